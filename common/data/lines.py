@@ -40,16 +40,21 @@ class LineFile:
         return len(self._bounds)
 
     def __getitem__(self, index: int) -> str:
-        """Line without its line break; undecodable bytes become U+FFFD."""
+        """Line without its line break or a byte order mark; undecodable bytes become U+FFFD."""
         if not 0 <= index < len(self):
             raise IndexError(f"line {index} of {len(self)} in {self.path}")
         return self.span(*self._bounds[index])
 
     def span(self, start: int, end: int) -> str:
-        """Text between two byte offsets, without a trailing line break."""
+        """Text between two byte offsets, without a byte order mark and a trailing line break."""
         if self._bytes is None:
             self._bytes = np.memmap(self.path, np.uint8, "r")
-        return self._bytes[start:end].tobytes().decode("utf-8", errors="replace").rstrip("\r\n")
+        text = self._bytes[start:end].tobytes().decode("utf-8", errors="replace").rstrip("\r\n")
+        return text.removeprefix("\ufeff") if start == 0 else text
+
+    def line_at(self, offset: int) -> int:
+        """Number of the line, from 0 on, that holds a byte."""
+        return int(np.searchsorted(self._bounds[:, 0], offset, side="right")) - 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}  # loader processes map it themselves

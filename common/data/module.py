@@ -1,5 +1,6 @@
 """The data module that every stage trains from: seeded, resumable, worker-safe."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from common.config import UserError
-from common.data.samplers import SeededBatchSampler, UnpaddedDistributedSampler
+from common.data.samplers import SeededBatchSampler, evaluation_batches
 
 
 def identity(batch: Any) -> Any:
@@ -23,7 +24,7 @@ class ContrastiveData(LightningDataModule):
     Args:
         train: a map-style set whose ``__getitem__`` takes a list of keys ``(index, epoch)`` and
             returns one batch, or an `IterableDataset` that yields the batches of this rank and has
-            ``set_epoch(e)`` and ``start_at(batch)`` (see `common.data.image_text.streaming`).
+            ``start_at(batch)`` (see `common.data.image_text.streaming`).
         batch_size: samples per rank and batch.
         seed: the experiment's seed.
         num_workers: loader processes per rank.
@@ -92,15 +93,23 @@ class ContrastiveData(LightningDataModule):
         return self._loader(self.train_set, sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader per validation set, in the order of `val`."""
+        """One loader per validation set, in the order of `val`.
+
+        Raises:
+            UserError: a set has fewer samples than there are processes.
+        """
         return [
             DataLoader(
                 data,
-                batch_size=self.eval_batch_size,
-                sampler=UnpaddedDistributedSampler(data, *self._place()),  # type: ignore[arg-type]
+                batch_sampler=evaluation_batches(
+                    len(data),  # type: ignore[arg-type]
+                    self.eval_batch_size,
+                    *self._place(),
+                ),
                 num_workers=self.num_workers,
                 collate_fn=getattr(data, "collate", None),
                 generator=_own_generator(),
+                multiprocessing_context=worker_context(self.num_workers),
             )
             for data in self.val_sets.values()
         ]
@@ -132,8 +141,18 @@ class ContrastiveData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if self.num_workers else None,
             generator=_own_generator(),
+            multiprocessing_context=worker_context(self.num_workers),
             **options,
         )
+
+
+def worker_context(num_workers: int) -> str | None:
+    """How loader processes start, for `DataLoader`; None: as torch does.
+
+    Forked where the system can: data sets hold functions (tokenisers, transforms, places of files)
+    that do not pickle, and Python 3.14 no longer forks unless it is told to.
+    """
+    return "fork" if num_workers and hasattr(os, "fork") else None
 
 
 def _own_generator() -> torch.Generator:

@@ -170,17 +170,19 @@ class OfflineCache:
         Raises:
             KeyError: an item has no row; see `fill`.
         """
-        files: dict[Path, Any] = {}
+        shard, file = None, None  # one is open at a time: a cache has more than a process may open
         try:
             for item in items:
                 path, place = self._places[content_key(item)]
-                if path not in files:
-                    files[path] = path.open("rb")
-                files[path].seek(place)
-                row: Row = json.loads(files[path].readline())["row"]
+                if file is None or path != shard:
+                    if file is not None:
+                        file.close()
+                    shard, file = path, path.open("rb")
+                file.seek(place)
+                row: Row = json.loads(file.readline())["row"]
                 yield row
         finally:
-            for file in files.values():
+            if file is not None:
                 file.close()
 
     def _index(self, path: Path) -> None:

@@ -170,7 +170,8 @@ def _read_member(path: Path, name: str) -> np.ndarray:
         with archive.open(info) as file:
             shape, fortran, dtype = _read_header(file)
             header = file.tell()
-    if info.compress_type != zipfile.ZIP_STORED or 0 in shape or shape == ():
+    mapped = info.compress_type == zipfile.ZIP_STORED and 0 not in shape and shape != ()
+    if not mapped or dtype.hasobject:  # objects are pickled: no memory to map, and refused by numpy
         with np.load(path, allow_pickle=False) as npz:
             return np.asarray(npz[name])
     with open(path, "rb") as raw:  # local file header: 30 bytes, then name and extra field

@@ -6,7 +6,7 @@ a data set derives all randomness of that access from `sample_rng`, so batches d
 the number of loader processes.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -180,14 +180,34 @@ def _checked_lengths(lengths: ArrayLike | None, length: int) -> np.ndarray | Non
     return values
 
 
-class UnpaddedDistributedSampler:
-    """Every rank's share of an evaluation set, in order, without duplicates or padding."""
+def evaluation_batches(
+    count: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """Every rank's share of an evaluation set in batches: no sample twice, none padded.
 
-    def __init__(self, data: Sized, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.rank, self.world_size = len(data), rank, world_size
+    All ranks get the same number of batches, as sharded parameters are gathered once a batch: where
+    a rank's odd sample would be a batch more than others have, it joins the batch before.
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, self.length, self.world_size))
+    Args:
+        count: samples of the set.
+        batch_size: samples of a batch.
+        rank: index of this process, in [0, world_size).
+        world_size: number of processes.
 
-    def __len__(self) -> int:
-        return len(range(self.rank, self.length, self.world_size))
+    Raises:
+        UserError: there are fewer samples than processes.
+
+    >>> evaluation_batches(5, 2, 0, 2), evaluation_batches(5, 2, 1, 2)
+    ([[0, 2, 4]], [[1, 3]])
+    """
+    if 0 < count < world_size:
+        raise UserError(
+            f"a validation set of {count} samples cannot be shared among {world_size} processes: "
+            "give it one for each, or lower trainer.devices or trainer.num_nodes"
+        )
+    own = list(range(rank, count, world_size))
+    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    if len(batches) > -(-(count // world_size) // batch_size):  # those of the smallest share
+        (odd,) = batches.pop()
+        batches[-1].append(odd)
+    return batches

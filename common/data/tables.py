@@ -68,8 +68,8 @@ def read_csv(
             between tabs, where a quotation mark is a character of the text.
 
     Raises:
-        UserError: file missing or damaged, a missing column, two columns of one name, or a row of
-            another length than the header.
+        UserError: file missing or damaged, a missing column, two columns of one name, a row of
+            another length than the header, or a quotation mark that nothing closes.
     """
     delimiter = delimiter or ("\t" if ".tsv" in Path(path).name else ",")
     with _readable(path):
@@ -121,10 +121,12 @@ def read_parquet(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
     with _readable(path):
         try:
             file = pq.ParquetFile(path)
+            _check_columns(path, columns, file.schema_arrow.names)
+            rows: list[Row] = file.read(columns=list(columns) or None).to_pylist()
         except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is not a readable parquet file: {error}") from error
-        _check_columns(path, columns, file.schema_arrow.names)
-        rows: list[Row] = file.read(columns=list(columns) or None).to_pylist()
+            raise UserError(
+                f"{path} is not a readable parquet file: {error}; {remedy(path)}"
+            ) from error
         return rows
 
 
@@ -146,15 +148,32 @@ class _readable:
 def _cells(path: str | Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """Number of its last line, and cells, of every row."""
     csv.field_size_limit(MAX_CELL)
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from _lines(path)
+        ended = True
+        yield ""  # a row of its own, but within an open quotation mark
+
     reader = csv.reader(
-        _lines(path), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        lines(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     )
+    before = 0
     try:
         for values in reader:
-            yield reader.line_num, values
+            if ended:
+                break
+            before = reader.line_num
+            yield before, values
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
         raise UserError(f"{where}: not a valid table ({error}): {remedy(path)}") from error
+    if values:  # csv gives the rest of the file as one cell, without a word
+        raise UserError(
+            f"{path}, line {before + 1}: nothing closes a quotation mark of this row, so it would "
+            'take in the rest of the file: write the mark twice within quotes, as "", or remove it'
+        )
 
 
 def _lines(path: str | Path) -> Iterator[str]:

@@ -35,7 +35,7 @@ def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def gates_shut(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The network as training begins with it: the frozen language model, for which all pictures are equal."""
+    """The network before training: the frozen language model, for which all pictures are equal."""
     tower, found = PatchTower(cfg.model.vision), judged(cfg)
     module = as_training_begins(lambda: build_module(cfg, tower), cfg.seed)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from PIL import Image
 from torch.nn import functional as F
 
 from common.config import UserError
@@ -153,17 +153,22 @@ def build_shots(cfg: Config) -> RowFunction:
     def one(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         video = open_video(row["video"], own.fps)
 
-        def shown(times: Sequence[float]) -> Tensor:
+        def shown(times: Sequence[float]) -> list[Image.Image]:
             with reading(row["video"], "video"):
-                return clip.encode_images(video.frames(times))
+                return video.frames(times)
 
         given = row.get("clips") or []
         if not given:
             times = frame_times(0, video.seconds, max(1, round(video.seconds * own.sample_fps)))
-            starts = segment_shots(shown(times).numpy(), own.most_shots, own.penalty)
+            starts = segment_shots(
+                clip.encode_images(shown(times)).numpy(), own.most_shots, own.penalty
+            )
             bounds = [0.0, *((times[i - 1] + times[i]) / 2 for i in starts[1:]), video.seconds]
             given = [{"clip": c} for c in distinct([own.speed * b for b in bounds])]
-        found = []
+        found, untold = [], list[dict[str, Any]]()  # all clips, and those without words
+        moments = list[
+            float
+        ]()  # three of each of the latter, read at once: a file is decoded from its beginning
         for entry in given:
             start, end = clip_seconds(entry["clip"], own.speed)
             if 0 < video.seconds <= start:
@@ -173,10 +178,14 @@ def build_shots(cfg: Config) -> RowFunction:
                 )
             known = {name: entry[name] for name in ("clip", *INPUTS) if entry.get(name)}
             if own.tags and "tags" not in known:
-                vectors = F.normalize(shown(frame_times(start, end, 3)), dim=1)
-                best = (vectors.mean(0) @ words.T).topk(min(own.num_tags, len(words))).indices
-                known["tags"] = [own.tags[int(i)] for i in best]
+                untold.append(known)
+                moments += frame_times(start, end, 3)
             found.append(known)
+        pictures = shown(moments) if moments else []
+        for i, known in enumerate(untold):
+            vectors = F.normalize(clip.encode_images(pictures[3 * i : 3 * i + 3]), dim=1)
+            best = (vectors.mean(0) @ words.T).topk(min(own.num_tags, len(words))).indices
+            known["tags"] = [own.tags[int(i)] for i in best]
         return found
 
     def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:

@@ -1,10 +1,8 @@
 """Images of DCL: two training views, and the labelled sets that features are judged on."""
 
-from common.config import UserError
 from common.data.image.parts import ImagePart, Part
 from common.data.image.simclr import SimCLRTransform
 from common.data.image.views import TwoViews
-from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.engine.experiment import Requirement
 from common.families.images import data as images
@@ -25,24 +23,7 @@ def image_part(cfg: Config, part: Part) -> ImagePart:
         UserError: files are missing; the message names layout and source. Or ImageNet's two folders
             hold other classes.
     """
-    if cfg.data.source == "imagenet":
-        _check_folders(cfg)
     return images.image_part(cfg, part, None if part == "test" else images.limited(cfg))
-
-
-def _check_folders(cfg: Config) -> None:
-    """Labels are places among the folders of a split, so both splits need the same ones."""
-    folder = data_root(cfg.data.root) / "imagenet"
-    train, val = (
-        {p.name for p in path.iterdir() if p.is_dir()} if path.is_dir() else None
-        for path in (folder / "train", folder / "val")
-    )
-    if train is not None and val is not None and train != val:
-        few = ", ".join(sorted(train ^ val)[:3])
-        raise UserError(
-            f"{folder}: {len(train ^ val)} class folders are in one of train and val only ({few}): "
-            "both need the same folders, since their order numbers the classes"
-        )
 
 
 def build_data(cfg: Config) -> ContrastiveData:

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,12 +106,6 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     if output.suffix != ".inter":  # what it is read by
         raise UserError(f"prepare.output={output} has to end in .inter, RecBole's format")
     raw = own_log(cfg.prepare.input, workspace)
-    twice = [user for user, lines in Counter(user for user, _ in raw).items() if lines > 1]
-    if twice:
-        raise UserError(
-            f"{cfg.prepare.input}: users with several lines: {len(twice)}, such as {twice[0]}; each line "
-            "would be a user of its own: write all items of a user in one line, oldest first"
-        )
     found = k_core(raw, cfg.data.min_user, cfg.data.min_item)
     if not found:
         raise UserError("nothing is left: lower data.min_user and data.min_item")
@@ -156,8 +149,6 @@ def own_log(path: str, workspace: Workspace) -> list[History]:
     """
     with reading(path, "log in UTF-8"):
         found = read_log(path)
-    if found:  # a byte order mark is no part of the first user of a text file
-        found[0] = (found[0][0].removeprefix("\ufeff"), found[0][1])
     name = path.removesuffix(".gz")
     delimiter, time = TIMES.get(Path(name).suffix, ("", ""))
     if time:

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.lidar.augment import PlanarSimilarity, draw_similarity
 from common.data.lidar.poses import planar_action, relative, transform
 from common.data.lidar.rays import above_ground, block_mask, choose, inside
-from common.data.lidar.sequences import LidarFrame, LidarSet, Window, windows
+from common.data.lidar.sequences import LidarFrame, LidarSet, Window, first_readable, windows
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from projects.trend.config import Config, TrendData
@@ -23,7 +22,6 @@ from projects.trend.objective import horizon_probabilities
 from projects.trend.sources import LidarPart, open_source, strides
 
 Floats = NDArray[np.floating]
-MAX_TRIES = 8  # further windows that are tried in place of a corrupt one
 
 
 class ForecastBatch(TypedDict):
@@ -82,16 +80,10 @@ class ForecastSamples(Dataset[ForecastBatch]):
         return collate(samples, self.corrupt.skipped - before)
 
     def _readable(self, index: int, epoch: int) -> dict[str, Any]:
-        for shift in range(MAX_TRIES):
-            number = (index + shift) % len(self.items)
-            try:
-                sample = self.sample(number, sample_rng(self.seed, epoch, index))
-            except (OSError, ValueError) as error:
-                self.corrupt.bad(str(self.items[number]), error)
-                continue
-            self.corrupt.good()
-            return sample
-        raise UserError(f"{MAX_TRIES} LiDAR windows after number {index} cannot be read")
+        def read(number: int) -> dict[str, Any]:
+            return self.sample(number, sample_rng(self.seed, epoch, index))
+
+        return first_readable(read, index, self.items, self.corrupt)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One window: the masked current scan and rays of the current and a future frame."""

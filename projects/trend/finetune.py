@@ -178,7 +178,10 @@ def check_boxes(data: LidarSet, frames: Sequence[tuple[int, int]], select: Boxes
     """
     seen: set[str] = set()
     for place in frames[:LOOKED_AT]:
-        frame = data.frame(*place)
+        try:
+            frame = data.frame(*place)
+        except (OSError, ValueError):  # counted when it is trained on
+            continue
         if len(select(frame, PlanarSimilarity())["boxes"]):
             return
         seen |= set(frame.names)

@@ -21,6 +21,7 @@ from common.data.image_text.shards import is_cut_off
 from common.data.image_text.streaming import StreamingPairs
 from common.data.lidar.kitti import packed_clip
 from common.data.packed import PackedImages
+from common.data.retrieval.beir import json_rows
 from common.data.retrieval.readers import _json_lines
 from common.data.tables import read_jsonl
 from common.data.text.tokenizers import ClipTokenizer
@@ -29,7 +30,6 @@ from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine import progress
 from common.engine.lifecycle.run import Run
 from common.engine.tracking import MetricsCSV, drop_rows_after, read_metrics
-from common.evaluation.retrieval.beir import _rows
 
 ENCODER = ROOT / "data/models/text-encoder"
 DRIVE = ROOT / "data/lidar-kitti/drive0005.npz"
@@ -105,7 +105,7 @@ def test_lines_that_are_torn_are_named(tmp_path, read):
 
 
 @pytest.mark.parametrize("read", [read_jsonl, lambda p: list(_json_lines(p)),
-                                  lambda p: list(_rows(p.parent, "a.jsonl"))])  # fmt: skip
+                                  lambda p: list(json_rows(p.parent, "a.jsonl"))])  # fmt: skip
 def test_archives_that_are_cut_off_are_named(tmp_path, read):
     lines = "".join(f'{{"_id": "{i}", "text": "{i * 77777 % 99991}"}}\n' for i in range(3000))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))

@@ -84,25 +84,13 @@ def read_functions(
     return found
 
 
-def functions_of(code: str, language: Language) -> list[tuple[int, str, str]]:
-    """Line, name and code of every function of a file, nested ones included.
+def _functions(code: str, language: Language) -> tuple[list[tuple[int, str, str]], bool]:
+    """Line, name and code of every function, nested ones included, and whether it all could be parsed.
 
     A function expression of JavaScript has the name that it is given, and its code begins with that; one
     without a name counts if it has two lines or more. Functions of Python that does not parse, such as
-    Python 2, are told by their indentation.
-
-    Args:
-        code: of the file.
-        language: what it is written in.
-
-    Returns:
-        In the order of their lines.
+    Python 2, are told by their indentation. They come in the order of their lines.
     """
-    return _functions(code, language)[0]
-
-
-def _functions(code: str, language: Language) -> tuple[list[tuple[int, str, str]], bool]:
-    """Functions, and whether the code parses as far as that is asked."""
     if language != "python":
         return sorted(_parsed(code, language), key=lambda function: function[0]), True
     try:
@@ -116,15 +104,6 @@ def _functions(code: str, language: Language) -> tuple[list[tuple[int, str, str]
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     return sorted(found, key=lambda function: function[0]), True
-
-
-def without_docstring(code: str) -> str:
-    """A Python function without its docstring, other lines as they are; not parsable: unchanged."""
-    try:
-        (node,) = ast.parse(code).body
-    except (SyntaxError, ValueError):
-        return code
-    return _without(_lines(code), node)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -163,18 +142,21 @@ def _lines(code: str) -> list[str]:
     return io.StringIO(code, newline=None).read().split("\n")
 
 
-def _without(lines: list[str], node: ast.stmt) -> str:
-    """Lines of a statement, decorators included, without those of its docstring."""
-    decorators = getattr(node, "decorator_list", [])
-    start = min([node.lineno, *(d.lineno for d in decorators)])
+def _without(lines: list[str], node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Lines of a function, decorators included, without its docstring."""
+    start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     end = node.end_lineno or start
-    skipped: range = range(0)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        head = node.body[0]
-        if ast.get_docstring(node, clean=False) is not None and len(node.body) > 1:
-            skipped = range(head.lineno, (head.end_lineno or head.lineno) + 1)
-    indent = len(lines[start - 1]) - len(lines[start - 1].lstrip())
-    kept = [lines[i - 1] for i in range(start, end + 1) if i not in skipped]
+    kept = lines[start - 1 : end]
+    if ast.get_docstring(node, clean=False) is not None and len(node.body) > 1:
+        doc, then = node.body[:2]
+        last = doc.end_lineno or doc.lineno
+        before = lines[doc.lineno - 1].encode()[: doc.col_offset].decode()
+        shared = []  # what is left of lines that hold other code too, as in `def f(): "Doc."; return 1`
+        if before.strip() or then.lineno == last:
+            last = then.lineno
+            shared = [before + lines[last - 1].encode()[then.col_offset :].decode()]
+        kept = lines[start - 1 : doc.lineno - 1] + shared + lines[last:end]
+    indent = len(kept[0]) - len(kept[0].lstrip())
     return "\n".join(line[indent:] if not line[:indent].strip() else line for line in kept)
 
 

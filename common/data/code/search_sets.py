@@ -208,7 +208,7 @@ def _joined(tokens: str | Sequence[str]) -> str:
 
 def _lines(path: Path) -> Iterator[Row]:
     opened: Any = gzip.open if path.suffix == ".gz" else open
-    with reading(path, "table of functions"), opened(path, "rt", encoding="utf-8") as file:
+    with reading(path, "table of functions"), opened(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -283,7 +283,7 @@ def _either(folder: Path, name: str) -> Path:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 

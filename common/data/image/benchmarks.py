@@ -8,6 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -43,6 +44,8 @@ class LabelledBatch(TypedDict):
 @dataclass(frozen=True)
 class ImageSet:
     """How one set is read and judged.
+
+    Its functions are those of a module, or partial: a set is sent to loader processes with its description.
 
     Attributes:
         folder: what must exist below the data root.
@@ -207,35 +210,43 @@ class Joined(ConcatDataset[Any]):
 
 def _torchvision(name: str, **parts: str) -> Callable[[Path, Part], Any]:
     """Reader of a torchvision set; `parts` maps our part to its ``split``, or several: ``a+b``."""
+    return partial(_read_torchvision, name, parts)
 
-    def read(root: Path, part: Part) -> Any:
-        from torchvision import datasets
 
-        reader = getattr(datasets, name)
-        if name in ("CIFAR10", "CIFAR100"):
-            return reader(root, train=part == "train")
-        if not parts:
-            return reader(root)
-        splits = [reader(root, split=split) for split in parts[part].split("+")]
-        return splits[0] if len(splits) == 1 else Joined(splits)
+def _read_torchvision(name: str, parts: Mapping[str, str], root: Path, part: Part) -> Any:
+    from torchvision import datasets
 
-    return read
+    reader = getattr(datasets, name)
+    if name in ("CIFAR10", "CIFAR100"):
+        return reader(root, train=part == "train")
+    if not parts:
+        return reader(root)
+    splits = [reader(root, split=split) for split in parts[part].split("+")]
+    return splits[0] if len(splits) == 1 else Joined(splits)
 
 
 def _folder(train: str, test: str) -> Callable[[Path, Part], Any]:
     """Reader of one folder per class."""
+    return partial(_read_folder, train, test)
 
-    def read(root: Path, part: Part) -> Any:
-        from torchvision.datasets import ImageFolder
 
-        return ImageFolder(str(root / (train if part == "train" else test)))
+def _read_folder(train: str, test: str, root: Path, part: Part) -> Any:
+    from torchvision.datasets import ImageFolder
 
-    return read
+    return ImageFolder(str(root / (train if part == "train" else test)))
 
 
 def _renamed(names: Mapping[str, str]) -> Callable[[Any], list[str]]:
     """Class names of a set, those that are in `names` replaced."""
-    return lambda data: [names.get(name, readable(name)) for name in _classes(data)]
+    return partial(_names_by, names)
+
+
+def _names_by(names: Mapping[str, str], data: Any) -> list[str]:
+    return [names.get(name, readable(name)) for name in _classes(data)]
+
+
+def _traffic_signs(data: Any) -> list[str]:
+    return list(TRAFFIC_SIGNS)
 
 
 def _imagenet_names(data: Any) -> list[str]:
@@ -323,7 +334,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
         "https://benchmark.ini.rub.de/gtsrb_news.html", "650 MB",
         _torchvision("GTSRB", train="train", test="test"),
         ('a zoomed in photo of a "{}" traffic sign.', 'a centered photo of a "{}" traffic sign.',
-         'a close up photo of a "{}" traffic sign.'), names=lambda data: list(TRAFFIC_SIGNS),
+         'a close up photo of a "{}" traffic sign.'), names=_traffic_signs,
         train_folder="gtsrb/GTSRB/Training",
     ),
     "country211": ImageSet(

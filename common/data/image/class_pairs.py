@@ -98,14 +98,15 @@ def class_balanced_order(labels: Tensor, num_classes: int, per_class: int, rng: 
     Raises:
         ValueError: fewer than P classes, or fewer than P * K samples.
     """
-    classes = np.unique(labels.numpy())
+    classes, counts = np.unique(labels.numpy(), return_counts=True)
     size = num_classes * per_class
     if not 1 <= num_classes <= len(classes) or not 1 <= size <= len(labels):
         raise ValueError(
             f"{num_classes} classes x {per_class} samples do not fit {len(labels)} samples of "
             f"{len(classes)} classes"
         )
-    members = {c: np.flatnonzero(labels.numpy() == c) for c in classes}
+    by_class = np.split(np.argsort(labels.numpy(), kind="stable"), np.cumsum(counts)[:-1])
+    members = dict(zip(classes, by_class, strict=True))
     waiting: dict[int, list[int]] = {c: [] for c in classes}
     order: list[int] = []
     for _ in range(len(labels) // size):

@@ -49,13 +49,17 @@ def imagenet100_synsets() -> list[str]:
 def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> LabelledFiles:
     """ImageNet-1k in one folder per synset; nothing is opened.
 
+    Labels count the folders, so both splits must have the same. Folders whose names begin with ``.`` or ``@``, which
+    notebooks and file servers make, are no classes.
+
     Args:
         root: ``cfg.data.root``.
         split: ``train`` or ``val``.
         subset: only the synsets of ImageNet-100.
 
     Raises:
-        UserError: unknown split, missing folder, or missing classes.
+        UserError: unknown split, missing folder or classes, or other classes in the other split (if it
+            is there).
     """
     if split not in ("train", "val"):
         raise UserError(f"imagenet has no split '{split}'{nearest(split, ('train', 'val'))}")
@@ -64,13 +68,25 @@ def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> Lab
         data_root(root) / "imagenet" / split, what=f"image set 'imagenet' ({split})",
         layout=spec.layout, source=spec.source, size=spec.size,
     )  # fmt: skip
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    found = _class_folders(folder)
+    if not found:
+        raise UserError(
+            f"{folder} has no class folders: sort its pictures into one folder per class. Expected layout: "
+            f"{spec.layout}"
+        )
     wanted = imagenet100_synsets() if subset else found
     missing = sorted(set(wanted) - set(found))
-    if missing or not wanted:
+    if missing:
         raise UserError(
             f"{folder} lacks {len(missing)} class folders ({', '.join(missing[:3])}, ...). "
             f"Expected layout: {spec.layout}"
+        )
+    other = folder.with_name("val" if split == "train" else "train")
+    if not subset and (theirs := _class_folders(other)) and theirs != found:
+        own = sorted(set(found) ^ set(theirs))
+        raise UserError(
+            f"{folder} and {other} have different class folders ({', '.join(own[:3])}{', ...' if own[3:] else ''} in "
+            "one of them alone), so that their labels would differ: complete them, or remove what is no class"
         )
     paths: list[str] = []
     counts = []
@@ -80,6 +96,12 @@ def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> Lab
         counts.append(len(files))
     labels = torch.repeat_interleave(torch.arange(len(wanted)), torch.tensor(counts))
     return LabelledFiles(folder, paths, labels, wanted)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Sorted names of the folders that are classes; none where there is no such folder."""
+    places = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p.name for p in places if p.is_dir() and not p.name.startswith((".", "@")))
 
 
 def tiny_imagenet_files(root: str | None, split: str) -> LabelledFiles:
@@ -104,6 +126,8 @@ def tiny_imagenet_files(root: str | None, split: str) -> LabelledFiles:
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
         found = _tiny_train(folder, wnids) if split == "train" else _tiny_val(folder)
         labels = [wnids.index(wnid) for wnid, _ in found]
+        if not found:
+            raise ValueError(f"no picture of split '{split}' is listed")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is incomplete: {error}. Expected layout: {TINY_LAYOUT}"
@@ -118,6 +142,8 @@ def _tiny_train(folder: Path, wnids: list[str]) -> list[tuple[str, str]]:
     for wnid in wnids:
         place = folder / "train" / wnid / "images"
         files = sorted(p.name for p in place.iterdir() if p.suffix.lower() in EXTENSIONS)
+        if not files:
+            raise ValueError(f"{place} has no picture")
         found += [(wnid, f"train/{wnid}/images/{file}") for file in files]
     return found
 

@@ -1,6 +1,6 @@
 """Labelled image sets held in memory as one uint8 tensor, for self-supervised training and probes.
 
-Sets that do not fit into memory are read file by file (`common.data.image.benchmarks`).
+Sets that do not fit into memory are read file by file (`common.data.image.files`).
 """
 
 from functools import lru_cache

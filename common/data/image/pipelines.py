@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,16 +21,16 @@ _BLUR = 13  # pixels; three standard deviations of the strongest blur
 
 @contextmanager
 def seeded(rng: Rng) -> Iterator[None]:
-    """Seed the global generators of python, numpy and torch, and put them back.
+    """Seed the global generators of python, numpy and torch (CPU), and put them back.
 
-    The transforms of timm and torchvision draw from them.
+    The transforms of timm and torchvision draw from them. Generators of other devices are not touched.
     """
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         seed = int(rng.integers(2**32))
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: also of GPUs, for good
         try:
             yield
         finally:
@@ -132,6 +132,14 @@ _MILD_OPERATIONS = (
 )  # fmt: skip
 
 
+class _MildRandAugment(v2.RandAugment):  # type: ignore[misc]
+    """RandAugment of `_MILD_OPERATIONS`, in the class: an instance with functions of its own cannot be pickled."""
+
+    _AUGMENTATION_SPACE: ClassVar[dict[str, Any]] = {
+        name: v2.RandAugment._AUGMENTATION_SPACE[name] for name in _MILD_OPERATIONS
+    }
+
+
 def mild_rand_augment(
     size: int, scale: tuple[float, float], mean: Channels, std: Channels
 ) -> SeededPipeline:
@@ -139,13 +147,10 @@ def mild_rand_augment(
 
     Source: Zeng et al. 2022, "X-VLM", released transforms (list of operations), arXiv 2111.08276.
     """
-    augment: Any = v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11)
-    space = augment._AUGMENTATION_SPACE
-    augment._AUGMENTATION_SPACE = {name: space[name] for name in _MILD_OPERATIONS}
     steps = [
         v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC),
         v2.RandomHorizontalFlip(),
-        augment,
+        _MildRandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11),
     ]
     return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
 

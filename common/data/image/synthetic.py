@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from common.data.image.sources import CachedImages, TrainTransform
-from common.data.image.views import TwoViews
 from common.data.samplers import sample_rng
 from common.data.synthetic_words import SYLLABLES
 
@@ -75,11 +73,3 @@ def synthetic_pairs(
     frames = FRAMES[: num_rewrites + 1]
     texts = [[frame.format(names[label]) for frame in frames] for label in labels.tolist()]
     return SyntheticPairs(pixels.clamp(0, 1).mul(255).byte(), texts, labels, names)
-
-
-def synthetic_views(*, seed: int, num_samples: int = 64, image_size: int = 32) -> TwoViews:
-    """Training set of two views of `synthetic_pairs` images."""
-    pairs = synthetic_pairs(num_samples, image_size=image_size, seed=seed)
-    return TwoViews(
-        CachedImages(pairs.images, TrainTransform(image_size, flip_prob=0.5)), seed=seed
-    )

@@ -23,5 +23,5 @@ def upright(picture: Image.Image | str | Path) -> Image.Image:
     try:
         with Image.open(Path(picture).expanduser()) as file:
             return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read {picture} as an image: {error}") from error

@@ -240,8 +240,9 @@ def _pair_bounds(file: BinaryIO) -> Iterator[tuple[int, int]]:
     def lines() -> Iterable[str]:
         nonlocal end
         for raw in file:
+            text, first = raw.decode("utf-8", errors="replace"), end == 0
             end += len(raw)
-            yield raw.decode("utf-8", errors="replace")
+            yield text.removeprefix("\ufeff") if first else text
 
     start = 0
     reader = csv.reader(lines())

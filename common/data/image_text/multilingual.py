@@ -5,9 +5,9 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NotRequired, Protocol, TypedDict
+from typing import BinaryIO, Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.image.sources import ImageSource
 from common.data.image_text.captions import IMAGE_STREAM, TEXT_STREAM
-from common.data.lines import LineFile
+from common.data.lines import LineFile, cached_index
 from common.data.samplers import Key, Rng, sample_rng
 
 MASK_STREAM = 2
@@ -47,12 +47,12 @@ class Translations(Protocol):
 
 
 def plain_caption(text: str, max_words: int = 40) -> str:
-    """Lower-case words without punctuation, as the models of the X-VLM family read captions.
+    """Lower-case words without punctuation, as cross-lingual X-VLM models read captions.
 
     The characters , . ' ! ? " ( ) * # : ; ~ - / become blanks and ``<person>`` becomes person.
 
-    Source: Li et al. 2021, "ALBEF", and Zeng et al. 2022, "X-VLM", released readers,
-    arXiv 2107.07651, 2111.08276.
+    Source: Zeng et al. 2022, "CCLM", arXiv 2206.00621, released ``dataset/utils.py`` (ALBEF and X-VLM
+    have other rules); the release raises an error where nothing is left, here the text is empty.
 
     Args:
         text: a caption.
@@ -193,13 +193,13 @@ class CaptionLines:
     """Files of JSON lines ``{"caption": {"en": "...", "de": "..."}, "image_path": "..."}``.
 
     Lines are read through memory-mapped offsets, so any order is as fast and a set of many million
-    lines needs no memory.
+    lines needs no memory. Blank lines do not count.
 
     Args:
         pattern: files such as ``cc3m/part_*.data``, taken in the order of their names.
 
     Raises:
-        UserError: no such file, or a line that is not of this form.
+        UserError: no such file, no line in it, or a line that is not of this form.
     """
 
     def __init__(self, pattern: str | Path) -> None:
@@ -211,22 +211,33 @@ class CaptionLines:
                 "image_path, see data.files in the project's card"
             )
         self.files = [LineFile(path) for path in paths]
-        self.starts = np.cumsum([0, *(len(file) for file in self.files)])
+        self._bounds = [cached_index(path, "filled", _filled_bounds) for path in paths]
+        self.starts = np.cumsum([0, *map(len, self._bounds)])
+        if not len(self):
+            raise UserError(f"{pattern} has no line of texts by language")
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def row(self, index: int) -> dict[str, object]:
         """The JSON object of a line."""
-        file = int(np.searchsorted(self.starts, index, side="right")) - 1
-        place = f"{self.files[file].path}, line {index - self.starts[file] + 1}"
+        file, line = self._place(index)
         try:
-            row = json.loads(self.files[file][index - int(self.starts[file])])
+            row = json.loads(self.files[file].span(*self._bounds[file][line]))
         except ValueError as error:
-            raise UserError(f"{place} is not JSON: {error}") from error
+            raise UserError(f"{self._named(index)} is not JSON: {error}") from error
         if not isinstance(row, dict) or not isinstance(row.get("caption"), dict):
-            raise UserError(f"{place} has no texts by language under 'caption'")
+            raise UserError(f"{self._named(index)} has no texts by language under 'caption'")
         return row
+
+    def _place(self, index: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return file, index - int(self.starts[file])
+
+    def _named(self, index: int) -> str:
+        file, line = self._place(index)
+        number = self.files[file].line_at(int(self._bounds[file][line, 0]))
+        return f"{self.files[file].path}, line {number + 1}"
 
     def __getitem__(self, index: int) -> dict[str, str]:
         """Texts by language."""
@@ -246,5 +257,14 @@ class CaptionLines:
         """
         path = self.row(index).get("image_path")
         if not isinstance(path, str):
-            raise UserError(f"line {index + 1} of {self.files[0].path.parent} has no image_path")
+            raise UserError(f"{self._named(index)} has no image_path")
         return path
+
+
+def _filled_bounds(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Byte range of every line that is not blank."""
+    start = 0
+    for line in file:
+        if line.strip():
+            yield start, start + len(line)
+        start += len(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lookup import require
 from common.data.tables import read_jsonl
 
@@ -263,7 +264,8 @@ def _there(path: Path, name: str, what: str = "captions", layout: str = "") -> P
 
 def _json(path: Path, key: str) -> list[dict[str, Any]]:
     """A list of a JSON file of COCO."""
-    content = json.loads(_text(path, "coco"))
+    with reading(path, "JSON file of COCO"):
+        content = json.loads(_text(path, "coco"))
     if key not in content:
         raise UserError(f"{path} has no '{key}': expected the release's own file")
     rows: list[dict[str, Any]] = content[key]
@@ -272,9 +274,11 @@ def _json(path: Path, key: str) -> list[dict[str, Any]]:
 
 def _text(path: Path, name: str) -> str:
     path = _there(path, name)
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return raw.decode("utf-8")
+    with reading(path, "text file in UTF-8"):
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return raw.decode("utf-8-sig")
 
 
 def _lines(path: Path, name: str) -> list[str]:
-    return _text(path, name).rstrip("\n").split("\n")
+    lines = _text(path, name).rstrip("\r\n").split("\n")
+    return [line.removesuffix("\r") for line in lines]

@@ -63,8 +63,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
             ranks and processes. None: only with more than one rank.
         shuffle_buffer: undecoded samples among which the next one is drawn; 0 keeps shard order.
         num_workers: loader processes per rank, to refuse too few shards before these start.
-        max_corrupt: largest tolerated fraction of corrupt samples, and of shards that cannot be
-            read to their end, in [0, 1].
+        max_corrupt: largest tolerated fraction of corrupt samples, and of this rank's shards that
+            cannot be read to their end, in [0, 1].
 
     Raises:
         UserError: no shards, a missing local shard, or `num_texts` without policy ``multi``.
@@ -98,6 +98,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         self.num_workers, self.max_corrupt = num_workers, max_corrupt
         self._skipped = torch.zeros(_COUNTERS, dtype=torch.long)
         self._skipped.share_memory_()  # type: ignore[no-untyped-call]
+        # of the shards, over all loader processes: which ones this rank has had to read, which could not be
+        self._given, self._lost = torch.zeros(2, len(self.shards), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
         self.first, self.rank, self.world_size = 0, rank(), world_size()
 
     @property
@@ -122,12 +124,6 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         """
         self.first, self.rank, self.world_size = batch, rank(), world_size()
         self._check(max(1, self.num_workers))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iterator begin at the first batch of an epoch."""
-        if self.batches_per_epoch is None:
-            raise UserError("a stream without num_samples has no epochs")
-        self.start_at(epoch * self.batches_per_epoch)
 
     def __iter__(self) -> Iterator[ImageTextBatch]:
         worker = get_worker_info()
@@ -256,8 +252,11 @@ class _LaneReader:
         """Shards of each pass; a lane that has read its shards before the epoch ends starts again."""
         shards, places = self.data.shards, self.data.world_size * self.lanes
         while self.data.uses_resampling:
+            self.data._given[:] = True
             yield [shards[int(i)] for i in draw.integers(len(shards), size=max(len(shards), 100))]
         order = sample_rng(self.data.seed, epoch, 0, _SHARD_STREAM).permutation(len(shards))
+        for lane in range(self.lanes):  # all of the rank, whichever lane comes first
+            self.data._given[order[self.data.rank * self.lanes + lane :: places]] = True
         mine = [shards[int(i)] for i in order[place::places]]
         while True:
             yield mine
@@ -273,7 +272,8 @@ class _LaneReader:
     def _broken(self, error: Exception) -> bool:
         """Called for a shard that cannot be read to its end; what follows in it is lost."""
         said = " ".join(map(str, error.args))
-        url = next((url for url in self.data.shards if url in said), None)
+        # the longest: one name may be in another
+        url = max((url for url in self.data.shards if url in said), key=len, default=None)
         if url is not None:  # else it is a pipe, and webdataset calls again with its name
             self._lose(url, str(error.args[0]).partition(" @ ")[0])
         return True
@@ -282,18 +282,17 @@ class _LaneReader:
         """Count a shard as all of its samples, once.
 
         Raises:
-            UserError: more than `max_corrupt` of the shards are lost.
+            UserError: more than `max_corrupt` of the shards of this rank are lost.
         """
         data = self.data
         if url in self.lost:
             return
         self.lost.add(url)
         self.lost_samples += (data.num_samples or 0) // len(data.shards) or 1
-        said = (
-            f"{len(self.lost)} of {len(data.shards)} shards cannot be read to their end, "
-            f"last {url} ({reason})"
-        )
-        if len(self.lost) > data.max_corrupt * len(data.shards):
+        data._lost[data.shards.index(url)] = True
+        lost, given = int(data._lost.sum()), int(data._given.sum())
+        said = f"{lost} of {given} shards cannot be read to their end, last {url} ({reason})"
+        if lost > data.max_corrupt * given:
             raise UserError(
                 f"{said}, more than the tolerated {data.max_corrupt:.1%}: get it again, or leave "
                 "it out of data.shards"

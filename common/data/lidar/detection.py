@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.data.corrupt import CorruptCounter
 from common.data.lidar.augment import PlanarSimilarity, draw_similarity
 from common.data.lidar.options import LidarData, PlanarAugment
 from common.data.lidar.rays import inside
-from common.data.lidar.sequences import LidarFrame, LidarSet
+from common.data.lidar.sequences import LidarFrame, LidarSet, first_readable
 from common.data.samplers import Key, sample_rng
 
 
@@ -57,7 +58,7 @@ class BoxesInGrid:
 class LabelledFrames(Dataset[DetectionBatch]):
     """Augmented frames with boxes; every draw is a function of (seed, epoch, index).
 
-    Velocities that the set does not know (NaN) are 0 as targets.
+    Velocities that the set does not know (NaN) are 0 as targets. In place of a damaged frame comes the next one.
 
     Args:
         data: the set.
@@ -77,20 +78,30 @@ class LabelledFrames(Dataset[DetectionBatch]):
     ) -> None:
         self.data, self.frames, self.select = data, list(frames), select
         self.augment, self.seed = augment, seed
+        self.corrupt = CorruptCounter("labelled LiDAR frames")
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, keys: list[Key]) -> DetectionBatch:
-        samples = []
-        for index, epoch in keys:
-            change = draw_similarity(sample_rng(self.seed, epoch, index, stream=1), self.augment)
-            sample = self.select(self.data.frame(*self.frames[index]), change)
-            samples.append({**sample, "boxes": np.nan_to_num(sample["boxes"])})
-        return collate_frames(samples, [index for index, _ in keys])
+        before = self.corrupt.skipped
+        samples = [self._readable(index, epoch) for index, epoch in keys]
+        ids = [sample["id"] for sample in samples]
+        return collate_frames(samples, ids, self.corrupt.skipped - before)
+
+    def _readable(self, index: int, epoch: int) -> dict[str, Any]:
+        change = draw_similarity(sample_rng(self.seed, epoch, index, stream=1), self.augment)
+
+        def read(number: int) -> dict[str, Any]:
+            sample = self.select(self.data.frame(*self.frames[number]), change)
+            return {**sample, "boxes": np.nan_to_num(sample["boxes"]), "id": number}
+
+        return first_readable(read, index, self.frames, self.corrupt)
 
 
-def collate_frames(samples: Sequence[dict[str, Any]], ids: Sequence[int]) -> DetectionBatch:
+def collate_frames(
+    samples: Sequence[dict[str, Any]], ids: Sequence[int], skipped: int = 0
+) -> DetectionBatch:
     """Stack frames; points stay ragged with the number of their frame."""
     counts = torch.tensor([len(s["points"]) for s in samples])
     return {
@@ -99,7 +110,7 @@ def collate_frames(samples: Sequence[dict[str, Any]], ids: Sequence[int]) -> Det
         "boxes": [torch.from_numpy(s["boxes"]).float() for s in samples],
         "labels": [torch.from_numpy(s["labels"]) for s in samples],
         "ids": torch.tensor(ids),
-        "skipped": 0,
+        "skipped": skipped,
     }
 
 

@@ -93,7 +93,7 @@ def kitti_raw(root: Path, drives: Sequence[str] | None = None) -> ScanFiles:
         drives: names of drive folders; None: all.
 
     Raises:
-        UserError: nothing there, or a file is missing.
+        UserError: nothing there, a file is missing, or a drive has no scans.
     """
     require(
         root, what="KITTI raw", layout="<date>/<date>_drive_0005_sync/{velodyne_points,oxts}",
@@ -104,7 +104,7 @@ def kitti_raw(root: Path, drives: Sequence[str] | None = None) -> ScanFiles:
         raise UserError(f"{root} holds no <date>/<date>_drive_<number>_sync folder ({RAW_SOURCE})")
     scans, poses, times = [], [], []
     for folder in folders:
-        files = sorted((folder / "velodyne_points/data").glob("*.bin"))
+        files = _scans(folder / "velodyne_points/data", RAW_SOURCE)
         lines = [_numbers(folder / "oxts/data" / f"{file.stem}.txt") for file in files]
         calibration = folder.parent / "calib_imu_to_velo.txt"
         scans.append(files)
@@ -130,12 +130,14 @@ def oxts_poses(packets: Floats, imu_to_velo: Floats) -> Floats:
 def semantic_kitti(root: Path, sequences: Sequence[str]) -> ScanFiles:
     """Labelled sequences in the layout of SemanticKITTI (KITTI odometry).
 
+    Scan 000007 has the poses and times of line 8, also where scans are left out.
+
     Args:
         root: holds ``sequences/<number>/{velodyne,labels,poses.txt,calib.txt,times.txt}``.
         sequences: numbers such as "00".
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file is missing or too short for the scans, or a sequence has no scans.
     """
     scans, labels, poses, times = [], [], [], []
     for name in sequences:
@@ -144,13 +146,14 @@ def semantic_kitti(root: Path, sequences: Sequence[str]) -> ScanFiles:
             layout="sequences/00/{velodyne,labels,poses.txt,calib.txt,times.txt}",
             source=SEMANTIC_SOURCE, size="80 GB",
         )  # fmt: skip
-        files = sorted((folder / "velodyne").glob("*.bin"))
-        camera = np.array([_matrix(row) for row in _rows(folder / "poses.txt")])[: len(files)]
+        files = _scans(folder / "velodyne", SEMANTIC_SOURCE)
+        numbers = _numbers_of(files)
+        camera = np.array([_matrix(row) for row in _rows_at(folder / "poses.txt", numbers)])
         to_camera = _matrix(_rows(folder / "calib.txt", "Tr")[0])
         scans.append(files)
         labels.append([folder / "labels" / f"{file.stem}.label" for file in files])
         poses.append(inverse(to_camera) @ camera @ to_camera)
-        times.append(np.array([row[0] for row in _rows(folder / "times.txt")])[: len(files)])
+        times.append(np.array([row[0] for row in _rows_at(folder / "times.txt", numbers)]))
     return ScanFiles(scans, poses, times, labels)
 
 
@@ -198,6 +201,30 @@ def _rows(path: Path, key: str | None = None) -> list[list[float]]:
     return [[float(word) for word in line.split()] for line in lines if line.strip()]
 
 
+def _rows_at(path: Path, numbers: Sequence[int]) -> list[list[float]]:
+    """Rows of a table that has one for each scan, those of the scans that are there."""
+    rows = _rows(path)
+    if (last := max(numbers)) >= len(rows):
+        raise UserError(f"{path} has {len(rows)} lines, none for scan {last}: get it again")
+    return [rows[number] for number in numbers]
+
+
+def _scans(folder: Path, source: str) -> list[Path]:
+    """Scan files of a folder in the order of their names."""
+    files = sorted(folder.glob("*.bin"))
+    if not files:
+        raise UserError(f"{folder} has no scans (*.bin): get them from {source}")
+    return files
+
+
+def _numbers_of(scans: Sequence[Path]) -> list[int]:
+    try:
+        return [int(scan.stem) for scan in scans]
+    except ValueError as error:
+        folder = scans[0].parent
+        raise UserError(f"{folder}: scans are named by their numbers ({error})") from None
+
+
 def _matrix(row: Sequence[float]) -> Floats:
     return np.vstack([np.reshape(row, (3, 4)), [0, 0, 0, 1]])
 
@@ -209,10 +236,7 @@ def _calibration(path: Path) -> Floats:
 
 def _timestamps(path: Path, scans: Sequence[Path]) -> Floats:
     """Seconds of scans by their numbers: some drives lack scans in between, but not their lines."""
-    try:
-        numbers = [int(scan.stem) for scan in scans]
-    except ValueError as error:
-        raise UserError(f"{path.parent}: scans are named by their numbers ({error})") from None
+    numbers = _numbers_of(scans)
     if not path.is_file():
         return 0.1 * np.array(numbers, dtype=np.float64)
     lines = path.read_text(encoding="ascii").splitlines()

@@ -17,8 +17,6 @@ from common.data.lookup import require
 Floats = NDArray[np.floating]
 ONCE_SOURCE = "https://once-for-auto-driving.github.io"
 WAYMO_SOURCE = "https://waymo.com/open"
-ONCE_CLASSES = ("Car", "Bus", "Truck", "Pedestrian", "Cyclist")
-WAYMO_CLASSES = ("Vehicle", "Pedestrian", "Cyclist")
 
 
 @dataclass(frozen=True)

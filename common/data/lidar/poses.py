@@ -71,14 +71,6 @@ def planar_action(first: ArrayLike, second: ArrayLike) -> Array:
     return np.array([step[0, 3], step[1, 3], yaw_of(step)])
 
 
-def compose_actions(actions: ArrayLike) -> Array:
-    """Pose after a series of planar actions, each in the frame that the former ones lead to."""
-    pose = np.eye(4)
-    for x, y, yaw in np.asarray(actions, dtype=np.float64):
-        pose = pose @ planar_pose(x, y, yaw)
-    return pose
-
-
 def quaternion_rotation(wxyz: ArrayLike) -> Array:
     """Rotation matrix (3, 3) of a quaternion with the scalar first; it is normalised before."""
     w, x, y, z = np.asarray(wxyz, dtype=np.float64) / np.linalg.norm(wxyz)

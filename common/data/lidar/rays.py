@@ -62,12 +62,21 @@ def spread(points: Floats, count: int, rng: np.random.Generator) -> NDArray[np.i
     chosen = order[:1]
     for _ in range(20):
         size = (small * large) ** 0.5
-        _, rows = np.unique((xyz / size).astype(np.int64), axis=0, return_index=True)
+        rows = _first_of_each((xyz / size).astype(np.int64))
         if len(rows) > count:
             small = size
         else:
             chosen, large = order[rows], size
     return chosen
+
+
+def _first_of_each(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row of the first of all equal cells (N, 3), which are >= 0; cells in lexicographic order."""
+    x, y, z = (int(n) + 1 for n in cells.max(axis=0))
+    if x * y * z >= 2**63:
+        return np.asarray(np.unique(cells, axis=0, return_index=True)[1])
+    keys = (cells[:, 0] * y + cells[:, 1]) * z + cells[:, 2]  # sorts alike, several times faster
+    return np.asarray(np.unique(keys, return_index=True)[1])
 
 
 def block_mask(

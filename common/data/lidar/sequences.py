@@ -1,6 +1,6 @@
 """LiDAR sequences: what a frame holds, sets of sequences, windows of frames, npz files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from common.config import UserError
 from common.damage import ERRORS, remedy
+from common.data.corrupt import CorruptCounter
 
 Floats = NDArray[np.floating]
+MAX_TRIES = 8  # samples that are tried in place of a corrupt one, that one included
 
 
 def _empty_boxes() -> Floats:
@@ -135,6 +137,32 @@ def windows(
             f"{sorted(set(data.lengths))}): lower the horizon or the stride"
         )
     return found
+
+
+def first_readable(
+    read: Callable[[int], dict[str, Any]], index: int, names: Sequence[Any], counter: CorruptCounter
+) -> dict[str, Any]:
+    """A sample, or the next one that can be read; damaged ones are counted and logged.
+
+    Args:
+        read: sample by its number.
+        index: number of the wanted sample.
+        names: of all samples, for messages.
+        counter: of the damaged ones.
+
+    Raises:
+        UserError: `MAX_TRIES` in a row cannot be read, or more than the counter tolerates.
+    """
+    for shift in range(MAX_TRIES):
+        number = (index + shift) % len(names)
+        try:
+            sample = read(number)
+        except (OSError, ValueError) as error:
+            counter.bad(str(names[number]), error)
+            continue
+        counter.good()
+        return sample
+    raise UserError(f"{counter.what}: {MAX_TRIES} samples from number {index} on cannot be read")
 
 
 def read_points(path: Path, columns: int) -> Floats:

@@ -23,6 +23,7 @@ from common.data.tables import read_csv
 
 SUFFIXES = (".npz", ".nii", ".nii.gz")
 _NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
+_UNKNOWN = ("", "n/a")  # of a participant
 
 
 def read_volume(path: Path) -> Tensor:
@@ -35,7 +36,7 @@ def read_volume(path: Path) -> Tensor:
         (H, W, D) float32.
 
     Raises:
-        ValueError: not a volume in one of these formats.
+        ValueError: not a volume in one of these formats, or one with voxels that are no finite numbers.
     """
     if path.name.endswith(".npz"):
         with np.load(path, allow_pickle=False) as file:
@@ -50,7 +51,10 @@ def read_volume(path: Path) -> Tensor:
     array = array.reshape([n for i, n in enumerate(array.shape) if i < 3 or n > 1])
     if array.ndim != 3:
         raise ValueError(f"a volume has three dimensions, this one {array.shape}")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    volume = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if not bool(volume.isfinite().all()):  # one of them would take the whole cube's mean with it
+        raise ValueError("has voxels that are no finite numbers: replace them, as by 0")
+    return volume
 
 
 def _read_nifti(data: bytes) -> np.ndarray:
@@ -66,7 +70,8 @@ def _read_nifti(data: bytes) -> np.ndarray:
     shape = dims[1 : dims[0] + 1]
     values = np.frombuffer(data, order + _NIFTI_TYPES[code], math.prod(shape), int(offset))
     array = values.reshape(shape, order="F").astype(np.float32)
-    return array * slope + shift if slope != 0 else array
+    # a slope of 0, and NaN as nibabel leaves it in a header, means no scaling
+    return array * slope + shift if slope != 0 and math.isfinite(slope) else array
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,8 @@ def volume_folders(folder: Path) -> SetPair:
         folder: holds the two folders.
 
     Raises:
-        UserError: a folder or a participant is missing.
+        UserError: a folder or a participant is missing, or an age or a sex is neither given as above
+            nor unknown.
     """
     require(
         folder, what="volumes", layout="{background,target}/*.{npz,nii,nii.gz} [participants.tsv]",
@@ -221,6 +227,23 @@ def _participants(folder: Path, paths: Sequence[Path]) -> dict[str, Tensor]:
     missing = [name for name in names if name not in rows]
     if missing:
         raise UserError(f"{table} has no row for {', '.join(missing[:3])}: add it")
-    sexes = [("F", "M").index(s) if (s := rows[n]["sex"]) in ("F", "M") else -1 for n in names]
-    ages = [float(a) if (a := rows[n]["age"]) not in ("", "n/a") else math.nan for n in names]
+    sexes = [_sex(table, name, rows[name]["sex"]) for name in names]
+    ages = [_age(table, name, rows[name]["age"]) for name in names]
     return {"age": torch.tensor(ages, dtype=torch.float32), "sex": torch.tensor(sexes)}
+
+
+def _sex(table: Path, name: str, value: str) -> int:
+    if value in _UNKNOWN:
+        return -1
+    if value not in ("F", "M"):
+        raise UserError(f"{table}, {name}: sex '{value}' has to be M, F or n/a")
+    return ("F", "M").index(value)
+
+
+def _age(table: Path, name: str, value: str) -> float:
+    if value in _UNKNOWN:
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(f"{table}, {name}: age '{value}' has to be a number or n/a") from None

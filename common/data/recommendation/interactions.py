@@ -1,6 +1,7 @@
 """Who took which items in which order: readers of logs, filters, ids."""
 
 import gzip
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def read_log(path: str | Path) -> list[History]:
     in the order of the file), else the file has to be in temporal order for each user.
 
     Raises:
-        UserError: missing or damaged file, unknown format, missing columns.
+        UserError: missing or damaged file, unknown format, missing columns, timestamps that are no
+            numbers, or a user on several lines of ``.txt`` or ``.jsonl``.
     """
     path = Path(path).expanduser()
     name = path.name.removesuffix(".gz")
@@ -55,9 +57,10 @@ def read_log(path: str | Path) -> list[History]:
         for number, row in enumerate(rows, start=1):
             if not isinstance(row["items"], list):
                 raise UserError(f"{path}, row {number}: 'items' must be a list")
-        return [(str(row["user"]), [str(item) for item in row["items"]]) for row in rows]
+        found = [(str(row["user"]), [str(item) for item in row["items"]]) for row in rows]
+        return _one_line_each(found, path)
     if name.endswith(".txt"):
-        return _lines_of_items(path)
+        return _one_line_each(_lines_of_items(path), path)
     if name.endswith(".inter"):
         return _interactions(path, "\t", "user_id:token", "item_id:token", "timestamp:float")
     if name.endswith(".csv"):
@@ -109,10 +112,23 @@ def _lines_of_items(path: Path) -> list[History]:
     return [(user, items) for user, *items in (row for row in words if row)]
 
 
+def _one_line_each(histories: list[History], path: Path) -> list[History]:
+    counts = Counter(user for user, _ in histories)
+    twice = [user for user, lines in counts.items() if lines > 1]
+    if twice:
+        raise UserError(
+            f"{path}: users with several lines: {len(twice)}, such as {twice[0]}; each line would be "
+            "a user of its own: write all items of a user in one line, oldest first"
+        )
+    return histories
+
+
 def _interactions(path: Path, delimiter: str, user: str, item: str, time: str) -> list[History]:
     rows = read_csv(path, (user, item), delimiter=delimiter)
     if rows and time in rows[0]:
         try:
+            if any(math.isnan(float(row[time])) for row in rows):  # which has no place in an order
+                raise ValueError("one is NaN")
             rows.sort(key=lambda row: float(row[time]))  # stable
         except ValueError as error:
             raise UserError(f"{path}: column '{time}' must hold numbers ({error})") from error

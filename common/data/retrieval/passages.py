@@ -5,7 +5,7 @@ A record has the fields of DPR: ``question``, ``positive_ctxs``, ``negative_ctxs
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from common.data.retrieval.readers import read_dpr
 from common.data.samplers import Key, sample_rng
 from common.data.tables import write_jsonl
 
+MAX_PERMUTED = 10_000  # random passages are drawn one by one where there are more
 _DRAW_STREAM = 2**31 + 61
 
 
@@ -85,16 +86,33 @@ class NegativeDraw:
         hard = min(int((rng.random(self.count) < self.hard_ratio).sum()), len(pool))
         wanted = self.count - hard
         order = rng.permutation(len(negatives))
-        filling = rng.permutation(len(others)) if wanted > len(negatives) else None
+        filling = _places(rng, len(others)) if wanted > len(negatives) else None
         last = [pool[int(i)] for i in rng.permutation(len(pool))[:hard]]
         taken = right | {*last}
         found = [text for i in order if (text := negatives[int(i)]) not in taken]
         if len(found) < wanted:  # also where a negative is one of the hard ones
-            filling = rng.permutation(len(others)) if filling is None else filling
+            filling = _places(rng, len(others)) if filling is None else filling
             taken |= {*found}
             spare = (text for i in filling if (text := others[int(i)]) not in taken)
             found += islice(spare, wanted - len(found))
         return found[:wanted] + last
+
+
+def _places(rng: np.random.Generator, count: int) -> Iterable[int]:
+    """Numbers below `count` in random order, each once."""
+    # A permutation of half a million costs 10 ms, for one negative. The results of the bundled sets,
+    # which are smaller, hang on its draws, so they keep it.
+    return rng.permutation(count) if count <= MAX_PERMUTED else _drawn(rng, count)
+
+
+def _drawn(rng: np.random.Generator, count: int) -> Iterator[int]:
+    found: dict[int, None] = {}
+    while len(found) < MAX_PERMUTED // 10:
+        place = int(rng.integers(count))
+        if place not in found:
+            found[place] = None
+            yield place
+    yield from (int(i) for i in rng.permutation(count) if int(i) not in found)
 
 
 def _wrong(texts: Sequence[str], right: Collection[str]) -> list[str]:

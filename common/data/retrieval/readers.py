@@ -7,7 +7,7 @@
 | pairs | ``.jsonl`` | ``[a, b]``, ``[a, b, negative]``, ``{"query", "pos", "neg"}`` or ``{"set": [...]}`` |
 | dpr | ``.json`` | list of ``question``, ``positive_ctxs``, ``hard_negative_ctxs`` |
 | tevatron | ``.jsonl`` | ``query``, ``positive_passages``, ``negative_passages`` |
-| squad | ``.json`` | SQuAD 1.1 |
+| squad | ``.json`` | SQuAD 1.1, or the answerable questions of 2.0 |
 | nli | ``.jsonl`` / ``.tsv`` | SNLI and MultiNLI: ``sentence1``, ``sentence2``, ``gold_label`` |
 | sts | table | two texts and a score from 0 to 5 |
 | labelled | table | ``text`` and ``label_text`` or ``label`` |
@@ -18,19 +18,19 @@ A table is ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``; text formats may be g
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from common.config import UserError
 from common.damage import parse_json, reading
-from common.data.retrieval.records import EmbeddingRecord, nli_records, sts_records
+from common.data.retrieval.beir import check_judged, judgements, read_documents, read_queries
+from common.data.retrieval.records import EmbeddingRecord, as_texts, nli_records, sts_records
 from common.data.tables import read_csv, read_jsonl, read_parquet
 
 Layout = Literal[
     "records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled", "clusters"
 ]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _PAIR_NAMES = (("sentence1", "sentence2", "score"), ("text1", "text2", "score"))
 
 
@@ -75,17 +75,28 @@ def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]
     try:
         if layout == "clusters":
             pairs = [
-                (str(text), str(label))
+                (_text(text), _text(label))
                 for row in rows
                 for text, label in zip(row["sentences"], row["labels"], strict=True)
             ]
         else:
-            pairs = [(str(row["text"]), _label(row)) for row in rows]
+            pairs = [(_text(row["text"]), _label(row)) for row in rows]
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
     if not pairs:
         raise UserError(f"{path} holds no text")
     return [text for text, _ in pairs], [label for _, label in pairs]
+
+
+def _text(value: object) -> str:
+    """A text, or a number as one.
+
+    Raises:
+        ValueError: null.
+    """
+    if value is None:
+        raise ValueError("a text or a class is null")
+    return str(value)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -117,15 +128,18 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _beir(folder: Path) -> list[EmbeddingRecord]:
-    corpus = {str(row["_id"]): _passage(row) for row in read_jsonl(_either(folder, "corpus.jsonl"))}
-    queries = {str(r["_id"]): r["text"] for r in read_jsonl(_either(folder, "queries.jsonl"))}
-    path = folder / "qrels" / "train.tsv"
-    path = path if path.is_file() else folder / "qrels.tsv"
-    right: dict[str, list[str]] = {}
-    for row in read_csv(path, ("query-id", "corpus-id", "score"), delimiter="\t"):
-        if int(row["score"]) > 0:
-            right.setdefault(row["query-id"], []).append(corpus[row["corpus-id"]])
-    return [EmbeddingRecord(queries[q], tuple(texts)) for q, texts in right.items()]
+    train, alone = folder / "qrels" / "train.tsv", folder / "qrels.tsv"
+    path = alone if alone.is_file() and not train.is_file() else train
+    right: dict[str, dict[str, None]] = {}
+    for query, document, grade in judgements(path):
+        if grade > 0:
+            right.setdefault(query, {})[document] = None
+    # only what is judged stays in memory: MS MARCO has 8.8 million passages for 0.5 million of these
+    passages = read_documents(folder, {document for own in right.values() for document in own})
+    queries = read_queries(folder, wanted=right)
+    check_judged(path, right, queries, passages, "they are left out")
+    known = {q: tuple(passages[d] for d in own if d in passages) for q, own in right.items()}
+    return [EmbeddingRecord(queries[q], texts) for q, texts in known.items() if texts]
 
 
 def _pairs(path: Path) -> list[EmbeddingRecord]:
@@ -135,7 +149,7 @@ def _pairs(path: Path) -> list[EmbeddingRecord]:
             texts = list(row["set"])
             found += [EmbeddingRecord(texts[0], (other,)) for other in texts[1:]]
         elif isinstance(row, Mapping):
-            right, wrong = _texts(row["pos"]), _texts(row.get("neg", ()))
+            right, wrong = as_texts(row["pos"]), as_texts(row.get("neg", ()))
             found.append(EmbeddingRecord(row["query"], right, wrong))
         else:
             found.append(EmbeddingRecord(row[0], (row[1],), tuple(row[2:])))
@@ -191,6 +205,7 @@ def _squad(path: Path) -> list[EmbeddingRecord]:
         for article in _json(path)["data"]
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
+        if not question.get("is_impossible")  # SQuAD 2.0: the paragraph does not answer it
     ]
 
 
@@ -209,23 +224,15 @@ def _sts(path: Path) -> list[EmbeddingRecord]:
 
 
 def _passage(row: Mapping[str, Any]) -> str:
-    """Title and text, as BEIR and DPR give them to an encoder."""
-    return f"{row.get('title') or ''} {row['text']}".strip()
-
-
-def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _either(folder: Path, name: str) -> Path:
-    packed = folder / f"{name}.gz"
-    return packed if packed.is_file() else folder / name
+    """Title and text, as DPR gives them to an encoder."""
+    return f"{row.get('title') or ''} {_text(row['text'])}".strip()
 
 
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"training file {path} does not exist")
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")  # fmt: skip
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    return opened(path, "rt", encoding="utf-8-sig")
 
 
 def _json(path: Path) -> Any:

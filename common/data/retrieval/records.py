@@ -4,7 +4,7 @@ Source: Lee et al. 2024, "NV-Embed", section 4, arXiv 2405.17428 (how labelled a
 become such examples).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,9 @@ class EmbeddingRecord:
         negatives: texts that it should not find; may be empty.
         label: class of the query in a labelled set, else None.
         instruction: of this example, in a set of many tasks; None: the set's.
+
+    Raises:
+        ValueError: no positive, or something else than texts.
     """
 
     query: str
@@ -43,6 +46,9 @@ class EmbeddingRecord:
     def __post_init__(self) -> None:
         if not self.positives:
             raise ValueError(f"a record needs a positive: {self.query[:60]!r}")
+        for text in (self.query, *self.positives, *self.negatives):
+            if not isinstance(text, str):
+                raise ValueError(f"expected a text, got {text!r} in a record of {self.query!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -215,12 +221,12 @@ def write_task(path: str | Path, task: EmbeddingTask) -> None:
 
 
 def read_task(path: str | Path) -> EmbeddingTask:
-    """Read what `write_task` wrote; ``kind`` and ``label`` may be absent.
+    """Read what `write_task` wrote; ``kind`` and ``label`` may be absent, a single text needs no list.
 
     Rows of different instructions (a set of many made-up tasks) keep them as the records' own.
 
     Raises:
-        UserError: missing file, columns or positives, or rows of several sets.
+        UserError: missing file, columns, positives or texts, or rows of several sets.
     """
     rows = read_jsonl(path, ("task", "instruction", "query", "pos", "neg", "symmetric"))
     heads = {(r["task"], bool(r["symmetric"])) for r in rows}
@@ -234,17 +240,22 @@ def read_task(path: str | Path) -> EmbeddingTask:
         records = [
             EmbeddingRecord(
                 r["query"],
-                tuple(r["pos"]),
-                tuple(r["neg"]),
-                r.get("label"),
+                as_texts(r["pos"]),
+                as_texts(r["neg"]),
+                None if (label := r.get("label")) is None else str(label),  # 0 is a class too
                 r["instruction"] if len(told) > 1 else None,
             )
             for r in rows
         ]
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: null instead of a list
         raise UserError(f"{path}: {error}") from error
     kind: TaskKind = rows[0].get("kind", "retrieval")
     return EmbeddingTask(name, kind, "" if len(told) > 1 else told.pop(), records, symmetric)
+
+
+def as_texts(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Texts of a field that holds one text or several."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def limited(

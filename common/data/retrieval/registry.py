@@ -88,10 +88,13 @@ TRAINING_SETS: dict[str, KnownSet] = {
     "sts_benchmark": _STS,
 }
 
+_FORUM = "Find questions of the forum that are duplicates"
+_FORUMS = ("Android", "English", "Gaming", "Gis", "Mathematica", "Physics", "Programmers", "Stats",
+           "Tex", "Unix", "Webmasters", "Wordpress")  # fmt: skip
 _MTEB_RETRIEVAL = {
     "ArguAna": "Find documents that refute the claim",
     "ClimateFEVER": "Find documents that support or refute the claim on climate",
-    "CQADupstackRetrieval": "Find questions of the forum that are duplicates",
+    "CQADupstackRetrieval": _FORUM,
     "DBPedia": "Find entity descriptions that fit the query",
     "FEVER": _CLAIM,
     "FiQA2018": "Find replies that answer the financial question",
@@ -138,10 +141,10 @@ _MTEB_OTHER = {
         "Find text of the same meaning",
     ),
     "Reranking": {
-        "AskUbuntuDupQuestions": "Find questions of the forum that are duplicates",
+        "AskUbuntuDupQuestions": _FORUM,
         "MindSmallReranking": "Find news that a reader of this headline reads next",
         "SciDocsRR": "Find titles of related papers",
-        "StackOverflowDupQuestions": "Find questions of the forum that are duplicates",
+        "StackOverflowDupQuestions": _FORUM,
     },
     "STS": dict.fromkeys(
         ("BIOSSES", "SICK-R", "STS12", "STS13", "STS14", "STS15", "STS16", "STS17", "STS22",
@@ -167,10 +170,12 @@ def known_set(name: str) -> KnownSet:
 def mteb_prompts() -> dict[str, str]:
     """Instruction of every English MTEB task under the adapter's keys.
 
-    Retrieval and reranking instruct queries only, but for the symmetric duplicate searches.
+    Retrieval and reranking instruct queries only, but for the symmetric duplicate searches. The
+    twelve forums of CQADupstackRetrieval have keys of their own: MTEB encodes each as a task, and
+    gives their average the common name.
 
     >>> len({key.removesuffix("-query") for key in mteb_prompts()})
-    56
+    68
     """
     symmetric = ("QuoraRetrieval", "CQADupstackRetrieval", "AskUbuntuDupQuestions",
                  "StackOverflowDupQuestions")  # fmt: skip
@@ -179,4 +184,4 @@ def mteb_prompts() -> dict[str, str]:
         for task, instruction in tasks.items():
             one_sided = kind in ("Retrieval", "Reranking") and task not in symmetric
             prompts[f"{task}-query" if one_sided else task] = instruction
-    return prompts
+    return prompts | {f"CQADupstack{name}Retrieval": _FORUM for name in _FORUMS}

@@ -17,6 +17,7 @@ from common.data.speech.spoken import (
 FOLDERS = {"fsc": "fluent_speech_commands_dataset", "slurp": "slurp"}
 NUM_CLASSES = {"synthetic": 12, "digits": 10, "fsc": 31, "slurp": 18}
 NUM_TRAIN = {"digits": 600, "fsc": 23132, "slurp": 119880}  # SLURP with synthetic recordings
+NUM_TRAIN_REAL = 50628  # SLURP without these
 SAMPLE_RATES = {"synthetic": 8000, "digits": 8000, "fsc": 16000, "slurp": 16000}
 SYNTHETIC_TEST = 4  # utterances of each class
 
@@ -70,4 +71,6 @@ def num_train(data: SpokenData) -> int:
     """Training utterances, also of a set that is not on disk."""
     if data.source == "synthetic":
         return NUM_CLASSES["synthetic"] * data.train_per_class
+    if data.source == "slurp" and not data.synthetic_recordings:
+        return NUM_TRAIN_REAL
     return NUM_TRAIN[data.source]

@@ -221,7 +221,7 @@ def load_fluent_commands(
         max_characters: longer transcripts are left out.
 
     Raises:
-        UserError: missing files (layout and source are named), or no such part.
+        UserError: missing files (layout and source are named), no such part, or nothing in it.
     """
     require(folder, what="Fluent Speech Commands", **FSC_HINT)
     _no_unseen(part, "Fluent Speech Commands")
@@ -250,7 +250,7 @@ def load_fluent_commands(
         [row["speakerId"] for row in rows],
         16000,
     )
-    return _usable(whole, max_samples, max_characters)
+    return _usable(whole, f"{folder}, {part}", max_samples, max_characters)
 
 
 def load_slurp(
@@ -273,7 +273,7 @@ def load_slurp(
         max_characters: longer sentences are left out.
 
     Raises:
-        UserError: missing files (layout and source are named), or no such part.
+        UserError: missing files (layout and source are named), no such part, or nothing in it.
     """
     require(folder, what="SLURP", **SLURP_HINT)
     _no_unseen(part, "SLURP")
@@ -299,7 +299,7 @@ def load_slurp(
         WaveformFiles(paths, 16000), targets, torch.tensor(labels), list(SLURP_SCENARIOS),
         [path.with_suffix(".flac").name for path in paths], [""] * len(paths), 16000,
     )  # fmt: skip
-    return _usable(whole, max_samples, max_characters)
+    return _usable(whole, f"{folder}, {part}", max_samples, max_characters)
 
 
 def synthetic_commands(
@@ -376,22 +376,24 @@ def _no_unseen(part: SpokenPart, name: str) -> None:
         raise UserError(f"{name} has no part of unseen speakers")
 
 
-def _usable(whole: SpokenSet, max_samples: int | None, max_characters: int | None) -> SpokenSet:
-    """Without over-long recordings and transcripts; missing or damaged files are counted."""
+def _usable(whole: SpokenSet, what: str, samples: int | None, characters: int | None) -> SpokenSet:
+    """Without longer recordings and transcripts; missing or damaged files are counted."""
     assert isinstance(whole.waveforms, WaveformFiles)
-    counter, kept = CorruptCounter(whole.class_names[0] + " ..."), []
+    counter, kept = CorruptCounter(what), []
     for i, path in enumerate(whole.waveforms.paths):
-        if max_characters is not None and len(whole.targets[i].transcript) > max_characters:
+        if characters is not None and len(whole.targets[i].transcript) > characters:
             continue
-        if max_samples is not None:
+        if samples is not None:
             try:
                 count, rate = num_frames(path)
             except OSError as error:
                 counter.bad(str(path), error)
                 continue
-            if count * 16000 > max_samples * rate:
+            if count * 16000 > samples * rate:
                 continue
         counter.good()
         kept.append(i)
     counter.finish()
+    if not kept:
+        raise UserError(f"{what}: the table, data.max_samples and max_characters leave nothing")
     return whole.subset(kept)

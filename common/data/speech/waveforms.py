@@ -45,6 +45,8 @@ def load_waveform(path: str | Path, sample_rate: int) -> Tensor:
 def num_frames(path: str | Path) -> tuple[int, int]:
     """Number of samples per channel and rate in Hz, from the header of a WAV or FLAC file.
 
+    A WAV file whose header says more than the file holds, as that of a stream does, is read.
+
     Raises:
         OSError: not such a file.
     """
@@ -52,10 +54,13 @@ def num_frames(path: str | Path) -> tuple[int, int]:
     if path.suffix.lower() == ".wav":
         try:
             with wave.open(str(path), "rb") as file:
-                return file.getnframes(), file.getframerate()
+                count, rate = file.getnframes(), file.getframerate()
+                if count * file.getnchannels() * file.getsampwidth() <= path.stat().st_size:
+                    return count, rate
         except (wave.Error, EOFError):  # no integer samples, or damaged
-            samples, rate = _read_wav(path)
-            return len(samples), rate
+            pass
+        samples, rate = _read_wav(path)
+        return len(samples), rate
     with path.open("rb") as file:
         head = file.read(26)
     if len(head) < 26 or head[:4] != b"fLaC":

@@ -90,7 +90,7 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
             mask_limit,
             seed,
         )
-        self.texts = [ids for ids in plain_ids(tokenizer, list(texts)) if ids]
+        self.texts = [ids for ids in plain_ids(tokenizer, texts) if ids]
         if not self.texts or self.room < 1:
             raise UserError("there are no texts to read: name others, or raise pretrain.max_length")
         self.rows = self.texts

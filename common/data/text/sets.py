@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.config import UserError, nearest
+from common.data.lines import read_lines
 from common.data.lookup import bundled, data_root, require
 from common.data.samplers import sample_rng
 from common.data.splits import Split, sentence_split
@@ -120,7 +121,7 @@ def _sentence_rows(path: Path) -> tuple[tuple[str, str], ...]:
 def load_text_rows(path: str | Path) -> list[tuple[str, ...]]:
     """Training rows in SimCSE's formats.
 
-    ``.txt``: one sentence a line, one column. ``.csv`` / ``.tsv`` with a header and one to three
+    ``.txt``: one sentence a line (see `read_lines`), one column. ``.csv`` / ``.tsv`` with a header and one to three
     columns by position: sentence; pair; pair and hard negative. The delimiter is a tab if the name
     contains ``tsv``, else a comma. A missing or empty cell becomes one space.
 
@@ -130,15 +131,14 @@ def load_text_rows(path: str | Path) -> list[tuple[str, ...]]:
         path: the file; ``.gz`` is unpacked in the case of CSV and TSV.
 
     Raises:
-        UserError: file missing, empty or of another kind, or of more than three columns.
+        UserError: file missing, empty, of another kind or encoding, or of more than three columns.
     """
     path = Path(path).expanduser()
     rows: list[tuple[str, ...]]
     if path.suffix == ".txt":
         if not path.is_file():
             raise UserError(f"text file {path} does not exist")
-        with path.open(encoding="utf-8") as file:
-            rows = [(line.rstrip("\n") or MISSING,) for line in file]
+        rows = [(line or MISSING,) for line in read_lines(path)]
     elif _is_table(path):
         # SimCSE's reader takes quotation marks between tabs too
         cells = read_csv(path, delimiter=_delimiter(path), fill=MISSING, quoted=True)

@@ -32,6 +32,7 @@ from common.data.video.frames import FrameSource
 MASK_STREAM = 61
 UNKNOWN = -1  # label of a question whose answer is kept back
 NO_SPAN = -100  # span of a question that has none
+REMEMBERED = 100_000  # texts whose ids a process keeps, some 50 MB
 PADDING = 1.0  # seconds of frames before and after a span that is seen alone, as in TVQA's release
 MaskScope = Literal["all", "answer", "subtitle"]
 
@@ -69,7 +70,7 @@ class VideoQABatch(TypedDict):
     frames: Tensor  # (B, F, D) float32
     frame_mask: Tensor  # (B, F) bool
     frame_spans: Tensor  # (B, N, F) bool: frames that belong to a sentence
-    frame_sentence: Tensor  # (B, F) int64: first sentence that a frame belongs to, else the nearest
+    frame_sentence: Tensor  # (B, F) int64: first sentence that a frame belongs to, else that of the frame before
     labels: Tensor  # (B,) int64, -1 where unknown
     spans: Tensor  # (B, 2) int64: first and last sentence of the annotated span, -100 without one
     span_seconds: Tensor  # (B, 2) float32, NaN without one
@@ -130,7 +131,7 @@ class Context(NamedTuple):
 
 
 class Words:
-    """Texts as ids without special tokens, remembered.
+    """Texts as ids without special tokens; the last ones, at most `REMEMBERED`, are kept.
 
     Args:
         tokenizer: with [CLS], [SEP], [MASK] and padding.
@@ -152,6 +153,8 @@ class Words:
     def __call__(self, text: str) -> list[int]:
         """Ids of one text."""
         if text not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
             found = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
             self._known[text] = list(found)
         return self._known[text]

@@ -178,7 +178,9 @@ def read_subtitles(path: Path) -> tuple[Sentence, ...]:
 
 
 def parse_srt(text: str) -> list[Sentence]:
-    r"""Sentences of a SubRip file; marks such as <i> are left out.
+    r"""Sentences of a SubRip file, none of an empty one; marks such as <i> are left out.
+
+    Blank lines inside a sentence do not end it: a block that has neither number nor times continues the one before.
 
     Raises:
         ValueError: a block without its two times.
@@ -186,18 +188,21 @@ def parse_srt(text: str) -> list[Sentence]:
     >>> parse_srt("1\n00:00:01,500 --> 00:00:03,000\n<i>Hello</i>\nthere.\n")
     [Sentence(start=1.5, end=3.0, text='Hello there.')]
     """
-    found = []
+    found: list[tuple[float, float, list[str]]] = []
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").strip()):
         lines = [line.strip() for line in block.splitlines() if line.strip()]
         place = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        if place is None and (not lines or (found and not lines[0].isdecimal())):
+            if lines:
+                found[-1][2].extend(lines)
+            continue
         clocks = [] if place is None else _CLOCK.findall(lines[place])
         if place is None or len(clocks) != 2:
             raise ValueError(f"no line '00:00:01,500 --> 00:00:03,000' in the block {block[:40]!r}")
         start, end = (_seconds(clock) for clock in clocks)
-        said = re.sub(r"<[^>]*>", "", " ".join(lines[place + 1 :])).strip()
-        if said:
-            found.append(Sentence(start, end, said))
-    return found
+        found.append((start, end, lines[place + 1 :]))
+    said = [(s, e, re.sub(r"<[^>]*>", "", " ".join(lines)).strip()) for s, e, lines in found]
+    return [Sentence(*one) for one in said if one[2]]
 
 
 def sentences_of(rows: Any) -> list[Sentence]:

@@ -1,5 +1,6 @@
 """Features of the frames of clips: in memory, a file a clip, or one HDF5 file."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -107,6 +108,8 @@ class FeatureFiles:
 class FeatureTable:
     """An HDF5 file with a data set (F, D) a clip, as released with TVQA.
 
+    Every process opens the file for itself: an open one can neither be pickled nor be shared with forked processes.
+
     A clip that is absent or of another width has no frames; it is counted, and too many of them stop the run.
 
     Args:
@@ -131,9 +134,23 @@ class FeatureTable:
                 "features with TASK=features"
             ) from error
         with reading(path, "HDF5 file of frame features"):
-            self.file: Any = h5py.File(path, "r")
+            h5py.File(path, "r").close()
+        self.path = path
+        self._opened: tuple[int, Any] | None = None  # number of the process and its file
         self.fps, self.dim, self.max_frames = fps, dim, max_frames
         self.counter = CorruptCounter(str(path), max_fraction=max_corrupt)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def file(self) -> Any:
+        """The open file of this process."""
+        import h5py
+
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), h5py.File(self.path, "r")
+        return self._opened[1]
 
     def __contains__(self, clip: str) -> bool:
         return clip in self.file
@@ -141,9 +158,10 @@ class FeatureTable:
     def __call__(self, clip: str) -> Frames:
         """Frames of a clip; of one that cannot be read, none."""
         try:
-            if clip not in self.file:
+            file = self.file
+            if clip not in file:
                 raise UserError("the file has no such data set")
-            stored = self.file[clip]
+            stored = file[clip]
             _check_shape(clip, stored.shape, self.dim)
         except UserError as error:
             self.counter.bad(clip, error)

@@ -186,6 +186,8 @@ def with_objects(found: QASet, objects: Mapping[str, tuple[tuple[str, ...], ...]
 
 def _starts_alone(row: Mapping[str, Any]) -> list[Sentence]:
     texts, starts = str(row["sub_text"]).split(" <eos> "), [float(t) for t in row["sub_time"]]
+    if not starts and texts == [""]:  # a clip in which nobody speaks
+        return []
     ends = [*starts[1:], starts[-1] + LAST_SECONDS] if starts else []
     return [Sentence(*one) for one in zip(starts, ends, texts, strict=True)]
 
@@ -197,15 +199,17 @@ def _drama_subtitles(rows: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     found = {}
     for name in names:
         own = shots[name.removesuffix("_0000")] if name.endswith("_0000") else [name]
-        told: dict[float, Sentence] = {}  # a sentence over two shots is told in both
+        told = dict[float, list[Sentence]]()
         begins = [float(rows[vid]["st"]) for vid in own if vid in rows and "st" in rows[vid]]
         first = min(begins, default=0.0)
         for vid in own:
+            shot = defaultdict[float, list[Sentence]](list)
             for sub in rows.get(vid, {}).get("contained_subs", ()):
                 start, end = float(sub["st"]), float(sub["et"])
                 text = f"{sub['speaker']}: {sub['utter']}" if sub.get("speaker") else sub["utter"]
-                told.setdefault(start, Sentence(start - first, end - first, str(text)))
-        found[name] = ordered(list(told.values()))
+                shot[start].append(Sentence(start - first, end - first, str(text)))
+            told = {**shot, **told}  # a sentence over two shots is told in both
+        found[name] = ordered([sentence for said in told.values() for sentence in said])
     return found
 
 

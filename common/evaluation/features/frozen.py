@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.image.sources import ImageSource
+from common.data.module import worker_context
 from common.evaluation.encoding import encode, evaluation_mode
 from common.evaluation.features.geometry import effective_rank, participation_ratio, uniformity
 from common.evaluation.features.knn import first_argmax, knn_accuracy
@@ -92,7 +93,10 @@ def source_outputs(
     Distributed: local.
     """
     batches = SourceBatches(source, batch_size)
-    loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
+    context = worker_context(num_workers)
+    loader = DataLoader(
+        batches, batch_size=None, num_workers=num_workers, multiprocessing_context=context
+    )
     parts: list[list[Tensor]] = []
     kept: list[int] = []
     for images, rows in progress(loader, name, len(batches)):

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import tarfile
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -336,6 +337,37 @@ def jpeg(colour="red", shape="ball"):
     return buffer.getvalue()
 
 
+def test_a_shard_that_is_cut_off_between_two_files_is_refused(tmp_path, caplog):
+    """What lacks a file is left out and counted, once."""
+    path = tmp_path / "p.tar"
+    tar(path, {"0.txt": b"a", "1.txt": b"b", "2.json": b"{}"})
+    with caplog.at_level(logging.WARNING):
+        assert len(TarRows(str(path), ["txt"])) == 2
+    assert "1 of 3 samples of" in caplog.text
+    assert len(caplog.records) == 1
+    path.write_bytes(path.read_bytes()[: 2 * 1024])  # two files of a header and a block each
+    with pytest.raises(UserError, match=r"p\.tar has no end"):
+        TarRows(str(path), ["txt"])
+
+
+def test_samples_of_shards_are_numbered_by_their_first_files(tmp_path):
+    """Files of a sample that lie apart, keys with folders and other letters, an order over all shards."""
+    tar(
+        tmp_path / "0.tar",
+        {"b/1.TXT": b"one", "a.txt": b"two", "b/1.seg.json": b"{}", "x.png": b""},
+    )
+    tar(tmp_path / "1.tar", {"caf\u00e9.json": b"[]", "caf\u00e9.txt": b"three"})
+    rows = TarRows(str(tmp_path / "{0,1}.tar"), ["txt"])
+    assert [rows[i]["__key__"] for i in range(3)] == ["b/1", "a", "caf\u00e9"]
+    assert rows[0] == {
+        "__key__": "b/1", "__url__": str(tmp_path / "0.tar"), "txt": b"one", "seg.json": b"{}"
+    }  # fmt: skip
+    assert list(rows[2])[2:] == ["json", "txt"]
+    assert rows[-1] == rows[2]
+    with pytest.raises(IndexError):
+        rows[3]
+
+
 def test_shards_of_pairs_and_documents(tmp_path):
     """Members by number, whatever their order; documents with base64 pictures; a damaged sample is left out."""
     tar(
@@ -587,6 +619,52 @@ def test_a_damaged_video_is_left_out(tmp_path, monkeypatch, tokenizer, caplog):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match="pip install av"):
         source.batch([(0, 0), (1, 0)])
+
+
+def film(monkeypatch, frames: int, damaged: int | None = None) -> list[str]:
+    """PyAV with a video of two frames a second; what is done is noted."""
+    done: list[str] = []
+
+    def frame(i):
+        def to_image():
+            done.append(f"picture {i}")
+            return Image.new("RGB", (4, 4), (i, 0, 0))
+
+        return SimpleNamespace(time=i / 2, to_image=to_image)
+
+    def decode(stream):
+        for i in range(frames):
+            if i == damaged and any(note.startswith("picture") for note in done):
+                raise OSError("gone")
+            done.append(f"frame {i}")
+            yield frame(i)
+
+    av = ModuleType("av")
+    container = SimpleNamespace(streams=SimpleNamespace(video=[0]), decode=decode)
+    av.open, av.error = lambda source: nullcontext(container), SimpleNamespace(FFmpegError=OSError)
+    monkeypatch.setitem(sys.modules, "av", av)
+    return done
+
+
+def test_of_a_video_only_the_wanted_frames_become_pictures(monkeypatch):
+    """Every frame as a picture would be gigabytes a minute; what follows the last one is not decoded again."""
+    done = film(monkeypatch, 12)
+    video = VideoFile(b"film")
+    assert done == [f"frame {i}" for i in range(12)]
+    assert video.seconds == 5.5
+    done.clear()
+    shown = video.frames([2.2, -1.0, 1.0, 2.4])
+    assert [picture.getpixel((0, 0))[0] for picture in shown] == [4, 0, 2, 4]
+    assert [note for note in done if "picture" in note] == ["picture 0", "picture 2", "picture 4"]
+    assert "frame 5" not in done
+    assert video.frames([99.0])[0].getpixel((0, 0)) == (11, 0, 0)
+    assert video.frames([]) == []
+
+
+def test_a_video_that_is_damaged_meanwhile_is_told(monkeypatch):
+    film(monkeypatch, 12, damaged=3)
+    with pytest.raises(ValueError, match="no readable video: gone"):
+        VideoFile(b"film").frames([0.0, 5.0])
 
 
 def test_item_16_clips_are_in_seconds_of_the_event(videos, monkeypatch):

@@ -27,7 +27,7 @@ def train_ranks(
     finally:
         for name in place if devices == 2 else ():
             os.environ.pop(name)
-    path = ckpt.latest(run / "checkpoints/train")
+    path = ckpt.newest_intact(run / "checkpoints/train")[0]
     assert path is not None
     state: dict[str, Tensor] = ckpt.load(path)["state_dict"]
     return state

@@ -1,13 +1,14 @@
 """Data, stages, fine-tuning, evaluation and export as the commands drive them (items 9-18)."""
 
 import json
+from functools import reduce
 
 import numpy as np
 import pytest
 import torch
 
 from common.config import UserError
-from common.data.lidar.poses import compose_actions, planar_pose
+from common.data.lidar.poses import planar_pose
 from common.data.lidar.sequences import FrameLists, LidarFrame, Window
 from common.encoders.lidar.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
 from common.encoders.lidar.detector import Detector
@@ -81,7 +82,7 @@ def test_item_1_everything_is_in_the_first_frame(augmented):
         torch.testing.assert_close(ends, same, rtol=1e-4, atol=1e-4)
         steps = int(batch["steps"][0, 1])
         ahead.add(steps)
-        pose = compose_actions(batch["actions"][0, :steps].numpy())
+        pose = reduce(np.matmul, [planar_pose(*a) for a in batch["actions"][0, :steps].numpy()])
         np.testing.assert_allclose(batch["origins"][0, 1, :2], pose[:2, 3], atol=1e-4)
         assert batch["times"][0].tolist() == pytest.approx([0, 0.5 * steps])
         if not augmented:

@@ -27,6 +27,12 @@ def test_lines_by_index_without_breaks(path):
     assert pickle.loads(pickle.dumps(lines))[1] == "two \u00fc"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ufefftwo\n", "utf-8-sig")
+    lines = LineFile(tmp_path / "a.txt")
+    assert [lines[0], lines[1]] == ["one", "\ufefftwo"]
+
+
 def test_small_files_leave_nothing_behind(path):
     LineFile(path)
     assert os.listdir(path.parent) == ["texts.txt"]

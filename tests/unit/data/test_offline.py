@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 
@@ -158,3 +159,18 @@ def test_files_can_be_read_by_others_of_a_shared_folder(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_rows_of_more_shards_than_a_process_may_open(tmp_path):
+    texts = [str(number) for number in range(20)]
+    cache = OfflineCache(tmp_path, {})
+    cache.fill(texts, Lengths(texts), block_size=1)
+    free = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is not in use
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 4, before[1]))
+    try:
+        found = list(cache.rows(texts))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [row["length"] for row in found] == [len(text) for text in texts]

@@ -77,3 +77,11 @@ def test_a_damaged_array_is_named(packed):
     packed.write_bytes(raw)
     with pytest.raises(UserError, match="array 'data' is damaged"):
         PackedImages(packed)[0]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_objects_are_refused(tmp_path, save):
+    """Mapped into memory, their pickled bytes were taken for addresses."""
+    save(tmp_path / "o.npz", data=np.array([b"a", None], dtype=object), offsets=np.array([0, 1]))
+    with pytest.raises(UserError, match="array 'data' is damaged: Object arrays"):
+        PackedImages(tmp_path / "o.npz").array("data")

@@ -5,7 +5,7 @@ from itertools import chain, islice
 import pytest
 
 from common.config import UserError
-from common.data.samplers import SeededBatchSampler, UnpaddedDistributedSampler, sample_rng
+from common.data.samplers import SeededBatchSampler, evaluation_batches, sample_rng
 
 
 def take(sampler, n):
@@ -50,10 +50,27 @@ def test_too_small_data_set_says_so():
         SeededBatchSampler(3, 2, seed=0, world_size=2)
 
 
-def test_evaluation_shares_are_disjoint_and_complete():
-    shares = [list(UnpaddedDistributedSampler(range(7), r, 3)) for r in range(3)]
-    assert sorted(chain(*shares)) == list(range(7))
-    assert [len(UnpaddedDistributedSampler(range(7), r, 3)) for r in range(3)] == [3, 2, 2]
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_evaluation_shares_are_disjoint_complete_and_of_equally_many_batches(
+    world_size, batch_size
+):
+    """Under FSDP a rank with a batch more than the others waits for them in vain."""
+    for count in range(world_size, 30):
+        shares = [evaluation_batches(count, batch_size, r, world_size) for r in range(world_size)]
+        assert len({len(batches) for batches in shares}) == 1
+        assert sorted(chain(*chain(*shares))) == list(range(count))
+        assert {len(batch) for batch in chain(*shares)} <= set(range(1, batch_size + 2))
+
+
+def test_evaluation_batches_of_one_process_are_those_of_the_set_in_order():
+    assert evaluation_batches(5, 2) == [[0, 1], [2, 3], [4]]
+    assert evaluation_batches(0, 2) == []
+
+
+def test_fewer_evaluation_samples_than_processes_are_refused():
+    with pytest.raises(UserError, match="2 samples cannot be shared among 3 processes"):
+        evaluation_batches(2, 4, 0, 3)
 
 
 def test_sample_rng_depends_on_all_its_arguments():

@@ -94,3 +94,37 @@ def test_long_cells_are_read_and_broken_rows_named(tmp_path, monkeypatch):
     monkeypatch.setattr("common.data.tables.MAX_CELL", 1000)
     with pytest.raises(UserError, match=r"t\.csv, line 2: not a valid table"):
         read_csv(path)
+
+
+def test_a_quotation_mark_that_nothing_closes_is_refused(tmp_path):
+    """In the last column it took in the rest of the file, without a word."""
+    path = tmp_path / "t.csv"
+    path.write_text('label,text\n1,fine\n2,"hello\n3,foo\n4,bar\n')
+    with pytest.raises(UserError, match=r"t\.csv, line 3: nothing closes a quotation mark"):
+        read_csv(path)
+    path.write_text('a,"b')
+    with pytest.raises(UserError, match="line 1: nothing closes"):
+        csv_header(path, delimiter=",")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_other_quotation_marks_are_read_as_ever(tmp_path, end):
+    path = tmp_path / "t.csv"
+    path.write_text(f'a,b\n"x"y,"two\nlines"\n1,6" wide\n2,"he said ""no"""{end}', newline="")
+    assert [(row["a"], row["b"]) for row in read_csv(path)] == [
+        ("xy", "two\nlines"), ("1", '6" wide'), ("2", 'he said "no"')
+    ]  # fmt: skip
+    path.write_text("")
+    assert read_csv(path, names=["a"]) == []
+
+
+def test_parquet_with_damaged_pages_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    table = pa.table({"text": [f"row {i} with text" for i in range(300)]})
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"row 1 ") - 4  # the length of this text
+    content[start : start + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not a readable parquet file.*get it again"):
+        read_parquet(path)

@@ -76,10 +76,6 @@ class RoundRobin(IterableDataset[Any]):
         self.first, self.rank, self.world_size = batch, rank(), world_size()
         self._check()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iterator begin at the first batch of an epoch."""
-        self.start_at(epoch * self.batches_per_epoch)
-
     def place(self, batch: int) -> tuple[int, list[Key]]:
         """Source and keys (row, epoch) of a batch of this rank."""
         epoch, within = divmod(batch, self.batches_per_epoch)

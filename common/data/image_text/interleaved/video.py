@@ -5,7 +5,9 @@ A video is a folder of pictures whose names sort in time (``fps`` of them a seco
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,34 +54,60 @@ class FrameFolder:
 class VideoFile:
     """A video file, or its bytes, by PyAV.
 
+    It is decoded once for the times of its frames and again for the pictures that are asked for: all of them would be
+    gigabytes a minute.
+
+    Attributes:
+        times: of the frames, in seconds.
+        seconds: time of the last frame.
+
     Raises:
         UserError: no PyAV.
         ValueError: content that is no video, or one without frames.
     """
 
     def __init__(self, content: str | Path | bytes) -> None:
+        self.content = content
+        with self._decoded() as frames:
+            self.times = [float(frame.time or 0) for frame in frames]
+        if not self.times:
+            raise ValueError("a video without frames")
+        self.seconds = self.times[-1]
+
+    def frames(self, times: Sequence[float]) -> list[Image.Image]:
+        """The last picture at or before each point in time.
+
+        The video is decoded from its beginning to the last of them, so ask for many at once.
+
+        Raises:
+            ValueError: content that cannot be read any more.
+        """
+        rows = np.maximum(np.searchsorted(self.times, times, side="right") - 1, 0).tolist()
+        last, found = max(rows, default=-1), dict[int, Image.Image]()
+        with self._decoded() as frames:
+            for row, frame in enumerate(islice(frames, last + 1)):
+                if row in rows:
+                    found[row] = frame.to_image()
+        if rows and last not in found:
+            raise ValueError(f"no readable video: it ends before frame {last}")
+        return [found[row] for row in rows]
+
+    @contextmanager
+    def _decoded(self) -> Iterator[Iterator[Any]]:
+        """Frames from the beginning on."""
         try:
             import av
         except ImportError as error:
             raise UserError(
                 "video files need PyAV (pip install av); without it give folders of frames"
             ) from error
-        source: Any = io.BytesIO(content) if isinstance(content, bytes) else str(content)
+        own = self.content
+        source: Any = io.BytesIO(own) if isinstance(own, bytes) else str(own)
         try:
             with av.open(source) as container:
-                stream = container.streams.video[0]
-                found = [(float(f.time or 0), f.to_image()) for f in container.decode(stream)]
+                yield iter(container.decode(container.streams.video[0]))
         except (av.error.FFmpegError, IndexError, OSError) as error:
             raise ValueError(f"no readable video: {error}") from error
-        if not found:
-            raise ValueError("a video without frames")
-        self.times, self.pictures = [t for t, _ in found], [p for _, p in found]
-        self.seconds = self.times[-1]
-
-    def frames(self, times: Sequence[float]) -> list[Image.Image]:
-        """The last picture at or before each point in time."""
-        rows = np.searchsorted(self.times, times, side="right") - 1
-        return [self.pictures[max(0, int(row))] for row in rows]
 
 
 def open_video(path: str | Path, fps: float = 1.0) -> FrameFolder | VideoFile:

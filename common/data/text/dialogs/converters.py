@@ -92,16 +92,6 @@ def from_tags(words: Sequence[str], tags: Sequence[str], intent: str, domain: st
     return from_spans(" ".join(words), spans, domain, intent)
 
 
-def to_slots(frame: Frame) -> dict[tuple[str, str, str], list[str]]:
-    """The values of a tree by (domain, intent, slot): what a converter can be checked with."""
-    return {
-        (domain, intent, slot): [str(v["value"]) for v in values]
-        for domain, intents in frame.items()
-        for intent, slots in intents.items()
-        for slot, values in slots.items()
-    }
-
-
 def check_frame(frame: object, where: str) -> Frame:
     """A tree as it was read.
 

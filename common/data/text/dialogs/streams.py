@@ -100,9 +100,10 @@ class PairedStreams(Dataset[Any]):
     def places(self, name: str, keys: Sequence[Key]) -> list[tuple[int, int]]:
         """(corpus, row) that a stream has at the given keys; at its end it begins anew, in another order."""
         stream, found = self.streams[name], []
+        passes = -(-len(self) // len(stream))  # of an epoch: none has an order of another epoch
         for index, epoch in keys:
             again, place = divmod(index, len(stream))
-            order = stream.order(epoch * MOST_PASSES + again if again else epoch)
+            order = stream.order(epoch * passes + again)
             found.append((int(order[place, 0]), int(order[place, 1])))
         return found
 

@@ -193,9 +193,13 @@ def _from_folder(kind: Kind, folder: Path, file: str, delexicalize: bool) -> lis
 
 
 def parse_line(line: str) -> Example:
-    """``word:tag word:tag ... <=> intent``."""
+    """``word:tag word:tag ... <=> intent``; the tag is what follows the last colon, as in ``10:30:B-time``.
+
+    Raises:
+        UserError: a line of another form, or an empty word or tag.
+    """
     body, _, intent = line.partition(" <=> ")
-    pairs = [item.split(":") for item in body.split()]
-    if not intent or any(len(pair) < 2 for pair in pairs):
+    pairs = [item.rpartition(":")[::2] for item in body.split()]
+    if not intent or not all(word and tag for word, tag in pairs):
         raise UserError(f"a line of TOP is 'word:tag ... <=> intent', got {line[:80]!r}")
-    return tagged([p[0] for p in pairs], [p[1] for p in pairs], intent.strip())
+    return tagged([word for word, _ in pairs], [tag for _, tag in pairs], intent.strip())

@@ -1,6 +1,7 @@
 """Easy data augmentation as released: four word operations on cleaned text, with Python's generator.
 
-The operations draw in the order of the official code, so that a seeded generator gives its texts.
+The operations draw in the order of the official code, so that a seeded generator gives its texts (but
+for what `synonym_replacement` and `random_insertion` say).
 `common.data.text.augment.Eda` is the one for views in training: one operation a call, case kept.
 """
 
@@ -85,6 +86,9 @@ def random_insertion(words: Words, count: int, rng: random.Random, synonyms: Syn
     """Insert the first synonym of a random word at a random place, that many times.
 
     Source: Wei and Zou 2019, section 2 (RI), arXiv 1901.11196.
+
+    Deviation: up to ten words are drawn, and any that has a synonym is used; the released loop gives up
+    at the tenth draw, also where that one has a synonym. About 1 % of the copies differ.
     """
     found = list(words)
     for _ in range(count):

@@ -4,7 +4,7 @@
 (STS-B), parts without labels, and what a submission needs.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from common.config import UserError, nearest
 from common.data.lookup import bundled, own_file
 from common.data.samplers import drawn_rows, sample_rng
 from common.data.tables import read_csv, read_jsonl
-from common.data.text.labelled.glue_tasks import PAIR, GlueTask, Source
+from common.data.text.labelled.glue_tasks import PAIR, GlueTask, Published, Source
 from common.data.text.labelled.readers import LabelledSet, Texts, made_up
-from common.data.text.pairs.readers import glue_file, synthetic_pairs
+from common.data.text.pairs.glue_files import cells_at, glue_file, label_value, plain_table
+from common.data.text.pairs.readers import synthetic_pairs
 
 # labels that are none: MNLI's "-" (the annotators did not agree), and what the datasets library writes
 # for hidden ones (-1, of scores -1.0, or null)
@@ -39,20 +40,19 @@ class Unlabelled:
 
 
 def read_glue(
-    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
-) -> LabelledSet:  # fmt: skip
+    task: GlueTask, part: str, root: str | None = None, source: Published = "official"
+) -> LabelledSet:
     """One part with its labels: int64 classes, or float32 scores of STS-B.
 
     "official": GLUE's TSV files below the data root. "bundled": SST-2's full sentences, of which the
-    test part has public labels too. "synthetic": made up. "file": CSV, TSV or JSON lines with the columns
-    sentence1 (or sentence), sentence2 of pairs, label.
+    test part has public labels too. "synthetic": made up. Rows without a label (MNLI's "-" is none) or
+    without a text are left out.
 
     Args:
         task: see `GLUE`.
         part: train, dev, dev_mm of MNLI; test where labels are public.
         root: ``cfg.data.root``.
         source: see above.
-        file: of "file".
 
     Raises:
         UserError: missing files or columns, other labels, a part without labels, a task that is not
@@ -60,12 +60,14 @@ def read_glue(
     """
     if source == "synthetic":
         return _synthetic(task, part)
-    rows = _rows(task, part, root, source, file)
+    rows = _rows(task, part, root, source)
     texts, labels = [], []
     for number, (own, label, _) in enumerate(rows):
         if all(own) and label not in ("", "-"):  # MNLI's "-": the annotators did not agree
             texts.append(own)
-            labels.append(_value(task, label, f"{task.name}, part {part}, row {number + 1}"))
+            labels.append(
+                label_value(task.labels, label, f"{task.name}, part {part}, row {number + 1}")
+            )
     if not texts:
         raise UserError(f"{task.name}: the part '{part}' has no labels; they are hidden in GLUE's test parts: use eval.part=dev")  # fmt: skip
     kind = np.float32 if task.is_regression else np.int64
@@ -75,9 +77,10 @@ def read_glue(
 def read_part(
     task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
 ) -> LabelledSet:  # fmt: skip
-    """As `read_glue`, but rows of own files whose labels are hidden are left out.
+    """As `read_glue`, or an own file: CSV, TSV or JSON lines with its columns.
 
-    Single texts of own files stand in a column sentence or sentence1.
+    They are sentence1 (of single texts also sentence), sentence2 of pairs, and label. Rows whose label
+    is hidden are left out; so are, with a warning that counts them, rows with a label that lack a text.
 
     Args:
         task: see `read_glue`; so are the others.
@@ -87,16 +90,22 @@ def read_part(
         file: of "file".
 
     Raises:
-        UserError: see `read_glue`; an own file all of whose labels are hidden.
+        UserError: see `read_glue`; an own file in which no row has both its texts and a label.
     """
     if source != "file":
         return read_glue(task, part, root, source)
     path = own_file(_named(file, part), root, "texts")
     rows = _own_rows(task, path, ("label",))
-    known = [(texts, label, i) for i, (texts, label, _) in enumerate(rows) if label and all(texts)]
-    if not known:
+    told = [(texts, label, i) for i, (texts, label, _) in enumerate(rows) if label]
+    if not told:
         raise UserError(f"{path} has no labels that are not hidden: name a file with labels")
-    labels = [_value(task, label, f"{path}, row {i + 1}") for _, label, i in known]
+    known = [row for row in told if all(text.strip() for text in row[0])]
+    if not known:
+        raise UserError(f"{path}: all {len(told)} rows with a label lack a text: write them")
+    if len(known) < len(told):
+        lost = f"{len(told) - len(known)} of {len(told)} rows with a label lack a text"
+        warnings.warn(f"{path}: {lost} and are left out", stacklevel=2)
+    labels = [label_value(task.labels, label, f"{path}, row {i + 1}") for _, label, i in known]
     kind = np.float32 if task.is_regression else np.int64
     return LabelledSet([texts for texts, _, _ in known], np.array(labels, dtype=kind), task.classes)
 
@@ -104,7 +113,7 @@ def read_part(
 def read_inputs(
     task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
 ) -> Unlabelled:  # fmt: skip
-    """The inputs of a part in the order of the file. No label is looked at, where there is one.
+    """The inputs of a part in the order of the file, empty texts included. No label is looked at.
 
     Args:
         task: see `read_glue`; so are the others.
@@ -122,7 +131,7 @@ def read_inputs(
     if source == "file":
         rows = _own_rows(task, own_file(_named(file, part), root, "texts"))
     else:
-        rows = _rows(task, part, root, source, file, labelled=False)
+        rows = _rows(task, part, root, source)
     return Unlabelled([texts for texts, _, _ in rows], [index for _, _, index in rows])
 
 
@@ -185,11 +194,7 @@ def drawn(data: LabelledSet, limit: int | None, seed: int) -> LabelledSet:
 Row = tuple[Texts, str, str]  # texts, label (empty: none), index
 
 
-def _rows(
-    task: GlueTask, part: str, root: str | None, source: Source, file: str | None, labelled: bool = True
-) -> list[Row]:  # fmt: skip
-    if source == "file":
-        return _own(task, own_file(_named(file, part), root, "texts"), labelled)
+def _rows(task: GlueTask, part: str, root: str | None, source: Published) -> list[Row]:
     if part not in task.files and source == "official":
         raise UserError(f"GLUE's {task.name} has no part '{part}'{nearest(part, task.files)}")
     if source == "bundled":
@@ -201,39 +206,20 @@ def _rows(
 
 
 def _official(task: GlueTask, part: str, path: Path) -> list[Row]:
-    """GLUE's files have no quoting: a quotation mark is a character of the text."""
-    lines = [x.rstrip("\r").split("\t") for x in path.read_text("utf-8-sig").split("\n") if x.strip()]  # fmt: skip
     hidden = part.startswith("test")
     texts = (task.test_columns or task.columns[:-1]) if hidden else task.columns[:-1]
-    wanted = list(texts) if hidden else [*texts, task.columns[-1]]
-    if wanted[0].isdigit():  # CoLA's labelled parts have no header
-        places, first = [int(column) for column in wanted], None
-    else:
-        header, lines = lines[0], lines[1:]
-        for column in wanted:
-            if column not in header:
-                raise UserError(f"{path}: no column '{column}'{nearest(column, header)}")
-        places = [header.index(column) for column in wanted]
-        first = header.index("index") if hidden and "index" in header else header.index("id") if hidden and "id" in header else None  # fmt: skip
+    header, places, lines = plain_table(path, texts if hidden else (*texts, task.columns[-1]))
+    first = header.index("index") if hidden and "index" in header else header.index("id") if hidden and "id" in header else None  # fmt: skip
     found = []
-    for number, line in enumerate(lines):
-        cells = [line[i].strip() if i < len(line) else "" for i in places]
+    for number, (_, line) in enumerate(lines):
+        cells = [cell.strip() for cell in cells_at(line, places)]
         label = "" if hidden else cells.pop()
         found.append((tuple(cells), label, str(number) if first is None else line[first]))
     return found
 
 
-def _own(task: GlueTask, path: Path, labelled: bool) -> list[Row]:
-    rows = _table(task, path, ("label",) if labelled else ())
-    names = _text_columns(task)
-    return [
-        (tuple(str(row[name]) for name in names), str(row["label"]) if labelled else "", str(row.get("idx", i)))
-        for i, row in enumerate(rows)
-    ]  # fmt: skip
-
-
 def _own_rows(task: GlueTask, path: Path, further: tuple[str, ...] = ()) -> list[Row]:
-    """Rows of an own file that has the further columns; hidden and absent labels are empty."""
+    """Rows of an own file that has the further columns; hidden and absent labels are empty, as is null."""
     found: list[Row] = []
     for number, row in enumerate(read_jsonl(path) if ".jsonl" in path.name else read_csv(path)):
         single = PAIR[0] if PAIR[0] in row and "sentence" not in row else "sentence"
@@ -242,39 +228,15 @@ def _own_rows(task: GlueTask, path: Path, further: tuple[str, ...] = ()) -> list
             if name not in row:
                 raise UserError(f"{path}, row {number + 1}: no column '{name}'{nearest(name, row)}")
         label = str(row.get("label")).strip()
-        texts = tuple(str(row[name]) for name in names)
+        texts = tuple("" if row[name] is None else str(row[name]) for name in names)
         found.append((texts, "" if label in HIDDEN else label, str(row.get("idx", number))))
     return found
-
-
-def _table(task: GlueTask, path: Path, further: tuple[str, ...]) -> Sequence[Mapping[str, object]]:
-    """Rows of an own file with the columns of the texts and the further ones."""
-    columns = (*_text_columns(task), *further)
-    if ".jsonl" in path.name:
-        return read_jsonl(path, columns)
-    tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
-    return read_csv(path, columns, delimiter=tab)
-
-
-def _text_columns(task: GlueTask) -> tuple[str, ...]:
-    return PAIR if task.num_texts == 2 else ("sentence",)
 
 
 def _named(file: str | None, part: str) -> str:
     if file is None:
         raise UserError(f"data.source=file: no file is named for the part '{part}'")
     return file
-
-
-def _value(task: GlueTask, label: str, where: str) -> float:
-    if not task.is_regression:
-        if label not in task.labels:
-            raise UserError(f"{where}: label '{label}'{nearest(label, task.labels)}")
-        return task.labels.index(label)
-    try:
-        return float(label)
-    except ValueError:
-        raise UserError(f"{where}: '{label}' is no score") from None
 
 
 def _synthetic(task: GlueTask, part: str) -> LabelledSet:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from common.data.text.pairs.tasks import NLI
 
 GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+Published = Literal["official", "bundled", "synthetic"]
 Source = Literal["official", "bundled", "synthetic", "file"]
 TWO = ("entailment", "not_entailment")
 
@@ -45,16 +46,6 @@ class GlueTask:
     def classes(self) -> tuple[str, ...]:
         """Names of the logits."""
         return self.labels or ("score",)
-
-    @property
-    def test_parts(self) -> tuple[str, ...]:
-        """Parts of a submission."""
-        return tuple(part for part in self.files if part.startswith("test"))
-
-    @property
-    def dev_parts(self) -> tuple[str, ...]:
-        """Parts with public labels, the first selects."""
-        return tuple(part for part in self.files if part.startswith("dev"))
 
 
 def _task(name: str, folder: str, labels: tuple[str, ...], columns: tuple[str, ...], test: tuple[str, ...] = ()) -> GlueTask:  # fmt: skip

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError, nearest
-from common.damage import reading
+from common.data.lines import read_lines
 from common.data.lookup import bundled, data_root, own_file, require
 from common.data.offline import content_key
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_csv, read_jsonl
 from common.data.text.labelled.tasks import LabelledTask
-from common.data.text.pairs.readers import glue_file, read_pairs
+from common.data.text.pairs.glue_files import cells_at, glue_file, plain_table
+from common.data.text.pairs.readers import read_pairs
 from common.data.text.pairs.tasks import TASKS as PAIR_TASKS
 from common.data.text.sets import load_sentences
 
@@ -77,8 +78,8 @@ def read_labelled(
 
     ``banking77``, ``banking10`` and ``snips`` are bundled, without the training texts that are also in
     the test part; see `shifted` for ``bigram_shift`` and
-    `made_up` for ``synthetic``. ``file``: CSV or TSV with the columns of `own_task`. The others: the
-    official files of GLUE and SuperGLUE below the data root.
+    `made_up` for ``synthetic``. ``file``: CSV or TSV with the columns of `own_task`, white space around
+    a cell is none of it. The others: the official files of GLUE and SuperGLUE below the data root.
 
     Args:
         task: see `common.data.text.labelled.tasks.TASKS`.
@@ -87,7 +88,8 @@ def read_labelled(
         files: of the part, for the task "file".
 
     Raises:
-        UserError: a part that the task has not, missing files, columns or classes that differ.
+        UserError: a part that the task has not, missing files, columns or classes that differ, an own
+            row with a blank text or label.
     """
     if task.name == "synthetic":
         return made_up(_size(task, part, SYNTHETIC), task.labels, part)
@@ -184,15 +186,8 @@ def _size(task: LabelledTask, part: str, sizes: dict[str, int]) -> int:
 
 def _official(task: LabelledTask, name: str, root: str | None) -> list[tuple[Texts, str]]:
     if not name.endswith(".jsonl"):
-        path = glue_file(root, name)
-        # GLUE's files have no quoting: a quotation mark is a character of the text
-        lines = [line.rstrip("\r").split("\t") for line in path.read_text("utf-8-sig").split("\n") if line.strip()]  # fmt: skip
-        if task.columns[0].isdigit():  # CoLA has no header
-            places = [int(column) for column in task.columns]
-        else:
-            places = [_place(lines[0], column, path) for column in task.columns]
-            lines = lines[1:]
-        cells = [[row[i] if i < len(row) else "" for i in places] for row in lines]
+        _, places, rows = plain_table(glue_file(root, name), task.columns)
+        cells = [cells_at(row, places) for _, row in rows]
         return [((text.strip(),), label) for text, label in cells if text.strip() and label]
     base = data_root(root)
     short = base / name
@@ -209,16 +204,15 @@ def _official(task: LabelledTask, name: str, root: str | None) -> list[tuple[Tex
     return found
 
 
-def _place(header: Sequence[str], column: str, path: Path) -> int:
-    if column not in header:
-        raise UserError(f"{path}: no column '{column}'{nearest(column, header)}")
-    return header.index(column)
-
-
 def _table(task: LabelledTask, path: Path) -> list[tuple[Texts, str]]:
-    tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
-    rows = read_csv(path, task.columns, delimiter=tab)
-    return [(tuple(str(row[c]) for c in task.columns[:-1]), str(row[task.columns[-1]])) for row in rows]  # fmt: skip
+    found: list[tuple[Texts, str]] = []
+    for number, row in enumerate(read_csv(path, task.columns), start=1):
+        cells = [str(row[column]).strip() for column in task.columns]
+        if "" in cells:
+            lacking = task.columns[cells.index("")]
+            raise UserError(f"{path}, row {number}: no {lacking}: write it, or leave the row out")
+        found.append((tuple(cells[:-1]), cells[-1]))
+    return found
 
 
 def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
@@ -236,8 +230,7 @@ def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
         raise UserError(f"{key}: name a text file with one text a line")
     if not Path(name).is_file():
         raise UserError(f"{key}: there is no text file {name}")
-    with reading(name, "text file in UTF-8"):  # a text may hold other separators than line breaks
-        whole = Path(name).read_text("utf-8-sig").split("\n")
+    whole = read_lines(Path(name))  # a text may hold other separators than line feeds
     filled = [place for place, line in enumerate(whole, start=1) if line.strip()]
     if filled and (blank := filled[-1] - len(filled)):
         warnings.warn(f"{name}: {blank} blank lines between texts are left out", stacklevel=2)

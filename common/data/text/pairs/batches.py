@@ -12,6 +12,7 @@ from common.data.text.pairs.readers import PairSet
 from common.data.text.pairs.tasks import Kind
 from common.data.text.views import TextViews
 from common.encoders.text.cross_encoder import CrossEncoder
+from common.encoders.text.template import plain_ids
 
 
 class SequenceBatch(TypedDict):
@@ -51,8 +52,7 @@ class SequencePairs(Dataset[SequenceBatch]):
     def __init__(self, data: PairSet, kind: Kind, classifier: CrossEncoder) -> None:
         self.labels, self.pad = label_tensor(data.labels, kind), classifier.pad
         texts = list(dict.fromkeys([*data.first, *data.second]))
-        tokenized = classifier.tokenizer(texts, add_special_tokens=False, verbose=False)
-        known = dict(zip(texts, tokenized["input_ids"], strict=True))
+        known = dict(zip(texts, plain_ids(classifier.tokenizer, texts), strict=True))
         self.rows = [classifier.row(known[a], known[b]) for a, b in data.pairs]
 
     def __len__(self) -> int:

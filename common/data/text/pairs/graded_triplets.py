@@ -226,9 +226,13 @@ def write_triplets(path: str | Path, triplets: Sequence[GradedTriplet], *, score
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    # up to Python 3.12 the writer leaves a carriage return bare, where readers end the row
+    quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     names = (*TRIPLET, *SCORES) if scores else TRIPLET
     writer.writerow(names)
-    writer.writerows(["" if cell is None else cell for cell in row[: len(names)]] for row in triplets)  # fmt: skip
+    for row in triplets:
+        cells = ["" if cell is None else cell for cell in row[: len(names)]]
+        (quoting if "\r" in "".join(row.texts) else writer).writerow(cells)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue().encode())

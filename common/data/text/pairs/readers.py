@@ -1,6 +1,5 @@
 """Reading labelled pairs: official GLUE folders, bundled sets, own files, made-up pairs."""
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError, nearest
-from common.damage import reading
-from common.data.lookup import bundled, data_root, own_file, require
+from common.data.lookup import bundled, own_file
 from common.data.samplers import drawn_rows, sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_csv, read_jsonl
 from common.data.text.lexical import words
+from common.data.text.pairs.glue_files import cells_at, glue_file, label_value, plain_table
 from common.data.text.pairs.tasks import PairTask
 from common.data.text.sets import load_nli_pairs, load_sts
 
@@ -22,7 +21,6 @@ SYNTHETIC = {"train": 192, "dev": 48, "test": 48}
 _BLOCK = 512
 NEAR = 10  # requests of other intents that hard negatives are drawn from
 _LIMIT_STREAM, _SYNTHETIC_STREAM, _INTENT_STREAM = (2**31 + k for k in (51, 52, 53))
-_GLUE = "https://gluebenchmark.com/tasks (SNLI: https://nlp.stanford.edu/projects/snli)"
 _NO_LABEL = "-"  # SNLI: the annotators did not agree
 
 
@@ -73,8 +71,8 @@ def read_pairs(task: PairTask, part: str, root: str | None = None, files: Sequen
     the same pairs, entailment or not. ``stsb``: bundled, raw scores 0 to 5. ``same_intent``: see
     `intent_pairs`. ``synthetic``: see
     `synthetic_pairs`. ``file``: CSV or TSV files with the columns first, second, label. The others:
-    GLUE's TSV files below the data root or ``glue_data`` in it; rows with missing cells or without
-    label are left out and counted.
+    GLUE's TSV files below the data root or ``glue_data`` in it. Rows of files with a blank text or
+    without label are left out and counted.
 
     Args:
         task: see `common.data.text.pairs.tasks.TASKS`.
@@ -83,7 +81,8 @@ def read_pairs(task: PairTask, part: str, root: str | None = None, files: Sequen
         files: of the part, for the task "file".
 
     Raises:
-        UserError: a part that the task has not, missing files, columns or labels that differ.
+        UserError: a part that the task has not, missing files, columns or labels that differ, scores
+            that are no finite numbers, an own row with more cells than the header.
     """
     if task.name == "synthetic":
         _known(task, part, SYNTHETIC)
@@ -190,77 +189,31 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def glue_file(root: str | None, name: str) -> Path:
-    """Path of an official file, below the data root or ``glue_data`` in it.
-
-    Raises:
-        UserError: it is in neither place.
-    """
-    base = data_root(root)
-    short = base / name
-    return require(
-        short if short.is_file() else base / "glue_data" / name,
-        what=f"GLUE's {name}",
-        layout="glue_data/{MNLI,SNLI,QQP,QNLI,MRPC,STS-B,RTE,WNLI}/*.tsv with a header line",
-        source=_GLUE,
-        size="about 1 GB in all",
-    )
-
-
 def _from_rows(task: PairTask, paths: Sequence[Path]) -> PairSet:
     first, second, labels, skipped = [], [], [], 0
     for path in paths:
-        for number, (a, b, label) in enumerate(_cells(task, path), start=2):
-            if not a or not b or not label or label == _NO_LABEL:
+        for where, (a, b, label) in _cells(task, path):
+            if not a.strip() or not b.strip() or not label.strip() or label == _NO_LABEL:
                 skipped += 1
                 continue
             first.append(a)
             second.append(b)
-            labels.append(_value(task, label, f"{path}, line {number}"))
+            labels.append(label_value(task.labels, label, f"{path}, {where}"))
     kind = np.float64 if task.kind == "regression" else np.int64
     return PairSet(first, second, np.array(labels, dtype=kind), skipped)
 
 
-def _cells(task: PairTask, path: Path) -> list[tuple[str, str, str]]:
-    """First text, second text and label of every row; an empty text where a cell is missing."""
-    if task.name == "file" and not path.name.removesuffix(".gz").endswith(".tsv"):
+def _cells(task: PairTask, path: Path) -> list[tuple[str, list[str]]]:
+    """Where every row stands, and its texts and label; empty where a cell is missing."""
+    own = task.name == "file"
+    if own and not path.name.removesuffix(".gz").endswith(".tsv"):
         rows = read_csv(path, task.columns)
-        return [tuple(str(row[c]) for c in task.columns) for row in rows]  # type: ignore[misc]
-    # GLUE's files have no quoting: a quotation mark is a character of the text
-    lines = _text(path).split("\n")
-    header = lines[0].rstrip("\r").split("\t")
-    for name in task.columns:
-        if name not in header:
-            raise UserError(f"{path}: no column '{name}'{nearest(name, header)}")
-    places = [header.index(name) for name in task.columns]
-    found = []
-    for line in lines[1:]:
-        if line.strip():
-            cells = line.rstrip("\r").split("\t")
-            cells += [""] * (len(header) - len(cells))
-            found.append((cells[places[0]], cells[places[1]], cells[places[2]]))
-    return found
-
-
-def _text(path: Path) -> str:
-    if not path.name.endswith(".gz"):
-        return path.read_text(encoding="utf-8-sig")
-    with (
-        reading(path, "gzipped table in UTF-8"),
-        gzip.open(path, "rt", encoding="utf-8-sig") as file,
-    ):
-        return file.read()
-
-
-def _value(task: PairTask, label: str, where: str) -> float:
-    if task.kind != "regression":
-        if label not in task.labels:
-            raise UserError(f"{where}: label '{label}'{nearest(label, task.labels)}")
-        return task.labels.index(label)
-    try:
-        return float(label)
-    except ValueError:
-        raise UserError(f"{where}: '{label}' is no score") from None
+        return [(f"row {i}", [str(row[c]) for c in task.columns]) for i, row in enumerate(rows, start=1)]  # fmt: skip
+    header, places, lines = plain_table(path, task.columns)
+    for number, cells in lines:
+        if own and len(cells) > len(header):  # a tab in a text: its end would be lost
+            raise UserError(f"{path}, line {number}: {len(cells)} fields, expected {len(header)} ({', '.join(header)})")  # fmt: skip
+    return [(f"line {number}", cells_at(cells, places)) for number, cells in lines]
 
 
 def _bundled_nli(task: PairTask, part: str, root: str | None) -> PairSet:

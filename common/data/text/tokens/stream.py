@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
+from common.damage import ERRORS
 from common.data.mixture import source_probabilities
 from common.data.padding import TextInputs, padded
 from common.data.samplers import Key, sample_rng
@@ -189,7 +190,7 @@ def open_shards(folder: Path) -> list[NDArray[np.integer]]:
     for path in paths:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
+        except ERRORS as error:
             raise UserError(f"{path} is no NumPy array: {error}") from error
         if shard.ndim != 1 or shard.dtype.kind not in "iu":
             raise UserError(f"{path} must be one row of integers, got {shard.dtype} {shard.shape}")

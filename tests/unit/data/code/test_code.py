@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.data.code.functions import functions_of, read_functions, without_docstring
+from common.data.code.functions import read_functions
 from common.data.code.lexer import piece_types, plain_code, split_identifiers, token_spans
 from common.data.code.search_sets import (
     bundled_docstrings,
@@ -146,7 +146,6 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
     assert found[0].code == "@cache\ndef one(a):\n    return a"
     assert "Only" in found[1].code  # a body is left
     assert found[0].place.endswith("a.py:4")
-    assert without_docstring("def f():\n    '''d'''\n    return 1") == "def f():\n    return 1"
     with pytest.raises(UserError, match="does not exist"):
         read_functions(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -154,7 +153,26 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
         read_functions(tmp_path / "empty")
 
 
-def test_functions_of_javascript_are_expressions_as_well():
+def functions_in(path, code):
+    path.write_text(code)
+    return [(function.line, function.name, function.code) for function in read_functions(path)]
+
+
+@pytest.mark.parametrize(("code", "wanted"), [
+    ("def f():\n    '''d'''\n    return 1", "def f():\n    return 1"),
+    ("def f():\n    '''d\n    e'''  # why\n\n    return 1", "def f():\n\n    return 1"),
+    ("def f(): 'd'; return 1", "def f(): return 1"),
+    ("def f():\n    '''\u00fc\n    e''' ; x = 1\n    return x", "def f():\n    x = 1\n    return x"),
+    ("def f(): 'd'", "def f(): 'd'"),
+])  # fmt: skip
+def test_docstrings_are_left_out_and_nothing_else(tmp_path, code, wanted):
+    """The whole line went, whatever stood beside the docstring."""
+    assert functions_in(tmp_path / "a.py", code) == [(1, "f", wanted)]
+    method = "class A:\n" + "\n".join(f"    {line}" for line in code.split("\n"))
+    assert functions_in(tmp_path / "a.py", method)[0][2] == wanted
+
+
+def test_functions_of_javascript_are_expressions_as_well(tmp_path):
     """A file with one declared function or method once lost all its arrows and function expressions."""
     code = (
         "export const load = async (x) => {\n  return x;\n};\n"
@@ -166,12 +184,13 @@ def test_functions_of_javascript_are_expressions_as_well():
         "app.get('/', (req, res) => {\n  res.end();\n});\n"
         "const g = function* () { yield 1; };\n"
     )
-    found = functions_of(code, "javascript")
+    found = functions_in(tmp_path / "a.js", code)
     assert [(line, name) for line, name, _ in found] == [
         (1, "load"), (4, "handle"), (4, "go"), (5, "B"), (6, "module.exports.run"), (7, "key"), (9, ""), (12, "g"),
     ]  # fmt: skip
     assert found[0][2] == "load = async (x) => {\n  return x;\n}"
-    assert functions_of("<?php\n$f = fn($x) => $x;\nfunction four($a) { return $a; }\n", "php") == [
+    php = "<?php\n$f = fn($x) => $x;\nfunction four($a) { return $a; }\n"
+    assert functions_in(tmp_path / "a.php", php) == [
         (3, "four", "function four($a) { return $a; }")
     ]
 
@@ -179,11 +198,10 @@ def test_functions_of_javascript_are_expressions_as_well():
 def test_python_that_does_not_parse_keeps_its_functions(tmp_path):
     """A file of Python 2 was one text, named after the file, and cut to the model's length."""
     code = "class C:\n    def f(\n        self,\n    ):\n        print 'f'\n\n        return 1\n\n    x = 1\n\ndef g(): pass\n"
-    assert functions_of(code, "python") == [
+    assert functions_in(tmp_path / "two.py", code) == [
         (2, "f", "def f(\n    self,\n):\n    print 'f'\n\n    return 1"),
         (11, "g", "def g(): pass"),
     ]
-    (tmp_path / "two.py").write_text(code)
     (tmp_path / "three.py").write_text("def h(): pass\n")
     said = list[str]()
     assert [f.name for f in read_functions(tmp_path, said.append)] == ["h", "f", "g"]
@@ -227,7 +245,9 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
     data = code_search_net_set(tmp_path, "go", "valid")
     assert (data.queries, data.gold_places, data.codes[2]) == (["d d"], [[2]], "f d")
     file = folder / "valid.jsonl"
-    file.write_text(f"\n{file.read_text()}\n")  # empty lines are passed over
+    file.write_text(file.read_text(), "utf-8-sig")
+    assert code_search_net_set(tmp_path, "go", "valid").queries == ["d d"]
+    file.write_text(f"\n{file.read_text('utf-8-sig')}\n")  # empty lines are passed over
     assert code_search_net_set(tmp_path, "go", "valid").gold_places == [[2]]
     write_jsonl(file, [{"url": "e", "code_tokens": [], "docstring_tokens": None}])
     with pytest.raises(UserError, match="line 1: docstring_tokens is no list"):
@@ -259,7 +279,7 @@ def test_cosqa_is_read_as_released_and_as_rows(tmp_path):
         {"idx": "3", "doc": "no answer", "retrieval_idx": 0, "label": 0},
         {"idx": "2", "doc": "gone", "retrieval_idx": 9},
     ]
-    (tmp_path / "cosqa-retrieval-dev-500.json").write_text(json.dumps(rows))
+    (tmp_path / "cosqa-retrieval-dev-500.json").write_text(json.dumps(rows), "utf-8-sig")
     data = read_cosqa(tmp_path)
     assert data.codes == ["def a ( ) : pass", "def b ( ) : 1"]
     assert data.gold_places == [[1], []]

@@ -198,3 +198,12 @@ def test_name_tables():
     assert all(len(code) == 2 for code in COUNTRIES)
     assert COUNTRIES["VI"] == "United States Virgin Islands"
     assert readable("apartment_building/outdoor") == "apartment building outdoor"
+
+
+def test_sets_travel_to_loader_processes(resisc):
+    """They are pickled where processes are spawned."""
+    for spec in IMAGE_SETS.values():
+        assert pickle.loads(pickle.dumps(spec)).folder == spec.folder
+    data = load_image_set("resisc45", resisc, EVAL)
+    again = pickle.loads(pickle.dumps(data))
+    assert torch.equal(again[3]["images"], data[3]["images"])

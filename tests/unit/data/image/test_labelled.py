@@ -217,3 +217,42 @@ def test_imagenet_lists(tmp_path):
         imagenet_files(str(tmp_path), "val")
     with pytest.raises(UserError, match="no split 'test'"):
         imagenet_files(str(tmp_path), "test")
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_folders_that_would_shift_the_labels_of_imagenet(tmp_path):
+    """Those of notebooks and file servers are no classes; others must be in both splits."""
+    train, val = (tmp_path / "imagenet" / split for split in ("train", "val"))
+    touch(train, "n01/a.jpg", "n02/b.jpg", ".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg")
+    touch(val, "c.JPEG")
+    found = imagenet_files(str(tmp_path), "train")  # val is judged when it is read
+    assert found.class_names == ["n01", "n02"]
+    assert found.labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match="val has no class folders: sort its pictures into one"):
+        imagenet_files(str(tmp_path), "val")
+    touch(val, "n01/c.JPEG")
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=r"different class folders \(n02 in one of them alone"):
+            imagenet_files(str(tmp_path), split)
+    touch(val, "n02/notes.txt")
+    assert len(imagenet_files(str(tmp_path), "train").paths) == 2
+    assert imagenet_files(str(tmp_path), "val").labels.tolist() == [
+        0
+    ]  # a class without pictures keeps its number
+
+
+def test_tiny_imagenet_without_pictures_is_refused(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    touch(folder, "words.txt", "val/val_annotations.txt", "train/n01/images/a.JPEG")
+    (folder / "train/n02/images").mkdir(parents=True)
+    (folder / "wnids.txt").write_text("n01\nn02\n")
+    with pytest.raises(UserError, match="n02/images has no picture.*Expected layout"):
+        tiny_imagenet_files(str(tmp_path), "train")
+    with pytest.raises(UserError, match="no picture of split 'val'"):
+        tiny_imagenet_files(str(tmp_path), "val")

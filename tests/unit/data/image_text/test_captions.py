@@ -204,3 +204,15 @@ def test_unreadable_images_leave_the_batch_with_their_texts(files, tmp_path, tok
     assert batch["skipped"] == 2
     assert batch["texts"] == ["caption 0", "caption 3"]
     assert source.counter.skipped == 2
+
+
+def test_byte_order_marks_and_carriage_returns_are_no_text(tmp_path):
+    """As spreadsheets write them: the first row was lost where its path is quoted, else it had a mark in its path."""
+    for first in ("a/0.jpg", '"a/0.jpg"'):
+        rows = f"\ufeff{first},one ball\r\nb.png,two balls\r\n"
+        (tmp_path / "train.csv").write_bytes(rows.encode())
+        (tmp_path / "rewrites.txt").write_bytes("\ufefffirst ball\r\nsecond ball\r\n".encode())
+        captions = CaptionFiles(tmp_path / "train.csv", [tmp_path / "rewrites.txt"])
+        assert [captions.path(i) for i in range(2)] == [tmp_path / "a/0.jpg", tmp_path / "b.png"]
+        assert captions.texts(0) == ["one ball", "first ball"]
+        assert captions.texts(1) == ["two balls", "second ball"]

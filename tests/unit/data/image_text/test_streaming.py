@@ -10,10 +10,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from common.config import UserError
+from common.data.corrupt import CorruptCounter
 from common.data.image.sources import EvalTransform, TrainTransform
 from common.data.image_text.shards import expand_shards, sample_id
-from common.data.image_text.streaming import StreamingPairs
+from common.data.image_text.streaming import StreamingPairs, _LaneReader
 from common.data.module import ContrastiveData, identity
+from common.data.samplers import sample_rng
 from common.data.text.tokenizers import BpeTokenizer
 
 
@@ -117,10 +119,8 @@ def test_epochs_bring_another_order_and_other_crops(tmp_path, stream):
     first, second = (torch.cat([b["ids"] for b in batches[i : i + 8]]) for i in (0, 8))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40))
     assert first.tolist() != second.tolist()
-    data.set_epoch(1)
+    data.start_at(data.batches_per_epoch)
     assert same(read(data, 8), batches[8:])
-    with pytest.raises(UserError, match="has no epochs"):
-        stream(str(tmp_path / "0000.tar")).set_epoch(1)
 
 
 def test_ranks_share_the_shards(tmp_path, stream, monkeypatch):
@@ -222,3 +222,52 @@ def test_eval_transform_streams_too(tmp_path, tokenizer):
         shards, EvalTransform(8), tokenizer, batch_size=6, seed=0, shuffle_buffer=0
     )
     assert next(iter(data))["ids"].tolist() == list(range(6))
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_lost_shards_of_all_loader_processes_are_judged_together(tmp_path, stream, lanes):
+    """Each process sees its own shards: one of five shards is lost, whoever reads it."""
+    shards = write_shards(tmp_path, 40, 4)
+    for i in range(0, 40, 5):
+        cut(tmp_path / f"{i:04d}.tar", 5000)
+    data = stream(shards, batch_size=4, num_samples=160, shuffle_buffer=0, max_corrupt=0.15)
+    counter = CorruptCounter("samples", max_fraction=1.0)
+
+    def pass_over_all():
+        for lane in range(lanes):
+            reader = _LaneReader(data, lane, lanes, counter)
+            reader.seek(0, 0)
+            for _ in range(40 // lanes):
+                reader.read()
+
+    with pytest.raises(UserError, match="7 of 40 shards cannot be read to their end"):
+        pass_over_all()
+
+
+def test_lost_shards_are_judged_against_those_of_the_rank(tmp_path, stream, monkeypatch):
+    """Two of the ten that rank 0 has in this epoch."""
+    shards = write_shards(tmp_path, 20, 2)
+    order = sample_rng(3, 0, 0, 2).permutation(20)
+    for i in order[0:20:2][:2]:
+        cut(tmp_path / f"{i:04d}.tar", 3000)
+    as_rank(monkeypatch, 0, 2)
+    options = {"batch_size": 2, "num_samples": 40, "resampled": False, "shuffle_buffer": 0}
+    data = stream(shards, max_corrupt=0.2, **options)
+    assert len(read(data, 10)) == 10
+    with pytest.raises(UserError, match="2 of 10 shards"):
+        read(stream(shards, max_corrupt=0.15, **options), 10)
+
+
+def test_the_shard_that_is_lost_is_the_one_that_is_named(tmp_path, stream, monkeypatch):
+    """One name may be in another, as that of a relative path."""
+    write_shards(tmp_path, 1, 4)
+    (tmp_path / "10.tar").write_bytes((tmp_path / "0000.tar").read_bytes())
+    (tmp_path / "0000.tar").rename(tmp_path / "0.tar")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "10.tar").write_bytes(b"x" * 512 + (tmp_path / "0.tar").read_bytes()[512:])
+    with pytest.raises(UserError, match=r"last 10\.tar \("):
+        read(stream(["0.tar", "10.tar"], max_corrupt=0.0), 9)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from common.config import UserError
 from common.data.lidar.augment import PlanarSimilarity
 from common.data.lidar.detection import BoxesInGrid, LabelledFrames, labelled_frames
 from common.data.lidar.options import LidarData, PlanarAugment
@@ -59,3 +60,26 @@ def test_an_unknown_velocity_is_a_target_of_zero_and_no_error():
         [FrameBoxes(found, labels, scores)], [FrameBoxes(truth["boxes"], labels, scores)], ["car"]
     )
     assert metrics["mave"] == pytest.approx(1.0)
+
+
+class Damaged(FrameLists):
+    """A set whose frame 1 cannot be read."""
+
+    def frame(self, sequence, index):
+        if index == 1:
+            raise ValueError("values are not finite")
+        return super().frame(sequence, index)
+
+
+def test_in_place_of_a_damaged_frame_comes_the_next_one(caplog):
+    """Counted and logged; where none can be read the run stops."""
+    data = Damaged([[frame_of([car(5 + i, 0)], [1]) for i in range(3)]])
+    samples = LabelledFrames(data, [(0, 0), (0, 1), (0, 2)], SELECT, PlanarAugment(), seed=0)
+    batch = samples[[(0, 0), (1, 0)]]
+    assert batch["ids"].tolist() == [0, 2]
+    assert batch["skipped"] == 1
+    assert len(batch["boxes"]) == 2
+    assert "(0, 1): values are not finite" in caplog.text
+    assert samples[[(0, 0), (2, 0)]]["skipped"] == 0
+    with pytest.raises(UserError, match="8 samples from number 0 on cannot be read"):
+        LabelledFrames(data, [(0, 1)], SELECT, PlanarAugment(), seed=0)[[(0, 0)]]

@@ -1,6 +1,7 @@
 """LiDAR data: poses, rays, augmentation, the simulator (item 18), readers of official layouts."""
 
 import json
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,6 @@ from common.data.lidar.nuscenes import nuscenes
 from common.data.lidar.once import once, waymo
 from common.data.lidar.options import PlanarAugment
 from common.data.lidar.poses import (
-    compose_actions,
     inverse,
     planar_action,
     planar_pose,
@@ -35,6 +35,11 @@ from common.data.lidar.simulator import CLASSES, Simulator, arc, street
 
 def rng(seed=0):
     return np.random.default_rng(seed)
+
+
+def compose_actions(actions):
+    """Pose after a series of planar actions, each in the frame that the former ones lead to."""
+    return reduce(np.matmul, [planar_pose(*action) for action in actions], np.eye(4))
 
 
 # -- poses ---------------------------------------------------------------------------------------

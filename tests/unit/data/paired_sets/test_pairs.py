@@ -315,6 +315,22 @@ def test_nifti_files_of_both_byte_orders(tmp_path, order):
     assert torch.equal(read_volume(packed), torch.from_numpy(2 * array + 1).float())
 
 
+def test_a_header_without_a_scale_leaves_the_values(tmp_path):
+    """nibabel writes NaN there; all voxels became NaN."""
+    array = np.arange(24.0).reshape(2, 3, 4)
+    (tmp_path / "a.nii").write_bytes(nifti(array, slope=np.nan, shift=np.nan))
+    assert torch.equal(read_volume(tmp_path / "a.nii"), torch.from_numpy(array).float())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_are_refused(tmp_path, value):
+    array = np.arange(24.0).reshape(2, 3, 4)
+    array[0, 1, 2] = value
+    np.savez(tmp_path / "a.npz", array)
+    with pytest.raises(ValueError, match="no finite numbers"):
+        read_volume(tmp_path / "a.npz")
+
+
 def test_files_that_are_no_volumes_are_named(tmp_path):
     path = tmp_path / "a.nii"
     path.write_bytes(b"short")
@@ -362,6 +378,11 @@ def test_two_folders_of_volumes(volumes):
     (volumes / "participants.tsv").write_text(rows[0] + "\n" + rows[1], encoding="utf-8")
     with pytest.raises(UserError, match="has no row for b1"):
         volume_folders(volumes)
+    for row, message in (("45\tmale", "t0: sex 'male'"), ("45Y\tM", "t0: age '45Y'")):
+        broken = [*rows[:4], f"t0\t{row}", rows[5]]
+        (volumes / "participants.tsv").write_text("\n".join(broken), encoding="utf-8")
+        with pytest.raises(UserError, match=rf"participants\.tsv, {message} has to be"):
+            volume_folders(volumes)
 
 
 def test_volume_augmentation_is_seeded(volumes):

@@ -83,3 +83,30 @@ def test_draws_without_clashes_take_the_random_numbers_in_their_order():
     fill = [others[i] for i in rng.permutation(4) if i] if 4 - hard > 2 else []
     want += fill[: 4 - hard - len(want)]
     assert found == want + [record.hard_negatives[i] for i in rng.permutation(3)[:hard]]
+
+
+class SmallPermutations(np.random.Generator):
+    """Refuses what takes milliseconds."""
+
+    def permutation(self, x):
+        assert x < 1000
+        return super().permutation(x)
+
+
+def test_a_negative_of_half_a_million_passages_costs_no_permutation_of_them():
+    others = range(500_000)
+    rng = SmallPermutations(np.random.PCG64(0))
+    record = PassageRecord("q", tuple(others[:1000]))
+    drawn = [NegativeDraw(50)(record, rng, others) for _ in range(20)]
+    assert all(len({*row}) == 50 for row in drawn)
+    assert min(min(row) for row in drawn) >= 1000
+    assert 0.4 < np.mean(drawn) / 500_000 < 0.6
+
+
+def test_negatives_are_found_however_few_passages_are_left(monkeypatch):
+    monkeypatch.setattr("common.data.retrieval.passages.MAX_PERMUTED", 20)
+    others = [f"p{i}" for i in range(200)]
+    record = PassageRecord("q", tuple(others[3:]))
+    for seed in range(5):
+        found = NegativeDraw(3)(record, np.random.default_rng(seed), others)
+        assert sorted(found) == ["p0", "p1", "p2"]

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import tracemalloc
+from typing import get_args
 
 import pytest
 
 from common.config import UserError
-from common.data.retrieval.readers import LAYOUTS, read_labels, read_records, read_table
-from common.data.retrieval.records import EmbeddingRecord, nli_records
+from common.data.retrieval.readers import Layout, read_labels, read_records, read_table
+from common.data.retrieval.records import EmbeddingRecord, nli_records, read_task
 from common.data.retrieval.registry import MTEB_TASKS, TRAINING_SETS, known_set, mteb_prompts
 
 
@@ -25,6 +27,53 @@ def test_beir(tmp_path):
     rows = "query-id\tcorpus-id\tscore\nq\t1\t1\nq\t2\t2\nr\t1\t0\n"
     (tmp_path / "qrels/train.tsv").write_text(rows)
     assert read_records(tmp_path, "beir") == [EmbeddingRecord("ask", ("T one", "two"))]
+
+
+def write_beir(folder, docs, qrels):
+    lines(folder / "corpus.jsonl", docs)
+    lines(folder / "queries.jsonl", [{"_id": "q", "text": "ask"}, {"_id": "r", "text": "other"}])
+    (folder / "qrels").mkdir(exist_ok=True)
+    rows = "".join("\t".join(row.split()) + "\n" for row in qrels)
+    (folder / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+def test_beir_with_a_few_unknown_documents(tmp_path, caplog):
+    """One in 299 stopped the run; a query that has no other positive gives no example."""
+    docs = [{"_id": str(i), "title": "T", "text": f"text {i}"} for i in range(298)]
+    judged = [f"q {i} 1" for i in range(298)]
+    write_beir(tmp_path, docs, ["r gone 1", *judged])
+    assert [(r.query, len(r.positives)) for r in read_records(tmp_path, "beir")] == [("ask", 298)]
+    assert "judges 1 documents" in caplog.text
+    write_beir(tmp_path, docs, ["r gone 1", *judged[:10]])
+    with pytest.raises(UserError, match="judges document 'gone'"):
+        read_records(tmp_path, "beir")
+    with pytest.raises(UserError, match="judges query 'nobody'"):
+        read_records(write_beir(tmp_path, docs, ["nobody 1 1"]), "beir")
+
+
+def test_beir_texts_that_are_null(tmp_path):
+    """They became the word "None"."""
+    docs = [{"_id": "1", "title": "T", "text": None}, {"_id": "2", "title": None, "text": "two"}]
+    write_beir(tmp_path, docs, ["r 1 1", "q 2 1"])
+    assert read_records(tmp_path, "beir") == [
+        EmbeddingRecord("other", ("T",)), EmbeddingRecord("ask", ("two",))
+    ]  # fmt: skip
+    lines(tmp_path / "queries.jsonl", [{"_id": "q", "text": None}, {"_id": "r", "text": "other"}])
+    with pytest.raises(UserError, match="query 'q' has no text"):
+        read_records(tmp_path, "beir")
+
+
+def test_beir_holds_what_is_judged_only(tmp_path):
+    """The passages of MS MARCO took 12.6 GB."""
+    docs = [{"_id": str(i), "title": "", "text": f"{i} " + "word " * 500} for i in range(1000)]
+    write_beir(tmp_path, docs, ["q 17 1", "q 4 0"])
+    tracemalloc.start()
+    (found,) = read_records(tmp_path, "beir")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.positives[0].startswith("17 word")
+    assert peak < 0.5e6  # all of them: 2.5 MB
 
 
 def test_pairs(tmp_path):
@@ -49,6 +98,13 @@ def test_dpr_tevatron_and_squad(tmp_path):
     squad = {"data": [{"paragraphs": [{"context": "c", "qas": [{"question": " who? "}]}]}]}
     (tmp_path / "squad.json").write_text(json.dumps(squad))
     assert read_records(tmp_path / "squad.json", "squad") == [EmbeddingRecord("who?", ("c",))]
+    asked = squad["data"][0]["paragraphs"][0]["qas"]  # 2.0 has such
+    asked += [
+        {"question": "why?", "is_impossible": True},
+        {"question": "how?", "is_impossible": False},
+    ]
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    assert [r.query for r in read_records(tmp_path / "squad.json", "squad")] == ["who?", "how?"]
 
 
 def test_nli_and_sts(tmp_path):
@@ -80,13 +136,55 @@ def test_labels(tmp_path):
 
 @pytest.mark.parametrize("layout", ["beir", "dpr", "pairs", "tevatron", "squad", "nli"])
 def test_a_missing_file_and_one_of_another_layout_are_named(tmp_path, layout):
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"none.jsonl.* (does not exist|is missing)"):
         read_records(tmp_path / "none.jsonl", layout)
     if layout != "beir":
         path = tmp_path / "x.jsonl"
         path.write_text('{"a": 1}\n')
         with pytest.raises(UserError, match=r"x.jsonl"):
             read_records(path, layout)
+
+
+@pytest.mark.parametrize(("layout", "row"), [
+    ("pairs", ["a", None]),
+    ("pairs", {"query": None, "pos": ["p"]}),
+    ("tevatron", {"query": "q", "positive_passages": [{"title": "T", "text": None}]}),
+    ("sts", {"sentence1": None, "sentence2": "b", "score": 5}),
+    ("nli", {"sentence1": "p", "sentence2": None, "gold_label": "entailment"}),
+    ("labelled", {"text": None, "label": "a"}),
+    ("clusters", {"sentences": ["a", None], "labels": ["x", "y"]}),
+    ("clusters", {"sentences": ["a", "b"], "labels": ["x", None]}),
+])  # fmt: skip
+def test_a_text_that_is_null_is_refused(tmp_path, layout, row):
+    """Some became the word "None"."""
+    read = read_labels if layout in ("labelled", "clusters") else read_records
+    with pytest.raises(UserError, match=f"not of the layout '{layout}'"):
+        read(lines(tmp_path / "x.jsonl", [row]), layout)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('["a", "b"]\n', "utf-8-sig")
+    assert read_records(tmp_path / "pairs.jsonl", "pairs") == [EmbeddingRecord("a", ("b",))]
+
+
+def test_unified_records_of_one_text_and_of_numbered_classes(tmp_path):
+    """A text became its characters, and class 0 none."""
+    row = {
+        "task": "t",
+        "instruction": "i",
+        "query": "q",
+        "pos": "a text",
+        "neg": [],
+        "symmetric": True,
+    }
+    rows = [row | {"label": label} for label in (0, 1, "two", None)]
+    found = read_task(lines(tmp_path / "t.jsonl", rows)).records
+    assert [(r.positives, r.label) for r in found] == [
+        (("a text",), "0"), (("a text",), "1"), (("a text",), "two"), (("a text",), None)
+    ]  # fmt: skip
+    for broken in ({"pos": None}, {"pos": [None]}, {"query": None}):
+        with pytest.raises(UserError, match=r"t\.jsonl: "):
+            read_task(lines(tmp_path / "t.jsonl", [row | broken]))
 
 
 def test_unknown_kinds(tmp_path):
@@ -100,11 +198,17 @@ def test_unknown_kinds(tmp_path):
 
 def test_registry():
     """Instruction for every set; the 56 English MTEB tasks by type; symmetric ones on both sides."""
-    assert all(known.instruction and known.layout in LAYOUTS for known in TRAINING_SETS.values())
+    assert all(
+        known.instruction and known.layout in get_args(Layout) for known in TRAINING_SETS.values()
+    )
     assert [len(tasks) for tasks in MTEB_TASKS.values()] == [15, 12, 11, 3, 4, 10, 1]
     prompts = mteb_prompts()
     assert "QuoraRetrieval" in prompts
     assert "NQ-query" in prompts
     assert "NQ" not in prompts
+    forums = [name for name in prompts if name.startswith("CQADupstack")]  # encoded as tasks
+    assert len(forums) == 1 + 12
+    assert {"CQADupstackAndroidRetrieval", "CQADupstackWordpressRetrieval"} < {*forums}
+    assert len({prompts[name] for name in forums}) == 1
     with pytest.raises(UserError, match="did you mean 'fiqa'"):
         known_set("fiqua")

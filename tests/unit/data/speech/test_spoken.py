@@ -11,6 +11,7 @@ from common.config import UserError
 from common.data.lookup import BUNDLED
 from common.data.packed import PackedAudio
 from common.data.speech.options import SpokenData
+from common.data.speech.sources import num_train
 from common.data.speech.spoken import (
     DIGITS,
     join_commands,
@@ -176,3 +177,20 @@ def test_limits_that_nothing_obeys_are_refused(source, limit):
     with pytest.raises(ValueError, match=f"data.source={source} drops nothing"):
         SpokenData(source=source, **{limit: 100})
     assert getattr(SpokenData(source="fsc", **{limit: 100}), limit) == 100
+
+
+def test_parts_without_a_recording_are_refused(fsc, slurp):
+    with pytest.raises(UserError, match="train: the table, data.max_samples .* leave nothing"):
+        load_fluent_commands(fsc, "train", max_samples=10)
+    for path in (fsc / "data").glob("*.csv"):
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="train: the table.* leave nothing"):
+        load_fluent_commands(fsc, "train")
+    (slurp / "dataset/slurp/test.jsonl").write_text("")
+    with pytest.raises(UserError, match="test: the table.* leave nothing"):
+        load_slurp(slurp, "test")
+
+
+def test_number_of_slurp_s_training_recordings_with_and_without_synthetic_ones():
+    assert num_train(SpokenData(source="slurp")) == 119880
+    assert num_train(SpokenData(source="slurp", synthetic_recordings=False)) == 50628

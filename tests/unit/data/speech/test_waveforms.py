@@ -56,6 +56,17 @@ def test_damaged_and_missing_files_are_os_errors(tmp_path):
         num_frames(bad)
 
 
+@pytest.mark.filterwarnings("ignore:Reached EOF prematurely")
+def test_a_wav_of_a_stream_is_as_long_as_it_is(tmp_path):
+    """Its header says 4 GB, and every such recording was left out as too long."""
+    path = tmp_path / "a.wav"
+    wavfile.write(path, 16000, np.zeros(1600, np.int16))
+    content = bytearray(path.read_bytes())
+    content[40:44] = b"\xff" * 4
+    path.write_bytes(content)
+    assert num_frames(path) == (1600, 16000)
+
+
 def test_flac_length_comes_from_the_header(tmp_path):
     """STREAMINFO: 20 bits rate, 3 channels - 1, 5 depth - 1, 36 samples."""
     info = (16000 << 44) | (0 << 41) | (15 << 36) | 123456

@@ -85,6 +85,17 @@ def test_files_come_back_as_they_were(tmp_path):
     assert (tmp_path / "plain.csv").read_text().startswith("sent0,sent1,hard_neg\n")
 
 
+def test_texts_with_carriage_returns_come_back_whole(tmp_path):
+    """Rows were cut at them; those of other texts keep their bytes."""
+    rows = [GradedTriplet("A man.\rHe eats", "pos, one", "neg", 4.0, None), GradedTriplet("a", "b", "c\rd"),
+            GradedTriplet("e\r\nf", "g", "h"), graded(1.0, 2.0)]  # fmt: skip
+    for scores in (True, False):
+        write_triplets(tmp_path / "x.csv", rows, scores=scores)
+        found = read_triplets(tmp_path / "x.csv")
+        assert found == rows if scores else [r.texts for r in found] == [r.texts for r in rows]
+    assert (tmp_path / "x.csv").read_bytes().endswith(b"\np,q,r\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("sent0,sent1\na,b\n", "hard_neg"), ("sent0,sent1,hard_neg\n", "no rows"),

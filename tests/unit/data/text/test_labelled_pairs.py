@@ -107,7 +107,41 @@ def test_own_files(tmp_path, suffix):
         read_pairs(task, "train", files=["nowhere.tsv"])
 
 
-def test_batches_hold_the_rows_of_their_keys():
+def test_lines_of_own_tables_are_told_as_they_stand(tmp_path):
+    """Blank lines count; a tab too many is told, not cut off; a blank text is none."""
+    task, path = file_task(["no", "yes"]), tmp_path / "pairs.tsv"
+    head = "label\tfirst\tsecond\n"
+    path.write_text(f"{head}yes\ta\tb\n\n\nnever\tc\td\n")
+    with pytest.raises(UserError, match=r"pairs\.tsv, line 5: label 'never'"):
+        read_pairs(task, "train", files=[str(path)])
+    path.write_text(f"{head}yes\ta\tb\n\nno\tc\td\te\n")
+    with pytest.raises(UserError, match=r"pairs\.tsv, line 4: 4 fields, expected 3 \(label, first"):
+        read_pairs(task, "train", files=[str(path)])
+    path.write_text(f"{head}yes\ta\tb\nno\t \td\nno\tc\n \te\tf\n")
+    data = read_pairs(task, "train", files=[str(path)])
+    assert (data.pairs, data.skipped) == ([("a", "b")], 3)
+    path = tmp_path / "pairs.csv"
+    path.write_text('label,first,second\nyes,"a\nb",c\n\nnever,d,e\n')
+    with pytest.raises(UserError, match=r"pairs\.csv, row 2: label 'never'"):
+        read_pairs(task, "train", files=[str(path)])
+
+
+class _Counted:
+    """A tokenizer that writes down how many texts it was given, and what it made of them."""
+
+    def __init__(self, tokenizer, asked):
+        self.tokenizer, self.asked = tokenizer, asked
+
+    def __call__(self, texts, **options):
+        found = self.tokenizer(texts, **options)
+        self.asked.append((len(texts), set(found)))
+        return found
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def test_batches_hold_the_rows_of_their_keys(monkeypatch):
     data = synthetic_pairs(6)
     torch.manual_seed(0)
     own = cross_encoder("random", config=SMALL, num_labels=3, max_length=40, cut="longest")
@@ -118,13 +152,19 @@ def test_batches_hold_the_rows_of_their_keys():
     assert batch["labels"].tolist() == data.labels[[4, 1]].tolist()
     assert batch["input_ids"].shape[0] == 4
     assert batch["input_ids"].shape[1] <= 16
-    joint = SequencePairs(data, "multiclass", own)[[(4, 0), (1, 3)]]
+    whole = SequencePairs(data, "multiclass", own)
+    joint = whole[[(4, 0), (1, 3)]]
     for name, value in own.tokenize([data.pairs[4], data.pairs[1]]).items():
         assert torch.equal(joint["pairs"][name], value)
     first, second, labels = EvaluationPairs.collate([EvaluationPairs(data)[i] for i in (4, 1)])
     assert (first[0], second[0]) == data.pairs[4]
     assert labels.tolist() == data.labels[[4, 1]].tolist()
     assert label_tensor([1, 0], "binary").tolist() == [[1.0], [0.0]]
+    asked = []
+    monkeypatch.setattr("common.encoders.text.template.ROWS", 2)  # a corpus is tokenised in parts
+    monkeypatch.setattr(own, "tokenizer", _Counted(own.tokenizer, asked))
+    assert SequencePairs(data, "multiclass", own).rows == whole.rows
+    assert asked == [(2, {"input_ids"})] * (len({*data.first, *data.second}) // 2)
     with pytest.raises(ValueError, match="5 rows of teacher"):
         TowerPairs(data, "multiclass", own.tokenizer, teacher=logits[:5])
 

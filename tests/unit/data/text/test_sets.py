@@ -186,6 +186,26 @@ def test_rows_of_text_files(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"\xef\xbb\xbfHello\r\nWorld\r\n", ["Hello", "World"]),  # the mark was of the sentence
+        (b"one\rstill one\ntwo\n\n", ["one\rstill one", "two", " "]),
+        (b"\n", [" "]),
+    ],
+)
+def test_lines_of_text_files_end_at_line_feeds_and_hold_no_mark(tmp_path, content, rows):
+    (tmp_path / "a.txt").write_bytes(content)
+    assert load_text_rows(tmp_path / "a.txt") == [(row,) for row in rows]
+
+
+def test_a_text_file_of_another_encoding_is_told(tmp_path):
+    """It was a traceback."""
+    (tmp_path / "a.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.txt is no text file in UTF-8"):
+        load_text_rows(tmp_path / "a.txt")
+
+
 def test_rows_of_tables_and_missing_cells(tmp_path):
     """Checklist 13: missing cells of a training file become a space."""
     path = tmp_path / "nli.csv"

@@ -74,6 +74,9 @@ def test_ids_are_flat_and_shards_are_memory_mapped(tmp_path):
     np.save(tmp_path / "c.npy", np.zeros((2, 2)))
     with pytest.raises(UserError, match="one row of integers"):
         open_shards(tmp_path)
+    (tmp_path / "a.npy").write_bytes(b"")  # a tokenisation that was broken off
+    with pytest.raises(UserError, match=r"a\.npy is no NumPy array"):
+        open_shards(tmp_path)
 
 
 def test_crops_and_cloze_reach_both_ends():
