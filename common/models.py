@@ -59,6 +59,8 @@ def about(folder: Path) -> About:
         )
     with reading(path, "description of an exported model"):
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
         words = found.get("overrides", [])
         if not isinstance(words, list):
             raise ValueError("overrides is a list")

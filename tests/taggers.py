@@ -8,8 +8,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 
-def save_tagger(folder: Path, known: Sequence[str], marked: Sequence[str]) -> str:
+def save_tagger(
+    folder: Path, known: Sequence[str], marked: Sequence[str], positions: int = 512
+) -> str:
     """Write a model that marks the words `marked`, each by itself, and knows `known` beside them.
+
+    It reads so many `positions` at a time, which its tokenizer does not know of.
 
     Returns:
         The folder.
@@ -21,7 +25,7 @@ def save_tagger(folder: Path, known: Sequence[str], marked: Sequence[str]) -> st
     tokenizer.save_pretrained(folder)
     sizes = BertConfig(
         vocab_size=len(words), hidden_size=len(words), num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=4, num_labels=2, id2label={0: "O", 1: "B-THING"},
+        intermediate_size=4, max_position_embeddings=positions, num_labels=2, id2label={0: "O", 1: "B-THING"},
     )  # fmt: skip
     model = BertForTokenClassification(sizes)
     with torch.no_grad():

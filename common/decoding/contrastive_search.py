@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from common.encoders.text.tuned.prefix import cache_argument
+
 Passes = Literal["auto", "shared", "expanded", "sequential"]
 # architectures whose attention is told by a (B, 1, Q, S) mask alone and whose positions are given
 SHARING = ("gpt2", "gpt_neox", "llama", "opt", "qwen2")
@@ -156,7 +158,7 @@ class _Expanded:
     def __init__(self, model: Any) -> None:
         self.model, self.cache = model, DynamicCache()
         self.positions = _takes(model, "position_ids")
-        self.cache_name = "cache" if _takes(model, "cache") else "past_key_values"
+        self.cache_name = cache_argument(model) or "past_key_values"
         self.mask = self.place = self.token = torch.empty(0)
         self.count = 1  # candidates of the step
 

@@ -37,7 +37,8 @@ class EndpointGenerator:
         stop: text that ends an answer.
 
     Raises:
-        UserError: a policy that the interface lacks, or a key variable that is not set.
+        UserError: a policy or an option of it that the interface lacks, or a key variable that is
+            not set.
     """
 
     def __init__(
@@ -47,6 +48,12 @@ class EndpointGenerator:
             raise UserError(
                 f"generator.endpoint cannot decode by {policy.strategy}: a server takes "
                 f"{', '.join(STRATEGIES)}; leave the endpoint out for a local model"
+            )
+        if policy.looks_back or policy.min_new_tokens:
+            raise UserError(
+                "a server is not asked to forbid repetitions or an early end, which the interface "
+                "lacks: set no_repeat_ngram=0, repetition_penalty=1 and min_new_tokens=0, or leave "
+                "generator.endpoint out for a local model"
             )
         self.server, self.address = server, urlsplit(str(server.endpoint))
         path = self.address.path.rstrip("/")

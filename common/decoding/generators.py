@@ -73,11 +73,12 @@ class LocalGenerator:
         """
         if self.prompt_budget is not None:
             most = max_new_tokens if isinstance(max_new_tokens, int) else max(max_new_tokens)
-            if self.prompt_budget + most > self.model.context:
-                raise UserError(
-                    f"prompt_budget {self.prompt_budget} + max_new_tokens {most} exceed the model's "
-                    f"context of {self.model.context} tokens"
-                )
+            sizes = {"prompt_budget": self.prompt_budget, "max_new_tokens": most}
+            if self.model.model.config.is_encoder_decoder:  # whose encoder reads the prompt alone
+                del sizes["max_new_tokens"]
+            if sum(sizes.values()) > self.model.context:
+                said = " + ".join(f"{name} {size}" for name, size in sizes.items())
+                raise UserError(f"{said} exceed the model's context of {self.model.context} tokens")
         texts = [self.fit(prompt) for prompt in prompts]
         options = {"batch_size": self.batch_size, "stop": self.stop}
         found = self.model.continuations(texts, self.policy, rngs, max_new_tokens, **options)

@@ -1,5 +1,6 @@
 """A causal language model with its tokenizer: continuations, likelihoods, features."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -211,15 +212,10 @@ class LanguageModel:
     @torch.no_grad()
     def features(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Last layer's state at the last token, (N, D) float32 on the CPU (MAUVE's features)."""
-        parts = []
-        for first in range(0, len(texts), batch_size):
-            rows = [
-                self.token_ids(t, True)[: self.context] for t in texts[first : first + batch_size]
-            ]
-            ids, mask = self.batch(rows, left=False)
-            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        rows, parts = [self.token_ids(text, True)[: self.context] for text in texts], []
+        for states, mask in self.states(rows, batch_size):
             last = mask.sum(1) - 1
-            parts.append(out.hidden_states[-1][torch.arange(len(rows)), last].float().cpu())
+            parts.append(states[torch.arange(len(states)), last].float().cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -227,9 +223,12 @@ class LanguageModel:
         self, rows: Sequence[Sequence[int]], batch_size: int = 64
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Last hidden states (B, S, D) and mask (B, S) of batches of rows of token ids."""
+        takes, head = inspect.signature(self.model.forward).parameters, {}
+        if "logits_to_keep" in takes:
+            head = {"logits_to_keep": 1}  # nobody reads them, and the head is most of the memory
         for first in range(0, len(rows), batch_size):
             ids, mask = self.batch(rows[first : first + batch_size], left=False)
-            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **head)
             yield out.hidden_states[-1], mask
 
     def token_ids(self, text: str, special: bool = False) -> list[int]:

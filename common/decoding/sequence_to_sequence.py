@@ -39,6 +39,7 @@ class SequenceToSequence:
         )
         self.context = min(int(places or 10**9), int(min(tokenizer.model_max_length, 10**9)))
         self.context = min(self.context, max_length or 10**9)
+        self._stopping: dict[str | None, Any] = {None: None}  # by character, made once
 
     @classmethod
     def from_pretrained(cls, pretrained: str, device: str = "auto") -> "SequenceToSequence":
@@ -142,7 +143,9 @@ class SequenceToSequence:
             self.model.generation_config,
             end_ids(self.model, self.tokenizer.eos_token_id),
         )
-        criteria, most = stopping(self.model, self.tokenizer, stop), max(limits)
+        if stop not in self._stopping:
+            self._stopping[stop] = stopping(self.model, self.tokenizer, stop)
+        criteria, most = self._stopping[stop], max(limits)
         options = generation_config(
             policy, most, pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=list(ends) or None,

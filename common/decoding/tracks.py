@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from common.config import UserError
+from common.encoders.text.tuned.prefix import cache_argument
 
 Ids = list[int]
 
@@ -140,7 +141,7 @@ class _Stream:
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         options: dict[str, Any] = {"use_cache": self.cache is not None}
         if self.cache is not None:
-            options["cache" if "cache" in self.takes else "past_key_values"] = self.cache
+            options[cache_argument(self.track.model) or "past_key_values"] = self.cache
         if "position_ids" in self.takes:
             options["position_ids"] = position
         if "logits_to_keep" in self.takes:  # the head is most of the memory of a long prompt

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from common.config import UserError
+from common.damage import reading
 from common.encoders.pretrained import PretrainedRef, is_offline, loading
 from common.encoders.state_dict import read_state_dict
 
@@ -31,7 +32,12 @@ def read_pretrained_state(ref: PretrainedRef) -> dict[str, Tensor]:
         if (path := _find(ref, name)) is not None:
             return read_state_dict(path)
         if (index := _find(ref, f"{name}.index.json")) is not None:
-            shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            with reading(index, "index of weights in several files"):
+                found = json.loads(index.read_text("utf-8"))
+                named = found["weight_map"] if isinstance(found, dict) else None
+                if not isinstance(named, dict):
+                    raise ValueError("weight_map is no object")
+                shards = sorted(set(map(str, named.values())))
             paths = [_find(ref, shard) for shard in shards]
             missing = [s for s, p in zip(shards, paths, strict=True) if p is None]
             if missing:

@@ -58,14 +58,23 @@ def in_batches_by_length(
     Returns:
         (N, ...) on the CPU in the given order, float32 (float64 of a float64 model).
 
+    Raises:
+        ValueError: no rows.
+
     >>> in_batches_by_length(lambda rows: torch.tensor(rows).float(), [1, 3, 2], 2)
     tensor([0., 1., 2.])
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches = [slice(i, i + batch_size) for i in range(0, len(order), batch_size)]
     shown = batches if progress is None else progress(batches, description, len(batches))
-    found = torch.cat([run(order[part]).cpu() for part in shown])
-    found = found if found.dtype == torch.float64 else found.float()
-    result = torch.empty_like(found)
-    result[torch.tensor(order)] = found
+    result: Tensor | None = None
+    for part in shown:
+        rows = order[part]
+        found = run(rows).cpu()
+        found = found if found.dtype == torch.float64 else found.float()
+        if result is None:
+            result = found.new_empty(len(order), *found.shape[1:])
+        result[torch.tensor(rows)] = found
+    if result is None:
+        raise ValueError("there are no rows")
     return result

@@ -56,11 +56,15 @@ def evaluated(module: nn.Module, accelerator: str) -> Iterator[None]:
 
 
 def untrained(build: Callable[[], M], seed: int, like: nn.Module | None = None) -> M:
-    """A network as its training begins with it, in evaluation mode: what a method adds to.
+    """A network before its training, in evaluation mode: what a method adds to.
+
+    Pretrained parts are those that training begins with. Random parts are another draw of the same
+    initialisation: the engine builds the first stage after ``step_seed(cfg.seed, 0, 0, 0)`` of
+    `common.engine.callbacks`, which has to be passed for the very network of the training.
 
     Args:
         build: makes the network from the global random state.
-        seed: the experiment's seed, which training builds its network with.
+        seed: of that state, usually the experiment's.
         like: module whose device the network is moved to; None: it stays where it is.
 
     The global random state is left as it was.

@@ -20,14 +20,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.config import ROOT, UserError
-from common.damage import first_line, remedy
+from common.config import ROOT, UserError, first_line
+from common.damage import remedy
 
 Kind = Literal["random", "file", "folder", "open_clip", "torchvision", "timm", "huggingface"]
 
 BUNDLED = ROOT / "data" / "models"
 _HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+          "intermediate_size": 4096}  # fmt: skip
+_BERT: dict[str, Any] = {"model_type": "bert"}
+_CASED = {**_BERT, "vocab_size": 28996}
+_MULTILINGUAL = {**_BERT, "vocab_size": 119547}
+_ROBERTA = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514}
+_XLM_ROBERTA = {**_ROBERTA, "model_type": "xlm-roberta", "vocab_size": 250002}
+# text encoders by Hugging Face id, for `stand_in`: what differs from the defaults of transformers;
+# released models of papers stand beside what they were fine-tuned from
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert-base-uncased": _BERT,
+    "princeton-nlp/unsup-simcse-bert-base-uncased": _BERT,
+    "facebook/contriever": _BERT,
+    "facebook/contriever-msmarco": _BERT,
+    "bert-large-uncased": {**_BERT, **_LARGE},
+    "bert-base-cased": _CASED,
+    "bert-large-cased": {**_CASED, **_LARGE},
+    "bert-base-multilingual-cased": _MULTILINGUAL,
+    "facebook/mcontriever": _MULTILINGUAL,
+    "facebook/mcontriever-msmarco": _MULTILINGUAL,
+    "sentence-transformers/all-mpnet-base-v2": {
+        "model_type": "mpnet", "vocab_size": 30527, "max_position_embeddings": 514},
+    "roberta-base": _ROBERTA,
+    "princeton-nlp/unsup-simcse-roberta-base": _ROBERTA,
+    "cambridgeltl/mirror-roberta-base-sentence-drophead": _ROBERTA,
+    "hkust-nlp/SynCSE-partial-RoBERTa-base": _ROBERTA,
+    "roberta-large": {**_ROBERTA, **_LARGE},
+    "hkust-nlp/SynCSE-partial-RoBERTa-large": {**_ROBERTA, **_LARGE},
+    "xlm-roberta-base": _XLM_ROBERTA,
+    "xlm-roberta-large": {**_XLM_ROBERTA, **_LARGE},
+}  # fmt: skip
+_HUB_WEIGHTS = tuple(
+    name + index
+    for name in ("model.safetensors", "pytorch_model.bin")
+    for index in ("", ".index.json")
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +98,8 @@ def resolve_pretrained(spec: str, *, require: bool = True) -> PretrainedRef:
 
     Raises:
         UserError: unknown name or tag, missing file or folder, or weights that would have to be
-            downloaded while Hugging Face's offline mode is on.
+            downloaded while Hugging Face's offline mode is on (of a Hugging Face id of which the
+            config is cached, only loading them says so: its tokenizer may be all that is wanted).
     """
     scheme, _, rest = spec.partition(":")
     if spec == "random":
@@ -76,7 +114,9 @@ def resolve_pretrained(spec: str, *, require: bool = True) -> PretrainedRef:
         ref = _timm(spec, rest)
     else:
         ref = _local_or_hub(spec)
-    if require and not ref.present and (ref.path is not None or is_offline()):
+    # a tokenizer or a config is also read where the weights are not
+    partly = ref.kind == "huggingface" and _in_hub_cache(ref.name)
+    if require and not (ref.present or partly) and (ref.path is not None or is_offline()):
         raise UserError(_how_to_get(ref))
     return ref
 
@@ -86,7 +126,7 @@ def stand_in(pretrained: str, sizes: Mapping[str, dict[str, Any]]) -> dict[str, 
 
     Args:
         pretrained: see the table of this module.
-        sizes: architectures by Hugging Face id.
+        sizes: architectures by Hugging Face id, such as `ARCHITECTURES`.
 
     Raises:
         UserError: absent weights of unknown size.
@@ -189,7 +229,8 @@ def _bundled(spec: str, name: str) -> PretrainedRef:
 
 
 def _local(spec: str, path: Path) -> PretrainedRef:
-    kind: Kind = "folder" if path.is_dir() or not path.suffix else "file"
+    is_file = path.is_file() or (path.suffix and not path.is_dir())
+    kind: Kind = "file" if is_file else "folder"
     return PretrainedRef(kind, spec, path=path, present=path.exists())
 
 
@@ -198,7 +239,8 @@ def _local_or_hub(spec: str) -> PretrainedRef:
     if path.exists():
         return _local(spec, path)
     if _HF_ID.match(spec) and path.suffix not in (".pt", ".pth", ".bin", ".ckpt", ".safetensors"):
-        return PretrainedRef("huggingface", spec, name=spec, present=_in_hub_cache(spec))
+        cached = _in_hub_cache(spec) and any(_in_hub_cache(spec, name) for name in _HUB_WEIGHTS)
+        return PretrainedRef("huggingface", spec, name=spec, present=cached)
     if ":" in spec and not any(c in spec.partition(":")[0] for c in "/\\."):
         raise UserError(
             f"pretrained={spec!r}: unknown source; use random, bundled:, open_clip:, torchvision:, "
@@ -209,8 +251,15 @@ def _local_or_hub(spec: str) -> PretrainedRef:
 
 def _in_hub_cache(repo: str, filename: str = "config.json") -> bool:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return isinstance(try_to_load_from_cache(repo, filename), str)
+    try:
+        return isinstance(try_to_load_from_cache(repo, filename), str)
+    except HFValidationError as error:
+        raise UserError(
+            f"pretrained={repo!r} is no file or folder here, and no Hugging Face id: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _open_clip(spec: str, rest: str) -> PretrainedRef:
@@ -230,8 +279,12 @@ def _open_clip(spec: str, rest: str) -> PretrainedRef:
 
 
 def _open_clip_cached(cfg: dict[str, Any]) -> bool:
-    repo = (cfg.get("hf_hub") or "").rstrip("/")
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    repo, _, file = (cfg.get("hf_hub") or "").rpartition("/")  # org/name/ or org/name/file
+    file = file or "open_clip_pytorch_model.bin"
+    safe = {
+        "open_clip_pytorch_model.bin": "open_clip_model.safetensors"
+    }  # else only the suffix differs
+    names = (safe.get(file, str(Path(file).with_suffix(".safetensors"))), file)
     if repo and any(_in_hub_cache(repo, name) for name in names):
         return True
     url = cfg.get("url") or ""

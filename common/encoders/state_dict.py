@@ -3,28 +3,33 @@
 import argparse
 import hashlib
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.config import UserError
-from common.damage import first_line, remedy
+from common.config import UserError, first_line
+from common.damage import remedy
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "params")
 _SHOWN = 5  # names of a list that an error message spells out
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, entries: Sequence[str] = ()) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint file without running any code from it.
 
     ``.safetensors`` files are read as such, everything else by ``torch.load(weights_only=True)``
     (`argparse.Namespace` is allowed: training scripts store their options in one). A nested
     ``state_dict`` or ``model`` entry is unwrapped, the prefixes ``module.`` and ``_orig_mod.`` are
     removed.
+
+    Args:
+        path: the file.
+        entries: names of further nested entries to unwrap, which go before the usual ones: those
+            of a part, where a checkpoint holds several.
 
     Returns:
         Name -> tensor on the CPU, in the stored dtype.
@@ -36,7 +41,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights file {path} does not exist")
     content: Any = _read(path)
-    for name in _CONTAINERS:
+    for name in (*entries, *_CONTAINERS):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping):

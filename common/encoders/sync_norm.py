@@ -16,10 +16,6 @@ class SyncBatchNorm(_BatchNorm):
     The backward is a collective: every rank must take it, or none.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"expected at least 2 dimensions, got {input.ndim}")
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape."""
         if world_size() == 1 or not self.training:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.damage import reading
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
 from common.encoders.text.tower import load_config, quiet
@@ -62,7 +63,12 @@ def load_cross_encoder(folder: str | Path, **lengths: Any) -> CrossEncoder:
         UserError: no such folder, weights that do not fill the model, or no head.
     """
     path = Path(folder) / SETTINGS
-    stored = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    stored: dict[str, Any] = {}
+    if path.is_file():
+        with reading(path, "description of a cross-encoder"):
+            stored = json.loads(path.read_text("utf-8"))
+            if not isinstance(stored, dict):
+                raise ValueError("it holds no object")
     labels = stored.pop("num_labels", None) or int(load_config(str(folder)).num_labels)
     options = {**stored, **{k: v for k, v in lengths.items() if v is not None}}
     own = options.get("pooling") == "segments"  # then the transformer has no head to keep

@@ -104,9 +104,13 @@ def open_in_sentence_transformers(folder: str | Path) -> Any:
         raise UserError("install sentence-transformers, or the 'eval' group") from error
     from common.export.sentence_modules import InstructedModule
 
-    about = json.loads((Path(folder) / "config_sentence_transformers.json").read_text("utf-8"))
+    about = Path(folder) / "config_sentence_transformers.json"
+    try:
+        prompts = json.loads(about.read_text("utf-8"))["prompts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not an exported instructed encoder: {error!r}") from error
     modules = [InstructedModule.load(str(folder)), Normalize()]
-    return SentenceTransformer(modules=modules, prompts=about["prompts"], device="cpu")
+    return SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
 
 
 def _settings(encoder: InstructedEncoder) -> dict[str, Any]:

@@ -70,23 +70,31 @@ class LockedModel:
     def __init__(self, encoder: LockedEncoder, transform: EvalTransform, log_scale: float) -> None:
         self.encoder, self.transform, self.log_scale = encoder.eval(), transform, log_scale
 
-    def encode_images(self, images: Sequence[str | Path | Image.Image]) -> Tensor:
-        """Unit embeddings (N, D) of pictures or their files.
+    def encode_images(
+        self, images: Sequence[str | Path | Image.Image], batch_size: int = 256
+    ) -> Tensor:
+        """Unit embeddings (N, D) of pictures or their files, `batch_size` at a time.
 
         Raises:
             UserError: a file that is no picture.
         """
-        pixels = torch.stack([self.transform.one(_opened(image)) for image in images])
+        parts = [torch.empty(0, self.encoder.embed_dim)]
         with evaluation_mode(self.encoder):
-            return F.normalize(self.encoder.encode_image(pixels).float(), dim=1)
+            for i in range(0, len(images), batch_size):
+                read = [self.transform.one(_opened(one)) for one in images[i : i + batch_size]]
+                found = self.encoder.encode_image(torch.stack(read))
+                parts.append(F.normalize(found.float(), dim=1))
+        return torch.cat(parts)
 
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings (N, D) of sentences."""
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Unit embeddings (N, D) of sentences, `batch_size` at a time."""
         assert self.encoder.tokenizer is not None
+        parts = [torch.empty(0, self.encoder.embed_dim)]
         with evaluation_mode(self.encoder):
-            return F.normalize(
-                self.encoder.encode_text(self.encoder.tokenizer(list(texts))).float(), dim=1
-            )
+            for i in range(0, len(texts), batch_size):
+                ids = self.encoder.tokenizer(list(texts[i : i + batch_size]))
+                parts.append(F.normalize(self.encoder.encode_text(ids).float(), dim=1))
+        return torch.cat(parts)
 
     def classify(self, images: Sequence[str | Path | Image.Image], texts: Sequence[str]) -> Tensor:
         """Probabilities (N, T) that a text belongs to an image."""

@@ -64,17 +64,22 @@ class Recognizer:
         self,
         waveforms: Sequence[Tensor],
         search: BeamSearch | None = None,
+        batch_size: int = 256,
     ) -> list[SpokenTarget]:
         """Intent, slots and transcript of every waveform.
 
         Args:
             waveforms: (T_i,) float32 each, at the sample rate of the model's config.
             search: beams and length; None: five beams, forty tokens.
+            batch_size: waveforms that are read at a time.
         """
         device = next(self.network.parameters()).device
-        padded, lengths = pad_waveforms(waveforms)
+        found: list[SpokenTarget] = []
         with evaluation_mode(self.network):
-            tokens = self.network.transcribe(
-                padded.to(device), lengths.to(device), search or BeamSearch()
-            )
-        return [self.tokenizer.decode_target(row) for row in tokens.tolist()]
+            for i in range(0, len(waveforms), batch_size):
+                padded, lengths = pad_waveforms(waveforms[i : i + batch_size])
+                tokens = self.network.transcribe(
+                    padded.to(device), lengths.to(device), search or BeamSearch()
+                )
+                found += [self.tokenizer.decode_target(row) for row in tokens.tolist()]
+        return found

@@ -67,21 +67,23 @@ class SpokenTextModel:
         self.speech, self.text = speech.eval(), text.eval()
         self.sample_rate, self.mean, self.log_scale = sample_rate, mean, log_scale
 
-    def encode_speech(self, recordings: Sequence[str | Path | Tensor]) -> Tensor:
+    def encode_speech(
+        self, recordings: Sequence[str | Path | Tensor], batch_size: int = 256
+    ) -> Tensor:
         """Unit embeddings (N, D) of WAV or FLAC files, or of waveforms (T,) at the model's rate.
+
+        They are read and encoded `batch_size` at a time.
 
         Raises:
             UserError: a file that cannot be read.
         """
-        try:
-            waveforms = [
-                r if isinstance(r, Tensor) else load_waveform(r, self.sample_rate)
-                for r in recordings
-            ]
-        except OSError as error:
-            raise UserError(str(error)) from error
+        parts = [torch.empty(0, len(self.mean))]
         with evaluation_mode(self.speech):
-            return F.normalize(self.speech(*pad_waveforms(waveforms)).float(), dim=1)
+            for i in range(0, len(recordings), batch_size):
+                waveforms = [self._waveform(one) for one in recordings[i : i + batch_size]]
+                found = self.speech(*pad_waveforms(waveforms))
+                parts.append(F.normalize(found.float(), dim=1))
+        return torch.cat(parts)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings (N, D) of texts."""
@@ -91,6 +93,14 @@ class SpokenTextModel:
         """Probabilities (N, T) that a text belongs to a recording."""
         cosines = self.encode_speech(recordings) @ self.encode_texts(texts).T
         return (torch.tensor(self.log_scale).exp() * cosines).softmax(1)
+
+    def _waveform(self, recording: str | Path | Tensor) -> Tensor:
+        if isinstance(recording, Tensor):
+            return recording
+        try:
+            return load_waveform(recording, self.sample_rate)
+        except OSError as error:
+            raise UserError(str(error)) from error
 
 
 def load_spoken_text(folder: str | Path) -> SpokenTextModel:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders.state_dict import load_state_dict_file
+from common.encoders.state_dict import load_state_dict_file, read_state_dict
 from common.encoders.text.language_models.causal import merge_lora
 from common.encoders.text.tower import quiet
 from common.encoders.text.tuned.classifier import TextClassifier, Tuning, text_classifier
@@ -128,12 +128,7 @@ def _write_adapter(folder: Path, config: Any, tensors: dict[str, Tensor]) -> Non
 
 
 def _read_adapter(path: Path, classifier: TextClassifier) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except Exception as error:  # safetensors has no class of its own for what is damaged
-        raise UserError(f"{path} is missing or damaged: export the model again") from error
+    tensors = read_state_dict(path)
     with torch.no_grad():
         if classifier.prefix is not None:
             own = {"prompt_embeddings": classifier.prefix.encoder.embedding.weight}

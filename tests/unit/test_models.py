@@ -49,6 +49,8 @@ def test_a_moved_export_opens_and_says_what_it_is(exported, tmp_path):
         (None, "make export"),
         ("{", "damaged"),
         ("{}", "project"),
+        ("[]", "no object"),
+        ("null", "no object"),
         ('{"project": "dcl", "config": "mini", "version": "0", "overrides": "a=b"}', "damaged"),
         ('{"project": "os", "config": "mini", "version": "0"}', "no project 'os'"),
         ('{"project": "../dcl", "config": "mini", "version": "0"}', "no project"),

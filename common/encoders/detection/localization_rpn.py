@@ -162,7 +162,7 @@ def propose(
         start += count
     chosen = torch.cat(rows)
     found = clip_boxes_to_image(boxes[chosen], image_size)
-    scores = logits[chosen].sigmoid()
+    scores = logits[chosen].to(found.dtype).sigmoid()  # nms takes one dtype; logits may be halves
     large = ((found[:, 2:] - found[:, :2]) >= min_size).all(1)
     found, scores = found[large], scores[large]
     order = nms(found, scores, nms_iou) if nms_iou < 1 else scores.argsort(descending=True, stable=True)  # fmt: skip

@@ -52,12 +52,12 @@ def multilevel_roi_align(
     Args:
         maps: (B, C, H_l, W_l) of each level.
         strides: powers of two, in pixels, one for each level, ascending.
-        rois: (N, 5): image, x1, y1, x2, y2 in pixels.
+        rois: (N, 5): image, x1, y1, x2, y2 in pixels, float32 also beside maps of half precision.
         size: side of a crop.
         canonical_size: see `roi_levels`.
 
     Returns:
-        (N, C, size, size).
+        (N, C, size, size) in the dtype of the maps.
     """
     numbers = [round(math.log2(stride)) for stride in strides]
     level = roi_levels(rois[:, 1:], numbers[0], numbers[-1], canonical_size)
@@ -65,6 +65,9 @@ def multilevel_roi_align(
     for number, stride, grid in zip(numbers, strides, maps, strict=True):
         rows = (level == number).nonzero()[:, 0]
         if len(rows):
-            crops = roi_align(grid, rois[rows].to(grid.dtype), size, 1 / stride, sampling_ratio=2, aligned=True)  # fmt: skip
-            out = out.index_copy(0, rows, crops)
+            kind = torch.promote_types(
+                grid.dtype, torch.float32
+            )  # bfloat16 rounds pixels by up to 4
+            crops = roi_align(grid.to(kind), rois[rows].to(kind), size, 1 / stride, sampling_ratio=2, aligned=True)  # fmt: skip
+            out = out.index_copy(0, rows, crops.to(out.dtype))
     return out

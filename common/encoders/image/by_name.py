@@ -27,19 +27,22 @@ def image_encoder(
         name: convnet, pooled_convnet, convnet3d (volumes (B, 1, S, S, S)), small_alexnet, sprites,
             ``timm/<model>``, or a torchvision model.
         widths: of the three conv nets.
-        image_size: input in pixels, of small_alexnet and of timm's models with a position table;
-            ViTs also take crops of other sizes.
-        cifar_stem: see `torchvision_tower`.
+        image_size: input in pixels, of small_alexnet, of torchvision's ViTs and of timm's models
+            with a position table; timm's ViTs also take crops of other sizes.
+        cifar_stem: see `torchvision_tower`; small nets have no such stem, whatever it is.
         pretrained: see `common.encoders.pretrained.resolve_pretrained`.
 
     Raises:
-        UserError: unknown name, weights that the network does not have, or a conv net without widths.
+        UserError: unknown name, weights or a stem that the network does not have, an image size that
+            does not fit, or a conv net without widths.
     """
     if name.startswith("timm/"):
         model = name.removeprefix("timm/")
-        return timm_tower(model, pretrained, image_size=image_size, any_size=True)
+        return timm_tower(
+            model, pretrained, image_size=image_size, any_size=True, cifar_stem=cifar_stem
+        )
     if name not in CONV_NETS and name not in FIXED_NETS:
-        return torchvision_tower(name, pretrained, cifar_stem=cifar_stem)
+        return torchvision_tower(name, pretrained, image_size=image_size, cifar_stem=cifar_stem)
     if pretrained != "random":
         raise UserError(f"model.backbone={name} has no pretrained weights: use a ResNet")
     if name in CONV_NETS and not widths:

@@ -3,6 +3,7 @@
 # B images, S = 1 + places, W width
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -50,9 +51,10 @@ class GridTower(nn.Module):
             UserError: a backbone that is no Swin transformer.
         """
         backbone: Any = self.backbone
-        if not hasattr(backbone, "set_input_size"):
+        resize = getattr(backbone, "set_input_size", None)  # ViTs have it too, without windows
+        if resize is None or "window_size" not in inspect.signature(resize).parameters:
             raise UserError("only Swin towers change their image size after training")
-        backbone.set_input_size((image_size, image_size), window_size=(window, window))
+        resize((image_size, image_size), window_size=(window, window))
 
 
 def grid_tokens(grid: Tensor, width: int) -> Tensor:
@@ -99,4 +101,5 @@ def grid_tower(
     if torch.get_default_device().type == "meta":  # shapes alone
         pretrained = "random"
     tower = timm_tower(name, pretrained, image_size=image_size)
-    return GridTower(tower.backbone, tower.num_features)
+    width: Any = tower.backbone.num_features  # of the map, whatever layers follow its pool
+    return GridTower(tower.backbone, int(width))

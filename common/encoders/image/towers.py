@@ -61,20 +61,27 @@ class ImageTower(nn.Module):
 
 
 def torchvision_tower(
-    name: str, pretrained: str = "random", *, cifar_stem: bool = False
+    name: str,
+    pretrained: str = "random",
+    *,
+    image_size: int | None = None,
+    cifar_stem: bool = False,
 ) -> ImageTower:
     """A torchvision classifier without its last linear layer.
 
     Args:
         name: e.g. "resnet18", "vit_b_16", "convnext_tiny".
         pretrained: "random", ``torchvision:<name>``, or a local file of the same architecture with
-            or without the classifier.
+            or without the classifier; those of auxiliary classifiers are left out.
+        image_size: of ViTs, a multiple of the patch, other networks take any size; None is
+            torchvision's own.
         cifar_stem: ResNets only: a 3x3 stride-1 first convolution and no max pooling, for images
             of 32 px (Chen et al. 2020, appendix B.9, arXiv 2002.05709); excludes torchvision's
             weights.
 
     Raises:
-        UserError: unknown name, absent weights, or a stem that does not fit.
+        UserError: unknown name, absent weights, an image size that they do not have, or a stem that
+            does not fit.
     """
     import torchvision
 
@@ -87,11 +94,21 @@ def torchvision_tower(
         raise UserError(
             f"pretrained={pretrained!r} does not fit {name}{' with cifar_stem' * cifar_stem}"
         )
+    weights = "DEFAULT" if ref.kind == "torchvision" else None
+    side = image_size if name.startswith("vit_") else None
+    if side is not None and side % (patch := int(name.rpartition("_")[2])):
+        raise UserError(f"{name} takes images whose side is a multiple of {patch}, not {side}")
+    options = {} if side is None or weights is not None else {"image_size": side}
     with loading(ref):
-        weights = "DEFAULT" if ref.kind == "torchvision" else None
-        model = torchvision.models.get_model(name, weights=weights)
+        model: Any = torchvision.models.get_model(name, weights=weights, **options)
+    if side is not None and model.image_size != side:
+        raise UserError(
+            f"pretrained={pretrained!r} is for images of {model.image_size} pixels, not of {side}: "
+            "make them equal, or take a ViT of timm, whose position tables are interpolated"
+        )
     if cifar_stem:
         _use_cifar_stem(model, name)
+    _remove_auxiliary(model)
     num_features = _remove_classifier(model)
     if ref.path is not None:
         _load_backbone(model, ref.path)
@@ -104,6 +121,7 @@ def timm_tower(
     *,
     image_size: int | None = None,
     any_size: bool = False,
+    cifar_stem: bool = False,
 ) -> ImageTower:
     """A timm model without its classifier, pooled as timm pools it.
 
@@ -113,9 +131,10 @@ def timm_tower(
         image_size: for models with a position table, others take any size; None is timm's own.
         any_size: transformers with a position table also take other sizes, such as local crops, by
             interpolated positions, where timm has that.
+        cifar_stem: see `torchvision_tower`; excludes timm's weights.
 
     Raises:
-        UserError: unknown name or absent weights.
+        UserError: unknown name, absent weights, or a stem that does not fit.
     """
     import timm
 
@@ -123,8 +142,10 @@ def timm_tower(
     ref = resolve_pretrained(pretrained)
     if ref.kind not in ("random", "timm", "file"):
         raise UserError(f"a timm tower cannot take pretrained={pretrained!r}")
-    if ref.kind == "timm" and ref.name.partition(".")[0] != name:
-        raise UserError(f"pretrained={pretrained!r} does not fit {name}")
+    if ref.kind == "timm" and (ref.name.partition(".")[0] != name or cifar_stem):
+        raise UserError(
+            f"pretrained={pretrained!r} does not fit {name}{' with cifar_stem' * cifar_stem}"
+        )
     cfg = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {}
     if image_size is not None and cfg is not None and cfg.fixed_input_size:
@@ -135,9 +156,13 @@ def timm_tower(
     )
     with loading(ref):
         model: Any = _any_size(make) if any_size else make()
+    if cifar_stem:
+        _use_cifar_stem(model, name)
     if ref.path is not None:
         _load_backbone(model, ref.path)
-    return ImageTower(model, model.num_features)
+    # MobileNetV3, VGG and others have layers between the pool and the classifier
+    width = getattr(model, "head_hidden_size", None) or model.num_features
+    return ImageTower(model, int(width))
 
 
 def _any_size(make: Callable[..., Any]) -> Any:
@@ -152,11 +177,22 @@ def _any_size(make: Callable[..., Any]) -> Any:
 
 def _use_cifar_stem(model: Any, name: str) -> None:
     if not isinstance(getattr(model, "conv1", None), nn.Conv2d) or not hasattr(model, "maxpool"):
-        raise UserError(f"cifar_stem needs a ResNet, {name} is none")
+        raise UserError(
+            f"cifar_stem needs a ResNet with one convolution as its stem, {name} is none: set it to false"
+        )
     width = model.conv1.out_channels
     model.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
+
+
+def _remove_auxiliary(model: Any) -> None:
+    """Take off the further classifiers of GoogLeNet and Inception, which make a tuple of the output in training."""
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(model, name):
+            setattr(model, name, None)
+    if hasattr(model, "aux_logits"):
+        model.aux_logits = False
 
 
 def _remove_classifier(model: nn.Module) -> int:
@@ -178,9 +214,9 @@ def _remove_classifier(model: nn.Module) -> int:
 
 
 def _load_backbone(model: nn.Module, path: Path) -> None:
-    """Load a file; entries of a classifier that this tower does not have are left out."""
+    """Load a file; entries of classifiers that this tower does not have are left out."""
     state = read_state_dict(path)
-    heads = ("fc.", "head.", "heads.", "classifier.")
+    heads = ("fc.", "head.", "heads.", "classifier.", "aux1.", "aux2.", "AuxLogits.")
     own = model.state_dict()
     kept = {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
     load_state(model, kept, source=str(path))

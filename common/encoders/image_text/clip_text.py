@@ -1,10 +1,50 @@
 """The text transformer of CLIP, in any size."""
 
+from typing import Any
+
 import torch
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import Tensor, nn
 
+from common.config import UserError
 from common.encoders.image.vit import Activation
+
+
+def check_argmax_pool(clip: Any) -> None:
+    """Refuse an open_clip model that does not pool its texts as CLIP: CLIPA's, for example.
+
+    Args:
+        clip: an `open_clip.model.CLIP`.
+
+    Raises:
+        UserError: a text feature other than the state at the highest id, or attention that sees
+            what comes later.
+    """
+    if clip.text_pool_type != "argmax" or clip.attn_mask is None:
+        mask = "no causal mask" if clip.attn_mask is None else "a causal mask"
+        raise UserError(
+            f"this model pools its texts by {clip.text_pool_type!r} with {mask}; CLIP's text tower, "
+            "which is needed here, pools at the end of text ('argmax') under a causal mask: take "
+            "another open_clip model, such as ViT-B-32"
+        )
+
+
+def cut_at_end(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """On the CPU, cut the columns behind the last end of text; causal attention makes that exact.
+
+    A GPU would have to wait for the number, and a compiled graph would break at it: there nothing
+    is cut.
+
+    Args:
+        ids: (B, L) int64; the end of text has the highest id of its row.
+
+    Returns:
+        Ids (B, L') and the positions (B,) of the ends of text.
+    """
+    ends = ids.argmax(dim=1)
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        ids = ids[:, : int(ends.max()) + 1]
+    return ids, ends
 
 
 class ClipTextTransformer(nn.Module):
@@ -66,8 +106,7 @@ class ClipTextTransformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Ids (B, L) int64 with L <= context_length, zero-padded -> features (B, width).
 
-        On the CPU the columns behind the last end-of-text token of the batch are cut first; causal
-        attention makes that exact.
+        On the CPU see `cut_at_end`.
 
         Raises:
             ValueError: longer than the context, or not a matrix.
@@ -76,9 +115,7 @@ class ClipTextTransformer(nn.Module):
             raise ValueError(
                 f"tokens must be (B, L) with L <= {self.context_length}, got {tuple(tokens.shape)}"
             )
-        ends = tokens.argmax(dim=1)
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
-            tokens = tokens[:, : int(ends.max()) + 1]
+        tokens, ends = cut_at_end(tokens)
         length = tokens.shape[1]
         trunk = self.trunk
         states = trunk.token_embedding(tokens) + trunk.positional_embedding[:length]

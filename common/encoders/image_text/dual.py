@@ -98,8 +98,8 @@ def build_dual_encoder(
             ``text_cfg``; excludes `vision`.
         vision: "qknorm_vit_s16", "qknorm_vit_b16", "qknorm_vit_l16", "conv",
             ``torchvision:<name>`` or ``timm:<name>``.
-        image_size: side of the input in pixels, for towers of `vision` with a position table (None:
-            224 or timm's own); convolutional ones take any size.
+        image_size: side of the input in pixels, a multiple of the patch, for towers of `vision`
+            with a position table (None: 224 or the library's own); convolutional ones take any size.
         text: keyword arguments of `ClipTextTransformer`; None is CLIP's size.
         embed_dim: D, with `vision`.
         official_init: see `QKNormViT`.
@@ -140,7 +140,7 @@ def build_dual_encoder(
 def _image_tower(vision: str, image_size: int | None, official_init: bool) -> nn.Module:
     scheme, _, name = vision.partition(":")
     if scheme == "torchvision":
-        return torchvision_tower(name)
+        return torchvision_tower(name, image_size=image_size)
     if scheme == "timm":
         return timm_tower(name, image_size=image_size)
     if vision == "conv":
@@ -151,7 +151,10 @@ def _image_tower(vision: str, image_size: int | None, official_init: bool) -> nn
             f"vision={vision!r} is unknown; use {', '.join(sizes)}, conv, torchvision:<name> or "
             "timm:<name>"
         )
-    return QKNormViT.build(sizes[vision], image_size or 224, official_init=official_init)
+    try:
+        return QKNormViT.build(sizes[vision], image_size or 224, official_init=official_init)
+    except ValueError as error:
+        raise UserError(f"vision={vision!r} with image_size={image_size}: {error}") from error
 
 
 def _own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

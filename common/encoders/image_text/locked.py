@@ -5,7 +5,7 @@ computed once (`common.data.image_text.frozen`). Centring and an optional traina
 after it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from common.encoders.image_text.bag_of_words import BagOfWords
 from common.encoders.image_text.clip_text import ClipTextTransformer
 from common.encoders.image_text.dual import DualEncoder, Tokenizer
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
+from common.encoders.pretrained import resolve_pretrained
 from common.encoders.state_dict import load_state
 
 TextKind = Literal["clip", "bag"]
@@ -87,8 +88,9 @@ def build_locked(
         embed_dim: dimension of the joint space, with `projected`.
         pretrained: of a whole open_clip model.
         tokenizer: texts -> ids.
-        normalization: channel means and deviations of the images; where timm's weights learnt with
-            others, see `fold_normalization`. None: images come as the weights want them.
+        normalization: channel means and deviations of the images; where the weights of timm, of
+            torchvision or of a whole open_clip model (not of a plain file) learnt with others, see
+            `fold_normalization`. None: images come as the weights want them.
 
     Raises:
         UserError: unknown names, absent weights, sizes that a text tower doesn't take, or weights
@@ -100,6 +102,8 @@ def build_locked(
         encoder = open_clip_dual_encoder(open_clip, pretrained, tokenizer)
         if vision_pretrained != "random":
             _load_trunk(encoder, vision_pretrained, image_size, normalization)
+        elif (ref := resolve_pretrained(pretrained)).kind == "folder" or ref.tag is not None:
+            _whole_as_trained(encoder, normalization)
         return encoder
     tower = image_tower(vision, vision_pretrained, image_size)
     _as_trained(tower, vision_pretrained, normalization)
@@ -170,7 +174,8 @@ def fold_normalization(
     if not isinstance(conv, nn.Conv2d) or conv.bias is None or conv.padding != (0, 0):
         raise UserError(
             f"these weights learnt with mean {own[0]} and deviation {own[1]}, not with the "
-            f"normalisation of data.normalize, and layer {layer} cannot take up the difference"
+            f"normalisation of data.normalize, and layer {layer} cannot take up the difference: set "
+            "data.normalize to theirs"
         )
     (m_own, s_own), (m, s) = (torch.tensor(pair, dtype=torch.float64) for pair in (own, given))
     weight = conv.weight.detach().double()
@@ -180,14 +185,44 @@ def fold_normalization(
 
 
 def _as_trained(tower: nn.Module, pretrained: str, normalization: Normalization | None) -> None:
-    """Timm's weights of a tower see the pixels that they learnt with; a file's are left alone."""
-    if normalization is None or not pretrained.startswith("timm:"):
+    """Weights of timm or torchvision see the pixels that they learnt with; a file's are left alone."""
+    scheme, _, name = pretrained.partition(":")
+    if normalization is None or scheme not in ("timm", "torchvision"):
         return
     assert isinstance(tower, ImageTower)
-    about: Any = tower.backbone.pretrained_cfg
-    own = tuple(about["mean"]), tuple(about["std"])
-    if own != normalization:
-        fold_normalization(tower.backbone, about["first_conv"], own, normalization)
+    if scheme == "timm":
+        about: Any = tower.backbone.pretrained_cfg
+        _fold(tower.backbone, about["first_conv"], (about["mean"], about["std"]), normalization)
+        return
+    from torchvision.models import get_model_weights
+
+    read: Any = get_model_weights(name).DEFAULT.transforms()
+    _fold(tower.backbone, _first_conv(tower.backbone), (read.mean, read.std), normalization)
+
+
+def _whole_as_trained(encoder: OpenClipDualEncoder, normalization: Normalization | None) -> None:
+    """The same for a model of a folder or a tag of open_clip, which says how it reads pictures."""
+    if normalization is None:
+        return
+    visual = encoder.model.visual
+    own = encoder.image_mean, encoder.image_std
+    _fold(visual, _first_conv(visual), own, normalization)
+    encoder.image_mean, encoder.image_std = normalization
+
+
+def _first_conv(network: nn.Module) -> str:
+    names: list[str] = [n for n, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]
+    return names[0]
+
+
+def _fold(
+    network: nn.Module, layer: str, own: Sequence[Sequence[float]], given: Normalization
+) -> None:
+    """`fold_normalization` where the two differ by more than the digits that libraries print."""
+    learnt: Any = tuple(tuple(float(value) for value in values) for values in own)
+    pairs = zip((*learnt[0], *learnt[1]), (*given[0], *given[1]), strict=True)
+    if any(abs(a - b) > 1e-3 for a, b in pairs):
+        fold_normalization(network, layer, learnt, given)
 
 
 def _load_trunk(

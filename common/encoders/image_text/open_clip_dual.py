@@ -80,8 +80,8 @@ class OpenClipDualEncoder(nn.Module):
         folder = Path(folder)
         try:
             stored = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-            config = copy.deepcopy(stored["model_cfg"])
-        except (OSError, ValueError, KeyError) as error:
+            config = _config(stored["model_cfg"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is not an open_clip folder: {error}") from error
         trunk = config["vision_cfg"].get("timm_model_name", "")
         if trunk.startswith("local-dir:"):  # the stored path is wrong once the folder has moved

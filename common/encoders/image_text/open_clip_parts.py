@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from common.config import UserError
+from common.encoders.image_text.clip_text import check_argmax_pool, cut_at_end
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 
 
@@ -20,13 +21,15 @@ def check_parts(encoder: OpenClipDualEncoder) -> None:
     """Refuse models whose towers do not end in a separate projection.
 
     Raises:
-        UserError: a model with a foreign text tower, or with an attention pool that projects.
+        UserError: a model with a foreign text tower or another text pooling than CLIP's, or with an
+            attention pool that projects.
     """
     model = encoder.model
     if not isinstance(model, CLIP) or model.text_projection is None:
         raise UserError(
             "features before the projection need open_clip's own text tower (no hf_model_name)"
         )
+    check_argmax_pool(model)
     if isinstance(model.visual, ModifiedResNet):
         raise UserError(
             "the attention pool of open_clip's ResNets projects at once: take a ViT, or a "
@@ -47,8 +50,7 @@ def text_features(
 ) -> Tensor:
     """States at the end-of-text token before the projection, with noise in training mode.
 
-    On the CPU the columns behind the last end-of-text token are cut; causal attention makes that
-    exact.
+    On the CPU see `cut_at_end`.
 
     Source: Fini et al. 2023 (text dropout on augmented captions), arXiv 2305.08675; drop-path:
     Huang et al. 2016, arXiv 1603.09382.
@@ -63,9 +65,7 @@ def text_features(
         (B, F).
     """
     model: Any = encoder.model
-    ends = tokens.argmax(dim=1)
-    if tokens.device.type == "cpu":
-        tokens = tokens[:, : int(ends.max()) + 1]
+    tokens, ends = cut_at_end(tokens)
     length = tokens.shape[1]
     states = model.token_embedding(tokens) + model.positional_embedding[:length]
     mask = None if model.attn_mask is None else model.attn_mask[:length, :length]

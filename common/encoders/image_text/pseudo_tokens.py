@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.encoders.image_text.clip_text import check_argmax_pool, cut_at_end
 
 PLACEHOLDER = "$"  # word whose token is replaced
 _PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
@@ -57,14 +58,8 @@ def inject(states: Tensor, ids: Tensor, pseudo: Tensor | None, placeholder: int)
     return torch.where((ids == placeholder).unsqueeze(-1), pseudo.to(states).unsqueeze(1), states)
 
 
-def _cut(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids without the columns behind the last end of text (exact under causal attention), and the ends."""
-    ends = ids.argmax(dim=1)
-    return (ids[:, : int(ends.max()) + 1] if ids.device.type == "cpu" else ids), ends
-
-
 def check_text_side(clip: Any) -> None:
-    """Refuse a model whose text side is not open_clip's own.
+    """Refuse a model whose text side is not open_clip's own, or pools otherwise than CLIP.
 
     Raises:
         UserError: see above.
@@ -73,6 +68,7 @@ def check_text_side(clip: Any) -> None:
         raise UserError(
             "pseudo words need open_clip's own text tower: take a model without hf_model_name"
         )
+    check_argmax_pool(clip)
 
 
 def encode_text(
@@ -91,7 +87,7 @@ def encode_text(
     Returns:
         (B, D), not normalised.
     """
-    ids, ends = _cut(ids)
+    ids, ends = cut_at_end(ids)
     length = ids.shape[1]
     states = inject(tower.token_embedding(ids), ids, pseudo, placeholder)
     states = states + tower.positional_embedding[:length]
@@ -155,7 +151,7 @@ class TransformersClipText(nn.Module):
         from transformers.masking_utils import create_causal_mask
 
         text = self.model.text_model
-        ids, ends = _cut(ids)
+        ids, ends = cut_at_end(ids)
         states = inject(text.embeddings.token_embedding(ids), ids, pseudo, placeholder)
         states = text.embeddings(inputs_embeds=states)
         mask = create_causal_mask(

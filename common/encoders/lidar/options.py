@@ -14,7 +14,7 @@ class DetectorOptions:
     classes: list[str] = field(default_factory=lambda: ["car", "cyclist", "pedestrian"])
     bev_width: Count = 32
     bev_layers: Whole = 2
-    head_width: Count = 32
+    head_width: Count = 32  # transfusion: a multiple of its eight attention heads
     norm_momentum: Share = 0.01  # of the batch norms behind the encoder; more for short runs
     proposals: Count = 40  # transfusion: queries
     crowded: list[str] = field(default_factory=list)  # transfusion: classes with neighbouring peaks
@@ -28,6 +28,10 @@ class DetectorOptions:
         if self.crowded and self.detector != "transfusion":
             raise ValueError(
                 "finetune.crowded needs finetune.detector=transfusion: the other has no queries"
+            )
+        if self.detector == "transfusion" and self.head_width % 8:
+            raise ValueError(
+                f"finetune.head_width={self.head_width}: finetune.detector=transfusion needs a multiple of 8"
             )
         if unknown := set(self.crowded) - set(self.classes):
             raise ValueError(f"finetune.crowded: not among finetune.classes: {sorted(unknown)}")

@@ -91,7 +91,16 @@ class TransFusionHead(nn.Module):
     def decode(
         self, out: QueryOutput, *, max_boxes: int = 60, threshold: float = 0.1
     ) -> list[Detections]:
-        """Boxes; a query's score is its class probability times the heat at its peak."""
+        """Boxes; a query's score is the geometric mean of its class probability and the heat at its peak.
+
+        Args:
+            out: of `forward`.
+            max_boxes: of an image, the best ones.
+            threshold: scores are above it.
+
+        Returns:
+            For each of B images.
+        """
         scores, labels = out.logits.sigmoid().max(-1)
         scores = (scores * out.scores).sqrt()
         boxes = decode_boxes(out.codes, out.cells, self.grid)

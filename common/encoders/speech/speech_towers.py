@@ -68,6 +68,9 @@ class LogMel(nn.Module):
 class SpecAugment(nn.Module):
     """Random bands of frequencies and of frames set to 0 in training, other ones for each row.
 
+    Time masks are placed anywhere in the padded batch, so in a recording much shorter than the
+    longest one beside it many of them fall on its padding and hide less of it.
+
     Source: Park et al. 2019, arXiv 1904.08779 (no time warping).
 
     Args:
@@ -75,7 +78,7 @@ class SpecAugment(nn.Module):
         freq_width: largest width in bands.
         num_time_masks: masks over time.
         time_width: largest width in frames.
-        time_share: largest share of the frames that one time mask covers.
+        time_share: largest share of the padded batch's frames that one time mask covers.
     """
 
     def __init__(
@@ -215,13 +218,46 @@ def wav2vec2_encoder(pretrained: str, config: dict[str, Any] | None = None) -> W
         config: with "random": fields of the library's `Wav2Vec2Config`.
 
     Raises:
-        UserError: weights that cannot be had, or a model of another kind.
+        UserError: see `speech_model`.
     """
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
+    from transformers import Wav2Vec2Model
+
+    return Wav2Vec2Encoder(speech_model(Wav2Vec2Model, "wav2vec2", pretrained, config))
+
+
+def speech_model(
+    kind: Any, model_type: str, pretrained: str, config: dict[str, Any] | None = None
+) -> Any:
+    """A speech model of transformers, with stored or random weights.
+
+    Args:
+        kind: class of the model.
+        model_type: its name in a configuration.
+        pretrained: Hugging Face id, local folder, or ``random``.
+        config: with "random": fields of its configuration.
+
+    Raises:
+        UserError: weights that cannot be had or of another kind, unknown or wrong fields, or fields
+            beside weights, which have their own.
+    """
+    from common.encoders.text.tower import architecture
 
     ref = resolve_pretrained(pretrained, require=False)
     if ref.kind == "random":
-        return Wav2Vec2Encoder(Wav2Vec2Model(Wav2Vec2Config(**(config or {}))))
+        what = f"a speech tower ({model_type})"
+        settings = architecture({"model_type": model_type, **(config or {})}, what)
+        if settings.model_type != model_type:
+            raise UserError(f"config of {what} says model_type={settings.model_type!r}")
+        try:
+            return kind(settings)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"config of {what}: {error}") from error
     if ref.kind not in ("folder", "huggingface"):
-        raise UserError(f"pretrained={pretrained!r}: wav2vec 2.0 needs a folder or an id")
-    return Wav2Vec2Encoder(load_filled(Wav2Vec2Model, resolve_pretrained(pretrained), "wav2vec2"))
+        raise UserError(f"pretrained={pretrained!r}: {model_type} needs a folder or an id")
+    own = [name for name, value in (config or {}).items() if value is not None]
+    if own:
+        raise UserError(
+            f"pretrained={pretrained!r} brings its own architecture: leave out {', '.join(own)} or set "
+            "them to null"
+        )
+    return load_filled(kind, resolve_pretrained(pretrained), model_type)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config import UserError
-from common.encoders.pretrained import load_filled, resolve_pretrained
+from common.encoders.speech.speech_towers import speech_model
 
 SAMPLE_RATE, WINDOW, HOP = 16000, 400, 160
 
@@ -78,18 +77,8 @@ def whisper_tower(pretrained: str, config: dict[str, Any] | None = None) -> Whis
         config: with "random": fields of the library's `WhisperConfig`.
 
     Raises:
-        UserError: weights that cannot be had, or a model of another kind.
+        UserError: see `speech_model`.
     """
-    from transformers import WhisperConfig, WhisperModel
+    from transformers import WhisperModel
 
-    ref = resolve_pretrained(pretrained, require=False)
-    if ref.kind == "random":
-        try:
-            return WhisperTower(WhisperModel(WhisperConfig(**(config or {}))).encoder)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"Whisper encoder: {error}") from error
-    if ref.kind not in ("folder", "huggingface"):
-        raise UserError(f"pretrained={pretrained!r}: Whisper needs a folder or an id")
-    return WhisperTower(
-        load_filled(WhisperModel, resolve_pretrained(pretrained), "whisper").encoder
-    )
+    return WhisperTower(speech_model(WhisperModel, "whisper", pretrained, config).encoder)

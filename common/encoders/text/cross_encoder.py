@@ -13,7 +13,12 @@ from common.encoders.length_groups import Progress, in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
+from common.encoders.text.tower import (
+    Attention,
+    first_position,
+    load_tokenizer,
+    load_transformer,
+)
 
 Head = Literal["new", "keep"]
 Cut = Literal["second", "longest"]
@@ -127,8 +132,8 @@ class CrossEncoder(nn.Module):
                 raise UserError(f"a cross-encoder needs a tokenizer with a {name}")
         limit: Any = getattr(model.config, "max_position_embeddings", None)
         limit = None if limit is not None and limit < 1 else limit  # XLNet says -1: no limit
-        if limit is not None and model.config.model_type in ("roberta", "xlm-roberta"):
-            limit -= model.config.pad_token_id + 1  # positions begin after the padding id
+        if limit is not None:
+            limit -= first_position(model)
         if limit is not None and max_length is not None and max_length > limit:
             raise UserError(f"max_length={max_length}, but this model reads at most {limit} tokens")
         if max_length is None and limit is None:

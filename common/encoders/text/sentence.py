@@ -16,7 +16,13 @@ from common.encoders.modes import evaluation_mode
 from common.encoders.text.pooling import Pooling
 from common.encoders.text.template import add_template, check_template, special_tokens
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import Attention, TextTower, load_tokenizer, text_tower
+from common.encoders.text.tower import (
+    Attention,
+    TextTower,
+    length_limit,
+    load_tokenizer,
+    text_tower,
+)
 
 Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
 _WINDOW = 64  # batches that are tokenised at once and sorted by their number of tokens
@@ -39,8 +45,8 @@ class SentenceEncoder(nn.Module):
             itself holds is read as an unknown word.
 
     Raises:
-        UserError: no padding token, `max_length` above the limit of the model, or a tokenizer that
-            cannot have a template.
+        UserError: no padding token, `max_length` above the limit of the model or without room for a
+            text in its template, or a tokenizer that cannot have a template.
         ValueError: `length_groups` below 1, or above 1 with pooling "avg_all", which sees padding.
     """
 
@@ -67,11 +73,17 @@ class SentenceEncoder(nn.Module):
         if template is not None:
             check_template(template, mask=tower.pooling == "mask")
             add_template(tokenizer, template)
-        limit = _length_limit(tower, tokenizer)
+        limit = length_limit(tower.model, tokenizer)
         if max_length is not None and limit is not None and max_length > limit:
             raise UserError(f"max_length={max_length}, but this model reads at most {limit} tokens")
         self.tower, self.tokenizer, self.normalize = tower, tokenizer, normalize
         self.max_length = limit if max_length is None else max_length
+        around = tokenizer.num_special_tokens_to_add()
+        if self.max_length is not None and self.max_length <= around:
+            raise UserError(
+                f"max_length={self.max_length} leaves no room for a text: {around} tokens stand around "
+                f"it; set max_length to {around + 1} at least, or shorten the template"
+            )
         self.num_features, self.length_groups = tower.num_features, length_groups
         self.template = template
 
@@ -266,15 +278,3 @@ def sentence_encoder(
         length_groups=length_groups,
         template=template,
     )
-
-
-def _length_limit(tower: TextTower, tokenizer: Any) -> int | None:
-    """Tokens that tokenizer and position embeddings allow, if they do not allow any number."""
-    limits = [int(tokenizer.model_max_length)]
-    limits.append(int(getattr(tower.model.config, "max_position_embeddings", 0) or 0))
-    for name, module in tower.model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            before = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's way
-            limits.append(module.num_embeddings - before)
-    limits = [limit for limit in limits if 0 < limit < 10**9]
-    return min(limits) if limits else None

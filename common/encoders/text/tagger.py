@@ -12,6 +12,7 @@ def span_tagger(model: str, batch_size: int, device: str = "auto") -> SpanTagger
     """Texts -> the marked spans of each, as the text writes them, in their order.
 
     Pieces of equal labels that follow one another are one span (transformers' "simple" aggregation).
+    A text longer than the model reads is read in windows, each of which repeats a quarter of the last.
 
     Args:
         model: folder or hub id of a token-classification model of transformers.
@@ -23,15 +24,21 @@ def span_tagger(model: str, batch_size: int, device: str = "auto") -> SpanTagger
     """
     from transformers import AutoModelForTokenClassification, pipeline
 
-    from common.encoders.text.tower import load_tokenizer, load_transformer
+    from common.encoders.text.tower import length_limit, load_tokenizer, load_transformer
 
     network: Any = load_transformer(model, auto_class=AutoModelForTokenClassification)
     tokenizer = load_tokenizer(model)
     if not tokenizer.is_fast:
         raise UserError(f"{model} has no fast tokenizer, which spans of characters need")
+    windows: dict[str, Any] = {}
+    limit = length_limit(network, tokenizer)
+    if limit is not None:
+        tokenizer.model_max_length = limit  # the pipeline's window
+        windows = {"stride": limit // 4}
     tagger: Any = pipeline(
         "token-classification", model=network.eval(), tokenizer=tokenizer,
         device=None if device == "auto" else device, aggregation_strategy="simple",
+        **windows,
     )  # fmt: skip
 
     def spans(texts: Sequence[str]) -> list[list[str]]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXT, MASK = "{text}", "[MASK]"  # in a template: the text, and the tokenizer's mask token
+ROWS = 8192  # texts tokenised at once: what a tokenizer keeps beside their ids is many times their size
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
@@ -31,11 +32,13 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], lis
 
 def plain_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, neither cut nor padded, without special tokens."""
-    encoded = tokenizer(
-        list(texts), add_special_tokens=False, truncation=False, padding=False,
-        return_attention_mask=False, return_token_type_ids=False, verbose=False,
-    )  # fmt: skip
-    rows: list[list[int]] = encoded["input_ids"]
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), ROWS):
+        encoded = tokenizer(
+            list(texts[start : start + ROWS]), add_special_tokens=False, truncation=False,
+            padding=False, return_attention_mask=False, return_token_type_ids=False, verbose=False,
+        )  # fmt: skip
+        rows += encoded["input_ids"]
     return rows
 
 

@@ -1,18 +1,28 @@
 """Text towers: a transformer of Hugging Face's library with a pooler, (B, L) ids -> (B, D)."""
 
+import inspect
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from common.config import UserError
 from common.damage import remedy
-from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
+from common.encoders.pretrained import (
+    PretrainedRef,
+    check_choice,
+    is_offline,
+    loading,
+    resolve_pretrained,
+)
 from common.encoders.text.pooling import LAYER_POOLINGS, POOLINGS, Pooling, pool
 
 Attention = Literal["auto", "eager", "sdpa"]
@@ -193,7 +203,7 @@ def load_transformer(
     ref = resolve_pretrained(pretrained)
     if (ref.kind == "random") != (config is not None):
         raise UserError("a text tower needs either pretrained weights, or random and a `config`")
-    settings = _architecture(config) if config is not None else _stored_config(ref)
+    settings = architecture(config) if config is not None else _stored_config(ref)
     if dropout is not None:
         _set_dropout(settings, dropout)
     if num_labels is not None:
@@ -271,6 +281,70 @@ def load_tokenizer(pretrained: str) -> Any:
     return tokenizer
 
 
+def architecture(config: Mapping[str, Any], what: str = "a text tower") -> Any:
+    """A configuration of transformers from its fields.
+
+    One that the library wrote names its ``transformers_version`` and is taken as it is: released
+    checkpoints leave fields in it that no version of the library knows.
+
+    Args:
+        config: ``model_type`` and fields of its kind; others may be None, as an override of a config
+            sets them to null that can't take them away.
+        what: has this configuration, for messages.
+
+    Raises:
+        UserError: unknown kind, a field that the kind does not have, or a wrong value.
+    """
+    given = dict(config)
+    kind = given.pop("model_type", None)
+    what = f"config of {what}, model_type={kind!r}"
+    try:
+        settings = AutoConfig.for_model(kind, **given)
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{what}: {error}") from error
+    if "transformers_version" not in given:
+        _check_fields(settings, given, what)
+    return settings
+
+
+def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
+    """Refuse fields that have become attributes of a configuration and that nothing reads; drop null."""
+    known = {field.name for field in fields(settings)} | settings.attribute_map.keys()
+    # a pair of other models has no defaults
+    with suppress(TypeError, ValueError, StrictDataclassError):
+        known |= vars(type(settings)()).keys()
+    generation = GenerationConfig()  # type: ignore[no-untyped-call]
+    others = known | vars(generation).keys()
+    loose = [name for name in given if name in vars(settings) and name not in others]
+    if not loose:
+        return
+    # some are read without being declared, such as DeBERTa's share_att_key
+    files = Path(inspect.getfile(type(settings))).parent.glob("*.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
+    for name in loose:
+        if re.search(rf"""config\.{re.escape(name)}\b|["']{re.escape(name)}["']""", source):
+            continue
+        if given[name] is not None:
+            check_choice(name, sorted(known), f"{what} (null takes a field back): field")
+        delattr(settings, name)
+
+
+def first_position(model: nn.Module) -> int:
+    """Where positions of a text begin: behind the padding's, as RoBERTa and its kin count; else 0."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0
+
+
+def length_limit(model: PreTrainedModel, tokenizer: Any) -> int | None:
+    """Tokens that tokenizer and positions allow; None: any number."""
+    positions = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    limits = [int(tokenizer.model_max_length), positions - first_position(model)]
+    limits = [limit for limit in limits if 0 < limit < 10**9]
+    return min(limits) if limits else None
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and load reports of transformers, whose findings are checked here."""
@@ -300,15 +374,6 @@ def _stored_config(ref: PretrainedRef) -> Any:
         return AutoConfig.from_pretrained(
             source, local_files_only=ref.path is not None or is_offline()
         )
-
-
-def _architecture(config: Mapping[str, Any]) -> Any:
-    fields = dict(config)
-    kind = fields.pop("model_type", None)
-    try:
-        return AutoConfig.for_model(kind, **fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"config of a text tower, model_type={kind!r}: {error}") from error
 
 
 def _set_dropout(config: Any, dropout: float) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from common.config import UserError
 from common.data.text.dialogs.encoding import SYSTEM_MARKS, USER, USER_MARKS
+from common.encoders.state_dict import read_state_dict
 from common.encoders.text.tower import quiet
 from common.encoders.text.variants.dialog import NUM_ROLES, DialogEncoder, table
 from common.export.files import write_files, write_json, write_tensors
@@ -117,7 +117,7 @@ def load_dialog_encoder(folder: str | Path, attention: str = "auto") -> tuple[Di
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text("utf-8"))
-        tensors = load_file(folder / TABLES)
+        tensors = read_state_dict(folder / TABLES)
         role, turn, cls_row = (tensors.pop(name) for name in ("role", "turn", "cls"))
         with quiet():
             model, info = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False, output_loading_info=True, **chosen)  # fmt: skip
@@ -134,7 +134,7 @@ def load_dialog_encoder(folder: str | Path, attention: str = "auto") -> tuple[Di
         encoder = DialogEncoder(model, len(old.word_embeddings.weight), cls_id, len(turn))
         with torch.no_grad():
             encoder.embeddings.turn_embeddings.weight.copy_(turn)
-    except Exception as error:  # safetensors and transformers have no class of their own for damage
+    except Exception as error:  # transformers has no class of its own for damage
         raise UserError(f"{folder} is no exported dialogue encoder, or damaged: {error}") from error
     return encoder.eval(), tokenizer, settings, tensors
 

@@ -217,6 +217,14 @@ def test_features_are_the_last_token_s_state():
     torch.testing.assert_close(found[0], state.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_features_take_no_more_of_the_head_than_one_place():
+    lm, seen = tiny_lm(), []
+    lm.model.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.shape[1]))
+    assert len(lm.features(PROMPTS)) == len(PROMPTS)
+    assert len(list(lm.states([[5, 6, 7]]))) == 1
+    assert set(seen) == {1}
+
+
 def test_bundled_model_loads():
     lm = LanguageModel.from_pretrained("bundled:stories260k", "cpu")
     (found,) = lm.continuations(["Once upon a time, there was a"], Policy("greedy"), streams(1), 8)

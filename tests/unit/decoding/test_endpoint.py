@@ -69,6 +69,13 @@ def test_limits_per_row_and_other_policies():
         EndpointGenerator(ServerConfig("http://x"), "m", Policy("typical"))
 
 
+@pytest.mark.parametrize("option", [{"no_repeat_ngram": 2}, {"repetition_penalty": 1.2}, {"min_new_tokens": 3}])  # fmt: skip
+def test_options_that_a_server_is_not_asked_for_are_refused(option):
+    """They had no effect, and the manifest named them."""
+    with pytest.raises(UserError, match="no_repeat_ngram=0, repetition_penalty=1 and min_new_to"):
+        EndpointGenerator(ServerConfig("http://x"), "m", Policy("greedy", **option))
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_passing_failure_is_tried_again(status, capsys):
     with CompletionServer(trouble=lambda n: (status, "busy") if n < 2 else None) as server:

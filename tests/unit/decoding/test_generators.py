@@ -163,6 +163,27 @@ def test_the_factory_knows_encoder_decoders(tmp_path):
     assert len(generate([Prompt(text) for text in PROMPTS], streams(3), 5)) == 3
 
 
+def test_the_prompt_of_an_encoder_decoder_does_not_share_its_context():
+    model = SequenceToSequence(sequence_models()[1], tiny_tokenizer(300), "cpu")
+    long = Prompt("the state of the people " * 30)
+    (answer,) = LocalGenerator(model, NUCLEUS, 2, prompt_budget=60)([long], streams(1), 9)
+    assert isinstance(answer, str)
+    with pytest.raises(UserError, match="^prompt_budget 65 exceed the model's context of 64"):
+        LocalGenerator(model, NUCLEUS, 2, prompt_budget=65)([long], streams(1), 9)
+
+
+def test_stop_tokens_are_looked_for_once():
+    tokenizer = tiny_tokenizer(300)
+    model, read = SequenceToSequence(sequence_models()[0], tokenizer, "cpu"), []
+    decode = tokenizer.decode
+    tokenizer.decode = lambda ids, **options: read.append(ids) or decode(ids, **options)
+    policy = Policy("greedy")
+    first = model.continuations(PROMPTS, policy, streams(3), 2, batch_size=1, stop="e")
+    assert 300 <= len(read) < 330
+    assert model.continuations(PROMPTS, policy, streams(3), 2, stop="e") == first
+    assert len(read) < 330
+
+
 def test_absent_models_are_user_errors(tmp_path):
     for place in (str(tmp_path / "nothing"), str(tmp_path)):
         with pytest.raises(UserError):

@@ -73,5 +73,5 @@ def test_whisper_counts_the_states_of_the_recording():
     states, real = tower(torch.randn(3, 9000), torch.tensor([320, 321, 9000]))
     assert states.shape == (3, 25, 8)
     assert real.tolist() == [1, 2, 25]
-    with pytest.raises(UserError, match="Whisper"):
+    with pytest.raises(UserError, match="whisper needs a folder"):
         whisper_tower("timm:resnet18")

@@ -45,3 +45,10 @@ def test_an_index_cannot_point_outside(tmp_path):
     (tmp_path / "model/model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="missing"):
         read_pretrained_state(resolve_pretrained(str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize("content", ['{"metadata":', '{"metadata": {}}', "[]", '{"weight_map": 3}'])
+def test_a_damaged_index_is_said(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match=r"index\.json is no index of weights"):
+        read_pretrained_state(resolve_pretrained(str(tmp_path)))

@@ -26,6 +26,10 @@ def test_local_file_and_folder(tmp_path):
     folder = resolve_pretrained(str(tmp_path))
     assert (file.kind, file.path) == ("file", tmp_path / "w.safetensors")
     assert (folder.kind, folder.path) == ("folder", tmp_path)
+    (tmp_path / "weights").write_bytes(b"")  # a file needs no suffix, and a folder may have one
+    (tmp_path / "model.v2").mkdir()
+    kinds = [resolve_pretrained(str(tmp_path / name)).kind for name in ("weights", "model.v2")]
+    assert kinds == ["file", "folder"]
 
 
 @pytest.mark.parametrize("spec", ["weights.pt", "./absent", "/no/such/folder", "a/b/c"])
@@ -87,6 +91,57 @@ def test_cached_weights_are_present(monkeypatch):
     monkeypatch.setattr(pretrained, "_in_hub_cache", lambda *_: True)
     for spec in ("org/model", "open_clip:ViT-B-32/openai", "timm:resnet18.a1_in1k"):
         assert resolve_pretrained(spec).present
+
+
+def cached(monkeypatch, *files):
+    """The hub's cache holds these files and no other; returns what was asked for."""
+    asked = []
+
+    def found(repo, name="config.json"):
+        asked.append((repo, name))
+        return name in files
+
+    monkeypatch.setattr(pretrained, "_in_hub_cache", found)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("files", "present"),
+    [
+        (["config.json"], False),
+        (["model.safetensors"], False),
+        (["config.json", "model.safetensors"], True),
+        (["config.json", "pytorch_model.bin"], True),
+        (["config.json", "model.safetensors.index.json"], True),
+    ],
+)
+def test_a_cached_config_alone_is_no_model(files, present, monkeypatch):
+    """But its tokenizer can be read, so that only loading the weights fails."""
+    cached(monkeypatch, *files)
+    assert resolve_pretrained("org/model", require=False).present == present
+    if "config.json" in files:
+        ref = resolve_pretrained("org/model")
+        assert ref.present == present
+
+
+def test_the_file_of_an_open_clip_tag_is_not_part_of_its_repository(monkeypatch):
+    """Tags name org/name/ or org/name/file; open_clip reads .safetensors first."""
+    asked = cached(monkeypatch, "pytorch_model.bin")
+    assert resolve_pretrained("open_clip:ViTamin-B/datacomp1b").present
+    assert asked == [
+        ("jienengchen/ViTamin-B", "pytorch_model.safetensors"),
+        ("jienengchen/ViTamin-B", "pytorch_model.bin"),
+    ]
+    asked = cached(monkeypatch, "open_clip_model.safetensors")
+    assert resolve_pretrained("open_clip:ViT-B-16/laion2b_s34b_b88k").present
+    assert asked == [("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "open_clip_model.safetensors")]
+
+
+@pytest.mark.parametrize("spec", ["bert--base", "my..model", "a" * 100])
+def test_a_name_that_is_no_hugging_face_id_is_said(spec, monkeypatch):
+    monkeypatch.undo()  # the true look into the cache
+    with pytest.raises(UserError, match="no Hugging Face id"):
+        resolve_pretrained(spec, require=False)
 
 
 def test_library_errors_become_user_errors():

@@ -42,6 +42,14 @@ def test_wrapper_names_inside_are_removed_but_a_module_child_is_kept(tmp_path):
     assert list(read_state_dict(tmp_path / "w.safetensors")) == ["encoder.module.weight"]
 
 
+def test_an_entry_that_is_asked_for_goes_before_the_usual_ones(tmp_path):
+    path = tmp_path / "w.pt"
+    part = {"module.weight": torch.ones(2)}
+    torch.save({"state_dict": {"whole": torch.zeros(1)}, "part": part, "empty": None}, path)
+    assert list(read_state_dict(path)) == ["whole"]
+    assert list(read_state_dict(path, entries=("absent", "empty", "part"))) == ["weight"]
+
+
 def test_half_precision_file_fills_a_float32_model(tmp_path):
     source, target = model(), model()
     path = tmp_path / "w.safetensors"

@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.heads import MLPHead, linear_projection
+from common.encoders.image import towers
 from common.encoders.image.by_name import image_encoder
 from common.encoders.image.towers import ConvNet, timm_tower, torchvision_tower
 from common.encoders.image.vit import QKNormViT
 from common.encoders.image_text.clip_text import ClipTextTransformer
+from common.encoders.pretrained import PretrainedRef
 
 
 def tiny_vit(**options) -> QKNormViT:
@@ -191,6 +193,73 @@ def test_torchvision_tower_with_cifar_stem():
         torchvision_tower("vit_b_16", cifar_stem=True)
     with pytest.raises(UserError, match="did you mean"):
         torchvision_tower("resnet81")
+
+
+def test_a_timm_resnet_has_the_cifar_stem_too(monkeypatch):
+    """It was ignored, so that images of 32 px ended as one place."""
+    tower = image_encoder("timm/resnet18", cifar_stem=True).eval()
+    assert tower.backbone.conv1.stride == (1, 1)
+    seen = []
+    tower.backbone.layer1.register_forward_hook(lambda *args: seen.append(args[2].shape[-1]))
+    assert tower(torch.randn(1, 3, 16, 16)).shape == (1, 512)
+    assert seen == [16]
+    for name in ("timm/vit_tiny_patch16_224", "timm/resnet18d"):
+        with pytest.raises(UserError, match="needs a ResNet"):
+            image_encoder(name, cifar_stem=True)
+    image_encoder("convnet", widths=(4,), cifar_stem=True)  # has no other stem
+    ref = PretrainedRef("timm", "timm:resnet18.a1_in1k", "resnet18.a1_in1k")
+    monkeypatch.setattr(towers, "resolve_pretrained", lambda _: ref)
+    with pytest.raises(UserError, match="does not fit resnet18 with cifar_stem"):
+        timm_tower("resnet18", ref.spec, cifar_stem=True)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "lcnet_035", "test_vit", "resnet10t"])
+def test_the_features_of_timm_have_the_width_that_is_said(name):
+    """Also with a layer between the pool and the classifier."""
+    tower = timm_tower(name).eval()
+    side = 160 if name == "test_vit" else 32
+    assert tower(torch.randn(1, 3, side, side)).shape == (1, tower.num_features)
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 32), ("inception_v3", 80)])
+def test_towers_have_no_further_classifiers(name, size):
+    """GoogLeNet and Inception gave a tuple in training; files of theirs hold those classifiers."""
+    import torchvision
+
+    with torch.device("meta"):
+        tower = torchvision_tower(name).train()
+        whole = torchvision.models.get_model(name, weights=None)
+        assert tower(torch.zeros(2, 3, size, size)).shape == (2, tower.num_features)
+    assert {key.split(".")[0] for key in whole.state_dict()} & {"aux1", "AuxLogits"}
+    assert not any(key.startswith(("aux", "Aux")) for key in tower.backbone.state_dict())
+
+
+def test_a_file_with_further_classifiers_fills_a_tower(tmp_path):
+    stored = {"weight": torch.ones(2, 2), "bias": torch.ones(2), "aux1.fc.bias": torch.ones(1), "AuxLogits.fc.bias": torch.ones(1)}  # fmt: skip
+    torch.save(stored, tmp_path / "w.pt")
+    layer = nn.Linear(2, 2)
+    towers._load_backbone(layer, tmp_path / "w.pt")
+    assert torch.equal(layer.weight, torch.ones(2, 2))
+
+
+def test_vits_of_torchvision_take_an_image_size(monkeypatch):
+    """It was ignored, so that the first batch failed."""
+    with torch.device("meta"):
+        tower = image_encoder("vit_b_32", image_size=64).eval()
+        assert tower(torch.zeros(1, 3, 64, 64)).shape == (1, 768)
+        assert torchvision_tower("vit_b_32").backbone.image_size == 224
+    with pytest.raises(UserError, match="multiple of 32, not 100"):
+        torchvision_tower("vit_b_32", image_size=100)
+    import torchvision
+
+    make = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: make(name))
+    ref = PretrainedRef("torchvision", "torchvision:vit_b_32", "vit_b_32")
+    monkeypatch.setattr(towers, "resolve_pretrained", lambda _: ref)
+    with torch.device("meta"):
+        torchvision_tower("vit_b_32", ref.spec, image_size=224)
+        with pytest.raises(UserError, match="images of 224 pixels, not of 64"):
+            torchvision_tower("vit_b_32", ref.spec, image_size=64)
 
 
 def test_timm_tower_takes_an_image_size_and_a_local_file(tmp_path):

@@ -3,7 +3,7 @@
 Source: Lee et al. 2024, "NV-Embed", sections 3 and 4, arXiv 2405.17428, and the released code.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.length_groups import in_length_groups
+from common.encoders.length_groups import Progress, in_batches_by_length, in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.language_models.causal import (
     ALL_LINEAR,
@@ -24,9 +24,9 @@ from common.encoders.text.latent_attention import TokenPooler, TokenPooling
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
 
-Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
 InstructionSpan = Literal["exact", "released", "pooled"]
 
+_SLICE = 16384  # texts that `encode` tokenises at once: their offsets take 32 kB each
 TEMPLATE = "Instruct: {instruction}\nQuery: "
 
 
@@ -142,21 +142,14 @@ class InstructedEncoder(nn.Module):
         )  # fmt: skip
         if not prefix:
             return [(ids, 0) for ids in encoded["input_ids"]]
-        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        spans = [self._span(ids, offsets, prefix) for ids, offsets in pairs]
-        if max(spans) >= limit - 1:
+        spans = [_exact_span(offsets, prefix) for offsets in encoded["offset_mapping"]]
+        if max(spans, default=0) >= limit - 1:
             raise UserError(f"{limit} tokens leave no room for a text after {prefix!r}")
-        return list(zip(encoded["input_ids"], spans, strict=True))
-
-    def _span(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], prefix: str) -> int:
-        if self.span == "pooled":
-            return 0
-        if self.span == "released":
+        if self.span != "exact":
+            released = self.span == "released"
             plain = self.tokenizer(prefix, add_special_tokens=False)["input_ids"]
-            return len(plain)
-        last = len(ids) - 1  # EOS, which is always pooled
-        over = (i for i, (_, end) in enumerate(offsets[:last]) if end > len(prefix))
-        return next(over, last)
+            spans = [len(plain) if released else 0] * len(spans)
+        return list(zip(encoded["input_ids"], spans, strict=True))
 
     def pad(self, rows: Sequence[tuple[Sequence[int], int]]) -> dict[str, Tensor]:
         """Rows of `token_rows` -> ``input_ids``, ``attention_mask`` and ``pool_mask``, (B, L) int64."""
@@ -204,22 +197,18 @@ class InstructedEncoder(nn.Module):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise ValueError("there is nothing to encode")
-        rows = self.token_rows(texts, instruction)
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
-        batches = [
-            slice(i, min(i + batch_size, len(order))) for i in range(0, len(order), batch_size)
-        ]
-        shown = batches if progress is None else progress(batches, "encode", len(batches))
-        parts = []
+        rows: list[tuple[list[int], int]] = []
+        for start in range(0, len(texts), _SLICE):
+            rows += self.token_rows(texts[start : start + _SLICE], instruction)
+
+        def run(places: list[int]) -> Tensor:
+            inputs = self.pad([rows[i] for i in places])
+            found: Tensor = self(**{name: x.to(self.device) for name, x in inputs.items()})
+            return found
+
         with evaluation_mode(self):
-            for part in shown:
-                inputs = self.pad([rows[i] for i in order[part]])
-                parts.append(self(**{k: v.to(self.device) for k, v in inputs.items()}).cpu())
-        found = torch.cat(parts)
-        found = F.normalize(found if found.dtype == torch.float64 else found.float(), dim=1)
-        embeddings = torch.empty_like(found)
-        embeddings[torch.tensor(order)] = found
-        return embeddings
+            found = in_batches_by_length(run, [len(ids) for ids, _ in rows], batch_size, progress)
+        return F.normalize(found, dim=1, out=found)
 
     def encode_prompted(self, texts: Sequence[str], prompt: str, batch_size: int = 64) -> Tensor:
         """`encode` for callers that pass the instruction, for instance the MTEB adapter."""
@@ -229,6 +218,13 @@ class InstructedEncoder(nn.Module):
         """Fold the LoRA adapters into the model, in place."""
         merge_lora(self.model)
         return self
+
+
+def _exact_span(offsets: Sequence[tuple[int, int]], prefix: str) -> int:
+    """BOS and the tokens that end within the prefix."""
+    last = len(offsets) - 1  # EOS, which is always pooled
+    over = (i for i, (_, end) in enumerate(offsets[:last]) if end > len(prefix))
+    return next(over, last)
 
 
 def instructed_encoder(

@@ -15,6 +15,7 @@ from common.config import UserError
 from common.encoders.text.language_models.causal import final_logits
 from common.encoders.text.pooling import last_token
 from common.encoders.text.template import TEXT, plain_ids
+from common.encoders.text.tuned.prefix import cache_argument
 
 SPACES = (" ", "\u0120", "\u2581")  # how tokenizers mark a piece that begins a word
 BREAK, WRITTEN_BREAK = "\n", "\\n"
@@ -244,14 +245,15 @@ class PromptedModel(nn.Module):
         inputs = {k: v.to(self.device) for k, v in self.pad(rows, side="left").items()}
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         place = (mask.cumsum(1) - 1).clamp(min=0)
+        name = cache_argument(self.model.base_model) or "past_key_values"
         cache, states, tokens = None, [], []
         counts = torch.full((len(rows),), most, device=ids.device)
         for step in range(most):
             output = self.model.base_model(
-                input_ids=ids, attention_mask=mask, position_ids=place, past_key_values=cache,
-                use_cache=True,
+                input_ids=ids, attention_mask=mask, position_ids=place, use_cache=True,
+                **{name: cache},
             )  # fmt: skip
-            cache, state = output.past_key_values, output.last_hidden_state[:, -1]
+            cache, state = getattr(output, name), output.last_hidden_state[:, -1]
             token = self.logits(state).argmax(-1)
             ended = self._ends(token.tolist(), stop).to(ids.device)
             counts = torch.where(ended & (counts == most), max(step, 1), counts)

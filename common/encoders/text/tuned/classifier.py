@@ -19,7 +19,12 @@ from common.encoders.pooling import mean_pool
 from common.encoders.text.cross_encoder import ends_in_cls
 from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
+from common.encoders.text.tower import (
+    Attention,
+    first_position,
+    load_tokenizer,
+    load_transformer,
+)
 from common.encoders.text.tuned.prefix import Prefix, cache_argument, prefix_of
 
 TuningKind = Literal["full", "lora", "prefix"]
@@ -104,9 +109,7 @@ class TextClassifier(nn.Module):
             backbone.pooler = None  # type: ignore[assignment]
         self.tuning = tuning or Tuning()
         self.tokenizer, self.classes, self.pooling = tokenizer, tuple(classes), pooling
-        self.max_length, self.first_position = max_length, 0
-        if config.model_type in ("roberta", "xlm-roberta"):
-            self.first_position = config.pad_token_id + 1
+        self.max_length, self.first_position = max_length, first_position(backbone)
         self._check_length(getattr(config, "max_position_embeddings", None))
         self.has_segments = (getattr(config, "type_vocab_size", 0) or 0) > 1
         self.prefix: Prefix | None = None

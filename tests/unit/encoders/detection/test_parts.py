@@ -57,6 +57,17 @@ def test_every_region_is_cut_from_the_level_of_its_size():
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_maps_do_not_round_the_boxes(dtype):
+    """Pixels of a large image have no bfloat16; the crops keep the dtype of the maps."""
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 4, 256, 256).to(dtype)]
+    rois = torch.tensor([[0, 703.3, 511.7, 903.1, 777.9]])
+    found = multilevel_roi_align(maps, [4], rois)
+    assert found.dtype == dtype
+    assert torch.equal(found, multilevel_roi_align([maps[0].float()], [4], rois).to(dtype))
+
+
 def test_offsets_are_those_of_fast_rcnn_and_invertible():
     """(10 dx/w, 10 dy/h, 5 log w'/w, 5 log h'/h)."""
     start = torch.tensor([[10.0, 20, 30, 60]])
@@ -149,6 +160,17 @@ def test_proposals_are_clipped_sorted_and_without_duplicates():
         logits[0].repeat(2)[:80] * 0, boxes[:1].repeat(80, 1), places, (64, 64), nms_iou=0.7
     )
     assert len(doubled.boxes) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_proposals_take_scores_of_half_precision(dtype):
+    places = rpn.Places(torch.rand(9, 2) * 32, torch.full((9,), 8.0), [9])
+    low = torch.rand(9, 2) * 10
+    boxes, logits = torch.cat([low, low + 10], 1), torch.randn(9).to(dtype)
+    found = rpn.propose(logits, boxes, places, (32, 32))
+    want = rpn.propose(logits.float(), boxes, places, (32, 32))
+    assert found.scores.dtype == torch.float32
+    assert torch.equal(found.boxes, want.boxes)
 
 
 def test_the_head_gives_vectors_and_offsets():

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from common.config import UserError
 from common.encoders.image.grid import GridTower, grid_tokens, grid_tower
 
 
@@ -45,3 +46,17 @@ def test_both_layouts_give_the_same_tokens():
     want = grid.flatten(2).transpose(1, 2)
     assert torch.equal(grid_tokens(grid, 5), want)
     assert torch.equal(grid_tokens(grid.permute(0, 2, 3, 1), 5), want)
+
+
+def test_the_width_is_that_of_the_map_and_not_of_a_layer_behind_its_pool():
+    tower = grid_tower("mobilenetv3_small_050").eval()
+    assert tower.width == tower.backbone.num_features < tower.backbone.head_hidden_size
+    with torch.no_grad():
+        assert tower(torch.randn(1, 3, 64, 64)).shape == (1, 1 + 4, tower.width)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_only_swin_is_resized(name):
+    """A ViT of timm has a method of that name that takes no window."""
+    with pytest.raises(UserError, match="only Swin"):
+        grid_tower(name).resize(96, 6)

@@ -208,3 +208,6 @@ def test_builder_refuses_contradictions(monkeypatch):
         build_dual_encoder()
     with pytest.raises(UserError, match="qknorm_vit_b16"):
         build_dual_encoder(vision="resnet18")
+    for vision in ("qknorm_vit_s16", "torchvision:vit_b_16"):
+        with pytest.raises(UserError, match="multiple of"):
+            build_dual_encoder(vision=vision, image_size=100, text=TEXT)

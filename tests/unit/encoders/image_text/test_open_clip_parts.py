@@ -6,6 +6,7 @@ import torch
 from common.config import UserError
 from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
+from common.encoders.image_text.pseudo_tokens import ClipText
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VISION = {
@@ -15,10 +16,10 @@ VISION = {
 }  # fmt: skip
 
 
-def encoder(kind):
+def encoder(kind, **text):
     torch.manual_seed(0)
     return OpenClipDualEncoder(
-        {"embed_dim": 16, "vision_cfg": VISION[kind], "text_cfg": TEXT}
+        {"embed_dim": 16, "vision_cfg": VISION[kind], "text_cfg": TEXT | text}
     ).eval()
 
 
@@ -52,3 +53,14 @@ def test_noise_is_of_training_mode_and_drop_path_keeps_the_mean():
 def test_an_attention_pool_is_refused():
     with pytest.raises(UserError, match="attention pool"):
         parts.check_parts(encoder("resnet"))
+
+
+@pytest.mark.parametrize(
+    "text", [{"pool_type": "last"}, {"no_causal_mask": True}, {"pool_type": "eos", "eos_id": 2}]
+)
+def test_texts_that_are_pooled_otherwise_are_refused(text):
+    """CLIPA's models pool the last token and see both sides: the state at the end of text is another."""
+    with pytest.raises(UserError, match="pools its texts by"):
+        parts.check_parts(encoder("vit", **text))
+    with pytest.raises(UserError, match="pools its texts by"):
+        ClipText(encoder("vit", **text).model)

@@ -117,6 +117,24 @@ def test_weights_fill_the_encoder_or_are_refused(tmp_path):
         wav2vec2_encoder(str(tmp_path))
 
 
+@pytest.mark.parametrize("build", [wav2vec2_encoder, whisper_tower])
+def test_sizes_that_have_no_effect_are_refused(build, tmp_path):
+    with pytest.raises(UserError, match="'hiden_size' is unknown; did you mean .*hidden_size"):
+        build("random", {"hiden_size": 16})
+    with pytest.raises(UserError, match="says model_type='bert'"):
+        build("random", {"model_type": "bert"})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="brings its own architecture: leave out num_layers"):
+        build(str(tmp_path), {"num_layers": 16})
+
+
+def test_wrong_sizes_and_stored_ones():
+    with pytest.raises(UserError, match="conv"):
+        wav2vec2_encoder("random", {**SMALL, "conv_dim": [8]})
+    stored = wav2vec2_encoder("random", SMALL).model.config.to_diff_dict()
+    assert wav2vec2_encoder("random", {**stored, "left_by_its_authors": 1}).dim == 16
+
+
 def test_positions_are_sines_and_cosines():
     code = sinusoidal_positions(3, 4, torch.empty(0))
     torch.testing.assert_close(code[0], torch.tensor([0.0, 1.0, 0.0, 1.0]))

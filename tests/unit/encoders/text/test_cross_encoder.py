@@ -115,6 +115,16 @@ def test_lengths_that_do_not_fit_are_refused():
         CrossEncoder(small().model, tokenizer)
 
 
+@pytest.mark.parametrize("kind", ["bert", "camembert", "mpnet", "roberta"])
+def test_positions_that_a_model_keeps_for_itself_are_not_promised(kind):
+    """Longer pairs than a model reads crashed; MPNet and CamemBERT count as RoBERTa does."""
+    sizes = {"model_type": kind, "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16,
+             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 18}  # fmt: skip
+    model = cross_encoder("random", config=sizes)
+    assert model.max_length == (18 if kind == "bert" else 16)
+    assert model.score([("the people", "of the new world " * 9)]).isfinite().all()
+
+
 def test_word_pieces_keep_whole_words():
     tokenizer = tiny_tokenizer(300)
     text = "The people: Zebra-like"
@@ -208,3 +218,10 @@ def test_a_head_on_the_means_of_both_texts(tmp_path):
     encoder = AutoModel.from_pretrained(tmp_path / "own").eval()
     with torch.no_grad():
         torch.testing.assert_close(encoder(**inputs).last_hidden_state, states, atol=1e-5, rtol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ['{"max_length": ', "[]"])
+def test_a_damaged_description_is_said(tmp_path, content):
+    (tmp_path / "cross_encoder.json").write_text(content)
+    with pytest.raises(UserError, match=r"cross_encoder\.json is no description"):
+        load_cross_encoder(tmp_path)

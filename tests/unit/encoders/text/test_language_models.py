@@ -17,6 +17,7 @@ from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.encoders.text.language_models.prompted import PromptedModel
 from common.encoders.text.latent_attention import TokenPooler
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tuned.prefix import cache_argument
 from common.export.instructed import load_instructed, save_instructed
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -51,6 +52,17 @@ def test_trained_rows_have_the_logits_that_frozen_ones_would_have(kind):
     want = model(IDS).logits.detach()
     whole = InjectedLM(model, [], [], media_token=58, first_row=57, trained_rows="new")
     torch.testing.assert_close(whole(IDS, torch.ones_like(IDS)).logits.detach(), want)
+
+
+def test_answers_pass_the_cache_under_the_library_s_name_for_it():
+    """Each step took it under a deprecated one, with a warning."""
+    model, names = language_model(), []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: names.append(kwargs.keys()), with_kwargs=True
+    )
+    PromptedModel(model, tiny_tokenizer(300)).answer([[1, 5, 9], [7]], 3, "\0")
+    assert len(names) == 3
+    assert all(cache_argument(model.base_model) in own for own in names)
 
 
 @pytest.mark.parametrize("other", [{"hidden_size": 32}, {"kind": "gpt_neox"}])

@@ -24,6 +24,17 @@ def encoder(**options):
     return sentence_encoder("random", config=ARCHITECTURE, **options).eval()
 
 
+def test_a_corpus_is_tokenised_in_parts(monkeypatch):
+    """All of it at once held several times its ids."""
+    tokenizer = tiny_tokenizer(400)
+    texts = [*TEXTS, "", LONG, "it rains"]
+    whole = plain_ids(tokenizer, texts)
+    assert whole == tokenizer(texts, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr("common.encoders.text.template.ROWS", 2)
+    assert plain_ids(tokenizer, texts) == plain_ids(tokenizer, tuple(texts)) == whole
+    assert plain_ids(tokenizer, []) == []
+
+
 def test_ids_are_those_of_the_template_with_the_text_in_it():
     tokenizer, plain = tiny_tokenizer(400), tiny_tokenizer(400)
     add_template(tokenizer, TEMPLATE)
@@ -98,3 +109,14 @@ def test_templates_that_cannot_serve_are_refused(template):
     tokenizer.mask_token = None
     with pytest.raises(UserError, match="a mask token where it has"):
         add_template(tokenizer, TEMPLATE)
+
+
+def test_a_template_has_to_leave_room_for_a_text():
+    """Every text was cut to nothing, or none at all."""
+    around = sum(map(len, special_tokens(encoder().tokenizer)))
+    kept = encoder(max_length=around + 1).tokenize(TEXTS)["input_ids"]
+    assert kept.shape[1] == around + 1
+    assert not kept[0].equal(kept[1])
+    for length in (around, around - 3):
+        with pytest.raises(UserError, match=f"set max_length to {around + 1}"):
+            encoder(max_length=length)

@@ -6,7 +6,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 
 from common.config import UserError
 from common.encoders.text.pooling import POOLINGS
-from common.encoders.text.tower import TextTower, load_transformer, text_tower
+from common.encoders.text.tower import TextTower, architecture, load_transformer, text_tower
 
 SIZES = {
     "vocab_size": 60,
@@ -185,6 +185,39 @@ def test_random_needs_a_config_and_dropout_is_set():
         text_tower("random")
     with pytest.raises(UserError, match="model_type='bart_typo'"):
         text_tower("random", config={"model_type": "bart_typo"})
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [({"model_type": "bert", "hiden_size": 32}, "'hiden_size' is unknown; did you mean hidden_size"),
+     ({"model_type": "bert", "dropout": 0.1}, "'dropout' is unknown; did you mean .*hidden_dropout"),
+     ({"model_type": "llama", "n_layer": 2}, "'n_layer' is unknown; did you mean .*num_hidden_layers"),
+     ({"model_type": "gpt2", "strange": 2}, "'strange' is unknown")],
+)  # fmt: skip
+def test_fields_that_nothing_reads_are_refused(config, hint):
+    """A misspelt size left the default, and said nothing."""
+    with pytest.raises(UserError, match=hint):
+        architecture(config)
+    with pytest.raises(UserError, match="hidden_size"):
+        architecture({"model_type": "bert", "hidden_size": "many"})
+
+
+def test_fields_that_are_read_under_whatever_name_are_taken():
+    assert architecture({"model_type": "gpt2", "n_embd": 24}).hidden_size == 24
+    assert (
+        architecture({"model_type": "llama", "rope_theta": 3.0}).rope_parameters["rope_theta"] == 3
+    )
+    assert architecture({"model_type": "deberta-v2", "share_att_key": True}).share_att_key
+    architecture({"model_type": "t5", "tie_word_embeddings": False})
+    assert (
+        architecture({"model_type": "t5", "decoder_start_token_id": 5}).decoder_start_token_id == 5
+    )
+    taken_back = architecture({"model_type": "gpt2", "n_embd": 24, "d_model": None})
+    assert (taken_back.n_embd, hasattr(taken_back, "d_model")) == (24, False)
+    pair = {"encoder": {"model_type": "bert"}, "decoder": {"model_type": "bert"}}
+    assert architecture({"model_type": "encoder-decoder", **pair}).decoder.model_type == "bert"
+    stored = {"model_type": "bert", "hidden_size": 24, "left_by_its_authors": 1}
+    assert architecture({**stored, "transformers_version": "4.0.0"}).hidden_size == 24
 
 
 def test_weights_that_do_not_fill_the_model_are_refused(bert, tmp_path):
