@@ -22,10 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch
+from measure import results_folder
 from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
-from vision_report import OURS, RESULTS, Seconds, interleaved, summary, timed, write
+from vision_report import OURS, Seconds, interleaved, summary, timed, write
 
 from common.data.image.labelled import load_cifar10, resized
 from common.data.image.simclr import SimCLRTransform
@@ -114,7 +115,7 @@ def check_alike(runs: dict[str, Callable[[range], Views]], rows: range) -> None:
     for name, run in runs.items():
         views = torch.cat(run(rows))
         gaps = (views.mean() - wanted.mean()).abs(), (views.std() - wanted.std()).abs()
-        if views.shape != wanted.shape or max(gaps) > 0.15:
+        if views.shape != wanted.shape or not all(gap <= 0.15 for gap in gaps):
             raise SystemExit(f"{name} augments otherwise: {tuple(views.shape)}, gaps {gaps}")
 
 
@@ -148,7 +149,7 @@ def main() -> None:
         timers = {name: epoch_timer(run, count, batch) for name, run in runs.items()}
         measured = interleaved(timers, 1 if args.quick else args.rounds)
         rows += [{"batch": batch, **row} for row in summary(measured, count, case)]
-    folder = ROOT / "build" / "bench" if args.quick else RESULTS
+    folder = results_folder(args.quick)
     write(rows, "augment", "Two views per image, one thread", folder)
 
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-from measure import write_rows
+from measure import results_folder, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -39,7 +39,6 @@ from common.export.sentence_transformers import (
     save_sentence_transformers,
 )
 
-OUT = ROOT / "benchmarks" / "results" / "encoding.csv"
 BATCH = 64
 SIZES = {
     "model_type": "bert",
@@ -74,7 +73,7 @@ def seconds(encode, texts: list[str]) -> tuple[float, float]:
 def main() -> None:
     """Run the rounds and write one row per kind of attention."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer sentences and rounds")
+    parser.add_argument("--quick", action="store_true", help="few of both, to build/bench")
     args = parser.parse_args()
     count, rounds = (256, 3) if args.quick else (512, 7)
     torch.set_num_threads(1)
@@ -125,7 +124,7 @@ def main() -> None:
                     "wall_ratio": round(statistics.median(wall), 3),
                 }
             )
-    write_rows(rows, OUT)
+    write_rows(rows, results_folder(args.quick) / "encoding.csv")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Search in the inverted index against bm25s, on the same postings: `make bench KERNEL=impact`.
 
 Both search the weights that bm25s computed for made-up documents whose words follow Zipf's law, one
-thread each, and must return the same documents. Times are CPU seconds of the fastest of several
+thread each, and must give every rank the same score. Times are CPU seconds of the fastest of several
 rounds, alternating; search includes the selection of the best.
 """
 

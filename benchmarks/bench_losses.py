@@ -39,6 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is import
 import torch
 from loss_contenders import Loss, contenders
 from loss_report import Row, merged, write_csv, write_figure, write_tables
+from measure import results_folder
 from torch import Tensor
 
 
@@ -165,7 +166,7 @@ def agree(case: str, values: dict[str, float]) -> None:
     """Stop if two contenders of a case do not compute the same loss."""
     first = next(iter(values.values()))
     for name, value in values.items():
-        if abs(value - first) > 1e-4 * max(1.0, abs(first)):
+        if not abs(value - first) <= 1e-4 * max(1.0, abs(first)):  # a NaN agrees with nothing
             raise SystemExit(f"{case}: {name} gives {value}, expected {first}: not comparable")
 
 
@@ -219,7 +220,7 @@ def main() -> None:
             sys.stderr.write(f"N={num} {case}\n")
             rows += measure_case(case, num, args)
     setting = {"dim": args.dim, "threads": args.threads, "rounds": args.rounds}
-    out = ROOT / "build" / "bench" if args.quick else ROOT / "benchmarks" / "results"
+    out = results_folder(args.quick)
     rows = merged(rows, setting, out / "losses.csv") if args.merge else merged(rows, setting)
     write_csv(rows, out / "losses.csv")
     write_figure(rows, out / "losses.png")

@@ -350,7 +350,7 @@ def main() -> int:
     beyond: list[dict[str, object]] = []
     with args.out.open("a", newline="") as handle:
         writer = csv.DictWriter(handle, FIELDS, restval="")
-        if not here:
+        if not handle.tell():  # a file of no rows may have it
             writer.writeheader()
         for case, dtype, n, dim in itertools.product(
             args.cases, args.dtypes, args.sizes, args.dims

@@ -65,7 +65,7 @@ def seconds(form: Callable[[Tensor, Tensor, int], Tensor], image: Tensor, text: 
 
 
 def main() -> None:
-    """Measure, print, append to the table."""
+    """Measure, print, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--texts", type=int, nargs="+", default=[6, 10])

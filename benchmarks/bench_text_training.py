@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write_rows
+from measure import results_folder, write_rows
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,6 @@ from common.families.sentences.data import (
 )
 from common.families.sentences.module import build_encoder
 
-RESULTS = ROOT / "benchmarks" / "results"
 MODEL = "bundled:text-encoder"
 SIZE = "{model_type: bert, hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 1024, vocab_size: 1600, max_position_embeddings: 128}"
 NAMES = ("ours, by length, bucketed", "ours, by length", "ours", "sentence-transformers")
@@ -245,15 +244,16 @@ def main() -> None:
     import transformers
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer steps and rounds")
+    parser.add_argument("--quick", action="store_true", help="few of both, to build/bench")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--window", type=int, default=20, help="batches that are sorted together")
     parser.add_argument("--rounds", type=int, help="instead of 5, or 1 with --quick")
     # eager is the faster one of the two for both sides where texts are short
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="eager")
     parser.add_argument("--profile", action="store_true", help="print the costliest operators")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of table and figure")
+    parser.add_argument("--out", type=Path, help="folder of table and figure")
     args = parser.parse_args()
+    out = args.out or results_folder(args.quick)
     steps, count = (8, 1) if args.quick else (25, 5)
     count = args.rounds or count
     logging.disable(logging.INFO)
@@ -311,9 +311,9 @@ def main() -> None:
             f"{row['step_ms']:.0f} ms, of it data {row['data_ms']:.1f} ms; "
             f"{row['tokens_per_sentence']:.1f} padded tokens per sentence"
         )
-    write_rows(table, args.out / "text_training.csv")
+    write_rows(table, out / "text_training.csv")
     title = f"{machine['machine']}, {machine['threads']} thread(s), batch {args.batch} pairs"
-    write_figure(rounds, title, args.out / "text_training.png")
+    write_figure(rounds, title, out / "text_training.png")
 
 
 if __name__ == "__main__":

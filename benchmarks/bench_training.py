@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from measure import write_rows
+from measure import results_folder, write_rows
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,6 @@ from common.engine.optim import decay_groups
 from common.engine.trainer import build_trainer
 from common.engine.workspace import Workspace, cpu_name
 
-OUT = ROOT / "benchmarks" / "results" / "training.csv"
 MODEL = {
     "embed_dim": 128,
     "vision_cfg": {"layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "image_size": 32},
@@ -172,7 +171,7 @@ def main() -> None:
     import tempfile
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer steps and rounds")
+    parser.add_argument("--quick", action="store_true", help="few of both, to build/bench")
     parser.add_argument("--batch", type=int, default=128)
     args = parser.parse_args()
     steps, rounds = (15, 3) if args.quick else (40, 7)
@@ -208,7 +207,7 @@ def main() -> None:
         "ratio": round(ratio, 3),
         "start_up_seconds": round(seconds, 1),
     }
-    write_rows([row], OUT)
+    write_rows([row], results_folder(args.quick) / "training.csv")
 
 
 if __name__ == "__main__":

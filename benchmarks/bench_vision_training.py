@@ -24,10 +24,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from measure import results_folder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
-from vision_report import OURS, RESULTS, Seconds, interleaved, summary, write
+from vision_report import OURS, Seconds, interleaved, summary, write
 
 from common.config import load
 from common.data.image.labelled import load_cifar10
@@ -166,7 +167,7 @@ def main() -> None:
 
     rounds = interleaved({OURS: ours, "lightly": theirs}, 1 if args.quick else args.rounds)
     rows = summary(rounds, args.batch * args.steps, "SimCLR, ResNet-18, CIFAR-10 at 32 px")
-    folder = ROOT / "build" / "bench" if args.quick else RESULTS
+    folder = results_folder(args.quick)
     title = "Training images per second, one thread"
     write([{"batch": args.batch, **row} for row in rows], "vision_training", title, folder)
 

@@ -9,6 +9,13 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def results_folder(quick: bool) -> Path:
+    """Where a benchmark writes: benchmarks/results, which is published, or build/bench if it was a quick one."""
+    return ROOT / "build" / "bench" if quick else ROOT / "benchmarks" / "results"
+
 
 def growth(prepare: Callable[[], Callable[[], object]], calls: int = 1) -> float:
     """Growth of the resident set by some calls in a process of its own, in MiB.

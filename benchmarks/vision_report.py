@@ -13,7 +13,6 @@ import torch
 
 from common.engine.workspace import cpu_name
 
-RESULTS = Path(__file__).resolve().parent / "results"
 OURS, COLOURS = "ours", ("#0072B2", "#D55E00", "#E69F00", "#999999", "#009E73")
 Seconds = tuple[float, float]  # wall and CPU time
 Round = dict[str, Seconds]  # by contender

@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
 """Refuse large files, private keys and files without a final newline (pre-commit hook)."""
 
+import re
 import sys
 from pathlib import Path
 
 LIMIT = 500_000
+# the first line of a key: of PEM with any words (RSA, EC, OPENSSH, ENCRYPTED, PGP, ...) or none, of SSH2,
+# of PuTTY; written so that this file itself does not hold one
+PRIVATE_KEY = re.compile(
+    rb"----[- ]BEGIN (?:[A-Z0-9]+ )*PRIVATE[ ]KEY|^PuTTY-User-Key-File[-]\d+:", re.MULTILINE
+)
 
 
 def problems(path: Path) -> list[str]:
@@ -13,7 +19,7 @@ def problems(path: Path) -> list[str]:
     found = []
     if len(content) > LIMIT:
         found.append(f"{path}: {len(content):,} bytes (limit {LIMIT:,})")
-    if b"-----BEGIN " + b"PRIVATE KEY" in content or b"RSA " + b"PRIVATE KEY" in content:
+    if PRIVATE_KEY.search(content):
         found.append(f"{path}: holds a private key")
     if content and b"\0" not in content and not content.endswith(b"\n"):
         found.append(f"{path}: no newline at the end")

@@ -29,6 +29,7 @@ from scripts.equation_index import equation_index  # noqa: E402
 from scripts.rooms_table import rooms_table  # noqa: E402
 from scripts.sizes_table import sizes_page  # noqa: E402
 
+NO_GPU = "Not run on a GPU. `make gpu-check` measures this table where one is.\n"
 BENCHMARKS = (("augment", "two augmented views"), ("vision_training", "training"))
 
 
@@ -48,9 +49,11 @@ def gpu_table() -> str:
     """Losses on a GPU, from benchmarks/results/losses_gpu.csv: over the floor, and peak memory."""
     path = ROOT / "benchmarks" / "results" / "losses_gpu.csv"
     if not path.exists():
-        return "Not run on a GPU. `make gpu-check` measures this table where one is.\n"
+        return NO_GPU
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["candidate"] != "floor"]
+    if not rows:  # the header alone, of a run that was cut off
+        return NO_GPU
     shapes = list(dict.fromkeys((r["dtype"], r["n"], r["dim"]) for r in rows))
     heads = [f"{dtype}, N = {n}, D = {dim}" for dtype, n, dim in shapes]
     lines = [

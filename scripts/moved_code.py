@@ -133,9 +133,10 @@ def idle_places() -> tuple[str, ...]:
 
 
 def dump(projects: Iterable[str], idle: Iterable[str]) -> dict[str, Any]:
-    """`tree_of` as JSON, for the process that looks at another tree."""
+    """`tree_of` as JSON, for the process that looks at another tree; projects that it has not are left out."""
     places = (*idle, *idle_places())
-    trees = {project: tree_of(project, places) for project in projects}
+    there = [p for p in projects if (ROOT / "projects" / p / "__init__.py").is_file()]
+    trees = {project: tree_of(project, places) for project in there}
     return {
         "idle": places,
         "trees": {
@@ -176,7 +177,7 @@ def renew(commit: str) -> list[str]:
     idle = tuple(there["idle"])
     lines = []
     for project, path in results.items():
-        code, files, reached, everything = there["trees"][project]
+        code, files, reached, everything = there["trees"].get(project, ("", {}, (), ()))
         before, after = Tree(code, files, {*reached}, {*everything}), tree_of(project, idle)
         result = read_json(path)
         for part in comparisons(result):

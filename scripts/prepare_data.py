@@ -278,8 +278,6 @@ def prepare_intents(source: Path, target: Path) -> None:
         shutil.copyfile(source / f"{name}.jsonl.gz", target / f"{name}.jsonl.gz")
     for part in ("train", "valid", "test"):
         shutil.copyfile(source / f"snips-{part}.jsonl.gz", target / f"snips-slots-{part}.jsonl.gz")
-    for part in ("train", "valid", "test"):
-        shutil.copyfile(source / f"snips-{part}.jsonl.gz", target / f"snips-slots-{part}.jsonl.gz")
 
 
 def prepare_demonstrations(source: Path, target: Path) -> None:

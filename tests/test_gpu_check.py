@@ -10,6 +10,7 @@ import torch
 from benchmarks import bench_losses_gpu as bench
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Piece
+from scripts import make_tables
 
 
 def small_bench(case, out):
@@ -230,3 +231,23 @@ def test_rows_are_written_as_they_come_and_go_on_after_a_cut(on_the_cpu, monkeyp
         names = [row["candidate"] for row in csv.DictReader(file)]
     assert len(names) == len(set(names))
     assert "floor" in names
+
+
+def test_a_file_that_holds_its_header_alone_has_one_header(monkeypatch, tmp_path):
+    """Of a run that was cut off before its first row; the table of the docs says that nothing was run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    env = dict.fromkeys(("date", "card", "torch", "cuda", "triton"), "x")
+    monkeypatch.setattr(bench, "environment", lambda: env)
+    out = tmp_path / "benchmarks" / "results" / "losses_gpu.csv"
+    monkeypatch.setattr(sys, "argv", small_bench("row-only", out))
+    monkeypatch.setattr(bench, "measure", lambda *arguments: iter(()))
+    monkeypatch.setattr(make_tables, "ROOT", tmp_path)
+    assert make_tables.gpu_table().startswith("Not run on a GPU")
+    assert bench.main() == 0
+    assert make_tables.gpu_table().startswith("Not run on a GPU")
+    row = {"candidate": "ours", "ms": 1.0, "over_floor": 2.0, "peak_mib": 3}
+    monkeypatch.setattr(bench, "measure", lambda *arguments: iter([row]))
+    assert bench.main() == 0
+    assert len(out.read_text().splitlines()) == 2
+    assert [found["candidate"] for found in bench.rows_at_hand(out)] == ["ours"]
+    assert "| row-only | ours | 2.0 (1.0 ms), 3 MiB |" in make_tables.gpu_table()

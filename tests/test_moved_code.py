@@ -1,5 +1,8 @@
 """Results whose code only moved keep counting; anything more is refused."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from scripts import moved_code
@@ -97,3 +100,25 @@ def test_two_definitions_of_one_name_are_told_apart(used):
     second = used("second", {**both, "c": late})
     assert first[0] == second[0]
     assert first[1] != second[1]
+
+
+def test_a_project_that_is_younger_than_the_commit_is_listed_and_the_others_go_on(
+    tmp_path, monkeypatch
+):
+    part = {"code": "before", "files": DATA, "hardware": {"gpu": None}, "arms": {}}
+    (tmp_path / "results").mkdir()
+    for name in ("old", "young"):
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(part))
+    (tmp_path / "projects/old").mkdir(parents=True)
+    (tmp_path / "projects/old/__init__.py").touch()
+    now = tree([USED])._replace(code="after")
+    monkeypatch.setattr(moved_code, "ROOT", tmp_path)
+    monkeypatch.setattr(moved_code, "tree_of", lambda project, idle: now)
+    monkeypatch.setattr(moved_code, "look", lambda root, *words: moved_code.dump(*words))
+    done = SimpleNamespace(returncode=0, stdout="abc\n")
+    monkeypatch.setattr(moved_code.subprocess, "run", lambda *words, **options: done)
+    lines = moved_code.renew("HEAD")
+    assert lines == ["old: the same statements", "young: it is no result of abc"]
+    renewed = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json")}
+    assert (renewed["old"]["code"], renewed["old"]["moved"]) == ("after", "abc")
+    assert renewed["young"] == part

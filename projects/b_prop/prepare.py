@@ -11,10 +11,10 @@ from typing import Any
 from common.config import UserError
 from common.damage import parse_json
 from common.data.lines import LineFile
+from common.data.retrieval.beir import CORPUS
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.encoders.text.tower import load_tokenizer
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.beir import CORPUS
 from projects.b_prop.config import Config
 from projects.b_prop.data import (
     PairBatches,
@@ -68,8 +68,6 @@ class Articles(Sequence[Row]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         line, path = self.lines[index], self.lines.path
-        if index == 0:
-            line = line.removeprefix("\ufeff")  # a byte order mark
         if path.suffix == ".tsv":
             fields = line.split("\t")
             if len(fields) != 4:

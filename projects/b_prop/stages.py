@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders.modes import untrained
-from common.encoders.pretrained import stand_in
+from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
 from common.encoders.text.mlm_head import masked_lm_head
 from common.engine.callbacks import step_seed
 from common.engine.experiment import Plan, Stage
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
-from common.families.retrieval.dense import ARCHITECTURES
 from common.families.retrieval.reranking import renew_head
 from projects.b_prop.config import Config
 from projects.b_prop.data import (

@@ -37,7 +37,7 @@ def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it: neighbours and bitext."""
+    """The encoder before training: neighbours and bitext."""
     towers = as_training_begins(recipe_of(cfg).build, cfg.seed)
     with evaluated(towers, cfg.trainer.accelerator):
         return neighbours(cfg, towers, workspace) | bitext(cfg, towers, workspace)

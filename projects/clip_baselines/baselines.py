@@ -11,7 +11,7 @@ from projects.clip_baselines.module import Rocket
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The model as training begins with it."""
+    """The model before training."""
     if cfg.data.source != "pool":
         raise UserError("the baselines are of data.source=pool")
     with torch.no_grad():

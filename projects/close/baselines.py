@@ -72,7 +72,7 @@ def zero_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The language model as training begins with it."""
+    """The language model before training."""
     clip, examples, images = image_vectors(cfg)
     module = as_training_begins(lambda: build_module(cfg, clip), cfg.seed)
     return score(cfg, examples, written(cfg, module, images, examples), workspace)

@@ -26,10 +26,10 @@ class RunRecognizer(Recognizer):
         self.search = search
 
     def __call__(
-        self, waveforms: Sequence[Tensor], search: BeamSearch | None = None
+        self, waveforms: Sequence[Tensor], search: BeamSearch | None = None, batch_size: int = 256
     ) -> list[SpokenTarget]:
         """See `Recognizer`."""
-        return super().__call__(waveforms, search or self.search)
+        return super().__call__(waveforms, search or self.search, batch_size)
 
 
 def load_exported(folder: str | Path) -> RunRecognizer:

@@ -34,7 +34,7 @@ def bm25(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it, with its geometry on the first set."""
+    """The encoder before training, with its geometry on the first set."""
     encoder = as_training_begins(lambda: build_encoder(cfg.model), cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
         vectors, data = encoded(cfg, encoder), evaluation_sets(cfg)

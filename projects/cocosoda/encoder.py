@@ -10,13 +10,14 @@ from torch import Tensor
 from common.config import UserError
 from common.data.code.lexer import INNER_BORDERS
 from common.data.code.types import TYPES, type_token
+from common.encoders.pretrained import ARCHITECTURES
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.template import TEXT, add_template, general_tokenizer
 from common.export.sentence_transformers import (
     load_sentence_transformers,
     save_sentence_transformers,
 )
-from common.families.retrieval.dense import ARCHITECTURES, build_dense
+from common.families.retrieval.dense import build_dense
 from projects.cocosoda.config import ModelConfig
 
 _ROBERTA: dict[str, Any] = {"model_type": "roberta", "vocab_size": 50265, "pad_token_id": 1,

@@ -10,7 +10,7 @@ __all__ = ["bm25", "lsa", "tfidf", "untrained", "whitened"]
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it."""
+    """The encoder before training."""
     return family.untrained(cfg, recipe_of(cfg), workspace)
 
 

@@ -51,7 +51,7 @@ def own_head(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The text tower as training begins with it."""
+    """The text tower before training."""
     module = _prepared(cfg)
     with evaluated(module, cfg.trainer.accelerator):
         found = photographs(cfg, module, None)

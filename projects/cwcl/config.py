@@ -43,7 +43,8 @@ class SpeechTowers:
     text_pooling: Literal["avg", "cls"] = "avg"
     encoder: Literal["whisper", "wav2vec2", "conv"] = "whisper"
     pretrained: str = "random"  # of whisper and wav2vec2
-    sizes: dict[str, Any] = field(default_factory=dict)  # of the speech tower, if it is random
+    # of the speech tower, if it is random; null leaves out one of the config that is overridden
+    sizes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -47,7 +47,7 @@ def evaluate_pairs(
         cfg: the experiment's config.
         module: trained.
         workspace: gets items and a gallery.
-        build: makes the module as its training begins with it.
+        build: makes the module before its training.
     """
     metrics: dict[str, float] = {}
     with modes.evaluated(module, cfg.trainer.accelerator):

@@ -52,7 +52,7 @@ def _flat(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The image-level model as training begins with it, on RoIAlign of its map."""
+    """The image-level model before training, on RoIAlign of its map."""
     network = as_training_begins(lambda: build_network(cfg.model, cfg.detect.rpn_convs), cfg.seed)
     scenes = scenes_of(cfg, cfg.eval.split)
     with torch.no_grad():

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from common.encoders.heads import PairHead
 from common.encoders.modes import untrained
-from common.encoders.pretrained import stand_in
+from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.layer_pooling import layer_encoder
-from common.families.sentences.module import ARCHITECTURES
 from common.families.sentences.pair_classifier import Pair, PairModule
 from projects.dse.config import Config
 from projects.dse.objective import Objective

@@ -44,9 +44,11 @@ def build_data(cfg: Config) -> ContrastiveData:
     """Training batches of the config.
 
     Raises:
-        UserError: data are missing, or have another number of classes than the config.
+        UserError: data are missing, have another number of classes than the config, or fewer images
+            than the vote of the evaluation has neighbours.
     """
     data, train = cfg.data, image_part(cfg, "train")
+    images.check_neighbours(cfg, len(train.labels))
     if len(train.class_names) != data.num_classes:
         raise UserError(
             f"data.num_classes={data.num_classes}, but {data.source} has {len(train.class_names)}"

@@ -21,7 +21,7 @@ SIDE = 12  # of the pictures that raw pixels are compared at
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The model as training begins with it."""
+    """The model before training."""
     _check(cfg)
     with torch.no_grad():
         model = encoders(cfg, modes.untrained(lambda: LaCLIP(cfg), cfg.seed))

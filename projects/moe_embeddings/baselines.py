@@ -13,7 +13,7 @@ def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The converted model as training begins with it: all experts are equal, the pooler is new."""
+    """The converted model before training: all experts are equal, the pooler is new."""
     pairs = load_pairs(cfg, cfg.eval.part)
     return score_row(cfg, scores_of_untrained(cfg, pairs), pairs, workspace)
 

@@ -130,7 +130,7 @@ def encoder_embed(cfg: Config, encoder: DomainEncoder, turn: int = 0) -> Embed:
 def scores_of_untrained(
     cfg: Config, pairs: Mapping[str, Sequence[Pair]], like: DomainEncoder | None = None
 ) -> Scores:
-    """Scores by the encoder as training begins with it."""
+    """Scores by the encoder before training."""
 
     def build() -> DomainEncoder:
         return build_encoder(cfg.model, cfg.data.domains, cfg.data.max_length)

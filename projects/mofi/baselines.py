@@ -18,7 +18,7 @@ BINS = 4  # of each channel
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The towers as training begins with them."""
+    """The towers before training."""
     _check(cfg)
     with torch.no_grad():
         return evaluate_pool(cfg, modes.untrained(lambda: MOFI(cfg), cfg.seed), workspace)

@@ -47,7 +47,7 @@ def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it: no causal mask, a pooler of random weights."""
+    """The encoder before training: no causal mask, a pooler of random weights."""
     return _encoded(cfg, workspace, _before(cfg))
 
 

@@ -43,7 +43,7 @@ def constant_text(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained_model(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The model as its training begins with it; of fine-tuning, the export."""
+    """The model before its training; of fine-tuning, the export."""
     (name, found), tokenizer = _own_set(cfg), build_tokenizer(cfg.model)
     module = untrained(lambda: starting_module(cfg, OneToK), cfg.seed)
     with evaluated(module, cfg.trainer.accelerator):

@@ -42,7 +42,7 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
     """Metrics of every set: those of the source plain, those of a benchmark under its name.
 
     Beside those of the source stand chance and the ``recall_mean`` and, where it has one, ``mrv_std`` of
-    the model as its training began with it.
+    the model before its training.
     """
     tokenizer, metrics = build_tokenizer(cfg.model), {"temperature": float(module.temperature())}
     for name, found in evaluation_sets(cfg, tokenizer).items():

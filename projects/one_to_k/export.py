@@ -82,14 +82,24 @@ class Retriever:
         return cls(network, FixedLengthTokenizer(own, reading["max_tokens"]), reading)
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors (N, D) of PIL images."""
-        return self.network.image_embeddings(self.network.image_encoder(self._pixels(images)))
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int = 256) -> Tensor:
+        """Unit vectors (N, D) of PIL images, `batch_size` at a time."""
+        parts = [
+            self.network.image_embeddings(
+                self.network.image_encoder(self._pixels(images[i : i + batch_size]))
+            )
+            for i in range(0, len(images), batch_size)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, self.network.options["embed_dim"])
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (N, D) of texts."""
-        return self.network.text_embeddings(self._states(texts)[0])
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Unit vectors (N, D) of texts, `batch_size` at a time."""
+        parts = [
+            self.network.text_embeddings(self._states(texts[i : i + batch_size])[0])
+            for i in range(0, len(texts), batch_size)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, self.network.options["embed_dim"])
 
     @torch.inference_mode()
     def match(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:

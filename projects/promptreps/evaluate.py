@@ -24,7 +24,7 @@ from common.families.retrieval.evaluation import (
     beir_gallery,
     keep_scores,
     load_set,
-    set_names,
+    named_sets,
 )
 from projects.promptreps.config import Config
 from projects.promptreps.data import first_tokens, worded_texts
@@ -60,11 +60,11 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     """
     found: dict[str, float] = {}
     rows: list[str] = []  # the prefixes of metrics
-    names = set_names(cfg.eval.beir)
+    names, dev = named_sets(cfg.eval)
     with evaluated(encoder, cfg.trainer.accelerator):
         for place, name in names.items():
             found |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace, rows)
-        for place, name in set_names(cfg.eval.dev).items():
+        for place, name in dev.items():
             data = load_set(cfg, place)
             for row, run in _rankings(cfg, search_set(cfg, encoder, data)).items():
                 scores = run_scores(data, run, KS).metrics
@@ -136,7 +136,7 @@ def _further(
 
     def add(prefix: str, other: PromptRepsEncoder) -> None:
         with evaluated(other, cfg.trainer.accelerator):
-            for place, name in set_names(cfg.eval.beir).items():
+            for place, name in named_sets(cfg.eval)[0].items():
                 data = load_set(cfg, place)
                 for row, run in _rankings(cfg, search_set(cfg, other, data)).items():
                     if row:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from common.config import UserError
+from common.data.retrieval.beir import QUERIES
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.tables import read_jsonl, write_jsonl
 from common.data.text.normalize import text_preparation
@@ -21,7 +22,7 @@ from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.beir import QUERIES, has_corpus, load_corpus
+from common.evaluation.retrieval.beir import has_corpus, load_corpus
 from common.evaluation.retrieval.sparse.hybrid import Encoded
 from common.evaluation.retrieval.sparse.hybrid_texts import EncodeBoth, HybridTextIndex
 from common.evaluation.retrieval.sparse.impact_files import (

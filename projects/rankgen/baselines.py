@@ -28,7 +28,7 @@ def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it."""
+    """The encoder before training."""
     encoder = modes.untrained(recipe_of(cfg).build, cfg.seed)
     with modes.evaluated(encoder, cfg.trainer.accelerator):
         return rank_metrics(cfg, encoder, _scored(cfg))[0]

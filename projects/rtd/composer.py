@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,8 @@ from common.encoders.image_text.pseudo_tokens import (
 )
 from common.encoders.state_dict import load_state, read_state_dict
 from projects.rtd.options import ClipConfig, HostConfig
+
+PHI_ENTRIES = ("Phi", "state_dict_img2text")  # of the checkpoints of LinCIR and SEARLE, of Pic2Word
 
 
 class Composer(nn.Module):
@@ -159,17 +160,11 @@ def load_phi(phi: nn.Module, kind: PhiKind, path: Path) -> None:
     Raises:
         UserError: no such file, another kind of phi, or other sizes.
     """
-    stored, state = phi_state(unwrapped(path))
+    stored, state = phi_state(read_state_dict(path, entries=PHI_ENTRIES))
     if not state or stored != kind:
         hosts = {"gelu": "lincir or searle", "relu": "pic2word"}
         raise UserError(f"{path} holds no phi of this host; set phi.host={hosts[stored]}")
     load_state(phi, state, source=str(path))
-
-
-def unwrapped(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint; released ones keep phi under the name of its class."""
-    found: dict[str, Any] = read_state_dict(path)
-    return found
 
 
 def build_composer(

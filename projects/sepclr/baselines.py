@@ -29,7 +29,7 @@ def _same(x: Tensor) -> Codes:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Probes of the encoders as training begins with them."""
+    """Probes of the encoders before training."""
     network = as_training_begins(lambda: SepCLR(cfg), cfg.seed).network
     train, test = (
         features(cfg, network, set_pair(cfg, part), workspace) for part in ("train", "test")

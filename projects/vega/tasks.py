@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError, load
-from common.data.text.labelled.glue import read_glue, read_inputs
+from common.data.text.labelled.glue import read_inputs, read_part
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import is_trained, run_settings
-from common.engine.lifecycle.index import leaves
+from common.engine.lifecycle.settings import leaves
 from common.engine.run import load_module, train, trained_module
 from common.engine.workspace import Workspace, read_json, run_folder
 from common.evaluation.text.glue import glue_average, glue_metrics
@@ -113,7 +113,7 @@ def _write_task(
         logits = np.mean([logits_of(cfg, module, data.texts) for module in modules], 0)
         write_submission(folder, task, part.replace("dev", "test"), data.index, logits)
         if kind == "dev":
-            gold = read_glue(task, part, cfg.data.root, cfg.data.source)
+            gold = read_part(task, part, cfg.data.root, cfg.data.source)
             known = set(gold.texts)
             kept = [i for i, texts in enumerate(data.texts) if texts in known]
             told = (logits[:, 0] if task.is_regression else logits.argmax(1))[kept]

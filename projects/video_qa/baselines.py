@@ -90,7 +90,7 @@ def segment_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The network as training begins with it."""
+    """The network before training."""
     tokenizer = build_tokenizer(cfg)
     module = as_training_begins(lambda: VideoQA(cfg, build_network(cfg, tokenizer)), cfg.seed)
     loaded = judged_part(cfg)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from common.damage import reading
 from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
-from common.encoders.pretrained import stand_in
+from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.sentence import SentenceEncoder
 from common.export.files import write_json
 from common.export.projected import load_projected, save_projected
-from common.families.retrieval.dense import ARCHITECTURES, build_dense
+from common.families.retrieval.dense import build_dense
 from projects.wikides.config import MethodConfig, RankerModel
 
 SCORES_FILE = "scores.json"  # beside the weights: how candidates are scored

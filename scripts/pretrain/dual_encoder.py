@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.config import DataConfig, ExperimentConfig
 from common.ranges import Count, Probability, Whole
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

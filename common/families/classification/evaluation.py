@@ -1,5 +1,6 @@
 """Scores on the test part as it is and on altered copies of it, and how well the vectors tell classes apart."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,8 @@ from common.engine.workspace import Workspace
 from common.evaluation.features.separation import class_separation
 from common.evaluation.text.classes import score_classes
 from common.families.classification.config import ClassifierEval
+
+_log = logging.getLogger(__name__)
 
 ALTERATION_SEED = 7  # of the altered test copies, which are the same for all runs
 
@@ -48,7 +51,8 @@ def evaluate_classifier(
 ) -> dict[str, float]:
     """``<part>_<metric>`` on the texts as they are, ``<part>_<metric>_altered_<alpha>`` on their copies.
 
-    ``robustness_<alpha>`` is accuracy(alpha) - accuracy of the texts as they are.
+    ``robustness_<alpha>`` is accuracy(alpha) - accuracy of the texts as they are. What
+    ``eval.separation`` adds is left out of texts of one class, or of as many classes as texts.
 
     Args:
         classifier: in any mode.
@@ -60,12 +64,19 @@ def evaluate_classifier(
     """
     metrics: dict[str, float] = {}
     labels = torch.as_tensor(data.labels)
+    classes = len(set(labels.tolist()))
+    separable = options.separation and 2 <= classes < len(labels)
+    if options.separation and not separable:
+        _log.warning(
+            "eval.separation is left out: it needs two to N - 1 classes, and the %d texts have %d",
+            len(labels), classes,
+        )  # fmt: skip
     for suffix, texts in copies_of(data, task, options.alterations).items():
         with evaluated(classifier, accelerator):
             vectors = classifier.encode(texts, options.batch_size)
             told = classifier.logits_of(vectors).argmax(1)
         found = score_classes(told.numpy(), data.labels, len(data.classes))
-        if options.separation:
+        if separable:
             found |= class_separation(vectors, labels)
         metrics |= {f"{options.part}_{name}{suffix}": value for name, value in found.items()}
         if suffix:

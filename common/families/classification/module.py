@@ -12,22 +12,12 @@ from common.data.text.labelled.subsets import low_resource
 from common.data.text.labelled.tasks import LabelledTask
 from common.distributed.process import gather_objects
 from common.encoders.modes import untrained
-from common.encoders.pretrained import stand_in
+from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.tuned.classifier import TextClassifier, Tuning, text_classifier
 from common.engine.module import ContrastiveModule
 from common.evaluation.text.classes import score_classes
 from common.families.classification.config import LabelledData, TuningConfig
 from common.families.classification.protocol import ClassificationConfig
-
-# what `make check` builds for weights that are not on this machine
-_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}  # fmt: skip
-_ROBERTA = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514}
-SIZES: dict[str, dict[str, Any]] = {
-    "bert-base-cased": {"model_type": "bert", "vocab_size": 28996},
-    "bert-large-cased": {"model_type": "bert", "vocab_size": 28996, **_LARGE},
-    "roberta-base": _ROBERTA,
-    "roberta-large": {**_ROBERTA, **_LARGE},
-}
 
 
 class ClassifierModule(ContrastiveModule):
@@ -123,7 +113,7 @@ def build_classifier(cfg: ClassificationConfig, planned: bool = False) -> TextCl
         UserError: see `text_classifier`.
     """
     own = cfg.model
-    absent = stand_in(own.pretrained, SIZES) if planned else None
+    absent = stand_in(own.pretrained, ARCHITECTURES) if planned else None
     return text_classifier(
         own.pretrained if absent is None else "random", class_names(cfg.data), tuning_of(cfg.tuning),
         config=own.config if absent is None else absent, pooling=own.pooling, dropout=own.dropout,

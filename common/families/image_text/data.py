@@ -109,8 +109,9 @@ def image_text_data(
     else:
         train = CaptionedImages(*train_pairs(cfg, transform, texts_from), tokenizer, **options)
     return ContrastiveData(
-        train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val
-    )
+        train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )  # fmt: skip
 
 
 def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: str = "") -> Pairs:

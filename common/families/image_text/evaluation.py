@@ -54,7 +54,7 @@ def evaluate_image_text(
         cfg: the experiment's config.
         module: trained.
         workspace: gets galleries and item values.
-        build: makes the module as its training begins with it, for the metrics ``untrained_*``.
+        build: makes the module before training, for the metrics ``untrained_*``, see `untrained`.
     """
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):

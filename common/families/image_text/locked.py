@@ -150,7 +150,7 @@ def locked_data(
     train = CaptionedImages(images, texts, tokenizer, seed=cfg.seed)
     return ContrastiveData(
         train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val,
+        val=val, eval_batch_size=cfg.eval.batch_size,
     )  # fmt: skip
 
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import open_clip
 from torch import Tensor
 
-from common.config import UserError
-from common.damage import first_line
+from common.config import UserError, first_line
 from common.data.text.tokenizers import ClipTokenizer
 
 

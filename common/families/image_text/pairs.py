@@ -71,7 +71,7 @@ def evaluate_pairs(
     Args:
         cfg: the experiment's config.
         module: in evaluation mode.
-        workspace: gets galleries and the ranks of every caption and picture.
+        workspace: gets galleries, and of every caption whether its picture is among the first ten.
         file: see `read_pairs`.
 
     Returns:

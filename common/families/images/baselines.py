@@ -1,12 +1,13 @@
 """What learned image features have to beat: the pixels, the untrained network, chance."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
 
 from common.data.image.parts import ImagePart
-from common.encoders.modes import untrained
+from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features.trivial import majority_class
 from common.families.images.data import ImageConfig
@@ -20,12 +21,17 @@ def probed(
 
     Args:
         cfg: the experiment's config.
-        encoder: from normalised images to (B, F) features; `nn.Flatten()` gives the pixels.
+        encoder: from normalised images to (B, F) features, on the GPU if the config allows it;
+            `nn.Flatten()` gives the pixels, which stay where they are.
         bank: labelled images.
         test: images to classify.
         workspace: takes the items.
     """
-    parts = frozen_parts(cfg, encoder, bank, test, workspace)
+    placed: AbstractContextManager[None] = nullcontext()
+    if next(encoder.parameters(), None) is not None:
+        placed = evaluated(encoder, cfg.trainer.accelerator)
+    with placed:
+        parts = frozen_parts(cfg, encoder, bank, test, workspace)
     metrics = probes(cfg, parts)
     for name, correct in (knn_items(cfg, parts) | linear_items(parts, metrics)).items():
         workspace.items(name, correct.double().tolist())
@@ -39,7 +45,7 @@ def untrained_probed(
     test: ImagePart,
     workspace: Workspace,
 ) -> dict[str, float]:
-    """`probed` for a network as its training begins with it.
+    """`probed` for a network before its training, see `untrained`.
 
     Args:
         cfg: the experiment's config.
@@ -72,7 +78,7 @@ def image_baselines(
 
     Args:
         parts: config -> labelled bank and test images.
-        build: config -> the encoder as training begins with it, from the global random state.
+        build: config -> the encoder before training, from the global random state.
 
     Returns:
         Probes on the normalised pixels; on the untrained encoder; the bank's most frequent class.

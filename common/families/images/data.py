@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
-from common.config import TrainerConfig
+from common.config import TrainerConfig, UserError
 from common.data.image.files import FILE_SETS, image_files, source_of
 from common.data.image.labelled import LabelledPixels, balanced_subset, resized
 from common.data.image.parts import (
@@ -23,7 +23,7 @@ from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
 from common.encoders.pretrained import resolve_pretrained
 from common.engine.experiment import Requirement
-from common.families.images.config import FrozenEval, ImageSetData
+from common.families.images.config import IN_MEMORY, FrozenEval, ImageSetData
 
 
 class ImageConfig(Protocol):
@@ -133,6 +133,26 @@ def simclr_transform(data: ColouredCrops, **options: Any) -> SimCLRTransform:
     return SimCLRTransform(**(own | options))
 
 
+# -- the vote of neighbours ----------------------------------------------------------------------
+
+
+def check_neighbours(cfg: ImageConfig, num_images: int) -> None:
+    """Refuse a bank with fewer images than the vote has neighbours.
+
+    Args:
+        cfg: the experiment's config.
+        num_images: of the bank.
+
+    Raises:
+        UserError: fewer than ``eval.items_k``.
+    """
+    if cfg.eval.items_k > num_images:
+        raise UserError(
+            f"eval.items_k={cfg.eval.items_k} neighbours of a bank of {num_images} images: set "
+            f"eval.items_k, which is one of eval.ks, to at most {num_images}"
+        )
+
+
 # -- loaders -------------------------------------------------------------------------------------
 
 
@@ -145,11 +165,18 @@ def image_data(
         cfg: the experiment's config.
         train: views of the training images.
         labelled: the bank and the test part.
+
+    Raises:
+        UserError: a bank that is too small for the vote, where it is read here or is in memory.
     """
     val: dict[str, Dataset[Any]] = {}
-    if cfg.trainer.val_every_n_steps is not None:
+    watched = cfg.trainer.val_every_n_steps is not None
+    if watched or cfg.data.source in IN_MEMORY:  # a list of files is long, and large enough
+        bank = labelled("bank")
+        check_neighbours(cfg, len(bank.labels))
+    if watched:
         transform = eval_transform(cfg.data)
-        val["bank"] = EvalImages(labelled("bank"), transform)
+        val["bank"] = EvalImages(bank, transform)
         val["test"] = EvalImages(labelled("test"), transform)
     return ContrastiveData(
         train,

@@ -5,13 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.config import UserError
 from common.data.image.parts import ImagePart
 from common.engine.workspace import Workspace
 from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
 from common.evaluation.features.linear_probe import linear_probe_correct
 from common.evaluation.figures import class_gallery, embedding_map
-from common.families.images.data import ImageConfig, eval_transform
+from common.families.images.data import ImageConfig, check_neighbours, eval_transform
 from common.families.images.validation import validation_curve
 
 
@@ -47,7 +46,7 @@ def frozen_parts(
     Raises:
         UserError: fewer bank images than ``eval.items_k``.
     """
-    _check_neighbours(cfg, len(bank.labels))
+    check_neighbours(cfg, len(bank.labels))
 
     def frozen(part: ImagePart) -> Frozen:
         features, rows = source_features(
@@ -85,7 +84,7 @@ def knn_items(cfg: ImageConfig, parts: FrozenParts) -> dict[str, Tensor]:
     Raises:
         UserError: fewer bank images than that, without the ones that cannot be read.
     """
-    _check_neighbours(cfg, len(parts.bank.features))
+    check_neighbours(cfg, len(parts.bank.features))
     k = cfg.eval.items_k
     correct = knn_correct(*parts.bank.labelled, *parts.test.labelled, k=k)
     return {f"knn{k}_top1": torch.tensor(correct).bool()}
@@ -115,14 +114,6 @@ def show_features(
     workspace.gallery("nearest neighbours", rows)
     workspace.figure("map", embedding_map(*parts.test.labelled, test.class_names, title))
     validation_curve(workspace)
-
-
-def _check_neighbours(cfg: ImageConfig, num_images: int) -> None:
-    if cfg.eval.items_k > num_images:
-        raise UserError(
-            f"eval.items_k={cfg.eval.items_k} neighbours of a bank of {num_images} images: set "
-            f"eval.items_k, which is one of eval.ks, to at most {num_images}"
-        )
 
 
 def _num_classes(parts: FrozenParts) -> int:

@@ -189,12 +189,16 @@ def linear_experiment(
         requirements: of the method.
 
     Raises:
-        UserError: milestones with another schedule than a constant one, or Nesterov's momentum with
-            another optimiser than SGD.
+        UserError: milestones with another schedule than a constant one or with a warm-up, or
+            Nesterov's momentum with another optimiser than SGD.
     """
     own, data, pretrained = cfg.linear, cfg.data, cfg.model.pretrained
     if own.milestones and cfg.optim.schedule != "constant":
         raise UserError("linear.milestones need optim.schedule=constant")
+    if own.milestones and (cfg.optim.warmup_steps or cfg.optim.warmup_epochs):
+        raise UserError(
+            "linear.milestones have no warm-up: set optim.warmup_steps=0 and optim.warmup_epochs=0"
+        )
     if own.nesterov and (cfg.optim.name != "sgd" or not cfg.optim.momentum):
         raise UserError("linear.nesterov needs optim.name=sgd with optim.momentum")
     source = data.source if data.source in NUM_CLASSES else "imagenet"  # a folder's judge
@@ -331,6 +335,8 @@ def evaluate_linear(
     own = logits.gather(1, labels[:, None])
     before = torch.arange(classes) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & before)).sum(1)
+    # nothing is above a NaN, and all are equal to an infinity: a network that diverged is never right
+    rank = rank.masked_fill(~logits.isfinite().all(1), classes)
     metrics = {"linear_top1": float((rank < 1).double().mean())}
     if classes > 5:
         metrics["linear_top5"] = float((rank < 5).double().mean())

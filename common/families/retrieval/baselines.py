@@ -21,7 +21,7 @@ from common.families.retrieval.evaluation import (
     encoder_run,
     keep_scores,
     load_set,
-    set_names,
+    named_sets,
 )
 from common.families.retrieval.protocol import RetrievalExperimentConfig as Config
 
@@ -39,7 +39,7 @@ def score_sets(
         workspace: of the baseline.
         rank: a set -> its ranking.
     """
-    names, found = set_names(cfg.eval.beir), dict[str, float]()
+    names, found = named_sets(cfg.eval)[0], dict[str, float]()  # as the evaluation calls them
     for place, name in names.items():
         data = load_set(cfg, place)
         found |= keep_scores(run_scores(data, rank(data)), "", name, workspace)
@@ -80,7 +80,7 @@ def lsa(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, recipe: EncoderRecipe[E], workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it."""
+    """The encoder before training: other random parts than those that training begins with."""
     encoder = as_training_begins(recipe.build, cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
         return score_sets(cfg, workspace, lambda data: encoder_run(recipe, encoder, data))

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from common.data.text.normalize import text_preparation
-from common.encoders.pretrained import stand_in
+from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.export.sentence_transformers import (
     load_sentence_transformers,
@@ -16,30 +15,6 @@ from common.export.sentence_transformers import (
 )
 from common.families.retrieval.config import DenseModel, RetrievalEval
 from common.families.retrieval.encoder import EncoderRecipe
-
-_BERT: dict[str, Any] = {"model_type": "bert"}
-_MULTILINGUAL: dict[str, Any] = {"model_type": "bert", "vocab_size": 119547}
-# what `make check` builds for weights that are not on this machine
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "bert-base-uncased": _BERT,
-    "bert-base-cased": {"model_type": "bert", "vocab_size": 28996},
-    "bert-base-multilingual-cased": _MULTILINGUAL,
-    "facebook/contriever": _BERT,
-    "facebook/contriever-msmarco": _BERT,
-    "facebook/mcontriever": _MULTILINGUAL,
-    "facebook/mcontriever-msmarco": _MULTILINGUAL,
-    "sentence-transformers/all-mpnet-base-v2": {"model_type": "mpnet", "vocab_size": 30527,
-                                                "max_position_embeddings": 514},
-    "roberta-base": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
-    "roberta-large": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
-                      "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-                      "intermediate_size": 4096},
-    "xlm-roberta-base": {"model_type": "xlm-roberta", "vocab_size": 250002,
-                         "max_position_embeddings": 514},
-    "xlm-roberta-large": {"model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,
-                          "num_hidden_layers": 24, "num_attention_heads": 16,
-                          "intermediate_size": 4096, "max_position_embeddings": 514},
-}  # fmt: skip
 
 
 def build_dense(model: DenseModel) -> SentenceEncoder:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from common.config import UserError
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
@@ -21,6 +22,7 @@ from common.evaluation.retrieval.runs import (
 from common.families.retrieval.encoder import E, EncoderRecipe
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 from common.families.retrieval.sets import SYNTHETIC as SYNTHETIC
+from common.families.retrieval.sets import named_sets as named_sets
 from common.families.retrieval.sets import read_set, set_folder
 from common.families.retrieval.sets import set_names as set_names
 
@@ -43,7 +45,7 @@ def before_and_after(
 
     Args:
         cfg: the project's config.
-        recipe: builds the encoder as training began with it.
+        recipe: builds the encoder before training, see `untrained`.
         encoder: the trained one.
         measure: given an encoder in evaluation mode, on the GPU if allowed, and the run's
             workspace, which is None for the untrained encoder.
@@ -71,9 +73,9 @@ def evaluate_beir(
     for `make compare`, a gallery for `make report`.
 
     Raises:
-        UserError: a set that is missing or broken.
+        UserError: a set that is missing or broken, or two that would have the same name.
     """
-    names = set_names(cfg.eval.beir)
+    names, dev = named_sets(cfg.eval)
     metrics: dict[str, float] = {}
     for place, name in names.items():
         metrics |= _evaluate_set(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
@@ -83,7 +85,7 @@ def evaluate_beir(
             won = [metrics[f"{n}_{m}"] > metrics[f"bm25_{n}_{m}"] for n in units]
             metrics[f"sets_won_{m}"] = float(sum(won))
         metrics["num_sets"] = float(len(units))
-    for place, name in set_names(cfg.eval.dev).items():
+    for place, name in dev.items():
         metrics |= _evaluate_dev(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
     asked = set_names(cfg.eval.answers)
     for folder in dict.fromkeys(place.partition("@")[0] for place in asked):
@@ -215,12 +217,10 @@ def _evaluate_answers(
     for place, name in asked.items():
         part = place.partition("@")[2]
         file = f"questions.{part}.jsonl" if part else "questions.jsonl"
-        rows = read_jsonl(folder / file, ("question", "answers"))
+        rows = _questions(folder / file)
         ids = [f"{name} question {i}" for i in range(len(rows))]  # not those of passages
-        questions |= {i: row["question"] for i, row in zip(ids, rows, strict=True)}
-        right = [row["answers"] for row in rows]  # a single one may be no list
-        lists = [[own] if isinstance(own, str) else own for own in right]
-        accepted[name] = dict(zip(ids, lists, strict=True))
+        questions |= {i: question for i, (question, _) in zip(ids, rows, strict=True)}
+        accepted[name] = {i: answers for i, (_, answers) in zip(ids, rows, strict=True)}
     data = RetrievalSet(corpus, questions, {})
 
     def found(run: Run, row: str) -> dict[str, float]:
@@ -240,6 +240,22 @@ def _evaluate_answers(
     if cfg.eval.lexical:
         metrics |= {f"bm25_{k}": v for k, v in found(lexical_run(data, "bm25"), "bm25_").items()}
     return metrics
+
+
+def _questions(file: Path) -> list[tuple[str, list[str]]]:
+    """Questions with their accepted answers; a single answer may be no list."""
+    found = []
+    for number, row in enumerate(read_jsonl(file, ("question", "answers")), start=1):
+        question, answers = row["question"], row["answers"]
+        answers = [answers] if isinstance(answers, str) else answers
+        if not isinstance(question, str) or not question.strip():
+            raise UserError(f"{file}, row {number}: 'question' has to be a text")
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise UserError(f"{file}, row {number}: 'answers' has to be a text or a list of texts")
+        found.append((question, answers))
+    if not found:
+        raise UserError(f"{file} holds no question")
+    return found
 
 
 def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = False) -> RetrievalSet:

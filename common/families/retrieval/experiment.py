@@ -12,7 +12,13 @@ from common.data.module import ContrastiveData
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.workspace import Workspace
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
-from common.families.retrieval.evaluation import SYNTHETIC, beir_folder, evaluate_beir
+from common.families.retrieval.evaluation import (
+    SYNTHETIC,
+    beir_folder,
+    evaluate_beir,
+    named_sets,
+    set_names,
+)
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 from common.families.retrieval.search import search_collection
 
@@ -45,7 +51,12 @@ def retrieval_experiment(
         texts: what the task "search" looks in when the config names no file.
         tasks: beside "search".
         model_tasks: further ones, which are given the experiment as well (to load a trained model).
+
+    Raises:
+        UserError: sets of the evaluation that would have the same name, see `set_names`.
     """
+    named_sets(cfg.eval)  # said now, not after the training
+    set_names(cfg.eval.answers)
 
     def everything(module: R, workspace: Workspace) -> dict[str, float]:
         found = evaluate(cfg, module, workspace)

@@ -93,7 +93,8 @@ def fine_tune(
         The copy, in evaluation mode.
 
     Raises:
-        UserError: no query with a relevant document, or fewer than one batch of them.
+        UserError: no query with a relevant document, or too few documents for a group. Fewer queries
+            than a batch make one smaller batch.
 
     Distributed: local.
     """

@@ -12,12 +12,16 @@ from common.evaluation.retrieval.subsets import (
     synthetic_set,
     title_queries,
 )
+from common.families.retrieval.config import RetrievalEval
 
 SYNTHETIC, TITLES = "synthetic", "titles"
 
 
 def set_names(places: Sequence[str]) -> dict[str, str]:
     """How sets are called in metrics: by their last folder, in full where two would be the same.
+
+    Raises:
+        UserError: two places that are called the same even in full.
 
     >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar", "mkqa@de"])
     {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de': 'mkqa_de'}
@@ -28,7 +32,31 @@ def set_names(places: Sequence[str]) -> dict[str, str]:
 
     short = {place: plain(Path(place).name) for place in places}
     seen = list(short.values())
-    return {p: name if seen.count(name) == 1 else plain(p) for p, name in short.items()}
+    names = {p: name if seen.count(name) == 1 else plain(p) for p, name in short.items()}
+    owners: dict[str, str] = {}
+    for place, name in names.items():
+        if (other := owners.setdefault(name, place)) != place:
+            raise UserError(
+                f"the sets '{other}' and '{place}' would both be called '{name}' in the metrics: "
+                "rename a folder, or leave one out"
+            )
+    return names
+
+
+def named_sets(options: RetrievalEval) -> tuple[dict[str, str], dict[str, str]]:
+    """Sets of ``eval.beir``, and those of ``eval.dev`` that are not among them: place -> name.
+
+    Both lists are named together, so that no metric of one stands under the name of the other.
+
+    Args:
+        options: section of the config.
+
+    Raises:
+        UserError: see `set_names`.
+    """
+    names = set_names([*options.beir, *options.dev])
+    test = {place: names[place] for place in options.beir}
+    return test, {place: name for place, name in names.items() if place not in test}
 
 
 def read_set(

@@ -102,7 +102,7 @@ class encoding:
 def untrained_encoder(
     cfg: SentenceExperimentConfig, like: nn.Module | None = None
 ) -> SentenceEncoder:
-    """The encoder of a config before training, on the device of `like`, in evaluation mode."""
+    """The encoder of a config before training, see `untrained`, on the device of `like`."""
     return untrained(lambda: build_encoder(cfg.model), cfg.seed, like)
 
 

@@ -9,35 +9,12 @@ from torch import Tensor
 from common.config import OptimConfig
 from common.distributed.collectives import all_gather_no_grad
 from common.encoders.modes import untrained
-from common.encoders.pretrained import stand_in
+from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine.module import ContrastiveModule
 from common.evaluation.text.sts import pair_cosine, spearman
 from common.families.sentences.config import TextModel
 from common.families.sentences.protocol import SentenceExperimentConfig
-
-# what `make check` builds for weights that are not on this machine
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "bert-base-uncased": {"model_type": "bert"},
-    "bert-large-uncased": {"model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 24,
-                           "num_attention_heads": 16, "intermediate_size": 4096},
-    "roberta-base": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
-    "roberta-large": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
-                      "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-                      "intermediate_size": 4096},
-    "hkust-nlp/SynCSE-partial-RoBERTa-base": {
-        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
-    "hkust-nlp/SynCSE-partial-RoBERTa-large": {
-        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
-        "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-        "intermediate_size": 4096},
-}  # fmt: skip
-# released models of the papers, by what they were fine-tuned from
-ARCHITECTURES |= {
-    "cambridgeltl/mirror-roberta-base-sentence-drophead": ARCHITECTURES["roberta-base"],
-    "princeton-nlp/unsup-simcse-bert-base-uncased": ARCHITECTURES["bert-base-uncased"],
-    "princeton-nlp/unsup-simcse-roberta-base": ARCHITECTURES["roberta-base"],
-}
 
 
 class SentenceModule(ContrastiveModule):

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.config import OptimConfig, UserError
+from common.config import OptimConfig
 from common.data.module import ContrastiveData
 from common.data.text.pairs.batches import EvaluationPairs, SequencePairs
 from common.data.text.pairs.readers import PairSet, limited, read_pairs
@@ -173,14 +172,9 @@ def task_pairs(data: PairData, part: str, seed: int) -> PairSet:
     """A part of the config's task; the training part cut to ``data.limit``.
 
     Raises:
-        UserError: see `read_pairs`; a file in another encoding, or a score that is not finite.
+        UserError: see `read_pairs`.
     """
-    try:
-        found = read_pairs(data.pair_task, part, data.root, data.files(part))
-    except UnicodeDecodeError as error:
-        raise UserError(f"the pairs of '{part}' are no plain UTF-8 text: {error}") from error
-    if not np.isfinite(found.labels).all():
-        raise UserError(f"the pairs of the part '{part}' hold a score that is no finite number")
+    found = read_pairs(data.pair_task, part, data.root, data.files(part))
     return limited(found, data.limit, seed) if part == "train" else found
 
 
@@ -218,10 +212,10 @@ def classifier_stage(
 
 
 def classifier_optim(cfg: ClassifierConfig, optim: OptimConfig) -> OptimConfig:
-    """The config's optimiser with the classifier's own rate, decay and linear warm-up."""
+    """The config's optimiser with the classifier's own rate, decay and linear warm-up from zero."""
     warmup = round(cfg.warmup_share * cfg.steps) if cfg.steps else 0
     epochs = 0.0 if cfg.steps else cfg.warmup_share * cfg.epochs
     return replace(
         optim, lr=cfg.lr, weight_decay=cfg.weight_decay, schedule="linear", warmup_steps=warmup,
-        warmup_epochs=epochs, final_lr=0.0, decay_steps=0, lr_scaling="none",
+        warmup_epochs=epochs, warmup_start_lr=0.0, final_lr=0.0, decay_steps=0, lr_scaling="none",
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """`make run TASK=search`: nearest sentences of a text file or folder."""
 
+from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
 from common.families.sentences.data import first_sts_set
@@ -22,8 +23,9 @@ def search_sentences(
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     encoder = module.encoder
-    index = indexed(
-        options, encoder, lambda: first_sts_set(cfg).first, lambda: weights_digest(encoder),
-        progress=workspace.progress,
-    )  # fmt: skip
-    search_texts(index, options)
+    with evaluated(encoder, cfg.trainer.accelerator):
+        index = indexed(
+            options, encoder, lambda: first_sts_set(cfg).first, lambda: weights_digest(encoder),
+            batch_size=cfg.eval.batch_size, progress=workspace.progress,
+        )  # fmt: skip
+        search_texts(index, options)

@@ -29,7 +29,7 @@ from projects.close.pairs import own_pairs
 from projects.close.prompts import INSTRUCTIONS
 from projects.close.stages import make_inputs, rows_of, stages
 from projects.close.texts import read_texts
-from tests.projects.close.conftest import config, module_of
+from tests.projects.close.conftest import GPT2, config, module_of
 
 OPENED: list[str] = []
 WATCHING = [False]
@@ -324,7 +324,7 @@ def test_a_resumed_run_is_bit_identical(run, tmp_path):
         assert torch.equal(value, resumed[name]), name
 
 
-@pytest.mark.parametrize("overrides", [["method.adapter=covariance", "method.statistics=pairs"], ["model.num_constants=1", "model.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 64}"]])  # fmt: skip
+@pytest.mark.parametrize("overrides", [["method.adapter=covariance", "method.statistics=pairs"], ["model.num_constants=1", GPT2]])  # fmt: skip
 def test_an_export_reloads_with_equal_outputs(overrides, clip, tmp_path):
     """Logits and decoded texts of the folder equal those of the module; its tensors are safetensors."""
     cfg = config(*overrides)

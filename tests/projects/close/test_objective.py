@@ -16,7 +16,7 @@ from projects.close.config import Config
 from projects.close.data import load_examples
 from projects.close.stages import make_inputs, rows_of, stages
 from tests.distributed.equal import assert_ranks_equal_one
-from tests.projects.close.conftest import GOLDEN, config, module_of, sines
+from tests.projects.close.conftest import GOLDEN, GPT2, config, module_of, sines
 from tests.projects.close.workers import three_steps
 
 
@@ -197,7 +197,7 @@ def test_vectors_computed_before_equal_those_computed_in_the_step(clip, kind):
     torch.testing.assert_close(a.features(raw), cached["features"], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.config={model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2, n_positions: 64}"]])  # fmt: skip
+@pytest.mark.parametrize("overrides", [[], [GPT2, "model.config.n_embd=32"]])  # fmt: skip
 def test_item_5_four_tokens_stand_before_the_text(clip, overrides):
     """Checklist 5: K vector tokens, then the embedded question; padding of the question changes nothing."""
     module, _, batch = batch_of(clip, "data.task=vqa", *overrides, keys=((0, 0), (1, 0)))
@@ -234,7 +234,7 @@ def test_teacher_forcing_of_both_kinds_agrees_with_decoding(clip):
     """Greedy tokens are the arg-max of the logits that training computes for them."""
     for overrides in (
         [],
-        ["model.config={model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2, n_positions: 64}"],
+        [GPT2, "model.config.n_embd=32"],
     ):
         module, _, _ = batch_of(clip, *overrides)
         language, vectors = module.language.eval(), F.normalize(sines(3, 128), dim=1)

@@ -181,6 +181,11 @@ def test_export_gives_equal_outputs_and_the_card_s_lines_work(tmp_path):
     found = recognize([spoken.waveforms[i] for i in range(3)], BeamSearch(max_length=8))
     assert len(found) == 3
     assert isinstance(found[0], SpokenTarget)
+    seen, transcribe = [], recognize.network.transcribe
+    recognize.network.transcribe = lambda waves, *rest: (seen.append(len(waves)), transcribe(waves, *rest))[1]  # fmt: skip
+    assert recognize([]) == []
+    assert len(recognize([spoken.waveforms[i] for i in range(3)], BeamSearch(max_length=4), 2)) == 3
+    assert seen == [2, 1]
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer.json"):
         Recognizer.load(tmp_path)

@@ -190,6 +190,15 @@ def test_the_card_s_snippet_and_the_task_classify_pictures(tmp_path, capsys):
     exec(snippet.replace(place, str(tmp_path / "export")).replace("photo.png", str(picture)), names)
     assert names["probabilities"].shape == (1, 2)
     assert float(names["probabilities"].sum()) == pytest.approx(1)
+    opened = load_locked(tmp_path / "export")
+    for encode, inputs in ((opened.encode_images, [picture] * 3), (opened.encode_texts, ["a", "b c", "d"])):  # fmt: skip
+        torch.testing.assert_close(encode(inputs, batch_size=2), encode(inputs))
+        assert encode([]).shape == (0, encode(inputs).shape[1])
+    with pytest.MonkeyPatch.context() as patch:
+        seen, whole = [], opened.encoder.encode_text
+        patch.setattr(opened.encoder, "encode_text", lambda ids: (seen.append(len(ids)), whole(ids))[1])  # fmt: skip
+        opened.encode_texts(["a", "b c", "d"], batch_size=2)
+    assert seen == [2, 1]
     cfg = config(
         f"classify.run={tmp_path}/export", f"classify.inputs=[{picture}]",
         "classify.texts=[a cat,a dog]", f"classify.output={tmp_path}/new/out.jsonl",

@@ -216,7 +216,11 @@ def test_item_13_speech_towers_can_be_chosen(encoder):
         "conv_kernel: [10, 4], num_feat_extract_layers: 2, num_conv_pos_embeddings: 16, "
         "num_conv_pos_embedding_groups: 2}",
     }[encoder]
-    cfg = spoken(f"speech_model.encoder={encoder}", "speech.manifest=x.jsonl", sizes)
+    words = [f"speech_model.encoder={encoder}", "speech.manifest=x.jsonl", sizes]
+    with pytest.raises(UserError, match="field 'num_mels' is unknown"):  # of the small network
+        build_module(spoken(*words))
+    own = ("num_mels", "dim", "num_convs", "num_layers", "num_heads")
+    cfg = spoken(*words, *(f"speech_model.sizes.{name}=null" for name in own))
     torch.manual_seed(0)
     module = build_module(cfg)
     waveforms, lengths = pad_waveforms([torch.randn(9000), torch.randn(16000)])

@@ -63,12 +63,12 @@ def test_a_resumed_run_is_bit_identical(run, tmp_path):
     """Fine-tuning begins again after the finished stages: weights of the end are those of the whole run."""
     words = [*WORDS, f"runs_dir={tmp_path}", "run_id=r", "trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=5"]  # fmt: skip
     again = train("demo_retrieval", "smoke", words)
-    whole = ckpt.load(ckpt.latest(run / "checkpoints/finetune"))["state_dict"]
+    whole = ckpt.load(ckpt.newest_intact(run / "checkpoints/finetune")[0])["state_dict"]
     folder = again / "checkpoints/finetune"
     (folder / "finished.json").unlink()
     sorted(folder.glob("step-*.ckpt"))[-1].unlink()
     train("demo_retrieval", "smoke", [*words, "resume=r"])
-    found = ckpt.load(ckpt.latest(folder))["state_dict"]
+    found = ckpt.load(ckpt.newest_intact(folder)[0])["state_dict"]
     for name, value in whole.items():
         assert torch.equal(value, found[name]), name
 

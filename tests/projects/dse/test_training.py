@@ -88,7 +88,7 @@ def test_accumulated_batches_are_one_batch_and_no_gradient_is_left(tmp_path):
     plain = ["distill.alpha=0.0", "student.dropout=0.0", "student.pool.dropout=0.0", "trainer.max_steps=2", "optim={name: sgd, lr: 0.1}"]  # fmt: skip
     one = run_of(tmp_path, "run_id=one", "data.batch_size=16", *plain)
     two = run_of(tmp_path, "run_id=two", "data.batch_size=8", "trainer.accumulate_grad_batches=2", *plain)  # fmt: skip
-    states = [ckpt.load(ckpt.latest(run / "checkpoints/student"))["state_dict"] for run in (one, two)]  # fmt: skip
+    states = [ckpt.load(ckpt.newest_intact(run / "checkpoints/student")[0])["state_dict"] for run in (one, two)]  # fmt: skip
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=2e-5, rtol=1e-3)
     first = first_student(config(*plain)).state_dict()
@@ -121,7 +121,7 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, trained):
     assert ckpt.finished(folder) is None
     (run / "metrics.json").unlink()
     again = run_of(tmp_path, "run_id=part", "resume=part")
-    want, got = (ckpt.load(ckpt.latest(r / "checkpoints/student"))["state_dict"] for r in (trained, again))  # fmt: skip
+    want, got = (ckpt.load(ckpt.newest_intact(r / "checkpoints/student")[0])["state_dict"] for r in (trained, again))  # fmt: skip
     for name, value in want.items():
         assert torch.equal(got[name], value), name
 

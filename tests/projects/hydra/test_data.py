@@ -121,10 +121,13 @@ def folder(tmp_path):
 def test_own_folders_are_read(folder):
     cfg = config(
         "data.source=folder", "data.folder=own", f"data.root={folder}", "data.num_classes=2",
-        "data.batch_size=8",
+        "data.batch_size=8", "eval.ks=[5]", "eval.items_k=5",
     )  # fmt: skip
     batch = next(iter(build_data(cfg).train_dataloader()))
     assert batch["view_1"].shape == (8, 3, 16, 16)
+    cfg.eval.ks, cfg.eval.items_k = [20], 20
+    with pytest.raises(UserError, match="neighbours of a bank of 12 images"):  # before the training
+        build_data(cfg)
     assert image_part(cfg, "test").class_names == ["day", "night"]
     assert len(image_part(cfg, "test").labels) == 6
     assert num_samples(cfg) == 12

@@ -108,6 +108,34 @@ def test_instruction_span_is_that_of_the_prefix():
     assert instruction_prefix("find") == "Instruct: find\nQuery: "
 
 
+@pytest.mark.parametrize("span", ["exact", "released", "pooled"])
+def test_an_instruction_has_to_leave_room_for_a_text(span):
+    """With span=pooled all embeddings were equal; a count of the prefix alone is one too small."""
+    model = encoder(f"model.instruction_span={span}")
+    most = len(model.token_rows([""], "find")[0][0]) + 1
+    texts = ["the cat", "rain"]
+    first, second = model.prefixed_rows(texts, instruction_prefix("find"), most)
+    assert first[0] != second[0]
+    with pytest.raises(UserError, match="leave no room for a text"):
+        model.prefixed_rows(texts, instruction_prefix("find"), most - 1)
+
+
+def test_a_corpus_is_tokenised_in_slices(monkeypatch):
+    """Batches stay those of the lengths of all texts."""
+    model, sizes = encoder("model.instruction_span=released").eval(), []
+    whole = model.encode(TEXTS * 3, batch_size=5, instruction="find")
+    rows, read = model.token_rows, model.tokenizer.__class__.__call__
+    monkeypatch.setattr("common.encoders.text.language_models.instructed._SLICE", 5)
+    monkeypatch.setattr(
+        model, "token_rows", lambda texts, *a: sizes.append(len(texts)) or rows(texts, *a)
+    )
+    asked = []
+    monkeypatch.setattr(model.tokenizer.__class__, "__call__", lambda self, text, **o: asked.append(text) or read(self, text, **o))  # fmt: skip
+    assert torch.equal(model.encode(TEXTS * 3, batch_size=5, instruction="find"), whole)
+    assert sizes == [5, 5, 2]
+    assert sum(isinstance(text, str) for text in asked) == 3  # the prefix, once a slice
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean", "latent", "self_attention"])
 @pytest.mark.parametrize("causal", [True, False])
 def test_padding_changes_nothing(pooling, causal):

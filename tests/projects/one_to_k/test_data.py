@@ -155,6 +155,27 @@ def test_broken_json_lines_are_named(tmp_path):
         found.image_path(0)
 
 
+def test_blank_lines_are_no_samples_and_errors_name_their_file(tmp_path):
+    """Lines of several files, one with a byte order mark; numbers are those of an editor."""
+    rows = [
+        json.dumps({"caption": {"en": f"text {i}"}, "image_path": f"{i}.png"}) for i in range(3)
+    ]
+    (tmp_path / "part_0.data").write_bytes(f"\ufeff{rows[0]}\r\n\r\n{rows[1]}\r\n \r\n".encode())
+    (tmp_path / "part_1.data").write_text(f'\n{rows[2]}\n\n{{"caption": {{"en": "a"}}}}\nno\n\n')
+    found = CaptionLines(tmp_path / "part_*.data")
+    assert len(found) == 5
+    assert [found[i]["en"] for i in range(3)] == ["text 0", "text 1", "text 2"]
+    assert [found.image_path(i) for i in range(3)] == ["0.png", "1.png", "2.png"]
+    with pytest.raises(UserError, match=r"part_1\.data, line 4 has no image_path"):
+        found.image_path(3)
+    with pytest.raises(UserError, match=r"part_1\.data, line 5 is not JSON"):
+        found[4]
+    for path in tmp_path.glob("part_*"):
+        path.write_text("\n\n")
+    with pytest.raises(UserError, match=r"part_\*\.data has no line"):
+        CaptionLines(tmp_path / "part_*.data")
+
+
 def name_of(number, part="val"):
     """A file name of COCO's 2014 release."""
     return f"COCO_{part}2014_{number:012d}.jpg"
@@ -287,6 +308,24 @@ def test_item_18_the_five_test_captions_of_multi30k_are_found_under_the_name_of_
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # task2 has no French
         read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")
+
+
+def test_item_18_files_of_other_systems_and_damaged_ones(tmp_path):
+    """Byte order marks and carriage returns are no text; what is cut off is named."""
+    benchmark_files(tmp_path)
+    tasks = tmp_path / "multi30k/task1"
+    (tasks / "image_splits/test_2016_flickr.txt").write_bytes("\ufeff1.jpg\r\n2.jpg\r\n".encode())
+    packed = tasks / "raw/test_2016_flickr.fr.gz"
+    packed.write_bytes(gzip.compress("\ufeffun\r\ndeux\r\n".encode()))
+    found = read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")["fr"]
+    assert (found.images, found.texts) == (("1.jpg", "2.jpg"), ("un", "deux"))
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"fr\.gz is no text file.*damaged.*get it again"):
+        read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")
+    path = tmp_path / "coco/dataset_coco.json"
+    path.write_text(path.read_text("utf-8")[:-5])
+    with pytest.raises(UserError, match=r"dataset_coco\.json is no JSON file.*damaged"):
+        read_benchmark("coco", tmp_path, ["en"], "test")
 
 
 def test_item_18_coco_is_karpathy_s_split_in_english_and_japanese(tmp_path):

@@ -106,6 +106,10 @@ def test_export_reloads_with_equal_embeddings_and_a_matching_head(tmp_path):
     assert torch.allclose(opened.encode_texts(texts), before["text"], atol=1e-6)
     match = opened.match([Image.new("RGB", (30, 20), "red")] * 2, texts)
     assert match.shape == (2,)
+    pictures = [Image.new("RGB", (9, 9), color) for color in ("red", "blue", "green")]
+    for encode, inputs in ((opened.encode_images, pictures), (opened.encode_texts, [*texts, "x"])):
+        torch.testing.assert_close(encode(inputs, batch_size=2), encode(inputs))
+        assert encode([]).shape == (0, encode(inputs).shape[1])
     assert bool(((match > 0) & (match < 1)).all())
 
 

@@ -48,7 +48,8 @@ def run_of(folder: Path, *overrides: str) -> Path:
 
 def weights_of(run: Path) -> dict[str, object]:
     """What a run trained last."""
-    found: dict[str, object] = ckpt.load(ckpt.latest(run / "checkpoints/train"))["state_dict"]
+    path, _ = ckpt.newest_intact(run / "checkpoints/train")
+    found: dict[str, object] = ckpt.load(path)["state_dict"]
     return found
 
 

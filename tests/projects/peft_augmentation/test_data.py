@@ -13,7 +13,7 @@ from common.data.text.labelled import eda as module
 from common.data.text.labelled.copies import cached_copies, eda_copies, load_synonyms
 from common.data.text.labelled.readers import LabelledSet, read_labelled
 from common.data.text.labelled.subsets import low_resource
-from common.data.text.labelled.tasks import TASKS
+from common.data.text.labelled.tasks import TASKS, own_task
 from common.engine.run import run_task
 from common.families.classification.evaluation import altered_texts
 from common.families.classification.module import labelled_parts, scored_part
@@ -183,6 +183,27 @@ def test_official_files_are_read(tmp_path):
     own.write_text("text,label\nhello,greeting\nbye,farewell\n")
     words = ["data.task=file", f"data.train_file={own}", f"data.test_file={own}", "data.examples=null", "data.dev_examples=0", "trainer.val_every_n_steps=null"]  # fmt: skip
     assert labelled_parts(config(*words).data, 0)[0].classes == ("farewell", "greeting")
+
+
+def test_cells_of_own_tables(tmp_path):
+    """White space around a cell is no part of it; blank ones became a class "" or were trained on."""
+    own = tmp_path / "own.csv"
+    own.write_text('text,label\n"hello ",x\nworld, y\nbye,y \n')
+    data = read_labelled(own_task([]), "train", files=[str(own)])
+    assert (data.texts, data.classes) == ([("hello",), ("world",), ("bye",)], ("x", "y"))
+    for row, lacking in (("world,", "label"), (" ,y", "text"), ("world, ", "label")):
+        own.write_text(f"text,label\nhello,x\n{row}\n")
+        with pytest.raises(UserError, match=rf"own\.csv, row 2: no {lacking}: write it"):
+            read_labelled(own_task([]), "train", files=[str(own)])
+
+
+def test_damaged_official_files_are_told(tmp_path):
+    """Tracebacks before: an empty file, one of another encoding."""
+    (tmp_path / "SST-2").mkdir()
+    for content, told in ((b"", "is empty"), (b"sentence\tlabel\ncaf\xe9\t1\n", "in UTF-8")):
+        (tmp_path / "SST-2/train.tsv").write_bytes(content)
+        with pytest.raises(UserError, match=told):
+            read_labelled(TASKS["sst2"], "train", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["banking10", "snips"])

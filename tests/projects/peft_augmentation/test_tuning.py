@@ -82,7 +82,7 @@ def test_no_prefix_is_a_linear_probe_of_the_frozen_backbone():
     torch.testing.assert_close(model(**inputs), states @ model.head.weight.T + model.head.bias)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "camembert"])
 def test_mask_and_positions_count_the_prefix(model_type):
     """Checklist 3: m + L places to attend to; positions begin at m, or at their usual place."""
     model = classifier(model_type=model_type).eval()
@@ -100,7 +100,7 @@ def test_mask_and_positions_count_the_prefix(model_type):
         object.__setattr__(model.tuning, "shift_positions", shift)
         model(**inputs)
     assert seen == [4 + inputs["input_ids"].shape[1]] * 2
-    first = 2 if model_type == "roberta" else 0  # beyond its padding id 1
+    first = 0 if model_type == "bert" else 2  # beyond its padding id 1
     assert places[0][0, :3].tolist() == [4 + first, 5 + first, 6 + first]
     assert places[1][0, :3].tolist() == [first, 1 + first, 2 + first]
 

@@ -169,6 +169,11 @@ def test_item_12_and_14_phrases_of_a_concept_with_capital_letters_reach_searle(t
     chat = ["generator.endpoint=http://localhost:1/v1", "generator.api=chat"]
     with pytest.raises(UserError, match="completions"):
         make_phrases(config(*words, *chat), workspace)
+    server = [chat[0], f"phrases.output={tmp_path}/q.json"]
+    with pytest.raises(
+        UserError, match="no_repeat_ngram=0"
+    ):  # ours is 2, which no server is asked for
+        make_phrases(config(*words, *server), workspace)
 
 
 def test_item_12_a_caption_that_rules_cannot_change_is_left_out(tmp_path):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from common.config import UserError, load
 from common.data.samplers import sample_rng
+from common.encoders.image_text.inversion import build_phi
 from common.encoders.image_text.pseudo_tokens import placeholder_id
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -128,6 +129,25 @@ def test_item_11_hosts_train_phi_alone_with_either_network(tmp_path):
         RTD(cfg, composer).losses(batch_of(module))["loss"].backward()
     with pytest.raises(UserError, match="pic2word"):
         load_phi(fresh, "relu" if False else "gelu", tmp_path / "pic2word.pt")
+
+
+@pytest.mark.parametrize("kind", ["gelu", "relu"])
+def test_released_checkpoints_load_as_they_were_saved(tmp_path, kind):
+    """LinCIR and SEARLE save {"Phi": phi}, Pic2Word phi beside the whole of CLIP, both behind "module."."""
+    source, path = build_phi(kind, 8, 16), tmp_path / "released.pt"
+    state = source.state_dict()
+    if kind == "gelu":
+        torch.save({"epoch": 3, "Phi": state}, path)
+    else:
+        clip = {
+            "module.visual.conv1.weight": torch.zeros(2),
+            "module.layers.0.weight": torch.ones(3),
+        }
+        phi = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 3, "name": "x", "state_dict": clip, "state_dict_img2text": phi}, path)
+    fresh = build_phi(kind, 8, 16)
+    load_phi(fresh, kind, path)
+    assert all(torch.equal(fresh.state_dict()[name], value) for name, value in state.items())
 
 
 def test_item_14_the_losses_of_the_hosts_are_what_their_papers_say():

@@ -14,10 +14,10 @@ from common.data.text.dialogs.converters import (
     from_acts,
     from_intent,
     from_spans,
-    to_slots,
 )
 from common.data.text.dialogs.encoding import DialogTokenizer
 from common.data.text.dialogs.streams import PairedStreams, corpora_stream
+from common.data.text.dialogs.tasks import parse_line
 from common.data.text.dialogs.trees import combined_matrix, combined_score, is_empty, view_sets
 from common.data.text.dialogs.turns import Dialog, Turn, read_corpus
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
@@ -155,6 +155,32 @@ def test_the_shorter_stream_begins_anew_within_the_epoch():
     assert len({r for s in seen for r in s}) == 5  # what did not fit waits for the next pass
 
 
+def test_no_epoch_repeats_an_order_of_another():
+    """Pass k of the first epoch had the order of epoch k."""
+    streams = {"long": corpora_stream([24], 0, 4), "short": corpora_stream([9], 3, 4)}
+    data = PairedStreams(streams, dict.fromkeys(streams, lambda places, epoch: places))
+    passes = {
+        (epoch, again): data.places("short", [(8 * again + i, epoch) for i in range(8)])
+        for epoch in range(3) for again in range(3)
+    }  # fmt: skip
+    assert len(set(map(tuple, passes.values()))) == len(passes)
+    for again in range(3):
+        assert passes[0, again] == [tuple(row) for row in streams["short"].order(again)]
+    whole = data.places("long", [(i, 2) for i in range(24)])
+    assert whole == [tuple(row) for row in streams["long"].order(2)]
+
+
+def test_words_of_a_parse_may_hold_colons():
+    """The word was cut at its first colon, and what followed was its tag."""
+    found = parse_line("at:O 10:30:B-time ::O pm:I-time <=> IN:SET_ALARM")
+    assert found.words == ("at", "10:30", ":", "pm")
+    assert found.tags == ("O", "B-time", "O", "I-time")
+    assert found.intent == "IN:SET_ALARM"
+    for line in ("at:O 10 <=> X", "at: <=> X", ":O <=> X", "at:O", "at:O <=> "):
+        with pytest.raises(UserError, match="a line of TOP"):
+            parse_line(line)
+
+
 def test_unlabelled_batches_may_be_larger(monkeypatch):
     """`data.most` counts examples; a global batch, which holds one corpus, is that of all devices, `auto` too."""
     cfg = config("data.batch_size=4", "data.batch_nolabel=8")
@@ -177,8 +203,8 @@ def test_three_kinds_of_annotation_become_the_same_tree():
     spans = from_spans("a room in the North", [("area", 14, 19)], "Hotel", "inform")
     acts = from_acts([("hotel", "INFORM", "area")], {"hotel": {"area": "north"}})
     assert view_sets(spans) == view_sets(acts)
-    assert to_slots(spans) == {("Hotel", "inform", "area"): ["North"]}
-    assert to_slots(acts) == {("hotel", "INFORM", "area"): ["north"]}
+    assert spans == {"Hotel": {"inform": {"area": [{"value": "North", "span": [14, 19]}]}}}
+    assert acts == {"hotel": {"INFORM": {"area": [{"value": "north", "span": None}]}}}
     intent = from_intent("card_arrival")
     assert {v: e for v, e in view_sets(intent).items() if e} == {"I": {"card_arrival"}}
     assert not is_empty(intent)

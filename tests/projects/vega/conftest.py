@@ -101,7 +101,7 @@ def official(root: Path) -> str:
 
 def weights_of(run: Path, stage: str) -> dict[str, torch.Tensor]:
     """What a stage of a run trained last."""
-    found: dict[str, torch.Tensor] = ckpt.load(ckpt.latest(run / "checkpoints" / stage))["state_dict"]  # fmt: skip
+    found: dict[str, torch.Tensor] = ckpt.load(ckpt.newest_intact(run / "checkpoints" / stage)[0])["state_dict"]  # fmt: skip
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import UserError, config_names
-from common.data.text.labelled.glue import is_labelled, read_glue, read_inputs
+from common.data.text.labelled.glue import is_labelled, read_glue, read_inputs, read_part
 from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.comparison.compare import read_comparison
 from common.engine.workspace import Workspace
@@ -112,8 +112,43 @@ def test_official_files_are_read(tmp_path):
         read_glue(GLUE["rte"], "dev", source="bundled")
     own = tmp_path / "own.jsonl"
     own.write_text('{"sentence1": "a", "sentence2": "b", "label": "entailment", "idx": 7}\n')
-    assert read_glue(GLUE["rte"], "train", source="file", file=str(own)).labels.tolist() == [0]
+    assert read_part(GLUE["rte"], "train", source="file", file=str(own)).labels.tolist() == [0]
     assert read_inputs(GLUE["rte"], "test", source="file", file=str(own)).index == ["7"]
+
+
+def test_rows_of_own_files_without_a_text_or_score(tmp_path):
+    """Null was the text "None"; labelled rows without a text vanished; nan was a score."""
+    own = tmp_path / "own.jsonl"
+    rows = [("a", "b", 2.0), ("c", None, 1.0), (" ", "f", 3), ("g", "h", None)]
+
+    def write():
+        own.write_text("\n".join(json.dumps(dict(zip(("sentence1", "sentence2", "label"), row, strict=True))) for row in rows))  # fmt: skip
+
+    write()
+    with pytest.warns(UserWarning, match=r"own\.jsonl: 2 of 3 rows with a label lack a text"):
+        found = read_part(GLUE["stsb"], "train", None, "file", str(own))
+    assert (found.texts, found.labels.tolist()) == ([("a", "b")], [2.0])
+    inputs = read_inputs(GLUE["stsb"], "test", None, "file", str(own))
+    assert inputs.texts == [("a", "b"), ("c", ""), (" ", "f"), ("g", "h")]
+    for score in (math.nan, math.inf):
+        rows.append(("i", "j", score))
+        write()
+        with pytest.raises(UserError, match=r"own\.jsonl, row 5: '(nan|inf)' is no score"):
+            read_part(GLUE["stsb"], "train", None, "file", str(own))
+        rows.pop()
+    rows[:] = rows[1:2]
+    write()
+    with pytest.raises(UserError, match="all 1 rows with a label lack a text"):
+        read_part(GLUE["stsb"], "train", None, "file", str(own))
+
+
+def test_damaged_official_files_are_told(tmp_path):
+    """Tracebacks before: an empty file, one of another encoding."""
+    (tmp_path / "RTE").mkdir()
+    for content, told in ((b"", "is empty"), (b"sentence1\tsentence2\tlabel\ncaf\xe9\tb\tentailment\n", "in UTF-8")):  # fmt: skip
+        (tmp_path / "RTE/dev.tsv").write_bytes(content)
+        with pytest.raises(UserError, match=told):
+            read_glue(GLUE["rte"], "dev", str(tmp_path))
 
 
 def test_bundled_sentences_share_no_text_between_parts():

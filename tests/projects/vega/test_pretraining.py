@@ -211,7 +211,7 @@ def test_phase_2_begins_with_the_weights_of_another_run_s_phase_1(
         raise KeyError("enough")
 
     monkeypatch.setattr(Pretrain, "losses", first_step)
-    given = ckpt.latest(pretrained_run / "checkpoints/rtd")
+    given = ckpt.newest_intact(pretrained_run / "checkpoints/rtd")[0]
     words = [f"pretrain.phase1_weights={given}", "pretrain.phase1_steps=0", "run_id=second"]
     with pytest.raises(KeyError, match="enough"):
         run_of(tmp_path, *words, name="smoke_pretrain")

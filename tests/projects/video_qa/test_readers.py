@@ -87,7 +87,12 @@ def test_clips_whose_pictures_cannot_be_labelled_are_left_out_and_counted(tmp_pa
 
 def table_of(monkeypatch, **kept) -> FeatureTable:
     """A table of arrays; h5py is not there."""
-    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda path, mode: kept))
+
+    class File(dict):
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=lambda path, mode: File(kept)))
     return FeatureTable("table.h5", 3.0, 4, max_frames=300)
 
 

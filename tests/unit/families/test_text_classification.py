@@ -29,6 +29,8 @@ def test_own_texts_are_lines_of_a_file_in_utf_8(tmp_path):
     file.write_bytes("\ufeffone\u2028more\r\n\r\ntwo\r\n\r\n".encode())
     with pytest.warns(UserWarning, match="1 blank lines between texts are left out"):
         assert texts_of_lines(str(file), 1, "x") == [("one\u2028more",), ("two",)]
+    file.write_bytes(b"one\rstill one\ntwo\n")  # a line ends at a line feed
+    assert texts_of_lines(str(file), 1, "x") == [("one\rstill one",), ("two",)]
     file.write_text("a\tb\nc\t\n")
     assert texts_of_lines(str(file), 2, "x") == [("a", "b"), ("c", "")]
     file.write_bytes("caf\u00e9\n".encode("latin-1"))
@@ -154,6 +156,24 @@ def test_evaluation_leaves_items_of_every_copy():
     assert "test_silhouette_altered_0.5" in found
     with pytest.raises(UserError, match="empty"):
         LabelledSet([], np.array([]), model.classes)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [0]])
+def test_classes_that_cannot_be_separated_leave_the_other_metrics(labels, caplog):
+    """A test file of one class, or of one text a class: known only after the training."""
+    model = text_classifier(
+        "random", TASKS["synthetic"].labels, Tuning("prefix", prefix_length=2), config=CONFIG,
+        max_length=24,
+    )  # fmt: skip
+    texts = [("the cat sees a dog",), ("rain and wind",), ("bank and coin",)][: len(labels)]
+    data = LabelledSet(texts, np.array(labels), model.classes)
+    found = evaluate_classifier(model, data, TASKS["synthetic"], ClassifierEval(alterations=[0.5]))
+    assert {"test_accuracy", "test_accuracy_altered_0.5"} <= set(found)
+    assert not any("silhouette" in name for name in found)
+    assert "eval.separation is left out" in caplog.text
+    caplog.clear()
+    evaluate_classifier(model, data, TASKS["synthetic"], ClassifierEval(separation=False))
+    assert not caplog.text
 
 
 def test_the_classes_of_an_own_test_file_are_those_of_training(tmp_path):

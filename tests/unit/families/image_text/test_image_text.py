@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from common.config import ExperimentConfig, TrainerConfig, UserError
+from common.config import ExperimentConfig, TrainerConfig, UserError, load
 from common.data.image_text.captions import CaptionLists
-from common.encoders import modes
+from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
 from common.families.image_text import own_tokenizer
 from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
@@ -20,8 +20,10 @@ from common.families.image_text.data import (
     train_transform,
 )
 from common.families.image_text.experiment import image_text_experiment
+from common.families.image_text.locked import locked_data
 from common.families.image_text.module import ImageTextModule, build_tokenizer
 from common.losses.image_text import ClipLoss
+from common.registry import config_class
 
 TOWERS = {
     "embed_dim": 16,
@@ -141,8 +143,19 @@ def test_the_plan_counts_every_text_and_names_the_files(tmp_path):
     assert (judged.name, judged.present) == ("eval: cifar10", False)
 
 
-def test_untrained_metrics_are_those_of_the_module_that_training_begins_with(tmp_path, monkeypatch):
-    """On the pool: rebuilt from the seed, whatever the trained one has become."""
+def test_validation_takes_the_batches_of_the_evaluation():
+    cfg = Config(eval=ImageTextEval(batch_size=5))
+    assert image_text_data(cfg, build_tokenizer(cfg.model)).eval_batch_size == 5
+    words = ["eval.batch_size=5", "model.cache=false", "model.centred=false"]
+    locked = load(config_class("cwcl"), "cwcl", "smoke", words)
+    assert locked_data(locked, None, build_tokenizer(locked.model), {}).eval_batch_size == 5
+
+
+def test_untrained_metrics_are_of_a_draw_of_the_seed_s_own(tmp_path, monkeypatch):
+    """On the pool: drawn anew from ``cfg.seed`` itself, which published rows depend on.
+
+    Training draws after another seed, so it is not the very module that training begins with.
+    """
     from common.families.image_text import evaluation
 
     seen = []
@@ -162,15 +175,19 @@ def test_untrained_metrics_are_those_of_the_module_that_training_begins_with(tmp
         lambda data, count: (torch.zeros(1, 3, 16, 16).byte(), ["b"]),
     )
     cfg = Config()
-    first = modes.untrained(lambda: OneDirection(cfg), cfg.seed)
+    sums = {}
+    for name, seed in (("own", cfg.seed), ("training", step_seed(cfg.seed, 0, 0, 0))):
+        torch.manual_seed(seed)
+        sums[name] = float(sum(p.double().sum() for p in OneDirection(cfg).parameters()))
     cfg.data.source = "pool"
     trained = OneDirection(cfg)
+    before = torch.get_rng_state()
     found = evaluation.evaluate_image_text(
         cfg, trained, Workspace(tmp_path), lambda: OneDirection(cfg)
     )
-    wanted = [float(sum(p.double().sum() for p in m.parameters())) for m in (first, trained)]
-    assert seen == wanted
-    assert wanted[0] != wanted[1]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert seen == [sums["own"], float(sum(p.double().sum() for p in trained.parameters()))]
+    assert len({*seen, sums["training"]}) == 3
     assert found["untrained_retrieval_recall_at_10"] == 0.5
     assert found["pair_loss_train"] == 0.0  # fewer than a batch
 

@@ -8,6 +8,8 @@ import torch
 
 from common.config import load
 from common.engine.workspace import Workspace
+from common.families.images import baselines
+from tests.placed import passes_within_evaluated
 
 
 @pytest.mark.parametrize("project", ["dcl", "hydra", "cacr"])
@@ -27,3 +29,15 @@ def test_metrics_are_the_means_of_their_items(tmp_path, project):
     assert found["chance"] <= 0.5  # balanced classes
     assert found["raw_pixels"] > found["chance"]
     assert found["untrained"] > found["chance"]
+
+
+def test_an_untrained_encoder_is_placed_as_the_config_says(tmp_path, monkeypatch):
+    """Pixels have no weights to be moved."""
+    cfg = load(importlib.import_module("projects.dcl").Config, "dcl", "smoke")
+    cfg.trainer.accelerator = "gpu"
+    own = importlib.import_module("projects.dcl.baselines")
+    seen = passes_within_evaluated(monkeypatch, baselines)
+    own.raw_pixels(cfg, Workspace(tmp_path / "pixels"))
+    assert not seen
+    own.untrained(cfg, Workspace(tmp_path / "untrained"))
+    assert {accelerator for _, accelerator in seen} == {"gpu"}

@@ -116,8 +116,23 @@ def test_loaders_validate_only_where_the_config_asks():
     assert not images.image_data(cfg, train, labelled).val_sets
     cfg.trainer.val_every_n_steps = 1
     sets = images.image_data(cfg, train, labelled).val_sets
-    assert list(sets) == asked[1:] == ["bank", "test"]
+    assert list(sets) == asked[2:] == ["bank", "test"]
     assert set(sets["bank"][0]) == {"images", "labels"}
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_bank_that_is_too_small_is_refused_before_the_training(every):
+    """Not by the first validation, or by the evaluation after it."""
+    cfg = config(limit=20)
+    cfg.eval = WatchedEval(ks=[30], items_k=30)
+    cfg.trainer.val_every_n_steps = every
+    with pytest.raises(UserError, match=r"eval\.items_k=30 neighbours of a bank of 20 images"):
+        images.image_data(cfg, None, lambda part: images.image_part(cfg, part, images.limited(cfg)))
+
+
+def test_a_long_list_of_files_is_read_only_where_it_is_needed():
+    cfg = config(source="imagenet")
+    assert not images.image_data(cfg, None, lambda part: pytest.fail(f"{part} read")).val_sets
 
 
 def test_requirements_name_what_is_missing(tmp_path):

@@ -111,6 +111,22 @@ def test_equal_logits_are_no_luck(tmp_path):
     assert found["linear_top5"] == 5 / 8 == found["linear_top5_chance"]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_are_wrong(tmp_path, value):
+    """Of a classifier that diverged: comparisons alone would call every image right."""
+    cfg = load(config_class("dcl"), "dcl", "smoke", ["linear.train=true"])
+    encoder = nn.Flatten()
+    encoder.num_features = 3 * 16 * 16
+    module = linear.LinearClassification(cfg, linear.LinearNetwork(encoder, 8)).eval()
+    module.network.classifier.bias.data.fill_(value)
+    images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
+    test = ImagePart(LabelledPixels(images, torch.arange(16) % 8, [str(c) for c in range(8)]))
+    with torch.no_grad():
+        found = linear.evaluate_linear(cfg, module, test, Workspace(tmp_path))
+    names = ("linear_top1", "linear_top5", "linear_mean_per_class")
+    assert [found[name] for name in names] == [0, 0, 0]
+
+
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_killed_training_of_the_classifier_goes_on_bit_for_bit(exported, tmp_path):
     project, encoder = exported
@@ -134,12 +150,18 @@ def test_a_killed_training_of_the_classifier_goes_on_bit_for_bit(exported, tmp_p
 def test_milestones_divide_the_rate(tmp_path, exported):
     """MoCo's linear evaluation: a tenth at 60 % and 80 % of training."""
     project, encoder = exported
-    words = ["linear.milestones=[0.5]", "trainer.max_epochs=null", "trainer.max_steps=4", "trainer.val_every_n_steps=null"]  # fmt: skip
+    words = ["linear.milestones=[0.5]", "optim.warmup_steps=0", "optim.warmup_epochs=0", "trainer.max_epochs=null", "trainer.max_steps=4", "trainer.val_every_n_steps=null"]  # fmt: skip
     run = train(project, "smoke", options(tmp_path, encoder, *words))
     rates = [value for _, value in read_metrics(run / "metrics.csv")["linear/train/lr"]]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005])
     with pytest.raises(UserError, match="constant"):
         prepare(project, "smoke", options(tmp_path, encoder, *words, "optim.schedule=cosine"))
+    for warm in (
+        "optim.warmup_steps=1",
+        "optim.warmup_epochs=0.5",
+    ):  # which was left out in silence
+        with pytest.raises(UserError, match=r"set optim\.warmup_steps=0"):
+            prepare(project, "smoke", options(tmp_path, encoder, *words, warm))
 
 
 def test_a_missing_or_another_encoder_is_refused(exported, tmp_path):

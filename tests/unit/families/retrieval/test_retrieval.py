@@ -1,6 +1,7 @@
 """Experiment, rows beside the method, sets in the BEIR layout and search, with a small encoder."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from common.config import DataConfig, OptimConfig, TrainerConfig, UserError
 from common.engine.experiment import Plan, Requirement
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
+from common.families.retrieval.baselines import bm25
 from common.families.retrieval.config import (
     DenseModel,
     RetrievalEval,
@@ -25,6 +27,7 @@ from common.families.retrieval.evaluation import (
     before_and_after,
     evaluate_beir,
     load_set,
+    named_sets,
     set_names,
 )
 from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
@@ -271,6 +274,75 @@ def test_merged_rows_averages_and_sets_won(tmp_path, beir):
         RetrievalEval(beir=sets, groups={"x": ["y"]})
     with pytest.raises(ValueError, match=r"needs eval\.lexical"):
         RetrievalEval(hybrid=True, lexical=False)
+
+
+def test_a_development_set_leaves_the_metrics_of_a_test_set_of_the_same_folder_name(tmp_path, beir):
+    """And a set that is in both lists is a test set, scored once."""
+    twin = beir.parent / "dev/small"
+    twin.parent.mkdir()
+    shutil.copytree(beir, twin)
+    (twin / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n1\tc\t1\n")  # another judgement
+    alone = Config(eval=RetrievalEval(beir=[str(beir)], lexical=False, untrained=False))
+    (name,) = set_names([str(beir)]).values()
+    wanted = evaluate_beir(alone, recipe(), perfect(), Workspace(tmp_path / "alone"))
+    both = Config(eval=RetrievalEval(beir=[str(beir)], dev=[str(twin), str(beir)], untrained=False))
+    found = evaluate_beir(both, recipe(), perfect(), Workspace(tmp_path / "both"))
+    ((_, test),), ((_, dev),) = (own.items() for own in named_sets(both.eval))
+    assert (name, test != dev) == ("small", True)
+    assert found[f"{test}_mrr"] == wanted["small_mrr"] == 1.0
+    assert found[f"{dev}_mrr"] < 1.0
+    assert "small_mrr" not in found
+    baseline = bm25(both, Workspace(tmp_path / "bm25"))  # beside which `make compare` reads it
+    assert baseline[f"{test}_mrr"] == found[f"bm25_{test}_mrr"]
+    assert f"{dev}_mrr" not in baseline
+
+
+def test_two_sets_of_one_name_are_refused_before_the_training():
+    places = ["x/ar", "y/ar", "x_ar"]
+    with pytest.raises(UserError, match=r"'x/ar' and 'x_ar' would both be called 'x_ar'"):
+        set_names(places)
+    for lists in ({"beir": places[:2], "dev": places[2:]}, {"answers": places}):
+        with pytest.raises(UserError, match="would both be called"):
+            experiment_of(Config(eval=RetrievalEval(**lists)))
+
+
+ASKED = {"question": "red house", "answers": "red"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], r"questions\.jsonl holds no question"),
+        (
+            [ASKED, {**ASKED, "answers": None}],
+            r"questions\.jsonl, row 2: 'answers' has to be a text",
+        ),
+        ([{**ASKED, "answers": 1999}], "row 1: 'answers'"),
+        ([{**ASKED, "answers": ["red", 1999]}], "row 1: 'answers'"),
+        ([{**ASKED, "question": None}], "row 1: 'question' has to be a text"),
+        ([{**ASKED, "question": " "}], "row 1: 'question' has to be a text"),
+    ],
+)
+def test_questions_and_answers_are_texts(tmp_path, beir, rows, message):
+    (beir / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg = Config(eval=RetrievalEval(answers=[str(beir)], untrained=False))
+    with pytest.raises(UserError, match=message):
+        evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
+
+
+def test_passages_of_one_id_are_refused(tmp_path, beir):
+    """Where titles are read apart; an equal row twice is one passage, as in every collection."""
+    (beir / "questions.jsonl").write_text(json.dumps(ASKED) + "\n")
+    cfg = Config(eval=RetrievalEval(answers=[str(beir)], untrained=False, lexical=False))
+    lines = (beir / "corpus.jsonl").read_text()
+    first = json.loads(lines.splitlines()[0])
+    (beir / "corpus.jsonl").write_text(lines + json.dumps(first) + "\n")
+    found = evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
+    assert found["small_answer_recall_at_5"] == 1.0
+    for change in ({"text": "another"}, {"title": "another"}):
+        (beir / "corpus.jsonl").write_text(lines + json.dumps(first | change) + "\n")
+        with pytest.raises(UserError, match="two texts of the id 'a'"):
+            evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
 
 
 def test_a_set_is_reduced_and_its_queries_are_split(beir):

@@ -5,10 +5,12 @@ import torch
 
 from common.config import UserError, load
 from common.engine.workspace import Workspace
+from common.families.sentences import search as own_search
 from common.families.sentences.module import build_encoder
 from projects.simcse import build
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
+from tests.placed import passes_within_evaluated
 
 # weights large enough that texts differ
 MODEL = ("method.mlm_weight=0.0", "model.pooling=avg", "model.mlp_only_train=false",
@@ -73,3 +75,17 @@ def test_interactive_queries_end_with_an_empty_line_and_hits_respect_the_thresho
 def test_what_cannot_be_searched_is_said(exported, words, message):
     with pytest.raises(UserError, match=message):
         search(exported, *[word.format(folder=exported) for word in words])
+
+
+def test_the_encoder_is_placed_and_fed_as_the_config_says(exported, monkeypatch, capsys):
+    """And what is found does not depend on it."""
+    queries = exported / "queries.txt"
+    queries.write_text("\n".join(TEXTS), encoding="utf-8")
+    words = [f"search.file={exported}/texts.txt", f"search.queries={queries}"]
+    search(exported, *words)
+    wanted = capsys.readouterr().out
+    seen = passes_within_evaluated(monkeypatch, own_search)
+    search(exported, *words, "trainer.accelerator=gpu", "eval.batch_size=2")
+    assert capsys.readouterr().out == wanted
+    assert {accelerator for _, accelerator in seen} == {"gpu"}
+    assert len(seen) == 4  # three texts and three queries in pairs

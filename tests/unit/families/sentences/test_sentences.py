@@ -5,14 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.config import TrainerConfig, UserError, load
+from common.config import OptimConfig, TrainerConfig, UserError, load
 from common.data.text.pairs.tasks import file_task
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
 from common.families.sentences.data import text_requirements
 from common.families.sentences.evaluation import encoding, evaluate_sentences
 from common.families.sentences.module import SentenceModule, build_encoder
-from common.families.sentences.pair_classifier import label_order
+from common.families.sentences.pair_classifier import classifier_optim, label_order
+from common.families.sentences.pair_config import ClassifierConfig
 from projects.simcse import build
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
@@ -98,3 +99,10 @@ def test_labels_are_compared_as_the_names_of_a_model_are():
     ):
         assert label_order(classifier, file_task(labels)) == [2, 1, 0]
     assert label_order(classifier, file_task(["x", "y", "z"])) == [0, 1, 2]
+
+
+def test_the_warm_up_of_a_classifier_is_its_own():
+    """Not from where the student's begins, which may be above the classifier's peak."""
+    student = OptimConfig(lr=2e-3, warmup_steps=7, warmup_start_lr=1e-3)
+    own = classifier_optim(ClassifierConfig(steps=100, lr=2e-5, warmup_share=0.1), student)
+    assert (own.lr, own.warmup_steps, own.warmup_start_lr) == (2e-5, 10, 0.0)
