@@ -147,7 +147,8 @@ def verify_code(
         ):  # an arm of today follows the same arm of then, so that a difference is seen early
             run_all([run for pair in pairs for run in pair], jobs, title=f"{project}: then, now")
         shutil.rmtree(root)
-    found = [d for old, new in pairs for d in between(old.path, new.path, new.arm)]
+    beside = ([old.path for old, _ in pairs], [run.path for run in now])
+    found = [d for old, new in pairs for d in between(old.path, new.path, new.arm, beside)]
     if not found:
         published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
         for (spec, arms, whole), plan in zip(planned, short, strict=True):

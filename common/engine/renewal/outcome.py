@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,22 @@ def _metrics(run: Path) -> dict[str, Any]:
     return {name: known[name] for name in known if not OF_THE_MACHINE.search(name)}
 
 
-def between(then: Path, now: Path, name: str) -> list[Difference]:
+def between(
+    then: Path,
+    now: Path,
+    name: str,
+    beside: tuple[Iterable[Path], Iterable[Path]] = ((), ()),
+) -> list[Difference]:
     """In what two runs differ: metrics, training curves and items, but for times and memory.
+
+    Arms may share a stage, which the run that comes first trains. Where one of the two runs has none of its
+    curve, it counts as equal if another run of the same code has that very curve.
 
     Args:
         then: folder of the earlier code's run.
         now: folder of today's.
         name: of both.
+        beside: folders of all runs of the earlier code, and of today's.
     """
     old, new = _metrics(then), _metrics(now)
     found = [
@@ -46,6 +56,10 @@ def between(then: Path, now: Path, name: str) -> list[Difference]:
         if repr(old.get(metric)) != repr(new.get(metric))
     ]
     curves = [_curve(path / CURVES) for path in (then, now)]
+    curves = [
+        own | _shared(own, other, runs)
+        for own, other, runs in zip(curves, reversed(curves), beside, strict=True)
+    ]
     for line in sorted(
         curves[0].keys() ^ curves[1].keys()
         | {k for k in curves[0] if curves[0][k] != curves[1].get(k)}
@@ -56,6 +70,26 @@ def between(then: Path, now: Path, name: str) -> list[Difference]:
         if items[0].get(file) != items[1].get(file):
             found.append(Difference(name, f"items/{file}", None, None))
     return found
+
+
+def _shared(own: dict[str, str], other: dict[str, str], beside: Iterable[Path]) -> dict[str, str]:
+    """Curves of the stages that only `other` trained, as far as a run beside `own` has just these."""
+    trained = _stages(own)
+    lacking = {name: curve for name, curve in _stages(other).items() if name not in trained}
+    known = [_stages(_curve(run / CURVES)) for run in beside] if lacking else []
+    found: dict[str, str] = {}
+    for name, curve in lacking.items():
+        if any(run.get(name) == curve for run in known):
+            found |= dict(curve)
+    return found
+
+
+def _stages(curve: dict[str, str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Lines of each stage of a run's curves."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in curve.items():
+        found.setdefault(line[0].split(",", 1)[0], []).append(line)
+    return {name: tuple(lines) for name, lines in found.items()}
 
 
 def _number(text: str | None) -> float | None:

@@ -33,23 +33,17 @@ from common.evaluation.features.accuracy import mean_per_class_accuracy
 from common.evaluation.features.frozen import source_outputs
 from common.export.safetensors import load_safetensors, save_safetensors
 from common.families.images.config import LinearOptions, ProjectedModel, WatchedEval
-from common.families.images.data import eval_transform, moments
+from common.families.images.data import ImageConfig, eval_transform, moments
 from common.families.images.networks import build_network
 
 _STREAM = 34
 SHAPE = ("backbone", "widths", "cifar_stem", "image_size")  # of an export, as the config has them
 
 
-class LinearConfig(Protocol):
+class LinearConfig(ImageConfig, Protocol):
     """The sections that this module reads."""
 
-    seed: int
     optim: OptimConfig
-    trainer: Any
-
-    @property
-    def data(self) -> Any:
-        """`ImageSetData`."""
 
     @property
     def model(self) -> ProjectedModel:

@@ -66,6 +66,20 @@ def test_no_more_than_three_lines_of_a_curve_are_named(tmp_path):
     assert len(outcome.between(then, now, "a")) == outcome.LISTED
 
 
+@pytest.mark.parametrize(
+    ("elsewhere", "equal"),
+    [("base,10,train/loss,0.9\n", True), ("base,10,train/loss,0.8\n", False), ("", False)],
+)
+def test_a_shared_stage_may_be_trained_by_another_arm(tmp_path, elsewhere, equal):
+    """Two arms wait for one stage; which of them trains it is a matter of time."""
+    then = write_run(tmp_path / "then", curve=CURVE + "base,10,train/loss,0.9\n")
+    now = write_run(tmp_path / "now")
+    other = write_run(tmp_path / "other", curve=CURVE + elsewhere)
+    for pair, beside in (((then, now), ([], [now, other])), ((now, then), ([now, other], []))):
+        found = outcome.between(*pair, "a", beside)
+        assert [d.metric for d in found] == ([] if equal else ["curve base,10,train/loss"])
+
+
 def planned(tmp_path, arm="infonce", seed=3):
     spec = read_comparison(PROJECT)
     return PlannedRun(
