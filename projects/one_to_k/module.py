@@ -35,7 +35,7 @@ class OneToK(ContrastiveModule):
         cfg: the experiment's config.
         network: a trained or exported network; None builds the one of the config.
 
-    Distributed: the contrast gathers negatives; matching and masked language modelling are local.
+    Distributed: the contrast gathers negatives, masked words count alike on all ranks; matching is local.
     """
 
     def __init__(self, cfg: Config, network: CrossLingualNetwork | None = None) -> None:

@@ -106,11 +106,11 @@ def _places(rng: np.random.Generator, count: int) -> Iterable[int]:
 
 
 def _drawn(rng: np.random.Generator, count: int) -> Iterator[int]:
-    found: dict[int, None] = {}
+    found: set[int] = set()
     while len(found) < MAX_PERMUTED // 10:
         place = int(rng.integers(count))
         if place not in found:
-            found[place] = None
+            found.add(place)
             yield place
     yield from (int(i) for i in rng.permutation(count) if int(i) not in found)
 

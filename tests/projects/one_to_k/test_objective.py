@@ -10,7 +10,7 @@ from common.losses.image_text import ClipLoss
 from projects.one_to_k.objective import direction_weights, one_to_k_loss, pivot_loss
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, module_of
-from tests.projects.one_to_k.workers import golden_case, three_steps
+from tests.projects.one_to_k.workers import golden_case, masked_term, three_steps
 from tests.unit.losses.golden import assert_close, load, wave
 
 GOLDEN = load("one_to_k")["outputs"]
@@ -167,3 +167,11 @@ def test_item_17_pivot_pairs_image_with_pivot_and_pivot_with_the_other():
 def test_two_processes_equal_one(two_ranks, objective):
     """Weights after three steps of the contrast; matching and MLM are local by design."""
     assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, objective=objective)
+
+
+def test_masked_words_of_two_ranks_form_one_mean(two_ranks):
+    """Ranks hold unequal numbers of masked words: the mean of their means would be another loss."""
+    want_loss, want = masked_term(distributed=False)
+    (loss_0, grad_0), (loss_1, grad_1) = two_ranks.run(masked_term, distributed=True)
+    torch.testing.assert_close((loss_0 + loss_1) / 2, want_loss, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close((grad_0 + grad_1) / 2, want, rtol=1e-7, atol=1e-12)

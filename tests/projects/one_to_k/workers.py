@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from common.distributed import process
+from common.losses.auxiliary.tokens import IGNORED
 from common.losses.soft_itc import SoftItcLoss
 from projects.one_to_k.objective import one_to_k_loss
 from tests.distributed.wrapped import own_share, sgd_steps
@@ -37,6 +38,27 @@ def golden_case(case: dict[str, Any], world_size: int) -> dict[str, Any]:
         "grad_norm_text": grad_norm(text),
         "grad_image_first4": image.grad,
     }
+
+
+def masked_term(distributed: bool) -> tuple[Tensor, Tensor]:
+    """Masked-word loss of eight texts and a gradient; two ranks hold unequal numbers of masked words."""
+    words = [
+        *PLAIN,
+        "method.objective=random_language",
+        "method.mlm_weight=1.0",
+        "model.image_widths=[8]",
+    ]
+    module = module_of(*words).double()
+    module.eval()
+    batch: Any = batch_of(*words, count=WHOLE)
+    batch["labels"][1 : WHOLE // 2] = IGNORED
+    own = own_share(distributed)
+    rows = {k: v[own] for k, v in batch.items() if isinstance(v, Tensor)}
+    rows["images"] = rows["images"].double()
+    loss = module.losses(rows)["mlm"]  # type: ignore[arg-type]
+    loss.backward()
+    grad = next(p.grad for p in module.network.parameters() if p.grad is not None)
+    return loss.detach(), grad.clone()
 
 
 def three_steps(objective: str, distributed: bool) -> dict[str, Tensor]:

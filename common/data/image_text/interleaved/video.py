@@ -83,10 +83,10 @@ class VideoFile:
             ValueError: content that cannot be read any more.
         """
         rows = np.maximum(np.searchsorted(self.times, times, side="right") - 1, 0).tolist()
-        last, found = max(rows, default=-1), dict[int, Image.Image]()
+        wanted, last, found = {*rows}, max(rows, default=-1), dict[int, Image.Image]()
         with self._decoded() as frames:
             for row, frame in enumerate(islice(frames, last + 1)):
-                if row in rows:
+                if row in wanted:
                     found[row] = frame.to_image()
         if rows and last not in found:
             raise ValueError(f"no readable video: it ends before frame {last}")
