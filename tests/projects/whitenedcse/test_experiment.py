@@ -10,7 +10,7 @@ from common.data.text.sets import StsSet
 from common.encoders.batch_whitening import Whitening
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
-from common.engine.comparison.spec import default_arms, read_comparison
+from common.engine.comparison.spec import default_arms, read_comparisons
 from common.engine.run import train
 from common.evaluation.features.geometry import uniformity
 from common.families.sentences.data import text_rows
@@ -209,10 +209,12 @@ def test_one_column_files_give_as_many_copies_as_asked(tmp_path):
 
 def test_items_14_and_15_arms_cover_the_table_and_the_sweeps():
     """Checklist 14, 15: SimCSE, m views, SGW with m=2, full; G, m and shuffling in one group."""
-    spec = read_comparison("whitenedcse")
-    arms = spec.arms
-    published = {"m2", "m3", "sgw_m3"}  # without ARMS=full
-    assert published <= set(default_arms(spec))
+    main, parts = read_comparisons("whitenedcse")
+    arms = main.arms
+    published = {"m2", "m3", "sgw_m2", "sgw_m3", "m2_long"}  # without ARMS=full
+    assert published == {*default_arms(main), *default_arms(parts)}
+    assert parts.arms.items() <= arms.items()
+    assert set(parts.seeds) < set(main.seeds)  # the full method's runs serve both
     loaded = {
         arm: config(*[f"{k}={v}" for k, v in words.items()], name="mini")
         for arm, words in arms.items()
