@@ -29,7 +29,9 @@ one seen from none in four of five repetitions (the interval's noise split betwe
 would run one after the other, where a comparison has 45 minutes. The cards say which, and what the interval alone says.
 Tables of all arms are in the projects' cards. A result is *stale* when the code or the data that its
 runs depend on, their config or the comparison has changed since; `make compare-all` works through
-those. A claim is marked "below" where the method lies below a baseline that needs no training.
+those. A claim is marked "below" where the method lies below a baseline that needs no training. "Minutes" are those of all
+runs of the comparison, one after the other, as measured on the machine named, often beside other work; two runs at a time
+(`JOBS=2`) take half of them.
 """
 
 WORDS = ("supported", "not shown", "contradicted", "not testable here")
