@@ -12,6 +12,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import count_steps, inspect
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import export, run_task, train
+from common.engine.sweeps.schema import read_sweep
 from common.engine.tracking import read_metrics
 from common.export.sentence_encoders import load_sentence_encoder
 from common.export.transformers import load_transformers
@@ -100,9 +101,11 @@ def test_checklist_16_one_compare_file_has_every_analysis():
         assert cfg[f"random{level}"].model.random_init
         assert cfg[f"raw{level}"].optim.lr < 1e-20
         assert cfg[f"random{level}"].optim.lr < 1e-20
-    trained = {(c.trainer.max_steps, c.data.limit, c.data.batch_size, c.optim.lr)
+    trained = {(c.trainer.max_steps, c.data.limit, c.data.batch_size)
                for arm, c in cfg.items() if c.optim.lr > 1e-20}  # fmt: skip
     assert len(trained) == 1
+    moving = {arm for arm in default_arms(spec) if cfg[arm].optim.lr > 1e-20}
+    assert moving == set(read_sweep("mirror_bert").arms)  # each was searched
     assert "mean_cosine" in spec.also
     assert {"dropout", "span_mask", "both", "raw", "random", "random_both"} <= {*default_arms(spec)}
 
