@@ -266,8 +266,8 @@ def test_the_arms_base_may_have_got_another_name_before_its_settings_changed(tmp
 @pytest.fixture
 def renewal(tmp_path, monkeypatch):
     """A published result of one arm whose runs are written, not run; `run_all` gets its calls' runs."""
-    spec = replace(read_comparison(PROJECT), baselines=[], claims=[])
     run = planned(tmp_path)
+    spec = replace(read_comparison(PROJECT), seeds=[run.seed], baselines=[], claims=[])
     run.spec = spec
     (tmp_path / "results").mkdir()
     path = tmp_path / "results" / f"{PROJECT}.json"
