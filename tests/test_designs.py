@@ -1,6 +1,7 @@
 """Designs of the comparisons: rates inside their search, no sorting by length, arms that were trained."""
 
 import json
+from operator import attrgetter
 from statistics import mean, pstdev
 from typing import Any
 
@@ -36,17 +37,10 @@ def rates(project: str) -> dict[str, dict[str, float]]:
         for arm in default_arms(spec):
             said = {**spec.shared, **spec.arms[arm]}
             for key, by_arm in found.items():
-                value = float(said.get(key, at(base, key)))
+                value = float(said.get(key, attrgetter(key)(base)))
                 if value > 1e-9:
                     by_arm[arm] = value
     return found
-
-
-def at(cfg: Any, key: str) -> Any:
-    """The value of a dotted key."""
-    for part in key.split("."):
-        cfg = getattr(cfg, part)
-    return cfg
 
 
 def outside(values: dict[str, float], tried: tuple[float, float]) -> set[str]:
