@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
-from common.engine.sweeps.schema import Sweep, words_of
+from common.engine.sweeps.schema import Axis, Sweep, words_of
 from common.engine.sweeps.study import ArmStudy
 from common.export.files import write_json
 
@@ -24,7 +25,8 @@ def write_results(project: str, sweep: Sweep, studies: Sequence[ArmStudy], folde
     """
     trials = {s.arm: _complete(s.study) for s in studies}
     best = {s.arm: s.study.best_trial for s in studies if trials[s.arm]}
-    text = _markdown(project, sweep, trials, best)
+    spaces = {s.arm: s.sweep for s in studies}
+    text = _markdown(project, sweep, spaces, trials, best)
     (folder / "sweep.md").write_text(text, encoding="utf-8")
     content = {
         "project": project, "base": sweep.base, "metric": sweep.metric, "seed": sweep.seed,
@@ -35,9 +37,20 @@ def write_results(project: str, sweep: Sweep, studies: Sequence[ArmStudy], folde
         ],
     }  # fmt: skip
     write_json(folder / "sweep.json", content)
-    _plot_slices(sweep, trials, folder / "slices.png")
+    _plot_slices(sweep, axes_of(sweep), trials, folder / "slices.png")
     _plot_importance(sweep, studies, trials, folder / "importance.png")
     return text
+
+
+def axes_of(sweep: Sweep) -> dict[str, Axis]:
+    """What any arm varies; a setting of several arms in the widest way."""
+    found = dict(sweep.space)
+    for own in sweep.own.values():
+        for key, axis in own.items():
+            known = found.get(key, axis)
+            values = [*known.values, *(v for v in axis.values if v not in known.values)]
+            found[key] = replace(known, values=values) if values else known
+    return found
 
 
 def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
@@ -110,38 +123,42 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 def _markdown(
     project: str,
     sweep: Sweep,
+    spaces: Mapping[str, Sweep],
     trials: Mapping[str, Sequence[FrozenTrial]],
     best: Mapping[str, FrozenTrial],
 ) -> str:
     lines = [f"Sweep of `{project}/{sweep.base}`, seed {sweep.seed}: `{sweep.metric}` ({sweep.direction}).", ""]  # fmt: skip
     for arm, found in best.items():
         settings = " ".join(words_of(found.params))
-        edge = at_the_edge(sweep, found.params)
+        edge = at_the_edge(spaces[arm], found.params)
         outside = f"; at the end of what was tried: {', '.join(edge)} (widen it)" if edge else ""
         lines.append(f"- best{f' of {arm}' if arm else ''}: {found.value:.4f} with `{settings}`{outside}")  # fmt: skip
-    keys = list(sweep.space)
+    keys = list(axes_of(sweep))
     lines += ["", "| arm | " + " | ".join([*keys, sweep.metric]) + " |", "|---" * (len(keys) + 2) + "|"]  # fmt: skip
     for arm, own in trials.items():
         ranked = sorted(own, key=lambda t: t.value or 0.0, reverse=sweep.direction == "max")
         for trial in ranked:
-            cells = [json.dumps(trial.params[key]) for key in keys]
+            cells = [json.dumps(trial.params[key]) if key in trial.params else "" for key in keys]
             lines.append(f"| {arm or sweep.base} | " + " | ".join([*cells, f"{trial.value:.4f}"]) + " |")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _plot_slices(sweep: Sweep, trials: Mapping[str, Sequence[FrozenTrial]], path: Path) -> None:
-    """The metric over each setting, all arms in one picture."""
+def _plot_slices(
+    sweep: Sweep, space: Mapping[str, Axis], trials: Mapping[str, Sequence[FrozenTrial]], path: Path
+) -> None:
+    """The metric over each setting, all arms that vary it in one picture."""
     if not any(trials.values()):
         return
-    figure = Figure(figsize=(3.4 * len(sweep.space), 2.8), layout="constrained")
-    for position, (key, axis) in enumerate(sweep.space.items(), 1):
-        axes = figure.add_subplot(1, len(sweep.space), position)
+    figure = Figure(figsize=(3.4 * len(space), 2.8), layout="constrained")
+    for position, (key, axis) in enumerate(space.items(), 1):
+        axes = figure.add_subplot(1, len(space), position)
         numbers = not math.isnan(axis.bounds[0])
         for arm, own in trials.items():
             points = sorted(
-                (t.params[key] if numbers else str(t.params[key]), float(t.value or 0)) for t in own
-            )
-            axes.plot([x for x, _ in points], [y for _, y in points], "o-" if len(sweep.space) == 1 else "o", markersize=4, label=arm)  # fmt: skip
+                (t.params[key] if numbers else str(t.params[key]), float(t.value or 0))
+                for t in own if key in t.params
+            )  # fmt: skip
+            axes.plot([x for x, _ in points], [y for _, y in points], "o-" if len(space) == 1 else "o", markersize=4, label=arm)  # fmt: skip
         if numbers and (axis.log or (axis.bounds[0] > 0 and axis.bounds[1] / axis.bounds[0] > 20)):
             axes.set_xscale("log")
         axes.set_xlabel(key, fontsize=8)
@@ -160,17 +177,18 @@ def _plot_importance(
 ) -> None:
     """Share of the metric's variance that each setting explains (fANOVA), by arm."""
     shown = [s for s in studies if len({t.value for t in trials[s.arm]}) > 3]
-    if len(sweep.space) < 2 or not shown:
+    keys = list(axes_of(sweep))
+    if len(keys) < 2 or not shown:
         return
-    figure = Figure(figsize=(4.5, 0.35 * len(sweep.space) * len(shown) + 1.2), layout="constrained")
+    figure = Figure(figsize=(4.5, 0.35 * len(keys) * len(shown) + 1.2), layout="constrained")
     axes = figure.add_subplot()
     for i, study in enumerate(shown):
         shares = optuna.importance.get_param_importances(
             study.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=sweep.seed)
         )
-        places = [list(sweep.space).index(key) + 0.8 * i / len(shown) for key in shares]
+        places = [keys.index(key) + 0.8 * i / len(shown) for key in shares]
         axes.barh(places, list(shares.values()), height=0.7 / len(shown), label=study.arm)
-    axes.set_yticks([k + 0.4 * (len(shown) - 1) / len(shown) for k in range(len(sweep.space))], list(sweep.space), fontsize=8)  # fmt: skip
+    axes.set_yticks([k + 0.4 * (len(shown) - 1) / len(shown) for k in range(len(keys))], keys, fontsize=8)  # fmt: skip
     axes.invert_yaxis()
     axes.set_xlabel("share of the variance explained", fontsize=8)
     if len(shown) > 1:

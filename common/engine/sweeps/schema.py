@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -66,6 +66,7 @@ class Sweep:
     shared: dict[str, Any] = field(default_factory=dict)  # overrides of every trial
     space: dict[str, Axis] = field(default_factory=dict)  # by config key
     arms: list[str] = field(default_factory=list)  # of compare.yaml, each with a study of its own
+    own: dict[str, dict[str, Axis]] = field(default_factory=dict)  # settings beyond space, by arm
     prune: Prune | None = None
 
     def __post_init__(self) -> None:
@@ -73,8 +74,15 @@ class Sweep:
             raise ValueError("space is empty: name at least one setting")
         if self.trials < 1:
             raise ValueError("trials must be >= 1")
-        if self.sampler == "grid" and not all(axis.values for axis in self.space.values()):
+        if unknown := sorted(set(self.own) - set(self.arms)):
+            raise ValueError(f"own names {', '.join(unknown)}, which arms does not list")
+        axes = [*self.space.values(), *(axis for own in self.own.values() for axis in own.values())]
+        if self.sampler == "grid" and not all(axis.values for axis in axes):
             raise ValueError("a grid needs values for every setting, not low and high")
+
+    def of(self, arm: str) -> "Sweep":
+        """The sweep of one arm: the common space with what only this arm varies."""
+        return replace(self, space={**self.space, **self.own.get(arm, {})}, own={})
 
     def grid(self) -> list[dict[str, Any]]:
         """All points of the grid, in the order of the file."""
@@ -99,7 +107,8 @@ def read_sweep(project: str, overrides: Sequence[str] = ()) -> Sweep:
     if not path.is_file():
         raise UserError(f"no {where}; docs/sweeps.md shows how to write one")
     sweep: Sweep = from_mapping(where, Sweep, read_yaml(where, path))
-    for key, axis in sweep.space.items():
+    axes = [*sweep.space.items(), *(pair for own in sweep.own.values() for pair in own.items())]
+    for key, axis in axes:
         for value in axis.values or axis.bounds:
             typed = int(value) if axis.whole else value
             words = [*overrides, *words_of(sweep.shared), *words_of({key: typed})]

@@ -56,7 +56,7 @@ def run_sweep(
         given = [*words, *quiet]
         every = [*given, *words_of(sweep.shared), *words_of(own)]
         config = to_dict(load(config_class(project), project, sweep.base, every))
-        studies.append(ArmStudy(project, sweep, name, own, given, folder, runs, config))
+        studies.append(ArmStudy(project, sweep.of(name), name, own, given, folder, runs, config))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     total = sum(study.target for study in studies)
     for line in track(work(studies, jobs, threads), f"sweep of {project}", total):
@@ -83,6 +83,6 @@ def write_wandb_sweep(
     paths = []
     for name, own in arms_of(project, sweep, arms).items():
         paths.append(folder / f"wandb-sweep{f'-{name}' if name else ''}.yaml")
-        text = wandb_sweep(project, sweep, words, own)
+        text = wandb_sweep(project, sweep.of(name), words, own)
         paths[-1].write_text(text, encoding="utf-8")
     return paths

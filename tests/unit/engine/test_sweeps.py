@@ -17,7 +17,7 @@ from common.engine.comparison import runs as runs_module
 from common.engine.comparison.schema import from_mapping
 from common.engine.sweeps import schema as schema_module
 from common.engine.sweeps import study as study_module
-from common.engine.sweeps.results import at_the_edge, wandb_sweep, write_results
+from common.engine.sweeps.results import at_the_edge, axes_of, wandb_sweep, write_results
 from common.engine.sweeps.schema import Axis, Prune, Sweep, arms_of, read_sweep
 from common.engine.sweeps.study import ArmStudy, work
 from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
@@ -55,9 +55,10 @@ def program(monkeypatch):
 
 
 def studies(folder, arms=("a", "b"), **changes):
-    sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, **changes})
+    sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, "arms": list(arms), **changes})
     return sweep, [
-        ArmStudy("dcl", sweep, arm, {"arm": arm}, [], folder / "sweep", folder) for arm in arms
+        ArmStudy("dcl", sweep.of(arm), arm, {"arm": arm}, [], folder / "sweep", folder)
+        for arm in arms
     ]
 
 
@@ -90,6 +91,29 @@ def test_a_grid_is_widened_without_running_its_finished_points_again(tmp_path, p
     found = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert len(found["trials"]) == 4
     assert found["best"]["a"]["settings"] == {"optim.lr": 0.01}
+
+
+def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
+    program(FINISH)
+    own = {"a": {"method.k": {"values": [1, 2]}}}
+    sweep, both = studies(tmp_path, arms=("a", "b"), own=own)
+    assert [s.target for s in both] == [6, 3]
+    assert len(list(work(both, jobs=2, threads=1))) == 9
+    text = write_results("dcl", sweep, both, tmp_path / "sweep")
+    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "a"} == {("optim.lr", "method.k")}  # fmt: skip
+    assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "b"} == {("optim.lr",)}
+    assert "| arm | optim.lr | method.k | score |" in text
+    assert "| b | 0.1 |  | 1.0000 |" in text
+    assert "method.k (widen it)" in text  # of a; 1 and 2 are both ends
+    with pytest.raises(ValueError, match="own names c"):
+        Sweep(metric="m", space={"k": Axis([1, 2])}, arms=["a"], own={"c": {}})
+
+
+def test_a_setting_of_several_arms_has_the_values_of_all():
+    own = {"a": {"k": Axis([1, 2])}, "b": {"k": Axis([2, 3]), "w": Axis(low=0.0, high=1.0)}}
+    axes = axes_of(Sweep(metric="m", space={"lr": Axis([0.1])}, arms=["a", "b"], own=own))
+    assert {key: axis.values for key, axis in axes.items()} == {"lr": [0.1], "k": [1, 2, 3], "w": []}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -281,6 +305,8 @@ def test_a_told_sweep_ends_its_trials(tmp_path):
         ({"space": {"optim.lr": {"low": 0.01, "high": 0.1}}}, "grid needs values"),
         ({"space": {"optim.lr": {"values": [1], "low": 0.1, "high": 1.0}}}, "either values"),
         ({"space": {"optim.rl": {"values": [0.1]}}}, "optim.rl"),
+        ({"arms": ["dcl"], "own": {"dcl": {"optim.rl": {"values": [0.1]}}}}, "optim.rl"),
+        ({"arms": ["dcl"], "own": {"dcl": {"optim.lr": {"low": 0.1, "high": 1}}}}, "grid needs"),
         ({"space": {"optim.lr": {"values": [-0.1]}}}, "optim.lr"),
         ({"sampler": "magic"}, "magic"),
         ({"trials": 0}, "trials must be"),
