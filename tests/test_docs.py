@@ -311,3 +311,17 @@ def test_fragments_go_to_the_ends_of_their_sections():
 def test_a_fragment_that_cannot_be_read_is_refused(text):
     with pytest.raises(ValueError, match=r"x\.md"):
         merged("# Log\n", {"x.md": text})
+
+
+def test_the_evidence_page_names_the_reconstructed_methods():
+    """Cards whose head calls equations a reconstruction, by the name of their title."""
+    found = set()
+    for project in list_projects():
+        card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+        head = card.split("\n## Run\n")[0].replace("\n", " ")
+        if re.search(r"(a|is a|A) reconstruction (in|of)\b|sentence is a reconstruction", head):
+            found.add(card.splitlines()[0].removeprefix("# ").split(":")[0])
+    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8").replace("\n", " ")
+    sentence = page.split("take half of them. ")[1].split(" are reconstructions")[0]
+    named = set(re.split(r", | and, in three places, ", sentence))
+    assert found == named

@@ -31,7 +31,8 @@ Tables of all arms are in the projects' cards. A result is *stale* when the code
 runs depend on, their config or the comparison has changed since; `make compare-all` works through
 those. A claim is marked "below" where the method lies below a baseline that needs no training. "Minutes" are those of all
 runs of the comparison, one after the other, as measured on the machine named, often beside other work; two runs at a time
-(`JOBS=2`) take half of them.
+(`JOBS=2`) take half of them. DebCSE, VacancySBERT, Video QA and, in three places, LOL are reconstructions from what could be
+read of the papers, as their cards say: there a verdict is one on that reading of the method.
 """
 
 WORDS = ("supported", "not shown", "contradicted", "not testable here")
