@@ -103,6 +103,7 @@ def _one(result: Mapping[str, Any]) -> str:
     settings = "".join(f", {item}" for item in [*alike, *result.get("overrides", [])])
     precision = f", {result['precision']}" if result.get("precision") else ""
     design = f", design {result['design_commit'][:10]}" if result.get("design_commit") else ""
+    design += " with local changes" if design and result.get("design_dirty") else ""
     lines += [
         "",
         f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"

@@ -213,6 +213,7 @@ RECIPE = {  # pooling, temperature, dropout, DropHead, span, length in training 
     "paper_drophead": ("avg_all", 0.04, 0.0, 0.2, 5, 50, 64, 1),
     "paper_roberta": ("cls_before_pooler", 0.04, 0.1, 0.0, 5, 50, 64, 1),
     "paper_roberta_drophead": ("cls_before_pooler", 0.04, 0.0, 0.05, 5, 50, 64, 1),
+    "paper_qa": ("cls_before_pooler", 0.04, 0.0, 0.05, 0, 50, 64, 3),
     "paper_word": ("cls_before_pooler", 0.2, 0.1, 0.0, 0, 25, 25, 2),
 }
 
@@ -230,7 +231,8 @@ def test_paper_configs_hold_the_published_recipe(name):
     assert (cfg.optim.lr, cfg.optim.weight_decay) == (2e-5, 0.01)
     assert cfg.trainer.gradient_clip_val is None
     assert cfg.trainer.val_every_n_steps is None  # no selection
-    assert ("roberta" in cfg.model.pretrained) == ("roberta" in name)
+    assert ("roberta" in cfg.model.pretrained) == ("roberta" in name or name == "paper_qa")
+    assert cfg.data.pairwise == (name == "paper_qa")
 
 
 @pytest.mark.parametrize("name", PAPER)

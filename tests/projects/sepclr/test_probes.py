@@ -71,7 +71,9 @@ def test_domain_probe_may_read_the_heads():
     codes = perfect_codes(pair)._replace(salient_head=torch.zeros(80, 3))
     part = (pair, codes)
     assert space_probes(part, part)["domain_from_salient"].value == 1
-    assert space_probes(part, part, domain_from_heads=True)["domain_from_salient"].value == 0.5
+    from_heads = space_probes(part, part, domain_from_heads=True)
+    assert from_heads["domain_from_salient"].value == 0.5
+    assert from_heads["digit_from_salient"].value == 1  # factors are read from the representations
 
 
 def test_probes_follow_the_config_s_options(monkeypatch):

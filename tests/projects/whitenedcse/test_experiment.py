@@ -211,6 +211,8 @@ def test_items_14_and_15_arms_cover_the_table_and_the_sweeps():
     """Checklist 14, 15: SimCSE, m views, SGW with m=2, full; G, m and shuffling in one group."""
     main, parts = read_comparisons("whitenedcse")
     arms = main.arms
+    shown = {"uniformity", "alignment", "whitened_uniformity", "whitened_alignment"}
+    assert shown <= set(main.also) & set(parts.also)
     published = {"m2", "m3", "sgw_m2", "sgw_m3", "m2_long"}  # without ARMS=full
     assert published == {*default_arms(main), *default_arms(parts)}
     assert parts.arms.items() <= arms.items()

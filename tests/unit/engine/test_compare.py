@@ -208,6 +208,9 @@ def test_a_method_below_its_best_baseline_is_marked(tmp_path):
     (found,) = result["claims"]
     assert [(low["arm"], low["baseline"]) for low in found["below"]] == [("a", "overlap")]
     text = results.markdown(result)
+    designed = result | {"design_commit": "a" * 40}
+    assert "design aaaaaaaaaa with local changes; " in results.markdown(designed | {"design_dirty": True})  # fmt: skip
+    assert "design aaaaaaaaaa; " in results.markdown(designed | {"design_dirty": False})
     assert "**a > b: supported, a below overlap (0.6000 against 0.6500)**" in text
     assert "| *overlap* | 0.6500 | 1.0 |" in text
     weak = claim_of(tmp_path / "2", values, claim, baselines={"overlap": 0.55})
