@@ -13,7 +13,7 @@ from common.ranges import Count, Probability, Whole, at_least
 class LineData(DataConfig):
     """SimCTG's training text: one line is one example, nothing is packed."""
 
-    # books: sentences of the bundled training chapters; file: a text file; synthetic: made up
+    # books: paragraphs of the bundled training chapters; file: a text file; synthetic: made up
     source: Literal["synthetic", "books", "file"] = "books"
     file: str | None = None  # source=file: below data.root
     dev_file: str | None = None  # source=file: selects the checkpoint

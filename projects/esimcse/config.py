@@ -29,6 +29,11 @@ class EsimcseData(SentenceData):
             raise ValueError(
                 "data.equal_parts needs data.parts and a data.limit that divides among them"
             )
+        if self.equal_parts and self.source != "sentences":
+            raise ValueError(
+                f"data.equal_parts draws from the bundled sentences, not from data.source={self.source}: "
+                "set data.equal_parts=false"
+            )
 
 
 @dataclass

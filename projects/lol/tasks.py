@@ -34,7 +34,6 @@ from projects.lol.prompts import read_shots
 from projects.lol.reasoning import gold_number, number, yes_or_no
 from projects.lol.stages import build_decoder, build_original, with_amateur
 
-KEYWORDS = "keyword_emphasis"
 EXPLAINED = 3  # answers that are shown token by token
 CHUNK = 64  # questions in a file of finished answers
 _DRAW_STREAM, _WRITE_STREAM = 93, 94
@@ -112,17 +111,10 @@ def score_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The evaluation with `model.pretrained` and `amateur.path` as they are; no run (``TASK=score``).
 
     Raises:
-        UserError: absent weights, methods that need an amateur which is not there, or one that has no
-            effect on the set.
+        UserError: absent weights, or methods that need an amateur which is not there.
     """
     if cfg.base.steps:
         raise UserError("base.steps > 0 trains its own original: use `make train`, or base.steps=0")
-    named = [n for n in cfg.eval.methods or cfg.methods if cfg.methods[n].refocus == KEYWORDS]
-    if cfg.eval.source == "factor" and named:
-        raise UserError(
-            f"methods.{named[0]}.refocus={KEYWORDS} names the words of a question, and FACTOR has none: "
-            "take prompt_contrast, or leave the method out of eval.methods"
-        )
     plain = cfg if cfg.amateur.path else replace(cfg, amateur=replace(cfg.amateur, kind="none"))
     with torch.inference_mode():
         found = evaluate(cfg, with_amateur(plain, *build_original(cfg)), workspace)

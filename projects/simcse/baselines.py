@@ -1,6 +1,7 @@
 """What SimCSE has to beat: word overlap, and the encoder that it starts from, post-processed.
 
-The paper's rows without training average the states of the first and the last layer, and so do `raw`, `centred` and `whitened` here.
+`raw`, `centred` and `whitened` average the states of layer 1 and of the last, as the released code does now; the paper's rows take the
+embedding output and the last.
 """
 
 from common.engine.workspace import Workspace
@@ -19,7 +20,7 @@ __all__ = ["centred", "jaccard", "raw", "raw_cls", "raw_mean", "tfidf", "untrain
 
 
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder that training starts from, first and last layer averaged (the paper's BERT row)."""
+    """The encoder that training starts from, layer 1 and last averaged (the released code's BERT row)."""
     return family.raw(with_pooling(cfg, "avg_first_last"), workspace)
 
 

@@ -14,6 +14,7 @@ SMALL = {
     "data.jitter_prob": 1.0,
     "data.grey_prob": 0.2,
     "data.blur_prob": [0.0],
+    "data.mean": [0.4914, 0.4822, 0.4465],
     "data.std": [0.2023, 0.1994, 0.2010],
     "data.imbalance": "none",
     "model.backbone": "small_alexnet",
@@ -33,7 +34,8 @@ SMALL = {
     "trainer.max_epochs": 200,
     "eval.adam_probe_epochs": 100,
 }
-IMAGENET = {
+NORMALISED = {"data.mean": [0.485, 0.456, 0.406], "data.std": [0.229, 0.224, 0.225]}
+IMAGENET = NORMALISED | {
     "data.source": "imagenet",
     "data.batch_size": 256,
     "data.image_size": 224,
@@ -42,6 +44,7 @@ IMAGENET = {
     "data.crop_scale": [0.2, 1.0],
     "data.jitter": [0.4, 0.4, 0.2, 0.1],
     "data.jitter_prob": 0.8,
+    "data.grey_prob": 0.2,
     "data.blur_prob": [1.0, 0.1],
     "data.eval_resize": 256,
     "data.eval_interpolation": "bicubic",
@@ -60,6 +63,7 @@ IMAGENET = {
     "method.momentum_schedule": "cosine",
     "optim.name": "lars",
     "optim.lr": 4.8,
+    "optim.momentum": 0.9,
     "optim.weight_decay": 1.5e-6,
     "optim.schedule": "cosine",
     "optim.warmup_epochs": 10,
@@ -68,13 +72,16 @@ IMAGENET = {
     "trainer.num_nodes": 2,
     "trainer.precision": "16-mixed",
 }
-SHIFT = {
+SHIFT = NORMALISED | {
     "data.source": "imagenet",
     "data.folder": None,
     "data.batch_size": 32,
+    "data.image_size": 224,
     "data.views": 5,
     "data.crop_scale": [0.2, 1.0],
     "data.jitter": [0.4, 0.4, 0.4, 0.1],
+    "data.jitter_prob": 0.8,
+    "data.grey_prob": 0.2,
     "data.blur_prob": [0.5],
     "data.eval_resize": 256,
     "data.eval_interpolation": "bilinear",
@@ -92,6 +99,7 @@ SHIFT = {
     "method.in_batch_negatives": True,
     "optim.name": "sgd",
     "optim.lr": 0.03,
+    "optim.momentum": 0.9,
     "optim.weight_decay": 1e-4,
     "optim.schedule": "cosine",
     "trainer.max_epochs": 200,
@@ -100,7 +108,12 @@ SHIFT = {
 RECIPES = {
     "paper": SMALL,
     "paper_cifar100": SMALL
-    | {"data.source": "cifar100", "data.std": [0.2675, 0.2565, 0.2761], "method.tau_neg": 2.0},
+    | {
+        "data.source": "cifar100",
+        "data.mean": [0.5071, 0.4867, 0.4408],
+        "data.std": [0.2675, 0.2565, 0.2761],
+        "method.tau_neg": 2.0,
+    },
     "paper_cifar10_imbalanced": SMALL | {"data.imbalance": "linear", "data.subset_seed": 2021},
     "paper_stl10": SMALL
     | {
@@ -108,6 +121,7 @@ RECIPES = {
         "data.image_size": 64,
         "data.crop_scale": [0.08, 1.0],
         "data.eval_resize": 70,
+        "data.mean": [0.4409, 0.4279, 0.3868],
         "data.std": [0.2683, 0.2610, 0.2687],
         "method.tau_neg": 2.0,
     },
@@ -141,7 +155,8 @@ RECIPES = {
     "paper_shift": SHIFT,
     "paper_shift_imagenet22k": SHIFT
     | {"data.source": "folder", "data.folder": "imagenet22k/train"},
-    "paper_linear": {
+    "paper_linear": NORMALISED
+    | {
         "data.batch_size": 128,
         "data.eval_resize": 256,
         "data.eval_interpolation": "bilinear",
@@ -163,14 +178,18 @@ RECIPES = {
         "trainer.devices": 8,
         "trainer.num_nodes": 1,
     },
-    "paper_linear_shift": {
+    "paper_linear_shift": NORMALISED
+    | {
         "data.batch_size": 32,
         "data.eval_resize": 256,
         "linear.train": True,
+        "linear.crop_scale": [0.08, 1.0],
+        "linear.init_std": 0.01,
         "linear.milestones": [0.6, 0.8],
         "optim.name": "sgd",
         "optim.lr": 30.0,
         "optim.lr_scaling": "none",
+        "optim.momentum": 0.9,
         "optim.weight_decay": 0.0,
         "optim.schedule": "constant",
         "trainer.max_epochs": 100,

@@ -7,6 +7,7 @@ from tests.recipes import assert_recipe
 SHARED = {
     "data.batch_size": 64,
     "data.max_length": 32,
+    "model.pretrained": "bert-base-uncased",
     "model.pooling": "cls",
     "model.mlp_only_train": True,
     "model.dropout": 0.1,
@@ -42,13 +43,18 @@ SHARED = {
 }
 RECIPES = {
     "paper": SHARED | {},
-    "paper_bert_large": SHARED | {"optim.lr": 1e-05},
-    "paper_roberta_base": SHARED | {},
-    "paper_roberta_large": SHARED | {"optim.lr": 1e-05},
+    "paper_bert_large": SHARED | {"model.pretrained": "bert-large-uncased", "optim.lr": 1e-05},
+    "paper_roberta_base": SHARED | {"model.pretrained": "roberta-base"},
+    "paper_roberta_large": SHARED | {"model.pretrained": "roberta-large", "optim.lr": 1e-05},
+    "paper_mask": SHARED
+    | {"data.max_length": 40, "model.pooling": "mask", "model.mlp_only_train": False},
+    "paper_simcse": SHARED | {"ipw.positives": "self", "ipw.negatives": "none"},
+    "paper_word_dropout": SHARED
+    | {"ipw.positives": "augmented", "ipw.negatives": "none", "ipw.word_drop_prob": 0.1},
 }
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_paper_configs_hold_the_recipe(name):
-    """Every config shares the protocol; clip, temperatures and quantiles of the draw are this project's choices."""
+    """SimCSE's protocol in every row; how pairs are drawn is what this project chose."""
     assert_recipe("debcse", name, RECIPES[name])

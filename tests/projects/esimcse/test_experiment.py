@@ -224,7 +224,7 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
 
 
 def test_the_card_s_command_for_own_text_reads_it(tmp_path):
-    """With the mini's equal_parts the bundled sentences are drawn whatever the file is."""
+    """The mini's equal_parts, which draws from the bundled sentences, is off in it."""
     card = (ROOT / "projects/esimcse/README.md").read_text(encoding="utf-8")
     (words,) = re.findall(r"`make train PROJECT=esimcse (data\.source=file [^`]*)`", card)
     (tmp_path / "own.txt").write_text("one line\nanother\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from tests.recipes import assert_recipe
 SHARED = {
     "data.batch_size": 64,
     "data.max_length": 32,
+    "model.pretrained": "bert-base-uncased",
     "model.pooling": "cls",
     "model.mlp_only_train": True,
     "model.dropout": 0.1,
@@ -33,10 +34,17 @@ SHARED = {
 }
 RECIPES = {
     "paper": SHARED | {},
-    "paper_bert_large": SHARED | {"optim.lr": 1e-05},
-    "paper_roberta_base": SHARED | {"optim.lr": 1e-05, "repetition.rate": 0.3},
+    "paper_bert_large": SHARED | {"model.pretrained": "bert-large-uncased", "optim.lr": 1e-05},
+    "paper_roberta_base": SHARED
+    | {"model.pretrained": "roberta-base", "optim.lr": 1e-05, "repetition.rate": 0.3},
     "paper_roberta_large": SHARED
-    | {"optim.lr": 1e-05, "repetition.rate": 0.28, "queue.size": 128, "model.dropout": 0.15},
+    | {
+        "model.pretrained": "roberta-large",
+        "optim.lr": 1e-05,
+        "repetition.rate": 0.28,
+        "queue.size": 128,
+        "model.dropout": 0.15,
+    },
 }
 
 

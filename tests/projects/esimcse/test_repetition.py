@@ -221,6 +221,10 @@ def test_a_file_of_pairs_is_refused(tmp_path):
         (["data.source=nli"], "single sentences"),
         (["data.equal_parts=true", "data.limit=null"], "divides among them"),
         (["data.equal_parts=true", "data.parts=[book,wiki]", "data.limit=9"], "divides among"),
+        (
+            ["data.equal_parts=true", "data.source=file", "data.file=a.txt", "data.parts=[book]"],
+            "set data.equal_parts=false",
+        ),
         (["repetition.rate=0"], r"repetition.rate must be in \(0, 1\]"),
         (["momentum.decay=1.5"], r"momentum.decay must be in \[0, 1\]"),
         (["momentum.decay=0", "momentum.init=random"], "needs a second network"),

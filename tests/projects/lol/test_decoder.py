@@ -38,32 +38,43 @@ def by_hand(decoder, answer):
     theta, other = models.lm.model, models.amateur
     p, q = plain(theta, prompts["original"], ids), plain(other, prompts["original"], ids)
     s = plain(theta, prompts["instructed"], ids)
-    low = [plain(theta, prompts["original"], ids, i) for i in own.layer_list]
+    states = {kind: [plain(theta, prompts[kind], ids, i) for i in own.layer_list]
+              for kind in ("original", "instructed")}  # fmt: skip
     low_q = [plain(other, prompts["original"], ids, i) for i in own.layer_list]
-    exits = torch.stack([exit_logits(theta, x, i, norm=own.early_exit_norm)
-                         for x, i in zip(low, own.layer_list, strict=True)])  # fmt: skip
+    exits, exits_s = (
+        torch.stack([exit_logits(theta, x, i, norm=own.early_exit_norm)
+                     for x, i in zip(states[kind], own.layer_list, strict=True)])
+        for kind in states
+    )  # fmt: skip
+    first, first_low, rho = p, exits, own.rho_refocus
+    if own.refocus == "instruct_original":  # the instruction moves both contrasts, not their layer
+        first, first_low, rho = s, exits_s, 0.0
     exits_q = torch.stack([exit_logits(other, x, i, norm=own.early_exit_norm)
                            for x, i in zip(low_q, own.layer_list, strict=True)])  # fmt: skip
     chosen, _ = furthest_layer(p, exits)
     total, places = 0.0, range(len(ids))
     for t in places:
         log = lambda x, t=t: x[t].log_softmax(-1)[ids[t]]  # noqa: E731
-        final = log(p) - own.lambda_final * log(q)
-        lower = log(exits[chosen[t]]) - own.lambda_lower * log(exits_q[chosen[t]])
+        final = log(first) - own.lambda_final * log(q)
+        lower = log(first_low[chosen[t]]) - own.lambda_lower * log(exits_q[chosen[t]])
         fused = own.beta * final + own.omega * lower
-        total += float(fused + own.rho_refocus * (log(s) - log(p)))
+        total += float(fused + rho * (log(s) - log(p)))
     return total, [own.layer_list[i] for i in chosen]
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_a_batch_scores_what_single_passes_score(models, norm):
+@pytest.mark.parametrize(
+    ("norm", "refocus"),
+    [(False, "prompt_contrast"), (True, "prompt_contrast"), (False, "instruct_original")],
+)
+def test_a_batch_scores_what_single_passes_score(models, norm, refocus):
     """Checklist 1, 4, 5, 8, 13: positions are aligned, exits follow the flag, the amateur's layer is the
     original's, only answer tokens count, padding changes nothing."""
-    decoder = decoder_of(models, **FULL, early_exit_norm=norm)
+    method = {**FULL, "early_exit_norm": norm, "refocus": refocus}
+    decoder = decoder_of(models, **method)
     found = decoder.score(QUESTION, ANSWERS)
     expected = [by_hand(decoder, answer) for answer in ANSWERS]
     assert found == pytest.approx([value for value, _ in expected], rel=1e-6)
-    alone = decoder_of(models, batch_size=1, **FULL, early_exit_norm=norm)
+    alone = decoder_of(models, batch_size=1, **method)
     assert alone.score(QUESTION, ANSWERS) == pytest.approx(found, rel=1e-6)
     seen = decoder.explain(QUESTION, ANSWERS[2])
     assert seen.layers == expected[2][1]

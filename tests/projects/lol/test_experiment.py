@@ -374,13 +374,6 @@ def test_writing_by_an_unfiltered_contrast_warns():
         tasks.decoder_of(config(*words), Workspace("."), None)
 
 
-def test_key_words_are_refused_where_there_is_no_question(tmp_path):
-    """FACTOR: keyword_emphasis was prompt_contrast, digit for digit, under another name."""
-    words = ["eval.source=factor", "eval.file=factor", "methods.lol.refocus=keyword_emphasis", "base.steps=0"]  # fmt: skip
-    with pytest.raises(UserError, match=r"methods\.lol\.refocus"):
-        tasks.score_off_the_shelf(config(*words), Workspace(tmp_path))
-
-
 def test_false_answers_are_written_and_filtered(tmp_path, capsys):
     """Hallucination stage: refused draws are drawn again, what never passes is left out; data.file reads it."""
     rows = [

@@ -302,6 +302,7 @@ def test_arms_cover_the_paper_s_ablations():
     assert list(read_sweep("simcse").arms) == list(default_arms(read_comparison("simcse")))
 
 
+STS = ("SICKRelatedness", "STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark")
 PAPER = {  # batch on a GPU, learning rate, epochs, GPUs, negatives of a query
     "paper": ("bert-base-uncased", 64, 3e-5, 1, 1, "63"),
     "paper_unsup_bert_large": ("bert-large-uncased", 64, 1e-5, 1, 1, "63"),
@@ -325,8 +326,11 @@ def test_paper_configs_hold_the_published_recipe(name):
     assert (cfg.method.temperature, cfg.data.max_length) == (0.05, 32)
     assert cfg.model.mlp_only_train == ("_sup" not in name)
     assert (cfg.optim.weight_decay, cfg.optim.schedule, cfg.optim.warmup_steps) == (0, "linear", 0)
+    assert (cfg.optim.name, cfg.optim.betas, cfg.optim.eps) == ("adamw", (0.9, 0.999), 1e-8)
+    assert cfg.trainer.precision == "16-mixed"
     assert (cfg.trainer.gradient_clip_val, cfg.trainer.val_every_n_steps, cfg.seed) == (1, 125, 42)
-    assert len(cfg.eval.sets) == len(cfg.eval.transfer) == 7
+    assert sorted(cfg.eval.sets) == [f"senteval:{name}" for name in STS]
+    assert len(cfg.eval.transfer) == 7
     assert cfg.method.gather_grad == "local"
 
 
