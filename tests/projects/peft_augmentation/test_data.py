@@ -3,11 +3,13 @@
 import itertools
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from common.config import UserError
+from common.data.row_map.mapper import RowSeed
 from common.data.tables import read_jsonl
 from common.data.text.labelled import eda as module
 from common.data.text.labelled.copies import cached_copies, eda_copies, load_synonyms
@@ -17,7 +19,7 @@ from common.data.text.labelled.tasks import TASKS, own_task
 from common.engine.run import run_task
 from common.families.classification.evaluation import altered_texts
 from common.families.classification.module import labelled_parts, scored_part
-from projects.peft_augmentation.copies import accepted, settings
+from projects.peft_augmentation.copies import accepted, row_function, settings
 from projects.peft_augmentation.stages import copies_of_training
 from tests.figures import unrendered
 from tests.projects.peft_augmentation.conftest import GOLDEN, config
@@ -145,6 +147,68 @@ def test_a_translation_of_other_settings_is_another_cache():
              ["copies.sample=true", "copies.num_beams=2"]]  # fmt: skip
     told = [settings(config("copies.method=back_translation", *own).copies) for own in words]
     assert all(one != other for one, other in itertools.combinations(told, 2))
+
+
+class Echo:
+    """In place of an encoder-decoder: writes what it read into its own brackets, and notes how."""
+
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def beam_search(self, texts, num_beams, max_new_tokens, *, batch_size):
+        self.calls.append((self.name, num_beams, max_new_tokens, batch_size))
+        return [f"{self.name}({text})" for text in texts]
+
+    def continuations(self, texts, policy, rngs, max_new_tokens, *, batch_size):
+        self.calls.append((self.name, policy.temperature, max_new_tokens, batch_size))
+        pairs = zip(texts, rngs, strict=True)
+        return [SimpleNamespace(text=f" {self.name}({t}){r.integers(9**9)} ") for t, r in pairs]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_back_translation_goes_there_and_back(sample, monkeypatch):
+    """Data, back translation: the second model reads what the first one wrote; either may be a beam
+    search, and sampling is of the way back alone, by the row's own stream."""
+    calls: list[tuple[object, ...]] = []
+    models = SimpleNamespace(from_pretrained=lambda name, device: Echo(f"{name}@{device}", calls))
+    monkeypatch.setattr("common.decoding.sequence_to_sequence.SequenceToSequence", models)
+    own = config(
+        "copies.forward=de", "copies.backward=en", "copies.device=cpu", "copies.num_beams=3",
+        "copies.max_new_tokens=9", "copies.batch_size=2", f"copies.sample={sample}",
+    ).copies  # fmt: skip
+    seeds = [RowSeed(0, key) for key in range(2)]
+    found = row_function(own)([{"text": "a cat"}, {"text": "rain"}], seeds)
+    drawn = [str(seed.rng(0).integers(9**9)) if sample else "" for seed in seeds]
+    assert found == [f"en@cpu(de@cpu(a cat)){drawn[0]}", f"en@cpu(de@cpu(rain)){drawn[1]}"]
+    assert calls == [("de@cpu", 3, 9, 2), ("en@cpu", 0.9 if sample else 3, 9, 2)]
+
+
+def test_a_paraphrase_is_asked_for_with_the_text(monkeypatch):
+    """Data, a local model in place of back translation: a turn for each text, one line back."""
+    asked, options = [], {}
+
+    def generator(model, policy, server, **more):
+        options.update(more, model=model, temperature=policy.temperature)
+
+        def generate(prompts, rngs, max_new_tokens):
+            asked.extend(prompts)
+            numbers = [str(rng.integers(9**9)) for rng in rngs]
+            return [f" {number} of {max_new_tokens}\n" for number in numbers]
+
+        return generate
+
+    monkeypatch.setattr("projects.peft_augmentation.copies.text_generator", generator)
+    own = config(
+        "copies.method=paraphrase", "copies.max_new_tokens=9", "copies.batch_size=2"
+    ).copies
+    seeds = [RowSeed(0, key) for key in range(2)]
+    texts = ["the bank {charged} my card", "rain"]
+    found = row_function(own)([{"text": text} for text in texts], seeds)
+    assert found == [f"{seed.rng(0).integers(9**9)} of 9" for seed in seeds]
+    assert [prompt.text.partition("\n\n")[2] for prompt in asked] == texts
+    assert all(prompt.turn and "Keep its meaning" in prompt.text for prompt in asked)
+    wanted = {"model": "bundled:causal-lm", "temperature": 0.9, "batch_size": 2, "stop": "\n"}
+    assert wanted.items() <= options.items()
 
 
 def test_what_a_rewording_must_be():

@@ -1,10 +1,13 @@
 """Mixup, the contrastive term, and equal runs without it."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.tables import write_jsonl
 from common.data.text.labelled.batches import ClassBatches
 from common.encoders.text.tuned.classifier import mixed_at
 from projects.peft_augmentation.config import ContrastConfig
@@ -166,15 +169,31 @@ def test_without_copies_the_term_sees_originals_alone():
 
 def test_all_augmentations_work_with_all_tunings(tmp_path):
     """Checklist 16: one switch each; every cell trains, with and without contrast."""
-    for kind in ("full", "prefix", "lora"):
-        for augment in ("none", "eda", "mixup"):
-            words = [f"tuning.kind={kind}", f"augment.kind={augment}", "contrast.weight=0.1"]
-            module = module_of(*words)
-            terms = module.losses(batch_of(module, *words))
+    train, _ = labelled_parts(config().data, config().seed)
+    cache, told = tmp_path / "copies.jsonl", {"field": 0, "method": "back_translation"}
+    write_jsonl(cache, [{"id": key, **told, "text": "so it rains again"} for key in train.ids])
+    read = {"back_translation": f"augment.cache={cache}"}
+    for kind, augment in itertools.product(
+        ("full", "prefix", "lora"), ("none", "eda", "back_translation", "mixup")
+    ):
+        words = [f"tuning.kind={kind}", f"augment.kind={augment}", "contrast.weight=0.1"]
+        words += [read[augment]] if augment in read else []
+        module = module_of(*words)
+        batch = batch_of(module, *words)
+        assert len(batch["labels"]) == (16 if augment in ("eda", "back_translation") else 8)
+        if augment in read:
+            (copy,) = module.classifier.rows([("so it rains again",)])
+            ids = torch.tensor(copy["input_ids"])
+            assert batch["inputs"]["input_ids"][8:, : len(ids)].eq(ids).all()
+        for contrasts in (True, False):
+            module.zero_grad()
+            terms = module.losses(batch)
             terms["loss"].backward()
-            silent = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
-            assert not silent, (kind, augment, silent)
-            assert "contrast" in terms
+            trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+            silent = [name for name, parameter in trained if parameter.grad is None]
+            assert not silent, (kind, augment, contrasts, silent)
+            assert ("contrast" in terms) == contrasts
+            module.objective.contrast.weight = 0.0
 
 
 def test_every_setting_makes_as_many_steps():

@@ -23,7 +23,7 @@ from common.evaluation.text.glue import (
 )
 from common.families.classification.submission import submission_lines
 from projects.vega import baselines
-from projects.vega.evaluate import evaluate
+from projects.vega.evaluate import evaluate, logit_change
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
 from projects.vega.stages import clean_part, labelled_part, training_data, training_part
@@ -193,6 +193,21 @@ def test_a_part_without_labels_is_predicted_and_not_scored(tmp_path):
     for text, labelled in (("sentence\na\n", False), ("sentence\tlabel\na\t1\n", True)):
         own.write_text(text)
         assert is_labelled(GLUE["sst2"], "test", None, "file", str(own)) == labelled
+
+
+def test_logits_change_with_the_noise_on_the_embeddings():
+    """The sheet's small check: nothing at vanishing noise, tenfold for ten times the noise."""
+    cfg = config()
+    module, found = FineTune(cfg, first_classifier(cfg)), {}
+    for noise in (0.0, 1e-8, 1e-3, 1e-2, 0.1, 1.0):
+        cfg.eval.noise = noise
+        found[noise] = logit_change(cfg, module)
+    assert found[0.0] == 0
+    assert found[1e-8] < 1e-5
+    assert found[1e-2] == pytest.approx(10 * found[1e-3], rel=0.05)
+    assert 1e-4 < found[1e-3] < found[1e-2] < found[0.1] < found[1.0]
+    cfg.eval.noise = 0.1
+    assert logit_change(cfg, module) == found[0.1]  # the same noise for all strategies
 
 
 def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):

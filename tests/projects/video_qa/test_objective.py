@@ -310,6 +310,24 @@ def test_chunks_and_recomputation_change_nothing():
     assert torch.allclose(*grads, atol=1e-6)
 
 
+def test_a_small_random_encoder_begins_with_attention_to_equal_tokens():
+    """model.alike: keys are queries, positions count .3 and segments .5; all else as without it."""
+    alike = network_of(config(name="mini")).state_dict()
+    plain = network_of(config("model.alike=false", name="mini")).state_dict()
+    wanted = dict(plain)
+    for name, share in (("position", 0.3), ("token_type", 0.5)):
+        wanted[f"encoder.embeddings.{name}_embeddings.weight"] = (
+            share * plain[f"encoder.embeddings.{name}_embeddings.weight"]
+        )
+    for layer in range(2):
+        own = f"encoder.encoder.layer.{layer}.attention.self"
+        assert torch.equal(alike[f"{own}.key.weight"], alike[f"{own}.query.weight"])
+        assert not torch.equal(plain[f"{own}.key.weight"], plain[f"{own}.query.weight"])
+        wanted[f"{own}.key.weight"] = plain[f"{own}.query.weight"]
+    assert alike.keys() == wanted.keys()
+    assert not [name for name in wanted if not torch.equal(alike[name], wanted[name])]
+
+
 def test_two_rates():
     groups = VideoQA(config(), network_of(config())).parameter_groups()
     assert {g.get("lr_scale", 1.0) for g in groups} == {1.0, 2.0}
