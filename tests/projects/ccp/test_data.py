@@ -296,6 +296,17 @@ def test_item_18_the_last_documents_of_each_file_are_for_the_validation_alone(tm
     assert not pretraining_data(files_config(tmp_path), towers).val_sets
 
 
+@pytest.mark.parametrize(("exponent", "share"), [(0, [40, 40]), (1, [16, 64])])
+def test_languages_are_drawn_by_the_exponent_of_their_size(exponent, share, tmp_path):
+    """Data, batching: uniform over languages at 0, by their documents at 1."""
+    cfg = files_config(tmp_path, f"data.sampling_exponent={exponent}")
+    for name, count in (("de", 16), ("fi", 64)):
+        documents_of(tmp_path / f"{name}.jsonl", name, count)
+    drawn = pretraining_data(cfg, recipe_of(cfg).build()).train_set
+    languages = [drawn.pair(place, 0)[0] for place in range(len(drawn))]
+    assert np.bincount(languages).tolist() == share
+
+
 def test_a_language_of_fewer_documents_than_a_batch_is_refused(tmp_path):
     """A document would stand twice in a batch: its own sentences as negatives of each other."""
     towers = recipe_of(config()).build()

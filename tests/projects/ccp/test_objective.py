@@ -192,6 +192,18 @@ def test_item_15_other_norms_are_one_flag():
 # -- the loss ------------------------------------------------------------------------------------
 
 
+def test_settings_of_head_and_bank_reach_them():
+    """Sheet, model: eps and momentum of the norms, last norm as a flag, random first entries."""
+    module = module_of("method.norm_momentum=0.3", "method.norm_eps=0.01", "method.last_norm=false",
+                       "method.bank_initial=random")  # fmt: skip
+    norm, bank = module.head.first_norm, module.bank
+    assert (norm.momentum, norm.eps) == (0.3, 0.01)
+    assert module.head.last_norm is None
+    assert module_of().head.last_norm is not None
+    assert bank.valid(language=0).sum() == len(bank) // module.rings > 0
+    assert not module_of().bank.valid(language=0).any()
+
+
 @pytest.mark.parametrize("in_batch", [True, False])
 def test_item_9_exchanging_sides_and_banks_exchanges_the_terms(in_batch):
     """Checklist 9: and a bank of the wrong side gives another loss."""

@@ -7,13 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from common.config import load
-from common.encoders.image_text.modality_gap import TextAdapter, add_noise
+from common.encoders.image_text.modality_gap import GapStatistics, TextAdapter, add_noise
 from common.encoders.image_text.vector_to_text import IGNORED, VectorToText
 from common.engine.module import freeze
 from projects.close import objective
 from projects.close.batches import CloseRows, ImageInputs, Words
 from projects.close.config import Config
 from projects.close.data import load_examples
+from projects.close.network import make_adapter
 from projects.close.stages import make_inputs, rows_of, stages
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.close.conftest import GOLDEN, GPT2, config, module_of, sines
@@ -303,6 +304,23 @@ def test_item_13_every_adapter_can_be_chosen(clip, tmp_path):
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             assert not torch.allclose(kinds[a], kinds[b], atol=1e-3), (a, b)
+
+
+def test_item_13_size_and_factor_of_an_adapter_are_those_of_the_config():
+    """Checklist 13, pitfalls: the shift is scaled, the factor of the covariance is a setting."""
+    offset, square = sines(6), sines(6, 6)
+    pairs = GapStatistics(offset, square, square, offset)
+
+    def adapter(*words: str) -> TextAdapter:
+        return make_adapter(config("method.statistics=pairs", *words), 6, pairs)
+
+    half = adapter("method.adapter=shift", "method.shift_scale=0.5")
+    assert torch.equal(half.shift, 0.5 * offset)
+    spread = adapter("method.adapter=covariance", "method.covariance_factor=2")
+    assert spread.factor == 2
+    assert torch.equal(spread.shift, offset)
+    random = config("method.adapter=random_shift", "method.shift_scale=0.5")
+    assert float(make_adapter(random, 6, None).shift.norm()) == pytest.approx(0.5)
 
 
 def test_prefix_needs_no_encoder_decoder_of_a_kind():
