@@ -15,11 +15,12 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
+from common.evaluation.features.structure import linear_cka, structure_spearman
 from common.export.locked import load_locked
 from common.families.image_text.class_captions import captioned_cifar
 from common.families.image_text.locked import build_towers
 from projects.cwcl import build
-from projects.cwcl.evaluate import photographs
+from projects.cwcl.evaluate import pair_metrics, photographs
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.pictures import training_data
 from tests.cards import exported_by
@@ -236,6 +237,28 @@ def test_items_11_15_16_evaluation_of_photographs(tmp_path, monkeypatch):
     assert metrics["zeroshot_top1_templates_7"] == pytest.approx(metrics["zeroshot_top1"], abs=0.02)
     assert {"structure_spearman", "structure_cka", "retrieval_recall_at_10"} <= metrics.keys()
     assert (tmp_path / "run/items/zeroshot_top1.json").exists()
+
+
+def test_items_11_and_16_pairs_are_compared_across_the_modalities():
+    """Checklist 11, 16: recalls of a known order by hand; structure of the first pairs."""
+    images = torch.eye(12)
+    texts = images.clone()
+    texts[1, :2] = torch.tensor([0.8, 0.6])  # picture 0 is nearest to it, and it to picture 1
+    texts[[2, 3]] = images[[3, 2]]
+    cfg = config("eval.structure_pairs=6")
+    found = pair_metrics(cfg, images, texts)
+    assert found["image_to_text_recall_at_1"] == pytest.approx(10 / 12)
+    assert found["text_to_image_recall_at_1"] == pytest.approx(9 / 12)
+    assert found["text_to_image_recall_at_5"] == pytest.approx(10 / 12)
+    assert found["retrieval_recall_at_10"] == pytest.approx(10 / 12)
+    assert found["retrieval_recall_at_10_chance"] == pytest.approx(10 / 12)
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(8, 5, generator=generator) for _ in range(2))
+    found = pair_metrics(cfg, u, v)
+    want = structure_spearman(u[:6], v[:6])
+    assert found["structure_spearman"] == want != pytest.approx(structure_spearman(u, v))
+    assert abs(want) < 0.9
+    assert found["structure_cka"] == linear_cka(u[:6], v[:6]) < 0.9
 
 
 def test_item_15_captions_hold_the_shares_of_class_words_that_the_config_names():

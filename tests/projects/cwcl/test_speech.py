@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ import torch
 from scipy.io import wavfile
 
 from common.config import ROOT, UserError
+from common.data.speech.transcripts import SpokenTarget
 from common.data.speech.waveforms import pad_waveforms
 from common.engine.check import inspect
 from common.engine.verbs import smoke_one
 from common.engine.workspace import Workspace
+from common.evaluation.features.structure import linear_cka, structure_spearman
 from projects.cwcl import build
+from projects.cwcl import spoken as spoken_module
 from projects.cwcl.spoken import training_data
 from projects.cwcl.spoken_sets import held_out_sets, num_recordings, require_sets, training_set
 from projects.cwcl.spoken_towers import build_module
@@ -115,6 +119,31 @@ def test_items_11_15_16_intents_keywords_and_structure(recorded, tmp_path):
         "pairs_intent_top1.json", "commands_keyword_top1.json",
     }  # fmt: skip
     assert next(t.transcript for t in training_set(cfg).targets) == "wake me at six"
+
+
+def test_items_11_and_16_speech_is_compared_with_its_transcripts(monkeypatch):
+    """Checklist 11, 16: recalls of a known order by hand, a recording a text; structure."""
+    said = [f"say {word}" for word in ("one", "two", "three", "four", "five", "six")]
+    targets = [SpokenTarget(f"intent_{i % 2}", (), text) for i, text in enumerate([*said, said[0]])]
+    vectors = dict(zip([*said, "intent 0", "intent 1"], torch.eye(8), strict=True))
+    module = SimpleNamespace(encode_texts=lambda texts: torch.stack([vectors[t] for t in texts]))
+    speech = torch.eye(8)[[0, 0, 3, 2, 4, 5, 4]]
+    speech[1, 1] = 0.75  # text 0 is nearest to it, and it to text 1
+    held_out = SimpleNamespace(targets=targets)
+    monkeypatch.setattr(spoken_module, "encode_speech", lambda *_: (speech, held_out))
+    cfg = spoken("eval.structure_pairs=6")
+    found = spoken_module.zero_shot(cfg, module, held_out)
+    assert found["text_to_speech_recall_at_1"] == pytest.approx(4 / 6)
+    assert found["speech_to_text_recall_at_1"] == pytest.approx(3 / 6)
+    generator = torch.Generator().manual_seed(0)
+    vectors |= {text: torch.randn(8, generator=generator) for text in said}
+    speech = torch.randn(7, 8, generator=generator)
+    found = spoken_module.zero_shot(cfg, module, held_out)
+    text = module.encode_texts(said)
+    want = structure_spearman(text, speech[:6])
+    assert found["structure_spearman"] == want
+    assert abs(want) < 0.9
+    assert found["structure_cka"] == linear_cka(text, speech[:6]) < 0.9
 
 
 def manifest(folder, rows):

@@ -10,9 +10,11 @@ from common.config import UserError
 from common.data.text.lexical import words
 from common.data.text.sets import load_sts
 from common.encoders.modes import evaluation_mode
+from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import mean_cosine
 from common.families.sentences.baselines import FIT_TEXTS
 from common.families.sentences.module import build_encoder
+from projects.defsent_plus import baselines
 from projects.defsent_plus import entries as entries_module
 from projects.defsent_plus.baselines import definitions
 from projects.defsent_plus.config import IcaConfig
@@ -170,6 +172,30 @@ def test_baselines_are_fitted_on_a_draw_of_the_definitions():
     assert set(found) <= set(in_order)
     share = len(set(found) & set(in_order[:FIT_TEXTS])) / FIT_TEXTS
     assert share == pytest.approx(FIT_TEXTS / len(in_order), abs=0.05)
+
+
+def test_tfidf_finds_the_entry_whose_nearest_definition_is_nearest(tmp_path, monkeypatch):
+    """Two entries by hand: one of three definitions is close, of the other both are half close."""
+    definitions = [
+        ["frozen water", "a hard coin", "loud music"],
+        ["water of the sea", "salt and water"],
+    ]
+    held_out = [
+        ("water that is frozen", (0,)),
+        ("music that is loud", (0,)),
+        ("the salt of a sea", (1,)),
+        ("frozen coin", (1,)),  # nearest to the other entry
+    ]
+    found = Dictionary(["ice", "brine"], definitions, held_out)
+    monkeypatch.setattr(baselines, "load_dictionary", lambda _: found)
+    monkeypatch.setattr(baselines.family, "tfidf", lambda *_: {"sts": 0.5})
+    metrics = baselines.tfidf(config(), Workspace(tmp_path))
+    assert metrics == {
+        "sts": 0.5, "reverse_top1": 0.75, "reverse_top1_chance": 0.5,
+        "reverse_top10": 1.0, "reverse_top10_chance": 1.0,
+    }  # fmt: skip
+    found.held_out.clear()
+    assert baselines.tfidf(config(), Workspace(tmp_path)) == {"sts": 0.5}
 
 
 def test_pitfall_entries_that_share_a_definition_are_counted():

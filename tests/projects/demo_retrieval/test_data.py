@@ -384,6 +384,18 @@ def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
     assert {"mrqa/squad", "crossfit/trec"} <= set(own["bank"])
 
 
+@pytest.mark.parametrize("name", ["paper", "paper_trec"])
+def test_item_22_the_paper_s_configs_read_both_collections_and_keep_one_in_the_bank(name, tmp_path):
+    """Checklist 22: UnifiedQA + CrossFit, bank of UnifiedQA alone, no set of the target."""
+    sizes = ("data.shots=2", "data.dev_shots=2", "data.qa_shots=4")
+    found = read_tasks(config(f"data.root={official(tmp_path)}", *sizes, name=name)).manifest()
+    others = {"unifiedqa/race", "unifiedqa/squad1_1", "crossfit/ag_news", "crossfit/tweet_qa"}
+    others |= {"crossfit/glue-qnli", "crossfit/trec"}
+    barred = {"unifiedqa/squad1_1"} if name == "paper" else {"crossfit/trec"}
+    assert found["meta"].keys() == others - barred
+    assert found["bank"].keys() == {n for n in others - barred if n.startswith("unifiedqa/")}
+
+
 def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
     """Checklist 5: test and development texts are taken out of the target's own official training part and of the bank, and counted."""
     root = official(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from projects.demo_retrieval.inference import Answerer
 from projects.demo_retrieval.network import build_generator
 from projects.demo_retrieval.retriever import TfidfSvd
 from projects.demo_retrieval.sources import Task
-from projects.demo_retrieval.stages import phase_optim, stages
+from projects.demo_retrieval.stages import Tasks, phase_optim, stages
 from projects.demo_retrieval.template import Example
 from tests.cards import exported_by, run_snippet, snippets
 from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
@@ -318,6 +319,50 @@ def test_baselines_score_the_same_inputs(tmp_path):
         assert found["made_up_topic_accuracy"] == pytest.approx(sum(items) / len(items))
         if name == "majority":
             assert found["made_up_topic_accuracy"] == pytest.approx(0.25)
+
+
+def test_the_vote_is_that_of_k_demonstrations(tmp_path, monkeypatch):
+    """Three labels, cosines by hand: two of three against the best, and the best of three."""
+    labels = ("cat", "dog", "sun")
+    bank = tuple(
+        Example("other", "q", (label,), f"text {i}", (), str(i))
+        for i, label in enumerate(("cat", "dog", "dog", "sun"))
+    )
+    asked = tuple(
+        Example("t", "q", (label,), f"input {label}", labels, label) for label in ("dog", "sun")
+    )
+    cosines = {"q input dog": [0.9, 0.8, 0.7, 0.6], "q input sun": [0.7, 0.8, 0.1, 0.9]}
+    retriever = SimpleNamespace(
+        demonstrations=lambda texts: torch.eye(len(texts)),
+        questions=lambda texts: torch.tensor([cosines[text] for text in texts]),
+    )
+    tasks = Tasks((Task("t", "classification", labels, bank, (), asked),), (), bank, (), 0)
+    monkeypatch.setattr(baselines, "read_tasks", lambda _: tasks)
+    monkeypatch.setattr(baselines, "build_retriever", lambda *_: retriever)
+    cfg, items = config("method.k=3"), {}
+    for name in ("retrieved_vote", "retrieved_label"):
+        found = getattr(baselines, name)(cfg, Workspace(tmp_path / name, "demo_retrieval", "smoke"))
+        items[name] = json.loads((tmp_path / name / "items/t_accuracy.json").read_text())
+        assert found["t_accuracy"] == found["accuracy"] == sum(items[name]) / 2
+    assert items == {"retrieved_vote": [1.0, 1.0], "retrieved_label": [0.0, 1.0]}
+
+
+def test_what_is_copied_is_the_answer_of_a_demonstration():
+    """By hand: a wrong answer that was shown, a right one that was not, a right one, none."""
+    task = Task("t", "classification", ("cat", "dog", "sun"), ())
+    shown = [Example("t", "q", ("cat",)), Example("other", "q", ("dog",))]
+    golds, told = ("sun", "sun", "dog", "cat"), ["The cat.", "sun", "dog", ""]
+    rows = SimpleNamespace(examples=[Example("t", "q", (g,)) for g in golds], shown=[shown] * 4)
+    found = mechanism(task, rows, Answers(told, []))
+    assert found == {
+        "label_hit": [0.0, 0.0, 1.0, 1.0],
+        "copied": [1.0, 0.0, 1.0, 0.0],
+        "other_task": [0.5] * 4,
+    }
+    ranked = Answers(["none"] * 4, ["sun", "cat", "dog", "cat"], "ranked")  # the headline's answers
+    assert mechanism(task, rows, ranked)["copied"] == [0.0, 1.0, 1.0, 1.0]
+    rows.shown = [[None]] * 4
+    assert mechanism(task, rows, ranked) == {}
 
 
 def test_the_headline_is_the_generated_label_unless_said_otherwise():

@@ -83,6 +83,57 @@ def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):
         assert found[f"region_top1{name}"] == pytest.approx(sum(values) / len(values))
 
 
+def test_regions_that_move_with_their_scene_do_not_vary(monkeypatch):
+    """By hand: 0 for a constant and for the pixel at the corner, not for an angle by place."""
+    cfg = config("data.image_size=32", "eval.batch_size=2")
+    corners = torch.tensor([[[0.0, 0], [9, 3]], [[5, 14], [25, 2]], [[11, 7], [23, 1]]])
+    boxes = torch.cat([corners, corners + 4], -1)  # (25, 2) leaves, (23, 1) at the second step
+    images = torch.arange(3 * 3 * 32 * 32).remainder(251).view(3, 3, 32, 32).to(torch.uint8)
+    scenes = Scenes(images, boxes, torch.zeros(3, 2, dtype=torch.long), ["a"])
+    network = SimpleNamespace(trained=["region"], log_temperature=torch.zeros(()))
+
+    def pixel(images, boxes):
+        x, y = boxes[..., 0].long().clamp(max=31), boxes[..., 1].long().clamp(max=31)
+        rows = torch.arange(len(images))[:, None]
+        return F.normalize(images[rows, :, y, x] + 3, dim=-1)
+
+    def angle(_, boxes):
+        found = boxes[..., 0] / 10
+        return torch.stack([found.cos(), found.sin()], -1)
+
+    def constant(_, boxes):
+        return torch.tensor([1.0, 0.0]).expand(*boxes.shape[:2], 2)
+
+    found = []
+    for regions in (constant, pixel, angle):
+        monkeypatch.setattr(
+            evaluate, "regions_of", lambda _, images, boxes, kind, own=regions: own(images, boxes)
+        )
+        found.append(evaluate.shift_variance(cfg, network, scenes)["shift_variance"])
+    turned = 5 * (1 - math.cos(0.4)) + 4 * (1 - math.cos(0.8))  # of 5 and 4 boxes that stay
+    assert found == pytest.approx([0, 0, turned / 9], abs=1e-6)
+    assert evaluate.shift_variance(config("eval.regions=whole"), network, scenes) == {}
+
+
+def test_transfer_tells_known_names_from_new_ones(monkeypatch):
+    """By hand: the box of the one known name is right, and one of three with new names."""
+    labels = torch.tensor([[0, 1], [2, 1]])
+    lists = {"test": ["bee", "cat"], "transfer": ["bee", "dog", "elk"]}
+    monkeypatch.setattr(
+        evaluate, "scenes_of",
+        lambda _, part: Scenes(torch.zeros(2, 3, 8, 8), torch.zeros(2, 2, 4), labels, lists[part]),
+    )  # fmt: skip
+    best = torch.tensor([[0, 0], [2, 2]])
+    monkeypatch.setattr(evaluate, "predicted", lambda *_: (best, torch.ones(2)))
+    found = evaluate.transfer(config(), SimpleNamespace(trained=[]))
+    assert found == pytest.approx({
+        "transfer_region_top1": 0.5,
+        "transfer_region_top1_chance": 1 / 3,
+        "transfer_region_top1_known_names": 1.0,
+        "transfer_region_top1_new_names": 1 / 3,
+    })  # fmt: skip
+
+
 def test_captions_are_ranked_among_full_batches():
     """A smaller last batch has no part; all boxes are named, by an untrained head too."""
     network = network_of(config(), ("image",)).eval()
