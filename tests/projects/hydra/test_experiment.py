@@ -12,6 +12,8 @@ from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.export.safetensors import load_safetensors
 from projects.hydra import build
+from projects.hydra import evaluate as hydra_evaluate
+from projects.hydra import relations as hydra_relations
 from projects.hydra.evaluate import relations
 from projects.hydra.gates import BasicGate, OpenGate
 from projects.hydra.module import Hydra
@@ -36,14 +38,21 @@ def train_smoke(folder, *overrides):
     return train("hydra", "smoke", [f"runs_dir={folder}", *overrides])
 
 
-def test_item_14_training_reports_spectrum_and_class_relations(tmp_path):
+def test_item_14_training_reports_spectrum_and_class_relations(tmp_path, monkeypatch):
     """Items 14, 15: learns above chance; measures, matrices, figures and item values exist."""
+    projected, given = [], hydra_evaluate.unit_projections
+    monkeypatch.setattr(
+        hydra_evaluate, "unit_projections", lambda z: given(projected.append(z) or z)
+    )
     run = train_smoke(tmp_path, "trainer.max_steps=40")
     metrics = metrics_of(run)
     assert metrics["linear_probe_top1_chance"] == 1 / 8
     assert metrics["knn20_top1"] > 0.5
     for name in ("participation_ratio", "effective_rank", "z_participation_ratio", "z_std"):
         assert metrics[name] > 0
+    assert metrics["z_std"] == pytest.approx(
+        float(projected[-1].var(dim=0).sqrt().mean()), rel=1e-5
+    )
     for name in ("spectrum", "map", "gate_overlap", "class_similarity"):
         assert (run / "plots" / f"{name}.png").stat().st_size > 1000
     for name in ("linear_probe_top1", "knn20_top1"):
@@ -166,6 +175,24 @@ def test_item_13_subspace_precision_tells_a_fitting_gate_from_its_controls():
     net.gate = OpenGate(6, 18)
     closed = subspace_precision(net, z, labels, k=10)
     assert closed["subspace_precision"] == closed["subspace_precision_no_gate"]
+
+
+def test_item_13_the_shuffled_gate_opens_as_much_elsewhere(monkeypatch):
+    """Item 13: the control has the values of the gate at other coordinates, drawn for each pair."""
+    z, labels, attributes = attribute_world()
+    net = HydraNet(6, widths=(8,), projector_dim=8, out_dim=18)
+    net.gate = SharedAttributes(attributes * torch.linspace(0.5, 1, 18))
+    used = []
+    monkeypatch.setattr(
+        hydra_relations, "_precision", lambda *given: used.append(given[4][0]) or (0.0, 0.0)
+    )
+    subspace_precision(net, z, labels, k=10)
+    moved = 0
+    for gate, shuffled, none in zip(used[::3], used[1::3], used[2::3], strict=True):
+        assert torch.equal(gate.sort().values, shuffled.sort().values)
+        assert none.eq(1).all()
+        moved += not torch.equal(gate, shuffled)
+    assert moved > 0.9 * len(used) / 3
 
 
 def test_item_13_a_gate_trained_alone_on_frozen_features_beats_its_controls():
