@@ -175,13 +175,13 @@ def test_baselines_are_fitted_on_a_draw_of_the_definitions():
 
 
 def test_tfidf_finds_the_entry_whose_nearest_definition_is_nearest(tmp_path, monkeypatch):
-    """Two entries by hand: one of three definitions is close, of the other both are half close."""
+    """Two entries by hand: one of three definitions is close, all of the other are half close."""
     definitions = [
-        ["frozen water", "a hard coin", "loud music"],
-        ["water of the sea", "salt and water"],
+        ["clear frozen water", "a hard coin", "loud music"],
+        ["clear water of the sea", "frozen clear salt", "salt and water"],
     ]
     held_out = [
-        ("water that is frozen", (0,)),
+        ("water that is frozen and clear", (0,)),
         ("music that is loud", (0,)),
         ("the salt of a sea", (1,)),
         ("frozen coin", (1,)),  # nearest to the other entry
