@@ -112,7 +112,7 @@ compare-all: $(STAMP) ## every comparison whose result is stale or missing, at l
 evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evidence.md
 	@$(CLI) evidence $(call split,$(PROJECT)) $(SETTINGS)
 
-sweep: $(STAMP) ## vary settings by configs/<project>/sweep.yaml: PROJECT= [TRIALS=20] [JOBS=1] [ARMS=a,b] [WANDB=1]
+sweep: $(STAMP) ## vary settings by configs/<project>/sweep.yaml: PROJECT= [TRIALS=20, not of a grid] [JOBS=1] [ARMS=a,b] [WANDB=1]
 	@$(CLI) sweep $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,trials,$(TRIALS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(call yes,$(WANDB)),--wandb)
 
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]

@@ -87,7 +87,12 @@ def _times(
         override(key, tile)
         try:
             yield tile, timer(run)
-        except (OutOfResources, PTXASError, CompilationError):
+        except (
+            OutOfResources,
+            PTXASError,
+            CompilationError,
+            RuntimeError,
+        ):  # a pass of the compiler
             continue
         finally:
             override(key, None)

@@ -83,7 +83,7 @@ class EarlierRun(PlannedRun):
         self.__dict__.update(like.__dict__)
         self.root, self.code, self.base = root, code, base
         self.run_id = f"{EARLIER}{self.stem}-{code}"
-        self.path = like.folder.absolute() / self.run_id
+        self.path = like.folder.absolute().with_name(base) / self.run_id
 
     def command(self) -> list[str]:
         """Words of its process, which leaves its run beside today's."""
@@ -201,18 +201,34 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def published_by(project: str) -> str:
-    """The commit that wrote a result file last.
+    """The commit that wrote the runs of a result file last; texts alone may have changed since.
 
     Raises:
         UserError: the history is not at hand, or the file is in none of its commits.
     """
+    name, commit = f"results/{project}.json", ""
+    runs: Any = None
     shallow = git("rev-parse", "--is-shallow-repository") != "false"
-    commit = "" if shallow else git("log", "-1", "--format=%H", "--", f"results/{project}.json")
+    for one in [] if shallow else git("log", "--format=%H", "--", name).split():
+        there = _runs_of(git("show", f"{one}:{name}"))
+        if commit and there != runs:
+            break
+        commit, runs = one, there
     if not commit:
         raise UserError(
             f"no commit at hand wrote results/{project}.json; VERIFY=code needs the repository's whole history"
         )
     return commit
+
+
+def _runs_of(text: str) -> list[Any]:
+    """What a result file says of the code of its runs, for each comparison."""
+    try:
+        found = json.loads(text)
+    except ValueError:  # a commit that took the file away
+        return []
+    keys = ("code", "commit", "date", "verified")
+    return [[own.get(key) for key in keys] for own in comparisons(found)]
 
 
 def commit_of(name: str) -> str:

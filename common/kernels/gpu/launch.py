@@ -4,6 +4,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -203,12 +204,14 @@ class Plan:
     def copied(self, x: Tensor, rows: int, depth: int) -> Any:
         """A tensor descriptor of x (R, D) with blocks (rows, depth), or None where x must be read by addresses.
 
-        The copy engine (TMA) of compute capability 9 takes rows that begin at multiples of 16 bytes. Products
-        without tensor cores gain nothing by it. CONTRASTIVE_TMA=0 turns it off.
+        The copy engine (TMA) of compute capability 9 takes rows that begin at multiples of 16 bytes and do not
+        overlap, as those of an expanded tensor do. Products without tensor cores gain nothing by it. CONTRASTIVE_TMA=0 turns it off.
         """
-        able = self.capability[0] >= 9 and self.operand != "float"
+        able = self.capability[0] == 9 and self.operand != "float"
+        apart = x.stride(1) == 1 and (len(x) == 1 or x.stride(0) >= x.shape[1])  # no row in another
         aligned = x.data_ptr() % 16 == 0 and x.stride(0) * x.itemsize % 16 == 0
-        if not (able and aligned and rows <= _BOX) or os.environ.get("CONTRASTIVE_TMA") == "0":
+        fits = apart and aligned and rows <= _BOX
+        if not (able and fits) or os.environ.get("CONTRASTIVE_TMA") == "0":
             return None
         from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -310,17 +313,36 @@ def part(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
 
 @contextmanager
 def dense_products(problem: Problem) -> Iterator[None]:
-    """Let the library's fp32 products use TF32 where the problem permits it."""
+    """Let the library's fp32 products use TF32 where the problem permits it.
+
+    The setting is the process's, and each GPU has a backward thread: the last user puts it back.
+    """
     setting = torch.backends.cuda.matmul
     if problem.precision != "tf32" or not problem.q.is_cuda:
         yield
         return
-    before = setting.fp32_precision
-    setting.fp32_precision = "tf32"
+    with _TF32.lock:
+        if not _TF32.users:
+            _TF32.before = setting.fp32_precision
+        _TF32.users += 1
+        setting.fp32_precision = "tf32"
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        with _TF32.lock:
+            _TF32.users -= 1
+            if not _TF32.users:
+                setting.fp32_precision = _TF32.before
+
+
+class _Permitted:
+    """Who has TF32 products permitted now, and the setting before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = threading.Lock(), 0, ""
+
+
+_TF32 = _Permitted()
 
 
 def on_device(x: Tensor) -> AbstractContextManager[None]:

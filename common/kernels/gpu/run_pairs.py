@@ -332,7 +332,9 @@ def merge_columns(total: dict[str, Tensor], partials: dict[str, Tensor]) -> dict
 def finish_lse(
     top: Tensor | None, total: Tensor, shift: Tensor | None, count: int, may_be_empty: bool
 ) -> Tensor:
-    """Natural log-sum-exp from (maximum, sum) or from a sum with a fixed shift; -inf = empty.
+    """Natural log-sum-exp from (maximum, sum) or from a sum with a fixed shift; -inf = empty, NaN stays.
+
+    A maximum on the card drops NaN, so that the sum alone knows of it.
 
     Sums with a fixed shift that are too small to be exact (below 1e-32 per term) or infinite become NaN:
     the scale is too large for it, or the rows are no unit vectors. A sum of 0 counts as empty only where a mask can
@@ -340,7 +342,8 @@ def finish_lse(
     """
     if shift is None:
         assert top is not None
-        return torch.where(top.isneginf(), -torch.inf, (top + total.log2()) * _LN2)
+        empty = top.isneginf() & ~total.isnan()
+        return torch.where(empty, -torch.inf, (top + total.log2()) * _LN2)
     tiny = total < 1e-32 * count
     if may_be_empty:
         tiny &= total > 0

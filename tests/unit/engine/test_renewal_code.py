@@ -87,7 +87,9 @@ def planned(tmp_path, arm="infonce", seed=3):
     )
 
 
-def test_the_earlier_run_is_one_of_the_code_in_its_folder(tmp_path):
+@pytest.mark.parametrize("base", ["mini", "mini_that_was"])
+def test_the_earlier_run_is_one_of_the_code_in_its_folder(tmp_path, base):
+    """Also where its comparison started from a config of another name."""
     cli = tmp_path / "tree/common/cli.py"
     cli.parent.mkdir(parents=True)
     (cli.parent / "__init__.py").touch()
@@ -98,8 +100,8 @@ def test_the_earlier_run_is_one_of_the_code_in_its_folder(tmp_path):
         "(folder / 'metrics.json').write_text(json.dumps([__file__, str(pathlib.Path.cwd())]))\n"
     )
     like = planned(tmp_path)
-    run = earlier.EarlierRun(like, tmp_path / "tree", CODE, like.base)
-    assert run.path.parent == like.path.absolute().parent
+    run = earlier.EarlierRun(like, tmp_path / "tree", CODE, base)
+    assert run.path.parent == like.path.absolute().parent.with_name(base)
     assert run.run_id != like.run_id
     assert CODE in run.run_id
     started = run.start(1)
@@ -143,6 +145,14 @@ def test_the_code_is_that_of_the_commit_that_published(repository, tmp_path):
     assert commit == git(repository, "rev-parse", "HEAD~1")
     earlier.copy_tree(commit, tmp_path / "tree")
     assert (tmp_path / "tree/code.py").read_text() == "then"
+    file = repository / "results" / f"{PROJECT}.json"
+    file.write_text(json.dumps({"note": "another sentence"}, indent=4))
+    git(repository, "commit", "-qam", "texts")
+    assert earlier.published_by(PROJECT) == commit
+    file.write_text(json.dumps({"note": "another sentence", "code": "abc"}))
+    git(repository, "commit", "-qam", "run anew")
+    assert earlier.published_by(PROJECT) == git(repository, "rev-parse", "HEAD")
+    git(repository, "reset", "-q", "--hard", "HEAD~2")
     with pytest.raises(UserError, match="no commit at hand wrote results/nothing.json"):
         earlier.published_by("nothing")
     assert earlier.commit_of("HEAD~1") == commit  # the result names a commit, whatever was typed

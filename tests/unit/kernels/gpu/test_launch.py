@@ -5,9 +5,11 @@ problem needs is compiled for sm_90 exactly as it would be on the card, but not 
 Triton's own passes for the card go (`test_triton_aot` has the machine code); `make faults` to the end.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,11 +201,42 @@ def test_only_aligned_operands_of_tensor_cores_are_copied_by_blocks(
     assert not copied(100)  # rows of 200 bytes
     assert not copied(64, torch.float32)
     assert not copied(64, rows=512)
+    one_row = torch.zeros(64, dtype=torch.bfloat16)
+    for q in (one_row.expand(640, 64), torch.zeros(656, dtype=torch.bfloat16).unfold(0, 64, 8)):
+        plan = triton_launch.Plan.make(Problem(q, q.clone(), torch.tensor(20.0), Diagonal()))
+        assert plan.copied(plan.q, 128, 64) is None  # a row begins within another
     monkeypatch.setenv("CONTRASTIVE_TMA", "0")
     assert not copied(64)
     monkeypatch.delenv("CONTRASTIVE_TMA")
-    monkeypatch.setattr(triton_launch.Plan, "capability", (8, 0))
-    assert not copied(64)
+    for other in ((8, 0), (10, 0), (12, 0)):
+        monkeypatch.setattr(triton_launch.Plan, "capability", other)
+        assert not copied(64)
+
+
+def test_tf32_products_are_permitted_until_their_last_user_is_done() -> None:
+    """Backward threads of two GPUs may overlap, and the setting is one of the process."""
+    setting = torch.backends.cuda.matmul
+    problem: Any = SimpleNamespace(precision="tf32", q=SimpleNamespace(is_cuda=True))
+    exact: Any = SimpleNamespace(precision="exact", q=problem.q)
+    before = setting.fp32_precision
+    with triton_launch.dense_products(exact):
+        assert setting.fp32_precision == before != "tf32"
+    first, second = (triton_launch.dense_products(problem) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert setting.fp32_precision == "tf32"
+    second.__exit__(None, None, None)
+    assert setting.fp32_precision == before
+
+
+def test_a_row_of_nan_is_not_an_empty_one() -> None:
+    """A card's maximum drops NaN, so such a row comes as (-inf, NaN); the interpreter's keeps it."""
+    top = torch.tensor([-torch.inf, -torch.inf, 2.0, torch.nan])
+    total = torch.tensor([0.0, torch.nan, 4.0, torch.nan])
+    lse = triton_pair.finish_lse(top, total, None, 4, may_be_empty=True)
+    expected = [-torch.inf, torch.nan, 4 * math.log(2), torch.nan]
+    torch.testing.assert_close(lse, torch.tensor(expected), equal_nan=True)
 
 
 def test_operands_read_by_blocks_and_by_addresses_are_two_kernels(
