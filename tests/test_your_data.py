@@ -11,7 +11,7 @@ from common.registry import config_class
 from tests.configs import load
 
 COMMAND = re.compile(r"make (?:train|run) PROJECT=[a-z0-9_]+[^`\n]*")
-OF_THE_SET = {"limit": None, "equal_parts": False, "num_actions": 0}  # else of a config's own set
+OF_THE_SET = {"limit": None, "num_actions": 0}  # else of a config's own set
 JUDGED = ("datasets", "validate", "beir", "answers", "intents", "keywords")
 
 
@@ -89,7 +89,10 @@ def test_a_wrong_key_or_combination_is_noticed(text, message):
     ("text", "left"),
     [
         ("make train PROJECT=mclrec data.source=file data.file=<log>", ["num_actions"]),
-        ("make train PROJECT=esimcse data.source=file data.file=a.txt", ["limit", "equal_parts"]),
+        (
+            "make train PROJECT=esimcse data.source=file data.file=a.txt data.equal_parts=false",
+            ["limit"],
+        ),
         (
             "make train PROJECT=laclip CONFIG=paper data.root=/data data.source=webdataset "
             "data.shards='a/{0..9}.tar' data.num_rewrites=0",
