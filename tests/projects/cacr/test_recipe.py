@@ -49,6 +49,7 @@ IMAGENET = NORMALISED | {
     "data.eval_resize": 256,
     "data.eval_interpolation": "bicubic",
     "data.solarise_prob": [0.0, 0.2],
+    "eval.linear_probe": False,  # hours of a CPU; `paper_linear` is the paper's
     "model.backbone": "resnet50",
     "model.projector": [4096],
     "model.predictor": [4096],
@@ -74,6 +75,7 @@ IMAGENET = NORMALISED | {
 }
 SHIFT = NORMALISED | {
     "data.source": "imagenet",
+    "eval.linear_probe": False,
     "data.folder": None,
     "data.batch_size": 32,
     "data.image_size": 224,
@@ -129,6 +131,7 @@ RECIPES = {
     "paper_imagenet100": IMAGENET
     | {
         "data.source": "imagenet100",
+        "eval.linear_probe": True,
         "data.batch_size": 64,
         "optim.lr": 0.6,
         "trainer.max_epochs": 200,

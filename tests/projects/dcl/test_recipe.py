@@ -16,6 +16,7 @@ IMAGENET = {
     "data.grey_prob": 0.2,
     "data.blur_prob": 0.5,
     "data.eval_resize": 256,
+    "eval.linear_probe": False,  # hours of a CPU; `paper_linear` is the paper's
     "model.backbone": "resnet50",
     "model.cifar_stem": False,
     "model.projector": [2048],
@@ -64,7 +65,7 @@ CIFAR = {
 }
 RECIPES = {
     "paper": IMAGENET,
-    "paper_imagenet100": IMAGENET | {"data.source": "imagenet100"},
+    "paper_imagenet100": IMAGENET | {"data.source": "imagenet100", "eval.linear_probe": True},
     "paper_moco": IMAGENET
     | {
         "data.crop_scale": [0.2, 1.0],

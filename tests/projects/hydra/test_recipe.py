@@ -78,7 +78,8 @@ IMAGENET = {
     "data.mean": [0.485, 0.456, 0.406],
     "data.std": [0.229, 0.224, 0.225],
 }
-RESNET50 = TWO_VIEWS | IMAGENET | {"data.crop_scale": [0.4, 1.0]}
+# without an online head the logistic regression is the only linear accuracy
+RESNET50 = TWO_VIEWS | IMAGENET | {"data.crop_scale": [0.4, 1.0], "eval.linear_probe": True}
 RECIPES = {
     "paper": SHARED,
     "paper_cifar100": SHARED | RESNET | {"data.source": "cifar100", "data.num_classes": 100},
@@ -116,6 +117,8 @@ RECIPES = {
         "data.batch_size": 512,
         "data.repeats": 1,
         "data.augmentation": "three_augment",
+        "eval.linear_probe": False,
+        "online_head.weight": 1.0,
         "data.crop_scale": [0.08, 1.0],
         "data.erase_prob": 0.0,
         "model.backbone": "vit_base_patch16_224",
