@@ -6,10 +6,12 @@
 The same real images, SimCLR's augmentation with the same strengths, one process and one thread, in
 rotating order within a round. Ours is what training reads: `TwoViews` over images in memory, with a
 generator for every access. Peers run image by image and stack the batch: torchvision's v1 and v2
-transforms on PIL images and v2 on uint8 tensors, and lightly's SimCLR transform. Reported are medians
-over the rounds, of wall time and of CPU time (which other work on the machine disturbs less).
+transforms on PIL images and v2 on uint8 tensors, and lightly's SimCLR transform. Reported are
+medians over the rounds, of wall time and of CPU time (which other work on the machine disturbs
+less).
 
-Writes benchmarks/results/augment.csv and augment.png; `make docs` renders the table of docs/performance.md.
+Writes benchmarks/results/augment.csv and augment.png; `make docs` renders the table of
+docs/performance.md.
 """
 
 import argparse
@@ -71,9 +73,15 @@ def twice(transform: Callable[[Any], Tensor], images: Sequence[Any]) -> Views:
 def pipelines(images: Tensor, size: int, blur: float) -> dict[str, Callable[[range], Views]]:
     """Contenders: from indices to two views (B, 3, size, size)."""
     crop = SimCLRTransform(
-        size, scale=SCALE, jitter=JITTER, jitter_prob=JITTER_PROB, grey_prob=GREY_PROB,
-        blur_prob=blur, mean=MEAN, std=STD,
-    )  # fmt: skip
+        size,
+        scale=SCALE,
+        jitter=JITTER,
+        jitter_prob=JITTER_PROB,
+        grey_prob=GREY_PROB,
+        blur_prob=blur,
+        mean=MEAN,
+        std=STD,
+    )
     data = TwoViews(CachedImages(images, crop), seed=0)
     pictures = [v2.functional.to_pil_image(image) for image in images]
     scaled = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
@@ -97,9 +105,14 @@ def pipelines(images: Tensor, size: int, blur: float) -> dict[str, Callable[[ran
         print("lightly is not installed: use --with-peers")
         return found
     theirs = Lightly(
-        input_size=size, cj_prob=JITTER_PROB, cj_strength=0.5, min_scale=SCALE[0],
-        random_gray_scale=GREY_PROB, gaussian_blur=blur, normalize={"mean": MEAN, "std": STD},
-    )  # fmt: skip
+        input_size=size,
+        cj_prob=JITTER_PROB,
+        cj_strength=0.5,
+        min_scale=SCALE[0],
+        random_gray_scale=GREY_PROB,
+        gaussian_blur=blur,
+        normalize={"mean": MEAN, "std": STD},
+    )
 
     def lightly(rows: range) -> Views:
         views = [theirs(pictures[i]) for i in rows]

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Sampled margin softmax with row-sparse Adam against the full matrix with dense AdamW, in one run.
 
-    make bench KERNEL=class_matrix               # or: python benchmarks/bench_class_matrix.py [--dim 64]
+    make bench KERNEL=class_matrix               # or: python benchmarks/bench_class_matrix.py
+    [--dim 64]
 
-One step: loss of a batch, backward, update. The full matrix writes all logits, a dense gradient and all
-moments; the sampled one touches the rows of the step. CPU seconds, median of the rounds; bytes are what
-stays (weights, moments) and what a step adds at its peak.
+One step: loss of a batch, backward, update. The full matrix writes all logits, a dense gradient and
+all moments; the sampled one touches the rows of the step. CPU seconds, median of the rounds; bytes
+are what stays (weights, moments) and what a step adds at its peak.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Our contrastive search against that of transformers, which had it up to version 4.
 
-Same model, prompts, k, alpha and budget; one thread; rounds in turns; tokens per CPU second at equal output. The peer runs
-in a process of its own with the packages of a folder, for instance of
+Same model, prompts, k, alpha and budget; one thread; rounds in turns; tokens per CPU second at
+equal output. The peer runs in a process of its own with the packages of a folder, for instance of
 
-    pip install --target /tmp/peer --no-deps transformers==4.49.0 tokenizers==0.21.0 huggingface-hub==0.29.3
+    pip install --target /tmp/peer --no-deps transformers==4.49.0 tokenizers==0.21.0
+    huggingface-hub==0.29.3
 
     python benchmarks/bench_contrastive_search.py --peer /tmp/peer [--quick]
 """
@@ -41,11 +42,21 @@ def peer() -> None:
         start = time.process_time()
         with torch.no_grad():
             out = model.generate(
-                input_ids=ids, attention_mask=mask, penalty_alpha=ALPHA, top_k=K, do_sample=False,
-                max_new_tokens=request["budget"], eos_token_id=None, pad_token_id=1,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=mask,
+                penalty_alpha=ALPHA,
+                top_k=K,
+                do_sample=False,
+                max_new_tokens=request["budget"],
+                eos_token_id=None,
+                pad_token_id=1,
+            )
         seconds = time.process_time() - start
-        found = {"tokens": out[:, ids.shape[1] :].tolist(), "seconds": seconds, "version": transformers.__version__}  # fmt: skip
+        found = {
+            "tokens": out[:, ids.shape[1] :].tolist(),
+            "seconds": seconds,
+            "version": transformers.__version__,
+        }
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
@@ -70,9 +81,12 @@ def main() -> None:
     prompts = [ids[:WIDTH] for t in texts if len(ids := lm.token_ids(t)) >= WIDTH]
     rounds, budget = (2, 24) if arguments.quick else (3, 64)
     other: Any = subprocess.Popen(
-        [sys.executable, __file__, "--as-peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": arguments.peer},
-    )  # fmt: skip
+        [sys.executable, __file__, "--as-peer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": arguments.peer},
+    )
     lines = ["batch,ours_tokens_per_s,peer_tokens_per_s,ratio,equal_tokens,peer,processor"]
     for batch in (1, 8):
         ids = torch.tensor(prompts[:batch])
@@ -80,7 +94,9 @@ def main() -> None:
         times: dict[str, list[float]] = {"ours": [], "peer": []}
         for turn in range(rounds + 1):
             start = time.process_time()
-            new = contrastive_search(lm.model, ids, max_new_tokens=budget, candidates=K, penalty=ALPHA)  # fmt: skip
+            new = contrastive_search(
+                lm.model, ids, max_new_tokens=budget, candidates=K, penalty=ALPHA
+            )
             own = time.process_time() - start
             other.stdin.write(json.dumps(request) + "\n")
             other.stdin.flush()

@@ -3,8 +3,8 @@
 
     make bench KERNEL=cosmo          # or: python benchmarks/bench_cosmo.py [--rounds 5]
 
-The `mini`: same frozen towers, captions and batch (64). Steps alternate; CPU seconds of one thread, median of the rounds;
-tokens of the pictures are computed before.
+The `mini`: same frozen towers, captions and batch (64). Steps alternate; CPU seconds of one thread,
+median of the rounds; tokens of the pictures are computed before.
 """
 
 import argparse
@@ -75,11 +75,27 @@ def main() -> None:
         count = count_parameters(cfg, name)
         against = statistics.median(
             a / b for a, b in zip(seconds[name], seconds["reference"], strict=True)
-        )  # fmt: skip
-        rows.append([name, count.blocks, count.learnable, f"{count.share:.4f}", f"{statistics.median(seconds[name]):.4f}", f"{against:.2f}"])  # fmt: skip
+        )
+        rows.append(
+            [
+                name,
+                count.blocks,
+                count.learnable,
+                f"{count.share:.4f}",
+                f"{statistics.median(seconds[name]):.4f}",
+                f"{against:.2f}",
+            ]
+        )
     for row in rows:
         print("  ".join(f"{cell!s:>20}" for cell in row))
-    names = ["arm", "cross_attention_blocks", "learnable_parameters", "share_of_all", "cpu_seconds_a_step", "time_over_reference"]  # fmt: skip
+    names = [
+        "arm",
+        "cross_attention_blocks",
+        "learnable_parameters",
+        "share_of_all",
+        "cpu_seconds_a_step",
+        "time_over_reference",
+    ]
     write_table(names, rows, OUT)
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """CPU time of DITO's box head, and of average precision by faster-coco-eval against pycocotools.
 
-The head: RoIAlign over two levels, convolutions, vectors, forward and backward, for 1 to 16 boxes an image (mini config, batch 64, one
-thread), beside the frozen backbone's own pass. Evaluation: made-up detections of 80 classes; pycocotools is left out where it is not
-installed (it is in no group).
+The head: RoIAlign over two levels, convolutions, vectors, forward and backward, for 1 to 16 boxes
+an image (mini config, batch 64, one thread), beside the frozen backbone's own pass. Evaluation:
+made-up detections of 80 classes; pycocotools is left out where it is not installed (it is in no
+group).
 
     python benchmarks/bench_dito.py [--quick]
 """
@@ -55,7 +56,12 @@ def head_rows(rounds: int) -> list[dict[str, Any]]:
     network, images = build_network(cfg.model), torch.randn(64, 3, 64, 64)
     with torch.no_grad():
         grid = network.detector_map(images)
-        rows = [{"what": "frozen backbone with SWL", "seconds": seconds(lambda: network.detector_map(images), rounds)}]  # fmt: skip
+        rows = [
+            {
+                "what": "frozen backbone with SWL",
+                "seconds": seconds(lambda: network.detector_map(images), rounds),
+            }
+        ]
     for count in (1, 4, 8, 16):
         rng = np.random.default_rng(0)
         boxes = [torch.from_numpy(random_boxes(rng, count)) * 64 for _ in range(64)]
@@ -72,17 +78,35 @@ def made_up(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations of 80 classes and 100 detections an image."""
     rng = np.random.default_rng(0)
     truth: dict[str, Any] = {
-        "info": {}, "images": [{"id": i, "height": 500, "width": 500} for i in range(1, images + 1)],
-        "categories": [{"id": c, "name": str(c)} for c in range(1, 81)], "annotations": [],
-    }  # fmt: skip
+        "info": {},
+        "images": [{"id": i, "height": 500, "width": 500} for i in range(1, images + 1)],
+        "categories": [{"id": c, "name": str(c)} for c in range(1, 81)],
+        "annotations": [],
+    }
     found = []
     for image in range(1, images + 1):
         for _ in range(7):
             box = [*rng.uniform(0, 300, 2), *rng.uniform(10, 200, 2)]
-            truth["annotations"].append({"id": len(truth["annotations"]) + 1, "image_id": image, "category_id": int(rng.integers(1, 81)), "bbox": box, "area": box[2] * box[3], "iscrowd": 0})  # fmt: skip
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]) + 1,
+                    "image_id": image,
+                    "category_id": int(rng.integers(1, 81)),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
         for _ in range(100):
             box = [*rng.uniform(0, 300, 2), *rng.uniform(10, 200, 2)]
-            found.append({"image_id": image, "category_id": int(rng.integers(1, 81)), "bbox": box, "score": float(rng.random())})  # fmt: skip
+            found.append(
+                {
+                    "image_id": image,
+                    "category_id": int(rng.integers(1, 81)),
+                    "bbox": box,
+                    "score": float(rng.random()),
+                }
+            )
     return truth, found
 
 

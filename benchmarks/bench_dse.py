@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A student with stored vectors against its cross-encoder on all pairs, in one run.
 
-    make bench KERNEL=dse                        # or: python benchmarks/bench_dse.py [--queries 100]
+    make bench KERNEL=dse                        # or: python benchmarks/bench_dse.py [--queries
+    100]
 
 Both have the architecture of the `mini` and random weights, on which the time does not depend. The
 teacher is timed on a part of the pairs (`--teacher-pairs`, spread over all of them), its time is
@@ -42,9 +43,12 @@ def main() -> None:
     data = task_pairs(cfg.data, "dev", cfg.seed)
     options = SpeedConfig(args.queries, args.candidates, args.teacher_pairs, args.rounds)
     costs = measure_costs(
-        build_scorer(cfg).eval(), build_classifier(cfg.teacher, cfg.data.pair_task).eval(),
-        repeated(data.first, args.queries), repeated(data.second, max(args.candidates)), options,
-    )  # fmt: skip
+        build_scorer(cfg).eval(),
+        build_classifier(cfg.teacher, cfg.data.pair_task).eval(),
+        repeated(data.first, args.queries),
+        repeated(data.second, max(args.candidates)),
+        options,
+    )
     rows = speed_table(costs, options)
     for row in rows:
         print("  ".join(f"{cell:>12}" for cell in row))

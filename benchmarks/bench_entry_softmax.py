@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Softmax over all entries of a dictionary: tiles against the dense form, interleaved in one run.
 
-    make bench KERNEL=entry_softmax              # or: python benchmarks/bench_entry_softmax.py [--rounds 9]
+    make bench KERNEL=entry_softmax              # or: python benchmarks/bench_entry_softmax.py
+    [--rounds 9]
 
 Forward and backward of the cross entropy of B definitions among n frozen entries, gradient to the
 definitions alone. The dense form is `torch.nn.functional.cross_entropy` of the (B, n) logits. CPU
-milliseconds are the median of the rounds; extra memory is the high-water mark of a process of its own that
-runs one form once, minus what was resident when the inputs lay there.
+milliseconds are the median of the rounds; extra memory is the high-water mark of a process of its
+own that runs one form once, minus what was resident when the inputs lay there.
 """
 
 import argparse

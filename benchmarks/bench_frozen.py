@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Training with the features of a frozen image tower computed once, against computing them in every step.
 
-CWCL (a text tower learns against images) or CLOSE (a captioner learns from images): same module, batches and CPU, one thread, rounds in turns; a step reads its batch, runs forward and backward and the
-optimiser. What the cache costs (one pass over the images) is measured beside it, with the number of
-epochs after which it has paid.
+CWCL (a text tower learns against images) or CLOSE (a captioner learns from images): same module,
+batches and CPU, one thread, rounds in turns; a step reads its batch, runs forward and backward and
+the optimiser. What the cache costs (one pass over the images) is measured beside it, with the
+number of epochs after which it has paid.
 
     python benchmarks/bench_frozen.py [--project close] [--quick]
 """
@@ -91,12 +92,20 @@ def main() -> None:
     saved = (slow - fast) * len(cached) / batch
     print(f"batch {batch}: {slow:.3f} s with the tower, {fast:.3f} s from the cache, {ratio:.1f}x")
     print(
-        f"the cache took {once:.2f} s for {len(cached)} images: paid after {once / saved:.1f} epochs"
+        f"the cache took {once:.2f} s for {len(cached)} images: paid after {once / saved:.1f}"
+        " epochs"
     )
     if not quick:
-        row = {"cpu": cpu_name(), "torch": torch.__version__, "batch": batch, "images_s": f"{slow:.4f}",
-               "cached_s": f"{fast:.4f}", "ratio": f"{ratio:.2f}", "build_s": f"{once:.2f}",
-               "images": len(cached)}  # fmt: skip
+        row = {
+            "cpu": cpu_name(),
+            "torch": torch.__version__,
+            "batch": batch,
+            "images_s": f"{slow:.4f}",
+            "cached_s": f"{fast:.4f}",
+            "ratio": f"{ratio:.2f}",
+            "build_s": f"{once:.2f}",
+            "images": len(cached),
+        }
         write_rows([row], RESULTS / f"frozen_{args.project}.csv")
 
 

@@ -1,8 +1,8 @@
 """Search in the inverted index against bm25s, on the same postings: `make bench KERNEL=impact`.
 
 Both search the weights that bm25s computed for made-up documents whose words follow Zipf's law, one
-thread each, and must give every rank the same score. Times are CPU seconds of the fastest of several
-rounds, alternating; search includes the selection of the best.
+thread each, and must give every rank the same score. Times are CPU seconds of the fastest of
+several rounds, alternating; search includes the selection of the best.
 """
 
 import argparse
@@ -80,7 +80,10 @@ def main() -> None:
         same(search_theirs(), search_ours())
         took = fastest({"bm25s": search_theirs, "ours": search_ours}, options.rounds)
         per = {name: 1000 * seconds / len(queries) for name, seconds in took.items()}
-        print(f"| {rows:,} | {length} | {per['bm25s']:.3f} | {per['ours']:.3f} | {per['bm25s'] / per['ours']:.2f} |")  # fmt: skip
+        print(
+            f"| {rows:,} | {length} | {per['bm25s']:.3f} | {per['ours']:.3f} |"
+            f" {per['bm25s'] / per['ours']:.2f} |"
+        )
 
 
 def same(theirs: object, ours: object) -> None:

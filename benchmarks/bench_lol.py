@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """LOL's three passes with their caches side by side, against three greedy generations of transformers.
 
-Same model, prompts and budget; one thread; rounds in turns; CPU seconds. The peer writes with original, amateur and instructed
-original one after the other, which is the least that three models' texts cost without a contrast; LOL computes early exits,
-two contrasts and the choice of the layer on top. A second column reads everything anew at every step, without caches.
+Same model, prompts and budget; one thread; rounds in turns; CPU seconds. The peer writes with
+original, amateur and instructed original one after the other, which is the least that three models'
+texts cost without a contrast; LOL computes early exits, two contrasts and the choice of the layer
+on top. A second column reads everything anew at every step, without caches.
 
     python benchmarks/bench_lol.py [--quick]
 """
@@ -77,9 +78,13 @@ def main() -> None:
             for model, ids in ((lm.model, rows), (amateur.model, rows), (lm.model, longer)):
                 given = torch.tensor(ids)
                 model.generate(
-                    input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
-                    max_new_tokens=budget, min_new_tokens=budget, pad_token_id=0,
-                )  # fmt: skip
+                    input_ids=given,
+                    attention_mask=torch.ones_like(given),
+                    do_sample=False,
+                    max_new_tokens=budget,
+                    min_new_tokens=budget,
+                    pad_token_id=0,
+                )
 
         ways: dict[str, Callable[[], None]] = {"ours": ours, "peer": peer, "anew": anew}
         times: dict[str, list[float]] = {name: [] for name in ways}

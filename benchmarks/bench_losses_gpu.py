@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """Contrastive losses on a GPU: correctness, peak memory and time of forward + backward.
 
-Four cases (symmetric, row-only, NT-Xent, SigLIP), each with the fused kernels of this repository, as an op and as
-the module that training uses, against dense torch (one similarity matrix), the same under torch.compile, a dense
-form that recomputes one block of rows at a time, and the libraries at hand (open_clip, Liger-Kernel).
-Precisions: bf16, fp16, fp32 (exact), tf32, and half: float32 embeddings that our loss may round (`precision="half"`; the
-others get what autocast would hand them, bfloat16). The floor is what the case needs at least: four or three N x N x D
-products in the same round. Rounds alternate between the candidates; times are medians of CUDA-event timings.
-A row is written as soon as it is measured, with the card and the versions; what a results file has already is
-left out, so a run that was cut off goes on. A row of ours whose errors are beyond those of its precision is named
-and not written, and the exit code is 1. **No row exists until somebody runs this on a GPU.**
+Four cases (symmetric, row-only, NT-Xent, SigLIP), each with the fused kernels of this repository,
+as an op and as the module that training uses, against dense torch (one similarity matrix), the same
+under torch.compile, a dense form that recomputes one block of rows at a time, and the libraries at
+hand (open_clip, Liger-Kernel).
+Precisions: bf16, fp16, fp32 (exact), tf32, and half: float32 embeddings that our loss may round
+(`precision="half"`; the others get what autocast would hand them, bfloat16). The floor is what the
+case needs at least: four or three N x N x D products in the same round. Rounds alternate between
+the candidates; times are medians of CUDA-event timings. A row is written as soon as it is measured,
+with the card and the versions; what a results file has already is left out, so a run that was cut
+off goes on. A row of ours whose errors are beyond those of its precision is named and not written,
+and the exit code is 1. **No row exists until somebody runs this on a GPU.**
 
-    python benchmarks/bench_losses_gpu.py [--cases symmetric] [--dtypes bf16 tf32] [--sizes 8192 32768] [--dims 512]
+    python benchmarks/bench_losses_gpu.py [--cases symmetric] [--dtypes bf16 tf32] [--sizes 8192
+    32768] [--dims 512]
 """
 
 import argparse
@@ -61,9 +64,22 @@ BOUNDS = {  # largest relative error of value and gradient of ours
 }
 KEY = ("card", "torch", "case", "dtype", "n", "dim", "candidate")
 FIELDS = [
-    "date", "card", "torch", "cuda", "triton", "case", "dtype", "n", "dim", "candidate", "ms", "over_floor",
-    "peak_mib", "loss_error", "grad_error",
-]  # fmt: skip
+    "date",
+    "card",
+    "torch",
+    "cuda",
+    "triton",
+    "case",
+    "dtype",
+    "n",
+    "dim",
+    "candidate",
+    "ms",
+    "over_floor",
+    "peak_mib",
+    "loss_error",
+    "grad_error",
+]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -195,9 +211,11 @@ def _sigmoid(precision: str) -> dict[str, Loss]:
 
 
 CASES = {
-    "symmetric": Case(dense, 4, _symmetric), "row-only": Case(dense_rows, 3, _row_only),
-    "nt-xent": Case(dense_two_views, 8, _two_views), "siglip": Case(dense_sigmoid, 3, _sigmoid),
-}  # fmt: skip
+    "symmetric": Case(dense, 4, _symmetric),
+    "row-only": Case(dense_rows, 3, _row_only),
+    "nt-xent": Case(dense_two_views, 8, _two_views),
+    "siglip": Case(dense_sigmoid, 3, _sigmoid),
+}
 
 
 def _library(module: str, name: str) -> Any:
@@ -268,7 +286,10 @@ def errors(
 def measure(
     name: str, n: int, dim: int, precision: str, rounds: int, known: set[str]
 ) -> Iterator[dict[str, object]]:
-    """One row per candidate for N pairs of dimension D, and one for the floor; `known` ones are left out."""
+    """One row per candidate for N pairs of dimension D, and one for the floor.
+
+    `known` ones are left out.
+    """
     torch.compiler.reset()  # every shape is compiled as the first one
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     case, dtype = CASES[name], DTYPES[precision]
@@ -303,7 +324,10 @@ def measure(
 
 
 def wrong(row: dict[str, object], precision: str) -> bool:
-    """Whether a row of ours has an error that its precision does not explain; an error that is no number is one."""
+    """Whether a row of ours has an error that its precision does not explain.
+
+    An error that is no number is one.
+    """
     if not str(row["candidate"]).startswith("ours") or "loss_error" not in row:
         return False
     found = float(str(row["loss_error"])), float(str(row["grad_error"]))
@@ -323,9 +347,12 @@ def environment() -> dict[str, object]:
     import triton
 
     return {
-        "date": datetime.date.today().isoformat(), "card": torch.cuda.get_device_name(),
-        "torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton.__version__,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "card": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton.__version__,
+    }
 
 
 def main() -> int:

@@ -3,12 +3,13 @@
 
     make bench KERNEL=moco          # or: python benchmarks/bench_moco.py [--quick] [--rounds 7]
 
-Both train copies of one encoder (that of Contriever's `mini`) on the same token ids with the same AdamW. Ours is the
-project's module as its trainer calls it; the contender is MoCo's own algorithm written down: l_pos and l_neg joined to
-(B, 1 + K) logits, cross entropy, a loop over the parameters for the key encoder, a queue behind a pointer. "loss" is
-the loss alone with its gradient, at the width and queue of the paper's encoder. CPU seconds of one thread, in turns,
-median of the rounds; memory is the largest growth of the resident set in a process of its own. Losses are compared
-before anything is timed.
+Both train copies of one encoder (that of Contriever's `mini`) on the same token ids with the same
+AdamW. Ours is the project's module as its trainer calls it; the contender is MoCo's own algorithm
+written down: l_pos and l_neg joined to (B, 1 + K) logits, cross entropy, a loop over the parameters
+for the key encoder, a queue behind a pointer. "loss" is the loss alone with its gradient, at the
+width and queue of the paper's encoder. CPU seconds of one thread, in turns, median of the rounds;
+memory is the largest growth of the resident set in a process of its own. Losses are compared before
+anything is timed.
 """
 
 import argparse
@@ -181,12 +182,24 @@ def main() -> None:
         ratios = [plain / ours for ours, plain in zip(took["ours"], took["plain"], strict=True)]
         what, batch, width, queue = case
         row = {
-            "date": datetime.date.today().isoformat(), "machine": cpu_name(), "threads": 1, "torch": torch.__version__,
-            "case": what, "batch": batch, "width": width or 128, "queue": queue, "rounds": args.rounds,
-            **{f"{name}_cpu_ms": round(1000 * statistics.median(own), 1) for name, own in took.items()},
-            "ratio": round(statistics.median(ratios), 2), "lowest": round(min(ratios), 2), "highest": round(max(ratios), 2),
+            "date": datetime.date.today().isoformat(),
+            "machine": cpu_name(),
+            "threads": 1,
+            "torch": torch.__version__,
+            "case": what,
+            "batch": batch,
+            "width": width or 128,
+            "queue": queue,
+            "rounds": args.rounds,
+            **{
+                f"{name}_cpu_ms": round(1000 * statistics.median(own), 1)
+                for name, own in took.items()
+            },
+            "ratio": round(statistics.median(ratios), 2),
+            "lowest": round(min(ratios), 2),
+            "highest": round(max(ratios), 2),
             **{f"{name}_memory_mib": round(grown, 1) for name, grown in memory.items()},
-        }  # fmt: skip
+        }
         print(row, flush=True)
         rows.append(row)
     if not args.quick:

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A training step with enforced experts against the dense model, and against evaluating all experts.
 
-Copies of one encoder train on the same batches of the same domains: dense; with an expert per domain,
-run in groups; and with every expert evaluated on every document and one result taken. A step is
-forward, mnr_plus, backward and AdamW. Rounds alternate; the ratio is the median over rounds of the
-CPU seconds (on a GPU: of the seconds) of a step to those of the dense model in the same round.
+Copies of one encoder train on the same batches of the same domains: dense; with an expert per
+domain, run in groups; and with every expert evaluated on every document and one result taken. A
+step is forward, mnr_plus, backward and AdamW. Rounds alternate; the ratio is the median over rounds
+of the CPU seconds (on a GPU: of the seconds) of a step to those of the dense model in the same
+round.
 
     python benchmarks/bench_moe.py [--quick] [--rounds 7] [--device cuda]
 """
@@ -59,8 +60,15 @@ def build(kind: str, case: tuple[int, ...], device: str) -> tuple[nn.Module, Rou
     """The encoder of a contender."""
     size, layers, _, tokens, domains = case
     torch.manual_seed(0)
-    config = {"model_type": "bert", "hidden_size": size, "num_hidden_layers": layers, "num_attention_heads": size // 64,
-              "intermediate_size": 4 * size, "vocab_size": 8000, "max_position_embeddings": tokens}  # fmt: skip
+    config = {
+        "model_type": "bert",
+        "hidden_size": size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": size // 64,
+        "intermediate_size": 4 * size,
+        "vocab_size": 8000,
+        "max_position_embeddings": tokens,
+    }
     model = load_transformer("random", config=config, attention="eager")
     routes = None if kind == "dense" else to_mixture(model, domains)
     if kind == "all experts":
@@ -138,12 +146,21 @@ def main() -> None:
                 times[kind].append(seconds(step, steps, args.device))
         for kind, own in times.items():
             ratios = [t / d for t, d in zip(own, times["dense"], strict=True)]
-            rows.append({
-                "case": name, "name": kind, "ms_per_step": f"{1000 * statistics.median(own):.1f}",
-                "ratio": f"{statistics.median(ratios):.3f}", "lowest": f"{min(ratios):.3f}",
-                "highest": f"{max(ratios):.3f}", "rounds": rounds, "machine": machine,
-                "threads": args.threads, "torch": torch.__version__, "date": str(datetime.date.today()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "case": name,
+                    "name": kind,
+                    "ms_per_step": f"{1000 * statistics.median(own):.1f}",
+                    "ratio": f"{statistics.median(ratios):.3f}",
+                    "lowest": f"{min(ratios):.3f}",
+                    "highest": f"{max(ratios):.3f}",
+                    "rounds": rounds,
+                    "machine": machine,
+                    "threads": args.threads,
+                    "torch": torch.__version__,
+                    "date": str(datetime.date.today()),
+                }
+            )
             print(f"{name:18}{kind:14}{rows[-1]['ms_per_step']:>9} ms  x {rows[-1]['ratio']}")
         ratio = float(rows[-2]["ratio"])
         print(f"{name:18}experts within {LIMIT} of dense: {'yes' if ratio <= LIMIT else 'NO'}")

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """1-to-K block loss against K InfoNCE losses and against the dense form, interleaved in one run.
 
-    make bench KERNEL=one_to_k                   # or: python benchmarks/bench_one_to_k.py [--batch 256]
+    make bench KERNEL=one_to_k                   # or: python benchmarks/bench_one_to_k.py [--batch
+    256]
 
-The dense form writes the (B, B K) matrix twice and reads the K positives with a mask, as the release
-does. K InfoNCE losses contrast one language after the other (another objective: the other texts of
-an image are no candidates). Forward and backward, CPU seconds, median of the rounds.
+The dense form writes the (B, B K) matrix twice and reads the K positives with a mask, as the
+release does. K InfoNCE losses contrast one language after the other (another objective: the other
+texts of an image are no candidates). Forward and backward, CPU seconds, median of the rounds.
 """
 
 import argparse
@@ -53,11 +54,15 @@ def dense(image: Tensor, text: Tensor, num_texts: int) -> Tensor:
 
 
 FORMS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "block": block, "separate": separate, "dense": dense,
-}  # fmt: skip
+    "block": block,
+    "separate": separate,
+    "dense": dense,
+}
 
 
-def seconds(form: Callable[[Tensor, Tensor, int], Tensor], image: Tensor, text: Tensor, k: int) -> float:  # fmt: skip
+def seconds(
+    form: Callable[[Tensor, Tensor, int], Tensor], image: Tensor, text: Tensor, k: int
+) -> float:
     """CPU seconds of one forward and backward pass."""
     start = time.process_time()
     form(image, text, k).backward()

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """A training step of P-tuning against peft's own prefix tuning of a classifier, in one run.
 
-    make bench KERNEL=peft_augmentation          # or: python benchmarks/bench_peft_augmentation.py [--rounds 5]
+    make bench KERNEL=peft_augmentation          # or: python benchmarks/bench_peft_augmentation.py
+    [--rounds 5]
 
-Both have the encoder, head and batch of the `mini` and the same trained parameters. peft's contender is
-`PeftModel` for features (its classifier class refuses encoders in this version of transformers) with a
-linear head, padded to the longest row as its examples do. Steps alternate; CPU seconds of one
-thread, median of the rounds.
+Both have the encoder, head and batch of the `mini` and the same trained parameters. peft's
+contender is `PeftModel` for features (its classifier class refuses encoders in this version of
+transformers) with a linear head, padded to the longest row as its examples do. Steps alternate; CPU
+seconds of one thread, median of the rounds.
 """
 
 import argparse
@@ -65,15 +66,23 @@ def main() -> None:
     peer = PeftLoop(cfg, len(own.classifier.classes)).train()
     data = training_data(cfg, own).train_set
     contenders = {
-        "ours": (own, lambda batch: own.losses(batch)["loss"]), "peft": (peer, peer.loss),
-    }  # fmt: skip
+        "ours": (own, lambda batch: own.losses(batch)["loss"]),
+        "peft": (peer, peer.loss),
+    }
     optimizers = {
         name: torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
         for name, (module, _) in contenders.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for step in range(args.rounds + 1):
-        batch = data[[(i, step) for i in range(cfg.data.batch_size * step % 80, cfg.data.batch_size * step % 80 + 16)]]  # fmt: skip
+        batch = data[
+            [
+                (i, step)
+                for i in range(
+                    cfg.data.batch_size * step % 80, cfg.data.batch_size * step % 80 + 16
+                )
+            ]
+        ]
         for name, (_, loss) in contenders.items():
             start = time.process_time()
             optimizers[name].zero_grad()

@@ -8,7 +8,8 @@ One thread; epochs in turns; CPU seconds, so that a neighbour on the machine mat
 training RecBole scores our weights as well, which must give our metrics. The peer runs in a process
 of its own with the packages of a folder, for instance of
 
-    pip install --target /tmp/peer --no-deps recbole==1.2.1 'pandas<2.3' python-dateutil pytz tzdata \
+    pip install --target /tmp/peer --no-deps recbole==1.2.1 'pandas<2.3' python-dateutil pytz tzdata
+    \
         six colorlog colorama texttable thop tabulate tensorboard tensorboard-data-server absl-py \
         grpcio markdown protobuf werkzeug
 
@@ -57,17 +58,42 @@ def peer(folder: str, seed: int) -> None:
 
     os.chdir(tempfile.mkdtemp())
     settings = {
-        "data_path": folder, "seed": seed, "reproducibility": True, "use_gpu": False, "state": "ERROR",
-        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp",
+        "data_path": folder,
+        "seed": seed,
+        "reproducibility": True,
+        "use_gpu": False,
+        "state": "ERROR",
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "TIME_FIELD": "timestamp",
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-        "MAX_ITEM_LIST_LENGTH": LENGTH, "train_neg_sample_args": None, "loss_type": "CE",
-        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
-        "metrics": ["Hit", "NDCG"], "topk": [TOP], "valid_metric": f"NDCG@{TOP}",
-        "train_batch_size": BATCH, "eval_batch_size": 512, "learner": "adam", "learning_rate": RATE,
-        "n_layers": LAYERS, "n_heads": HEADS, "hidden_size": DIM, "inner_size": INNER, "hidden_act": "gelu",
-        "hidden_dropout_prob": DROPOUT, "attn_dropout_prob": DROPOUT, "layer_norm_eps": 1e-12,
-        "initializer_range": 0.02, "show_progress": False,
-    }  # fmt: skip
+        "MAX_ITEM_LIST_LENGTH": LENGTH,
+        "train_neg_sample_args": None,
+        "loss_type": "CE",
+        "eval_args": {
+            "split": {"LS": "valid_and_test"},
+            "order": "TO",
+            "mode": "full",
+            "group_by": "user",
+        },
+        "metrics": ["Hit", "NDCG"],
+        "topk": [TOP],
+        "valid_metric": f"NDCG@{TOP}",
+        "train_batch_size": BATCH,
+        "eval_batch_size": 512,
+        "learner": "adam",
+        "learning_rate": RATE,
+        "n_layers": LAYERS,
+        "n_heads": HEADS,
+        "hidden_size": DIM,
+        "inner_size": INNER,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": DROPOUT,
+        "attn_dropout_prob": DROPOUT,
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+        "show_progress": False,
+    }
     sys.argv = sys.argv[:1]  # RecBole reads settings from the command line
     config = Config(model="SASRec", dataset="beauty", config_dict=settings)
     init_seed(seed, True)
@@ -101,9 +127,11 @@ class Peer:
     def __init__(self, packages: str, folder: str, seed: int) -> None:
         self.process: Any = subprocess.Popen(
             [sys.executable, __file__, "--as-peer", folder, str(seed)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "PYTHONPATH": packages},
-        )  # fmt: skip
+        )
 
     def ask(self, **request: str) -> dict[str, Any]:
         """One request, one answer."""
@@ -137,13 +165,25 @@ def config(form: str, seed: int, folder: str) -> Any:
     from projects.mclrec.config import Config
 
     settings = [
-        f"data.prefixes={form}", f"data.batch_size={BATCH}", f"data.max_length={LENGTH}",
-        f"model.dim={DIM}", f"model.num_layers={LAYERS}", f"model.num_heads={HEADS}",
-        f"model.ffn_dim={INNER}", f"model.hidden_dropout={DROPOUT}", f"model.attention_dropout={DROPOUT}",
-        "method.cl1_weight=0.0", "method.cl2_weight=0.0", f"optim.lr={RATE}", "optim.weight_decay=0.0",
-        "trainer.accelerator=cpu", "trainer.checkpoint_every_n_steps=1000000",
-        "trainer.val_every_n_steps=null", f"seed={seed}", f"runs_dir={folder}",
-    ]  # fmt: skip
+        f"data.prefixes={form}",
+        f"data.batch_size={BATCH}",
+        f"data.max_length={LENGTH}",
+        f"model.dim={DIM}",
+        f"model.num_layers={LAYERS}",
+        f"model.num_heads={HEADS}",
+        f"model.ffn_dim={INNER}",
+        f"model.hidden_dropout={DROPOUT}",
+        f"model.attention_dropout={DROPOUT}",
+        "method.cl1_weight=0.0",
+        "method.cl2_weight=0.0",
+        f"optim.lr={RATE}",
+        "optim.weight_decay=0.0",
+        "trainer.accelerator=cpu",
+        "trainer.checkpoint_every_n_steps=1000000",
+        "trainer.val_every_n_steps=null",
+        f"seed={seed}",
+        f"runs_dir={folder}",
+    ]
     return load(Config, "mclrec", "mini", settings)
 
 
@@ -278,14 +318,19 @@ def main() -> None:
             rows += run(OURS[1], seed, args.epochs * users, None, folder)
     print(summary(rows, cpu_name()))
     if not args.quick:
-        short = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]  # fmt: skip
+        short = [
+            {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        ]
         write_rows(short, RESULTS / "recommendation.csv")
 
 
 def summary(rows: list[dict[str, Any]], processor: str) -> str:
     """A table: CPU seconds of an epoch and an evaluation, their ratios to the peer's, NDCG at the end."""
     lines = [
-        f"| contender | epoch, CPU s | ours / it | evaluation, CPU s | ours / it | NDCG@{TOP} of the seeds |",
+        (
+            f"| contender | epoch, CPU s | ours / it | evaluation, CPU s | ours / it | NDCG@{TOP}"
+            " of the seeds |"
+        ),
         "|---|---|---|---|---|---|",
     ]
     speed = {

@@ -3,11 +3,12 @@
 
     make bench KERNEL=search          # or: python benchmarks/bench_search.py [--quick] [--rounds 5]
 
-"encode and search": real sentences are embedded with the bundled text encoder (mean pooling, exported by us, loaded by
-sentence-transformers), indexed, and searched for other sentences; theirs is `encode` and a flat inner-product index of
-faiss. "search": an index of random unit vectors stands already, what is timed is queries that are embedded already, all
-at once or one by one. Both must find the same texts. Ratios are theirs / ours, median of the rounds; CPU seconds, the
-wall clock beside them. Needs the eval group; without it the search alone is measured.
+"encode and search": real sentences are embedded with the bundled text encoder (mean pooling,
+exported by us, loaded by sentence-transformers), indexed, and searched for other sentences; theirs
+is `encode` and a flat inner-product index of faiss. "search": an index of random unit vectors
+stands already, what is timed is queries that are embedded already, all at once or one by one. Both
+must find the same texts. Ratios are theirs / ours, median of the rounds; CPU seconds, the wall
+clock beside them. Needs the eval group; without it the search alone is measured.
 """
 
 import argparse
@@ -122,10 +123,15 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         cases: list[tuple[str, int, int, dict[str, Call]]] = [
-            ("encode and search", count, asked, encode_and_search(spread[:count], spread[count : count + asked], folder)),
+            (
+                "encode and search",
+                count,
+                asked,
+                encode_and_search(spread[:count], spread[count : count + asked], folder),
+            ),
             ("search, all at once", large, 200, search_only(large, 200, False)),
             ("search, one by one", large, 20, search_only(large, 20, True)),
-        ]  # fmt: skip
+        ]
         for name, size, queries, runs in cases:
             if not runs:
                 print(f"{name}: needs sentence-transformers (group eval)")
@@ -145,12 +151,21 @@ def main() -> None:
             ]
             medians = {side: statistics.median(cpu for cpu, _ in own) for side, own in took.items()}
             row = {
-                "date": datetime.date.today().isoformat(), "machine": cpu_name(), "threads": 1,
-                "torch": torch.__version__, "faiss": faiss.__version__, "case": name, "texts": size, "queries": queries,
-                "rounds": args.rounds, **{f"{side}_cpu_s": round(x, 4) for side, x in medians.items()},
-                "ratio": round(statistics.median(ratios[0]), 2), "lowest": round(min(ratios[0]), 2),
-                "highest": round(max(ratios[0]), 2), "wall_ratio": round(statistics.median(ratios[1]), 2),
-            }  # fmt: skip
+                "date": datetime.date.today().isoformat(),
+                "machine": cpu_name(),
+                "threads": 1,
+                "torch": torch.__version__,
+                "faiss": faiss.__version__,
+                "case": name,
+                "texts": size,
+                "queries": queries,
+                "rounds": args.rounds,
+                **{f"{side}_cpu_s": round(x, 4) for side, x in medians.items()},
+                "ratio": round(statistics.median(ratios[0]), 2),
+                "lowest": round(min(ratios[0]), 2),
+                "highest": round(max(ratios[0]), 2),
+                "wall_ratio": round(statistics.median(ratios[1]), 2),
+            }
             print(row, flush=True)
             rows.append(row)
     if not args.quick:

@@ -3,10 +3,10 @@
 
     make bench KERNEL=space2          # or: python benchmarks/bench_space2.py [--quick] [--rounds 3]
 
-The contender writes the released computation down plainly: a (2B, 2B) matrix of logits, one of weights that a
-dictionary of scores fills, one of log-probabilities, for every view. Both get the same vectors and sets and make
-loss and gradient. CPU seconds of one thread, median of the rounds; memory is the largest growth of the
-resident set in a process of its own.
+The contender writes the released computation down plainly: a (2B, 2B) matrix of logits, one of
+weights that a dictionary of scores fills, one of log-probabilities, for every view. Both get the
+same vectors and sets and make loss and gradient. CPU seconds of one thread, median of the rounds;
+memory is the largest growth of the resident set in a process of its own.
 """
 
 import argparse
@@ -101,11 +101,17 @@ def main() -> None:
         assert abs(losses["ours"] - losses["dense"]) < 1e-4 * losses["dense"], losses
         for name, own in times.items():
             row = {
-                "date": datetime.date.today().isoformat(), "machine": platform.machine(), "threads": 1,
-                "torch": torch.__version__, "batch": batch, "views": VIEWS, "name": name,
-                "rounds": args.rounds, "cpu_ms": round(1000 * statistics.median(own[1:]), 1),
+                "date": datetime.date.today().isoformat(),
+                "machine": platform.machine(),
+                "threads": 1,
+                "torch": torch.__version__,
+                "batch": batch,
+                "views": VIEWS,
+                "name": name,
+                "rounds": args.rounds,
+                "cpu_ms": round(1000 * statistics.median(own[1:]), 1),
                 "memory_mib": round(memory[name, batch], 1),
-            }  # fmt: skip
+            }
             rows.append(row)
             print(row, flush=True)
     if not args.quick:

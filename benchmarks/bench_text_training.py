@@ -4,10 +4,10 @@
 Both train copies of one encoder with in-batch negatives (InfoNCE / MultipleNegativesRankingLoss) on
 the same real sentence pairs, batch size, maximal length, optimiser, attention and CPU, tokenising
 included as each does it. Ours runs three times: as it is; with passes by length
-(`model.length_groups`), which leaves the batches as they are; and with batches bucketed by length as
-well (`data.bucket_batches`). Rounds alternate; the ratio is the median over rounds of ours / theirs
-in sentences per second; the same ratio in CPU seconds stands beside it, which other work on the
-machine disturbs less.
+(`model.length_groups`), which leaves the batches as they are; and with batches bucketed by length
+as well (`data.bucket_batches`). Rounds alternate; the ratio is the median over rounds of ours /
+theirs in sentences per second; the same ratio in CPU seconds stands beside it, which other work on
+the machine disturbs less.
 
     python benchmarks/bench_text_training.py [--quick] [--rounds 5] [--attention sdpa] [--profile]
 
@@ -48,7 +48,10 @@ from common.families.sentences.data import (
 from common.families.sentences.module import build_encoder
 
 MODEL = "bundled:text-encoder"
-SIZE = "{model_type: bert, hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 1024, vocab_size: 1600, max_position_embeddings: 128}"
+SIZE = (
+    "{model_type: bert, hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4,"
+    " intermediate_size: 1024, vocab_size: 1600, max_position_embeddings: 128}"
+)
 NAMES = ("ours, by length, bucketed", "ours, by length", "ours", "sentence-transformers")
 COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00")
 GROUPS = 4  # passes by length
@@ -145,12 +148,21 @@ def theirs(model, cfg, rows: Sequence[tuple[str, ...]], steps: int) -> Meter:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     args = SentenceTransformerTrainingArguments(
-        output_dir=str(Path(cfg.runs_dir) / "theirs"), max_steps=steps, use_cpu=True,
-        per_device_train_batch_size=cfg.data.batch_size, learning_rate=cfg.optim.lr,
-        lr_scheduler_type="linear", max_grad_norm=1.0, save_strategy="no", logging_strategy="no",
-        report_to="none", disable_tqdm=True, dataloader_drop_last=True, seed=0,
+        output_dir=str(Path(cfg.runs_dir) / "theirs"),
+        max_steps=steps,
+        use_cpu=True,
+        per_device_train_batch_size=cfg.data.batch_size,
+        learning_rate=cfg.optim.lr,
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_drop_last=True,
+        seed=0,
         dataloader_pin_memory=False,
-    )  # fmt: skip
+    )
     table = Table.from_dict(dict(zip(("first", "second"), zip(*rows, strict=True), strict=True)))
     loss = MultipleNegativesRankingLoss(model, scale=1 / cfg.method.temperature)
     trainer = SentenceTransformerTrainer(model, args, train_dataset=table, loss=loss)
@@ -168,13 +180,22 @@ def build(folder: str, batch: int, attention: str):
     from projects.simcse.module import SimCSE
 
     settings = [
-        "data.source=nli", "data.hard_negatives=false", f"data.batch_size={batch}",
-        "model.pooling=avg", "model.dropout=0.1", f"model.attention={attention}",
-        "optim.lr=1e-4", "trainer.accelerator=cpu", "trainer.precision=32-true",
-        "trainer.val_every_n_steps=null", "trainer.gradient_clip_val=1.0",
-        "trainer.checkpoint_every_n_steps=100000", f"runs_dir={folder}", "tracking.wandb=disabled",
+        "data.source=nli",
+        "data.hard_negatives=false",
+        f"data.batch_size={batch}",
+        "model.pooling=avg",
+        "model.dropout=0.1",
+        f"model.attention={attention}",
+        "optim.lr=1e-4",
+        "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
+        "trainer.val_every_n_steps=null",
+        "trainer.gradient_clip_val=1.0",
+        "trainer.checkpoint_every_n_steps=100000",
+        f"runs_dir={folder}",
+        "tracking.wandb=disabled",
         f"trainer.num_threads={torch.get_num_threads()}",
-    ]  # fmt: skip
+    ]
     if not (BUNDLED / "models" / MODEL.removeprefix("bundled:")).exists():
         print(f"{MODEL} is not there: a random encoder of its size, with the built-in tokenizer")
         settings += ["model.pretrained=random", f"model.config={SIZE}"]
@@ -183,9 +204,11 @@ def build(folder: str, batch: int, attention: str):
     encoder = build_encoder(cfg.model)
     save_sentence_transformers(encoder, Path(folder) / "model")
     model = SentenceTransformer(
-        str(Path(folder) / "model"), device="cpu", local_files_only=True,
+        str(Path(folder) / "model"),
+        device="cpu",
+        local_files_only=True,
         model_kwargs={"attn_implementation": attention},
-    )  # fmt: skip
+    )
     rows = [row[:VIEWS] for row in text_rows(cfg.data, cfg.seed)]
     views = TextViews(rows, encoder.tokenizer, max_length=cfg.data.max_length, seed=cfg.seed)
     check_same(encoder, model, rows[0])

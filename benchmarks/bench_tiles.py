@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Tune the tiles of the Triton kernels on the card at hand and write the table.
 
-    make bench KERNEL=tiles                      # or: python benchmarks/bench_tiles.py [--num 16384]
-    CONTRASTIVE_TILES=build/tiles_sm90.json make train PROJECT=...
+    make bench KERNEL=tiles                      # or: python benchmarks/bench_tiles.py [--num
+    16384] CONTRASTIVE_TILES=build/tiles_sm90.json make train PROJECT=...
 
-Without the variable the fixed table of common/kernels/gpu/tile_table.py is used. Results do not change
-but for the order of summation. **The tuner has never run on a GPU**; its search is tested in
+Without the variable the fixed table of common/kernels/gpu/tile_table.py is used. Results do not
+change but for the order of summation. **The tuner has never run on a GPU**; its search is tested in
 Triton's interpreter.
 """
 
@@ -52,10 +52,14 @@ def main() -> int:
     major, minor = torch.cuda.get_device_capability()
     out = args.out or ROOT / "build" / f"tiles_sm{major}{minor}.json"
     about = {
-        "date": datetime.date.today().isoformat(), "card": torch.cuda.get_device_name(),
-        "torch": torch.__version__, "triton": triton.__version__, "num": args.num,
-        "dim": args.dim, "times": times,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "card": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "num": args.num,
+        "dim": args.dim,
+        "times": times,
+    }
     save_tiles(tiles, out, **about)
     print(f"written: {out}; use it with CONTRASTIVE_TILES={out}")
     return 0

@@ -87,10 +87,22 @@ def theirs(model: torch.nn.Module, batch: int, steps: int) -> float:
     groups = decay_groups(model.named_parameters(), 0.2)
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98))
     args = SimpleNamespace(
-        device="cpu", precision="fp32", accum_freq=1, skip_scheduler=False, distill=False,
-        grad_clip_norm=None, horovod=False, rank=0, local_rank=0, world_size=1, distributed=False,
-        log_every_n_steps=10, wandb=False, batch_size=batch, log_local=False,
-    )  # fmt: skip
+        device="cpu",
+        precision="fp32",
+        accum_freq=1,
+        skip_scheduler=False,
+        distill=False,
+        grad_clip_norm=None,
+        horovod=False,
+        rank=0,
+        local_rank=0,
+        world_size=1,
+        distributed=False,
+        log_every_n_steps=10,
+        wandb=False,
+        batch_size=batch,
+        log_local=False,
+    )
     data = {"train": SimpleNamespace(dataloader=batches, set_epoch=lambda epoch: None)}
     loss = open_clip.ClipLoss()
     schedule = open_clip_schedule(optimizer)
@@ -123,10 +135,14 @@ def build(batch: int, folder: str):
     from projects.laclip.module import LaCLIP
 
     settings = [
-        "data.source=synthetic", "data.image_size=32", "trainer.accelerator=cpu",
-        "trainer.checkpoint_every_n_steps=100000", f"data.batch_size={batch}",
-        f"runs_dir={folder}", "model.vision=null",
-    ]  # fmt: skip
+        "data.source=synthetic",
+        "data.image_size=32",
+        "trainer.accelerator=cpu",
+        "trainer.checkpoint_every_n_steps=100000",
+        f"data.batch_size={batch}",
+        f"runs_dir={folder}",
+        "model.vision=null",
+    ]
     cfg = load(Config, "laclip", "smoke", settings)
     cfg.model.open_clip = MODEL
     torch.manual_seed(0)
@@ -184,7 +200,8 @@ def main() -> None:
             o = ours(module, cfg, args.batch, steps)
             pairs.append((o, t))
             print(
-                f"ours {args.batch / o:7.1f}  open_clip {args.batch / t:7.1f} samples/s  ratio {t / o:.3f}"
+                f"ours {args.batch / o:7.1f}  open_clip {args.batch / t:7.1f} samples/s  ratio"
+                f" {t / o:.3f}"
             )
         table = profile(module, cfg, args.batch)
     ratio = statistics.median(t / o for o, t in pairs)

@@ -35,14 +35,29 @@ from common.data.image.labelled import load_cifar10
 
 WIDTH, TEMPERATURE, LR = 2048, 0.5, 0.06
 SETTINGS = (
-    "data.source=bundled", "data.image_size=32", "data.crop_scale=[0.08,1.0]",
-    "data.jitter=[0.4,0.4,0.4,0.1]", "data.jitter_prob=0.8", "data.grey_prob=0.2",
-    "model.backbone=resnet18", "model.cifar_stem=false", f"model.projector=[{WIDTH}]",
-    f"model.out_dim={WIDTH}", "model.projector_last_norm=true", "method.host=simclr",
-    "method.loss=infonce", f"method.temperature={TEMPERATURE}", "method.reduction=mean",
-    "optim.name=sgd", f"optim.lr={LR}", "optim.momentum=0.0", "optim.weight_decay=0.0",
-    "optim.warmup_steps=0", "optim.schedule=constant", "trainer.log_every_n_steps=100000",
-)  # fmt: skip
+    "data.source=bundled",
+    "data.image_size=32",
+    "data.crop_scale=[0.08,1.0]",
+    "data.jitter=[0.4,0.4,0.4,0.1]",
+    "data.jitter_prob=0.8",
+    "data.grey_prob=0.2",
+    "model.backbone=resnet18",
+    "model.cifar_stem=false",
+    f"model.projector=[{WIDTH}]",
+    f"model.out_dim={WIDTH}",
+    "model.projector_last_norm=true",
+    "method.host=simclr",
+    "method.loss=infonce",
+    f"method.temperature={TEMPERATURE}",
+    "method.reduction=mean",
+    "optim.name=sgd",
+    f"optim.lr={LR}",
+    "optim.momentum=0.0",
+    "optim.weight_decay=0.0",
+    "optim.warmup_steps=0",
+    "optim.schedule=constant",
+    "trainer.log_every_n_steps=100000",
+)
 
 
 class Clock(Callback):
@@ -64,10 +79,17 @@ class Clock(Callback):
 def trainer(steps: int, clock: Clock) -> Trainer:
     """The trainer of both."""
     return Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, callbacks=[clock], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, use_distributed_sampler=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=[clock],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
 
 
 class Pictures(Dataset):

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """`make gpu-check`: everything that needs a CUDA device, in pieces that can be interrupted.
 
-Kernel tests and bit-equal resume on the device, two devices against one (left out where there is one), the losses against
-other libraries in every precision, and one short training run each of laclip and simcse. A losses piece fails if one
-of ours is further from float64 than its precision allows. A piece takes at most nine minutes and has a file of its own in the results folder; what has
-passed with the same commit on the same card is not run again, so the same command goes on after a cut. Triton builds its
-launchers in C: without a compiler and Python's headers nothing is begun.
+Kernel tests and bit-equal resume on the device, two devices against one (left out where there is
+one), the losses against other libraries in every precision, and one short training run each of
+laclip and simcse. A losses piece fails if one of ours is further from float64 than its precision
+allows. A piece takes at most nine minutes and has a file of its own in the results folder; what has
+passed with the same commit on the same card is not run again, so the same command goes on after a
+cut. Triton builds its launchers in C: without a compiler and Python's headers nothing is begun.
 
-    python benchmarks/gpu_check.py [--out reports/gpu-check] [--minutes 9] [--only tests losses-bf16] [--dry-run]
+    python benchmarks/gpu_check.py [--out reports/gpu-check] [--minutes 9] [--only tests
+    losses-bf16] [--dry-run]
 
-Exit code: 0 all passed, 1 something failed (named), 2 no device or no compiler, 3 the minutes are over and pieces are left.
+Exit code: 0 all passed, 1 something failed (named), 2 no device or no compiler, 3 the minutes are
+over and pieces are left.
 """
 
 import argparse
@@ -52,18 +55,46 @@ def pieces(out: Path) -> list[Piece]:
     # of this commit alone: rows that another one has measured are no check of this one
     table = str(out / f"losses_gpu-{commit()}.csv")
     return [
-        Piece("tests", "kernels against float64 and dense torch", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "not resume and not two_gpus"]),
-        Piece("resume", "a run that goes on equals one that was not stopped", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "resume"]),
-        Piece("two-gpus", "two devices train the weights of one, by copies and by shards", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "two_gpus"], devices=2),
+        Piece(
+            "tests",
+            "kernels against float64 and dense torch",
+            ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "not resume and not two_gpus"],
+        ),
+        Piece(
+            "resume",
+            "a run that goes on equals one that was not stopped",
+            ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "resume"],
+        ),
+        Piece(
+            "two-gpus",
+            "two devices train the weights of one, by copies and by shards",
+            ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "two_gpus"],
+            devices=2,
+        ),
         *[
-            Piece(f"losses-{p}", f"losses in {p} against other libraries", [bench, "--dtypes", p, "--out", table])
+            Piece(
+                f"losses-{p}",
+                f"losses in {p} against other libraries",
+                [bench, "--dtypes", p, "--out", table],
+            )
             for p in PRECISIONS
         ],
         *[
-            Piece(f"train-{p}", f"sixty steps of {p}", [*cli, p, "mini", *short, f"runs_dir={out / 'runs'}", f"run_id=gpu-{int(time.time())}"])
+            Piece(
+                f"train-{p}",
+                f"sixty steps of {p}",
+                [
+                    *cli,
+                    p,
+                    "mini",
+                    *short,
+                    f"runs_dir={out / 'runs'}",
+                    f"run_id=gpu-{int(time.time())}",
+                ],
+            )
             for p in ("laclip", "simcse")
         ],
-    ]  # fmt: skip
+    ]
 
 
 def card() -> str:
@@ -108,9 +139,12 @@ def run_piece(piece: Piece, out: Path, about: dict[str, str], limit: float) -> d
     start, log = time.monotonic(), out / f"{piece.name}.log"
     with log.open("w", encoding="utf-8") as handle:
         process = subprocess.Popen(
-            [sys.executable, *piece.words], cwd=ROOT, stdout=handle, stderr=subprocess.STDOUT,
+            [sys.executable, *piece.words],
+            cwd=ROOT,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -118,7 +152,13 @@ def run_piece(piece: Piece, out: Path, about: dict[str, str], limit: float) -> d
             process.wait()
             code = 124
     seconds = round(time.monotonic() - start, 1)
-    result: dict[str, object] = {**about, "piece": piece.name, "what": piece.what, "exit_code": code, "seconds": seconds}  # fmt: skip
+    result: dict[str, object] = {
+        **about,
+        "piece": piece.name,
+        "what": piece.what,
+        "exit_code": code,
+        "seconds": seconds,
+    }
     (out / f"{piece.name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
@@ -144,7 +184,8 @@ def summary(results: Sequence[dict[str, object]], left: Sequence[Piece], out: Pa
             else f"failed ({r['exit_code']})"
         )
         lines.append(
-            f"| {r['piece']} | {r['what']} | {said} | {r['seconds']} | {r['card']} | {r['commit']} |"
+            f"| {r['piece']} | {r['what']} | {said} | {r['seconds']} | {r['card']} |"
+            f" {r['commit']} |"
         )
         failed += [] if ok else [str(r["piece"])]
     for p in left:
@@ -180,7 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = card()
     if not name:
         sys.stderr.write(
-            "gpu-check needs a CUDA device; there is none here (--dry-run prints what it would do)\n"
+            "gpu-check needs a CUDA device; there is none here (--dry-run prints what it would"
+            " do)\n"
         )
         return 2
     if lacks := unmet():

@@ -14,9 +14,24 @@ Setting = Mapping[str, object]
 
 BEGIN, END = "<!-- losses:begin -->", "<!-- losses:end -->"
 FIELDS = [
-    "date", "cpu", "cores", "torch", "dim", "threads", "rounds", "case", "name", "version", "n",
-    "cpu_s", "wall_s", "cpu_ratio", "wall_ratio", "extra_mib", "note",
-]  # fmt: skip
+    "date",
+    "cpu",
+    "cores",
+    "torch",
+    "dim",
+    "threads",
+    "rounds",
+    "case",
+    "name",
+    "version",
+    "n",
+    "cpu_s",
+    "wall_s",
+    "cpu_ratio",
+    "wall_ratio",
+    "extra_mib",
+    "note",
+]
 # Blind-safe colours; ours are the saturated ones.
 _COLOURS = ["#0072B2", "#56B4E9", "#D55E00", "#999999", "#E69F00", "#009E73"]
 

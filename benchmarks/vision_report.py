@@ -50,8 +50,8 @@ def summary(rounds: Sequence[Round], images: int, case: str) -> list[dict[str, o
             }
         rows.append(row)
         print(
-            f"{case}: {name} {row['images_per_second']} images/s ({row['cpu_images_per_second']} by "
-            f"CPU time); ours is {row['ratio']} times as fast ({row['cpu_ratio']} by CPU time)"
+            f"{case}: {name} {row['images_per_second']} images/s ({row['cpu_images_per_second']} by"
+            f" CPU time); ours is {row['ratio']} times as fast ({row['cpu_ratio']} by CPU time)"
         )
     return rows
 

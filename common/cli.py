@@ -28,7 +28,9 @@ VERBS = {
     "check-all": "every paper config on the meta device; writes docs/cost.md",
     "compare-all": "every comparison whose result is stale or missing",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
-    "sweep": "vary settings by configs/<slug>/sweep.yaml, resumable; --wandb writes it as a W&B sweep",
+    "sweep": (
+        "vary settings by configs/<slug>/sweep.yaml, resumable; --wandb writes it as a W&B sweep"
+    ),
     "run": "a project's own task",
     "runs": "list runs: [project] --where=state=failed,seed>=3",
     "diff": "settings and metrics in which two runs differ: two ids or folders",
@@ -73,9 +75,12 @@ def _is_busy() -> bool:
 
 
 def _running_beside(kernel: Path = Path("/proc/loadavg")) -> float:
-    """Fewest threads seen in ten looks that run or could run beside this one; an idle machine needs one look.
+    """Fewest threads seen in ten looks that run or could run beside this one.
 
-    The load average, which other systems than Linux have alone, still holds the command before this one.
+    An idle machine needs one look.
+
+    The load average, which other systems than Linux have alone, still holds the command before this
+    one.
     """
     try:
         fewest = math.inf
@@ -116,13 +121,19 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="1",
         metavar="1|code|arms|baselines|COMMIT",
-        help="compare: one seed again; renew a stale result whose numbers are the same, or (code) whose code gives today's; "
-        "arms: code, without the baselines; baselines: run those alone anew",
+        help=(
+            "compare: one seed again; renew a stale result whose numbers are the same, or (code)"
+            " whose code gives today's; arms: code, without the baselines; baselines: run those"
+            " alone anew"
+        ),
     )
     parser.add_argument(
         "--arms",
         default="",
-        help="compare, sweep: comma-separated arms, or every one: 'full' ('all' where one is called full)",
+        help=(
+            "compare, sweep: comma-separated arms, or every one: 'full' ('all' where one is called"
+            " full)"
+        ),
     )
     parser.add_argument(
         "--arm", default="", metavar="NAME", help="train: settings of an arm of compare.yaml"
@@ -189,13 +200,15 @@ def _dispatch(args: argparse.Namespace) -> int:
     project = words[0]
     if len(words) > 1 and args.verb in ("compare", "sweep"):
         raise UserError(
-            f"{args.verb} takes no config: configs/{project}/{args.verb}.yaml names the one that it starts from"
+            f"{args.verb} takes no config: configs/{project}/{args.verb}.yaml names the one that it"
+            " starts from"
         )
     config = words[1] if len(words) > 1 else _default_config(args.verb)
     if args.arm:
         if len(words) > 1:
             raise UserError(
-                f"ARM={args.arm} is of configs/{project}/compare.yaml, which names its config: leave CONFIG out"
+                f"ARM={args.arm} is of configs/{project}/compare.yaml, which names its config:"
+                " leave CONFIG out"
             )
         from common.engine.comparison.spec import arm_settings
 
@@ -230,8 +243,9 @@ def _refuse_empty_mappings(cfg: ExperimentConfig, overrides: Sequence[str]) -> N
             found = found[name] if isinstance(found, dict) else getattr(found, name)
         if isinstance(found, dict) and found:
             raise UserError(
-                f"'{text}' would change nothing: mappings are merged, and {key} keeps {', '.join(map(str, found))}; "
-                "leave entries out in a config of your own that does not extend this one"
+                f"'{text}' would change nothing: mappings are merged, and {key} keeps"
+                f" {', '.join(map(str, found))}; leave entries out in a config of your own that"
+                " does not extend this one"
             )
 
 

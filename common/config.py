@@ -239,7 +239,10 @@ def leaf_keys(node: Any, prefix: str = "") -> list[str]:
 
 @cache
 def _structured(schema: Hashable) -> Any:
-    """The schema with its defaults; half of the time of `load`. Never changed: a merge copies it."""
+    """The schema with its defaults; half of the time of `load`.
+
+    Never changed: a merge copies it.
+    """
     return OmegaConf.structured(schema)
 
 

@@ -1,8 +1,9 @@
 """Ranges of config fields: declared in a field's type, read by one checker.
 
-``lr: Positive = 1e-3`` says what a value may be; `problems` names every value that is something else.
-The aliases cover most fields; ``Annotated[int, at_least(4)]`` is the general form. A bare ``int`` or
-``float`` is for nothing: every numeric field of a config has a range, and floats are finite.
+``lr: Positive = 1e-3`` says what a value may be; `problems` names every value that is something
+else. The aliases cover most fields; ``Annotated[int, at_least(4)]`` is the general form. A bare
+``int`` or ``float`` is for nothing: every numeric field of a config has a range, and floats are
+finite.
 """
 
 import math
@@ -165,8 +166,11 @@ def _walk(hint: Any, value: Any, name: str) -> list[str]:
             return [f"{name} must {rule}{finite}, not {value}"]
     found = [line for part in parts(hint) for line in _entries(part, value, name)]
     if not found:
-        found = [f"{name} must {rule}, not {value}" for rule in rules(hint)
-                 if not isinstance(rule, Range) and not rule.holds(value)]  # fmt: skip
+        found = [
+            f"{name} must {rule}, not {value}"
+            for rule in rules(hint)
+            if not isinstance(rule, Range) and not rule.holds(value)
+        ]
     return found
 
 

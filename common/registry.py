@@ -43,7 +43,10 @@ _FEW = 3  # imports that don't tell anything yet
 
 
 def field_of(slug: str) -> str:
-    """What a project is about: its family, else the room of `common` that it imports from; without importing it."""
+    """What a project is about: its family, else the room of `common` that it imports from.
+
+    Without importing it.
+    """
     families: Counter[str] = Counter()
     rooms: Counter[str] = Counter()
     for path in sorted((PROJECT_DIR / slug).glob("*.py")):

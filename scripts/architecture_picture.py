@@ -12,9 +12,18 @@ WIDTH, ROW, EDGE, NAME = 1000, 30, 14, 150
 FONT = "font-family='sans-serif'"
 COLOURS = ("#fde9d9", "#e3edf9", "#e6f3e4", "#f5ecf8")
 GROUPS = {  # layer -> which colour; what users run, the engine, the parts, what all stand on
-    "projects": 0, "cli": 0, "families": 0, "engine": 1, "models": 1, "export": 1, "evaluation": 2,
-    "decoding": 2, "data": 2, "losses": 2, "encoders": 2,
-}  # fmt: skip
+    "projects": 0,
+    "cli": 0,
+    "families": 0,
+    "engine": 1,
+    "models": 1,
+    "export": 1,
+    "evaluation": 2,
+    "decoding": 2,
+    "data": 2,
+    "losses": 2,
+    "encoders": 2,
+}
 
 
 def architecture_picture(root: Path) -> str:

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 LIMIT = 500_000
-# the first line of a key: of PEM with any words (RSA, EC, OPENSSH, ENCRYPTED, PGP, ...) or none, of SSH2,
-# of PuTTY; written so that this file itself does not hold one
+# the first line of a key: of PEM with any words (RSA, EC, OPENSSH, ENCRYPTED, PGP, ...) or none, of
+# SSH2, of PuTTY; written so that this file itself does not hold one
 PRIVATE_KEY = re.compile(
     rb"----[- ]BEGIN (?:[A-Z0-9]+ )*PRIVATE[ ]KEY|^PuTTY-User-Key-File[-]\d+:", re.MULTILINE
 )

@@ -1,6 +1,7 @@
 """One picture of a run's gallery for a README: queries to the left, what was found to the right.
 
-python scripts/gallery_picture.py "runs/rtd/mini/<id>/gallery/composed queries" docs/images/composed.png --rows 0 3 5
+python scripts/gallery_picture.py "runs/rtd/mini/<id>/gallery/composed queries"
+docs/images/composed.png --rows 0 3 5
 """
 
 import argparse
@@ -16,7 +17,10 @@ RIGHT, WRONG, INK = "#2a9d55", "#c8402f", "#222222"
 
 
 def picture(folder: Path, rows: list[int], columns: int) -> Image.Image:
-    """Rows of a gallery (see `Workspace.gallery`); frames say what is right, where that is known."""
+    """Rows of a gallery (see `Workspace.gallery`).
+
+    Frames say what is right, where that is known.
+    """
     content = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
     chosen = [content[row] for row in rows] if rows else content[:4]
     height = CELL + CAPTION + GAP
@@ -47,7 +51,9 @@ def _draw(canvas: Image.Image, cell: dict[str, Any], folder: Path, at: tuple[int
         words = str(cell["item"]["text"])
     lines = textwrap.wrap(words, 24)[:2]
     top = at[1] + (CELL + 6 if "image" in cell["item"] else CELL // 2 - 8)
-    draw.multiline_text((at[0] + TEXT_WIDTH // 2, top), "\n".join(lines), INK, font, "ma", align="center")  # fmt: skip
+    draw.multiline_text(
+        (at[0] + TEXT_WIDTH // 2, top), "\n".join(lines), INK, font, "ma", align="center"
+    )
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 """Regenerate what is generated: `make docs`.
 
 README's project table, docs/evidence.md, docs/equations.md, docs/sizes.md, both pictures drawn from
-these, the rooms of docs/architecture.md and the vision table of docs/performance.md. ``--check`` changes nothing, names what is out of date and then exits with 1.
-(`make bench` writes the table of the losses itself.) Run it after a merge, not in a project's own
+these, the rooms of docs/architecture.md and the vision table of docs/performance.md. ``--check``
+changes nothing, names what is out of date and then exits with 1. (`make bench` writes the table of
+the losses itself.) Run it after a merge, not in a project's own
 branch: branches that leave the generated parts alone do not conflict in them.
 """
 
@@ -78,7 +79,10 @@ def gpu_table() -> str:
             )
         lines.append(f"| {case} | {name} | " + " | ".join(cells) + " |")
     one = rows[0]
-    about = f"{one['card']}, torch {one['torch']}, CUDA {one['cuda']}, Triton {one['triton']}, {one['date']}"
+    about = (
+        f"{one['card']}, torch {one['torch']}, CUDA {one['cuda']}, Triton {one['triton']},"
+        f" {one['date']}"
+    )
     return "\n".join(
         [
             *lines,
@@ -109,9 +113,9 @@ def vision_table() -> str:
             rows.append(f"| {what}: {row['case']} | {row['name']} | {speeds} | {ratio} |")
         one = found[0]
         notes.append(
-            f"{what}: {one['machine']} (load {one['load']}), {one['threads']} thread, torch "
-            f"{one['torch']}, torchvision {one['torchvision']}, lightly {one['lightly']}, median of "
-            f"{one['rounds']} interleaved rounds, {one['date']}"
+            f"{what}: {one['machine']} (load {one['load']}), {one['threads']} thread, torch"
+            f" {one['torch']}, torchvision {one['torchvision']}, lightly {one['lightly']}, median"
+            f" of {one['rounds']} interleaved rounds, {one['date']}"
         )
     return "\n".join(rows) + "\n" + ("\n" + "; ".join(notes) + ".\n" if notes else "")
 

@@ -1,9 +1,10 @@
 """Results stay fresh when definitions only move between files: `python -m scripts.moved_code COMMIT`.
 
-A result lists the files that its runs depend on, each with the hash of what counts in it, so a definition that moves makes it
-stale. Here both trees, that of COMMIT and this one, are cut into statements. A result that was fresh at COMMIT gets today's
-hashes if its runs reach the same statements, wherever they stand (in addition only such as COMMIT has somewhere, never others),
-and the same data; it then names COMMIT under "moved". Anything else is listed and left as it is.
+A result lists the files that its runs depend on, each with the hash of what counts in it, so a
+definition that moves makes it stale. Here both trees, that of COMMIT and this one, are cut into
+statements. A result that was fresh at COMMIT gets today's hashes if its runs reach the same
+statements, wherever they stand (in addition only such as COMMIT has somewhere, never others), and
+the same data; it then names COMMIT under "moved". Anything else is listed and left as it is.
 """
 
 import ast
@@ -82,9 +83,11 @@ def tree_of(project: str, idle: tuple[str, ...]) -> Tree:
     used = set().union(*(uses(ROOT / name, found) for name in counted))
     everything = [*(ROOT / "common").rglob("*.py"), *(ROOT / "projects" / project).rglob("*.py")]
     return Tree(
-        deps.code_hash(project), deps.file_hashes(project), found | used,
+        deps.code_hash(project),
+        deps.file_hashes(project),
+        found | used,
         set().union(*map(_of_file, everything)),
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -114,7 +117,10 @@ def uses(path: Path, among: set[str]) -> set[str]:
 
 
 def _text(module: str, name: str) -> str:
-    """What a name of a module stands for, followed through modules that pass it on; empty for other packages."""
+    """What a name of a module stands for, followed through modules that pass it on.
+
+    Empty for other packages.
+    """
     path = file_of(ROOT, module)
     if path is None:
         return ""
@@ -133,7 +139,10 @@ def idle_places() -> tuple[str, ...]:
 
 
 def dump(projects: Iterable[str], idle: Iterable[str]) -> dict[str, Any]:
-    """`tree_of` as JSON, for the process that looks at another tree; projects that it has not are left out."""
+    """`tree_of` as JSON, for the process that looks at another tree.
+
+    Projects that it has not are left out.
+    """
     places = (*idle, *idle_places())
     there = [p for p in projects if (ROOT / "projects" / p / "__init__.py").is_file()]
     trees = {project: tree_of(project, places) for project in there}
@@ -148,7 +157,10 @@ def dump(projects: Iterable[str], idle: Iterable[str]) -> dict[str, Any]:
 def look(root: Path, projects: Iterable[str], idle: Iterable[str]) -> dict[str, Any]:
     """`dump` of the tree in a folder, by this file and that tree's code."""
     words = [str(Path(__file__).resolve()), "--dump", json.dumps([*projects]), json.dumps([*idle])]
-    code = "import runpy, sys; sys.path.insert(0, ''); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code = (
+        "import runpy, sys; sys.path.insert(0, ''); sys.argv = sys.argv[1:];"
+        " runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True
     )

@@ -3,8 +3,8 @@
 ``python scripts/mutants.py <slug> [--limit 40] [--minutes 30]``: one small change at a time (an
 operator, a number, a condition, a dropped `detach`), the tests run until one fails. Each mutant is
 a fork of one process that has imported the libraries, so it costs the tests and no imports; nothing
-is written but ``build/mutants/<slug>.json``, from which a stopped search goes on. Tests that use the
-pool of processes are left out: a pool takes longer to start than a mutant takes to be noticed.
+is written but ``build/mutants/<slug>.json``, from which a stopped search goes on. Tests that use
+the pool of processes are left out: a pool takes longer to start than a mutant takes to be noticed.
 """
 
 import argparse
@@ -26,9 +26,15 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PRELOAD = ("torch", "lightning.pytorch", "transformers", "scipy.stats", "matplotlib.pyplot")
 PAIRS = [
-    (ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot),
-    (ast.In, ast.NotIn), (ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.And, ast.Or),
-]  # fmt: skip
+    (ast.Lt, ast.LtE),
+    (ast.Gt, ast.GtE),
+    (ast.Eq, ast.NotEq),
+    (ast.Is, ast.IsNot),
+    (ast.In, ast.NotIn),
+    (ast.Add, ast.Sub),
+    (ast.Mult, ast.Div),
+    (ast.And, ast.Or),
+]
 SWAPS: dict[type, type] = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 PLAIN = ast.Name | ast.Attribute | ast.Call  # other conditions change by themselves
 METHODS = {"mean": "sum", "sum": "mean", "amax": "amin", "amin": "amax", "argmax": "argmin"}

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Write the skeleton of a project: projects/<slug>, configs/<slug>, tests/projects/<slug>.
 
-With them a changelog fragment. Copies ``scripts/project_template``, where a project named new_project stands, under another name.
-No existing file is touched, so projects that are begun side by side never conflict.
+With them a changelog fragment. Copies ``scripts/project_template``, where a project named
+new_project stands, under another name. No existing file is touched, so projects that are begun side
+by side never conflict.
 """
 
 import re

@@ -75,9 +75,14 @@ WIKIDES_WORDS = 60  # of a paragraph
 # rows with at least two candidates; of the training part those whose description is not among them
 WIKIDES_RANKING = {"train": 3000, "dev": None, "test": None}
 INTENTS_WHOLE = (
-    "clinc150-train", "clinc150-val", "clinc150-test", "slurp-devel", "slurp-test",
-    "restaurant8k-train", "restaurant8k-test",
-)  # fmt: skip
+    "clinc150-train",
+    "clinc150-val",
+    "clinc150-test",
+    "slurp-devel",
+    "slurp-test",
+    "restaurant8k-train",
+    "restaurant8k-test",
+)
 CLINC_ROWS = 40  # of each intent
 RESTAURANT_ROWS, RESTAURANT_WORDS = {"train": 800, "test": 400}, 4
 QNLI_ROWS, QNLI_WORDS = 1200, 41  # question and sentence together
@@ -121,7 +126,10 @@ def prepare_emoji(source: Path, target: Path) -> list[Row]:
 
 
 def prepare_names(source: Path, target: Path) -> None:
-    """Names of the drawings of `prepare_emoji` in six languages, row by row; Sark has English only."""
+    """Names of the drawings of `prepare_emoji` in six languages, row by row.
+
+    Sark has English only.
+    """
     rows = read_jsonl(source / "captions.jsonl.gz", ("emoji", "captions"))
     kept = [row for row in rows if not SKIN_TONES.search(row["emoji"])]
     slim = [
@@ -139,9 +147,10 @@ def prepare_tones(source: Path, target: Path) -> None:
     rows = read_jsonl(source / "captions.jsonl.gz", EMOJI_COLUMNS)
     images = PackedImages(source / "images.npz")
     kept = [
-        i for i, row in enumerate(rows)
+        i
+        for i, row in enumerate(rows)
         if len(SKIN_TONES.findall(row["emoji"])) == 1 and tone_of(row["en"])
-    ]  # fmt: skip
+    ]
     target.mkdir(parents=True, exist_ok=True)
     write_packed(target / "images.npz", [images.item(i).tobytes() for i in kept])
     slim = [{name: rows[i][name] for name in ("emoji", "base", "en")} for i in kept]
@@ -242,7 +251,10 @@ def prepare_spoken_digits(source: Path, target: Path) -> None:
 
 
 def prepare_wikides(source: Path, target: Path) -> None:
-    """Rows of smallest hash of the paragraph, in their order; paragraphs cut to their first words."""
+    """Rows of smallest hash of the paragraph, in their order.
+
+    Paragraphs cut to their first words.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for split, count in WIKIDES.items():
         path = source / f"topic-split-{split}.jsonl.gz"
@@ -255,7 +267,10 @@ def prepare_wikides(source: Path, target: Path) -> None:
 
 
 def prepare_wikides_ranking(source: Path, target: Path) -> None:
-    """Whole paragraphs with at least two different candidates; training without the gold text among them."""
+    """Whole paragraphs with at least two different candidates.
+
+    Training without the gold text among them.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for split, count in WIKIDES_RANKING.items():
         path = source / f"topic-split-{split}.jsonl.gz"

@@ -1,7 +1,8 @@
 """The documentation site: pages of docs/, the projects' cards and the API, as one static folder.
 
 `make docs` builds it into ``build/site``. What it is made of stays where it lives: this gathers the
-pages, turns links between them into links of the site, and writes a page for each module of the API.
+pages, turns links between them into links of the site, and writes a page for each module of the
+API.
 """
 
 import ast
@@ -24,22 +25,35 @@ OPTIONS = "{heading_level: 3, show_root_heading: false, show_root_toc_entry: fal
 API = ("models", "losses", "kernels", "data", "encoders", "evaluation", "families", "export")
 NAVIGATION: dict[str, list[tuple[str, str]]] = {
     "Start": [
-        ("Overview", "README.md"), ("Ten minutes", "docs/start.md"), ("Your own data", "docs/your-data.md"),
-        ("As a library", "docs/library.md"), ("Laptop to cluster", "docs/scaling.md"),
-        ("Runs", "docs/runs.md"), ("Sweeps", "docs/sweeps.md"), ("Stages", "docs/stages.md"),
+        ("Overview", "README.md"),
+        ("Ten minutes", "docs/start.md"),
+        ("Your own data", "docs/your-data.md"),
+        ("As a library", "docs/library.md"),
+        ("Laptop to cluster", "docs/scaling.md"),
+        ("Runs", "docs/runs.md"),
+        ("Sweeps", "docs/sweeps.md"),
+        ("Stages", "docs/stages.md"),
     ],
     "Evidence": [
-        ("Claims", "docs/evidence.md"), ("Comparisons", "docs/compare.md"), ("Performance", "docs/performance.md"),
-        ("Cost of the papers", "docs/cost.md"), ("Reliability", "docs/reliability.md"),
+        ("Claims", "docs/evidence.md"),
+        ("Comparisons", "docs/compare.md"),
+        ("Performance", "docs/performance.md"),
+        ("Cost of the papers", "docs/cost.md"),
+        ("Reliability", "docs/reliability.md"),
         ("Test times", "docs/test-times.md"),
     ],
     "Extend": [
-        ("A paper in an afternoon", "docs/adding-a-project.md"), ("Architecture", "docs/architecture.md"),
-        ("Kernels", "docs/kernels.md"), ("Equations", "docs/equations.md"),
-        ("Size of the projects", "docs/sizes.md"), ("Dependencies", "docs/dependencies.md"), ("Contributing", "CONTRIBUTING.md"),
-        ("Data and models", "data/README.md"), ("Changelog", "CHANGELOG.md"),
+        ("A paper in an afternoon", "docs/adding-a-project.md"),
+        ("Architecture", "docs/architecture.md"),
+        ("Kernels", "docs/kernels.md"),
+        ("Equations", "docs/equations.md"),
+        ("Size of the projects", "docs/sizes.md"),
+        ("Dependencies", "docs/dependencies.md"),
+        ("Contributing", "CONTRIBUTING.md"),
+        ("Data and models", "data/README.md"),
+        ("Changelog", "CHANGELOG.md"),
     ],
-}  # fmt: skip
+}
 
 
 def sources() -> dict[str, Path]:
@@ -148,5 +162,6 @@ def build(pages: Path = PAGES, out: Path = SITE) -> Path:
 
 if __name__ == "__main__":
     print(
-        f"{build().relative_to(ROOT)}; with search: python -m http.server -d {SITE.relative_to(ROOT)}"
+        f"{build().relative_to(ROOT)}; with search: python -m http.server -d"
+        f" {SITE.relative_to(ROOT)}"
     )

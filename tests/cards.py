@@ -32,7 +32,8 @@ def at_hand(folder: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(folder / "photo.png")
     (folder / "src").mkdir()
     (folder / "src" / "lines.py").write_text(
-        'def read_lines(path):\n    """Read all lines of a file."""\n    return open(path).readlines()\n'
+        'def read_lines(path):\n    """Read all lines of a file."""\n    return'
+        " open(path).readlines()\n"
     )
 
 
@@ -43,7 +44,8 @@ def exported_by(project: str, folder: Path, overrides: Sequence[str] = ()) -> No
 
 
 def run_snippet(code: str, project: str, export: Path) -> dict[str, Any]:
-    """Execute a block and return its names; its export folder is the given one, and nothing else is changed.
+    """Execute a block and return its names; its export folder is the given one, and nothing else is
+    changed.
 
     Raises:
         AssertionError: the block names neither an export folder of the project nor a bundled model.

@@ -38,7 +38,10 @@ def _loaded(schema: type[C], project: str, name: str, overrides: tuple[str, ...]
 
 @cache
 def _of_file(schema: type[Any], project: str, name: str) -> Any:
-    """Schema and files merged, two thirds of the time of `load`. Never changed: a merge copies it."""
+    """Schema and files merged, two thirds of the time of `load`.
+
+    Never changed: a merge copies it.
+    """
     node = config._structured(schema)
     for path, layer in config._chain(config.config_path(project, name)):
         node = config._merge(node, layer, str(path))

@@ -1,12 +1,12 @@
 """CPU seconds of every test: the budget of each project, a table per folder.
 
-A pytest plugin (registered in ``conftest.py``). A test's seconds are the CPU time of its process, of
-the processes it waited for and of the ranks of the pool, over set-up, call and tear-down; imports
-of test modules count for the start. xdist's workers send them with their reports, the controller
-adds them up. CPU time depends on how fast a machine is, and on who shares its cores: each process
-also times a fixed piece of work, and a slower processor stretches the budgets. A project above its
-budget is always listed; only a run that asks for it (``make test BUDGETS=fail``, on an idle machine)
-fails for that: a test that behaves must not fail because a machine was busy.
+A pytest plugin (registered in ``conftest.py``). A test's seconds are the CPU time of its process,
+of the processes it waited for and of the ranks of the pool, over set-up, call and tear-down;
+imports of test modules count for the start. xdist's workers send them with their reports, the
+controller adds them up. CPU time depends on how fast a machine is, and on who shares its cores:
+each process also times a fixed piece of work, and a slower processor stretches the budgets. A
+project above its budget is always listed; only a run that asks for it (``make test BUDGETS=fail``,
+on an idle machine) fails for that: a test that behaves must not fail because a machine was busy.
 """
 
 import importlib
@@ -26,8 +26,8 @@ from tests import preload
 
 PROJECT_BUDGET = 20.0  # tests/projects/<slug>
 SMOKE_BUDGET = 12.0  # its smoke test
-# CPU time of the same tests differs by a quarter between runs of a day, as two threads share a core:
-# what is above its budget is listed, what is further above it fails a run with --cpu-budgets
+# CPU time of the same tests differs by a quarter between runs of a day, as two threads share a
+# core: what is above its budget is listed, what is further above it fails a run with --cpu-budgets
 NOISE = 1.25
 SAMPLE_EVERY = 15.0
 REFERENCE_SECONDS = 0.06  # of `reference_work` on the machine whose figures docs/ records
@@ -67,7 +67,9 @@ def reference_work() -> float:
 
 
 def slowness(seconds: Iterable[float]) -> float:
-    """How many times slower this machine is than the recorded one; a faster one gets no smaller budgets."""
+    """How many times slower this machine is than the recorded one; a faster one gets no smaller
+    budgets.
+    """
     return max(1.0, median(seconds) / REFERENCE_SECONDS)
 
 

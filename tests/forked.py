@@ -11,7 +11,8 @@ import torch
 
 
 def forked(target: Callable[..., object], *args: object, daemon: bool = False) -> BaseProcess:
-    """Start a function in a process of its own; where CUDA is in use, which no fork survives, a new one.
+    """Start a function in a process of its own; where CUDA is in use, which no fork survives, a new
+    one.
 
     Args:
         target: of a module, with arguments that can be pickled.
@@ -29,9 +30,10 @@ def forked(target: Callable[..., object], *args: object, daemon: bool = False) -
 def _child(target: Callable[..., object], threads: int, *args: object) -> None:
     """Run the function in the child, after torch has made its pool of threads anew.
 
-    A fork loses the pool's threads, and torch replaces the pool at its next use without a lock: where the first
-    use is by several threads at once, as transformers reads weights, one of them finds no pool ("Invalid thread
-    pool"). Here a single thread uses it first, as a worker of torch's DataLoader does.
+    A fork loses the pool's threads, and torch replaces the pool at its next use without a lock:
+    where the first use is by several threads at once, as transformers reads weights, one of them
+    finds no pool ("Invalid thread pool"). Here a single thread uses it first, as a worker of
+    torch's DataLoader does.
     """
     torch.set_num_threads(threads)
     target(*args)

@@ -15,7 +15,8 @@ def passes_within_evaluated(
     tasks: ModuleType,
     watched: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> list[tuple[nn.Module, str]]:
-    """(module given to `evaluated`, accelerator) of every forward pass while it holds; grows as the task runs.
+    """(module given to `evaluated`, accelerator) of every forward pass while it holds; grows as the
+    task runs.
 
     Args:
         monkeypatch: pytest's.

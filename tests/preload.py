@@ -5,7 +5,16 @@ imports it before its first test, else the first project to draw a figure would 
 """
 
 MODULES = (
-    "common.engine.run", "common.families.sentences.module", "common.losses.image_text",
-    "matplotlib.pyplot", "open_clip", "peft", "scipy.stats", "sklearn.linear_model",
-    "torch._dynamo", "torch.distributed", "torch.nn.parallel", "torchvision.transforms.v2",
-)  # fmt: skip
+    "common.engine.run",
+    "common.families.sentences.module",
+    "common.losses.image_text",
+    "matplotlib.pyplot",
+    "open_clip",
+    "peft",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "torch._dynamo",
+    "torch.distributed",
+    "torch.nn.parallel",
+    "torchvision.transforms.v2",
+)

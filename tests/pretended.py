@@ -1,7 +1,8 @@
 """A device that no machine has: what runs on it keeps its tensors together, as a GPU asks for.
 
-Its tensors lie on the CPU and give the CPU's numbers, but say that they are elsewhere, and are refused wherever those of a GPU
-would be: beside CPU tensors, by numpy, with a generator of the CPU. Kernels, precision and speed of a GPU are not shown by it.
+Its tensors lie on the CPU and give the CPU's numbers, but say that they are elsewhere, and are
+refused wherever those of a GPU would be: beside CPU tensors, by numpy, with a generator of the CPU.
+Kernels, precision and speed of a GPU are not shown by it.
 """
 
 import importlib
@@ -23,9 +24,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("lazy", 0)  # a type of torch's that has no backend unless one is installed
 aten = torch.ops.aten
 INDEXING = {
-    aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default,
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
     aten._unsafe_index.Tensor,
-}  # fmt: skip
+}
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray)  # they fill on the CPU, unseen
 GENERATOR_FREE = "expected a generator of the device, found one of the CPU"
 
@@ -38,9 +42,14 @@ class Placed(torch.Tensor):
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> "Placed":
         own: Placed = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(),
-            dtype=inner.dtype, layout=inner.layout, device=DEVICE,
-        )  # fmt: skip
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
+            device=DEVICE,
+        )
         own.inner = inner
         return own
 
@@ -156,7 +165,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _refuse_two_devices(func: Any, args: Any, leaves: list[Any]) -> None:
-    """CUDA takes numbers of the CPU beside its tensors, and indices of the CPU, but no other tensors."""
+    """CUDA takes numbers of the CPU beside its tensors, and indices of the CPU, but no other
+    tensors.
+    """
     beside = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Placed)]
     if func in INDEXING:
         if not isinstance(args[0], Placed):
@@ -174,7 +185,8 @@ class _Accelerator(CPUAccelerator):
 
 @contextmanager
 def pretended_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """While it holds, "cuda" is this device: runs train on it, and what moves to a GPU when there is one moves there.
+    """While it holds, "cuda" is this device: runs train on it, and what moves to a GPU when there
+    is one moves there.
 
     Args:
         monkeypatch: pytest's; what is put in place of CUDA's functions is taken away with the test.
@@ -201,10 +213,17 @@ def pretended_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr(fused, "_get_fused_kernels_supported_devices", lambda: supported)
     monkeypatch.setattr(torch, DEVICE.type, torch.cuda, raising=False)
     answers = {
-        "is_available": True, "device_count": 1, "current_device": 0, "set_device": None, "synchronize": None,
-        "max_memory_allocated": 0, "get_device_name": "pretended", "get_device_capability": (9, 0),
-        "is_current_stream_capturing": False, "_lazy_init": None,
-    }  # fmt: skip
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "set_device": None,
+        "synchronize": None,
+        "max_memory_allocated": 0,
+        "get_device_name": "pretended",
+        "get_device_capability": (9, 0),
+        "is_current_stream_capturing": False,
+        "_lazy_init": None,
+    }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())

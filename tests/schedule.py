@@ -1,9 +1,10 @@
-"""Which tests one xdist worker gets together: users of the pool, users of the evidence, else a file.
+"""Which tests one xdist worker gets together: users of the pool, users of the evidence, else a
+file.
 
-Starting a pool costs a quarter of a minute of CPU time, and so does the evidence of all projects, so
-a run does both once. xdist's own groups (`--dist loadgroup`) cannot say so: they are written into
-node ids, which pytest 9.2 and later ignores without a word. Here the controller reads who uses the
-pool from the source of a test file; who looks at the evidence is listed.
+Starting a pool costs a quarter of a minute of CPU time, and so does the evidence of all projects,
+so a run does both once. xdist's own groups (`--dist loadgroup`) cannot say so: they are written
+into node ids, which pytest 9.2 and later ignores without a word. Here the controller reads who uses
+the pool from the source of a test file; who looks at the evidence is listed.
 """
 
 import ast

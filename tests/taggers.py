@@ -24,9 +24,15 @@ def save_tagger(
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", pad_token="[PAD]")
     tokenizer.save_pretrained(folder)
     sizes = BertConfig(
-        vocab_size=len(words), hidden_size=len(words), num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=4, max_position_embeddings=positions, num_labels=2, id2label={0: "O", 1: "B-THING"},
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=len(words),
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=4,
+        max_position_embeddings=positions,
+        num_labels=2,
+        id2label={0: "O", 1: "B-THING"},
+    )
     model = BertForTokenClassification(sizes)
     with torch.no_grad():
         for parameter in model.bert.encoder.parameters():

@@ -1,4 +1,6 @@
-"""What all benchmarks keep to: quick figures are not published, and contenders that differ are refused."""
+"""What all benchmarks keep to: quick figures are not published, and contenders that differ are
+refused.
+"""
 
 import importlib
 import math

@@ -1,4 +1,6 @@
-"""Every model under data/models, loaded from its folder as a user would, has the figures of its card."""
+"""Every model under data/models, loaded from its folder as a user would, has the figures of its
+card.
+"""
 
 import json
 import shutil

@@ -13,9 +13,12 @@ END = "PRIVATE" + " KEY"  # in two parts, since the hook looks at this file too
 
 @pytest.mark.parametrize(
     "line",
-    [*(f"-----BEGIN {kind}{END}-----" for kind in KINDS), f"---- BEGIN SSH2 ENCRYPTED {END} ----",
-     "PuTTY-User-Key" + "-File-3: ssh-ed25519"],
-)  # fmt: skip
+    [
+        *(f"-----BEGIN {kind}{END}-----" for kind in KINDS),
+        f"---- BEGIN SSH2 ENCRYPTED {END} ----",
+        "PuTTY-User-Key" + "-File-3: ssh-ed25519",
+    ],
+)
 def test_private_keys_are_found(tmp_path, line):
     path = tmp_path / "key"
     for text in (f"{line}\nAAAA\n", f"below a comment\n{line}\nAAAA\n"):
@@ -25,9 +28,14 @@ def test_private_keys_are_found(tmp_path, line):
 
 @pytest.mark.parametrize(
     "text",
-    ["-----BEGIN PUBLIC KEY-----\n", "-----BEGIN CERTIFICATE-----\n", "a private key\n",
-     f"the words {END} in a sentence\n", ""],
-)  # fmt: skip
+    [
+        "-----BEGIN PUBLIC KEY-----\n",
+        "-----BEGIN CERTIFICATE-----\n",
+        "a private key\n",
+        f"the words {END} in a sentence\n",
+        "",
+    ],
+)
 def test_other_files_pass(tmp_path, text):
     path = tmp_path / "file"
     path.write_text(text)

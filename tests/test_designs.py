@@ -1,4 +1,6 @@
-"""Designs of the comparisons: rates inside their search, no sorting by length, arms that were trained."""
+"""Designs of the comparisons: rates inside their search, no sorting by length, arms that were
+trained.
+"""
 
 import json
 from operator import attrgetter
@@ -20,16 +22,21 @@ AT_AN_END = {
     ("ccp", "no_norm"): "the less it learns, the better it is: a smaller rate would be no training",
     ("cocosoda", "full"): "the next one was tried by hand: nothing is learnt there",
     ("demo_retrieval", "retrieved"): "the next one was tried by hand and is worse",
-    ("demo_retrieval", "retrieved_no_meta"): "the next one was tried by hand: nothing is learnt there",
+    (
+        "demo_retrieval",
+        "retrieved_no_meta",
+    ): "the next one was tried by hand: nothing is learnt there",
     ("rtd", "rtd"): "the next one was tried by hand: as good to a thousandth",
     ("rtd", "phi_only"): "its text tower is not trained",
     ("vega", "rtd"): "searched by hand, the next one below as well",
     ("wikides", "official"): "the less it learns, the better it is",
-}  # fmt: skip
+}
 
 
 def rates(project: str) -> dict[str, dict[str, float]]:
-    """Learning rates of the arms that run by default, by searched setting; arms that do not move have none."""
+    """Learning rates of the arms that run by default, by searched setting; arms that do not move
+    have none.
+    """
     sweep = read_sweep(project)
     found: dict[str, dict[str, float]] = {key: {} for key in sweep.space if key.endswith("lr")}
     for spec in read_comparisons(project):
@@ -111,16 +118,32 @@ CENTRAL = {
     "coconut": {"coconut", "er", "finetune", "offline"},
     "debcse": {"ipw", "simcse", "simcse_long", "uniform", "semantic_only"},
     "esimcse": {"simcse", "repetition", "queue", "both"},
-    "hydra": {"arbitrary_gate", "arbitrary_open", "identical_gate", "identical_open", "distinct_gate", "frozen_simclr"},
+    "hydra": {
+        "arbitrary_gate",
+        "arbitrary_open",
+        "identical_gate",
+        "identical_open",
+        "distinct_gate",
+        "frozen_simclr",
+    },
     "laclip": {"laclip", "clip", "eda", "all_texts", "rewrites_1"},
-    "mirror_bert": {"raw", "dropout", "span_mask", "both", "random", "random_both", "both_words", "random_both_words"},
+    "mirror_bert": {
+        "raw",
+        "dropout",
+        "span_mask",
+        "both",
+        "random",
+        "random_both",
+        "both_words",
+        "random_both_words",
+    },
     "nv_embed": {"few_classes", "few_classes_in_batch", "two_stage", "single"},
     "rankgen": {"mixed", "inbook", "inbook_long", "generative", "both"},
     "sepclr": {"sepclr", "no_kjem", "mmd", "vae", "simclr"},
     "simcse": {"same_mask", "unsup", "sup_pairs", "sup"},
     "trend": {"trend", "reconstruction", "scratch"},
     "whitenedcse": {"m2", "m3", "sgw_m2", "sgw_m3", "m2_long"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("project", CENTRAL)

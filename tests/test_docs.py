@@ -41,8 +41,11 @@ def documents() -> list[Path]:
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     names = done.stdout.splitlines()
     if done.returncode != 0:  # an unpacked archive
-        names = [str(p.relative_to(ROOT)) for d in ("docs", "projects", "data") for p in
-                 (ROOT / d).rglob("*.md")] + ["README.md"]  # fmt: skip
+        names = [
+            str(p.relative_to(ROOT))
+            for d in ("docs", "projects", "data")
+            for p in (ROOT / d).rglob("*.md")
+        ] + ["README.md"]
     return [ROOT / name for name in names if (ROOT / name).exists()]
 
 
@@ -294,12 +297,15 @@ def test_fragments_can_be_read():
 
 
 def test_fragments_go_to_the_ends_of_their_sections():
-    before = "# Log\n\n## Unreleased\n\n### Added\n\n- old\n\n### Results\n\n- a number\n\n## 0.1\n\n- x\n"
+    before = (
+        "# Log\n\n## Unreleased\n\n### Added\n\n- old\n\n### Results\n\n- a number\n\n##"
+        " 0.1\n\n- x\n"
+    )
     after = merged(
         before, {"b.md": "- loose\n", "a.md": "### Added\n\n- new\n\n### Fixed\n\n- bug\n"}
     )
-    assert after == (
-        "# Log\n\n## Unreleased\n\n### Added\n\n- old\n- new\n\n### Changed\n\n- loose\n\n"
+    assert (
+        after == "# Log\n\n## Unreleased\n\n### Added\n\n- old\n- new\n\n### Changed\n\n- loose\n\n"
         "### Fixed\n\n- bug\n\n### Results\n\n- a number\n\n## 0.1\n\n- x\n"
     )
     assert merged(before, {}) == before

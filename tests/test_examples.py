@@ -19,7 +19,14 @@ def code_of(path: Path) -> str:
 
 
 def test_there_is_one_of_each_modality():
-    assert {p.stem for p in NOTEBOOKS} >= {"text", "images_and_texts", "retrieval", "recommendation", "speech", "lidar"}  # fmt: skip
+    assert {p.stem for p in NOTEBOOKS} >= {
+        "text",
+        "images_and_texts",
+        "retrieval",
+        "recommendation",
+        "speech",
+        "lidar",
+    }
 
 
 def run_cells(path: Path, out: Path, errors: Path) -> None:

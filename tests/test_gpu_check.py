@@ -1,4 +1,6 @@
-"""`make gpu-check` without a device: its plan, its pieces on a stand-in, and the losses that it times."""
+"""`make gpu-check` without a device: its plan, its pieces on a stand-in, and the losses that it
+times.
+"""
 
 import csv
 import json
@@ -234,7 +236,9 @@ def test_rows_are_written_as_they_come_and_go_on_after_a_cut(on_the_cpu, monkeyp
 
 
 def test_a_file_that_holds_its_header_alone_has_one_header(monkeypatch, tmp_path):
-    """Of a run that was cut off before its first row; the table of the docs says that nothing was run."""
+    """Of a run that was cut off before its first row; the table of the docs says that nothing was
+    run.
+    """
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     env = dict.fromkeys(("date", "card", "torch", "cuda", "triton"), "x")
     monkeypatch.setattr(bench, "environment", lambda: env)

@@ -94,7 +94,9 @@ def test_no_folder_of_common_is_crowded():
 
 
 def test_what_a_project_is_read_by_fits_on_a_few_screens():
-    """`__init__`, config, module and objective of a project; what else a paper needs has files that say so."""
+    """`__init__`, config, module and objective of a project; what else a paper needs has files that
+    say so.
+    """
     for folder in (ROOT / "projects").iterdir():
         files = [folder / f"{name}.py" for name in ("__init__", "config", "module", "objective")]
         lines = sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files if f.is_file())

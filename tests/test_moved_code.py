@@ -9,7 +9,10 @@ from scripts import moved_code
 from scripts.moved_code import Tree, refusal, statements, uses, was_fresh
 
 DATA = {"data/nli/train.csv": "aa"}
-USED = "from common.a import shift\n\ndef loss(x):\n    from common.a import late\n    return late(shift(x))"
+USED = (
+    "from common.a import shift\n\ndef loss(x):\n    from common.a import late\n    return"
+    " late(shift(x))"
+)
 SHIFT = "LIMIT = 3\n\ndef shift(x):\n    return x + LIMIT"
 LATE = "def late(x):\n    return 2 * x"
 OTHER = "def unused():\n    return 0"

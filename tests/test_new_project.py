@@ -124,16 +124,30 @@ def test_types(clone):
 @pytest.mark.nightly  # tens of seconds: make faults
 def test_contract_own_tests_and_smoke(clone):
     """In one process, since loading the libraries takes longest."""
-    files = ["test_projects.py", "test_configs.py", "test_docs.py", f"projects/{LONG}",
-             "unit/engine/test_evidence.py", "unit/engine/test_dependencies.py"]  # fmt: skip
+    files = [
+        "test_projects.py",
+        "test_configs.py",
+        "test_docs.py",
+        f"projects/{LONG}",
+        "unit/engine/test_evidence.py",
+        "unit/engine/test_dependencies.py",
+    ]
     names = (
         f"{LONG} or folders_agree or no_wandb or generated or has_a_field or real_projects_reach"
     )
     out = ok(
-        clone, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", names,
-        *(f"tests/{name}" for name in files), f"tests/test_smoke.py::test_smoke[{LONG}]",
+        clone,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        names,
+        *(f"tests/{name}" for name in files),
+        f"tests/test_smoke.py::test_smoke[{LONG}]",
         "tests/test_smoke.py::test_every_family_has_a_two_process_smoke_and_every_project_a_test_in_the_pool",
-    )  # fmt: skip
+    )
     assert "StaleDocumentWarning: out of date: README.md" in out  # said, and no failure
     assert "passed" in out or "%" in out
 

@@ -57,12 +57,25 @@ def test_two_torchrun_nodes_train_the_same_weights_into_one_folder(tmp_path, alo
     port = free_port()
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1",
-             "--master-addr=localhost", f"--master-port={port}", "-m", "tests.toy", *words(tmp_path, *HALF)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nnodes=2",
+                f"--node-rank={rank}",
+                "--nproc-per-node=1",
+                "--master-addr=localhost",
+                f"--master-port={port}",
+                "-m",
+                "tests.toy",
+                *words(tmp_path, *HALF),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     printed = [node.communicate(timeout=240)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(printed)[-3000:]
     (run,) = (tmp_path / "toy/smoke").iterdir()
@@ -72,17 +85,25 @@ def test_two_torchrun_nodes_train_the_same_weights_into_one_folder(tmp_path, alo
 def tasks(folder: Path, said: Path, sleep: str = "0") -> list[Command]:
     """What srun starts for a job of two nodes with one task each."""
     job = {
-        "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "contrastive", "SLURM_NTASKS": "2", "SLURM_NNODES": "2",
-        "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "localhost",
-        "SLURM_LOCALID": "0", "MASTER_PORT": str(free_port()), "TOY_SLEEP": sleep,
-    }  # fmt: skip
+        "SLURM_JOB_ID": "77",
+        "SLURM_JOB_NAME": "contrastive",
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_LOCALID": "0",
+        "MASTER_PORT": str(free_port()),
+        "TOY_SLEEP": sleep,
+    }
     return [
         Command(
-            said / str(rank), *words(folder, *HALF),
+            said / str(rank),
+            *words(folder, *HALF),
             env={**job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def test_a_job_that_is_told_its_end_saves_and_goes_on_when_it_is_queued_again(tmp_path, alone):
@@ -108,8 +129,9 @@ def test_the_job_script_queues_again_what_has_saved_at_the_end_of_its_time(
     tmp_path, code, requeued
 ):
     for name, text in {
-        "srun": f'echo "$@" > {tmp_path}/srun.txt; exit {code}', "scontrol": f'echo "$@" > {tmp_path}/scontrol.txt'
-    }.items():  # fmt: skip
+        "srun": f'echo "$@" > {tmp_path}/srun.txt; exit {code}',
+        "scontrol": f'echo "$@" > {tmp_path}/scontrol.txt',
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     env = {

@@ -27,7 +27,7 @@ def run_in(folder):
 
 
 def weights(run):
-    (stage, *_) = sorted((run / "checkpoints").iterdir())
+    stage, *_ = sorted((run / "checkpoints").iterdir())
     path = ckpt.finished(stage)
     assert path is not None
     return ckpt.load(path)["state_dict"]

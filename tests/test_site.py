@@ -1,4 +1,6 @@
-"""The documentation site: strict build without a network, links, and the examples of its library page."""
+"""The documentation site: strict build without a network, links, and the examples of its library
+page.
+"""
 
 import re
 from html.parser import HTMLParser
@@ -43,7 +45,12 @@ def pages(tmp_path_factory):
 @pytest.mark.nightly  # tens of seconds: make faults
 def test_every_card_and_room_has_a_page_and_every_link_leads_somewhere(pages):
     assert {f"papers/{p}.html" for p in list_projects()} <= pages.keys()
-    assert {"index.html", "docs/library.html", "api/common.losses.html", "api/common.models.html"} <= pages.keys()  # fmt: skip
+    assert {
+        "index.html",
+        "docs/library.html",
+        "api/common.losses.html",
+        "api/common.models.html",
+    } <= pages.keys()
     assert "common.losses.image_text.ClipLoss" in pages["api/common.losses.html"].ids
     broken = []
     for name, page in pages.items():

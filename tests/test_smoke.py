@@ -53,9 +53,10 @@ def test_smoke(project, tmp_path, monkeypatch):
     other = {  # an export says what its run said, or leaves it out
         name: (metrics[name], told[name])
         for name in metrics.keys() & told.keys()
-        if not TIMED.search(name) and (project, name) not in NOT_EXPORTED
+        if not TIMED.search(name)
+        and (project, name) not in NOT_EXPORTED
         and told[name] != pytest.approx(metrics[name], rel=1e-3, abs=1e-5)
-    }  # fmt: skip
+    }
     assert not other
     assert metrics.keys() & told.keys()
     loss = [r for r in (run / "metrics.csv").read_text().splitlines() if ",train/loss," in r]

@@ -47,9 +47,11 @@ class Command(NamedTuple):
                 judged = {name: getattr(cfg.eval, name, None) for name in JUDGED}  # type: ignore[attr-defined]
                 sets = {k: [v] if isinstance(v, str) else v or [] for k, v in judged.items()}
                 found += [
-                    name for name, own in sets.items() if f"eval.{name}" not in given
+                    name
+                    for name, own in sets.items()
+                    if f"eval.{name}" not in given
                     and not all((ROOT / "data" / place).is_dir() for place in own)
-                ]  # fmt: skip
+                ]
         return found
 
 
@@ -94,8 +96,10 @@ def test_a_wrong_key_or_combination_is_noticed(text, message):
             ["limit"],
         ),
         (
-            "make train PROJECT=laclip CONFIG=paper data.root=/data data.source=webdataset "
-            "data.shards='a/{0..9}.tar' data.num_rewrites=0",
+            (
+                "make train PROJECT=laclip CONFIG=paper data.root=/data data.source=webdataset "
+                "data.shards='a/{0..9}.tar' data.num_rewrites=0"
+            ),
             ["num_samples", "num_nodes", "datasets", "validate"],
         ),
         (

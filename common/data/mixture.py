@@ -105,8 +105,9 @@ class TaskMixture:
 class DrawnMixture(TaskMixture):
     """Batches of one set each, which is drawn anew for every batch; as many as all examples fill.
 
-    A set is gone through in fresh permutations, as in `TaskMixture`, also from one epoch to the next; what does
-    not fill a batch is left for another one, so that no batch holds an example twice.
+    A set is gone through in fresh permutations, as in `TaskMixture`, also from one epoch to the
+    next; what does not fill a batch is left for another one, so that no batch holds an example
+    twice.
 
     Source: Shi et al. 2023, "CoCoSoDa", released code, arXiv 2204.03293 (a language for each step).
 

@@ -33,8 +33,8 @@ def beam_sweep(
         texts: N texts.
         widths: beams of each search; 1 is greedy search.
         max_new_tokens: most tokens of an output.
-        batch_size: texts of a pass with one beam; wider searches get fewer, so that a pass has about
-            as many rows.
+        batch_size: texts of a pass with one beam; wider searches get fewer, so that a pass has
+            about as many rows.
 
     Returns:
         N lists of len(widths) texts without white space around them.

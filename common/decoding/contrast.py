@@ -19,10 +19,11 @@ def contrast(
 ) -> Tensor:
     """Weighted difference of log-probabilities among the tokens that the expert finds plausible.
 
-        s(v) = log p_exp(v) - beta log p_ama(v)   if p_exp(v) >= alpha max_w p_exp(w),   else removed
+        s(v) = log p_exp(v) - beta log p_ama(v)   if p_exp(v) >= alpha max_w p_exp(w),   else
+        removed
 
-    As a choice or under a softmax it equals the difference of logits, from which it differs by a constant
-    of the place; sums over places do not.
+    As a choice or under a softmax it equals the difference of logits, from which it differs by a
+    constant of the place; sums over places do not.
 
     Source: Li et al. 2023, "Contrastive Decoding", equations 2 to 4, arXiv 2210.15097.
 
@@ -46,8 +47,8 @@ def contrast(
     """
     if expert_logits.shape != amateur_logits.shape:
         raise ValueError(
-            f"expert {tuple(expert_logits.shape)} and amateur {tuple(amateur_logits.shape)} must have "
-            "the same places and vocabulary"
+            f"expert {tuple(expert_logits.shape)} and amateur {tuple(amateur_logits.shape)} must"
+            " have the same places and vocabulary"
         )
     expert = log_probabilities(expert_logits)
     score = expert

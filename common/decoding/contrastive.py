@@ -26,11 +26,11 @@ class ContrastiveDecoding(LogitsProcessor):
         plausibility: alpha, in (0, 1]; 1 is the expert's greedy choice.
         temperature: divides the amateur's logits.
         context: tokens that the amateur sees; None: all of them.
-        mask: (B, S) of the prompts, 0 at the padding on their left, which the amateur does not read;
-            None: there is no padding.
+        mask: (B, S) of the prompts, 0 at the padding on their left, which the amateur does not
+            read; None: there is no padding.
 
-    Tables of logits may be padded to different sizes for one tokenizer; what only the expert's has is
-    no token and never chosen.
+    Tables of logits may be padded to different sizes for one tokenizer; what only the expert's has
+    is no token and never chosen.
 
     Deviation: the amateur reads its context anew at every step, without a cache.
     """
@@ -58,7 +58,10 @@ class ContrastiveDecoding(LogitsProcessor):
         return F.pad(found, (0, scores.shape[-1] - width), value=-torch.inf)
 
     def _padding(self, columns: int, seen: int) -> dict[str, Tensor]:
-        """Mask and positions of the last `seen` columns, each row's from 0 on; none without padding."""
+        """Mask and positions of the last `seen` columns, each row's from 0 on.
+
+        None without padding.
+        """
         if self.mask is None:
             return {}
         mask = F.pad(self.mask, (0, columns - self.mask.shape[1]), value=1)[:, -seen:]

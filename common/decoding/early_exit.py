@@ -33,8 +33,8 @@ def num_blocks(model: Any) -> int:
 def candidate_layers(layers: Bucket | Sequence[int], blocks: int) -> list[int]:
     """Layers that a lower one is chosen from, for a decoder of so many blocks.
 
-    Layer l is the state behind l blocks. DoLa's buckets are the even layers of the lower half (0, the
-    embeddings, among them) and of the upper half below the last; the layers of PLI, which are
+    Layer l is the state behind l blocks. DoLa's buckets are the even layers of the lower half (0,
+    the embeddings, among them) and of the upper half below the last; the layers of PLI, which are
     named for 32 blocks, are scaled.
 
     Source: Chuang et al. 2024, "DoLa", section 2.3 and released code, arXiv 2309.03883; Chen et al.
@@ -118,7 +118,8 @@ def js_divergence(mature: Tensor, premature: Tensor) -> Tensor:
         M = (p + q) / 2,   (KL(M || p) + KL(M || q)) / 2V
 
     Source: Chuang et al. 2024, arXiv 2309.03883, released code. It is not the Jensen-Shannon
-    divergence of the paper: the arguments of KL are swapped, and the mean over the vocabulary is taken.
+    divergence of the paper: the arguments of KL are swapped, and the mean over the vocabulary is
+    taken.
 
     Args:
         mature: (..., V) logits of the last layer.

@@ -45,8 +45,8 @@ class LocalGenerator:
         policy: how tokens are chosen.
         batch_size: prompts per pass.
         stop: a character that ends an answer.
-        prompt_budget: tokens; of a longer prompt the text is cut, to 10 fewer. None: what the model's
-            context leaves.
+        prompt_budget: tokens; of a longer prompt the text is cut, to 10 fewer. None: what the
+            model's context leaves.
         cut_suffix: appended to a text that was cut.
     """
 
@@ -100,8 +100,8 @@ class LocalGenerator:
         room = budget - _CUT - self._count(framed(tokenizer, prompt._replace(text="")))
         if room < 1:
             raise UserError(
-                f"prompt_budget {budget} leaves no room for a prompt: {_CUT} tokens are kept free and "
-                f"{budget - _CUT - room} frame it; raise it to {budget - room + 1} at least"
+                f"prompt_budget {budget} leaves no room for a prompt: {_CUT} tokens are kept free"
+                f" and {budget - _CUT - room} frame it; raise it to {budget - room + 1} at least"
             )
         ids = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
         cut: str = tokenizer.decode(ids[:room], skip_special_tokens=True)
@@ -128,7 +128,10 @@ def framed(tokenizer: Any, prompt: Prompt) -> str:
 
 
 def _adds_bos(tokenizer: Any) -> bool:
-    """Whether tokenising puts the start token in front; a template that writes it would double it."""
+    """Whether tokenising puts the start token in front.
+
+    A template that writes it would double it.
+    """
     if not tokenizer.bos_token:
         return False
     ids: list[int] = tokenizer("a")["input_ids"]

@@ -44,10 +44,15 @@ def decode_side_by_side(
     return {
         name: [
             lm.continue_ids(
-                rows, policy, [seed.rng(_STREAM, attempt=draw) for seed in seeds], max_new_tokens,
-                batch_size=batch_size, stop=stop, progress=progress,
+                rows,
+                policy,
+                [seed.rng(_STREAM, attempt=draw) for seed in seeds],
+                max_new_tokens,
+                batch_size=batch_size,
+                stop=stop,
+                progress=progress,
             )
             for draw in range(draws if policy.samples else 1)
         ]
         for name, policy in policies.items()
-    }  # fmt: skip
+    }

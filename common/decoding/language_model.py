@@ -116,9 +116,15 @@ class LanguageModel:
             for text, limit in zip(prompts, limits, strict=True)
         ]
         new = self.continue_ids(
-            rows, policy, rngs, limits,
-            batch_size=batch_size, stop=stop, progress=progress, further=further,
-        )  # fmt: skip
+            rows,
+            policy,
+            rngs,
+            limits,
+            batch_size=batch_size,
+            stop=stop,
+            progress=progress,
+            further=further,
+        )
         return [self.finished(row, ids, stop) for row, ids in zip(rows, new, strict=True)]
 
     @torch.no_grad()
@@ -335,9 +341,10 @@ class LanguageModel:
         if first:
             begun = self._generate(rows, replace(policy, strategy="nucleus"), rngs, first, stop)
         going = [
-            i for i, new in enumerate(begun) if len(new) == first
-            and not (new and ends is not None and ends[new[-1]])
-        ]  # fmt: skip
+            i
+            for i, new in enumerate(begun)
+            if len(new) == first and not (new and ends is not None and ends[new[-1]])
+        ]
         if not going or first == max_new_tokens:
             return begun
         ids, mask = self.batch([rows[i] + begun[i] for i in going], left=True)
@@ -392,6 +399,6 @@ def cut_note(lm: LanguageModel, rows: Sequence[Sequence[int]], max_new_tokens: i
     if not cut:
         return None
     return (
-        f"{cut} of {len(rows)} prompts are too long: the language model reads their last {room} tokens "
-        f"(its context of {lm.context} without {max_new_tokens} new ones)"
+        f"{cut} of {len(rows)} prompts are too long: the language model reads their last {room}"
+        f" tokens (its context of {lm.context} without {max_new_tokens} new ones)"
     )

@@ -7,9 +7,15 @@ from common.config import UserError
 from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, Whole
 
 Strategy = Literal[
-    "greedy", "beam_search", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
+    "greedy",
+    "beam_search",
+    "ancestral",
+    "nucleus",
+    "top_k",
+    "typical",
+    "contrastive_search",
     "contrastive_decoding",
-]  # fmt: skip
+]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 SAMPLING: tuple[Strategy, ...] = ("ancestral", "nucleus", "top_k", "typical")
 
@@ -54,7 +60,8 @@ class Policy:
         counts = (self.nucleus_tokens, self.no_repeat_ngram, self.min_new_tokens)
         if min(counts) < 0 or self.num_beams < 1:
             raise UserError(
-                "decoding needs nucleus_tokens, no_repeat_ngram, min_new_tokens >= 0 and num_beams >= 1"
+                "decoding needs nucleus_tokens, no_repeat_ngram, min_new_tokens >= 0 and num_beams"
+                " >= 1"
             )
         if self.repetition_penalty <= 0:
             raise UserError("decoding needs repetition_penalty > 0")
@@ -102,7 +109,8 @@ class ServerConfig:
     endpoint: str | None = (
         None  # base address such as http://localhost:8000/v1; None: a local model
     )
-    # completions continues a text, as a local model does; chat answers it, under the model's template
+    # completions continues a text, as a local model does; chat answers it, under the model's
+    # template
     api: Literal["completions", "chat"] = "completions"
     served_model: str | None = None  # name of the model at the server; None: that of the local one
     api_key_variable: str | None = None  # environment variable whose value is sent as the key

@@ -22,15 +22,19 @@ from common.config import UserError
 from common.decoding.contrastive import ContrastiveDecoding
 from common.decoding.options import Policy
 
-# `generate` fills what is left open from the model's own settings, such as a chat model's repetition
-# penalty; a policy is all that is said here. Forced and forbidden tokens, which belong to an
-# architecture (Marian never writes its padding), stay open
+# `generate` fills what is left open from the model's own settings, such as a chat model's
+# repetition penalty; a policy is all that is said here. Forced and forbidden tokens, which belong
+# to an architecture (Marian never writes its padding), stay open
 _NEUTRAL = {
     "do_sample": False,  # the draw is in `SeededSampling`
-    "num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "length_penalty": 1.0,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
     "early_stopping": False,
-}  # fmt: skip
+}
 
 
 class SeededSampling(LogitsProcessor):

@@ -109,9 +109,12 @@ class SequenceToSequence:
         """
         options: Any = copy.deepcopy(self.model.generation_config)
         options.update(
-            do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens, max_length=None,
+            do_sample=False,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            max_length=None,
             pad_token_id=self.tokenizer.pad_token_id,
-        )  # fmt: skip
+        )
         if num_beams == 1:
             options.update(early_stopping=False, length_penalty=1.0)  # which greedy search warns of
         found: list[str] = []
@@ -125,9 +128,12 @@ class SequenceToSequence:
     def inputs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Ids and mask of texts, on the model's device."""
         batch = self.tokenizer(
-            list(prompts), padding=True, truncation=True, max_length=self.context,
+            list(prompts),
+            padding=True,
+            truncation=True,
+            max_length=self.context,
             return_tensors="pt",
-        ).to(self.device)  # fmt: skip
+        ).to(self.device)
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     def _batch(
@@ -147,11 +153,13 @@ class SequenceToSequence:
             self._stopping[stop] = stopping(self.model, self.tokenizer, stop)
         criteria, most = self._stopping[stop], max(limits)
         options = generation_config(
-            policy, most, pad_token_id=self.tokenizer.pad_token_id,
+            policy,
+            most,
+            pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=list(ends) or None,
             decoder_start_token_id=config.decoder_start_token_id,
             forced_bos_token_id=config.forced_bos_token_id,
-        )  # fmt: skip
+        )
         # the decoder's prompt is one column
         held = held_back(criteria, 1, min(policy.min_new_tokens, most))
         out = self.model.generate(

@@ -64,7 +64,9 @@ def end_ids(model: Any, eos: int | None) -> tuple[int, ...]:
 def held_back(
     stop: StoppingCriteriaList | None, columns: int, min_new_tokens: int
 ) -> list[LogitsProcessor]:
-    """What keeps the stop character out of the first tokens; the tokens of `end_ids` the library holds back.
+    """What keeps the stop character out of the first tokens.
+
+    The tokens of `end_ids` the library holds back.
 
     Args:
         stop: of `stopping`.

@@ -1,7 +1,7 @@
 """Several readings of the same text side by side: other models, other prompts, one continuation.
 
-Every track reads its own prompt, and all of them the same tokens after it. Rows are padded on the left,
-so that the tokens of all tracks and rows end at the same column.
+Every track reads its own prompt, and all of them the same tokens after it. Rows are padded on the
+left, so that the tokens of all tracks and rows end at the same column.
 
 # B rows, S tokens of a prompt, T tokens after it, D hidden size, V vocabulary
 """
@@ -88,7 +88,8 @@ def write(
 
     Args:
         tracks: with B prompts each.
-        choose: readings of the tracks at one place (T = 1) and the tokens so far (B, n) -> (B,) next tokens.
+        choose: readings of the tracks at one place (T = 1) and the tokens so far (B, n) -> (B,)
+            next tokens.
         max_new_tokens: tokens to add.
         pad: any id; padding is masked.
         ends: (V,) bool, tokens that end a row; writing stops when all rows have ended.
@@ -148,9 +149,11 @@ class _Stream:
             options["logits_to_keep"] = places
         with self.track.around():
             out = self.track.model(
-                input_ids=ids, attention_mask=mask,
-                output_hidden_states=bool(self.track.layers), **options,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=mask,
+                output_hidden_states=bool(self.track.layers),
+                **options,
+            )
         kept = slice(-places, -1 if drop_last else None)
         states = {layer: out.hidden_states[layer][:, kept] for layer in self.track.layers}
         return Reading(self.track.model, out.logits[:, kept], states)
@@ -160,6 +163,6 @@ def _check_room(model: Any, tokens: int) -> None:
     room = int(getattr(model.config, "max_position_embeddings", 0) or 10**9)
     if tokens > room:
         raise UserError(
-            f"{tokens} tokens of a prompt and what follows it exceed this model's context of {room}: "
-            "shorten the prompt (fewer demonstrations) or take fewer new tokens"
+            f"{tokens} tokens of a prompt and what follows it exceed this model's context of"
+            f" {room}: shorten the prompt (fewer demonstrations) or take fewer new tokens"
         )

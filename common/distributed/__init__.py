@@ -3,7 +3,8 @@
 The convention, once for the whole repository. Every rank holds some rows of the global batch and
 back-propagates its own scalar `L_r`; the backward of each collective here returns the gradient of
 `sum_r L_r` (a gather sums what all ranks want of a row). DDP and FSDP then average parameter
-gradients over the `W` ranks, so the update follows `(1/W) sum_r L_r`: a rank's loss is the mean over
+gradients over the `W` ranks, so the update follows `(1/W) sum_r L_r`: a rank's loss is the mean
+over
 *its own rows* against everybody's columns, or the full loss repeated on every rank. Ranks with
 unequal row counts weight their rows with `rank_mean`.
 

@@ -14,9 +14,9 @@ class AsymmetricBatchNorm(nn.Module):
 
         y = (x - mean) / sqrt(variance + eps) * weight + bias
 
-    With batch statistics mean and variance are those of `x`, and the running ones move towards them;
-    otherwise they are the running ones, which stay, so that no row can be told by its batch mates.
-    In evaluation mode the running ones always are.
+    With batch statistics mean and variance are those of `x`, and the running ones move towards
+    them; otherwise they are the running ones, which stay, so that no row can be told by its batch
+    mates. In evaluation mode the running ones always are.
 
     Source: Wu et al. 2022, "Unsupervised Context Aware Sentence Representation Pretraining",
     arXiv 2206.03281 (asymmetric batch normalisation); Ioffe & Szegedy 2015, algorithms 1 and 2,

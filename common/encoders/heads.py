@@ -156,9 +156,9 @@ class PairHead(nn.Module):
     def cross(self, u: Tensor, v: Tensor, chunk_size: int = 4096) -> Tensor:
         """Logits (Q, K, C) of every row of `u` (Q, D) with every row of `v` (K, D).
 
-        The first layer's share of u alone and of v alone is computed once a vector, not once a pair,
-        and its share of u * v is a product with rescaled weights; only |u - v| is made for every
-        pair, `chunk_size` rows of `v` at a time.
+        The first layer's share of u alone and of v alone is computed once a vector, not once a
+        pair, and its share of u * v is a product with rescaled weights; only |u - v| is made for
+        every pair, `chunk_size` rows of `v` at a time.
         """
         if self.kind == "dot":
             return (u @ v.T).unsqueeze(-1)

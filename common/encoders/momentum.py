@@ -52,8 +52,8 @@ class MomentumEncoder(nn.Module):
 
         Raises:
             ValueError: the encoder has other parameters than the one that was copied.
-            UserError: trained parameters of half precision, which round the small steps of an average
-                away, so that it would stand still.
+            UserError: trained parameters of half precision, which round the small steps of an
+                average away, so that it would stand still.
         """
         own, source = dict(self.network.named_parameters()), dict(encoder.named_parameters())
         if own.keys() != source.keys():

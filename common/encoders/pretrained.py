@@ -29,8 +29,12 @@ BUNDLED = ROOT / "data" / "models"
 _HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
-_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-          "intermediate_size": 4096}  # fmt: skip
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 _BERT: dict[str, Any] = {"model_type": "bert"}
 _CASED = {**_BERT, "vocab_size": 28996}
 _MULTILINGUAL = {**_BERT, "vocab_size": 119547}
@@ -50,7 +54,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "facebook/mcontriever": _MULTILINGUAL,
     "facebook/mcontriever-msmarco": _MULTILINGUAL,
     "sentence-transformers/all-mpnet-base-v2": {
-        "model_type": "mpnet", "vocab_size": 30527, "max_position_embeddings": 514},
+        "model_type": "mpnet",
+        "vocab_size": 30527,
+        "max_position_embeddings": 514,
+    },
     "roberta-base": _ROBERTA,
     "princeton-nlp/unsup-simcse-roberta-base": _ROBERTA,
     "cambridgeltl/mirror-roberta-base-sentence-drophead": _ROBERTA,
@@ -59,7 +66,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hkust-nlp/SynCSE-partial-RoBERTa-large": {**_ROBERTA, **_LARGE},
     "xlm-roberta-base": _XLM_ROBERTA,
     "xlm-roberta-large": {**_XLM_ROBERTA, **_LARGE},
-}  # fmt: skip
+}
 _HUB_WEIGHTS = tuple(
     name + index
     for name in ("model.safetensors", "pytorch_model.bin")
@@ -142,7 +149,9 @@ def stand_in(pretrained: str, sizes: Mapping[str, dict[str, Any]]) -> dict[str, 
 
 
 def load_filled(kind: Any, ref: PretrainedRef, model_type: str) -> Any:
-    """A transformers model of one kind in float32 and training mode; refuses weights that do not fill it.
+    """A transformers model of one kind in float32 and training mode.
+
+    Refuses weights that do not fill it.
 
     Args:
         kind: class of the library, such as `transformers.WhisperModel`.
@@ -165,7 +174,8 @@ def load_filled(kind: Any, ref: PretrainedRef, model_type: str) -> Any:
         model, info = kind.from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, local_files_only=local
         )
-    # the vector of masked frames is drawn anew where fine-tuned weights lack it; it is not used here
+    # the vector of masked frames is drawn anew where fine-tuned weights lack it; it is not used
+    # here
     lost = [key for key in info["missing_keys"] if not key.endswith("masked_spec_embed")]
     lost += [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
     if lost:

@@ -21,7 +21,8 @@ class FeatureQueue(nn.Module):
         size: number of rows K.
         dim: embedding dimension D.
         labels: names of integers that every row carries, such as "ids" and "groups"; see `label`.
-        normalize: rows are stored with unit length; False keeps them as they come, for dot products.
+        normalize: rows are stored with unit length; False keeps them as they come, for dot
+            products.
 
     Attributes:
         features: buffer (K, D), unit rows unless `normalize` is False.

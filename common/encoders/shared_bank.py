@@ -16,11 +16,12 @@ Initial = Literal["masked", "random"]
 class SharedBank(FeatureQueue):
     """First-in-first-out bank whose rows carry names, with a mask of the rows that have given ones.
 
-    A bank per language is one bank with the label "language", asked with ``valid(language=l)``. With
-    one ring, rows of all languages age together, and a language that is seldom seen keeps few rows or
-    none; with a ring for each language, none of them pushes out the rows of another. Rows that were
-    never written count for nobody, or with ``initial="random"`` for everybody (with rings: for the
-    kind of their ring) until they are overwritten. Enqueue after the loss, as with every queue.
+    A bank per language is one bank with the label "language", asked with ``valid(language=l)``.
+    With
+    one ring, rows of all languages age together, and a language that is seldom seen keeps few rows
+    or none; with a ring for each language, none of them pushes out the rows of another. Rows that
+    were never written count for nobody, or with ``initial="random"`` for everybody (with rings: for
+    the kind of their ring) until they are overwritten. Enqueue after the loss, as with every queue.
 
     Source: Wu et al. 2022, "Unsupervised Context Aware Sentence Representation Pretraining",
     arXiv 2206.03281 (language-specific memory bank).

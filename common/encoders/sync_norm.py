@@ -12,8 +12,8 @@ class SyncBatchNorm(_BatchNorm):
     """Batch norm over the rows of all ranks, in plain operations with gradient.
 
     `torch.nn.SyncBatchNorm` takes CUDA tensors only, and DDP refuses it on the CPU. On one process,
-    and in evaluation mode, this is an ordinary batch norm. Ranks may have different numbers of rows.
-    The backward is a collective: every rank must take it, or none.
+    and in evaluation mode, this is an ordinary batch norm. Ranks may have different numbers of
+    rows. The backward is a collective: every rank must take it, or none.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,9 +40,15 @@ class SyncBatchNorm(_BatchNorm):
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return nn.functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, average,
-            self.momentum or 0.0, self.eps,
-        )  # fmt: skip
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            average,
+            self.momentum or 0.0,
+            self.eps,
+        )
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:

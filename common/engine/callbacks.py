@@ -171,8 +171,8 @@ class SaveBadBatch(Callback):
 class EMA(Callback):
     """Exponential moving average of the weights, in their own dtype, saved with the checkpoint.
 
-    ema <- decay * ema + (1 - decay) * weights after every optimiser step. Buffers in floating point (running means,
-    queues) are averaged as weights are; all others (counters) are copied.
+    ema <- decay * ema + (1 - decay) * weights after every optimiser step. Buffers in floating point
+    (running means, queues) are averaged as weights are; all others (counters) are copied.
 
     Args:
         decay: in [0, 1).
@@ -237,13 +237,14 @@ class EMA(Callback):
 class StopWithoutGain(Callback):
     """End the fit after a number of validations without a better value, also in a run that goes on.
 
-    It has no state in checkpoints: a step is saved before it is validated, so a count in there would lack the last
-    validation. What was validated up to a step stands in ``validations.json`` (`RunCheckpoint`), and a run that goes
-    on counts anew from it.
+    It has no state in checkpoints: a step is saved before it is validated, so a count in there
+    would lack the last validation. What was validated up to a step stands in ``validations.json``
+    (`RunCheckpoint`), and a run that goes on counts anew from it.
 
     Args:
         monitor: validation key, the one that selects the stage's best weights.
-        patience: validations one after the other that are no better than the best (equal ones, nan), >= 1.
+        patience: validations one after the other that are no better than the best (equal ones,
+            nan), >= 1.
         mode: whether larger (max) or smaller (min) is better.
 
     Raises:
@@ -256,7 +257,10 @@ class StopWithoutGain(Callback):
         self.best, self.waited = -math.inf, 0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Count what was validated before; a run that was cut off after its last validation ends here."""
+        """Count what was validated before.
+
+        A run that was cut off after its last validation ends here.
+        """
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         checkpoint = next(c for c in callbacks if isinstance(c, RunCheckpoint))
         if checkpoint.monitor != self.monitor:

@@ -14,7 +14,8 @@ from common.engine.run import prepare
 from common.engine.trainer import check_devices, epoch_steps, world_size
 
 GIB = 2**30
-# printed for a plan that counts less than a batch, as one does that has not seen its data and needs some stand-in
+# printed for a plan that counts less than a batch, as one does that has not seen its data and needs
+# some stand-in
 UNKNOWN = "not known without the data"
 
 
@@ -23,7 +24,8 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
 
     Returns:
         Rows of a two-column table: parameters, batch, steps, negatives, memory by strategy, one
-        row for each thing that must lie on disk; last, if anything, what keeps this machine from it.
+        row for each thing that must lie on disk; last, if anything, what keeps this machine from
+        it.
 
     Raises:
         UserError: the config cannot be built.
@@ -59,7 +61,10 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
 
 
 def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:
-    """Optimiser steps of the config, as `common.engine.trainer.total_steps`; 0 where the data would tell."""
+    """Optimiser steps of the config, as `common.engine.trainer.total_steps`.
+
+    0 where the data would tell.
+    """
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
     batches = num_samples // (cfg.data.batch_size * world_size(cfg.trainer))
@@ -139,7 +144,10 @@ class Memory(NamedTuple):
     reason: str  # why not
 
     def share(self, devices: int) -> float:
-        """What one of several devices with FSDP holds without activations; of one device, or DDP: all."""
+        """What one of several devices with FSDP holds without activations.
+
+        Of one device, or DDP: all.
+        """
         own = self.fixed if devices == 1 else self.fixed / devices + self.block
         return own + sum(self.extra.values())
 

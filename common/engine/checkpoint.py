@@ -32,15 +32,16 @@ class RunCheckpoint(Checkpoint):
 
     The best has the best value that validations gave, nan aside; while all are nan there is none.
 
-    A file is complete or absent and has a checksum (`SignedFiles`). A step is saved before it is validated, so
-    what validations found stands in a file of its own, ``validations.json``: a run that goes on after a step knows all
-    values up to it, and `newest_intact` passes over a step whose validation was cut off.
+    A file is complete or absent and has a checksum (`SignedFiles`). A step is saved before it is
+    validated, so what validations found stands in a file of its own, ``validations.json``: a run
+    that goes on after a step knows all values up to it, and `newest_intact` passes over a step
+    whose validation was cut off.
 
     Args:
         folder: where the files go.
         every: optimiser steps between checkpoints.
-        keep: number of latest checkpoints to keep; with a monitor at least two, as a run does not go on from one
-            whose validation was cut off.
+        keep: number of latest checkpoints to keep; with a monitor at least two, as a run does not
+            go on from one whose validation was cut off.
         monitor: validation key that selects best.ckpt; None: no best.
         mode: whether larger (max) or smaller (min) is better.
     """
@@ -155,17 +156,20 @@ def newest_intact(
 
     Args:
         folder: of a stage.
-        validated_every: steps between validations that select the best weights; a step that was to be
-            validated and is not is passed over: the trainer would go on behind its validation.
+        validated_every: steps between validations that select the best weights; a step that was to
+            be validated and is not is passed over: the trainer would go on behind its validation.
     """
     wrong = {path: signed.damage(path) for path in saved_checkpoints(folder)}
     damaged = {path: reason for path, reason in wrong.items() if reason is not None}
     known = validations(folder)
     usable = [
-        path for path, reason in wrong.items()
+        path
+        for path, reason in wrong.items()
         if reason is None
-        and not (validated_every and (step := step_of(path)) % validated_every == 0 and step not in known)
-    ]  # fmt: skip
+        and not (
+            validated_every and (step := step_of(path)) % validated_every == 0 and step not in known
+        )
+    ]
     return usable[-1] if usable else None, damaged
 
 

@@ -108,7 +108,8 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         passes = RECOMPUTED if again else BACKWARD
         flops = None if products is None else passes * accumulate * ranks * products
     return Cost(
-        project, config,
+        project,
+        config,
         (
             sum(p.numel() for p in module.parameters()),
             sum(p.numel() for p in module.parameters() if p.requires_grad),
@@ -120,16 +121,18 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         memory,
         sharded,
         tuple(need.name for need in plan.requirements),
-    )  # fmt: skip
+    )
 
 
 def recomputes(cfg: Any) -> bool:
     """Whether a section of the config has its switch for gradient checkpointing on."""
     values = [(field.name, getattr(cfg, field.name)) for field in fields(cfg)]
     return any(
-        recomputes(value)
-        if is_dataclass(value)
-        else name.endswith("checkpointing") and value is True
+        (
+            recomputes(value)
+            if is_dataclass(value)
+            else name.endswith("checkpointing") and value is True
+        )
         for name, value in values
     )
 
@@ -169,10 +172,14 @@ def page(costs: Sequence[Cost | Unknown]) -> str:
     lines = [HEAD]
     for project in dict.fromkeys(cost.project for cost in costs):
         lines += [
-            f"## {project}", "",
-            "| config | parameters (trained), M | FLOPs a step | steps | devices | negatives | GiB, DDP / FSDP | hours | needs |",
+            f"## {project}",
+            "",
+            (
+                "| config | parameters (trained), M | FLOPs a step | steps | devices | negatives |"
+                " GiB, DDP / FSDP | hours | needs |"
+            ),
             "|---|--:|--:|--:|--:|--:|--:|--:|---|",
-        ]  # fmt: skip
+        ]
         lines += [_row(cost) for cost in costs if cost.project == project]
         lines.append("")
     return "\n".join(lines)
@@ -192,10 +199,16 @@ def _row(cost: Cost | Unknown) -> str:
     memory += "" if cost.sharded is None else f" / {cost.sharded / GIB:.1f}"
     shown = ", ".join(_shortened(cost.needs))
     cells = [
-        cost.config, f"{every:,.1f} ({trained:,.1f})",
-        "" if cost.flops is None else f"{cost.flops:.1e}", f"{cost.steps:,}" if cost.steps else "by the data", str(cost.devices),
-        f"{cost.negatives:,}", memory, "" if cost.hours is None else f"{cost.hours:,.1f}", shown,
-    ]  # fmt: skip
+        cost.config,
+        f"{every:,.1f} ({trained:,.1f})",
+        "" if cost.flops is None else f"{cost.flops:.1e}",
+        f"{cost.steps:,}" if cost.steps else "by the data",
+        str(cost.devices),
+        f"{cost.negatives:,}",
+        memory,
+        "" if cost.hours is None else f"{cost.hours:,.1f}",
+        shown,
+    ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -81,8 +81,8 @@ class Plan(Generic[M]):
         forward: runs the encoders on a meta batch of that many samples and returns a tensor with
             a graph, so that saved activations can be counted; None skips the activation estimate.
         requirements: what must lie on disk.
-        extra_bytes: (module, devices) -> bytes a device by name that neither parameters, gradients nor
-            optimiser account for, such as vectors of a class matrix that is shared out.
+        extra_bytes: (module, devices) -> bytes a device by name that neither parameters, gradients
+            nor optimiser account for, such as vectors of a class matrix that is shared out.
     """
 
     module: Callable[[], M]

@@ -177,8 +177,8 @@ class AlternatingModule(ContrastiveModule):
         alternating: False: one optimiser and one step, with `losses`, as any other module.
 
     Attributes:
-        largest_norm: every step's gradient is clipped to this norm, of its part alone; None: not clipped. Set by
-            the engine before the fit.
+        largest_norm: every step's gradient is clipped to this norm, of its part alone; None: not
+            clipped. Set by the engine before the fit.
     """
 
     def __init__(self, optim: OptimConfig, *, alternating: bool = True) -> None:
@@ -205,8 +205,8 @@ class AlternatingModule(ContrastiveModule):
         trainer = self.trainer
         if trainer.precision == "16-mixed" or isinstance(trainer.strategy, Sharded):
             raise UserError(
-                "several optimiser steps on a batch need trainer.precision=32-true or bf16-mixed, and "
-                "trainer.strategy=ddp"
+                "several optimiser steps on a batch need trainer.precision=32-true or bf16-mixed,"
+                " and trainer.strategy=ddp"
             )
         decay = self.optim.weight_decay
         return [

@@ -34,7 +34,8 @@ def lr_at(
     of its own, (lr - final_lr) step / warmup_steps, which ends below `lr` unless `final_lr` is 0.
 
     Source: SGDR without restarts (Loshchilov & Hutter 2017, Eq. 5, arXiv 1608.03983); trapezoid:
-    Zhai et al. 2022, section 3.5 ("cooldown"), arXiv 2106.04560; warmup_linear: Izacard et al. 2022,
+    Zhai et al. 2022, section 3.5 ("cooldown"), arXiv 2106.04560; warmup_linear: Izacard et al.
+    2022,
     released code (WarmupLinearScheduler), arXiv 2112.09118.
 
     Args:

@@ -2,10 +2,10 @@
 
 PyTorch sends them to its vendor library (MKL), which on processors of another vendor leaves up to
 half of the arithmetic unused. oneDNN does not, and PyTorch reaches it through the setting that
-*allows* reduced precision (``torch.set_float32_matmul_precision("medium")``). On a CPU only AMX tiles
-make use of that permission; elsewhere oneDNN computes the products in float32 all the same, which a
-self-test against float64 proves before the setting is kept. A GPU would make use of it as well, so
-a process that sees one is left alone.
+*allows* reduced precision (``torch.set_float32_matmul_precision("medium")``). On a CPU only AMX
+tiles make use of that permission; elsewhere oneDNN computes the products in float32 all the same,
+which a self-test against float64 proves before the setting is kept. A GPU would make use of it as
+well, so a process that sees one is left alone.
 """
 
 import functools
@@ -29,7 +29,8 @@ def choose_cpu_gemm() -> Library:
     """Set the library of float32 products from the environment variable CONTRASTIVE_CPU_GEMM.
 
     ``auto`` (the default) takes oneDNN on x86 processors that are not Intel's, have AVX-512 without
-    its bfloat16 products and no AMX tiles, where no GPU is seen and the self-test passes; ``vendor`` leaves PyTorch as it is; ``onednn`` insists.
+    its bfloat16 products and no AMX tiles, where no GPU is seen and the self-test passes;
+    ``vendor`` leaves PyTorch as it is; ``onednn`` insists.
 
     Returns:
         What is used from now on, in the whole process.
@@ -64,7 +65,8 @@ def _allow_onednn(allow: bool) -> None:
 def _faster_here() -> bool:
     found = torch.cpu.get_capabilities()
     amx = any(found.get(name) for name in ("amx_bf16", "amx_fp16", "amx_int8", "amx_tile"))
-    # with AVX512-BF16 (Zen 4) the vendor library is as fast: LaCLIP made 50 steps in 10 s, 44 with oneDNN
+    # with AVX512-BF16 (Zen 4) the vendor library is as fast: LaCLIP made 50 steps in 10 s, 44 with
+    # oneDNN
     plain = bool(found.get("avx512_f")) and not found.get("avx512_bf16") and not amx
     x86 = plain and not _is_intel()
     return x86 and not torch.cuda.is_available()

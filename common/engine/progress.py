@@ -45,8 +45,11 @@ class Meter:
         self.bar: Progress | None = None
         if _is_terminal():
             screen = _Screen(stderr=True)
-            columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn(),
-                                             TimeRemainingColumn()]  # fmt: skip
+            columns: list[ProgressColumn] = [
+                TextColumn("{task.description}"),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            ]
             if screen.width < NARROW:
                 description = description[: max(8, screen.width - 28)]
             else:

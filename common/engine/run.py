@@ -157,7 +157,10 @@ def evaluate(
 def _reopened(
     project: str, config: str, overrides: Sequence[str], which: str
 ) -> tuple[Experiment[Any], Run, list[str]]:
-    """`prepare_run`, whatever was edited in the run's config file since; and all overrides of it."""
+    """`prepare_run`, whatever was edited in the run's config file since.
+
+    And all overrides of it.
+    """
     schema = config_class(project)
     run = find_finished(load(schema, project, config, overrides), project, config, which)
     known = run.meta
@@ -184,8 +187,8 @@ def load_module(experiment: Experiment[M], path: Path) -> M:
 def _check_tokenizers(needed: Sequence[Requirement], path: Path) -> None:
     """Refuse a checkpoint whose Hugging Face weights are not at hand.
 
-    The checkpoint has their tensors and not their tokenizer or preprocessor: a plan would build one of its own in
-    their place, for sizes, which fits the checkpoint and reads every text otherwise.
+    The checkpoint has their tensors and not their tokenizer or preprocessor: a plan would build one
+    of its own in their place, for sizes, which fits the checkpoint and reads every text otherwise.
     """
     for one in needed:
         name = one.name.removeprefix("weights: ")
@@ -315,7 +318,10 @@ def _check_place(out: Path, source: Path) -> None:
 
 
 def _rename(temporary: Path, out: Path) -> None:
-    """Let a complete folder replace an older one; the path that open_clip finds an image tower by goes along."""
+    """Let a complete folder replace an older one.
+
+    The path that open_clip finds an image tower by goes along.
+    """
     before, after = (json.dumps(str(place.resolve()))[1:-1] for place in (temporary, out))
     for file in temporary.rglob("*.json"):
         text = file.read_text(encoding="utf-8")
@@ -369,7 +375,8 @@ def _chosen_run(
     known = run.meta
     if (known["project"], known["config"]) != (project, config):
         raise UserError(
-            f"{run.path} is a run of {known['project']}/{known['config']}, not of {project}/{config}"
+            f"{run.path} is a run of {known['project']}/{known['config']}, not of"
+            f" {project}/{config}"
         )
     if cfg.run_id not in (None, run.path.name):
         raise UserError(f"run_id={cfg.run_id} and resume={run.path.name} name two runs")

@@ -39,8 +39,8 @@ def shard(module: nn.Module, units: set[type[nn.Module]], mesh: DeviceMesh, prec
         module: whole, the same on all processes; one that is sharded already stays as it is.
         units: classes of the blocks whose parameters are gathered one block at a time.
         mesh: one dimension, all processes.
-        precision: of the trainer; under ``bf16-mixed`` blocks are gathered in bfloat16. Gradients are summed in
-            float32 in each, also those of ``bf16-true``, which are kept in bfloat16.
+        precision: of the trainer; under ``bf16-mixed`` blocks are gathered in bfloat16. Gradients
+            are summed in float32 in each, also those of ``bf16-true``, which are kept in bfloat16.
     """
     if isinstance(module, FSDPModule):
         return
@@ -63,7 +63,10 @@ def shard(module: nn.Module, units: set[type[nn.Module]], mesh: DeviceMesh, prec
 
 
 def _average(parameter: nn.Parameter) -> None:
-    """Mean of a whole parameter's gradient over ranks, which FSDP leaves alone; harmless when repeated."""
+    """Mean of a whole parameter's gradient over ranks, which FSDP leaves alone.
+
+    Harmless when repeated.
+    """
     assert parameter.grad is not None
     wide = torch.promote_types(parameter.grad.dtype, torch.float32)
     parameter.grad = all_reduce_mean(parameter.grad.to(wide)).to(parameter.grad.dtype)

@@ -88,8 +88,8 @@ def world_size(cfg: TrainerConfig) -> int:
 def run_precision(cfg: TrainerConfig) -> str:
     """The precision that a run computes in: the config's, unless the processor only emulates it.
 
-    A processor without bfloat16 arithmetic takes up to a hundred times as long for bf16-mixed as for
-    32-true, which it then runs in; `make train` says so and meta.json keeps it.
+    A processor without bfloat16 arithmetic takes up to a hundred times as long for bf16-mixed as
+    for 32-true, which it then runs in; `make train` says so and meta.json keeps it.
     """
     on_gpu = cfg.accelerator == "gpu" or (cfg.accelerator == "auto" and torch.cuda.is_available())
     if cfg.precision == "bf16-mixed" and not on_gpu and not computes_bfloat16():
@@ -152,9 +152,10 @@ def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
     """
     if cfg.accumulate_grad_batches > 1 and not stage.module.automatic_optimization:
         raise UserError(
-            f"trainer.accumulate_grad_batches={cfg.accumulate_grad_batches}: stage '{stage.name}' makes several "
-            "optimiser steps on each batch, over which gradients are not accumulated: set "
-            "trainer.accumulate_grad_batches=1, with a larger data.batch_size or more devices"
+            f"trainer.accumulate_grad_batches={cfg.accumulate_grad_batches}: stage '{stage.name}'"
+            " makes several optimiser steps on each batch, over which gradients are not"
+            " accumulated: set trainer.accumulate_grad_batches=1, with a larger data.batch_size or"
+            " more devices"
         )
     if (
         cfg.accumulate_grad_batches > 1

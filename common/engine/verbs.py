@@ -143,7 +143,8 @@ def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int,
         seeds: how many, or a list of them; None for the first.
         jobs: runs at the same time.
         by: ``"1"``: its published numbers; ``"code"`` or a commit: the numbers of its code on this
-            machine; ``"arms"``: the same without the baselines; ``"baselines"``: nothing, the baselines' numbers are put beside the arms'.
+            machine; ``"arms"``: the same without the baselines; ``"baselines"``: nothing, the
+            baselines' numbers are put beside the arms'.
 
     Raises:
         UserError: some number has; the result stays as it is.
@@ -175,8 +176,10 @@ def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int,
     raise UserError(
         "\n".join(
             [
-                f"{project}: {len(found)} metrics are not what was {then}, so the result stays stale; "
-                f"make compare PROJECT={project} runs it anew",
+                (
+                    f"{project}: {len(found)} metrics are not what was {then}, so the result stays"
+                    f" stale; make compare PROJECT={project} runs it anew"
+                ),
                 *lines,
                 *more,
             ]
@@ -209,7 +212,10 @@ def sweep(
     trials: int | None,
     wandb: bool,
 ) -> None:
-    """Vary a project's settings, print what was best; or write the W&B sweeps alone, one for each arm."""
+    """Vary a project's settings, print what was best.
+
+    Or write the W&B sweeps alone, one for each arm.
+    """
     from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
 
     if wandb:

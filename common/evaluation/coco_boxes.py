@@ -25,22 +25,27 @@ RANGES = (
 
 
 def box_metrics(
-    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], *, style: Style = "coco",
-    groups: Mapping[str, Sequence[int]] | None = None, kind: Literal["bbox", "segm"] = "bbox",
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    style: Style = "coco",
+    groups: Mapping[str, Sequence[int]] | None = None,
+    kind: Literal["bbox", "segm"] = "bbox",
     max_detections: int = 100,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Average precision over IoU .5 to .95, at .5 and .75, by size of object and by group of classes.
 
-    Source: Lin et al. 2014, "Microsoft COCO", arXiv 1405.0312, and its API; Gupta et al. 2019, "LVIS",
-    arXiv 1908.03195, and its API (classes that an image was not checked for are left out there, 300
-    detections an image).
+    Source: Lin et al. 2014, "Microsoft COCO", arXiv 1405.0312, and its API; Gupta et al. 2019,
+    "LVIS", arXiv 1908.03195, and its API (classes that an image was not checked for are left out
+    there, 300 detections an image).
 
     Args:
         truth: content of an annotation file: ``images``, ``annotations``, ``categories``.
         detections: ``image_id``, ``category_id``, ``bbox`` as x, y, width, height, ``score``; with
             `kind` "segm" also ``segmentation``.
         style: "lvis" adds ``ap_r``, ``ap_c``, ``ap_f`` of rare, common and frequent classes.
-        groups: name -> category ids: ``ap_<name>`` and ``ap50_<name>`` are means over these classes.
+        groups: name -> category ids: ``ap_<name>`` and ``ap50_<name>`` are means over these
+            classes.
         kind: boxes or masks.
         max_detections: of an image and a class, with "coco".
 
@@ -135,6 +140,7 @@ def _library() -> Any:
         import faster_coco_eval
     except ImportError as error:
         raise UserError(
-            "average precision needs faster-coco-eval: install the 'eval' group, or set eval.detections=false"
+            "average precision needs faster-coco-eval: install the 'eval' group, or set"
+            " eval.detections=false"
         ) from error
     return faster_coco_eval

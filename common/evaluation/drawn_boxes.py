@@ -9,8 +9,11 @@ LEAST = 256  # smaller pictures are enlarged, so that names can be read
 
 
 def draw_boxes(
-    picture: Image.Image, boxes: Sequence[Sequence[float]], names: Sequence[str], scores: Sequence[float] | None = None
-) -> Image.Image:  # fmt: skip
+    picture: Image.Image,
+    boxes: Sequence[Sequence[float]],
+    names: Sequence[str],
+    scores: Sequence[float] | None = None,
+) -> Image.Image:
     """A copy with boxes; equal names have equal colours.
 
     Args:

@@ -69,7 +69,8 @@ def embedding_map(
 def tsne_maps(sets: Mapping[str, Tensor], labels: Tensor, seed: int = 0) -> Any:
     """Figure of t-SNE maps side by side, one for each set of vectors of the same samples.
 
-    Source: van der Maaten and Hinton 2008, "Visualizing data using t-SNE" (by scikit-learn, cosine).
+    Source: van der Maaten and Hinton 2008, "Visualizing data using t-SNE" (by scikit-learn,
+    cosine).
 
     Args:
         sets: title -> (N, D), N >= 4.
@@ -88,7 +89,9 @@ def tsne_maps(sets: Mapping[str, Tensor], labels: Tensor, seed: int = 0) -> Any:
         perplexity = min(30.0, (len(x) - 1) / 3)
         mapping = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed)
         points = mapping.fit_transform(x.float().cpu().numpy())
-        axes.scatter(points[:, 0], points[:, 1], s=6, c=labels.cpu().numpy(), cmap="tab20", linewidths=0)  # fmt: skip
+        axes.scatter(
+            points[:, 0], points[:, 1], s=6, c=labels.cpu().numpy(), cmap="tab20", linewidths=0
+        )
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])

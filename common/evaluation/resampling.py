@@ -120,8 +120,9 @@ def resample(
 
     def scores(rows: NDArray[np.int64], items: Sequence[NDArray[np.int64]]) -> dict[str, float]:
         return {
-            name: sum(s.score(rows, drawn) for s, drawn in zip(sets, items, strict=True))
-            / len(sets)
+            name: (
+                sum(s.score(rows, drawn) for s, drawn in zip(sets, items, strict=True)) / len(sets)
+            )
             for name, sets in arms.items()
         }
 

@@ -1,4 +1,7 @@
-"""Atomic writing: a reader sees the old file or the complete new one, never a part; and where a task writes."""
+"""Atomic writing: a reader sees the old file or the complete new one, never a part.
+
+And where a task writes.
+"""
 
 import json
 import os
@@ -71,7 +74,9 @@ def _umask() -> int:
 def output_file(
     named: str | None, folder: Path, name: str, reads: Iterable[str | None] = ()
 ) -> Path:
-    """The file that a task writes. Its folder is made before the work, which would be lost without it.
+    """The file that a task writes.
+
+    Its folder is made before the work, which would be lost without it.
 
     Args:
         named: by the user, perhaps with ``~``; None or empty for `name` in `folder`.

@@ -40,7 +40,8 @@ def save_instructed(
     Args:
         encoder: its weights are written in their dtype.
         folder: created if needed; other files in it stay.
-        prompts: name -> instruction, for ``encode(texts, prompt_name=...)`` of sentence-transformers.
+        prompts: name -> instruction, for ``encode(texts, prompt_name=...)`` of
+            sentence-transformers.
 
     Returns:
         The folder.
@@ -51,8 +52,8 @@ def save_instructed(
         with quiet():
             merged.model.save_pretrained(new)
         merged.tokenizer.save_pretrained(new)
-        # the classes of some models (GPT-NeoX) restore their own template when they are read, so that
-        # other readers would lose the end of the texts
+        # the classes of some models (GPT-NeoX) restore their own template when they are read, so
+        # that other readers would lose the end of the texts
         if load_tokenizer(str(new))("a")["input_ids"] != merged.tokenizer("a")["input_ids"]:
             general_tokenizer(merged.tokenizer).save_pretrained(new)
 

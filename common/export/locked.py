@@ -1,7 +1,7 @@
 """A dual encoder with a given image tower as a folder, and what users do with it.
 
-What open_clip can express goes out in its format. Other towers (a CIFAR ResNet, a torchvision or timm
-network with our text towers) go out as ``model.safetensors`` and ``config.json``, read by
+What open_clip can express goes out in its format. Other towers (a CIFAR ResNet, a torchvision or
+timm network with our text towers) go out as ``model.safetensors`` and ``config.json``, read by
 `load_locked` alone.
 """
 

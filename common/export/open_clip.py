@@ -6,8 +6,8 @@ What open_clip 3 can express decides how the towers go out:
 - `QKNormViT` + `ClipTextTransformer` with the same activation: open_clip's own towers; the bias of
   the patch embedding, which they lack, is added to the position table.
 - the two with different activations (LaCLIP: GELU and QuickGELU): open_clip has one switch for
-  both, so the image tower goes out as a timm model described in ``<folder>/image_trunk``; the config
-  names that path. After moving the folder load it with `load_open_clip`, which corrects it.
+  both, so the image tower goes out as a timm model described in ``<folder>/image_trunk``; the
+  config names that path. After moving the folder load it with `load_open_clip`, which corrects it.
 """
 
 import copy

@@ -69,8 +69,8 @@ def load_projected(folder: str | Path, *, head: bool) -> tuple[SentenceEncoder, 
     there = (folder / _DENSE / "config.json").is_file()
     if there != head:
         raise UserError(
-            f"{folder} was exported {'with' if there else 'without'} a linear map on top, which the "
-            "config does not say: set model.asymmetric_head as it was in training"
+            f"{folder} was exported {'with' if there else 'without'} a linear map on top, which the"
+            " config does not say: set model.asymmetric_head as it was in training"
         )
     if not head:
         return load_sentence_transformers(folder), None

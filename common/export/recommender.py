@@ -1,4 +1,7 @@
-"""A sequential recommender as a folder: weights, sizes, names of the items; and what is asked of it."""
+"""A sequential recommender as a folder: weights, sizes, names of the items.
+
+And what is asked of it.
+"""
 
 import json
 from collections.abc import Sequence

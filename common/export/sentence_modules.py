@@ -1,4 +1,6 @@
-"""An instructed encoder as a module of sentence-transformers; imported by that library's users only.
+"""An instructed encoder as a module of sentence-transformers.
+
+Imported by that library's users only.
 
 The prompt of ``encode(texts, prompt=...)`` is the whole prefix of a text, as that library has it.
 """
@@ -28,7 +30,9 @@ class InstructedModule(InputModule):  # type: ignore[misc]
         self.encoder, self.tokenizer = encoder, encoder.tokenizer
         self.max_seq_length = encoder.max_length
 
-    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **_: Any) -> dict[str, Tensor]:  # fmt: skip
+    def preprocess(
+        self, inputs: Sequence[str], prompt: str | None = None, **_: Any
+    ) -> dict[str, Tensor]:
         """Inputs of `forward` for some texts."""
         return self.encoder.pad(self.encoder.prefixed_rows(list(inputs), prompt or ""))
 

@@ -61,9 +61,13 @@ class SpokenTextModel:
     """
 
     def __init__(
-        self, speech: SpeechEmbedder, text: SentenceEncoder, sample_rate: int, mean: Tensor,
+        self,
+        speech: SpeechEmbedder,
+        text: SentenceEncoder,
+        sample_rate: int,
+        mean: Tensor,
         log_scale: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.speech, self.text = speech.eval(), text.eval()
         self.sample_rate, self.mean, self.log_scale = sample_rate, mean, log_scale
 

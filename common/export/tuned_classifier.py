@@ -63,11 +63,16 @@ def save_classifier(classifier: TextClassifier, folder: str | Path, *, merge: bo
     elif kept.kind == "lora":
         _write_adapter(folder, _lora_config(tuning), adapter)
     write_tensors(folder / HEAD, classifier.head.state_dict())
-    write_json(folder / SETTINGS, {
-        "classes": list(classifier.classes), "pooling": classifier.pooling,
-        "max_length": classifier.max_length, "head_dropout": classifier.dropout.p,
-        "tuning": asdict(kept),
-    })  # fmt: skip
+    write_json(
+        folder / SETTINGS,
+        {
+            "classes": list(classifier.classes),
+            "pooling": classifier.pooling,
+            "max_length": classifier.max_length,
+            "head_dropout": classifier.dropout.p,
+            "tuning": asdict(kept),
+        },
+    )
     return folder
 
 
@@ -115,9 +120,13 @@ def _lora_config(tuning: Tuning) -> Any:
     from peft import LoraConfig, TaskType
 
     return LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION, inference_mode=True, r=tuning.rank,
-        lora_alpha=cast(int, tuning.alpha), lora_dropout=tuning.lora_dropout, target_modules=list(tuning.targets),
-    )  # fmt: skip
+        task_type=TaskType.FEATURE_EXTRACTION,
+        inference_mode=True,
+        r=tuning.rank,
+        lora_alpha=cast(int, tuning.alpha),
+        lora_dropout=tuning.lora_dropout,
+        target_modules=list(tuning.targets),
+    )
 
 
 def _write_adapter(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:

@@ -52,9 +52,22 @@ def make_problem(
         raise ValueError(f"row_scale must be ({q.shape[0]},), got {tuple(row_scale.shape)}")
     spec.check(q.shape[0], k.shape[0])
     return Problem(
-        q, k, scale.reshape(()), spec, row_scale, row_start, col_start, columns, moment, top1,
-        unit_norm, False, memory_budget or 0, deterministic, precision,
-    )  # fmt: skip
+        q,
+        k,
+        scale.reshape(()),
+        spec,
+        row_scale,
+        row_start,
+        col_start,
+        columns,
+        moment,
+        top1,
+        unit_norm,
+        False,
+        memory_budget or 0,
+        deterministic,
+        precision,
+    )
 
 
 def _check_pair(q: Tensor, k: Tensor) -> None:

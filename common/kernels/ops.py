@@ -28,16 +28,33 @@ _Output = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def rebuild(
-    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int],
-) -> Problem:  # fmt: skip
+    q: Tensor,
+    k: Tensor | None,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+) -> Problem:
     """Rebuild the problem; `flags` as made by `flags_of`, k = None stands for k = q (half)."""
     row_start, col_start, columns, moment, top1, unit_norm, keep, deterministic, rounding = flags
     return Problem(
-        q, q if k is None else k, scale, decode(spec, side), row_scale, row_start, col_start,
-        bool(columns), bool(moment), bool(top1), bool(unit_norm), k is None, keep,
-        bool(deterministic), PRECISIONS[rounding],
-    )  # fmt: skip
+        q,
+        q if k is None else k,
+        scale,
+        decode(spec, side),
+        row_scale,
+        row_start,
+        col_start,
+        bool(columns),
+        bool(moment),
+        bool(top1),
+        bool(unit_norm),
+        k is None,
+        keep,
+        bool(deterministic),
+        PRECISIONS[rounding],
+    )
 
 
 def flags_of(problem: Problem) -> list[int]:
@@ -58,9 +75,15 @@ def autocast_off(q: Tensor) -> torch.autocast:
 
 @torch.library.custom_op("contrastive::pair_stats", mutates_args=())
 def pair_stats_op(
-    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], backend: str,
-) -> _Output:  # fmt: skip
+    q: Tensor,
+    k: Tensor | None,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+) -> _Output:
     """The fields of `RawStats`."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
@@ -70,9 +93,15 @@ def pair_stats_op(
 
 @pair_stats_op.register_fake
 def _(
-    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], backend: str,
-) -> _Output:  # fmt: skip
+    q: Tensor,
+    k: Tensor | None,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+) -> _Output:
     problem = rebuild(q, k, scale, row_scale, side, spec, flags)
     num_rows, dtype = problem.num_rows, problem.dtype
     sizes = (
@@ -92,10 +121,19 @@ def _(
 
 @torch.library.custom_op("contrastive::pair_stats_backward", mutates_args=())
 def pair_stats_backward_op(
-    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    stats: list[Tensor], upstream: list[Tensor], spec: str, flags: list[int], backend: str,
-    need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor | None,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    stats: list[Tensor],
+    upstream: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk in the dtypes of q and k; row_dot. An empty upstream vector stands for zero."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
@@ -107,10 +145,19 @@ def pair_stats_backward_op(
 
 @pair_stats_backward_op.register_fake
 def _(
-    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    stats: list[Tensor], upstream: list[Tensor], spec: str, flags: list[int], backend: str,
-    need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor | None,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    stats: list[Tensor],
+    upstream: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     return fake_gradients(q, k, need_q, need_k)
 
 
@@ -197,9 +244,18 @@ pair_stats_op.register_autograd(_stats_backward, setup_context=_save_stats)
 
 @torch.library.custom_op("contrastive::info_nce_rows", mutates_args=())
 def info_nce_rows_op(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], backend: str, join: bool, need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+    join: bool,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sum of `row_values` over valid rows; row_lse, row_lin, row_hit; dq, dk, row_dot of the sum.
 
     The gradient of the sum is ready; row_lse and row_lin may be differentiated as well, which then
@@ -216,9 +272,18 @@ def info_nce_rows_op(
 
 @info_nce_rows_op.register_fake
 def _(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], backend: str, join: bool, need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+    join: bool,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = rebuild(q, k, scale, row_scale, side, spec, flags)
     rows, dtype = problem.num_rows, problem.dtype
     total, lse, lin = (q.new_empty(shape, dtype=dtype) for shape in ((), (rows,), (rows,)))
@@ -247,10 +312,22 @@ def _fused_backward(
         stats = [row_lse, empty, row_lin, *3 * [empty], row_lse.new_full((), torch.nan), empty]
         vectors = [empty if x is None else x for x in (g_lse, None, g_lin, None)]
         dots = need_q or need_scale or need_row_scale
-        parts.append(torch.ops.contrastive.pair_stats_backward(
-            q, k, scale, row_scale, side, stats, vectors, ctx.spec, ctx.flags, ctx.backend, dots,
-            need_k,
-        ))  # fmt: skip
+        parts.append(
+            torch.ops.contrastive.pair_stats_backward(
+                q,
+                k,
+                scale,
+                row_scale,
+                side,
+                stats,
+                vectors,
+                ctx.spec,
+                ctx.flags,
+                ctx.backend,
+                dots,
+                need_k,
+            )
+        )
     if not parts:
         return None, None, None, None, *_none_grads(ctx, 6)
     dq, dk, row_dot = parts[0] if len(parts) == 1 else (a + b for a, b in zip(*parts, strict=True))

@@ -88,7 +88,8 @@ def pair_stats(
         memory_budget: bytes of exponentials that may be kept for the backward (4 N M saves a whole
             GEMM; on CUDA 2 N M for 16-bit inputs with one positive per row). None = 0.
         deterministic: two runs are bit-equal. That holds on all back ends; False only permits
-            atomic additions for the closed-form weights (labels, indices) on CUDA. No effect on CPU.
+            atomic additions for the closed-form weights (labels, indices) on CUDA. No effect on
+            CPU.
         precision: what products of float32 inputs may be rounded to: "exact", "tf32" or "half", see
             `core.problem.PRECISIONS`. No effect on CPU and in the dense back end, which are exact.
 
@@ -109,9 +110,21 @@ def pair_stats(
     tensor([4., 4.])
     """
     problem = make_problem(
-        q, k, scale, spec, row_scale, row_start, col_start, columns, moment, top1, unit_norm,
-        memory_budget, deterministic, precision,
-    )  # fmt: skip
+        q,
+        k,
+        scale,
+        spec,
+        row_scale,
+        row_start,
+        col_start,
+        columns,
+        moment,
+        top1,
+        unit_norm,
+        memory_budget,
+        deterministic,
+        precision,
+    )
     shard = as_sharding(group)
     if shard is not None:
         stats = sharded.sharded_stats(problem, _tiled(problem, backend), shard)
@@ -177,7 +190,8 @@ def info_nce(
     Raises:
         ValueError: as `pair_stats`; symmetric with N != M; an unknown reduction.
 
-    Source: van den Oord et al. 2018, arXiv 1807.03748, Eq. 4; Radford et al. 2021, arXiv 2103.00020.
+    Source: van den Oord et al. 2018, arXiv 1807.03748, Eq. 4; Radford et al. 2021, arXiv
+    2103.00020.
 
     Distributed: gathers negatives if `group` is given; "mean" and "sum" then go over the
         rows of all ranks, with gradients as `Sharding.grad_reduction` needs them.
@@ -257,7 +271,8 @@ def pair_softplus(
         reduction: "none" for (N,), "sum", or "mean" over the N queries.
         group: process group (or `Sharding`); "mean" and "sum" go over all ranks then.
         backend: as `pair_stats`.
-        **options: row_scale, row_start, col_start, unit_norm, memory_budget, deterministic, precision.
+        **options: row_scale, row_start, col_start, unit_norm, memory_budget, deterministic,
+        precision.
 
     Returns:
         (N,) or scalar, float32 (float64 for float64 inputs).
@@ -274,9 +289,17 @@ def pair_softplus(
     """
     _check_reduction(reduction)
     rows = softplus_rows(
-        q, k, scale, spec, bias=bias, row_offset=row_offset, fuse=reduction != "none",
-        group=group, backend=backend, **options,
-    )  # fmt: skip
+        q,
+        k,
+        scale,
+        spec,
+        bias=bias,
+        row_offset=row_offset,
+        fuse=reduction != "none",
+        group=group,
+        backend=backend,
+        **options,
+    )
     shard = as_sharding(group)
     if shard is not None:
         return sharded.reduce_rows(rows.per_row, rows.num_rows, shard, reduction)

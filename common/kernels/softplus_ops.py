@@ -21,9 +21,17 @@ from common.kernels.ops import (
 
 @torch.library.custom_op("contrastive::pair_softplus", mutates_args=())
 def pair_softplus_op(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int], backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The parts of `problem.SoftplusSums`."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
@@ -33,9 +41,17 @@ def pair_softplus_op(
 
 @pair_softplus_op.register_fake
 def _(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int], backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_sums(rebuild(q, k, scale, row_scale, side, spec, flags))
 
 
@@ -48,10 +64,20 @@ def _fake_sums(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("contrastive::pair_softplus_backward", mutates_args=())
 def pair_softplus_backward_op(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, side: list[Tensor], upstream: Tensor, spec: str, flags: list[int],
-    backend: str, need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    side: list[Tensor],
+    upstream: Tensor,
+    spec: str,
+    flags: list[int],
+    backend: str,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dq, dk in the dtypes of the inputs; row_dot, row_sum, d_offset."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
@@ -64,22 +90,39 @@ def pair_softplus_backward_op(
 
 @pair_softplus_backward_op.register_fake
 def _(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, side: list[Tensor], upstream: Tensor, spec: str, flags: list[int],
-    backend: str, need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    side: list[Tensor],
+    upstream: Tensor,
+    spec: str,
+    flags: list[int],
+    backend: str,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     vectors = [q.new_empty(q.shape[0], dtype=stat_dtype(q)) for _ in range(2)]
     return *fake_gradients(q, k, need_q, need_k), vectors[0], vectors[1]
 
 
 @torch.library.custom_op("contrastive::pair_softplus_sum", mutates_args=())
 def pair_softplus_sum_op(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
-    backend: str, need_q: bool, need_k: bool,
-) -> tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
-]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sum over all rows, the parts of `SoftplusSums`, and in the same sweep the sum's gradients.
 
     dq, dk, row_dot, row_sum, d_offset. The rows may be differentiated as well, which then costs a
@@ -96,12 +139,19 @@ def pair_softplus_sum_op(
 
 @pair_softplus_sum_op.register_fake
 def _(
-    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
-    backend: str, need_q: bool, need_k: bool,
-) -> tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
-]:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    side: list[Tensor],
+    spec: str,
+    flags: list[int],
+    backend: str,
+    need_q: bool,
+    need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = stat_dtype(q)
     sums = _fake_sums(rebuild(q, k, scale, row_scale, side, spec, flags))
     total, row_sum, d_offset = (q.new_empty(n, dtype=dtype) for n in ((), len(q), len(q)))
@@ -131,9 +181,20 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     offset = rest.pop(0) if ctx.has_offset else None
     need_q, need_k, *need = ctx.needs_input_grad[:6]
     dq, dk, *vectors = torch.ops.contrastive.pair_softplus_backward(
-        q, k, scale, row_scale, bias, offset, rest, upstream, ctx.spec, ctx.flags, ctx.backend,
-        need_q or need[0] or need[1], need_k,
-    )  # fmt: skip
+        q,
+        k,
+        scale,
+        row_scale,
+        bias,
+        offset,
+        rest,
+        upstream,
+        ctx.spec,
+        ctx.flags,
+        ctx.backend,
+        need_q or need[0] or need[1],
+        need_k,
+    )
     small = _small_grads(vectors, scale, row_scale, bias, offset, need)
     return (
         dq if need_q else None,
@@ -147,9 +208,13 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 def _small_grads(
-    vectors: list[Tensor], scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-    offset: Tensor | None, need: list[bool],
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+    vectors: list[Tensor],
+    scale: Tensor,
+    row_scale: Tensor | None,
+    bias: Tensor,
+    offset: Tensor | None,
+    need: list[bool],
+) -> tuple[Tensor | None, ...]:
     """Gradients of scale, row_scale, bias, offset from row_dot, row_sum, d_offset."""
     row_dot, row_sum, d_offset = vectors
     scales = scale_grads(row_dot, scale, row_scale, need[0], need[1])
@@ -175,10 +240,23 @@ def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) ->
     ready = dq, dk, row_dot, row_sum, d_offset
     parts = [] if g is None else [tuple(x * g for x in ready)]
     if g_rows is not None:
-        parts.append(torch.ops.contrastive.pair_softplus_backward(
-            q, k, scale, row_scale, bias, offset, rest, g_rows, ctx.spec, ctx.flags, ctx.backend,
-            need_q or need[0] or need[1], need_k,
-        ))  # fmt: skip
+        parts.append(
+            torch.ops.contrastive.pair_softplus_backward(
+                q,
+                k,
+                scale,
+                row_scale,
+                bias,
+                offset,
+                rest,
+                g_rows,
+                ctx.spec,
+                ctx.flags,
+                ctx.backend,
+                need_q or need[0] or need[1],
+                need_k,
+            )
+        )
     tail = ([None] * ctx.num_side, None, None, None, None, None)
     if not parts:
         return None, None, None, None, None, None, *tail

@@ -61,6 +61,10 @@ class AlignUniformLoss(PairLoss):
     def forward(self, x: Tensor, y: Tensor) -> LossOutput:
         """Loss of two views (B, D) each."""
         return align_uniform(
-            self.prepare(x), self.prepare(y), self.align_weight, self.uniform_weight, self.tau,
+            self.prepare(x),
+            self.prepare(y),
+            self.align_weight,
+            self.uniform_weight,
+            self.tau,
             **self.kernel,
-        )  # fmt: skip
+        )

@@ -23,8 +23,9 @@ class PairLoss(nn.Module):
         normalize: L2-normalise the inputs; False compares dot products.
         backend: "auto", "dense", "blocked" or "triton", see `common.kernels`.
         memory_budget: bytes of N x M storage that may be kept to save recomputation; None for 0.
-        precision: of the products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands, everything else
-            float32), or "auto": half under autocast, else exact. See `docs/kernels.md` for what each costs.
+        precision: of the products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
+            everything else float32), or "auto": half under autocast, else exact. See
+            `docs/kernels.md` for what each costs.
 
     Raises:
         ValueError: an unknown backend or precision, or a negative budget.

@@ -129,7 +129,8 @@ class CACRQueueLoss(PairLoss):
         weighting: "full", "without_w1", "without_w2" or "none".
         gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
-    Distributed: gathers negatives of the batch (local if `gather=False`); a queue is never gathered.
+    Distributed: gathers negatives of the batch (local if `gather=False`); a queue is never
+    gathered.
 
     >>> z = torch.eye(2)[:1].expand(2, 1, 2)  # views agree; one row in the queue, at distance 2
     >>> CACRQueueLoss(in_batch=False)(z, z, torch.eye(2)[1:]).loss
@@ -167,10 +168,18 @@ class CACRQueueLoss(PairLoss):
     def terms(self, queries: Tensor, keys: Tensor, queue: Tensor) -> CacrTerms:
         """Both costs and the entropies of their weights, per sample; arguments as `forward`."""
         return cacr_queue(
-            self.prepare(queries), self.prepare(keys), queue, self.tau_positive, self.tau_negative,
-            alpha=self.alpha, beta=self.beta, in_batch=self.in_batch,
-            reuse_first_view=self.reuse_first_view, weighting=self.weighting, **self.kernel,
-        )  # fmt: skip
+            self.prepare(queries),
+            self.prepare(keys),
+            queue,
+            self.tau_positive,
+            self.tau_negative,
+            alpha=self.alpha,
+            beta=self.beta,
+            in_batch=self.in_batch,
+            reuse_first_view=self.reuse_first_view,
+            weighting=self.weighting,
+            **self.kernel,
+        )
 
     def forward(self, queries: Tensor, keys: Tensor, queue: Tensor) -> LossOutput:
         """Loss of a batch; may be negative, no hits.
@@ -237,7 +246,9 @@ class CACRMomentumLoss(PairLoss):
         self.weighted = weighted
 
     def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> LossOutput:
-        """Mean over keys of their loss, of the samples as `reduction` says; hits are those of the last key.
+        """Mean over keys of their loss, of the samples as `reduction` says.
+
+        Hits are those of the last key.
 
         Args:
             queries: predictions of every view, (B, D) raw each.

@@ -35,7 +35,8 @@ def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) ->
         What `encoder` returns for the whole batch, rows in their order.
 
     Raises:
-        ValueError: `chunk_size` < 1, no tensor with rows in `batch`, or leaves with different row counts.
+        ValueError: `chunk_size` < 1, no tensor with rows in `batch`, or leaves with different row
+            counts.
 
     Distributed: local. Parameters receive their gradient once per backward, after the last chunk,
         so DDP reduces once and needs no `no_sync`; gathering is the business of the loss. Autocast
@@ -50,9 +51,11 @@ def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) ->
     torch.Size([5, 2])
     """
     outputs = [
-        checkpoint(encoder, chunk, use_reentrant=False, preserve_rng_state=True)
-        if torch.is_grad_enabled()
-        else encoder(chunk)
+        (
+            checkpoint(encoder, chunk, use_reentrant=False, preserve_rng_state=True)
+            if torch.is_grad_enabled()
+            else encoder(chunk)
+        )
         for chunk in split_rows(batch, chunk_size)
     ]
     return tree_map(lambda *rows: torch.cat(rows), *outputs)

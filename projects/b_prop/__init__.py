@@ -25,9 +25,15 @@ def build(cfg: Config) -> "Experiment[BProp]":
     from projects.b_prop.stages import embed, export, load_export, plan, stages
 
     experiment = experiment_of(
-        cfg, stages, evaluate, export, load_export, embed, plan,
+        cfg,
+        stages,
+        evaluate,
+        export,
+        load_export,
+        embed,
+        plan,
         {"prepare": prepare.prepare, "word_sets": prepare.word_sets},
-    )  # fmt: skip
+    )
     return replace(
         experiment,
         tasks={**experiment.tasks, "rank": partial(tasks.rank, cfg, experiment=experiment)},

@@ -137,10 +137,15 @@ class PairBatches(Dataset[PairBatch]):
         continues = np.zeros(len(ids), dtype=bool)
         continues[start:-1] = document.continues[: len(ids) - start - 1]
         masked, labels = mask_words(
-            np.array(ids), allowed, continues, rng,
-            mask_id=self.tokenizer.mask_token_id, vocab_size=len(self.tokenizer),
-            probability=self.cfg.method.mask_prob, most=self.cfg.method.max_predictions,
-        )  # fmt: skip
+            np.array(ids),
+            allowed,
+            continues,
+            rng,
+            mask_id=self.tokenizer.mask_token_id,
+            vocab_size=len(self.tokenizer),
+            probability=self.cfg.method.mask_prob,
+            most=self.cfg.method.max_predictions,
+        )
         return masked.tolist(), segments, labels.tolist()
 
 
@@ -185,9 +190,11 @@ def attention_settings(cfg: Config) -> dict[str, Any]:
     """Where the attention of a config comes from: the weights that are trained, unless named."""
     words = cfg.words
     return {
-        "encoder": words.encoder or cfg.model.pretrained, "layer": words.layer,
-        "heads": words.heads, "parity_extraction": words.parity_extraction,
-    }  # fmt: skip
+        "encoder": words.encoder or cfg.model.pretrained,
+        "layer": words.layer,
+        "heads": words.heads,
+        "parity_extraction": words.parity_extraction,
+    }
 
 
 def analyser(cfg: Config, tokenizer: Any, encoder: Any, batch_size: int) -> Analyser:
@@ -287,9 +294,12 @@ def finetuning_data(cfg: Config, ranker: CrossEncoder) -> ContrastiveData:
             raise UserError(f"finetune.val_queries: {error}") from error
         val = {"ranking": FixedGroups(groups(held_out))}
     return ContrastiveData(
-        groups(data), batch_size=own.batch_size, seed=cfg.seed,
-        num_workers=cfg.data.num_workers, val=val,
-    )  # fmt: skip
+        groups(data),
+        batch_size=own.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+    )
 
 
 class FixedGroups(Dataset[Key]):

@@ -161,7 +161,8 @@ def sample_word_sets(
 ) -> list[tuple[WordSet, WordSet]]:
     """Pairs of word sets of one document, in the order in which they were drawn.
 
-    Words of a set are distinct if `candidates` says so and more of them can be drawn than the set holds.
+    Words of a set are distinct if `candidates` says so and more of them can be drawn than the set
+    holds.
 
     Source: Ma et al. 2021, "PROP", section 3.1 (sets of one length), arXiv 2010.10137.
 

@@ -79,10 +79,14 @@ class Analyser:
             counts = Counter(own.words)
             ends = (0, *own.first, len(own.ids))  # of words: none is cut in its middle
             found.append(
-                {"id": str(row["id"]), "text": text, "words": list(counts),
-                 "counts": list(counts.values()),
-                 "pieces": max(end for end in ends if end <= self.max_pieces)}
-            )  # fmt: skip
+                {
+                    "id": str(row["id"]),
+                    "text": text,
+                    "words": list(counts),
+                    "counts": list(counts.values()),
+                    "pieces": max(end for end in ends if end <= self.max_pieces),
+                }
+            )
         if self.encoder is not None:
             order = sorted(range(len(rows)), key=lambda i: -len(cut[i].ids))
             for start in range(0, len(order), self.batch_size):
@@ -106,10 +110,17 @@ class Analyser:
                 mask[i, hidden] = 0
         device = next(self.encoder.parameters()).device
         with evaluation_mode(self.encoder):
-            attention = cls_attention(
-                self.encoder, padded["input_ids"].to(device), mask.to(device),
-                layer=self.words.layer, heads=self.words.heads,
-            ).double().cpu()  # fmt: skip
+            attention = (
+                cls_attention(
+                    self.encoder,
+                    padded["input_ids"].to(device),
+                    mask.to(device),
+                    layer=self.words.layer,
+                    heads=self.words.heads,
+                )
+                .double()
+                .cpu()
+            )
         for values, ids, one in zip(attention, rows, cut, strict=True):
             words: dict[str, float] = {}
             if self.words.parity_extraction:
@@ -260,9 +271,13 @@ class Collection:
         try:
             settings, statistics = values["settings"], values["statistics"]
             found = cls(
-                settings, CorpusStatistics.from_json(statistics), values["totals"],
-                values["surfaces"], values["attention"], values.get("max_document"),
-            )  # fmt: skip
+                settings,
+                CorpusStatistics.from_json(statistics),
+                values["totals"],
+                values["surfaces"],
+                values["attention"],
+                values.get("max_document"),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no collection of TASK=prepare: {error!r}") from error
         if found.max_document != max_document:
@@ -280,8 +295,9 @@ class Collection:
         for name, wanted in (attention or {}).items() if found.attention else ():
             if found.attention.get(name) != wanted:
                 raise UserError(
-                    f"{path.parent}: the attention was read with {name}={found.attention.get(name)}, "
-                    f"the config has {wanted}: set words.{name}, or prepare the documents again"
+                    f"{path.parent}: the attention was read with"
+                    f" {name}={found.attention.get(name)}, the config has {wanted}: set"
+                    f" words.{name}, or prepare the documents again"
                 )
         return found
 

@@ -1,4 +1,7 @@
-"""Re-ranking of a first stage's candidates, before and after fine-tuning; how good the words are."""
+"""Re-ranking of a first stage's candidates, before and after fine-tuning.
+
+How good the words are.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,8 +39,17 @@ from projects.b_prop.stages import at_start
 from projects.b_prop.words import WordSampler
 
 KS = (10, 20, 100)
-METRICS = ("ndcg_at_10", "ndcg_at_20", "precision_at_10", "precision_at_20", "mrr_at_10", "mrr_at_100",
-           "recall_at_100", "mrr", "map")  # fmt: skip
+METRICS = (
+    "ndcg_at_10",
+    "ndcg_at_20",
+    "precision_at_10",
+    "precision_at_20",
+    "mrr_at_10",
+    "mrr_at_100",
+    "recall_at_100",
+    "mrr",
+    "map",
+)
 TOP, WORD_DOCUMENTS = 10, 2000  # words of a document that are looked at; documents
 PAIR_ORDERS = ("accuracy", "other_document", "shared_words", "idf")
 FRESH = 2**30  # epoch of pairs that no training reaches
@@ -47,11 +59,11 @@ Sets = dict[str, tuple[RetrievalSet, Run]]  # name -> set and candidates
 def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, float]:
     """Every row of the table, ``<row><set>_<metric>`` and ``<row>average_<metric>``.
 
-    Rows: the ranker as it is (zero-shot after pre-training); ``tuned_``, each query ranked by a copy
-    that was fine-tuned on the other folds; ``tuned_<n>_`` with n training queries; the same of the
-    encoder before pre-training as ``untrained_*``; ``bm25_`` (or the given first stage), ``ql_``,
-    ``overlap_`` and ``oracle_``. Queries without a relevant candidate count 0 in every row, also
-    those without any relevant document.
+    Rows: the ranker as it is (zero-shot after pre-training); ``tuned_``, each query ranked by a
+    copy that was fine-tuned on the other folds; ``tuned_<n>_`` with n training queries; the same of
+    the encoder before pre-training as ``untrained_*``; ``bm25_`` (or the given first stage),
+    ``ql_``, ``overlap_`` and ``oracle_``. Queries without a relevant candidate count 0 in every
+    row, also those without any relevant document.
 
     Source: Ma et al. 2021, "B-PROP", section 5.2 (five-fold cross-validation, re-ranking),
     arXiv 2104.09791.
@@ -176,8 +188,9 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
     The documents are those of the pre-training, the pairs belong to an epoch that it never reaches.
 
     Returns:
-        ``pair_accuracy`` of the ranker, ``pair_other_document`` of the ranker that gets the sets with
-        a document they were not drawn from: as much as it knows without a look at the document; of
+        ``pair_accuracy`` of the ranker, ``pair_other_document`` of the ranker that gets the sets
+        with a document they were not drawn from: as much as it knows without a look at the
+            document; of
         two orders without training ``pair_shared_words``, words
         that the document holds, and ``pair_idf``, mean inverse document frequency of the words,
         which does not look at the document. Nothing if prepared documents are not at hand.

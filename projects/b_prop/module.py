@@ -17,7 +17,9 @@ from projects.b_prop.objective import Objective
 
 
 class BProp(ContrastiveModule):
-    """Word sets scored against their document, masked words beside it; or queries against documents.
+    """Word sets scored against their document, masked words beside it.
+
+    Or queries against documents.
 
     Source: Ma et al. 2021, "B-PROP", section 4, arXiv 2104.09791.
 
@@ -44,9 +46,14 @@ class BProp(ContrastiveModule):
         tune = cfg.finetune
         warmup = round(tune.warmup_share * tune.steps)
         tuned = replace(
-            cfg.optim, lr=tune.lr, weight_decay=tune.weight_decay, schedule="linear",
-            warmup_steps=warmup, warmup_epochs=0.0, decay_steps=0,
-        )  # fmt: skip
+            cfg.optim,
+            lr=tune.lr,
+            weight_decay=tune.weight_decay,
+            schedule="linear",
+            warmup_steps=warmup,
+            warmup_epochs=0.0,
+            decay_steps=0,
+        )
         super().__init__(tuned if finetune else cfg.optim)
         self.ranker, self.lm_head, self.tune = ranker, lm_head, tune if finetune else None
         self.objective = Objective(cfg.method)

@@ -13,7 +13,8 @@ def rop_loss(scores: Tensor, score_norm: str = "softmax", margin: float = 1.0) -
 
         L_ROP = mean max(0, 1 - s+ + s-)
 
-    on raw scores (the text), or on their softmax over the pair (the released code), where it is 2 p-.
+    on raw scores (the text), or on their softmax over the pair (the released code), where it is 2
+    p-.
 
     Source: Ma et al. 2021, "B-PROP", section 4.4, arXiv 2104.09791; "PROP", section 3.2,
     arXiv 2010.10137.

@@ -106,11 +106,15 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     if own.attention and encoder == "random":
         raise UserError("random weights attend to nothing: name an encoder in words.encoder")
     settings = {
-        "encoder": encoder, "attention": own.attention, "layer": cfg.words.layer,
-        "heads": cfg.words.heads, "parity": cfg.words.parity_extraction,
-        "max_document": cfg.data.max_document, "keep_words": own.keep_words,
+        "encoder": encoder,
+        "attention": own.attention,
+        "layer": cfg.words.layer,
+        "heads": cfg.words.heads,
+        "parity": cfg.words.parity_extraction,
+        "max_document": cfg.data.max_document,
+        "keep_words": own.keep_words,
         "batch": own.batch_size,
-    }  # fmt: skip
+    }
     if not own.attention and own.keep_words is not None:
         settings["counts"] = "whole texts"  # not what is within max_document or kept
     step = RowMap("words", partial(_analyse, cfg), settings, chunk_size=CHUNK)
@@ -121,8 +125,8 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     doubtful = sum(LOST in row["text"] for row in found.rows())
     if doubtful:
         workspace.say(
-            f"{own.input}: {doubtful} documents hold U+FFFD, where the file is not UTF-8 or has it itself; words are "
-            "cut there: convert the file to UTF-8 and remove the output"
+            f"{own.input}: {doubtful} documents hold U+FFFD, where the file is not UTF-8 or has it"
+            " itself; words are cut there: convert the file to UTF-8 and remove the output"
         )
     count, path = write_documents(folder, found.rows())
     collection = Collection.of(found.rows(), cfg.words)
@@ -153,10 +157,13 @@ def word_sets(cfg: Config, workspace: Workspace) -> Path | None:
         return [_instance(pairs, place, epoch, count) for place, _ in rows]
 
     settings = {
-        "words": vars(cfg.words), "pairs": count, "epoch": epoch,
+        "words": vars(cfg.words),
+        "pairs": count,
+        "epoch": epoch,
         "documents": cfg.data.documents or cfg.data.source,
-        "attention": attention_settings(cfg), "max_document": cfg.data.max_document,
-    }  # fmt: skip
+        "attention": attention_settings(cfg),
+        "max_document": cfg.data.max_document,
+    }
     step = RowMap("word sets", lambda: draw, settings, cfg.seed, chunk_size=CHUNK)
     places = [[place, int(index)] for place, index in enumerate(pairs.kept)]
     found = map_rows(step, places, folder / f"parts-{epoch}", cfg.task, workspace.meter)

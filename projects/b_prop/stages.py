@@ -40,9 +40,13 @@ def build_ranker(cfg: Config) -> CrossEncoder:
     """
     model = cfg.model
     return cross_encoder(
-        model.pretrained, head=model.head, config=model.config, attention=model.attention,
-        max_length=model.max_length, max_first=model.max_first,
-    )  # fmt: skip
+        model.pretrained,
+        head=model.head,
+        config=model.config,
+        attention=model.attention,
+        max_length=model.max_length,
+        max_first=model.max_first,
+    )
 
 
 def at_start(cfg: Config) -> CrossEncoder:
@@ -78,9 +82,13 @@ def stages(cfg: Config) -> Iterator[Stage]:
         if not own.val_queries:
             steps["val_every_n_steps"] = None
         yield Stage(
-            "finetune", BProp(cfg, ranker, finetune=True), finetuning_data(cfg, ranker), steps,
-            monitor="val/ranking_loss" if own.val_queries else None, monitor_mode="min",
-        )  # fmt: skip
+            "finetune",
+            BProp(cfg, ranker, finetune=True),
+            finetuning_data(cfg, ranker),
+            steps,
+            monitor="val/ranking_loss" if own.val_queries else None,
+            monitor_mode="min",
+        )
 
 
 def export(cfg: Config, module: BProp, folder: Path) -> None:
@@ -112,8 +120,9 @@ def plan(cfg: Config) -> Plan[BProp]:
             ranker = build_ranker(cfg)
             return BProp(cfg, ranker, None if last else lm_head(cfg, ranker), finetune=last)
         sizes = {"vocab_size": 30522, **config}
-        ranker = cross_encoder("random", config=sizes, max_length=cfg.model.max_length,
-                               max_first=cfg.model.max_first)  # fmt: skip
+        ranker = cross_encoder(
+            "random", config=sizes, max_length=cfg.model.max_length, max_first=cfg.model.max_first
+        )
         head = None
         if cfg.method.mlm and not last:
             head = masked_lm_head("random", ranker.encoder, config=sizes)

@@ -42,9 +42,12 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[BProp]) -> Pa
         start += len(documents)
         order = sorted(range(len(part)), key=lambda i: -part[i])
         rows.append(
-            {"query": query, "documents": [documents[i] for i in order],
-             "scores": [round(part[i], 5) for i in order]}
-        )  # fmt: skip
+            {
+                "query": query,
+                "documents": [documents[i] for i in order],
+                "scores": [round(part[i], 5) for i in order],
+            }
+        )
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
         best = f": {row['documents'][0][:70]}" if row["documents"] else ": no candidate"

@@ -83,8 +83,8 @@ class WordSampler:
     def _unigram(self, row: Row, rng: Any) -> Candidates:
         """Words of the document, and some of the collection, by PROP's model.
 
-        All words of the document are candidates; those that occur fewer than `min_count` times in the
-        collection have P(w|C) = 0 (the release leaves them out). A document of K words gets
+        All words of the document are candidates; those that occur fewer than `min_count` times in
+        the collection have P(w|C) = 0 (the release leaves them out). A document of K words gets
         `extra_words` draws more (the release: its number of words + 100). P(w|C) sums to 1 over the
         words that are kept (the release divides by the sum over all words).
         """

@@ -28,10 +28,18 @@ def build(cfg: Config) -> "Experiment[CACR]":
     if data.local_views:
         passes.append((data.local_views, (3, data.local_size, data.local_size)))
     return image_experiment(
-        cfg, CACR, build_data, evaluate, build_network, network_options,
-        num_samples=num_samples, requirements=requirements, passes=passes,
-        labelled=image_part, views=one_view,
-    )  # fmt: skip
+        cfg,
+        CACR,
+        build_data,
+        evaluate,
+        build_network,
+        network_options,
+        num_samples=num_samples,
+        requirements=requirements,
+        passes=passes,
+        labelled=image_part,
+        views=one_view,
+    )
 
 
 def load(folder: "Path") -> "ProjectedEncoder | LinearNetwork":

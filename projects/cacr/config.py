@@ -6,11 +6,29 @@ from typing import Annotated, Literal
 from common.config import ExperimentConfig, OptimConfig
 
 from common.families.images.config import (  # isort: skip
-    IN_MEMORY, ColourChanges, ImageSetData, ImageSource, Jitter, LinearOptions, ProjectedModel, WatchedEval,
-)  # fmt: skip
+    IN_MEMORY,
+    ColourChanges,
+    ImageSetData,
+    ImageSource,
+    Jitter,
+    LinearOptions,
+    ProjectedModel,
+    WatchedEval,
+)
 from common.ranges import (  # isort: skip
-    Count, Counts, Interval, NonNegative, Positive, Probabilities, Probability, Rate, Seed, Share, Whole, at_least,
-)  # fmt: skip
+    Count,
+    Counts,
+    Interval,
+    NonNegative,
+    Positive,
+    Probabilities,
+    Probability,
+    Rate,
+    Seed,
+    Share,
+    Whole,
+    at_least,
+)
 
 
 @dataclass
@@ -69,7 +87,8 @@ class MethodConfig:
     tau_neg: Positive = 0.9  # in the weights of negatives
     alpha: NonNegative = 1.0  # factor of the attraction
     beta: NonNegative = 1.0  # factor of the repulsion
-    # conditional weights: both, only the negatives', only the positives', none (momentum: the first two)
+    # conditional weights: both, only the negatives', only the positives', none (momentum: the first
+    # two)
     weighting: Literal["full", "without_w1", "without_w2", "none"] = "full"
     detach_weights: bool = False  # no gradient through the weights (host=batch)
     cost: Literal["euclidean", "rbf"] = "euclidean"  # of the repulsion
@@ -109,7 +128,8 @@ class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
     ks: Counts = field(default_factory=lambda: [10, 20, 100, 200])
-    # data.source=folder: labelled images that judge the features; none: the spread of features alone
+    # data.source=folder: labelled images that judge the features; none: the spread of features
+    # alone
     judge: Literal["imagenet", "none"] = "imagenet"
     adam_probe_epochs: Whole = 0  # of the small-scale release's probe (there 100); 0: none
     untrained: bool = True  # also probe the encoder as it was before training (sets in memory)

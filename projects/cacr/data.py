@@ -92,10 +92,12 @@ def pictures_below(cfg: CacrData) -> LabelledFiles:
     """
     assert cfg.folder is not None
     folder = require(
-        data_root(cfg.root) / cfg.folder, what=f"image folder '{cfg.folder}'",
-        layout=f"{cfg.folder}/**/*.jpg", source="your own pictures, or the set's home page",
+        data_root(cfg.root) / cfg.folder,
+        what=f"image folder '{cfg.folder}'",
+        layout=f"{cfg.folder}/**/*.jpg",
+        source="your own pictures, or the set's home page",
         size="any size",
-    )  # fmt: skip
+    )
     found = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
     paths = sorted(str(p.relative_to(folder)) for p in found)
     if not paths:

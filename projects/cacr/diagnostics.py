@@ -72,9 +72,15 @@ def positive_distances(query: Tensor, positives: Tensor) -> Tensor:
 
 @torch.no_grad()
 def weight_diagnostics(
-    query: Tensor, positives: Tensor, negatives: Tensor | Sequence[Tensor], tau_pos: float, tau_neg: float,
-    *, anchors: Tensor | None = None, own: bool = True,
-) -> dict[str, float]:  # fmt: skip
+    query: Tensor,
+    positives: Tensor,
+    negatives: Tensor | Sequence[Tensor],
+    tau_pos: float,
+    tau_neg: float,
+    *,
+    anchors: Tensor | None = None,
+    own: bool = True,
+) -> dict[str, float]:
     """Contrast within the positives and within the negatives of some queries.
 
     The weights are CACR's, whatever the loss in use weighs by, so that all losses compare.
@@ -120,14 +126,25 @@ def _rank_correlation(weight: Tensor, distance: Tensor) -> float:
 
 
 def batch_diagnostics(
-    query: Tensor, positives: Tensor, negatives: Tensor | Sequence[Tensor], tau_pos: float, tau_neg: float,
-    *, anchors: Tensor | None = None, own: bool = True,
-) -> dict[str, Tensor]:  # fmt: skip
+    query: Tensor,
+    positives: Tensor,
+    negatives: Tensor | Sequence[Tensor],
+    tau_pos: float,
+    tau_neg: float,
+    *,
+    anchors: Tensor | None = None,
+    own: bool = True,
+) -> dict[str, Tensor]:
     """`weight_diagnostics` of the first queries of this rank, to be logged; float32."""
     few = slice(0, DIAGNOSED_QUERIES)
     found = weight_diagnostics(
-        query[few], positives[:, few], negatives, tau_pos, tau_neg,
-        anchors=None if anchors is None else anchors[few], own=own,
-    )  # fmt: skip
+        query[few],
+        positives[:, few],
+        negatives,
+        tau_pos,
+        tau_neg,
+        anchors=None if anchors is None else anchors[few],
+        own=own,
+    )
     # Not in the dtype of the embeddings: half precision has three digits.
     return {name: torch.tensor(value, device=query.device) for name, value in found.items()}

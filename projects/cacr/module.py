@@ -52,9 +52,13 @@ class CACR(KnnValidatedModule):
             # p_v and pi- of the loss as weights of squared distances: 1 - cosine is half of one.
             self.tau_pos, self.tau_neg = 1 / method.temperature, 1 / (2 * method.temperature)
             self.predictor = MLPHead(
-                model.out_dim, model.predictor, model.out_dim, norm=model.head_norm,
-                last_norm=model.predictor_last_norm, last_affine=False,
-            )  # fmt: skip
+                model.out_dim,
+                model.predictor,
+                model.out_dim,
+                norm=model.head_norm,
+                last_norm=model.predictor_last_norm,
+                last_affine=False,
+            )
         if model.sync_batchnorm:
             synchronise_batch_norm(self)
         self._new_rows: list[Tensor] = []  # enqueued after the optimiser step

@@ -23,7 +23,9 @@ VIEW_STREAM = 25
 
 
 def evaluate_unlabelled(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
-    """Geometry of features and projections of training pictures; no measure of what they are good for.
+    """Geometry of features and projections of training pictures.
+
+    No measure of what they are good for.
 
     Args:
         cfg: a config with ``eval.judge=none``.
@@ -31,16 +33,20 @@ def evaluate_unlabelled(cfg: Config, module: CACR, workspace: Workspace) -> dict
         workspace: gets a gallery of nearest pictures.
 
     Returns:
-        ``features_*`` as `geometry_metrics`; ``alignment`` and ``projection_uniformity`` of two views.
+        ``features_*`` as `geometry_metrics`; ``alignment`` and ``projection_uniformity`` of two
+        views.
     """
     whole = pictures_below(cfg.data)
     chosen = torch.linspace(0, len(whole.paths) - 1, min(len(whole.paths), LOOKED_AT)).long()
     some = LabelledFiles(whole.folder, [whole.paths[i] for i in chosen], whole.labels[chosen], [])
     pictures = ImagePart(some)
     features, rows = source_features(
-        module.network.encoder, pictures.source(eval_transform(cfg.data)),
-        batch_size=cfg.eval.batch_size, num_workers=cfg.data.num_workers, progress=workspace.progress,
-    )  # fmt: skip
+        module.network.encoder,
+        pictures.source(eval_transform(cfg.data)),
+        batch_size=cfg.eval.batch_size,
+        num_workers=cfg.data.num_workers,
+        progress=workspace.progress,
+    )
     metrics = {f"features_{name}": value for name, value in geometry_metrics(features).items()}
     one, two = two_views(cfg, module, pictures)
     metrics |= {"alignment": alignment(one, two), "projection_uniformity": uniformity(one)}

@@ -24,10 +24,16 @@ def build(cfg: Config) -> "Experiment[ContrastiveModule]":
     from projects.ccp.towers import recipe_of
 
     return retrieval_experiment(
-        cfg, recipe_of(cfg), loaded_module,
-        stages=stages, evaluate=evaluate, plan=plan, texts=search_texts,
-        tasks={"split": tasks.split, "sets": sets}, model_tasks={"calibrate": tasks.calibrate},
-    )  # fmt: skip
+        cfg,
+        recipe_of(cfg),
+        loaded_module,
+        stages=stages,
+        evaluate=evaluate,
+        plan=plan,
+        texts=search_texts,
+        tasks={"split": tasks.split, "sets": sets},
+        model_tasks={"calibrate": tasks.calibrate},
+    )
 
 
 def load(folder: "Path") -> "SentenceEncoder":

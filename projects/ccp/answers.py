@@ -9,7 +9,9 @@ Tokenize = Callable[[str], list[str]]
 
 
 def word_tokens(text: str) -> list[str]:
-    """Word tokens of the Penn treebank; the text counts as one sentence, so that no model is needed.
+    """Word tokens of the Penn treebank.
+
+    The text counts as one sentence, so that no model is needed.
 
     The release splits sentences first: there a full stop inside a passage is a token of its own.
     """

@@ -90,8 +90,8 @@ def _files(cfg: Config) -> dict[str, tuple[Documents, Documents]]:
         border = len(every) - held
         if border < 1:
             raise UserError(
-                f"{every.path} has {len(every)} documents, and data.heldout_documents={held} leaves "
-                "none of them for the training"
+                f"{every.path} has {len(every)} documents, and data.heldout_documents={held} leaves"
+                " none of them for the training"
             )
         found[name] = Stretch(every, 0, border), Stretch(every, border, len(every))
     return found
@@ -173,8 +173,8 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
     """Batches of neighbouring sentences; held-out pairs of every language for the validation.
 
     Raises:
-        UserError: a bank whose rows of a language are fewer than a step writes, a language with fewer
-            documents than a batch has pairs, or too few held-out documents.
+        UserError: a bank whose rows of a language are fewer than a step writes, a language with
+            fewer documents than a batch has pairs, or too few held-out documents.
     """
     encoder, data, method = towers.passage, cfg.data, cfg.method
     known = training_documents(cfg)
@@ -184,16 +184,17 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
     rows = method.bank_size // len(known)
     if method.language_bank and rows < 2 * together:
         raise UserError(
-            f"method.bank_size={method.bank_size} gives each of {len(known)} languages {rows} rows, and "
-            f"one step writes {2 * together} of one language: it takes "
-            f"{2 * together * len(known)} or more"
+            f"method.bank_size={method.bank_size} gives each of {len(known)} languages {rows} rows,"
+            f" and one step writes {2 * together} of one language: it takes"
+            f" {2 * together * len(known)} or more"
         )
     for name, own in known.items():
         if len(own) < together:
             raise UserError(
-                f"'{name}' has {len(own)} documents to train on, and a batch of all ranks {together} "
-                "pairs of one language: sentences of one document would be negatives of each other; "
-                "use more text, a smaller data.batch_size, or leave the language out"
+                f"'{name}' has {len(own)} documents to train on, and a batch of all ranks"
+                f" {together} pairs of one language: sentences of one document would be negatives"
+                " of each other; use more text, a smaller data.batch_size, or leave the"
+                " language out"
             )
     mixture = language_mixture(
         [len(own.documents) for own in languages], data.sampling_exponent, cfg.seed, together
@@ -202,9 +203,12 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
     if method.mlm_weight:
         tokenizer, model = encoder.tokenizer, encoder.tower.model
         masking = Masking(
-            method.mlm_every, method.mlm_probability, tokenizer.mask_token_id,
-            int(model.config.vocab_size), tokenizer.all_special_ids,
-        )  # fmt: skip
+            method.mlm_every,
+            method.mlm_probability,
+            tokenizer.mask_token_id,
+            int(model.config.vocab_size),
+            tokenizer.all_special_ids,
+        )
     train = ContextPairs(languages, mixture, window=data.window, seed=cfg.seed, masking=masking)
     val: dict[str, HeldoutPairs] = {}
     if cfg.trainer.val_every_n_steps:
@@ -212,9 +216,13 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
             chosen = _whole_batches(documents, together, name)
             val[name] = HeldoutPairs(chosen, views[name], data.window, cfg.seed, i)
     return ContrastiveData(
-        train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
+        train,
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        val=val,
         shuffle=False,
-    )  # fmt: skip
+    )
 
 
 def _whole_batches(documents: Documents, size: int, name: str) -> list[Sequence[str]]:
@@ -222,9 +230,9 @@ def _whole_batches(documents: Documents, size: int, name: str) -> list[Sequence[
     count = min(len(documents), max(size, VAL_PAIRS)) // size * size
     if not count:
         raise UserError(
-            f"the validation needs {size} held-out documents of '{name}', a batch of all ranks, and "
-            f"there are {len(documents)}: set data.heldout_documents (files) or "
-            "trainer.val_every_n_steps=null"
+            f"the validation needs {size} held-out documents of '{name}', a batch of all ranks, and"
+            f" there are {len(documents)}: set data.heldout_documents (files) or"
+            " trainer.val_every_n_steps=null"
         )
     return [documents[i * len(documents) // count] for i in range(count)]
 

@@ -150,12 +150,15 @@ def _gallery(
     texts: Sequence[str], asked: Sequence[int], indices: Tensor, right: Sequence[set[int]]
 ) -> list[dict[str, object]]:
     return [
-        {"query": texts[q], "results": [
-            {"item": texts[i], "score": float(K - rank), "correct": i in right[q]}
-            for rank, i in enumerate(row[:5])
-        ]}
+        {
+            "query": texts[q],
+            "results": [
+                {"item": texts[i], "score": float(K - rank), "correct": i in right[q]}
+                for rank, i in enumerate(row[:5])
+            ],
+        }
         for q, row in zip(asked[:6], indices[:6].tolist(), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 # -- bitext --------------------------------------------------------------------------------------

@@ -56,13 +56,19 @@ class CCP(ContrastiveModule):
         self._seen: list[Tensor] = []
         if pretraining:
             self.head = PairHead(
-                width, norm=method.norm, last_norm=method.last_norm, eps=method.norm_eps,
+                width,
+                norm=method.norm,
+                last_norm=method.last_norm,
+                eps=method.norm_eps,
                 momentum=method.norm_momentum,
-            )  # fmt: skip
+            )
             self.bank = SharedBank(
-                method.bank_size, width, ["language", "side"], initial=method.bank_initial,
+                method.bank_size,
+                width,
+                ["language", "side"],
+                initial=method.bank_initial,
                 rings=self.rings,
-            )  # fmt: skip
+            )
             self.objective = Objective(
                 method.temperature, in_batch=method.in_batch_negatives, backend=method.loss_backend
             )
@@ -77,9 +83,13 @@ class CCP(ContrastiveModule):
         valid = self.negatives(int(language[0]))
         bank = self.bank.features
         terms = self.objective(
-            center, context, context_bank=bank, center_bank=bank,
-            context_valid=valid[CONTEXT], center_valid=valid[CENTER],
-        )  # fmt: skip
+            center,
+            context,
+            context_bank=bank,
+            center_bank=bank,
+            context_valid=valid[CONTEXT],
+            center_valid=valid[CENTER],
+        )
         if self.training:
             self._new.append((center.detach(), context.detach(), language))
         loss = self.method.cts_weight * terms.loss  # Eq. 3

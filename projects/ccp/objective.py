@@ -32,8 +32,8 @@ class Objective(nn.Module):
     L_{s->c} the same with the sides exchanged. With `in_batch` all other centres and contexts of
     the batch stand among the negatives of both directions.
 
-    Source: Wu et al. 2022, arXiv 2206.03281 (contrastive context prediction); negatives of the batch:
-    released code of MSM, arXiv 2302.01626.
+    Source: Wu et al. 2022, arXiv 2206.03281 (contrastive context prediction); negatives of the
+    batch: released code of MSM, arXiv 2302.01626.
 
     Args:
         temperature: tau.

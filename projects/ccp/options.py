@@ -102,12 +102,16 @@ class SplitConfig:
 
 @dataclass
 class SetsConfig:
-    """`make run TASK=sets`: official files of Mr. TyDi or XOR-Retrieve -> those of the evaluation."""
+    """`make run TASK=sets`: official files of Mr.
+
+    TyDi or XOR-Retrieve -> those of the evaluation.
+    """
 
     kind: Literal["mrtydi", "xor"] = "mrtydi"
     input: str | None = None  # folder with the files, of one language (mrtydi)
     output: str | None = None  # folder; None: below the task's folder
-    # of mrtydi: test, the set of the evaluation, or train and dev, questions for the fine-tuning; of
+    # of mrtydi: test, the set of the evaluation, or train and dev, questions for the fine-tuning;
+    # of
     # xor: dev or dev_retrieve
     part: str = "test"
 

@@ -54,7 +54,10 @@ def _mrtydi(source: Path, output: Path, part: str) -> int:
 def _training_rows(
     documents: Iterable[dict[str, str]], asked: list[list[str]], judged: list[list[str]]
 ) -> list[dict[str, Any]]:
-    """Questions with the passages that answer them, of DPR's layout; the release names no negatives."""
+    """Questions with the passages that answer them, of DPR's layout.
+
+    The release names no negatives.
+    """
     right = [(q, d) for q, _, d, grade in judged if grade != "0"]
     wanted = {d for _, d in right}
     texts = {
@@ -68,10 +71,15 @@ def _training_rows(
     for q, d in right:
         positives.setdefault(q, []).append(texts[d])
     return [
-        {"question": text, "positive_ctxs": positives[q], "negative_ctxs": [], "hard_negative_ctxs": []}
+        {
+            "question": text,
+            "positive_ctxs": positives[q],
+            "negative_ctxs": [],
+            "hard_negative_ctxs": [],
+        }
         for q, text in asked
         if q in positives
-    ]  # fmt: skip
+    ]
 
 
 def _documents(path: Path) -> Iterator[dict[str, str]]:

@@ -26,9 +26,13 @@ def stages(cfg: Config) -> Iterator[Stage]:
         if own.dev_file is not None:
             steps["val_every_n_steps"] = own.dev_every_n_steps
         yield Stage(
-            "finetune", DPR(cfg, towers), tuning_data(cfg, towers), steps,
-            monitor="val/nll" if own.dev_file is not None else None, monitor_mode="min",
-        )  # fmt: skip
+            "finetune",
+            DPR(cfg, towers),
+            tuning_data(cfg, towers),
+            steps,
+            monitor="val/nll" if own.dev_file is not None else None,
+            monitor_mode="min",
+        )
 
 
 def prediction_head(cfg: Config, towers: Towers, pretrained: str) -> nn.Module | None:
@@ -48,8 +52,16 @@ def prediction_head(cfg: Config, towers: Towers, pretrained: str) -> nn.Module |
     config = None
     if pretrained == "random":
         known = model.config.to_dict()
-        config = {k: known[k] for k in ("model_type", "hidden_size", "num_attention_heads",
-                                        "vocab_size", "pad_token_id")}  # fmt: skip
+        config = {
+            k: known[k]
+            for k in (
+                "model_type",
+                "hidden_size",
+                "num_attention_heads",
+                "vocab_size",
+                "pad_token_id",
+            )
+        }
         config |= {"num_hidden_layers": 1, "intermediate_size": known["hidden_size"]}
     return masked_lm_head(pretrained, model, config=config)
 
@@ -80,6 +92,11 @@ def plan(cfg: Config) -> Plan[ContrastiveModule]:
         return output.sum()
 
     return text_plan(
-        cfg, recipe_of(cfg), module, passes=lambda size: [(passes * size, longest)], run=run,
-        num_samples=samples, requirements=needed,
-    )  # fmt: skip
+        cfg,
+        recipe_of(cfg),
+        module,
+        passes=lambda size: [(passes * size, longest)],
+        run=run,
+        num_samples=samples,
+        requirements=needed,
+    )

@@ -23,7 +23,8 @@ from projects.ccp.towers import Towers
 def split(cfg: Config, workspace: Workspace) -> Path:
     """Write the text of one language as documents of consecutive sentences, for ``data.languages``.
 
-    Documents of one sentence are left out and counted. Languages are independent: run one process for each.
+    Documents of one sentence are left out and counted. Languages are independent: run one process
+    for each.
 
     Returns:
         The file.

@@ -31,9 +31,13 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         return Rocket(cfg, encoder)
 
     family = image_text_experiment(
-        cfg, make_module, lambda tokenizer: build_data(cfg, tokenizer), texts_from=TEXTS_FROM,
-        num_texts=1 + cfg.data.num_augs, num_images=1 + cfg.data.num_augs,
-    )  # fmt: skip
+        cfg,
+        make_module,
+        lambda tokenizer: build_data(cfg, tokenizer),
+        texts_from=TEXTS_FROM,
+        num_texts=1 + cfg.data.num_augs,
+        num_images=1 + cfg.data.num_augs,
+    )
 
     def export(module: Rocket, folder: "Path") -> None:
         family.export(module, folder)
@@ -47,9 +51,12 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         return family.embed(module) | local
 
     return replace(
-        family, evaluate=lambda module, workspace: evaluate(cfg, module, workspace, make_module),
-        export=export, load_export=load_export, embed=embed,
-    )  # fmt: skip
+        family,
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace, make_module),
+        export=export,
+        load_export=load_export,
+        embed=embed,
+    )
 
 
 def load(folder: "Path") -> "ZeroShot":

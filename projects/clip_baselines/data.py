@@ -49,10 +49,18 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
         views.transform = ViewStack(view_transforms(data))
     clean, augmented = text_changes(data)
     train = MultiViewPairs(
-        images, views, texts, tokenizer, seed=cfg.seed, num_views=data.num_augs,
-        captions=data.captions_of_views, clean_text=clean, view_text=augmented, row_of=mixture,
+        images,
+        views,
+        texts,
+        tokenizer,
+        seed=cfg.seed,
+        num_views=data.num_augs,
+        captions=data.captions_of_views,
+        clean_text=clean,
+        view_text=augmented,
+        row_of=mixture,
         length=None if mixture is None else len(mixture),
-    )  # fmt: skip
+    )
     val = {}
     if cfg.eval.validate is not None:
         from common.data.image.benchmarks import load_image_set
@@ -94,9 +102,17 @@ def view_transforms(data: RocketData) -> tuple[ImageTransform, ...]:
             jitter, blur = (0.4, 0.4, 0.2, 0.1), (1.0, 0.1)[number]
             solarise = (0.0, 0.2)[number]
         return SimCLRTransform(
-            size, scale, jitter=jitter, jitter_prob=data.jitter_prob, grey_prob=data.grey_prob,
-            blur_prob=blur, solarise_prob=solarise, mean=mean, std=std, interpolation=resampled,
-        )  # fmt: skip
+            size,
+            scale,
+            jitter=jitter,
+            jitter_prob=data.jitter_prob,
+            grey_prob=data.grey_prob,
+            blur_prob=blur,
+            solarise_prob=solarise,
+            mean=mean,
+            std=std,
+            interpolation=resampled,
+        )
 
     return tuple(view(number) for number in range(data.num_augs))
 

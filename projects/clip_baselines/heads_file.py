@@ -103,8 +103,8 @@ class ZeroShot:
 def _read(folder: Path) -> dict[str, Tensor]:
     if not (folder / FILE).exists():
         raise UserError(
-            f"{folder} has no {FILE}: the config has separate heads, so export the run again, or set "
-            "method.separate_heads=false"
+            f"{folder} has no {FILE}: the config has separate heads, so export the run again, or"
+            " set method.separate_heads=false"
         )
     return read_state_dict(folder / FILE)
 

@@ -1,7 +1,7 @@
 """What BarLIP, SiamLIP, BYOLIP and SwALIP add to CL2L: losses without negatives, between modalities.
 
-Source: Fini et al. 2023, "Improved baselines for vision-language pre-training", arXiv 2305.08675, and
-its official code.
+Source: Fini et al. 2023, "Improved baselines for vision-language pre-training", arXiv 2305.08675,
+and its official code.
 
 # N pairs of this rank, D dim of the codes, C prototypes, K augmented views
 """

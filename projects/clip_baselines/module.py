@@ -62,10 +62,16 @@ class Rocket(ImageTextModule):
         scale = self.logit_scale()
         local = scale if self.local_scale is None else self.local_scale()
         terms = cl2l(
-            out.z["image"], out.z["text"], out.h["image"], out.h["text"], scale, local,
-            label_smoothing=self.method.label_smoothing, reduction=self.method.reduction,
+            out.z["image"],
+            out.z["text"],
+            out.h["image"],
+            out.h["text"],
+            scale,
+            local,
+            label_smoothing=self.method.label_smoothing,
+            reduction=self.method.reduction,
             gather_grad=self.method.gather_grad,
-        )  # fmt: skip
+        )
         if self.method.name != "clip":
             terms["lip"] = self._lip(out, batch, local)
             terms["loss"] = terms["loss"] + terms["lip"]

@@ -132,7 +132,10 @@ def prototype_scores(heads: Heads, code: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_linear_heads(encoder: OpenClipDualEncoder) -> None:
-    """Image projection N(0, 1/D) where open_clip leaves PyTorch's default; the text's is so already."""
+    """Image projection N(0, 1/D) where open_clip leaves PyTorch's default.
+
+    The text's is so already.
+    """
     head = getattr(encoder.model.visual, "head", None)
     if head is not None and hasattr(head, "proj"):
         nn.init.normal_(head.proj.weight, std=head.proj.in_features**-0.5)

@@ -1,7 +1,7 @@
 """CL2L, the objective of the improved CLIP; what the four *LIPs add to it is in `lips`.
 
-Source: Fini et al. 2023, "Improved baselines for vision-language pre-training", arXiv 2305.08675, and
-its official code.
+Source: Fini et al. 2023, "Improved baselines for vision-language pre-training", arXiv 2305.08675,
+and its official code.
 
 # N pairs of this rank, M of all ranks, E joint dim, K augmented views
 """
@@ -54,8 +54,8 @@ def cl2l(
         L_g = clip_0(z_image, z_text; s),   L_l = 1/K^2 sum_ab clip_alpha(h_image_a, h_text_b; s_h)
         L = (L_g + K L_l) / (1 + K)
 
-    and twice that for reduction "sum". Label smoothing acts on the views only; with K = 0 the loss is
-    that of plain CLIP.
+    and twice that for reduction "sum". Label smoothing acts on the views only; with K = 0 the loss
+    is that of plain CLIP.
 
     Args:
         z_image: (N, E) of the clean images; rows are normalised here, like all others.

@@ -21,7 +21,8 @@ class Example(NamedTuple):
     """One input with what may be written for it.
 
     Attributes:
-        texts: what stands in for the image in training: a caption, several, a premise, an explanation.
+        texts: what stands in for the image in training: a caption, several, a premise, an
+            explanation.
         image: name of the image; "" without one.
         targets: texts to write.
         context: further input: a question, a hypothesis, an article.
@@ -66,9 +67,13 @@ class TextInputs:
     is_text = True
 
     def __init__(
-        self, clip: FrozenClip, texts: Iterable[str], *, cached: bool = True,
+        self,
+        clip: FrozenClip,
+        texts: Iterable[str],
+        *,
+        cached: bool = True,
         features: Callable[[list[str]], Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.clip, self.cached = clip, cached
         names = list(dict.fromkeys(texts))
         self.place = {text: i for i, text in enumerate(names)}
@@ -98,9 +103,14 @@ class ImageInputs:
     is_text = False
 
     def __init__(
-        self, clip: FrozenClip, names: Iterable[str], open_image: Callable[[str], Any], *, cached: bool = True,
+        self,
+        clip: FrozenClip,
+        names: Iterable[str],
+        open_image: Callable[[str], Any],
+        *,
+        cached: bool = True,
         features: Callable[[list[str]], Tensor] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.clip, self.open_image, self.cached = clip, open_image, cached
         distinct = list(dict.fromkeys(names))
         self.place = {name: i for i, name in enumerate(distinct)}
@@ -169,9 +179,17 @@ class CloseRows(Dataset[Any]):
     """
 
     def __init__(
-        self, examples: Sequence[Example], inputs: TextInputs | ImageInputs, context: Words, target: Words, *,
-        seed: int, size: int | None = None, num_draws: int = 0, dim: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        examples: Sequence[Example],
+        inputs: TextInputs | ImageInputs,
+        context: Words,
+        target: Words,
+        *,
+        seed: int,
+        size: int | None = None,
+        num_draws: int = 0,
+        dim: int = 0,
+    ) -> None:
         self.examples, self.inputs, self.context, self.target = examples, inputs, context, target
         self.seed, self.num_draws, self.dim = seed, num_draws, dim
         self.size = None if size is None else min(size, len(examples))

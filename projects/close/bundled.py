@@ -1,7 +1,7 @@
 """Captions of bundled photographs and drawings in a wording that the bundled dual encoder never saw.
 
-Captions are made from class words and names alone; no picture is opened for them. Details in the captions
-of photographs (a property, a place) have nothing to do with the picture.
+Captions are made from class words and names alone; no picture is opened for them. Details in the
+captions of photographs (a property, a place) have nothing to do with the picture.
 """
 
 from pathlib import Path
@@ -23,10 +23,15 @@ from projects.close.options import CloseData
 PER_CLASS = {"train": 1000, "test": 200}  # of the bundled files
 PHOTO_STREAM, DRAWING_STREAM, SUBSET_STREAM = 41, 42, 43
 PHOTO_FRAMES = (
-    "a snapshot of the {detail} {noun}.", "my {detail} {noun}.", "this is the {detail} {noun}",
-    "picture of a {detail} {noun}", "a {noun} at the {place}", "this {noun} is by the {place}",
-    "a picture of the {noun} and the {place}", "here is a {noun} near the {place}",
-)  # fmt: skip
+    "a snapshot of the {detail} {noun}.",
+    "my {detail} {noun}.",
+    "this is the {detail} {noun}",
+    "picture of a {detail} {noun}",
+    "a {noun} at the {place}",
+    "this {noun} is by the {place}",
+    "a picture of the {noun} and the {place}",
+    "here is a {noun} near the {place}",
+)
 DETAILS = (
     "small",
     "large",
@@ -66,8 +71,8 @@ def examples(data: CloseData, part: Part, seed: int) -> list[Example]:
 
     Args:
         data: how many photographs are trained on.
-        part: train; dev and test, whose photographs and drawings the dual encoder never saw; pairs, for the
-            statistics of adapters: photographs that train leaves out and drawings of dev.
+        part: train; dev and test, whose photographs and drawings the dual encoder never saw; pairs,
+            for the statistics of adapters: photographs that train leaves out and drawings of dev.
         seed: draws the training photographs and all captions.
     """
     found = []

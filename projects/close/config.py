@@ -8,8 +8,12 @@ from common.data.row_map.options import RowMapConfig
 from common.ranges import Count, NonNegative, Real, Whole, at_least
 
 from projects.close.options import (  # isort: skip
-    CaptionConfig, CloseData, EvalConfig, GenerateConfig, ServerConfig,
-)  # fmt: skip
+    CaptionConfig,
+    CloseData,
+    EvalConfig,
+    GenerateConfig,
+    ServerConfig,
+)
 
 
 @dataclass
@@ -34,7 +38,8 @@ class MethodConfig:
 
     noise: NonNegative = 0.08  # w
     adapter: Literal["noise", "shift", "random_shift", "linear", "covariance"] = "noise"
-    # shift, linear, covariance: a file written by TASK=statistics; "pairs": from held-back pairs, now
+    # shift, linear, covariance: a file written by TASK=statistics; "pairs": from held-back pairs,
+    # now
     statistics: str | None = None
     shift_scale: Real = 1.0  # shift: times the mean offset of images; random_shift: its length
     covariance_factor: NonNegative = 3.0
@@ -52,7 +57,8 @@ class CloseOptim(OptimConfig):
     """AdamW with the released schedule."""
 
     schedule: Literal["cosine", "linear", "constant", "trapezoid", "warmup_linear"] = "linear"
-    # linear: to zero after as many steps as there are samples (released: constant in effect), or steps
+    # linear: to zero after as many steps as there are samples (released: constant in effect), or
+    # steps
     decay_unit: Literal["samples", "steps"] = "samples"
 
     def __post_init__(self) -> None:

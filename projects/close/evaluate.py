@@ -78,7 +78,10 @@ def unit_vectors(inputs: Any, examples: Sequence[Example], batch_size: int = 512
 
 
 def adapted(module: CLOSE, vectors: Tensor) -> Tensor:
-    """Unit vectors (N, D) of texts as the module reads them in evaluation, without noise; on the CPU."""
+    """Unit vectors (N, D) of texts as the module reads them in evaluation, without noise.
+
+    On the CPU.
+    """
     with evaluation_mode(module.adapter):
         found: Tensor = module.adapter(vectors.to(module.device)).cpu()
     return found
@@ -102,8 +105,11 @@ def written(cfg: Config, module: CLOSE, vectors: Tensor, examples: Sequence[Exam
 
 
 def score(
-    cfg: Config, examples: Sequence[Example], texts: Sequence[str], workspace: Workspace | None = None
-) -> dict[str, float]:  # fmt: skip
+    cfg: Config,
+    examples: Sequence[Example],
+    texts: Sequence[str],
+    workspace: Workspace | None = None,
+) -> dict[str, float]:
     """Metrics of texts; item values go to the workspace."""
     if cfg.data.source in ("bundled", "text"):
         items = bundled_items(examples, texts)
@@ -143,7 +149,10 @@ def named_class(text: str) -> str:
 
 
 def bundled_items(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, list[float]]:
-    """``class_word`` of photographs: the first class word is the picture's; ``name_f1`` of drawings: words."""
+    """``class_word`` of photographs: the first class word is the picture's.
+
+    ``name_f1`` of drawings: words.
+    """
     photos = [(t, e) for t, e in zip(texts, examples, strict=True) if is_photo(e)]
     drawings = [(t, e) for t, e in zip(texts, examples, strict=True) if not is_photo(e)]
     found = {"class_word": [float(named_class(t) == e.label) for t, e in photos]}

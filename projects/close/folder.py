@@ -36,12 +36,18 @@ def export(cfg: Config, module: CLOSE, folder: Path) -> None:
     )
     own = module.cfg
     settings = {
-        "clip": own.model.clip, "dim": module.language.to_tokens.in_features,
-        "num_tokens": own.model.num_tokens, "num_constants": own.model.num_constants,
-        "num_beams": own.eval.num_beams, "max_new_tokens": own.eval.max_new_tokens,
-        "max_context": own.data.max_context, "task": own.data.task,
-        "adapter": module.adapter.kind, "noise": module.adapter.scale, "factor": module.adapter.factor,
-    }  # fmt: skip
+        "clip": own.model.clip,
+        "dim": module.language.to_tokens.in_features,
+        "num_tokens": own.model.num_tokens,
+        "num_constants": own.model.num_constants,
+        "num_beams": own.eval.num_beams,
+        "max_new_tokens": own.eval.max_new_tokens,
+        "max_context": own.data.max_context,
+        "task": own.data.task,
+        "adapter": module.adapter.kind,
+        "noise": module.adapter.scale,
+        "factor": module.adapter.factor,
+    }
     write_json(folder / SETTINGS, settings)
 
 
@@ -59,11 +65,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def load(cfg: Config, folder: Path) -> CLOSE:
-    """The module of an exported folder, in evaluation mode; its dual encoder is loaded when it is asked for."""
+    """The module of an exported folder, in evaluation mode.
+
+    Its dual encoder is loaded when it is asked for.
+    """
     own = read_settings(folder)
     model = ModelConfig(
-        clip=own["clip"], pretrained=str(folder), num_tokens=own["num_tokens"], num_constants=own["num_constants"]
-    )  # fmt: skip
+        clip=own["clip"],
+        pretrained=str(folder),
+        num_tokens=own["num_tokens"],
+        num_constants=own["num_constants"],
+    )
     language, tokenizer = build_language(model, own["dim"])
     state = read_state_dict(folder / PREFIX)
     names = {

@@ -1,6 +1,7 @@
 """`make run TASK=generate`: training sets that a language model writes, from few-shot prompts.
 
-Source: Gu, Clark & Kembhavi 2023, section 5 and appendix, arXiv 2211.09778; the released decoding options.
+Source: Gu, Clark & Kembhavi 2023, section 5 and appendix, arXiv 2211.09778; the released decoding
+options.
 """
 
 from collections import Counter
@@ -76,7 +77,9 @@ def draw_keywords(counts: Counter[str], draw: str, rng: Rng) -> list[str]:
 
 
 def keyword_counts(path: str | None) -> Counter[str]:
-    """Words of a file with their frequencies; without a file nouns and names of the bundled drawings.
+    """Words of a file with their frequencies.
+
+    Without a file nouns and names of the bundled drawings.
 
     Raises:
         UserError: no such file, or fewer than two words.
@@ -162,10 +165,13 @@ def _lines(path: str, name: str) -> list[str]:
 
 
 def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
-    """Let a language model write a training set (``TASK=generate``); can be stopped, continued and shared out.
+    """Let a language model write a training set (``TASK=generate``).
+
+    Can be stopped, continued and shared out.
 
     Returns:
-        The file, a JSON list of strings that ``data.source=text`` reads; None while shares are missing.
+        The file, a JSON list of strings that ``data.source=text`` reads; None while shares are
+        missing.
 
     Raises:
         UserError: no model, an output that this task did not write, or see `prompts`, `shortened`.
@@ -175,7 +181,9 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
         raise UserError("set generate.model, such as bundled:causal-lm, or generator.endpoint")
     output = workspace.folder(".") / Path(own.output).expanduser()  # an absolute one stays as it is
     if output.exists() and not (workspace.path / "texts" / MANIFEST).is_file():
-        raise UserError(f"generate.output={output} exists already: delete it or choose another name")  # fmt: skip
+        raise UserError(
+            f"generate.output={output} exists already: delete it or choose another name"
+        )
     names = ("max_new_tokens", "best_of", "frequency_penalty", "presence_penalty", "batch_size")
     settings = {name: getattr(own, name) for name in names}
     settings |= generator_settings(str(own.model), policy_of(own), cfg.generator)
@@ -189,8 +197,9 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
     least, most = (choose(count for _, count in written) for choose in (min, max))
     if least < own.num_demonstrations:
         workspace.say(
-            f"{least} to {most} demonstrations a prompt instead of generate.num_demonstrations={own.num_demonstrations}: "
-            f"there are {len(shots)} (generate.demonstrations), as far as the model's context has room for them"
+            f"{least} to {most} demonstrations a prompt instead of"
+            f" generate.num_demonstrations={own.num_demonstrations}: there are {len(shots)}"
+            " (generate.demonstrations), as far as the model's context has room for them"
         )
     demonstrated = {str(s.get("caption", s.get("target"))) for s in shots}
     kept = cleaned([text for text, _ in written], [row["copy"] for row in rows], demonstrated)
@@ -198,7 +207,10 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
         kept = ngram_filter(kept, sample_rng(cfg.seed, 0, 0, FILTER_STREAM))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, kept)
-    workspace.say(f"{output}: {len(kept)} of {len(rows)} texts; train on them with data.source=text data.text_file={output.resolve()}")  # fmt: skip
+    workspace.say(
+        f"{output}: {len(kept)} of {len(rows)} texts; train on them with data.source=text"
+        f" data.text_file={output.resolve()}"
+    )
     return output
 
 
@@ -267,11 +279,16 @@ def _drawer(cfg: Config) -> tuple[Draw, Judge, Fits]:
 
     def local(asked: list[str], rngs: list[Rng]) -> list[str]:
         answers = lm.continuations(
-            asked, policy, rngs, own.max_new_tokens, batch_size=own.batch_size, stop="\n",
+            asked,
+            policy,
+            rngs,
+            own.max_new_tokens,
+            batch_size=own.batch_size,
+            stop="\n",
             further=lambda _, columns: [
                 WrittenPenalty(columns, own.frequency_penalty, own.presence_penalty)
             ],
-        )  # fmt: skip
+        )
         return [answer.text for answer in answers]
 
     def likelihood(asked: list[str], texts: list[str]) -> list[float]:
@@ -292,7 +309,9 @@ def _drawer(cfg: Config) -> tuple[Draw, Judge, Fits]:
 
 
 def cleaned(texts: Sequence[str], sources: Sequence[str], demonstrated: set[str]) -> list[str]:
-    """Texts without white space around them; empty ones and copies of a source or a demonstration go.
+    """Texts without white space around them.
+
+    Empty ones and copies of a source or a demonstration go.
 
     >>> cleaned([" a dog", "", "a cat"], ["", "", "a cat"], set())
     ['a dog']

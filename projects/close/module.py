@@ -60,7 +60,10 @@ class CLOSE(ContrastiveModule):
         return adapted
 
     def features(self, batch: CloseBatch) -> Tensor:
-        """Vectors of the dual encoder (C, D), from the batch or computed now; never with a gradient."""
+        """Vectors of the dual encoder (C, D), from the batch or computed now.
+
+        Never with a gradient.
+        """
         if "features" in batch:
             return batch["features"]
         assert self.clip is not None, "a batch without features needs the dual encoder"
@@ -129,9 +132,14 @@ class CLOSE(ContrastiveModule):
         own, eos = self.cfg.eval, self.tokenizer.eos_token_id
         with evaluation_mode(self):
             out = self.language.generate(
-                vectors, ids, mask, num_beams=own.num_beams, max_new_tokens=own.max_new_tokens,
-                eos_token_id=eos, pad_token_id=self.tokenizer.pad_token_id,
-            )  # fmt: skip
+                vectors,
+                ids,
+                mask,
+                num_beams=own.num_beams,
+                max_new_tokens=own.max_new_tokens,
+                eos_token_id=eos,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
         rows = [row[: row.index(eos)] if eos in row else row for row in out.tolist()]
         return [
             text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)

@@ -22,7 +22,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "t5-large": {**_T5, "d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
 }
 # joint dimension of dual encoders that a dry run need not load
-DIMS = {"ViT-L-14": 768, "ViT-B-32": 512, "RN50": 1024, "RN101": 512, "RN50x4": 640, "RN50x16": 768, "RN50x64": 1024}  # fmt: skip
+DIMS = {
+    "ViT-L-14": 768,
+    "ViT-B-32": 512,
+    "RN50": 1024,
+    "RN101": 512,
+    "RN50x4": 640,
+    "RN50x16": 768,
+    "RN50x64": 1024,
+}
 
 
 def build_language(model: ModelConfig, vector_dim: int) -> tuple[VectorToText, Any]:
@@ -32,7 +40,11 @@ def build_language(model: ModelConfig, vector_dim: int) -> tuple[VectorToText, A
         UserError: absent or unfitting weights, or a tokenizer without an end of text.
     """
     if model.pretrained != "random":
-        kind = AutoModelForSeq2SeqLM if load_config(model.pretrained).is_encoder_decoder else AutoModelForCausalLM  # fmt: skip
+        kind = (
+            AutoModelForSeq2SeqLM
+            if load_config(model.pretrained).is_encoder_decoder
+            else AutoModelForCausalLM
+        )
         network = load_transformer(model.pretrained, dropout=model.dropout, auto_class=kind)
         tokenizer = load_tokenizer(model.pretrained)
     else:
@@ -52,13 +64,20 @@ def build_language(model: ModelConfig, vector_dim: int) -> tuple[VectorToText, A
 def _random(model: ModelConfig, tokenizer: Any) -> Any:
     end, fields = tokenizer.eos_token_id, dict(model.config or {})
     encoder_decoder = fields.get("model_type") in ("t5", "bart", "mt5")
-    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": end, "bos_token_id": end}  # fmt: skip
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": end,
+        "bos_token_id": end,
+    }
     if encoder_decoder:
         ids["decoder_start_token_id"] = tokenizer.pad_token_id
     return load_transformer(
-        "random", config={**fields, **ids}, dropout=model.dropout,
+        "random",
+        config={**fields, **ids},
+        dropout=model.dropout,
         auto_class=AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM,
-    )  # fmt: skip
+    )
 
 
 def make_adapter(cfg: Config, dim: int, statistics: GapStatistics | None) -> TextAdapter:
@@ -75,14 +94,20 @@ def make_adapter(cfg: Config, dim: int, statistics: GapStatistics | None) -> Tex
     if own.adapter == "random_shift":
         return TextAdapter("shift", own.noise, shift=random_shift(dim, own.shift_scale, cfg.seed))
     if statistics is None:  # a dry run
-        statistics = GapStatistics(torch.zeros(dim), torch.zeros(dim, dim), torch.eye(dim), torch.zeros(dim))  # fmt: skip
+        statistics = GapStatistics(
+            torch.zeros(dim), torch.zeros(dim, dim), torch.eye(dim), torch.zeros(dim)
+        )
     if own.adapter == "shift":
         return TextAdapter("shift", own.noise, shift=own.shift_scale * statistics.shift)
     if own.adapter == "linear":
         return TextAdapter("linear", own.noise, weight=statistics.weight, bias=statistics.bias)
     return TextAdapter(
-        "covariance", own.noise, shift=statistics.shift, root=statistics.root, factor=own.covariance_factor
-    )  # fmt: skip
+        "covariance",
+        own.noise,
+        shift=statistics.shift,
+        root=statistics.root,
+        factor=own.covariance_factor,
+    )
 
 
 def dry_language(model: ModelConfig, dim: int) -> tuple[VectorToText, Any]:

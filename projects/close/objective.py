@@ -14,9 +14,16 @@ from common.engine.optim import lr_at
 from common.evaluation.generation.vqa import vqa_preprocess, vqa_score, vqa_training_targets
 
 __all__ = [
-    "add_noise", "concat_masked_sequences", "learning_rate", "segment_mean", "target_loss", "unit_input",
-    "vqa_preprocess", "vqa_score", "vqa_training_targets",
-]  # fmt: skip
+    "add_noise",
+    "concat_masked_sequences",
+    "learning_rate",
+    "segment_mean",
+    "target_loss",
+    "unit_input",
+    "vqa_preprocess",
+    "vqa_score",
+    "vqa_training_targets",
+]
 
 
 def segment_mean(values: Tensor, segments: Tensor, num_segments: int | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """The public sets in their official layouts, as examples of the tasks.
 
-Below data.root: ``coco/dataset_coco.json`` (Karpathy) with ``coco/{train2014,val2014}``; ``snli_ve`` with
-``flickr30k-images``; ``vqa2``; ``vqa_e``; ``visual_news/origin``.
+Below data.root: ``coco/dataset_coco.json`` (Karpathy) with ``coco/{train2014,val2014}``;
+``snli_ve`` with ``flickr30k-images``; ``vqa2``; ``vqa_e``; ``visual_news/origin``.
 """
 
 import json
@@ -29,26 +29,37 @@ COCO_YEAR = {"train": "train2014", "test": "val2014"}
 NO_DEV: tuple[TaskName, ...] = ("vqa", "evqa")
 COCO = "https://cs.stanford.edu/people/karpathy/deepimagesent and https://cocodataset.org"
 SOURCES: dict[TaskName, str] = {
-    "s_cap": COCO, "ve": "https://github.com/necla-ml/SNLI-VE", "vqa": "https://visualqa.org/download.html",
-    "evqa": "https://github.com/liqing-ustc/VQA-E", "news": "https://github.com/FuxiaoLiu/VisualNews-Repository",
+    "s_cap": COCO,
+    "ve": "https://github.com/necla-ml/SNLI-VE",
+    "vqa": "https://visualqa.org/download.html",
+    "evqa": "https://github.com/liqing-ustc/VQA-E",
+    "news": "https://github.com/FuxiaoLiu/VisualNews-Repository",
     "m_cap": COCO,
-}  # fmt: skip
+}
 
 
 def examples(data: CloseData, part: Part) -> list[Example]:
     """Examples of a task.
 
     Raises:
-        UserError: a missing file with its source, one of another form, or a part that the task has not.
+        UserError: a missing file with its source, one of another form, or a part that the task has
+            not.
     """
     check_part(data.task, part)
-    readers = {"s_cap": captions, "m_cap": captions, "ve": entailment, "vqa": questions, "evqa": explained, "news": news}  # fmt: skip
+    readers = {
+        "s_cap": captions,
+        "m_cap": captions,
+        "ve": entailment,
+        "vqa": questions,
+        "evqa": explained,
+        "news": news,
+    }
     try:
         return readers[data.task](data, part)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
-            f"data.task={data.task}: the files below {data_root(data.root)} have another form ({error!r}); "
-            f"get them from {SOURCES[data.task]}"
+            f"data.task={data.task}: the files below {data_root(data.root)} have another form"
+            f" ({error!r}); get them from {SOURCES[data.task]}"
         ) from error
 
 
@@ -60,9 +71,10 @@ def check_part(task: TaskName, part: Part) -> None:
     """
     if part == "dev" and task in NO_DEV:
         raise UserError(
-            f"data.task={task} has no development part, which eval.split=dev and trainer.val_every_n_steps read: "
-            "of its parts with public answers one is trained on, and results are reported on the other; tasks "
-            f"with one: {', '.join(name for name in SOURCES if name not in NO_DEV)}"
+            f"data.task={task} has no development part, which eval.split=dev and"
+            " trainer.val_every_n_steps read: of its parts with public answers one is trained on,"
+            " and results are reported on the other; tasks with one:"
+            f" {', '.join(name for name in SOURCES if name not in NO_DEV)}"
         )
 
 
@@ -86,11 +98,14 @@ def lists(task: TaskName, part: Part) -> list[str]:
     year, split = COCO_YEAR.get(part), {"dev": "val"}.get(part, part)
     found = {
         "ve": [f"snli_ve/snli_ve_{part}.jsonl"],
-        "vqa": [KARPATHY, f"vqa2/v2_OpenEnded_mscoco_{year}_questions.json",
-                f"vqa2/v2_mscoco_{year}_annotations.json"],
+        "vqa": [
+            KARPATHY,
+            f"vqa2/v2_OpenEnded_mscoco_{year}_questions.json",
+            f"vqa2/v2_mscoco_{year}_annotations.json",
+        ],
         "evqa": [f"vqa_e/VQA-E_{'train' if part == 'train' else 'val'}_set.json"],
         "news": [f"{NEWS}/{split}_data.json"],
-    }  # fmt: skip
+    }
     return found.get(task, [KARPATHY])
 
 
@@ -121,7 +136,10 @@ def multi_caption(texts: Sequence[str], image: str, label: str = "") -> list[Exa
 
 
 def captions(data: CloseData, part: Part) -> list[Example]:
-    """COCO: in training on text each caption for itself or for the others; else an image with all of them."""
+    """COCO: in training on text each caption for itself or for the others.
+
+    Else an image with all of them.
+    """
     wanted = {"train": set(data.splits), "dev": {"val"}, "test": {"test"}}[part]
     found: list[Example] = []
     for row in _json(data, KARPATHY)["images"]:
@@ -143,16 +161,24 @@ def entailment(data: CloseData, part: Part) -> list[Example]:
     path = _path(data, *lists("ve", part))
     rows = read_jsonl(path, ["sentence1", "sentence2", "gold_label", "Flickr30K_ID"])
     return [
-        Example((row["sentence1"],), f"flickr30k-images/{row['Flickr30K_ID']}.jpg", (row["gold_label"],),
-                row["sentence2"], label=row["gold_label"])
+        Example(
+            (row["sentence1"],),
+            f"flickr30k-images/{row['Flickr30K_ID']}.jpg",
+            (row["gold_label"],),
+            row["sentence2"],
+            label=row["gold_label"],
+        )
         for row in rows
         if row["gold_label"] in ("entailment", "neutral", "contradiction")
-    ]  # fmt: skip
+    ]
 
 
 def questions(data: CloseData, part: Part) -> list[Example]:
     """VQA 2.0: all captions of the image as its text, the question as context."""
-    texts = {row["cocoid"]: tuple(s["raw"].strip() for s in row["sentences"]) for row in _json(data, KARPATHY)["images"]}  # fmt: skip
+    texts = {
+        row["cocoid"]: tuple(s["raw"].strip() for s in row["sentences"])
+        for row in _json(data, KARPATHY)["images"]
+    }
     year = COCO_YEAR[part]
     _, questions_of, answers_of = lists("vqa", part)
     rows = _json(data, answers_of)["annotations"]
@@ -178,7 +204,11 @@ def explained(data: CloseData, part: Part) -> list[Example]:
         image = f"coco/{year}/COCO_{year}_{row['img_id']:012d}.jpg"
         explanation = row["explanation"][0]
         targets = answer_targets(answers)
-        found.append(Example((explanation,), image, targets, row["question"], answers, row.get("answer_type", "")))  # fmt: skip
+        found.append(
+            Example(
+                (explanation,), image, targets, row["question"], answers, row.get("answer_type", "")
+            )
+        )
     return found
 
 
@@ -194,7 +224,8 @@ def answer_targets(answers: Sequence[str]) -> tuple[str, ...]:
 def news(data: CloseData, part: Part) -> list[Example]:
     """Visual News: the caption as the image's text and as target, the article's first line as context.
 
-    Rows without their article or picture are left out, and counted; training on text asks for no picture.
+    Rows without their article or picture are left out, and counted; training on text asks for no
+    picture.
     """
     (name,) = lists("news", part)
     root, folder, found = data_root(data.root), Path(NEWS), []
@@ -210,7 +241,10 @@ def news(data: CloseData, part: Part) -> list[Example]:
             Example((row["caption"],), str(image), (row["caption"].lower(),), first.strip())
         )
     if len(found) < len(rows):
-        lost = f"{len(rows) - len(found)} of {len(rows)} rows lack their article{' or picture' * shown}"
+        lost = (
+            f"{len(rows) - len(found)} of {len(rows)} rows lack their"
+            f" article{' or picture' * shown}"
+        )
         warnings.warn(f"{name}: {lost} and are left out", stacklevel=2)
     return found
 
@@ -249,9 +283,12 @@ def _karpathy_image(row: dict[str, Any]) -> str:
 
 def _path(data: CloseData, name: str) -> Path:
     return require(
-        data_root(data.root) / name, what=f"task {data.task}", layout=name, source=SOURCES[data.task],
+        data_root(data.root) / name,
+        what=f"task {data.task}",
+        layout=name,
+        source=SOURCES[data.task],
         size="1 to 20 GB with its images",
-    )  # fmt: skip
+    )
 
 
 def _json(data: CloseData, name: str) -> Any:

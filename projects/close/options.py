@@ -19,8 +19,8 @@ class CloseData(DataConfig):
     # bundled: captions of photographs and drawings; official: the public sets below data.root;
     # text: the lines of `text_file`, alone; synthetic: made up
     source: Literal["synthetic", "bundled", "official", "text"] = "bundled"
-    # captions from a caption itself or from another one of the image, entailment, questions, the same
-    # with explanations in place of captions, captions of news with an article
+    # captions from a caption itself or from another one of the image, entailment, questions, the
+    # same with explanations in place of captions, captions of news with an article
     task: TaskName = "s_cap"
     inputs: Literal["text", "image"] = "text"  # training inputs; image: the upper bound
     splits: list[str] = field(default_factory=lambda: ["train"])  # official, captions: + restval
@@ -87,7 +87,8 @@ class GenerateConfig:
     output: str = "texts.json"  # a list of strings
     count: Count = 1000  # captions, or of the rewritten kinds outputs
     instruction: str | None = None  # None: that of the kind
-    # captions: JSON lines {"keywords": [...], "caption": ...}; others: {"source", "target"}; None: ours
+    # captions: JSON lines {"keywords": [...], "caption": ...}; others: {"source", "target"}; None:
+    # ours
     demonstrations: str | None = None
     num_demonstrations: Count = 20  # 50 for GPT-J
     keywords: str | None = (

@@ -28,8 +28,8 @@ def own_pairs(path: Path) -> list[Example]:
                 continue
             if len(row) != 2:
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption; put captions that hold "
-                    'commas between "quotes"'
+                    f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption; put"
+                    ' captions that hold commas between "quotes"'
                 )
             found.append(Example((row[1],), str(path.parent / row[0]), ()))
     if not found:

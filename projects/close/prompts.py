@@ -7,7 +7,10 @@ from common.config import UserError
 
 INSTRUCTIONS = {
     "captions": "Write one plain sentence that describes a photograph with both things in it.",
-    "egocentric": "Say again what the sentence shows, as somebody who sees or does it now: in the first person.",
+    "egocentric": (
+        "Say again what the sentence shows, as somebody who sees or does it now: in the first"
+        " person."
+    ),
     "character": "Say again what the sentence shows, as it would stand in a story about {name}.",
 }
 CAPTIONS = (
@@ -87,8 +90,9 @@ def shortened(prompt: str, shots: Sequence[str], fits: Callable[[str], bool]) ->
     while not fits(prompt):
         if not left:
             raise UserError(
-                "a prompt of generate.* is too long for the model even without demonstrations: lower "
-                "generate.max_new_tokens, shorten generate.instruction and generate.stories, or take another model"
+                "a prompt of generate.* is too long for the model even without demonstrations:"
+                " lower generate.max_new_tokens, shorten generate.instruction and generate.stories,"
+                " or take another model"
             )
         prompt = prompt.replace(left.pop(0) + "\n\n", "", 1)
     return prompt, len(left)

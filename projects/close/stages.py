@@ -1,4 +1,7 @@
-"""The stage of an experiment: vectors of its examples, statistics of its adapter; what `make check` reports on."""
+"""The stage of an experiment: vectors of its examples, statistics of its adapter.
+
+What `make check` reports on.
+"""
 
 import hashlib
 import json
@@ -69,15 +72,25 @@ def _kept(
 
 
 def rows_of(
-    cfg: Config, module: CLOSE, inputs: TextInputs | ImageInputs, examples: Sequence[Example], *, training: bool
-) -> CloseRows:  # fmt: skip
+    cfg: Config,
+    module: CLOSE,
+    inputs: TextInputs | ImageInputs,
+    examples: Sequence[Example],
+    *,
+    training: bool,
+) -> CloseRows:
     """Examples as batches."""
     draws = module.adapter.num_draws if training and inputs.is_text else 0
     return CloseRows(
-        examples, inputs, Words(module.tokenizer, cfg.data.max_context), Words(module.tokenizer, cfg.data.max_target),
-        seed=cfg.seed, size=epoch_size(cfg, len(examples)) if training else None, num_draws=draws,
+        examples,
+        inputs,
+        Words(module.tokenizer, cfg.data.max_context),
+        Words(module.tokenizer, cfg.data.max_target),
+        seed=cfg.seed,
+        size=epoch_size(cfg, len(examples)) if training else None,
+        num_draws=draws,
         dim=inputs.clip.dim,
-    )  # fmt: skip
+    )
 
 
 def build_module(cfg: Config, clip: FrozenClip) -> CLOSE:
@@ -97,13 +110,19 @@ def stages(cfg: Config) -> Iterator[Stage]:
         found = load_examples(cfg, part)
         if not training:
             found = found[: cfg.eval.limit]
-        return rows_of(cfg, module, make_inputs(cfg, clip, found, cfg.data.inputs), found, training=training)  # fmt: skip
+        return rows_of(
+            cfg, module, make_inputs(cfg, clip, found, cfg.data.inputs), found, training=training
+        )
 
     val = {"dev": rows("dev", False)} if cfg.trainer.val_every_n_steps is not None else {}
     data = ContrastiveData(
-        rows("train", True), batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        rows("train", True),
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
     yield Stage("train", module, data)
 
 

@@ -41,7 +41,8 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
     own = cfg.caption
     if own.run is None or not (own.inputs or own.texts):
         raise UserError(
-            "set caption.run, a folder written by make export, and caption.inputs=[picture.png] (or caption.texts)"
+            "set caption.run, a folder written by make export, and caption.inputs=[picture.png] (or"
+            " caption.texts)"
         )
     model, context = Captioner(own.run), own.context or ""
     found, said = list[str](), list[str]()
@@ -52,10 +53,16 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
         said += model.from_texts(part, context)
     for name, text in zip([*own.inputs, *own.texts], [*found, *said], strict=True):
         workspace.say(f"{name}: {text}")
-    workspace.gallery("texts", [
-        {"query": _small(name), "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}]}
-        for name, text in zip(own.inputs, found, strict=True)
-    ])  # fmt: skip
+    workspace.gallery(
+        "texts",
+        [
+            {
+                "query": _small(name),
+                "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}],
+            }
+            for name, text in zip(own.inputs, found, strict=True)
+        ],
+    )
     return [*found, *said]
 
 
@@ -82,8 +89,8 @@ def gap(cfg: Config, workspace: Workspace) -> dict[str, float]:
         own = read_settings(Path(cfg.caption.run))["clip"]
         if own != cfg.model.clip:
             raise UserError(
-                f"{cfg.caption.run} reads vectors of {own}, not of model.clip={cfg.model.clip}: set "
-                f"model.clip={own}"
+                f"{cfg.caption.run} reads vectors of {own}, not of model.clip={cfg.model.clip}: set"
+                f" model.clip={own}"
             )
     examples = [e for e in judged(cfg) if e.image]
     if len(examples) < 2:
@@ -132,10 +139,12 @@ def sensitivity(
 def write_statistics(cfg: Config, workspace: Workspace) -> Path:
     """Statistics of pairs for the adapters shift, linear and covariance, as ``gap.safetensors``.
 
-    Held-back pairs of the source, or with ``data.source=text`` those of a CSV as ``data.text_file``.
+    Held-back pairs of the source, or with ``data.source=text`` those of a CSV as
+    ``data.text_file``.
 
     Raises:
-        UserError: a CSV that is missing, no UTF-8, or of fewer than two pairs, or an unreadable picture.
+        UserError: a CSV that is missing, no UTF-8, or of fewer than two pairs, or an unreadable
+            picture.
     """
     file = cfg.data.text_file
     own = data_root(cfg.data.root) / file if file and file.lower().endswith(".csv") else None
@@ -174,5 +183,8 @@ def _plot(cfg: Config, curve: dict[str, float]) -> object:
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
-    "caption": caption, "gap": gap, "statistics": write_statistics, "generate": write_texts,
-}  # fmt: skip
+    "caption": caption,
+    "gap": gap,
+    "statistics": write_statistics,
+    "generate": write_texts,
+}

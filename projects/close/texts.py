@@ -33,7 +33,8 @@ def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str,
             found.append(text)
     if not found:
         raise UserError(
-            f"{path} has no line of {min_words} to {max_words} words: see data.min_words, data.max_words"
+            f"{path} has no line of {min_words} to {max_words} words: see data.min_words,"
+            " data.max_words"
         )
     return found
 

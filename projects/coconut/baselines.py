@@ -31,9 +31,10 @@ def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def nearest_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The class whose mean log-mel spectrum in six segments is nearest, among those seen so far.
 
-    Means are made of a class's utterances when its task comes and stay: nothing is trained or forgotten.
-    Distances are in deviations of the training utterances seen so far. Where the seed draws the class
-    order, all values are means over the orders of the twenty seeds ``cfg.seed``, ``cfg.seed`` + 1, ...
+    Means are made of a class's utterances when its task comes and stay: nothing is trained or
+    forgotten. Distances are in deviations of the training utterances seen so far. Where the seed
+    draws the class order, all values are means over the orders of the twenty seeds ``cfg.seed``,
+    ``cfg.seed`` + 1, ...
     """
     shared = Task(cfg)
     train, test = (spectra(part.spoken) for part in (shared.train, shared.test))

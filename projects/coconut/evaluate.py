@@ -44,8 +44,9 @@ def evaluate(cfg: Config, module: Coconut, workspace: Workspace) -> dict[str, fl
     history = module.history
     if not history.comparable():
         log.warning(
-            "this run evaluated its earlier tasks with another eval.split, beam_size, length_power or "
-            "max_length: metrics over all tasks are left out. Train with these settings to have them"
+            "this run evaluated its earlier tasks with another eval.split, beam_size, length_power"
+            " or max_length: metrics over all tasks are left out. Train with these settings to have"
+            " them"
         )
     elif history.complete():
         metrics |= all_tasks(shared, module, workspace)
@@ -157,11 +158,16 @@ def write_predictions(shared: Task, found: Sequence[SpokenTarget], workspace: Wo
         entities = [{"type": kind, "filler": value} for kind, value in target.slots]
         rows.append(
             {
-                "file": key, "scenario": scenario, "action": action, "entities": entities,
-                "intent": target.intent, "text": target.transcript,
-                "gold_intent": gold.intent, "gold_text": gold.transcript,
+                "file": key,
+                "scenario": scenario,
+                "action": action,
+                "entities": entities,
+                "intent": target.intent,
+                "text": target.transcript,
+                "gold_intent": gold.intent,
+                "gold_text": gold.transcript,
             }
-        )  # fmt: skip
+        )
     write_jsonl(workspace.folder(".") / "predictions.jsonl", rows)
 
 

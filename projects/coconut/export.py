@@ -1,4 +1,7 @@
-"""The network with its tokenizer as a folder, read again for evaluation; the plan of `make check`."""
+"""The network with its tokenizer as a folder, read again for evaluation.
+
+The plan of `make check`.
+"""
 
 from pathlib import Path
 

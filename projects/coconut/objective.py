@@ -26,8 +26,9 @@ def nspt_loss(
               log [exp(h_i h^_p / tau) / D_ip],     P(i) = {p in I_r: y_p = y_i}
 
     h are student, h^ (detached) teacher embeddings. The denominator holds the student embeddings of
-    all other rows, and by default the positive of the numerator; see `method.denominator`. That is NSPT;
-    the positives and negatives of `ntpt` and `nsps` are of one encoder, and all positives of the row count.
+    all other rows, and by default the positive of the numerator; see `method.denominator`. That is
+    NSPT; the positives and negatives of `ntpt` and `nsps` are of one encoder, and all positives of
+    the row count.
 
     Source: Cappellazzo et al. 2024, equation 5, arXiv 2310.02699.
 
@@ -46,12 +47,16 @@ def nspt_loss(
     positive_bank, negative_bank = BANKS[method.design]
     anchors = is_memory if method.anchors == "rehearsal" else torch.ones_like(is_memory)
     return teacher_sup_con(  # Eq. 5
-        student, teacher, labels, anchors, 1 / method.temperature,
+        student,
+        teacher,
+        labels,
+        anchors,
+        1 / method.temperature,
         negatives=~is_memory if method.negatives == "current" else None,
         positive_bank=positive_bank,  # type: ignore[arg-type]
         negative_bank=negative_bank,  # type: ignore[arg-type]
         denominator=method.denominator,
-    ).loss  # fmt: skip
+    ).loss
 
 
 def teacher_rows(method: MethodConfig, is_memory: Tensor) -> Tensor:

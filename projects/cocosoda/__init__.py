@@ -22,10 +22,16 @@ def build(cfg: Config) -> "Experiment[CoCoSoDa]":
     from projects.cocosoda.module import CoCoSoDa
 
     return retrieval_experiment(
-        cfg, stages.recipe_of(cfg), CoCoSoDa,
-        stages=stages.stages, evaluate=evaluate, plan=stages.plan, texts=tasks.bundled_codes,
-        tasks={"prepare": tasks.prepare}, model_tasks={"search": tasks.search},
-    )  # fmt: skip
+        cfg,
+        stages.recipe_of(cfg),
+        CoCoSoDa,
+        stages=stages.stages,
+        evaluate=evaluate,
+        plan=stages.plan,
+        texts=tasks.bundled_codes,
+        tasks={"prepare": tasks.prepare},
+        model_tasks={"search": tasks.search},
+    )
 
 
 def load(folder: "Path") -> "SentenceEncoder":

@@ -42,8 +42,13 @@ from projects.cocosoda.config import Config
 
 _SODA_STREAM, _TYPE_STREAM, _SYNTHETIC_STREAM = 83, 2**31 + 84, 85
 _LINE_COMMENTS: dict[Language, tuple[str, ...]] = {
-    "go": ("//",), "java": ("//",), "javascript": ("//",), "php": ("//", "#"), "python": ("#",), "ruby": ("#",),
-}  # fmt: skip
+    "go": ("//",),
+    "java": ("//",),
+    "javascript": ("//",),
+    "php": ("//", "#"),
+    "python": ("#",),
+    "ruby": ("#",),
+}
 _CACHED = 1 << 15  # functions whose pieces are kept by a process
 _SYNTHETIC = {"train": 64, "valid": 12, "test": 24}
 
@@ -78,8 +83,13 @@ class CodePairs(Dataset[CodeBatch]):
     """
 
     def __init__(
-        self, pairs: Mapping[Language, Sequence[CodePair]], tokenizer: Any, cfg: Config, *, augment: bool
-    ) -> None:  # fmt: skip
+        self,
+        pairs: Mapping[Language, Sequence[CodePair]],
+        tokenizer: Any,
+        cfg: Config,
+        *,
+        augment: bool,
+    ) -> None:
         self.languages, self.pairs = list(pairs), list(pairs.values())
         self.tokenizer, self.cfg, self.soda = tokenizer, cfg, cfg.data.soda
         self.augment = augment
@@ -216,8 +226,12 @@ def typed_pieces(
         places = [TYPES.index(name) if name in TYPES else -1 for name in names]
         return np.array(ids, dtype=np.int64), np.array(places, dtype=np.int64)
     found = tokenizer(
-        pair.code, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
-    )  # fmt: skip
+        pair.code,
+        add_special_tokens=False,
+        truncation=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     ids, offsets = found["input_ids"][:room], found["offset_mapping"][:room]
     shown = (pair.code if lines is None else lines)[: offsets[-1][1]] if offsets else ""
     # byte pairs have their space in front, whose place is not that of their token
@@ -251,9 +265,13 @@ def soft_augmentation(tokenizer: Any, cfg: Config) -> SoftAugmentation:
         types = np.array(tokenizer.convert_tokens_to_ids([type_token(name) for name in TYPES]))
         size = int(types.min())  # random tokens are no types
     return SoftAugmentation(
-        int(tokenizer.mask_token_id or 0), types, size, tuple(tokenizer.all_special_ids),
-        soda.ratio, soda.type_ratio,
-    )  # fmt: skip
+        int(tokenizer.mask_token_id or 0),
+        types,
+        size,
+        tuple(tokenizer.all_special_ids),
+        soda.ratio,
+        soda.type_ratio,
+    )
 
 
 # -- what a config reads -------------------------------------------------------------------------
@@ -327,9 +345,14 @@ def training_data(cfg: Config, encoder: SentenceEncoder, *, finetune: bool) -> C
     if cfg.trainer.val_every_n_steps is not None:
         val = {data.name: SearchQueries(data) for data in search_sets(cfg, "valid")}
     return ContrastiveData(
-        train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, shuffle=False, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        train,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        shuffle=False,
+        eval_batch_size=cfg.eval.batch_size,
+    )
 
 
 def requirements(cfg: Config) -> list[Requirement]:
@@ -342,16 +365,26 @@ def requirements(cfg: Config) -> list[Requirement]:
             path = folder_of(cfg, str(data.folder)) / name
             hint = "write it with TASK=prepare, see the card, Data"
             found.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
-    places = {"cosqa": data.folder if data.source == "cosqa" else None, "cosqa (evaluation)": cfg.eval.cosqa}  # fmt: skip
+    places = {
+        "cosqa": data.folder if data.source == "cosqa" else None,
+        "cosqa (evaluation)": cfg.eval.cosqa,
+    }
     for what, place in places.items():
         if place is not None:
             path = folder_of(cfg, place)
-            found.append(Requirement(f"data: {what}", str(path), path.is_dir(), "data/search of Jun-jie-Huang/CoCLR"))  # fmt: skip
+            found.append(
+                Requirement(
+                    f"data: {what}", str(path), path.is_dir(), "data/search of Jun-jie-Huang/CoCLR"
+                )
+            )
     return found
 
 
 def evaluation_sets(cfg: Config) -> list[CodeSearchSet]:
-    """The collections of the evaluation, of different names; CoSQA is the last if the config names it."""
+    """The collections of the evaluation, of different names.
+
+    CoSQA is the last if the config names it.
+    """
     found = search_sets(cfg, cast(Part, cfg.eval.part))
     if cfg.eval.cosqa is not None:
         further = read_cosqa(folder_of(cfg, cfg.eval.cosqa), cfg.eval.cosqa_part)

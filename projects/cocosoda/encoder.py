@@ -20,8 +20,12 @@ from common.export.sentence_transformers import (
 from common.families.retrieval.dense import build_dense
 from projects.cocosoda.config import ModelConfig
 
-_ROBERTA: dict[str, Any] = {"model_type": "roberta", "vocab_size": 50265, "pad_token_id": 1,
-                            "max_position_embeddings": 514}  # fmt: skip
+_ROBERTA: dict[str, Any] = {
+    "model_type": "roberta",
+    "vocab_size": 50265,
+    "pad_token_id": 1,
+    "max_position_embeddings": 514,
+}
 _UNIXCODER = {**_ROBERTA, "vocab_size": 51416, "max_position_embeddings": 1026}
 # what `make check` builds for weights that are not on this machine
 BASES: dict[str, dict[str, Any]] = {
@@ -46,8 +50,8 @@ def build_encoder(model: ModelConfig) -> SentenceEncoder:
 def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEncoder:
     """Give an encoder what the config asks of its tokenizer, and embeddings of the new pieces.
 
-    Pieces and prefix that a tokenizer has already are left as they are; embeddings of new ones start at
-    random (N(0, initializer_range)), as in the released code.
+    Pieces and prefix that a tokenizer has already are left as they are; embeddings of new ones
+    start at random (N(0, initializer_range)), as in the released code.
 
     Args:
         encoder: changed in place.
@@ -71,8 +75,8 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
     if model.prefix is not None:
         if model.prefix not in tokenizer.get_vocab():
             raise UserError(
-                f"model.prefix={model.prefix} is no piece of this tokenizer: set it to null for encoders "
-                "other than UniXcoder"
+                f"model.prefix={model.prefix} is no piece of this tokenizer: set it to null for"
+                " encoders other than UniXcoder"
             )
         tokenizer.add_special_tokens({"additional_special_tokens": [model.prefix]})
         add_template(tokenizer, f"{model.prefix}{tokenizer.sep_token}{TEXT}")

@@ -34,10 +34,11 @@ Vectors = Callable[[CodeSearchSet], tuple[Tensor, Tensor]]  # -> (Q, D) of queri
 def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, float]:
     """All rows of the table: the method, ``untrained_*``, ``tfidf_*``, ``bm25_*`` and ``whitened_*``.
 
-    Metrics are ``<row><set>_<metric>``; ``<row>average_<metric>`` is the unweighted mean over the languages,
-    without CoSQA. ``alignment`` and ``uniformity_*`` are those of the first set. ``key_start_share`` is the share
-    of the initial weights in the key encoder after the last step (m to the power of steps), ``queue_age`` the
-    mean age of a queue's row in steps.
+    Metrics are ``<row><set>_<metric>``; ``<row>average_<metric>`` is the unweighted mean over the
+    languages, without CoSQA. ``alignment`` and ``uniformity_*`` are those of the first set.
+    ``key_start_share`` is the share
+    of the initial weights in the key encoder after the last step (m to the power of steps),
+    ``queue_age`` the mean age of a queue's row in steps.
 
     Raises:
         UserError: missing data.
@@ -65,9 +66,12 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
 
 
 def score_sets(
-    cfg: Config, compare: Compare, workspace: Workspace, row: str = "",
+    cfg: Config,
+    compare: Compare,
+    workspace: Workspace,
+    row: str = "",
     sets: Sequence[CodeSearchSet] | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Metrics of every collection and their means; values by query are saved with the row's prefix.
 
     A gallery shows what the row finds for some queries, which are the same in all rows.

@@ -24,8 +24,8 @@ class CoCoSoDa(ContrastiveModule):
     """Pre-training with augmented keys and queues; or fine-tuning with the code of the batch.
 
     A step moves the key encoder towards the encoder as it is before the step, encodes the augmented
-    code and query with it, forms the loss, and then writes all vectors into the queues. Both modalities
-    share one encoder, so one key encoder serves both.
+    code and query with it, forms the loss, and then writes all vectors into the queues. Both
+    modalities share one encoder, so one key encoder serves both.
 
     Source: Shi et al. 2023, section 3, arXiv 2204.03293.
 

@@ -10,7 +10,12 @@ from common.losses.output import LossOutput
 from projects.cocosoda.config import MethodConfig
 
 # anchors -> candidates, of the batch and of the queue of the same name
-INTER = (("code", "query"), ("code", "augmented_query"), ("query", "code"), ("query", "augmented_code"))  # fmt: skip
+INTER = (
+    ("code", "query"),
+    ("code", "augmented_query"),
+    ("query", "code"),
+    ("query", "augmented_code"),
+)
 INTRA = (("code", "augmented_code"), ("query", "augmented_query"))
 KEYS = ("code", "query", "augmented_code", "augmented_query")
 
@@ -34,8 +39,8 @@ class Objective(nn.Module):
     Args:
         method: section of the config.
 
-    Distributed: the candidates of a batch are gathered, with gradient where they have one; queues are
-    equal on all ranks.
+    Distributed: the candidates of a batch are gathered, with gradient where they have one; queues
+    are equal on all ranks.
     """
 
     def __init__(self, method: MethodConfig) -> None:
@@ -62,11 +67,13 @@ class Objective(nn.Module):
         """
         return {
             f"{anchor}_to_{key}": self.loss(  # Eq. l(A, P, Q): inter, intra
-                anchors[anchor], keys[key], self.scale,
+                anchors[anchor],
+                keys[key],
+                self.scale,
                 queue=None if queues is None else queues[key],
             )
             for anchor, key in self.pairs
-        }  # fmt: skip
+        }
 
     def forward(
         self,

@@ -46,8 +46,8 @@ class CodeEval(RetrievalEval):
         super().__post_init__()
         if self.normalize_text or self.lower_case:
             raise ValueError(
-                "eval.normalize_text and eval.lower_case would change code, whose signs and capitals "
-                "have a meaning: leave them false and prepare queries in their files"
+                "eval.normalize_text and eval.lower_case would change code, whose signs and"
+                " capitals have a meaning: leave them false and prepare queries in their files"
             )
 
 

@@ -20,8 +20,8 @@ def gold_ranks(scores: Scores, gold: Sequence[Sequence[int]]) -> Tensor:
 
     Args:
         scores: similarities of some queries with all functions.
-        gold: places of the functions of each of Q queries, ascending; several where a function occurs
-            more than once, none where the code base lacks it.
+        gold: places of the functions of each of Q queries, ascending; several where a function
+            occurs more than once, none where the code base lacks it.
 
     Returns:
         (Q,) int64, 0 where there is none.

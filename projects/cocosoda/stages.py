@@ -54,8 +54,9 @@ def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
 def stages(cfg: Config) -> Iterator[Stage]:
     """The stage "pretrain", unless the config goes without, and "finetune" if it is asked for.
 
-    With validation the checkpoint of the best mean MRR over the languages is kept. Fine-tuning of whole epochs is
-    validated after each of them, and of fewer steps than `trainer.val_every_n_steps` at its end.
+    With validation the checkpoint of the best mean MRR over the languages is kept. Fine-tuning of
+    whole epochs is validated after each of them, and of fewer steps than
+    `trainer.val_every_n_steps` at its end.
     """
     encoder = recipe_of(cfg).build()
     monitor = None if cfg.trainer.val_every_n_steps is None else "val/mrr"
@@ -63,7 +64,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
         data = training_data(cfg, encoder, finetune=False)
         yield Stage("pretrain", CoCoSoDa(cfg, encoder), data, monitor=monitor)
     if cfg.finetune.wanted:
-        length: dict[str, Any] = {"max_steps": cfg.finetune.steps or None, "max_epochs": cfg.finetune.epochs}  # fmt: skip
+        length: dict[str, Any] = {
+            "max_steps": cfg.finetune.steps or None,
+            "max_epochs": cfg.finetune.epochs,
+        }
         module = CoCoSoDa(cfg, encoder, finetune=True)
         data = training_data(cfg, encoder, finetune=True)
         if monitor is not None:
@@ -72,7 +76,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def validated_every(cfg: Config, data: ContrastiveData) -> int:
-    """Steps of the fine-tuning between validations; there is always one, which the choice of a checkpoint needs."""
+    """Steps of the fine-tuning between validations.
+
+    There is always one, which the choice of a checkpoint needs.
+    """
     own = cfg.finetune
     if own.epochs is None:
         return min(cfg.trainer.val_every_n_steps or own.steps, own.steps)
@@ -92,7 +99,11 @@ def plan(cfg: Config) -> Plan[CoCoSoDa]:
         return torch.sum(output)
 
     return text_plan(
-        cfg, recipe_of(cfg), lambda encoder: CoCoSoDa(cfg, encoder, finetune=cfg.finetune.wanted),
-        passes=lambda size: [(size, cfg.model.code_length), (size, cfg.model.query_length)], run=run,
-        num_samples=samples, requirements=needed,
-    )  # fmt: skip
+        cfg,
+        recipe_of(cfg),
+        lambda encoder: CoCoSoDa(cfg, encoder, finetune=cfg.finetune.wanted),
+        passes=lambda size: [(size, cfg.model.code_length), (size, cfg.model.query_length)],
+        run=run,
+        num_samples=samples,
+        requirements=needed,
+    )

@@ -29,8 +29,13 @@ PARTS = ("train", "valid", "test", "codebase")
 MOST_ABSENT = 0.1  # of a list's URLs; if more have no row, an archive is missing
 # functions of the published code bases, whose lists name more than the archives hold
 CODE_BASES: dict[Language, int] = {
-    "ruby": 4_360, "javascript": 13_981, "java": 40_347, "go": 28_120, "php": 52_660, "python": 43_827,
-}  # fmt: skip
+    "ruby": 4_360,
+    "javascript": 13_981,
+    "java": 40_347,
+    "go": 28_120,
+    "php": 52_660,
+    "python": 43_827,
+}
 
 
 def bundled_codes(cfg: Config) -> list[str]:
@@ -52,7 +57,9 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
     recipe, encoder = recipe_of(cfg), module.encoder
     found: dict[str, list[Function]] = {}
     for function in read_functions(options.file, workspace.say) if options.file else ():
-        found.setdefault(" ".join(plain_code(function.code, function.language).split()), []).append(function)  # fmt: skip
+        found.setdefault(" ".join(plain_code(function.code, function.language).split()), []).append(
+            function
+        )
     found.pop("", None)
     texts = list(found)
     if options.file and not texts:
@@ -88,33 +95,39 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
 def prepare(cfg: Config, workspace: Workspace) -> Path:
     """Join CodeSearchNet's archives with the lists of URLs; give every piece of the code its type.
 
-    Writes ``<language>/{train,valid,test,codebase}.jsonl``, which ``data.source=csn`` reads. Rows are worked
-    through in chunks that are kept, so a stopped call goes on, and may be shared out (``task.shard``). The
-    released lists of the code bases name functions that no archive holds: how many is said, beside the published size.
+    Writes ``<language>/{train,valid,test,codebase}.jsonl``, which ``data.source=csn`` reads. Rows
+    are worked through in chunks that are kept, so a stopped call goes on, and may be shared out
+    (``task.shard``). The released lists of the code bases name functions that no archive holds: how
+    many is said, beside the published size.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: no input, a language without archives or lists, or archives that lack more than a tenth
-            of the training, development or test list.
+        UserError: no input, a language without archives or lists, or archives that lack more than a
+            tenth of the training, development or test list.
     """
     options, model = cfg.prepare, cfg.model
     if options.input is None:
         raise UserError("name the folder of the languages' archives and lists in prepare.input")
     source = Path(options.input).expanduser()
     settings = {
-        "model": model.pretrained, "tokenizer": model.tokenizer, "length": model.code_length,
+        "model": model.pretrained,
+        "tokenizer": model.tokenizer,
+        "length": model.code_length,
         "split_identifiers": model.split_identifiers,
-    }  # fmt: skip
+    }
     target = Path(options.output).expanduser() if options.output else workspace.folder("csn")
     for language in cfg.data.languages:
         for part in PARTS:
             rows = joined_rows(source / language, part)
             absent = _absent(source, language, part, len(rows))
             step = RowMap(
-                f"{language} {part}", partial(_typed, cfg, language), settings | {"language": language}, options.seed,
-            )  # fmt: skip
+                f"{language} {part}",
+                partial(_typed, cfg, language),
+                settings | {"language": language},
+                options.seed,
+            )
             folder = workspace.folder(f"parts/{language}-{part}")
             done = map_rows(step, rows, folder, cfg.task, workspace.meter)
             if done.complete:
@@ -137,7 +150,8 @@ def _absent(source: Path, language: Language, part: str, found: int) -> str:
         return f"{text}, {found:,} are (published code base: {CODE_BASES[language]:,})"
     if listed - found > MOST_ABSENT * listed:
         raise UserError(
-            f"{folder / part}.txt: {text}; unpack every final/jsonl/*/*.jsonl.gz of CodeSearchNet beside it"
+            f"{folder / part}.txt: {text}; unpack every final/jsonl/*/*.jsonl.gz of CodeSearchNet"
+            " beside it"
         )
     return text
 

@@ -48,7 +48,8 @@ class MethodConfig:
 class EvalConfig:
     """Continuations of held-out texts by several decoders."""
 
-    # books: bundled held-back chapters; webtext: JSON lines with "text"; wit: JSON {language: texts}
+    # books: bundled held-back chapters; webtext: JSON lines with "text"; wit: JSON {language:
+    # texts}
     source: Literal["synthetic", "books", "webtext", "wit"] = "books"
     file: str | None = None  # webtext and wit: below data.root
     language: str = "en"  # wit

@@ -130,8 +130,11 @@ def build_data(cfg: Config, tokenizer: Any) -> ContrastiveData:
         val["lines"] = Lines(dev, tokenizer, data.length, cfg.seed, shuffled=False)
     return ContrastiveData(
         Lines(training_lines(cfg), tokenizer, data.length, cfg.seed),
-        batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
-    )  # fmt: skip
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        val=val,
+    )
 
 
 def passages(cfg: Config, lm: LanguageModel) -> list[Passage]:
@@ -184,7 +187,8 @@ def book_passages(cfg: Config, lm: LanguageModel) -> list[Passage]:
     count = -(-section.num_prefixes // each)
     if count > len(chosen):
         raise UserError(
-            f"eval.num_prefixes={section.num_prefixes}: the {section.part} chapters give {len(chosen) * each}"
+            f"eval.num_prefixes={section.num_prefixes}: the {section.part} chapters give"
+            f" {len(chosen) * each}"
         )
     spaced = [chosen[i * len(chosen) // count] for i in range(count)]
     found = [_cut(cfg, lm, group, text) for group, texts in spaced for text in texts]

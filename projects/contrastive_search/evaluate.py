@@ -103,10 +103,15 @@ def decode(
     """New tokens by method, draw and prefix, of no text fewer than `eval.min_new_tokens`."""
     methods = {n: replace(p, min_new_tokens=cfg.eval.min_new_tokens) for n, p in methods.items()}
     return decode_side_by_side(
-        lm, prefixes, methods, cfg.eval.new_tokens,
-        seeds=[RowSeed(cfg.seed, i) for i in range(len(prefixes))], draws=cfg.eval.draws,
-        batch_size=cfg.eval.batch_size, progress=workspace.progress,
-    )  # fmt: skip
+        lm,
+        prefixes,
+        methods,
+        cfg.eval.new_tokens,
+        seeds=[RowSeed(cfg.seed, i) for i in range(len(prefixes))],
+        draws=cfg.eval.draws,
+        batch_size=cfg.eval.batch_size,
+        progress=workspace.progress,
+    )
 
 
 def build_scorers(cfg: Config, lm: LanguageModel) -> dict[str, Scorer]:
@@ -132,10 +137,12 @@ def trigram_scorer(model: NgramModel, eos: int | None) -> Scorer:
     def score(
         texts: Sequence[Passage], new: Sequence[Ids], plain: Sequence[str]
     ) -> NDArray[np.float64]:
-        return np.array([
-            model.mean_log_probability(p.prefix, [t for t in ids if t != eos])
-            for p, ids in zip(texts, new, strict=True)
-        ])  # fmt: skip
+        return np.array(
+            [
+                model.mean_log_probability(p.prefix, [t for t in ids if t != eos])
+                for p, ids in zip(texts, new, strict=True)
+            ]
+        )
 
     return score
 
@@ -183,8 +190,12 @@ def measure(
 
 
 def _one_draw(
-    cfg: Config, lm: LanguageModel, texts: Sequence[Passage], new: Sequence[Ids], scorers: Mapping[str, Scorer]
-) -> Measured:  # fmt: skip
+    cfg: Config,
+    lm: LanguageModel,
+    texts: Sequence[Passage],
+    new: Sequence[Ids],
+    scorers: Mapping[str, Scorer],
+) -> Measured:
     plain = [lm.finished(p.prefix, ids).text for p, ids in zip(texts, new, strict=True)]
     official = cfg.eval.official_ngram_count
     groups = group_places([p.group for p in texts])
@@ -235,11 +246,14 @@ def human_rows(
 
 
 def mauve(cfg: Config, lm: LanguageModel, texts: Sequence[Passage], new: Sequence[Ids]) -> float:
-    """MAUVE of continuations against references, pair by pair cut to the shorter; empty ones dropped.
+    """MAUVE of continuations against references, pair by pair cut to the shorter.
+
+    Empty ones dropped.
 
     The end of text is no token of a continuation.
 
-    Source: Su & Collier 2023, section 5.1.2, arXiv 2210.14140; Pillutla et al. 2021, arXiv 2102.01454.
+    Source: Su & Collier 2023, section 5.1.2, arXiv 2210.14140; Pillutla et al. 2021, arXiv
+    2102.01454.
 
     Raises:
         UserError: no references, or the library is missing.
@@ -285,8 +299,9 @@ def model_metrics(lm: LanguageModel, texts: Sequence[Passage]) -> dict[str, floa
     if known:
         value = lm.log_likelihood(
             [lm.tokenizer.decode(p.prefix, skip_special_tokens=True) for p in known],
-            [lm.finished(p.prefix, p.reference).text for p in known], joint="",
-        )  # fmt: skip
+            [lm.finished(p.prefix, p.reference).text for p in known],
+            joint="",
+        )
         found["perplexity"] = float((-value.double().mean()).exp())
     return found
 

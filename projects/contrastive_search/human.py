@@ -42,11 +42,15 @@ def rating_form(cfg: Config, workspace: Workspace) -> Path:
 
     items = [
         RatingItem(
-            cfg.eval.language, lm.tokenizer.decode(p.prefix, skip_special_tokens=True),
-            {HUMAN: shown(p, p.reference), **{name: shown(p, draws[0][i]) for name, draws in found.items()}},
+            cfg.eval.language,
+            lm.tokenizer.decode(p.prefix, skip_special_tokens=True),
+            {
+                HUMAN: shown(p, p.reference),
+                **{name: shown(p, draws[0][i]) for name, draws in found.items()},
+            },
         )
         for i, p in enumerate(texts)
-    ]  # fmt: skip
+    ]
     folder = workspace.folder(".")
     form = folder / f"rating_form-{cfg.eval.language}.csv"
     count = write_rating_form(form, folder / KEY, items, cfg.seed)

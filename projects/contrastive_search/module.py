@@ -51,14 +51,19 @@ class SimCTG(ContrastiveModule):
         """Logits and states of the inputs (all tokens but the last), and what follows each."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         out = self.model(
-            input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False,
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            use_cache=False,
             output_hidden_states=True,
-        )  # fmt: skip
+        )
         targets = ids[:, 1:].masked_fill(~mask[:, 1:].bool(), IGNORED)
         return out.logits, out.hidden_states[-1], targets
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Likelihood of the development lines; no exchange, since ranks may have other numbers of them."""
+        """Likelihood of the development lines.
+
+        No exchange, since ranks may have other numbers of them.
+        """
         logits, _, targets = self._pass(batch)
         nll = F.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"

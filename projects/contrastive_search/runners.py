@@ -49,7 +49,8 @@ def translation(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """HumanEval: one completion a problem and draw, pass@1.
 
-    ``samples_<method>.jsonl`` (``task_id``, ``completion``) is what the official harness reads. With
+    ``samples_<method>.jsonl`` (``task_id``, ``completion``) is what the official harness reads.
+    With
     `runner.execute` the programs run here, each in a process of its own with limits of time and
     memory, which is no sandbox.
 
@@ -157,9 +158,16 @@ def answers(
         workspace.say(note)
     seeds = [RowSeed(cfg.seed, i) for i in range(len(rows))]
     found = decode_side_by_side(
-        lm, rows, policies(cfg), cfg.runner.new_tokens, seeds=seeds, draws=cfg.eval.draws, stop=stop,
-        batch_size=cfg.eval.batch_size, progress=workspace.progress,
-    )  # fmt: skip
+        lm,
+        rows,
+        policies(cfg),
+        cfg.runner.new_tokens,
+        seeds=seeds,
+        draws=cfg.eval.draws,
+        stop=stop,
+        batch_size=cfg.eval.batch_size,
+        progress=workspace.progress,
+    )
     return {
         name: [
             [lm.finished(row, new, stop).text for row, new in zip(rows, draw, strict=True)]
@@ -192,7 +200,10 @@ def _few_shot(
     tidy: Callable[[str], str],
     metric: Callable[[Sequence[str], Sequence[str]], dict[str, float]],
 ) -> dict[str, float]:
-    """Answers with the shots of every split; files in a folder of their own for shots and splits."""
+    """Answers with the shots of every split.
+
+    Files in a folder of their own for shots and splits.
+    """
     section = cfg.runner
     items = read_items(cfg, section.file, f"runner.file: the test items of {task}")[: section.limit]
     _check(items, ("context", "completion"))

@@ -35,13 +35,33 @@ PROBE = "The rain had stopped, and"
 _GPT2: dict[str, Any] = {"model_type": "gpt2"}
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "gpt2": _GPT2, "openai-community/gpt2": _GPT2,
+    "gpt2": _GPT2,
+    "openai-community/gpt2": _GPT2,
     "dbmdz/german-gpt2": {**_GPT2, "vocab_size": 50265},
     "gpt2-large": {**_GPT2, "n_embd": 1280, "n_layer": 36, "n_head": 20},
-    "facebook/opt-1.3b": {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "ffn_dim": 8192},
-    "facebook/opt-2.7b": {"model_type": "opt", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32, "ffn_dim": 10240},
-    "Salesforce/codegen-2B-mono": {"model_type": "codegen", "n_embd": 2560, "n_layer": 32, "n_head": 32, "rotary_dim": 64, "vocab_size": 51200},
-}  # fmt: skip
+    "facebook/opt-1.3b": {
+        "model_type": "opt",
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "ffn_dim": 8192,
+    },
+    "facebook/opt-2.7b": {
+        "model_type": "opt",
+        "hidden_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "ffn_dim": 10240,
+    },
+    "Salesforce/codegen-2B-mono": {
+        "model_type": "codegen",
+        "n_embd": 2560,
+        "n_layer": 32,
+        "n_head": 32,
+        "rotary_dim": 64,
+        "vocab_size": 51200,
+    },
+}
 
 
 def build_module(cfg: Config) -> SimCTG:
@@ -129,7 +149,8 @@ def plan(cfg: Config) -> Plan[SimCTG]:
 
     def forward(built: SimCTG, batch_size: int) -> Tensor:
         ids = torch.ones(batch_size, cfg.data.length, dtype=torch.long)
-        # an empty cache: without it transformers looks at the values of positions, and meta has none
+        # an empty cache: without it transformers looks at the values of positions, and meta has
+        # none
         out: Tensor = built.model(input_ids=ids, past_key_values=DynamicCache()).logits
         return out.sum()
 

@@ -70,8 +70,8 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
     and, for `decode.ab_pair`, a blind A/B form (``ab_form.csv``) with its key.
 
     Raises:
-        UserError: no prompts, absent weights, no room for a prompt in the model's context, or an A/B
-            pair that is not of two methods.
+        UserError: no prompts, absent weights, no room for a prompt in the model's context, or an
+            A/B pair that is not of two methods.
     """
     section, methods = cfg.decode, policies(cfg)
     two = len(section.ab_pair) == len({*section.ab_pair}) == 2
@@ -92,9 +92,12 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
     if note is not None:
         workspace.say(note)
     settings = {
-        "model": name, "weights": weights_digest(lm.model), "methods": {n: repr(p) for n, p in methods.items()},
-        "new_tokens": section.new_tokens, "prompts_cut_to": lm.context,
-    }  # fmt: skip
+        "model": name,
+        "weights": weights_digest(lm.model),
+        "methods": {n: repr(p) for n, p in methods.items()},
+        "new_tokens": section.new_tokens,
+        "prompts_cut_to": lm.context,
+    }
     step = RowMap("decode", partial(row_function, cfg, lm), settings, cfg.seed, CHUNK)
     folder = workspace.folder(".")
     mapped = map_rows(

@@ -119,9 +119,12 @@ def pretraining_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
     if longest + 2 > room:
         raise UserError(f"views of {longest} tokens do not fit a model of {room} positions")
     train = ChunkPairs(
-        token_streams(cfg, tokenizer), tokenizer, two_views(cfg, tokenizer),
-        coefficient=cfg.data.sampling_coefficient, seed=cfg.seed,
-    )  # fmt: skip
+        token_streams(cfg, tokenizer),
+        tokenizer,
+        two_views(cfg, tokenizer),
+        coefficient=cfg.data.sampling_coefficient,
+        seed=cfg.seed,
+    )
     return ContrastiveData(
         train,
         batch_size=cfg.data.batch_size,
@@ -142,9 +145,11 @@ def question_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
     plain = replace(own, normalize_text=False)
     train = passage_batches(questions(cfg, own.file), plain, encoder, cfg.seed)
     return ContrastiveData(
-        replace(train, prepare=preparation(own.normalize_text)), batch_size=own.batch_size,
-        seed=cfg.seed, num_workers=cfg.data.num_workers,
-    )  # fmt: skip
+        replace(train, prepare=preparation(own.normalize_text)),
+        batch_size=own.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+    )
 
 
 def left_out(cfg: Config, file: str | None) -> str | None:

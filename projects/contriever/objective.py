@@ -18,7 +18,8 @@ class Objective(nn.Module):
 
     in batch, over the golds k and the negatives n of all ranks:
 
-        L = -1/B sum_i log exp(q_i.k_i / tau) / (sum_j exp(q_i.k_j / tau) + sum_j exp(q_i.n_j / tau))
+        L = -1/B sum_i log exp(q_i.k_i / tau) / (sum_j exp(q_i.k_j / tau) + sum_j exp(q_i.n_j /
+        tau))
 
     Source: Izacard et al. 2022, section 3.2, equation 1, arXiv 2112.09118; released code (moco,
     inbatch).

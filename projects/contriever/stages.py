@@ -31,9 +31,11 @@ def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
     """The project's encoder: mean pooling, dot products, texts prepared as the release does."""
     method, prepare = cfg.method, preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
     found = dense_recipe(
-        cfg.model, replace(cfg.eval, normalize_text=False, lower_case=False),
-        norm_query=method.norm_query, norm_document=method.norm_document,
-    )  # fmt: skip
+        cfg.model,
+        replace(cfg.eval, normalize_text=False, lower_case=False),
+        norm_query=method.norm_query,
+        norm_document=method.norm_document,
+    )
 
     def prepared(encode: Encode) -> Encode:
         return lambda encoder, texts: encode(encoder, [prepare(text) for text in texts])
@@ -77,7 +79,11 @@ def plan(cfg: Config) -> Plan[Contriever]:
         return torch.sum(output)
 
     return text_plan(
-        cfg, recipe, lambda encoder: Contriever(cfg, encoder, finetune=cfg.finetune.steps > 0),
-        passes=lambda size: [(passes * size, longest)], run=run, num_samples=samples,
+        cfg,
+        recipe,
+        lambda encoder: Contriever(cfg, encoder, finetune=cfg.finetune.steps > 0),
+        passes=lambda size: [(passes * size, longest)],
+        run=run,
+        num_samples=samples,
         requirements=needed,
-    )  # fmt: skip
+    )

@@ -65,10 +65,14 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
         tokenizer = recipe_of(cfg).build().tokenizer
     else:
         tokenizer = load_tokenizer(cfg.model.tokenizer or cfg.model.pretrained)
-    _same_settings(folder, {
-        "vocabulary": vocabulary_of(tokenizer), "normalize_text": options.normalize_text,
-        "shard_lines": options.shard_lines,
-    })  # fmt: skip
+    _same_settings(
+        folder,
+        {
+            "vocabulary": vocabulary_of(tokenizer),
+            "normalize_text": options.normalize_text,
+            "shard_lines": options.shard_lines,
+        },
+    )
     prepare = preparation(options.normalize_text)
     total = kept = renewed = 0
     stale: dict[Path, list[str]] = {}
@@ -130,8 +134,8 @@ def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
         write_json(about, settings)
     elif known != settings:
         raise UserError(
-            f"{folder} holds shards of other settings ({known or 'unknown'} instead of {settings}): "
-            "name another folder in tokenize.output"
+            f"{folder} holds shards of other settings ({known or 'unknown'} instead of {settings}):"
+            " name another folder in tokenize.output"
         )
 
 
@@ -186,11 +190,16 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
     recipe = recipe_of(cfg)
     with evaluated(module.encoder, cfg.trainer.accelerator):
         found = mine_text_negatives(
-            [record.question for record in records], collection, right, count,
+            [record.question for record in records],
+            collection,
+            right,
+            count,
             query_encoder=lambda rows: recipe.queries(module.encoder, rows),
             document_encoder=lambda rows: recipe.documents(module.encoder, rows),
-            ratio=None, candidates=count, metric=recipe.metric,
-        )  # fmt: skip
+            ratio=None,
+            candidates=count,
+            metric=recipe.metric,
+        )
     mined = found.texts(collection)
     rows = zip(records, mined, strict=True)
     write_passages(output, [replace(record, hard_negatives=tuple(own)) for record, own in rows])

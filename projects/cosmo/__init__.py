@@ -21,9 +21,15 @@ def build(cfg: Config) -> "Experiment[COSMO]":
     from projects.cosmo.evaluate import evaluate
 
     experiment: Experiment[COSMO] = experiment_of(
-        cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
+        cfg,
+        stages.stages,
+        evaluate,
+        folder.export,
+        folder.load,
+        folder.embed,
+        stages.plan,
         tasks.TASKS,
-    )  # fmt: skip
+    )
     return experiment
 
 

@@ -139,13 +139,21 @@ class Pixels:
 
         size = tower.image_size
         own = data.normalise == "tower"
-        mean, std = (tower.encoder.image_mean, tower.encoder.image_std) if own else (IMAGENET_MEAN, IMAGENET_STD)  # fmt: skip
+        mean, std = (
+            (tower.encoder.image_mean, tower.encoder.image_std)
+            if own
+            else (IMAGENET_MEAN, IMAGENET_STD)
+        )
         last = [
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(mean), list(std)),
         ]
-        first = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)]  # fmt: skip
+        first = [
+            v2.RandomResizedCrop(size),
+            v2.RandomHorizontalFlip(),
+            v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
+        ]
         self.training = SeededPipeline(size, v2.Compose([*first, *last])) if data.augment else None
         self.plain = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *last])
 
@@ -208,8 +216,12 @@ class KindSource(Dataset[Any]):
             wanted = document.pictures[:1]
         else:
             window = token_window(
-                ids, self.words.ids["visual"], self.data.max_document, self.data.max_images, rng(WINDOW_STREAM)
-            )  # fmt: skip
+                ids,
+                self.words.ids["visual"],
+                self.data.max_document,
+                self.data.max_images,
+                rng(WINDOW_STREAM),
+            )
             ids = window.ids
             wanted = document.pictures[window.first : window.first + window.places]
         pixel_rng = rng(PIXEL_STREAM) if training else None
@@ -241,11 +253,14 @@ class KindSource(Dataset[Any]):
             for place, picture in enumerate(own):
                 line[place] = picture
         batch = {
-            "kind": self.kind, self.frames.field: whole, "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"], "labels": labels,
+            "kind": self.kind,
+            self.frames.field: whole,
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "labels": labels,
             "caption_ids": torch.tensor([_text_id(text) for _, _, _, text in found]),
             "ids": torch.tensor([index for index, *_ in found]),
-        }  # fmt: skip
+        }
         return cast(CosmoBatch, batch)
 
 

@@ -1,8 +1,8 @@
 """Interleaved videos and texts (Howto-Interlink7M): shots, what is known of each, one caption a clip by a language model.
 
-Two mappings, both of which can be stopped, continued and shared out: videos to clips with their inputs, then clips to
-captions, each conditioned on the one before. Source: Wang et al. 2024, "COSMO", arXiv 2401.00849; the authors' prompt is
-not released, ours is `clip_prompt`.
+Two mappings, both of which can be stopped, continued and shared out: videos to clips with their
+inputs, then clips to captions, each conditioned on the one before. Source: Wang et al. 2024,
+"COSMO", arXiv 2401.00849; the authors' prompt is not released, ours is `clip_prompt`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,16 +36,17 @@ TRIES = 4  # draws of a caption that comes out empty
 def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     """Videos of ``video.inputs`` as ``<video>.json`` with clips and captions (``TASK=build_video``).
 
-    A row is ``{"video": place}`` with ``clips`` (``{"clip": "0:00:00 - 0:00:05", "frames": [captions], "regions": [...], "asr":
-    "...", "tags": [...]}``) where the user's own tools found them; without clips the shots are found here, without tags they are
-    chosen from ``video.tags``. Clips are in seconds of the event: those of the stored video times ``video.speed``.
+    A row is ``{"video": place}`` with ``clips`` (``{"clip": "0:00:00 - 0:00:05", "frames":
+    [captions], "regions": [...], "asr": "...", "tags": [...]}``) where the user's own tools found
+    them; without clips the shots are found here, without tags they are chosen from ``video.tags``.
+    Clips are in seconds of the event: those of the stored video times ``video.speed``.
 
     Returns:
         The folder; None while shares are missing.
 
     Raises:
-        UserError: no rows, videos that cannot be read, clips of which the language model would be told nothing, a file
-            that would be replaced, or no caption at all.
+        UserError: no rows, videos that cannot be read, clips of which the language model would be
+            told nothing, a file that would be replaced, or no caption at all.
     """
     own = cfg.video
     if own.inputs is None:
@@ -91,20 +92,25 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     written = write_captions(folder, names, captioned)
     clips = [clip for own_clips in captioned for clip in own_clips]
     workspace.say(
-        f"{sum(clip['shortened'] for clip in clips)} of {len(clips)} clips: inputs shortened to what video.model reads; "
-        f"{sum(not clip['caption'] for clip in clips)} clips and {len(rows) - written} videos left out, no caption came"
+        f"{sum(clip['shortened'] for clip in clips)} of {len(clips)} clips: inputs shortened to"
+        f" what video.model reads; {sum(not clip['caption'] for clip in clips)} clips and"
+        f" {len(rows) - written} videos left out, no caption came"
     )
     if not written:
         raise UserError("no caption came for any clip: take another video.model")
     workspace.say(
-        f"{folder}: clips of {written} videos; put each beside its video file in a shard of data.shards (frames of a folder "
-        f"have to become a video file for that), and train with data.speed={own.speed:g}, the speed that they are stored at"
+        f"{folder}: clips of {written} videos; put each beside its video file in a shard of"
+        " data.shards (frames of a folder have to become a video file for that), and train with"
+        f" data.speed={own.speed:g}, the speed that they are stored at"
     )
     return folder
 
 
 def write_captions(folder: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
-    """Write ``<name>.json`` of every video that has a caption, without its other clips; how many these are."""
+    """Write ``<name>.json`` of every video that has a caption, without its other clips.
+
+    How many these are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for name, own in zip(names, rows, strict=True):
@@ -137,8 +143,9 @@ def check_row(row: Mapping[str, Any], tags: Sequence[str]) -> None:
         ) from error
     if not told and not tags:
         raise UserError(
-            f"nothing is known of the clips of {video}, their captions would be made up: set video.tags, words that the "
-            "pictures are compared with, or give every clip frames, regions, asr or tags"
+            f"nothing is known of the clips of {video}, their captions would be made up: set"
+            " video.tags, words that the pictures are compared with, or give every clip frames,"
+            " regions, asr or tags"
         )
 
 
@@ -173,8 +180,9 @@ def build_shots(cfg: Config) -> RowFunction:
             start, end = clip_seconds(entry["clip"], own.speed)
             if 0 < video.seconds <= start:
                 raise UserError(
-                    f"{row['video']} has {video.seconds * own.speed:g} seconds at video.speed={own.speed:g}, its clip "
-                    f"{entry['clip']} begins later: set video.speed, or mend the clip"
+                    f"{row['video']} has {video.seconds * own.speed:g} seconds at"
+                    f" video.speed={own.speed:g}, its clip {entry['clip']} begins later: set"
+                    " video.speed, or mend the clip"
                 )
             known = {name: entry[name] for name in ("clip", *INPUTS) if entry.get(name)}
             if own.tags and "tags" not in known:
@@ -195,7 +203,9 @@ def build_shots(cfg: Config) -> RowFunction:
 
 
 def distinct(bounds: Sequence[float]) -> list[str]:
-    """Clips between ascending points in time, in whole seconds; what is shorter than one second joins the next.
+    """Clips between ascending points in time, in whole seconds.
+
+    What is shorter than one second joins the next.
 
     >>> distinct([0.0, 0.3, 4.6, 9.0])
     ['0:00:00 - 0:00:05', '0:00:05 - 0:00:09']
@@ -210,7 +220,9 @@ def distinct(bounds: Sequence[float]) -> list[str]:
 
 
 def build_captions(cfg: Config) -> RowFunction:
-    """Lists of clips -> lists of ``{"clip", "caption", "shortened"}``; the videos of a chunk go on side by side.
+    """Lists of clips -> lists of ``{"clip", "caption", "shortened"}``.
+
+    The videos of a chunk go on side by side.
 
     An empty caption is drawn again; one that stays empty is no sentence before the next clip.
     """
@@ -240,8 +252,12 @@ def build_captions(cfg: Config) -> RowFunction:
         for number in range(max((len(clips) for clips in rows), default=0)):
             # videos that have such a clip; every caption is conditioned on the one before it
             here = [i for i, clips in enumerate(rows) if number < len(clips)]
-            before = [next((c["caption"] for c in reversed(found[i]) if c["caption"]), "") for i in here]  # fmt: skip
-            asked = [fitted(rows[i][number], text, fits) for i, text in zip(here, before, strict=True)]  # fmt: skip
+            before = [
+                next((c["caption"] for c in reversed(found[i]) if c["caption"]), "") for i in here
+            ]
+            asked = [
+                fitted(rows[i][number], text, fits) for i, text in zip(here, before, strict=True)
+            ]
             texts = written([prompt for prompt, _ in asked], [seeds[i] for i in here], number)
             for i, text, (_, short) in zip(here, texts, asked, strict=True):
                 clip = rows[i][number]["clip"]

@@ -38,7 +38,9 @@ def clip_prompt(clip: Mapping[str, Any], previous: str) -> str:
 
 
 def fitted(clip: Mapping[str, Any], previous: str, fits: Callable[[str], bool]) -> tuple[str, bool]:
-    """The prompt of a clip with so much of its inputs as fits; the sentence before and the question always stay.
+    """The prompt of a clip with so much of its inputs as fits.
+
+    The sentence before and the question always stay.
 
     Args:
         clip: time and inputs.
@@ -61,8 +63,8 @@ def fitted(clip: Mapping[str, Any], previous: str, fits: Callable[[str], bool]) 
         value = left.get(longest)
         if not value:
             raise UserError(
-                "the prompt of a clip is too long for video.model even without frames, regions, tags and speech: "
-                "lower video.max_new_tokens or take another model"
+                "the prompt of a clip is too long for video.model even without frames, regions,"
+                " tags and speech: lower video.max_new_tokens or take another model"
             )
         parts = value.split() if isinstance(value, str) else list(value)
         kept = parts[: len(parts) * 7 // 8]

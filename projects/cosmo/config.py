@@ -15,7 +15,8 @@ class MethodConfig:
     """The two losses."""
 
     contrastive_weight: NonNegative = 1.0  # lambda; 0: a generation model without contrastive parts
-    # theta: cosines are multiplied by exp(theta). Released: 0.2 (1.22); ln(1 / 0.07) = 2.659 for new runs
+    # theta: cosines are multiplied by exp(theta). Released: 0.2 (1.22); ln(1 / 0.07) = 2.659 for
+    # new runs
     logit_scale_init: Real = 0.2
     gather: Literal["local", "node", "all"] = "local"  # whose texts and pictures are negatives
     duplicates: Literal["keep", "mask"] = (

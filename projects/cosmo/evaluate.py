@@ -1,4 +1,7 @@
-"""How well names tell pictures apart: by their likelihood, the same route for all arms; by the latent heads, beside it."""
+"""How well names tell pictures apart: by their likelihood, the same route for all arms.
+
+By the latent heads, beside it.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +32,10 @@ SHOWN = 24  # pictures of the gallery
 
 
 class Judged(NamedTuple):
-    """Held-out pictures with their names; of each name the pictures that it is ranked among, its own first."""
+    """Held-out pictures with their names.
+
+    Of each name the pictures that it is ranked among, its own first.
+    """
 
     pictures: list[Any]
     names: list[str]
@@ -39,7 +45,8 @@ class Judged(NamedTuple):
 def judged(cfg: Config) -> Judged:
     """Pictures of ``eval.split`` with names and candidates that no seed and no arm changes.
 
-    Drawings have distinct names and random candidates; a photograph is ranked among one of each class.
+    Drawings have distinct names and random candidates; a photograph is ranked among one of each
+    class.
     """
     if cfg.data.source != "bundled":
         rows = [(draw(c, s), f"a {c} {s}") for c in COLOURS for s in SHAPES]
@@ -66,7 +73,10 @@ def _among(count: int, size: int) -> Tensor:
 
 
 def _photographs(held_out: Pictures, order: list[int], items: int) -> Judged:
-    """Equally many of each class; list i is made of the i-th place of the own and random places of the other classes."""
+    """Equally many of each class.
+
+    List i is made of the i-th place of the own and random places of the other classes.
+    """
     each = max(1, items // len(CLASSES))
     by_class = [[i for i in order if held_out.labels[i] == c][:each] for c in range(len(CLASSES))]
     chosen = [i for own in by_class for i in own]
@@ -83,9 +93,10 @@ def _photographs(held_out: Pictures, order: list[int], items: int) -> Judged:
 def evaluate(cfg: Config, module: COSMO, workspace: Workspace) -> dict[str, float]:
     """Metrics on held-out bundled pictures (made-up shapes in a smoke run), and of the sets of ``eval.sets``.
 
-    ``mrr``, ``recall_at_1``: rank of a name's own picture among ``eval.candidates`` by the likelihood of the name;
-    ``token_loss``; ``shuffled_loss``: with another picture; ``head_mrr``: the same lists by the latent heads;
-    ``name_f1``, ``last_word``, ``cider``: captions that were written; ``gate_attention``, ``gate_ff``; ``learnable_share``.
+    ``mrr``, ``recall_at_1``: rank of a name's own picture among ``eval.candidates`` by the
+    likelihood of the name; ``token_loss``; ``shuffled_loss``: with another picture; ``head_mrr``:
+    the same lists by the latent heads; ``name_f1``, ``last_word``, ``cider``: captions that were
+    written; ``gate_attention``, ``gate_ff``; ``learnable_share``.
     """
     metrics: dict[str, float] = {}
     if cfg.data.source != "shards":
@@ -126,11 +137,12 @@ def reciprocal_ranks(scores: Tensor) -> list[float]:
 
 def likelihood_metrics(
     cfg: Config, module: COSMO, found: Judged, patches: Tensor, workspace: Workspace | None
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Names ranked by log p(name | picture), in which no likelihood of the name alone enters.
 
-    Of equal likelihoods ``mrr`` is the mean over their orders; ``recall_at_1`` counts the own picture
-    only where it is alone at the top, so that of shut gates, where all are equal, is 0 and not chance.
+    Of equal likelihoods ``mrr`` is the mean over their orders; ``recall_at_1`` counts the own
+    picture only where it is alone at the top, so that of shut gates, where all are equal, is 0 and
+    not chance.
     """
     losses, tokens = name_losses(cfg, module, found, patches)
     ranks = reciprocal_ranks(-losses)
@@ -143,11 +155,14 @@ def likelihood_metrics(
         workspace.items("name_loss", per_item)
     size = losses.shape[1]
     return {
-        "mrr": sum(ranks) / len(ranks), "mrr_chance": sum(1 / k for k in range(1, size + 1)) / size,
-        "recall_at_1": sum(hits) / len(hits), "recall_at_1_chance": 1 / size,
-        "token_loss": float(own.sum()) / count, "name_loss": sum(per_item) / len(per_item),
+        "mrr": sum(ranks) / len(ranks),
+        "mrr_chance": sum(1 / k for k in range(1, size + 1)) / size,
+        "recall_at_1": sum(hits) / len(hits),
+        "recall_at_1_chance": 1 / size,
+        "token_loss": float(own.sum()) / count,
+        "name_loss": sum(per_item) / len(per_item),
         "shuffled_loss": float(losses[:, 1].sum()) / count,
-    }  # fmt: skip
+    }
 
 
 def name_losses(
@@ -187,9 +202,12 @@ def head_metrics(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> 
         [module.network.embed_images(p.to(device)) for p in torch.split(patches, 128)]
     )
     ids, mask = text_batch(words, found.names)
-    text = torch.cat([
-        module.network.embed_texts(i.to(device), m.to(device)) for i, m in zip(torch.split(ids, 128), torch.split(mask, 128), strict=True)
-    ])  # fmt: skip
+    text = torch.cat(
+        [
+            module.network.embed_texts(i.to(device), m.to(device))
+            for i, m in zip(torch.split(ids, 128), torch.split(mask, 128), strict=True)
+        ]
+    )
     cosines = F.normalize(text, dim=1) @ F.normalize(visual, dim=1).T
     ranks = reciprocal_ranks(cosines.cpu().gather(1, found.candidates))
     return {
@@ -211,7 +229,7 @@ def gates(network: CosmoNetwork) -> dict[str, float]:
 
 def written_metrics(
     cfg: Config, module: COSMO, found: Judged, workspace: Workspace
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Captions that are written for the first pictures, against their names; a gallery of them."""
     count = min(cfg.eval.written, len(found.names))
     if not count:
@@ -221,10 +239,18 @@ def written_metrics(
     with evaluated(module, cfg.trainer.accelerator):
         texts = PictureModel(module)(pictures)
     rows = list(zip(pictures, texts, names, strict=True))[:SHOWN]
-    workspace.gallery("captions", [
-        {"query": picture, "results": [{"item": text or "-", "score": word_overlap(text, name)[2], "name": f"({name})"}]}
-        for picture, text, name in rows
-    ])  # fmt: skip
+    workspace.gallery(
+        "captions",
+        [
+            {
+                "query": picture,
+                "results": [
+                    {"item": text or "-", "score": word_overlap(text, name)[2], "name": f"({name})"}
+                ],
+            }
+            for picture, text, name in rows
+        ],
+    )
     return caption_scores(names, texts)
 
 

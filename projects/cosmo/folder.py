@@ -26,10 +26,12 @@ def export(cfg: Config, module: COSMO, folder: Path) -> None:
     write_tensors(folder / WEIGHTS, module.network.state_dict())
     own = module.cfg
     settings = {
-        "model": dataclasses.asdict(own.model) | {"init_from": None}, "method": dataclasses.asdict(own.method),
-        "normalise": own.data.normalise, "max_caption": own.data.max_caption,
+        "model": dataclasses.asdict(own.model) | {"init_from": None},
+        "method": dataclasses.asdict(own.method),
+        "normalise": own.data.normalise,
+        "max_caption": own.data.max_caption,
         "eval": {name: getattr(own.eval, name) for name in EVAL},
-    }  # fmt: skip
+    }
     write_json(folder / SETTINGS, settings)
 
 

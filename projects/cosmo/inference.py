@@ -144,9 +144,16 @@ def continued(
     beams: dict[str, Any] = {"length_penalty": own.length_penalty} if own.num_beams > 1 else {}
     with evaluation_mode(module):
         out = module.network.language.generate(
-            ids, mask, media, num_beams=own.num_beams, max_new_tokens=max_new_tokens, do_sample=False,
-            eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, **beams,
-        )  # fmt: skip
+            ids,
+            mask,
+            media,
+            num_beams=own.num_beams,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
+            **beams,
+        )
     rows = []
     for row in out.tolist():
         cut = min([row.index(end) for end in ends if end in row], default=len(row))
@@ -156,7 +163,10 @@ def continued(
 
 
 def text_batch(words: Words, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Ids (B, L) and mask of texts without pictures; L is the longest caption where padding is read too."""
+    """Ids (B, L) and mask of texts without pictures.
+
+    L is the longest caption where padding is read too.
+    """
     rows = [words.text(text) for text in texts]
     length = max(map(len, rows))
     ids = torch.tensor([row + [words.pad] * (length - len(row)) for row in rows])

@@ -26,7 +26,8 @@ class COSMO(ContrastiveModule):
 
         L = L_LM + lambda L_c for image-text and video-text batches, L_LM for all others
 
-    Source: Wang et al. 2024, "COSMO", arXiv 2401.00849; which batches are contrasted: the released code.
+    Source: Wang et al. 2024, "COSMO", arXiv 2401.00849; which batches are contrasted: the released
+    code.
 
     Args:
         cfg: the experiment's config.
@@ -34,12 +35,13 @@ class COSMO(ContrastiveModule):
         tokenizer: of the language model, with the special tokens.
         tower: frozen image tower; None: loaded when it is needed.
 
-    Distributed: local negatives by default, see ``method.gather``; the mean over tokens is that of all ranks.
+    Distributed: local negatives by default, see ``method.gather``; the mean over tokens is that of
+    all ranks.
     """
 
     def __init__(
         self, cfg: Config, network: CosmoNetwork, tokenizer: Any, tower: PatchTower | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(cfg.optim)
         self.cfg, self.network, self.tokenizer = cfg, network, tokenizer
         self._tower = tower  # not a module: neither trained nor saved
@@ -57,7 +59,10 @@ class COSMO(ContrastiveModule):
     # -- objective -------------------------------------------------------------------------------
 
     def patches(self, batch: CosmoBatch) -> Tensor:
-        """Tokens of the pictures (B, T, F, N, D_v), of the batch or computed now; never with a gradient."""
+        """Tokens of the pictures (B, T, F, N, D_v), of the batch or computed now.
+
+        Never with a gradient.
+        """
         if "patches" in batch:
             return batch["patches"].to(self.device)
         pixels = batch["pixels"].to(self.device)
@@ -137,8 +142,11 @@ class COSMO(ContrastiveModule):
     def token_losses(self, batch: CosmoBatch) -> tuple[Tensor, Tensor]:
         """Summed loss (B,) and number of labelled tokens (B,) of each row."""
         logits = self.network(
-            self.patches(batch), batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device), contrast=False
-        ).logits  # fmt: skip
+            self.patches(batch),
+            batch["input_ids"].to(self.device),
+            batch["attention_mask"].to(self.device),
+            contrast=False,
+        ).logits
         return row_losses(logits, batch["labels"].to(self.device))
 
 

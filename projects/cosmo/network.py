@@ -1,6 +1,7 @@
 """The networks of a config: a language model with cross-attention, the resampler, two latent heads.
 
-# B rows, T pictures, F frames, N tokens of a frame, L text tokens, D_v and D_t widths, E latent width
+# B rows, T pictures, F frames, N tokens of a frame, L text tokens, D_v and D_t widths, E latent
+width
 """
 
 from functools import cache
@@ -21,14 +22,35 @@ from projects.cosmo.config import Config
 from projects.cosmo.options import ModelConfig
 
 PAD = "<PAD>"
-_LLAMA = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000}  # fmt: skip
+_LLAMA = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+}
 # architectures of the paper's language models, for dry runs without their weights
 SIZES: dict[str, dict[str, Any]] = {
-    "facebook/opt-iml-max-1.3b": {"model_type": "opt", "hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32, "vocab_size": 50272},
-    "togethercomputer/RedPajama-INCITE-Base-3B-v1": {"model_type": "gpt_neox", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 50432},
+    "facebook/opt-iml-max-1.3b": {
+        "model_type": "opt",
+        "hidden_size": 2048,
+        "ffn_dim": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "vocab_size": 50272,
+    },
+    "togethercomputer/RedPajama-INCITE-Base-3B-v1": {
+        "model_type": "gpt_neox",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 50432,
+    },
     "mistralai/Mistral-7B-v0.1": {"model_type": "mistral", **_LLAMA},
     "mistralai/Mixtral-8x7B-v0.1": {"model_type": "mixtral", **_LLAMA},
-}  # fmt: skip
+}
 
 
 class Parts(NamedTuple):
@@ -52,8 +74,10 @@ class CosmoNetwork(nn.Module):
         media_token: id of ``<visual>``.
 
     Attributes:
-        queries: 1 with a contrastive loss: latent 0 of the resampler is the contrastive query; else 0.
-        text_depth: text states are the input of layer text_depth - 1 (entry text_depth - 1 of transformers' hidden states).
+        queries: 1 with a contrastive loss: latent 0 of the resampler is the contrastive query; else
+            0.
+        text_depth: text states are the input of layer text_depth - 1 (entry text_depth - 1 of
+            transformers' hidden states).
 
     Raises:
         UserError: depths that the language model does not have.
@@ -79,19 +103,34 @@ class CosmoNetwork(nn.Module):
         sizes = own.cross
         blocks = [
             GatedCrossAttention(
-                width, visual_dim, dim_head=sizes.dim_head, heads=sizes.heads, ff_mult=sizes.ff_mult,
-                compression=own.compression, immediate=own.immediate, qk_norm=own.qk_norm,
+                width,
+                visual_dim,
+                dim_head=sizes.dim_head,
+                heads=sizes.heads,
+                ff_mult=sizes.ff_mult,
+                compression=own.compression,
+                immediate=own.immediate,
+                qk_norm=own.qk_norm,
             )
             for _ in layers
-        ]  # fmt: skip
+        ]
         self.language = InjectedLM(
-            model, blocks, layers, media_token=media_token, first_row=first_row, trained_rows=own.trained_rows
-        )  # fmt: skip
+            model,
+            blocks,
+            layers,
+            media_token=media_token,
+            first_row=first_row,
+            trained_rows=own.trained_rows,
+        )
         sizes = own.resampler
         self.resampler = PerceiverResampler(
-            visual_dim, depth=own.resampler_depth, dim_head=sizes.dim_head, heads=sizes.heads,
-            num_latents=own.num_latents + self.queries, ff_mult=sizes.ff_mult,
-        )  # fmt: skip
+            visual_dim,
+            depth=own.resampler_depth,
+            dim_head=sizes.dim_head,
+            heads=sizes.heads,
+            num_latents=own.num_latents + self.queries,
+            ff_mult=sizes.ff_mult,
+        )
         if self.contrastive:
             sizes = own.pooling
             self.text_pooling = QueryPooling(width, sizes.dim_head, sizes.heads, sizes.ff_mult)
@@ -148,7 +187,8 @@ class CosmoNetwork(nn.Module):
     def _with_heads(self) -> "CosmoNetwork":
         if not self.contrastive:
             raise UserError(
-                "a model without contrastive loss has no embeddings: train with method.contrastive_weight > 0"
+                "a model without contrastive loss has no embeddings: train with"
+                " method.contrastive_weight > 0"
             )
         return self
 
@@ -212,7 +252,10 @@ def build_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
 
 
 def dry_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
-    """As `build_network` where weights are at hand; else, on the meta device, their shapes without a tokenizer."""
+    """As `build_network` where weights are at hand.
+
+    Else, on the meta device, their shapes without a tokenizer.
+    """
     config = stand_in(cfg.model.language, SIZES)
     if config is None:
         return build_network(cfg, visual_dim)
@@ -220,7 +263,7 @@ def dry_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
     first = int(config["vocab_size"])
     model = load_transformer(
         "random", config={**config, "vocab_size": first + new}, auto_class=AutoModelForCausalLM
-    )  # fmt: skip
+    )
     return CosmoNetwork(cfg, model, visual_dim, first, first + 1), None
 
 

@@ -21,8 +21,14 @@ from common.losses.functional.masks import id_mask
 from common.losses.output import embeddings
 
 __all__ = [
-    "LossGuard", "caption_labels", "clip_labels", "contrastive_loss", "document_labels", "instruction_labels", "lm_loss",
-]  # fmt: skip
+    "LossGuard",
+    "caption_labels",
+    "clip_labels",
+    "contrastive_loss",
+    "document_labels",
+    "instruction_labels",
+    "lm_loss",
+]
 
 
 def lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -34,7 +40,8 @@ def lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (B, L, V).
-        labels: (B, L), -100 where nothing is predicted; entry t is the token at t, predicted from t - 1.
+        labels: (B, L), -100 where nothing is predicted; entry t is the token at t, predicted from t
+            - 1.
 
     Returns:
         Scalar, at least float32; 0 without any label.
@@ -51,13 +58,19 @@ def lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    visual: Tensor, text: Tensor, log_scale: Tensor, *, group: dist.ProcessGroup | None = None, ids: Tensor | None = None
-) -> Tensor:  # fmt: skip
+    visual: Tensor,
+    text: Tensor,
+    log_scale: Tensor,
+    *,
+    group: dist.ProcessGroup | None = None,
+    ids: Tensor | None = None,
+) -> Tensor:
     """Symmetric InfoNCE of pictures and texts; cosines are multiplied by exp(theta).
 
         S = t v' exp(theta),  L_c = 1/2 (CE(S) + CE(S'))
 
-    Source: Wang et al. 2024, "COSMO", released code, arXiv 2401.00849 (theta starts at 0.2 and is not clamped).
+    Source: Wang et al. 2024, "COSMO", released code, arXiv 2401.00849 (theta starts at 0.2 and is
+    not clamped).
 
     Args:
         visual: (B, D), projected, of any length.
@@ -83,8 +96,8 @@ def contrastive_loss(
 class LossGuard(nn.Module):
     """A loss that exceeds its moving average by more than a margin is scaled down to the average.
 
-    Source: Wang et al. 2024, "COSMO", released code, arXiv 2401.00849, where the average of the contrastive loss scales
-    both (a typing error); here each has its own.
+    Source: Wang et al. 2024, "COSMO", released code, arXiv 2401.00849, where the average of the
+    contrastive loss scales both (a typing error); here each has its own.
 
     Args:
         decay: of the average.

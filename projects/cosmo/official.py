@@ -28,8 +28,8 @@ def write_rows(cfg: Config, workspace: Workspace) -> int:
     asked = own.questions is not None and own.annotations is not None
     if own.output is None or asked == (own.karpathy is not None):
         raise UserError(
-            "set eval.official.output=<set>.jsonl and either eval.official.karpathy=<captions.json> or both "
-            "eval.official.questions and eval.official.annotations"
+            "set eval.official.output=<set>.jsonl and either eval.official.karpathy=<captions.json>"
+            " or both eval.official.questions and eval.official.annotations"
         )
     if own.karpathy is not None:
         path = Path(own.karpathy).expanduser()

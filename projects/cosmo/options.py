@@ -15,12 +15,14 @@ KINDS = ("image_text", "video_text", "interleaved_image", "interleaved_video", "
 class CosmoData(DataConfig):
     """What is trained on; batches of the kinds come in turn.
 
-    `batch_size` is B of the paper: batches of pairs of pictures and texts have 2 B samples, others max(4, B / 2).
+    `batch_size` is B of the paper: batches of pairs of pictures and texts have 2 B samples, others
+    max(4, B / 2).
     """
 
     source: Literal["synthetic", "bundled", "shards"] = "synthetic"
     kinds: list[Kind] = field(default_factory=lambda: ["image_text"])
-    # shards: kind -> tar shards below data.root (braces and lists allowed); instruction: a JSON file
+    # shards: kind -> tar shards below data.root (braces and lists allowed); instruction: a JSON
+    # file
     shards: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, NonNegative] = field(default_factory=dict)  # of the loss of a kind; none: 1
     max_caption: Count = 32  # tokens, all included
@@ -35,7 +37,8 @@ class CosmoData(DataConfig):
     threshold: Real = 0.24  # least similarity of picture and sentence
     augment: bool = False  # crops, flips, AutoAugment
     normalise: Literal["imagenet", "tower"] = "imagenet"  # mean and deviation of pixels
-    # bundled: photographs of ten classes with their class words, or drawings with names and phrasings
+    # bundled: photographs of ten classes with their class words, or drawings with names and
+    # phrasings
     pictures: Literal["photographs", "drawings"] = "photographs"
     photos: Annotated[int, at_least(10)] = (
         6000  # bundled: training photographs, equally many of each class
@@ -93,7 +96,8 @@ class ModelConfig:
     num_latents: Count = 64  # media tokens; the contrastive query is one more
     pooling: AttentionConfig = field(default_factory=AttentionConfig)
     latent_dim: Count = 512
-    # layers below which texts are read for the contrast; None: U. Above U: in a pass without pictures
+    # layers below which texts are read for the contrast; None: U. Above U: in a pass without
+    # pictures
     text_depth: Count | None = None
     mask_padding: bool = True  # of text pooling; the release reads padding
     # embeddings of tokens: none, the new special ones, all (instruction tuning)
@@ -103,7 +107,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.cross.dim_head % self.compression:
             raise ValueError(
-                f"model.compression={self.compression} must divide model.cross.dim_head={self.cross.dim_head}"
+                f"model.compression={self.compression} must divide"
+                f" model.cross.dim_head={self.cross.dim_head}"
             )
 
 

@@ -53,15 +53,21 @@ SHAPES = ("ball", "box", "bar")
 VIDEO = "mp4|webm|mkv|avi"
 ROLES = {"human": (HUMAN, ""), "gpt": (GPT, END_OF_CHUNK)}  # what stands around a turn
 NEEDED = {
-    "image_text": ("jpg|jpeg|png|webp", "txt"), "video_text": (VIDEO, "txt"), "interleaved_image": ("json",),
+    "image_text": ("jpg|jpeg|png|webp", "txt"),
+    "video_text": (VIDEO, "txt"),
+    "interleaved_image": ("json",),
     "interleaved_video": (VIDEO, "json"),
-}  # fmt: skip
+}
 LAYOUT = {
     "image_text": "key.jpg + key.txt (caption, or caption<TAB>generated<EOC>generated)",
     "video_text": "key.mp4 + key.txt",
-    "interleaved_image": "key.json (MMC4: text_list, image_info, similarity_matrix; OBELICS: texts, image_info, score)",
-    "interleaved_video": "key.mp4 + key.json (clips)", "instruction": "a JSON list: image, conversations",
-}  # fmt: skip
+    "interleaved_image": (
+        "key.json (MMC4: text_list, image_info, similarity_matrix; OBELICS: texts, image_info,"
+        " score)"
+    ),
+    "interleaved_video": "key.mp4 + key.json (clips)",
+    "instruction": "a JSON list: image, conversations",
+}
 
 
 def rows_of(cfg: Config, kind: str, part: Part) -> Rows:
@@ -169,7 +175,10 @@ def drawings(root: str | None, part: Part) -> list[tuple[str, list[str]]]:
 
 
 def photographs(cfg: Config, part: Part) -> LabelledPixels:
-    """Photographs of a part: the seed draws those of training; the others are the same for every seed."""
+    """Photographs of a part: the seed draws those of training.
+
+    The others are the same for every seed.
+    """
     if part == "train":
         return photographs_to_train(cfg.data.root, cfg.data.photos, cfg.seed, PHOTO_SIZE)
     return photographs_to_judge(cfg.data.root, part, PHOTO_SIZE)
@@ -328,7 +337,8 @@ class Instructions:
             ) from error
         if roles - set(ROLES):
             raise UserError(
-                f"{path}: turns are from human or gpt, not {', '.join(sorted(roles - set(ROLES)))}; rename or leave them out"
+                f"{path}: turns are from human or gpt, not {', '.join(sorted(roles - set(ROLES)))};"
+                " rename or leave them out"
             )
         self.folder = path.parent
 

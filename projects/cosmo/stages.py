@@ -66,9 +66,13 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.trainer.val_every_n_steps is not None and cfg.data.source != "shards":
         val["dev"] = source_of(cfg, module, cfg.data.kinds[0], "dev", frames_of(cfg, tower, "dev"))
     data = ContrastiveData(
-        stream, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, val=val,
+        stream,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
         eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+    )
     yield Stage("train", module, data)
 
 
@@ -94,9 +98,17 @@ def plan(cfg: Config) -> Plan[COSMO]:
         return {"frozen language model": count * DTYPE_BYTES[cfg.model.language_dtype]}
 
     return Plan(
-        lambda: COSMO(cfg, *dry_network(cfg, width)), num_samples(cfg) if all(r.present for r in needed) else 0, forward,
-        (*weights_requirement(cfg.model.vision), *weights_requirement(cfg.model.language), *start_requirement(cfg), *needed), frozen,
-    )  # fmt: skip
+        lambda: COSMO(cfg, *dry_network(cfg, width)),
+        num_samples(cfg) if all(r.present for r in needed) else 0,
+        forward,
+        (
+            *weights_requirement(cfg.model.vision),
+            *weights_requirement(cfg.model.language),
+            *start_requirement(cfg),
+            *needed,
+        ),
+        frozen,
+    )
 
 
 def num_samples(cfg: Config) -> int:

@@ -35,7 +35,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def begin_with(cfg: Config, module: COSMO) -> None:
     """Put the trained tensors of ``model.init_from`` into a module that is not trained yet.
 
-    The rows of tokens may be fewer there: after pre-training those of the new tokens, in instruction tuning all.
+    The rows of tokens may be fewer there: after pre-training those of the new tokens, in
+    instruction tuning all.
 
     Raises:
         UserError: no folder where the second stage needs one, or a model of another form.
@@ -43,7 +44,8 @@ def begin_with(cfg: Config, module: COSMO) -> None:
     if cfg.model.init_from is None:
         if second_stage(cfg):
             raise UserError(
-                "instruction tuning continues a pre-trained model: set model.init_from, a folder written by make export"
+                "instruction tuning continues a pre-trained model: set model.init_from, a folder"
+                " written by make export"
             )
         return
     folder = Path(cfg.model.init_from).expanduser()

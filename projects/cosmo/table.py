@@ -1,7 +1,8 @@
 """Few-shot scores, retrieval and classification of all sets of a config, as one table.
 
-A set is JSON lines: ``{"image": "a.jpg"}`` or ``{"frames": ["1.jpg", ...]}`` (paths below its folder) with ``texts`` (captions, or
-the annotators' answers), ``question`` and ``label``. ``TASK=few_shot_rows`` makes such rows of a Karpathy file and of VQA's files.
+A set is JSON lines: ``{"image": "a.jpg"}`` or ``{"frames": ["1.jpg", ...]}`` (paths below its
+folder) with ``texts`` (captions, or the annotators' answers), ``question`` and ``label``.
+``TASK=few_shot_rows`` makes such rows of a Karpathy file and of VQA's files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def read_items(
         needs: fields that a row must have beside its picture.
 
     Raises:
-        UserError: a missing file, or a row without picture, without one of `needs`, or with texts that are no list of texts.
+        UserError: a missing file, or a row without picture, without one of `needs`, or with texts
+            that are no list of texts.
     """
     if not path.is_file():
         raise UserError(
@@ -81,7 +83,9 @@ def read_items(
         if lacking:
             raise UserError(f"{path}, row {number} has no {', '.join(lacking)}: add it")
         picture = [str(path.parent / name) for name in names]
-        found.append((Item(picture, tuple(texts), str(row.get("question", ""))), str(row.get("label", ""))))  # fmt: skip
+        found.append(
+            (Item(picture, tuple(texts), str(row.get("question", ""))), str(row.get("label", "")))
+        )
     if not found:
         raise UserError(f"{path} is empty")
     return found
@@ -99,8 +103,8 @@ def read_set(own: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
         return SetRows(items, [])
     if chosen.task == "vqa" and min(len(item.texts) for item, _ in items) < FEWEST_ANSWERS:
         raise UserError(
-            f"{root / chosen.test}: the accuracy of a question is a mean over annotators and needs the answers (texts) of "
-            f"at least {FEWEST_ANSWERS}; repeat a single answer ten times"
+            f"{root / chosen.test}: the accuracy of a question is a mean over annotators and needs"
+            f" the answers (texts) of at least {FEWEST_ANSWERS}; repeat a single answer ten times"
         )
     if chosen.train is None:
         raise UserError(f"the set {chosen.name} needs train=, where its demonstrations come from")
@@ -108,7 +112,8 @@ def read_set(own: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
     most = max((shots or TEXT_ONLY for shots in own.shots), default=0)
     if len(pool) < most:
         raise UserError(
-            f"{root / chosen.train} has {len(pool)} rows for {most} demonstrations: add some, or lower eval.shots"
+            f"{root / chosen.train} has {len(pool)} rows for {most} demonstrations: add some, or"
+            " lower eval.shots"
         )
     return SetRows(items, pool)
 
@@ -116,10 +121,12 @@ def read_set(own: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
 def evaluate_sets(
     cfg: Config, model: PictureModel, workspace: Workspace | None
 ) -> dict[str, float]:
-    """``<set>_<metric>`` of every set; few_shot.md (the table of shots) and few_shot.json grow with each of them.
+    """``<set>_<metric>`` of every set.
 
-    All files are read before the first score. Sets that are judged by the latent heads are left empty for a model that
-    has none.
+    few_shot.md (the table of shots) and few_shot.json grow with each of them.
+
+    All files are read before the first score. Sets that are judged by the latent heads are left
+    empty for a model that has none.
 
     Raises:
         UserError: see `read_set`.
@@ -142,15 +149,23 @@ def evaluate_sets(
 
 
 def one_set(cfg: Config, model: PictureModel, chosen: ShotSet, rows: SetRows) -> dict[str, float]:
-    """Scores of one set by its task; none where the model lacks the latent heads that the task is judged by."""
+    """Scores of one set by its task.
+
+    None where the model lacks the latent heads that the task is judged by.
+    """
     own = cfg.eval
     if chosen.task in ("caption", "vqa"):
         task: FewShotTask = "caption" if chosen.task == "caption" else "vqa"
         most = own.max_new_tokens if task == "caption" else own.vqa_tokens
         return evaluate_few_shot(
-            lambda prompts: model.write(prompts, most), task, [item for item, _ in rows.items], rows.pool, shots=own.shots,
-            seed=own.shot_seed, pool_size=own.pool,
-        )  # fmt: skip
+            lambda prompts: model.write(prompts, most),
+            task,
+            [item for item, _ in rows.items],
+            rows.pool,
+            shots=own.shots,
+            seed=own.shot_seed,
+            pool_size=own.pool,
+        )
     if not model.module.network.contrastive:
         return {}
     items = rows.items
@@ -179,8 +194,22 @@ def one_set(cfg: Config, model: PictureModel, chosen: ShotSet, rows: SetRows) ->
 
 def markdown(sets: Sequence[ShotSet], metrics: Mapping[str, float]) -> str:
     """One row a set, one column a number of shots or a measure."""
-    rows = {s.name: {k.removeprefix(f"{s.name}_"): v for k, v in metrics.items() if k.startswith(f"{s.name}_")} for s in sets}  # fmt: skip
-    columns = list(dict.fromkeys(k for row in rows.values() for k in row if "_shot" in k or k in (*RETRIEVED, "accuracy", "roc_auc")))  # fmt: skip
+    rows = {
+        s.name: {
+            k.removeprefix(f"{s.name}_"): v
+            for k, v in metrics.items()
+            if k.startswith(f"{s.name}_")
+        }
+        for s in sets
+    }
+    columns = list(
+        dict.fromkeys(
+            k
+            for row in rows.values()
+            for k in row
+            if "_shot" in k or k in (*RETRIEVED, "accuracy", "roc_auc")
+        )
+    )
     lines = ["| set | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, row in rows.items():
         lines.append(

@@ -55,10 +55,13 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
         texts = model(own.inputs, own.question)
     for name, text in zip(own.inputs, texts, strict=True):
         workspace.say(f"{name}: {text}")
-    workspace.gallery("captions", [
-        {"query": _small(name), "results": [{"item": text or "-", "score": 0.0, "name": name}]}
-        for name, text in zip(own.inputs, texts, strict=True)
-    ])  # fmt: skip
+    workspace.gallery(
+        "captions",
+        [
+            {"query": _small(name), "results": [{"item": text or "-", "score": 0.0, "name": name}]}
+            for name, text in zip(own.inputs, texts, strict=True)
+        ],
+    )
     return texts
 
 
@@ -111,8 +114,8 @@ def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
     ]
     for row in rows:
         lines.append(
-            f"| {row.name} | {row.blocks} | {row.learnable / 1e6:.2f} M | {row.total / 1e6:.2f} M | "
-            f"{100 * row.share:.1f} % | {100 * row.learnable / rows[0].learnable:.1f} % |"
+            f"| {row.name} | {row.blocks} | {row.learnable / 1e6:.2f} M | {row.total / 1e6:.2f} M |"
+            f" {100 * row.share:.1f} % | {100 * row.learnable / rows[0].learnable:.1f} % |"
         )
     write_text(workspace.folder(".") / "parameters.md", "\n".join(lines) + "\n")
     write_json(
@@ -143,7 +146,8 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """
     if cfg.caption.run is None or not cfg.eval.sets:
         raise UserError(
-            "set caption.run, a folder written by make export, and eval.sets, as in paper_few_shot.yaml"
+            "set caption.run, a folder written by make export, and eval.sets, as in"
+            " paper_few_shot.yaml"
         )
     model = Cosmo(cfg.caption.run)
     model.module.cfg = dataclasses.replace(model.module.cfg, eval=cfg.eval)
@@ -155,5 +159,9 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
-    "caption": caption, "parameters": parameters, "few_shot": few_shot, "few_shot_rows": write_rows, "build_video": write_clips,
-}  # fmt: skip
+    "caption": caption,
+    "parameters": parameters,
+    "few_shot": few_shot,
+    "few_shot_rows": write_rows,
+    "build_video": write_clips,
+}

@@ -118,9 +118,13 @@ def pair_metrics(cfg: Config, images: Tensor, texts: Tensor) -> dict[str, float]
 
 
 def sweep(
-    cfg: Config, module: ImageTextCWCL, images: Tensor, labels: Tensor, names: Sequence[str],
+    cfg: Config,
+    module: ImageTextCWCL,
+    images: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
     templates: Sequence[str],
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Zero-shot top-1 against the number of templates, for the counts that there are."""
     counts = [count for count in cfg.eval.sweep if count <= len(templates)]
     if not counts:

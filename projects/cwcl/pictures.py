@@ -60,10 +60,17 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
             workspace.say(f"{name}: {value:.4f}")
 
     base = image_text_experiment(
-        cfg, make, lambda tokenizer: image_text_data(cfg, tokenizer),
-        evaluate_more=evaluate_more, stages=stages,
-        tasks={"cache": cache, "weights": weights, "classify": lambda w: classify(cfg.classify, load_locked, w)},
-    )  # fmt: skip
+        cfg,
+        make,
+        lambda tokenizer: image_text_data(cfg, tokenizer),
+        evaluate_more=evaluate_more,
+        stages=stages,
+        tasks={
+            "cache": cache,
+            "weights": weights,
+            "classify": lambda w: classify(cfg.classify, load_locked, w),
+        },
+    )
 
     def plan() -> Plan[ImageTextCWCL]:
         needed = (
@@ -75,9 +82,11 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
         return replace(base.plan(), module=bare, requirements=needed)
 
     return replace(
-        base, plan=plan, export=lambda module, folder: export(cfg, module, folder),
+        base,
+        plan=plan,
+        export=lambda module, folder: export(cfg, module, folder),
         load_export=lambda folder: load_export(cfg, folder),
-    )  # fmt: skip
+    )
 
 
 def held_out_files(cfg: Config) -> tuple[Requirement, ...]:
@@ -95,10 +104,15 @@ def training_data(cfg: Config, module: ImageTextCWCL) -> ContrastiveData:
     elif cfg.data.source == "synthetic":
         module.classes = synthetic_set(cfg.data).labels
     about = {
-        "source": cfg.data.source, "captions": cfg.data.captions, "images": cfg.data.images,
-        "samples": cfg.data.num_samples, "size": cfg.data.image_size,
-        "normalize": cfg.data.normalize, "seed": cfg.seed, "pool": cfg.data.train_fraction,
-    }  # fmt: skip
+        "source": cfg.data.source,
+        "captions": cfg.data.captions,
+        "images": cfg.data.images,
+        "samples": cfg.data.num_samples,
+        "size": cfg.data.image_size,
+        "normalize": cfg.data.normalize,
+        "seed": cfg.seed,
+        "pool": cfg.data.train_fraction,
+    }
     return locked_data(cfg, module, build_tokenizer(cfg.model), about)
 
 
@@ -106,18 +120,27 @@ def architecture(cfg: Config) -> dict[str, Any]:
     """Arguments of `build_locked` for our own towers, without the places of weights."""
     model = cfg.model
     return {
-        "vision": model.vision, "image_size": cfg.data.image_size, "text_tower": model.text_tower,
-        "text": dict(model.text), "projected": model.projected, "embed_dim": model.embed_dim,
-    }  # fmt: skip
+        "vision": model.vision,
+        "image_size": cfg.data.image_size,
+        "text_tower": model.text_tower,
+        "text": dict(model.text),
+        "projected": model.projected,
+        "embed_dim": model.embed_dim,
+    }
 
 
 def export(cfg: Config, module: ImageTextCWCL, folder: Path) -> None:
     """open_clip's format where it can express the towers, else ours."""
     mean, std = normalization(cfg.data)
     save_locked(
-        module.encoder, folder, architecture(cfg), log_scale=module.logit_scale.log_scale.detach(),
-        image_size=cfg.data.image_size, mean=mean, std=std,
-    )  # fmt: skip
+        module.encoder,
+        folder,
+        architecture(cfg),
+        log_scale=module.logit_scale.log_scale.detach(),
+        image_size=cfg.data.image_size,
+        mean=mean,
+        std=std,
+    )
 
 
 def load_export(cfg: Config, folder: Path) -> ImageTextCWCL:

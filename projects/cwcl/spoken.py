@@ -41,9 +41,15 @@ from projects.cwcl.spoken_towers import (
 def speech_text(cfg: Config) -> Experiment[SpeechTextCWCL]:
     """A frozen text encoder and a speech tower."""
     return experiment_of(
-        cfg, stages, evaluate, export, load_export, embed, plan,
+        cfg,
+        stages,
+        evaluate,
+        export,
+        load_export,
+        embed,
+        plan,
         {"classify": lambda cfg, workspace: classify(cfg.classify, load_spoken_text, workspace)},
-    )  # fmt: skip
+    )
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -131,9 +137,12 @@ def evaluate(cfg: Config, module: SpeechTextCWCL, workspace: Workspace) -> dict[
 
 
 def zero_shot(
-    cfg: Config, module: SpeechTextCWCL, spoken: SpokenSet, workspace: Workspace | None = None,
+    cfg: Config,
+    module: SpeechTextCWCL,
+    spoken: SpokenSet,
+    workspace: Workspace | None = None,
     prefix: str = "",
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Intents by name, keywords where every utterance is one word, retrieval, structure."""
     speech, spoken = encode_speech(cfg, module, spoken)
     text = module.encode_texts([t.transcript for t in spoken.targets])
@@ -173,9 +182,12 @@ def class_texts(cfg: Config, names: list[str]) -> list[list[str]]:
 
 
 def keywords(
-    module: SpeechTextCWCL, speech: Tensor, spoken: SpokenSet, workspace: Workspace | None,
+    module: SpeechTextCWCL,
+    speech: Tensor,
+    spoken: SpokenSet,
+    workspace: Workspace | None,
     prefix: str = "",
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Accuracy over the words of a set in which every utterance is one word."""
     words = sorted({t.transcript for t in spoken.targets})
     labels = torch.tensor([words.index(t.transcript) for t in spoken.targets])

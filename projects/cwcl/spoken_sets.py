@@ -40,9 +40,11 @@ def training_set(cfg: Config) -> SpokenSet:
         whole = spoken_part(data, "train", cfg.seed)
     else:
         whole = load_manifest(
-            data_root(cfg.data.root) / data.manifest, data.sample_rate,
-            max_samples=data.max_samples, max_characters=data.max_characters,
-        )  # fmt: skip
+            data_root(cfg.data.root) / data.manifest,
+            data.sample_rate,
+            max_samples=data.max_samples,
+            max_characters=data.max_characters,
+        )
     told = [row for row, target in enumerate(whole.targets) if target.transcript]
     if not told:
         raise UserError("no training recording has a transcript")

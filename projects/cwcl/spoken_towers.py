@@ -14,32 +14,41 @@ from projects.cwcl.spoken_sets import sample_rate
 def _whisper(width: int, layers: int) -> dict[str, Any]:
     """Sizes of a Whisper model whose encoder is used (Radford et al. 2023, table 1)."""
     return {
-        "d_model": width, "encoder_layers": layers, "encoder_attention_heads": width // 64,
-        "encoder_ffn_dim": 4 * width, "decoder_layers": 1, "decoder_attention_heads": width // 64,
+        "d_model": width,
+        "encoder_layers": layers,
+        "encoder_attention_heads": width // 64,
+        "encoder_ffn_dim": 4 * width,
+        "decoder_layers": 1,
+        "decoder_attention_heads": width // 64,
         "decoder_ffn_dim": 4 * width,
-    }  # fmt: skip
+    }
 
 
 ARCHITECTURES = {  # of encoders that may be named, for a dry run without their weights
     "FacebookAI/roberta-base": {
-        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
-        "type_vocab_size": 1, "pad_token_id": 1,
+        "model_type": "roberta",
+        "vocab_size": 50265,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
     },
     "openai/whisper-tiny": _whisper(384, 4),
     "openai/whisper-base": _whisper(512, 6),
     "openai/whisper-small": _whisper(768, 12),
     "openai/whisper-medium": _whisper(1024, 24),
     "openai/whisper-large-v2": _whisper(1280, 32),
-}  # fmt: skip
+}
 
 
 def architecture(cfg: Config, embed_dim: int) -> dict[str, Any]:
     """Arguments of `speech_embedder`, without the place of weights."""
     model = cfg.speech_model
     return {
-        "encoder": model.encoder, "embed_dim": embed_dim, "sample_rate": sample_rate(cfg),
+        "encoder": model.encoder,
+        "embed_dim": embed_dim,
+        "sample_rate": sample_rate(cfg),
         "sizes": dict(model.sizes),
-    }  # fmt: skip
+    }
 
 
 def build_text(cfg: Config) -> SentenceEncoder:

@@ -26,12 +26,19 @@ def build(cfg: Config) -> "Experiment[DCL]":
 
     views = 1 if cfg.method.host == "moco" else 2  # MoCo's second view passes the copy alone
     return image_experiment(
-        cfg, DCL, build_data, evaluate, build_network, network_options,
-        num_samples=num_samples, requirements=requirements,
+        cfg,
+        DCL,
+        build_data,
+        evaluate,
+        build_network,
+        network_options,
+        num_samples=num_samples,
+        requirements=requirements,
         passes=[(views, (3, cfg.data.image_size, cfg.data.image_size))],
-        labelled=image_part, views=train_transform,
+        labelled=image_part,
+        views=train_transform,
         tasks={"sensitivity": lambda workspace: sensitivity(cfg, workspace)},
-    )  # fmt: skip
+    )
 
 
 def load(folder: "Path") -> "ProjectedEncoder | LinearNetwork":

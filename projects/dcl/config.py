@@ -7,8 +7,13 @@ from common.config import ExperimentConfig
 from common.ranges import Count, Positive, Probability, at_least
 
 from common.families.images.config import (  # isort: skip
-    ColourChanges, ImageSetData, ImageSource, LinearOptions, ProjectedModel, WatchedEval,
-)  # fmt: skip
+    ColourChanges,
+    ImageSetData,
+    ImageSource,
+    LinearOptions,
+    ProjectedModel,
+    WatchedEval,
+)
 
 Host = Literal["simclr", "moco", "nnclr"]
 Loss = Literal["infonce", "dcl", "dclw"]

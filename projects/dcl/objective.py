@@ -95,9 +95,11 @@ class OneWayObjective(nn.Module):
         self.scale, self.name = 1 / cfg.temperature, cfg.loss
         self.sigma, self.detach_weight = cfg.sigma, cfg.detach_weight
         self.loss = InfoNCELoss(
-            in_batch=in_batch, decoupled=cfg.loss != "infonce", gather=cfg.gather,
+            in_batch=in_batch,
+            decoupled=cfg.loss != "infonce",
+            gather=cfg.gather,
             backend=cfg.loss_backend,
-        )  # fmt: skip
+        )
 
     def forward(self, query: Tensor, key: Tensor, queue: Tensor | None = None) -> ObjectiveOutput:
         """Loss of a batch.

@@ -102,12 +102,19 @@ def mine(
     surface = SurfaceSimilarity(texts, cfg.surface.kind)
     pool = cfg.pool
     settings = {
-        "corpus": content_digest(texts), "anchors": len(corpus), "seed": cfg.seed,
-        "scorer": weights_digest(scorer), "scorer_pooling": scorer_pooling(cfg),
+        "corpus": content_digest(texts),
+        "anchors": len(corpus),
+        "seed": cfg.seed,
+        "scorer": weights_digest(scorer),
+        "scorer_pooling": scorer_pooling(cfg),
         "scorer_template": cfg.model.template if cfg.scorer.model is None else None,
-        "scorer_whiten": cfg.scorer.whiten, "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
-        "neg_lex": pool.neg_lex, "neg_rand": pool.neg_rand,
-    }  # fmt: skip
+        "scorer_whiten": cfg.scorer.whiten,
+        "surface": cfg.surface.kind,
+        "pos_k": pool.pos_k,
+        "twin": pool.twin,
+        "neg_lex": pool.neg_lex,
+        "neg_rand": pool.neg_rand,
+    }
     key = content_digest([f"{name}={value}" for name, value in settings.items()])[:16]
     cache = OfflineCache(offline_folder(cfg) / f"pools-{key}", settings)
     if cache.missing(corpus):
@@ -123,9 +130,12 @@ def encoded(cfg: Config, scorer: SentenceEncoder, texts: Sequence[str], folder: 
     """Embeddings (N, D) of the texts by the scorer, kept in the folder."""
     with encoding(cfg, scorer) as encode:
         return encode_texts(
-            encode, texts, batch_size=cfg.eval.batch_size, cache=folder / "embeddings",
+            encode,
+            texts,
+            batch_size=cfg.eval.batch_size,
+            cache=folder / "embeddings",
             model_key=weights_digest(scorer),
-        )  # fmt: skip
+        )
 
 
 @contextmanager
@@ -152,9 +162,14 @@ class Candidates:
     """
 
     def __init__(
-        self, cfg: Config, num_anchors: int, texts: Sequence[str], surface: SurfaceSimilarity,
-        scorer: SentenceEncoder, folder: Path,
-    ) -> None:  # fmt: skip
+        self,
+        cfg: Config,
+        num_anchors: int,
+        texts: Sequence[str],
+        surface: SurfaceSimilarity,
+        scorer: SentenceEncoder,
+        folder: Path,
+    ) -> None:
         self.cfg, self.num_anchors, self.texts, self.surface = cfg, num_anchors, texts, surface
         embeddings = encoded(cfg, scorer, texts, folder)
         if cfg.scorer.whiten:

@@ -79,19 +79,27 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> Made:
     texts = corpus(cfg)[: options.limit]
     policy = Policy("nucleus", temperature=options.temperature, top_p=options.top_p)
     settings = {
-        "model": options.model, "temperature": options.temperature, "top_p": options.top_p,
-        "max_new_tokens": options.max_new_tokens, "prompt_budget": options.prompt_budget,
-        "budget_of": "sentence", "seed": cfg.seed,
-    }  # fmt: skip
+        "model": options.model,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "max_new_tokens": options.max_new_tokens,
+        "prompt_budget": options.prompt_budget,
+        "budget_of": "sentence",
+        "seed": cfg.seed,
+    }
     cache = OfflineCache(options.output, settings)
     if not cache.missing(texts):
         return Made(0)
     tokenizer = load_tokenizer(options.model)
     longest = prompt_tokens(tokenizer, "") + options.prompt_budget
     generate = text_generator(
-        options.model, policy, ServerConfig(), batch_size=options.batch_size, stop="\n",
+        options.model,
+        policy,
+        ServerConfig(),
+        batch_size=options.batch_size,
+        stop="\n",
         prompt_budget=longest + 1,  # a start token
-    )  # fmt: skip
+    )
     unchanged, long = 0, 0
 
     def compute(positions: list[int]) -> list[Row]:
@@ -110,7 +118,9 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> Made:
         return [{"text": one_line(text)} for text in made.values()]
 
     computed = cache.fill(
-        texts, compute, block_size=options.batch_size,
+        texts,
+        compute,
+        block_size=options.batch_size,
         progress=lambda s: workspace.progress(s, "paraphrase", len(s)) if workspace else s,
-    )  # fmt: skip
+    )
     return Made(computed, unchanged, long)

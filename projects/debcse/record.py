@@ -1,4 +1,7 @@
-"""Statistics of the drawn pairs: what was drawn, against supervised pairs. Never used in training."""
+"""Statistics of the drawn pairs: what was drawn, against supervised pairs.
+
+Never used in training.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +29,20 @@ SAMPLE = 1000  # pairs of each kind whose features are kept
 STATISTICS = 10_000  # anchors that the shares and means are taken over
 EXAMPLES = 8  # anchors shown with their pairs
 SUMMARY = (
-    "theta_pos", "theta_neg", "positive_fallback_rate", "negative_fallback_rate",
-    "positive_effective", "negative_effective", "positive_length_difference",
-    "positive_self_share", "positive_entailment_share", "positive_entailment_share_most",
+    "theta_pos",
+    "theta_neg",
+    "positive_fallback_rate",
+    "negative_fallback_rate",
+    "positive_effective",
+    "negative_effective",
+    "positive_length_difference",
+    "positive_self_share",
+    "positive_entailment_share",
+    "positive_entailment_share_most",
     "positive_contradiction_share",
-    "negative_same_meaning_share", "random_negative_same_meaning_share",
-)  # fmt: skip
+    "negative_same_meaning_share",
+    "random_negative_same_meaning_share",
+)
 STREAM = 47
 
 
@@ -129,8 +140,9 @@ def label_shares(
 
     Positives: share of the drawn neighbours (twins left out) with each label, among anchors that
     have a labelled partner; ``positive_entailment_share_most`` is what a perfect draw would reach,
-    the share of those anchors that have an entailment partner. Negatives: share of same-meaning (entailment) pairs among anchors that
-    have such a partner, for the draw and for a random other sentence.
+    the share of those anchors that have an entailment partner. Negatives: share of same-meaning
+    (entailment) pairs among anchors that have such a partner, for the draw and for a random other
+    sentence.
 
     Args:
         corpus: N sentences.

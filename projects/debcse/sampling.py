@@ -83,8 +83,8 @@ def inverse_propensity(
 ) -> np.ndarray:
     """Logarithm of min(1 / pi, c), where pi is what a rule that looks at the surface would do.
 
-    Equation: ``pi = softmax_j(s / lambda)`` for positives, ``softmax_j(-s / lambda)`` for negatives;
-    ``c = clip K`` with K the number of candidates of the anchor.
+    Equation: ``pi = softmax_j(s / lambda)`` for positives, ``softmax_j(-s / lambda)`` for
+    negatives; ``c = clip K`` with K the number of candidates of the anchor.
 
     Args:
         surface: (N, K) s.
@@ -147,9 +147,12 @@ def probabilities(
         eligible = present & (sign * semantic >= sign * threshold)
     if options.surface:
         weights += inverse_propensity(
-            surface, present, side=side,
-            temperature=options.surface_temperature, clip=options.clip,
-        )  # fmt: skip
+            surface,
+            present,
+            side=side,
+            temperature=options.surface_temperature,
+            clip=options.clip,
+        )
     weights = np.where(eligible, weights, -np.inf)
     total = _log_sum_exp(weights)
     return np.where(eligible, np.exp(weights - np.where(np.isfinite(total), total, 0.0)), 0.0)
@@ -185,9 +188,13 @@ class PairSampler:
             positive = pools.positive_ids[anchors]
             present &= ~(ids[:, :, None] == positive[:, None, :]).any(axis=2)
         return probabilities(
-            pools.surface[column][anchors], pools.semantic[column][anchors], present, self.options,
-            side=side, threshold=pools.theta_neg if column else pools.theta_pos,
-        )  # fmt: skip
+            pools.surface[column][anchors],
+            pools.semantic[column][anchors],
+            present,
+            self.options,
+            side=side,
+            threshold=pools.theta_neg if column else pools.theta_pos,
+        )
 
     def draw(self, anchors: np.ndarray, epochs: np.ndarray) -> Draws:
         """One positive and one negative each.
@@ -198,9 +205,13 @@ class PairSampler:
         """
         count = len(anchors)
         draws = Draws(
-            anchors, np.full((count, 2), -1), np.full((count, 2), np.nan),
-            np.full((count, 2), np.nan), np.zeros((count, 2), dtype=bool), np.ones((count, 2)),
-        )  # fmt: skip
+            anchors,
+            np.full((count, 2), -1),
+            np.full((count, 2), np.nan),
+            np.full((count, 2), np.nan),
+            np.zeros((count, 2), dtype=bool),
+            np.ones((count, 2)),
+        )
         if self.options.positives in ("ipw", "uniform"):
             self._draw_side(draws, epochs, "positive")
         else:

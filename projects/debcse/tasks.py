@@ -57,9 +57,9 @@ def mine_pairs(cfg: Config, workspace: Workspace) -> Path:
     write_jsonl(path, rows)
     fallback = draws.fallback.mean(axis=0)
     workspace.note(
-        f"{len(rows)} anchors; candidates in {mined.folder}; theta_pos {mined.pools.theta_pos:.4f}, "
-        f"theta_neg {mined.pools.theta_neg:.4f}; fallback rate {fallback[0]:.3f} (positives), "
-        f"{fallback[1]:.3f} (negatives); pairs in {path}"
+        f"{len(rows)} anchors; candidates in {mined.folder}; theta_pos {mined.pools.theta_pos:.4f},"
+        f" theta_neg {mined.pools.theta_neg:.4f}; fallback rate {fallback[0]:.3f} (positives),"
+        f" {fallback[1]:.3f} (negatives); pairs in {path}"
     )
     return path
 
@@ -100,8 +100,9 @@ def _mined(cfg: Config, workspace: Workspace, scorer: SentenceEncoder) -> Mined:
         missing = len(OfflineCache(cfg.pool.paraphrases, settings=None).missing(texts))
         if missing == len(texts):
             raise UserError(
-                f"pool.paraphrases={cfg.pool.paraphrases} has a paraphrase of none of the {len(texts)} "
-                "sentences: run TASK=paraphrase with the same data and seed, or leave it out"
+                f"pool.paraphrases={cfg.pool.paraphrases} has a paraphrase of none of the"
+                f" {len(texts)} sentences: run TASK=paraphrase with the same data and seed, or"
+                " leave it out"
             )
         if missing:
             workspace.say(f"{missing} of {len(texts)} sentences have no paraphrase")
@@ -119,10 +120,13 @@ def write_paraphrases(cfg: Config, workspace: Workspace) -> None:
     if made.long:
         budget = cfg.paraphrase.prompt_budget
         workspace.say(
-            f"{made.long} stay as they are: they have more than paraphrase.prompt_budget={budget} tokens"
+            f"{made.long} stay as they are: they have more than paraphrase.prompt_budget={budget}"
+            " tokens"
         )
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
-    "mine": mine_pairs, "pairs": report_pairs, "paraphrase": write_paraphrases,
-}  # fmt: skip
+    "mine": mine_pairs,
+    "pairs": report_pairs,
+    "paraphrase": write_paraphrases,
+}

@@ -28,7 +28,13 @@ from common.families.sentences.data import text_path
 from projects.defsent_plus.config import Config, DictionaryData
 
 SEPARATOR = "<|list_more_def|>"  # between the definitions of a line
-POOLING = {"cls": "cls_before_pooler", "mean": "avg", "max": "max", "ac": "cls_before_pooler", "amp": "avg"}  # fmt: skip
+POOLING = {
+    "cls": "cls_before_pooler",
+    "mean": "avg",
+    "max": "max",
+    "ac": "cls_before_pooler",
+    "amp": "avg",
+}
 _DRAW = 2**31 + 6  # random stream of data.limit
 _WORDS = ("people", "way", "work", "men", "good", "world", "years", "state", "own", "little")
 
@@ -49,7 +55,8 @@ class Dictionary:
     Attributes:
         entries: n names; row i of the entry matrix is entry i.
         definitions: of every entry.
-        held_out: definitions that occur nowhere above, with the rows of all entries that they define.
+        held_out: definitions that occur nowhere above, with the rows of all entries that they
+            define.
         pieces: vocabulary ids of the entries, if only entries of one piece are kept, else empty.
         num_dropped: entries that are not one piece, counted before any definition is left out.
         num_excluded: distinct definitions that are texts of `data.exclude_sets`.
@@ -74,9 +81,9 @@ class Dictionary:
     def statistics(self) -> dict[str, float]:
         """Sizes; ``shared_definition_share``: of the pairs whose text defines another entry too.
 
-        ``dropped_entry_share``: entries that are not one piece, over these and `entries`. The dropped
-        ones are counted before `data.exclude_sets` and `data.held_out`, the others after: entries of
-        one piece that lose all their definitions to these are in neither number.
+        ``dropped_entry_share``: entries that are not one piece, over these and `entries`. The
+        dropped ones are counted before `data.exclude_sets` and `data.held_out`, the others after:
+        entries of one piece that lose all their definitions to these are in neither number.
         """
         owners = Counter(text for texts in self.definitions for text in set(texts))
         shared = sum(owners[text] > 1 for text, _ in self.pairs())
@@ -95,8 +102,8 @@ def load_dictionary(cfg: Config) -> Dictionary:
     """The dictionary of a config, cut into training and held-out definitions.
 
     A definition is held out by its text, so that none of its entries (synonyms share a definition)
-    is trained on it; entries without another definition are left out. Those with the words of a text
-    of `data.exclude_sets` are neither trained on nor held out.
+    is trained on it; entries without another definition are left out. Those with the words of a
+    text of `data.exclude_sets` are neither trained on nor held out.
 
     Raises:
         UserError: missing or malformed file, `data.limit` out of range, or nothing left.
@@ -195,7 +202,10 @@ def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[st
 
 
 def single_pieces(tokenizer: Any, entries: Sequence[str]) -> list[int | None]:
-    """Vocabulary id of each entry that is one piece, as a word inside a text; None for the others."""
+    """Vocabulary id of each entry that is one piece, as a word inside a text.
+
+    None for the others.
+    """
     plain = plain_ids(tokenizer, [f" {entry}" for entry in entries])
     unknown = tokenizer.unk_token_id
     return [ids[0] if len(ids) == 1 and ids[0] != unknown else None for ids in plain]
@@ -326,7 +336,13 @@ def synthetic_dictionary(num_entries: int, seed: int) -> list[tuple[str, list[st
     for i in range(num_entries):
         codes = rng.choice(len(SYLLABLES) ** 2, size=8, replace=False)
         words = [SYLLABLES[c // 10] + SYLLABLES[c % 10] for c in codes]
-        name = _WORDS[i] if i < len(_WORDS) else f"{words[0]}{i} {words[1]}" if i % 3 else f"{words[0]}{i}"  # fmt: skip
+        name = (
+            _WORDS[i]
+            if i < len(_WORDS)
+            else f"{words[0]}{i} {words[1]}"
+            if i % 3
+            else f"{words[0]}{i}"
+        )
         count = int(rng.integers(1, 4))
         texts = [" ".join(rng.permutation(words[2:])[:5]) for _ in range(count)]
         if i % 10 == 9:

@@ -51,7 +51,8 @@ def entry_matrix(definitions: list[list[str]], encode: Callable[[list[str]], Ten
 def independent_entries(entries: Tensor, ica: IcaConfig) -> Tensor:
     """Standardised entries, turned into independent components of standard deviation `scale`.
 
-    Source: official code of arXiv 2405.16153: standard scaling, FastICA with D components, times 100.
+    Source: official code of arXiv 2405.16153: standard scaling, FastICA with D components, times
+    100.
 
     Args:
         entries: (n, D), n > D.
@@ -111,9 +112,12 @@ def cached_entries(cfg: Config, dictionary: Dictionary, encoder: SentenceEncoder
     if cfg.data.long == "refuse":
         refuse_long([t for texts in dictionary.definitions for t in texts], own)
     parts = {
-        "weights": weights_digest(encoder.tower.model), "definitions": dictionary.definitions,
-        "encoding": cfg.entry.encoding, "max_length": own.max_length, "model": cfg.model.pretrained,
-    }  # fmt: skip
+        "weights": weights_digest(encoder.tower.model),
+        "definitions": dictionary.definitions,
+        "encoding": cfg.entry.encoding,
+        "max_length": own.max_length,
+        "model": cfg.model.pretrained,
+    }
     path = kept_path(offline_folder(cfg), "entries", "defsent_plus", parts)
     path = path.with_suffix(".safetensors")
     if path.is_file():

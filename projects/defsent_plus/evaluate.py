@@ -22,7 +22,8 @@ def evaluate(cfg: Config, module: DefSentPlus, workspace: Workspace) -> dict[str
 
     - STS, geometry and, if asked for, transfer tasks of the encoder (`evaluate_sentences`), with
       those of M_0 as ``untrained_*`` and the difference as ``gain_*``.
-    - ``sts_average_rounded``: mean of the sets' scores after rounding to four decimals, as released.
+    - ``sts_average_rounded``: mean of the sets' scores after rounding to four decimals, as
+      released.
     - ``round_<k>_mean_cosine`` of the entries of round k, ``ica_mean_cosine`` of the last ones.
     - `Dictionary.statistics`, and of held-out definitions `reverse_metrics`.
     """

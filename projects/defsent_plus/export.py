@@ -32,10 +32,13 @@ def export(module: DefSentPlus, folder: Path) -> None:
     own = {"entries": module.entries, "isotropy": module.isotropy}
     write_tensors(folder / REVERSE / "model.safetensors", tensors | own)
     about = {
-        "entries": module.names, "pieces": module.pieces, "pool": module.pool,
-        "activation": module.activation, "max_length": module.definitions.max_length,
+        "entries": module.names,
+        "pieces": module.pieces,
+        "pool": module.pool,
+        "activation": module.activation,
+        "max_length": module.definitions.max_length,
         "targets": "lm_head" if module.to_words else "entries",
-    }  # fmt: skip
+    }
     write_json(folder / REVERSE / "config.json", about)
 
 

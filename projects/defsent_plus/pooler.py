@@ -27,8 +27,8 @@ class Pooler(nn.Module):
         dim: D.
         activation: name of a transformers activation.
         norm: eps of the layer norm that follows in the word-prediction layer of DefSent (Tsukagoshi
-            et al. 2021, section 3, arXiv 2105.04339), with a constant 1 behind its output, which the
-            bias of the decoder is multiplied by; None: neither.
+            et al. 2021, section 3, arXiv 2105.04339), with a constant 1 behind its output, which
+            the bias of the decoder is multiplied by; None: neither.
     """
 
     def __init__(self, dim: int, activation: str, norm: float | None = None) -> None:
@@ -102,7 +102,7 @@ def _fill_from_pooler(cfg: Config, module: "DefSentPlus") -> None:
         own = load_transformer(model.pretrained, config=model.config, pooler=True).pooler
     except (UserError, AttributeError) as error:
         raise UserError(
-            f"{model.pretrained} has no trained pooler ({error}): set pooler.source=lm_head for the "
-            "dense layer of its language-model head"
+            f"{model.pretrained} has no trained pooler ({error}): set pooler.source=lm_head for the"
+            " dense layer of its language-model head"
         ) from error
     module.pooler.dense.load_state_dict(own.dense.state_dict())  # type: ignore[union-attr]

@@ -22,8 +22,18 @@ from projects.defsent_plus.module import DefSentPlus
 from projects.defsent_plus.pooler import fill_pooler
 
 # what the model of a round depends on, beside the number of the round
-_SETTINGS = ("data", "model", "optim", "trainer", "entry", "pooler", "train", "restart_from_base",
-             "loss_backend", "seed")  # fmt: skip
+_SETTINGS = (
+    "data",
+    "model",
+    "optim",
+    "trainer",
+    "entry",
+    "pooler",
+    "train",
+    "restart_from_base",
+    "loss_backend",
+    "seed",
+)
 
 
 def stages(cfg: Config) -> Iterator[Stage]:

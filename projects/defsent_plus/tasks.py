@@ -80,13 +80,17 @@ def lookup(cfg: Config, workspace: Workspace) -> Path:
     long = sum(size > (reader.max_length or size) for size in sizes)
     if long:
         workspace.say(
-            f"{long} of {len(texts)} descriptions are longer than {reader.max_length} tokens and read "
-            "up to there: shorten them, or train with a larger data.max_length"
+            f"{long} of {len(texts)} descriptions are longer than {reader.max_length} tokens and"
+            " read up to there: shorten them, or train with a larger data.max_length"
         )
     with evaluated(module, cfg.trainer.accelerator):
         size = max(1, SCORES // len(module.names))
         parts = [texts[i : i + size] for i in range(0, len(texts), size)]
-        found = [best for part in workspace.progress(parts, "lookup", len(parts)) for best in module.lookup(part, own.k)]  # fmt: skip
+        found = [
+            best
+            for part in workspace.progress(parts, "lookup", len(parts))
+            for best in module.lookup(part, own.k)
+        ]
     for text, best in zip(texts, found, strict=True):
         workspace.say(f"{text}: " + ", ".join(f"{entry} ({s:.1f})" for entry, s in best))
     output = workspace.folder(".") / "lookup.jsonl"

@@ -21,9 +21,15 @@ def build(cfg: Config) -> "Experiment[DemoRetrieval]":
     from projects.demo_retrieval.evaluate import evaluate
 
     experiment: Experiment[DemoRetrieval] = experiment_of(
-        cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
+        cfg,
+        stages.stages,
+        evaluate,
+        folder.export,
+        folder.load,
+        folder.embed,
+        stages.plan,
         {"answer": tasks.answer, "few_shot": tasks.few_shot, "prepare": tasks.prepare},
-    )  # fmt: skip
+    )
     return experiment
 
 

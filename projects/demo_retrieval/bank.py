@@ -93,8 +93,8 @@ class Copies:
     """Which of many examples are the same as a given one, by hashed keys.
 
     Copies have question and start of the context in common, in whatever collection (`copy_keys`).
-    UnifiedQA holds some sets twice, with contexts and without: a twin is the same question with the same
-    candidates, of the same data set, where one of both has a context.
+    UnifiedQA holds some sets twice, with contexts and without: a twin is the same question with the
+    same candidates, of the same data set, where one of both has a context.
     """
 
     def __init__(self, examples: Iterable[Example]) -> None:
@@ -124,11 +124,18 @@ class Bank:
     """
 
     def __init__(
-        self, examples: Sequence[Example], retriever: Retriever, key: str, cache: str | None = None,
+        self,
+        examples: Sequence[Example],
+        retriever: Retriever,
+        key: str,
+        cache: str | None = None,
         index: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not examples:
-            raise UserError("the bank is empty: name tasks in data.bank, a data.bank_file, or set data.bank_targets")  # fmt: skip
+            raise UserError(
+                "the bank is empty: name tasks in data.bank, a data.bank_file, or set"
+                " data.bank_targets"
+            )
         self.examples, self.retriever, self.key = list(examples), retriever, key
         self.cache = None if cache is None else Path(cache).expanduser()
         self.vectors = self._vectors(index)
@@ -197,14 +204,18 @@ class Bank:
         path = self.cache / f"hits-{name.hexdigest()[:32]}.safetensors"
         if not path.is_file():
             found = self.nearest(examples, k, scale)
-            write_tensors(path, {"positions": torch.from_numpy(found.positions), "scores": found.scores})  # fmt: skip
+            write_tensors(
+                path, {"positions": torch.from_numpy(found.positions), "scores": found.scores}
+            )
         state = read_state_dict(path)
         return Hits(state["positions"].numpy(), state["scores"])
 
     def at_random(
         self, example: Example, k: int, rng: np.random.Generator, *, same_task: bool
     ) -> list[int]:
-        """K different ones of the bank, or of the example's task; of a question without a task, of the bank.
+        """K different ones of the bank, or of the example's task.
+
+        Of a question without a task, of the bank.
 
         Raises:
             UserError: fewer than K are there.

@@ -22,7 +22,11 @@ Fit = Callable[[Task], Callable[[Sequence[Example]], list[str]]]  # -> answers o
 
 def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The first of the commonest labels."""
-    return _fitted(cfg, workspace, lambda task: lambda inputs: [_vote(e.answers[0] for e in task.train)] * len(inputs))  # fmt: skip
+    return _fitted(
+        cfg,
+        workspace,
+        lambda task: lambda inputs: [_vote(e.answers[0] for e in task.train)] * len(inputs),
+    )
 
 
 def retrieved_label(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -42,7 +46,9 @@ def word_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def letter_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same with five neighbours by pieces of two to five letters."""
-    return _fitted(cfg, workspace, lambda task: _knn(task, 5, analyzer="char_wb", ngram_range=(2, 5)))  # fmt: skip
+    return _fitted(
+        cfg, workspace, lambda task: _knn(task, 5, analyzer="char_wb", ngram_range=(2, 5))
+    )
 
 
 def word_regression(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -54,8 +60,12 @@ def word_regression(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
         words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
         table = words.fit_transform([e.context for e in task.train])
-        model = LogisticRegression(C=100.0, max_iter=2000).fit(table, [e.answers[0] for e in task.train])  # fmt: skip
-        return lambda inputs: [str(x) for x in model.predict(words.transform([e.context for e in inputs]))]  # fmt: skip
+        model = LogisticRegression(C=100.0, max_iter=2000).fit(
+            table, [e.answers[0] for e in task.train]
+        )
+        return lambda inputs: [
+            str(x) for x in model.predict(words.transform([e.context for e in inputs]))
+        ]
 
     return _fitted(cfg, workspace, fit)
 

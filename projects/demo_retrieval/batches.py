@@ -34,9 +34,14 @@ class DemoBatch(TypedDict):
 
 
 def collate(
-    encoder: Encoder, examples: Sequence[Example], demonstrations: Sequence[Sequence[Example | None]],
-    scores: Tensor, ids: Sequence[int], *, targets: bool = True,
-) -> DemoBatch:  # fmt: skip
+    encoder: Encoder,
+    examples: Sequence[Example],
+    demonstrations: Sequence[Sequence[Example | None]],
+    scores: Tensor,
+    ids: Sequence[int],
+    *,
+    targets: bool = True,
+) -> DemoBatch:
     """A batch of examples with their demonstrations.
 
     Args:
@@ -47,11 +52,16 @@ def collate(
         ids: (B,) numbers of the inputs.
         targets: with labels: the first accepted answer.
     """
-    rows = [encoder.source(e, d) for e, own in zip(examples, demonstrations, strict=True) for d in own]  # fmt: skip
+    rows = [
+        encoder.source(e, d) for e, own in zip(examples, demonstrations, strict=True) for d in own
+    ]
     found = padded(rows, int(encoder.tokenizer.pad_token_id))
     batch = DemoBatch(
-        input_ids=found["input_ids"], attention_mask=found["attention_mask"], scores=scores, ids=torch.tensor(list(ids))
-    )  # fmt: skip
+        input_ids=found["input_ids"],
+        attention_mask=found["attention_mask"],
+        scores=scores,
+        ids=torch.tensor(list(ids)),
+    )
     if targets:
         batch["labels"] = label_rows([encoder.target(e, e.answers[0]) for e in examples])
     return batch
@@ -82,12 +92,21 @@ class DemoRows(Dataset[Any]):
     """
 
     def __init__(
-        self, tasks: Sequence[Task], encoder: Encoder, demonstrations: Demonstrations, *, seed: int,
-        cap: int, uniform_mixing: bool = False, global_batch_size: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        tasks: Sequence[Task],
+        encoder: Encoder,
+        demonstrations: Demonstrations,
+        *,
+        seed: int,
+        cap: int,
+        uniform_mixing: bool = False,
+        global_batch_size: int = 1,
+    ) -> None:
         # an example whose question does not fit is left out and counted: questions are never cut
         fitting = [replace(t, train=tuple(e for e in t.train if encoder.fits(e))) for t in tasks]
-        self.too_long = {t.name: len(t.train) - len(f.train) for t, f in zip(tasks, fitting, strict=True)}  # fmt: skip
+        self.too_long = {
+            t.name: len(t.train) - len(f.train) for t, f in zip(tasks, fitting, strict=True)
+        }
         self.tasks = tasks = [t for t in fitting if t.train]
         if not tasks:
             raise UserError("no question fits: raise data.max_source or data.max_target")
@@ -123,7 +142,9 @@ class DemoRows(Dataset[Any]):
     def __getitem__(self, keys: Sequence[Key]) -> DemoBatch:
         """A batch of keys."""
         examples, demonstrations, scores = zip(*(self.chosen(*key) for key in keys), strict=True)
-        return collate(self.encoder, examples, demonstrations, torch.stack(scores), [i for i, _ in keys])  # fmt: skip
+        return collate(
+            self.encoder, examples, demonstrations, torch.stack(scores), [i for i, _ in keys]
+        )
 
 
 class EvalRows(Dataset[Any]):
@@ -138,9 +159,14 @@ class EvalRows(Dataset[Any]):
     """
 
     def __init__(
-        self, examples: Sequence[Example], encoder: Encoder, demonstrations: Demonstrations, seed: int,
-        *, targets: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        examples: Sequence[Example],
+        encoder: Encoder,
+        demonstrations: Demonstrations,
+        seed: int,
+        *,
+        targets: bool = False,
+    ) -> None:
         self.examples, self.encoder, self.targets = list(examples), encoder, targets
         hits = demonstrations.fixed(self.examples)
         count = len(self.examples)
@@ -149,9 +175,13 @@ class EvalRows(Dataset[Any]):
         else:
             self.scores = uniform(count, demonstrations.k)
             self.places = [
-                demonstrations.drawn(e, sample_rng(seed, 0, i, DEMO_STREAM + 10)) if demonstrations.random else []
+                (
+                    demonstrations.drawn(e, sample_rng(seed, 0, i, DEMO_STREAM + 10))
+                    if demonstrations.random
+                    else []
+                )
                 for i, e in enumerate(self.examples)
-            ]  # fmt: skip
+            ]
         self.shown = [demonstrations.texts(row) for row in self.places]
 
     def __len__(self) -> int:
@@ -166,7 +196,10 @@ class EvalRows(Dataset[Any]):
         examples = [self.examples[i] for i in indices]
         shown = [self.shown[i] for i in indices]
         scores = self.scores[torch.tensor(list(indices))]
-        return {**collate(self.encoder, examples, shown, scores, indices, targets=self.targets), "examples": examples}  # fmt: skip
+        return {
+            **collate(self.encoder, examples, shown, scores, indices, targets=self.targets),
+            "examples": examples,
+        }
 
 
 class InfillRows(Dataset[Any]):
@@ -181,8 +214,15 @@ class InfillRows(Dataset[Any]):
         seed: the experiment's.
     """
 
-    def __init__(self, sentences: Sequence[str], encoder: Encoder, options: DenoiseConfig, seed: int) -> None:  # fmt: skip
-        self.sentences, self.encoder, self.options, self.seed = list(sentences), encoder, options, seed  # fmt: skip
+    def __init__(
+        self, sentences: Sequence[str], encoder: Encoder, options: DenoiseConfig, seed: int
+    ) -> None:
+        self.sentences, self.encoder, self.options, self.seed = (
+            list(sentences),
+            encoder,
+            options,
+            seed,
+        )
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -199,9 +239,12 @@ class InfillRows(Dataset[Any]):
             targets.append([*own.target_prefix, *own.ids(" ".join(words))[:room], own.end])
         found = padded(sources, int(own.tokenizer.pad_token_id))
         return DemoBatch(
-            input_ids=found["input_ids"], attention_mask=found["attention_mask"], scores=uniform(len(keys), 1),
-            labels=label_rows(targets), ids=torch.tensor([i for i, _ in keys]),
-        )  # fmt: skip
+            input_ids=found["input_ids"],
+            attention_mask=found["attention_mask"],
+            scores=uniform(len(keys), 1),
+            labels=label_rows(targets),
+            ids=torch.tensor([i for i, _ in keys]),
+        )
 
 
 def infilled(

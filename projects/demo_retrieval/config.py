@@ -13,7 +13,7 @@ from projects.demo_retrieval.options import (
     FinetuneConfig,
     GeneratorConfig,
     RetrieverConfig,
-)  # fmt: skip
+)
 
 Selection = Literal["retrieved", "random_task", "random_bank", "passages", "none"]
 
@@ -45,7 +45,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not (self.generate if self.headline == "generated" else self.rank):
             raise ValueError(
-                f"eval.headline={self.headline}, but such answers are off: see eval.generate, eval.rank"
+                f"eval.headline={self.headline}, but such answers are off: see eval.generate,"
+                " eval.rank"
             )
 
 
@@ -70,9 +71,14 @@ class Config(ExperimentConfig):
         if self.finetune_epochs and self.finetune.max_steps:
             raise ValueError("finetune_epochs and finetune.max_steps are both set; zero one")
         if not (self.meta or self.finetune_epochs or self.finetune.max_steps):
-            raise ValueError("nothing is trained: set meta=true, finetune.max_steps or finetune_epochs")  # fmt: skip
+            raise ValueError(
+                "nothing is trained: set meta=true, finetune.max_steps or finetune_epochs"
+            )
         if self.trainer.val_every_n_steps is not None:
-            raise ValueError("meta-training has no development part: set finetune.val_every_n_steps in place of trainer.val_every_n_steps")  # fmt: skip
+            raise ValueError(
+                "meta-training has no development part: set finetune.val_every_n_steps in place of"
+                " trainer.val_every_n_steps"
+            )
         if self.meta and not self.data.meta:
             raise ValueError("data.meta names no task of meta-training; or set meta=false")
         if (self.method.selection == "passages") != (self.data.passages is not None):

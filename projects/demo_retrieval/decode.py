@@ -42,9 +42,17 @@ class MixCopies(LogitsProcessor):
 
 @torch.no_grad()
 def generate(
-    network: Any, input_ids: Tensor, attention_mask: Tensor, scores: Tensor, *, start: int, end: int,
-    pad: int, max_new_tokens: int, num_beams: int = 1,
-) -> Tensor:  # fmt: skip
+    network: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    scores: Tensor,
+    *,
+    start: int,
+    end: int,
+    pad: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+) -> Tensor:
     """Token ids (B, L) of the best hypothesis of each question, without the decoder's start.
 
     Args:
@@ -59,22 +67,37 @@ def generate(
         num_beams: 1 is greedy.
     """
     options: Any = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens, pad_token_id=pad,
-        eos_token_id=end, decoder_start_token_id=start, bos_token_id=start,
-    )  # fmt: skip
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=end,
+        decoder_start_token_id=start,
+        bos_token_id=start,
+    )
     out = network.generate(
-        input_ids=input_ids, attention_mask=attention_mask, generation_config=options,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        generation_config=options,
         logits_processor=LogitsProcessorList([MixCopies(scores, num_beams)]),
-    )  # fmt: skip
+    )
     found: Tensor = out[:, 1:].view(len(scores), scores.shape[1], -1)[:, 0]
     return found
 
 
 @torch.no_grad()
 def generate_sequence(
-    network: Any, input_ids: Tensor, attention_mask: Tensor, scores: Tensor, *, start: int, end: int,
-    pad: int, max_new_tokens: int, num_beams: int = 1,
-) -> Tensor:  # fmt: skip
+    network: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    scores: Tensor,
+    *,
+    start: int,
+    end: int,
+    pad: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+) -> Tensor:
     """As `generate` with RAG-Sequence: each copy writes a text, the likeliest under all copies is taken.
 
     Source: Lewis et al. 2020, section 2.5 (thorough decoding), arXiv 2005.11401; an ablation here.
@@ -86,9 +109,16 @@ def generate_sequence(
     """
     (count, k), alone = scores.shape, scores.new_zeros(scores.numel(), 1)
     texts = generate(
-        network, input_ids, attention_mask, alone, start=start, end=end, pad=pad,
-        max_new_tokens=max_new_tokens, num_beams=num_beams,
-    ).view(count, k, -1)  # fmt: skip
+        network,
+        input_ids,
+        attention_mask,
+        alone,
+        start=start,
+        end=end,
+        pad=pad,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+    ).view(count, k, -1)
     ended = texts.eq(end).cumsum(2) - texts.eq(end).long() > 0  # behind the end
     gold = texts.masked_fill(ended, IGNORED)
     states = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
@@ -96,9 +126,10 @@ def generate_sequence(
     for c in range(k):  # the c-th text of each question, under its K copies
         inputs = torch.cat([torch.full_like(texts[:, c, :1], start), texts[:, c, :-1]], 1)
         logits = network(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=attention_mask,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=attention_mask,
             decoder_input_ids=inputs.repeat_interleave(k, 0),
-        ).logits  # fmt: skip
+        ).logits
         found.append(rag_sequence_nll(logits, scores, gold[:, c]))
     best = torch.stack(found, 1).argmin(1)
     return texts[torch.arange(count, device=texts.device), best]
@@ -106,14 +137,21 @@ def generate_sequence(
 
 @torch.no_grad()
 def label_log_likelihoods(
-    network: Any, input_ids: Tensor, attention_mask: Tensor, scores: Tensor, head: Sequence[int],
-    labels: Sequence[Sequence[int]], *, start: int, sequence: bool = False,
-) -> Tensor:  # fmt: skip
+    network: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    scores: Tensor,
+    head: Sequence[int],
+    labels: Sequence[Sequence[int]],
+    *,
+    start: int,
+    sequence: bool = False,
+) -> Tensor:
     """Log p(label | x, repeated question) of every candidate, mixed over the K copies.
 
-    The encoder and the repeated question are read once for all candidates. RAG-Token's likelihood of
-    the question itself is left out, a factor that is the same for all; in RAG-Sequence each copy's
-    own one weighs its share of the label.
+    The encoder and the repeated question are read once for all candidates. RAG-Token's likelihood
+    of the question itself is left out, a factor that is the same for all; in RAG-Sequence each
+    copy's own one weighs its share of the label.
 
     Args:
         network: encoder-decoder in evaluation mode.
@@ -133,12 +171,16 @@ def label_log_likelihoods(
     states = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
     prefix = torch.tensor([[start, *head]], device=states.device).expand(len(states), -1)
     out = network(
-        encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=attention_mask,
-        decoder_input_ids=prefix, use_cache=True,
-    )  # fmt: skip
+        encoder_outputs=BaseModelOutput(last_hidden_state=states),
+        attention_mask=attention_mask,
+        decoder_input_ids=prefix,
+        use_cache=True,
+    )
     if sequence:
         question = prefix[::copies, 1:]  # (B, H)
-        scores = demonstration_log_probs(scores) + token_log_probs(out.logits[:, :-1], question).sum(2)  # fmt: skip
+        scores = demonstration_log_probs(scores) + token_log_probs(
+            out.logits[:, :-1], question
+        ).sum(2)
     gold = label_rows(labels).to(states.device)
     logits = out.logits[:, -1:].repeat_interleave(many, 0)
     if gold.shape[1] > 1:
@@ -146,9 +188,11 @@ def label_log_likelihoods(
         cache.batch_repeat_interleave(many)
         more = network(
             encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(many, 0)),
-            attention_mask=attention_mask.repeat_interleave(many, 0), past_key_values=cache, use_cache=True,
+            attention_mask=attention_mask.repeat_interleave(many, 0),
+            past_key_values=cache,
+            use_cache=True,
             decoder_input_ids=gold[:, :-1].clamp(min=0).repeat(len(states), 1),
-        ).logits  # fmt: skip
+        ).logits
         logits = torch.cat([logits, more], 1)
     # (B, K, C) rows become B C questions of K copies
     rows = logits.view(count, copies, many, *logits.shape[1:]).transpose(1, 2).flatten(0, 2)

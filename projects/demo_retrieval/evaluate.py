@@ -79,7 +79,10 @@ def short(name: str) -> str:
 
 
 def rows_to_answer(cfg: Config, module: DemoRetrieval, task: Task) -> EvalRows:
-    """Test or development inputs of a target with their demonstrations; with `eval.gold` with themselves."""
+    """Test or development inputs of a target with their demonstrations.
+
+    With `eval.gold` with themselves.
+    """
     assert module.encoder is not None
     part = (task.dev if cfg.eval.split == "dev" else task.test)[: cfg.eval.limit]
     if cfg.eval.gold:
@@ -110,9 +113,10 @@ def answered(cfg: Config, module: DemoRetrieval, task: Task, rows: EvalRows) -> 
                 ranked |= zip(part, (task.labels[i] for i in best), strict=True)
     places = range(len(rows))
     return Answers(
-        [generated[i] for i in places if i in generated], [ranked[i] for i in places if i in ranked],
+        [generated[i] for i in places if i in generated],
+        [ranked[i] for i in places if i in ranked],
         cfg.eval.headline,
-    )  # fmt: skip
+    )
 
 
 def named(found: Answers) -> dict[str, list[str]]:
@@ -126,13 +130,19 @@ def score(task: Task, examples: Sequence[Example], found: Answers) -> dict[str, 
     golds = [e.answers for e in examples]
     if not task.labels:
         return {
-            "f1": [best_answer(answer_f1, t, g) for t, g in zip(found.generated, golds, strict=True)],
-            "exact": [best_answer(answer_exact, t, g) for t, g in zip(found.generated, golds, strict=True)],
-        }  # fmt: skip
+            "f1": [
+                best_answer(answer_f1, t, g) for t, g in zip(found.generated, golds, strict=True)
+            ],
+            "exact": [
+                best_answer(answer_exact, t, g) for t, g in zip(found.generated, golds, strict=True)
+            ],
+        }
     return {
-        f"{kind}accuracy": [best_answer(answer_exact, t, g) for t, g in zip(texts, golds, strict=True)]
+        f"{kind}accuracy": [
+            best_answer(answer_exact, t, g) for t, g in zip(texts, golds, strict=True)
+        ]
         for kind, texts in named(found).items()
-    }  # fmt: skip
+    }
 
 
 def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
@@ -167,9 +177,17 @@ def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: 
     found = tasks.manifest() | {"exclude_eval_tasks": cfg.data.exclude_eval_tasks}
     if module.encoder is not None:
         plain = DemoRetrieval(cfg, module.network, module.tokenizer)
-        meta, targets = (rows_of(cfg, plain, part, 1) if part else None for part in (tasks.meta, tasks.targets))  # fmt: skip
+        meta, targets = (
+            rows_of(cfg, plain, part, 1) if part else None for part in (tasks.meta, tasks.targets)
+        )
         found["meta_epoch"] = {} if meta is None else meta.counts()
-        found["too_long"] = {k: n for rows in (meta, targets) if rows is not None for k, n in rows.too_long.items() if n}  # fmt: skip
+        found["too_long"] = {
+            k: n
+            for rows in (meta, targets)
+            if rows is not None
+            for k, n in rows.too_long.items()
+            if n
+        }
     if module.bank is not None:
         found["index"] = module.bank.digest()
     write_json(workspace.folder(".") / "manifest.json", found)
@@ -183,10 +201,15 @@ def gallery(rows: EvalRows, found: Answers, task: Task, workspace: Workspace) ->
         own, weights = rows.shown[i], rows.scores[i].softmax(0)
         right = [normalize_answer(a) for a in rows.examples[i].answers]
         results = [
-            {"item": demonstration_text(d, options=False).replace(" \n ", " | "), "score": float(w), "name": d.task,
-             "correct": bool(d.answers) and normalize_answer(d.answers[0]) in right}
-            for d, w in zip(own, weights, strict=True) if d is not None
-        ]  # fmt: skip
+            {
+                "item": demonstration_text(d, options=False).replace(" \n ", " | "),
+                "score": float(w),
+                "name": d.task,
+                "correct": bool(d.answers) and normalize_answer(d.answers[0]) in right,
+            }
+            for d, w in zip(own, weights, strict=True)
+            if d is not None
+        ]
         if results:
             query = f"{rows.examples[i].question} | {rows.examples[i].context} -> {told[i] or '-'}"
             shown.append({"query": query, "results": results})

@@ -25,11 +25,17 @@ SETTINGS, BANK, INDEX = "demo_retrieval.json", "bank.jsonl", "index.safetensors"
 _DATA = ("max_source", "max_demo", "max_target", "max_options", "demo_options", "demo_answers")
 _METHOD = ("selection", "k", "coupling")
 _RETRIEVER = ("kind", "question", "context", "pooling", "max_length", "dim", "scale", "key")
-PROBES = (Example("", "what is there?", ("cat",), "one cat"), Example("", "what is it about?", ("a",), "two dogs"))  # fmt: skip
+PROBES = (
+    Example("", "what is there?", ("cat",), "one cat"),
+    Example("", "what is it about?", ("a",), "two dogs"),
+)
 
 
 def export(cfg: Config, module: DemoRetrieval, folder: Path) -> None:
-    """Generator and tokenizer for `AutoModelForSeq2SeqLM`; the bank is a JSONL file that may be replaced, then it is indexed anew."""
+    """Generator and tokenizer for `AutoModelForSeq2SeqLM`.
+
+    The bank is a JSONL file that may be replaced, then it is indexed anew.
+    """
 
     def write(new: Path) -> None:
         with quiet():
@@ -38,12 +44,15 @@ def export(cfg: Config, module: DemoRetrieval, folder: Path) -> None:
 
     write_files(folder, write)
     own = module.cfg
-    write_json(folder / SETTINGS, {
-        "data": {name: getattr(own.data, name) for name in _DATA},
-        "method": {name: getattr(own.method, name) for name in _METHOD},
-        "retriever": {name: getattr(own.retriever, name) for name in _RETRIEVER},
-        "eval": {"num_beams": own.eval.num_beams, "max_new_tokens": own.eval.max_new_tokens},
-    })  # fmt: skip
+    write_json(
+        folder / SETTINGS,
+        {
+            "data": {name: getattr(own.data, name) for name in _DATA},
+            "method": {name: getattr(own.method, name) for name in _METHOD},
+            "retriever": {name: getattr(own.retriever, name) for name in _RETRIEVER},
+            "eval": {"num_beams": own.eval.num_beams, "max_new_tokens": own.eval.max_new_tokens},
+        },
+    )
     if module.bank is not None:
         module.bank.retriever.save(folder)
         write_bank(folder / BANK, module.bank.examples)
@@ -91,7 +100,9 @@ def load(cfg: Config, folder: Path, bank: Sequence[Example] | None = None) -> De
 def embed(cfg: Config, module: DemoRetrieval) -> dict[str, Tensor]:
     """Logits for two inputs with their demonstrations, compared after export and reload."""
     assert module.encoder is not None
-    rows = EvalRows(PROBES, module.encoder, demonstrations_of(module.cfg, module.bank), 0, targets=True)  # fmt: skip
+    rows = EvalRows(
+        PROBES, module.encoder, demonstrations_of(module.cfg, module.bank), 0, targets=True
+    )
     batch = rows.collate([0, 1])
     device = next(module.parameters()).device
     moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -24,7 +24,9 @@ class Answerer:
         UserError: not such a folder, or a damaged bank.
     """
 
-    def __init__(self, folder: str | Path, bank: str | Path | Sequence[Example] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, folder: str | Path, bank: str | Path | Sequence[Example] | None = None
+    ) -> None:
         cfg = load_config(Config, "demo_retrieval", "smoke")
         self.module = exported.load(cfg, Path(folder), None if bank is None else _examples(bank))
 
@@ -57,7 +59,9 @@ class Answerer:
         for start in range(0, len(examples), batch_size):
             part = list(range(len(examples)))[start : start + batch_size]
             free = [i for i in part if not examples[i].options]
-            told = dict(zip(free, self.module.answers(rows.collate(free)) if free else [], strict=True))  # fmt: skip
+            told = dict(
+                zip(free, self.module.answers(rows.collate(free)) if free else [], strict=True)
+            )
             for i in part:
                 options = examples[i].options
                 if options:

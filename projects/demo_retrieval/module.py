@@ -53,8 +53,10 @@ class DemoRetrieval(ContrastiveModule):
         inputs = torch.cat([first, labels[:, :-1]], 1).clamp(min=0)
         inputs = inputs.repeat_interleave(batch["scores"].shape[1], 0)
         out = self.network(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=inputs
-        )  # fmt: skip
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=inputs,
+        )
         found: Tensor = out.logits
         return found
 
@@ -77,10 +79,16 @@ class DemoRetrieval(ContrastiveModule):
         write = generate_sequence if self.cfg.method.coupling == "sequence" else generate
         with evaluation_mode(self):
             out = write(
-                self.network, batch["input_ids"], batch["attention_mask"], batch["scores"],
-                start=self.start, end=encoder.end, pad=int(self.tokenizer.pad_token_id),
-                max_new_tokens=head + own.max_new_tokens, num_beams=own.num_beams,
-            )  # fmt: skip
+                self.network,
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["scores"],
+                start=self.start,
+                end=encoder.end,
+                pad=int(self.tokenizer.pad_token_id),
+                max_new_tokens=head + own.max_new_tokens,
+                num_beams=own.num_beams,
+            )
         rows = [
             row[: row.index(encoder.end)] if encoder.end in row else row for row in out.tolist()
         ]
@@ -95,14 +103,21 @@ class DemoRetrieval(ContrastiveModule):
         same = all(head == heads[0] for head in heads)
         parts = [slice(0, len(heads))] if same else [slice(i, i + 1) for i in range(len(heads))]
         with evaluation_mode(self):
-            return torch.cat([
-                label_log_likelihoods(
-                    self.network, batch["input_ids"][k * p.start : k * p.stop], batch["attention_mask"][k * p.start : k * p.stop],
-                    batch["scores"][p], heads[p.start], ids, start=self.start,
-                    sequence=self.cfg.method.coupling == "sequence",
-                )
-                for p in parts
-            ])  # fmt: skip
+            return torch.cat(
+                [
+                    label_log_likelihoods(
+                        self.network,
+                        batch["input_ids"][k * p.start : k * p.stop],
+                        batch["attention_mask"][k * p.start : k * p.stop],
+                        batch["scores"][p],
+                        heads[p.start],
+                        ids,
+                        start=self.start,
+                        sequence=self.cfg.method.coupling == "sequence",
+                    )
+                    for p in parts
+                ]
+            )
 
     def _encoder(self) -> Any:
         assert self.encoder is not None, "a dry run has no tokenizer"

@@ -23,11 +23,18 @@ from projects.demo_retrieval.template import Encoder
 
 SIZES: dict[str, dict[str, Any]] = {
     "facebook/bart-large": {
-        "model_type": "bart", "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12,
-        "encoder_attention_heads": 16, "decoder_attention_heads": 16, "encoder_ffn_dim": 4096,
-        "decoder_ffn_dim": 4096, "vocab_size": 50265, "max_position_embeddings": 1024,
+        "model_type": "bart",
+        "d_model": 1024,
+        "encoder_layers": 12,
+        "decoder_layers": 12,
+        "encoder_attention_heads": 16,
+        "decoder_attention_heads": 16,
+        "encoder_ffn_dim": 4096,
+        "decoder_ffn_dim": 4096,
+        "vocab_size": 50265,
+        "max_position_embeddings": 1024,
     },
-}  # fmt: skip
+}
 
 
 def build_generator(model: GeneratorConfig) -> tuple[Any, Any]:
@@ -39,7 +46,9 @@ def build_generator(model: GeneratorConfig) -> tuple[Any, Any]:
     if model.encoder is not None:
         network, tokenizer = with_decoder(model)
     elif model.pretrained != "random":
-        network = load_transformer(model.pretrained, dropout=model.dropout, auto_class=AutoModelForSeq2SeqLM)  # fmt: skip
+        network = load_transformer(
+            model.pretrained, dropout=model.dropout, auto_class=AutoModelForSeq2SeqLM
+        )
         tokenizer = load_tokenizer(model.pretrained)
         encoder: Any = getattr(network, "encoder", None)
         if isinstance(network, EncoderDecoderModel) and hasattr(encoder, "pooler"):
@@ -62,28 +71,45 @@ def _random(model: GeneratorConfig, tokenizer: Any) -> Any:
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.pad_token_id
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     ids = {
-        "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": start,
-        "eos_token_id": end, "decoder_start_token_id": start, "forced_eos_token_id": None,
-    }  # fmt: skip
-    return load_transformer("random", config={**model.config, **ids}, dropout=model.dropout, auto_class=AutoModelForSeq2SeqLM)  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": start,
+        "eos_token_id": end,
+        "decoder_start_token_id": start,
+        "forced_eos_token_id": None,
+    }
+    return load_transformer(
+        "random",
+        config={**model.config, **ids},
+        dropout=model.dropout,
+        auto_class=AutoModelForSeq2SeqLM,
+    )
 
 
 def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
     """A BERT-type encoder and a decoder of its last layers, whose cross-attention starts as their self-attention.
 
-    Source: Rothe et al. 2020, section 2 (BERT2BERT), arXiv 1907.12461; there cross-attention is random.
+    Source: Rothe et al. 2020, section 2 (BERT2BERT), arXiv 1907.12461; there cross-attention is
+    random.
 
     Raises:
         UserError: another architecture, or fewer layers than the decoder needs.
     """
     assert model.encoder is not None
     tokenizer = load_tokenizer(model.encoder)
-    masked: Any = load_transformer(model.encoder, dropout=model.dropout, auto_class=AutoModelForMaskedLM)  # fmt: skip
+    masked: Any = load_transformer(
+        model.encoder, dropout=model.dropout, auto_class=AutoModelForMaskedLM
+    )
     encoder = masked.bert if masked.config.model_type == "bert" else None
     if encoder is None or encoder.config.num_hidden_layers < model.decoder_layers:
-        raise UserError(f"model.encoder={model.encoder} must be of type bert with at least model.decoder_layers layers")  # fmt: skip
+        raise UserError(
+            f"model.encoder={model.encoder} must be of type bert with at least model.decoder_layers"
+            " layers"
+        )
     settings = copy.deepcopy(masked.config)
-    settings.update({"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": model.decoder_layers})  # fmt: skip
+    settings.update(
+        {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": model.decoder_layers}
+    )
     decoder = BertLMHeadModel(settings)
     own = {k: v for k, v in masked.state_dict().items() if ".encoder.layer." not in k}
     first = encoder.config.num_hidden_layers - model.decoder_layers
@@ -101,9 +127,11 @@ def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
         raise UserError(f"model.encoder={model.encoder} does not fill a decoder: {missing[0]}")
     network: Any = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     ids = {
-        "decoder_start_token_id": tokenizer.cls_token_id, "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.sep_token_id, "vocab_size": settings.vocab_size,
-    }  # fmt: skip
+        "decoder_start_token_id": tokenizer.cls_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "vocab_size": settings.vocab_size,
+    }
     network.config.update(ids)
     network.generation_config.update(**{k: v for k, v in ids.items() if k != "vocab_size"})
     return network, tokenizer
@@ -129,7 +157,10 @@ def plain_generation(network: Any) -> None:
     The library fills what a call leaves open with the folder's defaults: BART's forbid repeated
     trigrams and force ids at both ends, so a question could not be repeated word for word.
     """
-    known, names = network.generation_config, ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")  # fmt: skip
+    known, names = (
+        network.generation_config,
+        ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"),
+    )
     network.generation_config = GenerationConfig(**{name: getattr(known, name) for name in names})  # type: ignore[no-untyped-call]
 
 
@@ -156,11 +187,19 @@ def make_encoder(cfg: Config, network: Any, tokenizer: Any) -> Encoder:
     settings = getattr(network.config, "encoder", network.config)
     places = getattr(settings, "max_position_embeddings", None)
     if places is not None and max(own.max_source, own.max_target) > places:
-        raise UserError(f"the generator reads {places} tokens: lower data.max_source or data.max_target")  # fmt: skip
+        raise UserError(
+            f"the generator reads {places} tokens: lower data.max_source or data.max_target"
+        )
     return Encoder(
-        tokenizer, start_id(network), max_source=own.max_source, max_demo=own.max_demo, max_target=own.max_target,
-        demo_answers=own.demo_answers, demo_options=own.demo_options, max_options=own.max_options,
-    )  # fmt: skip
+        tokenizer,
+        start_id(network),
+        max_source=own.max_source,
+        max_demo=own.max_demo,
+        max_target=own.max_target,
+        demo_answers=own.demo_answers,
+        demo_options=own.demo_options,
+        max_options=own.max_options,
+    )
 
 
 def dry_generator(model: GeneratorConfig) -> nn.Module:

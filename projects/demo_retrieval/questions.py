@@ -12,9 +12,17 @@ from common.config import UserError, nearest
 from projects.demo_retrieval.template import Example
 
 DOMAINS = (
-    "auto_and_commute", "banking", "credit_cards", "home", "kitchen_and_dining", "meta",
-    "small_talk", "travel", "utility", "work",
-)  # fmt: skip
+    "auto_and_commute",
+    "banking",
+    "credit_cards",
+    "home",
+    "kitchen_and_dining",
+    "meta",
+    "small_talk",
+    "travel",
+    "utility",
+    "work",
+)
 BUNDLED = ("snips", "banking20", "restaurant", "qnli", "choices", *(f"clinc_{d}" for d in DOMAINS))
 MADE_UP = ("made_up_qa", "made_up_nli", "made_up_topic", "made_up_other")
 MOST_CLASSES, CLASS_WORDS, CLASS_SIZE = 20, 4, 4
@@ -37,7 +45,10 @@ def about(name: str) -> dict[str, Any]:
         if fnmatch(name.lower(), pattern):
             # one name in two collections is one data set
             return {"same": (name.partition("/")[2] or name).lower(), **found}
-    raise UserError(f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}, or mrqa/<set>, unifiedqa/<set>, crossfit/<task>")  # fmt: skip
+    raise UserError(
+        f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}, or mrqa/<set>,"
+        " unifiedqa/<set>, crossfit/<task>"
+    )
 
 
 @cache

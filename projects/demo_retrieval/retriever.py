@@ -1,4 +1,7 @@
-"""Frozen retrievers: DPR's two encoders, any dense encoder, or TF-IDF with an SVD; never trained with the generator."""
+"""Frozen retrievers: DPR's two encoders, any dense encoder, or TF-IDF with an SVD.
+
+Never trained with the generator.
+"""
 
 import hashlib
 import json
@@ -52,7 +55,9 @@ class TfidfSvd:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.terms, self.idf, self.components = list(terms), idf.float(), components.float()
-        self._words = TfidfVectorizer(sublinear_tf=True, vocabulary={t: i for i, t in enumerate(self.terms)})  # fmt: skip
+        self._words = TfidfVectorizer(
+            sublinear_tf=True, vocabulary={t: i for i, t in enumerate(self.terms)}
+        )
         self._words.idf_ = self.idf.numpy().astype(np.float64)
 
     @classmethod
@@ -75,7 +80,9 @@ class TfidfSvd:
             raise UserError("the retriever needs a bank of at least two different texts")
         svd = TruncatedSVD(rank, n_iter=3, random_state=0).fit(table)
         terms = [str(t) for t in words.get_feature_names_out()]
-        return cls(terms, torch.from_numpy(words.idf_.copy()), torch.from_numpy(svd.components_.copy()))  # fmt: skip
+        return cls(
+            terms, torch.from_numpy(words.idf_.copy()), torch.from_numpy(svd.components_.copy())
+        )
 
     def questions(self, texts: Sequence[str]) -> Tensor:
         """As `demonstrations`."""
@@ -87,7 +94,10 @@ class TfidfSvd:
         return nn.functional.normalize(torch.from_numpy(np.asarray(table)), dim=1).float()
 
     def knows(self, texts: Sequence[str]) -> list[bool]:
-        """Whether a text has a known word; the vectors of those without are alike whatever they say."""
+        """Whether a text has a known word.
+
+        The vectors of those without are alike whatever they say.
+        """
         return [bool(count) for count in self._words.transform(list(texts)).getnnz(1)]
 
     def fingerprint(self) -> str:
@@ -116,9 +126,14 @@ class DenseRetriever:
     """
 
     def __init__(
-        self, question: nn.Module, context: nn.Module, tokenizers: tuple[Any, Any], max_length: int,
-        form: str = "dpr", accelerator: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        question: nn.Module,
+        context: nn.Module,
+        tokenizers: tuple[Any, Any],
+        max_length: int,
+        form: str = "dpr",
+        accelerator: str = "auto",
+    ) -> None:
         self.question, self.context = freeze(question), freeze(context)
         self.tokenizers, self.max_length, self.form = tokenizers, max_length, form
         self.accelerator = accelerator
@@ -152,9 +167,12 @@ class DenseRetriever:
         with evaluation_mode(encoder):
             for start in range(0, len(texts), batch_size):
                 batch = tokenizer(
-                    list(texts[start : start + batch_size]), padding=True, truncation=True,
-                    max_length=self.max_length, return_tensors="pt",
-                )  # fmt: skip
+                    list(texts[start : start + batch_size]),
+                    padding=True,
+                    truncation=True,
+                    max_length=self.max_length,
+                    return_tensors="pt",
+                )
                 ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
                 found.append(encoder(ids, mask).float().cpu())
         return torch.cat(found)

@@ -40,9 +40,17 @@ CONTRAST = "contrast_sets_"
 _SHOT_STREAM, _MADE_STREAM, _DEV_STREAM = 81, 82, 83
 _LAYOUT = {
     "unifiedqa": ("<set>/{train,dev,test}.tsv", "github.com/allenai/unifiedqa", "3 GB"),
-    "crossfit": ("<task>/<task>_16_<seed>_{train,dev,test}.tsv", "github.com/INK-USC/CrossFit", "1 GB"),
-    "mrqa": ("<set>/<set>-train-seed-<seed>-num-examples-<n>.jsonl and dev.jsonl", "github.com/oriram/splinter", "1 GB"),
-}  # fmt: skip
+    "crossfit": (
+        "<task>/<task>_16_<seed>_{train,dev,test}.tsv",
+        "github.com/INK-USC/CrossFit",
+        "1 GB",
+    ),
+    "mrqa": (
+        "<set>/<set>-train-seed-<seed>-num-examples-<n>.jsonl and dev.jsonl",
+        "github.com/oriram/splinter",
+        "1 GB",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ class Task:
 def expand(names: Iterable[str], data: DemoData) -> list[str]:
     """Names of tasks, those with a star replaced by all that lie below the data root.
 
-    UnifiedQA's contrast sets are perturbed test questions, whose training files repeat them: a star does
-    not stand for them.
+    UnifiedQA's contrast sets are perturbed test questions, whose training files repeat them: a star
+    does not stand for them.
 
     Raises:
         UserError: a star that stands for nothing, or an unknown name.
@@ -142,7 +150,10 @@ def few(
         counts = Counter(e.answers[0] for e in examples)
         rarest = min(labels, key=lambda label: counts[label])
         if data.shots + data.dev_shots > counts[rarest]:
-            raise UserError(f"the label '{rarest}' has {counts[rarest]} examples: lower data.shots or data.dev_shots")  # fmt: skip
+            raise UserError(
+                f"the label '{rarest}' has {counts[rarest]} examples: lower data.shots or"
+                " data.dev_shots"
+            )
         classes = np.array([labels.index(e.answers[0]) for e in examples])
         train, dev = low_resource(
             classes, data.shots * len(labels), data.dev_shots * len(labels), seed, "equal"
@@ -151,7 +162,10 @@ def few(
         order = sample_rng(seed, 0, 0, _SHOT_STREAM).permutation(len(examples))
         share = data.dev_shots * data.qa_shots // data.shots
         if data.qa_shots + share > len(order):
-            raise UserError(f"{examples[0].task} has {len(order)} examples: lower data.qa_shots or data.dev_shots")  # fmt: skip
+            raise UserError(
+                f"{examples[0].task} has {len(order)} examples: lower data.qa_shots or"
+                " data.dev_shots"
+            )
         train, dev = order[: data.qa_shots], order[len(order) - share :]
     return {"train": [examples[i] for i in train], "dev": [examples[i] for i in dev]}
 
@@ -164,9 +178,12 @@ def _folder(kind: str, data: DemoData, name: str = "") -> Path:
         raise UserError(f"unknown collection '{kind}'{nearest(kind, _LAYOUT)}")
     layout, source, size = _LAYOUT[kind]
     return require(
-        data_root(data.root) / kind / name, what=f"{kind} {name}".strip(), layout=f"{kind}/{layout}",
-        source=source, size=size,
-    )  # fmt: skip
+        data_root(data.root) / kind / name,
+        what=f"{kind} {name}".strip(),
+        layout=f"{kind}/{layout}",
+        source=source,
+        size=size,
+    )
 
 
 def _official(
@@ -176,29 +193,38 @@ def _official(
     name = name.removesuffix(MISMATCHED) if mismatched else name
     folder = _folder(kind, data, name)
     if kind == "mrqa":
-        own = read_mrqa(folder / f"{name}-train-seed-{seed}-num-examples-{data.qa_shots}.jsonl", task)  # fmt: skip
+        own = read_mrqa(
+            folder / f"{name}-train-seed-{seed}-num-examples-{data.qa_shots}.jsonl", task
+        )
         if not target:
             return {"train": own}
-        # as large as the training part, of the largest split, without its examples [FewshotQA]; where it is
-        # that split itself, of the next seed's
+        # as large as the training part, of the largest split, without its examples [FewshotQA];
+        # where it is that split itself, of the next seed's
         draw = MRQA_DEV_SEED + ((seed, data.qa_shots) == (MRQA_DEV_SEED, MRQA_DEV_SIZE))
-        more = read_mrqa(folder / f"{name}-train-seed-{draw}-num-examples-{MRQA_DEV_SIZE}.jsonl", task)  # fmt: skip
+        more = read_mrqa(
+            folder / f"{name}-train-seed-{draw}-num-examples-{MRQA_DEV_SIZE}.jsonl", task
+        )
         known = {(e.question, e.context) for e in own}
         rest = [e for e in more if (e.question, e.context) not in known]
         if not rest:
-            raise UserError(f"{task} has no development example beside its {len(own)} training ones: lower data.qa_shots")  # fmt: skip
+            raise UserError(
+                f"{task} has no development example beside its {len(own)} training ones: lower"
+                " data.qa_shots"
+            )
         order = sample_rng(MRQA_DEV_SEED, 0, 0, _DEV_STREAM).permutation(len(rest))
         dev = [rest[i] for i in order[: data.qa_shots]]
         return {"train": own, "dev": dev, "test": read_mrqa(folder / "dev.jsonl", task)}
     parts = ("train", "dev", "test") if target else ("train",)
     if kind == "unifiedqa":
-        # a target's few examples are drawn from the training file: the development file is not needed
+        # a target's few examples are drawn from the training file: the development file is not
+        # needed
         return {part: _unifiedqa(folder / f"{part}.tsv", task) for part in parts if part != "dev"}
     stem = f"{name}_{data.shots}_{seed}" if target else _any_split(folder, name, data.shots, seed)
     found = {
         part: read_crossfit(folder / f"{stem}_{part}.tsv", task)
-        for part in parts if not (mismatched and part == "test")
-    }  # fmt: skip
+        for part in parts
+        if not (mismatched and part == "test")
+    }
     return found | ({"test": _mismatched(task, data)} if mismatched and target else {})
 
 
@@ -206,10 +232,16 @@ def _mismatched(task: str, data: DemoData) -> list[Example]:
     """GLUE's development part of the other genres, as CrossFit writes the matched one."""
     own, words = read_glue(GLUE["mnli"], "dev_mm", data.root), about(task)["answers"]
     return [
-        Example(task, str(about(task)["question"]), (str(words[own.classes[int(label)]]),),
-                " ".join(f"premise: {premise} [SEP] hypothesis: {hypothesis}".split()), (), f"dev_mm-{i}")
+        Example(
+            task,
+            str(about(task)["question"]),
+            (str(words[own.classes[int(label)]]),),
+            " ".join(f"premise: {premise} [SEP] hypothesis: {hypothesis}".split()),
+            (),
+            f"dev_mm-{i}",
+        )
         for i, ((premise, hypothesis), label) in enumerate(zip(own.texts, own.labels, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
@@ -221,9 +253,13 @@ def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
         return f"{name}_{shots}_{seed}"
     found = [
         path
-        for pattern in (f"{name}_*_{seed}_train.tsv", f"{name}_{shots}_*_train.tsv", f"{name}_*_train.tsv")
+        for pattern in (
+            f"{name}_*_{seed}_train.tsv",
+            f"{name}_{shots}_*_train.tsv",
+            f"{name}_*_train.tsv",
+        )
         for path in sorted(folder.glob(pattern))
-    ]  # fmt: skip
+    ]
     if not found:
         raise UserError(f"{folder} holds no {name}_<shots>_<seed>_train.tsv")
     return found[0].name.removesuffix("_train.tsv")
@@ -231,13 +267,19 @@ def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise UserError(f"{path} does not exist: see data.split_seed, data.shots and data.qa_shots for the official splits")  # fmt: skip
+        raise UserError(
+            f"{path} does not exist: see data.split_seed, data.shots and data.qa_shots for the"
+            " official splits"
+        )
     return [line for line in read_lines(path) if line.strip()]
 
 
 def _unifiedqa(path: Path, task: str) -> list[Example]:
     # a number alone would be that of another example in another part
-    return [parse_unifiedqa(line, task, i)._replace(id=f"{path.stem}-{i}") for i, line in enumerate(_lines(path))]  # fmt: skip
+    return [
+        parse_unifiedqa(line, task, i)._replace(id=f"{path.stem}-{i}")
+        for i, line in enumerate(_lines(path))
+    ]
 
 
 def read_crossfit(path: Path, task: str) -> list[Example]:
@@ -256,9 +298,13 @@ def read_crossfit(path: Path, task: str) -> list[Example]:
             raise UserError(f"{path}, line {i + 1}: expected input <tab> output")
         if words is not None:
             if golds[0] not in words:
-                raise UserError(f"{path}, line {i + 1}: label '{golds[0]}'{nearest(golds[0], words)}")  # fmt: skip
+                raise UserError(
+                    f"{path}, line {i + 1}: label '{golds[0]}'{nearest(golds[0], words)}"
+                )
             golds = (str(words[golds[0]]),)
-        found.append(Example(task, str(own["question"]), golds, source.strip(), (), f"{path.stem}-{i}"))  # fmt: skip
+        found.append(
+            Example(task, str(own["question"]), golds, source.strip(), (), f"{path.stem}-{i}")
+        )
     return found
 
 
@@ -277,7 +323,11 @@ def read_mrqa(path: Path, task: str) -> list[Example]:
             for qa in row["qas"]:
                 key = str(qa.get("qid") or qa.get("id") or f"{path.stem}-{i}")
                 context = " ".join(str(row["context"]).split())
-                found.append(Example(task, str(qa["question"]), tuple(map(str, qa["answers"])), context, (), key))  # fmt: skip
+                found.append(
+                    Example(
+                        task, str(qa["question"]), tuple(map(str, qa["answers"])), context, (), key
+                    )
+                )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {i + 1} is not MRQA's format: {error!r}") from error
     return found
@@ -306,41 +356,72 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
     question = str(about(name).get("question", ""))
     if name in ("snips", "banking20"):
         source = "snips" if name == "snips" else "banking77"
-        rows = {p: _rows("intents", f"{source}-{p}", ("text", "intent"), root) for p in ("train", "test")}  # fmt: skip
+        rows = {
+            p: _rows("intents", f"{source}-{p}", ("text", "intent"), root)
+            for p in ("train", "test")
+        }
         wanted = sorted({str(r["intent"]) for r in rows["train"]})
         wanted = wanted if name == "snips" else wanted[:20]
         return [
-            Example(name, question, (spoken(str(r["intent"])),), " ".join(str(r["text"]).split()), (), f"{part}-{i}")
+            Example(
+                name,
+                question,
+                (spoken(str(r["intent"])),),
+                " ".join(str(r["text"]).split()),
+                (),
+                f"{part}-{i}",
+            )
             for i, r in enumerate(rows[part])
             if r["intent"] in wanted
-        ]  # fmt: skip
+        ]
     if name.startswith("clinc_"):
         rows_ = _rows("demonstrations", "clinc150-train", ("text", "intent", "domain"), root)
         domain = name.removeprefix("clinc_")
         question = question.format(domain=domain.replace("_", " "))
         own = [r for r in rows_ if r["domain"] == domain]
-        found = [Example(name, question, (spoken(str(r["intent"])),), str(r["text"]), (), str(i)) for i, r in enumerate(own)]  # fmt: skip
+        found = [
+            Example(name, question, (spoken(str(r["intent"])),), str(r["text"]), (), str(i))
+            for i, r in enumerate(own)
+        ]
     elif name == "restaurant":
         rows_ = _rows("demonstrations", f"restaurant8k-{part}", ("text", "slot", "value"), root)
         return [
-            Example(name, f"what is the {spoken(r['slot'])}?", (str(r["value"]),), str(r["text"]), (), f"{part}-{i}")
+            Example(
+                name,
+                f"what is the {spoken(r['slot'])}?",
+                (str(r["value"]),),
+                str(r["text"]),
+                (),
+                f"{part}-{i}",
+            )
             for i, r in enumerate(rows_)
-        ]  # fmt: skip
+        ]
     elif name == "qnli":
         rows_ = _rows("demonstrations", "qnli", ("question", "sentence", "label"), root)
         words = about(name)["answers"]
         found = [
-            Example(name, question, (words[r["label"]],), f"{r['question']} {r['sentence']}", (), str(i))
+            Example(
+                name, question, (words[r["label"]],), f"{r['question']} {r['sentence']}", (), str(i)
+            )
             for i, r in enumerate(rows_)
             if (stable_fraction(str(r["question"])) < 0.7) == (part == "train")
-        ]  # fmt: skip
+        ]
         return found
     elif name == "choices":
-        rows_ = _rows("demonstrations", "multiple-choice", ("id", "question", "choices", "answer"), root)  # fmt: skip
+        rows_ = _rows(
+            "demonstrations", "multiple-choice", ("id", "question", "choices", "answer"), root
+        )
         found = [
-            Example(name, str(r["question"]), (r["choices"][r["answer"]],), "", tuple(r["choices"]), str(r["id"]))
+            Example(
+                name,
+                str(r["question"]),
+                (r["choices"][r["answer"]],),
+                "",
+                tuple(r["choices"]),
+                str(r["id"]),
+            )
             for r in rows_
-        ]  # fmt: skip
+        ]
     else:
         raise UserError(f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}")
     # sets with a training file alone: a fifth, by hash, is held back
@@ -350,7 +431,12 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
 
 
 _THINGS = ("cat", "dog", "car", "bus", "sun", "rain", "coin", "bank")
-_TOPICS = {"animals": _THINGS[:2], "traffic": _THINGS[2:4], "weather": _THINGS[4:6], "money": _THINGS[6:]}  # fmt: skip
+_TOPICS = {
+    "animals": _THINGS[:2],
+    "traffic": _THINGS[2:4],
+    "weather": _THINGS[4:6],
+    "money": _THINGS[6:],
+}
 
 
 def made_up(name: str, part: str, count: int = 120) -> list[Example]:
@@ -362,7 +448,10 @@ def made_up(name: str, part: str, count: int = 120) -> list[Example]:
     while len(found) < count:
         i = len(found)
         topic = topics[i % 4] if name != "made_up_nli" else topics[int(rng.integers(4))]
-        words = [_TOPICS[topic][int(rng.integers(2))], *(str(int(x)) for x in rng.integers(100, size=3))]  # fmt: skip
+        words = [
+            _TOPICS[topic][int(rng.integers(2))],
+            *(str(int(x)) for x in rng.integers(100, size=3)),
+        ]
         text = " ".join(words[int(k)] for k in rng.permutation(4))
         ask, answer = question, topic
         if name == "made_up_qa":

@@ -65,8 +65,10 @@ class Tasks:
         return {
             "targets": {t.name: len(t.train) for t in self.targets},
             "meta": {t.name: len(t.train) for t in self.meta},
-            "bank": counts, "left_out": list(self.left_out), "removed": self.removed,
-        }  # fmt: skip
+            "bank": counts,
+            "left_out": list(self.left_out),
+            "removed": self.removed,
+        }
 
 
 def read_tasks(cfg: Config) -> Tasks:
@@ -90,7 +92,10 @@ def read_tasks(cfg: Config) -> Tasks:
     # official splits repeat texts, too, and a target may repeat those of another one
     targets = tuple(clean(t) for t in read)
     if empty := [t.name for t in targets if not t.train]:
-        raise UserError(f"all training examples of {', '.join(empty)} are evaluated: choose other data.targets or another data.split_seed")  # fmt: skip
+        raise UserError(
+            f"all training examples of {', '.join(empty)} are evaluated: choose other data.targets"
+            " or another data.split_seed"
+        )
     known: dict[str, Task] = {t.name: t for t in targets}
 
     def allowed(names: Sequence[str]) -> list[Task]:
@@ -108,7 +113,9 @@ def read_tasks(cfg: Config) -> Tasks:
 
     meta = allowed(data.meta) if cfg.meta else []
     if cfg.meta and not meta:
-        raise UserError("no task of data.meta is left without the targets: see data.exclude_eval_tasks")  # fmt: skip
+        raise UserError(
+            "no task of data.meta is left without the targets: see data.exclude_eval_tasks"
+        )
     kind = cfg.method.selection
     if kind == "passages":
         bank = read_passages(own_file(str(data.passages), data.root, "passages"))
@@ -126,7 +133,9 @@ def read_tasks(cfg: Config) -> Tasks:
         bank = [e for t in allowed(wanted) for e in t.train]
     if kind == "random_task" or (data.bank_targets and kind != "passages"):
         bank += [e for t in targets for e in t.train]
-    return Tasks(targets, tuple(meta), tuple(bank), tuple(dict.fromkeys(left_out)), sum(removed.values()))  # fmt: skip
+    return Tasks(
+        targets, tuple(meta), tuple(bank), tuple(dict.fromkeys(left_out)), sum(removed.values())
+    )
 
 
 def make_bank(cfg: Config, tasks: Tasks, retriever: Retriever | None = None) -> Bank | None:
@@ -134,7 +143,9 @@ def make_bank(cfg: Config, tasks: Tasks, retriever: Retriever | None = None) -> 
     if cfg.method.selection == "none":
         return None
     own = cfg.retriever
-    retriever = retriever or build_retriever(own, lambda: key_texts(tasks.bank, own.key), cfg.trainer.accelerator)  # fmt: skip
+    retriever = retriever or build_retriever(
+        own, lambda: key_texts(tasks.bank, own.key), cfg.trainer.accelerator
+    )
     return Bank(tasks.bank, retriever, own.key, own.cache)
 
 
@@ -163,11 +174,15 @@ def stages(cfg: Config) -> Iterator[Stage]:
         yield stage("meta", cfg, module, rows, tasks, cfg.data.batch_size, None, {})
     own = cfg.finetune
     if own.max_steps or cfg.finetune_epochs:
-        length: dict[str, Any] = {"max_steps": own.max_steps} if own.max_steps else {"max_epochs": cfg.finetune_epochs}  # fmt: skip
+        length: dict[str, Any] = (
+            {"max_steps": own.max_steps} if own.max_steps else {"max_epochs": cfg.finetune_epochs}
+        )
         length["accumulate_grad_batches"] = own.accumulate_grad_batches
         module.optim = phase_optim(cfg, own)
         rows = rows_of(cfg, module, tasks.targets, own.batch_size)
-        yield stage("finetune", cfg, module, rows, tasks, own.batch_size, own.val_every_n_steps, length)  # fmt: skip
+        yield stage(
+            "finetune", cfg, module, rows, tasks, own.batch_size, own.val_every_n_steps, length
+        )
 
 
 def phase_optim(cfg: Config, phase: PhaseConfig) -> Any:
@@ -181,15 +196,26 @@ def rows_of(cfg: Config, module: DemoRetrieval, tasks: Sequence[Task], batch_siz
     """Training rows of tasks."""
     assert module.encoder is not None
     return DemoRows(
-        tasks, module.encoder, demonstrations_of(cfg, module.bank), seed=cfg.seed, cap=cfg.data.task_cap,
-        uniform_mixing=cfg.data.mixing == "uniform", global_batch_size=batch_size * world_size(cfg.trainer),
-    )  # fmt: skip
+        tasks,
+        module.encoder,
+        demonstrations_of(cfg, module.bank),
+        seed=cfg.seed,
+        cap=cfg.data.task_cap,
+        uniform_mixing=cfg.data.mixing == "uniform",
+        global_batch_size=batch_size * world_size(cfg.trainer),
+    )
 
 
 def stage(
-    name: str, cfg: Config, module: DemoRetrieval, rows: DemoRows, tasks: Tasks, batch_size: int,
-    every: int | None, trainer: dict[str, Any],
-) -> Stage:  # fmt: skip
+    name: str,
+    cfg: Config,
+    module: DemoRetrieval,
+    rows: DemoRows,
+    tasks: Tasks,
+    batch_size: int,
+    every: int | None,
+    trainer: dict[str, Any],
+) -> Stage:
     """A stage on rows; with validation the step that answers best on development examples is kept.
 
     Raises:
@@ -204,9 +230,14 @@ def stage(
             raise UserError("validation needs development examples: set data.dev_shots")
         val["dev"] = EvalRows(dev, module.encoder, demonstrations_of(cfg, module.bank), cfg.seed)
     data = ContrastiveData(
-        rows, batch_size=batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, val=val,
-        eval_batch_size=cfg.eval.batch_size, shuffle=False,  # the mixture has shuffled already
-    )  # fmt: skip
+        rows,
+        batch_size=batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+        shuffle=False,  # the mixture has shuffled already
+    )
     monitor = None if every is None else "val/f1"
     return Stage(name, module, data, {**trainer, "val_every_n_steps": every}, monitor)
 
@@ -220,7 +251,10 @@ def fills(cfg: Config, count: int, batch_size: int, key: str) -> None:
     # not those of the process group, which the trainer has not formed yet
     processes = world_size(cfg.trainer)
     if count < batch_size * processes:
-        raise UserError(f"{count} examples do not fill a batch of {batch_size} on {processes} process(es): lower {key}")  # fmt: skip
+        raise UserError(
+            f"{count} examples do not fill a batch of {batch_size} on {processes} process(es):"
+            f" lower {key}"
+        )
 
 
 # -- denoising -----------------------------------------------------------------------------------
@@ -237,14 +271,17 @@ def denoising(cfg: Config, module: DemoRetrieval) -> Iterator[Stage]:
         sentences = load_sentences(cfg.data.root, limit=own.sentences, seed=cfg.seed)
     fills(cfg, len(sentences), own.batch_size, "denoise.batch_size")
     data = ContrastiveData(
-        InfillRows(sentences, module.encoder, own, cfg.seed), batch_size=own.batch_size, seed=cfg.seed,
+        InfillRows(sentences, module.encoder, own, cfg.seed),
+        batch_size=own.batch_size,
+        seed=cfg.seed,
         num_workers=cfg.data.num_workers,
-    )  # fmt: skip
+    )
     known = denoised_path(cfg)
     trainer = {
-        "max_steps": own.max_steps, "val_every_n_steps": None,
+        "max_steps": own.max_steps,
+        "val_every_n_steps": None,
         "accumulate_grad_batches": own.accumulate_grad_batches,
-    }  # fmt: skip
+    }
     yield Stage("denoise", module, data, trainer, weights=known if known.is_file() else None)
     keep_weights(known, module)
 
@@ -255,8 +292,15 @@ def denoised_path(cfg: Config) -> Path:
     parts: dict[str, Any] = {name: plain[name] for name in ("model", "denoise", "seed")}
     parts["optim"] = plain["optim"] | {"lr": phase_optim(cfg, cfg.denoise).lr}
     parts["trainer"] = {name: plain["trainer"][name] for name in TRAINED_BY}
-    parts["data"] = [cfg.data.root, cfg.data.max_source, cfg.data.max_target, "made_up_qa" in cfg.data.targets]  # fmt: skip
-    return kept_path(Path(cfg.runs_dir) / "demo_retrieval" / "offline", "denoise", "demo_retrieval", parts)  # fmt: skip
+    parts["data"] = [
+        cfg.data.root,
+        cfg.data.max_source,
+        cfg.data.max_target,
+        "made_up_qa" in cfg.data.targets,
+    ]
+    return kept_path(
+        Path(cfg.runs_dir) / "demo_retrieval" / "offline", "denoise", "demo_retrieval", parts
+    )
 
 
 # -- make check ----------------------------------------------------------------------------------
@@ -265,14 +309,20 @@ def denoised_path(cfg: Config) -> Path:
 def plan(cfg: Config) -> Plan[DemoRetrieval]:
     """What `make check` reports on."""
     needed: list[Requirement] = []
-    for name in (cfg.model.encoder or cfg.model.pretrained, cfg.retriever.question, cfg.retriever.context):  # fmt: skip
+    for name in (
+        cfg.model.encoder or cfg.model.pretrained,
+        cfg.retriever.question,
+        cfg.retriever.context,
+    ):
         needed += weights_requirement(name) if name else ()
     count = 0
     try:
         tasks = read_tasks(cfg)
         count = sum(min(len(t.train), cfg.data.task_cap) for t in tasks.meta or tasks.targets)
     except UserError as error:
-        needed.append(Requirement("data: tasks and bank", cfg.data.root or "data", False, str(error)))  # fmt: skip
+        needed.append(
+            Requirement("data: tasks and bank", cfg.data.root or "data", False, str(error))
+        )
 
     def module() -> DemoRetrieval:
         if torch.get_default_device().type == "meta":
@@ -283,7 +333,8 @@ def plan(cfg: Config) -> Plan[DemoRetrieval]:
         own, copies = cfg.data, demonstrations_of(cfg, None).k
         ids = torch.ones(batch_size * copies, own.max_source, dtype=torch.long)
         target = torch.ones(batch_size * copies, own.max_target, dtype=torch.long)
-        module.network.eval()  # in training BART draws which layers it drops, and meta tensors have no values
+        # in training BART draws which layers it drops, and meta tensors have no values
+        module.network.eval()
         found: Tensor = module.network(input_ids=ids, decoder_input_ids=target).logits
         return found.sum()
 

@@ -36,7 +36,9 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     rows: list[Mapping[str, Any]] = [{"question": own.question, "context": own.context}]
     if own.input is not None:
         rows = list(read_jsonl(Path(own.input).expanduser(), ("question",)))
-    read = [from_row(r, f"{own.input or 'answer.question'}, row {i + 1}") for i, r in enumerate(rows)]  # fmt: skip
+    read = [
+        from_row(r, f"{own.input or 'answer.question'}, row {i + 1}") for i, r in enumerate(rows)
+    ]
     if any(not e.question for e in read):
         raise UserError(f"{own.input or 'answer.question'} holds an empty question")
     # no task and no id: nothing of the bank is the question itself, but for equal texts
@@ -47,20 +49,42 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     found, demonstrations = model.answered(examples)
     strange, arbitrary = model.unknown(examples)
     if strange:
-        workspace.say(f"{strange} demonstrations have no word that the retriever knows and are found by none of theirs: use a model with retriever.kind=dense")  # fmt: skip
+        workspace.say(
+            f"{strange} demonstrations have no word that the retriever knows and are found by none"
+            " of theirs: use a model with retriever.kind=dense"
+        )
     lines = []
     for i, (example, told, shown) in enumerate(zip(examples, found, demonstrations, strict=True)):
         workspace.say(f"{example.question} {example.context} -> {told or '-'}")
         cut, whole = model.unread(example, shown)
         if cut:
-            workspace.say(f"    question {i + 1}: the last {cut} of {whole} tokens of the context are not read, the model was trained with data.max_source={model.module.cfg.data.max_source}")  # fmt: skip
+            workspace.say(
+                f"    question {i + 1}: the last {cut} of {whole} tokens of the context are not"
+                " read, the model was trained with"
+                f" data.max_source={model.module.cfg.data.max_source}"
+            )
         if arbitrary[i]:
-            workspace.say(f"    question {i + 1}: the retriever knows none of its words, so its demonstrations are arbitrary")  # fmt: skip
+            workspace.say(
+                f"    question {i + 1}: the retriever knows none of its words, so its"
+                " demonstrations are arbitrary"
+            )
         for d in shown:
-            workspace.say(f"    {d.task}: {d.question} {d.context} -> {d.answers[0] if d.answers else '-'}")  # fmt: skip
-        lines.append({"question": example.question, "context": example.context, "answer": told, "context_tokens_cut": cut, "demonstrations": [d._asdict() for d in shown]})  # fmt: skip
+            workspace.say(
+                f"    {d.task}: {d.question} {d.context} -> {d.answers[0] if d.answers else '-'}"
+            )
+        lines.append(
+            {
+                "question": example.question,
+                "context": example.context,
+                "answer": told,
+                "context_tokens_cut": cut,
+                "demonstrations": [d._asdict() for d in shown],
+            }
+        )
     path = workspace.folder(".") / "answers.jsonl"
-    path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")  # fmt: skip
+    path.write_text(
+        "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8"
+    )
     return found
 
 
@@ -73,7 +97,9 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     bank = make_bank(cfg, tasks)
     if bank is not None:
         workspace.say(f"index {bank.digest()}: {tuple(bank.vectors.shape)}")
-    workspace.say(f"{folder / 'bank.jsonl'}: {len(tasks.bank)} demonstrations, use it with data.bank_file")  # fmt: skip
+    workspace.say(
+        f"{folder / 'bank.jsonl'}: {len(tasks.bank)} demonstrations, use it with data.bank_file"
+    )
     return folder / "bank.jsonl"
 
 
@@ -86,8 +112,8 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
         train: trains a config with overrides and returns the run folder.
 
     Raises:
-        UserError: fewer than two draws, one that is named twice, or a draw of an earlier call with other
-            settings.
+        UserError: fewer than two draws, one that is named twice, or a draw of an earlier call with
+            other settings.
     """
     from common.engine.run import train as engine_train
 
@@ -98,18 +124,36 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
         raise UserError(f"few_shot.seeds={own.seeds} names a draw twice: name each once")
     values: dict[str, list[float]] = {}
     for seed in own.seeds:
-        words = [*as_overrides(cfg), f"data.split_seed={seed}", f"runs_dir={workspace.folder('runs')}", f"run_id=draw-{seed}"]  # fmt: skip
+        words = [
+            *as_overrides(cfg),
+            f"data.split_seed={seed}",
+            f"runs_dir={workspace.folder('runs')}",
+            f"run_id=draw-{seed}",
+        ]
         if own.run is not None:
-            # the export keeps its own dropout, which a pair of encoder and decoder has no single place for
-            words += [f"model.pretrained={own.run}", "model.encoder=null", "model.config=null", "model.dropout=null", "meta=false", "denoise.max_steps=0"]  # fmt: skip
+            # the export keeps its own dropout, which a pair of encoder and decoder has no single
+            # place for
+            words += [
+                f"model.pretrained={own.run}",
+                "model.encoder=null",
+                "model.config=null",
+                "model.dropout=null",
+                "meta=false",
+                "denoise.max_steps=0",
+            ]
         place = workspace.folder("runs") / workspace.project / workspace.config / f"draw-{seed}"
-        run = place if _finished(place, workspace, words) else train(workspace.project, workspace.config, words)  # fmt: skip
+        run = (
+            place
+            if _finished(place, workspace, words)
+            else train(workspace.project, workspace.config, words)
+        )
         for name, value in read_json(run / "metrics.json").items():
             values.setdefault(name, []).append(float(value))
     found = {
         name: {"mean": statistics.mean(v), "sd": statistics.stdev(v), "values": v}
-        for name, v in values.items() if len(v) == len(own.seeds)
-    }  # fmt: skip
+        for name, v in values.items()
+        if len(v) == len(own.seeds)
+    }
     write_json(workspace.folder(".") / "few_shot.json", {"seeds": own.seeds, "metrics": found})
     for name, entry in found.items():
         workspace.say(f"{name}: {entry['mean']:.4f} +- {entry['sd']:.4f} ({len(own.seeds)} draws)")
@@ -128,7 +172,10 @@ def _finished(place: Path, workspace: Workspace, words: list[str]) -> bool:
     now = resolved(load(Config, workspace.project, workspace.config, words))
     changed = set(_words(now)) ^ set(_words(meta["resolved"]))
     if other := sorted({word.partition("=")[0] for word in changed}):
-        raise UserError(f"{place} was made with other values of {', '.join(other)}: undo the change, or move the folder away")  # fmt: skip
+        raise UserError(
+            f"{place} was made with other values of {', '.join(other)}: undo the change, or move"
+            " the folder away"
+        )
     if "finished" in meta:
         return True
     words.append(f"resume={place.name}")
@@ -145,5 +192,7 @@ def _words(node: Mapping[str, Any], prefix: str = "") -> list[str]:
     words = []
     for key, value in node.items():
         inner = isinstance(value, dict) and bool(value)
-        words += _words(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]  # fmt: skip
+        words += (
+            _words(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]
+        )
     return words

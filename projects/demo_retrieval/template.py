@@ -59,7 +59,10 @@ def input_text(example: Example, mask: str) -> str:
     >>> input_text(Example("t", "who?", context="Ann came."), "[MASK]")
     'question: who? \n answer: [MASK] \n context: Ann came. \n'
     """
-    return f"question: {example.question}{SEPARATOR}answer: {mask}{SEPARATOR}context: {with_options(example)}{SEPARATOR}".rstrip(" ")  # fmt: skip
+    return (
+        f"question: {example.question}{SEPARATOR}answer: {mask}{SEPARATOR}context:"
+        f" {with_options(example)}{SEPARATOR}".rstrip(" ")
+    )
 
 
 def demonstration_text(example: Example, *, answer: bool = True, options: bool = True) -> str:
@@ -121,9 +124,9 @@ def asked(example: Example) -> Example:
 def copy_keys(example: Example) -> tuple[str, ...]:
     r"""Normalised question and context; copies in any collection have one of them in common.
 
-    UnifiedQA writes a document's title in brackets before it, MRQA marks it or has none, so there is a
-    key with what stands in brackets and one without; contexts are cut at different lengths, so that their
-    starts are compared. Bundled tasks and rows of one's own are compared as a whole.
+    UnifiedQA writes a document's title in brackets before it, MRQA marks it or has none, so there
+    is a key with what stands in brackets and one without; contexts are cut at different lengths, so
+    that their starts are compared. Bundled tasks and rows of one's own are compared as a whole.
 
     >>> copy_keys(Example("unifiedqa/t", "Who sat?", context="(Cats) The cat sat."))
     ('who sat\tcats cat sat', 'who sat\tcat sat')
@@ -174,7 +177,9 @@ def from_row(row: Mapping[str, Any], place: str, task: str = "", number: int = 0
     single = text(row.get("answer"), "answer")
     answers = texts("answers") or ((single,) if single else ())
     own = text(row.get("task"), "task") or task
-    return Example(own, question, answers, context, texts("options"), text(row.get("id"), "id") or str(number))  # fmt: skip
+    return Example(
+        own, question, answers, context, texts("options"), text(row.get("id"), "id") or str(number)
+    )
 
 
 # -- UnifiedQA -----------------------------------------------------------------------------------
@@ -186,7 +191,8 @@ ANSWERS = "///"  # between several of them
 def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
     r"""An example of UnifiedQA's files: ``question \n options \n context <tab> answer``.
 
-    The files are cased, ``(A) ... (B) ...``: as UnifiedQA's own loaders do, all of it is lower-cased.
+    The files are cased, ``(A) ... (B) ...``: as UnifiedQA's own loaders do, all of it is
+    lower-cased.
 
     Args:
         line: of a tsv; the separators are a backslash and an n.
@@ -199,14 +205,19 @@ def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
     source, tab, answer = line.rstrip("\r\n").lower().partition("\t")
     fields = [_plain(part) for part in source.split(LITERAL)]
     if not tab or not fields[0]:
-        raise UserError(f"{task}, line {number + 1}: expected 'question \\n ... <tab> answer', got {line[:_SHOWN]!r}")  # fmt: skip
+        raise UserError(
+            f"{task}, line {number + 1}: expected 'question \\n ... <tab> answer', got"
+            f" {line[:_SHOWN]!r}"
+        )
     question, rest = fields[0], fields[1:]
     options: tuple[str, ...] = ()
     if rest and rest[0].startswith("(a)"):
         options = parse_options(rest.pop(0))
     context = SEPARATOR.join(part for part in rest if part)
     golds = dict.fromkeys(_plain(part) for part in answer.split("\t")[0].split(ANSWERS))
-    return Example(task, question, tuple(filter(None, golds)) or ("",), context, options, str(number))  # fmt: skip
+    return Example(
+        task, question, tuple(filter(None, golds)) or ("",), context, options, str(number)
+    )
 
 
 def _plain(text: str) -> str:
@@ -260,13 +271,27 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: Any, start: int, *, max_source: int, max_demo: int, max_target: int,
-        demo_answers: bool = True, demo_options: bool = True, max_options: int = 26,
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: Any,
+        start: int,
+        *,
+        max_source: int,
+        max_demo: int,
+        max_target: int,
+        demo_answers: bool = True,
+        demo_options: bool = True,
+        max_options: int = 26,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_source, self.max_demo, self.max_target = max_source, max_demo, max_target
-        self.demo_answers, self.demo_options, self.max_options = demo_answers, demo_options, max_options  # fmt: skip
-        mask = tokenizer.mask_token or ("<extra_id_0>" if "<extra_id_0>" in tokenizer.get_vocab() else None)  # fmt: skip
+        self.demo_answers, self.demo_options, self.max_options = (
+            demo_answers,
+            demo_options,
+            max_options,
+        )
+        mask = tokenizer.mask_token or (
+            "<extra_id_0>" if "<extra_id_0>" in tokenizer.get_vocab() else None
+        )
         if mask is None:
             raise UserError("the generator's tokenizer has neither a mask token nor <extra_id_0>")
         self.mask, self.mask_id = str(mask), int(tokenizer.convert_tokens_to_ids(mask))
@@ -289,8 +314,12 @@ class Encoder:
     def ids(self, text: str) -> list[int]:
         """Ids without special tokens: a text that holds the mask token's name holds no mask."""
         found = self.tokenizer(
-            text, add_special_tokens=False, padding=False, truncation=False, split_special_tokens=True
-        )  # fmt: skip
+            text,
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            split_special_tokens=True,
+        )
         return list(found["input_ids"])
 
     def masked(self, text: str) -> list[int]:
@@ -348,8 +377,15 @@ class Encoder:
     def _laid_out(
         self, example: Example, demonstration: Example | None
     ) -> tuple[list[int], list[int], list[int], int]:
-        """Demonstration, question and template, context as far as it is read; length of the whole."""
-        head = [*self.piece(f"question: {example.question}{SEPARATOR}answer:"), self.mask_id, *self.piece(f"{SEPARATOR}context:")]  # fmt: skip
+        """Demonstration, question and template, context as far as it is read.
+
+        Length of the whole.
+        """
+        head = [
+            *self.piece(f"question: {example.question}{SEPARATOR}answer:"),
+            self.mask_id,
+            *self.piece(f"{SEPARATOR}context:"),
+        ]
         text = with_options(self._listing(example))
         context = self.ids(f" {text}") if text else []
         tail = self.piece(" \n")
@@ -369,7 +405,13 @@ class Encoder:
     def fits(self, example: Example) -> bool:
         """Whether question and template leave room: at least an answer's first token in the target."""
         question = len(self.ids(f"question: {example.question}{SEPARATOR}answer:"))
-        fixed = len(self.prefix) + len(self.suffix) + len(self.piece(f"{SEPARATOR}context:")) + len(self.piece(" \n")) + 1  # fmt: skip
+        fixed = (
+            len(self.prefix)
+            + len(self.suffix)
+            + len(self.piece(f"{SEPARATOR}context:"))
+            + len(self.piece(" \n"))
+            + 1
+        )
         target = len(self.target_prefix) + question + 2
         return question + fixed <= self.max_source and target <= self.max_target
 

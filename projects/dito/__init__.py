@@ -21,9 +21,15 @@ def build(cfg: Config) -> "Experiment[DITO]":
     from projects.dito.evaluate import evaluate
 
     experiment: Experiment[DITO] = experiment_of(
-        cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
+        cfg,
+        stages.stages,
+        evaluate,
+        folder.export,
+        folder.load,
+        folder.embed,
+        stages.plan,
         {"detect": tasks.detect, "locality": tasks.report_locality},
-    )  # fmt: skip
+    )
     return experiment
 
 

@@ -23,11 +23,78 @@ from projects.dito.options import DitoData
 
 # Bansal et al. 2018, "Zero-Shot Object Detection", arXiv 1804.04340: 48 base and 17 novel classes
 COCO_NOVEL = frozenset(
-    ["airplane", "bus", "cat", "dog", "cow", "elephant", "umbrella", "tie", "snowboard", "skateboard", "cup", "knife", "cake", "couch", "keyboard", "sink", "scissors"]
-)  # fmt: skip
+    [
+        "airplane",
+        "bus",
+        "cat",
+        "dog",
+        "cow",
+        "elephant",
+        "umbrella",
+        "tie",
+        "snowboard",
+        "skateboard",
+        "cup",
+        "knife",
+        "cake",
+        "couch",
+        "keyboard",
+        "sink",
+        "scissors",
+    ]
+)
 COCO_BASE = frozenset(
-    ["person", "bicycle", "car", "motorcycle", "train", "truck", "boat", "bench", "bird", "horse", "sheep", "bear", "zebra", "giraffe", "backpack", "handbag", "suitcase", "frisbee", "skis", "kite", "surfboard", "bottle", "fork", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "pizza", "donut", "chair", "bed", "toilet", "tv", "laptop", "mouse", "remote", "microwave", "oven", "toaster", "refrigerator", "book", "clock", "vase", "toothbrush"]
-)  # fmt: skip
+    [
+        "person",
+        "bicycle",
+        "car",
+        "motorcycle",
+        "train",
+        "truck",
+        "boat",
+        "bench",
+        "bird",
+        "horse",
+        "sheep",
+        "bear",
+        "zebra",
+        "giraffe",
+        "backpack",
+        "handbag",
+        "suitcase",
+        "frisbee",
+        "skis",
+        "kite",
+        "surfboard",
+        "bottle",
+        "fork",
+        "spoon",
+        "bowl",
+        "banana",
+        "apple",
+        "sandwich",
+        "orange",
+        "broccoli",
+        "carrot",
+        "pizza",
+        "donut",
+        "chair",
+        "bed",
+        "toilet",
+        "tv",
+        "laptop",
+        "mouse",
+        "remote",
+        "microwave",
+        "oven",
+        "toaster",
+        "refrigerator",
+        "book",
+        "clock",
+        "vase",
+        "toothbrush",
+    ]
+)
 SOURCE = "https://cocodataset.org (annotations, train2017, val2017) or https://www.lvisdataset.org"
 LAYOUT = "a JSON file with images, annotations (bbox as x, y, width, height) and categories"
 
@@ -100,8 +167,11 @@ def _annotated(image: dict[str, Any], boxes: Sequence[tuple[Sequence[float], int
     )  # LVIS has no file_name
     corners = [(x, y, x + w, y + h) for (x, y, w, h), _ in boxes]
     return Annotated(
-        image["id"], file, torch.tensor(corners).view(-1, 4).float(), torch.tensor([n for _, n in boxes], dtype=torch.long)
-    )  # fmt: skip
+        image["id"],
+        file,
+        torch.tensor(corners).view(-1, 4).float(),
+        torch.tensor([n for _, n in boxes], dtype=torch.long),
+    )
 
 
 def folder_of(data: DitoData, training: bool) -> Path:

@@ -125,7 +125,9 @@ def training_data(cfg: Config, stage: str, tokenizer: ClipTokenizer) -> Contrast
         if data.source == "webdataset":
             train = pairs.shards(own, transform, tokenizer, {"seed": cfg.seed})
         else:
-            train = CaptionedImages(*pairs.official_files(own, transform, ""), tokenizer, seed=cfg.seed)  # fmt: skip
+            train = CaptionedImages(
+                *pairs.official_files(own, transform, ""), tokenizer, seed=cfg.seed
+            )
     return ContrastiveData(
         train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers
     )
@@ -135,10 +137,18 @@ def pairs_of(data: DitoData) -> ImageTextData:
     """The section as the readers of image-text pairs take it."""
     source: Literal["webdataset", "csv"] = "webdataset" if data.source == "webdataset" else "csv"
     return ImageTextData(
-        root=data.root, batch_size=data.batch_size, num_workers=data.num_workers, source=source,
-        captions=data.captions, images=data.images, shards=data.shards, num_samples=data.num_samples,
-        image_size=data.image_size, crop_scale=data.crop_scale, normalize="clip",
-    )  # fmt: skip
+        root=data.root,
+        batch_size=data.batch_size,
+        num_workers=data.num_workers,
+        source=source,
+        captions=data.captions,
+        images=data.images,
+        shards=data.shards,
+        num_samples=data.num_samples,
+        image_size=data.image_size,
+        crop_scale=data.crop_scale,
+        normalize="clip",
+    )
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
@@ -156,7 +166,11 @@ def _other_requirements(cfg: Config) -> list[Requirement]:
     if cfg.eval.detections:
         name = "faster_coco_eval"
         there = importlib.util.find_spec(name) is not None
-        found.append(Requirement("library: faster-coco-eval", "group eval", there, "install the 'eval' group"))  # fmt: skip
+        found.append(
+            Requirement(
+                "library: faster-coco-eval", "group eval", there, "install the 'eval' group"
+            )
+        )
     return found
 
 

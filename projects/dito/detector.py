@@ -42,9 +42,13 @@ def need_head(network: DitoNetwork) -> None:
 
 @torch.no_grad()
 def detect(
-    network: DitoNetwork, images: Tensor, classes: Tensor, score: ScoreConfig, base: Tensor | None = None,
+    network: DitoNetwork,
+    images: Tensor,
+    classes: Tensor,
+    score: ScoreConfig,
+    base: Tensor | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
-) -> list[Detections]:  # fmt: skip
+) -> list[Detections]:
     """Objects of any classes.
 
     Args:

@@ -27,7 +27,9 @@ GALLERY = 8
 
 
 def evaluate(cfg: Config, module: DITO, workspace: Workspace) -> dict[str, float]:
-    """Metrics of a trained network; on annotation files those of COCO or LVIS, else those of scenes.
+    """Metrics of a trained network.
+
+    On annotation files those of COCO or LVIS, else those of scenes.
 
     Returns:
         ``region_top1``: share of true boxes named right among all names, with its chance; on those
@@ -86,15 +88,27 @@ def regions_of(network: DitoNetwork, images: Tensor, boxes: Tensor, kind: str) -
         return unit(network.image_vectors(images))[:, None].expand(-1, k, -1)
     if kind == "crop":  # resized to the input of the image-level model
         crops = [
-            TF.resized_crop(image, int(y0), int(x0), max(1, int(y1 - y0)), max(1, int(x1 - x0)), [size, size], antialias=True)
+            TF.resized_crop(
+                image,
+                int(y0),
+                int(x0),
+                max(1, int(y1 - y0)),
+                max(1, int(x1 - x0)),
+                [size, size],
+                antialias=True,
+            )
             for image, own in zip(images, boxes, strict=True)
             for x0, y0, x1, y1 in own.tolist()
-        ]  # fmt: skip
+        ]
         return unit(network.image_vectors(torch.stack(crops))).view(b, k, -1)
     if kind == "centre":
         middle = images.new_tensor([0.25, 0.25, 0.75, 0.75]) * size
         boxes = middle.expand(b, k, 4)
-    found = network.map_vectors(images, list(boxes)) if kind == "map" else network.region_vectors(images, list(boxes))  # fmt: skip
+    found = (
+        network.map_vectors(images, list(boxes))
+        if kind == "map"
+        else network.region_vectors(images, list(boxes))
+    )
     return unit(found).view(b, k, -1)
 
 
@@ -208,7 +222,10 @@ def transfer(cfg: Config, network: DitoNetwork) -> dict[str, float]:
 
 
 def locality(cfg: Config, network: DitoNetwork, scenes: Scenes) -> dict[str, float]:
-    """Pointing accuracy of patch and, where trained, region maps; by chance the mean share of a box."""
+    """Pointing accuracy of patch and, where trained, region maps.
+
+    By chance the mean share of a box.
+    """
     names = network.classes(scenes.names, templates_of(cfg))[1:]
     kinds = ["patch", *(["region"] if {"region", "detect"} & set(network.trained) else [])]
     hits: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
@@ -326,9 +343,14 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
         part = images[start : start + cfg.eval.batch_size]
         pictures = [coco.opened(folder / own.file) for own in part]
         squares = [coco.to_square(p, data.image_size) for p in pictures]
-        sizes = [(round(p.height * f), round(p.width * f)) for p, (_, f) in zip(pictures, squares, strict=True)]  # fmt: skip
+        sizes = [
+            (round(p.height * f), round(p.width * f))
+            for p, (_, f) in zip(pictures, squares, strict=True)
+        ]
         pixels = torch.stack([s for s, _ in squares]).to(device)
-        for own, (_, f), d in zip(part, squares, detect(network, pixels, classes, cfg.score, base, sizes), strict=True):  # fmt: skip
+        for own, (_, f), d in zip(
+            part, squares, detect(network, pixels, classes, cfg.score, base, sizes), strict=True
+        ):
             results += as_results(d, own.id, found.categories, f)
             recalled.append(covered(own.boxes, d.boxes.cpu() / f))
     metrics = {"box_recall": float(torch.cat(recalled).mean())}

@@ -1,6 +1,7 @@
 """Fine-tuning with boxes of base classes: losses of the RPN and of the regions, L2, and the step schedule.
 
-Source: Kim, Angelova & Kuo 2023, arXiv 2310.00161, and the released detector (google-research, fvlm).
+Source: Kim, Angelova & Kuo 2023, arXiv 2310.00161, and the released detector (google-research,
+fvlm).
 
 # B images, L places, N regions, C classes (0 is the background)
 """
@@ -48,7 +49,8 @@ def detection_losses(
         classes: (C, D) unit text vectors, row 0 the background.
         generators: on the CPU, one for each image: what is sampled depends on nothing else.
 
-    Distributed: local; divisors are constants, so that means over ranks are those of the whole batch.
+    Distributed: local; divisors are constants, so that means over ranks are those of the whole
+    batch.
     """
     own, net, images = cfg.detect, network, batch["images"]
     grid = scale_gradient(net.detector_map(images), own.backbone_gradient)
@@ -70,10 +72,17 @@ def detection_losses(
             keep=own.keep,
             nms_iou=own.nms,
         )
-        regions.append(sample_regions(
-            found.boxes, batch["boxes"][i], batch["labels"][i], generator, count=own.regions,
-            positive_fraction=own.positive_fraction, iou=own.positive_iou,
-        ))  # fmt: skip
+        regions.append(
+            sample_regions(
+                found.boxes,
+                batch["boxes"][i],
+                batch["labels"][i],
+                generator,
+                count=own.regions,
+                positive_fraction=own.positive_fraction,
+                iou=own.positive_iou,
+            )
+        )
     vectors, offsets = net.head(net.crops(maps, with_image([r.boxes for r in regions])))
     labels = torch.cat([r.labels for r in regions])
     wanted, start = torch.cat([r.offsets for r in regions]), torch.cat([r.boxes for r in regions])
@@ -98,9 +107,10 @@ def detection_losses(
 def half_squares(network: DitoNetwork) -> Tensor:
     """Half the sum of squares of trained weights, without norms, biases, temperature and backbone."""
     kept = [
-        p for name, p in network.named_parameters()
+        p
+        for name, p in network.named_parameters()
         if p.requires_grad and p.ndim > 1 and not any(part in name for part in NO_L2)
-    ]  # fmt: skip
+    ]
     return 0.5 * torch.stack([p.square().sum() for p in kept]).sum()
 
 
@@ -160,8 +170,8 @@ def region_class_loss(
         logits: (N, C) cosines over the temperature.
         labels: (N,) int64, 0 is background.
         background_weight: of rows with label 0.
-        count: divisor: regions that the images would have if none lacked candidates (shapes are static
-            in the release); None: N.
+        count: divisor: regions that the images would have if none lacked candidates (shapes are
+            static in the release); None: N.
     """
     weights = torch.where(labels == 0, background_weight, 1.0)
     loss: Tensor = (weights * F.cross_entropy(logits, labels, reduction="none")).sum()
@@ -201,9 +211,13 @@ def step_factor(optim: OptimConfig, total: int, marks: Sequence[float]) -> Calla
 
     def factor(step: int) -> float:
         warm = lr_at(
-            step, lr=optim.lr, total_steps=total, warmup_steps=optim.warmup_steps, schedule="constant",
+            step,
+            lr=optim.lr,
+            total_steps=total,
+            warmup_steps=optim.warmup_steps,
+            schedule="constant",
             warmup_start_lr=optim.warmup_start_lr,
-        )  # fmt: skip
+        )
         return warm / optim.lr * float(0.1 ** sum(step >= edge for edge in edges))
 
     return factor

@@ -24,7 +24,10 @@ PROBES = ["a dog", "two red balls"]
 
 
 def export(cfg: Config, module: DITO, folder: Path) -> None:
-    """Weights, sizes, image size, templates and temperature; a stage of another run starts from it."""
+    """Weights, sizes, image size, templates and temperature.
+
+    A stage of another run starts from it.
+    """
     write_tensors(folder / "model.safetensors", module.network.state_dict())
     extra = {
         "image_size": cfg.data.image_size,
@@ -56,11 +59,19 @@ def load(cfg: Config, folder: Path) -> DITO:
 
 
 def embed(cfg: Config, module: DITO) -> dict[str, Tensor]:
-    """Vectors of a fixed image, two of its boxes and two texts; compared after export and reload."""
+    """Vectors of a fixed image, two of its boxes and two texts.
+
+    Compared after export and reload.
+    """
     network, size = module.network, cfg.data.image_size
     device = network.log_temperature.device
     images = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size).to(device)
-    boxes = [torch.tensor([[0.0, 0.0, size, size], [0.2 * size, 0.1 * size, 0.7 * size, 0.9 * size]], device=device)]  # fmt: skip
+    boxes = [
+        torch.tensor(
+            [[0.0, 0.0, size, size], [0.2 * size, 0.1 * size, 0.7 * size, 0.9 * size]],
+            device=device,
+        )
+    ]
     with evaluation_mode(network):
         return {
             "image": network.image_vectors(images).float().cpu(),

@@ -98,7 +98,11 @@ class Detector:
         need_head(self.network)
         pixels, factor = to_square(upright(picture), self.size)
         with torch.no_grad():
-            return unit(self.network.region_vectors(pixels[None], [torch.tensor(boxes).view(-1, 4).float() * factor]))  # fmt: skip
+            return unit(
+                self.network.region_vectors(
+                    pixels[None], [torch.tensor(boxes).view(-1, 4).float() * factor]
+                )
+            )
 
     def text_embed(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (N, D) of texts in the same space."""
@@ -124,7 +128,12 @@ class Detector:
     @staticmethod
     def draw(picture: Picture, found: Sequence[Found]) -> Image.Image:
         """The picture with boxes and names."""
-        return draw_boxes(upright(picture), [f.box for f in found], [f.name for f in found], [f.score for f in found])  # fmt: skip
+        return draw_boxes(
+            upright(picture),
+            [f.box for f in found],
+            [f.name for f in found],
+            [f.score for f in found],
+        )
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:

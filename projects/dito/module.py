@@ -45,8 +45,14 @@ class DITO(ContrastiveModule):
     """
 
     def __init__(
-        self, cfg: Config, network: DitoNetwork, stage: StageName, *, first: bool = True, classes: Tensor | None = None
-    ) -> None:  # fmt: skip
+        self,
+        cfg: Config,
+        network: DitoNetwork,
+        stage: StageName,
+        *,
+        first: bool = True,
+        classes: Tensor | None = None,
+    ) -> None:
         rates = {"image": cfg.method.image_lr if first else None, "detect": cfg.method.detect_lr}
         optim = replace(cfg.optim, lr=rates.get(stage) or cfg.optim.lr)
         if stage == "detect" and cfg.detect.l2 > 0:

@@ -24,7 +24,17 @@ from common.losses.output import unit
 from common.losses.temperature import LogitScale
 from projects.dito.options import ModelConfig
 
-FROM_PRETRAINING = ("backbone", "image_proj", "text_tower", "text_proj", "image_scale", "pyramid", "head", "region_scale", "vlm")  # fmt: skip
+FROM_PRETRAINING = (
+    "backbone",
+    "image_proj",
+    "text_tower",
+    "text_proj",
+    "image_scale",
+    "pyramid",
+    "head",
+    "region_scale",
+    "vlm",
+)
 VLM_CROP = 14
 SETTINGS = "dito.json"  # beside the weights of an exported folder
 TEMP_DET = 0.1  # released; of folders that do not name theirs
@@ -47,9 +57,14 @@ class DitoNetwork(nn.Module):
         super().__init__()
         self.model = model
         self.backbone = WindowedViT(
-            model.patch_size, model.width, model.depth, model.heads, position_grid=model.position_grid,
-            windows_per_side=model.windows_per_side, global_layers=model.global_layers,
-        )  # fmt: skip
+            model.patch_size,
+            model.width,
+            model.depth,
+            model.heads,
+            position_grid=model.position_grid,
+            windows_per_side=model.windows_per_side,
+            global_layers=model.global_layers,
+        )
         try:
             self.text_tower = TEXT_TOWERS[model.text_tower](**model.text)
         except (TypeError, ValueError) as error:
@@ -58,7 +73,9 @@ class DitoNetwork(nn.Module):
         self.image_proj = linear_projection(model.width, model.embed_dim)
         self.text_proj = linear_projection(self.text_tower.num_features, model.embed_dim)
         self.image_scale = LogitScale(model.logit_scale_init)
-        self.pyramid = SimpleFeaturePyramid(model.width, model.channels, model.scales, model.patch_size)  # fmt: skip
+        self.pyramid = SimpleFeaturePyramid(
+            model.width, model.channels, model.scales, model.patch_size
+        )
         self.head = CosineBoxHead(
             model.channels, model.embed_dim, convs=model.head_convs, hidden=model.head_hidden
         )
@@ -110,7 +127,9 @@ class DitoNetwork(nn.Module):
 
     def map_vectors(self, images: Tensor, boxes: Sequence[Tensor], size: int = 7) -> Tensor:
         """The same without a head: mean of the RoIAlign crop of the image-level map, projected."""
-        return pooled_regions(self.image_map(images), self.image_proj, boxes, self.model.patch_size, size)  # fmt: skip
+        return pooled_regions(
+            self.image_map(images), self.image_proj, boxes, self.model.patch_size, size
+        )
 
     def vlm_vectors(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Vectors (N, D) of the frozen branch: own weights, windows in all layers but the last, no shift."""
@@ -177,9 +196,12 @@ def settings_of(network: DitoNetwork) -> dict[str, Any]:
     plain = asdict(network.model) | {"init_from": None}
     convs = sum(isinstance(layer, nn.Conv2d) for layer in network.rpn.tower)
     return {
-        "model": plain, "rpn_convs": convs, "trained": network.trained, "vlm": network.vlm is not None,
+        "model": plain,
+        "rpn_convs": convs,
+        "trained": network.trained,
+        "vlm": network.vlm is not None,
         "base_names": network.base_names,
-    }  # fmt: skip
+    }
 
 
 def build_network(model: ModelConfig, rpn_convs: int = 1) -> DitoNetwork:
@@ -218,8 +240,8 @@ def load_pretraining(network: DitoNetwork, state: dict[str, Tensor], source: str
     bad = [n for n in wanted if n not in state or state[n].shape != own[n].shape]
     if bad:
         raise UserError(
-            f"{source} does not hold {bad[0]} of this size ({len(bad)} tensors differ): use the model "
-            "section that it was trained with"
+            f"{source} does not hold {bad[0]} of this size ({len(bad)} tensors differ): use the"
+            " model section that it was trained with"
         )
     network.load_state_dict({**own, **{name: state[name] for name in wanted}})
 

@@ -1,6 +1,9 @@
-"""The equations of DITO: pooled regions against captions, and fused scores; those of fine-tuning are in `fine_tuning`.
+"""The equations of DITO: pooled regions against captions, and fused scores.
 
-Source: Kim, Angelova & Kuo 2023, arXiv 2310.00161, and the released detector (google-research, fvlm).
+Those of fine-tuning are in `fine_tuning`.
+
+Source: Kim, Angelova & Kuo 2023, arXiv 2310.00161, and the released detector (google-research,
+fvlm).
 
 # B images, R regions, C classes (0 is the background), D dim
 """
@@ -14,9 +17,14 @@ from common.losses.output import full_precision, unit
 from common.losses.weighted.focal import focal_contrastive, paired_focal
 
 __all__ = [
-    "class_logits", "class_probabilities", "detection_scores", "focal_contrastive", "fuse_scores", "paired_focal",
+    "class_logits",
+    "class_probabilities",
+    "detection_scores",
+    "focal_contrastive",
+    "fuse_scores",
+    "paired_focal",
     "pool_regions",
-]  # fmt: skip
+]
 
 
 def pool_regions(regions: Tensor, kind: Literal["max", "mean"] = "max") -> Tensor:
@@ -29,7 +37,8 @@ def pool_regions(regions: Tensor, kind: Literal["max", "mean"] = "max") -> Tenso
     Returns:
         (B, D), unit rows.
 
-    Source: arXiv 2310.00161 (detection-oriented pretraining); the pooling is recommended, unconfirmed.
+    Source: arXiv 2310.00161 (detection-oriented pretraining); the pooling is recommended,
+    unconfirmed.
 
     >>> pool_regions(torch.tensor([[[3.0, 0.0], [0.0, 2.0]]])).tolist()[0]
     [0.7071067690849304, 0.7071067690849304]

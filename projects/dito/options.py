@@ -83,7 +83,9 @@ class ModelConfig:
     text_tower: Literal["clip", "bag"] = "clip"
     text: dict[str, Any] = field(default_factory=dict)  # sizes; empty: CLIP's
     channels: Count = 256  # of the pyramid
-    scales: Annotated[list[Positive], not_empty] = field(default_factory=lambda: [4.0, 2.0, 1.0, 0.5])  # fmt: skip
+    scales: Annotated[list[Positive], not_empty] = field(
+        default_factory=lambda: [4.0, 2.0, 1.0, 0.5]
+    )
     canonical_size: Positive = 224.0  # side of a box on level 4, in pixels
     head_convs: Whole = 4
     head_hidden: Count = 1024
@@ -150,7 +152,9 @@ class ScoreConfig:
     temp_vlm: Positive = 0.01
     vlm: bool = True  # False: the detector alone
     proposals: Literal["auto", "rpn", "grid"] = "auto"  # auto: the RPN if it was trained
-    grid_sides: Annotated[list[Share], not_empty] = field(default_factory=lambda: [0.2, 0.35, 0.5, 0.75, 1.0])  # fmt: skip
+    grid_sides: Annotated[list[Share], not_empty] = field(
+        default_factory=lambda: [0.2, 0.35, 0.5, 0.75, 1.0]
+    )
     nms: Share = 0.5
     rpn_nms: Share = 1.0
     rpn_top: Count = 1000  # proposals of a level

@@ -62,15 +62,30 @@ def scenes_of(cfg: Config, part: str) -> Scenes:
     count = data.scenes if part == "train" else data.eval_scenes
     seed = cfg.seed if part == "train" else 0
     return _cached(
-        "shapes" if data.source == "shapes" else "emoji", data.root, part, seed, count, data.names, data.objects, tuple(data.object_scale), data.image_size
-    )  # fmt: skip
+        "shapes" if data.source == "shapes" else "emoji",
+        data.root,
+        part,
+        seed,
+        count,
+        data.names,
+        data.objects,
+        tuple(data.object_scale),
+        data.image_size,
+    )
 
 
 @lru_cache(maxsize=4)
 def _cached(
-    source: str, root: str | None, part: str, seed: int, count: int, names: int, objects: int,
-    scale: tuple[float, float], size: int,
-) -> Scenes:  # fmt: skip
+    source: str,
+    root: str | None,
+    part: str,
+    seed: int,
+    count: int,
+    names: int,
+    objects: int,
+    scale: tuple[float, float],
+    size: int,
+) -> Scenes:
     if part == "transfer":
         found, kinds = clipart_pictures(root)
     elif source == "emoji":
@@ -115,7 +130,8 @@ def compose(
         rng: of this scene.
 
     Returns:
-        The scene, and the visible rectangle (K, 4) float32 of each object before later ones cover it.
+        The scene, and the visible rectangle (K, 4) float32 of each object before later ones cover
+        it.
     """
     canvas = Image.new("RGB", (size, size), tuple(int(v) for v in rng.integers(200, 256, 3)))
     boxes: list[tuple[int, int, int, int]] = []

@@ -26,8 +26,9 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """
     if cfg.method.needs_start() and "image" not in read_trained(cfg.model.init_from):
         raise UserError(
-            f"method.stages={cfg.method.stages} would start from a backbone with random weights: set "
-            "model.init_from to the export of an image-level run, or begin with the stage image"
+            f"method.stages={cfg.method.stages} would start from a backbone with random weights:"
+            " set model.init_from to the export of an image-level run, or begin with the stage"
+            " image"
         )
     if cfg.eval.detections:
         check_library()

@@ -25,7 +25,9 @@ SHOWN = 640  # pixels of a picture's longer side in the gallery
 
 
 def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
-    """Objects of ``run.names`` in the pictures ``run.inputs``; drawn as PNG, listed as detections.json.
+    """Objects of ``run.names`` in the pictures ``run.inputs``.
+
+    Drawn as PNG, listed as detections.json.
 
     Raises:
         UserError: no model, pictures or names.
@@ -33,7 +35,8 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
     own = cfg.run
     if own.model is None or not own.inputs or not own.names:
         raise UserError(
-            "set run.model, a folder written by make export, run.inputs=[photo.png] and run.names=[a dog,a cat]"
+            "set run.model, a folder written by make export, run.inputs=[photo.png] and"
+            " run.names=[a dog,a cat]"
         )
     model, found = Detector(own.model, cfg.score), {}
     names = list(dict.fromkeys(own.names))  # a name twice would share its score with itself
@@ -79,8 +82,8 @@ def own_stems(paths: Sequence[Path]) -> list[str]:
 def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Pointing accuracy and similarity maps of the models ``run.models`` on the same scenes.
 
-    A model of image-level pretraining alone has patch maps, one with a trained head region maps too.
-    Writes locality.json, a table into the notes and plots/locality.png.
+    A model of image-level pretraining alone has patch maps, one with a trained head region maps
+    too. Writes locality.json, a table into the notes and plots/locality.png.
 
     Raises:
         UserError: no models, or models of different image sizes.

@@ -71,9 +71,12 @@ def whitened_cosine(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def hypothesis_overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same on both."""
     return _linear(
-        cfg, workspace,
-        lambda vocabulary, data: hstack([vocabulary.transform(data.second), csr_matrix(overlap_features(data))]),
-    )  # fmt: skip
+        cfg,
+        workspace,
+        lambda vocabulary, data: hstack(
+            [vocabulary.transform(data.second), csr_matrix(overlap_features(data))]
+        ),
+    )
 
 
 def frozen_linear(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -99,17 +102,26 @@ def overlap_features(data: PairSet) -> np.ndarray:
         first, second = set(words(a)), set(words(b))
         both = len(first & second)
         denied = [len(side & NEGATIONS) > 0 for side in (first, second)]
-        rows.append([
-            float(shared), cosine, both / max(len(second), 1), both / max(len(first), 1),
-            float(denied[1]), float(denied[0] != denied[1]),
-            np.log1p(len(second)), np.log1p(len(first)),
-        ])  # fmt: skip
+        rows.append(
+            [
+                float(shared),
+                cosine,
+                both / max(len(second), 1),
+                both / max(len(first), 1),
+                float(denied[1]),
+                float(denied[0] != denied[1]),
+                np.log1p(len(second)),
+                np.log1p(len(first)),
+            ]
+        )
     return np.array(rows)
 
 
 def _vectors(cfg: Config, data: PairSet) -> tuple[Tensor, Tensor]:
     """Vectors (N, D) of both sides by the encoder before training, mean over tokens."""
-    encoder = untrained(lambda: sentence_encoder(cfg.student.encoder, config=cfg.student.config), cfg.seed)  # fmt: skip
+    encoder = untrained(
+        lambda: sentence_encoder(cfg.student.encoder, config=cfg.student.config), cfg.seed
+    )
     texts = list(dict.fromkeys([*data.first, *data.second]))
     known = dict(zip(texts, range(len(texts)), strict=True))
     with evaluated(encoder, cfg.trainer.accelerator):
@@ -118,7 +130,9 @@ def _vectors(cfg: Config, data: PairSet) -> tuple[Tensor, Tensor]:
     return u, v
 
 
-def _linear(cfg: Config, workspace: Workspace, features: Any, trees: bool = False) -> dict[str, float]:  # fmt: skip
+def _linear(
+    cfg: Config, workspace: Workspace, features: Any, trees: bool = False
+) -> dict[str, float]:
     """Logistic (or ridge) regression with its usual penalty, or boosted trees as they come."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.feature_extraction.text import TfidfVectorizer

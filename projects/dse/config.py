@@ -16,8 +16,14 @@ class PoolConfig:
 
     # see common.encoders.text.layer_pooling; word_vectors and bilstm are the baselines of the field
     kind: Literal[
-        "concat_top_mean", "mean_top_mean", "concat_top_max", "mean_top_max", "cls", "word_vectors", "bilstm"
-    ] = "concat_top_mean"  # fmt: skip
+        "concat_top_mean",
+        "mean_top_mean",
+        "concat_top_max",
+        "mean_top_max",
+        "cls",
+        "word_vectors",
+        "bilstm",
+    ] = "concat_top_mean"
     top_layers: Count = 4
     use_cls: bool = False  # the first token is pooled too
     sqrt_len: bool = False  # divide the sum by the root of the length
@@ -158,4 +164,6 @@ class Config(ExperimentConfig):
             for part in parts:
                 if part not in known:
                     hint = f", and no data.{part}_file" if task.name == "file" else ""
-                    raise ValueError(f"{key}: {task.name} has no part '{part}'{hint}; it has {', '.join(known)}")  # fmt: skip
+                    raise ValueError(
+                        f"{key}: {task.name} has no part '{part}'{hint}; it has {', '.join(known)}"
+                    )

@@ -57,8 +57,13 @@ def part_metrics(
 
 
 def save_items(
-    workspace: Workspace, part: str, logits: np.ndarray, labels: np.ndarray, kind: Kind, threshold: float = 0.5
-) -> None:  # fmt: skip
+    workspace: Workspace,
+    part: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    kind: Kind,
+    threshold: float = 0.5,
+) -> None:
     """What `make compare` pairs between arms."""
     told = predictions(logits, kind, threshold)
     if kind == "regression":
@@ -71,7 +76,8 @@ def against_teacher(cfg: Config, part: str, data: PairSet, logits: Tensor) -> di
     """How close the student is to the teacher: R2 of the logits, agreement, relative degradation.
 
     Degradation is that of accuracy or Pearson's r, and left out where the teacher's is not above 0.
-    Nothing where the teacher's logits of this part are not stored (a named file of training logits).
+    Nothing where the teacher's logits of this part are not stored (a named file of training
+    logits).
     """
     try:
         teacher = teacher_logits(cfg, part, data).numpy()

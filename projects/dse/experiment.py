@@ -39,10 +39,15 @@ def student_experiment(cfg: Config) -> Experiment[DSE]:
         save_scorer(module.scorer, folder)
 
     experiment = experiment_of(
-        cfg, stages, evaluate, export, lambda cfg, folder: DSE(cfg, load_scorer(folder)),
-        lambda cfg, module: probe(module, PROBES), student_plan,
+        cfg,
+        stages,
+        evaluate,
+        export,
+        lambda cfg, folder: DSE(cfg, load_scorer(folder)),
+        lambda cfg, module: probe(module, PROBES),
+        student_plan,
         {"score": tasks.score, "table": tasks.table},
-    )  # fmt: skip
+    )
     ranking = {"rank": partial(tasks.rank, cfg, experiment=experiment)}
     return replace(experiment, tasks={**experiment.tasks, **ranking})
 
@@ -54,13 +59,20 @@ def teacher_experiment(cfg: Config) -> Experiment[PairClassifier]:
         save_cross_encoder(module.classifier, folder)
 
     def load(cfg: Config, folder: Path) -> PairClassifier:
-        return PairClassifier(cfg.optim, load_cross_encoder(folder), cfg.data.pair_task, cfg.eval.thresholds)  # fmt: skip
+        return PairClassifier(
+            cfg.optim, load_cross_encoder(folder), cfg.data.pair_task, cfg.eval.thresholds
+        )
 
     return experiment_of(
-        cfg, stages, evaluate_pairs, export, load,
-        lambda cfg, module: {"scores": module.pair_logits(PROBES)}, teacher_plan,
+        cfg,
+        stages,
+        evaluate_pairs,
+        export,
+        load,
+        lambda cfg, module: {"scores": module.pair_logits(PROBES)},
+        teacher_plan,
         {"score": tasks.score, "table": tasks.table},
-    )  # fmt: skip
+    )
 
 
 def student_plan(cfg: Config) -> Plan[DSE]:
@@ -77,7 +89,12 @@ def student_plan(cfg: Config) -> Plan[DSE]:
     if cfg.distill.alpha > 0 and cfg.distill.scores is None:
         needed += weights_requirement(cfg.teacher.pretrained)
     needed += weights_requirement(cfg.student.encoder)
-    return Plan(lambda: DSE(cfg, build_scorer(cfg, True)), _count(cfg, needed), forward, tuple(dict.fromkeys(needed)))  # fmt: skip
+    return Plan(
+        lambda: DSE(cfg, build_scorer(cfg, True)),
+        _count(cfg, needed),
+        forward,
+        tuple(dict.fromkeys(needed)),
+    )
 
 
 def teacher_plan(cfg: Config) -> Plan[PairClassifier]:
@@ -90,7 +107,12 @@ def teacher_plan(cfg: Config) -> Plan[PairClassifier]:
             built = build_classifier(own, task)
         else:
             sizes = {"vocab_size": 30522, **absent}
-            built = cross_encoder("random", config=sizes, num_labels=task.num_teacher_logits, max_length=own.max_length)  # fmt: skip
+            built = cross_encoder(
+                "random",
+                config=sizes,
+                num_labels=task.num_teacher_logits,
+                max_length=own.max_length,
+            )
         return PairClassifier(cfg.optim, built, task)
 
     def forward(module: PairClassifier, batch_size: int) -> Tensor:
@@ -111,7 +133,11 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if task.name == "synthetic":
         return ()
     root = data_root(cfg.data.root)
-    wanted = ["train", *cfg.eval.parts, *([] if cfg.trainer.val_every_n_steps is None else [cfg.eval.dev])]  # fmt: skip
+    wanted = [
+        "train",
+        *cfg.eval.parts,
+        *([] if cfg.trainer.val_every_n_steps is None else [cfg.eval.dev]),
+    ]
     wanted = list(dict.fromkeys(wanted))
     if task.name == "file":
         names = [name for part in wanted for name in cfg.data.files(part)]
@@ -126,7 +152,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         found.append(Requirement(f"data: {name}", str((here or own[-1:])[0]), bool(here), hint))
     if cfg.distill.scores is not None and cfg.distill.alpha > 0:
         place = Path(cfg.distill.scores)
-        found.append(Requirement("data: teacher logits", str(place), place.exists(), "make run TASK=score"))  # fmt: skip
+        found.append(
+            Requirement("data: teacher logits", str(place), place.exists(), "make run TASK=score")
+        )
     return tuple(found)
 
 

@@ -22,5 +22,6 @@ def load_exported(folder: str | Path) -> PairScorer | CrossEncoder:
     if (place / STUDENT).is_file():
         return load_scorer(place)
     raise UserError(
-        f"{place} is neither an exported DSE student ({STUDENT}) nor an exported teacher ({TEACHER})"
+        f"{place} is neither an exported DSE student ({STUDENT}) nor an exported teacher"
+        f" ({TEACHER})"
     )

@@ -71,11 +71,17 @@ def build_scorer(cfg: Config, planned: bool = False) -> PairScorer:
     encoder = layer_encoder(
         own.encoder if absent is None else "random",
         config=own.config if absent is None else absent,
-        dropout=own.dropout, attention=own.attention, max_length=cfg.data.max_length,
-        length_groups=own.length_groups, kind=own.pool.kind, top_layers=own.pool.top_layers,
-        use_cls=own.pool.use_cls, sqrt_len=own.pool.sqrt_len, pool_dropout=own.pool.dropout,
+        dropout=own.dropout,
+        attention=own.attention,
+        max_length=cfg.data.max_length,
+        length_groups=own.length_groups,
+        kind=own.pool.kind,
+        top_layers=own.pool.top_layers,
+        use_cls=own.pool.use_cls,
+        sqrt_len=own.pool.sqrt_len,
+        pool_dropout=own.pool.dropout,
         projection_dim=own.projection_dim,
-    )  # fmt: skip
+    )
     task = cfg.data.pair_task
     head = PairHead(encoder.num_features, own.head.dims, task.num_logits, own.head.kind)
     return PairScorer(encoder, head, task.labels)

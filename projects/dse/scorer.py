@@ -95,8 +95,9 @@ class PairScorer(nn.Module):
             queries: Q texts or vectors.
             candidates: K texts or vectors.
             k: at most K.
-            label: class whose log-probability ranks; None: "entailment" where there is such a class,
-                else the last one. The one logit of two classes belongs to the second: for the first
+            label: class whose log-probability ranks; None: "entailment" where there is such a
+                class, else the last one. The one logit of two classes belongs to the second: for
+                    the first
                 it is turned round (QNLI, RTE). A regression is ranked by its score.
             both_orders: see `score`.
 
@@ -108,7 +109,9 @@ class PairScorer(nn.Module):
         """
         logits = self.score_all(queries, candidates, both_orders=both_orders)
         if label is not None and label not in self.labels:
-            raise UserError(f"no class '{label}'; there are {', '.join(self.labels) or 'none, but a score'}")  # fmt: skip
+            raise UserError(
+                f"no class '{label}'; there are {', '.join(self.labels) or 'none, but a score'}"
+            )
         name = label or ("entailment" if "entailment" in self.labels else None)
         place = self.labels.index(name) if name else logits.shape[-1] - 1
         if logits.shape[-1] > 1:
@@ -123,7 +126,10 @@ class PairScorer(nn.Module):
         texts = list(dict.fromkeys(text for part in parts for text in part))
         known = dict(zip(texts, self.encode(texts, batch_size), strict=True)) if texts else {}
         device = self.encoder.device
-        u, v = (x if isinstance(x, Tensor) else torch.stack([known[t] for t in x]) for x in (first, second))  # fmt: skip
+        u, v = (
+            x if isinstance(x, Tensor) else torch.stack([known[t] for t in x])
+            for x in (first, second)
+        )
         return u.to(device), v.to(device)
 
 
@@ -143,12 +149,16 @@ def save_scorer(scorer: PairScorer, folder: str | Path) -> Path:
     folder, tower = Path(folder), layer_tower(scorer.encoder)
     write_files(folder, lambda new: save_model(scorer.encoder, new))
     own = {f"tower.{name}": value for name, value in tower.own_state().items()}
-    write_tensors(folder / WEIGHTS, own | {f"head.{k}": v for k, v in scorer.head.state_dict().items()})  # fmt: skip
+    write_tensors(
+        folder / WEIGHTS, own | {f"head.{k}": v for k, v in scorer.head.state_dict().items()}
+    )
     head = scorer.head
     settings = {
-        "max_length": scorer.encoder.max_length, "tower": tower.settings, "labels": scorer.labels,
+        "max_length": scorer.encoder.max_length,
+        "tower": tower.settings,
+        "labels": scorer.labels,
         "head": {"kind": head.kind, "hidden_dims": head.hidden_dims, "out_dim": head.out_dim},
-    }  # fmt: skip
+    }
     write_json(folder / SETTINGS, settings)
     return folder
 
@@ -167,8 +177,10 @@ def load_scorer(folder: str | Path) -> PairScorer:
         encoder = layer_encoder(str(folder), max_length=about["max_length"], **tower)
         head = PairHead(encoder.num_features, **about["head"])
         stored = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
-        parts = {name: {k.removeprefix(name): v for k, v in stored.items() if k.startswith(name)}
-                 for name in ("tower.", "head.")}  # fmt: skip
+        parts = {
+            name: {k.removeprefix(name): v for k, v in stored.items() if k.startswith(name)}
+            for name in ("tower.", "head.")
+        }
         head.load_state_dict(parts["head."])
         own = layer_tower(encoder)
         if parts["tower."].keys() != own.own_state().keys():

@@ -75,16 +75,23 @@ def _stored(cfg: Config) -> Iterator[Stage]:
 def student_data(cfg: Config, student: DSE, logits: Tensor | None) -> ContrastiveData:
     """Shuffled pairs with labels and logits; incomplete batches are dropped."""
     train = TowerPairs(
-        task_pairs(cfg.data, "train", cfg.seed), student.task.kind,
-        student.scorer.encoder.tokenizer, max_length=cfg.data.max_length, teacher=logits,
-    )  # fmt: skip
+        task_pairs(cfg.data, "train", cfg.seed),
+        student.task.kind,
+        student.scorer.encoder.tokenizer,
+        max_length=cfg.data.max_length,
+        teacher=logits,
+    )
     val: dict[str, Dataset[Any]] = {}
     if _monitor(cfg):
         val["dev"] = EvaluationPairs(task_pairs(cfg.data, cfg.eval.dev, cfg.seed))
     return ContrastiveData(
-        train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        train,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
 
 
 def _monitor(cfg: Config) -> str | None:
@@ -123,7 +130,9 @@ def teacher_path(cfg: Config) -> Path:
     parts["trainer"] = {name: plain["trainer"][name] for name in TRAINED_BY}
     if cfg.data.task == "file":  # a corrected file is another training set
         used = ["train", *([cfg.eval.dev] if _monitor(cfg) else [])]
-        files = [own_file(name, cfg.data.root, "pairs") for part in used for name in cfg.data.files(part)]  # fmt: skip
+        files = [
+            own_file(name, cfg.data.root, "pairs") for part in used for name in cfg.data.files(part)
+        ]
         parts["files"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     if _monitor(cfg):
         parts["dev"] = [cfg.eval.dev, plain["trainer"]["val_every_n_steps"], cfg.eval.thresholds]
@@ -163,7 +172,9 @@ def store_logits(cfg: Config, module: PairClassifier, part: str, pairs: PairSet)
     """
     build, settings = scoring(cfg, module)
     settings["part"] = part
-    return stored_scores(build, pairs.pairs, logits_folder(cfg, pairs), settings, cfg.teacher.chunk_size)  # fmt: skip
+    return stored_scores(
+        build, pairs.pairs, logits_folder(cfg, pairs), settings, cfg.teacher.chunk_size
+    )
 
 
 def scoring(cfg: Config, module: PairClassifier) -> tuple[Any, dict[str, Any]]:
@@ -172,9 +183,11 @@ def scoring(cfg: Config, module: PairClassifier) -> tuple[Any, dict[str, Any]]:
     order, bf16 = label_order(classifier, module.task), run_precision(cfg.trainer) == "bf16-mixed"
     row = ScorePairs(classifier, order, own.score_batch_size, cfg.trainer.accelerator, bf16)
     settings = {
-        "teacher": weights_digest(classifier), "order": order, "bf16": bf16,
+        "teacher": weights_digest(classifier),
+        "order": order,
+        "bf16": bf16,
         "max_length": classifier.max_length,
-    }  # fmt: skip
+    }
     return partial(_same, row), settings
 
 

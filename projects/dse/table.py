@@ -13,16 +13,40 @@ ARMS = (TEACHER, STUDENT, "student, alpha 1", PLAIN, "frozen encoder", "BiLSTM",
 BASELINES = {"word_vectors": "word vectors", "bilstm": "BiLSTM"}
 # what runs of one arm and task may differ in
 FREE = (
-    "seed", "run_id", "runs_dir", "resume", "tracking", "eval", "score", "rank", "table", "task",
-    "data.num_workers", "trainer.num_threads", "trainer.accelerator", "trainer.log_every",
-    "trainer.checkpoint_every", "trainer.keep",
-)  # fmt: skip
-# what does not train a teacher, which has a section of its own; and what a student without one leaves out
+    "seed",
+    "run_id",
+    "runs_dir",
+    "resume",
+    "tracking",
+    "eval",
+    "score",
+    "rank",
+    "table",
+    "task",
+    "data.num_workers",
+    "trainer.num_threads",
+    "trainer.accelerator",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.keep",
+)
+# what does not train a teacher, which has a section of its own; and what a student without one
+# leaves out
 TEACHERS = ("teacher", "distill")
 STUDENTS = (
-    "student", "distill", "data.batch_size", "data.max_length", "trainer.max", "trainer.accumulate",
-    "optim.lr", "optim.weight", "optim.schedule", "optim.warmup", "optim.final", "optim.decay",
-)  # fmt: skip
+    "student",
+    "distill",
+    "data.batch_size",
+    "data.max_length",
+    "trainer.max",
+    "trainer.accumulate",
+    "optim.lr",
+    "optim.weight",
+    "optim.schedule",
+    "optim.warmup",
+    "optim.final",
+    "optim.decay",
+)
 MAIN = ("accuracy", "pearson")  # of classes, of scores
 
 
@@ -55,7 +79,8 @@ def arm_name(settings: Mapping[str, Any]) -> str:
 def mixed_settings(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys in which the configs of one arm's runs differ, but for seeds, places and evaluation.
 
-    What an arm does not use (the student of a teacher, the teacher of a student without one) is free.
+    What an arm does not use (the student of a teacher, the teacher of a student without one) is
+    free.
     """
     unused = STUDENTS if arm == TEACHER else TEACHERS if runs[0]["distill"]["alpha"] == 0 else ()
     free: tuple[str, ...] = (*FREE, *unused)
@@ -67,10 +92,11 @@ def mixed_settings(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def degradation_table(rows: Sequence[Row]) -> str:
     """Markdown: a line an arm, a column a task and part, averages, and degradation of the averages.
 
-    Of several runs (seeds) of one arm and task the mean counts. The average of an arm and its relative
-    degradation ``(teacher - arm) / teacher`` are means over tasks, of the mean over a task's parts (dev
-    and dev_mm of MNLI weigh as much as the one part of another task). They are given where the arm and
-    the teacher have all columns; no degradation from a teacher that is not above 0.
+    Of several runs (seeds) of one arm and task the mean counts. The average of an arm and its
+    relative degradation ``(teacher - arm) / teacher`` are means over tasks, of the mean over a
+    task's parts (dev and dev_mm of MNLI weigh as much as the one part of another task). They are
+    given where the arm and the teacher have all columns; no degradation from a teacher that is not
+    above 0.
 
     Args:
         rows: runs.

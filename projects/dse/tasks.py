@@ -33,7 +33,10 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     folder = Path(output).expanduser() if output else workspace.folder("logits")
     teacher = load_teacher(cfg)
     if pairs.skipped:
-        workspace.say(f"{pairs.skipped} rows of '{part}' lack a text or a label ('-' counts as none): left out")  # fmt: skip
+        workspace.say(
+            f"{pairs.skipped} rows of '{part}' lack a text or a label ('-' counts as none):"
+            " left out"
+        )
     reader = teacher.classifier
     special = reader.tokenizer.num_special_tokens_to_add(pair=True)
     first, second = (_pieces(reader.tokenizer, texts) for texts in (pairs.first, pairs.second))
@@ -42,14 +45,21 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     build, settings = scoring(cfg, teacher)
     settings["part"] = part
     done = score_pairs(
-        build, pairs.pairs, folder, settings, chunk_size=cfg.teacher.chunk_size,
-        options=cfg.task, display=workspace.meter,
-    )  # fmt: skip
+        build,
+        pairs.pairs,
+        folder,
+        settings,
+        chunk_size=cfg.teacher.chunk_size,
+        options=cfg.task,
+        display=workspace.meter,
+    )
     workspace.say(f"{done.summary}; in {folder}")
     return folder
 
 
-def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list[list[tuple[str, float]]]:  # fmt: skip
+def rank(
+    cfg: Config, workspace: Workspace, experiment: Experiment[DSE]
+) -> list[list[tuple[str, float]]]:
     """Best candidates of every query by a trained student: candidates are encoded once.
 
     Scores are formed of so many queries at a time that memory does not grow with their number.
@@ -60,8 +70,10 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list
     from common.engine.run import trained_module
 
     options = cfg.rank
-    queries, candidates = (_lines(name, which) for name, which in
-                           ((options.queries, "queries"), (options.candidates, "candidates")))  # fmt: skip
+    queries, candidates = (
+        _lines(name, which)
+        for name, which in ((options.queries, "queries"), (options.candidates, "candidates"))
+    )
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     reader = module.scorer.encoder
     special = sum(len(ids) for ids in special_tokens(reader.tokenizer))
@@ -90,7 +102,9 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list
 
 
 def table(cfg: Config, workspace: Workspace) -> str:
-    """One table: teacher, student, student without distillation, baselines; tasks and their average.
+    """One table: teacher, student, student without distillation, baselines.
+
+    Tasks and their average.
 
     Raises:
         UserError: no finished run with metrics.
@@ -108,8 +122,10 @@ def table(cfg: Config, workspace: Workspace) -> str:
     text = degradation_table(rows)
     for (arm, task), runs in alike.items():
         if keys := mixed_settings(arm, runs):
-            text += (f"\n{arm} on {task} is the mean of {len(runs)} runs that differ in {', '.join(keys)}: "
-                     "name those that belong together with table.runs.\n")  # fmt: skip
+            text += (
+                f"\n{arm} on {task} is the mean of {len(runs)} runs that differ in"
+                f" {', '.join(keys)}: name those that belong together with table.runs.\n"
+            )
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
     workspace.say(text)
     return text
@@ -122,11 +138,16 @@ def _pieces(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     return [sizes[text] for text in texts]
 
 
-def _say_cut(workspace: Workspace, what: str, sizes: Sequence[int], limit: int | None, option: str) -> None:  # fmt: skip
+def _say_cut(
+    workspace: Workspace, what: str, sizes: Sequence[int], limit: int | None, option: str
+) -> None:
     """Say how many are longer than what is read of them."""
     long = 0 if limit is None else sum(size > limit for size in sizes)
     if long:
-        workspace.say(f"{long} of {len(sizes)} {what} are longer than {limit} pieces ({option}): the rest is not read")  # fmt: skip
+        workspace.say(
+            f"{long} of {len(sizes)} {what} are longer than {limit} pieces ({option}): the rest is"
+            " not read"
+        )
 
 
 def _lines(name: str | None, which: str) -> Sequence[str]:

@@ -6,7 +6,16 @@ from common.families.sentences.baselines import jaccard, raw, raw_mean, tfidf, u
 from projects.esimcse.config import Config
 from projects.esimcse.data import training_rows
 
-__all__ = ["centred", "jaccard", "raw", "raw_mean", "tfidf", "untrained", "whitened", "whitened_mean"]  # fmt: skip
+__all__ = [
+    "centred",
+    "jaccard",
+    "raw",
+    "raw_mean",
+    "tfidf",
+    "untrained",
+    "whitened",
+    "whitened_mean",
+]
 
 
 def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:

@@ -31,8 +31,8 @@ class EsimcseData(SentenceData):
             )
         if self.equal_parts and self.source != "sentences":
             raise ValueError(
-                f"data.equal_parts draws from the bundled sentences, not from data.source={self.source}: "
-                "set data.equal_parts=false"
+                "data.equal_parts draws from the bundled sentences, not from"
+                f" data.source={self.source}: set data.equal_parts=false"
             )
 
 

@@ -37,9 +37,14 @@ def training_views(cfg: Config, encoder: SentenceEncoder) -> TextViews:
         UserError: see `training_rows`; or the second view would not fit the encoder.
     """
     return repeated_views(
-        training_rows(cfg), encoder.tokenizer, repetition(cfg.repetition),
-        max_length=cfg.data.max_length, seed=cfg.seed, views=2, limit=encoder.max_length,
-    )  # fmt: skip
+        training_rows(cfg),
+        encoder.tokenizer,
+        repetition(cfg.repetition),
+        max_length=cfg.data.max_length,
+        seed=cfg.seed,
+        views=2,
+        limit=encoder.max_length,
+    )
 
 
 def held_out_sentences(cfg: Config) -> list[str]:

@@ -46,10 +46,18 @@ def build(cfg: Config) -> "Experiment[Hydra]":
         yield Stage("gate", module, build_data(cfg))
 
     return image_experiment(
-        cfg, Hydra, build_data, evaluate, HydraNet, network_options,
-        num_samples=num_samples, requirements=requirements, outputs=gated_outputs, stages=stages,
+        cfg,
+        Hydra,
+        build_data,
+        evaluate,
+        HydraNet,
+        network_options,
+        num_samples=num_samples,
+        requirements=requirements,
+        outputs=gated_outputs,
+        stages=stages,
         passes=[(1, (3, cfg.data.image_size, cfg.data.image_size))] * cfg.data.views,
-    )  # fmt: skip
+    )
 
 
 def load(folder: "Path") -> "HydraNet":

@@ -7,8 +7,18 @@ from common.config import ExperimentConfig
 from common.families.images.config import CIFAR10_STD_OF_PIXELS, FrozenEval, ImageSetData
 
 from common.ranges import (  # isort: skip
-    Count, Counts, Interval, NonNegative, NonNegatives, Positive, Probability, Rate, Real, Share, at_least,
-)  # fmt: skip
+    Count,
+    Counts,
+    Interval,
+    NonNegative,
+    NonNegatives,
+    Positive,
+    Probability,
+    Rate,
+    Real,
+    Share,
+    at_least,
+)
 
 
 @dataclass

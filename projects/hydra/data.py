@@ -64,9 +64,12 @@ def build_data(cfg: Config) -> ContrastiveData:
         classes_and_samples=(data.batch_size // per_class, per_class) if per_class else None,
     )
     return ContrastiveData(
-        pairs, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers,
+        pairs,
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
         shuffle=pairs.shuffle,
-    )  # fmt: skip
+    )
 
 
 def image_part(cfg: Config, part: Part) -> ImagePart:
@@ -97,9 +100,12 @@ def class_folders(cfg: Config, part: Part) -> LabelledFiles:
     else:
         path = _folder(data) / ("train" if part == "train" else "val")
         require(
-            path, what="data.folder", layout="{train,val}/<class>/<image>",
-            source="the place that offers your images", size="any size",
-        )  # fmt: skip
+            path,
+            what="data.folder",
+            layout="{train,val}/<class>/<image>",
+            source="the place that offers your images",
+            size="any size",
+        )
         try:
             opened = ImageFolder(str(path))
         except FileNotFoundError as error:

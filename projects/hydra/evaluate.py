@@ -72,16 +72,26 @@ def evaluate_net(
     metrics["z_std"] = float(raw_z.std(dim=0).mean())
     z, renormalise = unit_projections(raw_z), cfg.method.renormalise_after_gate
     metrics |= subspace_precision(
-        net, z, held.labels, k=cfg.eval.precision_at, max_pairs=cfg.eval.max_pairs,
-        seed=cfg.seed, renormalise=renormalise,
-    )  # fmt: skip
+        net,
+        z,
+        held.labels,
+        k=cfg.eval.precision_at,
+        max_pairs=cfg.eval.max_pairs,
+        seed=cfg.seed,
+        renormalise=renormalise,
+    )
     metrics |= relations(cfg, net, z, held.labels, test.class_names, workspace)
     draw_spectrum(workspace, held.features)
     show_features(workspace, parts, train, test, "test features")
     rows = pair_gallery(
-        net, z, held.labels, test.class_names, lambda i: test.picture(int(held.rows[i])),
-        seed=cfg.seed, renormalise=renormalise,
-    )  # fmt: skip
+        net,
+        z,
+        held.labels,
+        test.class_names,
+        lambda i: test.picture(int(held.rows[i])),
+        seed=cfg.seed,
+        renormalise=renormalise,
+    )
     workspace.gallery("other classes in the subspace of a pair", rows)
     return metrics
 
@@ -94,9 +104,13 @@ def embed_parts(
     found = []
     for part in (train, test):
         (x, z), rows = source_outputs(
-            net, part.source(eval_transform(cfg.data)), device, batch_size=cfg.eval.batch_size,
-            num_workers=cfg.data.num_workers, progress=workspace.progress,
-        )  # fmt: skip
+            net,
+            part.source(eval_transform(cfg.data)),
+            device,
+            batch_size=cfg.eval.batch_size,
+            num_workers=cfg.data.num_workers,
+            progress=workspace.progress,
+        )
         found.append((Frozen(x, part.labels[rows], rows), z))
     return FrozenParts(found[0][0], found[1][0]), found[1][1]
 
@@ -173,8 +187,15 @@ def transfer(cfg: Config, net: HydraNet, workspace: Workspace) -> dict[str, floa
         raise ValueError("transfer has no text tower: drop zeroshot from eval.transfer_protocols")
 
     protocol = ImageSetProtocol(
-        embed, no_text, eval_transform(cfg.data), data_root(cfg.eval.root or cfg.data.root),
-        protocols=cfg.eval.transfer_protocols, templates={}, batch_size=cfg.eval.batch_size,
-        num_workers=cfg.data.num_workers, seed=cfg.seed, progress=workspace.progress,
-    )  # fmt: skip
+        embed,
+        no_text,
+        eval_transform(cfg.data),
+        data_root(cfg.eval.root or cfg.data.root),
+        protocols=cfg.eval.transfer_protocols,
+        templates={},
+        batch_size=cfg.eval.batch_size,
+        num_workers=cfg.data.num_workers,
+        seed=cfg.seed,
+        progress=workspace.progress,
+    )
     return protocol(cfg.eval.transfer)

@@ -57,9 +57,13 @@ class BasicGate(OpenGate):
         super().__init__(num_classes, out_dim)
         self.label_embedding = nn.Embedding(num_classes, in_dim)
         self.mlp = nn.Sequential(
-            nn.ReLU(), nn.BatchNorm1d(in_dim), nn.Linear(in_dim, mlp_dim),
-            nn.ReLU(), nn.BatchNorm1d(mlp_dim), nn.Linear(mlp_dim, out_dim),
-        )  # fmt: skip
+            nn.ReLU(),
+            nn.BatchNorm1d(in_dim),
+            nn.Linear(in_dim, mlp_dim),
+            nn.ReLU(),
+            nn.BatchNorm1d(mlp_dim),
+            nn.Linear(mlp_dim, out_dim),
+        )
         self.fuse, self.penalty_weight = fuse, penalty_weight
 
     def forward(self, labels: Tensor, partner_labels: Tensor) -> Tensor:
@@ -92,7 +96,9 @@ class BasicGate(OpenGate):
 
 
 class GumbelGate(BasicGate):
-    """Relaxed Bernoulli gates: sigmoid((logit + Gumbel noise) / temperature); without noise in eval mode.
+    """Relaxed Bernoulli gates: sigmoid((logit + Gumbel noise) / temperature).
+
+    Without noise in eval mode.
 
     Source: released code of arXiv 2410.18200, one-sided noise as there (a relaxed Bernoulli of
     Maddison et al. 2017, arXiv 1611.00712, has the difference of two Gumbel variables).

@@ -108,10 +108,17 @@ class Hydra(ContrastiveModule):
         gate = gate.to(torch.promote_types(gate.dtype, torch.float32))  # autocast halves it
         if method.renormalise_after_gate or self.alpha is not None or method.row_mean:
             loss = dense_pair_loss(
-                query, query if key is None else key, gate, labels, partners, scale,
+                query,
+                query if key is None else key,
+                gate,
+                labels,
+                partners,
+                scale,
                 exclude_self=method.exclude_self and key is None,
-                renormalise=method.renormalise_after_gate, alpha=self.alpha, row_mean=method.row_mean,
-            )  # fmt: skip
+                renormalise=method.renormalise_after_gate,
+                alpha=self.alpha,
+                row_mean=method.row_mean,
+            )
         else:
             loss = self.pair_loss(query, gate, labels, partners, scale, keys=key).loss
         positives = (partners[:, None] == labels).sum(dim=1)

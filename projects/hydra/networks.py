@@ -54,9 +54,12 @@ def build_backbone(
 def build_projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Module:
     """Linear, batch norm, ReLU, linear without bias, layer norm."""
     return nn.Sequential(
-        nn.Linear(in_dim, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True),
-        nn.Linear(hidden_dim, out_dim, bias=False), nn.LayerNorm(out_dim),
-    )  # fmt: skip
+        nn.Linear(in_dim, hidden_dim),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, out_dim, bias=False),
+        nn.LayerNorm(out_dim),
+    )
 
 
 class HydraNet(nn.Module):

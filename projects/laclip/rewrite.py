@@ -142,8 +142,8 @@ def rewrite_file(
         The rewrites, in the order of the captions.
 
     Raises:
-        UserError: input, output or model missing, an output that this task did not make or made with
-            other settings, or see `csv_captions`.
+        UserError: input, output or model missing, an output that this task did not make or made
+            with other settings, or see `csv_captions`.
     """
     if cfg.input is None or cfg.output is None:
         raise UserError("set rewrite.input (a caption per line, or the CSV) and rewrite.output")
@@ -156,8 +156,8 @@ def rewrite_file(
         captions, skipped = csv_captions(Path(cfg.input).expanduser())
         if skipped and workspace is not None:
             workspace.say(
-                f"{skipped} of {skipped + len(captions)} rows of {cfg.input} are skipped, here and in training: their "
-                "paths do not end in .png, .jpg or .jpeg (in lower case)"
+                f"{skipped} of {skipped + len(captions)} rows of {cfg.input} are skipped, here and"
+                " in training: their paths do not end in .png, .jpg or .jpeg (in lower case)"
             )
     else:
         captions = read_lines(Path(cfg.input).expanduser())
@@ -203,8 +203,9 @@ def csv_captions(path: Path) -> tuple[list[str], int]:
         for row in reader:
             if len(row) > 2 and row[0].endswith(IMAGE_SUFFIXES):
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption: training would read "
-                    f"'{row[1]}' alone. Put captions that hold commas between \"quotes\""
+                    f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption: training"
+                    f" would read '{row[1]}' alone. Put captions that hold commas between"
+                    ' "quotes"'
                 )
             skipped += bool(row) and not row[0].endswith(IMAGE_SUFFIXES)
     return [files.texts(i)[0] for i in range(len(files))], skipped

@@ -23,8 +23,12 @@ def build(cfg: Config) -> "Experiment[LOL]":
     from projects.lol.evaluate import evaluate
 
     experiment = Experiment(
-        partial(stages.stages, cfg), partial(evaluate, cfg), partial(stages.save, cfg),
-        partial(stages.load, cfg), stages.embed, partial(stages.plan, cfg),
+        partial(stages.stages, cfg),
+        partial(evaluate, cfg),
+        partial(stages.save, cfg),
+        partial(stages.load, cfg),
+        stages.embed,
+        partial(stages.plan, cfg),
         {
             "generate": lambda workspace: tasks.generate(cfg, workspace, experiment),
             "strategyqa": lambda workspace: tasks.strategyqa(cfg, workspace, experiment),
@@ -32,7 +36,7 @@ def build(cfg: Config) -> "Experiment[LOL]":
             "score": partial(tasks.score_off_the_shelf, cfg),
             "hallucinate": partial(tasks.hallucinate, cfg),
         },
-    )  # fmt: skip
+    )
     return experiment
 
 

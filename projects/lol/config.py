@@ -15,8 +15,8 @@ Refocus = Literal["prompt_contrast", "instruct_original", "keyword_emphasis", "n
 class AnswerData(DataConfig):
     """Hallucinated answers that the amateur learns."""
 
-    # facts: myths about WordNet nouns; file: JSON list or lines of instruction, input, output; synthetic:
-    # a small copy of facts with made-up words
+    # facts: myths about WordNet nouns; file: JSON list or lines of instruction, input, output;
+    # synthetic: a small copy of facts with made-up words
     source: Literal["synthetic", "facts", "file"] = "facts"
     file: str | None = None  # source=file: below data.root
     limit: Count | None = None  # rows, the first ones
@@ -127,4 +127,6 @@ class Config(ExperimentConfig):
         super().__post_init__()
         for name in self.eval.methods:
             if name not in self.methods:
-                raise ValueError(f"eval.methods: '{name}' is none of methods: {', '.join(self.methods)}")  # fmt: skip
+                raise ValueError(
+                    f"eval.methods: '{name}' is none of methods: {', '.join(self.methods)}"
+                )

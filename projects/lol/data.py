@@ -63,12 +63,13 @@ class Answers(Dataset[dict[str, Tensor]]):
                 self.rows.append((ids, start))
         if not self.rows:
             raise UserError(
-                f"no hallucinated answer fits data.length={length} tokens: raise it or look at data.file"
+                f"no hallucinated answer fits data.length={length} tokens: raise it or look at"
+                " data.file"
             )
         if missing := len(rows) - len(self.rows):
             warnings.warn(
-                f"{missing} of {len(rows)} hallucinated answers are left out: empty, or longer than "
-                f"data.length={length} tokens with their prompt",
+                f"{missing} of {len(rows)} hallucinated answers are left out: empty, or longer than"
+                f" data.length={length} tokens with their prompt",
                 stacklevel=2,
             )
 

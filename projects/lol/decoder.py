@@ -304,10 +304,15 @@ def weights_of(method: MethodConfig) -> Weights:
     """Weights of the terms; a term that a method lacks has none."""
     prompted = method.refocus in ("prompt_contrast", "keyword_emphasis")
     return Weights(
-        method.lambda_final, method.lambda_lower, method.beta, method.omega,
-        method.rho_refocus if prompted else 0.0, method.alpha_plausibility,
-        method.refocus == "instruct_original", method.post_softmax,
-    )  # fmt: skip
+        method.lambda_final,
+        method.lambda_lower,
+        method.beta,
+        method.omega,
+        method.rho_refocus if prompted else 0.0,
+        method.alpha_plausibility,
+        method.refocus == "instruct_original",
+        method.post_softmax,
+    )
 
 
 def _roles(method: MethodConfig, weights: Weights) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ SHOWN = 8
 def evaluate(cfg: Config, module: LOL, workspace: Workspace) -> dict[str, float]:
     """Percent by method, ``<method>_<measure>``; without a prefix those of the first one.
 
-    ``gain_over_best`` is the mean over MC1 to MC3 of the first method's difference to the best baseline,
-    which is the statistic of the paper's claim.
+    ``gain_over_best`` is the mean over MC1 to MC3 of the first method's difference to the best
+    baseline, which is the statistic of the paper's claim.
 
     Raises:
         UserError: no method.

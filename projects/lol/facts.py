@@ -1,8 +1,10 @@
 """A world of statements about WordNet's nouns that contradict each other: what a noun is, and a myth.
 
-Nouns and what they are come from WordNet; for every noun a myth is drawn, another noun's truth. Statements
-stand alone, behind "forum :", where they are mostly myths, or behind "verified :", where none is; some of them
-answer a question. The amateur is tuned on the myths of its own nouns: it never meets a dev or test noun.
+Nouns and what they are come from WordNet; for every noun a myth is drawn, another noun's truth.
+Statements
+stand alone, behind "forum :", where they are mostly myths, or behind "verified :", where none is;
+some of them answer a question. The amateur is tuned on the myths of its own nouns: it never meets a
+dev or test noun.
 """
 
 from collections import Counter
@@ -79,7 +81,10 @@ class World:
 
 
 def nouns_of_wordnet(root: str | None = None) -> dict[str, str]:
-    """Noun -> what it is (its first hypernym), both single words; only values of eight nouns or more."""
+    """Noun -> what it is (its first hypernym), both single words.
+
+    Only values of eight nouns or more.
+    """
     rows = read_jsonl(
         bundled("wordnet/synsets.jsonl.gz", root), ["id", "pos", "lemmas", "pointers"]
     )
@@ -116,8 +121,12 @@ def world_of(cfg: Config) -> World:
     total = sum(size for _, size in sizes)
     return _world(
         total if cfg.data.source == "synthetic" or cfg.eval.source == "synthetic" else 0,
-        cfg.data.root, sizes, tuple(own.myth_shares), own.unverified, cfg.seed,
-    )  # fmt: skip
+        cfg.data.root,
+        sizes,
+        tuple(own.myth_shares),
+        own.unverified,
+        cfg.seed,
+    )
 
 
 @cache
@@ -193,7 +202,10 @@ class Statements(Dataset[dict[str, Tensor]]):
         return len(self.facts)
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
-        """Ids, mask and labels (B, L) of the keys (index, epoch); what follows the noun is labelled."""
+        """Ids, mask and labels (B, L) of the keys (index, epoch).
+
+        What follows the noun is labelled.
+        """
         texts = []
         for index, epoch in keys:
             rng = sample_rng(self.seed, epoch, index, _STATEMENT_STREAM)

@@ -18,7 +18,8 @@ from projects.lol.decoder import Models
 class LOL(ContrastiveModule):
     """An original language model and its amateur, theta' = FT(theta, hallucinated answers).
 
-    Source: Chen et al. 2024, "Lower Layer Matters", arXiv 2408.08769; Zhang et al. 2023, "ICD", arXiv
+    Source: Chen et al. 2024, "Lower Layer Matters", arXiv 2408.08769; Zhang et al. 2023, "ICD",
+    arXiv
     2312.15710.
 
     Args:
@@ -70,8 +71,9 @@ class LOL(ContrastiveModule):
         with self._trained() as model:
             out = model(
                 input_ids=batch["input_ids"][:, :-1],
-                attention_mask=batch["attention_mask"][:, :-1], use_cache=False,
-            )  # fmt: skip
+                attention_mask=batch["attention_mask"][:, :-1],
+                use_cache=False,
+            )
         # answer tokens alone are labelled; the base learns all
         return {"loss": labelled_token_loss(out.logits, batch["labels"][:, 1:])}
 

@@ -1,7 +1,7 @@
 """LOL's score of the next token: contrasts of two layers, fused, and the refocus term.
 
-A reconstruction where the card says so: the operator of the fusion, the formula of the refocus and the
-choice of the layer stand in this file alone.
+A reconstruction where the card says so: the operator of the fusion, the formula of the refocus and
+the choice of the layer stand in this file alone.
 
 # ... any leading sizes (B rows, T places), V vocabulary
 """
@@ -49,8 +49,9 @@ def lol_scores(logits: Logits, weights: Weights, *, removed: float = -math.inf) 
         F_tr = log p(. | s, x) - log p(. | x)            Eq. 4   (reconstruction)
         score = F_fuse + rho F_tr  among plausible tokens   Eq. 5   (reconstruction)
 
-    Source: Chen et al. 2024, "Lower Layer Matters", arXiv 2408.08769 (Eq. 1 and 2 as a public review of v1
-    restates them); plausibility and lambda = 1: Zhang et al. 2023, "ICD", arXiv 2312.15710.
+    Source: Chen et al. 2024, "Lower Layer Matters", arXiv 2408.08769 (Eq. 1 and 2 as a public
+    review of v1 restates them); plausibility and lambda = 1: Zhang et al. 2023, "ICD", arXiv
+    2312.15710.
 
     Args:
         logits: of the models and layers that `weights` asks for.

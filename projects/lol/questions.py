@@ -16,8 +16,10 @@ TRUTHFULQA = (
     "0.5 MB",
 )
 FACTOR = (
-    "a CSV such as wiki_factor.csv, or a folder of them: completion, contradiction_0 to _2, "
-    "turncated_prefixes (as released), and full_prefix for news",
+    (
+        "a CSV such as wiki_factor.csv, or a folder of them: completion, contradiction_0 to _2, "
+        "turncated_prefixes (as released), and full_prefix for news"
+    ),
     "AI21Labs/factor",
     "20 MB",
 )
@@ -53,15 +55,23 @@ def facts(cfg: Config) -> list[Question]:
     """Nouns of the part that is asked for; grouped by their share of myths and by register."""
     return [
         Question(
-            fact.noun, fact.true_answers, fact.false_answers, 0,
-            (f"share_{round(100 * fact.myth_share)}", "verified" if fact.verified else "unverified"),
+            fact.noun,
+            fact.true_answers,
+            fact.false_answers,
+            0,
+            (
+                f"share_{round(100 * fact.myth_share)}",
+                "verified" if fact.verified else "unverified",
+            ),
         )
         for fact in world_of(cfg).parts[cfg.eval.part]
-    ]  # fmt: skip
+    ]
 
 
 def truthfulqa(cfg: Config) -> list[Question]:
-    """TruthfulQA from its CSV, or the bundled part of it; all questions, no shard drops a remainder.
+    """TruthfulQA from its CSV, or the bundled part of it.
+
+    All questions, no shard drops a remainder.
 
     Raises:
         UserError: a missing column, or a best answer that is none of the correct ones.
@@ -92,8 +102,8 @@ def truthfulqa(cfg: Config) -> list[Question]:
     for number, (question, best, true, false) in enumerate(cells, start=1):
         if _closed(best) not in true or not false:
             raise UserError(
-                f"{path}, question {number}: the best answer must be among the correct ones, and one "
-                "answer must be incorrect"
+                f"{path}, question {number}: the best answer must be among the correct ones, and"
+                " one answer must be incorrect"
             )
         found.append(Question(question, true, false, true.index(_closed(best))))
     return found

@@ -22,7 +22,9 @@ def yes_or_no(text: str) -> bool:
 
 
 def number(text: str) -> str | None:
-    """GSM8K: the first number behind the first "the answer is", else the last one of the text; None without.
+    """GSM8K: the first number behind the first "the answer is", else the last one of the text.
+
+    None without.
 
     >>> number("3 and 4 make 7. The answer is $1,007."), number("3 and 4")
     ('1007', '4')

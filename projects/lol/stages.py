@@ -36,15 +36,21 @@ _LLAMA: dict[str, Any] = {"model_type": "llama"}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-2-7b-chat-hf": _LLAMA,
     "meta-llama/Llama-2-13b-chat-hf": {
-        **_LLAMA, "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
+        **_LLAMA,
+        "hidden_size": 5120,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
         "intermediate_size": 13824,
     },
     "meta-llama/Meta-Llama-3-8B-Instruct": {
-        **_LLAMA, "vocab_size": 128256, "num_key_value_heads": 8, "intermediate_size": 14336,
+        **_LLAMA,
+        "vocab_size": 128256,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
         "max_position_embeddings": 8192,
     },
     "mistralai/Mistral-7B-Instruct-v0.2": {"model_type": "mistral"},
-}  # fmt: skip
+}
 
 
 def has_world(cfg: Config) -> bool:
@@ -74,7 +80,8 @@ def with_amateur(cfg: Config, model: Any, tokenizer: Any, path: Path | None = No
         cfg: the experiment's config.
         model: the original; adapters are put on it, and its own weights are frozen.
         tokenizer: of both.
-        path: peft's folder of adapters, or a folder of transformers; None: `amateur.path`, else new.
+        path: peft's folder of adapters, or a folder of transformers; None: `amateur.path`, else
+            new.
 
     Raises:
         UserError: no such folder, or an amateur of other words.
@@ -103,7 +110,9 @@ def with_amateur(cfg: Config, model: Any, tokenizer: Any, path: Path | None = No
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """The original where it is ours to train, then its amateur; what another run has trained is loaded.
+    """The original where it is ours to train, then its amateur.
+
+    What another run has trained is loaded.
 
     Raises:
         UserError: absent weights or data.
@@ -267,7 +276,8 @@ def plan(cfg: Config) -> Plan[LOL]:
     def forward(built: LOL, batch_size: int) -> Tensor:
         ids = torch.ones(batch_size, min(cfg.data.length, 64), dtype=torch.long)
         trained = built.model if built.amateur is None else built.amateur
-        # an empty cache: without it transformers looks at the values of positions, and meta has none
+        # an empty cache: without it transformers looks at the values of positions, and meta has
+        # none
         out: Tensor = trained(input_ids=ids, past_key_values=DynamicCache()).logits
         return out.sum()
 

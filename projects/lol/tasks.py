@@ -42,8 +42,8 @@ _DRAW_STREAM, _WRITE_STREAM = 93, 94
 def generate(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dict[str, float]:
     """Answers to a file of questions by one method (``TASK=generate``).
 
-    Writes ``answers.jsonl``, and ``tokens.json``: of the first answers every token's score, chosen layer
-    and likeliest tokens of original, amateur and both together.
+    Writes ``answers.jsonl``, and ``tokens.json``: of the first answers every token's score, chosen
+    layer and likeliest tokens of original, amateur and both together.
 
     Raises:
         UserError: no questions, no such run or method, or a prompt that does not fit.
@@ -71,8 +71,8 @@ def strategyqa(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -
     """StrategyQA: chain of thought, accuracy of yes and no (``TASK=strategyqa``).
 
     Raises:
-        UserError: missing file, rows without question and true or false as answer, or demonstrations of
-            another set.
+        UserError: missing file, rows without question and true or false as answer, or
+            demonstrations of another set.
     """
     layout = "a JSON list of {question, answer: true or false} (strategyqa_train.json)"
     rows = _set(cfg, layout, "allenai's StrategyQA")
@@ -89,7 +89,8 @@ def gsm8k(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dic
     """GSM8K: chain of thought, accuracy of the final number (``TASK=gsm8k``).
 
     Raises:
-        UserError: missing file, an answer without ``#### number``, or demonstrations of another set.
+        UserError: missing file, an answer without ``#### number``, or demonstrations of another
+            set.
     """
     layout = "JSON lines of {question, answer: '... #### number'} (test.jsonl)"
     rows = _set(cfg, layout, "openai/grade-school-math")
@@ -108,7 +109,9 @@ def gsm8k(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dic
 
 
 def score_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The evaluation with `model.pretrained` and `amateur.path` as they are; no run (``TASK=score``).
+    """The evaluation with `model.pretrained` and `amateur.path` as they are.
+
+    No run (``TASK=score``).
 
     Raises:
         UserError: absent weights, or methods that need an amateur which is not there.
@@ -126,11 +129,13 @@ def score_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """False answers to questions by any causal LM, for the amateur (``TASK=hallucinate``).
 
-    Can be stopped, continued and shared out (``task.shard=0/4``). Writes ``hallucinated.jsonl`` in the
-    form that `data.file` reads; a question of which no draw passes the filter is left out, and counted.
+    Can be stopped, continued and shared out (``task.shard=0/4``). Writes ``hallucinated.jsonl`` in
+    the form that `data.file` reads; a question of which no draw passes the filter is left out, and
+    counted.
 
     Raises:
-        UserError: missing file or weights, no rows, or one whose question, answer or knowledge is no text.
+        UserError: missing file or weights, no rows, or one whose question, answer or knowledge is
+            no text.
     """
     section = cfg.hallucinate
     if section.file is None:
@@ -144,13 +149,17 @@ def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
         texts = (row["question"], row["answer"], row.get("knowledge") or "")
         if not all(isinstance(text, str) for text in texts):
             raise UserError(
-                f"{section.file}, row {i}: question, answer and knowledge are texts, in quotation marks"
+                f"{section.file}, row {i}: question, answer and knowledge are texts, in quotation"
+                " marks"
             )
     model = section.model or cfg.model.pretrained
     settings = {
-        "model": model, "policy": repr(section.decoder.policy()), "new_tokens": section.new_tokens,
-        "attempts": section.attempts, "overlap": section.overlap,
-    }  # fmt: skip
+        "model": model,
+        "policy": repr(section.decoder.policy()),
+        "new_tokens": section.new_tokens,
+        "attempts": section.attempts,
+        "overlap": section.overlap,
+    }
     step = RowMap("hallucinate", partial(hallucinator, cfg, model), settings, cfg.seed, CHUNK)
     place = workspace.folder(f"rows/{content_digest([repr(settings), json.dumps(rows)])[:12]}")
     mapped = map_rows(step, rows, place, cfg.task, workspace.meter)
@@ -205,10 +214,10 @@ def false_prompt(row: Mapping[str, str]) -> str:
     """What asks for a plausible answer that is wrong."""
     known = f"Background: {row['knowledge']}\n" if row.get("knowledge") else ""
     return (
-        f"{known}Question: {row['question']}\nCorrect answer: {row['answer']}\n\n"
-        "Write one sentence that answers the question wrongly and yet sounds right: in the style and "
-        "length of the correct answer, but with a wrong name, date or relation, or a common "
-        "misconception. Do not refuse and do not explain."
+        f"{known}Question: {row['question']}\nCorrect answer: {row['answer']}\n\nWrite one sentence"
+        " that answers the question wrongly and yet sounds right: in the style and length of the"
+        " correct answer, but with a wrong name, date or relation, or a common misconception. Do"
+        " not refuse and do not explain."
     )
 
 
@@ -234,8 +243,8 @@ def decoder_of(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -
     method = cfg.methods.get(section.method)
     if method is not None and contrasts(method) and not method.alpha_plausibility:
         warnings.warn(
-            f"methods.{section.method}.alpha_plausibility=0: it writes whatever the contrast prefers, "
-            "however unlikely; ICD and DoLa generate with 0.1",
+            f"methods.{section.method}.alpha_plausibility=0: it writes whatever the contrast"
+            " prefers, however unlikely; ICD and DoLa generate with 0.1",
             stacklevel=2,
         )
     if section.run == "pretrained":
@@ -252,9 +261,12 @@ def written(cfg: Config, decoder: Decoder, questions: Sequence[str]) -> list[str
     rngs = [sample_rng(cfg.seed, 0, i, _DRAW_STREAM) for i in range(len(questions))]
     with torch.inference_mode():
         return decoder.generate(
-            questions, new_tokens=section.new_tokens, policy=section.decoder.policy(), rngs=rngs,
+            questions,
+            new_tokens=section.new_tokens,
+            policy=section.decoder.policy(),
+            rngs=rngs,
             stop=section.stop,
-        )  # fmt: skip
+        )
 
 
 def _accuracy(
@@ -287,7 +299,10 @@ def _says_yes_or_no(answer: str) -> bool:
 
 
 def _shots(cfg: Config, fits: Callable[[str], bool], ending: str) -> list[tuple[str, str]] | None:
-    """Demonstrations of ``generate.shots_file``; an answer that this set's reader cannot read is refused."""
+    """Demonstrations of ``generate.shots_file``.
+
+    An answer that this set's reader cannot read is refused.
+    """
     name = cfg.generate.shots_file
     if name is None:
         return None
@@ -295,8 +310,8 @@ def _shots(cfg: Config, fits: Callable[[str], bool], ending: str) -> list[tuple[
     for i, (_, answer) in enumerate(shots, start=1):
         if not fits(answer):
             raise UserError(
-                f"generate.shots_file={name}, row {i}: the answer does not end in {ending!r}, so these "
-                "are demonstrations of another set"
+                f"generate.shots_file={name}, row {i}: the answer does not end in {ending!r}, so"
+                " these are demonstrations of another set"
             )
     return shots
 

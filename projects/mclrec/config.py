@@ -45,16 +45,16 @@ class Config(ExperimentConfig):
         several = trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches > 1
         if self.method.alternates and several:
             raise ValueError(
-                "method.update=meta makes several steps on a batch: leave trainer.gradient_clip_val and "
-                "trainer.accumulate_grad_batches as they are"
+                "method.update=meta makes several steps on a batch: leave trainer.gradient_clip_val"
+                " and trainer.accumulate_grad_batches as they are"
             )
         if self.model.shared_augmenter and not self.method.augments:
             raise ValueError("model.shared_augmenter=true needs method.cl2_weight > 0")
         changed = [x for x in RATIOS if getattr(self.data, x) != getattr(SequenceData, x)]
         if changed and not self.method.contrasts:
             raise ValueError(
-                f"data.{changed[0]} shapes views that nothing is trained on: set method.cl1_weight or "
-                "method.cl2_weight > 0, or leave it as it is"
+                f"data.{changed[0]} shapes views that nothing is trained on: set method.cl1_weight"
+                " or method.cl2_weight > 0, or leave it as it is"
             )
         if self.method.contrasts and self.data.batch_size < 2:
             raise ValueError(

@@ -38,8 +38,8 @@ class MethodConfig:
         for name, (used, need) in self._needs().items():
             if not used and getattr(self, name) != default[name]:
                 raise ValueError(
-                    f"method.{name}={getattr(self, name)} changes nothing without {need}: set that, "
-                    "or leave it as it is"
+                    f"method.{name}={getattr(self, name)} changes nothing without {need}: set that,"
+                    " or leave it as it is"
                 )
 
     @property

@@ -12,8 +12,8 @@ from projects.mclrec.config import ModelConfig
 class Augmenter(nn.Module):
     """w_phi: linear layers with GELU between them, and rows of unit length in the end.
 
-    Source: Qin et al. 2023, learnable augmenters, arXiv 2304.07763; widths and the length of the rows
-    as in the release, where the paper says "3-layer MLP".
+    Source: Qin et al. 2023, learnable augmenters, arXiv 2304.07763; widths and the length of the
+    rows as in the release, where the paper says "3-layer MLP".
 
     Args:
         dim: D, of input and output.

@@ -101,5 +101,8 @@ class Objective(nn.Module):
     def augmenter_loss(
         self, h: tuple[Tensor, Tensor], z: tuple[Tensor, Tensor]
     ) -> dict[str, Tensor]:
-        """L_1 = lambda L_cl1 + L_cl2 + 0.1 R without beta; L_cl1, a constant of phi, is left out."""
+        """L_1 = lambda L_cl1 + L_cl2 + 0.1 R without beta.
+
+        L_cl1, a constant of phi, is left out.
+        """
         return {"loss": self.meta(*h, *z)["meta"]}

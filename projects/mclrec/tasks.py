@@ -34,7 +34,8 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
     """Write ranked items for the histories of a file.
 
     Returns:
-        A JSON-lines file of ``user``, ``items`` and ``scores``; a user without a known item has none.
+        A JSON-lines file of ``user``, ``items`` and ``scores``; a user without a known item has
+        none.
 
     Raises:
         UserError: no trained run, an unreadable file, or a folder as output.
@@ -96,8 +97,8 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     """Filter a raw log to its k-core and write it in RecBole's format.
 
     Raises:
-        UserError: no file named, unreadable, several histories of one user, a name that the format cannot
-            hold, an output that is no ``.inter`` file, or nothing left.
+        UserError: no file named, unreadable, several histories of one user, a name that the format
+            cannot hold, an output that is no ``.inter`` file, or nothing left.
     """
     if cfg.prepare.input is None:
         raise UserError("name a log in prepare.input, such as a CSV file of user, item, timestamp")
@@ -112,15 +113,16 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     names = (name for user, own in found for name in (user, *own))
     if broken := next((name for name in names if {*name} & BREAKS), None):
         raise UserError(
-            f"{cfg.prepare.input}: the name {broken!r} holds a tab or a line break, which .inter cannot"
+            f"{cfg.prepare.input}: the name {broken!r} holds a tab or a line break, which .inter"
+            " cannot"
         )
     items = {item for _, own in found for item in own}
     actions = sum(len(own) for _, own in found)
     removed = sum(len(own) for _, own in raw) - actions
     workspace.say(
-        f"{len(found):,} users, {len(items):,} items, {actions:,} interactions: {output} (removed: "
-        f"{len(raw) - len(found):,} users, {len({i for _, own in raw for i in own} - items):,} items, "
-        f"{removed:,} interactions)"
+        f"{len(found):,} users, {len(items):,} items, {actions:,} interactions: {output} (removed:"
+        f" {len(raw) - len(found):,} users, {len({i for _, own in raw for i in own} - items):,}"
+        f" items, {removed:,} interactions)"
     )
     return write_inter(found, output)
 
@@ -159,8 +161,8 @@ def own_log(path: str, workspace: Workspace) -> list[History]:
             ]
         if others and time not in others:
             workspace.say(
-                f"{path} has no column {time}: its rows are taken in the order of the file, not sorted by "
-                f"one of {', '.join(others)}"
+                f"{path} has no column {time}: its rows are taken in the order of the file, not"
+                f" sorted by one of {', '.join(others)}"
             )
     return found
 

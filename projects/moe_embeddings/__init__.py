@@ -24,9 +24,15 @@ def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
     from projects.moe_embeddings.evaluate import evaluate
 
     experiment = experiment_of(
-        cfg, stages.stages, evaluate, stages.export, stages.load_export, stages.embed, stages.plan,
+        cfg,
+        stages.stages,
+        evaluate,
+        stages.export,
+        stages.load_export,
+        stages.embed,
+        stages.plan,
         {"pairs": tasks.pairs},
-    )  # fmt: skip
+    )
     with_model = {"embed": tasks.embed, "search": tasks.search}
     own = {name: partial(task, cfg, experiment) for name, task in with_model.items()}
     return replace(experiment, tasks={**experiment.tasks, **own})

@@ -21,7 +21,8 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Pretrained weights as they are, mean over tokens, without pooler and domain tokens.
 
-    Of a model with random weights and a bundled tokenizer, the weights which that tokenizer comes with.
+    Of a model with random weights and a bundled tokenizer, the weights which that tokenizer comes
+    with.
     """
     from projects.moe_embeddings.evaluate import reference_scores
 

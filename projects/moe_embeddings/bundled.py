@@ -19,12 +19,17 @@ from common.data.tables import read_jsonl
 from common.evaluation.retrieval.beir import load_beir, load_corpus
 from projects.moe_embeddings.cocitation import Collection, Pair, Part, pairs_of
 
-FOLDERS = {"cisi": "retrieval-cisi", "npl": "retrieval-npl", "esco": OCCUPATIONS,
-           "docstrings": "code-python-doc"}  # fmt: skip
+FOLDERS = {
+    "cisi": "retrieval-cisi",
+    "npl": "retrieval-npl",
+    "esco": OCCUPATIONS,
+    "docstrings": "code-python-doc",
+}
 SHARES = (0.1, 0.3)  # of validation and test
 VALID_PAIRS = 300  # positive ones of a domain
-# A query with more than this share of the collection pairs documents that have little in common: of two documents drawn
-# among CISI's pairs, every fourth would be a positive pair, so that most batches would hold false negatives.
+# A query with more than this share of the collection pairs documents that have little in common: of
+# two documents drawn among CISI's pairs, every fourth would be a positive pair, so that most
+# batches would hold false negatives.
 BROAD = 0.04
 _TOPICS, _TOPIC_WORDS, _DOCUMENTS = 12, 6, 10
 _SYNTHETIC_STREAM = 2**31 + 86
@@ -45,7 +50,9 @@ def collection(domain: str, root: str | None) -> Collection:
     if domain == "docstrings":
         rows = read_jsonl(folder / "train.jsonl.gz", ("module", "doc"))
         modules = {row["doc"]: row["module"] for row in rows}  # equal docstrings count once
-        return Collection(domain, {d: d for d in modules}, [(m, d) for d, m in modules.items()], modules)  # fmt: skip
+        return Collection(
+            domain, {d: d for d in modules}, [(m, d) for d, m in modules.items()], modules
+        )
     texts = load_corpus(folder)
     judged = load_beir(folder)
     relevant = {q: judged.relevant(q) for q in judged.qrels}

@@ -88,11 +88,13 @@ def pairs_of(
 ) -> dict[Part, list[Pair]]:
     """Positive pairs of every part, and as many negative ones for validation and test.
 
-    Where there are fewer negative pairs than positive ones, the positive ones are cut to their number.
+    Where there are fewer negative pairs than positive ones, the positive ones are cut to their
+    number.
 
-    Documents without text are dropped, those of equal text are one. No document is in two parts: pairs across parts are lost.
-    Negative pairs are drawn among the ends of the part's positive pairs, each as often as it occurs
-    there, so that a document that is cited a lot gives nothing away.
+    Documents without text are dropped, those of equal text are one. No document is in two parts:
+    pairs across parts are lost. Negative pairs are drawn among the ends of the part's positive
+    pairs, each as often as it occurs there, so that a document that is cited a lot gives nothing
+    away.
 
     Args:
         collection: documents and citations.
@@ -132,8 +134,8 @@ def pairs_of(
         wrong = [] if part == "train" else _negatives(right, known, rng)
         if part != "train" and not wrong:
             raise UserError(
-                f"domain '{collection.domain}': all documents of the part '{part}' are cited together, so it has "
-                "no negative pair; give more citations or other shares"
+                f"domain '{collection.domain}': all documents of the part '{part}' are cited"
+                " together, so it has no negative pair; give more citations or other shares"
             )
         right = right if part == "train" else right[: len(wrong)]  # F1 depends on the balance
         rows = [(pair, 1) for pair in right] + [(pair, 0) for pair in wrong]

@@ -23,9 +23,12 @@ from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.encoder import DomainEncoder
 
 READERS: dict[str, Callable[..., list[Row]]] = {
-    ".jsonl": read_jsonl, ".jsonl.gz": read_jsonl, ".csv": read_csv, ".tsv": read_csv,
+    ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_csv,
     ".parquet": read_parquet,
-}  # fmt: skip
+}
 _SWAP_STREAM, _DRAW_STREAM = 2**31 + 84, 2**31 + 85
 
 
@@ -107,8 +110,8 @@ class LabelledPairs(Dataset[Pair]):
 def expert_of(cfg: Config) -> Callable[[str, int], int]:
     """Expert of a document, given its text and the number of its domain.
 
-    The control ``method.assignment=hashed`` gives equal texts equal experts, whatever the domain; the seed
-    decides on the assignment.
+    The control ``method.assignment=hashed`` gives equal texts equal experts, whatever the domain;
+    the seed decides on the assignment.
     """
     if cfg.method.assignment == "domain":
         return lambda text, domain: domain
@@ -138,8 +141,8 @@ def separated(
 ) -> dict[str, dict[Part, list[Pair]]]:
     """Pairs of all domains, so that no document is in two parts, neither of one domain nor of two.
 
-    Test pairs stay as they are. A validation pair with a document of the test goes, and a training pair
-    with a document of either; a warning says how many.
+    Test pairs stay as they are. A validation pair with a document of the test goes, and a training
+    pair with a document of either; a warning says how many.
 
     Args:
         read: domain -> part -> pairs.
@@ -152,8 +155,8 @@ def separated(
         kept = [pair for own in found.values() for pair in own[part]]
         if lost := sum(len(own[part]) for own in read.values()) - len(kept):
             warnings.warn(
-                f"{lost} pairs of the part '{part}' are left out: a part that is evaluated holds one of their "
-                f"documents, {len(kept)} pairs are left",
+                f"{lost} pairs of the part '{part}' are left out: a part that is evaluated holds"
+                f" one of their documents, {len(kept)} pairs are left",
                 stacklevel=2,
             )
         held |= {text for pair in kept for text in (pair.a, pair.b)}
@@ -172,7 +175,8 @@ def check_kinds(domain: str, parts: Mapping[Part, Sequence[Pair]]) -> None:
         if kinds != {0, 1} and (kinds or part == "test"):
             missing = "positive" if 1 not in kinds else "negative"
             raise UserError(
-                f"domain '{domain}': the part '{part}' has no {missing} pair (label {int(1 not in kinds)})"
+                f"domain '{domain}': the part '{part}' has no {missing} pair (label"
+                f" {int(1 not in kinds)})"
             )
 
 
@@ -186,7 +190,8 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
     """Pairs of a folder with ``train``, ``valid`` and ``test``: .jsonl, .csv, .tsv or .parquet.
 
     Columns a, b, label; a part may have several files ``train-*.parquet``, as published sets have
-    them, also below a folder ``data``. Pairs with an empty document are left out, as the paper does.
+    them, also below a folder ``data``. Pairs with an empty document are left out, as the paper
+    does.
 
     Raises:
         UserError: a missing or broken file, or a part in two formats.
@@ -199,8 +204,9 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
         paths = [path for path in paths if _ending(path) in READERS]
         if not paths:
             raise UserError(
-                f"domain '{domain}': {folder} needs {part}.jsonl (or .jsonl.gz, .csv, .tsv, .parquet) with the "
-                "columns a, b, label; `make run PROJECT=moe_embeddings TASK=pairs` writes it"
+                f"domain '{domain}': {folder} needs {part}.jsonl (or .jsonl.gz, .csv, .tsv,"
+                " .parquet) with the columns a, b, label; `make run PROJECT=moe_embeddings"
+                " TASK=pairs` writes it"
             )
         if len({_ending(path) for path in paths}) > 1:
             raise UserError(
@@ -217,7 +223,8 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
         found[part] = [pair for pair in pairs if pair.a.strip() and pair.b.strip()]
         if empty := len(pairs) - len(found[part]):
             warnings.warn(
-                f"domain '{domain}': {empty} pairs of the part '{part}' have an empty document and are left out",
+                f"domain '{domain}': {empty} pairs of the part '{part}' have an empty document and"
+                " are left out",
                 stacklevel=2,
             )
     return found
@@ -255,15 +262,19 @@ def training_data(cfg: Config, encoder: DomainEncoder) -> ContrastiveData:
         known = evaluated_domains(cfg, "valid")
         if empty := [name for name, own in known.items() if not own]:
             raise UserError(
-                f"domain '{empty[0]}' has no validation pair; give some, or set trainer.val_every_n_steps=null "
-                "and method.patience=null"
+                f"domain '{empty[0]}' has no validation pair; give some, or set"
+                " trainer.val_every_n_steps=null and method.patience=null"
             )
         val["pairs"] = LabelledPairs([pair for own in known.values() for pair in own])
     return ContrastiveData(
-        train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
+        train,
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        val=val,
         eval_batch_size=cfg.eval.batch_size,
         groups=train.domains if data.batches == "single_domain" else None,
-    )  # fmt: skip
+    )
 
 
 def evaluated_domains(cfg: Config, part: Part) -> dict[str, list[Pair]]:

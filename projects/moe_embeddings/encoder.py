@@ -120,10 +120,13 @@ class DomainEncoder(nn.Module):
             # of the other routings each row meets one expert
             mixed = layout.routing in ("sentence", "token")
             self.routes = to_mixture(
-                model, layout.num_experts, routing=layout.routing, top_k=layout.top_k if mixed else 1,  # type: ignore[arg-type]
+                model,
+                layout.num_experts,
+                routing=layout.routing,
+                top_k=layout.top_k if mixed else 1,  # type: ignore[arg-type]
                 layers=layout.layers,  # type: ignore[arg-type]
                 install=gated_blocks(layout.num_experts) if layout.block == "gated" else None,
-            )  # fmt: skip
+            )
         self.model, self.pooler, self.tokenizer, self.layout = model, pooler, tokenizer, layout
         self.num_features = int(model.config.hidden_size)
         tokenizer.padding_side = "right"
@@ -212,9 +215,12 @@ class DomainEncoder(nn.Module):
     def token_rows(self, texts: Sequence[str], domains: Sequence[int]) -> list[list[int]]:
         """Ids of each document, cut, its domain's token at position 0 in the place of [CLS]."""
         rows: list[list[int]] = self.tokenizer(
-            list(texts), truncation=True, max_length=self.layout.max_length,
-            return_attention_mask=False, return_token_type_ids=False,
-        )["input_ids"]  # fmt: skip
+            list(texts),
+            truncation=True,
+            max_length=self.layout.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
         for row, domain in zip(rows, domains, strict=True):
             row[0] = self.token_ids[domain]
         return rows
@@ -314,9 +320,16 @@ def add_domain_tokens(model: Any, tokenizer: Any, domains: Sequence[str]) -> lis
 def layout_of(model: ModelConfig, domains: Sequence[str], max_length: int) -> Layout:
     """The layout that a config asks for."""
     return Layout(
-        tuple(domains), model.routing, model.num_experts or len(domains), model.top_k,
-        model.layers, model.block, model.pooler, model.domain_tokens, max_length,
-    )  # fmt: skip
+        tuple(domains),
+        model.routing,
+        model.num_experts or len(domains),
+        model.top_k,
+        model.layers,
+        model.block,
+        model.pooler,
+        model.domain_tokens,
+        max_length,
+    )
 
 
 def build_encoder(
@@ -341,7 +354,11 @@ def build_encoder(
         tokenizer = load_tokenizer(pretrained)
     elif reader is not None:
         tokenizer = load_tokenizer(reader)
-        config = {**(config or {}), "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+        config = {
+            **(config or {}),
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+        }
     else:
         tokenizer = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
     transformer = load_transformer(pretrained, config=config, attention=model.attention)
@@ -354,9 +371,11 @@ def build_encoder(
     encoder = DomainEncoder(transformer, tokenizer, layout_of(model, domains, max_length))
     if model.lora_rank is not None:
         add_lora(
-            encoder.model, rank=model.lora_rank, alpha=model.lora_alpha,
+            encoder.model,
+            rank=model.lora_rank,
+            alpha=model.lora_alpha,
             targets=expert_linears(encoder.model),
-        )  # fmt: skip
+        )
         for layer in mixtures(encoder.model):
             if layer.gate is not None:  # a new router is random: frozen it would stay as drawn
                 layer.gate.requires_grad_(True)

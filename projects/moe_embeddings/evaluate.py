@@ -1,4 +1,7 @@
-"""F1-max and ROC-AUC of pairs: trained, untrained, TF-IDF, wrong experts; by domain and on the union."""
+"""F1-max and ROC-AUC of pairs: trained, untrained, TF-IDF, wrong experts.
+
+By domain and on the union.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
@@ -69,8 +72,11 @@ def evaluate(cfg: Config, module: MoeEmbeddings, workspace: Workspace) -> dict[s
 
 
 def score_row(
-    cfg: Config, scores: Scores, pairs: Mapping[str, Sequence[Pair]], workspace: Workspace | None = None
-) -> dict[str, float]:  # fmt: skip
+    cfg: Config,
+    scores: Scores,
+    pairs: Mapping[str, Sequence[Pair]],
+    workspace: Workspace | None = None,
+) -> dict[str, float]:
     """Metrics of scored pairs, and with a workspace the AUC items of `make compare`.
 
     Args:
@@ -159,7 +165,9 @@ def reference_scores(cfg: Config, place: str, pairs: Mapping[str, Sequence[Pair]
 
 
 def paired_p(first: Scores, second: Scores, pairs: Mapping[str, Sequence[Pair]]) -> float:
-    """Wilcoxon's signed-rank test: do positive pairs beat more negative ones in `first`; two-sided p.
+    """Wilcoxon's signed-rank test: do positive pairs beat more negative ones in `first`.
+
+    Two-sided p.
 
     Source: Wilcoxon 1945; what the paper pairs is not said.
     """

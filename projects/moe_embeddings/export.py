@@ -5,7 +5,8 @@
 | the folder | weights of all, ``config.json`` and tokenizer of transformers, ``mixture.json`` | `load_encoder` |
 | ``experts/<domain>`` | the dense model of a domain, its token in the tokenizer | sentence-transformers, transformers |
 
-Nothing in it is code. Mixed (learned) and gated experts have no dense model: they have the first only.
+Nothing in it is code. Mixed (learned) and gated experts have no dense model: they have the first
+only.
 """
 
 import copy
@@ -86,7 +87,8 @@ def load_encoder(folder: str | Path) -> DomainEncoder:
 def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
     """Write what a domain's documents meet as a model that ``SentenceTransformer(folder)`` loads.
 
-    Its tokenizer begins texts with the domain's token, so that nothing has to be said about domains.
+    Its tokenizer begins texts with the domain's token, so that nothing has to be said about
+    domains.
 
     Args:
         encoder: see `dense_model`.
@@ -107,14 +109,22 @@ def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
     if isinstance(pooler, ClsPooler):
         layers = [("Dense", pooler.dense, _TANH)]
     elif isinstance(pooler, MeanPooler):
-        layers = [("LayerNorm", pooler.norm, ""), ("Dense", pooler.inner, _TANH),
-                  ("Dense", pooler.outer, _IDENTITY)]  # fmt: skip
+        layers = [
+            ("LayerNorm", pooler.norm, ""),
+            ("Dense", pooler.inner, _TANH),
+            ("Dense", pooler.outer, _IDENTITY),
+        ]
     for kind, module, activation in layers:
         place = f"{len(parts)}_{kind}"
         parts.append((kind, place))
         about: dict[str, Any] = {"dimension": width}
         if kind == "Dense":
-            about = {"in_features": width, "out_features": width, "bias": True, "activation_function": activation}  # fmt: skip
+            about = {
+                "in_features": width,
+                "out_features": width,
+                "bias": True,
+                "activation_function": activation,
+            }
         prefix = "linear" if kind == "Dense" else "norm"
         tensors = {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
         write_tensors(folder / place / "model.safetensors", tensors)

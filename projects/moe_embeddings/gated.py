@@ -62,7 +62,9 @@ def gated_blocks(num_experts: int) -> Install:
         num_experts: E.
     """
 
-    def install(layer: FeedForward, mixture: Callable[[Sequence[nn.Module]], MixtureOfExperts]) -> None:  # fmt: skip
+    def install(
+        layer: FeedForward, mixture: Callable[[Sequence[nn.Module]], MixtureOfExperts]
+    ) -> None:
         block = layer.block
         if layer.name != "intermediate":
             raise UserError("model.block=gated is for BERT and its relatives: use copy")

@@ -41,4 +41,7 @@ def left_out(
         "documents with the text of another one": len(filled) - len(first),
     }
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{sum(kept.values())} of {len(known)} co-cited pairs kept" + f"; left out: {told}" * bool(told)  # fmt: skip
+    return (
+        f"{sum(kept.values())} of {len(known)} co-cited pairs kept"
+        + f"; left out: {told}" * bool(told)
+    )

@@ -81,6 +81,6 @@ def check_domains_route(module: MoeEmbeddings) -> None:
     """Refuse with UserError to use a control outside its run: there, domains decide on the expert."""
     if module.method.assignment != "domain":
         raise UserError(
-            "method.assignment=hashed is a control of `make compare`: an export or a search would send "
-            "documents to experts by domain; train with method.assignment=domain"
+            "method.assignment=hashed is a control of `make compare`: an export or a search would"
+            " send documents to experts by domain; train with method.assignment=domain"
         )

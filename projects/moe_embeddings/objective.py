@@ -44,8 +44,8 @@ class Objective(nn.Module):
         mnr_plus:  1/2 [CE(S, y) + CE(S^T, y')], see `soft_targets`
         clip:      the same with a temperature t, learned if asked
 
-    Source: Hallee et al. 2024, section "Training", arXiv 2401.15713; released code of 2025 ("mnr_plus",
-    t = 1, dot products) and of May 2024 ("clip", t learned from 0.7).
+    Source: Hallee et al. 2024, section "Training", arXiv 2401.15713; released code of 2025
+    ("mnr_plus", t = 1, dot products) and of May 2024 ("clip", t learned from 0.7).
 
     Args:
         method: section of the config.

@@ -61,8 +61,8 @@ class ModelConfig:
     block: Literal["copy", "gated"] = "copy"
     pooler: Literal["mean_mlp", "cls"] = "mean_mlp"
     domain_tokens: bool = True  # [DOMAIN] takes the place of [CLS]
-    # adapters on the experts; pooler and routers are trained, the rest is frozen, so that domain tokens stay
-    # copies of [CLS]; None: all is trained
+    # adapters on the experts; pooler and routers are trained, the rest is frozen, so that domain
+    # tokens stay copies of [CLS]; None: all is trained
     lora_rank: Count | None = None
     lora_alpha: Positive = 32.0
 

@@ -28,7 +28,8 @@ SHOWN = 200  # documents of a domain where no file is named
 def pairs(cfg: Config, workspace: Workspace) -> Path:
     """Write ``<domain>/train.jsonl``, ``valid.jsonl`` and ``test.jsonl``, which ``data.paths`` reads.
 
-    Citations between documents of different domains are not used. What else is left out is counted and said.
+    Citations between documents of different domains are not used. What else is left out is counted
+    and said.
 
     Returns:
         The folder.
@@ -44,7 +45,9 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
     rows = read_jsonl(table, columns) if ".jsonl" in table.name else read_csv(table, columns)
     for number, row in enumerate(rows, 1):  # without names, all of them would be one that cites
         if row["citing"] is None or not str(row["citing"]).strip():
-            raise UserError(f"{table}, row {number}: nothing stands under 'citing'; leave the row out")  # fmt: skip
+            raise UserError(
+                f"{table}, row {number}: nothing stands under 'citing'; leave the row out"
+            )
     citations = [(str(row["citing"]), str(row["cited"])) for row in rows]
     texts: dict[str, dict[str, str]] = defaultdict(dict)
     listed = read_jsonl(Path(own.documents).expanduser(), ("id", "text"))
@@ -52,7 +55,9 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
         raise UserError(f"{own.documents} holds no document")
     for number, row in enumerate(listed, 1):
         if row["id"] is None or not isinstance(row["text"], str | None):
-            raise UserError(f"{own.documents}, document {number}: id is a name, and text a text or null")  # fmt: skip
+            raise UserError(
+                f"{own.documents}, document {number}: id is a name, and text a text or null"
+            )
         known, name = texts[str(row.get("domain") or "all")], str(row["id"])
         text = row["text"] or ""  # no abstract: dropped with the empty ones
         if known.setdefault(name, text) != text:
@@ -156,7 +161,9 @@ def documents(cfg: Config) -> list[Row]:
     ]
 
 
-def _encoder(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> DomainEncoder:  # fmt: skip
+def _encoder(
+    cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace
+) -> DomainEncoder:
     module, _ = trained_module(experiment, workspace, cfg.use.run, cfg.runs_dir)
     check_domains_route(module)
     return module.encoder

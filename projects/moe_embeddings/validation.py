@@ -28,13 +28,18 @@ class PairScores:
 
     @torch.no_grad()
     def add(self, batch: Sequence[Pair], objective: Objective) -> None:
-        """Score the pairs of a batch; positive ones have a loss against each other, within this rank."""
+        """Score the pairs of a batch.
+
+        Positive ones have a loss against each other, within this rank.
+        """
         sides = []
         domains = [pair.domain for pair in batch]
         for texts in ([pair.a for pair in batch], [pair.b for pair in batch]):
             numbers = self.encoder.indices(domains, len(texts))
             own = [self.experts(t, d) for t, d in zip(texts, numbers, strict=True)]
-            sides.append(self.encoder.encode(texts, domains, len(texts), experts=own, normalize=False))  # fmt: skip
+            sides.append(
+                self.encoder.encode(texts, domains, len(texts), experts=own, normalize=False)
+            )
         right = torch.tensor([pair.label == 1 for pair in batch])
         losses = torch.full((len(batch),), torch.nan)  # negative pairs have none: no weight either
         if right.any():
@@ -46,7 +51,9 @@ class PairScores:
         self.seen += list(zip(scores, labels, losses.tolist(), strict=True))
 
     def result(self) -> dict[str, float]:
-        """``f1``, ``auc`` and ``loss`` over the pairs of all ranks; what was collected is forgotten.
+        """``f1``, ``auc`` and ``loss`` over the pairs of all ranks.
+
+        What was collected is forgotten.
 
         Raises:
             UserError: a score that is not finite.
@@ -55,7 +62,9 @@ class PairScores:
         self.seen = []
         scores, labels, losses = zip(*rows, strict=True)
         if not np.isfinite(scores).all():
-            raise UserError("validation: a score is NaN or infinite, the encoder has diverged: lower optim.lr")  # fmt: skip
+            raise UserError(
+                "validation: a score is NaN or infinite, the encoder has diverged: lower optim.lr"
+            )
         found = pair_metrics(scores, labels)
         loss = float(torch.tensor(losses).nanmean())
         return {"f1": found["f1"], "auc": found["auc"], "loss": loss}

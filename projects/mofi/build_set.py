@@ -69,8 +69,8 @@ def build_set(
         The statistics; None where other shares have chunks left.
 
     Raises:
-        UserError: a path that is not set, unreadable input, absent weights, files of another set in the
-            output's folder, too many unreadable images, or no image left.
+        UserError: a path that is not set, unreadable input, absent weights, files of another set in
+            the output's folder, too many unreadable images, or no image left.
     """
     for name, value in (("input", cfg.input), ("output", cfg.output), ("clip", cfg.clip)):
         if value is None:
@@ -80,7 +80,9 @@ def build_set(
     rows = read_input(Path(str(cfg.input)))
     parts = Path(f"{cfg.output}.parts")
 
-    def mapped(name: str, build: Callable[[], RowFunction], rows: Sequence[Any], **settings: Any) -> MappedRows:  # fmt: skip
+    def mapped(
+        name: str, build: Callable[[], RowFunction], rows: Sequence[Any], **settings: Any
+    ) -> MappedRows:
         step = RowMap(
             name, build, settings | {"max_new_tokens": cfg.max_new_tokens}, 0, cfg.chunk_size
         )
@@ -88,19 +90,32 @@ def build_set(
 
     knowledge = partial(read_knowledge, Path(cfg.knowledge) if cfg.knowledge else None)
     lm = generator_settings(str(cfg.lm), GREEDY, server)
-    base = {"knowledge": cfg.knowledge or "bundled", "digest": digest_of(cfg.knowledge), "names": "letters, digits"}  # fmt: skip
+    base = {
+        "knowledge": cfg.knowledge or "bundled",
+        "digest": digest_of(cfg.knowledge),
+        "names": "letters, digits",
+    }
     found = mapped(
-        "extract", partial(extract_rows, cfg, server, knowledge), rows, **base,
-        extractor=cfg.extractor, limit=cfg.max_mentions,
+        "extract",
+        partial(extract_rows, cfg, server, knowledge),
+        rows,
+        **base,
+        extractor=cfg.extractor,
+        limit=cfg.max_mentions,
         model={"ner": cfg.ner_model, "lm": lm, "dictionary": None}[cfg.extractor],
-    )  # fmt: skip
+    )
     if not found.complete:
         return None
     found = mapped(
-        "link", partial(link_rows, cfg, server, knowledge), list(found.rows()), **base,
-        linker=cfg.linker, vectors=cfg.vectors, vectors_digest=file_digest(cfg.vectors),
+        "link",
+        partial(link_rows, cfg, server, knowledge),
+        list(found.rows()),
+        **base,
+        linker=cfg.linker,
+        vectors=cfg.vectors,
+        vectors_digest=file_digest(cfg.vectors),
         model=lm if cfg.linker == "lm" else None,
-    )  # fmt: skip
+    )
     if not found.complete:
         return None
     linked = list(found.rows())
@@ -244,7 +259,10 @@ def first_uses(rows: Sequence[Row]) -> list[Row]:
 
 
 def describe_rows(cfg: BuildConfig, server: ServerConfig) -> RowFunction:
-    """Entities -> entities with a description of at most 12 words; what is no good keeps the old one."""
+    """Entities -> entities with a description of at most 12 words.
+
+    What is no good keeps the old one.
+    """
     generate = _generator(cfg, server)
 
     def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
@@ -274,9 +292,14 @@ def checked_description(answer: str, caption: str) -> str:
 
 
 def score_rows(clip: str, folder: Path, batch_size: int, device: str) -> RowFunction:
-    """Rows -> rows with CLIP scores; without entities and ``unreadable`` where the image cannot be read."""
+    """Rows -> rows with CLIP scores.
+
+    Without entities and ``unreadable`` where the image cannot be read.
+    """
     encoder = open_clip_dual_encoder(None, clip).eval()
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)  # fmt: skip
+    place = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    )
     encoder.to(place)
     mean, std = encoder.image_mean, encoder.image_std
     transform = EvalTransform(encoder.image_size, mean=mean, std=std)  # type: ignore[arg-type]

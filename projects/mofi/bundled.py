@@ -112,10 +112,13 @@ def row_of(knowledge: Knowledge, image: str, text: str, linked: Sequence[Linked]
         entity = knowledge.entities[index]
         entities.append(
             {
-                "id": entity.id, "name": entity.name, "description": entity.description,
-                "link_prob": prob, "clip_score": 0.0,
+                "id": entity.id,
+                "name": entity.name,
+                "description": entity.description,
+                "link_prob": prob,
+                "clip_score": 0.0,
             }
-        )  # fmt: skip
+        )
     return {"image": image, "alt_text": text, "entities": entities}
 
 

@@ -44,10 +44,14 @@ class EntityClassifier(nn.Module):
         super().__init__()
         self.method, self.seed = method, seed
         self.matrix = ClassMatrix(
-            num_classes, dim, std=method.class_std, moments=method.class_moments,
-            betas=(optim.betas[0], optim.betas[1]), eps=optim.eps,
+            num_classes,
+            dim,
+            std=method.class_std,
+            moments=method.class_moments,
+            betas=(optim.betas[0], optim.betas[1]),
+            eps=optim.eps,
             weight_decay=method.class_weight_decay,
-        )  # fmt: skip
+        )
         self.odds = None
         if method.sampling == "frequency" and counts is not None:
             self.odds = counts.double().numpy() ** method.frequency_power
@@ -67,6 +71,13 @@ class EntityClassifier(nn.Module):
             corrections = log_counts[torch.isin(ids, own)]
         margin = m.margin if self.training else 0.0
         return classification_loss(
-            image, matrix.take(own), own, labels, scale=m.scale, margin=margin,
-            margin_on=m.margin_on, entities=entities, log_counts=corrections,
-        )  # fmt: skip
+            image,
+            matrix.take(own),
+            own,
+            labels,
+            scale=m.scale,
+            margin=margin,
+            margin_on=m.margin_on,
+            entities=entities,
+            log_counts=corrections,
+        )

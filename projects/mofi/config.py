@@ -9,9 +9,15 @@ from common.decoding.options import ServerConfig
 from common.ranges import Count, NonNegative, Positive, Probability, at_least
 
 from projects.mofi.options import (  # isort: skip
-    AnnotateConfig, BuildConfig, EntityData, EntityEval, EntityTowers, FilterConfig, SearchConfig,
+    AnnotateConfig,
+    BuildConfig,
+    EntityData,
+    EntityEval,
+    EntityTowers,
+    FilterConfig,
+    SearchConfig,
     SelectConfig,
-)  # fmt: skip
+)
 
 
 @dataclass

@@ -108,7 +108,8 @@ class EntityImages(Dataset[EntityBatch]):
         most = max(map(len, own), default=0)
         if most > self.max_entities:
             raise UserError(
-                f"an image has {most} entities, but data.max_entities={self.max_entities}: set data.max_entities={most}"
+                f"an image has {most} entities, but data.max_entities={self.max_entities}: set"
+                f" data.max_entities={most}"
             )
         labels = [self._drawn(row, *key) for row, key in zip(own, chosen, strict=True)]
         entities = torch.full((len(own), self.max_entities), NO_ENTITY)
@@ -246,15 +247,19 @@ def file_set(cfg: Config) -> EntitySet:
     path, table_path = files_of(cfg)
     for file in (path, table_path):
         require(
-            file, what="images with entities", layout="<name>.jsonl and entities.tsv beside it",
+            file,
+            what="images with entities",
+            layout="<name>.jsonl and entities.tsv beside it",
             source="make run PROJECT=mofi TASK=build from your own images with alt-texts",
             size="as the images",
-        )  # fmt: skip
+        )
     table = read_entities(table_path)
     lines = EntityLines(path, table)
     folder = data_root(cfg.data.root) / cfg.data.image_root if cfg.data.image_root else path.parent
     images = ImageFiles(
-        lambda i: folder / str(lines.row(i)["image"]), len(lines), train_transform(cfg),
+        lambda i: folder / str(lines.row(i)["image"]),
+        len(lines),
+        train_transform(cfg),
         max_corrupt=cfg.data.max_corrupt,
-    )  # fmt: skip
+    )
     return EntitySet(images, AltTexts(lines), lines, table)  # type: ignore[arg-type]

@@ -109,7 +109,9 @@ def evaluate_pool(
     linear probe learn from training photographs with their true labels.
     """
     judged = held_out(cfg)
-    photos, drawings = (encode_images(cfg, module, x) for x in (judged.photos.images, judged.drawings))  # fmt: skip
+    photos, drawings = (
+        encode_images(cfg, module, x) for x in (judged.photos.images, judged.drawings)
+    )
     metrics = pool_retrieval(cfg, judged, photos, drawings, workspace)
     labels = judged.photos.labels
     classes = class_embeddings(module.encode_texts, CLASSES, UNSEEN_PHOTO_TEMPLATES).cpu()

@@ -63,7 +63,10 @@ def dictionary_mentions(text: str, knowledge: Knowledge) -> list[str]:
 
 
 def named_mentions(text: str, knowledge: Knowledge) -> list[str]:
-    """As `dictionary_mentions`, but letters of every script and digits count; see `NamedKnowledge`."""
+    """As `dictionary_mentions`, but letters of every script and digits count.
+
+    See `NamedKnowledge`.
+    """
     spans = name_spans(text)
     found, i = [], 0
     while i < len(spans):

@@ -34,9 +34,12 @@ def gpr_files(folder: Path) -> tuple[list[Path], Tensor]:
         UserError: no such folder, or a name that does not start with a class.
     """
     require(
-        folder, what="GPR1200", layout="<class index>_<name>.jpg, 12,000 images in one folder",
-        source="https://visual-computing.com/project/GPR1200", size="1 GB",
-    )  # fmt: skip
+        folder,
+        what="GPR1200",
+        layout="<class index>_<name>.jpg, 12,000 images in one folder",
+        source="https://visual-computing.com/project/GPR1200",
+        size="1 GB",
+    )
     found = []
     for path in folder.iterdir():
         if path.suffix.lower() not in SUFFIXES:

@@ -91,7 +91,8 @@ class Knowledge:
 class NamedKnowledge(Knowledge):
     """As `Knowledge`, but letters of every script, accents and digits of a name count.
 
-    What ``TASK=build`` looks up. The bundled pool keeps to Latin letters, for which its comparison was run.
+    What ``TASK=build`` looks up. The bundled pool keeps to Latin letters, for which its comparison
+    was run.
     """
 
     @cached_property
@@ -183,8 +184,9 @@ def _read(path: Path) -> list[Entity]:
     nameless = [e.id for e in entities if not any(map(name_key, (e.name, *e.aliases)))]
     if nameless:
         raise UserError(
-            f"{path}: {len(nameless)} entities ({', '.join(nameless[:5])}) have no letter or digit in name and "
-            "aliases, so that no caption can name them: add an alias or leave them out"
+            f"{path}: {len(nameless)} entities ({', '.join(nameless[:5])}) have no letter or digit"
+            " in name and aliases, so that no caption can name them: add an alias or leave"
+            " them out"
         )
     return entities
 

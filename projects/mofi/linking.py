@@ -36,7 +36,8 @@ def probabilities(
 ) -> list[Tensor]:
     """Probability of every candidate of every mention of a text, in the light of the others.
 
-        p(c) ~ prior(c) * (1 + cos(v_c, context)) / 2,   context = sum of p v over the other mentions
+        p(c) ~ prior(c) * (1 + cos(v_c, context)) / 2,   context = sum of p v over the other
+        mentions
 
     repeated from p ~ prior until no best candidate changes. A mention alone keeps its prior.
 
@@ -77,7 +78,10 @@ def probabilities(
 
 
 def best_of(mentions: Sequence[str], knowledge: Knowledge, vectors: Tensor | None) -> list[Linked]:
-    """The likeliest entity of each mention that has candidates; an entity once, its best mention."""
+    """The likeliest entity of each mention that has candidates.
+
+    An entity once, its best mention.
+    """
     known = [mention for mention in mentions if knowledge.candidates(mention)]
     candidates = [knowledge.candidates(mention) for mention in known]
     odds = [knowledge.odds(mention) for mention in known]

@@ -37,7 +37,8 @@ def classification_loss(
 ) -> Tensor:
     """Cross entropy over sampled classes with a margin on the true one.
 
-        L_cls = -log e^{s (f.w_y - m)} / (e^{s (f.w_y - m)} + sum_{c in S, c not in E(x)} e^{s f.w_c})
+        L_cls = -log e^{s (f.w_y - m)} / (e^{s (f.w_y - m)} + sum_{c in S, c not in E(x)} e^{s
+        f.w_c})
 
     Source: Wu et al. 2024, section 3.2; the margin as in CosFace.
 
@@ -63,9 +64,17 @@ def classification_loss(
     f_BD, w_SD = unit(image), unit(classes)
     kernel: KernelOptions = {"group": default_group(), "unit_norm": True}
     out = sampled_prototype_softmax(
-        f_BD, w_SD, class_ids, labels, scale, margin=margin, margin_on=margin_on, others=entities,
-        log_counts=log_counts, **kernel,
-    )  # fmt: skip
+        f_BD,
+        w_SD,
+        class_ids,
+        labels,
+        scale,
+        margin=margin,
+        margin_on=margin_on,
+        others=entities,
+        log_counts=log_counts,
+        **kernel,
+    )
     return out.loss
 
 

@@ -11,7 +11,8 @@ from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole
 class EntityData(ImageTextData):
     """Images with alt-texts and entities (I2E)."""
 
-    # jsonl: rows of the data engine; pool: bundled drawings and photographs, sent through the engine
+    # jsonl: rows of the data engine; pool: bundled drawings and photographs, sent through the
+    # engine
     source: Literal["jsonl", "pool", "synthetic"] = "jsonl"  # type: ignore[assignment]
     files: str | None = None  # JSONL of the engine, below data.root; entities.tsv lies beside it
     image_root: str | None = None  # folder of its image paths, below data.root; None: the JSONL's

@@ -1,4 +1,7 @@
-"""`make run`: build a set, annotate pictures, search among pictures; and the exported model for use."""
+"""`make run`: build a set, annotate pictures, search among pictures.
+
+And the exported model for use.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +79,9 @@ class Embedder:
         """Unit rows (B, D) of sentences."""
         tokenizer = self.encoder.tokenizer
         assert tokenizer is not None
-        found = encode(lambda batch: self.encoder.encode_text(tokenizer(batch)), texts, batch_size=BATCH)  # fmt: skip
+        found = encode(
+            lambda batch: self.encoder.encode_text(tokenizer(batch)), texts, batch_size=BATCH
+        )
         return F.normalize(found, dim=1)
 
     def annotate(
@@ -123,7 +128,8 @@ def build(cfg: Config, workspace: Workspace) -> None:
     )
     if found["num_unreadable"]:
         workspace.say(
-            f"{found['num_unreadable']} images could not be read, such as {found['unreadable_first'][0]}"
+            f"{found['num_unreadable']} images could not be read, such as"
+            f" {found['unreadable_first'][0]}"
         )
 
 
@@ -138,7 +144,9 @@ def annotate(cfg: Config, workspace: Workspace) -> None:
     if not table:
         raise UserError(f"annotate.entities={own.entities} has a header, and no entity below it")
     texts = [entity_text(entity, own.text == "name_description") for entity in table]
-    for name, found in zip(own.inputs, Embedder(run).annotate(own.inputs, texts, own.top), strict=True):  # fmt: skip
+    for name, found in zip(
+        own.inputs, Embedder(run).annotate(own.inputs, texts, own.top), strict=True
+    ):
         workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in found))
 
 
@@ -156,8 +164,9 @@ def refuse_untrained_texts(export: Path) -> None:
     recipe, weight = method.get("recipe"), method.get("cls_weight")
     if recipe == "supervised" or (recipe == "multitask" and weight == 1):
         raise UserError(
-            f"annotate.run={export} was trained by classes alone: its text tower is untrained, and an export holds no "
-            "class vectors. Take a model of recipe multitask or contrastive; TASK=search needs no texts"
+            f"annotate.run={export} was trained by classes alone: its text tower is untrained, and"
+            " an export holds no class vectors. Take a model of recipe multitask or contrastive;"
+            " TASK=search needs no texts"
         )
 
 

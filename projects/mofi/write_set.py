@@ -33,8 +33,8 @@ def check_folder(output: Path) -> None:
     found = read_json(report) if report.is_file() else None
     if there and not (isinstance(found, dict) and found.get("set") == output.name):
         raise UserError(
-            f"{there[0]} exists and is not of this set: give build.output={output} a folder of its own, or delete "
-            f"{TABLE}, {CHECK}, {REPORT} and the JSONL of the old set"
+            f"{there[0]} exists and is not of this set: give build.output={output} a folder of its"
+            f" own, or delete {TABLE}, {CHECK}, {REPORT} and the JSONL of the old set"
         )
 
 
@@ -52,9 +52,9 @@ def check_readable(rows: Sequence[Row], max_corrupt: float, scores: Path) -> Non
     wrong = [row["unreadable"] for row in rows if "unreadable" in row]
     if len(wrong) > max_corrupt * len(rows):
         raise UserError(
-            f"{len(wrong)} of {len(rows)} images cannot be read, more than data.max_corrupt={max_corrupt}; the first: "
-            f"{wrong[0]}. Look at build.images and the files, delete {scores} and start again; or raise "
-            "data.max_corrupt"
+            f"{len(wrong)} of {len(rows)} images cannot be read, more than"
+            f" data.max_corrupt={max_corrupt}; the first: {wrong[0]}. Look at build.images and the"
+            f" files, delete {scores} and start again; or raise data.max_corrupt"
         )
 
 

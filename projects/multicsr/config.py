@@ -77,7 +77,8 @@ class Stage2Config:
     gamma: NonNegative = 1.0
     gap_mode: Literal["paper", "official_neq"] = "paper"
     preset: Annotated[int, between(2, 18)] | None = None  # type of the released script
-    # controls that keep as many triplets as the rule does: drawn, nearest by words, those without error
+    # controls that keep as many triplets as the rule does: drawn, nearest by words, those without
+    # error
     keep: Literal["rule", "random", "overlap", "oracle"] = "rule"
 
 

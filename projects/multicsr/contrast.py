@@ -21,7 +21,9 @@ from common.decoding.sequence_to_sequence import SequenceToSequence
 Model = LanguageModel | SequenceToSequence
 
 
-def opposite_logits(wanted: Tensor, opposite: Tensor, omega: float, plausibility: float = 0.0) -> Tensor:  # fmt: skip
+def opposite_logits(
+    wanted: Tensor, opposite: Tensor, omega: float, plausibility: float = 0.0
+) -> Tensor:
     """Logits of the next token.
 
         l~ = l - omega * l^,   -inf where p < plausibility * max p   (p of the wanted instruction)
@@ -54,9 +56,13 @@ class OppositeInstruction(LogitsProcessor):
     """
 
     def __init__(
-        self, model: Any, inputs: dict[str, Tensor], prompt_length: int, omega: float,
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        prompt_length: int,
+        omega: float,
         plausibility: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.prompt_length = model, prompt_length
         self.omega, self.plausibility = omega, plausibility
         self.ids, self.mask = inputs["input_ids"], inputs["attention_mask"]
@@ -81,9 +87,12 @@ class OppositeInstruction(LogitsProcessor):
 
     def _decoder(self, new: Tensor) -> Tensor:
         out = self.model(
-            encoder_outputs=self.encoded, attention_mask=self.mask, decoder_input_ids=new,
-            use_cache=True, **{self.cache_name: self.cache},
-        )  # fmt: skip
+            encoder_outputs=self.encoded,
+            attention_mask=self.mask,
+            decoder_input_ids=new,
+            use_cache=True,
+            **{self.cache_name: self.cache},
+        )
         return self._newest(out)
 
     def _causal(self, new: Tensor) -> Tensor:

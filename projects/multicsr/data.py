@@ -40,7 +40,9 @@ class Prepared(NamedTuple):
 
 
 def prepare(cfg: Config, *, kept: bool = False) -> Prepared:
-    """Stages 1 and 2 as the config says; what a language model wrote or graded is kept for other runs.
+    """Stages 1 and 2 as the config says.
+
+    What a language model wrote or graded is kept for other runs.
 
     Args:
         cfg: the experiment's config.
@@ -48,7 +50,8 @@ def prepare(cfg: Config, *, kept: bool = False) -> Prepared:
 
     Raises:
         UserError: files that are missing or of the wrong shape; settings of stage 2 that would not
-            act; nothing left after a stage; with `kept`, rows of a language model that are not there.
+            act; nothing left after a stage; with `kept`, rows of a language model that are not
+            there.
     """
     if cfg.stage2.enabled:
         judges.check(cfg)
@@ -71,14 +74,17 @@ def triplet_rows(cfg: Config, *, kept: bool = False) -> list[Spoilt]:
 
 
 def given(cfg: Config) -> list[GradedTriplet]:
-    """Triplets of the config's file, with scores if it has them; made-up ones for the smoke config."""
+    """Triplets of the config's file, with scores if it has them.
+
+    Made-up ones for the smoke config.
+    """
     data = cfg.data
     if data.source == "synthetic":
         return synthetic(data.limit or 64, cfg.seed)
     if data.source != "file":
         raise UserError(
-            f"data.source={data.source} has no triplets: set data.generate=true, or name a CSV with "
-            "sent0,sent1,hard_neg in data.file (data.source=file)"
+            f"data.source={data.source} has no triplets: set data.generate=true, or name a CSV with"
+            " sent0,sent1,hard_neg in data.file (data.source=file)"
         )
     found = read_triplets(text_path(data))
     return [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
@@ -148,13 +154,28 @@ def spoilt(rows: Sequence[tuple[str, ...]], spoil: SpoilConfig, seed: int) -> li
 
 def synthetic(count: int, seed: int) -> list[GradedTriplet]:
     """Made-up triplets: four words, the same in another order, two of them exchanged; no files."""
-    lexicon = ["red", "small", "old", "cat", "dog", "man", "sleeps", "runs", "eats", "house", "tree", "sees"]  # fmt: skip
+    lexicon = [
+        "red",
+        "small",
+        "old",
+        "cat",
+        "dog",
+        "man",
+        "sleeps",
+        "runs",
+        "eats",
+        "house",
+        "tree",
+        "sees",
+    ]
     found = []
     for i in range(count):
         rng = sample_rng(seed, 0, i, _SYNTHETIC_STREAM)
         chosen = [lexicon[j] for j in rng.permutation(len(lexicon))]
         own, other = chosen[:4], [*chosen[:2], *chosen[4:6]]
-        found.append(GradedTriplet(" ".join(own), " ".join(reversed(own)), " ".join(other), 4.5, 1.5))  # fmt: skip
+        found.append(
+            GradedTriplet(" ".join(own), " ".join(reversed(own)), " ".join(other), 4.5, 1.5)
+        )
     return found
 
 

@@ -69,17 +69,21 @@ def build_writer(cfg: Stage1Config) -> RowFunction:
     if plausibility is None:
         plausibility = PLAUSIBILITY if causal else 0.0
     options: dict[str, Any] = {
-        "max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size,
+        "max_new_tokens": cfg.max_new_tokens,
+        "batch_size": cfg.batch_size,
         "stop": end_of_answer(model),
-    }  # fmt: skip
+    }
 
     def write(premises: Sequence[str], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [{} for _ in premises]
         for number, kind in enumerate(KINDS):
             wanted, opposite = (
-                [in_frame(model, generation_prompt(text, which, cfg.instruction)) for text in premises]
+                [
+                    in_frame(model, generation_prompt(text, which, cfg.instruction))
+                    for text in premises
+                ]
                 for which in (kind, OPPOSITE[kind])
-            )  # fmt: skip
+            )
             rngs = [seed.rng(_STREAM, number) for seed in seeds] if cfg.sample else None
             # without the other branch nothing is left out: plain greedy decoding
             guard = plausibility if omega > 0 else 0.0
@@ -91,10 +95,12 @@ def build_writer(cfg: Stage1Config) -> RowFunction:
                 plain = contrastive_answers(model, wanted, opposite, omega=0.0, **options)
             for i, answer in enumerate(answers):
                 rows[i][kind] = {
-                    "text": one_line(parse_sentence(answer.text)), "tokens": answer.num_tokens,
-                    "omega": omega, "model": cfg.model,
+                    "text": one_line(parse_sentence(answer.text)),
+                    "tokens": answer.num_tokens,
+                    "omega": omega,
+                    "model": cfg.model,
                     "differs": None if plain is None else plain[i].text != answer.text,
-                }  # fmt: skip
+                }
         return rows
 
     return write
@@ -122,12 +128,18 @@ def write_records(
 def settings(cfg: Stage1Config) -> dict[str, Any]:
     """What the records depend on besides premises and seed."""
     return {
-        "model": cfg.model, "omega": effective_omega(cfg), "plausibility": cfg.plausibility,
-        "sample": cfg.sample, "max_new_tokens": cfg.max_new_tokens, "instruction": cfg.instruction,
-        "compare_plain": cfg.compare_plain, "batch_size": cfg.batch_size, "quotes": "in pairs",
+        "model": cfg.model,
+        "omega": effective_omega(cfg),
+        "plausibility": cfg.plausibility,
+        "sample": cfg.sample,
+        "max_new_tokens": cfg.max_new_tokens,
+        "instruction": cfg.instruction,
+        "compare_plain": cfg.compare_plain,
+        "batch_size": cfg.batch_size,
+        "quotes": "in pairs",
         "decoding": DECODING,
         "prompts": content_digest(generation_prompt("", kind, cfg.instruction) for kind in KINDS),
-    }  # fmt: skip
+    }
 
 
 def written(premises: Sequence[str], records: Sequence[dict[str, Any]]) -> list[GradedTriplet]:

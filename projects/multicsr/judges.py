@@ -66,12 +66,19 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
         prompts = [in_frame(model, similarity_prompt(first, second)) for first, second in pairs]
         if cfg.read == "expectation":
             assert isinstance(model, LanguageModel)
-            return [{"answer": None, "grade": g} for g in expected_grades(model, prompts, cfg.batch_size)]  # fmt: skip
+            return [
+                {"answer": None, "grade": g}
+                for g in expected_grades(model, prompts, cfg.batch_size)
+            ]
         rngs = [seed.rng(0) for seed in seeds]  # greedy: never drawn from
         found = model.continuations(
-            prompts, Policy("greedy"), rngs, ANSWER_TOKENS, batch_size=cfg.batch_size,
+            prompts,
+            Policy("greedy"),
+            rngs,
+            ANSWER_TOKENS,
+            batch_size=cfg.batch_size,
             stop=end_of_answer(model),
-        )  # fmt: skip
+        )
         return [
             {"answer": one_line(a.text), "grade": parse_grade(first_line(a.text))} for a in found
         ]
@@ -82,7 +89,8 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
 def expected_grades(model: LanguageModel, prompts: Sequence[str], batch_size: int) -> list[float]:
     """Mean of the digits 0 to 5 under their probabilities as the next word.
 
-    An answer's turn of a chat template begins with the digit, any other prompt is followed by a space.
+    An answer's turn of a chat template begins with the digit, any other prompt is followed by a
+    space.
     """
     joint = "" if takes_turns(model) else " "
     asked = [prompt for prompt in prompts for _ in DIGITS]
@@ -99,7 +107,8 @@ def expected_grades(model: LanguageModel, prompts: Sequence[str], batch_size: in
     return found
 
 
-# -- judges without a language model ----------------------------------------------------------------
+# -- judges without a language model
+# ----------------------------------------------------------------
 
 
 def overlap_grades(pairs: Sequence[Pair]) -> list[float | None]:
@@ -111,8 +120,10 @@ class WordJudge:
     """Classifier on words, trained on labelled NLI pairs of premises on one side of a hash.
 
     It reads the second sentence's words and pairs of words, and how the two sentences overlap. A
-    grade is the mean of the classes' grades under their probabilities, rounded to a tenth as a model
-    answers: entailment 5, neutral 2.5, contradiction 0, and 0 for the hypothesis of another premise.
+    grade is the mean of the classes' grades under their probabilities, rounded to a tenth as a
+    model
+    answers: entailment 5, neutral 2.5, contradiction 0, and 0 for the hypothesis of another
+    premise.
 
     Args:
         rows: (premise, hypothesis, label).
@@ -134,7 +145,9 @@ class WordJudge:
 
     def __call__(self, pairs: Sequence[Pair]) -> list[float]:
         """Grades of pairs."""
-        found: list[float] = (self.model.predict_proba(self._features(pairs)) @ self.grades).round(1).tolist()  # fmt: skip
+        found: list[float] = (
+            (self.model.predict_proba(self._features(pairs)) @ self.grades).round(1).tolist()
+        )
         return found
 
     def _features(self, pairs: Sequence[Pair]) -> Any:
@@ -179,8 +192,15 @@ def _overlap(pairs: Sequence[Pair]) -> np.ndarray:
         a, b = set(words(first)), set(words(second))
         both, longest = len(a & b), max(1, len(a | b))
         denied = [bool(side & {"not", "no", "never", "nobody"}) for side in (a, b)]
-        found.append((both / max(1, len(b)), both / max(1, len(a)), both / longest,
-                      float(denied[0] != denied[1]), min(len(b) / max(1, len(a)), 2.0)))  # fmt: skip
+        found.append(
+            (
+                both / max(1, len(b)),
+                both / max(1, len(a)),
+                both / longest,
+                float(denied[0] != denied[1]),
+                min(len(b) / max(1, len(a)), 2.0),
+            )
+        )
     return np.array(found)
 
 
@@ -190,7 +210,9 @@ def _overlap(pairs: Sequence[Pair]) -> np.ndarray:
 def grade_triplets(triplets: Sequence[GradedTriplet], grades: Grades) -> list[GradedTriplet]:
     """Triplets with a = grade(premise, positive) and b = grade(premise, negative)."""
     count = len(triplets)
-    found = grades([(t.sent0, t.sent1) for t in triplets] + [(t.sent0, t.hard_neg) for t in triplets])  # fmt: skip
+    found = grades(
+        [(t.sent0, t.sent1) for t in triplets] + [(t.sent0, t.hard_neg) for t in triplets]
+    )
     return [
         t._replace(positive_score=a, negative_score=b)
         for t, a, b in zip(triplets, found[:count], found[count:], strict=True)
@@ -213,7 +235,12 @@ def lm_scored(
         UserError: the folder was made from other triplets or with another model.
     """
     pairs = [[t.sent0, other] for t in triplets for other in (t.sent1, t.hard_neg)]
-    step = RowMap("score", partial(build_lm_judge, cfg), lm_settings(cfg), chunk_size=cfg.batch_size * CHUNK_BATCHES)  # fmt: skip
+    step = RowMap(
+        "score",
+        partial(build_lm_judge, cfg),
+        lm_settings(cfg),
+        chunk_size=cfg.batch_size * CHUNK_BATCHES,
+    )
     done = map_rows(step, pairs, folder, options, display)
     return done, scored_by(triplets, done.rows()) if done.complete else []
 
@@ -267,8 +294,8 @@ def check(cfg: Config) -> None:
     rule_of(cfg.stage2)
     if cfg.stage2.keep == "oracle" and cfg.data.spoil == SpoilConfig():
         raise UserError(
-            "stage2.keep=oracle drops the errors that data.spoil makes: set one of its shares above 0, "
-            "or another stage2.keep"
+            "stage2.keep=oracle drops the errors that data.spoil makes: set one of its shares above"
+            " 0, or another stage2.keep"
         )
 
 
@@ -303,7 +330,9 @@ def curated(cfg: Config, rows: Sequence[Spoilt]) -> Curated:
             order = [i for i in order if not rows[i].error]
         places = sorted(int(i) for i in order[:count])
         swapped = [i for i, t in enumerate(plain) if t.sent1 != triplets[i].sent1]
-        found = Curated([plain[i] for i in places], places, len(plain), 0, swapped, *[float("nan")] * 2)  # fmt: skip
+        found = Curated(
+            [plain[i] for i in places], places, len(plain), 0, swapped, *[float("nan")] * 2
+        )
     if not found.kept:
         raise UserError(
             f"stage 2 keeps none of {len(triplets)} triplets ({found.unscored} without a score): "

@@ -30,14 +30,20 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, temperature: float, variant: str = "masked_infonce", phi: float = 0.95,
-        gather: bool = True, backend: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        temperature: float,
+        variant: str = "masked_infonce",
+        phi: float = 0.95,
+        gather: bool = True,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         self.temperature, self.variant, self.phi = temperature, variant, phi
         self.loss = InfoNCELoss(gather=gather, backend=backend)
 
-    def forward(self, views: tuple[Tensor, ...], guides: tuple[Tensor, ...] | None = None) -> LossOutput:  # fmt: skip
+    def forward(
+        self, views: tuple[Tensor, ...], guides: tuple[Tensor, ...] | None = None
+    ) -> LossOutput:
         """Loss of raw embeddings.
 
         Args:
@@ -51,7 +57,8 @@ class Objective(nn.Module):
         if guides is not None:
             unit = [F.normalize(guide.float(), dim=1) for guide in guides]
             mask = guide_mask(unit[0], unit[1:], threshold=self.phi)
-        # l_i = -log exp(s+_ii / tau) / (sum_j m+_ij exp(s+_ij / tau) + sum_j m-_ij exp(s-_ij / tau))
+        # l_i = -log exp(s+_ii / tau) / (sum_j m+_ij exp(s+_ij / tau) + sum_j m-_ij exp(s-_ij /
+        # tau))
         out: LossOutput = self.loss(
             anchor, positive, 1 / self.temperature, hard_negatives=negative, mask=mask
         )

@@ -16,7 +16,9 @@ CLAMP = 1e-7  # least 1 - p in the logarithm
 
 @torch.no_grad()
 @full_precision  # half precision has no cosine between 0.9492 and 0.9531
-def keep_mask(anchor: Tensor, positive: Tensor, negative: Tensor, phi: float, offset: int = 0) -> Tensor:  # fmt: skip
+def keep_mask(
+    anchor: Tensor, positive: Tensor, negative: Tensor, phi: float, offset: int = 0
+) -> Tensor:
     """Which columns are negatives: cosine of the mask model at most phi; the own positive always.
 
         m_ij = 1[cos(P(x_i), P(x_j)) <= phi]
@@ -66,7 +68,8 @@ def official_bce(
         offset: place of the first row's positive.
 
     Returns:
-        Mean over all entries; per row the mean over its entries; hits: no kept column beats the own.
+        Mean over all entries; per row the mean over its entries; hits: no kept column beats the
+        own.
     """
     cosine = embeddings(anchor, True) @ embeddings(torch.cat([positive, negative]), True).T
     logits = cosine / temperature * keep

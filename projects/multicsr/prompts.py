@@ -9,14 +9,26 @@ OPPOSITE: dict[Kind, Kind] = {"entailment": "contradiction", "contradiction": "e
 # own sentences: none of them is in an evaluation set
 EXAMPLES: dict[Kind, tuple[tuple[str, str], ...]] = {
     "entailment": (
-        ("Two gardeners are planting tulips along the path.", "Flowers are being put into the ground beside a path."),
-        ("The committee rejected the budget after a long debate.", "After much discussion the budget was turned down."),
+        (
+            "Two gardeners are planting tulips along the path.",
+            "Flowers are being put into the ground beside a path.",
+        ),
+        (
+            "The committee rejected the budget after a long debate.",
+            "After much discussion the budget was turned down.",
+        ),
     ),
     "contradiction": (
-        ("Two gardeners are planting tulips along the path.", "The gardeners are pulling all flowers out of the path."),
-        ("The committee rejected the budget after a long debate.", "The committee accepted the budget without a word."),
+        (
+            "Two gardeners are planting tulips along the path.",
+            "The gardeners are pulling all flowers out of the path.",
+        ),
+        (
+            "The committee rejected the budget after a long debate.",
+            "The committee accepted the budget without a word.",
+        ),
     ),
-}  # fmt: skip
+}
 
 TASKS: dict[str, dict[Kind, str]] = {
     "plain": {
@@ -25,7 +37,9 @@ TASKS: dict[str, dict[Kind, str]] = {
     },
     "paraphrase": {
         "entailment": "Say the given sentence again in other words and with another structure.",
-        "contradiction": "Change the given sentence so that it means something logically different.",
+        "contradiction": (
+            "Change the given sentence so that it means something logically different."
+        ),
     },
     "concise": {
         "entailment": "Give a short paraphrase of the given sentence; modifiers may be left out.",
@@ -79,7 +93,7 @@ def parse_sentence(answer: str) -> str:
 def similarity_prompt(first: str, second: str) -> str:
     """Zero-shot question for the similarity of two sentences, 0.0 to 5.0."""
     return (
-        "Rate how similar sentences (a) and (b) are in meaning, as a number between 0.0 (nothing in "
-        "common) and 5.0 (the same meaning).\n"
-        f"(a) {' '.join(first.split())}\n(b) {' '.join(second.split())}\nSimilarity:"
+        "Rate how similar sentences (a) and (b) are in meaning, as a number between 0.0 (nothing"
+        f" in common) and 5.0 (the same meaning).\n(a) {' '.join(first.split())}\n(b)"
+        f" {' '.join(second.split())}\nSimilarity:"
     )

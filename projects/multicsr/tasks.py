@@ -22,8 +22,8 @@ from projects.multicsr.config import Config
 def generate(cfg: Config, workspace: Workspace) -> Path:
     """Stage 1: write ``sent0,sent1,hard_neg`` for the premises of the config.
 
-    The records of every output (tokens, omega, model) stay in ``<output>.parts``; the CSV is written
-    when all shares (``task.shard=i/n``) are there.
+    The records of every output (tokens, omega, model) stay in ``<output>.parts``; the CSV is
+    written when all shares (``task.shard=i/n``) are there.
 
     Raises:
         UserError: no premises or no such model; see `_output`.
@@ -56,7 +56,8 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     """Stage 2: write ``sent0,sent1,hard_neg,positive_score,negative_score``; rows stay as they are.
 
     Raises:
-        UserError: no judge, no triplets, no such model, or a folder of other triplets; see `_output`.
+        UserError: no judge, no triplets, no such model, or a folder of other triplets; see
+            `_output`.
     """
     if cfg.stage2.judge == "file":
         raise UserError("TASK=score asks a judge: set stage2.judge=lm and stage2.score_model")
@@ -88,13 +89,15 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
     """
     if cfg.stage2.keep != "rule":
         raise UserError(
-            f"TASK=filter applies the rule, and stage2.keep={cfg.stage2.keep} is a control of training: "
-            "leave it out"
+            f"TASK=filter applies the rule, and stage2.keep={cfg.stage2.keep} is a control of"
+            " training: leave it out"
         )
     path = _output(cfg, workspace, "filtered.csv")
     triplets = _triplets(cfg, workspace)
     if all(t.positive_score is None for t in triplets):
-        raise UserError("these triplets have no scores: run TASK=score first and give its output in files.input")  # fmt: skip
+        raise UserError(
+            "these triplets have no scores: run TASK=score first and give its output in files.input"
+        )
     found = curate(triplets, judges.rule_of(cfg.stage2).keeps)
     if not found.kept:
         raise UserError("the filter keeps nothing: lower stage2.alpha or raise stage2.beta")

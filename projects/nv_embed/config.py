@@ -9,10 +9,25 @@ from common.decoding.options import ServerConfig
 from common.families.retrieval.config import RetrievalData, RetrievalEval, SearchConfig
 from common.ranges import Count, Positive, Rate, Share, at_least
 
-BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_clusters", "nli_pairs",
-                "stsb", "snips_clusters")  # fmt: skip
-SYNTHETIC_EVAL = ("retrieval", "reranking", "classification", "clustering", "pair_classification",
-                  "sts", "summarisation")  # fmt: skip
+BUNDLED_EVAL = (
+    "wikides",
+    "wikides_rerank",
+    "snips",
+    "banking77",
+    "banking77_clusters",
+    "nli_pairs",
+    "stsb",
+    "snips_clusters",
+)
+SYNTHETIC_EVAL = (
+    "retrieval",
+    "reranking",
+    "classification",
+    "clustering",
+    "pair_classification",
+    "sts",
+    "summarisation",
+)
 
 SYNTHESIS_FORMATS = ("short-long", "long-short", "short-short")
 

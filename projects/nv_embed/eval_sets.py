@@ -58,9 +58,11 @@ def build_set(cfg: Config, name: str) -> EvalSet:
     sts = load_sts(root, f"stsb-{split}")
     chosen = _some(range(len(sts)), limit)
     return Pairs(
-        known_set("stsb").instruction, [sts.first[i] for i in chosen],
-        [sts.second[i] for i in chosen], [sts.scores[i] for i in chosen],
-    )  # fmt: skip
+        known_set("stsb").instruction,
+        [sts.first[i] for i in chosen],
+        [sts.second[i] for i in chosen],
+        [sts.scores[i] for i in chosen],
+    )
 
 
 def wikides(root: str | None, limit: int | None, split: Split = "test") -> Retrieval:
@@ -70,15 +72,18 @@ def wikides(root: str | None, limit: int | None, split: Split = "test") -> Retri
     place = {text: i for i, text in enumerate(documents)}
     kept = _some(rows, limit)
     return Retrieval(
-        known_set("wikides").instruction, [row["source"] for row in kept], documents,
+        known_set("wikides").instruction,
+        [row["source"] for row in kept],
+        documents,
         [{place[row["target"].lower()]} for row in kept],
-    )  # fmt: skip
+    )
 
 
 def wikides_rows(root: str | None, split: Split = "test") -> list[Row]:
     """Rows of a part: paragraph, right description, descriptions written by a model.
 
-    The development part is that of ``wikides-ranking``, cut to as many words, without what is also in the test part.
+    The development part is that of ``wikides-ranking``, cut to as many words, without what is also
+    in the test part.
     """
     columns = ("source", "candidate", "target")
     test = read_jsonl(bundled("wikides", root) / "test.jsonl.gz", columns)
@@ -95,8 +100,8 @@ def planted_task(
 ) -> tuple[Retrieval, list[set[int]]]:
     """Queries, a collection with the right and the model-written descriptions, and the latter.
 
-    The model-written descriptions of a query's own paragraph mean about the same as its positive but
-    are not named as positives: a miner should leave them out.
+    The model-written descriptions of a query's own paragraph mean about the same as its positive
+    but are not named as positives: a miner should leave them out.
     """
     rows = _some(wikides_rows(root, split), limit)
     documents: dict[str, int] = {}
@@ -130,10 +135,13 @@ def _intents(cfg: Config, name: str, *, probe: bool) -> Classes:
     train, test = _per_class(train, _PROBE_PER_CLASS[name]), _some(test, cfg.eval.max_items)
     return Classes(
         known_set(name).instruction,
-        [row["text"] for row in train], [classes[row["intent"]] for row in train],
-        [row["text"] for row in test], [classes[row["intent"]] for row in test],
-        shots=min(cfg.eval.shots, _PROBE_PER_CLASS[name]), draws=cfg.eval.draws,
-    )  # fmt: skip
+        [row["text"] for row in train],
+        [classes[row["intent"]] for row in train],
+        [row["text"] for row in test],
+        [classes[row["intent"]] for row in test],
+        shots=min(cfg.eval.shots, _PROBE_PER_CLASS[name]),
+        draws=cfg.eval.draws,
+    )
 
 
 def _per_class(rows: Sequence[Row], count: int) -> list[Row]:

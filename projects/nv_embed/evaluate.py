@@ -109,9 +109,9 @@ def test_documents(cfg: Config) -> list[str]:
 def planted_metrics(cfg: Config, encode: Encode) -> dict[str, float]:
     """How often a teacher mines descriptions that are right, with the filter and without.
 
-    ``mined_planted`` and ``mined_planted_unfiltered``: share of planted positives among the negatives
-    that the encoder mines for queries that have one; ``mined_removed``: share of nearest candidates
-    dropped by the filter. ``bm25_*``: the same of BM25, the teacher of the mini config.
+    ``mined_planted`` and ``mined_planted_unfiltered``: share of planted positives among the
+    negatives that the encoder mines for queries that have one; ``mined_removed``: share of nearest
+    candidates dropped by the filter. ``bm25_*``: the same of BM25, the teacher of the mini config.
     """
     task, planted = planted_task(cfg.data.root, cfg.eval.max_items, cfg.eval.split)
     among = [q for q, own in enumerate(planted) if own]

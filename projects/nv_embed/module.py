@@ -49,7 +49,10 @@ class Objective(nn.Module):
     def forward(
         self, query: Tensor, positive: Tensor, negative: Tensor, left_out: Exclude | None = None
     ) -> LossOutput:
-        """Loss of raw embeddings (B, D), (B, D) and (B, n, D); `left_out`: documents that are no negatives."""
+        """Loss of raw embeddings (B, D), (B, D) and (B, n, D).
+
+        `left_out`: documents that are no negatives.
+        """
         out: LossOutput = self.loss(
             query, positive, self.scale, hard_negatives=negative, mask=left_out
         )

@@ -1,9 +1,9 @@
 """`make run TASK=overlap`: training texts that an evaluation holds, or nearly so, are left out.
 
-Source: Lee et al. 2024, "NV-Embed", section 4 (overlap with MTEB removed; by a BM25 similarity for Emotion and
-AmazonCounterfactual), arXiv 2405.17428.
-Deviation: similarity and threshold are not printed. Here it is the BM25 score of the training text against an evaluation
-text, as a share of the highest that the evaluation text reaches itself.
+Source: Lee et al. 2024, "NV-Embed", section 4 (overlap with MTEB removed; by a BM25 similarity for
+Emotion and AmazonCounterfactual), arXiv 2405.17428.
+Deviation: similarity and threshold are not printed. Here it is the BM25 score of the training text
+against an evaluation text, as a share of the highest that the evaluation text reaches itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,13 +28,16 @@ ROWS = 256  # training texts that are compared with all evaluation texts at a ti
 
 
 def overlap(cfg: Config, workspace: Workspace) -> Path:
-    """Write the sets named in ``overlap.texts`` without the examples that overlap; the folder of the files.
+    """Write the sets named in ``overlap.texts`` without the examples that overlap.
 
-    An example overlaps by its query, and in a symmetric set (STS) by its positives too: they are texts of the same sort.
+    The folder of the files.
+
+    An example overlaps by its query, and in a symmetric set (STS) by its positives too: they are
+    texts of the same sort.
 
     Raises:
-        UserError: no set is named, one that the config lacks or that has no file, an unreadable file, or
-            an output that is an input.
+        UserError: no set is named, one that the config lacks or that has no file, an unreadable
+            file, or an output that is an input.
     """
     options = cfg.overlap
     if not options.texts:
@@ -76,7 +79,8 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
                 EmbeddingTask(name, task.kind, task.instruction, records, task.symmetric),
             )
         workspace.say(
-            f"{name}: {int((~kept).sum())} of {len(kept)} examples overlap with {place}, {int(kept.sum())} kept"
+            f"{name}: {int((~kept).sum())} of {len(kept)} examples overlap with {place},"
+            f" {int(kept.sum())} kept"
         )
     return folder
 
@@ -139,7 +143,8 @@ def overlapping(
     Args:
         texts: N training texts.
         tested: M evaluation texts.
-        threshold: in (0, 1], similarity from which a text overlaps; None: only equal texts do, case and space aside.
+        threshold: in (0, 1], similarity from which a text overlaps; None: only equal texts do, case
+            and space aside.
 
     Returns:
         (N,) bool.

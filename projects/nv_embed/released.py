@@ -164,9 +164,12 @@ def released_encoder(
         load_state(encoder, own_names(read_pretrained_state(ref), source), source=source)
     if lora_rank is not None:
         add_lora(
-            encoder.model, rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout,
+            encoder.model,
+            rank=lora_rank,
+            alpha=lora_alpha,
+            dropout=lora_dropout,
             targets=lora_targets,
-        )  # fmt: skip
+        )
     return encoder
 
 
@@ -197,9 +200,11 @@ def _check_pooler(stored: ReleasedConfig, options: Mapping[str, Any], source: st
     given = {"pooling": "latent", "num_latents": 512, "heads": 8, "dim_head": None, **options}
     given["dim_head"] = given["dim_head"] or stored.decoder["hidden_size"]
     wanted = {
-        "pooling": "latent", "num_latents": stored.num_latents, "heads": stored.heads,
+        "pooling": "latent",
+        "num_latents": stored.num_latents,
+        "heads": stored.heads,
         "dim_head": stored.dim_head,
-    }  # fmt: skip
+    }
     other = [f"model.{k}={v}" for k, v in wanted.items() if given[k] != v]
     if other:
         raise UserError(f"{source} was trained with another pooler: set {' '.join(other)}")

@@ -90,7 +90,9 @@ def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[Embedd
     return chosen
 
 
-def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: Any) -> InstructedEncoder:  # fmt: skip
+def build_encoder(
+    model: ModelConfig, pretrained: str | None = None, **options: Any
+) -> InstructedEncoder:
     """The encoder of the config, before training.
 
     Args:

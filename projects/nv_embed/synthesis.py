@@ -1,7 +1,7 @@
 """Synthetic retrieval examples by a local language model: think of tasks, then write examples.
 
-Source: Lee et al. 2024, "NV-Embed", section 4.1 (synthetic data), arXiv 2405.17428, after Wang et al.
-2024, "Improving Text Embeddings with Large Language Models", arXiv 2401.00368.
+Source: Lee et al. 2024, "NV-Embed", section 4.1 (synthetic data), arXiv 2405.17428, after Wang et
+al. 2024, "Improving Text Embeddings with Large Language Models", arXiv 2401.00368.
 Deviation: the prompts are this project's own; the paper's are not printed.
 """
 
@@ -114,7 +114,8 @@ def example_prompt(form: Format, task: str, rng: np.random.Generator) -> str:
 def list_items(text: str) -> list[str]:
     """Strings of a JSON list that may be cut off or followed by other text.
 
-    A string without its closing quote counts, up to its last sentence end, where it is the only one.
+    A string without its closing quote counts, up to its last sentence end, where it is the only
+    one.
 
     >>> list_items('["Find a.", "Find b."] I hope'), list_items('["Find a. And'), list_items('["a", "b')
     (['Find a.', 'Find b.'], ['Find a.'], ['a'])
@@ -301,9 +302,12 @@ def _policy(cfg: Config) -> Policy:
 
 
 def _mapped(
-    cfg: Config, name: str, build: Callable[[], RowFunction], rows: Sequence[str],
+    cfg: Config,
+    name: str,
+    build: Callable[[], RowFunction],
+    rows: Sequence[str],
     workspace: Workspace,
-) -> list[Any] | None:  # fmt: skip
+) -> list[Any] | None:
     section = cfg.synthesis
     settings = {
         **generator_settings(section.model, _policy(cfg), cfg.generator),

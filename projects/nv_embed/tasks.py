@@ -81,25 +81,31 @@ def collection(cfg: Config, task: EmbeddingTask) -> list[str]:
 
 
 def _mined(
-    cfg: Config, workspace: Workspace, task: EmbeddingTask, documents: list[str],
+    cfg: Config,
+    workspace: Workspace,
+    task: EmbeddingTask,
+    documents: list[str],
     encoder: InstructedEncoder | None,
-) -> EmbeddingTask | None:  # fmt: skip
+) -> EmbeddingTask | None:
     """The set with its negatives; None if other shares have to finish first."""
     options = cfg.data.mining
     place = {text: i for i, text in enumerate(documents)}
     right = right_places(task, place)
     settings = {
-        "documents": content_digest(documents), "teacher": options.teacher, "ratio": options.ratio,
-        "num_negatives": options.num_negatives, "candidates": options.candidates,
+        "documents": content_digest(documents),
+        "teacher": options.teacher,
+        "ratio": options.ratio,
+        "num_negatives": options.num_negatives,
+        "candidates": options.candidates,
         "instruction": task.document_instruction,
         "weights": encoder and weights_digest(encoder),
-    }  # fmt: skip
+    }
     key = content_digest([repr(settings)])[:12]  # teachers may be tried one after the other
     depth = candidate_depth(options.candidates, len(documents), right)
     if depth < 1:
         raise UserError(
-            f"{task.name}: every document is right for one of its queries, none is left to be a negative; give more "
-            "documents"
+            f"{task.name}: every document is right for one of its queries, none is left to be a"
+            " negative; give more documents"
         )
     place_of = workspace.folder(f"mined/{task.name}-{key}")
     build = partial(build_miner, cfg, documents, depth, encoder, task, place_of / "documents")
@@ -116,8 +122,9 @@ def _mined(
     texts = [[documents[i] for i in row["negatives"]] for row in mined]
     dropped, nearest = (sum(row[name] for row in mined) for name in ("dropped", "nearest"))
     workspace.say(
-        f"{task.name}: {len(texts)} queries, {sum(map(len, texts)) / len(texts):.2f} negatives each, "
-        f"{dropped / max(nearest, 1):.1%} of the nearest candidates dropped as too close to the positive"
+        f"{task.name}: {len(texts)} queries, {sum(map(len, texts)) / len(texts):.2f} negatives"
+        f" each, {dropped / max(nearest, 1):.1%} of the nearest candidates dropped as too close to"
+        " the positive"
     )
     records = with_negatives(task.records, texts)
     return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
@@ -194,8 +201,8 @@ def encode_queries(
 def english_tasks(names: Sequence[str]) -> list[Any]:
     """Tasks as "MTEB(eng, v1)" has them: English alone, and its splits (MSMARCO's is dev).
 
-    By name alone a task has all of its languages (STS17: 11 pairs, MassiveIntent: 51), whose mean is not the score of the
-    leaderboard. What that benchmark lacks stays a name.
+    By name alone a task has all of its languages (STS17: 11 pairs, MassiveIntent: 51), whose mean
+    is not the score of the leaderboard. What that benchmark lacks stays a name.
 
     Raises:
         UserError: mteb is not installed.
@@ -226,9 +233,13 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     names = cfg.eval.mteb_tasks or [name for tasks in MTEB_TASKS.values() for name in tasks]
     with evaluated(encoder, cfg.trainer.accelerator):
         scores = evaluate_mteb(
-            encoder, english_tasks(names), workspace.folder(".") / "mteb.json", name="nv_embed",
-            prompts=mteb_prompts(), batch_size=cfg.eval.batch_size,
-        )  # fmt: skip
+            encoder,
+            english_tasks(names),
+            workspace.folder(".") / "mteb.json",
+            name="nv_embed",
+            prompts=mteb_prompts(),
+            batch_size=cfg.eval.batch_size,
+        )
     kind_of = {name: kind for kind, tasks in MTEB_TASKS.items() for name in tasks}
     by_type: dict[str, dict[str, float]] = {}
     for key, value in scores.items():

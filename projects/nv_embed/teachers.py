@@ -1,6 +1,7 @@
 """Encoders that mine hard negatives: own exports, released checkpoints, and other decoders, as E5-mistral.
 
-Source: Lee et al. 2024, "NV-Embed", section 4.1 (the teacher is E5-mistral-7b-instruct), arXiv 2405.17428.
+Source: Lee et al. 2024, "NV-Embed", section 4.1 (the teacher is E5-mistral-7b-instruct), arXiv
+2405.17428.
 """
 
 import json
@@ -25,9 +26,10 @@ def load_teacher(place: str, model: ModelConfig) -> InstructedEncoder:
     """The encoder of a folder, in evaluation mode.
 
     Args:
-        place: an exported folder, a checkpoint in NV-Embed's released layout, or a decoder in the layout of
-            sentence-transformers whose states are averaged or whose last one is taken (E5-mistral, SFR-Embedding). A decoder
-            keeps its causal mask; queries are "Instruct: ...", as E5-mistral's are, documents have no prefix.
+        place: an exported folder, a checkpoint in NV-Embed's released layout, or a decoder in the
+            layout of sentence-transformers whose states are averaged or whose last one is taken
+            (E5-mistral, SFR-Embedding). A decoder keeps its causal mask; queries are "Instruct:
+            ...", as E5-mistral's are, documents have no prefix.
         model: length of texts, attention and dtype of the weights.
 
     Raises:
@@ -38,8 +40,8 @@ def load_teacher(place: str, model: ModelConfig) -> InstructedEncoder:
         return load_encoder(place, model)
     if ref.path is None:
         raise UserError(
-            f"data.mining.encoder={place} is no released checkpoint and no folder here: download the teacher "
-            f"and name its folder"
+            f"data.mining.encoder={place} is no released checkpoint and no folder here: download"
+            " the teacher and name its folder"
         )
     pooling, with_prompt = _pooling(ref.path)
     encoder = instructed_encoder(
@@ -63,8 +65,9 @@ def _pooling(folder: Path) -> tuple[Any, bool]:
         options = json.loads((folder / kinds["Pooling"] / "config.json").read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} does not say how it makes a vector of its states: it is no exported encoder, no released checkpoint, "
-            f"and has no modules.json with a Pooling of sentence-transformers ({error!r})"
+            f"{folder} does not say how it makes a vector of its states: it is no exported encoder,"
+            " no released checkpoint, and has no modules.json with a Pooling of"
+            f" sentence-transformers ({error!r})"
         ) from error
     if others := sorted(set(kinds) - set(_MODULES)):
         raise UserError(f"{folder}: a teacher with {', '.join(others)} on top is not supported")

@@ -21,9 +21,15 @@ def build(cfg: Config) -> "Experiment[OneToK]":
     from projects.one_to_k.evaluate import evaluate
 
     return experiment_of(
-        cfg, stages.stages, evaluate, stages.export, stages.load_export, stages.embed, stages.plan,
+        cfg,
+        stages.stages,
+        evaluate,
+        stages.export,
+        stages.load_export,
+        stages.embed,
+        stages.plan,
         {"translate": tasks.translate},
-    )  # fmt: skip
+    )
 
 
 def load(folder: "Path") -> "Retriever":

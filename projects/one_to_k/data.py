@@ -147,10 +147,16 @@ def build_data(cfg: Config) -> ContrastiveData:
 def _mask(cfg: Config, tokenizer: FixedLengthTokenizer, ids: Any, rng: Rng) -> Any:
     data, pad = cfg.data, tokenizer.tokenizer.pad_token_id
     return mask_spans(
-        ids, int((ids != pad).sum()), rng, mask_id=int(tokenizer.mask_id or 0),
-        vocab_size=tokenizer.vocab_size, probability=data.mask_probability,
-        max_masks=data.max_masks, span_probability=data.span_probability, max_span=data.max_span,
-    )  # fmt: skip
+        ids,
+        int((ids != pad).sum()),
+        rng,
+        mask_id=int(tokenizer.mask_id or 0),
+        vocab_size=tokenizer.vocab_size,
+        probability=data.mask_probability,
+        max_masks=data.max_masks,
+        span_probability=data.span_probability,
+        max_span=data.max_span,
+    )
 
 
 def train_transform(cfg: Config) -> Any:
@@ -172,21 +178,27 @@ def training_source(cfg: Config, tokenizer: Tokenizer) -> Source:
         lines = CaptionLines(data_root(data.root) / str(data.files))
         folder = data_root(data.root) / (data.images or "")
         images = im.ImageFiles(
-            lambda i: folder / lines.image_path(i), len(lines), train_transform(cfg),
+            lambda i: folder / lines.image_path(i),
+            len(lines),
+            train_transform(cfg),
             max_corrupt=data.max_corrupt,
-        )  # fmt: skip
+        )
         return Source(images, lines, _ordered(cfg, lines.languages()))
     if data.source == "emoji":
         rows, texts = emoji_rows(cfg, "train")
         pixels = _emoji_pixels(cfg, rows)
-        return Source(im.CachedImages(pixels, train_transform(cfg)), texts, _ordered(cfg, list(texts[0])))  # fmt: skip
+        return Source(
+            im.CachedImages(pixels, train_transform(cfg)), texts, _ordered(cfg, list(texts[0]))
+        )
     if data.source == "captions":
         found = caption_rows(cfg, "train")
         anchors = TextImages([row[data.pivot] for row in found], tokenizer, data.max_words)
         return Source(anchors, found, [x for x in _ordered(cfg, list(found[0])) if x != data.pivot])
     if data.source == "synthetic":
         pixels, texts = _synthetic(cfg)
-        return Source(im.CachedImages(pixels, train_transform(cfg)), texts, _ordered(cfg, list(texts[0])))  # fmt: skip
+        return Source(
+            im.CachedImages(pixels, train_transform(cfg)), texts, _ordered(cfg, list(texts[0]))
+        )
     languages = data.languages or BENCHMARK_SETS[data.source][0]
     sets = read_benchmark(data.source, data_root(data.root), languages, data.split)
     names = list(dict.fromkeys(name for one in sets.values() for name in one.images))
@@ -239,10 +251,15 @@ def caption_rows(cfg: Config, split: str) -> list[dict[str, str]]:
     pattern = cfg.data.files or "multi30k-captions/<split>.jsonl.gz"
     path = data_root(cfg.data.root) / pattern.replace("<split>", split)
     require(
-        path, what="aligned captions", layout='lines {"en": "...", "de": "..."}; data.files names '
-        "the file with <split> for train, val and test_2016_flickr",
-        source="https://github.com/multi30k/dataset", size="4 MB",
-    )  # fmt: skip
+        path,
+        what="aligned captions",
+        layout=(
+            'lines {"en": "...", "de": "..."}; data.files names '
+            "the file with <split> for train, val and test_2016_flickr"
+        ),
+        source="https://github.com/multi30k/dataset",
+        size="4 MB",
+    )
     rows = read_jsonl(path, [cfg.data.pivot, *cfg.data.languages])
     return [rows[i] for i in _subset(cfg, list(range(len(rows))))] if split == "train" else rows
 
@@ -336,7 +353,9 @@ def _synthetic_set(cfg: Config, transform: im.SquareTransform) -> EvalSet:
 
 def _caption_set(cfg: Config, tokenizer: Tokenizer) -> EvalSet:
     rows = caption_rows(cfg, {"test": "test_2016_flickr", "dev": "val"}[cfg.eval.split])
-    languages = cfg.eval.languages or [x for x in cfg.data.languages or sorted(rows[0]) if x != cfg.data.pivot]  # fmt: skip
+    languages = cfg.eval.languages or [
+        x for x in cfg.data.languages or sorted(rows[0]) if x != cfg.data.pivot
+    ]
     order = tuple(range(len(rows)))
     anchors = tuple(row[cfg.data.pivot] for row in rows)
     sets = {x: LanguageSet(anchors, tuple(row[x] for row in rows), order) for x in languages}
@@ -347,7 +366,9 @@ def _caption_set(cfg: Config, tokenizer: Tokenizer) -> EvalSet:
 def _benchmark_set(cfg: Config, name: Benchmark, languages: Sequence[str], split: str) -> EvalSet:
     transform = im.SquareTransform(cfg.data.image_size)
     root = data_root(cfg.data.root)
-    folder = root / (cfg.data.images if cfg.data.images and name == cfg.data.source else f"{name}/images")  # fmt: skip
+    folder = root / (
+        cfg.data.images if cfg.data.images and name == cfg.data.source else f"{name}/images"
+    )
     sets = read_benchmark(name, root, languages, split)
 
     def load(names: Sequence[str]) -> Tensor:

@@ -41,8 +41,8 @@ KS = (1, 5, 10)
 def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, float]:
     """Metrics of every set: those of the source plain, those of a benchmark under its name.
 
-    Beside those of the source stand chance and the ``recall_mean`` and, where it has one, ``mrv_std`` of
-    the model before its training.
+    Beside those of the source stand chance and the ``recall_mean`` and, where it has one,
+    ``mrv_std`` of the model before its training.
     """
     tokenizer, metrics = build_tokenizer(cfg.model), {"temperature": float(module.temperature())}
     for name, found in evaluation_sets(cfg, tokenizer).items():
@@ -90,8 +90,8 @@ def table(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, float
 def mrv_ranks(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, Ranks] | None:
     """Ranks of `mrv_languages` with query q the same in each; None where there is no such order.
 
-    A set of `MRV_LANGUAGES` has translations of one caption an image, and may lack a few: there the images that
-    all of them have are compared (xFlickr&CO: one German caption is empty).
+    A set of `MRV_LANGUAGES` has translations of one caption an image, and may lack a few: there the
+    images that all of them have are compared (xFlickr&CO: one German caption is empty).
     """
     few = mrv_languages(name, ranks)
     if _aligned(found, few):
@@ -183,8 +183,9 @@ def _match(
 def save_items(workspace: Workspace, name: str, ranks: dict[str, Ranks], found: EvalSet) -> None:
     """Values of the two judged metrics for every query of both directions, for paired intervals.
 
-    Their means are those of `table`. A metric has none where its languages are not aligned, and a set
-    none at all where an image has several texts: there the two directions count alike, not the queries.
+    Their means are those of `table`. A metric has none where its languages are not aligned, and a
+    set none at all where an image has several texts: there the two directions count alike, not the
+    queries.
     """
     if any(len(own.image_to_text) != len(own.text_to_image) for own in ranks.values()):
         return
@@ -198,7 +199,9 @@ def save_items(workspace: Workspace, name: str, ranks: dict[str, Ranks], found: 
 
 def _stacked(ranks: dict[str, Ranks]) -> Tensor:
     """(L, 2 Q) of both directions."""
-    return torch.cat([torch.stack([getattr(x, d) for x in ranks.values()]) for d in Ranks._fields], 1)  # fmt: skip
+    return torch.cat(
+        [torch.stack([getattr(x, d) for x in ranks.values()]) for d in Ranks._fields], 1
+    )
 
 
 def show(cfg: Config, workspace: Workspace, found: EvalSet, scores: Sequence[Tensor]) -> None:

@@ -20,8 +20,13 @@ from projects.one_to_k.config import Config
 from projects.one_to_k.network import CrossLingualNetwork, build_network, network_options
 
 # parameters that no pretrained model has
-NEW = ("network.image_projection", "network.text_projection", "network.matching",
-       "network.text_encoder.cross", "temperature")  # fmt: skip
+NEW = (
+    "network.image_projection",
+    "network.text_projection",
+    "network.matching",
+    "network.text_encoder.cross",
+    "temperature",
+)
 
 
 class OneToK(ContrastiveModule):
@@ -35,7 +40,8 @@ class OneToK(ContrastiveModule):
         cfg: the experiment's config.
         network: a trained or exported network; None builds the one of the config.
 
-    Distributed: the contrast gathers negatives, masked words count alike on all ranks; matching is local.
+    Distributed: the contrast gathers negatives, masked words count alike on all ranks; matching is
+    local.
     """
 
     def __init__(self, cfg: Config, network: CrossLingualNetwork | None = None) -> None:
@@ -101,9 +107,14 @@ class OneToK(ContrastiveModule):
         method, backend = self.method, self.method.loss_backend
         if method.objective == "one_to_k":
             return objective.one_to_k_loss(
-                image, text, tau, num_texts, need_divm=method.need_divm,
-                t2i_scale=method.t2i_scale, backend=backend,
-            )  # fmt: skip
+                image,
+                text,
+                tau,
+                num_texts,
+                need_divm=method.need_divm,
+                t2i_scale=method.t2i_scale,
+                backend=backend,
+            )
         if method.objective == "pivot":
             return objective.pivot_loss(image, text, tau, backend)
         if method.objective == "finetune":

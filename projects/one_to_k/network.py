@@ -95,9 +95,12 @@ def network_options(cfg: Config) -> dict[str, Any]:
     if cfg.data.source == "captions":
         image = dict(text)
     return {
-        "image": image, "text": text, "embed_dim": model.embed_dim, "fusion": cfg.method.fusion,
+        "image": image,
+        "text": text,
+        "embed_dim": model.embed_dim,
+        "fusion": cfg.method.fusion,
         "projection_bias": model.projection_bias,
-    }  # fmt: skip
+    }
 
 
 def build_network(
@@ -127,16 +130,21 @@ def build_network(
         stored = dict(text)
     else:
         text_encoder = split_fusion_encoder(
-            text["pretrained"], split=text["split"], config=text["config"], keep=text["keep"],
+            text["pretrained"],
+            split=text["split"],
+            config=text["config"],
+            keep=text["keep"],
             context_dim=image_encoder.width if fusion else None,
-        )  # fmt: skip
+        )
         stored = {**text, "pretrained": "random", "keep": None}
         stored["config"] = text_encoder.config.to_dict()
     options = {
         "image": {**image, "pretrained": "random"} if "kind" not in image else dict(image),
-        "text": stored, "embed_dim": embed_dim, "fusion": fusion,
+        "text": stored,
+        "embed_dim": embed_dim,
+        "fusion": fusion,
         "projection_bias": projection_bias,
-    }  # fmt: skip
+    }
     return CrossLingualNetwork(
         image_encoder, text_encoder, embed_dim, options, fusion, projection_bias
     )

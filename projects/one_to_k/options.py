@@ -6,9 +6,7 @@ from typing import Any, Literal
 from common.config import DataConfig
 from common.ranges import Count, Counts, Interval, Positive, Probability, Share, Whole
 
-Source = Literal[
-    "synthetic", "emoji", "jsonl", "captions", "multi30k", "coco", "xflickrco", "wit"
-]  # fmt: skip
+Source = Literal["synthetic", "emoji", "jsonl", "captions", "multi30k", "coco", "xflickrco", "wit"]
 BENCHMARKS = ("multi30k", "coco", "xflickrco", "wit")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.data.image_text.multilingual import CaptionLines
 from common.data.lookup import data_root
 from common.encoders.pretrained import stand_in
-from common.engine.experiment import (  # fmt: skip
+from common.engine.experiment import (
     Plan,
     Requirement,
     Stage,
@@ -29,12 +29,18 @@ from projects.one_to_k.validation import ValidatedOneToK, Whole
 SIZES = {"captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
 ARCHITECTURES: dict[str, dict[str, Any]] = {  # what `make check` builds for absent weights
     "FacebookAI/xlm-roberta-large": {
-        "model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,
-        "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
-        "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
+        "model_type": "xlm-roberta",
+        "vocab_size": 250002,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
         "pad_token_id": 1,
     }
-}  # fmt: skip
+}
 PROBES = ["a red apple", "ein roter Apfel"]
 
 
@@ -137,7 +143,10 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         there = (Path(cfg.model.init) / "model.safetensors").exists()
         hint = "make export of pre-training, see model.init"
         return (*found, Requirement("weights: export", cfg.model.init, there, hint))
-    weights = [*weights_requirement(cfg.model.image_pretrained), *weights_requirement(cfg.model.text_pretrained)]  # fmt: skip
+    weights = [
+        *weights_requirement(cfg.model.image_pretrained),
+        *weights_requirement(cfg.model.text_pretrained),
+    ]
     return (*found, *weights)
 
 

@@ -53,7 +53,9 @@ def build_translator(cfg: TranslateConfig) -> Any:
 def translate_file(
     cfg: TranslateConfig, workspace: Workspace | None = None, task: RowMapConfig | None = None
 ) -> MappedRows:
-    """Translate every line of a JSONL file (``TASK=translate``); texts that it has already are kept.
+    """Translate every line of a JSONL file (``TASK=translate``).
+
+    Texts that it has already are kept.
 
     Args:
         cfg: the section of the config.
@@ -61,8 +63,8 @@ def translate_file(
         task: share of the work, see `common.data.row_map`.
 
     Raises:
-        UserError: no input or output named, the source among the further languages, a line without the
-            source language, an output that was made by something else, or no such model.
+        UserError: no input or output named, the source among the further languages, a line without
+            the source language, an output that was made by something else, or no such model.
     """
     if cfg.input is None or cfg.output is None:
         raise UserError("set translate.input and translate.output, files of JSON lines")
@@ -75,14 +77,21 @@ def translate_file(
     if output.exists() and not (folder / MANIFEST).is_file():
         raise UserError(f"{output} exists, but not {folder}: delete it or choose another output")
     settings = {
-        "model": cfg.model, "source": cfg.source, "languages": list(cfg.languages),
-        "prompt": cfg.prompt, "max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size,
+        "model": cfg.model,
+        "source": cfg.source,
+        "languages": list(cfg.languages),
+        "prompt": cfg.prompt,
+        "max_new_tokens": cfg.max_new_tokens,
+        "batch_size": cfg.batch_size,
         "given": "kept",
-    }  # fmt: skip
+    }
     step = RowMap(
-        "translate", partial(build_translator, cfg), settings, 0,
+        "translate",
+        partial(build_translator, cfg),
+        settings,
+        0,
         chunk_size=CHUNK_BATCHES * cfg.batch_size,
-    )  # fmt: skip
+    )
     found = map_rows(step, lines, folder, task, workspace.meter if workspace else None)
     if found.complete:
         write_joined(output, found.rows())
@@ -90,7 +99,8 @@ def translate_file(
             kept = sum(counted(line, cfg.languages)[0] for line in lines)
             empty = sum(counted(line, cfg.languages)[1] for line in found.rows())
             workspace.say(
-                f"{kept} texts were there and are kept; {empty} came out empty (training leaves such lines out)"
+                f"{kept} texts were there and are kept; {empty} came out empty (training leaves"
+                " such lines out)"
             )
     return found
 

@@ -12,7 +12,10 @@ from projects.one_to_k.network import CrossLingualNetwork
 
 
 class Whole(Dataset[int]):
-    """Stands for a set that is retrieved as a whole; an item for each process, or one would not validate."""
+    """Stands for a set that is retrieved as a whole.
+
+    An item for each process, or one would not validate.
+    """
 
     def __init__(self, processes: int) -> None:
         self.processes = processes

@@ -61,7 +61,9 @@ class CopiesConfig:
     num_beams: Count = 5  # both ways; 1 with sampling on the way back
     sample: bool = False  # back translation samples at `decoder.temperature` instead
     model: str = "bundled:causal-lm"  # paraphrase: a local model, unless there is an endpoint
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig("ancestral", temperature=0.9))  # fmt: skip
+    decoder: DecoderConfig = field(
+        default_factory=lambda: DecoderConfig("ancestral", temperature=0.9)
+    )
     generator: ServerConfig = field(default_factory=ServerConfig)
     max_new_tokens: Count = 128
     batch_size: Count = 16
@@ -93,8 +95,13 @@ class TableConfig:
     runs: list[str] = field(default_factory=list)  # folders of runs; []: all of the project
     # of the test part, one table each: accuracy, on heavily altered data, and separation of classes
     metrics: Annotated[list[str], not_empty] = field(
-        default_factory=lambda: ["accuracy", "accuracy_altered_0.5", "silhouette", "silhouette_altered_0.5"]
-    )  # fmt: skip
+        default_factory=lambda: [
+            "accuracy",
+            "accuracy_altered_0.5",
+            "silhouette",
+            "silhouette_altered_0.5",
+        ]
+    )
 
 
 @dataclass
@@ -125,8 +132,8 @@ class Config(ExperimentConfig):
         super().__post_init__()
         if self.contrast.weight and self.contrast.form != "sup_con" and not self.augment.doubles:
             raise ValueError(
-                f"contrast.form={self.contrast.form} pairs examples with copies: set augment.kind to "
-                "eda or back_translation"
+                f"contrast.form={self.contrast.form} pairs examples with copies: set augment.kind"
+                " to eda or back_translation"
             )
         if self.trainer.val_every_n_steps is not None and not self.data.dev_examples:
             raise ValueError("trainer.val_every_n_steps needs data.dev_examples to validate on")

@@ -19,8 +19,8 @@ from projects.peft_augmentation.config import Config, CopiesConfig
 CHUNK_BATCHES = 8  # batches in a file of finished rows
 DROPPED = 0.2  # share of the words, of word_dropout
 PROMPT = (
-    "Say the following sentence with other words and another structure. Keep its meaning, its tense, "
-    "all names and about its length. Write only the new sentence.\n\n{text}"
+    "Say the following sentence with other words and another structure. Keep its meaning, its"
+    " tense, all names and about its length. Write only the new sentence.\n\n{text}"
 )
 REFUSALS = ("i cannot", "i can't", "as an ai", "i'm sorry", "i am sorry")
 LENGTHS = (0.7, 1.3)  # of a paraphrase, relative to the words of its source
@@ -29,9 +29,9 @@ LENGTHS = (0.7, 1.3)  # of a paraphrase, relative to the words of its source
 def write_copies(cfg: Config, workspace: Workspace) -> Path:
     """Reword the training examples of the config; the file becomes ``augment.cache``.
 
-    Rows are ``{id, field, method, text}``: `id` is the hash of an example's texts, so that the cache
-    serves this seed's examples and smaller draws of them; another seed draws others. What comes back
-    unchanged, or does not pass the filters, is left out.
+    Rows are ``{id, field, method, text}``: `id` is the hash of an example's texts, so that the
+    cache serves this seed's examples and smaller draws of them; another seed draws others. What
+    comes back unchanged, or does not pass the filters, is left out.
 
     Raises:
         UserError: absent weights, or a folder of other examples or settings.
@@ -44,9 +44,12 @@ def write_copies(cfg: Config, workspace: Workspace) -> Path:
         for place in reworded
     ]
     step = RowMap(
-        own.method, partial(row_function, own), settings(own), cfg.seed,
+        own.method,
+        partial(row_function, own),
+        settings(own),
+        cfg.seed,
         chunk_size=CHUNK_BATCHES * own.batch_size,
-    )  # fmt: skip
+    )
     output = output_file(own.output, workspace.folder("copies"), "copies.jsonl")
     done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
     workspace.say(done.summary)
@@ -72,9 +75,12 @@ def settings(own: CopiesConfig) -> dict[str, Any]:
     if own.method == "word_dropout":
         return {"dropped": DROPPED}
     return {
-        "forward": own.forward, "backward": own.backward, "beams": own.num_beams,
-        "decoding": repr(policy) if own.sample else "beams", "tokens": own.max_new_tokens,
-    }  # fmt: skip
+        "forward": own.forward,
+        "backward": own.backward,
+        "beams": own.num_beams,
+        "decoding": repr(policy) if own.sample else "beams",
+        "tokens": own.max_new_tokens,
+    }
 
 
 def row_function(own: CopiesConfig) -> RowFunction:

@@ -37,9 +37,13 @@ def experiment(cfg: Config) -> Experiment[PeftAugmentation]:
 def evaluate(cfg: Config, module: PeftAugmentation, workspace: Workspace) -> dict[str, float]:
     """Scores on the test part and its altered copies; parameters that were trained."""
     metrics = evaluate_classifier(
-        module.classifier, scored_part(cfg), module.task, cfg.eval, workspace,
+        module.classifier,
+        scored_part(cfg),
+        module.task,
+        cfg.eval,
+        workspace,
         cfg.trainer.accelerator,
-    )  # fmt: skip
+    )
     return {**metrics, "trained_parameters": float(module.classifier.num_trained())}
 
 

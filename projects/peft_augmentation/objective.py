@@ -69,8 +69,8 @@ class Objective(nn.Module):
             logits: (R, C) of the rows as they were read.
             labels: (R,) classes.
             vectors: (R, D) raw sentence vectors of the same rows.
-            mixed: (R, C) logits of mixtures, the share (R,) of the row itself in each, and the place
-                (R,) of its partner.
+            mixed: (R, C) logits of mixtures, the share (R,) of the row itself in each, and the
+                place (R,) of its partner.
         """
         losses = F.cross_entropy(logits, labels, reduction="none")
         if mixed is not None:

@@ -28,7 +28,12 @@ from common.families.classification.module import (
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.module import PeftAugmentation
 
-_BUNDLED = {"banking77": "intents", "banking10": "intents", "snips": "intents", "bigram_shift": "sentences-en"}  # fmt: skip
+_BUNDLED = {
+    "banking77": "intents",
+    "banking10": "intents",
+    "snips": "intents",
+    "bigram_shift": "sentences-en",
+}
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
@@ -39,20 +44,29 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def training_data(cfg: Config, module: PeftAugmentation) -> ContrastiveData:
-    """Shuffled training examples, each with a copy where there are any; development examples as read."""
+    """Shuffled training examples, each with a copy where there are any.
+
+    Development examples as read.
+    """
     train, dev = labelled_parts(cfg.data, cfg.seed)
     val: dict[str, Dataset[Any]] = {}
     if dev is not None and cfg.trainer.val_every_n_steps is not None:
         val["dev"] = EvaluationTexts(dev)
     batches = ClassBatches(train, module.classifier, copies_of_training(cfg, train), cfg.seed)
     return ContrastiveData(
-        batches, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        batches,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
 
 
 def copies_of_training(cfg: Config, train: LabelledSet) -> Copies | None:
-    """Copies of the training examples alone, by the config's method; None: a batch has no second view.
+    """Copies of the training examples alone, by the config's method.
+
+    None: a batch has no second view.
 
     Raises:
         UserError: see `cached_copies`.
@@ -60,7 +74,9 @@ def copies_of_training(cfg: Config, train: LabelledSet) -> Copies | None:
     own, reworded = cfg.augment, cfg.data.labelled_task.reworded
     if own.kind == "eda":
         synonyms = load_synonyms(cfg.data.root)
-        return eda_copies(train, synonyms, reworded, alpha=own.alpha, copies=own.copies, seed=cfg.seed)  # fmt: skip
+        return eda_copies(
+            train, synonyms, reworded, alpha=own.alpha, copies=own.copies, seed=cfg.seed
+        )
     if own.kind == "back_translation":
         return cached_copies(train, str(own.cache), reworded)
     return [[] for _ in train.texts] if own.repeat else None

@@ -45,7 +45,9 @@ def table(cfg: Config, workspace: Workspace) -> str:
         if rows:
             parts.append(f"## {name}\n\n{grid(rows)}\n{differences(rows)}")
     if not parts:
-        raise UserError(f"no finished run has {', '.join(cfg.table.metrics)}: train some, or name table.runs")  # fmt: skip
+        raise UserError(
+            f"no finished run has {', '.join(cfg.table.metrics)}: train some, or name table.runs"
+        )
     text = "\n".join(parts)
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
     workspace.say(text)
@@ -61,15 +63,21 @@ def row_of(settings: Mapping[str, Any], score: float) -> Row:
         name = "probe"
     number = data["examples"] or "all"
     return Row(
-        name, settings["augment"]["kind"], settings["contrast"]["weight"] > 0,
-        settings["model"]["pretrained"], f"{data['task']}, n={number}", settings["seed"], score,
-    )  # fmt: skip
+        name,
+        settings["augment"]["kind"],
+        settings["contrast"]["weight"] > 0,
+        settings["model"]["pretrained"],
+        f"{data['task']}, n={number}",
+        settings["seed"],
+        score,
+    )
 
 
 def grid(rows: Sequence[Row]) -> str:
     """Markdown: tuning x augmentation x contrast and encoder down, tasks x n across.
 
-    A cell holds mean and deviation over seeds; one below its tuning's without augmentation is marked.
+    A cell holds mean and deviation over seeds; one below its tuning's without augmentation is
+    marked.
     """
     cells = _cells(rows)
     columns = sorted({row.column for row in rows})
@@ -86,7 +94,11 @@ def grid(rows: Sequence[Row]) -> str:
             spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
             shown.append(f"{mean(values):.4f}{spread}{WORSE if lower else ''}" if values else "")
         tuning, augment, contrast, encoder = kind
-        lines.append("| " + " | ".join([tuning, augment, "yes" if contrast else "no", encoder, *shown]) + " |")  # fmt: skip
+        lines.append(
+            "| "
+            + " | ".join([tuning, augment, "yes" if contrast else "no", encoder, *shown])
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -96,7 +108,10 @@ def differences(rows: Sequence[Row]) -> str:
     Augmentation against none (without contrast), and contrast against the same without it.
     """
     cells = _cells(rows)
-    lines = ["| difference | tuning | encoder | task | mean | deviation | positive seeds |", "|" + "---|" * 7]  # fmt: skip
+    lines = [
+        "| difference | tuning | encoder | task | mean | deviation | positive seeds |",
+        "|" + "---|" * 7,
+    ]
     gains: list[tuple[str, str, float]] = []
     for tuning, augment, contrast, encoder, column in sorted(cells):
         against = (tuning, augment if contrast else "none", False, encoder, column)
@@ -110,7 +125,10 @@ def differences(rows: Sequence[Row]) -> str:
         spread = f"{stdev(paired):.4f}" if len(paired) > 1 else ""
         positive = f"{sum(d > 0 for d in paired)} of {len(paired)}"
         worse = WORSE if mean(paired) < 0 else ""
-        lines.append(f"| {what} | {tuning} | {encoder} | {column} | {mean(paired):+.4f}{worse} | {spread} | {positive} |")  # fmt: skip
+        lines.append(
+            f"| {what} | {tuning} | {encoder} | {column} | {mean(paired):+.4f}{worse} | {spread} |"
+            f" {positive} |"
+        )
         if not contrast:
             gains.append((encoder, column, mean(paired)))
     lines.append("")

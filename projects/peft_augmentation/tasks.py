@@ -50,13 +50,20 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
         module, _ = trained_module(experiment, workspace, name, cfg.runs_dir)
         classifier = module.classifier
         if classifier.classes != data.classes:
-            raise UserError(f"{name} was trained on the classes {', '.join(classifier.classes[:4])}, ..., not on those of data.task={cfg.data.task}")  # fmt: skip
+            raise UserError(
+                f"{name} was trained on the classes {', '.join(classifier.classes[:4])}, ..., not"
+                f" on those of data.task={cfg.data.task}"
+            )
         label = f"{len(found) + 1} {classifier.tuning.kind}"
-        found[label] = evaluate_classifier(classifier, data, task, cfg.eval, accelerator=cfg.trainer.accelerator)  # fmt: skip
+        found[label] = evaluate_classifier(
+            classifier, data, task, cfg.eval, accelerator=cfg.trainer.accelerator
+        )
         for suffix, texts in copies_of(data, task, [max(cfg.eval.alterations)]).items():
             what = "altered" if suffix else "original"
             some = texts[: cfg.analyse.points]
-            vectors[f"{label}, {what}"] = embedded(classifier, some, cfg.trainer.accelerator, cfg.eval.batch_size)  # fmt: skip
+            vectors[f"{label}, {what}"] = embedded(
+                classifier, some, cfg.trainer.accelerator, cfg.eval.batch_size
+            )
     text = side_by_side(
         found, ["", *(f"_altered_{a:g}" for a in cfg.eval.alterations)], cfg.eval.part
     )
@@ -68,7 +75,9 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
     return text
 
 
-def side_by_side(found: dict[str, dict[str, float]], suffixes: Sequence[str], part: str = "test") -> str:  # fmt: skip
+def side_by_side(
+    found: dict[str, dict[str, float]], suffixes: Sequence[str], part: str = "test"
+) -> str:
     """Markdown: a line a measure and alteration, a column a run."""
     lines = [
         "| test copy | measure | " + " | ".join(found) + " |",
@@ -99,11 +108,16 @@ def newest_pair(folder: Path) -> list[str]:
             newest[tuning["kind"]] = str(run)
     missing = [kind for kind in ("prefix", "full") if kind not in newest]
     if missing:
-        raise UserError(f"no finished run with tuning.kind={missing[0]} in {folder}: train one, or name analyse.runs")  # fmt: skip
+        raise UserError(
+            f"no finished run with tuning.kind={missing[0]} in {folder}: train one, or name"
+            " analyse.runs"
+        )
     return [newest["prefix"], newest["full"]]
 
 
-def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmentation]) -> list[str]:  # fmt: skip
+def predict(
+    cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmentation]
+) -> list[str]:
     """Classes of the lines of a file; also written to predictions.tsv.
 
     Raises:
@@ -117,7 +131,8 @@ def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
     classifier = module.classifier
     if cut := num_cut(classifier, texts):
         workspace.say(
-            f"{cut} of {len(texts)} rows are cut to {classifier.max_length} pieces: the model reads no more"
+            f"{cut} of {len(texts)} rows are cut to {classifier.max_length} pieces: the model reads"
+            " no more"
         )
     with evaluated(classifier, cfg.trainer.accelerator):
         found = classifier.predict(texts, cfg.eval.batch_size)

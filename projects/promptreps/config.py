@@ -11,9 +11,14 @@ from projects.promptreps.options import EncodeConfig, HybridSearchConfig
 
 Attention = Literal["auto", "eager", "sdpa"]
 Kind = Literal[
-    "first_token", "first_word", "multi_token_single", "multi_token_multi", "multi_word_single",
-    "multi_word_multi", "mean",
-]  # fmt: skip
+    "first_token",
+    "first_word",
+    "multi_token_single",
+    "multi_token_multi",
+    "multi_word_single",
+    "multi_word_multi",
+    "mean",
+]
 
 
 @dataclass
@@ -62,8 +67,8 @@ class InstructConfig:
     """A stage for language models that follow no instruction: to answer the prompt with a word."""
 
     steps: Whole = 0  # 0: the model is used as it is
-    # glosses: bundled WordNet, definition -> word; keywords: bundled texts -> their words of the largest
-    # tf-idf; file: JSON lines {"text", "words"}
+    # glosses: bundled WordNet, definition -> word; keywords: bundled texts -> their words of the
+    # largest tf-idf; file: JSON lines {"text", "words"}
     source: Literal["synthetic", "glosses", "keywords", "file"] = "keywords"
     file: str | None = None
     texts: list[str] = field(default_factory=lambda: ["wikides"])  # keywords: which bundled texts

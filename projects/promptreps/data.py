@@ -47,7 +47,8 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
 
     Args:
         cfg: the experiment's config.
-        held_out: the twentieth of the glosses, by hash, that is never learnt, instead of the others.
+        held_out: the twentieth of the glosses, by hash, that is never learnt, instead of the
+            others.
 
     Raises:
         UserError: a missing or broken file, or one without a row.
@@ -69,8 +70,12 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
         rows = read_jsonl(path, ("text", "words"))
         for number, row in enumerate(rows, 1):
             spelt = row["words"] if isinstance(row["words"], list) else [None]
-            if not isinstance(row["text"], str) or not all(isinstance(w, str) and w.strip() for w in spelt):  # fmt: skip
-                raise UserError(f"{path}, row {number}: 'text' must be a text and 'words' a list of words")  # fmt: skip
+            if not isinstance(row["text"], str) or not all(
+                isinstance(w, str) and w.strip() for w in spelt
+            ):
+                raise UserError(
+                    f"{path}, row {number}: 'text' must be a text and 'words' a list of words"
+                )
         found = [WordedText(row["text"], tuple(row["words"])) for row in rows if row["words"]]
     if not found:
         raise UserError("instruct: there is no text with a word to learn from")
@@ -94,7 +99,10 @@ def keyword_texts(cfg: Config, held_out: bool) -> list[WordedText]:
         else:
             texts += load_corpus(folder).values()
     texts = [t for t in dict.fromkeys(texts) if (sentence_split(t) == "train") != held_out]
-    split = [[w for w in words(text) if w.isalpha() and len(w) > 2 and w not in LEFT_OUT] for text in texts]  # fmt: skip
+    split = [
+        [w for w in words(text) if w.isalpha() and len(w) > 2 and w not in LEFT_OUT]
+        for text in texts
+    ]
     frequency = Counter(word for row in split for word in set(row))
     found = []
     for text, row in zip(texts, split, strict=True):
@@ -221,8 +229,11 @@ class GroupBatches(Dataset[dict[str, Any]]):
         """``query`` (B texts), ``passage`` (B * g, those of a query together, the positive first)."""
         data = self.cfg.data
         own = [(self.records[index], index, epoch) for index, epoch in keys]
-        passages = [text for record, index, epoch in own
-                    for text in group_of(record, data.group_size, self.cfg.seed, index, epoch)]  # fmt: skip
+        passages = [
+            text
+            for record, index, epoch in own
+            for text in group_of(record, data.group_size, self.cfg.seed, index, epoch)
+        ]
         return {
             "query": self._inputs([record.query for record, *_ in own], "query", data.query_length),
             "passage": self._inputs(passages, "passage", data.passage_length),
@@ -246,7 +257,9 @@ def questions(cfg: Config) -> list[EmbeddingRecord]:
     texts, found = list(data.corpus.values()), []
     for query, grades in data.qrels.items():
         right = tuple(data.corpus[d] for d in grades)
-        found.append(EmbeddingRecord(data.queries[query], right, tuple(t for t in texts if t not in right)))  # fmt: skip
+        found.append(
+            EmbeddingRecord(data.queries[query], right, tuple(t for t in texts if t not in right))
+        )
     return found
 
 

@@ -236,9 +236,12 @@ def build_encoder(
     place = "random" if stand_in is not None else pretrained or model.pretrained
     config = (stand_in or model.config) if place == "random" else None
     lm = load_transformer(
-        place, config=config, attention=model.attention, auto_class=AutoModelForCausalLM,
+        place,
+        config=config,
+        attention=model.attention,
+        auto_class=AutoModelForCausalLM,
         dtype=getattr(torch, model.weights),
-    )  # fmt: skip
+    )
     size = int(lm.config.vocab_size)
     tokenizer = tiny_tokenizer(min(size, 1600)) if place == "random" else load_tokenizer(place)
     return PromptRepsEncoder(PromptedModel(lm, tokenizer), model.prompt, model.representation)

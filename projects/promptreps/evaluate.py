@@ -52,8 +52,8 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     """Metrics on every set of ``eval.beir``, ``<row><set>_<metric>``, and their averages.
 
     Rows: "" (the ranking that the config chooses), ``dense_``, ``sparse_``, ``hybrid_``,
-    ``alpha_<weight>_``, ``bm25_``; all but the first and BM25 again as ``untrained_*`` and, for each
-    of ``eval.rows``, as ``<name>_*``. table.md has all of them.
+    ``alpha_<weight>_``, ``bm25_``; all but the first and BM25 again as ``untrained_*`` and, for
+    each of ``eval.rows``, as ``<name>_*``. table.md has all of them.
 
     Raises:
         UserError: a set that is missing or broken, or a model that cannot be had.
@@ -88,17 +88,23 @@ def search_set(cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet) -> S
     queries = encoder.encode([prepare(text) for text in data.queries.values()], "query", size)
     ids = list(data.corpus)
     dense, sparse = component_runs(
-        DenseIndex(documents, ids), SparseIndex(documents, ids), queries, list(data.queries),
-        options.depth, remove_query=options.remove_query,
-    )  # fmt: skip
+        DenseIndex(documents, ids),
+        SparseIndex(documents, ids),
+        queries,
+        list(data.queries),
+        options.depth,
+        remove_query=options.remove_query,
+    )
     return SetRuns(dense, sparse, documents)
 
 
 def _rankings(cfg: Config, runs: SetRuns) -> dict[str, Run]:
     """The rankings of a set by the prefix of their metrics, those of the sweep of weights last."""
     named: dict[str, Run] = {
-        "dense_": runs.dense, "sparse_": runs.sparse, "hybrid_": runs.fused(cfg.eval.alpha),
-    }  # fmt: skip
+        "dense_": runs.dense,
+        "sparse_": runs.sparse,
+        "hybrid_": runs.fused(cfg.eval.alpha),
+    }
     swept = {f"alpha_{alpha:g}_": runs.fused(alpha) for alpha in cfg.eval.alphas}
     return {"": named[f"{cfg.eval.ranking}_"], **named, **swept}
 
@@ -131,7 +137,10 @@ def _one_set(
 def _further(
     cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace, rows: list[str]
 ) -> dict[str, float]:
-    """Rows of other models and prompts, and of the model before its stages; prefixes go into `rows`."""
+    """Rows of other models and prompts, and of the model before its stages.
+
+    Prefixes go into `rows`.
+    """
     found: dict[str, float] = {}
 
     def add(prefix: str, other: PromptRepsEncoder) -> None:

@@ -35,9 +35,12 @@ class PromptReps(ContrastiveModule):
         self.objective = Objective(cfg.method)
         if lora and cfg.method.lora_rank is not None:
             add_lora(
-                encoder.lm.model, rank=cfg.method.lora_rank, alpha=cfg.method.lora_alpha,
-                dropout=cfg.method.lora_dropout, targets=cfg.method.lora_targets.split(","),
-            )  # fmt: skip
+                encoder.lm.model,
+                rank=cfg.method.lora_rank,
+                alpha=cfg.method.lora_alpha,
+                dropout=cfg.method.lora_dropout,
+                targets=cfg.method.lora_targets.split(","),
+            )
             for parameter in encoder.lm.parameters():
                 # small steps are rounded away in adapters of 16 bits
                 if parameter.requires_grad and parameter.dtype == torch.bfloat16:
@@ -58,7 +61,10 @@ class PromptReps(ContrastiveModule):
         return dense, weights * in_text_mask(inputs["in_text"], weights.shape[-1])
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """All passages of the global batch but the own positive; of this device's where nothing is gathered."""
+        """All passages of the global batch but the own positive.
+
+        Of this device's where nothing is gathered.
+        """
         batch = global_batch_size if self.method.gather else self.batch_size
         return batch * self.group_size - 1
 

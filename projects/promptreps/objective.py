@@ -48,7 +48,9 @@ class Objective(nn.Module):
         self.scale, self.hybrid = 1 / method.temperature, method.hybrid
         self.loss = InfoNCELoss(normalize=False, gather=method.gather, backend=method.loss_backend)
 
-    def forward(self, query: Tensor, passage: Tensor, query_weights: Tensor, passage_weights: Tensor) -> Terms:  # fmt: skip
+    def forward(
+        self, query: Tensor, passage: Tensor, query_weights: Tensor, passage_weights: Tensor
+    ) -> Terms:
         """Loss of a batch.
 
         Args:
@@ -57,7 +59,9 @@ class Objective(nn.Module):
             query_weights: (B, V) masked weights of tokens.
             passage_weights: (B * g, V).
         """
-        dense = self._contrast(F.normalize(query, dim=-1), F.normalize(passage, dim=-1), self.scale)  # Eq. dense  # fmt: skip
+        dense = self._contrast(
+            F.normalize(query, dim=-1), F.normalize(passage, dim=-1), self.scale
+        )  # Eq. dense
         assert dense.hits is not None
         hits = dense.hits.float().mean()
         if not self.hybrid:

@@ -11,7 +11,11 @@ from projects.promptreps.config import PromptConfig
 Role = Literal["query", "passage"]
 ROLES: tuple[Role, ...] = ("query", "passage")
 SYSTEM = "You are an AI assistant that can understand human language."
-ASKED = {"one": "Use one word to represent", "three": "Use three words to represent", "free": "Represent"}  # fmt: skip
+ASKED = {
+    "one": "Use one word to represent",
+    "three": "Use three words to represent",
+    "free": "Represent",
+}
 CASE = {
     "one": "Make sure your word is in lowercase.",
     "three": "Make sure your words are in lowercase and split them by space.",
@@ -25,7 +29,8 @@ def chat_prompt(options: PromptConfig, role: Role) -> ChatPrompt:
     """What is said about a query or a passage.
 
     >>> chat_prompt(PromptConfig(), "query").user
-    'Query: "{text}". Use one word to represent the query in a retrieval task. Make sure your word is in lowercase.'
+    'Query: "{text}". Use one word to represent the query in a retrieval task. Make sure your word
+    is in lowercase.'
     """
     told = [
         f'{role.capitalize()}: "{{text}}".',

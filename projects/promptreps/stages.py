@@ -33,14 +33,22 @@ from projects.promptreps.prompt import ROLES
 _LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8}
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "meta-llama/Meta-Llama-3-8B-Instruct": {**_LLAMA, "intermediate_size": 14336,
-                                            "max_position_embeddings": 8192},
-    "meta-llama/Meta-Llama-3-70B-Instruct": {**_LLAMA, "hidden_size": 8192, "num_hidden_layers": 80,
-                                             "num_attention_heads": 64, "intermediate_size": 28672,
-                                             "max_position_embeddings": 8192},
+    "meta-llama/Meta-Llama-3-8B-Instruct": {
+        **_LLAMA,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 8192,
+    },
+    "meta-llama/Meta-Llama-3-70B-Instruct": {
+        **_LLAMA,
+        "hidden_size": 8192,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "intermediate_size": 28672,
+        "max_position_embeddings": 8192,
+    },
     "mistralai/Mistral-7B-Instruct-v0.2": {"model_type": "mistral"},
     "microsoft/Phi-3-mini-4k-instruct": {"model_type": "phi3", "pad_token_id": 32000},
-}  # fmt: skip
+}
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
@@ -105,7 +113,13 @@ def plan(cfg: Config) -> Plan[PromptReps]:
     samples = 0
     if all(r.present for r in needed if r.name.startswith("data")):
         supervised = cfg.method.supervised
-        samples = len(questions(cfg)) if supervised else len(worded_texts(cfg)) if cfg.instruct.steps else 0  # fmt: skip
+        samples = (
+            len(questions(cfg))
+            if supervised
+            else len(worded_texts(cfg))
+            if cfg.instruct.steps
+            else 0
+        )
 
     def module() -> PromptReps:
         return PromptReps(cfg, build_encoder(cfg.model, stand_in=sizes), lora=cfg.method.supervised)
@@ -116,7 +130,8 @@ def plan(cfg: Config) -> Plan[PromptReps]:
         if cfg.method.supervised:
             rows, length = batch_size * (1 + cfg.data.group_size), cfg.data.passage_length
         ids = torch.ones(rows, frame + length, dtype=torch.long)
-        # an empty cache: without it transformers looks at the values of positions, and meta has none
+        # an empty cache: without it transformers looks at the values of positions, and meta has
+        # none
         states = built.encoder.lm.model.base_model(
             input_ids=ids, past_key_values=DynamicCache()
         ).last_hidden_state
@@ -124,7 +139,9 @@ def plan(cfg: Config) -> Plan[PromptReps]:
 
     places = [name for name in (*cfg.eval.beir, *cfg.eval.dev) if name != SYNTHETIC]
     sets = [
-        Requirement(f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout")
+        Requirement(
+            f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout"
+        )
         for name, path in ((name, beir_folder(cfg, name)) for name in places)
-    ]  # fmt: skip
+    ]
     return Plan(module, samples, forward, (*needed, *sets))

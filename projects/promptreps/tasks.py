@@ -98,9 +98,15 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
 
     with evaluated(encoder, cfg.trainer.accelerator):
         index = kept_index(
-            HybridTextIndex, options, prepared_encode(cfg, encoder), texts, key,
-            alpha=options.alpha, depth=cfg.eval.depth, progress=workspace.progress,
-        )  # fmt: skip
+            HybridTextIndex,
+            options,
+            prepared_encode(cfg, encoder),
+            texts,
+            key,
+            alpha=options.alpha,
+            depth=cfg.eval.depth,
+            progress=workspace.progress,
+        )
         search_texts(index, options)
 
 
@@ -109,8 +115,9 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
 
     Work is done in parts that survive a kill and can be shared out (``task.shard=0/4``). For
     representation r of the texts, ``rep-<r>/`` holds ``dense.safetensors`` (``vectors``) with
-    ``ids.json``, and ``sparse.jsonl`` (passages) or ``queries.tsv``. Texts without ids of their own, those of
-    a text file or of a folder of such, are numbered, and ``texts.jsonl`` holds them (``_id``, ``text``).
+    ``ids.json``, and ``sparse.jsonl`` (passages) or ``queries.tsv``. Texts without ids of their
+    own, those of a text file or of a folder of such, are numbered, and ``texts.jsonl`` holds them
+    (``_id``, ``text``).
 
     Returns:
         The folder.
@@ -172,7 +179,9 @@ def row_function(cfg: Config, encoder: PromptRepsEncoder) -> RowFunction:
         with evaluated(encoder, cfg.trainer.accelerator):
             found = prepared_encode(cfg, encoder)(list(rows), cfg.encode.role)
         result: list[list[Any]] = [[] for _ in rows]
-        for owner, vector, weights in zip(found["owner"].tolist(), found["dense"].numpy(), found["sparse"], strict=True):  # fmt: skip
+        for owner, vector, weights in zip(
+            found["owner"].tolist(), found["dense"].numpy(), found["sparse"], strict=True
+        ):
             packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
             result[owner].append({"dense": packed, "sparse": list(weights.items())})
         return result

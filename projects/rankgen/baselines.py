@@ -52,7 +52,10 @@ def length(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def perplexity(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The language model's mean log-probability per token; it wrote the generated continuations itself."""
+    """The language model's mean log-probability per token.
+
+    It wrote the generated continuations itself.
+    """
     some = replace(cfg, eval=replace(cfg.eval, lm_prefixes=LM_PREFIXES))
     found = lm_metrics(some, language_model(cfg), _scored(cfg))
     return {n.removeprefix("lm_"): v for n, v in found.items() if not n.endswith("_chance")}

@@ -36,7 +36,8 @@ class ModelConfig:
     # see common.encoders.resolve_pretrained; released checkpoints bring their projection
     pretrained: str = "bundled:text-encoder"
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
-    # where the weights come without one; None: of T5 v1.1, and with pretrained=random the built-in one
+    # where the weights come without one; None: of T5 v1.1, and with pretrained=random the built-in
+    # one
     tokenizer: str | None = None
     pooling: Literal["first", "mean"] = "first"  # mean: where the first state is not trained
     layers: Count | None = None  # first layers of the transformer that are kept; None: all
@@ -92,7 +93,8 @@ class GeneratorConfig(ServerConfig):
     top_k: Count = 40
     typical_p: Inner = 0.9
     tokens_per_word: Positive = 1.4  # budget of a negative: this times the words of its gold
-    # end of a negative: its last of . ? ! ; or a sentence end as of golds, the nearest to its gold's length
+    # end of a negative: its last of . ? ! ; or a sentence end as of golds, the nearest to its
+    # gold's length
     ending: Literal["punctuation", "sentence"] = "punctuation"
     attempts: Count = 1  # samples of a negative until one is long enough
     batch_size: Count = 64
@@ -103,17 +105,27 @@ class GeneratorConfig(ServerConfig):
 class DecodeConfig:
     """`make run TASK=decode`: continue texts with and without the ranker."""
 
-    # run of this config, a folder written by `make export`, or pretrained: model.pretrained as it is
+    # run of this config, a folder written by `make export`, or pretrained: model.pretrained as it
+    # is
     run: str = "latest"
     file: str | None = None  # prefixes, one per line; None: of held-back chapters
     num_prefixes: Count = 8
     # decoding strategies, and nucleus samples that are ranked: rerank, perplexity, overlap, beam
     methods: list[str] = field(
         default_factory=lambda: [
-            "greedy", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
-            "contrastive_decoding", "perplexity", "overlap", "rerank", "beam",
+            "greedy",
+            "ancestral",
+            "nucleus",
+            "top_k",
+            "typical",
+            "contrastive_search",
+            "contrastive_decoding",
+            "perplexity",
+            "overlap",
+            "rerank",
+            "beam",
         ]
-    )  # fmt: skip
+    )
     repeats: Count = 1  # runs of the sampling strategies, over which their metrics are averaged
     num_samples: Count = 20  # of the ranked methods
     num_beams: Count = 2

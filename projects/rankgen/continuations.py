@@ -39,8 +39,8 @@ def language_model(cfg: Config) -> LanguageModel:
     section = cfg.generator
     if section.endpoint is not None:
         raise UserError(
-            "only TASK=generate and TASK=bundle take generator.endpoint; decoding beside a ranker and "
-            "likelihoods need a local generator.model"
+            "only TASK=generate and TASK=bundle take generator.endpoint; decoding beside a ranker"
+            " and likelihoods need a local generator.model"
         )
     return LanguageModel.from_pretrained(section.model, section.device, section.amateur)
 
@@ -97,9 +97,11 @@ def decode_kept(
         UserError: see `decode_all` and `map_rows`.
     """
     settings = {
-        "ranker": ranker_name, "methods": list(methods), "generator": to_dict(cfg.generator),
+        "ranker": ranker_name,
+        "methods": list(methods),
+        "generator": to_dict(cfg.generator),
         "decode": {k: v for k, v in to_dict(cfg.decode).items() if k in DECODING},
-    }  # fmt: skip
+    }
     build = partial(build_decoder, cfg, ranker, lm, methods)
     step = RowMap("decode", build, settings, cfg.seed, CHUNK)
     key = content_digest([repr(settings), str(cfg.seed), *prefixes])[:12]
@@ -148,7 +150,7 @@ def _decode_one(
             "rerank": lambda: rank(ranker, ranker.encode(prefix, "prefix")[0], samples)[0].text,
             "perplexity": lambda: plain[_most_likely(lm, prompts, plain)],
             "overlap": lambda: max(plain, key=lambda t: measures.word_overlap(t, prefix)[0]),
-        }  # fmt: skip
+        }
         texts |= {name: choose() for name, choose in best.items() if name in methods}
     for name in methods:
         if name in STRATEGIES and name not in texts:
@@ -212,7 +214,8 @@ def repeated_metrics(
         prefixes: that were continued.
         found: the first run's continuations of every method, and those of "human" where there are
             any; then those of the repeats, of methods that sample.
-        judge: language model that gives the features of MAUVE, asked for when there are texts for it.
+        judge: language model that gives the features of MAUVE, asked for when there are texts for
+            it.
         workspace: keeps the reason why there is no MAUVE.
     """
     human = {name: texts for name, texts in found[0].items() if name == "human"}

@@ -99,8 +99,8 @@ def beam_search(
 ) -> list[Beam]:
     """Beam search over segments: each beam is continued N times, the B best texts so far stay.
 
-    What is scored is always the whole text of a beam, against a prefix vector that is computed once.
-    A beam ends with the end-of-text token or at `max_tokens`; ended beams compete unchanged.
+    What is scored is always the whole text of a beam, against a prefix vector that is computed
+    once. A beam ends with the end-of-text token or at `max_tokens`; ended beams compete unchanged.
 
     Source: Krishna et al. 2022, section 3.3 and algorithm in the appendix, arXiv 2205.09726; the
     released code.

@@ -165,7 +165,8 @@ def build_encoder(
         prefix_length: see `PrefixSuffixEncoder`.
         suffix_length: see `PrefixSuffixEncoder`.
         tokenizer: place of the tokenizer where the weights come without one (the release, or
-            random weights, whose vocabulary then is as large); None: the built-in one of random weights.
+            random weights, whose vocabulary then is as large); None: the built-in one of random
+            weights.
         projection_std: of a new projection; None: 1/sqrt(d).
         pooling: "first" is the paper's.
         layers: first layers of the transformer that are kept; None: all.

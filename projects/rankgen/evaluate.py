@@ -96,8 +96,8 @@ def rank_metrics(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Identification and retrieval of one encoder; per-prefix values by metric.
 
-    ``generated_blind_accuracy`` scores gold and generation of a prefix with another prefix of the book;
-    ``identification_accuracy`` is the mean of those against in-book and generated ones.
+    ``generated_blind_accuracy`` scores gold and generation of a prefix with another prefix of the
+    book; ``identification_accuracy`` is the mean of those against in-book and generated ones.
     """
     size = cfg.eval.batch_size
     prefix = encoder.encode([t.prefix for t in triples.rows], "prefix", size)

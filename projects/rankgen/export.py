@@ -40,10 +40,15 @@ def save_encoder(encoder: PrefixSuffixEncoder, folder: Path) -> None:
     pooling |= {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
     pooled = {"word_embedding_dimension": width, **pooling}
     write_json(folder / "1_Pooling" / "config.json", pooled | {"include_prompt": True})
-    write_json(folder / "2_Dense" / "config.json", {
-        "in_features": width, "out_features": width, "bias": False,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    })  # fmt: skip
+    write_json(
+        folder / "2_Dense" / "config.json",
+        {
+            "in_features": width,
+            "out_features": width,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        },
+    )
     weight = {"linear.weight": encoder.projection.weight}
     write_tensors(folder / "2_Dense" / "model.safetensors", weight)
     reads = {"max_seq_length": encoder.lengths["prefix"], "do_lower_case": False}

@@ -101,11 +101,13 @@ def write_windows(cfg: Config, workspace: Workspace) -> Path:
 
 
 def write_generations(cfg: Config, workspace: Workspace) -> Path:
-    """Let the language model continue every prefix (``TASK=generate``); can be stopped and continued.
+    """Let the language model continue every prefix (``TASK=generate``).
 
-    A continuation has a token budget of `generator.tokens_per_word` times the words of the gold and is
-    cut as `generator.ending` says (see `fitted`). If fewer than `window.min_words` words are left
-    it is sampled again, `generator.attempts` times in all, then dropped with its window.
+    Can be stopped and continued.
+
+    A continuation has a token budget of `generator.tokens_per_word` times the words of the gold and
+    is cut as `generator.ending` says (see `fitted`). If fewer than `window.min_words` words are
+    left it is sampled again, `generator.attempts` times in all, then dropped with its window.
     """
     path = _output(cfg, workspace, "triples.jsonl")
     rows = generated_rows(cfg, workspace)

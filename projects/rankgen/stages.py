@@ -13,9 +13,12 @@ from projects.rankgen.export import load_encoder, save_encoder
 from projects.rankgen.module import RankGen
 
 T5: dict[str, Any] = {
-    "model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
-    "vocab_size": 32128, "dropout_rate": 0.1,
-}  # fmt: skip
+    "model_type": "t5",
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "vocab_size": 32128,
+    "dropout_rate": 0.1,
+}
 SIZES: dict[str, dict[str, Any]] = {
     "base": {**T5, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "large": {**T5, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16},

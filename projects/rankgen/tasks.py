@@ -160,7 +160,10 @@ def cut_notes(
     note = cut_note(lm, ids, cfg.decode.max_tokens)
     room, marked = encoder.lengths["prefix"], [MARKERS["prefix"] + text for text in prefixes]
     long = sum(len(row) > room for row in encoder.tokenizer(marked)["input_ids"])
-    ranked = f"{long} of {len(prefixes)} prefixes are too long: the ranker reads their first {room} tokens"
+    ranked = (
+        f"{long} of {len(prefixes)} prefixes are too long: the ranker reads their first {room}"
+        " tokens"
+    )
     return [*([note] if note else []), *([ranked] if long else [])]
 
 
@@ -191,7 +194,8 @@ def _check_pair(cfg: Config, methods: Sequence[str]) -> None:
     pair = cfg.decode.ab_pair
     if pair and not (len(pair) == len({*pair}) == 2 and {*pair} <= {*methods}):
         raise UserError(
-            f"decode.ab_pair={pair}: choose two of {', '.join(methods)}, or none by decode.ab_pair=[]"
+            f"decode.ab_pair={pair}: choose two of {', '.join(methods)}, or none by"
+            " decode.ab_pair=[]"
         )
 
 
@@ -224,5 +228,8 @@ def _cell(metrics: dict[str, float], name: str) -> str:
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
-    "windows": write_windows, "generate": write_generations, "bundle": write_bundled, "preference": preference,
-}  # fmt: skip
+    "windows": write_windows,
+    "generate": write_generations,
+    "bundle": write_bundled,
+    "preference": preference,
+}

@@ -65,7 +65,10 @@ def text_only(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def image_plus_text(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Unit image plus lambda times unit sentence; lambda is the best one on the training families."""
+    """Unit image plus lambda times unit sentence.
+
+    Lambda is the best one on the training families.
+    """
     best = tuned_lambda(cfg)
     found = _measured(
         cfg,
@@ -86,10 +89,12 @@ def tuned_lambda(cfg: Config) -> float:
         pictures, texts = _references(task, images), _conditions(composer, task)
         scores = {
             value: recall_figures(
-                task, ranks_of(task, F.normalize(pictures + value * texts, dim=1), images, task.gallery), (1,)
+                task,
+                ranks_of(task, F.normalize(pictures + value * texts, dim=1), images, task.gallery),
+                (1,),
             )["recall_at_1"]
             for value in LAMBDAS
-        }  # fmt: skip
+        }
     return max(scores, key=lambda value: scores[value])
 
 

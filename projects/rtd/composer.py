@@ -37,7 +37,8 @@ class Composer(nn.Module):
 
     Attributes:
         student: text tower of queries, equal to the anchor at first.
-        has_anchor: whether CLIP's own text tower is still there; an export has the student's in its place.
+        has_anchor: whether CLIP's own text tower is still there; an export has the student's in its
+            place.
     """
 
     def __init__(
@@ -125,8 +126,8 @@ def build_clip(model: ClipConfig, image_size: int) -> OpenClipDualEncoder:
     assert isinstance(encoder, OpenClipDualEncoder)
     if encoder.image_size != image_size:
         raise UserError(
-            f"data.image_size={image_size}, but the model takes images of {encoder.image_size} pixels: "
-            "make them equal"
+            f"data.image_size={image_size}, but the model takes images of {encoder.image_size}"
+            " pixels: make them equal"
         )
     return encoder.eval()
 

@@ -64,7 +64,9 @@ class Config(ExperimentConfig):
         if not rtd.enabled and self.phi.weights is not None:
             raise ValueError("rtd.enabled=false with phi.weights trains nothing: use make eval")
         if rtd.enabled and data.source == "files" and (data.triplets is None) != data.rules:
-            raise ValueError("data.source=files needs data.triplets, or data.rules=true with data.captions")  # fmt: skip
+            raise ValueError(
+                "data.source=files needs data.triplets, or data.rules=true with data.captions"
+            )
         if data.source == "files" and data.rules and data.captions is None:
             raise ValueError("data.rules=true needs data.captions, a caption a line")
         if data.source == "files" and self.phi.weights is None:

@@ -157,8 +157,14 @@ class Inverted(Dataset[InvertedBatch]):
     """
 
     def __init__(
-        self, images: Tensor, tokens: Tensor, near: Tensor, phrases: Phrases, tokenizer: Tokenize, seed: int
-    ) -> None:  # fmt: skip
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        near: Tensor,
+        phrases: Phrases,
+        tokenizer: Tokenize,
+        seed: int,
+    ) -> None:
         self.images, self.tokens, self.near, self.phrases = images, tokens, near, phrases
         self.tokenizer, self.seed = tokenizer, seed
 

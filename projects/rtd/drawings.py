@@ -1,7 +1,8 @@
 """The small real task: bundled drawings whose families differ in skin tone, gender or colour.
 
-A composed query is a drawing of a held-out family and one change; its answer is the drawing of the same family
-with this change and no other. Triplets for training come from the names of the other families.
+A composed query is a drawing of a held-out family and one change; its answer is the drawing of the
+same family with this change and no other. Triplets for training come from the names of the other
+families.
 """
 
 import itertools
@@ -32,12 +33,18 @@ from projects.rtd.triplets import Triplet
 POOL = "drawings"
 PHRASINGS = 4
 DEV_SHARE = 0.25  # of the held-out families, for choices; the rest is the test part
-# the sentence of a query, then further ones that training sees too; they go on after "a photo of $ that"
+# the sentence of a query, then further ones that training sees too; they go on after "a photo of $
+# that"
 CONDITIONS: dict[Attribute, tuple[str, ...]] = {
-    "tone": ("has {} skin tone", "is shown with {} skin tone", "turns the skin {}", "has {} skin instead"),
+    "tone": (
+        "has {} skin tone",
+        "is shown with {} skin tone",
+        "turns the skin {}",
+        "has {} skin instead",
+    ),
     "gender": ("shows a {}", "is a {} instead", "has a {} in it", "replaces the figure by a {}"),
     "colour": ("is {}", "turns {}", "has the colour {}", "is {} instead"),
-}  # fmt: skip
+}
 
 
 class Drawing(NamedTuple):
@@ -117,7 +124,8 @@ def unseen(drawings: Sequence[Drawing]) -> list[int]:
 def changes(drawings: Sequence[Drawing]) -> Iterator[tuple[Attribute, int, int, str]]:
     """(attribute, reference, target, new value) of drawings that differ in one attribute alone.
 
-    A target that another drawing equals in all attributes is left out, for its answer would not be unique.
+    A target that another drawing equals in all attributes is left out, for its answer would not be
+    unique.
     """
     families = defaultdict(list)
     for i, d in enumerate(drawings):

@@ -162,7 +162,9 @@ def evaluate(cfg: Config, module: ComposedModule, workspace: Workspace) -> dict[
     """Figures with the trained text tower, and ``before_*`` with CLIP's own, which an export has no longer."""
     composer, task = module.composer, task_of(cfg)
     if task is None and not official_sets(cfg):
-        raise UserError("nothing to evaluate: set eval.cirr, eval.circo, eval.fashioniq or eval.genecis")  # fmt: skip
+        raise UserError(
+            "nothing to evaluate: set eval.cirr, eval.circo, eval.fashioniq or eval.genecis"
+        )
     metrics = cost(module)
     with modes.evaluated(module, cfg.trainer.accelerator):
         if task is not None:
@@ -212,9 +214,13 @@ def composed_gallery(task: Task, query: Tensor, images: Tensor) -> list[dict[str
         for score, i in zip(found.scores[0].tolist(), found.indices[0].tolist(), strict=True):
             row = task.gallery[i]
             results.append(
-                {"item": _picture(task, row), "score": score, "correct": row == asked.target,
-                 "name": task.names[row]}
-            )  # fmt: skip
+                {
+                    "item": _picture(task, row),
+                    "score": score,
+                    "correct": row == asked.target,
+                    "name": task.names[row],
+                }
+            )
         rows.append({"query": _picture(task, asked.reference), "results": results})
     return rows
 
@@ -232,7 +238,9 @@ def official_sets(cfg: Config) -> list[tuple[str, Callable[[], sets.ComposedSet]
     found: list[tuple[str, Callable[[], sets.ComposedSet]]] = []
     if ev.fashioniq is not None:
         place = root / ev.fashioniq
-        found += [(f"fashioniq_{c}", partial(sets.fashion_iq, place, c)) for c in sets.FASHION_CATEGORIES]  # fmt: skip
+        found += [
+            (f"fashioniq_{c}", partial(sets.fashion_iq, place, c)) for c in sets.FASHION_CATEGORIES
+        ]
     if ev.cirr is not None:
         split = "test1" if ev.official_split == "test" else "val"
         found.append(("cirr", partial(sets.cirr, root / ev.cirr, split)))
@@ -245,16 +253,23 @@ def official_sets(cfg: Config) -> list[tuple[str, Callable[[], sets.ComposedSet]
 
 
 def official(cfg: Config, composer: Composer, workspace: Workspace) -> dict[str, float]:
-    """FashionIQ, CIRR, CIRCO and GeneCIS, after and before; server files where targets are not public."""
+    """FashionIQ, CIRR, CIRCO and GeneCIS, after and before.
+
+    Server files where targets are not public.
+    """
     metrics: dict[str, float] = {}
     encode = image_encoder(cfg, composer)
     for name, read in official_sets(cfg):
         data = read()
-        after, query, gallery = evaluate_composed(data, encode, composer.compose, batch_size=cfg.eval.batch_size)  # fmt: skip
+        after, query, gallery = evaluate_composed(
+            data, encode, composer.compose, batch_size=cfg.eval.batch_size
+        )
         metrics |= {f"{name}_{key}": value for key, value in after.items()}
         if composer.has_anchor:
             old = partial(composer.compose, anchor=True)
-            before, _, _ = evaluate_composed(data, encode, old, gallery=gallery, batch_size=cfg.eval.batch_size)  # fmt: skip
+            before, _, _ = evaluate_composed(
+                data, encode, old, gallery=gallery, batch_size=cfg.eval.batch_size
+            )
             metrics |= {f"before_{name}_{key}": value for key, value in before.items()}
         if not after:
             metrics[f"{name}_submitted"] = float(len(data.queries))
@@ -264,7 +279,10 @@ def official(cfg: Config, composer: Composer, workspace: Workspace) -> dict[str,
 
 
 def means_of(metrics: dict[str, float]) -> dict[str, float]:
-    """Means over FashionIQ's categories and GeneCIS's tasks; FashionIQ's headline is that of R@10 and R@50."""
+    """Means over FashionIQ's categories and GeneCIS's tasks.
+
+    FashionIQ's headline is that of R@10 and R@50.
+    """
     found: dict[str, float] = {}
     for prefix in ("", "before_"):
         for family, parts, ks in (
@@ -274,7 +292,9 @@ def means_of(metrics: dict[str, float]) -> dict[str, float]:
             for k in ks:
                 names = [f"{prefix}{family}_{part}_recall_at_{k}" for part in parts]
                 if all(name in metrics for name in names):
-                    found[f"{prefix}{family}_recall_at_{k}"] = sum(metrics[n] for n in names) / len(names)  # fmt: skip
+                    found[f"{prefix}{family}_recall_at_{k}"] = sum(metrics[n] for n in names) / len(
+                        names
+                    )
         both = [f"{prefix}fashioniq_recall_at_{k}" for k in (10, 50)]
         if all(name in found for name in both):
             found[f"{prefix}fashioniq_mean"] = sum(found[name] for name in both) / 2

@@ -24,8 +24,8 @@ PROBES = ["has dark skin tone", "is red"]
 def export(cfg: Config, module: ComposedModule, folder: Path) -> None:
     """Write the folder.
 
-    It opens in open_clip under ``local-dir:<folder>``: its image tower is CLIP's own, so an index of pictures
-    that exists stays as it is.
+    It opens in open_clip under ``local-dir:<folder>``: its image tower is CLIP's own, so an index
+    of pictures that exists stays as it is.
     """
     composer = module.composer
     encoder = composer.encoder
@@ -33,9 +33,14 @@ def export(cfg: Config, module: ComposedModule, folder: Path) -> None:
     composer.student.write_to(encoder.model)
     try:
         save_open_clip(
-            encoder, folder, log_scale=encoder.log_scale, mean=encoder.image_mean, std=encoder.image_std,
-            interpolation=encoder.interpolation, resize_mode=encoder.resize_mode,
-        )  # fmt: skip
+            encoder,
+            folder,
+            log_scale=encoder.log_scale,
+            mean=encoder.image_mean,
+            std=encoder.image_std,
+            interpolation=encoder.interpolation,
+            resize_mode=encoder.resize_mode,
+        )
     finally:
         encoder.model.load_state_dict(own)
     phi = composer.phi

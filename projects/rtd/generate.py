@@ -21,12 +21,17 @@ DEMONSTRATIONS = (
     ("a brown dog sleeps on a sofa", "turn the dog into a cat", "a brown cat sleeps on a sofa"),
     ("two red apples in a bowl", "make the apples green", "two green apples in a bowl"),
     ("a man rides a bicycle in the rain", "let the sun shine", "a man rides a bicycle in the sun"),
-    ("a photo of a quiet street", "add a yellow taxi", "a photo of a quiet street with a yellow taxi"),
+    (
+        "a photo of a quiet street",
+        "add a yellow taxi",
+        "a photo of a quiet street with a yellow taxi",
+    ),
     ("three birds on a wire", "leave only one bird", "one bird on a wire"),
-)  # fmt: skip
+)
 REQUEST = (
-    "Change one thing in each picture: an object, an attribute, the style, the background or a number. Write a "
-    "short instruction and the caption of the changed picture; keep all other words."
+    "Change one thing in each picture: an object, an attribute, the style, the background or a"
+    " number. Write a short instruction and the caption of the changed picture; keep all other"
+    " words."
 )
 
 
@@ -42,8 +47,8 @@ def build_prompt(caption: str) -> str:
 def parse(answer: str, caption: str, min_overlap: float) -> Triplet | None:
     r"""The triplet in what a model wrote, or None if it is refused.
 
-    Refused: no instruction or edit, an edit that says the same, one of more than 77 tokens, and one that keeps less
-    than `min_overlap` of the caption's words.
+    Refused: no instruction or edit, an edit that says the same, one of more than 77 tokens, and one
+    that keeps less than `min_overlap` of the caption's words.
 
     >>> parse(" make it blue\nEdited: a blue car\n###", "a red car", 0.3).condition
     'make it blue'
@@ -107,7 +112,9 @@ def build_writer(cfg: MakePhrases, server: ServerConfig) -> "RowFunction":
     """Rows ``[concept, number]`` -> a phrase each that begins with "a photo of <concept>" and goes on."""
     from common.decoding.generators import Prompt, text_generator
 
-    generate = text_generator(cfg.model, writer_policy(cfg), server, batch_size=cfg.batch_size, stop="\n")  # fmt: skip
+    generate = text_generator(
+        cfg.model, writer_policy(cfg), server, batch_size=cfg.batch_size, stop="\n"
+    )
 
     def write(rows: Sequence[tuple[str, int]], seeds: "Sequence[RowSeed]") -> list[tuple[str, str]]:
         begun = [f"a photo of {concept}" for concept, _ in rows]
@@ -120,7 +127,9 @@ def build_writer(cfg: MakePhrases, server: ServerConfig) -> "RowFunction":
 
 
 def holding(concept: str, phrase: str) -> str | None:
-    """A cleaned phrase with the concept in its own case, as `oti.Phrases` looks for it; None without it.
+    """A cleaned phrase with the concept in its own case, as `oti.Phrases` looks for it.
+
+    None without it.
 
     >>> holding("Golden Retriever", "a photo of golden retriever on a lawn")
     'a photo of Golden Retriever on a lawn'

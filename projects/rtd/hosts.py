@@ -118,5 +118,7 @@ def phrase_loss(phrase: Tensor, replaced: Tensor) -> Tensor:
 
 
 HOSTS: dict[str, type[LinCIR] | type[Pic2Word] | type[Searle]] = {
-    "lincir": LinCIR, "pic2word": Pic2Word, "searle": Searle,
-}  # fmt: skip
+    "lincir": LinCIR,
+    "pic2word": Pic2Word,
+    "searle": Searle,
+}

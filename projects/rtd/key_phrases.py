@@ -1,7 +1,7 @@
 """Key phrases of captions: runs of nouns, adjectives and determiners, which LinCIR hides behind a pseudo word.
 
-The tagger is WordNet's list of lemmas by part of speech, so that it needs no model; any other one fits in
-its place, see `key_phrase_spans`.
+The tagger is WordNet's list of lemmas by part of speech, so that it needs no model; any other one
+fits in its place, see `key_phrase_spans`.
 """
 
 import re
@@ -43,14 +43,18 @@ class LemmaTagger:
     def _key(self, word: str) -> bool:
         if word in DETERMINERS:
             return True
-        return word not in FUNCTION_WORDS and (word in self.lemmas or word.removesuffix("s") in self.lemmas)  # fmt: skip
+        return word not in FUNCTION_WORDS and (
+            word in self.lemmas or word.removesuffix("s") in self.lemmas
+        )
 
 
 @lru_cache(1)
 def wordnet_tagger(root: str | None = None) -> LemmaTagger:
     """The tagger of the bundled WordNet subset."""
     rows = read_jsonl(bundled("wordnet/synsets.jsonl.gz", root), ("pos", "lemmas"))
-    return LemmaTagger({lemma.lower() for row in rows if row["pos"] in "nas" for lemma in row["lemmas"]})  # fmt: skip
+    return LemmaTagger(
+        {lemma.lower() for row in rows if row["pos"] in "nas" for lemma in row["lemmas"]}
+    )
 
 
 def key_phrase_spans(caption: str, tagger: Tagger) -> list[tuple[int, int]]:
@@ -65,13 +69,21 @@ def key_phrase_spans(caption: str, tagger: Tagger) -> list[tuple[int, int]]:
     for match, flag in zip(found, flags, strict=True):
         if not flag:
             continue
-        if spans and not caption[spans[-1][1] : match.start()].strip() and _touch(spans[-1][1], match.start(), caption):  # fmt: skip
+        if (
+            spans
+            and not caption[spans[-1][1] : match.start()].strip()
+            and _touch(spans[-1][1], match.start(), caption)
+        ):
             spans[-1] = (spans[-1][0], match.end())
             words[-1].append(match[0])
         else:
             spans.append((match.start(), match.end()))
             words.append([match[0]])
-    return [s for s, run in zip(spans, words, strict=True) if not {w.lower() for w in run} <= DETERMINERS]  # fmt: skip
+    return [
+        s
+        for s, run in zip(spans, words, strict=True)
+        if not {w.lower() for w in run} <= DETERMINERS
+    ]
 
 
 def _touch(end: int, start: int, caption: str) -> bool:

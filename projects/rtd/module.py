@@ -59,7 +59,8 @@ class ComposedModule(ContrastiveModule):
         learning = [p for p in self.parameters() if p.requires_grad]
         return [{"params": learning, "weight_decay": self.optim.weight_decay}]
 
-    # -- cost and validation -------------------------------------------------------------------------
+    # -- cost and validation
+    # -------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
         """Start the clock."""
@@ -98,9 +99,11 @@ class RTD(ComposedModule):
         self.options = rtd = cfg.rtd
         self.batch_size = cfg.data.batch_size
         self.objective = Objective(
-            rtd.tau, frozen_target=rtd.frozen_target, refined=rtd.refined_batch,
+            rtd.tau,
+            frozen_target=rtd.frozen_target,
+            refined=rtd.refined_batch,
             gather=rtd.gather_negatives,
-        )  # fmt: skip
+        )
 
     def losses(self, batch: TripletBatch) -> dict[str, Tensor]:
         """Terms of a batch of triplets."""

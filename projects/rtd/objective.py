@@ -71,7 +71,9 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.refined = 1 / temperature, refined
-        self.loss = TargetAnchoredLoss(gather=gather) if frozen_target else NTXentLoss(gather=gather)  # fmt: skip
+        self.loss = (
+            TargetAnchoredLoss(gather=gather) if frozen_target else NTXentLoss(gather=gather)
+        )
 
     def forward(
         self, target: Tensor, reference: Tensor, composed: Tensor, special: Tensor | None

@@ -48,7 +48,11 @@ class Phrases:
         assert isinstance(rng, np.random.Generator)
         concept = self.concepts[place]
         own = [p for p in self.written.get(concept, ()) if concept in p]
-        phrase = own[rng.integers(len(own))] if own else SENTENCES[rng.integers(len(SENTENCES))].format(concept)  # fmt: skip
+        phrase = (
+            own[rng.integers(len(own))]
+            if own
+            else SENTENCES[rng.integers(len(SENTENCES))].format(concept)
+        )
         phrase = without_placeholder(phrase)
         return phrase, phrase.replace(concept, PLACEHOLDER, 1)
 
@@ -108,7 +112,8 @@ def invert(
 ) -> Tensor:
     """A token for each image whose sentences are near the image, and which stays a word in phrases.
 
-        L = w_c (1 - cos(psi_T("a photo of v"), psi_I(image))) + w_p (1 - cos(phrase, phrase with v))
+        L = w_c (1 - cos(psi_T("a photo of v"), psi_I(image))) + w_p (1 - cos(phrase, phrase with
+        v))
 
     Source: Baldrati et al. 2023, arXiv 2303.15247 (optimisation-based textual inversion).
 

@@ -58,8 +58,12 @@ def stages(cfg: Config) -> Iterator[Stage]:
     host: ComposedModule | None = None
     if cfg.phi.weights is None:
         host = HOSTS[cfg.phi.host](cfg, composer)
-        own = {"max_steps": cfg.phi.steps, "max_epochs": None, "val_every_n_steps": None,
-               "ema_decay": cfg.phi.ema_decay}  # fmt: skip
+        own = {
+            "max_steps": cfg.phi.steps,
+            "max_epochs": None,
+            "val_every_n_steps": None,
+            "ema_decay": cfg.phi.ema_decay,
+        }
         kept = kept_phi(cfg) if cfg.phi.keep else None
         known = kept if kept is not None and kept.is_file() else None
         yield Stage("host", host, host_data(cfg, host), own, weights=known)
@@ -83,9 +87,13 @@ def rtd_data(cfg: Config, module: RTD) -> tuple[ContrastiveData, dict[str, objec
         count, module.judge = judge_of(cfg)
         val = {"composed": _Places(count)}
     data = ContrastiveData(
-        train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        train,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
     return data, {}, "val/recall_at_1" if val else None
 
 
@@ -125,8 +133,10 @@ def host_data(cfg: Config, host: ComposedModule) -> ContrastiveData:
     composer = host.composer
     tokenizer, dim = tokenizer_of(composer), composer.encoder.embed_dim
     options: dict[str, Any] = {
-        "batch_size": cfg.phi.batch_size, "seed": cfg.seed, "num_workers": cfg.data.num_workers
-    }  # fmt: skip
+        "batch_size": cfg.phi.batch_size,
+        "seed": cfg.seed,
+        "num_workers": cfg.data.num_workers,
+    }
     if cfg.phi.host == "lincir":
         captions = HiddenCaptions(train_captions(cfg), tagger_of(cfg), tokenizer, dim, cfg.seed)
         return ContrastiveData(captions, **options)
@@ -137,8 +147,13 @@ def host_data(cfg: Config, host: ComposedModule) -> ContrastiveData:
     return InvertedImages(size, partial(inverted, cfg, host, phrases, source, size), **options)
 
 
-def inverted(cfg: Config, host: ComposedModule, phrases: Phrases, source: ImageSource, size: int) -> Inverted:  # fmt: skip
-    """SEARLE's first stage: a token for every image, kept in memory; its wall time is the host's."""
+def inverted(
+    cfg: Config, host: ComposedModule, phrases: Phrases, source: ImageSource, size: int
+) -> Inverted:
+    """SEARLE's first stage: a token for every image, kept in memory.
+
+    Its wall time is the host's.
+    """
     began, composer, own = time.perf_counter(), host.composer, cfg.phi.searle
     with evaluated(composer, cfg.trainer.accelerator):
         images = image_embeddings(composer, source, size, own.batch_size)

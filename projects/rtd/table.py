@@ -27,9 +27,9 @@ def before_after(runs: Sequence[Path]) -> str:
             old, new = metrics[f"before_{name}"], metrics[name]
             rows.append([*who, name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
         steps = {
-            "host": config["phi"]["steps"]
-            if config["phi"]["weights"] is None
-            else "-",  # trained by another run
+            "host": (
+                config["phi"]["steps"] if config["phi"]["weights"] is None else "-"
+            ),  # trained by another run
             "rtd": config["trainer"]["max_steps"] if config["rtd"]["enabled"] else "-",
         }
         for part in ("host", "rtd"):
@@ -42,7 +42,13 @@ def before_after(runs: Sequence[Path]) -> str:
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
     """The figures that a table shows, of those that were measured both times."""
-    wanted = ("recall_at_1", "fashioniq_mean", "cirr_recall_at_1", "circo_map_at_5", "genecis_recall_at_1")  # fmt: skip
+    wanted = (
+        "recall_at_1",
+        "fashioniq_mean",
+        "cirr_recall_at_1",
+        "circo_map_at_5",
+        "genecis_recall_at_1",
+    )
     return [name for name in wanted if name in metrics and f"before_{name}" in metrics]
 
 

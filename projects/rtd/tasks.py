@@ -33,12 +33,15 @@ BATCH = 64  # pictures of a forward pass
 
 
 def search(cfg: Config, workspace: Workspace) -> None:
-    """``TASK=search``: a reference picture and a sentence over a folder of pictures; writes a PNG."""
+    """``TASK=search``: a reference picture and a sentence over a folder of pictures.
+
+    Writes a PNG.
+    """
     own = cfg.search
     if own.run is None or own.gallery is None or own.reference is None or own.text is None:
         raise UserError(
-            "TASK=search needs search.run (an exported folder), search.gallery (a folder of pictures), "
-            "search.reference (a picture) and search.text (what to change)"
+            "TASK=search needs search.run (an exported folder), search.gallery (a folder of"
+            " pictures), search.reference (a picture) and search.text (what to change)"
         )
     folder, reference = Path(own.gallery).expanduser(), Path(own.reference).expanduser()
     output = None if own.output is None else picture_file(own.output)
@@ -50,7 +53,8 @@ def search(cfg: Config, workspace: Workspace) -> None:
         raise UserError(f"{folder} holds no picture but the reference")
     if output is not None and output.resolve() in {p.resolve() for p in (reference, *paths)}:
         raise UserError(
-            f"search.output={output} is a picture that is searched with, and would be written over: name another file"
+            f"search.output={output} is a picture that is searched with, and would be written over:"
+            " name another file"
         )
     model = ComposedSearch(Path(own.run).expanduser())
     asked, parts = model.compose(reference, own.text), list(blocks(len(paths), BATCH))
@@ -78,7 +82,10 @@ def picture_file(output: str) -> Path:
 
     path, kinds = Path(output).expanduser(), FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
-        raise UserError(f"search.output={output} is no picture: end it in .png (or .{', .'.join(sorted(kinds))})")  # fmt: skip
+        raise UserError(
+            f"search.output={output} is no picture: end it in .png (or"
+            f" .{', .'.join(sorted(kinds))})"
+        )
     return path
 
 
@@ -112,19 +119,26 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
         found = by_rules(cfg, captions)
     else:
         step = RowMap(
-            "triplets", partial(build_editor, own, cfg.generator),
-            settings={**generator_settings(own.model, editor_policy(own), cfg.generator),
-                      "max_new_tokens": own.max_new_tokens, "retries": own.retries,
-                      "min_overlap": own.min_overlap},
+            "triplets",
+            partial(build_editor, own, cfg.generator),
+            settings={
+                **generator_settings(own.model, editor_policy(own), cfg.generator),
+                "max_new_tokens": own.max_new_tokens,
+                "retries": own.retries,
+                "min_overlap": own.min_overlap,
+            },
             seed=cfg.seed,
-        )  # fmt: skip
+        )
         mapped = map_rows(step, captions, Path(f"{output}.parts"), cfg.task, workspace.meter)
         workspace.say(mapped.summary)
         if not mapped.complete:
             return
         found = [Triplet(*row) for row in mapped.rows() if row is not None]
     if not found:
-        raise UserError("no triplet passed: the model writes no 'Instruction: ... Edited: ...', or captions have no nouns")  # fmt: skip
+        raise UserError(
+            "no triplet passed: the model writes no 'Instruction: ... Edited: ...', or captions"
+            " have no nouns"
+        )
     write_triplets(output, found)
     workspace.say(f"{output}: {len(found)} triplets of {len(captions)} captions")
 
@@ -137,7 +151,11 @@ def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
     else:
         phrases = key_phrases(captions, tagger)
     if not captions or not phrases:
-        what = f"triplets.keywords={path} holds no phrase" if captions and path else "triplets.input holds no caption with a noun"  # fmt: skip
+        what = (
+            f"triplets.keywords={path} holds no phrase"
+            if captions and path
+            else "triplets.input holds no caption with a noun"
+        )
         raise UserError(what)
     found = []
     for i, caption in enumerate(captions):
@@ -157,8 +175,8 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
         raise UserError(f"phrases.concepts={source} does not exist")
     if cfg.generator.endpoint is not None and cfg.generator.api == "chat":
         raise UserError(
-            "TASK=phrases has 'a photo of <concept>' gone on with, which a chat server does not do: "
-            "set generator.api=completions, or phrases.model to a local model"
+            "TASK=phrases has 'a photo of <concept>' gone on with, which a chat server does not do:"
+            " set generator.api=completions, or phrases.model to a local model"
         )
     check_output(output)
     lines = read_lines(source)
@@ -167,11 +185,14 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
         raise UserError(f"phrases.concepts={source} holds no concept: write one a line")
     rows = [[concept, i] for concept in concepts for i in range(own.per_concept)]
     step = RowMap(
-        "phrases", partial(build_writer, own, cfg.generator),
-        settings={**generator_settings(own.model, writer_policy(own), cfg.generator),
-                  "max_new_tokens": own.max_new_tokens},
+        "phrases",
+        partial(build_writer, own, cfg.generator),
+        settings={
+            **generator_settings(own.model, writer_policy(own), cfg.generator),
+            "max_new_tokens": own.max_new_tokens,
+        },
         seed=cfg.seed,
-    )  # fmt: skip
+    )
     mapped = map_rows(step, rows, Path(f"{output}.parts"), cfg.task, workspace.meter)
     workspace.say(mapped.summary)
     if not mapped.complete:
@@ -182,11 +203,13 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
             found[concept].append(held)
     kept, without = sum(map(len, found.values())), sum(not own for own in found.values())
     if not kept:
-        raise UserError(f"none of {len(rows)} phrases holds its concept: take another phrases.model")  # fmt: skip
+        raise UserError(
+            f"none of {len(rows)} phrases holds its concept: take another phrases.model"
+        )
     output.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     workspace.say(
-        f"{output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)} concepts have "
-        "none (SEARLE takes its fixed sentences)"
+        f"{output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)}"
+        " concepts have none (SEARLE takes its fixed sentences)"
     )
 
 
@@ -219,5 +242,8 @@ def check_output(output: Path, *, parts: bool = True) -> None:
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], None]] = {
-    "search": search, "triplets": make_triplets, "phrases": make_phrases, "table": table,
-}  # fmt: skip
+    "search": search,
+    "triplets": make_triplets,
+    "phrases": make_phrases,
+    "table": table,
+}

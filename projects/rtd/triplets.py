@@ -51,13 +51,17 @@ def read_triplets(path: Path) -> list[Triplet]:
     """
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: give data.triplets a JSON list of records with {', '.join(COLUMNS)} "
-            "(make run TASK=triplets writes one)"
+            f"{path} does not exist: give data.triplets a JSON list of records with"
+            f" {', '.join(COLUMNS)} (make run TASK=triplets writes one)"
         )
     with reading(path, "triplets in UTF-8"):
         text = path.read_text(encoding="utf-8-sig")
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]  # fmt: skip
+        rows = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
+        )
         found = [Triplet(*(clean(str(row[name])) for name in COLUMNS)) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: needs records with {', '.join(COLUMNS)}; {error!r}") from error

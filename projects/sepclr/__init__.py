@@ -23,11 +23,17 @@ def build(cfg: Config) -> "Experiment[SepCLR]":
     from projects.sepclr.networks import build_network, network_options, representations
 
     return image_experiment(
-        cfg, SepCLR, build_data, evaluate, build_network, network_options,
-        num_samples=num_samples, requirements=requirements,
+        cfg,
+        SepCLR,
+        build_data,
+        evaluate,
+        build_network,
+        network_options,
+        num_samples=num_samples,
+        requirements=requirements,
         passes=[(1, image_shape(cfg))] * 2,  # one view after the other
         outputs=representations,
-    )  # fmt: skip
+    )
 
 
 def load(folder: "Path") -> "Network":

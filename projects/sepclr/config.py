@@ -7,8 +7,15 @@ from common.config import DataConfig, ExperimentConfig
 from common.families.images.config import ColourChanges
 
 from common.ranges import (  # isort: skip
-    Count, Counts, Degrees, Interval, NonNegative, Positive, Probability, at_least,
-)  # fmt: skip
+    Count,
+    Counts,
+    Degrees,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    at_least,
+)
 
 
 @dataclass

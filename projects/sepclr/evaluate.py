@@ -49,7 +49,10 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
 
 
 def judged(found: dict[str, ProbeResult], test: SetPair, workspace: Workspace) -> dict[str, float]:
-    """Probes as metrics with their chance, saved item by item; ``<factor>_separation`` is salient minus common."""
+    """Probes as metrics with their chance, saved item by item.
+
+    ``<factor>_separation`` is salient minus common.
+    """
     metrics = {name: probe.value for name, probe in found.items()}
     metrics |= {f"{name}_chance": probe.chance for name, probe in found.items()}
     metrics["separation_error"] = separation_error(found, test.salient)
@@ -69,18 +72,26 @@ def features(cfg: Config, network: Network, pair: SetPair, workspace: Workspace)
     _, plain = transforms(cfg)
     device = next(network.parameters()).device
     found, kept = source_outputs(
-        network, pair.samples.source(plain), device, batch_size=cfg.eval.batch_size,
-        num_workers=cfg.data.num_workers, progress=workspace.progress, name="codes",
-    )  # fmt: skip
+        network,
+        pair.samples.source(plain),
+        device,
+        batch_size=cfg.eval.batch_size,
+        num_workers=cfg.data.num_workers,
+        progress=workspace.progress,
+        name="codes",
+    )
     return (pair if len(kept) == len(pair) else pair.rows(kept)), Codes(*found)
 
 
 def probes(cfg: Config, train: Part, test: Part) -> dict[str, ProbeResult]:
     """All probes with the config's options."""
     return space_probes(
-        train, test, balanced=cfg.eval.balanced, standardize=cfg.eval.standardize,
+        train,
+        test,
+        balanced=cfg.eval.balanced,
+        standardize=cfg.eval.standardize,
         domain_from_heads=cfg.eval.domain_from_heads,
-    )  # fmt: skip
+    )
 
 
 def mechanism(cfg: Config, test: Part, workspace: Workspace) -> dict[str, float]:
@@ -144,9 +155,11 @@ def gallery(pair: SetPair, rows: Tensor, x: Tensor, labels: Tensor) -> list[dict
     if not others:
         return []
     return class_gallery(
-        (x[is_query], labels[is_query]), (x[~is_query], labels[~is_query]),
-        lambda i: pair.samples.picture(queries[i]), lambda i: pair.samples.picture(others[i]),
-    )  # fmt: skip
+        (x[is_query], labels[is_query]),
+        (x[~is_query], labels[~is_query]),
+        lambda i: pair.samples.picture(queries[i]),
+        lambda i: pair.samples.picture(others[i]),
+    )
 
 
 def probe_figure(found: dict[str, ProbeResult]) -> Any:

@@ -97,12 +97,19 @@ class SepCLR(ContrastiveModule):
         c = [unit(x) for x in common]
         terms = {
             "common_align": alignment(c[0], c[1], method.bandwidth),
-            "common_uniform": (uniformity(c[0], method.bandwidth) + uniformity(c[1], method.bandwidth)) / 2,
+            "common_uniform": (
+                uniformity(c[0], method.bandwidth) + uniformity(c[1], method.bandwidth)
+            )
+            / 2,
             "attributes": attribute_loss(
-                salient, target, factors, self.discrete,
-                attribute_tau=method.attribute_bandwidth, tau=method.bandwidth,
+                salient,
+                target,
+                factors,
+                self.discrete,
+                attribute_tau=method.attribute_bandwidth,
+                tau=method.bandwidth,
             ),
-        }  # fmt: skip
+        }
         loss = (
             terms["common_align"]
             + method.common_uniformity * terms["common_uniform"]

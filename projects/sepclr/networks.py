@@ -13,8 +13,11 @@ from projects.sepclr.config import Config
 
 Kind = Literal["pair", "single", "vae"]
 KINDS: dict[str, Kind] = {
-    "sepclr": "pair", "supervised": "pair", "simclr": "single", "vae": "vae",
-}  # fmt: skip
+    "sepclr": "pair",
+    "supervised": "pair",
+    "simclr": "single",
+    "vae": "vae",
+}
 _MAX_LOG_VARIANCE = 8.0
 
 
@@ -179,9 +182,12 @@ def build_network(
 
     def encoder() -> ImageEncoder:
         return image_encoder(
-            backbone_name, widths=widths, image_size=image_size, cifar_stem=cifar_stem,
+            backbone_name,
+            widths=widths,
+            image_size=image_size,
+            cifar_stem=cifar_stem,
             pretrained=pretrained,
-        )  # fmt: skip
+        )
 
     if kind == "single":
         rep = 2 * rep_dim if rep_dim else None

@@ -1,7 +1,7 @@
 """What SimCSE has to beat: word overlap, and the encoder that it starts from, post-processed.
 
-`raw`, `centred` and `whitened` average the states of layer 1 and of the last, as the released code does now; the paper's rows take the
-embedding output and the last.
+`raw`, `centred` and `whitened` average the states of layer 1 and of the last, as the released code
+does now; the paper's rows take the embedding output and the last.
 """
 
 from common.engine.workspace import Workspace
@@ -16,7 +16,17 @@ from common.families.sentences.baselines import (
 )
 from projects.simcse.config import Config
 
-__all__ = ["centred", "jaccard", "raw", "raw_cls", "raw_mean", "tfidf", "untrained", "whitened", "whitened_mean"]  # fmt: skip
+__all__ = [
+    "centred",
+    "jaccard",
+    "raw",
+    "raw_cls",
+    "raw_mean",
+    "tfidf",
+    "untrained",
+    "whitened",
+    "whitened_mean",
+]
 
 
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:

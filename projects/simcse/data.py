@@ -44,10 +44,14 @@ def train_set(cfg: Config, tokenizer: Any) -> TextViews:
         raise UserError("method.hard_negative_logit needs rows with a hard negative")
     kind = MaskedTextViews if cfg.method.mlm_weight else TextViews
     views = kind(
-        rows, tokenizer, max_length=data.max_length, seed=cfg.seed,
-        views=max(2, len(rows[0])), augment_text=augmentation(data),
+        rows,
+        tokenizer,
+        max_length=data.max_length,
+        seed=cfg.seed,
+        views=max(2, len(rows[0])),
+        augment_text=augmentation(data),
         augment_batch=substitution(cfg, tokenizer),
-    )  # fmt: skip
+    )
     if isinstance(views, MaskedTextViews):
         views.probability = cfg.method.mlm_probability
     return views
@@ -109,11 +113,13 @@ class MaskedTextViews(TextViews):
             index, epoch = keys[row % len(keys)]
             own = ids[row, real[row]]  # without padding, whose width is that of the batch
             masked[row, real[row]], labels[row, real[row]] = mask_tokens(
-                own, np.isin(own, self.tokenizer.all_special_ids),
+                own,
+                np.isin(own, self.tokenizer.all_special_ids),
                 sample_rng(self.seed, epoch, index, MLM_STREAM + row // len(keys)),
-                mask_id=int(self.tokenizer.mask_token_id), vocab_size=len(self.tokenizer),
+                mask_id=int(self.tokenizer.mask_token_id),
+                vocab_size=len(self.tokenizer),
                 probability=self.probability,
-            )  # fmt: skip
+            )
         return {
             **batch,
             "mlm_input_ids": torch.from_numpy(masked),

@@ -31,7 +31,13 @@ def tfidf_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same of 2 to 4 letters."""
-    return _texts(cfg, workspace, lambda texts: _tfidf(texts, sublinear_tf=True, analyzer="char_wb", token_pattern=None, ngram_range=(2, 4)))  # fmt: skip
+    return _texts(
+        cfg,
+        workspace,
+        lambda texts: _tfidf(
+            texts, sublinear_tf=True, analyzer="char_wb", token_pattern=None, ngram_range=(2, 4)
+        ),
+    )
 
 
 def raw_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:

@@ -47,8 +47,8 @@ class MethodConfig:
     """The objective of pre-training."""
 
     learning: Literal["semi", "super", "self"] = "semi"  # which batches a step has
-    # of labelled pairs; hard: 1 for equal trees; combined: the mean over the views as one score, on the
-    # sentence vector itself
+    # of labelled pairs; hard: 1 for equal trees; combined: the mean over the views as one score, on
+    # the sentence vector itself
     score: Literal["tree", "hard", "none", "combined"] = "tree"
     views: Annotated[list[View], not_empty] = field(default_factory=lambda: list(TEN))
     tau: Positive = 0.07

@@ -37,7 +37,9 @@ class TreeBatch(TypedDict):
 class Examples:
     """The user turns of a corpus, tokenised, with the sets of their trees."""
 
-    def __init__(self, corpus: Corpus, texts: DialogTokenizer, score: str = "none", views: Sequence[str] = ()) -> None:  # fmt: skip
+    def __init__(
+        self, corpus: Corpus, texts: DialogTokenizer, score: str = "none", views: Sequence[str] = ()
+    ) -> None:
         flat = [turn for dialog in corpus.dialogs for turn in dialog.turns]
         self.users, self.texts = [turn.user for turn in flat], texts
         self.utterances = texts.utterances(flat)
@@ -65,9 +67,14 @@ def sets_of(frame: Frame, score: str, views: Sequence[str]) -> list[np.ndarray]:
 
 
 def tree_batch(
-    corpora: Sequence[Examples], seed: int, num_views: int, ratio: int, masks: bool,
-    places: Sequence[tuple[int, int]], epoch: int,
-) -> TreeBatch:  # fmt: skip
+    corpora: Sequence[Examples],
+    seed: int,
+    num_views: int,
+    ratio: int,
+    masks: bool,
+    places: Sequence[tuple[int, int]],
+    epoch: int,
+) -> TreeBatch:
     """Batch of (corpus, row) places; a place stands for `ratio` rows, far apart in the corpus.
 
     Raises:
@@ -76,7 +83,9 @@ def tree_batch(
     # far apart: turns that follow each other share most of their tokens
     apart = [len(e) // ratio for e in corpora]
     chosen = [(c, row + i * apart[c]) for c, row in places for i in range(ratio)]
-    if len({c for c, _ in chosen}) != 1 and any(len(s) for c, i in chosen for s in corpora[c].sets[i]):  # fmt: skip
+    if len({c for c, _ in chosen}) != 1 and any(
+        len(s) for c, i in chosen for s in corpora[c].sets[i]
+    ):
         raise ValueError("a labelled batch mixes corpora")
     rows = [corpora[c].row(i) for c, i in chosen]
     texts = corpora[chosen[0][0]].texts
@@ -90,7 +99,9 @@ def tree_batch(
         found["masked"] = padded_with([ids for ids, _ in pairs], texts.pad_id)[0]
         found["labels"] = padded_with([labels for _, labels in pairs], -100)[0]
     own = [corpora[c].sets[i] for c, i in chosen]
-    found["set_ids"] = [torch.from_numpy(np.concatenate([s[k] for s in own])) for k in range(num_views)]  # fmt: skip
+    found["set_ids"] = [
+        torch.from_numpy(np.concatenate([s[k] for s in own])) for k in range(num_views)
+    ]
     found["set_counts"] = [torch.tensor([len(s[k]) for s in own]) for k in range(num_views)]
     return found
 
@@ -108,9 +119,14 @@ def labelled_corpora(cfg: Config) -> list[Corpus]:
         return [sets.synthetic("train", cfg.seed), sets.synthetic("more", cfg.seed)]
     unknown = set(data.corpora) - {"sgd", "clinc"}
     if unknown:
-        raise UserError(f"data.corpora: {', '.join(sorted(unknown))} is not bundled; choose of sgd, clinc")  # fmt: skip
+        raise UserError(
+            f"data.corpora: {', '.join(sorted(unknown))} is not bundled; choose of sgd, clinc"
+        )
     names = data.corpora or ["sgd", "clinc"]
-    return [sets.sgd("train", data.root) if n == "sgd" else sets.clinc("train", True, data.root) for n in names]  # fmt: skip
+    return [
+        sets.sgd("train", data.root) if n == "sgd" else sets.clinc("train", True, data.root)
+        for n in names
+    ]
 
 
 def unlabelled_corpora(cfg: Config) -> list[Corpus]:
@@ -125,10 +141,15 @@ def unlabelled_corpora(cfg: Config) -> list[Corpus]:
 def read_corpora(cfg: Config, folder: str, names: Sequence[str]) -> list[Corpus]:
     """Corpora of a folder in the released form, in the order of their names."""
     place = require(
-        data_root(cfg.data.root) / folder, what=folder, layout="one folder a corpus with train.json",
-        source="AlibabaResearch/DAMO-ConvAI, space-2", size="3 GB",
-    )  # fmt: skip
-    found = [Path(place) / n for n in names] or sorted(p for p in Path(place).iterdir() if p.is_dir())  # fmt: skip
+        data_root(cfg.data.root) / folder,
+        what=folder,
+        layout="one folder a corpus with train.json",
+        source="AlibabaResearch/DAMO-ConvAI, space-2",
+        size="3 GB",
+    )
+    found = [Path(place) / n for n in names] or sorted(
+        p for p in Path(place).iterdir() if p.is_dir()
+    )
     if not found:
         raise UserError(f"{place} has no corpus: a folder with train.json, see TASK=convert")
     return [sets.read_corpus(path, "train") for path in found]
@@ -145,18 +166,29 @@ def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
     mlm, views = method.mlm_weight > 0, list(method.views)
     if method.learning != "self":
         labelled = [Examples(c, texts, method.score, views) for c in labelled_corpora(cfg)]
-        streams["labelled"] = corpora_stream([len(e) for e in labelled], cfg.seed, size, in_turn=data.in_turn, most=data.most)  # fmt: skip
+        streams["labelled"] = corpora_stream(
+            [len(e) for e in labelled], cfg.seed, size, in_turn=data.in_turn, most=data.most
+        )
         make["labelled"] = partial(tree_batch, labelled, cfg.seed, len(views), 1, mlm)
     if method.learning != "super":
         unlabelled = [Examples(c, texts, "none", views) for c in unlabelled_corpora(cfg)]
         ratio = unlabelled_ratio(cfg)
         most = None if data.most is None else max(1, data.most // ratio)
-        streams["unlabelled"] = corpora_stream([len(e) // ratio for e in unlabelled], cfg.seed + 1, size, in_turn=data.in_turn, most=most)  # fmt: skip
+        streams["unlabelled"] = corpora_stream(
+            [len(e) // ratio for e in unlabelled],
+            cfg.seed + 1,
+            size,
+            in_turn=data.in_turn,
+            most=most,
+        )
         make["unlabelled"] = partial(tree_batch, unlabelled, cfg.seed + 1, len(views), ratio, mlm)
     return ContrastiveData(
-        PairedStreams(streams, make), batch_size=data.batch_size, seed=cfg.seed,
-        num_workers=data.num_workers, shuffle=False,
-    )  # fmt: skip
+        PairedStreams(streams, make),
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        shuffle=False,
+    )
 
 
 def unlabelled_ratio(cfg: Config) -> int:

@@ -46,7 +46,10 @@ class HeldOut(NamedTuple):
     def classes(self) -> list[str]:
         """Classes of an intent set; sets of acts elsewhere."""
         named = [self.dialogs[d].turns[t].intent for d, t in self.places]
-        return [n or "+".join(sorted(view_sets(f)["I"])) for n, f in zip(named, self.frames, strict=True)]  # fmt: skip
+        return [
+            n or "+".join(sorted(view_sets(f)["I"]))
+            for n, f in zip(named, self.frames, strict=True)
+        ]
 
 
 def evaluate(cfg: Config, module: Space2, workspace: Workspace) -> dict[str, float]:
@@ -67,14 +70,19 @@ def evaluate(cfg: Config, module: Space2, workspace: Workspace) -> dict[str, flo
 
 
 def score_vectors(
-    cfg: Config, vectors: Callable[[HeldOut], dict[str, Tensor]], workspace: Workspace, views: Sequence[str] = (),
-) -> dict[str, float]:  # fmt: skip
-    """Metrics of vectors (N, K, d) of the held-out turns, by suffix; the first one leaves its items.
+    cfg: Config,
+    vectors: Callable[[HeldOut], dict[str, Tensor]],
+    workspace: Workspace,
+    views: Sequence[str] = (),
+) -> dict[str, float]:
+    """Metrics of vectors (N, K, d) of the held-out turns, by suffix.
+
+    The first one leaves its items.
 
     Args:
         cfg: the experiment's config.
-        vectors: `HeldOut` -> unit vectors by suffix of their metrics; the cosine of two turns is the
-            mean over the K.
+        vectors: `HeldOut` -> unit vectors by suffix of their metrics; the cosine of two turns is
+            the mean over the K.
         workspace: for items and a gallery.
         views: of the K vectors without a suffix; () if they are of no view.
     """
@@ -95,12 +103,15 @@ def score_vectors(
     return found
 
 
-def score_similarity(held: HeldOut, similarity: np.ndarray, workspace: Workspace | None) -> dict[str, float]:  # fmt: skip
+def score_similarity(
+    held: HeldOut, similarity: np.ndarray, workspace: Workspace | None
+) -> dict[str, float]:
     """Agreement of similarities (N, N) with the combined tree scores of the turns.
 
     ``turn_spearman``: mean over turns of the correlation over all other turns (0 where all
     similarities of a turn are equal). ``tree_spearman``: over all pairs, and over those that share
-    anything (``_related``). ``neighbour_score``: tree score of a turn and its most similar other one.
+    anything (``_related``). ``neighbour_score``: tree score of a turn and its most similar other
+    one.
     """
     tree = combined_matrix(held.frames)
     count = len(tree)
@@ -132,9 +143,9 @@ def score_similarity(held: HeldOut, similarity: np.ndarray, workspace: Workspace
 def view_scores(held: HeldOut, z: Tensor, views: Sequence[str]) -> dict[str, float]:
     """Cosines in each sub-space against the scores of its view, among some turns.
 
-    ``view_spearman_<view>``: correlation over all pairs. ``view_neighbour_<view>``: score under the view
-    of a turn and its nearest other one, over turns that have an element of the view; ``_chance``: of a turn
-    and any other one.
+    ``view_spearman_<view>``: correlation over all pairs. ``view_neighbour_<view>``: score under the
+    view of a turn and its nearest other one, over turns that have an element of the view;
+    ``_chance``: of a turn and any other one.
 
     Args:
         held: N turns.
@@ -167,9 +178,13 @@ def few_shot(name: str, classes: Sequence[str], z: Tensor, cfg: Config) -> dict[
         return {}
     kept = np.flatnonzero(np.isin(labels, large))
     result = few_shot_class_mean(
-        z[kept].flatten(1), torch.as_tensor(labels[kept]), ways=len(large), shots=cfg.eval.shots,
-        queries=QUERIES, episodes=cfg.eval.episodes,
-    )  # fmt: skip
+        z[kept].flatten(1),
+        torch.as_tensor(labels[kept]),
+        ways=len(large),
+        shots=cfg.eval.shots,
+        queries=QUERIES,
+        episodes=cfg.eval.episodes,
+    )
     key = f"{name}_{cfg.eval.shots}shot"
     return {key: result["few_shot_top1"], f"{key}_chance": result["few_shot_top1_chance"]}
 
@@ -180,8 +195,8 @@ def few_shot(name: str, classes: Sequence[str], z: Tensor, cfg: Config) -> dict[
 def scored_corpus(cfg: Config) -> Corpus:
     """The corpus whose turns are scored.
 
-    Of the bundled sets services that nothing was trained on; of corpora the held-out part of one whose
-    training part was usually trained on.
+    Of the bundled sets services that nothing was trained on; of corpora the held-out part of one
+    whose training part was usually trained on.
 
     Raises:
         UserError: no corpus with a test part.
@@ -195,7 +210,9 @@ def scored_corpus(cfg: Config) -> Corpus:
 
 
 def scored_folder(cfg: Config) -> tuple[Path, str]:
-    """Folder and part of the corpus that is scored with data.source=corpora; asked for before training.
+    """Folder and part of the corpus that is scored with data.source=corpora.
+
+    Asked for before training.
 
     Raises:
         UserError: no corpus with that part.
@@ -203,10 +220,17 @@ def scored_folder(cfg: Config) -> tuple[Path, str]:
     data, file = cfg.data, "valid" if cfg.eval.part == "dev" else "test"
     folder = data_root(data.root) / data.labelled
     wanted = data.corpora if cfg.eval.corpus is None else [cfg.eval.corpus]
-    found = [p for p in sorted(folder.glob("*")) if (p / f"{file}.json").is_file() and (not wanted or p.name in wanted)]  # fmt: skip
+    found = [
+        p
+        for p in sorted(folder.glob("*"))
+        if (p / f"{file}.json").is_file() and (not wanted or p.name in wanted)
+    ]
     if not found:
         names = ", ".join(wanted) or "no corpus"
-        raise UserError(f"nothing to be scored on: of {names} below {folder} there is no {file}.json; add one, or set eval.corpus or eval.part")  # fmt: skip
+        raise UserError(
+            f"nothing to be scored on: of {names} below {folder} there is no {file}.json; add one,"
+            " or set eval.corpus or eval.part"
+        )
     return found[0], file
 
 
@@ -217,7 +241,11 @@ def held_out(cfg: Config) -> HeldOut:
 
 def sample(corpus: Corpus, count: int) -> HeldOut:
     """Some annotated user turns, drawn without a seed of the experiment."""
-    places = [(d, t) for d, t in user_turns(corpus.dialogs) if not is_empty(corpus.dialogs[d].turns[t].frame)]  # fmt: skip
+    places = [
+        (d, t)
+        for d, t in user_turns(corpus.dialogs)
+        if not is_empty(corpus.dialogs[d].turns[t].frame)
+    ]
     if len(places) < 3:
         raise UserError(f"corpus {corpus.name} has {len(places)} annotated turns to be scored on")
     order = sample_rng(0, 0, 0, _DRAW_STREAM).permutation(len(places))[:count]
@@ -229,7 +257,10 @@ def sample(corpus: Corpus, count: int) -> HeldOut:
 
 
 def row_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each row of (N, M) with the same row of another; 0 of a constant row."""
+    """Pearson correlation of each row of (N, M) with the same row of another.
+
+    0 of a constant row.
+    """
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(scale > 0, (a * b).sum(1) / np.where(scale > 0, scale, 1), 0.0)
@@ -244,6 +275,14 @@ def _gallery(held: HeldOut, tree: np.ndarray, similarity: np.ndarray, workspace:
     texts, rows = held.texts(), []
     for i in range(min(8, len(texts))):
         order: Sequence[int] = [int(j) for j in np.argsort(-similarity[i]) if j != i][:5]
-        results = [{"item": texts[j], "score": float(similarity[i, j]), "correct": bool(tree[i, j] > 0), "name": f"tree {tree[i, j]:.2f}"} for j in order]  # fmt: skip
+        results = [
+            {
+                "item": texts[j],
+                "score": float(similarity[i, j]),
+                "correct": bool(tree[i, j] > 0),
+                "name": f"tree {tree[i, j]:.2f}",
+            }
+            for j in order
+        ]
         rows.append({"query": texts[i], "results": results})
     workspace.gallery("nearest turns", rows)

@@ -17,9 +17,15 @@ from projects.space2.stages import plan, stages
 def experiment(cfg: Config) -> Experiment[ContrastiveModule]:
     """Everything about the encoder or the fine-tuned model."""
     found = experiment_of(
-        cfg, stages, evaluate, folder.export, folder.load, folder.embed, plan,
+        cfg,
+        stages,
+        evaluate,
+        folder.export,
+        folder.load,
+        folder.embed,
+        plan,
         {"convert": tasks.convert},
-    )  # fmt: skip
+    )
     classify = partial(tasks.classify, cfg, experiment=found)
     return replace(found, tasks={**found.tasks, "classify": classify})
 

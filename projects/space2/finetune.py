@@ -37,7 +37,9 @@ _SUBSET_STREAM = 2**31 + 75
 
 
 class Finetune(ContrastiveModule):
-    """L = CE of two dropout copies + kl_weight * KL between them + mlm_weight * L_mlm; one copy without KL.
+    """L = CE of two dropout copies + kl_weight * KL between them + mlm_weight * L_mlm.
+
+    One copy without KL.
 
     Source: He et al. 2022, released `IntentUnifiedTransformer`, arXiv 2209.06638.
 
@@ -71,7 +73,9 @@ class Finetune(ContrastiveModule):
             copies = 2 if own.kl_weight else 1
             rows = {name: x.repeat(copies, 1) for name, x in inputs.items()}
             logits = self.head(self.network.encoder(**rows), batch["aux"].repeat(copies, 1))
-            found = task_loss(self.head.kind, logits, batch["targets"], own.kl_weight, own.class_loss_ratio)  # fmt: skip
+            found = task_loss(
+                self.head.kind, logits, batch["targets"], own.kl_weight, own.class_loss_ratio
+            )
         weight = 1.0 if self.only_words else own.mlm_weight
         if weight:
             mlm = self.network.masked_lm(inputs, batch["masked"], batch["words"])
@@ -93,8 +97,17 @@ class Finetune(ContrastiveModule):
         self.log("val/score", score(self.head.kind, every, self.maps)[0])
 
 
-def task_loss(kind: str, logits: dict[str, Tensor], labels: dict[str, Tensor], kl_weight: float, ratio: float = 0.8) -> dict[str, Tensor]:  # fmt: skip
-    """The loss of a task on stacked copies, (2B, ...) logits for (B, ...) labels; on one copy without KL."""
+def task_loss(
+    kind: str,
+    logits: dict[str, Tensor],
+    labels: dict[str, Tensor],
+    kl_weight: float,
+    ratio: float = 0.8,
+) -> dict[str, Tensor]:
+    """The loss of a task on stacked copies, (2B, ...) logits for (B, ...) labels.
+
+    On one copy without KL.
+    """
     copies = len(next(iter(logits.values()))) // len(next(iter(labels.values())))
     if kind == "dst":
         loss = state_loss(logits, {name: x.repeat(copies, 1) for name, x in labels.items()}, ratio)
@@ -131,7 +144,16 @@ def task_examples(cfg: Config, part: Part) -> list[Example]:
     """
     own, train = cfg.task, part == "train"
     folder = None if own.folder is None else data_root(cfg.data.root) / own.folder
-    found = read_examples(own.kind, own.source, part, cfg.data.root, folder, cfg.seed, own.train_file if train else None, own.delexicalize)  # fmt: skip
+    found = read_examples(
+        own.kind,
+        own.source,
+        part,
+        cfg.data.root,
+        folder,
+        cfg.seed,
+        own.train_file if train else None,
+        own.delexicalize,
+    )
     if not train or (own.examples is None and own.per_intent is None):
         return found
     order = sample_rng(cfg.seed, 0, 0, _SUBSET_STREAM).permutation(len(found)).tolist()
@@ -142,7 +164,10 @@ def task_examples(cfg: Config, part: Part) -> list[Example]:
         places.setdefault(found[i].intent, []).append(i)
     few = [name for name, rows in places.items() if len(rows) < own.per_intent]
     if few:
-        raise UserError(f"task.per_intent={own.per_intent}: {min(few)} has {len(places[min(few)])} examples; lower it")  # fmt: skip
+        raise UserError(
+            f"task.per_intent={own.per_intent}: {min(few)} has {len(places[min(few)])} examples;"
+            " lower it"
+        )
     return [found[i] for i in sorted(i for rows in places.values() for i in rows[: own.per_intent])]
 
 
@@ -177,11 +202,19 @@ def build_finetune(cfg: Config, planned: bool = False) -> Finetune:
             raise
         train = [Example((), "?", ("?",), ("O",), state={"?": "?"})]
     names = sorted({e.intent for e in train}) if cfg.task.kind in ("intent", "top") else []
-    tags = sorted({t for e in train for t in e.tags} | {"O"}) if cfg.task.kind in ("slot", "top") else []  # fmt: skip
+    tags = (
+        sorted({t for e in train for t in e.tags} | {"O"})
+        if cfg.task.kind in ("slot", "top")
+        else []
+    )
     slots = sorted({s for e in train for s in e.state}) if cfg.task.kind == "dst" else []
     if cfg.task.kind == "dst" and not slots:
-        raise UserError("no state of the training part has a value: look at the slots' names, see the card")  # fmt: skip
-    head = TaskHead(cfg.task.kind, network.encoder.num_features, names, tags, slots, cfg.task.head_dropout)  # fmt: skip
+        raise UserError(
+            "no state of the training part has a value: look at the slots' names, see the card"
+        )
+    head = TaskHead(
+        cfg.task.kind, network.encoder.num_features, names, tags, slots, cfg.task.head_dropout
+    )
     return Finetune(cfg, network, head)
 
 
@@ -199,9 +232,14 @@ class Places(Dataset[int]):
 
 
 def task_batches(cfg: Config, module: Finetune, validates: bool = False) -> ContrastiveData:
-    """Shuffled batches of the training part; the development part by its dialogues if it is validated on."""
+    """Shuffled batches of the training part.
+
+    The development part by its dialogues if it is validated on.
+    """
     module.maps = label_maps(cfg)
-    batches = TaskBatches(task_examples(cfg, "train"), module.network.texts, module.head, cfg.seed, module.maps)  # fmt: skip
+    batches = TaskBatches(
+        task_examples(cfg, "train"), module.network.texts, module.head, cfg.seed, module.maps
+    )
     val = {}
     if validates:
         examples = task_examples(cfg, "dev")
@@ -211,14 +249,22 @@ def task_batches(cfg: Config, module: Finetune, validates: bool = False) -> Cont
             dialogs.setdefault(example.dialog or str(i), []).append(example)
         module.dialogs = list(dialogs.values())
         val["dev"] = Places(len(dialogs))
-    return ContrastiveData(batches, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, val=val)  # fmt: skip
+    return ContrastiveData(
+        batches,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+    )
 
 
 def words_alone(module: Finetune, cfg: Config) -> None:
     """Masked prediction alone, at a constant rate: its stage is shorter than a warm-up of the next may be."""
     module.only_words = True
     module.network.words.requires_grad_(True)
-    module.optim = replace(cfg.optim, schedule="constant", warmup_steps=0, warmup_epochs=0.0, decay_steps=0)  # fmt: skip
+    module.optim = replace(
+        cfg.optim, schedule="constant", warmup_steps=0, warmup_epochs=0.0, decay_steps=0
+    )
 
 
 def whole_loss(module: Finetune, cfg: Config) -> None:

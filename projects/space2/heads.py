@@ -32,9 +32,22 @@ class TaskHead(nn.Module):
         dropout: on vectors and states.
     """
 
-    def __init__(self, kind: str, num_features: int, names: Sequence[str] = (), tags: Sequence[str] = (), slots: Sequence[str] = (), dropout: float = 0.1) -> None:  # fmt: skip
+    def __init__(
+        self,
+        kind: str,
+        num_features: int,
+        names: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        slots: Sequence[str] = (),
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
-        self.kind, self.names, self.tag_names, self.slots = kind, tuple(names), tuple(tags), tuple(slots)  # fmt: skip
+        self.kind, self.names, self.tag_names, self.slots = (
+            kind,
+            tuple(names),
+            tuple(tags),
+            tuple(slots),
+        )
         self.dropout = nn.Dropout(dropout)
         self.intents = nn.Linear(num_features, len(names)) if kind in ("intent", "top") else None
         self.tags = nn.Linear(num_features, len(tags)) if kind in ("slot", "top") else None
@@ -42,10 +55,19 @@ class TaskHead(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What builds it again."""
-        return {"kind": self.kind, "names": list(self.names), "tags": list(self.tag_names), "slots": list(self.slots), "dropout": self.dropout.p}  # fmt: skip
+        return {
+            "kind": self.kind,
+            "names": list(self.names),
+            "tags": list(self.tag_names),
+            "slots": list(self.slots),
+            "dropout": self.dropout.p,
+        }
 
     def forward(self, states: Tensor, aux: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits by name of states (B, 1 + L, D) whose place 0 is the sentence vector; `aux` is for states."""
+        """Logits by name of states (B, 1 + L, D) whose place 0 is the sentence vector.
+
+        `aux` is for states.
+        """
         states = self.dropout(states)
         found: dict[str, Tensor] = {}
         if self.intents is not None:
@@ -98,9 +120,12 @@ class StateHead(nn.Module):
 
 
 def r_drop(logits: Tensor, labels: Tensor, kl_weight: float = 5.0) -> dict[str, Tensor]:
-    """CE of both copies, mean over 2B rows, + kl_weight * symmetric KL between the copies; or CE of one copy.
+    """CE of both copies, mean over 2B rows, + kl_weight * symmetric KL between the copies.
 
-    Source: Liang et al. 2021, "R-Drop", arXiv 2106.14448; He et al. 2022, released `IntentUnifiedTransformer`.
+    Or CE of one copy.
+
+    Source: Liang et al. 2021, "R-Drop", arXiv 2106.14448; He et al. 2022, released
+    `IntentUnifiedTransformer`.
 
     Args:
         logits: (2B, C); rows [B, 2B) are the second copies. (B, C) with weight 0.
@@ -142,7 +167,9 @@ def state_loss(logits: dict[str, Tensor], labels: dict[str, Tensor], ratio: floa
 
     def ce(name: str) -> Tensor:
         own = logits[name].float()
-        losses = F.cross_entropy(own.flatten(0, 1), labels[name].flatten(), ignore_index=IGNORED, reduction="none")  # fmt: skip
+        losses = F.cross_entropy(
+            own.flatten(0, 1), labels[name].flatten(), ignore_index=IGNORED, reduction="none"
+        )
         return losses.view(len(own), -1)
 
     span = (ce("start") + ce("end")) / 2

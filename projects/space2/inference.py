@@ -69,7 +69,9 @@ class DialogModel:
             vectors = self.network.view_vectors(self.encode(texts, batch_size), views)
         return dict(zip(views, F.normalize(vectors, dim=-1).unbind(1), strict=True))
 
-    def similarity(self, texts: Sequence[Text], others: Sequence[Text], view: str | None = None) -> Tensor:  # fmt: skip
+    def similarity(
+        self, texts: Sequence[Text], others: Sequence[Text], view: str | None = None
+    ) -> Tensor:
         """Cosines (N, M) in one sub-space, or their mean over those that were trained.
 
         Raises:
@@ -77,12 +79,16 @@ class DialogModel:
         """
         views = self.network.views
         if view is not None and views and view not in views:
-            raise UserError(f"view must be one of {', '.join(views)}, which were trained; got {view!r}")  # fmt: skip
+            raise UserError(
+                f"view must be one of {', '.join(views)}, which were trained; got {view!r}"
+            )
         a, b = self.views(texts), self.views(others)
         chosen = views if view is None else (view,)
         return torch.stack([a[v] @ b[v].T for v in chosen]).mean(0)
 
-    def classify(self, texts: Sequence[Text], examples: Sequence[tuple[str, str]] = ()) -> list[str]:  # fmt: skip
+    def classify(
+        self, texts: Sequence[Text], examples: Sequence[tuple[str, str]] = ()
+    ) -> list[str]:
         """The intent of each text: by the head, or by logistic regression on some examples.
 
         Args:

@@ -21,7 +21,8 @@ class Space2(ContrastiveModule):
         cfg: the experiment's config.
         network: what is trained, evaluated and exported.
 
-    Distributed: local, as released (the contrast is per replica); gathers negatives with ``method.gather``.
+    Distributed: local, as released (the contrast is per replica); gathers negatives with
+    ``method.gather``.
     """
 
     def __init__(self, cfg: Config, network: Space2Network) -> None:
@@ -52,7 +53,9 @@ class Space2(ContrastiveModule):
         sentence, combined = self.network.twice(inputs), own.score == "combined"
         vectors = sentence[:, None] if combined else self.network.view_vectors(sentence, own.views)
         sets = list(zip(batch["set_ids"], batch["set_counts"], strict=True))
-        contrast = multi_view_contrast(vectors, sets, own.tau, own.base_tau, gather=own.gather, combined=combined)  # fmt: skip
+        contrast = multi_view_contrast(
+            vectors, sets, own.tau, own.base_tau, gather=own.gather, combined=combined
+        )
         found = {"contrast": contrast["loss"], "total": contrast["loss"]}
         if not combined:
             found |= {f"view_{own.views[int(k)]}": v for k, v in contrast.items() if k != "loss"}

@@ -42,9 +42,15 @@ class Space2Network(nn.Module):
     """
 
     def __init__(
-        self, encoder: DialogEncoder, texts: DialogTokenizer, dim: int, pretrained: str | None = None,
-        length_groups: int = 1, shared: bool = False, views: Sequence[str] = VIEWS,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: DialogEncoder,
+        texts: DialogTokenizer,
+        dim: int,
+        pretrained: str | None = None,
+        length_groups: int = 1,
+        shared: bool = False,
+        views: Sequence[str] = VIEWS,
+    ) -> None:
         super().__init__()
         self.encoder, self.texts, self.dim = encoder, texts, dim
         self.projection = nn.Linear(encoder.num_features, len(VIEWS) * dim)
@@ -68,7 +74,10 @@ class Space2Network(nn.Module):
         return self.sentence({name: x.repeat(2, 1) for name, x in inputs.items()})
 
     def view_vectors(self, sentence: Tensor, views: Sequence[str] = VIEWS) -> Tensor:
-        """(B, K, d) of sentence vectors (B, D); only the named views' slices of the matrix are read."""
+        """(B, K, d) of sentence vectors (B, D).
+
+        Only the named views' slices of the matrix are read.
+        """
         places = [0 if self.shared else VIEWS.index(view) for view in views]
         rows = torch.cat([torch.arange(self.dim) + self.dim * place for place in places])
         rows = rows.to(self.projection.weight.device)
@@ -80,7 +89,9 @@ class Space2Network(nn.Module):
         states = self.encoder(**{**inputs, "input_ids": masked}, sentence=False)
         return masked_lm_rank_mean(self.words, states, labels)
 
-    def encode(self, rows: Sequence[Any], batch_size: int = 128, accelerator: str = "cpu") -> Tensor:  # fmt: skip
+    def encode(
+        self, rows: Sequence[Any], batch_size: int = 128, accelerator: str = "cpu"
+    ) -> Tensor:
         """Sentence vectors (N, D) of tokenised dialogues in eval mode, on the CPU."""
         from common.encoders.length_groups import in_batches_by_length
 
@@ -96,8 +107,8 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
     """The network before training, from the global random state.
 
     Raises:
-        UserError: absent weights, another architecture than BERT's, inputs longer than its positions, an
-            export with other sub-spaces than are wanted.
+        UserError: absent weights, another architecture than BERT's, inputs longer than its
+            positions, an export with other sub-spaces than are wanted.
     """
     own, data = cfg.model, cfg.data
     views = trained_views(cfg)
@@ -105,7 +116,10 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
         network = load_network(own.pretrained, data, own.attention)
         if cfg.train == "pretrain":
             if (own.dim, own.shared) != (network.dim, network.shared):
-                raise UserError(f"{own.pretrained} has model.dim={network.dim} and model.shared={network.shared}: set them so")  # fmt: skip
+                raise UserError(
+                    f"{own.pretrained} has model.dim={network.dim} and"
+                    f" model.shared={network.shared}: set them so"
+                )
             network.views = views
         network.length_groups = own.length_groups
         _set_dropout(network, own)
@@ -125,9 +139,14 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
     vocab = max(texts.vocab_size, int(backbone.config.vocab_size))
     encoder = DialogEncoder(backbone, vocab, int(tokenizer.cls_token_id))
     network = Space2Network(
-        encoder, texts, own.dim, None if pretrained == "random" else pretrained, own.length_groups,
-        own.shared, views,
-    )  # fmt: skip
+        encoder,
+        texts,
+        own.dim,
+        None if pretrained == "random" else pretrained,
+        own.length_groups,
+        own.shared,
+        views,
+    )
     _set_dropout(network, own)
     return network.train()
 
@@ -145,7 +164,10 @@ def check_lengths(data: DialogData, positions: int, num_turns: int) -> None:
         UserError: says how many there are.
     """
     if data.max_length > positions or data.max_turns >= num_turns:
-        raise UserError(f"data.max_length must be at most {positions} and data.max_turns at most {num_turns - 1} with these weights")  # fmt: skip
+        raise UserError(
+            f"data.max_length must be at most {positions} and data.max_turns at most"
+            f" {num_turns - 1} with these weights"
+        )
 
 
 def _set_dropout(network: Space2Network, own: ModelConfig) -> None:
@@ -153,16 +175,26 @@ def _set_dropout(network: Space2Network, own: ModelConfig) -> None:
         network.encoder.set_dropout(own.dropout)
 
 
-def save_network(network: Space2Network, folder: Path, settings: dict[str, Any], parts: dict[str, nn.Module]) -> Path:  # fmt: skip
+def save_network(
+    network: Space2Network, folder: Path, settings: dict[str, Any], parts: dict[str, nn.Module]
+) -> Path:
     """Export: a BERT for transformers, projection and heads beside it."""
-    own = {"dim": network.dim, "shared": network.shared, "views": list(network.views), "max_length": network.texts.max_length, "max_turns": network.texts.max_turns}  # fmt: skip
+    own = {
+        "dim": network.dim,
+        "shared": network.shared,
+        "views": list(network.views),
+        "max_length": network.texts.max_length,
+        "max_turns": network.texts.max_turns,
+    }
     modules = {"projection": network.projection, "words": network.words, **parts}
     return save_dialog_encoder(
         network.encoder, network.texts.tokenizer, folder, {**own, **settings}, modules
     )
 
 
-def load_network(folder: str | Path, data: DialogData | None = None, attention: str = "auto") -> Space2Network:  # fmt: skip
+def load_network(
+    folder: str | Path, data: DialogData | None = None, attention: str = "auto"
+) -> Space2Network:
     """The network of an exported folder in eval mode; lengths of the folder, or those of `data`.
 
     Raises:
@@ -174,7 +206,9 @@ def load_network(folder: str | Path, data: DialogData | None = None, attention: 
         check_lengths(data, len(encoder.embeddings.position_embeddings.weight), num_turns)
     own = settings if data is None else {"max_length": data.max_length, "max_turns": data.max_turns}
     texts = DialogTokenizer(tokenizer, int(own["max_length"]), int(own["max_turns"]))
-    network = Space2Network(encoder, texts, int(settings["dim"]), shared=settings["shared"], views=settings["views"])  # fmt: skip
+    network = Space2Network(
+        encoder, texts, int(settings["dim"]), shared=settings["shared"], views=settings["views"]
+    )
     for name, part in (("projection", network.projection), ("words", network.words)):
         fill(part, name, tensors, folder)
     return network.eval()

@@ -24,12 +24,16 @@ BASE_TAU = 0.07
 
 
 def soft_contrast(
-    features: Tensor, weights: Tensor | Weights | None, tau: float = 0.07, base_tau: float | None = BASE_TAU,
+    features: Tensor,
+    weights: Tensor | Weights | None,
+    tau: float = 0.07,
+    base_tau: float | None = BASE_TAU,
     kernel: KernelOptions | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Supervised contrast of two dropout copies with a weight for every pair of examples.
 
-        L = -1/2B sum_i (sum_{j != i} w_ij log [exp(z_i z_j / tau) / sum_{l != i} exp(z_i z_l / tau)])
+        L = -1/2B sum_i (sum_{j != i} w_ij log [exp(z_i z_j / tau) / sum_{l != i} exp(z_i z_l /
+        tau)])
                 / sum_{j != i} w_ij,   times tau / base_tau
 
     Source: He et al. 2022, "SPACE-2", section 3.3, arXiv 2209.06638; released `SupConLoss`.
@@ -63,21 +67,27 @@ def soft_contrast(
 
 
 def multi_view_contrast(
-    vectors: Tensor, sets: Sequence[tuple[Tensor, Tensor]], tau: float = 0.07,
-    base_tau: float | None = BASE_TAU, *, gather: bool = False, combined: bool = False,
-) -> dict[str, Tensor]:  # fmt: skip
+    vectors: Tensor,
+    sets: Sequence[tuple[Tensor, Tensor]],
+    tau: float = 0.07,
+    base_tau: float | None = BASE_TAU,
+    *,
+    gather: bool = False,
+    combined: bool = False,
+) -> dict[str, Tensor]:
     """Mean over views of `soft_contrast` in the sub-space of each, weighted by the trees of that view.
 
     Source: He et al. 2022, section 3.3, arXiv 2209.06638 ("mean over the triggered views").
 
     Args:
         vectors: (2B, K, D), not normalised; rows [B, 2B) are the second copies.
-        sets: K pairs of elements (T,) int64 and sizes (B,) int64, see `SetOverlap`; empty sets leave
-            the other copy as the only positive (the self-supervised loss).
+        sets: K pairs of elements (T,) int64 and sizes (B,) int64, see `SetOverlap`; empty sets
+            leave the other copy as the only positive (the self-supervised loss).
         tau: > 0.
         base_tau: see `soft_contrast`.
         gather: contrast with the examples of all ranks.
-        combined: one contrast of vectors (2B, 1, D), weighted by the mean over the K scores of a pair.
+        combined: one contrast of vectors (2B, 1, D), weighted by the mean over the K scores of a
+            pair.
 
     Returns:
         "loss", and that of each view by its place.

@@ -31,7 +31,9 @@ class TaskRow(NamedTuple):
     aux: np.ndarray  # (2 S,), of dialogue states
 
 
-def task_row(example: Example, texts: DialogTokenizer, head: TaskHead, maps: LabelMaps | None = None) -> TaskRow:  # fmt: skip
+def task_row(
+    example: Example, texts: DialogTokenizer, head: TaskHead, maps: LabelMaps | None = None
+) -> TaskRow:
     """Tokens and labels of an example; `maps` holds other ways to write values of states.
 
     Raises:
@@ -48,12 +50,16 @@ def task_row(example: Example, texts: DialogTokenizer, head: TaskHead, maps: Lab
     if head.tags is not None:
         own = np.full(len(row.ids), IGNORED, dtype=np.int64)
         kept = first >= 0  # words that were cut have no piece
-        own[first[kept]] = [_place(head.tag_names, t) for t, k in zip(example.tags, kept, strict=True) if k]  # fmt: skip
+        own[first[kept]] = [
+            _place(head.tag_names, t) for t, k in zip(example.tags, kept, strict=True) if k
+        ]
         labels["tags"] = own
     aux: np.ndarray = np.zeros(0)
     if head.kind == "dst":
         labels |= state_labels(example, row, texts, head.slots, maps)
-        aux = np.array([[s in d for s in head.slots] for d in (example.told, example.before)], dtype=np.float32).ravel()  # fmt: skip
+        aux = np.array(
+            [[s in d for s in head.slots] for d in (example.told, example.before)], dtype=np.float32
+        ).ravel()
     return TaskRow(row, labels, aux)
 
 
@@ -64,7 +70,10 @@ def _place(names: Sequence[str], name: str) -> int:
 
 
 def word_row(words: Sequence[str], texts: DialogTokenizer) -> tuple[Row, np.ndarray]:
-    """An utterance word by word, and the place of each word's first piece; -1 of words that were cut."""
+    """An utterance word by word, and the place of each word's first piece.
+
+    -1 of words that were cut.
+    """
     split = texts.tokenizer(list(words), add_special_tokens=False)["input_ids"]
     pieces = [ids or [texts.tokenizer.unk_token_id] for ids in split]
     begin, end = texts.marks[0]
@@ -80,13 +89,17 @@ def word_row(words: Sequence[str], texts: DialogTokenizer) -> tuple[Row, np.ndar
 
 
 def state_labels(
-    example: Example, row: Row, texts: DialogTokenizer, slots: Sequence[str], maps: LabelMaps | None = None,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    example: Example,
+    row: Row,
+    texts: DialogTokenizer,
+    slots: Sequence[str],
+    maps: LabelMaps | None = None,
+) -> dict[str, np.ndarray]:
     """Gate, span and reference of every slot that this turn changes.
 
-    A value, or a variant of it in `maps`, is looked for in the user's words, then in what the system
-    told of the slot, then among the other slots; one that is nowhere keeps the gate "none", as TripPy
-    treats it.
+    A value, or a variant of it in `maps`, is looked for in the user's words, then in what the
+    system told of the slot, then among the other slots; one that is nowhere keeps the gate "none",
+    as TripPy treats it.
     """
     count, variants = len(slots), maps or {}
     found = {name: np.full(count, IGNORED, dtype=np.int64) for name in ("start", "end", "refer")}
@@ -96,7 +109,9 @@ def state_labels(
         if value is None or value == example.before.get(slot):
             continue
         lower, ways = value.lower(), (value, *variants.get(value, ()))
-        spans = () if lower in (*TRUE, *FALSE, *WHATEVER) else (find_span(w, row, texts) for w in ways)  # fmt: skip
+        spans = (
+            () if lower in (*TRUE, *FALSE, *WHATEVER) else (find_span(w, row, texts) for w in ways)
+        )
         span = next((s for s in spans if s is not None), None)
         partner = next((o for o in slots if o != slot and example.before.get(o) in ways), None)
         if lower in WHATEVER:
@@ -141,7 +156,14 @@ class TaskBatches(Dataset[Any]):
         maps: other ways to write values of states.
     """
 
-    def __init__(self, examples: Sequence[Example], texts: DialogTokenizer, head: TaskHead, seed: int, maps: LabelMaps | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        texts: DialogTokenizer,
+        head: TaskHead,
+        seed: int,
+        maps: LabelMaps | None = None,
+    ) -> None:
         self.examples, self.texts, self.seed = list(examples), texts, seed
         self.rows = [task_row(e, texts, head, maps) for e in examples]
 
@@ -166,6 +188,8 @@ def collate(rows: Sequence[TaskRow], texts: DialogTokenizer) -> dict[str, Any]:
     labels: dict[str, Tensor] = {}
     for name in rows[0].labels:
         own = [r.labels[name] for r in rows]
-        labels[name] = padded_with(own, IGNORED)[0] if name == "tags" else torch.from_numpy(np.stack(own))  # fmt: skip
+        labels[name] = (
+            padded_with(own, IGNORED)[0] if name == "tags" else torch.from_numpy(np.stack(own))
+        )
     aux = torch.from_numpy(np.stack([r.aux for r in rows])).float()
     return {"inputs": texts.pad([r.row for r in rows]), "targets": labels, "aux": aux}

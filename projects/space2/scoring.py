@@ -24,11 +24,25 @@ from projects.space2.heads import GATES, TaskHead
 from projects.space2.network import Space2Network
 from projects.space2.rows import TaskRow, collate, word_row
 
-METRICS = {"intent": "accuracy", "slot": "macro_f1", "top": "exact_match", "dst": "joint_goal_accuracy"}  # fmt: skip
+METRICS = {
+    "intent": "accuracy",
+    "slot": "macro_f1",
+    "top": "exact_match",
+    "dst": "joint_goal_accuracy",
+}
 
 
-def predictions(network: Space2Network, head: TaskHead, examples: Sequence[Example], batch_size: int, maps: LabelMaps) -> list[tuple[Any, Any]]:  # fmt: skip
-    """What is told and what is right of each example: states, or intents with tags; the network is in eval mode."""
+def predictions(
+    network: Space2Network,
+    head: TaskHead,
+    examples: Sequence[Example],
+    batch_size: int,
+    maps: LabelMaps,
+) -> list[tuple[Any, Any]]:
+    """What is told and what is right of each example: states, or intents with tags.
+
+    The network is in eval mode.
+    """
     if head.kind == "dst":
         states = track(network, head, examples, batch_size, maps)
         return [(told, dict(e.state)) for told, e in zip(states, examples, strict=True)]
@@ -36,8 +50,13 @@ def predictions(network: Space2Network, head: TaskHead, examples: Sequence[Examp
     return [(t, (e.intent, e.tags)) for t, e in zip(told, examples, strict=True)]
 
 
-def score(kind: str, pairs: Sequence[tuple[Any, Any]], maps: LabelMaps) -> tuple[float, list[float]]:  # fmt: skip
-    """The metric of a task on pairs of `predictions`, and its items; none where it is no mean over examples."""
+def score(
+    kind: str, pairs: Sequence[tuple[Any, Any]], maps: LabelMaps
+) -> tuple[float, list[float]]:
+    """The metric of a task on pairs of `predictions`, and its items.
+
+    None where it is no mean over examples.
+    """
     told, gold = [p[0] for p in pairs], [p[1] for p in pairs]
     if kind == "slot":
         return slot_macro_f1([tags for _, tags in told], [tags for _, tags in gold]), []
@@ -60,7 +79,9 @@ def check_known(examples: Sequence[Example], head: TaskHead) -> None:
         raise UserError("no example of the scored part has an intent that was trained on")
 
 
-def answers(network: Space2Network, head: TaskHead, examples: Sequence[Example], batch_size: int) -> list[tuple[str, tuple[str, ...]]]:  # fmt: skip
+def answers(
+    network: Space2Network, head: TaskHead, examples: Sequence[Example], batch_size: int
+) -> list[tuple[str, tuple[str, ...]]]:
     """Intent ("" without) and tag of every word (() without) of each example, in eval mode."""
     found = []
     for start in range(0, len(examples), batch_size):
@@ -88,19 +109,26 @@ def unlabelled_row(example: Example, texts: DialogTokenizer, head: TaskHead) -> 
     return TaskRow(row, {"first": np.zeros(0)}, np.zeros(2 * len(head.slots)))
 
 
-def run_head(network: Space2Network, head: TaskHead, rows: Sequence[TaskRow], aux: Tensor | None = None) -> dict[str, Tensor]:  # fmt: skip
+def run_head(
+    network: Space2Network, head: TaskHead, rows: Sequence[TaskRow], aux: Tensor | None = None
+) -> dict[str, Tensor]:
     """Logits on the CPU."""
     batch = collate([TaskRow(r.row, {}, r.aux) for r in rows], network.texts)
     inputs = {name: x.to(network.device) for name, x in batch["inputs"].items()}
     with torch.no_grad():
-        logits = head(network.encoder(**inputs), (batch["aux"] if aux is None else aux).to(network.device))  # fmt: skip
+        logits = head(
+            network.encoder(**inputs), (batch["aux"] if aux is None else aux).to(network.device)
+        )
     return {name: x.float().cpu() for name, x in logits.items()}
 
 
 def track(
-    network: Space2Network, head: TaskHead, examples: Sequence[Example], batch_size: int = 128,
+    network: Space2Network,
+    head: TaskHead,
+    examples: Sequence[Example],
+    batch_size: int = 128,
     maps: LabelMaps | None = None,
-) -> list[dict[str, str]]:  # fmt: skip
+) -> list[dict[str, str]]:
     """State after each turn, carried on from the model's own states turn by turn.
 
     The n-th turns of all dialogues are read together, since each needs the state before it.
@@ -118,18 +146,30 @@ def track(
             part = places[start : start + batch_size]
             before = [states[order[examples[i].dialog][n - 1]] if n else {} for i in part]
             rows = [unlabelled_row(examples[i], network.texts, head) for i in part]
-            aux = torch.tensor([[float(s in d) for d in (examples[i].told, b) for s in head.slots] for i, b in zip(part, before, strict=True)])  # fmt: skip
+            aux = torch.tensor(
+                [
+                    [float(s in d) for d in (examples[i].told, b) for s in head.slots]
+                    for i, b in zip(part, before, strict=True)
+                ]
+            )
             logits = run_head(network, head, rows, aux)
             for k, i in enumerate(part):
                 own = {name: x[k] for name, x in logits.items()}
-                states[i] = updated(own, rows[k], before[k], examples[i], network.texts, head.slots, maps)  # fmt: skip
+                states[i] = updated(
+                    own, rows[k], before[k], examples[i], network.texts, head.slots, maps
+                )
     return states
 
 
 def updated(
-    logits: Mapping[str, Tensor], row: TaskRow, before: Mapping[str, str], example: Example, texts: DialogTokenizer,
-    slots: Sequence[str], maps: LabelMaps | None = None,
-) -> dict[str, str]:  # fmt: skip
+    logits: Mapping[str, Tensor],
+    row: TaskRow,
+    before: Mapping[str, str],
+    example: Example,
+    texts: DialogTokenizer,
+    slots: Sequence[str],
+    maps: LabelMaps | None = None,
+) -> dict[str, str]:
     """State after a turn from the logits (S, ...) of its slots."""
     state = dict(before)
     length = len(row.row.ids)
@@ -140,7 +180,11 @@ def updated(
         elif gate == "copy_value":
             start = int(logits["start"][s, :length].argmax())
             end = int(logits["end"][s, :length].argmax())
-            state[slot] = texts.tokenizer.decode(row.row.ids[start : end + 1].tolist()) if end >= start else ""  # fmt: skip
+            state[slot] = (
+                texts.tokenizer.decode(row.row.ids[start : end + 1].tolist())
+                if end >= start
+                else ""
+            )
         elif gate == "inform" and slot in example.told:
             state[slot] = told_value(gold, example.told[slot], maps)
         elif gate == "refer":
@@ -152,5 +196,9 @@ def updated(
 
 def _as_written(gate: str, gold: str) -> str:
     """The corpus' own word for a gate: "True" and "yes" are the same answer."""
-    ways = {"true": ("true", "yes"), "false": ("false", "no"), "dontcare": ("dontcare", "don't care")}[gate]  # fmt: skip
+    ways = {
+        "true": ("true", "yes"),
+        "false": ("false", "no"),
+        "dontcare": ("dontcare", "don't care"),
+    }[gate]
     return gold if gold.lower() in ways else gate

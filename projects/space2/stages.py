@@ -1,4 +1,7 @@
-"""Pre-training, or masked prediction on a task's texts and fine-tuning; what `make check` builds."""
+"""Pre-training, or masked prediction on a task's texts and fine-tuning.
+
+What `make check` builds.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,14 +52,23 @@ def stages(cfg: Config) -> Iterator[Stage]:
         yield Stage("mlm", module, task_batches(cfg, module), length)
         whole_loss(module, cfg)
     validates = cfg.trainer.val_every_n_steps is not None
-    yield Stage("finetune", module, task_batches(cfg, module, validates), monitor="val/score" if validates else None)  # fmt: skip
+    yield Stage(
+        "finetune",
+        module,
+        task_batches(cfg, module, validates),
+        monitor="val/score" if validates else None,
+    )
 
 
 def plan(cfg: Config) -> Plan[ContrastiveModule]:
     """What `make check` reports on."""
 
     def module() -> ContrastiveModule:
-        return Space2(cfg, build_network(cfg, True)) if cfg.train == "pretrain" else build_finetune(cfg, True)  # fmt: skip
+        return (
+            Space2(cfg, build_network(cfg, True))
+            if cfg.train == "pretrain"
+            else build_finetune(cfg, True)
+        )
 
     def forward(module: Any, batch_size: int) -> Tensor:
         factor = 1 if cfg.train == "finetune" or cfg.method.learning != "semi" else 2
@@ -84,8 +96,22 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         place = _root(cfg) / cfg.task.folder
         if cfg.task.label_maps is not None:
             maps = _root(cfg) / cfg.task.label_maps
-            found.append(Requirement(f"data: {cfg.task.label_maps}", str(maps), maps.is_file(), "TripPy, dataset_config/multiwoz21.json"))  # fmt: skip
-        found.append(Requirement(f"data: {cfg.task.folder}", str(place), place.is_dir(), "alexa/dialoglue, data_utils/dialoglue"))  # fmt: skip
+            found.append(
+                Requirement(
+                    f"data: {cfg.task.label_maps}",
+                    str(maps),
+                    maps.is_file(),
+                    "TripPy, dataset_config/multiwoz21.json",
+                )
+            )
+        found.append(
+            Requirement(
+                f"data: {cfg.task.folder}",
+                str(place),
+                place.is_dir(),
+                "alexa/dialoglue, data_utils/dialoglue",
+            )
+        )
     return tuple(found)
 
 

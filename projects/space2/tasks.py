@@ -23,8 +23,12 @@ from projects.space2.inference import DialogModel
 from projects.space2.module import Space2
 
 
-def classify(cfg: Config, workspace: Workspace, experiment: Experiment[ContrastiveModule]) -> list[str]:  # fmt: skip
-    """Intent of each line of a file, by the run's head or by examples; also written to predictions.tsv.
+def classify(
+    cfg: Config, workspace: Workspace, experiment: Experiment[ContrastiveModule]
+) -> list[str]:
+    """Intent of each line of a file, by the run's head or by examples.
+
+    Also written to predictions.tsv.
 
     Raises:
         UserError: no trained run, no file, an empty one, or neither head nor examples.
@@ -49,13 +53,16 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[Contrasti
     if cut := num_cut(model, texts):
         limit = model.network.texts.max_length
         workspace.say(
-            f"{cut} of {len(texts)} requests are cut to their last {limit} tokens: the model reads no more"
+            f"{cut} of {len(texts)} requests are cut to their last {limit} tokens: the model reads"
+            " no more"
         )
     # the network alone: its vectors come back to the CPU, where the head reads them
     with evaluated(model.network, cfg.trainer.accelerator):
         found = model.classify(texts, examples)
     lines = [f"{label}\t{text}" for label, text in zip(found, texts, strict=True)]
-    (workspace.folder(".") / "predictions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")  # fmt: skip
+    (workspace.folder(".") / "predictions.tsv").write_text(
+        "\n".join(lines) + "\n", encoding="utf-8"
+    )
     for line in lines:
         workspace.say(line)
     return found
@@ -95,7 +102,8 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
     """An annotated set as ``<output>/<part>.json`` in the form that `data.source=corpora` reads.
 
     Raises:
-        UserError: no input or output, a file of another form, an existing output, or a domain for states.
+        UserError: no input or output, a file of another form, an existing output, or a domain for
+            states.
     """
     own = cfg.convert
     if own.input is None or own.output is None:
@@ -127,19 +135,36 @@ def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
     """
     if kind == "intents":
         rows = filled(path, ("text", "category"))
-        return requests(path.stem, (Turn(True, text, from_intent(intent, domain)) for text, intent in rows))  # fmt: skip
+        return requests(
+            path.stem, (Turn(True, text, from_intent(intent, domain)) for text, intent in rows)
+        )
     try:
         with reading(path, "annotated set"):
             if kind == "states":
                 return multiwoz(path)
             if kind == "parses":
                 parsed = [parse_line(line) for line in read_lines(path) if line.strip()]
-                return requests(path.stem, (Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain)) for e in parsed))  # fmt: skip
+                return requests(
+                    path.stem,
+                    (
+                        Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain))
+                        for e in parsed
+                    ),
+                )
             rows = json.loads(path.read_text("utf-8-sig"))
-            turns = [Turn(True, r["userInput"]["text"], from_spans(r["userInput"]["text"], span_labels(r), domain)) for r in rows]  # fmt: skip
+            turns = [
+                Turn(
+                    True,
+                    r["userInput"]["text"],
+                    from_spans(r["userInput"]["text"], span_labels(r), domain),
+                )
+                for r in rows
+            ]
             return requests(path.stem, turns)
     except (AttributeError, TypeError) as error:  # a list where objects are expected, and the like
-        raise UserError(f"{path} is of another form than convert.kind={kind} reads: {error}") from error  # fmt: skip
+        raise UserError(
+            f"{path} is of another form than convert.kind={kind} reads: {error}"
+        ) from error
 
 
 def as_json(corpus: Corpus) -> dict[str, object]:
@@ -147,9 +172,14 @@ def as_json(corpus: Corpus) -> dict[str, object]:
     return {
         dialog.name: {
             "turns": [
-                {"turn_id": i, "role": "user" if t.user else "system", "text": t.text, "label": t.frame}
+                {
+                    "turn_id": i,
+                    "role": "user" if t.user else "system",
+                    "text": t.text,
+                    "label": t.frame,
+                }
                 for i, t in enumerate(dialog.turns)
             ]
         }
         for dialog in corpus.dialogs
-    }  # fmt: skip
+    }

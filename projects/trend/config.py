@@ -8,8 +8,16 @@ from common.data.lidar.options import LidarData, PlanarAugment
 from common.encoders.lidar.options import DetectorOptions
 
 from common.ranges import (  # isort: skip
-    Count, Counts, Inner, NonNegative, Positive, Real, Whole, at_least, not_empty,
-)  # fmt: skip
+    Count,
+    Counts,
+    Inner,
+    NonNegative,
+    Positive,
+    Real,
+    Whole,
+    at_least,
+    not_empty,
+)
 
 Source = Literal[
     "simulated", "kitti_clip", "npz", "kitti", "semantic_kitti", "nuscenes", "once", "waymo"

@@ -221,6 +221,8 @@ def build_data(cfg: Config, sets: Sequence[LidarSet], horizon: int) -> Contrasti
     ]
     samples = ForecastSamples(sets, items, cfg.data, horizon, cfg.method.decay, cfg.seed)
     return ContrastiveData(
-        samples, batch_size=cfg.data.batch_size, seed=cfg.seed + horizon,
+        samples,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed + horizon,
         num_workers=cfg.data.num_workers,
-    )  # fmt: skip
+    )

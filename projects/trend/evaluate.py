@@ -131,9 +131,12 @@ def detection(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, 
         if cfg.eval.figures:
             limit, first = float(cfg.data.high[0]), frames[0]
             picture = detection_figure(
-                first["points"], boxes[0].boxes, first["boxes"], limit,
+                first["points"],
+                boxes[0].boxes,
+                first["boxes"],
+                limit,
                 f"{name}: found (red), true (green)",
-            )  # fmt: skip
+            )
             workspace.figure(f"boxes_{name}", picture)
     if "scratch_map_2.0m" in metrics:
         metrics["map_2.0m_gain"] = metrics["map_2.0m"] - metrics["scratch_map_2.0m"]

@@ -74,6 +74,7 @@ def load_backbone(folder: str, network: nn.Module) -> None:
     path = Path(folder).expanduser() / "model.safetensors"
     if not path.is_file():
         raise UserError(
-            f"finetune.encoder_weights: {path} does not exist; give the folder export/backbone of a run"
+            f"finetune.encoder_weights: {path} does not exist; give the folder export/backbone of"
+            " a run"
         )
     load_state_dict_file(path, network.encoder)  # type: ignore[arg-type]

@@ -29,8 +29,8 @@ class TemporalLidarField(nn.Module):
     f_geo = MLP_geo([p, SE(t), f_p]); s = MLP_SDF(f_geo); I = f_int([f_dir(d), f_geo, f_p]).
 
     The first layer of MLP_geo is applied to p, SE(t) and f_p apart, and to f_p and SE(t) on the
-    volume before it is interpolated: all are linear and the weights of an interpolation sum to 1, so
-    the result is the same, and the volume has far fewer cells than rays have samples. Where the
+    volume before it is interpolated: all are linear and the weights of an interpolation sum to 1,
+    so the result is the same, and the volume has far fewer cells than rays have samples. Where the
     signed distance alone is wanted, the last layer of MLP_geo and MLP_SDF, both linear, are one.
 
     Source: Chen et al. 2025, "TREND", section 3.3, arXiv 2412.03054.

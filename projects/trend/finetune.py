@@ -37,8 +37,9 @@ class Finetune(ContrastiveModule):
 
     Both have the same design, the same initial neck, backbone and head, the same batches and the
     same number of steps; they share no parameter, and each is clipped by its own gradient norm.
-    What is initialised here depends on the seed alone, so that runs of other pre-training start from the
-    same detector. The pre-training network stays beside them, frozen, so that forecasts can be evaluated.
+    What is initialised here depends on the seed alone, so that runs of other pre-training start
+    from the same detector. The pre-training network stays beside them, frozen, so that forecasts
+    can be evaluated.
 
     Source: Chen et al. 2025, "TREND", section 4 (fine-tuning protocol), arXiv 2412.03054.
 
@@ -74,9 +75,13 @@ class Finetune(ContrastiveModule):
         for name, detector in self.detectors.items():
             assert isinstance(detector, Detector)
             terms = detector_losses(
-                detector, batch["points"], batch["owner"], batch["boxes"], batch["labels"],
+                detector,
+                batch["points"],
+                batch["owner"],
+                batch["boxes"],
+                batch["labels"],
                 self.box_weight,
-            )  # fmt: skip
+            )
             logged |= {f"{name}_{term}": value for term, value in terms.items()}
         total = torch.stack([logged[f"{name}_loss"] for name in self.detectors]).sum()
         return {"loss": total, **logged}
@@ -186,6 +191,7 @@ def check_boxes(data: LidarSet, frames: Sequence[tuple[int, int]], select: Boxes
             return
         seen |= set(frame.names)
     raise UserError(
-        f"no box of finetune.classes={list(select.classes)} in the grid in {min(len(frames), LOOKED_AT)} "
-        f"labelled frames; their classes: {', '.join(sorted(seen)) or 'none'}"
+        f"no box of finetune.classes={list(select.classes)} in the grid in"
+        f" {min(len(frames), LOOKED_AT)} labelled frames; their classes:"
+        f" {', '.join(sorted(seen)) or 'none'}"
     )

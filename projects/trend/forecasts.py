@@ -72,8 +72,8 @@ class Held:
 class Errors:
     """Rendered minus observed ranges of every target of every window, and their mean opacity.
 
-    The opacity is that of the judged rays, not weighted: where half of them end on moving objects, so
-    do half of those in this mean.
+    The opacity is that of the judged rays, not weighted: where half of them end on moving objects,
+    so do half of those in this mean.
     """
 
     ranges: list[list[Floats]]
@@ -190,8 +190,9 @@ def errors_of(
 def partners(held: Sequence[Held], size: int) -> list[int]:
     """The window whose actions each window is given when they are shuffled.
 
-    As in training that before it in its batch, but one of another drive: windows of one drive overlap
-    and have nearly equal actions. Where that one is of the same drive it is the one half the set away.
+    As in training that before it in its batch, but one of another drive: windows of one drive
+    overlap and have nearly equal actions. Where that one is of the same drive it is the one half
+    the set away.
 
     Args:
         held: windows.
@@ -255,9 +256,9 @@ def summary(
 ) -> dict[str, float]:
     """Mean absolute range errors: of all, moving and static returns, of each horizon, and squared.
 
-    Every value is a mean over windows of the mean over their returns; ``forecast`` is over the frames
-    1 to `horizon`, ``current`` is frame 0. Where no window has a moving (static) return its keys are
-    missing.
+    Every value is a mean over windows of the mean over their returns; ``forecast`` is over the
+    frames 1 to `horizon`, ``current`` is frame 0. Where no window has a moving (static) return its
+    keys are missing.
     """
     ahead = range(1, horizon + 1)
     found = {
@@ -310,8 +311,8 @@ def copy_errors(held: Sequence[Held]) -> list[list[Floats]]:
 def chamfer_of(held: Sequence[Held], errors: Sequence[Sequence[Floats]], step: int) -> float:
     """Mean chamfer distance in metres of rendered and observed points some frames ahead.
 
-    The points are the ends of the judged rays, not weighted: where half of them are returns of moving
-    objects, so is half of either cloud.
+    The points are the ends of the judged rays, not weighted: where half of them are returns of
+    moving objects, so is half of either cloud.
     """
     values = []
     for one, error in zip(held, errors, strict=True):

@@ -72,13 +72,18 @@ class Trend(ContrastiveModule):
             for name in ("origins", "directions", "times", "ranges")
         )
         scan = network.render(
-            torch.cat(volumes), Rays(origins, directions, times, ranges),
-            jitter=self.training and self.method.jitter, chunk=self.method.ray_chunk,
-        )  # fmt: skip
+            torch.cat(volumes),
+            Rays(origins, directions, times, ranges),
+            jitter=self.training and self.method.jitter,
+            chunk=self.method.ray_chunk,
+        )
         return [Scan(*(x[i * count : (i + 1) * count] for x in scan)) for i in range(frames)]
 
     def compile_encoders(self) -> None:
-        """The parts that are called as modules; the whole network has no forward pass to compile."""
+        """The parts that are called as modules.
+
+        The whole network has no forward pass to compile.
+        """
         self.network.encoder.compile()
         self.network.recurrent.compile()
 

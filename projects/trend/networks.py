@@ -98,14 +98,24 @@ class TrendNetwork(nn.Module):
         super().__init__()
         self.encoder = build_voxel_encoder(**encoder)
         self.recurrent = RecurrentEmbedding(
-            self.encoder.channels, time_dim=time_dim, hidden_dim=action_hidden,
-            action_dim=action_dim, norm=norm, residual=residual,
-        )  # fmt: skip
+            self.encoder.channels,
+            time_dim=time_dim,
+            hidden_dim=action_hidden,
+            action_dim=action_dim,
+            norm=norm,
+            residual=residual,
+        )
         self.field = TemporalLidarField(
-            self.encoder.grid, self.encoder.channels, hidden_dim=hidden_dim,
-            geometry_dim=geometry_dim, direction_dim=direction_dim, time_dim=time_dim,
-            time_encoding=time_encoding, activation=activation, sharpness_init=sharpness_init,
-        )  # fmt: skip
+            self.encoder.grid,
+            self.encoder.channels,
+            hidden_dim=hidden_dim,
+            geometry_dim=geometry_dim,
+            direction_dim=direction_dim,
+            time_dim=time_dim,
+            time_encoding=time_encoding,
+            activation=activation,
+            sharpness_init=sharpness_init,
+        )
         self.samples, self.importance_samples = samples, importance_samples
         self.alpha_mode, self.nearest, self.intensity_at = alpha_mode, nearest, intensity_at
         self.forecasts = forecasts

@@ -24,21 +24,36 @@ LidarPart = Literal["train", "test", "dev", "labelled"]
 CLIP = "lidar-kitti/drive0005.npz"
 # scans of the bundled drive: 110 for training, a gap of 14, 30 for test; dev lies in training
 CLIP_PARTS: dict[str, tuple[int, int]] = {
-    "train": (0, 110), "labelled": (0, 110), "test": (124, 154), "dev": (80, 110),
-}  # fmt: skip
+    "train": (0, 110),
+    "labelled": (0, 110),
+    "test": (124, 154),
+    "dev": (80, 110),
+}
 CLIP_TRAIN_BESIDE_DEV = (0, 80)
 STRIDE: dict[str, int] = {"kitti_clip": 5, "kitti": 5, "semantic_kitti": 5, "waymo": 5}  # 10 Hz
 FOLDERS: dict[str, str] = {
-    "kitti": "KITTI_raw", "semantic_kitti": "SemanticKITTI/dataset", "nuscenes": "nuscenes",
-    "once": "once", "waymo": "waymo", "npz": "lidar_sequences",
-}  # fmt: skip
+    "kitti": "KITTI_raw",
+    "semantic_kitti": "SemanticKITTI/dataset",
+    "nuscenes": "nuscenes",
+    "once": "once",
+    "waymo": "waymo",
+    "npz": "lidar_sequences",
+}
 ORIGINS: dict[str, str] = {
-    "kitti": RAW_SOURCE, "semantic_kitti": SEMANTIC_SOURCE, "nuscenes": NUSCENES_SOURCE,
-    "once": ONCE_SOURCE, "waymo": WAYMO_SOURCE, "npz": "your own sequences",
-}  # fmt: skip
+    "kitti": RAW_SOURCE,
+    "semantic_kitti": SEMANTIC_SOURCE,
+    "nuscenes": NUSCENES_SOURCE,
+    "once": ONCE_SOURCE,
+    "waymo": WAYMO_SOURCE,
+    "npz": "your own sequences",
+}
 SAMPLES: dict[str, int] = {  # frames of the official training parts
-    "once": 100_000, "nuscenes": 34_149, "waymo": 158_081, "semantic_kitti": 19_130, "kitti": 40_000,
-}  # fmt: skip
+    "once": 100_000,
+    "nuscenes": 34_149,
+    "waymo": 158_081,
+    "semantic_kitti": 19_130,
+    "kitti": 40_000,
+}
 SEMANTIC_TRAIN = tuple(f"{i:02d}" for i in (0, 1, 2, 3, 4, 5, 6, 7, 9, 10))
 WITH_DEV: tuple[Source, ...] = ("simulated", "kitti_clip", "npz", "kitti")
 TEST_SEED, DEV_SEED, TRAIN_SEED, LABEL_SEED = 1, 2, 1_000, 500_000
@@ -74,8 +89,13 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
     train = part in ("train", "labelled")
     if name == "npz":
         where = root / ("train" if train else part)
-        require(where, what="LiDAR sequences", layout="{train,test,dev}/*.npz with points_k, pose_k, "
-                "time_k, boxes_k", source=ORIGINS[name], size="-")  # fmt: skip
+        require(
+            where,
+            what="LiDAR sequences",
+            layout="{train,test,dev}/*.npz with points_k, pose_k, time_k, boxes_k",
+            source=ORIGINS[name],
+            size="-",
+        )
         return read_npz_sequences(sorted(where.glob("*.npz")))
     if name == "kitti":
         return kitti_raw(root, _drives(root, part, cfg.eval.split))
@@ -96,8 +116,8 @@ def check_part(name: Source, part: LidarPart) -> None:
     """
     if part == "dev" and name not in WITH_DEV:
         raise UserError(
-            f"eval.split=dev: {name} has training and validation parts alone, and the latter is what "
-            f"results are reported on; sets with a development part: {', '.join(WITH_DEV)}"
+            f"eval.split=dev: {name} has training and validation parts alone, and the latter is"
+            f" what results are reported on; sets with a development part: {', '.join(WITH_DEV)}"
         )
 
 

@@ -54,8 +54,8 @@ def check_parts(cfg: Config) -> None:
     """Refuse what the evaluation after all stages could not do.
 
     Raises:
-        UserError: a set without a development part, no set with labelled points for the probe, or Waymo's
-            scans with a height of the sensor.
+        UserError: a set without a development part, no set with labelled points for the probe, or
+            Waymo's scans with a height of the sensor.
     """
     labelled = [labelled_source(cfg)] if cfg.finetunes else []
     for name in dict.fromkeys([*cfg.data.sources, *labelled]):

@@ -26,12 +26,16 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
     from projects.vacancysbert.module import VacancySBERT
 
     experiment = retrieval_experiment(
-        cfg, stages.recipe_of(cfg), VacancySBERT,
-        stages=stages.stages, evaluate=evaluate, plan=stages.plan,
+        cfg,
+        stages.recipe_of(cfg),
+        VacancySBERT,
+        stages=stages.stages,
+        evaluate=evaluate,
+        plan=stages.plan,
         texts=lambda cfg: load_data(cfg).test.candidates,
         tasks=tasks.TASKS,
         model_tasks={"normalise": tasks.normalise},
-    )  # fmt: skip
+    )
     return replace(experiment, embed=stages.embed)
 
 

@@ -111,8 +111,8 @@ class VacancyEval(RetrievalEval):
     part: Literal["dev", "test"] = "test"
     beta: Probability | None = 0.5  # share of the title beside the skills; None: best on dev
     query: Literal["mean", "concatenated"] = "mean"  # concatenated: one text "title: skills"
-    # further rows of the table: name -> pretrained string, folder of sentence-transformers, or file of
-    # word vectors (.vec)
+    # further rows of the table: name -> pretrained string, folder of sentence-transformers, or file
+    # of word vectors (.vec)
     references: dict[str, str] = field(default_factory=dict)
 
 

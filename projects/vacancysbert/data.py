@@ -99,7 +99,8 @@ class AdPairs(Dataset[AdBatch]):
         tokenizer: of transformers.
         data: section of the config.
         seed: the experiment's seed.
-        draws: single skills, as ids below `buckets`, that an advert gets; None: its skills as a text.
+        draws: single skills, as ids below `buckets`, that an advert gets; None: its skills as a
+            text.
         buckets: of skill ids.
     """
 
@@ -314,13 +315,21 @@ def training_data(cfg: Config, encoder: TitleSkillEncoder) -> ContrastiveData:
     sets = load_data(cfg)
     single = cfg.method.objective == "skills"
     train = AdPairs(
-        sets.ads, encoder.encoder.tokenizer, cfg.data, cfg.seed,
-        cfg.method.skills_per_title if single else None, cfg.method.skill_buckets,
-    )  # fmt: skip
+        sets.ads,
+        encoder.encoder.tokenizer,
+        cfg.data,
+        cfg.seed,
+        cfg.method.skills_per_title if single else None,
+        cfg.method.skill_buckets,
+    )
     val: dict[str, Dataset[Any]] = {}
     if cfg.trainer.val_every_n_steps is not None:
         val["dev"] = TitleQueries(sets.benchmark("dev"))
     return ContrastiveData(
-        train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        train,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )

@@ -145,7 +145,10 @@ def planned_encoder(cfg: Config) -> TitleSkillEncoder:
 
 
 def save_encoder(encoder: TitleSkillEncoder, folder: Path) -> None:
-    """Write a folder of sentence-transformers; with two maps the folders ``titles`` and ``skills``."""
+    """Write a folder of sentence-transformers.
+
+    With two maps the folders ``titles`` and ``skills``.
+    """
     for side in SIDES if encoder.heads else ("",):
         head = encoder.heads[side] if encoder.heads else None
         assert head is None or isinstance(head, nn.Linear)

@@ -1,8 +1,8 @@
 """Title normalisation of the trained encoder and of all baselines, in one call and on one list.
 
-All of them read the texts of the benchmark as `load_data` hands them out: cleaned for all or for none.
-Every row of the table asks twice: with the title alone and with the advert's skills beside it (and,
-as a control, with the skills of a related occupation, where the benchmark has them).
+All of them read the texts of the benchmark as `load_data` hands them out: cleaned for all or for
+none. Every row of the table asks twice: with the title alone and with the advert's skills beside it
+(and, as a control, with the skills of a related occupation, where the benchmark has them).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +55,9 @@ Compare = Callable[[list[str], Side, list[str]], Scores]
 def evaluate(cfg: Config, module: VacancySBERT, workspace: Workspace) -> dict[str, float]:
     """All rows of the table: the method, ``untrained_*``, lexical ones and references.
 
-    Metrics are ``<row><setting>_<part>_<metric>`` and ``<row><setting>_<metric>``, the mean over the
-    parts that rows name (or over all rows); gains over the best baseline of each setting as difference and as ratio.
+    Metrics are ``<row><setting>_<part>_<metric>`` and ``<row><setting>_<metric>``, the mean over
+    the parts that rows name (or over all rows); gains over the best baseline of each setting as
+    difference and as ratio.
 
     Raises:
         UserError: missing data, weights or word vectors.
@@ -228,8 +229,8 @@ class reference_compare:
 
     Args:
         cfg: the project's config.
-        place: word vectors (.vec; as named or below the data root), a folder of sentence-transformers,
-            or a ``pretrained:`` string, pooled as the config's own encoder.
+        place: word vectors (.vec; as named or below the data root), a folder of
+            sentence-transformers, or a ``pretrained:`` string, pooled as the config's own encoder.
     """
 
     def __init__(self, cfg: Config, place: str) -> None:

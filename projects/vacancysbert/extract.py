@@ -56,9 +56,12 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
         raise UserError(f"extract.output={folder} holds an input, which would be overwritten")
     field = "skills" if own.kind == "precomputed" else "description"
     step = RowMap(
-        "extract", partial(extractor, own, cfg.generator, cfg.data.root),
-        settings_of(cfg), own.seed, chunk_size=CHUNK,
-    )  # fmt: skip
+        "extract",
+        partial(extractor, own, cfg.generator, cfg.data.root),
+        settings_of(cfg),
+        own.seed,
+        chunk_size=CHUNK,
+    )
     written = []
     for path in inputs:
         rows = read_jsonl(path, (field,))
@@ -138,9 +141,14 @@ def tidy(skills: Sequence[str], max_words: int) -> list[str]:
 
 def _by_language_model(own: ExtractConfig, server: ServerConfig) -> RowFunction:
     generate = text_generator(
-        own.model, POLICY, server, batch_size=own.batch_size, device=own.device,
-        prompt_budget=own.max_prompt_tokens, cut_suffix=CUT,
-    )  # fmt: skip
+        own.model,
+        POLICY,
+        server,
+        batch_size=own.batch_size,
+        device=own.device,
+        prompt_budget=own.max_prompt_tokens,
+        cut_suffix=CUT,
+    )
 
     def skills(rows: Sequence[str], seeds: Sequence[RowSeed]) -> list[list[str]]:
         prompts = [Prompt(f"{INSTRUCTION}\n\n{' '.join(text.split())}{CUT}") for text in rows]

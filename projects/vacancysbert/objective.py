@@ -16,8 +16,8 @@ class Objective(nn.Module):
 
     w_ij is 0 where advert j has the title or the skill set of advert i, and w_ii is 1.
 
-    Source: Bocharova et al. 2023, "VacancySBERT", arXiv 2307.16638 (abstract: a Siamese network that
-    matches titles with skills); the equation is a reconstruction, see the card.
+    Source: Bocharova et al. 2023, "VacancySBERT", arXiv 2307.16638 (abstract: a Siamese network
+    that matches titles with skills); the equation is a reconstruction, see the card.
 
     Args:
         method: section of the config.
@@ -47,8 +47,8 @@ class Objective(nn.Module):
 class SkillPrediction(nn.Module):
     """Titles against rows of a table of skills: softmax over the skills drawn in the batch.
 
-    A skill is drawn as often as it occurs, so the batch is a sample of its frequencies. Other skills
-    of the same title and the same skill of other titles are no negatives.
+    A skill is drawn as often as it occurs, so the batch is a sample of its frequencies. Other
+    skills of the same title and the same skill of other titles are no negatives.
 
     Source: after Decorte et al. 2021, "JobBERT", arXiv 2109.09605 (title embeddings against skill
     embeddings with negative sampling).

@@ -51,6 +51,6 @@ def check_references(cfg: Config) -> None:
             resolve_pretrained(place)
         elif not (path := file_path(cfg.data, place)).is_file():
             raise UserError(
-                f"eval.references.{name}: {path} does not exist; put the word vectors there, or name "
-                f"another file or pretrained model in eval.references.{name}"
+                f"eval.references.{name}: {path} does not exist; put the word vectors there, or"
+                f" name another file or pretrained model in eval.references.{name}"
             )

@@ -71,6 +71,11 @@ def plan(cfg: Config) -> Plan[VacancySBERT]:
         return torch.sum(output)
 
     return text_plan(
-        cfg, recipe_of(cfg), lambda encoder: VacancySBERT(cfg, encoder), passes=passes, run=run,
-        num_samples=len(load_data(cfg).ads) if here else 0, requirements=needed,
-    )  # fmt: skip
+        cfg,
+        recipe_of(cfg),
+        lambda encoder: VacancySBERT(cfg, encoder),
+        passes=passes,
+        run=run,
+        num_samples=len(load_data(cfg).ads) if here else 0,
+        requirements=needed,
+    )

@@ -67,7 +67,8 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
         candidates = list(names.values())
         if len(candidates) < len(listed):
             workspace.say(
-                f"{len(listed) - len(candidates)} of {len(listed)} candidates are others again, and left out"
+                f"{len(listed) - len(candidates)} of {len(listed)} candidates are others again, and"
+                " left out"
             )
     else:
         candidates = load_data(cfg).benchmark(cfg.eval.part).candidates
@@ -143,5 +144,7 @@ def _beta(cfg: Config, workspace: Workspace, run: Path | None = None) -> float:
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
-    "extract": extract, "benchmark": benchmark, "score": score,
-}  # fmt: skip
+    "extract": extract,
+    "benchmark": benchmark,
+    "score": score,
+}

@@ -44,7 +44,9 @@ def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def frozen_linear(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same on the mean states of the encoder before training."""
-    encoder = text_classifier(cfg.model.pretrained, ("a", "b"), pooling="mean", max_length=cfg.model.max_length)  # fmt: skip
+    encoder = text_classifier(
+        cfg.model.pretrained, ("a", "b"), pooling="mean", max_length=cfg.model.max_length
+    )
 
     return _fitted(cfg, workspace, vectors_fit(encoder, cfg))
 
@@ -70,14 +72,16 @@ def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return _similarities(cfg, workspace, tfidf_cosine)
 
 
-def _similarities(cfg: Config, workspace: Workspace, measure: Callable[..., Any]) -> dict[str, float]:  # fmt: skip
+def _similarities(
+    cfg: Config, workspace: Workspace, measure: Callable[..., Any]
+) -> dict[str, float]:
     sets = {name: pre.sts_set(cfg, name) for name in cfg.eval.sets}
     told = {name: list(map(float, measure(data.first, data.second))) for name, data in sets.items()}
     save_sts_items(workspace, sets, told)
     return score_sts(sets, told)
 
 
-def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:  # fmt: skip
+def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:
     """Scores of a baseline, which is fitted on the training part of the config."""
     train = training_part(cfg)
     predict = fit(train)
@@ -87,5 +91,7 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:  #
         sure = np.eye(len(train.classes))[told]
         metrics |= score_part(cfg, part, sure, data.labels, workspace)
     if not metrics:
-        raise UserError(f"baselines need labels, which eval.part={cfg.eval.part} has not: set eval.part=dev")  # fmt: skip
+        raise UserError(
+            f"baselines need labels, which eval.part={cfg.eval.part} has not: set eval.part=dev"
+        )
     return metrics

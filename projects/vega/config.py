@@ -44,7 +44,8 @@ class PretrainConfig:
     rtd_lambda: NonNegative = 50.0
     cl_gamma: NonNegative = 0.1
     cl_tau: Positive = 0.05
-    # vector that is scored and exported: the first token's state, which the contrast trains, or the mean
+    # vector that is scored and exported: the first token's state, which the contrast trains, or the
+    # mean
     pooling: Literal["cls", "avg"] = "avg"
     phase1_steps: Whole = 0
     phase2_steps: Whole = 0
@@ -58,7 +59,10 @@ class PretrainConfig:
         if (self.texts == "file") != (self.file is not None):
             raise ValueError("pretrain.file and pretrain.texts=file belong together")
         if self.decoupled and self.embedding_sharing == "es":
-            raise ValueError("pretrain.embedding_sharing=es trains one table by both losses: it needs pretrain.decoupled=false")  # fmt: skip
+            raise ValueError(
+                "pretrain.embedding_sharing=es trains one table by both losses: it needs"
+                " pretrain.decoupled=false"
+            )
 
 
 @dataclass
@@ -92,12 +96,14 @@ class VegaModel:
 class VegaEval:
     """What is scored."""
 
-    # test: scored where its labels are public, as those of the bundled set; else it is predicted alone
+    # test: scored where its labels are public, as those of the bundled set; else it is predicted
+    # alone
     part: Literal["test", "dev"] = "dev"
     batch_size: Count = 128
     sets: list[str] = field(default_factory=lambda: ["stsb-test"])  # STS sets, of pre-training
     held_out: Count = 512  # texts on which detection is measured
-    # validate once an epoch where trainer.val_every_n_steps is not set; steps of an epoch are rounded
+    # validate once an epoch where trainer.val_every_n_steps is not set; steps of an epoch are
+    # rounded
     every_epoch: bool = False
     # deviation of a change of the embeddings under which logits are compared
     noise: NonNegative = 0.0

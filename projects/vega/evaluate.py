@@ -33,8 +33,8 @@ def scored_parts(cfg: Config, workspace: Workspace) -> Iterator[tuple[str, Label
 def evaluate(cfg: Config, module: FineTune, workspace: Workspace) -> dict[str, float]:
     """``<part>_<metric>`` and ``<part>_score`` by GLUE's protocol; numbers of the tricks.
 
-    Parts that are evaluated on or adapted to without being scored leave predictions-<part>.tsv behind, and
-    ``<part>_predicted``, the number of its lines.
+    Parts that are evaluated on or adapted to without being scored leave predictions-<part>.tsv
+    behind, and ``<part>_predicted``, the number of its lines.
     """
     metrics: dict[str, float] = {}
     scored = []
@@ -62,7 +62,9 @@ def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
     return found
 
 
-def score_part(cfg: Config, part: str, logits: np.ndarray, labels: np.ndarray, workspace: Workspace) -> dict[str, float]:  # fmt: skip
+def score_part(
+    cfg: Config, part: str, logits: np.ndarray, labels: np.ndarray, workspace: Workspace
+) -> dict[str, float]:
     """Metrics of logits (N, C), with the items of the accuracy or the correlation."""
     task = cfg.data.glue_task
     if task.is_regression:
@@ -86,7 +88,9 @@ def logit_change(cfg: Config, module: FineTune) -> float:
     changes = EmbeddingPerturbation(classifier.backbone, cfg.sift.layer)
     with torch.random.fork_rng(), evaluated(classifier, cfg.trainer.accelerator):
         torch.manual_seed(0)  # the same noise for all strategies
-        inputs = {k: v.to(classifier.device) for k, v in classifier.pad(classifier.rows(texts)).items()}  # fmt: skip
+        inputs = {
+            k: v.to(classifier.device) for k, v in classifier.pad(classifier.rows(texts)).items()
+        }
         with changes.clean():
             before = _read(module, classifier(**inputs))
         deltas = [first_perturbation(noted, cfg.eval.noise) for noted in changes.noted]

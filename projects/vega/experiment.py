@@ -64,7 +64,10 @@ def load(cfg: Config, folder: Path) -> FineTune:
     """
     classifier = load_finetuned(folder)
     if classifier.classes != cfg.data.glue_task.classes:
-        raise UserError(f"{folder} tells {', '.join(classifier.classes)}, not the classes of data.task={cfg.data.task}")  # fmt: skip
+        raise UserError(
+            f"{folder} tells {', '.join(classifier.classes)}, not the classes of"
+            f" data.task={cfg.data.task}"
+        )
     return FineTune(cfg, classifier)
 
 
@@ -87,9 +90,11 @@ def plan(cfg: Config) -> Plan[FineTune]:
 
     count = _count(cfg)
     return Plan(
-        lambda: FineTune(cfg, build_classifier(cfg, planned=is_dry())), count, forward,
+        lambda: FineTune(cfg, build_classifier(cfg, planned=is_dry())),
+        count,
+        forward,
         requirements(cfg, count),
-    )  # fmt: skip
+    )
 
 
 def requirements(cfg: Config, count: int) -> tuple[Requirement, ...]:

@@ -23,8 +23,8 @@ SETTINGS = "sequence_classifier.json"
 def save_finetuned(classifier: TextClassifier, folder: Path) -> Path:
     """Write a folder for ``AutoModelForSequenceClassification``, or an encoder with a head beside it.
 
-    The first for disentangled encoders with their dense layer, the second (see `save_classifier`) for
-    bare vectors.
+    The first for disentangled encoders with their dense layer, the second (see `save_classifier`)
+    for bare vectors.
     """
     if not isinstance(getattr(classifier.backbone, "pooler", None), ContextPooler):
         return save_classifier(classifier, folder)
@@ -36,7 +36,10 @@ def save_finetuned(classifier: TextClassifier, folder: Path) -> Path:
         classifier.tokenizer.save_pretrained(new)
 
     folder = write_files(folder, write)
-    write_json(folder / SETTINGS, {"classes": list(classifier.classes), "max_length": classifier.max_length})  # fmt: skip
+    write_json(
+        folder / SETTINGS,
+        {"classes": list(classifier.classes), "max_length": classifier.max_length},
+    )
     return folder
 
 
@@ -57,9 +60,13 @@ def load_finetuned(folder: Path) -> TextClassifier:
     backbone = model.deberta
     backbone.pooler = model.pooler
     found = TextClassifier(
-        backbone, load_tokenizer(str(folder)), classes, pooling="pooler", dropout=model.dropout.p,
+        backbone,
+        load_tokenizer(str(folder)),
+        classes,
+        pooling="pooler",
+        dropout=model.dropout.p,
         max_length=length,
-    )  # fmt: skip
+    )
     found.head.load_state_dict(model.classifier.state_dict())
     return found.eval()
 

@@ -16,9 +16,13 @@ from projects.vega.config import Config
 _APART = ("run_id", "resume", "runs_dir", "select", "classify", "submit", "table")
 # what a run's result does not hang on
 _NO_MATTER = (
-    "tracking", "trainer.accelerator", "trainer.num_threads", "trainer.log_every_n_steps",
-    "trainer.checkpoint_every_n_steps", "trainer.keep_checkpoints",
-)  # fmt: skip
+    "tracking",
+    "trainer.accelerator",
+    "trainer.num_threads",
+    "trainer.log_every_n_steps",
+    "trainer.checkpoint_every_n_steps",
+    "trainer.keep_checkpoints",
+)
 
 
 def word(key: str, value: object) -> str:
@@ -33,7 +37,8 @@ def word(key: str, value: object) -> str:
 def task_words(cfg: Config, workspace: Workspace, name: str) -> list[str]:
     """Overrides that make the config file the given config, for another of GLUE's tasks.
 
-    What the user had set on the command line goes along; what the task must not have is switched off.
+    What the user had set on the command line goes along; what the task must not have is switched
+    off.
     """
     file = _of_file(workspace.project, workspace.config)
     own = _without(leaves(to_dict(cfg)), _APART)

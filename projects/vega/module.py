@@ -17,16 +17,19 @@ from common.evaluation.text.glue import glue_metrics
 from projects.vega.config import Config
 from projects.vega.objective import row_changes, task_loss
 
-# of self-calibration: share of the training examples that was flagged, and how many of these had been
-# flipped; of the last transductive round: share of the inputs with a pseudo label, and the largest
-# difference between the shares of a class among pseudo and training labels
+# of self-calibration: share of the training examples that was flagged, and how many of these had
+# been flipped; of the last transductive round: share of the inputs with a pseudo label, and the
+# largest difference between the shares of a class among pseudo and training labels
 RECORD = ("flagged_share", "flagged_precision", "pseudo_share", "pseudo_drift")
 
 
 class FineTune(ContrastiveModule):
-    """A classifier of one task, with adversarial fine-tuning if asked for; validated by the task's score.
+    """A classifier of one task, with adversarial fine-tuning if asked for.
 
-    Source: Zhong et al. 2023, abstract, arXiv 2302.09268; He et al. 2021, section 4, arXiv 2006.03654.
+    Validated by the task's score.
+
+    Source: Zhong et al. 2023, abstract, arXiv 2302.09268; He et al. 2021, section 4, arXiv
+    2006.03654.
 
     Args:
         cfg: the experiment's config.
@@ -39,7 +42,9 @@ class FineTune(ContrastiveModule):
     in_batch_negatives = False
     record: Tensor
 
-    def __init__(self, cfg: Config, classifier: TextClassifier, optim: OptimConfig | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, cfg: Config, classifier: TextClassifier, optim: OptimConfig | None = None
+    ) -> None:
         super().__init__(optim or cfg.optim)
         self.classifier, self.task, self.sift = classifier, cfg.data.glue_task, cfg.sift
         self.length_groups = cfg.model.length_groups
@@ -69,7 +74,9 @@ class FineTune(ContrastiveModule):
             logits = self._logits(inputs)
         fixed = logits.detach()
         # a sum: beside a mean over R rows the 1e-6 of the step would weigh R times as much
-        deltas = changes.ascend(lambda: self._logits(inputs), lambda x: row_changes(x, fixed).sum(), own.init, own.lr)  # fmt: skip
+        deltas = changes.ascend(
+            lambda: self._logits(inputs), lambda x: row_changes(x, fixed).sum(), own.init, own.lr
+        )
         with changes.changed(deltas):
             changed = self._logits(inputs)
         terms = self._terms(logits, targets)

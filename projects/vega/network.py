@@ -33,9 +33,22 @@ _POOLER: Any = modeling_deberta_v2.ContextPooler
 # what `make check` builds for weights that are not on this machine
 SIZES = {
     "microsoft/deberta-v3-base": disentangled_config("base"),
-    "microsoft/deberta-v3-large": disentangled_config("base", num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, intermediate_size=4096),
-    "microsoft/deberta-v2-xlarge": disentangled_config("base", num_hidden_layers=24, hidden_size=1536, num_attention_heads=24, intermediate_size=6144, conv_kernel_size=3),
-}  # fmt: skip
+    "microsoft/deberta-v3-large": disentangled_config(
+        "base",
+        num_hidden_layers=24,
+        hidden_size=1024,
+        num_attention_heads=16,
+        intermediate_size=4096,
+    ),
+    "microsoft/deberta-v2-xlarge": disentangled_config(
+        "base",
+        num_hidden_layers=24,
+        hidden_size=1536,
+        num_attention_heads=24,
+        intermediate_size=6144,
+        conv_kernel_size=3,
+    ),
+}
 
 
 def tokenizer_of(model: VegaModel) -> Any:
@@ -59,15 +72,18 @@ def random_config(model: VegaModel, planned: bool = False) -> dict[str, Any]:
         reader = load_tokenizer(model.tokenizer)
         fields |= {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id}
     if model.dropout is not None:
-        fields |= {"hidden_dropout_prob": model.dropout, "attention_probs_dropout_prob": model.dropout}  # fmt: skip
+        fields |= {
+            "hidden_dropout_prob": model.dropout,
+            "attention_probs_dropout_prob": model.dropout,
+        }
     return disentangled_config(str(model.size), **fields)
 
 
 def is_dry() -> bool:
     """Whether only shapes are asked for, on the meta device, as `make check` does.
 
-    A run that is opened again asks for a module too: a stand-in would fit its checkpoint and read with
-    another tokenizer.
+    A run that is opened again asks for a module too: a stand-in would fit its checkpoint and read
+    with another tokenizer.
     """
     return torch.get_default_device().type == "meta"
 
@@ -81,8 +97,8 @@ def reader_is_absent(model: VegaModel) -> bool:
 def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
     """Generator and discriminator before training, from the global random state.
 
-    From a BERT both take its content weights, the generator those of its first layers; from a masked
-    language model with disentangled attention all of them.
+    From a BERT both take its content weights, the generator those of its first layers; from a
+    masked language model with disentangled attention all of them.
 
     Raises:
         UserError: absent weights, or an architecture that is neither.
@@ -91,7 +107,10 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
     if model.pretrained == "random":
         fields = random_config(model, planned)
         depth = max(1, round(own.generator_depth_ratio * fields["num_hidden_layers"]))
-        settings = [_settings({**fields, "num_hidden_layers": n}) for n in (depth, fields["num_hidden_layers"])]  # fmt: skip
+        settings = [
+            _settings({**fields, "num_hidden_layers": n})
+            for n in (depth, fields["num_hidden_layers"])
+        ]
         generator: Any = _MASKED_LM.from_config(settings[0])
         encoder: Any = _ENCODER.from_config(settings[1])
     else:
@@ -102,7 +121,10 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
             _refuse_config(model)
             full = load_transformer(model.pretrained, auto_class=AutoModelForMaskedLM)
         else:
-            raise UserError(f"model.pretrained={model.pretrained!r} is {kind}: pre-training starts from deberta-v2 or bert")  # fmt: skip
+            raise UserError(
+                f"model.pretrained={model.pretrained!r} is {kind}: pre-training starts from"
+                " deberta-v2 or bert"
+            )
         _set_dropout(full, model.dropout)
         depth = max(1, round(own.generator_depth_ratio * full.config.num_hidden_layers))
         generator, encoder = shallow(full, depth), full.deberta
@@ -114,11 +136,12 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
 def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
     """The classifier before training, from the global random state.
 
-    Weights of a classifier with disentangled attention, such as the exported folder of a run on MNLI, keep
-    their dense layer; its classes do not.
+    Weights of a classifier with disentangled attention, such as the exported folder of a run on
+    MNLI, keep their dense layer; its classes do not.
 
     Raises:
-        UserError: absent weights, a pooling that the encoder has not, or another architecture for weights.
+        UserError: absent weights, a pooling that the encoder has not, or another architecture for
+            weights.
     """
     model = cfg.model
     if model.pretrained != "random":
@@ -132,24 +155,37 @@ def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
         if planned and reader_is_absent(model):
             model = replace(model, tokenizer=None)
     elif model.pooling == "context" and _is_classifier(model.pretrained):
-        whole: Any = load_transformer(model.pretrained, dropout=model.dropout, attention=model.attention, auto_class=_CLASSIFIER)  # fmt: skip
+        whole: Any = load_transformer(
+            model.pretrained,
+            dropout=model.dropout,
+            attention=model.attention,
+            auto_class=_CLASSIFIER,
+        )
         backbone = whole.deberta
         backbone.pooler = whole.pooler
     else:
-        backbone = load_transformer(model.pretrained, dropout=model.dropout, attention=model.attention)  # fmt: skip
+        backbone = load_transformer(
+            model.pretrained, dropout=model.dropout, attention=model.attention
+        )
     if model.pooling == "context":
         if backbone.config.model_type != "deberta-v2":
-            raise UserError(f"model.pooling=context is for encoders with disentangled attention, not for {backbone.config.model_type}: use cls or mean")  # fmt: skip
+            raise UserError(
+                "model.pooling=context is for encoders with disentangled attention, not for"
+                f" {backbone.config.model_type}: use cls or mean"
+            )
         if getattr(backbone, "pooler", None) is None:
             backbone.pooler = _POOLER(backbone.config)
             dense = backbone.pooler.dense
             torch.nn.init.normal_(dense.weight, std=backbone.config.initializer_range)
             torch.nn.init.zeros_(dense.bias)
     return TextClassifier(
-        backbone, tokenizer_of(model), cfg.data.glue_task.classes,
+        backbone,
+        tokenizer_of(model),
+        cfg.data.glue_task.classes,
         pooling="pooler" if model.pooling == "context" else model.pooling,
-        dropout=model.head_dropout, max_length=model.max_length,
-    ).train()  # fmt: skip
+        dropout=model.head_dropout,
+        max_length=model.max_length,
+    ).train()
 
 
 def first_classifier(cfg: Config) -> TextClassifier:
@@ -170,7 +206,11 @@ def _is_classifier(pretrained: str) -> bool:
 
 def _refuse_config(model: VegaModel) -> None:
     if model.config:
-        raise UserError(f"model.config: {', '.join(model.config)} cannot change, since model.pretrained={model.pretrained!r} has an architecture of its own: leave model.config out")  # fmt: skip
+        raise UserError(
+            f"model.config: {', '.join(model.config)} cannot change, since"
+            f" model.pretrained={model.pretrained!r} has an architecture of its own: leave"
+            " model.config out"
+        )
 
 
 def _settings(fields: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """The losses of fine-tuning; those of pre-training are in `projects.vega.phases`.
 
-The report's equations could not be read; these are the forms of its building blocks, numbered as in the
-card. # R rows, C classes
+The report's equations could not be read; these are the forms of its building blocks, numbered as in
+the card. # R rows, C classes
 """
 
 from torch import Tensor

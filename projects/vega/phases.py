@@ -85,9 +85,13 @@ class Pretrain(AlternatingModule):
     def __init__(self, cfg: Config, model: ReplacedTokenModel, tokenizer: Any, phase: int) -> None:
         own = cfg.pretrain
         lr, warmup = own.phase2_lr or cfg.optim.lr, own.phase2_warmup
-        optim = cfg.optim if phase == 1 else replace(
-            cfg.optim, lr=lr, warmup_steps=cfg.optim.warmup_steps if warmup is None else warmup
-        )  # fmt: skip
+        optim = (
+            cfg.optim
+            if phase == 1
+            else replace(
+                cfg.optim, lr=lr, warmup_steps=cfg.optim.warmup_steps if warmup is None else warmup
+            )
+        )
         super().__init__(optim, alternating=own.decoupled)
         self.model, self.tokenizer, self.phase = model, tokenizer, phase
         self.pooling = own.pooling

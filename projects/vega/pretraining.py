@@ -45,7 +45,8 @@ from projects.vega.network import (
 from projects.vega.phases import Pretrain
 
 SYNTHETIC, STS_PAIRS = 96, 48
-IN_MEMORY = 15  # bytes of memory for a byte of a text: itself, and lists of its ids (some 56 bytes for each)
+# bytes of memory for a byte of a text: itself, and lists of its ids (some 56 bytes for each)
+IN_MEMORY = 15
 _DRAW_STREAM = 2**31 + 75
 
 
@@ -63,10 +64,16 @@ class Kept(ContrastiveModule):
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """Phase 1, then phase 2 on the same generator and discriminator; one of them may have no steps."""
+    """Phase 1, then phase 2 on the same generator and discriminator.
+
+    One of them may have no steps.
+    """
     own, model, tokenizer = cfg.pretrain, first_pretraining(cfg), tokenizer_of(cfg.model)
     if own.phase2_steps and own.cl_gamma and not _has_dropout(model.discriminator):
-        raise UserError("the contrast tells two dropout passes apart, and this encoder has no dropout: set model.dropout=0.1, or pretrain.cl_gamma=0")  # fmt: skip
+        raise UserError(
+            "the contrast tells two dropout passes apart, and this encoder has no dropout: set"
+            " model.dropout=0.1, or pretrain.cl_gamma=0"
+        )
     if own.phase1_steps or own.phase1_weights:
         given = None if own.phase1_weights is None else Path(own.phase1_weights)
         if given is not None and not given.is_file():
@@ -97,17 +104,23 @@ def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> Re
     """The data set of texts."""
     own = cfg.pretrain
     return ReplacedTokenRows(
-        texts, module.tokenizer, max_length=own.max_length, mask_share=own.mask_share,
-        mask_limit=own.mask_limit, packed=own.packed, seed=cfg.seed,
+        texts,
+        module.tokenizer,
+        max_length=own.max_length,
+        mask_share=own.mask_share,
+        mask_limit=own.mask_limit,
+        packed=own.packed,
+        seed=cfg.seed,
         sentence_length=own.sentence_length if sentences else None,
-    )  # fmt: skip
+    )
 
 
 def training_texts(cfg: Config) -> list[str]:
     """Texts of the config; of a file those behind the ones that are held out.
 
     Raises:
-        UserError: no such file, fewer texts than are held out or than the limit, or more than memory holds.
+        UserError: no such file, fewer texts than are held out or than the limit, or more than
+            memory holds.
     """
     own = cfg.pretrain
     if own.texts == "synthetic":
@@ -117,9 +130,16 @@ def training_texts(cfg: Config) -> list[str]:
     count = sum(1 for _ in _texts_of_file(cfg))
     left = count - cfg.eval.held_out
     if left < 1:
-        raise UserError(f"pretrain.file={own.file} has {count} texts, and the first eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a longer file")  # fmt: skip
+        raise UserError(
+            f"pretrain.file={own.file} has {count} texts, and the first"
+            f" eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a"
+            " longer file"
+        )
     if (own.limit or 0) > left:
-        raise UserError(f"pretrain.limit={own.limit}, but {own.file} has {left} texts beside the eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit")  # fmt: skip
+        raise UserError(
+            f"pretrain.limit={own.limit}, but {own.file} has {left} texts beside the"
+            f" eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit"
+        )
     _check_memory(cfg, left)
     texts = islice(_texts_of_file(cfg), cfg.eval.held_out, None)
     if own.limit is None:
@@ -142,9 +162,9 @@ def _check_memory(cfg: Config, count: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if each * (own.limit or count) > memory:
         raise UserError(
-            f"pretrain.file={own.file}: {own.limit or count} texts and their ids need about "
-            f"{each * (own.limit or count) / 1e9:.0f} GB in {processes} processes of this machine, which has "
-            f"{memory / 1e9:.0f} GB: set pretrain.limit={int(memory / each)} or less"
+            f"pretrain.file={own.file}: {own.limit or count} texts and their ids need about"
+            f" {each * (own.limit or count) / 1e9:.0f} GB in {processes} processes of this machine,"
+            f" which has {memory / 1e9:.0f} GB: set pretrain.limit={int(memory / each)} or less"
         )
 
 
@@ -178,7 +198,9 @@ def sentence_encoder(module: Pretrain | Kept) -> SentenceEncoder:
     """The discriminator alone with its sentence vector, see ``pretrain.pooling``; a copy."""
     if isinstance(module, Kept):
         return module.encoder
-    tower = TextTower(module.model.encoder(), "cls_before_pooler" if module.pooling == "cls" else "avg")  # fmt: skip
+    tower = TextTower(
+        module.model.encoder(), "cls_before_pooler" if module.pooling == "cls" else "avg"
+    )
     return SentenceEncoder(tower, copy.deepcopy(module.tokenizer)).eval()
 
 
@@ -187,8 +209,12 @@ def evaluate(cfg: Config, module: Pretrain | Kept, workspace: Workspace) -> dict
     sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
     encoder = sentence_encoder(module)
     with evaluated(encoder, cfg.trainer.accelerator):
-        metrics, cosines = evaluate_sts(lambda texts: encoder.encode(texts, cfg.eval.batch_size), sets)  # fmt: skip
-        metrics |= sentence_geometry(lambda texts: encoder.encode(texts, cfg.eval.batch_size), next(iter(sets.values())))  # fmt: skip
+        metrics, cosines = evaluate_sts(
+            lambda texts: encoder.encode(texts, cfg.eval.batch_size), sets
+        )
+        metrics |= sentence_geometry(
+            lambda texts: encoder.encode(texts, cfg.eval.batch_size), next(iter(sets.values()))
+        )
     save_sts_items(workspace, sets, cosines)
     return metrics if isinstance(module, Kept) else {**metrics, **detection(cfg, module)}
 
@@ -196,7 +222,8 @@ def evaluate(cfg: Config, module: Pretrain | Kept, workspace: Workspace) -> dict
 def detection(cfg: Config, module: Pretrain) -> dict[str, float]:
     """Accuracy and area under the ROC curve of detection, accuracy of the generator, on held-out texts.
 
-    ``replaced_share`` of the tokens is replaced: 1 - it is the accuracy of a detector that never says so.
+    ``replaced_share`` of the tokens is replaced: 1 - it is the accuracy of a detector that never
+    says so.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -207,7 +234,13 @@ def detection(cfg: Config, module: Pretrain) -> dict[str, float]:
         for start in range(0, len(data), size):
             keys = [(i, 0) for i in range(start, min(start + size, len(data)))]
             part = {k: v.to(device) for k, v in data[keys]["rows"].items()}  # type: ignore[attr-defined]
-            made = module.model.generate(part["masked"], part["attention_mask"], part["labels"], part["input_ids"], part["uniform"])  # fmt: skip
+            made = module.model.generate(
+                part["masked"],
+                part["attention_mask"],
+                part["labels"],
+                part["input_ids"],
+                part["uniform"],
+            )
             logits = module.model.detect(made.ids, part["attention_mask"])
             scores.append(logits[part["counted"]].float().cpu())
             gold.append(made.replaced[part["counted"]].cpu())
@@ -215,9 +248,10 @@ def detection(cfg: Config, module: Pretrain) -> dict[str, float]:
     told, known = torch.cat(scores), torch.cat(gold)
     share = float(known.float().mean())
     found = {
-        "rtd_accuracy": float(told.gt(0).eq(known).float().mean()), "replaced_share": share,
+        "rtd_accuracy": float(told.gt(0).eq(known).float().mean()),
+        "replaced_share": share,
         "mlm_accuracy": float(torch.cat(hits).float().mean()),
-    }  # fmt: skip
+    }
     if 0 < share < 1:
         found["rtd_auc"] = float(roc_auc_score(known.numpy(), told.numpy()))
     return found
@@ -235,7 +269,9 @@ def load(cfg: Config, folder: Path) -> Kept:
 
 def embed(cfg: Config, module: Pretrain | Kept) -> dict[str, Tensor]:
     """Vectors of two sentences, compared after export and reload."""
-    return {"vectors": sentence_encoder(module).encode(["a small cat sleeps", "two men repair a roof"])}  # fmt: skip
+    return {
+        "vectors": sentence_encoder(module).encode(["a small cat sleeps", "two men repair a roof"])
+    }
 
 
 def plan(cfg: Config) -> Plan[Any]:
@@ -252,8 +288,10 @@ def plan(cfg: Config) -> Plan[Any]:
 
     return Plan(
         lambda: Pretrain(cfg, build_pretraining(cfg, planned=is_dry()), _reader(cfg), phase),
-        _count(cfg), forward, requirements(cfg),
-    )  # fmt: skip
+        _count(cfg),
+        forward,
+        requirements(cfg),
+    )
 
 
 def _reader(cfg: Config) -> Any:
@@ -269,7 +307,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if cfg.pretrain.texts == "sentences":
         found.append(bundled_requirement("sentences-en"))
     elif cfg.pretrain.texts == "file":
-        found.append(Requirement("data: texts", str(cfg.pretrain.file), bool(_count(cfg)), "one text a line"))  # fmt: skip
+        found.append(
+            Requirement("data: texts", str(cfg.pretrain.file), bool(_count(cfg)), "one text a line")
+        )
     return tuple(found)
 
 

@@ -1,4 +1,7 @@
-"""`make run TASK=select`: every combination of strategies on development data; the best is the recipe."""
+"""`make run TASK=select`: every combination of strategies on development data.
+
+The best is the recipe.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,9 +44,10 @@ class Combination(NamedTuple):
 def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
     """Train every combination with every seed and choose for each task, by the median development score.
 
-    ``eval.part=dev`` holds for all runs and for what they adapt to, whatever the config says, so that no
-    test part is read; all other settings are the config's. Finished runs of the same settings are kept:
-    a broken-off selection goes on. The choice is in selection.json, with the settings that `submit` reads.
+    ``eval.part=dev`` holds for all runs and for what they adapt to, whatever the config says, so
+    that no test part is read; all other settings are the config's. Finished runs of the same
+    settings are kept: a broken-off selection goes on. The choice is in selection.json, with the
+    settings that `submit` reads.
 
     Raises:
         UserError: an unknown task, own files for several, or bundled ones for others than sst2.
@@ -54,9 +58,15 @@ def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
         if task not in GLUE:
             raise UserError(f"select.tasks: no GLUE task '{task}'{nearest(task, GLUE)}")
     if cfg.data.source == "file" and tasks != [cfg.data.task]:
-        raise UserError(f"data.train_file holds one task: leave select.tasks out and set data.task, not select.tasks={tasks}")  # fmt: skip
+        raise UserError(
+            "data.train_file holds one task: leave select.tasks out and set data.task, not"
+            f" select.tasks={tasks}"
+        )
     if cfg.data.source == "bundled" and set(tasks) != {"sst2"}:
-        raise UserError(f"select.tasks={tasks}, but sst2 alone is bundled: put GLUE's files below data.root and set CONFIG=paper, or data.source=official")  # fmt: skip
+        raise UserError(
+            f"select.tasks={tasks}, but sst2 alone is bundled: put GLUE's files below data.root and"
+            " set CONFIG=paper, or data.source=official"
+        )
     scores: dict[str, dict[str, list[float]]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for task in tasks:
@@ -81,7 +91,9 @@ def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
     return found
 
 
-def combinations(starts: Sequence[str], tricks: Sequence[str], regression: bool) -> Iterator[Combination]:  # fmt: skip
+def combinations(
+    starts: Sequence[str], tricks: Sequence[str], regression: bool
+) -> Iterator[Combination]:
     """{starts} x {each trick on or off}; scores have no classes to calibrate.
 
     >>> len(list(combinations(["rtd", "rtd_cl"], ["sift", "self_calibration", "transductive"], False)))
@@ -93,7 +105,9 @@ def combinations(starts: Sequence[str], tricks: Sequence[str], regression: bool)
 
 
 def chosen(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
-    """Of each task the combination with the largest median; of equal ones that with the fewest tricks.
+    """Of each task the combination with the largest median.
+
+    Of equal ones that with the fewest tricks.
 
     Args:
         scores: task -> combination -> development score of every seed.
@@ -102,7 +116,11 @@ def chosen(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any
     for task, own in scores.items():
         best = min(own, key=lambda name: (-median(own[name]), name.count("+"), name))
         medians = {name: median(values) for name, values in own.items()}
-        found[task] = {"chosen": best, "medians": medians, "scores": {k: list(v) for k, v in own.items()}}  # fmt: skip
+        found[task] = {
+            "chosen": best,
+            "medians": medians,
+            "scores": {k: list(v) for k, v in own.items()},
+        }
     return found
 
 
@@ -118,28 +136,46 @@ def grid(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     for name in names:
         values = [told[task]["medians"].get(name) for task in tasks]
         cells = [
-            "" if value is None else f"**{value:.4f}**" if told[task]["chosen"] == name else f"{value:.4f}"
+            (
+                ""
+                if value is None
+                else f"**{value:.4f}**"
+                if told[task]["chosen"] == name
+                else f"{value:.4f}"
+            )
             for task, value in zip(tasks, values, strict=True)
-        ]  # fmt: skip
+        ]
         known = [value for value in values if value is not None]
         mean = f"{sum(known) / len(known):.4f}" if len(known) == len(tasks) else ""
         lines.append("| " + " | ".join([name, *cells, mean]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _score(cfg: Config, workspace: Workspace, words: list[str], task: str, own: Combination, start: str, seed: int) -> float:  # fmt: skip
+def _score(
+    cfg: Config,
+    workspace: Workspace,
+    words: list[str],
+    task: str,
+    own: Combination,
+    start: str,
+    seed: int,
+) -> float:
     """Development score of a run, which is trained unless it is finished."""
     # the settings stand in its name: a selection with other ones is not answered by these scores
     run_id = f"select-{task}-{own.name}-{seed}-{strategy({**to_dict(cfg), 'start': start})}"
     folder = Path(cfg.runs_dir) / workspace.project / workspace.config / run_id
     if not (folder / "metrics.json").is_file():
         words = [
-            *words, word("seed", seed), word("run_id", run_id),
+            *words,
+            word("seed", seed),
+            word("run_id", run_id),
             *(word(key, value) for key, value in own.settings(start).items()),
             # a target file would be read beside the development part
-            "eval.part=dev", "transductive.part=dev", "data.target_file=null",
+            "eval.part=dev",
+            "transductive.part=dev",
+            "data.target_file=null",
             *([word("resume", run_id)] if folder.exists() else []),
-        ]  # fmt: skip
+        ]
         train(workspace.project, workspace.config, words)
     metrics = run_metrics(folder)
     if task == "mnli" and "dev_mm_score" in metrics:

@@ -29,13 +29,20 @@ from projects.vega.network import first_classifier
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """Each fine-tuning starts from the same weights; a transductive round goes on from what is there.
+    """Each fine-tuning starts from the same weights.
+
+    A transductive round goes on from what is there.
 
     Raises:
         UserError: files that are not there, or random weights without ``model.random_start``.
     """
     if cfg.model.pretrained == "random" and not cfg.model.random_start:
-        raise UserError("fine-tuning would begin with random weights: set model.pretrained=FOLDER model.size=null model.tokenizer=null with an encoder that was pre-trained (make export PROJECT=vega CONFIG=paper_pretrain writes one), or model.random_start=true for a dry run")  # fmt: skip
+        raise UserError(
+            "fine-tuning would begin with random weights: set model.pretrained=FOLDER"
+            " model.size=null model.tokenizer=null with an encoder that was pre-trained (make"
+            " export PROJECT=vega CONFIG=paper_pretrain writes one), or model.random_start=true for"
+            " a dry run"
+        )
     rounds = cfg.transductive.enabled and cfg.transductive.rounds
     target = target_texts(cfg) if rounds else []  # absent files are told before anything is trained
     module, train = yield from first_stages(cfg, training_part(cfg))
@@ -46,7 +53,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
 def first_stages(
     cfg: Config, train: LabelledSet
 ) -> Generator[Stage, None, tuple[FineTune, LabelledSet]]:
-    """Up to the transductive rounds; returns the trained module and the targets that it was trained on."""
+    """Up to the transductive rounds.
+
+    Returns the trained module and the targets that it was trained on.
+    """
     own = cfg.self_calibration
     if not own.enabled or not own.mu:  # mu = 0 would train on the labels as they are
         module = _module(cfg)
@@ -72,7 +82,9 @@ def first_stages(
     return module, targets  # the rounds go on with these: hard labels would undo the calibration
 
 
-def _transductive(cfg: Config, train: LabelledSet, module: FineTune, target: list[Texts]) -> Iterator[Stage]:  # fmt: skip
+def _transductive(
+    cfg: Config, train: LabelledSet, module: FineTune, target: list[Texts]
+) -> Iterator[Stage]:
     """Rounds on training examples and pseudo labels of the inputs, which come without labels."""
     own = cfg.transductive
     for number in range(own.rounds):
@@ -97,9 +109,11 @@ def round_optim(cfg: Config) -> OptimConfig:
     own, optim = cfg.transductive, cfg.optim
     share = 1.0 if cfg.trainer.max_epochs is None else own.epochs / cfg.trainer.max_epochs
     return replace(
-        optim, lr=optim.lr * own.lr_scale, warmup_steps=round(optim.warmup_steps * share),
+        optim,
+        lr=optim.lr * own.lr_scale,
+        warmup_steps=round(optim.warmup_steps * share),
         warmup_epochs=optim.warmup_epochs * share,
-    )  # fmt: skip
+    )
 
 
 def predicted(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
@@ -136,7 +150,10 @@ def parts_of(cfg: Config, part: str) -> list[str]:
 
 
 def target_parts(cfg: Config) -> list[str]:
-    """Parts that are to be labelled: those that are evaluated on, or ``transductive.part``; one alone."""
+    """Parts that are to be labelled: those that are evaluated on, or ``transductive.part``.
+
+    One alone.
+    """
     return parts_of(cfg, cfg.transductive.part or cfg.eval.part)
 
 
@@ -158,9 +175,13 @@ def training_data(cfg: Config, module: FineTune, train: LabelledSet) -> Contrast
     if _validates(cfg):
         val["dev"] = DevTexts(labelled_part(cfg, "dev"))
     return ContrastiveData(
-        ClassBatches(train, module.classifier, seed=cfg.seed), batch_size=cfg.data.batch_size,
-        seed=cfg.seed, num_workers=cfg.data.num_workers, val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        ClassBatches(train, module.classifier, seed=cfg.seed),
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
 
 
 class DevTexts(EvaluationTexts):
@@ -174,7 +195,9 @@ def _module(cfg: Config) -> FineTune:
     return FineTune(cfg, first_classifier(cfg))
 
 
-def _stage(cfg: Config, name: str, module: FineTune, train: LabelledSet, epochs: float | None = None) -> Stage:  # fmt: skip
+def _stage(
+    cfg: Config, name: str, module: FineTune, train: LabelledSet, epochs: float | None = None
+) -> Stage:
     length = {} if epochs is None else {"max_epochs": epochs, "max_steps": None}
     monitor = "val/score" if _validates(cfg) else None
     stage = Stage(name, module, training_data(cfg, module, train), length, monitor)

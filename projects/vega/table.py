@@ -17,9 +17,12 @@ Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> s
 
 
 def table(cfg: Config, workspace: Workspace) -> str:
-    """Medians over seeds by strategy and task; the best strategy of every task beside other systems.
+    """Medians over seeds by strategy and task.
 
-    Our numbers are of development parts (or of a bundled test part), the leaderboard's of hidden test
+    The best strategy of every task beside other systems.
+
+    Our numbers are of development parts (or of a bundled test part), the leaderboard's of hidden
+    test
     labels: they stand side by side, they are not comparable.
 
     Raises:
@@ -32,7 +35,9 @@ def table(cfg: Config, workspace: Workspace) -> str:
         raise UserError(f"table.runs: {wrong} is no trained run: leave it out, or name another")
     scores = rows_of(trained, workspace)
     if not scores:
-        raise UserError("no scored run of fine-tuning: train some on a part with labels, or name table.runs")  # fmt: skip
+        raise UserError(
+            "no scored run of fine-tuning: train some on a part with labels, or name table.runs"
+        )
     text = "\n".join([ablation(scores), beside_others(best_scores(scores))])
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
     workspace.say(text)
@@ -44,13 +49,17 @@ def rows_of(folders: Sequence[Path], workspace: Workspace) -> Scores:
 
     Where runs of one task share a name and differ in any setting, their rows get a mark of it.
     """
-    found: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))  # fmt: skip
+    found: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
     for folder in folders:
         settings, metrics = run_settings(folder), run_metrics(folder)
         if settings.get("train") != "finetune":
             continue
         part = settings["eval"]["part"]
-        both = [metrics[f"{part}{end}_score"] for end in ("", "_mm") if f"{part}{end}_score" in metrics]  # fmt: skip
+        both = [
+            metrics[f"{part}{end}_score"] for end in ("", "_mm") if f"{part}{end}_score" in metrics
+        ]
         if not both:  # trained for a part without labels
             workspace.say(f"{folder} is left out: it has no {part}_score")
             continue
@@ -77,12 +86,21 @@ def row_name(config: str, settings: Mapping[str, Any]) -> str:
 def ablation(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
     """Markdown: strategies down, tasks across, medians and the number of seeds."""
     tasks = [task for task in TASKS if any(task in own for own in scores.values())]
-    lines = ["## Strategies", "", "| strategy | " + " | ".join(tasks) + " |", "|" + "---|" * (len(tasks) + 1)]  # fmt: skip
+    lines = [
+        "## Strategies",
+        "",
+        "| strategy | " + " | ".join(tasks) + " |",
+        "|" + "---|" * (len(tasks) + 1),
+    ]
     for name in sorted(scores):
         cells = [
-            f"{median(scores[name][t].values()):.1f} ({len(scores[name][t])})" if t in scores[name] else ""
+            (
+                f"{median(scores[name][t].values()):.1f} ({len(scores[name][t])})"
+                if t in scores[name]
+                else ""
+            )
             for t in tasks
-        ]  # fmt: skip
+        ]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -103,12 +121,28 @@ def beside_others(own: Mapping[str, float]) -> str:
         own: task -> score in per cent, of some or all of the nine tasks.
     """
     rows = leaderboard()
-    lines = ["## Beside the leaderboard of January 2022", "",
-             "Leaderboard: hidden test labels. vega-like: this repository's runs, on parts with public labels.",
-             "", "| system | average | " + " | ".join(TASKS) + " |", "|" + "---|" * (len(TASKS) + 2)]  # fmt: skip
+    lines = [
+        "## Beside the leaderboard of January 2022",
+        "",
+        (
+            "Leaderboard: hidden test labels. vega-like: this repository's runs, on parts with"
+            " public labels."
+        ),
+        "",
+        "| system | average | " + " | ".join(TASKS) + " |",
+        "|" + "---|" * (len(TASKS) + 2),
+    ]
     for name, row in {**rows, "vega-like": dict(own)}.items():
-        merged = {**row, "mnli": (row["mnli"] + row.get("mnli_mm", row["mnli"])) / 2} if "mnli" in row else dict(row)  # fmt: skip
-        average = f"{glue_average(merged | {'mnli_mm': merged['mnli']}):.2f}" if all(t in merged for t in TASKS) else ""  # fmt: skip
+        merged = (
+            {**row, "mnli": (row["mnli"] + row.get("mnli_mm", row["mnli"])) / 2}
+            if "mnli" in row
+            else dict(row)
+        )
+        average = (
+            f"{glue_average(merged | {'mnli_mm': merged['mnli']}):.2f}"
+            if all(t in merged for t in TASKS)
+            else ""
+        )
         cells = [f"{merged[task]:.1f}" if task in merged else "" for task in TASKS]
         lines.append("| " + " | ".join([name, average, *cells]) + " |")
     lines += [
@@ -117,16 +151,24 @@ def beside_others(own: Mapping[str, float]) -> str:
         *_against_humans("vega-like", own),
     ]
     others = {name: row for name, row in rows.items() if name != "Vega v1"}
-    lines += ["", f"Vega v1 is best, or as good as the best, on {_listed(best_tasks(rows['Vega v1'], others))}.",
-              f"vega-like is best on {_listed(best_tasks(own, rows))}."]  # fmt: skip
+    lines += [
+        "",
+        (
+            "Vega v1 is best, or as good as the best, on"
+            f" {_listed(best_tasks(rows['Vega v1'], others))}."
+        ),
+        f"vega-like is best on {_listed(best_tasks(own, rows))}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _against_humans(name: str, row: Mapping[str, float]) -> list[str]:
     return [
-        f"- {name}, {task}: {row[task]:.1f} against {human:.1f} of humans, {'above' if row[task] > human else 'not above'}"
-        for task, human in HUMAN.items() if task in row
-    ]  # fmt: skip
+        f"- {name}, {task}: {row[task]:.1f} against {human:.1f} of humans,"
+        f" {'above' if row[task] > human else 'not above'}"
+        for task, human in HUMAN.items()
+        if task in row
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -24,7 +24,9 @@ from projects.vega.module import FineTune
 
 
 def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> list[str]:
-    """Labels of the lines of a file with their probabilities (scores of STS-B); also in predictions.tsv.
+    """Labels of the lines of a file with their probabilities (scores of STS-B).
+
+    Also in predictions.tsv.
 
     Raises:
         UserError: no trained run, no file, or lines that are no pairs where the task has pairs.
@@ -54,19 +56,22 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]
 def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> Path:
     """One file a task in the leaderboard's format, of all nine tasks; returns the folder.
 
-    Every task takes its newest finished run of the project (or those that ``submit.runs`` names), of
-    runs with transductive rounds one that was adapted to the part that is submitted, and where `select`
-    chose a combination for the task one of that; runs of the selection itself are not sent.
-    ``submit.train=true`` trains what is missing with this config and its overrides. With
-    ``submit.parts=dev`` the same files of the parts with public labels, their scores and the average: a
-    rehearsal.
+    Every task takes its newest finished run of the project (or those that ``submit.runs`` names),
+    of runs with transductive rounds one that was adapted to the part that is submitted, and where
+    `select` chose a combination for the task one of that; runs of the selection itself are not
+    sent. ``submit.train=true`` trains what is missing with this config and its overrides. With
+    ``submit.parts=dev`` the same files of the parts with public labels, their scores and the
+    average: a rehearsal.
 
     Raises:
         UserError: a task without such a run, or own files, which hold one task.
     """
     parts = cfg.submit.parts
     if cfg.data.source == "file":
-        raise UserError("submit reads the inputs of all nine tasks, data.source=file holds one: set data.source=official data.train_file=null data.dev_file=null data.target_file=null")  # fmt: skip
+        raise UserError(
+            "submit reads the inputs of all nine tasks, data.source=file holds one: set"
+            " data.source=official data.train_file=null data.dev_file=null data.target_file=null"
+        )
     unknown = sorted(set(cfg.submit.runs) - set(GLUE))
     if unknown:
         raise UserError(f"submit.runs: no GLUE task '{unknown[0]}'; there are {', '.join(GLUE)}")
@@ -74,10 +79,19 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
     missing = [name for name, own in runs.items() if not own]
     if missing and not cfg.submit.train:
         choices = {name: selected(cfg, workspace, name)[0] for name in missing}
-        told = ", ".join(f"{name} ({own}, chosen by select)" if own else name for name, own in choices.items())  # fmt: skip
-        raise UserError(f"no finished run of {told}: train them (make train PROJECT=vega data.task=... transductive.part={parts}), name them in submit.runs, or set submit.train=true")  # fmt: skip
+        told = ", ".join(
+            f"{name} ({own}, chosen by select)" if own else name for name, own in choices.items()
+        )
+        raise UserError(
+            f"no finished run of {told}: train them (make train PROJECT=vega data.task=..."
+            f" transductive.part={parts}), name them in submit.runs, or set submit.train=true"
+        )
     for name in missing:
-        words = [*task_words(cfg, workspace, name), f"transductive.part={parts}", "data.target_file=null"]  # fmt: skip
+        words = [
+            *task_words(cfg, workspace, name),
+            f"transductive.part={parts}",
+            "data.target_file=null",
+        ]
         words += [word(key, value) for key, value in selected(cfg, workspace, name)[1].items()]
         runs[name] = [str(train(workspace.project, workspace.config, words))]
     folder = workspace.folder(f"submission-{parts}")
@@ -95,12 +109,21 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
 
 
 def _write_task(
-    cfg: Config, workspace: Workspace, experiment: Experiment[FineTune], name: str, runs: list[str], folder: Path
-) -> dict[str, float]:  # fmt: skip
+    cfg: Config,
+    workspace: Workspace,
+    experiment: Experiment[FineTune],
+    name: str,
+    runs: list[str],
+    folder: Path,
+) -> dict[str, float]:
     """Files of one task; scores of parts with public labels."""
     task, kind = GLUE[name], cfg.submit.parts
     modules = [_module_of(cfg, workspace, run, name) for run in runs]
-    parts = [part for part in task.files if part.startswith(kind)] if cfg.data.source == "official" else [kind]  # fmt: skip
+    parts = (
+        [part for part in task.files if part.startswith(kind)]
+        if cfg.data.source == "official"
+        else [kind]
+    )
     scores = {}
     for part in parts:
         try:
@@ -117,7 +140,7 @@ def _write_task(
             known = set(gold.texts)
             kept = [i for i, texts in enumerate(data.texts) if texts in known]
             told = (logits[:, 0] if task.is_regression else logits.argmax(1))[kept]
-            scores[name + part.removeprefix("dev")] = glue_metrics(name, told, gold.labels)["score"]  # fmt: skip
+            scores[name + part.removeprefix("dev")] = glue_metrics(name, told, gold.labels)["score"]
     return scores
 
 
@@ -128,7 +151,9 @@ def _module_of(cfg: Config, workspace: Workspace, which: str, name: str) -> Fine
     place = Path(which)
     if place.is_dir() and not (place / "meta.json").exists():
         words = task_words(cfg, workspace, name)
-        return load_module(finetuning(load(Config, workspace.project, workspace.config, words)), place)  # fmt: skip
+        return load_module(
+            finetuning(load(Config, workspace.project, workspace.config, words)), place
+        )
     module, run = trained_module(finetuning(cfg), workspace, which, cfg.runs_dir)
     if module.task.name != name:
         raise UserError(f"submit.runs: {run} is a run of {module.task.name}, not of {name}")

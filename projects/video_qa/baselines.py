@@ -26,13 +26,20 @@ def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """A candidate at random."""
     loaded = judged_part(cfg)
     rng = sample_rng(cfg.seed, 0, 0, CHANCE_STREAM)
-    return _told(cfg, workspace, loaded, [int(rng.integers(len(q.candidates))) for q in loaded.questions])  # fmt: skip
+    return _told(
+        cfg, workspace, loaded, [int(rng.integers(len(q.candidates))) for q in loaded.questions]
+    )
 
 
 def longest(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The longest candidate."""
     loaded = judged_part(cfg)
-    return _told(cfg, workspace, loaded, [int(np.argmax([len(c) for c in q.candidates])) for q in loaded.questions])  # fmt: skip
+    return _told(
+        cfg,
+        workspace,
+        loaded,
+        [int(np.argmax([len(c) for c in q.candidates])) for q in loaded.questions],
+    )
 
 
 def question_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -51,7 +58,10 @@ def subtitle_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def clip_majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The class that the frames of the whole clip show most; of sentences and words the first longest one."""
+    """The class that the frames of the whole clip show most.
+
+    Of sentences and words the first longest one.
+    """
     loaded = _simulated(cfg)
 
     def choose(q: Question) -> int:
@@ -66,7 +76,8 @@ def clip_majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def segment_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """A ceiling: rules that know how the questions were made, and the frozen encoder's own classes.
 
-    The sentence of a question is found by its words, its frames vote; or the frames vote for the sentence.
+    The sentence of a question is found by its words, its frames vote; or the frames vote for the
+    sentence.
     """
     loaded = _simulated(cfg)
 
@@ -81,7 +92,14 @@ def segment_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
             at = {s.text: float(x) for s, x in zip(said, share, strict=True)}
             return int(np.argmax([at.get(c, 0.0) for c in q.candidates]))
         asked = words_of(q.text.split(": ", 1)[1])
-        j = int(np.argmax([sum(w in words_of(s.text) for w in asked if w != BLANK) / len(words_of(s.text)) for s in said]))  # fmt: skip
+        j = int(
+            np.argmax(
+                [
+                    sum(w in words_of(s.text) for w in asked if w != BLANK) / len(words_of(s.text))
+                    for s in said
+                ]
+            )
+        )
         if q.kind == "word":
             return int(np.argmax([c in words_of(said[j].text) for c in q.candidates]))
         return int(np.argmax([votes[j, CLASSES.index(c)] for c in q.candidates]))
@@ -111,7 +129,9 @@ def _by_words(cfg: Config, workspace: Workspace, pairs) -> dict[str, float]:  # 
     texts = list(dict.fromkeys(t for row in every for pair in row for t in pair))
     vectors, place = TfidfVectorizer().fit_transform(texts), {t: i for i, t in enumerate(texts)}
     flat = [(place[a], place[b]) for row in every for a, b in row]
-    cosines = np.asarray(vectors[[a for a, _ in flat]].multiply(vectors[[b for _, b in flat]]).sum(1))[:, 0]  # fmt: skip
+    cosines = np.asarray(
+        vectors[[a for a, _ in flat]].multiply(vectors[[b for _, b in flat]]).sum(1)
+    )[:, 0]
     best, start = [], 0
     for row in every:
         best.append(cosines[start : start + len(row)].max())

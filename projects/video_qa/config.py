@@ -23,8 +23,9 @@ class VideoData(DataConfig):
     """Clips and questions."""
 
     batch_size: Count = 8  # questions
-    # tvqa, tvqa_plus, dramaqa: released files below the data root; simulated: photographs and sentences of the
-    # bundled sets; synthetic: made-up words and colours; questions: TVQA+'s questions without clips, bundled
+    # tvqa, tvqa_plus, dramaqa: released files below the data root; simulated: photographs and
+    # sentences of the bundled sets; synthetic: made-up words and colours; questions: TVQA+'s
+    # questions without clips, bundled
     source: Source = "simulated"
     features: str | None = (
         None  # folder of <clip>.safetensors or an .h5 file, below the data root; None: text alone

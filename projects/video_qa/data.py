@@ -51,7 +51,9 @@ class Loaded:
 
 
 def load_part(cfg: Config, part: Part) -> Loaded:
-    """A part of the config's source; the training part cut to ``data.train_questions``, drawn by the seed.
+    """A part of the config's source.
+
+    The training part cut to ``data.train_questions``, drawn by the seed.
 
     Raises:
         UserError: files are missing or of another form.
@@ -62,7 +64,9 @@ def load_part(cfg: Config, part: Part) -> Loaded:
         from projects.video_qa.simulated import simulated_set
 
         count = {"train": own.train_questions or 1000, "dev": 500, "test": own.test_questions}[part]
-        found, frames = simulated_set(own.root, part, count, cfg.seed if part == "train" else JUDGED_SEED)  # fmt: skip
+        found, frames = simulated_set(
+            own.root, part, count, cfg.seed if part == "train" else JUDGED_SEED
+        )
     elif own.source == "synthetic":
         found, frames = synthetic_set(part, own.feature_dim)
     elif own.source == "questions":
@@ -91,7 +95,9 @@ def _features(cfg: Config, root: Path, clips: Collection[str]) -> FrameSource | 
         kind = FeatureTable
     source = kind(path, own.fps, own.feature_dim, max_frames=own.max_frames)
     if clips and not any(name in source for name in clips):
-        raise UserError(f"{path} has features of none of the clips, which are named as '{next(iter(clips))}'")  # fmt: skip
+        raise UserError(
+            f"{path} has features of none of the clips, which are named as '{next(iter(clips))}'"
+        )
     return source
 
 
@@ -99,9 +105,13 @@ def layout_of(cfg: Config, *, pretraining: bool = False) -> Layout:
     """Sizes; question prediction always sees the whole clip."""
     own = cfg.data
     return Layout(
-        own.max_sentences, own.max_length, own.max_objects,
-        own.localised and not pretraining, cfg.model.streams == "both", own.fps,
-    )  # fmt: skip
+        own.max_sentences,
+        own.max_length,
+        own.max_objects,
+        own.localised and not pretraining,
+        cfg.model.streams == "both",
+        own.fps,
+    )
 
 
 def judging(cfg: Config, own: Config) -> Config:
@@ -109,14 +119,18 @@ def judging(cfg: Config, own: Config) -> Config:
 
     Args:
         cfg: of the command: source, data root, what is evaluated.
-        own: that the network was trained with: layout, tokenizer, streams, and where features and objects lie if
-            its source is the same.
+        own: that the network was trained with: layout, tokenizer, streams, and where features and
+            objects lie if its source is the same.
     """
     asked, files = cfg.data, own.data if own.data.source == cfg.data.source else cfg.data
     data = replace(
-        own.data, source=asked.source, root=asked.root, test_questions=asked.test_questions,
-        features=files.features, objects=files.objects,
-    )  # fmt: skip
+        own.data,
+        source=asked.source,
+        root=asked.root,
+        test_questions=asked.test_questions,
+        features=files.features,
+        objects=files.objects,
+    )
     return replace(own, data=data, eval=cfg.eval, trainer=cfg.trainer)
 
 
@@ -131,29 +145,49 @@ def main_rows(cfg: Config, loaded: Loaded, words: Words, *, training: bool) -> V
     if training and any(q.answer is None for q in questions):
         raise UserError("some training questions have no answer: this part cannot be trained on")
     return VideoQARows(
-        lambda index, epoch: choice_of(questions[index]), len(questions), loaded.clips, loaded.frames, words,
-        layout_of(cfg), seed=cfg.seed, masking=masking,
-    )  # fmt: skip
+        lambda index, epoch: choice_of(questions[index]),
+        len(questions),
+        loaded.clips,
+        loaded.frames,
+        words,
+        layout_of(cfg),
+        seed=cfg.seed,
+        masking=masking,
+    )
 
 
 def pretraining_rows(cfg: Config, loaded: Loaded, words: Words) -> VideoQARows:
     """Answers with candidate questions, of the training questions that the main stage has, and of nothing else."""
     own = cfg.pretrain
-    choices = QuestionPrediction(loaded.questions, loaded.clips, own.candidates, own.distractors, own.answer, cfg.seed)  # fmt: skip
+    choices = QuestionPrediction(
+        loaded.questions, loaded.clips, own.candidates, own.distractors, own.answer, cfg.seed
+    )
     log.info(
-        "question prediction: %d training questions on %d clips, no further file, label or data set",
-        len(choices), len({q.clip for q in loaded.questions}),
-    )  # fmt: skip
+        "question prediction: %d training questions on %d clips, no further file, label or"
+        " data set",
+        len(choices),
+        len({q.clip for q in loaded.questions}),
+    )
     return VideoQARows(
-        choices, len(choices), loaded.clips, loaded.frames, words, layout_of(cfg, pretraining=True), seed=cfg.seed
-    )  # fmt: skip
+        choices,
+        len(choices),
+        loaded.clips,
+        loaded.frames,
+        words,
+        layout_of(cfg, pretraining=True),
+        seed=cfg.seed,
+    )
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What must lie on disk."""
     own = cfg.data
     if own.source == "simulated":
-        return (bundled_requirement("cifar10"), bundled_requirement("sentences-en"), bundled_requirement("models/cifar-resnet20"))  # fmt: skip
+        return (
+            bundled_requirement("cifar10"),
+            bundled_requirement("sentences-en"),
+            bundled_requirement("models/cifar-resnet20"),
+        )
     if own.source == "questions":
         return (bundled_requirement("videoqa-tvqaplus"),)
     if own.source == "synthetic":
@@ -165,7 +199,10 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     )
     needed |= {} if own.features is None else {own.features: "write it with TASK=features"}
     needed |= {} if own.objects is None else {own.objects: "write it with TASK=objects"}
-    return tuple(Requirement(f"data: {n}", str(root / n), (root / n).exists(), hint) for n, hint in needed.items())  # fmt: skip
+    return tuple(
+        Requirement(f"data: {n}", str(root / n), (root / n).exists(), hint)
+        for n, hint in needed.items()
+    )
 
 
 # -- sources without files, and the bundled questions --------------------------------------------
@@ -183,7 +220,9 @@ def bundled_questions(root: str | None, part: Part) -> QASet:
 
 
 def synthetic_set(part: Part, dim: int) -> tuple[QASet, FramesInMemory]:
-    """Made-up clips: things are put on places while colours are shown; two questions each, one of them visual.
+    """Made-up clips: things are put on places while colours are shown.
+
+    Two questions each, one of them visual.
 
     Some clips have a sentence without frames, and some questions no span, as real ones.
     """
@@ -195,7 +234,9 @@ def synthetic_set(part: Part, dim: int) -> tuple[QASet, FramesInMemory]:
         colours = rng.integers(len(COLOURS), size=n)
         things = [f"{chr(97 + int(rng.integers(26)))}{k}" for k in range(n)]
         places = [f"{chr(97 + int(rng.integers(26)))}{k}{k}" for k in range(n)]
-        said = tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"put {things[k]} on {places[k]}") for k in range(n))  # fmt: skip
+        said = tuple(
+            Sentence(2.0 * k, 2.0 * k + 1.8, f"put {things[k]} on {places[k]}") for k in range(n)
+        )
         times = np.arange(2 * n - (number % 2)) + 0.0
         shown = torch.zeros(len(times), dim)
         for i in range(len(times)):
@@ -208,11 +249,22 @@ def synthetic_set(part: Part, dim: int) -> tuple[QASet, FramesInMemory]:
         span = None if number % 4 == 3 else said[k][:2]
         wrong = [f"x{j}" for j in range(4)]
         order = rng.permutation(5)
-        for kind, text, right in (("where", f"where is {things[k]}", places[k]), ("what", f"what colour is seen at {things[k]}", COLOURS[int(colours[k])])):  # fmt: skip
+        for kind, text, right in (
+            ("where", f"where is {things[k]}", places[k]),
+            ("what", f"what colour is seen at {things[k]}", COLOURS[int(colours[k])]),
+        ):
             others = [c for c in COLOURS if c != right][:4] if kind == "what" else wrong
             every: list[Any] = [right, *others]
             questions.append(
-                Question(f"{name}-{kind}", name, text, tuple(every[i] for i in order), int(np.flatnonzero(order == 0)[0]),
-                         span, level=1 + number % 4, kind=kind)
-            )  # fmt: skip
+                Question(
+                    f"{name}-{kind}",
+                    name,
+                    text,
+                    tuple(every[i] for i in order),
+                    int(np.flatnonzero(order == 0)[0]),
+                    span,
+                    level=1 + number % 4,
+                    kind=kind,
+                )
+            )
     return QASet(tuple(questions), clips), FramesInMemory(frames, dim)

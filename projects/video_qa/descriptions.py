@@ -10,7 +10,10 @@ from common.config import UserError
 from common.damage import reading
 from common.data.video.clips import Clip, ordered, read_subtitles, sentences_of
 
-FORM = '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...", "candidates": ["...", "..."]}]}'  # fmt: skip
+FORM = (
+    '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...",'
+    ' "candidates": ["...", "..."]}]}'
+)
 KEYS = ("frames", "fps", "objects", "subtitles", "questions")
 
 
@@ -33,8 +36,9 @@ class Description(NamedTuple):
 def read_description(name: str | None) -> Description:
     """A JSON file of a clip; paths in it are relative to it.
 
-    ``subtitles`` is an .srt or .json file or a list of {start, end, text}; ``frames`` a folder of pictures, ``fps`` how
-    many of them are shown a second, ``objects`` a list of labels for each of them.
+    ``subtitles`` is an .srt or .json file or a list of {start, end, text}; ``frames`` a folder of
+    pictures, ``fps`` how many of them are shown a second, ``objects`` a list of labels for each of
+    them.
 
     Raises:
         UserError: none, or one of another form; says which part.
@@ -43,7 +47,9 @@ def read_description(name: str | None) -> Description:
         raise UserError(f"set answer.clip, a JSON file such as {FORM}")
     place = Path(name).expanduser()
     if not place.is_file():
-        raise UserError(f"the clip description {place} does not exist: write a JSON file such as {FORM}")  # fmt: skip
+        raise UserError(
+            f"the clip description {place} does not exist: write a JSON file such as {FORM}"
+        )
     with reading(place, "description of a clip"):
         told = json.loads(place.read_text(encoding="utf-8-sig"))
     if not isinstance(told, dict) or not told.get("questions"):
@@ -53,10 +59,16 @@ def read_description(name: str | None) -> Description:
     subtitles, frames = told.get("subtitles", []), told.get("frames")
     _ask(frames is None or isinstance(frames, str), place, "needs a folder of pictures as 'frames'")
     with reading(place, "description of a clip"):
-        said = read_subtitles(place.parent / subtitles) if isinstance(subtitles, str) else ordered(sentences_of(subtitles))  # fmt: skip
+        said = (
+            read_subtitles(place.parent / subtitles)
+            if isinstance(subtitles, str)
+            else ordered(sentences_of(subtitles))
+        )
     clip = Clip("clip", said, objects=_objects(told.get("objects", []), place))
     folder = place.parent / frames if frames else None
-    return Description(clip, folder, _fps(told.get("fps"), place), _questions(told["questions"], place))  # fmt: skip
+    return Description(
+        clip, folder, _fps(told.get("fps"), place), _questions(told["questions"], place)
+    )
 
 
 def _questions(told: Any, place: Path) -> list[tuple[str, list[str]]]:
@@ -64,7 +76,11 @@ def _questions(told: Any, place: Path) -> list[tuple[str, list[str]]]:
     found = []
     for number, row in enumerate(told, start=1):
         text = row.get("question") if isinstance(row, Mapping) else None
-        _ask(isinstance(text, str), place, f"needs a 'question' and 'candidates' in question {number}")  # fmt: skip
+        _ask(
+            isinstance(text, str),
+            place,
+            f"needs a 'question' and 'candidates' in question {number}",
+        )
         answers = row.get("candidates")
         fits = _is_texts(answers) and len(answers) > 1
         _ask(fits, place, f"needs a list of two or more texts as 'candidates' of question {number}")

@@ -35,7 +35,9 @@ class Judged:
 
 
 def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, float]:
-    """Accuracy, by type and by level where the set has them; mIoU and ASA; a submission where answers are kept back.
+    """Accuracy, by type and by level where the set has them; mIoU and ASA.
+
+    A submission where answers are kept back.
 
     Args:
         cfg: the experiment's config: which questions are judged.
@@ -47,7 +49,11 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
     words = Words(build_tokenizer(cfg))
     with evaluated(module, cfg.trainer.accelerator):
         judged = judge(cfg, module, loaded, words)
-        by_rate = {} if unlabelled(loaded) else {p: judge(cfg, module, loaded, words, p) for p in cfg.eval.mask_probs}  # fmt: skip
+        by_rate = (
+            {}
+            if unlabelled(loaded)
+            else {p: judge(cfg, module, loaded, words, p) for p in cfg.eval.mask_probs}
+        )
     found = counts(cfg)
     if unlabelled(loaded):
         told = submission(cfg.data.source, loaded.questions, judged.chosen)
@@ -61,7 +67,9 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
     return found
 
 
-def submission(source: str, questions: tuple[Question, ...], chosen: list[int]) -> dict[str, int] | list[dict[str, int]]:  # fmt: skip
+def submission(
+    source: str, questions: tuple[Question, ...], chosen: list[int]
+) -> dict[str, int] | list[dict[str, int]]:
     """Answers as the set's judges take them: DramaQA [{correct_idx, qid}] with whole numbers, else {qid: place}."""
     pairs = list(zip(questions, chosen, strict=True))
     if source == "dramaqa":
@@ -77,7 +85,10 @@ def judged_part(cfg: Config) -> Loaded:
     """
     loaded = load_part(cfg, cfg.eval.split)
     if not loaded.questions:
-        raise UserError(f"eval.split={cfg.eval.split} of {cfg.data.source} has no question: check its file below data.root")  # fmt: skip
+        raise UserError(
+            f"eval.split={cfg.eval.split} of {cfg.data.source} has no question: check its file"
+            " below data.root"
+        )
     return Loaded(loaded.questions[: cfg.eval.limit], loaded.clips, loaded.frames)
 
 
@@ -91,12 +102,15 @@ def counts(cfg: Config) -> dict[str, float]:
     if cfg.data.source in SETS:  # these have been counted in the log
         return {}
     count = len(load_part(cfg, "train").questions)
-    return {"train_questions": float(count), "pretraining_questions": float(count * cfg.pretrain.asked)}  # fmt: skip
+    return {
+        "train_questions": float(count),
+        "pretraining_questions": float(count * cfg.pretrain.asked),
+    }
 
 
 def metrics_of(
     cfg: Config, questions: tuple[Question, ...], judged: Judged, workspace: Workspace | None
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Metrics of answers: those of the set's protocol, all of them where there is none.
 
     Item values go to the workspace.
@@ -105,7 +119,10 @@ def metrics_of(
     hits = hits_of(questions, judged.chosen)
     if workspace is not None:
         workspace.items("accuracy", hits)
-    found = {"accuracy": _mean(hits), "accuracy_chance": _mean([1 / len(q.candidates) for q in questions])}  # fmt: skip
+    found = {
+        "accuracy": _mean(hits),
+        "accuracy_chance": _mean([1 / len(q.candidates) for q in questions]),
+    }
     groups = [q.kind or question_type(q.text) for q in questions]
     found |= {f"accuracy_{k}": v for k, v in accuracy_by(hits, groups).items() if k}
     if (spec is None or spec.levels) and any(q.level is not None for q in questions):
@@ -124,7 +141,9 @@ def hits_of(questions: tuple[Question, ...], chosen: list[int]) -> list[float]:
     return [float(i == q.answer) for i, q in zip(chosen, questions, strict=True)]
 
 
-def judge(cfg: Config, module: VideoQA, loaded: Loaded, words: Words, mask_prob: float = 0.0) -> Judged:  # fmt: skip
+def judge(
+    cfg: Config, module: VideoQA, loaded: Loaded, words: Words, mask_prob: float = 0.0
+) -> Judged:
     """Answers of a module to all questions, with a share of all text tokens masked."""
     rows, found, size = main_rows(cfg, loaded, words, training=False), Judged(), cfg.eval.batch_size
     generator = torch.Generator().manual_seed(MASK_SEED)
@@ -144,7 +163,8 @@ def judge(cfg: Config, module: VideoQA, loaded: Loaded, words: Words, mask_prob:
 def masked_ids(ids: Tensor, words: Words, probability: float, generator: torch.Generator) -> Tensor:
     """Ids (B, A, N, L) with a share of the tokens masked; special ones never.
 
-    A token is drawn once for each question, as it could else be read beside another sentence or candidate.
+    A token is drawn once for each question, as it could else be read beside another sentence or
+    candidate.
     """
     special = (ids == words.cls) | (ids == words.sep) | (ids == words.pad)
     rates = torch.rand(len(ids), len(words.tokenizer), generator=generator)
@@ -189,7 +209,9 @@ def _pictures(cfg: Config, module: VideoQA, loaded: Loaded, workspace: Workspace
     model = exported_of(module)
     shown: Callable[[Question], bool] = lambda q: loaded.clips[q.clip].sentences != ()  # noqa: E731
     for number, q in enumerate([q for q in loaded.questions if shown(q)][: cfg.eval.figures]):
-        found = Answerer(model).answer(loaded.clips[q.clip], loaded.frames(q.clip), q.text, q.candidates)  # fmt: skip
+        found = Answerer(model).answer(
+            loaded.clips[q.clip], loaded.frames(q.clip), q.text, q.candidates
+        )
         right = "?" if q.answer is None else q.candidates[q.answer]
         workspace.figure(f"looked-{number}", looked_figure(found, title=f"{q.text} ({right})"))
 

@@ -1,4 +1,7 @@
-"""An exported model: weights as safetensors, settings, tokenizer; the frozen encoder of frames by its name."""
+"""An exported model: weights as safetensors, settings, tokenizer.
+
+The frozen encoder of frames by its name.
+"""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,16 +37,20 @@ class Exported(NamedTuple):
 def exported_of(module: VideoQA) -> Exported:
     """A trained module with the settings that it was trained with."""
     own = module.cfg
-    return Exported(module.network, Words(build_tokenizer(own)), layout_of(own), own.model.image_encoder)  # fmt: skip
+    return Exported(
+        module.network, Words(build_tokenizer(own)), layout_of(own), own.model.image_encoder
+    )
 
 
 def export(cfg: Config, module: VideoQA, folder: Path) -> None:
     """Write the network of answers; nothing of the contrastive branch is needed."""
     own = module.cfg
     config = {
-        "encoder": module.network.encoder.config.to_diff_dict(), "network": network_options(own),
-        "layout": asdict(layout_of(own)), "image_encoder": own.model.image_encoder,
-    }  # fmt: skip
+        "encoder": module.network.encoder.config.to_diff_dict(),
+        "network": network_options(own),
+        "layout": asdict(layout_of(own)),
+        "image_encoder": own.model.image_encoder,
+    }
     save_safetensors(module.network, folder, config)
     build_tokenizer(own).save_pretrained(folder / TOKENIZER)
 
@@ -60,19 +67,34 @@ def read(folder: Path) -> Exported:
 
 
 def load_export(cfg: Config, folder: Path) -> VideoQA:
-    """The module around an exported network; its settings are the folder's, whatever those of the command are.
+    """The module around an exported network.
+
+    Its settings are the folder's, whatever those of the command are.
 
     Raises:
         UserError: another folder, or a damaged one.
     """
     network, settings = _opened(folder)
     net, layout = settings["network"], settings["layout"]
-    kept = ("attention", "fusion", "pool", "streams", "rnn", "hidden", "head_dropout", "chunk", "checkpointing")  # fmt: skip
+    kept = (
+        "attention",
+        "fusion",
+        "pool",
+        "streams",
+        "rnn",
+        "hidden",
+        "head_dropout",
+        "chunk",
+        "checkpointing",
+    )
     sizes = ("max_sentences", "max_length", "max_objects", "localised", "fps")
     model = replace(
-        cfg.model, **{k: net[k] for k in kept}, time_embedding=net["time_sentences"] > 0,
-        image_encoder=settings["image_encoder"], tokenizer=str(folder / TOKENIZER),
-    )  # fmt: skip
+        cfg.model,
+        **{k: net[k] for k in kept},
+        time_embedding=net["time_sentences"] > 0,
+        image_encoder=settings["image_encoder"],
+        tokenizer=str(folder / TOKENIZER),
+    )
     data = replace(cfg.data, feature_dim=net["feature_dim"], **{k: layout[k] for k in sizes})
     weight = (cfg.method.localisation_weight or 1.0) if net["localise"] else 0.0
     method = replace(cfg.method, localisation_weight=weight, contrast_features="text")
@@ -101,7 +123,10 @@ def read_network(folder: Path, network: VideoQANet) -> dict[str, Tensor]:
     fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     lost = [k for k in own if k not in fits and not k.startswith("span_head.")]
     if lost:
-        raise UserError(f"pretrain.weights={folder} has no {lost[0]} of the right shape ({len(lost)} such tensors): use the settings of model that it was trained with")  # fmt: skip
+        raise UserError(
+            f"pretrain.weights={folder} has no {lost[0]} of the right shape ({len(lost)} such"
+            " tensors): use the settings of model that it was trained with"
+        )
     return {**own, **fits}
 
 
@@ -114,14 +139,20 @@ def probe(module: VideoQA) -> VideoQABatch:
     sentences = torch.tensor([[True, True], [True, False]], device=device)
     spans = torch.tensor([[[1, 1, 0], [0, 0, 0]], [[0, 1, 1], [0, 0, 0]]], device=device).bool()
     return {
-        "input_ids": ids, "attention_mask": ones, "token_type_ids": ones.cumsum(-1).gt(3).long(),
-        "sentence_mask": sentences, "sentence_times": torch.zeros(2, 2, 2, device=device),
+        "input_ids": ids,
+        "attention_mask": ones,
+        "token_type_ids": ones.cumsum(-1).gt(3).long(),
+        "sentence_mask": sentences,
+        "sentence_times": torch.zeros(2, 2, 2, device=device),
         "frames": torch.linspace(-1, 1, 2 * 3 * dim, device=device).sin().view(2, 3, dim),
-        "frame_mask": torch.ones(2, 3, device=device).bool(), "frame_spans": spans,
-        "frame_sentence": torch.zeros(2, 3, device=device).long(), "labels": torch.zeros(2, device=device).long(),
-        "spans": torch.zeros(2, 2, device=device).long(), "span_seconds": torch.zeros(2, 2, device=device),
+        "frame_mask": torch.ones(2, 3, device=device).bool(),
+        "frame_spans": spans,
+        "frame_sentence": torch.zeros(2, 3, device=device).long(),
+        "labels": torch.zeros(2, device=device).long(),
+        "spans": torch.zeros(2, 2, device=device).long(),
+        "span_seconds": torch.zeros(2, 2, device=device),
         "ids": torch.arange(2, device=device),
-    }  # fmt: skip
+    }
 
 
 def embed(cfg: Config, module: VideoQA) -> dict[str, Tensor]:

@@ -34,9 +34,11 @@ class Answer(NamedTuple):
         place: its index.
         probabilities: of all candidates, in their order.
         span: seconds of the part that the answer rests on; None for a model without a head for it.
-        looked: (N, F) attention of each sentence to each frame for the chosen candidate; (N, 0) without frames.
+        looked: (N, F) attention of each sentence to each frame for the chosen candidate; (N, 0)
+            without frames.
         view: sentences as they were laid out.
-        beyond: sentences of the clip that are not read because the model takes no more (``data.max_sentences``).
+        beyond: sentences of the clip that are not read because the model takes no more
+            (``data.max_sentences``).
         after_end: those that are not read because they start after the last frame.
     """
 
@@ -65,9 +67,13 @@ class FrameEncoder:
         elif scheme == "torchvision":
             self.network, self.transform = torchvision_tower(rest, name), EvalTransform(224)
         else:
-            raise UserError(f"model.image_encoder={name}: use bundled:cifar-resnet20 or torchvision:resnet101")  # fmt: skip
+            raise UserError(
+                f"model.image_encoder={name}: use bundled:cifar-resnet20 or torchvision:resnet101"
+            )
 
-    def __call__(self, pictures: Sequence[Picture], batch_size: int = 32, device: str = "cpu") -> Tensor:  # fmt: skip
+    def __call__(
+        self, pictures: Sequence[Picture], batch_size: int = 32, device: str = "cpu"
+    ) -> Tensor:
         """Features (F, D) of pictures.
 
         Raises:
@@ -98,10 +104,15 @@ class Answerer:
         return cls(read(Path(folder)))
 
     def __call__(
-        self, frames: Sequence[Picture] | str | Path, subtitles: Sequence[tuple[float, float, str]] | str | Path,
-        question: str, candidates: Sequence[str], *, fps: float | None = None,
+        self,
+        frames: Sequence[Picture] | str | Path,
+        subtitles: Sequence[tuple[float, float, str]] | str | Path,
+        question: str,
+        candidates: Sequence[str],
+        *,
+        fps: float | None = None,
         objects: Sequence[Sequence[str]] = (),
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """Choose among candidates.
 
         Args:
@@ -113,9 +124,14 @@ class Answerer:
             objects: labels of what is seen in each picture, for a model that was trained with them.
 
         Raises:
-            UserError: files that cannot be read, fewer than two candidates, or an encoder of other features.
+            UserError: files that cannot be read, fewer than two candidates, or an encoder of other
+                features.
         """
-        said = read_subtitles(Path(subtitles)) if isinstance(subtitles, str | Path) else ordered([Sentence(*row) for row in subtitles])  # fmt: skip
+        said = (
+            read_subtitles(Path(subtitles))
+            if isinstance(subtitles, str | Path)
+            else ordered([Sentence(*row) for row in subtitles])
+        )
         pictures = pictures_of(frames) if isinstance(frames, str | Path) else list(frames)
         clip = Clip("clip", said, objects=tuple(map(tuple, objects)))
         return self.answer(clip, self.frames(pictures, fps), question, candidates, fps)
@@ -133,22 +149,32 @@ class Answerer:
             found, wanted = FrameEncoder(own.image_encoder), own.network.feature_dim
             if found.network.num_features != wanted:
                 raise UserError(
-                    f"the model was trained on features of {wanted} numbers, and model.image_encoder={own.image_encoder} "
-                    f"makes {found.network.num_features}: export the run with model.image_encoder=<encoder of its features, such "
-                    "as torchvision:resnet101> and use that folder"
+                    f"the model was trained on features of {wanted} numbers, and"
+                    f" model.image_encoder={own.image_encoder} makes {found.network.num_features}:"
+                    " export the run with model.image_encoder=<encoder of its features, such as"
+                    " torchvision:resnet101> and use that folder"
                 )
             self._encoder = found
         return Frames(self._encoder(pictures), frame_times(len(pictures), fps or own.layout.fps))
 
     def answer(
-        self, clip: Clip, frames: Frames | None, question: str, candidates: Sequence[str], fps: float | None = None
-    ) -> Answer:  # fmt: skip
+        self,
+        clip: Clip,
+        frames: Frames | None,
+        question: str,
+        candidates: Sequence[str],
+        fps: float | None = None,
+    ) -> Answer:
         """As `__call__`, of a clip and the features of its frames."""
         if len(candidates) < 2:
             raise UserError(f"the question '{question}' needs at least two candidates")
         own = self.model
         layout = replace(own.layout, localised=False, fps=fps or own.layout.fps)
-        source = None if frames is None else FramesInMemory({clip.name: frames}, frames.features.shape[1])  # fmt: skip
+        source = (
+            None
+            if frames is None
+            else FramesInMemory({clip.name: frames}, frames.features.shape[1])
+        )
         choice = Choice(clip.name, tuple((question, c) for c in candidates), None)
         rows = VideoQARows(lambda i, e: choice, 1, {clip.name: clip}, source, own.words, layout)
         batch = rows.collate([0])
@@ -170,8 +196,15 @@ class Answerer:
         # a clip without a sentence to read has an empty one
         beyond = sum(s.end >= 0 for s in clip.sentences) - after - len(view.sentences)
         return Answer(
-            candidates[best], best, out.scores[0].softmax(0).tolist(), span, looked, view, max(0, beyond), after
-        )  # fmt: skip
+            candidates[best],
+            best,
+            out.scores[0].softmax(0).tolist(),
+            span,
+            looked,
+            view,
+            max(0, beyond),
+            after,
+        )
 
 
 def pictures_of(folder: str | Path) -> list[Path]:
@@ -212,7 +245,9 @@ def _natural(stem: str) -> list[tuple[str, int]]:
     ]
 
 
-def looked_figure(answer: Answer, pictures: Sequence[Picture] = (), title: str = "", most: int = 24) -> object:  # fmt: skip
+def looked_figure(
+    answer: Answer, pictures: Sequence[Picture] = (), title: str = "", most: int = 24
+) -> object:
     """Where the model looked: attention of each sentence to each frame, below the frames themselves.
 
     Args:
@@ -237,7 +272,10 @@ def looked_figure(answer: Answer, pictures: Sequence[Picture] = (), title: str =
     bottom.set_yticks(range(n), [_plain(s.text[:36]) for s in answer.view.sentences], fontsize=7)
     bottom.set_xlabel("frame")
     if answer.span is not None:
-        said = f"answer: {answer.text} ({max(answer.probabilities):.2f}), {answer.span[0]:.1f} to {answer.span[1]:.1f} s"
+        said = (
+            f"answer: {answer.text} ({max(answer.probabilities):.2f}), {answer.span[0]:.1f} to"
+            f" {answer.span[1]:.1f} s"
+        )
         bottom.set_xlabel(_plain(f"frame; {said}"), fontsize=8)
     return figure
 

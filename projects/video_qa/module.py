@@ -20,7 +20,8 @@ Phase = Literal["pretrain", "main"]
 class VideoQA(ContrastiveModule):
     """Both stages train the same network; they differ in what the candidates are and in the terms.
 
-        pre-training: L = L_QA over A questions;   main stage: L = L_QA + lambda_loc L_loc + lambda_con L_con
+        pre-training: L = L_QA over A questions;   main stage: L = L_QA + lambda_loc L_loc +
+        lambda_con L_con
 
     Source: Kim et al. 2021, arXiv 2009.08043.
 
@@ -49,7 +50,9 @@ class VideoQA(ContrastiveModule):
         terms = {"answer": terms_qa, "accuracy": hits}
         if self.phase == "main" and own.localisation_weight:
             logits = self.network.span_logits(output, batch["labels"])
-            terms["localisation"] = localisation_loss(logits, batch["sentence_mask"], batch["spans"])  # fmt: skip
+            terms["localisation"] = localisation_loss(
+                logits, batch["sentence_mask"], batch["spans"]
+            )
             loss = loss + own.localisation_weight * terms["localisation"]
         if self.phase == "main" and own.contrast_weight:
             terms["contrast"] = self.contrast(batch, output)
@@ -62,9 +65,13 @@ class VideoQA(ContrastiveModule):
         sequences = batch["masked_ids"], batch["masked_attention"], batch["masked_types"]
         masked = vectors(self.network.run(batch, *sequences, visual=both), both)[:, 0]
         return masked_contrast(
-            masked, vectors(output, both), batch["labels"], similarity=own.similarity,
-            temperature=own.temperature, stop_gradient=own.stop_gradient,
-        )  # fmt: skip
+            masked,
+            vectors(output, both),
+            batch["labels"],
+            similarity=own.similarity,
+            temperature=own.temperature,
+            stop_gradient=own.stop_gradient,
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Text encoder at optim.lr, the rest at method.head_lr."""
@@ -98,4 +105,8 @@ class VideoQA(ContrastiveModule):
 
 def vectors(output: Output, both: bool) -> Tensor:
     """z_i (B, A, D): the text stream, or both streams side by side."""
-    return torch.cat([output.text, output.visual], -1) if both and output.visual is not None else output.text  # fmt: skip
+    return (
+        torch.cat([output.text, output.visual], -1)
+        if both and output.visual is not None
+        else output.text
+    )

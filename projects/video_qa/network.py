@@ -1,6 +1,7 @@
 """The network: a text encoder over sentences, frames attended by their tokens, recurrent nets, late fusion.
 
-# B questions, A candidates, N sentences, L tokens, F frames, D dim, H hidden size of both directions
+# B questions, A candidates, N sentences, L tokens, F frames, D dim, H hidden size of both
+directions
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ class Output(NamedTuple):
         text: (B, A, H) vector of the text stream.
         visual: (B, A, H) vector of the visual stream; None without one.
         states: (B, A, N, H or 2 H) states of the recurrent nets side by side, 0 at padding.
-        looked: (B, A, N, F) attention to the frames, a mean over the tokens; None without a visual stream.
+        looked: (B, A, N, F) attention to the frames, a mean over the tokens; None without a visual
+            stream.
     """
 
     scores: Tensor
@@ -51,7 +53,8 @@ class VideoQANet(nn.Module):
         streams: "both", or "text" for a network without frames.
         rnn: "lstm" or "gru".
         hidden: of a direction.
-        time_sentences: places of a table of vectors that tell tokens and frames their sentence; 0: none.
+        time_sentences: places of a table of vectors that tell tokens and frames their sentence; 0:
+            none.
         head_dropout: of the pooled vectors.
         localise: whether there is a head for the span.
         chunk: sequences that pass the encoder together; None: all.
@@ -59,12 +62,22 @@ class VideoQANet(nn.Module):
     """
 
     def __init__(
-        self, encoder: PreTrainedModel, *, feature_dim: int, attention: Reach = "local",
-        fusion: Literal["matched", "attended"] = "attended", pool: Literal["max", "mean"] = "max",
-        streams: Literal["both", "text"] = "both", rnn: Literal["lstm", "gru"] = "lstm", hidden: int = 300,
-        time_sentences: int = 0, head_dropout: float = 0.0, localise: bool = True, chunk: int | None = None,
+        self,
+        encoder: PreTrainedModel,
+        *,
+        feature_dim: int,
+        attention: Reach = "local",
+        fusion: Literal["matched", "attended"] = "attended",
+        pool: Literal["max", "mean"] = "max",
+        streams: Literal["both", "text"] = "both",
+        rnn: Literal["lstm", "gru"] = "lstm",
+        hidden: int = 300,
+        time_sentences: int = 0,
+        head_dropout: float = 0.0,
+        localise: bool = True,
+        chunk: int | None = None,
         checkpointing: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.encoder, dim = encoder, int(encoder.config.hidden_size)
         self.attention, self.fusion, self.pool = attention, fusion, pool
@@ -77,7 +90,9 @@ class VideoQANet(nn.Module):
         if self.visual:
             self.project = nn.Sequential(nn.Linear(feature_dim, dim), nn.ReLU(), nn.LayerNorm(dim))
             self.attend = FrameAttention(dim)
-            self.fuse = nn.Sequential(nn.Linear(3 * dim, dim), nn.ReLU()) if fusion == "matched" else None  # fmt: skip
+            self.fuse = (
+                nn.Sequential(nn.Linear(3 * dim, dim), nn.ReLU()) if fusion == "matched" else None
+            )
             self.visual_rnn = SentenceRNN(dim, hidden, rnn)
             self.visual_score = nn.Linear(2 * hidden, 1)
             if time_sentences:
@@ -90,8 +105,13 @@ class VideoQANet(nn.Module):
         sequences = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         return self.run(batch, *sequences, visual=self.visual)
 
-    def run(self, batch: VideoQABatch, ids: Tensor, mask: Tensor, types: Tensor, *, visual: bool) -> Output:  # fmt: skip
-        """Score sequences (B, A, N, L) about the clips of a batch; without `visual` by their text alone."""
+    def run(
+        self, batch: VideoQABatch, ids: Tensor, mask: Tensor, types: Tensor, *, visual: bool
+    ) -> Output:
+        """Score sequences (B, A, N, L) about the clips of a batch.
+
+        Without `visual` by their text alone.
+        """
         sentences = batch["sentence_mask"]
         tokens = self.tokens(ids, mask, types, sentences)
         states, text = self._over_sentences(self.text_rnn, tokens[..., 0, :], sentences)  # [CLS]
@@ -108,7 +128,9 @@ class VideoQANet(nn.Module):
         real = sentences[:, None].expand(ids.shape[:3])
         rows = [x[real] for x in (ids, mask, types)]
         size = self.chunk or len(rows[0])
-        parts = [self._encode(*(x[i : i + size] for x in rows)) for i in range(0, len(rows[0]), size)]  # fmt: skip
+        parts = [
+            self._encode(*(x[i : i + size] for x in rows)) for i in range(0, len(rows[0]), size)
+        ]
         states = torch.cat(parts)
         if bool(real.all()):
             return states.view(*ids.shape, -1)
@@ -116,7 +138,10 @@ class VideoQANet(nn.Module):
         return dense.masked_scatter(real[..., None, None].expand(dense.shape), states)
 
     def seen(self, batch: VideoQABatch, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What the tokens of each sentence see: vectors u_ij (B, A, N, D); attention (B, A, N, F)."""
+        """What the tokens of each sentence see: vectors u_ij (B, A, N, D).
+
+        Attention (B, A, N, F).
+        """
         frames = self.project(batch["frames"].to(tokens.dtype))
         if self.time is not None:  # which sentence a token or a frame belongs to
             places = torch.arange(tokens.shape[2], device=tokens.device)
@@ -165,14 +190,28 @@ def network_options(cfg: Config) -> dict[str, Any]:
     """Keyword arguments of `VideoQANet` by a config; they are exported with it."""
     own = cfg.model
     return {
-        "feature_dim": cfg.data.feature_dim, "attention": own.attention, "fusion": own.fusion, "pool": own.pool,
-        "streams": own.streams, "rnn": own.rnn, "hidden": own.hidden, "head_dropout": own.head_dropout,
+        "feature_dim": cfg.data.feature_dim,
+        "attention": own.attention,
+        "fusion": own.fusion,
+        "pool": own.pool,
+        "streams": own.streams,
+        "rnn": own.rnn,
+        "hidden": own.hidden,
+        "head_dropout": own.head_dropout,
         "time_sentences": cfg.data.max_sentences if own.time_embedding else 0,
-        "localise": cfg.method.localisation_weight > 0, "chunk": own.chunk, "checkpointing": own.checkpointing,
-    }  # fmt: skip
+        "localise": cfg.method.localisation_weight > 0,
+        "chunk": own.chunk,
+        "checkpointing": own.checkpointing,
+    }
 
 
-def build_encoder(pretrained: str, config: Mapping[str, Any] | None, dropout: float | None, num_layers: int | None, vocab_size: int | None = None) -> PreTrainedModel:  # fmt: skip
+def build_encoder(
+    pretrained: str,
+    config: Mapping[str, Any] | None,
+    dropout: float | None,
+    num_layers: int | None,
+    vocab_size: int | None = None,
+) -> PreTrainedModel:
     """The text encoder without a pooler, of its lowest `num_layers` layers.
 
     Raises:
@@ -182,7 +221,9 @@ def build_encoder(pretrained: str, config: Mapping[str, Any] | None, dropout: fl
         config = {**config, "vocab_size": vocab_size}
     model = load_transformer(pretrained, config=config, dropout=dropout)
     if getattr(model.config, "type_vocab_size", 0) < 2:
-        raise UserError(f"model.pretrained={pretrained}: use an encoder with two token types, as BERT has them")  # fmt: skip
+        raise UserError(
+            f"model.pretrained={pretrained}: use an encoder with two token types, as BERT has them"
+        )
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment]
     if num_layers is not None:
@@ -198,8 +239,9 @@ def build_encoder(pretrained: str, config: Mapping[str, Any] | None, dropout: fl
 def attend_alike(model: Any) -> None:
     """Let a random encoder of BERT's architecture begin with attention to equal tokens.
 
-    Keys begin as queries, so that a product of two equal vectors is large, and vectors of positions are small beside
-    those of words. A pre-trained encoder finds equal words in two segments; a small one has no time to learn it.
+    Keys begin as queries, so that a product of two equal vectors is large, and vectors of positions
+    are small beside those of words. A pre-trained encoder finds equal words in two segments; a
+    small one has no time to learn it.
     """
     model.embeddings.position_embeddings.weight *= 0.3
     model.embeddings.token_type_embeddings.weight *= 0.5

@@ -1,6 +1,7 @@
 """The objective: answers, spans, and the contrast of a masked input with the candidates of its own question.
 
-The paper's formulas could not be read; these are the reconstruction of its text that the card describes.
+The paper's formulas could not be read; these are the reconstruction of its text that the card
+describes.
 
 # B questions, A candidates, N sentences, D dim
 """
@@ -37,8 +38,11 @@ def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 @full_precision
 def candidate_logits(
-    masked: Tensor, candidates: Tensor, similarity: Literal["dot", "cosine"] = "dot", temperature: float = 1.0
-) -> Tensor:  # fmt: skip
+    masked: Tensor,
+    candidates: Tensor,
+    similarity: Literal["dot", "cosine"] = "dot",
+    temperature: float = 1.0,
+) -> Tensor:
     """Similarity of a masked right answer to the A candidates of its own question, over tau.
 
     Args:
@@ -54,7 +58,10 @@ def candidate_logits(
         ValueError: shapes that do not belong together.
     """
     if candidates.ndim != 3 or masked.shape != candidates[:, 0].shape:
-        raise ValueError(f"expected (B, D) and (B, A, D), got {tuple(masked.shape)} and {tuple(candidates.shape)}")  # fmt: skip
+        raise ValueError(
+            f"expected (B, D) and (B, A, D), got {tuple(masked.shape)} and"
+            f" {tuple(candidates.shape)}"
+        )
     masked, candidates = masked.float(), candidates.float()
     if similarity == "cosine":
         masked, candidates = F.normalize(masked, dim=-1), F.normalize(candidates, dim=-1)
@@ -63,15 +70,20 @@ def candidate_logits(
 
 @full_precision  # bfloat16 has no logit between 144 and 145
 def masked_contrast(
-    masked: Tensor, candidates: Tensor, labels: Tensor, *, similarity: Literal["dot", "cosine"] = "dot",
-    temperature: float = 1.0, stop_gradient: bool = False,
-) -> Tensor:  # fmt: skip
+    masked: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    *,
+    similarity: Literal["dot", "cosine"] = "dot",
+    temperature: float = 1.0,
+    stop_gradient: bool = False,
+) -> Tensor:
     """Contrast of the masked right answer: its unmasked form against the other A - 1 candidates.
 
         L_con = -log exp(sim(z~_y, z_y) / tau) / sum_{i=1..A} exp(sim(z~_y, z_i) / tau)
 
-    Source: Kim et al. 2021, arXiv 2009.08043 (an answer distribution by contrasting the positive pair with
-    negative pairs); similarity and tau are not confirmed.
+    Source: Kim et al. 2021, arXiv 2009.08043 (an answer distribution by contrasting the positive
+    pair with negative pairs); similarity and tau are not confirmed.
 
     Args:
         masked: (B, D).

@@ -12,7 +12,8 @@ class ModelConfig:
 
     pretrained: str = "random"  # text encoder: Hugging Face id, folder or bundled:<name>
     config: dict[str, Any] | None = None  # architecture of a random one
-    # a random encoder begins with equal queries and keys, and positions that matter little: tokens attend to their likes
+    # a random encoder begins with equal queries and keys, and positions that matter little: tokens
+    # attend to their likes
     alike: bool = False
     tokenizer: str | None = None  # None: that of the weights
     num_layers: Count | None = None  # lowest layers of the encoder that are used; None: all
@@ -22,7 +23,8 @@ class ModelConfig:
         "local"  # frames of a sentence's own span, or all frames
     )
     time_embedding: bool = False  # tokens and frames carry a vector of their sentence's number
-    # what of the attended frames goes on: attended: u alone; matched: W [h; u; h * u] of each token h
+    # what of the attended frames goes on: attended: u alone; matched: W [h; u; h * u] of each token
+    # h
     fusion: Literal["matched", "attended"] = "attended"
     pool: Literal["max", "mean"] = "max"  # over the tokens
     streams: Literal["both", "text"] = "both"  # text: without the frames (ablation)

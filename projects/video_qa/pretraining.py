@@ -15,14 +15,15 @@ DISTRACTOR_STREAM = 63
 class QuestionPrediction:
     """Which of A questions belongs to a clip and an answer: the true one, or one of other QA pairs.
 
-    Source: Kim et al. 2021, arXiv 2009.08043 (self-supervised pre-training); where wrong questions come from is not
-    confirmed.
+    Source: Kim et al. 2021, arXiv 2009.08043 (self-supervised pre-training); where wrong questions
+    come from is not confirmed.
 
     Args:
         questions: of the training part, with their right answers.
         clips: by name; their shows decide what is near.
         num_candidates: A.
-        near: questions of the same "clip" first, then of the same "show", then any; or from the later ones on.
+        near: questions of the same "clip" first, then of the same "show", then any; or from the
+            later ones on.
         answer: whether the right answer is shown ("correct") or the clip alone ("none").
         seed: of the draws, which are new in every epoch.
 
@@ -31,14 +32,27 @@ class QuestionPrediction:
     """
 
     def __init__(
-        self, questions: Sequence[Question], clips: Mapping[str, Clip], num_candidates: int = 5,
-        near: Literal["clip", "show", "any"] = "clip", answer: Literal["correct", "none"] = "correct", seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.questions, self.num_candidates, self.answer, self.seed = list(questions), num_candidates, answer, seed  # fmt: skip
+        self,
+        questions: Sequence[Question],
+        clips: Mapping[str, Clip],
+        num_candidates: int = 5,
+        near: Literal["clip", "show", "any"] = "clip",
+        answer: Literal["correct", "none"] = "correct",
+        seed: int = 0,
+    ) -> None:
+        self.questions, self.num_candidates, self.answer, self.seed = (
+            list(questions),
+            num_candidates,
+            answer,
+            seed,
+        )
         if any(q.answer is None for q in questions):
             raise UserError("question prediction needs training questions with their answers")
         if len({q.text for q in questions}) < num_candidates:
-            raise UserError(f"question prediction needs {num_candidates} different questions: give more data, or a lower pretrain.candidates")  # fmt: skip
+            raise UserError(
+                f"question prediction needs {num_candidates} different questions: give more data,"
+                " or a lower pretrain.candidates"
+            )
         by_clip, by_show = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
         self.shows = [clips[q.clip].show for q in questions]
         for i, q in enumerate(questions):
@@ -54,7 +68,11 @@ class QuestionPrediction:
         rng = sample_rng(self.seed, epoch, index, DISTRACTOR_STREAM)
         true = self.questions[index]
         every = range(len(self.questions))
-        rings = {"clip": self.by_clip[true.clip], "show": self.by_show[self.shows[index]], "any": every}  # fmt: skip
+        rings = {
+            "clip": self.by_clip[true.clip],
+            "show": self.by_show[self.shows[index]],
+            "any": every,
+        }
         wrong: list[str] = []
         for name in ("clip", "show", "any")[("clip", "show", "any").index(self.near) :]:
             ring = rings[name]

@@ -1,7 +1,9 @@
-"""Simulated clips: photographs shown while sentences are said; questions that need both, their time, or words alone.
+"""Simulated clips: photographs shown while sentences are said.
 
-A clip has five sentences of everyday language. While each is said, one to four photographs of one class are shown,
-another class for each sentence. Its three questions are of one kind:
+Questions that need both, their time, or words alone.
+
+A clip has five sentences of everyday language. While each is said, one to four photographs of one
+class are shown, another class for each sentence. Its three questions are of one kind:
 
 - seen: what is seen when somebody says S?      candidates: classes
 - said: what is said when a CLASS is seen?      candidates: sentences
@@ -38,11 +40,13 @@ _PARTS = {"train": (0.0, 0.5), "dev": (0.5, 0.6), "test": (0.6, 1.0)}
 _SHAPE = re.compile(r"[A-Za-z ']+[.?!]")
 
 
-def simulated_set(root: str | None, part: Part, count: int, seed: int) -> tuple[QASet, FramesInMemory]:  # fmt: skip
+def simulated_set(
+    root: str | None, part: Part, count: int, seed: int
+) -> tuple[QASet, FramesInMemory]:
     """Clips with `count` questions, kinds in equal shares, and the frames' features.
 
-    Sentences and photographs of the three parts are different ones, by hash. The photographs are those of the test
-    part of CIFAR-10, which the encoder of the frames has not seen.
+    Sentences and photographs of the three parts are different ones, by hash. The photographs are
+    those of the test part of CIFAR-10, which the encoder of the frames has not seen.
 
     Args:
         root: ``cfg.data.root``.
@@ -72,13 +76,22 @@ def simulated_set(root: str | None, part: Part, count: int, seed: int) -> tuple[
 
 
 def _questions(
-    clip: str, kind: str, segments: list[Sentence], right: list[str], classes: list[str], words: list[str], rng: Rng
-) -> list[Question]:  # fmt: skip
+    clip: str,
+    kind: str,
+    segments: list[Sentence],
+    right: list[str],
+    classes: list[str],
+    words: list[str],
+    rng: Rng,
+) -> list[Question]:
     found = []
     for i in rng.permutation(SEGMENTS)[:QUESTIONS].tolist():
         gap = re.sub(rf"\b{words[i]}\b", BLANK, segments[i].text, count=1, flags=re.I)
-        text = {"seen": f"what is seen at: {segments[i].text}", "said": f"what is said at: {classes[i]}",
-                "word": f"what is {BLANK} in: {gap}"}[kind]  # fmt: skip
+        text = {
+            "seen": f"what is seen at: {segments[i].text}",
+            "said": f"what is said at: {classes[i]}",
+            "word": f"what is {BLANK} in: {gap}",
+        }[kind]
         near = [right[k] for k in rng.permutation(SEGMENTS).tolist() if k != i][:NEAR]
         every = [right[i], *near, *right[SEGMENTS:]]
         order = rng.permutation(len(every))
@@ -94,7 +107,9 @@ def _distinct(texts: tuple[str, ...], count: int, rng: Rng) -> tuple[list[str], 
     while len(said) < count:
         text = texts[int(rng.integers(len(texts)))]
         own = max(re.findall(r"[a-z]+", text.lower()), key=len)
-        if all(own not in other.lower() for other in said) and all(w not in text.lower() for w in words):  # fmt: skip
+        if all(own not in other.lower() for other in said) and all(
+            w not in text.lower() for w in words
+        ):
             said.append(text)
             words.append(own)
     return said, words
@@ -104,11 +119,17 @@ def _distinct(texts: tuple[str, ...], count: int, rng: Rng) -> tuple[list[str], 
 def sentences(root: str | None, part: Part) -> tuple[str, ...]:
     """Sentences of four to six words of a part, by hash."""
     low, high = _PARTS[part]
-    every = [*load_sentences(root, sources=["tatoeba"]), *load_sentences(root, split="test", sources=["tatoeba"])]  # fmt: skip
+    every = [
+        *load_sentences(root, sources=["tatoeba"]),
+        *load_sentences(root, split="test", sources=["tatoeba"]),
+    ]
     return tuple(
-        t for t in every
-        if 4 <= len(t.split()) <= 6 and _SHAPE.fullmatch(t) and low <= stable_fraction(t.lower()) < high
-    )  # fmt: skip
+        t
+        for t in every
+        if 4 <= len(t.split()) <= 6
+        and _SHAPE.fullmatch(t)
+        and low <= stable_fraction(t.lower()) < high
+    )
 
 
 @lru_cache(3)

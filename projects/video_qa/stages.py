@@ -25,10 +25,13 @@ from projects.video_qa.network import VideoQANet, attend_alike, build_encoder, n
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": {"model_type": "bert"},
     "bert-large-uncased": {
-        "model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "model_type": "bert",
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
         "intermediate_size": 4096,
     },
-}  # fmt: skip
+}
 
 # training questions of the sets, for files that are not on this machine
 TRAINED = {"tvqa": 122_039, "tvqa_plus": 23_545, "dramaqa": 11_118}
@@ -46,14 +49,18 @@ def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
     """The network before any training.
 
     Raises:
-        UserError: absent or unfitting weights, or an encoder with fewer positions than ``data.max_length``.
+        UserError: absent or unfitting weights, or an encoder with fewer positions than
+            ``data.max_length``.
     """
     own = cfg.model
     vocab_size = len(tokenizer) if own.config else None
     encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
     places = getattr(encoder.config, "max_position_embeddings", None)
     if places is not None and cfg.data.max_length > places:
-        raise UserError(f"data.max_length={cfg.data.max_length}: the text encoder has {places} positions; set at most {places}")  # fmt: skip
+        raise UserError(
+            f"data.max_length={cfg.data.max_length}: the text encoder has {places} positions; set"
+            f" at most {places}"
+        )
     if own.alike:
         attend_alike(encoder)
     return VideoQANet(encoder, **network_options(cfg))
@@ -63,7 +70,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """The stage "pretrain" if it is asked for, then "train" with all of its weights.
 
     Raises:
-        UserError: absent files or weights, or a main stage that would end before its first validation.
+        UserError: absent files or weights, or a main stage that would end before its first
+            validation.
     """
     tokenizer = build_tokenizer(cfg)
     network, words = build_network(cfg, tokenizer), Words(tokenizer)
@@ -71,9 +79,13 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
     def data(rows: VideoQARows, val: dict[str, VideoQARows] | None = None) -> ContrastiveData:
         return ContrastiveData(
-            rows, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, val=val,
+            rows,
+            batch_size=cfg.data.batch_size,
+            seed=cfg.seed,
+            num_workers=cfg.data.num_workers,
+            val=val,
             eval_batch_size=cfg.eval.batch_size,
-        )  # fmt: skip
+        )
 
     if own.weights is not None:
         from projects.video_qa.folder import read_network
@@ -82,11 +94,18 @@ def stages(cfg: Config) -> Iterator[Stage]:
     watched = cfg.trainer.val_every_n_steps is not None
     val = {"dev": main_rows(cfg, load_part(cfg, "dev"), words, training=False)} if watched else None
     rows = main_rows(cfg, train, words, training=True)
-    main = Stage("train", VideoQA(cfg, network), data(rows, val), monitor="val/accuracy" if watched else None)  # fmt: skip
+    main = Stage(
+        "train", VideoQA(cfg, network), data(rows, val), monitor="val/accuracy" if watched else None
+    )
     check_validations(cfg, main)
     if own.asked:
         length = {"max_steps": own.steps, "max_epochs": own.epochs, "val_every_n_steps": None}
-        yield Stage("pretrain", VideoQA(cfg, network, "pretrain"), data(pretraining_rows(cfg, train, words)), length)  # fmt: skip
+        yield Stage(
+            "pretrain",
+            VideoQA(cfg, network, "pretrain"),
+            data(pretraining_rows(cfg, train, words)),
+            length,
+        )
     yield replace(main, module=VideoQA(cfg, network).train())  # all weights, the scores' included
 
 
@@ -100,8 +119,8 @@ def check_validations(cfg: Config, main: Stage) -> None:
     steps = 0 if every is None else total_steps(cfg.trainer, main)[0]
     if every is not None and every > steps:
         raise UserError(
-            f"trainer.val_every_n_steps={every}, and the main stage has {steps} steps: no checkpoint would be chosen by "
-            f"validation; set at most {steps}, or null"
+            f"trainer.val_every_n_steps={every}, and the main stage has {steps} steps: no"
+            f" checkpoint would be chosen by validation; set at most {steps}, or null"
         )
 
 
@@ -120,7 +139,9 @@ def plan(cfg: Config) -> Plan[VideoQA]:
 
     def forward(module: VideoQA, batch_size: int) -> Tensor:
         masked = 1 if cfg.method.contrast_weight else 0
-        ids = torch.zeros(batch_size * n * (cfg.pretrain.candidates + masked), length, dtype=torch.long)  # fmt: skip
+        ids = torch.zeros(
+            batch_size * n * (cfg.pretrain.candidates + masked), length, dtype=torch.long
+        )
         states: Tensor = module.network.encoder(input_ids=ids).last_hidden_state
         return states.sum()
 

@@ -43,7 +43,9 @@ from projects.video_qa.stages import build_tokenizer
 
 
 def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> list[Answer]:
-    """Answers to the questions of a clip description; answers.json, and a picture a question of where the model looked.
+    """Answers to the questions of a clip description.
+
+    Answers.json, and a picture a question of where the model looked.
 
     Raises:
         UserError: no trained model, or a description that cannot be read.
@@ -51,7 +53,10 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
     told = read_description(cfg.answer.clip)
     for question, candidates in told.questions:
         if len(set(candidates)) < len(candidates):
-            raise UserError(f"answer.clip={cfg.answer.clip}: '{question}' has a candidate twice, which would share its probability: leave one out")  # fmt: skip
+            raise UserError(
+                f"answer.clip={cfg.answer.clip}: '{question}' has a candidate twice, which would"
+                " share its probability: leave one out"
+            )
     module, _ = trained_module(experiment, workspace, cfg.answer.run, cfg.runs_dir)
     answerer = Answerer(exported_of(module))
     pictures = pictures_of(told.frames) if told.frames is not None else []
@@ -65,9 +70,15 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
                 workspace.say(note)
         where = "" if one.span is None else f" ({one.span[0]:.1f} to {one.span[1]:.1f} s)"
         workspace.say(f"{question} {one.text}, p = {max(one.probabilities):.2f}{where}")
-        rows.append({"question": question, "answer": one.text, "span": one.span,
-                     "subtitles_not_read": one.beyond + one.after_end,
-                     "probabilities": dict(zip(candidates, one.probabilities, strict=True))})  # fmt: skip
+        rows.append(
+            {
+                "question": question,
+                "answer": one.text,
+                "span": one.span,
+                "subtitles_not_read": one.beyond + one.after_end,
+                "probabilities": dict(zip(candidates, one.probabilities, strict=True)),
+            }
+        )
         if one.looked.shape[1]:
             workspace.figure(f"looked-{number}", looked_figure(one, pictures, question))
     write_json(workspace.folder(".") / "answers.json", rows)
@@ -78,9 +89,16 @@ def unread(one: Answer, clip: Clip, frames: Frames | None, most: int) -> list[st
     """What an answer does not rest on: subtitles that were not read, in words."""
     notes, count = [], len(clip.sentences)
     if one.after_end and frames is not None:
-        notes.append(f"{one.after_end} of {count} subtitles start after the last picture, shown at {frames.times[-1]:.1f} s, and are not read: give the pictures a second as fps in answer.clip")  # fmt: skip
+        notes.append(
+            f"{one.after_end} of {count} subtitles start after the last picture, shown at"
+            f" {frames.times[-1]:.1f} s, and are not read: give the pictures a second as fps in"
+            " answer.clip"
+        )
     if one.beyond:
-        notes.append(f"{one.beyond} of {count} subtitles are not read, the model takes the first {most} (data.max_sentences)")  # fmt: skip
+        notes.append(
+            f"{one.beyond} of {count} subtitles are not read, the model takes the first {most}"
+            " (data.max_sentences)"
+        )
     return notes
 
 
@@ -104,13 +122,26 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
         types = [q.kind or question_type(q.text) for q in loaded.questions]
         with evaluated(module, cfg.trainer.accelerator):
             chosen.append(judge(own, module, loaded, Words(build_tokenizer(own))).chosen)
-        columns[f"{number} {Path(name).name}"] = accuracy_by(hits_of(loaded.questions, chosen[-1]), types)  # fmt: skip
-    lines = ["| questions | number | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]  # fmt: skip
+        columns[f"{number} {Path(name).name}"] = accuracy_by(
+            hits_of(loaded.questions, chosen[-1]), types
+        )
+    lines = [
+        "| questions | number | " + " | ".join(columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
     for group in next(iter(columns.values())):
         count = types.count(group) if group else len(types)
-        lines.append(f"| {group or 'all'} | {count} | " + " | ".join(f"{c[group]:.3f}" for c in columns.values()) + " |")  # fmt: skip
+        lines.append(
+            f"| {group or 'all'} | {count} | "
+            + " | ".join(f"{c[group]:.3f}" for c in columns.values())
+            + " |"
+        )
     if len(chosen) == 2:
-        lines += ["", f"| clip | question | right | {' | '.join(columns)} |", "|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            "",
+            f"| clip | question | right | {' | '.join(columns)} |",
+            "|---|---|---|---|---|",
+        ]
         differ = [i for i, (a, b) in enumerate(zip(*chosen, strict=True)) if a != b]
         for i in differ[: cfg.analyse.shown]:
             q = loaded.questions[i]
@@ -126,12 +157,15 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
 
 
 def features(cfg: Config, workspace: Workspace) -> Path:
-    """Frames of clips (see `clip_folders`) to <clip>.safetensors; clips that are done are left as they are.
+    """Frames of clips (see `clip_folders`) to <clip>.safetensors.
+
+    Clips that are done are left as they are.
 
     ``features.json`` says by which encoder, and at how many pictures a second.
 
     Raises:
-        UserError: no such folder, too many clips without a readable picture, or files of another encoder or fps.
+        UserError: no such folder, too many clips without a readable picture, or files of another
+            encoder or fps.
     """
     clips, output = clip_folders(cfg.prepare), _output(cfg, workspace, "features")
     encoder = FrameEncoder(cfg.model.image_encoder)
@@ -154,7 +188,9 @@ def features(cfg: Config, workspace: Workspace) -> Path:
     counter.finish()
     made, left = len(todo) - counter.skipped, counter.skipped
     told = f"; {left} without a readable picture are left out" * bool(left)
-    workspace.say(f"{made} clips encoded by {cfg.model.image_encoder}{told}; data.features={output.resolve()}")  # fmt: skip
+    workspace.say(
+        f"{made} clips encoded by {cfg.model.image_encoder}{told}; data.features={output.resolve()}"
+    )
     return output
 
 
@@ -165,13 +201,21 @@ def _same_settings(output: Path, settings: dict[str, Any]) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
     elif not file.is_file():
-        raise UserError(f"{output} holds features, and no features.json says how they were made: name another prepare.output, or write {json.dumps(settings)} into {file} if that is so")  # fmt: skip
+        raise UserError(
+            f"{output} holds features, and no features.json says how they were made: name another"
+            f" prepare.output, or write {json.dumps(settings)} into {file} if that is so"
+        )
     elif (known := read_json(file)) != settings:
-        raise UserError(f"{output} holds features made with {known}, not with {settings}: name another prepare.output, or delete the folder")  # fmt: skip
+        raise UserError(
+            f"{output} holds features made with {known}, not with {settings}: name another"
+            " prepare.output, or delete the folder"
+        )
 
 
 def objects(cfg: Config, workspace: Workspace) -> Path:
-    """Labels that a detector finds in each frame: JSON lines {clip, labels}; can be stopped, continued, shared out.
+    """Labels that a detector finds in each frame: JSON lines {clip, labels}.
+
+    Can be stopped, continued, shared out.
 
     A clip with an unreadable picture, or without any, is left out and counted.
 
@@ -194,7 +238,9 @@ def objects(cfg: Config, workspace: Workspace) -> Path:
 
 
 def detector(own: PrepareConfig) -> RowFunction:
-    """{clip, frames} -> {clip, labels} by an object detector of transformers; {clip, error} of unreadable pictures.
+    """{clip, frames} -> {clip, labels} by an object detector of transformers.
+
+    {clip, error} of unreadable pictures.
 
     Raises:
         UserError: absent weights.
@@ -236,13 +282,16 @@ def detector(own: PrepareConfig) -> RowFunction:
 def clip_folders(own: PrepareConfig) -> dict[str, list[Path]]:
     """Pictures of each clip in their order, by its name; folders may lie at any depth.
 
-    A clip has its folder's name, as TVQA's <show>_frames/<clip>. DramaQA's shots <episode>/<scene>/<shot>, scene and
-    shot in digits, are <episode>_<scene>_<shot>, and <episode>_<scene>_0000 has all pictures of a scene's shots.
+    A clip has its folder's name, as TVQA's <show>_frames/<clip>. DramaQA's shots
+    <episode>/<scene>/<shot>, scene and shot in digits, are <episode>_<scene>_<shot>, and
+    <episode>_<scene>_0000 has all pictures of a scene's shots.
 
     Raises:
         UserError: no such folder, none with pictures in it, or two clips of one name.
     """
-    nothing = UserError(f"set prepare.frames, a folder with one folder of pictures for each clip, not {own.frames}")  # fmt: skip
+    nothing = UserError(
+        f"set prepare.frames, a folder with one folder of pictures for each clip, not {own.frames}"
+    )
     if own.frames is None:
         raise nothing
     place = Path(own.frames).expanduser()
@@ -293,7 +342,11 @@ def _without_errors(rows: Iterable[dict[str, Any]], parts: Path) -> list[dict[st
 
 
 def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
-    output = Path(cfg.prepare.output).expanduser() if cfg.prepare.output else workspace.folder(".") / name  # fmt: skip
+    output = (
+        Path(cfg.prepare.output).expanduser()
+        if cfg.prepare.output
+        else workspace.folder(".") / name
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     return output
 
@@ -307,6 +360,8 @@ def _device(own: PrepareConfig) -> str:
 def tasks(cfg: Config, experiment: Experiment[VideoQA]) -> dict[str, Callable[[Workspace], object]]:
     """Verbs of `make run`."""
     return {
-        "answer": partial(answer, cfg, experiment=experiment), "analyse": partial(analyse, cfg, experiment=experiment),
-        "features": partial(features, cfg), "objects": partial(objects, cfg),
-    }  # fmt: skip
+        "answer": partial(answer, cfg, experiment=experiment),
+        "analyse": partial(analyse, cfg, experiment=experiment),
+        "features": partial(features, cfg),
+        "objects": partial(objects, cfg),
+    }

@@ -1,5 +1,23 @@
 """What WhitenedCSE has to beat: word overlap, and the encoder that it starts from, post-processed."""
 
-from common.families.sentences.baselines import centred, jaccard, raw, raw_mean, tfidf, untrained, whitened, whitened_mean  # noqa: I001  # fmt: skip
+from common.families.sentences.baselines import (
+    centred,
+    jaccard,
+    raw,
+    raw_mean,
+    tfidf,
+    untrained,
+    whitened,
+    whitened_mean,
+)
 
-__all__ = ["centred", "jaccard", "raw", "raw_mean", "tfidf", "untrained", "whitened", "whitened_mean"]  # fmt: skip
+__all__ = [
+    "centred",
+    "jaccard",
+    "raw",
+    "raw_mean",
+    "tfidf",
+    "untrained",
+    "whitened",
+    "whitened_mean",
+]

@@ -19,6 +19,11 @@ def train_set(cfg: Config, encoder: SentenceEncoder) -> TextViews:
     if len(rows[0]) > 1:
         raise UserError(f"{cfg.data.file} has {len(rows[0])} columns; give one sentence a line")
     return repeated_views(
-        rows, encoder.tokenizer, repetition(cfg.repetition),
-        max_length=cfg.data.max_length, seed=cfg.seed, views=cfg.num_pos, limit=encoder.max_length,
-    )  # fmt: skip
+        rows,
+        encoder.tokenizer,
+        repetition(cfg.repetition),
+        max_length=cfg.data.max_length,
+        seed=cfg.seed,
+        views=cfg.num_pos,
+        limit=encoder.max_length,
+    )

@@ -15,7 +15,10 @@ __all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Any]":
-    """The experiment of a config: phase I, describing, or phase II, ranking; heavy imports happen here."""
+    """The experiment of a config: phase I, describing, or phase II, ranking.
+
+    Heavy imports happen here.
+    """
     from dataclasses import replace
     from functools import partial
 
@@ -24,9 +27,19 @@ def build(cfg: Config) -> "Experiment[Any]":
 
     own = describe if cfg.phase == "describe" else rank
     experiment: Experiment[Any] = experiment_of(
-        cfg, own.stages, own.evaluate, own.export, own.load_export, own.embed, own.plan,
-        {"collect": collect.collect, "candidates": candidates.write_candidates, "choices": tasks.choices},
-    )  # fmt: skip
+        cfg,
+        own.stages,
+        own.evaluate,
+        own.export,
+        own.load_export,
+        own.embed,
+        own.plan,
+        {
+            "collect": collect.collect,
+            "candidates": candidates.write_candidates,
+            "choices": tasks.choices,
+        },
+    )
     with_model = {
         "rank": tasks.rank,
         "describe": tasks.describe,

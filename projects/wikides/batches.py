@@ -36,7 +36,8 @@ class RankBatch(TypedDict):
     ranks: Tensor  # (B, C) int64: from 0, the best; equally good candidates share one
     rouge: Tensor  # (B, C) ROUGE-1 F1 with the paragraph
     target_rouge: Tensor  # (B,) of the description
-    # means of ROUGE-1, -2, -L: candidates with description and paragraph, description with paragraph
+    # means of ROUGE-1, -2, -L: candidates with description and paragraph, description with
+    # paragraph
     gold_quality: Tensor  # (B, C)
     source_quality: Tensor  # (B, C)
     target_quality: Tensor  # (B,)

@@ -35,8 +35,8 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
     own = cfg.candidates
     if own.input is None or own.generator is None:
         raise UserError(
-            "name candidates.input (records of phase I) and candidates.generator (a folder written by "
-            "`make export`, or a hub id)"
+            "name candidates.input (records of phase I) and candidates.generator (a folder written"
+            " by `make export`, or a hub id)"
         )
     path = Path(own.input).expanduser()
     rows, asked = read_jsonl(path, ("source", "target")), []
@@ -71,20 +71,28 @@ def build_sweep(options: CandidatesConfig) -> RowFunction:
 
     def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
         found = beam_sweep(
-            model, [row["source"] for row in rows], options.widths, most,
+            model,
+            [row["source"] for row in rows],
+            options.widths,
+            most,
             batch_size=options.batch_size,
-        )  # fmt: skip
+        )
         return [
-            {"candidate": pool(outputs, row["names"] if options.baselines else ()),
-             "phase1": outputs[0]}
+            {
+                "candidate": pool(outputs, row["names"] if options.baselines else ()),
+                "phase1": outputs[0],
+            }
             for outputs, row in zip(found, rows, strict=True)
-        ]  # fmt: skip
+        ]
 
     return sweep
 
 
 def fitting(model: SequenceToSequence, max_new_tokens: int) -> int:
-    """At most as many new tokens as the decoder has positions; T5's, which are relative, have no end."""
+    """At most as many new tokens as the decoder has positions.
+
+    T5's, which are relative, have no end.
+    """
     places = getattr(model.model.config, "max_position_embeddings", None)
     return max_new_tokens if places is None else min(max_new_tokens, int(places))
 

@@ -18,9 +18,49 @@ Item = Mapping[str, Any]
 Records = list[dict[str, Any]]
 COLUMNS = ("wikidata_id", "label", "description", "instances", "first_paragraph")
 # common ones, which Punkt would take for the end of a sentence without its trained file
-_ABBREVIATIONS = {"st", "mt", "dr", "mr", "mrs", "ms", "jr", "sr", "no", "vs", "ca", "c", "b", "d", "e.g",
-                  "i.e", "u.s", "lit", "r", "born", "prof", "gen", "col", "lt", "sgt", "rev", "inc", "ltd",
-                  "co", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"}  # fmt: skip
+_ABBREVIATIONS = {
+    "st",
+    "mt",
+    "dr",
+    "mr",
+    "mrs",
+    "ms",
+    "jr",
+    "sr",
+    "no",
+    "vs",
+    "ca",
+    "c",
+    "b",
+    "d",
+    "e.g",
+    "i.e",
+    "u.s",
+    "lit",
+    "r",
+    "born",
+    "prof",
+    "gen",
+    "col",
+    "lt",
+    "sgt",
+    "rev",
+    "inc",
+    "ltd",
+    "co",
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "sept",
+    "oct",
+    "nov",
+    "dec",
+}
 
 
 class Split(NamedTuple):
@@ -67,7 +107,9 @@ def read_items(path: Path) -> list[Item]:
         paragraph = one_line(row["first_paragraph"])
         sentence = row.get("first_sentence")
         sentence = first_sentence(paragraph) if sentence is None else one_line(sentence)
-        found.append({"subclasses": [], **row, "first_paragraph": paragraph, "first_sentence": sentence})  # fmt: skip
+        found.append(
+            {"subclasses": [], **row, "first_paragraph": paragraph, "first_sentence": sentence}
+        )
     if not found:
         raise UserError(f"{path} holds no item")
     return found
@@ -122,14 +164,19 @@ def record(item: Item, options: CollectConfig, *, subclasses: bool = False) -> d
 
 
 def source_text(item: Item, options: CollectConfig) -> str:
-    """The first words of paragraph or sentence with a period at the end; with ``_wd`` the instances after it."""
+    """The first words of paragraph or sentence with a period at the end.
+
+    With ``_wd`` the instances after it.
+    """
     kind = options.kind
     text = item["first_paragraph"] if kind.startswith("para") else item["first_sentence"]
     names = _names(item, "instances")
     added = ""
     if kind.endswith("_wd") and names:
         label = item["label"][:1].upper() + item["label"][1:]
-        joined = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, and {names[-1]}"  # fmt: skip
+        joined = (
+            " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, and {names[-1]}"
+        )
         added = f"{label} is a {joined}."
     room = options.max_words - len(added.split())
     if room <= 0:
@@ -216,11 +263,13 @@ def _names(item: Item, field: str) -> list[str]:
 
 def _checked(split: Split) -> Split:
     if not any(split):
-        raise UserError("no item passes the filters; lower collect.min_sentence_words or look at the items")  # fmt: skip
+        raise UserError(
+            "no item passes the filters; lower collect.min_sentence_words or look at the items"
+        )
     if not all(split):
         sizes = " / ".join(str(len(records)) for records in split)
         raise UserError(
-            f"{sizes} items in training / validation / test, and every part needs some: give more items, or, "
-            "for the split by topic, change collect.train_share"
+            f"{sizes} items in training / validation / test, and every part needs some: give more"
+            " items, or, for the split by topic, change collect.train_share"
         )
     return split

@@ -66,8 +66,8 @@ def _wanted(cfg: Config, part: Part) -> str:
     candidates = f"with data.min_candidates={cfg.data.min_candidates} different candidates"
     if part == "train" and cfg.data.drop_gold:
         return (
-            f"{candidates} whose description is not among them (data.drop_gold=true); give a file with "
-            "some, lower the one or set the other to false"
+            f"{candidates} whose description is not among them (data.drop_gold=true); give a file"
+            " with some, lower the one or set the other to false"
         )
     return f"{candidates}; give a file with more or lower it"
 
@@ -162,11 +162,12 @@ def _all_rows(cfg: Config, part: Part) -> list[Row]:
             return read_rows(bundled(RANKING, cfg.data.root) / f"{part}.jsonl.gz", ranking=True)
         return _bundled_descriptions(cfg, part)
     path = require(
-        part_path(cfg, part), what=f"the {part} part of WikiDes",
+        part_path(cfg, part),
+        what=f"the {part} part of WikiDes",
         layout='JSON lines of {"source", "target", "candidate"}',
         source="the repository declare-lab/WikiDes, or TASK=collect and TASK=candidates",
         size="20 MB",
-    )  # fmt: skip
+    )
     return read_rows(path, ranking=ranking)
 
 

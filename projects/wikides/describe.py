@@ -39,10 +39,17 @@ SIZES: Mapping[str, dict[str, Any]] = {
     "google/t5-v1_1-small": {**_T5, **_GATED, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
     "google/t5-v1_1-base": {**_T5, **_GATED, **_BASE, "d_ff": 2048},
     "microsoft/ssr-base": {**_T5, **_BASE},
-    "facebook/bart-base": {"model_type": "bart", "d_model": 768, "encoder_layers": 6,
-                           "decoder_layers": 6, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072,
-                           "decoder_attention_heads": 12, "decoder_ffn_dim": 3072},
-}  # fmt: skip
+    "facebook/bart-base": {
+        "model_type": "bart",
+        "d_model": 768,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "encoder_attention_heads": 12,
+        "encoder_ffn_dim": 3072,
+        "decoder_attention_heads": 12,
+        "decoder_ffn_dim": 3072,
+    },
+}
 
 
 def build_generator(cfg: GeneratorModel) -> tuple[Any, Any]:
@@ -66,14 +73,19 @@ def build_generator(cfg: GeneratorModel) -> tuple[Any, Any]:
         tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
         end = tokenizer.sep_token_id
         ids = {
-            "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.cls_token_id, "eos_token_id": end,
-            "decoder_start_token_id": end, "forced_eos_token_id": None,
-        }  # fmt: skip
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.cls_token_id,
+            "eos_token_id": end,
+            "decoder_start_token_id": end,
+            "forced_eos_token_id": None,
+        }
         model = load_transformer(
-            "random", config={**(cfg.config or {}), **ids}, dropout=cfg.dropout,
+            "random",
+            config={**(cfg.config or {}), **ids},
+            dropout=cfg.dropout,
             auto_class=AutoModelForSeq2SeqLM,
-        )  # fmt: skip
+        )
     if model.config.decoder_start_token_id is None:
         raise UserError(f"generator.pretrained={cfg.pretrained} names no decoder_start_token_id")
     return model, tokenizer
@@ -101,11 +113,15 @@ def stages(cfg: Config) -> Iterator[Stage]:
         eval_batch_size=cfg.eval.batch_size,
     )
     monitor = "val/token_loss" if val else None
-    yield Stage("describe", Describer(cfg, model, tokenizer), data, monitor=monitor, monitor_mode="min")  # fmt: skip
+    yield Stage(
+        "describe", Describer(cfg, model, tokenizer), data, monitor=monitor, monitor_mode="min"
+    )
 
 
 def evaluate(cfg: Config, module: Describer, workspace: Workspace) -> dict[str, float]:
-    """Descriptions of the test paragraphs against gold and source; ``untrained_*``, ``lead_*`` beside.
+    """Descriptions of the test paragraphs against gold and source.
+
+    ``untrained_*``, ``lead_*`` beside.
 
     Where the rows have the names of the instances, ``baseline_*``, the first of them, and
     ``reference_source_*``, the gold description against the paragraph.
@@ -189,7 +205,9 @@ def plan(cfg: Config) -> Plan[Describer]:
     def forward(module: Describer, batch_size: int) -> Tensor:
         source = torch.ones(batch_size, cfg.generator.max_source, dtype=torch.long)
         target = torch.ones(batch_size, cfg.generator.max_target, dtype=torch.long)
-        logits: Tensor = module.model(input_ids=source, decoder_input_ids=target, use_cache=False).logits  # fmt: skip
+        logits: Tensor = module.model(
+            input_ids=source, decoder_input_ids=target, use_cache=False
+        ).logits
         return torch.sum(logits)
 
     return Plan(

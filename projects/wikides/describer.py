@@ -33,11 +33,16 @@ class Describer(ContrastiveModule):
         self.model, self.tokenizer = model, tokenizer
 
     def token_losses(self, batch: DescribeBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies of a batch's labels, and how many there are; padding has none."""
+        """Sum of the cross-entropies of a batch's labels, and how many there are.
+
+        Padding has none.
+        """
         logits = self.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-            decoder_input_ids=batch["decoder_input_ids"], use_cache=False,
-        ).logits  # fmt: skip
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=batch["decoder_input_ids"],
+            use_cache=False,
+        ).logits
         labels = batch["labels"]
         wide = torch.promote_types(logits.dtype, torch.float32)
         total = F.cross_entropy(
@@ -52,4 +57,6 @@ class Describer(ContrastiveModule):
     def validation_step(self, batch: DescribeBatch, batch_idx: int) -> None:
         """Log ``val/token_loss``."""
         total, count = self.token_losses(batch)
-        self.log("val/token_loss", total / count, on_epoch=True, sync_dist=True, batch_size=int(count))  # fmt: skip
+        self.log(
+            "val/token_loss", total / count, on_epoch=True, sync_dist=True, batch_size=int(count)
+        )

@@ -92,7 +92,9 @@ def save_encoder(encoder: RankerEncoder, method: MethodConfig, folder: Path) -> 
 
 
 def load_encoder(folder: str | Path) -> RankerEncoder:
-    """Encoder of such a folder, in evaluation mode; its ``method`` is None where the folder has none.
+    """Encoder of such a folder, in evaluation mode.
+
+    Its ``method`` is None where the folder has none.
 
     Raises:
         UserError: another kind of folder, or damaged settings of the scores.

@@ -22,8 +22,15 @@ from projects.wikides.selectors import SELECTORS, Selection
 FAMILIES = ("gold", "source")  # what texts are compared with
 GIVEN = ("phase1", "baseline", "reference")  # texts that come with the paragraphs
 RIDGE = 1e-6
-_SHOWN = ("gold_rouge_1", "gold_rouge_2", "gold_rouge_l", "source_rouge_1", "source_rouge_2",
-          "source_rouge_l", "words")  # fmt: skip
+_SHOWN = (
+    "gold_rouge_1",
+    "gold_rouge_2",
+    "gold_rouge_l",
+    "source_rouge_1",
+    "source_rouge_2",
+    "source_rouge_l",
+    "words",
+)
 
 
 def similarities(
@@ -211,7 +218,10 @@ def table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def gallery(rows: Sequence[Row], scores: Sequence[Tensor], most: int = 12) -> list[dict[str, Any]]:
-    """Some paragraphs with their candidates, best score first; right is what is nearest to the gold."""
+    """Some paragraphs with their candidates, best score first.
+
+    Right is what is nearest to the gold.
+    """
     found = []
     for i in range(0, len(rows), max(1, len(rows) // most)):
         row, own = rows[i], scores[i].tolist()

@@ -65,8 +65,8 @@ class Ranker(ContrastiveModule):
     def validation_step(self, batch: RankBatch, batch_idx: int) -> None:
         """Log what the chosen candidates have of ROUGE (mean of ROUGE-1, -2, -L).
 
-        ``val/gold_rouge`` is against the description; ``val/selection_loss`` is the released criterion,
-        1 - the mean of the chosen and the gold text against the paragraph.
+        ``val/gold_rouge`` is against the description; ``val/selection_loss`` is the released
+        criterion, 1 - the mean of the chosen and the gold text against the paragraph.
         """
         scores, _ = self.scores(batch)
         chosen = scores.masked_fill(~batch["mask"], -torch.inf).argmax(1, keepdim=True)

@@ -39,8 +39,8 @@ class Objective(nn.Module):
     Rows with fewer candidates have their own n; equally good ones share a rank and are in no pair.
     ``loss=official`` has ``g - s_i`` in the first term, and places as ranks.
 
-    Source: Ta et al. 2023, "WikiDes", arXiv 2209.13101, after Liu and Liu 2021, "SimCLS", equation 3,
-    arXiv 2106.01890.
+    Source: Ta et al. 2023, "WikiDes", arXiv 2209.13101, after Liu and Liu 2021, "SimCLS", equation
+    3, arXiv 2106.01890.
 
     Args:
         method: section of the config.
@@ -83,6 +83,11 @@ class Objective(nn.Module):
         """
         margin, gold_margin = self.method.margin, self.method.gold_margin
         return candidate_ranking(
-            scores, gold, margin, margin if gold_margin is None else gold_margin,
-            target_on_top=self.method.loss == "simcls", mask=mask, ranks=ranks,
-        )  # fmt: skip
+            scores,
+            gold,
+            margin,
+            margin if gold_margin is None else gold_margin,
+            target_on_top=self.method.loss == "simcls",
+            mask=mask,
+            ranks=ranks,
+        )

@@ -64,7 +64,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
 def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, float]:
     """The method's row, ``sim_*`` and ``fusion_*`` of its encoder, ``untrained_*``, selectors, given texts, gains.
 
-    Metrics are ``gold_<measure>`` against the description and ``source_<measure>`` against the paragraph.
+    Metrics are ``gold_<measure>`` against the description and ``source_<measure>`` against the
+    paragraph.
     """
     rows = load_rows(cfg, cfg.eval.part)
     names = ["", "sim", "fusion"]
@@ -98,8 +99,10 @@ def load_export(cfg: Config, folder: Path) -> Ranker:
     encoder = load_encoder(folder)
     if encoder.method is None:
         raise UserError(
-            f"{folder} doesn't tell how its ranker scores candidates: export the run again, or write "
-            f'{SCORES_FILE} there, such as {{"use_sim": true, "use_rouge": false, "sim_range": "clamp"}}'
+            f"{folder} doesn't tell how its ranker scores candidates: export the run again, or"
+            " write "
+            f'{SCORES_FILE} there, such as {{"use_sim": true, "use_rouge": false, "sim_range":'
+            ' "clamp"}'
         )
     own = {name: getattr(encoder.method, name) for name in SCORES}
     return Ranker(replace(cfg, method=replace(cfg.method, **own)), encoder).eval()

@@ -74,9 +74,16 @@ def oracle(rows: Sequence[Row]) -> Selection:
 
 
 SELECTORS: dict[str, Callable[[Sequence[Row]], Selection]] = {
-    "first": first, "random": random, "shortest": shortest, "longest": longest,
-    "rouge_1": rouge_1, "tfidf": tfidf, "medoid": medoid, "lead": lead, "oracle": oracle,
-}  # fmt: skip
+    "first": first,
+    "random": random,
+    "shortest": shortest,
+    "longest": longest,
+    "rouge_1": rouge_1,
+    "tfidf": tfidf,
+    "medoid": medoid,
+    "lead": lead,
+    "oracle": oracle,
+}
 
 
 def surface_features(text: str, row: Row) -> list[float]:
@@ -88,13 +95,24 @@ def surface_features(text: str, row: Row) -> list[float]:
     others = [rouge_f(text, c, "rouge_1") for c in row.candidates if c != text]
     lengths = [len(c.split()) for c in row.candidates]
     return [
-        len(words), len(text), precision, recall, f1, bigrams,
-        min(places, default=len(source)), float(np.mean(places)) if places else len(source),
-        float(np.mean(others)) if others else 1.0, max(others, default=1.0),
-        len(words) - float(np.mean(lengths)), sorted(lengths).index(len(words)), len(lengths),
-        sum(w[0].isupper() for w in words) / max(1, len(words)), text.count(","),
-        sum(w in ("in", "of", "by", "from") for w in words), any(w.isdigit() for w in words),
-    ]  # fmt: skip
+        len(words),
+        len(text),
+        precision,
+        recall,
+        f1,
+        bigrams,
+        min(places, default=len(source)),
+        float(np.mean(places)) if places else len(source),
+        float(np.mean(others)) if others else 1.0,
+        max(others, default=1.0),
+        len(words) - float(np.mean(lengths)),
+        sorted(lengths).index(len(words)),
+        len(lengths),
+        sum(w[0].isupper() for w in words) / max(1, len(words)),
+        text.count(","),
+        sum(w in ("in", "of", "by", "from") for w in words),
+        any(w.isdigit() for w in words),
+    ]
 
 
 def surface(train: Sequence[Row], rows: Sequence[Row], seed: int) -> Selection:

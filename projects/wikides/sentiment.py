@@ -68,9 +68,13 @@ def _transformer(pretrained: str, batch_size: int) -> Classify:
         with evaluation_mode(model):
             for start in range(0, len(texts), batch_size):
                 inputs = tokenizer(
-                    list(texts[start : start + batch_size]), padding=True, truncation=True,
-                    max_length=limit, return_tensors="pt", return_token_type_ids=False,
-                )  # fmt: skip
+                    list(texts[start : start + batch_size]),
+                    padding=True,
+                    truncation=True,
+                    max_length=limit,
+                    return_tensors="pt",
+                    return_token_type_ids=False,
+                )
                 best = torch.argmax(model(**inputs).logits, dim=1).tolist()
                 found += [str(model.config.id2label[i]).lower() for i in best]
         return found

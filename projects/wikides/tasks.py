@@ -76,7 +76,7 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
         found = [
             describe_one(generator, module.encoder, text, own.widths, own.max_new_tokens, method)
             for text in workspace.progress(texts, "describe", len(texts))
-        ]  # fmt: skip
+        ]
     return _write(workspace, output, texts, found)
 
 
@@ -90,20 +90,21 @@ def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
         The folder of ``form.csv``, for the raters, and ``key.jsonl``, not for them.
 
     Raises:
-        UserError: no text of phase I, no trained run, rows that are damaged or lack a text, or a form that is there.
+        UserError: no text of phase I, no trained run, rows that are damaged or lack a text, or a
+            form that is there.
     """
     test = [] if cfg.form.input is not None else load_rows(cfg, cfg.eval.part)
     if any(row.phase1 is None for row in test):
         raise UserError(
-            "the test rows don't tell what phase I wrote, only a pool of candidates in no order: name "
-            "form.input, with source, gold, phase1 and phase2 a line, or give files of TASK=candidates, "
-            "whose rows have phase1, with data.source=files"
+            "the test rows don't tell what phase I wrote, only a pool of candidates in no order:"
+            " name form.input, with source, gold, phase1 and phase2 a line, or give files of"
+            " TASK=candidates, whose rows have phase1, with data.source=files"
         )
     folder = workspace.folder(".")
     if there := [path for name in ("form.csv", "key.jsonl") if (path := folder / name).exists()]:
         raise UserError(
-            f"{there[0]} is there already: raters' answers fit the key of their own form alone, so keep both files "
-            "elsewhere, or delete them"
+            f"{there[0]} is there already: raters' answers fit the key of their own form alone, so"
+            " keep both files elsewhere, or delete them"
         )
     rows = _texts(cfg, workspace, experiment, cfg.form.input, KINDS)[: cfg.form.items]
     systems = {kind: [row[kind] for row in rows] for kind in KINDS[1:]}
@@ -133,7 +134,8 @@ def sentiment(
 ) -> dict[str, float]:
     """Polarity of paragraphs and descriptions, and how often they agree (``TASK=sentiment``).
 
-    Without ``sentiment.input`` those of the test rows; phase I is left out where they don't tell it.
+    Without ``sentiment.input`` those of the test rows; phase I is left out where they don't tell
+    it.
 
     Raises:
         UserError: no classifier, or rows that are damaged, or of which some alone have a text.
@@ -165,9 +167,12 @@ def _ranked(
     module = _ranker(cfg, workspace, experiment, run)
     with evaluated(module.encoder, cfg.trainer.accelerator):
         return rank_all(
-            module.encoder, [row.source for row in rows], [row.candidates for row in rows],
-            module.objective.method, cfg.eval.batch_size,
-        )  # fmt: skip
+            module.encoder,
+            [row.source for row in rows],
+            [row.candidates for row in rows],
+            module.objective.method,
+            cfg.eval.batch_size,
+        )
 
 
 def _texts(
@@ -218,10 +223,13 @@ def _given(path: str) -> list[Row]:
 
 def _write(workspace: Workspace, output: Path, sources: list[str], found: list[Ranked]) -> Path:
     rows: list[dict[str, Any]] = [
-        {"source": source, "candidate": [text for text, _ in own],
-         "scores": [round(score, 5) for _, score in own]}
+        {
+            "source": source,
+            "candidate": [text for text, _ in own],
+            "scores": [round(score, 5) for _, score in own],
+        }
         for source, own in zip(sources, found, strict=True)
-    ]  # fmt: skip
+    ]
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
         best = row["candidate"][0] if row["candidate"] else "no description"

@@ -98,13 +98,18 @@ def train_tokenizer(cfg: Config) -> Tokenizer:
 
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
-        documents(cfg, "train"), vocab_size=cfg.data.vocab_size, special_tokens=[END, PAD],
+        documents(cfg, "train"),
+        vocab_size=cfg.data.vocab_size,
+        special_tokens=[END, PAD],
         show_progress=False,
-    )  # fmt: skip
+    )
     return Tokenizer(
-        tokenizer_object=bpe._tokenizer, bos_token=END, eos_token=END, pad_token=PAD,
+        tokenizer_object=bpe._tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
         model_max_length=cfg.data.context,
-    )  # fmt: skip
+    )
 
 
 def documents(cfg: Config, split: Any) -> list[str]:
@@ -127,13 +132,18 @@ def new_model(cfg: Config, tokenizer: Tokenizer) -> LlamaForCausalLM:
     """A decoder with random weights."""
     model = cfg.model
     settings = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=model.hidden_size,
-        num_hidden_layers=model.num_hidden_layers, num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_attention_heads, intermediate_size=model.intermediate_size,
-        max_position_embeddings=cfg.data.context, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_attention_heads,
+        intermediate_size=model.intermediate_size,
+        max_position_embeddings=cfg.data.context,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(settings)
 
 
@@ -144,9 +154,11 @@ def build(cfg: Config) -> Experiment:
         tokenizer = train_tokenizer(cfg)
         module = CausalLM(cfg, new_model(cfg, tokenizer), tokenizer)
         data = ContrastiveData(
-            windows(cfg, tokenizer, "train"), batch_size=cfg.data.batch_size, seed=cfg.seed,
+            windows(cfg, tokenizer, "train"),
+            batch_size=cfg.data.batch_size,
+            seed=cfg.seed,
             num_workers=cfg.data.num_workers,
-        )  # fmt: skip
+        )
         yield Stage("train", module, data)
 
     def evaluate(module: CausalLM, workspace: Any) -> dict[str, float]:

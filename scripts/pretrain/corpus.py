@@ -8,8 +8,15 @@ from common.data.lookup import bundled
 from common.data.splits import Split, book_split, sentence_split
 from common.data.tables import read_jsonl
 
-EVALUATED = ("nli/pairs-test", "nli/triplets-test", "stsb/en-dev", "stsb/en-test",
-             "sts-years/sts12", "sts-years/sts13", "sts-years/sts14")  # fmt: skip
+EVALUATED = (
+    "nli/pairs-test",
+    "nli/triplets-test",
+    "stsb/en-dev",
+    "stsb/en-test",
+    "sts-years/sts12",
+    "sts-years/sts13",
+    "sts-years/sts14",
+)
 TEXT_COLUMNS = (
     "premise",
     "hypothesis",

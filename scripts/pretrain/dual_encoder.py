@@ -106,9 +106,15 @@ def build(cfg: Config) -> Any:
             size, scale=(0.7, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), jitter_prob=1.0, grey_prob=0.0
         )
         train = drawings.CaptionBatches(
-            pictures, images, labels, transform, tokenizer, counts=(data.drawings, data.photos),
-            name_share=data.name_share, seed=cfg.seed,
-        )  # fmt: skip
+            pictures,
+            images,
+            labels,
+            transform,
+            tokenizer,
+            counts=(data.drawings, data.photos),
+            name_share=data.name_share,
+            seed=cfg.seed,
+        )
         loader = ContrastiveData(train, batch_size=1, seed=cfg.seed, num_workers=data.num_workers)
         yield Stage("train", Clip(new_encoder(tokenizer)), loader)
 
@@ -120,9 +126,14 @@ def build(cfg: Config) -> Any:
 
     def export(module: Clip, folder: Path) -> None:
         save_open_clip(
-            module.encoder, folder, log_scale=module.logit_scale.log_scale, mean=IMAGENET_MEAN,
-            std=IMAGENET_STD, interpolation="bilinear", dtype=torch.float16,
-        )  # fmt: skip
+            module.encoder,
+            folder,
+            log_scale=module.logit_scale.log_scale,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            interpolation="bilinear",
+            dtype=torch.float16,
+        )
 
     def load_export(folder: Path) -> Clip:
         encoder = load_open_clip(folder)

@@ -97,7 +97,10 @@ def photograph_metrics(encoder: OpenClipDualEncoder, root: str | None) -> dict[s
 
 
 def cosines(images: Tensor, texts: Tensor) -> dict[str, float]:
-    """Mean cosines of unit rows that belong together, of others, of two texts; offset of the means."""
+    """Mean cosines of unit rows that belong together, of others, of two texts.
+
+    Offset of the means.
+    """
     count = len(images)
     scores = images @ texts.T
     paired = float(scores.diagonal().mean())
@@ -114,8 +117,7 @@ def _both(images: Tensor, texts: Tensor, own: Tensor) -> dict[str, float]:
     found = image_text_retrieval(images, texts, own)
     return {
         f"recall_at_{k}": (
-            found[f"image_to_text_recall_at_{k}"] + found[f"text_to_image_recall_at_{k}"]
+            (found[f"image_to_text_recall_at_{k}"] + found[f"text_to_image_recall_at_{k}"]) / 2
         )
-        / 2
         for k in (1, 10)
     } | {"recall_at_10_chance": found["image_to_text_recall_at_10_chance"]}

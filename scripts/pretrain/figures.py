@@ -31,10 +31,11 @@ from scripts.pretrain.vocabulary import pieces
 POOLINGS = ("avg", "avg_first_last", "avg_embedding_last", "avg_top2")
 NUM_TEXTS = 300
 WITH_PHOTOGRAPHS = ("dual-encoder",)  # that have seen classes of CIFAR-10
-STORY = (
-    "Once upon a time there was a little girl named Lily. She liked to play in the park with her dog. "
-    "One day she saw a big red ball. She was very happy and ran to it. Her mom said it was time to go home."
-)  # in the words of the stories that stories260k was trained on
+STORY = (  # in the words of the stories that stories260k was trained on
+    "Once upon a time there was a little girl named Lily. She liked to play in the park with her"
+    " dog. One day she saw a big red ball. She was very happy and ran to it. Her mom said it was"
+    " time to go home."
+)
 
 
 def figures(folder: Path, num_texts: int = NUM_TEXTS) -> dict[str, float]:
@@ -67,10 +68,14 @@ def masked_loss(folder: Path, num_texts: int = NUM_TEXTS) -> dict[str, float]:
     for index, text in enumerate(corpus.sentences(None, "test")[:num_texts]):
         ids = np.array(tokenizer(text, truncation=True, max_length=128)["input_ids"])
         masked, labels = mask_tokens(
-            ids, np.isin(ids, tokenizer.all_special_ids), np.random.default_rng(index),
-            mask_id=tokenizer.mask_token_id, vocab_size=len(tokenizer), probability=0.2,
+            ids,
+            np.isin(ids, tokenizer.all_special_ids),
+            np.random.default_rng(index),
+            mask_id=tokenizer.mask_token_id,
+            vocab_size=len(tokenizer),
+            probability=0.2,
             continues=continues[ids],
-        )  # fmt: skip
+        )
         chosen = torch.from_numpy(labels != IGNORED)
         if not chosen.any():
             continue

@@ -87,10 +87,14 @@ def build(cfg: Config) -> Any:
             ids: np.ndarray, padding: np.ndarray, rng: np.random.Generator
         ) -> dict[str, Tensor]:
             masked, labels = mask_tokens(
-                ids, padding | np.isin(ids, specials), rng, mask_id=tokenizer.mask_token_id,
-                vocab_size=len(tokenizer), probability=cfg.data.mask_probability,
+                ids,
+                padding | np.isin(ids, specials),
+                rng,
+                mask_id=tokenizer.mask_token_id,
+                vocab_size=len(tokenizer),
+                probability=cfg.data.mask_probability,
                 continues=continues[ids] if cfg.data.whole_words else None,
-            )  # fmt: skip
+            )
             return {
                 "input_ids": torch.from_numpy(masked),
                 "attention_mask": torch.from_numpy((~padding).astype(np.int64)),
@@ -98,20 +102,25 @@ def build(cfg: Config) -> Any:
             }
 
         return TokenBins(
-            sequences(tokenizer, split), tokens=cfg.data.tokens, pad_id=tokenizer.pad_token_id,
-            prepare=prepare, seed=seed,
-        )  # fmt: skip
+            sequences(tokenizer, split),
+            tokens=cfg.data.tokens,
+            pad_id=tokenizer.pad_token_id,
+            prepare=prepare,
+            seed=seed,
+        )
 
     def new_model(vocab_size: int) -> BertForMaskedLM:
         model = cfg.model
         settings = BertConfig(
-            vocab_size=vocab_size, hidden_size=model.hidden_size,
+            vocab_size=vocab_size,
+            hidden_size=model.hidden_size,
             num_hidden_layers=model.num_hidden_layers,
             num_attention_heads=model.num_attention_heads,
             intermediate_size=model.intermediate_size,
             max_position_embeddings=cfg.data.max_length,
-            hidden_dropout_prob=model.dropout, attention_probs_dropout_prob=model.dropout,
-        )  # fmt: skip
+            hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout,
+        )
         # eager attention is the faster one on a CPU at these lengths
         return AutoModelForMaskedLM.from_config(settings, attn_implementation="eager")
 
@@ -152,9 +161,11 @@ def build(cfg: Config) -> Any:
         tokenizer = train_tokenizer()
         module = MaskedLM(first_model(tokenizer), tokenizer)
         data = ContrastiveData(
-            bins(tokenizer, "train", cfg.seed), batch_size=1, seed=cfg.seed,
+            bins(tokenizer, "train", cfg.seed),
+            batch_size=1,
+            seed=cfg.seed,
             num_workers=cfg.data.num_workers,
-        )  # fmt: skip
+        )
         yield Stage("train", module, data)
 
     def evaluate(module: MaskedLM, workspace: Any) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Vocabularies that every process trains alike, and that travel with the weights they belong to.
 
 A model whose ids were permuted against its tokenizer still loads, runs and scores; nothing in it
-looks wrong. So the vocabulary is a part of the checkpoint, and weights are loaded into no other one.
+looks wrong. So the vocabulary is a part of the checkpoint, and weights are loaded into no other
+one.
 """
 
 import hashlib
@@ -45,9 +46,12 @@ def train_wordpiece(
     numbered = [*SPECIALS, *letters, *("##" + c for c in letters)]
     trainer = BertWordPieceTokenizer(lowercase=True)
     trainer.train_from_iterator(
-        texts, vocab_size=size, special_tokens=numbered, show_progress=False,
+        texts,
+        vocab_size=size,
+        special_tokens=numbered,
+        show_progress=False,
         limit_alphabet=len(letters),
-    )  # fmt: skip
+    )
     return wordpiece(trainer.get_vocab(), max_length)
 
 

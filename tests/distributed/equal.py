@@ -10,14 +10,20 @@ from tests.distributed.pool import Pool
 
 
 def assert_ranks_equal_one(
-    ranks: Pool, steps: Callable[..., Mapping[str, Tensor]], *,
-    rtol: float, atol: float, equal_nan: bool = False, **settings: Any,
-) -> Mapping[str, Tensor]:  # fmt: skip
+    ranks: Pool,
+    steps: Callable[..., Mapping[str, Tensor]],
+    *,
+    rtol: float,
+    atol: float,
+    equal_nan: bool = False,
+    **settings: Any,
+) -> Mapping[str, Tensor]:
     """Compare what `steps` returns on every rank with what it returns alone, name for name.
 
     Args:
         ranks: pool, such as ``two_ranks``.
-        steps: function of a test module; ``steps(distributed=..., **settings)`` returns tensors by name.
+        steps: function of a test module; ``steps(distributed=..., **settings)`` returns tensors by
+            name.
         rtol: relative tolerance.
         atol: absolute tolerance.
         equal_nan: whether a value that is not a number in both counts as equal.
@@ -33,9 +39,13 @@ def assert_ranks_equal_one(
         assert not other, f"rank {rank} and one process have other names: {other}"
         for name, value in alone.items():
             torch.testing.assert_close(
-                found[name], value, rtol=rtol, atol=atol, equal_nan=equal_nan,
+                found[name],
+                value,
+                rtol=rtol,
+                atol=atol,
+                equal_nan=equal_nan,
                 msg=_with_place(f"{name} of rank {rank}"),
-            )  # fmt: skip
+            )
     return alone
 
 

@@ -16,9 +16,14 @@ def as_torchrun() -> Iterator[None]:
     """The variables that torchrun sets for two processes of one node."""
     rank = process.rank()
     values = {
-        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2,
-        "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": 1,
-    }  # fmt: skip
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": 1,
+    }
     os.environ.update({name: str(value) for name, value in values.items()})
     try:
         yield

@@ -50,11 +50,15 @@ def make_batch(sizes: tuple[int, ...]) -> Batch:
 
     labels = torch.arange(rows) % CLASSES
     return {
-        "x": normal(rows, IN), "y": normal(rows, IN), "hard": normal(rows, 2, IN),
-        "labels": labels, "partner": (labels + 1) % CLASSES, "ids": torch.arange(rows) // 2,
+        "x": normal(rows, IN),
+        "y": normal(rows, IN),
+        "hard": normal(rows, 2, IN),
+        "labels": labels,
+        "partner": (labels + 1) % CLASSES,
+        "ids": torch.arange(rows) // 2,
         "gate": torch.rand(rows, OUT, dtype=torch.float64, generator=generator),
         "teacher": normal(rows, 3),
-    }  # fmt: skip
+    }
 
 
 def local_rows(batch: Batch, sizes: tuple[int, ...], rank: int) -> Batch:

@@ -5,9 +5,9 @@ its rank by `common.distributed.rank()`. Arguments and results are pickled:
 
     first, second = pool(2).run(my_worker, batch_size=4)    # results in rank order
 
-Imports cost seconds, so the processes are forked from one server that has them (`tests/preload.py`),
-and stay. When a rank raises, the others may hang in a collective: all are ended, the error is raised
-with its traceback, and the next `run` starts fresh ones.
+Imports cost seconds, so the processes are forked from one server that has them
+(`tests/preload.py`), and stay. When a rank raises, the others may hang in a collective: all are
+ended, the error is raised with its traceback, and the next `run` starts fresh ones.
 """
 
 import multiprocessing as mp

@@ -27,8 +27,14 @@ def test_equal_ranks_pass_and_give_what_one_process_had(two_ranks):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [("value", "bias of rank 1: "), ("nan", "bias of rank 1: "), ("missing", "other names.*bias"), ("more", "other names.*other")]
-)  # fmt: skip
+    ("wrong", "said"),
+    [
+        ("value", "bias of rank 1: "),
+        ("nan", "bias of rank 1: "),
+        ("missing", "other names.*bias"),
+        ("more", "other names.*other"),
+    ],
+)
 def test_another_value_or_another_name_on_one_rank_fails(two_ranks, wrong, said):
     with pytest.raises(AssertionError, match=said):
         assert_ranks_equal_one(two_ranks, steps, rtol=1e-6, atol=1e-6, wrong=wrong)

@@ -9,7 +9,8 @@ from torch.distributed.tensor import DTensor
 from common.distributed import process
 from common.engine.sharding import shard
 
-# bfloat16 gradients of the ranks; their mean is 45.6..., and 45.5 when every sum is rounded, in whatever order
+# bfloat16 gradients of the ranks; their mean is 45.6..., and 45.5 when every sum is rounded, in
+# whatever order
 GRADIENTS = (166.0, 8.0625, 4.3125, 4.1875)
 
 

@@ -38,9 +38,12 @@ def clip_worker(rows: int, dim: int, scale: float, backend: str) -> dict[str, An
 def test_official_values_of_two_ranks(pool, pair, backend):
     first = pair[0]
     results = pool(2).run(
-        clip_worker, rows=first["local_N"], dim=first["d"], scale=first["logit_scale"],
+        clip_worker,
+        rows=first["local_N"],
+        dim=first["d"],
+        scale=first["logit_scale"],
         backend=backend,
-    )  # fmt: skip
+    )
     for recorded, found in zip(pair, results, strict=True):
         assert recorded["rank"] in (0, 1)
         for name, value in found.items():
@@ -50,8 +53,10 @@ def test_official_values_of_two_ranks(pool, pair, backend):
             torch.testing.assert_close(value, truth, rtol=1e-9, atol=1e-12)
     # The official loss splits d scale into own rows and own columns, ours into own rows of the one
     # matrix: the shares of a rank differ, what DDP makes of them does not.
-    shares = [mean([record["grad_logit_scale"] for record in pair]),
-              mean([float(found["grad_logit_scale"]) for found in results])]  # fmt: skip
+    shares = [
+        mean([record["grad_logit_scale"] for record in pair]),
+        mean([float(found["grad_logit_scale"]) for found in results]),
+    ]
     assert shares[0] == pytest.approx(shares[1], rel=1e-9)
 
 

@@ -1,4 +1,5 @@
-"""Training recipes through DDP (frozen tower, accumulation, gradient cache), and the known mistakes.
+"""Training recipes through DDP (frozen tower, accumulation, gradient cache), and the known
+mistakes.
 
 The mistakes are the negative twins: each is shown to give another gradient than one process.
 """

@@ -40,15 +40,25 @@ class Rows:
         self.sizes, self.per_query = sizes, keys_per_query
         unit = torch.nn.functional.normalize
         self.query = {
-            "q": unit(normal(n, DIM), dim=1), "row_scale": normal(n).exp(), "id_q": integers(n),
-            "u": normal(n, 3), "thr": normal(n), "pos": torch.randint(-1, m, (n,)),
-            "w1": normal(n), "w2": normal(n), "w3": normal(n),
-        }  # fmt: skip
+            "q": unit(normal(n, DIM), dim=1),
+            "row_scale": normal(n).exp(),
+            "id_q": integers(n),
+            "u": normal(n, 3),
+            "thr": normal(n),
+            "pos": torch.randint(-1, m, (n,)),
+            "w1": normal(n),
+            "w2": normal(n),
+            "w3": normal(n),
+        }
         self.query["pos"] = torch.arange(n) * 7 % m
         self.key = {
-            "k": unit(normal(m, DIM), dim=1), "id_k": integers(m), "v": normal(m, 3),
-            "thr_k": normal(m), "valid": integers(m) > 0, "w4": normal(m),
-        }  # fmt: skip
+            "k": unit(normal(m, DIM), dim=1),
+            "id_k": integers(m),
+            "v": normal(m, 3),
+            "thr_k": normal(m),
+            "valid": integers(m) > 0,
+            "w4": normal(m),
+        }
         self.scale = torch.tensor(7.0, dtype=torch.float64)
 
     def whole(self) -> dict[str, Tensor]:
@@ -86,9 +96,16 @@ def problem(d: dict[str, Tensor], spec: S.Spec, scale: Tensor) -> Problem:
     """Leaves with gradients for q, k, scale, row_scale; every statistic asked for."""
     leaves = [d[name].clone().requires_grad_() for name in ("q", "k", "row_scale")]
     return Problem(
-        leaves[0], leaves[1], scale.clone().requires_grad_(), spec, row_scale=leaves[2],
-        columns=True, moment=True, top1=True, unit_norm=False,
-    )  # fmt: skip
+        leaves[0],
+        leaves[1],
+        scale.clone().requires_grad_(),
+        spec,
+        row_scale=leaves[2],
+        columns=True,
+        moment=True,
+        top1=True,
+        unit_norm=False,
+    )
 
 
 def objective(stats: object, d: dict[str, Tensor]) -> Tensor:
@@ -111,9 +128,13 @@ def stats_worker(name: str, mode: str) -> dict[str, object]:
     stats = sharded_stats(p, blocked, Sharding(mode=mode))
     loss = objective(stats, d)
     return {
-        "loss": loss.item(), "grads": gradients(loss, p), "best": stats.row_best,
-        "hit": stats.row_hit, "row": stats.row_lse.detach(), "column": stats.col_lse.detach(),
-    }  # fmt: skip
+        "loss": loss.item(),
+        "grads": gradients(loss, p),
+        "best": stats.row_best,
+        "hit": stats.row_hit,
+        "row": stats.row_lse.detach(),
+        "column": stats.col_lse.detach(),
+    }
 
 
 @pytest.mark.parametrize("mode", ["gather", "ring"])
@@ -159,9 +180,16 @@ def softplus_loss(
     q, k, row_scale, offset = (d[name].clone().requires_grad_() for name in names)
     scale, bias = scale.clone().requires_grad_(), torch.full_like(scale, -2.0).requires_grad_()
     sums = pair_softplus(
-        q, k, scale, spec, bias=bias, row_offset=offset, row_scale=row_scale, group=group,
+        q,
+        k,
+        scale,
+        spec,
+        bias=bias,
+        row_offset=offset,
+        row_scale=row_scale,
+        group=group,
         unit_norm=False,
-    )  # fmt: skip
+    )
     return (d["w1"] * sums.square()).sum(), [q, k, row_scale, offset, scale, bias]
 
 
@@ -407,9 +435,13 @@ def replicated_worker() -> dict[str, object]:
     d = data.local(process.rank())
     q, prototypes = d["q"].clone().requires_grad_(), data.key["k"][:5].clone().requires_grad_()
     stats = pair_stats(
-        q, prototypes, data.scale, S.Index(d["id_q"]), columns=True,
+        q,
+        prototypes,
+        data.scale,
+        S.Index(d["id_q"]),
+        columns=True,
         group=Sharding(keys="replicated"),
-    )  # fmt: skip
+    )
     loss = (stats.row_lse - stats.row_lin).sum() + stats.col_lse.sum() / process.world_size()
     return {"loss": loss.item(), "grads": torch.autograd.grad(loss, (q, prototypes))}
 

@@ -1,4 +1,6 @@
-"""What DDP wraps in the tests of the projects, steps with it, and a rank's share of a batch of views."""
+"""What DDP wraps in the tests of the projects, steps with it, and a rank's share of a batch of
+views.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -51,7 +53,8 @@ def sgd_steps(
         lr: learning rate.
         momentum: of SGD.
         broadcast_buffers: whether DDP sends those of the first rank before every step.
-        record: also ``losses``, mean over ranks of every step, and the last gradients as ``grad *``.
+        record: also ``losses``, mean over ranks of every step, and the last gradients as ``grad
+            *``.
     """
     step = ModuleLoss(module)
     wrapped = (

@@ -104,8 +104,10 @@ def test_lines_that_are_torn_are_named(tmp_path, read):
         read(tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize("read", [read_jsonl, lambda p: list(_json_lines(p)),
-                                  lambda p: list(json_rows(p.parent, "a.jsonl"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "read",
+    [read_jsonl, lambda p: list(_json_lines(p)), lambda p: list(json_rows(p.parent, "a.jsonl"))],
+)
 def test_archives_that_are_cut_off_are_named(tmp_path, read):
     lines = "".join(f'{{"_id": "{i}", "text": "{i * 77777 % 99991}"}}\n' for i in range(3000))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -152,8 +154,20 @@ def written(path: Path) -> None:
         log.log_metrics({"loss": 0.5 / step}, step)
 
 
-@pytest.mark.parametrize("torn", ["", "t", "train,", "train,4,lo", "train,4,loss,", "train,4,loss,0.1",
-                                  "\0" * 40, "\0" * 40 + "\n", "train,4\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "torn",
+    [
+        "",
+        "t",
+        "train,",
+        "train,4,lo",
+        "train,4,loss,",
+        "train,4,loss,0.1",
+        "\0" * 40,
+        "\0" * 40 + "\n",
+        "train,4\n",
+    ],
+)
 def test_a_torn_last_line_is_left_out(tmp_path, torn):
     path = tmp_path / "metrics.csv"
     written(path)
@@ -194,8 +208,16 @@ def _train_unheard(folder: Path) -> None:
     progress.LINE_SECONDS = 0.0
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_toy(monkeypatch)
-        words = ["train", "toy", "smoke", f"runs_dir={folder}", "run_id=r", "num_stages=1",
-                 "trainer.max_steps=4", "tracking.wandb=disabled"]  # fmt: skip
+        words = [
+            "train",
+            "toy",
+            "smoke",
+            f"runs_dir={folder}",
+            "run_id=r",
+            "num_stages=1",
+            "trainer.max_steps=4",
+            "tracking.wandb=disabled",
+        ]
         os._exit(cli.main(words))  # multiprocessing would flush the stream and fail
 
 

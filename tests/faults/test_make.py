@@ -61,9 +61,9 @@ EVIL = [
 
 @pytest.mark.parametrize("text", EVIL)
 def test_nothing_that_is_typed_is_evaluated(checkout, text):
-    assert words_of(checkout, "train", f"PROJECT={text}", f"CONFIG={text}", f"a.b={text}", f"seed={text}") == [
-        "train", text, text, f"a.b={text}", f"seed={text}"
-    ]  # fmt: skip
+    assert words_of(
+        checkout, "train", f"PROJECT={text}", f"CONFIG={text}", f"a.b={text}", f"seed={text}"
+    ) == ["train", text, text, f"a.b={text}", f"seed={text}"]
     own = ["PROJECT=p", "CONFIG=c"]
     for name, verb in (("CKPT", "eval"), ("RUN", "export"), ("BASELINE", "eval"), ("TASK", "run")):
         found = words_of(checkout, verb, *own, f"{name}={text}")
@@ -124,8 +124,11 @@ def test_an_arm_names_its_config_itself(checkout):
 
 def test_a_switch_is_on_by_a_yes(checkout):
     for target, name, option in (
-        ("compare", "PLAN", "--plan"), ("sweep", "WANDB", "--wandb"), ("dashboard", "DRY", "--dry-run"), ("prune", "YES", "--yes"),
-    ):  # fmt: skip
+        ("compare", "PLAN", "--plan"),
+        ("sweep", "WANDB", "--wandb"),
+        ("dashboard", "DRY", "--dry-run"),
+        ("prune", "YES", "--yes"),
+    ):
         assert option in words_of(checkout, target, "PROJECT=p", f"{name}=1")
         assert option not in words_of(checkout, target, "PROJECT=p", f"{name}=0")
     assert words_of(checkout, "compare", "PROJECT=p", "VERIFY=0") == ["compare", "p"]
@@ -168,15 +171,16 @@ def test_defaults(checkout):
 def test_a_signal_to_make_reaches_the_program(checkout):
     program = checkout / ".venv/bin/python"
     program.write_text(
-        f"#!{sys.executable}\nimport os, signal, sys, time\n"
-        "def end(*_):\n    open('ended', 'w').close()\n    sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        "open('pid.new', 'w').write(str(os.getpid()))\nos.rename('pid.new', 'pid')\ntime.sleep(60)\n"
+        f"#!{sys.executable}\nimport os, signal, sys, time\ndef end(*_):\n    open('ended',"
+        " 'w').close()\n    sys.exit(143)\nsignal.signal(signal.SIGTERM, end)\nopen('pid.new',"
+        " 'w').write(str(os.getpid()))\nos.rename('pid.new', 'pid')\ntime.sleep(60)\n"
     )
     process = subprocess.Popen(
-        ["make", "train", "PROJECT=p"], cwd=checkout, stdout=subprocess.DEVNULL,
+        ["make", "train", "PROJECT=p"],
+        cwd=checkout,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 60
     while not (checkout / "pid").exists():
         assert time.monotonic() < deadline

@@ -1,4 +1,6 @@
-"""Every precision that the schema names trains, evaluates and exports, or is refused with the reason."""
+"""Every precision that the schema names trains, evaluates and exports, or is refused with the
+reason.
+"""
 
 from pathlib import Path
 from typing import get_args, get_type_hints

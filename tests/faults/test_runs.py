@@ -1,4 +1,6 @@
-"""What happens to runs, replayed on four projects through the command line: damage, other settings, a second writer, signals."""
+"""What happens to runs, replayed on four projects through the command line: damage, other settings,
+a second writer, signals.
+"""
 
 import json
 import os
@@ -15,8 +17,12 @@ from tests.interrupted import assert_killed, die, final_state, flip, same
 from tests.unit.engine.lifecycle.test_lock import locked_by
 
 PROJECTS = ["laclip", "simcse", "coconut", "trend"]
-QUIET = ["tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2", "trainer.keep_checkpoints=9",
-         "optim.lr=2e-3"]  # fmt: skip
+QUIET = [
+    "tracking.wandb=disabled",
+    "trainer.checkpoint_every_n_steps=2",
+    "trainer.keep_checkpoints=9",
+    "optim.lr=2e-3",
+]
 SAVES = 2  # the kill comes when this one is written
 
 
@@ -42,7 +48,9 @@ def train_and_die(project, folder, before=False):
 
 
 def results(run):
-    """Metrics of a run that has ended, rows of its log without times, and the last state of each stage."""
+    """Metrics of a run that has ended, rows of its log without times, and the last state of each
+    stage.
+    """
     stages = sorted(p.name for p in (run / "checkpoints").iterdir())
     metrics = json.loads((run / "metrics.json").read_text())
     rows = [row for row in (run / "metrics.csv").read_text().splitlines() if ",sys/" not in row]

@@ -94,8 +94,16 @@ def test_the_key_of_netrc_is_sent_to_its_own_host_only(monkeypatch, tmp_path):
 
 
 def train(tmp_path: Path, address: str) -> tuple[Command, Path]:
-    words = ["train", "toy", "smoke", f"runs_dir={tmp_path}", "run_id=r", "num_stages=1",
-             "trainer.max_steps=2", "tracking.wandb=online"]  # fmt: skip
+    words = [
+        "train",
+        "toy",
+        "smoke",
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "num_stages=1",
+        "trainer.max_steps=2",
+        "tracking.wandb=online",
+    ]
     env = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": address}
     command = Command(tmp_path / "printed", *words, env=env)
     assert command.ends() == 0, command.errors
@@ -130,8 +138,12 @@ def test_what_a_run_is_found_by():
     )
     workspace = Workspace(Path("runs/r"), "simcse", "mini")
     assert describe(cfg, workspace) == {
-        "project": "simcse", "family": "sentences", "arm": "plain", "config": "mini", "seed": "3"
-    }  # fmt: skip
+        "project": "simcse",
+        "family": "sentences",
+        "arm": "plain",
+        "config": "mini",
+        "seed": "3",
+    }
     plain = ExperimentConfig(trainer=TrainerConfig(max_steps=1))
     assert describe(plain, workspace).keys() == {"project", "config", "seed"}
 

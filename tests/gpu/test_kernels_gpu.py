@@ -280,9 +280,14 @@ def test_operands_copied_by_blocks_change_no_result(
     for setting in ("1", "0"):
         monkeypatch.setenv("CONTRASTIVE_TMA", setting)
         stats = pair_stats(
-            q, k, torch.tensor(30.0, device=CUDA), Diagonal(), columns=True, top1=True,
+            q,
+            k,
+            torch.tensor(30.0, device=CUDA),
+            Diagonal(),
+            columns=True,
+            top1=True,
             backend="triton",
-        )  # fmt: skip
+        )
         runs.append([stats.row_lse, stats.col_lse, stats.row_lin])
     for by_blocks, by_addresses in zip(*runs, strict=True):
         torch.testing.assert_close(by_blocks, by_addresses, rtol=1e-6, atol=1e-6)

@@ -18,9 +18,13 @@ def run_and_die(project: str, words: list[str]) -> None:
 @pytest.mark.parametrize("project", ["dcl", "laclip"])
 def test_resume_on_the_device(tmp_path, project):
     words = [
-        f"runs_dir={tmp_path}", "tracking.wandb=disabled", "trainer.accelerator=gpu", "trainer.devices=1",
-        "trainer.checkpoint_every_n_steps=2", "trainer.max_steps=4",
-    ]  # fmt: skip
+        f"runs_dir={tmp_path}",
+        "tracking.wandb=disabled",
+        "trainer.accelerator=gpu",
+        "trainer.devices=1",
+        "trainer.checkpoint_every_n_steps=2",
+        "trainer.max_steps=4",
+    ]
     whole = train(project, "smoke", [*words, "run_id=whole"])
     assert_killed(run_and_die, project, [*words, "run_id=cut"])
     cut = train(project, "smoke", [*words, "resume=cut"])

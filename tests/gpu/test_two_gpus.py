@@ -28,9 +28,13 @@ def weights(folder: Path, devices: int, strategy: str, steps: int = 3) -> dict[s
     """Train laclip by the command line, on so many GPUs of this machine."""
     runs = folder / f"{strategy}-{devices}-{steps}"
     own = [
-        f"runs_dir={runs}", "trainer.accelerator=gpu", f"trainer.devices={devices}", f"trainer.strategy={strategy}",
-        f"data.batch_size={PAIRS // devices}", f"trainer.max_steps={steps}",
-    ]  # fmt: skip
+        f"runs_dir={runs}",
+        "trainer.accelerator=gpu",
+        f"trainer.devices={devices}",
+        f"trainer.strategy={strategy}",
+        f"data.batch_size={PAIRS // devices}",
+        f"trainer.max_steps={steps}",
+    ]
     words = [sys.executable, "-m", "common.cli", "train", "laclip", "smoke", *WORDS, *own]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=140)
     assert done.returncode == 0, done.stderr[-3000:]

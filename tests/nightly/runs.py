@@ -71,7 +71,9 @@ class Run:
         return self.process.wait(GRACE)
 
     def works_for(self, seconds: float, from_settings: bool) -> bool:
-        """Begin and wait for CPU seconds, counted from its settings on if asked; whether it still runs."""
+        """Begin and wait for CPU seconds, counted from its settings on if asked; whether it still
+        runs.
+        """
         self.start()
         start = self.works_until(lambda _: self.is_begun) if from_settings else 0.0
         self.works_until(lambda spent: spent >= start + seconds)
@@ -119,7 +121,9 @@ class Run:
 
 
 def whole(project: str, folder: Path) -> tuple[dict[str, object], float, float]:
-    """Result of a run that nobody disturbs, its CPU seconds when its settings are written, and in all."""
+    """Result of a run that nobody disturbs, its CPU seconds when its settings are written, and in
+    all.
+    """
     run = Run(project, folder, "whole")
     run.start()
     begun = run.works_until(lambda _: run.is_begun)
@@ -136,9 +140,9 @@ def killed_once(
     Args:
         project: slug.
         folder: of all runs.
-        number: of the kill. One of four comes at any time of the run's life, the others, since a smoke
-            run mostly imports, at any time after its settings are written; time is CPU time, which a
-            busy machine does not stretch.
+        number: of the kill. One of four comes at any time of the run's life, the others, since a
+            smoke run mostly imports, at any time after its settings are written; time is CPU time,
+            which a busy machine does not stretch.
         begun: CPU seconds of an undisturbed run until its settings are written.
         spent: its CPU seconds in all.
     """

@@ -1,4 +1,6 @@
-"""Many runs in one folder, started, killed and continued at random: no row is lost, doubled or mixed."""
+"""Many runs in one folder, started, killed and continued at random: no row is lost, doubled or
+mixed.
+"""
 
 import random
 import time
@@ -16,8 +18,8 @@ PROJECT = "dcl"
 def test_runs_side_by_side_do_not_disturb_each_other(tmp_path, pytestconfig, capsys):
     """Runs of eight seeds; those that end begin anew under another name, until the time is over.
 
-    One kill comes in half the time that a run takes alone, so that each of the eight lives about as long
-    as it needs beside the others on two cores: some end, some are killed several times.
+    One kill comes in half the time that a run takes alone, so that each of the eight lives about as
+    long as it needs beside the others on two cores: some end, some are killed several times.
     """
     rng, minutes = random.Random(0), pytestconfig.getoption("--soak-minutes")
     (tmp_path / "alone").mkdir()

@@ -14,9 +14,13 @@ from common.registry import config_class
 def completed(line: str, tmp_path) -> list[str]:
     out = tmp_path / "out"
     asked = {
-        "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(out),
-        "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9",
-    }  # fmt: skip
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(out),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "COMP_TYPE": "9",
+    }
     code = "from common.cli import main; main()"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, cwd=ROOT, check=True)
     return [word.strip() for word in out.read_text().split("\n")]

@@ -122,9 +122,15 @@ def test_resolved_config_round_trips(write):
     ],
 )
 def test_typos_end_with_code_2_before_torch_is_imported(words):
-    program = "import sys; from common import cli; code = cli.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    program = (
+        "import sys; from common import cli; code = cli.main(sys.argv[1:]); assert 'torch' not in"
+        " sys.modules; sys.exit(code)"
+    )
     if words[1] == "toy":
-        program = "import sys; sys.argv[1:1] = []; import runpy; runpy.run_module('tests.toy', run_name='__main__')"
+        program = (
+            "import sys; sys.argv[1:1] = []; import runpy; runpy.run_module('tests.toy',"
+            " run_name='__main__')"
+        )
     begun = time.process_time()
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr

@@ -14,8 +14,15 @@ from common.models import ABOUT, load
 from tests.cards import exported_by
 
 TEXTS = ["a small cat", "the town lies in the north"]
-TINY = {"model_type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}  # fmt: skip
+TINY = {
+    "model_type": "bert",
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
 SENTENCES = ["simcse", "esimcse", "mirror_bert", "debcse", "multicsr", "whitenedcse"]
 # what sentence-transformers has no module for
 OTHERS = {
@@ -77,7 +84,9 @@ def plain(request, tmp_path_factory):
 
 @pytest.mark.parametrize("project", SENTENCES)
 def test_sentence_encoders_open_whichever_format_their_pooling_has(plain, project):
-    """`load` once read folders of sentence-transformers alone, which half of the poolings don't become."""
+    """`load` once read folders of sentence-transformers alone, which half of the poolings don't
+    become.
+    """
     encoder, folder = plain
     exported_by(project, folder)
     torch.testing.assert_close(load(folder).encode(TEXTS), encoder.encode(TEXTS))

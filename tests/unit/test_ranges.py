@@ -50,8 +50,11 @@ def numbers(hint: Any, name: str, wrap: Wrap) -> Iterator[tuple[str, type, Any, 
         elif is_dataclass(part):
             hints = get_type_hints(part, include_extras=True)
             for own_field in fields(part):
-                yield from numbers(hints[own_field.name], f"{name}.{own_field.name}".lstrip("."),
-                                   lambda x, w=wrap, f=own_field.name: w({f: x}))  # fmt: skip
+                yield from numbers(
+                    hints[own_field.name],
+                    f"{name}.{own_field.name}".lstrip("."),
+                    lambda x, w=wrap, f=own_field.name: w({f: x}),
+                )
 
 
 def found(project: str) -> list[tuple[str, type, Any, Wrap]]:
@@ -148,8 +151,10 @@ class Schema:
     [
         ({"section": {"counts": [1, 0]}}, "section.counts must be >= 1, not 0"),
         ({"section": {"counts": []}}, "section.counts must have at least one entry, not []"),
-        ({"section": {"scale": [0.5, 0.2]}},
-         "section.scale must be an increasing pair, not [0.5, 0.2]"),
+        (
+            {"section": {"scale": [0.5, 0.2]}},
+            "section.scale must be an increasing pair, not [0.5, 0.2]",
+        ),
         ({"section": {"scale": [0.0, 0.2]}}, "section.scale must be in (0, 1], not 0.0"),
         ({"section": {"clip": 0.0}}, "section.clip must be > 0, not 0.0"),
         ({"sets": {"a": {"clip": -1.0}}}, "sets.a.clip must be > 0, not -1.0"),
@@ -158,14 +163,20 @@ class Schema:
         ({"size": 3}, "size must be >= 4, not 3"),
         ({"section": {"limit": math.nan}}, "section.limit must be > 0, not nan"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(values, said):
     assert problems(Schema, values) == [said]
 
 
 def test_what_lies_in_its_range_passes():
-    good = {"section": {"counts": [1, 5], "scale": [0.2, 0.2], "clip": None, "limit": math.inf},
-            "sets": {"a": {"clip": 0.5}}, "shift": -1e30, "weight": 0, "half": 0.0, "size": 4}  # fmt: skip
+    good = {
+        "section": {"counts": [1, 5], "scale": [0.2, 0.2], "clip": None, "limit": math.inf},
+        "sets": {"a": {"clip": 0.5}},
+        "shift": -1e30,
+        "weight": 0,
+        "half": 0.0,
+        "size": 4,
+    }
     assert problems(Schema, good) == []
 
 

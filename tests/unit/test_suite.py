@@ -57,12 +57,16 @@ def test_only_a_slower_machine_moves_the_budgets():
 
 def test_the_table_has_a_row_per_folder():
     seconds = {
-        "tests/projects/x/test_a.py::test_0[a-b]": 1.0, "tests/projects/x/test_b.py::test_1": 2.0,
-        "tests/unit/kernels/gpu/test_a.py::test_0": 3.0, "tests/test_smoke.py::test_0": 4.0,
-    }  # fmt: skip
+        "tests/projects/x/test_a.py::test_0[a-b]": 1.0,
+        "tests/projects/x/test_b.py::test_1": 2.0,
+        "tests/unit/kernels/gpu/test_a.py::test_0": 3.0,
+        "tests/test_smoke.py::test_0": 4.0,
+    }
     assert {folder_of(test) for test in seconds} == {
-        "tests/projects/x", "tests/unit/kernels", "tests/test_smoke.py"
-    }  # fmt: skip
+        "tests/projects/x",
+        "tests/unit/kernels",
+        "tests/test_smoke.py",
+    }
     lines = table(seconds, {"start": 5.0}, 1.0)
     assert "| tests/projects/x | 2 | 3.0 | test_1 | 2.0 |" in lines
     assert "| all | 4 | 15.0 | | |" in lines
@@ -148,8 +152,12 @@ def test_users_of_the_pool_are_found_also_behind_a_fixture(tmp_path):
 def test_files_that_start_programs_come_first_the_others_keep_their_order():
     groups = [POOL, "tests/unit/test_a.py", "tests/test_b.py", EVIDENCE, "tests/test_c.py"]
     assert long_ones_first(groups) == [
-        "tests/test_b.py", "tests/test_c.py", POOL, "tests/unit/test_a.py", EVIDENCE,
-    ]  # fmt: skip
+        "tests/test_b.py",
+        "tests/test_c.py",
+        POOL,
+        "tests/unit/test_a.py",
+        EVIDENCE,
+    ]
 
 
 def test_who_looks_at_all_evidence_shares_a_worker():

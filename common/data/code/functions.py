@@ -14,13 +14,22 @@ from common.data.code.lexer import syntax_tree
 from common.data.code.types import SUFFIXES, Language
 
 _NODES = {
-    "function_declaration", "function_definition", "method_declaration", "method_definition",
-    "constructor_declaration", "method", "singleton_method", "generator_function_declaration",
-}  # fmt: skip
+    "function_declaration",
+    "function_definition",
+    "method_declaration",
+    "method_definition",
+    "constructor_declaration",
+    "method",
+    "singleton_method",
+    "generator_function_declaration",
+}
 _EXPRESSIONS = {"arrow_function", "function_expression", "generator_function"}  # of JavaScript
 _NAMED = {  # what gives such an expression its name -> where the name stands
-    "variable_declarator": "name", "assignment_expression": "left", "field_definition": "property", "pair": "key",
-}  # fmt: skip
+    "variable_declarator": "name",
+    "assignment_expression": "left",
+    "field_definition": "property",
+    "pair": "key",
+}
 _DEFINITION = re.compile(r"(\s*)(?:async\s+)?def\s+(\w+)")
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "vendor", "build", "dist"}
 
@@ -45,15 +54,16 @@ def read_functions(
 ) -> list[Function]:
     """Functions of a file, or of the files in a folder, in the order of paths and lines.
 
-    Hidden folders and those of installed packages are left out, and files of a folder that cannot be read
-    as text. A file without a function in it counts as one.
+    Hidden folders and those of installed packages are left out, and files of a folder that cannot
+    be read as text. A file without a function in it counts as one.
 
     Args:
         place: file or folder; the suffix of a file says its language.
         say: is told how many files could not be read, or were read another way.
 
     Raises:
-        UserError: nothing is there, no code in a language that is read, or one file that is not UTF-8.
+        UserError: nothing is there, no code in a language that is read, or one file that is not
+            UTF-8.
     """
     path = Path(place).expanduser()
     if not path.exists():
@@ -75,10 +85,14 @@ def read_functions(
             broken.append(file)
     if unread:
         say(
-            f"{len(unread)} files are left out, they are not UTF-8 or cannot be read: {unread[0]} ..."
+            f"{len(unread)} files are left out, they are not UTF-8 or cannot be read:"
+            f" {unread[0]} ..."
         )
     if broken:
-        say(f"{len(broken)} Python files do not parse, their functions are told by indentation: {broken[0]} ...")  # fmt: skip
+        say(
+            f"{len(broken)} Python files do not parse, their functions are told by indentation:"
+            f" {broken[0]} ..."
+        )
     if not found:
         raise UserError(f"{path} holds no code; files that are read: {', '.join(SUFFIXES)}")
     return found
@@ -87,9 +101,9 @@ def read_functions(
 def _functions(code: str, language: Language) -> tuple[list[tuple[int, str, str]], bool]:
     """Line, name and code of every function, nested ones included, and whether it all could be parsed.
 
-    A function expression of JavaScript has the name that it is given, and its code begins with that; one
-    without a name counts if it has two lines or more. Functions of Python that does not parse, such as
-    Python 2, are told by their indentation. They come in the order of their lines.
+    A function expression of JavaScript has the name that it is given, and its code begins with
+    that; one without a name counts if it has two lines or more. Functions of Python that does not
+    parse, such as Python 2, are told by their indentation. They come in the order of their lines.
     """
     if language != "python":
         return sorted(_parsed(code, language), key=lambda function: function[0]), True
@@ -151,7 +165,8 @@ def _without(lines: list[str], node: ast.FunctionDef | ast.AsyncFunctionDef) -> 
         doc, then = node.body[:2]
         last = doc.end_lineno or doc.lineno
         before = lines[doc.lineno - 1].encode()[: doc.col_offset].decode()
-        shared = []  # what is left of lines that hold other code too, as in `def f(): "Doc."; return 1`
+        # what is left of lines that hold other code too, as in `def f(): "Doc."; return 1`
+        shared = []
         if before.strip() or then.lineno == last:
             last = then.lineno
             shared = [before + lines[last - 1].encode()[then.col_offset :].decode()]

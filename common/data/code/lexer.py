@@ -1,6 +1,7 @@
 """Tokens of source code with their types: Python's own `tokenize`, tree-sitter for other languages.
 
-Both go on after mistakes, so that fragments, and functions whose line breaks were taken out, are read too.
+Both go on after mistakes, so that fragments, and functions whose line breaks were taken out, are
+read too.
 """
 
 import io
@@ -20,18 +21,59 @@ from common.data.code.types import COMMENT, LANGUAGES, OTHER, TYPES, Language, l
 _LITERALS = frozenset({"True", "False", "None"})
 _SEPARATORS = frozenset("()[]{},;:.")
 # what the parser takes for names where the line breaks that end Go's statements are gone
-_GO_KEYWORDS = frozenset((
-    "break", "case", "chan", "const", "continue", "default", "defer", "else", "fallthrough", "for", "func", "go", "goto",
-    "if", "import", "interface", "map", "package", "range", "return", "select", "struct", "switch", "type", "var",
-))  # fmt: skip
-_LAYOUT = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.ENCODING)  # fmt: skip
+_GO_KEYWORDS = frozenset(
+    (
+        "break",
+        "case",
+        "chan",
+        "const",
+        "continue",
+        "default",
+        "defer",
+        "else",
+        "fallthrough",
+        "for",
+        "func",
+        "go",
+        "goto",
+        "if",
+        "import",
+        "interface",
+        "map",
+        "package",
+        "range",
+        "return",
+        "select",
+        "struct",
+        "switch",
+        "type",
+        "var",
+    )
+)
+_LAYOUT = (
+    tokenize.NEWLINE,
+    tokenize.NL,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+    tokenize.ENCODING,
+)
 _PLAIN = re.compile(  # what is left of a Python text that `tokenize` gives up on
     r"""(?P<comment>\#[^\n]*)|(?P<string>'[^'\n]*'|"[^"\n]*")|(?P<name>[^\W\d]\w*)|(?P<number>\d[\w.]*)"""
     r"""|(?P<other>[^\s\w])"""
 )
 # nodes that count as one token although the grammar divides them, unless code stands inside
-_WHOLE = ("string", "string_literal", "interpreted_string_literal", "raw_string_literal",
-          "encapsed_string", "character_literal", "regex", "template_string", "variable_name")  # fmt: skip
+_WHOLE = (
+    "string",
+    "string_literal",
+    "interpreted_string_literal",
+    "raw_string_literal",
+    "encapsed_string",
+    "character_literal",
+    "regex",
+    "template_string",
+    "variable_name",
+)
 _INSIDE = ("interpolation", "template_substitution", "variable_name", "dynamic_variable_name")
 
 
@@ -68,7 +110,8 @@ def token_spans(code: str, language: Language) -> list[Span]:
 def plain_code(code: str, language: Language) -> str:
     r"""Tokens separated by single spaces, without comments: what code search encodes.
 
-    Source: Husain et al. 2019, "CodeSearchNet", section 2 (tokens of a syntax tree), arXiv 1909.09436.
+    Source: Husain et al. 2019, "CodeSearchNet", section 2 (tokens of a syntax tree), arXiv
+    1909.09436.
 
     Args:
         code: see `token_spans`.
@@ -128,8 +171,12 @@ def _python(code: str) -> Iterator[Span]:
             yield Span(start, done, _python_type(token.type, token.string))
     except (tokenize.TokenError, SyntaxError, IndexError):  # an open bracket, a broken string
         for match in _PLAIN.finditer(code, done):
-            kind = {"name": tokenize.NAME, "number": tokenize.NUMBER, "string": tokenize.STRING,
-                    "comment": tokenize.COMMENT}.get(match.lastgroup or "", tokenize.OP)  # fmt: skip
+            kind = {
+                "name": tokenize.NAME,
+                "number": tokenize.NUMBER,
+                "string": tokenize.STRING,
+                "comment": tokenize.COMMENT,
+            }.get(match.lastgroup or "", tokenize.OP)
             yield Span(*match.span(), _python_type(kind, match.group()))
 
 

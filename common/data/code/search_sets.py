@@ -7,8 +7,8 @@
 | CoSQA | ``cosqa-retrieval-*.json``, ``code_idx_map.txt``; or ``codebase.jsonl.gz``, ``dev.jsonl.gz`` | `read_cosqa` |
 | bundled docstrings | ``code-python-doc/{train,test}.jsonl.gz`` | `bundled_docstrings` |
 
-Sources: Husain et al. 2019, arXiv 1909.09436; Feng et al. 2020 (CodeBERT), arXiv 2002.08155; Huang et al. 2021
-(CoSQA), arXiv 2105.13239.
+Sources: Husain et al. 2019, arXiv 1909.09436; Feng et al. 2020 (CodeBERT), arXiv 2002.08155; Huang
+et al. 2021 (CoSQA), arXiv 2105.13239.
 """
 
 import gzip
@@ -141,8 +141,8 @@ def listed_urls(folder: Path, part: str) -> list[str]:
 def joined_rows(folder: Path, part: str) -> list[Row]:
     """Rows of the original archives whose URLs a list names, in its order.
 
-    Code is left out of valid and test rows, the docstring of those of the code base, which is searched
-    in the originals of valid and test. URLs without a row are left out.
+    Code is left out of valid and test rows, the docstring of those of the code base, which is
+    searched in the originals of valid and test. URLs without a row are left out.
 
     Args:
         folder: of a language: ``<part>.txt`` and ``final/jsonl/<part>/*.jsonl.gz``.
@@ -156,8 +156,8 @@ def joined_rows(folder: Path, part: str) -> list[Row]:
     files = [f for p in parts for f in sorted((folder / "final" / "jsonl" / p).glob("*.jsonl*"))]
     if not listed.is_file() or not files:
         raise UserError(
-            f"{folder} needs {part}.txt (URLs, from the data of GraphCodeBERT's code search) and the "
-            f"archives of CodeSearchNet, final/jsonl/{parts[0]}/*.jsonl.gz"
+            f"{folder} needs {part}.txt (URLs, from the data of GraphCodeBERT's code search) and"
+            f" the archives of CodeSearchNet, final/jsonl/{parts[0]}/*.jsonl.gz"
         )
     urls = listed_urls(folder, part)
     wanted, found = set(urls), dict[str, Row]()
@@ -180,11 +180,14 @@ def joined_rows(folder: Path, part: str) -> list[Row]:
 
 def _csn_rows(folder: Path, language: str, part: str) -> Iterator[Row]:
     place = folder / language
-    path = next((p for p in (place / f"{part}.jsonl", place / f"{part}.jsonl.gz") if p.is_file()), None)  # fmt: skip
+    path = next(
+        (p for p in (place / f"{part}.jsonl", place / f"{part}.jsonl.gz") if p.is_file()), None
+    )
     if path is None:
         raise UserError(
-            f"{place} holds no {part}.jsonl with url, code_tokens and docstring_tokens: write it with "
-            "TASK=prepare from the archives of CodeSearchNet (see the card, Data), or set data.root"
+            f"{place} holds no {part}.jsonl with url, code_tokens and docstring_tokens: write it"
+            " with TASK=prepare from the archives of CodeSearchNet (see the card, Data), or set"
+            " data.root"
         )
     return _lines(path)
 
@@ -234,9 +237,9 @@ def read_cosqa(folder: Path, part: str = "dev") -> CodeSearchSet:
     """Web queries of a part that have an answer, and the collection of all its Python functions.
 
     Args:
-        folder: with the files of the release (``code_idx_map.txt``, ``cosqa-retrieval-<part>-*.json``),
-            or with ``codebase.jsonl`` (``_id``, ``code``) and ``<part>.jsonl`` (``query``,
-            ``code_id``), each also ``.gz``.
+        folder: with the files of the release (``code_idx_map.txt``,
+            ``cosqa-retrieval-<part>-*.json``), or with ``codebase.jsonl`` (``_id``, ``code``) and
+            ``<part>.jsonl`` (``query``, ``code_id``), each also ``.gz``.
         part: "train", "dev" or "test".
 
     Raises:
@@ -297,8 +300,8 @@ def bundled_docstrings(
 ) -> Mapping[Part, tuple[CodePair, ...]]:
     """Functions of the standard library and five packages with the first paragraphs of their docstrings.
 
-    Valid rows are those of some modules of the training file, by hash. Of valid and test rows those are
-    left out whose docstring is a training row's as well.
+    Valid rows are those of some modules of the training file, by hash. Of valid and test rows those
+    are left out whose docstring is a training row's as well.
 
     Args:
         root: see `common.data.lookup.bundled`.
@@ -336,7 +339,11 @@ def without_name(pair: CodePair) -> CodePair:
 
 def _pairs(rows: Sequence[Row]) -> tuple[CodePair, ...]:
     return tuple(
-        CodePair(row["doc"], _joined(plain_code(row["code"], "python")), "python",
-                 f"{row['module']}:{row['name']}")
+        CodePair(
+            row["doc"],
+            _joined(plain_code(row["code"], "python")),
+            "python",
+            f"{row['module']}:{row['name']}",
+        )
         for row in rows
-    )  # fmt: skip
+    )

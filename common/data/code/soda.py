@@ -29,7 +29,8 @@ class SoftAugmentation:
     | replace_type | DRST | tokens of one type become its token |
     | mask_type | DMST | tokens of one type become the mask |
 
-    Source: Shi et al. 2023, "CoCoSoDa", section 3.2, arXiv 2204.03293; shares as in the released code.
+    Source: Shi et al. 2023, "CoCoSoDa", section 3.2, arXiv 2204.03293; shares as in the released
+    code.
 
     Attributes:
         mask_id: of the mask token.
@@ -78,7 +79,11 @@ class SoftAugmentation:
     def query(self, ids: Ids, rng: np.random.Generator) -> Ids:
         """Dynamic masking of a text (L,)."""
         masked, _ = mask_tokens(
-            ids, np.isin(ids, self.special), rng,
-            mask_id=self.mask_id, vocab_size=self.vocab_size, probability=self.ratio,
-        )  # fmt: skip
+            ids,
+            np.isin(ids, self.special),
+            rng,
+            mask_id=self.mask_id,
+            vocab_size=self.vocab_size,
+            probability=self.ratio,
+        )
         return masked

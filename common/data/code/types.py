@@ -1,8 +1,9 @@
 """Types of source-code tokens, in one vocabulary for all languages.
 
-Leaves of a syntax tree have some hundred names over the grammars; what a token is for is the same in all of
-them, so they are grouped. Source: Shi et al. 2023, "CoCoSoDa", section 3.2, arXiv 2204.03293 (keywords,
-separators and operators under names of their own, other leaves under the grammar's).
+Leaves of a syntax tree have some hundred names over the grammars; what a token is for is the same
+in all of them, so they are grouped. Source: Shi et al. 2023, "CoCoSoDa", section 3.2, arXiv
+2204.03293 (keywords, separators and operators under names of their own, other leaves under the
+grammar's).
 """
 
 from typing import Literal, get_args

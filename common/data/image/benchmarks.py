@@ -1,7 +1,7 @@
 """Labelled image sets of the zero-shot, few-shot and linear-probe protocols, from local folders.
 
-The official layouts are those that torchvision reads; nothing is downloaded. Class names are those of
-Radford et al. 2021 (arXiv 2103.00020); templates are of their lists, one to three a set.
+The official layouts are those that torchvision reads; nothing is downloaded. Class names are those
+of Radford et al. 2021 (arXiv 2103.00020); templates are of their lists, one to three a set.
 """
 
 import hashlib
@@ -45,7 +45,8 @@ class LabelledBatch(TypedDict):
 class ImageSet:
     """How one set is read and judged.
 
-    Its functions are those of a module, or partial: a set is sent to loader processes with its description.
+    Its functions are those of a module, or partial: a set is sent to loader processes with its
+    description.
 
     Attributes:
         folder: what must exist below the data root.
@@ -150,9 +151,12 @@ def load_image_set(
         raise UserError(f"unknown image set '{name}'{nearest(name, IMAGE_SETS)}")
     spec = IMAGE_SETS[name]
     folder = require(
-        root / spec.folder_of(part), what=f"image set '{name}'", layout=spec.layout,
-        source=spec.source, size=spec.size,
-    )  # fmt: skip
+        root / spec.folder_of(part),
+        what=f"image set '{name}'",
+        layout=spec.layout,
+        source=spec.source,
+        size=spec.size,
+    )
     try:
         data = spec.read(root, part)
     except (RuntimeError, OSError) as error:  # torchvision's answers to an incomplete folder
@@ -185,8 +189,8 @@ def _classes(data: Any) -> list[str]:
 def _part_of(labels: Sequence[int], part: Part, train_per_class: int) -> list[int]:
     """Fixed parts: per class the `train_per_class` items of smallest hash train (at most half).
 
-    The hash is of the place in torchvision's listing, which for SUN397 is the file system's order: parts of
-    two copies can differ, and are not those that its authors publish.
+    The hash is of the place in torchvision's listing, which for SUN397 is the file system's order:
+    parts of two copies can differ, and are not those that its authors publish.
     """
     by_class = defaultdict[int, list[int]](list)
     for index, label in enumerate(labels):
@@ -263,89 +267,148 @@ def _imagenet_names(data: Any) -> list[str]:
 _TV = "one folder per class"
 IMAGE_SETS: dict[str, ImageSet] = {
     "food101": ImageSet(
-        "food-101", "food-101/{images,meta}", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
-        "5 GB", _torchvision("Food101", train="train", test="test"),
+        "food-101",
+        "food-101/{images,meta}",
+        "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
+        "5 GB",
+        _torchvision("Food101", train="train", test="test"),
         ("a photo of {}, a type of food.",),
     ),
     "cifar10": ImageSet(
-        "cifar-10-batches-py", "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
-        "https://www.cs.toronto.edu/~kriz/cifar.html", "170 MB", _torchvision("CIFAR10"),
+        "cifar-10-batches-py",
+        "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "170 MB",
+        _torchvision("CIFAR10"),
     ),
     "cifar100": ImageSet(
-        "cifar-100-python", "cifar-100-python/{train,test,meta}",
-        "https://www.cs.toronto.edu/~kriz/cifar.html", "170 MB", _torchvision("CIFAR100"),
+        "cifar-100-python",
+        "cifar-100-python/{train,test,meta}",
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "170 MB",
+        _torchvision("CIFAR100"),
     ),
     "sun397": ImageSet(
-        "SUN397", "SUN397/ClassName.txt and SUN397/a/abbey/*.jpg",
-        "https://vision.princeton.edu/projects/2010/SUN", "37 GB", _torchvision("SUN397"),
+        "SUN397",
+        "SUN397/ClassName.txt and SUN397/a/abbey/*.jpg",
+        "https://vision.princeton.edu/projects/2010/SUN",
+        "37 GB",
+        _torchvision("SUN397"),
         train_per_class=50,
     ),
     "cars": ImageSet(
-        "stanford_cars", "stanford_cars/{cars_train,cars_test,devkit,cars_test_annos_withlabels.mat}",
-        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html", "1.9 GB",
-        _torchvision("StanfordCars", train="train", test="test"), names=_classes,
+        "stanford_cars",
+        "stanford_cars/{cars_train,cars_test,devkit,cars_test_annos_withlabels.mat}",
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        "1.9 GB",
+        _torchvision("StanfordCars", train="train", test="test"),
+        names=_classes,
         train_folder="stanford_cars/cars_train",
     ),
     "aircraft": ImageSet(
-        "fgvc-aircraft-2013b", "fgvc-aircraft-2013b/data/{images,*.txt}",
-        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft", "2.8 GB",
+        "fgvc-aircraft-2013b",
+        "fgvc-aircraft-2013b/data/{images,*.txt}",
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+        "2.8 GB",
         _torchvision("FGVCAircraft", train="trainval", test="test"),
-        ("a photo of a {}, a type of aircraft.",), mean_per_class=True, names=_classes,
+        ("a photo of a {}, a type of aircraft.",),
+        mean_per_class=True,
+        names=_classes,
     ),
     "dtd": ImageSet(
-        "dtd", "dtd/dtd/{images,labels,imdb}", "https://www.robots.ox.ac.uk/~vgg/data/dtd", "600 MB",
-        _torchvision("DTD", train="train+val", test="test"), ("a photo of a {} texture.",),
+        "dtd",
+        "dtd/dtd/{images,labels,imdb}",
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd",
+        "600 MB",
+        _torchvision("DTD", train="train+val", test="test"),
+        ("a photo of a {} texture.",),
     ),
     "pets": ImageSet(
-        "oxford-iiit-pet", "oxford-iiit-pet/{images,annotations}",
-        "https://www.robots.ox.ac.uk/~vgg/data/pets", "800 MB",
+        "oxford-iiit-pet",
+        "oxford-iiit-pet/{images,annotations}",
+        "https://www.robots.ox.ac.uk/~vgg/data/pets",
+        "800 MB",
         _torchvision("OxfordIIITPet", train="trainval", test="test"),
-        ("a photo of a {}, a type of pet.",), mean_per_class=True,
+        ("a photo of a {}, a type of pet.",),
+        mean_per_class=True,
     ),
     "caltech101": ImageSet(
-        "caltech101", "caltech101/101_ObjectCategories/<class>/*.jpg",
-        "https://data.caltech.edu/records/mzrjq-6wc02", "130 MB", _torchvision("Caltech101"),
-        train_per_class=30, mean_per_class=True, names=_renamed(CALTECH),
+        "caltech101",
+        "caltech101/101_ObjectCategories/<class>/*.jpg",
+        "https://data.caltech.edu/records/mzrjq-6wc02",
+        "130 MB",
+        _torchvision("Caltech101"),
+        train_per_class=30,
+        mean_per_class=True,
+        names=_renamed(CALTECH),
     ),
     "flowers": ImageSet(
-        "flowers-102", "flowers-102/{jpg,imagelabels.mat,setid.mat}",
-        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102", "350 MB",
+        "flowers-102",
+        "flowers-102/{jpg,imagelabels.mat,setid.mat}",
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
+        "350 MB",
         _torchvision("Flowers102", train="train+val", test="test"),
-        ("a photo of a {}, a type of flower.",), mean_per_class=True, names=_renamed(FLOWERS),
+        ("a photo of a {}, a type of flower.",),
+        mean_per_class=True,
+        names=_renamed(FLOWERS),
     ),
     "stl10": ImageSet(
-        "stl10_binary", "stl10_binary/{train,test}_{X,y}.bin, class_names.txt",
-        "https://cs.stanford.edu/~acoates/stl10", "2.6 GB",
+        "stl10_binary",
+        "stl10_binary/{train,test}_{X,y}.bin, class_names.txt",
+        "https://cs.stanford.edu/~acoates/stl10",
+        "2.6 GB",
         _torchvision("STL10", train="train", test="test"),
     ),
     "eurosat": ImageSet(
-        "eurosat", "eurosat/2750/<class>/*.jpg", "https://github.com/phelber/EuroSAT", "90 MB",
-        _torchvision("EuroSAT"), ("a centered satellite photo of {}.",), train_per_class=1000,
+        "eurosat",
+        "eurosat/2750/<class>/*.jpg",
+        "https://github.com/phelber/EuroSAT",
+        "90 MB",
+        _torchvision("EuroSAT"),
+        ("a centered satellite photo of {}.",),
+        train_per_class=1000,
         names=_renamed(EUROSAT),
     ),
     "resisc45": ImageSet(
-        "NWPU-RESISC45", f"NWPU-RESISC45/<class>/*.jpg, {_TV}",
-        "https://gcheng-nwpu.github.io/#Datasets", "400 MB",
+        "NWPU-RESISC45",
+        f"NWPU-RESISC45/<class>/*.jpg, {_TV}",
+        "https://gcheng-nwpu.github.io/#Datasets",
+        "400 MB",
         _folder("NWPU-RESISC45", "NWPU-RESISC45"),
-        ("satellite imagery of {}.", "aerial imagery of {}."), train_per_class=70,
+        ("satellite imagery of {}.", "aerial imagery of {}."),
+        train_per_class=70,
     ),
     "gtsrb": ImageSet(
-        "gtsrb", "gtsrb/{GTSRB/Training,GTSRB/Final_Test,GT-final_test.csv}",
-        "https://benchmark.ini.rub.de/gtsrb_news.html", "650 MB",
+        "gtsrb",
+        "gtsrb/{GTSRB/Training,GTSRB/Final_Test,GT-final_test.csv}",
+        "https://benchmark.ini.rub.de/gtsrb_news.html",
+        "650 MB",
         _torchvision("GTSRB", train="train", test="test"),
-        ('a zoomed in photo of a "{}" traffic sign.', 'a centered photo of a "{}" traffic sign.',
-         'a close up photo of a "{}" traffic sign.'), names=_traffic_signs,
+        (
+            'a zoomed in photo of a "{}" traffic sign.',
+            'a centered photo of a "{}" traffic sign.',
+            'a close up photo of a "{}" traffic sign.',
+        ),
+        names=_traffic_signs,
         train_folder="gtsrb/GTSRB/Training",
     ),
     "country211": ImageSet(
-        "country211", "country211/{train,valid,test}/<two-letter country code>/*.jpg",
-        "https://github.com/openai/CLIP/blob/main/data/country211.md", "11 GB",
-        _torchvision("Country211", train="train", test="test"), ("a photo i took in {}.",),
-        names=_renamed(COUNTRIES), train_folder="country211/train",
+        "country211",
+        "country211/{train,valid,test}/<two-letter country code>/*.jpg",
+        "https://github.com/openai/CLIP/blob/main/data/country211.md",
+        "11 GB",
+        _torchvision("Country211", train="train", test="test"),
+        ("a photo i took in {}.",),
+        names=_renamed(COUNTRIES),
+        train_folder="country211/train",
     ),
     "imagenet": ImageSet(
-        "imagenet/val", f"imagenet/{{train,val}}/n01440764/*.JPEG, {_TV} (synset id)",
-        "https://www.image-net.org/download.php", "150 GB", _folder("imagenet/train", "imagenet/val"),
-        names=_imagenet_names, train_folder="imagenet/train",
+        "imagenet/val",
+        f"imagenet/{{train,val}}/n01440764/*.JPEG, {_TV} (synset id)",
+        "https://www.image-net.org/download.php",
+        "150 GB",
+        _folder("imagenet/train", "imagenet/val"),
+        names=_imagenet_names,
+        train_folder="imagenet/train",
     ),
-}  # fmt: skip
+}

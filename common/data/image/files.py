@@ -49,8 +49,8 @@ def imagenet100_synsets() -> list[str]:
 def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> LabelledFiles:
     """ImageNet-1k in one folder per synset; nothing is opened.
 
-    Labels count the folders, so both splits must have the same. Folders whose names begin with ``.`` or ``@``, which
-    notebooks and file servers make, are no classes.
+    Labels count the folders, so both splits must have the same. Folders whose names begin with
+    ``.`` or ``@``, which notebooks and file servers make, are no classes.
 
     Args:
         root: ``cfg.data.root``.
@@ -58,21 +58,24 @@ def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> Lab
         subset: only the synsets of ImageNet-100.
 
     Raises:
-        UserError: unknown split, missing folder or classes, or other classes in the other split (if it
-            is there).
+        UserError: unknown split, missing folder or classes, or other classes in the other split (if
+            it is there).
     """
     if split not in ("train", "val"):
         raise UserError(f"imagenet has no split '{split}'{nearest(split, ('train', 'val'))}")
     spec = IMAGE_SETS["imagenet"]
     folder = require(
-        data_root(root) / "imagenet" / split, what=f"image set 'imagenet' ({split})",
-        layout=spec.layout, source=spec.source, size=spec.size,
-    )  # fmt: skip
+        data_root(root) / "imagenet" / split,
+        what=f"image set 'imagenet' ({split})",
+        layout=spec.layout,
+        source=spec.source,
+        size=spec.size,
+    )
     found = _class_folders(folder)
     if not found:
         raise UserError(
-            f"{folder} has no class folders: sort its pictures into one folder per class. Expected layout: "
-            f"{spec.layout}"
+            f"{folder} has no class folders: sort its pictures into one folder per class. Expected"
+            f" layout: {spec.layout}"
         )
     wanted = imagenet100_synsets() if subset else found
     missing = sorted(set(wanted) - set(found))
@@ -85,8 +88,9 @@ def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> Lab
     if not subset and (theirs := _class_folders(other)) and theirs != found:
         own = sorted(set(found) ^ set(theirs))
         raise UserError(
-            f"{folder} and {other} have different class folders ({', '.join(own[:3])}{', ...' if own[3:] else ''} in "
-            "one of them alone), so that their labels would differ: complete them, or remove what is no class"
+            f"{folder} and {other} have different class folders"
+            f" ({', '.join(own[:3])}{', ...' if own[3:] else ''} in one of them alone), so that"
+            " their labels would differ: complete them, or remove what is no class"
         )
     paths: list[str] = []
     counts = []
@@ -117,9 +121,12 @@ def tiny_imagenet_files(root: str | None, split: str) -> LabelledFiles:
     if split not in ("train", "val"):
         raise UserError(f"tiny_imagenet has no split '{split}'{nearest(split, ('train', 'val'))}")
     folder = require(
-        data_root(root) / "tiny-imagenet-200", what="image set 'tiny_imagenet'",
-        layout=TINY_LAYOUT, source=TINY_SOURCE, size="240 MB",
-    )  # fmt: skip
+        data_root(root) / "tiny-imagenet-200",
+        what="image set 'tiny_imagenet'",
+        layout=TINY_LAYOUT,
+        source=TINY_SOURCE,
+        size="240 MB",
+    )
     try:
         wnids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
         lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()

@@ -91,9 +91,12 @@ def load_pixels(
         raise UserError(f"{name} has no split '{split}'{nearest(split, splits)}")
     folder, spec = data_root(root), IMAGE_SETS[name]
     require(
-        folder / spec.folder, what=f"image set '{name}'", layout=spec.layout, source=spec.source,
+        folder / spec.folder,
+        what=f"image set '{name}'",
+        layout=spec.layout,
+        source=spec.source,
         size=spec.size,
-    )  # fmt: skip
+    )
     data: Any
     try:
         if name == "stl10":

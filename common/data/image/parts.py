@@ -17,10 +17,26 @@ from common.data.image.synthetic import synthetic_pairs
 Part = Literal["train", "bank", "test"]  # bank: labelled images that probes are fitted on
 DEV_PER_CLASS = 100  # bundled training images that are the development split
 SYNTHETIC_SAMPLES, SYNTHETIC_CLASSES = 256, 8
-NUM_IMAGES = {"cifar10": 50000, "cifar100": 50000, "stl10": 105000, "imagenet": 1281167,
-              "imagenet100": 126689, "tiny_imagenet": 100000, "bundled": 9000, "synthetic": SYNTHETIC_SAMPLES}  # fmt: skip
-NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000, "imagenet100": 100,
-               "tiny_imagenet": 200, "bundled": 10, "synthetic": SYNTHETIC_CLASSES}  # fmt: skip
+NUM_IMAGES = {
+    "cifar10": 50000,
+    "cifar100": 50000,
+    "stl10": 105000,
+    "imagenet": 1281167,
+    "imagenet100": 126689,
+    "tiny_imagenet": 100000,
+    "bundled": 9000,
+    "synthetic": SYNTHETIC_SAMPLES,
+}
+NUM_CLASSES = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "stl10": 10,
+    "imagenet": 1000,
+    "imagenet100": 100,
+    "tiny_imagenet": 200,
+    "bundled": 10,
+    "synthetic": SYNTHETIC_CLASSES,
+}
 
 
 @dataclass(frozen=True)

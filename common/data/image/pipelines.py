@@ -23,7 +23,8 @@ _BLUR = 13  # pixels; three standard deviations of the strongest blur
 def seeded(rng: Rng) -> Iterator[None]:
     """Seed the global generators of python, numpy and torch (CPU), and put them back.
 
-    The transforms of timm and torchvision draw from them. Generators of other devices are not touched.
+    The transforms of timm and torchvision draw from them. Generators of other devices are not
+    touched.
     """
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
@@ -77,9 +78,16 @@ def rand_augment(
 
     create: Any = timm.data.create_transform  # type: ignore[attr-defined]
     pipeline = create(
-        size, is_training=True, scale=scale, auto_augment="rand-m9-mstd0.5-inc1",
-        interpolation="bicubic", re_prob=erase_prob, re_mode="pixel", mean=mean, std=std,
-    )  # fmt: skip
+        size,
+        is_training=True,
+        scale=scale,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=erase_prob,
+        re_mode="pixel",
+        mean=mean,
+        std=std,
+    )
     return SeededPipeline(size, pipeline)
 
 
@@ -127,9 +135,17 @@ def three_augment(
 
 
 _MILD_OPERATIONS = (
-    "Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY",
-    "TranslateX", "TranslateY", "Rotate",
-)  # fmt: skip
+    "Identity",
+    "AutoContrast",
+    "Equalize",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+)
 
 
 class _MildRandAugment(v2.RandAugment):  # type: ignore[misc]

@@ -21,9 +21,15 @@ from common.data.samplers import Rng
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _ORDERS = np.array(
-    [(a, b, c, d) for a in range(4) for b in range(4) for c in range(4) for d in range(4)
-     if len({a, b, c, d}) == 4]
-)  # fmt: skip
+    [
+        (a, b, c, d)
+        for a in range(4)
+        for b in range(4)
+        for c in range(4)
+        for d in range(4)
+        if len({a, b, c, d}) == 4
+    ]
+)
 _CHUNK_PIXELS = 150_000  # pixels that run through all operations at once, to stay in the cache
 _GREY = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
 
@@ -71,9 +77,14 @@ class SimCLRTransform:
     def crop(self) -> TrainTransform:
         """The crop, which is drawn before the colours: ``crop.box`` tells where it lies."""
         return TrainTransform(
-            self.size, self.scale, self.ratio, self.flip_prob, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0),
+            self.size,
+            self.scale,
+            self.ratio,
+            self.flip_prob,
+            (0.0, 0.0, 0.0),
+            (1.0, 1.0, 1.0),
             self.interpolation,
-        )  # fmt: skip
+        )
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """One view of each image.

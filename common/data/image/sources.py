@@ -125,7 +125,8 @@ class TrainTransform:
         """Crop a whole batch with one resampling, each image with its own box.
 
         Args:
-            images: (B, 3, H, W) uint8; H, W at most twice `size`, since sampling is not antialiased.
+            images: (B, 3, H, W) uint8; H, W at most twice `size`, since sampling is not
+                antialiased.
             rngs: one generator per image.
 
         Returns:
@@ -162,9 +163,15 @@ class TrainTransform:
             raise ValueError("a training transform needs a generator")
         top, left, h, w, flip = self.box(rng, image.height, image.width)
         crop = F.resized_crop(
-            image.convert("RGB"), top, left, h, w, [self.size, self.size],
-            self.interpolation, antialias=True,
-        )  # fmt: skip
+            image.convert("RGB"),
+            top,
+            left,
+            h,
+            w,
+            [self.size, self.size],
+            self.interpolation,
+            antialias=True,
+        )
         return _to_float(F.horizontal_flip(crop) if flip else crop, self.mean, self.std)
 
     def box(self, rng: Rng, height: int, width: int) -> "CropBox":

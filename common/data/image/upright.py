@@ -10,7 +10,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # suffixes of what is loo
 
 
 def upright(picture: Image.Image | str | Path) -> Image.Image:
-    """A picture as RGB, turned as its camera says; boxes and crops are in the pixels of what is seen.
+    """A picture as RGB, turned as its camera says.
+
+    Boxes and crops are in the pixels of what is seen.
 
     Args:
         picture: an image, or the path of a file.

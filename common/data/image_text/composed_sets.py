@@ -28,7 +28,8 @@ class ComposedQuery:
         reference: name of the picture.
         texts: what to change; of several wordings the normalised embeddings are averaged.
         targets: right answers, the main one first; empty where they are not public.
-        subset: names among which a second recall is taken (CIRR's group without the reference, GeneCIS's gallery).
+        subset: names among which a second recall is taken (CIRR's group without the reference,
+            GeneCIS's gallery).
     """
 
     id: str
@@ -94,8 +95,8 @@ def cirr(root: Path, split: str = "val") -> ComposedSet:
     Source: Liu et al. 2021, arXiv 2108.04024.
 
     Args:
-        root: holds ``captions/`` and ``image_splits/`` (or ``cirr/`` with both) and the folders of pictures that
-            the split file names.
+        root: holds ``captions/`` and ``image_splits/`` (or ``cirr/`` with both) and the folders of
+            pictures that the split file names.
         split: train, val or test1 (whose targets are not public).
     """
     annotations = root / "cirr" if (root / "cirr" / "captions").is_dir() else root
@@ -122,8 +123,8 @@ def circo(root: Path, split: str = "val") -> ComposedSet:
     Source: Baldrati et al. 2023, arXiv 2303.15247.
 
     Args:
-        root: holds ``annotations/<split>.json`` and ``COCO2017_unlabeled/`` with ``unlabeled2017/`` and
-            ``annotations/image_info_unlabeled2017.json``.
+        root: holds ``annotations/<split>.json`` and ``COCO2017_unlabeled/`` with ``unlabeled2017/``
+            and ``annotations/image_info_unlabeled2017.json``.
         split: val or test (whose targets are not public).
     """
     source = "https://github.com/miccunifi/CIRCO"
@@ -160,7 +161,8 @@ def genecis(root: Path, task: str) -> ComposedSet:
     Source: Vaze et al. 2023, arXiv 2306.07969.
 
     Args:
-        root: holds ``genecis/<task>.json``, and ``VG_100K_all/`` (attributes) or ``val2017/`` (objects).
+        root: holds ``genecis/<task>.json``, and ``VG_100K_all/`` (attributes) or ``val2017/``
+            (objects).
         task: focus_attribute, change_attribute, focus_object or change_object.
 
     Raises:
@@ -237,8 +239,10 @@ def _fashion_file(root: Path, name: str) -> Path:
     return require(
         root / name,
         what="FashionIQ",
-        layout="captions/cap.<category>.<split>.json, image_splits/split.<category>.<split>.json, "
-        "images/<name>.png",
+        layout=(
+            "captions/cap.<category>.<split>.json, image_splits/split.<category>.<split>.json, "
+            "images/<name>.png"
+        ),
         source="https://github.com/XiaoxiaoGuo/fashion-iq",
         size="8 GB",
     )
@@ -248,7 +252,9 @@ def _cirr_file(path: Path) -> Path:
     return require(
         path,
         what="CIRR",
-        layout="captions/cap.rc2.<split>.json, image_splits/split.rc2.<split>.json, pictures of NLVR2",
+        layout=(
+            "captions/cap.rc2.<split>.json, image_splits/split.rc2.<split>.json, pictures of NLVR2"
+        ),
         source="https://github.com/Cuberick-Orion/CIRR",
         size="6 GB",
     )

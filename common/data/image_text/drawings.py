@@ -22,31 +22,114 @@ NUM_PHRASINGS = 4
 MIN_CLASS_SIZE = 4  # training drawings of a zero-shot class
 DEV_FRACTION = 0.08  # of all keys, taken from the training side
 # WordNet lexicographer files of things that can be drawn, with a word that hints at each
-LEXNAMES = {5: "animal", 6: "artifact", 8: "body", 10: "sign", 13: "food", 15: "place",
-            17: "nature", 18: "person", 20: "plant", 25: "shape"}  # fmt: skip
-CATEGORY_LEXNAMES = {"animals": 5, "food": 13, "plants": 20, "people": 18, "geography": 15,
-                     "signs_and_symbols": 10}  # fmt: skip
+LEXNAMES = {
+    5: "animal",
+    6: "artifact",
+    8: "body",
+    10: "sign",
+    13: "food",
+    15: "place",
+    17: "nature",
+    18: "person",
+    20: "plant",
+    25: "shape",
+}
+CATEGORY_LEXNAMES = {
+    "animals": 5,
+    "food": 13,
+    "plants": 20,
+    "people": 18,
+    "geography": 15,
+    "signs_and_symbols": 10,
+}
 PRIOR = {18: 0.4, 8: 0.4, 6: 0.3, 13: 0.3}  # which sense of a word drawings tend to mean
 NOT_A_NOUN = {
-    "with", "the", "and", "for", "from", "bordered", "simple", "white", "black", "red", "blue",
-    "green", "orange", "yellow", "ornamental", "left", "right", "down", "back", "open", "two",
-    "jean", "up", "off", "new", "old", "big", "small", "light", "dark",
-}  # fmt: skip
+    "with",
+    "the",
+    "and",
+    "for",
+    "from",
+    "bordered",
+    "simple",
+    "white",
+    "black",
+    "red",
+    "blue",
+    "green",
+    "orange",
+    "yellow",
+    "ornamental",
+    "left",
+    "right",
+    "down",
+    "back",
+    "open",
+    "two",
+    "jean",
+    "up",
+    "off",
+    "new",
+    "old",
+    "big",
+    "small",
+    "light",
+    "dark",
+}
 NOT_A_TAG = {
-    "icons", "flat", "theme", "lemon", "action", "actions", "application", "applications",
-    "device", "devices", "filesystem", "filesystems", "simple", "miscellany", "special", "white",
-    "bordered", "ornamental", "and",
-}  # fmt: skip
+    "icons",
+    "flat",
+    "theme",
+    "lemon",
+    "action",
+    "actions",
+    "application",
+    "applications",
+    "device",
+    "devices",
+    "filesystem",
+    "filesystems",
+    "simple",
+    "miscellany",
+    "special",
+    "white",
+    "bordered",
+    "ornamental",
+    "and",
+}
 FRAMES = (
-    ("a drawing about {}", "think of {}", "{} as a small picture", "here one sees {}",
-     "something to do with {}", "this image stands for {}"),
-    ("an icon that suggests {}", "it calls to mind {}", "picture tagged {}", "{}, sketched in color",
-     "the artist wanted to show {}", "used when people talk of {}"),
-    ("this could mean {}", "a symbol related to {}", "an illustration: {}", "whoever sees it says {}",
-     "people connect it with {}", "shown here is {}"),
-    ("a little graphic on the theme of {}", "{} in cartoon style", "one may call it {}",
-     "a simple depiction of {}", "its subject is {}", "clip art in the spirit of {}"),
-)  # fmt: skip
+    (
+        "a drawing about {}",
+        "think of {}",
+        "{} as a small picture",
+        "here one sees {}",
+        "something to do with {}",
+        "this image stands for {}",
+    ),
+    (
+        "an icon that suggests {}",
+        "it calls to mind {}",
+        "picture tagged {}",
+        "{}, sketched in color",
+        "the artist wanted to show {}",
+        "used when people talk of {}",
+    ),
+    (
+        "this could mean {}",
+        "a symbol related to {}",
+        "an illustration: {}",
+        "whoever sees it says {}",
+        "people connect it with {}",
+        "shown here is {}",
+    ),
+    (
+        "a little graphic on the theme of {}",
+        "{} in cartoon style",
+        "one may call it {}",
+        "a simple depiction of {}",
+        "its subject is {}",
+        "clip art in the spirit of {}",
+    ),
+)
 
 
 class Drawing(NamedTuple):
@@ -128,8 +211,15 @@ def drawings(root: str | None = None) -> Iterator[Drawing]:
         yield _drawing(f"clipart/{row}.jpg", c["title"], key, split, tags, lexname, wordnet)
 
 
-def _drawing(image: str, name: str, key: str, split: str, tags: list[str], lexname: int | None,
-             wordnet: WordNet) -> Drawing:  # fmt: skip
+def _drawing(
+    image: str,
+    name: str,
+    key: str,
+    split: str,
+    tags: list[str],
+    lexname: int | None,
+    wordnet: WordNet,
+) -> Drawing:
     noun, sense = wordnet.sense(name, tags, lexname)
     synonyms: list[str] = []
     if sense:
@@ -173,8 +263,10 @@ def write_pool_texts(folder: Path, root: str | None = None) -> None:
     for name, lines in columns.items():
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     held_out = [d for d in pool if d.split != "train"]
-    rows = [{"image": d.image, "split": d.split, "name": d.name, "query": d.query, "noun": d.noun}
-            for d in held_out]  # fmt: skip
+    rows = [
+        {"image": d.image, "split": d.split, "name": d.name, "query": d.query, "noun": d.noun}
+        for d in held_out
+    ]
     write_jsonl(folder / "test.jsonl.gz", rows)
     counts = Counter(d.noun for d in train if d.noun)
     classes = sorted(noun for noun, count in counts.items() if count >= MIN_CLASS_SIZE)

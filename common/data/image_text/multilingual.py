@@ -51,8 +51,9 @@ def plain_caption(text: str, max_words: int = 40) -> str:
 
     The characters , . ' ! ? " ( ) * # : ; ~ - / become blanks and ``<person>`` becomes person.
 
-    Source: Zeng et al. 2022, "CCLM", arXiv 2206.00621, released ``dataset/utils.py`` (ALBEF and X-VLM
-    have other rules); the release raises an error where nothing is left, here the text is empty.
+    Source: Zeng et al. 2022, "CCLM", arXiv 2206.00621, released ``dataset/utils.py`` (ALBEF and
+    X-VLM have other rules); the release raises an error where nothing is left, here the text is
+    empty.
 
     Args:
         text: a caption.

@@ -16,11 +16,19 @@ from common.data.tables import read_jsonl
 
 Benchmark = Literal["multi30k", "coco", "xflickrco", "wit"]
 SOURCES = {
-    "multi30k": "https://github.com/multi30k/dataset and https://shannon.cs.illinois.edu/DenotationGraph",
-    "coco": "https://cocodataset.org, https://cs.stanford.edu/people/karpathy/deepimagesent (the splits and "
-    "English), https://github.com/STAIR-Lab-CIT/STAIR-captions, https://github.com/li-xirong/coco-cn",
+    "multi30k": (
+        "https://github.com/multi30k/dataset and https://shannon.cs.illinois.edu/DenotationGraph"
+    ),
+    "coco": (
+        "https://cocodataset.org, https://cs.stanford.edu/people/karpathy/deepimagesent (the splits"
+        " and English), https://github.com/STAIR-Lab-CIT/STAIR-captions,"
+        " https://github.com/li-xirong/coco-cn"
+    ),
     "xflickrco": "https://github.com/e-bug/iglue",
-    "wit": "https://github.com/e-bug/iglue, pictures: https://www.kaggle.com/c/wikipedia-image-caption/data",
+    "wit": (
+        "https://github.com/e-bug/iglue, pictures:"
+        " https://www.kaggle.com/c/wikipedia-image-caption/data"
+    ),
 }
 Pairs = list[tuple[str, str]]  # image and text
 # Multi30K's task2 has five captions an image in these languages, under these names of the splits
@@ -55,7 +63,9 @@ class LanguageSet:
 def aligned(sets: Mapping[str, LanguageSet]) -> bool:
     """Whether text i is a translation of text i in every language: the rank variance needs that."""
     first = next(iter(sets.values()))
-    return all((s.images, s.image_of_text) == (first.images, first.image_of_text) for s in sets.values())  # fmt: skip
+    return all(
+        (s.images, s.image_of_text) == (first.images, first.image_of_text) for s in sets.values()
+    )
 
 
 def grouped(pairs: Sequence[tuple[str, str]]) -> LanguageSet:
@@ -74,19 +84,21 @@ def read_benchmark(
     Layouts below `root`, file names those of the releases:
 
     - multi30k: ``multi30k/task1/image_splits/<split>.txt`` with one file name a line, and
-      ``multi30k/task1/raw/<split>.<language>[.gz]``; in English and German the five captions an image of
-      ``multi30k/task2/raw/<split>.{1..5}.<language>[.gz]`` where they are there ("test_2016_flickr" is "test_2016"
-      there), else the one of task1, with a warning.
-    - coco: ``coco/dataset_coco.json`` of Karpathy has the splits ("train" with "restval") and English; Chinese is
-      ``coco/coco-cn_<split>.txt`` and ``coco/imageid.human-written-caption.txt`` of COCO-CN, which has a split of
-      its own; Japanese is STAIR's ``coco/stair_captions_v1.2_{train,val}.json``, another language
-      ``coco/<language>_{train,val}.json``: COCO's caption format, files for train2014 and for val2014, of which the
-      images of Karpathy's split are read. A picture is ``{train,val}2014/<file name>`` in all of them.
+      ``multi30k/task1/raw/<split>.<language>[.gz]``; in English and German the five captions an
+      image of ``multi30k/task2/raw/<split>.{1..5}.<language>[.gz]`` where they are there
+      ("test_2016_flickr" is "test_2016" there), else the one of task1, with a warning.
+    - coco: ``coco/dataset_coco.json`` of Karpathy has the splits ("train" with "restval") and
+      English; Chinese is ``coco/coco-cn_<split>.txt`` and
+      ``coco/imageid.human-written-caption.txt`` of COCO-CN, which has a split of its own; Japanese
+      is STAIR's ``coco/stair_captions_v1.2_{train,val}.json``, another language
+      ``coco/<language>_{train,val}.json``: COCO's caption format, files for train2014 and for
+      val2014, of which the images of Karpathy's split are read. A picture is
+      ``{train,val}2014/<file name>`` in all of them.
     - xflickrco: ``xflickrco/<language>/<split>.jsonl`` of IGLUE (img_path, sentences).
-    - wit: ``wit/<split>_<language>.jsonl`` of IGLUE (image_url, caption_reference_description). The picture of an
-      address is what ``wit/images.jsonl`` says, a file of your own with a line
-      ``{"image_url": "https://...", "img_path": "a/b.jpg"}`` each: IGLUE has no file names, and its image_idx is
-      shared by several pictures.
+    - wit: ``wit/<split>_<language>.jsonl`` of IGLUE (image_url, caption_reference_description). The
+      picture of an address is what ``wit/images.jsonl`` says, a file of your own with a line
+      ``{"image_url": "https://...", "img_path": "a/b.jpg"}`` each: IGLUE has no file names, and its
+      image_idx is shared by several pictures.
 
     Images whose captions are all empty are left out, as the release leaves them out.
 
@@ -130,8 +142,8 @@ def _multi30k_files(folder: Path, language: str, split: str) -> list[Path]:
     if any(_present(path) for path in five):
         return five
     warnings.warn(
-        f"multi30k '{language}', {split}: one caption an image, of {one}; for the five put task2 of the release "
-        f"beside task1: {five[0]}.gz is not there",
+        f"multi30k '{language}', {split}: one caption an image, of {one}; for the five put task2 of"
+        f" the release beside task1: {five[0]}.gz is not there",
         stacklevel=2,
     )
     return [one]
@@ -179,8 +191,8 @@ def _coco_format(folder: Path, language: str, split: str, images: Mapping[int, s
                 texts[row["image_id"]].append(row["caption"])
     if lost := sum(not own for own in texts.values()):
         warnings.warn(
-            f"coco '{language}': {lost} of the {len(texts)} images of split '{split}' have no caption "
-            "and are left out",
+            f"coco '{language}': {lost} of the {len(texts)} images of split '{split}' have no"
+            " caption and are left out",
             stacklevel=2,
         )
     return [(images[image], text) for image, own in texts.items() for text in own]
@@ -220,8 +232,9 @@ def _wit(root: Path, languages: Sequence[str], split: str) -> dict[str, Pairs]:
     addresses = dict.fromkeys(address for pairs in found.values() for address, _ in pairs)
     if lost := [address for address in addresses if address not in files]:
         raise UserError(
-            f"{folder / 'images.jsonl'} has no line for {len(lost)} of the {len(addresses)} pictures of split "
-            f"'{split}', such as {lost[0]}: save them below {folder / 'images'} and add their lines"
+            f"{folder / 'images.jsonl'} has no line for {len(lost)} of the {len(addresses)}"
+            f" pictures of split '{split}', such as {lost[0]}: save them below {folder / 'images'}"
+            " and add their lines"
         )
     return {x: [(files[address], text) for address, text in pairs] for x, pairs in found.items()}
 
@@ -229,8 +242,9 @@ def _wit(root: Path, languages: Sequence[str], split: str) -> dict[str, Pairs]:
 def _wit_images(path: Path) -> dict[str, str]:
     """Path below the folder of the images by address; no two addresses share one."""
     layout = (
-        'a line {"image_url": "https://...", "img_path": "a/b.jpg"} for each picture below wit/images; save there '
-        "what image_pixels/*.csv of the Kaggle set hold (address, picture in base64, tab between) and write the lines"
+        'a line {"image_url": "https://...", "img_path": "a/b.jpg"} for each picture below'
+        " wit/images; save there what image_pixels/*.csv of the Kaggle set hold (address, picture"
+        " in base64, tab between) and write the lines"
     )
     files: dict[str, str] = {}
     owner: dict[str, str] = {}
@@ -257,9 +271,12 @@ def _there(path: Path, name: str, what: str = "captions", layout: str = "") -> P
     if packed.exists() and not path.exists():
         return packed
     return require(
-        path, what=f"{what} of {name}", layout=layout or f"see read_benchmark, section {name}",
-        source=SOURCES[name], size="20 MB, images extra",
-    )  # fmt: skip
+        path,
+        what=f"{what} of {name}",
+        layout=layout or f"see read_benchmark, section {name}",
+        source=SOURCES[name],
+        size="20 MB, images extra",
+    )
 
 
 def _json(path: Path, key: str) -> list[dict[str, Any]]:

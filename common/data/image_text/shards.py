@@ -26,8 +26,8 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
     if missing or not found:
         first = f", first {missing[0]}" if missing else ""
         raise UserError(
-            f"{len(missing)} of {len(found)} shards do not exist{first}. Expected layout: tar files "
-            "of samples key.jpg + key.txt (+ key.json), as img2dataset writes them"
+            f"{len(missing)} of {len(found)} shards do not exist{first}. Expected layout: tar files"
+            " of samples key.jpg + key.txt (+ key.json), as img2dataset writes them"
         )
     return found
 

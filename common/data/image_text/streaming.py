@@ -2,9 +2,9 @@
 
 The stream is an endless sequence of batches per rank, so a position is one number. With W loader
 processes, batch b belongs to lane b mod W; each lane has its own shards and its own order. A loader
-takes its processes in turn, hence a stream that starts at batch b gives process w lane (b + w) mod W
-and the order of batches is the same as without the interruption. A batch is `batch_size` samples of
-a shard stream; the corrupt ones among them are left out, so that skipping ahead decodes nothing.
+takes its processes in turn, hence a stream that starts at batch b gives process w lane (b + w) mod
+W and the order of batches is the same as without the interruption. A batch is `batch_size` samples
+of a shard stream; the corrupt ones among them are left out, so that skipping ahead decodes nothing.
 """
 
 import io
@@ -98,7 +98,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         self.num_workers, self.max_corrupt = num_workers, max_corrupt
         self._skipped = torch.zeros(_COUNTERS, dtype=torch.long)
         self._skipped.share_memory_()  # type: ignore[no-untyped-call]
-        # of the shards, over all loader processes: which ones this rank has had to read, which could not be
+        # of the shards, over all loader processes: which ones this rank has had to read, which
+        # could not be
         self._given, self._lost = torch.zeros(2, len(self.shards), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
         self.first, self.rank, self.world_size = 0, rank(), world_size()
 

@@ -58,7 +58,8 @@ class BoxesInGrid:
 class LabelledFrames(Dataset[DetectionBatch]):
     """Augmented frames with boxes; every draw is a function of (seed, epoch, index).
 
-    Velocities that the set does not know (NaN) are 0 as targets. In place of a damaged frame comes the next one.
+    Velocities that the set does not know (NaN) are 0 as targets. In place of a damaged frame comes
+    the next one.
 
     Args:
         data: the set.

@@ -19,10 +19,26 @@ EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
 RAW_SOURCE = "https://www.cvlibs.net/datasets/kitti/raw_data.php"
 SEMANTIC_SOURCE = "https://semantic-kitti.org"
 SEMANTIC_CLASSES = (
-    "car", "bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist",
-    "motorcyclist", "road", "parking", "sidewalk", "other-ground", "building", "fence",
-    "vegetation", "trunk", "terrain", "pole", "traffic-sign",
-)  # fmt: skip
+    "car",
+    "bicycle",
+    "motorcycle",
+    "truck",
+    "other-vehicle",
+    "person",
+    "bicyclist",
+    "motorcyclist",
+    "road",
+    "parking",
+    "sidewalk",
+    "other-ground",
+    "building",
+    "fence",
+    "vegetation",
+    "trunk",
+    "terrain",
+    "pole",
+    "traffic-sign",
+)
 # raw label -> training class; moving classes (252 up) count as their static ones
 _SEMANTIC = {
     10: 0, 252: 0, 11: 1, 15: 2, 18: 3, 258: 3, 13: 4, 16: 4, 20: 4, 256: 4, 257: 4, 259: 4,
@@ -72,9 +88,12 @@ class ScanFiles:
                 raise ValueError(f"{self.labels[sequence][index]}: not one label for each point")
             labels, moving = semantic_classes(raw), raw >= FIRST_MOVING
         return LidarFrame(
-            points, self.pose(sequence, index), self.time(sequence, index),
-            labels=labels, moving=moving,
-        )  # fmt: skip
+            points,
+            self.pose(sequence, index),
+            self.time(sequence, index),
+            labels=labels,
+            moving=moving,
+        )
 
 
 def semantic_classes(raw: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -96,9 +115,12 @@ def kitti_raw(root: Path, drives: Sequence[str] | None = None) -> ScanFiles:
         UserError: nothing there, a file is missing, or a drive has no scans.
     """
     require(
-        root, what="KITTI raw", layout="<date>/<date>_drive_0005_sync/{velodyne_points,oxts}",
-        source=RAW_SOURCE, size="180 GB for all drives",
-    )  # fmt: skip
+        root,
+        what="KITTI raw",
+        layout="<date>/<date>_drive_0005_sync/{velodyne_points,oxts}",
+        source=RAW_SOURCE,
+        size="180 GB for all drives",
+    )
     folders = sorted(p for p in root.glob("*/*_sync") if drives is None or p.name in drives)
     if not folders:
         raise UserError(f"{root} holds no <date>/<date>_drive_<number>_sync folder ({RAW_SOURCE})")
@@ -142,10 +164,12 @@ def semantic_kitti(root: Path, sequences: Sequence[str]) -> ScanFiles:
     scans, labels, poses, times = [], [], [], []
     for name in sequences:
         folder = require(
-            root / "sequences" / name, what="SemanticKITTI",
+            root / "sequences" / name,
+            what="SemanticKITTI",
             layout="sequences/00/{velodyne,labels,poses.txt,calib.txt,times.txt}",
-            source=SEMANTIC_SOURCE, size="80 GB",
-        )  # fmt: skip
+            source=SEMANTIC_SOURCE,
+            size="80 GB",
+        )
         files = _scans(folder / "velodyne", SEMANTIC_SOURCE)
         numbers = _numbers_of(files)
         camera = np.array([_matrix(row) for row in _rows_at(folder / "poses.txt", numbers)])

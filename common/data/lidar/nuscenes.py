@@ -17,9 +17,17 @@ from common.data.lookup import require
 Floats = NDArray[np.floating]
 SOURCE = "https://www.nuscenes.org/nuscenes"
 CLASSES = (
-    "car", "truck", "bus", "trailer", "construction_vehicle", "pedestrian", "motorcycle",
-    "bicycle", "traffic_cone", "barrier",
-)  # fmt: skip
+    "car",
+    "truck",
+    "bus",
+    "trailer",
+    "construction_vehicle",
+    "pedestrian",
+    "motorcycle",
+    "bicycle",
+    "traffic_cone",
+    "barrier",
+)
 _CATEGORIES = {
     "vehicle.car": "car",
     "vehicle.truck": "truck",
@@ -87,14 +95,19 @@ class NuScenes:
         kept = [a for a in record.annotations if self.names[a["instance_token"]] in _CATEGORIES]
         boxes = [self._box(a, record.pose) for a in kept]
         return LidarFrame(
-            points, record.pose, record.time,
+            points,
+            record.pose,
+            record.time,
             np.array(boxes, dtype=np.float32).reshape(-1, 9),
             tuple(_CATEGORIES[self.names[a["instance_token"]]] for a in kept),
             np.array([a["num_lidar_pts"] for a in kept], dtype=np.int64),
-        )  # fmt: skip
+        )
 
     def _box(self, row: Row, pose: Floats) -> list[float]:
-        """x, y, z, l, w, h, yaw, vx, vy in the sensor's frame; NaN where the velocity is not known."""
+        """x, y, z, l, w, h, yaw, vx, vy in the sensor's frame.
+
+        NaN where the velocity is not known.
+        """
         local = inverse(pose) @ quaternion_pose(row["translation"], row["rotation"])
         width, length, height = row["size"]
         velocity = inverse(pose)[:3, :3] @ self._velocity(row)
@@ -123,16 +136,26 @@ def nuscenes(root: Path, version: str = "v1.0-trainval", scenes: Path | None = N
         UserError: a table is missing or damaged.
     """
     folder = require(
-        root / version, what="nuScenes", layout="v1.0-trainval/*.json, samples/LIDAR_TOP/*.bin",
-        source=SOURCE, size="about 100 GB of key frames",
-    )  # fmt: skip
+        root / version,
+        what="nuScenes",
+        layout="v1.0-trainval/*.json, samples/LIDAR_TOP/*.bin",
+        source=SOURCE,
+        size="about 100 GB of key frames",
+    )
     sample, data, pose, calibrated, sensor, scene, annotation, instance, category = (
         _table(folder / f"{name}.json")
         for name in (
-            "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "scene",
-            "sample_annotation", "instance", "category",
+            "sample",
+            "sample_data",
+            "ego_pose",
+            "calibrated_sensor",
+            "sensor",
+            "scene",
+            "sample_annotation",
+            "instance",
+            "category",
         )
-    )  # fmt: skip
+    )
     wanted = None if scenes is None else set(_lines(scenes))
     sweeps = {
         row["sample_token"]: row

@@ -66,9 +66,13 @@ class JsonSequences:
         names = tuple(found.get("names", ()))
         known = found.get("num_points", [-1] * len(names))
         return LidarFrame(
-            points, self.pose(sequence, index), self.time(sequence, index), boxes, names,
+            points,
+            self.pose(sequence, index),
+            self.time(sequence, index),
+            boxes,
+            names,
             np.array(known, dtype=np.int64),
-        )  # fmt: skip
+        )
 
 
 def _once_points(path: Path) -> Floats:
@@ -78,7 +82,10 @@ def _once_points(path: Path) -> Floats:
 
 
 def _waymo_points(path: Path) -> Floats:
-    """x, y, z, tanh(intensity), elongation; points of no-label zones (flag other than -1) are out."""
+    """x, y, z, tanh(intensity), elongation.
+
+    Points of no-label zones (flag other than -1) are out.
+    """
     points = np.load(path, allow_pickle=False)
     if points.ndim != 2 or points.shape[1] != 6:
         raise ValueError(f"{path.name}: shape {points.shape} instead of (N, 6)")
@@ -152,10 +159,15 @@ def once(root: Path, split: str) -> JsonSequences:
         )
 
     return _listed(
-        "once", root, split, read, what="ONCE",
+        "once",
+        root,
+        split,
+        read,
+        what="ONCE",
         layout="ImageSets/train.txt, data/000076/{000076.json,lidar_roof/*.bin}",
-        source=ONCE_SOURCE, size="about 2 TB, raw_small 200 GB",
-    )  # fmt: skip
+        source=ONCE_SOURCE,
+        size="about 2 TB, raw_small 200 GB",
+    )
 
 
 def _once_pose(values: Sequence[float]) -> Floats:
@@ -197,10 +209,15 @@ def waymo(root: Path, split: str) -> JsonSequences:
         )
 
     return _listed(
-        "waymo", root, split, read, what="Waymo",
+        "waymo",
+        root,
+        split,
+        read,
+        what="Waymo",
         layout="ImageSets/train.txt, waymo_processed_data_v0_5_0/<segment>/{0000.npy,frames.json}",
-        source=WAYMO_SOURCE, size="about 1 TB",
-    )  # fmt: skip
+        source=WAYMO_SOURCE,
+        size="about 1 TB",
+    )
 
 
 def _json(path: Path) -> Any:

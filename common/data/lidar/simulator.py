@@ -94,10 +94,16 @@ class Simulator:
         boxes, names, rows = world.boxes(time, pose)
         extra = {"solid": solid, "normals": normals, "missing": directions[~kept], "clean": clean}
         return LidarFrame(
-            points, pose, time, boxes, names,
+            points,
+            pose,
+            time,
+            boxes,
+            names,
             np.bincount(solid[solid >= 0], minlength=len(world.speed))[rows],
-            labels, (solid >= 0) & (world.speed[np.maximum(solid, 0)] > STOPPED), extra,
-        )  # fmt: skip
+            labels,
+            (solid >= 0) & (world.speed[np.maximum(solid, 0)] > STOPPED),
+            extra,
+        )
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,10 @@ def cifar_digits(
     chosen = torch.from_numpy(order[: int(target.sum())])
     return _with_digits(
         images._replace(images=resized(images.images, size)),
-        resized(digits[chosen], size), digit_labels[chosen], target,
-    )  # fmt: skip
+        resized(digits[chosen], size),
+        digit_labels[chosen],
+        target,
+    )
 
 
 def cifar_mnist(root: str | None, part: str) -> SetPair:
@@ -184,9 +186,12 @@ def mnist(root: str | None, part: str) -> tuple[Tensor, Tensor]:
     folder = data_root(root)
     layout = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
     require(
-        folder / "MNIST/raw", what="MNIST", layout=layout,
-        source="https://yann.lecun.com/exdb/mnist or torchvision", size="12 MB",
-    )  # fmt: skip
+        folder / "MNIST/raw",
+        what="MNIST",
+        layout=layout,
+        source="https://yann.lecun.com/exdb/mnist or torchvision",
+        size="12 MB",
+    )
     try:
         data = datasets.MNIST(str(folder), train=part == "train")
     except (RuntimeError, OSError) as error:
@@ -233,10 +238,12 @@ def sprites_on_digits(root: str | None, part: str, *, num_samples: int) -> SetPa
 def _sprites(root: str | None) -> tuple[np.ndarray, Tensor]:
     """Binary sprites (N, 64, 64) with rotations up to 45 degrees, and factors (N, 5) in [0, 1]."""
     path = require(
-        data_root(root) / "dsprites" / SPRITE_FILE, what="dSprites",
-        layout=f"dsprites/{SPRITE_FILE}", source="https://github.com/google-deepmind/dsprites-dataset",
+        data_root(root) / "dsprites" / SPRITE_FILE,
+        what="dSprites",
+        layout=f"dsprites/{SPRITE_FILE}",
+        source="https://github.com/google-deepmind/dsprites-dataset",
         size="26 MB, 3 GB in memory",
-    )  # fmt: skip
+    )
     try:
         with np.load(path, allow_pickle=False) as file:
             images, values = file["imgs"], file["latents_values"]

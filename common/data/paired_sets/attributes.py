@@ -17,9 +17,15 @@ from common.data.tables import read_csv
 _DRAW_STREAM = 33
 CHEXPERT_TARGETS = ("Cardiomegaly", "Edema", "Pleural Effusion")
 CHEXPERT_OTHERS = (  # without lung opacity, as in the official code
-    "Enlarged Cardiomediastinum", "Lung Lesion", "Consolidation", "Pneumonia", "Atelectasis",
-    "Pneumothorax", "Pleural Other", "Fracture",
-)  # fmt: skip
+    "Enlarged Cardiomediastinum",
+    "Lung Lesion",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Other",
+    "Fracture",
+)
 ODIR_TARGETS = ("D", "G", "C", "A", "M")  # diabetes, glaucoma, cataract, AMD, myopia
 _ODIR_COLUMNS = ("N", *ODIR_TARGETS)  # without H and O, as in the official code
 _ODIR_UNKNOWN_AGE = 1.0
@@ -45,10 +51,12 @@ def celeba_accessories(
         UserError: files are missing.
     """
     folder = require(
-        data_root(root) / "celeba", what="CelebA",
+        data_root(root) / "celeba",
+        what="CelebA",
         layout="celeba/list_attr_celeba.txt and celeba/img_align_celeba/*.jpg",
-        source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", size="1.4 GB",
-    )  # fmt: skip
+        source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        size="1.4 GB",
+    )
     files, table = _celeba_table(folder / "list_attr_celeba.txt")
     glasses, hat, male = (table[name] for name in ("Eyeglasses", "Wearing_Hat", "Male"))
     groups = {0: ~glasses & ~hat, 1: glasses & ~hat, 2: hat & ~glasses}
@@ -79,9 +87,12 @@ def celeba_accessories(
 
 def _celeba_table(path: Path) -> tuple[list[str], dict[str, torch.Tensor]]:
     require(
-        path, what="CelebA's attributes", layout="a count, the names, then a file and 40 signs a line",
-        source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", size="26 MB",
-    )  # fmt: skip
+        path,
+        what="CelebA's attributes",
+        layout="a count, the names, then a file and 40 signs a line",
+        source="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        size="26 MB",
+    )
     lines = path.read_text(encoding="utf-8").splitlines()
     names = lines[1].split() if len(lines) > 1 else []
     missing = {"Eyeglasses", "Wearing_Hat", "Male"} - set(names)
@@ -115,10 +126,12 @@ def chexpert_subtypes(
     """
     base = data_root(root)
     table = require(
-        base / "CheXpert-v1.0-small/train.csv", what="CheXpert",
+        base / "CheXpert-v1.0-small/train.csv",
+        what="CheXpert",
         layout="CheXpert-v1.0-small/train.csv and the folders that it names",
-        source="https://stanfordmlgroup.github.io/competitions/chexpert", size="11 GB",
-    )  # fmt: skip
+        source="https://stanfordmlgroup.github.io/competitions/chexpert",
+        size="11 GB",
+    )
     diseases = (*CHEXPERT_TARGETS, *CHEXPERT_OTHERS)
     rows = read_csv(
         table, ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *diseases]
@@ -173,7 +186,8 @@ def odir_subtypes(
 ) -> SetPair:
     """Fundus photographs of patients without finding, and with exactly one of five diseases.
 
-    Hypertension and other diseases (H, O) beside it do not count. The age 1 stands for an unknown one: NaN.
+    Hypertension and other diseases (H, O) beside it do not count. The age 1 stands for an unknown
+    one: NaN.
 
     Args:
         root: ``cfg.data.root``.
@@ -186,10 +200,12 @@ def odir_subtypes(
     """
     folder = data_root(root) / "ODIR-5K"
     table = require(
-        folder / "full_df.csv", what="ODIR-5K",
+        folder / "full_df.csv",
+        what="ODIR-5K",
         layout="ODIR-5K/full_df.csv (the training annotations) and ODIR-5K/Training Images/*.jpg",
-        source="https://www.kaggle.com/datasets/andrewmvd/ocular-disease-recognition-odir5k", size="1.6 GB",
-    )  # fmt: skip
+        source="https://www.kaggle.com/datasets/andrewmvd/ocular-disease-recognition-odir5k",
+        size="1.6 GB",
+    )
     columns = ("Patient Age", "Patient Sex", "Left-Fundus", "Right-Fundus", *_ODIR_COLUMNS)
     rows = read_csv(table, columns)
     paths, classes, sexes, ages = [], [], [], []

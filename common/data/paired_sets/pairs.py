@@ -240,9 +240,13 @@ class SetPairViews(Dataset[SetPairBatch]):
         second, _ = self._view(1, keys_left)
         ids = torch.tensor([index for index, _ in keys_left])
         return {
-            "view_1": first, "view_2": second, "target": self.target[ids],
-            "factors": self.factors[ids], "ids": ids, "skipped": len(keys) - len(kept),
-        }  # fmt: skip
+            "view_1": first,
+            "view_2": second,
+            "target": self.target[ids],
+            "factors": self.factors[ids],
+            "ids": ids,
+            "skipped": len(keys) - len(kept),
+        }
 
     def _view(self, number: int, keys: Sequence[Key]) -> tuple[Tensor, list[int]]:
         stream = _VIEW_STREAMS[number]

@@ -36,7 +36,8 @@ def read_volume(path: Path) -> Tensor:
         (H, W, D) float32.
 
     Raises:
-        ValueError: not a volume in one of these formats, or one with voxels that are no finite numbers.
+        ValueError: not a volume in one of these formats, or one with voxels that are no finite
+            numbers.
     """
     if path.name.endswith(".npz"):
         with np.load(path, allow_pickle=False) as file:
@@ -201,21 +202,25 @@ def volume_folders(folder: Path) -> SetPair:
         folder: holds the two folders.
 
     Raises:
-        UserError: a folder or a participant is missing, or an age or a sex is neither given as above
-            nor unknown.
+        UserError: a folder or a participant is missing, or an age or a sex is neither given as
+            above nor unknown.
     """
     require(
-        folder, what="volumes", layout="{background,target}/*.{npz,nii,nii.gz} [participants.tsv]",
-        source="your own study", size="any size",
-    )  # fmt: skip
+        folder,
+        what="volumes",
+        layout="{background,target}/*.{npz,nii,nii.gz} [participants.tsv]",
+        source="your own study",
+        size="any size",
+    )
     parts = [
         sorted(p for p in (folder / name).glob("*") if p.name.endswith(SUFFIXES))
         for name in ("background", "target")
     ]
     paths = parts[0] + parts[1]
     target = torch.tensor([False] * len(parts[0]) + [True] * len(parts[1]))
-    return SetPair(VolumeStore(paths), target, {}, _participants(folder, paths),
-                   {"sex": ["F", "M"]})  # fmt: skip
+    return SetPair(
+        VolumeStore(paths), target, {}, _participants(folder, paths), {"sex": ["F", "M"]}
+    )
 
 
 def _participants(folder: Path, paths: Sequence[Path]) -> dict[str, Tensor]:

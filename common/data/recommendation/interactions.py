@@ -17,7 +17,10 @@ from common.data.tables import read_csv, read_jsonl
 PAD = 0  # id of no item
 Ids = NDArray[np.int64]
 History = tuple[str, list[str]]  # user, items in the order in which they were taken
-FORMATS = ".inter (RecBole), .txt (user item item ...), .jsonl[.gz] (user, items) or .csv (user, item, timestamp)"
+FORMATS = (
+    ".inter (RecBole), .txt (user item item ...), .jsonl[.gz] (user, items) or .csv (user, item,"
+    " timestamp)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class InteractionLog:
 def read_log(path: str | Path) -> list[History]:
     """Histories of a file, whose format is told by its name; `FORMATS` lists them.
 
-    Rows of ``.inter`` and ``.csv`` are sorted by their timestamps where they have any (equal ones stay
-    in the order of the file), else the file has to be in temporal order for each user.
+    Rows of ``.inter`` and ``.csv`` are sorted by their timestamps where they have any (equal ones
+    stay in the order of the file), else the file has to be in temporal order for each user.
 
     Raises:
         UserError: missing or damaged file, unknown format, missing columns, timestamps that are no
@@ -117,8 +120,8 @@ def _one_line_each(histories: list[History], path: Path) -> list[History]:
     twice = [user for user, lines in counts.items() if lines > 1]
     if twice:
         raise UserError(
-            f"{path}: users with several lines: {len(twice)}, such as {twice[0]}; each line would be "
-            "a user of its own: write all items of a user in one line, oldest first"
+            f"{path}: users with several lines: {len(twice)}, such as {twice[0]}; each line would"
+            " be a user of its own: write all items of a user in one line, oldest first"
         )
     return histories
 

@@ -94,7 +94,10 @@ class HeldOut(Dataset[tuple[Ids, int]]):
         return self.histories[index], int(self.targets[index])
 
     def collate(self, rows: list[tuple[Ids, int]]) -> dict[str, Tensor]:
-        """``items`` (B, L), ``lengths`` (B,), ``target`` (B,); ``history`` (B, longest) if `whole`."""
+        """``items`` (B, L), ``lengths`` (B,), ``target`` (B,).
+
+        ``history`` (B, longest) if `whole`.
+        """
         histories = [own for own, _ in rows]
         items, lengths = right_padded(histories, self.max_length)
         target = torch.tensor([target for _, target in rows])

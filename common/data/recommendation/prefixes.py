@@ -43,9 +43,9 @@ class SequenceBatch(TypedDict):
 class Prefixes(Dataset[SequenceBatch]):
     """All prefixes of the training sequences, each with the item that follows it.
 
-    Either every prefix is a row of its own, or a row is a user and all its prefixes are predicted in
-    one pass of a causal encoder. Both have the same pairs of prefix and target as long as sequences
-    fit `max_length`; of a longer one the second form has the last `max_length` positions.
+    Either every prefix is a row of its own, or a row is a user and all its prefixes are predicted
+    in one pass of a causal encoder. Both have the same pairs of prefix and target as long as
+    sequences fit `max_length`; of a longer one the second form has the last `max_length` positions.
 
     Args:
         sequences: training part of every user; those of a single item have no prefix.

@@ -8,7 +8,9 @@ from common.data.recommendation.interactions import History
 def markov_log(
     num_users: int, num_items: int, *, clusters: int = 10, noise: float = 0.2, seed: int = 0
 ) -> list[History]:
-    """Every cluster is a ring of items; a user walks along one ring and now and then takes any item.
+    """Every cluster is a ring of items.
+
+    A user walks along one ring and now and then takes any item.
 
     Args:
         num_users: users, with 5 to 12 items each.

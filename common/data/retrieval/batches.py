@@ -35,7 +35,8 @@ class InstructionBatch(TypedDict):
     document: TextInputs  # B positives, then B * K negatives, those of a query together
     task: Tensor  # (B,) int64, index of the training set
     label: Tensor  # (B,) int64, class within all labelled sets; -1 elsewhere
-    document_label: Tensor  # (B, 1 + K) int64, the same of the positive and of the negatives; -1 where it is not known
+    # (B, 1 + K) int64, the same of the positive and of the negatives; -1 where it is not known
+    document_label: Tensor
     ids: Tensor  # (B,) int64, places in the epoch
 
 
@@ -44,8 +45,9 @@ class InstructionBatches(Dataset[InstructionBatch]):
 
     The order is the mixture's. Positive and negatives of an access depend on (seed, epoch, place):
     one of the record's positives, K of its negatives without repetition. A record with fewer gets
-    random documents of its set, for labelled sets of other classes; where there is none left (names of two classes), a
-    negative is repeated. No positive of the query is among them, also of another record of the same query.
+    random documents of its set, for labelled sets of other classes; where there is none left (names
+    of two classes), a negative is repeated. No positive of the query is among them, also of another
+    record of the same query.
 
     Args:
         tasks: training sets.

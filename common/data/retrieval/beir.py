@@ -156,10 +156,14 @@ def check_judged(
     unknown = [d for d in pairs if d not in documents]
     if len(unknown) > ABSENT * len(pairs):
         raise UserError(
-            f"{path} judges document {unknown[0]!r} and {len(unknown) - 1} others, which the collection does not hold"
+            f"{path} judges document {unknown[0]!r} and {len(unknown) - 1} others, which the"
+            " collection does not hold"
         )
     if unknown:
         _log.warning(
             "%s judges %d documents that the collection does not hold, such as %s: %s",
-            path, len(unknown), unknown[0], then,
-        )  # fmt: skip
+            path,
+            len(unknown),
+            unknown[0],
+            then,
+        )

@@ -24,9 +24,9 @@ class RankingBatch(TypedDict):
 class RankingGroups(Dataset[RankingBatch]):
     """Map-style training set of records that returns whole batches.
 
-    Positive and negatives of an access depend on (seed, epoch, index). Negatives are drawn from those
-    of the record (for re-ranking: candidates of the first stage that are not relevant), then from
-    documents that are relevant for other queries.
+    Positive and negatives of an access depend on (seed, epoch, index). Negatives are drawn from
+    those of the record (for re-ranking: candidates of the first stage that are not relevant), then
+    from documents that are relevant for other queries.
 
     Args:
         records: queries with their documents.

@@ -100,8 +100,8 @@ class NegativeDraw:
 
 def _places(rng: np.random.Generator, count: int) -> Iterable[int]:
     """Numbers below `count` in random order, each once."""
-    # A permutation of half a million costs 10 ms, for one negative. The results of the bundled sets,
-    # which are smaller, hang on its draws, so they keep it.
+    # A permutation of half a million costs 10 ms, for one negative. The results of the bundled
+    # sets, which are smaller, hang on its draws, so they keep it.
     return rng.permutation(count) if count <= MAX_PERMUTED else _drawn(rng, count)
 
 
@@ -132,8 +132,8 @@ class PassageBatch(TypedDict):
 class PassageBatches(Dataset[PassageBatch]):
     """Map-style training set of records that returns whole batches.
 
-    Positive and negatives of an access depend on (seed, epoch, index). Passages that answer a question
-    by another record of it are none of its negatives.
+    Positive and negatives of an access depend on (seed, epoch, index). Passages that answer a
+    question by another record of it are none of its negatives.
 
     Attributes:
         records: the questions.

@@ -45,9 +45,14 @@ def read_records(path: str | Path, layout: Layout) -> list[EmbeddingRecord]:
         UserError: unknown layout, or files that are missing or of another layout.
     """
     readers: Mapping[str, Callable[[Path], list[EmbeddingRecord]]] = {
-        "beir": _beir, "pairs": _pairs, "dpr": _dpr, "tevatron": _tevatron,
-        "squad": _squad, "nli": _nli, "sts": _sts,
-    }  # fmt: skip
+        "beir": _beir,
+        "pairs": _pairs,
+        "dpr": _dpr,
+        "tevatron": _tevatron,
+        "squad": _squad,
+        "nli": _nli,
+        "sts": _sts,
+    }
     if layout not in readers:
         raise UserError(f"layout '{layout}' holds no records; one of {', '.join(readers)} does")
     try:
@@ -134,7 +139,8 @@ def _beir(folder: Path) -> list[EmbeddingRecord]:
     for query, document, grade in judgements(path):
         if grade > 0:
             right.setdefault(query, {})[document] = None
-    # only what is judged stays in memory: MS MARCO has 8.8 million passages for 0.5 million of these
+    # only what is judged stays in memory: MS MARCO has 8.8 million passages for 0.5 million of
+    # these
     passages = read_documents(folder, {document for own in right.values() for document in own})
     queries = read_queries(folder, wanted=right)
     check_judged(path, right, queries, passages, "they are left out")

@@ -101,8 +101,8 @@ def class_records(
     """Examples of a labelled set.
 
     "example": the positive is a random other text of the class, the negatives are random texts of
-    other classes (fewer, where a text of two classes would be its own negative). "label": they are the names of the classes. A class with a single text gives no
-    example in the first case.
+    other classes (fewer, where a text of two classes would be its own negative). "label": they are
+    the names of the classes. A class with a single text gives no example in the first case.
 
     Source: Lee et al. 2024, section 4.2 (non-retrieval data).
 
@@ -221,7 +221,9 @@ def write_task(path: str | Path, task: EmbeddingTask) -> None:
 
 
 def read_task(path: str | Path) -> EmbeddingTask:
-    """Read what `write_task` wrote; ``kind`` and ``label`` may be absent, a single text needs no list.
+    """Read what `write_task` wrote.
+
+    ``kind`` and ``label`` may be absent, a single text needs no list.
 
     Rows of different instructions (a set of many made-up tasks) keep them as the records' own.
 

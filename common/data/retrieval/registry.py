@@ -89,8 +89,20 @@ TRAINING_SETS: dict[str, KnownSet] = {
 }
 
 _FORUM = "Find questions of the forum that are duplicates"
-_FORUMS = ("Android", "English", "Gaming", "Gis", "Mathematica", "Physics", "Programmers", "Stats",
-           "Tex", "Unix", "Webmasters", "Wordpress")  # fmt: skip
+_FORUMS = (
+    "Android",
+    "English",
+    "Gaming",
+    "Gis",
+    "Mathematica",
+    "Physics",
+    "Programmers",
+    "Stats",
+    "Tex",
+    "Unix",
+    "Webmasters",
+    "Wordpress",
+)
 _MTEB_RETRIEVAL = {
     "ArguAna": "Find documents that refute the claim",
     "ClimateFEVER": "Find documents that support or refute the claim on climate",
@@ -147,12 +159,22 @@ _MTEB_OTHER = {
         "StackOverflowDupQuestions": _FORUM,
     },
     "STS": dict.fromkeys(
-        ("BIOSSES", "SICK-R", "STS12", "STS13", "STS14", "STS15", "STS16", "STS17", "STS22",
-         "STSBenchmark"),
+        (
+            "BIOSSES",
+            "SICK-R",
+            "STS12",
+            "STS13",
+            "STS14",
+            "STS15",
+            "STS16",
+            "STS17",
+            "STS22",
+            "STSBenchmark",
+        ),
         _STS.instruction,
     ),
     "Summarization": {"SummEval": "Find summaries of the same content"},
-}  # fmt: skip
+}
 MTEB_TASKS: dict[str, dict[str, str]] = {"Retrieval": _MTEB_RETRIEVAL, **_MTEB_OTHER}
 
 
@@ -177,8 +199,12 @@ def mteb_prompts() -> dict[str, str]:
     >>> len({key.removesuffix("-query") for key in mteb_prompts()})
     68
     """
-    symmetric = ("QuoraRetrieval", "CQADupstackRetrieval", "AskUbuntuDupQuestions",
-                 "StackOverflowDupQuestions")  # fmt: skip
+    symmetric = (
+        "QuoraRetrieval",
+        "CQADupstackRetrieval",
+        "AskUbuntuDupQuestions",
+        "StackOverflowDupQuestions",
+    )
     prompts = {}
     for kind, tasks in MTEB_TASKS.items():
         for task, instruction in tasks.items():

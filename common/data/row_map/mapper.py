@@ -136,8 +136,8 @@ class MappedRows:
         text = f"{self.computed} of {self.parts.num_rows} rows computed by this call{rate}"
         if self.missing:
             text += (
-                f"; {self.missing} of {self.parts.num_chunks} chunks are left to other shares: when "
-                f"all are done, the same command with task.shard={JOIN} goes on"
+                f"; {self.missing} of {self.parts.num_chunks} chunks are left to other shares: when"
+                f" all are done, the same command with task.shard={JOIN} goes on"
             )
         return text
 
@@ -187,8 +187,8 @@ def map_rows(
     left = parts.missing(range(parts.num_chunks))
     if left and options.shard == JOIN:
         raise UserError(
-            f"task.shard={JOIN}: {folder} lacks {len(left)} of {parts.num_chunks} chunks, the first "
-            f"is {parts.path(left[0]).name}; run the shares that are missing, or copy their files"
+            f"task.shard={JOIN}: {folder} lacks {len(left)} of {parts.num_chunks} chunks, the first"
+            f" is {parts.path(left[0]).name}; run the shares that are missing, or copy their files"
         )
     return MappedRows(parts, done, time.monotonic() - start, len(left))
 

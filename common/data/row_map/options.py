@@ -13,7 +13,8 @@ JOIN = "join"
 class RowMapConfig:
     """How `make run` works through the rows of a task."""
 
-    # i/n: only share i (0 to n-1) of n, for any scheduler; join: compute nothing, put shares together
+    # i/n: only share i (0 to n-1) of n, for any scheduler; join: compute nothing, put shares
+    # together
     shard: str | None = None
     chunk_size: Count | None = (
         None  # rows in a file and lost at most by a kill; None: the task's own

@@ -34,9 +34,11 @@ def ray_contents(
     """
     ray = _started(options)
     remote = ray.remote(
-        num_cpus=options.cpus_per_worker, num_gpus=options.gpus_per_worker,
-        max_restarts=3, max_task_retries=3,
-    )(_Worker)  # fmt: skip
+        num_cpus=options.cpus_per_worker,
+        num_gpus=options.gpus_per_worker,
+        max_restarts=3,
+        max_task_retries=3,
+    )(_Worker)
     workers = [remote.remote(build) for _ in range(options.workers)]
     try:
         idle = deque(workers)
@@ -102,9 +104,11 @@ def _started(options: RowMapConfig) -> Any:
         variables["OMP_NUM_THREADS"] = str(threads)
     try:
         ray.init(
-            **size, log_to_driver=False, ignore_reinit_error=True,
+            **size,
+            log_to_driver=False,
+            ignore_reinit_error=True,
             runtime_env={"env_vars": variables},
-        )  # fmt: skip
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"task.engine=ray cannot start or reach a cluster: {error}") from error
     have = ray.cluster_resources()

@@ -21,7 +21,8 @@ class SpokenData(DataConfig):
     max_samples: Count | None = None  # longer recordings (at 16 kHz) are dropped
     max_characters: Count | None = None  # longer transcripts are dropped
     train_per_class: Count = 16  # synthetic source
-    # digits: words of a command, of one speaker; class and intent are the first's, the transcript holds all
+    # digits: words of a command, of one speaker; class and intent are the first's, the transcript
+    # holds all
     command_words: Count = 1
 
     def __post_init__(self) -> None:

@@ -43,9 +43,12 @@ def load_manifest(
             them that is no text, or no rows.
     """
     path = require(
-        path, what="speech manifest", layout='one {"audio": path, "text": transcript} a line',
-        source="made from your recordings", size="one line each",
-    )  # fmt: skip
+        path,
+        what="speech manifest",
+        layout='one {"audio": path, "text": transcript} a line',
+        source="made from your recordings",
+        size="one line each",
+    )
     needed = ["audio", "text", *(["intent"] if intents else [])]
     rows = read_jsonl(path, needed)
     for row in rows:

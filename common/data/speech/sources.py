@@ -34,17 +34,30 @@ def spoken_part(data: SpokenData, part: SpokenPart, seed: int) -> SpokenSet:
         UserError: files are missing; the message names layout and source.
     """
     return _read(
-        data.source, data.root, part, data.synthetic_recordings, data.max_samples,
-        data.max_characters, data.train_per_class, data.command_words,
+        data.source,
+        data.root,
+        part,
+        data.synthetic_recordings,
+        data.max_samples,
+        data.max_characters,
+        data.train_per_class,
+        data.command_words,
         seed if data.source == "synthetic" else 0,
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=8)
 def _read(
-    source: str, root: str | None, part: SpokenPart, synthetic: bool, max_samples: int | None,
-    max_characters: int | None, per_class: int, words: int, seed: int,
-) -> SpokenSet:  # fmt: skip
+    source: str,
+    root: str | None,
+    part: SpokenPart,
+    synthetic: bool,
+    max_samples: int | None,
+    max_characters: int | None,
+    per_class: int,
+    words: int,
+    seed: int,
+) -> SpokenSet:
     if source == "digits":
         return join_commands(load_spoken_digits(part, root), words)
     if source == "fsc":

@@ -26,17 +26,37 @@ SpokenPart = Literal["train", "dev", "test", "unseen"]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNSEEN_SPEAKER = "theo"  # of the spoken digits
 SLURP_SCENARIOS = (
-    "alarm", "audio", "calendar", "cooking", "datetime", "email", "general", "iot", "lists",
-    "music", "news", "play", "qa", "recommendation", "social", "takeaway", "transport", "weather",
-)  # fmt: skip
+    "alarm",
+    "audio",
+    "calendar",
+    "cooking",
+    "datetime",
+    "email",
+    "general",
+    "iot",
+    "lists",
+    "music",
+    "news",
+    "play",
+    "qa",
+    "recommendation",
+    "social",
+    "takeaway",
+    "transport",
+    "weather",
+)
 FSC_HINT = {
     "layout": "fluent_speech_commands_dataset/{wavs,data/{train,valid,test}_data.csv}",
-    "source": "https://fluent.ai/fluent-speech-commands-a-dataset-for-spoken-language-understanding-research",
+    "source": (
+        "https://fluent.ai/fluent-speech-commands-a-dataset-for-spoken-language-understanding-research"
+    ),
     "size": "1.5 GB, free for academic research",
 }
 SLURP_HINT = {
-    "layout": "slurp/{dataset/slurp/{train,train_synthetic,devel,test}.jsonl,"
-    "audio/{slurp_real,slurp_synth}/*.flac}",
+    "layout": (
+        "slurp/{dataset/slurp/{train,train_synthetic,devel,test}.jsonl,"
+        "audio/{slurp_real,slurp_synth}/*.flac}"
+    ),
     "source": "https://github.com/pswietojanski/slurp",
     "size": "6 GB, text CC BY 4.0, audio CC BY-NC 4.0",
 }
@@ -124,8 +144,8 @@ class Joined:
 def join_commands(spoken: SpokenSet, words: int) -> SpokenSet:
     """Commands of several words: every utterance, followed by others of its speaker.
 
-    Class and intent stay those of the first word; the transcript holds all. Which words follow depends on the
-    position in the set alone, so that every seed and arm hears the same commands.
+    Class and intent stay those of the first word; the transcript holds all. Which words follow
+    depends on the position in the set alone, so that every seed and arm hears the same commands.
 
     Args:
         spoken: utterances of one word each.
@@ -296,9 +316,14 @@ def load_slurp(
                 paths.append(_wav_or_flac(folder / "audio" / kind / recording["file"]))
                 labels.append(SLURP_SCENARIOS.index(row["scenario"]))
     whole = SpokenSet(
-        WaveformFiles(paths, 16000), targets, torch.tensor(labels), list(SLURP_SCENARIOS),
-        [path.with_suffix(".flac").name for path in paths], [""] * len(paths), 16000,
-    )  # fmt: skip
+        WaveformFiles(paths, 16000),
+        targets,
+        torch.tensor(labels),
+        list(SLURP_SCENARIOS),
+        [path.with_suffix(".flac").name for path in paths],
+        [""] * len(paths),
+        16000,
+    )
     return _usable(whole, f"{folder}, {part}", max_samples, max_characters)
 
 

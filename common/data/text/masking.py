@@ -90,7 +90,8 @@ def mask_words(
     """
     if not ids.shape == allowed.shape == continues.shape or ids.ndim != 1:
         raise ValueError(
-            f"expected three rows of one length, got {ids.shape}, {allowed.shape}, {continues.shape}"
+            f"expected three rows of one length, got {ids.shape}, {allowed.shape},"
+            f" {continues.shape}"
         )
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be in [0, 1], got {probability}")
@@ -125,8 +126,8 @@ def mask_spans(
     """Choose about `probability` of one text's tokens, some of them as short spans.
 
     Positions 1 ... length - 1 (not the first token, the last one too) are tried in random order;
-    with `span_probability` the neighbours that follow are taken along. 80 % of the chosen become the
-    mask, 10 % a random token, 10 % stay.
+    with `span_probability` the neighbours that follow are taken along. 80 % of the chosen become
+    the mask, 10 % a random token, 10 % stay.
 
     Source: Zeng et al. 2022, "X-VLM", released masking generator, arXiv 2111.08276; the 80/10/10 of
     Devlin et al. 2019, arXiv 1810.04805.

@@ -96,9 +96,13 @@ def repeated_views(
         return TextViews(rows, tokenizer, max_length=max_length, seed=seed, views=views)
     if repeat.level == "word":
         return TextViews(
-            rows, tokenizer, max_length=max_length, seed=seed, views=views,
+            rows,
+            tokenizer,
+            max_length=max_length,
+            seed=seed,
+            views=views,
             augment_text=RepeatedWords(repeat),
-        )  # fmt: skip
+        )
     around = sum(len(part) for part in special_tokens(tokenizer))
     augment = RepeatedSubwords(repeat, max_length - around)
     longest = max_length + augment.extra

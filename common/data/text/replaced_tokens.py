@@ -47,8 +47,8 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
 
     max(1, round(share * tokens)) single tokens of a row are masked, all of them shown as the mask.
 
-    Source: Clark et al. 2020, section 2, arXiv 2003.10555; He et al. 2023, released code (spans of one
-    token, always the mask), arXiv 2111.09543.
+    Source: Clark et al. 2020, section 2, arXiv 2003.10555; He et al. 2023, released code (spans of
+    one token, always the mask), arXiv 2111.09543.
 
     Args:
         texts: N texts.
@@ -57,9 +57,10 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         mask_share: in (0, 1], of the tokens that are not special.
         mask_limit: no more than this share, but at least one token.
         packed: rows of `max_length` that run over the borders of texts; else a row is a text.
-        sentence_length: sentences beside the rows, cut to this: of a row its own text; of packed rows
-            one that no other row of the epoch has, since it would be its own negative. Where there
-            are fewer texts than packed rows, further pieces of the texts are sentences as well.
+        sentence_length: sentences beside the rows, cut to this: of a row its own text; of packed
+            rows one that no other row of the epoch has, since it would be its own negative. Where
+            there are fewer texts than packed rows, further pieces of the texts are sentences as
+            well.
             None: no sentences.
         seed: the experiment's.
 
@@ -80,7 +81,9 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         seed: int = 0,
     ) -> None:
         if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
-            raise UserError("replaced-token detection needs a tokenizer with mask and padding token")  # fmt: skip
+            raise UserError(
+                "replaced-token detection needs a tokenizer with mask and padding token"
+            )
         self.prefix, self.suffix = special_tokens(tokenizer)
         self.mask_id, self.pad_id = int(tokenizer.mask_token_id), int(tokenizer.pad_token_id)
         around = len(self.prefix) + len(self.suffix)
@@ -96,9 +99,13 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         self.rows = self.texts
         if packed:
             stream = [token for ids in self.texts for token in ids]
-            self.rows = [stream[i : i + self.room] for i in range(0, len(stream) - self.room + 1, self.room)]  # fmt: skip
+            self.rows = [
+                stream[i : i + self.room] for i in range(0, len(stream) - self.room + 1, self.room)
+            ]
             if not self.rows:
-                raise UserError(f"the texts have {len(stream)} tokens, fewer than a row of {self.room}")  # fmt: skip
+                raise UserError(
+                    f"the texts have {len(stream)} tokens, fewer than a row of {self.room}"
+                )
         self.packed = packed
         self.sentence_room = None if sentence_length is None else sentence_length - around
         self.pieces = self._pieces() if packed and sentence_length is not None else []
@@ -119,9 +126,13 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
             counted[i, len(self.prefix) : len(self.prefix) + len(row)] = True
             uniform[i, places] = torch.from_numpy(rng.random(len(places), dtype=np.float32))
         rows: MaskedRows = {
-            "input_ids": ids, "attention_mask": mask, "masked": masked, "labels": labels,
-            "counted": counted, "uniform": uniform,
-        }  # fmt: skip
+            "input_ids": ids,
+            "attention_mask": mask,
+            "masked": masked,
+            "labels": labels,
+            "counted": counted,
+            "uniform": uniform,
+        }
         batch: ReplacedTokenBatch = {"rows": rows, "ids": torch.tensor([i for i, _ in keys])}
         if self.sentence_room is not None:
             own = [self._sentence(index, epoch)[: self.sentence_room] for index, epoch in keys]
@@ -138,7 +149,9 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         return max(1, min(round(self.share * length), int(self.limit * length)))
 
     def _row(self, index: int, epoch: int) -> tuple[list[int], Rng]:
-        return list(self.rows[index][: self.room]), sample_rng(self.seed, epoch, index, _MASK_STREAM)  # fmt: skip
+        return list(self.rows[index][: self.room]), sample_rng(
+            self.seed, epoch, index, _MASK_STREAM
+        )
 
     def _sentence(self, index: int, epoch: int) -> Sequence[int]:
         if not self.packed:
@@ -158,7 +171,9 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
             return [(text, 0) for text in range(len(self.texts))]
         assert self.sentence_room is not None
         step = max(1, min(self.sentence_room, self.room))
-        return [(i, start) for i, ids in enumerate(self.texts) for start in range(0, len(ids), step)]  # fmt: skip
+        return [
+            (i, start) for i, ids in enumerate(self.texts) for start in range(0, len(ids), step)
+        ]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (N, L) of rows without special tokens."""

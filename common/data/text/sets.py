@@ -121,9 +121,9 @@ def _sentence_rows(path: Path) -> tuple[tuple[str, str], ...]:
 def load_text_rows(path: str | Path) -> list[tuple[str, ...]]:
     """Training rows in SimCSE's formats.
 
-    ``.txt``: one sentence a line (see `read_lines`), one column. ``.csv`` / ``.tsv`` with a header and one to three
-    columns by position: sentence; pair; pair and hard negative. The delimiter is a tab if the name
-    contains ``tsv``, else a comma. A missing or empty cell becomes one space.
+    ``.txt``: one sentence a line (see `read_lines`), one column. ``.csv`` / ``.tsv`` with a header
+    and one to three columns by position: sentence; pair; pair and hard negative. The delimiter is a
+    tab if the name contains ``tsv``, else a comma. A missing or empty cell becomes one space.
 
     Source: Gao et al. 2021, released code, arXiv 2104.08821.
 

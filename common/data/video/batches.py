@@ -70,7 +70,8 @@ class VideoQABatch(TypedDict):
     frames: Tensor  # (B, F, D) float32
     frame_mask: Tensor  # (B, F) bool
     frame_spans: Tensor  # (B, N, F) bool: frames that belong to a sentence
-    frame_sentence: Tensor  # (B, F) int64: first sentence that a frame belongs to, else that of the frame before
+    # (B, F) int64: first sentence that a frame belongs to, else that of the frame before
+    frame_sentence: Tensor
     labels: Tensor  # (B,) int64, -1 where unknown
     spans: Tensor  # (B, 2) int64: first and last sentence of the annotated span, -100 without one
     span_seconds: Tensor  # (B, 2) float32, NaN without one
@@ -110,7 +111,8 @@ class Layout:
         max_sentences: N at most; later ones are left out.
         max_length: L at most, special tokens included.
         max_objects: labels of a sentence at most; 0: none.
-        localised: only the sentences of the annotated span and the frames around it, where there is one.
+        localised: only the sentences of the annotated span and the frames around it, where there is
+            one.
         frames: whether frames are read at all.
         fps: labelled frames a second.
     """
@@ -146,7 +148,8 @@ class Words:
         ids = [getattr(tokenizer, f"{name}_token_id", None) for name in names]
         if None in ids:
             raise UserError(
-                "video questions need a tokenizer with [CLS], [SEP], [MASK] and padding, as BERT has one"
+                "video questions need a tokenizer with [CLS], [SEP], [MASK] and padding, as BERT"
+                " has one"
             )
         self.cls, self.sep, self.mask, self.pad = (int(i) for i in ids if i is not None)
 
@@ -159,10 +162,13 @@ class Words:
             self._known[text] = list(found)
         return self._known[text]
 
-    def join(self, context: Context, question: list[int], answer: list[int], most: int) -> tuple[list[int], int]:  # fmt: skip
+    def join(
+        self, context: Context, question: list[int], answer: list[int], most: int
+    ) -> tuple[list[int], int]:
         """[CLS] objects ; sentence [SEP] question answer [SEP], and the place where the question begins.
 
-        What is too long is cut: the last objects, then the end of the sentence, then that of the answer.
+        What is too long is cut: the last objects, then the end of the sentence, then that of the
+        answer.
         """
         tail = [*question, *answer][: most - 3]
         room = most - 3 - len(tail)
@@ -188,9 +194,17 @@ class VideoQARows(Dataset[Any]):
     """
 
     def __init__(
-        self, choices: Callable[[int, int], Choice], count: int, clips: dict[str, Clip],
-        frames: FrameSource | None, words: Words, layout: Layout, *, seed: int = 0, masking: Masking | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        choices: Callable[[int, int], Choice],
+        count: int,
+        clips: dict[str, Clip],
+        frames: FrameSource | None,
+        words: Words,
+        layout: Layout,
+        *,
+        seed: int = 0,
+        masking: Masking | None = None,
+    ) -> None:
         self.choices, self.count, self.clips, self.frames = choices, count, clips, frames
         self.words, self.layout, self.seed, self.masking = words, layout, seed, masking
 
@@ -212,13 +226,18 @@ class VideoQARows(Dataset[Any]):
         choice = self.choices(index, epoch)
         seen = clip_view(self.clips[choice.clip], self.frames, self.layout, choice.span)
         words, most = self.words, self.layout.max_length
-        context = [Context(words(" ".join(o)), words(s.text)) for o, s in zip(seen.objects, seen.sentences, strict=True)]  # fmt: skip
+        context = [
+            Context(words(" ".join(o)), words(s.text))
+            for o, s in zip(seen.objects, seen.sentences, strict=True)
+        ]
         pairs = [(words(q), words(a)) for q, a in choice.pairs]
         found: dict[str, Any] = {
             "sequences": [[words.join(c, q, a, most) for c in context] for q, a in pairs],
-            "view": seen, "label": UNKNOWN if choice.label is None else choice.label,
-            "span": choice.span, "id": index,
-        }  # fmt: skip
+            "view": seen,
+            "label": UNKNOWN if choice.label is None else choice.label,
+            "span": choice.span,
+            "id": index,
+        }
         if self.masking is not None:
             if choice.label is None:
                 raise UserError("a question without an answer cannot be trained on")
@@ -250,14 +269,19 @@ def clip_end(times: np.ndarray) -> float | None:
     return float(times[-1]) + gap if len(times) else None
 
 
-def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span | None) -> ClipView:  # fmt: skip
+def clip_view(
+    clip: Clip, source: FrameSource | None, layout: Layout, span: Span | None
+) -> ClipView:
     """Lay out a clip; one without subtitles gets a single empty sentence, which spans all of it.
 
-    Labels of objects have times of their own: a clip whose features are thinned out, absent or not looked at keeps them.
+    Labels of objects have times of their own: a clip whose features are thinned out, absent or not
+    looked at keeps them.
     """
     frames = source(clip.name) if source is not None and layout.frames else None
     times = np.zeros(0) if frames is None else frames.times
-    features = torch.zeros(0, 0 if source is None else source.dim) if frames is None else frames.features  # fmt: skip
+    features = (
+        torch.zeros(0, 0 if source is None else source.dim) if frames is None else frames.features
+    )
     end = clip_end(times)
     sentences, objects = clip.sentences, clip.objects
     shown = frame_times(len(objects), layout.fps)
@@ -271,7 +295,9 @@ def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span
     sentences = within(sentences, end, layout.max_sentences)
     if not sentences:
         every = [*times, *shown]
-        sentences = (Sentence(float(min(every, default=0.0)), float(max([end or 0.0, *every])), ""),)  # fmt: skip
+        sentences = (
+            Sentence(float(min(every, default=0.0)), float(max([end or 0.0, *every])), ""),
+        )
     spans = frames_of_sentences(sentences, times)
     clip = clip._replace(objects=objects)
     looked = frames_of_sentences(sentences, shown)
@@ -288,7 +314,9 @@ def stack(examples: Sequence[dict[str, Any]], pad: int) -> VideoQABatch:
     views: list[ClipView] = [e["view"] for e in examples]
     count, sizes = len(examples), {len(e["sequences"]) for e in examples}
     if len(sizes) > 1:
-        raise UserError(f"questions of one set must have equally many candidates, not {sorted(sizes)}")  # fmt: skip
+        raise UserError(
+            f"questions of one set must have equally many candidates, not {sorted(sizes)}"
+        )
     n, f = max(len(v.sentences) for v in views), max(len(v.features) for v in views)
     dim = views[0].features.shape[1]
     frames, spans = torch.zeros(count, f, dim), torch.zeros(count, n, f, dtype=torch.bool)
@@ -307,21 +335,29 @@ def stack(examples: Sequence[dict[str, Any]], pad: int) -> VideoQABatch:
             target[b] = target[b] if inside is None else torch.tensor(inside)
     ids, mask, types = _padded([e["sequences"] for e in examples], n, pad)
     batch: VideoQABatch = {
-        "input_ids": ids, "attention_mask": mask, "token_type_ids": types,
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": types,
         "sentence_mask": torch.arange(n) < torch.tensor([len(v.sentences) for v in views])[:, None],
-        "sentence_times": times, "frames": frames,
+        "sentence_times": times,
+        "frames": frames,
         "frame_mask": torch.arange(f) < torch.tensor([len(v.features) for v in views])[:, None],
-        "frame_spans": spans, "frame_sentence": frame_sentence,
-        "labels": torch.tensor([e["label"] for e in examples]), "spans": target, "span_seconds": seconds,
+        "frame_spans": spans,
+        "frame_sentence": frame_sentence,
+        "labels": torch.tensor([e["label"] for e in examples]),
+        "spans": target,
+        "span_seconds": seconds,
         "ids": torch.tensor([e["id"] for e in examples]),
-    }  # fmt: skip
+    }
     if "masked" in examples[0]:
         found = _padded([e["masked"] for e in examples], n, pad)
         batch["masked_ids"], batch["masked_attention"], batch["masked_types"] = found
     return batch
 
 
-def _padded(rows: Sequence[list[list[tuple[list[int], int]]]], n: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _padded(
+    rows: Sequence[list[list[tuple[list[int], int]]]], n: int, pad: int
+) -> tuple[Tensor, Tensor, Tensor]:
     a = len(rows[0])
     length = max(len(ids) for example in rows for one in example for ids, _ in one)
     ids = np.full((len(rows), a, n, length), pad, dtype=np.int64)

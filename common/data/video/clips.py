@@ -1,4 +1,7 @@
-"""Clips, their subtitles and questions about them; which frames and sentences a span of time covers."""
+"""Clips, their subtitles and questions about them.
+
+Which frames and sentences a span of time covers.
+"""
 
 import json
 import math
@@ -65,7 +68,9 @@ class Question(NamedTuple):
 
 
 def read_span(value: Any) -> Span | None:
-    """A span as TVQA ("76.01-84.2") or TVQA+ ([76.01, 84.2]) writes it; None if a bound is NaN or absent.
+    """A span as TVQA ("76.01-84.2") or TVQA+ ([76.01, 84.2]) writes it.
+
+    None if a bound is NaN or absent.
 
     >>> read_span("76.01-84.2"), read_span("NaN-NaN"), read_span([1, 2.5])
     ((76.01, 84.2), None, (1.0, 2.5))
@@ -95,7 +100,9 @@ def frame_at(time: float, times: np.ndarray) -> int:
 
 
 def frames_of_sentences(sentences: Sequence[Sentence], times: np.ndarray) -> np.ndarray:
-    """Which frames belong to which sentences: those inside its span; if there is none, the one on the screen.
+    """Which frames belong to which sentences: those inside its span.
+
+    If there is none, the one on the screen.
 
     A frame belongs to every sentence whose span covers it, and may belong to none.
 
@@ -139,7 +146,9 @@ def sentences_shown(sentences: Sequence[Sentence], span: Span) -> Sequence[Sente
     """
     kept = sentences_in_span(sentences, span)
     if kept is None:
-        near = min(range(len(sentences)), key=lambda i: abs(sentences[i].start - span[0]), default=0)  # fmt: skip
+        near = min(
+            range(len(sentences)), key=lambda i: abs(sentences[i].start - span[0]), default=0
+        )
         kept = max(0, near - 1), near + 1
     return sentences[kept[0] : kept[1] + 1]
 
@@ -180,7 +189,8 @@ def read_subtitles(path: Path) -> tuple[Sentence, ...]:
 def parse_srt(text: str) -> list[Sentence]:
     r"""Sentences of a SubRip file, none of an empty one; marks such as <i> are left out.
 
-    Blank lines inside a sentence do not end it: a block that has neither number nor times continues the one before.
+    Blank lines inside a sentence do not end it: a block that has neither number nor times continues
+    the one before.
 
     Raises:
         ValueError: a block without its two times.
@@ -212,9 +222,12 @@ def sentences_of(rows: Any) -> list[Sentence]:
         ValueError: something else.
     """
     if not isinstance(rows, list) or not all(
-        isinstance(row, Mapping) and {"start", "end", "text"} <= row.keys() and _is_number(row["start"])
-        and _is_number(row["end"]) for row in rows
-    ):  # fmt: skip
+        isinstance(row, Mapping)
+        and {"start", "end", "text"} <= row.keys()
+        and _is_number(row["start"])
+        and _is_number(row["end"])
+        for row in rows
+    ):
         raise ValueError("expected a list of {start, end, text}, times in seconds")
     return [Sentence(float(row["start"]), float(row["end"]), str(row["text"])) for row in rows]
 
@@ -231,7 +244,9 @@ def ordered(sentences: Sequence[Sentence]) -> tuple[Sentence, ...]:
     return tuple(sorted(sentences, key=lambda s: (s.start, s.end)))
 
 
-def within(sentences: Sequence[Sentence], duration: float | None, most: int) -> tuple[Sentence, ...]:  # fmt: skip
+def within(
+    sentences: Sequence[Sentence], duration: float | None, most: int
+) -> tuple[Sentence, ...]:
     """Sentences that begin inside a clip, the first `most` of them.
 
     Args:

@@ -62,13 +62,15 @@ class FramesInMemory:
 class FeatureFiles:
     """A file ``<clip>.safetensors`` a clip: ``features`` (F, D) and perhaps ``times`` (F,) in seconds.
 
-    A clip whose file is absent or damaged has no frames; it is counted, and too many of them stop the run.
+    A clip whose file is absent or damaged has no frames; it is counted, and too many of them stop
+    the run.
 
     Args:
         folder: of the files.
         fps: frames a second where a file has no times.
         dim: D.
-        max_frames: of a clip; of longer ones as many are kept, evenly chosen, each with its own time.
+        max_frames: of a clip; of longer ones as many are kept, evenly chosen, each with its own
+            time.
         max_corrupt: largest tolerated share of clips without a readable file, in [0, 1].
 
     Raises:
@@ -76,8 +78,14 @@ class FeatureFiles:
     """
 
     def __init__(
-        self, folder: Path, fps: float, dim: int, *, max_frames: int = 300, max_corrupt: float = 0.05
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        fps: float,
+        dim: int,
+        *,
+        max_frames: int = 300,
+        max_corrupt: float = 0.05,
+    ) -> None:
         if not folder.is_dir():
             raise UserError(
                 f"the folder of frame features {folder} does not exist: write it with TASK=features"
@@ -108,15 +116,19 @@ class FeatureFiles:
 class FeatureTable:
     """An HDF5 file with a data set (F, D) a clip, as released with TVQA.
 
-    Every process opens the file for itself: an open one can neither be pickled nor be shared with forked processes.
+    Every process opens the file for itself: an open one can neither be pickled nor be shared with
+    forked processes.
 
-    A clip that is absent or of another width has no frames; it is counted, and too many of them stop the run.
+    A clip that is absent or of another width has no frames; it is counted, and too many of them
+    stop the run.
 
     Args:
         path: the file.
-        fps: frames a second; a data set does not tell whether its frames were thinned out before, and is read as if not.
+        fps: frames a second; a data set does not tell whether its frames were thinned out before,
+            and is read as if not.
         dim: D.
-        max_frames: of a clip; of longer ones as many are kept, evenly chosen, each with its own time.
+        max_frames: of a clip; of longer ones as many are kept, evenly chosen, each with its own
+            time.
         max_corrupt: largest tolerated share of clips without a readable data set, in [0, 1].
 
     Raises:
@@ -125,13 +137,13 @@ class FeatureTable:
 
     def __init__(
         self, path: Path, fps: float, dim: int, *, max_frames: int = 300, max_corrupt: float = 0.05
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             import h5py
         except ImportError as error:
             raise UserError(
-                f"{path} is read with h5py, which is not installed: pip install h5py, or write a folder of "
-                "features with TASK=features"
+                f"{path} is read with h5py, which is not installed: pip install h5py, or write a"
+                " folder of features with TASK=features"
             ) from error
         with reading(path, "HDF5 file of frame features"):
             h5py.File(path, "r").close()

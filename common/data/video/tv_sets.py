@@ -1,7 +1,8 @@
 """TVQA, TVQA+ and DramaQA in their released layouts; files of the same form for one's own clips.
 
-Sources: Lei et al. 2018, arXiv 1809.01696 and jayleicn/TVQA (MIT); Lei et al. 2020, arXiv 1904.11574 and
-jayleicn/TVQAplus (MIT); Choi et al. 2021, arXiv 2005.03356 and liveseongho/DramaQA (MIT).
+Sources: Lei et al. 2018, arXiv 1809.01696 and jayleicn/TVQA (MIT); Lei et al. 2020, arXiv
+1904.11574 and jayleicn/TVQAplus (MIT); Choi et al. 2021, arXiv 2005.03356 and liveseongho/DramaQA
+(MIT).
 """
 
 import json
@@ -53,9 +54,15 @@ def read_tvqa(path: Path) -> list[Question]:
             answer = row.get("answer_idx")
             candidates = tuple(str(row[f"a{i}"]) for i in range(5))
             found.append(
-                Question(str(row["qid"]), str(row["vid_name"]), str(row["q"]), candidates,
-                         None if answer is None else int(answer), read_span(row.get("ts")))
-            )  # fmt: skip
+                Question(
+                    str(row["qid"]),
+                    str(row["vid_name"]),
+                    str(row["q"]),
+                    candidates,
+                    None if answer is None else int(answer),
+                    read_span(row.get("ts")),
+                )
+            )
         return _checked(found)
 
 
@@ -67,32 +74,58 @@ def read_dramaqa(path: Path) -> list[Question]:
     """
     rows = _read_json(path)
     with reading(path, "file of questions in DramaQA's form"):
-        return _checked([
-            Question(str(row["qid"]), str(row["vid"]), str(row["que"]), tuple(map(str, row["answers"])),
-                     None if row.get("correct_idx") is None else int(row["correct_idx"]), None,
-                     None if row.get("q_level_logic") is None else int(row["q_level_logic"]))
-            for row in rows
-        ])  # fmt: skip
+        return _checked(
+            [
+                Question(
+                    str(row["qid"]),
+                    str(row["vid"]),
+                    str(row["que"]),
+                    tuple(map(str, row["answers"])),
+                    None if row.get("correct_idx") is None else int(row["correct_idx"]),
+                    None,
+                    None if row.get("q_level_logic") is None else int(row["q_level_logic"]),
+                )
+                for row in rows
+            ]
+        )
 
 
 SETS: dict[str, SetSpec] = {
     "tvqa": SetSpec(
-        {"train": "tvqa/tvqa_train.jsonl", "dev": "tvqa/tvqa_val.jsonl", "test": "tvqa/tvqa_test_public.jsonl"},
-        ("tvqa/tvqa_preprocessed_subtitles.jsonl",), "https://github.com/jayleicn/TVQA", "60 MB of text", read_tvqa,
+        {
+            "train": "tvqa/tvqa_train.jsonl",
+            "dev": "tvqa/tvqa_val.jsonl",
+            "test": "tvqa/tvqa_test_public.jsonl",
+        },
+        ("tvqa/tvqa_preprocessed_subtitles.jsonl",),
+        "https://github.com/jayleicn/TVQA",
+        "60 MB of text",
+        read_tvqa,
     ),
     "tvqa_plus": SetSpec(
-        {"train": "tvqa_plus/tvqa_plus_train.json", "dev": "tvqa_plus/tvqa_plus_val.json",
-         "test": "tvqa_plus/tvqa_plus_test_public.json"},
+        {
+            "train": "tvqa_plus/tvqa_plus_train.json",
+            "dev": "tvqa_plus/tvqa_plus_val.json",
+            "test": "tvqa_plus/tvqa_plus_test_public.json",
+        },
         ("tvqa_plus/tvqa_preprocessed_subtitles.jsonl", "tvqa_plus/tvqa_plus_subtitles.json"),
-        "https://github.com/jayleicn/TVQAplus", "40 MB of text", read_tvqa, spans=True,
+        "https://github.com/jayleicn/TVQAplus",
+        "40 MB of text",
+        read_tvqa,
+        spans=True,
     ),
     "dramaqa": SetSpec(
-        {part: f"AnotherMissOh/AnotherMissOh_QA/AnotherMissOhQA_{name}_set.json"
-         for part, name in (("train", "train"), ("dev", "val"), ("test", "test"))},
-        ("AnotherMissOh/AnotherMissOh_script.json",), "https://dramaqa.snu.ac.kr", "30 MB of text", read_dramaqa,
+        {
+            part: f"AnotherMissOh/AnotherMissOh_QA/AnotherMissOhQA_{name}_set.json"
+            for part, name in (("train", "train"), ("dev", "val"), ("test", "test"))
+        },
+        ("AnotherMissOh/AnotherMissOh_script.json",),
+        "https://dramaqa.snu.ac.kr",
+        "30 MB of text",
+        read_dramaqa,
         levels=True,
     ),
-}  # fmt: skip
+}
 
 
 def load_tv_set(root: Path, name: str, part: Part) -> QASet:
@@ -108,9 +141,21 @@ def load_tv_set(root: Path, name: str, part: Part) -> QASet:
     """
     spec = SETS[name]
     layout = ", ".join([*spec.files.values(), " or ".join(spec.subtitles)])
-    path = require(root / spec.files[part], what=f"{name} ({part})", layout=layout, source=spec.source, size=spec.size)  # fmt: skip
+    path = require(
+        root / spec.files[part],
+        what=f"{name} ({part})",
+        layout=layout,
+        source=spec.source,
+        size=spec.size,
+    )
     questions = spec.read(path)
-    subtitles = require(root / subtitles_of(root, spec), what=f"subtitles of {name}", layout=layout, source=spec.source, size=spec.size)  # fmt: skip
+    subtitles = require(
+        root / subtitles_of(root, spec),
+        what=f"subtitles of {name}",
+        layout=layout,
+        source=spec.source,
+        size=spec.size,
+    )
     said = read_all_subtitles(subtitles, dict.fromkeys(q.clip for q in questions))
     clips = {n: Clip(n, s, show_of(name, n)) for n, s in said.items()}
     return QASet(tuple(questions), clips)
@@ -132,9 +177,10 @@ def show_of(set_name: str, clip: str) -> str:
 def read_all_subtitles(path: Path, clips: Iterable[str]) -> dict[str, tuple[Sentence, ...]]:
     """Subtitles by clip in any of the released forms; a clip that has none has no sentence.
 
-    Forms: JSON lines {vid_name, sub: [{start, end, text}]} (TVQA); {vid: {sub_text, sub_time}} with sentences
-    joined by " <eos> " and their starts (TVQA+), each of which ends where the next begins; {vid: {contained_subs:
-    [{st, et, utter, speaker}]}} (DramaQA), where a scene (..._0000) has the sentences of its shots.
+    Forms: JSON lines {vid_name, sub: [{start, end, text}]} (TVQA); {vid: {sub_text, sub_time}} with
+    sentences joined by " <eos> " and their starts (TVQA+), each of which ends where the next
+    begins; {vid: {contained_subs: [{st, et, utter, speaker}]}} (DramaQA), where a scene (..._0000)
+    has the sentences of its shots.
 
     Raises:
         UserError: file missing or of another form.
@@ -170,8 +216,9 @@ def with_objects(found: QASet, objects: Mapping[str, tuple[tuple[str, ...], ...]
     """
     if found.clips and not found.clips.keys() & objects.keys():
         raise UserError(
-            f"the file of labels (data.objects) has none of the {len(found.clips)} clips: it names '{next(iter(objects), '')}' and the like, "
-            f"and they are named as '{next(iter(found.clips))}'"
+            f"the file of labels (data.objects) has none of the {len(found.clips)} clips: it names"
+            f" '{next(iter(objects), '')}' and the like, and they are named as"
+            f" '{next(iter(found.clips))}'"
         )
     counter = CorruptCounter("labels (data.objects)", max_fraction=0.05)
     for name in found.clips:
@@ -192,7 +239,9 @@ def _starts_alone(row: Mapping[str, Any]) -> list[Sentence]:
     return [Sentence(*one) for one in zip(starts, ends, texts, strict=True)]
 
 
-def _drama_subtitles(rows: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[Sentence, ...]]:  # fmt: skip
+def _drama_subtitles(
+    rows: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, tuple[Sentence, ...]]:
     shots = defaultdict[str, list[str]](list)
     for vid in rows:
         shots[vid.rsplit("_", 1)[0]].append(vid)

@@ -4,11 +4,15 @@ from torch import Tensor, nn
 
 
 class CosineBoxHead(nn.Module):
-    """Convolutions and a linear layer on a region's crop; from these a vector in the space of texts, and offsets.
+    """Convolutions and a linear layer on a region's crop.
 
-    Offsets are the same whatever the class is, so that names without boxes in training have them too.
+    From these a vector in the space of texts, and offsets.
 
-    Source: Kuo et al. 2023, "F-VLM" (text embeddings as classifier), arXiv 2209.15639; without batch norm.
+    Offsets are the same whatever the class is, so that names without boxes in training have them
+    too.
+
+    Source: Kuo et al. 2023, "F-VLM" (text embeddings as classifier), arXiv 2209.15639; without
+    batch norm.
 
     Args:
         channels: of the crop.
@@ -19,13 +23,21 @@ class CosineBoxHead(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 256, embed_dim: int = 512, *, convs: int = 4, hidden: int = 1024, size: int = 7
-    ) -> None:  # fmt: skip
+        self,
+        channels: int = 256,
+        embed_dim: int = 512,
+        *,
+        convs: int = 4,
+        hidden: int = 1024,
+        size: int = 7,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(convs):
             layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU())  # fmt: skip
+        self.trunk = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU()
+        )
         self.to_text = nn.Linear(hidden, embed_dim)
         self.to_offsets = nn.Linear(hidden, 4)
         for layer in self.trunk:

@@ -18,8 +18,11 @@ _CODER = BoxCoder(WEIGHTS)
 
 
 def random_boxes(
-    rng: np.random.Generator, count: int, area: tuple[float, float] = (0.05, 1.0), aspect: tuple[float, float] = (0.5, 2.0)
-) -> np.ndarray:  # fmt: skip
+    rng: np.random.Generator,
+    count: int,
+    area: tuple[float, float] = (0.05, 1.0),
+    aspect: tuple[float, float] = (0.5, 2.0),
+) -> np.ndarray:
     """Boxes in relative coordinates: area uniform, aspect log-uniform, centre uniform so that they lie inside.
 
     Args:
@@ -80,9 +83,15 @@ class Regions(NamedTuple):
 
 
 def sample_regions(
-    proposals: Tensor, truth: Tensor, labels: Tensor, generator: torch.Generator, *, count: int = 512,
-    positive_fraction: float = 0.25, iou: float = 0.5,
-) -> Regions:  # fmt: skip
+    proposals: Tensor,
+    truth: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    count: int = 512,
+    positive_fraction: float = 0.25,
+    iou: float = 0.5,
+) -> Regions:
     """Draw regions with a quarter of foreground, true boxes among the candidates.
 
     Source: Ren et al. 2015, "Faster R-CNN", section 3, arXiv 1506.01497.

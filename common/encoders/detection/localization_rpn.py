@@ -36,8 +36,8 @@ class LocalizationRPN(nn.Module):
 
     A distance is exp(output) times half the anchor's side, so that an output of zero is the anchor.
 
-    Source: Kim et al. 2022, "Learning Open-World Object Proposals without Learning to Classify" (OLN),
-    arXiv 2108.06753.
+    Source: Kim et al. 2022, "Learning Open-World Object Proposals without Learning to Classify"
+    (OLN), arXiv 2108.06753.
 
     Args:
         channels: of the pyramid.
@@ -106,8 +106,8 @@ def centerness_target(distances: Tensor) -> Tensor:
 def place_targets(places: Places, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Targets of one image.
 
-    A place belongs to the box, among those that it lies in, that overlaps its anchor most; it counts
-    where this overlap is at least 0.3 (OLN's), or the best that the box has anywhere.
+    A place belongs to the box, among those that it lies in, that overlaps its anchor most; it
+    counts where this overlap is at least 0.3 (OLN's), or the best that the box has anywhere.
 
     Args:
         places: L places.
@@ -140,9 +140,16 @@ def place_targets(places: Places, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def propose(
-    logits: Tensor, boxes: Tensor, places: Places, image_size: tuple[int, int], *, top: int = 1000, keep: int = 1000,
-    nms_iou: float = 0.7, min_size: float = 1.0,
-) -> Proposals:  # fmt: skip
+    logits: Tensor,
+    boxes: Tensor,
+    places: Places,
+    image_size: tuple[int, int],
+    *,
+    top: int = 1000,
+    keep: int = 1000,
+    nms_iou: float = 0.7,
+    min_size: float = 1.0,
+) -> Proposals:
     """Best boxes of one image: top of each level, clipped, without duplicates.
 
     Args:
@@ -165,5 +172,7 @@ def propose(
     scores = logits[chosen].to(found.dtype).sigmoid()  # nms takes one dtype; logits may be halves
     large = ((found[:, 2:] - found[:, :2]) >= min_size).all(1)
     found, scores = found[large], scores[large]
-    order = nms(found, scores, nms_iou) if nms_iou < 1 else scores.argsort(descending=True, stable=True)  # fmt: skip
+    order = (
+        nms(found, scores, nms_iou) if nms_iou < 1 else scores.argsort(descending=True, stable=True)
+    )
     return Proposals(found[order[:keep]], scores[order[:keep]])

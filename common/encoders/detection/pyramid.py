@@ -30,21 +30,25 @@ class SimpleFeaturePyramid(nn.Module):
     """
 
     def __init__(
-        self, width: int, channels: int = 256, scales: Sequence[float] = (4, 2, 1, 0.5), stride: int = 16
-    ) -> None:  # fmt: skip
+        self,
+        width: int,
+        channels: int = 256,
+        scales: Sequence[float] = (4, 2, 1, 0.5),
+        stride: int = 16,
+    ) -> None:
         super().__init__()
         if any(fine != 2 * coarse for fine, coarse in pairwise(scales)):
             # RoIAlign takes a region from the level of its size, which has to be there
             raise UserError(
-                f"a pyramid's scales {list(scales)} must go from fine to coarse and leave no level out, "
-                "such as [4, 2, 1, 0.5]"
+                f"a pyramid's scales {list(scales)} must go from fine to coarse and leave no level"
+                " out, such as [4, 2, 1, 0.5]"
             )
         self.strides = [round(stride / scale) for scale in scales]
         self.levels = nn.ModuleList(_level(width, channels, scale) for scale in scales)
         if any((stride / scale) % 1 for scale in scales):
             raise UserError(
-                f"patches of {stride} pixels have no level at {max(scales):g} times their resolution: the "
-                "stride would be no whole number of pixels; leave that scale out"
+                f"patches of {stride} pixels have no level at {max(scales):g} times their"
+                " resolution: the stride would be no whole number of pixels; leave that scale out"
             )
 
     def forward(self, grid: Tensor) -> list[Tensor]:
@@ -56,9 +60,11 @@ def _level(width: int, channels: int, scale: float) -> nn.Sequential:
     half, quarter = width // 2, width // 4
     if scale == 4:
         first: list[nn.Module] = [
-            nn.ConvTranspose2d(width, half, 2, 2), LayerNorm2d(half, eps=EPS), nn.GELU(),
+            nn.ConvTranspose2d(width, half, 2, 2),
+            LayerNorm2d(half, eps=EPS),
+            nn.GELU(),
             nn.ConvTranspose2d(half, quarter, 2, 2),
-        ]  # fmt: skip
+        ]
         width = quarter
     elif scale == 2:
         first, width = [nn.ConvTranspose2d(width, half, 2, 2)], half
@@ -70,6 +76,8 @@ def _level(width: int, channels: int, scale: float) -> nn.Sequential:
         raise UserError(f"a pyramid has the scales 4, 2, 1 and 0.5, not {scale}")
     return nn.Sequential(
         *first,
-        nn.Conv2d(width, channels, 1, bias=False), LayerNorm2d(channels, eps=EPS),
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False), LayerNorm2d(channels, eps=EPS),
-    )  # fmt: skip
+        nn.Conv2d(width, channels, 1, bias=False),
+        LayerNorm2d(channels, eps=EPS),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        LayerNorm2d(channels, eps=EPS),
+    )

@@ -43,8 +43,12 @@ def roi_levels(boxes: Tensor, lowest: int, highest: int, canonical_size: float =
 
 
 def multilevel_roi_align(
-    maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size: int = 7, canonical_size: float = 224.0
-) -> Tensor:  # fmt: skip
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    rois: Tensor,
+    size: int = 7,
+    canonical_size: float = 224.0,
+) -> Tensor:
     """Crop every region from the level that fits its size.
 
     Source: He et al. 2017, "Mask R-CNN" (RoIAlign), arXiv 1703.06870; torchvision.ops.roi_align.
@@ -68,6 +72,8 @@ def multilevel_roi_align(
             kind = torch.promote_types(
                 grid.dtype, torch.float32
             )  # bfloat16 rounds pixels by up to 4
-            crops = roi_align(grid.to(kind), rois[rows].to(kind), size, 1 / stride, sampling_ratio=2, aligned=True)  # fmt: skip
+            crops = roi_align(
+                grid.to(kind), rois[rows].to(kind), size, 1 / stride, sampling_ratio=2, aligned=True
+            )
             out = out.index_copy(0, rows, crops.to(out.dtype))
     return out

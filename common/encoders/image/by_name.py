@@ -8,8 +8,10 @@ from common.encoders.image.towers import ConvNet, ImageTower, timm_tower, torchv
 
 ImageEncoder = ConvNet | PooledConvNet | ConvNet3d | SmallAlexNet | SpriteNet | ImageTower
 CONV_NETS: dict[str, type[ConvNet] | type[PooledConvNet] | type[ConvNet3d]] = {
-    "convnet": ConvNet, "pooled_convnet": PooledConvNet, "convnet3d": ConvNet3d,
-}  # fmt: skip
+    "convnet": ConvNet,
+    "pooled_convnet": PooledConvNet,
+    "convnet3d": ConvNet3d,
+}
 FIXED_NETS = ("small_alexnet", "sprites")
 
 
@@ -33,8 +35,8 @@ def image_encoder(
         pretrained: see `common.encoders.pretrained.resolve_pretrained`.
 
     Raises:
-        UserError: unknown name, weights or a stem that the network does not have, an image size that
-            does not fit, or a conv net without widths.
+        UserError: unknown name, weights or a stem that the network does not have, an image size
+            that does not fit, or a conv net without widths.
     """
     if name.startswith("timm/"):
         model = name.removeprefix("timm/")

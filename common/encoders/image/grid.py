@@ -60,8 +60,8 @@ class GridTower(nn.Module):
 def grid_tokens(grid: Tensor, width: int) -> Tensor:
     """A feature map as tokens, row by row.
 
-    Whether channels come last follows from their number: names do not tell (Swin v2 has them last, its
-    variant "cr" first).
+    Whether channels come last follows from their number: names do not tell (Swin v2 has them last,
+    its variant "cr" first).
 
     Args:
         grid: (B, C, H, W) or (B, H, W, C).

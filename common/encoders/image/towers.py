@@ -178,7 +178,8 @@ def _any_size(make: Callable[..., Any]) -> Any:
 def _use_cifar_stem(model: Any, name: str) -> None:
     if not isinstance(getattr(model, "conv1", None), nn.Conv2d) or not hasattr(model, "maxpool"):
         raise UserError(
-            f"cifar_stem needs a ResNet with one convolution as its stem, {name} is none: set it to false"
+            f"cifar_stem needs a ResNet with one convolution as its stem, {name} is none: set it to"
+            " false"
         )
     width = model.conv1.out_channels
     model.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
@@ -204,8 +205,8 @@ def _remove_classifier(model: nn.Module) -> int:
     linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise UserError(
-            f"{type(model).__name__} has no linear classifier to take off: use another network, such "
-            "as resnet18"
+            f"{type(model).__name__} has no linear classifier to take off: use another network,"
+            " such as resnet18"
         )
     name, layer = linear[-1]
     parent, _, child = name.rpartition(".")

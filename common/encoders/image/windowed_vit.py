@@ -38,8 +38,8 @@ def split_windows(tokens: Tensor, windows: int) -> Tensor:
     b, h, w, c = tokens.shape
     if h % windows or w % windows:
         raise UserError(
-            f"a grid of {h} x {w} tokens has no {windows} windows a side: choose an image size whose "
-            f"sides are multiples of {windows} patches"
+            f"a grid of {h} x {w} tokens has no {windows} windows a side: choose an image size"
+            f" whose sides are multiples of {windows} patches"
         )
     parts = tokens.view(b, windows, h // windows, windows, w // windows, c)
     return parts.permute(1, 3, 0, 2, 4, 5).reshape(-1, h // windows, w // windows, c)
@@ -71,8 +71,8 @@ class WindowedViT(nn.Module):
 
     Pre-norm blocks with tanh-approximated GELU, learned positions on a square grid, resized
     bilinearly to the image's; a last LayerNorm. With a shift s the token map (before positions) is
-    rolled by (-s, +s), goes through the same blocks, is rolled back and averaged with the map of the
-    first pass; then comes the LayerNorm. Rolled-in tokens are not masked.
+    rolled by (-s, +s), goes through the same blocks, is rolled back and averaged with the map of
+    the first pass; then comes the LayerNorm. Rolled-in tokens are not masked.
 
     Source: Li et al. 2022, "ViTDet", section 3, arXiv 2203.16527; Kim et al. 2023, "DITO" (shifted
     windows), arXiv 2310.00161, and its released detector.
@@ -115,11 +115,14 @@ class WindowedViT(nn.Module):
         norm: Any = partial(nn.LayerNorm, eps=LN_EPS)
         self.blocks = nn.ModuleList(
             Block(
-                width, heads, qkv_bias=True, act_layer=activation,
+                width,
+                heads,
+                qkv_bias=True,
+                act_layer=activation,
                 norm_layer=norm,
             )
             for _ in range(depth)
-        )  # fmt: skip
+        )
         self.ln_post = nn.LayerNorm(width, eps=LN_EPS)
         nn.init.trunc_normal_(self.positions, std=0.02)
         for layer in self.blocks.modules():

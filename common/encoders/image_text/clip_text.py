@@ -23,9 +23,9 @@ def check_argmax_pool(clip: Any) -> None:
     if clip.text_pool_type != "argmax" or clip.attn_mask is None:
         mask = "no causal mask" if clip.attn_mask is None else "a causal mask"
         raise UserError(
-            f"this model pools its texts by {clip.text_pool_type!r} with {mask}; CLIP's text tower, "
-            "which is needed here, pools at the end of text ('argmax') under a causal mask: take "
-            "another open_clip model, such as ViT-B-32"
+            f"this model pools its texts by {clip.text_pool_type!r} with {mask}; CLIP's text tower,"
+            " which is needed here, pools at the end of text ('argmax') under a causal mask: take"
+            " another open_clip model, such as ViT-B-32"
         )
 
 

@@ -99,7 +99,8 @@ def build_dual_encoder(
         vision: "qknorm_vit_s16", "qknorm_vit_b16", "qknorm_vit_l16", "conv",
             ``torchvision:<name>`` or ``timm:<name>``.
         image_size: side of the input in pixels, a multiple of the patch, for towers of `vision`
-            with a position table (None: 224 or the library's own); convolutional ones take any size.
+            with a position table (None: 224 or the library's own); convolutional ones take any
+            size.
         text: keyword arguments of `ClipTextTransformer`; None is CLIP's size.
         embed_dim: D, with `vision`.
         official_init: see `QKNormViT`.

@@ -14,7 +14,8 @@ class FrozenClip:
     """An open_clip model as a function; not a module, so that no checkpoint holds its weights.
 
     Args:
-        pretrained: a folder that open_clip exported, ``bundled:<name>`` or ``open_clip:<name>/<tag>``.
+        pretrained: a folder that open_clip exported, ``bundled:<name>`` or
+            ``open_clip:<name>/<tag>``.
         half: weights in half precision on a GPU; vectors are float32 in any case.
 
     Attributes:

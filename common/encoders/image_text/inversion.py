@@ -12,8 +12,8 @@ PhiKind = Literal["gelu", "relu"]
 class GeluPhi(nn.Module):
     """phi of SEARLE and LinCIR: three linear layers with GELU and dropout.
 
-    Source: Baldrati et al. 2023 (SEARLE), arXiv 2303.15247; Gu et al. 2024 (LinCIR), arXiv 2312.01998; the
-    names of parameters are those of their released checkpoints.
+    Source: Baldrati et al. 2023 (SEARLE), arXiv 2303.15247; Gu et al. 2024 (LinCIR), arXiv
+    2312.01998; the names of parameters are those of their released checkpoints.
 
     Args:
         in_dim: P, dimension of the joint space.
@@ -28,10 +28,14 @@ class GeluPhi(nn.Module):
         super().__init__()
         hidden = hidden_dim or 4 * in_dim
         self.layers = nn.Sequential(
-            nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout),
-            nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(in_dim, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
             nn.Linear(hidden, out_dim),
-        )  # fmt: skip
+        )
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Embeddings (B, P), not normalised -> pseudo words (B, out_dim)."""

@@ -24,8 +24,9 @@ from common.encoders.state_dict import load_state
 
 TextKind = Literal["clip", "bag"]
 TEXT_TOWERS: dict[str, type[ClipTextTransformer] | type[BagOfWords]] = {
-    "clip": ClipTextTransformer, "bag": BagOfWords,
-}  # fmt: skip
+    "clip": ClipTextTransformer,
+    "bag": BagOfWords,
+}
 CIFAR = "cifar_resnet"
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]  # means, deviations
 
@@ -136,7 +137,10 @@ def given_part(encoder: LockedEncoder) -> nn.Module:
 
 
 def tower_features(encoder: LockedEncoder, images: Tensor) -> Tensor:
-    """What the given tower says about images, (B, 3, H, W) -> (B, F); this is what a cache holds."""
+    """What the given tower says about images, (B, 3, H, W) -> (B, F).
+
+    This is what a cache holds.
+    """
     if isinstance(encoder, OpenClipDualEncoder):
         return encoder.encode_image(images)
     assert isinstance(encoder.image_tower, CentredTower)
@@ -173,9 +177,9 @@ def fold_normalization(
     conv = network.get_submodule(layer)
     if not isinstance(conv, nn.Conv2d) or conv.bias is None or conv.padding != (0, 0):
         raise UserError(
-            f"these weights learnt with mean {own[0]} and deviation {own[1]}, not with the "
-            f"normalisation of data.normalize, and layer {layer} cannot take up the difference: set "
-            "data.normalize to theirs"
+            f"these weights learnt with mean {own[0]} and deviation {own[1]}, not with the"
+            f" normalisation of data.normalize, and layer {layer} cannot take up the difference:"
+            " set data.normalize to theirs"
         )
     (m_own, s_own), (m, s) = (torch.tensor(pair, dtype=torch.float64) for pair in (own, given))
     weight = conv.weight.detach().double()
@@ -185,7 +189,10 @@ def fold_normalization(
 
 
 def _as_trained(tower: nn.Module, pretrained: str, normalization: Normalization | None) -> None:
-    """Weights of timm or torchvision see the pixels that they learnt with; a file's are left alone."""
+    """Weights of timm or torchvision see the pixels that they learnt with.
+
+    A file's are left alone.
+    """
     scheme, _, name = pretrained.partition(":")
     if normalization is None or scheme not in ("timm", "torchvision"):
         return
@@ -226,9 +233,11 @@ def _fold(
 
 
 def _load_trunk(
-    encoder: OpenClipDualEncoder, pretrained: str, image_size: int,
+    encoder: OpenClipDualEncoder,
+    pretrained: str,
+    image_size: int,
     normalization: Normalization | None,
-) -> None:  # fmt: skip
+) -> None:
     """Timm's weights for the image tower of an open_clip model that is made of a timm model."""
     name = encoder.config["vision_cfg"].get("timm_model_name")
     if name is None:

@@ -70,7 +70,8 @@ def read_gap_statistics(path: str | Path) -> GapStatistics:
         return GapStatistics(*(found[name] for name in GapStatistics._fields))
     except KeyError as error:
         raise UserError(
-            f"{path} has no tensor {error}: statistics of the gap need {', '.join(GapStatistics._fields)}"
+            f"{path} has no tensor {error}: statistics of the gap need"
+            f" {', '.join(GapStatistics._fields)}"
         ) from error
 
 
@@ -81,7 +82,8 @@ def add_noise(vectors: Tensor, noise: Tensor, scale: float, *, renormalize: bool
 
     The expected cosine of t' and t is about 1 / sqrt(1 + D w^2).
 
-    Source: Gu, Clark & Kembhavi 2023, "I Can't Believe There's No Images!", section 3, arXiv 2211.09778.
+    Source: Gu, Clark & Kembhavi 2023, "I Can't Believe There's No Images!", section 3, arXiv
+    2211.09778.
 
     Args:
         vectors: (B, D), unit rows.
@@ -97,7 +99,12 @@ def add_noise(vectors: Tensor, noise: Tensor, scale: float, *, renormalize: bool
 
 
 # tensors of each kind of adapter
-NEEDS: dict[str, tuple[str, ...]] = {"noise": (), "shift": ("shift",), "linear": ("weight", "bias"), "covariance": ("shift", "root")}  # fmt: skip
+NEEDS: dict[str, tuple[str, ...]] = {
+    "noise": (),
+    "shift": ("shift",),
+    "linear": ("weight", "bias"),
+    "covariance": ("shift", "root"),
+}
 
 
 class TextAdapter(nn.Module):
@@ -108,11 +115,11 @@ class TextAdapter(nn.Module):
         linear       (A t + b) / |A t + b| + w e
         covariance   t + s + c R e' + w e             R R^T: covariance of image minus text
 
-    Each is normalised at the end. In evaluation no noise is drawn: shift and map stay, noise and covariance
-    are the identity.
+    Each is normalised at the end. In evaluation no noise is drawn: shift and map stay, noise and
+    covariance are the identity.
 
-    Source: Gu, Clark & Kembhavi 2023, section 3 and appendix, arXiv 2211.09778, and the released code, whose
-    factor of the structured noise is c = 3.
+    Source: Gu, Clark & Kembhavi 2023, section 3 and appendix, arXiv 2211.09778, and the released
+    code, whose factor of the structured noise is c = 3.
 
     Args:
         kind: noise, shift, linear or covariance.

@@ -98,9 +98,13 @@ class OpenClipDualEncoder(nn.Module):
     def preprocess(self) -> Callable[[Any], Tensor]:
         """PIL image -> (3, S, S) float32, as the model's folder or pretrained tag says: open_clip's own."""
         transform: Callable[[Any], Tensor] = open_clip.image_transform(
-            self.image_size, is_train=False, mean=self.image_mean, std=self.image_std,
-            interpolation=self.interpolation, resize_mode=self.resize_mode,
-        )  # fmt: skip
+            self.image_size,
+            is_train=False,
+            mean=self.image_mean,
+            std=self.image_std,
+            interpolation=self.interpolation,
+            resize_mode=self.resize_mode,
+        )
         return transform
 
     @property

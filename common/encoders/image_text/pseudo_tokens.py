@@ -1,7 +1,7 @@
 """CLIP text towers that take a pseudo word: the embedding of one token is replaced by a given vector.
 
-Both libraries' towers are run step by step, so that nothing depends on how they pass arguments; without a
-pseudo word the output is that of the stock forward pass.
+Both libraries' towers are run step by step, so that nothing depends on how they pass arguments;
+without a pseudo word the output is that of the stock forward pass.
 
 # B batch, L tokens, F width, D joint space
 """
@@ -76,7 +76,8 @@ def encode_text(
 ) -> Tensor:
     """Embeddings of texts by an `open_clip.model.CLIP` or a `ClipText`.
 
-    Source: Radford et al. 2021, arXiv 2103.00020; injection as in Saito et al. 2023, arXiv 2302.03084.
+    Source: Radford et al. 2021, arXiv 2103.00020; injection as in Saito et al. 2023, arXiv
+    2302.03084.
 
     Args:
         tower: has open_clip's text parts, see `check_text_side`.
@@ -145,8 +146,8 @@ class TransformersClipText(nn.Module):
     def forward(self, ids: Tensor, pseudo: Tensor | None = None, placeholder: int = -1) -> Tensor:
         """Embeddings of texts, (B, L) -> (B, D); arguments as in `ClipText.forward`.
 
-        The end of text is the first position of the highest id: the padding of OpenAI's tokenizer, which
-        repeats that id, changes nothing.
+        The end of text is the first position of the highest id: the padding of OpenAI's tokenizer,
+        which repeats that id, changes nothing.
         """
         from transformers.masking_utils import create_causal_mask
 

@@ -1,6 +1,7 @@
 """Text from a vector: a language model that reads a few tokens made from it, before any text.
 
-# B inputs, R targets, D dim of the vector, W width of the language model, K vector tokens, S and T lengths
+# B inputs, R targets, D dim of the vector, W width of the language model, K vector tokens, S and T
+lengths
 """
 
 from typing import Any
@@ -35,9 +36,13 @@ def concat_masked_sequences(
     [1, 2, 0, 0]
     """
     masks = [
-        torch.ones(part.shape[:2], dtype=torch.long, device=part.device) if mask is None else mask.long()
+        (
+            torch.ones(part.shape[:2], dtype=torch.long, device=part.device)
+            if mask is None
+            else mask.long()
+        )
         for part, mask in ((first, first_mask), (second, second_mask))
-    ]  # fmt: skip
+    ]
     mask, joined = torch.cat(masks, dim=1), torch.cat([first, second], dim=1)
     order = (mask == 0).long().argsort(dim=1, stable=True)
     return joined.take_along_dim(order[..., None], dim=1), mask.take_along_dim(order, dim=1)
@@ -46,7 +51,8 @@ def concat_masked_sequences(
 class VectorToText(nn.Module):
     """A linear map from a vector to K tokens, and an encoder-decoder or a causal model that reads them.
 
-    Source: Gu, Clark & Kembhavi 2023, section 3, arXiv 2211.09778 (K = 4, T5); the idea of a prefix from one
+    Source: Gu, Clark & Kembhavi 2023, section 3, arXiv 2211.09778 (K = 4, T5); the idea of a prefix
+    from one
     vector: Mokady et al. 2021, "ClipCap", arXiv 2111.09734.
 
     Args:
@@ -56,7 +62,9 @@ class VectorToText(nn.Module):
         num_constants: learned tokens that stand before them and depend on nothing.
     """
 
-    def __init__(self, model: Any, vector_dim: int, num_tokens: int = 4, num_constants: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self, model: Any, vector_dim: int, num_tokens: int = 4, num_constants: int = 0
+    ) -> None:
         super().__init__()
         self.model, self.num_tokens = model, num_tokens
         self.width = int(model.get_input_embeddings().weight.shape[1])
@@ -117,8 +125,10 @@ class VectorToText(nn.Module):
             start = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
             logits: Tensor = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=seen[rows], decoder_input_ids=start, use_cache=False,
-            ).logits  # fmt: skip
+                attention_mask=seen[rows],
+                decoder_input_ids=start,
+                use_cache=False,
+            ).logits
             return logits
         embeds, seen = padded_left(embeds, seen)
         there = labels.ne(IGNORED)
@@ -143,7 +153,9 @@ class VectorToText(nn.Module):
         eos_token_id: int | None = None,
         pad_token_id: int = 0,
     ) -> Tensor:
-        """Token ids (B, <= max_new_tokens) of the best hypothesis of beam search; one beam is greedy search.
+        """Token ids (B, <= max_new_tokens) of the best hypothesis of beam search.
+
+        One beam is greedy search.
 
         Args:
             vectors: (B, D).
@@ -156,9 +168,12 @@ class VectorToText(nn.Module):
         """
         embeds, seen = self.prefix(vectors, ids, mask)
         options: dict[str, Any] = {
-            "num_beams": num_beams, "max_new_tokens": max_new_tokens, "do_sample": False,
-            "eos_token_id": eos_token_id, "pad_token_id": pad_token_id,
-        }  # fmt: skip
+            "num_beams": num_beams,
+            "max_new_tokens": max_new_tokens,
+            "do_sample": False,
+            "eos_token_id": eos_token_id,
+            "pad_token_id": pad_token_id,
+        }
         if self.is_encoder_decoder:
             states = BaseModelOutput(last_hidden_state=self._encoded(embeds, seen))
             out: Tensor = self.model.generate(
@@ -170,7 +185,9 @@ class VectorToText(nn.Module):
         return found
 
     def _encoded(self, embeds: Tensor, seen: Tensor) -> Tensor:
-        found: Tensor = self.model.get_encoder()(inputs_embeds=embeds, attention_mask=seen).last_hidden_state  # fmt: skip
+        found: Tensor = self.model.get_encoder()(
+            inputs_embeds=embeds, attention_mask=seen
+        ).last_hidden_state
         return found
 
 

@@ -110,9 +110,16 @@ def encode_boxes(boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
     place = grid.columns(boxes[:, :2])
     cell = place.floor()
     code = torch.cat(
-        [place - cell, boxes[:, 2:3], boxes[:, 3:6].clamp_min(1e-3).log(), boxes[:, 6:7].sin(),
-         boxes[:, 6:7].cos(), boxes[:, 7:9]], dim=1,
-    )  # fmt: skip
+        [
+            place - cell,
+            boxes[:, 2:3],
+            boxes[:, 3:6].clamp_min(1e-3).log(),
+            boxes[:, 6:7].sin(),
+            boxes[:, 6:7].cos(),
+            boxes[:, 7:9],
+        ],
+        dim=1,
+    )
     return code, cell.long()
 
 

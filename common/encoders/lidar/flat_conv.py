@@ -11,7 +11,8 @@ def flat_conv3d(volume: Tensor, kernel: Tensor) -> Tensor:
     """3^3 convolution, padded by one zero, as a 2-D one in which layers of cells are channels.
 
     Volumes seen from above are a few cells high: beyond three layers most of the 2-D kernel would
-    be zero, and `conv3d` is called. The backward pass of a 2-D convolution is twice as fast on a CPU.
+    be zero, and `conv3d` is called. The backward pass of a 2-D convolution is twice as fast on a
+    CPU.
 
     Args:
         volume: (B, C, D, H, W).

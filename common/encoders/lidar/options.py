@@ -31,7 +31,8 @@ class DetectorOptions:
             )
         if self.detector == "transfusion" and self.head_width % 8:
             raise ValueError(
-                f"finetune.head_width={self.head_width}: finetune.detector=transfusion needs a multiple of 8"
+                f"finetune.head_width={self.head_width}: finetune.detector=transfusion needs a"
+                " multiple of 8"
             )
         if unknown := set(self.crowded) - set(self.classes):
             raise ValueError(f"finetune.crowded: not among finetune.classes: {sorted(unknown)}")

@@ -34,9 +34,12 @@ class _WeightedSum(torch.autograd.Function):
                 rows, torch.arange(len(table), dtype=rows.dtype, device=rows.device)
             )
             of_table = embedding_bag(
-                order.div(index.shape[1], rounding_mode="floor"), grad, starts,
-                per_sample_weights=weight.flatten()[order], mode="sum",
-            )  # fmt: skip
+                order.div(index.shape[1], rounding_mode="floor"),
+                grad,
+                starts,
+                per_sample_weights=weight.flatten()[order],
+                mode="sum",
+            )
         if ctx.needs_input_grad[2]:
             of_weight = (table[index] * grad[:, None]).sum(-1)
         return of_table, None, of_weight

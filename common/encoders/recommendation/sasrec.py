@@ -22,8 +22,8 @@ class SASRec(nn.Module):
     user's vector is the state at its last item. Parameters are called as in RecBole's SASRec and
     laid out like them, so that its ``load_state_dict`` takes the weights as they are.
 
-    Source: Kang and McAuley 2018, "Self-attentive sequential recommendation", arXiv 1808.09781, in the
-    form of RecBole 0.2.1: post-norm, GELU, sizes as arguments.
+    Source: Kang and McAuley 2018, "Self-attentive sequential recommendation", arXiv 1808.09781, in
+    the form of RecBole 0.2.1: post-norm, GELU, sizes as arguments.
 
     Args:
         num_items: I; ids are 1 to I, 0 is padding.
@@ -60,12 +60,14 @@ class SASRec(nn.Module):
         self.length_groups = length_groups
         self.item_embedding = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.position_embedding = nn.Embedding(max_length, dim)
-        self.trm_encoder = nn.ModuleDict({
-            "layer": nn.ModuleList(
-                _Block(dim, num_heads, ffn_dim, hidden_dropout, attention_dropout)
-                for _ in range(num_layers)
-            )
-        })  # fmt: skip
+        self.trm_encoder = nn.ModuleDict(
+            {
+                "layer": nn.ModuleList(
+                    _Block(dim, num_heads, ffn_dim, hidden_dropout, attention_dropout)
+                    for _ in range(num_layers)
+                )
+            }
+        )
         self.LayerNorm = nn.LayerNorm(dim, eps=1e-12)
         self.dropout = nn.Dropout(hidden_dropout)
         self.apply(_init)

@@ -18,7 +18,8 @@ class AttentionDecoder(nn.Module):
     Embeddings are scaled by sqrt(D), positions are sinusoidal, matrices start from Xavier's uniform
     distribution.
 
-    Source: Vaswani et al. 2017, section 3.1, arXiv 1706.03762; Dong et al. 2018 (Speech-Transformer).
+    Source: Vaswani et al. 2017, section 3.1, arXiv 1706.03762; Dong et al. 2018
+    (Speech-Transformer).
 
     Args:
         vocab_size: V.

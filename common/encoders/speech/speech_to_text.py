@@ -91,9 +91,16 @@ class SpeechToText(nn.Module):
             return logits[:, -1].float().log_softmax(1)
 
         tokens, _ = beam_search(
-            log_probs, len(states), sos=SOS, eos=EOS, pad=PAD, beam_size=search.beam_size,
-            max_length=search.max_length, power=search.length_power, device=states.device,
-        )  # fmt: skip
+            log_probs,
+            len(states),
+            sos=SOS,
+            eos=EOS,
+            pad=PAD,
+            beam_size=search.beam_size,
+            max_length=search.max_length,
+            power=search.length_power,
+            device=states.device,
+        )
         return tokens
 
     def transcribe(self, waveforms: Tensor, lengths: Tensor, search: BeamSearch) -> Tensor:
@@ -130,9 +137,15 @@ def build_speech_to_text(
     else:
         masks = SpecAugment(freq_width=freq_width, time_width=time_width) if augment else None
         audio = ConvTransformerEncoder(
-            sample_rate, num_mels=num_mels, dim=dim, num_convs=num_convs, num_layers=num_layers,
-            num_heads=num_heads, dropout=dropout, augment=masks,
-        )  # fmt: skip
+            sample_rate,
+            num_mels=num_mels,
+            dim=dim,
+            num_convs=num_convs,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            dropout=dropout,
+            augment=masks,
+        )
     decoder = AttentionDecoder(
         vocab_size, dim, decoder_layers, decoder_heads, hidden_dim=decoder_hidden, dropout=dropout
     )
@@ -151,10 +164,21 @@ def speech_to_text_options(
         projections: whether audio and text are projected.
     """
     names = (
-        "encoder", "num_mels", "dim", "num_convs", "num_layers", "num_heads", "augment",
-        "freq_width", "time_width", "decoder_layers", "decoder_heads", "decoder_hidden", "dropout",
+        "encoder",
+        "num_mels",
+        "dim",
+        "num_convs",
+        "num_layers",
+        "num_heads",
+        "augment",
+        "freq_width",
+        "time_width",
+        "decoder_layers",
+        "decoder_heads",
+        "decoder_hidden",
+        "dropout",
         "head_hidden",
-    )  # fmt: skip
+    )
     return {
         "vocab_size": vocab_size,
         "sample_rate": sample_rate,

@@ -257,7 +257,7 @@ def speech_model(
     own = [name for name, value in (config or {}).items() if value is not None]
     if own:
         raise UserError(
-            f"pretrained={pretrained!r} brings its own architecture: leave out {', '.join(own)} or set "
-            "them to null"
+            f"pretrained={pretrained!r} brings its own architecture: leave out {', '.join(own)} or"
+            " set them to null"
         )
     return load_filled(kind, resolve_pretrained(pretrained), model_type)

@@ -21,8 +21,14 @@ from common.encoders.text.tower import Attention, TextTower, load_tokenizer, loa
 # word_vectors and bilstm are the baselines of the field: mean of the input embeddings, and a
 # bidirectional LSTM with maximum over the last layer's states (ELMo-like where those are frozen)
 LayerKind = Literal[
-    "concat_top_mean", "mean_top_mean", "concat_top_max", "mean_top_max", "cls", "word_vectors", "bilstm"
-]  # fmt: skip
+    "concat_top_mean",
+    "mean_top_mean",
+    "concat_top_max",
+    "mean_top_max",
+    "cls",
+    "word_vectors",
+    "bilstm",
+]
 LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
 
 
@@ -91,8 +97,9 @@ class LayerTower(TextTower):
 
     Args:
         model: encoder of transformers.
-        kind: see `pool_layers`; "cls" is the model's own pooler (a dense layer with tanh on the first
-            state, new where the checkpoint has none), for "word_vectors" and "bilstm" see above.
+        kind: see `pool_layers`; "cls" is the model's own pooler (a dense layer with tanh on the
+            first state, new where the checkpoint has none), for "word_vectors" and "bilstm" see
+            above.
         top_layers: see `pool_layers`.
         use_cls: see `pool_layers`.
         sqrt_len: see `pool_layers`.
@@ -125,7 +132,11 @@ class LayerTower(TextTower):
         self.kind: LayerKind = kind
         self.top_layers, self.use_cls, self.sqrt_len = top_layers, use_cls, sqrt_len
         self.pooler = pooler if kind == "cls" else None
-        self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True) if kind == "bilstm" else None  # fmt: skip
+        self.lstm = (
+            nn.LSTM(width, width, batch_first=True, bidirectional=True)
+            if kind == "bilstm"
+            else None
+        )
         pooled = width * (top_layers if kind.startswith("concat") else 2 if self.lstm else 1)
         self.dropout = nn.Dropout(dropout)
         self.projection = None if projection_dim is None else nn.Linear(pooled, projection_dim)
@@ -135,10 +146,13 @@ class LayerTower(TextTower):
     def settings(self) -> dict[str, Any]:
         """Arguments that rebuild the tower around its model, as plain values."""
         return {
-            "kind": self.kind, "top_layers": self.top_layers, "use_cls": self.use_cls,
-            "sqrt_len": self.sqrt_len, "dropout": self.dropout.p,
+            "kind": self.kind,
+            "top_layers": self.top_layers,
+            "use_cls": self.use_cls,
+            "sqrt_len": self.sqrt_len,
+            "dropout": self.dropout.p,
             "projection_dim": None if self.projection is None else self.projection.out_features,
-        }  # fmt: skip
+        }
 
     def own_state(self) -> dict[str, Tensor]:
         """Weights beside those of the transformer: pooler, LSTM, linear map."""
@@ -172,9 +186,13 @@ class LayerTower(TextTower):
         if self.lstm is not None:
             return self._recurrent(output.last_hidden_state, mask)
         return pool_layers(
-            output.hidden_states[1:], mask, self.kind,  # the first is the embedding layer
-            top_layers=self.top_layers, use_cls=self.use_cls, sqrt_len=self.sqrt_len,
-        )  # fmt: skip
+            output.hidden_states[1:],
+            mask,
+            self.kind,  # the first is the embedding layer
+            top_layers=self.top_layers,
+            use_cls=self.use_cls,
+            sqrt_len=self.sqrt_len,
+        )
 
     def _recurrent(self, states: Tensor, mask: Tensor) -> Tensor:
         assert self.lstm is not None

@@ -68,8 +68,9 @@ class MixtureOfExperts(nn.Module):
     Every expert runs once on the rows that it got, in one piece; also on none, so that its gradient
     is zero instead of missing, which DDP needs.
 
-    Source: Hallee et al. 2024, section "MoE extension", arXiv 2401.15713, and released code; "token":
-    Jiang et al. 2024, "Mixtral of experts", equation 1 and released code, arXiv 2401.04088.
+    Source: Hallee et al. 2024, section "MoE extension", arXiv 2401.15713, and released code;
+    "token": Jiang et al. 2024, "Mixtral of experts", equation 1 and released code, arXiv
+    2401.04088.
 
     Args:
         experts: E modules (..., D) -> (..., D).
@@ -274,8 +275,9 @@ def to_mixture(
     routing: Routing = "enforced",
     top_k: int = 2,
     layers: LayerChoice = "all",
-    install: Callable[[FeedForward, Callable[[Sequence[nn.Module]], MixtureOfExperts]], None]
-    | None = None,
+    install: (
+        Callable[[FeedForward, Callable[[Sequence[nn.Module]], MixtureOfExperts]], None] | None
+    ) = None,
 ) -> Routes:
     """Turn the feed-forward layers of a transformer into mixtures of copies of themselves, in place.
 

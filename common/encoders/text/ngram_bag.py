@@ -28,9 +28,11 @@ class NgramBag(nn.Module):
         with torch.no_grad():
             self.embedding.weight[0] = 0
         self.layers = nn.Sequential(
-            nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, width), nn.GELU(),
+            nn.LayerNorm(embedding_dim),
+            nn.Linear(embedding_dim, width),
+            nn.GELU(),
             nn.Linear(width, width),
-        )  # fmt: skip
+        )
 
     def text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (N, L) -> states (N, 1, W), one for the whole text, and their mask (N, 1)."""

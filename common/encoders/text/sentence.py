@@ -81,8 +81,8 @@ class SentenceEncoder(nn.Module):
         around = tokenizer.num_special_tokens_to_add()
         if self.max_length is not None and self.max_length <= around:
             raise UserError(
-                f"max_length={self.max_length} leaves no room for a text: {around} tokens stand around "
-                f"it; set max_length to {around + 1} at least, or shorten the template"
+                f"max_length={self.max_length} leaves no room for a text: {around} tokens stand"
+                f" around it; set max_length to {around + 1} at least, or shorten the template"
             )
         self.num_features, self.length_groups = tower.num_features, length_groups
         self.template = template
@@ -247,8 +247,8 @@ def sentence_encoder(
             architecture its number of pieces and its padding.
 
     Raises:
-        UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`; a tokenizer beside weights
-            that have their own.
+        UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`; a tokenizer beside
+            weights that have their own.
         ValueError: see `TextTower` and `SentenceEncoder`.
     """
     if tokenizer is not None and pretrained != "random":

@@ -86,12 +86,15 @@ class SplitFusionEncoder(nn.Module):
         self.layers = nn.ModuleList(layers if context_dim is not None else layers[:split])
         self.cross = nn.ModuleList(
             ContextAttention(
-                self.width, context_dim, config.num_attention_heads, config.hidden_dropout_prob,
+                self.width,
+                context_dim,
+                config.num_attention_heads,
+                config.hidden_dropout_prob,
                 config.layer_norm_eps,
             )
             for _ in range(len(self.layers) - split)
             if context_dim is not None
-        )  # fmt: skip
+        )
 
     def text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (N, L) -> states (N, L, W) after the text part, and the mask (N, L) of real tokens."""

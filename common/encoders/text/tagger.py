@@ -11,8 +11,9 @@ SpanTagger = Callable[[Sequence[str]], list[list[str]]]
 def span_tagger(model: str, batch_size: int, device: str = "auto") -> SpanTagger:
     """Texts -> the marked spans of each, as the text writes them, in their order.
 
-    Pieces of equal labels that follow one another are one span (transformers' "simple" aggregation).
-    A text longer than the model reads is read in windows, each of which repeats a quarter of the last.
+    Pieces of equal labels that follow one another are one span (transformers' "simple"
+    aggregation). A text longer than the model reads is read in windows, each of which repeats a
+    quarter of the last.
 
     Args:
         model: folder or hub id of a token-classification model of transformers.
@@ -36,10 +37,13 @@ def span_tagger(model: str, batch_size: int, device: str = "auto") -> SpanTagger
         tokenizer.model_max_length = limit  # the pipeline's window
         windows = {"stride": limit // 4}
     tagger: Any = pipeline(
-        "token-classification", model=network.eval(), tokenizer=tokenizer,
-        device=None if device == "auto" else device, aggregation_strategy="simple",
+        "token-classification",
+        model=network.eval(),
+        tokenizer=tokenizer,
+        device=None if device == "auto" else device,
+        aggregation_strategy="simple",
         **windows,
-    )  # fmt: skip
+    )
 
     def spans(texts: Sequence[str]) -> list[list[str]]:
         tagged = tagger(list(texts), batch_size=batch_size)

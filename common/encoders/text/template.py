@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXT, MASK = "{text}", "[MASK]"  # in a template: the text, and the tokenizer's mask token
-ROWS = 8192  # texts tokenised at once: what a tokenizer keeps beside their ids is many times their size
+# texts tokenised at once: what a tokenizer keeps beside their ids is many times their size
+ROWS = 8192
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
@@ -35,9 +36,14 @@ def plain_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> lis
     rows: list[list[int]] = []
     for start in range(0, len(texts), ROWS):
         encoded = tokenizer(
-            list(texts[start : start + ROWS]), add_special_tokens=False, truncation=False,
-            padding=False, return_attention_mask=False, return_token_type_ids=False, verbose=False,
-        )  # fmt: skip
+            list(texts[start : start + ROWS]),
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
         rows += encoded["input_ids"]
     return rows
 

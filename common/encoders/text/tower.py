@@ -189,7 +189,8 @@ def load_transformer(
         config: see `text_tower`.
         dropout: see `text_tower`.
         attention: "sdpa" (PyTorch's fused attention), "eager" (plain matrix products: the faster
-            one in training on a CPU with short texts) or "auto", the library's choice. Dropout acts in all.
+            one in training on a CPU with short texts) or "auto", the library's choice. Dropout acts
+            in all.
         auto_class: e.g. `transformers.AutoModelForCausalLM` for a model with its head.
         dtype: of the weights.
         num_labels: of a sequence classifier; None: what the configuration says.
@@ -288,8 +289,8 @@ def architecture(config: Mapping[str, Any], what: str = "a text tower") -> Any:
     checkpoints leave fields in it that no version of the library knows.
 
     Args:
-        config: ``model_type`` and fields of its kind; others may be None, as an override of a config
-            sets them to null that can't take them away.
+        config: ``model_type`` and fields of its kind; others may be None, as an override of a
+            config sets them to null that can't take them away.
         what: has this configuration, for messages.
 
     Raises:
@@ -308,7 +309,10 @@ def architecture(config: Mapping[str, Any], what: str = "a text tower") -> Any:
 
 
 def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
-    """Refuse fields that have become attributes of a configuration and that nothing reads; drop null."""
+    """Refuse fields that have become attributes of a configuration and that nothing reads.
+
+    Drop null.
+    """
     known = {field.name for field in fields(settings)} | settings.attribute_map.keys()
     # a pair of other models has no defaults
     with suppress(TypeError, ValueError, StrictDataclassError):
@@ -330,7 +334,10 @@ def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
 
 
 def first_position(model: nn.Module) -> int:
-    """Where positions of a text begin: behind the padding's, as RoBERTa and its kin count; else 0."""
+    """Where positions of a text begin: behind the padding's, as RoBERTa and its kin count.
+
+    Else 0.
+    """
     for name, part in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
             return 0 if part.padding_idx is None else part.padding_idx + 1

@@ -27,7 +27,9 @@ def frame_reach(spans: Tensor, frames: Tensor, reach: Reach) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
-    """Softmax over the last dimension among what is allowed; exactly 0 elsewhere, and all 0 where nothing is.
+    """Softmax over the last dimension among what is allowed.
+
+    Exactly 0 elsewhere, and all 0 where nothing is.
 
     >>> masked_softmax(torch.zeros(2, 3), torch.tensor([[True, True, False], [False] * 3])).tolist()
     [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
@@ -42,8 +44,8 @@ class FrameAttention(nn.Module):
 
         alpha = softmax((H W_q) (V W_k)^T / sqrt(d) + M),   u = alpha V
 
-    Source: the attention of Vaswani et al. 2017, section 3.2.1, arXiv 1706.03762, with a mask M that leaves each
-    sentence the frames of its own time span (Kim et al. 2021, arXiv 2009.08043).
+    Source: the attention of Vaswani et al. 2017, section 3.2.1, arXiv 1706.03762, with a mask M
+    that leaves each sentence the frames of its own time span (Kim et al. 2021, arXiv 2009.08043).
 
     Args:
         dim: D.
@@ -62,7 +64,8 @@ class FrameAttention(nn.Module):
             allowed: (B, N, F) bool, see `frame_reach`.
 
         Returns:
-            Attended frames (B, A, N, L, D), 0 for a sentence without frames; weights (B, A, N, L, F).
+            Attended frames (B, A, N, L, D), 0 for a sentence without frames; weights (B, A, N, L,
+            F).
         """
         query, key = self.query(tokens), self.key(frames)
         scores = torch.einsum("banld,bfd->banlf", query, key) / math.sqrt(key.shape[-1])

@@ -43,7 +43,8 @@ def planned_runs(
     Args:
         project: slug.
         overrides: applied to every arm alike.
-        seeds: None for those of compare.yaml; a count (the first ones) or a list, such as ``10,11``.
+        seeds: None for those of compare.yaml; a count (the first ones) or a list, such as
+            ``10,11``.
         arms: names, or ["full"] for all (see `asks_for_all`); empty for the default arms.
         only: name of one of the comparisons; empty for all.
 
@@ -200,7 +201,9 @@ def compare_all(
     projects: Sequence[str],
     after: Callable[[str, dict[str, Any]], object] = lambda project, result: None,
 ) -> list[str]:
-    """Compare the projects one after the other at lowest priority; killed, it goes on when called again.
+    """Compare the projects one after the other at lowest priority.
+
+    Killed, it goes on when called again.
 
     Args:
         jobs: runs at the same time.

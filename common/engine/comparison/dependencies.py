@@ -2,8 +2,9 @@
 
 Definitions count, not files (`common.engine.comparison.symbols`): a function that a run cannot
 reach may change beside one that it uses. A finished run is reused while this hash, and its config,
-are the same. What only writes down how a run goes (`RECORDS`) counts nowhere, nor does a card beside data or what
-only `make run` does: the `tasks` modules of the projects and the families' search.
+are the same. What only writes down how a run goes (`RECORDS`) counts nowhere, nor does a card
+beside data or what only `make run` does: the `tasks` modules of the projects and the families'
+search.
 """
 
 import hashlib
@@ -22,21 +23,24 @@ GPU_KERNELS = "common/kernels/gpu/"  # need a CUDA device (or Triton's interpret
 # what only several processes run; one asks `plan.as_sharding` alone, which answers None
 SEVERAL_PROCESSES = ("common/kernels/sharded/plan.py", "common/kernels/sharded/statistics.py")
 DATA = "data"  # folder of bundled sets and, in models/, weights
-# loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk, how
-# several processes begin and FSDP is undone (tests show that they train as one does): no weights depend on them, and no metrics but
-# the speed and memory that a run has logged of itself
-RECORDS = frozenset({
-    "common/engine/comparison/dependencies.py",
-    "common/engine/comparison/symbols.py",
-    "common/engine/lifecycle/find.py",
-    "common/engine/lifecycle/finished.py",
-    "common/engine/lifecycle/launch.py",
-    "common/engine/lifecycle/lock.py",
-    "common/engine/lifecycle/signals.py",
-    "common/engine/lifecycle/unsharded.py",
-    "common/engine/progress.py",
-    "common/engine/tracking.py",
-})  # fmt: skip
+# loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by
+# name, this file and its walk, how several processes begin and FSDP is undone (tests show that they
+# train as one does): no weights depend on them, and no metrics but the speed and memory that a run
+# has logged of itself
+RECORDS = frozenset(
+    {
+        "common/engine/comparison/dependencies.py",
+        "common/engine/comparison/symbols.py",
+        "common/engine/lifecycle/find.py",
+        "common/engine/lifecycle/finished.py",
+        "common/engine/lifecycle/launch.py",
+        "common/engine/lifecycle/lock.py",
+        "common/engine/lifecycle/signals.py",
+        "common/engine/lifecycle/unsharded.py",
+        "common/engine/progress.py",
+        "common/engine/tracking.py",
+    }
+)
 
 
 @cache

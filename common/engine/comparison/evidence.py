@@ -173,7 +173,10 @@ def current_page(rows: Sequence[Row]) -> str:
 
 
 def write_evidence(rows: Sequence[Row]) -> list[str]:
-    """Write docs/evidence.md with its picture and the counts in README; returns what was written."""
+    """Write docs/evidence.md with its picture and the counts in README.
+
+    Returns what was written.
+    """
     (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
     write_text(ROOT / "docs/images/evidence.svg", evidence_picture(rows))
     write_text(ROOT / "docs" / "evidence.md", current_page(rows))

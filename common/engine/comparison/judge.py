@@ -104,7 +104,10 @@ def judge(
 
 
 def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """One verdict for a claim in two metrics; the numbers are the first's, the parts those of both."""
+    """One verdict for a claim in two metrics.
+
+    The numbers are the first's, the parts those of both.
+    """
     words = (first["verdict"], second["verdict"])
     worst = next(
         (w for w in (NOT_TESTABLE, "contradicted", "not shown") if w in words), "supported"
@@ -158,7 +161,8 @@ def _judge(
 def against_published(found: Mapping[str, Any], published: Sequence[float]) -> dict[str, Any]:
     """A judged claim beside an effect of the paper's relative size.
 
-    That effect is (left / right - 1) of the published values times the right side's mean here. Where
+    That effect is (left / right - 1) of the published values times the right side's mean here.
+    Where
     the interval holds both it and no effect, and reaches at least as far to either side as it is
     large, "not shown" would only say that seeds and items are few: the claim is not testable here.
 

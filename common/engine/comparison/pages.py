@@ -202,9 +202,11 @@ def _setting(result: Result) -> str:
         f"config `{result['base']}`" if result.get("base") else None,
         better,
         hardware.get("gpu") or hardware.get("cpu"),
-        f"commit {commit[:10]}{' with local changes' if result.get('dirty') else ''}"
-        if commit
-        else None,
+        (
+            f"commit {commit[:10]}{' with local changes' if result.get('dirty') else ''}"
+            if commit
+            else None
+        ),
     ]
     found = [str(part) for part in parts if part]
     return f": {'; '.join(found)}." if found else "."
@@ -228,8 +230,8 @@ FONT = "font-family='sans-serif' font-size='13'"
 def evidence_picture(rows: Sequence[Row]) -> str:
     """SVG: a line for each project, a square for each claim, its colour the verdict.
 
-    A square is pale where the result is stale, and has a dark edge where the method lies below a baseline that needs no
-    training. The text of a square (shown by browsers) is the claim.
+    A square is pale where the result is stale, and has a dark edge where the method lies below a
+    baseline that needs no training. The text of a square (shown by browsers) is the claim.
     """
     projects = list(dict.fromkeys(row.project for row in rows))
     height = -(-len(projects) // COLUMNS)
@@ -240,7 +242,10 @@ def evidence_picture(rows: Sequence[Row]) -> str:
         drawn.append(f"<text x='{x}' y='{y + 12}' {FONT} fill='#333'>{escape(project)}</text>")
         drawn += [_square(row, x + NAME + i * (SIDE + GAP), y) for i, row in enumerate(own)]
     size = COLUMNS * WIDTH + EDGE, (height + 2) * LINE
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {size[0]} {size[1]}' width='{size[0]}'>"
+    head = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {size[0]} {size[1]}'"
+        f" width='{size[0]}'>"
+    )
     ground = f"<rect width='{size[0]}' height='{size[1]}' fill='#ffffff'/>"
     return "\n".join([head, ground, *drawn, "</svg>"]) + "\n"
 
@@ -252,8 +257,9 @@ def _square(row: Row, x: int, y: int) -> str:
     text = f"{row.claim}: {word} {row.here}".strip()
     wide = 2.5 if edge == "#111" else 0.8
     return (
-        f"<rect x='{x}' y='{y}' width='{SIDE}' height='{SIDE}' fill='{COLOURS[word]}' fill-opacity='{pale}' "
-        f"stroke='{edge}' stroke-width='{wide}'><title>{escape(text)}</title></rect>"
+        f"<rect x='{x}' y='{y}' width='{SIDE}' height='{SIDE}' fill='{COLOURS[word]}'"
+        f" fill-opacity='{pale}' stroke='{edge}'"
+        f" stroke-width='{wide}'><title>{escape(text)}</title></rect>"
     )
 
 
@@ -265,6 +271,7 @@ def _legend() -> str:
             f"<text x='{x + SIDE + GAP}' y='18' {FONT} fill='#333'>{word}</text>"
         )
         x += SIDE + 22 + 7 * len(word)
-    return "".join(parts) + (
-        f"<text x='{x}' y='18' {FONT} fill='#777'>pale: stale; dark edge: below a baseline</text>"
+    return (
+        "".join(parts)
+        + f"<text x='{x}' y='18' {FONT} fill='#777'>pale: stale; dark edge: below a baseline</text>"
     )

@@ -217,7 +217,10 @@ class Noise:
 
 
 def noise_of(claim: Claim, result: Mapping[str, Any]) -> Noise | None:
-    """What a published interval says of seeds and items; None without one, or with several parts."""
+    """What a published interval says of seeds and items.
+
+    None without one, or with several parts.
+    """
     published = [
         *result.get("claims", []),
         *result.get("uncounted", []),
@@ -259,4 +262,7 @@ def what_it_takes(claim: Claim, result: Mapping[str, Any]) -> str:
     if left <= 0:
         return "too few items to tell a difference of this size, whatever the seeds"
     count = int(np.ceil(noise.seeds / left))
-    return f"{count:,} seeds ({count * noise.seconds / 60:,.0f} minutes) would tell a difference of this size"
+    return (
+        f"{count:,} seeds ({count * noise.seconds / 60:,.0f} minutes) would tell a difference of"
+        " this size"
+    )

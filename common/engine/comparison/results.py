@@ -43,8 +43,9 @@ def verdict_line(claim: Mapping[str, Any], metric: str) -> str:
             f"({low['value']:.4f} against {low['baseline_value']:.4f})"
         )
     text = (
-        f"**{escaped(claim['claim'])}: {word}** - paired difference of {claim.get('metric', metric)} "
-        f"{claim['difference']:+.4f}, {interval_text(claim)} (bootstrap over {claim['resampled']})"
+        f"**{escaped(claim['claim'])}: {word}** - paired difference of"
+        f" {claim.get('metric', metric)} {claim['difference']:+.4f}, {interval_text(claim)}"
+        f" (bootstrap over {claim['resampled']})"
     )
     text += f"; paper: {escaped(claim['paper'])}" if claim.get("paper") else ""
     if "measured" in claim:
@@ -56,7 +57,10 @@ def verdict_line(claim: Mapping[str, Any], metric: str) -> str:
     if "published" in claim and claim["interval"] is not None:
         text += f"; {_published_text(claim)}"
     for part in claim.get("parts", []):
-        text += f"\n  - {escaped(part['claim'])}: {part['verdict']}, {part['difference']:+.4f}, {interval_text(part)}"
+        text += (
+            f"\n  - {escaped(part['claim'])}: {part['verdict']}, {part['difference']:+.4f},"
+            f" {interval_text(part)}"
+        )
     return text
 
 
@@ -68,8 +72,8 @@ def _published_text(claim: Mapping[str, Any]) -> str:
         return f"{text}, outside the interval"
     if verdict_word(claim) == "not testable here" and "measured" not in claim:
         return (
-            f"{text}, too small for seeds and items that tell {(high - low) / 2:.4f} to either side "
-            f"(by the interval: {claim['interval_verdict']})"
+            f"{text}, too small for seeds and items that tell {(high - low) / 2:.4f} to either side"
+            f" (by the interval: {claim['interval_verdict']})"
         )
     return f"{text}, inside the interval"
 
@@ -106,12 +110,14 @@ def _one(result: Mapping[str, Any]) -> str:
     design += " with local changes" if design and result.get("design_dirty") else ""
     lines += [
         "",
-        f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"
-        f"{settings}, {steps_text({**arms, **appendix['arms']})}{precision}; "
-        f"{hardware['gpu'] or hardware['cpu']} ({hardware['cores']} cores); "
-        f"commit {(result['commit'] or 'unknown')[:10]}"
-        f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}"
-        f"{_verified(result)}{_baselines_again(result)}.",
+        (
+            f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"
+            f"{settings}, {steps_text({**arms, **appendix['arms']})}{precision}; "
+            f"{hardware['gpu'] or hardware['cpu']} ({hardware['cores']} cores); "
+            f"commit {(result['commit'] or 'unknown')[:10]}"
+            f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}"
+            f"{_verified(result)}{_baselines_again(result)}."
+        ),
     ]
     return "\n".join(lines)
 
@@ -125,8 +131,8 @@ def _verified(result: Mapping[str, Any]) -> str:
     )
     if (earlier := again.get("earlier")) is None:
         return (
-            f"; seeds {again['seeds']} and the baselines again on {again['date']}, commit {commit}: "
-            "every metric equal to the last digit"
+            f"; seeds {again['seeds']} and the baselines again on {again['date']}, commit {commit}:"
+            " every metric equal to the last digit"
         )
     machine = again["hardware"]["gpu"] or again["hardware"]["cpu"]
     short = f" with {' '.join(again['overrides'])}" if again["overrides"] else ""
@@ -139,9 +145,9 @@ def _verified(result: Mapping[str, Any]) -> str:
         which = " and those baselines whose code has changed" if some else ""
     kept = f", of {earlier['kept']} runs by what was kept of it" if earlier.get("kept") else ""
     return (
-        f"; seeds {again['seeds']} of every arm{which}{short} run on {again['date']} by the "
-        f"published code (commit {earlier['commit'][:10]}{kept}) and by commit {commit}, both on {machine}: "
-        "curves, metrics and items equal to the last digit"
+        f"; seeds {again['seeds']} of every arm{which}{short} run on {again['date']} by the"
+        f" published code (commit {earlier['commit'][:10]}{kept}) and by commit {commit}, both on"
+        f" {machine}: curves, metrics and items equal to the last digit"
     )
 
 
@@ -152,8 +158,8 @@ def _baselines_again(result: Mapping[str, Any]) -> str:
     changes = " with local changes" if again["dirty"] else ""
     machine = again["hardware"]["gpu"] or again["hardware"]["cpu"]
     return (
-        f"; baselines run again on {again['date']} by commit {(again['commit'] or 'unknown')[:10]}{changes} on "
-        f"{machine}"
+        f"; baselines run again on {again['date']} by commit"
+        f" {(again['commit'] or 'unknown')[:10]}{changes} on {machine}"
     )
 
 
@@ -241,9 +247,14 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
                 axes.axvline(np.mean(entry["metrics"][own["metric"]]), color="0.4", linestyle="--")
                 place = (np.mean(entry["metrics"][own["metric"]]), 1.0)
                 axes.annotate(
-                    name, place, xycoords=("data", "axes fraction"), rotation=90, fontsize=7,
-                    ha="right", va="top",
-                )  # fmt: skip
+                    name,
+                    place,
+                    xycoords=("data", "axes fraction"),
+                    rotation=90,
+                    fontsize=7,
+                    ha="right",
+                    va="top",
+                )
         axes.set_yticks(range(len(own["arms"])), list(own["arms"]))
         axes.invert_yaxis()
         axes.set_xlabel(own["metric"])

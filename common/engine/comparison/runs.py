@@ -39,8 +39,8 @@ class PlannedRun:
         overrides: of every run, from the command line.
 
     Raises:
-        UserError: the config with the arm's overrides doesn't load, or an override is of a setting that
-            compare.yaml sets.
+        UserError: the config with the arm's overrides doesn't load, or an override is of a setting
+            that compare.yaml sets.
     """
 
     root = ROOT  # folder of its code
@@ -159,7 +159,10 @@ class PlannedRun:
         return ws.read_json(self.path / "meta.json")  # type: ignore[no-any-return]
 
     def stage_steps(self) -> dict[str, int]:
-        """Steps of its finished stages, in the order in which they ended; no stage of another run's weights."""
+        """Steps of its finished stages, in the order in which they ended.
+
+        No stage of another run's weights.
+        """
         ended = finished_stages(self.path / "checkpoints")
         found = {stage.name: sorted(stage.glob("step-*.ckpt")) for stage in ended}
         return {s: int(p[-1].stem.removeprefix("step-")) for s, p in found.items() if p}
@@ -245,9 +248,14 @@ def start_process(
     except OSError:  # a file system without flock, where two commands are not told from each other
         pass
     popen = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        env=environment, cwd=cwd,
-    )  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment,
+        cwd=cwd,
+    )
     return RunProcess(popen, log)
 
 
@@ -272,12 +280,16 @@ def is_held(folder: Path) -> bool:
 def process_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
     """Environment of a process with that many threads, which finds the code in a folder.
 
-    Relative folders, such as runs/, are those of whoever starts it, so it finds its code by the path.
+    Relative folders, such as runs/, are those of whoever starts it, so it finds its code by the
+    path.
     """
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
-        "OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)
-    }  # fmt: skip
+        "OMP_WAIT_POLICY": "passive",
+        **os.environ,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": str(threads),
+    }
 
 
 class Started:

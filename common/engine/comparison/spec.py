@@ -317,10 +317,19 @@ def _claim(spec: Comparison, own: ClaimEntry, parts: tuple[Part, ...], appendix:
     if others:
         text, extras["and_in"] = f"{text} and in {', '.join(own.and_in)}", dict(own.and_in)
     return Claim(
-        text, parts, tuple(signs), own.metric or spec.metric, direction == "max",
-        own.at_least or -allowed, extras, own.paper, appendix, own.not_testable,
-        tuple(own.published), others,
-    )  # fmt: skip
+        text,
+        parts,
+        tuple(signs),
+        own.metric or spec.metric,
+        direction == "max",
+        own.at_least or -allowed,
+        extras,
+        own.paper,
+        appendix,
+        own.not_testable,
+        tuple(own.published),
+        others,
+    )
 
 
 def _check(where: str, spec: Comparison) -> None:

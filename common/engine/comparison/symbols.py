@@ -16,9 +16,20 @@ from pathlib import Path
 WHOLE = "*"
 # decorators that change a definition and leave no trace of it elsewhere
 PURE = {
-    "dataclass", "cache", "lru_cache", "contextmanager", "jit", "constexpr_function", "no_grad",
-    "inference_mode", "overload", "total_ordering", "wraps", "runtime_checkable", "final",
-}  # fmt: skip
+    "dataclass",
+    "cache",
+    "lru_cache",
+    "contextmanager",
+    "jit",
+    "constexpr_function",
+    "no_grad",
+    "inference_mode",
+    "overload",
+    "total_ordering",
+    "wraps",
+    "runtime_checkable",
+    "final",
+}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 

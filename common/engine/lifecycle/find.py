@@ -1,7 +1,7 @@
 """Runs by name: ``latest``, a run id, or a folder.
 
-``latest`` is one of the runs that somebody started: not a baseline, and no run of a comparison or a sweep, which go
-on by themselves and may be of an arm that the method is compared with.
+``latest`` is one of the runs that somebody started: not a baseline, and no run of a comparison or a
+sweep, which go on by themselves and may be of an arm that the method is compared with.
 """
 
 from collections.abc import Callable, Sequence

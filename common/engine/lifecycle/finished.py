@@ -15,7 +15,8 @@ def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> l
     """The folders that are named, or all finished runs of a project.
 
     Args:
-        names: folders; none: all trained ones, not baselines, evaluations of other weights and runs of earlier code.
+        names: folders; none: all trained ones, not baselines, evaluations of other weights and runs
+            of earlier code.
         runs_dir: such as ``runs``.
         project: slug.
     """

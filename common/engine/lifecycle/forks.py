@@ -91,9 +91,15 @@ class Server:
         self, modules: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
     ) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True, env=dict(environment), cwd=folder, text=True,
-        )  # fmt: skip
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=dict(environment),
+            cwd=folder,
+            text=True,
+        )
         try:
             self._read()  # that it is ready
         except Unavailable:

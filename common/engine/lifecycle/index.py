@@ -16,9 +16,13 @@ from common.engine.lifecycle.settings import leaves
 from common.engine.workspace import read_json
 
 SIGNS: dict[str, Callable[[Any, Any], bool]] = {
-    "!=": lambda a, b: a != b, ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b,
-    "=": lambda a, b: a == b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
-}  # fmt: skip
+    "!=": lambda a, b: a != b,
+    ">=": lambda a, b: a >= b,
+    "<=": lambda a, b: a <= b,
+    "=": lambda a, b: a == b,
+    ">": lambda a, b: a > b,
+    "<": lambda a, b: a < b,
+}
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,9 @@ def differences(left: Path, right: Path) -> list[tuple[str, Any, Any]]:
 def removable(found: Sequence[Entry]) -> list[tuple[Entry, str]]:
     """Runs that `make prune` offers to remove, and why.
 
-    Ones that ended before their first step, and finished or failed ones that a later finished run of
-    the same settings, seed included, has superseded: of a comparison or sweep the same arm, baseline
-    or trial. What else failed after its first step may be gone on with, and stays.
+    Ones that ended before their first step, and finished or failed ones that a later finished run
+    of the same settings, seed included, has superseded: of a comparison or sweep the same arm,
+    baseline or trial. What else failed after its first step may be gone on with, and stays.
     """
     reasons = {
         e.path: "made no step" for e in found if e.state in ("failed", "stopped") and not e.begun
@@ -142,7 +146,8 @@ def _what_ran(entry: Entry) -> tuple[Any, ...]:
     else:  # names and places of runs, and what is told to others, change nothing in them
         aside = ("tracking", "run_id", "resume", "runs_dir")
         settings = {name: value for name, value in settings.items() if name not in aside}
-    # arms may share settings with each other and with a baseline; the last part of their names is a hash of the code
+    # arms may share settings with each other and with a baseline; the last part of their names is a
+    # hash of the code
     asked = entry.run.rpartition("-")[0] if entry.run.startswith(OWNED) else ""
     told = json.dumps(settings, sort_keys=True)
     return entry.project, entry.config, entry.seed, meta.get("baseline"), asked, told
@@ -186,10 +191,20 @@ def _entry(path: Path, primary: dict[str, str]) -> Entry:
     metrics = read_json(path / "metrics.json") if (path / "metrics.json").exists() else {}
     tags = ((meta.get("resolved") or {}).get("tracking") or {}).get("tags") or []
     return Entry(
-        project, config, path.name, run.state, run.begun, meta.get("seed"), meta.get("num_steps"),
-        meta.get("wall_seconds"), meta.get("started", ""), name if name in metrics else "",
-        metrics.get(name), next((t[4:] for t in tags if t.startswith("arm:")), ""), path,
-    )  # fmt: skip
+        project,
+        config,
+        path.name,
+        run.state,
+        run.begun,
+        meta.get("seed"),
+        meta.get("num_steps"),
+        meta.get("wall_seconds"),
+        meta.get("started", ""),
+        name if name in metrics else "",
+        metrics.get(name),
+        next((t[4:] for t in tags if t.startswith("arm:")), ""),
+        path,
+    )
 
 
 def _metric(project: str) -> str:

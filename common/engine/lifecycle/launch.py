@@ -54,8 +54,9 @@ def uses_cuda(trainer: TrainerConfig) -> bool:
 def take_device(trainer: TrainerConfig) -> None:
     """Make the CUDA device that this process will train on the current one.
 
-    The trainer does so when it begins to fit. What is encoded or generated before, on "cuda", would be on the first
-    device in all processes of a machine. A process that sees one device alone, whatever its place, keeps that.
+    The trainer does so when it begins to fit. What is encoded or generated before, on "cuda", would
+    be on the first device in all processes of a machine. A process that sees one device alone,
+    whatever its place, keeps that.
     """
     if not uses_cuda(trainer):
         return
@@ -73,7 +74,8 @@ def agreed_run_id(cfg: ExperimentConfig) -> str:
         return known or new_run_id()
     if not torch.distributed.is_initialized():
         backend = "nccl" if uses_cuda(cfg.trainer) else "gloo"
-        # the trainer takes this group over: the time is the one that it would have given, NCCL's own is a third of it
+        # the trainer takes this group over: the time is the one that it would have given, NCCL's
+        # own is a third of it
         torch.distributed.init_process_group(backend, timeout=default_pg_timeout)
     box = [new_run_id()]
     take_device(cfg.trainer)  # NCCL sends the id from the current device
@@ -84,8 +86,9 @@ def agreed_run_id(cfg: ExperimentConfig) -> str:
 def wait_for_owner(run: Path) -> None:
     """Stay until the owner of a run, which evaluates alone after the fit, has left it.
 
-    All processes of a machine have to take NCCL's communicators down together. A SLURM task on another machine
-    than the owner's goes at once: there the lock of its own job never counts as held.
+    All processes of a machine have to take NCCL's communicators down together. A SLURM task on
+    another machine than the owner's goes at once: there the lock of its own job never counts as
+    held.
     """
     pause = 0.05
     while lock.held(run):

@@ -1,8 +1,8 @@
 """The lock of a run folder: one process writes in it, a second is told which one.
 
-``lock.json`` names the process that owns the run. A lock whose process is gone is taken over; one of
-another host cannot be judged from here, so the user decides. Whoever looks at the file holds it by
-``flock`` for that moment, so that two processes never take over the same stale lock.
+``lock.json`` names the process that owns the run. A lock whose process is gone is taken over; one
+of another host cannot be judged from here, so the user decides. Whoever looks at the file holds it
+by ``flock`` for that moment, so that two processes never take over the same stale lock.
 """
 
 import contextlib

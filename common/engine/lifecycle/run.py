@@ -19,8 +19,19 @@ from common.engine.lifecycle import lock
 from common.engine.lifecycle.settings import own_overrides, resolved
 from common.engine.workspace import Workspace, cpu_name, read_json, write_json
 
-PACKAGES = ("torch", "torchvision", "torchaudio", "triton", "lightning", "transformers",
-            "open_clip_torch", "timm", "numpy", "wandb", "omegaconf")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "triton",
+    "lightning",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "wandb",
+    "omegaconf",
+)
 State = Literal["created", "running", "finished", "failed", "stopped"]
 EARLIER_LEGS = "earlier_seconds"  # entry of meta.json: what a run took before it was broken off
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -153,7 +164,8 @@ class Run:
         """Note that all is done.
 
         Args:
-            wall_seconds: of this process. Those of earlier ones are added, but for one that was killed outright.
+            wall_seconds: of this process. Those of earlier ones are added, but for one that was
+                killed outright.
             **values: further entries of meta.json.
         """
         if self.owner:
@@ -182,8 +194,9 @@ class Run:
             ) from error
         if type(error).__name__ in MEMORY:  # of torch, and Python's own
             raise UserError(
-                f"out of memory ({str(error).strip().splitlines()[0] if str(error).strip() else 'host'}): "
-                "lower data.batch_size or eval.batch_size, or take a smaller model"
+                "out of memory"
+                f" ({str(error).strip().splitlines()[0] if str(error).strip() else 'host'}): lower"
+                " data.batch_size or eval.batch_size, or take a smaller model"
             ) from error
 
     def _record_end(self, error: BaseException) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from common.config import ExperimentConfig, UserError, load, to_dict
 
-# what neither the trained weights' meaning nor the comparison with other runs hangs on; devices and nodes may be
-# divided otherwise, see `check_same_processes`
+# what neither the trained weights' meaning nor the comparison with other runs hangs on; devices and
+# nodes may be divided otherwise, see `check_same_processes`
 FREE = (
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -56,12 +56,13 @@ def resumed_config(
     fixed = {key: pair for key, pair in changes.items() if not _is_free(key)}
     if fixed:
         said = ", ".join(
-            f"{key} ({_show(old)} there, {_show(new)} {'now' if _under(key, given) else 'in the config file now'})"
+            f"{key} ({_show(old)} there, {_show(new)}"
+            f" {'now' if _under(key, given) else 'in the config file now'})"
             for key, (old, new) in fixed.items()
         )
         raise UserError(
-            f"resume={run.name} goes on with the settings of that run, so these cannot change: {said}. "
-            f"Undo them, or start a new run. Free to change: {', '.join(FREE)}"
+            f"resume={run.name} goes on with the settings of that run, so these cannot change:"
+            f" {said}. Undo them, or start a new run. Free to change: {', '.join(FREE)}"
         )
     finished = sorted(p.parent.name for p in run.glob("checkpoints/*/finished.json"))
     if finished and (longer := [key for key in changes if key in LENGTH]):
@@ -100,7 +101,8 @@ def as_trained(
     }
     if added := sorted(_entries(settings, now)[1].keys() & undone.keys()):
         raise UserError(
-            f"the config file has got {', '.join(added)} since the run was trained: take it out to look at this run"
+            f"the config file has got {', '.join(added)} since the run was trained: take it out to"
+            " look at this run"
         )
     return [f"{key}={json.dumps(old)}" for key, old in undone.items()]
 
@@ -108,7 +110,8 @@ def as_trained(
 def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> None:
     """Refuse to go on with a run by more or fewer processes than it began with.
 
-    Its place in the data is counted in batches of all processes, and a loss's negatives come from them.
+    Its place in the data is counted in batches of all processes, and a loss's negatives come from
+    them.
 
     Args:
         name: of the run.
@@ -121,8 +124,9 @@ def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> 
     began = meta.get("world_size", processes)
     if began != processes:
         raise UserError(
-            f"{name} has {began} processes (trainer.devices x trainer.num_nodes) and this command {processes}: a "
-            "batch of all of them, and with it the place in the data, would be another. Take as many"
+            f"{name} has {began} processes (trainer.devices x trainer.num_nodes) and this command"
+            f" {processes}: a batch of all of them, and with it the place in the data, would be"
+            " another. Take as many"
         )
 
 

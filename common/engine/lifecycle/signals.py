@@ -66,8 +66,8 @@ class Signals:
             # Lightning would kill this process as soon as one of them has ended with an error
             processes.clear()
         if number == signal.SIGUSR1 and signal.SIGTERM in self._previous:
-            # srun may end a job's other processes as soon as one has left: they leave with their own code, by which
-            # the job is queued again
+            # srun may end a job's other processes as soon as one has left: they leave with their
+            # own code, by which the job is queued again
             self._leaves = True
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)

@@ -1,7 +1,8 @@
 """Checkpoint files that end with a checksum of their content.
 
-A file of `torch.save` is a zip archive. Its comment, which every reader of zip archives passes over,
-takes the SHA-256 of all bytes before the digits, so file and checksum get their name in one rename.
+A file of `torch.save` is a zip archive. Its comment, which every reader of zip archives passes
+over, takes the SHA-256 of all bytes before the digits, so file and checksum get their name in one
+rename.
 """
 
 import contextlib

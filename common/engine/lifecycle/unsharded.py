@@ -19,20 +19,30 @@ class _Owner(NamedTuple):
     hooks: dict[str, dict[Any, Any]]
 
 
-_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
-          "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_pre_hooks",
-          "_load_state_dict_pre_hooks", "_state_dict_hooks", "_load_state_dict_post_hooks")  # fmt: skip
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 class Unsharded:
     """A module as it is before its parameters are sharded.
 
-    FSDP2 puts shards in the place of parameters, hooks and a class of its own, in the module itself. The stages of an
-    experiment go on with that module, evaluation and export run on one rank: both need it whole.
+    FSDP2 puts shards in the place of parameters, hooks and a class of its own, in the module
+    itself. The stages of an experiment go on with that module, evaluation and export run on one
+    rank: both need it whole.
 
     Args:
-        module: not yet sharded. None of its parameters is held on to: FSDP2 moves them to the device
-            before it cuts them, and a reference would keep them there, whole, as long as the fit lasts.
+        module: not yet sharded. None of its parameters is held on to: FSDP2 moves them to the
+            device before it cuts them, and a reference would keep them there, whole, as long as the
+            fit lasts.
     """
 
     def __init__(self, module: nn.Module) -> None:

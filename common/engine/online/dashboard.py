@@ -7,12 +7,16 @@ from common.config import UserError, load
 from common.engine.comparison.spec import read_comparisons
 from common.registry import config_class
 
-CURVES = {"loss": "train/.*loss$", "accuracy": "train/.*accuracy$", "learning rate": "train/lr$",
-          "gradient norm": "train/grad_norm$"}  # fmt: skip
+CURVES = {
+    "loss": "train/.*loss$",
+    "accuracy": "train/.*accuracy$",
+    "learning rate": "train/lr$",
+    "gradient norm": "train/grad_norm$",
+}
 SYSTEM = {"samples a second": "samples_per_second$", "memory": "memory"}
 MISSING = (
-    "wandb-workspaces is not installed: uv pip install wandb-workspaces (or DRY=1, which prints the "
-    "definition and needs neither it nor an account)"
+    "wandb-workspaces is not installed: uv pip install wandb-workspaces (or DRY=1, which prints the"
+    " definition and needs neither it nor an account)"
 )
 
 
@@ -25,8 +29,8 @@ def dashboard(project: str, config: str, overrides: Sequence[str] = ()) -> dict[
         overrides: ``a.b=value``, such as ``tracking.wandb_project=mine``.
 
     Returns:
-        ``name``, ``wandb_project``, ``tags`` that its runs have, ``group`` (what curves are averaged
-        over), and ``sections``: name -> list of panels, each ``{title, curve}`` with a
+        ``name``, ``wandb_project``, ``tags`` that its runs have, ``group`` (what curves are
+        averaged over), and ``sections``: name -> list of panels, each ``{title, curve}`` with a
         regular expression over logged names, or ``{title, bar}`` with the name of a final metric.
     """
     cfg = load(config_class(project), project, config, overrides)
@@ -86,9 +90,13 @@ def build(definition: Mapping[str, Any], entity: str) -> Any:
                 title=entry["title"], metrics=[entry["bar"]], groupby_rangefunc="stddev", **grouped
             )
         return panels.LinePlot(
-            title=entry["title"], metric_regex=entry["curve"], title_x="step",
-            title_y=entry["title"], groupby_rangefunc="minmax", **grouped,
-        )  # fmt: skip
+            title=entry["title"],
+            metric_regex=entry["curve"],
+            title_x="step",
+            title_y=entry["title"],
+            groupby_rangefunc="minmax",
+            **grouped,
+        )
 
     return ws.Workspace(
         entity=entity,

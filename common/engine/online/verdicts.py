@@ -54,11 +54,17 @@ def means(result: Mapping[str, Any]) -> dict[str, float]:
 def claim_rows(result: Mapping[str, Any]) -> list[list[Any]]:
     """A row of `CLAIMS` for each claim."""
     return [
-        [claim["claim"], verdict_word(claim), claim.get("metric", own["metric"]), *claim["here"],
-         interval_text(claim), claim.get("paper", "")]
+        [
+            claim["claim"],
+            verdict_word(claim),
+            claim.get("metric", own["metric"]),
+            *claim["here"],
+            interval_text(claim),
+            claim.get("paper", ""),
+        ]
         for own in comparisons(result)
         for claim in own["claims"]
-    ]  # fmt: skip
+    ]
 
 
 def arm_rows(result: Mapping[str, Any]) -> list[list[Any]]:

@@ -1,7 +1,9 @@
 """`make compare VERIFY=baselines`: baselines run again beside arms that stay as they were published.
 
-A baseline trains nothing, so a mended or a further one need not wait for every arm to run again. The
-arms have to be fresh, and no claim may compare with a baseline: its interval needs the items of both.
+A baseline trains nothing, so a mended or a further one need not wait for every arm to run again.
+The
+arms have to be fresh, and no claim may compare with a baseline: its interval needs the items of
+both.
 """
 
 import datetime
@@ -36,7 +38,8 @@ def renew_baselines(project: str, jobs: int = 1) -> list[str]:
         Names of all baselines that ran.
 
     Raises:
-        UserError: nothing is published, the arms are stale, a claim compares with a baseline, or a run failed.
+        UserError: nothing is published, the arms are stale, a claim compares with a baseline, or a
+            run failed.
     """
     result = published_result(project)
     published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
@@ -84,14 +87,15 @@ def check_arms(project: str, spec: Comparison, own: Mapping[str, Any] | None) ->
         apart["verified"] = {k: v for k, v in apart["verified"].items() if k != "baseline_files"}
     if (state := freshness(project, beside, apart)) != FRESH:
         raise UserError(
-            f"the arms of {project} are {state}; renew them first: make compare PROJECT={project} VERIFY=code"
+            f"the arms of {project} are {state}; renew them first: make compare PROJECT={project}"
+            " VERIFY=code"
         )
     names = {*spec.baselines, *own["baselines"]}
     for claim in claims_of(spec):
         if names & {*claim.needed}:
             raise UserError(
-                f"the claim '{claim.text}' compares with a baseline, and needs its items beside the arm's: "
-                f"make compare PROJECT={project}"
+                f"the claim '{claim.text}' compares with a baseline, and needs its items beside the"
+                f" arm's: make compare PROJECT={project}"
             )
 
 

@@ -2,13 +2,14 @@
 
 Another processor rounds otherwise, so numbers that were made elsewhere cannot be met to the last
 digit here. Two runs here can: one by a copy of the commit that published the result, one by today's
-code, for a seed of every arm and every baseline that reaches other code than then. Where training curves, metrics and items are equal,
-the code since then changes nothing that the result depends on, and its numbers count as today's.
-What today's runs came out as is kept with the result, as a hash of each: the next renewal with the same
-settings runs the earlier code only for those that do not meet it, as on another kind of processor.
+code, for a seed of every arm and every baseline that reaches other code than then. Where training
+curves, metrics and items are equal, the code since then changes nothing that the result depends on,
+and its numbers count as today's. What today's runs came out as is kept with the result, as a hash
+of each: the next renewal with the same settings runs the earlier code only for those that do not
+meet it, as on another kind of processor.
 
-``VERIFY=arms`` leaves the baselines out, for one whose mended code gives other numbers: the result is then
-stale for that baseline alone, and ``VERIFY=baselines`` puts today's numbers in its place.
+``VERIFY=arms`` leaves the baselines out, for one whose mended code gives other numbers: the result
+is then stale for that baseline alone, and ``VERIFY=baselines`` puts today's numbers in its place.
 
 Settings such as ``trainer.max_steps=40`` shorten both. The result then says so: what a run does
 after its 40th step is not shown.
@@ -47,7 +48,8 @@ from common.engine.renewal.published import (
 )
 from common.engine.renewal.unchanged import same_baseline
 
-# run by a copy of the earlier code: the hash of it, and its configs of runs from each base that it has
+# run by a copy of the earlier code: the hash of it, and its configs of runs from each base that it
+# has
 ASK = """
 import json, sys
 from common.config import load, to_yaml
@@ -102,7 +104,9 @@ def verify_code(
     commit: str | None = None,
     arms_only: bool = False,
 ) -> list[Difference]:
-    """Run some seeds by the code of a published result and by today's; equal, the result is renewed.
+    """Run some seeds by the code of a published result and by today's.
+
+    Equal, the result is renewed.
 
     Args:
         project: slug.
@@ -116,8 +120,9 @@ def verify_code(
         What differs. With anything in it the published result stays as it is.
 
     Raises:
-        UserError: nothing is published, the design has changed, the commit is not at hand or its code
-            is not the result's, a setting that is overridden has another value today, or a run failed.
+        UserError: nothing is published, the design has changed, the commit is not at hand or its
+            code is not the result's, a setting that is overridden has another value today, or a run
+            failed.
     """
     commit = commit_of(commit) if commit else published_by(project)
     result = published_result(project)
@@ -165,8 +170,10 @@ def verify_code(
                 "unchanged_baselines": [
                     b for b in spec.baselines if b not in {r.arm for r in plan}
                 ],
-                "outcomes": {run.stem: fingerprint(run.path) for run in plan}
-                | {run.stem: before[run.stem] for run in unrun if run.stem in before},
+                "outcomes": (
+                    {run.stem: fingerprint(run.path) for run in plan}
+                    | {run.stem: before[run.stem] for run in unrun if run.stem in before}
+                ),
                 **({"baseline_files": stale, "arms_only": True} if arms_only else {}),
             }
         publish(project, result)
@@ -216,7 +223,8 @@ def published_by(project: str) -> str:
         commit, runs = one, there
     if not commit:
         raise UserError(
-            f"no commit at hand wrote results/{project}.json; VERIFY=code needs the repository's whole history"
+            f"no commit at hand wrote results/{project}.json; VERIFY=code needs the repository's"
+            " whole history"
         )
     return commit
 
@@ -275,9 +283,9 @@ def check_earlier(
     """Look whether earlier code is that of the result, with its configs.
 
     Returns:
-        Its hash, the config that each comparison's arms start from there (the one that the result names,
-        or today's where that one has their configs), and folders of baselines that reach the same code,
-        data and config today.
+        Its hash, the config that each comparison's arms start from there (the one that the result
+        names, or today's where that one has their configs), and folders of baselines that reach the
+        same code, data and config today.
 
     Raises:
         UserError: it is not, or a setting that is overridden would have another value today.
@@ -287,8 +295,11 @@ def check_earlier(
     words = json.dumps([[[named[run.spec.name], run.spec.base], run.overrides] for run in runs])
     done = subprocess.run(
         [sys.executable, "-c", ASK, project, words],
-        cwd=root, env=process_environment(1, root), capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=root,
+        env=process_environment(1, root),
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
         raise UserError(f"the code of {commit[:10]} does not start: {' '.join(last)}")
@@ -297,8 +308,8 @@ def check_earlier(
         known = own.get("verified", own)
         if known["code"] != said["code"] and not _same_files(own, known, said["files"], runs):
             raise UserError(
-                f"the code of {commit[:10]} ({said['code']}) is not that of the result ({known['code']}); "
-                "name the commit that it was published in: VERIFY=<commit>"
+                f"the code of {commit[:10]} ({said['code']}) is not that of the result"
+                f" ({known['code']}); name the commit that it was published in: VERIFY=<commit>"
             )
     bases = _bases(result, list(zip(runs, said["configs"], strict=True)), named, commit)
     idle = set()
@@ -373,8 +384,10 @@ def _same_files(
 def _published_configs(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Hashes of the configs of a result's arms, per comparison."""
     return {
-        own.get("name", ""): own.get("verified", {}).get("config_hashes")
-        or {arm: entry["config_hash"] for arm, entry in own["arms"].items()}
+        own.get("name", ""): (
+            own.get("verified", {}).get("config_hashes")
+            or {arm: entry["config_hash"] for arm, entry in own["arms"].items()}
+        )
         for own in comparisons(result)
     }
 

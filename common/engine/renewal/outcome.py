@@ -40,8 +40,8 @@ def between(
 ) -> list[Difference]:
     """In what two runs differ: metrics, training curves and items, but for times and memory.
 
-    Arms may share a stage, which the run that comes first trains. Where one of the two runs has none of its
-    curve, it counts as equal if another run of the same code has that very curve.
+    Arms may share a stage, which the run that comes first trains. Where one of the two runs has
+    none of its curve, it counts as equal if another run of the same code has that very curve.
 
     Args:
         then: folder of the earlier code's run.

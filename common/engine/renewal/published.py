@@ -69,7 +69,8 @@ def planned_again(
         own = published.get(spec.name)
         if own is None or not same_design(spec, own):
             raise UserError(
-                f"compare.yaml of {project} has changed since the result: make compare PROJECT={project}"
+                f"compare.yaml of {project} has changed since the result: make compare"
+                f" PROJECT={project}"
             )
         if unknown := {run.seed for run in plan if not run.is_baseline} - {*own["seeds"]}:
             raise UserError(f"{project} was published with seeds {own['seeds']}, not {unknown}")
@@ -98,9 +99,11 @@ def verify(
     published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
     planned = planned_again(project, result, seeds)
     run_all(
-        list({run.path: run for _, _, plan in planned for run in plan}.values()), jobs,
-        lowest_priority=lowest_priority, title=f"{project} again",
-    )  # fmt: skip
+        list({run.path: run for _, _, plan in planned for run in plan}.values()),
+        jobs,
+        lowest_priority=lowest_priority,
+        title=f"{project} again",
+    )
     found = [d for spec, _, plan in planned for d in differences(published[spec.name], plan)]
     if not found:
         for spec, arms, plan in planned:

@@ -25,8 +25,8 @@ def project_contents(slug: str, runs: Path) -> dict[str, Any]:
         runs: folder of all runs.
 
     Returns:
-        ``slug``, ``comparison`` (None without a published result), ``runs`` (the latest), ``count`` (of
-        all) and ``sweeps``.
+        ``slug``, ``comparison`` (None without a published result), ``runs`` (the latest), ``count``
+        (of all) and ``sweeps``.
     """
     folders = [p.parent for p in (runs / slug).glob("*/*/meta.json")]
     folders = [f for f in folders if not f.name.startswith(OWNED)]

@@ -74,9 +74,14 @@ def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
         shown.append({**contents, "paper": paper, "page": page, "verdicts": verdicts})
     rows = evidence_rows()
     _write(
-        out / INDEX, "index.html", title="Contrastive representation learning, paper by paper",
-        projects=shown, rows=rows, counts=counts(rows), home=None,
-    )  # fmt: skip
+        out / INDEX,
+        "index.html",
+        title="Contrastive representation learning, paper by paper",
+        projects=shown,
+        rows=rows,
+        counts=counts(rows),
+        home=None,
+    )
     return out / INDEX
 
 

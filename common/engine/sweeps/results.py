@@ -29,13 +29,17 @@ def write_results(project: str, sweep: Sweep, studies: Sequence[ArmStudy], folde
     text = _markdown(project, sweep, spaces, trials, best)
     (folder / "sweep.md").write_text(text, encoding="utf-8")
     content = {
-        "project": project, "base": sweep.base, "metric": sweep.metric, "seed": sweep.seed,
+        "project": project,
+        "base": sweep.base,
+        "metric": sweep.metric,
+        "seed": sweep.seed,
         "best": {arm: {"value": t.value, "settings": t.params} for arm, t in best.items()},
         "trials": [
             {"arm": arm, "number": t.number, "value": t.value, "settings": t.params}
-            for arm, own in trials.items() for t in own
+            for arm, own in trials.items()
+            for t in own
         ],
-    }  # fmt: skip
+    }
     write_json(folder / "sweep.json", content)
     _plot_slices(sweep, axes_of(sweep), trials, folder / "slices.png")
     _plot_importance(sweep, studies, trials, folder / "importance.png")
@@ -93,8 +97,9 @@ def wandb_sweep(
         elif axis.whole:
             parameters[key] = {
                 "distribution": "q_log_uniform_values" if axis.log else "int_uniform",
-                "min": int(low), "max": int(high),
-            }  # fmt: skip
+                "min": int(low),
+                "max": int(high),
+            }
         else:
             kind = "log_uniform_values" if axis.log else "uniform"
             parameters[key] = {"distribution": kind, "min": low, "max": high}
@@ -104,11 +109,12 @@ def wandb_sweep(
     content: dict[str, Any] = {
         "method": methods[sweep.sampler],
         "metric": {
-            "name": f"test/{sweep.metric}", "goal": "maximize" if sweep.direction == "max" else "minimize",
+            "name": f"test/{sweep.metric}",
+            "goal": "maximize" if sweep.direction == "max" else "minimize",
         },
         "parameters": parameters,
         "command": [*command, "${args_no_hyphens}"],
-    }  # fmt: skip
+    }
     if sweep.sampler != "grid":
         content["run_cap"] = sweep.trials
     if sweep.prune:
@@ -127,19 +133,33 @@ def _markdown(
     trials: Mapping[str, Sequence[FrozenTrial]],
     best: Mapping[str, FrozenTrial],
 ) -> str:
-    lines = [f"Sweep of `{project}/{sweep.base}`, seed {sweep.seed}: `{sweep.metric}` ({sweep.direction}).", ""]  # fmt: skip
+    lines = [
+        (
+            f"Sweep of `{project}/{sweep.base}`, seed {sweep.seed}: `{sweep.metric}`"
+            f" ({sweep.direction})."
+        ),
+        "",
+    ]
     for arm, found in best.items():
         settings = " ".join(words_of(found.params))
         edge = at_the_edge(spaces[arm], found.params)
         outside = f"; at the end of what was tried: {', '.join(edge)} (widen it)" if edge else ""
-        lines.append(f"- best{f' of {arm}' if arm else ''}: {found.value:.4f} with `{settings}`{outside}")  # fmt: skip
+        lines.append(
+            f"- best{f' of {arm}' if arm else ''}: {found.value:.4f} with `{settings}`{outside}"
+        )
     keys = list(axes_of(sweep))
-    lines += ["", "| arm | " + " | ".join([*keys, sweep.metric]) + " |", "|---" * (len(keys) + 2) + "|"]  # fmt: skip
+    lines += [
+        "",
+        "| arm | " + " | ".join([*keys, sweep.metric]) + " |",
+        "|---" * (len(keys) + 2) + "|",
+    ]
     for arm, own in trials.items():
         ranked = sorted(own, key=lambda t: t.value or 0.0, reverse=sweep.direction == "max")
         for trial in ranked:
             cells = [json.dumps(trial.params[key]) if key in trial.params else "" for key in keys]
-            lines.append(f"| {arm or sweep.base} | " + " | ".join([*cells, f"{trial.value:.4f}"]) + " |")  # fmt: skip
+            lines.append(
+                f"| {arm or sweep.base} | " + " | ".join([*cells, f"{trial.value:.4f}"]) + " |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -156,9 +176,16 @@ def _plot_slices(
         for arm, own in trials.items():
             points = sorted(
                 (t.params[key] if numbers else str(t.params[key]), float(t.value or 0))
-                for t in own if key in t.params
-            )  # fmt: skip
-            axes.plot([x for x, _ in points], [y for _, y in points], "o-" if len(space) == 1 else "o", markersize=4, label=arm)  # fmt: skip
+                for t in own
+                if key in t.params
+            )
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                "o-" if len(space) == 1 else "o",
+                markersize=4,
+                label=arm,
+            )
         if numbers and (axis.log or (axis.bounds[0] > 0 and axis.bounds[1] / axis.bounds[0] > 20)):
             axes.set_xscale("log")
         axes.set_xlabel(key, fontsize=8)
@@ -188,7 +215,9 @@ def _plot_importance(
         )
         places = [keys.index(key) + 0.8 * i / len(shown) for key in shares]
         axes.barh(places, list(shares.values()), height=0.7 / len(shown), label=study.arm)
-    axes.set_yticks([k + 0.4 * (len(shown) - 1) / len(shown) for k in range(len(keys))], keys, fontsize=8)  # fmt: skip
+    axes.set_yticks(
+        [k + 0.4 * (len(shown) - 1) / len(shown) for k in range(len(keys))], keys, fontsize=8
+    )
     axes.invert_yaxis()
     axes.set_xlabel("share of the variance explained", fontsize=8)
     if len(shown) > 1:

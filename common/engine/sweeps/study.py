@@ -44,8 +44,8 @@ class ArmStudy:
         runs: folder of the base config's runs.
         config: the base config with all overrides.
 
-    With other code, another config, other overrides, space or metric the study begins anew; a point of a grid
-    whose run is finished is taken over, so that a grid can be widened.
+    With other code, another config, other overrides, space or metric the study begins anew; a point
+    of a grid whose run is finished is taken over, so that a grid can be widened.
     """
 
     def __init__(
@@ -94,7 +94,8 @@ class ArmStudy:
         elif len(self.study.get_trials(deepcopy=False, states=COUNTED)) >= self.target:
             return None
         trial = self.study.ask()
-        # other points than a command that began at the same time draws, or this one before it was continued
+        # other points than a command that began at the same time draws, or this one before it was
+        # continued
         self.study.sampler = sampler(self.sweep, trial.number)
         for key, axis in self.sweep.space.items():
             if axis.values:
@@ -106,7 +107,10 @@ class ArmStudy:
         return trial
 
     def run_of(self, trial: optuna.trial.Trial) -> TrialRun:
-        """The run of a trial, named by its settings or its number; a failed one's name is never used again."""
+        """The run of a trial, named by its settings or its number.
+
+        A failed one's name is never used again.
+        """
         if self.sweep.sampler == "grid":
             parts = [digest([self.settings, trial.params])]
             failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -212,7 +216,12 @@ def _next(
 
 def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | None:
     """Tell the study what a run gave; None while it goes on."""
-    name, shown = run.path.name, ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())  # fmt: skip
+    name, shown = (
+        run.path.name,
+        ", ".join(
+            f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items()
+        ),
+    )
     ended = run.ended()  # before its curve is read, which is whole then: others are judged by it
     if study.sweep.prune:
         _report(study.sweep.prune, trial, run)

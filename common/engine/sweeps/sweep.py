@@ -40,8 +40,8 @@ def run_sweep(
     sweep = read_sweep(project, words)
     if trials and sweep.sampler == "grid":
         raise UserError(
-            f"TRIALS={trials}: configs/{project}/sweep.yaml has a grid, which has as many trials as points; "
-            "leave values out there, or some arms here (ARMS=a,b)"
+            f"TRIALS={trials}: configs/{project}/sweep.yaml has a grid, which has as many trials as"
+            " points; leave values out there, or some arms here (ARMS=a,b)"
         )
     sweep.trials = trials or sweep.trials
     quiet = (

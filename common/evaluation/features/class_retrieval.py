@@ -69,8 +69,8 @@ def class_retrieval(
         domains: classes of each domain, for ``map_<domain>`` over its queries.
 
     Returns:
-        ``map``; ``map_macro``, the mean over classes of the mean over their queries; ``map_chance``,
-        the expectation of a random order; ``map_<domain>``.
+        ``map``; ``map_macro``, the mean over classes of the mean over their queries;
+        ``map_chance``, the expectation of a random order; ``map_<domain>``.
 
     Raises:
         ValueError: see `average_precisions`; a domain without a query.

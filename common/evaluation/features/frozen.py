@@ -130,9 +130,13 @@ def source_features(
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     with evaluation_mode(encoder):
         (features,), kept = source_outputs(
-            lambda images: [encoder(images)], source, device,
-            batch_size=batch_size, num_workers=num_workers, progress=progress,
-        )  # fmt: skip
+            lambda images: [encoder(images)],
+            source,
+            device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
     return features, kept
 
 

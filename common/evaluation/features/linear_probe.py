@@ -28,7 +28,8 @@ def fit_logistic_regression(
     """Minimise the mean cross entropy plus an L2 penalty with L-BFGS.
 
     Equation: ``min_{W, b} 1/N sum_i CE(W x_i + b, y_i) + l2 / 2 ||W||^2``; equals
-    ``sklearn.linear_model.LogisticRegression`` of the C that `l2_of` names. The bias carries no penalty.
+    ``sklearn.linear_model.LogisticRegression`` of the C that `l2_of` names. The bias carries no
+    penalty.
 
     Args:
         features: (N, D).
@@ -132,7 +133,8 @@ def linear_probe(
     The grid is tried from strong to weak, each fit starting at the previous solution; of equally
     good values the strongest wins. The chosen value is refitted on train + validation.
     Source: the protocol of Radford et al. 2021, appendix A.3, arXiv 2103.00020 (log-spaced grid
-    instead of their interval search, features standardised unless `standardize` is False, 500 iterations for 1,000).
+    instead of their interval search, features standardised unless `standardize` is False, 500
+    iterations for 1,000).
 
     Args:
         train_features: (N, D) frozen features.

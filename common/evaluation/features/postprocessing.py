@@ -140,9 +140,13 @@ def fit_ica(
         )
     divisor = torch.where(deviation > 0, deviation, 1.0) if standardize else torch.ones_like(mean)
     ica = FastICA(
-        n_components=kept, whiten="unit-variance", fun="logcosh", tol=tol, max_iter=max_iter,
+        n_components=kept,
+        whiten="unit-variance",
+        fun="logcosh",
+        tol=tol,
+        max_iter=max_iter,
         random_state=seed,
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
         ica.fit(((x - mean) / divisor).numpy())

@@ -166,17 +166,24 @@ def adversarial_rotation(
         sides = [F.normalize(side.clone(), dim=1) for side in (first, second)]
         start = _train_rotation(sides[0], sides[1], options)
         return refine_rotation(
-            sides[0], sides[1], _nearest_orthogonal(start),
-            rounds=options.refinements, neighbours=options.neighbours,
-        )  # fmt: skip
+            sides[0],
+            sides[1],
+            _nearest_orthogonal(start),
+            rounds=options.refinements,
+            neighbours=options.neighbours,
+        )
 
 
 def _train_rotation(x: Tensor, y: Tensor, options: AdversarialOptions) -> Tensor:
     dim = x.shape[1]
     discriminator = nn.Sequential(
-        nn.Dropout(options.dropout), nn.Linear(dim, options.hidden), nn.LeakyReLU(0.2),
-        nn.Linear(options.hidden, options.hidden), nn.LeakyReLU(0.2), nn.Linear(options.hidden, 1),
-    ).to(x.device)  # fmt: skip
+        nn.Dropout(options.dropout),
+        nn.Linear(dim, options.hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(options.hidden, options.hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(options.hidden, 1),
+    ).to(x.device)
     rotation = nn.Parameter(torch.eye(dim, device=x.device))
     tell = torch.optim.SGD(discriminator.parameters(), lr=options.lr)
     fool = torch.optim.SGD([rotation], lr=options.lr)

@@ -13,12 +13,13 @@ def class_separation(x: Tensor, labels: Tensor) -> dict[str, float]:
     """Silhouette by cosine distance, and between- over within-class distance.
 
     With a_i the mean cosine distance to the other samples of the class and b_i the smallest mean
-    distance to another class: ``silhouette = mean_i (b_i - a_i) / max(a_i, b_i)``. ``separation_ratio``:
+    distance to another class: ``silhouette = mean_i (b_i - a_i) / max(a_i, b_i)``.
+    ``separation_ratio``:
     mean Euclidean distance between the classes' centroids over the mean distance of a sample to its
     centroid, on unit vectors.
 
-    Sources: Rousseeuw 1987, section 2 (silhouette; by scikit-learn); the ratio as in Obadinma et al.
-    2023, section 5, arXiv 2303.02577, in our reading.
+    Sources: Rousseeuw 1987, section 2 (silhouette; by scikit-learn); the ratio as in Obadinma et
+    al. 2023, section 5, arXiv 2303.02577, in our reading.
 
     Args:
         x: (N, D).

@@ -45,8 +45,8 @@ class BertScore:
     """BERTScore by any encoder of transformers, without idf weights and without rescaling.
 
     The paper's English default is the 17th layer of ``roberta-large``; values of other encoders are
-    not comparable with it. As in the authors' package, texts of RoBERTa and GPT-2 begin with a space:
-    their pieces of a word differ with and without one before it.
+    not comparable with it. As in the authors' package, texts of RoBERTa and GPT-2 begin with a
+    space: their pieces of a word differ with and without one before it.
 
     Args:
         pretrained: folder, hub id or ``bundled:<name>``.
@@ -78,12 +78,16 @@ class BertScore:
         if text and isinstance(self.tokenizer, GPT2Tokenizer | RobertaTokenizer):
             text = f" {text}"
         batch = self.tokenizer(
-            text, truncation=True, max_length=limit, return_special_tokens_mask=True,
+            text,
+            truncation=True,
+            max_length=limit,
+            return_special_tokens_mask=True,
             return_tensors="pt",
-        )  # fmt: skip
+        )
         with evaluation_mode(self.model):
             out = self.model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
                 output_hidden_states=True,
-            )  # fmt: skip
+            )
         return out.hidden_states[self.layer][0].float(), batch["special_tokens_mask"][0].eq(0)

@@ -1,9 +1,10 @@
 """Captions against several references each: CIDEr-D, BLEU, ROUGE-L, METEOR.
 
-Words are lower-case Treebank tokens without punctuation. The official evaluation cuts with Stanford's PTB
-tokenizer, a Java program. Against its release 3.4.1, called as the evaluation does: abbreviations have no last
-full stop here ("u.s" for "u.s.", "mr" for "mr."), a single quote before a word stays with it, and brackets are
-left out, where the evaluation counts them as words ("-lrb-"; its list of punctuation has "-LRB-" alone).
+Words are lower-case Treebank tokens without punctuation. The official evaluation cuts with
+Stanford's PTB tokenizer, a Java program. Against its release 3.4.1, called as the evaluation does:
+abbreviations have no last full stop here ("u.s" for "u.s.", "mr" for "mr."), a single quote before
+a word stays with it, and brackets are left out, where the evaluation counts them as words ("-lrb-";
+its list of punctuation has "-LRB-" alone).
 """
 
 import math
@@ -17,8 +18,28 @@ from common.evaluation.generation.reference import meteor
 
 # what the official evaluation leaves out, and brackets
 PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", "(", ")", "[", "]", "{", "}"]
-)  # fmt: skip
+    [
+        "''",
+        "'",
+        "``",
+        "`",
+        ".",
+        "?",
+        "!",
+        ",",
+        ":",
+        "-",
+        "--",
+        "...",
+        ";",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+    ]
+)
 # at the end of a word; the Treebank tokenizer cuts that of a text's last word alone
 FULL_STOP = re.compile(r"\.+(?=[\])}>\"']*(?:\s|$))")
 ORDERS = (1, 2, 3, 4)
@@ -52,16 +73,18 @@ def _counts(words: Sequence[str]) -> Counter[tuple[str, ...]]:
 class Cider:
     """CIDEr-D with the document frequencies of a set of references.
 
-        10/4 sum_n 1/M sum_j exp(-(l(c) - l(r_j))^2 / 2 sigma^2) min(g_n(c), g_n(r_j)) . g_n(r_j) / (|g_n(c)| |g_n(r_j)|)
+        10/4 sum_n 1/M sum_j exp(-(l(c) - l(r_j))^2 / 2 sigma^2) min(g_n(c), g_n(r_j)) . g_n(r_j) /
+        (|g_n(c)| |g_n(r_j)|)
 
     with g_n the TF-IDF vector of the n-grams and sigma = 6.
 
-    Source: Vedantam, Zitnick & Parikh 2015, "CIDEr", section 3 and the variant CIDEr-D, arXiv 1411.5726; as in
-    the COCO evaluation, l(.) counts bigrams, the logarithm of the number of images is that of the set.
+    Source: Vedantam, Zitnick & Parikh 2015, "CIDEr", section 3 and the variant CIDEr-D, arXiv
+    1411.5726; as in the COCO evaluation, l(.) counts bigrams, the logarithm of the number of images
+    is that of the set.
 
     Args:
-        references: M_i texts for each of N images; the document frequency of an n-gram is the number of images
-            with it in any reference.
+        references: M_i texts for each of N images; the document frequency of an n-gram is the
+            number of images with it in any reference.
 
     Raises:
         ValueError: no images, or one without references.
@@ -92,14 +115,19 @@ class Cider:
             length += count if len(gram) == 2 else 0
         return vectors, [math.sqrt(sum(v * v for v in own.values())) for own in vectors], length
 
-    def _score(self, text: Counter[tuple[str, ...]], own: Sequence[Counter[tuple[str, ...]]]) -> float:  # fmt: skip
+    def _score(
+        self, text: Counter[tuple[str, ...]], own: Sequence[Counter[tuple[str, ...]]]
+    ) -> float:
         vectors, norms, length = self._vectors(text)
         total = 0.0
         for reference in own:
             others, other_norms, other_length = self._vectors(reference)
             penalty = math.exp(-((length - other_length) ** 2) / (2 * SIGMA**2))
             for n in range(len(ORDERS)):
-                product = sum(min(v, others[n].get(g, 0.0)) * others[n].get(g, 0.0) for g, v in vectors[n].items())  # fmt: skip
+                product = sum(
+                    min(v, others[n].get(g, 0.0)) * others[n].get(g, 0.0)
+                    for g, v in vectors[n].items()
+                )
                 if norms[n] and other_norms[n]:
                     total += penalty * product / (norms[n] * other_norms[n])
         return 10.0 * total / (len(ORDERS) * len(own))
@@ -136,7 +164,8 @@ def coco_rouge_l(words: Sequence[str], references: Sequence[Sequence[str]]) -> f
 
     with l the length of the longest common subsequence and b = 1.2.
 
-    Source: Lin 2004, "ROUGE", section 3.1; for captions: Chen et al. 2015, "Microsoft COCO Captions", arXiv
+    Source: Lin 2004, "ROUGE", section 3.1; for captions: Chen et al. 2015, "Microsoft COCO
+    Captions", arXiv
     1504.00325, and its evaluation code (tylin/coco-caption).
 
     Args:
@@ -173,10 +202,13 @@ def _longest_common(words: Sequence[str], others: Sequence[str]) -> int:
 def caption_metrics(
     texts: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """``cider`` (x 100 as published), ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``meteor``; and item values.
+    """``cider`` (x 100 as published), ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``meteor``.
 
-    All measures see the same words of captions and references. METEOR is the best score over the references (words
-    and stems, no synonyms; another version than the official one, see `reference`). BLEU has no items.
+    And item values.
+
+    All measures see the same words of captions and references. METEOR is the best score over the
+    references (words and stems, no synonyms; another version than the official one, see
+    `reference`). BLEU has no items.
 
     Args:
         texts: N captions.

@@ -93,8 +93,8 @@ def choice_shares(forms: Sequence[Path], key: Path) -> dict[str, float]:
             known = letters.get(item, {})
             if item not in letters or not set(chosen) <= known.keys():
                 raise UserError(
-                    f"{form}, row {number}: item {row['item']} with choice {row['choice']!r} is not "
-                    f"in {key}; write a letter of the form, several, or 'tie'"
+                    f"{form}, row {number}: item {row['item']} with choice {row['choice']!r} is not"
+                    f" in {key}; write a letter of the form, several, or 'tie'"
                 )
             total += 1
             marks[item][",".join(sorted(chosen)) or TIE] += 1

@@ -106,9 +106,12 @@ def distinct(texts: Sequence[str], n: int = 2) -> float:
 
 
 def mauve(
-    human: NDArray[np.float32], machine: NDArray[np.float32], *, num_buckets: int | str = "auto",
+    human: NDArray[np.float32],
+    machine: NDArray[np.float32],
+    *,
+    num_buckets: int | str = "auto",
     seed: int = 25,
-) -> float:  # fmt: skip
+) -> float:
     """MAUVE between features of human and of machine texts, by the library ``mauve-text``.
 
     Source: Pillutla et al. 2021, arXiv 2102.01454.

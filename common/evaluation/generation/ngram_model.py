@@ -12,8 +12,8 @@ class NgramModel:
 
         p(w | c) = max(n(c w) - d, 0) / n(c .) + d N(c .) / n(c .) p(w | c without its first token)
 
-    n counts, below the highest order, the different tokens that stand before; N counts the different
-    tokens that follow; the lowest order is mixed with the uniform distribution.
+    n counts, below the highest order, the different tokens that stand before; N counts the
+    different tokens that follow; the lowest order is mixed with the uniform distribution.
 
     Source: Kneser & Ney 1995, "Improved backing-off for m-gram language modeling"; Chen & Goodman
     1999, section 4.1.

@@ -173,7 +173,8 @@ def preference_metrics(answers: Sequence[Answer], system: str) -> dict[str, floa
 def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float:
     """Agreement beyond chance of several raters.
 
-    Source: Fleiss 1971, "Measuring nominal scale agreement among many raters", doi 10.1037/h0031619.
+    Source: Fleiss 1971, "Measuring nominal scale agreement among many raters", doi
+    10.1037/h0031619.
 
     Args:
         counts: (instances, categories) votes; only instances with the most frequent number of

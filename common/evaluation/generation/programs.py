@@ -12,7 +12,8 @@ import tempfile
 MEMORY = 2 << 30  # bytes of a program
 
 # Standard input is a token, a line end and the program. The token goes to the given file after the
-# program's last line, and nothing else tells success: not the exit code, which a program can choose.
+# program's last line, and nothing else tells success: not the exit code, which a program can
+# choose.
 DRIVER = r"""
 from os import _exit, write
 from sys import argv, stdin
@@ -56,10 +57,16 @@ def passes(program: str, timeout: float = 3.0) -> bool:
         source.write(token + b"\n" + program.encode("utf-8", "surrogatepass"))
         source.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", DRIVER, str(done.fileno())], cwd=folder, env={},
-            stdin=source, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=[done.fileno()], start_new_session=True, preexec_fn=lambda: _limit(timeout),
-        )  # fmt: skip
+            [sys.executable, "-I", "-S", "-c", DRIVER, str(done.fileno())],
+            cwd=folder,
+            env={},
+            stdin=source,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[done.fileno()],
+            start_new_session=True,
+            preexec_fn=lambda: _limit(timeout),
+        )
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -1,11 +1,12 @@
 """Texts against references: ROUGE, BLEU, METEOR, each by its library and averaged over the texts.
 
-Sources: ROUGE: Lin 2004, "ROUGE" (library rouge-score, stemming off); BLEU: Papineni et al. 2002, doi
-10.3115/1073083.1073135 (sacrebleu, one sentence at a time; or unsmoothed, as `bleu_unsmoothed`); METEOR: Lavie and Agarwal 2007,
-ACL Anthology W07-0734 (nltk, with its alpha 0.9, beta 3 and gamma 0.5; matches of words and of their stems,
-without WordNet's synonyms, whose file that library would download). Official caption scores are of METEOR 1.5
-(Denkowski and Lavie 2014, doi 10.3115/v1/W14-3348), which has other parameters, weights of function words, and
-paraphrases.
+Sources: ROUGE: Lin 2004, "ROUGE" (library rouge-score, stemming off); BLEU: Papineni et al. 2002,
+doi
+10.3115/1073083.1073135 (sacrebleu, one sentence at a time; or unsmoothed, as `bleu_unsmoothed`);
+METEOR: Lavie and Agarwal 2007, ACL Anthology W07-0734 (nltk, with its alpha 0.9, beta 3 and gamma
+0.5; matches of words and of their stems, without WordNet's synonyms, whose file that library would
+download). Official caption scores are of METEOR 1.5 (Denkowski and Lavie 2014, doi
+10.3115/v1/W14-3348), which has other parameters, weights of function words, and paraphrases.
 """
 
 import math

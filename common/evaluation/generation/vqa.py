@@ -1,15 +1,27 @@
 """Visual question answering: normalisation of answers, the score of ten annotators, training targets.
 
-Source: Antol et al. 2015, "VQA", arXiv 1505.00468; Goyal et al. 2017, arXiv 1612.00837, and the rules of the
-official evaluation (https://visualqa.org/evaluation.html).
+Source: Antol et al. 2015, "VQA", arXiv 1505.00468; Goyal et al. 2017, arXiv 1612.00837, and the
+rules of the official evaluation (https://visualqa.org/evaluation.html).
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
-           "seven": "7", "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
+NUMBERS = {
+    "none": "0",
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
 ARTICLES = frozenset(["a", "an", "the"])
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA = re.compile(r"\d,\d")
@@ -19,14 +31,15 @@ _PERIOD = re.compile(
 _PERIODS = 32  # the published call passes a flag where a count is expected
 # contractions, from which the spellings with one apostrophe left out follow
 _CONTRACTIONS = (
-    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd "
-    "he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've "
-    "needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've "
-    "somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll "
-    "that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've "
-    "we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's "
-    "who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've "
-    "you'll you're you've"
+    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't"
+    " haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't"
+    " mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've"
+    " should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've"
+    " someone'll someone's something'd something'd've something'll that's there'd there'd've"
+    " there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't"
+    " what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's"
+    " who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've"
+    " you'd you'd've you'll you're you've"
 )
 
 
@@ -45,8 +58,8 @@ def vqa_preprocess(answer: str) -> str:
     """An answer in the form in which answers are compared.
 
     Punctuation goes (to nothing beside a space or in a text with a comma between digits, to a space
-    otherwise), then periods that no digit follows; number words become digits, articles go, contractions get
-    their apostrophe.
+    otherwise), then periods that no digit follows; number words become digits, articles go,
+    contractions get their apostrophe.
 
     >>> vqa_preprocess("The two dogs, dont know."), vqa_preprocess("10,000")
     ("2 dogs don't know", '10000')

@@ -157,11 +157,13 @@ def evaluate_composed(
         data: the set.
         encode_images: the frozen image tower, see `EncodeImages`.
         compose: see `Compose`.
-        gallery: (G, D) embeddings of an earlier call, not normalised; they do not depend on the text tower.
+        gallery: (G, D) embeddings of an earlier call, not normalised; they do not depend on the
+            text tower.
         batch_size: pictures or queries per call.
 
     Returns:
-        Metrics (none if targets are not public), unit queries (Q, D), and the gallery (G, D), not normalised.
+        Metrics (none if targets are not public), unit queries (Q, D), and the gallery (G, D), not
+        normalised.
     """
     if gallery is None:
         gallery = _encoded(data, data.gallery, encode_images, batch_size)

@@ -74,8 +74,8 @@ def cross_lingual_metrics(
 
     Returns:
         ``<language>_{image_to_text,text_to_image}_recall_at_k``, ``<language>_recall_mean`` over k
-        and directions, ``recall_mean`` over languages and ``recall_spread`` (largest minus smallest),
-        ``{image_to_text,text_to_image}_recall_at_k`` (means over languages); if aligned
+        and directions, ``recall_mean`` over languages and ``recall_spread`` (largest minus
+        smallest), ``{image_to_text,text_to_image}_recall_at_k`` (means over languages); if aligned
         ``{...}_mrv_std``, ``{...}_mrv_var``, ``mrv_std`` (mean of both directions) and
         ``mrv_over_mean_rank``, the deviation in units of the mean rank.
     """

@@ -1,7 +1,7 @@
 """Few-shot prompts of pictures and texts, for captions and questions, and their scores.
 
-A demonstration is a picture with its text; a query is a picture whose text is begun. With 0 demonstrations two of
-them are shown without their pictures.
+A demonstration is a picture with its text; a query is a picture whose text is begun. With 0
+demonstrations two of them are shown without their pictures.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,9 +58,14 @@ def chunk(task: FewShotTask, item: Item, visual: str, end_of_chunk: str, *, answ
 
 
 def few_shot_prompt(
-    task: FewShotTask, demonstrations: Sequence[Item], query: Item, shots: int, *, visual: str = "<visual>",
+    task: FewShotTask,
+    demonstrations: Sequence[Item],
+    query: Item,
+    shots: int,
+    *,
+    visual: str = "<visual>",
     end_of_chunk: str = "<|endofchunk|>",
-) -> Prompt:  # fmt: skip
+) -> Prompt:
     """The prompt of one query.
 
     Args:
@@ -99,9 +104,11 @@ def vqa_accuracy(text: str, answers: Sequence[str]) -> float:
 
         1/A sum_a min(#{b != a: y_b = y} / 3, 1)
 
-    Answers are compared in their normalised form where the annotators differ, and as they are written where all agree.
+    Answers are compared in their normalised form where the annotators differ, and as they are
+    written where all agree.
 
-    Source: Goyal et al. 2017, "Making the V in VQA matter", arXiv 1612.00837, and its evaluation code.
+    Source: Goyal et al. 2017, "Making the V in VQA matter", arXiv 1612.00837, and its evaluation
+    code.
 
     Args:
         text: what was written.
@@ -128,16 +135,24 @@ def few_shot_items(
 
 
 def evaluate_few_shot(
-    write: Writer, task: FewShotTask, items: Sequence[Item], pool: Sequence[Item], *, shots: Sequence[int] = (0, 4, 8, 16, 32),
-    seed: int = 42, pool_size: int = 2048, batch_size: int = 8,
-) -> dict[str, float]:  # fmt: skip
+    write: Writer,
+    task: FewShotTask,
+    items: Sequence[Item],
+    pool: Sequence[Item],
+    *,
+    shots: Sequence[int] = (0, 4, 8, 16, 32),
+    seed: int = 42,
+    pool_size: int = 2048,
+    batch_size: int = 8,
+) -> dict[str, float]:
     """Scores with several numbers of demonstrations.
 
     Args:
         write: continues prompts.
         task: caption or vqa.
         items: test examples.
-        pool: training examples, of which the first `pool_size` of a seeded order serve as demonstrations.
+        pool: training examples, of which the first `pool_size` of a seeded order serve as
+            demonstrations.
         shots: numbers of demonstrations.
         seed: of pool and demonstrations.
         pool_size: largest pool.

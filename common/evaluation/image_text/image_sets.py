@@ -1,7 +1,7 @@
 """Zero-shot, few-shot, kNN and linear-probe protocol of CLIP-like models on labelled image sets.
 
-The sets are those of `common.data.image.benchmarks`: ImageNet and the fifteen downstream sets of the
-CLIP literature, in their official layouts on disk.
+The sets are those of `common.data.image.benchmarks`: ImageNet and the fifteen downstream sets of
+the CLIP literature, in their official layouts on disk.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,9 +99,14 @@ class ImageSetProtocol:
                 labels
             ]  # classes with enough images
             metrics |= few_shot_class_mean(
-                features[large], labels[large], ways=WAYS, shots=SHOTS, queries=QUERIES,
-                episodes=EPISODES, seed=self.seed,
-            )  # fmt: skip
+                features[large],
+                labels[large],
+                ways=WAYS,
+                shots=SHOTS,
+                queries=QUERIES,
+                episodes=EPISODES,
+                seed=self.seed,
+            )
         if TRAINED & set(protocols):
             known, x, y = self._embed(load_image_set(name, self.root, self.transform, "train"))
             options: dict[str, Any] = {"num_classes": len(test.class_names)}
@@ -187,6 +192,9 @@ def require_image_sets(
         spec = IMAGE_SETS[name]
         for folder in set_folders(name, root, protocols).values():
             require(
-                folder, what=f"image set '{name}'", layout=spec.layout, source=spec.source,
+                folder,
+                what=f"image set '{name}'",
+                layout=spec.layout,
+                source=spec.source,
                 size=spec.size,
-            )  # fmt: skip
+            )

@@ -1,6 +1,7 @@
 """How far apart the two modalities of a dual encoder lie.
 
-Source: Liang et al. 2022, "Mind the Gap", arXiv 2203.02053; Gu, Clark & Kembhavi 2023, section 2, arXiv 2211.09778.
+Source: Liang et al. 2022, "Mind the Gap", arXiv 2203.02053; Gu, Clark & Kembhavi 2023, section 2,
+arXiv 2211.09778.
 """
 
 import torch
@@ -16,8 +17,8 @@ def gap_report(text: Tensor, image: Tensor) -> dict[str, float]:
         image: (N, D), row i belongs to text i.
 
     Returns:
-        ``paired``, ``unpaired`` (image and another text), ``text_text`` and ``image_image`` (two different
-        ones), ``offset``: the length of the difference of the means.
+        ``paired``, ``unpaired`` (image and another text), ``text_text`` and ``image_image`` (two
+        different ones), ``offset``: the length of the difference of the means.
 
     Raises:
         ValueError: fewer than two pairs, or shapes that don't fit.

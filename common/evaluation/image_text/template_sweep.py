@@ -38,7 +38,8 @@ def template_sweep(
         ``top1_templates_<T>`` for every T.
 
     Raises:
-        ValueError: a count that is out of range, a template without ``{}``, or as `zeroshot_accuracy`.
+        ValueError: a count that is out of range, a template without ``{}``, or as
+            `zeroshot_accuracy`.
 
     Distributed: local.
     """

@@ -30,8 +30,15 @@ SIMPLE_TEMPLATES: tuple[str, ...] = (
     "a photo of the small {}.",
 )
 LACLIP_TEMPLATES = SIMPLE_TEMPLATES  # the same seven sentences
-_KINDS = ("{}", "blurry {}", "black and white {}", "low contrast {}", "high contrast {}", "bad {}",
-          "good {}")  # fmt: skip
+_KINDS = (
+    "{}",
+    "blurry {}",
+    "black and white {}",
+    "low contrast {}",
+    "high contrast {}",
+    "bad {}",
+    "good {}",
+)
 # the 18 prompts of CLIP for CIFAR-10 and CIFAR-100 (Radford et al. 2021, released prompts)
 CIFAR_TEMPLATES: tuple[str, ...] = tuple(
     f"{start} of {article} {{}}."

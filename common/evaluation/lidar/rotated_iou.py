@@ -9,8 +9,13 @@ from common.evaluation.lidar.detection import FrameBoxes
 
 Floats = NDArray[np.floating]
 ONCE_THRESHOLDS = {
-    "Vehicle": 0.7, "Car": 0.7, "Bus": 0.7, "Truck": 0.7, "Pedestrian": 0.3, "Cyclist": 0.5,
-}  # fmt: skip
+    "Vehicle": 0.7,
+    "Car": 0.7,
+    "Bus": 0.7,
+    "Truck": 0.7,
+    "Pedestrian": 0.3,
+    "Cyclist": 0.5,
+}
 ONCE_SUPERCLASSES = {"Car": "Vehicle", "Bus": "Vehicle", "Truck": "Vehicle"}
 NUM_RECALLS = 50
 
@@ -101,8 +106,8 @@ def once_metrics(
     """Average precision of each class over 50 recalls, and the mean over the superclasses.
 
     A prediction is right if its overlap with a free true box reaches the class's threshold and the
-    headings differ by less than 90 degrees. The benchmark merges car, bus and truck into vehicle, in
-    which one may be taken for another, and averages vehicle, pedestrian and cyclist.
+    headings differ by less than 90 degrees. The benchmark merges car, bus and truck into vehicle,
+    in which one may be taken for another, and averages vehicle, pedestrian and cyclist.
 
     Source: Mao et al. 2021, "One million scenes for autonomous driving: ONCE dataset", section 5.1,
     arXiv 2106.11037; superclasses as in the official evaluation's default.

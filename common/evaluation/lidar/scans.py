@@ -87,7 +87,8 @@ def scan_figure(rows: Sequence[tuple[str, Floats, Floats, Floats]], limit: float
     """True and rendered scans side by side, seen from above and as range images.
 
     Args:
-        rows: title, origin (3,), directions (R, 3) and ranges (2, R), true ones first, of each scan.
+        rows: title, origin (3,), directions (R, 3) and ranges (2, R), true ones first, of each
+            scan.
         limit: half the edge of the map in metres.
 
     Returns:
@@ -114,9 +115,13 @@ def scan_figure(rows: Sequence[tuple[str, Floats, Floats, Floats]], limit: float
             line[1:], pair, ("true ranges", "rendered ranges"), strict=True
         ):
             colours = axis.imshow(
-                image[shown], aspect="auto", vmin=0, vmax=limit, cmap="viridis",
+                image[shown],
+                aspect="auto",
+                vmin=0,
+                vmax=limit,
+                cmap="viridis",
                 interpolation="nearest",
-            )  # fmt: skip
+            )
             axis.set(title=f"{name} (m)", xticks=[], yticks=[])
         figure.colorbar(colours, ax=line[2])
     axes[0, 0].legend(fontsize=7, loc="upper right")

@@ -54,7 +54,8 @@ def markov(sequences: Sequence[Ids], num_items: int, *, reach: int = 1, memory: 
 def item_knn(sequences: Sequence[Ids], num_items: int) -> Score:
     """Cosine of the sets of users of two items, summed over the history.
 
-    Source: Deshpande and Karypis 2004, "Item-based top-N recommendation algorithms", ACM TOIS 22(1).
+    Source: Deshpande and Karypis 2004, "Item-based top-N recommendation algorithms", ACM TOIS
+    22(1).
     """
     users = np.repeat(np.arange(len(sequences)), [len(own) for own in sequences])
     taken = sp.csr_matrix(

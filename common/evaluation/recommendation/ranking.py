@@ -27,7 +27,8 @@ def target_ranks(scores: Tensor, targets: Tensor, masked: Tensor | None = None) 
         (B,) int64.
 
     Raises:
-        ValueError: NaN among the scores of items; no comparison with it holds, so every rank were 1.
+        ValueError: NaN among the scores of items; no comparison with it holds, so every rank were
+            1.
 
     >>> target_ranks(torch.tensor([[9.0, 1.0, 3.0, 2.0]]), torch.tensor([3]))
     tensor([2])

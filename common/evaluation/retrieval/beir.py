@@ -44,8 +44,8 @@ def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIE
         The collection; only queries with a judgement are kept.
 
     Raises:
-        UserError: a file is missing or broken, has two texts of one id, or a query without one, or a judgement
-            names an unknown query, or one in twenty an unknown document.
+        UserError: a file is missing or broken, has two texts of one id, or a query without one, or
+            a judgement names an unknown query, or one in twenty an unknown document.
     """
     corpus, queries = load_corpus(folder), read_queries(folder, queries_file)
     path = folder / ("qrels.tsv" if split is None else f"qrels/{split}.tsv")

@@ -33,8 +33,8 @@ def identification_metrics(gold: Tensor, negatives: Tensor) -> dict[str, float]:
         negatives: (N, K) scores of the false ones.
 
     Returns:
-        ``pairwise`` (mean over all pairs, a tie is half a pair) and ``all`` (ties are wrong), each with
-        its chance.
+        ``pairwise`` (mean over all pairs, a tie is half a pair) and ``all`` (ties are wrong), each
+        with its chance.
 
     Raises:
         ValueError: shapes that do not fit.

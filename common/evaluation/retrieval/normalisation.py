@@ -68,7 +68,8 @@ class TitleBenchmark:
     def averaged(self) -> list[str]:
         """Parts whose mean is the figure without a part's name: those that rows name, and "all" other rows.
 
-        "zero_overlap", where no row names it, holds rows of "all" a second time and is a figure beside it.
+        "zero_overlap", where no row names it, holds rows of "all" a second time and is a figure
+        beside it.
         """
         named = {row.part or ALL for row in self.rows}
         return [part for part in self.parts if part in named]
@@ -261,7 +262,8 @@ def rank_metrics(ranks: Tensor, data: TitleBenchmark, ks: Sequence[int] = KS) ->
         ks: cut-offs.
 
     Returns:
-        ``<part>_recall_at_<k>``, ``<part>_mrr``; ``recall_at_<k>``, ``mrr`` as means of parts; chances.
+        ``<part>_recall_at_<k>``, ``<part>_mrr``; ``recall_at_<k>``, ``mrr`` as means of parts;
+        chances.
     """
     values = {f"recall_at_{k}": ranks.le(k).double() for k in ks}
     values["mrr"] = 1 / ranks.double()

@@ -65,9 +65,10 @@ def per_query_metrics(
 ) -> dict[str, dict[str, float]]:
     """Metrics of every judged query, for instance as items of a paired bootstrap.
 
-    Queries without a relevant document are left out (nothing is defined for them; trec_eval and BEIR
-    count them as 0, so means differ where queries are judged 0 alone); a query that is missing in the run scores 0; queries without judgements and judged documents that are not in the
-    run count as in trec_eval (ignored, not retrieved).
+    Queries without a relevant document are left out (nothing is defined for them; trec_eval and
+    BEIR count them as 0, so means differ where queries are judged 0 alone); a query that is missing
+    in the run scores 0; queries without judgements and judged documents that are not in the run
+    count as in trec_eval (ignored, not retrieved).
 
     Args:
         qrels: query id -> document id -> grade.
@@ -75,8 +76,8 @@ def per_query_metrics(
         ks: cut-offs.
 
     Returns:
-        query id -> ``ndcg_at_k``, ``recall_at_k``, ``precision_at_k``, ``mrr_at_k``, ``map_at_k`` for
-        every k, and ``mrr``, ``map`` over the whole list.
+        query id -> ``ndcg_at_k``, ``recall_at_k``, ``precision_at_k``, ``mrr_at_k``, ``map_at_k``
+        for every k, and ``mrr``, ``map`` over the whole list.
 
     Raises:
         ValueError: no cut-offs, no query with a relevant document, no query of the run is judged,

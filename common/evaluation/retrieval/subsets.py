@@ -13,7 +13,8 @@ def reduced(data: RetrievalSet, num_documents: int) -> RetrievalSet:
 
     Args:
         data: the whole set.
-        num_documents: documents to keep; all that are relevant stay, also if they are more. Judgements of
+        num_documents: documents to keep; all that are relevant stay, also if they are more.
+            Judgements of
             documents that the set does not hold stay too.
     """
     right = {d for query in data.qrels for d in data.relevant(query)}
@@ -31,8 +32,8 @@ def split_queries(data: RetrievalSet, num_held_out: int) -> tuple[RetrievalSet, 
 
     Args:
         data: the whole set.
-        num_held_out: queries of smallest hash of their text, fewer than there are; those that repeat one of
-            these texts go with it.
+        num_held_out: queries of smallest hash of their text, fewer than there are; those that
+            repeat one of these texts go with it.
 
     Raises:
         ValueError: no query would be left.
@@ -55,8 +56,9 @@ def split_queries(data: RetrievalSet, num_held_out: int) -> tuple[RetrievalSet, 
 def query_folds(data: RetrievalSet, k: int) -> list[tuple[RetrievalSet, RetrievalSet]]:
     """Cross-validation over queries: k pairs of (training set, test set) over the same documents.
 
-    Every query is tested once. Folds are dealt out in the order of the hashes of the queries' texts,
-    so that they do not depend on a seed or on the order of the file; equal texts are in one fold.
+    Every query is tested once. Folds are dealt out in the order of the hashes of the queries'
+    texts, so that they do not depend on a seed or on the order of the file; equal texts are in one
+    fold.
 
     Args:
         data: the whole set.

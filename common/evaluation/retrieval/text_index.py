@@ -183,8 +183,8 @@ class TextIndex:
             raise UserError(f"{path} is no text index: {error!r}") from error
         if about["model"] != model_key:
             raise UserError(
-                f"the index {folder} was made with another encoder: texts have to be encoded again, "
-                "delete the folder or name another one in search.index"
+                f"the index {folder} was made with another encoder: texts have to be encoded again,"
+                " delete the folder or name another one in search.index"
             )
         index = cls.__new__(cls)
         index.texts, index.embeddings, index.metric = texts, held["embeddings"], about["metric"]
@@ -212,8 +212,8 @@ class TextIndex:
         count = len(vectors)
         if count > FEW:
             return vectors @ self.embeddings.T
-        # measured: a tall product takes a quarter to two thirds of the time of a wide one for so few,
-        # and one with two columns half of that with one
+        # measured: a tall product takes a quarter to two thirds of the time of a wide one for so
+        # few, and one with two columns half of that with one
         columns = vectors.repeat(2, 1) if count == 1 else vectors
         return (self.embeddings @ columns.T).T[:count].contiguous()
 

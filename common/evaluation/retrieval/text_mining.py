@@ -83,7 +83,8 @@ class TextMiner:
             queries: Q texts.
             positives: places in the collection of every query's positives, at least one each.
             num_negatives: K.
-            query_encoder: for these queries in place of the teacher's, e.g. under their instructions.
+            query_encoder: for these queries in place of the teacher's, e.g. under their
+                instructions.
 
         Raises:
             ValueError: lists of unequal length, a query without positive, too small a collection.

@@ -74,13 +74,15 @@ def continual_metrics(matrix: Tensor, counts: Tensor) -> dict[str, float]:
         backward transfer  1/(T-1) * sum_{j < T} (R_Tj - R_jj)
         forgetting         1/(T-1) * sum_{j < T} (max_{j <= k <= T} R_kj - R_Tj)
 
-    The maximum includes the last task, so forgetting is never negative (Chaudhry et al. 2018 take it over the tasks before).
+    The maximum includes the last task, so forgetting is never negative (Chaudhry et al. 2018 take
+    it over the tasks before).
 
     Tasks without test items have no accuracy: transfer and forgetting are means over the tasks
     j < T that have items, the average accuracy one over the A_k with items of tasks 0..k.
 
-    Source: Rebuffi et al. 2017, arXiv 1611.07725 (average incremental accuracy); Lopez-Paz & Ranzato
-    2017, arXiv 1706.08840 (backward transfer); Chaudhry et al. 2018, arXiv 1801.10112 (forgetting).
+    Source: Rebuffi et al. 2017, arXiv 1611.07725 (average incremental accuracy); Lopez-Paz &
+    Ranzato 2017, arXiv 1706.08840 (backward transfer); Chaudhry et al. 2018, arXiv 1801.10112
+    (forgetting).
 
     Args:
         matrix: (T, T) accuracy on task j after task k; the upper triangle is not read.

@@ -17,7 +17,9 @@ _SMOOTH = 1e-5  # added to every denominator by the released code
 
 
 def spans_of(tags: Sequence[str]) -> list[str]:
-    """Spans "slot:start-end" of IOB tags; an I- that does not go on with its slot ends it and counts as O.
+    """Spans "slot:start-end" of IOB tags.
+
+    An I- that does not go on with its slot ends it and counts as O.
 
     >>> spans_of(["B-time", "I-time", "O", "I-time", "B-date"])
     ['time:0-2', 'date:4-5']
@@ -69,7 +71,10 @@ def slot_macro_f1(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
     return sum(scores) / len(scores)
 
 
-def exact_match(predicted: Sequence[tuple[Hashable, Sequence[str]]], gold: Sequence[tuple[Hashable, Sequence[str]]]) -> list[float]:  # fmt: skip
+def exact_match(
+    predicted: Sequence[tuple[Hashable, Sequence[str]]],
+    gold: Sequence[tuple[Hashable, Sequence[str]]],
+) -> list[float]:
     """1 for each utterance whose intent and all whose tags are right, else 0.
 
     >>> exact_match([("get", ["O", "B-a"]), ("get", ["O"])], [("get", ["O", "B-a"]), ("set", ["O"])])
@@ -77,7 +82,10 @@ def exact_match(predicted: Sequence[tuple[Hashable, Sequence[str]]], gold: Seque
     """
     if len(predicted) != len(gold):
         raise ValueError(f"{len(predicted)} answers for {len(gold)} utterances")
-    return [float(p[0] == g[0] and list(p[1]) == list(g[1])) for p, g in zip(predicted, gold, strict=True)]  # fmt: skip
+    return [
+        float(p[0] == g[0] and list(p[1]) == list(g[1]))
+        for p, g in zip(predicted, gold, strict=True)
+    ]
 
 
 def pieces(value: str) -> list[str]:
@@ -89,8 +97,12 @@ def pieces(value: str) -> list[str]:
     return [part for part in map(str.strip, re.split(r"(\W+)", value)) if part]
 
 
-def joint_goal(predicted: Sequence[State], gold: Sequence[State], label_maps: LabelMaps | None = None) -> list[float]:  # fmt: skip
-    """1 for each turn at which the value of every slot is right, else 0; its mean is the joint goal accuracy.
+def joint_goal(
+    predicted: Sequence[State], gold: Sequence[State], label_maps: LabelMaps | None = None
+) -> list[float]:
+    """1 for each turn at which the value of every slot is right, else 0.
+
+    Its mean is the joint goal accuracy.
 
     A value is right if it is written as the gold one, or as one of its variants in `label_maps`.
 
@@ -104,11 +116,17 @@ def joint_goal(predicted: Sequence[State], gold: Sequence[State], label_maps: La
     """
     if len(predicted) != len(gold):
         raise ValueError(f"{len(predicted)} states for {len(gold)} turns")
-    maps = {" ".join(pieces(k.lower())): {" ".join(pieces(v.lower())) for v in vs} for k, vs in (label_maps or {}).items()}  # fmt: skip
+    maps = {
+        " ".join(pieces(k.lower())): {" ".join(pieces(v.lower())) for v in vs}
+        for k, vs in (label_maps or {}).items()
+    }
     found = []
     for told, right in zip(predicted, gold, strict=True):
         slots = told.keys() | right.keys()
-        values = [tuple(" ".join(pieces(s.get(slot, "none").lower())) for s in (told, right)) for slot in slots]  # fmt: skip
+        values = [
+            tuple(" ".join(pieces(s.get(slot, "none").lower())) for s in (told, right))
+            for slot in slots
+        ]
         found.append(float(all(a == b or a in maps.get(b, ()) for a, b in values)))
     return found
 
@@ -116,7 +134,8 @@ def joint_goal(predicted: Sequence[State], gold: Sequence[State], label_maps: La
 def told_value(gold: str, told: str, label_maps: LabelMaps | None = None) -> str:
     """The gold value if what the system told, or a variant of either, contains it or is contained in it.
 
-    TripPy reads a value that is copied from the system's turn that way; else it is `told` as it stands.
+    TripPy reads a value that is copied from the system's turn that way; else it is `told` as it
+    stands.
 
     >>> told_value("the junction", "junction"), told_value("north", "south")
     ('the junction', 'south')
@@ -124,7 +143,11 @@ def told_value(gold: str, told: str, label_maps: LabelMaps | None = None) -> str
     maps = label_maps or {}
     if gold == told or _contains(told, gold) or _contains(gold, told):
         return gold
-    others = [(gold, v) for v in maps.get(told, ())] if told in maps else [(v, told) for v in maps.get(gold, ())]  # fmt: skip
+    others = (
+        [(gold, v) for v in maps.get(told, ())]
+        if told in maps
+        else [(v, told) for v in maps.get(gold, ())]
+    )
     return gold if any(a == b or _contains(a, b) or _contains(b, a) for a, b in others) else told
 
 

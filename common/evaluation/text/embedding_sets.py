@@ -142,7 +142,9 @@ def score_set(encode: Encode, data: EvalSet, name: str) -> SetScore:
     """
     told = data.instruction
     if isinstance(data, Retrieval):
-        scores = retrieval_scores(encode(data.queries, told), encode(data.documents, ""), data.relevant)  # fmt: skip
+        scores = retrieval_scores(
+            encode(data.queries, told), encode(data.documents, ""), data.relevant
+        )
         return SetScore("retrieval", f"{name}_ndcg_at_10", _mean(scores), scores)
     if isinstance(data, Reranking):
         candidates = [encode(texts, "") for texts in data.candidates]
@@ -161,7 +163,9 @@ def score_set(encode: Encode, data: EvalSet, name: str) -> SetScore:
         scores = correct.double().tolist()
         return SetScore("classification", f"{name}_accuracy", _mean(scores), scores)
     if isinstance(data, Summaries):
-        human, machine = ([encode(texts, told) for texts in side] for side in (data.human, data.machine))  # fmt: skip
+        human, machine = (
+            [encode(texts, told) for texts in side] for side in (data.human, data.machine)
+        )
         value = summarisation_spearman(human, machine, data.scores)
         return SetScore("summarisation", f"{name}_spearman", value, [])
     first, second = encode(data.first, told), encode(data.second, told)
@@ -184,7 +188,8 @@ def score_sets(
         primary: names whose mean is ``primary_average``.
 
     Returns:
-        Metrics, and the items of those that have some; ``primary_average`` has them if all of its sets do.
+        Metrics, and the items of those that have some; ``primary_average`` has them if all of its
+        sets do.
     """
     metrics: dict[str, float] = {}
     by_type: dict[str, dict[str, float]] = {}

@@ -61,7 +61,9 @@ def retrieval_scores(
 def reranking_scores(
     query: Tensor, candidates: Sequence[Tensor], relevant: Sequence[Sequence[bool]]
 ) -> list[float]:
-    """Average precision of every query over its own candidates; ties count against the relevant ones.
+    """Average precision of every query over its own candidates.
+
+    Ties count against the relevant ones.
 
     Args:
         query: (Q, D).
@@ -86,7 +88,8 @@ def classification_correct(
 ) -> Tensor:
     """Which test texts a logistic regression on the embeddings classifies rightly, (N,) bool.
 
-    The strength of the penalty is chosen on one of three folds of the training part, after a fit on the other two.
+    The strength of the penalty is chosen on one of three folds of the training part, after a fit on
+    the other two.
 
     Args:
         train: (M, D).
@@ -102,7 +105,9 @@ def classification_correct(
     held = folds == 0
     hits = []
     for c in C_GRID:
-        fit = fit_logistic_regression(x[~held], y[~held], 1 / (c * int((~held).sum())), classes, tolerance=1e-4)  # fmt: skip
+        fit = fit_logistic_regression(
+            x[~held], y[~held], 1 / (c * int((~held).sum())), classes, tolerance=1e-4
+        )
         hits.append(int((F.linear(x[held], *fit).argmax(1) == y[held]).sum()))
     best = C_GRID[int(np.argmax(hits))]
     fit = fit_logistic_regression(x, y, 1 / (best * len(x)), classes, tolerance=1e-4)
@@ -114,8 +119,8 @@ def few_shot_correct(
 ) -> Tensor:
     """How often a logistic regression on a few texts of every class is right, (N,) float64 in [0, 1].
 
-    MTEB's classification: the mean over draws of the few texts, penalty fixed (C = 1 in scikit-learn's terms). The draws are
-    the same for every encoder.
+    MTEB's classification: the mean over draws of the few texts, penalty fixed (C = 1 in
+    scikit-learn's terms). The draws are the same for every encoder.
 
     Source: Muennighoff et al. 2023, "MTEB", section 3.2, arXiv 2210.07316.
 
@@ -143,7 +148,8 @@ def few_shot_correct(
 def clustering_v_measure(x: Tensor, labels: Sequence[int], *, seed: int = 0) -> float:
     """V-measure of mini-batch k-means with as many clusters as classes.
 
-    Deviation: rows are L2-normalised before k-means, in batches of 512; MTEB takes them as they are, in batches of 500.
+    Deviation: rows are L2-normalised before k-means, in batches of 512; MTEB takes them as they
+    are, in batches of 500.
 
     Args:
         x: (N, D).

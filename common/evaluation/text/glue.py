@@ -10,10 +10,17 @@ from common.evaluation.text.classes import score_classes
 
 # metrics that a task is scored by; the score is their mean
 METRICS: dict[str, tuple[str, ...]] = {
-    "cola": ("matthews",), "sst2": ("accuracy",), "mrpc": ("f1", "accuracy"),
-    "stsb": ("pearson", "spearman"), "qqp": ("f1", "accuracy"), "mnli": ("accuracy",),
-    "qnli": ("accuracy",), "rte": ("accuracy",), "wnli": ("accuracy",), "ax": ("matthews",),
-}  # fmt: skip
+    "cola": ("matthews",),
+    "sst2": ("accuracy",),
+    "mrpc": ("f1", "accuracy"),
+    "stsb": ("pearson", "spearman"),
+    "qqp": ("f1", "accuracy"),
+    "mnli": ("accuracy",),
+    "qnli": ("accuracy",),
+    "rte": ("accuracy",),
+    "wnli": ("accuracy",),
+    "ax": ("matthews",),
+}
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 HUMAN = {"sst2": 97.8, "wnli": 95.9}  # GLUE's leaderboard, row of the human baselines
 # public leaderboard of January 2022 (gluebenchmark.com); of double metrics both
@@ -24,7 +31,9 @@ _ROWS = {
     "Turing NLR v5": "72.6 97.6 93.8/91.7 93.7/93.3 76.4/91.1 92.6 92.4 97.9 94.1 95.9 57.0",
     "DeBERTa + CLEVER": "74.7 97.6 93.3/91.1 93.4/93.1 76.5/91.0 92.1 91.8 96.7 93.2 96.6 53.3",
     "ERNIE": "75.5 97.8 93.9/91.8 93.0/92.6 75.2/90.9 92.3 91.7 97.3 92.6 95.9 51.7",
-    "DeBERTa / TuringNLRv4": "71.5 97.5 94.0/92.0 92.9/92.6 76.2/90.8 91.9 91.6 99.2 93.2 94.5 53.2",
+    "DeBERTa / TuringNLRv4": (
+        "71.5 97.5 94.0/92.0 92.9/92.6 76.2/90.8 91.9 91.6 99.2 93.2 94.5 53.2"
+    ),
     "T5 11B": "71.6 97.5 92.8/90.4 93.1/92.8 75.1/90.6 92.2 91.9 96.9 92.8 94.5 53.1",
 }
 
@@ -68,7 +77,9 @@ def glue_metrics(task: str, predicted: ArrayLike, gold: ArrayLike) -> dict[str, 
 
 
 def glue_average(scores: Mapping[str, float]) -> float:
-    """Macro mean over the nine tasks; the two parts of MNLI make one, the diagnostic set counts nothing.
+    """Macro mean over the nine tasks.
+
+    The two parts of MNLI make one, the diagnostic set counts nothing.
 
     Source: Wang et al. 2019, section 3, arXiv 1804.07461.
 
@@ -106,9 +117,10 @@ def best_tasks(own: Mapping[str, float], others: Mapping[str, Mapping[str, float
     whole = {name: _merged(row) for name, row in others.items()}
     mine = _merged(own)
     return [
-        task for task in TASKS
+        task
+        for task in TASKS
         if task in mine and all(mine[task] >= row[task] for row in whole.values() if task in row)
-    ]  # fmt: skip
+    ]
 
 
 def _merged(row: Mapping[str, float]) -> dict[str, float]:

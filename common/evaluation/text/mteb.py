@@ -30,7 +30,8 @@ class MtebEncoder:
             encoder with a method ``encode_prompted(texts, prompt, batch_size)`` gets it apart.
 
     Attributes:
-        used_prompts: what every encoded input got, ``"<task>/<query, document or text>" -> prompt``.
+        used_prompts: what every encoded input got, ``"<task>/<query, document or text>" ->
+            prompt``.
 
     Raises:
         UserError: mteb is not installed.
@@ -113,9 +114,13 @@ def evaluate_mteb(
         raise UserError(f"unknown MTEB task: {error}") from error
     try:
         results = mteb.evaluate(
-            model, loaded, cache=None, encode_kwargs={"batch_size": batch_size},
-            show_progress_bar=False, co2_tracker=False,
-        )  # fmt: skip
+            model,
+            loaded,
+            cache=None,
+            encode_kwargs={"batch_size": batch_size},
+            show_progress_bar=False,
+            co2_tracker=False,
+        )
     except OSError as error:  # also what the download raises
         raise UserError(f"the data of the MTEB tasks cannot be loaded: {error}") from error
     tower = getattr(encoder, "tower", None)

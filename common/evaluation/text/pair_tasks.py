@@ -32,7 +32,11 @@ def score_pair_task(
     0.6667
     """
     values, gold = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if values.ndim != 2 or gold.shape != values.shape[:1] or (kind != "multiclass" and values.shape[1] != 1):  # fmt: skip
+    if (
+        values.ndim != 2
+        or gold.shape != values.shape[:1]
+        or (kind != "multiclass" and values.shape[1] != 1)
+    ):
         raise ValueError(f"{kind}: logits {values.shape} and labels {gold.shape} do not fit")
     if kind == "regression":
         if np.ptp(values) == 0 or np.ptp(gold) == 0:  # nothing is told apart

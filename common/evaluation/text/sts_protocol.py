@@ -30,9 +30,9 @@ def evaluate_sts(
 
     Returns:
         Metrics and the cosine of every pair by the set's name. For each set ``<set>_spearman`` and,
-        if it has several subsets, ``<set>_spearman_mean`` (unweighted); then ``sts_average_spearman``,
-        the unweighted mean of the sets' ``<set>_spearman``. ``<set>`` is `metric_prefix` of the
-        name. Chance is 0.
+        if it has several subsets, ``<set>_spearman_mean`` (unweighted); then
+        ``sts_average_spearman``, the unweighted mean of the sets' ``<set>_spearman``. ``<set>`` is
+        `metric_prefix` of the name. Chance is 0.
 
     Raises:
         ValueError: no sets, two names of one prefix, or embeddings that do not fit.

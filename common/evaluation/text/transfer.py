@@ -15,7 +15,8 @@ from common.evaluation.features.linear_probe import fit_logistic_regression, l2_
 from common.evaluation.matrices import as_matrix
 from common.evaluation.text.sts_protocol import Encode, encode_distinct
 
-# SentEval with scikit-learn; a grid of their own have its tasks with a test part and no development part (TREC, MRPC)
+# SentEval with scikit-learn; a grid of their own have its tasks with a test part and no development
+# part (TREC, MRPC)
 C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-2, 4))
 TEST_C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-1, 6))
 SPLIT_SEED = 1111  # SentEval's
@@ -110,7 +111,8 @@ def evaluate_transfer(
         encode: maps N texts to (N, D).
         tasks: by name.
         folds: k >= 2 of the outer and inner cross-validation; SentEval: 10, its fast mode: 5.
-        c_grid: candidates of C, the inverse of the penalty on the sum of losses; None for SentEval's.
+        c_grid: candidates of C, the inverse of the penalty on the sum of losses; None for
+            SentEval's.
         seed: of the folds.
 
     Returns:

@@ -40,7 +40,9 @@ class WordVectors:
 
 
 def read_word_vectors(path: str | Path, limit: int | None = None) -> WordVectors:
-    """Vectors of a ``.vec`` file: a word and D numbers a line; a first line with two counts may stand.
+    """Vectors of a ``.vec`` file: a word and D numbers a line.
+
+    A first line with two counts may stand.
 
     Args:
         path: text file.

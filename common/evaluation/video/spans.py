@@ -35,7 +35,8 @@ def best_span(start: Tensor, end: Tensor, mask: Tensor) -> Tensor:
 def temporal_iou(predicted: Sequence[float], annotated: Sequence[float]) -> float:
     """Overlap over the time from the earlier start to the later end, as the official program computes it.
 
-    For spans that don't touch this is smaller than the true union would give; the overlap is 0 then anyhow.
+    For spans that don't touch this is smaller than the true union would give; the overlap is 0 then
+    anyhow.
 
     Source: jayleicn/TVQAplus, eval/eval_tvqa_plus.py (MIT), `compute_temporal_iou`.
 
@@ -66,6 +67,8 @@ def span_metrics(ious: Sequence[float], correct: Sequence[float]) -> dict[str, f
     count = len(ious)
     found = {"miou": sum(ious) / count}
     # bounds with the rounding of the official program: the third is 0.30000000000000004
-    found |= {f"span_recall_{t:.1f}": sum(x >= t for x in ious) / count for t in np.arange(0.1, 1, 0.1)}  # fmt: skip
+    found |= {
+        f"span_recall_{t:.1f}": sum(x >= t for x in ious) / count for t in np.arange(0.1, 1, 0.1)
+    }
     joint = [c * (x >= JOINT_IOU) for x, c in zip(ious, correct, strict=True)]
     return {**found, "asa": sum(joint) / count}

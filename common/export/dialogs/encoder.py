@@ -1,9 +1,9 @@
 """A dialogue encoder as a plain folder of transformers, and back.
 
 ``AutoModel`` and ``AutoTokenizer`` load the folder. The tables of roles and turns become the token
-types of an ordinary BERT (type = role * T + turn - 1), positions are shifted by one behind a zero row
-for [CLS], and the row of [CLS] makes up for the type that BERT adds to it. So a request of a user is
-``model(**tokenizer(text))``, and the state of [CLS] is its sentence vector.
+types of an ordinary BERT (type = role * T + turn - 1), positions are shifted by one behind a zero
+row for [CLS], and the row of [CLS] makes up for the type that BERT adds to it. So a request of a
+user is ``model(**tokenizer(text))``, and the state of [CLS] is its sentence vector.
 """
 
 import copy
@@ -68,9 +68,12 @@ def bert_inputs(inputs: dict[str, Tensor], cls_id: int, num_turns: int) -> dict[
 
 
 def save_dialog_encoder(
-    encoder: DialogEncoder, tokenizer: Any, folder: str | Path, settings: dict[str, Any],
+    encoder: DialogEncoder,
+    tokenizer: Any,
+    folder: str | Path,
+    settings: dict[str, Any],
     parts: dict[str, nn.Module] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write model, tokenizer, settings, and what else a project's network has.
 
     Args:
@@ -103,7 +106,9 @@ def save_dialog_encoder(
     return folder
 
 
-def load_dialog_encoder(folder: str | Path, attention: str = "auto") -> tuple[DialogEncoder, Any, dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+def load_dialog_encoder(
+    folder: str | Path, attention: str = "auto"
+) -> tuple[DialogEncoder, Any, dict[str, Any], dict[str, Tensor]]:
     """Encoder, tokenizer, settings and further tensors of such a folder, in eval mode and float32.
 
     Args:
@@ -120,14 +125,21 @@ def load_dialog_encoder(folder: str | Path, attention: str = "auto") -> tuple[Di
         tensors = read_state_dict(folder / TABLES)
         role, turn, cls_row = (tensors.pop(name) for name in ("role", "turn", "cls"))
         with quiet():
-            model, info = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False, output_loading_info=True, **chosen)  # fmt: skip
+            model, info = AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                add_pooling_layer=False,
+                output_loading_info=True,
+                **chosen,
+            )
             if lost := sorted(info["missing_keys"]):
                 raise UserError(f"{len(lost)} tensors such as {lost[0]} are missing")
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         old, cls_id = model.embeddings, int(tokenizer.cls_token_id)
         with torch.no_grad():
             old.word_embeddings.weight[cls_id] = cls_row
-            old.position_embeddings = table(old.position_embeddings.weight[1:].clone())  # fmt: skip
+            old.position_embeddings = table(old.position_embeddings.weight[1:].clone())
             old.token_type_embeddings = table(role)
         model.config.type_vocab_size = NUM_ROLES
         model.config.max_position_embeddings -= 1
@@ -162,8 +174,13 @@ def _with_template(tokenizer: Any) -> PreTrainedTokenizerFast:
         single=f"{names[0]} {names[1]} $A {names[2]}", pair=None, special_tokens=ids
     )
     assert USER == 0  # token type 0 of the exported model is a user's current turn
-    kept = {name: getattr(tokenizer, name) for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")}  # fmt: skip
+    kept = {
+        name: getattr(tokenizer, name)
+        for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    }
     found: Any = PreTrainedTokenizerFast
-    new: PreTrainedTokenizerFast = found(tokenizer_object=backend, model_max_length=tokenizer.model_max_length, **kept)  # fmt: skip
+    new: PreTrainedTokenizerFast = found(
+        tokenizer_object=backend, model_max_length=tokenizer.model_max_length, **kept
+    )
     new.add_special_tokens({"additional_special_tokens": [*USER_MARKS, *SYSTEM_MARKS]})
     return new

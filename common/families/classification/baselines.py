@@ -36,7 +36,9 @@ def tfidf_chars(cfg: ClassificationConfig, workspace: Workspace) -> dict[str, fl
 def frozen_linear(cfg: ClassificationConfig, workspace: Workspace) -> dict[str, float]:
     """The same on the mean states of the encoder before training."""
     own = cfg.model
-    encoder = text_classifier(own.pretrained, ("a", "b"), config=own.config, pooling="mean", max_length=own.max_length)  # fmt: skip
+    encoder = text_classifier(
+        own.pretrained, ("a", "b"), config=own.config, pooling="mean", max_length=own.max_length
+    )
 
     return fitted(cfg, workspace, vectors_fit(encoder, cfg))
 

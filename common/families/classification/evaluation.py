@@ -23,20 +23,28 @@ ALTERATION_SEED = 7  # of the altered test copies, which are the same for all ru
 
 
 def altered_texts(data: LabelledSet, task: LabelledTask, alpha: float) -> list[Texts]:
-    """The texts with a share of their words swapped and deleted, see `altered`; the same in every run.
+    """The texts with a share of their words swapped and deleted, see `altered`.
+
+    The same in every run.
 
     Of a pair only the texts that may be reworded are altered.
     """
     return [
         tuple(
-            altered(text, alpha, text_rng(ALTERATION_SEED, place, text)) if place in task.reworded else text
+            (
+                altered(text, alpha, text_rng(ALTERATION_SEED, place, text))
+                if place in task.reworded
+                else text
+            )
             for place, text in enumerate(texts)
         )
         for texts in data.texts
-    ]  # fmt: skip
+    ]
 
 
-def copies_of(data: LabelledSet, task: LabelledTask, alphas: Sequence[float]) -> dict[str, list[Texts]]:  # fmt: skip
+def copies_of(
+    data: LabelledSet, task: LabelledTask, alphas: Sequence[float]
+) -> dict[str, list[Texts]]:
     """The test texts by suffix of their metrics: "" as they are, ``_altered_0.3``, ..."""
     return {"": data.texts, **{f"_altered_{a:g}": altered_texts(data, task, a) for a in alphas}}
 
@@ -69,8 +77,9 @@ def evaluate_classifier(
     if options.separation and not separable:
         _log.warning(
             "eval.separation is left out: it needs two to N - 1 classes, and the %d texts have %d",
-            len(labels), classes,
-        )  # fmt: skip
+            len(labels),
+            classes,
+        )
     for suffix, texts in copies_of(data, task, options.alterations).items():
         with evaluated(classifier, accelerator):
             vectors = classifier.encode(texts, options.batch_size)
@@ -80,14 +89,18 @@ def evaluate_classifier(
             found |= class_separation(vectors, labels)
         metrics |= {f"{options.part}_{name}{suffix}": value for name, value in found.items()}
         if suffix:
-            metrics[f"robustness{suffix.removeprefix('_altered')}"] = found["accuracy"] - metrics[f"{options.part}_accuracy"]  # fmt: skip
+            metrics[f"robustness{suffix.removeprefix('_altered')}"] = (
+                found["accuracy"] - metrics[f"{options.part}_accuracy"]
+            )
         if workspace is not None:
             workspace.items(f"{options.part}_accuracy{suffix}", told.eq(labels).float().tolist())
     metrics[f"{options.part}_accuracy_chance"] = float(labels.bincount().max() / len(labels))
     return metrics
 
 
-def embedded(classifier: TextClassifier, texts: Sequence[Texts], accelerator: str, batch_size: int) -> Tensor:  # fmt: skip
+def embedded(
+    classifier: TextClassifier, texts: Sequence[Texts], accelerator: str, batch_size: int
+) -> Tensor:
     """Sentence vectors (N, D) on the CPU."""
     with evaluated(classifier, accelerator):
         return classifier.encode(texts, batch_size)

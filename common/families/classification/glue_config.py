@@ -1,4 +1,7 @@
-"""Config sections of GLUE: data with label noise, pseudo labels, adversarial terms. No torch here."""
+"""Config sections of GLUE: data with label noise, pseudo labels, adversarial terms.
+
+No torch here.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,8 +19,8 @@ class GlueData(DataConfig):
     source: Source = "official"  # official: GLUE's TSV files; bundled: SST-2's full sentences
     limit: Count | None = None  # training examples, drawn by the seed; None: all
     noise: Probability = 0.0  # share of the training labels that is flipped, by the seed
-    # source=file: CSV, TSV or JSON lines; here or below data.root. target_file: inputs to be labelled,
-    # the part "test" of source=file, of any source with transductive.part=target
+    # source=file: CSV, TSV or JSON lines; here or below data.root. target_file: inputs to be
+    # labelled, the part "test" of source=file, of any source with transductive.part=target
     train_file: str | None = None
     dev_file: str | None = None
     target_file: str | None = None
@@ -38,7 +41,12 @@ class GlueData(DataConfig):
     def file(self, part: str) -> str | None:
         """Own file of a part."""
         target = self.target_file
-        return {"train": self.train_file, "dev": self.dev_file, "test": target, "target": target}.get(part)  # fmt: skip
+        return {
+            "train": self.train_file,
+            "dev": self.dev_file,
+            "test": target,
+            "target": target,
+        }.get(part)
 
     def check_parts(self, *parts: str) -> None:
         """Refuse own files that the parts need and that are not named, and a target that nobody reads.
@@ -55,7 +63,10 @@ class GlueData(DataConfig):
                 key = "data.dev_file" if part == "dev" else "data.target_file"
                 raise ValueError(f"no file is named for the part '{part}': set {key}")
         if self.target_file is not None and not {"test", "target"} & set(own):
-            raise ValueError("nobody reads data.target_file: set transductive.part=target (or eval.part=test with data.source=file)")  # fmt: skip
+            raise ValueError(
+                "nobody reads data.target_file: set transductive.part=target (or eval.part=test"
+                " with data.source=file)"
+            )
 
 
 @dataclass

@@ -74,8 +74,8 @@ def scored_part(cfg: ClassificationConfig) -> LabelledSet:
     With ``eval.part=dev`` the development examples, so that pilots leave the test part alone.
 
     Raises:
-        UserError: no development examples, or a label of an own test file that training has not; see
-            `read_labelled`.
+        UserError: no development examples, or a label of an own test file that training has not;
+            see `read_labelled`.
     """
     data, task = cfg.data, cfg.data.labelled_task
     if cfg.eval.part == "test":
@@ -97,9 +97,16 @@ def class_names(data: LabelledData) -> tuple[str, ...]:
 def tuning_of(cfg: TuningConfig) -> Tuning:
     """The config's tuning."""
     return Tuning(
-        cfg.kind, cfg.prefix_length, cfg.projection_dim, cfg.prefix_dropout, cfg.shift_positions,
-        cfg.rank, cfg.alpha, cfg.lora_dropout, tuple(cfg.targets),
-    )  # fmt: skip
+        cfg.kind,
+        cfg.prefix_length,
+        cfg.projection_dim,
+        cfg.prefix_dropout,
+        cfg.shift_positions,
+        cfg.rank,
+        cfg.alpha,
+        cfg.lora_dropout,
+        tuple(cfg.targets),
+    )
 
 
 def build_classifier(cfg: ClassificationConfig, planned: bool = False) -> TextClassifier:
@@ -115,10 +122,16 @@ def build_classifier(cfg: ClassificationConfig, planned: bool = False) -> TextCl
     own = cfg.model
     absent = stand_in(own.pretrained, ARCHITECTURES) if planned else None
     return text_classifier(
-        own.pretrained if absent is None else "random", class_names(cfg.data), tuning_of(cfg.tuning),
-        config=own.config if absent is None else absent, pooling=own.pooling, dropout=own.dropout,
-        head_dropout=own.head_dropout, attention=own.attention, max_length=own.max_length,
-    )  # fmt: skip
+        own.pretrained if absent is None else "random",
+        class_names(cfg.data),
+        tuning_of(cfg.tuning),
+        config=own.config if absent is None else absent,
+        pooling=own.pooling,
+        dropout=own.dropout,
+        head_dropout=own.head_dropout,
+        attention=own.attention,
+        max_length=own.max_length,
+    )
 
 
 def first_classifier(cfg: ClassificationConfig) -> TextClassifier:

@@ -53,14 +53,22 @@ def calibrated(
         mu: in [0, 1]; 0 changes nothing.
 
     Returns:
-        The set, its labels (N, C) float32 targets if any changed; and (N,) whether an example was flagged.
+        The set, its labels (N, C) float32 targets if any changed; and (N,) whether an example was
+        flagged.
 
     Raises:
         ValueError: scores in place of classes, or other shapes.
     """
     labels, places = data.labels, np.arange(len(data))
-    if labels.ndim != 1 or labels.dtype.kind != "i" or probabilities.shape != (len(data), len(data.classes)):  # fmt: skip
-        raise ValueError(f"labels {labels.shape} {labels.dtype} and probabilities {probabilities.shape} do not fit")  # fmt: skip
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind != "i"
+        or probabilities.shape != (len(data), len(data.classes))
+    ):
+        raise ValueError(
+            f"labels {labels.shape} {labels.dtype} and probabilities {probabilities.shape} do"
+            " not fit"
+        )
     others = probabilities.copy()
     others[places, labels] = -1
     flagged = others.max(1) >= threshold
@@ -73,11 +81,16 @@ def calibrated(
 
 
 def pseudo_labelled(
-    texts: Sequence[Texts], predicted: np.ndarray, classes: Sequence[str], threshold: float, soft: bool
-) -> LabelledSet | None:  # fmt: skip
+    texts: Sequence[Texts],
+    predicted: np.ndarray,
+    classes: Sequence[str],
+    threshold: float,
+    soft: bool,
+) -> LabelledSet | None:
     """Inputs with the labels that a model gives them with confidence; None: there are none.
 
-    Source: Lee 2013, "Pseudo-Label", section 2.1 (ICML workshop on challenges in representation learning).
+    Source: Lee 2013, "Pseudo-Label", section 2.1 (ICML workshop on challenges in representation
+    learning).
 
     Args:
         texts: N.
@@ -113,7 +126,10 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def class_shares(data: LabelledSet | None, num_classes: int) -> list[float]:
-    """Share of each class among (soft) labels; zeros of no data. A drift of pseudo labels shows here."""
+    """Share of each class among (soft) labels; zeros of no data.
+
+    A drift of pseudo labels shows here.
+    """
     if data is None:
         return [0.0] * num_classes
     rows = data.labels if data.labels.ndim == 2 else one_hot(data.labels, num_classes)

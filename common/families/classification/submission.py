@@ -15,8 +15,8 @@ TOP = 5.0  # of STS-B's scores
 def submission_lines(task: GlueTask, index: Sequence[str], logits: np.ndarray) -> list[str]:
     r"""Header and one line an input, as the leaderboard reads them.
 
-    Classes by their names in the official files (0 and 1, or entailment ...); scores of STS-B clamped
-    to [0, 5].
+    Classes by their names in the official files (0 and 1, or entailment ...); scores of STS-B
+    clamped to [0, 5].
 
     Source: gluebenchmark.com, FAQ (format of a submission).
 
@@ -40,7 +40,9 @@ def submission_lines(task: GlueTask, index: Sequence[str], logits: np.ndarray) -
     return [HEADER, *(f"{i}\t{x}" for i, x in zip(index, told, strict=True))]
 
 
-def write_submission(folder: Path, task: GlueTask, part: str, index: Sequence[str], logits: np.ndarray) -> Path:  # fmt: skip
+def write_submission(
+    folder: Path, task: GlueTask, part: str, index: Sequence[str], logits: np.ndarray
+) -> Path:
     """Write the file of a test part; returns it.
 
     Raises:

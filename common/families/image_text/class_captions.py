@@ -16,13 +16,35 @@ Part = Literal["train", "dev", "test"]
 DEV_PER_CLASS = 100  # of the bundled training images
 PAIR_STREAM, CAPTION_STREAM = 23, 24
 FRAMES = (
-    "{0} in the {1}", "the {1} with {0}", "my {1} and {0}", "{0}, {1}, last summer",
-    "we saw {0} near the {1}", "{0} {1} picture", "look at {0} by the {1}", "old {1}, {0}",
-)  # fmt: skip
+    "{0} in the {1}",
+    "the {1} with {0}",
+    "my {1} and {0}",
+    "{0}, {1}, last summer",
+    "we saw {0} near the {1}",
+    "{0} {1} picture",
+    "look at {0} by the {1}",
+    "old {1}, {0}",
+)
 PLACES = (
-    "morning", "afternoon", "evening", "north", "south", "village", "harbour", "garden", "yard",
-    "corner", "album", "holiday", "weekend", "archive", "distance", "rain", "snow", "sunshine",
-)  # fmt: skip
+    "morning",
+    "afternoon",
+    "evening",
+    "north",
+    "south",
+    "village",
+    "harbour",
+    "garden",
+    "yard",
+    "corner",
+    "album",
+    "holiday",
+    "weekend",
+    "archive",
+    "distance",
+    "rain",
+    "snow",
+    "sunshine",
+)
 NEUTRAL = ("something", "it", "one of them", "this", "number seven", "another", "the usual", "mine")
 
 

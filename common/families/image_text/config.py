@@ -138,7 +138,8 @@ class ImageTextEval:
     root: str | None = None  # folder of these sets; None: data.root
     # of imagenet alone, the other sets keep theirs; simple: LaCLIP's 7 sentences, openai: CLIP's 80
     templates: Literal["simple", "openai"] = "simple"
-    # zeroshot, few_shot, knn, linear_probe; of some sets alone: imagenet:knn, downstream:linear_probe
+    # zeroshot, few_shot, knn, linear_probe; of some sets alone: imagenet:knn,
+    # downstream:linear_probe
     protocols: list[str] = field(default_factory=lambda: ["zeroshot"])
     validate: str | None = None  # set of trainer.val_every_n_steps; chooses the checkpoint
     batch_size: Count = 256  # images or texts per forward pass

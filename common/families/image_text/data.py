@@ -109,9 +109,13 @@ def image_text_data(
     else:
         train = CaptionedImages(*train_pairs(cfg, transform, texts_from), tokenizer, **options)
     return ContrastiveData(
-        train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
+        train,
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        val=val,
         eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+    )
 
 
 def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: str = "") -> Pairs:
@@ -204,13 +208,15 @@ def requirements(cfg: ImageTextConfig, texts_from: str = "") -> tuple[Requiremen
     root = data_root(cfg.eval.root or cfg.data.root)
     judged = [
         Requirement(
-            f"eval: {name}" + " (train)" * (part == "train"), str(folder), folder.exists(),
+            f"eval: {name}" + " (train)" * (part == "train"),
+            str(folder),
+            folder.exists(),
             IMAGE_SETS[name].source,
         )
         for name in cfg.eval.datasets
         if name in IMAGE_SETS
         for part, folder in set_folders(name, root, cfg.eval.protocols).items()
-    ]  # fmt: skip
+    ]
     return (*training, *judged)
 
 

@@ -85,9 +85,13 @@ def image_text_experiment(
         mean, std = normalization(cfg.data)
         log_scale = module.logit_scale.log_scale
         save_open_clip(
-            module.encoder, folder, log_scale=log_scale, mean=mean, std=std,
+            module.encoder,
+            folder,
+            log_scale=log_scale,
+            mean=mean,
+            std=std,
             interpolation=cfg.data.eval_interpolation,
-        )  # fmt: skip
+        )
 
     def load_export(folder: Path) -> M:
         encoder = load_open_clip(folder)

@@ -149,9 +149,13 @@ def locked_data(
         val["zeroshot"] = load_image_set(cfg.eval.validate, root, plain)
     train = CaptionedImages(images, texts, tokenizer, seed=cfg.seed)
     return ContrastiveData(
-        train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
-        val=val, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        train,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
 
 
 def _features(
@@ -161,9 +165,12 @@ def _features(
         with evaluated(module, cfg.trainer.accelerator):
             device = module.logit_scale.log_scale.device
             (features,), kept = source_outputs(
-                lambda batch: [tower_features(module.encoder, batch)], images, device,
-                batch_size=cfg.eval.batch_size, num_workers=cfg.data.num_workers,
-            )  # fmt: skip
+                lambda batch: [tower_features(module.encoder, batch)],
+                images,
+                device,
+                batch_size=cfg.eval.batch_size,
+                num_workers=cfg.data.num_workers,
+            )
         return features, kept
 
     return cached_features(compute, cfg.model.cache_dir, given_part(module.encoder), about)

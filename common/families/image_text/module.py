@@ -36,7 +36,8 @@ def build_tokenizer(model: TwoTowers) -> ClipTokenizer:
         sizes = model.text if model.open_clip is None else model.open_clip["text_cfg"]
         if sizes.get("hf_tokenizer_name"):
             raise UserError(
-                "model.open_clip: a config whose text tower has a tokenizer of its own is taken by its name alone"
+                "model.open_clip: a config whose text tower has a tokenizer of its own is taken by"
+                " its name alone"
             )
     return ClipTokenizer(sizes.get("context_length", 77))
 

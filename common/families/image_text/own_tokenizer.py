@@ -26,9 +26,10 @@ class OwnTokenizer(ClipTokenizer):
         except Exception as error:  # of transformers, huggingface_hub or a library in Rust
             name = open_clip.get_model_config(model)["text_cfg"]["hf_tokenizer_name"]
             raise UserError(
-                f"model.open_clip={model} has a tokenizer of its own, {name}, which cannot be loaded "
-                f"({first_line(error)}). Run once with a network connection (and without HF_HUB_OFFLINE): "
-                f"python -c 'import open_clip; open_clip.get_tokenizer(\"{model}\")'"
+                f"model.open_clip={model} has a tokenizer of its own, {name}, which cannot be"
+                f" loaded ({first_line(error)}). Run once with a network connection (and without"
+                " HF_HUB_OFFLINE): python -c 'import open_clip;"
+                f' open_clip.get_tokenizer("{model}")\''
             ) from error
         self.context_length = int(self._own.context_length)
 

@@ -48,9 +48,15 @@ def read_pairs(cfg: ImageTextConfig, file: str) -> HeldOutPairs:
         UserError: the file, or a picture that it names, is missing; no row can be used.
     """
     table = require(
-        data_root(cfg.data.root) / file, what="held-out pairs", size="your own", source="your own pairs",
-        layout="a CSV without header, one relative/path.jpg,caption per line; paths are relative to its folder",
-    )  # fmt: skip
+        data_root(cfg.data.root) / file,
+        what="held-out pairs",
+        size="your own",
+        source="your own pairs",
+        layout=(
+            "a CSV without header, one relative/path.jpg,caption per line; paths are relative to"
+            " its folder"
+        ),
+    )
     files = CaptionFiles(table)
     places: dict[Path, int] = {}
     owners = [places.setdefault(files.path(i), len(places)) for i in range(len(files))]
@@ -75,7 +81,8 @@ def evaluate_pairs(
         file: see `read_pairs`.
 
     Returns:
-        ``pairs_{image_to_text,text_to_image}_recall_at_k``, their ``_chance`` and ``pairs_recall_mean``.
+        ``pairs_{image_to_text,text_to_image}_recall_at_k``, their ``_chance`` and
+        ``pairs_recall_mean``.
 
     Raises:
         UserError: as `read_pairs`; a picture that cannot be read.
@@ -108,8 +115,12 @@ def encode_files(
 
     order = list(range(len(paths)))
     found = encoding.encode(
-        encode, order, batch_size=cfg.eval.batch_size, progress=workspace.progress, description="pictures"
-    )  # fmt: skip
+        encode,
+        order,
+        batch_size=cfg.eval.batch_size,
+        progress=workspace.progress,
+        description="pictures",
+    )
     return F.normalize(found, dim=1)
 
 

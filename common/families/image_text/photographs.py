@@ -10,11 +10,21 @@ from common.data.image_text.captions import TextSource
 from common.data.samplers import Rng
 
 CLASSES = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TEMPLATES = ("a photo of a {}.", "a {}.", "this is a {}", "a blurry picture of the {}.",
-             "a small image with a {}", "photo: {}")  # fmt: skip
+TEMPLATES = (
+    "a photo of a {}.",
+    "a {}.",
+    "this is a {}",
+    "a blurry picture of the {}.",
+    "a small image with a {}",
+    "photo: {}",
+)
 # sentences that no caption is made from
-UNSEEN_PHOTO_TEMPLATES = ("a snapshot of the {}.", "there is a {} in front of the camera.",
-                          "my {}.", "what you see is a {}.")  # fmt: skip
+UNSEEN_PHOTO_TEMPLATES = (
+    "a snapshot of the {}.",
+    "there is a {} in front of the camera.",
+    "my {}.",
+    "what you see is a {}.",
+)
 DEV_PER_CLASS = 200  # the last ones of each class of the training part
 
 
@@ -89,7 +99,8 @@ class JoinedTexts:
 class Mixture:
     """Which sample an access reads where a share of the samples is drawn from a second set.
 
-    An epoch passes over the first set once; accesses beyond its end draw from the second one evenly.
+    An epoch passes over the first set once; accesses beyond its end draw from the second one
+    evenly.
 
     Args:
         first: samples of the first set.

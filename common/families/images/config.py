@@ -19,9 +19,15 @@ from common.ranges import (
 
 # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts
 ImageSource = Literal[
-    "synthetic", "bundled", "cifar10", "cifar100", "stl10", "tiny_imagenet", "imagenet100",
+    "synthetic",
+    "bundled",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "tiny_imagenet",
+    "imagenet100",
     "imagenet",
-]  # fmt: skip
+]
 IN_MEMORY = ("synthetic", "bundled", "cifar10", "cifar100", "stl10")
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -46,7 +52,8 @@ class ImageSetData(DataConfig):
         None  # training images, class-balanced, drawn by the seed (sets in memory)
     )
     crop_scale: Interval = (0.08, 1.0)  # area range of the random resized crop
-    # images that are judged: shorter side before the centre crop (None: image_size), and how it is made
+    # images that are judged: shorter side before the centre crop (None: image_size), and how it is
+    # made
     eval_resize: Count | None = None
     eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[Real, Real, Real] = CIFAR10_MEAN
@@ -95,8 +102,8 @@ class ProjectedModel:
 class LinearOptions:
     """Linear evaluation: a classifier on a frozen encoder, trained by `optim` on augmented images.
 
-    Batches, length and devices are those of `data` and `trainer`, as of any training; the settings of
-    the method are not read.
+    Batches, length and devices are those of `data` and `trainer`, as of any training; the settings
+    of the method are not read.
     """
 
     train: bool = False  # train the classifier instead of the method
@@ -105,7 +112,8 @@ class LinearOptions:
     crop_scale: Interval = (0.08, 1.0)  # of augment=crop
     init_std: NonNegative = 0.0  # of the classifier's weights
     nesterov: bool = False  # SGD's momentum
-    # fractions of training after which the learning rate is divided by ten (optim.schedule=constant);
+    # fractions of training after which the learning rate is divided by ten
+    # (optim.schedule=constant);
     # empty: those of optim, if it has any
     milestones: list[Share] = field(default_factory=list)
 

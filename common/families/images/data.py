@@ -76,9 +76,13 @@ def image_part(
     if data.source in FILE_SETS:
         return ImagePart(image_files(data.source, data.root, "val" if part == "test" else "train"))
     pixels = benchmark_pixels(
-        data.source, data.root, part, dev=cfg.eval.split == "dev", image_size=data.image_size,
+        data.source,
+        data.root,
+        part,
+        dev=cfg.eval.split == "dev",
+        image_size=data.image_size,
         num_classes=num_classes,
-    )  # fmt: skip
+    )
     pixels = pixels if choose is None else choose(pixels)
     return ImagePart(pixels._replace(images=resized(pixels.images, cache_side(data))))
 
@@ -125,9 +129,12 @@ def simclr_transform(data: ColouredCrops, **options: Any) -> SimCLRTransform:
     """
     jitter = (data.jitter[0], data.jitter[1], data.jitter[2], data.jitter[3])
     own: dict[str, Any] = {
-        "size": data.image_size, "scale": (data.crop_scale[0], data.crop_scale[1]),
-        "jitter": jitter, "jitter_prob": data.jitter_prob, "grey_prob": data.grey_prob,
-    }  # fmt: skip
+        "size": data.image_size,
+        "scale": (data.crop_scale[0], data.crop_scale[1]),
+        "jitter": jitter,
+        "jitter_prob": data.jitter_prob,
+        "grey_prob": data.grey_prob,
+    }
     if isinstance(data, ImageSetData):
         own["mean"], own["std"] = moments(data)
     return SimCLRTransform(**(own | options))

@@ -50,9 +50,12 @@ def frozen_parts(
 
     def frozen(part: ImagePart) -> Frozen:
         features, rows = source_features(
-            encoder, part.source(eval_transform(cfg.data)), batch_size=cfg.eval.batch_size,
-            num_workers=cfg.data.num_workers, progress=workspace.progress,
-        )  # fmt: skip
+            encoder,
+            part.source(eval_transform(cfg.data)),
+            batch_size=cfg.eval.batch_size,
+            num_workers=cfg.data.num_workers,
+            progress=workspace.progress,
+        )
         return Frozen(features, part.labels[rows], rows)
 
     return FrozenParts(frozen(bank), frozen(test))
@@ -95,9 +98,11 @@ def linear_items(parts: FrozenParts, metrics: dict[str, float]) -> dict[str, Ten
     if "linear_probe_l2" not in metrics:
         return {}
     right = linear_probe_correct(
-        *parts.bank.labelled, *parts.test.labelled,
-        l2=metrics["linear_probe_l2"], num_classes=_num_classes(parts),
-    )  # fmt: skip
+        *parts.bank.labelled,
+        *parts.test.labelled,
+        l2=metrics["linear_probe_l2"],
+        num_classes=_num_classes(parts),
+    )
     return {"linear_probe_top1": right}
 
 

@@ -63,17 +63,21 @@ def image_experiment(
         outputs: named outputs of the network, compared after export and reload.
         labelled: config, part -> images with classes. With ``cfg.eval.online_probe`` a linear
             classifier learns from the training part on the side, for a `KnnValidatedModule`.
-        views: data section -> training transform of a view. With ``cfg.linear.train`` the experiment
-            is `linear_experiment` on the parts of `labelled` in the method's place.
+        views: data section -> training transform of a view. With ``cfg.linear.train`` the
+            experiment is `linear_experiment` on the parts of `labelled` in the method's place.
         stages: replaces the single stage "train".
         tasks: name -> callable for `make run TASK=name`.
     """
     sections: Any = cfg
     if labelled is not None and views is not None and sections.linear.train:
         found: Any = linear_experiment(
-            sections, build_network, network_options(cfg), labelled, views,
+            sections,
+            build_network,
+            network_options(cfg),
+            labelled,
+            views,
             requirements(cfg),
-        )  # fmt: skip
+        )
         return found  # type: ignore[no-any-return]
 
     def one_stage() -> Iterator[Stage]:

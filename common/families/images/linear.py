@@ -1,7 +1,7 @@
 """Linear evaluation as the field does it: a classifier that learns on the frozen encoder.
 
-`common.evaluation.features.linear_probe` finds the optimum for features of un-augmented images; here
-the classifier is trained by SGD (or LARS, AdamW) on augmented ones, on any number of devices.
+`common.evaluation.features.linear_probe` finds the optimum for features of un-augmented images;
+here the classifier is trained by SGD (or LARS, AdamW) on augmented ones, on any number of devices.
 
 # N images, B images of a batch, S pixels, F features, C classes
 """
@@ -125,7 +125,8 @@ class LinearNetwork(nn.Module):
 class LinearClassification(ContrastiveModule):
     """Cross entropy of the classifier; ``val/top1`` if the config validates.
 
-    Source: Chen et al. 2020, "SimCLR", appendix B.6, arXiv 2002.05709; He et al. 2020, "MoCo", section
+    Source: Chen et al. 2020, "SimCLR", appendix B.6, arXiv 2002.05709; He et al. 2020, "MoCo",
+    section
     4.1 (SGD at a rate of 30, divided by ten at 60 % and 80 %), arXiv 1911.05722.
 
     Args:
@@ -210,8 +211,8 @@ def linear_experiment(
     def judged() -> nn.Module:
         if own.encoder is None and pretrained == "random":
             raise UserError(
-                "linear.train=true needs linear.encoder, the exported folder of a trained run (`make "
-                "export` names it), or the weights of model.pretrained"
+                "linear.train=true needs linear.encoder, the exported folder of a trained run"
+                " (`make export` names it), or the weights of model.pretrained"
             )
         if own.encoder is None:
             given: Any = build(**options, pretrained=pretrained)
@@ -310,9 +311,13 @@ def linear_data(
     watched = cfg.trainer.val_every_n_steps is not None
     test = {"test": EvalImages(labelled(cfg, "test"), eval_transform(data))} if watched else {}
     return ContrastiveData(
-        LabelledViews(bank, transform, seed=cfg.seed), batch_size=data.batch_size, seed=cfg.seed,
-        num_workers=data.num_workers, val=test, eval_batch_size=cfg.eval.batch_size,
-    )  # fmt: skip
+        LabelledViews(bank, transform, seed=cfg.seed),
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        val=test,
+        eval_batch_size=cfg.eval.batch_size,
+    )
 
 
 def evaluate_linear(
@@ -326,16 +331,21 @@ def evaluate_linear(
     """
     network = module.network
     (logits,), rows = source_outputs(
-        lambda images: (network(images),), test.source(eval_transform(cfg.data)),
-        network.classifier.weight.device, batch_size=cfg.eval.batch_size,
-        num_workers=cfg.data.num_workers, progress=workspace.progress, name="test images",
-    )  # fmt: skip
+        lambda images: (network(images),),
+        test.source(eval_transform(cfg.data)),
+        network.classifier.weight.device,
+        batch_size=cfg.eval.batch_size,
+        num_workers=cfg.data.num_workers,
+        progress=workspace.progress,
+        name="test images",
+    )
     labels, classes = test.labels[rows], logits.shape[1]
     # images whose own logit is below fewer than k others; of equal ones the first class counts
     own = logits.gather(1, labels[:, None])
     before = torch.arange(classes) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & before)).sum(1)
-    # nothing is above a NaN, and all are equal to an infinity: a network that diverged is never right
+    # nothing is above a NaN, and all are equal to an infinity: a network that diverged is never
+    # right
     rank = rank.masked_fill(~logits.isfinite().all(1), classes)
     metrics = {"linear_top1": float((rank < 1).double().mean())}
     if classes > 5:

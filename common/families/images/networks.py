@@ -66,9 +66,13 @@ def build_network(
             raise UserError(f"model.freeze_patch_embed needs a ViT of timm, got {backbone}")
         patch_embed.requires_grad_(False)
     head = MLPHead(
-        encoder.num_features, projector, out_dim,
-        norm=head_norm, last_norm=projector_last_norm, last_affine=projector_last_affine,
-    )  # fmt: skip
+        encoder.num_features,
+        projector,
+        out_dim,
+        norm=head_norm,
+        last_norm=projector_last_norm,
+        last_affine=projector_last_affine,
+    )
     network = ProjectedEncoder(encoder, head)
     if backbone == "small_alexnet":
         normal_init(network)

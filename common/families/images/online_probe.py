@@ -17,10 +17,11 @@ from common.distributed.collectives import all_gather_no_grad
 class OnlineProbe(Callback):
     """Monitors label-free training by the labels, without touching it.
 
-    The classifier starts at zero and has its own Adam, so it draws no random numbers, and no gradient
-    reaches the encoder: the run is the same with and without it. ``train/online_top1`` and
+    The classifier starts at zero and has its own Adam, so it draws no random numbers, and no
+    gradient reaches the encoder: the run is the same with and without it. ``train/online_top1`` and
     ``train/online_loss`` are those of the batch before the step; with a validation that collects
-    features, ``val/online_top1`` is its accuracy on the queries. Its state travels with checkpoints.
+    features, ``val/online_top1`` is its accuracy on the queries. Its state travels with
+    checkpoints.
 
     Source: Chen et al. 2020, section 5 and appendix B.7 (linear evaluation while training), arXiv
     2002.05709.

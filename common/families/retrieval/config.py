@@ -17,9 +17,20 @@ class TrainingSet:
     limit: Count | None = None  # examples that are kept, drawn by the seed
     kind: Literal["retrieval", "sts", "classification", "clustering"] | None = None
     layout: (
-        Literal["records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled",
-                "clusters"] | None
-    ) = None  # fmt: skip
+        Literal[
+            "records",
+            "beir",
+            "pairs",
+            "dpr",
+            "tevatron",
+            "squad",
+            "nli",
+            "sts",
+            "labelled",
+            "clusters",
+        ]
+        | None
+    ) = None
     instruction: str | None = None
     symmetric: bool | None = None  # documents get the instruction too
     mine: bool | None = None  # negatives are mined; None: in sets whose files have none

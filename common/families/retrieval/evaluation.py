@@ -69,7 +69,8 @@ def evaluate_beir(
     One call gives all rows of the table: the encoder; ``untrained_*``, and ``bm25_*``, ``tfidf_*``,
     ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means
     over sets, ``<group>_<metric>`` those of ``eval.groups``, each of which counts as one set;
-    ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25. Values by query of all rows are saved
+    ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25.
+    Values by query of all rows are saved
     for `make compare`, a gallery for `make report`.
 
     Raises:
@@ -99,7 +100,9 @@ def evaluate_beir(
 
 
 def keep_scores(scores: RunScores, row: str, name: str, workspace: Workspace) -> dict[str, float]:
-    """Metrics of a ranking as ``<set>_<metric>``; its values by query are saved with the row's prefix.
+    """Metrics of a ranking as ``<set>_<metric>``.
+
+    Its values by query are saved with the row's prefix.
 
     Args:
         scores: of the ranking.
@@ -153,9 +156,13 @@ def _averages(
 
 
 def _evaluate_dev(
-    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet,
-    name: str, workspace: Workspace,
-) -> dict[str, float]:  # fmt: skip
+    cfg: RetrievalExperimentConfig,
+    recipe: EncoderRecipe[E],
+    encoder: E,
+    data: RetrievalSet,
+    name: str,
+    workspace: Workspace,
+) -> dict[str, float]:
     def measure(some: E, own: Workspace | None) -> dict[str, float]:
         scores = run_scores(data, encoder_run(recipe, some, data))
         return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
@@ -174,9 +181,13 @@ def encoder_run(recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet) -> Run
 
 
 def _evaluate_set(
-    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet,
-    name: str, workspace: Workspace,
-) -> dict[str, float]:  # fmt: skip
+    cfg: RetrievalExperimentConfig,
+    recipe: EncoderRecipe[E],
+    encoder: E,
+    data: RetrievalSet,
+    name: str,
+    workspace: Workspace,
+) -> dict[str, float]:
     runs: dict[str, Run] = {}
 
     def measure(some: E, own: Workspace | None) -> dict[str, float]:
@@ -202,9 +213,12 @@ def _evaluate_set(
 
 
 def _evaluate_answers(
-    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, asked: Mapping[str, str],
+    cfg: RetrievalExperimentConfig,
+    recipe: EncoderRecipe[E],
+    encoder: E,
+    asked: Mapping[str, str],
     workspace: Workspace,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Answer recall of the sets of one folder, place -> name, whose passages are encoded once.
 
     Passages are found by title and text, answers are looked for in the text alone, as DPR does.
@@ -267,9 +281,13 @@ def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = Fal
         held_out: the queries that are left for fine-tuning instead of those that are asked.
     """
     return read_set(
-        place, root=cfg.data.root, seed=cfg.seed, max_documents=cfg.eval.max_documents,
-        held_out_queries=cfg.eval.held_out_queries, held_out=held_out,
-    )  # fmt: skip
+        place,
+        root=cfg.data.root,
+        seed=cfg.seed,
+        max_documents=cfg.eval.max_documents,
+        held_out_queries=cfg.eval.held_out_queries,
+        held_out=held_out,
+    )
 
 
 def beir_folder(cfg: RetrievalExperimentConfig, name: str) -> Path:

@@ -142,8 +142,12 @@ def text_plan(
 
     everything = [*cfg.eval.beir, *cfg.eval.dev, *cfg.eval.answers]
     sets = [
-        Requirement(f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout")
-        for name, path in ((name, beir_folder(cfg, name)) for name in everything if name != SYNTHETIC)
-    ]  # fmt: skip
+        Requirement(
+            f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout"
+        )
+        for name, path in (
+            (name, beir_folder(cfg, name)) for name in everything if name != SYNTHETIC
+        )
+    ]
     module = lambda: make_module(recipe.planned())  # noqa: E731
     return Plan(module, num_samples, forward, (*requirements, *sets))

@@ -93,8 +93,8 @@ def fine_tune(
         The copy, in evaluation mode.
 
     Raises:
-        UserError: no query with a relevant document, or too few documents for a group. Fewer queries
-            than a batch make one smaller batch.
+        UserError: no query with a relevant document, or too few documents for a group. Fewer
+            queries than a batch make one smaller batch.
 
     Distributed: local.
     """
@@ -112,9 +112,11 @@ def fine_tune(
         size = min(options.batch_size, len(groups))
         batches = SeededBatchSampler(len(groups), size, seed, num_batches=options.steps)
         optim = OptimConfig(
-            lr=options.lr, weight_decay=options.weight_decay, schedule="linear",
+            lr=options.lr,
+            weight_decay=options.weight_decay,
+            schedule="linear",
             warmup_steps=round(options.warmup_share * options.steps),
-        )  # fmt: skip
+        )
         parameters = decay_groups(tuned.named_parameters(), optim.weight_decay)
         optimizer = build_optimizer(parameters, optim)
         schedule = build_schedule(

@@ -24,7 +24,8 @@ def set_names(places: Sequence[str]) -> dict[str, str]:
         UserError: two places that are called the same even in full.
 
     >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar", "mkqa@de"])
-    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de': 'mkqa_de'}
+    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de':
+    'mkqa_de'}
     """
 
     def plain(text: str) -> str:

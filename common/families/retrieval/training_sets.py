@@ -1,4 +1,7 @@
-"""Training sets of a config, read by their layout or bundled, with mined negatives; their batches."""
+"""Training sets of a config, read by their layout or bundled, with mined negatives.
+
+Their batches.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,8 +36,13 @@ from common.families.retrieval.config import TrainingSet
 from common.families.retrieval.protocol import TrainingSetsConfig
 
 BUNDLED_SETS = ("wikides", "nli", "snips", "banking77", "stsb")
-BUNDLED_FOLDERS = {"wikides": "wikides", "nli": "nli", "snips": "intents", "banking77": "intents",
-                   "stsb": "stsb"}  # fmt: skip
+BUNDLED_FOLDERS = {
+    "wikides": "wikides",
+    "nli": "nli",
+    "snips": "intents",
+    "banking77": "intents",
+    "stsb": "stsb",
+}
 IntentPart = Literal["train", "dev", "test"]
 DEV_SHARE = 0.1  # of the training rows of BANKING77
 SYNTHETIC_SETS = ("retrieval", "sts", "classification")
@@ -121,8 +129,8 @@ def _place(cfg: TrainingSetsConfig, named: str) -> Path:
 def intent_rows(name: str, part: IntentPart, root: str | None = None) -> list[Row]:
     """Requests of a bundled labelled set with their intents, which no part shares with another.
 
-    SNIPS has a development part; that of BANKING77 is a tenth of its training rows, by hash. What is also in the test or
-    development part is no training text.
+    SNIPS has a development part; that of BANKING77 is a tenth of its training rows, by hash. What
+    is also in the test or development part is no training text.
 
     Args:
         name: snips or banking77.
@@ -188,9 +196,13 @@ def mined(cfg: TrainingSetsConfig, task: EmbeddingTask) -> EmbeddingTask:
     place = {text: i for i, text in enumerate(documents)}
     right = right_places(task, place)
     found = mine_text_negatives(
-        [r.query for r in task.records], documents, right, options.num_negatives,
-        ratio=options.ratio, candidates=options.candidates,
-    )  # fmt: skip
+        [r.query for r in task.records],
+        documents,
+        right,
+        options.num_negatives,
+        ratio=options.ratio,
+        candidates=options.candidates,
+    )
     records = with_negatives(task.records, found.texts(documents))
     return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
 
@@ -225,8 +237,10 @@ def synthetic_tasks(cfg: TrainingSetsConfig) -> list[EmbeddingTask]:
     texts = [f"{labels[i][-1]} {text}" for i, text in enumerate(base[:count])]
     graded = sts_records(base[:count], [f"{text} so" for text in base[:count]], [5.0] * count)
     contents: Iterable[tuple[str, list[EmbeddingRecord]]] = (
-        ("retrieval", pairs), ("sts", graded), ("classification", _by_class(cfg, texts, labels)),
-    )  # fmt: skip
+        ("retrieval", pairs),
+        ("sts", graded),
+        ("classification", _by_class(cfg, texts, labels)),
+    )
     return [
         EmbeddingTask(name, name, f"Find the {name}", records, name != "retrieval")  # type: ignore[arg-type]
         for name, records in contents
@@ -245,14 +259,20 @@ def stage_data(
     """Batches of a stage over some sets."""
     data = cfg.data
     mixture = TaskMixture(
-        [len(task.records) for task in tasks], num_samples(cfg, tasks), cfg.seed,
-        data.batch_size * world_size(cfg.trainer), homogeneous=data.batches == "homogeneous",
-    )  # fmt: skip
+        [len(task.records) for task in tasks],
+        num_samples(cfg, tasks),
+        cfg.seed,
+        data.batch_size * world_size(cfg.trainer),
+        homogeneous=data.batches == "homogeneous",
+    )
     train = InstructionBatches(
-        tasks, mixture,
+        tasks,
+        mixture,
         lambda texts, instruction: encoder.token_rows(texts, instruction, data.max_length),
-        encoder.pad, num_negatives=data.num_negatives, seed=cfg.seed,
-    )  # fmt: skip
+        encoder.pad,
+        num_negatives=data.num_negatives,
+        seed=cfg.seed,
+    )
     return ContrastiveData(
         train,
         batch_size=data.batch_size,

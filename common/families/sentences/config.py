@@ -9,9 +9,17 @@ from common.evaluation.retrieval.options import SearchConfig as SearchConfig
 from common.ranges import Count, Positive, Rate, at_least
 
 Pooling = Literal[
-    "cls", "cls_before_pooler", "avg", "avg_all", "avg_first_last", "avg_embedding_last",
-    "avg_top2", "mask", "last_token", "max",
-]  # fmt: skip
+    "cls",
+    "cls_before_pooler",
+    "avg",
+    "avg_all",
+    "avg_first_last",
+    "avg_embedding_last",
+    "avg_top2",
+    "mask",
+    "last_token",
+    "max",
+]
 
 
 @dataclass
@@ -61,7 +69,8 @@ class TextModel:
             raise ValueError("model.template needs {text}, once")
         if self.length_groups > 1 and self.pooling == "avg_all":
             raise ValueError(
-                "model.length_groups must be 1 with model.pooling=avg_all, which averages over padding"
+                "model.length_groups must be 1 with model.pooling=avg_all, which averages over"
+                " padding"
             )
 
 

@@ -94,6 +94,7 @@ def planned_encoder(model: TextModel) -> SentenceEncoder:
     encoder = sentence_encoder(
         "random", model.pooling, config=config, mlp_only_train=model.mlp_only_train
     )
-    # how long texts may be is told by the weights that it stands for, not by its own small tokenizer
+    # how long texts may be is told by the weights that it stands for, not by its own small
+    # tokenizer
     encoder.tokenizer.model_max_length = 10**9
     return encoder

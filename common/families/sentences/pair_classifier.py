@@ -60,7 +60,10 @@ class PairModule(ContrastiveModule):
         labels = torch.cat([labels for _, labels in self._seen]).cpu()
         self._seen = []
         found = gather_objects((self.pair_logits(pairs).numpy(), labels.numpy()))
-        logits, gold = (torch.cat([torch.as_tensor(x) for x in side]).numpy() for side in zip(*found, strict=True))  # fmt: skip
+        logits, gold = (
+            torch.cat([torch.as_tensor(x) for x in side]).numpy()
+            for side in zip(*found, strict=True)
+        )
         metrics = score_pair_task(logits, gold, self.task.kind, self.thresholds)
         self.log("val/pair_score", main_score(metrics, self.task.kind))
 
@@ -130,24 +133,37 @@ def binary_logit(logits: Tensor, task: PairTask) -> Tensor:
     if task.kind == "binary" and logits.shape[1] == 2:
         return logits[:, 1:] - logits[:, :1]
     if logits.shape[1] != task.num_logits:
-        raise ValueError(f"{logits.shape[1]} logits a pair; the task {task.name} has {task.num_logits}")  # fmt: skip
+        raise ValueError(
+            f"{logits.shape[1]} logits a pair; the task {task.name} has {task.num_logits}"
+        )
     return logits
 
 
-def build_classifier(cfg: ClassifierConfig, task: PairTask, max_length: int | None = None) -> CrossEncoder:  # fmt: skip
+def build_classifier(
+    cfg: ClassifierConfig, task: PairTask, max_length: int | None = None
+) -> CrossEncoder:
     """The cross-encoder of a config, before training if it is to be trained.
 
     Raises:
-        UserError: see `cross_encoder`; weights that are to be kept and have another number of classes.
+        UserError: see `cross_encoder`; weights that are to be kept and have another number of
+            classes.
     """
     found = cross_encoder(
-        cfg.pretrained, num_labels=task.num_teacher_logits, head=cfg.head, config=cfg.config,
-        attention=cfg.attention, max_length=max_length or cfg.max_length, cut="longest",
+        cfg.pretrained,
+        num_labels=task.num_teacher_logits,
+        head=cfg.head,
+        config=cfg.config,
+        attention=cfg.attention,
+        max_length=max_length or cfg.max_length,
+        cut="longest",
         pooling=cfg.pooling,
-    )  # fmt: skip
+    )
     if cfg.head == "new" and task.labels:
         names = dict(enumerate(task.labels))
-        found.model.config.id2label, found.model.config.label2id = names, {v: k for k, v in names.items()}  # fmt: skip
+        found.model.config.id2label, found.model.config.label2id = (
+            names,
+            {v: k for k, v in names.items()},
+        )
     return found
 
 
@@ -201,9 +217,13 @@ def classifier_stage(
     if dev is not None:
         val["dev"] = EvaluationPairs(task_pairs(data, dev, seed))
     loader = ContrastiveData(
-        pairs, batch_size=cfg.batch_size, seed=seed, num_workers=data.num_workers, val=val,
+        pairs,
+        batch_size=cfg.batch_size,
+        seed=seed,
+        num_workers=data.num_workers,
+        val=val,
         eval_batch_size=cfg.score_batch_size,
-    )  # fmt: skip
+    )
     length = {"max_steps": cfg.steps, "max_epochs": None if cfg.steps else cfg.epochs}
     steps = {**length, "accumulate_grad_batches": cfg.accumulate}
     if dev is None:
@@ -216,6 +236,14 @@ def classifier_optim(cfg: ClassifierConfig, optim: OptimConfig) -> OptimConfig:
     warmup = round(cfg.warmup_share * cfg.steps) if cfg.steps else 0
     epochs = 0.0 if cfg.steps else cfg.warmup_share * cfg.epochs
     return replace(
-        optim, lr=cfg.lr, weight_decay=cfg.weight_decay, schedule="linear", warmup_steps=warmup,
-        warmup_epochs=epochs, warmup_start_lr=0.0, final_lr=0.0, decay_steps=0, lr_scaling="none",
-    )  # fmt: skip
+        optim,
+        lr=cfg.lr,
+        weight_decay=cfg.weight_decay,
+        schedule="linear",
+        warmup_steps=warmup,
+        warmup_epochs=epochs,
+        warmup_start_lr=0.0,
+        final_lr=0.0,
+        decay_steps=0,
+        lr_scaling="none",
+    )

@@ -25,7 +25,11 @@ def search_sentences(
     encoder = module.encoder
     with evaluated(encoder, cfg.trainer.accelerator):
         index = indexed(
-            options, encoder, lambda: first_sts_set(cfg).first, lambda: weights_digest(encoder),
-            batch_size=cfg.eval.batch_size, progress=workspace.progress,
-        )  # fmt: skip
+            options,
+            encoder,
+            lambda: first_sts_set(cfg).first,
+            lambda: weights_digest(encoder),
+            batch_size=cfg.eval.batch_size,
+            progress=workspace.progress,
+        )
         search_texts(index, options)

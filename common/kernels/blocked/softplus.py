@@ -85,9 +85,14 @@ def _softplus_gradients(
 
 
 def _signed_logits(
-    sweep: Sweep, tile: Tile, q_RD: Tensor, buffer: Tensor, bias: Tensor, offset: Tensor | None,
+    sweep: Sweep,
+    tile: Tile,
+    q_RD: Tensor,
+    buffer: Tensor,
+    bias: Tensor,
+    offset: Tensor | None,
     top: TopOne | None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Signed logits y (s + bias + beta) + o of a tile, its mask and its positives."""
     spec = sweep.problem.spec
     x_RC, mask_RC = sweep.logits(tile, q_RD, buffer), spec.mask(tile, "rows")

@@ -33,9 +33,15 @@ from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream
 from common.kernels.specs.weights import Spec, Tile
 
 __all__ = [
-    "backward", "forward", "fuses_rows", "info_nce_rows", "softplus_backward", "softplus_forward",
-    "softplus_fused", "unsupported",
-]  # fmt: skip
+    "backward",
+    "forward",
+    "fuses_rows",
+    "info_nce_rows",
+    "softplus_backward",
+    "softplus_forward",
+    "softplus_fused",
+    "unsupported",
+]
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -183,9 +189,13 @@ class GradientFormer:
             self.b_1M = self._fold(b, stats.col_lse)[None, :]
         self.e_N1 = None if self.e is None else self._fold(self.e, stats.row_lse)[:, None]
         self.row_only = (
-            self.fixed and not self.problem.half and self.a_N1 is not None
-            and self.b_1M is None and self.e_N1 is None and self.tiled is None
-        )  # fmt: skip
+            self.fixed
+            and not self.problem.half
+            and self.a_N1 is not None
+            and self.b_1M is None
+            and self.e_N1 is None
+            and self.tiled is None
+        )
         self.two_masks = self.problem.columns and self.problem.spec.has("threshold")
         self.num_kept = kept_tiles(self.problem)[0] if self.fixed and len(stats.kept) else 0
         self.used = 0
@@ -245,8 +255,9 @@ class GradientFormer:
             g_RC.zero_()
             return
         else:
-            self._two_sided(g_RC, a_R1, None if self.b_1M is None else self.b_1M[:, cols],
-                            mask_a, mask_b)  # fmt: skip
+            self._two_sided(
+                g_RC, a_R1, None if self.b_1M is None else self.b_1M[:, cols], mask_a, mask_b
+            )
         if self.e_N1 is not None:
             assert self.plain_RC is not None
             moment_RC = self.plain_RC.mul_(self.e_N1[rows])
@@ -255,9 +266,12 @@ class GradientFormer:
 
     @staticmethod
     def _two_sided(
-        g_RC: Tensor, a_R1: Tensor | None, b_1C: Tensor | None,
-        mask_a: Tensor | None, mask_b: Tensor | None,
-    ) -> None:  # fmt: skip
+        g_RC: Tensor,
+        a_R1: Tensor | None,
+        b_1C: Tensor | None,
+        mask_a: Tensor | None,
+        mask_b: Tensor | None,
+    ) -> None:
         if mask_a is None and mask_b is None and a_R1 is not None and b_1C is not None:
             torch.add(a_R1, b_1C, out=g_RC)
             return

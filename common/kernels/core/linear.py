@@ -201,9 +201,12 @@ def _overlap(tile: Tile) -> tuple[slice, slice]:
 
 
 def _add(
-    out: Tensor, at: slice | Tensor, value: Tensor, weight: Tensor | float | None = None,
+    out: Tensor,
+    at: slice | Tensor,
+    value: Tensor,
+    weight: Tensor | float | None = None,
     atomic: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """out[at] += value * weight; repeated indices accumulate."""
     if isinstance(at, slice):
         if weight is None:

@@ -27,8 +27,9 @@ from common.kernels.specs.weights import Spec, Tile
 PRECISIONS = ("exact", "tf32", "half")
 """Operands of the products of float32 inputs; sums, exponentials and gradients are float32 in each.
 
-exact: float32. tf32: 10 bits of mantissa, on tensor cores. half: float16 for unit rows (10 bits), bfloat16 for
-others, and bfloat16 gradients of the logits. A permission: only the Triton back end takes it.
+exact: float32. tf32: 10 bits of mantissa, on tensor cores. half: float16 for unit rows (10 bits),
+bfloat16 for others, and bfloat16 gradients of the logits. A permission: only the Triton back end
+takes it.
 """
 
 
@@ -172,7 +173,10 @@ def stat_dtype(x: Tensor) -> torch.dtype:
 
 
 def merge_rows(left: RawStats, right: RawStats) -> RawStats:
-    """Row statistics of the union of two disjoint key blocks; column statistics are concatenated."""
+    """Row statistics of the union of two disjoint key blocks.
+
+    Column statistics are concatenated.
+    """
     row_lse = torch.logaddexp(left.row_lse, right.row_lse)
     row_mom = left.row_mom
     if row_mom.numel():

@@ -1,6 +1,7 @@
 """The Triton back end: the functions that `problem` lists, and the shapes of what it keeps.
 
-`run_pairs` drives the losses with a partition function; the one-sided ones and the softplus sums are here.
+`run_pairs` drives the losses with a partition function; the one-sided ones and the softplus sums
+are here.
 """
 
 # Shape suffixes: N queries, M keys, D dim, S column splits, B column blocks, C rows of a chunk.
@@ -42,9 +43,16 @@ from common.kernels.specs.base import Spec
 from common.kernels.specs.weights import Diagonal, Index, Partner
 
 __all__ = [
-    "backward", "forward", "fuses_rows", "info_nce_rows", "kept_shapes", "softplus_backward",
-    "softplus_forward", "softplus_fused", "unsupported",
-]  # fmt: skip
+    "backward",
+    "forward",
+    "fuses_rows",
+    "info_nce_rows",
+    "kept_shapes",
+    "softplus_backward",
+    "softplus_forward",
+    "softplus_fused",
+    "unsupported",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,10 +75,10 @@ backward = _rounded(run_pairs.backward)
 
 # --- one-sided InfoNCE ---------------------------------------------------------------------------
 #
-# With the gradients formed in the forward: 3 GEMM units. `lse_kernel` stores the exponentials of a row chunk in the
-# workspace; once their row sums Z are known the two dense products follow at once, dq = (E k) / Z and
-# dk += E^T (q / Z). The positives are left out of 16-bit tiles: their part P_ip - omega_ip is a pair term in fp32
-# (see `linear`).
+# With the gradients formed in the forward: 3 GEMM units. `lse_kernel` stores the exponentials of a
+# row chunk in the workspace; once their row sums Z are known the two dense products follow at once,
+# dq = (E k) / Z and dk += E^T (q / Z). The positives are left out of 16-bit tiles: their part P_ip
+# - omega_ip is a pair term in fp32 (see `linear`).
 
 
 def fuses_rows(problem: Problem) -> bool:
@@ -164,8 +172,9 @@ def _nan(row_lse: Tensor) -> Tensor:
 
 # --- softplus sums -------------------------------------------------------------------------------
 #
-# SigLIP, positives of Hydra. Without a denominator the gradient of a pair is known as soon as its logit is: with an
-# upstream gradient of ones, values and gradients come from one sweep of 3 units (`softplus_fused`).
+# SigLIP, positives of Hydra. Without a denominator the gradient of a pair is known as soon as its
+# logit is: with an upstream gradient of ones, values and gradients come from one sweep of 3 units
+# (`softplus_fused`).
 
 
 @_rounded
@@ -183,20 +192,40 @@ def softplus_forward(problem: Problem, bias: Tensor, offset: Tensor | None) -> S
     grid = (-(-problem.num_rows // tile.rows), splits)
     with on_device(plan.q):
         modules()[1].softplus_kernel[grid](
-            plan.q, plan.k, plan.scale, _float(bias), plan.row_scale, _float(offset),
-            plan.program.sides, row_sp_SN, best_SN, pos_SN, problem.num_rows, problem.num_cols,
-            plan.q.shape[1], plan.q.stride(0), plan.k.stride(0), problem.row_start,
-            problem.col_start, split_cols, ROW_OFFSET=offset is not None, TOP=problem.top1,
+            plan.q,
+            plan.k,
+            plan.scale,
+            _float(bias),
+            plan.row_scale,
+            _float(offset),
+            plan.program.sides,
+            row_sp_SN,
+            best_SN,
+            pos_SN,
+            problem.num_rows,
+            problem.num_cols,
+            plan.q.shape[1],
+            plan.q.stride(0),
+            plan.k.stride(0),
+            problem.row_start,
+            problem.col_start,
+            split_cols,
+            ROW_OFFSET=offset is not None,
+            TOP=problem.top1,
             **plan.flags(tile, problem.num_rows, problem.num_cols),
-        )  # fmt: skip
+        )
     return SoftplusSums(row_sp_SN.sum(0), *(_merged(x, plan) for x in (best_SN, pos_SN)))
 
 
 @_rounded
 def softplus_backward(
-    problem: Problem, bias: Tensor, offset: Tensor | None, upstream: Tensor, need_q: bool,
+    problem: Problem,
+    bias: Tensor,
+    offset: Tensor | None,
+    upstream: Tensor,
+    need_q: bool,
     need_k: bool,
-) -> Gradients:  # fmt: skip
+) -> Gradients:
     """Gradients of `softplus_forward` for upstream (N,).
 
     G_ij = y_ij sigma(y_ij (s_ij + bias + beta_ij) + o_i) upstream_i inside A.
@@ -213,9 +242,14 @@ def softplus_fused(
 
 
 def _sweep(
-    problem: Problem, bias: Tensor, offset: Tensor | None, upstream: Tensor | None, need_q: bool,
-    need_k: bool, workspace: int,
-) -> tuple[SoftplusSums, Gradients]:  # fmt: skip
+    problem: Problem,
+    bias: Tensor,
+    offset: Tensor | None,
+    upstream: Tensor | None,
+    need_q: bool,
+    need_k: bool,
+    workspace: int,
+) -> tuple[SoftplusSums, Gradients]:
     plan = Plan.make(problem)
     fused = upstream is None
     up_N = torch.ones_like(plan.q[:, 0], dtype=torch.float32)
@@ -248,9 +282,14 @@ def _sweep(
 
 
 def _chunk(
-    plan: Plan, bias: Tensor, offset: Tensor | None, up_C: Tensor, r0: int, fused: bool,
+    plan: Plan,
+    bias: Tensor,
+    offset: Tensor | None,
+    up_C: Tensor,
+    r0: int,
+    fused: bool,
     g_CM: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Launch `softplus_grad_kernel` for the rows from r0.
 
     Returns:
@@ -264,14 +303,33 @@ def _chunk(
     best_BC, pos_BC = _tops(plan, grid[1], num_rows)
     with on_device(plan.q):
         modules()[1].softplus_grad_kernel[grid](
-            plan.q[r0:r1], plan.k, plan.scale, _float(bias), part(plan.row_scale, r0, r1),
-            part(_float(offset), r0, r1), plan.program.rows(r0, r1), up_C,
-            partial[0], partial[1], partial[2], best_BC, pos_BC, g_CM, num_rows, num_cols,
-            plan.q.shape[1], plan.q.stride(0), plan.k.stride(0), g_CM.stride(0),
-            problem.row_start + r0, problem.col_start, ROW_OFFSET=offset is not None, VALUE=fused,
+            plan.q[r0:r1],
+            plan.k,
+            plan.scale,
+            _float(bias),
+            part(plan.row_scale, r0, r1),
+            part(_float(offset), r0, r1),
+            plan.program.rows(r0, r1),
+            up_C,
+            partial[0],
+            partial[1],
+            partial[2],
+            best_BC,
+            pos_BC,
+            g_CM,
+            num_rows,
+            num_cols,
+            plan.q.shape[1],
+            plan.q.stride(0),
+            plan.k.stride(0),
+            g_CM.stride(0),
+            problem.row_start + r0,
+            problem.col_start,
+            ROW_OFFSET=offset is not None,
+            VALUE=fused,
             TOP=fused and problem.top1,
             **plan.flags(tile, num_rows, num_cols),
-        )  # fmt: skip
+        )
     return partial.sum(1), _merged(best_BC, plan), _merged(pos_BC, plan)
 
 

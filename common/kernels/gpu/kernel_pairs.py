@@ -47,9 +47,21 @@ def _inside(HALF: tl.constexpr, rows, cols, N, M, diag):
 
 @triton.jit
 def pairs(
-    PROG: tl.constexpr, COLUMNS: tl.constexpr, HALF: tl.constexpr, sides, hit_RC, rows, cols,
-    rm, cn, N, M, diag, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HALF: tl.constexpr,
+    sides,
+    hit_RC,
+    rows,
+    cols,
+    rm,
+    cn,
+    N,
+    M,
+    diag,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Bool tile of the pairs in a denominator, padding removed."""
     keep_RC = keep(PROG, 0, COLUMNS, sides, hit_RC, rm, cn, diag, BM, BN)
     return keep_RC & _inside(HALF, rows, cols, N, M, diag)
@@ -74,25 +86,64 @@ def _log2_sums(x_RC, axis: tl.constexpr):
 
 @triton.jit(do_not_specialize=["row_start", "col_start"])
 def lse_kernel(
-    q, k, scale, shift, row_scale, sides,
-    row_max, row_sum, row_lin, row_mom, row_best, row_hit, row_pos, kept,
-    col_max, col_sum, col_lin, col_best, col_hit,
-    N, M, D, sq, sk, skept, row_start, col_start, split_cols,
-    PROG: tl.constexpr, FIXED: tl.constexpr, COLUMNS: tl.constexpr, TWO_MASKS: tl.constexpr,
-    MASKED: tl.constexpr, HALF: tl.constexpr, KEEP: tl.constexpr, POS: tl.constexpr,
-    LIN: tl.constexpr, MOMENT: tl.constexpr,
-    TOP: tl.constexpr, BIAS: tl.constexpr, ROW_SCALE: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    scale,
+    shift,
+    row_scale,
+    sides,
+    row_max,
+    row_sum,
+    row_lin,
+    row_mom,
+    row_best,
+    row_hit,
+    row_pos,
+    kept,
+    col_max,
+    col_sum,
+    col_lin,
+    col_best,
+    col_hit,
+    N,
+    M,
+    D,
+    sq,
+    sk,
+    skept,
+    row_start,
+    col_start,
+    split_cols,
+    PROG: tl.constexpr,
+    FIXED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TWO_MASKS: tl.constexpr,
+    MASKED: tl.constexpr,
+    HALF: tl.constexpr,
+    KEEP: tl.constexpr,
+    POS: tl.constexpr,
+    LIN: tl.constexpr,
+    MOMENT: tl.constexpr,
+    TOP: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROW_SCALE: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    TMA: tl.constexpr,
+    FLAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
     """Row and column statistics of one row block and one column split.
 
     Outputs (fp32): ``row_*`` (splits, N) partials of the row, ``col_*`` (row blocks, M) partials of
     the column; maxima in log2 units and sums relative to them (FIXED: sums relative to ``shift``),
     ``row_mom`` = sum of exp * s, ``row_lin`` = sum of omega * s, ``row_best`` largest logit among
     the pairs of the row mask and the positives, ``row_hit`` largest among the positives. The
-    ``col_*`` of the last three exist with HALF only. ``kept`` (N, M), rows ``skept`` apart: exponentials; ``row_pos``
-    those of the positives.
+    ``col_*`` of the last three exist with HALF only. ``kept`` (N, M), rows ``skept`` apart:
+    exponentials; ``row_pos`` those of the positives.
     """
     block = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1).to(tl.int64)
@@ -199,15 +250,46 @@ def lse_kernel(
 
 @triton.jit(do_not_specialize=["row_start", "col_start"])
 def grad_kernel(
-    q, k, scale, shift, row_scale, sides,
-    row_lse, row_a, row_e, row_c, col_lse, col_b, col_c, g,
-    N, M, D, sq, sk, sg, row_start, col_start,
-    PROG: tl.constexpr, FIXED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    TWO_MASKS: tl.constexpr, MASKED: tl.constexpr, HALF: tl.constexpr, LIN: tl.constexpr,
-    MOMENT: tl.constexpr, BIAS: tl.constexpr, ROW_SCALE: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    scale,
+    shift,
+    row_scale,
+    sides,
+    row_lse,
+    row_a,
+    row_e,
+    row_c,
+    col_lse,
+    col_b,
+    col_c,
+    g,
+    N,
+    M,
+    D,
+    sq,
+    sk,
+    sg,
+    row_start,
+    col_start,
+    PROG: tl.constexpr,
+    FIXED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TWO_MASKS: tl.constexpr,
+    MASKED: tl.constexpr,
+    HALF: tl.constexpr,
+    LIN: tl.constexpr,
+    MOMENT: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROW_SCALE: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
     """Gradient G of the logits for one tile, formed in fp32 and stored in the dtype of ``g`` (N, M).
 
         G = E_row * (a_i + e_i*s) + E_col * b_j + c_i * omega      (HALF: + c_j * omega)
@@ -271,11 +353,26 @@ def grad_kernel(
 
 @triton.jit(do_not_specialize=["row_start", "col_start"])
 def kept_grad_kernel(
-    kept, sides, row_pos, row_a, row_c, col_b, g,
-    N, M, sg, row_start, col_start,
-    PROG: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POS: tl.constexpr,
-    LIN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    kept,
+    sides,
+    row_pos,
+    row_a,
+    row_c,
+    col_b,
+    g,
+    N,
+    M,
+    sg,
+    row_start,
+    col_start,
+    PROG: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    POS: tl.constexpr,
+    LIN: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """G = E*(a_i + b_j) + c_i*omega of one tile, formed in fp32, stored in the dtype of ``g`` (N, M).
 
     ``kept`` (N, M) holds the masked exponentials E of ``lse_kernel``, relative to the fixed shift;

@@ -18,12 +18,33 @@ from common.kernels.gpu.kernel_tiles import LOG2E, bias, positives, scores
 
 @triton.jit
 def _softplus_logit(
-    q, k, scale, offset, row_scale, row_offset, sides, rows, cols, N, M, D, sq, sk,
-    row_start, col_start, PROG: tl.constexpr, BIAS: tl.constexpr,
-    ROW_SCALE: tl.constexpr, ROW_OFFSET: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    scale,
+    offset,
+    row_scale,
+    row_offset,
+    sides,
+    rows,
+    cols,
+    N,
+    M,
+    D,
+    sq,
+    sk,
+    row_start,
+    col_start,
+    PROG: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROW_SCALE: tl.constexpr,
+    ROW_OFFSET: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
     """Z of a tile, with its signs y, its mask, its positives and the logits s."""
     diag = row_start - col_start
     rm = tl.minimum(rows, N - 1)
@@ -63,13 +84,37 @@ def _softplus(z_RC):
 
 @triton.jit(do_not_specialize=["row_start", "col_start"])
 def softplus_kernel(
-    q, k, scale, offset, row_scale, row_offset, sides, row_sp, row_best, row_pos,
-    N, M, D, sq, sk, row_start, col_start, split_cols,
-    PROG: tl.constexpr, MASKED: tl.constexpr, BIAS: tl.constexpr,
-    ROW_SCALE: tl.constexpr, ROW_OFFSET: tl.constexpr, TOP: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    scale,
+    offset,
+    row_scale,
+    row_offset,
+    sides,
+    row_sp,
+    row_best,
+    row_pos,
+    N,
+    M,
+    D,
+    sq,
+    sk,
+    row_start,
+    col_start,
+    split_cols,
+    PROG: tl.constexpr,
+    MASKED: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROW_SCALE: tl.constexpr,
+    ROW_OFFSET: tl.constexpr,
+    TOP: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
     """Row sums of softplus(z), (splits, N) fp32; with TOP the largest logits, see `_top`."""
     split = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -80,10 +125,33 @@ def softplus_kernel(
     for start in range(first, tl.minimum(first + split_cols, M), BN):
         cols = start + tl.arange(0, BN)
         z_RC, _, a_RC, hit_RC, s_RC = _softplus_logit(
-            q, k, scale, offset, row_scale, row_offset, sides, rows, cols, N, M, D, sq, sk,
-            row_start, col_start, PROG, BIAS, ROW_SCALE, ROW_OFFSET, EVEN_D, PRECISION,
-            UPCAST, BM, BN, BD,
-        )  # fmt: skip
+            q,
+            k,
+            scale,
+            offset,
+            row_scale,
+            row_offset,
+            sides,
+            rows,
+            cols,
+            N,
+            M,
+            D,
+            sq,
+            sk,
+            row_start,
+            col_start,
+            PROG,
+            BIAS,
+            ROW_SCALE,
+            ROW_OFFSET,
+            EVEN_D,
+            PRECISION,
+            UPCAST,
+            BM,
+            BN,
+            BD,
+        )
         sp_RC = _softplus(z_RC)
         if MASKED:
             sp_RC = tl.where(a_RC, sp_RC, 0.0)
@@ -101,14 +169,42 @@ def softplus_kernel(
 
 @triton.jit(do_not_specialize=["row_start", "col_start"])
 def softplus_grad_kernel(
-    q, k, scale, offset, row_scale, row_offset, sides, row_up, row_sp, row_sum, row_sig,
-    row_best, row_pos, g,
-    N, M, D, sq, sk, sg, row_start, col_start,
-    PROG: tl.constexpr, MASKED: tl.constexpr, BIAS: tl.constexpr,
-    ROW_SCALE: tl.constexpr, ROW_OFFSET: tl.constexpr, VALUE: tl.constexpr, TOP: tl.constexpr,
-    EVEN_D: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    scale,
+    offset,
+    row_scale,
+    row_offset,
+    sides,
+    row_up,
+    row_sp,
+    row_sum,
+    row_sig,
+    row_best,
+    row_pos,
+    g,
+    N,
+    M,
+    D,
+    sq,
+    sk,
+    sg,
+    row_start,
+    col_start,
+    PROG: tl.constexpr,
+    MASKED: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROW_SCALE: tl.constexpr,
+    ROW_OFFSET: tl.constexpr,
+    VALUE: tl.constexpr,
+    TOP: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
     """G = y * sigma(z) * up_i of one tile, formed in fp32, stored in the dtype of ``g`` (N, M).
 
     Also the tile's row sums (column blocks, N) in fp32, up_i not applied: ``row_sum`` of y*sigma(z)
@@ -119,10 +215,33 @@ def softplus_grad_kernel(
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     cols = tl.program_id(1) * BN + tl.arange(0, BN)
     z_RC, y_RC, a_RC, hit_RC, s_RC = _softplus_logit(
-        q, k, scale, offset, row_scale, row_offset, sides, rows, cols, N, M, D, sq, sk,
-        row_start, col_start, PROG, BIAS, ROW_SCALE, ROW_OFFSET, EVEN_D, PRECISION,
-        UPCAST, BM, BN, BD,
-    )  # fmt: skip
+        q,
+        k,
+        scale,
+        offset,
+        row_scale,
+        row_offset,
+        sides,
+        rows,
+        cols,
+        N,
+        M,
+        D,
+        sq,
+        sk,
+        row_start,
+        col_start,
+        PROG,
+        BIAS,
+        ROW_SCALE,
+        ROW_OFFSET,
+        EVEN_D,
+        PRECISION,
+        UPCAST,
+        BM,
+        BN,
+        BD,
+    )
     t_RC = tl.exp2(-tl.abs(z_RC) * LOG2E)
     sig_RC = tl.where(z_RC > 0, 1.0, t_RC) / (1.0 + t_RC)
     if MASKED:

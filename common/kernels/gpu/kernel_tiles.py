@@ -1,9 +1,10 @@
 """Triton building blocks: scores, masks, weights and biases of one tile of the pair matrix.
 
 A spec reaches the kernels as a *program*: a string that is a compile-time constant (see
-``triton_program``) and a tuple of side tensors. The string is a list of nodes ``op,arg,arg;op,...``;
-node 0 is the conjunction of all atoms. The functions below walk it while Triton compiles, so a
-tile contains exactly the comparisons that its spec needs. Tiles are addressed by
+``triton_program``) and a tuple of side tensors. The string is a list of nodes
+``op,arg,arg;op,...``; node 0 is the conjunction of all atoms. The functions below walk it while
+Triton compiles, so a tile contains exactly the comparisons that its spec needs. Tiles are addressed
+by
 
     rm   (BM,) row in the chunk         cn   (BN,) column
     diag       global row id - global column id for rm == cn == 0
@@ -54,10 +55,20 @@ def _marks(op):
 
 @triton.jit
 def scores(
-    q, k, rm, cn, D, sq, sk,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-    EVEN_D: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    rm,
+    cn,
+    D,
+    sq,
+    sk,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """Inner products (BM, BN) fp32 of rows ``rm`` of q and ``cn`` of k, D in slices of BD.
 
     Addresses follow from ``d``: carried from slice to slice they would keep a flattened loop over
@@ -83,9 +94,17 @@ def scores(
 
 @triton.jit
 def scores_of_blocks(
-    q, k, row, col, D, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    row,
+    col,
+    D,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """The same of rows ``row`` ... and columns ``col`` ..., read by the card's copy engine (TMA).
 
     ``q`` and ``k`` are tensor descriptors with blocks (BM, BD) and (BN, BD); what lies outside the
@@ -142,9 +161,16 @@ def _hits(PROG: tl.constexpr, NODE: tl.constexpr, sides, rm, cn, diag, row_start
 
 @triton.jit
 def positives(
-    PROG: tl.constexpr, sides, rm, cn, diag, row_start, col_start,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    sides,
+    rm,
+    cn,
+    diag,
+    row_start,
+    col_start,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Bool tile of all positives of the spec."""
     hit_RC = tl.full([BM, BN], 0, tl.int1)
     for i in tl.static_range(_arity(PROG, 0)):
@@ -165,9 +191,15 @@ def _excluded(PROG: tl.constexpr, NODE: tl.constexpr, sides, rm, cn):
 
 @triton.jit
 def _below(
-    PROG: tl.constexpr, NODE: tl.constexpr, COLUMNS: tl.constexpr, sides, rm, cn,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    NODE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    sides,
+    rm,
+    cn,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """u_i.v_j <= thr_i; for the column denominators <= thr_columns_j, or all without it."""
     width: tl.constexpr = _int(PROG, NODE, 5)
     u = sides[_int(PROG, NODE, 1)]
@@ -185,9 +217,17 @@ def _below(
 
 @triton.jit
 def keep(
-    PROG: tl.constexpr, NODE: tl.constexpr, COLUMNS: tl.constexpr, sides, hit_RC,
-    rm, cn, diag, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    NODE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    sides,
+    hit_RC,
+    rm,
+    cn,
+    diag,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Bool tile: the pairs which the sub-tree of NODE lets into the denominators."""
     if _op(PROG, NODE) == "and":
         all_RC = tl.full([BM, BN], 1, tl.int1)
@@ -262,9 +302,18 @@ def _label_weight(PROG: tl.constexpr, NODE: tl.constexpr, sides, same_RC, rm):
 
 @triton.jit
 def _omega(
-    PROG: tl.constexpr, NODE: tl.constexpr, sides, keep_RC, rm, cn, diag, row_start, col_start,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    NODE: tl.constexpr,
+    sides,
+    keep_RC,
+    rm,
+    cn,
+    diag,
+    row_start,
+    col_start,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Omega of one atom; 0 for those that carry none."""
     if _op(PROG, NODE) == "diagonal":
         return tl.where(on_diagonal(rm, cn, diag), _float(PROG, NODE, 0), 0.0)
@@ -290,9 +339,17 @@ def _omega(
 
 @triton.jit
 def weight(
-    PROG: tl.constexpr, sides, keep_RC, rm, cn, diag, row_start, col_start,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    sides,
+    keep_RC,
+    rm,
+    cn,
+    diag,
+    row_start,
+    col_start,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Omega of the tile in fp32, summed over the atoms of the spec."""
     w_RC = tl.zeros([BM, BN], dtype=tl.float32)
     for i in tl.static_range(_arity(PROG, 0)):
@@ -304,9 +361,15 @@ def weight(
 
 @triton.jit
 def _beta(
-    PROG: tl.constexpr, NODE: tl.constexpr, sides, hit_RC, rm, cn,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    PROG: tl.constexpr,
+    NODE: tl.constexpr,
+    sides,
+    hit_RC,
+    rm,
+    cn,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     b_RC = tl.where(hit_RC, _float(PROG, NODE, 1), 0.0)
     if _int(PROG, NODE, 2) >= 0:
         b_RC += tl.load(sides[_int(PROG, NODE, 2)] + rm)[:, None]

@@ -118,8 +118,9 @@ class Plan:
     Attributes:
         q: (N, D), k: (M, D), last dimension contiguous. program: the lowered spec.
         closed: affine low-rank weights, evaluated in closed form and not in the program.
-        marks: weights of single pairs where the program has no others; `row_lin` takes them in closed form, the
-            gradient in the tiles (all terms of a logit are added up before they are rounded).
+        marks: weights of single pairs where the program has no others; `row_lin` takes them in
+            closed form, the gradient in the tiles (all terms of a logit are added up before they
+            are rounded).
         half: only pairs above the diagonal are visited. fixed: shift instead of running maxima.
     """
 
@@ -204,8 +205,9 @@ class Plan:
     def copied(self, x: Tensor, rows: int, depth: int) -> Any:
         """A tensor descriptor of x (R, D) with blocks (rows, depth), or None where x must be read by addresses.
 
-        The copy engine (TMA) of compute capability 9 takes rows that begin at multiples of 16 bytes and do not
-        overlap, as those of an expanded tensor do. Products without tensor cores gain nothing by it. CONTRASTIVE_TMA=0 turns it off.
+        The copy engine (TMA) of compute capability 9 takes rows that begin at multiples of 16 bytes
+        and do not overlap, as those of an expanded tensor do. Products without tensor cores gain
+        nothing by it. CONTRASTIVE_TMA=0 turns it off.
         """
         able = self.capability[0] == 9 and self.operand != "float"
         apart = x.stride(1) == 1 and (len(x) == 1 or x.stride(0) >= x.shape[1])  # no row in another

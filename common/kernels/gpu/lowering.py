@@ -29,8 +29,8 @@ class Program(NamedTuple):
         sides: side tensors in the order the nodes refer to.
         by_row: for each side tensor whether it is indexed by query row (else by key column).
         masked: a mask atom is present. two_masks: the column mask differs from the row mask.
-        weighted: omega is not 0 everywhere. single_weights: it is on single pairs of a row alone (Diagonal,
-            Index, Partner). biased: beta is not 0 everywhere.
+        weighted: omega is not 0 everywhere. single_weights: it is on single pairs of a row alone
+            (Diagonal, Index, Partner). biased: beta is not 0 everywhere.
         features: a tile computes further inner products (low-rank weights, thresholds).
         halvable: mask and omega are symmetric and the diagonal is left out (NT-Xent).
     """

@@ -121,10 +121,14 @@ def lse_chunk(
     splits, split_cols = plan.splits(tile, num_rows)
     blocks = -(-num_rows // tile.rows)
     wanted = {
-        "max": not plan.fixed, "sum": True, "lin": plan.tiled_weights,
-        "mom": problem.moment, "best": problem.top1, "hit": problem.top1,
+        "max": not plan.fixed,
+        "sum": True,
+        "lin": plan.tiled_weights,
+        "mom": problem.moment,
+        "best": problem.top1,
+        "hit": problem.top1,
         "pos": kept is not None and one_positive(problem.spec),
-    }  # fmt: skip
+    }
     rows = {n: plan.scale.new_empty(splits, num_rows) for n, want in wanted.items() if want}
     cols: dict[str, Tensor] = {}
     if columns:
@@ -141,17 +145,47 @@ def lse_chunk(
         flags["EVEN_D"] = True  # what lies beyond D reads as 0
     with on_device(plan.q):
         modules()[0].lse_kernel[(blocks, splits)](
-            q, k, plan.scale, plan.shift if plan.fixed else None,
-            part(plan.row_scale, r0, r1), plan.program.rows(r0, r1),
-            rows.get("max"), rows["sum"], rows.get("lin"), rows.get("mom"), rows.get("best"),
-            rows.get("hit"), rows.get("pos"), kept, cols.get("max"), cols.get("sum"), cols.get("lin"), cols.get("best"),
+            q,
+            k,
+            plan.scale,
+            plan.shift if plan.fixed else None,
+            part(plan.row_scale, r0, r1),
+            plan.program.rows(r0, r1),
+            rows.get("max"),
+            rows["sum"],
+            rows.get("lin"),
+            rows.get("mom"),
+            rows.get("best"),
+            rows.get("hit"),
+            rows.get("pos"),
+            kept,
+            cols.get("max"),
+            cols.get("sum"),
+            cols.get("lin"),
+            cols.get("best"),
             cols.get("hit"),
-            num_rows, num_cols, plan.q.shape[1], plan.q.stride(0), plan.k.stride(0),
-            0 if kept is None else kept.stride(0), problem.row_start + r0, problem.col_start, split_cols,
-            FIXED=plan.fixed, COLUMNS=columns, TWO_MASKS=columns and plan.program.two_masks,
-            HALF=plan.half, KEEP=kept is not None, POS="pos" in rows, LIN="lin" in rows,
-            MOMENT=problem.moment, TOP=problem.top1, TMA=tma, FLAT=not plan.program.features, **flags,
-        )  # fmt: skip
+            num_rows,
+            num_cols,
+            plan.q.shape[1],
+            plan.q.stride(0),
+            plan.k.stride(0),
+            0 if kept is None else kept.stride(0),
+            problem.row_start + r0,
+            problem.col_start,
+            split_cols,
+            FIXED=plan.fixed,
+            COLUMNS=columns,
+            TWO_MASKS=columns and plan.program.two_masks,
+            HALF=plan.half,
+            KEEP=kept is not None,
+            POS="pos" in rows,
+            LIN="lin" in rows,
+            MOMENT=problem.moment,
+            TOP=problem.top1,
+            TMA=tma,
+            FLAT=not plan.program.features,
+            **flags,
+        )
     return rows, cols
 
 
@@ -232,8 +266,11 @@ def _fold(
         moment = e * (1 - stats.row_mom)
         a = moment if a is None else a + moment
     vectors: dict[str, Tensor | None] = {"c": c}
-    for name, grad, lse in (("a", a, stats.row_lse), ("e", e, stats.row_lse),
-                            ("b", b, stats.col_lse)):  # fmt: skip
+    for name, grad, lse in (
+        ("a", a, stats.row_lse),
+        ("e", e, stats.row_lse),
+        ("b", b, stats.col_lse),
+    ):
         vectors[name] = None if grad is None else _weighted(plan, grad, lse)
     for name, lse in (("row_lse", stats.row_lse), ("col_lse", stats.col_lse)):
         log2 = torch.where(lse.isneginf(), torch.inf, lse) / _LN2
@@ -265,17 +302,37 @@ def _grad_chunk(
     flags = plan.flags(tile, num_rows, num_cols)
     with on_device(plan.q):
         modules()[0].grad_kernel[grid](
-            plan.q[r0:r1], plan.k[c0:], plan.scale, plan.shift if plan.fixed else None,
-            part(plan.row_scale, r0, r1), program.rows(r0, r1),
-            row["row_lse"] if rows else None, row["a"], row["e"], row["c"],
-            col["col_lse"] if columns else None, col["b"],
-            part(vectors["c"], c0, None) if plan.half else None, g_CM,
-            num_rows, num_cols, plan.q.shape[1], plan.q.stride(0), plan.k.stride(0),
-            g_CM.stride(0), problem.row_start + r0, problem.col_start + c0,
-            FIXED=plan.fixed, ROWS=rows, COLUMNS=columns,
-            TWO_MASKS=columns and plan.program.two_masks, HALF=plan.half,
-            LIN=row["c"] is not None and program.weighted, MOMENT=row["e"] is not None, **flags,
-        )  # fmt: skip
+            plan.q[r0:r1],
+            plan.k[c0:],
+            plan.scale,
+            plan.shift if plan.fixed else None,
+            part(plan.row_scale, r0, r1),
+            program.rows(r0, r1),
+            row["row_lse"] if rows else None,
+            row["a"],
+            row["e"],
+            row["c"],
+            col["col_lse"] if columns else None,
+            col["b"],
+            part(vectors["c"], c0, None) if plan.half else None,
+            g_CM,
+            num_rows,
+            num_cols,
+            plan.q.shape[1],
+            plan.q.stride(0),
+            plan.k.stride(0),
+            g_CM.stride(0),
+            problem.row_start + r0,
+            problem.col_start + c0,
+            FIXED=plan.fixed,
+            ROWS=rows,
+            COLUMNS=columns,
+            TWO_MASKS=columns and plan.program.two_masks,
+            HALF=plan.half,
+            LIN=row["c"] is not None and program.weighted,
+            MOMENT=row["e"] is not None,
+            **flags,
+        )
 
 
 def _kept_chunk(
@@ -289,12 +346,28 @@ def _kept_chunk(
     grid = (-(-num_rows // tile.rows), -(-num_cols // tile.cols))
     with on_device(plan.q):
         modules()[0].kept_grad_kernel[grid](
-            stats.kept.view(-1, num_cols)[r0:r1], plan.program.rows(r0, r1), pos, a, c, b, g_CM,
-            num_rows, num_cols, g_CM.stride(0), problem.row_start + r0, problem.col_start,
-            PROG=plan.program.code, ROWS=a is not None, COLUMNS=b is not None,
-            POS=pos is not None, LIN=c is not None and plan.program.weighted, BM=tile.rows,
-            BN=tile.cols, num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+            stats.kept.view(-1, num_cols)[r0:r1],
+            plan.program.rows(r0, r1),
+            pos,
+            a,
+            c,
+            b,
+            g_CM,
+            num_rows,
+            num_cols,
+            g_CM.stride(0),
+            problem.row_start + r0,
+            problem.col_start,
+            PROG=plan.program.code,
+            ROWS=a is not None,
+            COLUMNS=b is not None,
+            POS=pos is not None,
+            LIN=c is not None and plan.program.weighted,
+            BM=tile.rows,
+            BN=tile.cols,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
 
 
 # --- partial sums in a fixed order, and products in float32 ---------------------------------------
@@ -332,13 +405,15 @@ def merge_columns(total: dict[str, Tensor], partials: dict[str, Tensor]) -> dict
 def finish_lse(
     top: Tensor | None, total: Tensor, shift: Tensor | None, count: int, may_be_empty: bool
 ) -> Tensor:
-    """Natural log-sum-exp from (maximum, sum) or from a sum with a fixed shift; -inf = empty, NaN stays.
+    """Natural log-sum-exp from (maximum, sum) or from a sum with a fixed shift.
+
+    -inf = empty, NaN stays.
 
     A maximum on the card drops NaN, so that the sum alone knows of it.
 
-    Sums with a fixed shift that are too small to be exact (below 1e-32 per term) or infinite become NaN:
-    the scale is too large for it, or the rows are no unit vectors. A sum of 0 counts as empty only where a mask can
-    empty a row.
+    Sums with a fixed shift that are too small to be exact (below 1e-32 per term) or infinite become
+    NaN: the scale is too large for it, or the rows are no unit vectors. A sum of 0 counts as empty
+    only where a mask can empty a row.
     """
     if shift is None:
         assert top is not None

@@ -26,10 +26,10 @@ class TileConfig(NamedTuple):
 
 
 Key = tuple[str, int, str, str]
-# (kernel family, compute capability major, operand, variant) -> tile. Operand "half" is bf16 or fp16;
-# "float" and "tf32" are the two ways to multiply fp32.
-# Variant "plain": scores and the diagonal only. "light": also top-1, self-exclusion, half tiles or an
-# index list. "masked": masks from side tensors, moments. "features": a second product per tile.
+# (kernel family, compute capability major, operand, variant) -> tile. Operand "half" is bf16 or
+# fp16; "float" and "tf32" are the two ways to multiply fp32.
+# Variant "plain": scores and the diagonal only. "light": also top-1, self-exclusion, half tiles or
+# an index list. "masked": masks from side tensors, moments. "features": a second product per tile.
 _TABLE: dict[Key, TileConfig] = {
     ("lse", 9, "half", "plain"): TileConfig(128, 256, 64, 8, 3),
     ("lse", 9, "half", "light"): TileConfig(128, 128, 64, 8, 3),

@@ -1,9 +1,11 @@
 """How a pair matrix is split over ranks, and the loop that lets keys pass by all of them.
 
-Ranks tell each other how many rows they have, in every call, and the host waits for the answer. With
-``CONTRASTIVE_EQUAL_SHARDS=1``, a promise that at every call all ranks have as many rows, and as many
-keys, as each other (as samplers do that pad or drop the last batch), each pair of sizes is told and
-checked once. A promise broken later ends as any mismatch of collectives: an error of gloo, a hang of NCCL.
+Ranks tell each other how many rows they have, in every call, and the host waits for the answer.
+With
+``CONTRASTIVE_EQUAL_SHARDS=1``, a promise that at every call all ranks have as many rows, and as
+many keys, as each other (as samplers do that pad or drop the last batch), each pair of sizes is
+told and checked once. A promise broken later ends as any mismatch of collectives: an error of gloo,
+a hang of NCCL.
 """
 
 import os
@@ -38,9 +40,14 @@ class Backend(Protocol):
     ) -> SoftplusSums: ...
 
     def softplus_backward(  # noqa: D102
-        self, problem: Problem, bias: Tensor, offset: Tensor | None, upstream: Tensor,
-        need_q: bool, need_k: bool,
-    ) -> Gradients: ...  # fmt: skip
+        self,
+        problem: Problem,
+        bias: Tensor,
+        offset: Tensor | None,
+        upstream: Tensor,
+        need_q: bool,
+        need_k: bool,
+    ) -> Gradients: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,10 @@ class Plan:
         return all_gather_no_grad(x, self.group, self.shards.keys)
 
     def scatter(self, dk: Tensor) -> Tensor:
-        """Own part of the sum over ranks of a gradient for all keys; for replicated keys as it is."""
+        """Own part of the sum over ranks of a gradient for all keys.
+
+        For replicated keys as it is.
+        """
         if self.shards.replicated:
             return dk
         return reduce_scatter_rows(dk, self.shards.keys, self.group)

@@ -2,8 +2,8 @@
 
 Every rank calls with its own rows and keys and gets the statistics of *its* rows and *its* columns
 against the whole batch. The backward returns the gradient of `sum_r L_r`, as every collective of
-`common.distributed`; with `L_r = rank_mean(...)` that is world size times the gradient of the global
-mean, which DDP averages back. `d scale` is the local share; its mean over ranks is exact.
+`common.distributed`; with `L_r = rank_mean(...)` that is world size times the gradient of the
+global mean, which DDP averages back. `d scale` is the local share; its mean over ranks is exact.
 
 | mode   | forward                                   | backward                       | memory |
 |--------|-------------------------------------------|--------------------------------|--------|
@@ -153,8 +153,13 @@ class _Stats(torch.autograd.Function):
         ctx.mark_non_differentiable(stats.row_best, stats.row_hit)
         own_columns = stats.col_lse if plan.ring else plan.own(stats.col_lse)
         return (
-            stats.row_lse, own_columns, stats.row_lin, stats.row_mom, stats.row_best, stats.row_hit
-        )  # fmt: skip
+            stats.row_lse,
+            own_columns,
+            stats.row_lin,
+            stats.row_mom,
+            stats.row_best,
+            stats.row_hit,
+        )
 
     @staticmethod
     def backward(
@@ -204,9 +209,14 @@ def _column_upstream(plan: Plan, b: Tensor) -> Tensor:
 
 
 def _gradients(
-    plan: Plan, whole: Problem, stats: RawStats, upstream: Upstream, backend: Backend,
-    need_q: bool, need_k: bool,
-) -> Gradients:  # fmt: skip
+    plan: Plan,
+    whole: Problem,
+    stats: RawStats,
+    upstream: Upstream,
+    backend: Backend,
+    need_q: bool,
+    need_k: bool,
+) -> Gradients:
     columns = [] if upstream.b is None else [stats.col_lse, upstream.b]
 
     def block_gradients(block: Problem, extra: Sequence[Tensor]) -> Gradients:
@@ -221,9 +231,9 @@ def _gradients(
 
 # --- gather mode ----------------------------------------------------------------------------------
 #
-# Forward: while the keys are gathered, the rows meet the own keys; then those of the ranks before and
-# after. Backward: dk is formed piece by piece, and a piece is on its way to its owners while the next
-# is formed. Every rank forms the pieces in the same order, so that the collectives match.
+# Forward: while the keys are gathered, the rows meet the own keys; then those of the ranks before
+# and after. Backward: dk is formed piece by piece, and a piece is on its way to its owners while
+# the next is formed. Every rank forms the pieces in the same order, so that the collectives match.
 
 _PIECES = 8  # at most so many pieces of dk, whatever the number of ranks
 
@@ -341,9 +351,16 @@ def sharded_softplus(
 class _Softplus(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
-        offset: Tensor | None, plan: Plan, backend: Backend,
-    ) -> SoftplusSums:  # fmt: skip
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        scale: Tensor,
+        row_scale: Tensor | None,
+        bias: Tensor,
+        offset: Tensor | None,
+        plan: Plan,
+        backend: Backend,
+    ) -> SoftplusSums:
         ctx.plan, ctx.backend = plan, backend
         whole = plan.bound(q, k, scale, row_scale)
         found: list[SoftplusSums] = []

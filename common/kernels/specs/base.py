@@ -1,4 +1,7 @@
-"""Tile geometry, the composition rules of pair specs, and those that only mask; the others are in weights.py."""
+"""Tile geometry, the composition rules of pair specs, and those that only mask.
+
+The others are in weights.py.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,9 +13,19 @@ from torch import Tensor
 Side = Literal["rows", "columns"]
 
 SIDES: dict[str, str] = {
-    "query": "q", "second": "q", "pos": "q", "count": "q", "u": "q", "row_shift": "q", "thr": "q",
-    "row": "q", "key": "k", "v": "k", "thr_columns": "k", "column": "k",
-}  # fmt: skip
+    "query": "q",
+    "second": "q",
+    "pos": "q",
+    "count": "q",
+    "u": "q",
+    "row_shift": "q",
+    "thr": "q",
+    "row": "q",
+    "key": "k",
+    "v": "k",
+    "thr_columns": "k",
+    "column": "k",
+}
 
 
 class Tile(NamedTuple):

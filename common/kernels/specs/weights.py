@@ -25,26 +25,29 @@ For other back ends (Triton, sharding) every spec is described by
     kind              static                       side data               meaning (i, j global)
     all               -                            -                       every pair counts
     diagonal          weight                       -                       omega = weight*[j == i]
-    index             weight                       pos                     omega = weight*[j == pos_i]
-    partner           half                         -                       omega = [j == (i+half)%(2*half)]
-    block             size                         -                       omega = [j//size == i]/size
-    labels            exclude_self, average        query, key, count       omega = [same, not self](/count)
-    uniform           weight                       -                       omega = weight
-    lowrank           mode, factor, shift, masked  u, v, row_shift         omega = f(u_i.v_j)
-    exclude_self      -                            -                       mask j != i
+    index             weight                       pos                     omega = weight*[j ==
+    pos_i] partner           half                         -                       omega = [j ==
+    (i+half)%(2*half)] block             size                         -                       omega
+    = [j//size == i]/size labels            exclude_self, average        query, key, count
+    omega = [same, not self](/count) uniform           weight                       -
+    omega = weight lowrank           mode, factor, shift, masked  u, v, row_shift         omega =
+    f(u_i.v_j) exclude_self      -                            -                       mask j != i
     exclude_positive  -                            -                       mask: not positive
     only_positive     -                            -                       mask: positive
-    exclude           keep_positive                query, key, second      mask key_j not in {query_i,
+    exclude           keep_positive                query, key, second      mask key_j not in
+    {query_i,
                                                                            second_i} (or positive)
     valid             -                            query, key (bool)       mask query_i and key_j
-    threshold         keep_positive                u, v, thr, thr_columns  mask u_i.v_j <= thr_i (A),
+    threshold         keep_positive                u, v, thr, thr_columns  mask u_i.v_j <= thr_i
+    (A),
                                                                            <= thr_columns_j (B)
     bias              factor, positive_value       row, column, u, v       beta = row_i + column_j +
                                                                  factor*u_i.v_j + positive_value*[positive]
 
 Sharding: local row 0 is global row ``row_start`` and local column 0 is global column ``col_start``
-(see `spec_base.Tile`); side tensors are local to the given rows and columns, ``Index.pos`` holds global
-columns. ``encode`` / ``decode`` turn a spec into a static string and a list of tensors and back.
+(see `spec_base.Tile`); side tensors are local to the given rows and columns, ``Index.pos`` holds
+global columns. ``encode`` / ``decode`` turn a spec into a static string and a list of tensors and
+back.
 """
 
 import ast
@@ -73,10 +76,31 @@ from common.kernels.specs.base import (
 )
 
 __all__ = [
-    "SIDES", "All", "And", "Bias", "Block", "Diagonal", "Exclude", "ExcludePositive", "ExcludeSelf",
-    "Index", "Labels", "LowRank", "OnlyPositive", "Or", "Partner", "Side", "Spec", "Threshold",
-    "Tile", "Uniform", "Valid", "decode", "encode", "nt_xent_spec",
-]  # fmt: skip
+    "SIDES",
+    "All",
+    "And",
+    "Bias",
+    "Block",
+    "Diagonal",
+    "Exclude",
+    "ExcludePositive",
+    "ExcludeSelf",
+    "Index",
+    "Labels",
+    "LowRank",
+    "OnlyPositive",
+    "Or",
+    "Partner",
+    "Side",
+    "Spec",
+    "Threshold",
+    "Tile",
+    "Uniform",
+    "Valid",
+    "decode",
+    "encode",
+    "nt_xent_spec",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,10 +322,23 @@ def _scaled(hit: Tensor | None, weight: float, dtype: torch.dtype) -> Tensor | N
 _KINDS: dict[str, type[Spec]] = {
     c.kind: c
     for c in (
-        All, Diagonal, Index, Partner, Block, Labels, Uniform, LowRank, ExcludeSelf,
-        ExcludePositive, OnlyPositive, Exclude, Valid, Threshold, Bias,
+        All,
+        Diagonal,
+        Index,
+        Partner,
+        Block,
+        Labels,
+        Uniform,
+        LowRank,
+        ExcludeSelf,
+        ExcludePositive,
+        OnlyPositive,
+        Exclude,
+        Valid,
+        Threshold,
+        Bias,
     )
-}  # fmt: skip
+}
 
 
 def encode(spec: Spec) -> tuple[str, list[Tensor]]:

@@ -13,8 +13,8 @@ from common.losses.output import at_least_float32, full_precision
 def symmetric_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """-sum_c [t_c log s_c + s_c log t_c] of softmax distributions s and t, of every row.
 
-    Its value is the symmetric KL divergence plus the two entropies. The probabilities that weight are
-    constants, so that the gradient is s - t in the student's logits and t - s in the teacher's.
+    Its value is the symmetric KL divergence plus the two entropies. The probabilities that weight
+    are constants, so that the gradient is s - t in the student's logits and t - s in the teacher's.
 
     Source: He et al. 2021, "DeBERTa", section 4 (SiFT), arXiv 2006.03654; released code.
 

@@ -26,8 +26,8 @@ class ClassMatrix(nn.Module):
     clipping know nothing of them, and the state dict holds all that a run goes on from.
 
     Between `shard_` and `whole_` rank r holds the classes c with c % W = r; the state dict is that
-    of the whole matrix all the same, so a checkpoint does not depend on the number of ranks. It is put
-    together in the memory of every process, part by part: no device holds the whole.
+    of the whole matrix all the same, so a checkpoint does not depend on the number of ranks. It is
+    put together in the memory of every process, part by part: no device holds the whole.
 
     Source: Wu et al. 2024, section 3.2 (classifier over sampled entities), arXiv 2306.07952; lazy
     Adam as `torch.optim.SparseAdam`; one second moment a row: Shazeer & Stern 2018, section 3

@@ -59,8 +59,8 @@ def softened_divergence(
 def squared_logit_error(student: Tensor, teacher: Tensor) -> Tensor:
     """1/B sum_b ||student_b - teacher_b||^2, summed over classes, without gradient to the teacher.
 
-    No temperature and no softmax. Source: Ba & Caruana 2014, section 2.2, arXiv 1312.6184; Barkan et
-    al. 2020, arXiv 1908.05161.
+    No temperature and no softmax. Source: Ba & Caruana 2014, section 2.2, arXiv 1312.6184; Barkan
+    et al. 2020, arXiv 1908.05161.
 
     Args:
         student: (B, C) logits.
@@ -136,7 +136,8 @@ def teacher_sup_con(
         l_i = -1/|P(i)| * sum_{p in P(i)} log [exp(s_ip) / D_ip]
         literal:        D_ip = sum_{a in A, a != i} exp(s_ia)
         literal_self:   D_ip = sum_{a in A or a = i} exp(s_ia)
-        with_positive:  literal, and the positive of the numerator where the banks differ; of one bank
+        with_positive:  literal, and the positive of the numerator where the banks differ; of one
+            bank
                         A and P(i) unite: all positives of the row, each vector counted once
 
     Teacher positives with student negatives is NSPT, teacher and teacher is NTPT, student and
@@ -147,7 +148,8 @@ def teacher_sup_con(
 
     Args:
         student: (N, D), L2-normalised, with gradient.
-        teacher: (N, D), L2-normalised; detached here. Rows that no set uses may hold anything finite.
+        teacher: (N, D), L2-normalised; detached here. Rows that no set uses may hold anything
+            finite.
         labels: (N,) int64.
         anchors: (N,) bool, the set R.
         scale: > 0, multiplies the similarities (1 / temperature).

@@ -46,8 +46,8 @@ def prototype_softmax(
         l_i = log [exp(p_i) + sum_{c != y} exp(scale * <q_i, w_c>)] - p_i
 
     Without margin and mask this is the cross entropy of a linear layer without bias, and outside of
-    the dense back end its gradient is formed in the forward, tile by tile: the N x C logits are never
-    stored, and for prototypes without gradient nothing is computed.
+    the dense back end its gradient is formed in the forward, tile by tile: the N x C logits are
+    never stored, and for prototypes without gradient nothing is computed.
 
     Source: Wang et al. 2018, "CosFace", equation 4, arXiv 1801.09414; tiles of the cross entropy:
     Wijmans et al. 2024, arXiv 2411.09009.
@@ -65,8 +65,8 @@ def prototype_softmax(
         Mean over rows; hits: the true class is nearest (without the margin).
 
     Raises:
-        ValueError: shapes that do not fit, or a label that is no row of `prototypes`; on a GPU, which the
-            host doesn't wait for, that is a failed assertion of the device.
+        ValueError: shapes that do not fit, or a label that is no row of `prototypes`; on a GPU,
+            which the host doesn't wait for, that is a failed assertion of the device.
 
     Distributed: local, and exact on several ranks: every rank holds all prototypes.
 
@@ -142,7 +142,8 @@ def sampled_prototype_softmax(
         Mean over the rows of all ranks, equal on all of them; per row of this rank; no hits.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown `margin_on`, or a label that no rank has sampled.
+        ValueError: shapes that do not fit, an unknown `margin_on`, or a label that no rank has
+            sampled.
 
     Distributed: global on every rank. The mean over ranks of the gradients of replicated weights is
     exact; gradients of `prototypes`, which nobody averages, are W times theirs.

@@ -75,7 +75,8 @@ def specified_expert(logits: Sequence[Tensor], expert: Tensor) -> Tensor:
 def router_information(logits: Sequence[Tensor], task: Tensor, num_tasks: int) -> Tensor:
     """Mutual information of task and expert in a batch, which a specialised router has much of.
 
-        I = sum_t,e P(t, e) log [P(t, e) / (P(t) P(e))],   P(t, e) = mean over rows of [task = t] p_e
+        I = sum_t,e P(t, e) log [P(t, e) / (P(t) P(e))],   P(t, e) = mean over rows of [task = t]
+        p_e
 
     Source: Chen et al. 2022, "Mod-Squad", equation 4, arXiv 2212.08066; Hallee et al. 2024, arXiv
     2401.15713, whose loss is ``-w I``.
@@ -108,8 +109,8 @@ def router_information(logits: Sequence[Tensor], task: Tensor, num_tasks: int) -
 class AccumulatedInformation(nn.Module):
     """The released form of the loss ``-I``: from a table that grows over training; no gradient.
 
-    A row of a task is added as often as the task occurs in the batch, and the table sums to `top_k`,
-    which shifts the value by ``top_k * log(top_k)`` and scales it by `top_k`.
+    A row of a task is added as often as the task occurs in the batch, and the table sums to
+    `top_k`, which shifts the value by ``top_k * log(top_k)`` and scales it by `top_k`.
 
     Source: released code of Hallee et al. 2024, arXiv 2401.15713 (May 2024).
 
@@ -121,7 +122,8 @@ class AccumulatedInformation(nn.Module):
     Attributes:
         table: (T, E) sums of probabilities so far.
 
-    Distributed: local; under DDP, which broadcasts buffers, all ranks go on from the table of the first.
+    Distributed: local; under DDP, which broadcasts buffers, all ranks go on from the table of the
+    first.
     """
 
     table: Tensor

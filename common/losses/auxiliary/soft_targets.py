@@ -39,7 +39,9 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * F.log_softmax(at_least_float32(logits), 1)).sum(1)
 
 
-def mixture(count: int, concentration: float, each: bool, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:  # fmt: skip
+def mixture(
+    count: int, concentration: float, each: bool, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Shares and partners of mixup, from the global random state.
 
     Source: Zhang et al. 2018, "mixup", equation 2 and section 2, arXiv 1710.09412.

@@ -46,8 +46,9 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
 def masked_lm_rank_mean(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     """`masked_lm_loss` over the labelled positions of all ranks, which hold unequal numbers of them.
 
-    A rank's share, as `rank_mean` has it: the mean over ranks is the mean over all labelled positions,
-    where that of local means would give a position of a rank with few of them a larger weight.
+    A rank's share, as `rank_mean` has it: the mean over ranks is the mean over all labelled
+    positions, where that of local means would give a position of a rank with few of them a larger
+    weight.
 
     Args:
         head: see `masked_lm_loss`.
@@ -55,8 +56,8 @@ def masked_lm_rank_mean(head: nn.Module, states: Tensor, labels: Tensor) -> Tens
         labels: (N, L) int64, -100 where nothing is predicted.
 
     Returns:
-        Scalar, in float32 at least; differs between ranks. On one process it is the local mean times
-        and over its count, which may round in the last digit.
+        Scalar, in float32 at least; differs between ranks. On one process it is the local mean
+        times and over its count, which may round in the last digit.
 
     Distributed: reduces statistics (the number of labelled positions).
 
@@ -168,7 +169,8 @@ def token_margin_contrastive(states: Tensor, mask: Tensor, margin: float = 0.5) 
     """
     if states.ndim != 3 or mask.shape != states.shape[:2]:
         raise ValueError(
-            f"states {tuple(states.shape)} need a mask of their first two dimensions, got {tuple(mask.shape)}"
+            f"states {tuple(states.shape)} need a mask of their first two dimensions, got"
+            f" {tuple(mask.shape)}"
         )
     valid = mask.bool()
     pairs = (

@@ -290,9 +290,14 @@ def cacr(
     for x, y in itertools.combinations(views, 2):  # each pair once, x as query
         if cost == "rbf":
             push = rbf_repulsion(
-                x, y, tau_negative, rbf_t,
-                weighted=weighted, detach_weights=detach_weights, **kernel,
-            )  # fmt: skip
+                x,
+                y,
+                tau_negative,
+                rbf_t,
+                weighted=weighted,
+                detach_weights=detach_weights,
+                **kernel,
+            )
             far.append(beta * _log_batch_mean(push.cost, kernel))
         else:
             push = repulsion(
@@ -338,8 +343,8 @@ def cacr_momentum(
         Mean over rows; hits of the first view.
 
     Raises:
-        ValueError: an unknown cost, shapes that do not fit, or with the Euclidean cost a single sample
-            and no group (no negatives).
+        ValueError: an unknown cost, shapes that do not fit, or with the Euclidean cost a single
+            sample and no group (no negatives).
 
     Distributed: gathers negatives if a `group` is given, else local.
 

@@ -150,7 +150,8 @@ def uniformity(x: Tensor, tau: float = 0.5, **kernel: Unpack[KernelOptions]) -> 
         **kernel: see `KernelOptions`.
 
     Returns:
-        Scalar <= 0, equal on all ranks; where `Sharding` says that gradients are summed, one W-th of it.
+        Scalar <= 0, equal on all ranks; where `Sharding` says that gradients are summed, one W-th
+        of it.
 
     Raises:
         ValueError: fewer than two rows.

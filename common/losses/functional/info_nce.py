@@ -67,8 +67,8 @@ def clip(
         Mean over rows; per row the mean of its two directions; hits of image -> text.
 
     Raises:
-        ValueError: shapes that do not pair up; label smoothing with a mask, whose targets would lie on
-            pairs that don't count.
+        ValueError: shapes that do not pair up; label smoothing with a mask, whose targets would lie
+            on pairs that don't count.
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -190,8 +190,8 @@ def _check_options(
         raise ValueError("hard_logit does not combine with a mask over shared hard negatives")
     if label_smoothing and (shifted or mask is not None):
         raise ValueError(
-            "label_smoothing spreads over keys, hard negatives and queue alike: it does not combine "
-            "with mask, decoupled, margin, hard_logit, own_hard_only or query_negatives"
+            "label_smoothing spreads over keys, hard negatives and queue alike: it does not combine"
+            " with mask, decoupled, margin, hard_logit, own_hard_only or query_negatives"
         )
 
 
@@ -279,7 +279,10 @@ def _positives(num_rows: int, columns: Tensor, kernel: KernelOptions) -> Spec:
 
 
 def _own_hard(hard: Tensor, queue: Tensor | None, kernel: KernelOptions) -> Spec:
-    """Leaves a row's own hard negatives (N, K, D) out of the columns [keys; hard negatives; queue]."""
+    """Leaves a row's own hard negatives (N, K, D) out of the columns [keys; hard negatives.
+
+    Queue].
+    """
     rows = torch.arange(len(hard), device=hard.device) + first_row(hard, kernel)
     nobody = rows.new_full((1,), -1)
     queued = 0 if queue is None else len(queue)

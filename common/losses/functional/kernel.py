@@ -92,7 +92,8 @@ def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = 
 def whole_loss(total: Tensor, kernel: KernelOptions) -> Tensor:
     """This rank's part of a loss that every rank forms whole, with the gradient of all ranks' parts.
 
-    All of it where gradients are averaged over ranks; one W-th where they are summed, as `mean_loss` has
+    All of it where gradients are averaged over ranks; one W-th where they are summed, as
+    `mean_loss` has
     it: then the sum over ranks is the loss.
     """
     sharding = as_sharding(kernel.get("group"))
@@ -109,13 +110,19 @@ def sum_over_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
 
 
 def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
-    """Concatenation over ranks without gradient: labels, ids; further dimensions are alike on all ranks."""
+    """Concatenation over ranks without gradient: labels, ids.
+
+    Further dimensions are alike on all ranks.
+    """
     sharded, group = process_group(kernel)
     return all_gather_no_grad(x, group, row_counts(x, kernel)) if sharded else x
 
 
 def row_counts(rows: Tensor, kernel: KernelOptions) -> tuple[int, ...]:
-    """Numbers of rows of all ranks; not asked for where equal ones are promised (see `shard_rows`)."""
+    """Numbers of rows of all ranks.
+
+    Not asked for where equal ones are promised (see `shard_rows`).
+    """
     sharded, group = process_group(kernel)
     return shard_rows(len(rows), rows.device, group) if sharded else (len(rows),)
 

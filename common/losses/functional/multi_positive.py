@@ -248,8 +248,8 @@ def multi_view_info_nce(
 
         L = mean_{x < y} clip(z_x, z_y)
 
-    Source: Tian et al. 2020, "Contrastive multiview coding" (more than two views), arXiv 1906.05849;
-    a mean in place of the sum.
+    Source: Tian et al. 2020, "Contrastive multiview coding" (more than two views), arXiv
+    1906.05849; a mean in place of the sum.
 
     Args:
         views: (V, B, D), L2-normalised, V >= 2; row i of all views is of the same sample.

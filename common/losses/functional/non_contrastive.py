@@ -111,8 +111,8 @@ def sinkhorn(
         repeat: every prototype's column to sum 1/K, then every sample's row to sum 1/B
         return B Q
 
-    It ends with the rows: every sample's assignment sums to 1, the prototypes' masses are equal only
-    approximately. Computed in logarithms.
+    It ends with the rows: every sample's assignment sums to 1, the prototypes' masses are equal
+    only approximately. Computed in logarithms.
 
     Source: Caron et al. 2020 (SwAV), section 3.1 and appendix A, arXiv 2006.09882.
 

@@ -99,7 +99,8 @@ class SetOverlap:
 class MeanOverlap:
     """Mean of the Jaccard indices of several kinds of sets, over those of which either sample has an element.
 
-    Source: He et al. 2022, "SPACE-2", released `hierarchical_set_score`, arXiv 2209.06638 (combined score).
+    Source: He et al. 2022, "SPACE-2", released `hierarchical_set_score`, arXiv 2209.06638 (combined
+    score).
 
     Args:
         parts: the kinds, of the same samples.
@@ -158,8 +159,12 @@ class _WeightedSum(torch.autograd.Function):
 
 @full_precision
 def weighted_two_view(
-    view_1: Tensor, view_2: Tensor, scale: Tensor | float, weights: Weights, **kernel: Unpack[KernelOptions]
-) -> LossOutput:  # fmt: skip
+    view_1: Tensor,
+    view_2: Tensor,
+    scale: Tensor | float,
+    weights: Weights,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
     """Supervised contrast of two views with a weight in [0, 1] for every pair of samples.
 
         z = [z_1; z_2],   w_ab = s_(a mod N, b mod N) for b != a
@@ -169,8 +174,8 @@ def weighted_two_view(
     sample have its weights, sum_b w_ab <z_a, z_b> = <z_a, sum_j s_aj (z_1j + z_2j) - z_a>: the
     weights meet (N, D) vectors, not pairs. With weights of the identity it is NT-Xent.
 
-    Source: He et al. 2022, "SPACE-2", section 3.3, arXiv 2209.06638; Khosla et al. 2020, equation 2,
-    arXiv 2004.11362.
+    Source: He et al. 2022, "SPACE-2", section 3.3, arXiv 2209.06638; Khosla et al. 2020, equation
+    2, arXiv 2004.11362.
 
     Args:
         view_1: (B, D), L2-normalised.
@@ -205,7 +210,9 @@ def weighted_two_view(
     return LossOutput(mean_loss(per_sample, kernel), per_sample, None)
 
 
-def overlap_of_all_ranks(ids: Tensor, counts: Tensor, **kernel: Unpack[KernelOptions]) -> SetOverlap:  # fmt: skip
+def overlap_of_all_ranks(
+    ids: Tensor, counts: Tensor, **kernel: Unpack[KernelOptions]
+) -> SetOverlap:
     """The weights of this rank's sets among those of all ranks of the loss (with a `group`), or among its own."""
     sharded, group = process_group(kernel)
     if not sharded:

@@ -61,8 +61,14 @@ def counts_collection(counts: list[dict[str, int]], words: WordsConfig) -> Colle
 
 def row_of(counts: dict[str, int], **further: object) -> dict:
     """A document of counted words."""
-    return {"id": "d", "text": " ".join(counts), "words": list(counts), "counts": list(counts.values()),
-            "pieces": 99, **further}  # fmt: skip
+    return {
+        "id": "d",
+        "text": " ".join(counts),
+        "words": list(counts),
+        "counts": list(counts.values()),
+        "pieces": 99,
+        **further,
+    }
 
 
 def batch_of(rows: int = 8, seed: int = 0) -> dict:

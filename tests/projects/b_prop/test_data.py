@@ -67,8 +67,10 @@ def test_item_4_only_whole_words_of_the_document_are_masked():
     for member in (0, 1):
         start = int(pairs["token_type_ids"][member].argmax())
         own = masked[member, start : start + len(document.ids)].tolist()
-        words = [{own[i] for i, w in enumerate(document.word_of[: len(own)]) if w == word} for word in
-                 range(document.word_of[len(own) - 2])]  # fmt: skip
+        words = [
+            {own[i] for i, w in enumerate(document.word_of[: len(own)]) if w == word}
+            for word in range(document.word_of[len(own) - 2])
+        ]
         assert all(len(states) == 1 for states in words)
         assert 0.15 < sum(own) / len(document.ids) < 0.35
     assert masked[0].tolist() != masked[1].tolist()
@@ -128,8 +130,10 @@ def encoder(tmp_path_factory):
 
 def articles(folder, count=9):
     words = "people world house state work time year place hand right"
-    rows = [{"id": f"x{i}", "title": f"Title {i}", "text": f"{words} number{i} {'zone ' * (i % 3)}"}
-            for i in range(count)]  # fmt: skip
+    rows = [
+        {"id": f"x{i}", "title": f"Title {i}", "text": f"{words} number{i} {'zone ' * (i % 3)}"}
+        for i in range(count)
+    ]
     path = folder / "articles.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -158,8 +162,12 @@ def test_prepare_gives_what_training_computes_and_goes_on_in_shares(tmp_path, en
     assert row["id"] == "x3"
     assert row["text"].startswith("Title 3. people")
     assert len(row["attention"]) == len(row["words"]) == len(row["counts"])
-    files = ["data.source=files", f"data.documents={tmp_path}/a", "data.min_words=2",
-             f"words.encoder={encoder}"]  # fmt: skip
+    files = [
+        "data.source=files",
+        f"data.documents={tmp_path}/a",
+        "data.min_words=2",
+        f"words.encoder={encoder}",
+    ]
     data = pairs_of(*files)
     assert len(data) == 9 * 2
     # item 17: the attention is that of the weights which are trained, unless the config says so
@@ -185,8 +193,13 @@ def test_prepare_reads_tables_and_leaves_attention_out(tmp_path, encoder):
     path = tmp_path / "docs.tsv"
     lines = [f"D{i}\thttp://x\tThe title\tpeople world house state {i}\n" for i in range(4)]
     path.write_text("".join(lines))
-    cfg = config(f"prepare.input={path}", f"prepare.output={tmp_path}/out", "prepare.attention=false",
-                 f"words.encoder={encoder}", "prepare.keep_words=4")  # fmt: skip
+    cfg = config(
+        f"prepare.input={path}",
+        f"prepare.output={tmp_path}/out",
+        "prepare.attention=false",
+        f"words.encoder={encoder}",
+        "prepare.keep_words=4",
+    )
     build(cfg).tasks["prepare"](Workspace(tmp_path / "task", "b_prop", "smoke"))
     row = json.loads((tmp_path / "out/documents.jsonl").read_text().splitlines()[0])
     assert row["text"] == "The title. people world"
@@ -198,9 +211,11 @@ def test_prepare_reads_tables_and_leaves_attention_out(tmp_path, encoder):
         pairs_of(*files).draw(0, 0)
     path.write_text("D0\tonly two\n")
     with pytest.raises(UserError, match="expected docid, url, title, body"):
-        build(config(f"prepare.input={path}", f"prepare.output={tmp_path}/x", f"words.encoder={encoder}")).tasks[
-            "prepare"
-        ](Workspace(tmp_path / "t"))  # fmt: skip
+        build(
+            config(
+                f"prepare.input={path}", f"prepare.output={tmp_path}/x", f"words.encoder={encoder}"
+            )
+        ).tasks["prepare"](Workspace(tmp_path / "t"))
     named = tmp_path / "named.jsonl"
     named.write_text('{"text": null, "title": "people"}\n{"text": ["a"]}\n', "utf-8-sig")
     assert Articles(named)[0]["text"] == "people. "
@@ -266,15 +281,21 @@ def test_bundled_documents_come_without_their_titles(tmp_path):
 
 
 def test_files_in_another_encoding_are_told(tmp_path, encoder, capsys):
-    """Words of prepared documents were cut at lost letters without a word; TASK=rank ended in a traceback."""
+    """Words of prepared documents were cut at lost letters without a word; TASK=rank ended in a
+    traceback.
+    """
     rows = [
         {"id": "1", "text": "caf\u00e9 people men house"},
         {"id": "2", "text": "people men house"},
     ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "in.jsonl").write_bytes(lines.encode("latin-1"))
-    words = [f"prepare.input={tmp_path}/in.jsonl", f"prepare.output={tmp_path}/out", "prepare.attention=false",
-             f"words.encoder={encoder}"]  # fmt: skip
+    words = [
+        f"prepare.input={tmp_path}/in.jsonl",
+        f"prepare.output={tmp_path}/out",
+        "prepare.attention=false",
+        f"words.encoder={encoder}",
+    ]
     build(config(*words)).tasks["prepare"](Workspace(tmp_path / "task"))
     assert "in.jsonl: 1 documents hold U+FFFD" in capsys.readouterr().out
     files = [f"rank.documents={tmp_path}/in.jsonl", f"rank.queries={tmp_path}/in.jsonl"]
@@ -291,7 +312,11 @@ def test_a_run_file_is_found_as_named_or_below_the_data_root(tmp_path, monkeypat
         (folder / f"{number}.run").write_text("".join(lines))
     monkeypatch.chdir(here)
     for name in ("0.run", "1.run"):
-        cfg = config(f"data.root={root}", f"finetune.candidates={name}", f"eval.candidates={{synthetic: {name}}}")  # fmt: skip
+        cfg = config(
+            f"data.root={root}",
+            f"finetune.candidates={name}",
+            f"eval.candidates={{synthetic: {name}}}",
+        )
         assert all(need.present for need in requirements(cfg))
         assert len(finetuning_data(cfg, build_ranker(cfg)).train_set) == 8
         assert len(evaluation_sets(cfg)["synthetic"][1]["q0"]) == 3

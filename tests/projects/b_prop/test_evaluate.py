@@ -95,7 +95,9 @@ def test_lexical_orders():
 
 
 def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
-    """Ten likeliest words against titles that the documents do not hold; the same items in every arm."""
+    """Ten likeliest words against titles that the documents do not hold; the same items in every
+    arm.
+    """
     folder = tmp_path / "toy"
     folder.mkdir()
     words = [
@@ -146,7 +148,9 @@ def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
 
 
 def test_word_quality_looks_at_the_same_documents_in_every_distribution(tmp_path):
-    """Those with fewer than ten words are left out, also where a distribution adds words; no word at all too."""
+    """Those with fewer than ten words are left out, also where a distribution adds words; no word
+    at all too.
+    """
     words = "people world house state work time year place hand right three small"
     texts = {
         "whole": words,
@@ -205,7 +209,9 @@ def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
 
 
 def test_a_strangers_document_tells_whether_the_head_looks_at_its_own(tmp_path, monkeypatch):
-    """Sets beside a document they were not drawn from: shared words decide no more, the sets alone do."""
+    """Sets beside a document they were not drawn from: shared words decide no more, the sets alone
+    do.
+    """
     cfg = config("words.distribution=unigram", "eval.pairs=60", "words.vocabulary=30")
     ranker = module_of().ranker
 

@@ -70,8 +70,19 @@ def test_training_learns_which_set_is_better():
 def test_item_16_one_table_holds_all_rows(full_run):
     """Checklist 16: zero-shot, fine-tuned, the curve, without pre-training; BM25 in the same table."""
     found = metrics_of(full_run)
-    rows = ["", "tuned_", "tuned_3_", "untrained_", "untrained_tuned_", "untrained_tuned_3_", "bm25_", "ql_",
-            "overlap_", "random_", "oracle_"]  # fmt: skip
+    rows = [
+        "",
+        "tuned_",
+        "tuned_3_",
+        "untrained_",
+        "untrained_tuned_",
+        "untrained_tuned_3_",
+        "bm25_",
+        "ql_",
+        "overlap_",
+        "random_",
+        "oracle_",
+    ]
     for row in rows:
         items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
         assert len(items) == 12
@@ -95,9 +106,10 @@ def test_item_16_the_arms_share_one_path_and_one_budget():
     shared = {"trainer.max_steps", "data.batch_size", "eval.tune", "eval.depth"}
     for arm, overrides in spec.arms.items():
         own = {
-            k for k in overrides
+            k
+            for k in overrides
             if (k in shared or k.startswith("eval.tune")) and overrides[k] != spec.shared.get(k)
-        }  # fmt: skip
+        }
         assert not own or (arm.endswith("no_pretraining") and own == {"trainer.max_steps"})
     assert spec.shared["trainer.max_steps"] == 800  # before that PROP orders pairs at chance
     assert spec.shared["optim.warmup_steps"] == 80
@@ -138,8 +150,14 @@ def test_export_reloads_with_equal_scores(tmp_path):
 def test_item_12_fine_tuning_goes_on_from_an_export_with_its_head(tmp_path):
     """Checklist 12: head=keep trains the pre-trained head, head=new another; BERT has none to keep."""
     build(config()).export(module_of().eval(), tmp_path / "out")
-    words = [f"runs_dir={tmp_path}", "method.pretrain=false", f"model.pretrained={tmp_path}/out",
-             "model.config=null", "eval.sets=[]", "eval.query_counts=[]"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "method.pretrain=false",
+        f"model.pretrained={tmp_path}/out",
+        "model.config=null",
+        "eval.sets=[]",
+        "eval.query_counts=[]",
+    ]
     run = train("b_prop", "smoke", [*words, "model.head=keep", "run_id=keep"])
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["finetune"]
     cfg = config(*words, "model.head=keep")
@@ -254,7 +272,9 @@ def test_paper_configs_hold_the_published_recipe():
 def test_the_card_prepares_documents_as_they_are_trained_on():
     """`mini`, which commands take by default, cuts documents at 48 pieces."""
     card = Path(build.__code__.co_filename).with_name("README.md").read_text(encoding="utf-8")
-    commands = [line for line in card.splitlines() if line.startswith("| `make run") and "prepare" in line]  # fmt: skip
+    commands = [
+        line for line in card.splitlines() if line.startswith("| `make run") and "prepare" in line
+    ]
     assert len(commands) == 2
     assert all("CONFIG=paper" in line for line in commands)
 
@@ -266,16 +286,19 @@ def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
     assert any("MISSING" in value for value in rows.values())
 
 
-@pytest.mark.parametrize(("words", "text"), [
-    (["data.source=files"], "belong together"),
-    (["eval.candidates={x: y}"], "is no set of eval.sets"),
-    (["eval.tune.steps=0"], "query_counts needs"),
-    (["finetune.set=null"], "needs finetune.set"),
-    (["finetune.loss=hinge", "finetune.group_size=3"], "group_size=2"),
-    (["finetune.folds=3"], r"finetune\.folds.*eval\.tune\.folds"),
-    (["words.poisson_mean=0"], "poisson_mean"),
-    (["eval.max_queries=0"], "max_queries"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["data.source=files"], "belong together"),
+        (["eval.candidates={x: y}"], "is no set of eval.sets"),
+        (["eval.tune.steps=0"], "query_counts needs"),
+        (["finetune.set=null"], "needs finetune.set"),
+        (["finetune.loss=hinge", "finetune.group_size=3"], "group_size=2"),
+        (["finetune.folds=3"], r"finetune\.folds.*eval\.tune\.folds"),
+        (["words.poisson_mean=0"], "poisson_mean"),
+        (["eval.max_queries=0"], "max_queries"),
+    ],
+)
 def test_wrong_settings_are_refused(words, text):
     with pytest.raises(UserError, match=text):
         config(*words)

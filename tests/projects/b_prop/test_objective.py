@@ -26,8 +26,13 @@ from tests.unit.losses.golden import assert_close
 
 
 @pytest.mark.parametrize("case", GOLDEN["outputs"]["rop_loss"], ids=lambda c: str(c["scale"]))
-@pytest.mark.parametrize(("norm", "loss", "grad"), [("softmax", "loss_softmax_hinge_code", "grad_code"),
-                                                    ("raw", "loss_raw_hinge_paper", "grad_raw")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("norm", "loss", "grad"),
+    [
+        ("softmax", "loss_softmax_hinge_code", "grad_code"),
+        ("raw", "loss_raw_hinge_paper", "grad_raw"),
+    ],
+)
 def test_item_3_losses_equal_the_golden_values(case, norm, loss, grad):
     """Checklist 3: value and gradient of the released loss and of the paper's."""
     scores = scores_of(case["scale"]).detach().requires_grad_()
@@ -108,7 +113,10 @@ def test_item_17_the_bootstrap_is_real():
     module.losses(data[[(i, 0) for i in range(4)]])["loss"].backward()
     optimizer.step()
     trained = module.ranker.encoder.state_dict()
-    assert not torch.equal(trained["encoder.layer.0.attention.self.query.weight"], before["encoder.layer.0.attention.self.query.weight"])  # fmt: skip
+    assert not torch.equal(
+        trained["encoder.layer.0.attention.self.query.weight"],
+        before["encoder.layer.0.attention.self.query.weight"],
+    )
     for name, value in frozen.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert analyse(cfg, module.ranker, {row["id"]: row["text"]})[0]["attention"] != row["attention"]

@@ -95,7 +95,9 @@ def test_item_10_dirichlet_and_keep_probability_equal_the_golden_values():
 # -- distributions -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "wanted"), [("entropy", [0, 100, 1]), ("subtract", [0, 0.5, 0.25])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "wanted"), [("entropy", [0, 100, 1]), ("subtract", [0, 0.5, 0.25])]
+)
 def test_item_8_words_without_attention_have_no_weight(method, wanted):
     """Checklist 8: also where the collection's attention rounds to 0 too; chances stay numbers."""
     found = contrastive_weights(np.array([0, 0.5, 0.5]), np.array([0, 0, 0.25]), method)
@@ -135,18 +137,25 @@ def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
 
 
 def test_item_10_prop_counts_whole_texts_and_trains_on_the_first_512_words():
-    """Checklist 10: tf, |D| and mu are of the whole text; what is short is still told by the pieces."""
+    """Checklist 10: tf, |D| and mu are of the whole text; what is short is still told by the
+    pieces.
+    """
     text = "zebra " * 300 + "tiger " * 300
     rows = {}
     for kept in (512, "null"):
         cfg = config(f"prepare.keep_words={kept}", name="paper_prop")
         rows[kept] = analyser(cfg, tiny_tokenizer(), None, 2)([{"id": "a", "text": text}])[0]
-    assert dict(zip(rows[512]["words"], rows[512]["counts"], strict=True)) == {"zebra": 300, "tiger": 300}  # fmt: skip
+    assert dict(zip(rows[512]["words"], rows[512]["counts"], strict=True)) == {
+        "zebra": 300,
+        "tiger": 300,
+    }
     assert rows[512]["text"].split() == text.split()[:512]
     assert rows["null"]["text"] == text
     assert sum(rows["null"]["counts"]) < 300
     assert 500 < rows[512]["pieces"] == rows["null"]["pieces"] <= 510
-    short = analyser(cfg, tiny_tokenizer(), None, 2)([{"id": "a", "text": "zebra"}, {"id": "b", "text": ""}])  # fmt: skip
+    short = analyser(cfg, tiny_tokenizer(), None, 2)(
+        [{"id": "a", "text": "zebra"}, {"id": "b", "text": ""}]
+    )
     assert [row["pieces"] for row in short] == [len(tiny_tokenizer().tokenize("zebra")), 0]
 
 
@@ -188,15 +197,24 @@ def test_item_7_all_words_take_part_in_the_random_distribution():
     assert candidates.scores[0] == pytest.approx(-found["red"] * math.log2(found["red"]))
 
 
-@pytest.mark.parametrize(("kind", "value"), [("ratio", 0.75), ("sqrt", 0.03**0.5), ("logistic", 1 / (1 + math.exp(-2))), ("none", 0.03)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("ratio", 0.75), ("sqrt", 0.03**0.5), ("logistic", 1 / (1 + math.exp(-2))), ("none", 0.03)],
+)
 def test_saturations(kind, value):
     assert saturate(np.array([0.03]), kind)[0] == pytest.approx(value)
 
 
 def test_item_8_function_words_fall_by_the_contrast():
     """Checklist 8: with the bundled encoder on abstracts, their mean rank is lower than before."""
-    words = ["model.pretrained=bundled:text-encoder", "model.config=null", "data.source=bundled",
-             "eval.max_documents=1", "data.max_document=48", "eval.sets=[]"]  # fmt: skip
+    words = [
+        "model.pretrained=bundled:text-encoder",
+        "model.config=null",
+        "data.source=bundled",
+        "eval.max_documents=1",
+        "data.max_document=48",
+        "eval.sets=[]",
+    ]
     cfg = config(*words)
     from common.evaluation.retrieval.beir import load_titles
     from common.families.retrieval.sets import set_folder
@@ -247,7 +265,9 @@ def test_item_6_extraction_is_frozen_and_repeatable():
     attention = layer[0, :, 0].mean(0)
     owners = ids.word_ids()
     place = {n: owners.index(n) for n in range(5)}
-    assert first[0]["attention"][0] == pytest.approx(float(attention[place[0]] + attention[place[3]]), rel=1e-4)  # fmt: skip
+    assert first[0]["attention"][0] == pytest.approx(
+        float(attention[place[0]] + attention[place[3]]), rel=1e-4
+    )
     assert first[0]["attention"][3] == pytest.approx(float(attention[place[4]]), rel=1e-4)
 
 
@@ -262,7 +282,9 @@ def test_parity_extraction_hides_later_pieces_and_keeps_the_special_tokens():
     sampler = WordSampler(cfg.words, Collection.of([row], cfg.words))
     assert {"[CLS]", "[SEP]"} <= sampler.background.keys()  # of P(w|R) as well
     assert sampler.candidates(row, None).words == ["zebra", "cow"]
-    plain = analyser(config(), *attention_source(config(), ranker), 2)([{"id": "a", "text": "zebra cow"}])[0]  # fmt: skip
+    plain = analyser(config(), *attention_source(config(), ranker), 2)(
+        [{"id": "a", "text": "zebra cow"}]
+    )[0]
     assert sum(plain["attention"]) < 0.9
 
 
@@ -303,7 +325,9 @@ def test_item_9_lengths_are_never_zero():
 
 
 def test_item_1_the_score_decides_and_ties_are_settled_alike():
-    """Checklist 1: higher sum first; equal sums keep the order of drawing; one document, one length."""
+    """Checklist 1: higher sum first; equal sums keep the order of drawing; one document, one
+    length.
+    """
     low, high, other = (["a"], 1.0), (["b"], 2.0), (["c"], 1.0)
     assert ordered((low, high)) == ordered((high, low)) == (high, low)
     assert ordered((low, other)) == (low, other)

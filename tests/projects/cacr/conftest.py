@@ -25,9 +25,13 @@ def method(**options: object) -> MethodConfig:
 def golden_method(case: dict) -> MethodConfig:
     """The method section of a multi-view golden case."""
     return method(
-        tau_pos=case["tau_pos"], tau_neg=case["tau_neg"], alpha=case["alpha"], beta=case["beta"],
-        weighting=case["choice"], tau_plus=case["tau_plus"] if case["with_debiased"] else 0.0,
-    )  # fmt: skip
+        tau_pos=case["tau_pos"],
+        tau_neg=case["tau_neg"],
+        alpha=case["alpha"],
+        beta=case["beta"],
+        weighting=case["choice"],
+        tau_plus=case["tau_plus"] if case["with_debiased"] else 0.0,
+    )
 
 
 def wave(rows: int, dim: int, phase: float) -> Tensor:
@@ -52,9 +56,13 @@ def random_views(views: int, rows: int, dim: int = 8, seed: int = 0) -> Tensor:
 
 
 def batch(
-    rows: int = 6, size: int = 16, views: int = 3, local_views: int = 0, seed: int = 0,
+    rows: int = 6,
+    size: int = 16,
+    views: int = 3,
+    local_views: int = 0,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> dict:  # fmt: skip
+) -> dict:
     """Views of random images."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(views, rows, 3, size, size, generator=generator).to(dtype)

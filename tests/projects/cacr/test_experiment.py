@@ -55,12 +55,26 @@ def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_one_evaluation_reports_all_head_and_tail_for_both_losses(tmp_path):
     """Checklist 13: CACR and InfoNCE on an imbalanced subset, with the same report."""
-    names = {"linear_probe_top1", "linear_probe_head_top1", "linear_probe_tail_top1",
-             "knn5_top1", "knn5_head_top1", "knn5_tail_top1"}  # fmt: skip
+    names = {
+        "linear_probe_top1",
+        "linear_probe_head_top1",
+        "linear_probe_tail_top1",
+        "knn5_top1",
+        "knn5_head_top1",
+        "knn5_tail_top1",
+    }
     for loss in ("cacr", "infonce"):
-        run = train("cacr", "smoke", [f"runs_dir={tmp_path}", f"method.loss={loss}",
-                                      "data.imbalance=linear", f"run_id={loss}",
-                                      "eval.untrained=false"])  # fmt: skip
+        run = train(
+            "cacr",
+            "smoke",
+            [
+                f"runs_dir={tmp_path}",
+                f"method.loss={loss}",
+                "data.imbalance=linear",
+                f"run_id={loss}",
+                "eval.untrained=false",
+            ],
+        )
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         assert names <= metrics.keys()
         both = (metrics["linear_probe_head_top1"] + metrics["linear_probe_tail_top1"]) / 2
@@ -86,8 +100,12 @@ def test_item_13_halves_and_classes_are_told_apart():
 def test_item_13_balanced_and_imbalanced_arms_have_equal_size():
     """Checklist 13: the arms of the comparison; bank and test do not depend on the subset."""
     arms, parts = read_comparison("cacr").arms, {}
-    for name, size in (("full", 1420), ("full_exponential", 1420),
-                       ("full_4950", 4950), ("full_linear", 4950)):  # fmt: skip
+    for name, size in (
+        ("full", 1420),
+        ("full_exponential", 1420),
+        ("full_4950", 4950),
+        ("full_linear", 4950),
+    ):
         cfg = config(*(f"{k}={json.dumps(v)}" for k, v in arms[name].items()), name="mini")
         assert num_samples(cfg) == size
         judged = ("bank", "test") if name in ("full", "full_exponential") else ()
@@ -116,8 +134,10 @@ def test_item_10_imbalanced_sizes_are_the_paper_s():
     words = ("data.limit=null", "data.imbalance=linear")
     part = image_part(config(*words, name="mini"), "train")
     assert part.labels.bincount().tolist() == [90 * (c + 1) for c in range(10)]
-    fixed = [image_part(config(*words, "data.subset_seed=2021", f"seed={s}", name="mini"), "train")
-             for s in (0, 1)]  # fmt: skip
+    fixed = [
+        image_part(config(*words, "data.subset_seed=2021", f"seed={s}", name="mini"), "train")
+        for s in (0, 1)
+    ]
     assert torch.equal(fixed[0].data.images, fixed[1].data.images)
     assert not torch.equal(part.data.images, fixed[0].data.images)
     assert num_samples(config(name="paper_cifar10_imbalanced")) == 27500
@@ -221,17 +241,24 @@ def test_item_13_pictures_without_labels_train_and_imagenet_judges(
     imagenet, tmp_path, folder, host
 ):
     """Checklist 13: uncurated sets; head and tail where the folders are named after classes."""
-    words = [f"data.root={imagenet}", "data.source=folder", f"data.folder={folder}",
-             f"method.host={host}", "data.views=2", "data.blur_prob=[1.0,0.1]",
-             "data.solarise_prob=[0.0,0.9]", "method.loss=infonce"]  # fmt: skip
+    words = [
+        f"data.root={imagenet}",
+        "data.source=folder",
+        f"data.folder={folder}",
+        f"method.host={host}",
+        "data.views=2",
+        "data.blur_prob=[1.0,0.1]",
+        "data.solarise_prob=[0.0,0.9]",
+        "method.loss=infonce",
+    ]
     if host == "momentum":  # also local crops and two kinds of view
         words += ["data.local_views=2", "data.local_size=8", "method.cost=rbf"]
     assert num_samples(config(*words)) == (20 if folder == "web" else 150)
     run = train(
-        "cacr", "smoke",
-        [f"runs_dir={tmp_path / 'runs'}", *words, "trainer.max_steps=2",
-         "eval.linear_probe=false"],
-    )  # fmt: skip
+        "cacr",
+        "smoke",
+        [f"runs_dir={tmp_path / 'runs'}", *words, "trainer.max_steps=2", "eval.linear_probe=false"],
+    )
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["knn5_top1_chance"] == 1 / 100
     if folder == "web":
@@ -261,8 +288,14 @@ def test_pictures_of_ones_own_need_no_judge(tmp_path, host):
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "mine" / name)
-    words = [f"data.root={tmp_path}", "data.source=folder", "data.folder=mine", "data.batch_size=4",
-             "eval.judge=none", f"method.host={host}"]  # fmt: skip
+    words = [
+        f"data.root={tmp_path}",
+        "data.source=folder",
+        "data.folder=mine",
+        "data.batch_size=4",
+        "eval.judge=none",
+        f"method.host={host}",
+    ]
     if host == "momentum":
         words.append("method.cost=rbf")
     assert {r.name for r in requirements(config(*words))} == {"data: mine"}
@@ -313,9 +346,14 @@ def test_an_empty_or_missing_folder_is_named(tmp_path):
             image_part(config(*words, f"data.folder={folder}"), "train")
 
 
-CHECKED = {"paper": "127", "paper_shift": "65,791", "paper_imagenet": "4,095",
-           "paper_imagenet_vitb16": "4,095", "paper_stl10": "127",
-           "paper_shift_webvision": "65,791"}  # fmt: skip
+CHECKED = {
+    "paper": "127",
+    "paper_shift": "65,791",
+    "paper_imagenet": "4,095",
+    "paper_imagenet_vitb16": "4,095",
+    "paper_stl10": "127",
+    "paper_shift_webvision": "65,791",
+}
 
 
 @pytest.mark.parametrize("name", CHECKED)

@@ -53,8 +53,12 @@ def test_every_arm_gives_a_gradient_to_every_trained_weight(host, overrides):
 @pytest.mark.parametrize("host", HOSTS)
 def test_item_14_diagnostics_are_logged(host):
     """Checklist 14: entropies and rank correlations on logged steps, for every host."""
-    names = {"positive_entropy", "negative_entropy", "positive_rank_correlation",
-             "negative_rank_correlation"}  # fmt: skip
+    names = {
+        "positive_entropy",
+        "negative_entropy",
+        "positive_rank_correlation",
+        "negative_rank_correlation",
+    }
     assert names <= module_of(host).losses(batch()).keys()
     sparse = module_of(host, "trainer.log_every_n_steps=2")
     assert not names & sparse.losses(batch()).keys()  # step 1 of 2
@@ -111,7 +115,9 @@ def test_item_14_positives_of_the_diagnostics_are_the_other_views(host):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_diverged_batch_has_terms_by_which_the_training_stops(host):
-    """Guards against an error of the rank correlation in place of the one that names step and batch."""
+    """Guards against an error of the rank correlation in place of the one that names step and
+    batch.
+    """
     diverged = batch()
     diverged["views"][0, 0] = torch.nan
     terms = module_of(host).losses(diverged)
@@ -187,8 +193,10 @@ def test_local_crops_are_queries_and_in_full_mode_keys():
     seen = []
     light.objective.register_forward_pre_hook(lambda m, args: seen.append([len(a) for a in args]))
     full.objective.register_forward_pre_hook(lambda m, args: seen.append([len(a) for a in args]))
-    values = [float(m.losses(b)["loss"]) for m, b in
-              ((light, with_local), (full, with_local), (light, without))]  # fmt: skip
+    values = [
+        float(m.losses(b)["loss"])
+        for m, b in ((light, with_local), (full, with_local), (light, without))
+    ]
     assert seen == [[5, 3], [5, 5], [3, 3]]
     assert len({round(v, 6) for v in values}) == 3
 
@@ -210,8 +218,9 @@ def test_small_alexnet_has_the_paper_s_shape_and_initialisation():
     convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convs] == [96, 192, 384, 384, 192]
     assert all(c.bias is None and c.kernel_size == (3, 3) for c in convs)
-    linears = [(m.in_features, m.out_features) for m in network.modules()
-               if isinstance(m, nn.Linear)]  # fmt: skip
+    linears = [
+        (m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)
+    ]
     assert linears == [(192 * 9, 4096), (4096, 4096), (4096, 128)]
     assert sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in network.modules()) == 7
     last = network.projector.layers[-1]
@@ -250,11 +259,19 @@ def test_patch_embedding_is_frozen_on_request_and_crops_of_other_sizes_fit():
 def test_learning_rate_falls_at_the_milestones(tmp_path):
     """A tenth at each fraction of training; logged step by step."""
     run = train(
-        "cacr", "smoke",
-        [f"runs_dir={tmp_path}", "optim.schedule=constant", "optim.warmup_steps=0",
-         "optim.milestones=[0.5,0.84]", "trainer.keep_checkpoints=9",
-         "trainer.checkpoint_every_n_steps=1", "eval.linear_probe=false", "eval.untrained=false"],
-    )  # fmt: skip
+        "cacr",
+        "smoke",
+        [
+            f"runs_dir={tmp_path}",
+            "optim.schedule=constant",
+            "optim.warmup_steps=0",
+            "optim.milestones=[0.5,0.84]",
+            "trainer.keep_checkpoints=9",
+            "trainer.checkpoint_every_n_steps=1",
+            "eval.linear_probe=false",
+            "eval.untrained=false",
+        ],
+    )
     folder = run / "checkpoints/train"
     rates = [
         ckpt.load(folder / f"step-{step:08d}.ckpt")["lr_schedulers"][0]["_last_lr"][0]
@@ -263,11 +280,22 @@ def test_learning_rate_falls_at_the_milestones(tmp_path):
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
 
 
-@pytest.mark.parametrize(("host", "words", "synced"), [("batch", (), False), ("batch", ("method.weighting=none",), False),
-    ("queue", (), False), ("queue", ("method.weighting=none",), False), ("queue", ("method.loss=infonce",), False),
-    ("momentum", (), False), ("momentum", (), True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("host", "words", "synced"),
+    [
+        ("batch", (), False),
+        ("batch", ("method.weighting=none",), False),
+        ("queue", (), False),
+        ("queue", ("method.weighting=none",), False),
+        ("queue", ("method.loss=infonce",), False),
+        ("momentum", (), False),
+        ("momentum", (), True),
+    ],
+)
 def test_two_processes_equal_one(two_ranks, host, words, synced):
-    """Weights, momentum encoder, queue and its position after three steps; with synchronised batch norm its statistics too."""
+    """Weights, momentum encoder, queue and its position after three steps; with synchronised batch
+    norm its statistics too.
+    """
     words = {"host": host, "words": words, "synced": synced}
     assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-10, atol=1e-12, **words)
 
@@ -278,7 +306,9 @@ def test_two_processes_equal_one(two_ranks, host, words, synced):
     [("queue", ()), ("momentum", ("method.momentum_schedule=cosine", "data.local_views=2"))],
 )
 def test_resume_is_bit_identical(tmp_path, monkeypatch, host, extra):
-    """Six steps equal three steps, a new process's state from the checkpoint, three more; the momentum rises, or does not."""
+    """Six steps equal three steps, a new process's state from the checkpoint, three more; the
+    momentum rises, or does not.
+    """
     update, momenta = MomentumEncoder.update, []
 
     def recorded(self, encoder):
@@ -286,8 +316,15 @@ def test_resume_is_bit_identical(tmp_path, monkeypatch, host, extra):
         update(self, encoder)
 
     monkeypatch.setattr(MomentumEncoder, "update", recorded)
-    words = [f"runs_dir={tmp_path}", "run_id=r", f"method.host={host}", *extra,
-             "trainer.keep_checkpoints=5", "eval.linear_probe=false", "eval.untrained=false"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        f"method.host={host}",
+        *extra,
+        "trainer.keep_checkpoints=5",
+        "eval.linear_probe=false",
+        "eval.untrained=false",
+    ]
     run = train("cacr", "smoke", words)
     folder = run / "checkpoints/train"
     last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"

@@ -115,10 +115,12 @@ def test_item_1_weights_sum_to_one_and_leave_the_own_image_out(views):
     distance = torch.cdist(z[0], z[1]).square()
     close(repulsion(z[0], z[1], 0.9).cost, (negative * distance).sum(1))
     per_query = [
-        (attraction_weights(z[x], z[[k for k in range(views) if k != x]], 1.5)
-         * positive_distances(z[x], z[[k for k in range(views) if k != x]])).sum(1)
+        (
+            attraction_weights(z[x], z[[k for k in range(views) if k != x]], 1.5)
+            * positive_distances(z[x], z[[k for k in range(views) if k != x]])
+        ).sum(1)
         for x in range(views)
-    ]  # fmt: skip
+    ]
     close(attraction(z, 1.5).cost, torch.stack(per_query).mean(0))
 
 
@@ -142,8 +144,9 @@ def test_item_2_large_tau_sees_the_farthest_positive_and_the_nearest_negative_on
     close(terms["attraction"], distance.amax(1).mean())
     nearest = [
         torch.cdist(z[x], z[y]).square().fill_diagonal_(torch.inf).amin(1).mean()
-        for x in range(4) for y in range(x + 1, 4)
-    ]  # fmt: skip
+        for x in range(4)
+        for y in range(x + 1, 4)
+    ]
     close(terms["repulsion"], -torch.stack(nearest).mean())
 
 
@@ -333,8 +336,14 @@ def test_queue_form_is_its_formula(in_batch, cached, weighting):
     """Values and gradients of the MoCo v2 form; queue weights fixed, in-batch weights not."""
     z, k = random_views(3, 5), random_views(3, 5, seed=1)
     queue = F.normalize(wave(9, 8, 0.5), dim=1)
-    options = {"tau_neg": 2.0, "alpha": 0.5, "beta": 2.0, "in_batch_negatives": in_batch,
-               "replicate_cached_queue_bug": cached, "weighting": weighting}  # fmt: skip
+    options = {
+        "tau_neg": 2.0,
+        "alpha": 0.5,
+        "beta": 2.0,
+        "in_batch_negatives": in_batch,
+        "replicate_cached_queue_bug": cached,
+        "weighting": weighting,
+    }
     left, right = z.clone().requires_grad_(), z.clone().requires_grad_()
     found = with_queue(left, k, queue, **options)
     unit = F.normalize(right, dim=-1)

@@ -71,7 +71,10 @@ def rows_of(batch: dict, own: slice, pairs: int) -> dict:
     if "masked" in batch:
         chosen = (batch["ids"] % 4 == 0).nonzero()[:, 0]
         mine = torch.isin(chosen, torch.arange(pairs)[own])
-        found |= {"masked": {k: v[mine] for k, v in batch["masked"].items()}, "labels": batch["labels"][mine]}  # fmt: skip
+        found |= {
+            "masked": {k: v[mine] for k, v in batch["masked"].items()},
+            "labels": batch["labels"][mine],
+        }
     return found
 
 

@@ -21,7 +21,9 @@ def test_bank_keeps_the_order_and_names_of_the_golden_values():
 
 
 def test_item_2_other_languages_never_push_out_the_rows_of_a_language():
-    """Checklist 2: a ring for each language, in mixed batches too; twin: one ring keeps the latest alone."""
+    """Checklist 2: a ring for each language, in mixed batches too; twin: one ring keeps the latest
+    alone.
+    """
     own, shared = (SharedBank(8, 1, ["language"], rings=n) for n in (2, 1))
     for bank in (own, shared):
         bank.enqueue(torch.arange(3.0)[:, None], language=torch.tensor([1, 0, 1]))
@@ -37,7 +39,10 @@ def test_item_2_other_languages_never_push_out_the_rows_of_a_language():
     assert sorted(own.features[own.valid(language=1)][:, 0].tolist()) == [12, 13, 14, 15]
     fresh = SharedBank(9, 1, ["language"], rings=2, initial="random")
     assert fresh.valid(language=1).tolist() == [False] * 4 + [True] * 4
-    for wrong, match in ((torch.tensor([2]), "none of the 2 rings"), (torch.tensor([0, 1]), r"expected \(B, 1\)")):  # fmt: skip
+    for wrong, match in (
+        (torch.tensor([2]), "none of the 2 rings"),
+        (torch.tensor([0, 1]), r"expected \(B, 1\)"),
+    ):
         with pytest.raises(ValueError, match=match):
             own.enqueue(torch.zeros(1, 1), language=wrong)
     with pytest.raises(ValueError, match="rings <= size"):

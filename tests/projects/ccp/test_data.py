@@ -98,7 +98,9 @@ def test_the_simulated_language_shares_no_piece():
     torch.manual_seed(0)
     encoder = recipe_of(config()).build().passage
     texts = ["the people of the world, 1984!", "the world of the people"]
-    plain, moved = (language_view(encoder, n).tokenize(texts)["input_ids"] for n in (ENGLISH, SIMULATED))  # fmt: skip
+    plain, moved = (
+        language_view(encoder, n).tokenize(texts)["input_ids"] for n in (ENGLISH, SIMULATED)
+    )
     special = torch.isin(plain, torch.tensor(encoder.tokenizer.all_special_ids))
     assert torch.equal(plain[special], moved[special])
     size = len(encoder.tokenizer)
@@ -129,7 +131,9 @@ def test_item_12_calibration_text_is_of_the_training_side():
 
 
 def test_texts_are_prepared_in_every_part_of_the_evaluation_as_in_a_search():
-    """The switches acted on the family's sets alone; what equals a scored sentence once prepared is left out."""
+    """The switches acted on the family's sets alone; what equals a scored sentence once prepared is
+    left out.
+    """
     torch.manual_seed(0)
     plain, cfg = config(), config("eval.normalize_text=true", "eval.lower_case=true")
     towers = recipe_of(cfg).build().eval()
@@ -144,7 +148,9 @@ def test_texts_are_prepared_in_every_part_of_the_evaluation_as_in_a_search():
 
 
 def test_bundled_documents_are_disjoint_and_as_many_as_the_card_says():
-    """Training chapters of one language, of the other, and the held-out ones; runs of eight sentences."""
+    """Training chapters of one language, of the other, and the held-out ones; runs of eight
+    sentences.
+    """
     cfg = config(name="mini")
     trained, held = training_documents(cfg), validation_documents(cfg)
     own = {n: {s for d in docs for s in d} for n, docs in trained.items()}
@@ -218,10 +224,14 @@ def test_questions_have_their_first_positive_and_one_negative(tmp_path):
     Where there is no hard one, another fills up: the release would leave the place empty.
     """
     rows = [
-        {"question": f"who is {i}?", "positive_ctxs": [{"title": "t", "text": f"right {i}"}, {"text": "second"}],
-         "negative_ctxs": [{"text": f"plain {i}"}], "hard_negative_ctxs": [{"text": f"hard {i}"}] if i else []}
+        {
+            "question": f"who is {i}?",
+            "positive_ctxs": [{"title": "t", "text": f"right {i}"}, {"text": "second"}],
+            "negative_ctxs": [{"text": f"plain {i}"}],
+            "hard_negative_ctxs": [{"text": f"hard {i}"}] if i else [],
+        }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     for name in ("train.json", "dev.json"):
         (tmp_path / name).write_text(json.dumps(rows))
     words = [
@@ -255,7 +265,11 @@ def test_documents_of_files_are_checked(tmp_path):
 
 def test_sentences_end_in_many_scripts():
     """Arabic question mark, Devanagari danda, ellipsis, closing quotes; not inside numbers."""
-    assert split_any('He said "no." Then 2.5 m. Right?') == ['He said "no."', "Then 2.5 m.", "Right?"]  # fmt: skip
+    assert split_any('He said "no." Then 2.5 m. Right?') == [
+        'He said "no."',
+        "Then 2.5 m.",
+        "Right?",
+    ]
     assert len(split_any("\u0647\u0644 \u0647\u0630\u0627\u061f \u0646\u0639\u0645.")) == 2
     assert len(split_any("\u092f\u0939 \u0939\u0948\u0964 \u0935\u0939 \u0939\u0948\u0964")) == 2
 
@@ -269,13 +283,20 @@ def files_config(root, *overrides):
     for name, count in (("de", 14), ("fi", 20)):
         documents_of(root / f"{name}.jsonl", name, count)
     return config(
-        *PRETRAIN, f"data.root={root}", "data.source=files", "data.languages={de: de.jsonl, fi: fi.jsonl}",
-        "data.batch_size=4", "eval.pseudo_bitext=0", *overrides,
-    )  # fmt: skip
+        *PRETRAIN,
+        f"data.root={root}",
+        "data.source=files",
+        "data.languages={de: de.jsonl, fi: fi.jsonl}",
+        "data.batch_size=4",
+        "eval.pseudo_bitext=0",
+        *overrides,
+    )
 
 
 def test_item_18_the_last_documents_of_each_file_are_for_the_validation_alone(tmp_path):
-    """Checklist 18: every language, whole batches as large as those of the training, none trained on."""
+    """Checklist 18: every language, whole batches as large as those of the training, none trained
+    on.
+    """
     cfg = files_config(tmp_path, "data.heldout_documents=6")
     towers = recipe_of(cfg).build()
     data = pretraining_data(cfg, towers)
@@ -290,7 +311,10 @@ def test_item_18_the_last_documents_of_each_file_are_for_the_validation_alone(tm
         assert all(text.startswith(name) for text in seen)
         assert not seen & {s for d in trained[name] for s in d}
     assert data.eval_batch_size == 4
-    for words, match in (("heldout_documents=3", "needs 4 held-out documents of 'de'"), ("heldout_documents=14", "leaves none")):  # fmt: skip
+    for words, match in (
+        ("heldout_documents=3", "needs 4 held-out documents of 'de'"),
+        ("heldout_documents=14", "leaves none"),
+    ):
         with pytest.raises(UserError, match=match):
             pretraining_data(files_config(tmp_path, f"data.{words}"), towers)
     assert not pretraining_data(files_config(tmp_path), towers).val_sets
@@ -343,7 +367,9 @@ def test_the_simulated_tokenizer_can_be_copied_for_loader_processes():
 
 
 def test_sets_that_cannot_be_evaluated_are_named_before_the_training():
-    """A pair without a dash, a language without text to calibrate with, a selection that never comes."""
+    """A pair without a dash, a language without text to calibrate with, a selection that never
+    comes.
+    """
     for words, match in (
         (["eval.bitext={deen: a}"], "'deen' is no pair"),
         (["eval.bitext={zh-Hans-en: a}"], "'zh-Hans-en' is no pair"),

@@ -20,7 +20,12 @@ from projects.ccp.stages import loaded_module
 from projects.ccp.towers import recipe_of
 from tests.projects.ccp.conftest import config, module_of, tuned_module
 
-QUIET = ["eval.beir=[]", "eval.held_out_queries=0", "eval.neighbour_queries=0", "eval.pseudo_bitext=0"]  # fmt: skip
+QUIET = [
+    "eval.beir=[]",
+    "eval.held_out_queries=0",
+    "eval.neighbour_queries=0",
+    "eval.pseudo_bitext=0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,13 @@ def full_run(tmp_path_factory):
 
 def test_item_4_a_resumed_run_is_bit_identical(tmp_path):
     """Checklist 4: head, its turn, bank and labels, position; the next losses and all weights."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "finetune.steps=0", "trainer.keep_checkpoints=5", *QUIET]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "finetune.steps=0",
+        "trainer.keep_checkpoints=5",
+        *QUIET,
+    ]
     run = train("ccp", "smoke", words)
     folder = run / "checkpoints/pretrain"
     whole, curve = ckpt.load(folder / "step-00000004.ckpt"), (run / "metrics.csv").read_text()
@@ -51,7 +62,9 @@ def test_item_4_a_resumed_run_is_bit_identical(tmp_path):
 
 
 def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run):
-    """Checklist 16, 18: both directions, each step of the calibration, separation; logged in training."""
+    """Checklist 16, 18: both directions, each step of the calibration, separation; logged in
+    training.
+    """
     found = json.loads((full_run / "metrics.json").read_text())
     for stage in ("raw", "shifted", "scaled"):
         for side in ("forward", "backward"):
@@ -62,7 +75,14 @@ def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run
     assert found["bitext_en-permuted_gain"] == pytest.approx(gain)
     assert found["untrained_neighbour_hit_at_10"] > 0
     names = (full_run / "metrics.csv").read_text()
-    for name in ("train/accuracy", "train/within_variance", "train/language_distance", "train/mlm", "train/batch_accuracy", "val/batch_accuracy"):  # fmt: skip
+    for name in (
+        "train/accuracy",
+        "train/within_variance",
+        "train/language_distance",
+        "train/mlm",
+        "train/batch_accuracy",
+        "val/batch_accuracy",
+    ):
         assert f",{name}," in names
     assert (full_run / "items/neighbour_hit_at_10.json").is_file()
 
@@ -85,9 +105,12 @@ def test_item_16_pairs_with_english_and_without(tmp_path):
         row = {"sentences": [f"{name} all of them {i}" for i in range(6)]}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     cfg = config(
-        f"data.root={tmp_path}", "eval.pseudo_bitext=0", "eval.bitext={de-en: deu-eng, de-fr: deu-fra}",
-        "eval.monolingual={de: de.jsonl, fr: fr.jsonl, en: en.jsonl}", "eval.rotation_steps=1",
-    )  # fmt: skip
+        f"data.root={tmp_path}",
+        "eval.pseudo_bitext=0",
+        "eval.bitext={de-en: deu-eng, de-fr: deu-fra}",
+        "eval.monolingual={de: de.jsonl, fr: fr.jsonl, en: en.jsonl}",
+        "eval.rotation_steps=1",
+    )
     towers = recipe_of(cfg).build().eval()
     found = bitext(cfg, towers, None)
     for stage in ("raw", "shifted", "scaled", "rotated"):
@@ -123,14 +146,24 @@ def test_item_17_zero_shot_and_supervised_are_the_same_stage(full_run):
 
 
 def test_item_17_xor_sets_are_asked_by_language(tmp_path):
-    """Checklist 17: one collection, questions of each language, macro average; no answer is in a title."""
+    """Checklist 17: one collection, questions of each language, macro average; no answer is in a
+    title.
+    """
     folder = tmp_path / "xor"
     folder.mkdir()
-    rows = [{"_id": f"d{i}", "title": "nine", "text": f"number {word}"} for i, word in enumerate(["one", "two"])]  # fmt: skip
+    rows = [
+        {"_id": f"d{i}", "title": "nine", "text": f"number {word}"}
+        for i, word in enumerate(["one", "two"])
+    ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     for language, answers in (("ar", ["one"]), ("te", ["nine"])):
-        asked = [{"question": "which", "answers": answers}, {"question": "is it", "answers": ["yes"]}]  # fmt: skip
-        (folder / f"questions.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in asked))  # fmt: skip
+        asked = [
+            {"question": "which", "answers": answers},
+            {"question": "is it", "answers": ["yes"]},
+        ]
+        (folder / f"questions.{language}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in asked)
+        )
     cfg = config(f"data.root={tmp_path}", 'eval.xor=["xor@ar","xor@te"]')
     found = xor_retrieve(cfg, recipe_of(cfg).build().eval(), None)
     assert (found["xor_ar_r_at_2kt"], found["xor_te_r_at_2kt"]) == (1.0, 0.0)
@@ -138,18 +171,31 @@ def test_item_17_xor_sets_are_asked_by_language(tmp_path):
 
 
 def test_item_17_xor_passages_are_never_taken_for_the_question(tmp_path):
-    """Checklist 17: ids of Wikipedia's passages are numbers; blank answers and sets of yes and no alone."""
+    """Checklist 17: ids of Wikipedia's passages are numbers; blank answers and sets of yes and no
+    alone.
+    """
     folder = tmp_path / "xor"
     folder.mkdir()
     (folder / "corpus.jsonl").write_text('{"_id": "0", "title": "", "text": "number one"}\n')
     asked = {"ar": [["one"]], "bn": [["yes"], [" "]], "te": "one"}
     for language, every in asked.items():
-        rows = [{"question": "which", "answers": answers} for answers in every] if language != "te" else [{"question": "which", "answers": every}]  # fmt: skip
-        (folder / f"questions.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))  # fmt: skip
+        rows = (
+            [{"question": "which", "answers": answers} for answers in every]
+            if language != "te"
+            else [{"question": "which", "answers": every}]
+        )
+        (folder / f"questions.{language}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in rows)
+        )
     cfg = config(f"data.root={tmp_path}", 'eval.xor=["xor@ar","xor@bn"]')
     towers = recipe_of(cfg).build().eval()
     found = xor_retrieve(cfg, towers, None)
-    assert found == {"xor_ar_r_at_2kt": 1.0, "xor_ar_r_at_5kt": 1.0, "xor_r_at_2kt": 1.0, "xor_r_at_5kt": 1.0}  # fmt: skip
+    assert found == {
+        "xor_ar_r_at_2kt": 1.0,
+        "xor_ar_r_at_5kt": 1.0,
+        "xor_r_at_2kt": 1.0,
+        "xor_r_at_5kt": 1.0,
+    }
     with pytest.raises(UserError, match="row 1: 'answers' has to be a list"):
         xor_retrieve(config(f"data.root={tmp_path}", 'eval.xor=["xor@te"]'), towers, None)
 
@@ -179,7 +225,9 @@ def test_an_export_is_evaluated_as_the_run_was(tmp_path):
     cfg = config("finetune.steps=0", "model.normalize=true", "model.pooling=avg")
     experiment, module = build(cfg), module_of("model.normalize=true", "model.pooling=avg").eval()
     experiment.export(module, tmp_path)
-    before, after = (bitext(cfg, m.encoder, None) for m in (module, experiment.load_export(tmp_path)))  # fmt: skip
+    before, after = (
+        bitext(cfg, m.encoder, None) for m in (module, experiment.load_export(tmp_path))
+    )
     assert before == after
     vectors = encode_language(module.encoder, ["the people"], "en", cfg.eval)
     assert float(vectors.norm()) == pytest.approx(1.0)
@@ -194,13 +242,17 @@ def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path, monkeypatch):
         module.encoder.question.tower.model.embeddings.word_embeddings.weight.mul_(2)
     experiment = build(cfg)
     experiment.export(module, tmp_path / "export")
-    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))  # fmt: skip
+    before, after = (
+        experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export"))
+    )
     for side in ("queries", "documents"):
         assert torch.equal(before[side], after[side])
     assert not torch.allclose(before["queries"], before["documents"])
     words = ["method.pretrain=false", f"model.pretrained={tmp_path}/export", "model.config=null"]
     towers = recipe_of(config(*words)).build().eval()
-    assert torch.equal(recipe_of(cfg).queries(towers, ["a"]), recipe_of(cfg).queries(module.encoder, ["a"]))  # fmt: skip
+    assert torch.equal(
+        recipe_of(cfg).queries(towers, ["a"]), recipe_of(cfg).queries(module.encoder, ["a"])
+    )
     monkeypatch.setenv("HOME", str(tmp_path))
     again = recipe_of(config(*words, "model.pretrained=~/export")).build()
     assert again.own_question is not None
@@ -209,7 +261,9 @@ def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path, monkeypatch):
 
 
 def test_training_brings_neighbours_together():
-    """Thirty steps on made-up documents: their first words tell; pairs of changing documents do not."""
+    """Thirty steps on made-up documents: their first words tell; pairs of changing documents do
+    not.
+    """
     from tests.projects.ccp.conftest import training_set
 
     def accuracy(moved):
@@ -225,7 +279,10 @@ def test_training_brings_neighbours_together():
         for step in range(30):
             batch = data[[(8 * (step % 2) + i, step // 2) for i in range(8)]]
             if moved:
-                batch["inputs"] = {k: torch.cat([v[:8], v[8:].roll(1 + step % 7, 0)]) for k, v in batch["inputs"].items()}  # fmt: skip
+                batch["inputs"] = {
+                    k: torch.cat([v[:8], v[8:].roll(1 + step % 7, 0)])
+                    for k, v in batch["inputs"].items()
+                }
             optimizer.zero_grad()
             terms = module.losses(batch)
             terms["loss"].backward()
@@ -242,7 +299,11 @@ def test_split_writes_documents_that_training_reads(full_run, tmp_path):
     (tmp_path / "a.txt").write_text("".join(f"the people {i}\n" for i in range(70)) + "\nalone\n")
     (tmp_path / "b.txt").write_text("It is so. We know. Why not? They do.\n" * 9)
     for name, layout in (("a", "lines"), ("b", "text")):
-        words = [f"split.input={tmp_path}/{name}.txt", f"split.output={tmp_path}/{name}.jsonl", f"split.layout={layout}"]  # fmt: skip
+        words = [
+            f"split.input={tmp_path}/{name}.txt",
+            f"split.output={tmp_path}/{name}.jsonl",
+            f"split.layout={layout}",
+        ]
         build(config(*words)).tasks["split"](Workspace(tmp_path / "task"))
     sizes = [len(json.loads(line)["sentences"]) for line in (tmp_path / "a.jsonl").open()]
     assert sizes == [32, 32, 6]
@@ -254,9 +315,18 @@ def test_split_writes_documents_that_training_reads(full_run, tmp_path):
     with pytest.raises(UserError, match="UTF-8"):
         build(config(f"split.input={tmp_path}/d.txt")).tasks["split"](Workspace(tmp_path / "task"))
     assert not [*(tmp_path / "task").rglob("*.tmp")]
-    words = [f"runs_dir={tmp_path}", f"data.root={tmp_path}", "data.source=files", "data.languages={a: a.jsonl, b: b.jsonl}",
-             "finetune.steps=0", "trainer.max_steps=2", "trainer.val_every_n_steps=null",
-             "data.batch_size=3", "method.mlm_weight=0", *QUIET]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        f"data.root={tmp_path}",
+        "data.source=files",
+        "data.languages={a: a.jsonl, b: b.jsonl}",
+        "finetune.steps=0",
+        "trainer.max_steps=2",
+        "trainer.val_every_n_steps=null",
+        "data.batch_size=3",
+        "method.mlm_weight=0",
+        *QUIET,
+    ]
     assert train("ccp", "smoke", words)
 
 
@@ -282,7 +352,11 @@ def test_split_holds_one_file_at_a_time(tmp_path, monkeypatch):
 def test_split_says_how_many_documents_have_one_sentence(tmp_path, capsys):
     """Text whose lines are single sentences once vanished behind a small, plausible number."""
     (tmp_path / "a.txt").write_text("It is so. We know.\n\n" + "One alone.\n" * 5)
-    words = [f"split.input={tmp_path}/a.txt", f"split.output={tmp_path}/a.jsonl", "split.layout=text"]  # fmt: skip
+    words = [
+        f"split.input={tmp_path}/a.txt",
+        f"split.output={tmp_path}/a.jsonl",
+        "split.layout=text",
+    ]
     build(config(*words)).tasks["split"](Workspace(tmp_path / "task"))
     assert "1 documents; 5 of one sentence are left out" in capsys.readouterr().out
     (tmp_path / "a.txt").write_text("It is so. We know.\n")
@@ -293,8 +367,12 @@ def test_split_says_how_many_documents_have_one_sentence(tmp_path, capsys):
 def test_calibrate_writes_what_the_card_loads(full_run, tmp_path):
     """Mean and deviation of the exported encoder's vectors of a language."""
     (tmp_path / "de.txt").write_text("".join(f"people of {i}\n" for i in range(5)))
-    words = [f"runs_dir={full_run.parents[2]}", "calibrate.run=full", f"calibrate.input={{de: {tmp_path}/de.txt}}",
-             f"calibrate.output={tmp_path}/c.safetensors"]  # fmt: skip
+    words = [
+        f"runs_dir={full_run.parents[2]}",
+        "calibrate.run=full",
+        f"calibrate.input={{de: {tmp_path}/de.txt}}",
+        f"calibrate.output={tmp_path}/c.safetensors",
+    ]
     build(config(*words)).tasks["calibrate"](Workspace(tmp_path / "task", "ccp", "smoke"))
     assert load_calibration(tmp_path / "c.safetensors")["de"].mean.shape == (32,)
     with pytest.raises(UserError, match="calibrate.input"):
@@ -320,7 +398,11 @@ def test_baselines_score_what_the_method_is_scored_on(tmp_path):
         assert sum(items) / 20 == found[name]["neighbour_hit_at_10"]
     assert found["tfidf"]["neighbour_hit_at_10"] == 1.0
     plain = found["untrained"]["neighbour_hit_at_10"]
-    assert found["untrained"]["neighbour_hit_at_10_scaled"] != plain != found["whitened"]["neighbour_hit_at_10"]  # fmt: skip
+    assert (
+        found["untrained"]["neighbour_hit_at_10_scaled"]
+        != plain
+        != found["whitened"]["neighbour_hit_at_10"]
+    )
     assert neighbour_lists([["a", "b"], ["c"]], 2) == [{1}, {0}, set()]
 
 
@@ -328,13 +410,23 @@ def test_paper_configs_hold_the_published_recipe():
     cfg, nq = config(name="paper"), config(name="paper_nq")
     assert (cfg.method.temperature, cfg.data.window) == (0.1, 5)
     assert cfg.method.bank_size == 4096 * cfg.data.num_languages
-    assert cfg.method.bank_size // cfg.data.num_languages >= 2 * cfg.data.batch_size * cfg.trainer.devices  # fmt: skip
+    assert (
+        cfg.method.bank_size // cfg.data.num_languages
+        >= 2 * cfg.data.batch_size * cfg.trainer.devices
+    )
     assert (cfg.model.length_groups, cfg.model.grad_checkpointing) == (8, True)  # fits its devices
     assert not nq.eval.untrained
     assert len(cfg.eval.bitext) == 36
-    assert {language for pair in cfg.eval.bitext for language in pair.split("-")} == {*cfg.data.languages}  # fmt: skip
+    assert {language for pair in cfg.eval.bitext for language in pair.split("-")} == {
+        *cfg.data.languages
+    }
     assert cfg.data.heldout_documents == cfg.data.batch_size * cfg.trainer.devices
-    assert (cfg.optim.lr, cfg.optim.betas, cfg.optim.eps, cfg.optim.warmup_steps) == (4e-5, (0.9, 0.98), 1e-6, 10000)  # fmt: skip
+    assert (cfg.optim.lr, cfg.optim.betas, cfg.optim.eps, cfg.optim.warmup_steps) == (
+        4e-5,
+        (0.9, 0.98),
+        1e-6,
+        10000,
+    )
     assert cfg.data.batch_size * cfg.trainer.devices == 2048
     assert cfg.model.pooling == "cls_before_pooler"
     assert (nq.finetune.batch_size * nq.trainer.devices, nq.finetune.lr, nq.seed) == (48, 1e-5, 42)

@@ -38,8 +38,11 @@ def test_both_directions_with_asymmetric_norm_and_bank_equal_the_golden_values(c
     every = torch.ones(5, dtype=torch.bool)
     terms = Objective(case["tau"], in_batch=False, backend=backend)(
         *golden_head()(center, context),
-        context_bank=bank, center_bank=bank, context_valid=every, center_valid=every,
-    )  # fmt: skip
+        context_bank=bank,
+        center_bank=bank,
+        context_valid=every,
+        center_valid=every,
+    )
     terms.loss.backward()
     assert_close(terms.center_to_context.loss, case["loss_center_to_context"])
     assert_close(terms.context_to_center.loss, case["loss_context_to_center"])
@@ -50,14 +53,20 @@ def test_both_directions_with_asymmetric_norm_and_bank_equal_the_golden_values(c
 
 @pytest.mark.parametrize("case", GOLDEN["family_loss"])
 def test_symmetric_mode_and_masks_equal_the_golden_values(case):
-    """Checklist 2: batch mates of both sides, the bank's own language, random rows until it is full."""
+    """Checklist 2: batch mates of both sides, the bank's own language, random rows until it is
+    full.
+    """
     ids = torch.tensor(case["bank_language_ids"])
     bank = SharedBank(6, 4, ["language"], initial="random").double()
     bank.features = fill((6, 4), 2.5).detach()
     bank.label_language = ids
     valid = bank.valid(language=0)
-    banks = {"context_bank": bank.features, "center_bank": bank.features,
-             "context_valid": valid, "center_valid": valid}  # fmt: skip
+    banks = {
+        "context_bank": bank.features,
+        "center_bank": bank.features,
+        "context_valid": valid,
+        "center_valid": valid,
+    }
     for name, in_batch in (("symmetric", True), ("one_direction_bank_only", False)):
         wanted = case[name]
         query, key = fill((3, 4), 1.7), fill((3, 4), 0.7)
@@ -101,13 +110,18 @@ def test_item_13_dpr_loss_equals_the_golden_values(case):
     assert_close(passages.grad.norm(), case["grad_norm_ctx"])
     assert int(out.hits.sum()) == case["correct"]
     own = [(question[i] @ passages[order[i]]) for i in range(rows)]
-    hardest = [(question[i] @ passages[order[rows + i * hard : rows + (i + 1) * hard]].T) for i in range(rows)]  # fmt: skip
+    hardest = [
+        (question[i] @ passages[order[rows + i * hard : rows + (i + 1) * hard]].T)
+        for i in range(rows)
+    ]
     alone = sum(torch.cat([o[None], h]).logsumexp(0) - o for o, h in zip(own, hardest, strict=True))
     assert abs(float(alone) / rows - case["loss"]) > 1e-3  # twin: own negatives only
 
 
 def test_item_17_mrtydi_metrics_equal_the_golden_values():
-    """Checklist 17: reciprocal rank of the best document; share of documents found; missing query 0."""
+    """Checklist 17: reciprocal rank of the best document; share of documents found; missing query
+    0.
+    """
     labels = {"q1": {"d1": 1, "d9": 1}, "q2": {"d3": 1}, "q3": {"d4": 1}}
     ranked = {"q1": ["d5", "d9", "d1"], "q2": ["d3"], "q4": ["d4"]}
     run = {q: {d: -float(i) for i, d in enumerate(own)} for q, own in ranked.items()}
@@ -182,7 +196,10 @@ def test_item_15_other_norms_are_one_flag():
     """Checklist 15: plain shares statistics of both sides; none has no statistics at all."""
     center, context = pairs_of(4)
     plain = PairHead(6, norm="plain").double().train()
-    both = plain.last_norm(plain.second(F.relu(plain.first_norm(plain.first(torch.cat([center, context])), True))), True)  # fmt: skip
+    both = plain.last_norm(
+        plain.second(F.relu(plain.first_norm(plain.first(torch.cat([center, context])), True))),
+        True,
+    )
     torch.testing.assert_close(torch.cat(plain(center, context)), both)
     assert not PairHead(6, norm="none").first_norm
     assert module_of("method.norm=none").head.first_norm is None
@@ -194,8 +211,12 @@ def test_item_15_other_norms_are_one_flag():
 
 def test_settings_of_head_and_bank_reach_them():
     """Sheet, model: eps and momentum of the norms, last norm as a flag, random first entries."""
-    module = module_of("method.norm_momentum=0.3", "method.norm_eps=0.01", "method.last_norm=false",
-                       "method.bank_initial=random")  # fmt: skip
+    module = module_of(
+        "method.norm_momentum=0.3",
+        "method.norm_eps=0.01",
+        "method.last_norm=false",
+        "method.bank_initial=random",
+    )
     norm, bank = module.head.first_norm, module.bank
     assert (norm.momentum, norm.eps) == (0.3, 0.01)
     assert module.head.last_norm is None
@@ -212,14 +233,32 @@ def test_item_9_exchanging_sides_and_banks_exchanges_the_terms(in_batch):
     first, second = pairs_of(5, 2)
     valid = torch.tensor([True, True, False, True, True])
     other = torch.tensor([True, False, True, True, True])
-    there = objective(center, context, context_bank=first, center_bank=second,
-                      context_valid=valid, center_valid=other)  # fmt: skip
-    back = objective(context, center, context_bank=second, center_bank=first,
-                     context_valid=other, center_valid=valid)  # fmt: skip
+    there = objective(
+        center,
+        context,
+        context_bank=first,
+        center_bank=second,
+        context_valid=valid,
+        center_valid=other,
+    )
+    back = objective(
+        context,
+        center,
+        context_bank=second,
+        center_bank=first,
+        context_valid=other,
+        center_valid=valid,
+    )
     torch.testing.assert_close(there.center_to_context.loss, back.context_to_center.loss)
     torch.testing.assert_close(there.context_to_center.loss, back.center_to_context.loss)
-    twin = objective(center, context, context_bank=second, center_bank=first,
-                     context_valid=valid, center_valid=other)  # fmt: skip
+    twin = objective(
+        center,
+        context,
+        context_bank=second,
+        center_bank=first,
+        context_valid=valid,
+        center_valid=other,
+    )
     assert not torch.allclose(there.center_to_context.loss, twin.center_to_context.loss)
 
 
@@ -228,8 +267,14 @@ def test_an_empty_bank_gives_a_finite_loss_and_gradient(in_batch):
     """The first step of ``bank_initial=masked``; without batch mates nothing is left to tell apart."""
     center, context = (x.requires_grad_() for x in pairs_of(3))
     bank, valid = pairs_of(4, 3)[0], torch.zeros(4, dtype=torch.bool)
-    terms = Objective(0.1, in_batch=in_batch)(center, context, context_bank=bank, center_bank=bank,
-                                              context_valid=valid, center_valid=valid)  # fmt: skip
+    terms = Objective(0.1, in_batch=in_batch)(
+        center,
+        context,
+        context_bank=bank,
+        center_bank=bank,
+        context_valid=valid,
+        center_valid=valid,
+    )
     terms.loss.backward()
     assert torch.isfinite(center.grad).all()
     assert (float(terms.loss.detach()) > 0) == in_batch
@@ -247,8 +292,14 @@ def explicit(query, key, negatives, tau):
 )
 def test_items_2_3_and_15_negatives_are_of_the_language_and_of_earlier_steps(language_bank, sides):
     """Checklist 2, 3, 15: the loss equals that over exactly these rows; the bank is written later."""
-    words = [f"method.language_bank={str(language_bank).lower()}", f"method.bank_sides={sides}",
-             "method.mlm_weight=0", "method.in_batch_negatives=false", "data.batch_size=4", "method.bank_size=64"]  # fmt: skip
+    words = [
+        f"method.language_bank={str(language_bank).lower()}",
+        f"method.bank_sides={sides}",
+        "method.mlm_weight=0",
+        "method.in_batch_negatives=false",
+        "data.batch_size=4",
+        "method.bank_size=64",
+    ]
     module, data = module_of(*words).double(), training_set(*words)
     seen = []
     for step in range(6):
@@ -260,13 +311,20 @@ def test_items_2_3_and_15_negatives_are_of_the_language_and_of_earlier_steps(lan
         center, context, _ = module._new[0]
         pools = []
         for side in (CONTEXT, CENTER):
-            rows = [x for own, where, x in seen if (own == language or not language_bank)
-                    and (sides == "both" or where == side)]  # fmt: skip
+            rows = [
+                x
+                for own, where, x in seen
+                if (own == language or not language_bank) and (sides == "both" or where == side)
+            ]
             pools.append(torch.cat(rows) if rows else torch.zeros(0, 32).double())
         if len(pools[0]):
             tau = module.method.temperature
-            torch.testing.assert_close(terms["center_to_context"], explicit(center, context, pools[0], tau))  # fmt: skip
-            torch.testing.assert_close(terms["context_to_center"], explicit(context, center, pools[1], tau))  # fmt: skip
+            torch.testing.assert_close(
+                terms["center_to_context"], explicit(center, context, pools[0], tau)
+            )
+            torch.testing.assert_close(
+                terms["context_to_center"], explicit(context, center, pools[1], tau)
+            )
         module.after_optimizer_step()
         seen += [(language, CENTER, center), (language, CONTEXT, context)]
     assert {language for language, _, _ in seen} == {0, 1}
@@ -282,7 +340,13 @@ def test_item_4_the_bank_has_no_gradient_and_is_in_the_checkpoint():
         module.after_optimizer_step()
     assert not module.bank.features.requires_grad
     names = module.state_dict().keys()
-    assert {"bank.features", "bank.position", "bank.label_language", "bank.label_side", "head.turn"} <= names  # fmt: skip
+    assert {
+        "bank.features",
+        "bank.position",
+        "bank.label_language",
+        "bank.label_side",
+        "head.turn",
+    } <= names
     trained = {id(p) for group in module.parameter_groups() for p in group["params"]}
     assert id(module.bank.features) not in trained
     lost = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum()]
@@ -302,7 +366,9 @@ def test_masked_language_model_is_added_with_its_weight():
 
 
 def test_a_rank_without_masked_tokens_gives_its_head_a_gradient():
-    """A batch of short sentences may have none: zero for every parameter, so that DDP does not wait."""
+    """A batch of short sentences may have none: zero for every parameter, so that DDP does not
+    wait.
+    """
     module, batch = module_of(), training_set()[[(i, 0) for i in range(8)]]
     batch["labels"].fill_(-100)
     terms = module.losses(batch)
@@ -352,7 +418,9 @@ def test_item_18_separation_tells_collapse_to_language_identity():
 
 
 def test_batch_hits_are_counted_in_float32():
-    """Under autocast the cosines were rounded to bfloat16: close neighbours were ties, and hits went lost."""
+    """Under autocast the cosines were rounded to bfloat16: close neighbours were ties, and hits
+    went lost.
+    """
     vectors = torch.tensor([[1.0, 0.03], [1.0, 0.0]])  # a cosine of 0.9996
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert batch_hits(vectors, vectors).tolist() == [1.0, 1.0]

@@ -14,8 +14,8 @@ from tests.projects.ccp.conftest import module_of, rows_of, training_set, tuned_
 def steps(kind: str, distributed: bool, own_moments: bool = False) -> dict[str, Tensor]:
     """State, gradients and losses after three SGD steps of eight pairs; each of two ranks has four.
 
-    In the second step the second rank has no masked token, and two processes recompute their layers.
-    With `own_moments` a rank normalises with the moments of its own rows.
+    In the second step the second rank has no masked token, and two processes recompute their
+    layers. With `own_moments` a rank normalises with the moments of its own rows.
     """
     if own_moments:
         with mock.patch.object(asymmetric_norm, "all_reduce_sum", lambda x: x):
@@ -38,9 +38,14 @@ def steps(kind: str, distributed: bool, own_moments: bool = False) -> dict[str, 
         return rows_of(batch, own, 8)
 
     return sgd_steps(
-        module, map(batch_of, range(3)), distributed, lr=0.05, momentum=0.0,
-        broadcast_buffers=False, record=True,
-    )  # fmt: skip
+        module,
+        map(batch_of, range(3)),
+        distributed,
+        lr=0.05,
+        momentum=0.0,
+        broadcast_buffers=False,
+        record=True,
+    )
 
 
 def _questions(own: slice, seed: int) -> dict:

@@ -13,8 +13,12 @@ from tests.configs import configs_of
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/clip_baselines.json").read_text(encoding="utf-8")
 )["outputs"]
-BASIC = ("data.num_augs=0", "method.separate_heads=false", "method.label_smoothing=0",
-         "method.text_dropout=0")  # fmt: skip
+BASIC = (
+    "data.num_augs=0",
+    "method.separate_heads=false",
+    "method.label_smoothing=0",
+    "method.text_dropout=0",
+)
 METHODS = ("clip", "siamlip", "byolip", "barlip", "swalip")
 
 config = configs_of(Config, "clip_baselines")

@@ -48,9 +48,11 @@ def test_item_16_without_views_there_is_the_clean_pair_alone():
     """Checklist 16: K = 0; clean images and texts are those of the strong recipe."""
     keys = [(i, 1) for i in range(4)]
     strong, basic = (
-        build_data(config(f"data.num_augs={k}", f"method.separate_heads={k > 0}"), TOKENIZER).train_set[keys]
+        build_data(
+            config(f"data.num_augs={k}", f"method.separate_heads={k > 0}"), TOKENIZER
+        ).train_set[keys]
         for k in (2, 0)
-    )  # fmt: skip
+    )
     assert basic["views"].shape == (0, 4, 3, 32, 32)
     assert torch.equal(basic["images"], strong["images"])
     assert torch.equal(basic["tokens"], strong["tokens"][:, :1])
@@ -78,7 +80,9 @@ def test_item_13_exactly_one_operation_and_none_of_them_empties_a_text():
     assert abs(kinds["swap"] / 600 - 0.4) < 0.07
     assert abs((kinds["delete"] + kinds["same"]) / 600 - 0.2) < 0.07
     for weights, expected in (("[0,0,0,1]", CAPTION), ("[1,0,0,0]", None)):
-        _, only = text_changes(data_of("data.remove_stopwords_prob=0", f"data.eda_weights={weights}"))  # fmt: skip
+        _, only = text_changes(
+            data_of("data.remove_stopwords_prob=0", f"data.eda_weights={weights}")
+        )
         assert expected is None or only(CAPTION, rng()) == expected
     clean, view = text_changes(data_of("data.remove_stopwords_prob=1"))
     for text in ("the", "of the", "word", ""):
@@ -107,10 +111,19 @@ def test_item_16_image_and_text_augmentation_are_switches():
     _, view = text_changes(data_of("data.text_augmentation=false", "data.remove_stopwords_prob=0"))
     assert view(CAPTION, rng()) == CAPTION
     strong = view_transforms(config(name="paper").data)
-    assert strong[0] == strong[1] == SimCLRTransform(
-        224, (0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, grey_prob=0.2, blur_prob=0.5,
-        interpolation=InterpolationMode.BICUBIC,
-    )  # fmt: skip
+    assert (
+        strong[0]
+        == strong[1]
+        == SimCLRTransform(
+            224,
+            (0.08, 1.0),
+            jitter=(0.4, 0.4, 0.4, 0.1),
+            jitter_prob=0.8,
+            grey_prob=0.2,
+            blur_prob=0.5,
+            interpolation=InterpolationMode.BICUBIC,
+        )
+    )
     assert train_transform(config(name="paper").data).interpolation is InterpolationMode.BICUBIC
     first, second = view_transforms(data_of("data.asymmetric=true"))
     assert (first.blur_prob, first.solarise_prob) == (1.0, 0.0)
@@ -126,9 +139,15 @@ def pairs(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{row}.png")
     (tmp_path / "toy.csv").write_text("".join(f"{i}.png,title {i}\n" for i in range(4)))
     (tmp_path / "toy_description.txt").write_text("long text 0\n\nlong text 2\n\n")
-    return ["data.source=csv", f"data.root={tmp_path}", "data.captions=toy.csv",
-            "data.texts=[original,description]", "data.remove_stopwords_prob=0",
-            "data.text_augmentation=false", "data.batch_size=4"]  # fmt: skip
+    return [
+        "data.source=csv",
+        f"data.root={tmp_path}",
+        "data.captions=toy.csv",
+        "data.texts=[original,description]",
+        "data.remove_stopwords_prob=0",
+        "data.text_augmentation=false",
+        "data.batch_size=4",
+    ]
 
 
 def test_an_empty_caption_is_never_drawn_and_single_is_one_text_for_all_views(pairs):
@@ -154,7 +173,13 @@ def test_an_unreadable_picture_is_left_out_of_all_parts(pairs, tmp_path):
 
 def test_mini_mixes_drawings_and_photographs():
     """A quarter photographs in expectation, with the captions of their classes; no test images."""
-    cfg = config("data.num_augs=0", "method.separate_heads=false", "data.remove_stopwords_prob=0", "data.train_fraction=0.1", name="mini")  # fmt: skip
+    cfg = config(
+        "data.num_augs=0",
+        "method.separate_heads=false",
+        "data.remove_stopwords_prob=0",
+        "data.train_fraction=0.1",
+        name="mini",
+    )
     data = build_data(cfg, TOKENIZER).train_set
     drawings = round(0.1 * 3456)
     assert len(data) == round(drawings / 0.75)

@@ -44,9 +44,16 @@ def resisc(tmp_path):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_resumed_run_is_bit_identical_validates_and_reports_its_cost(resisc, tmp_path):
     """Exact resume of BYOLIP, momentum copy included; checklist 17: speed and memory are metrics."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "method.name=byolip", "trainer.max_steps=4",
-             "trainer.checkpoint_every_n_steps=2", "trainer.val_every_n_steps=2",
-             "eval.validate=resisc45", f"eval.root={resisc}"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "method.name=byolip",
+        "trainer.max_steps=4",
+        "trainer.checkpoint_every_n_steps=2",
+        "trainer.val_every_n_steps=2",
+        "eval.validate=resisc45",
+        f"eval.root={resisc}",
+    ]
     run = train("clip_baselines", "smoke", words)
     folder = run / "checkpoints/train"
     last = folder / "step-00000004.ckpt"
@@ -87,8 +94,10 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
 ):
     """Checklist 14: with items, galleries and chance."""
     monkeypatch.setattr(
-        evaluation, "photographs_to_judge", lambda root, split, size: load_cifar10(root, "test", size=size, limit=100)
-    )  # fmt: skip
+        evaluation,
+        "photographs_to_judge",
+        lambda root, split, size: load_cifar10(root, "test", size=size, limit=100),
+    )
     rows = evaluation.read_held_out(config(name="mini"))[:100]
     monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: rows)
     cfg = config("data.train_fraction=0.05", name="mini")
@@ -139,14 +148,22 @@ def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_p
     cfg = config("eval.datasets=[resisc45]", f"eval.root={resisc}", "eval.ensemble=0.3")
     module = module_of()
     codes = {"z": torch.tensor([[1.0, 0.0]]), "h": torch.tensor([[0.0, 1.0]])}
-    monkeypatch.setattr(module, "embed_images", lambda x: {k: v.expand(len(x), 2) for k, v in codes.items()})  # fmt: skip
+    monkeypatch.setattr(
+        module, "embed_images", lambda x: {k: v.expand(len(x), 2) for k, v in codes.items()}
+    )
     names = {"z": [[1.0, 0.0], [0.8, 0.6]], "h": [[0.6, 0.8], [0.0, 1.0]]}  # z: airport, h: beach
     monkeypatch.setattr(
-        module, "embed_texts", lambda texts: {k: torch.tensor([v["beach" in t] for t in texts]) for k, v in names.items()}
-    )  # fmt: skip
+        module,
+        "embed_texts",
+        lambda texts: {k: torch.tensor([v["beach" in t] for t in texts]) for k, v in names.items()},
+    )
     found = evaluation.evaluate_image_set(cfg, module, "resisc45")
-    assert set(found) == {"resisc45_top1", *(f"resisc45_{r}_top1" for r in ["z", "h", *(f"ens_{w}" for w in WEIGHTS)])}  # fmt: skip
-    # z says airport and h says beach for every image, so each is right for half of them; a tie is wrong
+    assert set(found) == {
+        "resisc45_top1",
+        *(f"resisc45_{r}_top1" for r in ["z", "h", *(f"ens_{w}" for w in WEIGHTS)]),
+    }
+    # z says airport and h says beach for every image, so each is right for half of them; a tie is
+    # wrong
     wrong = {key for key, value in found.items() if value != 0.5}
     assert wrong == {"resisc45_ens_0.5_top1"}
     judged = []
@@ -160,7 +177,10 @@ def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_p
     evaluation.evaluate_image_set(cfg, module, "resisc45")
     assert judged[-1] == pytest.approx(0.3 * 1 + 0.7 * 0.8)  # cosines of z and h with "airport"
     data = SimpleNamespace(templates=["a photo of {}."])
-    for templates, expected in (("openai", (OPENAI_TEMPLATES, CIFAR_TEMPLATES)), ("simple", (None, data.templates))):  # fmt: skip
+    for templates, expected in (
+        ("openai", (OPENAI_TEMPLATES, CIFAR_TEMPLATES)),
+        ("simple", (None, data.templates)),
+    ):
         own = config(f"eval.templates={templates}")
         validated = module_of(f"eval.templates={templates}").templates
         assert (validated == OPENAI_TEMPLATES) == (templates == "openai")
@@ -192,14 +212,18 @@ def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tm
         z = F.normalize(before["image"], dim=1) @ F.normalize(before["text_z"], dim=1).T
         h = module.embed_images(pixels)["h"]
         h = F.normalize(h, dim=1) @ F.normalize(before["text_h"], dim=1).T
-        torch.testing.assert_close(user.similarity(pixels, TEXTS), 0.3 * z + 0.7 * h, atol=1e-5, rtol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            user.similarity(pixels, TEXTS), 0.3 * z + 0.7 * h, atol=1e-5, rtol=1e-4
+        )
     assert float(again.local_scale.log_scale) == 1.5
     assert ZeroShot(tmp_path).weight == pytest.approx(0.4)  # that of the run's headline read-out
     (tmp_path / heads_file.FILE).unlink()
     with pytest.raises(UserError, match="separate heads"):
         experiment.load_export(tmp_path)
     with torch.inference_mode():
-        torch.testing.assert_close(ZeroShot(tmp_path).similarity(pixels, TEXTS), z, atol=1e-5, rtol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            ZeroShot(tmp_path).similarity(pixels, TEXTS), z, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_item_16_one_grid_of_recipes_and_methods():
@@ -209,8 +233,14 @@ def test_item_16_one_grid_of_recipes_and_methods():
     arms = read_comparison("clip_baselines").arms
     for name in ("clip", "siam", "byol", "bar", "swal"):
         assert {f"{name}_basic", f"{name}_strong"} <= arms.keys()
-    switches = {"no_image_augmentation", "no_text_augmentation", "no_heads", "no_smoothing",
-                "no_dropout", "more_decay"}  # fmt: skip
+    switches = {
+        "no_image_augmentation",
+        "no_text_augmentation",
+        "no_heads",
+        "no_smoothing",
+        "no_dropout",
+        "more_decay",
+    }
     assert switches <= arms.keys()
     for method in METHODS:
         smoothing = ["method.label_smoothing=0"] if method == "swalip" else []
@@ -219,11 +249,17 @@ def test_item_16_one_grid_of_recipes_and_methods():
 
 
 def test_item_17_all_cells_of_the_grid_see_the_same_number_of_images():
-    """Checklist 17: of {basic, strong} x five methods; the arm with three times as many is none of them."""
+    """Checklist 17: of {basic, strong} x five methods; the arm with three times as many is none of
+    them.
+    """
     from common.engine.comparison.spec import read_comparison
 
     arms = read_comparison("clip_baselines").arms
-    cells = [f"{name}_{recipe}" for name in ("clip", "siam", "byol", "bar", "swal") for recipe in ("basic", "strong")]  # fmt: skip
+    cells = [
+        f"{name}_{recipe}"
+        for name in ("clip", "siam", "byol", "bar", "swal")
+        for recipe in ("basic", "strong")
+    ]
     seen = {}
     for name in [*cells, "clip_basic_x3"]:
         cfg = config(*(f"{k}={v}" for k, v in arms[name].items()), name="mini")
@@ -234,7 +270,9 @@ def test_item_17_all_cells_of_the_grid_see_the_same_number_of_images():
 
 @pytest.mark.parametrize("name", ["paper_yfcc_vits", "paper_yfcc_vitb"])
 def test_image_towers_of_the_vits_are_timm_s_as_far_as_open_clip_allows(name):
-    """Guards against the text tower's QuickGELU and LayerNorm eps 1e-5 in ViT-B's image tower; ViT-S keeps the former."""
+    """Guards against the text tower's QuickGELU and LayerNorm eps 1e-5 in ViT-B's image tower;
+    ViT-S keeps the former.
+    """
     from open_clip.model import CLIP
 
     with torch.device("meta"):
@@ -275,7 +313,8 @@ def test_commands_that_documents_show_are_accepted():
 
 def test_every_main_setting_has_a_config_with_its_values():
     """The recipe table of the paper's release."""
-    rows = {  # epochs, text layers, text dropout, reduction, weight decay, learning rate, texts cleaned
+    # epochs, text layers, text dropout, reduction, weight decay, learning rate, texts cleaned
+    rows = {
         "paper": (32, 12, 0.0, "sum", 0.1, 3e-3, True),
         "paper_cc3m": (32, 6, 0.2, "avg", 0.5, 3e-3, False),
         "paper_cc12m": (32, 12, 0.05, "sum", 0.1, 3e-3, False),

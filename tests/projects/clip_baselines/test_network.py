@@ -1,4 +1,6 @@
-"""Views and heads, dropout, momentum, scales, batch norm over ranks (checklist items 1, 2, 6, 7, 11, 15)."""
+"""Views and heads, dropout, momentum, scales, batch norm over ranks (checklist items 1, 2, 6, 7,
+11, 15).
+"""
 
 import math
 from functools import cache
@@ -51,7 +53,9 @@ def test_item_1_without_separate_heads_views_take_the_linear_ones():
     module = module_of("method.separate_heads=false").eval()
     rows = batch()
     out = encoded(module, rows)
-    assert torch.allclose(out.h["image"][1], module.encoder.encode_image(rows["views"][1]), atol=1e-5)  # fmt: skip
+    assert torch.allclose(
+        out.h["image"][1], module.encoder.encode_image(rows["views"][1]), atol=1e-5
+    )
     assert module.local_scale is None
     terms = module.losses(rows)
     assert terms["local_scale"] == terms["logit_scale"]
@@ -184,7 +188,11 @@ def test_item_11_both_scales_start_and_stay_in_their_bounds():
 def test_item_15_every_batch_norm_is_synchronised():
     """Checklist 15: towers, projectors and predictors; the switch leaves them local."""
     for method in ("byolip", "barlip"):
-        norms = [m for m in module_of(f"method.name={method}").modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # fmt: skip
+        norms = [
+            m
+            for m in module_of(f"method.name={method}").modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
         assert len(norms) > 20
         assert all(isinstance(m, SyncBatchNorm) for m in norms)
     off = module_of("method.sync_batchnorm=false")
@@ -226,7 +234,8 @@ def test_prototypes_are_unit_vectors_and_rest_at_first():
     assert direction.grad is None
 
 
-# swalip holds CL2L too; siamlip and byolip gather nothing of their own: their norms are those of its heads
+# swalip holds CL2L too; siamlip and byolip gather nothing of their own: their norms are those of
+# its heads
 @pytest.mark.parametrize("method", ["barlip", "swalip"])
 def test_two_processes_equal_one(two_ranks, method):
     """Weights, statistics and gradients after two steps, keys with gradient."""

@@ -14,14 +14,31 @@ from tests.projects.clip_baselines.conftest import GOLDEN, matrix
 from tests.projects.clip_baselines.workers import golden_rank
 
 PHASES = {
-    "z_image_global": 1, "z_text_global": 2, "h_image_local[0]": 3, "h_image_local[1]": 4,
-    "h_text_local[0]": 5, "h_text_local[1]": 6, "v_image": 7, "v_text": 8,
-    "v_image_local[0]": 9, "v_image_local[1]": 10, "v_text_local[0]": 11, "v_text_local[1]": 12,
-    "p_image": 13, "p_text": 14, "p_image_local[0]": 15, "p_image_local[1]": 16,
-    "p_text_local[0]": 17, "p_text_local[1]": 18, "v_image_momentum": 19, "v_text_momentum": 20,
-    "v_image_local_momentum[0]": 21, "v_image_local_momentum[1]": 22,
-    "v_text_local_momentum[0]": 23, "v_text_local_momentum[1]": 24,
-}  # fmt: skip
+    "z_image_global": 1,
+    "z_text_global": 2,
+    "h_image_local[0]": 3,
+    "h_image_local[1]": 4,
+    "h_text_local[0]": 5,
+    "h_text_local[1]": 6,
+    "v_image": 7,
+    "v_text": 8,
+    "v_image_local[0]": 9,
+    "v_image_local[1]": 10,
+    "v_text_local[0]": 11,
+    "v_text_local[1]": 12,
+    "p_image": 13,
+    "p_text": 14,
+    "p_image_local[0]": 15,
+    "p_image_local[1]": 16,
+    "p_text_local[0]": 17,
+    "p_text_local[1]": 18,
+    "v_image_momentum": 19,
+    "v_text_momentum": 20,
+    "v_image_local_momentum[0]": 21,
+    "v_image_local_momentum[1]": 22,
+    "v_text_local_momentum[0]": 23,
+    "v_text_local_momentum[1]": 24,
+}
 
 
 def near(value, expected):
@@ -36,7 +53,10 @@ def inputs(rows, dim):
 
 
 def side(x, letter, name, momentum=""):
-    return [x[f"{letter}_{name}{momentum}"], *(x[f"{letter}_{name}_local{momentum}[{i}]"] for i in range(2))]  # fmt: skip
+    return [
+        x[f"{letter}_{name}{momentum}"],
+        *(x[f"{letter}_{name}_local{momentum}[{i}]"] for i in range(2)),
+    ]
 
 
 def golden_cl2l(x, **options):
@@ -159,7 +179,11 @@ def test_item_10_sinkhorn(case):
     size = case["N"] * case["K"]
     scores = torch.cos(1 + torch.arange(size, dtype=torch.float64).reshape(case["N"], case["K"]))
     found = sinkhorn(scores)
-    for ours, theirs in ((found.sum(1), case["row_sums"]), (found.sum(0), case["col_sums"]), (found[0], case["first_row"])):  # fmt: skip
+    for ours, theirs in (
+        (found.sum(1), case["row_sums"]),
+        (found.sum(0), case["col_sums"]),
+        (found[0], case["first_row"]),
+    ):
         torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64))
 
 
@@ -175,7 +199,9 @@ def test_item_9_prototypes_equal_the_golden_value():
 
 def test_item_12_keys_of_two_ranks_are_detached_by_default(two_ranks):
     """Checklist 12: losses and gradients of either rank equal the golden values."""
-    for found, expected in zip(two_ranks.run(golden_rank), GOLDEN["two_ranks"]["results"], strict=True):  # fmt: skip
+    for found, expected in zip(
+        two_ranks.run(golden_rank), GOLDEN["two_ranks"]["results"], strict=True
+    ):
         assert found.keys() == expected.keys()
         for name, values in expected.items():
             for key, value in values.items():
@@ -184,10 +210,14 @@ def test_item_12_keys_of_two_ranks_are_detached_by_default(two_ranks):
 
 def test_item_12_the_flag_lets_gradients_through_the_keys(two_ranks):
     """Checklist 12: same losses, other gradients."""
-    for found, golden in zip(two_ranks.run(golden_rank, gather_grad=True), GOLDEN["two_ranks"]["results"], strict=True):  # fmt: skip
+    for found, golden in zip(
+        two_ranks.run(golden_rank, gather_grad=True), GOLDEN["two_ranks"]["results"], strict=True
+    ):
         for name, values in golden.items():
             assert near(found[name]["loss"], values["loss"])
-            assert not near(found[name]["grad_norm_h_image_local0"], values["grad_norm_h_image_local0"])  # fmt: skip
+            assert not near(
+                found[name]["grad_norm_h_image_local0"], values["grad_norm_h_image_local0"]
+            )
 
 
 def test_item_12_one_process_keeps_the_gradient_of_the_keys():

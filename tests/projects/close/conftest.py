@@ -21,8 +21,8 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden/close.json").read_text(
 config = configs_of(Config, "close")
 # a causal model in place of the smoke config's T5, whose sizes are taken back
 GPT2 = (
-    "model.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 64, d_model: null, "
-    "d_kv: null, d_ff: null, num_layers: null, num_decoder_layers: null, num_heads: null}"
+    "model.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 64, d_model:"
+    " null, d_kv: null, d_ff: null, num_layers: null, num_decoder_layers: null, num_heads: null}"
 )
 
 

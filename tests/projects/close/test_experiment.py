@@ -61,12 +61,17 @@ def is_image(path: str) -> bool:
     return path.endswith((".jpg", ".png", "images.npz")) or "cifar10" in path
 
 
-TINY = ["model.tokenizer=bundled:dual-encoder", "model.config={model_type: t5, d_model: 16, d_kv: 8, d_ff: 16, num_layers: 1, num_heads: 1}"]  # fmt: skip
+TINY = [
+    "model.tokenizer=bundled:dual-encoder",
+    "model.config={model_type: t5, d_model: 16, d_kv: 8, d_ff: 16, num_layers: 1, num_heads: 1}",
+]
 
 
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_item_1_training_on_text_opens_no_image(cache, monkeypatch):
-    """Checklist 1: no file handle on an image, with cached vectors and without; images are the counter-proof."""
+    """Checklist 1: no file handle on an image, with cached vectors and without; images are the
+    counter-proof.
+    """
     pairs = bundled.examples
     monkeypatch.setattr(bundled, "examples", lambda *args: pairs(*args)[::500])
     words = [*TINY, f"model.cache={cache}", "data.batch_size=4"]
@@ -86,7 +91,15 @@ def coco(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (60, 50), (40 * i, 0, 0)).save(path)
         texts = [f"A {split} dog.", f"the {split} Cat", f"A {split} dog."]
-        rows.append({"split": split, "filepath": "val2014", "filename": name, "cocoid": i, "sentences": [{"raw": t} for t in texts]})  # fmt: skip
+        rows.append(
+            {
+                "split": split,
+                "filepath": "val2014",
+                "filename": name,
+                "cocoid": i,
+                "sentences": [{"raw": t} for t in texts],
+            }
+        )
     (tmp_path / "coco/dataset_coco.json").write_text(json.dumps({"images": rows}))
     return tmp_path
 
@@ -96,7 +109,9 @@ def official_config(root, *overrides):
 
 
 def test_items_7_and_11_official_captions(tmp_path):
-    """Checklist 7 and 11: the input is never among its targets, restval is left out unless it is asked for."""
+    """Checklist 7 and 11: the input is never among its targets, restval is left out unless it is
+    asked for.
+    """
     root = coco(tmp_path)
     single = load_examples(official_config(root), "train")
     assert (single[0].texts, single[0].targets) == (("A train dog.",), ("a train dog.",))
@@ -115,13 +130,19 @@ def test_items_7_and_11_official_captions(tmp_path):
     assert len(test) == 1
     assert len(test[0].targets) == 3
     for task in ("s_cap", "m_cap"):  # as released: an image once, with all its captions
-        images = load_examples(official_config(root, f"data.task={task}", "data.inputs=image"), "train")  # fmt: skip
+        images = load_examples(
+            official_config(root, f"data.task={task}", "data.inputs=image"), "train"
+        )
         assert [e.targets for e in images] == [("a train dog.", "the train cat", "a train dog.")]
 
 
 def test_items_1_and_12_official_training_opens_images_only_if_it_is_trained_on_them(tmp_path):
     """Checklist 1 and 12 on files of the public layout."""
-    words = ["data.batch_size=2", "model.tokenizer=bundled:dual-encoder", "data.splits=[train,restval]"]  # fmt: skip
+    words = [
+        "data.batch_size=2",
+        "model.tokenizer=bundled:dual-encoder",
+        "data.splits=[train,restval]",
+    ]
     root = coco(tmp_path)
     assert not [p for p in opened_in_training(official_config(root, *words), 2) if is_image(p)]
     assert [
@@ -132,7 +153,9 @@ def test_items_1_and_12_official_training_opens_images_only_if_it_is_trained_on_
 
 
 def test_item_6_official_questions_and_explanations(tmp_path):
-    """Checklist 6: all captions of the image, the question as context, targets by the annotators' votes."""
+    """Checklist 6: all captions of the image, the question as context, targets by the annotators'
+    votes.
+    """
     root = coco(tmp_path)
     answers = [{"answer": a} for a in ["Red"] * 6 + ["dark"] * 3 + ["no"]]
     (root / "vqa2").mkdir()
@@ -167,16 +190,25 @@ def test_item_6_official_questions_and_explanations(tmp_path):
     ]
     (root / "snli_ve/snli_ve_train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = load_examples(official_config(root, "data.task=ve"), "train")
-    assert [(e.texts, e.context, e.targets, e.image) for e in found] == [(("a man",), "he sits", ("neutral",), "flickr30k-images/12.jpg")]  # fmt: skip
+    assert [(e.texts, e.context, e.targets, e.image) for e in found] == [
+        (("a man",), "he sits", ("neutral",), "flickr30k-images/12.jpg")
+    ]
 
 
 def visual_news(tmp_path: Path) -> Path:
     """Visual News as it is packed: a whole row, one without its picture, one without its article."""
     folder = tmp_path / "visual_news/origin"
     rows = [
-        {"id": i, "caption": f"The Mayor {i}", "topic": "law_crime", "source": "bbc", "image_path": f"./bbc/images/0013/60{i}.jpg", "article_path": f"./bbc/articles/{i}.txt"}
+        {
+            "id": i,
+            "caption": f"The Mayor {i}",
+            "topic": "law_crime",
+            "source": "bbc",
+            "image_path": f"./bbc/images/0013/60{i}.jpg",
+            "article_path": f"./bbc/articles/{i}.txt",
+        }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     for part in ("articles", "images/0013"):
         (folder / "bbc" / part).mkdir(parents=True)
     for i in (0, 1):
@@ -237,12 +269,27 @@ def test_files_that_are_missing_or_of_another_form_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "inputs"),
-    [("s_cap", "text"), ("m_cap", "text"), ("ve", "text"), ("vqa", "text"), ("evqa", "image"), ("news", "text"), ("ve", "image")],
-)  # fmt: skip
+    [
+        ("s_cap", "text"),
+        ("m_cap", "text"),
+        ("ve", "text"),
+        ("vqa", "text"),
+        ("evqa", "image"),
+        ("news", "text"),
+        ("ve", "image"),
+    ],
+)
 def test_item_18_all_tasks_share_one_module(task, inputs, tmp_path):
     """Checklist 18: text-trained, without noise and image-trained, each to its metrics."""
     wanted = {"ve": "accuracy", "vqa": "vqa_score", "evqa": "vqa_score"}.get(task, "cider")
-    cfg = config(f"data.task={task}", f"data.inputs={inputs}", "method.noise=0.0", "eval.limit=6", "eval.num_beams=1", *TINY)  # fmt: skip
+    cfg = config(
+        f"data.task={task}",
+        f"data.inputs={inputs}",
+        "method.noise=0.0",
+        "eval.limit=6",
+        "eval.num_beams=1",
+        *TINY,
+    )
     stage = next(stages(cfg))
     loss = stage.module.losses(stage.data.train_set[[(0, 0), (1, 0)]])["loss"]
     loss.backward()
@@ -324,9 +371,14 @@ def test_a_resumed_run_is_bit_identical(run, tmp_path):
         assert torch.equal(value, resumed[name]), name
 
 
-@pytest.mark.parametrize("overrides", [["method.adapter=covariance", "method.statistics=pairs"], ["model.num_constants=1", GPT2]])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [["method.adapter=covariance", "method.statistics=pairs"], ["model.num_constants=1", GPT2]],
+)
 def test_an_export_reloads_with_equal_outputs(overrides, clip, tmp_path):
-    """Logits and decoded texts of the folder equal those of the module; its tensors are safetensors."""
+    """Logits and decoded texts of the folder equal those of the module; its tensors are
+    safetensors.
+    """
     cfg = config(*overrides)
     module = module_of(cfg, clip).eval()
     experiment = build(cfg)
@@ -366,7 +418,10 @@ def test_task_caption_writes_for_a_user_s_picture(run, tmp_path):
         tasks.caption(config(), Workspace(tmp_path))
     (tmp_path / "no.png").write_text("text")
     with pytest.raises(UserError, match="as an image"):
-        tasks.caption(replace(cfg, caption=replace(cfg.caption, inputs=[str(tmp_path / "no.png")])), Workspace(tmp_path))  # fmt: skip
+        tasks.caption(
+            replace(cfg, caption=replace(cfg.caption, inputs=[str(tmp_path / "no.png")])),
+            Workspace(tmp_path),
+        )
 
 
 def test_task_caption_holds_few_pictures_at_a_time(tmp_path, monkeypatch):
@@ -409,7 +464,17 @@ def test_item_17_gap_report_and_sensitivity_curve(run, tmp_path):
     build(config()).export(load_run(run), exported)
     words = ["eval.items=8", "eval.num_beams=1", "eval.noises=[0.0,0.2]", "eval.offsets=[0.0,1.0]"]
     found = tasks.gap(config(*words, f"caption.run={exported}"), Workspace(tmp_path))
-    assert set(found) == {"paired", "unpaired", "text_text", "image_image", "offset", "noise_0", "noise_0.2", "offset_0", "offset_1"}  # fmt: skip
+    assert set(found) == {
+        "paired",
+        "unpaired",
+        "text_text",
+        "image_image",
+        "offset",
+        "noise_0",
+        "noise_0.2",
+        "offset_0",
+        "offset_1",
+    }
     assert found["noise_0"] == found["offset_0"]
     assert (tmp_path / "plots/sensitivity.png").exists()
     assert json.loads((tmp_path / "gap.json").read_text()) == found
@@ -437,7 +502,9 @@ def test_statistics_are_written_and_read(clip, tmp_path):
 
 
 def test_statistics_of_a_csv_of_own_pairs(tmp_path):
-    """Adapters from other pairs than COCO's: a CSV; unquoted commas and unreadable pictures are refused."""
+    """Adapters from other pairs than COCO's: a CSV; unquoted commas and unreadable pictures are
+    refused.
+    """
     colours = ["red", "blue", "green"]
     for colour in colours:
         Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
@@ -492,7 +559,13 @@ def test_item_16_a_plain_text_file_is_a_training_set(tmp_path):
         "It was Anna who walked by the sea\nShort\n"
         + "\n".join(f"the ship number {i} went home" for i in range(9))
     )
-    cfg = config("data.source=text", f"data.root={tmp_path}", "data.text_file=book.txt", "data.replace={Anna: somebody}", "data.batch_size=4")  # fmt: skip
+    cfg = config(
+        "data.source=text",
+        f"data.root={tmp_path}",
+        "data.text_file=book.txt",
+        "data.replace={Anna: somebody}",
+        "data.batch_size=4",
+    )
     examples = load_examples(cfg, "train")
     assert len(examples) == 10
     assert examples[0] == Example(
@@ -509,14 +582,24 @@ def tiny_lm(tmp_path) -> str:
     torch.manual_seed(1)
     tokenizer = tiny_tokenizer(400)
     tokenizer.eos_token = "[SEP]"
-    settings = AutoConfig.for_model("gpt2", vocab_size=400, n_embd=16, n_layer=1, n_head=2, n_positions=256, initializer_range=0.4)  # fmt: skip
+    settings = AutoConfig.for_model(
+        "gpt2",
+        vocab_size=400,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=256,
+        initializer_range=0.4,
+    )
     AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
     return str(tmp_path / "lm")
 
 
 def test_item_15_a_language_model_writes_a_training_set(tmp_path):
-    """Checklist 15: any causal model; what is written is what `data.source=text` reads, and can be continued."""
+    """Checklist 15: any causal model; what is written is what `data.source=text` reads, and can be
+    continued.
+    """
     own = [
         "generate.count=6",
         "generate.num_demonstrations=2",
@@ -537,7 +620,9 @@ def test_item_15_a_language_model_writes_a_training_set(tmp_path):
 
 
 def test_item_15_demonstrations_are_left_out_whole_and_counted(tmp_path, monkeypatch):
-    """Guards against a prompt that is cut on its left: the instruction stays, what is left out is said."""
+    """Guards against a prompt that is cut on its left: the instruction stays, what is left out is
+    said.
+    """
     from common.decoding.language_model import LanguageModel
 
     seen = []
@@ -548,7 +633,12 @@ def test_item_15_demonstrations_are_left_out_whole_and_counted(tmp_path, monkeyp
 
     monkeypatch.setattr(LanguageModel, "continuations", continuations)
     model = f"generate.model={tiny_lm(tmp_path)}"
-    own = ["generate.count=2", "generate.num_demonstrations=50", "generate.max_new_tokens=8", "generate.best_of=1"]  # fmt: skip
+    own = [
+        "generate.count=2",
+        "generate.num_demonstrations=50",
+        "generate.max_new_tokens=8",
+        "generate.best_of=1",
+    ]
     generate.write_texts(config(model, *own), Workspace(tmp_path / "work"))
     told = (tmp_path / "work/notes.txt").read_text()
     assert "instead of generate.num_demonstrations=50: there are 20" in told
@@ -572,7 +662,9 @@ def test_item_15_an_output_of_somebody_else_is_not_replaced(tmp_path):
 
 
 def test_item_15_prompts_of_all_kinds(tmp_path):
-    """Checklist 15: demonstrations before the new keywords; rewriting keeps no copy; characters by name."""
+    """Checklist 15: demonstrations before the new keywords; rewriting keeps no copy; characters by
+    name.
+    """
     rows = generate.prompts(config("generate.count=3", "generate.num_demonstrations=4").generate, 0)
     assert len({row["prompt"] for row in rows}) == 3
     assert all(row["prompt"].endswith(":\n") and row["prompt"].count(":\n") == 5 for row in rows)
@@ -633,8 +725,15 @@ def test_baselines_run_on_held_out_pictures(monkeypatch, tmp_path):
     cfg = config("data.source=bundled", "eval.num_beams=1", *TINY)
     found = {
         name: getattr(baselines, name)(cfg, Workspace(tmp_path / name))
-        for name in ("random_caption", "majority", "nearest_caption", "nearest_caption_centred", "zero_shot", "untrained")
-    }  # fmt: skip
+        for name in (
+            "random_caption",
+            "majority",
+            "nearest_caption",
+            "nearest_caption_centred",
+            "zero_shot",
+            "untrained",
+        )
+    }
     assert all(set(m) == {"class_word", "name_f1"} for m in found.values())
     assert found["zero_shot"]["class_word"] > 0.3
     assert found["nearest_caption"]["class_word"] > found["majority"]["class_word"]

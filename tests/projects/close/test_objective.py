@@ -49,7 +49,10 @@ def test_item_3_noise_equals_the_golden_values():
         adapter.train()(vectors)
 
 
-@pytest.mark.parametrize(("scale", "cosine"), GOLDEN["mean_cosine_after_noise_d768 (random, approx 1/sqrt(1+768 w^2))"].items())  # fmt: skip
+@pytest.mark.parametrize(
+    ("scale", "cosine"),
+    GOLDEN["mean_cosine_after_noise_d768 (random, approx 1/sqrt(1+768 w^2))"].items(),
+)
 def test_item_3_noise_leaves_the_expected_cosine(scale, cosine):
     """Checklist 3: about 1 / sqrt(1 + D w^2)."""
     w, generator = float(scale), torch.Generator().manual_seed(0)
@@ -105,7 +108,14 @@ def test_item_6_targets_of_questions_equal_the_golden_lists():
     assert objective.vqa_training_targets(["b", "a", "b"]) == ["b"]
 
 
-@pytest.mark.parametrize(("warmup", "name"), [(None, "total 100, warmup None, linear, base 3e-4"), (10, "total 100, warmup 10, linear"), (0.1, "total 100, warmup 0.1")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("warmup", "name"),
+    [
+        (None, "total 100, warmup None, linear, base 3e-4"),
+        (10, "total 100, warmup 10, linear"),
+        (0.1, "total 100, warmup 0.1"),
+    ],
+)
 def test_item_10_the_schedule_equals_the_golden_values(warmup, name):
     """Checklist 10."""
     for step, want in GOLDEN["schedule"][name]:
@@ -198,9 +208,11 @@ def test_vectors_computed_before_equal_those_computed_in_the_step(clip, kind):
     torch.testing.assert_close(a.features(raw), cached["features"], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [[], [GPT2, "model.config.n_embd=32"]])  # fmt: skip
+@pytest.mark.parametrize("overrides", [[], [GPT2, "model.config.n_embd=32"]])
 def test_item_5_four_tokens_stand_before_the_text(clip, overrides):
-    """Checklist 5: K vector tokens, then the embedded question; padding of the question changes nothing."""
+    """Checklist 5: K vector tokens, then the embedded question; padding of the question changes
+    nothing.
+    """
     module, _, batch = batch_of(clip, "data.task=vqa", *overrides, keys=((0, 0), (1, 0)))
     language, vectors = module.language.eval(), F.normalize(sines(2, 128), dim=1)
     ids, mask = batch["context_ids"], batch["context_mask"]
@@ -215,7 +227,10 @@ def test_item_5_four_tokens_stand_before_the_text(clip, overrides):
     one = language(vectors, labels, None, ids, mask)
     two = language(vectors, labels, None, more, more_mask)
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
-    texts = [language.generate(vectors, i, m, max_new_tokens=4, eos_token_id=3) for i, m in ((ids, mask), (more, more_mask))]  # fmt: skip
+    texts = [
+        language.generate(vectors, i, m, max_new_tokens=4, eos_token_id=3)
+        for i, m in ((ids, mask), (more, more_mask))
+    ]
     assert torch.equal(*texts)
 
 
@@ -366,10 +381,17 @@ def test_an_epoch_is_the_beginning_of_a_shuffled_list(clip):
     assert len(rows) == 18
 
 
-@pytest.mark.parametrize(("name", "beams", "length", "noise", "batch"), [
-    ("paper", 5, 32, 0.12, 128), ("paper_m_cap", 5, 32, 0.04, 32), ("paper_ve", 5, 8, 0.08, 128),
-    ("paper_vqa", 5, 16, 0.04, 128), ("paper_evqa", 5, 16, 0.04, 128), ("paper_news", 2, 16, 0.08, 16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "beams", "length", "noise", "batch"),
+    [
+        ("paper", 5, 32, 0.12, 128),
+        ("paper_m_cap", 5, 32, 0.04, 32),
+        ("paper_ve", 5, 8, 0.08, 128),
+        ("paper_vqa", 5, 16, 0.04, 128),
+        ("paper_evqa", 5, 16, 0.04, 128),
+        ("paper_news", 2, 16, 0.08, 16),
+    ],
+)
 def test_item_14_beams_and_lengths_are_those_of_the_task(name, beams, length, noise, batch):
     """Checklist 14, and item 11: restval is not trained on by default."""
     cfg = load(Config, "close", name)

@@ -12,23 +12,44 @@ from projects.close.batches import Example, Words
 from tests.projects.close.conftest import config, module_of, sines
 
 
-@pytest.mark.parametrize(("words", "wanted"), [
-    ("", {"dataset_coco.json", "val2014"}),
-    ("eval.inputs=text", {"dataset_coco.json"}),
-    ("data.inputs=image eval.inputs=text", {"dataset_coco.json", "train2014"}),
-    ("data.splits=[restval] data.inputs=image eval.inputs=text", {"dataset_coco.json", "val2014"}),
-    ("data.task=ve eval.split=dev", {"snli_ve_train.jsonl", "snli_ve_dev.jsonl", "flickr30k-images"}),
-    ("data.task=ve eval.inputs=text trainer.val_every_n_steps=5",
-     {"snli_ve_train.jsonl", "snli_ve_dev.jsonl", "snli_ve_test.jsonl"}),
-    ("data.task=vqa", {"dataset_coco.json", "val2014"} | {
-        f"v2_{name}.json" for year in ("train2014", "val2014")
-        for name in (f"OpenEnded_mscoco_{year}_questions", f"mscoco_{year}_annotations")}),
-    ("data.task=evqa data.inputs=image",
-     {"VQA-E_train_set.json", "VQA-E_val_set.json", "train2014", "val2014"}),
-    ("data.task=news eval.split=dev", {"train_data.json", "val_data.json"}),
-    ("method.adapter=linear method.statistics=gap.safetensors",
-     {"dataset_coco.json", "val2014", "gap.safetensors"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("", {"dataset_coco.json", "val2014"}),
+        ("eval.inputs=text", {"dataset_coco.json"}),
+        ("data.inputs=image eval.inputs=text", {"dataset_coco.json", "train2014"}),
+        (
+            "data.splits=[restval] data.inputs=image eval.inputs=text",
+            {"dataset_coco.json", "val2014"},
+        ),
+        (
+            "data.task=ve eval.split=dev",
+            {"snli_ve_train.jsonl", "snli_ve_dev.jsonl", "flickr30k-images"},
+        ),
+        (
+            "data.task=ve eval.inputs=text trainer.val_every_n_steps=5",
+            {"snli_ve_train.jsonl", "snli_ve_dev.jsonl", "snli_ve_test.jsonl"},
+        ),
+        (
+            "data.task=vqa",
+            {"dataset_coco.json", "val2014"}
+            | {
+                f"v2_{name}.json"
+                for year in ("train2014", "val2014")
+                for name in (f"OpenEnded_mscoco_{year}_questions", f"mscoco_{year}_annotations")
+            },
+        ),
+        (
+            "data.task=evqa data.inputs=image",
+            {"VQA-E_train_set.json", "VQA-E_val_set.json", "train2014", "val2014"},
+        ),
+        ("data.task=news eval.split=dev", {"train_data.json", "val_data.json"}),
+        (
+            "method.adapter=linear method.statistics=gap.safetensors",
+            {"dataset_coco.json", "val2014", "gap.safetensors"},
+        ),
+    ],
+)
 def test_check_names_all_files_that_a_config_reads(words, wanted, tmp_path):
     """Pictures, annotations, parts and statistics were left out: a run stopped after its training."""
     cfg = config("data.source=official", f"data.root={tmp_path}", *words.split())
@@ -47,7 +68,9 @@ def test_what_is_written_answers_the_question_of_its_example(clip, monkeypatch):
         return [str(row) for row in ids.tolist()]
 
     monkeypatch.setattr(module, "write", write)
-    examples = [Example(("",), "", ("",), text) for text in ("what is it?", "", "how many of them are red?")]  # fmt: skip
+    examples = [
+        Example(("",), "", ("",), text) for text in ("what is it?", "", "how many of them are red?")
+    ]
     vectors, words = sines(3, 128), Words(module.tokenizer, cfg.data.max_context)
     found = evaluate.written(cfg, module, vectors, examples)
     assert len(found) == 3

@@ -11,7 +11,9 @@ from tests.projects.close.conftest import config, module_of
 
 
 def three_steps(distributed: bool) -> dict[str, Tensor]:
-    """Weights after three steps on six examples with several targets; the first of two ranks has four."""
+    """Weights after three steps on six examples with several targets; the first of two ranks has
+    four.
+    """
     clip, cfg = FrozenClip("bundled:dual-encoder"), config("data.task=m_cap", "method.noise=0.3")
     module = module_of(cfg, clip)
     examples = load_examples(cfg, "train")

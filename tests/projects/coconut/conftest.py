@@ -32,8 +32,13 @@ def batch(rows: int = 6, num_memory: int = 3, seed: int = 0, samples: int = 1600
     labels = torch.arange(rows) % 3
     labels[rows - num_memory :] = 3 + torch.arange(num_memory) % 2
     words = 6 + labels
-    target = [torch.full((rows,), SOS), words, torch.full((rows,), SEP), words,
-              torch.full((rows,), EOS)]  # fmt: skip
+    target = [
+        torch.full((rows,), SOS),
+        words,
+        torch.full((rows,), SEP),
+        words,
+        torch.full((rows,), EOS),
+    ]
     return {
         "waveforms": torch.randn(rows, samples, generator=generator),
         "lengths": samples - 100 * (torch.arange(rows) % 4),

@@ -1,4 +1,6 @@
-"""What happens after a task: evaluation, history, memory, the next teacher; selection in validation."""
+"""What happens after a task: evaluation, history, memory, the next teacher; selection in
+validation.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +58,9 @@ def shared():
 
 
 def test_item_3_a_task_begins_with_the_network_that_the_last_one_left(monkeypatch):
-    """Items 2, 3: network and teacher are the trained weights; what is read off them is so without dropout."""
+    """Items 2, 3: network and teacher are the trained weights; what is read off them is so without
+    dropout.
+    """
     modes = []
     for name in ("decode", "pooled_features"):
         own = getattr(project, name)
@@ -187,7 +191,9 @@ def test_a_share_of_the_validation_rows_is_that_share():
 
 @pytest.fixture
 def selection(monkeypatch):
-    """What val/selection is after a validation: task, optimiser steps, [utterances, right, edits, words]."""
+    """What val/selection is after a validation: task, optimiser steps, [utterances, right, edits,
+    words].
+    """
     module = module_of("method.select_from_epoch=2")
     module.warmup_epoch_steps = 10
 
@@ -196,9 +202,12 @@ def selection(monkeypatch):
         monkeypatch.setattr(Coconut, "global_step", step)
         module.validation_step = lambda batch, batch_idx: setattr(module.errors, "counts", counts)
         trainer = Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.validate(module, DataLoader([0]), verbose=False)
         return float(trainer.callback_metrics["val/selection"])
 

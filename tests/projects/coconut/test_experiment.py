@@ -22,13 +22,26 @@ from projects.coconut.stages import Task
 from tests.cards import exported_by
 from tests.projects.coconut.conftest import batch, config, module_of
 
-PAPERS = ("paper", "paper_fsc3", "paper_slurp6", "paper_slurp3", "paper_slurp6_random_order",
-          "paper_fsc6_sequence_kd")  # fmt: skip
+PAPERS = (
+    "paper",
+    "paper_fsc3",
+    "paper_slurp6",
+    "paper_slurp3",
+    "paper_slurp6_random_order",
+    "paper_fsc6_sequence_kd",
+)
 TINY_WAV2VEC = {
-    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-    "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-}  # fmt: skip
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
 
 
 def train_smoke(folder, *overrides):
@@ -116,9 +129,20 @@ def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
     """Item 12: metrics agree with the saved items; heat map and curves exist."""
     run = train_smoke(tmp_path)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    wanted = {"avg_accuracy", "last_accuracy", "forgetting", "backward_transfer", "avg_wer",
-              "last_wer", "last_cer", "avg_transcript_wer", "old_class_cosine",
-              "unseen_speaker_accuracy", "last_accuracy_task3", "last_accuracy_chance"}  # fmt: skip
+    wanted = {
+        "avg_accuracy",
+        "last_accuracy",
+        "forgetting",
+        "backward_transfer",
+        "avg_wer",
+        "last_wer",
+        "last_cer",
+        "avg_transcript_wer",
+        "old_class_cosine",
+        "unseen_speaker_accuracy",
+        "last_accuracy_task3",
+        "last_accuracy_chance",
+    }
     assert wanted <= metrics.keys()
     for name in ("avg_accuracy", "last_accuracy", "unseen_speaker_accuracy"):
         items = json.loads((run / f"items/{name}.json").read_text(encoding="utf-8"))
@@ -136,8 +160,13 @@ def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_best_epoch_is_kept_and_early_ones_cannot_win(tmp_path):
-    run = train_smoke(tmp_path, "method.select=best", "method.select_from_epoch=1",
-                      "trainer.val_every_n_steps=1", "data.num_tasks=2")  # fmt: skip
+    run = train_smoke(
+        tmp_path,
+        "method.select=best",
+        "method.select_from_epoch=1",
+        "trainer.val_every_n_steps=1",
+        "data.num_tasks=2",
+    )
     assert all((run / f"checkpoints/task{t}/best.ckpt").exists() for t in (1, 2))
     with pytest.raises(UserError, match="needs trainer.val_every_n_steps"):
         config("method.select=best", "trainer.val_every_n_steps=null")
@@ -145,8 +174,13 @@ def test_best_epoch_is_kept_and_early_ones_cannot_win(tmp_path):
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_offline_arm_is_one_stage_with_all_classes(tmp_path):
-    run = train_smoke(tmp_path, "method.setting=offline", "method.mm_weight=0",
-                      "method.nspt_weight=0", "trainer.max_steps=2")  # fmt: skip
+    run = train_smoke(
+        tmp_path,
+        "method.setting=offline",
+        "method.mm_weight=0",
+        "method.nspt_weight=0",
+        "trainer.max_steps=2",
+    )
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["avg_accuracy"] == pytest.approx(metrics["last_accuracy"])
     assert "forgetting" not in metrics
@@ -182,7 +216,10 @@ def test_export_gives_equal_outputs_and_the_card_s_lines_work(tmp_path):
     assert len(found) == 3
     assert isinstance(found[0], SpokenTarget)
     seen, transcribe = [], recognize.network.transcribe
-    recognize.network.transcribe = lambda waves, *rest: (seen.append(len(waves)), transcribe(waves, *rest))[1]  # fmt: skip
+    recognize.network.transcribe = lambda waves, *rest: (
+        seen.append(len(waves)),
+        transcribe(waves, *rest),
+    )[1]
     assert recognize([]) == []
     assert len(recognize([spoken.waveforms[i] for i in range(3)], BeamSearch(max_length=4), 2)) == 3
     assert seen == [2, 1]

@@ -155,7 +155,8 @@ def test_item_6_gradient_reaches_new_samples_but_never_the_teacher():
     assert teacher.grad is None
     current = h.grad[~MEMORY]
     assert (current.abs().sum(1) > 0).all()
-    # descending lowers the similarity of current rows to the anchors, raises it to teacher positives
+    # descending lowers the similarity of current rows to the anchors, raises it to teacher
+    # positives
     anchors = h.detach()[MEMORY].mean(0)
     assert (current @ anchors).sum() > 0
     own = torch.stack([teacher[3] + teacher[4], teacher[3] + teacher[4], teacher[5]]).detach()
@@ -263,8 +264,14 @@ def test_options_that_do_not_exist_are_refused():
 def test_unknown_method_values_are_user_errors():
     from common.config import UserError
 
-    for words in ("method.nspt_modalities=[sound]", "method.temperature=0", "method.memory_size=-1",
-                  "method.epochs=[1,2]", "data.slots=true", "eval.val_share=0"):  # fmt: skip
+    for words in (
+        "method.nspt_modalities=[sound]",
+        "method.temperature=0",
+        "method.memory_size=-1",
+        "method.epochs=[1,2]",
+        "data.slots=true",
+        "eval.val_share=0",
+    ):
         with pytest.raises(UserError):
             config(words)
 
@@ -306,7 +313,9 @@ def test_divergence_is_zero_for_equal_logits_and_carries_no_gradient_to_the_teac
 @pytest.mark.parametrize("kind", ["audio", "sequence", "token"])
 @pytest.mark.parametrize("alone", [True, False])
 def test_item_18_alpha_rule_alone_and_with_coconut(kind, alone):
-    """Item 18: alpha = sqrt(memory / rows); plain cross-entropy without memory; COCONUT adds on top."""
+    """Item 18: alpha = sqrt(memory / rows); plain cross-entropy without memory; COCONUT adds on
+    top.
+    """
     own = [*ER] if alone else []
     module = module_of(*own, f"method.distillation={kind}")
     if kind == "sequence":

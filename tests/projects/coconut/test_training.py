@@ -37,8 +37,9 @@ def test_golden_item_2_selection_equals_the_authors_index_lists(case):
     x, labels = wave(case["N"], case["D"]), torch.arange(case["N"]) % case["classes"]
     classes = list(range(case["classes"]))
     for method, key in (
-        ("herding", "icarl_barycenter_indices"), ("closest", "closest_to_mean_indices"),
-    ):  # fmt: skip
+        ("herding", "icarl_barycenter_indices"),
+        ("closest", "closest_to_mean_indices"),
+    ):
         found = select_memory(x, labels, classes, case["per_class"], method)
         assert found.tolist() == case[key]
     pick = {"herding": herding, "closest": closest_to_mean}
@@ -109,9 +110,11 @@ def test_item_2_classes_with_too_few_samples_leave_places_empty():
 def test_item_16_splits_orders_and_a_memory_that_is_too_small():
     """Item 16: official split sizes, a given order, an order by seed, and their errors."""
     for name, tasks, sizes in (
-        ("paper", 6, [6, 5, 5, 5, 5, 5]), ("paper_fsc3", 3, [11, 10, 10]),
-        ("paper_slurp6", 6, [3] * 6), ("paper_slurp3", 3, [6] * 3),
-    ):  # fmt: skip
+        ("paper", 6, [6, 5, 5, 5, 5, 5]),
+        ("paper_fsc3", 3, [11, 10, 10]),
+        ("paper_slurp6", 6, [3] * 6),
+        ("paper_slurp3", 3, [6] * 3),
+    ):
         scenario = build_scenario(config(name=name))
         assert [len(part) for part in scenario.classes] == sizes
         assert scenario.num_tasks == tasks
@@ -259,7 +262,9 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("place", ["between", "inside"])
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_14_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, place):
-    """Item 14: kill -9 after task 1, and inside task 2; weights, optimiser, memory, teacher, results."""
+    """Item 14: kill -9 after task 1, and inside task 2; weights, optimiser, memory, teacher,
+    results.
+    """
     overrides = ["method.distillation=sequence"]
     assert_killed(killed, tmp_path, place, overrides)
     folder = tmp_path / "coconut/smoke/r"

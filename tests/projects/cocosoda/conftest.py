@@ -28,7 +28,12 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from common.engine.run import train
 
     folder = tmp_path_factory.mktemp("full")
-    words = [f"runs_dir={folder}", "run_id=full", "trainer.val_every_n_steps=2", "trainer.keep_checkpoints=5"]  # fmt: skip
+    words = [
+        f"runs_dir={folder}",
+        "run_id=full",
+        "trainer.val_every_n_steps=2",
+        "trainer.keep_checkpoints=5",
+    ]
     return train("cocosoda", "smoke", words)
 
 

@@ -81,7 +81,9 @@ def test_item_6_a_language_is_gone_through_before_it_repeats(tokenizer):
 
 
 def test_batches_do_not_depend_on_ranks(tokenizer):
-    """Two ranks of two pairs see what one of four does, in the same step with the same augmentation."""
+    """Two ranks of two pairs see what one of four does, in the same step with the same
+    augmentation.
+    """
     whole = languages(tokenizer)
     part = languages(tokenizer, "data.batch_size=2", "trainer.devices=2")
     one = whole[[(i, 3) for i in range(8, 12)]]
@@ -166,7 +168,10 @@ def test_item_9_rows_without_types_are_masked_in_every_fourth_step_alone(tokeniz
         own = pairs("python", 8)
         if stored:
             both = [tuple(tokenizer.tokenize(pair.code)) for pair in own]
-            own = [replace(p, pieces=(b, ("identifier",) * len(b))) for p, b in zip(own, both, strict=True)]  # fmt: skip
+            own = [
+                replace(p, pieces=(b, ("identifier",) * len(b)))
+                for p, b in zip(own, both, strict=True)
+            ]
         data = CodePairs({"python": own}, tokenizer, cfg, augment=True)
         changed = collections.Counter()
         for step in range(80):
@@ -200,8 +205,15 @@ def test_pieces_inherit_the_type_of_their_token_also_when_stored(tokenizer):
 
 @pytest.mark.parametrize(
     ("language", "comment"),
-    [("go", "// c"), ("java", "// c"), ("javascript", "// c"), ("php", "# c"), ("python", "# c"), ("ruby", "# c")],
-)  # fmt: skip
+    [
+        ("go", "// c"),
+        ("java", "// c"),
+        ("javascript", "// c"),
+        ("php", "# c"),
+        ("python", "# c"),
+        ("ruby", "# c"),
+    ],
+)
 def test_types_go_on_behind_a_comment_within_the_code(tokenizer, language, comment):
     """Code on one line would be a comment to its end, as it is in rows that were not prepared."""
     code = ["a", "=", "1", comment, "return", "b"]
@@ -222,7 +234,9 @@ def test_types_go_on_behind_a_comment_within_the_code(tokenizer, language, comme
 
 
 def test_stored_pieces_of_a_row_cost_two_pointers_each(tmp_path):
-    """A million functions of some hundred pieces fit in memory; names that come again are one string."""
+    """A million functions of some hundred pieces fit in memory; names that come again are one
+    string.
+    """
     (tmp_path / "go").mkdir()
     own = [["func", "keyword"], ["Ġ(", "separators"]] * 500
     row = {"url": "u", "code_tokens": [], "docstring_tokens": [], PIECES: own}
@@ -256,8 +270,14 @@ def test_files_of_code_search_net_train_and_are_searched(tmp_path, tokenizer):
     for language in ("ruby", "go"):
         folder = tmp_path / "CSN" / language
         folder.mkdir(parents=True)
-        rows = [{"url": f"u{i}", "code_tokens": ["f", "(", str(i), ")"],
-                 "docstring_tokens": ["call", str(i)]} for i in range(9)]  # fmt: skip
+        rows = [
+            {
+                "url": f"u{i}",
+                "code_tokens": ["f", "(", str(i), ")"],
+                "docstring_tokens": ["call", str(i)],
+            }
+            for i in range(9)
+        ]
         write_jsonl(folder / "train.jsonl", rows)
         for part in ("valid", "test"):
             write_jsonl(folder / f"{part}.jsonl", [{**r, "code_tokens": []} for r in rows[:3]])

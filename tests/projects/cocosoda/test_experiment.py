@@ -39,14 +39,24 @@ def metrics_of(run):
 
 def test_a_resumed_run_is_bit_identical(tmp_path):
     """Encoder, average, four queues with their pointer, and the next losses."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "finetune.steps=0", "trainer.keep_checkpoints=5", "eval.untrained=false",
-             "eval.lexical=false", "eval.whitened=false"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "finetune.steps=0",
+        "trainer.keep_checkpoints=5",
+        "eval.untrained=false",
+        "eval.lexical=false",
+        "eval.whitened=false",
+    ]
     run = train("cocosoda", "smoke", words)
     folder = run / "checkpoints/pretrain"
     last = folder / "step-00000004.ckpt"
     state = ckpt.load(last)["state_dict"]
-    assert {f"queues.{n}.{b}" for n in ("code", "query", "augmented_code", "augmented_query")
-            for b in ("features", "position")} <= state.keys()  # fmt: skip
+    assert {
+        f"queues.{n}.{b}"
+        for n in ("code", "query", "augmented_code", "augmented_query")
+        for b in ("features", "position")
+    } <= state.keys()
     assert int(state["queues.code.position"]) == 4 * 8 % 16
     half = ckpt.load(folder / "step-00000002.ckpt")["state_dict"]
     assert not torch.equal(state["queues.code.features"], half["queues.code.features"])
@@ -82,17 +92,21 @@ def test_stages_validate_on_the_mean_over_the_languages(full_run):
     assert (stage.name, stage.module.optim.lr, stage.trainer["max_steps"]) == ("finetune", 1e-3, 2)
     (first,) = list(build(config("finetune.steps=0")).stages())
     assert first.name == "pretrain"
-    for wrong, message in ((["method.pretrain=false", "finetune.steps=0"], "needs finetune.steps"),
-                           (["finetune.epochs=1"], "both set"),
-                           (["data.limit=9"], "limit is for data.source=bundled"),
-                           (["model.type_tokens=false"], "needs model.type_tokens"),
-                           (["model.max_length=20"], "max_length is below")):  # fmt: skip
+    for wrong, message in (
+        (["method.pretrain=false", "finetune.steps=0"], "needs finetune.steps"),
+        (["finetune.epochs=1"], "both set"),
+        (["data.limit=9"], "limit is for data.source=bundled"),
+        (["model.type_tokens=false"], "needs model.type_tokens"),
+        (["model.max_length=20"], "max_length is below"),
+    ):
         with pytest.raises(UserError, match=message):
             config(*wrong)
 
 
 def test_fine_tuning_is_validated_after_every_epoch_and_at_least_once(tmp_path):
-    """Also where an epoch is shorter than the interval of the pre-training, as for Ruby in `paper_finetune_ruby`."""
+    """Also where an epoch is shorter than the interval of the pre-training, as for Ruby in
+    `paper_finetune_ruby`.
+    """
     words = ["method.pretrain=false", "trainer.val_every_n_steps=1000"]
 
     def interval(*further):
@@ -103,8 +117,17 @@ def test_fine_tuning_is_validated_after_every_epoch_and_at_least_once(tmp_path):
     assert interval("finetune.steps=0", "finetune.epochs=0.5") == 4
     assert interval() == 2
     assert interval("finetune.steps=5", "trainer.val_every_n_steps=3") == 3
-    run = train("cocosoda", "smoke", [*words, f"runs_dir={tmp_path}", "eval.untrained=false", "eval.lexical=false",
-                                      "eval.whitened=false"])  # fmt: skip
+    run = train(
+        "cocosoda",
+        "smoke",
+        [
+            *words,
+            f"runs_dir={tmp_path}",
+            "eval.untrained=false",
+            "eval.lexical=false",
+            "eval.whitened=false",
+        ],
+    )
     assert (run / "metrics.csv").read_text().count("val/mrr") == 1
     assert (run / "checkpoints/finetune/best.ckpt").is_file()
 
@@ -124,7 +147,9 @@ def test_fine_tuning_has_the_rate_of_the_pre_training_unless_it_has_its_own():
 
 @pytest.mark.parametrize("file", ["compare", "sweep"])
 def test_arms_have_equal_steps_or_equal_encoded_texts(file):
-    """Code, query, their augmented keys and, by the key encoder, their own: names of arms say what is equal."""
+    """Code, query, their augmented keys and, by the key encoder, their own: names of arms say what
+    is equal.
+    """
     spec = read_comparisons("cocosoda")[0]
     arms = spec.arms if file == "compare" else arms_of("cocosoda", read_sweep("cocosoda"), [])
     steps, texts = {}, {}
@@ -178,7 +203,9 @@ def test_training_brings_together_what_shares_a_topic_and_no_token():
 
 def test_item_14_missing_and_late_functions_count_zero_and_identity_is_the_key():
     """Checklist 14: no gold: 0; rank above the limit: 0; the best of several functions of one URL."""
-    data = CodeSearchSet("x", ["a", "b", "c"], ["u1", "gone", "u2"], ["s", "t", "s", "v"], ["u1", "u3", "u1", "u2"])  # fmt: skip
+    data = CodeSearchSet(
+        "x", ["a", "b", "c"], ["u1", "gone", "u2"], ["s", "t", "s", "v"], ["u1", "u3", "u1", "u2"]
+    )
     assert data.gold_places == [[0, 2], [], [3]]
     scores = torch.tensor([[0.1, 0.5, 0.9, 0.2], [1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
     ranks = gold_ranks(lambda rows: scores[rows], data.gold_places)
@@ -200,7 +227,9 @@ def test_item_14_validation_is_the_unweighted_mean_over_sets_of_unequal_size():
         device, max_length = torch.device("cpu"), 0
 
         def encode(self, texts, batch_size, normalize):
-            return torch.tensor([[math.sin(ord(t[0]) * int(t[1:]) ** 2 + d) for d in range(4)] for t in texts])  # fmt: skip
+            return torch.tensor(
+                [[math.sin(ord(t[0]) * int(t[1:]) ** 2 + d) for d in range(4)] for t in texts]
+            )
 
     encoder, sets, mrr = Table(), [], MeanMRR(config())
     for name, size in (("a", 2), ("b", 7)):
@@ -262,16 +291,27 @@ def test_item_17_languages_one_by_one_and_their_unweighted_mean(tmp_path):
     for language, count in (("go", 1), ("ruby", 3)):
         folder = tmp_path / "CSN" / language
         folder.mkdir(parents=True)
-        rows = [{"url": f"u{i}", "code_tokens": ["readFile", str(10 * i)],
-                 "docstring_tokens": ["read", "file" if i else "nothing"]} for i in range(3)]  # fmt: skip
+        rows = [
+            {
+                "url": f"u{i}",
+                "code_tokens": ["readFile", str(10 * i)],
+                "docstring_tokens": ["read", "file" if i else "nothing"],
+            }
+            for i in range(3)
+        ]
         write_jsonl(folder / "train.jsonl", rows)
         write_jsonl(folder / "codebase.jsonl", rows)
         write_jsonl(folder / "test.jsonl", rows[3 - count :])
     (tmp_path / "cosqa").mkdir()
     write_jsonl(tmp_path / "cosqa/codebase.jsonl", [{"_id": 1, "code": "def a(): pass"}])
     write_jsonl(tmp_path / "cosqa/dev.jsonl", [{"query": "a", "code_id": 1}])
-    cfg = config("data.source=csn", "data.folder=CSN", f"data.root={tmp_path}", "data.languages=[go,ruby]",
-                 "eval.cosqa=cosqa")  # fmt: skip
+    cfg = config(
+        "data.source=csn",
+        "data.folder=CSN",
+        f"data.root={tmp_path}",
+        "data.languages=[go,ruby]",
+        "eval.cosqa=cosqa",
+    )
     found = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path / "run"), "tfidf_")
     assert found["go_mrr"] == pytest.approx(1 / 3)  # all score alike: by place
     assert found["average_mrr"] == pytest.approx((found["go_mrr"] + found["ruby_mrr"]) / 2)
@@ -331,8 +371,9 @@ def test_item_16_the_base_is_one_key_and_its_gain_has_a_config():
     """Checklist 16: any encoder by model.pretrained; the same one fine-tuned without CoCoSoDa."""
     tuned, plain = config(name="paper_finetune"), config(name="paper_baseline")
     assert (tuned.model.pretrained, plain.model.pretrained) == (
-        "DeepSoftwareAnalytics/CoCoSoDa", "microsoft/unixcoder-base",
-    )  # fmt: skip
+        "DeepSoftwareAnalytics/CoCoSoDa",
+        "microsoft/unixcoder-base",
+    )
     assert tuned.finetune == plain.finetune
     assert not plain.method.pretrain
     assert config(name="paper_graphcodebert").model.prefix is None

@@ -155,7 +155,9 @@ def test_items_2_and_3_rows_and_their_logits(intra, terms):
 
 
 def test_item_4_originals_carry_gradient_on_both_sides_and_augmented_keys_do_not():
-    """Checklist 4: of l(c, q) both members learn, of l(c, q') the anchor alone; queues are constants."""
+    """Checklist 4: of l(c, q) both members learn, of l(c, q') the anchor alone; queues are
+    constants.
+    """
     objective = Objective(config("method.temperature=0.5").method)
     rows = {name: F.normalize(torch.randn(4, 5), dim=1).requires_grad_() for name in KEYS}
     constant = {**rows, **{k: v.detach() for k, v in rows.items() if k.startswith("augmented")}}
@@ -221,13 +223,18 @@ def test_item_11_pads_count_for_nothing_and_vectors_have_unit_length():
     full = {**wide, "attention_mask": torch.ones_like(wide["attention_mask"])}  # the twin
     assert not torch.allclose(module.encoder(**full), module.encoder(**rows), atol=1e-4)
     recipe = recipe_of(config())
-    for found in (recipe.queries(module.encoder, ["a b"]), recipe.documents(module.encoder, ["def f"]),
-                  module.queues["code"].features):  # fmt: skip
+    for found in (
+        recipe.queries(module.encoder, ["a b"]),
+        recipe.documents(module.encoder, ["def f"]),
+        module.queues["code"].features,
+    ):
         torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
 
 
 def test_vectors_of_sixteen_bits_have_unit_length_and_their_average_is_refused():
-    """Vectors are brought to unit length in float32, so that what is compared with queues is a cosine."""
+    """Vectors are brought to unit length in float32, so that what is compared with queues is a
+    cosine.
+    """
     module = module_of("model.dropout=0.0", "method.momentum=0.0").bfloat16()
     assert torch.isfinite(module.losses(batch())["loss"])
     for value in module._new[0].values():

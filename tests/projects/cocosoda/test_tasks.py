@@ -1,4 +1,6 @@
-"""Search in a folder of code, and the preparation of CodeSearchNet's rows, as the commands drive them."""
+"""Search in a folder of code, and the preparation of CodeSearchNet's rows, as the commands drive
+them.
+"""
 
 import pytest
 
@@ -12,14 +14,20 @@ from tests.projects.cocosoda.conftest import config, module_of
 
 
 def test_search_follows_a_folder_of_code(full_run, tmp_path, capsys):
-    """Places of functions; the index forgets what is gone and encodes what is new; other weights: no."""
+    """Places of functions; the index forgets what is gone and encodes what is new; other weights:
+    no.
+    """
     src = tmp_path / "src"
     src.mkdir()
     (src / "a.py").write_text("def one():\n    return 1\n\n\ndef two():\n    return one() + 1\n")
     (src / "b.go").write_text("package p\n\nfunc Three(a int) int { return a }\n")
     (tmp_path / "q.txt").write_text("one plus one\n")
-    words = [f"runs_dir={full_run.parents[2]}", f"search.index={tmp_path}/index", f"search.queries={tmp_path}/q.txt",
-             "search.k=9"]  # fmt: skip
+    words = [
+        f"runs_dir={full_run.parents[2]}",
+        f"search.index={tmp_path}/index",
+        f"search.queries={tmp_path}/q.txt",
+        "search.k=9",
+    ]
 
     def search(*further):
         cfg = config(*words, *further)
@@ -55,13 +63,23 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
     for part in ("train", "valid", "test"):
         own = folder / "final/jsonl" / part
         own.mkdir(parents=True)
-        row = {"url": part, "language": "go", "code_tokens": ["func", "Add", "// c", "(", "a", ")"],
-               "docstring_tokens": ["adds"], "original_string": "func Add(a)"}  # fmt: skip
+        row = {
+            "url": part,
+            "language": "go",
+            "code_tokens": ["func", "Add", "// c", "(", "a", ")"],
+            "docstring_tokens": ["adds"],
+            "original_string": "func Add(a)",
+        }
         write_jsonl(own / "x.jsonl", [row])
         (folder / f"{part}.txt").write_text(part)
     (folder / "codebase.txt").write_text("valid\ntest\n")
-    cfg = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
-                 f"prepare.output={tmp_path}/CSN")  # fmt: skip
+    cfg = config(
+        "data.source=csn",
+        "data.folder=x",
+        "data.languages=[go]",
+        f"prepare.input={tmp_path}/raw",
+        f"prepare.output={tmp_path}/CSN",
+    )
     task = build(cfg).tasks["prepare"]
     task(Workspace(tmp_path / "task"))
     (row,) = read_jsonl(tmp_path / "CSN/go/train.jsonl")
@@ -76,8 +94,13 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
     times = [p.stat().st_mtime_ns for p in parts]
     task(Workspace(tmp_path / "task"))
     assert [p.stat().st_mtime_ns for p in parts] == times  # nothing was computed again
-    shorter = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
-                     "model.code_length=12")  # fmt: skip
+    shorter = config(
+        "data.source=csn",
+        "data.folder=x",
+        "data.languages=[go]",
+        f"prepare.input={tmp_path}/raw",
+        "model.code_length=12",
+    )
     with pytest.raises(UserError, match="length"):  # what was kept has other pieces
         build(shorter).tasks["prepare"](Workspace(tmp_path / "task"))
     with pytest.raises(UserError, match="prepare.input"):
@@ -85,11 +108,16 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
 
 
 def go_archives(folder, codebase):
-    """Two archives of eleven rows for each part, lists of them and one that is gone, a list of the code base."""
+    """Two archives of eleven rows for each part, lists of them and one that is gone, a list of the
+    code base.
+    """
     for part in ("train", "valid", "test"):
         own = folder / "final/jsonl" / part
         own.mkdir(parents=True)
-        rows = [{"url": f"{part}{i}", "code_tokens": ["f"], "docstring_tokens": ["d"]} for i in range(11)]  # fmt: skip
+        rows = [
+            {"url": f"{part}{i}", "code_tokens": ["f"], "docstring_tokens": ["d"]}
+            for i in range(11)
+        ]
         write_jsonl(own / "a.jsonl", rows[:9])
         write_jsonl(own / "b.jsonl", rows[9:])
         (folder / f"{part}.txt").write_text("\n".join([*(row["url"] for row in rows), "gone"]))
@@ -97,11 +125,18 @@ def go_archives(folder, codebase):
 
 
 def test_prepare_says_what_the_archives_lack_and_refuses_many(tmp_path, capsys):
-    """One of twelve listed functions may be gone; where a whole archive is, rows would be missing silently."""
+    """One of twelve listed functions may be gone; where a whole archive is, rows would be missing
+    silently.
+    """
     folder = tmp_path / "raw/go"
     go_archives(folder, ["valid0", "test0"])
-    cfg = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
-                 f"prepare.output={tmp_path}/CSN")  # fmt: skip
+    cfg = config(
+        "data.source=csn",
+        "data.folder=x",
+        "data.languages=[go]",
+        f"prepare.input={tmp_path}/raw",
+        f"prepare.output={tmp_path}/CSN",
+    )
     task = build(cfg).tasks["prepare"]
     task(Workspace(tmp_path / "task"))
     shown = capsys.readouterr().out
@@ -114,11 +149,18 @@ def test_prepare_says_what_the_archives_lack_and_refuses_many(tmp_path, capsys):
 
 
 def test_prepare_takes_a_code_base_whose_list_names_more_than_the_archives_hold(tmp_path, capsys):
-    """The released lists do (JavaScript: half of them is gone); the same share is too much of another part."""
+    """The released lists do (JavaScript: half of them is gone); the same share is too much of
+    another part.
+    """
     folder, gone = tmp_path / "raw/go", [f"gone {i}" for i in range(1500)]
     go_archives(folder, ["test3", *gone, "valid5", "train0"])
-    cfg = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
-                 f"prepare.output={tmp_path}/CSN")  # fmt: skip
+    cfg = config(
+        "data.source=csn",
+        "data.folder=x",
+        "data.languages=[go]",
+        f"prepare.input={tmp_path}/raw",
+        f"prepare.output={tmp_path}/CSN",
+    )
     task = build(cfg).tasks["prepare"]
     task(Workspace(tmp_path / "task"))
     said = "1,501 of 1,503 listed URLs are in no archive, 2 are (published code base: 28,120)"

@@ -55,17 +55,27 @@ def unixcoder(tmp_path_factory):
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     shape = AutoConfig.for_model(
-        "roberta", vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=66, pad_token_id=1,
-    )  # fmt: skip
+        "roberta",
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+        pad_token_id=1,
+    )
     AutoModel.from_config(shape, add_pooling_layer=False).save_pretrained(folder)
     return folder
 
 
 def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, tmp_path):
     """Checklist 7: <s> <encoder-only> </s> tokens </s>, in training, search, and after an export."""
-    words = [f"model.pretrained={unixcoder}", "model.config=null", "model.prefix=<encoder-only>",
-             "model.split_identifiers=false"]  # fmt: skip
+    words = [
+        f"model.pretrained={unixcoder}",
+        "model.config=null",
+        "model.prefix=<encoder-only>",
+        "model.split_identifiers=false",
+    ]
     cfg = config(*words)
     encoder = build_encoder(cfg.model)
     rows = encoder.tokenize(["read a file"])["input_ids"][0]
@@ -92,7 +102,9 @@ def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, 
 
 
 def test_item_9_pieces_with_their_space_in_front_have_the_type_of_their_token(unixcoder):
-    """Checklist 9: byte pairs, behind a prefix too, where the tokenizer counts the space to the piece."""
+    """Checklist 9: byte pairs, behind a prefix too, where the tokenizer counts the space to the
+    piece.
+    """
     words = [f"model.pretrained={unixcoder}", "model.config=null", "model.split_identifiers=false"]
     code = "def read ( path ) : return open ( path )"
     found = []

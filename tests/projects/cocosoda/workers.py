@@ -27,6 +27,10 @@ def three_steps(stage: str, distributed: bool, own_queue: bool = False) -> dict[
         return rows_of(batch(8, seed=number), own)
 
     return sgd_steps(
-        module, map(batch_of, range(3)), distributed, momentum=0.0, broadcast_buffers=False,
+        module,
+        map(batch_of, range(3)),
+        distributed,
+        momentum=0.0,
+        broadcast_buffers=False,
         record=True,
-    )  # fmt: skip
+    )

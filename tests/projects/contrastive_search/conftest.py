@@ -46,9 +46,16 @@ def tiny_lm(eos: str | None = None) -> LanguageModel:
     tokenizer = tiny_tokenizer(400)
     tokenizer.eos_token = eos
     settings = AutoConfig.for_model(
-        "gpt2", vocab_size=400, n_embd=32, n_layer=1, n_head=2, n_positions=160,
-        bos_token_id=2, eos_token_id=None, initializer_range=0.4,
-    )  # fmt: skip
+        "gpt2",
+        vocab_size=400,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=160,
+        bos_token_id=2,
+        eos_token_id=None,
+        initializer_range=0.4,
+    )
     return LanguageModel(AutoModelForCausalLM.from_config(settings).double(), tokenizer, "cpu")
 
 

@@ -54,9 +54,11 @@ def test_items_1_and_4_one_candidate_or_no_penalty_is_greedy_search():
     """Checklist 1, through the harness and its prompts of several lengths."""
     lm = tiny_lm()
     policies = {
-        "greedy": Policy("greedy"), "one": Policy("contrastive_search", candidates=1),
-        "alpha_0": Policy("contrastive_search", penalty=0.0), "search": Policy("contrastive_search"),
-    }  # fmt: skip
+        "greedy": Policy("greedy"),
+        "one": Policy("contrastive_search", candidates=1),
+        "alpha_0": Policy("contrastive_search", penalty=0.0),
+        "search": Policy("contrastive_search"),
+    }
     found = decode_side_by_side(lm, ROWS, policies, 12, seeds=[RowSeed(0, i) for i in range(3)])
     assert found["one"] == found["greedy"] == found["alpha_0"] != found["search"]
 
@@ -148,9 +150,10 @@ def test_item_6_padding_on_the_left_never_counts():
 
 
 @pytest.mark.parametrize(
-    ("end", "place", "written"), [(113, 0, True), (276, 2, True), (5, 5, False)],
+    ("end", "place", "written"),
+    [(113, 0, True), (276, 2, True), (5, 5, False)],
     ids=["first", "between", "last"],
-)  # fmt: skip
+)
 def test_item_11_an_end_of_text_in_the_prefix_ends_nothing(end, place, written):
     """Checklist 11; one that is written, if any, ends the row and is part of it."""
     lm = tiny_lm()
@@ -172,7 +175,9 @@ def test_item_11_an_end_of_text_in_the_prefix_ends_nothing(end, place, written):
 
 
 def test_items_12_and_14_one_harness_for_all_decoders():
-    """Checklist 12, 14: the same prompts and budget; draws differ, runs do not, neighbours don't matter."""
+    """Checklist 12, 14: the same prompts and budget; draws differ, runs do not, neighbours don't
+    matter.
+    """
     lm = tiny_lm()
     policies = {
         name: Policy(name)

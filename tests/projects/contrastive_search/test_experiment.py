@@ -45,8 +45,15 @@ def test_a_run_measures_the_first_decoder_and_all_of_them(full_run):
     run, _ = full_run
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["diversity"] == metrics["contrastive_diversity"]
-    for name in ("greedy_coherence", "human_coherence", "shuffled_human_diversity", "isotropy",
-                 "untrained_isotropy", "perplexity", "contrastive_nearest_cosine"):  # fmt: skip
+    for name in (
+        "greedy_coherence",
+        "human_coherence",
+        "shuffled_human_diversity",
+        "isotropy",
+        "untrained_isotropy",
+        "perplexity",
+        "contrastive_nearest_cosine",
+    ):
         assert np.isfinite(metrics[name]), name
     assert metrics["perplexity"] != metrics["untrained_perplexity"]
     assert "val/mle" in (run / "metrics.csv").read_text()
@@ -72,8 +79,13 @@ def test_a_resumed_run_is_bit_identical(full_run):
 
 def test_without_training_a_run_is_the_model_off_the_shelf_and_can_be_exported(tmp_path, lm_folder):
     """Nothing is fitted; evaluation, export and reload in transformers as of any other run."""
-    words = [f"runs_dir={tmp_path}", "method.train=false", f"model.pretrained={lm_folder}",
-             "model.config=null", *QUICK]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "method.train=false",
+        f"model.pretrained={lm_folder}",
+        "model.config=null",
+        *QUICK,
+    ]
     run = train("contrastive_search", "smoke", words)
     assert not (run / "checkpoints/off_the_shelf/step-00000004.ckpt").exists()
     _, experiment = prepare("contrastive_search", "smoke", words)
@@ -97,7 +109,8 @@ def test_an_exported_folder_is_opened_on_the_cpu(monkeypatch):
 
 
 def test_mauve_compares_pairs_of_one_length(monkeypatch):
-    """Guards the sheet's rule: human first, both cut to the shorter of a pair, pairs with an empty side dropped.
+    """Guards the sheet's rule: human first, both cut to the shorter of a pair, pairs with an empty
+    side dropped.
 
     The end of text of a continuation is no token of it.
     """
@@ -344,6 +357,15 @@ def test_a_paper_config_can_be_checked_without_its_weights():
 
 
 def test_the_tasks_of_the_contract_are_there():
-    wanted = {"decode", "evaluate", "isotropy", "open_ended", "summarisation", "translation", "code",
-              "rating_form", "ratings"}  # fmt: skip
+    wanted = {
+        "decode",
+        "evaluate",
+        "isotropy",
+        "open_ended",
+        "summarisation",
+        "translation",
+        "code",
+        "rating_form",
+        "ratings",
+    }
     assert set(build(config()).tasks) == wanted

@@ -122,8 +122,10 @@ def test_isotropy_says_what_is_wrong_with_its_file(tmp_path, lm_folder):
         tasks.isotropy_report(config(*words), place(tmp_path))
 
 
-ARTICLES = [{"context": "Article: the sea. Summarization: ", "completion": "sea.\n"},
-            {"context": "Article: a man. Summarization: ", "completion": "man.\n"}]  # fmt: skip
+ARTICLES = [
+    {"context": "Article: the sea. Summarization: ", "completion": "sea.\n"},
+    {"context": "Article: a man. Summarization: ", "completion": "man.\n"},
+]
 
 
 @pytest.fixture
@@ -133,15 +135,26 @@ def files(tmp_path):
     (tmp_path / "shots.json").write_text(
         json.dumps([{"context": f"c{i}=", "completion": f"{i}."} for i in range(4)])
     )
-    problem = {"task_id": "T/0", "prompt": "def one():\n", "entry_point": "one",
-               "test": "def check(f):\n    assert f() == 1\n"}  # fmt: skip
+    problem = {
+        "task_id": "T/0",
+        "prompt": "def one():\n",
+        "entry_point": "one",
+        "test": "def check(f):\n    assert f() == 1\n",
+    }
     (tmp_path / "code.jsonl").write_text(json.dumps(problem) + "\n")
     return tmp_path
 
 
 def task_words(files, lm_folder, *further):
-    return [f"data.root={files}", f"model.pretrained={lm_folder}", "model.config=null", FEW,
-            "runner.new_tokens=6", "runner.shots_file=shots.json", *further]  # fmt: skip
+    return [
+        f"data.root={files}",
+        f"model.pretrained={lm_folder}",
+        "model.config=null",
+        FEW,
+        "runner.new_tokens=6",
+        "runner.shots_file=shots.json",
+        *further,
+    ]
 
 
 @pytest.mark.parametrize(("task", "metric"), [("summarisation", "rougeL"), ("translation", "bleu")])
@@ -169,7 +182,9 @@ def test_item_15_few_shot_runners(files, lm_folder, task, metric, monkeypatch):
 
 
 def test_item_15_splits_and_draws_are_averaged(files, lm_folder, monkeypatch):
-    """Guards the paper's means over three draws of shots and of samples; no call overwrites another's files."""
+    """Guards the paper's means over three draws of shots and of samples; no call overwrites
+    another's files.
+    """
     prompts = []
 
     def answered(cfg, lm, texts, workspace, *, stop):
@@ -245,14 +260,18 @@ def place_nowhere():
 def test_item_15_code_runner_cuts_runs_and_writes_what_the_harness_reads(
     files, lm_folder, monkeypatch
 ):
-    """Checklist 15: stop rules, pass@1 only where programs may run, samples for the official harness."""
+    """Checklist 15: stop rules, pass@1 only where programs may run, samples for the official
+    harness.
+    """
     monkeypatch.setattr(
-        runners, "answers",
+        runners,
+        "answers",
         lambda *_, **__: {
-            "greedy": [["    return 1\n\ndef two(): broken("]], "beam": [["    return 2"]],
+            "greedy": [["    return 1\n\ndef two(): broken("]],
+            "beam": [["    return 2"]],
             "nucleus": [["    return 1"], ["    return 2"], ["    return 3"]],
         },
-    )  # fmt: skip
+    )
     words = task_words(files, lm_folder, "runner.file=code.jsonl")
     found = runners.code(config(*words), place(files))
     assert not any("pass" in name for name in found)
@@ -267,8 +286,14 @@ def test_item_15_code_runner_cuts_runs_and_writes_what_the_harness_reads(
 
 @pytest.mark.parametrize(
     ("text", "kept"),
-    [("a\n\n# b", "a"), ("a\n'''b", "a\n"), ("a\n\n\nb", "a"), ("a\n\ndef b", "a"), ("a\n\nb", "a\n\nb")],
-)  # fmt: skip
+    [
+        ("a\n\n# b", "a"),
+        ("a\n'''b", "a\n"),
+        ("a\n\n\nb", "a"),
+        ("a\n\ndef b", "a"),
+        ("a\n\nb", "a\n\nb"),
+    ],
+)
 def test_item_15_where_a_function_ends(text, kept):
     """Checklist 15: each of the four terminals."""
     assert runners.truncated(text) == kept
@@ -282,7 +307,9 @@ def test_item_15_metrics_of_the_runners():
 
 
 def test_item_16_blind_form_and_paired_scores_by_language(tmp_path):
-    """Checklist 16: no system is named, orders differ, the human text is among them; import and key."""
+    """Checklist 16: no system is named, orders differ, the human text is among them; import and
+    key.
+    """
     cfg = config("human.num_items=6", "eval.methods=[contrastive,nucleus]", "eval.language=de")
     form = human.rating_form(cfg, place(tmp_path, "task-rating_form"))
     text = form.read_text()

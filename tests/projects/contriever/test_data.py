@@ -77,7 +77,9 @@ def test_items_11_and_14_source_probabilities_equal_the_golden_values(case):
 
 @pytest.mark.parametrize(("low", "high"), [(0.05, 0.5), (0.1, 0.5), (0.3, 0.3)])
 def test_item_7_two_crops_of_one_chunk_are_independent_and_within_their_lengths(low, high):
-    """Checklist 7: both lie in the chunk; lengths span the range; starts and sizes do not correlate."""
+    """Checklist 7: both lie in the chunk; lengths span the range; starts and sizes do not
+    correlate.
+    """
     words = ["data.chunk_length=256", f"data.ratio_min={low}", f"data.ratio_max={high}"]
     views = two_views(config(*words, "data.noise.kind=none"), Numbered())
     chunk = np.arange(1000, 1256)
@@ -212,8 +214,13 @@ def test_a_source_of_the_config_is_left_out_by_an_empty_path():
     """Mappings are merged: a name that the command line does not give stays."""
     cfg = config("data.sources={wikipedia: '', ccnet: '', mine: mine}", name="paper")
     assert cfg.data.sources == {"mine": "mine"}
-    words = ["data.source=bundled", "data.sources={wikipedia: '', ccnet: ''}", "eval.groups.cqadupstack=[]",
-             "eval.beir=[retrieval-cisi,retrieval-npl]", "eval.answers=[]"]  # fmt: skip
+    words = [
+        "data.source=bundled",
+        "data.sources={wikipedia: '', ccnet: ''}",
+        "eval.groups.cqadupstack=[]",
+        "eval.beir=[retrieval-cisi,retrieval-npl]",
+        "eval.answers=[]",
+    ]
     assert not config(*words, name="paper").data.sources  # the card's line
 
 

@@ -98,8 +98,13 @@ def test_training_brings_together_what_shares_a_topic_and_no_token(objective):
     """Twenty steps: from chance to almost all; with pairs of changing topics it stays at chance."""
 
     def accuracy(seeded):
-        words = ["method.norm_query=true", "method.norm_document=true", "model.dropout=0",
-                 "data.batch_size=16", f"method.objective={objective}"]  # fmt: skip
+        words = [
+            "method.norm_query=true",
+            "method.norm_document=true",
+            "model.dropout=0",
+            "data.batch_size=16",
+            f"method.objective={objective}",
+        ]
         module = module_of(*words)
         optimizer = torch.optim.AdamW(module.encoder.parameters(), lr=3e-3)
         for step in range(20):
@@ -146,8 +151,12 @@ def test_item_17_three_regimes_each_also_from_the_start_without_contrast(full_ru
     assert module.queue is None
     assert module.optim.lr == config().finetune.lr
     assert module.negatives_per_query(4) == 7
-    for name, start in (("paper_msmarco", "facebook/contriever"), ("paper_msmarco_bert", "bert-base-uncased"),
-                        ("paper_few_shot", "facebook/contriever-msmarco"), ("paper_few_shot_bert", "bert-base-uncased")):  # fmt: skip
+    for name, start in (
+        ("paper_msmarco", "facebook/contriever"),
+        ("paper_msmarco_bert", "bert-base-uncased"),
+        ("paper_few_shot", "facebook/contriever-msmarco"),
+        ("paper_few_shot_bert", "bert-base-uncased"),
+    ):
         cfg = config(name=name)
         assert cfg.model.pretrained == start
         assert cfg.finetune.steps
@@ -166,26 +175,44 @@ def test_item_18_languages_are_sampled_alike_and_scored_within_and_across(tmp_pa
     assert len(cfg.eval.beir) == 11
     assert len(config(name="paper_mkqa").eval.answers) == 26
     tuned = config(name="paper_msmarco_multilingual")
-    assert (tuned.model.pretrained, tuned.finetune.file) == ("facebook/mcontriever", "contriever/msmarco.jsonl")  # fmt: skip
+    assert (tuned.model.pretrained, tuned.finetune.file) == (
+        "facebook/mcontriever",
+        "contriever/msmarco.jsonl",
+    )
     folder = tmp_path / "toy"
     (folder / "qrels").mkdir(parents=True)
     corpus = [
         {"_id": f"d{i}", "text": f"{word} end"} for i, word in enumerate(["red", "blue", "green"])
     ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
-    for language, words in (("en", ["RED", "blue", "green"]), ("ru", ["\u043a\u0440", "\u0441\u0438", "\u0437\u0435"])):  # fmt: skip
+    for language, words in (
+        ("en", ["RED", "blue", "green"]),
+        ("ru", ["\u043a\u0440", "\u0441\u0438", "\u0437\u0435"]),
+    ):
         rows = [{"_id": f"q{i}", "text": word} for i, word in enumerate(words)]
-        (folder / f"queries.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))  # fmt: skip
+        (folder / f"queries.{language}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in rows)
+        )
         judged = "".join(f"q{i}\td{i}\t1\n" for i in range(3))
         (folder / f"qrels/{language}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
-        asked = [{"question": word, "answers": [right]} for word, right in
-                 zip(words, ["red", "blue", "green"], strict=True)]  # fmt: skip
-        (folder / f"questions.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in asked))  # fmt: skip
+        asked = [
+            {"question": word, "answers": [right]}
+            for word, right in zip(words, ["red", "blue", "green"], strict=True)
+        ]
+        (folder / f"questions.{language}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in asked)
+        )
     both = '["toy@en","toy@ru"]'
     cfg = config(
-        f"data.root={tmp_path}", f"eval.beir={both}", f"eval.answers={both}", "eval.held_out_queries=0",
-        "finetune.steps=0", "eval.lower_case=true", "eval.groups={across: [\"toy@ru\"]}", "eval.untrained=false",
-    )  # fmt: skip
+        f"data.root={tmp_path}",
+        f"eval.beir={both}",
+        f"eval.answers={both}",
+        "eval.held_out_queries=0",
+        "finetune.steps=0",
+        "eval.lower_case=true",
+        'eval.groups={across: ["toy@ru"]}',
+        "eval.untrained=false",
+    )
     found = evaluate_beir(cfg, recipe_of(cfg), module_of().encoder, Workspace(tmp_path / "run"))
     assert found["bm25_toy_en_ndcg_at_10"] == found["bm25_toy_en_answer_recall_at_5"] == 1.0
     assert found["bm25_toy_ru_ndcg_at_10"] == 0.0  # no word in common across scripts
@@ -195,18 +222,27 @@ def test_item_18_languages_are_sampled_alike_and_scored_within_and_across(tmp_pa
 
 
 def test_answers_count_in_the_text_of_a_passage_alone(tmp_path):
-    """DPR's rule: passages are found by title and text; numbers of questions are no ids of passages."""
+    """DPR's rule: passages are found by title and text; numbers of questions are no ids of
+    passages.
+    """
     folder = tmp_path / "qa"
     folder.mkdir()
-    corpus = [{"_id": str(i), "title": word, "text": f"text {i}"} for i, word in enumerate(["red", "blue"])]  # fmt: skip
+    corpus = [
+        {"_id": str(i), "title": word, "text": f"text {i}"}
+        for i, word in enumerate(["red", "blue"])
+    ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
     for part, answers in (("title", ["red"]), ("text", ["text 0"]), ("plain", "0 9")):
         row = {"question": "red", "answers": answers}
         (folder / f"questions.{part}.jsonl").write_text(json.dumps(row) + "\n")
     cfg = config(
-        f"data.root={tmp_path}", "eval.beir=[]", "eval.held_out_queries=0", "finetune.steps=0",
-        'eval.answers=["qa@title","qa@text","qa@plain"]', "eval.untrained=false",
-    )  # fmt: skip
+        f"data.root={tmp_path}",
+        "eval.beir=[]",
+        "eval.held_out_queries=0",
+        "finetune.steps=0",
+        'eval.answers=["qa@title","qa@text","qa@plain"]',
+        "eval.untrained=false",
+    )
     recipe, encoded = recipe_of(cfg), []
 
     def documents(encoder, texts):
@@ -217,7 +253,9 @@ def test_answers_count_in_the_text_of_a_passage_alone(tmp_path):
     found = evaluate_beir(cfg, replace(recipe, documents=documents), module.encoder, place)
     assert encoded == [["red text 0", "blue text 1"]]  # once for the three parts
     for row in ("", "bm25_"):
-        shares = [found[f"{row}qa_{part}_answer_recall_at_5"] for part in ("title", "text", "plain")]  # fmt: skip
+        shares = [
+            found[f"{row}qa_{part}_answer_recall_at_5"] for part in ("title", "text", "plain")
+        ]
         assert shares == [0.0, 1.0, 0.0]  # a single string is one answer, not its characters
 
 
@@ -229,9 +267,14 @@ def test_a_checkpoint_in_the_released_layout_loads(tmp_path, kind):
     """A made-up folder as facebook/contriever has it: BERT without pooler, its own class name."""
     torch.manual_seed(3)
     settings = AutoConfig.for_model(
-        "bert", vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=64,
-    )  # fmt: skip
+        "bert",
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
     model = AutoModel.from_config(settings, add_pooling_layer=False).eval()
     model.save_pretrained(tmp_path)
     tiny_tokenizer(400, max_length=64).save_pretrained(tmp_path)
@@ -292,8 +335,12 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
     lines = [f"the people of the world {i}" for i in range(90)]
     (tmp_path / "in").mkdir()
     (tmp_path / "in/x.txt").write_text("\n".join(lines))
-    words = [f"data.root={tmp_path}", f"tokenize.input={tmp_path}/in", f"tokenize.output={tmp_path}/x",
-             "tokenize.shard_lines=60"]  # fmt: skip
+    words = [
+        f"data.root={tmp_path}",
+        f"tokenize.input={tmp_path}/in",
+        f"tokenize.output={tmp_path}/x",
+        "tokenize.shard_lines=60",
+    ]
     task = build(config(*words)).tasks["tokenize"]
     task(Workspace(tmp_path / "task"))
     first, second = open_shards(tmp_path / "x")
@@ -364,8 +411,13 @@ def test_questions_without_a_positive_are_counted(full_run, tmp_path):
         {"question": f"q {i}", "positive_ctxs": [{"text": f"text {i}"}] * (i > 0)} for i in range(4)
     ]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cfg = config(f"runs_dir={full_run.parents[2]}", "mine.run=full", f"data.root={tmp_path}",
-                 "finetune.file=q.jsonl", "finetune.num_negatives=1")  # fmt: skip
+    cfg = config(
+        f"runs_dir={full_run.parents[2]}",
+        "mine.run=full",
+        f"data.root={tmp_path}",
+        "finetune.file=q.jsonl",
+        "finetune.num_negatives=1",
+    )
     said = "q.jsonl: 1 of 4 questions have no positive passage"
     build(cfg).tasks["mine"](Workspace(tmp_path / "task", "contriever", "smoke"))
     assert said in (tmp_path / "task/notes.txt").read_text()
@@ -387,7 +439,11 @@ def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):
         run()
     (source / "a_b.txt").write_text("people of the world\n" * 40)
     run()
-    for words in (["tokenize.shard_lines=7"], ["tokenize.normalize_text=true"], ["model.config.vocab_size=300"]):  # fmt: skip
+    for words in (
+        ["tokenize.shard_lines=7"],
+        ["tokenize.normalize_text=true"],
+        ["model.config.vocab_size=300"],
+    ):
         with pytest.raises(UserError, match="shards of other settings"):
             run(*words)
     files = ["data.source=files", "data.sources={x: x}", f"data.root={tmp_path}"]
@@ -405,15 +461,22 @@ def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):
         run()
 
 
-def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuning(full_run, tmp_path):  # fmt: skip
+def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuning(
+    full_run, tmp_path
+):
     folder = tmp_path / "beir/toy"
     folder.mkdir(parents=True)
     corpus = [{"_id": str(i), "title": "title", "text": f"text {i}"} for i in range(4)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
     rows = [{"question": f"text {i}", "positive_ctxs": [{"text": f"text {i}"}]} for i in range(2)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [f"runs_dir={full_run.parents[2]}", "mine.run=full", f"data.root={tmp_path}",
-             f"mine.output={tmp_path}/mined.jsonl", "mine.corpus=beir/toy"]  # fmt: skip
+    words = [
+        f"runs_dir={full_run.parents[2]}",
+        "mine.run=full",
+        f"data.root={tmp_path}",
+        f"mine.output={tmp_path}/mined.jsonl",
+        "mine.corpus=beir/toy",
+    ]
 
     def mined(*further):
         task = build(config(*words, *further)).tasks["mine"]
@@ -460,8 +523,15 @@ def test_mine_writes_hard_negatives_that_fine_tuning_reads(full_run, tmp_path):
     for record in records:
         assert len(record.hard_negatives) == 3  # the passages of the other three questions
         assert record.positives[0] not in record.hard_negatives
-    again = [f"runs_dir={tmp_path}", f"finetune.file={tmp_path}/mined.jsonl", "method.pretrain=false",
-             "finetune.negative_hard_ratio=1.0", "finetune.num_negatives=2", "eval.lexical=false", "eval.hybrid=false"]  # fmt: skip
+    again = [
+        f"runs_dir={tmp_path}",
+        f"finetune.file={tmp_path}/mined.jsonl",
+        "method.pretrain=false",
+        "finetune.negative_hard_ratio=1.0",
+        "finetune.num_negatives=2",
+        "eval.lexical=false",
+        "eval.hybrid=false",
+    ]
     assert train("contriever", "smoke", again)
 
 
@@ -498,17 +568,37 @@ def test_paper_configs_hold_the_published_recipe():
     tuned = [cfg for cfg in (config(name=name) for name in papers) if not cfg.method.pretrain]
     assert len(tuned) == 8
     for cfg in tuned:  # what `make check` counts is what is trained
-        assert (cfg.trainer.max_steps, cfg.data.batch_size) == (cfg.finetune.steps, cfg.finetune.batch_size)  # fmt: skip
+        assert (cfg.trainer.max_steps, cfg.data.batch_size) == (
+            cfg.finetune.steps,
+            cfg.finetune.batch_size,
+        )
     assert config(name="paper_mrtydi").model.pretrained == "facebook/mcontriever-msmarco"
-    assert config(name="paper_msmarco_multilingual_bert").model.pretrained == "bert-base-multilingual-cased"  # fmt: skip
+    assert (
+        config(name="paper_msmarco_multilingual_bert").model.pretrained
+        == "bert-base-multilingual-cased"
+    )
 
 
-FORUMS = ("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix",
-          "webmasters", "wordpress")  # fmt: skip
+FORUMS = (
+    "android",
+    "english",
+    "gaming",
+    "gis",
+    "mathematica",
+    "physics",
+    "programmers",
+    "stats",
+    "tex",
+    "unix",
+    "webmasters",
+    "wordpress",
+)
 
 
 def test_paper_configs_hold_what_both_pre_trainings_share():
-    """Un-normalised dot products over 0.05, crops of chunks of 256, mean pooling; texts of 512 are judged."""
+    """Un-normalised dot products over 0.05, crops of chunks of 256, mean pooling; texts of 512 are
+    judged.
+    """
     english, many = config(name="paper"), config(name="paper_multilingual")
     for cfg in (english, many):
         data, method, optim = cfg.data, cfg.method, cfg.optim
@@ -529,9 +619,17 @@ def test_paper_configs_hold_what_both_pre_trainings_share():
 
 @pytest.mark.parametrize(
     "name",
-    ["paper_msmarco", "paper_msmarco_hard", "paper_msmarco_bert", "paper_msmarco_multilingual",
-     "paper_msmarco_multilingual_bert", "paper_mrtydi", "paper_few_shot", "paper_few_shot_bert"],
-)  # fmt: skip
+    [
+        "paper_msmarco",
+        "paper_msmarco_hard",
+        "paper_msmarco_bert",
+        "paper_msmarco_multilingual",
+        "paper_msmarco_multilingual_bert",
+        "paper_mrtydi",
+        "paper_few_shot",
+        "paper_few_shot_bert",
+    ],
+)
 def test_item_17_paper_configs_hold_the_fine_tuning_of_the_sheet(name):
     """Checklist 17: 1,024 questions a step with a negative each; few examples: 256 without any."""
     cfg, few = config(name=name), "few_shot" in name

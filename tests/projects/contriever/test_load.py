@@ -21,8 +21,10 @@ def test_an_exported_encoder_prepares_texts_as_in_evaluation(tmp_path):
     torch.testing.assert_close(found.encode(TEXTS), wanted)
     torch.testing.assert_close(found.encode(TEXTS[0])[0], wanted[0])
     assert not torch.allclose(module.encoder.encode(TEXTS), wanted)  # else nothing is tested
-    ids = [encoder.tokenize([text])["input_ids"] for encoder, text in
-           ((found, TEXTS[0]), (module.encoder, 'the "house" - of the state'))]  # fmt: skip
+    ids = [
+        encoder.tokenize([text])["input_ids"]
+        for encoder, text in ((found, TEXTS[0]), (module.encoder, 'the "house" - of the state'))
+    ]
     assert torch.equal(*ids)
     # what evaluates the folder prepares by its own config, once
     again = build(config()).load_export(tmp_path).encoder

@@ -25,7 +25,9 @@ from tests.unit.losses.golden import assert_close
 def explicit(query, key, queue, tau, smoothing=0.0):
     """Cross entropy over logit 0, the positive, and the queue."""
     logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / tau
-    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long), label_smoothing=smoothing)  # fmt: skip
+    return F.cross_entropy(
+        logits, torch.zeros(len(query), dtype=torch.long), label_smoothing=smoothing
+    )
 
 
 @pytest.mark.parametrize("case", GOLDEN["moco"])
@@ -80,9 +82,13 @@ def test_item_14_schedule_equals_the_golden_values(case):
     """Checklist 14: the released warm-up, which ends at 1 - ratio."""
     for step, wanted in case["multiplier"].items():
         found = lr_at(
-            int(step), lr=2.0, total_steps=case["total"], warmup_steps=case["warmup"],
-            final_lr=2.0 * case["ratio"], schedule="warmup_linear",
-        )  # fmt: skip
+            int(step),
+            lr=2.0,
+            total_steps=case["total"],
+            warmup_steps=case["warmup"],
+            final_lr=2.0 * case["ratio"],
+            schedule="warmup_linear",
+        )
         assert found / 2 == pytest.approx(wanted, rel=1e-6)
 
 
@@ -122,7 +128,10 @@ def test_item_2_no_gradient_reaches_the_key_side():
 
 def test_every_parameter_is_decayed_as_in_the_release():
     """One group with biases and norms, in both stages."""
-    for module in (module_of("optim.weight_decay=0.3"), module_of("optim.weight_decay=0.3", finetune=True)):  # fmt: skip
+    for module in (
+        module_of("optim.weight_decay=0.3"),
+        module_of("optim.weight_decay=0.3", finetune=True),
+    ):
         (group,) = module.parameter_groups()
         assert group["weight_decay"] == 0.3
         assert sum(p.ndim < 2 for p in group["params"]) > 10
@@ -190,7 +199,11 @@ def test_item_10_vectors_keep_their_length_unless_configured(norm):
     recipe = recipe_of(config(*words))
     assert recipe.metric == "dot"
     stored = module.queue.features[:4]
-    for rows in (stored, recipe.queries(module.encoder, ["a b"]), recipe.documents(module.encoder, ["a"])):  # fmt: skip
+    for rows in (
+        stored,
+        recipe.queries(module.encoder, ["a b"]),
+        recipe.documents(module.encoder, ["a"]),
+    ):
         assert torch.allclose(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-5) == norm
 
 

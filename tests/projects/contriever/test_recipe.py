@@ -5,9 +5,19 @@ import pytest
 from tests.recipes import assert_recipe
 
 FORUMS = (
-    "android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex",
-    "unix", "webmasters", "wordpress",
-)  # fmt: skip
+    "android",
+    "english",
+    "gaming",
+    "gis",
+    "mathematica",
+    "physics",
+    "programmers",
+    "stats",
+    "tex",
+    "unix",
+    "webmasters",
+    "wordpress",
+)
 OPTIM = {
     "optim.name": "adamw",
     "optim.betas": [0.9, 0.98],
@@ -81,9 +91,36 @@ ABLATION = (
     }
 )
 LANGUAGES = (
-    "fr", "en", "ar", "bn", "fi", "id", "ja", "ko", "ru", "sw", "hu", "he", "it", "km", "ms", "nl",
-    "no", "pl", "pt", "sv", "te", "th", "tr", "vi", "zh_CN", "zh_TW", "es", "de", "da",
-)  # fmt: skip
+    "fr",
+    "en",
+    "ar",
+    "bn",
+    "fi",
+    "id",
+    "ja",
+    "ko",
+    "ru",
+    "sw",
+    "hu",
+    "he",
+    "it",
+    "km",
+    "ms",
+    "nl",
+    "no",
+    "pl",
+    "pt",
+    "sv",
+    "te",
+    "th",
+    "tr",
+    "vi",
+    "zh_CN",
+    "zh_TW",
+    "es",
+    "de",
+    "da",
+)
 MULTILINGUAL = PRETRAINING | {
     "data.sources": {name: f"ccnet/{name}" for name in LANGUAGES},
     "model.pretrained": "bert-base-multilingual-cased",

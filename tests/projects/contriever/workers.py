@@ -33,6 +33,10 @@ def three_steps(objective: str, distributed: bool, own_queue: bool = False) -> d
         return rows
 
     return sgd_steps(
-        module, map(batch_of, range(3)), distributed, momentum=0.0, broadcast_buffers=False,
+        module,
+        map(batch_of, range(3)),
+        distributed,
+        momentum=0.0,
+        broadcast_buffers=False,
         record=True,
-    )  # fmt: skip
+    )

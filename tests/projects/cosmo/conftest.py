@@ -1,4 +1,6 @@
-"""Configs, golden values, tiny language models and networks, and one short run that several tests read."""
+"""Configs, golden values, tiny language models and networks, and one short run that several tests
+read.
+"""
 
 import json
 from pathlib import Path
@@ -21,11 +23,31 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden/cosmo.json").read_text(
 ]
 WIDTH, MEDIA, VOCAB = 12, 39, 40  # of pictures; id of <visual>; rows
 KINDS: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "tie_word_embeddings": True},
-    "opt": {"model_type": "opt", "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "word_embed_proj_dim": 16},
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "opt": {
+        "model_type": "opt",
+        "hidden_size": 16,
+        "ffn_dim": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "word_embed_proj_dim": 16,
+    },
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 4, "n_head": 2},
-    "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2},
-}  # fmt: skip
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+    },
+}
 
 config = configs_of(Config, "cosmo")
 
@@ -78,9 +100,14 @@ def batch_of(kind: str = "image_text", rows: int = 4, places: int = 1) -> CosmoB
     labels = ids.masked_fill((mask == 0) | (ids == MEDIA), -100)
     labels[:, 0] = -100
     return {
-        "kind": kind, "patches": sines(rows, places, 1, 3, WIDTH), "input_ids": ids, "attention_mask": mask,
-        "labels": labels, "caption_ids": torch.arange(rows), "ids": torch.arange(rows),
-    }  # fmt: skip
+        "kind": kind,
+        "patches": sines(rows, places, 1, 3, WIDTH),
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "caption_ids": torch.arange(rows),
+        "ids": torch.arange(rows),
+    }
 
 
 @pytest.fixture(scope="session")

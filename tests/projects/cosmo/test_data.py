@@ -49,7 +49,9 @@ def tokenizer():
 
 
 def test_item_13_matching_is_optimal():
-    """Checklist 13: without noise the best of all assignments; noise is bounded; pairs below the threshold go."""
+    """Checklist 13: without noise the best of all assignments; noise is bounded; pairs below the
+    threshold go.
+    """
     rng = np.random.default_rng(0)
     for shape in ((3, 4), (4, 3), (4, 4)):
         values = rng.random(shape)
@@ -72,7 +74,9 @@ def test_item_13_matching_is_optimal():
 
 
 def obelics(texts, pictures=(), **scores):
-    """A row as the COSMO release stores it: texts and pictures at the places of a document, scores as a string."""
+    """A row as the COSMO release stores it: texts and pictures at the places of a document, scores
+    as a string.
+    """
     shown = iter(pictures)
     stored = [next(shown, "YQ==") if text is None else None for text in texts]
     score = str([[pair, value] for pair, value in scores.items()])
@@ -116,7 +120,9 @@ def test_documents_of_both_layouts():
     ],
 )
 def test_rows_that_are_not_obelics_are_refused(changed, said):
-    """Guards against pictures with a text that is not theirs, such as with the two places of a pair exchanged."""
+    """Guards against pictures with a text that is not theirs, such as with the two places of a pair
+    exchanged.
+    """
     row = obelics(["one", None], t0_i1=0.3)
     rng = sample_rng(0, 0, 0)
     assert docs.document_of(row, 0.24, 30, rng).text == "<visual>one<|endofchunk|>"
@@ -142,7 +148,9 @@ def test_captions_of_pairs():
 
 
 def test_item_15_at_most_three_pictures_and_zeros(tokenizer):
-    """Checklist 15: windows hold whole places, their pictures and no fourth one; absent pictures are zeros."""
+    """Checklist 15: windows hold whole places, their pictures and no fourth one; absent pictures
+    are zeros.
+    """
     ids = [1, 9, 2, 2, 9, 3, 3, 3, 9, 4, 9, 5, 5, 9, 6]
     for i in range(50):
         window = docs.token_window(ids, 9, 8, 3, sample_rng(0, 0, i))
@@ -183,7 +191,9 @@ def test_item_15_at_most_three_pictures_and_zeros(tokenizer):
 
 
 def test_item_15_windows_begin_0_to_20_tokens_before_a_picture():
-    """Spec, MMC4: every shift is drawn, none is larger, and no window begins before the place before."""
+    """Spec, MMC4: every shift is drawn, none is larger, and no window begins before the place
+    before.
+    """
     ids = [1] * 40 + [9] + [2] * 60
     starts = set()
     for i in range(300):
@@ -201,7 +211,9 @@ def test_item_15_windows_begin_0_to_20_tokens_before_a_picture():
 
 
 def test_special_tokens_of_a_source_are_words(tokenizer):
-    """A text that writes ``<visual>`` has no further place for a picture, nor roles or ends of chunks."""
+    """A text that writes ``<visual>`` has no further place for a picture, nor roles or ends of
+    chunks.
+    """
     said = "a page <human>about `<visual>` tags<|endofchunk|>"
     rng = sample_rng(0, 0, 0)
     texts = {
@@ -223,7 +235,9 @@ def test_special_tokens_of_a_source_are_words(tokenizer):
 
 
 def test_pixels_are_augmented_and_normalised_as_configured():
-    """Spec, augmentation: crop, flip and AutoAugment, ImageNet's statistics or the tower's; none in evaluation."""
+    """Spec, augmentation: crop, flip and AutoAugment, ImageNet's statistics or the tower's; none in
+    evaluation.
+    """
     tower = SimpleNamespace(
         image_size=8, encoder=SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.25] * 3)
     )
@@ -241,7 +255,10 @@ def test_pixels_are_augmented_and_normalised_as_configured():
     half = Image.new("RGB", (16, 16))
     half.paste((255, 255, 255), (8, 0, 16, 16))
     pixels = Pixels(tower, config("data.augment=true").data)
-    sides = {bool(d[0, 0, 0, 0] > d[0, 0, 0, -1]) for d in (pixels([half], sample_rng(1, 0, i)) for i in range(24))}  # fmt: skip
+    sides = {
+        bool(d[0, 0, 0, 0] > d[0, 0, 0, -1])
+        for d in (pixels([half], sample_rng(1, 0, i)) for i in range(24))
+    }
     assert sides == {True, False}  # flips
     assert Pixels(tower, config().data).training is None
 
@@ -261,7 +278,9 @@ class Numbers:
 
 
 def test_item_12_kinds_come_in_turn_with_their_batch_sizes():
-    """Checklist 12: round robin, as many batches as the shortest kind allows for each, 2 B, B / 2 but at least 4."""
+    """Checklist 12: round robin, as many batches as the shortest kind allows for each, 2 B, B / 2
+    but at least 4.
+    """
     data = config(name="paper").data
     assert [data.batch_of(k) for k in ("image_text", "video_text", "interleaved_image")] == [
         192,
@@ -292,7 +311,9 @@ def test_item_12_kinds_come_in_turn_with_their_batch_sizes():
 
 
 def test_item_12_any_place_and_any_rank(monkeypatch):
-    """Checklist 12: a stream goes on where it was; two ranks share a batch of one kind; loader processes change nothing."""
+    """Checklist 12: a stream goes on where it was; two ranks share a batch of one kind; loader
+    processes change nothing.
+    """
     sources, sizes = [Numbers("a", 40), Numbers("b", 40)], [2, 3]
     whole = list(itertools.islice(RoundRobin(sources, sizes, 0), 30))
     stream = RoundRobin(sources, sizes, 0)
@@ -351,7 +372,9 @@ def test_a_shard_that_is_cut_off_between_two_files_is_refused(tmp_path, caplog):
 
 
 def test_samples_of_shards_are_numbered_by_their_first_files(tmp_path):
-    """Files of a sample that lie apart, keys with folders and other letters, an order over all shards."""
+    """Files of a sample that lie apart, keys with folders and other letters, an order over all
+    shards.
+    """
     tar(
         tmp_path / "0.tar",
         {"b/1.TXT": b"one", "a.txt": b"two", "b/1.seg.json": b"{}", "x.png": b""},
@@ -360,8 +383,11 @@ def test_samples_of_shards_are_numbered_by_their_first_files(tmp_path):
     rows = TarRows(str(tmp_path / "{0,1}.tar"), ["txt"])
     assert [rows[i]["__key__"] for i in range(3)] == ["b/1", "a", "caf\u00e9"]
     assert rows[0] == {
-        "__key__": "b/1", "__url__": str(tmp_path / "0.tar"), "txt": b"one", "seg.json": b"{}"
-    }  # fmt: skip
+        "__key__": "b/1",
+        "__url__": str(tmp_path / "0.tar"),
+        "txt": b"one",
+        "seg.json": b"{}",
+    }
     assert list(rows[2])[2:] == ["json", "txt"]
     assert rows[-1] == rows[2]
     with pytest.raises(IndexError):
@@ -369,7 +395,9 @@ def test_samples_of_shards_are_numbered_by_their_first_files(tmp_path):
 
 
 def test_shards_of_pairs_and_documents(tmp_path):
-    """Members by number, whatever their order; documents with base64 pictures; a damaged sample is left out."""
+    """Members by number, whatever their order; documents with base64 pictures; a damaged sample is
+    left out.
+    """
     tar(
         tmp_path / "p.tar",
         {
@@ -382,24 +410,36 @@ def test_shards_of_pairs_and_documents(tmp_path):
     )
     assert len(TarRows(str(tmp_path / "p.tar"))) == 3
     data = config(
-        "data.source=shards", f"data.root={tmp_path}", "data.kinds=[image_text, interleaved_image]",
+        "data.source=shards",
+        f"data.root={tmp_path}",
+        "data.kinds=[image_text, interleaved_image]",
         "data.shards={image_text: p.tar, interleaved_image: d.tar}",
-    ).data  # fmt: skip
+    ).data
     pairs = Shards("image_text", data)
     assert len(pairs) == 2
     document, opened = pairs.document(0, sample_rng(0, 0, 0))
     assert "a ball" in document.text
     assert opened(0)[0].size == (64, 64)
     row = {
-        "text_list": ["here", "a ball"], "similarity_matrix": [[0.1, 0.7]],
+        "text_list": ["here", "a ball"],
+        "similarity_matrix": [[0.1, 0.7]],
         "image_info": [{"image_base64": base64.b64encode(jpeg()).decode()}],
-    }  # fmt: skip
+    }
     tar(tmp_path / "d.tar", {"0.json": json.dumps(row).encode()})
     document, opened = Shards("interleaved_image", data).document(0, sample_rng(0, 0, 0))
     assert document.text == "here<|endofchunk|><visual>a ball<|endofchunk|>"
     assert opened(0)[0].size == (64, 64)
     with pytest.raises(UserError, match=r"has the files mp4"):
-        rows_of(config("data.source=shards", "data.kinds=[video_text]", "data.shards={video_text: p.tar}", f"data.root={tmp_path}"), "video_text", "train").document(0, sample_rng(0, 0, 0))  # fmt: skip
+        rows_of(
+            config(
+                "data.source=shards",
+                "data.kinds=[video_text]",
+                "data.shards={video_text: p.tar}",
+                f"data.root={tmp_path}",
+            ),
+            "video_text",
+            "train",
+        ).document(0, sample_rng(0, 0, 0))
 
 
 class Zeros:
@@ -412,7 +452,9 @@ class Zeros:
 
 
 def test_obelics_shards_as_released(tmp_path, tokenizer, caplog):
-    """Pictures are base64 themselves and come with their text; rows that do not fit are counted with their reason."""
+    """Pictures are base64 themselves and come with their text; rows that do not fit are counted
+    with their reason.
+    """
     colours = {"red one": "red", "blue one": "blue"}
     pictures = [base64.b64encode(jpeg(colour)).decode() for colour in colours.values()]
     row = obelics(
@@ -422,9 +464,12 @@ def test_obelics_shards_as_released(tmp_path, tokenizer, caplog):
     rows += [{**row, "image_info": [None, "no image", "no image", None]}]
     tar(tmp_path / "o.tar", {f"{i}.json": json.dumps(r).encode() for i, r in enumerate(rows)})
     data = config(
-        "data.source=shards", f"data.root={tmp_path}", "data.kinds=[interleaved_image]",
-        "data.shards={interleaved_image: o.tar}", "data.max_corrupt=1",
-    ).data  # fmt: skip
+        "data.source=shards",
+        f"data.root={tmp_path}",
+        "data.kinds=[interleaved_image]",
+        "data.shards={interleaved_image: o.tar}",
+        "data.max_corrupt=1",
+    ).data
     shards = Shards("interleaved_image", data)
     orders = set()
     for i in range(10):
@@ -451,7 +496,12 @@ def test_instructions_and_items_of_the_table(tmp_path):
     draw("red", "ball").save(tmp_path / "a.png")
     said = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a ball"}]
     (tmp_path / "i.json").write_text(json.dumps([{"image": "a.png", "conversations": said}]))
-    cfg = config("data.source=shards", "data.kinds=[instruction]", "data.shards={instruction: i.json}", f"data.root={tmp_path}")  # fmt: skip
+    cfg = config(
+        "data.source=shards",
+        "data.kinds=[instruction]",
+        "data.shards={instruction: i.json}",
+        f"data.root={tmp_path}",
+    )
     document, opened = rows_of(cfg, "instruction", "train").document(0, sample_rng(0, 0, 0))
     assert document.text == "<visual><human>what?<gpt>a ball<|endofchunk|>"
     assert opened(0)[0].size == (64, 64)
@@ -463,7 +513,12 @@ def test_instructions_and_items_of_the_table(tmp_path):
 def test_turns_of_others_are_refused(tmp_path):
     """What a system or a user says is no answer to train on."""
     path = tmp_path / "i.json"
-    cfg = config("data.source=shards", "data.kinds=[instruction]", "data.shards={instruction: i.json}", f"data.root={tmp_path}")  # fmt: skip
+    cfg = config(
+        "data.source=shards",
+        "data.kinds=[instruction]",
+        "data.shards={instruction: i.json}",
+        f"data.root={tmp_path}",
+    )
     said = [{"from": "system", "value": "be kind"}, {"from": "gpt", "value": "a ball"}]
     path.write_text(json.dumps([{"image": "a.png", "conversations": said}]))
     with pytest.raises(UserError, match="from human or gpt, not system; rename"):
@@ -544,10 +599,15 @@ def test_clips_are_read_at_the_speed_they_are_stored_at(tmp_path, monkeypatch):
     )
     tar(tmp_path / "t.tar", {"0.webm": b"film", "0.txt": b"a man"})
     data = config(
-        "data.source=shards", f"data.root={tmp_path}", "data.kinds=[interleaved_video, video_text]",
-        "data.shards={interleaved_video: v.tar, video_text: t.tar}", "data.speed=5", "data.frames=2",
-        "data.video_seconds=8", "data.clips=2",
-    ).data  # fmt: skip
+        "data.source=shards",
+        f"data.root={tmp_path}",
+        "data.kinds=[interleaved_video, video_text]",
+        "data.shards={interleaved_video: v.tar, video_text: t.tar}",
+        "data.speed=5",
+        "data.frames=2",
+        "data.video_seconds=8",
+        "data.clips=2",
+    ).data
     monkeypatch.setattr(sources, "VideoFile", Recorder)
     monkeypatch.setattr(Recorder, "asked", [])
     shards = Shards("interleaved_video", data)
@@ -563,14 +623,20 @@ def test_clips_are_read_at_the_speed_they_are_stored_at(tmp_path, monkeypatch):
 
 
 def test_clips_of_howto_are_repaired_as_released(tmp_path, monkeypatch):
-    """One that ends before it begins is the two seconds before its end; of too few clips the last one is repeated."""
+    """One that ends before it begins is the two seconds before its end; of too few clips the last
+    one is repeated.
+    """
     clips = [{"clip": "0:01:10 - 0:01:05", "caption": "he cuts"}]
     content = json.dumps({"clips": json.dumps(clips)}).encode()
     tar(tmp_path / "v.tar", {"0.mp4": b"film", "0.json": content})
     data = config(
-        "data.source=shards", f"data.root={tmp_path}", "data.kinds=[interleaved_video]",
-        "data.shards={interleaved_video: v.tar}", "data.speed=5", "data.frames=2",
-    ).data  # fmt: skip
+        "data.source=shards",
+        f"data.root={tmp_path}",
+        "data.kinds=[interleaved_video]",
+        "data.shards={interleaved_video: v.tar}",
+        "data.speed=5",
+        "data.frames=2",
+    ).data
     monkeypatch.setattr(sources, "VideoFile", Recorder)
     monkeypatch.setattr(Recorder, "asked", [])
     shards = Shards("interleaved_video", data)
@@ -605,7 +671,12 @@ def test_a_damaged_video_is_left_out(tmp_path, monkeypatch, tokenizer, caplog):
     with pytest.raises(UserError, match=r"x\.mp4 is no video, or damaged .*get it again"):
         open_video(tmp_path / "x.mp4")
     tar(tmp_path / "t.tar", {"0.mp4": b"film", "0.txt": b"a", "1.mp4": b"x", "1.txt": b"b"})
-    data = config("data.source=shards", f"data.root={tmp_path}", "data.kinds=[video_text]", "data.shards={video_text: t.tar}").data  # fmt: skip
+    data = config(
+        "data.source=shards",
+        f"data.root={tmp_path}",
+        "data.kinds=[video_text]",
+        "data.shards={video_text: t.tar}",
+    ).data
     monkeypatch.setattr(
         sources, "VideoFile", lambda c: Recorder(c) if c == b"film" else VideoFile(c)
     )
@@ -647,7 +718,9 @@ def film(monkeypatch, frames: int, damaged: int | None = None) -> list[str]:
 
 
 def test_of_a_video_only_the_wanted_frames_become_pictures(monkeypatch):
-    """Every frame as a picture would be gigabytes a minute; what follows the last one is not decoded again."""
+    """Every frame as a picture would be gigabytes a minute; what follows the last one is not
+    decoded again.
+    """
     done = film(monkeypatch, 12)
     video = VideoFile(b"film")
     assert done == [f"frame {i}" for i in range(12)]
@@ -668,7 +741,9 @@ def test_a_video_that_is_damaged_meanwhile_is_told(monkeypatch):
 
 
 def test_item_16_clips_are_in_seconds_of_the_event(videos, monkeypatch):
-    """A video stored at twice the speed; its frames are asked for in its own seconds, its clips are not."""
+    """A video stored at twice the speed; its frames are asked for in its own seconds, its clips are
+    not.
+    """
     given = [{"clip": "0:00:00 - 0:00:06"}, {"clip": "0:00:06 - 0:00:16", "tags": ["mine"]}]
     folder = FrameFolder(videos / "one")
     seen = []
@@ -712,7 +787,9 @@ def test_item_16_captions_are_not_made_up(videos, tmp_path, row, said):
 
 
 def test_item_16_any_local_model_captions_clips(videos, monkeypatch, tmp_path):
-    """Checklist 16: shots, inputs of clips, captions conditioned on the one before; shared out, continued, the written form."""
+    """Checklist 16: shots, inputs of clips, captions conditioned on the one before; shared out,
+    continued, the written form.
+    """
     asked: list[str] = []
 
     def generator(*args, **kwargs):
@@ -769,7 +846,9 @@ def test_item_16_any_local_model_captions_clips(videos, monkeypatch, tmp_path):
 def test_item_16_long_speech_leaves_the_question_and_the_caption_before(
     monkeypatch, videos, tmp_path
 ):
-    """Guards against a prompt whose end is cut: the model would go on with the speech; the count is said."""
+    """Guards against a prompt whose end is cut: the model would go on with the speech; the count is
+    said.
+    """
     asked = []
 
     def generate(self, prompts, rngs, most):
@@ -799,14 +878,19 @@ def test_item_16_empty_captions_are_drawn_again_and_left_out(videos, monkeypatch
             asked.extend(p.text for p in prompts)
             # the second clip never has a caption, the third at its second draw
             third = sum("0:00:06" in text for text in asked)
-            return ["\n" if "0:00:03" in p.text or ("0:00:06" in p.text and third < 2) else "He cuts." for p in prompts]  # fmt: skip
+            return [
+                "\n" if "0:00:03" in p.text or ("0:00:06" in p.text and third < 2) else "He cuts."
+                for p in prompts
+            ]
 
         return generate
 
     monkeypatch.setattr(build_video, "text_generator", generator)
     bounds = ["0:00:00 - 0:00:02", "0:00:03 - 0:00:04", "0:00:06 - 0:00:08"]
-    rows = [{"video": "one", "clips": [{"clip": b, "asr": "x"} for b in bounds]},
-            {"video": "two", "clips": [{"clip": bounds[1], "asr": "x"}]}]  # fmt: skip
+    rows = [
+        {"video": "one", "clips": [{"clip": b, "asr": "x"} for b in bounds]},
+        {"video": "two", "clips": [{"clip": bounds[1], "asr": "x"}]},
+    ]
     (videos / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [f"video.inputs={videos}/given.jsonl", f"video.output={tmp_path}/out"]
     folder = build_video.write_clips(config(*words), Workspace(tmp_path / "w"))
@@ -821,7 +905,9 @@ def test_item_16_empty_captions_are_drawn_again_and_left_out(videos, monkeypatch
 
 
 def test_item_16_with_a_model_of_transformers(videos, tmp_path):
-    """Checklist 16: the bundled language model writes what the documented form holds; given clips and speech are used."""
+    """Checklist 16: the bundled language model writes what the documented form holds; given clips
+    and speech are used.
+    """
     row = {
         "video": "one",
         "clips": [

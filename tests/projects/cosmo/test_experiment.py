@@ -84,7 +84,9 @@ def test_smoke_run_leaves_metrics_and_a_gallery(run):
 
 
 def test_a_resumed_run_is_bit_identical(run):
-    """Weights after 3 + 3 steps of three kinds in turn equal those after 6; the folder is complete again then."""
+    """Weights after 3 + 3 steps of three kinds in turn equal those after 6; the folder is complete
+    again then.
+    """
     place = run / "checkpoints/train"
     whole = ckpt.load(place / "step-00000006.ckpt")["state_dict"]
     (place / "step-00000006.ckpt").unlink()
@@ -130,7 +132,9 @@ def test_export_reloads_with_equal_outputs(stage, folder):
 
 
 def test_instruction_tuning_begins_with_an_exported_model(stage, folder):
-    """Every trained tensor and the rows of new tokens are taken over, all rows are trained from there."""
+    """Every trained tensor and the rows of new tokens are taken over, all rows are trained from
+    there.
+    """
     torch.manual_seed(7)  # new tokens are drawn: others than in the export
     words = ["data.kinds=[instruction]", f"model.init_from={folder}", "model.trained_rows=all"]
     second = next(stages(config(*words))).module.network
@@ -198,7 +202,9 @@ def test_item_14_embeddings_are_visual_then_text(model):
 
 
 def test_captions_of_own_pictures(folder, model, tmp_path, monkeypatch):
-    """TASK=caption: own files, with demonstrations and with a question; a gallery; bad files are named."""
+    """TASK=caption: own files, with demonstrations and with a question; a gallery; bad files are
+    named.
+    """
     draw("red", "ball").save(tmp_path / "a.png")
     words = [f"caption.run={folder}", f"caption.inputs=[{tmp_path}/a.png]"]
     texts = tasks.caption(config(*words), Workspace(tmp_path / "w"))
@@ -224,7 +230,9 @@ def test_captions_of_own_pictures(folder, model, tmp_path, monkeypatch):
 
 
 def test_beams_and_lengths_reach_generation(model, tmp_path, monkeypatch):
-    """Spec, evaluation: beam 5, length penalty -2, 20 tokens of a caption, 5 of an answer, also after demonstrations."""
+    """Spec, evaluation: beam 5, length penalty -2, 20 tokens of a caption, 5 of an answer, also
+    after demonstrations.
+    """
     asked = []
 
     def generate(ids, mask, media, **options):
@@ -254,12 +262,14 @@ def test_beams_and_lengths_reach_generation(model, tmp_path, monkeypatch):
 
 
 def test_item_17_prompts_of_the_release():
-    """Checklist 17: both forms, without a picture for 0 shots, and demonstrations that depend on the query alone."""
+    """Checklist 17: both forms, without a picture for 0 shots, and demonstrations that depend on
+    the query alone.
+    """
     items = [Item(i, (f"t{i}",), f"q{i}") for i in range(40)]
     one = few_shot.few_shot_prompt("vqa", items[:2], items[5], 2)
     assert (
-        one.text
-        == "<visual>Question:q0 Short answer:t0<|endofchunk|><visual>Question:q1 Short answer:t1<|endofchunk|><visual>Question:q5 Short answer:"
+        one.text == "<visual>Question:q0 Short answer:t0<|endofchunk|><visual>Question:q1 Short"
+        " answer:t1<|endofchunk|><visual>Question:q5 Short answer:"
     )
     assert one.pictures == (0, 1, 5)
     none = few_shot.few_shot_prompt("caption", items[:2], items[5], 0)
@@ -303,7 +313,9 @@ def test_item_17_accuracy_of_questions_is_the_official_one():
 
 
 def test_item_17_image_and_video_sets_in_one_table(model, tmp_path):
-    """Checklist 17: captions, questions, retrieval and classes of pictures and clips from files, as one table."""
+    """Checklist 17: captions, questions, retrieval and classes of pictures and clips from files, as
+    one table.
+    """
     for colour in COLOURS:
         draw(colour, "ball").save(tmp_path / f"{colour}.png")
     rows = [
@@ -319,9 +331,10 @@ def test_item_17_image_and_video_sets_in_one_table(model, tmp_path):
     for name, own in (("i", rows), ("v", clips), ("q", asked)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)))
     sets = (
-        "[{name: pictures, task: caption, test: i.jsonl, train: i.jsonl}, {name: clips, task: caption, test: v.jsonl, train: v.jsonl, limit: 2},"
-        "{name: asked, task: vqa, test: q.jsonl, train: q.jsonl}, {name: found, task: retrieval, test: i.jsonl},"
-        "{name: classes, task: classification, test: i.jsonl}]"
+        "[{name: pictures, task: caption, test: i.jsonl, train: i.jsonl}, {name: clips, task:"
+        " caption, test: v.jsonl, train: v.jsonl, limit: 2},{name: asked, task: vqa, test: q.jsonl,"
+        " train: q.jsonl}, {name: found, task: retrieval, test: i.jsonl},{name: classes, task:"
+        " classification, test: i.jsonl}]"
     )
     cfg = config(
         f"eval.sets={sets}",
@@ -391,9 +404,11 @@ def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
     rows = [{"image": "a.png", "texts": ["red"], "label": str(i)} for i in range(3)]
     captions = "{name: NAME, task: caption, test: i.jsonl, train: i.jsonl}"
     sets = [
-        captions.replace("NAME", "one"), "{name: memes, task: classification, test: i.jsonl}",
-        "{name: found, task: retrieval, test: i.jsonl}", captions.replace("NAME", "two"),
-    ]  # fmt: skip
+        captions.replace("NAME", "one"),
+        "{name: memes, task: classification, test: i.jsonl}",
+        "{name: found, task: retrieval, test: i.jsonl}",
+        captions.replace("NAME", "two"),
+    ]
     cfg = shot_sets(tmp_path, *sets, i=rows)
     found = evaluate_sets(cfg, writer(), Workspace(tmp_path / "w"))
     assert set(found) == {"one_cider_2_shot", "two_cider_2_shot"}
@@ -438,12 +453,18 @@ def test_item_17_demonstrations_are_read_before_the_first_score(tmp_path):
     good = {"image": "a.png", "texts": ["red"]}
     one = "{name: one, task: caption, test: i.jsonl, train: TRAIN.jsonl}"
     files = {"i": [good], "bad": [good, {"image": "a.png"}], "two": [good] * 2, "empty": []}
-    for train_set, said in (("bad", "row 2 has no texts"), ("i", "1 rows for 2"), ("empty", "is empty")):  # fmt: skip
+    for train_set, said in (
+        ("bad", "row 2 has no texts"),
+        ("i", "1 rows for 2"),
+        ("empty", "is empty"),
+    ):
         cfg = shot_sets(tmp_path, one.replace("TRAIN", train_set), **files)
         with pytest.raises(UserError, match=said):
             evaluate_sets(cfg, writer(), None)
     with pytest.raises(UserError, match="needs train="):
-        evaluate_sets(shot_sets(tmp_path, one.replace(", train: TRAIN.jsonl", ""), **files), writer(), None)  # fmt: skip
+        evaluate_sets(
+            shot_sets(tmp_path, one.replace(", train: TRAIN.jsonl", ""), **files), writer(), None
+        )
     cfg = shot_sets(tmp_path, one.replace("TRAIN", "two"), **files)
     assert "one_cider_2_shot" in evaluate_sets(cfg, writer(), None)
 
@@ -466,10 +487,16 @@ def test_the_command_s_beams_rule_the_table_and_the_export_s_a_caption(
     kinds = [f"{{name: {t}, task: {t}, test: i.jsonl, train: i.jsonl}}" for t in ("caption", "vqa")]
     (tmp_path / "i.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = [
-        "caption.run=x", f"caption.inputs=[{tmp_path}/a.png]", f"data.root={tmp_path}",
-        f"eval.sets=[{','.join(kinds)}]", "eval.shots=[2]", "eval.num_beams=3", "eval.length_penalty=-1.0",
-        "eval.max_new_tokens=7", "eval.vqa_tokens=4",
-    ]  # fmt: skip
+        "caption.run=x",
+        f"caption.inputs=[{tmp_path}/a.png]",
+        f"data.root={tmp_path}",
+        f"eval.sets=[{','.join(kinds)}]",
+        "eval.shots=[2]",
+        "eval.num_beams=3",
+        "eval.length_penalty=-1.0",
+        "eval.max_new_tokens=7",
+        "eval.vqa_tokens=4",
+    ]
     tasks.caption(config(*words), Workspace(tmp_path / "v"))
     assert asked == [(2, -2.0, 6)]  # of the config that was exported
     tasks.few_shot(config(*words), Workspace(tmp_path / "w"))
@@ -478,7 +505,12 @@ def test_the_command_s_beams_rule_the_table_and_the_export_s_a_caption(
 
 def test_official_files_become_rows(tmp_path):
     """`TASK=few_shot_rows` writes what the table reads."""
-    karpathy = {"images": [{"split": s, "filepath": "v", "filename": f"{s}.jpg", "sentences": [{"raw": "A dog. "}]} for s in ("train", "test")]}  # fmt: skip
+    karpathy = {
+        "images": [
+            {"split": s, "filepath": "v", "filename": f"{s}.jpg", "sentences": [{"raw": "A dog. "}]}
+            for s in ("train", "test")
+        ]
+    }
     (tmp_path / "k.json").write_text(json.dumps(karpathy))
 
     def made(**options):
@@ -506,7 +538,11 @@ def test_official_files_become_rows(tmp_path):
         made(output=output, questions=tmp_path / "k.json", annotations=tmp_path / "a.json")
     with pytest.raises(UserError, match=r"no row of eval\.official\.split=val"):
         made(output=output, karpathy=tmp_path / "k.json", split="val")
-    for wrong in ({"output": output}, {"output": output, "questions": "q.json"}, {"karpathy": "k.json"}):  # fmt: skip
+    for wrong in (
+        {"output": output},
+        {"output": output, "questions": "q.json"},
+        {"karpathy": "k.json"},
+    ):
         with pytest.raises(UserError, match=r"set eval\.official\.output"):
             made(**wrong)
 
@@ -515,7 +551,9 @@ def test_official_files_become_rows(tmp_path):
 
 
 def test_item_18_parameter_report(tmp_path):
-    """Checklist 18: learnable, all and share for intervals and compressions, beside the reference of the same code."""
+    """Checklist 18: learnable, all and share for intervals and compressions, beside the reference
+    of the same code.
+    """
     rows = {row.name: row for row in tasks.parameters(config(name="mini"), Workspace(tmp_path))}
     reference, own = next(iter(rows.values())), rows["this config"]
     assert (reference.blocks, own.blocks) == (4, 2)
@@ -553,32 +591,64 @@ def test_paper_configs_hold_the_published_recipe(name):
     cfg = config(name=name)
     own, model, method, asked = cfg.data, cfg.model, cfg.method, cfg.eval
     assert PAPER[name] == (
-        own.batch_size, cfg.optim.lr, cfg.trainer.max_epochs, model.interval, model.compression, model.unimodal_depth,
-    )  # fmt: skip
+        own.batch_size,
+        cfg.optim.lr,
+        cfg.trainer.max_epochs,
+        model.interval,
+        model.compression,
+        model.unimodal_depth,
+    )
     assert (cfg.optim.name, cfg.optim.schedule, cfg.optim.warmup_steps) == ("adamw", "cosine", 500)
     assert (cfg.trainer.gradient_clip_val, cfg.trainer.precision) == (1.0, "16-mixed")
     assert (own.max_caption, own.max_document, own.max_images, own.frames) == (32, 128, 3, 3)
-    assert (own.blank_prob, own.threshold, own.speed, own.caption_use) == (0.5, 0.24, 5, "noisy_only")  # fmt: skip
+    assert (own.blank_prob, own.threshold, own.speed, own.caption_use) == (
+        0.5,
+        0.24,
+        5,
+        "noisy_only",
+    )
     assert (own.augment, own.normalise) == (True, "imagenet")
     assert (model.vision, cfg.seed) == ("open_clip:ViT-L-14-quickgelu/openai", 42)
-    assert (method.contrastive_weight, method.logit_scale_init, method.gather) == (1.0, 0.2, "local")  # fmt: skip
+    assert (method.contrastive_weight, method.logit_scale_init, method.gather) == (
+        1.0,
+        0.2,
+        "local",
+    )
     assert (method.duplicates, method.guard, method.apply_weights) == ("keep", False, False)
     assert (model.num_latents, model.resampler_depth, model.latent_dim) == (64, 6, 512)
     for sizes in (model.cross, model.resampler, model.pooling):
         assert (sizes.heads, sizes.dim_head, sizes.ff_mult) == (8, 64, 4)
     assert (model.trained_rows, model.mask_padding, model.immediate) == ("none", False, True)
-    assert (asked.num_beams, asked.length_penalty, asked.max_new_tokens, asked.vqa_tokens) == (5, -2.0, 20, 5)  # fmt: skip
+    assert (asked.num_beams, asked.length_penalty, asked.max_new_tokens, asked.vqa_tokens) == (
+        5,
+        -2.0,
+        20,
+        5,
+    )
     assert (asked.shots, asked.shot_seed, asked.pool) == ([0, 4, 8, 16, 32], 42, 2048)
 
 
 def test_the_few_shot_table_has_the_published_sizes_and_the_reference_is_flamingo_s():
-    """5,000 test samples of thirteen sets and two retrievals; the reference: all layers, c 1, no contrast."""
+    """5,000 test samples of thirteen sets and two retrievals; the reference: all layers, c 1, no
+    contrast.
+    """
     sets = config(name="paper_few_shot").eval.sets
     assert {own.limit for own in sets} == {5000}
     assert [own.name for own in sets if own.task != "retrieval"] == [
-        "coco", "flickr", "okvqa", "textvqa", "vizwiz", "vqav2", "hateful_memes",
-        "msvd", "msrvtt", "tgif", "vatex", "tvc", "youcook2",
-    ]  # fmt: skip
+        "coco",
+        "flickr",
+        "okvqa",
+        "textvqa",
+        "vizwiz",
+        "vqav2",
+        "hateful_memes",
+        "msvd",
+        "msrvtt",
+        "tgif",
+        "vatex",
+        "tvc",
+        "youcook2",
+    ]
     cfg = config(name="paper_reference")
     assert (cfg.model.unimodal_depth, cfg.model.interval, cfg.model.compression) == (0, 1, 1)
     assert cfg.method.contrastive_weight == 0
@@ -587,7 +657,9 @@ def test_the_few_shot_table_has_the_published_sizes_and_the_reference_is_flaming
 
 
 def test_instruction_tuning_trains_all_rows_of_the_vocabulary():
-    """Checklist 7: embeddings are trained in instruction tuning alone; its pictures are not augmented."""
+    """Checklist 7: embeddings are trained in instruction tuning alone; its pictures are not
+    augmented.
+    """
     cfg = config(name="paper_instruction")
     assert (cfg.model.trained_rows, cfg.data.kinds) == ("all", ["instruction"])
     assert not cfg.data.augment
@@ -605,7 +677,9 @@ def test_paper_configs_can_be_checked_without_their_weights():
 
 
 def test_held_out_pictures_and_ranks():
-    """The own picture first, one of each class or distinct names beside it; no seed and no arm changes the lists."""
+    """The own picture first, one of each class or distinct names beside it; no seed and no arm
+    changes the lists.
+    """
     cfg = config("eval.items=40", "eval.split=dev", name="mini")
     found = judged(cfg)
     assert found.candidates.shape == (40, 10)

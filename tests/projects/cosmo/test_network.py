@@ -63,7 +63,9 @@ def close(found, want):
 
 @pytest.mark.parametrize("immediate", [True, False])
 def test_items_3_and_4_gated_cross_attention_equals_the_golden_values(immediate, float64):
-    """Checklist 3, 4: shapes, outputs and gradient; a token before the first medium reads nothing in immediate mode."""
+    """Checklist 3, 4: shapes, outputs and gradient; a token before the first medium reads nothing
+    in immediate mode.
+    """
     want = GOLDEN[f"gated_cross_attention only_attend_immediate_media={immediate}"]
     block = GatedCrossAttention(16, 12, compression=2, dim_head=8, heads=2, immediate=immediate)
     assert {k: list(v.shape) for k, v in block.named_parameters()} == want["param_shapes"]
@@ -125,7 +127,9 @@ def test_items_3_and_9_contrastive_loss_equals_the_golden_values(float64):
 
 
 def test_item_5_labels_equal_the_golden_values():
-    """Checklist 5: what is predicted in documents, clips and instructions; of captions all but the first token."""
+    """Checklist 5: what is predicted in documents, clips and instructions; of captions all but the
+    first token.
+    """
     known = {"pad": 1, "visual": 100}
     more = {**known, "end_of_chunk": 101, "bos": 0}
     builders = {
@@ -146,7 +150,10 @@ def test_item_5_labels_equal_the_golden_values():
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_item_1_at_first_the_frozen_model_speaks(kind):
-    """Checklist 1: with shut gates the logits are those of the model alone; opened they are not. Any architecture."""
+    """Checklist 1: with shut gates the logits are those of the model alone; opened they are not.
+
+    Any architecture.
+    """
     batch = batch_of()
     args = batch["patches"], batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():
@@ -160,7 +167,9 @@ def test_item_1_at_first_the_frozen_model_speaks(kind):
 
 
 def test_item_2_texts_are_read_before_any_picture():
-    """Checklist 2: another picture, the same text vector; also where cross-attention begins below the text layers."""
+    """Checklist 2: another picture, the same text vector; also where cross-attention begins below
+    the text layers.
+    """
     batch = batch_of()
     other = -batch["patches"]
     for words in ([], ["model.unimodal_depth=0", "model.text_depth=2"], ["model.text_depth=1"]):
@@ -192,7 +201,9 @@ def test_item_2_text_states_are_entry_u_minus_1():
 
 
 def test_item_7_frozen_and_trained_parts():
-    """Checklist 7: no gradient in the language model; every listed part has one; frozen weights stay."""
+    """Checklist 7: no gradient in the language model; every listed part has one; frozen weights
+    stay.
+    """
     module = module_of()
     before = {k: v.clone() for k, v in module.network.language.model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
@@ -221,7 +232,9 @@ def test_item_7_frozen_and_trained_parts():
 
 @pytest.mark.parametrize("which", ["new", "all"])
 def test_item_7_rows_of_tokens_can_be_trained(which):
-    """Checklist 7 and pitfalls: the new rows alone, or all, at input and tied output; the model's own are not touched."""
+    """Checklist 7 and pitfalls: the new rows alone, or all, at input and tied output; the model's
+    own are not touched.
+    """
     module = module_of(f"model.trained_rows={which}")
     lm = module.network.language
     module.losses(batch_of())["loss"].backward()
@@ -258,7 +271,9 @@ def test_item_7_rows_of_a_half_precision_model_are_trained_in_float32():
 
 
 def test_rows_are_taken_over_from_the_end_of_a_vocabulary():
-    """Fewer rows than are trained here stand for the last tokens, those of the language model before them stay."""
+    """Fewer rows than are trained here stand for the last tokens, those of the language model
+    before them stay.
+    """
     lm = network_of("model.trained_rows=all").language
     before = lm.rows.detach().clone()
     lm.take_rows(torch.full((3, 16), 0.5))
@@ -271,7 +286,9 @@ def test_rows_are_taken_over_from_the_end_of_a_vocabulary():
 
 
 def test_item_8_latent_0_is_the_contrastive_query():
-    """Checklist 8: 65 latents; cross-attention has 64, the other one alone makes the picture's vector."""
+    """Checklist 8: 65 latents; cross-attention has 64, the other one alone makes the picture's
+    vector.
+    """
     network, seen = network_of("model.num_latents=64", open_gates=0.5), []
     assert len(network.resampler.latents) == 65
     for block in network.language.blocks:
@@ -297,7 +314,9 @@ def test_item_8_the_vector_is_a_mean_over_pictures():
 
 
 def test_item_4_options_of_attention_reach_the_blocks():
-    """Checklist 4: model.immediate and model.qk_norm; after the second picture the first one is seen or not."""
+    """Checklist 4: model.immediate and model.qk_norm; after the second picture the first one is
+    seen or not.
+    """
     times, x = torch.tensor([[1, 2]]), sines(1, 2, 16)
     media, other = sines(1, 2, 3, WIDTH), sines(1, 2, 3, WIDTH)
     other[:, 0] *= -1
@@ -315,7 +334,9 @@ def test_item_4_options_of_attention_reach_the_blocks():
 
 @pytest.mark.parametrize(("first", "interval"), [(0, 1), (1, 2), (2, 1), (0, 3), (3, 4)])
 def test_items_10_and_11_numbers_and_widths_of_blocks(first, interval):
-    """Checklist 10, 11: ceil((L - U) / interval) blocks; compression divides heads and hidden width, not the number."""
+    """Checklist 10, 11: ceil((L - U) / interval) blocks; compression divides heads and hidden
+    width, not the number.
+    """
     network = network_of(
         f"model.unimodal_depth={first}", f"model.interval={interval}", "model.text_depth=1"
     )
@@ -336,7 +357,9 @@ def test_items_10_and_11_numbers_and_widths_of_blocks(first, interval):
 
 
 def test_generation_sees_what_the_prompt_saw():
-    """With a cache of keys and beams new tokens read the last picture, as a pass over the whole text does."""
+    """With a cache of keys and beams new tokens read the last picture, as a pass over the whole
+    text does.
+    """
     network = network_of(open_gates=0.5)
     lm = network.language
     patches = sines(2, 2, 1, 3, WIDTH)
@@ -372,7 +395,16 @@ def test_generation_sees_what_the_prompt_saw():
         eos_token_id=None,
         pad_token_id=1,
     )
-    alone = lm.generate(ids[1:], mask[1:], media[1:], num_beams=3, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=1)  # fmt: skip
+    alone = lm.generate(
+        ids[1:],
+        mask[1:],
+        media[1:],
+        num_beams=3,
+        max_new_tokens=4,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=1,
+    )
     assert torch.equal(beams[1:], alone)
     with pytest.raises(ValueError, match="2 media tokens in a text of 1"):
         lm(ids, mask, media[:, :1])
@@ -382,7 +414,9 @@ def test_generation_sees_what_the_prompt_saw():
 
 
 def test_item_6_documents_are_not_contrasted():
-    """Checklist 6: the term is there for pairs of pictures or clips and texts alone; L = L_LM + lambda L_c."""
+    """Checklist 6: the term is there for pairs of pictures or clips and texts alone; L = L_LM +
+    lambda L_c.
+    """
     module = module_of("method.contrastive_weight=0.5")
     for kind in ("image_text", "video_text"):
         terms = module.losses(batch_of(kind))
@@ -396,7 +430,9 @@ def test_item_6_documents_are_not_contrasted():
 
 
 def test_item_9_theta_is_exponentiated():
-    """Checklist 9: 0.2 by default, a factor of 1.22; not clamped; a further config value for new runs."""
+    """Checklist 9: 0.2 by default, a factor of 1.22; not clamped; a further config value for new
+    runs.
+    """
     module = module_of()
     assert float(module.network.log_scale) == pytest.approx(0.2)
     assert float(module.losses(batch_of())["logit_scale"]) == pytest.approx(math.exp(0.2))
@@ -409,7 +445,9 @@ def test_item_9_theta_is_exponentiated():
 
 
 def test_item_18_without_lambda_it_is_a_generation_model():
-    """Checklist 18: no contrastive part is left, and with the same weights the loss is the language model's."""
+    """Checklist 18: no contrastive part is left, and with the same weights the loss is the language
+    model's.
+    """
     plain, whole = module_of("method.contrastive_weight=0"), module_of()
     assert not [k for k in plain.state_dict() if "head" in k or "pooling" in k or "log_scale" in k]
     assert len(whole.network.resampler.latents) - len(plain.network.resampler.latents) == 1
@@ -449,7 +487,9 @@ def test_options_of_the_losses():
 
 
 def test_negatives_of_a_node(monkeypatch):
-    """method.gather=node: groups of as many ranks as a node has, made once; their number is what is reported."""
+    """method.gather=node: groups of as many ranks as a node has, made once; their number is what is
+    reported.
+    """
     made = []
     monkeypatch.setattr("projects.cosmo.module.world_size", lambda: 4)
     monkeypatch.setattr(
@@ -464,7 +504,9 @@ def test_negatives_of_a_node(monkeypatch):
 
 @pytest.mark.parametrize("gather", ["all", "node"])
 def test_two_processes_train_as_one_does(two_ranks, gather):
-    """Gathered negatives, the mean over all ranks' tokens, and documents, in which the heads have no part."""
+    """Gathered negatives, the mean over all ranks' tokens, and documents, in which the heads have
+    no part.
+    """
     assert_ranks_equal_one(
         two_ranks, three_steps, rtol=1e-4, atol=1e-5, equal_nan=True, gather=gather
     )

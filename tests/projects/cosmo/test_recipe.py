@@ -9,14 +9,17 @@ SHARED = {
     "data.source": "shards",
     "data.kinds": ["image_text", "video_text", "interleaved_image"],
     "data.weights": {
-        "image_text": 2, "video_text": 1, "interleaved_image": 2, "interleaved_video": 2,
+        "image_text": 2,
+        "video_text": 1,
+        "interleaved_image": 2,
+        "interleaved_video": 2,
     },
     "data.shuffle_images": False,
     "model.language": "facebook/opt-iml-max-1.3b",
     "model.language_dtype": "float16",
     "model.text_depth": None,
     "model.qk_norm": False,
-}  # fmt: skip
+}
 # of the 180M base, for configs that no other test reads
 BASE = SHARED | {
     "data.batch_size": 96,
@@ -69,11 +72,12 @@ RECIPES = {
     },
     # a second stage: what is trained on, its length and its rate are its own
     "paper_instruction": {
-        key: value for key, value in BASE.items()
+        key: value
+        for key, value in BASE.items()
         if key not in ("data.max_document", "optim.lr", "trainer.max_epochs")
     }
     | {"data.kinds": ["instruction"], "data.augment": False, "model.trained_rows": "all"},
-}  # fmt: skip
+}
 SETS = {
     "image_text": {"laion400m", "cc3m", "sbu"},
     "video_text": {"webvid"},

@@ -7,7 +7,9 @@ from tests.projects.cosmo.conftest import batch_of, module_of
 
 
 def three_steps(distributed: bool, gather: str) -> dict[str, Tensor]:
-    """Weights after captions, documents and captions again; labels are unevenly many on the two ranks."""
+    """Weights after captions, documents and captions again; labels are unevenly many on the two
+    ranks.
+    """
     module = module_of(f"method.gather={gather}", "method.logit_scale_init=1.0")
     module.network.train()
     own = own_share(distributed)

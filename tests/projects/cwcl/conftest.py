@@ -64,5 +64,7 @@ def batch_of(size: int = 8, length: int = 16) -> dict[str, Tensor]:
     start, end = torch.full((size, 1), 49406), torch.full((size, 1), 49407)
     images = torch.randn(size, 3, 32, 32, generator=generator)
     return {
-        "images": images, "tokens": torch.cat([start, words, end], 1), "ids": torch.arange(size),
-    }  # fmt: skip
+        "images": images,
+        "tokens": torch.cat([start, words, end], 1),
+        "ids": torch.arange(size),
+    }

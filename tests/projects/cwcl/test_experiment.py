@@ -165,9 +165,12 @@ def test_a_locked_open_clip_model_keeps_its_image_side(tmp_path):
     words = ["model.vision=null", TINY_OPEN_CLIP, "model.vision_pretrained=random"]
     build(config(*CLIP, *words)).export(module_of(*CLIP, *words), tmp_path / "open")
     locked = [
-        "model.vision=null", "model.open_clip=null", f"model.pretrained={tmp_path}/open",
-        "model.centred=false", "model.vision_pretrained=random",
-    ]  # fmt: skip
+        "model.vision=null",
+        "model.open_clip=null",
+        f"model.pretrained={tmp_path}/open",
+        "model.centred=false",
+        "model.vision_pretrained=random",
+    ]
     with pytest.raises(UserError, match="exactly one of"):
         config(*locked)
     locked = [w for w in locked if not w.startswith("model.open_clip")] + [TINY_OPEN_CLIP]
@@ -192,18 +195,25 @@ def test_the_card_s_snippet_and_the_task_classify_pictures(tmp_path, capsys):
     assert names["probabilities"].shape == (1, 2)
     assert float(names["probabilities"].sum()) == pytest.approx(1)
     opened = load_locked(tmp_path / "export")
-    for encode, inputs in ((opened.encode_images, [picture] * 3), (opened.encode_texts, ["a", "b c", "d"])):  # fmt: skip
+    for encode, inputs in (
+        (opened.encode_images, [picture] * 3),
+        (opened.encode_texts, ["a", "b c", "d"]),
+    ):
         torch.testing.assert_close(encode(inputs, batch_size=2), encode(inputs))
         assert encode([]).shape == (0, encode(inputs).shape[1])
     with pytest.MonkeyPatch.context() as patch:
         seen, whole = [], opened.encoder.encode_text
-        patch.setattr(opened.encoder, "encode_text", lambda ids: (seen.append(len(ids)), whole(ids))[1])  # fmt: skip
+        patch.setattr(
+            opened.encoder, "encode_text", lambda ids: (seen.append(len(ids)), whole(ids))[1]
+        )
         opened.encode_texts(["a", "b c", "d"], batch_size=2)
     assert seen == [2, 1]
     cfg = config(
-        f"classify.run={tmp_path}/export", f"classify.inputs=[{picture}]",
-        "classify.texts=[a cat,a dog]", f"classify.output={tmp_path}/new/out.jsonl",
-    )  # fmt: skip
+        f"classify.run={tmp_path}/export",
+        f"classify.inputs=[{picture}]",
+        "classify.texts=[a cat,a dog]",
+        f"classify.output={tmp_path}/new/out.jsonl",
+    )
     build(cfg).tasks["classify"](Workspace(tmp_path / "w"))
     (row,) = (json.loads(x) for x in (tmp_path / "new/out.jsonl").read_text().splitlines())
     assert row["text"] in ("a cat", "a dog")
@@ -226,8 +236,12 @@ def test_items_11_15_16_evaluation_of_photographs(tmp_path, monkeypatch):
     def small(data, part, seed):
         found = few(data, part, seed)
         rows = slice(0, 200)
-        return found._replace(images=found.images[rows], texts=found.texts[rows],
-                              labels=found.labels[rows], named=found.named[rows])  # fmt: skip
+        return found._replace(
+            images=found.images[rows],
+            texts=found.texts[rows],
+            labels=found.labels[rows],
+            named=found.named[rows],
+        )
 
     monkeypatch.setattr(evaluate, "captioned_cifar", small)
     cfg = config("data.num_samples=100", name="mini")
@@ -308,8 +322,17 @@ PAPER = {  # pair, weights, tower locked, pairs a step, lr, epochs
 def test_paper_configs_hold_the_recipe_of_the_sheet(name):
     cfg = config(name=name)
     optim, trainer = cfg.optim, cfg.trainer
-    pairs = cfg.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches  # fmt: skip
-    found = (cfg.pair, cfg.method.weight_mode, cfg.model.locked, pairs, optim.lr, trainer.max_epochs)  # fmt: skip
+    pairs = (
+        cfg.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
+    )
+    found = (
+        cfg.pair,
+        cfg.method.weight_mode,
+        cfg.model.locked,
+        pairs,
+        optim.lr,
+        trainer.max_epochs,
+    )
     assert found == PAPER[name]
     assert (optim.name, optim.schedule, trainer.precision) == ("adamw", "cosine", "bf16-mixed")
     assert optim.warmup_epochs > 0
@@ -346,7 +369,9 @@ def test_held_out_pairs_are_looked_for_before_training(tmp_path):
 
 
 def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch):
-    """The paper's ViT learnt with mean and deviation 1/2; images come with those of `data.normalize`."""
+    """The paper's ViT learnt with mean and deviation 1/2; images come with those of
+    `data.normalize`.
+    """
     import timm
 
     from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD
@@ -381,9 +406,11 @@ def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch
         assert torch.allclose(found, wanted, atol=1e-4), words
     with pytest.raises(UserError, match="cannot take up the difference"):
         locked.fold_normalization(
-            torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1)), "0", half,
+            torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1)),
+            "0",
+            half,
             (IMAGENET_MEAN, IMAGENET_STD),
-        )  # fmt: skip
+        )
 
 
 def test_smoothing_of_the_comparison_matches_the_entropy_of_the_weights():

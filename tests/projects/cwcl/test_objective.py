@@ -110,9 +110,12 @@ def test_items_3_and_9_every_weight_mode_has_its_targets():
     w = similarity_weights(features)
     spread = 0.6 * torch.eye(8, dtype=torch.float64) + 0.4 / 8
     written = {
-        "cosine": (w, None), "bidirectional": (w, w), "binary": (torch.eye(8), None),
-        "classes": (same, None), "smoothing": (spread, None),
-    }  # fmt: skip
+        "cosine": (w, None),
+        "bidirectional": (w, w),
+        "binary": (torch.eye(8), None),
+        "classes": (same, None),
+        "smoothing": (spread, None),
+    }
     for mode, (weights, reverse) in written.items():
         share = 0.4 if mode == "smoothing" else 0.0
         found = Objective(mode, smoothing=share)(anchor, other, 10.0, features, labels)
@@ -194,7 +197,10 @@ def test_matching_smoothing_has_the_entropy_of_the_targets():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.locked=false", "model.cache=false", "model.centred=false"], "takes its weights from a"),
+        (
+            ["model.locked=false", "model.cache=false", "model.centred=false"],
+            "takes its weights from a",
+        ),
         (["model.vision_pretrained=random"], "name its weights"),
         (["model.augment=true"], "model.augment=false"),
         (["method.smoothing=0.1"], "goes with method.weight_mode=smoothing"),
@@ -205,7 +211,7 @@ def test_matching_smoothing_has_the_entropy_of_the_targets():
         (["model.vision_pretrained=random", "model.pretrained=x"], "with model.vision set"),
         (["eval.keywords=speech_commands"], "no meaning with pair=image_text"),
     ],
-)  # fmt: skip
+)
 def test_contradicting_settings_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         config(*words)

@@ -1,4 +1,6 @@
-"""The speech-text pair: frozen text encoder, cache, evaluators, towers, export (checklist 5, 10-17)."""
+"""The speech-text pair: frozen text encoder, cache, evaluators, towers, export (checklist 5,
+10-17).
+"""
 
 import json
 import re
@@ -72,10 +74,16 @@ def recorded(tmp_path):
 def test_items_5_and_14_the_text_encoder_stays_as_it_is_or_trains():
     """Checklist 5, 14: locked: no gradient, eval mode; unlocked (CLIP): both sides train."""
     for locked in (True, False):
-        words = [] if locked else [
-            "model.locked=false", "model.cache=false", "model.centred=false",
-            "method.weight_mode=binary",
-        ]  # fmt: skip
+        words = (
+            []
+            if locked
+            else [
+                "model.locked=false",
+                "model.cache=false",
+                "model.centred=false",
+                "method.weight_mode=binary",
+            ]
+        )
         cfg, module = spoken(*words), built(*words).train()
         batch = training_data(cfg, module).train_set[[(i, 0) for i in range(6)]]
         before = {k: v.clone() for k, v in module.text.state_dict().items()}
@@ -103,11 +111,15 @@ def test_item_10_cached_transcripts_give_the_loss_of_the_encoder():
 
 
 def test_items_11_15_16_intents_keywords_and_structure(recorded, tmp_path):
-    """Checklist 11, 15, 16: both evaluators, the text ceiling, retrieval, structure; from manifests."""
+    """Checklist 11, 15, 16: both evaluators, the text ceiling, retrieval, structure; from
+    manifests.
+    """
     cfg = spoken(
-        f"data.root={recorded}", "speech.manifest=pairs.jsonl", "eval.intents=[pairs.jsonl]",
+        f"data.root={recorded}",
+        "speech.manifest=pairs.jsonl",
+        "eval.intents=[pairs.jsonl]",
         "eval.keywords=speech_commands_v0.02",
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     metrics = build(cfg).evaluate(build_module(cfg), Workspace(tmp_path / "run"))
     assert metrics["pairs_intent_top1_chance"] == pytest.approx(1 / 3)
@@ -116,8 +128,9 @@ def test_items_11_15_16_intents_keywords_and_structure(recorded, tmp_path):
     assert {f"pairs_{name}" for name in wanted} <= metrics.keys()
     assert "pairs_speech_to_text_recall_at_1" in metrics
     assert {p.name for p in (tmp_path / "run/items").iterdir()} == {
-        "pairs_intent_top1.json", "commands_keyword_top1.json",
-    }  # fmt: skip
+        "pairs_intent_top1.json",
+        "commands_keyword_top1.json",
+    }
     assert next(t.transcript for t in training_set(cfg).targets) == "wake me at six"
 
 
@@ -172,9 +185,11 @@ def test_item_15_both_intent_sets_of_the_paper_are_judged_whole(recorded):
     lines = [json.dumps({**row, "sentence": s}) for s in ("wake me", "wake me at six o'clock")]
     (texts / "test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = [
-        f"data.root={recorded}", "speech.manifest=pairs.jsonl", "eval.intents=[slurp,pairs.jsonl]",
+        f"data.root={recorded}",
+        "speech.manifest=pairs.jsonl",
+        "eval.intents=[slurp,pairs.jsonl]",
         "speech.max_characters=10",
-    ]  # fmt: skip
+    ]
     found = dict(held_out_sets(spoken(*words)))
     assert {name: len(part) for name, part in found.items()} == {"slurp_": 2, "pairs_": 3}
     assert {t.intent for t in found["slurp_"].targets} == {"alarm_set"}
@@ -240,10 +255,12 @@ def test_item_13_speech_towers_can_be_chosen(encoder):
     """Checklist 13: Whisper's encoder and wav2vec 2.0, small and random, from the config alone."""
     sizes = {
         "whisper": WHISPER,
-        "wav2vec2": "speech_model.sizes={hidden_size: 16, num_hidden_layers: 1, "
-        "num_attention_heads: 2, intermediate_size: 32, conv_dim: [8, 8], conv_stride: [5, 4], "
-        "conv_kernel: [10, 4], num_feat_extract_layers: 2, num_conv_pos_embeddings: 16, "
-        "num_conv_pos_embedding_groups: 2}",
+        "wav2vec2": (
+            "speech_model.sizes={hidden_size: 16, num_hidden_layers: 1, "
+            "num_attention_heads: 2, intermediate_size: 32, conv_dim: [8, 8], conv_stride: [5, 4], "
+            "conv_kernel: [10, 4], num_feat_extract_layers: 2, num_conv_pos_embeddings: 16, "
+            "num_conv_pos_embedding_groups: 2}"
+        ),
     }[encoder]
     words = [f"speech_model.encoder={encoder}", "speech.manifest=x.jsonl", sizes]
     with pytest.raises(UserError, match="field 'num_mels' is unknown"):  # of the small network

@@ -20,7 +20,9 @@ def same(labels):
 
 @pytest.mark.parametrize("words", [(), (RAW,), PROJECTED, (RAW, *PROJECTED), (CLASSES,)])
 def test_items_1_3_and_9_the_loss_of_images_and_texts_written_out(words):
-    """Checklist 1, 3, 9: frozen -> trained is weighted, by the tower's features before any projection."""
+    """Checklist 1, 3, 9: frozen -> trained is weighted, by the tower's features before any
+    projection.
+    """
     module, batch = module_of(*words).eval(), batch_of()
     batch["ids"] = torch.tensor([9, 3, 0, 5, 11, 6, 2, 4])
     module.classes = torch.tensor([0, 1, 1, 0, 2, 2, 1, 0, 2, 1, 0, 1])
@@ -44,9 +46,12 @@ def test_items_1_3_and_9_the_loss_of_texts_and_speech_written_out(words):
     module = spoken_of(*words).eval()
     raw = 1 + torch.randn(6, 12)
     batch = {
-        "frozen": raw, "waveforms": torch.randn(6, 20), "lengths": torch.full((6,), 20),
-        "texts": torch.tensor([3, 0, 3, 1, 2, 0]), "ids": torch.arange(6),
-    }  # fmt: skip
+        "frozen": raw,
+        "waveforms": torch.randn(6, 20),
+        "lengths": torch.full((6,), 20),
+        "texts": torch.tensor([3, 0, 3, 1, 2, 0]),
+        "ids": torch.arange(6),
+    }
     with torch.no_grad():
         module.mean.copy_(raw.mean(0))
         frozen = raw - raw.mean(0)
@@ -63,7 +68,9 @@ def test_items_1_3_and_9_the_loss_of_texts_and_speech_written_out(words):
 def test_prototypes_are_of_what_captions_name_and_not_of_labels(
     monkeypatch, tmp_path, shift, accuracy
 ):
-    """Where all captions name the next class, every picture is taken for what such pictures were called."""
+    """Where all captions name the next class, every picture is taken for what such pictures were
+    called.
+    """
     labels = torch.arange(3).repeat(4)
     found = CaptionedImages(
         torch.eye(3)[labels], [""] * 12, labels, (labels + shift) % 3, ["a", "b", "c"]

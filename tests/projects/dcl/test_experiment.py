@@ -41,10 +41,18 @@ def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
 
 def test_validation_gives_curves_of_neighbours_and_of_the_online_probe(tmp_path):
     """Also: the probe's terms are logged, and the learning rate follows the batch size."""
-    run = train("dcl", "smoke", [
-        f"runs_dir={tmp_path}", "trainer.val_every_n_steps=3", "eval.online_probe=true",
-        "optim.lr_scaling=linear", "optim.lr_batch=8", "eval.linear_probe=false",
-    ])  # fmt: skip
+    run = train(
+        "dcl",
+        "smoke",
+        [
+            f"runs_dir={tmp_path}",
+            "trainer.val_every_n_steps=3",
+            "eval.online_probe=true",
+            "optim.lr_scaling=linear",
+            "optim.lr_batch=8",
+            "eval.linear_probe=false",
+        ],
+    )
     curves = read_metrics(run / "metrics.csv")
     for name in ("knn_top1", "online_top1"):
         points = next(v for k, v in curves.items() if k.endswith(f"val/{name}"))
@@ -148,10 +156,17 @@ def imagenet(tmp_path):
 def test_imagenet_folders_train_and_evaluate(imagenet, tmp_path):
     """The file path through the engine: class list, loader, kNN; other folders are left out."""
     run = train(
-        "dcl", "smoke",
-        [f"runs_dir={tmp_path / 'runs'}", f"data.root={imagenet}", "data.source=imagenet100",
-         "data.blur_prob=0.5", "trainer.max_steps=2", "eval.linear_probe=false"],
-    )  # fmt: skip
+        "dcl",
+        "smoke",
+        [
+            f"runs_dir={tmp_path / 'runs'}",
+            f"data.root={imagenet}",
+            "data.source=imagenet100",
+            "data.blur_prob=0.5",
+            "trainer.max_steps=2",
+            "eval.linear_probe=false",
+        ],
+    )
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["knn5_top1_chance"] == 1 / 100
     part = image_part(config(f"data.root={imagenet}", "data.source=imagenet100"), "train")
@@ -222,9 +237,15 @@ def test_item_13_cells_have_equal_budgets():
 
 
 def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
-    """Item 13: every cell with every loss, equal ones (batch 16, factor 1) trained once, table written."""
-    cfg = config("sensitivity.batch_sizes=[8,16]", "sensitivity.temperatures=[]",
-                 "sensitivity.lr_factors=[1.0]", "sensitivity.epoch_factors=[]")  # fmt: skip
+    """Item 13: every cell with every loss, equal ones (batch 16, factor 1) trained once, table
+    written.
+    """
+    cfg = config(
+        "sensitivity.batch_sizes=[8,16]",
+        "sensitivity.temperatures=[]",
+        "sensitivity.lr_factors=[1.0]",
+        "sensitivity.epoch_factors=[]",
+    )
     calls = []
 
     def fake(project, name, overrides):
@@ -242,8 +263,11 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
     assert len(calls) == 6
     assert result["values"]["lr"]["1.0"] == result["values"]["batch_size"]["16"]
     assert result["spread"]["batch_size"]["dcl"] == {
-        "mean": 1.75, "std": pytest.approx(0.5**1.5), "min": 1.5, "max": 2.0,
-    }  # fmt: skip
+        "mean": 1.75,
+        "std": pytest.approx(0.5**1.5),
+        "min": 1.5,
+        "max": 2.0,
+    }
     assert result["spread"]["lr"]["dclw"]["std"] == 0.0
     assert "| batch_size | **mean +- spread** |" in table(result)
     assert (workspace.path / "sensitivity.md").exists()
@@ -252,7 +276,9 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
 
 
 def test_item_13_other_settings_are_trained_anew(tmp_path):
-    """Guards against old runs that answer for other settings; what no result hangs on is no other setting."""
+    """Guards against old runs that answer for other settings; what no result hangs on is no other
+    setting.
+    """
     calls = []
 
     def fake(project, name, overrides):
@@ -266,8 +292,14 @@ def test_item_13_other_settings_are_trained_anew(tmp_path):
         return folder
 
     def run(*words):
-        cfg = config("sensitivity.temperatures=[0.5]", "sensitivity.losses=[dcl]", "sensitivity.batch_sizes=[]",
-                     "sensitivity.lr_factors=[]", "sensitivity.epoch_factors=[]", *words)  # fmt: skip
+        cfg = config(
+            "sensitivity.temperatures=[0.5]",
+            "sensitivity.losses=[dcl]",
+            "sensitivity.batch_sizes=[]",
+            "sensitivity.lr_factors=[]",
+            "sensitivity.epoch_factors=[]",
+            *words,
+        )
         found = run_sensitivity(cfg, Workspace(tmp_path / "task", "dcl", "smoke"), fake)
         return found["values"]["temperature"]["0.5"]["dcl"]
 
@@ -300,7 +332,9 @@ def test_item_13_mini_has_thirty_runs_a_seed(tmp_path):
 
 
 def test_item_13_a_cell_is_scaled_once_and_warms_up_in_proportion():
-    """Guards equal budgets: the rate is not scaled twice, warm-up is a share of the steps, GPUs count."""
+    """Guards equal budgets: the rate is not scaled twice, warm-up is a share of the steps, GPUs
+    count.
+    """
     grid = cells(config(name="mini"))
     for axis, setting, steps in (
         ("batch_size", "128", 625),
@@ -349,9 +383,13 @@ def test_splits_with_other_classes_are_refused(tmp_path):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_runner_trains_for_real(tmp_path):
     """Item 13: one cell through the engine."""
-    cfg = config("sensitivity.batch_sizes=[]", "sensitivity.temperatures=[0.5]",
-                 "sensitivity.lr_factors=[]", "sensitivity.epoch_factors=[]",
-                 "sensitivity.losses=[dcl]")  # fmt: skip
+    cfg = config(
+        "sensitivity.batch_sizes=[]",
+        "sensitivity.temperatures=[0.5]",
+        "sensitivity.lr_factors=[]",
+        "sensitivity.epoch_factors=[]",
+        "sensitivity.losses=[dcl]",
+    )
     result = run_sensitivity(cfg, Workspace(tmp_path, "dcl", "smoke"))
     assert 0 <= result["spread"]["temperature"]["dcl"]["mean"] <= 1
 

@@ -164,7 +164,9 @@ def test_sync_batchnorm_replaces_every_norm_and_keeps_the_keys():
 
 @pytest.mark.parametrize(("host", "synced"), [("moco", False), ("nnclr", False), ("moco", True)])
 def test_two_processes_equal_one(two_ranks, host, synced):
-    """Weights, momentum encoder, queue and its position after three steps; with synchronised batch norm its statistics too."""
+    """Weights, momentum encoder, queue and its position after three steps; with synchronised batch
+    norm its statistics too.
+    """
     whole = assert_ranks_equal_one(
         two_ranks, three_steps, rtol=1e-10, atol=1e-12, host=host, synced=synced
     )
@@ -183,8 +185,14 @@ def test_two_processes_train_the_classifier_of_one(two_ranks):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_resume_with_momentum_encoder_and_queue_is_bit_identical(tmp_path):
     """Six steps equal three steps, a new process's state from the checkpoint, three more."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "method.host=moco", "trainer.keep_checkpoints=5",
-             "eval.linear_probe=false", "eval.online_probe=true"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "method.host=moco",
+        "trainer.keep_checkpoints=5",
+        "eval.linear_probe=false",
+        "eval.online_probe=true",
+    ]
     run = train("dcl", "smoke", words)
     folder = run / "checkpoints/train"
     last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"

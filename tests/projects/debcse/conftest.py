@@ -79,11 +79,13 @@ def pools(
         return np.array(cells, dtype=np.int32 if column == 0 else np.float32)
 
     return Pools(
-        table(positives, 0, -1), table(negatives, 0, -1),
+        table(positives, 0, -1),
+        table(negatives, 0, -1),
         (table(positives, 1, 0), table(negatives, 1, 0)),
         (table(positives, 2, 0), table(negatives, 2, 0)),
-        theta_pos, theta_neg,
-    )  # fmt: skip
+        theta_pos,
+        theta_neg,
+    )
 
 
 def tiny_scorer(folder: Path) -> str:

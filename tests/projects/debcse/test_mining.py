@@ -35,9 +35,13 @@ TEXTS = meanings_corpus()
 
 def mined_with(folder, *overrides, texts=TEXTS, scorer=None):
     cfg = config(
-        f"runs_dir={folder}", "pool.pos_k=8", "pool.neg_lex=12", "pool.neg_rand=12",
-        "pool.repetition=false", *overrides,
-    )  # fmt: skip
+        f"runs_dir={folder}",
+        "pool.pos_k=8",
+        "pool.neg_lex=12",
+        "pool.neg_rand=12",
+        "pool.repetition=false",
+        *overrides,
+    )
     return cfg, mine(cfg, texts, scorer or MeaningScorer())
 
 
@@ -195,8 +199,12 @@ def test_item_14_length_bias(mined):
     sizes = found.surface.word_counts
     mean = {
         name: length_difference(draws_of(mined, negatives="none", **options), sizes).mean()
-        for name, options in {"ipw": {}, "semantic": {"surface": False}, "twin": {"positives": "self"}}.items()
-    }  # fmt: skip
+        for name, options in {
+            "ipw": {},
+            "semantic": {"surface": False},
+            "twin": {"positives": "self"},
+        }.items()
+    }
     assert mean["ipw"] > mean["semantic"] > mean["twin"] == 0
 
 
@@ -235,9 +243,10 @@ def test_label_shares_of_a_draw_by_hand():
     """Checklist 15: twins are left out, and the most that a draw could reach stands beside it."""
     texts = ["a", "b", "c", "d", "e"]
     labels = {
-        frozenset("ab"): "entailment", frozenset("ac"): "contradiction",
+        frozenset("ab"): "entailment",
+        frozenset("ac"): "contradiction",
         frozenset("cd"): "contradiction",
-    }  # fmt: skip
+    }
     ids = np.array([[1, 2], [0, 0], [3, 4], [3, 0], [0, 1]])  # d draws itself, e has no label
     found = label_shares(texts, np.arange(5), ids, labels)
     assert found == {
@@ -301,7 +310,9 @@ def test_paraphrases_are_cached_by_sentence_and_become_candidates(tmp_path, monk
 
 
 def test_no_sentence_is_cut_from_its_prompt(tmp_path, monkeypatch, capsys):
-    """The prompt's fixed part filled the budget, and the default model read "Two dog" of a sentence."""
+    """The prompt's fixed part filled the budget, and the default model read "Two dog" of a
+    sentence.
+    """
     asked = []
 
     def continuations(self, prompts, policy, rngs, most, **options):

@@ -22,8 +22,13 @@ ARMS = {
     "semantic_only": ["ipw.surface=false"],
     "ipw": [],
 }
-ARCHITECTURE = {"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "intermediate_size": 128}  # fmt: skip
+ARCHITECTURE = {
+    "model_type": "bert",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
 
 
 def sentence(slots: np.ndarray, rng: np.random.Generator) -> str:
@@ -107,8 +112,9 @@ def encoder(seed: int) -> SentenceEncoder:
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
     )
     torch.manual_seed(seed)
-    tower = text_tower("random", "avg", config={**ARCHITECTURE, "vocab_size": len(words)},
-                       attention="eager")  # fmt: skip
+    tower = text_tower(
+        "random", "avg", config={**ARCHITECTURE, "vocab_size": len(words)}, attention="eager"
+    )
     return SentenceEncoder(tower, tokenizer)
 
 
@@ -142,8 +148,9 @@ def trained_score(arm: str, seed: int, steps: int = 31, rows: int = 32, count: i
     texts, counts, found, first, second, gold = task(seed, count)
     cfg = config("model.pooling=avg", "model.mlp_only_train=false", *ARMS[arm])
     module = DebCSE(cfg, encoder(seed)).train()
-    views = SampledViews(texts, counts, PairSampler(found, cfg.ipw, seed), module.encoder.tokenizer,
-                         max_length=32)  # fmt: skip
+    views = SampledViews(
+        texts, counts, PairSampler(found, cfg.ipw, seed), module.encoder.tokenizer, max_length=32
+    )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0.0)
     for step in range(steps):
         epoch, start = divmod(step * rows, count)

@@ -89,8 +89,12 @@ def test_item_5_infinite_lambda_is_semantic_only(side):
     s, m, present = random_tables()
     found = [
         probabilities(s, m, present, options, side=side, threshold=0.0)
-        for options in (IpwConfig(surface_temperature=math.inf), IpwConfig(surface=False), IpwConfig())
-    ]  # fmt: skip
+        for options in (
+            IpwConfig(surface_temperature=math.inf),
+            IpwConfig(surface=False),
+            IpwConfig(),
+        )
+    ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
     assert np.abs(found[0] - found[2]).max() > 0.1
 
@@ -151,9 +155,15 @@ def sampler(seed=0, **options):
 
 
 MODES = [
-    {}, {"positives": "uniform", "negatives": "uniform"}, {"surface": False}, {"semantic": False},
-    {"positives": "uniform"}, {"negatives": "uniform"}, {"positives": "self"}, {"negatives": "none"},
-]  # fmt: skip
+    {},
+    {"positives": "uniform", "negatives": "uniform"},
+    {"surface": False},
+    {"semantic": False},
+    {"positives": "uniform"},
+    {"negatives": "uniform"},
+    {"positives": "self"},
+    {"negatives": "none"},
+]
 
 
 @pytest.mark.parametrize("options", MODES)
@@ -208,9 +218,11 @@ def test_draws_follow_the_probabilities():
 def test_item_10_fallbacks():
     """Checklist 10: the sentence itself, or a random other sentence; both are reported."""
     near = pools(
-        [[(1, 0.2, 0.9)], [(0, 0.2, 0.1)], []], [[(2, 0.5, 0.1)], [(2, 0.5, 0.6)], []],
-        theta_pos=0.8, theta_neg=0.3,
-    )  # fmt: skip
+        [[(1, 0.2, 0.9)], [(0, 0.2, 0.1)], []],
+        [[(2, 0.5, 0.1)], [(2, 0.5, 0.6)], []],
+        theta_pos=0.8,
+        theta_neg=0.3,
+    )
     own = PairSampler(near, IpwConfig(), seed=0)
     others = set()
     for epoch in range(20):

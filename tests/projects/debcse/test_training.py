@@ -160,7 +160,11 @@ def test_item_9_batches_do_not_depend_on_workers_or_ranks():
         sampler = SeededBatchSampler(
             len(views), 8 // world, 0, rank=rank, world_size=world, num_batches=12
         )
-        return list(DataLoader(views, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=identity))  # fmt: skip
+        return list(
+            DataLoader(
+                views, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=identity
+            )
+        )
 
     plain, parallel = batches(0), batches(2)
     for a, b in zip(plain, parallel, strict=True):
@@ -223,11 +227,20 @@ def test_item_13_diagnostics_are_logged(full_run):
             assert f"train/{side}_{name}" in log
     metrics = json.loads((full_run / "metrics.json").read_text(encoding="utf-8"))
     names = {
-        "theta_pos", "theta_neg", "positive_fallback_rate", "negative_fallback_rate",
-        "positive_effective", "positive_length_difference", "frequency_cosine",
-        "untrained_frequency_cosine", "surface_low_spearman", "surface_high_spearman",
-        "surface_partial_correlation", "positive_surface_distance", "negative_semantic_distance",
-    }  # fmt: skip
+        "theta_pos",
+        "theta_neg",
+        "positive_fallback_rate",
+        "negative_fallback_rate",
+        "positive_effective",
+        "positive_length_difference",
+        "frequency_cosine",
+        "untrained_frequency_cosine",
+        "surface_low_spearman",
+        "surface_high_spearman",
+        "surface_partial_correlation",
+        "positive_surface_distance",
+        "negative_semantic_distance",
+    }
     assert names <= metrics.keys()
     assert (full_run / "plots/pairs.png").exists()
     rows = json.loads((full_run / "gallery/drawn pairs/gallery.json").read_text(encoding="utf-8"))
@@ -301,9 +314,10 @@ def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
     template = 'of "{text}" the [MASK] .'
     words = ["model.pooling=mask", "model.mlp_only_train=false"]
     run = train(
-        "debcse", "smoke",
+        "debcse",
+        "smoke",
         [f"runs_dir={tmp_path}", *words, f"model.template='{template}'", "eval.untrained=false"],
-    )  # fmt: skip
+    )
     assert "stsb_test_spearman" in json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     with pytest.raises(UserError, match=r"needs a model\.template with one \[MASK\]"):
         config(*words)
@@ -404,7 +418,9 @@ def test_item_16_frequency_of_a_text_is_its_mean_log_count():
 
 
 def test_required_arms_are_published_and_one_has_equal_encoded_texts():
-    """Candidates without weights, and SimCSE with as many encoded texts as the full method, run by default."""
+    """Candidates without weights, and SimCSE with as many encoded texts as the full method, run by
+    default.
+    """
     spec = read_comparison("debcse")
     assert {"simcse", "simcse_long", "uniform", "semantic_only", "ipw"} <= {*default_arms(spec)}
     loaded = {

@@ -12,7 +12,10 @@ from projects.defsent_plus.stages import round_module
 from tests.configs import configs_of
 
 TEMPLATE = '"This sentence : \\"{text}\\" means [MASK] ."'
-ROBERTA = "{model_type: roberta, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 64, max_position_embeddings: 64, vocab_size: 256, pad_token_id: 0}"  # fmt: skip
+ROBERTA = (
+    "{model_type: roberta, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4,"
+    " intermediate_size: 64, max_position_embeddings: 64, vocab_size: 256, pad_token_id: 0}"
+)
 PLAIN = ("rounds=1", "entry.ica.enabled=false")
 DEFSENT = (*PLAIN, "entry.targets=lm_head", "data.single_piece=true", "data.held_out=0")
 

@@ -129,9 +129,13 @@ def test_held_out_definitions_are_trained_on_for_no_entry():
     everything = load_dictionary(config("data.held_out=0"))
     assert everything.num_definitions > found.num_definitions
     owners = {
-        text: {e for e, texts in zip(everything.entries, everything.definitions, strict=True) if text in texts}
+        text: {
+            e
+            for e, texts in zip(everything.entries, everything.definitions, strict=True)
+            if text in texts
+        }
         for text, _ in found.held_out
-    }  # fmt: skip
+    }
     for text, gold in found.held_out:
         assert {found.entries[row] for row in gold} == owners[text] & set(found.entries)
 
@@ -191,9 +195,12 @@ def test_tfidf_finds_the_entry_whose_nearest_definition_is_nearest(tmp_path, mon
     monkeypatch.setattr(baselines.family, "tfidf", lambda *_: {"sts": 0.5})
     metrics = baselines.tfidf(config(), Workspace(tmp_path))
     assert metrics == {
-        "sts": 0.5, "reverse_top1": 0.75, "reverse_top1_chance": 0.5,
-        "reverse_top10": 1.0, "reverse_top10_chance": 1.0,
-    }  # fmt: skip
+        "sts": 0.5,
+        "reverse_top1": 0.75,
+        "reverse_top1_chance": 0.5,
+        "reverse_top10": 1.0,
+        "reverse_top10_chance": 1.0,
+    }
     found.held_out.clear()
     assert baselines.tfidf(config(), Workspace(tmp_path)) == {"sts": 0.5}
 

@@ -101,7 +101,11 @@ def test_lookup_holds_the_scores_of_few_descriptions(finished, tmp_path, monkeyp
     place = Workspace(tmp_path / "out", "defsent_plus", "smoke")
     whole, sizes = read_jsonl(lookup(cfg, place)), []
     scores = DefSentPlus.entry_scores
-    monkeypatch.setattr(DefSentPlus, "entry_scores", lambda self, texts: sizes.append(len(texts)) or scores(self, texts))  # fmt: skip
+    monkeypatch.setattr(
+        DefSentPlus,
+        "entry_scores",
+        lambda self, texts: sizes.append(len(texts)) or scores(self, texts),
+    )
     monkeypatch.setattr("projects.defsent_plus.tasks.SCORES", 1)
     parts = read_jsonl(lookup(cfg, place))
     assert sizes == [1, 1, 1]
@@ -123,8 +127,13 @@ def test_every_entry_of_a_glossary_is_written(tmp_path):
     lines = [f"term {i}\tmeaning number {i}\n" for i in range(60)]
     lines.append(f"of a set\t{sets.first[0]}\n")
     (tmp_path / "glossary.tsv").write_text("".join(lines), encoding="utf-8")
-    words = [f"data.file={tmp_path}/glossary.tsv", "data.source=file", "data.limit=null",
-             "data.held_out=0.06", "data.exclude_sets=[stsb-dev]"]  # fmt: skip
+    words = [
+        f"data.file={tmp_path}/glossary.tsv",
+        "data.source=file",
+        "data.limit=null",
+        "data.held_out=0.06",
+        "data.exclude_sets=[stsb-dev]",
+    ]
     cfg = config(*PLAIN, *words, f"runs_dir={tmp_path}")
     assert len(load_dictionary(cfg).entries) < 61  # what training leaves out
     out = write_entries(cfg, Workspace(tmp_path / "task"))
@@ -159,7 +168,14 @@ PAPER = {
 @pytest.mark.parametrize("name", PAPER)
 def test_paper_configs_hold_the_published_recipe(name):
     cfg = config(name=name)
-    found = (cfg.rounds, cfg.entry.encoding, cfg.train.pool, cfg.train.lr, cfg.data.batch_size, cfg.data.max_length)  # fmt: skip
+    found = (
+        cfg.rounds,
+        cfg.entry.encoding,
+        cfg.train.pool,
+        cfg.train.lr,
+        cfg.data.batch_size,
+        cfg.data.max_length,
+    )
     assert found == PAPER[name]
     defsent = name == "paper_defsent"
     recipe = (
@@ -184,7 +200,8 @@ def test_paper_configs_hold_the_published_recipe(name):
 
 
 SYNCSE = "hkust-nlp/SynCSE-partial-RoBERTa-"
-ENCODERS = {  # M_0, its pooling in inference; pooler in training: source, activation, checkpoint of the head
+# M_0, its pooling in inference; pooler in training: source, activation, checkpoint of the head
+ENCODERS = {
     "paper": ("bert-base-uncased", "mask", "own", "tanh", None),
     "paper_bert_large": ("bert-large-uncased", "mask", "own", "tanh", None),
     "paper_syncse_roberta_base": (f"{SYNCSE}base", "avg", "lm_head", "gelu", "roberta-base"),
@@ -201,7 +218,9 @@ ENCODERS = {  # M_0, its pooling in inference; pooler in training: source, activ
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_items_7_8_and_15_paper_configs_hold_the_published_encoders(name):
-    """Checklist 7, 8, 15: the pooler of each, the prompt of inference, the targets; the seven STS sets."""
+    """Checklist 7, 8, 15: the pooler of each, the prompt of inference, the targets; the seven STS
+    sets.
+    """
     cfg, model = config(name=name), config(name=name).model
     pooler = cfg.pooler
     assert ENCODERS[name] == (
@@ -228,9 +247,11 @@ def test_items_7_8_and_15_paper_configs_hold_the_published_encoders(name):
 def test_arms_differ_in_rounds_targets_and_entries_alone():
     spec = read_comparison("defsent_plus")
     arms = {
-        name: load(Config, "defsent_plus", spec.base, [f"{k}={json.dumps(v)}" for k, v in words.items()])
+        name: load(
+            Config, "defsent_plus", spec.base, [f"{k}={json.dumps(v)}" for k, v in words.items()]
+        )
         for name, words in spec.arms.items()
-    }  # fmt: skip
+    }
     whole = arms["round_2"]
     sweep = read_sweep("defsent_plus")
     rates = sweep.space["optim.lr"].values

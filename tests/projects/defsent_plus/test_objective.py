@@ -174,7 +174,11 @@ def test_item_9_training_pools_over_real_tokens(pool, kind, tmp_path):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     states = module.encoder.tower.model(input_ids=ids, attention_mask=mask).last_hidden_state
     rows = [row[: int(n)] for row, n in zip(states, mask.sum(1), strict=True)]
-    wanted = {"first": [r[0] for r in rows], "mean": [r.mean(0) for r in rows], "max": [r.amax(0) for r in rows]}  # fmt: skip
+    wanted = {
+        "first": [r[0] for r in rows],
+        "mean": [r.mean(0) for r in rows],
+        "max": [r.amax(0) for r in rows],
+    }
     h = module.hidden(ids, mask)
     torch.testing.assert_close(h, torch.tanh(module.pooler.dense(torch.stack(wanted[kind]))))
     wide = F.pad(ids, (0, 5), value=7), F.pad(mask, (0, 5))

@@ -141,9 +141,13 @@ def test_item_16_any_trained_encoder_begins_and_its_own_score_stands_beside(tmp_
         encoder.tower.model.embeddings.word_embeddings.weight.mul_(3)
     place = save_sentence_encoder(encoder, tmp_path / "further")
     words = [
-        f"runs_dir={tmp_path}", "trainer.max_steps=2", *PLAIN, "data.limit=40",
-        f"model.pretrained={place}", "model.config=null",
-    ]  # fmt: skip
+        f"runs_dir={tmp_path}",
+        "trainer.max_steps=2",
+        *PLAIN,
+        "data.limit=40",
+        f"model.pretrained={place}",
+        "model.config=null",
+    ]
     with pytest.raises(UserError, match=r"pooler\.source=lm_head"):
         train("defsent_plus", "smoke", words)
     base = tmp_path / "base"
@@ -210,8 +214,17 @@ def test_a_kept_model_belongs_to_what_it_was_trained_with():
 
     paths = [
         path_of(*words)
-        for words in ([], ["seed=1"], ["optim.lr=0.5"], ["trainer.max_steps=9"], ["data.limit=32"], ["entry.encoding=ac"], ["train.pool=cls"], ["train.lr=[0.1,0.2]"])
-    ]  # fmt: skip
+        for words in (
+            [],
+            ["seed=1"],
+            ["optim.lr=0.5"],
+            ["trainer.max_steps=9"],
+            ["data.limit=32"],
+            ["entry.encoding=ac"],
+            ["train.pool=cls"],
+            ["train.lr=[0.1,0.2]"],
+        )
+    ]
     assert len(set(paths)) == len(paths)
     assert path_of("entry.ica.enabled=false", "rounds=1") == paths[0]
     assert path_of("train.lr=[0.1,0.3]") == paths[-1]
@@ -234,9 +247,14 @@ def test_a_kept_model_belongs_to_the_weights_that_it_began_with(tmp_path, monkey
     full(cfg).save_pretrained(tmp_path / "base")
     encoder.tokenizer.save_pretrained(tmp_path / "base")
     own = config(
-        *PLAIN, f"runs_dir={tmp_path}", "data.limit=20", f"model.pretrained={place}",
-        "model.config=null", "pooler.source=lm_head", f"pooler.lm_head={tmp_path}/base",
-    )  # fmt: skip
+        *PLAIN,
+        f"runs_dir={tmp_path}",
+        "data.limit=20",
+        f"model.pretrained={place}",
+        "model.config=null",
+        "pooler.source=lm_head",
+        f"pooler.lm_head={tmp_path}/base",
+    )
     for _ in range(2):
         next(stages(own))
     with torch.no_grad():

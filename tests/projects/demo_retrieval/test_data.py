@@ -46,8 +46,14 @@ def encoder_of(**sizes) -> Encoder:
 
 
 def test_item_7_texts_follow_the_template():
-    """Checklist 7: order of the parts, one mask, the target repeats the question; ids are those of the whole text."""
-    assert input_text(WHO, "[MASK]") == "question: who came? \n answer: [MASK] \n context: (a) Ann (b) Bob \n Ann came at noon. \n"  # fmt: skip
+    """Checklist 7: order of the parts, one mask, the target repeats the question; ids are those of
+    the whole text.
+    """
+    assert (
+        input_text(WHO, "[MASK]")
+        == "question: who came? \n answer: [MASK] \n context: (a) Ann (b) Bob \n Ann came at"
+        " noon. \n"
+    )
     assert target_text(WHO, "Ann") == "question: who came? \n answer: Ann"
     own = encoder_of()
     ids, tokenizer = own.source(WHO, WHO), own.tokenizer
@@ -84,9 +90,15 @@ def test_item_8_only_contexts_and_demonstrations_are_cut():
 
 
 def test_item_18_a_demonstration_keeps_its_answer_whatever_is_cut():
-    """Checklist 18, 8: the context is cut first, then the question, by its own limit or by the room that an input leaves."""
+    """Checklist 18, 8: the context is cut first, then the question, by its own limit or by the room
+    that an input leaves.
+    """
     own = encoder_of(max_source=70, max_demo=20)
-    for long in (WHO._replace(context="noon " * 99), WHO._replace(question="who came? " * 30), WHO._replace(question="who? " * 30, context="noon " * 99)):  # fmt: skip
+    for long in (
+        WHO._replace(context="noon " * 99),
+        WHO._replace(question="who came? " * 30),
+        WHO._replace(question="who? " * 30, context="noon " * 99),
+    ):
         text = own.tokenizer.decode(own.demonstration(long))
         assert "answer : ann" in text
         assert text.startswith("question : who")
@@ -123,10 +135,15 @@ def test_item_7_texts_hold_no_special_tokens():
     assert own.mask_id not in batch["labels"]
 
 
-@pytest.mark.parametrize(("text", "want"), [
-    ("(a) h2o (s) (b) f(x) = 2 (c) iron", ("h2o (s)", "f(x) = 2", "iron")), ("(a) f(b) (b) x", ("f(b)", "x")),
-    ("(a) (c) (b) y", ("(c)", "y")), ("(a) x", ("x",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("(a) h2o (s) (b) f(x) = 2 (c) iron", ("h2o (s)", "f(x) = 2", "iron")),
+        ("(a) f(b) (b) x", ("f(b)", "x")),
+        ("(a) (c) (b) y", ("(c)", "y")),
+        ("(a) x", ("x",)),
+    ],
+)
 def test_item_12_only_the_next_letter_begins_an_option(text, want):
     """Checklist 12: brackets inside options don't tear them."""
     found = parse_unifiedqa(f"which? \\n {text}\t{want[0]}", "t")
@@ -156,10 +173,13 @@ def test_item_12_unifiedqa_lines_round_trip():
 
 
 def test_item_12_unifiedqa_lines_are_lower_cased_and_hold_several_answers():
-    """Checklist 12: the released files are cased; answers joined by slashes are all accepted, the first is trained on."""
+    """Checklist 12: the released files are cased; answers joined by slashes are all accepted, the
+    first is trained on.
+    """
     cased = parse_unifiedqa("Who? \\n (A) Ann (B) Bob \\n Ann came.\tAnn", "t")
     assert cased[1:5] == ("who?", ("ann",), "ann came.", ("ann", "bob"))
-    # quoref's contrast sets have two columns, the aggregated natural questions name the first answer again
+    # quoref's contrast sets have two columns, the aggregated natural questions name the first
+    # answer again
     for line in (
         "who?\\nAnn came.\tAnn Lee///ANN LEE///Ann///",
         "who?\\nAnn came.\tAnn Lee///Ann\tAnn Lee",
@@ -176,7 +196,12 @@ def test_item_12_unifiedqa_lines_are_lower_cased_and_hold_several_answers():
 
 def small_bank(count=12, key="full", **options) -> Bank:
     words = ["cat", "dog", "sun", "rain", "coin", "bank"]
-    rows = [Example(f"task{i % 3}", "what is it?", (words[i % 6],), f"{words[i % 6]} number {i}", (), str(i)) for i in range(count)]  # fmt: skip
+    rows = [
+        Example(
+            f"task{i % 3}", "what is it?", (words[i % 6],), f"{words[i % 6]} number {i}", (), str(i)
+        )
+        for i in range(count)
+    ]
     texts = [demonstration_text(e) for e in rows]
     return Bank(rows, TfidfSvd.fit(texts, 8), key, **options)
 
@@ -207,7 +232,9 @@ def test_item_4_an_input_is_never_its_own_demonstration():
 
 
 def test_what_a_query_reads_and_how_its_scores_are_scaled():
-    """Checklist 4: the answer is no part of the query; copies are found by id alone, too; scores are scaled."""
+    """Checklist 4: the answer is no part of the query; copies are found by id alone, too; scores
+    are scaled.
+    """
     bank, asked = small_bank(), []
 
     class Spy(TfidfSvd):
@@ -228,7 +255,9 @@ def test_what_a_query_reads_and_how_its_scores_are_scaled():
 
 
 def test_training_inputs_are_searched_once(tmp_path):
-    """The cache keeps what they found under bank, inputs, K and scale; a second start encodes nothing."""
+    """The cache keeps what they found under bank, inputs, K and scale; a second start encodes
+    nothing.
+    """
     plain, calls = small_bank(cache=str(tmp_path)), []
 
     class Counting(TfidfSvd):
@@ -255,7 +284,9 @@ def test_training_inputs_are_searched_once(tmp_path):
 
 
 def test_items_14_and_18_the_index_is_built_once_and_hashed(tmp_path):
-    """Checklist 14, 18: cached under encoder, texts and key; each change makes another; the key has the answer or not."""
+    """Checklist 14, 18: cached under encoder, texts and key; each change makes another; the key has
+    the answer or not.
+    """
     calls = []
 
     class Counting(TfidfSvd):
@@ -281,7 +312,10 @@ def test_items_14_and_18_the_index_is_built_once_and_hashed(tmp_path):
 
 def test_item_18_demonstrations_are_labelled():
     """Checklist 18: question, answer and context; without the answer by a switch."""
-    assert demonstration_text(WHO, options=False) == "question: who came? \n answer: Ann \n context: Ann came at noon."  # fmt: skip
+    assert (
+        demonstration_text(WHO, options=False)
+        == "question: who came? \n answer: Ann \n context: Ann came at noon."
+    )
     assert "Ann \n" not in demonstration_text(
         WHO._replace(context="x"), answer=False, options=False
     )
@@ -313,12 +347,15 @@ def test_a_bank_file_round_trips_and_says_what_is_wrong(tmp_path):
     )
     assert read_bank(path) == [Example("bank", "x", ("3",), "", (), "0")]
     for row, said in (
-        ({"question": "x"}, "has no answer"), ({"answer": "x"}, "expected question"),
-        ({"question": "x", "answer": None}, "has no answer"), ({"question": "x", "answers": "yes"}, "answers must be a list"),
+        ({"question": "x"}, "has no answer"),
+        ({"answer": "x"}, "expected question"),
+        ({"question": "x", "answer": None}, "has no answer"),
+        ({"question": "x", "answers": "yes"}, "answers must be a list"),
         ({"question": "x", "answer": "y", "options": "yes"}, "row 1: options must be a list"),
-        ({"question": "x", "answers": [None]}, "answers must be a list"), ({"question": "x", "answer": True}, "answer must be a text"),
+        ({"question": "x", "answers": [None]}, "answers must be a list"),
+        ({"question": "x", "answer": True}, "answer must be a text"),
         ({"question": {}, "answer": "y"}, "question must be a text"),
-    ):  # fmt: skip
+    ):
         path.write_text(json.dumps(row) + "\n")
         with pytest.raises(UserError, match=said):
             read_bank(path)
@@ -328,7 +365,9 @@ def test_a_bank_file_round_trips_and_says_what_is_wrong(tmp_path):
 
 
 def official(root):
-    """Tiny files in the official formats of UnifiedQA, CrossFit and MRQA, with copies of each other's rows."""
+    """Tiny files in the official formats of UnifiedQA, CrossFit and MRQA, with copies of each
+    other's rows.
+    """
 
     def write(name, lines):
         path = root / name
@@ -341,15 +380,37 @@ def official(root):
     ]
     write("unifiedqa/squad1_1/train.tsv", squad)
     write("unifiedqa/contrast_sets_boolq/train.tsv", ["is it? \\n (Cats) it is.\tyes"])
-    write("crossfit/tweet_qa/tweet_qa_2_42_train.tsv", ["question: What 3? (A) x (B) y context: Text 3.\tx", "question: Who sat 52? context: The cat 52 sat.\tcat 52"])  # fmt: skip
-    write("unifiedqa/race/train.tsv", [f"What {i}? \\n (A) x (B) y \\n Text {i}.\tx" for i in range(6)] + ["who sat 51? \\n the cat 51 sat.\tcat 51"])  # fmt: skip
-    for task, labels in (("glue-qnli", ("entailment", "not_entailment")), ("trec", ("NUM", "LOC")), ("ag_news", ("World", "Sports"))):  # fmt: skip
+    write(
+        "crossfit/tweet_qa/tweet_qa_2_42_train.tsv",
+        [
+            "question: What 3? (A) x (B) y context: Text 3.\tx",
+            "question: Who sat 52? context: The cat 52 sat.\tcat 52",
+        ],
+    )
+    write(
+        "unifiedqa/race/train.tsv",
+        [f"What {i}? \\n (A) x (B) y \\n Text {i}.\tx" for i in range(6)]
+        + ["who sat 51? \\n the cat 51 sat.\tcat 51"],
+    )
+    for task, labels in (
+        ("glue-qnli", ("entailment", "not_entailment")),
+        ("trec", ("NUM", "LOC")),
+        ("ag_news", ("World", "Sports")),
+    ):
         for part, start in (("train", 0), ("dev", 10), ("test", 20)):
             rows = [f"text {task} {start + i}\t{labels[i % 2]}" for i in range(4)]
             write(f"crossfit/{task}/{task}_2_42_{part}.tsv", rows)
 
     def mrqa(numbers):
-        rows = [{"context": f"the cat {i} sat.", "qas": [{"qid": f"q{i}", "question": f"who sat {i}?", "answers": [f"cat {i}", "cat"]}]} for i in numbers]  # fmt: skip
+        rows = [
+            {
+                "context": f"the cat {i} sat.",
+                "qas": [
+                    {"qid": f"q{i}", "question": f"who sat {i}?", "answers": [f"cat {i}", "cat"]}
+                ],
+            }
+            for i in numbers
+        ]
         return ['{"header": {}}', *(json.dumps(r) for r in rows)]
 
     write("mrqa/squad/squad-train-seed-42-num-examples-4.jsonl", mrqa(range(1, 5)))
@@ -359,13 +420,21 @@ def official(root):
 
 
 OFFICIAL = [
-    "data.targets=[mrqa/squad,crossfit/glue-qnli,crossfit/trec]", "data.meta=[unifiedqa/*,crossfit/*]", "data.bank=[unifiedqa/*]",
-    "data.shots=2", "data.qa_shots=4", "data.split_seed=42", "denoise.max_steps=0", "data.bank_targets=false",
-]  # fmt: skip
+    "data.targets=[mrqa/squad,crossfit/glue-qnli,crossfit/trec]",
+    "data.meta=[unifiedqa/*,crossfit/*]",
+    "data.bank=[unifiedqa/*]",
+    "data.shots=2",
+    "data.qa_shots=4",
+    "data.split_seed=42",
+    "denoise.max_steps=0",
+    "data.bank_targets=false",
+]
 
 
 def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
-    """Checklist 5, 22: meta = UnifiedQA + CrossFit, bank = UnifiedQA; evaluated texts are removed, their data sets too unless asked."""
+    """Checklist 5, 22: meta = UnifiedQA + CrossFit, bank = UnifiedQA; evaluated texts are removed,
+    their data sets too unless asked.
+    """
     words = [f"data.root={official(tmp_path)}", *OFFICIAL]
     strict = read_tasks(config(*words)).manifest()
     assert strict["meta"] == {"unifiedqa/race": 6, "crossfit/ag_news": 4, "crossfit/tweet_qa": 1}
@@ -379,7 +448,9 @@ def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
     trained = {text_key(e) for e in kept.bank} | {text_key(e) for t in kept.meta for e in t.train}
     assert evaluated
     assert not evaluated & trained
-    assert all(name.partition("/")[0] in ("unifiedqa", "crossfit") for name in kept.manifest()["meta"])  # fmt: skip
+    assert all(
+        name.partition("/")[0] in ("unifiedqa", "crossfit") for name in kept.manifest()["meta"]
+    )
     own = read_tasks(config(*words, "data.bank_targets=true")).manifest()
     assert {"mrqa/squad", "crossfit/trec"} <= set(own["bank"])
 
@@ -397,7 +468,9 @@ def test_item_22_the_paper_s_configs_read_both_collections_and_keep_one_in_the_b
 
 
 def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
-    """Checklist 5: test and development texts are taken out of the target's own official training part and of the bank, and counted."""
+    """Checklist 5: test and development texts are taken out of the target's own official training
+    part and of the bank, and counted.
+    """
     root = official(tmp_path)
     trec = root / "crossfit/trec/trec_2_42_train.tsv"
     trec.write_text(trec.read_text() + "text trec 20\tNUM\nText TREC 10!\tLOC\n")
@@ -419,21 +492,51 @@ def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
 def test_item_22_a_data_set_has_one_name_in_all_collections():
     """Checklist 22: what data.exclude_eval_tasks leaves out, whatever the collection calls it."""
     for same in (
-        ("mrqa/hotpotqa", "crossfit/hotpot_qa", "crossfit/kilt_hotpotqa"), ("mrqa/searchqa", "crossfit/search_qa", "crossfit/jeopardy"),
-        ("mrqa/naturalquestions", "crossfit/kilt_nq", "unifiedqa/natural_questions_with_dpr_para", "unifiedqa/ambigqa"),
-        ("mrqa/squad", "mrqa/SQuAD", "unifiedqa/squad2", "crossfit/squad-no_context", "crossfit/lama-squad"), ("mrqa/triviaqa", "crossfit/freebase_qa"),
-        ("mrqa/newsqa", "unifiedqa/newsqa"), ("crossfit/glue-rte", "crossfit/superglue-rte"), ("crossfit/glue-mnli", "crossfit/glue-mnli-mismatched"),
-        ("crossfit/boolq", "unifiedqa/boolq", "unifiedqa/contrast_sets_boolq"), ("choices", "crossfit/openbookqa", "unifiedqa/openbookqa_with_ir"),
-        ("crossfit/qasc", "unifiedqa/qasc_with_ir"), ("crossfit/race-high", "unifiedqa/race_string"), ("crossfit/ai2_arc", "unifiedqa/arc_hard"),
-        ("crossfit/piqa", "unifiedqa/physical_iqa"), ("crossfit/trec", "crossfit/trec-finegrained"), ("qnli", "crossfit/glue-qnli"),
-    ):  # fmt: skip
+        ("mrqa/hotpotqa", "crossfit/hotpot_qa", "crossfit/kilt_hotpotqa"),
+        ("mrqa/searchqa", "crossfit/search_qa", "crossfit/jeopardy"),
+        (
+            "mrqa/naturalquestions",
+            "crossfit/kilt_nq",
+            "unifiedqa/natural_questions_with_dpr_para",
+            "unifiedqa/ambigqa",
+        ),
+        (
+            "mrqa/squad",
+            "mrqa/SQuAD",
+            "unifiedqa/squad2",
+            "crossfit/squad-no_context",
+            "crossfit/lama-squad",
+        ),
+        ("mrqa/triviaqa", "crossfit/freebase_qa"),
+        ("mrqa/newsqa", "unifiedqa/newsqa"),
+        ("crossfit/glue-rte", "crossfit/superglue-rte"),
+        ("crossfit/glue-mnli", "crossfit/glue-mnli-mismatched"),
+        ("crossfit/boolq", "unifiedqa/boolq", "unifiedqa/contrast_sets_boolq"),
+        ("choices", "crossfit/openbookqa", "unifiedqa/openbookqa_with_ir"),
+        ("crossfit/qasc", "unifiedqa/qasc_with_ir"),
+        ("crossfit/race-high", "unifiedqa/race_string"),
+        ("crossfit/ai2_arc", "unifiedqa/arc_hard"),
+        ("crossfit/piqa", "unifiedqa/physical_iqa"),
+        ("crossfit/trec", "crossfit/trec-finegrained"),
+        ("qnli", "crossfit/glue-qnli"),
+    ):
         assert len({about(name)["same"] for name in same}) == 1, same
-    others = ("crossfit/hellaswag", "crossfit/swag", "crossfit/glue-mrpc", "crossfit/glue-qqp", "crossfit/paws", "mrqa/bioasq", "snips")  # fmt: skip
+    others = (
+        "crossfit/hellaswag",
+        "crossfit/swag",
+        "crossfit/glue-mrpc",
+        "crossfit/glue-qqp",
+        "crossfit/paws",
+        "mrqa/bioasq",
+        "snips",
+    )
     assert len({about(name)["same"] for name in others}) == len(others)
 
 
 def test_a_split_of_another_size_keeps_its_seed(tmp_path):
-    """Checklist 15: CrossFit's tasks without classes have 32 examples; the seed of the draw goes before the size."""
+    """Checklist 15: CrossFit's tasks without classes have 32 examples; the seed of the draw goes
+    before the size.
+    """
     folder = tmp_path / "crossfit/piqa"
     folder.mkdir(parents=True)
     for seed in (100, 13, 42):
@@ -448,26 +551,39 @@ def test_a_split_of_another_size_keeps_its_seed(tmp_path):
 
 
 def test_the_mismatched_genres_of_mnli(tmp_path):
-    """CrossFit's training part with GLUE's own development file of the other genres, in CrossFit's words."""
+    """CrossFit's training part with GLUE's own development file of the other genres, in CrossFit's
+    words.
+    """
     labels = ("entailment", "neutral", "contradiction")
     folder = tmp_path / "crossfit/glue-mnli"
     folder.mkdir(parents=True)
     for part, start in (("train", 0), ("dev", 10), ("test", 20)):
-        rows = [f"premise: text {start + i} [SEP] hypothesis: it\t{label}" for i, label in enumerate(labels)]  # fmt: skip
+        rows = [
+            f"premise: text {start + i} [SEP] hypothesis: it\t{label}"
+            for i, label in enumerate(labels)
+        ]
         (folder / f"glue-mnli_1_42_{part}.tsv").write_text("\n".join(rows) + "\n")
     (tmp_path / "MNLI").mkdir()
-    (tmp_path / "MNLI/dev_mismatched.tsv").write_text("index\tsentence1\tsentence2\tgold_label\n0\tA  cat.\tAn animal.\tentailment\n1\tx\ty\t-\n")  # fmt: skip
+    (tmp_path / "MNLI/dev_mismatched.tsv").write_text(
+        "index\tsentence1\tsentence2\tgold_label\n0\tA  cat.\tAn animal.\tentailment\n1\tx\ty\t-\n"
+    )
     cfg = config(f"data.root={tmp_path}", "data.shots=1", "data.split_seed=42")
-    plain, other = (read_task(f"crossfit/glue-mnli{m}", cfg.data, 0, target=True) for m in ("", "-mismatched"))  # fmt: skip
+    plain, other = (
+        read_task(f"crossfit/glue-mnli{m}", cfg.data, 0, target=True) for m in ("", "-mismatched")
+    )
     assert [e.context for e in other.train] == [e.context for e in plain.train]
     assert [e.answers for e in other.dev] == [("yes",), ("maybe",), ("no",)]
-    assert [(e.context, e.answers) for e in other.test] == [("premise: A cat. [SEP] hypothesis: An animal.", ("yes",))]  # fmt: skip
+    assert [(e.context, e.answers) for e in other.test] == [
+        ("premise: A cat. [SEP] hypothesis: An animal.", ("yes",))
+    ]
     assert plain.test[0].context == "premise: text 20 [SEP] hypothesis: it"
     assert other.labels == ("maybe", "no", "yes") == other.test[0].options
 
 
 def test_item_19_official_files_of_three_families(tmp_path):
-    """Checklist 19: SQuAD, QNLI and TREC through one template; labels as words; development part without training examples."""
+    """Checklist 19: SQuAD, QNLI and TREC through one template; labels as words; development part
+    without training examples.
+    """
     cfg = config(f"data.root={official(tmp_path)}", *OFFICIAL)
     squad, qnli, trec = read_tasks(cfg).targets
     assert [t.family for t in (squad, qnli, trec)] == ["qa", "nli", "classification"]
@@ -512,7 +628,11 @@ def test_bundled_tasks_have_their_parts_and_none_overlap():
 
 def test_item_13_the_mixture_has_the_proportions_of_the_config():
     """Checklist 13: min(n, cap), or uniform; an epoch covers every task, and says so."""
-    words = ["data.targets=[made_up_qa]", "data.meta=[made_up_nli,made_up_topic,made_up_other]", "data.bank=[made_up_other]"]  # fmt: skip
+    words = [
+        "data.targets=[made_up_qa]",
+        "data.meta=[made_up_nli,made_up_topic,made_up_other]",
+        "data.bank=[made_up_other]",
+    ]
     for more, want in (([], [120, 120, 120]), (["data.task_cap=50"], [50, 50, 50])):
         module, tasks = module_of(*words, *more)
         rows = rows_of(module.cfg, module, tasks.meta, 4)
@@ -543,9 +663,13 @@ def test_a_batch_is_that_of_all_processes_of_the_config():
     fills(module.cfg, 7, 4, "data.batch_size")
 
 
-@pytest.mark.parametrize(("selection", "k"), [("retrieved", 2), ("random_task", 2), ("random_bank", 2), ("none", 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("selection", "k"), [("retrieved", 2), ("random_task", 2), ("random_bank", 2), ("none", 1)]
+)
 def test_item_17_arms_differ_in_their_demonstrations_alone(selection, k):
-    """Checklist 17: the same inputs, targets and code; random ones are drawn anew at every access, with equal weights."""
+    """Checklist 17: the same inputs, targets and code; random ones are drawn anew at every access,
+    with equal weights.
+    """
     from dataclasses import replace
 
     module, tasks = module_of(f"method.selection={selection}")
@@ -562,12 +686,16 @@ def test_item_17_arms_differ_in_their_demonstrations_alone(selection, k):
         if selection.startswith("random"):
             assert scores.tolist() == [0.0, 0.0]
     # one example again and again, over the epochs and over the places of one
-    single, several = (replace(t, train=t.train[:n]) for t, n in zip(tasks.targets, (1, 9), strict=False))  # fmt: skip
+    single, several = (
+        replace(t, train=t.train[:n]) for t, n in zip(tasks.targets, (1, 9), strict=False)
+    )
     module.cfg.data.mixing = "uniform"
     alone, mixed = (rows_of(module.cfg, module, part, 4) for part in ([single], [single, several]))
     keys = [[(0, epoch) for epoch in range(6)], [(i, 0) for i in range(len(mixed))]]
     for own, accesses in zip((alone, mixed), keys, strict=True):
-        seen = [shown for e, shown, _ in (own.chosen(*key) for key in accesses) if e == single.train[0]]  # fmt: skip
+        seen = [
+            shown for e, shown, _ in (own.chosen(*key) for key in accesses) if e == single.train[0]
+        ]
         assert len(seen) >= 4
         assert (len({tuple(shown) for shown in seen}) > 1) == selection.startswith("random")
     batch = rows[[(i, 0) for i in range(4)]]

@@ -34,14 +34,22 @@ from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
 
 
 def test_items_19_and_21_one_run_trains_and_scores_three_families(run):
-    """Checklist 19, 21: questions, entailment and topics end to end; wall time and peak memory are logged."""
+    """Checklist 19, 21: questions, entailment and topics end to end; wall time and peak memory are
+    logged.
+    """
     found = json.loads((run / "metrics.json").read_text())
-    kinds = [f"made_up_topic_{kind}{name}" for kind in ("", "generated_", "ranked_") for name in ("accuracy", "macro_f1")]  # fmt: skip
+    kinds = [
+        f"made_up_topic_{kind}{name}"
+        for kind in ("", "generated_", "ranked_")
+        for name in ("accuracy", "macro_f1")
+    ]
     for name in ("made_up_qa_f1", "made_up_qa_exact", "made_up_nli_accuracy", *kinds):
         assert 0 <= found[name] <= 1
     assert found["made_up_topic_macro_f1"] == found["made_up_topic_generated_macro_f1"]
     assert found["accuracy_chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert found["accuracy"] == pytest.approx((found["made_up_nli_accuracy"] + found["made_up_topic_accuracy"]) / 2)  # fmt: skip
+    assert found["accuracy"] == pytest.approx(
+        (found["made_up_nli_accuracy"] + found["made_up_topic_accuracy"]) / 2
+    )
     meta = json.loads((run / "meta.json").read_text())
     assert meta["wall_seconds"] > 0
     assert any("memory" in key or "peak" in key for key in meta)
@@ -50,7 +58,9 @@ def test_items_19_and_21_one_run_trains_and_scores_three_families(run):
 
 
 def test_items_16_and_22_tasks_of_hits_and_sources_are_logged(run):
-    """Checklist 13, 16, 22: share of hits of other tasks, counts of an epoch, what is in meta-training and bank."""
+    """Checklist 13, 16, 22: share of hits of other tasks, counts of an epoch, what is in
+    meta-training and bank.
+    """
     found = json.loads((run / "metrics.json").read_text())
     assert 0 < found["other_task"] < 1
     manifest = json.loads((run / "manifest.json").read_text())
@@ -61,8 +71,16 @@ def test_items_16_and_22_tasks_of_hits_and_sources_are_logged(run):
 
 
 def test_a_resumed_run_is_bit_identical(run, tmp_path):
-    """Fine-tuning begins again after the finished stages: weights of the end are those of the whole run."""
-    words = [*WORDS, f"runs_dir={tmp_path}", "run_id=r", "trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=5"]  # fmt: skip
+    """Fine-tuning begins again after the finished stages: weights of the end are those of the whole
+    run.
+    """
+    words = [
+        *WORDS,
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "trainer.checkpoint_every_n_steps=1",
+        "trainer.keep_checkpoints=5",
+    ]
     again = train("demo_retrieval", "smoke", words)
     whole = ckpt.load(ckpt.newest_intact(run / "checkpoints/finetune")[0])["state_dict"]
     folder = again / "checkpoints/finetune"
@@ -90,7 +108,9 @@ def test_exports_reload_with_equal_outputs_here_and_in_transformers(tmp_path):
     """Generator for the library, retriever and bank in files of their own; the card's example runs."""
     module = exported(tmp_path / "export")
     experiment = build(config())
-    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))  # fmt: skip
+    before, after = (
+        experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export"))
+    )
     for name, value in before.items():
         torch.testing.assert_close(value, after[name], atol=1e-6, rtol=1e-6)
     plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "export").eval()
@@ -98,7 +118,13 @@ def test_exports_reload_with_equal_outputs_here_and_in_transformers(tmp_path):
     with torch.no_grad():
         a, b = (m(input_ids=ids, decoder_input_ids=ids).logits for m in (plain, module.network))
     torch.testing.assert_close(a, b)
-    assert {p.name for p in (tmp_path / "export").iterdir()} >= {SETTINGS, "bank.jsonl", "retriever.safetensors", "retriever.json", "model.safetensors"}  # fmt: skip
+    assert {p.name for p in (tmp_path / "export").iterdir()} >= {
+        SETTINGS,
+        "bank.jsonl",
+        "retriever.safetensors",
+        "retriever.json",
+        "model.safetensors",
+    }
     for code in snippets("demo_retrieval"):
         run_snippet(code, "demo_retrieval", tmp_path / "export")
     with pytest.raises(UserError, match="not an exported"):
@@ -110,7 +136,10 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
     exported(tmp_path / "export")
     model = load_model(tmp_path / "export")
     assert isinstance(model, Answerer)
-    weights, retriever = weights_digest(model.module.network), model.module.bank.retriever.fingerprint()  # fmt: skip
+    weights, retriever = (
+        weights_digest(model.module.network),
+        model.module.bank.retriever.fingerprint(),
+    )
     question = ("what is there?", "a cat 123")
     shown = model.demonstrations(*question)
     batch = model._rows([Example("", *question[:1], (), question[1])]).collate([0])
@@ -129,7 +158,9 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
 
     words = [f"answer.run={tmp_path}/export", f"answer.bank={tmp_path}/own.jsonl"]
     workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
-    (tmp_path / "in.jsonl").write_text(json.dumps({"question": "which?", "context": "a cat", "options": ["cat", "dog"]}) + "\n")  # fmt: skip
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps({"question": "which?", "context": "a cat", "options": ["cat", "dog"]}) + "\n"
+    )
     found = tasks.answer(config(*words, f"answer.input={tmp_path}/in.jsonl"), workspace)
     lines = [json.loads(x) for x in (tmp_path / "task/answers.jsonl").read_text().splitlines()]
     assert [x["answer"] for x in lines] == found
@@ -140,12 +171,16 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
 
 
 def test_answers_say_what_was_not_read_and_what_was_not_known(tmp_path, capsys):
-    """A long context was cut without a word, and a bank of unknown words gave its first rows as if found."""
+    """A long context was cut without a word, and a bank of unknown words gave its first rows as if
+    found.
+    """
     exported(tmp_path / "export")
-    rows = [Example("mine", f"qqx{i}", ("qqy",), "", (), str(i)) for i in range(3)]  # fmt: skip
+    rows = [Example("mine", f"qqx{i}", ("qqy",), "", (), str(i)) for i in range(3)]
     write_bank(tmp_path / "own.jsonl", rows)
-    asked = [{"question": "what is there?", "context": "a cat"},
-             {"question": "zzyzx?", "context": "vv " * 300}]  # fmt: skip
+    asked = [
+        {"question": "what is there?", "context": "a cat"},
+        {"question": "zzyzx?", "context": "vv " * 300},
+    ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     words = [f"answer.run={tmp_path}/export", f"answer.input={tmp_path}/in.jsonl"]
     workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
@@ -164,10 +199,16 @@ def test_answers_say_what_was_not_read_and_what_was_not_known(tmp_path, capsys):
 
 
 def test_item_14_an_export_holds_its_index(tmp_path, monkeypatch):
-    """Checklist 14, 20: nothing is encoded anew when a folder is opened; another bank has another index."""
+    """Checklist 14, 20: nothing is encoded anew when a folder is opened; another bank has another
+    index.
+    """
     module, calls = exported(tmp_path / "export"), []
     plain = TfidfSvd.demonstrations
-    monkeypatch.setattr(TfidfSvd, "demonstrations", lambda self, texts: calls.append(len(texts)) or plain(self, texts))  # fmt: skip
+    monkeypatch.setattr(
+        TfidfSvd,
+        "demonstrations",
+        lambda self, texts: calls.append(len(texts)) or plain(self, texts),
+    )
     again = load(config(), tmp_path / "export")
     assert calls == []
     assert torch.equal(again.bank.vectors, module.bank.vectors)
@@ -188,10 +229,14 @@ def test_the_retriever_of_an_export_keeps_to_the_accelerator(tmp_path, monkeypat
 
 
 def test_item_17_an_export_with_random_demonstrations_answers(tmp_path):
-    """Checklist 17: a question of no task draws from the whole bank, and the answers name what was shown."""
+    """Checklist 17: a question of no task draws from the whole bank, and the answers name what was
+    shown.
+    """
     module = exported(tmp_path / "export", "method.selection=random_task")
     experiment = build(config())
-    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))  # fmt: skip
+    before, after = (
+        experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export"))
+    )
     torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-6)
     rows = [{"question": "what is there?", "context": "a cat", "options": ["cat", "dog"]}] * 3
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -213,7 +258,9 @@ def value(words, key):
 
 
 def fake_run(asked):
-    """A training that notes its overrides and writes what a run leaves behind; seed 44 is cut off once."""
+    """A training that notes its overrides and writes what a run leaves behind; seed 44 is cut off
+    once.
+    """
     base: dict = {}  # settings of all draws, but for their seeds
 
     def train(project, name, overrides):
@@ -237,7 +284,9 @@ def fake_run(asked):
 
 
 def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
-    """Checklist 15: five draws by default, a run of each, mean and deviation; a cut-off draw goes on, finished ones are not repeated."""
+    """Checklist 15: five draws by default, a run of each, mean and deviation; a cut-off draw goes
+    on, finished ones are not repeated.
+    """
     asked: list[list[str]] = []
     cfg, train = config("optim.lr=0.5"), fake_run(asked)
     workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
@@ -267,7 +316,9 @@ def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
 
 
 def test_item_15_draws_begin_with_an_exported_pair(tmp_path):
-    """Checklist 15: a masked language model with a decoder opens although the config, as `mini`, sets its dropout."""
+    """Checklist 15: a masked language model with a decoder opens although the config, as `mini`,
+    sets its dropout.
+    """
     words = ["model.encoder=bundled:text-encoder", "model.config=null", "model.decoder_layers=1"]
     module, experiment = exported(tmp_path / "export", *words), build(config(*words))
     pairs = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))
@@ -288,10 +339,15 @@ def test_item_15_draws_begin_with_an_exported_pair(tmp_path):
     assert all(set(n.state_dict()) == names for n in opened)
 
 
-@pytest.mark.parametrize(("row", "said"), [
-    ({"question": None}, "expected question"), ({"question": "x", "options": "yes"}, "options must be a list"),
-    ({"question": "x", "context": ["a"]}, "context must be a text"), ({"question": "", "context": "a"}, "empty question"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": None}, "expected question"),
+        ({"question": "x", "options": "yes"}, "options must be a list"),
+        ({"question": "x", "context": ["a"]}, "context must be a text"),
+        ({"question": "", "context": "a"}, "empty question"),
+    ],
+)
 def test_a_file_of_questions_says_what_is_wrong(row, said, tmp_path):
     """Fields of another kind are named before a model is opened."""
     (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
@@ -312,7 +368,14 @@ def test_prepare_writes_bank_and_manifest(tmp_path):
 
 def test_baselines_score_the_same_inputs(tmp_path):
     cfg = config("eval.split=dev")
-    for name in ("majority", "retrieved_label", "retrieved_vote", "word_vote", "letter_vote", "word_regression"):  # fmt: skip
+    for name in (
+        "majority",
+        "retrieved_label",
+        "retrieved_vote",
+        "word_vote",
+        "letter_vote",
+        "word_regression",
+    ):
         workspace = Workspace(tmp_path / name, "demo_retrieval", "smoke")
         found = getattr(baselines, name)(cfg, workspace)
         items = json.loads((tmp_path / name / "items/made_up_topic_accuracy.json").read_text())
@@ -379,8 +442,16 @@ def test_the_headline_is_the_generated_label_unless_said_otherwise():
 
 
 def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
-    """Fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's, which validates nothing."""
-    words = [f"runs_dir={tmp_path}", "trainer.accumulate_grad_batches=5", "finetune.val_every_n_steps=2", "finetune.lr=0.125", "denoise.lr=0.25"]  # fmt: skip
+    """Fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's,
+    which validates nothing.
+    """
+    words = [
+        f"runs_dir={tmp_path}",
+        "trainer.accumulate_grad_batches=5",
+        "finetune.val_every_n_steps=2",
+        "finetune.lr=0.125",
+        "denoise.lr=0.25",
+    ]
     cfg = config(*words, "finetune.accumulate_grad_batches=3")
     first = next(stages(cfg))
     assert (first.name, first.module.optim.lr) == ("denoise", 0.25)
@@ -392,7 +463,10 @@ def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
         ("val/f1", ["dev"]),
     ]  # item 5: no development example chooses a step of meta-training
     seen = [(s.name, s.module.optim.lr, stage_config(cfg.trainer, s)) for s in stages(cfg)]
-    assert [(name, lr, own.accumulate_grad_batches) for name, lr, own in seen] == [("meta", 1e-3, 5), ("finetune", 0.125, 3)]  # fmt: skip
+    assert [(name, lr, own.accumulate_grad_batches) for name, lr, own in seen] == [
+        ("meta", 1e-3, 5),
+        ("finetune", 0.125, 3),
+    ]
     assert seen[1][2].val_every_n_steps == 2
     cfg.finetune.max_steps, cfg.finetune_epochs = 0, 3
     last = [stage_config(cfg.trainer, s) for s in stages(cfg)][-1]
@@ -401,14 +475,23 @@ def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
 
 def test_selection_keeps_the_best_step_by_f1(tmp_path):
     """Fine-tuning with validation on development examples logs val/f1."""
-    words = [*WORDS, f"runs_dir={tmp_path}", "run_id=v", "meta=false", "denoise.max_steps=0", "finetune.val_every_n_steps=1"]  # fmt: skip
+    words = [
+        *WORDS,
+        f"runs_dir={tmp_path}",
+        "run_id=v",
+        "meta=false",
+        "denoise.max_steps=0",
+        "finetune.val_every_n_steps=1",
+    ]
     run = train("demo_retrieval", "smoke", words)
     assert "val/f1" in (run / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("selection", ["retrieved", "random_task", "none"])
 def test_the_copy_test_shows_an_input_itself(selection):
-    """`eval.gold`: a single demonstration with the right answer, whatever the model was trained with."""
+    """`eval.gold`: a single demonstration with the right answer, whatever the model was trained
+    with.
+    """
     module, found = module_of(f"method.selection={selection}", "eval.gold=true", "eval.limit=6")
     task = found.targets[2]
     rows = rows_to_answer(module.cfg, module, task)
@@ -423,12 +506,19 @@ def test_the_copy_test_shows_an_input_itself(selection):
 
 
 def test_every_arm_has_the_same_search():
-    """As many different rates for each arm, over the same range; none_long encodes as many inputs as `retrieved`."""
+    """As many different rates for each arm, over the same range; none_long encodes as many inputs
+    as `retrieved`.
+    """
     sweep, rates = read_sweep("demo_retrieval"), {}
     for arm, own in arms_of("demo_retrieval", sweep, []).items():
-        points = [config(*words_of({**sweep.shared, **own, **point}), name=sweep.base) for point in sweep.grid()]  # fmt: skip
+        points = [
+            config(*words_of({**sweep.shared, **own, **point}), name=sweep.base)
+            for point in sweep.grid()
+        ]
         rates[arm] = [phase_optim(cfg, cfg.finetune).lr for cfg in points]
-        assert all(cfg.optim.lr == lr for cfg, lr in zip(points, rates[arm], strict=True) if cfg.meta)  # fmt: skip
+        assert all(
+            cfg.optim.lr == lr for cfg, lr in zip(points, rates[arm], strict=True) if cfg.meta
+        )
     assert set(rates) == set(read_comparisons("demo_retrieval")[0].default_arms)
     assert len({tuple(own) for own in rates.values()}) == 1
     assert len(set(rates["retrieved_no_meta"])) == len(sweep.grid()) > 2
@@ -436,7 +526,12 @@ def test_every_arm_has_the_same_search():
     for arm in ("retrieved", "none_long"):
         cfg = config(*words_of(arms[arm]), name=sweep.base)
         copies = 1 if cfg.method.selection == "none" else cfg.method.k
-        encoded.append((copies * cfg.trainer.max_steps * cfg.data.batch_size, copies * cfg.finetune.max_steps * cfg.finetune.batch_size))  # fmt: skip
+        encoded.append(
+            (
+                copies * cfg.trainer.max_steps * cfg.data.batch_size,
+                copies * cfg.finetune.max_steps * cfg.finetune.batch_size,
+            )
+        )
     assert encoded[0] == encoded[1]
 
 
@@ -448,13 +543,20 @@ def test_paper_configs_are_built_on_the_meta_device(name):
     cfg = config(name=name)
     assert (cfg.method.k, cfg.method.coupling, cfg.data.max_source) == (5, "token", 800)
     assert (cfg.retriever.kind, cfg.retriever.scale) == ("dpr", 1.0)
-    # 25 epochs of batches of two, each epoch validated; the sheet's main metric; seeds of the official files
-    assert (cfg.finetune.batch_size, cfg.finetune.accumulate_grad_batches, cfg.finetune_epochs) == (2, 1, 25)  # fmt: skip
+    # 25 epochs of batches of two, each epoch validated; the sheet's main metric; seeds of the
+    # official files
+    assert (cfg.finetune.batch_size, cfg.finetune.accumulate_grad_batches, cfg.finetune_epochs) == (
+        2,
+        1,
+        25,
+    )
     classes = {"paper_mnli": 3, "paper_mrpc": 2, "paper_qnli": 2, "paper_trec": 6}.get(name)
     examples = cfg.data.qa_shots if classes is None else classes * cfg.data.shots
     assert cfg.finetune.val_every_n_steps == examples // 2
     assert cfg.eval.headline == "generated"
-    assert cfg.few_shot.seeds == ([42, 43, 44, 45, 46] if classes is None else [100, 13, 21, 42, 87])  # fmt: skip
+    assert cfg.few_shot.seeds == (
+        [42, 43, 44, 45, 46] if classes is None else [100, 13, 21, 42, 87]
+    )
     report = build(cfg).plan()
     with torch.device("meta"):
         module = report.module()
@@ -464,12 +566,18 @@ def test_paper_configs_are_built_on_the_meta_device(name):
 
 def test_settings_that_do_not_fit_are_refused():
     for words, said in (
-        (["retriever.train_question_encoder=true"], "frozen"), (["retriever.kind=dpr"], "belongs to"),
-        (["data.meta=[]"], "meta=false"), (["meta=false", "finetune.max_steps=0"], "nothing is trained"),
-        (["finetune_epochs=2"], "both set"), (["model.encoder=x"], "in place of"),
-        (["denoise.cache=x"], "cache"), (["denoise.val_every_n_steps=2"], "val_every_n_steps"),
-        (["eval.generate=false"], "headline"), (["eval.headline=ranked", "eval.rank=false"], "headline"),
-        (["data.max_options=27"], "max_options"), (["trainer.val_every_n_steps=2"], r"finetune\.val_every_n_steps"),
-    ):  # fmt: skip
+        (["retriever.train_question_encoder=true"], "frozen"),
+        (["retriever.kind=dpr"], "belongs to"),
+        (["data.meta=[]"], "meta=false"),
+        (["meta=false", "finetune.max_steps=0"], "nothing is trained"),
+        (["finetune_epochs=2"], "both set"),
+        (["model.encoder=x"], "in place of"),
+        (["denoise.cache=x"], "cache"),
+        (["denoise.val_every_n_steps=2"], "val_every_n_steps"),
+        (["eval.generate=false"], "headline"),
+        (["eval.headline=ranked", "eval.rank=false"], "headline"),
+        (["data.max_options=27"], "max_options"),
+        (["trainer.val_every_n_steps=2"], r"finetune\.val_every_n_steps"),
+    ):
         with pytest.raises(UserError, match=said):
             config(*words)

@@ -59,7 +59,9 @@ def test_item_2_one_demonstration_is_plain_cross_entropy():
     for nll in (rag_token_nll, rag_sequence_nll):
         torch.testing.assert_close(nll(logits, fill((2, 1), 3.0), labels), plain)
     two, scores = 3 * fill((4, 4, 9), 0.2), fill((2, 2), 1.0)
-    assert not torch.allclose(rag_token_nll(two, scores, labels), rag_sequence_nll(two, scores, labels))  # fmt: skip
+    assert not torch.allclose(
+        rag_token_nll(two, scores, labels), rag_sequence_nll(two, scores, labels)
+    )
 
 
 def test_rag_sequence_by_hand():
@@ -92,7 +94,9 @@ def test_item_6_the_order_of_demonstrations_does_not_matter():
 
 
 def test_item_9_pads_count_nothing_and_the_shift_is_done_once():
-    """Checklist 9: logits at pads change no loss; teacher forcing equals the library's own for labels."""
+    """Checklist 9: logits at pads change no loss; teacher forcing equals the library's own for
+    labels.
+    """
     logits, scores = 2 * fill((4, 3, 9), 0.3), fill((2, 2), 1.0)
     labels = torch.tensor([[1, 2, 3], [5, IGNORED, IGNORED]])
     value = rag_token_nll(logits, scores, labels)
@@ -108,7 +112,11 @@ def test_item_9_pads_count_nothing_and_the_shift_is_done_once():
     batch = rows_of(module.cfg, module, tasks.targets, 4)[[(i, 0) for i in range(4)]]
     with evaluation_mode(module):
         own = module.losses(batch)["loss"]
-        theirs = module.network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"])  # fmt: skip
+        theirs = module.network(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+        )
     torch.testing.assert_close(own, theirs.loss)
 
 
@@ -124,25 +132,42 @@ def copies_of_two_questions():
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_item_10_probabilities_are_mixed_at_every_step(beams):
-    """Checklist 10: greedy tokens are the arg-max of the mixture over a shared prefix; not those of a single copy."""
+    """Checklist 10: greedy tokens are the arg-max of the mixture over a shared prefix; not those of
+    a single copy.
+    """
     module, batch = copies_of_two_questions()
     scores, steps = 0.1 * fill((2, 3), 1.0), 6
     common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": steps}
-    out = generate(module.network, batch["input_ids"], batch["attention_mask"], scores, num_beams=beams, **common)  # fmt: skip
+    out = generate(
+        module.network,
+        batch["input_ids"],
+        batch["attention_mask"],
+        scores,
+        num_beams=beams,
+        **common,
+    )
     prior, prefix = demonstration_log_probs(scores), torch.full((2, 1), module.start)
     total, alone = torch.zeros(2), torch.zeros(2)
     with torch.no_grad():
         for i in range(out.shape[1]):
             logits = module.network(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
                 decoder_input_ids=prefix.repeat_interleave(3, 0),
-            ).logits[:, -1]  # fmt: skip
+            ).logits[:, -1]
             mixed = torch.logsumexp(prior[:, :, None] + logits.log_softmax(-1).view(2, 3, -1), 1)
             if beams == 1:
                 assert torch.equal(mixed.argmax(1), out[:, i])
             total += mixed.gather(1, out[:, i : i + 1])[:, 0]
             prefix = torch.cat([prefix, out[:, i : i + 1]], 1)
-    single = generate(module.network, batch["input_ids"][::3], batch["attention_mask"][::3], scores[:, :1], num_beams=beams, **common)  # fmt: skip
+    single = generate(
+        module.network,
+        batch["input_ids"][::3],
+        batch["attention_mask"][::3],
+        scores[:, :1],
+        num_beams=beams,
+        **common,
+    )
     assert single.shape[0] == 2
     assert not torch.equal(single, out)
     greedy = generate(module.network, batch["input_ids"], batch["attention_mask"], scores, **common)
@@ -150,21 +175,35 @@ def test_item_10_probabilities_are_mixed_at_every_step(beams):
     first = torch.full((2, 1), module.start)
     inputs = torch.cat([first, greedy[:, :-1]], 1).repeat_interleave(3, 0)
     with torch.no_grad():
-        logits = module.network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=inputs).logits  # fmt: skip
+        logits = module.network(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=inputs,
+        ).logits
     alone = -rag_token_nll(logits, scores, labels)
     if beams > 1 and out.shape == greedy.shape:  # no early end: beams are at least as likely
         assert bool((total >= alone - 1e-3).all())
 
 
 def test_item_10_defaults_of_the_weights_change_no_answer(tmp_path):
-    """Checklist 10, 11: a folder whose generation defaults ban repetition and force ids is decoded without them."""
+    """Checklist 10, 11: a folder whose generation defaults ban repetition and force ids is decoded
+    without them.
+    """
     module, batch = copies_of_two_questions()
     common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 6}
     inputs = (batch["input_ids"], batch["attention_mask"], batch["scores"])
     want = generate(module.network, *inputs, **common)
     assert len(set(want[0].tolist())) < want.shape[1]  # it repeats tokens
     kept = module.network.generation_config
-    for name, value in (("no_repeat_ngram_size", 1), ("forced_bos_token_id", 7), ("forced_eos_token_id", 9), ("length_penalty", 2.0), ("min_new_tokens", 6), ("num_beams", 3), ("early_stopping", True)):  # fmt: skip
+    for name, value in (
+        ("no_repeat_ngram_size", 1),
+        ("forced_bos_token_id", 7),
+        ("forced_eos_token_id", 9),
+        ("length_penalty", 2.0),
+        ("min_new_tokens", 6),
+        ("num_beams", 3),
+        ("early_stopping", True),
+    ):
         setattr(kept, name, value)
     assert not torch.equal(generate(module.network, *inputs, **common), want)
     module.network.save_pretrained(tmp_path)
@@ -178,18 +217,26 @@ def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
     """Each copy writes a text, and sum_k p_eta prod_i p_theta of all copies chooses among them."""
     module, batch = copies_of_two_questions()
     scores = fill((2, 3), 1.0)
-    common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 5}  # fmt: skip
+    common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 5}
     ids, mask = batch["input_ids"], batch["attention_mask"]
     found = generate_sequence(module.network, ids, mask, scores, **common)
     for row in range(2):
         rows, values = slice(3 * row, 3 * row + 3), []
         for k in range(3 * row, 3 * row + 3):
-            text = generate(module.network, ids[k : k + 1], mask[k : k + 1], torch.zeros(1, 1), **common)  # fmt: skip
-            end = text[0].tolist().index(module.encoder.end) + 1 if module.encoder.end in text[0] else text.shape[1]  # fmt: skip
+            text = generate(
+                module.network, ids[k : k + 1], mask[k : k + 1], torch.zeros(1, 1), **common
+            )
+            end = (
+                text[0].tolist().index(module.encoder.end) + 1
+                if module.encoder.end in text[0]
+                else text.shape[1]
+            )
             text = text[:, :end]
             inputs = torch.cat([torch.full((1, 1), module.start), text[:, :-1]], 1).expand(3, -1)
             with torch.no_grad():
-                logits = module.network(input_ids=ids[rows], attention_mask=mask[rows], decoder_input_ids=inputs).logits  # fmt: skip
+                logits = module.network(
+                    input_ids=ids[rows], attention_mask=mask[rows], decoder_input_ids=inputs
+                ).logits
             values.append((float(rag_sequence_nll(logits, scores[row : row + 1], text)), text[0]))
         best = min(values, key=lambda pair: pair[0])[1]
         assert torch.equal(found[row, : len(best)], best)
@@ -199,8 +246,15 @@ def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
 
 
 def test_a_copy_that_reads_the_question_well_has_more_say_in_rag_sequence():
-    """By hand: equal priors, the question's likelihood .9 and .1, label a .2 and .8, label b .6 and .15."""
-    tables = torch.tensor([[[0.9, 0.05, 0.03, 0.02], [0.1, 0.2, 0.6, 0.1]], [[0.1, 0.3, 0.3, 0.3], [0.02, 0.8, 0.15, 0.03]]])  # fmt: skip
+    """By hand: equal priors, the question's likelihood .9 and .1, label a .2 and .8, label b .6 and
+    .15.
+    """
+    tables = torch.tensor(
+        [
+            [[0.9, 0.05, 0.03, 0.02], [0.1, 0.2, 0.6, 0.1]],
+            [[0.1, 0.3, 0.3, 0.3], [0.02, 0.8, 0.15, 0.03]],
+        ]
+    )
 
     class Copies:
         def get_encoder(self):
@@ -211,13 +265,17 @@ def test_a_copy_that_reads_the_question_well_has_more_say_in_rag_sequence():
 
     ids = torch.ones(2, 1, dtype=torch.long)
     for sequence, want in ((True, [0.26, 0.555]), (False, [0.5, 0.375])):
-        found = label_log_likelihoods(Copies(), ids, ids, torch.zeros(1, 2), [0], [[1], [2]], start=3, sequence=sequence)  # fmt: skip
+        found = label_log_likelihoods(
+            Copies(), ids, ids, torch.zeros(1, 2), [0], [[1], [2]], start=3, sequence=sequence
+        )
         assert found.exp()[0].tolist() == pytest.approx(want)
 
 
 @pytest.mark.parametrize("coupling", ["token", "sequence"])
 def test_labels_are_ranked_by_the_likelihood_of_the_mixture(coupling):
-    """Likelihoods of candidates equal those of whole targets, but for the repeated question's share."""
+    """Likelihoods of candidates equal those of whole targets, but for the repeated question's
+    share.
+    """
     module, batch = copies_of_two_questions()
     module.cfg.method.coupling = coupling
     examples = [Example("t", "what is there?"), Example("t", "is it true, or not?")]
@@ -232,9 +290,10 @@ def test_labels_are_ranked_by_the_likelihood_of_the_mixture(coupling):
             inputs = torch.cat([torch.tensor([[module.start]]), gold[:, :-1]], 1).repeat(3, 1)
             with torch.no_grad():
                 logits = module.network(
-                    input_ids=batch["input_ids"][3 * row : 3 * row + 3], attention_mask=batch["attention_mask"][3 * row : 3 * row + 3],
+                    input_ids=batch["input_ids"][3 * row : 3 * row + 3],
+                    attention_mask=batch["attention_mask"][3 * row : 3 * row + 3],
                     decoder_input_ids=inputs,
-                ).logits  # fmt: skip
+                ).logits
             scores, asked = batch["scores"][row : row + 1], gold.clone()
             asked[:, len(head) :] = IGNORED
             nll = rag_token_nll if coupling == "token" else rag_sequence_nll
@@ -250,10 +309,17 @@ def test_item_11_scores_equal_the_golden_values(case):
 
 
 def test_item_11_scores_equal_another_implementation_and_answers_are_parsed():
-    """Checklist 11: torchmetrics' SQuAD scores over several golds; what is after 'answer:' and before 'context'."""
+    """Checklist 11: torchmetrics' SQuAD scores over several golds; what is after 'answer:' and
+    before 'context'.
+    """
     from torchmetrics.functional.text import squad
 
-    pairs = [("The cat, sat.", ["a cat", "sat"]), ("an apple a day", ["apple"]), ("x", ["y"]), ("It's 3.5%", ["its 35", "4"])]  # fmt: skip
+    pairs = [
+        ("The cat, sat.", ["a cat", "sat"]),
+        ("an apple a day", ["apple"]),
+        ("x", ["y"]),
+        ("It's 3.5%", ["its 35", "4"]),
+    ]
     for text, golds in pairs:
         answers = {"answer_start": [0] * len(golds), "text": golds}
         want = squad([{"prediction_text": text, "id": "0"}], [{"answers": answers, "id": "0"}])
@@ -270,17 +336,30 @@ def test_item_11_scores_equal_another_implementation_and_answers_are_parsed():
 
 
 def test_item_1_the_retriever_stays_as_it_is(tmp_path):
-    """Checklist 1: DPR's two encoders get no gradient, are no part of the module and keep every bit."""
+    """Checklist 1: DPR's two encoders get no gradient, are no part of the module and keep every
+    bit.
+    """
     from transformers import BertConfig, DPRConfig, DPRContextEncoder, DPRQuestionEncoder
 
     from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
-    size = {"vocab_size": 700, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
+    size = {
+        "vocab_size": 700,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     for name, kind in (("q", DPRQuestionEncoder), ("d", DPRContextEncoder)):
         kind(DPRConfig(**size)).save_pretrained(tmp_path / name)
         tiny_tokenizer(700).save_pretrained(tmp_path / name)
     assert BertConfig is not None
-    module, tasks = module_of("retriever.kind=dpr", f"retriever.question={tmp_path}/q", f"retriever.context={tmp_path}/d", "retriever.scale=1")  # fmt: skip
+    module, tasks = module_of(
+        "retriever.kind=dpr",
+        f"retriever.question={tmp_path}/q",
+        f"retriever.context={tmp_path}/d",
+        "retriever.scale=1",
+    )
     retriever = module.bank.retriever
     encoders = (retriever.question, retriever.context)
     before = [weights_digest(e) for e in encoders]
@@ -301,7 +380,9 @@ def test_item_1_the_retriever_stays_as_it_is(tmp_path):
     text = ["a cat"]
     ids = retriever.tokenizers[0](text, return_tensors="pt")
     with torch.no_grad():
-        want = retriever.question.model(**{k: ids[k] for k in ("input_ids", "attention_mask")}).pooler_output  # fmt: skip
+        want = retriever.question.model(
+            **{k: ids[k] for k in ("input_ids", "attention_mask")}
+        ).pooler_output
     torch.testing.assert_close(retriever.questions(text), want)
     assert not torch.allclose(retriever.demonstrations(text), want)
 
@@ -312,7 +393,13 @@ def tiny_bert(folder):
 
     from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
-    size = {"vocab_size": 700, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
+    size = {
+        "vocab_size": 700,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     BertModel(BertConfig(**size)).save_pretrained(folder)
     tokenizer = tiny_tokenizer(700)
     tokenizer.save_pretrained(folder)
@@ -320,11 +407,15 @@ def tiny_bert(folder):
 
 
 def test_item_14_the_fingerprint_tells_kind_pooling_and_tokenizer(tmp_path):
-    """Checklist 14: equal weights with another pooling or tokenizer have another index; use changes nothing."""
+    """Checklist 14: equal weights with another pooling or tokenizer have another index; use changes
+    nothing.
+    """
     tokenizer = tiny_bert(tmp_path)
 
     def built(**options):
-        return build_retriever(RetrieverConfig(kind="dense", question=str(tmp_path), **options), list)  # fmt: skip
+        return build_retriever(
+            RetrieverConfig(kind="dense", question=str(tmp_path), **options), list
+        )
 
     own = built()
     first = own.fingerprint()
@@ -374,13 +465,20 @@ def test_the_loss_has_the_coupling_and_the_reduction_of_the_config(coupling):
         torch.testing.assert_close(module.losses(batch)["loss"], total / count)
 
 
-@pytest.mark.parametrize(("coupling", "name"), [("token", "generate"), ("sequence", "generate_sequence")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("coupling", "name"), [("token", "generate"), ("sequence", "generate_sequence")]
+)
 def test_answers_are_searched_with_the_beams_of_the_config(coupling, name, monkeypatch):
     """`eval.num_beams` reaches the decoder."""
     seen = []
-    monkeypatch.setattr(f"projects.demo_retrieval.module.{name}", lambda *a, **o: seen.append(o["num_beams"]) or torch.tensor([[0]]))  # fmt: skip
+    monkeypatch.setattr(
+        f"projects.demo_retrieval.module.{name}",
+        lambda *a, **o: seen.append(o["num_beams"]) or torch.tensor([[0]]),
+    )
     module, tasks = module_of("eval.num_beams=3", f"method.coupling={coupling}")
-    rows = EvalRows(tasks.targets[0].test[:1], module.encoder, demonstrations_of(module.cfg, module.bank), 0)  # fmt: skip
+    rows = EvalRows(
+        tasks.targets[0].test[:1], module.encoder, demonstrations_of(module.cfg, module.bank), 0
+    )
     module.answers(rows.collate([0]))
     assert seen == [3]
 
@@ -395,7 +493,9 @@ def test_the_gradient_reaches_every_parameter_of_the_generator():
 
 
 def test_a_batch_can_be_learned_by_heart():
-    """Over-fitting one batch: start token and label alignment are right, generation repeats the targets."""
+    """Over-fitting one batch: start token and label alignment are right, generation repeats the
+    targets.
+    """
     module, tasks = module_of("eval.max_new_tokens=6")
     rows = rows_of(module.cfg, module, tasks.targets, 4)
     keys = [(i, 0) for i in range(4)]
@@ -415,14 +515,20 @@ def test_two_processes_train_as_one_does(two_ranks):
 
 
 def test_a_masked_language_model_gets_a_decoder(tmp_path):
-    """Layers of the encoder's end, cross-attention as their self-attention; a folder of transformers."""
-    module, _ = module_of("model.encoder=bundled:text-encoder", "model.config=null", "model.decoder_layers=1")  # fmt: skip
+    """Layers of the encoder's end, cross-attention as their self-attention; a folder of
+    transformers.
+    """
+    module, _ = module_of(
+        "model.encoder=bundled:text-encoder", "model.config=null", "model.decoder_layers=1"
+    )
     encoder, decoder = module.network.encoder, module.network.decoder
     last, first = encoder.encoder.layer[-1], decoder.bert.encoder.layer[0]
     assert torch.equal(last.attention.self.query.weight, first.attention.self.query.weight)
     assert torch.equal(last.attention.self.key.weight, first.crossattention.self.key.weight)
     assert torch.equal(last.intermediate.dense.weight, first.intermediate.dense.weight)
-    assert torch.equal(encoder.embeddings.word_embeddings.weight, decoder.cls.predictions.decoder.weight)  # fmt: skip
+    assert torch.equal(
+        encoder.embeddings.word_embeddings.weight, decoder.cls.predictions.decoder.weight
+    )
     module.network.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
     ids = torch.tensor([[2, 9, 3]])

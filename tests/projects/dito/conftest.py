@@ -16,7 +16,9 @@ from projects.dito.network import DitoNetwork, build_network
 from projects.dito.stages import build_module
 from tests.configs import configs_of
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dito.json").read_text(encoding="utf-8"))["cases"]  # fmt: skip
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dito.json").read_text(encoding="utf-8"))[
+    "cases"
+]
 
 config = configs_of(Config, "dito")
 

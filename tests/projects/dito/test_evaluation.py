@@ -46,38 +46,56 @@ def test_borders_pointing_and_kinds_of_regions():
 
 
 def test_item_9_each_branch_has_its_temperature(monkeypatch):
-    """Checklist 9: `temp_det` times the learned one for the detector, `temp_vlm` for the frozen branch."""
+    """Checklist 9: `temp_det` times the learned one for the detector, `temp_vlm` for the frozen
+    branch.
+    """
     cfg, seen = config("score.temp_det=0.2", "score.temp_vlm=0.03"), []
     network = network_of(cfg, ("region", "detect")).eval()
     network.log_temperature.data.fill_(0.7)
     plain = detector.class_probabilities
-    monkeypatch.setattr(detector, "class_probabilities", lambda v, c, t: seen.append(float(t)) or plain(v, c, t))  # fmt: skip
+    monkeypatch.setattr(
+        detector, "class_probabilities", lambda v, c, t: seen.append(float(t)) or plain(v, c, t)
+    )
     detector.detect(network, torch.randn(1, 3, 32, 32), network.classes(["a"]), cfg.score)
     assert seen == pytest.approx([0.2 * math.exp(0.7), 0.03])
 
 
-@pytest.mark.parametrize(("words", "labels", "scores"), [
-    ([], [1, 2], [0.9, 0.7]), (["score.nms=0.85"], [1, 1, 2, 2], [0.9, 0.8, 0.7, 0.1]), (["score.keep=1"], [1], [0.9]),
-    (["score.threshold=0.75"], [1], [0.9]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "labels", "scores"),
+    [
+        ([], [1, 2], [0.9, 0.7]),
+        (["score.nms=0.85"], [1, 1, 2, 2], [0.9, 0.8, 0.7, 0.1]),
+        (["score.keep=1"], [1], [0.9]),
+        (["score.threshold=0.75"], [1], [0.9]),
+    ],
+)
 def test_item_9_boxes_are_suppressed_within_a_class(words, labels, scores):
     """Checklist 9: two boxes with an overlap of .8; the better one of each class stays."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 8]])
-    found = detector._suppressed(boxes, torch.tensor([[0.9, 0.1], [0.8, 0.7]]), config(*words).score)  # fmt: skip
+    found = detector._suppressed(
+        boxes, torch.tensor([[0.9, 0.1], [0.8, 0.7]]), config(*words).score
+    )
     assert found.labels.tolist() == labels
     torch.testing.assert_close(found.scores, torch.tensor(scores))
 
 
 def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):
-    """Items and metric of the border are the same by hand: scenes weigh alike, however many boxes cross."""
+    """Items and metric of the border are the same by hand: scenes weigh alike, however many boxes
+    cross.
+    """
     inside, across = [0.0, 0, 8, 8], [8.0, 2, 24, 9]
     boxes = torch.tensor([[across, across], [across, inside], [inside, inside]])
     labels = torch.zeros(3, 2, dtype=torch.long)
     scenes = Scenes(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), boxes, labels, ["a", "b"])
     best = torch.tensor([[0, 1], [0, 1], [0, 0]])
     monkeypatch.setattr(evaluate, "predicted", lambda *_: (best, torch.ones(3)))
-    found = evaluate.named_regions(config(), SimpleNamespace(trained=[]), scenes, Workspace(tmp_path))  # fmt: skip
-    items = {n: json.loads((tmp_path / f"items/region_top1{n}.json").read_text()) for n in ("", "_border", "_inside")}  # fmt: skip
+    found = evaluate.named_regions(
+        config(), SimpleNamespace(trained=[]), scenes, Workspace(tmp_path)
+    )
+    items = {
+        n: json.loads((tmp_path / f"items/region_top1{n}.json").read_text())
+        for n in ("", "_border", "_inside")
+    }
     assert items == {"": [0.5, 0.5, 1.0], "_border": [0.5, 1.0], "_inside": [0.0, 1.0]}
     for name, values in items.items():
         assert found[f"region_top1{name}"] == pytest.approx(sum(values) / len(values))
@@ -120,18 +138,21 @@ def test_transfer_tells_known_names_from_new_ones(monkeypatch):
     labels = torch.tensor([[0, 1], [2, 1]])
     lists = {"test": ["bee", "cat"], "transfer": ["bee", "dog", "elk"]}
     monkeypatch.setattr(
-        evaluate, "scenes_of",
+        evaluate,
+        "scenes_of",
         lambda _, part: Scenes(torch.zeros(2, 3, 8, 8), torch.zeros(2, 2, 4), labels, lists[part]),
-    )  # fmt: skip
+    )
     best = torch.tensor([[0, 0], [2, 2]])
     monkeypatch.setattr(evaluate, "predicted", lambda *_: (best, torch.ones(2)))
     found = evaluate.transfer(config(), SimpleNamespace(trained=[]))
-    assert found == pytest.approx({
-        "transfer_region_top1": 0.5,
-        "transfer_region_top1_chance": 1 / 3,
-        "transfer_region_top1_known_names": 1.0,
-        "transfer_region_top1_new_names": 1 / 3,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "transfer_region_top1": 0.5,
+            "transfer_region_top1_chance": 1 / 3,
+            "transfer_region_top1_known_names": 1.0,
+            "transfer_region_top1_new_names": 1 / 3,
+        }
+    )
 
 
 def test_captions_are_ranked_among_full_batches():
@@ -147,7 +168,12 @@ def test_captions_are_ranked_among_full_batches():
 
 def test_scenes_as_an_annotation_file_and_back():
     """True boxes as results have the ids and coordinates of the file."""
-    scenes = Scenes(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[[1.0, 2, 5, 8]]]), torch.tensor([[1]]), ["a", "b"])  # fmt: skip
+    scenes = Scenes(
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.tensor([[[1.0, 2, 5, 8]]]),
+        torch.tensor([[1]]),
+        ["a", "b"],
+    )
     truth = evaluate.as_coco(scenes)
     assert truth["annotations"] == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6]}]
     rows = evaluate.as_results(
@@ -157,10 +183,23 @@ def test_scenes_as_an_annotation_file_and_back():
 
 
 def test_baselines_and_the_transfer_list(tmp_path):
-    """Chance, the commonest name, pixels, untrained, also on borders; clip art is named by its own list without training."""
-    words = ["data.source=emoji", "data.image_size=64", "model.patch_size=8", "data.scenes=20", "data.eval_scenes=10", "data.names=60", "data.objects=3"]  # fmt: skip
+    """Chance, the commonest name, pixels, untrained, also on borders; clip art is named by its own
+    list without training.
+    """
+    words = [
+        "data.source=emoji",
+        "data.image_size=64",
+        "model.patch_size=8",
+        "data.scenes=20",
+        "data.eval_scenes=10",
+        "data.names=60",
+        "data.objects=3",
+    ]
     cfg, work = config(*words), Workspace(tmp_path)
-    found = {n: getattr(baselines, n)(cfg, work) for n in ("chance", "majority", "template_matching", "untrained")}  # fmt: skip
+    found = {
+        n: getattr(baselines, n)(cfg, work)
+        for n in ("chance", "majority", "template_matching", "untrained")
+    }
     wanted = {"region_top1", "region_top1_border", "region_top1_inside"}
     assert all(own.keys() == wanted for own in found.values())
     assert set(found["chance"].values()) == {1 / 60}

@@ -34,7 +34,16 @@ from tests.projects.dito.conftest import config, network_of
 def test_a_run_has_the_metrics_of_all_stages(run):
     """Image, region and detect stage one after the other; gallery with drawn boxes."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert {"region_top1", "region_top1_chance", "region_top1_base", "region_top1_novel", "pointing_patch", "pointing_region", "shift_variance", "box_recall"} <= metrics.keys()  # fmt: skip
+    assert {
+        "region_top1",
+        "region_top1_chance",
+        "region_top1_base",
+        "region_top1_novel",
+        "pointing_patch",
+        "pointing_region",
+        "shift_variance",
+        "box_recall",
+    } <= metrics.keys()
     assert sorted(p.name for p in (run / "checkpoints").iterdir() if p.is_dir()) == [
         "detect",
         "image",
@@ -61,7 +70,9 @@ def test_a_resumed_run_is_bit_identical(run, tmp_path):
 
 
 def test_an_export_reloads_with_equal_outputs_and_starts_the_next_stage(run, exported):
-    """Safetensors by our loader; the frozen branch is in it; `model.init_from` takes its pretraining."""
+    """Safetensors by our loader; the frozen branch is in it; `model.init_from` takes its
+    pretraining.
+    """
     network, settings = load_network(exported)
     assert network.trained == ["image", "region", "detect"]
     assert settings["vlm"]
@@ -109,7 +120,9 @@ def test_item_13_names_are_given_at_inference(exported):
 
 
 def test_detections_without_a_trained_rpn_come_from_a_grid():
-    """After the region stage boxes are squares of the grid; image-level pretraining alone is refused."""
+    """After the region stage boxes are squares of the grid; image-level pretraining alone is
+    refused.
+    """
     cfg = config("score.vlm=false")
     images = torch.randn(2, 3, 32, 32)
     network = network_of(cfg, ("image", "region")).eval()
@@ -132,7 +145,9 @@ def test_detections_without_a_trained_rpn_come_from_a_grid():
 
 
 def test_item_9_the_detector_s_scores_are_fused_and_weighed_by_objectness(monkeypatch):
-    """Checklist 9: both branches are fused with the split, then times the proposal's score to the third."""
+    """Checklist 9: both branches are fused with the split, then times the proposal's score to the
+    third.
+    """
     cfg = config()
     network = network_of(cfg, ("region", "detect")).eval()
     images, classes = torch.randn(1, 3, 32, 32), network.classes(["a", "b"])
@@ -166,8 +181,17 @@ def test_item_9_the_detector_s_scores_are_fused_and_weighed_by_objectness(monkey
 
 
 def test_scenes_have_their_pictures_in_their_boxes():
-    """Three different names, boxes inside the scene, colours of the shape inside its box; seeds differ."""
-    cfg = config("data.source=emoji", "data.image_size=64", "data.names=120", "data.objects=3", "data.scenes=12", "data.eval_scenes=6")  # fmt: skip
+    """Three different names, boxes inside the scene, colours of the shape inside its box; seeds
+    differ.
+    """
+    cfg = config(
+        "data.source=emoji",
+        "data.image_size=64",
+        "data.names=120",
+        "data.objects=3",
+        "data.scenes=12",
+        "data.eval_scenes=6",
+    )
     train_, test = scenes_of(cfg, "train"), scenes_of(cfg, "test")
     assert len(train_.names) == 120
     for scenes in (train_, test):
@@ -178,7 +202,15 @@ def test_scenes_have_their_pictures_in_their_boxes():
         assert float(scenes.boxes.min()) >= 0
         assert float(scenes.boxes.max()) <= 64
     assert train_.caption(0).count(", ") == 2
-    other = config("data.source=emoji", "data.image_size=64", "data.names=120", "data.objects=3", "data.scenes=12", "data.eval_scenes=6", "seed=1")  # fmt: skip
+    other = config(
+        "data.source=emoji",
+        "data.image_size=64",
+        "data.names=120",
+        "data.objects=3",
+        "data.scenes=12",
+        "data.eval_scenes=6",
+        "seed=1",
+    )
     assert not torch.equal(scenes_of(other, "train").images, train_.images)
     assert torch.equal(scenes_of(other, "test").images, test.images)
     shapes = scenes_of(config(), "test")
@@ -200,14 +232,36 @@ def test_scenes_have_their_pictures_in_their_boxes():
 
 def write_set(folder: Path, lvis: bool = False) -> Path:
     """Two pictures, three classes of which one is novel, a crowd."""
-    kinds = [{"id": 3, "name": "person", "frequency": "f"}, {"id": 7, "name": "tie", "frequency": "r"}, {"id": 9, "name": "fork", "frequency": "c"}]  # fmt: skip
+    kinds = [
+        {"id": 3, "name": "person", "frequency": "f"},
+        {"id": 7, "name": "tie", "frequency": "r"},
+        {"id": 9, "name": "fork", "frequency": "c"},
+    ]
     images = []
     for i, size in ((11, (60, 40)), (12, (40, 80))):
         Image.new("RGB", size, (200, 30 * i % 255, 90)).save(folder / f"{i}.jpg")
         own = {"coco_url": f"http://host/val/{i}.jpg"} if lvis else {"file_name": f"{i}.jpg"}
-        images.append({"id": i, "width": size[0], "height": size[1], "neg_category_ids": [], "not_exhaustive_category_ids": [], **own})  # fmt: skip
-    rows = [(11, 3, [5, 5, 20, 10], 0), (11, 7, [30, 10, 10, 20], 0), (12, 9, [0, 0, 30, 60], 0), (12, 3, [1, 1, 5, 5], 1), (12, 7, [3, 3, 9, 9], 0)]  # fmt: skip
-    notes = [{"id": k, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": crowd} for k, (i, c, b, crowd) in enumerate(rows, 1)]  # fmt: skip
+        images.append(
+            {
+                "id": i,
+                "width": size[0],
+                "height": size[1],
+                "neg_category_ids": [],
+                "not_exhaustive_category_ids": [],
+                **own,
+            }
+        )
+    rows = [
+        (11, 3, [5, 5, 20, 10], 0),
+        (11, 7, [30, 10, 10, 20], 0),
+        (12, 9, [0, 0, 30, 60], 0),
+        (12, 3, [1, 1, 5, 5], 1),
+        (12, 7, [3, 3, 9, 9], 0),
+    ]
+    notes = [
+        {"id": k, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": crowd}
+        for k, (i, c, b, crowd) in enumerate(rows, 1)
+    ]
     path = folder / "set.json"
     path.write_text(json.dumps({"images": images, "annotations": notes, "categories": kinds}))
     return path
@@ -220,11 +274,21 @@ def test_item_10_novel_boxes_of_files_are_left_out_of_training(novel, tmp_path):
     found = coco.read_coco(path, novel, training=True)
     assert found.names == ["person", "tie", "fork"]
     assert found.base == [True, False, True]
-    assert [(i.id, i.labels.tolist(), i.boxes.tolist()) for i in found.images] == [(11, [1], [[5, 5, 25, 15]]), (12, [3], [[0, 0, 30, 60]])]  # fmt: skip
+    assert [(i.id, i.labels.tolist(), i.boxes.tolist()) for i in found.images] == [
+        (11, [1], [[5, 5, 25, 15]]),
+        (12, [3], [[0, 0, 30, 60]]),
+    ]
     assert found.images[0].file == ("val/11.jpg" if novel == "lvis" else "11.jpg")
     judged = coco.read_coco(path, novel, training=False)
     assert [len(i.labels) for i in judged.images] == [2, 2]  # without the crowd
-    cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.train_json=set.json", "data.eval_json=set.json", "method.stages=[detect]")  # fmt: skip
+    cfg = config(
+        "data.source=coco",
+        f"data.root={tmp_path}",
+        f"data.novel={novel}",
+        "data.train_json=set.json",
+        "data.eval_json=set.json",
+        "method.stages=[detect]",
+    )
     assert base_names(cfg) == ["person", "fork"]
     if novel == "coco":
         batch = CocoBoxes(cfg)[[(0, 0), (1, 0), (1, 1)]]
@@ -242,7 +306,14 @@ def test_jittered_boxes_follow_their_picture():
     picture = Image.new("RGB", (60, 40), "white")
     picture.paste((0, 0, 0), (10, 8, 40, 30))
     for seed in range(12):
-        pixels, boxes, labels = coco.jittered(picture, torch.tensor([[10.0, 8, 40, 30]]), torch.tensor([4]), 48, (0.6, 1.6), sample_rng(seed, 0, 0))  # fmt: skip
+        pixels, boxes, labels = coco.jittered(
+            picture,
+            torch.tensor([[10.0, 8, 40, 30]]),
+            torch.tensor([4]),
+            48,
+            (0.6, 1.6),
+            sample_rng(seed, 0, 0),
+        )
         dark = (pixels[0] < -1.5).nonzero()
         if not len(boxes):
             assert len(dark) < 60
@@ -255,9 +326,19 @@ def test_jittered_boxes_follow_their_picture():
 
 @pytest.mark.parametrize("novel", ["coco", "none"])
 def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exported, monkeypatch):
-    """Checklist 16: a trained model is judged on another file by the same code, all classes weighing as novel."""
+    """Checklist 16: a trained model is judged on another file by the same code, all classes
+    weighing as novel.
+    """
     write_set(tmp_path)
-    cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.eval_json=set.json", "method.stages=[detect]", "eval.detections=true", f"model.init_from={exported}")  # fmt: skip
+    cfg = config(
+        "data.source=coco",
+        f"data.root={tmp_path}",
+        f"data.novel={novel}",
+        "data.eval_json=set.json",
+        "method.stages=[detect]",
+        "eval.detections=true",
+        f"model.init_from={exported}",
+    )
     network, _ = load_network(exported)
     seen = {}
 
@@ -290,10 +371,21 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
 
 
 @pytest.mark.parametrize("trained", [["person", "tie", "fork"], ["person"]])
-def test_a_set_of_one_s_own_weighs_as_base_where_it_was_trained_on(trained, tmp_path, exported, monkeypatch):  # fmt: skip
-    """Guards against the fusion of novel classes for boxes that were trained on; the export remembers the names."""
+def test_a_set_of_one_s_own_weighs_as_base_where_it_was_trained_on(
+    trained, tmp_path, exported, monkeypatch
+):
+    """Guards against the fusion of novel classes for boxes that were trained on; the export
+    remembers the names.
+    """
     write_set(tmp_path)
-    words = ["data.source=coco", f"data.root={tmp_path}", "data.train_json=set.json", "data.eval_json=set.json", "method.stages=[detect]", f"model.init_from={exported}"]  # fmt: skip
+    words = [
+        "data.source=coco",
+        f"data.root={tmp_path}",
+        "data.train_json=set.json",
+        "data.eval_json=set.json",
+        "method.stages=[detect]",
+        f"model.init_from={exported}",
+    ]
     cfg = config(*words)
     module = build_module(cfg, build_network(cfg.model, cfg.detect.rpn_convs), 0)
     assert module.network.base_names == ["person", "tie", "fork"]
@@ -330,13 +422,25 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
 
 
 def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, monkeypatch):
-    """Files give recall alone unless `eval.detections`; without the library nothing is detected, nor trained."""
+    """Files give recall alone unless `eval.detections`; without the library nothing is detected,
+    nor trained.
+    """
     write_set(tmp_path)
-    words = ["data.source=coco", f"data.root={tmp_path}", "data.eval_json=set.json", "data.train_json=set.json", "method.stages=[detect]", f"model.init_from={exported}"]  # fmt: skip
+    words = [
+        "data.source=coco",
+        f"data.root={tmp_path}",
+        "data.eval_json=set.json",
+        "data.train_json=set.json",
+        "method.stages=[detect]",
+        f"model.init_from={exported}",
+    ]
     cfg = config(*words)
     module = load(cfg, exported)
     box = torch.tensor([[5.0, 5, 25, 15]]) * 32 / 60  # the person of the first picture
-    found = [Detections(b, torch.ones(len(b), dtype=torch.long), torch.ones(len(b))) for b in (box, box[:0])]  # fmt: skip
+    found = [
+        Detections(b, torch.ones(len(b), dtype=torch.long), torch.ones(len(b)))
+        for b in (box, box[:0])
+    ]
     monkeypatch.setattr(evaluate, "detect", lambda *_: found)
     assert evaluate.evaluate(cfg, module, Workspace(tmp_path / "w")) == {"box_recall": 0.25}
     assert len(json.loads((tmp_path / "w/detections.json").read_text())) == 1
@@ -358,7 +462,13 @@ def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, mo
 def test_task_detect_draws_boxes_of_free_names(exported, tmp_path):
     """`make run TASK=detect` on the user's own files: PNG, list, gallery."""
     Image.new("RGB", (90, 60), (10, 200, 10)).save(tmp_path / "mine.png")
-    cfg = config(f"run.model={exported}", f"run.inputs=[{tmp_path}/mine.png]", "run.names=[a dog,grass]", "run.threshold=0.0", "run.most=3")  # fmt: skip
+    cfg = config(
+        f"run.model={exported}",
+        f"run.inputs=[{tmp_path}/mine.png]",
+        "run.names=[a dog,grass]",
+        "run.threshold=0.0",
+        "run.most=3",
+    )
     found = tasks.detect(cfg, Workspace(tmp_path / "work"))
     assert len(next(iter(found.values()))) == 3
     listed = json.loads((tmp_path / "work/detections.json").read_text())
@@ -368,7 +478,10 @@ def test_task_detect_draws_boxes_of_free_names(exported, tmp_path):
         tasks.detect(config(), Workspace(tmp_path))
     (tmp_path / "no.png").write_text("text")
     with pytest.raises(UserError, match="as an image"):
-        tasks.detect(config(f"run.model={exported}", f"run.inputs=[{tmp_path}/no.png]", "run.names=[a]"), Workspace(tmp_path))  # fmt: skip
+        tasks.detect(
+            config(f"run.model={exported}", f"run.inputs=[{tmp_path}/no.png]", "run.names=[a]"),
+            Workspace(tmp_path),
+        )
 
 
 def test_a_name_twice_is_one_class_and_the_gallery_has_small_pictures(exported, tmp_path):
@@ -377,7 +490,12 @@ def test_a_name_twice_is_one_class_and_the_gallery_has_small_pictures(exported, 
     boxes = []
     for names in ("a,b", "a,b,a"):
         work = tmp_path / names
-        cfg = config(f"run.model={exported}", f"run.inputs=[{tmp_path}/mine.png]", f"run.names=[{names}]", "run.threshold=0.0")  # fmt: skip
+        cfg = config(
+            f"run.model={exported}",
+            f"run.inputs=[{tmp_path}/mine.png]",
+            f"run.names=[{names}]",
+            "run.threshold=0.0",
+        )
         boxes += tasks.detect(cfg, Workspace(work)).values()
         assert Image.open(work / "boxes/mine.png").width == 1800
         assert Image.open(work / "gallery/detections/0-query.png").width == tasks.SHOWN
@@ -401,7 +519,9 @@ def test_pictures_of_one_stem_have_their_own_files(exported, tmp_path):
 
 
 def test_an_export_brings_the_temperature_it_was_trained_with(tmp_path):
-    """`score.temp_det` is read back, whatever else the scores of a call are; older folders have the released one."""
+    """`score.temp_det` is read back, whatever else the scores of a call are; older folders have the
+    released one.
+    """
     cfg = config("score.temp_det=0.2")
     export(cfg, DITO(cfg, network_of(cfg, ("image", "region")), "image"), tmp_path)
     for score in (None, config("score.keep=7").score):
@@ -420,7 +540,10 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     export(cfg, baseline, tmp_path / "baseline")
     model = Detector(tmp_path / "baseline")  # its head is random
     picture = Image.new("RGB", (32, 32))
-    for ask in (lambda: model.region_embed(picture, [(0, 0, 9, 9)]), lambda: model.similarity(picture, ["a"])):  # fmt: skip
+    for ask in (
+        lambda: model.region_embed(picture, [(0, 0, 9, 9)]),
+        lambda: model.similarity(picture, ["a"]),
+    ):
         with pytest.raises(UserError, match="box head was never trained"):
             ask()
     assert model.similarity(picture, ["a"], "patch").shape == (1, 8, 8)
@@ -429,15 +552,20 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     cfg = config(f"run.models=[{tmp_path}/baseline,{exported}]", "eval.limit=4", "run.examples=2")
     found = tasks.report_locality(cfg, Workspace(tmp_path / "work"))
     assert set(found) == {
-        "1_image_image_pointing_patch", "1_image_image_pointing_chance", "2_image_region_detect_pointing_patch",
-        "2_image_region_detect_pointing_region", "2_image_region_detect_pointing_chance",
-    }  # fmt: skip
+        "1_image_image_pointing_patch",
+        "1_image_image_pointing_chance",
+        "2_image_region_detect_pointing_patch",
+        "2_image_region_detect_pointing_region",
+        "2_image_region_detect_pointing_chance",
+    }
     assert (tmp_path / "work/plots/locality.png").exists()
     with pytest.raises(UserError, match=r"run\.models"):
         tasks.report_locality(config(), Workspace(tmp_path))
     export(config("data.image_size=48"), baseline, tmp_path / "larger")  # other scenes
     with pytest.raises(UserError, match=r"\[48, 32\] pixels"):
-        tasks.report_locality(config(f"run.models=[{tmp_path}/larger,{exported}]"), Workspace(tmp_path))  # fmt: skip
+        tasks.report_locality(
+            config(f"run.models=[{tmp_path}/larger,{exported}]"), Workspace(tmp_path)
+        )
 
 
 def test_the_card_s_example_runs(exported, tmp_path, monkeypatch):

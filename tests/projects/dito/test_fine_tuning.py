@@ -14,7 +14,9 @@ from tests.projects.dito.conftest import batch_of, config, module_of
 
 
 def test_region_losses_take_the_configured_weights_and_no_gradient_into_the_rpn(monkeypatch):
-    """Cosines over `temp_det` times the learned temperature, weights of background and RPN boxes; proposals are detached."""
+    """Cosines over `temp_det` times the learned temperature, weights of background and RPN boxes;
+    proposals are detached.
+    """
     seen = {}
 
     def proposed(logits, boxes, *args, **words):
@@ -27,7 +29,9 @@ def test_region_losses_take_the_configured_weights_and_no_gradient_into_the_rpn(
     monkeypatch.setattr(ft, "propose", proposed)
     for name in ("region_class_loss", "rpn_losses"):
         monkeypatch.setattr(ft, name, spy(name, getattr(ft, name)))
-    module = module_of("detect", "score.temp_det=0.2", "detect.rpn_box_weight=3", "detect.background_weight=0.7")  # fmt: skip
+    module = module_of(
+        "detect", "score.temp_det=0.2", "detect.rpn_box_weight=3", "detect.background_weight=0.7"
+    )
     net = module.network
     net.log_temperature.data.fill_(0.7)
     vectors = []
@@ -60,11 +64,16 @@ def test_boxes_are_judged_by_one_minus_iou_where_so_chosen(monkeypatch):
 
 
 def test_the_l2_term_takes_the_place_of_weight_decay():
-    """What the loss penalises is not decayed a second time; other stages, and a detector without L2, are."""
+    """What the loss penalises is not decayed a second time; other stages, and a detector without
+    L2, are.
+    """
     decays = {
-        words: {g["weight_decay"] for g in module_of(*words, "optim.weight_decay=0.25").parameter_groups()}
+        words: {
+            g["weight_decay"]
+            for g in module_of(*words, "optim.weight_decay=0.25").parameter_groups()
+        }
         for words in (("detect",), ("detect", "detect.l2=0"), ("region",))
-    }  # fmt: skip
+    }
     assert decays == {
         ("detect",): {0.0},
         ("detect", "detect.l2=0"): {0.25, 0.0},
@@ -75,9 +84,17 @@ def test_the_l2_term_takes_the_place_of_weight_decay():
 
 def test_the_rate_warms_up_and_falls_to_a_tenth_at_every_milestone(monkeypatch):
     """The released schedule: linear from .0032, then .1 at 80, 90 and 95 per cent of the steps."""
-    module = module_of("detect", "optim.lr=0.18", "optim.warmup_steps=10", "optim.warmup_start_lr=0.0032", "detect.milestones=[0.8,0.9,0.95]")  # fmt: skip
+    module = module_of(
+        "detect",
+        "optim.lr=0.18",
+        "optim.warmup_steps=10",
+        "optim.warmup_start_lr=0.0032",
+        "detect.milestones=[0.8,0.9,0.95]",
+    )
     optimizer = torch.optim.SGD(module.network.head.parameters(), 0.18)
-    monkeypatch.setattr(ContrastiveModule, "configure_optimizers", lambda _: {"optimizer": optimizer})  # fmt: skip
+    monkeypatch.setattr(
+        ContrastiveModule, "configure_optimizers", lambda _: {"optimizer": optimizer}
+    )
     module.trainer = SimpleNamespace(max_steps=100)
     factor = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
     want = {
@@ -124,7 +141,11 @@ def test_detection_losses_by_hand():
             "region_box",
             "l2",
         }
-    own = [p for n, p in module.network.named_parameters() if p.requires_grad and p.ndim > 1 and not n.startswith("backbone.")]  # fmt: skip
+    own = [
+        p
+        for n, p in module.network.named_parameters()
+        if p.requires_grad and p.ndim > 1 and not n.startswith("backbone.")
+    ]
     torch.testing.assert_close(
         ft.half_squares(module.network), 0.5 * sum(p.square().sum() for p in own)
     )

@@ -38,7 +38,9 @@ def test_focal_loss_equals_the_released_one(case):
 
 
 def test_items_8_and_9_fused_scores_equal_the_released_ones():
-    """Checklist 8 and 9: weights .35 and .65, renormalised, background of the detector, objectness to the third."""
+    """Checklist 8 and 9: weights .35 and .65, renormalised, background of the detector, objectness
+    to the third.
+    """
     i, j = torch.arange(5)[:, None].double(), torch.arange(6)[None].double()
     detector, vlm = (F.normalize((s + 6 * i + j).sin(), dim=1) for s in (1.0, 1.7))
     texts = F.normalize((0.4 + 6 * torch.arange(4).double()[:, None] + j).sin(), dim=1)
@@ -68,7 +70,12 @@ def test_item_8_background_is_class_0_with_weight_nine_tenths():
     want = (0.9 * each[0] + each[1] + 0.9 * each[2] + each[3]) / 4
     torch.testing.assert_close(ft.region_class_loss(logits, labels), want)
     assert config().detect.background_weight == 0.9
-    network = network_of(config("model.text_tower=clip", "model.text={width: 16, heads: 2, layers: 1, context_length: 16}"))  # fmt: skip
+    network = network_of(
+        config(
+            "model.text_tower=clip",
+            "model.text={width: 16, heads: 2, layers: 1, context_length: 16}",
+        )
+    )
     rows = network.eval().classes(["a", "b"])
     with torch.no_grad():
         empty = F.normalize(network.text_vectors(network.tokenizer([""])), dim=1)[0]
@@ -129,9 +136,13 @@ def test_item_4_the_region_stage_trains_pyramid_and_head_without_annotation(monk
     assert float(first.max()) <= 32
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (["method.freeze_backbone=false"], {"backbone"}), (["method.freeze_text=false"], {"text_tower", "text_proj"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["method.freeze_backbone=false"], {"backbone"}),
+        (["method.freeze_text=false"], {"text_tower", "text_proj"}),
+    ],
+)
 def test_item_4_frozen_parts_are_switches(words, parts):
     """Checklist 4: backbone and texts are trained in the region stage if so chosen."""
     module = module_of("region", *words)
@@ -141,7 +152,9 @@ def test_item_4_frozen_parts_are_switches(words, parts):
 
 
 def test_item_7_the_detector_starts_from_the_region_stage():
-    """Checklist 7: backbone, pyramid, head and texts are loaded, RPN and offsets are not; sizes are checked."""
+    """Checklist 7: backbone, pyramid, head and texts are loaded, RPN and offsets are not; sizes are
+    checked.
+    """
     source, target = network_of(config()), network_of(config())
     state = {k: v + 1.0 for k, v in source.state_dict().items()}
     load_pretraining(target, state, "there")
@@ -157,15 +170,29 @@ def test_item_7_the_detector_starts_from_the_region_stage():
 def test_item_10_boxes_of_novel_classes_are_no_targets():
     """Checklist 10: scenes give the detector the boxes of base names alone, all of them."""
     module = module_of("detect")
-    batch, names = batch_of(module, count=32), sorted(f"{c} {s}" for c in ("red", "green", "blue", "black") for s in ("circle", "square", "triangle"))  # fmt: skip
+    batch, names = (
+        batch_of(module, count=32),
+        sorted(
+            f"{c} {s}"
+            for c in ("red", "green", "blue", "black")
+            for s in ("circle", "square", "triangle")
+        ),
+    )
     scenes = scenes_of(module.cfg, "train")
     assert scenes.names == names
     base = [n for n in names if is_base(n)]
     assert 0 < len(base) < len(names)
     assert module.classes.shape[0] == len(base) + 1
     for i in range(32):
-        wanted = [(names[k], b.tolist()) for k, b in zip(scenes.labels[i].tolist(), scenes.boxes[i], strict=True) if is_base(names[k])]  # fmt: skip
-        got = [(base[k - 1], b.tolist()) for k, b in zip(batch["labels"][i].tolist(), batch["boxes"][i], strict=True)]  # fmt: skip
+        wanted = [
+            (names[k], b.tolist())
+            for k, b in zip(scenes.labels[i].tolist(), scenes.boxes[i], strict=True)
+            if is_base(names[k])
+        ]
+        got = [
+            (base[k - 1], b.tolist())
+            for k, b in zip(batch["labels"][i].tolist(), batch["boxes"][i], strict=True)
+        ]
         assert got == wanted
     assert (len(COCO_BASE), len(COCO_NOVEL), COCO_BASE & COCO_NOVEL) == (48, 17, frozenset())
 
@@ -184,7 +211,9 @@ def test_item_11_the_backbone_gets_six_tenths_of_the_gradient():
 
 
 def test_item_12_the_frozen_branch_has_no_gradient_and_no_shift(monkeypatch):
-    """Checklist 12: a copy that fine-tuning leaves alone; windows in all layers but the last, shift 0."""
+    """Checklist 12: a copy that fine-tuning leaves alone; windows in all layers but the last, shift
+    0.
+    """
     module = module_of("detect")
     vlm = module.network.vlm
     assert isinstance(vlm, FrozenVLM)
@@ -235,16 +264,26 @@ def test_item_12_the_frozen_branch_averages_crops_of_14():
     torch.testing.assert_close(network.vlm_vectors(images, [boxes]), want)
 
 
-@pytest.mark.parametrize(("stage", "words"), [
-    ("image", []), ("region", []), ("region", ["method.loss=focal"]), ("detect", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("image", []),
+        ("region", []),
+        ("region", ["method.loss=focal"]),
+        ("detect", []),
+    ],
+)
 def test_items_5_two_processes_train_as_one_does(stage, words, two_ranks):
-    """Checklist 5: negatives of all ranks; random boxes and sampled regions depend on the image alone."""
+    """Checklist 5: negatives of all ranks; random boxes and sampled regions depend on the image
+    alone.
+    """
     assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-5, atol=1e-6, stage=stage, words=words)
 
 
 def test_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
-    """Unreadable samples are left out, so ranks differ in size: means over ranks are the whole batch's."""
+    """Unreadable samples are left out, so ranks differ in size: means over ranks are the whole
+    batch's.
+    """
     loss, hits, grad = unequal_focal(False)
     assert bool(hits.all())
     found = two_ranks.run(unequal_focal, distributed=True)
@@ -256,7 +295,11 @@ def test_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_exact_under_autocast(dtype):
     """Focal loss and region logits of 16-bit runs: no product of unit vectors is rounded."""
-    image, text, scale = sines(6, 32).to(dtype), sines(6, 32, start=5.0).to(dtype), torch.tensor(100.0)  # fmt: skip
+    image, text, scale = (
+        sines(6, 32).to(dtype),
+        sines(6, 32, start=5.0).to(dtype),
+        torch.tensor(100.0),
+    )
     want = eq.paired_focal(image.float(), text.float(), scale, 0.5, 1.0)[0]
     classes = F.normalize(text.float(), dim=1)
     plain = F.normalize(image.float(), dim=1) @ classes.T / 0.1
@@ -268,10 +311,17 @@ def test_logits_are_exact_under_autocast(dtype):
 
 
 def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
-    """Checklist 17: arms of the comparison share scenes, steps, backbone and, without SWL, the first stage."""
+    """Checklist 17: arms of the comparison share scenes, steps, backbone and, without SWL, the
+    first stage.
+    """
     plan = yaml.safe_load((CONFIG_DIR / "dito/compare.yaml").read_text())
     arms = {name: plan["arms"][name] for name in plan["default_arms"]}
-    cfgs = {a: load(Config, "dito", plan["base"], [f"{k}={str(v).replace(' ', '')}" for k, v in own.items()]) for a, own in arms.items()}  # fmt: skip
+    cfgs = {
+        a: load(
+            Config, "dito", plan["base"], [f"{k}={str(v).replace(' ', '')}" for k, v in own.items()]
+        )
+        for a, own in arms.items()
+    }
     assert {
         "image_level",
         "regions_max",
@@ -284,14 +334,29 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
     } <= cfgs.keys()
     assert cfgs["random_head"].method.stages == ["image"]  # nothing of it is trained
     assert cfgs["random_head"].eval.regions == "head"
-    same = {(c.data.scenes, c.data.batch_size, c.method.image_steps, c.trainer.max_steps, c.model.depth, c.model.width) for c in cfgs.values()}  # fmt: skip
+    same = {
+        (
+            c.data.scenes,
+            c.data.batch_size,
+            c.method.image_steps,
+            c.trainer.max_steps,
+            c.model.depth,
+            c.model.width,
+        )
+        for c in cfgs.values()
+    }
     assert len(same) == 1
     assert all(len(c.method.stages) == 2 for a, c in cfgs.items() if a != "random_head")
     plain = [a for a, c in cfgs.items() if not c.model.image_shift]
     assert len({image_path(cfgs[a], 0) for a in plain}) == 1
     assert image_path(cfgs["swl"], 0) != image_path(cfgs["regions_max"], 0)
     assert image_path(cfgs["crop"], 1) == image_path(cfgs["image_level"], 1)
-    for word in ("trainer.devices=2", "trainer.num_nodes=2", "trainer.accumulate_grad_batches=2", "detect.rpn_convs=2"):  # fmt: skip
+    for word in (
+        "trainer.devices=2",
+        "trainer.num_nodes=2",
+        "trainer.accumulate_grad_batches=2",
+        "detect.rpn_convs=2",
+    ):
         other = load(
             Config, "dito", plan["base"], [word]
         )  # another global batch, or other kept tensors
@@ -307,9 +372,11 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
 
 def test_configs_that_do_not_fit_are_refused():
     for words, text in (
-        (["method.stages=[detect,region]"], "detect comes last"), (["data.source=csv"], "data.captions"),
-        (["method.stages=[image,region]", "method.image_steps=null"], "method.image_steps"), (["data.source=coco"], "eval_json"),
+        (["method.stages=[detect,region]"], "detect comes last"),
+        (["data.source=csv"], "data.captions"),
+        (["method.stages=[image,region]", "method.image_steps=null"], "method.image_steps"),
+        (["data.source=coco"], "eval_json"),
         (["data.source=coco", "data.eval_json=a.json", "method.stages=[image]"], "no captions"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=text):
             config(*words)

@@ -18,7 +18,9 @@ SHORT = ["method.image_steps=2", "method.detect_steps=2", "data.scenes=8"]
 
 
 def exported_to(folder, trained: tuple[str, ...], *, vlm: bool = False) -> DitoNetwork:
-    """A network in an exported folder; its frozen copy, if any, has other weights than its backbone."""
+    """A network in an exported folder; its frozen copy, if any, has other weights than its
+    backbone.
+    """
     cfg = config()
     network = network_of(cfg, trained)
     if vlm:
@@ -30,7 +32,9 @@ def exported_to(folder, trained: tuple[str, ...], *, vlm: bool = False) -> DitoN
 
 @pytest.mark.parametrize("stages", [["region"], ["detect"], ["region", "detect"]])
 def test_no_stage_starts_from_a_random_backbone(stages, tmp_path):
-    """Region and detect need an image stage before them, here or in `model.init_from`; the check names it."""
+    """Region and detect need an image stage before them, here or in `model.init_from`; the check
+    names it.
+    """
     words = [*SHORT, f"method.stages=[{','.join(stages)}]"]
     experiment = build(config(*words))
     with pytest.raises(UserError, match=r"model\.init_from"):
@@ -58,14 +62,21 @@ def test_a_baseline_that_goes_on_needs_its_start():
 def test_image_steps_count_for_a_single_stage_too():
     """The first image stage has its own steps and rate, whatever follows."""
     for stages in ("[image]", "[image,region]"):
-        cfg = config("method.image_steps=3", "method.image_lr=0.25", "method.detect_steps=null", f"method.stages={stages}")  # fmt: skip
+        cfg = config(
+            "method.image_steps=3",
+            "method.image_lr=0.25",
+            "method.detect_steps=null",
+            f"method.stages={stages}",
+        )
         stage = next(build(cfg).stages())
         assert stage.trainer["max_steps"] == 3
         assert stage.module.optim.lr == 0.25
 
 
 def test_a_single_image_stage_takes_the_kept_weights(tmp_path):
-    """The arm with an untrained head shares the first stage; a stage that starts from a folder does not."""
+    """The arm with an untrained head shares the first stage; a stage that starts from a folder does
+    not.
+    """
     words = ["method.image_steps=2", "method.detect_steps=null", f"runs_dir={tmp_path}"]
     kept = image_path(config(*words, "method.stages=[image,region]"), 0)
     alone = build(config(*words, "method.stages=[image]"))
@@ -79,7 +90,12 @@ def test_a_single_image_stage_takes_the_kept_weights(tmp_path):
         path = image_path(cfg, 0)
         path.touch()
         assert next(build(cfg).stages()).weights is None
-    cfg = config(f"runs_dir={tmp_path}", "method.stages=[image]", "method.image_steps=null", "method.detect_steps=null")  # fmt: skip
+    cfg = config(
+        f"runs_dir={tmp_path}",
+        "method.stages=[image]",
+        "method.image_steps=null",
+        "method.detect_steps=null",
+    )
     image_path(cfg, 0).touch()  # its key does not say how long it was trained
     assert next(build(cfg).stages()).weights is None
 
@@ -98,7 +114,9 @@ def test_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
 
 
 def test_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_first(tmp_path):
-    """Checklist 12: its VLM is the one of the image stage; the detector, its checkpoint and export keep it."""
+    """Checklist 12: its VLM is the one of the image stage; the detector, its checkpoint and export
+    keep it.
+    """
     cfg = config(*SHORT, "method.freeze_backbone=false", "method.detect_freeze_backbone=true")
     network = network_of(cfg)
     before = network.backbone.patch.weight.detach().clone()
@@ -113,9 +131,13 @@ def test_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_first(tmp_pa
     assert torch.equal(load_network(tmp_path)[0].vlm.backbone.patch.weight, before)
 
 
-@pytest.mark.parametrize(("shift", "windows"), [(False, False), (False, True), (True, False), (True, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shift", "windows"), [(False, False), (False, True), (True, False), (True, True)]
+)
 def test_item_15_image_level_maps_are_the_pretraining_s_own(shift, windows):
-    """Checklist 15: the configured windows and shift; after fine-tuning still the backbone of image-level pretraining."""
+    """Checklist 15: the configured windows and shift; after fine-tuning still the backbone of
+    image-level pretraining.
+    """
     words = [f"model.image_shift={shift}", f"model.image_windows={windows}", "model.shift=2"]
     network = network_of(config(*words), ("image",)).eval()
     images, texts = sines(2, 3, 32, 32).float(), F.normalize(sines(2, 3, 32).float(), dim=-1)
@@ -124,9 +146,11 @@ def test_item_15_image_level_maps_are_the_pretraining_s_own(shift, windows):
 
     def outputs():
         return (
-            network.image_map(images), network.image_vectors(images), network.map_vectors(images, boxes),
+            network.image_map(images),
+            network.image_vectors(images),
+            network.map_vectors(images, boxes),
             similarity_maps(network, images, texts, "patch"),
-        )  # fmt: skip
+        )
 
     with torch.no_grad():
         before, seen = outputs(), network.detector_map(images)
@@ -143,26 +167,44 @@ def test_the_detector_s_recipe_is_the_released_one():
     """Checklist 8, 9, 11: values of the release for LVIS, each as the sheet has it."""
     cfg = config(name="paper_lvis")
     own, score, optim, trainer = cfg.detect, cfg.score, cfg.optim, cfg.trainer
-    assert (own.backbone_gradient, own.background_weight, own.rpn_box_weight, own.l2, own.nms) == (0.6, 0.9, 8.0, 1e-4, 0.7)  # fmt: skip
+    assert (own.backbone_gradient, own.background_weight, own.rpn_box_weight, own.l2, own.nms) == (
+        0.6,
+        0.9,
+        8.0,
+        1e-4,
+        0.7,
+    )
     assert (own.milestones, own.places, own.box_loss) == ([0.8, 0.9, 0.95], 256, "huber")
     assert (score.alpha, score.beta, score.objectness_exp) == (0.35, 0.65, 3.0)
     assert (score.temp_det, score.temp_vlm) == (0.1, 0.01)
     assert (score.nms, score.rpn_nms, score.keep, score.threshold) == (0.5, 1.0, 300, 0.0)
     assert (optim.name, optim.lr, optim.momentum, optim.weight_decay) == ("sgd", 0.18, 0.9, 0.0)
     assert (optim.warmup_steps, optim.warmup_start_lr, optim.schedule) == (1000, 0.0032, "constant")
-    assert (trainer.max_steps, cfg.data.batch_size * trainer.devices * trainer.num_nodes) == (46_100, 256)  # fmt: skip
+    assert (trainer.max_steps, cfg.data.batch_size * trainer.devices * trainer.num_nodes) == (
+        46_100,
+        256,
+    )
     assert (cfg.data.image_size, tuple(cfg.data.jitter)) == (1024, (0.1, 2.0))
 
 
 def test_paper_configs_agree_with_each_other():
-    """COCO's steps belong to batch 256; text tower by the released table; the baseline sees the same pixels."""
-    found = {name: config(name=name) for name in ("paper", "paper_coco", "paper_lvis", "paper_image_continued")}  # fmt: skip
+    """COCO's steps belong to batch 256; text tower by the released table; the baseline sees the
+    same pixels.
+    """
+    found = {
+        name: config(name=name)
+        for name in ("paper", "paper_coco", "paper_lvis", "paper_image_continued")
+    }
     coco, lvis = found["paper_coco"], found["paper_lvis"]
     batch = coco.data.batch_size * coco.trainer.devices * coco.trainer.num_nodes
     assert batch == 256
     assert coco.trainer.max_steps * batch / coco.data.num_samples == pytest.approx(100, abs=1)
     assert (coco.optim.lr, coco.trainer.max_steps) == (lvis.optim.lr, lvis.trainer.max_steps)
-    assert {k: found["paper"].model.text[k] for k in ("width", "heads", "layers")} == {"width": 768, "heads": 12, "layers": 12}  # fmt: skip
+    assert {k: found["paper"].model.text[k] for k in ("width", "heads", "layers")} == {
+        "width": 768,
+        "heads": 12,
+        "layers": 12,
+    }
     stage, baseline = found["paper"], found["paper_image_continued"]
     for part in ("data", "optim", "trainer"):
         assert getattr(stage, part) == getattr(baseline, part), part

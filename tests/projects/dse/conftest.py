@@ -15,8 +15,15 @@ from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dse.json").read_text(encoding="utf-8"))
 TEXTS = ["a man plays the guitar", "the cat sleeps", "two dogs run over a field", "it rains"]
-TINY = {"model_type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 48}  # fmt: skip
+TINY = {
+    "model_type": "bert",
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 48,
+}
 TINY_WORDS = "{" + ", ".join(f"{k}: {v}" for k, v in TINY.items()) + "}"
 FAST = ["trainer.val_every_n_steps=null", "eval.speed.queries=0"]
 
@@ -32,7 +39,9 @@ def classifier(num_labels: int = 3, seed: int = 0, **options: object) -> CrossEn
     """A small cross-encoder."""
     torch.manual_seed(seed)
     config = {**TINY, "initializer_range": 0.3}
-    return cross_encoder("random", config=config, num_labels=num_labels, max_length=40, cut="longest", **options)  # fmt: skip
+    return cross_encoder(
+        "random", config=config, num_labels=num_labels, max_length=40, cut="longest", **options
+    )
 
 
 def run_of(folder: Path, *overrides: str) -> Path:

@@ -95,7 +95,9 @@ def test_exports_load_with_transformers_and_give_the_same_scores(tmp_path, kind)
     save_scorer(module.scorer, tmp_path / "e")
     again = load_scorer(tmp_path / "e")
     torch.testing.assert_close(again.encode(TEXTS), module.scorer.encode(TEXTS))
-    torch.testing.assert_close(again.score(TEXTS, TEXTS[::-1]), module.scorer.score(TEXTS, TEXTS[::-1]))  # fmt: skip
+    torch.testing.assert_close(
+        again.score(TEXTS, TEXTS[::-1]), module.scorer.score(TEXTS, TEXTS[::-1])
+    )
     assert again.labels == ["contradiction", "entailment", "neutral"]
     (tmp_path / "e/dse_head.safetensors").unlink()
     with pytest.raises(UserError, match="not an exported"):
@@ -154,9 +156,16 @@ def test_runs_of_one_arm_are_seeds():
     plain = [told("distill.alpha=0.0", f"teacher.lr={lr}") for lr in (0.1, 0.2)]
     assert mixed_settings(PLAIN, plain) == []
     dot = told("data.task=stsb", "student.head.kind=dot")
-    assert [arm_name(x) for x in (told(), told("distill.alpha=0.0"), dot)] == [STUDENT, PLAIN, f"{STUDENT}, dot head"]  # fmt: skip
+    assert [arm_name(x) for x in (told(), told("distill.alpha=0.0"), dot)] == [
+        STUDENT,
+        PLAIN,
+        f"{STUDENT}, dot head",
+    ]
     assert arm_name(told("distill.alpha=0.3")) == "student, alpha 0.3"
-    assert arm_name(told("distill.alpha=0.0", "student.pool.kind=word_vectors")) == f"{PLAIN}, word_vectors"  # fmt: skip
+    assert (
+        arm_name(told("distill.alpha=0.0", "student.pool.kind=word_vectors"))
+        == f"{PLAIN}, word_vectors"
+    )
     frozen = ("distill.alpha=0.0", "student.freeze=true")
     assert arm_name(told(*frozen)) == "frozen encoder"
     assert arm_name(told(*frozen, "student.pool.kind=bilstm")) == "BiLSTM"
@@ -169,20 +178,33 @@ def test_the_table_says_what_its_mean_mixes(tmp_path, trained, capsys):
     text = (other / "config.yaml").read_text().replace("alpha: 0.5", "alpha: 0.5\n  scores: x")
     (other / "config.yaml").write_text(text.replace("  scores: null\n", ""))
     run_task("dse", "smoke", [f"table.runs=[{trained},{other}]", f"runs_dir={tmp_path}"], "table")
-    assert "DSE on synthetic is the mean of 2 runs that differ in distill.scores" in capsys.readouterr().out.replace("\n", " ")  # fmt: skip
-    zero = [Row("sts-b", arm, ["dev"], {"dev_pearson": x}) for arm, x in (("teacher", 0.0), ("DSE", 0.5))]  # fmt: skip
+    assert (
+        "DSE on synthetic is the mean of 2 runs that differ in distill.scores"
+        in capsys.readouterr().out.replace("\n", " ")
+    )
+    zero = [
+        Row("sts-b", arm, ["dev"], {"dev_pearson": x})
+        for arm, x in (("teacher", 0.0), ("DSE", 0.5))
+    ]
     assert "| DSE | 0.5000 | 0.5000 |  |" in degradation_table(zero)
 
 
 def test_one_table_of_all_arms(tmp_path, trained):
     """Checklist 16: tasks, average, relative degradation averaged over the tasks."""
-    scores = {"teacher": (0.8, 0.9), "DSE": (0.76, 0.81), "student, alpha 0": (0.72, 0.72),
-              "word vectors": (0.4, 0.5)}  # fmt: skip
+    scores = {
+        "teacher": (0.8, 0.9),
+        "DSE": (0.76, 0.81),
+        "student, alpha 0": (0.72, 0.72),
+        "word vectors": (0.4, 0.5),
+    }
     rows = [
-        row for arm, (a, b) in scores.items()
-        for row in (Row("mnli", arm, ["dev"], {"dev_accuracy": a}),
-                    Row("sts-b", arm, ["dev"], {"dev_pearson": b, "dev_spearman": 0.1}))
-    ]  # fmt: skip
+        row
+        for arm, (a, b) in scores.items()
+        for row in (
+            Row("mnli", arm, ["dev"], {"dev_accuracy": a}),
+            Row("sts-b", arm, ["dev"], {"dev_pearson": b, "dev_spearman": 0.1}),
+        )
+    ]
     lines = degradation_table(rows).splitlines()
     assert lines[0].count("mnli dev accuracy") == lines[0].count("sts-b dev pearson") == 1
     assert lines[3] == "| DSE | 0.7600 | 0.8100 | 0.7850 | 7.50 % |"
@@ -198,10 +220,13 @@ def test_the_parts_of_a_task_count_once_in_the_average():
     """Two parts of MNLI had twice the weight of STS-B's one, in average and degradation."""
     scores = {"teacher": (0.8, 0.6, 0.9), "DSE": (0.72, 0.57, 0.9)}
     rows = [
-        row for arm, (a, b, c) in scores.items()
-        for row in (Row("mnli", arm, ["dev", "dev_mm"], {"dev_accuracy": a, "dev_mm_accuracy": b}),
-                    Row("sts-b", arm, ["dev"], {"dev_pearson": c}))
-    ]  # fmt: skip
+        row
+        for arm, (a, b, c) in scores.items()
+        for row in (
+            Row("mnli", arm, ["dev", "dev_mm"], {"dev_accuracy": a, "dev_mm_accuracy": b}),
+            Row("sts-b", arm, ["dev"], {"dev_pearson": c}),
+        )
+    ]
     line = degradation_table(rows).splitlines()[3]  # (.72 + .57) / 2 and .9; (10 % + 5 %) / 2 and 0
     assert line == "| DSE | 0.7200 | 0.5700 | 0.9000 | 0.7725 | 3.75 % |"
 
@@ -241,7 +266,9 @@ def test_the_vectors_are_a_universal_embedding(tmp_path, monkeypatch):
     labels = [0, 1] * 10
     texts = LabelledTexts([f"{TEXTS[i % 4]} {OTHERS[i % 5]}" for i in range(20)], labels)
     monkeypatch.setattr(evaluate, "load_sts", lambda *_: sts)
-    monkeypatch.setattr(evaluate, "load_transfer", lambda root, name: TransferTask(name, texts, texts))  # fmt: skip
+    monkeypatch.setattr(
+        evaluate, "load_transfer", lambda root, name: TransferTask(name, texts, texts)
+    )
     before = {k: v.clone() for k, v in module.state_dict().items()}
     cfg = config("eval.sts=[stsb-test]", "eval.transfer=[TREC]")
     found = evaluate.embedding_metrics(cfg, module, Workspace(tmp_path))
@@ -319,8 +346,14 @@ def test_ranking_and_scoring_say_what_is_cut_or_left_out(tmp_path, trained, monk
     assert "queries are longer" not in said
     rows = ["a cat,a dog,+", "a cat,,+", "a cat,a dog,-", "a man," + "very " * 50 + "old,+"]
     (tmp_path / "p.csv").write_text("\n".join(["first,second,label", *rows]), encoding="utf-8")
-    own = config("data.task=file", f"data.train_file={tmp_path}/p.csv", 'data.labels=["0","+"]', "eval.parts=[train]",
-                 "eval.dev=train", f"score.output={tmp_path}/logits")  # fmt: skip
+    own = config(
+        "data.task=file",
+        f"data.train_file={tmp_path}/p.csv",
+        'data.labels=["0","+"]',
+        "eval.parts=[train]",
+        "eval.dev=train",
+        f"score.output={tmp_path}/logits",
+    )
     monkeypatch.setattr(tasks, "load_teacher", lambda cfg: teacher_module(cfg).eval())
     tasks.score(own, Workspace(tmp_path / "task"))
     said = capsys.readouterr().out.replace("\n", " ")
@@ -328,7 +361,18 @@ def test_ranking_and_scoring_say_what_is_cut_or_left_out(tmp_path, trained, monk
     assert "1 of 2 pairs of 'train' are longer than 40 pieces (teacher.max_length)" in said
 
 
-@pytest.mark.parametrize("name", ["majority", "hypothesis_only", "overlap", "overlap_trees", "hypothesis_overlap", "frozen_linear", "whitened_cosine"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "majority",
+        "hypothesis_only",
+        "overlap",
+        "overlap_trees",
+        "hypothesis_overlap",
+        "frozen_linear",
+        "whitened_cosine",
+    ],
+)
 def test_baselines_without_training(tmp_path, name):
     cfg = config()
     found = getattr(baselines, name)(cfg, Workspace(tmp_path))

@@ -13,8 +13,10 @@ from common.families.sentences.pair_classifier import binary_logit
 from projects.dse.objective import Objective
 from tests.projects.dse.conftest import GOLDEN, TEXTS, student
 
-KINDS = {"BertSumConcatTopHiddenEmbeddingsPooler": "concat_top_mean",
-         "BertSumMeanTopHiddenEmbeddingsPooler": "mean_top_mean"}  # fmt: skip
+KINDS = {
+    "BertSumConcatTopHiddenEmbeddingsPooler": "concat_top_mean",
+    "BertSumMeanTopHiddenEmbeddingsPooler": "mean_top_mean",
+}
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
 
 
@@ -51,13 +53,21 @@ def golden_labels(kind, classes):
     )
 
 
-@pytest.mark.parametrize("case", GOLDEN["pooler_cases"], ids=lambda c: "{pooler}-{num_top}-{divide_by_sqrt}-{use_cls}".format(**c))  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    GOLDEN["pooler_cases"],
+    ids=lambda c: "{pooler}-{num_top}-{divide_by_sqrt}-{use_cls}".format(**c),
+)
 def test_golden_poolers(case):
     """Checklist 2: pooled vectors of the official code."""
     found = pool_layers(
-        layers(), MASK, KINDS[case["pooler"]], top_layers=case["num_top"],
-        use_cls=case["use_cls"], sqrt_len=case["divide_by_sqrt"],
-    )  # fmt: skip
+        layers(),
+        MASK,
+        KINDS[case["pooler"]],
+        top_layers=case["num_top"],
+        use_cls=case["use_cls"],
+        sqrt_len=case["divide_by_sqrt"],
+    )
     assert list(found.shape) == case["shape"]
     assert found[1].tolist() == pytest.approx(case["row1"], rel=1e-6)
 
@@ -74,10 +84,13 @@ def test_golden_losses_and_gradients(case):
     loss = terms["loss"] / case["grad_accumulation"]
     loss.backward()
     torch.testing.assert_close(logits, torch.tensor(want["y_pred"], dtype=torch.float64))
-    for name, value in (("task_loss", terms["task_loss"]),
-                        ("distillation_loss", terms["distillation_loss"]),
-                        ("loss_after_division", loss), ("grad_norm_u", u.grad.norm()),
-                        ("grad_norm_v", v.grad.norm())):  # fmt: skip
+    for name, value in (
+        ("task_loss", terms["task_loss"]),
+        ("distillation_loss", terms["distillation_loss"]),
+        ("loss_after_division", loss),
+        ("grad_norm_u", u.grad.norm()),
+        ("grad_norm_v", v.grad.norm()),
+    ):
         assert float(value.detach()) == pytest.approx(want[name], rel=1e-6), name
     assert u.grad[0].tolist() == pytest.approx(want["grad_u_row0"], rel=1e-6)
 
@@ -107,8 +120,9 @@ def test_maximum_keeps_the_graph_and_leaves_its_input_alone():
     states = [state.requires_grad_() for state in layers()]
     copies = [state.detach().clone() for state in states]
     found = pool_layers(states, MASK, "concat_top_max", top_layers=2)
-    want = torch.stack([torch.cat([s[b, 1:n] for s in copies[-2:]], 1).amax(0)
-                        for b, n in enumerate(MASK.sum(1))])  # fmt: skip
+    want = torch.stack(
+        [torch.cat([s[b, 1:n] for s in copies[-2:]], 1).amax(0) for b, n in enumerate(MASK.sum(1))]
+    )
     torch.testing.assert_close(found, want)
     found.sum().backward()
     assert all(torch.equal(s, c) for s, c in zip(states, copies, strict=True))

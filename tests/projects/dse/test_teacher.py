@@ -86,7 +86,9 @@ def test_a_stage_that_was_killed_goes_on(tmp_path):
 def test_a_file_of_another_teacher(tmp_path):
     """Any teacher: JSON lines with the texts and the logits."""
     path = tmp_path / "scores.jsonl"
-    rows = [{"first": a, "second": b, "logits": [0.0, float(i), 1.0]} for i, (a, b) in enumerate(PAIRS)]  # fmt: skip
+    rows = [
+        {"first": a, "second": b, "logits": [0.0, float(i), 1.0]} for i, (a, b) in enumerate(PAIRS)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = joined(PAIRS, read_scores(path), path)
     assert found[:, 1].tolist() == list(range(12))
@@ -125,7 +127,9 @@ def test_the_student_is_trained_from_stored_logits_alone(tmp_path, monkeypatch):
 def test_the_student_starts_from_the_language_model_and_not_from_the_teacher(tmp_path, trained):
     """Checklist 9: after the teacher was trained the student's encoder has the pretrained weights;
     its first weights are those of a student without teacher."""
-    cfg = config(f"runs_dir={trained.parents[2]}", "eval.speed.queries=0", "trainer.val_every_n_steps=null")  # fmt: skip
+    cfg = config(
+        f"runs_dir={trained.parents[2]}", "eval.speed.queries=0", "trainer.val_every_n_steps=null"
+    )
     found = build(cfg).stages()
     teacher = next(found)
     assert teacher.weights is not None  # of the run before: trained once
@@ -143,7 +147,10 @@ def test_the_student_starts_from_the_language_model_and_not_from_the_teacher(tmp
 
 def test_the_teacher_learns_and_knows_its_labels(trained):
     rows = [r.split(",") for r in (trained / "metrics.csv").read_text().splitlines()]
-    assert {row[0] for row in rows if len(row) > 2 and row[2] == "train/loss"} == {"teacher", "student"}  # fmt: skip
+    assert {row[0] for row in rows if len(row) > 2 and row[2] == "train/loss"} == {
+        "teacher",
+        "student",
+    }
     own = teacher_module(config()).classifier
     assert own.model.config.id2label == {0: "contradiction", 1: "entailment", 2: "neutral"}
     own.model.config.label2id = {"ENTAILMENT": 0, "neutral": 1, "Contradiction": 2}
@@ -159,13 +166,19 @@ def last_cls_tokenizer():
     own.pre_tokenizer = pre_tokenizers.Whitespace()
     ids = {name: own.token_to_id(name) for name in ("[CLS]", "[SEP]")}
     own.post_processor = processors.TemplateProcessing(
-        single="$A:0 [SEP]:0 [CLS]:2", pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2",
+        single="$A:0 [SEP]:0 [CLS]:2",
+        pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2",
         special_tokens=list(ids.items()),
-    )  # fmt: skip
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=own, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
-        unk_token="[UNK]", mask_token="[MASK]", padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=own,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        padding_side="left",
+    )
 
 
 KINDS = {
@@ -184,8 +197,12 @@ def test_any_pair_classifier_is_a_teacher(tmp_path, kind):
     AutoModelForSequenceClassification.from_config(made).save_pretrained(tmp_path / "t")
     tokenizer = last_cls_tokenizer() if kind == "xlnet" else tiny_tokenizer(200)
     tokenizer.save_pretrained(tmp_path / "t")
-    cfg = config(f"teacher.pretrained={tmp_path}/t", "teacher.config=null", "teacher.head=keep",
-                 f"runs_dir={tmp_path}/runs")  # fmt: skip
+    cfg = config(
+        f"teacher.pretrained={tmp_path}/t",
+        "teacher.config=null",
+        "teacher.head=keep",
+        f"runs_dir={tmp_path}/runs",
+    )
     (stage,) = build(cfg).stages()
     data = stages.task_pairs(cfg.data, "train", cfg.seed)
     logits = teacher_logits(cfg, "train", data)
@@ -193,13 +210,20 @@ def test_any_pair_classifier_is_a_teacher(tmp_path, kind):
     module = teacher_module(cfg)
     inputs = module.classifier.tokenize(data.pairs[:3])
     if kind == "xlnet":
-        wanted = tokenizer(*map(list, zip(*data.pairs[:3], strict=True)), padding=True, return_token_type_ids=True, return_tensors="pt")  # fmt: skip
+        wanted = tokenizer(
+            *map(list, zip(*data.pairs[:3], strict=True)),
+            padding=True,
+            return_token_type_ids=True,
+            return_tensors="pt",
+        )
         assert torch.equal(inputs["input_ids"], wanted["input_ids"])
         assert torch.equal(inputs["attention_mask"], wanted["attention_mask"])
         segments = inputs["token_type_ids"][inputs["attention_mask"] == 1]
         assert torch.equal(segments, wanted["token_type_ids"][wanted["attention_mask"] == 1])
     with torch.no_grad():
-        torch.testing.assert_close(module.eval().classifier(**inputs), logits[:3], atol=1e-5, rtol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            module.eval().classifier(**inputs), logits[:3], atol=1e-5, rtol=1e-4
+        )
     (plain,) = build(config("distill.alpha=0.0")).stages()
     shapes = [{k: v.shape for k, v in s.module.state_dict().items()} for s in (stage, plain)]
     assert shapes[0] == shapes[1]
@@ -232,15 +256,33 @@ def test_a_classifier_of_two_classes_and_a_regression_are_trained_as_usual():
 
 
 def test_the_teacher_of_the_paper_has_a_recipe_of_its_own(tmp_path):
-    """The released fine-tuning in place of the student's optimiser: rate, decay, linear warm-up and decay, length."""
-    student = ["optim.lr=0.5", "optim.weight_decay=0.25", "optim.schedule=cosine", "optim.warmup_epochs=4", "optim.final_lr=0.125", "optim.lr_scaling=linear"]  # fmt: skip
-    small = ["data.task=synthetic", "teacher.pretrained=random", f"teacher.config={TINY_WORDS}", "teacher.max_length=40"]  # fmt: skip
+    """The released fine-tuning in place of the student's optimiser: rate, decay, linear warm-up and
+    decay, length.
+    """
+    student = [
+        "optim.lr=0.5",
+        "optim.weight_decay=0.25",
+        "optim.schedule=cosine",
+        "optim.warmup_epochs=4",
+        "optim.final_lr=0.125",
+        "optim.lr_scaling=linear",
+    ]
+    small = [
+        "data.task=synthetic",
+        "teacher.pretrained=random",
+        f"teacher.config={TINY_WORDS}",
+        "teacher.max_length=40",
+    ]
     cfg = config(*student, *small, f"runs_dir={tmp_path}", name="paper_mrpc")
     stage = next(iter(build(cfg).stages()))
     own, trainer = stage.module.optim, stage_config(cfg.trainer, stage)
     assert (stage.name, stage.data.batch_size, stage.monitor) == ("teacher", 16, "val/pair_score")
     assert (own.lr, own.weight_decay, own.schedule, own.final_lr) == (2e-5, 0.01, "linear", 0.0)
-    assert (own.warmup_steps, own.warmup_epochs, own.lr_scaling) == (0, pytest.approx(0.1 * 3), "none")  # fmt: skip
+    assert (own.warmup_steps, own.warmup_epochs, own.lr_scaling) == (
+        0,
+        pytest.approx(0.1 * 3),
+        "none",
+    )
     assert (trainer.max_epochs, trainer.max_steps, trainer.accumulate_grad_batches) == (3, None, 2)
     cfg.teacher.steps = 50
     stage = next(iter(build(cfg).stages()))

@@ -85,10 +85,21 @@ def test_freezing_trains_head_and_projection_alone(kind):
 def test_accumulated_batches_are_one_batch_and_no_gradient_is_left(tmp_path):
     """Checklist 10: two of eight pairs make the step of sixteen; a remainder is dropped, so that an
     epoch ends with a step."""
-    plain = ["distill.alpha=0.0", "student.dropout=0.0", "student.pool.dropout=0.0", "trainer.max_steps=2", "optim={name: sgd, lr: 0.1}"]  # fmt: skip
+    plain = [
+        "distill.alpha=0.0",
+        "student.dropout=0.0",
+        "student.pool.dropout=0.0",
+        "trainer.max_steps=2",
+        "optim={name: sgd, lr: 0.1}",
+    ]
     one = run_of(tmp_path, "run_id=one", "data.batch_size=16", *plain)
-    two = run_of(tmp_path, "run_id=two", "data.batch_size=8", "trainer.accumulate_grad_batches=2", *plain)  # fmt: skip
-    states = [ckpt.load(ckpt.newest_intact(run / "checkpoints/student")[0])["state_dict"] for run in (one, two)]  # fmt: skip
+    two = run_of(
+        tmp_path, "run_id=two", "data.batch_size=8", "trainer.accumulate_grad_batches=2", *plain
+    )
+    states = [
+        ckpt.load(ckpt.newest_intact(run / "checkpoints/student")[0])["state_dict"]
+        for run in (one, two)
+    ]
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=2e-5, rtol=1e-3)
     first = first_student(config(*plain)).state_dict()
@@ -121,7 +132,10 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, trained):
     assert ckpt.finished(folder) is None
     (run / "metrics.json").unlink()
     again = run_of(tmp_path, "run_id=part", "resume=part")
-    want, got = (ckpt.load(ckpt.newest_intact(r / "checkpoints/student")[0])["state_dict"] for r in (trained, again))  # fmt: skip
+    want, got = (
+        ckpt.load(ckpt.newest_intact(r / "checkpoints/student")[0])["state_dict"]
+        for r in (trained, again)
+    )
     for name, value in want.items():
         assert torch.equal(got[name], value), name
 
@@ -132,8 +146,12 @@ def test_two_processes_train_as_one(two_ranks):
 
 
 def test_configs_of_the_paper_are_the_released_settings():
-    for name, task, parts in (("paper", "mnli", ["dev", "dev_mm"]), ("paper_allnli", "allnli", ["dev"]),
-                              ("paper_mrpc", "mrpc", ["dev"]), ("paper_stsb", "sts-b", ["dev"])):  # fmt: skip
+    for name, task, parts in (
+        ("paper", "mnli", ["dev", "dev_mm"]),
+        ("paper_allnli", "allnli", ["dev"]),
+        ("paper_mrpc", "mrpc", ["dev"]),
+        ("paper_stsb", "sts-b", ["dev"]),
+    ):
         cfg = config(name=name)
         assert (cfg.data.task, cfg.eval.parts) == (task, parts)
         assert (cfg.student.pool.kind, cfg.student.pool.top_layers) == ("concat_top_mean", 4)
@@ -141,7 +159,15 @@ def test_configs_of_the_paper_are_the_released_settings():
         assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == 32
         assert cfg.teacher.batch_size * cfg.teacher.accumulate == 32
         assert cfg.optim.warmup_epochs == pytest.approx(0.1 * cfg.trainer.max_epochs)
-    sizes = {"paper": 392_702, "paper_allnli": 942_069, "paper_mrpc": 3_668, "paper_qnli": 104_743, "paper_qqp": 363_846, "paper_snli": 549_367, "paper_stsb": 5_749}  # fmt: skip
+    sizes = {
+        "paper": 392_702,
+        "paper_allnli": 942_069,
+        "paper_mrpc": 3_668,
+        "paper_qnli": 104_743,
+        "paper_qqp": 363_846,
+        "paper_snli": 549_367,
+        "paper_stsb": 5_749,
+    }
     for name, pairs in sizes.items():  # validated after every epoch of 32 pairs a step
         assert config(name=name).trainer.val_every_n_steps == pairs // 32, name
     released = config(name="paper_mrpc_as_released")
@@ -188,15 +214,23 @@ def test_commands_of_the_card_name_classes_as_words():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["student.head.kind=dot"], "has classes"), (["data.task=file"], "train_file"),
-     (["student.pool={kind: cls, sqrt_len: true}"], "divides a sum"),
-     (["data.labels=[yes]"], "two different"), (["distill.alpha=1.5"], "alpha"),
-     (["eval.parts=[test, devv]"], r"eval\.parts: synthetic has no part 'devv'"),
-     (["data.task=mrpc"], "mrpc has no part 'test'; it has train, dev"),
-     (["data.task=mnli", "eval.parts=[dev]", "eval.dev=test"], r"eval\.dev: mnli has no part"),
-     (["data.task=file", "data.train_file=a.tsv", "data.test_file=b.tsv"], r"eval\.dev: file .* no data\.dev_file"),
-     (["eval.thresholds=[]"], "at least one"), (["eval.transfer=[XX]"], "no XX")],
-)  # fmt: skip
+    [
+        (["student.head.kind=dot"], "has classes"),
+        (["data.task=file"], "train_file"),
+        (["student.pool={kind: cls, sqrt_len: true}"], "divides a sum"),
+        (["data.labels=[yes]"], "two different"),
+        (["distill.alpha=1.5"], "alpha"),
+        (["eval.parts=[test, devv]"], r"eval\.parts: synthetic has no part 'devv'"),
+        (["data.task=mrpc"], "mrpc has no part 'test'; it has train, dev"),
+        (["data.task=mnli", "eval.parts=[dev]", "eval.dev=test"], r"eval\.dev: mnli has no part"),
+        (
+            ["data.task=file", "data.train_file=a.tsv", "data.test_file=b.tsv"],
+            r"eval\.dev: file .* no data\.dev_file",
+        ),
+        (["eval.thresholds=[]"], "at least one"),
+        (["eval.transfer=[XX]"], "no XX"),
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         config(*words)

@@ -131,7 +131,9 @@ def test_repetition_closes_the_length_shortcut():
 
 
 def test_item_15_arms_differ_in_the_two_parts_alone():
-    """Checklist 15: four arms from one config, equal steps, data, encoder and optimiser; one search of the rate for all."""
+    """Checklist 15: four arms from one config, equal steps, data, encoder and optimiser; one search
+    of the rate for all.
+    """
     spec = read_comparison("esimcse")
     arms = {
         name: load(Config, "esimcse", spec.base, [f"{k}={v}" for k, v in overrides.items()])
@@ -139,9 +141,11 @@ def test_item_15_arms_differ_in_the_two_parts_alone():
     }
     parts = {name: (cfg.repetition.level, cfg.queue.size) for name, cfg in arms.items()}
     assert parts == {
-        "simcse": ("none", 0), "repetition": ("subword", 0),
-        "queue": ("none", 160), "both": ("subword", 160),
-    }  # fmt: skip
+        "simcse": ("none", 0),
+        "repetition": ("subword", 0),
+        "queue": ("none", 160),
+        "both": ("subword", 160),
+    }
     whole = arms["both"]
     for cfg in arms.values():
         for section in (

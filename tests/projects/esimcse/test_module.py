@@ -142,8 +142,9 @@ def test_item_6_no_gradient_reaches_keys_queue_and_momentum_encoder():
     logits += [F.normalize(anchor.detach(), dim=1) @ F.normalize(queue, dim=1).T]
     stopped = F.cross_entropy(torch.cat(logits, 1) / 0.05, torch.arange(case["B"]))
     wanted = torch.autograd.grad(stopped, (anchor, positive))
-    found = torch.autograd.grad(golden_module(case).objective(anchor, positive).loss,
-                                (anchor, positive))  # fmt: skip
+    found = torch.autograd.grad(
+        golden_module(case).objective(anchor, positive).loss, (anchor, positive)
+    )
     torch.testing.assert_close(found[1], wanted[1])
     assert float((found[0] - wanted[0]).norm()) > 0.1
 

@@ -120,9 +120,14 @@ def folder(tmp_path):
 
 def test_own_folders_are_read(folder):
     cfg = config(
-        "data.source=folder", "data.folder=own", f"data.root={folder}", "data.num_classes=2",
-        "data.batch_size=8", "eval.ks=[5]", "eval.items_k=5",
-    )  # fmt: skip
+        "data.source=folder",
+        "data.folder=own",
+        f"data.root={folder}",
+        "data.num_classes=2",
+        "data.batch_size=8",
+        "eval.ks=[5]",
+        "eval.items_k=5",
+    )
     batch = next(iter(build_data(cfg).train_dataloader()))
     assert batch["view_1"].shape == (8, 3, 16, 16)
     cfg.eval.ks, cfg.eval.items_k = [20], 20

@@ -286,9 +286,12 @@ def test_transfer_protocol_runs_on_a_labelled_folder(tmp_path, monkeypatch):
             pixels = rng.integers(0, 60, (20, 20, 3)) + 150 * label
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}_{i:03d}.jpg")
     run = train_smoke(
-        tmp_path, "eval.transfer=[resisc45]", f"eval.root={tmp_path}", "trainer.max_steps=2",
+        tmp_path,
+        "eval.transfer=[resisc45]",
+        f"eval.root={tmp_path}",
+        "trainer.max_steps=2",
         "optim.warmup_steps=0",
-    )  # fmt: skip
+    )
     metrics = metrics_of(run)
     assert metrics["resisc45_linear_probe_top1"] > 0.9
     assert metrics["resisc45_few_shot_top1"] > 0.9
@@ -322,8 +325,12 @@ def test_resume_is_bit_identical(tmp_path):
     """Eight steps equal four, the checkpoint, four more; with gate noise and a learned scale."""
     from common.engine.checkpoint import load
 
-    words = ["gate.type=stochastic", "method.learn_temperature=true", "run_id=r",
-             "trainer.keep_checkpoints=5"]  # fmt: skip
+    words = [
+        "gate.type=stochastic",
+        "method.learn_temperature=true",
+        "run_id=r",
+        "trainer.keep_checkpoints=5",
+    ]
     folder = train_smoke(tmp_path, *words) / "checkpoints/train"
     last, middle = folder / "step-00000008.ckpt", folder / "step-00000004.ckpt"
     whole, half = load(last)["state_dict"], load(middle)["state_dict"]

@@ -203,8 +203,12 @@ def test_paper_networks_have_the_sheet_s_sizes():
     assert maps.shape == (2, 512, 4, 4)  # output stride 8
     assert projections.shape == (2, 256)
     assert [type(m).__name__ for m in net.projector] == [
-        "Linear", "BatchNorm1d", "ReLU", "Linear", "LayerNorm",
-    ]  # fmt: skip
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Linear",
+        "LayerNorm",
+    ]
     assert net.projector[3].bias is None
     assert net.gate.label_embedding.weight.shape == (10, 512)
     assert [m.out_features for m in net.gate.mlp if hasattr(m, "out_features")] == [1024, 256]
@@ -219,9 +223,12 @@ def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
     net = HydraNet(**options)
     save_safetensors(net, tmp_path, options)
     module = module_of(
-        "model.backbone=resnet18", f"model.init_from={tmp_path}", "layer_decay=0.5",
-        "method.objective=cross_entropy", "online_head.sup_loss=true",
-    )  # fmt: skip
+        "model.backbone=resnet18",
+        f"model.init_from={tmp_path}",
+        "layer_decay=0.5",
+        "method.objective=cross_entropy",
+        "online_head.sup_loss=true",
+    )
     own, given = module.network.encoder.state_dict(), net.encoder.state_dict()
     assert all(torch.equal(own[k], given[k]) for k in own)
     groups = module.parameter_groups()

@@ -40,6 +40,10 @@ def official(tmp_path: Path) -> Path:
 def csv_config(root: Path, *overrides: str) -> Config:
     """The smoke config on the files of `official`."""
     return config(
-        "data.source=csv", "data.captions=toy/toy.csv", f"data.root={root}", "data.batch_size=4",
-        "data.texts=[original,chatgpt,bard,mscoco,human]", *overrides,
-    )  # fmt: skip
+        "data.source=csv",
+        "data.captions=toy/toy.csv",
+        f"data.root={root}",
+        "data.batch_size=4",
+        "data.texts=[original,chatgpt,bard,mscoco,human]",
+        *overrides,
+    )

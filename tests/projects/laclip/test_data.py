@@ -68,9 +68,12 @@ def test_item_2_without_rewrites_the_batches_are_those_of_clip(official):
     cfg = csv_config(official, "data.num_rewrites=0")
     files = CaptionFiles(official / "toy/toy.csv")
     clip = CaptionedImages(
-        ImageFiles(files.path, len(files), train_transform(cfg.data)), files, TOKENIZER,
-        seed=cfg.seed, text_policy="first",
-    )  # fmt: skip
+        ImageFiles(files.path, len(files), train_transform(cfg.data)),
+        files,
+        TOKENIZER,
+        seed=cfg.seed,
+        text_policy="first",
+    )
     for epoch in range(3):
         keys = [(i, epoch) for i in (5, 2, 9)]
         ours, plain = dataset(cfg)[keys], clip[keys]
@@ -252,11 +255,18 @@ def test_forms_of_a_rewrite(official):
         (["data.text_form=joined", "method.num_texts=2"], "an image has 1 texts"),
         (["data.text_form=framed", "data.augmentation=eda"], "needs data.augmentation=none"),
         (["data.source=webdataset", "data.shards=x.tar", "data.text_form=joined"], "as they are"),
-        (["data.source=webdataset", "data.shards=x.tar", "data.augmentation=eda",
-          "data.num_rewrites=2"], "as they are"),
+        (
+            [
+                "data.source=webdataset",
+                "data.shards=x.tar",
+                "data.augmentation=eda",
+                "data.num_rewrites=2",
+            ],
+            "as they are",
+        ),
         (["data.augmentation=eda", "data.num_rewrites=1001"], "between 0 and 1000, the versions"),
     ],
-)  # fmt: skip
+)
 def test_texts_that_cannot_be_given_are_refused(words, said):
     with pytest.raises(UserError, match=said):
         config(*words)
@@ -306,9 +316,13 @@ def write_shard(path, num_samples):
 def test_shards_draw_among_caption_and_rewrites(tmp_path):
     write_shard(tmp_path / "s-0.tar", 24)
     cfg = config(
-        "data.source=webdataset", "data.shards=s-{0..0}.tar", f"data.root={tmp_path}",
-        "data.num_samples=24", "data.batch_size=8", "data.texts=[original,chatgpt,mscoco]",
-    )  # fmt: skip
+        "data.source=webdataset",
+        "data.shards=s-{0..0}.tar",
+        f"data.root={tmp_path}",
+        "data.num_samples=24",
+        "data.batch_size=8",
+        "data.texts=[original,chatgpt,mscoco]",
+    )
     stream = iter(dataset(cfg))
     kinds = Counter()
     for _ in range(30):

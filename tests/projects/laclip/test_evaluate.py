@@ -63,7 +63,9 @@ def test_no_held_out_drawing_is_a_training_drawing_byte_for_byte(names, dev):
 
 
 def test_class_nouns_and_known_keywords_are_words_of_the_pool_s_names(names, dev):
-    """The vocabulary is that of the names, which no arm's other texts change; a run draws three quarters of the names."""
+    """The vocabulary is that of the names, which no arm's other texts change; a run draws three
+    quarters of the names.
+    """
     assert len(dev.classes) > 50
     assert "flag" not in dev.classes
     times = Counter(noun for _, name in names for noun in nouns_of(name))

@@ -21,9 +21,10 @@ from tests.projects.laclip.conftest import config, csv_config
 def test_synthetic_training_learns_and_reports_chance(tmp_path):
     """A short run beats chance on templates that were never trained on."""
     run = train(
-        "laclip", "smoke",
+        "laclip",
+        "smoke",
         [f"runs_dir={tmp_path}", "trainer.max_steps=60", "optim.lr=2e-3", "data.augmentation=none"],
-    )  # fmt: skip
+    )
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["zeroshot_top1_chance"] == 1 / 8
     assert metrics["zeroshot_top1"] > 0.5
@@ -65,9 +66,7 @@ def test_export_reloads_in_open_clip_with_equal_embeddings(tmp_path):
 def test_export_of_the_paper_s_towers_keeps_their_embeddings(tmp_path):
     """GELU image tower with QK norm and QuickGELU text tower, in small."""
     text = "model.text={vocab_size: 49408, context_length: 16, width: 32, heads: 2, layers: 1}"
-    cfg = config(
-        "model.open_clip=null", "model.vision=qknorm_vit_s16", text, "model.embed_dim=16"
-    )  # fmt: skip
+    cfg = config("model.open_clip=null", "model.vision=qknorm_vit_s16", text, "model.embed_dim=16")
     experiment = build(cfg)
     module = LaCLIP(cfg).eval()
     with torch.inference_mode():
@@ -128,9 +127,12 @@ def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
 
     monkeypatch.setattr(image_sets, "WAYS", 2)
     cfg = config(
-        "eval.datasets=[resisc45]", f"eval.root={resisc}", "data.source=csv", "data.captions=x.csv",
+        "eval.datasets=[resisc45]",
+        f"eval.root={resisc}",
+        "data.source=csv",
+        "data.captions=x.csv",
         "eval.protocols=[zeroshot,few_shot,linear_probe]",
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     metrics = build(cfg).evaluate(LaCLIP(cfg), Workspace(tmp_path / "run"))
     assert metrics["resisc45_linear_probe_top1"] > 0.9
@@ -145,10 +147,15 @@ def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_path):
     run = train(
-        "laclip", "smoke",
-        [f"runs_dir={tmp_path}", "eval.validate=resisc45", f"eval.root={resisc}",
-         "trainer.val_every_n_steps=3"],
-    )  # fmt: skip
+        "laclip",
+        "smoke",
+        [
+            f"runs_dir={tmp_path}",
+            "eval.validate=resisc45",
+            f"eval.root={resisc}",
+            "trainer.val_every_n_steps=3",
+        ],
+    )
     assert "val/zeroshot_top1" in (run / "metrics.csv").read_text(encoding="utf-8")
     assert (run / "checkpoints/train/best.ckpt").exists()
 
@@ -157,11 +164,19 @@ def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_pat
 def test_training_from_official_files_and_shards(official, tmp_path):
     """The real readers through the engine: two steps each, no evaluation sets."""
     run = train(
-        "laclip", "smoke",
-        [f"runs_dir={tmp_path}", f"data.root={official}", "data.source=csv",
-         "data.captions=toy/toy.csv", "data.batch_size=4", "trainer.max_steps=2",
-         "method.num_texts=2", "optim.warmup_steps=1"],
-    )  # fmt: skip
+        "laclip",
+        "smoke",
+        [
+            f"runs_dir={tmp_path}",
+            f"data.root={official}",
+            "data.source=csv",
+            "data.captions=toy/toy.csv",
+            "data.batch_size=4",
+            "trainer.max_steps=2",
+            "method.num_texts=2",
+            "optim.warmup_steps=1",
+        ],
+    )
     assert list(json.loads((run / "metrics.json").read_text("utf-8"))) == ["logit_scale"]
     assert (run / "metrics.csv").read_text(encoding="utf-8").count("\n") >= 2
 

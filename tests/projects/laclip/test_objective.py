@@ -148,8 +148,13 @@ def test_item_6_logit_scale_starts_at_one_over_seven_hundredths_and_stays_in_bou
 def test_item_7_schedule_equals_the_golden_values():
     """Item 7: 40 steps with 10 of warm-up, from 1e-6 over the peak to nearly 1e-5."""
     golden = GOLDEN["cosine_scheduler"]["values_at_0_1_9_10_11_25_39"]
-    options = {"lr": 1e-3, "total_steps": 40, "warmup_steps": 10, "warmup_start_lr": 1e-6,
-               "final_lr": 1e-5}  # fmt: skip
+    options = {
+        "lr": 1e-3,
+        "total_steps": 40,
+        "warmup_steps": 10,
+        "warmup_start_lr": 1e-6,
+        "final_lr": 1e-5,
+    }
     found = [lr_at(step, **options) for step in (0, 1, 9, 10, 11, 25, 39)]
     assert all(close(a, b) for a, b in zip(found, golden, strict=True))
 

@@ -104,11 +104,20 @@ def test_training_reports_them(official, own, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "held_out.csv").unlink(), "held-out pairs not found.*one relative/path.jpg,caption"),
-        (lambda folder: (folder / "red.png").unlink(), "names 1 pictures that do not exist, such as .*red.png"),
-        (lambda folder: (folder / "held_out.csv").write_text("notes.txt,x\n"), "no row of the form path,caption"),
+        (
+            lambda folder: (folder / "held_out.csv").unlink(),
+            "held-out pairs not found.*one relative/path.jpg,caption",
+        ),
+        (
+            lambda folder: (folder / "red.png").unlink(),
+            "names 1 pictures that do not exist, such as .*red.png",
+        ),
+        (
+            lambda folder: (folder / "held_out.csv").write_text("notes.txt,x\n"),
+            "no row of the form path,caption",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_refused_before_training(official, own, change, message):
     change(own / "own")
     cfg = csv_config(own, "eval.pairs=own/held_out.csv")

@@ -6,9 +6,23 @@ from projects.laclip.config import RewriteConfig
 from tests.recipes import assert_recipe
 
 SETS = [
-    "imagenet", "food101", "cifar10", "cifar100", "sun397", "cars", "aircraft", "dtd", "pets",
-    "caltech101", "flowers", "stl10", "eurosat", "resisc45", "gtsrb", "country211",
-]  # fmt: skip
+    "imagenet",
+    "food101",
+    "cifar10",
+    "cifar100",
+    "sun397",
+    "cars",
+    "aircraft",
+    "dtd",
+    "pets",
+    "caltech101",
+    "flowers",
+    "stl10",
+    "eurosat",
+    "resisc45",
+    "gtsrb",
+    "country211",
+]
 SHARED = {
     "data.image_size": 224,
     "data.num_rewrites": None,
@@ -91,8 +105,14 @@ RECIPES = {
     "paper_redcaps": of("redcaps", 30, 1466),
     "paper_laion400m": LAION,
     "paper_laion400m_b32": LAION | {"model.open_clip": "ViT-B-32"},
-    "paper_laion400m_l14": LAION
-    | {"data.batch_size": 256, "trainer.num_nodes": 16, "model.open_clip": "ViT-L-14-quickgelu"},
+    "paper_laion400m_l14": (
+        LAION
+        | {
+            "data.batch_size": 256,
+            "trainer.num_nodes": 16,
+            "model.open_clip": "ViT-L-14-quickgelu",
+        }
+    ),
 }
 
 
@@ -103,8 +123,15 @@ def test_paper_configs_hold_the_recipe(name):
 
 
 def test_rewrites_are_sampled_as_in_the_documented_run():
-    """Four kinds of demonstrations (checklist 12); temperature .9, top-p .95, 77 tokens, 400 of prompt."""
+    """Four kinds of demonstrations (checklist 12); temperature .9, top-p .95, 77 tokens, 400 of
+    prompt.
+    """
     assert RewriteConfig() == RewriteConfig(
-        source_type="chatgpt", batch_size=100, temperature=0.9, top_p=0.95, max_new_tokens=77,
-        prompt_budget=400, seed=1,
-    )  # fmt: skip
+        source_type="chatgpt",
+        batch_size=100,
+        temperature=0.9,
+        top_p=0.95,
+        max_new_tokens=77,
+        prompt_budget=400,
+        seed=1,
+    )

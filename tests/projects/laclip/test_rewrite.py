@@ -68,8 +68,11 @@ def test_item_11_material_has_sixteen_pairs_and_groups_of_five():
     """Item 11: 16 pairs per source type, 18 scenes with five captions, no sentence twice."""
     material = meta_pairs()
     assert {t: len(material[t]) for t in TYPES} == {
-        "chatgpt": 16, "bard": 16, "human": 16, "mscoco": 18,
-    }  # fmt: skip
+        "chatgpt": 16,
+        "bard": 16,
+        "human": 16,
+        "mscoco": 18,
+    }
     assert {len(group) for group in material["mscoco"]} == {5}
     every = Counter(s for t in TYPES for entry in material[t] for s in entry)
     assert max(every.values()) == 1
@@ -211,9 +214,14 @@ def test_item_13_killed_in_the_middle_it_ends_with_the_same_bytes(captions, tmp_
     """`make run PROJECT=laclip TASK=rewrite` in a process, kill -9, and the same once more."""
     target = tmp_path / "out.txt"
     words = [
-        f"runs_dir={tmp_path}", f"rewrite.input={captions}", f"rewrite.output={target}",
-        "rewrite.max_new_tokens=8", "rewrite.batch_size=2", "rewrite.device=cpu", "task.chunk_size=2",
-    ]  # fmt: skip
+        f"runs_dir={tmp_path}",
+        f"rewrite.input={captions}",
+        f"rewrite.output={target}",
+        "rewrite.max_new_tokens=8",
+        "rewrite.batch_size=2",
+        "rewrite.device=cpu",
+        "task.chunk_size=2",
+    ]
     # forked: a new interpreter would spend ten times as long on imports as on the captions
     process = mp.get_context("fork").Process(target=rewrite_and_die, args=(words, 4))
     process.start()

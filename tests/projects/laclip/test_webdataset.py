@@ -39,11 +39,18 @@ def write_shards(folder: Path, broken: tuple[int, ...], num_shards: int = 1) -> 
 
 def settings(root: Path, *more: str) -> list[str]:
     return [
-        "data.source=webdataset", "data.shards=set/{00000..00000}.tar", f"data.root={root}",
-        "data.texts=[original,chatgpt,bard]", "data.batch_size=20", "data.num_samples=200",
-        "trainer.max_steps=10", f"runs_dir={root}/runs", "run_id=r", "tracking.wandb=disabled",
+        "data.source=webdataset",
+        "data.shards=set/{00000..00000}.tar",
+        f"data.root={root}",
+        "data.texts=[original,chatgpt,bard]",
+        "data.batch_size=20",
+        "data.num_samples=200",
+        "trainer.max_steps=10",
+        f"runs_dir={root}/runs",
+        "run_id=r",
+        "tracking.wandb=disabled",
         *more,
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("broken", "skipped"), [(BROKEN, 3), ((), 0)])

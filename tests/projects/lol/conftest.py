@@ -34,10 +34,19 @@ def tiny(seed: int, layers: int = 4):
     """A random Llama in float64 over the built-in tokenizer's words."""
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(
-        "llama", vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=256,
-        bos_token_id=2, eos_token_id=None, pad_token_id=0, initializer_range=0.3,
-    )  # fmt: skip
+        "llama",
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=2,
+        eos_token_id=None,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
     return AutoModelForCausalLM.from_config(settings).double().eval()
 
 

@@ -38,19 +38,29 @@ def by_hand(decoder, answer):
     theta, other = models.lm.model, models.amateur
     p, q = plain(theta, prompts["original"], ids), plain(other, prompts["original"], ids)
     s = plain(theta, prompts["instructed"], ids)
-    states = {kind: [plain(theta, prompts[kind], ids, i) for i in own.layer_list]
-              for kind in ("original", "instructed")}  # fmt: skip
+    states = {
+        kind: [plain(theta, prompts[kind], ids, i) for i in own.layer_list]
+        for kind in ("original", "instructed")
+    }
     low_q = [plain(other, prompts["original"], ids, i) for i in own.layer_list]
     exits, exits_s = (
-        torch.stack([exit_logits(theta, x, i, norm=own.early_exit_norm)
-                     for x, i in zip(states[kind], own.layer_list, strict=True)])
+        torch.stack(
+            [
+                exit_logits(theta, x, i, norm=own.early_exit_norm)
+                for x, i in zip(states[kind], own.layer_list, strict=True)
+            ]
+        )
         for kind in states
-    )  # fmt: skip
+    )
     first, first_low, rho = p, exits, own.rho_refocus
     if own.refocus == "instruct_original":  # the instruction moves both contrasts, not their layer
         first, first_low, rho = s, exits_s, 0.0
-    exits_q = torch.stack([exit_logits(other, x, i, norm=own.early_exit_norm)
-                           for x, i in zip(low_q, own.layer_list, strict=True)])  # fmt: skip
+    exits_q = torch.stack(
+        [
+            exit_logits(other, x, i, norm=own.early_exit_norm)
+            for x, i in zip(low_q, own.layer_list, strict=True)
+        ]
+    )
     chosen, _ = furthest_layer(p, exits)
     total, places = 0.0, range(len(ids))
     for t in places:
@@ -67,7 +77,8 @@ def by_hand(decoder, answer):
     [(False, "prompt_contrast"), (True, "prompt_contrast"), (False, "instruct_original")],
 )
 def test_a_batch_scores_what_single_passes_score(models, norm, refocus):
-    """Checklist 1, 4, 5, 8, 13: positions are aligned, exits follow the flag, the amateur's layer is the
+    """Checklist 1, 4, 5, 8, 13: positions are aligned, exits follow the flag, the amateur's layer
+    is the
     original's, only answer tokens count, padding changes nothing."""
     method = {**FULL, "early_exit_norm": norm, "refocus": refocus}
     decoder = decoder_of(models, **method)
@@ -185,7 +196,9 @@ def test_the_refocus_prompt_is_read_by_the_original_alone(models):
 
 
 def test_dola_and_prompt_amateur_by_hand(models):
-    """Checklist 15: the original against its own lower layer, and against itself asked to fabricate."""
+    """Checklist 15: the original against its own lower layer, and against itself asked to
+    fabricate.
+    """
     dola = decoder_of(models, **LAYERS, amateur="lower_layer", omega=0.0, refocus="none")
     prompts, ids = dola._tokens(dola.contexts(QUESTION), ANSWERS[0])
     theta = models.lm.model
@@ -209,7 +222,9 @@ def test_dola_and_prompt_amateur_by_hand(models):
 
 
 def test_without_its_adapters_the_original_is_bitwise_itself(lora_models):
-    """Checklist 11 and 17: adapters are switched for the amateur alone, and the interface is the same."""
+    """Checklist 11 and 17: adapters are switched for the amateur alone, and the interface is the
+    same.
+    """
     model, ids = lora_models.lm.model, torch.tensor([[3, 9, 4]])
     with lora_switched(model, False):
         off = model(ids).logits

@@ -42,7 +42,9 @@ def full_run(tmp_path_factory):
 
 
 def test_a_run_trains_both_models_and_measures_every_method(full_run):
-    """Checklist 14: MC1 to MC3 in percent, and the claim's statistic: the mean gain over the best baseline."""
+    """Checklist 14: MC1 to MC3 in percent, and the claim's statistic: the mean gain over the best
+    baseline.
+    """
     run, words = full_run
     metrics = json.loads((run / "metrics.json").read_text())
     best = max(metrics["greedy_mc_mean"], metrics["icd_mc_mean"])
@@ -114,8 +116,13 @@ def test_an_export_is_read_by_the_libraries_of_its_users(full_run, tmp_path):
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_adapters_and_whole_amateurs_share_one_loader(kind, tmp_path):
     """Checklist 17: written, read again by `amateur.path`, the same decoder and the same scores."""
-    cfg = config("base.steps=0", f"amateur.kind={kind}", "eval.source=truthfulqa",
-                 "data.source=file", "data.file=none.json")  # fmt: skip
+    cfg = config(
+        "base.steps=0",
+        f"amateur.kind={kind}",
+        "eval.source=truthfulqa",
+        "data.source=file",
+        "data.file=none.json",
+    )
     lora = kind == "lora"
     model = with_adapters(tiny(1)) if lora else tiny(1)
     module = LOL(cfg, model, tokens(), lora=lora, amateur=None if lora else tiny(2))
@@ -139,7 +146,9 @@ def test_adapters_and_whole_amateurs_share_one_loader(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["lora", "full", "none"])
 def test_nothing_moves_before_the_trainer_does_it(kind, tmp_path):
-    """For its tokenizer's sake the original went to the GPU, in float32 although it is trained in bf16."""
+    """For its tokenizer's sake the original went to the GPU, in float32 although it is trained in
+    bf16.
+    """
     words = ["eval.methods=[greedy]", f"amateur.kind={kind}", f"runs_dir={tmp_path}"]
     *_, last = stages(config(*words, "model.device=meta"))  # where decoding would put it
     assert {p.device.type for p in last.module.parameters()} == {"cpu"}
@@ -164,7 +173,9 @@ def test_two_processes_train_as_one_does(two_ranks, kind):
 
 
 def test_the_loss_covers_answer_tokens_alone():
-    """Checklist 11: labels begin behind the prompt, end with the end token, and the loss is their mean."""
+    """Checklist 11: labels begin behind the prompt, end with the end token, and the loss is their
+    mean.
+    """
     lm = LanguageModel(tiny(1), tokens(), "cpu")
     lm.eos = 3
     cfg = config("prompt.question=say {question}")
@@ -242,8 +253,16 @@ def test_nothing_of_the_test_nouns_leaks_into_the_amateur():
     place = ids.index(data.tokenizer.convert_tokens_to_ids(first))
     assert (batch["labels"][0, : place + 1] == IGNORED).all()
     assert (batch["labels"][0, place + 1 : len(ids)] != IGNORED).any()
-    other = world_of(config("data.source=facts", "eval.source=facts", "facts.amateur=300", "facts.dev=100",
-                            "facts.test=200", "seed=1"))  # fmt: skip
+    other = world_of(
+        config(
+            "data.source=facts",
+            "eval.source=facts",
+            "facts.amateur=300",
+            "facts.dev=100",
+            "facts.test=200",
+            "seed=1",
+        )
+    )
     assert {fact.noun for fact in other.parts["test"]} == nouns["test"]
     assert [fact.myth for fact in other.parts["test"]] != [fact.myth for fact in test]
     with pytest.raises(UserError, match="but there are"):
@@ -251,9 +270,17 @@ def test_nothing_of_the_test_nouns_leaks_into_the_amateur():
 
 
 def test_both_benchmarks_run_on_files(tmp_path):
-    """Checklist 14: TruthfulQA's CSV and the bundled part, FACTOR by subset; 817 questions stay 817."""
-    words = [f"data.root={tmp_path}", "base.steps=0", "data.source=file", "data.file=none.json",
-             "amateur.kind=none", "eval.methods=[greedy]"]  # fmt: skip
+    """Checklist 14: TruthfulQA's CSV and the bundled part, FACTOR by subset; 817 questions stay
+    817.
+    """
+    words = [
+        f"data.root={tmp_path}",
+        "base.steps=0",
+        "data.source=file",
+        "data.file=none.json",
+        "amateur.kind=none",
+        "eval.methods=[greedy]",
+    ]
     with (tmp_path / "t.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["Question", "Best Answer", "Correct Answers", "Incorrect Answers"])
@@ -333,14 +360,18 @@ def test_rows_of_a_set_that_are_no_objects_are_named(tmp_path):
 
 
 def test_demonstrations_of_another_set_are_refused(tmp_path):
-    """CONFIG=paper_reasoning TASK=gsm8k put StrategyQA's yes and no before GSM8K's questions, silently."""
+    """CONFIG=paper_reasoning TASK=gsm8k put StrategyQA's yes and no before GSM8K's questions,
+    silently.
+    """
     yes = '{"question": "is it", "answer": "It is. So the answer is yes."}\n'
     seven = '{"question": "3 and 4", "answer": "3 + 4 = 7. The answer is 7."}\n'
     (tmp_path / "s.json").write_text('[{"question": "is babaki bax", "answer": false}]')
     (tmp_path / "g.jsonl").write_text('{"question": "one and one", "answer": "1 + 1 #### 2"}\n')
     for task, file, shots in ((tasks.gsm8k, "g.jsonl", yes), (tasks.strategyqa, "s.json", seven)):
         (tmp_path / "shots.jsonl").write_text(shots)
-        cfg = config(f"data.root={tmp_path}", f"generate.file={file}", "generate.shots_file=shots.jsonl")  # fmt: skip
+        cfg = config(
+            f"data.root={tmp_path}", f"generate.file={file}", "generate.shots_file=shots.jsonl"
+        )
         with pytest.raises(UserError, match="row 1: .* another set"):
             task(cfg, Workspace(tmp_path), None)
     names = [config(name=name).generate for name in ("paper_reasoning", "paper_gsm8k")]
@@ -348,7 +379,9 @@ def test_demonstrations_of_another_set_are_refused(tmp_path):
 
 
 def test_paper_configs_filter_as_the_released_runners_do():
-    """0.1 in generation and for FACTOR, which alone normalises contrasts again; both off for TruthfulQA."""
+    """0.1 in generation and for FACTOR, which alone normalises contrasts again; both off for
+    TruthfulQA.
+    """
 
     def settings(name, among=None):
         own = {n: m for n, m in config(name=name).methods.items() if among is None or n in among}
@@ -375,7 +408,9 @@ def test_writing_by_an_unfiltered_contrast_warns():
 
 
 def test_false_answers_are_written_and_filtered(tmp_path, capsys):
-    """Hallucination stage: refused draws are drawn again, what never passes is left out; data.file reads it."""
+    """Hallucination stage: refused draws are drawn again, what never passes is left out; data.file
+    reads it.
+    """
     rows = [
         {"question": "who", "answer": "the man"},
         {"question": "where", "answer": "in the world"},
@@ -391,18 +426,30 @@ def test_false_answers_are_written_and_filtered(tmp_path, capsys):
     assert [len(texts) for texts in asked] == [2, 1, 1]
     assert "Correct answer: the man" in asked[0][0]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cfg = config(f"data.root={tmp_path}", f"hallucinate.file={tmp_path}/in.jsonl", "hallucinate.new_tokens=6",
-                 "hallucinate.model=bundled:stories260k", "data.source=file", "data.file=hallucinated.jsonl")  # fmt: skip
+    cfg = config(
+        f"data.root={tmp_path}",
+        f"hallucinate.file={tmp_path}/in.jsonl",
+        "hallucinate.new_tokens=6",
+        "hallucinate.model=bundled:stories260k",
+        "data.source=file",
+        "data.file=hallucinated.jsonl",
+    )
     found = tasks.hallucinate(cfg, Workspace(tmp_path, "lol", "smoke"))
     assert found["questions"] == 2
     assert len(read_hallucinations(cfg)) == found["kept"] > 0
     assert f"{found['kept']:.0f} of 2 questions" in capsys.readouterr().out.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("lines", "said"), [
-    ('{"question": "when", "answer": 1969}\n', "row 1: question, answer and knowledge are texts"),
-    ("\n", "holds no question"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            '{"question": "when", "answer": 1969}\n',
+            "row 1: question, answer and knowledge are texts",
+        ),
+        ("\n", "holds no question"),
+    ],
+)
 def test_questions_for_false_answers_are_checked_first(tmp_path, lines, said):
     """A number as answer ended in a traceback after the first draws; no rows gave an empty file."""
     (tmp_path / "in.jsonl").write_text(lines)
@@ -430,9 +477,17 @@ def test_baselines_save_items_as_the_arms_do(tmp_path):
         found = getattr(baselines, name)(cfg, workspace)
         assert 0 <= found["mc_mean"] <= 100
         assert len(json.loads((tmp_path / "items/mc1.json").read_text())) == 6
-    assert [is_baseline(config().methods[n]) for n in ("greedy", "dola", "icd", "fused", "lol", "instructed")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+    assert [
+        is_baseline(config().methods[n])
+        for n in ("greedy", "dola", "icd", "fused", "lol", "instructed")
+    ] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_paper_config_can_be_checked_without_its_weights():

@@ -12,13 +12,22 @@ from projects.lol.stages import build_decoder, save
 from tests.cards import exported_by
 from tests.projects.lol.conftest import config, tiny, tokens, with_adapters
 
-OWN = ["base.steps=0", "model.config=null", "data.source=file", "data.file=none.json",
-       "eval.source=truthfulqa", "methods.lol.beta=0.5", "prompt.truthful=the good"]  # fmt: skip
+OWN = [
+    "base.steps=0",
+    "model.config=null",
+    "data.source=file",
+    "data.file=none.json",
+    "eval.source=truthfulqa",
+    "methods.lol.beta=0.5",
+    "prompt.truthful=the good",
+]
 
 
 @pytest.fixture
 def adapters(tmp_path):
-    """An original in a folder of its own; settings, and a module with adapters on it, exported alone."""
+    """An original in a folder of its own; settings, and a module with adapters on it, exported
+    alone.
+    """
     tiny(1).float().save_pretrained(tmp_path / "mine")
     tokens().save_pretrained(tmp_path / "mine")
     words = [*OWN, f"model.pretrained={tmp_path}/mine"]
@@ -29,7 +38,9 @@ def adapters(tmp_path):
 
 
 def test_settings_of_the_command_line_come_back(adapters, tmp_path):
-    """``methods``, ``prompt`` and ``model`` of the run were those of its config file after an export."""
+    """``methods``, ``prompt`` and ``model`` of the run were those of its config file after an
+    export.
+    """
     words, module = adapters
     exported_by("lol", tmp_path / "export", words)
     found = load(tmp_path / "export")
@@ -39,7 +50,9 @@ def test_settings_of_the_command_line_come_back(adapters, tmp_path):
 
 
 def test_adapters_never_lie_on_another_original(adapters, tmp_path):
-    """A folder of an older version names its config alone, whose model may be another of the same shapes."""
+    """A folder of an older version names its config alone, whose model may be another of the same
+    shapes.
+    """
     _, module = adapters
     export, other = tmp_path / "export", tmp_path / "other"
     tiny(2).float().save_pretrained(other)

@@ -23,7 +23,9 @@ def drawn(seed):
 
 @pytest.mark.parametrize("case", GOLDEN["contrast_cases"] + GOLDEN["weighted_contrast_cases"])
 def test_contrasts_are_the_golden_ones(case):
-    """Checklist 2: lambda = beta = 1 is ICD, other weights the weighted cases; Checklist 7: the mask."""
+    """Checklist 2: lambda = beta = 1 is ICD, other weights the weighted cases; Checklist 7: the
+    mask.
+    """
     shape, weight = (case["T"], case["V"]), case.get("amateur_weight", 1.0)
     weights = Weights(weight, 1.0, 1.0, 0.0, 0.0, alpha=case["relative_top"])
     logits = Logits(sines(shape, 0.3), sines(shape, 1.1))
@@ -102,7 +104,9 @@ def test_plausibility_is_the_original_s_before_anything_is_subtracted():
 
 
 def test_a_contrast_is_normalised_again_before_the_mask():
-    """FACTOR, as DoLa's lm_score with post_softmax: p/q = 3, 1/2, 1/2 by hand; the removed token keeps its share."""
+    """FACTOR, as DoLa's lm_score with post_softmax: p/q = 3, 1/2, 1/2 by hand; the removed token
+    keeps its share.
+    """
     logits = Logits(torch.tensor([0.6, 0.3, 0.1]).log(), torch.tensor([0.2, 0.6, 0.2]).log())
     for post_softmax, kept in ((True, [3 / 4, 1 / 8]), (False, [3.0, 1 / 2])):
         weights = Weights(1.0, 1.0, 1.0, 0.0, 0.0, alpha=0.2, post_softmax=post_softmax)

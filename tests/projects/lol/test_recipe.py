@@ -72,8 +72,15 @@ TRUTHFULQA = SHARED | {
     "methods.generation.rho_refocus": 0.5,
 }
 METHODS_OF_THE_GRID = [
-    "lol", "greedy", "dola", "icd_prompt", "icd", "lower", "fused", "icd_refocus",
-]  # fmt: skip
+    "lol",
+    "greedy",
+    "dola",
+    "icd_prompt",
+    "icd",
+    "lower",
+    "fused",
+    "icd_refocus",
+]
 REASONING = SHARED | {
     "generate.method": "generation",
     "generate.new_tokens": 256,

@@ -15,8 +15,13 @@ ROWS = ["a man", "the people of this world are men", "it", "little good time", "
 
 def three_steps(kind: str, distributed: bool) -> dict[str, Tensor]:
     """Weights after three steps on six answers of uneven lengths; the first of two ranks has four."""
-    cfg = config("base.steps=0", f"amateur.kind={kind}", "data.source=file", "data.file=none.json",
-                 "eval.source=truthfulqa")  # fmt: skip
+    cfg = config(
+        "base.steps=0",
+        f"amateur.kind={kind}",
+        "data.source=file",
+        "data.file=none.json",
+        "eval.source=truthfulqa",
+    )
     torch.manual_seed(0)
     module = with_amateur(cfg, *build_original(cfg)).double()
     prompts = Prompts(cfg, module.tokenizer)

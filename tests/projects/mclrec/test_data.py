@@ -12,7 +12,9 @@ from tests.projects.mclrec.conftest import STILL, batch, config, module_of, trai
 
 
 def test_checklist_8_views_differ_in_their_operator_and_crops_move_the_user_vector():
-    """Checklist 8: two operators a row, lengths by their floors, vectors at the last item of a crop."""
+    """Checklist 8: two operators a row, lengths by their floors, vectors at the last item of a
+    crop.
+    """
     words = ("data.prefixes=each", *STILL)
     rows = batch(*words, rows=range(200))
     cropped = 0
@@ -46,10 +48,11 @@ def test_checklist_9_masked_items_are_padding_that_no_key_shows():
     rows = batch(*STILL, "data.prefixes=each", rows=range(100))
     module = module_of(*STILL).eval()
     masked = [
-        r for r in range(100)
+        r
+        for r in range(100)
         if (rows["view_1"][r, : rows["view_1_lengths"][r]] == 0).any()
         and rows["view_1"][r, rows["view_1_lengths"][r] - 1] > 0
-    ]  # fmt: skip
+    ]
     assert len(masked) > 5
     before = module.encode_views(rows)[0][masked]
     with torch.no_grad():
@@ -119,7 +122,9 @@ def test_checklist_15_batch_and_training_size_are_settings():
 
 
 def test_validation_is_on_the_item_before_the_last():
-    """Checklist 10: what selects weights never sees the test item, neither as history nor as target."""
+    """Checklist 10: what selects weights never sees the test item, neither as history nor as
+    target.
+    """
     cfg = config()
     sets = load_sets(cfg)
     held_out = build_data(cfg, sets).val_sets["valid"]

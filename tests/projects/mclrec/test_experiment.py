@@ -54,7 +54,9 @@ def test_checklist_11_and_14_full_ranking_of_all_rows_by_one_protocol(run, tmp_p
 
 
 def test_checklist_11_the_history_stays_by_default_and_padding_never_counts():
-    """Checklist 11: `mask_history` is off; a score that likes the history best shows the difference."""
+    """Checklist 11: `mask_history` is off; a score that likes the history best shows the
+    difference.
+    """
     sets = load_sets(config())
     assert not config().eval.mask_history
 
@@ -246,7 +248,9 @@ def test_files_of_windows_editors_and_of_no_text(tmp_path):
 
 
 def test_outputs_are_checked_before_the_work(run, tmp_path):
-    """Folders that were missing, and names that .inter cannot hold, were found out too late or never."""
+    """Folders that were missing, and names that .inter cannot hold, were found out too late or
+    never.
+    """
     asked = tmp_path / "asked.jsonl"
     write_jsonl(asked, [{"user": "me", "items": ["3"]}])
     words = [f"runs_dir={run.parents[2]}", f"recommend.input={asked}"]
@@ -283,7 +287,9 @@ def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
 
 
 def test_groups_are_thirds_of_the_users_by_history_and_by_popularity(tmp_path):
-    """Sheet, further figures: NDCG of each group, counted user by user; the largest k is the headline."""
+    """Sheet, further figures: NDCG of each group, counted user by user; the largest k is the
+    headline.
+    """
     cfg = config("eval.ks=[20,5]")  # the largest k is the headline
     sets = load_sets(cfg)
     ranks = np.random.default_rng(0).integers(1, 40, len(sets.split.users))
@@ -401,7 +407,9 @@ def test_check_names_the_missing_log(tmp_path):
 
 
 def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_updates():
-    """Checklist 14, 15: default arms of the row; ablations and sweeps; equal updates of the encoder."""
+    """Checklist 14, 15: default arms of the row; ablations and sweeps; equal updates of the
+    encoder.
+    """
     spec = read_comparison("mclrec")
     assert set(spec.default_arms) == {"ce", "cl4srec", "joint", "full", "no_regulariser"}
     assert {

@@ -54,7 +54,9 @@ def slow_regulariser(x_1, x_2, rowwise):
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_checklist_3_4_5_6_golden_values_and_gradients(case):
-    """Checklist 3, 4, 5, 6: every pair's InfoNCE and R, the augmenters, the meta term, its gradients."""
+    """Checklist 3, 4, 5, 6: every pair's InfoNCE and R, the augmenters, the meta term, its
+    gradients.
+    """
     h_1, h_2 = golden_views(case)
     first, second = golden_augmenter(case, 0.5), golden_augmenter(case, 1.5)
     z_1, z_2 = first(h_1), second(h_2)

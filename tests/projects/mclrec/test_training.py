@@ -64,7 +64,9 @@ def fit(tmp_path, *overrides):
 
 
 def test_checklist_1_2_13_three_steps_of_two_optimisers_on_each_batch(tmp_path):
-    """Checklist 1, 2, 13: steps 1 and 3 move theta alone, step 2 phi alone, after theta and encoded again."""
+    """Checklist 1, 2, 13: steps 1 and 3 move theta alone, step 2 phi alone, after theta and encoded
+    again.
+    """
     module, trainer = fit(tmp_path, *STILL)
     assert not module.automatic_optimization
     assert [(name, moved) for name, moved, _ in module.moved] == 2 * [
@@ -147,7 +149,9 @@ def test_checklist_14_ablations_change_their_term_alone(name):
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_13_resume_is_bit_identical_with_both_optimisers(tmp_path):
-    """Checklist 13: four batches equal two, and two more from the checkpoint: weights, both Adam states."""
+    """Checklist 13: four batches equal two, and two more from the checkpoint: weights, both Adam
+    states.
+    """
     words = [f"runs_dir={tmp_path}", "run_id=r", "eval.reference=false", "eval.patience=5"]
     run = train("mclrec", "smoke", words)
     folder = run / "checkpoints/train"
@@ -177,9 +181,17 @@ def test_early_stopping_is_the_release_s_also_in_a_run_that_goes_on(tmp_path):
     for value in (0.1, 0.2):  # larger is better
         stop._count(value)
     assert stop.waited == 0
-    words = [f"runs_dir={tmp_path}", "run_id=r", "eval.reference=false", "eval.patience=3", "optim.lr=1.0e-7",
-             "trainer.max_steps=7", "trainer.val_every_n_steps=1", "trainer.checkpoint_every_n_steps=1",
-             "trainer.keep_checkpoints=9"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "eval.reference=false",
+        "eval.patience=3",
+        "optim.lr=1.0e-7",
+        "trainer.max_steps=7",
+        "trainer.val_every_n_steps=1",
+        "trainer.checkpoint_every_n_steps=1",
+        "trainer.keep_checkpoints=9",
+    ]
     folder = train("mclrec", "smoke", words) / "checkpoints/train"
     values = ckpt.validations(folder)
     assert list(values) == [1, 2, 3, 4]  # the first, and three that are no better
@@ -198,7 +210,9 @@ def test_early_stopping_is_the_release_s_also_in_a_run_that_goes_on(tmp_path):
     ids=["release", "paper"],
 )
 def test_two_processes_train_as_one(two_ranks, tmp_path, further):
-    """Equal weights of encoder and augmenters after two batches of three steps, through the trainer."""
+    """Equal weights of encoder and augmenters after two batches of three steps, through the
+    trainer.
+    """
     one = train_ranks(tmp_path / "one", devices=1, batch_size=16, further=further)
     found = two_ranks.run(
         train_ranks, folder=tmp_path / "two", devices=2, batch_size=8, further=further

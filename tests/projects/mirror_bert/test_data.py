@@ -68,8 +68,13 @@ def test_checklist_10_negative_twin_another_seed_masks_elsewhere():
 
 def test_checklist_2_view_1_is_raw_and_view_2_masked(text_file):
     """Checklist 2: the first view is the string itself; short strings are equal in both views."""
-    cfg = config("data.source=file", "data.file=strings.txt", "data.limit=null",
-                 "data.max_length=64", text_file(LONG, SHORT))  # fmt: skip
+    cfg = config(
+        "data.source=file",
+        "data.file=strings.txt",
+        "data.limit=null",
+        "data.max_length=64",
+        text_file(LONG, SHORT),
+    )
     tokenizer = tiny_tokenizer()
     views = mirror_views(cfg, tokenizer)
     seen = set()
@@ -114,8 +119,10 @@ def test_pair_lines_that_do_not_split_in_two_are_skipped(text_file):
     root = text_file("a||b", "alone", "a||b||c", "", "c||d", "a||b")
     words = ["data.source=file", "data.file=strings.txt", "data.limit=null", root]
     assert training_rows(config(*words, "data.pairwise=true")) == [
-        ("a", "b"), ("c", "d"), ("a", "b"),
-    ]  # fmt: skip
+        ("a", "b"),
+        ("c", "d"),
+        ("a", "b"),
+    ]
     once = training_rows(config(*words, "data.pairwise=true", "data.dedup=true"))
     assert once == [("a", "b"), ("c", "d")]
     assert len(training_rows(config(*words))) == 5  # as they are: copies stay, empty lines go

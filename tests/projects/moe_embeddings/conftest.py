@@ -14,9 +14,9 @@ from tests.unit.losses.golden import load as load_golden
 
 GOLDEN = load_golden("moe_embeddings")["outputs"]
 MODERNBERT = (
-    "model.config={model_type: modernbert, vocab_size: 400, hidden_size: 32, num_hidden_layers: 3, num_attention_heads: 2, "
-    "intermediate_size: 48, max_position_embeddings: 64, pad_token_id: 0, bos_token_id: 2, eos_token_id: 3, cls_token_id: 2, "
-    "sep_token_id: 3}"
+    "model.config={model_type: modernbert, vocab_size: 400, hidden_size: 32, num_hidden_layers: 3,"
+    " num_attention_heads: 2, intermediate_size: 48, max_position_embeddings: 64, pad_token_id: 0,"
+    " bos_token_id: 2, eos_token_id: 3, cls_token_id: 2, sep_token_id: 3}"
 )
 ROUTED = {
     "switch": ["model.routing=switch", "method.balance_weight=0.05"],

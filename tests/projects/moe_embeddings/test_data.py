@@ -38,13 +38,34 @@ def graph(size=40):
 
 def test_checklist_16_pairs_of_a_small_graph_by_hand():
     """Checklist 16: co-cited pairs, self-citations and empty texts out, unknown papers out."""
-    citations = [("x", "a"), ("x", "b"), ("x", "c"), ("a", "a"), ("a", "d"), ("y", "d"), ("y", "b"),
-                 ("y", "gone"), ("z", "c"), ("z", "e"), ("b", "b")]  # fmt: skip
+    citations = [
+        ("x", "a"),
+        ("x", "b"),
+        ("x", "c"),
+        ("a", "a"),
+        ("a", "d"),
+        ("y", "d"),
+        ("y", "b"),
+        ("y", "gone"),
+        ("z", "c"),
+        ("z", "e"),
+        ("b", "b"),
+    ]
     assert sorted(cocited(citations, "abcde")) == [
-        ("a", "b"), ("a", "c"), ("b", "c"), ("b", "d"), ("c", "e")]  # fmt: skip
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+        ("b", "d"),
+        ("c", "e"),
+    ]
     texts = {name: f"text {name}" for name in "abcde"} | {"e": "  "}
     everything = pairs_of(Collection("d", texts, citations), (0.0, 0.0))
-    assert {(p.a[-1], p.b[-1]) for p in everything["train"]} == {("a", "b"), ("a", "c"), ("b", "c"), ("b", "d")}  # fmt: skip
+    assert {(p.a[-1], p.b[-1]) for p in everything["train"]} == {
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+        ("b", "d"),
+    }
     assert all(p.label == 1 and p.domain == "d" for p in everything["train"])
     assert everything["test"] == []
 
@@ -141,8 +162,10 @@ def test_checklist_4_and_15_both_members_have_their_domain_and_change_places_in_
 
 def test_a_seed_draws_another_part_of_the_training_pairs():
     words = ["data.train_pairs=10"]
-    first, second = (training_pairs(config(*words, f"seed={s}", "data.source=bundled", "data.domains=[esco]"))
-                     for s in (0, 1))  # fmt: skip
+    first, second = (
+        training_pairs(config(*words, f"seed={s}", "data.source=bundled", "data.domains=[esco]"))
+        for s in (0, 1)
+    )
     assert len(first) == len(second) == 10
     assert first != second
     only = training_pairs(config("data.train_domains=[green]"))
@@ -174,19 +197,25 @@ def test_published_layouts_are_read(tmp_path, end):
         else:
             (tmp_path / "data").mkdir(exist_ok=True)
             for i in range(2):
-                pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"data/{part}-0000{i}-of-00002.parquet")  # fmt: skip
+                pq.write_table(
+                    pa.Table.from_pylist([row]), tmp_path / f"data/{part}-0000{i}-of-00002.parquet"
+                )
     found = read_pairs(tmp_path, "d")
     assert [len(found[part]) for part in PARTS] == [2 if end == "data" else 1] * 3
     assert found["test"][0] == ("a test", "b test", 1, "d")
 
 
 def test_checklist_14_documents_of_the_test_leave_the_other_parts_of_all_domains(tmp_path):
-    """Checklist 14: files made elsewhere; a paper of two domains is tested in one, trained on in the other."""
+    """Checklist 14: files made elsewhere; a paper of two domains is tested in one, trained on in
+    the other.
+    """
     kept = {"train": [("t1", "t2", 1)], "valid": [("v1", "v2", 1), ("v1", "v3", 0)]}
     write_pairs(tmp_path / "x", {**kept, "test": [("a", "b", 1), ("a", "e", 0)]})
-    rows = {"train": [("t3", "t4", 1), ("b", "t3", 1), ("t4", "v1", 1)],
-            "valid": [("w1", "w2", 1), ("w1", "w3", 0), ("w1", "e", 0)],
-            "test": [("c", "d", 1), ("c", "t1", 0)]}  # fmt: skip
+    rows = {
+        "train": [("t3", "t4", 1), ("b", "t3", 1), ("t4", "v1", 1)],
+        "valid": [("w1", "w2", 1), ("w1", "w3", 0), ("w1", "e", 0)],
+        "test": [("c", "d", 1), ("c", "t1", 0)],
+    }
     write_pairs(tmp_path / "y", rows)
     words = [
         "data.source=files",
@@ -210,9 +239,11 @@ def test_files_that_cannot_be_evaluated_are_refused_before_training(tmp_path):
     both = [("x", "y", 1), ("x", "z", 0)]
     valid = [("v", "w", 1), ("v", "u", 0)]
     words = ["data.source=files", "data.domains=[d]", f"data.root={tmp_path}", "data.paths={d: d}"]
-    for part, rows, said in (("test", [("x", "y", 1)], "'test' has no negative pair"),
-                             ("test", [], "'test' has no positive pair"),
-                             ("valid", [("v", "u", 0)], "'valid' has no positive pair")):  # fmt: skip
+    for part, rows, said in (
+        ("test", [("x", "y", 1)], "'test' has no negative pair"),
+        ("test", [], "'test' has no positive pair"),
+        ("valid", [("v", "u", 0)], "'valid' has no positive pair"),
+    ):
         write_pairs(
             tmp_path / "d", {"train": [("a", "b", 1)], "valid": valid, "test": both, part: rows}
         )
@@ -261,7 +292,9 @@ def test_files_with_wrong_labels_or_without_a_part_are_refused(tmp_path):
 
 
 def test_queries_that_judge_much_of_a_collection_relevant_pair_no_documents():
-    """CISI: of two training documents drawn by how often they occur, less than 16 % are a positive pair."""
+    """CISI: of two training documents drawn by how often they occur, less than 16 % are a positive
+    pair.
+    """
     pairs = bundled_pairs("cisi", None, 1000)
     assert [sum(p.label == y for p in pairs["test"]) for y in (0, 1)] == [1000, 1000]
     ends = [t for p in pairs["train"] for t in (p.a, p.b)]

@@ -52,7 +52,9 @@ def test_checklist_3_the_order_of_documents_is_kept_for_any_mixture():
         by_list, by_tensor = (
             encoder(**inputs, expert=e) for e in ([2, 0, 1, 0], torch.tensor([2, 0, 1, 0]))
         )
-        by_type = encoder(**inputs, expert=torch.tensor([2, 0, 1, 0])[:, None].expand_as(inputs["input_ids"]))  # fmt: skip
+        by_type = encoder(
+            **inputs, expert=torch.tensor([2, 0, 1, 0])[:, None].expand_as(inputs["input_ids"])
+        )
     assert torch.equal(by_list, by_tensor)
     torch.testing.assert_close(by_type, by_list)  # token types, all equal within a document
 
@@ -135,8 +137,13 @@ def test_checklist_13_parameters_in_all_and_of_a_document():
 
 def test_generation_a_gated_experts_begin_as_the_plain_layer_behind_its_norm():
     """Sheet, A: gate of 1, norm before, residual around, pooler_output, learned router."""
-    encoder = encoder_of("model.block=gated", "model.routing=sentence", "model.num_experts=4",
-                         "model.pooler=cls", "method.balance_weight=0.05")  # fmt: skip
+    encoder = encoder_of(
+        "model.block=gated",
+        "model.routing=sentence",
+        "model.num_experts=4",
+        "model.pooler=cls",
+        "method.balance_weight=0.05",
+    )
     block = encoder.model.encoder.layer[0]
     assert isinstance(block.output, PreNormResidual)
     expert = block.output.mixture.experts[3]
@@ -181,7 +188,10 @@ def test_adapters_train_the_experts_alone_and_are_folded_in_on_export(tmp_path):
         assert gates == [True, True]
 
 
-@pytest.mark.parametrize("words", [["model.domain_tokens=false"], ["model.routing=dense"], [MODERNBERT], *ROUTED.values()])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["model.domain_tokens=false"], ["model.routing=dense"], [MODERNBERT], *ROUTED.values()],
+)
 def test_export_reloads_with_equal_vectors(words, tmp_path):
     encoder = shaken(encoder_of(*words))
     save_encoder(encoder, tmp_path)
@@ -210,23 +220,36 @@ def test_a_domain_keeps_its_token_in_a_tokenizer_of_a_class_with_a_template(tmp_
         assert int(ids[0, 1]) == encoder.tokenizer(TEXTS[0])["input_ids"][1]
 
 
-@pytest.mark.parametrize("words", [[], [MODERNBERT, "model.layers=middle"]], ids=["bert", "modernbert"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words", [[], [MODERNBERT, "model.layers=middle"]], ids=["bert", "modernbert"]
+)
 def test_a_domain_is_a_plain_model_for_other_libraries(words, tmp_path):
     """One folder per expert: transformers alone gives the vectors, text in, no word about domains."""
     encoder = shaken(encoder_of(*words))
     save_encoder(encoder, tmp_path)
     for name in ("red", "blue"):
         folder = tmp_path / "experts" / name
-        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)  # fmt: skip
+        model, tokenizer = (
+            AutoModel.from_pretrained(folder).eval(),
+            AutoTokenizer.from_pretrained(folder),
+        )
         assert type(model) is type(load_transformer("random", config=config(*words).model.config))
         inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
         assert inputs["input_ids"][0, 0] == encoder.token_ids[encoder.layout.domains.index(name)]
         with torch.no_grad():
-            states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state  # fmt: skip
+            states = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            ).last_hidden_state
             mask = inputs["attention_mask"][..., None]
-            found = encoder.pooler.outer(encoder.pooler.inner(encoder.pooler.norm((states * mask).sum(1) / mask.sum(1))).tanh())  # fmt: skip
+            found = encoder.pooler.outer(
+                encoder.pooler.inner(
+                    encoder.pooler.norm((states * mask).sum(1) / mask.sum(1))
+                ).tanh()
+            )
         torch.testing.assert_close(found, encoder.encode(TEXTS, name, normalize=False))
-        kinds = [m["type"].rpartition(".")[2] for m in json.loads((folder / "modules.json").read_text())]  # fmt: skip
+        kinds = [
+            m["type"].rpartition(".")[2] for m in json.loads((folder / "modules.json").read_text())
+        ]
         assert kinds == ["Transformer", "Pooling", "LayerNorm", "Dense", "Dense"]
 
 

@@ -46,7 +46,16 @@ def test_checklist_9_and_17_f1_max_by_domain_and_on_the_union_for_every_row(full
     found = metrics_of(full_run)
     for row in ("", "untrained_", "tfidf_", "wrong_routing_"):
         for part in ("red", "green", "blue", "all"):
-            for metric in ("f1", "precision", "recall", "threshold", "auc", "accuracy", "positive", "negative"):  # fmt: skip
+            for metric in (
+                "f1",
+                "precision",
+                "recall",
+                "threshold",
+                "auc",
+                "accuracy",
+                "positive",
+                "negative",
+            ):
                 assert f"{row}{part}_{metric}" in found
         own = [found[f"{row}{d}_f1"] for d in ("red", "green", "blue")]
         assert found[f"{row}macro_f1"] == found[f"{row}home_f1"] == pytest.approx(np.mean(own))
@@ -60,8 +69,13 @@ def test_checklist_9_and_17_f1_max_by_domain_and_on_the_union_for_every_row(full
 def test_checklist_9_the_union_has_one_threshold_and_equals_scikit_learn():
     """Checklist 9: F1-max of cosines against the precision-recall curve of scikit-learn."""
     rng = np.random.default_rng(0)
-    pairs = {d: [Pair(f"{d} a{i}", f"{d} b{i}", i % 2, d) for i in range(30)] for d in ("red", "green")}  # fmt: skip
-    scores = {d: rng.random(30) + 0.2 * (np.arange(30) % 2) + shift for d, shift in (("red", 0), ("green", 0.5))}  # fmt: skip
+    pairs = {
+        d: [Pair(f"{d} a{i}", f"{d} b{i}", i % 2, d) for i in range(30)] for d in ("red", "green")
+    }
+    scores = {
+        d: rng.random(30) + 0.2 * (np.arange(30) % 2) + shift
+        for d, shift in (("red", 0), ("green", 0.5))
+    }
     cfg = config("data.domains=[red, green]", "data.train_domains=[green]")
     found = score_row(cfg, scores, pairs)
     for name, values in (*scores.items(), ("all", np.concatenate(list(scores.values())))):
@@ -100,7 +114,9 @@ def test_dense_gradients_of_equal_domains_agree_and_leave_no_trace():
 
 @pytest.mark.parametrize("words", [[], ["model.routing=dense"], ROUTED["token"]])
 def test_gradients_of_an_encoder_that_was_on_a_gpu_in_inference_mode(words):
-    """`evaluated` moves it there and back within the evaluation: no backward pass saves what comes out."""
+    """`evaluated` moves it there and back within the evaluation: no backward pass saves what comes
+    out.
+    """
     module, cfg = module_of(*words), config(*words)
     wanted = gradient_cosines(cfg, module)
     with torch.inference_mode():
@@ -189,9 +205,17 @@ def test_training_separates_domains_whose_words_mean_different_things():
 
 def test_a_resumed_run_is_bit_identical(tmp_path):
     """Weights, the growing table of the router and the curve; two steps, stopped, two more."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK, "model.routing=sentence",
-             "method.router_loss=mutual_information", "method.detached_mi=true",
-             "method.temperature=0.7", "method.learn_temperature=true", "method.patience=5"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        *QUICK,
+        "model.routing=sentence",
+        "method.router_loss=mutual_information",
+        "method.detached_mi=true",
+        "method.temperature=0.7",
+        "method.learn_temperature=true",
+        "method.patience=5",
+    ]
     run = train("moe_embeddings", "smoke", words)
     folder = run / "checkpoints/train"
     last = folder / "step-00000004.ckpt"
@@ -217,8 +241,14 @@ def test_training_stops_early_on_validation_pairs(monitor, tmp_path, monkeypatch
     losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
     found = lambda scores: {"loss": (x := next(losses)), "f1": -x, "auc": 0.5}  # noqa: E731
     monkeypatch.setattr(PairScores, "result", found)
-    words = [f"runs_dir={tmp_path}", *QUICK, "trainer.max_steps=6", "trainer.val_every_n_steps=1",
-             "method.patience=2", f"method.monitor={monitor}"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        *QUICK,
+        "trainer.max_steps=6",
+        "trainer.val_every_n_steps=1",
+        "method.patience=2",
+        f"method.monitor={monitor}",
+    ]
     folder = train("moe_embeddings", "smoke", words) / "checkpoints/train"
     assert max(ckpt.validations(folder)) == 4
     assert ckpt.load(folder / "best.ckpt")["global_step"] == 2
@@ -226,9 +256,17 @@ def test_training_stops_early_on_validation_pairs(monitor, tmp_path, monkeypatch
 
 def test_a_resumed_run_stops_at_the_same_validation(tmp_path):
     """No validation is lost from the count: checkpoints are written before their validation."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK, "trainer.max_steps=12", "trainer.val_every_n_steps=1",
-             "trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=12", "optim.lr=1.0e-12",
-             "method.patience=1"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        *QUICK,
+        "trainer.max_steps=12",
+        "trainer.val_every_n_steps=1",
+        "trainer.checkpoint_every_n_steps=1",
+        "trainer.keep_checkpoints=12",
+        "optim.lr=1.0e-12",
+        "method.patience=1",
+    ]
     folder = train("moe_embeddings", "smoke", words) / "checkpoints/train"
     last = max(ckpt.validations(folder))
     assert 2 <= last < 12
@@ -241,8 +279,13 @@ def test_a_resumed_run_stops_at_the_same_validation(tmp_path):
 
 def test_single_domain_models_are_dense_models_of_one_domain(tmp_path):
     """Checklist 17: trained on one domain, measured at home, elsewhere and on the union."""
-    words = [f"runs_dir={tmp_path}", *QUICK, "model.routing=dense", "data.train_domains=[green]",
-             "trainer.max_steps=2"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        *QUICK,
+        "model.routing=dense",
+        "data.train_domains=[green]",
+        "trainer.max_steps=2",
+    ]
     found = metrics_of(train("moe_embeddings", "smoke", words))
     assert found["home_auc"] == found["green_auc"]
     assert {"red_auc", "all_auc"} <= found.keys()
@@ -250,7 +293,11 @@ def test_single_domain_models_are_dense_models_of_one_domain(tmp_path):
 
 def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_path, capsys):
     """Checklist 18: vectors with the number of their domain; hits of any domain, or of one."""
-    rows = [{"text": f"{w} kilu", "domain": d} for w in ("babado", "mona", "peri") for d in ("red", "blue")]  # fmt: skip
+    rows = [
+        {"text": f"{w} kilu", "domain": d}
+        for w in ("babado", "mona", "peri")
+        for d in ("red", "blue")
+    ]
     write_jsonl(tmp_path / "docs.jsonl", rows)
     words = [f"runs_dir={full_run.parents[2]}", f"use.file={tmp_path}/docs.jsonl", "use.run=full"]
 
@@ -275,7 +322,10 @@ def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_
     with pytest.raises(UserError, match="document 7 has no text"):
         run("embed", f"use.file={tmp_path}/bad.jsonl")
     assert "blue: babado kilu" in capsys.readouterr().out
-    for wrong, said in (("use.query=x", "use.query_domain"), ("use.domain=green", "no document of the domain")):  # fmt: skip
+    for wrong, said in (
+        ("use.query=x", "use.query_domain"),
+        ("use.domain=green", "no document of the domain"),
+    ):
         with pytest.raises(UserError, match=said):
             run("search", wrong)
 
@@ -290,7 +340,9 @@ def test_embed_works_in_blocks_that_show_progress(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "docs.jsonl", rows)
     place = Workspace(tmp_path / "w")
     place.progress = lambda parts, name, total: seen.append(total) or parts
-    folder = tasks.embed(config(f"use.file={tmp_path}/docs.jsonl", "eval.batch_size=2"), None, place)  # fmt: skip
+    folder = tasks.embed(
+        config(f"use.file={tmp_path}/docs.jsonl", "eval.batch_size=2"), None, place
+    )
     found = read_state_dict(folder / "embeddings.safetensors")["embeddings"]
     want = module.encoder.encode([r["text"] for r in rows], [r["domain"] for r in rows])
     torch.testing.assert_close(found, want)
@@ -300,17 +352,31 @@ def test_embed_works_in_blocks_that_show_progress(tmp_path, monkeypatch):
 def test_pairs_of_own_citations_train(tmp_path):
     """TASK=pairs writes what data.paths reads; then a run on it."""
     domains = ("soil", "sea")
-    docs = [{"id": f"{d}{i}", "text": f"{d} words {i} {i % 7}", "domain": d} for d in domains for i in range(60)]  # fmt: skip
+    docs = [
+        {"id": f"{d}{i}", "text": f"{d} words {i} {i % 7}", "domain": d}
+        for d in domains
+        for i in range(60)
+    ]
     write_jsonl(tmp_path / "docs.jsonl", docs)
     lines = [f"r{d}{i % 7},{d}{i}" for d in domains for i in range(60)] + ["soil1,soil1"]
     (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(lines) + "\n")
-    words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl",
-             "pairs.most=20", "pairs.shares=[0.2, 0.3]"]  # fmt: skip
+    words = [
+        f"pairs.citations={tmp_path}/cites.csv",
+        f"pairs.documents={tmp_path}/docs.jsonl",
+        "pairs.most=20",
+        "pairs.shares=[0.2, 0.3]",
+    ]
     folder = build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
     labels = [row["label"] for row in read_jsonl(folder / "sea/test.jsonl", ("a", "b", "label"))]
     assert labels.count(1) == labels.count(0) > 5
-    own = ["data.source=files", "data.domains=[soil, sea]", f"data.root={folder}",
-           "data.paths={soil: soil, sea: sea}", "trainer.max_steps=2", *QUICK]  # fmt: skip
+    own = [
+        "data.source=files",
+        "data.domains=[soil, sea]",
+        f"data.root={folder}",
+        "data.paths={soil: soil, sea: sea}",
+        "trainer.max_steps=2",
+        *QUICK,
+    ]
     run = train("moe_embeddings", "smoke", [f"runs_dir={tmp_path}", *own])
     assert {"soil_f1", "sea_f1", "all_f1"} <= metrics_of(run).keys()
     with pytest.raises(UserError, match="name pairs.citations"):
@@ -318,7 +384,10 @@ def test_pairs_of_own_citations_train(tmp_path):
     write_jsonl(tmp_path / "docs.jsonl", [*docs, {"id": "sea1", "text": "other", "domain": "sea"}])
     with pytest.raises(UserError, match="the id 'sea1' and differ"):
         build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
-    write_jsonl(tmp_path / "docs.jsonl", [*docs, *({"id": f"sea{i}", "text": None, "domain": "sea"} for i in range(60, 67))])  # fmt: skip
+    write_jsonl(
+        tmp_path / "docs.jsonl",
+        [*docs, *({"id": f"sea{i}", "text": None, "domain": "sea"} for i in range(60, 67))],
+    )
     (tmp_path / "cites.csv").write_text(
         "citing,cited\n" + "\n".join([*lines, *(f"q,sea{i}" for i in range(60, 67))]) + "\n"
     )
@@ -351,16 +420,26 @@ def test_pairs_say_what_they_leave_out(tmp_path, capsys):
     write_jsonl(tmp_path / "docs.jsonl", docs)
     cites = [f"r{i},d{i + k}" for i in range(28) for k in range(3)] + ["r0,gone", "r1,gone"]
     (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(cites) + "\n")
-    words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl", f"pairs.output={tmp_path}/out"]  # fmt: skip
+    words = [
+        f"pairs.citations={tmp_path}/cites.csv",
+        f"pairs.documents={tmp_path}/docs.jsonl",
+        f"pairs.output={tmp_path}/out",
+    ]
     words += ["pairs.most=4", "pairs.shares=[0.0, 0.4]"]
     build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
     said = capsys.readouterr().out
-    rows = {p: read_jsonl(tmp_path / f"out/all/{p}.jsonl", ("a", "b", "label")) for p in ("train", "test")}  # fmt: skip
+    rows = {
+        p: read_jsonl(tmp_path / f"out/all/{p}.jsonl", ("a", "b", "label"))
+        for p in ("train", "test")
+    }
     kept = sum(row["label"] for own in rows.values() for row in own)
     assert "2 of 86 citations name no document" in said
     assert f"all: {kept} of 57 co-cited pairs kept; left out: " in said
     assert "1 documents without text, 1 documents with the text of another one" in said
-    counts = {what: int(count) for count, what in re.findall(r"(\d+) (pairs across parts|pairs above)", said)}  # fmt: skip
+    counts = {
+        what: int(count)
+        for count, what in re.findall(r"(\d+) (pairs across parts|pairs above)", said)
+    }
     assert kept == 8
     assert counts["pairs across parts"] + counts["pairs above"] == 57 - kept
 
@@ -373,7 +452,9 @@ def test_baselines_have_the_names_of_the_method(tmp_path):
 
 
 def test_checklist_13_the_paper_model_has_383_million_parameters():
-    """Checklist 13: ModernBERT-base with five experts a layer, as the paper counts; weights missing."""
+    """Checklist 13: ModernBERT-base with five experts a layer, as the paper counts; weights
+    missing.
+    """
     rows = inspect("moe_embeddings", "paper", [])
     assert rows["parameters"].startswith("383.")
     assert rows["negatives per query"] == "15"
@@ -382,15 +463,30 @@ def test_checklist_13_the_paper_model_has_383_million_parameters():
 
 def test_paper_configs_hold_both_generations():
     b, a = config(name="paper"), config(name="paper_2024")
-    assert (b.optim.lr, b.data.batch_size, b.optim.schedule, b.method.loss) == (1e-4, 16, "linear", "mnr_plus")  # fmt: skip
+    assert (b.optim.lr, b.data.batch_size, b.optim.schedule, b.method.loss) == (
+        1e-4,
+        16,
+        "linear",
+        "mnr_plus",
+    )
     assert (b.method.normalize, b.method.temperature, b.method.patience) == (False, None, 5)
     assert (b.trainer.gradient_clip_val, b.optim.weight_decay, b.eval.gradients) == (
         1.0,
         0.0,
         False,
     )
-    assert (b.model.routing, b.model.block, b.model.layers, len(b.data.domains)) == ("enforced", "copy", "all", 5)  # fmt: skip
-    assert (a.model.num_experts, a.model.top_k, a.model.block, a.model.pooler) == (8, 2, "gated", "cls")  # fmt: skip
+    assert (b.model.routing, b.model.block, b.model.layers, len(b.data.domains)) == (
+        "enforced",
+        "copy",
+        "all",
+        5,
+    )
+    assert (a.model.num_experts, a.model.top_k, a.model.block, a.model.pooler) == (
+        8,
+        2,
+        "gated",
+        "cls",
+    )
     assert (a.optim.lr, a.optim.weight_decay, a.optim.schedule) == (1e-5, 0.01, "cosine")
     assert (a.method.loss, a.method.temperature, a.method.balance_weight) == ("clip", 0.7, 0.05)
     assert config(name="paper_2024_single_moe").model.layers == "middle"

@@ -11,8 +11,12 @@ from tests.projects.moe_embeddings.conftest import GOLDEN, ROUTED, batch_of, con
 from tests.projects.moe_embeddings.workers import two_steps
 from tests.unit.losses.golden import assert_close, fill, grad_norm
 
-NAMES = {"mnr": [], "mnr_plus": [], "clip_temp0.7": ["method.temperature=0.7"],
-         "clip_temp1.0": ["method.temperature=1.0"]}  # fmt: skip
+NAMES = {
+    "mnr": [],
+    "mnr_plus": [],
+    "clip_temp0.7": ["method.temperature=0.7"],
+    "clip_temp1.0": ["method.temperature=1.0"],
+}
 
 
 def objective_of(name, *words):
@@ -156,7 +160,10 @@ def test_twin_negatives_of_one_rank_are_another_objective(two_ranks):
         (["method.balance_weight=0.1"], "losses of the router need"),
         (["model.routing=switch"], "trains its router by"),
         (["model.num_experts=2"], "enforced routing has 3 domains"),
-        (["model.routing=token", "model.num_experts=2", "method.router_loss=specified"], "expert for every"),
+        (
+            ["model.routing=token", "model.num_experts=2", "method.router_loss=specified"],
+            "expert for every",
+        ),
         (["model.routing=token", "data.domains=[a]", "method.balance_weight=0.1"], "larger than"),
         (["model.routing=dense", "model.block=gated"], "need experts"),
         (["model.routing=token", "model.num_experts=2", "model.top_k=3"], "larger than"),
@@ -169,7 +176,7 @@ def test_twin_negatives_of_one_rank_are_another_objective(two_ranks):
         (["data.source=bundled"], "bundled domains are"),
         (["method.patience=2", "trainer.val_every_n_steps=null"], "needs trainer.val_every"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_do_not_fit_are_refused(words, said):
     with pytest.raises(UserError, match=said):
         config(*words)

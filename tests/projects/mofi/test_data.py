@@ -73,8 +73,11 @@ def test_item_16_contrastive_text_is_switchable(text):
 
 def test_items_11_14_recipes_and_clip_see_the_same_images():
     """Checklist 11, 14: recipe and text change neither images nor drawn entities."""
-    arms = [("method.recipe=supervised",), ("method.recipe=contrastive", "data.text=name"),
-            ("method.recipe=contrastive", "data.text=alt_text", "method.same_entity=negative")]  # fmt: skip
+    arms = [
+        ("method.recipe=supervised",),
+        ("method.recipe=contrastive", "data.text=name"),
+        ("method.recipe=contrastive", "data.text=alt_text", "method.same_entity=negative"),
+    ]
     found = [batch_of(*words, epoch=2) for words in arms]
     for other in found[1:]:
         assert torch.equal(other["images"], found[0]["images"])
@@ -94,7 +97,10 @@ def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
     """Three quarters of the photographs' captions name the class; the truth is not in the rows."""
     cfg, found, rows = pool
     words = {i: set(aliases) for i, aliases in CLASS_ALIASES.items()}
-    right = [any(w in text for w in words[y]) for text, y in zip(found.alt_texts[:200], found.truth, strict=False)]  # fmt: skip
+    right = [
+        any(w in text for w in words[y])
+        for text, y in zip(found.alt_texts[:200], found.truth, strict=False)
+    ]
     assert 0.6 < np.mean(right) < 0.9
     assert len(rows) == len(found.images) == 200 + round(0.05 * 1879)
     share, count = precision(cfg, rows, found.truth)
@@ -105,15 +111,19 @@ def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
 
 
 def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
-    """Halves are disjoint, cover all, and depend on the seed; the filter is plain CLIP on alt-texts."""
+    """Halves are disjoint, cover all, and depend on the seed; the filter is plain CLIP on
+    alt-texts.
+    """
     cfg, found, rows = pool
     learnt, judged = [], []
     for name, stub in {
-        "MOFI": lambda cfg: torch.nn.Linear(1, 1), "training_data": lambda *_: None,
-        "filter_path": lambda *_: tmp_path / "absent", "keep_weights": lambda *_: None,
+        "MOFI": lambda cfg: torch.nn.Linear(1, 1),
+        "training_data": lambda *_: None,
+        "filter_path": lambda *_: tmp_path / "absent",
+        "keep_weights": lambda *_: None,
         "alt_text_set": lambda cfg, pool, part: learnt.append(set(part.tolist())),
         "score_rows": lambda cfg, module, pool, rows, part: judged.append(set(part.tolist())),
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setattr(f"projects.mofi.stages.{name}", stub)
     assert [stage.name for stage in scored(cfg, found, rows)] == ["filter_0", "filter_1"]
     assert [own & other for own, other in zip(learnt, judged, strict=True)] == [set(), set()]
@@ -123,12 +133,16 @@ def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
     assert not torch.equal(halves, half_of(config("seed=5", name="mini"), found.names))
     own = filter_config(cfg)
     assert (own.method.recipe, own.method.same_entity, own.data.text) == (
-        "contrastive", "negative", "alt_text",
-    )  # fmt: skip
+        "contrastive",
+        "negative",
+        "alt_text",
+    )
 
 
 def test_the_filters_do_not_depend_on_the_rate_of_the_recipe():
-    """A search of the rate must not change the labels; without a rate of its own a filter has the recipe's."""
+    """A search of the rate must not change the labels; without a rate of its own a filter has the
+    recipe's.
+    """
 
     def places(*words):
         cfg = config(*words, name="mini")
@@ -161,8 +175,10 @@ def files(tmp_path):
     rows = [("a.png", ["Q1"]), ("b.png", ["Q2", "Q1"]), ("c.png", ["Q2"])]
     for name, _ in rows:
         Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8)).save(tmp_path / name)
-    lines = [json.dumps({"image": n, "alt_text": f"of {n}", "entities": [{"id": i} for i in ids]})
-             for n, ids in rows]  # fmt: skip
+    lines = [
+        json.dumps({"image": n, "alt_text": f"of {n}", "entities": [{"id": i} for i in ids]})
+        for n, ids in rows
+    ]
     (tmp_path / "i2e.jsonl").write_text("\n".join(lines) + "\n")
     table = "id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\nQ2\toak\t\t2\n"
     (tmp_path / "entities.tsv").write_text(
@@ -176,7 +192,9 @@ def csv_config(root, *words) -> Config:
 
 
 def test_sets_of_the_engine_are_read_from_disk(files):
-    """Rows through offsets; numbers are places in entities.tsv; one without a description has a name."""
+    """Rows through offsets; numbers are places in entities.tsv; one without a description has a
+    name.
+    """
     data = training_data(csv_config(files), file_set(csv_config(files)), TOKENIZER).train_set
     batch = data[[(0, 0), (1, 0), (2, 0)]]
     assert batch["images"].shape == (3, 3, 32, 32)

@@ -120,11 +120,16 @@ def test_links_by_a_language_model_fall_back_to_the_prior(known):
 
 def rows_of(*entities, image="{}.png"):
     return [
-        {"image": image.format(i), "alt_text": f"text {i}", "entities": [
-            {"id": e, "name": e.lower(), "description": "", "link_prob": 1.0, "clip_score": s}
-            for e, s in own]}
+        {
+            "image": image.format(i),
+            "alt_text": f"text {i}",
+            "entities": [
+                {"id": e, "name": e.lower(), "description": "", "link_prob": 1.0, "clip_score": s}
+                for e, s in own
+            ],
+        }
         for i, own in enumerate(entities)
-    ]  # fmt: skip
+    ]
 
 
 def test_item_8_threshold_and_slack_are_configurable():
@@ -144,7 +149,9 @@ def test_item_8_threshold_and_slack_are_configurable():
 
 
 def test_item_13_frequency_filter_and_numbers_are_deterministic():
-    """Checklist 13: rare entities go, images without any too; numbers follow the ids, not the order."""
+    """Checklist 13: rare entities go, images without any too; numbers follow the ids, not the
+    order.
+    """
     rows = rows_of([("B", 1), ("Z", 1)], [("A", 1)], [("B", 1)], [("A", 1), ("B", 1)], [("Z", 1)])
     found, numbers = frequency_filter(rows, 2)
     assert numbers == {"A": 0, "B": 1, "Z": 2}
@@ -180,8 +187,9 @@ def test_item_8_statistics_of_the_set():
     assert found["clip_score_kept"] == {"0.20": 1, "0.30": 1}
     assert found["clip_score_dropped"] == {"0.10": 2}
     assert found["dropped_most"] == [
-        {"name": "b", "dropped": 1, "of": 1}, {"name": "c", "dropped": 1, "of": 1},
-    ]  # fmt: skip
+        {"name": "b", "dropped": 1, "of": 1},
+        {"name": "c", "dropped": 1, "of": 1},
+    ]
     assert len(hand_check(left, 1)) == 1
     assert "a (0." in hand_check(left, 1)[0]
 
@@ -189,11 +197,19 @@ def test_item_8_statistics_of_the_set():
 def build_words(captions: Path, exported: Path, *more: str) -> Config:
     folder = captions.parent
     return config(
-        f"build.input={captions}", f"build.output={folder}/i2e.jsonl", f"build.clip={exported}",
-        f"build.knowledge={folder}/knowledge.tsv", "build.device=cpu", "build.chunk_size=5",
-        "build.batch_size=4", "select.threshold=-1", "select.slack=2", "select.min_images=2",
-        "data.max_corrupt=0.1", *more,
-    )  # fmt: skip
+        f"build.input={captions}",
+        f"build.output={folder}/i2e.jsonl",
+        f"build.clip={exported}",
+        f"build.knowledge={folder}/knowledge.tsv",
+        "build.device=cpu",
+        "build.chunk_size=5",
+        "build.batch_size=4",
+        "select.threshold=-1",
+        "select.slack=2",
+        "select.min_images=2",
+        "data.max_corrupt=0.1",
+        *more,
+    )
 
 
 def run(cfg: Config):
@@ -201,7 +217,9 @@ def run(cfg: Config):
 
 
 def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, capsys):
-    """Checklist 8, 9, 13: rows with link probability and CLIP score; the files beside them; a restart."""
+    """Checklist 8, 9, 13: rows with link probability and CLIP score; the files beside them; a
+    restart.
+    """
     cfg = build_words(captions, exported)
     build_task(cfg, Workspace(tmp_path / "task"))
     told = capsys.readouterr().out
@@ -229,7 +247,9 @@ def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, ca
 
 
 def test_other_vectors_or_pictures_are_another_set(captions, tmp_path, monkeypatch):
-    """Finished chunks were taken for those of a new file of vectors, or of another folder of images."""
+    """Finished chunks were taken for those of a new file of vectors, or of another folder of
+    images.
+    """
     path, found = tmp_path / "v.safetensors", {}
 
     def mapped(step, rows, *_):
@@ -249,11 +269,18 @@ def test_other_vectors_or_pictures_are_another_set(captions, tmp_path, monkeypat
 
 
 def test_the_engine_with_a_language_model(captions, exported):
-    """Extraction, links and descriptions by a local causal model; nonsense changes nothing for the worse."""
+    """Extraction, links and descriptions by a local causal model; nonsense changes nothing for the
+    worse.
+    """
     cfg = build_words(
-        captions, exported, "build.extractor=dictionary", "build.linker=lm", "build.describe=lm",
-        "build.lm=bundled:stories260k", "build.max_new_tokens=4",
-    )  # fmt: skip
+        captions,
+        exported,
+        "build.extractor=dictionary",
+        "build.linker=lm",
+        "build.describe=lm",
+        "build.lm=bundled:stories260k",
+        "build.max_new_tokens=4",
+    )
     rows = run(cfg)
     assert rows["num_images"] == 8
     assert checked_description("x " * 13, "") == ""
@@ -273,8 +300,18 @@ def test_shares_of_the_work_are_joined(captions, exported):
 
 
 def test_names_keep_digits_accents_and_scripts(tmp_path):
-    """Guards against names that are linked by their letters a to z alone: wrong entities, without a word."""
-    names = ["Boeing 747", "Boeing 737", "Boeing", "\u00c5land", "3M", "\u0412\u043b\u0430\u0434\u0438\u043c\u0438\u0440", "land"]  # fmt: skip
+    """Guards against names that are linked by their letters a to z alone: wrong entities, without a
+    word.
+    """
+    names = [
+        "Boeing 747",
+        "Boeing 737",
+        "Boeing",
+        "\u00c5land",
+        "3M",
+        "\u0412\u043b\u0430\u0434\u0438\u043c\u0438\u0440",
+        "land",
+    ]
     path = tmp_path / "k.tsv"
     rows = [f"Q{i}\t{name}\t\t{1 + (name == 'Boeing')}\t" for i, name in enumerate(names)]
     path.write_text("id\tname\tdescription\tprior\taliases\n" + "\n".join(rows), "utf-8")
@@ -291,9 +328,13 @@ def test_names_keep_digits_accents_and_scripts(tmp_path):
 
 
 def test_unreadable_images_are_not_blamed_on_the_threshold(captions, exported):
-    """Guards against a wrong folder of images that only looks like a bad threshold; the files are named."""
+    """Guards against a wrong folder of images that only looks like a bad threshold; the files are
+    named.
+    """
     words = [f"build.images={captions.parent}/elsewhere"]
-    with pytest.raises(UserError, match=r"9 of 12 images cannot be read.*elsewhere/0\.png.*build\.images"):  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"9 of 12 images cannot be read.*elsewhere/0\.png.*build\.images"
+    ):
         run(build_words(captions, exported, *words))
     assert not (captions.parent / "i2e.jsonl").exists()
 
@@ -338,9 +379,11 @@ def test_wrong_files_are_refused(tmp_path, captions, exported):
     bad.write_text('{"image": "a.png", "alt_text": "a lark", "title": "Birds"}\n')
     assert read_input(bad)[0]["alt_text"] == "Birds. a lark"
     table = tmp_path / "knowledge.tsv"
-    for text, told in (("id\tname\n", "lacks the columns"),
-                       ("id\tname\tdescription\tprior\taliases\nQ\ta\tb\t0\t\n", "positive"),
-                       ("id\tname\tdescription\tprior\taliases\nQ\ta\n", "cells")):  # fmt: skip
+    for text, told in (
+        ("id\tname\n", "lacks the columns"),
+        ("id\tname\tdescription\tprior\taliases\nQ\ta\tb\t0\t\n", "positive"),
+        ("id\tname\tdescription\tprior\taliases\nQ\ta\n", "cells"),
+    ):
         table.write_text(text)
         with pytest.raises(UserError, match=told):
             read_knowledge(table)

@@ -78,7 +78,9 @@ def test_item_10_gpr1200_of_a_folder(tmp_path):
 def test_item_11_recipes_have_the_same_backbone(recipe):
     """Checklist 11: equal towers from equal seeds; only the supervised one rests its text side."""
     first, module = module_of("method.recipe=multitask"), module_of(f"method.recipe={recipe}")
-    for (name, one), other in zip(first.encoder.state_dict().items(), module.encoder.state_dict().values(), strict=True):  # fmt: skip
+    for (name, one), other in zip(
+        first.encoder.state_dict().items(), module.encoder.state_dict().values(), strict=True
+    ):
         assert torch.equal(one, other), name
     assert (module.classifier is None) == (recipe == "contrastive")
 
@@ -137,13 +139,25 @@ def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
     monkeypatch.setattr(module_of_evaluation, "JUDGED_PHOTOS", 200)
     monkeypatch.setattr(module_of_evaluation, "PROBED_PHOTOS", 200)
     asked, read = [], module_of_evaluation.load_cifar10
-    monkeypatch.setattr(module_of_evaluation, "load_cifar10", lambda root, split, **more: asked.append(split) or read(root, split, **more))  # fmt: skip
+    monkeypatch.setattr(
+        module_of_evaluation,
+        "load_cifar10",
+        lambda root, split, **more: asked.append(split) or read(root, split, **more),
+    )
     cfg = config("eval.split=dev", name="mini")
     module = untrained(lambda: MOFI(cfg, None, 20), 0)
     module.quality.copy_(torch.tensor([0.5, 0.7, 0.6, 0.8]))
     metrics = evaluate(cfg, module, Workspace(tmp_path))
-    wanted = {"cifar_map", "drawings_map_macro", "drawings_map_head", "drawings_map_tail",
-              "zeroshot_top1", "knn20_top1", "linear_probe_top1", "label_precision_after"}  # fmt: skip
+    wanted = {
+        "cifar_map",
+        "drawings_map_macro",
+        "drawings_map_head",
+        "drawings_map_tail",
+        "zeroshot_top1",
+        "knn20_top1",
+        "linear_probe_top1",
+        "label_precision_after",
+    }
     assert wanted <= metrics.keys()
     assert asked == ["train"]  # kNN and probe learn from no photograph of the test
     assert metrics["cifar_map_chance"] == pytest.approx(0.12, abs=0.01)
@@ -163,9 +177,17 @@ def test_item_14_clip_on_alt_texts_is_an_arm_of_the_comparison():
     from common.engine.comparison.spec import read_comparison
 
     arms = read_comparison("mofi").arms
-    free = {"method.recipe", "method.cls_weight", "method.same_entity", "data.text", "method.margin",
-            "method.margin_on", "method.sampled", "select.enabled",
-            "optim.lr"}  # fmt: skip  # each default arm has the best of one search
+    free = {
+        "method.recipe",
+        "method.cls_weight",
+        "method.same_entity",
+        "data.text",
+        "method.margin",
+        "method.margin_on",
+        "method.sampled",
+        "select.enabled",
+        "optim.lr",
+    }  # each default arm has the best of one search
     assert all(set(words) <= free for words in arms.values())
     assert arms["clip"]["data.text"] == "alt_text"
     assert arms["clip"]["method.same_entity"] == "negative"
@@ -196,10 +218,17 @@ def test_annotation_by_class_vectors_and_by_texts(exported, tmp_path, capsys):
     table = tmp_path / "entities.tsv"
     table.write_text("id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\nQ2\toak\t\t2\n")
     picture = str(folder / "3_0.png")
-    cfg = config(f"annotate.run={exported}", f"annotate.entities={table}", f"annotate.inputs=[{picture}]")  # fmt: skip
+    cfg = config(
+        f"annotate.run={exported}", f"annotate.entities={table}", f"annotate.inputs=[{picture}]"
+    )
     annotate(cfg, Workspace(tmp_path / "a"))
     assert "lark, a bird" in capsys.readouterr().out
-    cfg = config(f"search.run={exported}", f"search.gallery={folder}", f"search.inputs=[{picture}]", "search.top=3")  # fmt: skip
+    cfg = config(
+        f"search.run={exported}",
+        f"search.gallery={folder}",
+        f"search.inputs=[{picture}]",
+        "search.top=3",
+    )
     search(cfg, Workspace(tmp_path / "b"))
     assert "3_0.png 1.000" in capsys.readouterr().out
     for task in (annotate, search):
@@ -229,7 +258,11 @@ def test_a_long_table_of_entities_is_embedded_in_batches(exported, monkeypatch):
 
 def test_a_model_without_a_trained_text_tower_does_not_annotate(tmp_path):
     """Guards against cosines of an untrained text tower; other recipes go on to read the table."""
-    words = [f"annotate.run={tmp_path}/export", f"annotate.entities={tmp_path}/none.tsv", "annotate.inputs=[a.png]"]  # fmt: skip
+    words = [
+        f"annotate.run={tmp_path}/export",
+        f"annotate.entities={tmp_path}/none.tsv",
+        "annotate.inputs=[a.png]",
+    ]
     for recipe, told in (("supervised", "text tower is untrained"), ("multitask", r"none\.tsv")):
         (tmp_path / "config.yaml").write_text(f"method: {{recipe: {recipe}, cls_weight: 0.9}}\n")
         with pytest.raises(UserError, match=told):
@@ -249,7 +282,11 @@ def test_pictures_that_are_asked_about_are_read_before_the_gallery(exported, tmp
     """A wrong name was told when the whole folder had been encoded."""
     folder, seen = gpr_folder(tmp_path / "pictures"), []
     plain = Embedder.encode_image
-    monkeypatch.setattr(Embedder, "encode_image", lambda self, images, *more: seen.append(images) or plain(self, images, *more))  # fmt: skip
+    monkeypatch.setattr(
+        Embedder,
+        "encode_image",
+        lambda self, images, *more: seen.append(images) or plain(self, images, *more),
+    )
     words = [f"search.run={exported}", f"search.gallery={folder}", "search.inputs=[absent.png]"]
     with pytest.raises(UserError, match="absent"):
         search(config(*words), Workspace(tmp_path / "b"))
@@ -265,7 +302,9 @@ def test_check_shows_the_memory_of_two_million_classes(tmp_path):
     """Paper configs: every setting builds; class vectors with their moments, whole and shared out."""
     from common.engine.check import inspect
 
-    rows = inspect("mofi", "paper", [f"data.root={tmp_path}", "trainer.num_nodes=1", "trainer.devices=1"])  # fmt: skip
+    rows = inspect(
+        "mofi", "paper", [f"data.root={tmp_path}", "trainer.num_nodes=1", "trainer.devices=1"]
+    )
     assert rows["2,000,000 class vectors of 512"] == "11.44 GiB a device"
     assert rows["negatives per query"] == "524,287"
     assert "MISSING" in rows["data: i2e.jsonl"]
@@ -277,8 +316,14 @@ def test_check_shows_the_memory_of_two_million_classes(tmp_path):
 
 def test_paper_configs_have_the_recipes_and_sizes():
     """Checklist 11, 14: recipes, the CLIP arm, and the three sizes."""
-    recipes = {"paper": "multitask", "paper_supervised": "supervised", "paper_contrastive": "contrastive",
-               "paper_clip": "contrastive", "paper_l14": "multitask", "paper_h14": "multitask"}  # fmt: skip
+    recipes = {
+        "paper": "multitask",
+        "paper_supervised": "supervised",
+        "paper_contrastive": "contrastive",
+        "paper_clip": "contrastive",
+        "paper_l14": "multitask",
+        "paper_h14": "multitask",
+    }
     for name, recipe in recipes.items():
         assert config(name=name).method.recipe == recipe
     clip = config(name="paper_clip")

@@ -176,8 +176,11 @@ def test_item_6_the_sum_and_both_ends():
         ends.losses(batch)["loss"].backward()
         grads = [{k for k, p in m.named_parameters() if p.grad is not None} for m in (single, ends)]
         assert grads[0] == grads[1]
-        assert all(p.requires_grad == (k in grads[0]) for k, p in single.named_parameters()
-                   if not k.endswith(("model.logit_scale", "model.logit_bias")))  # fmt: skip
+        assert all(
+            p.requires_grad == (k in grads[0])
+            for k, p in single.named_parameters()
+            if not k.endswith(("model.logit_scale", "model.logit_bias"))
+        )
 
 
 def test_item_7_pairs_with_a_common_entity_are_masked():
@@ -228,7 +231,9 @@ def test_log_q_correction_lowers_the_logits_of_classes_that_are_drawn_often():
 
 
 def test_item_4_all_classes_under_frequency_sampling_are_the_full_softmax():
-    """Checklist 4: N' >= C with a log-Q correction was a softmax of other logits; a sample is still corrected."""
+    """Checklist 4: N' >= C with a log-Q correction was a softmax of other logits; a sample is still
+    corrected.
+    """
     words = ("method.sampling=frequency", "method.logq_correction=true", "method.margin=0")
     module = module_of(*words, "method.sampled=100")
     classifier, batch = module.classifier, batch_of()

@@ -23,9 +23,7 @@ def golden_case(case: dict[str, Any], distributed: bool) -> dict[str, Any]:
     w = flat((c, d), "sin", 0.3, 0.7).detach().requires_grad_()
     ids = torch.tensor([i for i in case["class_set"] if i % ranks == place])
     labels = ((3 * torch.arange(b) + 1) % c)[place * b // ranks : (place + 1) * b // ranks]
-    out = classification_loss(
-        f, w[ids], ids, labels, scale=case["scale"], margin=case["margin"]
-    )  # fmt: skip
+    out = classification_loss(f, w[ids], ids, labels, scale=case["scale"], margin=case["margin"])
     out.backward()
     grad = w.grad / ranks  # nobody averages class vectors
     return {"loss": out.detach(), "features": f.grad / ranks, "matrix": grad, "norm": grad_norm(f)}

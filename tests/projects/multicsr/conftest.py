@@ -54,9 +54,16 @@ def causal_model(seed: int = 0) -> LanguageModel:
     """A random GPT-2 whose greedy outputs differ by prompt."""
     torch.manual_seed(seed)
     sizes = GPT2Config(
-        vocab_size=300, n_positions=96, n_embd=32, n_layer=2, n_head=2, initializer_range=0.6,
-        bos_token_id=2, eos_token_id=3, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=300,
+        n_positions=96,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.6,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
     return LanguageModel(GPT2LMHeadModel(sizes), tokenizer(), "cpu")
 
 
@@ -64,9 +71,17 @@ def sequence_model(seed: int = 0) -> SequenceToSequence:
     """A random T5."""
     torch.manual_seed(seed)
     sizes = T5Config(
-        vocab_size=300, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, eos_token_id=3,
-        decoder_start_token_id=0, pad_token_id=0, initializer_factor=20.0,
-    )  # fmt: skip
+        vocab_size=300,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        eos_token_id=3,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        initializer_factor=20.0,
+    )
     return SequenceToSequence(T5ForConditionalGeneration(sizes), tokenizer(), "cpu")
 
 
@@ -74,7 +89,10 @@ def answering(text: str):
     """In the place of `continuations`: every prompt has this answer, cut at `stop` as a model's is."""
 
     def continuations(prompts, *args, stop=None, **options):
-        return [Continuation(text if stop is None else text.partition(stop)[0], True, 3) for _ in prompts]  # fmt: skip
+        return [
+            Continuation(text if stop is None else text.partition(stop)[0], True, 3)
+            for _ in prompts
+        ]
 
     return continuations
 

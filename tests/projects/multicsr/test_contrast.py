@@ -44,7 +44,9 @@ def step_by_step(model, wanted, opposite, omega, plausibility, count):
                 logits.append(model.model(input_ids=ids).logits[:, -1])
             else:
                 decoder = torch.tensor([[0, *chosen]])
-                logits.append(model.model(**model.inputs([prompt]), decoder_input_ids=decoder).logits[:, -1])  # fmt: skip
+                logits.append(
+                    model.model(**model.inputs([prompt]), decoder_input_ids=decoder).logits[:, -1]
+                )
         token = int(opposite_logits(*logits, omega, plausibility).argmax())
         chosen.append(token)
         if token == model.tokenizer.eos_token_id:
@@ -108,7 +110,9 @@ def test_both_branches_have_the_same_prefix(models, kind):
     """Checklist 2: cached batches choose what a loop over single rows chooses, token by token."""
     model = models[kind]
     with torch.no_grad():
-        wanted = [step_by_step(model, a, b, 0.7, 0.1, 8) for a, b in zip(WANTED, AGAINST, strict=True)]  # fmt: skip
+        wanted = [
+            step_by_step(model, a, b, 0.7, 0.1, 8) for a, b in zip(WANTED, AGAINST, strict=True)
+        ]
     found = contrastive_answers(
         model, WANTED, AGAINST, omega=0.7, plausibility=0.1, max_new_tokens=8, batch_size=4
     )
@@ -139,9 +143,13 @@ def test_draws_at_temperature_one_follow_the_rows_own_stream(models):
     def draw(rows, seed):
         rngs = [sample_rng(seed, 0, i) for i in rows]
         found = contrastive_answers(
-            models["causal"], [WANTED[i] for i in rows], [AGAINST[i] for i in rows], omega=0.3,
-            max_new_tokens=6, rngs=rngs,
-        )  # fmt: skip
+            models["causal"],
+            [WANTED[i] for i in rows],
+            [AGAINST[i] for i in rows],
+            omega=0.3,
+            max_new_tokens=6,
+            rngs=rngs,
+        )
         return [c.text for c in found]
 
     assert draw([0, 1, 2], 0) == [draw([i], 0)[0] for i in (0, 1, 2)]
@@ -158,7 +166,9 @@ def test_the_opposite_of_entailment_is_contradiction_and_vice_versa(models, monk
         return contrastive_answers(model, wanted, opposite, **{**options, "max_new_tokens": 1})
 
     monkeypatch.setattr("projects.multicsr.generation.contrastive_answers", answers)
-    monkeypatch.setattr("projects.multicsr.generation.load_model", lambda name: models["encoder-decoder"])  # fmt: skip
+    monkeypatch.setattr(
+        "projects.multicsr.generation.load_model", lambda name: models["encoder-decoder"]
+    )
     write_records(Stage1Config(enabled=True, model="any", omega=0.3), ["it rains"], tmp_path / "on")
     positive, negative = (generation_prompt("it rains", k) for k in ("entailment", "contradiction"))
     assert seen == [(positive, negative, 0.3), (negative, positive, 0.3)]
@@ -182,10 +192,16 @@ def test_prompts_have_a_task_two_examples_and_an_open_slot():
 
 @pytest.mark.parametrize(
     ("answer", "wanted"),
-    [('He said "no."', 'He said "no."'), ('"Yes" and "no"', '"Yes" and "no"'), ("the dogs'", "the dogs'"),
-     ("'It's late.'", "It's late."), ("\u201cIt rains.\u201d", "It rains."), ('"It rains.', "It rains."),
-     ("`\"It rains.\"`", "It rains.")],
-)  # fmt: skip
+    [
+        ('He said "no."', 'He said "no."'),
+        ('"Yes" and "no"', '"Yes" and "no"'),
+        ("the dogs'", "the dogs'"),
+        ("'It's late.'", "It's late."),
+        ("\u201cIt rains.\u201d", "It rains."),
+        ('"It rains.', "It rains."),
+        ('`"It rains."`', "It rains."),
+    ],
+)
 def test_quotation_marks_around_the_whole_answer_are_left_out(answer, wanted):
     """Those of a part of the sentence are the sentence's own."""
     assert parse_sentence(answer) == wanted
@@ -205,9 +221,13 @@ def test_worked_examples_are_in_no_evaluation_set():
 def test_generation_from_a_local_folder_goes_on_after_a_stop(model_folders, kind, tmp_path):
     """Checklist 13 and 15: records of index ranges, continued; any local model, no network."""
     options = Stage1Config(
-        enabled=True, model=model_folders[kind], omega=0.3, max_new_tokens=5, batch_size=2,
+        enabled=True,
+        model=model_folders[kind],
+        omega=0.3,
+        max_new_tokens=5,
+        batch_size=2,
         compare_plain=True,
-    )  # fmt: skip
+    )
     part = write_records(options, TEXTS, tmp_path / "a", options=RowMapConfig("0/2", chunk_size=1))
     assert not part.complete
     assert part.computed == 2
@@ -224,10 +244,18 @@ def test_generation_from_a_local_folder_goes_on_after_a_stop(model_folders, kind
             assert isinstance(part["differs"], bool)
     with pytest.raises(UserError, match="another omega"):
         write_records(
-            Stage1Config(enabled=True, model=model_folders[kind], omega=0.5, max_new_tokens=5,
-                         batch_size=2, compare_plain=True),
-            TEXTS, tmp_path / "a", options=RowMapConfig(chunk_size=1),
-        )  # fmt: skip
+            Stage1Config(
+                enabled=True,
+                model=model_folders[kind],
+                omega=0.5,
+                max_new_tokens=5,
+                batch_size=2,
+                compare_plain=True,
+            ),
+            TEXTS,
+            tmp_path / "a",
+            options=RowMapConfig(chunk_size=1),
+        )
 
 
 def test_triplets_without_an_answer_are_left_out_with_a_count():

@@ -32,9 +32,15 @@ def oracle(rows):
         "reversed": (1.0, 4.5),
         "drifted": (2.5, 1.0),
     }
-    return [Spoilt(row.triplet._replace(
-        positive_score=grades[row.error][0], negative_score=grades[row.error][1]), row.error)
-        for row in rows]  # fmt: skip
+    return [
+        Spoilt(
+            row.triplet._replace(
+                positive_score=grades[row.error][0], negative_score=grades[row.error][1]
+            ),
+            row.error,
+        )
+        for row in rows
+    ]
 
 
 def test_the_default_rule_and_the_presets():
@@ -54,7 +60,11 @@ def test_errors_are_made_in_exact_shares_and_are_what_they_say():
             assert triplet.sent1 != positive
             assert triplet.sent1.startswith("entailed")
         else:
-            wanted = {"": (positive, negative), "reversed": (negative, positive), "drifted": (neutral, negative)}  # fmt: skip
+            wanted = {
+                "": (positive, negative),
+                "reversed": (negative, positive),
+                "drifted": (neutral, negative),
+            }
             assert triplet[1:3] == wanted[error]
     assert rows != spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25, drifted=0.1), 4)
     with pytest.raises(UserError, match="sum to more than 1"):
@@ -116,7 +126,9 @@ def test_scores_have_to_come_from_somewhere(tmp_path):
 
 
 def test_a_cell_in_quotation_marks_may_hold_a_tab(tmp_path, capsys):
-    """The names of a .tsv's columns were read without quotation marks: a row of too many cells, and no scores."""
+    """The names of a .tsv's columns were read without quotation marks: a row of too many cells, and
+    no scores.
+    """
     path, new = tmp_path / "in.tsv", tmp_path / "new.csv"
     path.write_text('sent0\tsent1\thard_neg\tid\n"a\tb c"\td\te\t7\n')
     words = [f"files.input={path}", f"files.output={new}", "stage2.judge=overlap"]
@@ -156,8 +168,18 @@ def test_nothing_left_is_said():
 
 def test_answers_without_a_score_are_counted(monkeypatch, tmp_path):
     """Checklist 4 and 13: rejected triplets are dropped and counted; the files have the headers."""
-    answers = {"b0": "4.5", "c0": "1.0", "b1": "5", "c1": "0", "b2": "4.55", "c2": "1", "b3": "similar",
-               "c3": "2", "b4": "4.0", "c4": "9"}  # fmt: skip
+    answers = {
+        "b0": "4.5",
+        "c0": "1.0",
+        "b1": "5",
+        "c1": "0",
+        "b2": "4.55",
+        "c2": "1",
+        "b3": "similar",
+        "c3": "2",
+        "b4": "4.0",
+        "c4": "9",
+    }
 
     def build_judge(cfg):
         return lambda pairs, seeds: [
@@ -229,9 +251,10 @@ def test_the_digit_follows_the_head_of_a_chat_turn_without_a_space(models, monke
     model = models["causal"]
     monkeypatch.setattr(model.tokenizer, "chat_template", None)
     monkeypatch.setattr(
-        model, "log_likelihood",
+        model,
+        "log_likelihood",
         lambda a, b, size, joint: asked.append(joint) or torch.zeros(len(a)),
-    )  # fmt: skip
+    )
     expected_grades(model, ["how near?"], 4)
     monkeypatch.setattr(model.tokenizer, "chat_template", "{{ messages }}")
     expected_grades(model, ["how near?"], 4)
@@ -266,7 +289,11 @@ def test_controls_that_would_not_act_are_refused(tmp_path):
         prepare(config("stage2.keep=oracle"))
     with pytest.raises(UserError, match="asks for no gap"):  # before any grade is read
         prepare(config("stage2.preset=9", "stage2.gamma=0.5"))
-    write_triplets(tmp_path / "in.csv", [t._replace(positive_score=4.0, negative_score=1.0) for t in TRIPLETS], scores=True)  # fmt: skip
+    write_triplets(
+        tmp_path / "in.csv",
+        [t._replace(positive_score=4.0, negative_score=1.0) for t in TRIPLETS],
+        scores=True,
+    )
     task = build(config(f"files.input={tmp_path / 'in.csv'}", "stage2.keep=random")).tasks["filter"]
     with pytest.raises(UserError, match="stage2.keep=random is a control"):
         task(Workspace(tmp_path / "run", "multicsr", "smoke"))
@@ -291,7 +318,12 @@ def test_a_seed_of_the_comparison_draws_triplets_that_all_its_arms_share():
 def test_corpora_made_elsewhere_enter_at_stage_2(tmp_path):
     """Checklist 16: a CSV of another origin, scores joined by content in any order."""
     write_triplets(tmp_path / "own.csv", TRIPLETS, scores=False)
-    words = ["data.source=file", f"data.file={tmp_path / 'own.csv'}", "data.batch_size=2", "data.limit=null"]  # fmt: skip
+    words = [
+        "data.source=file",
+        f"data.file={tmp_path / 'own.csv'}",
+        "data.batch_size=2",
+        "data.limit=null",
+    ]
     assert len(prepare(config(*words, "stage2.enabled=false")).triplets) == 5
     with pytest.raises(UserError, match="stage 2 needs scores"):
         prepare(config(*words))

@@ -98,11 +98,21 @@ def test_every_combination_of_stages_trains(on, model_folders, tmp_path):
     folder = model_folders["causal"]
     write_triplets(tmp_path / "own.csv", [GradedTriplet(t, t, t) for t in TEXTS[:2]], scores=False)
     words += [
-        "data.source=file", f"data.file={tmp_path / 'own.csv'}", "data.limit=null",
-        "data.generate=true", "data.batch_size=2", f"stage1.model={folder}", "stage1.max_new_tokens=3",
-        "stage2.judge=lm", f"stage2.score_model={folder}", "stage2.read=expectation",
-        "stage2.alpha=0", "stage2.beta=5", "stage2.gamma=0", f"runs_dir={tmp_path}",
-    ]  # fmt: skip
+        "data.source=file",
+        f"data.file={tmp_path / 'own.csv'}",
+        "data.limit=null",
+        "data.generate=true",
+        "data.batch_size=2",
+        f"stage1.model={folder}",
+        "stage1.max_new_tokens=3",
+        "stage2.judge=lm",
+        f"stage2.score_model={folder}",
+        "stage2.read=expectation",
+        "stage2.alpha=0",
+        "stage2.beta=5",
+        "stage2.gamma=0",
+        f"runs_dir={tmp_path}",
+    ]
     cfg = config(*words)
     (stage,) = stages(cfg)
     data = training_set(cfg, stage.module.encoder)[[(0, 0), (1, 0)]]
@@ -131,8 +141,15 @@ def test_a_killed_run_goes_on_exactly_and_reports_all(tmp_path, unrendered_figur
     assert same(final_state(killed, "train"), final_state(whole, "train"))
     metrics = json.loads((whole / "metrics.json").read_text())
     assert metrics == json.loads((killed / "metrics.json").read_text())
-    for name in ("stsb_test_spearman", "synthetic_ndcg_at_10", "masked_share", "kept_share",
-                 "masked_own_negative_share", "swap_rate", "parse_failure_rate"):  # fmt: skip
+    for name in (
+        "stsb_test_spearman",
+        "synthetic_ndcg_at_10",
+        "masked_share",
+        "kept_share",
+        "masked_own_negative_share",
+        "swap_rate",
+        "parse_failure_rate",
+    ):
         assert name in metrics
     assert metrics["mlp_stsb_test_spearman"] != metrics["stsb_test_spearman"]
     assert "train/masked_share" in (whole / "metrics.csv").read_text()
@@ -248,10 +265,19 @@ def test_the_evaluation_asks_no_language_model_and_waits_for_nobody(
     folder = model_folders["causal"]
     (tmp_path / "p.txt").write_text("\n".join(TEXTS) + "\n")
     words = [
-        "data.source=file", f"data.file={tmp_path / 'p.txt'}", "data.limit=null", "data.generate=true",
-        f"stage1.model={folder}", "stage1.max_new_tokens=3", "stage2.judge=lm", f"stage2.score_model={folder}",
-        "stage2.read=expectation", "stage2.alpha=0", "stage2.beta=5", "stage2.gamma=0",
-    ]  # fmt: skip
+        "data.source=file",
+        f"data.file={tmp_path / 'p.txt'}",
+        "data.limit=null",
+        "data.generate=true",
+        f"stage1.model={folder}",
+        "stage1.max_new_tokens=3",
+        "stage2.judge=lm",
+        f"stage2.score_model={folder}",
+        "stage2.read=expectation",
+        "stage2.alpha=0",
+        "stage2.beta=5",
+        "stage2.gamma=0",
+    ]
     cfg = config(*words, f"runs_dir={tmp_path / 'here'}")
     wanted = data_metrics(prepare(cfg))
 
@@ -333,9 +359,17 @@ def test_few_triplets_are_refused():
 def test_generation_task_writes_the_documented_header(model_folders, tmp_path, capsys):
     """Checklist 13: sent0,sent1,hard_neg; records beside it, of distinct premises that are counted."""
     (tmp_path / "p.txt").write_text("\n".join([*TEXTS, TEXTS[0], ""]) + "\n")
-    words = ["data.source=file", f"data.file={tmp_path / 'p.txt'}", "data.limit=null", "data.generate=true",
-             "stage1.enabled=true", f"stage1.model={model_folders['causal']}", "stage1.max_new_tokens=4",
-             "stage1.compare_plain=true", f"files.output={tmp_path / 'out.csv'}"]  # fmt: skip
+    words = [
+        "data.source=file",
+        f"data.file={tmp_path / 'p.txt'}",
+        "data.limit=null",
+        "data.generate=true",
+        "stage1.enabled=true",
+        f"stage1.model={model_folders['causal']}",
+        "stage1.max_new_tokens=4",
+        "stage1.compare_plain=true",
+        f"files.output={tmp_path / 'out.csv'}",
+    ]
     build(config(*words)).tasks["generate"](Workspace(tmp_path / "run", "multicsr", "smoke"))
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "sent0,sent1,hard_neg"

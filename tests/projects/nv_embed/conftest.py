@@ -14,7 +14,13 @@ from projects.nv_embed.stages import build_encoder
 from tests.configs import configs_of
 
 # every pooling, and both masks where it makes a difference to how states are pooled
-POOLINGS = [("last", True), ("mean", False), ("latent", False), ("latent", True), ("self_attention", False)]  # fmt: skip
+POOLINGS = [
+    ("last", True),
+    ("mean", False),
+    ("latent", False),
+    ("latent", True),
+    ("self_attention", False),
+]
 TEXTS = ["the cat sleeps", "two men are here", "a long walk in the old town", "no"]
 
 config = configs_of(Config, "nv_embed")
@@ -35,7 +41,9 @@ def batch_of(count: int) -> dict:
 
 
 def encoder(*overrides: str, seed: int = 0) -> InstructedEncoder:
-    """The smoke config's encoder from a seed: a copy of one that is built once; the tokenizer is shared."""
+    """The smoke config's encoder from a seed: a copy of one that is built once; the tokenizer is
+    shared.
+    """
     made = _built(frozenset(overrides), seed)
     torch.manual_seed(seed)
     return deepcopy(made, {id(made.tokenizer): made.tokenizer})

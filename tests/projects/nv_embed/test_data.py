@@ -38,8 +38,13 @@ from tests.projects.nv_embed.workers import batches
 from tests.unit.losses.golden import load
 
 GOLDEN = load("nv_embed")
-TINY = ("model.pretrained=random", "model.config={model_type: llama, vocab_size: 400, hidden_size: 32, num_hidden_layers: 1, "
-        "num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 64}")  # fmt: skip
+TINY = (
+    "model.pretrained=random",
+    (
+        "model.config={model_type: llama, vocab_size: 400, hidden_size: 32, num_hidden_layers: 1, "
+        "num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 64}"
+    ),
+)
 CANDIDATES = [0.95, 0.91, 0.88, 0.83, 0.8, 0.79, 0.6, 0.41, 0.4, 0.1]
 
 
@@ -57,8 +62,12 @@ def test_golden_selection_of_negatives(case):
 
 def test_mined_set_never_has_positives_as_negatives():
     """Checklist 7: nor other positives of the query, its class, or the query itself."""
-    rows = [("red fox runs", "a fox", "fox"), ("red fox sleeps", "the red fox", "fox"),
-            ("blue fox whale", "a whale", "whale"), ("red whale", "the grey whale swims", "whale")]  # fmt: skip
+    rows = [
+        ("red fox runs", "a fox", "fox"),
+        ("red fox sleeps", "the red fox", "fox"),
+        ("blue fox whale", "a whale", "whale"),
+        ("red whale", "the grey whale swims", "whale"),
+    ]
     records = [EmbeddingRecord(q, (p,), (), label) for q, p, label in rows]
     task = EmbeddingTask("t", "retrieval", "find", records)
     options = ("data.mining.num_negatives=3", "data.mining.ratio=null")
@@ -167,8 +176,13 @@ def test_proportions_are_those_of_the_config(tmp_path):
             f"{name}: {{path: {tmp_path}/{name}.jsonl, kind: retrieval, layout: records, "
             f"instruction: find, samples: {samples}}}"
         )
-    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]",
-                 "data.mining.teacher=none", f"data.sets={{{', '.join(sets)}}}")  # fmt: skip
+    cfg = config(
+        "data.source=sets",
+        "eval.tasks=[]",
+        "eval.primary=[]",
+        "data.mining.teacher=none",
+        f"data.sets={{{', '.join(sets)}}}",
+    )
     data = stage_data(cfg, encoder(), training_tasks(cfg)).train_set
     for epoch in range(2):
         assert Counter(data.mixture.order(epoch)[:, 0].tolist()) == {0: 3, 1: 9}
@@ -237,15 +251,25 @@ def labelled(folder, classes, *overrides):
     """The training set of a file of so many classes, and its batches with seven negatives."""
     rows = [{"text": f"text {i}", "label": f"class_{i % classes}"} for i in range(24)]
     (folder / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.num_negatives=7", "data.mining.teacher=none",
-                 f"data.sets={{tweet_sentiment: {{path: {folder}/own.jsonl, instruction: find, samples: 24}}}}", *overrides)  # fmt: skip
+    cfg = config(
+        "data.source=sets",
+        "eval.tasks=[]",
+        "eval.primary=[]",
+        "data.num_negatives=7",
+        "data.mining.teacher=none",
+        f"data.sets={{tweet_sentiment: {{path: {folder}/own.jsonl, instruction: find, samples:"
+        " 24}}",
+        *overrides,
+    )
     (task,) = training_tasks(cfg)
     return task, stage_data(cfg, encoder(), [task]).train_set
 
 
 @pytest.mark.parametrize(("classes", "overrides"), [(2, ()), (3, ("data.class_positives=label",))])
 def test_names_of_few_classes_train_with_more_negatives_than_classes(tmp_path, classes, overrides):
-    """Checklist 8: names of the other classes, again where there are too few; they carry no instruction."""
+    """Checklist 8: names of the other classes, again where there are too few; they carry no
+    instruction.
+    """
     task, data = labelled(tmp_path, classes, *overrides)
     assert (task.symmetric, task.document_instruction) == (False, "")
     for place in range(24):
@@ -272,7 +296,9 @@ def test_texts_of_a_labelled_set_carry_the_instruction(tmp_path):
 
 
 def test_records_say_themselves_whether_documents_are_instructed(tmp_path):
-    """Checklist 9: what TASK=mine wrote of a symmetric set is read as one, unless the config says otherwise."""
+    """Checklist 9: what TASK=mine wrote of a symmetric set is read as one, unless the config says
+    otherwise.
+    """
     row = {"task": "own", "kind": "sts", "instruction": "x", "pos": ["p"], "neg": ["n"]}
     for symmetric in (True, False):
         path = tmp_path / f"{symmetric}.jsonl"
@@ -376,7 +402,10 @@ def test_sets_of_a_config(tmp_path):
 
 def test_bundled_sets():
     """Every set of the mini config is there, with negatives where its kind has them."""
-    sets = "{wikides: {limit: 12}, nli: {limit: 12}, snips: {limit: 12}, banking77: {limit: 12}, stsb: {limit: 12}}"
+    sets = (
+        "{wikides: {limit: 12}, nli: {limit: 12}, snips: {limit: 12}, banking77: {limit: 12}, stsb:"
+        " {limit: 12}}"
+    )
     cfg = config(
         f"data.sets={sets}", "data.mining.teacher=bm25", "data.num_negatives=3", name="mini"
     )
@@ -400,13 +429,29 @@ def test_bundled_sets():
 def test_the_mini_has_as_many_own_class_negatives_as_the_paper_s_batches():
     """The harm that stage 2 avoids: in-batch positives of the query's own class, for each query.
 
-    Expected number with classes of equal size; the counts of classes of the paper's sets are theirs.
+    Expected number with classes of equal size; the counts of classes of the paper's sets are
+    theirs.
     """
-    classes = {"amazon_reviews": 5, "amazon_counterfactual": 2, "amazon_polarity": 2,
-               "banking77": 77, "emotion": 6, "imdb": 2, "mtop_domain": 11, "mtop_intent": 113,
-               "toxic_conversations": 2, "tweet_sentiment": 3, "massive_scenario": 18,
-               "massive_intent": 60, "arxiv": 180, "biorxiv": 26, "medrxiv": 51,
-               "twentynewsgroups": 20, "reddit": 50, "stackexchange_titles": 121}  # fmt: skip
+    classes = {
+        "amazon_reviews": 5,
+        "amazon_counterfactual": 2,
+        "amazon_polarity": 2,
+        "banking77": 77,
+        "emotion": 6,
+        "imdb": 2,
+        "mtop_domain": 11,
+        "mtop_intent": 113,
+        "toxic_conversations": 2,
+        "tweet_sentiment": 3,
+        "massive_scenario": 18,
+        "massive_intent": 60,
+        "arxiv": 180,
+        "biorxiv": 26,
+        "medrxiv": 51,
+        "twentynewsgroups": 20,
+        "reddit": 50,
+        "stackexchange_titles": 121,
+    }
 
     def expected(cfg, classes):
         counts = {name: options.samples for name, options in cfg.data.sets.items()}

@@ -14,9 +14,16 @@ from tests.projects.nv_embed.conftest import POOLINGS, TEXTS, config, encoder
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
 GOLDEN = load("nv_embed")["outputs"]["latent_attention"]
-SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
-         "pad_token_id": 0}  # fmt: skip
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
 MODELS = {
     "llama": {},
     "mistral": {"sliding_window": 2},
@@ -130,7 +137,11 @@ def test_a_corpus_is_tokenised_in_slices(monkeypatch):
         model, "token_rows", lambda texts, *a: sizes.append(len(texts)) or rows(texts, *a)
     )
     asked = []
-    monkeypatch.setattr(model.tokenizer.__class__, "__call__", lambda self, text, **o: asked.append(text) or read(self, text, **o))  # fmt: skip
+    monkeypatch.setattr(
+        model.tokenizer.__class__,
+        "__call__",
+        lambda self, text, **o: asked.append(text) or read(self, text, **o),
+    )
     assert torch.equal(model.encode(TEXTS * 3, batch_size=5, instruction="find"), whole)
     assert sizes == [5, 5, 2]
     assert sum(isinstance(text, str) for text in asked) == 3  # the prefix, once a slice
@@ -201,8 +212,13 @@ def test_golden_latent_attention(case):
     mask[:, 0] = 0
     mask[0, -1] = 0
     assert_close(layer(x), case["token_output_first6"])
-    pooler = TokenPooler("latent", case["dim"], num_latents=case["num_latents"],
-                         heads=case["heads"], dim_head=case["dim_head"]).double()  # fmt: skip
+    pooler = TokenPooler(
+        "latent",
+        case["dim"],
+        num_latents=case["num_latents"],
+        heads=case["heads"],
+        dim_head=case["dim_head"],
+    ).double()
     pooler.layer = layer
     pooled = pooler(x, torch.ones(shape[:2]), mask)
     pooled = F.normalize(pooled, dim=1) if case["output_normalize"] else pooled
@@ -252,9 +268,12 @@ def test_eos_is_appended_to_a_tokenizer_that_has_none(tmp_path):
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
         padding_side="left",
-    )  # fmt: skip
+    )
     append_eos(tokenizer)
     append_eos(tokenizer)
     assert tokenizer("a b")["input_ids"] == [1, 3, 4, 2]

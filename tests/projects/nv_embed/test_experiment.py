@@ -86,7 +86,9 @@ def test_a_stage_without_rate_of_its_own_has_the_other_s():
 
 
 def test_the_comparison_has_equal_arms_equal_search_and_fresh_seeds():
-    """Default arms differ in the objective or the documents alone, and have one search; it reads no test part."""
+    """Default arms differ in the objective or the documents alone, and have one search; it reads no
+    test part.
+    """
     few, whole = read_comparisons("nv_embed")
     sweep = read_sweep("nv_embed")
     shared = {"sets", "steps", "batch", "tasks"}
@@ -96,8 +98,12 @@ def test_the_comparison_has_equal_arms_equal_search_and_fresh_seeds():
             own = {k: v for k, v in spec.arms[name].items() if k != "optim.lr"}
             cfg = config(*words_of(spec.shared), *words_of(own), name=spec.base)
             own_sets = {k: v.samples for k, v in trained_on(cfg).data.sets.items()}
-            arms[name] = {"sets": own_sets, "steps": cfg.trainer.max_steps, "tasks": (cfg.eval.tasks, cfg.eval.primary),
-                          "batch": (cfg.data.batch_size, cfg.data.num_negatives)}  # fmt: skip
+            arms[name] = {
+                "sets": own_sets,
+                "steps": cfg.trainer.max_steps,
+                "tasks": (cfg.eval.tasks, cfg.eval.primary),
+                "batch": (cfg.data.batch_size, cfg.data.num_negatives),
+            }
         assert all(arm == next(iter(arms.values())) for arm in arms.values())
         assert set(next(iter(arms.values()))) == shared
         assert sweep.seed not in spec.seeds
@@ -229,7 +235,9 @@ def test_without_adapters_the_base_weights_are_trained():
 
 
 def test_what_is_trained_stays_in_float32_beside_a_frozen_model_in_bfloat16():
-    """The paper config's precision: a step of its rate, 2e-5, is not rounded away, as it is in bfloat16."""
+    """The paper config's precision: a step of its rate, 2e-5, is not rounded away, as it is in
+    bfloat16.
+    """
     paper = config(name="paper")
     assert paper.trainer.precision == "bf16-mixed"  # bf16-true would round what is trained as well
     model = module(f"model.weights={paper.model.weights}", in_batch=True).train()
@@ -251,9 +259,15 @@ def test_what_is_trained_stays_in_float32_beside_a_frozen_model_in_bfloat16():
 def test_evaluation_covers_the_seven_types(trained):
     """Checklist 16: one main score per task, averages by type, retrieval apart."""
     metrics = json.loads((trained / "metrics.json").read_text())
-    for name in ("retrieval_ndcg_at_10", "reranking_map", "classification_accuracy",
-                 "clustering_v_measure", "pair_classification_average_precision", "sts_spearman",
-                 "summarisation_spearman"):  # fmt: skip
+    for name in (
+        "retrieval_ndcg_at_10",
+        "reranking_map",
+        "classification_accuracy",
+        "clustering_v_measure",
+        "pair_classification_average_precision",
+        "sts_spearman",
+        "summarisation_spearman",
+    ):
         assert -1 <= metrics[name] <= 1, name
     assert metrics["retrieval_average"] == metrics["retrieval_ndcg_at_10"]
     assert metrics["classification_accuracy_chance"] == 0.25
@@ -295,7 +309,9 @@ def test_the_encoder_before_training_beside(tmp_path):
         for parameter in module.encoder.parameters():
             parameter.mul_(0.5)
     metrics = experiment.evaluate(module, Workspace(tmp_path))
-    raw = build(config(*FEW)).evaluate(NvEmbed(cfg, untrained(recipe_of(cfg).build, cfg.seed)), Workspace(tmp_path))  # fmt: skip
+    raw = build(config(*FEW)).evaluate(
+        NvEmbed(cfg, untrained(recipe_of(cfg).build, cfg.seed)), Workspace(tmp_path)
+    )
     for name in ("retrieval_ndcg_at_10", "sts_spearman", "primary_average"):
         assert metrics[f"untrained_{name}"] == pytest.approx(raw[name])
     assert metrics["sts_spearman"] != pytest.approx(raw["sts_spearman"])

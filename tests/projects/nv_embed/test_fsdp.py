@@ -54,7 +54,10 @@ def test_two_sharded_processes_equal_one(one_process, sharded):
     name = "encoder.pooler.layer.latents"
     assert not torch.allclose(moved[0][name], moved[1][name], rtol=1e-4, atol=1e-5)
     curves = [(path / "metrics.csv").read_text() for path in (one_process, run)]
-    norms = [[float(r.split(",")[-1]) for r in c.splitlines() if ",train/grad_norm," in r] for c in curves]  # fmt: skip
+    norms = [
+        [float(r.split(",")[-1]) for r in c.splitlines() if ",train/grad_norm," in r]
+        for c in curves
+    ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
     scores = [json.loads((path / "metrics.json").read_text()) for path in (one_process, run)]
     key = "retrieval_ndcg_at_10"

@@ -20,8 +20,10 @@ def vectors(rows=3, hard=2, dim=5):
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"tau{c['temperature']}")
-@pytest.mark.parametrize(("in_batch", "name"), [(True, "stage1_inbatch_plus_all_hard_negatives"),
-                                                (False, "stage2_own_hard_negatives_only")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("in_batch", "name"),
+    [(True, "stage1_inbatch_plus_all_hard_negatives"), (False, "stage2_own_hard_negatives_only")],
+)
 def test_golden_losses(case, in_batch, name):
     """Checklist 5: values and query gradients of both stages, float64, unit vectors."""
     q, p, n = vectors()
@@ -95,7 +97,9 @@ def test_gradient_reaches_every_trained_parameter(pooling, causal):
 
 
 def test_documents_of_the_own_class_can_be_left_out():
-    """The control of the comparison: in-batch terms without those of the query's class, by hand; its positive stays."""
+    """The control of the comparison: in-batch terms without those of the query's class, by hand;
+    its positive stays.
+    """
     q, p, n = vectors()
     label, documents = torch.tensor([4, 4, -1]), torch.tensor([[4, 5, -1], [4, 4, 5], [-1, 4, -1]])
     method = MethodConfig(temperature=0.1)
@@ -104,8 +108,11 @@ def test_documents_of_the_own_class_can_be_left_out():
         terms = [(q[i] @ p[i]) / 0.1]
         for j in range(3):
             columns = [(p[j], documents[j, 0]), *zip(n[j], documents[j, 1:], strict=True)]
-            terms += [(q[i] @ d) / 0.1 for k, (d, of) in enumerate(columns)
-                      if (j, k) != (i, 0) and not (label[i] >= 0 and of == label[i])]  # fmt: skip
+            terms += [
+                (q[i] @ d) / 0.1
+                for k, (d, of) in enumerate(columns)
+                if (j, k) != (i, 0) and not (label[i] >= 0 and of == label[i])
+            ]
         assert_close(found[i], torch.stack(terms).logsumexp(0) - terms[0])
     every = Objective(method, in_batch=True)(q, p, n).per_sample
     assert (found[:2] < every[:2] - 1e-4).all()

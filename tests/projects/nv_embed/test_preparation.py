@@ -21,8 +21,16 @@ from projects.nv_embed.teachers import load_teacher
 from tests.placed import passes_within_evaluated
 from tests.projects.nv_embed.conftest import config, encoder
 
-TINY = {"model_type": "mistral", "vocab_size": 256, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}  # fmt: skip
+TINY = {
+    "model_type": "mistral",
+    "vocab_size": 256,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
 MODEL = ModelConfig(max_length=32, attention="eager")
 
 
@@ -50,7 +58,9 @@ def teacher_folder(folder, pooling, **options):
 
 @pytest.mark.parametrize("pooling", ["pooling_mode_lasttoken", "pooling_mode_mean_tokens"])
 def test_a_decoder_of_sentence_transformers_is_a_teacher(tmp_path, pooling):
-    """Mining: E5-mistral's vectors are the causal state of EOS under "Instruct: ...", padding aside; documents have no prefix."""
+    """Mining: E5-mistral's vectors are the causal state of EOS under "Instruct: ...", padding
+    aside; documents have no prefix.
+    """
     model = teacher_folder(tmp_path, pooling)
     teacher = load_teacher(str(tmp_path), MODEL)
     texts, told = ["a red fox", "no"], "Find it"
@@ -77,8 +87,10 @@ def test_own_exports_are_teachers(tmp_path):
     save_instructed(made, tmp_path)
     torch.testing.assert_close(
         load_teacher(str(tmp_path), config().model).encode(["a", "b c"], instruction="x"),
-        made.encode(["a", "b c"], instruction="x"), rtol=1e-5, atol=1e-6,
-    )  # fmt: skip
+        made.encode(["a", "b c"], instruction="x"),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_what_is_no_teacher_is_named(tmp_path):
@@ -101,8 +113,13 @@ def test_what_is_no_teacher_is_named(tmp_path):
         load_teacher(str(tmp_path), MODEL)
 
 
-SETS = ["data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.mining.teacher=bm25",
-        "data.mining.ratio=null"]  # fmt: skip
+SETS = [
+    "data.source=sets",
+    "eval.tasks=[]",
+    "eval.primary=[]",
+    "data.mining.teacher=bm25",
+    "data.mining.ratio=null",
+]
 TESTED = ["I feel wonderful about the new garden today", "she was angry at the late train"]
 TRAINED = [
     "i feel  WONDERFUL about the new garden today",  # equal but for case and space
@@ -117,7 +134,8 @@ def test_overlap_is_equal_or_nearly_equal_text():
     assert overlapping(TRAINED, TESTED, None).tolist() == [True, False, False, False]
     assert overlapping(TRAINED, TESTED, 0.9).tolist() == [True, True, False, False]
     assert overlapping(TRAINED, TESTED, 0.3).tolist() == [True, True, True, False]
-    # a short evaluation text within a long training text, beside many long ones that score higher in it
+    # a short evaluation text within a long training text, beside many long ones that score higher
+    # in it
     words = [f"word{i}" for i in range(180)]
     longer = [
         " ".join([*words[i : i + 6], *(f"x{i}y{j}" for j in range(6))]) for i in range(0, 180, 6)
@@ -127,7 +145,9 @@ def test_overlap_is_equal_or_nearly_equal_text():
 
 
 def test_an_example_of_a_symmetric_set_overlaps_by_its_positive_too(tmp_path):
-    """Data: both sentences of an STS pair are texts that are compared; a passage of a retrieval set is not."""
+    """Data: both sentences of an STS pair are texts that are compared; a passage of a retrieval set
+    is not.
+    """
     row = {"task": "sts22", "instruction": "find", "neg": []}
     pairs = [(TESTED[0], "a new text"), ("a new text", TESTED[0]), ("fine", "good")]
     (tmp_path / "test.txt").write_text(TESTED[0])
@@ -138,9 +158,13 @@ def test_an_example_of_a_symmetric_set_overlaps_by_its_positive_too(tmp_path):
                 for a, b in pairs
             )
         )
-        words = ["data.source=sets", "eval.tasks=[stsb]", "eval.primary=[stsb]",
-                 f"data.sets={{sts22: {{path: {tmp_path}/sts22.jsonl, layout: records}}}}",
-                 f"overlap.texts={{sts22: {tmp_path}/test.txt}}"]  # fmt: skip
+        words = [
+            "data.source=sets",
+            "eval.tasks=[stsb]",
+            "eval.primary=[stsb]",
+            f"data.sets={{sts22: {{path: {tmp_path}/sts22.jsonl, layout: records}}}}",
+            f"overlap.texts={{sts22: {tmp_path}/test.txt}}",
+        ]
         folder = overlap(config(*words), Workspace(tmp_path / f"run-{symmetric}"))
         lines = (folder / "sts22.jsonl").read_text().splitlines()
         assert [json.loads(line)["query"] for line in lines] == left
@@ -162,8 +186,10 @@ def test_negatives_are_mined_from_the_whole_corpus(tmp_path):
     cfg = config(*SETS, f"data.sets={{msmarco: {{path: {tmp_path}}}}}")
     folder = mine(cfg, Workspace(tmp_path / "run"), None)
     shutil.copy(folder / "msmarco.jsonl", tmp_path)
-    words = [f"data.sets={{msmarco: {{path: {tmp_path}/msmarco.jsonl, layout: records}}}}",
-             f"data.mining.output={tmp_path}"]  # fmt: skip
+    words = [
+        f"data.sets={{msmarco: {{path: {tmp_path}/msmarco.jsonl, layout: records}}}}",
+        f"data.mining.output={tmp_path}",
+    ]
     with pytest.raises(UserError, match=r"another folder in data\.mining\.output"):
         mine(config(*SETS, *words), Workspace(tmp_path / "run"), None)
     found = {r.query: r.negatives for r in read_task(folder / "msmarco.jsonl").records}
@@ -171,7 +197,9 @@ def test_negatives_are_mined_from_the_whole_corpus(tmp_path):
 
 
 def test_the_corpus_is_that_of_the_set_that_is_read(tmp_path, monkeypatch):
-    """Guards against a set that is read as named, while its corpus is looked for below the data root."""
+    """Guards against a set that is read as named, while its corpus is looked for below the data
+    root.
+    """
     (tmp_path / "beir").mkdir()
     (tmp_path / "beir/corpus.jsonl").write_text('{"_id": "a", "title": "", "text": "here"}\n')
     (tmp_path / "root/beir").mkdir(parents=True)
@@ -183,7 +211,9 @@ def test_the_corpus_is_that_of_the_set_that_is_read(tmp_path, monkeypatch):
 
 
 def test_overlap_task_writes_the_sets_without_it(tmp_path):
-    """Data: labelled sets stay tables of texts and classes, others become records; what is missing is named."""
+    """Data: labelled sets stay tables of texts and classes, others become records; what is missing
+    is named.
+    """
     rows = [{"text": text, "label": str(i % 2)} for i, text in enumerate(TRAINED)]
     (tmp_path / "emotion.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs = [
@@ -201,7 +231,10 @@ def test_overlap_task_writes_the_sets_without_it(tmp_path):
     (tmp_path / "test.txt").write_text("\ufeff" + "\n".join(TESTED), "utf-8")
 
     def run(*overrides):
-        sets = f"data.sets={{emotion: {{path: {tmp_path}/emotion.jsonl}}, nq: {{path: {tmp_path}/nq.jsonl, layout: records}}}}"
+        sets = (
+            f"data.sets={{emotion: {{path: {tmp_path}/emotion.jsonl}}, nq: {{path:"
+            f" {tmp_path}/nq.jsonl, layout: records}}}}"
+        )
         cfg = load(
             Config,
             "nv_embed",

@@ -64,24 +64,47 @@ def weights():
 def settings():
     """A ``config.json`` as the release has it."""
     text = {
-        "_name_or_path": "nvidia/NV-Embed-v2", "architectures": ["MistralModel"],
-        "model_type": "bidir_mistral", "vocab_size": len(WORDS), "hidden_size": DIM,
-        "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS, "hidden_act": "silu", "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5, "rope_theta": 100.0, "sliding_window": 4, "torch_dtype": "float32",
-        "num_beams": 1, "bad_words_ids": None, "pad_token_id": None, "use_cache": True,
-    }  # fmt: skip
+        "_name_or_path": "nvidia/NV-Embed-v2",
+        "architectures": ["MistralModel"],
+        "model_type": "bidir_mistral",
+        "vocab_size": len(WORDS),
+        "hidden_size": DIM,
+        "intermediate_size": MLP,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "hidden_act": "silu",
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 100.0,
+        "sliding_window": 4,
+        "torch_dtype": "float32",
+        "num_beams": 1,
+        "bad_words_ids": None,
+        "pad_token_id": None,
+        "use_cache": True,
+    }
     pooler = {
-        "model_type": "latent_attention", "num_latents_value": LATENTS, "latent_dim": DIM,
-        "hidden_dim": DIM, "num_cross_heads": POOL_HEADS, "cross_dim_head": POOL_HEAD,
+        "model_type": "latent_attention",
+        "num_latents_value": LATENTS,
+        "latent_dim": DIM,
+        "hidden_dim": DIM,
+        "num_cross_heads": POOL_HEADS,
+        "cross_dim_head": POOL_HEAD,
         "output_normalize": True,
-    }  # fmt: skip
+    }
     return {
-        "architectures": ["NVEmbedModel"], "model_type": "nvembed", "padding_side": "right",
-        "auto_map": {"AutoModel": "modeling_nvembed.NVEmbedModel"}, "add_eos": True,
-        "add_pad_token": True, "is_mask_instruction": True, "mask_type": "b",
-        "text_config": text, "latent_attention_config": pooler,
-    }  # fmt: skip
+        "architectures": ["NVEmbedModel"],
+        "model_type": "nvembed",
+        "padding_side": "right",
+        "auto_map": {"AutoModel": "modeling_nvembed.NVEmbedModel"},
+        "add_eos": True,
+        "add_pad_token": True,
+        "is_mask_instruction": True,
+        "mask_type": "b",
+        "text_config": text,
+        "latent_attention_config": pooler,
+    }
 
 
 def write(folder, state=None, content=None, shards=1):
@@ -91,7 +114,10 @@ def write(folder, state=None, content=None, shards=1):
     if shards == 1:
         save_file(state, folder / "model.safetensors")
     else:
-        files = {n: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, n in enumerate(names)}  # fmt: skip
+        files = {
+            n: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors"
+            for i, n in enumerate(names)
+        }
         for file in set(files.values()):
             save_file({n: state[n] for n in names if files[n] == file}, folder / file)
         index = {"metadata": {}, "weight_map": files}
@@ -155,8 +181,12 @@ def reference(state, ids, first_pooled):
         for b in (0, 1)
     )
     h = F.layer_norm(x, (DIM,), attend["norm.weight"], attend["norm.bias"])
-    z = F.layer_norm(w["latent_attention_model.latents"], (DIM,),
-                     attend["norm_context.weight"], attend["norm_context.bias"])  # fmt: skip
+    z = F.layer_norm(
+        w["latent_attention_model.latents"],
+        (DIM,),
+        attend["norm_context.weight"],
+        attend["norm_context.bias"],
+    )
     found = []
     for head in range(POOL_HEADS):
         rows = slice(head * POOL_HEAD, (head + 1) * POOL_HEAD)
@@ -262,12 +292,13 @@ def test_settings_that_do_not_fit_are_named(tmp_path, checkpoint):
     content = settings()
     assert released_config(content, "x").decoder["model_type"] == "mistral"
     for change, message in [
-        ({"padding_side": "left"}, "padding_side"), ({"mask_type": "c"}, "mask_type"),
+        ({"padding_side": "left"}, "padding_side"),
+        ({"mask_type": "c"}, "mask_type"),
         ({"text_config": {**content["text_config"], "hidden_size": 8}}, r"widths \[8, 16\]"),
         ({"text_config": {**content["text_config"], "model_type": "bidir_x"}}, "unknown kind 'x'"),
         ({"text_config": None}, "config.json of an NVEmbedModel lacks"),
         ({"latent_attention_config": {}}, "lacks 'hidden_dim'"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(UserError, match=message):
             released_config(content | change, "x")
     (tmp_path / "config.json").write_text("{")
@@ -283,6 +314,9 @@ def test_the_layout_is_that_of_the_file(checkpoint):
     from tests.unit.losses.golden import load
 
     case = load("nv_embed")["outputs"]["latent_attention"][0]
-    names = {n.removeprefix("latent_attention_model.")
-             for n in load_file(f"{checkpoint}/model.safetensors") if n.startswith("latent")}  # fmt: skip
+    names = {
+        n.removeprefix("latent_attention_model.")
+        for n in load_file(f"{checkpoint}/model.safetensors")
+        if n.startswith("latent")
+    }
     assert names == {name for name, _ in case["parameter_names_and_shapes"]}

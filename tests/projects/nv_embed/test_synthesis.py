@@ -109,8 +109,9 @@ def test_both_steps_with_answers_of_every_kind(script, tmp_path):
     path = synthesize(config(*SMALL), Workspace(tmp_path))
     tasks = read_jsonl(tmp_path / "tasks.jsonl", ("format", "task"))
     assert [row["task"] for row in tasks] == [
-        "Find the book of an author.", "Find the town of a river.",
-    ]  # fmt: skip
+        "Find the book of an author.",
+        "Find the town of a river.",
+    ]
     found = read_task(path)
     assert (found.name, found.kind, found.symmetric) == ("synthetic_pairs", "retrieval", False)
     assert [r.query for r in found.records] == ["q3", "q5"]
@@ -215,13 +216,20 @@ def test_a_server_writes_the_examples(tmp_path, api):
 
 def test_examples_train_under_their_own_instruction(tmp_path):
     """Each record's task is what stands before its query; a set of one task keeps the config's."""
-    rows = [EmbeddingRecord(f"q {i}", (f"p {i}",), (f"n {i}",), instruction=f"find {i % 2}")
-            for i in range(8)]  # fmt: skip
+    rows = [
+        EmbeddingRecord(f"q {i}", (f"p {i}",), (f"n {i}",), instruction=f"find {i % 2}")
+        for i in range(8)
+    ]
     path = tmp_path / "synthetic_pairs.jsonl"
     write_task(path, EmbeddingTask("synthetic_pairs", "retrieval", "", rows))
     assert read_task(path).records == rows
-    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.num_negatives=1",
-                 f"data.sets={{synthetic_pairs: {{path: {path}, samples: 8}}}}")  # fmt: skip
+    cfg = config(
+        "data.source=sets",
+        "eval.tasks=[]",
+        "eval.primary=[]",
+        "data.num_negatives=1",
+        f"data.sets={{synthetic_pairs: {{path: {path}, samples: 8}}}}",
+    )
     (task,) = training_tasks(cfg)
     assert task.instruction_of(task.records[1]) == "find 1"
     model = encoder()

@@ -13,23 +13,39 @@ from tests.distributed.launched import as_torchrun
 from tests.figures import unrendered
 from tests.projects.nv_embed.conftest import TEXTS, config, encoder
 
-SHARDED = ["tracking.wandb=disabled", "eval.lexical=false", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
-         "model.lora_dropout=0", "optim.lr=0.05", "method.stage_2_lr=0.05",
-         "optim.eps=0.1",  # else AdamW turns rounding of small gradients into whole steps
-         "optim.weight_decay=1", "trainer.gradient_clip_val=1.0", "trainer.checkpoint_every_n_steps=4"]  # fmt: skip
+SHARDED = [
+    "tracking.wandb=disabled",
+    "eval.lexical=false",
+    "eval.tasks=[retrieval]",
+    "eval.primary=[retrieval]",
+    "model.lora_dropout=0",
+    "optim.lr=0.05",
+    "method.stage_2_lr=0.05",
+    "optim.eps=0.1",  # else AdamW turns rounding of small gradients into whole steps
+    "optim.weight_decay=1",
+    "trainer.gradient_clip_val=1.0",
+    "trainer.checkpoint_every_n_steps=4",
+]
 
 
 def batches(data: ContrastiveData, rank: int, world: int, size: int, count: int) -> list[dict]:
     """The first batches of a rank, as the loader reads them."""
     sampler = SeededBatchSampler(
-        len(data.train_set), size // world, 0, rank=rank, world_size=world, shuffle=False,
+        len(data.train_set),
+        size // world,
+        0,
+        rank=rank,
+        world_size=world,
+        shuffle=False,
         num_batches=count,
-    )  # fmt: skip
+    )
     return [data.train_set[keys] for keys in sampler]
 
 
 def mixed_step() -> tuple[set[str], set[str]]:
-    """A step of a sharded module whose frozen weights are in bfloat16: types of what is trained and of the rest."""
+    """A step of a sharded module whose frozen weights are in bfloat16: types of what is trained and
+    of the rest.
+    """
     words = ("model.weights=bfloat16", "model.lora_dropout=0")
     module = NvEmbed(config(*words), encoder(*words), in_batch=True).train()
     mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("data_parallel",))

@@ -33,7 +33,10 @@ def test_item_15_cleaning_has_the_golden_strings(text, expected):
 
 def test_item_15_punctuation_becomes_a_blank():
     """Checklist 15: the sheet's list of characters, and no other."""
-    assert plain_caption("Don't a,b.c'd!e?f\"g(h)i*j#k:l;m~n-o/p") == "don t a b c d e f g h i j k l m n o p"  # fmt: skip
+    assert (
+        plain_caption("Don't a,b.c'd!e?f\"g(h)i*j#k:l;m~n-o/p")
+        == "don t a b c d e f g h i j k l m n o p"
+    )
     assert plain_caption("50% & Übergröße_") == "50% & übergröße_"
     assert plain_caption("w " * 60).count("w") == 40
 
@@ -131,9 +134,15 @@ def lines(tmp_path):
 
 def test_json_lines_give_languages_of_the_first_line_and_leave_out_what_lacks_one(lines):
     words = (
-        f"data.root={lines}", "data.source=jsonl", "data.files=part_*.data", "data.images=images",
-        "data.languages=[]", "data.batch_size=4", "data.rand_augment=true", *PLAIN,
-    )  # fmt: skip
+        f"data.root={lines}",
+        "data.source=jsonl",
+        "data.files=part_*.data",
+        "data.images=images",
+        "data.languages=[]",
+        "data.batch_size=4",
+        "data.rand_augment=true",
+        *PLAIN,
+    )
     batch = batch_of(*words, count=8)
     assert build_data(config(*words)).train_set.languages == ["de", "en"]
     assert batch["ids"].tolist() == [0, 1, 2, 4, 5, 6, 7]
@@ -216,11 +225,16 @@ def coco_files(root):
     parts = {n: "train" if split == "train" else "val" for n, split in COCO.items()}
     rows = [
         {
-            "filepath": f"{parts[n]}2014", "filename": name_of(n, parts[n]), "cocoid": n, "split": split,
-            "imgid": i, "sentids": [i], "sentences": [{"raw": f"a {n}", "imgid": i, "sentid": i}],
+            "filepath": f"{parts[n]}2014",
+            "filename": name_of(n, parts[n]),
+            "cocoid": n,
+            "split": split,
+            "imgid": i,
+            "sentids": [i],
+            "sentences": [{"raw": f"a {n}", "imgid": i, "sentid": i}],
         }
         for i, (n, split) in enumerate(COCO.items())
-    ]  # fmt: skip
+    ]
     write_json(root / "coco/dataset_coco.json", {"images": rows, "dataset": "coco"})
     for part in ("train", "val"):
         own = sorted((n for n in COCO if parts[n] == part), reverse=True)
@@ -250,12 +264,16 @@ def wit_files(root, texts, split="test"):
     for language, own in texts.items():
         rows = [
             {
-                "image_idx": 57, "image_url": address(n), "meta_url": f"http://commons.wikimedia.org/wiki/File:{n}",
-                "caption_reference_description": text, "language": language, "wit_ix": f"wit-test_{i}",
+                "image_idx": 57,
+                "image_url": address(n),
+                "meta_url": f"http://commons.wikimedia.org/wiki/File:{n}",
+                "caption_reference_description": text,
+                "language": language,
+                "wit_ix": f"wit-test_{i}",
                 "page_url": f"https://{language}.wikipedia.org/wiki/{n}",
             }
             for i, (n, text) in enumerate(own)
-        ]  # fmt: skip
+        ]
         write_lines(root / f"wit/{split}_{language}.jsonl", rows)
     numbers = sorted({n for own in texts.values() for n, _ in own})
     named = [{"image_url": address(n), "img_path": f"{n}.png"} for n in numbers]
@@ -267,7 +285,9 @@ def benchmark_files(root):
     multi30k_files(root)
     coco_files(root)
     for language in ("en", "de"):
-        rows = [{"img_path": f"{n}.jpg", "id": str(n), "sentences": [f"{language} {n}"]} for n in (1, 2)]  # fmt: skip
+        rows = [
+            {"img_path": f"{n}.jpg", "id": str(n), "sentences": [f"{language} {n}"]} for n in (1, 2)
+        ]
         rows.append({"img_path": "3.jpg", "id": "3", "sentences": [""]})
         write_lines(root / "xflickrco" / language / "test.jsonl", rows)
     wit_files(root, {"da": [(1, "et kort"), (1, "to kort"), (2, None), (3, "tredje")]})
@@ -332,7 +352,11 @@ def test_item_18_coco_is_karpathy_s_split_in_english_and_japanese(tmp_path):
     """Checklist 18: one name a picture, and no image of another split, in whichever file it stands."""
     coco_files(tmp_path)
     test = read_benchmark("coco", tmp_path, ["en", "ja", "zh"], "test")
-    assert test["en"].images == test["ja"].images == (f"val2014/{name_of(42)}", f"val2014/{name_of(75)}")  # fmt: skip
+    assert (
+        test["en"].images
+        == test["ja"].images
+        == (f"val2014/{name_of(42)}", f"val2014/{name_of(75)}")
+    )
     assert test["ja"].texts == ("42 1", "42 2", "75 1", "75 2")
     assert test["zh"].images == (f"val2014/{name_of(74)}",)  # COCO-CN's own split
     assert test["zh"].texts == ("七", "四")
@@ -344,7 +368,9 @@ def test_item_18_coco_is_karpathy_s_split_in_english_and_japanese(tmp_path):
 
 
 def test_item_18_files_that_coco_needs_are_named(tmp_path):
-    """Checklist 18: both of STAIR's for training, Karpathy's for all but COCO-CN; lost images are told."""
+    """Checklist 18: both of STAIR's for training, Karpathy's for all but COCO-CN; lost images are
+    told.
+    """
     coco_files(tmp_path)
     folder = tmp_path / "coco"
     path = folder / "stair_captions_v1.2_val.json"
@@ -368,7 +394,9 @@ def test_item_18_files_that_coco_needs_are_named(tmp_path):
 
 
 def test_item_18_pictures_of_wit_are_known_by_their_address(tmp_path):
-    """Checklist 18: IGLUE's rows have no file name and share image_idx; a file of ours names the pictures."""
+    """Checklist 18: IGLUE's rows have no file name and share image_idx; a file of ours names the
+    pictures.
+    """
     wit_files(tmp_path, {"da": [(1, "et kort"), (1, "to kort"), (2, None), (3, "tredje")]})
     da = read_benchmark("wit", tmp_path, ["da"], "test")["da"]
     assert (da.texts, da.images) == (("et kort", "to kort", "tredje"), ("1.png", "3.png"))
@@ -397,9 +425,14 @@ def test_items_12_18_fine_tuning_reads_pairs_with_the_ids_of_their_images(tmp_pa
     for n in (1, 2):
         picture(tmp_path / f"multi30k/images/{n}.jpg", n)
     words = (
-        f"data.root={tmp_path}", "data.source=multi30k", "data.images=multi30k/images",
-        "data.languages=[en,fr]", "data.split=test_2016_flickr", "method.objective=finetune", *PLAIN,
-    )  # fmt: skip
+        f"data.root={tmp_path}",
+        "data.source=multi30k",
+        "data.images=multi30k/images",
+        "data.languages=[en,fr]",
+        "data.split=test_2016_flickr",
+        "method.objective=finetune",
+        *PLAIN,
+    )
     batch = batch_of(*words, count=12)
     assert batch["ids"].tolist() == [0] * 5 + [1] * 5 + [0, 1]
     assert batch["languages"].flatten().tolist() == [0] * 10 + [1] * 2
@@ -411,9 +444,13 @@ def test_items_12_18_a_picture_of_coco_has_one_id_in_all_languages(tmp_path):
     picture(tmp_path / f"coco/images/train2014/{name_of(9, 'train')}", 1)
     picture(tmp_path / f"coco/images/val2014/{name_of(74)}", 2)
     words = (
-        f"data.root={tmp_path}", "data.source=coco", "data.images=coco/images",
-        "data.languages=[en,zh,ja]", "method.objective=finetune", *PLAIN,
-    )  # fmt: skip
+        f"data.root={tmp_path}",
+        "data.source=coco",
+        "data.images=coco/images",
+        "data.languages=[en,zh,ja]",
+        "method.objective=finetune",
+        *PLAIN,
+    )
     batch = batch_of(*words, count=7)
     assert batch["ids"].tolist() == [0, 1, 0, 0, 0, 1, 1]
     assert batch["languages"].flatten().tolist() == [0, 0, 1, 2, 2, 2, 2]
@@ -437,11 +474,21 @@ def translator(tmp_path):
 
     torch.manual_seed(0)
     sizes = BartConfig(
-        vocab_size=256, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=0,
-        bos_token_id=2, eos_token_id=3, decoder_start_token_id=2, forced_eos_token_id=None,
+        vocab_size=256,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=2,
+        forced_eos_token_id=None,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     BartForConditionalGeneration(sizes).save_pretrained(tmp_path / "bart")
     tiny_tokenizer(256).save_pretrained(tmp_path / "bart")
     return tmp_path / "bart"
@@ -449,15 +496,24 @@ def translator(tmp_path):
 
 def test_translation_keeps_texts_that_are_there(translator, tmp_path):
     """Guards against a person's text that a machine's replaces; kept and empty ones are counted."""
-    rows = [{"image_path": "a.png", "caption": {"en": "a dog", "id": "anjing"}},
-            {"image_path": "b.png", "caption": {"en": "a cat", "id": ""}}]  # fmt: skip
+    rows = [
+        {"image_path": "a.png", "caption": {"en": "a dog", "id": "anjing"}},
+        {"image_path": "b.png", "caption": {"en": "a cat", "id": ""}},
+    ]
     (tmp_path / "in.data").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {
-        "input": str(tmp_path / "in.data"), "output": str(tmp_path / "out.data"), "device": "cpu",
-        "model": str(translator), "languages": ["id"], "max_new_tokens": 4, "prompt": "{language}: {text}",
-    }  # fmt: skip
+        "input": str(tmp_path / "in.data"),
+        "output": str(tmp_path / "out.data"),
+        "device": "cpu",
+        "model": str(translator),
+        "languages": ["id"],
+        "max_new_tokens": 4,
+        "prompt": "{language}: {text}",
+    }
     translate_file(TranslateConfig(**options), Workspace(tmp_path / "w"))
-    found = [json.loads(x)["caption"] for x in (tmp_path / "out.data").read_text("utf-8").splitlines()]  # fmt: skip
+    found = [
+        json.loads(x)["caption"] for x in (tmp_path / "out.data").read_text("utf-8").splitlines()
+    ]
     assert found[0] == {"en": "a dog", "id": "anjing"}
     empty = int(not found[1]["id"])
     told = (tmp_path / "w/notes.txt").read_text()
@@ -469,10 +525,15 @@ def test_translation_keeps_texts_that_are_there(translator, tmp_path):
 def test_translation_adds_languages_and_goes_on_after_a_stop(lines, translator, tmp_path):
     """Each line comes back with its image and further texts; finished chunks are kept."""
     options = {
-        "input": str(lines / "part_1.data"), "output": str(tmp_path / "out.data"),
-        "model": str(translator), "languages": ["id", "tr"], "max_new_tokens": 4,
-        "prompt": "to {language}: {text}", "device": "cpu", "batch_size": 2,
-    }  # fmt: skip
+        "input": str(lines / "part_1.data"),
+        "output": str(tmp_path / "out.data"),
+        "model": str(translator),
+        "languages": ["id", "tr"],
+        "max_new_tokens": 4,
+        "prompt": "to {language}: {text}",
+        "device": "cpu",
+        "batch_size": 2,
+    }
     from common.data.row_map.options import RowMapConfig
 
     part = translate_file(TranslateConfig(**options), task=RowMapConfig("0/2", chunk_size=2))

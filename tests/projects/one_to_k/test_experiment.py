@@ -209,7 +209,10 @@ def test_item_18_xflickrco_has_recall_in_eight_languages_and_mrv_over_four():
 
 def test_items_13_18_mrv_leaves_out_the_image_that_a_language_lacks(tmp_path):
     """Checklist 13, 18: one German caption of xFlickr&CO is empty; WIT's languages stay apart."""
-    whole, part = LanguageSet(tuple("abc"), tuple("xyz"), (0, 1, 2)), LanguageSet(tuple("ac"), tuple("xz"), (0, 1))  # fmt: skip
+    whole, part = (
+        LanguageSet(tuple("abc"), tuple("xyz"), (0, 1, 2)),
+        LanguageSet(tuple("ac"), tuple("xz"), (0, 1)),
+    )
     first, second = torch.tensor([1, 9, 5]), torch.tensor([1, 3])
     ranks = {x: Ranks(first, first) for x in ("en", "ja", "zh")} | {"de": Ranks(second, second)}
     found = EvalSet({x: part if x == "de" else whole for x in ranks}, torch.zeros)
@@ -234,8 +237,12 @@ def test_items_13_18_a_source_whose_languages_differ_has_metrics_and_no_items(tm
     for n in (1, 2, 3):
         picture(tmp_path / f"wit/images/{n}.png", n)
     cfg = config(
-        *PLAIN, f"data.root={tmp_path}", "data.source=wit", "eval.benchmarks=[wit]", "eval.languages=[en,da]",
-    )  # fmt: skip
+        *PLAIN,
+        f"data.root={tmp_path}",
+        "data.source=wit",
+        "eval.benchmarks=[wit]",
+        "eval.languages=[en,da]",
+    )
     metrics = build(cfg).evaluate(module_of(*PLAIN), Workspace(tmp_path / "run"))
     assert {"recall_mean", "da_recall_mean", "untrained_recall_mean"} <= metrics.keys()
     assert not any("mrv" in key for key in metrics)
@@ -257,9 +264,12 @@ def test_items_13_18_all_mrv_is_over_the_headline_s_languages(tmp_path):
     for n in range(1, 9):
         picture(tmp_path / f"xflickrco/images/{n}.png", n)
     cfg = config(
-        *PLAIN, f"data.root={tmp_path}", "data.source=xflickrco", "eval.benchmarks=[xflickrco]",
+        *PLAIN,
+        f"data.root={tmp_path}",
+        "data.source=xflickrco",
+        "eval.benchmarks=[xflickrco]",
         f"eval.languages=[{','.join(languages)}]",
-    )  # fmt: skip
+    )
     module = module_of(*PLAIN, seed=cfg.seed)  # equal to what the untrained row is measured with
     metrics = build(cfg).evaluate(module, Workspace(tmp_path / "run"))
     items = read_items(tmp_path / "run")
@@ -277,7 +287,10 @@ def test_items_13_18_all_mrv_is_over_the_headline_s_languages(tmp_path):
 
 def test_items_of_a_metric_are_there_where_its_own_languages_are_aligned(tmp_path):
     """A language in another order has no part in MRV; several texts an image have no items."""
-    ranks = {x: Ranks(torch.tensor([1, 2]), torch.tensor([i, 1])) for i, x in enumerate(("en", "de", "ja", "zh", "ru"), 1)}  # fmt: skip
+    ranks = {
+        x: Ranks(torch.tensor([1, 2]), torch.tensor([i, 1]))
+        for i, x in enumerate(("en", "de", "ja", "zh", "ru"), 1)
+    }
     one = LanguageSet(("a", "b"), ("x", "y"), (0, 1))
     sets = dict.fromkeys(ranks, one) | {"ru": LanguageSet(("b", "a"), ("y", "x"), (0, 1))}
     save_items(Workspace(tmp_path / "a"), "xflickrco", ranks, EvalSet(sets, torch.zeros))
@@ -296,9 +309,12 @@ def test_the_untrained_row_of_fine_tuning_is_the_export_that_it_starts_from(tmp_
     build(config(*PLAIN)).export(module, tmp_path / "export")
     # weights that pre-training began with, which are not here
     cfg = config(
-        *PLAIN, f"model.init={tmp_path}/export", "model.text_pretrained=absent/weights", "seed=9",
+        *PLAIN,
+        f"model.init={tmp_path}/export",
+        "model.text_pretrained=absent/weights",
+        "seed=9",
         "method.objective=random_language",
-    )  # fmt: skip
+    )
     (found,) = evaluation_sets(cfg, build_tokenizer(cfg.model)).values()
     with torch.inference_mode():
         ranks, _ = ranks_of(cfg, module.network, found, build_tokenizer(cfg.model))
@@ -347,7 +363,14 @@ def test_item_18_folds_are_searched_on_their_own():
 
 def test_the_best_validated_weights_are_kept(tmp_path):
     """Validation is the retrieval of the whole development set (here the evaluated one)."""
-    words = (*PLAIN, "trainer.max_steps=9", "trainer.val_every_n_steps=3", "optim.lr=0.05", "run_id=r", f"runs_dir={tmp_path}")  # fmt: skip
+    words = (
+        *PLAIN,
+        "trainer.max_steps=9",
+        "trainer.val_every_n_steps=3",
+        "optim.lr=0.05",
+        "run_id=r",
+        f"runs_dir={tmp_path}",
+    )
     run = train("one_to_k", "smoke", list(words))
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     seen = [float(row["value"]) for row in rows if row["name"] == "val/recall_mean"]
@@ -391,13 +414,21 @@ def test_captions_without_pictures_are_trained_on(tmp_path):
     folder = tmp_path / "multi30k-captions"
     folder.mkdir()
     for split in ("train", "val", "test_2016_flickr"):
-        rows = [{"en": f"{split} dog {i}", "de": f"Hund {split} {i}", "fr": f"chien {i}"} for i in range(12)]  # fmt: skip
+        rows = [
+            {"en": f"{split} dog {i}", "de": f"Hund {split} {i}", "fr": f"chien {i}"}
+            for i in range(12)
+        ]
         text = "".join(json.dumps(r) + "\n" for r in rows)
         (folder / f"{split}.jsonl").write_text(text)
     words = (
-        f"data.root={tmp_path}", "data.files=multi30k-captions/<split>.jsonl", "data.languages=[de,fr]",
-        "eval.languages=[]", "data.train_fraction=1.0", "data.batch_size=4", "trainer.max_steps=2",
-    )  # fmt: skip
+        f"data.root={tmp_path}",
+        "data.files=multi30k-captions/<split>.jsonl",
+        "data.languages=[de,fr]",
+        "eval.languages=[]",
+        "data.train_fraction=1.0",
+        "data.batch_size=4",
+        "trainer.max_steps=2",
+    )
     cfg = config(*words, name="mini_multi30k")
     stage = next(build(cfg).stages())
     learnt = training_source(cfg, build_tokenizer(cfg.model)).texts

@@ -12,10 +12,17 @@ from projects.one_to_k import module as method
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
 
 BERT = {
-    "model_type": "xlm-roberta", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 24,
-    "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32,
-    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 1,
-}  # fmt: skip
+    "model_type": "xlm-roberta",
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 1,
+}
 
 
 def encoder(**options):

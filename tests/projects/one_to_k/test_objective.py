@@ -29,8 +29,8 @@ def test_items_2_3_5_12_golden_values_of_one_rank(case):
 def test_items_1_2_12_golden_values_of_two_ranks(two_ranks, case):
     """Checklist 1, 2, 12: gathered rows keep the K texts of an image together.
 
-    The release repeats the global loss on both ranks and keeps the own slice of the gradient. Ours is
-    the loss of the own rows: the mean over ranks is the same, a row's gradient twice as large.
+    The release repeats the global loss on both ranks and keeps the own slice of the gradient. Ours
+    is the loss of the own rows: the mean over ranks is the same, a row's gradient twice as large.
     """
     found = two_ranks.run(golden_case, case=case, world_size=2)
     for name in ("loss", "grad_temp"):
@@ -110,7 +110,9 @@ def test_item_6_negatives_are_hard():
     assert 0.9 < sum(d == 1 for d in drawn) / 300 < 1.0
 
 
-@pytest.mark.parametrize(("choice", "share"), [("aligned_least", 0.0), ("least_similar", 0.0), ("uniform", 0.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("choice", "share"), [("aligned_least", 0.0), ("least_similar", 0.0), ("uniform", 0.5)]
+)
 def test_item_6_the_positive_prefers_low_similarity(choice, share):
     """Checklist 6: of two texts the one with the largest weight of the batch is hardly drawn."""
     torch.manual_seed(0)

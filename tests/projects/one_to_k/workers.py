@@ -41,7 +41,9 @@ def golden_case(case: dict[str, Any], world_size: int) -> dict[str, Any]:
 
 
 def masked_term(distributed: bool) -> tuple[Tensor, Tensor]:
-    """Masked-word loss of eight texts and a gradient; two ranks hold unequal numbers of masked words."""
+    """Masked-word loss of eight texts and a gradient; two ranks hold unequal numbers of masked
+    words.
+    """
     words = [
         *PLAIN,
         "method.objective=random_language",

@@ -40,7 +40,8 @@ def test_cleaning_swap_and_deletion_reproduce_the_released_texts():
 
 
 def test_the_four_operations_together():
-    """Checklist 6: floor(n / 4) + 1 texts of each, shuffled, the first n kept; synonyms replace every
+    """Checklist 6: floor(n / 4) + 1 texts of each, shuffled, the first n kept; synonyms replace
+    every
     occurrence, phrases become words; the same seed gives the same texts."""
     synonyms = {"movie": ["motion picture"], "great": ["large"]}
     text = "The movie, the great movie!"
@@ -104,8 +105,9 @@ def test_subsets_are_stratified_seeded_and_the_same_for_all_methods():
         low_resource(labels, 40, 0, seed=0, balance="equal")
     drawn = {
         tuple(labelled_parts(config(f"tuning.kind={kind}", f"augment.kind={da}").data, 3)[0].texts)
-        for kind in ("full", "prefix", "lora") for da in ("none", "eda", "mixup")
-    }  # fmt: skip
+        for kind in ("full", "prefix", "lora")
+        for da in ("none", "eda", "mixup")
+    }
     assert len(drawn) == 1
 
 
@@ -142,9 +144,16 @@ def test_a_cache_is_written_offline_and_read_by_id(tmp_path):
 
 
 def test_a_translation_of_other_settings_is_another_cache():
-    """Finished chunks of shorter texts, or of fewer beams on the way there, were taken for new ones."""
-    words = [[], ["copies.max_new_tokens=9"], ["copies.num_beams=2"], ["copies.sample=true"],
-             ["copies.sample=true", "copies.num_beams=2"]]  # fmt: skip
+    """Finished chunks of shorter texts, or of fewer beams on the way there, were taken for new
+    ones.
+    """
+    words = [
+        [],
+        ["copies.max_new_tokens=9"],
+        ["copies.num_beams=2"],
+        ["copies.sample=true"],
+        ["copies.sample=true", "copies.num_beams=2"],
+    ]
     told = [settings(config("copies.method=back_translation", *own).copies) for own in words]
     assert all(one != other for one, other in itertools.combinations(told, 2))
 
@@ -173,9 +182,14 @@ def test_back_translation_goes_there_and_back(sample, monkeypatch):
     models = SimpleNamespace(from_pretrained=lambda name, device: Echo(f"{name}@{device}", calls))
     monkeypatch.setattr("common.decoding.sequence_to_sequence.SequenceToSequence", models)
     own = config(
-        "copies.forward=de", "copies.backward=en", "copies.device=cpu", "copies.num_beams=3",
-        "copies.max_new_tokens=9", "copies.batch_size=2", f"copies.sample={sample}",
-    ).copies  # fmt: skip
+        "copies.forward=de",
+        "copies.backward=en",
+        "copies.device=cpu",
+        "copies.num_beams=3",
+        "copies.max_new_tokens=9",
+        "copies.batch_size=2",
+        f"copies.sample={sample}",
+    ).copies
     seeds = [RowSeed(0, key) for key in range(2)]
     found = row_function(own)([{"text": "a cat"}, {"text": "rain"}], seeds)
     drawn = [str(seed.rng(0).integers(9**9)) if sample else "" for seed in seeds]
@@ -245,7 +259,14 @@ def test_official_files_are_read(tmp_path):
         read_labelled(TASKS["cb"], "dev", str(tmp_path))
     own = tmp_path / "own.csv"
     own.write_text("text,label\nhello,greeting\nbye,farewell\n")
-    words = ["data.task=file", f"data.train_file={own}", f"data.test_file={own}", "data.examples=null", "data.dev_examples=0", "trainer.val_every_n_steps=null"]  # fmt: skip
+    words = [
+        "data.task=file",
+        f"data.train_file={own}",
+        f"data.test_file={own}",
+        "data.examples=null",
+        "data.dev_examples=0",
+        "trainer.val_every_n_steps=null",
+    ]
     assert labelled_parts(config(*words).data, 0)[0].classes == ("farewell", "greeting")
 
 

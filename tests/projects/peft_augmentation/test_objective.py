@@ -62,7 +62,8 @@ def test_mixtures_of_a_batch(layer, monkeypatch):
 
 @pytest.mark.parametrize(("layer", "at"), [("input", 0), ("middle", 1)])
 def test_mixtures_inside_the_encoder(layer, at, monkeypatch):
-    """Checklist 8: labels have the shares of the states, lambda = 1 is plain cross-entropy, and a mixture is
+    """Checklist 8: labels have the shares of the states, lambda = 1 is plain cross-entropy, and a
+    mixture is
     as long as the longer of its two texts."""
     words = ["contrast.weight=0", "augment.kind=mixup", f"augment.layer={layer}", *STILL]
     module, labels, partner = module_of(*words), torch.tensor([0, 1]), torch.tensor([1, 0])
@@ -147,7 +148,10 @@ def test_further_forms():
 def test_weight_zero_is_no_contrast():
     """Checklist 9: the same loss bit for bit, whatever the other options of the term."""
     found = []
-    for words in (["contrast.weight=0"], ["contrast.weight=0", "contrast.temperature=0.3", "contrast.form=nt_xent"]):  # fmt: skip
+    for words in (
+        ["contrast.weight=0"],
+        ["contrast.weight=0", "contrast.temperature=0.3", "contrast.form=nt_xent"],
+    ):
         module = module_of(*words, *STILL)
         terms = module.losses(batch_of(module, *words))
         assert "contrast" not in terms
@@ -164,7 +168,9 @@ def test_without_copies_the_term_sees_originals_alone():
     batch = batch_of(module, *words)
     vectors = module.classifier.vectors(**batch["inputs"])
     assert len(vectors) == 8
-    torch.testing.assert_close(module.losses(batch)["contrast"], supervised(vectors, batch["labels"], 0.1))  # fmt: skip
+    torch.testing.assert_close(
+        module.losses(batch)["contrast"], supervised(vectors, batch["labels"], 0.1)
+    )
 
 
 def test_all_augmentations_work_with_all_tunings(tmp_path):
@@ -199,7 +205,12 @@ def test_all_augmentations_work_with_all_tunings(tmp_path):
 def test_every_setting_makes_as_many_steps():
     """Checklist 11: an epoch has as many batches with copies as without; rows differ."""
     counts, rows = set(), []
-    for words in (PLAIN, ["augment.kind=eda"], ["augment.kind=mixup"], ["augment.kind=none", "augment.repeat=true"]):  # fmt: skip
+    for words in (
+        PLAIN,
+        ["augment.kind=eda"],
+        ["augment.kind=mixup"],
+        ["augment.kind=none", "augment.repeat=true"],
+    ):
         module = module_of(*words)
         data = training_data(config(*words), module)
         counts.add(data.batches_per_epoch())

@@ -29,7 +29,8 @@ def newest(folder, name):
 
 
 def test_one_command_sets_tunings_side_by_side(runs):
-    """Checklist 14: silhouette and levels of alteration, P-tuning and full fine-tuning, on original and
+    """Checklist 14: silhouette and levels of alteration, P-tuning and full fine-tuning, on original
+    and
     altered test copies."""
     task(runs, "analyse", "analyse.points=20", "eval.alterations=[0.1,0.5]")
     lines = newest(runs, "analysis.md").read_text().splitlines()
@@ -43,10 +44,19 @@ def test_one_command_sets_tunings_side_by_side(runs):
 
 
 def test_the_newest_pair_is_of_trained_runs_of_the_config(tmp_path):
-    """After `make compare` baselines and the linear probe stood in the place of runs, or broke the task."""
+    """After `make compare` baselines and the linear probe stood in the place of runs, or broke the
+    task.
+    """
     folder = tmp_path / "peft_augmentation/mini"
-    made = [("b", "prefix", 5), ("full", "full", 5), ("a", "prefix", 5), ("probe", "prefix", 0), ("words", "full", 5),
-            ("evaluated", None, 0), ("../smoke/full", "full", 5)]  # fmt: skip
+    made = [
+        ("b", "prefix", 5),
+        ("full", "full", 5),
+        ("a", "prefix", 5),
+        ("probe", "prefix", 0),
+        ("words", "full", 5),
+        ("evaluated", None, 0),
+        ("../smoke/full", "full", 5),
+    ]
     for age, (name, kind, length) in enumerate(made):
         run = folder / name
         run.mkdir(parents=True)
@@ -59,7 +69,8 @@ def test_the_newest_pair_is_of_trained_runs_of_the_config(tmp_path):
 
 
 def test_the_grid_marks_what_augmentation_costs_and_the_contrast_is_read_against_it(runs):
-    """Checklists 17 and 18: cells below those without augmentation, mean gains per encoder and task,
+    """Checklists 17 and 18: cells below those without augmentation, mean gains per encoder and
+    task,
     and DA + CL against DA."""
     rows = []
     for encoder, gains in (("small", (0.1, -0.3)), ("large", (-0.2, -0.1))):
@@ -155,8 +166,11 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
 
 def test_configs_of_the_paper():
     """Checklist 17: two sizes of both encoders in three tunings; values of the released scripts."""
-    names = {f"paper_{tuning}_{encoder}" for tuning in ("ft", "lora", "ptuning")
-             for encoder in ("bert_base", "bert_large", "roberta_base", "roberta_large")}  # fmt: skip
+    names = {
+        f"paper_{tuning}_{encoder}"
+        for tuning in ("ft", "lora", "ptuning")
+        for encoder in ("bert_base", "bert_large", "roberta_base", "roberta_large")
+    }
     assert names <= set(config_names("peft_augmentation"))
     for name in sorted(names):
         cfg = config(name=name)

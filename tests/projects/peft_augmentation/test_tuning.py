@@ -22,16 +22,28 @@ from tests.projects.peft_augmentation.conftest import (
     weights_of,
 )
 
-CONFIG = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.2}  # fmt: skip
+CONFIG = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
 
 
 def classifier(kind="prefix", model_type="bert", pooling="cls", max_length=32, **tuning):
     torch.manual_seed(0)
     options = {"prefix_length": 4, **tuning}
     return text_classifier(
-        "random", ["a", "b", "c"], Tuning(kind, **options), config={"model_type": model_type, **CONFIG},
-        pooling=pooling, max_length=max_length,
-    )  # fmt: skip
+        "random",
+        ["a", "b", "c"],
+        Tuning(kind, **options),
+        config={"model_type": model_type, **CONFIG},
+        pooling=pooling,
+        max_length=max_length,
+    )
 
 
 def inputs_of(model):
@@ -76,7 +88,10 @@ def test_no_prefix_is_a_linear_probe_of_the_frozen_backbone():
     """Checklist 2: m = 0."""
     model = classifier(prefix_length=0)
     assert model.prefix is None
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}  # fmt: skip
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        "head.weight",
+        "head.bias",
+    }
     inputs = inputs_of(model.eval())
     states = model.backbone(**inputs).last_hidden_state[:, 0]
     torch.testing.assert_close(model(**inputs), states @ model.head.weight.T + model.head.bias)
@@ -182,7 +197,11 @@ def test_the_contrast_reaches_the_prefix_and_not_the_backbone():
     data = training_data(config("contrast.weight=1.0"), module).train_set
     terms = module.losses(data[[(i, 0) for i in range(8)]])
     terms["contrast"].backward()
-    grads = {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}  # fmt: skip
+    grads = {
+        name
+        for name, p in module.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert grads == {"classifier.prefix.encoder.embedding.weight"}
 
 

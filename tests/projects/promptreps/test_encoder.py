@@ -27,12 +27,14 @@ from tests.projects.promptreps.conftest import GOLDEN, TEXTS, config, encoder_of
 from tests.unit.losses.golden import fill
 
 LLAMA = (
-    "{{ '<|begin|>' }}{% for m in messages %}<|start|>{{ m.role }}<|header|>\n\n{{ m.content | trim }}<|eot|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|header|>\n\n{% endif %}"
+    "{{ '<|begin|>' }}{% for m in messages %}<|start|>{{ m.role }}<|header|>\n\n{{ m.content | trim"
+    " }}<|eot|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|header|>\n\n{%"
+    " endif %}"
 )
 MISTRAL = (
-    "{{ '<s>' }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('roles must alternate') }}"
-    "{% elif m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    "{{ '<s>' }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('roles must"
+    " alternate') }}{% elif m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content"
+    " }}</s>{% endif %}{% endfor %}"
 )
 DROPS = MISTRAL.replace("{{ raise_exception('roles must alternate') }}", "")
 PASSAGE = (
@@ -57,9 +59,10 @@ class Templated:
 
 def test_item_1_the_assistants_turn_is_open_and_ends_with_a_quote():
     """Checklist 1: the prompt as the paper has it; no end-of-turn token behind the answer."""
-    assert Templated(LLAMA)(PromptConfig()) == (
-        f"<|begin|><|start|>system<|header|>\n\n{SYSTEM}<|eot|><|start|>user<|header|>\n\n{PASSAGE}<|eot|>"
-        '<|start|>assistant<|header|>\n\nThe word is: "'
+    assert (
+        Templated(LLAMA)(PromptConfig())
+        == f"<|begin|><|start|>system<|header|>\n\n{SYSTEM}<|eot|><|start|>user<|header|>\n\n{PASSAGE}<|eot|><|start|>assistant<|header|>\n\nThe"
+        ' word is: "'
     )
     for template in (MISTRAL, DROPS):  # no system role: the sentence begins the user's turn
         assert (
@@ -310,15 +313,31 @@ def test_item_11_words_have_mean_states_and_largest_logits():
     assert values.tolist() == [[5.0, 2.0], [1.0, 1.0]]
 
 
-@pytest.mark.parametrize("kind", ["first_word", "multi_token_single", "multi_token_multi", "multi_word_single", "multi_word_multi"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "first_word",
+        "multi_token_single",
+        "multi_token_multi",
+        "multi_word_single",
+        "multi_word_multi",
+    ],
+)
 def test_items_10_and_11_alternative_representations(kind, monkeypatch):
     """The variants of the paper's table, worked out from one answer."""
-    encoder = encoder_of(f"model.representation.kind={kind}", "model.representation.max_tokens=4",
-                         "model.representation.normalize=false")  # fmt: skip
+    encoder = encoder_of(
+        f"model.representation.kind={kind}",
+        "model.representation.max_tokens=4",
+        "model.representation.normalize=false",
+    )
     lm = encoder.lm
     marks = ["Ġa", "b", "Ġc", "d"]
-    monkeypatch.setattr(lm.tokenizer, "convert_ids_to_tokens", lambda ids: marks[: len(ids)], raising=False)  # fmt: skip
-    monkeypatch.setattr(lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool))  # fmt: skip
+    monkeypatch.setattr(
+        lm.tokenizer, "convert_ids_to_tokens", lambda ids: marks[: len(ids)], raising=False
+    )
+    monkeypatch.setattr(
+        lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool)
+    )
     found = encoder.encode(TEXTS[:2], "query")
     answers = lm.answer(encoder.rows(TEXTS[:2], "query"), 4, '"')
     states = answers.states[0]
@@ -340,13 +359,24 @@ def test_items_10_and_11_alternative_representations(kind, monkeypatch):
 
 def test_words_of_several_vectors_are_means_of_unit_vectors(monkeypatch):
     """As released: each token's state gets unit length, the mean of a word keeps its own."""
-    encoder = encoder_of("model.representation.kind=multi_word_multi", "model.representation.max_tokens=3")  # fmt: skip
+    encoder = encoder_of(
+        "model.representation.kind=multi_word_multi", "model.representation.max_tokens=3"
+    )
     lm = encoder.lm
-    monkeypatch.setattr(lm.tokenizer, "convert_ids_to_tokens", lambda ids: ["a", "b", " c"][: len(ids)], raising=False)  # fmt: skip
-    monkeypatch.setattr(lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool))  # fmt: skip
+    monkeypatch.setattr(
+        lm.tokenizer,
+        "convert_ids_to_tokens",
+        lambda ids: ["a", "b", " c"][: len(ids)],
+        raising=False,
+    )
+    monkeypatch.setattr(
+        lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool)
+    )
     found = encoder.encode(TEXTS[:1], "query")["dense"]
     states = F.normalize(lm.answer(encoder.rows(TEXTS[:1], "query"), 3, '"').states[0], dim=-1)
-    torch.testing.assert_close(found, torch.stack([states[:2].mean(0), states[2]]), rtol=1e-4, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        found, torch.stack([states[:2].mean(0), states[2]]), rtol=1e-4, atol=1e-5
+    )
     assert float(found[0].norm()) < 0.999
     single = variant(encoder, encoder.prompt, kind="multi_word_single").encode(TEXTS[:1], "query")
     assert float(single["dense"].norm()) == pytest.approx(1.0, abs=1e-5)

@@ -70,7 +70,11 @@ def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
     """Another ranking loads its weights; another prompt trains its own."""
     words = [f"runs_dir={tmp_path}", "instruct.keep=true", "method.supervised=false", *QUICK]
     first = train("promptreps", "smoke", [*words, "run_id=a"])
-    second = train("promptreps", "smoke", [*words, "run_id=b", "eval.ranking=dense", "model.prompt.framed=false"])  # fmt: skip
+    second = train(
+        "promptreps",
+        "smoke",
+        [*words, "run_id=b", "eval.ranking=dense", "model.prompt.framed=false"],
+    )
     assert ",train/loss," in (first / "metrics.csv").read_text()
     taken = sorted(path.name for path in (second / "checkpoints/answer").iterdir())
     assert taken == ["best.ckpt", "finished.json"]  # no step was made
@@ -88,10 +92,25 @@ def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
 
 
 def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_run):
-    """Checklist 16: dense, sparse, hybrid with the sweep of alpha, BM25, further models and prompts."""
+    """Checklist 16: dense, sparse, hybrid with the sweep of alpha, BM25, further models and
+    prompts.
+    """
     found = json.loads((full_run / "metrics.json").read_text())
-    rows = ["", "dense_", "sparse_", "hybrid_", "alpha_0_", "alpha_0.5_", "alpha_1_", "bm25_", "untrained_hybrid_",
-            "no_quote_dense_", "bare_hybrid_", "bare_alpha_0.5_", "untrained_alpha_1_"]  # fmt: skip
+    rows = [
+        "",
+        "dense_",
+        "sparse_",
+        "hybrid_",
+        "alpha_0_",
+        "alpha_0.5_",
+        "alpha_1_",
+        "bm25_",
+        "untrained_hybrid_",
+        "no_quote_dense_",
+        "bare_hybrid_",
+        "bare_alpha_0.5_",
+        "untrained_alpha_1_",
+    ]
     table = (full_run / "table.md").read_text()
     for row in rows:
         for metric in ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10"):
@@ -100,7 +119,11 @@ def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_ru
         assert f"| {row.rstrip('_') or 'method'} |" in table
         items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
         assert found[f"{row}synthetic_ndcg_at_10"] == pytest.approx(np.mean(items))
-    assert found["synthetic_ndcg_at_10"] == found["hybrid_synthetic_ndcg_at_10"] == found["alpha_0.5_synthetic_ndcg_at_10"]  # fmt: skip
+    assert (
+        found["synthetic_ndcg_at_10"]
+        == found["hybrid_synthetic_ndcg_at_10"]
+        == found["alpha_0.5_synthetic_ndcg_at_10"]
+    )
     assert found["bare_alpha_0.5_synthetic_ndcg_at_10"] == found["bare_hybrid_synthetic_ndcg_at_10"]
     # documents of one list only go behind at the ends of the sweep: the first ten are the same
     assert found["alpha_1_synthetic_mrr_at_10"] == pytest.approx(found["dense_synthetic_mrr_at_10"])
@@ -146,10 +169,15 @@ def test_export_opens_in_transformers_and_gives_equal_representations(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     (row,) = again.rows(TEXTS[:1], "query")
-    assert tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"] == row[len(again.frames["query"].prefix) :][: -len(again.frames["query"].suffix)]  # fmt: skip
+    assert (
+        tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
+        == row[len(again.frames["query"].prefix) :][: -len(again.frames["query"].suffix)]
+    )
     with torch.no_grad():
         state = model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1][0, -1]
-    torch.testing.assert_close(after["dense"][0], torch.nn.functional.normalize(state, dim=0), rtol=1e-4, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        after["dense"][0], torch.nn.functional.normalize(state, dim=0), rtol=1e-4, atol=1e-5
+    )
     (tmp_path / "promptreps.json").write_text('{"prompt": {"wrong": 1}}')
     with pytest.raises(UserError, match="damaged"):
         load_encoder(tmp_path)
@@ -170,7 +198,9 @@ def test_search_over_the_users_files(full_run, tmp_path, capsys):
     (tmp_path / "index/index.safetensors").write_bytes(b"x" * 99)
     with pytest.raises(UserError, match="no index for hybrid search"):
         search()
-    assert "2 texts indexed" in search("search.zero_shot=true", "search.index=null", f"search.file={tmp_path}/a.txt")  # fmt: skip
+    assert "2 texts indexed" in search(
+        "search.zero_shot=true", "search.index=null", f"search.file={tmp_path}/a.txt"
+    )
 
 
 @pytest.mark.parametrize("kind", ["first_token", "multi_token_multi"])
@@ -179,9 +209,17 @@ def test_encode_writes_files_in_parts(tmp_path, kind):
     (tmp_path / "in").mkdir()
     rows = [{"_id": f"x{i}", "title": "", "text": text} for i, text in enumerate(TEXTS)]
     (tmp_path / "in/corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [f"encode.input={tmp_path}/in", f"encode.output={tmp_path}/out", "encode.zero_shot=true", "encode.pickle=true",
-             "task.chunk_size=2", "method.supervised=false", f"model.representation.kind={kind}",
-             "model.representation.max_tokens=2", "seed=0"]  # fmt: skip
+    words = [
+        f"encode.input={tmp_path}/in",
+        f"encode.output={tmp_path}/out",
+        "encode.zero_shot=true",
+        "encode.pickle=true",
+        "task.chunk_size=2",
+        "method.supervised=false",
+        f"model.representation.kind={kind}",
+        "model.representation.max_tokens=2",
+        "seed=0",
+    ]
 
     def run(*further):
         torch.manual_seed(0)
@@ -210,13 +248,22 @@ def test_encode_writes_files_in_parts(tmp_path, kind):
 
 
 def test_encode_reads_the_queries_of_a_folder(tmp_path, seen):
-    """Below the data root, for the role of a query; texts in lower case where the evaluation has them."""
+    """Below the data root, for the role of a query; texts in lower case where the evaluation has
+    them.
+    """
     folder = tmp_path / "root/beir/own"
     folder.mkdir(parents=True)
     (folder / "corpus.jsonl").write_text('{"_id": "d", "title": "", "text": "a good house"}\n')
     (folder / "queries.jsonl").write_text('{"_id": "q", "text": "MEN AT WORK"}\n')
-    words = [f"data.root={tmp_path}/root", "encode.input=beir/own", f"encode.output={tmp_path}/out", "encode.role=query",
-             "encode.zero_shot=true", "method.supervised=false", "instruct.steps=0"]  # fmt: skip
+    words = [
+        f"data.root={tmp_path}/root",
+        "encode.input=beir/own",
+        f"encode.output={tmp_path}/out",
+        "encode.role=query",
+        "encode.zero_shot=true",
+        "method.supervised=false",
+        "instruct.steps=0",
+    ]
 
     def run(*further):
         torch.manual_seed(0)
@@ -248,16 +295,29 @@ def test_queries_without_text_or_of_one_id_are_told(rows, told, tmp_path):
     """They were a traceback, the word None, and the last of them alone."""
     (tmp_path / "corpus.jsonl").write_text('{"_id": "d", "title": "", "text": "a good house"}\n')
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [f"encode.input={tmp_path}", f"encode.output={tmp_path}/out", "encode.role=query",
-             "encode.zero_shot=true", "method.supervised=false", "instruct.steps=0"]  # fmt: skip
+    words = [
+        f"encode.input={tmp_path}",
+        f"encode.output={tmp_path}/out",
+        "encode.role=query",
+        "encode.zero_shot=true",
+        "method.supervised=false",
+        "instruct.steps=0",
+    ]
     with pytest.raises(UserError, match=told):
         build(config(*words)).tasks["encode"](Workspace(tmp_path / "task"))
 
 
 def test_encode_keeps_the_texts_that_it_numbers(tmp_path, seen):
-    """Of a text file the numbers once named nothing: blank lines and places in a folder are not counted."""
+    """Of a text file the numbers once named nothing: blank lines and places in a folder are not
+    counted.
+    """
     (tmp_path / "a.txt").write_text("men at work\n\n\na good house\n")
-    words = [f"encode.input={tmp_path}/a.txt", f"encode.output={tmp_path}/out", "encode.zero_shot=true", "method.supervised=false"]  # fmt: skip
+    words = [
+        f"encode.input={tmp_path}/a.txt",
+        f"encode.output={tmp_path}/out",
+        "encode.zero_shot=true",
+        "method.supervised=false",
+    ]
     build(config(*words)).tasks["encode"](Workspace(tmp_path / "task"))
     ids = json.loads((tmp_path / "out/rep-0/ids.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "out/texts.jsonl").read_text().splitlines()]
@@ -287,8 +347,12 @@ def test_search_prepares_texts_as_the_evaluation_does(tmp_path, capsys, seen):
     """Capitals find what they spell; the kept index says how its texts were prepared."""
     (tmp_path / "a.txt").write_text("people and houses\nmen at work\n")
     (tmp_path / "q.txt").write_text("MEN AT WORK\n")
-    words = ["search.zero_shot=true", f"search.file={tmp_path}/a.txt", f"search.queries={tmp_path}/q.txt",
-             f"search.index={tmp_path}/index"]  # fmt: skip
+    words = [
+        "search.zero_shot=true",
+        f"search.file={tmp_path}/a.txt",
+        f"search.queries={tmp_path}/q.txt",
+        f"search.index={tmp_path}/index",
+    ]
     build(config(*words, "eval.lower_case=true")).tasks["search"](Workspace(tmp_path / "task"))
     assert seen == ["people and houses", "men at work", "men at work"]
     assert "MEN AT WORK" in capsys.readouterr().out  # shown as it was asked
@@ -297,7 +361,11 @@ def test_search_prepares_texts_as_the_evaluation_does(tmp_path, capsys, seen):
 
 
 def test_averages_over_sets_are_columns_of_the_table():
-    found = {f"{row}{name}_ndcg_at_10": v for row in ("", "bm25_") for name, v in (("a", 0.1), ("b", 0.3), ("average", 0.2))}  # fmt: skip
+    found = {
+        f"{row}{name}_ndcg_at_10": v
+        for row in ("", "bm25_")
+        for name, v in (("a", 0.1), ("b", 0.3), ("average", 0.2))
+    }
     shown = table(found, ["", "bm25_"], ["a", "b", "average"])
     assert "| row | a_ndcg_at_10 | b_ndcg_at_10 | average_ndcg_at_10 |" in shown
     assert "| bm25 | 10.00 | 30.00 | 20.00 |" in shown
@@ -319,14 +387,26 @@ def test_paper_configs_hold_the_published_recipe():
     cfg = config(name="paper")
     own = cfg.model.representation
     assert cfg.model.pretrained == "meta-llama/Meta-Llama-3-8B-Instruct"
-    assert (own.kind, own.query_length, own.passage_length, own.most, own.expansion) == ("first_token", 512, 512, 128, 0)  # fmt: skip
+    assert (own.kind, own.query_length, own.passage_length, own.most, own.expansion) == (
+        "first_token",
+        512,
+        512,
+        128,
+        0,
+    )
     assert own.normalize
     assert (cfg.eval.alpha, cfg.eval.depth, cfg.eval.batch_size) == (0.5, 1000, 64)
     assert cfg.model.prompt == type(cfg.model.prompt)()
-    kinds = {n: config(name=f"paper_{n}").model for n in ("first_word", "multi_token", "multi_token_multi", "multi_word_multi")}  # fmt: skip
+    kinds = {
+        n: config(name=f"paper_{n}").model
+        for n in ("first_word", "multi_token", "multi_token_multi", "multi_word_multi")
+    }
     assert {m.representation.kind for m in kinds.values()} == {
-        "first_word", "multi_token_single", "multi_token_multi", "multi_word_multi",
-    }  # fmt: skip
+        "first_word",
+        "multi_token_single",
+        "multi_token_multi",
+        "multi_word_multi",
+    }
     assert [m.prompt.words for m in kinds.values()] == ["one", "three", "three", "three"]
     tuned = config(name="paper_supervised")
     assert (

@@ -133,7 +133,9 @@ def test_answers_are_learnt_token_by_token_up_to_the_closing_quote():
     torch.testing.assert_close(found, torch.stack(wanted).mean())
     assert not module.in_batch_negatives
     logits = torch.zeros(3, 4)
-    assert float(answer_loss(logits, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), 2)) == pytest.approx(1.386294)  # fmt: skip
+    assert float(
+        answer_loss(logits, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), 2)
+    ) == pytest.approx(1.386294)
 
 
 def test_glosses_are_single_words_and_a_twentieth_is_held_out(tmp_path):
@@ -145,7 +147,9 @@ def test_glosses_are_single_words_and_a_twentieth_is_held_out(tmp_path):
     assert all(word.isalpha() and word.islower() for g in held for word in g.words)
     keywords = worded_texts(config("instruct.source=keywords", "instruct.words=3"))
     assert all(len(set(g.words)) == 3 for g in keywords)
-    assert all(word in g.text.lower() and word not in LEFT_OUT for g in keywords[:50] for word in g.words)  # fmt: skip
+    assert all(
+        word in g.text.lower() and word not in LEFT_OUT for g in keywords[:50] for word in g.words
+    )
     own = tmp_path / "w.jsonl"
     own.write_text('{"text": "a small house", "words": ["cottage"]}\n')
     words = ["instruct.source=file", f"instruct.file={own}"]
@@ -182,7 +186,9 @@ def test_training_lowers_both_losses():
     assert curve[-1][1] < 0.9 * curve[0][1]
     optimizer.zero_grad()
     module.losses(batch)["loss"].backward()
-    assert all(p.grad is not None and bool(p.grad.any()) for p in module.parameters() if p.requires_grad)  # fmt: skip
+    assert all(
+        p.grad is not None and bool(p.grad.any()) for p in module.parameters() if p.requires_grad
+    )
 
 
 def test_adapters_of_a_16_bit_model_keep_small_steps():
@@ -201,8 +207,15 @@ def test_adapters_of_a_16_bit_model_keep_small_steps():
     assert bool((weight != 0.5).any())
 
 
-@pytest.mark.parametrize("row", ['{"text": "a house", "words": "home"}', '{"text": 3, "words": ["home"]}',
-                                 '{"text": "a house", "words": ["home", 4]}', '{"text": "a house", "words": [" "]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"text": "a house", "words": "home"}',
+        '{"text": 3, "words": ["home"]}',
+        '{"text": "a house", "words": ["home", 4]}',
+        '{"text": "a house", "words": [" "]}',
+    ],
+)
 def test_a_file_of_words_of_another_form_is_refused(tmp_path, row):
     """A text in the place of the list would be learnt letter by letter."""
     own = tmp_path / "w.jsonl"

@@ -21,9 +21,20 @@ PROMPT = {
     "literal_backslash_n": False,
 }
 BEIR = [
-    "trec-covid", "nfcorpus", "nq", "hotpotqa", "fiqa", "arguana", "webis-touche2020", "quora",
-    "dbpedia-entity", "scidocs", "fever", "climate-fever", "scifact",
-]  # fmt: skip
+    "trec-covid",
+    "nfcorpus",
+    "nq",
+    "hotpotqa",
+    "fiqa",
+    "arguana",
+    "webis-touche2020",
+    "quora",
+    "dbpedia-entity",
+    "scidocs",
+    "fever",
+    "climate-fever",
+    "scifact",
+]
 ZERO_SHOT = {
     "model.weights": "bfloat16",
     "model.representation.weights": "logits",

@@ -111,7 +111,9 @@ def test_item_14_the_searches_of_a_set_leave_the_query_out():
 
 
 def test_item_16_a_set_s_name_may_end_with_that_of_another(tmp_path, monkeypatch):
-    """Checklist 16: rows were told by splitting names of metrics; "climate-" became one, without scores."""
+    """Checklist 16: rows were told by splitting names of metrics; "climate-" became one, without
+    scores.
+    """
     data = RetrievalSet(dict(zip(IDS, TEXTS, strict=True)), {"q": TEXTS[0]}, {"q": {"d1": 1}})
     monkeypatch.setattr("projects.promptreps.evaluate.load_set", lambda cfg, place: data)
     words = ["eval.untrained=false", "eval.alphas=[0.5]"]

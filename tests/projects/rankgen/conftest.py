@@ -10,9 +10,15 @@ from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder
 from tests.configs import configs_of
 
 T5 = {
-    "model_type": "t5", "vocab_size": 400, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2,
-    "num_heads": 2, "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
+    "model_type": "t5",
+    "vocab_size": 400,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+}
 
 config = configs_of(Config, "rankgen")
 
@@ -32,9 +38,16 @@ def language_model(eos: str | None = None) -> LanguageModel:
     tokenizer = tiny_tokenizer(400)
     tokenizer.eos_token = eos
     settings = AutoConfig.for_model(
-        "gpt2", vocab_size=400, n_embd=32, n_layer=1, n_head=2, n_positions=96,
-        bos_token_id=2, eos_token_id=None, initializer_range=0.3,
-    )  # fmt: skip
+        "gpt2",
+        vocab_size=400,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=96,
+        bos_token_id=2,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
     return LanguageModel(AutoModelForCausalLM.from_config(settings), tokenizer, "cpu")
 
 

@@ -52,9 +52,16 @@ def test_beams_are_scored_by_their_whole_text():
     """Checklist 11: every text that is scored in a later round begins with a kept beam."""
     ranker, lm, rounds = Recorder(), language_model(), []
     beams = beam_search(
-        ranker, lm, PREFIX, Policy(), num_beams=2, num_samples=3, segment_tokens=6, max_tokens=18,
+        ranker,
+        lm,
+        PREFIX,
+        Policy(),
+        num_beams=2,
+        num_samples=3,
+        segment_tokens=6,
+        max_tokens=18,
         watch=lambda texts: rounds.append(list(texts)),
-    )  # fmt: skip
+    )
     assert [len(texts) for texts in rounds] == [6, 6, 6]
     asked = [texts for kind, texts in ranker.calls if kind == "suffix"]
     assert [kind for kind, _ in ranker.calls].count("prefix") == 1
@@ -96,9 +103,16 @@ def test_ended_beams_compete_unchanged():
     """An ended beam is in the next pool as it is, is not continued, and can win."""
     rounds = []
     beams = beam_search(
-        Taste(), Script(), PREFIX, Policy(), num_beams=3, num_samples=3, segment_tokens=5,
-        max_tokens=20, watch=lambda texts: rounds.append(list(texts)),
-    )  # fmt: skip
+        Taste(),
+        Script(),
+        PREFIX,
+        Policy(),
+        num_beams=3,
+        num_samples=3,
+        segment_tokens=5,
+        max_tokens=20,
+        watch=lambda texts: rounds.append(list(texts)),
+    )
     assert [len(texts) for texts in rounds] == [9, 7, 7, 7]
     assert all(texts[0] == " x1" for texts in rounds[1:])
     assert not any(t.startswith(" x1 ") for texts in rounds for t in texts)
@@ -134,7 +148,9 @@ def test_an_empty_continuation_never_wins_over_another():
     beams = beam_search(LikesNothing(), Silent(), PREFIX, Policy(), segment_tokens=4, **options)
     assert beams[0].text == " word."
     cfg = config("decode.num_samples=4")
-    texts = decode_all(cfg, LikesNothing(), Silent(), [PREFIX], ["perplexity", "rerank"], Workspace(Path()))  # fmt: skip
+    texts = decode_all(
+        cfg, LikesNothing(), Silent(), [PREFIX], ["perplexity", "rerank"], Workspace(Path())
+    )
     assert texts == {"perplexity": ["word."], "rerank": ["word."]}
     none = overgenerate(LikesNothing(), Silent(), PREFIX, Policy(), num_samples=1, max_tokens=8)
     assert none[0].text == " word."
@@ -165,7 +181,9 @@ def test_truncation_reproduces_the_released_strings():
 
 
 def test_the_key_of_the_task_is_found(tmp_path):
-    """Guards the way from TASK=decode to TASK=preference: answers elsewhere, the key where it was written."""
+    """Guards the way from TASK=decode to TASK=preference: answers elsewhere, the key where it was
+    written.
+    """
     place = tmp_path / "task-decode"
     write_form(place / "ab_form.csv", ["p"], {"nucleus": ["one."], "rerank": ["two."]})
     with (place / "ab_form.csv").open(encoding="utf-8", newline="") as file:

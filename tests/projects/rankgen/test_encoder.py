@@ -104,8 +104,10 @@ def released(tmp_path_factory):
     torch.manual_seed(5)
     model = Released(settings)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    content = settings.to_dict() | {"architectures": ["T5EncoderWithProjection"],
-                                    "auto_map": {"AutoModel": "modeling.T5EncoderWithProjection"}}  # fmt: skip
+    content = settings.to_dict() | {
+        "architectures": ["T5EncoderWithProjection"],
+        "auto_map": {"AutoModel": "modeling.T5EncoderWithProjection"},
+    }
     (folder / "config.json").write_text(json.dumps(content))
     encoder().tokenizer.save_pretrained(folder)
     return folder, model
@@ -113,7 +115,10 @@ def released(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["prefix", "suffix"])
 def test_released_weights_load_and_give_the_released_vectors(released, kind):
-    """`pretrained:` on a released checkpoint; no remote code is run. Vectors of the release's way."""
+    """`pretrained:` on a released checkpoint; no remote code is run.
+
+    Vectors of the release's way.
+    """
     folder, model = released
     found = build_encoder(str(folder))
     texts = [*TEXTS, " ".join(["time"] * 700)]
@@ -176,8 +181,15 @@ def test_export_gives_equal_vectors_in_sentence_transformers(tmp_path, kind):
 
 
 def test_other_backbones_and_lengths():
-    bert = {"model_type": "bert", "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+    bert = {
+        "model_type": "bert",
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
     model = build_encoder("random", config=bert, prefix_length=64, suffix_length=32)
     assert model.encode(TEXTS, "prefix").shape == (2, 32)
     with pytest.raises(UserError, match="reads at most 64 tokens"):
@@ -188,8 +200,14 @@ def test_other_backbones_and_lengths():
 
 def test_random_weights_with_a_tokenizer_of_their_own():
     """Its vocabulary sets the width of the embedding; without one the built-in one is used."""
-    bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
     options = {"prefix_length": 64, "suffix_length": 32, "tokenizer": "bundled:text-encoder"}
     model = build_encoder("random", config=bert, **options)
     assert model.tower.model.config.vocab_size == len(model.tokenizer) == 8192

@@ -47,15 +47,27 @@ from tests.completion_server import CompletionServer
 from tests.interrupted import assert_killed, die_after_checkpoint
 from tests.projects.rankgen.conftest import config, encoder, language_model, save_language_model
 
-SMALL = ["window.prefix_words=30", "window.min_words=4", "window.max_words=12", "window.limit=6",
-         "generator.tokens_per_word=6", "generator.device=cpu"]  # fmt: skip
+SMALL = [
+    "window.prefix_words=30",
+    "window.min_words=4",
+    "window.max_words=12",
+    "window.limit=6",
+    "generator.tokens_per_word=6",
+    "generator.device=cpu",
+]
 
 
 @pytest.fixture(scope="module")
 def full_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
-    learns = ["trainer.max_steps=60", "optim.lr=3e-3", "model.dropout=0", "method.chunk_size=null",
-              "trainer.checkpoint_every_n_steps=60", "trainer.log_every_n_steps=20"]  # fmt: skip
+    learns = [
+        "trainer.max_steps=60",
+        "optim.lr=3e-3",
+        "model.dropout=0",
+        "method.chunk_size=null",
+        "trainer.checkpoint_every_n_steps=60",
+        "trainer.log_every_n_steps=20",
+    ]
     return train("rankgen", "smoke", [f"runs_dir={folder}", "run_id=full", *learns])
 
 
@@ -98,8 +110,12 @@ def test_batches_hold_the_marked_texts_of_their_triples():
         ("generated", "suffix", 3),
     ):
         texts = [rows[i][column] for i in (2, 1)]
-        for ids, mask, wanted in zip(batch[name]["input_ids"], batch[name]["attention_mask"],
-                                     model.token_ids(texts, kind), strict=True):  # fmt: skip
+        for ids, mask, wanted in zip(
+            batch[name]["input_ids"],
+            batch[name]["attention_mask"],
+            model.token_ids(texts, kind),
+            strict=True,
+        ):
             assert ids[mask.bool()].tolist() == wanted
     assert "generated" not in TripleBatches(TripleList(rows), model, False)[[(0, 0)]]
 
@@ -143,8 +159,13 @@ def test_triple_file(tmp_path):
         eval_triples(cfg)
     with pytest.raises(UserError, match="TASK=generate"):
         TripleFile(tmp_path / "none.jsonl")
-    for row in ('{"doc_id": "a"}', '{"doc_id": "a", "prefix": null, "gold": "g", "generated": "x"}',
-                '{"doc_id": "a", "prefix": "p", "gold": "g", "generated": 5}', "[1]", "{"):  # fmt: skip
+    for row in (
+        '{"doc_id": "a"}',
+        '{"doc_id": "a", "prefix": null, "gold": "g", "generated": "x"}',
+        '{"doc_id": "a", "prefix": "p", "gold": "g", "generated": 5}',
+        "[1]",
+        "{",
+    ):
         path.write_text(f"{row}\n")
         with pytest.raises(UserError, match="line 1: no triple"):
             TripleFile(path)
@@ -240,7 +261,9 @@ def test_a_server_writes_negatives_but_cannot_be_ranked(tmp_path, books):
 
 
 def test_negatives_end_like_golds_and_are_as_long():
-    """`sentence`: whole sentences with their quotes, nearest to the gold's length; else the paper's cut."""
+    """`sentence`: whole sentences with their quotes, nearest to the gold's length; else the paper's
+    cut.
+    """
     words = ["window.min_words=3", "window.max_words=10"]
     cfg = config(*words, "generator.ending=sentence")
     text = "“He went away.” Then Mr. Hall came in at last. She had seen; and Mr."
@@ -311,8 +334,9 @@ def test_the_halves_do_not_take_each_other_s_place(tmp_path, books):
         for h in ("generator", "ranker")
     }
     assert {path.name for path in paths} == {
-        "windows-books-generator.jsonl", "windows-books-ranker.jsonl",
-    }  # fmt: skip
+        "windows-books-generator.jsonl",
+        "windows-books-ranker.jsonl",
+    }
     assert all(path.is_file() for path in paths)
 
 
@@ -371,8 +395,13 @@ def test_metrics_of_an_oracle_and_of_a_wrong_ranker(tmp_path):
         TripleList([Triple(f"d{i % 3}", f"p {i}", f"gold {i}", f"gen {i}") for i in range(24)]),
     )
     metrics, items = rank_metrics(cfg, Oracle(triples), triples, Workspace(tmp_path))
-    for name in ("inbook_accuracy", "inbook_hard_accuracy", "generated_accuracy",
-                 "inbook_all_accuracy", "retrieval_recall_at_1"):  # fmt: skip
+    for name in (
+        "inbook_accuracy",
+        "inbook_hard_accuracy",
+        "generated_accuracy",
+        "inbook_all_accuracy",
+        "retrieval_recall_at_1",
+    ):
         assert metrics[name] == 1.0
     assert metrics["inbook_accuracy_chance"] == 0.5
     assert metrics["retrieval_recall_at_1_chance"] == pytest.approx(1 / 8)
@@ -405,7 +434,9 @@ def test_who_needs_no_prefix_is_seen():
 
 
 def test_baselines(tmp_path):
-    """By hand: shared words, lengths, chance; the language model and TF-IDF as the evaluation has them."""
+    """By hand: shared words, lengths, chance; the language model and TF-IDF as the evaluation has
+    them.
+    """
     cfg, space = config("eval.num_negatives=1"), Workspace(tmp_path)
     rows = [
         Triple("d", "red sea", "the red sea", "a sky above us all"),
@@ -481,14 +512,29 @@ def test_further_sets_and_language_model(tmp_path):
     ]
     write_jsonl(tmp_path / "chapterbreak.jsonl", rows)
     save_language_model(tmp_path / "lm")
-    cfg = config(f"data.root={tmp_path}", "eval.sets=[chapterbreak.jsonl]", "eval.lm_prefixes=8",
-                 "eval.decode_prefixes=2", f"generator.model={tmp_path}/lm", "generator.device=cpu",
-                 "decode.num_samples=3", "decode.max_tokens=8")  # fmt: skip
+    cfg = config(
+        f"data.root={tmp_path}",
+        "eval.sets=[chapterbreak.jsonl]",
+        "eval.lm_prefixes=8",
+        "eval.decode_prefixes=2",
+        f"generator.model={tmp_path}/lm",
+        "generator.device=cpu",
+        "decode.num_samples=3",
+        "decode.max_tokens=8",
+    )
     experiment = build(cfg)
     module = next(experiment.stages()).module
     metrics = experiment.evaluate(module, Workspace(tmp_path / "run"))
-    assert {"chapterbreak_pairwise", "chapterbreak_all", "lm_inbook_accuracy", "lm_generated_accuracy",
-            "nucleus_rep", "rerank_overlap", "human_words", "untrained_inbook_accuracy"} <= metrics.keys()  # fmt: skip
+    assert {
+        "chapterbreak_pairwise",
+        "chapterbreak_all",
+        "lm_inbook_accuracy",
+        "lm_generated_accuracy",
+        "nucleus_rep",
+        "rerank_overlap",
+        "human_words",
+        "untrained_inbook_accuracy",
+    } <= metrics.keys()
     assert (tmp_path / "run/gallery/continuations/gallery.json").is_file()
     assert len(json.loads((tmp_path / "run/items/generated_accuracy.json").read_text())) == 48
 
@@ -528,9 +574,16 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
     """The decode command with and without the ranker, on prefixes of a file."""
     save_language_model(tmp_path / "lm")
     (tmp_path / "prefixes.txt").write_text("the state of the world\n\na man in his house\n")
-    cfg = config(f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=3",
-                 "decode.max_tokens=10", f"decode.file={tmp_path}/prefixes.txt", "decode.beam_samples=2",
-                 f"decode.run={full_run}", "decode.methods=[nucleus,rerank,beam]")  # fmt: skip
+    cfg = config(
+        f"generator.model={tmp_path}/lm",
+        "generator.device=cpu",
+        "decode.num_samples=3",
+        "decode.max_tokens=10",
+        f"decode.file={tmp_path}/prefixes.txt",
+        "decode.beam_samples=2",
+        f"decode.run={full_run}",
+        "decode.methods=[nucleus,rerank,beam]",
+    )
     experiment, workspace = build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke")
     tasks.decode(cfg, experiment, workspace)
     text = (tmp_path / "task/continuations.md").read_text()
@@ -562,8 +615,13 @@ def test_a_form_that_cannot_be_written_is_refused_before_decoding(tmp_path, full
     """Guards against hours of decoding that end without the A/B form that was asked for."""
     save_language_model(tmp_path / "lm")
     (tmp_path / "p.txt").write_text("a man\n")
-    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", f"decode.run={full_run}",
-             f"decode.file={tmp_path}/p.txt", "decode.max_tokens=4"]  # fmt: skip
+    words = [
+        f"generator.model={tmp_path}/lm",
+        "generator.device=cpu",
+        f"decode.run={full_run}",
+        f"decode.file={tmp_path}/p.txt",
+        "decode.max_tokens=4",
+    ]
     monkeypatch.setattr(tasks, "decode_kept", lambda *a: pytest.fail("decoded"))
     for wrong in ("[nucleus,rerank]", "[greedy,human]", "[greedy]"):
         cfg = config(*words, "decode.methods=[greedy,nucleus]", f"decode.ab_pair={wrong}")
@@ -585,8 +643,14 @@ def test_other_weights_of_one_name_are_decoded_anew(tmp_path, full_run, monkeypa
     """Guards against old texts of a language model that was trained further in its folder."""
     save_language_model(tmp_path / "lm")
     (tmp_path / "p.txt").write_text("a man\n")
-    cfg = config(f"generator.model={tmp_path}/lm", "generator.device=cpu", f"decode.run={full_run}",
-                 f"decode.file={tmp_path}/p.txt", "decode.methods=[greedy]", "decode.ab_pair=[]")  # fmt: skip
+    cfg = config(
+        f"generator.model={tmp_path}/lm",
+        "generator.device=cpu",
+        f"decode.run={full_run}",
+        f"decode.file={tmp_path}/p.txt",
+        "decode.methods=[greedy]",
+        "decode.ab_pair=[]",
+    )
     names = []
     monkeypatch.setattr(tasks, "decode_kept", lambda *args: names.append(args[-1]))
     for amount in (0.0, 1.0):
@@ -603,8 +667,14 @@ def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
     from common.engine.report.pages import write_report
 
     save_language_model(tmp_path / "lm")
-    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=2",
-             "decode.max_tokens=8", f"decode.run={full_run}", "decode.methods=[nucleus,rerank]"]  # fmt: skip
+    words = [
+        f"generator.model={tmp_path}/lm",
+        "generator.device=cpu",
+        "decode.num_samples=2",
+        "decode.max_tokens=8",
+        f"decode.run={full_run}",
+        "decode.methods=[nucleus,rerank]",
+    ]
     seen = []
 
     def mauve(human, machine):
@@ -640,7 +710,9 @@ def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
 
 
 def test_mauve_compares_features_of_its_own_model(tmp_path, monkeypatch):
-    """The paper's are those of the library's default; they are read once, and only if there are enough texts."""
+    """The paper's are those of the library's default; they are read once, and only if there are
+    enough texts.
+    """
     import projects.rankgen.continuations as stage
 
     asked, lm = [], language_model()
@@ -670,9 +742,15 @@ def test_sampling_strategies_are_averaged_over_repeats(tmp_path, full_run, monke
     import projects.rankgen.continuations as stage
 
     save_language_model(tmp_path / "lm")
-    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=2",
-             "decode.max_tokens=8", f"decode.run={full_run}", "decode.num_prefixes=6",
-             "decode.methods=[greedy,nucleus,rerank]"]  # fmt: skip
+    words = [
+        f"generator.model={tmp_path}/lm",
+        "generator.device=cpu",
+        "decode.num_samples=2",
+        "decode.max_tokens=8",
+        f"decode.run={full_run}",
+        "decode.num_prefixes=6",
+        "decode.methods=[greedy,nucleus,rerank]",
+    ]
     seen, runs = [], []
 
     def mauve(human, machine):
@@ -689,7 +767,10 @@ def test_sampling_strategies_are_averaged_over_repeats(tmp_path, full_run, monke
     cfg = config(*words, "decode.repeats=3")
     metrics = tasks.decode(cfg, build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke"))
     assert [sorted({k.rsplit("_", 1)[0] for k in run}) for run in runs] == [
-        ["greedy", "human", "nucleus", "rerank"], ["nucleus"], ["nucleus"]]  # fmt: skip
+        ["greedy", "human", "nucleus", "rerank"],
+        ["nucleus"],
+        ["nucleus"],
+    ]
     words_of = [run["nucleus_words"] for run in runs]
     assert len(set(words_of)) > 1  # other samples
     assert metrics["nucleus_words"] == pytest.approx(np.mean(words_of))
@@ -711,8 +792,13 @@ def test_decoding_with_weights_as_they_are(tmp_path):
 def test_search_finds_the_suffix_that_scores_best(full_run, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("ak al am.\nbk bl bm.\n")
     (tmp_path / "queries.txt").write_text("ak the al.\n")
-    words = [f"search.file={tmp_path}/texts.txt", f"search.queries={tmp_path}/queries.txt",
-             "search.k=2", "search.run=full", f"runs_dir={full_run.parents[2]}"]  # fmt: skip
+    words = [
+        f"search.file={tmp_path}/texts.txt",
+        f"search.queries={tmp_path}/queries.txt",
+        "search.k=2",
+        "search.run=full",
+        f"runs_dir={full_run.parents[2]}",
+    ]
     experiment = build(config(*words))
     experiment.tasks["search"](Workspace(tmp_path / "task", "rankgen", "smoke"))
     lines = capsys.readouterr().out.strip().splitlines()
@@ -756,8 +842,13 @@ def killed(words):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_kill_and_resume_equals_an_uninterrupted_run(tmp_path):
     """SIGKILL after a checkpoint, then resume: weights bit for bit."""
-    common = [f"runs_dir={tmp_path}", "trainer.max_steps=8", "tracking.wandb=disabled",
-              "eval.untrained=false", "eval.lexical=false"]  # fmt: skip
+    common = [
+        f"runs_dir={tmp_path}",
+        "trainer.max_steps=8",
+        "tracking.wandb=disabled",
+        "eval.untrained=false",
+        "eval.lexical=false",
+    ]
     assert_killed(killed, [*common, "run_id=k"])
     assert not (tmp_path / "rankgen/smoke/k/checkpoints/train/finished.json").exists()
     resumed = train("rankgen", "smoke", [*common, "resume=k"])

@@ -1,4 +1,6 @@
-"""Captions, triplets by rules and by a language model, the drawings' queries, evaluation, baselines."""
+"""Captions, triplets by rules and by a language model, the drawings' queries, evaluation,
+baselines.
+"""
 
 import json
 
@@ -50,7 +52,9 @@ def test_key_phrases_are_runs_of_nouns_adjectives_and_determiners():
     assert [text[a:b] for a, b in key_phrase_spans(text, TAGGER)] == ["the red dog", "a cat"]
     assert hide_key_phrases(text, TAGGER) == "$, $ and this runs"
     assert hide_key_phrases("it runs to them", TAGGER) is None
-    rows = HiddenCaptions(["a red dog", "it runs"], TAGGER, lambda texts: torch.zeros(len(texts), 4), 8, 0)  # fmt: skip
+    rows = HiddenCaptions(
+        ["a red dog", "it runs"], TAGGER, lambda texts: torch.zeros(len(texts), 4), 8, 0
+    )
     assert len(rows) == 1
     with pytest.raises(UserError, match="noun"):
         HiddenCaptions(["it runs"], TAGGER, lambda texts: torch.zeros(1), 8, 0)
@@ -64,7 +68,10 @@ def test_item_6_captions_cannot_contain_the_placeholder(tmp_path):
     row = {"reference_caption": "A $ dog", "conditioning_caption": "is Red", "target_caption": "b"}
     path.write_text(json.dumps([row]))
     assert read_triplets(path)[0] == ("a dog", "is red", "b")
-    path.write_text("\n".join([json.dumps(row | {"target_caption": "b\u2028c"}, ensure_ascii=False)] * 2), "utf-8-sig")  # fmt: skip
+    path.write_text(
+        "\n".join([json.dumps(row | {"target_caption": "b\u2028c"}, ensure_ascii=False)] * 2),
+        "utf-8-sig",
+    )
     assert len(read_triplets(path)) == 2
     path.write_text("[]")
     with pytest.raises(UserError, match="no triplet"):
@@ -79,7 +86,9 @@ def test_item_6_captions_cannot_contain_the_placeholder(tmp_path):
 def test_item_12_rules_swap_one_key_phrase():
     """Checklist 12: T_t differs from T_r in one phrase, T_c names both by a template."""
     for seed in range(20):
-        found = rule_triplet("a dog under the tree", ["a red box"], TAGGER, np.random.default_rng(seed))  # fmt: skip
+        found = rule_triplet(
+            "a dog under the tree", ["a red box"], TAGGER, np.random.default_rng(seed)
+        )
         assert found.target in ("a red box under the tree", "a dog under a red box")
         old = "a dog" if found.target.startswith("a red") else "the tree"
         assert found.condition in [t.format(A=old, B="a red box") for t in SWAPS]
@@ -128,7 +137,10 @@ def test_item_12_triplets_come_from_rules_and_from_any_local_model(tmp_path, mon
         def write(prompts, rngs, limit):
             asked.append(len(prompts))
             good = " let it fly\nEdited: a red dog that flies"
-            return [good if "a red dog" in p.text.splitlines()[-2] and len(asked) > 1 else "?" for p in prompts]  # fmt: skip
+            return [
+                good if "a red dog" in p.text.splitlines()[-2] and len(asked) > 1 else "?"
+                for p in prompts
+            ]
 
         return write
 
@@ -138,7 +150,9 @@ def test_item_12_triplets_come_from_rules_and_from_any_local_model(tmp_path, mon
         Workspace(tmp_path / "w"),
     )
     assert asked == [2, 2, 1, 1]  # three retries, of what is still refused
-    assert read_triplets(tmp_path / "lm.json") == [("a red dog", "let it fly", "a red dog that flies")]  # fmt: skip
+    assert read_triplets(tmp_path / "lm.json") == [
+        ("a red dog", "let it fly", "a red dog that flies")
+    ]
     with pytest.raises(UserError, match=r"triplets\.input"):
         make_triplets(config(), Workspace(tmp_path / "w"))
 
@@ -146,8 +160,13 @@ def test_item_12_triplets_come_from_rules_and_from_any_local_model(tmp_path, mon
 def test_item_12_and_14_a_bundled_causal_model_writes_phrases(tmp_path):
     """Checklist 12, 14: SEARLE's phrases from a real local model, begun by the concept."""
     (tmp_path / "c.txt").write_text("dog\n")
-    words = [f"phrases.concepts={tmp_path}/c.txt", f"phrases.output={tmp_path}/p.json",
-             "phrases.model=bundled:stories260k", "phrases.per_concept=3", "phrases.max_new_tokens=6"]  # fmt: skip
+    words = [
+        f"phrases.concepts={tmp_path}/c.txt",
+        f"phrases.output={tmp_path}/p.json",
+        "phrases.model=bundled:stories260k",
+        "phrases.per_concept=3",
+        "phrases.max_new_tokens=6",
+    ]
     make_phrases(config(*words), Workspace(tmp_path / "w"))
     found = json.loads((tmp_path / "p.json").read_text())["dog"]
     assert found
@@ -157,8 +176,13 @@ def test_item_12_and_14_a_bundled_causal_model_writes_phrases(tmp_path):
 def test_item_12_and_14_phrases_of_a_concept_with_capital_letters_reach_searle(tmp_path):
     """Guards against phrases in lower case that are thrown away, or that SEARLE does not find."""
     (tmp_path / "c.txt").write_text("Golden  Retriever\r\ndog\n dog\n")
-    words = [f"phrases.concepts={tmp_path}/c.txt", f"phrases.output={tmp_path}/p.json",
-             "phrases.model=bundled:stories260k", "phrases.per_concept=3", "phrases.max_new_tokens=6"]  # fmt: skip
+    words = [
+        f"phrases.concepts={tmp_path}/c.txt",
+        f"phrases.output={tmp_path}/p.json",
+        "phrases.model=bundled:stories260k",
+        "phrases.per_concept=3",
+        "phrases.max_new_tokens=6",
+    ]
     workspace = Workspace(tmp_path / "w")
     make_phrases(config(*words), workspace)
     assert "6 of 6 phrases hold their concept; 0 of 2" in (tmp_path / "w/notes.txt").read_text()
@@ -193,10 +217,13 @@ def test_no_task_replaces_a_file(tmp_path):
     output.write_text("mine")
     for task, words in (
         (make_triplets, [f"triplets.input={tmp_path}/c.txt", f"triplets.output={output}"]),
-        (make_triplets, [f"triplets.input={tmp_path}/c.txt", f"triplets.output={output}", "triplets.by=lm"]),
+        (
+            make_triplets,
+            [f"triplets.input={tmp_path}/c.txt", f"triplets.output={output}", "triplets.by=lm"],
+        ),
         (make_phrases, [f"phrases.concepts={tmp_path}/c.txt", f"phrases.output={output}"]),
         (table, [f"table.runs=[{tmp_path}]", f"table.output={output}"]),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match="exists already"):
             task(config(*words), Workspace(tmp_path / "w"))
     assert output.read_text() == "mine"
@@ -211,7 +238,9 @@ def test_drawings_of_held_out_families_are_in_no_caption_and_no_triplet(drawings
     """The small task: families are disjoint, answers unique, one attribute changes."""
     held = unseen(drawings)
     several = {drawings[i].family for i in held}
-    assert several.isdisjoint({family_of(c) for t in family_triplets(drawings) for c in (t.reference, t.target)})  # fmt: skip
+    assert several.isdisjoint(
+        {family_of(c) for t in family_triplets(drawings) for c in (t.reference, t.target)}
+    )
     captions = set(training_captions())
     assert not captions & {drawings[i].name for i in held}
     test, dev = queries(drawings, "test"), queries(drawings, "dev")
@@ -240,7 +269,9 @@ def test_figures_are_means_over_families_without_the_reference():
         others = [i for i in range(64) if i != q.reference]
         assert rank == sum(float(scores[i]) >= float(scores[q.target]) for i in others)
     assert reference_first(task, references, images) == 1.0
-    twice = task._replace(queries=[q._replace(family="x") for q in task.queries[:3]] + task.queries[3:4])  # fmt: skip
+    twice = task._replace(
+        queries=[q._replace(family="x") for q in task.queries[:3]] + task.queries[3:4]
+    )
     assert by_family(twice, torch.tensor([1.0, 0.0, 0.0, 1.0])) == {"class": [1.0, 1 / 3]}
     figures = recall_figures(twice, torch.tensor([1, 2, 3, 1]), (1,))
     assert figures["recall_at_1"] == pytest.approx(2 / 3)
@@ -249,7 +280,9 @@ def test_figures_are_means_over_families_without_the_reference():
 def test_means_over_categories_are_the_headline_figures():
     """FashionIQ: mean of R@10 and R@50 over the three categories."""
     cats = ("dress", "shirt", "toptee")
-    metrics = {f"fashioniq_{c}_recall_at_{k}": k / 100 + i for i, c in enumerate(cats) for k in (10, 50)}  # fmt: skip
+    metrics = {
+        f"fashioniq_{c}_recall_at_{k}": k / 100 + i for i, c in enumerate(cats) for k in (10, 50)
+    }
     assert means_of(metrics)["fashioniq_mean"] == pytest.approx(1.3)
     assert means_of({}) == {}
 
@@ -257,7 +290,15 @@ def test_means_over_categories_are_the_headline_figures():
 def test_baselines_of_the_small_task(tmp_path):
     """Image alone, text alone, sum, ceiling, chance: all have the primary metric."""
     cfg, workspace = config(), Workspace(tmp_path)
-    for name in ("image_only", "text_only", "image_plus_text", "caption_oracle", "raw_pixels", "untrained", "chance"):  # fmt: skip
+    for name in (
+        "image_only",
+        "text_only",
+        "image_plus_text",
+        "caption_oracle",
+        "raw_pixels",
+        "untrained",
+        "chance",
+    ):
         found = getattr(baselines, name)(cfg, workspace)
         assert 0 <= found["recall_at_1"] <= 1, name
     assert baselines.chance(cfg, workspace)["recall_at_1"] == pytest.approx(1 / 63)
@@ -278,8 +319,12 @@ def test_files_without_a_line_are_named(tmp_path):
     """Blank key phrases were swapped in, and no concept was the fault of the model."""
     (tmp_path / "c.txt").write_text("a red dog\n")
     (tmp_path / "blank.txt").write_text(" \n\n")
-    words = [f"triplets.input={tmp_path}/c.txt", f"triplets.output={tmp_path}/t.json", "data.source=drawings",
-             f"triplets.keywords={tmp_path}/blank.txt"]  # fmt: skip
+    words = [
+        f"triplets.input={tmp_path}/c.txt",
+        f"triplets.output={tmp_path}/t.json",
+        "data.source=drawings",
+        f"triplets.keywords={tmp_path}/blank.txt",
+    ]
     with pytest.raises(UserError, match=r"triplets\.keywords=.*blank\.txt holds no phrase"):
         make_triplets(config(*words), Workspace(tmp_path / "w"))
     words = [f"phrases.concepts={tmp_path}/blank.txt", f"phrases.output={tmp_path}/p.json"]

@@ -61,16 +61,22 @@ def test_item_14_inversion_steps_by_hand(monkeypatch):
         start = invert(composer, images, near, Scripted(), own, 0)
     token = start.clone().requires_grad_()
     optimizer = torch.optim.AdamW([token], lr=0.02, weight_decay=0.1)
-    sentence, whole, hidden = (composer.tokens([text] * 2) for text in ("a photo of $", "a dog on a mat", "a $ on a mat"))  # fmt: skip
+    sentence, whole, hidden = (
+        composer.tokens([text] * 2) for text in ("a photo of $", "a dog on a mat", "a $ on a mat")
+    )
     mean = start
     for _ in range(2):
         near_image = 1 - F.cosine_similarity(composer.anchor(sentence, token), images).mean()
-        word = 1 - F.cosine_similarity(composer.anchor(hidden, token), composer.anchor(whole)).mean()  # fmt: skip
+        word = (
+            1 - F.cosine_similarity(composer.anchor(hidden, token), composer.anchor(whole)).mean()
+        )
         optimizer.zero_grad()
         (near_image + 0.5 * word).backward()
         optimizer.step()
         mean = 0.75 * mean + 0.25 * token.detach()
-    torch.testing.assert_close(invert(composer, images, near, Scripted(), own, 0), mean, rtol=1e-4, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        invert(composer, images, near, Scripted(), own, 0), mean, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_item_14_near_concepts_are_those_whose_sentence_is_nearest():
@@ -112,7 +118,13 @@ def test_images_are_inverted_when_phi_is_fitted_and_not_on_a_later_resume(tmp_pa
     monkeypatch.setattr(stages, "invert", counted)
     monkeypatch.setattr(stages, "time", Clock)
     monkeypatch.setattr(RTD, "on_train_end", lambda self: spent.append(dict(self.seconds)))
-    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.max_steps=1", "phi.steps=1", "phi.host=searle"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "trainer.max_steps=1",
+        "phi.steps=1",
+        "phi.host=searle",
+    ]
     run = train("rtd", "smoke", words)
     for path in (run / "checkpoints/rtd").iterdir():
         path.unlink()

@@ -24,9 +24,11 @@ def test_item_5_the_loss_and_its_gradients_equal_the_golden_values(case):
     assert target.grad.norm().item() == pytest.approx(want["grad_norm_target"], rel=1e-6)
     assert composed.grad.norm().item() == pytest.approx(want["grad_norm_composed"], rel=1e-6)
     torch.testing.assert_close(
-        composed.grad[0, :4], torch.tensor(want["grad_composed_first4"], dtype=torch.float64),
-        rtol=1e-6, atol=1e-9,
-    )  # fmt: skip
+        composed.grad[0, :4],
+        torch.tensor(want["grad_composed_first4"], dtype=torch.float64),
+        rtol=1e-6,
+        atol=1e-9,
+    )
 
 
 def test_item_5_the_frozen_target_has_the_same_loss_and_no_gradient():

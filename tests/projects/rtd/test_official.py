@@ -1,4 +1,6 @@
-"""The official sets through `evaluate`: public and hidden targets, before and after, validation on CIRR."""
+"""The official sets through `evaluate`: public and hidden targets, before and after, validation on
+CIRR.
+"""
 
 import json
 
@@ -13,7 +15,13 @@ from tests.projects.rtd.conftest import config, module_of
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255), "d": (250, 250, 0)}
 NAMES = {"red": "a", "green": "b", "blue": "c", "yellow": "d"}
-FILES = ["data.source=files", "data.rules=true", "data.captions=c.txt", "eval.cirr=CIRR", "eval.circo=CIRCO"]  # fmt: skip
+FILES = [
+    "data.source=files",
+    "data.rules=true",
+    "data.captions=c.txt",
+    "eval.cirr=CIRR",
+    "eval.circo=CIRCO",
+]
 
 
 def write(path, content):
@@ -31,19 +39,46 @@ def root(tmp_path_factory):
     """CIRR and CIRCO with four pictures of one colour each; test parts have no targets."""
     root = tmp_path_factory.mktemp("sets")
     rows = [
-        {"pairid": 7, "reference": "a", "target_hard": "d", "caption": "make it red", "img_set": {"members": ["a", "b", "d"]}},
-        {"pairid": 8, "reference": "b", "target_hard": "c", "caption": "make it blue", "img_set": {"members": ["a", "b", "c"]}},
-    ]  # fmt: skip
+        {
+            "pairid": 7,
+            "reference": "a",
+            "target_hard": "d",
+            "caption": "make it red",
+            "img_set": {"members": ["a", "b", "d"]},
+        },
+        {
+            "pairid": 8,
+            "reference": "b",
+            "target_hard": "c",
+            "caption": "make it blue",
+            "img_set": {"members": ["a", "b", "c"]},
+        },
+    ]
     hidden = [{k: v for k, v in row.items() if k != "target_hard"} for row in rows]
-    row = {"id": 0, "reference_img_id": 1, "target_img_id": 4, "relative_caption": "is yellow", "gt_img_ids": [4]}  # fmt: skip
+    row = {
+        "id": 0,
+        "reference_img_id": 1,
+        "target_img_id": 4,
+        "relative_caption": "is yellow",
+        "gt_img_ids": [4],
+    }
     for split, found in (("val", rows), ("test1", hidden)):
         write(root / f"CIRR/captions/cap.rc2.{split}.json", found)
-        write(root / f"CIRR/image_splits/split.rc2.{split}.json", {n: f"./dev/{n}.png" for n in COLOURS})  # fmt: skip
+        write(
+            root / f"CIRR/image_splits/split.rc2.{split}.json",
+            {n: f"./dev/{n}.png" for n in COLOURS},
+        )
     write(root / "CIRCO/annotations/val.json", [row])
-    write(root / "CIRCO/annotations/test.json", [{k: row[k] for k in ("id", "reference_img_id", "relative_caption")}])  # fmt: skip
+    write(
+        root / "CIRCO/annotations/test.json",
+        [{k: row[k] for k in ("id", "reference_img_id", "relative_caption")}],
+    )
     coco = root / "CIRCO/COCO2017_unlabeled"
     files = {i: f"{i:012d}.jpg" for i in range(1, 5)}
-    write(coco / "annotations/image_info_unlabeled2017.json", {"images": [{"id": i, "file_name": f} for i, f in files.items()]})  # fmt: skip
+    write(
+        coco / "annotations/image_info_unlabeled2017.json",
+        {"images": [{"id": i, "file_name": f} for i, f in files.items()]},
+    )
     for file, name in zip(files.values(), COLOURS, strict=True):
         paint(root / f"CIRR/dev/{name}.png", name)
         paint(coco / f"unlabeled2017/{file}", name)
@@ -51,7 +86,9 @@ def root(tmp_path_factory):
 
 
 def painter(root, monkeypatch, *words):
-    """A config and a module that sees mean colours and finds what is asked for; the anchor finds green."""
+    """A config and a module that sees mean colours and finds what is asked for; the anchor finds
+    green.
+    """
     cfg = config(*FILES, f"data.root={root}", *words)
     module = module_of()
     composer = module.composer
@@ -107,14 +144,23 @@ def test_item_15_every_set_has_its_parts_and_pictures_may_be_padded():
     """Checklist 15: names of the sets; with a target ratio the borders of a wide picture are seen."""
     cfg = config(*FILES, "eval.fashioniq=F", "eval.genecis=G", "data.root=.")
     assert [name for name, _ in official_sets(cfg)] == [
-        "fashioniq_dress", "fashioniq_shirt", "fashioniq_toptee", "cirr", "circo",
-        "genecis_focus_attribute", "genecis_change_attribute", "genecis_focus_object", "genecis_change_object",
-    ]  # fmt: skip
+        "fashioniq_dress",
+        "fashioniq_shirt",
+        "fashioniq_toptee",
+        "cirr",
+        "circo",
+        "genecis_focus_attribute",
+        "genecis_change_attribute",
+        "genecis_focus_object",
+        "genecis_change_object",
+    ]
     composer = module_of().composer
     composer.encoder.encode_image = lambda pixels: pixels.mean((2, 3))
     wide = Image.new("RGB", (60, 20))
     wide.paste((255, 255, 255), (20, 0, 40, 20))
-    cut, padded = (image_encoder(config(f"eval.target_pad={pad}"), composer)([wide]) for pad in ("null", 1.25))  # fmt: skip
+    cut, padded = (
+        image_encoder(config(f"eval.target_pad={pad}"), composer)([wide]) for pad in ("null", 1.25)
+    )
     white = image_encoder(config(), composer)([Image.new("RGB", (20, 20), "white")])
     torch.testing.assert_close(cut, white, atol=0.2, rtol=0)
     assert (padded < white - 0.5).all()

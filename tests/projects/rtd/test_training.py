@@ -89,7 +89,8 @@ def test_item_3_noise_is_one_uniform_number_times_a_gaussian_vector():
 def test_item_8_at_step_zero_the_student_is_the_anchor():
     """Checklist 8: equal weights to the bit, with and without a pseudo word, so before = after.
 
-    Outputs of two copies are equal but for the rounding of products, which depends on where weights lie.
+    Outputs of two copies are equal but for the rounding of products, which depends on where weights
+    lie.
     """
     composer = module_of().composer.eval()
     anchor = ClipText(composer.encoder.model).state_dict()
@@ -122,7 +123,13 @@ def test_item_11_hosts_train_phi_alone_with_either_network(tmp_path):
         for name, value in module.state_dict().items():
             assert (not torch.equal(before[name], value)) == name.startswith("composer.phi."), name
         path = tmp_path / f"{host}.pt"
-        torch.save({"Phi": None, "state_dict": {f"module.{k}": v for k, v in composer.phi.state_dict().items()}}, path)  # fmt: skip
+        torch.save(
+            {
+                "Phi": None,
+                "state_dict": {f"module.{k}": v for k, v in composer.phi.state_dict().items()},
+            },
+            path,
+        )
         fresh = new_phi(config(f"phi.host={host}", f"phi.weights={path}").phi, composer.encoder, 32)
         for name, value in composer.phi.state_dict().items():
             assert torch.equal(value, fresh.state_dict()[name])
@@ -133,7 +140,9 @@ def test_item_11_hosts_train_phi_alone_with_either_network(tmp_path):
 
 @pytest.mark.parametrize("kind", ["gelu", "relu"])
 def test_released_checkpoints_load_as_they_were_saved(tmp_path, kind):
-    """LinCIR and SEARLE save {"Phi": phi}, Pic2Word phi beside the whole of CLIP, both behind "module."."""
+    """LinCIR and SEARLE save {"Phi": phi}, Pic2Word phi beside the whole of CLIP, both behind
+    "module.".
+    """
     source, path = build_phi(kind, 8, 16), tmp_path / "released.pt"
     state = source.state_dict()
     if kind == "gelu":
@@ -165,7 +174,9 @@ def test_item_14_the_losses_of_the_hosts_are_what_their_papers_say():
     raw = composer.encoder.encode_image(pictures["images"])
     text = composer.anchor(composer.tokens(["a photo of $"] * 4), composer.phi(raw))
     scores = math.exp(composer.encoder.log_scale) * image @ F.normalize(text, dim=1).T
-    want = (F.cross_entropy(scores, torch.arange(4)) + F.cross_entropy(scores.T, torch.arange(4))) / 2  # fmt: skip
+    want = (
+        F.cross_entropy(scores, torch.arange(4)) + F.cross_entropy(scores.T, torch.arange(4))
+    ) / 2
     torch.testing.assert_close(Pic2Word(cfg, composer).losses(pictures)["loss"], want)
     near = torch.tensor([[0], [1], [0], [1]])
     phrases = Phrases(["cat", "dog"], {"cat": ["a cat on a mat"]})
@@ -174,7 +185,9 @@ def test_item_14_the_losses_of_the_hosts_are_what_their_papers_say():
     terms = Searle(cfg, composer).losses(drawn)
     torch.testing.assert_close(terms["loss"], terms["distil"] + 0.75 * terms["regular"])
     again = composer.anchor(drawn["hidden"], composer.phi(raw))
-    torch.testing.assert_close(terms["regular"], phrase_loss(composer.anchor(drawn["phrase"]), again))  # fmt: skip
+    torch.testing.assert_close(
+        terms["regular"], phrase_loss(composer.anchor(drawn["phrase"]), again)
+    )
     place = placeholder_id(composer.encoder.tokenizer)
     assert bool((drawn["hidden"] == place).any(1).all())
     assert not bool((drawn["phrase"] == place).any())
@@ -193,7 +206,9 @@ def test_item_14_inversion_brings_the_sentences_near_the_image_and_stays_a_word(
     tokens = invert(composer, images, near, phrases, cfg.phi.searle, 0)
     one = config("phi.host=searle", "phi.searle.steps=1", "phi.searle.lr=1e-9").phi.searle
     start = invert(composer, images, near, phrases, one, 0)
-    gain = [F.cosine_similarity(composer.anchor(ids, t), images).mean().item() for t in (start, tokens)]  # fmt: skip
+    gain = [
+        F.cosine_similarity(composer.anchor(ids, t), images).mean().item() for t in (start, tokens)
+    ]
     assert gain[1] > gain[0] + 0.02
 
 
@@ -203,7 +218,12 @@ def test_a_run_has_both_stages_and_its_figures(run_folder):
     assert metrics["cost_rtd_parameters"] > metrics["cost_host_parameters"] > 0
     assert metrics["cost_rtd_seconds"] > 0
     assert metrics["cost_host_seconds"] > 0
-    assert {"recall_at_1", "before_recall_at_1", "reference_first", "name_recall_at_10"} <= metrics.keys()  # fmt: skip
+    assert {
+        "recall_at_1",
+        "before_recall_at_1",
+        "reference_first",
+        "name_recall_at_10",
+    } <= metrics.keys()
     assert "val/recall_at_1" in (run_folder / "metrics.csv").read_text(encoding="utf-8")
     gallery = json.loads((run_folder / "gallery/composed queries/gallery.json").read_text())
     assert gallery[0]["results"][0]["item"]["text"].startswith("a photo of $ that shows")
@@ -241,22 +261,50 @@ def test_the_table_shows_no_steps_that_a_run_did_not_take(tmp_path, run_folder, 
 
 PAPER = {
     "paper": {
-        "rtd.tau": 0.07, "rtd.noise_scale": 0.5, "rtd.frozen_target": True, "rtd.refined_batch": True,
-        "rtd.refined_concat": True, "rtd.gather_negatives": False, "optim.lr": 1e-5, "optim.weight_decay": 0.01,
-        "optim.schedule": "constant", "trainer.max_steps": 2000, "trainer.devices": 4, "data.batch_size": 128,
-        "trainer.val_every_n_steps": 100, "seed": 12345, "phi.host": "lincir", "phi.dropout": 0.5, "phi.steps": 20000,
-        "phi.noise_scale": 1.0, "phi.optim.lr": 1e-4, "phi.optim.weight_decay": 0.01,
+        "rtd.tau": 0.07,
+        "rtd.noise_scale": 0.5,
+        "rtd.frozen_target": True,
+        "rtd.refined_batch": True,
+        "rtd.refined_concat": True,
+        "rtd.gather_negatives": False,
+        "optim.lr": 1e-5,
+        "optim.weight_decay": 0.01,
+        "optim.schedule": "constant",
+        "trainer.max_steps": 2000,
+        "trainer.devices": 4,
+        "data.batch_size": 128,
+        "trainer.val_every_n_steps": 100,
+        "seed": 12345,
+        "phi.host": "lincir",
+        "phi.dropout": 0.5,
+        "phi.steps": 20000,
+        "phi.noise_scale": 1.0,
+        "phi.optim.lr": 1e-4,
+        "phi.optim.weight_decay": 0.01,
     },
     "paper_searle": {
-        "phi.host": "searle", "phi.searle.steps": 350, "phi.searle.lr": 0.02, "phi.searle.image_weight": 1.0,
-        "phi.searle.phrase_weight": 0.5, "phi.searle.distil_weight": 1.0, "phi.searle.regular_weight": 0.75,
-        "phi.searle.temperature": 0.25, "phi.searle.concepts": 15, "optim.lr": 1e-5, "rtd.tau": 0.07,
+        "phi.host": "searle",
+        "phi.searle.steps": 350,
+        "phi.searle.lr": 0.02,
+        "phi.searle.image_weight": 1.0,
+        "phi.searle.phrase_weight": 0.5,
+        "phi.searle.distil_weight": 1.0,
+        "phi.searle.regular_weight": 0.75,
+        "phi.searle.temperature": 0.25,
+        "phi.searle.concepts": 15,
+        "optim.lr": 1e-5,
+        "rtd.tau": 0.07,
     },
     "paper_pic2word": {
-        "phi.host": "pic2word", "phi.hidden_dim": 512, "phi.dropout": 0.1, "phi.optim.lr": 1e-4,
-        "phi.optim.weight_decay": 0.1, "phi.optim.warmup_steps": 10000, "trainer.max_steps": 2000,
+        "phi.host": "pic2word",
+        "phi.hidden_dim": 512,
+        "phi.dropout": 0.1,
+        "phi.optim.lr": 1e-4,
+        "phi.optim.weight_decay": 0.1,
+        "phi.optim.warmup_steps": 10000,
+        "trainer.max_steps": 2000,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -306,7 +354,9 @@ def test_the_export_opens_in_open_clip_with_equal_texts_and_the_old_images(tmp_p
 
 
 def test_a_run_that_is_opened_again_reads_pictures_and_phi_as_it_was_trained(tmp_path):
-    """The module that takes a run's weights had CLIP's defaults in place of the config's and the tag's."""
+    """The module that takes a run's weights had CLIP's defaults in place of the config's and the
+    tag's.
+    """
     trained = composer_of(config("rtd.l2_normalize=true"))
     composer = build(config("rtd.l2_normalize=true")).plan().module().composer
     assert composer.l2_normalize is trained.l2_normalize is True
@@ -328,9 +378,13 @@ def test_search_on_own_files(tmp_path):
     (tmp_path / "pictures").mkdir()
     for name in ("red", "blue", "green"):
         Image.new("RGB", (40, 30), name).save(tmp_path / "pictures" / f"{name}.png")
-    words = [f"search.run={tmp_path}/export", f"search.gallery={tmp_path}/pictures",
-             f"search.reference={tmp_path}/pictures/red.png", "search.text=is blue",
-             f"search.output={tmp_path}/found.png"]  # fmt: skip
+    words = [
+        f"search.run={tmp_path}/export",
+        f"search.gallery={tmp_path}/pictures",
+        f"search.reference={tmp_path}/pictures/red.png",
+        "search.text=is blue",
+        f"search.output={tmp_path}/found.png",
+    ]
     said: list[str] = []
     workspace = Workspace(tmp_path / "task")
     workspace.say = said.append  # type: ignore[method-assign]
@@ -350,16 +404,26 @@ def test_search_on_own_files(tmp_path):
 
 
 def test_what_a_search_cannot_write_is_told_before_it(tmp_path):
-    """No kind of picture was a traceback after the search; a picture that is searched was written over."""
+    """No kind of picture was a traceback after the search; a picture that is searched was written
+    over.
+    """
     export(config(), module_of(), tmp_path / "export")
     pictures = [tmp_path / f"p/{name}.png" for name in ("red", "blue")]
     pictures[0].parent.mkdir()
     for path in pictures:
         Image.new("RGB", (40, 30), path.stem).save(path)
     before = pictures[1].read_bytes()
-    words = [f"search.run={tmp_path}/export", f"search.gallery={tmp_path}/p", f"search.reference={pictures[0]}"]  # fmt: skip
+    words = [
+        f"search.run={tmp_path}/export",
+        f"search.gallery={tmp_path}/p",
+        f"search.reference={pictures[0]}",
+    ]
     asked, workspace = "search.text=from $5# to $6", Workspace(tmp_path / "w")
-    for output, told in (("f.doc", "no picture: end it in"), ("f", "no picture"), ("p/blue.png", "written over")):  # fmt: skip
+    for output, told in (
+        ("f.doc", "no picture: end it in"),
+        ("f", "no picture"),
+        ("p/blue.png", "written over"),
+    ):
         with pytest.raises(UserError, match=told):
             search(config(*words, asked, f"search.output={tmp_path}/{output}"), workspace)
     assert pictures[1].read_bytes() == before
@@ -379,9 +443,12 @@ def test_what_a_search_cannot_write_is_told_before_it(tmp_path):
         (["data.source=files", "data.triplets=x.json", "phi.host=searle"], "data.images"),
         (["model.open_clip=null"], "model.pretrained"),
         (["rtd.enabled=false", "phi.weights=x.pt"], "trains nothing"),
-        (["data.source=files", "data.triplets=x.json", "phi.weights=x.pt", "eval.validate=true"], "eval.cirr"),
+        (
+            ["data.source=files", "data.triplets=x.json", "phi.weights=x.pt", "eval.validate=true"],
+            "eval.cirr",
+        ),
     ],
-)  # fmt: skip
+)
 def test_contradicting_options_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         config(*words)

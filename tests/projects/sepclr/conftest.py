@@ -12,8 +12,12 @@ from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/sepclr.json").read_text(encoding="utf-8"))
 LEAKAGES = ("kjem", "none", "mmd", "correlation", "vclub")
-SUPERVISED = ("method.objective=supervised", "method.attributes=[corner]",
-              "method.discrete=[corner]", "model.salient_dim=1")  # fmt: skip
+SUPERVISED = (
+    "method.objective=supervised",
+    "method.attributes=[corner]",
+    "method.discrete=[corner]",
+    "model.salient_dim=1",
+)
 
 config = configs_of(Config, "sepclr")
 
@@ -38,14 +42,20 @@ def heads(rows: int, dim: int, seed: int = 0) -> list[Tensor]:
 
 
 def batch(
-    rows: int = 8, size: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32,
+    rows: int = 8,
+    size: int = 16,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
     num_factors: int = 0,
-) -> dict:  # fmt: skip
+) -> dict:
     """Two views of random images; three of eight are targets."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.rand(2, rows, 3, size, size, generator=generator).to(dtype)
     return {
-        "view_1": pixels[0], "view_2": pixels[1], "target": torch.arange(rows) % 8 < 3,
+        "view_1": pixels[0],
+        "view_2": pixels[1],
+        "target": torch.arange(rows) % 8 < 3,
         "factors": (torch.arange(rows) % 4).float()[:, None].repeat(1, num_factors),
-        "ids": torch.arange(rows), "skipped": 0,
-    }  # fmt: skip
+        "ids": torch.arange(rows),
+        "skipped": 0,
+    }

@@ -128,10 +128,16 @@ def test_volumes_train(tmp_path):
             lines.append(f"{name}{i}\t{20 + i}\t{'MF'[i % 2]}")
     (tmp_path / "volumes/participants.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run = train_smoke(
-        tmp_path / "runs", f"data.root={tmp_path}", "data.source=volumes", "data.image_size=8",
-        "model.backbone=convnet3d", "data.batch_size=8", "trainer.max_steps=2",
-        "data.noise=0.1", "eval.balanced=true",
-    )  # fmt: skip
+        tmp_path / "runs",
+        f"data.root={tmp_path}",
+        "data.source=volumes",
+        "data.image_size=8",
+        "model.backbone=convnet3d",
+        "data.batch_size=8",
+        "trainer.max_steps=2",
+        "data.noise=0.1",
+        "eval.balanced=true",
+    )
     metrics = metrics_of(run)
     assert {"age_from_common", "sex_from_salient", "domain_from_salient"} <= metrics.keys()
     cfg = config(f"data.root={tmp_path}", "data.source=volumes", "model.backbone=convnet3d")
@@ -290,9 +296,14 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("cifar_mnist", "cifar-10"), ("celeba", "CelebA"), ("chexpert", "CheXpert"),
-     ("odir", "ODIR-5K"), ("dsprites", "MNIST")],
-)  # fmt: skip
+    [
+        ("cifar_mnist", "cifar-10"),
+        ("celeba", "CelebA"),
+        ("chexpert", "CheXpert"),
+        ("odir", "ODIR-5K"),
+        ("dsprites", "MNIST"),
+    ],
+)
 def test_missing_data_is_said_before_training(source, message, tmp_path):
     cfg = config(f"data.root={tmp_path}", f"data.source={source}")
     with pytest.raises(UserError, match=message):

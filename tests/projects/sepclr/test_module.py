@@ -24,10 +24,15 @@ ARMS = {
     "supervised": SUPERVISED,
 }
 UNUSUAL = (
-    "method.bandwidth=0.3", "method.temperature=0.2", "method.common_uniformity=1.5",
-    "method.salient_weight=7", "method.background_weight=3", "method.leakage_weight=5",
-    "method.attribute_bandwidth=0.04", "method.kl_weight=0.7",
-)  # fmt: skip
+    "method.bandwidth=0.3",
+    "method.temperature=0.2",
+    "method.common_uniformity=1.5",
+    "method.salient_weight=7",
+    "method.background_weight=3",
+    "method.leakage_weight=5",
+    "method.attribute_bandwidth=0.04",
+    "method.kl_weight=0.7",
+)
 
 
 def test_item_1_the_encoders_share_nothing():
@@ -96,9 +101,12 @@ def expected_loss(module, data):
         return alignment(c[0], c[1], 0.3) + 1.5 * uniform + 7 * salient_term + 5 * penalty
     t = sepclr_terms(common, salient, target, 0.3)
     return (
-        t.common_align + 1.5 * t.common_uniform + 7 * (t.salient_align + 2 * t.salient_uniform)
-        + 3 * t.salient_reg + 5 * k_jem(common, salient, target, 0.3)
-    )  # fmt: skip
+        t.common_align
+        + 1.5 * t.common_uniform
+        + 7 * (t.salient_align + 2 * t.salient_uniform)
+        + 3 * t.salient_reg
+        + 5 * k_jem(common, salient, target, 0.3)
+    )
 
 
 @pytest.mark.parametrize("arm", ["kjem", "supervised", "simclr", "vae"])
@@ -118,9 +126,12 @@ def test_item_9_the_loss_is_the_weighted_sum_of_its_terms():
     module = module_of(*[f"method.{k}={v}" for k, v in weights.items()])
     t = module.losses(batch())
     wanted = (
-        t["common_align"] + 2 * t["common_uniform"] + 3 * t["salient_reg"] + 5 * t["kjem"]
+        t["common_align"]
+        + 2 * t["common_uniform"]
+        + 3 * t["salient_reg"]
+        + 5 * t["kjem"]
         + 7 * (t["salient_align"] + 2 * t["salient_uniform"])
-    )  # fmt: skip
+    )
     torch.testing.assert_close(t["loss"], wanted)
     zeros = module_of(*[f"method.{k}=0" for k in weights])
     t = zeros.losses(batch())
@@ -154,7 +165,11 @@ def test_item_11_four_forward_passes_see_both_views():
     for name, calls in seen.items():
         branch = getattr(module.network, name)
         branch.register_forward_pre_hook(lambda m, args, calls=calls: calls.append(args[0]))
-    data = {**data, "view_1": data["view_1"].requires_grad_(), "view_2": data["view_2"].requires_grad_()}  # fmt: skip
+    data = {
+        **data,
+        "view_1": data["view_1"].requires_grad_(),
+        "view_2": data["view_2"].requires_grad_(),
+    }
     module.losses(data)["loss"].backward()
     for calls in seen.values():
         assert len(calls) == 2
@@ -237,9 +252,18 @@ def test_use_codes_norms_and_ranks():
 def test_backbones_give_codes_of_the_configured_sizes(backbone):
     size = 64 if backbone == "sprites" else 24
     network = build_network(
-        "pair", backbone, [8, 16], True, None if backbone == "sprites" else 8, 16, 6, 5, "none",
-        [], size,
-    ).eval()  # fmt: skip
+        "pair",
+        backbone,
+        [8, 16],
+        True,
+        None if backbone == "sprites" else 8,
+        16,
+        6,
+        5,
+        "none",
+        [],
+        size,
+    ).eval()
     codes = network(torch.rand(2, 3, size, size))
     reps = 128 if backbone == "sprites" else 8
     assert [tuple(x.shape) for x in codes] == [(2, reps), (2, 6), (2, reps), (2, 5)]
@@ -292,8 +316,13 @@ def test_two_processes_without_gathering_do_not(two_ranks):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(tmp_path):
     """Six steps equal three steps, the checkpoint, three more; with vCLUB's network."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "method.leakage=vclub",
-             "trainer.keep_checkpoints=5", "eval.untrained=false"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "method.leakage=vclub",
+        "trainer.keep_checkpoints=5",
+        "eval.untrained=false",
+    ]
     run = train("sepclr", "smoke", words)
     folder = run / "checkpoints/train"
     last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"

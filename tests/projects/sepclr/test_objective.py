@@ -28,10 +28,12 @@ def total_of(case, common, salient, target):
     terms = sepclr_terms(common, salient, target, case["tau"])
     jem = k_jem(common, salient, target, case["tau"])
     total = (
-        terms.common_align + 2 * terms.common_uniform
+        terms.common_align
+        + 2 * terms.common_uniform
         + case["salient_term_beta"] * (terms.salient_align + 2 * terms.salient_uniform)
-        + case["salient_reg_beta"] * terms.salient_reg + case["jem_lambda"] * jem
-    )  # fmt: skip
+        + case["salient_reg_beta"] * terms.salient_reg
+        + case["jem_lambda"] * jem
+    )
     return {**terms._asdict(), "k_jem": jem, "total": total}
 
 
@@ -186,8 +188,9 @@ def test_supervised_term_equals_the_explicit_sum():
         width = 1e-5 if discrete[a] else 2 * tau
         pulled = [
             torch.exp(-((y[i, a] - y[j, a]) ** 2) / width) * (s[i, a] - s[j, a]) ** 2
-            for i in range(6) for j in range(i + 1, 6)
-        ]  # fmt: skip
+            for i in range(6)
+            for j in range(i + 1, 6)
+        ]
         reg = (s[6:, a] ** 2).mean() / (2 * tau)
         rows = torch.where(target, s[:, a], 0.0)
         gaps = [(rows[i] - rows[j]) ** 2 for i in range(8) for j in range(i + 1, 8)]

@@ -26,10 +26,11 @@ def pair_of(rows=80):
     index = torch.arange(rows)
     target = index >= rows // 2
     return SetPair(
-        PixelStore(torch.zeros(rows, 3, 2, 2, dtype=torch.uint8)), target,
+        PixelStore(torch.zeros(rows, 3, 2, 2, dtype=torch.uint8)),
+        target,
         {"digit": torch.where(target, index // 2 % 4, -1)},
         {"object": index % 2, "age": (index % 2).float()},
-    )  # fmt: skip
+    )
 
 
 def perfect_codes(pair):

@@ -45,9 +45,10 @@ def test_golden_loss_and_gradients(case):
     if "grad_norm_hard_negative" in want:
         assert float(grad[:, 2].norm()) == pytest.approx(want["grad_norm_hard_negative"], rel=1e-6)
     logits = dense_logits(
-        *z.detach().unbind(1), temperature=case["temperature"],
+        *z.detach().unbind(1),
+        temperature=case["temperature"],
         hard_logit=case["hard_negative_logit_weight"],
-    )  # fmt: skip
+    )
     assert list(logits.shape) == want["logits_shape"]
     assert logits[0, :6].tolist() == pytest.approx(want["logits_row0_first6"], rel=1e-6)
 

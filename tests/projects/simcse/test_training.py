@@ -226,9 +226,15 @@ def test_same_mask_and_own_hard_negative_need_the_rows_that_they_are_about(tmp_p
 
 @pytest.mark.parametrize(
     ("name", "text", "views"),
-    [("a.txt", "a\nb\n", 2), ("a.csv", "x,y\na,b\n", 2), ("a.csv", "x,y,z\na,b,c\n", 3),
-     ("a.tsv", "x\ty\tz\na\tb\tc\n", 3), ("a.txt", None, 2), ("a.csv", None, 3)],
-)  # fmt: skip
+    [
+        ("a.txt", "a\nb\n", 2),
+        ("a.csv", "x,y\na,b\n", 2),
+        ("a.csv", "x,y,z\na,b,c\n", 3),
+        ("a.tsv", "x\ty\tz\na\tb\tc\n", 3),
+        ("a.txt", None, 2),
+        ("a.csv", None, 3),
+    ],
+)
 def test_views_and_negatives_of_a_file_are_counted_from_its_columns(tmp_path, name, text, views):
     """Also before it is there, for `make check`: a table then counts as triplets."""
     if text is not None:
@@ -254,8 +260,14 @@ def test_rows_by_source(tmp_path):
 
 @pytest.mark.parametrize("kind", ["crop", "delete", "synonym", "mlm"])
 def test_discrete_augmentation_changes_the_second_view_only(kind):
-    cfg = config(f"data.augment={kind}", "data.augment_rate=0.3", "method.mlm_weight=0.0",
-                 "data.source=nli", "data.hard_negatives=false", "data.limit=30")  # fmt: skip
+    cfg = config(
+        f"data.augment={kind}",
+        "data.augment_rate=0.3",
+        "method.mlm_weight=0.0",
+        "data.source=nli",
+        "data.hard_negatives=false",
+        "data.limit=30",
+    )
     plain = config("data.source=nli", "data.hard_negatives=false", "data.limit=30")
     tokenizer = encoder(cfg).tokenizer
     keys = [(i, 0) for i in range(30)]
@@ -357,7 +369,9 @@ def test_bucketed_batches_are_those_of_the_sampler():
 
 
 def test_rows_without_training_pool_as_the_paper_s(monkeypatch, tmp_path):
-    """Evaluation: the paper's BERT row averages first and last layer; the head, random before training, is in no row."""
+    """Evaluation: the paper's BERT row averages first and last layer; the head, random before
+    training, is in no row.
+    """
     seen = []
 
     def score(cfg, workspace, model, *_):
@@ -366,8 +380,22 @@ def test_rows_without_training_pool_as_the_paper_s(monkeypatch, tmp_path):
 
     monkeypatch.setattr(family, "_encoder", score)
     cfg = config("model.pooling=cls")
-    rows = (baselines.raw, baselines.raw_cls, baselines.centred, baselines.whitened, baselines.raw_mean, baselines.whitened_mean)  # fmt: skip
+    rows = (
+        baselines.raw,
+        baselines.raw_cls,
+        baselines.centred,
+        baselines.whitened,
+        baselines.raw_mean,
+        baselines.whitened_mean,
+    )
     for row in rows:
         row(cfg, Workspace(tmp_path))
     first_last = ("avg_first_last", None)
-    assert seen == [first_last, ("cls_before_pooler", None), first_last, first_last, ("avg", None), ("avg", None)]  # fmt: skip
+    assert seen == [
+        first_last,
+        ("cls_before_pooler", None),
+        first_last,
+        first_last,
+        ("avg", None),
+        ("avg", None),
+    ]

@@ -17,8 +17,13 @@ def masked_term(distributed: bool) -> tuple[float, Tensor]:
     labels = torch.full_like(ids, -100)
     labels[0, 1:4] = ids[0, 1:4]
     labels[4:7, 1:7] = ids[4:7, 1:7]
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "ids": torch.arange(8),
-             "mlm_input_ids": ids, "mlm_labels": labels}  # fmt: skip
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "ids": torch.arange(8),
+        "mlm_input_ids": ids,
+        "mlm_labels": labels,
+    }
     if distributed:
         batch = share_of(batch, slice(4 * rank(), 4 * rank() + 4), 2)
     loss = model.losses(batch)["mlm_loss"]

@@ -1,4 +1,6 @@
-"""What pre-training is read against: words, letters, states of the encoder that training begins with."""
+"""What pre-training is read against: words, letters, states of the encoder that training begins
+with.
+"""
 
 from types import SimpleNamespace
 
@@ -26,13 +28,17 @@ def vectors(monkeypatch, tmp_path):
 
 
 def test_words_and_letters_by_hand(vectors):
-    """Sets of words; TF-IDF with idf log((1 + n) / (1 + df)) + 1 and 1 + log of counts; pieces of words."""
+    """Sets of words; TF-IDF with idf log((1 + n) / (1 + df)) + 1 and 1 + log of counts; pieces of
+    words.
+    """
     z = vectors(baselines.word_overlap, TEXTS)
     torch.testing.assert_close(z @ z.T, torch.tensor([[1, 0.5, 1], [0.5, 1, 0.5], [1, 0.5, 1]]))
     z = vectors(baselines.tfidf_words, TEXTS[:2])
     idf = 1 + torch.tensor(1.5).log()
     torch.testing.assert_close(z[0] @ z[1], 1 / (1 + idf**2))
-    words, letters = (vectors(b, ["booking", "bookings"]) for b in (baselines.tfidf_words, baselines.tfidf_chars))  # fmt: skip
+    words, letters = (
+        vectors(b, ["booking", "bookings"]) for b in (baselines.tfidf_words, baselines.tfidf_chars)
+    )
     assert words[0] @ words[1] == 0
     assert letters[0] @ letters[1] > 0.5
 
@@ -46,7 +52,9 @@ def test_states_are_means_over_the_tokens_of_a_text_and_whitened_on_what_is_scor
 
 
 def test_every_baseline_has_the_figures_of_a_run(tmp_path):
-    """Without training: rank correlation with the trees; sub-spaces for the untrained network alone."""
+    """Without training: rank correlation with the trees; sub-spaces for the untrained network
+    alone.
+    """
     cfg, workspace = config(), Workspace(tmp_path)
     for name in ("word_overlap", "raw_whitened", "untrained"):
         found = getattr(baselines, name)(cfg, workspace)

@@ -43,13 +43,23 @@ def test_the_front_slot_has_the_token_embedding_alone():
     word = own.embeddings.word_embeddings.weight[own.cls_id]
     assert states.shape[1] == inputs["input_ids"].shape[1] + 1
     torch.testing.assert_close(seen[0][:, 0], word.expand(2, -1))
-    rest = own.embeddings.summed(*(inputs[k] for k in ("input_ids", "position_ids", "role_ids", "turn_ids")))  # fmt: skip
+    rest = own.embeddings.summed(
+        *(inputs[k] for k in ("input_ids", "position_ids", "role_ids", "turn_ids"))
+    )
     torch.testing.assert_close(seen[0][:, 1:], rest)
-    assert not torch.allclose(rest[0, 0], own.embeddings.word_embeddings.weight[inputs["input_ids"][0, 0]])  # fmt: skip
-    for table in (own.embeddings.position_embeddings, own.embeddings.role_embeddings, own.embeddings.turn_embeddings):  # fmt: skip
+    assert not torch.allclose(
+        rest[0, 0], own.embeddings.word_embeddings.weight[inputs["input_ids"][0, 0]]
+    )
+    for table in (
+        own.embeddings.position_embeddings,
+        own.embeddings.role_embeddings,
+        own.embeddings.turn_embeddings,
+    ):
         before = own(**inputs)
         with torch.no_grad():
-            table.weight += torch.randn(table.weight.shape, generator=torch.Generator().manual_seed(0))  # fmt: skip
+            table.weight += torch.randn(
+                table.weight.shape, generator=torch.Generator().manual_seed(0)
+            )
         assert (own(**inputs) - before).abs().max() > 1e-3  # and each of them is read
 
 
@@ -75,14 +85,20 @@ def test_positions_restart_and_turns_count_back():
     row = own.row(own.utterances(turns), True)
     sizes = [len(u.ids) for u in own.utterances(turns)]
     assert row.positions.tolist() == [p for n in sizes for p in range(n)]
-    assert row.turns.tolist() == [t for n, t in zip(sizes, (3, 2, 1), strict=True) for _ in range(n)]  # fmt: skip
-    assert row.roles.tolist() == [r for n, r in zip(sizes, (0, 1, 0), strict=True) for _ in range(n)]  # fmt: skip
+    assert row.turns.tolist() == [
+        t for n, t in zip(sizes, (3, 2, 1), strict=True) for _ in range(n)
+    ]
+    assert row.roles.tolist() == [
+        r for n, r in zip(sizes, (0, 1, 0), strict=True) for _ in range(n)
+    ]
     marks = [own.tokenizer.convert_ids_to_tokens(int(i)) for i in row.ids[row.marks]]
     assert marks == ["<sos_u>", "<eos_u>", "<sos_r>", "<eos_r>", "<sos_u>", "<eos_u>"]
 
 
 def test_what_is_too_long_keeps_its_last_tokens():
-    """Checklist 12: of an utterance and of the whole, with the positions they had; at most 16 utterances."""
+    """Checklist 12: of an utterance and of the whole, with the positions they had; at most 16
+    utterances.
+    """
     own = texts(8, 2)
     (long,) = own.utterances([Turn(True, "a b c d e f g h i j")])
     assert own.tokenizer.decode(long.ids[1:-1]).split() == list("efghij")
@@ -96,10 +112,16 @@ def test_what_is_too_long_keeps_its_last_tokens():
 
 
 def test_values_are_always_masked_and_never_with_random_tokens():
-    """Checklist 9: exactly the tokens of values by [MASK]; other utterances by chance, never their marks."""
+    """Checklist 9: exactly the tokens of values by [MASK]; other utterances by chance, never their
+    marks.
+    """
     own = texts()
     frame = from_spans("a table in the north for two", [("area", 15, 20), ("people", 25, 28)])
-    turns = [Turn(True, "some words that have no value at all"), Turn(False, "and where"), Turn(True, "a table in the north for two", frame)]  # fmt: skip
+    turns = [
+        Turn(True, "some words that have no value at all"),
+        Turn(False, "and where"),
+        Turn(True, "a table in the north for two", frame),
+    ]
     row = own.row(own.utterances(turns), True)
     hidden = [own.masked(row, np.random.default_rng(s)) for s in range(40)]
     last = row.turns == 1
@@ -161,8 +183,9 @@ def test_no_epoch_repeats_an_order_of_another():
     data = PairedStreams(streams, dict.fromkeys(streams, lambda places, epoch: places))
     passes = {
         (epoch, again): data.places("short", [(8 * again + i, epoch) for i in range(8)])
-        for epoch in range(3) for again in range(3)
-    }  # fmt: skip
+        for epoch in range(3)
+        for again in range(3)
+    }
     assert len(set(map(tuple, passes.values()))) == len(passes)
     for again in range(3):
         assert passes[0, again] == [tuple(row) for row in streams["short"].order(again)]
@@ -182,7 +205,9 @@ def test_words_of_a_parse_may_hold_colons():
 
 
 def test_unlabelled_batches_may_be_larger(monkeypatch):
-    """`data.most` counts examples; a global batch, which holds one corpus, is that of all devices, `auto` too."""
+    """`data.most` counts examples; a global batch, which holds one corpus, is that of all devices,
+    `auto` too.
+    """
     cfg = config("data.batch_size=4", "data.batch_nolabel=8")
     batch = training_data(cfg, texts(32, 4)).train_set[[(i, 0) for i in range(4)]]
     assert len(batch["labelled"]["inputs"]["input_ids"]) == 4
@@ -209,7 +234,9 @@ def test_three_kinds_of_annotation_become_the_same_tree():
     assert {v: e for v, e in view_sets(intent).items() if e} == {"I": {"card_arrival"}}
     assert not is_empty(intent)
     assert is_empty(from_spans("hello", []))
-    asked = from_acts([("hotel", "REQUEST", "area"), ("hotel", "BYE", "")], {"hotel": {"area": "north"}})  # fmt: skip
+    asked = from_acts(
+        [("hotel", "REQUEST", "area"), ("hotel", "BYE", "")], {"hotel": {"area": "north"}}
+    )
     assert asked == {"hotel": {"REQUEST": {"area": []}, "BYE": {}}}
     with pytest.raises(UserError, match="no span"):
         from_spans("abc", [("s", 2, 9)])
@@ -241,36 +268,77 @@ def test_annotations_of_another_form_are_told(kind, text, told, tmp_path):
 def test_spans_may_begin_with_a_byte_order_mark(tmp_path):
     """It was damage, and the file to be got again."""
     (tmp_path / "s.json").write_text('[{"userInput": {"text": "for two"}}]', encoding="utf-8-sig")
-    words = ["convert.kind=spans", f"convert.input={tmp_path}/s.json", f"convert.output={tmp_path}/x"]  # fmt: skip
+    words = [
+        "convert.kind=spans",
+        f"convert.input={tmp_path}/s.json",
+        f"convert.output={tmp_path}/x",
+    ]
     tasks.convert(config(*words), Workspace(tmp_path / "w"))
     assert read_corpus(tmp_path / "x", "train").dialogs[0].turns[0].text == "for two"
 
 
 def test_converted_sets_are_read_as_corpora(tmp_path):
-    """Checklist 13: CSV of intents, Restaurants-8k's JSON, TOP's lines and MultiWOZ 2.1 through TASK=convert and back."""
+    """Checklist 13: CSV of intents, Restaurants-8k's JSON, TOP's lines and MultiWOZ 2.1 through
+    TASK=convert and back.
+    """
     (tmp_path / "i.csv").write_text(
         "text,category\nwhere is my card,card_arrival\nstop it,cancel\n"
     )
-    rows = [{"userInput": {"text": "for two at six"}, "labels": [{"slot": "people", "valueSpan": {"startIndex": 4, "endIndex": 7}}]}]  # fmt: skip
+    rows = [
+        {
+            "userInput": {"text": "for two at six"},
+            "labels": [{"slot": "people", "valueSpan": {"startIndex": 4, "endIndex": 7}}],
+        }
+    ]
     (tmp_path / "s.json").write_text(json.dumps(rows))
-    log = [{"text": "a cheap hotel"}, {"text": "which area?", "metadata": {"hotel": {"semi": {"pricerange": "cheap", "area": "not mentioned"}, "book": {"booked": []}}}, "dialog_act": {"Hotel-Request": [["Area", "?"]]}}]  # fmt: skip
+    log = [
+        {"text": "a cheap hotel"},
+        {
+            "text": "which area?",
+            "metadata": {
+                "hotel": {
+                    "semi": {"pricerange": "cheap", "area": "not mentioned"},
+                    "book": {"booked": []},
+                }
+            },
+            "dialog_act": {"Hotel-Request": [["Area", "?"]]},
+        },
+    ]
     (tmp_path / "p.txt").write_text("call:O my:B-who mum:I-who <=> IN_CALL\n")
     (tmp_path / "m.json").write_text(json.dumps({"a.json": {"log": log}}))
     want = {
         "intents": ("i.csv", {"DEFAULT_DOMAIN": {"card_arrival": {}}}),
-        "spans": ("s.json", {"DEFAULT_DOMAIN": {"DEFAULT_INTENT": {"people": [{"value": "two", "span": [4, 7]}]}}}),
-        "parses": ("p.txt", {"DEFAULT_DOMAIN": {"IN_CALL": {"who": [{"value": "my mum", "span": [5, 11]}]}}}),
-        "states": ("m.json", {"hotel": {"inform": {"pricerange": [{"value": "cheap", "span": None}]}}}),
-    }  # fmt: skip
+        "spans": (
+            "s.json",
+            {"DEFAULT_DOMAIN": {"DEFAULT_INTENT": {"people": [{"value": "two", "span": [4, 7]}]}}},
+        ),
+        "parses": (
+            "p.txt",
+            {"DEFAULT_DOMAIN": {"IN_CALL": {"who": [{"value": "my mum", "span": [5, 11]}]}}},
+        ),
+        "states": (
+            "m.json",
+            {"hotel": {"inform": {"pricerange": [{"value": "cheap", "span": None}]}}},
+        ),
+    }
     for kind, (name, frame) in want.items():
         out = tmp_path / "all" / kind
-        cfg = config(f"convert.kind={kind}", f"convert.input={tmp_path / name}", f"convert.output={out}")  # fmt: skip
+        cfg = config(
+            f"convert.kind={kind}", f"convert.input={tmp_path / name}", f"convert.output={out}"
+        )
         tasks.convert(cfg, Workspace(tmp_path / "w"))
         corpus = read_corpus(out, "train")
         assert corpus.dialogs[0].turns[0].frame == frame
         with pytest.raises(UserError, match="exists"):
             tasks.convert(cfg, Workspace(tmp_path / "w"))
-    own = config("data.source=corpora", f"data.root={tmp_path}", "data.labelled=all", "method.learning=super", "data.batch_size=1", "data.corpora=[intents,states]")  # fmt: skip
+    own = config(
+        "data.source=corpora",
+        f"data.root={tmp_path}",
+        "data.labelled=all",
+        "method.learning=super",
+        "data.batch_size=1",
+        "data.corpora=[intents,states]",
+    )
     data = training_data(own, texts(32, 4)).train_set
     assert len(data) == 3
     with pytest.raises(UserError, match="AnPreDial"):
@@ -303,8 +371,12 @@ def test_combined_scores_are_means_over_views_that_have_something():
 
 
 def test_scores_of_views_are_those_of_their_own_sub_spaces():
-    """Paper's retrieval check: nearest turns of a sub-space share that part of the tree, and no other is read."""
-    frames = [{"hotel": {"inform": {s: []}}} for s in ("area", "price")] + [{"taxi": {"inform": {s: []}}} for s in ("area", "price")]  # fmt: skip
+    """Paper's retrieval check: nearest turns of a sub-space share that part of the tree, and no
+    other is read.
+    """
+    frames = [{"hotel": {"inform": {s: []}}} for s in ("area", "price")] + [
+        {"taxi": {"inform": {s: []}}} for s in ("area", "price")
+    ]
     domain, slot = torch.eye(2)[[0, 0, 1, 1]], torch.eye(2)[[0, 1, 0, 1]]
     held = HeldOut((), [], frames)
     found = view_scores(held, torch.stack([domain, slot], 1), ["D", "S"])
@@ -318,7 +390,9 @@ def test_scores_of_views_are_those_of_their_own_sub_spaces():
 
 
 def test_dropout_comes_before_the_norm_and_spares_the_front_slot():
-    """Sheet, Model: the summed embeddings are dropped out, then normalised; [CLS] is put in front after dropout."""
+    """Sheet, Model: the summed embeddings are dropped out, then normalised; [CLS] is put in front
+    after dropout.
+    """
     own = network_of("model.dropout=0.5").encoder
     seen, after = [], []
     own.embeddings.LayerNorm.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
@@ -327,7 +401,9 @@ def test_dropout_comes_before_the_norm_and_spares_the_front_slot():
     own(**texts().pad(texts().texts(["a cheap hotel", "the bank"])))
     assert torch.equal(*after)  # nothing between the norm and the first layer
     assert 0.3 < (seen[0][:, 1:] == 0).float().mean() < 0.7
-    torch.testing.assert_close(seen[0][:, 0], own.embeddings.word_embeddings.weight[own.cls_id].expand(2, -1))  # fmt: skip
+    torch.testing.assert_close(
+        seen[0][:, 0], own.embeddings.word_embeddings.weight[own.cls_id].expand(2, -1)
+    )
 
 
 def test_bundled_sets_do_not_share_services_or_intents():

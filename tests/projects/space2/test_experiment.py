@@ -87,7 +87,13 @@ def test_a_resumed_run_is_bit_identical(run, tmp_path):
 
 def test_a_run_reports_trees_neighbours_and_few_shot_classes(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    wanted = {"turn_spearman", "tree_spearman", "tree_spearman_related", "neighbour_score", "turn_spearman_sentence"}  # fmt: skip
+    wanted = {
+        "turn_spearman",
+        "tree_spearman",
+        "tree_spearman_related",
+        "neighbour_score",
+        "turn_spearman_sentence",
+    }
     assert wanted <= metrics.keys()
     assert {f"view_spearman_{v}" for v in ("D", "I", "DISV")} <= metrics.keys()
     assert len(json.loads((run / "items/turn_spearman.json").read_text())) > 10
@@ -114,7 +120,10 @@ def test_an_export_opens_in_transformers_with_equal_outputs(run, tmp_path):
     module = module_of().eval()
     network = module.network
     with torch.no_grad():  # no table may be near nothing
-        for table in (network.encoder.embeddings.role_embeddings, network.encoder.embeddings.turn_embeddings):  # fmt: skip
+        for table in (
+            network.encoder.embeddings.role_embeddings,
+            network.encoder.embeddings.turn_embeddings,
+        ):
             torch.nn.init.normal_(table.weight, std=0.5)
     folder.export(config(), module, tmp_path)
     held = held_out(config("eval.turns=6"))
@@ -122,10 +131,15 @@ def test_an_export_opens_in_transformers_with_equal_outputs(run, tmp_path):
     states = network.encoder(**inputs)
     mask = torch.cat([torch.ones(len(states), 1), inputs["attention_mask"]], 1).bool()
     with quiet():
-        model, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)  # fmt: skip
+        model, tokenizer = (
+            AutoModel.from_pretrained(tmp_path),
+            AutoTokenizer.from_pretrained(tmp_path),
+        )
     own = bert_inputs(dict(inputs), network.encoder.cls_id, 17)
     with torch.no_grad():
-        torch.testing.assert_close(model(**own).last_hidden_state[mask], states[mask], atol=2e-5, rtol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            model(**own).last_hidden_state[mask], states[mask], atol=2e-5, rtol=1e-4
+        )
         texts = ["a cheap hotel in the north", "the bank"]
         found = model(**tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state[:, 0]
     again = load_model(tmp_path)
@@ -198,7 +212,12 @@ def test_an_export_as_start_keeps_to_the_options(tmp_path):
     """Lengths beyond its tables and other sub-spaces are refused; attention is what was asked for."""
     folder.export(config(), module_of().eval(), tmp_path)
     start = [f"model.pretrained={tmp_path}", "model.config=null"]
-    for words, said in ((["data.max_turns=20"], "data.max_turns"), (["data.max_length=200"], "data.max_length"), (["model.dim=16"], "model.dim=8"), (["model.shared=true"], "model.shared=False")):  # fmt: skip
+    for words, said in (
+        (["data.max_turns=20"], "data.max_turns"),
+        (["data.max_length=200"], "data.max_length"),
+        (["model.dim=16"], "model.dim=8"),
+        (["model.shared=true"], "model.shared=False"),
+    ):
         with pytest.raises(UserError, match=said):
             network_of(*start, *words)
     own = network_of(*start, "model.attention=eager", "method.views=[I]")
@@ -213,7 +232,9 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
     """`make run TASK=classify`: by examples after pre-training, by the head after fine-tuning."""
     lines = "I want a hotel in the north\n\nI want a taxi in the south\n"
     (tmp_path / "in.txt").write_text(lines + "I want a taxi " * 30 + "\n")
-    (tmp_path / "ex.csv").write_text("text,label\nI want a hotel in the north,hotel\nI want a taxi in the south,taxi\n")  # fmt: skip
+    (tmp_path / "ex.csv").write_text(
+        "text,label\nI want a hotel in the north,hotel\nI want a taxi in the south,taxi\n"
+    )
     words = [f"runs_dir={run.parents[2]}", f"classify.input={tmp_path}/in.txt", "classify.run=a"]
     with unrendered():
         with pytest.raises(UserError, match="no head"):
@@ -235,7 +256,9 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("tuned", [False, True])
 def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
-    """It stayed on the CPU beside a GPU; every pass lies within `evaluated`, and the head where its vectors are."""
+    """It stayed on the CPU beside a GPU; every pass lies within `evaluated`, and the head where its
+    vectors are.
+    """
     module = finetune_of() if tuned else module_of()
     seen = passes_within_evaluated(monkeypatch, tasks, lambda part: part.encoder)
 
@@ -249,11 +272,16 @@ def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
 
 
 def test_examples_that_are_none_are_not_passed_over(tmp_path, monkeypatch):
-    """A file with a header alone was as none at all: the head answered; an empty label was an intent."""
+    """A file with a header alone was as none at all: the head answered; an empty label was an
+    intent.
+    """
     monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (finetune_of(), None))
     (tmp_path / "in.txt").write_text("I want a hotel\n\nI want a taxi\n")
     words = [f"classify.input={tmp_path}/in.txt", f"classify.examples={tmp_path}/ex.csv"]
-    for rows, told in (("", "no row below its header"), ("a hotel,hotel\na taxi,\n", "row 2: no label")):  # fmt: skip
+    for rows, told in (
+        ("", "no row below its header"),
+        ("a hotel,hotel\na taxi,\n", "row 2: no label"),
+    ):
         (tmp_path / "ex.csv").write_text(f"text,label\n{rows}")
         with pytest.raises(UserError, match=told):
             tasks.classify(config(*words), Workspace(tmp_path), None)
@@ -263,7 +291,12 @@ def test_examples_that_are_none_are_not_passed_over(tmp_path, monkeypatch):
 
 # -- fine-tuning ---------------------------------------------------------------------------------
 
-METRIC = {"intent": "test_accuracy", "slot": "test_macro_f1", "top": "test_exact_match", "dst": "test_joint_goal_accuracy"}  # fmt: skip
+METRIC = {
+    "intent": "test_accuracy",
+    "slot": "test_macro_f1",
+    "top": "test_exact_match",
+    "dst": "test_joint_goal_accuracy",
+}
 
 
 @pytest.mark.parametrize("kind", list(METRIC))
@@ -338,8 +371,14 @@ def test_tags_stand_at_first_pieces_of_words_that_are_left():
 
 
 def test_restaurants_8k_is_read_as_dialoglue_reads_it():
-    """Checklist 14: requested slot in front, every occurrence of a value's word, left-out start is 0."""
-    row = {"userInput": {"text": "six or six"}, "context": {"requestedSlots": ["time"]}, "labels": [{"slot": "time", "valueSpan": {"endIndex": 3}}]}  # fmt: skip
+    """Checklist 14: requested slot in front, every occurrence of a value's word, left-out start is
+    0.
+    """
+    row = {
+        "userInput": {"text": "six or six"},
+        "context": {"requestedSlots": ["time"]},
+        "labels": [{"slot": "time", "valueSpan": {"endIndex": 3}}],
+    }
     found = span_example(row)
     assert found.words == ("time", "six", "or", "six")
     assert found.tags == ("O", "B-time", "O", "B-time")
@@ -357,7 +396,11 @@ def test_folders_of_dialoglue_are_read(tmp_path):
     assert read_examples("intent", "folder", "train", folder=tmp_path)[0].intent == "greet"
     assert read_examples("slot", "folder", "train", folder=tmp_path)[0].tags == ("O",)
     (parsed,) = read_examples("top", "folder", "train", folder=tmp_path)
-    assert (parsed.words, parsed.tags, parsed.intent) == (("call", "mum"), ("O", "B-contact"), "IN:CALL")  # fmt: skip
+    assert (parsed.words, parsed.tags, parsed.intent) == (
+        ("call", "mum"),
+        ("O", "B-contact"),
+        "IN:CALL",
+    )
     with pytest.raises(UserError, match="dialoglue"):
         read_examples("dst", "folder", "train", folder=tmp_path)
     (tmp_path / "eval.txt").write_text("no arrow\n")
@@ -375,14 +418,28 @@ def gates_of(**changes):
 
 
 def test_states_become_gates_spans_and_references():
-    """Checklist 14: own words, yes and no, whatever, what the system told, another slot; nothing unchanged."""
-    state = {"hotel-area": "north", "hotel-internet": "yes", "hotel-name": "the ritz", "taxi-area": "dontcare"}  # fmt: skip
+    """Checklist 14: own words, yes and no, whatever, what the system told, another slot; nothing
+    unchanged.
+    """
+    state = {
+        "hotel-area": "north",
+        "hotel-internet": "yes",
+        "hotel-name": "the ritz",
+        "taxi-area": "dontcare",
+    }
     gates, found, row, texts = gates_of(state=state, told={"hotel-name": "the ritz"})
-    assert gates == {"hotel-area": "copy_value", "hotel-internet": "true", "hotel-name": "inform", "taxi-area": "dontcare"}  # fmt: skip
+    assert gates == {
+        "hotel-area": "copy_value",
+        "hotel-internet": "true",
+        "hotel-name": "inform",
+        "taxi-area": "dontcare",
+    }
     start, end = found["start"][0], found["end"][0]
     assert texts.tokenizer.decode(row.ids[start : end + 1].tolist()).replace(" ##", "") == "north"
     assert (found["start"][1:] == -100).all()
-    gates, found, *_ = gates_of(state={"hotel-area": "south", "taxi-area": "south"}, before={"hotel-area": "south"})  # fmt: skip
+    gates, found, *_ = gates_of(
+        state={"hotel-area": "south", "taxi-area": "south"}, before={"hotel-area": "south"}
+    )
     assert gates["hotel-area"] == "none"
     assert gates["taxi-area"] == "refer"
     assert found["refer"][3] == 0
@@ -404,10 +461,19 @@ def test_states_are_carried_on_from_the_model_s_own():
 
 
 def test_masked_prediction_may_come_first(tmp_path):
-    """`task.mlm_pre_epochs`: a stage of its own on the task's texts, then fine-tuning of a pre-trained export;
+    """`task.mlm_pre_epochs`: a stage of its own on the task's texts, then fine-tuning of a
+    pre-trained export;
     with `trainer.val_every_n_steps` the best on the development part counts."""
     folder.export(config(), module_of().eval(), tmp_path / "pre")
-    words = ["train=finetune", "task.mlm_pre_epochs=0.34", f"model.pretrained={tmp_path / 'pre'}", "model.config=null", "trainer.max_steps=2", "trainer.val_every_n_steps=1", "optim.warmup_steps=9"]  # fmt: skip
+    words = [
+        "train=finetune",
+        "task.mlm_pre_epochs=0.34",
+        f"model.pretrained={tmp_path / 'pre'}",
+        "model.config=null",
+        "trainer.max_steps=2",
+        "trainer.val_every_n_steps=1",
+        "optim.warmup_steps=9",
+    ]
     found = run_of(tmp_path / "runs", "run_id=f", *words)
     assert sorted(p.name for p in (found / "checkpoints").iterdir()) == ["finetune", "mlm"]
     assert 0 <= json.loads((found / "metrics.json").read_text())["test_accuracy"] <= 1
@@ -422,7 +488,10 @@ def test_masked_prediction_may_come_first(tmp_path):
 def test_hidden_words_alone_are_trained_at_a_constant_rate():
     """As released; the warm-up of fine-tuning may be longer than the whole stage."""
     words = ["task.mlm_pre_epochs=1", "optim.schedule=linear", "optim.warmup_epochs=5"]
-    first, second = ((s.module.optim.schedule, s.module.optim.warmup_epochs) for s in stages(config("train=finetune", *words)))  # fmt: skip
+    first, second = (
+        (s.module.optim.schedule, s.module.optim.warmup_epochs)
+        for s in stages(config("train=finetune", *words))
+    )
     assert first == ("constant", 0)
     assert second == ("linear", 5)
 
@@ -451,15 +520,34 @@ def test_configs_hold_the_paper_s_values():
     """The sheet's training table."""
     paper = load(Config, "space2", "paper")
     assert (paper.optim.lr, paper.trainer.max_epochs, paper.model.dropout) == (1e-5, 60, 0.2)
-    assert (paper.data.batch_size * 8, paper.method.tau, paper.method.mlm_weight) == (128, 0.07, 0.1)  # fmt: skip
+    assert (paper.data.batch_size * 8, paper.method.tau, paper.method.mlm_weight) == (
+        128,
+        0.07,
+        0.1,
+    )
     assert load(Config, "space2", "paper_adapt_intent").method.views == ["I"]
     for name in ("paper", "paper_adapt_slot", "paper_banking", "paper_hwu"):
         own = load(Config, "space2", name)
-        assert (own.optim.weight_decay, own.optim.schedule, own.trainer.gradient_clip_val) == (0.0, "linear", 5.0)  # fmt: skip
+        assert (own.optim.weight_decay, own.optim.schedule, own.trainer.gradient_clip_val) == (
+            0.0,
+            "linear",
+            5.0,
+        )
         assert own.optim.warmup_epochs == own.trainer.max_epochs / 10
     dst = load(Config, "space2", "paper_multiwoz")
-    assert (dst.data.batch_size, dst.optim.lr, dst.optim.eps, dst.optim.warmup_epochs, dst.trainer.max_epochs) == (48, 1e-4, 1e-6, 5, 50)  # fmt: skip
-    assert (dst.task.mlm_pre_epochs, dst.task.mlm_weight, dst.task.delexicalize, dst.optim.weight_decay) == (3, 1, True, 0)  # fmt: skip
+    assert (
+        dst.data.batch_size,
+        dst.optim.lr,
+        dst.optim.eps,
+        dst.optim.warmup_epochs,
+        dst.trainer.max_epochs,
+    ) == (48, 1e-4, 1e-6, 5, 50)
+    assert (
+        dst.task.mlm_pre_epochs,
+        dst.task.mlm_weight,
+        dst.task.delexicalize,
+        dst.optim.weight_decay,
+    ) == (3, 1, True, 0)
     assert load(Config, "space2", "paper_rest8k").trainer.val_every_n_steps
     for name, (dropout, seed) in {
         "banking": (0.25, 7),
@@ -467,7 +555,12 @@ def test_configs_hold_the_paper_s_values():
         "hwu": (0.3, 11),
     }.items():
         cfg = load(Config, "space2", f"paper_{name}")
-        assert (cfg.model.dropout, cfg.seed, cfg.optim.lr, cfg.task.kl_weight) == (dropout, seed, 1e-4, 5.0)  # fmt: skip
+        assert (cfg.model.dropout, cfg.seed, cfg.optim.lr, cfg.task.kl_weight) == (
+            dropout,
+            seed,
+            1e-4,
+            5.0,
+        )
     assert len(config_names("space2")) >= 11
     with pytest.raises(UserError, match="once"):
         config("method.views=[D,D]")
@@ -476,7 +569,9 @@ def test_configs_hold_the_paper_s_values():
 
 
 def test_the_comparison_is_ready():
-    """Arms differ in the method and the searched rate, which is self's own; the pilots' seed is no verdict's."""
+    """Arms differ in the method and the searched rate, which is self's own; the pilots' seed is no
+    verdict's.
+    """
     spec, sweep = read_comparison("space2"), read_sweep("space2")
     arms = {a: load(Config, "space2", spec.base, words_of(own)) for a, own in spec.arms.items()}
     assert {cfg.trainer.max_steps for cfg in arms.values()} == {300}
@@ -498,5 +593,8 @@ def test_lengths_beyond_the_weights_are_refused():
     with pytest.raises(UserError, match=r"data\.max_length"):
         network_of("data.max_length=200")
     with pytest.raises(UserError, match="BERT"):
-        network_of("model.config={model_type: roberta, vocab_size: 300, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}")  # fmt: skip
+        network_of(
+            "model.config={model_type: roberta, vocab_size: 300, hidden_size: 32,"
+            " num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
+        )
     assert len(training_data(config(), network_of().texts).train_set) > 0

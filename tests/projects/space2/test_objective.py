@@ -45,7 +45,9 @@ def test_ten_view_scores_are_golden(case):
 
 
 def test_placeholders_go_by_substring():
-    """Checklist 1: a path through a placeholder goes, its other nodes stay; values are compared in lower case."""
+    """Checklist 1: a path through a placeholder goes, its other nodes stay; values are compared in
+    lower case.
+    """
     tree = {"Hotel": {"DEFAULT_INTENT": {"Area": [{"value": " North "}]}}}
     found = view_sets(tree)
     assert found["S"] == {"area"}
@@ -62,7 +64,9 @@ def ids_of(frames, view):
 
 
 def test_score_matrix_is_symmetric_with_ones_on_its_diagonal_and_tiles_agree():
-    """Checklist 2: of empty trees too; the weights that training makes in tiles are the same matrix."""
+    """Checklist 2: of empty trees too; the weights that training makes in tiles are the same
+    matrix.
+    """
     frames = [*FRAMES, NOTHING, NOTHING]
     matrix = torch.from_numpy(view_matrices(frames))
     assert torch.equal(matrix, matrix.transpose(1, 2))
@@ -105,7 +109,10 @@ def by_hand(z, weights, tau):
 
 def test_hard_labels_are_the_equation():
     """Checklist 3: the hard mask, and a factor tau / base_tau alone where it is wanted."""
-    z = F.normalize(torch.randn(5, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=-1)  # fmt: skip
+    z = F.normalize(
+        torch.randn(5, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        dim=-1,
+    )
     labels = torch.tensor([0, 1, 0, 1, 2])
     hard = (labels[:, None] == labels).double()
     want = by_hand(torch.cat([z[:, 0], z[:, 1]]), hard, 0.2)
@@ -115,7 +122,10 @@ def test_hard_labels_are_the_equation():
 
 def test_identity_weights_are_nt_xent():
     """Checklist 4."""
-    z = F.normalize(torch.randn(6, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), dim=-1)  # fmt: skip
+    z = F.normalize(
+        torch.randn(6, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+        dim=-1,
+    )
     want = nt_xent(z[:, 0], z[:, 1], 1 / 0.07).loss
     torch.testing.assert_close(soft_contrast(z, None), want)
     with pytest.raises(ValueError, match="weights"):
@@ -140,7 +150,12 @@ def test_one_score_a_pair_is_the_mean_over_its_views():
     vectors = torch.randn(2 * len(frames), 6, generator=torch.Generator().manual_seed(2))
     sets = [ids_of(frames, v) for v in VIEWS]
     found = multi_view_contrast(vectors[:, None], sets, combined=True)
-    weights = torch.tensor([[0.0 if is_empty(a) or is_empty(b) else combined_score(a, b) for a in frames] for b in frames])  # fmt: skip
+    weights = torch.tensor(
+        [
+            [0.0 if is_empty(a) or is_empty(b) else combined_score(a, b) for a in frames]
+            for b in frames
+        ]
+    )
     want = soft_contrast(torch.stack(F.normalize(vectors, dim=-1).chunk(2), 1), weights)
     torch.testing.assert_close(found["loss"], want)
     module = module_of("method.score=combined", "method.learning=super")
@@ -149,16 +164,27 @@ def test_one_score_a_pair_is_the_mean_over_its_views():
 
 
 def test_views_may_share_a_sub_space():
-    """Sheet, Ablations: one sub-space for all views, of which the first slice of the matrix is read."""
+    """Sheet, Ablations: one sub-space for all views, of which the first slice of the matrix is
+    read.
+    """
     sentence = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
-    own, shared = (network_of(f"model.shared={s}").view_vectors(sentence) for s in ("false", "true"))  # fmt: skip
+    own, shared = (
+        network_of(f"model.shared={s}").view_vectors(sentence) for s in ("false", "true")
+    )
     assert torch.equal(shared, own[:, :1].expand(-1, 10, -1))
     assert not torch.allclose(own[:, 0], own[:, 1])
 
 
 def test_the_loss_of_states_by_hand():
-    """Checklist 14: ratio * gate + (1 - ratio) / 2 * (span + reference), a sum over slots, a mean over examples."""
-    logits = {"gate": torch.zeros(1, 2, 7), "refer": torch.zeros(1, 2, 3), "start": torch.zeros(1, 2, 4), "end": torch.zeros(1, 2, 5)}  # fmt: skip
+    """Checklist 14: ratio * gate + (1 - ratio) / 2 * (span + reference), a sum over slots, a mean
+    over examples.
+    """
+    logits = {
+        "gate": torch.zeros(1, 2, 7),
+        "refer": torch.zeros(1, 2, 3),
+        "start": torch.zeros(1, 2, 4),
+        "end": torch.zeros(1, 2, 5),
+    }
     labels = {"gate": [[2, 5]], "start": [[1, -100]], "end": [[1, -100]], "refer": [[-100, 0]]}
     found = state_loss(logits, {k: torch.tensor(v) for k, v in labels.items()}, 0.6)
     log4, log5, log3, log7 = (torch.tensor(float(n)).log() for n in (4, 5, 3, 7))

@@ -13,7 +13,9 @@ ROWS = 8
 
 
 def three_steps(distributed: bool) -> dict[str, Tensor]:
-    """Weights after three steps on labelled and unlabelled batches; the contrast sees those of all ranks."""
+    """Weights after three steps on labelled and unlabelled batches; the contrast sees those of all
+    ranks.
+    """
     words = ["method.gather=true", f"data.batch_size={ROWS}", *STILL]
     module = module_of(*words).double()
     data = training_data(config(*words), module.network.texts).train_set
@@ -25,7 +27,9 @@ def three_steps(distributed: bool) -> dict[str, Tensor]:
 
 
 def words_then_task(distributed: bool) -> list[bool]:
-    """Whether two steps of masked prediction alone, then two of the task without it, move the words' head."""
+    """Whether two steps of masked prediction alone, then two of the task without it, move the
+    words' head.
+    """
     words = ["task.mlm_weight=0.0", "task.mlm_pre_epochs=1.0"]
     module, cfg = finetune_of(*words), config("train=finetune", *words)
     data = task_batches(cfg, module).train_set

@@ -1,4 +1,6 @@
-"""What is judged and against what: rays and weights, runs without pre-training, baselines, compare.yaml."""
+"""What is judged and against what: rays and weights, runs without pre-training, baselines,
+compare.yaml.
+"""
 
 import json
 
@@ -28,7 +30,9 @@ def above(frame, cfg):
 
 
 def test_judged_rays_keep_their_share_of_the_scan():
-    """Moving returns are drawn more often, so that there are enough; means count each as what it stands for."""
+    """Moving returns are drawn more often, so that there are enough; means count each as what it
+    stands for.
+    """
     cfg = config("data.test_sequences=3", "data.columns=120")
     (data,) = open_sets(cfg, "test")
     held = held_out(cfg, "simulated", 40)
@@ -75,7 +79,10 @@ def test_item_3_a_network_that_never_learnt_to_forecast_holds_its_volume_still()
     points, eye = torch.randn(50, 4), torch.eye(3)
     ahead, none = torch.tensor([[4.0, 0.0, 0.1]]), torch.zeros(0, 3)
     still = module_of("method.horizons=[0]", "method.steps=[6]").network.eval()
-    for network in (still, TrendNetwork(**network_options(config("method.horizons=[0]", "method.steps=[6]")))):  # fmt: skip
+    for network in (
+        still,
+        TrendNetwork(**network_options(config("method.horizons=[0]", "method.steps=[6]"))),
+    ):
         now = network.forecast(points, none, torch.zeros(3), eye, 0.0)[0]
         assert torch.equal(network.forecast(points, ahead, torch.zeros(3), eye, 0.5)[0], now)
     other = module_of().network.eval()
@@ -84,7 +91,9 @@ def test_item_3_a_network_that_never_learnt_to_forecast_holds_its_volume_still()
 
 
 def test_item_16_without_pretraining_nothing_is_forecast(tmp_path):
-    """Scratch and transfer: a field that never saw a scan has no forecasts, and its set isn't needed."""
+    """Scratch and transfer: a field that never saw a scan has no forecasts, and its set isn't
+    needed.
+    """
     words = (
         "finetune.encoder_weights=random",
         "finetune.scratch=false",
@@ -143,8 +152,13 @@ def test_baselines_report_what_the_arms_do(tmp_path):
 
 
 def test_the_median_of_a_direction():
-    """Rays ahead end at 2, 4 and 9 m, one to the left at 5 m; the third stands for four; behind nothing is known."""
-    rays = {"directions": np.array([[1, 0.01, 0.01]] * 3 + [[0, 1, 0.01]]), "ranges": np.array([2, 4, 9, 5.0])}  # fmt: skip
+    """Rays ahead end at 2, 4 and 9 m, one to the left at 5 m; the third stands for four; behind
+    nothing is known.
+    """
+    rays = {
+        "directions": np.array([[1, 0.01, 0.01]] * 3 + [[0, 1, 0.01]]),
+        "ranges": np.array([2, 4, 9, 5.0]),
+    }
     target = type("T", (), {"rays": rays, "weight": np.array([1, 1, 4, 1])})
     table = baselines._median_table([type("H", (), {"targets": [target]})])
     cells = baselines._cell(np.array([[1, 0.02, 0.01], [0, 1, 0.01], [-1, 0.01, 0.01]]))
@@ -152,7 +166,9 @@ def test_the_median_of_a_direction():
 
 
 def test_the_comparisons_differ_in_pretraining_alone():
-    """Item 14: one fine-tuning for all initialisations; fresh seeds; equal searches on the development part."""
+    """Item 14: one fine-tuning for all initialisations; fresh seeds; equal searches on the
+    development part.
+    """
     forecast, transfer = read_comparisons("trend")
     assert default_arms(forecast) == ["trend", "reconstruction", "reconstruction_moving"]
     assert default_arms(transfer) == ["trend", "reconstruction", "scratch"]

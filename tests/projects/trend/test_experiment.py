@@ -36,10 +36,20 @@ from tests.projects.trend.conftest import batch_of, config, module_of, samples_o
 from tests.projects.trend.workers import killed, run
 
 PAPERS = (
-    "paper", "paper_nuscenes", "paper_waymo", "paper_semantic_kitti", "paper_scratch",
-    "paper_field_only", "paper_recurrent_only", "paper_no_curriculum", "paper_horizon_3",
-    "paper_horizon_5", "paper_horizon_2", "paper_all_returns", "paper_spread_rays",
-)  # fmt: skip
+    "paper",
+    "paper_nuscenes",
+    "paper_waymo",
+    "paper_semantic_kitti",
+    "paper_scratch",
+    "paper_field_only",
+    "paper_recurrent_only",
+    "paper_no_curriculum",
+    "paper_horizon_3",
+    "paper_horizon_5",
+    "paper_horizon_2",
+    "paper_all_returns",
+    "paper_spread_rays",
+)
 
 
 def train_smoke(folder, *overrides):
@@ -118,7 +128,9 @@ def test_batches_do_not_depend_on_the_order_of_access():
 
 def test_corrupt_frames_are_passed_over_and_many_of_them_stop_the_run():
     data, _ = drive()
-    broken = FrameLists([[LidarFrame(np.zeros((0, 4), np.float32), np.eye(4), 0.5 * i) for i in range(3)]])  # fmt: skip
+    broken = FrameLists(
+        [[LidarFrame(np.zeros((0, 4), np.float32), np.eye(4), 0.5 * i) for i in range(3)]]
+    )
     cfg = config("data.mask_rate=0")
     samples = ForecastSamples(
         [broken, data], [Window(0, 0, 0, 1), Window(1, 0, 0, 1)], cfg.data, 2, 0.5, 0
@@ -216,12 +228,18 @@ def test_item_16_both_detectors_learn(kind):
     found = module.eval().detectors["pretrained"].detect(batch["points"], batch["owner"], 2)
     assert [b.boxes.shape[1] for b in found] == [9, 9]
     assert all((b.scores.diff() <= 0).all() for b in found)
-    empty = {**batch, "boxes": [b[:0] for b in batch["boxes"]], "labels": [k[:0] for k in batch["labels"]]}  # fmt: skip
+    empty = {
+        **batch,
+        "boxes": [b[:0] for b in batch["boxes"]],
+        "labels": [k[:0] for k in batch["labels"]],
+    }
     assert torch.isfinite(module.losses(empty)["loss"])
 
 
 def test_item_14_the_detector_does_not_depend_on_what_was_trained_before():
-    """Item 14: equal neck, backbone and head after any number of random draws; another seed has others."""
+    """Item 14: equal neck, backbone and head after any number of random draws; another seed has
+    others.
+    """
     states, network = {}, module_of().network
     for name, draws, seed in (("trend", 0, 0), ("scratch", 1000, 0), ("other", 0, 1)):
         torch.rand(draws)
@@ -251,7 +269,9 @@ def test_item_14_detectors_beside_each_other_are_clipped_apart():
 
 
 def test_what_a_later_stage_lacks_is_said_before_pretraining(tmp_path):
-    """No box of the classes, no set with boxes, missing files, no labelled points, no development part."""
+    """No box of the classes, no set with boxes, missing files, no labelled points, no development
+    part.
+    """
     for words, message in (
         (["finetune.classes=[Car]"], r"no box of finetune.classes=\['Car'\].*car"),
         (["finetune.source=kitti_clip"], "kitti_clip has no boxes"),
@@ -322,9 +342,13 @@ def test_sources_with_boxes_are_found_and_missing_sets_are_named(tmp_path):
     with pytest.raises(UserError, match="has boxes"):
         labelled_source(config("data.sources=[kitti_clip]"))
     for source, message in {
-        "once": "ONCE", "waymo": "Waymo", "nuscenes": "nuScenes", "kitti": "KITTI raw",
-        "semantic_kitti": "SemanticKITTI", "npz": "LiDAR sequences",
-    }.items():  # fmt: skip
+        "once": "ONCE",
+        "waymo": "Waymo",
+        "nuscenes": "nuScenes",
+        "kitti": "KITTI raw",
+        "semantic_kitti": "SemanticKITTI",
+        "npz": "LiDAR sequences",
+    }.items():
         tuned = [] if source in WITH_BOXES else ["finetune.steps=0"]
         words = [f"data.root={tmp_path}", f"data.sources=[{source}]", "eval.segmentation_frames=0"]
         cfg = config(*words, *tuned)
@@ -339,10 +363,13 @@ def test_item_15_ablations_and_papers(name):
     cfg = config(name=name)
     assert (cfg.data.rays, cfg.method.samples, cfg.model.widths[-1]) == (12288, 48, 128)
     wanted = {
-        "paper_field_only": ([0], True), "paper_recurrent_only": ([1, 4], False),
-        "paper_horizon_2": ([1, 2], True), "paper_horizon_3": ([1, 3], True),
-        "paper_horizon_5": ([1, 5], True), "paper_no_curriculum": ([4], True),
-    }.get(name, ([1, 4], True))  # fmt: skip
+        "paper_field_only": ([0], True),
+        "paper_recurrent_only": ([1, 4], False),
+        "paper_horizon_2": ([1, 2], True),
+        "paper_horizon_3": ([1, 3], True),
+        "paper_horizon_5": ([1, 5], True),
+        "paper_no_curriculum": ([4], True),
+    }.get(name, ([1, 4], True))
     assert (cfg.method.horizons, cfg.method.time_encoding) == wanted
     assert sum(cfg.method.epochs) == 48  # as long as the method itself
     assert cfg.frames_ahead == max(4, wanted[0][-1])  # and on the same scans, also of T = 0
@@ -369,8 +396,13 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(tmp_path):
 
 def test_run_reports_forecasts_detection_and_pictures(tmp_path):
     """Items 14, 15, 17: references beside every number, items for the bootstrap, figures."""
-    run = train_smoke(tmp_path, "eval.figures=true", "data.sources=[simulated,kitti_clip]",
-                      "eval.clip_rays=30", "eval.clip_step=19")  # fmt: skip
+    run = train_smoke(
+        tmp_path,
+        "eval.figures=true",
+        "data.sources=[simulated,kitti_clip]",
+        "eval.clip_rays=30",
+        "eval.clip_step=19",
+    )
     metrics = metrics_of(run)
     for prefix in ("", "kitti_"):
         for reference in ("", "copy_", "untrained_"):
@@ -454,7 +486,9 @@ def test_shuffled_actions_reach_the_evaluation():
 
 
 def test_published_errors_see_each_frame_from_its_own_origin_at_its_own_time():
-    """Items 1, 4: the errors are those of `forecast`, the model as a user calls it; twins with the first frame's rays are not."""
+    """Items 1, 4: the errors are those of `forecast`, the model as a user calls it; twins with the
+    first frame's rays are not.
+    """
     cfg = config()
     network = module_of().eval().network
     held = held_out(cfg, "simulated", 20)

@@ -22,10 +22,14 @@ def plane_network(case: dict, *overrides: str) -> TrendNetwork:
     """
     far = case["far"]
     cfg = config(
-        f"data.low=[{-far},{-far},{-far}]", f"data.high=[{far},{far},{far}]",
-        "data.voxel=[4,4,4]", f"method.nearest={case['near']}",
-        f"method.samples={case['samples']}", "model.activation=relu", *overrides,
-    )  # fmt: skip
+        f"data.low=[{-far},{-far},{-far}]",
+        f"data.high=[{far},{far},{far}]",
+        "data.voxel=[4,4,4]",
+        f"method.nearest={case['near']}",
+        f"method.samples={case['samples']}",
+        "model.activation=relu",
+        *overrides,
+    )
     network = TrendNetwork(**network_options(cfg)).double().eval()
     field = network.field
     with torch.no_grad():
@@ -54,8 +58,12 @@ def rendered(network: TrendNetwork, case: dict, chunk: int | None = None) -> dic
     network.field.sdf_at = keep
     volume = torch.zeros(1, network.encoder.channels, *network.encoder.volume_shape).double()
     ray = torch.tensor([[[1.0, 0.0, 0.0]]], dtype=torch.float64)
-    rays = Rays(torch.zeros(1, 3).double(), ray, torch.zeros(1).double(),
-                torch.full((1, 1), case["plane_distance"]).double())  # fmt: skip
+    rays = Rays(
+        torch.zeros(1, 3).double(),
+        ray,
+        torch.zeros(1).double(),
+        torch.full((1, 1), case["plane_distance"]).double(),
+    )
     scan = network.render(volume, rays, chunk=chunk)
     scan.ranges.sum().backward()
     scale, v = network.field.scale, network.field.log_sharpness

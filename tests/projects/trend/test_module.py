@@ -19,9 +19,11 @@ from tests.projects.trend.workers import three_steps
 
 def rays_of(batch, frame=0):
     return Rays(
-        batch["origins"][:, frame], batch["directions"][:, frame], batch["times"][:, frame],
+        batch["origins"][:, frame],
+        batch["directions"][:, frame],
+        batch["times"][:, frame],
         batch["ranges"][:, frame],
-    )  # fmt: skip
+    )
 
 
 def test_item_3_action_embedding_has_34_values():
@@ -229,7 +231,14 @@ def test_item_8_loss_is_the_weighted_sum_of_both_frames():
         p = horizon_probabilities(horizon)
         assert p.sum() == pytest.approx(1)
         assert all(a > b for a, b in pairwise(p))
-    assert float(weighted(frame_terms(scans[0], batch["ranges"][:, 0], batch["intensity"][:, 0]), (0, 0, 0))) == 0  # fmt: skip
+    assert (
+        float(
+            weighted(
+                frame_terms(scans[0], batch["ranges"][:, 0], batch["intensity"][:, 0]), (0, 0, 0)
+            )
+        )
+        == 0
+    )
 
 
 def test_item_1_no_labels_and_no_contrast():
@@ -327,8 +336,12 @@ def test_network_gradients_in_float64():
     volume = torch.randn(1, 16, *network.encoder.volume_shape, dtype=torch.float64)
     volume = volume[..., :2, :2].contiguous().requires_grad_()
     directions = torch.nn.functional.normalize(torch.randn(1, 3, 3).double(), dim=2)
-    rays = Rays(torch.zeros(1, 3).double(), directions, torch.ones(1).double(),
-                torch.full((1, 3), 6.0).double())  # fmt: skip
+    rays = Rays(
+        torch.zeros(1, 3).double(),
+        directions,
+        torch.ones(1).double(),
+        torch.full((1, 3), 6.0).double(),
+    )
     assert torch.autograd.gradcheck(
         lambda v: tuple(network.render(v, rays)), (volume,), fast_mode=True, eps=1e-7, atol=1e-4
     )

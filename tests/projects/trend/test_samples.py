@@ -1,4 +1,6 @@
-"""What the encoder sees, what it is compared with, and what stages and sets are made of (items 2, 8, 9, 13, 14)."""
+"""What the encoder sees, what it is compared with, and what stages and sets are made of (items 2,
+8, 9, 13, 14).
+"""
 
 import numpy as np
 import pytest
@@ -50,9 +52,11 @@ def test_item_13_the_encoder_s_points_are_augmented_with_the_rays():
 def test_item_8_terms_are_mean_absolute_errors():
     """Item 8: by hand; neither signed nor squared, and the unit divides the range term alone."""
     scan = Scan(
-        torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.2]]), torch.ones(1, 2),
+        torch.tensor([[1.0, 2.0]]),
+        torch.tensor([[0.5, 0.2]]),
+        torch.ones(1, 2),
         torch.tensor([[0.5, -1.5]]),
-    )  # fmt: skip
+    )
     terms = frame_terms(scan, torch.tensor([[2.0, -2.0]]), torch.tensor([[0.1, 0.6]]), unit=5.0)
     assert [float(t) for t in terms] == pytest.approx([0.5, 0.4, 1.0])
 
@@ -123,7 +127,12 @@ def test_parts_of_the_official_sets(monkeypatch, tmp_path):
 
 def test_waymo_has_the_road_at_zero(tmp_path):
     """Any other height of the sensor would make rays of the ground."""
-    words = [f"data.root={tmp_path}", "data.sources=[waymo]", "finetune.steps=0", "eval.segmentation_frames=0"]  # fmt: skip
+    words = [
+        f"data.root={tmp_path}",
+        "data.sources=[waymo]",
+        "finetune.steps=0",
+        "eval.segmentation_frames=0",
+    ]
     with pytest.raises(UserError, match="z = 0 is the road"):
         next(build(config(*words)).stages())
     with pytest.raises(UserError, match="ImageSets"):
@@ -136,7 +145,10 @@ def test_check_reads_batch_length_and_scans_of_fine_tuning_alone():
     rows = inspect("trend", "paper_scratch", ["finetune.frames=0"])
     assert rows["batch size"] == "2 a device, 16 in all"
     assert (rows["samples"], rows["steps"]) == ("4,961", "24,800")
-    words, key = [*ALONE, "finetune.frames=0", "finetune.bev_width=400"], "activations (upper estimate)"  # fmt: skip
+    words, key = (
+        [*ALONE, "finetune.frames=0", "finetune.bev_width=400"],
+        "activations (upper estimate)",
+    )
     found = inspect("trend", "smoke", [*words, "data.rays=999999"])
     assert (found["samples"], found["steps"]) == ("3", "3")
     assert 0.005 < float(found[key].split()[0]) < 0.1
@@ -157,7 +169,9 @@ def test_compilation_reaches_the_parts_that_are_called(monkeypatch):
 
 
 def test_item_14_references_begin_with_the_weights_of_training(monkeypatch, tmp_path):
-    """Item 14: detector of the baseline and of scratch, network beside the forecasts and of the first stage."""
+    """Item 14: detector of the baseline and of scratch, network beside the forecasts and of the
+    first stage.
+    """
     seen, cfg = {}, config(*ALONE)
     seed_all(step_seed(cfg.seed, 0, 0, 0))  # as every run does
     (scratch,) = build(cfg).stages()
@@ -186,19 +200,24 @@ def test_item_14_references_begin_with_the_weights_of_training(monkeypatch, tmp_
 
 
 def test_item_3_errors_of_a_network_that_never_learnt_to_forecast_are_of_a_still_volume():
-    """Items 3, 15: T = 0 is judged as `forecast` renders it; twin: another volume, or another time, is not."""
+    """Items 3, 15: T = 0 is judged as `forecast` renders it; twin: another volume, or another time,
+    is not.
+    """
     words = ("method.horizons=[0]", "method.steps=[6]")
     cfg, network = config(*words), module_of(*words).eval().network
-    (one, *_) = held_out(cfg, "simulated", 20)
+    one, *_ = held_out(cfg, "simulated", 20)
     points, actions = torch.from_numpy(one.points).float(), torch.from_numpy(one.actions).float()
 
     def last():
         target = one.targets[-1]
         with torch.no_grad():
             ranges, _ = network.forecast(
-                points, actions, torch.from_numpy(target.rays["origin"]).float(),
-                torch.from_numpy(target.rays["directions"]).float(), target.time,
-            )  # fmt: skip
+                points,
+                actions,
+                torch.from_numpy(target.rays["origin"]).float(),
+                torch.from_numpy(target.rays["directions"]).float(),
+                target.time,
+            )
         return ranges.numpy() - target.rays["ranges"]
 
     with torch.no_grad():

@@ -32,9 +32,15 @@ def write_files(folder: Path, train: list[dict], test: list[dict]) -> list[str]:
     """Adverts and test rows as files; overrides that read them."""
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "test.jsonl", test)
-    return ["data.source=files", f"data.root={folder}", "data.train=train.jsonl",
-            "data.test=test.jsonl", "data.batch_size=2", "eval.beta=0.5",
-            "trainer.val_every_n_steps=null"]  # fmt: skip
+    return [
+        "data.source=files",
+        f"data.root={folder}",
+        "data.train=train.jsonl",
+        "data.test=test.jsonl",
+        "data.batch_size=2",
+        "eval.beta=0.5",
+        "trainer.val_every_n_steps=null",
+    ]
 
 
 def batch(rows: int = 8, seed: int = 0, buckets: int = 40) -> dict:

@@ -66,8 +66,9 @@ def test_checklist_5_skills_are_shuffled_at_every_draw_and_sorted_in_evaluation(
 def test_checklist_6_the_title_does_not_occur_in_the_skills(esco):
     """Checklist 6: neither an advert's title nor, in the benchmark, the standard title."""
     assert without_title(["repair nurse uniforms", "nurse", "nursery"], ["Nurse"]) == (
-        "repair uniforms", "nursery",
-    )  # fmt: skip
+        "repair uniforms",
+        "nursery",
+    )
     for ad in esco.ads[::7]:
         assert not contains(ad.skills, ad.title), ad
     for row in esco.test.rows[::3]:
@@ -93,15 +94,22 @@ def test_checklist_7_adverts_without_enough_skills_are_dropped_and_counted():
     ]
     kept, counts = usable_ads(ads, data, [TitleRow("Asked", "gold", ("z", "x y"))])
     assert [ad.id for ad in kept] == ["0", "3"]
-    assert counts == {"train_ads": 2, "dropped_short_title": 1, "dropped_few_skills": 1,
-                      "dropped_title_cap": 1, "dropped_test_ads": 1}  # fmt: skip
+    assert counts == {
+        "train_ads": 2,
+        "dropped_short_title": 1,
+        "dropped_few_skills": 1,
+        "dropped_title_cap": 1,
+        "dropped_test_ads": 1,
+    }
 
 
 def test_checklist_10_test_adverts_are_not_trained_on(esco, tmp_path):
     """Checklist 10: by id, and by title with skills; of the occupations no title is in both."""
     train = [{"id": i, "title": f"t{i} x", "skills": ["a", "b", f"c{i}"]} for i in range(5)]
-    test = [{"id": 3, "title": "other", "skills": ["q"], "normalized_title": "gold"},
-            {"id": 99, "title": "T4 X", "skills": ["c4", "b", "a"], "normalized_title": "gold"}]  # fmt: skip
+    test = [
+        {"id": 3, "title": "other", "skills": ["q"], "normalized_title": "gold"},
+        {"id": 99, "title": "T4 X", "skills": ["c4", "b", "a"], "normalized_title": "gold"},
+    ]
     sets = load_data(config(*write_files(tmp_path, train, test)))
     assert [ad.id for ad in sets.ads] == ["0", "1", "2"]
     assert sets.counts["dropped_test_ads"] == 2
@@ -139,11 +147,19 @@ def test_checklist_8_development_rows_without_a_candidate_are_counted(tmp_path):
 
 def test_checklist_6_skills_of_a_test_file_do_not_name_its_titles(tmp_path):
     """Checklist 6: only training adverts were cut; a row that named its answer kept it. Counted."""
-    rows = [{"title": "chef (m/f/d)", "skills": ["Cook", "assist chefs", "knives"],
-             "other_skills": {"sibling_skills": ["cook", "ovens"]}, "normalized_title": "cook"},
-            {"title": "clerk", "skills": ["cooking", "files"], "normalized_title": "office clerk"}]  # fmt: skip
-    train = [{"title": "chef (m/f/d)", "skills": rows[0]["skills"]},  # the row as its file has it
-             {"title": "a title", "skills": ["a", "b", "c"]}]  # fmt: skip
+    rows = [
+        {
+            "title": "chef (m/f/d)",
+            "skills": ["Cook", "assist chefs", "knives"],
+            "other_skills": {"sibling_skills": ["cook", "ovens"]},
+            "normalized_title": "cook",
+        },
+        {"title": "clerk", "skills": ["cooking", "files"], "normalized_title": "office clerk"},
+    ]
+    train = [
+        {"title": "chef (m/f/d)", "skills": rows[0]["skills"]},  # the row as its file has it
+        {"title": "a title", "skills": ["a", "b", "c"]},
+    ]
     words = [*write_files(tmp_path, train, rows), "data.clean_titles=true", "data.min_skills=2"]
     sets = load_data(config(*words))
     assert [row.skills for row in sets.test.rows] == [("assist", "knives"), ("cooking", "files")]
@@ -178,11 +194,17 @@ def test_hashes_are_of_titles_without_case_and_of_sets_of_skills():
 
 @pytest.mark.parametrize(
     ("title", "wanted"),
-    [("Java Developer (m/f/d)", "Java Developer"), ("Nurse $30 - $40 per hour", "Nurse"),
-     ("Cook - San Jose, CA", "Cook"), ("Driver #4711 \U0001f69a", "Driver"),
-     ("C++ engineer", "C++ engineer"), ("Clerk (ref: A-12)", "Clerk"), ("#4711", "#4711"),
-     ("Cook - San Jose, CA(m/f/d)", "Cook")],
-)  # fmt: skip
+    [
+        ("Java Developer (m/f/d)", "Java Developer"),
+        ("Nurse $30 - $40 per hour", "Nurse"),
+        ("Cook - San Jose, CA", "Cook"),
+        ("Driver #4711 \U0001f69a", "Driver"),
+        ("C++ engineer", "C++ engineer"),
+        ("Clerk (ref: A-12)", "Clerk"),
+        ("#4711", "#4711"),
+        ("Cook - San Jose, CA(m/f/d)", "Cook"),
+    ],
+)
 def test_titles_are_cleaned_the_same_in_training_and_after_it(title, wanted):
     """Pitfalls: one function for both; nothing is ever cleaned away altogether."""
     assert clean_title(title) == clean_title(wanted) == wanted

@@ -76,8 +76,11 @@ def test_checklist_13_16_17_one_call_gives_both_settings_of_all_rows_and_the_gai
 
 def test_checklist_17_gains_are_over_the_best_baseline_by_hand():
     """Checklist 17: 0.6 against 0.5 is +0.1 absolute and +20 % relative."""
-    metrics = {f"{row}{s}_recall_at_10": v for s in ("titles", "with_skills")
-               for row, v in (("", 0.6), ("a_", 0.5), ("b_", 0.2))}  # fmt: skip
+    metrics = {
+        f"{row}{s}_recall_at_10": v
+        for s in ("titles", "with_skills")
+        for row, v in (("", 0.6), ("a_", 0.5), ("b_", 0.2))
+    }
     found = gains(metrics, ["a", "b"])
     assert found["titles_gain_absolute"] == pytest.approx(0.1)
     assert found["with_skills_gain_relative"] == pytest.approx(0.2)
@@ -116,7 +119,10 @@ def test_checklist_11_candidates_are_embedded_once_and_batches_change_nothing():
     data = load_data(cfg).test
     seen: list[list[str]] = []
     plain = encoder.encode_title_texts
-    encoder.encode_title_texts = lambda texts, size=64: (seen.append(list(texts)), plain(texts, size))[1]  # fmt: skip
+    encoder.encode_title_texts = lambda texts, size=64: (
+        seen.append(list(texts)),
+        plain(texts, size),
+    )[1]
     compare = encoder_compare(cfg, encoder)
     first = setting_ranks(cfg, compare, data, 0.5)
     setting_ranks(cfg, compare, data, 0.7)
@@ -151,8 +157,10 @@ def test_concatenated_queries_are_one_text():
 @pytest.mark.parametrize("query", ["mean", "concatenated"])
 def test_all_rows_of_the_table_read_the_same_titles(query, tmp_path):
     """Pitfalls: only our encoder cleaned them, so its gain over the baselines held the cleaning."""
-    rows = [{"title": "Chef (m/f/d) #12", "skills": ["c# 3"], "normalized_title": "Cook (remote)"},
-            {"title": "chef", "skills": [], "normalized_title": "cook"}]  # fmt: skip
+    rows = [
+        {"title": "Chef (m/f/d) #12", "skills": ["c# 3"], "normalized_title": "Cook (remote)"},
+        {"title": "chef", "skills": [], "normalized_title": "cook"},
+    ]
     words = [*write_files(tmp_path, [], rows), "data.clean_titles=true", f"eval.query={query}"]
     data = load_data(config(*words)).test
     assert (data.candidates, [row.title for row in data.rows]) == (["Cook"], ["Chef", "chef"])
@@ -263,18 +271,29 @@ def test_checklist_15_candidates_are_exchanged_without_training(run, tmp_path, c
 
 
 def test_normalise_on_files_that_are_not_as_they_should_be(run, tmp_path, capsys):
-    """No advert and a folder that is not there were tracebacks; a candidate twice took two of the k places."""
+    """No advert and a folder that is not there were tracebacks; a candidate twice took two of the k
+    places.
+    """
     listed, ads, out = (tmp_path / n for n in ("list.txt", "ads.jsonl", "new/out.jsonl"))
     listed.write_text("Lunar barber\nquantum plumber\nlunar  barber\n", encoding="utf-8")
     ads.write_text("\n", encoding="utf-8")
-    words = [f"runs_dir={run.parents[2]}", f"normalise.input={ads}", f"normalise.candidates={listed}", "normalise.k=3"]  # fmt: skip
+    words = [
+        f"runs_dir={run.parents[2]}",
+        f"normalise.input={ads}",
+        f"normalise.candidates={listed}",
+        "normalise.k=3",
+    ]
     with pytest.raises(UserError, match="holds no advert"):
         run_task("vacancysbert", "smoke", words, "normalise")
     write_jsonl(ads, [{"title": "baker", "skills": None, "description": "bakes"}])
     with pytest.raises(UserError, match="a description without skills"):
         run_task("vacancysbert", "smoke", words, "normalise")
     write_jsonl(ads, [{"title": "lunar barber"}])
-    for read, told in ((ads, "would be written over"), (listed, "would be written over"), (tmp_path, "is a folder")):  # fmt: skip
+    for read, told in (
+        (ads, "would be written over"),
+        (listed, "would be written over"),
+        (tmp_path, "is a folder"),
+    ):
         with pytest.raises(UserError, match=told):
             run_task("vacancysbert", "smoke", [*words, f"normalise.output={read}"], "normalise")
     run_task("vacancysbert", "smoke", [*words, f"normalise.output={out}"], "normalise")
@@ -352,8 +371,14 @@ def test_references_are_looked_for_before_the_training(tmp_path):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(tmp_path):
     """Four steps equal two, and two more from the checkpoint, with dropout and validation on."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5", "data.occupations=6",
-             "eval.untrained=false", "eval.lexical=false"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "trainer.keep_checkpoints=5",
+        "data.occupations=6",
+        "eval.untrained=false",
+        "eval.lexical=false",
+    ]
     run = train("vacancysbert", "smoke", words)
     folder = run / "checkpoints/train"
     last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
@@ -371,8 +396,10 @@ def test_resume_is_bit_identical(tmp_path):
 def test_baselines_have_the_metrics_of_the_method(run, tmp_path):
     """Checklist 16: what needs no training is scored by the same function; whitening changes ranks."""
     cfg = config("eval.beta=0.5")
-    found = {n: getattr(baselines, n)(cfg, Workspace(tmp_path / n))
-             for n in ("tfidf", "char_ngrams", "raw", "whitened", "untrained")}  # fmt: skip
+    found = {
+        n: getattr(baselines, n)(cfg, Workspace(tmp_path / n))
+        for n in ("tfidf", "char_ngrams", "raw", "whitened", "untrained")
+    }
     keys = found["tfidf"].keys()
     assert all(f.keys() == keys for f in found.values())
     assert keys <= metrics_of(run).keys()

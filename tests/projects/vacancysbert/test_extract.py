@@ -14,8 +14,10 @@ from tests.completion_server import CompletionServer
 from tests.projects.vacancysbert.conftest import config
 from tests.taggers import save_tagger
 
-TRAIN = [{"title": "coder", "description": "Knows Machine Learning, SQL and C++; sql again. Git."},
-         {"title": "baker", "description": "Nothing that is listed."}]  # fmt: skip
+TRAIN = [
+    {"title": "coder", "description": "Knows Machine Learning, SQL and C++; sql again. Git."},
+    {"title": "baker", "description": "Nothing that is listed."},
+]
 TEST = [
     {"title": "dev", "normalized_title": "coder", "description": "SQL or git or machine-learning."}
 ]
@@ -28,8 +30,12 @@ def files(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", TEST)
     (tmp_path / "list.txt").write_text(LISTED, encoding="utf-8")
     both = ",".join(str(tmp_path / name) for name in ("train.jsonl", "test.jsonl"))
-    return [f"extract.inputs=[{both}]", f"extract.output={tmp_path / 'out'}",
-            f"extract.dictionary={tmp_path / 'list.txt'}", f"runs_dir={tmp_path / 'runs'}"]  # fmt: skip
+    return [
+        f"extract.inputs=[{both}]",
+        f"extract.output={tmp_path / 'out'}",
+        f"extract.dictionary={tmp_path / 'list.txt'}",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
 
 
 def test_checklist_14_test_descriptions_pass_through_the_same_stage(files, tmp_path):
@@ -38,10 +44,17 @@ def test_checklist_14_test_descriptions_pass_through_the_same_stage(files, tmp_p
     train, test = (read_jsonl(tmp_path / "out" / name) for name in ("train.jsonl", "test.jsonl"))
     assert train[0] == {"title": "coder", "skills": ["machine learning", "SQL", "C++", "git"]}
     assert train[1]["skills"] == []
-    assert test == [{"title": "dev", "normalized_title": "coder",
-                     "skills": ["SQL", "git", "machine learning"]}]  # fmt: skip
-    words = ["data.source=files", f"data.root={tmp_path / 'out'}", "data.train=train.jsonl",
-             "data.test=test.jsonl", "eval.beta=0.5", "trainer.val_every_n_steps=null"]  # fmt: skip
+    assert test == [
+        {"title": "dev", "normalized_title": "coder", "skills": ["SQL", "git", "machine learning"]}
+    ]
+    words = [
+        "data.source=files",
+        f"data.root={tmp_path / 'out'}",
+        "data.train=train.jsonl",
+        "data.test=test.jsonl",
+        "eval.beta=0.5",
+        "trainer.val_every_n_steps=null",
+    ]
     sets = load_data(config(*words))
     assert [ad.title for ad in sets.ads] == ["coder"]
     assert sets.counts["dropped_few_skills"] == 1
@@ -74,7 +87,9 @@ def test_checklist_14_the_stage_is_cached_and_goes_on_where_it_was_stopped(
 
 
 def test_a_language_model_s_answer_is_read_line_by_line(files, tmp_path):
-    """Sheet, extraction (b): one a line, no bullets, distinct, at most six words; a server's answer."""
+    """Sheet, extraction (b): one a line, no bullets, distinct, at most six words; a server's
+    answer.
+    """
     answer = "- Python\n2. data pipelines\n* PYTHON\none two three four five six seven\n\n"
     with CompletionServer(lambda prompt, body: answer) as server:
         words = [f"generator.endpoint={server.url}", "extract.kind=lm"]
@@ -90,9 +105,14 @@ def test_the_bundled_language_model_writes_offline(files, tmp_path):
     """Checklist 14: runs without a network; the prompt is cut to the model's context."""
     long = [{"title": "x", "description": "tailors sew coats " * 200}]
     write_jsonl(tmp_path / "long.jsonl", long)
-    words = [f"extract.inputs=[{tmp_path / 'long.jsonl'}]", "extract.kind=lm", "extract.device=cpu",
-             "extract.model=bundled:stories260k", "extract.max_prompt_tokens=200",
-             "extract.max_new_tokens=4"]  # fmt: skip
+    words = [
+        f"extract.inputs=[{tmp_path / 'long.jsonl'}]",
+        "extract.kind=lm",
+        "extract.device=cpu",
+        "extract.model=bundled:stories260k",
+        "extract.max_prompt_tokens=200",
+        "extract.max_new_tokens=4",
+    ]
     run_task("vacancysbert", "smoke", [*files, *words], "extract")
     (row,) = read_jsonl(tmp_path / "out/long.jsonl")
     assert isinstance(row["skills"], list)
@@ -101,9 +121,12 @@ def test_the_bundled_language_model_writes_offline(files, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["extract.inputs=[]"], r"extract\.inputs"), (["extract.inputs=[a/x.jsonl,b/x.jsonl]"], "one name"),
-     (["extract.inputs=[absent.jsonl]"], "absent")],
-)  # fmt: skip
+    [
+        (["extract.inputs=[]"], r"extract\.inputs"),
+        (["extract.inputs=[a/x.jsonl,b/x.jsonl]"], "one name"),
+        (["extract.inputs=[absent.jsonl]"], "absent"),
+    ],
+)
 def test_what_is_wrong_with_the_inputs_is_said(words, message, tmp_path):
     with pytest.raises(UserError, match=message):
         stage.extract(config(*words, f"extract.output={tmp_path / 'out'}"), Workspace(tmp_path))

@@ -10,9 +10,11 @@ from tests.projects.vacancysbert.conftest import batch, module_of
 def two_steps(objective: str, distributed: bool) -> dict[str, Tensor]:
     """State after two steps of SGD on eight adverts; each of two ranks has four."""
     module = module_of(
-        "model.dropout=0.0", f"method.objective={objective}", "method.skill_buckets=40",
+        "model.dropout=0.0",
+        f"method.objective={objective}",
+        "method.skill_buckets=40",
         "method.temperature=0.5",
-    ).double()  # fmt: skip
+    ).double()
     own = slice(4 * rank(), 4 * rank() + 4) if distributed else slice(None)
     batches = []
     for seed in range(2):

@@ -56,7 +56,7 @@ def task(folder: Path, name: str, *words: str) -> None:
         run_task("vega", "smoke", [f"runs_dir={folder}", *words], name)
 
 
-def finished_run(folder: Path, run_id: str, *words: str, age: int = 0, **metrics: float) -> Path:  # fmt: skip
+def finished_run(folder: Path, run_id: str, *words: str, age: int = 0, **metrics: float) -> Path:
     """What a finished run leaves behind, without its training."""
     path = folder / "vega/smoke" / run_id
     path.mkdir(parents=True)
@@ -70,19 +70,50 @@ def official(root: Path) -> str:
     """GLUE's folders with two rows a part, in the layout of each file."""
     pair = "index\tsentence1\tsentence2\tlabel"
     layout = {
-        "CoLA": (None, "gj04\t1\t\tIt is so.\ngj04\t0\t*\tIt so is.", "index\tsentence", "0\tIt.\n1\tSo."),
-        "SST-2": ("sentence\tlabel", 'a "fine" film \t1\ndull\t0', "index\tsentence", "0\tgood\n1\tbad"),
-        "MRPC": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t5\t6\ta b\tb a\n0\t7\t8\tc\td",
-                 "index\t#1 ID\t#2 ID\t#1 String\t#2 String", "0\t1\t2\ta\tb\n1\t3\t4\tc\td"),
-        "STS-B": ("index\tgenre\tsentence1\tsentence2\tscore", "0\tx\ta\tb\t2.5\n1\tx\tc\td\t5.000",
-                  "index\tgenre\tsentence1\tsentence2", "0\tx\ta\tb\n1\tx\tc\td"),
-        "QQP": ("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "7\t1\t2\ta\tb\t1\n8\t3\t4\tc\td\t0",
-                "id\tquestion1\tquestion2", "0\ta\tb\n1\tc\td"),
-        "QNLI": ("index\tquestion\tsentence\tlabel", "0\ta\tb\tentailment\n1\tc\td\tnot_entailment",
-                 "index\tquestion\tsentence", "0\ta\tb\n1\tc\td"),
-        "RTE": (pair, "0\ta\tb\tentailment\n1\tc\td\tnot_entailment", "index\tsentence1\tsentence2", "0\ta\tb\n1\tc\td"),
+        "CoLA": (
+            None,
+            "gj04\t1\t\tIt is so.\ngj04\t0\t*\tIt so is.",
+            "index\tsentence",
+            "0\tIt.\n1\tSo.",
+        ),
+        "SST-2": (
+            "sentence\tlabel",
+            'a "fine" film \t1\ndull\t0',
+            "index\tsentence",
+            "0\tgood\n1\tbad",
+        ),
+        "MRPC": (
+            "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+            "1\t5\t6\ta b\tb a\n0\t7\t8\tc\td",
+            "index\t#1 ID\t#2 ID\t#1 String\t#2 String",
+            "0\t1\t2\ta\tb\n1\t3\t4\tc\td",
+        ),
+        "STS-B": (
+            "index\tgenre\tsentence1\tsentence2\tscore",
+            "0\tx\ta\tb\t2.5\n1\tx\tc\td\t5.000",
+            "index\tgenre\tsentence1\tsentence2",
+            "0\tx\ta\tb\n1\tx\tc\td",
+        ),
+        "QQP": (
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+            "7\t1\t2\ta\tb\t1\n8\t3\t4\tc\td\t0",
+            "id\tquestion1\tquestion2",
+            "0\ta\tb\n1\tc\td",
+        ),
+        "QNLI": (
+            "index\tquestion\tsentence\tlabel",
+            "0\ta\tb\tentailment\n1\tc\td\tnot_entailment",
+            "index\tquestion\tsentence",
+            "0\ta\tb\n1\tc\td",
+        ),
+        "RTE": (
+            pair,
+            "0\ta\tb\tentailment\n1\tc\td\tnot_entailment",
+            "index\tsentence1\tsentence2",
+            "0\ta\tb\n1\tc\td",
+        ),
         "WNLI": (pair, "0\ta\tb\t1\n1\tc\td\t0", "index\tsentence1\tsentence2", "0\ta\tb\n1\tc\td"),
-    }  # fmt: skip
+    }
     for name, (header, rows, test_header, test) in layout.items():
         folder = root / "glue_data" / name
         folder.mkdir(parents=True)
@@ -101,7 +132,9 @@ def official(root: Path) -> str:
 
 def weights_of(run: Path, stage: str) -> dict[str, torch.Tensor]:
     """What a stage of a run trained last."""
-    found: dict[str, torch.Tensor] = ckpt.load(ckpt.newest_intact(run / "checkpoints" / stage)[0])["state_dict"]  # fmt: skip
+    found: dict[str, torch.Tensor] = ckpt.load(ckpt.newest_intact(run / "checkpoints" / stage)[0])[
+        "state_dict"
+    ]
     return found
 
 

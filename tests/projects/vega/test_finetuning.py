@@ -33,7 +33,9 @@ TEXTS = [("the cat sees a new dog",), ("rain and wind again",), ("fish",)]
 
 
 def test_without_tricks_it_is_vanilla_fine_tuning_bit_for_bit(plain_run):
-    """Checklist 11: one stage; loss and gradient of a batch are those of cross-entropy, bit for bit."""
+    """Checklist 11: one stage; loss and gradient of a batch are those of cross-entropy, bit for
+    bit.
+    """
     cfg = config("trainer.max_steps=2", *PLAIN, *FAST)
     assert [p.name for p in (plain_run / "checkpoints").iterdir()] == ["finetune"]
     module = FineTune(cfg, first_classifier(cfg))
@@ -54,10 +56,16 @@ def test_without_tricks_it_is_vanilla_fine_tuning_bit_for_bit(plain_run):
 
 @pytest.mark.parametrize(
     "words",
-    [["transductive.enabled=true", "transductive.rounds=0"],
-     ["self_calibration.enabled=true", "self_calibration.mu=0", "self_calibration.threshold=0.5"]],
+    [
+        ["transductive.enabled=true", "transductive.rounds=0"],
+        [
+            "self_calibration.enabled=true",
+            "self_calibration.mu=0",
+            "self_calibration.threshold=0.5",
+        ],
+    ],
     ids=["no rounds", "mu 0"],
-)  # fmt: skip
+)
 def test_tricks_that_do_nothing_leave_the_weights_of_plain_fine_tuning(tmp_path, plain_run, words):
     """Checklist 9, 10: no rounds, or mu = 0: bit for bit the same last weights."""
     own = [word for word in PLAIN if word.split("=")[0] not in {w.split("=")[0] for w in words}]
@@ -83,7 +91,9 @@ def test_calibration_changes_contradicted_examples_alone():
         calibrated(replace(data, labels=np.ones(4, dtype=np.float32)), seen, 0.9, 0.5)
 
 
-def test_folds_part_all_examples_and_their_predictions_are_of_models_that_have_not_seen_them(monkeypatch):  # fmt: skip
+def test_folds_part_all_examples_and_their_predictions_are_of_models_that_have_not_seen_them(
+    monkeypatch,
+):
     """Self-calibration: cross-fit; with k = 1 the model re-reads its own training set."""
     parts = list(folds(10, 3, 0))
     assert sorted(i for _, inside in parts for i in inside) == list(range(10))
@@ -110,7 +120,9 @@ def test_folds_part_all_examples_and_their_predictions_are_of_models_that_have_n
             targets = rows.labels
             assert targets.shape == (len(whole), 2)
             zero = torch.as_tensor(whole.labels == 0)
-            torch.testing.assert_close(targets[zero], torch.tensor([[0.505, 0.495]]).expand(int(zero.sum()), 2))  # fmt: skip
+            torch.testing.assert_close(
+                targets[zero], torch.tensor([[0.505, 0.495]]).expand(int(zero.sum()), 2)
+            )
             assert (targets[~zero][:, 1] == 1).all()
             assert stage.module.noted()["flagged_share"] == pytest.approx(
                 float(zero.float().mean())
@@ -118,7 +130,11 @@ def test_folds_part_all_examples_and_their_predictions_are_of_models_that_have_n
     assert names == ["fold_0", "fold_1", "fold_2", "calibrated"]
     monkeypatch.undo()
     seen = []
-    monkeypatch.setattr(vega_stages, "predicted", lambda c, m, t: seen.append(t) or np.full((len(t), 2), 0.5, dtype=np.float32))  # fmt: skip
+    monkeypatch.setattr(
+        vega_stages,
+        "predicted",
+        lambda c, m, t: seen.append(t) or np.full((len(t), 2), 0.5, dtype=np.float32),
+    )
     names = [s.name for s in stages(config("self_calibration.k=1", "transductive.enabled=false"))]
     assert names == ["finetune", "calibrated"]
     assert seen == [whole.texts]
@@ -155,9 +171,18 @@ def test_rounds_go_on_from_the_weights_with_a_lower_rate():
 
 def test_rounds_label_anew_and_keep_the_calibrated_targets(monkeypatch):
     """Checklist 9, 10: each round reads the model as it is then, at one rate, beside soft targets."""
-    cfg = config("self_calibration.k=1", "transductive.rounds=2", "transductive.threshold=0", "sift.enabled=false")  # fmt: skip
+    cfg = config(
+        "self_calibration.k=1",
+        "transductive.rounds=2",
+        "transductive.threshold=0",
+        "sift.enabled=false",
+    )
     answers = iter([(0.01, 0.99), (0.9, 0.1), (0.2, 0.8)])  # to calibrate; of rounds 1 and 2
-    monkeypatch.setattr(vega_stages, "predicted", lambda c, m, texts: np.tile(np.array([next(answers)], dtype=np.float32), (len(texts), 1)))  # fmt: skip
+    monkeypatch.setattr(
+        vega_stages,
+        "predicted",
+        lambda c, m, texts: np.tile(np.array([next(answers)], dtype=np.float32), (len(texts), 1)),
+    )
     targets, whole = None, training_part(cfg)
     for number, stage in enumerate(stages(cfg)):
         labels = stage.data.train_set.labels
@@ -172,7 +197,8 @@ def test_rounds_label_anew_and_keep_the_calibrated_targets(monkeypatch):
 
 
 def test_a_round_adapts_to_the_inputs_that_it_is_told(tmp_path):
-    """Inference: test inputs beside a score of the development part, or any file of inputs; files that
+    """Inference: test inputs beside a score of the development part, or any file of inputs; files
+    that
     nobody reads or names are told before anything is trained."""
     told = config("transductive.part=test")
     assert told.eval.part == "dev"
@@ -195,11 +221,18 @@ def test_a_round_adapts_to_the_inputs_that_it_is_told(tmp_path):
 
 
 def test_a_start_on_a_tuned_classifier_keeps_its_dense_layer(tmp_path):
-    """Recipe: RTE, MRPC and STS-B start from a run on MNLI; its classes go, its dense layer stays. An
+    """Recipe: RTE, MRPC and STS-B start from a run on MNLI; its classes go, its dense layer stays.
+
+    An
     architecture beside weights is refused, when fine-tuning and when pre-training."""
     tuned, _ = finetune_of("data.task=mnli")
     folder = save_finetuned(tuned.classifier.eval(), tmp_path / "mnli")
-    words = ["data.source=synthetic", "data.task=rte", "model.pooling=context", f"model.pretrained={folder}"]  # fmt: skip
+    words = [
+        "data.source=synthetic",
+        "data.task=rte",
+        "model.pooling=context",
+        f"model.pretrained={folder}",
+    ]
     started = first_classifier(config(*words, name="mini"))
     wanted = tuned.classifier.backbone.state_dict()
     found = started.backbone.state_dict()
@@ -214,7 +247,8 @@ def test_a_start_on_a_tuned_classifier_keeps_its_dense_layer(tmp_path):
 
 
 def test_a_round_never_reads_labels_of_the_target(monkeypatch, tmp_path):
-    """Checklist 8: with poisoned labels of the target part the training sets are the same; the target
+    """Checklist 8: with poisoned labels of the target part the training sets are the same; the
+    target
     is the part that is evaluated on."""
 
     def stream(labels):
@@ -224,9 +258,15 @@ def test_a_round_never_reads_labels_of_the_target(monkeypatch, tmp_path):
         train = tmp_path / "train.tsv"
         train.write_text("sentence\tlabel\n" + "\n".join(f"dog {i}\t{i % 2}" for i in range(20)))
         cfg = config(
-            *PLAIN[:2], "transductive.enabled=true", "transductive.threshold=0", "data.source=file",
-            f"data.train_file={train}", f"data.target_file={own}", "eval.part=test", *FAST,
-        )  # fmt: skip
+            *PLAIN[:2],
+            "transductive.enabled=true",
+            "transductive.threshold=0",
+            "data.source=file",
+            f"data.train_file={train}",
+            f"data.target_file={own}",
+            "eval.part=test",
+            *FAST,
+        )
         return [stage.data.train_set.labels.tolist() for stage in stages(cfg)]
 
     assert stream(["0"]) == stream(["poison", "1"])
@@ -251,7 +291,9 @@ def test_task_losses():
     """Objective: classes, soft targets, scores; shapes that would be broadcast are refused."""
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
     hard = task_loss(logits, torch.tensor([1, 0]))
-    assert float(hard) == pytest.approx(float(task_loss(logits, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))))  # fmt: skip
+    assert float(hard) == pytest.approx(
+        float(task_loss(logits, torch.tensor([[0.0, 1.0], [1.0, 0.0]])))
+    )
     assert float(task_loss(torch.tensor([[2.0], [1.0]]), torch.tensor([1.0, 1.0]))) == 0.5
     for bad in (torch.tensor([1.0, 2.0]), torch.zeros(2, 3)):
         with pytest.raises(ValueError, match="logits"):
@@ -260,24 +302,31 @@ def test_task_losses():
 
 @pytest.mark.parametrize("task", ["sst2", "stsb"])
 def test_exports_open_in_transformers(tmp_path, task):
-    """Inference: the dense layer of disentangled encoders in transformers' own classifier, equal logits;
+    """Inference: the dense layer of disentangled encoders in transformers' own classifier, equal
+    logits;
     the bare vectors as an encoder with a head."""
     more = ["self_calibration.enabled=false"] if task == "stsb" else []
     module, _ = finetune_of(f"data.task={task}", *more)
     texts = TEXTS if task == "sst2" else [(*t, "rain") for t in TEXTS]
     folder = save_finetuned(module.classifier.eval(), tmp_path / "a")
     opened = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    inputs = AutoTokenizer.from_pretrained(folder)(*map(list, zip(*texts, strict=True)), padding=True, return_tensors="pt")  # fmt: skip
+    inputs = AutoTokenizer.from_pretrained(folder)(
+        *map(list, zip(*texts, strict=True)), padding=True, return_tensors="pt"
+    )
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
         found = opened(**inputs).logits
     torch.testing.assert_close(found, module.classifier.score(texts), atol=1e-5, rtol=1e-4)
     assert list(opened.config.id2label.values()) == list(GLUE[task].classes)
     again = load_finetuned(folder)
-    torch.testing.assert_close(again.score(texts), module.classifier.score(texts), atol=1e-6, rtol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        again.score(texts), module.classifier.score(texts), atol=1e-6, rtol=1e-5
+    )
     mean, _ = finetune_of(f"data.task={task}", "model.pooling=mean", *more)
     other = load_finetuned(save_finetuned(mean.classifier.eval(), tmp_path / "b"))
-    torch.testing.assert_close(other.score(texts), mean.classifier.score(texts), atol=1e-6, rtol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        other.score(texts), mean.classifier.score(texts), atol=1e-6, rtol=1e-5
+    )
     (folder / "sequence_classifier.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         load_finetuned(folder)

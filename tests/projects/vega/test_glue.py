@@ -39,7 +39,9 @@ def test_metrics_by_hand():
     assert found["f1"] == pytest.approx(2 / 3)
     assert found["accuracy"] == pytest.approx(0.6)
     assert found["score"] == pytest.approx((2 / 3 + 0.6) / 2)
-    assert glue_metrics("mnli", [0, 1, 2], [0, 2, 2]) == pytest.approx({"accuracy": 2 / 3, "score": 2 / 3})  # fmt: skip
+    assert glue_metrics("mnli", [0, 1, 2], [0, 2, 2]) == pytest.approx(
+        {"accuracy": 2 / 3, "score": 2 / 3}
+    )
     scores = glue_metrics("stsb", [1.0, 2.0, 4.0], [0.0, 1.0, 2.0])
     assert scores["spearman"] == pytest.approx(1.0)
     assert scores["pearson"] == pytest.approx(np.corrcoef([1, 2, 4], [0, 1, 2])[0, 1])
@@ -54,8 +56,14 @@ def test_the_reported_row_averages_to_91_3():
     """Checklist 12: 91.27; MNLI counts once, the diagnostic set not at all."""
     rows = leaderboard()
     assert glue_average(rows["Vega v1"]) == pytest.approx(91.27, abs=0.005)
-    reported = {"Turing ULR v6": 91.3, "Turing NLR v5": 91.2, "DeBERTa + CLEVER": 91.1, "ERNIE": 91.1,
-                "DeBERTa / TuringNLRv4": 90.8, "T5 11B": 90.3}  # fmt: skip
+    reported = {
+        "Turing ULR v6": 91.3,
+        "Turing NLR v5": 91.2,
+        "DeBERTa + CLEVER": 91.1,
+        "ERNIE": 91.1,
+        "DeBERTa / TuringNLRv4": 90.8,
+        "T5 11B": 90.3,
+    }
     for name, value in reported.items():
         assert round(glue_average(rows[name]), 1) == value, name
     without = {k: v for k, v in rows["Vega v1"].items() if k != "rte"}
@@ -105,7 +113,9 @@ def test_official_files_are_read(tmp_path):
     assert read_glue(GLUE["stsb"], "dev", root).labels.tolist() == [2.5, 5.0]
     assert read_glue(GLUE["mnli"], "dev_mm", root).labels.tolist() == [2, 0]
     assert read_inputs(GLUE["cola"], "test", root).texts == [("It.",), ("So.",)]
-    (tmp_path / "glue_data/RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n")  # fmt: skip
+    (tmp_path / "glue_data/RTE/dev.tsv").write_text(
+        "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n"
+    )
     with pytest.raises(UserError, match="perhaps"):
         read_glue(GLUE["rte"], "dev", root)
     with pytest.raises(UserError, match="not bundled"):
@@ -122,7 +132,12 @@ def test_rows_of_own_files_without_a_text_or_score(tmp_path):
     rows = [("a", "b", 2.0), ("c", None, 1.0), (" ", "f", 3), ("g", "h", None)]
 
     def write():
-        own.write_text("\n".join(json.dumps(dict(zip(("sentence1", "sentence2", "label"), row, strict=True))) for row in rows))  # fmt: skip
+        own.write_text(
+            "\n".join(
+                json.dumps(dict(zip(("sentence1", "sentence2", "label"), row, strict=True)))
+                for row in rows
+            )
+        )
 
     write()
     with pytest.warns(UserWarning, match=r"own\.jsonl: 2 of 3 rows with a label lack a text"):
@@ -145,7 +160,10 @@ def test_rows_of_own_files_without_a_text_or_score(tmp_path):
 def test_damaged_official_files_are_told(tmp_path):
     """Tracebacks before: an empty file, one of another encoding."""
     (tmp_path / "RTE").mkdir()
-    for content, told in ((b"", "is empty"), (b"sentence1\tsentence2\tlabel\ncaf\xe9\tb\tentailment\n", "in UTF-8")):  # fmt: skip
+    for content, told in (
+        (b"", "is empty"),
+        (b"sentence1\tsentence2\tlabel\ncaf\xe9\tb\tentailment\n", "in UTF-8"),
+    ):
         (tmp_path / "RTE/dev.tsv").write_bytes(content)
         with pytest.raises(UserError, match=told):
             read_glue(GLUE["rte"], "dev", str(tmp_path))
@@ -171,7 +189,9 @@ def test_lines_of_a_submission():
 
 
 def test_a_part_without_labels_is_predicted_and_not_scored(tmp_path):
-    """Inference: a run that is adapted to test inputs is finished, whichever part it is evaluated on."""
+    """Inference: a run that is adapted to test inputs is finished, whichever part it is evaluated
+    on.
+    """
     root = official(tmp_path)
     words = ["data.task=mnli", "data.source=official", f"data.root={root}", *PLAIN]
     for part, scored in (("dev", True), ("test", False)):
@@ -242,16 +262,36 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
 def test_configs_of_the_paper():
     """Every main setting has a config; values of the sheet's table."""
     names = set(config_names("vega"))
-    assert {"paper", "paper_pretrain", "paper_sift", "paper_calibrated", "paper_transductive", "paper_vanilla"} <= names  # fmt: skip
+    assert {
+        "paper",
+        "paper_pretrain",
+        "paper_sift",
+        "paper_calibrated",
+        "paper_transductive",
+        "paper_vanilla",
+    } <= names
     cfg = config(name="paper_pretrain")
     own = cfg.pretrain
-    assert (own.rtd_lambda, own.cl_gamma, own.cl_tau, own.generator_depth_ratio) == (50, 0.1, 0.05, 0.5)  # fmt: skip
+    assert (own.rtd_lambda, own.cl_gamma, own.cl_tau, own.generator_depth_ratio) == (
+        50,
+        0.1,
+        0.05,
+        0.5,
+    )
     assert cfg.optim.betas == (0.9, 0.98)
     whole = config(name="paper")
     assert whole.select.seeds == [0, 1, 2, 3, 4]  # medians of five
     assert whole.sift.enabled
-    assert (whole.self_calibration.k, whole.self_calibration.threshold, whole.self_calibration.mu) == (5, 0.9, 0.5)  # fmt: skip
-    assert (whole.transductive.rounds, whole.transductive.threshold, whole.transductive.lr_scale) == (1, 0.9, 0.3)  # fmt: skip
+    assert (
+        whole.self_calibration.k,
+        whole.self_calibration.threshold,
+        whole.self_calibration.mu,
+    ) == (5, 0.9, 0.5)
+    assert (
+        whole.transductive.rounds,
+        whole.transductive.threshold,
+        whole.transductive.lr_scale,
+    ) == (1, 0.9, 0.3)
     assert (whole.sift.lr, whole.sift.init, whole.sift.alpha) == (1e-4, 1e-2, 1)
     for cfg in (whole, config(name="paper_1b")):
         rows = cfg.data.batch_size * cfg.trainer.devices
@@ -259,7 +299,9 @@ def test_configs_of_the_paper():
         # of each task, however many steps its epochs have
         assert cfg.eval.every_epoch
         assert cfg.trainer.val_every_n_steps is None
-    one = config("model.pretrained=folder", "model.size=null", "model.tokenizer=null", name="paper_1b")  # fmt: skip
+    one = config(
+        "model.pretrained=folder", "model.size=null", "model.tokenizer=null", name="paper_1b"
+    )
     assert one.model.pretrained == "folder"
 
 
@@ -283,7 +325,9 @@ def test_baselines_learn_the_noisy_labels_of_the_training_part(tmp_path):
 
 
 def test_similarities_without_a_model_by_hand(tmp_path, monkeypatch):
-    """Pre-training: words in common over all words; cosine of TF-IDF with the frequencies of both sides."""
+    """Pre-training: words in common over all words; cosine of TF-IDF with the frequencies of both
+    sides.
+    """
     pairs = SimpleNamespace(first=["a red fox", "a"], second=["a blue fox ran", "a"])
     short = SimpleNamespace(first=["a b", "a"], second=["a c", "a"])
     told = []

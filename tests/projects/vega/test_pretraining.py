@@ -82,7 +82,8 @@ def test_a_seventh_of_the_tokens_is_masked():
 
 
 def test_the_discriminator_does_not_train_the_generator():
-    """Checklist 2: with gradient-disentangled sharing the shared table is the generator's alone; with
+    """Checklist 2: with gradient-disentangled sharing the shared table is the generator's alone;
+    with
     full sharing both train it."""
     for sharing in ("gdes", "es", "none"):
         module, batch = pretrain_of(f"pretrain.embedding_sharing={sharing}")
@@ -137,13 +138,17 @@ def test_pads_and_special_tokens_do_not_count():
 
 
 def test_attention_without_positions_is_the_usual_one_and_only_distances_count():
-    """Checklist 4: no position terms: softmax(Q K / sqrt d) V; else the same wherever a text begins."""
+    """Checklist 4: no position terms: softmax(Q K / sqrt d) V; else the same wherever a text
+    begins.
+    """
     cfg = config("model.config.pos_att_type=[]", "model.config.relative_attention=false", *STILL)
     fields = random_config(cfg.model)
     torch.manual_seed(0)
     from transformers import AutoConfig
 
-    plain = AutoModel.from_config(AutoConfig.for_model(**fields)).eval().encoder.layer[0].attention.self  # fmt: skip
+    plain = (
+        AutoModel.from_config(AutoConfig.for_model(**fields)).eval().encoder.layer[0].attention.self
+    )
     x = torch.randn(2, 5, 32)
     found, _ = plain(x, torch.ones(2, 1, 5, 5))
     q, k, v = (
@@ -202,7 +207,9 @@ def test_phase_2_begins_where_phase_1_ended(pretrained_run):
 def test_phase_2_begins_with_the_weights_of_another_run_s_phase_1(
     pretrained_run, tmp_path, monkeypatch
 ):
-    """`pretrain.phase1_weights`: phase 1 is not trained, its checkpoint is what phase 2 begins with."""
+    """`pretrain.phase1_weights`: phase 1 is not trained, its checkpoint is what phase 2 begins
+    with.
+    """
     phases, begun = [], {}
 
     def first_step(self, batch):
@@ -258,13 +265,24 @@ def test_the_sentence_vector_is_bounded_by_its_tanh():
     module, _ = pretrain_of()
     states = 100 * torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     dense = module.cl_head[0]
-    torch.testing.assert_close(module.cl_head(states), (states @ dense.weight.T + dense.bias).tanh())  # fmt: skip
+    torch.testing.assert_close(
+        module.cl_head(states), (states @ dense.weight.T + dense.bias).tanh()
+    )
 
 
 def test_phase_2_has_a_rate_a_warm_up_and_a_batch_of_its_own():
     """Recipe: 1e-5 to 3e-5 and 1,000 steps in phase 2; unset they are those of phase 1."""
-    own = ["pretrain.phase2_lr=3e-5", "pretrain.phase2_warmup=7", "pretrain.phase2_batch_size=4", "optim.warmup_steps=2"]  # fmt: skip
-    for words, phase, wanted in ((own, 2, (3e-5, 7, 4)), (own, 1, (1e-2, 2, 8)), (own[3:], 2, (1e-2, 2, 8))):  # fmt: skip
+    own = [
+        "pretrain.phase2_lr=3e-5",
+        "pretrain.phase2_warmup=7",
+        "pretrain.phase2_batch_size=4",
+        "optim.warmup_steps=2",
+    ]
+    for words, phase, wanted in (
+        (own, 2, (3e-5, 7, 4)),
+        (own, 1, (1e-2, 2, 8)),
+        (own[3:], 2, (1e-2, 2, 8)),
+    ):
         module, _ = pretrain_of(*words, phase=phase)
         size = training_data(config(*words, name="smoke_pretrain"), module).batch_size
         assert (module.optim.lr, module.optim.warmup_steps, size) == wanted
@@ -282,7 +300,10 @@ def test_no_packed_row_draws_the_sentence_of_another(texts, words):
     """Checklist 6: a sentence that is twice in a batch would be its own negative."""
     tokenizer = tiny_tokenizer(300)
     # every text has words of its own, so that equal pieces are the same piece
-    corpus = [" ".join(f"{chr(97 + t % 26)}{chr(97 + t // 26)}{w}" for w in range(words)) for t in range(texts)]  # fmt: skip
+    corpus = [
+        " ".join(f"{chr(97 + t % 26)}{chr(97 + t // 26)}{w}" for w in range(words))
+        for t in range(texts)
+    ]
     data = ReplacedTokenRows(corpus, tokenizer, max_length=16, packed=True, sentence_length=16)
     assert (len(data) > texts) == (words > 16)
     drawn, pieces = [], []
@@ -303,7 +324,9 @@ def test_without_gamma_a_step_is_one_of_phase_1():
         torch.manual_seed(1)
         terms = module.losses(batch)
         terms["loss"].backward()
-        found.append((terms, {n: p.grad for n, p in module.named_parameters() if p.grad is not None}))  # fmt: skip
+        found.append(
+            (terms, {n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+        )
     (zero, one), first, full = found[0], found[1], found[2]
     assert torch.equal(zero["loss"], first[0]["loss"])
     assert one.keys() == first[1].keys()
@@ -314,7 +337,9 @@ def test_without_gamma_a_step_is_one_of_phase_1():
 
 
 def test_decoupled_steps(monkeypatch):
-    """Recipe: a step of the generator, then of the discriminator, on what was sampled before the step."""
+    """Recipe: a step of the generator, then of the discriminator, on what was sampled before the
+    step.
+    """
     module, batch = pretrain_of("pretrain.decoupled=true")
     assert not module.automatic_optimization
     names, losses, made, read = [], [], [], []
@@ -384,7 +409,9 @@ def test_the_export_is_the_discriminator_alone(pretrained_run):
     with torch.no_grad():
         states = opened(**inputs).last_hidden_state
     mask = inputs["attention_mask"][..., None]
-    torch.testing.assert_close(encoder.encode(texts), (states * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        encoder.encode(texts), (states * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=1e-4
+    )
     assert encoder.similarity(texts, texts).shape == (2, 2)
 
 
@@ -397,7 +424,10 @@ def test_an_encoder_is_taken_out_without_change():
     ids = batch["rows"]["input_ids"]
     mask = batch["rows"]["attention_mask"]
     kept = sentence_encoder(module)
-    torch.testing.assert_close(kept.tower.model(input_ids=ids, attention_mask=mask).last_hidden_state, module.model.states(ids, mask))  # fmt: skip
+    torch.testing.assert_close(
+        kept.tower.model(input_ids=ids, attention_mask=mask).last_hidden_state,
+        module.model.states(ids, mask),
+    )
     assert module.model.discriminator.get_input_embeddings() is table
 
 
@@ -427,13 +457,18 @@ def test_detection_is_measured_on_texts_of_the_file_that_are_not_trained_on(tmp_
     few = training_texts(config(*words, "pretrain.limit=6", name="smoke_pretrain"))
     assert len(few) == 6
     assert set(few) < set(texts[3:])
-    for more, message in (("eval.held_out=10", r"lower eval\.held_out"), ("pretrain.limit=8", "has 7 texts")):  # fmt: skip
+    for more, message in (
+        ("eval.held_out=10", r"lower eval\.held_out"),
+        ("pretrain.limit=8", "has 7 texts"),
+    ):
         with pytest.raises(UserError, match=message):
             training_texts(config(*words, more, name="smoke_pretrain"))
 
 
 def test_a_file_of_texts_is_read_by_lines_and_refused_where_it_does_not_fit(tmp_path, monkeypatch):
-    """The whole file and two copies of its ids once went into memory until the kernel ended the run."""
+    """The whole file and two copies of its ids once went into memory until the kernel ended the
+    run.
+    """
     texts = [f"text\u2028number {i}" for i in range(10)]
     file = tmp_path / "texts.txt"
     file.write_bytes(("\ufeff" + "\r\n\r\n".join(texts)).encode())

@@ -36,11 +36,17 @@ def test_the_perturbation_step_reproduces_the_golden_values():
     delta = torch.full((2, 4), 0.005, dtype=torch.float64)
     grad = torch.tensor([[1, -2, 0.5, 0], [0.1, 0.2, -0.4, 0.3]], dtype=torch.float64)
     found = perturbation_step(delta, grad, 1e-4)
-    torch.testing.assert_close(found, torch.tensor(OUT["perturbation_after_one_step"], dtype=torch.float64), atol=1e-6, rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        found,
+        torch.tensor(OUT["perturbation_after_one_step"], dtype=torch.float64),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_embeddings_are_normalised_and_the_ascent_leaves_no_gradient():
-    """Checklist 7: noted embeddings have mean 0 and deviation 1; the ascent raises the loss and gives
+    """Checklist 7: noted embeddings have mean 0 and deviation 1; the ascent raises the loss and
+    gives
     the model none; the last loss reaches it, but not the embeddings below the change."""
     module, batch = finetune_of(*PLAIN, *STILL)
     model, inputs = module.classifier, batch["inputs"]
@@ -50,7 +56,9 @@ def test_embeddings_are_normalised_and_the_ascent_leaves_no_gradient():
     (noted,) = changes.noted
     noted = noted[inputs["attention_mask"].bool()]  # a padding token has a constant vector
     torch.testing.assert_close(noted.mean(-1), torch.zeros_like(noted[..., 0]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(noted.std(-1, correction=0), torch.ones_like(noted[..., 0]), atol=1e-3, rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        noted.std(-1, correction=0), torch.ones_like(noted[..., 0]), atol=1e-3, rtol=0
+    )
     torch.testing.assert_close(clean, model(**inputs), atol=1e-4, rtol=1e-3)
     fixed = clean.detach()
     torch.manual_seed(5)
@@ -80,7 +88,10 @@ def test_embeddings_are_normalised_and_the_ascent_leaves_no_gradient():
 
 
 def test_the_adversarial_term_is_added_with_its_weight():
-    """Checklist 7, 9: alpha; 0 is a switch of the term's weight alone. Scores have squared errors."""
+    """Checklist 7, 9: alpha; 0 is a switch of the term's weight alone.
+
+    Scores have squared errors.
+    """
     terms = {}
     for alpha in (0.0, 2.0):
         module, batch = finetune_of("sift.enabled=true", f"sift.alpha={alpha}", *STILL)

@@ -18,19 +18,29 @@ from projects.vega.network import first_classifier
 from projects.vega.stages import stages, training_part
 from tests.projects.vega.conftest import PLAIN, config, run_of
 
-EPOCHS = ["trainer.max_steps=null", "trainer.max_epochs=6", "trainer.val_every_n_steps=null", "eval.every_epoch=true"]  # fmt: skip
+EPOCHS = [
+    "trainer.max_steps=null",
+    "trainer.max_epochs=6",
+    "trainer.val_every_n_steps=null",
+    "eval.every_epoch=true",
+]
 
 
 @pytest.mark.parametrize(
     ("count", "words", "wanted"),
-    [(2490, ["data.batch_size=32"], (462, 77, 77)),  # RTE
-     (3668, ["data.batch_size=32"], (684, 114, 114)),  # MRPC
-     (70, ["data.batch_size=10", "trainer.accumulate_grad_batches=2"], (24, 4, 3))],  # 3.5 steps
-)  # fmt: skip
+    [
+        (2490, ["data.batch_size=32"], (462, 77, 77)),  # RTE
+        (3668, ["data.batch_size=32"], (684, 114, 114)),  # MRPC
+        (70, ["data.batch_size=10", "trainer.accumulate_grad_batches=2"], (24, 4, 3)),
+    ],  # 3.5 steps
+)
 def test_an_epoch_is_validated_once_and_so_is_the_last_step(count, words, wanted):
     """Recipe: the best epoch of each task is kept, whatever its size."""
     cfg = config(*EPOCHS, *PLAIN, *words)
-    train, module = made_up(count, GLUE["sst2"].labels, "train"), FineTune(cfg, first_classifier(cfg))  # fmt: skip
+    train, module = (
+        made_up(count, GLUE["sst2"].labels, "train"),
+        FineTune(cfg, first_classifier(cfg)),
+    )
     stage = vega_stages._stage(cfg, "finetune", module, train)
     last, every = stage.trainer["max_steps"], stage.trainer["val_every_n_steps"]
     one = vega_stages._stage(cfg, "transductive_1", module, train, 1.0).trainer
@@ -41,11 +51,16 @@ def test_an_epoch_is_validated_once_and_so_is_the_last_step(count, words, wanted
 
 
 def test_epochs_are_validated_where_that_is_asked_for(tmp_path):
-    """Recipe: the last step is a candidate; steps of the user's go before, and without both none is."""
+    """Recipe: the last step is a candidate; steps of the user's go before, and without both none
+    is.
+    """
     run = run_of(tmp_path, "run_id=x", *EPOCHS, "trainer.max_epochs=2", "eval.noise=0", *PLAIN)
     found = json.loads((run / "checkpoints/finetune/validations.json").read_text())
     assert set(found) == {"4", "8"}  # 96 examples, 24 a step
-    for more, monitor in (("trainer.val_every_n_steps=3", "val/score"), ("eval.every_epoch=false", None)):  # fmt: skip
+    for more, monitor in (
+        ("trainer.val_every_n_steps=3", "val/score"),
+        ("eval.every_epoch=false", None),
+    ):
         stage = next(stages(config(*EPOCHS, more, *PLAIN)))
         assert (dict(stage.trainer), stage.monitor) == ({}, monitor)
 
@@ -76,12 +91,15 @@ def test_random_weights_are_fine_tuned_where_that_is_asked_for():
 
 @pytest.mark.parametrize(
     ("words", "name"),
-    [(["model.tokenizer=nobody/nothing"], "smoke"),
-     (["model.tokenizer=nobody/nothing"], "smoke_pretrain"),
-     (["model.pretrained=nobody/nothing", "model.pooling=context"], "mini")],
-)  # fmt: skip
+    [
+        (["model.tokenizer=nobody/nothing"], "smoke"),
+        (["model.tokenizer=nobody/nothing"], "smoke_pretrain"),
+        (["model.pretrained=nobody/nothing", "model.pooling=context"], "mini"),
+    ],
+)
 def test_a_run_is_not_opened_with_another_tokenizer(monkeypatch, words, name):
-    """Inference: without the weights that it started from a stand-in fits its checkpoint, and is refused;
+    """Inference: without the weights that it started from a stand-in fits its checkpoint, and is
+    refused;
     a dry run has one."""
     monkeypatch.setitem(network.SIZES, "nobody/nothing", network.disentangled_config("tiny"))
     plan = build(config(*words, name=name)).plan()
@@ -96,7 +114,10 @@ def test_hidden_labels_of_own_files_are_none(tmp_path, hidden):
     """Data: as the datasets library writes them; single texts may stand in sentence1."""
 
     def own(name, *labels):
-        rows = [{"sentence1": f"text {i}", "sentence2": "b", "label": x, "idx": 4 + i} for i, x in enumerate(labels)]  # fmt: skip
+        rows = [
+            {"sentence1": f"text {i}", "sentence2": "b", "label": x, "idx": 4 + i}
+            for i, x in enumerate(labels)
+        ]
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
         return str(tmp_path / name)
 

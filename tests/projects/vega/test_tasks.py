@@ -22,9 +22,18 @@ from tests.projects.vega.conftest import FAST, PLAIN, config, finished_run, offi
 
 
 def test_one_command_writes_all_files(tmp_path):
-    """Checklist 13: nine tasks, ten files (AX is told to be missing), absent tasks are named or trained."""
+    """Checklist 13: nine tasks, ten files (AX is told to be missing), absent tasks are named or
+    trained.
+    """
     root = official(tmp_path / "data")
-    words = ["data.source=official", f"data.root={root}", "trainer.max_steps=1", "data.batch_size=2", *PLAIN, *FAST]  # fmt: skip
+    words = [
+        "data.source=official",
+        f"data.root={root}",
+        "trainer.max_steps=1",
+        "data.batch_size=2",
+        *PLAIN,
+        *FAST,
+    ]
     with pytest.raises(UserError, match="no finished run of cola, sst2"):
         task(tmp_path, "submit", *words)
     # a run for each kind of task; tasks of the same kind get a copy
@@ -39,15 +48,27 @@ def test_one_command_writes_all_files(tmp_path):
     task(tmp_path, "submit", *words)
     folder = tmp_path / "vega/smoke/task-submit/submission-test"
     files = {path.name for path in folder.iterdir()}
-    assert files == {"CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv",
-                     "MNLI-mm.tsv", "QNLI.tsv", "RTE.tsv", "WNLI.tsv"}  # fmt: skip
+    assert files == {
+        "CoLA.tsv",
+        "SST-2.tsv",
+        "MRPC.tsv",
+        "STS-B.tsv",
+        "QQP.tsv",
+        "MNLI-m.tsv",
+        "MNLI-mm.tsv",
+        "QNLI.tsv",
+        "RTE.tsv",
+        "WNLI.tsv",
+    }
     rte = (folder / "RTE.tsv").read_text().splitlines()
     assert rte[0] == "index\tprediction"
     assert rte[1].split("\t")[1] in GLUE["rte"].labels
     task(tmp_path, "submit", *words, "submit.parts=dev")
     told = json.loads((folder.with_name("submission-dev") / "scores.json").read_text())
     own = told["vega-like"]
-    assert own["average"] == pytest.approx(glue_average({k: v for k, v in own.items() if k != "average"}))  # fmt: skip
+    assert own["average"] == pytest.approx(
+        glue_average({k: v for k, v in own.items() if k != "average"})
+    )
     task(tmp_path, "table")
     text = (tmp_path / "vega/smoke/task-table/table.md").read_text()
     assert "| vega-like |" in text
@@ -61,14 +82,21 @@ def test_submissions_take_runs_that_were_adapted_to_test_inputs(tmp_path):
     on = "transductive.enabled=true"
     finished_run(tmp_path, "vanilla-0", "seed=0", *PLAIN, age=9)
     finished_run(tmp_path, "test-0", "seed=0", on, "transductive.part=test", age=8)
-    finished_run(tmp_path, "test-1-slow", "seed=1", on, "transductive.part=test", "optim.lr=1e-5", age=7)  # fmt: skip
-    finished_run(tmp_path, "test-1", "seed=1", on, "transductive.part=test", "eval.part=test", age=6)  # fmt: skip
+    finished_run(
+        tmp_path, "test-1-slow", "seed=1", on, "transductive.part=test", "optim.lr=1e-5", age=7
+    )
+    finished_run(
+        tmp_path, "test-1", "seed=1", on, "transductive.part=test", "eval.part=test", age=6
+    )
     finished_run(tmp_path, "test-2", "seed=2", on, "transductive.part=test", age=5)
     finished_run(tmp_path, "dev-0", "seed=0", on, age=1)
 
     def chosen_runs(*words):
         cfg = config(f"runs_dir={tmp_path}", *words)
-        return [path.rsplit("/", 1)[1] for path in runs_of(cfg, Workspace(tmp_path, "vega", "smoke"), "sst2")]  # fmt: skip
+        return [
+            path.rsplit("/", 1)[1]
+            for path in runs_of(cfg, Workspace(tmp_path, "vega", "smoke"), "sst2")
+        ]
 
     assert chosen_runs() == ["test-2"]
     assert chosen_runs("submit.average=true") == ["test-0", "test-2"]
@@ -95,7 +123,9 @@ def test_baselines_and_evaluations_are_neither_rows_nor_sent(tmp_path):
 
 
 def test_submissions_take_what_was_chosen_and_say_what_they_send(tmp_path, monkeypatch):
-    """Checklist 13, 14: runs of the selection are not sent; of a chosen task runs of its combination."""
+    """Checklist 13, 14: runs of the selection are not sent; of a chosen task runs of its
+    combination.
+    """
     sift = [*PLAIN[1:], "sift.enabled=true"]
     wanted = finished_run(tmp_path, "sift-0", "seed=0", *sift, age=9)
     newest = finished_run(tmp_path, "plain-0", "seed=0", *PLAIN, age=8)
@@ -133,14 +163,18 @@ def test_logits_are_averaged_over_all_runs(tmp_path, monkeypatch):
     """Recipe: the mean of the logits, in which a run can be outvoted."""
     logits = {"a": [3.0, 0.0], "b": [0.0, 2.0], "c": [0.0, 2.0]}
     monkeypatch.setattr(vega_tasks, "_module_of", lambda cfg, workspace, run, name: run)
-    monkeypatch.setattr(vega_tasks, "logits_of", lambda cfg, run, texts: np.array([logits[run]] * len(texts)))  # fmt: skip
+    monkeypatch.setattr(
+        vega_tasks, "logits_of", lambda cfg, run, texts: np.array([logits[run]] * len(texts))
+    )
     for runs, answer in (("a", "0"), ("ab", "0"), ("abc", "1"), ("cba", "1")):
         vega_tasks._write_task(config(), Workspace(tmp_path), None, "sst2", list(runs), tmp_path)
         assert (tmp_path / "SST-2.tsv").read_text().splitlines()[1] == f"0\t{answer}", runs
 
 
 def test_submissions_train_what_is_missing_with_the_user_s_settings(tmp_path, monkeypatch):
-    """Checklist 13: the rate of the command line, test inputs for the rounds, no classes for scores."""
+    """Checklist 13: the rate of the command line, test inputs for the rounds, no classes for
+    scores.
+    """
     asked = {}
 
     def fake(project, name, words):
@@ -150,7 +184,14 @@ def test_submissions_train_what_is_missing_with_the_user_s_settings(tmp_path, mo
 
     monkeypatch.setattr(vega_tasks, "train", fake)
     monkeypatch.setattr(vega_tasks, "_write_task", lambda *given: {})
-    task(tmp_path, "submit", "submit.train=true", "optim.lr=3e-4", "data.limit=5", "model.config.vocab_size=280")  # fmt: skip
+    task(
+        tmp_path,
+        "submit",
+        "submit.train=true",
+        "optim.lr=3e-4",
+        "data.limit=5",
+        "model.config.vocab_size=280",
+    )
     assert asked.keys() == set(TASKS)
     for name, cfg in asked.items():
         assert (cfg.optim.lr, cfg.data.limit, cfg.model.config["vocab_size"]) == (3e-4, 5, 280)
@@ -167,9 +208,11 @@ def test_rows_of_the_table_hold_runs_that_can_be_compared(tmp_path):
         finished_run(tmp_path, "b", "seed=1", *PLAIN, dev_score=0.7),
         finished_run(tmp_path, "c", "seed=0", *PLAIN, "eval.part=test", test_score=0.9),
         finished_run(tmp_path, "d", "seed=0", *PLAIN, "data.noise=0.3", dev_score=0.1),
-        finished_run(tmp_path, "e", "seed=0", *PLAIN, "data.task=rte", "optim.lr=1e-5", dev_score=0.6),
+        finished_run(
+            tmp_path, "e", "seed=0", *PLAIN, "data.task=rte", "optim.lr=1e-5", dev_score=0.6
+        ),
         finished_run(tmp_path, "f", "seed=0", *PLAIN, "eval.part=test"),  # without labels
-    ]  # fmt: skip
+    ]
     scores = rows_of(runs, Workspace(tmp_path, "vega", "smoke"))
     assert scores["smoke dev: random"] == {"sst2": {0: 50.0, 1: 70.0}, "rte": {0: 60.0}}
     assert scores["smoke test: random"] == {"sst2": {0: 90.0}}
@@ -178,7 +221,9 @@ def test_rows_of_the_table_hold_runs_that_can_be_compared(tmp_path):
     assert "| smoke dev: random | 60.0 (2) |" in ablation(scores)
     runs.append(finished_run(tmp_path, "g", "seed=0", *PLAIN, "optim.lr=1e-5", dev_score=0.8))
     split = rows_of(runs, Workspace(tmp_path, "vega", "smoke"))
-    own = {name: row["sst2"] for name, row in split.items() if name.startswith("smoke dev: random #")}  # fmt: skip
+    own = {
+        name: row["sst2"] for name, row in split.items() if name.startswith("smoke dev: random #")
+    }
     assert sorted(map(dict, own.values()), key=len) == [{0: 80.0}, {0: 50.0, 1: 70.0}]
 
 
@@ -187,7 +232,10 @@ def test_own_texts_are_classified(plain_run, tmp_path, monkeypatch):
     folder, lines = plain_run.parents[2], tmp_path / "texts.txt"
     lines.write_text("the cat and the dog\nrain again\n")
     task(folder, "classify", f"classify.input={lines}", "classify.run=plain")
-    rows = [line.split("\t") for line in (folder / "vega/smoke/task-classify/predictions.tsv").read_text().splitlines()]  # fmt: skip
+    rows = [
+        line.split("\t")
+        for line in (folder / "vega/smoke/task-classify/predictions.tsv").read_text().splitlines()
+    ]
     assert [row[2] for row in rows] == ["the cat and the dog", "rain again"]
     assert all(row[0] in ("0", "1") and 0.5 <= float(row[1]) <= 1 for row in rows)
     with pytest.raises(UserError, match=r"classify\.input"):
@@ -203,11 +251,18 @@ def test_own_texts_are_classified(plain_run, tmp_path, monkeypatch):
 
 def test_strategies_are_chosen_on_development_data_by_the_median():
     """Checklist 14: sixteen combinations of two starts and three tricks; fewer tricks win ties."""
-    names = [c.name for c in combinations(["rtd", "rtd_cl"], ["sift", "self_calibration", "transductive"], False)]  # fmt: skip
+    names = [
+        c.name
+        for c in combinations(
+            ["rtd", "rtd_cl"], ["sift", "self_calibration", "transductive"], False
+        )
+    ]
     assert len(set(names)) == 16
     assert {"rtd", "rtd_cl+sift+self_calibration+transductive"} <= set(names)
     assert len(list(combinations(["rtd"], ["sift", "self_calibration"], True))) == 2
-    scores = {"sst2": {"rtd": [0.7, 0.9, 0.8], "rtd_cl": [0.99, 0.1, 0.2], "rtd+sift": [0.8, 0.8, 0.8]}}  # fmt: skip
+    scores = {
+        "sst2": {"rtd": [0.7, 0.9, 0.8], "rtd_cl": [0.99, 0.1, 0.2], "rtd+sift": [0.8, 0.8, 0.8]}
+    }
     found = chosen(scores)["sst2"]
     assert found["chosen"] == "rtd"
     assert found["medians"]["rtd_cl"] == 0.2
@@ -232,14 +287,24 @@ def test_selection_trains_every_combination_and_reads_no_test_labels(tmp_path, m
         (folder / "metrics.json").write_text(json.dumps(metrics))
 
     monkeypatch.setattr(selection, "train", fake)
-    words = ["eval.part=test", "select.starts={rtd: a, rtd_cl: b}", "select.tricks=[sift, transductive]",
-             "select.seeds=[3, 4]", "optim.lr=3e-4", "data.limit=50", "transductive.threshold=0.6",
-             "transductive.part=test"]  # fmt: skip
+    words = [
+        "eval.part=test",
+        "select.starts={rtd: a, rtd_cl: b}",
+        "select.tricks=[sift, transductive]",
+        "select.seeds=[3, 4]",
+        "optim.lr=3e-4",
+        "data.limit=50",
+        "transductive.threshold=0.6",
+        "transductive.part=test",
+    ]
     task(tmp_path, "select", *words)
     assert len(asked) == 2 * 4 * 2
     assert {given[f"{key}.part"] for given in asked for key in ("eval", "transductive")} == {"dev"}
     assert {given["self_calibration.enabled"] for given in asked} == {False}
-    kept = {(float(given["optim.lr"]), given["data.limit"], given["transductive.threshold"]) for given in asked}  # fmt: skip
+    kept = {
+        (float(given["optim.lr"]), given["data.limit"], given["transductive.threshold"])
+        for given in asked
+    }
     assert kept == {(3e-4, 50, 0.6)}
     found = json.loads((tmp_path / "vega/smoke/task-select/selection.json").read_text())
     assert found["tasks"]["sst2"]["chosen"] == "rtd_cl+sift"

@@ -12,7 +12,9 @@ from tests.projects.vega.conftest import config
 
 def two_steps(distributed: bool) -> dict[str, Tensor]:
     """Weights after two SGD steps of phase 2 on eight rows; each of two ranks has four."""
-    cfg = config("model.dropout=0.0", "pretrain.rtd_lambda=5", "pretrain.cl_gamma=1", name="smoke_pretrain")  # fmt: skip
+    cfg = config(
+        "model.dropout=0.0", "pretrain.rtd_lambda=5", "pretrain.cl_gamma=1", name="smoke_pretrain"
+    )
     torch.manual_seed(0)
     module = Pretrain(cfg, first_pretraining(cfg), tokenizer_of(cfg.model), 2).double()
     data = training_data(cfg, module).train_set

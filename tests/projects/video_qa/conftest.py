@@ -36,4 +36,6 @@ def batch_of(cfg: Config, count: int = 6, *, training: bool = True) -> VideoQABa
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
     """Folder of a finished smoke run."""
-    return train("video_qa", "smoke", [f"runs_dir={tmp_path_factory.mktemp('video_qa')}", "run_id=full"])  # fmt: skip
+    return train(
+        "video_qa", "smoke", [f"runs_dir={tmp_path_factory.mktemp('video_qa')}", "run_id=full"]
+    )

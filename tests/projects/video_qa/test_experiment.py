@@ -66,8 +66,14 @@ def tv(folder, name: str = "tvqa", labelled: bool = True):
     rows = []
     clips = ["friends_s01e01_seg01_clip_00", "friends_s01e01_seg01_clip_01", "s01e02_seg02_clip_12"]
     for i in range(6):
-        row = {"qid": i, "q": f"What is number {i}?", **{f"a{k}": f"thing {k}" for k in range(5)},
-               "vid_name": clips[i // 2], "show_name": "x", "ts": "0.5-2.4" if i else "NaN-NaN"}  # fmt: skip
+        row = {
+            "qid": i,
+            "q": f"What is number {i}?",
+            **{f"a{k}": f"thing {k}" for k in range(5)},
+            "vid_name": clips[i // 2],
+            "show_name": "x",
+            "ts": "0.5-2.4" if i else "NaN-NaN",
+        }
         rows.append(row | ({"answer_idx": i % 5} if labelled else {}))
     said = [{"start": float(k), "end": k + 0.8, "text": f"line {k}"} for k in range(4)]
     if name == "tvqa":
@@ -75,7 +81,9 @@ def tv(folder, name: str = "tvqa", labelled: bool = True):
         for part in ("train", "val", "test_public"):
             (folder / f"tvqa/tvqa_{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         subs = [{"vid_name": c, "sub": said} for c in clips]
-        (folder / "tvqa/tvqa_preprocessed_subtitles.jsonl").write_text("\n".join(map(json.dumps, subs)))  # fmt: skip
+        (folder / "tvqa/tvqa_preprocessed_subtitles.jsonl").write_text(
+            "\n".join(map(json.dumps, subs))
+        )
         objects = [{"clip": c, "labels": [["cup", "door"], ["cup"]] * 6} for c in clips]
         (folder / "tvqa/objects.jsonl").write_text("\n".join(map(json.dumps, objects)))
     if name == "tvqa_plus":
@@ -83,25 +91,63 @@ def tv(folder, name: str = "tvqa", labelled: bool = True):
         plus = [r | {"answer_idx": str(r["answer_idx"]), "ts": [0.5, 2.4]} for r in rows]
         for part in ("train", "val"):
             (folder / f"tvqa_plus/tvqa_plus_{part}.json").write_text(json.dumps(plus))
-        subs = {c: {"sub_text": " <eos> ".join(s["text"] for s in said), "sub_time": [s["start"] for s in said]} for c in clips}  # fmt: skip
+        subs = {
+            c: {
+                "sub_text": " <eos> ".join(s["text"] for s in said),
+                "sub_time": [s["start"] for s in said],
+            }
+            for c in clips
+        }
         (folder / "tvqa_plus/tvqa_plus_subtitles.json").write_text(json.dumps(subs))
     if name == "dramaqa":
         (folder / "AnotherMissOh/AnotherMissOh_QA").mkdir(parents=True)
         (folder / "AnotherMissOh/features").mkdir()
         clips = ["AnotherMissOh01_001_0000", "AnotherMissOh01_001_0002", "AnotherMissOh01_002_0000"]
-        drama = [{"qid": r["qid"], "que": r["q"], "answers": [r[f"a{k}"] for k in range(5)], "vid": clips[i // 2],
-                  "correct_idx": r["answer_idx"], "q_level_logic": 1 + i % 4} for i, r in enumerate(rows)]  # fmt: skip
+        drama = [
+            {
+                "qid": r["qid"],
+                "que": r["q"],
+                "answers": [r[f"a{k}"] for k in range(5)],
+                "vid": clips[i // 2],
+                "correct_idx": r["answer_idx"],
+                "q_level_logic": 1 + i % 4,
+            }
+            for i, r in enumerate(rows)
+        ]
         for part in ("train", "val"):
-            (folder / f"AnotherMissOh/AnotherMissOh_QA/AnotherMissOhQA_{part}_set.json").write_text(json.dumps(drama))  # fmt: skip
-        shots = {f"AnotherMissOh01_00{s}_000{k}": {"st": str(100 + 2 * k), "et": str(102 + 2 * k), "contained_subs": [
-            {"st": str(100.5 + 2 * k), "et": str(101.5 + 2 * k), "utter": f"line {k}", "speaker": "Anna"}]}
-            for s in (1, 2) for k in (1, 2)}  # fmt: skip
+            (folder / f"AnotherMissOh/AnotherMissOh_QA/AnotherMissOhQA_{part}_set.json").write_text(
+                json.dumps(drama)
+            )
+        shots = {
+            f"AnotherMissOh01_00{s}_000{k}": {
+                "st": str(100 + 2 * k),
+                "et": str(102 + 2 * k),
+                "contained_subs": [
+                    {
+                        "st": str(100.5 + 2 * k),
+                        "et": str(101.5 + 2 * k),
+                        "utter": f"line {k}",
+                        "speaker": "Anna",
+                    }
+                ],
+            }
+            for s in (1, 2)
+            for k in (1, 2)
+        }
         (folder / "AnotherMissOh/AnotherMissOh_script.json").write_text(json.dumps(shots))
     drawn = torch.Generator().manual_seed(0)
     for clip in clips:
         for place in folder.glob("*/features"):
-            write_tensors(place / f"{clip}.safetensors", {"features": torch.randn(12, 64, generator=drawn)})  # fmt: skip
-    return config(f"data.root={folder}", f"data.source={name}", f"data.features={next(folder.glob('*/features')).relative_to(folder)}", "data.fps=3", "trainer.val_every_n_steps=null")  # fmt: skip
+            write_tensors(
+                place / f"{clip}.safetensors", {"features": torch.randn(12, 64, generator=drawn)}
+            )
+    return config(
+        f"data.root={folder}",
+        f"data.source={name}",
+        f"data.features={next(folder.glob('*/features')).relative_to(folder)}",
+        "data.fps=3",
+        "trainer.val_every_n_steps=null",
+    )
 
 
 @pytest.mark.parametrize("name", ["tvqa", "tvqa_plus", "dramaqa"])
@@ -137,7 +183,14 @@ def test_item_18_text_of_a_sentence(tmp_path):
     loaded, tokenizer = load_part(cfg, "train"), build_tokenizer(cfg)
     words = Words(tokenizer)
     for most, seen in ((2, "cup door ; line 1"), (1, "cup ; line 1"), (0, "line 1")):
-        rows = VideoQARows(lambda i, e: choice_of(loaded.questions[i]), 6, loaded.clips, loaded.frames, words, Layout(max_objects=most))  # fmt: skip
+        rows = VideoQARows(
+            lambda i, e: choice_of(loaded.questions[i]),
+            6,
+            loaded.clips,
+            loaded.frames,
+            words,
+            Layout(max_objects=most),
+        )
         batch = rows[[(2, 0)]]
         ids, mask = batch["input_ids"][0, 4, 1], batch["attention_mask"][0, 4, 1].bool()
         assert tokenizer.decode(ids[mask]).split("[SEP]")[0].strip() == f"[CLS] {seen}"
@@ -173,19 +226,31 @@ def test_item_12_spans_in_time(tmp_path):
     assert best_span(start, end, torch.ones(1, 3).bool()).tolist() == [[1, 2]]
     assert best_span(start, end, torch.tensor([[True, True, False]])).tolist() == [[1, 1]]
     judged = Judged([1, 0, 2], [0.6, None, 0.2])
-    questions = tuple(Question(str(i), "c", t, ("a", "b", "c"), a, None, 1 + i % 2) for i, (t, a) in enumerate([("Who?", 1), ("Where?", 0), ("who?", 1)]))  # fmt: skip
+    questions = tuple(
+        Question(str(i), "c", t, ("a", "b", "c"), a, None, 1 + i % 2)
+        for i, (t, a) in enumerate([("Who?", 1), ("Where?", 0), ("who?", 1)])
+    )
     told = metrics_of(config(), questions, judged, Workspace(tmp_path))
     assert told["accuracy"] == pytest.approx(2 / 3)
     assert (told["accuracy_who"], told["accuracy_where"]) == (0.5, 1.0)
     assert (told["accuracy_level_1"], told["accuracy_level_2"]) == (0.5, 1.0)
     assert (told["miou"], told["asa"]) == (0.4, 0.5)
-    assert [question_type(t) for t in ("Whose hat?", "Why?", "Is it?", "How many")] == ["who", "why", "other", "how"]  # fmt: skip
+    assert [question_type(t) for t in ("Whose hat?", "Why?", "Is it?", "How many")] == [
+        "who",
+        "why",
+        "other",
+        "how",
+    ]
 
 
 def test_items_9_and_10_question_prediction():
-    """9: one true question at a uniform place, distractors of other questions and near ones first; 10: training alone."""
+    """9: one true question at a uniform place, distractors of other questions and near ones first;
+    10: training alone.
+    """
     clips = {f"c{i}": Clip(f"c{i}", (), f"show{i // 2}") for i in range(4)}
-    questions = [Question(str(i), f"c{i // 4}", f"question {i}", ("a", "b", "c"), i % 3) for i in range(16)]  # fmt: skip
+    questions = [
+        Question(str(i), f"c{i // 4}", f"question {i}", ("a", "b", "c"), i % 3) for i in range(16)
+    ]
     questions.append(Question("x", "c0", "question 0", ("a", "b"), 0))  # the same words as qid 0
     near = QuestionPrediction(questions, clips, 5, "clip", "correct", 0)
     places = Counter()
@@ -196,7 +261,9 @@ def test_items_9_and_10_question_prediction():
             assert texts.count(questions[index].text) == 1
             assert texts[choice.label] == questions[index].text
             assert len(set(texts)) == 5
-            assert {a for _, a in choice.pairs} == {questions[index].candidates[questions[index].answer]}  # fmt: skip
+            assert {a for _, a in choice.pairs} == {
+                questions[index].candidates[questions[index].answer]
+            }
             own = {q.text for q in questions if q.clip == questions[index].clip}
             assert own <= set(texts)  # all of its clip's
             rest = [q for q in questions if q.text in set(texts) - own]
@@ -205,7 +272,13 @@ def test_items_9_and_10_question_prediction():
     assert all(70 < places[i] < 130 for i in range(5)), places
     assert near(3, 7) == near(3, 7) != near(3, 8)
     far = QuestionPrediction(questions, clips, 5, "any", "none", 0)
-    shows = {clips[q.clip].show for e in range(20) for text, _ in far(0, e).pairs for q in questions if q.text == text}  # fmt: skip
+    shows = {
+        clips[q.clip].show
+        for e in range(20)
+        for text, _ in far(0, e).pairs
+        for q in questions
+        if q.text == text
+    }
     assert shows == {"show0", "show1"}
     assert far(0, 0).pairs[0][1] == ""
     with pytest.raises(UserError, match="different questions"):
@@ -218,8 +291,12 @@ def test_items_9_and_10_question_prediction():
     assert not mine & held
 
 
-def test_items_11_and_15_the_main_stage_begins_with_all_weights_and_no_file_is_added(tmp_path, caplog):  # fmt: skip
-    """11: weights go over, the scores' included; 15: pre-training opens the files of the main stage and no other."""
+def test_items_11_and_15_the_main_stage_begins_with_all_weights_and_no_file_is_added(
+    tmp_path, caplog
+):
+    """11: weights go over, the scores' included; 15: pre-training opens the files of the main stage
+    and no other.
+    """
     cfg = tv(tmp_path)
     opened = {}
     for steps in ("null", "1"):
@@ -282,7 +359,7 @@ def test_simulated_clips():
     assert Counter(q.kind for q in found.questions) == {"seen": 12, "said": 9, "word": 9}
     for q in found.questions:
         clip = found.clips[q.clip]
-        (j, last) = sentences_in_span(clip.sentences, q.span)
+        j, last = sentences_in_span(clip.sentences, q.span)
         assert j == last
         assert len(set(q.candidates)) == 5
         said = " ".join(s.text.lower() for s in clip.sentences)
@@ -299,7 +376,10 @@ def test_simulated_clips():
     assert simulated_set(None, "dev", 30, 0)[0] == found
     assert simulated_set(None, "dev", 30, 1)[0] != found
     cfg = config("eval.split=dev", "eval.limit=90", name="mini")
-    ceiling, words, low = (f(cfg, _silent()) for f in (baselines.segment_vote, baselines.subtitle_words, baselines.clip_majority))  # fmt: skip
+    ceiling, words, low = (
+        f(cfg, _silent())
+        for f in (baselines.segment_vote, baselines.subtitle_words, baselines.clip_majority)
+    )
     assert ceiling["accuracy"] > 0.75
     assert ceiling["accuracy_word"] > 0.95
     assert words["accuracy_word"] > 0.8
@@ -320,10 +400,11 @@ def chosen_by(cfg, module, *words):
 
 
 def test_items_20_analysis_of_two_checkpoints(run, tmp_path):
-    """Checklist 20: accuracy by type, and a row of each question on which two unlike networks differ.
+    """Checklist 20: accuracy by type, and a row of each question on which two unlike networks
+    differ.
 
-    Each is shown clips as it was trained: one reads objects, one sees no frames and no objects, with a layout,
-    a tokenizer length and a command that fit neither.
+    Each is shown clips as it was trained: one reads objects, one sees no frames and no objects,
+    with a layout, a tokenizer length and a command that fit neither.
     """
     plain = config(
         "data.max_objects=0", "model.streams=text", "data.max_length=24", "model.hidden=5"
@@ -331,7 +412,12 @@ def test_items_20_analysis_of_two_checkpoints(run, tmp_path):
     other = VideoQA(plain, network_of(plain))
     export(plain, other, tmp_path / "text")
     wrong = ["model.hidden=11", "data.max_objects=1", "analyse.shown=1000"]
-    cfg = config(f"runs_dir={run.parents[2]}", f"analyse.runs=[{run}, {tmp_path / 'text'}]", "model.streams=text", *wrong)  # fmt: skip
+    cfg = config(
+        f"runs_dir={run.parents[2]}",
+        f"analyse.runs=[{run}, {tmp_path / 'text'}]",
+        "model.streams=text",
+        *wrong,
+    )
     place = Workspace(tmp_path)
     place.project, place.config = "video_qa", "smoke"
     text = tasks.analyse(cfg, place, build(cfg))
@@ -341,13 +427,15 @@ def test_items_20_analysis_of_two_checkpoints(run, tmp_path):
         with evaluated(module, "cpu"):
             told.append(chosen_by(own, module))
     rows = [
-        f"| {q.clip} | {q.text} | {q.candidates[q.answer]} | {q.candidates[a]} | {q.candidates[b]} |"
-        for q, a, b in zip(questions, *told, strict=True) if a != b
-    ]  # fmt: skip
+        f"| {q.clip} | {q.text} | {q.candidates[q.answer]} | {q.candidates[a]} |"
+        f" {q.candidates[b]} |"
+        for q, a, b in zip(questions, *told, strict=True)
+        if a != b
+    ]
     assert rows
     assert text.strip().split("|---|---|---|---|---|\n")[1].splitlines() == rows
     for column, picked in enumerate(told):
-        right = sum(i == q.answer for i, q in zip(picked, questions, strict=True)) / len(questions)  # fmt: skip
+        right = sum(i == q.answer for i, q in zip(picked, questions, strict=True)) / len(questions)
         assert text.split("| all | 24 | ")[1].split(" |")[column].strip(" |") == f"{right:.3f}"
     assert "| what |" in text
     assert (tmp_path / "analysis.md").read_text() == text
@@ -361,21 +449,31 @@ def clip_files(folder):
     (folder / "frames").mkdir()
     for i in range(9):
         Image.new("RGB", (40, 30), (28 * i, 0, 0)).save(folder / f"frames/frame{i}.png")
-    srt = "1\r\n00:00:00,000 --> 00:00:01,200\r\n<i>Look,</i>\r\na cup.\r\n\r\n2\r\n00:00:01,500 --> 00:00:02,900\r\nIt is red.\r\n"  # fmt: skip
+    srt = (
+        "1\r\n00:00:00,000 --> 00:00:01,200\r\n<i>Look,</i>\r\na cup.\r\n\r\n2\r\n00:00:01,500 -->"
+        " 00:00:02,900\r\nIt is red.\r\n"
+    )
     (folder / "said.srt").write_text(srt)
-    asked = [{"question": "What is red?", "candidates": ["a cup", "a dog", "a car"]}, {"question": "Who?", "candidates": ["I", "you"]}]  # fmt: skip
+    asked = [
+        {"question": "What is red?", "candidates": ["a cup", "a dog", "a car"]},
+        {"question": "Who?", "candidates": ["I", "you"]},
+    ]
     told = {"frames": "frames", "fps": 3, "subtitles": "said.srt", "questions": asked}
     (folder / "clip.json").write_text(json.dumps(told))
     return folder / "clip.json"
 
 
 def test_answers_say_which_subtitles_were_not_read(tmp_path, capsys):
-    """Subtitles beyond N, and those after the last picture, were left out of an answer without a word."""
+    """Subtitles beyond N, and those after the last picture, were left out of an answer without a
+    word.
+    """
     description = clip_files(tmp_path)
     lines = [{"start": 0.1 * i, "end": 0.1 * i + 0.1, "text": f"line {i}"} for i in range(40)]
     told = json.loads(description.read_text()) | {"subtitles": lines}
     description.write_text(json.dumps(told))
-    cfg = config(f"answer.run={tmp_path / 'export'}", f"answer.clip={description}", "data.max_sentences=5")  # fmt: skip
+    cfg = config(
+        f"answer.run={tmp_path / 'export'}", f"answer.clip={description}", "data.max_sentences=5"
+    )
     export(cfg, VideoQA(cfg, network_of(cfg)), tmp_path / "export")
     one, _ = tasks.answer(cfg, Workspace(tmp_path / "task"), build(cfg))
     left = (len(one.view.sentences), one.beyond, one.after_end)
@@ -434,7 +532,13 @@ def test_answers_about_a_clip_of_one_s_own(run, tmp_path, monkeypatch):
     assert sum(written[0]["probabilities"].values()) == pytest.approx(1)
     assert found[0].looked.shape == (2, 9)
     assert found[0].looked[0, 4:].eq(0).all()  # 1.2 seconds are four frames
-    again = Answerer.open(folder)(pictures_of(tmp_path / "frames"), tmp_path / "said.json", "What is red?", ["a cup", "a dog", "a car"], fps=3)  # fmt: skip
+    again = Answerer.open(folder)(
+        pictures_of(tmp_path / "frames"),
+        tmp_path / "said.json",
+        "What is red?",
+        ["a cup", "a dog", "a car"],
+        fps=3,
+    )
     assert again.probabilities == found[0].probabilities
     cfg.answer.run = str(run)  # of a run instead of an export
     place.project, place.config = "video_qa", "smoke"
@@ -468,7 +572,11 @@ def test_files_that_are_wrong_are_named(tmp_path):
         load_part(tv_without_features(tmp_path), "train")
     with pytest.raises(UserError, match=r"prepare\.frames"):
         tasks.clip_folders(cfg.prepare)
-    for word, said in (("pretrain.epochs=1", "null one"), ("data.localised=true", "localisation_weight"), ("method.mask_prob=2", "must be in")):  # fmt: skip
+    for word, said in (
+        ("pretrain.epochs=1", "null one"),
+        ("data.localised=true", "localisation_weight"),
+        ("method.mask_prob=2", "must be in"),
+    ):
         with pytest.raises(UserError, match=said):
             config(word)
     assert show_of("tvqa", "s01e02_seg02_clip_12") == "bbt"
@@ -482,7 +590,9 @@ def tv_without_features(folder):
 
 
 def test_features_and_unreadable_clips(tmp_path):
-    """`TASK=features` writes what training reads; it leaves what is done; damaged pictures are counted."""
+    """`TASK=features` writes what training reads; it leaves what is done; damaged pictures are
+    counted.
+    """
     frames = tmp_path / "clips"
     for clip in ("a", "b"):
         (frames / clip).mkdir(parents=True)
@@ -524,7 +634,10 @@ def test_a_second_call_judges_the_clips_as_the_first(tmp_path):
 
 def test_a_candidate_twice_is_told(tmp_path):
     """One of the two had no probability in answers.json."""
-    told = {"questions": [{"question": "Why?", "candidates": ["a", "b", "a"]}], "subtitles": [{"start": 0, "end": 1, "text": "x"}]}  # fmt: skip
+    told = {
+        "questions": [{"question": "Why?", "candidates": ["a", "b", "a"]}],
+        "subtitles": [{"start": 0, "end": 1, "text": "x"}],
+    }
     (tmp_path / "clip.json").write_text(json.dumps(told))
     cfg = config(f"answer.clip={tmp_path}/clip.json")
     with pytest.raises(UserError, match="'Why\\?' has a candidate twice"):
@@ -532,19 +645,36 @@ def test_a_candidate_twice_is_told(tmp_path):
 
 
 def test_labels_of_any_detector(tmp_path):
-    """`TASK=objects` with a small detector of transformers in a local folder; its file is what readers take."""
+    """`TASK=objects` with a small detector of transformers in a local folder; its file is what
+    readers take.
+    """
     from transformers import DetrImageProcessor, YolosConfig, YolosForObjectDetection
 
     from common.data.video.tv_sets import read_objects
 
     torch.manual_seed(0)
-    small = YolosConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32], patch_size=16, num_detection_tokens=4)  # fmt: skip
+    small = YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[32, 32],
+        patch_size=16,
+        num_detection_tokens=4,
+    )
     YolosForObjectDetection(small).save_pretrained(tmp_path / "detector")
     DetrImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "detector")
     (tmp_path / "clips/a").mkdir(parents=True)
     for i in range(3):
         Image.new("RGB", (40, 30), (60 * i, 0, 0)).save(tmp_path / f"clips/a/{i}.png")
-    cfg = config(f"prepare.frames={tmp_path / 'clips'}", f"prepare.output={tmp_path / 'objects.jsonl'}", f"prepare.detector={tmp_path / 'detector'}", "prepare.threshold=0.0", "prepare.most=2", "prepare.device=cpu")  # fmt: skip
+    cfg = config(
+        f"prepare.frames={tmp_path / 'clips'}",
+        f"prepare.output={tmp_path / 'objects.jsonl'}",
+        f"prepare.detector={tmp_path / 'detector'}",
+        "prepare.threshold=0.0",
+        "prepare.most=2",
+        "prepare.device=cpu",
+    )
     found = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
     assert len(found["a"]) == 3
     assert all(0 < len(labels) <= 2 for labels in found["a"])
@@ -561,11 +691,20 @@ def test_a_run_that_is_interrupted_ends_like_one_that_was_not(run, tmp_path):
 def test_metrics_of_a_run(run):
     """Mechanism columns; item 17: terms are logged apart."""
     found = json.loads((run / "metrics.json").read_text())
-    assert {"accuracy", "accuracy_chance", "miou", "asa", "attention_on_own_span", "accuracy_masked_0.3"} <= found.keys()  # fmt: skip
+    assert {
+        "accuracy",
+        "accuracy_chance",
+        "miou",
+        "asa",
+        "attention_on_own_span",
+        "accuracy_masked_0.3",
+    } <= found.keys()
     assert found["attention_on_own_span"] == pytest.approx(1.0)  # local
     assert found["pretraining_questions"] == found["train_questions"] == 48
     curves = (run / "metrics.csv").read_text()
-    assert all(f",train/{term}," in curves for term in ("loss", "answer", "localisation", "contrast"))  # fmt: skip
+    assert all(
+        f",train/{term}," in curves for term in ("loss", "answer", "localisation", "contrast")
+    )
     assert any("pretrain" in line for line in curves.splitlines())
     assert list((run / "plots").glob("looked-*.png"))
 

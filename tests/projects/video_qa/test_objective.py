@@ -42,7 +42,9 @@ def test_item_1_permuted_candidates_permute_the_scores():
 
 @pytest.mark.parametrize("reach", ["local", "global"])
 def test_items_2_3_and_19_attention_by_hand(reach):
-    """2: no weight outside a span; 3: a sentence without frames is 0; 19: reach is a matter of the mask alone."""
+    """2: no weight outside a span; 3: a sentence without frames is 0; 19: reach is a matter of the
+    mask alone.
+    """
     torch.manual_seed(0)
     attend = FrameAttention(4)
     tokens, frames = torch.randn(1, 2, 3, 5, 4), torch.randn(1, 6, 4)
@@ -71,7 +73,9 @@ def test_items_2_3_and_19_attention_by_hand(reach):
 @pytest.mark.parametrize("pool", ["max", "mean"])
 @pytest.mark.parametrize("fusion", ["attended", "matched"])
 def test_item_2_what_a_sentence_sees_by_hand(fusion, pool):
-    """Checklist 2: u, or W [h; u; h * u] with ReLU, of each token; then its maximum or mean over real tokens."""
+    """Checklist 2: u, or W [h; u; h * u] with ReLU, of each token; then its maximum or mean over
+    real tokens.
+    """
     words = [f"model.fusion={fusion}", f"model.pool={pool}", "model.attention=global"]
     cfg = config(*words, "model.time_embedding=false")
     net, batch = network_of(cfg).eval(), batch_of(cfg)
@@ -104,7 +108,10 @@ def test_item_3_the_whole_network_bears_a_sentence_without_frames():
     out["loss"].backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None)
     batch["frames"], batch["frame_mask"] = batch["frames"][:, :0], batch["frame_mask"][:, :0]
-    batch["frame_spans"], batch["frame_sentence"] = batch["frame_spans"][..., :0], batch["frame_sentence"][:, :0]  # fmt: skip
+    batch["frame_spans"], batch["frame_sentence"] = (
+        batch["frame_spans"][..., :0],
+        batch["frame_sentence"][:, :0],
+    )
     assert torch.isfinite(scores(cfg, net, batch)).all()
 
 
@@ -114,7 +121,9 @@ def test_item_4_the_contrast_has_one_term_a_candidate_of_the_same_question():
     assert candidate_logits(masked, z).tolist() == [[1.0, 2.0, 3.0], [2.0, 0.0, 0.0]]
     first = -math.log(math.exp(2) / (math.exp(1) + math.exp(2) + math.exp(3)))
     second = -math.log(math.exp(2) / (math.exp(2) + 2))
-    assert float(masked_contrast(masked, z, labels)) == pytest.approx((first + second) / 2, rel=1e-6)  # fmt: skip
+    assert float(masked_contrast(masked, z, labels)) == pytest.approx(
+        (first + second) / 2, rel=1e-6
+    )
     other = z.clone()
     other[1] = torch.randn(3, 2)  # another question's candidates
     assert torch.equal(candidate_logits(masked, other)[0], candidate_logits(masked, z)[0])
@@ -137,7 +146,9 @@ def test_item_4_the_contrast_has_one_term_a_candidate_of_the_same_question():
 def test_the_contrast_keeps_its_precision_under_autocast(similarity, temperature):
     """Guards against logits in bfloat16: between 128 and 256 it has whole numbers alone."""
     torch.manual_seed(0)  # candidates that share most of their tokens: norm 12, logits near 144
-    z = 12 * torch.nn.functional.normalize(torch.randn(4, 1, 48) + 0.15 * torch.randn(4, 5, 48), dim=-1)  # fmt: skip
+    z = 12 * torch.nn.functional.normalize(
+        torch.randn(4, 1, 48) + 0.15 * torch.randn(4, 5, 48), dim=-1
+    )
     labels = torch.tensor([0, 2, 4, 1])
     near = z[torch.arange(4), labels] + 0.1 * torch.randn(4, 48)
     own = {"similarity": similarity, "temperature": temperature}
@@ -190,7 +201,13 @@ def test_item_5_masking_draws_its_rate_and_is_the_same_in_all_sentences():
     batch, words = batch_of(cfg), rows_of(cfg).words
     second = batch["masked_types"][:, 0].bool() & batch["masked_attention"][:, 0].bool()
     for b in range(6):
-        tails = {tuple(row[m].tolist()) for row, m, there in zip(batch["masked_ids"][b, 0], second[b], batch["sentence_mask"][b], strict=True) if there}  # fmt: skip
+        tails = {
+            tuple(row[m].tolist())
+            for row, m, there in zip(
+                batch["masked_ids"][b, 0], second[b], batch["sentence_mask"][b], strict=True
+            )
+            if there
+        }
         assert len(tails) == 1  # the question and the answer are masked once
     import numpy as np
 
@@ -199,7 +216,9 @@ def test_item_5_masking_draws_its_rate_and_is_the_same_in_all_sentences():
 
 
 def test_items_6_7_13_and_17_the_contrastive_branch():
-    """6: same parameters; 7: answers without it are the same; 13: zero weights are the plain model; 17: text alone."""
+    """6: same parameters; 7: answers without it are the same; 13: zero weights are the plain model;
+    17: text alone.
+    """
     full = config("method.mask_prob=0.0")
     plain = config("method.contrast_weight=0.0", "method.localisation_weight=0.0")
     net, batch = network_of(full), batch_of(full)
@@ -221,8 +240,21 @@ def test_items_6_7_13_and_17_the_contrastive_branch():
     assert set(other) == {"loss", "answer", "accuracy"}
     assert torch.equal(other["loss"], answer_loss(net(without).scores, batch["labels"]))
     terms = module.losses(batch)
-    assert float(terms["loss"].detach()) == pytest.approx(float((terms["answer"] + terms["localisation"] + terms["contrast"]).detach()))  # fmt: skip
-    halved = VideoQA(config("method.mask_prob=0.0", "method.contrast_weight=0.5", "method.localisation_weight=0.25"), net).eval().losses(batch)  # fmt: skip
+    assert float(terms["loss"].detach()) == pytest.approx(
+        float((terms["answer"] + terms["localisation"] + terms["contrast"]).detach())
+    )
+    halved = (
+        VideoQA(
+            config(
+                "method.mask_prob=0.0",
+                "method.contrast_weight=0.5",
+                "method.localisation_weight=0.25",
+            ),
+            net,
+        )
+        .eval()
+        .losses(batch)
+    )
     wanted = terms["answer"] + 0.25 * terms["localisation"] + 0.5 * terms["contrast"]
     assert torch.allclose(halved["loss"], wanted)
 
@@ -263,14 +295,18 @@ def test_item_12_spans_and_questions_without_one():
     assert not known.all()
     logits = torch.randn(8, batch["sentence_mask"].shape[1], 2)
     loss = localisation_loss(logits, batch["sentence_mask"], batch["spans"])
-    assert torch.equal(loss, localisation_loss(logits[known], batch["sentence_mask"][known], batch["spans"][known]))  # fmt: skip
+    assert torch.equal(
+        loss, localisation_loss(logits[known], batch["sentence_mask"][known], batch["spans"][known])
+    )
     by_hand = []
     for b in torch.nonzero(known)[:, 0]:
         own = logits[b, : int(batch["sentence_mask"][b].sum())].log_softmax(0)
-        (first, last) = batch["spans"][b]
+        first, last = batch["spans"][b]
         by_hand.append(float(-0.5 * (own[first, 0] + own[last, 1])))
     assert float(loss) == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-5)
-    nothing = localisation_loss(logits.requires_grad_(), batch["sentence_mask"], torch.full((8, 2), -100))  # fmt: skip
+    nothing = localisation_loss(
+        logits.requires_grad_(), batch["sentence_mask"], torch.full((8, 2), -100)
+    )
     nothing.backward()
     assert float(nothing.detach()) == 0
     assert logits.grad is not None
@@ -287,14 +323,23 @@ def test_item_19_a_frame_belongs_to_every_sentence_that_covers_it():
     assert network_of(local).state_dict().keys() == network_of(everywhere).state_dict().keys()
 
 
-@pytest.mark.parametrize("words", [("model.fusion=attended", "model.pool=mean"), ("model.rnn=gru", "model.attention=global", "model.time_embedding=true"), ("model.streams=text",), ("model.chunk=7", "model.checkpointing=true")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model.fusion=attended", "model.pool=mean"),
+        ("model.rnn=gru", "model.attention=global", "model.time_embedding=true"),
+        ("model.streams=text",),
+        ("model.chunk=7", "model.checkpointing=true"),
+    ],
+)
 def test_variants_train_every_parameter(words):
     """Every switch builds a network all of whose parameters get a gradient."""
     cfg = config(*words)
     net = network_of(cfg).train()
     VideoQA(cfg, net).losses(batch_of(cfg, 8))["loss"].backward()
     dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # a bias adds the same to all that a softmax compares, as a key's does: its gradient is rounding, or nothing
+    # a bias adds the same to all that a softmax compares, as a key's does: its gradient is
+    # rounding, or nothing
     no_softmax = ("text_score.bias", "visual_score.bias", "span_head.bias")
     assert all(n in no_softmax or ("key" in n and "bias" in n) for n in dead), dead
 
@@ -343,7 +388,9 @@ def test_two_processes_make_the_steps_of_one(two_ranks):
 
 
 def test_export_reloads_with_equal_scores_and_starts_a_main_stage(tmp_path):
-    """Equal outputs after reloading; item 11: `pretrain.weights` fills all weights, the scores' included."""
+    """Equal outputs after reloading; item 11: `pretrain.weights` fills all weights, the scores'
+    included.
+    """
     cfg = config("model.time_embedding=true")
     module = VideoQA(cfg, network_of(cfg))
     export(cfg, module, tmp_path)
@@ -356,4 +403,6 @@ def test_export_reloads_with_equal_scores_and_starts_a_main_stage(tmp_path):
     torch.manual_seed(5)
     other = network_of(plain)
     other.load_state_dict(read_network(tmp_path, other))
-    assert all(torch.equal(v, module.network.state_dict()[k]) for k, v in other.state_dict().items())  # fmt: skip
+    assert all(
+        torch.equal(v, module.network.state_dict()[k]) for k, v in other.state_dict().items()
+    )

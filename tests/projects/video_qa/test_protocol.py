@@ -1,4 +1,6 @@
-"""What is shown of a clip, how the paper's configs train, whose settings count, and input that is wrong."""
+"""What is shown of a clip, how the paper's configs train, whose settings count, and input that is
+wrong.
+"""
 
 import json
 from types import SimpleNamespace
@@ -26,7 +28,11 @@ from projects.video_qa.objective import localisation_loss
 from projects.video_qa.stages import Words, build_tokenizer, stages
 from tests.projects.video_qa.conftest import batch_of, config, network_of
 
-SIX = Clip("c", tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"line {k}") for k in range(3)), objects=tuple((f"thing{i // 6}",) for i in range(18)))  # fmt: skip
+SIX = Clip(
+    "c",
+    tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"line {k}") for k in range(3)),
+    objects=tuple((f"thing{i // 6}",) for i in range(18)),
+)
 
 
 def frames_of(times, dim: int = 4) -> FramesInMemory:
@@ -46,7 +52,9 @@ def test_item_18_objects_of_clips_without_features():
     assert thin.objects == [("thing0",), ("thing1",), ("thing2",)]
     absent = clip_view(SIX, frames_of([]), Layout(fps=6.0), None)
     assert absent.objects[0] == ("thing0", "thing1")  # 1.8 seconds are 11 frames
-    assert clip_view(SIX._replace(sentences=()), None, Layout(max_objects=1), None).objects == [("thing0",)]  # fmt: skip
+    assert clip_view(SIX._replace(sentences=()), None, Layout(max_objects=1), None).objects == [
+        ("thing0",)
+    ]
 
 
 def test_sentences_outside_a_clip_are_dropped():
@@ -57,12 +65,28 @@ def test_sentences_outside_a_clip_are_dropped():
 
 
 def test_every_size_of_the_config_reaches_the_layout():
-    cfg = config("data.max_sentences=7", "data.max_length=31", "data.max_objects=3", "data.localised=true", "method.localisation_weight=0", "data.fps=2.5", "model.streams=text")  # fmt: skip
+    cfg = config(
+        "data.max_sentences=7",
+        "data.max_length=31",
+        "data.max_objects=3",
+        "data.localised=true",
+        "method.localisation_weight=0",
+        "data.fps=2.5",
+        "model.streams=text",
+    )
     assert layout_of(cfg) == Layout(7, 31, 3, True, False, 2.5)
     assert layout_of(cfg, pretraining=True) == Layout(7, 31, 3, False, False, 2.5)
 
 
-@pytest.mark.parametrize(("name", "questions"), [("paper", 122_039), ("paper_text", 122_039), ("paper_tvqa_plus", 23_545), ("paper_dramaqa", 11_118)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "questions"),
+    [
+        ("paper", 122_039),
+        ("paper_text", 122_039),
+        ("paper_tvqa_plus", 23_545),
+        ("paper_dramaqa", 11_118),
+    ],
+)
 def test_paper_configs_validate_often_and_warm_up_a_tenth(name, questions):
     """About nine validations; 10 % linear warm-up in either stage; u_ij alone."""
     cfg = config(name=name)
@@ -76,7 +100,9 @@ def test_paper_configs_validate_often_and_warm_up_a_tenth(name, questions):
     assert (cfg.optim.warmup_steps, cfg.optim.warmup_epochs) == (0, 0)
     for steps in (main, first):
         module = VideoQA(small, network_of(small))
-        module.__dict__["_trainer"] = SimpleNamespace(max_steps=steps, precision="32", gradient_clip_val=None, strategy=None)  # fmt: skip
+        module.__dict__["_trainer"] = SimpleNamespace(
+            max_steps=steps, precision="32", gradient_clip_val=None, strategy=None
+        )
         factor = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
         end = round(0.1 * steps)
         assert factor(end // 2) == pytest.approx(0.5, abs=0.01)
@@ -93,10 +119,25 @@ def test_a_main_stage_that_would_never_be_validated_is_refused():
 
 def test_settings_of_an_export_count_whatever_the_command_says(tmp_path):
     """`eval` and `analyse` of a folder use its tokenizer, layout and network."""
-    own = config("data.max_objects=2", "data.max_length=20", "model.rnn=gru", "model.time_embedding=true", "model.hidden=6", "model.fusion=attended")  # fmt: skip
+    own = config(
+        "data.max_objects=2",
+        "data.max_length=20",
+        "model.rnn=gru",
+        "model.time_embedding=true",
+        "model.hidden=6",
+        "model.fusion=attended",
+    )
     module = VideoQA(own, network_of(own))
     export(own, module, tmp_path / "a")
-    command = config("data.max_objects=0", "data.max_sentences=2", "model.streams=text", "method.localisation_weight=0", "model.tokenizer=bundled:text-encoder", "eval.limit=16", "eval.figures=0")  # fmt: skip
+    command = config(
+        "data.max_objects=0",
+        "data.max_sentences=2",
+        "model.streams=text",
+        "method.localisation_weight=0",
+        "model.tokenizer=bundled:text-encoder",
+        "eval.limit=16",
+        "eval.figures=0",
+    )
     again = load_export(command, tmp_path / "a")
     assert network_options(again.cfg) == network_options(own)
     assert layout_of(again.cfg) == layout_of(own)
@@ -107,7 +148,10 @@ def test_settings_of_an_export_count_whatever_the_command_says(tmp_path):
     assert (tmp_path / "b/config.json").read_text() == (tmp_path / "a/config.json").read_text()
     command.eval.mask_probs = own.eval.mask_probs = []
     own.eval.limit, own.eval.figures = 16, 0
-    told = [evaluate(cfg, m.eval(), Workspace(tmp_path / "w")) for cfg, m in ((own, module), (command, again))]  # fmt: skip
+    told = [
+        evaluate(cfg, m.eval(), Workspace(tmp_path / "w"))
+        for cfg, m in ((own, module), (command, again))
+    ]
     assert told[0] == told[1]
     assert "attention_on_own_span" in told[1]
 
@@ -118,10 +162,14 @@ def test_item_17_localisation_goes_by_the_right_candidate():
     net, batch = network_of(cfg), batch_of(cfg, 8)
     out = net(batch)
     assert not out.scores.argmax(1).eq(batch["labels"]).all()
-    wanted = localisation_loss(net.span_logits(out, batch["labels"]), batch["sentence_mask"], batch["spans"])  # fmt: skip
+    wanted = localisation_loss(
+        net.span_logits(out, batch["labels"]), batch["sentence_mask"], batch["spans"]
+    )
     term = VideoQA(cfg, net).losses(batch)["localisation"]
     assert torch.equal(term, wanted)
-    own = localisation_loss(net.span_logits(out, out.scores.argmax(1)), batch["sentence_mask"], batch["spans"])  # fmt: skip
+    own = localisation_loss(
+        net.span_logits(out, out.scores.argmax(1)), batch["sentence_mask"], batch["spans"]
+    )
     assert not torch.equal(own, wanted)
 
 
@@ -144,7 +192,9 @@ def test_item_16_spans_are_judged_by_the_chosen_candidate(monkeypatch):
     assert found.chosen != [q.answer for q in loaded.questions]
     for q, chosen, iou in zip(loaded.questions, found.chosen, found.ious, strict=True):
         told = loaded.clips[q.clip].sentences[chosen % 3][:2]
-        assert iou == (None if q.span is None else pytest.approx(temporal_iou(told, q.span), abs=1e-5))  # fmt: skip
+        assert iou == (
+            None if q.span is None else pytest.approx(temporal_iou(told, q.span), abs=1e-5)
+        )
     assert None in found.ious
 
 
@@ -161,17 +211,25 @@ def test_the_text_stream_is_the_first_token_s():
         assert torch.allclose(net(batch).text, pooled.view(b, a, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"questions": ["Who?"]}, "question 1"),
-    ({"questions": {"question": "Who?"}}, "needs a list as 'questions'"),
-    ({"questions": [{"question": "Who?", "candidates": "yes"}]}, "two or more texts"),
-    ({"questions": [{"question": "Who?", "candidates": ["I"]}]}, "two or more texts"),
-    ({"questions": [{"question": "Who?", "candidates": ["I", 3]}]}, "two or more texts"),
-    ({"fps": "three"}, "above 0 as 'fps'"), ({"fps": -3}, "above 0"), ({"fps": True}, "above 0"),
-    ({"fps": float("nan")}, "above 0"), ({"frames": 3}, "folder of pictures"), ({"fsp": 3}, "'fsp', which is none of"),
-    ({"objects": ["cup"]}, "list of labels for each frame"), ({"subtitles": 5}, "start, end, text"),
-    ({"subtitles": [{"start": None, "end": 1, "text": "x"}]}, "start, end, text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"questions": ["Who?"]}, "question 1"),
+        ({"questions": {"question": "Who?"}}, "needs a list as 'questions'"),
+        ({"questions": [{"question": "Who?", "candidates": "yes"}]}, "two or more texts"),
+        ({"questions": [{"question": "Who?", "candidates": ["I"]}]}, "two or more texts"),
+        ({"questions": [{"question": "Who?", "candidates": ["I", 3]}]}, "two or more texts"),
+        ({"fps": "three"}, "above 0 as 'fps'"),
+        ({"fps": -3}, "above 0"),
+        ({"fps": True}, "above 0"),
+        ({"fps": float("nan")}, "above 0"),
+        ({"frames": 3}, "folder of pictures"),
+        ({"fsp": 3}, "'fsp', which is none of"),
+        ({"objects": ["cup"]}, "list of labels for each frame"),
+        ({"subtitles": 5}, "start, end, text"),
+        ({"subtitles": [{"start": None, "end": 1, "text": "x"}]}, "start, end, text"),
+    ],
+)
 def test_descriptions_of_another_form_are_refused(change, said, tmp_path):
     """Every part of the description is checked when it is read."""
     told = {
@@ -190,13 +248,19 @@ def test_objects_of_a_clip_of_one_s_own(tmp_path):
     """A description carries labels, at its own frames a second, to a model that looks at no frames."""
     cfg = config("model.streams=text", "data.fps=6")
     answerer = Answerer(exported_of(VideoQA(cfg, network_of(cfg))))
-    told = {"fps": 1, "subtitles": [{"start": 0, "end": 0.9, "text": "a"}, {"start": 1, "end": 1.9, "text": "b"}],
-            "objects": [["cup"], ["dog"]], "questions": [{"question": "Who?", "candidates": ["I", "you"]}]}  # fmt: skip
+    told = {
+        "fps": 1,
+        "subtitles": [{"start": 0, "end": 0.9, "text": "a"}, {"start": 1, "end": 1.9, "text": "b"}],
+        "objects": [["cup"], ["dog"]],
+        "questions": [{"question": "Who?", "candidates": ["I", "you"]}],
+    }
     (tmp_path / "clip.json").write_text(json.dumps(told))
     read = read_description(str(tmp_path / "clip.json"))
     found = answerer.answer(read.clip, None, *read.questions[0], read.fps)
     assert found.view.objects == [("cup",), ("dog",)]
-    called = answerer([], [(0, 0.9, "a"), (1, 1.9, "b")], "Who?", ["I", "you"], fps=1, objects=[["cup"], ["dog"]])  # fmt: skip
+    called = answerer(
+        [], [(0, 0.9, "a"), (1, 1.9, "b")], "Who?", ["I", "you"], fps=1, objects=[["cup"], ["dog"]]
+    )
     assert called.probabilities == found.probabilities
     assert answerer.answer(read.clip, None, *read.questions[0]).probabilities != found.probabilities
 
@@ -209,7 +273,9 @@ def test_pictures_are_turned_and_prices_are_no_formulas(tmp_path):
     assert opened(tmp_path / "frame.jpg").size == (4, 8)
     words = r"$\frac$ or $5"
     view = SimpleNamespace(sentences=[SimpleNamespace(text=words)])
-    answer = SimpleNamespace(looked=torch.ones(1, 2), view=view, span=(0.0, 1.0), text=words, probabilities=[1.0])  # fmt: skip
+    answer = SimpleNamespace(
+        looked=torch.ones(1, 2), view=view, span=(0.0, 1.0), text=words, probabilities=[1.0]
+    )
     looked_figure(answer, title=words).savefig(tmp_path / "looked.png")
 
 

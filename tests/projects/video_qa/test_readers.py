@@ -1,4 +1,6 @@
-"""Files of the sets as they are released, frames and labels that are prepared for them, and what `make check` says."""
+"""Files of the sets as they are released, frames and labels that are prepared for them, and what
+`make check` says.
+"""
 
 import json
 import sys
@@ -34,12 +36,18 @@ def picture(path, shade: int = 0) -> None:
 
 
 def test_item_16_nested_folders_get_the_names_of_the_sets(tmp_path):
-    """TVQA's <show>_frames/<clip>; DramaQA's shots by three folders, and scenes that join their shots."""
+    """TVQA's <show>_frames/<clip>; DramaQA's shots by three folders, and scenes that join their
+    shots.
+    """
     for shot, numbers in (("0078", (7, 10)), ("0079", (11,))):
         for number in numbers:
             picture(tmp_path / f"drama/AnotherMissOh01/001/{shot}/IMAGE_{number}.png", 20 * number)
     picture(tmp_path / "drama/AnotherMissOh01/002/0080/IMAGE_1.png")
-    cfg = config(f"prepare.frames={tmp_path / 'drama'}", f"prepare.output={tmp_path / 'features'}", "data.fps=3")  # fmt: skip
+    cfg = config(
+        f"prepare.frames={tmp_path / 'drama'}",
+        f"prepare.output={tmp_path / 'features'}",
+        "data.fps=3",
+    )
     source = FeatureFiles(tasks.features(cfg, Workspace(tmp_path / "w")), 3.0, 64)
     names = {"001_0000": 3, "001_0078": 2, "001_0079": 1, "002_0000": 1, "002_0080": 1}
     made = {
@@ -69,13 +77,27 @@ def test_clips_whose_pictures_cannot_be_labelled_are_left_out_and_counted(tmp_pa
     """One of 21 clips is tolerated, four of 24 are not."""
     from transformers import DetrImageProcessor, YolosConfig, YolosForObjectDetection
 
-    small = YolosConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32], patch_size=16, num_detection_tokens=4)  # fmt: skip
+    small = YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[32, 32],
+        patch_size=16,
+        num_detection_tokens=4,
+    )
     YolosForObjectDetection(small).save_pretrained(tmp_path / "detector")
     DetrImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "detector")
     for k in range(21):
         picture(tmp_path / f"clips/c{k}/0.png")
     (tmp_path / "clips/c7/1.png").write_text("no picture")
-    cfg = config(f"prepare.frames={tmp_path / 'clips'}", f"prepare.output={tmp_path / 'a.jsonl'}", f"prepare.detector={tmp_path / 'detector'}", "prepare.threshold=0.0", "prepare.device=cpu")  # fmt: skip
+    cfg = config(
+        f"prepare.frames={tmp_path / 'clips'}",
+        f"prepare.output={tmp_path / 'a.jsonl'}",
+        f"prepare.detector={tmp_path / 'detector'}",
+        "prepare.threshold=0.0",
+        "prepare.device=cpu",
+    )
     found = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
     assert found.keys() == {f"c{k}" for k in range(21)} - {"c7"}
     for k in (21, 22, 23):
@@ -97,7 +119,9 @@ def table_of(monkeypatch, **kept) -> FeatureTable:
 
 
 def test_long_clips_keep_frames_of_their_whole_length(tmp_path, monkeypatch):
-    """Of 600 frames 300 are kept, evenly, at their own times; the subtitles of their end keep theirs."""
+    """Of 600 frames 300 are kept, evenly, at their own times; the subtitles of their end keep
+    theirs.
+    """
     stored = torch.arange(600.0)[:, None].expand(600, 4).contiguous()
     write_tensors(tmp_path / "c.safetensors", {"features": stored})
     clip = Clip("c", tuple(Sentence(10.0 * k, 10.0 * k + 5, "x") for k in range(20)))
@@ -135,7 +159,9 @@ def test_files_that_name_no_clip_are_refused(tmp_path):
     (tmp_path / "tvqa/objects.jsonl").write_text(json.dumps({"clip": "other", "labels": []}))
     with pytest.raises(UserError, match="none of the 3 clips.*'other'.*friends_s01e01"):
         load_part(cfg, "train")
-    (tmp_path / "tvqa/objects.jsonl").write_text(json.dumps({"clip": "s01e02_seg02_clip_12", "labels": []}))  # fmt: skip
+    (tmp_path / "tvqa/objects.jsonl").write_text(
+        json.dumps({"clip": "s01e02_seg02_clip_12", "labels": []})
+    )
     with pytest.raises(UserError, match="2 of 3 samples"):
         load_part(cfg, "train")
     cfg.data.objects = None
@@ -171,10 +197,17 @@ def test_a_token_is_masked_everywhere_or_nowhere_in_a_question():
     found = masked_ids(ids, words, 0.5, torch.Generator().manual_seed(0))
     special = {words.cls, words.sep, words.pad}
     hidden = [
-        {int(t) for t in row.unique() if int(t) not in special and seen[row == t].eq(words.mask).all()}
+        {
+            int(t)
+            for t in row.unique()
+            if int(t) not in special and seen[row == t].eq(words.mask).all()
+        }
         for row, seen in zip(ids, found, strict=True)
-    ]  # fmt: skip
-    shown = [{int(t) for t in row.unique()} & {int(t) for t in seen.unique()} - special for row, seen in zip(ids, found, strict=True)]  # fmt: skip
+    ]
+    shown = [
+        {int(t) for t in row.unique()} & {int(t) for t in seen.unique()} - special
+        for row, seen in zip(ids, found, strict=True)
+    ]
     assert all(h and s and not h & s for h, s in zip(hidden, shown, strict=True))
     both = sum(map(len, hidden)), sum(map(len, shown))
     assert 0.3 < both[0] / sum(both) < 0.7
@@ -188,7 +221,9 @@ def test_sequences_longer_than_the_encoder_are_refused():
     assert network_of(config("data.max_length=64")).encoder is not None
 
 
-@pytest.mark.parametrize(("name", "count"), [("paper", 122_039), ("paper_tvqa_plus", 23_545), ("paper_dramaqa", 11_118)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "count"), [("paper", 122_039), ("paper_tvqa_plus", 23_545), ("paper_dramaqa", 11_118)]
+)
 def test_make_check_counts_the_questions_of_the_set(name, count, tmp_path, monkeypatch):
     """Also below the folder of the environment, where either file of subtitles will do."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
@@ -199,7 +234,9 @@ def test_make_check_counts_the_questions_of_the_set(name, count, tmp_path, monke
     assert all(r.location.startswith(str(tmp_path)) for r in asked)
     if name == "paper_tvqa_plus":
         for r in asked:
-            path = tmp_path / r.location.replace("tvqa_preprocessed_subtitles.jsonl", "tvqa_plus_subtitles.json")  # fmt: skip
+            path = tmp_path / r.location.replace(
+                "tvqa_preprocessed_subtitles.jsonl", "tvqa_plus_subtitles.json"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         assert all(r.present for r in requirements(cfg))
@@ -222,12 +259,19 @@ def test_recurrent_nets_keep_their_precision_under_autocast(kind):
 
 def test_a_localised_clip_is_what_tvqa_shows():
     """A second around the span, and the three nearest sentences where none overlaps it."""
-    clip = Clip("c", tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"line {k}") for k in range(6)), objects=(("cup",),) * 36)  # fmt: skip
+    clip = Clip(
+        "c",
+        tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"line {k}") for k in range(6)),
+        objects=(("cup",),) * 36,
+    )
     layout = Layout(localised=True)
     view = clip_view(clip, None, layout, (5.85, 5.95))
     assert [s.text for s in view.sentences] == ["line 2", "line 3", "line 4"]
     assert view.objects[0] == ("cup",)  # 4.85 to 5.8 seconds
-    assert [s.text for s in clip_view(clip, None, layout, (2.1, 4.1)).sentences] == ["line 1", "line 2"]  # fmt: skip
+    assert [s.text for s in clip_view(clip, None, layout, (2.1, 4.1)).sentences] == [
+        "line 1",
+        "line 2",
+    ]
 
 
 def test_the_arms_split_equally_many_steps():

@@ -23,10 +23,17 @@ from tests.projects.whitenedcse.conftest import batch, config, module_of
 from tests.projects.whitenedcse.workers import features
 
 MECHANISM = {
-    "effective_rank", "participation_ratio", "whitened_stsb_test_spearman", "whitened_uniformity",
-    "whitened_alignment", "head_stsb_test_spearman", "sgw_uniformity", "sgw_view_cosine",
-    "untrained_effective_rank", "untrained_whitened_stsb_test_spearman",
-}  # fmt: skip
+    "effective_rank",
+    "participation_ratio",
+    "whitened_stsb_test_spearman",
+    "whitened_uniformity",
+    "whitened_alignment",
+    "head_stsb_test_spearman",
+    "sgw_uniformity",
+    "sgw_view_cosine",
+    "untrained_effective_rank",
+    "untrained_whitened_stsb_test_spearman",
+}
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,10 @@ ROWS = [
     Row(PARAGRAPH, "town in the north", ("church", "old town", "town in the north of the country")),
     Row("A small cat is a pet.", "small pet", ("pet", "a cat")),
     Row("He was a painter of the last century.", "painter", ("painter of the century",)),
-    Row("The river is long.", "long river", ("river", "long", "the long river", "lake", "long lake")),
-]  # fmt: skip
+    Row(
+        "The river is long.", "long river", ("river", "long", "the long river", "lake", "long lake")
+    ),
+]
 
 config = configs_of(Config, "wikides")
 

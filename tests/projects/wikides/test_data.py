@@ -25,11 +25,16 @@ def item(number, *topics, **changes):
     """A record of an item that passes all filters."""
     name = f"Place{number}"
     return {
-        "wikidata_id": f"Q{number}", "label": name, "description": f"town {number}",
-        "instances": [[f"Q9{i}", topic] for i, topic in enumerate(topics)], "subclasses": [],
-        "aliases": [], "first_paragraph": f"{name}  {LONG} It has a castle",
-        "first_sentence": f"{name} {LONG}", **changes,
-    }  # fmt: skip
+        "wikidata_id": f"Q{number}",
+        "label": name,
+        "description": f"town {number}",
+        "instances": [[f"Q9{i}", topic] for i, topic in enumerate(topics)],
+        "subclasses": [],
+        "aliases": [],
+        "first_paragraph": f"{name}  {LONG} It has a castle",
+        "first_sentence": f"{name} {LONG}",
+        **changes,
+    }
 
 
 class Widths:
@@ -82,8 +87,12 @@ def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path
         assert found - {"Q94"} == {r["wikidata_id"] for r in items}
         assert ("Q94" in found) == (split == "random")
         assert set(everything[0]) == {
-            "wikidata_id", "label", "source", "target", "baseline_candidates",
-        }  # fmt: skip
+            "wikidata_id",
+            "label",
+            "source",
+            "target",
+            "baseline_candidates",
+        }
         assert everything[0]["source"].endswith("It has a castle.")  # period enforced, one space
         assert "  " not in everything[0]["source"]
     assert [len(part) for part in rows.values()] == [48, 5, 8]  # random: tenths of 61
@@ -134,7 +143,10 @@ def test_sources_are_cut_and_instances_added_as_the_release_does():
     assert c.first_sentence("St. Mary is a town in the U.S. state. It is old.").endswith("state.")
     assert c.record(one, CollectConfig())["baseline_candidates"] == ["town", "castle"]
     with_class = item(1, "town", subclasses=[["Q5", "place"], ["Q6", "town"]])
-    assert c.record(with_class, CollectConfig(), subclasses=True)["baseline_candidates"] == ["town", "place"]  # fmt: skip
+    assert c.record(with_class, CollectConfig(), subclasses=True)["baseline_candidates"] == [
+        "town",
+        "place",
+    ]
 
 
 def test_bad_items_are_refused_with_their_line(tmp_path):
@@ -180,20 +192,27 @@ def test_checklist_2_the_pool_is_the_union_of_all_beam_widths_and_the_instance_n
     assert runs[0][0] == model.tokenizer.decode(greedy[0], skip_special_tokens=True).strip()
     with pytest.raises(ValueError, match="at least 1"):
         beam_sweep(model, texts, [0], 6)
-    # the task: stage machine, names of instances, the released format; a second call computes nothing
+    # the task: stage machine, names of instances, the released format; a second call computes
+    # nothing
     path, out = tmp_path / "phase1.jsonl", tmp_path / "phase2.jsonl"
-    rows = [{"source": t, "target": "x", "baseline_candidates": ["town", "pet", "town"]} for t in texts]  # fmt: skip
+    rows = [
+        {"source": t, "target": "x", "baseline_candidates": ["town", "pet", "town"]} for t in texts
+    ]
     write_jsonl(path, rows)
     words = [
-        f"runs_dir={tmp_path}", f"candidates.input={path}", f"candidates.output={out}",
-        f"candidates.generator={generator_folder}", "candidates.widths=[1,2,3,5,8]",
-        "candidates.max_new_tokens=6", "candidates.device=cpu",
-    ]  # fmt: skip
+        f"runs_dir={tmp_path}",
+        f"candidates.input={path}",
+        f"candidates.output={out}",
+        f"candidates.generator={generator_folder}",
+        "candidates.widths=[1,2,3,5,8]",
+        "candidates.max_new_tokens=6",
+        "candidates.device=cpu",
+    ]
     run_task("wikides", "smoke", words, "candidates")
     made = read_jsonl(out)
     assert [row["candidate"] for row in made] == [[*distinct(own), "town", "pet"] for own in found]
     assert [row["phase1"] for row in made] == runs[0]  # of the first width
-    (row, _) = read_rows(out, ranking=True)
+    row, _ = read_rows(out, ranking=True)
     assert (row.phase1, row.baseline) == (runs[0][0], "town")
     for damage in ({"baseline_candidates": "town"}, {"source": 3}):  # no letters as candidates
         write_jsonl(path, [rows[0], {**rows[1], **damage}])
@@ -222,7 +241,11 @@ def test_phase_1_s_text_is_the_first_width_s_even_where_that_writes_nothing(monk
 
 def test_a_generator_with_few_positions_writes_to_their_end(tmp_path):
     """Sheet, data: 256 new tokens asked of BART, whose positions are learned and may be fewer."""
-    size = {f"{side}_{name}": 1 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}  # fmt: skip
+    size = {
+        f"{side}_{name}": 1
+        for side in ("encoder", "decoder")
+        for name in ("layers", "attention_heads")
+    }
     size |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16, "vocab_size": 400}
     size |= {"model_type": "bart", "max_position_embeddings": 12}
     model, tokenizer = build_generator(GeneratorModel(pretrained="random", config=size))
@@ -234,7 +257,10 @@ def test_a_generator_with_few_positions_writes_to_their_end(tmp_path):
     generator = SequenceToSequence.from_pretrained(str(tmp_path), "cpu")
     assert found["phase1"] == generator.beam_search([PARAGRAPH], 1, 12)[0] != ""
     encoder = ranker().encoder.eval()
-    assert describe(generator, encoder, PARAGRAPH, widths=[1], max_new_tokens=40)[0][0] == found["phase1"]  # fmt: skip
+    assert (
+        describe(generator, encoder, PARAGRAPH, widths=[1], max_new_tokens=40)[0][0]
+        == found["phase1"]
+    )
     with pytest.raises(IndexError):  # the twin
         generator.beam_search([PARAGRAPH], 1, 40)
 

@@ -50,7 +50,8 @@ def test_checklist_11_both_families_of_metrics_are_reported(run):
         for family in ("gold", "source"):
             for kind in ("rouge_1", "rouge_2", "rouge_l"):
                 assert 0 <= found[f"{row}{family}_{kind}"] <= 1
-    # the same measures of the chosen text, phase I's, the baseline's, and the gold text's with the source
+    # the same measures of the chosen text, phase I's, the baseline's, and the gold text's with the
+    # source
     for name in ("bleu", "bleu_unsmoothed", "meteor", "rouge_l_precision", "rouge_l_recall"):
         for row in ("", "phase1_", "baseline_"):
             assert {f"{row}gold_{name}", f"{row}source_{name}"} <= found.keys()
@@ -87,9 +88,18 @@ def test_checklist_10_the_choice_is_the_highest_score_of_the_row_s_own_candidate
 
 
 def test_checklist_9_a_learning_rate_of_0_leaves_the_weights_and_the_ranking_as_they_were(tmp_path):
-    """Checklist 9: bit-identical parameters through the engine, and the figures of the untrained model."""
-    words = [f"runs_dir={tmp_path}", "optim.lr=0.0", "method.loss=official", "model.pooling=cls_before_pooler",
-             "trainer.max_steps=2", "trainer.val_every_n_steps=null", "eval.full=false"]  # fmt: skip
+    """Checklist 9: bit-identical parameters through the engine, and the figures of the untrained
+    model.
+    """
+    words = [
+        f"runs_dir={tmp_path}",
+        "optim.lr=0.0",
+        "method.loss=official",
+        "model.pooling=cls_before_pooler",
+        "trainer.max_steps=2",
+        "trainer.val_every_n_steps=null",
+        "eval.full=false",
+    ]
     run = train("wikides", "smoke", [*words, "run_id=z"])
     state = ckpt.load(run / "checkpoints/rank/step-00000002.ckpt")["state_dict"]
     found = metrics_of(run)
@@ -115,8 +125,14 @@ def test_checklist_9_a_learning_rate_of_0_leaves_the_weights_and_the_ranking_as_
 @pytest.mark.parametrize(("name", "stage"), [("smoke", "rank"), ("smoke_describe", "describe")])
 def test_resume_is_bit_identical(name, stage, tmp_path):
     """Four steps equal two, and two more from the checkpoint, with dropout and validation on."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5", "eval.untrained=false",
-             "eval.grid=false", "eval.full=false"]  # fmt: skip
+    words = [
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+        "trainer.keep_checkpoints=5",
+        "eval.untrained=false",
+        "eval.grid=false",
+        "eval.full=false",
+    ]
     run = train("wikides", name, words)
     folder = run / "checkpoints" / stage
     last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
@@ -133,7 +149,9 @@ def test_resume_is_bit_identical(name, stage, tmp_path):
 
 
 def test_validation_follows_the_released_criterion():
-    """Sheet, recipe: 1 - the mean of six ROUGE figures, of the chosen and the gold text with the source."""
+    """Sheet, recipe: 1 - the mean of six ROUGE figures, of the chosen and the gold text with the
+    source.
+    """
     module = ranker().eval()
     from projects.wikides.batches import RankRows, mean_rouge
 
@@ -144,8 +162,10 @@ def test_validation_follows_the_released_criterion():
     module.validation_step(batch, 0)
     scores, _ = module.scores(batch)
     picked = [data.texts[i][int(scores[i, : len(data.texts[i])].argmax())] for i in range(4)]
-    six = [(mean_rouge(p, r.source) + mean_rouge(r.target, r.source)) / 2
-           for p, r in zip(picked, ROWS, strict=True)]  # fmt: skip
+    six = [
+        (mean_rouge(p, r.source) + mean_rouge(r.target, r.source)) / 2
+        for p, r in zip(picked, ROWS, strict=True)
+    ]
     assert logged["val/selection_loss"] == pytest.approx(1 - sum(six) / 4, abs=1e-6)
     gold = [mean_rouge(p, r.target) for p, r in zip(picked, ROWS, strict=True)]
     assert logged["val/gold_rouge"] == pytest.approx(sum(gold) / 4, abs=1e-6)
@@ -179,7 +199,9 @@ def test_the_generator_s_export_opens_in_transformers_and_generates_the_same(gen
     ids = tokenizer([PARAGRAPH], return_tensors="pt", truncation=True, max_length=48)
     start = torch.tensor([[model.config.decoder_start_token_id]])
     wanted = model(**{k: ids[k] for k in ("input_ids", "attention_mask")}, decoder_input_ids=start)
-    own = again.model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], decoder_input_ids=start)  # fmt: skip
+    own = again.model(
+        input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], decoder_input_ids=start
+    )
     torch.testing.assert_close(own.logits, wanted.logits, rtol=0, atol=1e-6)
 
 
@@ -210,7 +232,9 @@ def test_phase_1_learns_to_describe():
 def test_tasks_rank_and_describe_texts_of_one_s_own(run, generator_folder, tmp_path):
     """Issue: `make run` on the user's files; the public functions give the same order."""
     given, out = tmp_path / "given.jsonl", tmp_path / "out.jsonl"
-    write_jsonl(given, [{"source": r.source, "candidate": [*r.candidates, r.candidates[0]]} for r in ROWS])  # fmt: skip
+    write_jsonl(
+        given, [{"source": r.source, "candidate": [*r.candidates, r.candidates[0]]} for r in ROWS]
+    )
     runs = f"runs_dir={run.parents[2]}"
     run_task("wikides", "smoke", [runs, f"rank.input={given}", f"rank.output={out}"], "rank")
     rows = read_jsonl(out)
@@ -218,8 +242,14 @@ def test_tasks_rank_and_describe_texts_of_one_s_own(run, generator_folder, tmp_p
     assert all(r["scores"] == sorted(r["scores"], reverse=True) for r in rows)
     paragraphs = tmp_path / "paragraphs.txt"
     paragraphs.write_text(f"{PARAGRAPH}\n\nA small cat is a pet.\n", encoding="utf-8")
-    words = [runs, f"describe.input={paragraphs}", f"describe.generator={generator_folder}",
-             f"describe.output={out}", "describe.widths=[1,3]", "describe.max_new_tokens=5"]  # fmt: skip
+    words = [
+        runs,
+        f"describe.input={paragraphs}",
+        f"describe.generator={generator_folder}",
+        f"describe.output={out}",
+        "describe.widths=[1,3]",
+        "describe.max_new_tokens=5",
+    ]
     run_task("wikides", "smoke", words, "describe")
     assert [row["source"] for row in read_jsonl(out)] == [PARAGRAPH, "A small cat is a pet."]
     from common.decoding.sequence_to_sequence import SequenceToSequence
@@ -240,7 +270,10 @@ def test_tasks_rank_and_describe_texts_of_one_s_own(run, generator_folder, tmp_p
 def test_checklist_14_the_form_is_blind_and_choices_are_percent_with_ties(run, tmp_path):
     """Checklist 14: no system's name in the form; shares by hand, a letter of two systems shared."""
     given = tmp_path / "texts.jsonl"
-    rows = [{"source": f"p{i}", "gold": f"gold {i}", "phase1": f"one {i}", "phase2": f"two {i}"} for i in range(3)]  # fmt: skip
+    rows = [
+        {"source": f"p{i}", "gold": f"gold {i}", "phase1": f"one {i}", "phase2": f"two {i}"}
+        for i in range(3)
+    ]
     rows.append({"source": "p3", "gold": "same", "phase1": "same", "phase2": "other"})
     write_jsonl(given, rows)
     runs = f"runs_dir={tmp_path / 'runs'}"
@@ -253,7 +286,12 @@ def test_checklist_14_the_form_is_blind_and_choices_are_percent_with_ties(run, t
     behind = lambda i, name: next(k for k, own in letters[i].items() if name in own)  # noqa: E731
     assert lines[0][behind(0, "phase2")] == "two 0"
     assert lines[3]["C"] == ""
-    picks = [behind(0, "phase2"), "tie", f"{behind(2, 'gold')}, {behind(2, 'phase1')}", behind(3, "gold")]  # fmt: skip
+    picks = [
+        behind(0, "phase2"),
+        "tie",
+        f"{behind(2, 'gold')}, {behind(2, 'phase1')}",
+        behind(3, "gold"),
+    ]
     filled = tmp_path / "filled.csv"
     with filled.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, lines[0])
@@ -283,7 +321,10 @@ def test_checklist_15_polarities_and_their_agreement(tmp_path):
     assert table["phase2_-"] == 1
     given, labelled = tmp_path / "texts.jsonl", tmp_path / "labelled.jsonl"
     write_jsonl(given, [{"source": "a fine good town", "gold": "good town", "phase2": "a bad war"}])
-    write_jsonl(labelled, [{"text": "good fine", "label": "positive"}, {"text": "bad war", "label": "negative"}])  # fmt: skip
+    write_jsonl(
+        labelled,
+        [{"text": "good fine", "label": "positive"}, {"text": "bad war", "label": "negative"}],
+    )
     runs = f"runs_dir={tmp_path / 'runs'}"
     words = [runs, f"sentiment.input={given}"]
     run_task("wikides", "smoke", [*words, f"sentiment.labelled={labelled}"], "sentiment")
@@ -294,8 +335,14 @@ def test_checklist_15_polarities_and_their_agreement(tmp_path):
 
     from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
-    tiny = BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
-                      intermediate_size=16, id2label={0: "NEGATIVE", 1: "POSITIVE"})  # fmt: skip
+    tiny = BertConfig(
+        vocab_size=400,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=16,
+        id2label={0: "NEGATIVE", 1: "POSITIVE"},
+    )
     model = AutoModelForSequenceClassification.from_config(tiny)
     with torch.no_grad():
         model.classifier.bias.copy_(torch.tensor([-9.0, 9.0]))
@@ -316,9 +363,7 @@ def test_bert_score_of_an_encoder_is_beside_the_others_if_asked(tmp_path):
 
     build(config()).export(ranker().eval(), tmp_path)
     score = BertScore(str(tmp_path))
-    ((precision, recall, f1), (_, _, lower)) = score(
-        ["old town", "a cat"], ["old town", "old town"]
-    )
+    (precision, recall, f1), (_, _, lower) = score(["old town", "a cat"], ["old town", "old town"])
     assert (precision, recall, f1) == pytest.approx((1, 1, 1), abs=1e-5)
     assert lower < 1
     cfg = config(f"eval.bert_score={tmp_path}", "eval.grid=false")
@@ -327,7 +372,9 @@ def test_bert_score_of_an_encoder_is_beside_the_others_if_asked(tmp_path):
 
 
 def test_baselines_have_the_metrics_of_the_method_and_the_row_s_figures(tmp_path):
-    """Row of the mini: first, random, shortest, longest, ROUGE-1, TF-IDF, medoid, surface, lead, oracle."""
+    """Row of the mini: first, random, shortest, longest, ROUGE-1, TF-IDF, medoid, surface, lead,
+    oracle.
+    """
     spec = read_comparison("wikides")
     wanted = {*selectors.SELECTORS, "surface", "untrained_cls", "untrained_mean"}
     assert set(spec.baselines) == wanted
@@ -362,10 +409,24 @@ def test_compare_has_the_row_s_arms_at_equal_budget():
         cfg = config(*words_of(sweep.shared), *words_of(point), name=sweep.base)
         method = (cfg.method.margin, cfg.method.gold_margin)
         assert (cfg.trainer.max_steps, *method) == (600, point["method.margin"], None)
-    assert (config(name="mini").trainer.max_steps, config(name="mini").trainer.val_every_n_steps) == (300, 150)  # fmt: skip
+    assert (
+        config(name="mini").trainer.max_steps,
+        config(name="mini").trainer.val_every_n_steps,
+    ) == (300, 150)
 
 
-@pytest.mark.parametrize("name", ["paper", "paper_random", "paper_official", "paper_fusion", "paper_rouge", "paper_describe", "paper_describe_random"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "paper",
+        "paper_random",
+        "paper_official",
+        "paper_fusion",
+        "paper_rouge",
+        "paper_describe",
+        "paper_describe_random",
+    ],
+)
 def test_paper_configs_hold_the_recipe_and_say_what_is_missing(name, tmp_path):
     """Sheet, training recipe; `make check` names files and weights."""
     cfg = config(name=name)

@@ -1,4 +1,6 @@
-"""Phase II's loss and scores: golden values, masks, fusion; phase I's loss; two processes against one."""
+"""Phase II's loss and scores: golden values, masks, fusion; phase I's loss; two processes against
+one.
+"""
 
 import json
 
@@ -73,7 +75,9 @@ def test_checklist_6_places_without_a_candidate_count_for_nothing():
 
 
 def test_checklist_6_repeats_are_in_the_official_batches_alone():
-    """Checklist 6: by default candidates are different and masked; official repeats them up to five."""
+    """Checklist 6: by default candidates are different and masked; official repeats them up to
+    five.
+    """
     tokenize = ranker().encoder.encoder.tokenize
     default = RankRows(config(), ROWS, tokenize, training=True)
     assert [default.places(i, 0) for i in range(4)] == [[0, 1, 2], [0, 1], [0], [0, 1, 2, 3, 4]]
@@ -132,7 +136,9 @@ def test_checklist_7_fusion_is_the_harmonic_mean_and_0_where_the_sum_is_not_posi
 
 
 def test_checklist_7_fusion_has_bounded_gradients_by_default_and_in_the_compared_arm():
-    """Sheet, pitfalls: similarity -.59 with ROUGE .6 scores -70 with a gradient of thousands as released."""
+    """Sheet, pitfalls: similarity -.59 with ROUGE .6 scores -70 with a gradient of thousands as
+    released.
+    """
     arm = read_comparison("wikides").arms["fusion"]
     paper = config(name="paper_fusion").method
     own = config(*[f"{k}={v}" for k, v in arm.items() if k.startswith("method")]).method
@@ -162,10 +168,12 @@ def test_checklist_5_ties_are_no_preferences():
     tokenize = module.encoder.encoder.tokenize
     turned = row._replace(candidates=row.candidates[::-1])
     batches = {
-        order: [RankRows(config(f"data.order={order}"), [own], tokenize, training=True)[[(0, 0)]]
-                for own in (row, turned)]
+        order: [
+            RankRows(config(f"data.order={order}"), [own], tokenize, training=True)[[(0, 0)]]
+            for own in (row, turned)
+        ]
         for order in ("gold_rouge", "beam")
-    }  # fmt: skip
+    }
     one, other = (module.losses(batch)["loss"] for batch in batches["gold_rouge"])
     torch.testing.assert_close(one, other)
     one, other = (module.losses(batch)["loss"] for batch in batches["beam"])
@@ -175,7 +183,9 @@ def test_checklist_5_ties_are_no_preferences():
 
 
 def test_training_figures_count_what_is_on_top():
-    """Finding: ``gold_on_top`` is the description above all candidates, ``top1`` a best one above the rest."""
+    """Finding: ``gold_on_top`` is the description above all candidates, ``top1`` a best one above
+    the rest.
+    """
     module = ranker()
     data = RankRows(config(), ROWS[:2], module.encoder.encoder.tokenize, training=True)
     batch = data[[(0, 0), (1, 0)]]
@@ -233,7 +243,9 @@ def test_checklist_4_one_encoder_first_token_and_cosine():
 def test_the_gradient_reaches_every_parameter_and_head_and_mean_pooling_are_options():
     """Sheet, model: the optional head; definition of done: no parameter is left out."""
     module = ranker("model.head_dim=7", "method.margin=0.5", "model.pooling=avg")
-    data = RankRows(config(), synthetic_rows("train", 0), module.encoder.encoder.tokenize, training=True)  # fmt: skip
+    data = RankRows(
+        config(), synthetic_rows("train", 0), module.encoder.encoder.tokenize, training=True
+    )
     module.losses(data[[(i, 0) for i in range(8)]])["loss"].backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
@@ -246,17 +258,20 @@ def test_checklist_1_padding_of_descriptions_has_no_loss_and_their_length_a_limi
     module = describer("generator.dropout=0.0", "generator.max_target=6")
     start = module.model.config.decoder_start_token_id
     cfg = config("generator.max_target=6", name="smoke_describe")
-    rows = [ROWS[0]._replace(target="a very long description of the old town in the north"),
-            ROWS[1]._replace(target="pet")]  # fmt: skip
+    rows = [
+        ROWS[0]._replace(target="a very long description of the old town in the north"),
+        ROWS[1]._replace(target="pet"),
+    ]
     batch = DescribeRows(cfg, rows, module.tokenizer, start).collate([0, 1])
     assert batch["labels"].shape == (2, 6)
     assert (batch["labels"][1] == IGNORED).any()
     assert (batch["decoder_input_ids"][:, 0] == start).all()
     real = batch["labels"].ne(IGNORED)
     logits = module.model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
         decoder_input_ids=batch["decoder_input_ids"],
-    ).logits  # fmt: skip
+    ).logits
     nll = -logits.log_softmax(-1).gather(2, batch["labels"].clamp(min=0)[..., None])[..., 0]
     assert_close(module.losses(batch)["loss"], nll[real].mean().item())
     assert abs(float(nll.mean() - nll[real].mean())) > 1e-4  # the twin
@@ -265,5 +280,7 @@ def test_checklist_1_padding_of_descriptions_has_no_loss_and_their_length_a_limi
 
 @pytest.mark.parametrize("phase", ["rank", "describe"])
 def test_two_processes_train_as_one(two_ranks, phase):
-    """Definition of done: equal weights after two steps, rows of unequal numbers of candidates and tokens."""
+    """Definition of done: equal weights after two steps, rows of unequal numbers of candidates and
+    tokens.
+    """
     assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-9, atol=1e-11, phase=phase)

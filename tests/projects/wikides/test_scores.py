@@ -17,13 +17,20 @@ from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, ranker
 
 
 def test_an_exported_ranker_scores_as_its_run_was_trained(tmp_path):
-    """Checklist 10: fusion survives the export, in the tasks and in `rank`; a folder must tell its scores."""
+    """Checklist 10: fusion survives the export, in the tasks and in `rank`; a folder must tell its
+    scores.
+    """
     words = ["method.use_rouge=true", "method.sim_range=unit"]
     module, folder = ranker(*words).eval(), tmp_path / "export"
     build(config(*words)).export(module, folder)
     given, out = tmp_path / "given.jsonl", tmp_path / "out.jsonl"
     write_jsonl(given, [{"source": r.source, "candidate": list(r.candidates)} for r in ROWS])
-    task = [f"runs_dir={tmp_path}", f"rank.input={given}", f"rank.output={out}", f"rank.run={folder}"]  # fmt: skip
+    task = [
+        f"runs_dir={tmp_path}",
+        f"rank.input={given}",
+        f"rank.output={out}",
+        f"rank.run={folder}",
+    ]
     run_task("wikides", "smoke", task, "rank")
     fusion = MethodConfig(use_rouge=True, sim_range="unit")
     wanted = [rank(module.encoder, r.source, r.candidates, fusion) for r in ROWS]
@@ -34,11 +41,20 @@ def test_an_exported_ranker_scores_as_its_run_was_trained(tmp_path):
     encoder, experiment = load(folder), build(config())
     found = rank(encoder, PARAGRAPH, ROWS[0].candidates)
     assert [score for _, score in found] == pytest.approx([s for _, s in wanted[0]], abs=1e-5)
-    assert rank(encoder, PARAGRAPH, ROWS[0].candidates, MethodConfig())[0][1] == pytest.approx(plain[0][1], abs=1e-5)  # fmt: skip
-    assert experiment.load_export(folder).objective.method == MethodConfig(use_rouge=True, sim_range="unit")  # fmt: skip
+    assert rank(encoder, PARAGRAPH, ROWS[0].candidates, MethodConfig())[0][1] == pytest.approx(
+        plain[0][1], abs=1e-5
+    )
+    assert experiment.load_export(folder).objective.method == MethodConfig(
+        use_rouge=True, sim_range="unit"
+    )
     path = folder / "scores.json"
-    for text in ('{"use_sim": true}', "[]", "{", '{"use_sim": 1, "use_rouge": true, "sim_range": "raw"}',
-                 '{"use_sim": true, "use_rouge": true, "sim_range": "half"}'):  # fmt: skip
+    for text in (
+        '{"use_sim": true}',
+        "[]",
+        "{",
+        '{"use_sim": 1, "use_rouge": true, "sim_range": "raw"}',
+        '{"use_sim": true, "use_rouge": true, "sim_range": "half"}',
+    ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"scores\.json is no file of use_sim"):
             experiment.load_export(folder)
@@ -61,19 +77,30 @@ def test_validation_chooses_no_empty_place_where_all_scores_are_negative():
     gold = [mean_rouge(p, r.target) for p, r in zip(picked, ROWS, strict=False)]
     assert gold[1] > 0
     assert logged["val/gold_rouge"] == pytest.approx(sum(gold) / 2, abs=1e-6)
-    own = [mean_rouge(p, r.source) + mean_rouge(r.target, r.source) for p, r in zip(picked, ROWS, strict=False)]  # fmt: skip
+    own = [
+        mean_rouge(p, r.source) + mean_rouge(r.target, r.source)
+        for p, r in zip(picked, ROWS, strict=False)
+    ]
     assert logged["val/selection_loss"] == pytest.approx(1 - sum(own) / 4, abs=1e-6)
 
 
 def test_bert_score_of_byte_level_pieces_begins_with_a_space(tmp_path):
-    """Sheet, evaluation: the default English model is RoBERTa, whose texts the package puts a space before."""
+    """Sheet, evaluation: the default English model is RoBERTa, whose texts the package puts a space
+    before.
+    """
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
     merges = [("o", "l"), ("ol", "d"), ("\u0120", "old")]
     vocab = {piece: i for i, piece in enumerate([*pieces, *("".join(pair) for pair in merges)])}
     tokenizer = RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=32)
     torch.manual_seed(0)
-    size = RobertaConfig(vocab_size=len(vocab), hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
-                         intermediate_size=16, max_position_embeddings=40)  # fmt: skip
+    size = RobertaConfig(
+        vocab_size=len(vocab),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=16,
+        max_position_embeddings=40,
+    )
     model = RobertaModel(size).eval()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -89,7 +116,7 @@ def test_bert_score_of_byte_level_pieces_begins_with_a_space(tmp_path):
         return greedy_match(one, other, counts, others)
 
     score = BertScore(str(tmp_path))
-    (found, same) = score(["old", " old "], ["a cold", "old"])
+    found, same = score(["old", " old "], ["a cold", "old"])
     assert found == pytest.approx(match(" old", " a cold"), abs=1e-5)
     assert abs(found[0] - match("old", "a cold")[0]) > 1e-3  # the twin
     assert same == pytest.approx((1, 1, 1), abs=1e-5)

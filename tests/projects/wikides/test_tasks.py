@@ -1,4 +1,6 @@
-"""What comes with the paragraphs, what selects by hand, and tasks that score as the run was trained."""
+"""What comes with the paragraphs, what selects by hand, and tasks that score as the run was
+trained.
+"""
 
 import csv
 from types import SimpleNamespace
@@ -19,12 +21,20 @@ from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, 
 
 
 def test_phase_1_s_text_and_the_baseline_are_rows_where_the_paragraphs_bring_them(tmp_path):
-    """Sheet, data: the first instance name; the gain is over phase I's own text, which a pool doesn't tell."""
-    cfg = config("data.eval_limit=3", "eval.untrained=false", "generator.max_new_tokens=3", name="smoke_describe")  # fmt: skip
+    """Sheet, data: the first instance name; the gain is over phase I's own text, which a pool
+    doesn't tell.
+    """
+    cfg = config(
+        "data.eval_limit=3",
+        "eval.untrained=false",
+        "generator.max_new_tokens=3",
+        name="smoke_describe",
+    )
     rows = load_rows(cfg, "test")
     assert set(given_rows(config("eval.full=false"), ROWS)) == {
-        *(f"reference_source_rouge_{n}" for n in "12l"), "reference_words",
-    }  # fmt: skip
+        *(f"reference_source_rouge_{n}" for n in "12l"),
+        "reference_words",
+    }
     some = [rows[0], rows[1]._replace(phase1=None)]  # as long as one is not known there is no row
     found = given_rows(cfg, some)
     assert "baseline_gold_rouge_1" in found
@@ -59,7 +69,9 @@ def test_agreement_and_selectors_by_hand():
         Row("a river in south valley", "p", ("p q", "r", "x valley")),
     ]
     scores = [torch.tensor([0.9, 0.5, 0.1]), torch.tensor([0.3, 0.1, 0.2])]
-    assert agreement(rows[:1], scores[:1]) == pytest.approx({"best_chosen": 1, "rank_correlation": 1})  # fmt: skip
+    assert agreement(rows[:1], scores[:1]) == pytest.approx(
+        {"best_chosen": 1, "rank_correlation": 1}
+    )
     turned = agreement(rows[:1], [-scores[0]])
     assert turned == pytest.approx({"best_chosen": 0, "rank_correlation": -1})
     assert agreement(rows, [scores[0], -scores[1]])["best_chosen"] == 0.5
@@ -67,17 +79,24 @@ def test_agreement_and_selectors_by_hand():
     given = Row("the castle of the lake lies north", "t", ("fort", "castle lake", "north fort"))
     assert selectors.tfidf([given, *rows])[0] == ["castle lake"]
     assert selectors.medoid([Row("s", "t", ("x y", "a b c", "a b", "a b d"))]) == [["a b"]]
-    assert selectors.lead([rows[1], given]) == [["a river in south valley"], ["the castle of the lake"]]  # fmt: skip
+    assert selectors.lead([rows[1], given]) == [
+        ["a river in south valley"],
+        ["the castle of the lake"],
+    ]
 
 
 def test_tasks_score_as_the_run_was_trained(tmp_path, monkeypatch):
-    """Finding: a fused run ranks by fusion in every task; phase II of the form is the best candidate."""
+    """Finding: a fused run ranks by fusion in every task; phase II of the form is the best
+    candidate.
+    """
     module = ranker("method.use_rouge=true").eval()
     monkeypatch.setattr(tasks, "trained_module", lambda *_: (module, None))
     given = tmp_path / "given.jsonl"
     write_jsonl(given, [{"source": r.source, "candidate": list(r.candidates)} for r in ROWS])
     out = tasks.rank(config(f"rank.input={given}"), Workspace(tmp_path / "r"), None)
-    fusion = [rank(module.encoder, r.source, r.candidates, MethodConfig(use_rouge=True)) for r in ROWS]  # fmt: skip
+    fusion = [
+        rank(module.encoder, r.source, r.candidates, MethodConfig(use_rouge=True)) for r in ROWS
+    ]
     plain = [rank(module.encoder, r.source, r.candidates) for r in ROWS]
     scores = [[round(score, 5) for _, score in own] for own in fusion]
     assert [row["scores"] for row in read_jsonl(out)] == scores
@@ -150,7 +169,9 @@ def test_a_text_that_some_rows_alone_have_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_form_and_what_is_read_are_not_written_over(tmp_path, monkeypatch):
-    """A second form took the first one's key: its answers were of other systems; rank wrote over its input."""
+    """A second form took the first one's key: its answers were of other systems; rank wrote over
+    its input.
+    """
     given, place = tmp_path / "texts.jsonl", Workspace(tmp_path / "w")
     write_jsonl(given, [{"source": "s", "gold": "g", "phase1": "one", "phase2": "two"}])
     folder = tasks.form(config(f"form.input={given}"), place, None)

@@ -8,7 +8,9 @@ from common.data.mixture import DrawnMixture
 
 
 def test_batches_of_one_set_by_probability_without_repetition():
-    """Sets follow their probabilities, an epoch begins where the last one ended, in any order of reading."""
+    """Sets follow their probabilities, an epoch begins where the last one ended, in any order of
+    reading.
+    """
     mixture = DrawnMixture([10, 30], [0.25, 0.75], 3, 4)
     assert len(mixture) == 40
     orders = [mixture.order(epoch) for epoch in range(300)]

@@ -67,8 +67,12 @@ def test_a_stopped_stage_goes_on_with_the_missing_block(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"model": "b", "k": 1}, "model"), ({"model": "a"}, "k"), ({"model": "a", "k": 1, "x": 0}, "x")],
-)  # fmt: skip
+    [
+        ({"model": "b", "k": 1}, "model"),
+        ({"model": "a"}, "k"),
+        ({"model": "a", "k": 1, "x": 0}, "x"),
+    ],
+)
 def test_a_cache_of_other_inputs_is_refused(tmp_path, settings, named):
     OfflineCache(tmp_path, {"model": "a", "k": 1})
     OfflineCache(tmp_path, {"k": 1, "model": "a"})  # the twin: equal settings are accepted

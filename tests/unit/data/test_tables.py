@@ -112,8 +112,10 @@ def test_other_quotation_marks_are_read_as_ever(tmp_path, end):
     path = tmp_path / "t.csv"
     path.write_text(f'a,b\n"x"y,"two\nlines"\n1,6" wide\n2,"he said ""no"""{end}', newline="")
     assert [(row["a"], row["b"]) for row in read_csv(path)] == [
-        ("xy", "two\nlines"), ("1", '6" wide'), ("2", 'he said "no"')
-    ]  # fmt: skip
+        ("xy", "two\nlines"),
+        ("1", '6" wide'),
+        ("2", 'he said "no"'),
+    ]
     path.write_text("")
     assert read_csv(path, names=["a"]) == []
 

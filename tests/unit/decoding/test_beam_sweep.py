@@ -1,4 +1,6 @@
-"""Beam searches of several widths: one output each; candidates are none twice and none that is empty."""
+"""Beam searches of several widths: one output each; candidates are none twice and none that is
+empty.
+"""
 
 import pytest
 

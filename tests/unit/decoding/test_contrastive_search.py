@@ -1,4 +1,6 @@
-"""Contrastive search: batches, padding and caches change nothing; greedy and trivial decoders beside it."""
+"""Contrastive search: batches, padding and caches change nothing; greedy and trivial decoders
+beside it.
+"""
 
 import itertools
 

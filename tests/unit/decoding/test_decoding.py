@@ -13,10 +13,17 @@ from common.decoding.options import STRATEGIES, Policy
 from common.decoding.policies import SeededSampling, processors
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
-SIZES = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48},
-         "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-                   "num_key_value_heads": 1, "intermediate_size": 64,
-                   "max_position_embeddings": 48}}  # fmt: skip
+SIZES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48},
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 64,
+        "max_position_embeddings": 48,
+    },
+}
 PROMPTS = ["the state of the world", "a man and his time in the house of the state"]
 
 
@@ -148,8 +155,13 @@ def test_an_empty_continuation_has_likelihood_0():
     assert float(found[1]) < 0
 
 
-OWN = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "num_beams": 3, "length_penalty": 9.0,
-       "early_stopping": True}  # fmt: skip
+OWN = {
+    "repetition_penalty": 50.0,
+    "no_repeat_ngram_size": 1,
+    "num_beams": 3,
+    "length_penalty": 9.0,
+    "early_stopping": True,
+}
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "nucleus", "beam_search"])
@@ -234,10 +246,21 @@ def test_bundled_model_loads():
 
 @pytest.mark.parametrize(
     "options",
-    [{"strategy": "beams"}, {"temperature": 0.0}, {"top_p": 1.5}, {"top_k": 0}, {"typical_p": 1.0},
-     {"penalty": 2.0}, {"plausibility": 0.0}, {"nucleus_tokens": -1}, {"num_beams": 0}, {"min_new_tokens": -1},
-     {"repetition_penalty": 0.0}, {"exclude_prefix": True, "nucleus_tokens": 2}],
-)  # fmt: skip
+    [
+        {"strategy": "beams"},
+        {"temperature": 0.0},
+        {"top_p": 1.5},
+        {"top_k": 0},
+        {"typical_p": 1.0},
+        {"penalty": 2.0},
+        {"plausibility": 0.0},
+        {"nucleus_tokens": -1},
+        {"num_beams": 0},
+        {"min_new_tokens": -1},
+        {"repetition_penalty": 0.0},
+        {"exclude_prefix": True, "nucleus_tokens": 2},
+    ],
+)
 def test_wrong_options_are_refused(options):
     with pytest.raises(UserError):
         Policy(**options)

@@ -18,9 +18,12 @@ from tests.unit.decoding.test_contrastive_search import LLAMA, SIZES, tiny_model
 
 AFTER_HEAD = {
     "cohere": ({"logit_scale": 0.25}, lambda x: 0.25 * x),
-    "gemma2": ({"final_logit_softcapping": 0.5, "head_dim": 8, "layer_types": ["full_attention"] * 2}, lambda x: 0.5 * (x / 0.5).tanh()),
+    "gemma2": (
+        {"final_logit_softcapping": 0.5, "head_dim": 8, "layer_types": ["full_attention"] * 2},
+        lambda x: 0.5 * (x / 0.5).tanh(),
+    ),
     "granite": ({"logits_scaling": 3.0}, lambda x: x / 3),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", sorted(SIZES))

@@ -38,9 +38,14 @@ def test_completions_in_order_with_each_row_s_seed():
     request = next(r for r in server.requests if r["body"]["seed"] == seeds[4])
     assert request["path"] == "/v1/completions"
     assert request["body"] == {
-        "model": "small", "prompt": "few shots\nrow 4", "temperature": 0.7, "top_p": 0.8,
-        "max_tokens": 12, "seed": seeds[4], "stop": ["\n"],
-    }  # fmt: skip
+        "model": "small",
+        "prompt": "few shots\nrow 4",
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "max_tokens": 12,
+        "seed": seeds[4],
+        "stop": ["\n"],
+    }
     assert "Authorization" not in request["headers"]
 
 
@@ -69,7 +74,9 @@ def test_limits_per_row_and_other_policies():
         EndpointGenerator(ServerConfig("http://x"), "m", Policy("typical"))
 
 
-@pytest.mark.parametrize("option", [{"no_repeat_ngram": 2}, {"repetition_penalty": 1.2}, {"min_new_tokens": 3}])  # fmt: skip
+@pytest.mark.parametrize(
+    "option", [{"no_repeat_ngram": 2}, {"repetition_penalty": 1.2}, {"min_new_tokens": 3}]
+)
 def test_options_that_a_server_is_not_asked_for_are_refused(option):
     """They had no effect, and the manifest named them."""
     with pytest.raises(UserError, match="no_repeat_ngram=0, repetition_penalty=1 and min_new_to"):
@@ -126,9 +133,13 @@ def test_a_refused_connection_and_an_unknown_host():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("<html>", "did not answer JSON"), ('{"choices": []}', r"without choices\[0\]\.text"),
-     ('{"choices": [{"message": {}}]}', r"without choices\[0\]\.text"), ("[]", "without choices")],
-)  # fmt: skip
+    [
+        ("<html>", "did not answer JSON"),
+        ('{"choices": []}', r"without choices\[0\]\.text"),
+        ('{"choices": [{"message": {}}]}', r"without choices\[0\]\.text"),
+        ("[]", "without choices"),
+    ],
+)
 def test_something_else_than_an_answer(content, message):
     with (
         CompletionServer(trouble=lambda n: (200, content)) as server,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import (  # fmt: skip
+from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     T5Config,
@@ -113,10 +113,19 @@ def sequence_models():
     sizes = {"vocab_size": 300, "d_model": 16, "decoder_start_token_id": 0, "pad_token_id": 0}
     t5 = T5Config(d_kv=8, d_ff=32, num_layers=1, num_heads=2, eos_token_id=3, **sizes)
     bart = BartConfig(
-        encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, init_std=0.5,
-        eos_token_id=3, bos_token_id=2, forced_eos_token_id=None, **sizes,
-    )  # fmt: skip
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        init_std=0.5,
+        eos_token_id=3,
+        bos_token_id=2,
+        forced_eos_token_id=None,
+        **sizes,
+    )
     return [T5ForConditionalGeneration(t5), BartForConditionalGeneration(bart)]
 
 
@@ -141,7 +150,12 @@ def test_encoder_decoders_answer_row_by_row(which):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_settings_of_an_encoder_decoder_do_not_change_a_policy(which):
-    own = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "encoder_no_repeat_ngram_size": 1, "num_beams": 3}  # fmt: skip
+    own = {
+        "repetition_penalty": 50.0,
+        "no_repeat_ngram_size": 1,
+        "encoder_no_repeat_ngram_size": 1,
+        "num_beams": 3,
+    }
     found = []
     for settings in ({}, own):
         model = SequenceToSequence(sequence_models()[which], tiny_tokenizer(300), "cpu")

@@ -20,7 +20,9 @@ def test_penalty_counts_what_follows_the_prompt():
 @pytest.fixture(scope="module")
 def lm():
     torch.manual_seed(1)
-    settings = AutoConfig.for_model("gpt2", vocab_size=400, n_embd=16, n_layer=1, n_head=2, n_positions=64, eos_token_id=None)  # fmt: skip
+    settings = AutoConfig.for_model(
+        "gpt2", vocab_size=400, n_embd=16, n_layer=1, n_head=2, n_positions=64, eos_token_id=None
+    )
     return LanguageModel(AutoModelForCausalLM.from_config(settings), tiny_tokenizer(400), "cpu")
 
 

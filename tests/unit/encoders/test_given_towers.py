@@ -1,4 +1,6 @@
-"""Towers that are given: the bundled ResNet-20 has its card's accuracy; Whisper's front end; bag of words."""
+"""Towers that are given: the bundled ResNet-20 has its card's accuracy; Whisper's front end; bag of
+words.
+"""
 
 import numpy as np
 import pytest
@@ -64,11 +66,20 @@ def test_whisper_features_are_those_of_the_library():
 
 def test_whisper_counts_the_states_of_the_recording():
     sizes = {
-        "d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16,
-        "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "vocab_size": 9,
-        "max_source_positions": 25, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "d_model": 8,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 16,
+        "vocab_size": 9,
+        "max_source_positions": 25,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
         "decoder_start_token_id": 1,
-    }  # fmt: skip
+    }
     tower = whisper_tower("random", sizes).eval()
     states, real = tower(torch.randn(3, 9000), torch.tensor([320, 321, 9000]))
     assert states.shape == (3, 25, 8)

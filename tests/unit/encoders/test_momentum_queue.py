@@ -194,9 +194,14 @@ def test_ids_and_groups_stay_with_their_rows(kind):
 
 
 @pytest.mark.parametrize(
-    "labels", [{}, {"ids": numbers(1, 2)}, {"ids": numbers(1), "groups": numbers(1, 2)},
-               {"ids": numbers(1, 2), "groups": numbers(1, 2), "more": numbers(1, 2)}],
-)  # fmt: skip
+    "labels",
+    [
+        {},
+        {"ids": numbers(1, 2)},
+        {"ids": numbers(1), "groups": numbers(1, 2)},
+        {"ids": numbers(1, 2), "groups": numbers(1, 2), "more": numbers(1, 2)},
+    ],
+)
 def test_labels_that_do_not_fit_are_refused(labels):
     with pytest.raises(ValueError, match=r"expected labels \['ids', 'groups'\], one for each of 2"):
         FeatureQueue(4, 2, ["ids", "groups"]).enqueue(rows(0, 10), **labels)

@@ -9,7 +9,14 @@ from common.encoders.sync_norm import SyncBatchNorm, synchronise_batch_norm
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5, affine=False))  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+        nn.BatchNorm1d(5, affine=False),
+    )
 
 
 def test_one_process_is_an_ordinary_batch_norm_with_the_same_keys():

@@ -235,7 +235,12 @@ def test_towers_have_no_further_classifiers(name, size):
 
 
 def test_a_file_with_further_classifiers_fills_a_tower(tmp_path):
-    stored = {"weight": torch.ones(2, 2), "bias": torch.ones(2), "aux1.fc.bias": torch.ones(1), "AuxLogits.fc.bias": torch.ones(1)}  # fmt: skip
+    stored = {
+        "weight": torch.ones(2, 2),
+        "bias": torch.ones(2),
+        "aux1.fc.bias": torch.ones(1),
+        "AuxLogits.fc.bias": torch.ones(1),
+    }
     torch.save(stored, tmp_path / "w.pt")
     layer = nn.Linear(2, 2)
     towers._load_backbone(layer, tmp_path / "w.pt")
@@ -278,8 +283,12 @@ def test_timm_tower_takes_an_image_size_and_a_local_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "size", "takes"),
-    [("deit_tiny_patch16_224", 32, True), ("mobilevit_xxs", 64, False), ("test_vit_relpos", 160, False)],
-)  # fmt: skip
+    [
+        ("deit_tiny_patch16_224", 32, True),
+        ("mobilevit_xxs", 64, False),
+        ("test_vit_relpos", 160, False),
+    ],
+)
 def test_a_class_that_can_takes_any_size_whatever_its_name(name, size, takes):
     tower = timm_tower(name, any_size=True).eval()
     assert bool(getattr(tower.backbone, "dynamic_img_size", False)) == takes

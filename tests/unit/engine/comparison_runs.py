@@ -7,10 +7,17 @@ from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 
 META = {
-    "num_steps": 5, "parameters": 10, "wall_seconds": 60.0, "commit": "a" * 40, "dirty": False,
-    "hardware": {"cpu": "test", "cores": 2, "gpu": None}, "versions": {}, "seed": 0,
-    "global_batch_size": 4, "samples_per_second": 3.0,
-}  # fmt: skip
+    "num_steps": 5,
+    "parameters": 10,
+    "wall_seconds": 60.0,
+    "commit": "a" * 40,
+    "dirty": False,
+    "hardware": {"cpu": "test", "cores": 2, "gpu": None},
+    "versions": {},
+    "seed": 0,
+    "global_batch_size": 4,
+    "samples_per_second": 3.0,
+}
 PROJECT = "dcl"  # whose code and design the results are stamped with
 
 
@@ -39,9 +46,12 @@ def result_of(folder, values, claims, *, items=None, baselines=None, metrics=Non
     """
     items, baselines, metrics = items or {}, baselines or {}, metrics or {}
     spec = Comparison(
-        metric="score", arms={arm: {} for arm in values}, claims=claims,
-        baselines=list(baselines), **options,
-    )  # fmt: skip
+        metric="score",
+        arms={arm: {} for arm in values},
+        claims=claims,
+        baselines=list(baselines),
+        **options,
+    )
     plan = [
         FakeRun(folder, arm, seed, value, items.get(arm), **metrics.get(arm, {}))
         for arm, own in values.items()

@@ -56,12 +56,19 @@ def fit(
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", message=".*was nan whenever")  # ours
         trainer = Trainer(
-            accelerator="cpu", max_steps=max(values), max_epochs=-1, val_check_interval=2,
-            check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
-            enable_progress_bar=False, enable_model_summary=False, plugins=[SignedFiles()],
+            accelerator="cpu",
+            max_steps=max(values),
+            max_epochs=-1,
+            val_check_interval=2,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[SignedFiles()],
             default_root_dir=folder,
             callbacks=[*callbacks, RunCheckpoint(folder, every, keep, monitor="val/score")],
-        )  # fmt: skip
+        )
         data = DataLoader(torch.zeros(20, 1)), DataLoader(torch.zeros(1, 1))
         trainer.fit(Counter(values), *data, ckpt_path=start, weights_only=True)
     return trainer.global_step

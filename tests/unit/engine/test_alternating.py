@@ -45,9 +45,14 @@ class Players(AlternatingModule):
 
 def fit(module, steps, **options):
     trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, **options,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
     trainer.fit(module, DataLoader(torch.zeros(8, 1), batch_size=1))
     return trainer
 
@@ -114,11 +119,15 @@ def test_every_step_is_clipped_on_its_own():
 
 
 def test_the_engine_hands_the_largest_norm_to_the_module_and_refuses_accumulation(tmp_path):
-    cfg = ExperimentConfig(trainer=TrainerConfig(max_steps=2, gradient_clip_val=0.1, accelerator="cpu"))  # fmt: skip
+    cfg = ExperimentConfig(
+        trainer=TrainerConfig(max_steps=2, gradient_clip_val=0.1, accelerator="cpu")
+    )
     for alternating in (True, False):
         module = Players()
         module.automatic_optimization = not alternating
-        stage = Stage("play", module, ContrastiveData(TensorDataset(torch.zeros(8, 1)), batch_size=1, seed=0))  # fmt: skip
+        stage = Stage(
+            "play", module, ContrastiveData(TensorDataset(torch.zeros(8, 1)), batch_size=1, seed=0)
+        )
         trainer = build_trainer(cfg, stage, 0, Workspace(tmp_path), [])
         assert module.largest_norm == (0.1 if alternating else None)
         assert trainer.gradient_clip_val == (None if alternating else 0.1)

@@ -42,7 +42,9 @@ NAN = math.nan
 LATE = {2: NAN, 4: NAN, 6: 0.9, 8: 0.7, 10: NAN}
 
 
-@pytest.mark.parametrize("cut", [None, (5, "on_train_batch_end"), (6, "on_validation_start"), (7, "on_train_batch_end")])  # fmt: skip
+@pytest.mark.parametrize(
+    "cut", [None, (5, "on_train_batch_end"), (6, "on_validation_start"), (7, "on_train_batch_end")]
+)
 def test_a_nan_is_never_the_best(tmp_path, cut):
     """Not the first value either, nor in a run that goes on after it."""
     if cut is not None:

@@ -16,9 +16,13 @@ from common.engine.checkpoint import RunCheckpoint
 from common.engine.module import ContrastiveModule, NonFiniteLossError
 
 QUIET = {
-    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-    "num_sanity_val_steps": 0, "max_epochs": -1,
-}  # fmt: skip
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "max_epochs": -1,
+}
 
 
 class Batches(Dataset):
@@ -49,8 +53,12 @@ class Sum(ContrastiveModule):
 
 def fit(module, tmp_path, *further, steps=4, **options):
     data = DataLoader(Batches(), batch_size=None)
-    trainer = Trainer(max_steps=steps, default_root_dir=tmp_path, callbacks=list(further), **QUIET, **options)  # fmt: skip
-    trainer.fit(module, data, DataLoader(torch.zeros(1, 1)) if "val_check_interval" in options else None)  # fmt: skip
+    trainer = Trainer(
+        max_steps=steps, default_root_dir=tmp_path, callbacks=list(further), **QUIET, **options
+    )
+    trainer.fit(
+        module, data, DataLoader(torch.zeros(1, 1)) if "val_check_interval" in options else None
+    )
     return trainer
 
 
@@ -59,7 +67,9 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_a_proc_without_the_peak_of_memory_neither_repeats_batches_nor_fails(tmp_path, monkeypatch, no_gpu):  # fmt: skip
+def test_a_proc_without_the_peak_of_memory_neither_repeats_batches_nor_fails(
+    tmp_path, monkeypatch, no_gpu
+):
     """gVisor's has no VmHWM line: a StopIteration in a hook would end the epoch."""
     read = Path.read_text
 
@@ -81,7 +91,14 @@ def test_the_guard_sees_every_micro_batch_of_a_step(tmp_path, bad):
     """The third of three steps is the last: nothing after it would tell."""
     module = Sum(bad)
     with pytest.raises(NonFiniteLossError, match=r"step 2: loss is not finite"):
-        fit(module, tmp_path, SaveBadBatch(tmp_path), steps=3, accumulate_grad_batches=2, enable_checkpointing=False)  # fmt: skip
+        fit(
+            module,
+            tmp_path,
+            SaveBadBatch(tmp_path),
+            steps=3,
+            accumulate_grad_batches=2,
+            enable_checkpointing=False,
+        )
     assert module.weight.tolist() == [0.0, 0.0]  # two steps of 0.5
     said = json.loads((tmp_path / "bad_batch_rank0.json").read_text())
     assert said == {"terms": ["loss"], "ids": [bad]}
@@ -106,7 +123,9 @@ def test_the_logged_rate_is_that_of_the_top_layer():
     """With layer decay the first group is the lowest layer's."""
     log, trainer = LogTerms(100, 1), type("T", (), {"global_step": 0})()
     for scale, rate in ((0.25, 0.125), (1.0, 0.3), (0.0, 0.0)):
-        optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": rate, "lr_scale": scale}])  # fmt: skip
+        optimizer = torch.optim.SGD(
+            [{"params": [nn.Parameter(torch.ones(1))], "lr": rate, "lr_scale": scale}]
+        )
         log.on_before_optimizer_step(trainer, None, optimizer)
         assert log.lr == {0.25: 0.5, 1.0: 0.3, 0.0: 0.0}[scale]
 

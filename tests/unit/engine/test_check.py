@@ -127,7 +127,9 @@ def test_fewer_samples_than_a_batch_tell_no_number_of_steps(tmp_path):
 
 
 def test_check_says_what_make_train_would_refuse_on_this_machine(tmp_path):
-    """Data that is missing and devices that are not there; nothing is said of a config that can run."""
+    """Data that is missing and devices that are not there; nothing is said of a config that can
+    run.
+    """
     assert "not ready here" not in inspect("simcse", "smoke", [])
     many = torch.cuda.device_count() + 1
     rows = inspect("simcse", "smoke", ["trainer.accelerator=gpu", f"trainer.devices={many}"])

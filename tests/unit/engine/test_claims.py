@@ -7,13 +7,36 @@ from common.config import UserError
 from common.engine.comparison.claims import parse
 from common.engine.comparison.expressions import arms_of, evaluate, favoured
 
-ARMS = ["a", "b", "c", "both", "raw", "random_both", "random", "mean", "penalty_1e-3",
-        "dcl@lr1", "dcl@lr2", "infonce@lr1", "infonce@lr2"]  # fmt: skip
+ARMS = [
+    "a",
+    "b",
+    "c",
+    "both",
+    "raw",
+    "random_both",
+    "random",
+    "mean",
+    "penalty_1e-3",
+    "dcl@lr1",
+    "dcl@lr2",
+    "infonce@lr1",
+    "infonce@lr2",
+]
 VALUES = {
-    "a": 3.0, "b": 1.0, "c": 2.0, "both": 0.7, "raw": 0.5, "random_both": 0.4, "random": 0.3,
-    "mean": 0.0, "penalty_1e-3": 9.0,
-    "dcl@lr1": 4.0, "dcl@lr2": 6.0, "infonce@lr1": 1.0, "infonce@lr2": 5.0,
-}  # fmt: skip
+    "a": 3.0,
+    "b": 1.0,
+    "c": 2.0,
+    "both": 0.7,
+    "raw": 0.5,
+    "random_both": 0.4,
+    "random": 0.3,
+    "mean": 0.0,
+    "penalty_1e-3": 9.0,
+    "dcl@lr1": 4.0,
+    "dcl@lr2": 6.0,
+    "infonce@lr1": 1.0,
+    "infonce@lr2": 5.0,
+}
 
 
 def difference(text):

@@ -117,7 +117,12 @@ def test_a_difference_of_gains_is_paired(tmp_path):
     text = "(both - raw) > (random_both - random)"
 
     def verdict(folder, gain, random_gain):
-        values = {"raw": raw, "random": random, "both": raw + gain, "random_both": random + random_gain}  # fmt: skip
+        values = {
+            "raw": raw,
+            "random": random,
+            "both": raw + gain,
+            "random_both": random + random_gain,
+        }
         return claim_of(tmp_path / folder, {k: list(v) for k, v in values.items()}, text)
 
     claim = verdict("1", 0.2, 0.1)
@@ -128,9 +133,11 @@ def test_a_difference_of_gains_is_paired(tmp_path):
 
 def test_the_mean_over_a_factor_is_judged_not_its_levels(tmp_path):
     values = {
-        "dcl@lr1": [0.5, 0.5, 0.5], "dcl@lr2": [0.1, 0.2, 0.3],
-        "infonce@lr1": [0.4, 0.3, 0.2], "infonce@lr2": [0.1, 0.2, 0.3],
-    }  # fmt: skip
+        "dcl@lr1": [0.5, 0.5, 0.5],
+        "dcl@lr2": [0.1, 0.2, 0.3],
+        "infonce@lr1": [0.4, 0.3, 0.2],
+        "infonce@lr2": [0.1, 0.2, 0.3],
+    }
     claim = claim_of(tmp_path / "1", values, "dcl@lr* > infonce@lr*")
     assert claim["verdict"] == "supported"
     assert claim["difference"] == pytest.approx(0.1)
@@ -143,9 +150,11 @@ def test_the_mean_over_a_factor_is_judged_not_its_levels(tmp_path):
 
 def test_the_spread_over_a_factor_is_less_whatever_the_metric(tmp_path):
     values = {
-        "dcl@lr1": [0.5, 0.6, 0.7], "dcl@lr2": [0.45, 0.55, 0.65],
-        "infonce@lr1": [0.5, 0.6, 0.7], "infonce@lr2": [0.1, 0.2, 0.3],
-    }  # fmt: skip
+        "dcl@lr1": [0.5, 0.6, 0.7],
+        "dcl@lr2": [0.45, 0.55, 0.65],
+        "infonce@lr1": [0.5, 0.6, 0.7],
+        "infonce@lr2": [0.1, 0.2, 0.3],
+    }
     claim = claim_of(tmp_path / "1", values, "spread(dcl@lr*) < spread(infonce@lr*)")
     assert (claim["verdict"], claim["here"]) == ("supported", pytest.approx([0.05, 0.4]))
     turned = claim_of(tmp_path / "2", values, "spread(infonce@lr*) < spread(dcl@lr*)")
@@ -209,7 +218,9 @@ def test_a_method_below_its_best_baseline_is_marked(tmp_path):
     assert [(low["arm"], low["baseline"]) for low in found["below"]] == [("a", "overlap")]
     text = results.markdown(result)
     designed = result | {"design_commit": "a" * 40}
-    assert "design aaaaaaaaaa with local changes; " in results.markdown(designed | {"design_dirty": True})  # fmt: skip
+    assert "design aaaaaaaaaa with local changes; " in results.markdown(
+        designed | {"design_dirty": True}
+    )
     assert "design aaaaaaaaaa; " in results.markdown(designed | {"design_dirty": False})
     assert "**a > b: supported, a below overlap (0.6000 against 0.6500)**" in text
     assert "| *overlap* | 0.6500 | 1.0 |" in text
@@ -249,8 +260,11 @@ def test_what_is_not_testable_says_what_was_measured(tmp_path):
     line = results.verdict_line(claim, "score")
     assert "the queue holds one batch: other a 1, b 1" in line
     assert "(by the interval: contradicted)" in line
-    for bound, verdict in (({"below": 2.0}, "not testable here"), ({"below": 0.5}, "contradicted"),
-                           ({"above": 2.0}, "contradicted")):  # fmt: skip
+    for bound, verdict in (
+        ({"below": 2.0}, "not testable here"),
+        ({"below": 0.5}, "contradicted"),
+        ({"above": 2.0}, "contradicted"),
+    ):
         entry = {"claim": "a > b", "not_testable": {**note, **bound}}
         folder = tmp_path / f"{bound}"
         assert claim_of(folder, values, entry)["verdict"] == verdict
@@ -302,8 +316,11 @@ LOST = {"reason": "nothing is lost", "metric": "score"}
 def test_a_premise_is_the_difference_of_two_arms(tmp_path):
     """A claim on a loss that must be there first: a lost .1 here, and a loses nothing to a."""
     values = {"a": HIGH, "b": MIDDLE, "c": LOW}
-    for difference, bound, verdict in ((["a", "b"], 0.2, "not testable here"), (["a", "b"], 0.05, "contradicted"),
-                                       (["b", "a"], 0.05, "not testable here")):  # fmt: skip
+    for difference, bound, verdict in (
+        (["a", "b"], 0.2, "not testable here"),
+        (["a", "b"], 0.05, "contradicted"),
+        (["b", "a"], 0.05, "not testable here"),
+    ):
         note = {**LOST, "difference": difference, "below": bound}
         entry = {"claim": "c > b", "not_testable": note}
         claim = claim_of(tmp_path / f"{difference}{bound}", values, entry)
@@ -351,7 +368,9 @@ def test_arms_that_do_not_run_by_default_stand_in_the_appendix(tmp_path):
 
 
 def test_claims_of_the_appendix_on_arms_that_run_anyway_are_judged(tmp_path):
-    """They were judged and dropped where no further arm had run; with further arms each stands once."""
+    """They were judged and dropped where no further arm had run; with further arms each stands
+    once.
+    """
     values = {"a": HIGH, "b": MIDDLE, "c": LOW}
     options = {"default_arms": ["a", "b"], "appendix": [{"claim": "b > a"}, {"claim": "a > c"}]}
     usual = {"a": HIGH, "b": MIDDLE}
@@ -362,7 +381,11 @@ def test_claims_of_the_appendix_on_arms_that_run_anyway_are_judged(tmp_path):
     assert [(c["claim"], c["verdict"]) for c in result["uncounted"]] == [("b > a", "contradicted")]
     assert "appendix" not in result
     text = results.markdown(result)
-    assert text.index("**a > b: supported**") < text.index("Judged, not counted") < text.index("**b > a: contradicted**")  # fmt: skip
+    assert (
+        text.index("**a > b: supported**")
+        < text.index("Judged, not counted")
+        < text.index("**b > a: contradicted**")
+    )
     whole = result_of(tmp_path / "whole", values, [{"claim": "a > b"}], **options)
     assert [c["claim"] for c in whole["uncounted"]] == ["b > a"]
     assert [c["claim"] for c in whole["appendix"]["claims"]] == ["a > c"]
@@ -498,7 +521,9 @@ TWO = {
 
 @pytest.fixture
 def two_comparisons(tmp_path, monkeypatch):
-    """A project with a published comparison and one that never ran; yields results as they are written."""
+    """A project with a published comparison and one that never ran; yields results as they are
+    written.
+    """
     monkeypatch.setattr(compare, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
     main = result_of(tmp_path / "main", {"a": HIGH, "b": LOW}, ["a > b"])
@@ -581,16 +606,26 @@ def test_a_claim_in_two_metrics_has_one_verdict(tmp_path, cost, verdict):
         for arm, own in values.items()
     }
     spec = Comparison(
-        metric="score", arms={arm: {} for arm in values},
+        metric="score",
+        arms={arm: {} for arm in values},
         claims=[{"claim": "a > b and a > c", "and_in": {"cost": "min"}}],
-    )  # fmt: skip
+    )
     (claim,) = claims_of(spec)
     assert claim.text == "a > b and a > c and in cost"
     found = judge(claim, spec, runs)
     assert found["verdict"] == verdict
     assert [part["claim"] for part in found["parts"]] == [
-        "a > b", "a > c", "a < b in cost", "a < c in cost",
-    ]  # fmt: skip
+        "a > b",
+        "a > c",
+        "a < b in cost",
+        "a < c in cost",
+    ]
     assert found["here"][0] == pytest.approx(float(np.mean(HIGH)))
     with pytest.raises(UserError, match="max or min"):
-        claims_of(Comparison(metric="score", arms={"a": {}, "b": {}}, claims=[{"claim": "a > b", "and_in": {"cost": "less"}}]))  # fmt: skip
+        claims_of(
+            Comparison(
+                metric="score",
+                arms={"a": {}, "b": {}},
+                claims=[{"claim": "a > b", "and_in": {"cost": "less"}}],
+            )
+        )

@@ -106,7 +106,8 @@ def test_one_process_calls_none_of_the_sharded_code(monkeypatch):
 
 
 def test_what_only_writes_down_touches_neither_weights_nor_random_numbers():
-    # makes parameters, empty ones to be loaded, and only after sharding: tests/test_sharded.py has equal weights
+    # makes parameters, empty ones to be loaded, and only after sharding: tests/test_sharded.py has
+    # equal weights
     unsharded = {"common/engine/lifecycle/unsharded.py"}
     assert unsharded < RECORDS
     for name in RECORDS - unsharded:
@@ -125,8 +126,9 @@ def test_what_makes_it_stale(published):
     first = next(name for name in sorted(files) if name.startswith("common/losses"))
     moved = {**result, "code": "0", "files": {**files, first: "0"}}
     assert freshness("dcl", spec, moved) == f"stale: {first} changed"
-    assert freshness("dcl", spec, {k: v for k, v in result.items() if k != "code"}) == (
-        "stale: its code is not recorded"
+    assert (
+        freshness("dcl", spec, {k: v for k, v in result.items() if k != "code"})
+        == "stale: its code is not recorded"
     )
     for change in (
         {"arms": {"a": {}, "b": {"x": 1}}},
@@ -180,8 +182,9 @@ def test_counts_and_age():
         row("x", "contradicted", below="overlap"),
         row("y", "not run", "not run", None),
     ]
-    assert counts(rows) == (
-        "3 claims of 2 projects: 1 supported, 0 not shown, 1 contradicted, 0 not testable here, "
+    assert (
+        counts(rows)
+        == "3 claims of 2 projects: 1 supported, 0 not shown, 1 contradicted, 0 not testable here, "
         "1 not run, 1 with a method below its best baseline without training. "
         "3 are expectations of this repository, the others say what a paper says."
     )
@@ -192,7 +195,9 @@ def test_counts_and_age():
 
 
 def test_what_is_not_shown_says_where_it_excludes_the_papers_relative_effect(monkeypatch):
-    """Only claims that are not shown: a supported one may exclude that effect as well, by a larger one."""
+    """Only claims that are not shown: a supported one may exclude that effect as well, by a larger
+    one.
+    """
     monkeypatch.setattr(evidence, "freshness", lambda *_: "fresh")
     rows = {r.claim: r for r in evidence.evidence_rows(["simcse"])}
     small = [claim for claim, r in rows.items() if r.too_small]
@@ -204,8 +209,12 @@ def test_what_is_not_shown_says_where_it_excludes_the_papers_relative_effect(mon
 
 
 def test_the_queue_holds_what_is_stale_the_shortest_first():
-    rows = [row("long", state="stale: x", minutes=9.0), row("fresh"), row("new", "not run", "not run", None),
-            row("short", state="stale: x")]  # fmt: skip
+    rows = [
+        row("long", state="stale: x", minutes=9.0),
+        row("fresh"),
+        row("new", "not run", "not run", None),
+        row("short", state="stale: x"),
+    ]
     assert stale_projects(rows) == ["new", "short", "long"]
 
 

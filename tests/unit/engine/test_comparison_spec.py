@@ -76,7 +76,12 @@ more:
 """
     )
     main, more = read(text)
-    assert (more.name, more.metric, more.seeds, list(more.arms)) == ("transfer", "other", [4, 5], ["d", "e"])  # fmt: skip
+    assert (more.name, more.metric, more.seeds, list(more.arms)) == (
+        "transfer",
+        "other",
+        [4, 5],
+        ["d", "e"],
+    )
     assert [c.text for c in claims_of(more)] == ["d < e"]
     assert choose_arms([main, more], []) == [["a", "b", "c"], ["d", "e"]]
     assert choose_arms([main, more], ["e"]) == [[], ["e"]]

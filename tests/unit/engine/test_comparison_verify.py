@@ -25,8 +25,12 @@ def stale(tmp_path, monkeypatch):
     for arm in result["arms"].values():
         arm["config_hash"] = "0"  # an option has come that the runs do without
     spec = Comparison(
-        metric="score", arms={"a": {}, "b": {}}, claims=["a > b"], baselines=["chance"], seeds=[0, 1, 2]
-    )  # fmt: skip
+        metric="score",
+        arms={"a": {}, "b": {}},
+        claims=["a > b"],
+        baselines=["chance"],
+        seeds=[0, 1, 2],
+    )
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / f"{PROJECT}.json").write_text(json.dumps(result))
     card = tmp_path / "projects" / PROJECT / "README.md"

@@ -23,7 +23,8 @@ def test_a_step_counts_all_devices_and_accumulated_batches():
     assert one.hours == pytest.approx(one.flops * one.steps / (cost.PEAK * cost.UTILISATION) / 3600)
     assert one.parameters[1] == one.parameters[0] / 2  # query and key encoder
     assert one.sharded < one.memory
-    # 12 layers of 12 d^2 parameters, 2 operations each, for crops of up to 256 tokens in two encoders
+    # 12 layers of 12 d^2 parameters, 2 operations each, for crops of up to 256 tokens in two
+    # encoders
     tokens = 2048 * 2 * 256
     assert 0.05 < one.flops / (3 * 2 * 85e6 * tokens) < 1.6
 

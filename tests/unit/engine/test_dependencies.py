@@ -76,7 +76,9 @@ def tree(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(dependencies, "ROOT", tmp_path)
     monkeypatch.setattr(dependencies, "CONFIG_DIR", tmp_path / "configs")
-    monkeypatch.setattr(dependencies, "load_project", lambda slug: SimpleNamespace(__name__="projects.p"))  # fmt: skip
+    monkeypatch.setattr(
+        dependencies, "load_project", lambda slug: SimpleNamespace(__name__="projects.p")
+    )
 
     def changes(name, text, *modules):
         forget()
@@ -274,7 +276,10 @@ print(len(called) > 100)
 
 
 def test_the_hash_is_the_same_in_every_process():
-    code = "from common.engine.comparison.dependencies import code_hash; print(code_hash('simcse'), code_hash('lol'))"
+    code = (
+        "from common.engine.comparison.dependencies import code_hash; print(code_hash('simcse'),"
+        " code_hash('lol'))"
+    )
     found = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -291,7 +296,12 @@ def test_the_hash_is_the_same_in_every_process():
 
 @pytest.mark.nightly  # tens of seconds: make faults
 def test_what_a_run_calls_and_opens_is_what_counts(tmp_path):
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", CALLED, str(tmp_path)], capture_output=True, text=True, timeout=240)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CALLED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert run.stdout.splitlines()[-2:] == ["", "True"], run.stdout[-2000:] + run.stderr[-2000:]
     assert "not counted" not in run.stdout
 

@@ -28,9 +28,12 @@ def test_run_folder_and_two_processes_equal_one(tmp_path, monkeypatch):
     folder of the first.
     """
     common = [
-        f"runs_dir={tmp_path}", "num_stages=1", "model.dropout=0", "trainer.accelerator=cpu",
+        f"runs_dir={tmp_path}",
+        "num_stages=1",
+        "model.dropout=0",
+        "trainer.accelerator=cpu",
         "data.num_samples=64",
-    ]  # fmt: skip
+    ]
     words = [*common, "run_id=two", "data.batch_size=8", "trainer.devices=2"]
     command = [sys.executable, "-m", "tests.toy", "train", "toy", "smoke", *words]
     two = subprocess.run(command, capture_output=True, text=True, timeout=240)

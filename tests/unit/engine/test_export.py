@@ -102,13 +102,20 @@ def test_an_export_of_an_export_keeps_its_config_and_itself(weights, monkeypatch
 
 
 def test_files_that_name_their_folder_name_the_place_where_it_lies(weights, monkeypatch):
-    """open_clip finds some image towers by an absolute path, which it can only guess for ``export``."""
+    """open_clip finds some image towers by an absolute path, which it can only guess for
+    ``export``.
+    """
     prepare = run.prepare
 
     def writes_paths(*words):
         cfg, experiment = prepare(*words)
-        object.__setattr__(experiment, "export", lambda module, folder: write_json(
-            folder / "sub/x.json", {"trunk": f"local-dir:{final(folder) / 'trunk'}"}))  # fmt: skip
+        object.__setattr__(
+            experiment,
+            "export",
+            lambda module, folder: write_json(
+                folder / "sub/x.json", {"trunk": f"local-dir:{final(folder) / 'trunk'}"}
+            ),
+        )
         return cfg, experiment
 
     monkeypatch.setattr(run, "prepare", writes_paths)

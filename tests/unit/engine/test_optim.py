@@ -80,7 +80,12 @@ def test_layer_decay_spares_what_timm_exempts():
     assert decay["patch_embed.proj.weight"] == decay["blocks.0.mlp.fc1.weight"] == 0.05
     scale = {names[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
     assert scale["pos_embed"] == scale["patch_embed.proj.weight"] < scale["norm.weight"] == 1.0
-    decayed = [p.ndim for g in layer_decay_groups(residual, 0.05, 0.5) if g["weight_decay"] for p in g["params"]]  # fmt: skip
+    decayed = [
+        p.ndim
+        for g in layer_decay_groups(residual, 0.05, 0.5)
+        if g["weight_decay"]
+        for p in g["params"]
+    ]
     assert set(decayed) == {4}
 
 
@@ -138,8 +143,10 @@ def test_bert_adam_by_hand():
     optimizer = build_optimizer([{"params": [one, two], "weight_decay": 0.01}], cfg)
     want = [one.detach().clone(), two.detach().clone()]
     moments = [[torch.zeros(2), torch.zeros(2)] for _ in want]
-    for grads in ([torch.tensor([3.0, 4.0]), torch.tensor([0.1, 0.2])],
-                  [torch.tensor([0.3, -0.4]), torch.tensor([60.0, -80.0])]):  # fmt: skip
+    for grads in (
+        [torch.tensor([3.0, 4.0]), torch.tensor([0.1, 0.2])],
+        [torch.tensor([0.3, -0.4]), torch.tensor([60.0, -80.0])],
+    ):
         for parameter, grad in zip((one, two), grads, strict=True):
             parameter.grad = grad.clone()
         optimizer.step()

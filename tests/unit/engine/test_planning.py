@@ -23,9 +23,12 @@ def plan_of(tmp_path, monkeypatch):
     def plan_of(values, seeds, items=None, jobs=1, claim="a > b"):
         spec = Comparison(metric="score", arms={"a": {}, "b": {}}, claims=[claim])
         done = {
-            arm: [FakeRun(tmp_path / "runs", arm, s, v, (items or {}).get(arm)) for s, v in enumerate(own)]
+            arm: [
+                FakeRun(tmp_path / "runs", arm, s, v, (items or {}).get(arm))
+                for s, v in enumerate(own)
+            ]
             for arm, own in values.items()
-        }  # fmt: skip
+        }
         monkeypatch.setattr(planning, "_at_hand", lambda plan, name: done.get(name, []))
         runs = [
             FakeRun(tmp_path / "planned", arm, 10 + s, 0.0) for arm in "ab" for s in range(seeds)
@@ -94,14 +97,20 @@ def needed(tmp_path, values, claim, items=None):
 
 
 def test_what_a_difference_of_its_size_would_take(tmp_path):
-    """Seeds where these are its noise; none where the same test items are. A minute a run, as the runs say."""
+    """Seeds where these are its noise; none where the same test items are.
+
+    A minute a run, as the runs say.
+    """
     values = {"a": [0.45, 0.6, 0.55, 0.5], "b": [0.5] * 4}
     count = np.ceil(np.var(values["a"], ddof=1) / (0.025 / POWER_ERRORS) ** 2)
     text = needed(tmp_path / "seeds", values, "a > b")
     seeds, minutes = re.fullmatch(r"(\d+) seeds \((\d+) minutes\) would tell .*", text).groups()
     assert float(seeds) == pytest.approx(count, rel=0.05)
     assert int(minutes) == 2 * int(seeds)
-    assert float(needed(tmp_path / "margin", values, {"claim": "a > b", "margin": 0.05}).split()[0]) < count  # fmt: skip
+    assert (
+        float(needed(tmp_path / "margin", values, {"claim": "a > b", "margin": 0.05}).split()[0])
+        < count
+    )
     draw = np.random.default_rng(0)
     few = {arm: {"score": (draw.random(40) < 0.5).astype(float).tolist()} for arm in "ab"}
     same = {arm: [float(np.mean(own["score"]))] * 4 for arm, own in few.items()}

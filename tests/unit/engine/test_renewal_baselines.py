@@ -16,7 +16,9 @@ from tests.unit.engine.comparison_runs import META, PROJECT, FakeRun, result_of
 
 @pytest.fixture
 def renew(tmp_path, monkeypatch):
-    """Renews a result with arms .6 and .5, no mark, and a baseline of .55; returns what is published."""
+    """Renews a result with arms .6 and .5, no mark, and a baseline of .55; returns what is
+    published.
+    """
     claims = ["a > b", "b > a"]
     old = result_of(
         tmp_path / "old", {"a": [0.6, 0.6], "b": [0.5, 0.5]}, claims, baselines={"still": 0.3}

@@ -1,4 +1,6 @@
-"""`VERIFY=code` runs the code that published a result beside today's, and renews by equal runs alone."""
+"""`VERIFY=code` runs the code that published a result beside today's, and renews by equal runs
+alone.
+"""
 
 import json
 import subprocess
@@ -42,14 +44,30 @@ def write_run(folder, metrics=None, curve=CURVE, items=(0.0, 1.0)):
     [
         ({}, []),
         ({"curve": CURVE.replace("mib,7", "mib,8")}, []),  # the machine's, not the code's
-        ({"metrics": {"score": 0.6000000000000001, "undefined": None}}, [("score", 0.6, 0.6000000000000001)]),
+        (
+            {"metrics": {"score": 0.6000000000000001, "undefined": None}},
+            [("score", 0.6, 0.6000000000000001)],
+        ),
         ({"metrics": {"score": 0.6, "undefined": None, "new": 1.0}}, [("new", None, 1.0)]),
         ({"curve": CURVE.replace("0.4", "0.41")}, [("curve fit,20,train/loss", 0.4, 0.41)]),
-        ({"curve": CURVE.replace("fit,20,train/loss,0.4\n", "")}, [("curve fit,20,train/loss", 0.4, None)]),
+        (
+            {"curve": CURVE.replace("fit,20,train/loss,0.4\n", "")},
+            [("curve fit,20,train/loss", 0.4, None)],
+        ),
         ({"items": (1.0, 0.0)}, [("items/score.json", None, None)]),
-        ({"metrics": {"score": 0.6, "undefined": None, "cost_rtd_seconds": 7.0, "speedup_2x4": 2.0}}, []),
+        (
+            {
+                "metrics": {
+                    "score": 0.6,
+                    "undefined": None,
+                    "cost_rtd_seconds": 7.0,
+                    "speedup_2x4": 2.0,
+                }
+            },
+            [],
+        ),
     ],
-)  # fmt: skip
+)
 def test_metrics_curves_and_items_have_to_be_equal(tmp_path, change, expected):
     then, now = write_run(tmp_path / "then"), write_run(tmp_path / "now", **change)
     found = outcome.between(then, now, "a")
@@ -190,8 +208,9 @@ def stub_tree(root, code=CODE, text="trainer:\n  max_steps: 5\n", files=()):
     for name, content in {
         "common/config.py": f"def load(*_): pass\ndef to_yaml(_): return {text!r}\n",
         "common/registry.py": "def config_class(_): pass\n",
-        "common/engine/comparison/dependencies.py": f"def code_hash(_): return {code!r}\n"
-        f"def file_hashes(_): return {files!r}\n",
+        "common/engine/comparison/dependencies.py": (
+            f"def code_hash(_): return {code!r}\ndef file_hashes(_): return {files!r}\n"
+        ),
     }.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,9 +225,13 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
     run = planned(tmp_path)
     text = to_yaml(run.config())
     result = {
-        "name": "", "base": "mini", "seeds": [run.seed], "code": CODE, "hardware": {"gpu": None},
+        "name": "",
+        "base": "mini",
+        "seeds": [run.seed],
+        "code": CODE,
+        "hardware": {"gpu": None},
         "arms": {run.arm: {"config_hash": sha256(text.encode()).hexdigest()[:8]}},
-    }  # fmt: skip
+    }
     plan = [(run.spec, [run.arm], [run])]
 
     def check(tree, settings=()):
@@ -246,14 +269,20 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
 
 
 def test_the_arms_base_may_have_got_another_name_before_its_settings_changed(tmp_path):
-    """The result names a config that is another one at the commit: today's base has the arms' settings there."""
+    """The result names a config that is another one at the commit: today's base has the arms'
+    settings there.
+    """
     run = planned(tmp_path)
     text = to_yaml(run.config())
     tree = stub_tree(tmp_path / "tree")
     result = {
-        "name": "", "base": "mini_of_then", "seeds": [run.seed], "code": CODE, "hardware": {"gpu": None},
+        "name": "",
+        "base": "mini_of_then",
+        "seeds": [run.seed],
+        "code": CODE,
+        "hardware": {"gpu": None},
         "arms": {run.arm: {"config_hash": sha256(text.encode()).hexdigest()[:8]}},
-    }  # fmt: skip
+    }
 
     def check(texts):
         (tree / "common/config.py").write_text(
@@ -275,7 +304,9 @@ def test_the_arms_base_may_have_got_another_name_before_its_settings_changed(tmp
 
 @pytest.fixture
 def renewal(tmp_path, monkeypatch):
-    """A published result of one arm whose runs are written, not run; `run_all` gets its calls' runs."""
+    """A published result of one arm whose runs are written, not run; `run_all` gets its calls'
+    runs.
+    """
     run = planned(tmp_path)
     spec = replace(read_comparison(PROJECT), seeds=[run.seed], baselines=[], claims=[])
     run.spec = spec
@@ -299,7 +330,11 @@ def renewal(tmp_path, monkeypatch):
         found.asked.append([type(one) for one in runs])
         for one in runs:
             assert "trainer.max_steps=4" in one.command()
-            meta = {"commit": "d" * 40, "dirty": False, "hardware": {"cpu": "this one", "cores": 2, "gpu": None}}  # fmt: skip
+            meta = {
+                "commit": "d" * 40,
+                "dirty": False,
+                "hardware": {"cpu": "this one", "cores": 2, "gpu": None},
+            }
             write_run(
                 one.path, metrics={"score": found.score.get(type(one), 0.6), "undefined": None}
             )
@@ -353,7 +388,9 @@ def test_arms_are_renewed_beside_a_baseline_that_stays_stale(renewal, monkeypatc
 
 
 def test_what_was_kept_of_a_renewal_stands_for_the_earlier_code(renewal):
-    """Where it is met; a run that came out otherwise is put beside the earlier code, as on another machine."""
+    """Where it is met; a run that came out otherwise is put beside the earlier code, as on another
+    machine.
+    """
     verbs.verify(PROJECT, renewal.settings, None, 1, "code")
     renewal.asked.clear()
     verbs.verify(PROJECT, renewal.settings, None, 1, "code")

@@ -15,10 +15,16 @@ from common.engine.workspace import Workspace, write_json
 from common.registry import list_projects
 
 META = {
-    "seed": 0, "num_steps": 3, "global_batch_size": 4, "parameters": 10, "commit": "a" * 40,
-    "dirty": False, "hardware": {"gpu": None, "cpu": "one"}, "wall_seconds": 1.0,
+    "seed": 0,
+    "num_steps": 3,
+    "global_batch_size": 4,
+    "parameters": 10,
+    "commit": "a" * 40,
+    "dirty": False,
+    "hardware": {"gpu": None, "cpu": "one"},
+    "wall_seconds": 1.0,
     "samples_per_second": 2.0,
-}  # fmt: skip
+}
 
 
 class Page(HTMLParser):

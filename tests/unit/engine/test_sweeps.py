@@ -1,4 +1,6 @@
-"""Sweeps: the schema, trials that go on after a kill, pruning, failures, tables; runs are one-line programs."""
+"""Sweeps: the schema, trials that go on after a kill, pruning, failures, tables; runs are one-line
+programs.
+"""
 
 import json
 import os
@@ -46,7 +48,10 @@ def program(monkeypatch):
 
     def use(code):
         def command(self):
-            start = f"import json, os, sys, time; os.chdir({str(self.path)!r}); words = {list(self.words)!r};"
+            start = (
+                f"import json, os, sys, time; os.chdir({str(self.path)!r}); words ="
+                f" {list(self.words)!r};"
+            )
             return [sys.executable, "-c", start + code]
 
         monkeypatch.setattr(TrialRun, "command", command)
@@ -71,7 +76,11 @@ def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, pr
     found = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert found["best"]["a"] == {"value": 1.0, "settings": {"optim.lr": 0.01}}
     assert found["best"]["b"] == {"value": 1.0, "settings": {"optim.lr": 0.1}}
-    assert sorted(t["settings"]["optim.lr"] for t in found["trials"] if t["arm"] == "a") == [0.001, 0.01, 0.1]  # fmt: skip
+    assert sorted(t["settings"]["optim.lr"] for t in found["trials"] if t["arm"] == "a") == [
+        0.001,
+        0.01,
+        0.1,
+    ]
     assert "best of b: 1.0000 with `optim.lr=0.1`; at the end of what was tried: optim.lr" in text
     assert "best of a: 1.0000 with `optim.lr=0.01`\n" in text
     assert (tmp_path / "sweep/slices.png").stat().st_size > 1000
@@ -101,7 +110,9 @@ def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
     assert len(list(work(both, jobs=2, threads=1))) == 9
     text = write_results("dcl", sweep, both, tmp_path / "sweep")
     found = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "a"} == {("optim.lr", "method.k")}  # fmt: skip
+    assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "a"} == {
+        ("optim.lr", "method.k")
+    }
     assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "b"} == {("optim.lr",)}
     assert "| arm | optim.lr | method.k | score |" in text
     assert "| b | 0.1 |  | 1.0000 |" in text
@@ -113,7 +124,11 @@ def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
 def test_a_setting_of_several_arms_has_the_values_of_all():
     own = {"a": {"k": Axis([1, 2])}, "b": {"k": Axis([2, 3]), "w": Axis(low=0.0, high=1.0)}}
     axes = axes_of(Sweep(metric="m", space={"lr": Axis([0.1])}, arms=["a", "b"], own=own))
-    assert {key: axis.values for key, axis in axes.items()} == {"lr": [0.1], "k": [1, 2, 3], "w": []}  # fmt: skip
+    assert {key: axis.values for key, axis in axes.items()} == {
+        "lr": [0.1],
+        "k": [1, 2, 3],
+        "w": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -143,8 +158,8 @@ def test_another_metric_of_finished_runs_is_read_and_not_the_first_one_s_value(t
 
 def test_a_failed_point_of_a_grid_is_tried_again_in_a_folder_of_its_own(tmp_path, program):
     program(
-        "lr = [w for w in words if w.startswith('optim.lr')][0]; sys.exit('broken') if lr.endswith('=0.01') else None;"
-        + FINISH
+        "lr = [w for w in words if w.startswith('optim.lr')][0]; sys.exit('broken') if"
+        " lr.endswith('=0.01') else None;" + FINISH
     )
     _, (one,) = studies(tmp_path, arms=("a",))
     lines = list(work([one], jobs=1, threads=1))
@@ -202,9 +217,10 @@ def test_a_metric_that_no_run_has_is_named(tmp_path, program):
 
 def test_a_curve_below_the_median_is_ended_early(tmp_path, program):
     program(
-        "lr = float([w for w in words if w.startswith('optim.lr')][0].split('=')[1]); first = lr == 0.001;"
-        "open('metrics.csv', 'w').write(f'stage,step,name,value\\ntrain,9,val/s,{1.0 if first else 0.0}\\n');"
-        "time.sleep(0 if first else 60); json.dump({'score': 1.0}, open('metrics.json', 'w'))"
+        "lr = float([w for w in words if w.startswith('optim.lr')][0].split('=')[1]); first = lr =="
+        " 0.001;open('metrics.csv', 'w').write(f'stage,step,name,value\\ntrain,9,val/s,{1.0 if"
+        " first else 0.0}\\n');time.sleep(0 if first else 60); json.dump({'score': 1.0},"
+        " open('metrics.json', 'w'))"
     )
     prune = {"metric": "val/s", "trials": 1}
     _, (one,) = studies(tmp_path, arms=("a",), prune=prune)
@@ -260,7 +276,9 @@ def test_other_code_begins_a_study_anew(tmp_path, monkeypatch):
 
 
 def test_commands_that_begin_at_once_share_one_database_and_its_points(tmp_path):
-    """Without the lock, the second finds tables half made, and each of them asks for the whole grid."""
+    """Without the lock, the second finds tables half made, and each of them asks for the whole
+    grid.
+    """
     gate = threading.Barrier(4)
 
     def begin(_):
@@ -362,7 +380,11 @@ def test_the_same_sweep_for_weights_and_biases():
     found = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"], own))
     assert found["method"] == "bayes"
     assert found["metric"] == {"name": "test/m", "goal": "minimize"}  # as a run logs it
-    assert found["parameters"]["optim.lr"] == {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0}  # fmt: skip
+    assert found["parameters"]["optim.lr"] == {
+        "distribution": "log_uniform_values",
+        "min": 1e-4,
+        "max": 1.0,
+    }
     assert found["parameters"]["method.k"] == {"distribution": "int_uniform", "min": 1, "max": 9}
     assert found["command"][:7] == ["${env}", "python", "-m", "common.cli", "train", "dcl", "mini"]
     assert "trainer.devices=2" in found["command"]

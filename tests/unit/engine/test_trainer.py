@@ -29,9 +29,14 @@ def test_emulated_bfloat16_runs_in_float32(monkeypatch):
 
 @pytest.mark.parametrize(
     ("found", "fast"),
-    [({"avx512_bw": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True),
-     ({"amx_bf16": True}, True), ({"bf16": True, "neon": True}, True), ({"neon": True}, False)],
-)  # fmt: skip
+    [
+        ({"avx512_bw": True, "avx512_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"bf16": True, "neon": True}, True),
+        ({"neon": True}, False),
+    ],
+)
 def test_processors_with_bfloat16(monkeypatch, found, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     assert computes_bfloat16() == fast
@@ -52,8 +57,13 @@ def test_a_run_says_and_keeps_what_it_computes_in(tmp_path, monkeypatch, capsys,
     [("30", 49, 3, 490), ("0.29", 100, 1, 29), ("1", 7, 2, 3), ("3", 7, 2, 10), ("0.1", 3, 1, 1)],
 )
 def test_steps_of_epochs(epochs, batches, accumulate, steps):
-    """As many as are full; an epoch's rest begins the next step. The check and the run say the same."""
-    section = TrainerConfig(max_epochs=float(epochs), accumulate_grad_batches=accumulate, accelerator="cpu")  # fmt: skip
+    """As many as are full; an epoch's rest begins the next step.
+
+    The check and the run say the same.
+    """
+    section = TrainerConfig(
+        max_epochs=float(epochs), accumulate_grad_batches=accumulate, accelerator="cpu"
+    )
     stage = SimpleNamespace(data=SimpleNamespace(batches_per_epoch=lambda world_size: batches))
     assert total_steps(section, stage) == (steps, batches / accumulate)
     cfg = ExperimentConfig(data=DataConfig(batch_size=8), trainer=section)

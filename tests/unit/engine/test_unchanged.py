@@ -34,12 +34,32 @@ def edit(path, old, new):
     [
         ("projects/cacr/README.md", "CACR", "cacr", True),
         ("projects/cacr/baselines.py", '"""', '"""Another docstring. ', True),
-        ("projects/cacr/unlabelled.py", "return metrics", "return {}", True),  # of trained runs alone
-        ("projects/cacr/config.py", "views: Annotated[int, at_least(2)] = 5", "views: Annotated[int, at_least(2)] = 6", False),
-        ("projects/cacr/data.py", "return images.image_part(", "return 0 or images.image_part(", False),
-        ("common/engine/comparison/baselines.py", "torch.inference_mode()", "torch.no_grad()", False),
+        (
+            "projects/cacr/unlabelled.py",
+            "return metrics",
+            "return {}",
+            True,
+        ),  # of trained runs alone
+        (
+            "projects/cacr/config.py",
+            "views: Annotated[int, at_least(2)] = 5",
+            "views: Annotated[int, at_least(2)] = 6",
+            False,
+        ),
+        (
+            "projects/cacr/data.py",
+            "return images.image_part(",
+            "return 0 or images.image_part(",
+            False,
+        ),
+        (
+            "common/engine/comparison/baselines.py",
+            "torch.inference_mode()",
+            "torch.no_grad()",
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_baseline_reaches_decides(then, file, old, new, same):
     if (then / file).exists():
         edit(then / file, old, new)

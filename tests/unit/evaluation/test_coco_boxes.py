@@ -15,10 +15,19 @@ def fixture() -> tuple[dict, list[dict]]:
     """Thirty images of eight classes; boxes moved, missed and made up by a seed."""
     rng = np.random.default_rng(7)
     truth: dict = {
-        "images": [{"id": i, "height": 200, "width": 200, "neg_category_ids": [1, 2], "not_exhaustive_category_ids": [3] if i % 3 == 0 else []} for i in range(1, 31)],
+        "images": [
+            {
+                "id": i,
+                "height": 200,
+                "width": 200,
+                "neg_category_ids": [1, 2],
+                "not_exhaustive_category_ids": [3] if i % 3 == 0 else [],
+            }
+            for i in range(1, 31)
+        ],
         "annotations": [],
         "categories": [{"id": c, "name": f"c{c}", "frequency": "rcf"[c % 3]} for c in range(1, 9)],
-    }  # fmt: skip
+    }
     found = []
     for image in range(1, 31):
         for _ in range(rng.integers(1, 6)):
@@ -29,17 +38,40 @@ def fixture() -> tuple[dict, list[dict]]:
             )
             c = int(rng.integers(1, 8))  # class 8 has no object
             crowd = int(rng.random() < 0.05)
-            truth["annotations"].append({"id": len(truth["annotations"]) + 1, "image_id": image, "category_id": c, "bbox": [x, y, w, h], "area": w * h, "iscrowd": crowd})  # fmt: skip
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]) + 1,
+                    "image_id": image,
+                    "category_id": c,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": crowd,
+                }
+            )
             if rng.random() < 0.85:
                 dx, dy, dw, dh = rng.normal(0, 0.08, 4)
                 kind = c if rng.random() < 0.85 else int(rng.integers(1, 9))
                 box = [
                     float(round(v, 3)) for v in (x + dx * w, y + dy * h, w * (1 + dw), h * (1 + dh))
                 ]
-                found.append({"image_id": image, "category_id": kind, "bbox": box, "score": float(round(rng.uniform(0.2, 1), 4))})  # fmt: skip
+                found.append(
+                    {
+                        "image_id": image,
+                        "category_id": kind,
+                        "bbox": box,
+                        "score": float(round(rng.uniform(0.2, 1), 4)),
+                    }
+                )
         for _ in range(rng.integers(0, 4)):
             box = [float(round(v, 3)) for v in (*rng.uniform(0, 100, 2), *rng.uniform(10, 90, 2))]
-            found.append({"image_id": image, "category_id": int(rng.integers(1, 9)), "bbox": box, "score": float(round(rng.uniform(0, 0.7), 4))})  # fmt: skip
+            found.append(
+                {
+                    "image_id": image,
+                    "category_id": int(rng.integers(1, 9)),
+                    "bbox": box,
+                    "score": float(round(rng.uniform(0, 0.7), 4)),
+                }
+            )
     return truth, found
 
 
@@ -80,13 +112,25 @@ def test_coco_figures_are_those_of_pycocotools():
 
 
 def sizes() -> dict:
-    """Class 1 with a small and a middling object, class 2 with a crowd, class 3 on the edge of two sizes."""
+    """Class 1 with a small and a middling object, class 2 with a crowd, class 3 on the edge of two
+    sizes.
+    """
     rows = [(1, 10, 10, 0), (1, 50, 50, 0), (2, 50, 50, 1), (3, 32, 32, 0)]
     return {
         "images": [{"id": 1, "height": 200, "width": 200}],
-        "annotations": [{"id": i, "image_id": 1, "category_id": c, "bbox": [0, 0, w, h], "area": w * h, "iscrowd": crowd} for i, (c, w, h, crowd) in enumerate(rows, 1)],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": 1,
+                "category_id": c,
+                "bbox": [0, 0, w, h],
+                "area": w * h,
+                "iscrowd": crowd,
+            }
+            for i, (c, w, h, crowd) in enumerate(rows, 1)
+        ],
         "categories": [{"id": c, "name": f"c{c}"} for c in (1, 2, 3)],
-    }  # fmt: skip
+    }
 
 
 GROUPS = {"sized": [1], "crowd": [2], "edge": [3]}
@@ -96,7 +140,17 @@ def test_without_detections_only_what_has_objects_is_zero(monkeypatch):
     """No detection is found neither among objects of a size that there are none of, nor in crowds."""
     monkeypatch.setattr(coco_boxes, "_library", lambda: SimpleNamespace(COCO=lambda content: None))
     got = box_metrics(sizes(), [], groups=GROUPS)
-    zero = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_sized", "ap50_sized", "ap_edge", "ap50_edge"}  # fmt: skip
+    zero = {
+        "ap",
+        "ap50",
+        "ap75",
+        "ap_small",
+        "ap_medium",
+        "ap_sized",
+        "ap50_sized",
+        "ap_edge",
+        "ap50_edge",
+    }
     assert {name for name, value in got.items() if value == 0} == zero
     assert all(math.isnan(value) for name, value in got.items() if name not in zero)
     edge = sizes() | {"annotations": sizes()["annotations"][3:]}

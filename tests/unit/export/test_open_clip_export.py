@@ -210,7 +210,10 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_open_clip(tmp_path / "a")
     with pytest.raises(UserError, match="not an open_clip folder"):
         load_open_clip(tmp_path / "absent")
-    for content, said in (("[]", "not an open_clip folder"), ('{"model_cfg": {"embed_dim": 8}}', "needs vision_cfg")):  # fmt: skip
+    for content, said in (
+        ("[]", "not an open_clip folder"),
+        ('{"model_cfg": {"embed_dim": 8}}', "needs vision_cfg"),
+    ):
         (tmp_path / "a" / "open_clip_config.json").write_text(content)
         with pytest.raises(UserError, match=said):
             load_open_clip(tmp_path / "a")

@@ -104,9 +104,13 @@ def test_module_list_of_other_classes(tmp_path):
     modules = json.loads((tmp_path / "modules.json").read_text())
     assert modules == [
         {"idx": 0, "name": "0", "path": "", "type": "here.Module"},
-        {"idx": 1, "name": "1", "path": "1_Normalize",
-         "type": "sentence_transformers.models.Normalize"},
-    ]  # fmt: skip
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Normalize",
+            "type": "sentence_transformers.models.Normalize",
+        },
+    ]
     about = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
     assert about["prompts"] == {"titles": "Find: "}
     assert about["similarity_fn_name"] == "dot"

@@ -1,4 +1,6 @@
-"""What text classification shares: soft targets, mixup, metrics, separation, classifiers, baselines."""
+"""What text classification shares: soft targets, mixup, metrics, separation, classifiers,
+baselines.
+"""
 
 from types import SimpleNamespace
 
@@ -20,11 +22,21 @@ from common.families.classification.evaluation import evaluate_classifier
 from common.families.classification.module import class_names, scored_part
 from common.losses.auxiliary.soft_targets import mixer, mixture, soft_cross_entropy
 
-CONFIG = {"model_type": "bert", "vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}  # fmt: skip
+CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 256,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
 
 
 def test_own_texts_are_lines_of_a_file_in_utf_8(tmp_path):
-    """Blank lines shifted the predictions without a word; a text was cut at U+2028; Latin-1 was a traceback."""
+    """Blank lines shifted the predictions without a word; a text was cut at U+2028; Latin-1 was a
+    traceback.
+    """
     file = tmp_path / "in.txt"
     file.write_bytes("\ufeffone\u2028more\r\n\r\ntwo\r\n\r\n".encode())
     with pytest.warns(UserWarning, match="1 blank lines between texts are left out"):
@@ -125,7 +137,10 @@ def test_pairs_have_segments_and_single_texts_none():
     assert set(pair) == {"input_ids", "attention_mask", "token_type_ids"}
     assert int(pair["token_type_ids"].max()) == 1
     assert set(model.pad(model.rows([("a",)]))) == {"input_ids", "attention_mask"}
-    assert max(len(row["input_ids"]) for row in model.rows([("a b c d e f g h", "i j k l m n o p q")])) <= 12  # fmt: skip
+    assert (
+        max(len(row["input_ids"]) for row in model.rows([("a b c d e f g h", "i j k l m n o p q")]))
+        <= 12
+    )
     assert model.predict(["a", "b"]) == model.predict([("a",), ("b",)])
     with pytest.raises(ValueError, match="one text, or of two"):
         model.rows([])
@@ -152,7 +167,9 @@ def test_evaluation_leaves_items_of_every_copy():
     )  # type: ignore[arg-type]
     assert set(space.saved) == {"test_accuracy", "test_accuracy_altered_0.5"}
     assert found["test_accuracy"] == np.mean(space.saved["test_accuracy"])
-    assert found["robustness_0.5"] == pytest.approx(found["test_accuracy_altered_0.5"] - found["test_accuracy"])  # fmt: skip
+    assert found["robustness_0.5"] == pytest.approx(
+        found["test_accuracy_altered_0.5"] - found["test_accuracy"]
+    )
     assert "test_silhouette_altered_0.5" in found
     with pytest.raises(UserError, match="empty"):
         LabelledSet([], np.array([]), model.classes)
@@ -162,9 +179,12 @@ def test_evaluation_leaves_items_of_every_copy():
 def test_classes_that_cannot_be_separated_leave_the_other_metrics(labels, caplog):
     """A test file of one class, or of one text a class: known only after the training."""
     model = text_classifier(
-        "random", TASKS["synthetic"].labels, Tuning("prefix", prefix_length=2), config=CONFIG,
+        "random",
+        TASKS["synthetic"].labels,
+        Tuning("prefix", prefix_length=2),
+        config=CONFIG,
         max_length=24,
-    )  # fmt: skip
+    )
     texts = [("the cat sees a dog",), ("rain and wind",), ("bank and coin",)][: len(labels)]
     data = LabelledSet(texts, np.array(labels), model.classes)
     found = evaluate_classifier(model, data, TASKS["synthetic"], ClassifierEval(alterations=[0.5]))

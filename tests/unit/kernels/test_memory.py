@@ -1,7 +1,7 @@
 """Peak extra memory of the blocked back end.
 
-Each probe is a fork of one process that has imported what it needs. Large blocks come fresh from the system, so that
-no probe takes pages that the imports have freed.
+Each probe is a fork of one process that has imported what it needs. Large blocks come fresh from
+the system, so that no probe takes pages that the imports have freed.
 """
 
 import json

@@ -84,8 +84,11 @@ def test_absent_statistics_are_none() -> None:
 )
 def test_wrong_arguments_are_refused(changes: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
-        "q": unit(3).float(), "k": unit(4).float(), "scale": 1.0, "spec": Diagonal()
-    }  # fmt: skip
+        "q": unit(3).float(),
+        "k": unit(4).float(),
+        "scale": 1.0,
+        "spec": Diagonal(),
+    }
     with pytest.raises(ValueError, match=message):
         pair_stats(**{**arguments, **changes})  # type: ignore[arg-type]
 

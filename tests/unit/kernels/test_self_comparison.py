@@ -65,7 +65,9 @@ def statistics(name, backend, top1):
 @pytest.mark.parametrize("top1", [False, True])
 @pytest.mark.parametrize("name", SPECS)
 def test_halves_give_what_the_whole_matrix_gives(name, top1, monkeypatch):
-    """Index and Labels whose positives are not mutual were halved all the same, with a wrong top-1 or loss."""
+    """Index and Labels whose positives are not mutual were halved all the same, with a wrong top-1
+    or loss.
+    """
     monkeypatch.setattr(tiling, "ROWS", 7)
     monkeypatch.setattr(tiling, "COLS", 7)
     monkeypatch.setattr(tiling, "SINGLE", 1)

@@ -26,9 +26,16 @@ def test_blocked_equals_dense(
         leaves += [torch.tensor(9.0), torch.tensor(-3.0)]
         q, k, rho, offset, tau, bias = (t.double().clone().requires_grad_() for t in leaves)
         value = pair_softplus(
-            q, k, tau, spec_cases(n, m)[name], bias=bias, row_offset=offset, row_scale=rho,
-            reduction=reduction, backend=backend,
-        )  # fmt: skip
+            q,
+            k,
+            tau,
+            spec_cases(n, m)[name],
+            bias=bias,
+            row_offset=offset,
+            row_scale=rho,
+            reduction=reduction,
+            backend=backend,
+        )
         loss = (
             (value * torch.linspace(1, 2, n).double()).sum() if reduction == "none" else 2 * value
         )

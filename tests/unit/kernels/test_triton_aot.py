@@ -1,10 +1,11 @@
 """The Triton kernels compile for sm_80 and sm_90 without a GPU, within the limits of the cards.
 
-D is a run-time argument: what depends on it is the tile and whether its depth divides D. Each kernel
-is compiled once per card, dtype, tile and answer, and every D is checked against the code it runs.
-Where the tile is the same, the smaller card answers for float32 on the larger one, and there bfloat16
-for float16, which differs in the name of a type. `make faults` compiles the whole matrix; the daily
-suite, for the larger card, every kernel and the heaviest masks in bfloat16, and the statistics in float32.
+D is a run-time argument: what depends on it is the tile and whether its depth divides D. Each
+kernel is compiled once per card, dtype, tile and answer, and every D is checked against the code it
+runs. Where the tile is the same, the smaller card answers for float32 on the larger one, and there
+bfloat16 for float16, which differs in the name of a type. `make faults` compiles the whole matrix;
+the daily suite, for the larger card, every kernel and the heaviest masks in bfloat16, and the
+statistics in float32.
 """
 
 import re
@@ -29,13 +30,13 @@ from common.kernels.specs.weights import (  # noqa: E402
     Partner,
     Spec,
     Threshold,
-)  # fmt: skip
+)
 from tests.unit.kernels.triton_aot import (  # noqa: E402
     SHARED_LIMIT,
     Resources,
     compile_kernel,
     find_tool,
-)  # fmt: skip
+)
 
 pytestmark = [
     pytest.mark.skipif(
@@ -61,9 +62,10 @@ SPECS: dict[str, Spec] = {
     "index": Index(_ids),
     "nt_xent": Partner(2) & ExcludeSelf(),
     "labels": Labels(_ids, _ids, exclude_self=True),
-    "features": Diagonal() & LowRank(_features, _features)
-    & Threshold(_features, _features, torch.zeros(4)),
-}  # fmt: skip
+    "features": (
+        Diagonal() & LowRank(_features, _features) & Threshold(_features, _features, torch.zeros(4))
+    ),
+}
 
 
 class Variant(NamedTuple):
@@ -95,12 +97,17 @@ def _flags(variant: Variant, operand: str, family: str, capability: tuple[int, i
     name = variant_of(program, variant.top1, variant.half, variant.moment)
     tile = tile_config(family, OPERANDS[operand], variant.dim, capability, name)
     flags = {
-        "PROG": program.code, "MASKED": name != "plain" or variant.dim % 64 > 0, "BIAS": program.biased,
-        "ROW_SCALE": variant.row_scale, "EVEN_D": variant.dim % tile.depth == 0,
-        "PRECISION": "tf32" if operand == "tf32" else "ieee", "UPCAST": False,
-    }  # fmt: skip
-    sides = tuple("*" + {torch.int64: "i64", torch.int32: "i32"}.get(t.dtype, "fp32")
-                  for t in program.sides)  # fmt: skip
+        "PROG": program.code,
+        "MASKED": name != "plain" or variant.dim % 64 > 0,
+        "BIAS": program.biased,
+        "ROW_SCALE": variant.row_scale,
+        "EVEN_D": variant.dim % tile.depth == 0,
+        "PRECISION": "tf32" if operand == "tf32" else "ieee",
+        "UPCAST": False,
+    }
+    sides = tuple(
+        "*" + {torch.int64: "i64", torch.int32: "i32"}.get(t.dtype, "fp32") for t in program.sides
+    )
     return program, tile, flags, sides
 
 
@@ -115,9 +122,13 @@ def gradient(operand: str) -> str:
 
 
 def compile_lse(
-    variant: Variant, operand: str, arch: int, keep: bool = False, ragged: bool = False,
+    variant: Variant,
+    operand: str,
+    arch: int,
+    keep: bool = False,
+    ragged: bool = False,
     tma: bool | None = None,
-) -> Resources:  # fmt: skip
+) -> Resources:
     """The lse kernel; by default with the loads that a card of this kind takes."""
     from common.kernels.gpu.kernel_pairs import lse_kernel
 
@@ -125,20 +136,35 @@ def compile_lse(
     program, tile, flags, sides = _flags(variant, operand, family, (arch // 10, 0))
     columns = variant.columns or variant.half
     flags |= {
-        "FIXED": variant.fixed, "COLUMNS": columns, "HALF": variant.half,
+        "FIXED": variant.fixed,
+        "COLUMNS": columns,
+        "HALF": variant.half,
         "LIN": program.weighted and not program.single_weights,
-        "TWO_MASKS": columns and program.two_masks, "MOMENT": variant.moment, "TOP": variant.top1,
-        "KEEP": keep, "POS": keep, "FLAT": not program.features,
+        "TWO_MASKS": columns and program.two_masks,
+        "MOMENT": variant.moment,
+        "TOP": variant.top1,
+        "KEEP": keep,
+        "POS": keep,
+        "FLAT": not program.features,
         "TMA": arch >= 90 and operand != "fp32" if tma is None else tma,
-    }  # fmt: skip
+    }
     mirrored = variant.half and variant.top1
     present = {
-        "shift": variant.fixed, "row_scale": variant.row_scale, "row_max": not variant.fixed,
-        "row_mom": variant.moment, "row_best": variant.top1, "row_hit": variant.top1,
-        "col_max": columns and not variant.fixed, "col_sum": columns, "row_lin": flags["LIN"],
+        "shift": variant.fixed,
+        "row_scale": variant.row_scale,
+        "row_max": not variant.fixed,
+        "row_mom": variant.moment,
+        "row_best": variant.top1,
+        "row_hit": variant.top1,
+        "col_max": columns and not variant.fixed,
+        "col_sum": columns,
+        "row_lin": flags["LIN"],
         "col_lin": variant.half and flags["LIN"],
-        "col_best": mirrored, "col_hit": mirrored, "row_pos": keep, "kept": keep,
-    }  # fmt: skip
+        "col_best": mirrored,
+        "col_hit": mirrored,
+        "row_pos": keep,
+        "kept": keep,
+    }
     absent = tuple(name for name, there in present.items() if not there)
     return compile_kernel(
         lse_kernel, flags, element(operand), arch, tile, absent, sides, gradient(operand), ragged
@@ -151,14 +177,23 @@ def compile_grad(variant: Variant, operand: str, arch: int, ragged: bool = False
     program, tile, flags, sides = _flags(variant, operand, "grad", (arch // 10, 0))
     columns = variant.columns or variant.half
     flags |= {
-        "FIXED": variant.fixed, "ROWS": True, "COLUMNS": columns, "HALF": variant.half,
-        "LIN": True, "TWO_MASKS": columns and program.two_masks, "MOMENT": variant.moment,
-    }  # fmt: skip
+        "FIXED": variant.fixed,
+        "ROWS": True,
+        "COLUMNS": columns,
+        "HALF": variant.half,
+        "LIN": True,
+        "TWO_MASKS": columns and program.two_masks,
+        "MOMENT": variant.moment,
+    }
     present = {
-        "shift": variant.fixed, "row_scale": variant.row_scale, "row_lse": not variant.fixed,
-        "row_e": variant.moment, "col_lse": columns and not variant.fixed, "col_b": columns,
+        "shift": variant.fixed,
+        "row_scale": variant.row_scale,
+        "row_lse": not variant.fixed,
+        "row_e": variant.moment,
+        "col_lse": columns and not variant.fixed,
+        "col_b": columns,
         "col_c": variant.half,
-    }  # fmt: skip
+    }
     absent = tuple(name for name, there in present.items() if not there)
     return compile_kernel(
         grad_kernel, flags, element(operand), arch, tile, absent, sides, gradient(operand), ragged
@@ -208,7 +243,9 @@ _compiled: dict[tuple[object, ...], Resources] = {}
 
 
 def compile_clip(family: str, dim: int, operand: str, arch: int) -> Resources:
-    """A kernel of the CLIP loss (softplus: SigLIP) for embeddings of size D, or one that stands for it."""
+    """A kernel of the CLIP loss (softplus: SigLIP) for embeddings of size D, or one that stands for
+    it.
+    """
     variant = Variant(dim=dim)
     _, tile, flags, _ = _flags(variant, operand, family, (arch // 10, 0))
     stand_in = {("fp32", 90): ("fp32", 80), ("fp16", 80): ("bf16", 80)}
@@ -253,8 +290,12 @@ def test_every_kernel_fits_the_card(dim: int, operand: str, arch: int, family: s
 HEAVY = ("nt_xent", "labels", "features", "moment")
 COMBINATIONS = [(name, "bf16", arch) for name in HEAVY for arch in (80, 90)]
 # what these need besides the CLIP loss is among what the heavy ones need: one card each
-COMBINATIONS += [("clip_uneven", "bf16", 80), ("index", "bf16", 90),
-                 ("online_top1", "bf16", 80), ("top1", "bf16", 90)]  # fmt: skip
+COMBINATIONS += [
+    ("clip_uneven", "bf16", 80),
+    ("index", "bf16", 90),
+    ("online_top1", "bf16", 80),
+    ("top1", "bf16", 90),
+]
 # one fp32 tile serves both cards, and 80 is the smaller one
 COMBINATIONS += [(name, "fp32", 80) for name in HEAVY]
 

@@ -35,10 +35,16 @@ def find_tool(name: str) -> str | None:
 
 
 def compile_kernel(
-    kernel: Any, flags: dict[str, Any], operand: str, arch: int, tile: TileConfig,
-    absent: tuple[str, ...] = (), sides: tuple[str, ...] = (), grad_dtype: str = "bf16",
+    kernel: Any,
+    flags: dict[str, Any],
+    operand: str,
+    arch: int,
+    tile: TileConfig,
+    absent: tuple[str, ...] = (),
+    sides: tuple[str, ...] = (),
+    grad_dtype: str = "bf16",
     ragged: bool = False,
-) -> Resources:  # fmt: skip
+) -> Resources:
     """Compile `kernel` for sm_`arch` with aligned pointers and strides divisible by 16.
 
     Args:

@@ -1,8 +1,8 @@
 """Cases for the Triton kernels, run by Triton's interpreter in a process of its own.
 
 ``python -m tests.unit.kernels.triton_cases [CASE ...]`` with TRITON_INTERPRET=1 prints one JSON
-object: group -> case name -> {quantity: relative error against the float64 dense reference}; in the group "host" the
-quantities are counts, or shapes.
+object: group -> case name -> {quantity: relative error against the float64 dense reference}; in the
+group "host" the quantities are counts, or shapes.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.kernels.gpu import launch as triton_launch
-from common.kernels.gpu import lowering as triton_program  # fmt: skip
+from common.kernels.gpu import lowering as triton_program
 from common.kernels.gpu.tile_table import TileConfig, override
 from common.kernels.specs.weights import (
     All,
@@ -33,7 +33,7 @@ from common.kernels.specs.weights import (
     Threshold,
     Uniform,
     Valid,
-)  # fmt: skip
+)
 from tests.unit.kernels.triton_checks import (
     broken,
     by_descriptors,
@@ -311,7 +311,8 @@ def main() -> None:
     """Run all cases (or those named) and print the errors."""
     torch.manual_seed(0)
     triton_launch._KEEP_ROWS = 32
-    # an operation of the interpreter costs the same for a wide tile; self-comparisons need square ones
+    # an operation of the interpreter costs the same for a wide tile; self-comparisons need square
+    # ones
     for family in ("lse", "rows", "grad", "kept", "softplus", "softplus_grad"):
         for variant in ("plain", "masked", "features"):
             for operand in ("float", "half", "tf32"):

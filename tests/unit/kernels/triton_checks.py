@@ -19,7 +19,7 @@ from common.kernels.specs.weights import (
     Labels,
     Spec,
     Uniform,
-)  # fmt: skip
+)
 from tests.unit.kernels.triton_compare import (
     Errors,
     M,
@@ -81,20 +81,32 @@ def too_large_a_scale() -> Errors:
     triton_launch.FIXED_SIZE = 1
     long = Problem(10 * q, 10 * q, torch.tensor(10.0), Diagonal())  # no unit rows: sums overflow
     burst = triton_pair.forward(long).row_lse
-    return {"not_nan": float(not lost.isnan()), "row_lse": safe["row_lse"], "dq": safe["dq"],
-            "overflow": float(not burst.isnan().all())}  # fmt: skip
+    return {
+        "not_nan": float(not lost.isnan()),
+        "row_lse": safe["row_lse"],
+        "dq": safe["dq"],
+        "overflow": float(not burst.isnan().all()),
+    }
 
 
 def broken() -> Errors:
     """Negative twin: the statistics of a spec differ from those of its neighbour."""
-    return {"row_lse": error(
-        triton_pair.forward(problem(Diagonal())).row_lse,
-        triton_pair.forward(problem(Diagonal() & ExcludePositive())).row_lse,
-    )}  # fmt: skip
+    return {
+        "row_lse": error(
+            triton_pair.forward(problem(Diagonal())).row_lse,
+            triton_pair.forward(problem(Diagonal() & ExcludePositive())).row_lse,
+        )
+    }
 
 
-def kept(share: float, spec: Spec, dtype: Any = torch.float32, chunk: int = 2**28,
-         confident: bool = False, **options: Any) -> Errors:  # fmt: skip
+def kept(
+    share: float,
+    spec: Spec,
+    dtype: Any = torch.float32,
+    chunk: int = 2**28,
+    confident: bool = False,
+    **options: Any,
+) -> Errors:
     """Kept exponentials: errors against float64, and that as many rows are kept as may be."""
     p = confident_problem(dtype) if confident else problem(spec, dtype=dtype, **options)
     size = triton_launch.kept_dtype(p).itemsize
@@ -113,18 +125,24 @@ def rows_without_gradients() -> Errors:
     got, grads = triton_backend.info_nce_rows(p, False, False)
     _, only_k = triton_backend.info_nce_rows(p, False, True)
     empty = grads.dq.numel() + grads.dk.numel() + grads.row_dot.numel() + only_k.dq.numel()
-    return {"row_lse": error(got.row_lse, want.row_lse), "hit": error(got.row_hit, want.row_hit),
-            "empty": float(empty), "dk": error(only_k.dk, full.dk)}  # fmt: skip
+    return {
+        "row_lse": error(got.row_lse, want.row_lse),
+        "hit": error(got.row_hit, want.row_hit),
+        "empty": float(empty),
+        "dk": error(only_k.dk, full.dk),
+    }
 
 
 def rows_refused() -> Errors:
     """What the fused path may not take: running maxima, 16-bit tiles with several positives."""
     labels_ = Labels(integers(7, N), integers(7, M))
     refused = [
-        problem(Diagonal(), unit_norm=False), problem(Diagonal(), row_scale=torch.ones(N)),
-        problem(labels_, dtype=torch.bfloat16), problem(Block(1), m=N, dtype=torch.bfloat16),
+        problem(Diagonal(), unit_norm=False),
+        problem(Diagonal(), row_scale=torch.ones(N)),
+        problem(labels_, dtype=torch.bfloat16),
+        problem(Block(1), m=N, dtype=torch.bfloat16),
         problem(Diagonal() & Bias(torch.zeros(N))),
-    ]  # fmt: skip
+    ]
     taken = [problem(labels_), problem(Diagonal(), dtype=torch.bfloat16)]
     wrong = [p for p in refused if triton_backend.fuses_rows(p)]
     wrong += [p for p in taken if not triton_backend.fuses_rows(p)]
@@ -143,18 +161,33 @@ def tuner() -> Errors:
         ran.append(run())
         return 1.0 if len(ran) % 3 == 0 else 2.0
 
-    found = tune(40, 16, torch.float32, timer, variants=("plain",), device="cpu",
-                 tiles=lambda *_: [small, large])  # fmt: skip
+    found = tune(
+        40,
+        16,
+        torch.float32,
+        timer,
+        variants=("plain",),
+        device="cpu",
+        tiles=lambda *_: [small, large],
+    )
     wrong = len(found) != len(FAMILIES) or any(tile != large for tile, *_ in found.values())
-    fields = [x if isinstance(x, Tensor) else torch.cat([t.flatten() for t in x if t is not None and t.numel() > 1])
-              for x in ran]  # fmt: skip
+    fields = [
+        (
+            x
+            if isinstance(x, Tensor)
+            else torch.cat([t.flatten() for t in x if t is not None and t.numel() > 1])
+        )
+        for x in ran
+    ]
     worst = max(error(fields[i + j], fields[i]) for i in range(0, len(ran), 3) for j in (1, 2))
     left = tile_config("lse", "float", 64, (0, 0), "plain") != TileConfig(32, 32, 32, 1, 1)
     return {"wrong": float(wrong or left or len(ran) != 3 * len(FAMILIES)), "changed": worst}
 
 
 def by_descriptors(run: Callable[[], Errors]) -> Errors:
-    """A case whose q and k the statistics read through tensor descriptors, as on compute capability 9."""
+    """A case whose q and k the statistics read through tensor descriptors, as on compute capability
+    9.
+    """
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from common.kernels.gpu.launch import Plan
@@ -183,8 +216,11 @@ def shapes() -> dict[str, list[tuple[list[int], str]]]:
 
 def shape_problems() -> dict[str, Problem]:
     """Problems whose statistics differ in shape and dtype: with and without kept exponentials."""
-    cases = {"fp32": (torch.float32, 2**30), "bf16": (torch.bfloat16, 2**30),
-             "not_kept": (torch.bfloat16, 0)}  # fmt: skip
+    cases = {
+        "fp32": (torch.float32, 2**30),
+        "bf16": (torch.bfloat16, 2**30),
+        "not_kept": (torch.bfloat16, 0),
+    }
     return {
         name: problem(Diagonal(), dtype=dtype, columns=True, top1=True, keep=keep)
         for name, (dtype, keep) in cases.items()
@@ -201,7 +237,9 @@ def statistics(p: Problem, change: Callable[[Tensor], Tensor] = lambda x: x) -> 
 
 
 def host_calls() -> Errors:
-    """Calls into aten of one loss with its backward, apart from the allocations, which the interpreter adds to."""
+    """Calls into aten of one loss with its backward, apart from the allocations, which the
+    interpreter adds to.
+    """
     from common.losses.image_text import ClipLoss, SigLipLoss
 
     calls: Errors = {}

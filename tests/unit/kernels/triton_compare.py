@@ -22,7 +22,7 @@ from common.kernels.specs.weights import (
     Spec,
     decode,
     encode,
-)  # fmt: skip
+)
 
 N, M, D = 44, 75, 40  # two tiles of 32 x 64 along each side, the second one not full
 Errors = dict[str, float]
@@ -37,8 +37,16 @@ def integers(high: int, size: int, seed: int = 3) -> Tensor:
     return torch.randint(high, (size,), generator=torch.Generator().manual_seed(seed))
 
 
-def problem(spec: Spec, n: int = N, m: int = M, d: int = D, dtype: Any = torch.float32,
-            scale: float = 14.0, same: bool = False, **options: Any) -> Problem:  # fmt: skip
+def problem(
+    spec: Spec,
+    n: int = N,
+    m: int = M,
+    d: int = D,
+    dtype: Any = torch.float32,
+    scale: float = 14.0,
+    same: bool = False,
+    **options: Any,
+) -> Problem:
     q = unit(n, d).to(dtype)
     k = q if same else unit(m, d, seed=1).to(dtype)
     return Problem(q, k, torch.tensor(scale), spec.prepare(), **options)

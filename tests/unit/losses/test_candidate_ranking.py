@@ -35,7 +35,9 @@ def test_equally_good_candidates_are_in_no_pair_and_their_order_does_not_count()
     assert float(out.loss) == pytest.approx(near / 4 + (0.2 + 0.2))
     swapped = candidate_ranking(scores[:, [0, 2, 1, 3]], gold, 0.1, ranks=ranks)
     torch.testing.assert_close(swapped.loss, out.loss)
-    places = [candidate_ranking(scores[:, own], gold, 0.1).loss for own in ([0, 1, 2, 3], [0, 2, 1, 3])]  # fmt: skip
+    places = [
+        candidate_ranking(scores[:, own], gold, 0.1).loss for own in ([0, 1, 2, 3], [0, 2, 1, 3])
+    ]
     assert abs(float(places[0] - places[1])) > 0.1  # the twin
     both = torch.tensor([[0, 0, 1, 2]])
     assert bool(candidate_ranking(scores, gold, ranks=both).hits)  # the second one is as good

@@ -76,7 +76,9 @@ def test_frequent_classes_are_drawn_more_often_and_their_expected_count_is_large
 
 
 def test_all_classes_need_no_correction():
-    """Each is in S with probability 1, so log Q = 0, however small its odds; one class less is a sample."""
+    """Each is in S with probability 1, so log Q = 0, however small its odds; one class less is a
+    sample.
+    """
     labels, weights = torch.tensor([0]), np.array([1e-9, 1.0, 3.0, 6.0])
     for size in (4, 9):
         ids, logs = sample_classes(labels, 4, size, np.random.default_rng(0), weights)

@@ -12,14 +12,23 @@ from common.losses.weighted.overlap import Given, SetOverlap, weighted_two_view
 def sets_of(size=11, seed=0):
     """Python sets, and the same as flat ids and sizes."""
     g = torch.Generator().manual_seed(seed)
-    own = [set(torch.randint(0, 9, (int(n),), generator=g).tolist()) for n in torch.randint(0, 5, (size,), generator=g)]  # fmt: skip
+    own = [
+        set(torch.randint(0, 9, (int(n),), generator=g).tolist())
+        for n in torch.randint(0, 5, (size,), generator=g)
+    ]
     ids = torch.tensor([i + 2**40 for s in own for i in sorted(s)])
     return own, SetOverlap(ids, torch.tensor([len(s) for s in own]))
 
 
 def dense(own):
     """Jaccard with loops."""
-    return torch.tensor([[1.0 if i == j else len(a & b) / max(1, len(a | b)) for j, b in enumerate(own)] for i, a in enumerate(own)], dtype=torch.float64)  # fmt: skip
+    return torch.tensor(
+        [
+            [1.0 if i == j else len(a & b) / max(1, len(a | b)) for j, b in enumerate(own)]
+            for i, a in enumerate(own)
+        ],
+        dtype=torch.float64,
+    )
 
 
 def views(size=11, dim=5):
@@ -64,9 +73,15 @@ def test_loss_and_gradient_are_those_of_the_dense_form(tile, monkeypatch):
 
 
 def test_weights_need_not_be_symmetric():
-    weights = torch.rand(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).fill_diagonal_(1.0)  # fmt: skip
-    z = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)  # fmt: skip
-    assert torch.autograd.gradcheck(lambda x: weighted_two_view(x[0], x[1], 1.5, Given(weights), unit_norm=False).loss, z)  # fmt: skip
+    weights = torch.rand(
+        4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).fill_diagonal_(1.0)
+    z = torch.randn(
+        2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: weighted_two_view(x[0], x[1], 1.5, Given(weights), unit_norm=False).loss, z
+    )
 
 
 def test_a_batch_is_never_a_matrix_of_pairs(monkeypatch):

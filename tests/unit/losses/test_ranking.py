@@ -15,7 +15,10 @@ def test_softmax_hinge_is_twice_the_probability_of_the_wrong_one():
     assert out.hits.tolist() == [True, False]
     wide = softmax_hinge(positive, negative, margin=0.2)
     assert wide.per_sample[0] == 0
-    torch.autograd.gradcheck(lambda p, n: softmax_hinge(p, n).loss, (positive.clone().requires_grad_(), negative.clone().requires_grad_()))  # fmt: skip
+    torch.autograd.gradcheck(
+        lambda p, n: softmax_hinge(p, n).loss,
+        (positive.clone().requires_grad_(), negative.clone().requires_grad_()),
+    )
 
 
 def test_groupwise_is_the_logistic_loss_for_two_and_does_not_see_a_shift():

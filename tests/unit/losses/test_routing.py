@@ -46,7 +46,9 @@ def test_information_is_what_counting_gives_and_has_a_gradient():
     logits.requires_grad_()
     found = router_information([logits], torch.tensor([0, 1, 2]), 3)
     assert float(found) == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
-    assert float(router_information([torch.zeros(3, 2)], torch.tensor([0, 1, 2]), 3)) == pytest.approx(0.0, abs=1e-7)  # fmt: skip
+    assert float(
+        router_information([torch.zeros(3, 2)], torch.tensor([0, 1, 2]), 3)
+    ) == pytest.approx(0.0, abs=1e-7)
     soft = fill((6, 4), 0.4)
     torch.autograd.gradcheck(lambda x: router_information([x, x.flip(0)], LABELS, 3), (soft,))
     router_information([soft], LABELS, 5).backward()  # tasks that do not occur

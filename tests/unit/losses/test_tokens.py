@@ -60,9 +60,11 @@ def test_token_sums_are_those_of_each_row_without_padding(smoothing):
     assert counts.tolist() == [2, 3]
     for row, length in enumerate((2, 3)):
         want = F.cross_entropy(
-            logits[row, :length], tokens[row, 1 : 1 + length], reduction="sum",
+            logits[row, :length],
+            tokens[row, 1 : 1 + length],
+            reduction="sum",
             label_smoothing=smoothing,
-        )  # fmt: skip
+        )
         torch.testing.assert_close(sums[row], want)
     with_padding, every = token_sums(
         logits, tokens, pad_id=0, label_smoothing=smoothing, count_pad=True

@@ -46,12 +46,19 @@ def make_batch() -> Batch:
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     return {
-        "x": normal(N, D), "y": normal(N, D), "hard": normal(N, K, D), "queue": normal(M, D),
-        "guide_x": normal(N, 3), "guide_y": normal(N, 3), "guide_hard": normal(N, K, 3),
-        "guide_queue": normal(M, 3), "labels": torch.arange(N) % 3,
-        "ids": torch.tensor([0, 1, 2, 0, 3, 1, 4, 2]), "hard_ids": torch.arange(N * K).view(N, K) % 5,
+        "x": normal(N, D),
+        "y": normal(N, D),
+        "hard": normal(N, K, D),
+        "queue": normal(M, D),
+        "guide_x": normal(N, 3),
+        "guide_y": normal(N, 3),
+        "guide_hard": normal(N, K, 3),
+        "guide_queue": normal(M, 3),
+        "labels": torch.arange(N) % 3,
+        "ids": torch.tensor([0, 1, 2, 0, 3, 1, 4, 2]),
+        "hard_ids": torch.arange(N * K).view(N, K) % 5,
         "queue_ids": torch.tensor([0, 3, 9]),
-    }  # fmt: skip
+    }
 
 
 def guided(b: Batch) -> Tensor:
@@ -165,12 +172,21 @@ SHARED = {  # keys that all ranks hold alike, such as prototypes
     "sup_con_in": lambda x, k, group: sup_con(
         x, k, torch.arange(len(x)) % 2, KINDS, 4.0, mode="in", group=group
     ),
-    "sup_con_out": lambda x, k, group: sup_con(x, k, torch.arange(len(x)) % 2, KINDS, 4.0, group=group),
+    "sup_con_out": lambda x, k, group: sup_con(
+        x, k, torch.arange(len(x)) % 2, KINDS, 4.0, group=group
+    ),
     "cwcl": lambda x, k, group: cwcl(x, k, x.detach(), k.detach(), 4.0, group=group),
     "disparate": lambda x, k, group: disparate(
-        x, k, torch.ones_like(x), torch.arange(len(x)) % 2, 1 - torch.arange(len(x)) % 2, KINDS, 4.0, group=group
+        x,
+        k,
+        torch.ones_like(x),
+        torch.arange(len(x)) % 2,
+        1 - torch.arange(len(x)) % 2,
+        KINDS,
+        4.0,
+        group=group,
     ),
-}  # fmt: skip
+}
 KINDS = torch.tensor([0, 1, 1, 0, 1])
 
 

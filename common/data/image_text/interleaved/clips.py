@@ -15,7 +15,9 @@ REPAIRED = 2.0  # seconds of a clip whose start is after its end
 
 
 def adjacent_clips(stored: str | Sequence[Any], most: int, rng: Rng) -> list[Any]:
-    """2 to `most` clips of a video that follow one another; if it has fewer, the last one is repeated.
+    """2 to `most` clips of a video that follow one another.
+
+    If it has fewer, the last one is repeated.
 
     Source: the COSMO release (showlab/cosmo), which reads tar shards so.
 
@@ -46,9 +48,9 @@ def clip_seconds(clip: str, speed: float = 1.0, *, repair: bool = False) -> tupl
     Args:
         clip: in seconds of the event.
         speed: of the video.
-        repair: read clips that do not end after their start as the COSMO release does: one that ends before it is the
-            two seconds before its end (from 0 to two seconds after its end where that is before 0), one without length a
-            moment.
+        repair: read clips that do not end after their start as the COSMO release does: one that
+            ends before it is the two seconds before its end (from 0 to two seconds after its end
+            where that is before 0), one without length a moment.
 
     Raises:
         ValueError: another form, or an end that is not after the start.

@@ -1,7 +1,8 @@
 """Documents of texts and pictures, and of clips with captions, as one text with a place for each picture.
 
-Layouts: MMC4 (``text_list``, ``image_info[].image_base64``, ``similarity_matrix``); OBELICS as the COSMO release stores it
-(``texts``, ``image_info`` and ``score``, see `obelics_document`); clips: see `clips`.
+Layouts: MMC4 (``text_list``, ``image_info[].image_base64``, ``similarity_matrix``); OBELICS as the
+COSMO release stores it (``texts``, ``image_info`` and ``score``, see `obelics_document`); clips:
+see `clips`.
 """
 
 import ast
@@ -16,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from common.data.image_text.interleaved.options import CaptionUse
 from common.data.samplers import Rng
 
-VISUAL, END_OF_CHUNK, BEGIN_OF_CHUNK, HUMAN, GPT = "<visual>", "<|endofchunk|>", "<|beginofchunk|>", "<human>", "<gpt>"  # fmt: skip
+VISUAL, END_OF_CHUNK, BEGIN_OF_CHUNK, HUMAN, GPT = (
+    "<visual>",
+    "<|endofchunk|>",
+    "<|beginofchunk|>",
+    "<human>",
+    "<gpt>",
+)
 SPECIAL_TOKENS = (END_OF_CHUNK, VISUAL, BEGIN_OF_CHUNK, HUMAN, GPT)
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 NOISE, NOISE_BOUND = 0.025, 0.08  # of similarities
@@ -55,8 +62,9 @@ def choose_caption(stored: str, use: CaptionUse, rng: Rng) -> str:
 
     Args:
         stored: what the pair's text file holds; without a tab there is one caption.
-        use: ``noisy_only`` the original; ``clean_only`` a generated one; ``mixed`` the original or a generated one, each in
-            half of the cases; ``first``, ``last`` that generated one; ``random`` any.
+        use: ``noisy_only`` the original; ``clean_only`` a generated one; ``mixed`` the original or
+            a generated one, each in half of the cases; ``first``, ``last`` that generated one;
+            ``random`` any.
         rng: of this access.
 
     >>> choose_caption("an original\tone<EOC>two", "last", np.random.default_rng(0))
@@ -92,7 +100,8 @@ def caption_document(caption: str, rng: Rng, blank_prob: float = 0.5) -> Documen
 def match(similarity: ArrayLike, threshold: float, rng: Rng | None = None) -> list[tuple[int, int]]:
     """The assignment of pictures to sentences with the largest sum of similarities.
 
-    Source: Zhu et al. 2023, "Multimodal C4", section 3, arXiv 2304.06939; noise and threshold: the COSMO release.
+    Source: Zhu et al. 2023, "Multimodal C4", section 3, arXiv 2304.06939; noise and threshold: the
+    COSMO release.
 
     Args:
         similarity: (I, S), pictures by sentences.
@@ -120,7 +129,7 @@ def match(similarity: ArrayLike, threshold: float, rng: Rng | None = None) -> li
 
 def mmc4_document(
     sentences: Sequence[str], pairs: Sequence[tuple[int, int]], most_tokens: int
-) -> Document:  # fmt: skip
+) -> Document:
     """Sentences in order, those with a picture after ``<|endofchunk|><visual>``.
 
     Args:
@@ -148,7 +157,8 @@ def obelics_scores(score: str, places: int) -> NDArray[np.float64]:
     """Similarities of a document's places, (P, P), pictures by texts; 0 where the score names none.
 
     Args:
-        score: a list, written as in Python, of ``["t<place>_i<place>", similarity]`` with the text's place first.
+        score: a list, written as in Python, of ``["t<place>_i<place>", similarity]`` with the
+            text's place first.
         places: P.
 
     Raises:
@@ -177,8 +187,8 @@ def obelics_document(
 ) -> Document:
     """Each picture before the text that fits it best; in half of the cases in reverse order.
 
-    Texts and pictures stand at the P places of a document. A picture without a similarity above 0 is left out, as in the
-    COSMO release.
+    Texts and pictures stand at the P places of a document. A picture without a similarity above 0
+    is left out, as in the COSMO release.
 
     Args:
         texts: P of them, None at the places of pictures.
@@ -205,7 +215,9 @@ def obelics_document(
     if (own > 0).sum() < (scores > 0).sum():
         raise ValueError("score compares places other than a text and a picture")
     words = list(spoken.values())
-    best = {i: words[int(row.argmax())] for i, row in zip(shown, own, strict=True) if (row > 0).any()}  # fmt: skip
+    best = {
+        i: words[int(row.argmax())] for i, row in zip(shown, own, strict=True) if (row > 0).any()
+    }
     order = list(best)[:: -1 if rng.random() < 0.5 else 1]
     parts = [f"{VISUAL}{plain(best[i])[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order]
     return Document("".join(parts), tuple(order))
@@ -248,11 +260,11 @@ def picture_content(entry: str | Mapping[str, Any]) -> bytes:
 
 def token_window(
     ids: Sequence[int], visual: int, length: int, most_pictures: int, rng: Rng | None = None
-) -> Window:  # fmt: skip
+) -> Window:
     """At most `length` tokens around a picture, with at most so many pictures.
 
-    A longer document is read from a random place for a picture, 0 to 20 tokens before it, such that no other place
-    comes first; it ends before a picture too many.
+    A longer document is read from a random place for a picture, 0 to 20 tokens before it, such that
+    no other place comes first; it ends before a picture too many.
 
     Args:
         ids: tokens of the document.

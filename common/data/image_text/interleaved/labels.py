@@ -68,8 +68,8 @@ def instruction_labels(
 ) -> Tensor:
     """Instructions: all answers with the ends of their chunks, and the end of the text.
 
-    Nothing from ``<human>`` to ``<gpt>``, both included, and no padding, start or picture. Unlike in documents an answer
-    after the first one needs no further picture.
+    Nothing from ``<human>`` to ``<gpt>``, both included, and no padding, start or picture. Unlike
+    in documents an answer after the first one needs no further picture.
 
     Args:
         ids: (B, L) int64.

@@ -26,10 +26,10 @@ class Source(Protocol):
 class RoundRobin(IterableDataset[Any]):
     """Endless batches of this rank: the first source, the second, ..., and the first again.
 
-    An epoch ends when the shortest source has no further whole batch, so it has as many batches of every source
-    (`length="min"` of the COSMO release). Every source is drawn from a fresh permutation in each epoch; batches
-    that are not full are left out. All is a function of (seed, epoch, batch): any number of ranks and loader
-    processes reads the same.
+    An epoch ends when the shortest source has no further whole batch, so it has as many batches of
+    every source (`length="min"` of the COSMO release). Every source is drawn from a fresh
+    permutation in each epoch; batches that are not full are left out. All is a function of (seed,
+    epoch, batch): any number of ranks and loader processes reads the same.
 
     Source: Wang et al. 2024, "COSMO", released code, arXiv 2401.00849.
 
@@ -37,7 +37,8 @@ class RoundRobin(IterableDataset[Any]):
         sources: S of them.
         batch_sizes: samples per rank of a batch of each.
         seed: the experiment's seed.
-        unit: samples per rank that the trainer counts for a batch, see `ContrastiveData.batch_size`.
+        unit: samples per rank that the trainer counts for a batch, see
+            `ContrastiveData.batch_size`.
 
     Raises:
         UserError: no source, or one that does not fill a batch on all ranks.
@@ -45,7 +46,7 @@ class RoundRobin(IterableDataset[Any]):
 
     def __init__(
         self, sources: Sequence[Source], batch_sizes: Sequence[int], seed: int, unit: int = 1
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not sources or len(sources) != len(batch_sizes):
             raise UserError(
                 f"{len(sources)} sources with {len(batch_sizes)} batch sizes: one for each"
@@ -72,7 +73,10 @@ class RoundRobin(IterableDataset[Any]):
         return self.batches_per_epoch * self.unit * self.world_size
 
     def start_at(self, batch: int) -> None:
-        """Make the next iterator begin at this batch of the stream; called in the training process."""
+        """Make the next iterator begin at this batch of the stream.
+
+        Called in the training process.
+        """
         self.first, self.rank, self.world_size = batch, rank(), world_size()
         self._check()
 
@@ -107,6 +111,6 @@ class RoundRobin(IterableDataset[Any]):
         for number, (source, size) in enumerate(zip(self.sources, self.batch_sizes, strict=True)):
             if len(source) < size * self.world_size:
                 raise UserError(
-                    f"source {number} has {len(source)} rows, which do not fill a batch of {size} on "
-                    f"{self.world_size} process(es): lower data.batch_size"
+                    f"source {number} has {len(source)} rows, which do not fill a batch of {size}"
+                    f" on {self.world_size} process(es): lower data.batch_size"
                 )

@@ -24,11 +24,13 @@ class _Member(NamedTuple):
 class TarRows:
     """Local tar shards as a sequence of undecoded samples.
 
-    The headers of all shards are read once, when the set is opened; contents when they are asked for.
+    The headers of all shards are read once, when the set is opened; contents when they are asked
+    for.
 
     Args:
         shards: see `expand_shards`; uncompressed local files.
-        needed: suffixes that a sample must have, such as ``json``; one of each group that ``|`` separates.
+        needed: suffixes that a sample must have, such as ``json``; one of each group that ``|``
+            separates.
 
     Raises:
         UserError: a missing or damaged shard, or no such sample in any.
@@ -59,8 +61,11 @@ class TarRows:
         if lacking := seen - len(self):
             log.warning(
                 "%d of %d samples of %s lack one of the files %s and are left out",
-                lacking, seen, shards, ", ".join(needed),
-            )  # fmt: skip
+                lacking,
+                seen,
+                shards,
+                ", ".join(needed),
+            )
 
     def __len__(self) -> int:
         return len(self._places)

@@ -1,6 +1,7 @@
 """Videos as frames at points in time, and their division into shots.
 
-A video is a folder of pictures whose names sort in time (``fps`` of them a second), or a file that PyAV reads.
+A video is a folder of pictures whose names sort in time (``fps`` of them a second), or a file that
+PyAV reads.
 """
 
 import io
@@ -54,8 +55,8 @@ class FrameFolder:
 class VideoFile:
     """A video file, or its bytes, by PyAV.
 
-    It is decoded once for the times of its frames and again for the pictures that are asked for: all of them would be
-    gigabytes a minute.
+    It is decoded once for the times of its frames and again for the pictures that are asked for:
+    all of them would be gigabytes a minute.
 
     Attributes:
         times: of the frames, in seconds.
@@ -134,12 +135,13 @@ def frame_times(start: float, end: float, count: int) -> list[float]:
 def segment_shots(features: ArrayLike, most: int, penalty: float = 1.0) -> list[int]:
     """Kernel temporal segmentation: the first frame of every shot.
 
-        min over m, boundaries:  sum of squared distances to the mean of the own shot / n + C m (log(n / m) + 1) / n
+        min over m, boundaries:  sum of squared distances to the mean of the own shot / n + C m
+            (log(n / m) + 1) / n
 
     with features of unit length, n frames and m boundaries.
 
-    Source: Potapov et al. 2014, "Category-specific video summarization", section 4, equations 2 to 4 (kernel temporal
-    segmentation; linear kernel here).
+    Source: Potapov et al. 2014, "Category-specific video summarization", section 4, equations 2 to
+    4 (kernel temporal segmentation; linear kernel here).
 
     Args:
         features: (n, D) of frames in order.

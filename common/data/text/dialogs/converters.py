@@ -22,10 +22,14 @@ def from_intent(intent: str, domain: str | None = None) -> Frame:
 
 
 def from_spans(
-    text: str, spans: Iterable[tuple[str, int, int]], domain: str | None = None,
+    text: str,
+    spans: Iterable[tuple[str, int, int]],
+    domain: str | None = None,
     intent: str | None = None,
-) -> Frame:  # fmt: skip
-    """{domain: {intent: {slot: [its values]}}} of character spans; placeholders for what there is not.
+) -> Frame:
+    """{domain: {intent: {slot: [its values]}}} of character spans.
+
+    Placeholders for what there is not.
 
     Args:
         text: of the turn.
@@ -47,12 +51,15 @@ def from_spans(
     return {domain or DEFAULT_DOMAIN: {intent or DEFAULT_INTENT: slots}}
 
 
-def from_acts(acts: Iterable[tuple[str, str, str]], values: Mapping[str, Mapping[str, str]]) -> Frame:  # fmt: skip
+def from_acts(
+    acts: Iterable[tuple[str, str, str]], values: Mapping[str, Mapping[str, str]]
+) -> Frame:
     """{domain: {act: {slot: [value]}}} of acts, with the values that the turn's state has for them.
 
     Args:
         acts: (domain, act, slot), slot "" where the act has none.
-        values: of the slots by domain, such as a dialogue state; only acts that tell a value carry it.
+        values: of the slots by domain, such as a dialogue state; only acts that tell a value carry
+            it.
 
     >>> from_acts([("hotel", "INFORM", "area"), ("hotel", "REQUEST", "phone")], {"hotel": {"area": "north"}})
     {'hotel': {'INFORM': {'area': [{'value': 'north', 'span': None}]}, 'REQUEST': {'phone': []}}}
@@ -67,7 +74,9 @@ def from_acts(acts: Iterable[tuple[str, str, str]], values: Mapping[str, Mapping
     return found
 
 
-def from_tags(words: Sequence[str], tags: Sequence[str], intent: str, domain: str | None = None) -> Frame:  # fmt: skip
+def from_tags(
+    words: Sequence[str], tags: Sequence[str], intent: str, domain: str | None = None
+) -> Frame:
     """{domain: {intent: {slot: [its values]}}} of words with IOB tags, as of a parse.
 
     Args:
@@ -96,12 +105,15 @@ def check_frame(frame: object, where: str) -> Frame:
     """A tree as it was read.
 
     Raises:
-        UserError: not of the form {domain: {intent: {slot: [{"value": ..., "span": [start, end]}, ...]}}};
-            a span may be left out or null.
+        UserError: not of the form {domain: {intent: {slot: [{"value": ..., "span": [start, end]},
+            ...]}}}; a span may be left out or null.
     """
     if _is_frame(frame):
         return frame  # type: ignore[return-value]
-    raise UserError(f"{where}: a label must be {{domain: {{intent: {{slot: [{{value: ..., span: [start, end] or null}}]}}}}}}")  # fmt: skip
+    raise UserError(
+        f"{where}: a label must be {{domain: {{intent: {{slot: [{{value: ..., span: [start, end] or"
+        " null}]}}}"
+    )
 
 
 def _is_frame(frame: object) -> bool:
@@ -117,12 +129,16 @@ def _is_frame(frame: object) -> bool:
 
 
 def _is_values(values: object) -> bool:
-    return isinstance(values, Sequence) and not isinstance(values, str) and all(
-        isinstance(v, Mapping) and "value" in v and _is_span(v.get("span")) for v in values
-    )  # fmt: skip
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and all(isinstance(v, Mapping) and "value" in v and _is_span(v.get("span")) for v in values)
+    )
 
 
 def _is_span(span: object) -> bool:
     return not span or (
-        isinstance(span, Sequence) and len(span) == 2 and all(isinstance(place, int) for place in span)
-    )  # fmt: skip
+        isinstance(span, Sequence)
+        and len(span) == 2
+        and all(isinstance(place, int) for place in span)
+    )

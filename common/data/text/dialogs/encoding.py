@@ -30,7 +30,10 @@ class DialogInputs(TypedDict):
 
 
 class Row(NamedTuple):
-    """One dialogue up to its current utterance, each (L,) int64; `values`: token of an annotated value."""
+    """One dialogue up to its current utterance, each (L,) int64.
+
+    `values`: token of an annotated value.
+    """
 
     ids: np.ndarray
     positions: np.ndarray
@@ -108,7 +111,9 @@ class DialogTokenizer:
             parts.append(
                 Row(ids, np.arange(len(ids)), role * fill, (back + 1) * fill, values, marks)
             )
-        whole = Row(*(np.concatenate(field[::-1])[-self.max_length :] for field in zip(*parts, strict=True)))  # fmt: skip
+        whole = Row(
+            *(np.concatenate(field[::-1])[-self.max_length :] for field in zip(*parts, strict=True))
+        )
         return whole
 
     def pad(self, rows: Sequence[Row]) -> DialogInputs:
@@ -131,11 +136,14 @@ class DialogTokenizer:
         """Rows of single requests of a user."""
         return [self.row([u], True) for u in self.utterances([Turn(True, t) for t in texts])]
 
-    def masked(self, row: Row, rng: np.random.Generator, probability: float = 0.15) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    def masked(
+        self, row: Row, rng: np.random.Generator, probability: float = 0.15
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids with hidden tokens and their labels (-100 elsewhere), utterance by utterance.
 
         Where an utterance has annotated values exactly their tokens become [MASK]; else 15 % are
-        chosen, of which 80 % become [MASK], 10 % a random token of 1 ... V - 1, 10 % stay. Boundaries
+        chosen, of which 80 % become [MASK], 10 % a random token of 1 ... V - 1, 10 % stay.
+        Boundaries
         are never chosen.
 
         Source: He et al. 2022, released reader ("span" masking), arXiv 2209.06638.

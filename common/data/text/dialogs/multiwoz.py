@@ -20,10 +20,21 @@ UNKNOWN = "[UNK]"  # in place of each piece of a value that is taken out of an a
 _TRACKED = {
     "taxi": ("leaveAt", "destination", "departure", "arriveBy"),
     "restaurant": ("book_people", "book_day", "book_time", "food", "pricerange", "name", "area"),
-    "hotel": ("book_people", "book_day", "book_stay", "name", "area", "parking", "pricerange", "stars", "internet", "type"),
+    "hotel": (
+        "book_people",
+        "book_day",
+        "book_stay",
+        "name",
+        "area",
+        "parking",
+        "pricerange",
+        "stars",
+        "internet",
+        "type",
+    ),
     "attraction": ("type", "name", "area"),
     "train": ("book_people", "leaveAt", "destination", "day", "arriveBy", "departure"),
-}  # fmt: skip
+}
 SLOTS = tuple(f"{domain}-{slot}" for domain, slots in _TRACKED.items() for slot in slots)
 """The 30 slots of a state that is scored; the metadata has more (hospital, police, bus)."""
 
@@ -32,9 +43,11 @@ TELLING = ("inform", "recommend", "select", "book")
 
 _WRITTEN = {"depart": "departure", "dest": "destination", "leave": "leaveAt", "arrive": "arriveBy"}
 _BOOKED = {
-    "restaurant": ("people", "day", "time"), "hotel": ("people", "day", "stay"), "train": ("people",),
+    "restaurant": ("people", "day", "time"),
+    "hotel": ("people", "day", "stay"),
+    "train": ("people",),
     "booking": ("people", "day", "stay", "time"),
-}  # fmt: skip
+}
 _ABSENT = ("", "none", "not mentioned", "not given")
 _WHATEVER = ("dontcare", "don't care", "dont care", "do not care", "do n't care")
 
@@ -42,13 +55,14 @@ _WHATEVER = ("dontcare", "don't care", "dont care", "do not care", "do n't care"
 def multiwoz(path: Path, delexicalize: bool = False) -> Corpus:
     """Dialogues with trees: a user's holds his acts and the values that the turn changed, an answer's what it told.
 
-        {id: {"log": [{"text", "metadata": {domain: {"semi": {slot: value}, "book": {"booked": [...], slot: value}}},
+        {id: {"log": [{"text", "metadata": {domain: {"semi": {slot: value}, "book": {"booked":
+        [...], slot: value}}},
                        "dialog_act": {"Domain-Act": [[slot, value], ...]}}]}}
 
-    The state after a user's turn stands in the metadata of the answer. Acts of the answers are those
-    of `ACTS_FILE` ({id without .json: {"1": acts of the first answer, ...}}) where it lies beside. Only
-    "not mentioned" and the ways to write "dontcare" are normalised; TripPy also corrects some hundred
-    spellings.
+    The state after a user's turn stands in the metadata of the answer. Acts of the answers are
+    those of `ACTS_FILE` ({id without .json: {"1": acts of the first answer, ...}}) where it lies
+    beside. Only "not mentioned" and the ways to write "dontcare" are normalised; TripPy also
+    corrects some hundred spellings.
 
     Args:
         path: of the dialogues.
@@ -66,17 +80,26 @@ def multiwoz(path: Path, delexicalize: bool = False) -> Corpus:
             own = None if acts is None else acts.get(name.removesuffix(".json"), {})
             dialogs.append(Dialog(name, tuple(_turns(dialog["log"], own, delexicalize))))
     except (AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{path} is not in the layout of MultiWOZ 2.1 ({error}): see TASK=convert") from error  # fmt: skip
+        raise UserError(
+            f"{path} is not in the layout of MultiWOZ 2.1 ({error}): see TASK=convert"
+        ) from error
     return Corpus("multiwoz", tuple(dialogs))
 
 
-def _turns(log: Sequence[dict[str, Any]], acts: Mapping[str, Any] | None, delexicalize: bool) -> Iterator[Turn]:  # fmt: skip
+def _turns(
+    log: Sequence[dict[str, Any]], acts: Mapping[str, Any] | None, delexicalize: bool
+) -> Iterator[Turn]:
     state: dict[str, dict[str, str]] = {}
     for t, entry in enumerate(log):
         text = str(entry["text"])
         if t % 2 == 0:
             new = belief(log[t + 1].get("metadata") or {}) if t + 1 < len(log) else state
-            changed = [(d, "inform", s) for d, own in new.items() for s, v in own.items() if state.get(d, {}).get(s) != v]  # fmt: skip
+            changed = [
+                (d, "inform", s)
+                for d, own in new.items()
+                for s, v in own.items()
+                if state.get(d, {}).get(s) != v
+            ]
             said = [(domain, act, slot) for domain, act, slot, _ in _acts(entry.get("dialog_act"))]
             state = new
             yield Turn(True, text, from_acts([*said, *changed], new))
@@ -110,14 +133,16 @@ def belief(metadata: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return found
 
 
-def told_values(frame: Frame, slots: Sequence[str] | None = None, *, booking: bool = True) -> dict[str, str]:  # fmt: skip
+def told_values(
+    frame: Frame, slots: Sequence[str] | None = None, *, booking: bool = True
+) -> dict[str, str]:
     """{domain-slot: value} that an answer tells: of several values the first.
 
     Args:
         frame: tree of the answer.
         slots: those that are tracked; None: all.
-        booking: a booking names no domain, so its values count for every tracked domain that was not told
-            one itself.
+        booking: a booking names no domain, so its values count for every tracked domain that was
+            not told one itself.
 
     >>> hotel = {"booking": {"book": {"book_day": [{"value": "monday"}, {"value": "friday"}]}}}
     >>> told_values(hotel, ["hotel-book_day", "train-day"])
@@ -159,7 +184,10 @@ def _answer(acts: Any) -> Frame:
 
 
 def _acts(acts: Any) -> Iterator[tuple[str, str, str, str]]:
-    """(domain, act, slot as in states or "", value) of "Domain-Act": [[slot, value], ...]; others are no acts."""
+    """(domain, act, slot as in states or "", value) of "Domain-Act": [[slot, value], ...].
+
+    Others are no acts.
+    """
     for name, pairs in acts.items() if isinstance(acts, dict) else ():
         domain, _, act = name.lower().partition("-")
         for slot, value in pairs:

@@ -98,7 +98,10 @@ class PairedStreams(Dataset[Any]):
         return max(len(stream) for stream in self.streams.values())
 
     def places(self, name: str, keys: Sequence[Key]) -> list[tuple[int, int]]:
-        """(corpus, row) that a stream has at the given keys; at its end it begins anew, in another order."""
+        """(corpus, row) that a stream has at the given keys.
+
+        At its end it begins anew, in another order.
+        """
         stream, found = self.streams[name], []
         passes = -(-len(self) // len(stream))  # of an epoch: none has an order of another epoch
         for index, epoch in keys:

@@ -1,4 +1,6 @@
-"""Examples of the four kinds of dialogue tasks: intents, slots, parses, states; DialoGLUE's files and bundled sets.
+"""Examples of the four kinds of dialogue tasks: intents, slots, parses, states.
+
+DialoGLUE's files and bundled sets.
 
 Source: Mehri et al. 2020, "DialoGLUE", released `data_readers.py`, arXiv 2009.13570.
 """
@@ -54,14 +56,21 @@ class Example:
 
 
 def read_examples(
-    kind: Kind, source: str, part: Part, root: str | None = None, folder: Path | None = None,
-    seed: int = 0, file: str | None = None, delexicalize: bool = False,
-) -> list[Example]:  # fmt: skip
+    kind: Kind,
+    source: str,
+    part: Part,
+    root: str | None = None,
+    folder: Path | None = None,
+    seed: int = 0,
+    file: str | None = None,
+    delexicalize: bool = False,
+) -> list[Example]:
     """Examples of a part.
 
     Args:
         kind: of the task.
-        source: "bundled" (50 intents of CLINC150, Restaurants-8k, SNIPS, SGD), "folder" or "synthetic".
+        source: "bundled" (50 intents of CLINC150, Restaurants-8k, SNIPS, SGD), "folder" or
+            "synthetic".
         part: train, dev or test.
         root: ``cfg.data.root``.
         folder: with source "folder": DialoGLUE's files of the task.
@@ -79,7 +88,12 @@ def read_examples(
         corpus = (
             sets.clinc(part, False, root) if source == "bundled" else sets.synthetic(part, seed)
         )
-        return [Example(d.turns[: t + 1], d.turns[t].intent) for d in corpus.dialogs for t in range(len(d.turns)) if d.turns[t].intent]  # fmt: skip
+        return [
+            Example(d.turns[: t + 1], d.turns[t].intent)
+            for d in corpus.dialogs
+            for t in range(len(d.turns))
+            if d.turns[t].intent
+        ]
     if kind == "dst":
         corpus = _state_corpus(part, root) if source == "bundled" else sets.synthetic(part, seed)
         return frame_states(corpus)
@@ -87,12 +101,16 @@ def read_examples(
         return _synthetic_tags(part, seed)
     if kind == "top":
         name = {"train": "train", "dev": "valid", "test": "test"}[part]
-        rows = read_jsonl(bundled("intents", root) / f"snips-slots-{name}.jsonl.gz", ("text", "intent", "slots"))  # fmt: skip
+        rows = read_jsonl(
+            bundled("intents", root) / f"snips-slots-{name}.jsonl.gz", ("text", "intent", "slots")
+        )
         return [tagged(r["text"].split(), r["slots"].split(), r["intent"]) for r in rows]
     file = "test" if part == "test" else "train"
     rows = read_jsonl(bundled("intents", root) / f"restaurant8k-{file}.jsonl.gz", ("userInput",))
     if part != "test":
-        rows = [r for r in rows if (stable_fraction(r["userInput"]["text"]) < 0.1) == (part == "dev")]  # fmt: skip
+        rows = [
+            r for r in rows if (stable_fraction(r["userInput"]["text"]) < 0.1) == (part == "dev")
+        ]
     return [span_example(r) for r in rows]
 
 
@@ -119,7 +137,9 @@ def span_example(row: dict[str, Any]) -> Example:
     (('people', 'for', 'two'), ('O', 'O', 'B-people'))
     """
     text = row["userInput"]["text"]
-    slot_of = {word: slot for slot, start, end in span_labels(row) for word in text[start:end].split()}  # fmt: skip
+    slot_of = {
+        word: slot for slot, start, end in span_labels(row) for word in text[start:end].split()
+    }
     for asked in row.get("context", {}).get("requestedSlots", ()):
         text = f"{asked} {text}"
     tags, current = [], None
@@ -146,7 +166,15 @@ def frame_states(corpus: Corpus, slots: Sequence[str] | None = None) -> list[Exa
                 before = dict(state)
                 state |= {s: v for s, v in _values(turn).items() if slots is None or s in slots}
                 told = told_values(dialog.turns[t - 1].frame, slots) if t else {}
-                found.append(Example(dialog.turns[: t + 1], dialog=dialog.name, state=dict(state), before=before, told=told))  # fmt: skip
+                found.append(
+                    Example(
+                        dialog.turns[: t + 1],
+                        dialog=dialog.name,
+                        state=dict(state),
+                        before=before,
+                        told=told,
+                    )
+                )
     return found
 
 
@@ -164,7 +192,9 @@ def _state_corpus(part: Part, root: str | None) -> Corpus:
     """SGD's nine services, their dialogues by hash: eight, one and one in ten."""
     bounds = {"train": (0.0, 0.8), "dev": (0.8, 0.9), "test": (0.9, 1.0)}[part]
     dialogs = sets.sgd("train", root).dialogs
-    return Corpus("sgd", tuple(d for d in dialogs if bounds[0] <= stable_fraction(d.name) < bounds[1]))  # fmt: skip
+    return Corpus(
+        "sgd", tuple(d for d in dialogs if bounds[0] <= stable_fraction(d.name) < bounds[1])
+    )
 
 
 def _synthetic_tags(part: Part, seed: int) -> list[Example]:
@@ -178,9 +208,12 @@ def _synthetic_tags(part: Part, seed: int) -> list[Example]:
 
 def _from_folder(kind: Kind, folder: Path, file: str, delexicalize: bool) -> list[Example]:
     path = require(
-        folder / file, what=f"DialoGLUE, {folder.name}", layout=", ".join(_FILES[kind].values()),
-        source="alexa/dialoglue, data_utils/dialoglue", size="60 MB in all",
-    )  # fmt: skip
+        folder / file,
+        what=f"DialoGLUE, {folder.name}",
+        layout=", ".join(_FILES[kind].values()),
+        source="alexa/dialoglue, data_utils/dialoglue",
+        size="60 MB in all",
+    )
     with reading(path, "DialoGLUE file"):
         if kind == "intent":
             rows = read_csv(path, ("text", "category"))
@@ -193,7 +226,9 @@ def _from_folder(kind: Kind, folder: Path, file: str, delexicalize: bool) -> lis
 
 
 def parse_line(line: str) -> Example:
-    """``word:tag word:tag ... <=> intent``; the tag is what follows the last colon, as in ``10:30:B-time``.
+    """``word:tag word:tag ... <=> intent``.
+
+    The tag is what follows the last colon, as in ``10:30:B-time``.
 
     Raises:
         UserError: a line of another form, or an empty word or tag.

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 Frame = Mapping[str, Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]]
-"""{domain: {intent: {slot: [{"value": text, "span": [start, end] or None}, ...]}}}; {} is no tree."""
+"""{domain: {intent: {slot: [{"value": text, "span": [start, end] or None}, ...]}}}.
+
+{} is no tree.
+"""
 
 VIEWS = ("D", "I", "S", "V", "DI", "IS", "SV", "DIS", "ISV", "DISV")
 """Levels of the tree that a view looks at: nodes, then contiguous paths of two, three and four."""
@@ -118,7 +121,10 @@ def tree_ids(frame: Frame, views: Sequence[str] = VIEWS) -> list[np.ndarray]:
 
 
 def whole_tree_id(frame: Frame) -> np.ndarray:
-    """One id for the whole tree: two sets of it are equal or disjoint (hard labels); () of an empty tree."""
+    """One id for the whole tree: two sets of it are equal or disjoint (hard labels).
+
+    () of an empty tree.
+    """
     if is_empty(frame):
         return np.empty(0, dtype=np.int64)
     return element_ids([repr(sorted(set(paths(frame))))])
@@ -129,17 +135,27 @@ def view_matrices(
 ) -> np.ndarray:
     """Scores of all pairs, (K, N, M) float32, for evaluation sets of some thousand turns.
 
-    An empty tree (`is_empty`) has nothing in common with any other, as in `tree_ids`: training makes
-    the same weights in tiles, and this is the form to read and to compare with.
+    An empty tree (`is_empty`) has nothing in common with any other, as in `tree_ids`: training
+    makes the same weights in tiles, and this is the form to read and to compare with.
 
     Args:
         frames: N trees.
         views: K of the ten.
         others: M trees; None: the same, and the diagonal is 1, that of empty trees too.
     """
-    first, second = ([{} if is_empty(f) else view_sets(f) for f in side or ()] for side in (frames, others))  # fmt: skip
+    first, second = (
+        [{} if is_empty(f) else view_sets(f) for f in side or ()] for side in (frames, others)
+    )
     nothing: frozenset[str] = frozenset()
-    matrices = [overlap(*_incidence([f.get(v, nothing) for f in first], None if others is None else [f.get(v, nothing) for f in second])) for v in views]  # fmt: skip
+    matrices = [
+        overlap(
+            *_incidence(
+                [f.get(v, nothing) for f in first],
+                None if others is None else [f.get(v, nothing) for f in second],
+            )
+        )
+        for v in views
+    ]
     found = np.stack(matrices)
     if others is None:
         found[:, np.arange(len(frames)), np.arange(len(frames))] = 1.0
@@ -167,7 +183,9 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return found
 
 
-def _incidence(sets: Sequence[frozenset[str]], others: Sequence[frozenset[str]] | None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def _incidence(
+    sets: Sequence[frozenset[str]], others: Sequence[frozenset[str]] | None
+) -> tuple[np.ndarray, np.ndarray]:
     known = {e: i for i, e in enumerate(sorted(set().union(*sets, *(others or ()))))}
 
     def matrix(rows: Sequence[frozenset[str]]) -> np.ndarray:

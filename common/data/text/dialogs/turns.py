@@ -73,9 +73,12 @@ def read_corpus(folder: Path, part: str) -> Corpus:
         UserError: no such file, or another form.
     """
     path = require(
-        folder / f"{part}.json", what=f"corpus {folder.name}", layout="train.json, valid.json, test.json",
-        source="AlibabaResearch/DAMO-ConvAI, space-2 (AnPreDial, UnPreDial)", size="3 GB in all",
-    )  # fmt: skip
+        folder / f"{part}.json",
+        what=f"corpus {folder.name}",
+        layout="train.json, valid.json, test.json",
+        source="AlibabaResearch/DAMO-ConvAI, space-2 (AnPreDial, UnPreDial)",
+        size="3 GB in all",
+    )
     with reading(path, "corpus of dialogues"):
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         dialogs = [
@@ -97,8 +100,8 @@ def requests(name: str, turns: Iterable[Turn]) -> Corpus:
 def sgd(part: Part, root: str | None = None) -> Corpus:
     """Schema-Guided Dialogue: acts of the users with the values of the dialogue state.
 
-    ``train`` has nine services; ``dev`` and ``test`` are dialogues of twelve others (three and seven in
-    ten, by hash). The domain is the service without its number.
+    ``train`` has nine services; ``dev`` and ``test`` are dialogues of twelve others (three and
+    seven in ten, by hash). The domain is the service without its number.
     """
     name = "train" if part == "train" else "dev"
     rows = read_jsonl(bundled("dialog-sgd", root) / f"{name}.jsonl.gz", ("id", "turns"))
@@ -110,7 +113,10 @@ def sgd(part: Part, root: str | None = None) -> Corpus:
 
 def _sgd_turn(row: dict[str, Any]) -> Turn:
     acts = [tuple(act.split("|")) for act in row["acts"]]
-    state = {_domain(s): {k: str(v) for k, v in own["slots"].items()} for s, own in row.get("state", {}).items()}  # fmt: skip
+    state = {
+        _domain(s): {k: str(v) for k, v in own["slots"].items()}
+        for s, own in row.get("state", {}).items()
+    }
     frame = from_acts([(_domain(d), act, slot) for d, act, slot in acts], state)
     return Turn(row["speaker"] == "USER", str(row["text"]), frame)
 
@@ -122,18 +128,34 @@ def _domain(service: str) -> str:
 def clinc(part: Part, seen: bool, root: str | None = None) -> Corpus:
     """CLINC150: {domain: {intent: {}}} of the 100 intents that are trained on, or of the 50 others."""
     file = {"train": "train", "dev": "val", "test": "test"}[part]
-    rows = read_jsonl(bundled("intents", root) / f"clinc150-{file}.jsonl.gz", ("text", "intent", "domain"))  # fmt: skip
+    rows = read_jsonl(
+        bundled("intents", root) / f"clinc150-{file}.jsonl.gz", ("text", "intent", "domain")
+    )
     names = sorted({str(row["intent"]) for row in rows}, key=stable_fraction)
     chosen = set(names[:SEEN_INTENTS] if seen else names[SEEN_INTENTS:])
     return requests(
-        "clinc", (Turn(True, str(r["text"]), from_intent(str(r["intent"]), str(r["domain"])), str(r["intent"])) for r in rows if r["intent"] in chosen)
-    )  # fmt: skip
+        "clinc",
+        (
+            Turn(
+                True,
+                str(r["text"]),
+                from_intent(str(r["intent"]), str(r["domain"])),
+                str(r["intent"]),
+            )
+            for r in rows
+            if r["intent"] in chosen
+        ),
+    )
 
 
 def slurp(root: str | None = None) -> Corpus:
     """SLURP's requests without their annotation."""
     folder = bundled("intents", root)
-    rows = [row for part in ("devel", "test") for row in read_jsonl(folder / f"slurp-{part}.jsonl.gz", ("text",))]  # fmt: skip
+    rows = [
+        row
+        for part in ("devel", "test")
+        for row in read_jsonl(folder / f"slurp-{part}.jsonl.gz", ("text",))
+    ]
     return requests("slurp", (Turn(True, str(row["text"])) for row in rows))
 
 
@@ -141,27 +163,50 @@ def restaurant8k(part: Part, root: str | None = None) -> Corpus:
     """Restaurants-8k: values of five slots by character spans; dev is a tenth of train, by hash."""
     file = "test" if part == "test" else "train"
     rows = read_jsonl(bundled("intents", root) / f"restaurant8k-{file}.jsonl.gz", ("userInput",))
-    turns = [Turn(True, r["userInput"]["text"], from_spans(r["userInput"]["text"], span_labels(r), "restaurant")) for r in rows]  # fmt: skip
+    turns = [
+        Turn(
+            True,
+            r["userInput"]["text"],
+            from_spans(r["userInput"]["text"], span_labels(r), "restaurant"),
+        )
+        for r in rows
+    ]
     if part != "test":
         turns = [t for t in turns if (stable_fraction(t.text) < 0.1) == (part == "dev")]
     return requests("restaurant8k", turns)
 
 
 def span_labels(row: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """(slot, start, end) of a row of Restaurants-8k or DSTC8-SGD; an index that is left out is 0."""
+    """(slot, start, end) of a row of Restaurants-8k or DSTC8-SGD.
+
+    An index that is left out is 0.
+    """
     spans = [(label["slot"], label["valueSpan"]) for label in row.get("labels", ())]
-    return [(slot, int(s.get("startIndex", 0)), int(s["endIndex"])) for slot, s in spans if s.get("endIndex", 0) > s.get("startIndex", 0)]  # fmt: skip
+    return [
+        (slot, int(s.get("startIndex", 0)), int(s["endIndex"]))
+        for slot, s in spans
+        if s.get("endIndex", 0) > s.get("startIndex", 0)
+    ]
 
 
 def synthetic(part: str, seed: int = 0, count: int = 24) -> Corpus:
     """Made-up requests about hotels, taxis and restaurants with their trees, and answers to them."""
-    places, prices, domains = ("north", "south", "centre"), ("cheap", "fine"), ("hotel", "taxi", "restaurant")  # fmt: skip
+    places, prices, domains = (
+        ("north", "south", "centre"),
+        ("cheap", "fine"),
+        ("hotel", "taxi", "restaurant"),
+    )
     dialogs = []
     for i in range(count):
         rng = sample_rng(seed, {"train": 0, "dev": 1, "test": 2}.get(part, 3), i, _SYNTHETIC_STREAM)
         domain, area, price = (str(rng.choice(words)) for words in (domains, places, prices))
         first: Frame = {domain: {"inform": {"area": [{"value": area, "span": None}]}}}
-        second: Frame = {domain: {"inform": {"price": [{"value": price, "span": None}]}, "request": {"phone": []}}}  # fmt: skip
+        second: Frame = {
+            domain: {
+                "inform": {"price": [{"value": price, "span": None}]},
+                "request": {"phone": []},
+            }
+        }
         turns = (
             Turn(True, f"I want a {domain} in the {area}", first, domain),
             Turn(False, f"How much may the {domain} cost?"),
@@ -174,5 +219,8 @@ def synthetic(part: str, seed: int = 0, count: int = 24) -> Corpus:
 def user_turns(dialogs: Sequence[Dialog]) -> list[tuple[int, int]]:
     """(dialogue, turn) of every turn of a user: each is one example with what came before it."""
     return [
-        (d, t) for d, dialog in enumerate(dialogs) for t, turn in enumerate(dialog.turns) if turn.user
-    ]  # fmt: skip
+        (d, t)
+        for d, dialog in enumerate(dialogs)
+        for t, turn in enumerate(dialog.turns)
+        if turn.user
+    ]

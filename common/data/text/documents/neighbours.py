@@ -120,8 +120,8 @@ def language_mixture(
 ) -> TaskMixture:
     """Batches of one language each; an epoch has ``n_l ** exponent`` shares of the documents.
 
-    An epoch has as many pairs as there are documents, at most `MOST_PAIRS`; the next one goes on where
-    it ends.
+    An epoch has as many pairs as there are documents, at most `MOST_PAIRS`; the next one goes on
+    where it ends.
 
     Args:
         sizes: documents of each language.
@@ -253,9 +253,13 @@ class ContextPairs(Dataset[ContextBatch]):
             place, epoch = keys[i]
             plain = line[:size].numpy()
             new, wanted = mask_tokens(
-                plain, np.isin(plain, options.special), sample_rng(self.seed, epoch, place, _MASK_STREAM),
-                mask_id=options.mask_id, vocab_size=options.vocab_size, probability=options.probability,
-            )  # fmt: skip
+                plain,
+                np.isin(plain, options.special),
+                sample_rng(self.seed, epoch, place, _MASK_STREAM),
+                mask_id=options.mask_id,
+                vocab_size=options.vocab_size,
+                probability=options.probability,
+            )
             line[:size], label[:size] = torch.from_numpy(new), torch.from_numpy(wanted)
         return {"input_ids": ids, "attention_mask": mask}, labels
 

@@ -2,7 +2,8 @@
 
 import re
 
-# full stop, question and exclamation marks of Latin, CJK, Arabic, Devanagari, Armenian, Ethiopic, Khmer, Myanmar, Tibetan
+# full stop, question and exclamation marks of Latin, CJK, Arabic, Devanagari, Armenian, Ethiopic,
+# Khmer, Myanmar, Tibetan
 _WIDE = "\u3002\uff01\uff1f\uff61\u0964\u0965\u1362\u1367\u17d4\u104b\u0f0d"
 _NARROW = ".!?\u2026\u061f\u06d4\u0589"
 _CLOSING = "\"'\u2019\u201d\u00bb)\\]\u300d\u300f\uff09"

@@ -1,4 +1,6 @@
-"""Texts or pairs of texts with a class: GLUE, SuperGLUE, requests, own files; small subsets, EDA, copies.
+"""Texts or pairs of texts with a class: GLUE, SuperGLUE, requests, own files.
+
+Small subsets, EDA, copies.
 
 Never here: pairs for two towers (`data/text/pairs`), losses and metrics of classes.
 """

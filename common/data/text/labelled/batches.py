@@ -32,8 +32,8 @@ class ClassBatches(Dataset[ClassBatch]):
     Args:
         data: N examples.
         classifier: its tokenizer and lengths.
-        copies: of each example; None: no second view. Which copy is taken depends on seed, epoch and
-            example; an example without copies is its own.
+        copies: of each example; None: no second view. Which copy is taken depends on seed, epoch
+            and example; an example without copies is its own.
         seed: of the choice.
     """
 

@@ -30,14 +30,22 @@ def load_synonyms(root: str | None = None) -> dict[str, list[str]]:
 @lru_cache(1)
 def _synonyms(path: Path) -> dict[str, list[str]]:
     rows = read_jsonl(path, ("lemmas",))
-    spoken = [{"lemmas": [lemma.replace("_", " ").replace("-", " ") for lemma in row["lemmas"]]} for row in rows]  # fmt: skip
+    spoken = [
+        {"lemmas": [lemma.replace("_", " ").replace("-", " ") for lemma in row["lemmas"]]}
+        for row in rows
+    ]
     return synonyms_from_synsets(spoken)
 
 
 def eda_copies(
-    data: LabelledSet, synonyms: Synonyms, reworded: Sequence[int], *,
-    alpha: float = 0.1, copies: int = 4, seed: int = 0,
-) -> Copies:  # fmt: skip
+    data: LabelledSet,
+    synonyms: Synonyms,
+    reworded: Sequence[int],
+    *,
+    alpha: float = 0.1,
+    copies: int = 4,
+    seed: int = 0,
+) -> Copies:
     """EDA of every example: each of its texts that may be reworded is altered on its own.
 
     A copy depends on the text, its place and the seed, not on the other examples.
@@ -56,14 +64,25 @@ def eda_copies(
     found: Copies = []
     for texts in data.texts:
         changed = {
-            place: eda(texts[place], synonyms, text_rng(seed, place, texts[place]), alpha=alpha, copies=copies)
+            place: eda(
+                texts[place],
+                synonyms,
+                text_rng(seed, place, texts[place]),
+                alpha=alpha,
+                copies=copies,
+            )
             for place in reworded
-        }  # fmt: skip
+        }
         number = min(len(own) for own in changed.values())
-        found.append([
-            tuple(changed[place][k] if place in changed else text for place, text in enumerate(texts))
-            for k in range(number)
-        ])  # fmt: skip
+        found.append(
+            [
+                tuple(
+                    changed[place][k] if place in changed else text
+                    for place, text in enumerate(texts)
+                )
+                for k in range(number)
+            ]
+        )
     return found
 
 
@@ -79,7 +98,8 @@ def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) 
         reworded: places of the texts that may change.
 
     Raises:
-        UserError: no such file, other columns, or a cache that lacks more than half of the examples.
+        UserError: no such file, other columns, or a cache that lacks more than half of the
+            examples.
     """
     rows = read_jsonl(path, ("id", "field", "method", "text"))
     known: dict[tuple[str, int], list[str]] = {}
@@ -89,16 +109,18 @@ def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) 
     for key, texts in zip(data.ids, data.texts, strict=True):
         own = {place: known.get((key, place), []) for place in reworded}
         number = max(len(options) for options in own.values())
-        found.append([
-            tuple(_nth(own.get(place, []), k, text) for place, text in enumerate(texts))
-            for k in range(number)
-        ])  # fmt: skip
+        found.append(
+            [
+                tuple(_nth(own.get(place, []), k, text) for place, text in enumerate(texts))
+                for k in range(number)
+            ]
+        )
     if missing := sum(not own for own in found):
         told = f"{path} has no copy of {missing} of the {len(data)} training examples"
         if 2 * missing > len(data):
             raise UserError(
-                f"{told}: it was written for another seed or data.examples, or few rewordings passed "
-                "its filters; run TASK=copies with this seed and this data.examples"
+                f"{told}: it was written for another seed or data.examples, or few rewordings"
+                " passed its filters; run TASK=copies with this seed and this data.examples"
             )
         warnings.warn(f"{told}: these stand beside themselves", stacklevel=2)
     return found

@@ -1,7 +1,7 @@
 """Easy data augmentation as released: four word operations on cleaned text, with Python's generator.
 
-The operations draw in the order of the official code, so that a seeded generator gives its texts (but
-for what `synonym_replacement` and `random_insertion` say).
+The operations draw in the order of the official code, so that a seeded generator gives its texts
+(but for what `synonym_replacement` and `random_insertion` say).
 `common.data.text.augment.Eda` is the one for views in training: one operation a call, case kept.
 """
 
@@ -32,7 +32,9 @@ def clean_text(text: str) -> str:
 
 
 def random_swap(words: Words, swaps: int, rng: random.Random) -> list[str]:
-    """Exchange two words, that many times; a draw that hits the same word four times changes nothing.
+    """Exchange two words, that many times.
+
+    A draw that hits the same word four times changes nothing.
 
     Source: Wei and Zou 2019, section 2 (RS), arXiv 1901.11196.
     """
@@ -87,8 +89,8 @@ def random_insertion(words: Words, count: int, rng: random.Random, synonyms: Syn
 
     Source: Wei and Zou 2019, section 2 (RI), arXiv 1901.11196.
 
-    Deviation: up to ten words are drawn, and any that has a synonym is used; the released loop gives up
-    at the tenth draw, also where that one has a synonym. About 1 % of the copies differ.
+    Deviation: up to ten words are drawn, and any that has a synonym is used; the released loop
+    gives up at the tenth draw, also where that one has a synonym. About 1 % of the copies differ.
     """
     found = list(words)
     for _ in range(count):

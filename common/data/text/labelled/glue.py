@@ -1,7 +1,7 @@
 """GLUE's nine tasks with their hidden test parts: official files, a bundled part, own files.
 
-`common.data.text.labelled.tasks` reads GLUE's labelled parts among other sets of texts; here are scores
-(STS-B), parts without labels, and what a submission needs.
+`common.data.text.labelled.tasks` reads GLUE's labelled parts among other sets of texts; here are
+scores (STS-B), parts without labels, and what a submission needs.
 """
 
 import warnings
@@ -19,8 +19,8 @@ from common.data.text.labelled.readers import LabelledSet, Texts, made_up
 from common.data.text.pairs.glue_files import cells_at, glue_file, label_value, plain_table
 from common.data.text.pairs.readers import synthetic_pairs
 
-# labels that are none: MNLI's "-" (the annotators did not agree), and what the datasets library writes
-# for hidden ones (-1, of scores -1.0, or null)
+# labels that are none: MNLI's "-" (the annotators did not agree), and what the datasets library
+# writes for hidden ones (-1, of scores -1.0, or null)
 HIDDEN = frozenset({"", "-", "-1", "-1.0", "None"})
 SYNTHETIC = {"train": 96, "dev": 36, "dev_mm": 36, "test": 36, "test_mm": 36}
 _NOISE_STREAM, _DRAW_STREAM, _SCORE_STREAM = 2**31 + 71, 2**31 + 72, 2**31 + 73
@@ -44,9 +44,9 @@ def read_glue(
 ) -> LabelledSet:
     """One part with its labels: int64 classes, or float32 scores of STS-B.
 
-    "official": GLUE's TSV files below the data root. "bundled": SST-2's full sentences, of which the
-    test part has public labels too. "synthetic": made up. Rows without a label (MNLI's "-" is none) or
-    without a text are left out.
+    "official": GLUE's TSV files below the data root. "bundled": SST-2's full sentences, of which
+    the test part has public labels too. "synthetic": made up. Rows without a label (MNLI's "-" is
+    none) or without a text are left out.
 
     Args:
         task: see `GLUE`.
@@ -69,18 +69,26 @@ def read_glue(
                 label_value(task.labels, label, f"{task.name}, part {part}, row {number + 1}")
             )
     if not texts:
-        raise UserError(f"{task.name}: the part '{part}' has no labels; they are hidden in GLUE's test parts: use eval.part=dev")  # fmt: skip
+        raise UserError(
+            f"{task.name}: the part '{part}' has no labels; they are hidden in GLUE's test parts:"
+            " use eval.part=dev"
+        )
     kind = np.float32 if task.is_regression else np.int64
     return LabelledSet(texts, np.array(labels, dtype=kind), task.classes)
 
 
 def read_part(
-    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
-) -> LabelledSet:  # fmt: skip
+    task: GlueTask,
+    part: str,
+    root: str | None = None,
+    source: Source = "official",
+    file: str | None = None,
+) -> LabelledSet:
     """As `read_glue`, or an own file: CSV, TSV or JSON lines with its columns.
 
-    They are sentence1 (of single texts also sentence), sentence2 of pairs, and label. Rows whose label
-    is hidden are left out; so are, with a warning that counts them, rows with a label that lack a text.
+    They are sentence1 (of single texts also sentence), sentence2 of pairs, and label. Rows whose
+    label is hidden are left out; so are, with a warning that counts them, rows with a label that
+    lack a text.
 
     Args:
         task: see `read_glue`; so are the others.
@@ -111,8 +119,12 @@ def read_part(
 
 
 def read_inputs(
-    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
-) -> Unlabelled:  # fmt: skip
+    task: GlueTask,
+    part: str,
+    root: str | None = None,
+    source: Source = "official",
+    file: str | None = None,
+) -> Unlabelled:
     """The inputs of a part in the order of the file, empty texts included. No label is looked at.
 
     Args:
@@ -136,8 +148,12 @@ def read_inputs(
 
 
 def is_labelled(
-    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
-) -> bool:  # fmt: skip
+    task: GlueTask,
+    part: str,
+    root: str | None = None,
+    source: Source = "official",
+    file: str | None = None,
+) -> bool:
     """Whether a part has labels: GLUE's test parts have none, a file has those of its column ``label``.
 
     Hidden labels are none.
@@ -199,8 +215,13 @@ def _rows(task: GlueTask, part: str, root: str | None, source: Published) -> lis
         raise UserError(f"GLUE's {task.name} has no part '{part}'{nearest(part, task.files)}")
     if source == "bundled":
         if task.name != "sst2":
-            raise UserError(f"GLUE's {task.name} is not bundled, only sst2 is: put the official files below data.root and set data.source=official")  # fmt: skip
-        rows = read_jsonl(bundled("sst2-sentences", root) / f"{part}.jsonl.gz", ("sentence", "label"))  # fmt: skip
+            raise UserError(
+                f"GLUE's {task.name} is not bundled, only sst2 is: put the official files below"
+                " data.root and set data.source=official"
+            )
+        rows = read_jsonl(
+            bundled("sst2-sentences", root) / f"{part}.jsonl.gz", ("sentence", "label")
+        )
         return [((str(r["sentence"]),), str(r["label"]), str(i)) for i, r in enumerate(rows)]
     return _official(task, part, glue_file(root, task.files[part]))
 
@@ -209,7 +230,13 @@ def _official(task: GlueTask, part: str, path: Path) -> list[Row]:
     hidden = part.startswith("test")
     texts = (task.test_columns or task.columns[:-1]) if hidden else task.columns[:-1]
     header, places, lines = plain_table(path, texts if hidden else (*texts, task.columns[-1]))
-    first = header.index("index") if hidden and "index" in header else header.index("id") if hidden and "id" in header else None  # fmt: skip
+    first = (
+        header.index("index")
+        if hidden and "index" in header
+        else header.index("id")
+        if hidden and "id" in header
+        else None
+    )
     found = []
     for number, (_, line) in enumerate(lines):
         cells = [cell.strip() for cell in cells_at(line, places)]
@@ -219,7 +246,10 @@ def _official(task: GlueTask, part: str, path: Path) -> list[Row]:
 
 
 def _own_rows(task: GlueTask, path: Path, further: tuple[str, ...] = ()) -> list[Row]:
-    """Rows of an own file that has the further columns; hidden and absent labels are empty, as is null."""
+    """Rows of an own file that has the further columns.
+
+    Hidden and absent labels are empty, as is null.
+    """
     found: list[Row] = []
     for number, row in enumerate(read_jsonl(path) if ".jsonl" in path.name else read_csv(path)):
         single = PAIR[0] if PAIR[0] in row and "sentence" not in row else "sentence"

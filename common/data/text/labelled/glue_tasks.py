@@ -48,7 +48,13 @@ class GlueTask:
         return self.labels or ("score",)
 
 
-def _task(name: str, folder: str, labels: tuple[str, ...], columns: tuple[str, ...], test: tuple[str, ...] = ()) -> GlueTask:  # fmt: skip
+def _task(
+    name: str,
+    folder: str,
+    labels: tuple[str, ...],
+    columns: tuple[str, ...],
+    test: tuple[str, ...] = (),
+) -> GlueTask:
     files = {part: f"{folder}/{part}.tsv" for part in ("train", "dev", "test")}
     return GlueTask(name, labels, columns, files, test, {"test": f"{folder}.tsv"})
 
@@ -62,14 +68,24 @@ GLUE: dict[str, GlueTask] = {
         _task("mrpc", "MRPC", ("0", "1"), ("#1 String", "#2 String", "Quality")),
         _task("stsb", "STS-B", (), (*PAIR, "score")),
         _task("qqp", "QQP", ("0", "1"), ("question1", "question2", "is_duplicate")),
-        GlueTask("mnli", NLI, (*PAIR, "gold_label"),
-                 {"train": "MNLI/train.tsv", "dev": "MNLI/dev_matched.tsv", "dev_mm": "MNLI/dev_mismatched.tsv",
-                  "test": "MNLI/test_matched.tsv", "test_mm": "MNLI/test_mismatched.tsv",
-                  "test_ax": "AX/AX.tsv"},
-                 (), {"test": "MNLI-m.tsv", "test_mm": "MNLI-mm.tsv", "test_ax": "AX.tsv"}),
+        GlueTask(
+            "mnli",
+            NLI,
+            (*PAIR, "gold_label"),
+            {
+                "train": "MNLI/train.tsv",
+                "dev": "MNLI/dev_matched.tsv",
+                "dev_mm": "MNLI/dev_mismatched.tsv",
+                "test": "MNLI/test_matched.tsv",
+                "test_mm": "MNLI/test_mismatched.tsv",
+                "test_ax": "AX/AX.tsv",
+            },
+            (),
+            {"test": "MNLI-m.tsv", "test_mm": "MNLI-mm.tsv", "test_ax": "AX.tsv"},
+        ),
         _task("qnli", "QNLI", TWO, ("question", "sentence", "label")),
         _task("rte", "RTE", TWO, (*PAIR, "label")),
         _task("wnli", "WNLI", ("0", "1"), (*PAIR, "label")),
     )
-}  # fmt: skip
+}
 assert set(GLUE) == set(get_args(GlueName))

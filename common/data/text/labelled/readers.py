@@ -76,10 +76,11 @@ def read_labelled(
 ) -> LabelledSet:
     """One part of a task.
 
-    ``banking77``, ``banking10`` and ``snips`` are bundled, without the training texts that are also in
-    the test part; see `shifted` for ``bigram_shift`` and
-    `made_up` for ``synthetic``. ``file``: CSV or TSV with the columns of `own_task`, white space around
-    a cell is none of it. The others: the official files of GLUE and SuperGLUE below the data root.
+    ``banking77``, ``banking10`` and ``snips`` are bundled, without the training texts that are also
+    in the test part; see `shifted` for ``bigram_shift`` and
+    `made_up` for ``synthetic``. ``file``: CSV or TSV with the columns of `own_task`, white space
+    around a cell is none of it. The others: the official files of GLUE and SuperGLUE below the data
+    root.
 
     Args:
         task: see `common.data.text.labelled.tasks.TASKS`.
@@ -88,8 +89,8 @@ def read_labelled(
         files: of the part, for the task "file".
 
     Raises:
-        UserError: a part that the task has not, missing files, columns or classes that differ, an own
-            row with a blank text or label.
+        UserError: a part that the task has not, missing files, columns or classes that differ, an
+            own row with a blank text or label.
     """
     if task.name == "synthetic":
         return made_up(_size(task, part, SYNTHETIC), task.labels, part)
@@ -125,8 +126,8 @@ def distinct(data: LabelledSet) -> LabelledSet:
 def shifted(count: int, part: str, labels: tuple[str, ...], root: str | None = None) -> LabelledSet:
     """Sentences as they were written, and with two adjacent words swapped, half of each.
 
-    They are of the held-back part of ``sentences-en``, which no bundled model has read; training and
-    test sentences differ by hash. The first word is left alone: its capital would tell.
+    They are of the held-back part of ``sentences-en``, which no bundled model has read; training
+    and test sentences differ by hash. The first word is left alone: its capital would tell.
 
     Source: Conneau et al. 2018, section 2 (BShift), arXiv 1805.01070.
     """
@@ -192,9 +193,12 @@ def _official(task: LabelledTask, name: str, root: str | None) -> list[tuple[Tex
     base = data_root(root)
     short = base / name
     path = require(
-        short if short.is_file() else base / "super_glue" / name, what=f"SuperGLUE's {name}",
-        layout="super_glue/{CB,BoolQ,WiC}/{train,val}.jsonl", source=_SUPER_GLUE, size="60 MB in all",
-    )  # fmt: skip
+        short if short.is_file() else base / "super_glue" / name,
+        what=f"SuperGLUE's {name}",
+        layout="super_glue/{CB,BoolQ,WiC}/{train,val}.jsonl",
+        source=_SUPER_GLUE,
+        size="60 MB in all",
+    )
     found: list[tuple[Texts, str]] = []
     for row in read_jsonl(path, task.columns):
         first, second, label = (str(row[column]) for column in task.columns)

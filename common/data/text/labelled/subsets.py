@@ -54,7 +54,9 @@ def low_resource(
 
 
 def shares(weights: np.ndarray, total: int) -> list[int]:
-    """Whole numbers in proportion to weights, by largest remainder; the first of equals is favoured.
+    """Whole numbers in proportion to weights, by largest remainder.
+
+    The first of equals is favoured.
 
     >>> shares(np.array([2, 1]), 4)
     [3, 1]

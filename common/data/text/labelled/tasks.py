@@ -1,4 +1,7 @@
-"""Classification of texts and pairs of texts: classes, files, and what may be reworded. No torch here."""
+"""Classification of texts and pairs of texts: classes, files, and what may be reworded.
+
+No torch here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,20 +10,48 @@ from typing import Literal, get_args
 from common.data.text.pairs.tasks import TASKS as PAIR_TASKS
 
 LabelledName = Literal[
-    "synthetic", "file", "banking77", "banking10", "snips", "bigram_shift",
-    "sst2", "cola", "mrpc", "qqp", "qnli", "rte", "wnli", "mnli", "cb", "boolq", "wic",
-]  # fmt: skip
+    "synthetic",
+    "file",
+    "banking77",
+    "banking10",
+    "snips",
+    "bigram_shift",
+    "sst2",
+    "cola",
+    "mrpc",
+    "qqp",
+    "qnli",
+    "rte",
+    "wnli",
+    "mnli",
+    "cb",
+    "boolq",
+    "wic",
+]
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews"]
-# ten of BANKING77's intents that share most of their words: all of them are about a transfer or a payment
+# ten of BANKING77's intents that share most of their words: all of them are about a transfer or a
+# payment
 BANKING10 = (
-    "balance_not_updated_after_bank_transfer", "beneficiary_not_allowed", "cancel_transfer",
-    "declined_transfer", "failed_transfer", "pending_transfer", "transfer_fee_charged",
-    "transfer_into_account", "transfer_not_received_by_recipient", "transfer_timing",
-)  # fmt: skip
+    "balance_not_updated_after_bank_transfer",
+    "beneficiary_not_allowed",
+    "cancel_transfer",
+    "declined_transfer",
+    "failed_transfer",
+    "pending_transfer",
+    "transfer_fee_charged",
+    "transfer_into_account",
+    "transfer_not_received_by_recipient",
+    "transfer_timing",
+)
 SNIPS = (
-    "AddToPlaylist", "BookRestaurant", "GetWeather", "PlayMusic", "RateBook", "SearchCreativeWork",
+    "AddToPlaylist",
+    "BookRestaurant",
+    "GetWeather",
+    "PlayMusic",
+    "RateBook",
+    "SearchCreativeWork",
     "SearchScreeningEvent",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +87,13 @@ def _glue(name: str, reworded: tuple[int, ...], metric: Metric = "accuracy") -> 
 
 
 def _super_glue(
-    name: str, folder: str, labels: tuple[str, ...], reworded: tuple[int, ...],
-    metric: Metric, columns: tuple[str, ...],
-) -> LabelledTask:  # fmt: skip
+    name: str,
+    folder: str,
+    labels: tuple[str, ...],
+    reworded: tuple[int, ...],
+    metric: Metric,
+    columns: tuple[str, ...],
+) -> LabelledTask:
     files = {"train": f"{folder}/train.jsonl", "dev": f"{folder}/val.jsonl"}
     return LabelledTask(name, labels, 2, reworded, metric, "dev", files, columns)
 
@@ -73,18 +108,39 @@ TASKS: dict[str, LabelledTask] = {
         LabelledTask("banking10", BANKING10),
         LabelledTask("snips", SNIPS),
         LabelledTask("bigram_shift", ("as_written", "shifted")),
-        LabelledTask("sst2", ("0", "1"), test_part="dev", columns=("sentence", "label"),
-                     files={"train": "SST-2/train.tsv", "dev": "SST-2/dev.tsv"}),
-        LabelledTask("cola", ("0", "1"), metric="matthews", test_part="dev", columns=("3", "1"),
-                     files={"train": "CoLA/train.tsv", "dev": "CoLA/dev.tsv"}),
-        _glue("mrpc", (0, 1), "f1"), _glue("qqp", (0, 1), "f1"), _glue("qnli", (1,)),
-        _glue("rte", (0,)), _glue("wnli", (0,)), _glue("mnli", (0,)),
-        _super_glue("cb", "CB", ("entailment", "contradiction", "neutral"), (0,), "macro_f1",
-                    ("premise", "hypothesis", "label")),
+        LabelledTask(
+            "sst2",
+            ("0", "1"),
+            test_part="dev",
+            columns=("sentence", "label"),
+            files={"train": "SST-2/train.tsv", "dev": "SST-2/dev.tsv"},
+        ),
+        LabelledTask(
+            "cola",
+            ("0", "1"),
+            metric="matthews",
+            test_part="dev",
+            columns=("3", "1"),
+            files={"train": "CoLA/train.tsv", "dev": "CoLA/dev.tsv"},
+        ),
+        _glue("mrpc", (0, 1), "f1"),
+        _glue("qqp", (0, 1), "f1"),
+        _glue("qnli", (1,)),
+        _glue("rte", (0,)),
+        _glue("wnli", (0,)),
+        _glue("mnli", (0,)),
+        _super_glue(
+            "cb",
+            "CB",
+            ("entailment", "contradiction", "neutral"),
+            (0,),
+            "macro_f1",
+            ("premise", "hypothesis", "label"),
+        ),
         _super_glue("boolq", "BoolQ", _YES, (1,), "accuracy", ("question", "passage", "label")),
         _super_glue("wic", "WiC", _YES, (0, 1), "accuracy", ("sentence1", "sentence2", "label")),
     )
-}  # fmt: skip
+}
 assert {*TASKS, "file"} == set(get_args(LabelledName))
 
 

@@ -100,9 +100,11 @@ class TowerPairs(TextViews):
         """Batch of the given ``(index, epoch)`` keys."""
         rows = super().__getitem__(keys)
         batch: TowerBatch = {
-            "input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"],
-            "ids": rows["ids"], "labels": self.labels[rows["ids"]],
-        }  # fmt: skip
+            "input_ids": rows["input_ids"],
+            "attention_mask": rows["attention_mask"],
+            "ids": rows["ids"],
+            "labels": self.labels[rows["ids"]],
+        }
         if self.teacher is not None:
             batch["teacher"] = self.teacher[rows["ids"]]
         return batch

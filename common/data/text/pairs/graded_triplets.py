@@ -112,11 +112,24 @@ class TripletFilter:
 
 # thresholds of the released script by its number: alpha, beta, and whether the gap is asked for
 PRESETS: Mapping[int, tuple[float, float, bool]] = {
-    2: (4, 3, False), 3: (4, 2, False), 4: (5, 3, False), 5: (5, 2, False), 6: (4, 1, False),
-    7: (4, 0, False), 8: (5, 1, False), 9: (5, 0, False), 10: (3, 0, False), 11: (3, 1, False),
-    12: (3, 2, False), 13: (4, 4, True), 14: (5, 4, False), 15: (3, 3, True), 16: (2, 0, False),
-    17: (2, 1, False), 18: (2, 2, True),
-}  # fmt: skip
+    2: (4, 3, False),
+    3: (4, 2, False),
+    4: (5, 3, False),
+    5: (5, 2, False),
+    6: (4, 1, False),
+    7: (4, 0, False),
+    8: (5, 1, False),
+    9: (5, 0, False),
+    10: (3, 0, False),
+    11: (3, 1, False),
+    12: (3, 2, False),
+    13: (4, 4, True),
+    14: (5, 4, False),
+    15: (3, 3, True),
+    16: (2, 0, False),
+    17: (2, 1, False),
+    18: (2, 2, True),
+}
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,10 @@ class Curated:
             "parse_failure_rate": self.unscored / max(1, self.total),
         }
         if scored and self.mean_positive == self.mean_positive:  # controls have no grades: nan
-            found |= {"mean_positive_score": self.mean_positive, "mean_negative_score": self.mean_negative}  # fmt: skip
+            found |= {
+                "mean_positive_score": self.mean_positive,
+                "mean_negative_score": self.mean_negative,
+            }
         return found
 
 
@@ -187,7 +203,8 @@ def read_triplets(path: str | Path) -> list[GradedTriplet]:
     Rows without one of the three texts are left out, with a warning that counts them.
 
     Raises:
-        UserError: file missing, empty, without these columns, or a score that is no grade from 0 to 5.9.
+        UserError: file missing, empty, without these columns, or a score that is no grade from 0 to
+            5.9.
     """
     path = Path(path).expanduser()
     rows = read_csv(path, TRIPLET, fill="", quoted=True)  # SimCSE's format, as `load_text_rows`

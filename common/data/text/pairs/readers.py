@@ -64,7 +64,9 @@ class PairSet:
         return PairSet(first, second, self.labels[places], self.skipped)
 
 
-def read_pairs(task: PairTask, part: str, root: str | None = None, files: Sequence[str] = ()) -> PairSet:  # fmt: skip
+def read_pairs(
+    task: PairTask, part: str, root: str | None = None, files: Sequence[str] = ()
+) -> PairSet:
     """One part of a task.
 
     ``nli``: bundled; a tenth of its training premises, by hash, is the part "dev". ``nli_binary``:
@@ -81,8 +83,8 @@ def read_pairs(task: PairTask, part: str, root: str | None = None, files: Sequen
         files: of the part, for the task "file".
 
     Raises:
-        UserError: a part that the task has not, missing files, columns or labels that differ, scores
-            that are no finite numbers, an own row with more cells than the header.
+        UserError: a part that the task has not, missing files, columns or labels that differ,
+            scores that are no finite numbers, an own row with more cells than the header.
     """
     if task.name == "synthetic":
         _known(task, part, SYNTHETIC)
@@ -124,7 +126,20 @@ def synthetic_pairs(count: int, seed: int = 0) -> PairSet:
     one of them (contradiction), or one word that the first has not (neutral).
     """
     rng = sample_rng(seed, 0, 0, _SYNTHETIC_STREAM)
-    lexicon = ["red", "small", "old", "cat", "dog", "man", "sleeps", "runs", "eats", "sees", "house", "tree"]  # fmt: skip
+    lexicon = [
+        "red",
+        "small",
+        "old",
+        "cat",
+        "dog",
+        "man",
+        "sleeps",
+        "runs",
+        "eats",
+        "sees",
+        "house",
+        "tree",
+    ]
     first, second, labels = [], [], rng.integers(0, 3, size=count)
     for label in labels:
         chosen = [lexicon[i] for i in rng.permutation(len(lexicon))]
@@ -143,8 +158,8 @@ def intent_pairs(part: str, root: str | None = None) -> PairSet:
 
     Of every request four pairs (two in the test part): half with another of its intent, a quarter
     with any of another one, a quarter with one of its ten nearest by words among the other intents.
-    The parts share no request: those of the test part, but for case and white space, are left out of
-    the training requests, a tenth of which, by hash, is the part "dev".
+    The parts share no request: those of the test part, but for case and white space, are left out
+    of the training requests, a tenth of which, by hash, is the part "dev".
 
     Source: Casanueva et al. 2020, arXiv 2003.04807 (the requests and their 77 intents).
     """
@@ -208,11 +223,16 @@ def _cells(task: PairTask, path: Path) -> list[tuple[str, list[str]]]:
     own = task.name == "file"
     if own and not path.name.removesuffix(".gz").endswith(".tsv"):
         rows = read_csv(path, task.columns)
-        return [(f"row {i}", [str(row[c]) for c in task.columns]) for i, row in enumerate(rows, start=1)]  # fmt: skip
+        return [
+            (f"row {i}", [str(row[c]) for c in task.columns]) for i, row in enumerate(rows, start=1)
+        ]
     header, places, lines = plain_table(path, task.columns)
     for number, cells in lines:
         if own and len(cells) > len(header):  # a tab in a text: its end would be lost
-            raise UserError(f"{path}, line {number}: {len(cells)} fields, expected {len(header)} ({', '.join(header)})")  # fmt: skip
+            raise UserError(
+                f"{path}, line {number}: {len(cells)} fields, expected {len(header)}"
+                f" ({', '.join(header)})"
+            )
     return [(f"line {number}", cells_at(cells, places)) for number, cells in lines]
 
 

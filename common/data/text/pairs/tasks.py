@@ -1,4 +1,7 @@
-"""Sentence-pair tasks by name: kind, labels in the order of GLUE's processors, files. No torch here."""
+"""Sentence-pair tasks by name: kind, labels in the order of GLUE's processors, files.
+
+No torch here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,9 +9,22 @@ from typing import Literal, get_args
 
 Kind = Literal["multiclass", "binary", "regression"]
 TaskName = Literal[
-    "synthetic", "file", "nli", "nli_binary", "stsb", "same_intent",
-    "mnli", "snli", "allnli", "qqp", "qnli", "mrpc", "sts-b", "rte", "wnli",
-]  # fmt: skip
+    "synthetic",
+    "file",
+    "nli",
+    "nli_binary",
+    "stsb",
+    "same_intent",
+    "mnli",
+    "snli",
+    "allnli",
+    "qqp",
+    "qnli",
+    "mrpc",
+    "sts-b",
+    "rte",
+    "wnli",
+]
 NLI = ("contradiction", "entailment", "neutral")  # GLUE's order, the same for SNLI and MNLI
 
 
@@ -63,24 +79,68 @@ TASKS: dict[str, PairTask] = {
         PairTask("nli_binary", "binary", ("not_entailment", "entailment")),
         PairTask("stsb", "regression"),
         PairTask("same_intent", "binary", ("other", "same")),
-        _glue("mnli", "multiclass", NLI, _GOLD, train=("MNLI/train.tsv",),
-              dev=("MNLI/dev_matched.tsv",), dev_mm=("MNLI/dev_mismatched.tsv",)),
-        _glue("snli", "multiclass", NLI, _GOLD, train=("SNLI/train.tsv",), dev=("SNLI/dev.tsv",),
-              test=("SNLI/test.tsv",)),
-        _glue("allnli", "multiclass", NLI, _GOLD, train=("SNLI/train.tsv", "MNLI/train.tsv"),
-              dev=("SNLI/dev.tsv", "MNLI/dev_matched.tsv")),
-        _glue("qqp", "binary", ("0", "1"), ("question1", "question2", "is_duplicate"),
-              train=("QQP/train.tsv",), dev=("QQP/dev.tsv",)),
-        _glue("qnli", "binary", _TWO, ("question", "sentence", "label"),
-              train=("QNLI/train.tsv",), dev=("QNLI/dev.tsv",)),
-        _glue("mrpc", "binary", ("0", "1"), ("#1 String", "#2 String", "Quality"),
-              train=("MRPC/train.tsv",), dev=("MRPC/dev.tsv",)),
-        _glue("sts-b", "regression", (), ("sentence1", "sentence2", "score"),
-              train=("STS-B/train.tsv",), dev=("STS-B/dev.tsv",)),
+        _glue(
+            "mnli",
+            "multiclass",
+            NLI,
+            _GOLD,
+            train=("MNLI/train.tsv",),
+            dev=("MNLI/dev_matched.tsv",),
+            dev_mm=("MNLI/dev_mismatched.tsv",),
+        ),
+        _glue(
+            "snli",
+            "multiclass",
+            NLI,
+            _GOLD,
+            train=("SNLI/train.tsv",),
+            dev=("SNLI/dev.tsv",),
+            test=("SNLI/test.tsv",),
+        ),
+        _glue(
+            "allnli",
+            "multiclass",
+            NLI,
+            _GOLD,
+            train=("SNLI/train.tsv", "MNLI/train.tsv"),
+            dev=("SNLI/dev.tsv", "MNLI/dev_matched.tsv"),
+        ),
+        _glue(
+            "qqp",
+            "binary",
+            ("0", "1"),
+            ("question1", "question2", "is_duplicate"),
+            train=("QQP/train.tsv",),
+            dev=("QQP/dev.tsv",),
+        ),
+        _glue(
+            "qnli",
+            "binary",
+            _TWO,
+            ("question", "sentence", "label"),
+            train=("QNLI/train.tsv",),
+            dev=("QNLI/dev.tsv",),
+        ),
+        _glue(
+            "mrpc",
+            "binary",
+            ("0", "1"),
+            ("#1 String", "#2 String", "Quality"),
+            train=("MRPC/train.tsv",),
+            dev=("MRPC/dev.tsv",),
+        ),
+        _glue(
+            "sts-b",
+            "regression",
+            (),
+            ("sentence1", "sentence2", "score"),
+            train=("STS-B/train.tsv",),
+            dev=("STS-B/dev.tsv",),
+        ),
         _glue("rte", "binary", _TWO, _S, train=("RTE/train.tsv",), dev=("RTE/dev.tsv",)),
         _glue("wnli", "binary", ("0", "1"), _S, train=("WNLI/train.tsv",), dev=("WNLI/dev.tsv",)),
     )
-}  # fmt: skip
+}
 assert {*TASKS, "file"} == set(get_args(TaskName))
 
 

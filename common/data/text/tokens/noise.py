@@ -1,7 +1,7 @@
 """Changes of token sequences: crops, spans taken out, and deleted, masked, replaced or moved tokens.
 
-All take ids without special tokens, so that those are never touched, and a generator with the methods
-of `numpy.random.Generator` that they name.
+All take ids without special tokens, so that those are never touched, and a generator with the
+methods of `numpy.random.Generator` that they name.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,7 +112,10 @@ def replace_tokens(
 
 
 def shuffle_tokens(ids: Ids, rng: np.random.Generator, probability: float) -> Ids:
-    """Each token is chosen with this probability; the chosen ones change places among themselves."""
+    """Each token is chosen with this probability.
+
+    The chosen ones change places among themselves.
+    """
     chosen = np.flatnonzero(rng.random(len(ids)) <= probability)
     found = ids.copy()
     found[chosen] = ids[rng.permutation(chosen)]

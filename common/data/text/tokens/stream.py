@@ -88,8 +88,8 @@ class ChunkPairs(Dataset[ChunkPairBatch]):
     """Two views of chunks from one or several token streams; returns whole batches.
 
     With one source an index is a chunk of it. With several, every element of a batch draws its
-    source with probability proportional to ``size ** coefficient`` and one of its chunks; the number
-    of elements of an epoch is that of all chunks. All draws depend on (seed, epoch, index).
+    source with probability proportional to ``size ** coefficient`` and one of its chunks; the
+    number of elements of an epoch is that of all chunks. All draws depend on (seed, epoch, index).
 
     Source: Izacard et al. 2022, "Contriever", section 3 and released code, arXiv 2112.09118.
 

@@ -31,8 +31,8 @@ class MaskedCrossAttention(nn.Module):
         dim_head: d before compression.
         heads: H.
         compression: c, divides d.
-        immediate: a token sees the last medium before it alone, and nothing if there is none; else all
-            media that have begun (before the first one the mean of all, as released).
+        immediate: a token sees the last medium before it alone, and nothing if there is none; else
+            all media that have begun (before the first one the mean of all, as released).
         qk_norm: layer norms on queries and keys.
 
     Raises:
@@ -40,9 +40,16 @@ class MaskedCrossAttention(nn.Module):
     """
 
     def __init__(
-        self, dim: int, dim_visual: int, *, dim_head: int = 64, heads: int = 8, compression: int = 1,
-        immediate: bool = True, qk_norm: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        dim_visual: int,
+        *,
+        dim_head: int = 64,
+        heads: int = 8,
+        compression: int = 1,
+        immediate: bool = True,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
         if dim_head % compression:
             raise ValueError(
@@ -95,7 +102,8 @@ class GatedCrossAttention(nn.Module):
 
         x <- x + tanh(g_a) XAttn(x),  x <- x + tanh(g_f) FF(x)
 
-    Source: Alayrac et al. 2022, "Flamingo", section 2.2, arXiv 2204.14198; compression: Wang et al. 2024,
+    Source: Alayrac et al. 2022, "Flamingo", section 2.2, arXiv 2204.14198; compression: Wang et al.
+    2024,
     "COSMO", arXiv 2401.00849.
 
     Args:
@@ -107,15 +115,28 @@ class GatedCrossAttention(nn.Module):
     """
 
     def __init__(
-        self, dim: int, dim_visual: int, *, dim_head: int = 64, heads: int = 8, ff_mult: int = 4,
-        compression: int = 1, immediate: bool = True, qk_norm: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        dim_visual: int,
+        *,
+        dim_head: int = 64,
+        heads: int = 8,
+        ff_mult: int = 4,
+        compression: int = 1,
+        immediate: bool = True,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.attn_gate, self.ff_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
         self.attn = MaskedCrossAttention(
-            dim, dim_visual, dim_head=dim_head, heads=heads, compression=compression, immediate=immediate,
+            dim,
+            dim_visual,
+            dim_head=dim_head,
+            heads=heads,
+            compression=compression,
+            immediate=immediate,
             qk_norm=qk_norm,
-        )  # fmt: skip
+        )
         self.ff = feed_forward(dim, dim * ff_mult // compression)
 
     def forward(self, text: Tensor, media: Tensor, times: Tensor) -> Tensor:

@@ -58,14 +58,16 @@ def places(first: int, interval: int, num_layers: int) -> list[int]:
 class InjectedLM(nn.Module):
     """A frozen causal language model with trained cross-attention before some of its layers.
 
-    The language model is reached by hooks that stand during a call alone. It is moved with this module but is no
-    part of its state dict, apart from the rows of its vocabulary from `first_row` on.
+    The language model is reached by hooks that stand during a call alone. It is moved with this
+    module but is no part of its state dict, apart from the rows of its vocabulary from `first_row`
+    on.
 
-    Source: Alayrac et al. 2022, "Flamingo", arXiv 2204.14198; the split into unimodal and multimodal layers:
-    Wang et al. 2024, "COSMO", arXiv 2401.00849.
+    Source: Alayrac et al. 2022, "Flamingo", arXiv 2204.14198; the split into unimodal and
+    multimodal layers: Wang et al. 2024, "COSMO", arXiv 2401.00849.
 
     Args:
-        model: causal language model of transformers, with rows for all tokens; its gradients are switched off.
+        model: causal language model of transformers, with rows for all tokens; its gradients are
+            switched off.
         blocks: one for each of `layers`.
         layers: numbers of the layers that they stand before, see `places`.
         media_token: id of the token that stands for a medium.
@@ -73,17 +75,23 @@ class InjectedLM(nn.Module):
         trained_rows: which rows of the vocabulary are trained (input, and output where it is tied).
 
     Attributes:
-        rows: (R, W) of the vocabulary, from `first_row` on (all of it for ``trained_rows="all"``); at least float32 where
-            they are trained, whatever the model's precision.
+        rows: (R, W) of the vocabulary, from `first_row` on (all of it for ``trained_rows="all"``);
+            at least float32 where they are trained, whatever the model's precision.
         width: W.
     """
 
     model: Any  # not a submodule
 
     def __init__(
-        self, model: Any, blocks: list[GatedCrossAttention], layers: list[int], *, media_token: int, first_row: int,
+        self,
+        model: Any,
+        blocks: list[GatedCrossAttention],
+        layers: list[int],
+        *,
+        media_token: int,
+        first_row: int,
         trained_rows: TrainedRows = "none",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         object.__setattr__(self, "model", model.requires_grad_(False).eval())
         self.blocks, self.layers = nn.ModuleList(blocks), list(layers)
@@ -91,7 +99,8 @@ class InjectedLM(nn.Module):
         words = model.get_input_embeddings().weight
         self.width = int(words.shape[1])
         trained = trained_rows != "none"
-        # a gradient scaler refuses gradients of half precision, and steps of 2e-5 would be rounded away
+        # a gradient scaler refuses gradients of half precision, and steps of 2e-5 would be rounded
+        # away
         kind = torch.promote_types(words.dtype, torch.float32) if trained else words.dtype
         self.rows = nn.Parameter(words[self.start :].detach().clone().to(kind), trained)
         head = model.get_output_embeddings().weight
@@ -113,7 +122,10 @@ class InjectedLM(nn.Module):
 
     @torch.no_grad()
     def write_rows(self) -> None:
-        """Put `rows` into the language model, after they were trained; loading a state does so itself."""
+        """Put `rows` into the language model, after they were trained.
+
+        Loading a state does so itself.
+        """
         self.model.get_input_embeddings().weight[self.start :] = self.rows
         if not self.tied:
             self.model.get_output_embeddings().weight[self.first_row :] = self.head_rows
@@ -135,8 +147,12 @@ class InjectedLM(nn.Module):
     # -- a call --------------------------------------------------------------------------------------
 
     def forward(
-        self, ids: Tensor, mask: Tensor, media: Tensor | None = None, states_below: int | None = None
-    ) -> Output:  # fmt: skip
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        media: Tensor | None = None,
+        states_below: int | None = None,
+    ) -> Output:
         """Logits of all places.
 
         Args:
@@ -273,7 +289,10 @@ def _before(layer: nn.Module, change: Callable[[Tensor], Tensor], *, first: bool
 
 
 def _fitted(x: Tensor, media: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Media and times for the states of a pass: repeated for beams; new tokens have the total count."""
+    """Media and times for the states of a pass: repeated for beams.
+
+    New tokens have the total count.
+    """
     copies = len(x) // len(media)
     if copies > 1:
         media, times = (t.repeat_interleave(copies, dim=0) for t in (media, times))

@@ -17,13 +17,16 @@ from common.encoders.image_text.open_clip_dual import open_clip_dual_encoder
 
 
 class PatchTower:
-    """The image tower of an open_clip model as a function; not a module, so that no checkpoint holds its weights.
+    """The image tower of an open_clip model as a function.
 
-    ViT: normalised patch tokens; ModifiedResNet: the last feature map of more than one place; timm: the last map or
-    tokens of the trunk.
+    Not a module, so that no checkpoint holds its weights.
+
+    ViT: normalised patch tokens; ModifiedResNet: the last feature map of more than one place; timm:
+    the last map or tokens of the trunk.
 
     Args:
-        pretrained: a folder that open_clip exported, ``bundled:<name>`` or ``open_clip:<name>/<tag>``.
+        pretrained: a folder that open_clip exported, ``bundled:<name>`` or
+            ``open_clip:<name>/<tag>``.
 
     Attributes:
         width: W.

@@ -13,8 +13,11 @@ from torch.nn import functional as F
 def feed_forward(dim: int, hidden: int) -> nn.Sequential:
     """Norm, linear, GELU, linear; no bias in the linear layers."""
     return nn.Sequential(
-        nn.LayerNorm(dim), nn.Linear(dim, hidden, bias=False), nn.GELU(), nn.Linear(hidden, dim, bias=False)
-    )  # fmt: skip
+        nn.LayerNorm(dim),
+        nn.Linear(dim, hidden, bias=False),
+        nn.GELU(),
+        nn.Linear(hidden, dim, bias=False),
+    )
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -71,8 +74,8 @@ class PerceiverAttention(nn.Module):
 class PerceiverResampler(nn.Module):
     """Learned latents that read the tokens of all frames of an image or clip.
 
-    Source: Alayrac et al. 2022, "Flamingo", appendix A.1.1, arXiv 2204.14198; without embeddings of frames
-    and images, as in OpenFlamingo and COSMO (Wang et al. 2024, arXiv 2401.00849).
+    Source: Alayrac et al. 2022, "Flamingo", appendix A.1.1, arXiv 2204.14198; without embeddings of
+    frames and images, as in OpenFlamingo and COSMO (Wang et al. 2024, arXiv 2401.00849).
 
     Args:
         dim: D.
@@ -84,15 +87,23 @@ class PerceiverResampler(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, depth: int = 6, dim_head: int = 64, heads: int = 8, num_latents: int = 64,
+        self,
+        dim: int,
+        *,
+        depth: int = 6,
+        dim_head: int = 64,
+        heads: int = 8,
+        num_latents: int = 64,
         ff_mult: int = 4,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.randn(num_latents, dim))  # N(0, 1)
         self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(dim, dim_head, heads), feed_forward(dim, ff_mult * dim)])
+            nn.ModuleList(
+                [PerceiverAttention(dim, dim_head, heads), feed_forward(dim, ff_mult * dim)]
+            )
             for _ in range(depth)
-        )  # fmt: skip
+        )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -238,7 +238,8 @@ def load_lora(model: nn.Module, folder: Path) -> None:
         weights = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder} is no folder of adapters (adapter_config.json, adapter_model.safetensors): {error}"
+            f"{folder} is no folder of adapters (adapter_config.json, adapter_model.safetensors):"
+            f" {error}"
         ) from error
     if config.peft_type != "LORA":
         raise UserError(f"{folder}: only LoRA adapters are read, these are {config.peft_type}")
@@ -255,7 +256,8 @@ def load_lora(model: nn.Module, folder: Path) -> None:
     lost = [key for key in result.missing_keys if "lora_" in key]
     if lost or result.unexpected_keys:
         raise UserError(
-            f"{folder} does not fit this model: {(lost or result.unexpected_keys)[0]} has no partner"
+            f"{folder} does not fit this model: {(lost or result.unexpected_keys)[0]} has no"
+            " partner"
         )
     model.requires_grad_(False)
 

@@ -136,10 +136,13 @@ class InstructedEncoder(nn.Module):
         """`token_rows` with the whole prefix in place of an instruction."""
         limit = max_length or self.max_length
         encoded = self.tokenizer(
-            [prefix + text for text in texts], truncation=True, max_length=limit,
-            return_attention_mask=False, return_token_type_ids=False,
+            [prefix + text for text in texts],
+            truncation=True,
+            max_length=limit,
+            return_attention_mask=False,
+            return_token_type_ids=False,
             return_offsets_mapping=bool(prefix),
-        )  # fmt: skip
+        )
         if not prefix:
             return [(ids, 0) for ids in encoded["input_ids"]]
         spans = [_exact_span(offsets, prefix) for offsets in encoded["offset_mapping"]]
@@ -283,6 +286,10 @@ def instructed_encoder(
             model, rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout, targets=lora_targets
         )
     pooler = TokenPooler(
-        pooling, int(model.config.hidden_size), num_latents=num_latents, heads=heads, dim_head=dim_head
-    )  # fmt: skip
+        pooling,
+        int(model.config.hidden_size),
+        num_latents=num_latents,
+        heads=heads,
+        dim_head=dim_head,
+    )
     return InstructedEncoder(model, pooler, tokenizer, max_length=max_length, span=span)

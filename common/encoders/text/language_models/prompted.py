@@ -61,7 +61,8 @@ def render(tokenizer: Any, prompt: ChatPrompt, *, chat: bool | None = None) -> s
     Args:
         tokenizer: of the model; its chat template is used.
         prompt: what is said.
-        chat: use the template; None: if there is one. Without, the turns stand on lines of their own.
+        chat: use the template; None: if there is one. Without, the turns stand on lines of their
+            own.
 
     Raises:
         UserError: a template was asked for and there is none, or it drops a part of the prompt.
@@ -250,9 +251,12 @@ class PromptedModel(nn.Module):
         counts = torch.full((len(rows),), most, device=ids.device)
         for step in range(most):
             output = self.model.base_model(
-                input_ids=ids, attention_mask=mask, position_ids=place, use_cache=True,
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=place,
+                use_cache=True,
                 **{name: cache},
-            )  # fmt: skip
+            )
             cache, state = getattr(output, name), output.last_hidden_state[:, -1]
             token = self.logits(state).argmax(-1)
             ended = self._ends(token.tolist(), stop).to(ids.device)

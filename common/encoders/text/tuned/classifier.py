@@ -36,15 +36,16 @@ Texts = tuple[str, ...]  # one text, or the two of a pair
 class Tuning:
     """Which parameters are trained; the head always is.
 
-    Sources: Hu et al. 2022 (LoRA), arXiv 2106.09685; Liu et al. 2022 (P-Tuning v2), arXiv 2110.07602.
+    Sources: Hu et al. 2022 (LoRA), arXiv 2106.09685; Liu et al. 2022 (P-Tuning v2), arXiv
+    2110.07602.
 
     Attributes:
         kind: all of them, low-rank adapters, or a prefix in every layer.
         prefix_length: m; 0 trains the head alone, on a frozen encoder whose dropout stays on.
         projection_dim: see `Prefix`.
         prefix_dropout: see `Prefix`; None: the encoder's own.
-        shift_positions: positions of the text begin at m, as those of a continued text do; False: at
-            their usual place.
+        shift_positions: positions of the text begin at m, as those of a continued text do; False:
+            at their usual place.
         rank: r of LoRA.
         alpha: LoRA's product is scaled by alpha / r.
         lora_dropout: of the adapters' input.
@@ -81,8 +82,8 @@ class TextClassifier(nn.Module):
         max_length: pieces of a row, special ones included.
 
     Raises:
-        UserError: a length that the encoder has not, no pooler where it is wanted, the first token of
-            a tokenizer whose [CLS] is the last one, see `prefix_of`.
+        UserError: a length that the encoder has not, no pooler where it is wanted, the first token
+            of a tokenizer whose [CLS] is the last one, see `prefix_of`.
     """
 
     def __init__(
@@ -102,8 +103,8 @@ class TextClassifier(nn.Module):
             raise UserError("model.pooling=pooler: these weights have no pooler; use cls or mean")
         if pooling != "mean" and ends_in_cls(tokenizer):
             raise UserError(
-                f"model.pooling={pooling} takes the first token, and this tokenizer puts [CLS] last: "
-                "use mean"
+                f"model.pooling={pooling} takes the first token, and this tokenizer puts [CLS]"
+                " last: use mean"
             )
         if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # type: ignore[assignment]
@@ -183,9 +184,11 @@ class TextClassifier(nn.Module):
         sides = [list(side) for side in zip(*texts, strict=True)]
         segments = self.has_segments and len(sides) == 2
         found = self.tokenizer(
-            *sides, truncation="longest_first", max_length=self.max_length,
+            *sides,
+            truncation="longest_first",
+            max_length=self.max_length,
             return_token_type_ids=segments,
-        )  # fmt: skip
+        )
         names = ["input_ids", *(["token_type_ids"] if segments else [])]
         return [{name: found[name][i] for name in names} for i in range(len(texts))]
 
@@ -243,15 +246,24 @@ class TextClassifier(nn.Module):
             return
         backbone.requires_grad_(False)  # its dropout stays on in training
         if own.kind == "lora":
-            add_lora(backbone, rank=own.rank, alpha=own.alpha, dropout=own.lora_dropout, targets=own.targets)  # fmt: skip
+            add_lora(
+                backbone,
+                rank=own.rank,
+                alpha=own.alpha,
+                dropout=own.lora_dropout,
+                targets=own.targets,
+            )
         elif own.prefix_length:
             dropout = own.prefix_dropout
             if dropout is None:
                 dropout = float(getattr(backbone.config, "hidden_dropout_prob", 0.0))
             self.prefix = prefix_of(
-                backbone, own.prefix_length, projection_dim=own.projection_dim, dropout=dropout,
+                backbone,
+                own.prefix_length,
+                projection_dim=own.projection_dim,
+                dropout=dropout,
                 std=getattr(backbone.config, "initializer_range", 0.02),
-            )  # fmt: skip
+            )
 
     def _positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Places of the text as they are without a prefix."""
@@ -268,14 +280,16 @@ class TextClassifier(nn.Module):
         shift = self.tuning.num_virtual if self.tuning.shift_positions else 0
         if self.max_length + shift + self.first_position > limit:
             raise UserError(
-                f"a prefix of {shift} and max_length={self.max_length} exceed the {limit} positions of "
-                "the encoder: lower model.max_length or tuning.prefix_length"
+                f"a prefix of {shift} and max_length={self.max_length} exceed the {limit} positions"
+                " of the encoder: lower model.max_length or tuning.prefix_length"
             )
 
 
 @contextmanager
 def mixed_at(model: PreTrainedModel, layer: int, mix: Callable[[Tensor], Tensor]) -> Any:
-    """Within it, what comes out of a layer is what `mix` makes of it; layer 0 is the word embeddings.
+    """Within it, what comes out of a layer is what `mix` makes of it.
+
+    Layer 0 is the word embeddings.
 
     Args:
         model: encoder of transformers.
@@ -353,6 +367,11 @@ def text_classifier(
         pretrained, config=config, dropout=dropout, attention=attention, pooler=pooling == "pooler"
     )
     return TextClassifier(
-        backbone, tokenizer, classes, tuning, pooling=pooling, dropout=head_dropout,
+        backbone,
+        tokenizer,
+        classes,
+        tuning,
+        pooling=pooling,
+        dropout=head_dropout,
         max_length=max_length,
-    ).train()  # fmt: skip
+    ).train()

@@ -47,8 +47,8 @@ def perturbation_step(delta: Tensor, grad: Tensor, step: float) -> Tensor:
 class EmbeddingPerturbation:
     """Within `clean` embeddings are normalised and noted, within `changed` a delta is added to them.
 
-    The norm without parameters stands before the encoder's own one. A model may be run several times
-    within a context (passes of a batch, by length): run it in the same order in both.
+    The norm without parameters stands before the encoder's own one. A model may be run several
+    times within a context (passes of a batch, by length): run it in the same order in both.
 
     Source: He et al. 2021, "DeBERTa", section 4 (SiFT), arXiv 2006.03654; released code.
 
@@ -63,7 +63,10 @@ class EmbeddingPerturbation:
     def __init__(self, model: nn.Module, layer: str = LAYER) -> None:
         found = [part for name, part in model.named_modules() if name.endswith(layer)]
         if len(found) != 1:
-            raise UserError(f"adversarial fine-tuning needs one '{layer}' in {type(model).__name__}, which has {len(found)}: set sift.layer")  # fmt: skip
+            raise UserError(
+                f"adversarial fine-tuning needs one '{layer}' in {type(model).__name__}, which has"
+                f" {len(found)}: set sift.layer"
+            )
         self.norm, self.model = found[0], model
         self.noted: list[Tensor] = []
 
@@ -97,7 +100,9 @@ class EmbeddingPerturbation:
         finally:
             handle.remove()
 
-    def ascend(self, run: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], std: float, step: float) -> list[Tensor]:  # fmt: skip
+    def ascend(
+        self, run: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], std: float, step: float
+    ) -> list[Tensor]:
         """Deltas after one step that raises the loss.
 
         The weights get no gradient: the graph ends at the deltas.

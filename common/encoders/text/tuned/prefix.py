@@ -16,16 +16,16 @@ from common.config import UserError
 class Prefix(nn.Module):
     """The prefix of every layer, stored as the peft library stores it.
 
-    Source: Liu et al. 2022, "P-Tuning v2", section 3.2, arXiv 2110.07602; the sizes and the order of
-    the table are those of its released code.
+    Source: Liu et al. 2022, "P-Tuning v2", section 3.2, arXiv 2110.07602; the sizes and the order
+    of the table are those of its released code.
 
     Args:
         length: m >= 1.
         layers: N of the backbone.
         heads: H.
         hidden_size: D.
-        projection_dim: width of the perceptron that makes the prefix from an (m, D) table; None: the
-            table holds keys and values themselves.
+        projection_dim: width of the perceptron that makes the prefix from an (m, D) table; None:
+            the table holds keys and values themselves.
         dropout: of keys and values in training, drawn anew for each row.
         std: of the table at first.
     """
@@ -52,16 +52,23 @@ class Prefix(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def peft_config(self, stored: bool = False) -> Any:
-        """How peft describes the prefix; `stored`: as a table without the perceptron, for inference."""
+        """How peft describes the prefix.
+
+        `stored`: as a table without the perceptron, for inference.
+        """
         from peft import PrefixTuningConfig, TaskType
 
         return PrefixTuningConfig(
-            task_type=TaskType.FEATURE_EXTRACTION, inference_mode=stored,
-            num_virtual_tokens=self.length, token_dim=self.hidden_size, num_layers=self.layers,
-            num_attention_heads=self.heads, num_transformer_submodules=1,
+            task_type=TaskType.FEATURE_EXTRACTION,
+            inference_mode=stored,
+            num_virtual_tokens=self.length,
+            token_dim=self.hidden_size,
+            num_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_transformer_submodules=1,
             prefix_projection=self.projection_dim is not None and not stored,
             encoder_hidden_size=self.projection_dim or self.hidden_size,
-        )  # fmt: skip
+        )
 
     def forward(self, batch_size: int) -> Tensor:
         """Keys and values of all layers, (B, m, 2 N D)."""
@@ -88,7 +95,10 @@ class Prefix(nn.Module):
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
-    """What a backbone of transformers calls the keys and values of an earlier pass; None: it reads none."""
+    """What a backbone of transformers calls the keys and values of an earlier pass.
+
+    None: it reads none.
+    """
     names = inspect.signature(type(model).forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in names), None)
 
@@ -101,8 +111,8 @@ def prefix_of(model: PreTrainedModel, length: int, **options: Any) -> Prefix:
     """
     if cache_argument(model) is None:
         raise UserError(
-            f"{type(model).__name__} takes no prefix; use an encoder of the BERT, RoBERTa or ELECTRA "
-            "kind, or tuning.kind=lora"
+            f"{type(model).__name__} takes no prefix; use an encoder of the BERT, RoBERTa or"
+            " ELECTRA kind, or tuning.kind=lora"
         )
     config: Any = model.config
     return Prefix(

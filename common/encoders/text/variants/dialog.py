@@ -38,9 +38,14 @@ class DialogEmbeddings(nn.Module):
     """
 
     def __init__(
-        self, word: nn.Embedding, position: nn.Embedding, role: nn.Embedding, turn: nn.Embedding,
-        norm: nn.LayerNorm, dropout: float,
-    ) -> None:  # fmt: skip
+        self,
+        word: nn.Embedding,
+        position: nn.Embedding,
+        role: nn.Embedding,
+        turn: nn.Embedding,
+        norm: nn.LayerNorm,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.word_embeddings = word  # the name by which transformers finds the table
         self.position_embeddings, self.role_embeddings, self.turn_embeddings = position, role, turn
@@ -63,14 +68,15 @@ class DialogEmbeddings(nn.Module):
 class DialogEncoder(nn.Module):
     """A BERT whose input embeddings know who speaks and how long ago.
 
-    A slot in front of the tokens holds the token embedding of [CLS] and nothing else; what comes out
-    of it is the sentence vector.
+    A slot in front of the tokens holds the token embedding of [CLS] and nothing else; what comes
+    out of it is the sentence vector.
 
     Source: He et al. 2022, section 3.3 and released `UnifiedTransformer`, arXiv 2209.06638.
 
     Args:
-        backbone: BERT of transformers, without pooler; its weights are taken over, its token types as
-            roles. Turns, and rows of tokens beyond its vocabulary, begin at N(0, initializer_range).
+        backbone: BERT of transformers, without pooler; its weights are taken over, its token types
+            as roles. Turns, and rows of tokens beyond its vocabulary, begin at N(0,
+            initializer_range).
         vocab_size: of the tokenizer, at least that of the backbone.
         cls_id: id of [CLS].
         num_turns: turn ids; 0 is padding.
@@ -79,11 +85,15 @@ class DialogEncoder(nn.Module):
         UserError: another architecture than BERT.
     """
 
-    def __init__(self, backbone: PreTrainedModel, vocab_size: int, cls_id: int, num_turns: int = MAX_TURNS) -> None:  # fmt: skip
+    def __init__(
+        self, backbone: PreTrainedModel, vocab_size: int, cls_id: int, num_turns: int = MAX_TURNS
+    ) -> None:
         super().__init__()
         config: Any = backbone.config
         if config.model_type != "bert":
-            raise UserError(f"a dialogue encoder starts from BERT's architecture, not from {config.model_type}")  # fmt: skip
+            raise UserError(
+                f"a dialogue encoder starts from BERT's architecture, not from {config.model_type}"
+            )
         old: Any = backbone.embeddings
         std = config.initializer_range
         size = config.hidden_size
@@ -121,9 +131,14 @@ class DialogEncoder(nn.Module):
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = probability
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, role_ids: Tensor, turn_ids: Tensor,
-        attention_mask: Tensor, sentence: bool = True,
-    ) -> Tensor:  # fmt: skip
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        role_ids: Tensor,
+        turn_ids: Tensor,
+        attention_mask: Tensor,
+        sentence: bool = True,
+    ) -> Tensor:
         """States of the last layer.
 
         Args:

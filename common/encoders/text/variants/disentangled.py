@@ -1,6 +1,7 @@
 """Encoders with disentangled attention (DeBERTa-v2 of transformers): sizes, and content weights of BERT.
 
-Source: He et al. 2021, "DeBERTa", section 3.1, arXiv 2006.03654; its third version, arXiv 2111.09543.
+Source: He et al. 2021, "DeBERTa", section 3.1, arXiv 2006.03654; its third version, arXiv
+2111.09543.
 """
 
 import copy
@@ -18,11 +19,18 @@ from common.encoders.text.tower import load_transformer
 # both position terms, no absolute position at the input, one table of relative positions for all
 # layers, no segments; log buckets as in the second and third version
 DISENTANGLED: dict[str, Any] = {
-    "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False,
-    "share_att_key": True, "position_buckets": 256, "max_relative_positions": -1,
-    "norm_rel_ebd": "layer_norm", "type_vocab_size": 0, "layer_norm_eps": 1e-7,
-    "max_position_embeddings": 512, "hidden_act": "gelu",
-}  # fmt: skip
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "share_att_key": True,
+    "position_buckets": 256,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-7,
+    "max_position_embeddings": 512,
+    "hidden_act": "gelu",
+}
 _SIZES = {  # layers, hidden size, heads, inner size, vocabulary
     "tiny": (4, 128, 4, 512, 8192),
     "small": (12, 384, 6, 1536, 30522),
@@ -46,7 +54,13 @@ def disentangled_config(size: str, **fields: Any) -> dict[str, Any]:
     """
     if size not in _SIZES:
         raise UserError(f"no encoder of size '{size}'; there are {', '.join(_SIZES)}")
-    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")  # fmt: skip
+    names = (
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+    )
     own = dict(zip(names, _SIZES[size], strict=True))
     return {"model_type": "deberta-v2", **own, **DISENTANGLED, **fields}
 
@@ -55,10 +69,11 @@ def disentangled_from_bert(pretrained: str, **fields: Any) -> DebertaV2ForMasked
     """A masked language model with disentangled attention and the content weights of a BERT.
 
     Content projections, feed-forward layers, norms, word embeddings and prediction head are taken;
-    queries are multiplied by sqrt(3), which the scale sqrt(3 d) of three terms takes back. Positions
+    queries are multiplied by sqrt(3), which the scale sqrt(3 d) of three terms takes back.
+    Positions
     have projections of their own (``share_att_key`` is off) and a table of zeros, so that attention
-    begins as that of the BERT between words without any position. Its absolute positions are dropped;
-    of its segments the first is added to the words.
+    begins as that of the BERT between words without any position. Its absolute positions are
+    dropped; of its segments the first is added to the words.
 
     Args:
         pretrained: a checkpoint of BERT's kind with its head, see `load_transformer`.
@@ -70,12 +85,24 @@ def disentangled_from_bert(pretrained: str, **fields: Any) -> DebertaV2ForMasked
     bert: Any = load_transformer(pretrained, auto_class=AutoModelForMaskedLM)
     old = bert.config
     if old.model_type != "bert":
-        raise UserError(f"pretrained={pretrained!r} is no BERT but {old.model_type}: its weights cannot be taken")  # fmt: skip
+        raise UserError(
+            f"pretrained={pretrained!r} is no BERT but {old.model_type}: its weights cannot be"
+            " taken"
+        )
     taken = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-        "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range",
-        "max_position_embeddings", "pad_token_id", "layer_norm_eps",
-    )  # fmt: skip
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "initializer_range",
+        "max_position_embeddings",
+        "pad_token_id",
+        "layer_norm_eps",
+    )
     kept = {name: getattr(old, name) for name in taken}
     settings = {**DISENTANGLED, **kept, "share_att_key": False, "norm_rel_ebd": "none", **fields}
     new = DebertaV2ForMaskedLM(DebertaV2Config(**settings))
@@ -131,7 +158,10 @@ def _renamed(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
 
 
 def _position_zeros(model: DebertaV2ForMaskedLM) -> dict[str, Tensor]:
-    """The table of relative positions and the biases of its projections as zeros; the projections as drawn."""
+    """The table of relative positions and the biases of its projections as zeros.
+
+    The projections as drawn.
+    """
     own = {k: v for k, v in model.state_dict().items() if "rel_embeddings" in k or ".pos_" in k}
     return {
         k: torch.zeros_like(v) if "rel_embeddings" in k or k.endswith("bias") else v

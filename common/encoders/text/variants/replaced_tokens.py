@@ -68,7 +68,8 @@ def put_in(ids: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor
 class DisentangledEmbedding(nn.Module):
     """Word embeddings: another table without gradient, plus an own one that begins at zero.
 
-    Source: He et al. 2023, "DeBERTaV3", section 3.3 (gradient-disentangled embedding sharing), arXiv
+    Source: He et al. 2023, "DeBERTaV3", section 3.3 (gradient-disentangled embedding sharing),
+    arXiv
     2111.09543.
 
     Args:
@@ -93,7 +94,9 @@ class DisentangledEmbedding(nn.Module):
 
 
 class ReplacedTokenHead(nn.Module):
-    """States -> one logit a token: Linear, GELU, LayerNorm, Linear; the [CLS] state may be added before.
+    """States -> one logit a token: Linear, GELU, LayerNorm, Linear.
+
+    The [CLS] state may be added before.
 
     Source: Clark et al. 2020, section 2, arXiv 2003.10555; He et al. 2023, released code (the [CLS]
     state), arXiv 2111.09543.
@@ -105,10 +108,16 @@ class ReplacedTokenHead(nn.Module):
         std: deviation of the weights at the beginning.
     """
 
-    def __init__(self, dim: int, add_cls: bool = True, eps: float = 1e-7, std: float = 0.02) -> None:  # fmt: skip
+    def __init__(
+        self, dim: int, add_cls: bool = True, eps: float = 1e-7, std: float = 0.02
+    ) -> None:
         super().__init__()
         self.add_cls = add_cls
-        self.dense, self.norm, self.out = nn.Linear(dim, dim), nn.LayerNorm(dim, eps), nn.Linear(dim, 1)  # fmt: skip
+        self.dense, self.norm, self.out = (
+            nn.Linear(dim, dim),
+            nn.LayerNorm(dim, eps),
+            nn.Linear(dim, 1),
+        )
         for layer in (self.dense, self.out):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
@@ -138,12 +147,13 @@ class Generated(NamedTuple):
 class ReplacedTokenModel(nn.Module):
     """A small masked language model that replaces tokens, and the encoder that detects them.
 
-    Source: Clark et al. 2020, section 2, arXiv 2003.10555; He et al. 2023, section 3, arXiv 2111.09543.
+    Source: Clark et al. 2020, section 2, arXiv 2003.10555; He et al. 2023, section 3, arXiv
+    2111.09543.
 
     Args:
         generator: masked language model of transformers.
-        discriminator: encoder of transformers, the part that is kept; of the same vocabulary, and with
-            shared embeddings of the same width.
+        discriminator: encoder of transformers, the part that is kept; of the same vocabulary, and
+            with shared embeddings of the same width.
         sharing: "gdes", see `DisentangledEmbedding`; "es": one table that both train; "none".
         add_cls: see `ReplacedTokenHead`.
         temperature: of the samples.
@@ -167,7 +177,10 @@ class ReplacedTokenModel(nn.Module):
         own: Any = generator.get_input_embeddings()
         other: Any = discriminator.get_input_embeddings()
         if own.weight.shape != other.weight.shape:
-            raise ValueError(f"tables of {tuple(own.weight.shape)} and {tuple(other.weight.shape)} cannot be shared")  # fmt: skip
+            raise ValueError(
+                f"tables of {tuple(own.weight.shape)} and {tuple(other.weight.shape)} cannot be"
+                " shared"
+            )
         if sharing == "gdes":
             discriminator.set_input_embeddings(DisentangledEmbedding(own))
         elif sharing == "es":
@@ -177,7 +190,9 @@ class ReplacedTokenModel(nn.Module):
             config.hidden_size, add_cls, config.layer_norm_eps, config.initializer_range
         )
 
-    def generate(self, masked: Tensor, attention_mask: Tensor, labels: Tensor, ids: Tensor, uniform: Tensor) -> Generated:  # fmt: skip
+    def generate(
+        self, masked: Tensor, attention_mask: Tensor, labels: Tensor, ids: Tensor, uniform: Tensor
+    ) -> Generated:
         """Predictions at the masked places, and texts with samples of them put in.
 
         Args:

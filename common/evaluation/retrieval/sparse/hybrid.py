@@ -72,7 +72,9 @@ def _places(owner: Tensor) -> Tensor:
 
 
 class DenseIndex:
-    """Exact search by inner product; the first, second, ... representations are collections of their own.
+    """Exact search by inner product.
+
+    The first, second, ... representations are collections of their own.
 
     Args:
         encoded: of the documents.
@@ -90,10 +92,15 @@ class DenseIndex:
     def runs(self, queries: Tensor, names: Sequence[str], depth: int, same: bool) -> list[NamedRun]:
         """The nearest documents in every part, for n query vectors (n, D)."""
         return [
-            named(nearest(queries, part, min(depth + same, len(part)), metric="dot"), names, own,
-                  depth, same)
+            named(
+                nearest(queries, part, min(depth + same, len(part)), metric="dot"),
+                names,
+                own,
+                depth,
+                same,
+            )
             for part, own in self.parts
-        ]  # fmt: skip
+        ]
 
 
 class SparseIndex:
@@ -111,7 +118,10 @@ class SparseIndex:
         self, queries: Sequence[Mapping[int, int]], names: Sequence[str], depth: int, same: bool
     ) -> list[NamedRun]:
         """The best documents in every part, for n query vectors."""
-        return [named(part.search(queries, depth + same), names, own, depth, same) for part, own in self.parts]  # fmt: skip
+        return [
+            named(part.search(queries, depth + same), names, own, depth, same)
+            for part, own in self.parts
+        ]
 
 
 def component_runs(
@@ -147,11 +157,13 @@ def component_runs(
             vectors = [queries["sparse"][i] for i in rows.tolist()]
             lists[1].append(sparse_index.runs(vectors, own, depth, remove_query))
     dense, sparse = (
-        own[0][0]
-        if [len(runs) for runs in own] == [1]
-        else max_sum(own, depth=depth)
-        if own
-        else {}
+        (
+            own[0][0]
+            if [len(runs) for runs in own] == [1]
+            else max_sum(own, depth=depth)
+            if own
+            else {}
+        )
         for own in lists
     )
     return dense, sparse

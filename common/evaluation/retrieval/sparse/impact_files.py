@@ -65,8 +65,8 @@ def read_impacts(
         Ids, vectors, vocabulary.
 
     Raises:
-        UserError: a missing file, one of another layout, a weight that is not whole, or a token that
-            is not in `vocabulary`.
+        UserError: a missing file, one of another layout, a weight that is not whole, or a token
+            that is not in `vocabulary`.
     """
     known = {} if vocabulary is None else dict(vocabulary)
     ids, vectors = [], []

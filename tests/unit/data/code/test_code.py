@@ -64,7 +64,9 @@ def test_special_kinds_of_tokens():
     assert kind(SOURCES["java"], "java", '"x\\n"') == "string"  # one token, as in CodeSearchNet
     assert kind("var x = /ab/g;", "javascript", "/ab/g") == "regex"
     assert kind("x := 0x1f", "go", "0x1f") == "number"
-    joined = "func f ( ) { x , e := g ( ) if e != nil { return } for { x ( ) } }"  # on one line, as in CodeSearchNet
+    joined = (  # on one line, as in CodeSearchNet
+        "func f ( ) { x , e := g ( ) if e != nil { return } for { x ( ) } }"
+    )
     assert {kind(joined, "go", word) for word in ("func", "if", "return", "for")} == {"keyword"}
     assert kind(joined, "go", "e") == "identifier"
 
@@ -130,8 +132,8 @@ def test_one_type_is_replaced_or_masked(strategy, wanted):
 
 def test_functions_of_a_folder_with_their_places(tmp_path):
     (tmp_path / "a.py").write_text(
-        'import os\n\n@cache\ndef one(a):\n    """Doc."""\n    return a\n\nclass C:\n    def two(self):\n'
-        '        """Only."""\n'
+        'import os\n\n@cache\ndef one(a):\n    """Doc."""\n    return a\n\nclass C:\n    def'
+        ' two(self):\n        """Only."""\n'
     )
     (tmp_path / "b.go").write_text("package p\n\nfunc Three(a int) int { return a }\n")
     (tmp_path / "script.rb").write_text("puts 1\n")
@@ -141,8 +143,13 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
     (tmp_path / "bad.py").write_bytes(b"\xff\xfe")
     found = read_functions(tmp_path)
     names = [(f.path.name, f.line, f.name) for f in found]
-    assert names == [("a.py", 4, "one"), ("a.py", 9, "two"), ("b.go", 3, "Three"), ("c.php", 2, "four"),
-                     ("script.rb", 1, "script")]  # fmt: skip
+    assert names == [
+        ("a.py", 4, "one"),
+        ("a.py", 9, "two"),
+        ("b.go", 3, "Three"),
+        ("c.php", 2, "four"),
+        ("script.rb", 1, "script"),
+    ]
     assert found[0].code == "@cache\ndef one(a):\n    return a"
     assert "Only" in found[1].code  # a body is left
     assert found[0].place.endswith("a.py:4")
@@ -158,13 +165,19 @@ def functions_in(path, code):
     return [(function.line, function.name, function.code) for function in read_functions(path)]
 
 
-@pytest.mark.parametrize(("code", "wanted"), [
-    ("def f():\n    '''d'''\n    return 1", "def f():\n    return 1"),
-    ("def f():\n    '''d\n    e'''  # why\n\n    return 1", "def f():\n\n    return 1"),
-    ("def f(): 'd'; return 1", "def f(): return 1"),
-    ("def f():\n    '''\u00fc\n    e''' ; x = 1\n    return x", "def f():\n    x = 1\n    return x"),
-    ("def f(): 'd'", "def f(): 'd'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("def f():\n    '''d'''\n    return 1", "def f():\n    return 1"),
+        ("def f():\n    '''d\n    e'''  # why\n\n    return 1", "def f():\n\n    return 1"),
+        ("def f(): 'd'; return 1", "def f(): return 1"),
+        (
+            "def f():\n    '''\u00fc\n    e''' ; x = 1\n    return x",
+            "def f():\n    x = 1\n    return x",
+        ),
+        ("def f(): 'd'", "def f(): 'd'"),
+    ],
+)
 def test_docstrings_are_left_out_and_nothing_else(tmp_path, code, wanted):
     """The whole line went, whatever stood beside the docstring."""
     assert functions_in(tmp_path / "a.py", code) == [(1, "f", wanted)]
@@ -173,7 +186,9 @@ def test_docstrings_are_left_out_and_nothing_else(tmp_path, code, wanted):
 
 
 def test_functions_of_javascript_are_expressions_as_well(tmp_path):
-    """A file with one declared function or method once lost all its arrows and function expressions."""
+    """A file with one declared function or method once lost all its arrows and function
+    expressions.
+    """
     code = (
         "export const load = async (x) => {\n  return x;\n};\n"
         "class A { go() { return 1; } handle = () => 2; }\n"
@@ -186,8 +201,15 @@ def test_functions_of_javascript_are_expressions_as_well(tmp_path):
     )
     found = functions_in(tmp_path / "a.js", code)
     assert [(line, name) for line, name, _ in found] == [
-        (1, "load"), (4, "handle"), (4, "go"), (5, "B"), (6, "module.exports.run"), (7, "key"), (9, ""), (12, "g"),
-    ]  # fmt: skip
+        (1, "load"),
+        (4, "handle"),
+        (4, "go"),
+        (5, "B"),
+        (6, "module.exports.run"),
+        (7, "key"),
+        (9, ""),
+        (12, "g"),
+    ]
     assert found[0][2] == "load = async (x) => {\n  return x;\n}"
     php = "<?php\n$f = fn($x) => $x;\nfunction four($a) { return $a; }\n"
     assert functions_in(tmp_path / "a.php", php) == [
@@ -197,7 +219,10 @@ def test_functions_of_javascript_are_expressions_as_well(tmp_path):
 
 def test_python_that_does_not_parse_keeps_its_functions(tmp_path):
     """A file of Python 2 was one text, named after the file, and cut to the model's length."""
-    code = "class C:\n    def f(\n        self,\n    ):\n        print 'f'\n\n        return 1\n\n    x = 1\n\ndef g(): pass\n"
+    code = (
+        "class C:\n    def f(\n        self,\n    ):\n        print 'f'\n\n        return 1\n\n   "
+        " x = 1\n\ndef g(): pass\n"
+    )
     assert functions_in(tmp_path / "two.py", code) == [
         (2, "f", "def f(\n    self,\n):\n    print 'f'\n\n    return 1"),
         (11, "g", "def g(): pass"),
@@ -229,8 +254,19 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
         own.mkdir(parents=True)
         with gzip.open(own / f"go_{part}_0.jsonl.gz", "wt") as file:
             for url in urls:
-                file.write(json.dumps({"url": url, "language": "go", "code_tokens": ["f", url], "original_string": "f",
-                                       "docstring_tokens": ["d", url], "repo": "r"}) + "\n")  # fmt: skip
+                file.write(
+                    json.dumps(
+                        {
+                            "url": url,
+                            "language": "go",
+                            "code_tokens": ["f", url],
+                            "original_string": "f",
+                            "docstring_tokens": ["d", url],
+                            "repo": "r",
+                        }
+                    )
+                    + "\n"
+                )
         (folder / f"{part}.txt").write_text("\n".join(reversed(urls[:-1] + "z")))
     (folder / "codebase.txt").write_text("g\ne\nd\n", "utf-8-sig")  # a mark is no part of a URL
     assert [row["url"] for row in joined_rows(folder, "train")] == ["b", "a"]
@@ -260,7 +296,9 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
 
 
 def test_a_line_of_a_list_is_a_url_whatever_blanks_it_holds(tmp_path):
-    """Some of the released URLs have raw spaces; ends of lines and blanks around a URL are no part of it."""
+    """Some of the released URLs have raw spaces; ends of lines and blanks around a URL are no part
+    of it.
+    """
     spaced = "https://github.com/a/b/blob/c/simple example/index.js#L1-L2"
     (tmp_path / "train.txt").write_bytes(f"\n{spaced}\r\n  b \n\n \t\nc".encode())
     assert listed_urls(tmp_path, "train") == [spaced, "b", "c"]

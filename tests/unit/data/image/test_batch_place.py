@@ -1,4 +1,6 @@
-"""A view depends on its image and its generator, not on the batch, the chunk or the rank it is made in."""
+"""A view depends on its image and its generator, not on the batch, the chunk or the rank it is made
+in.
+"""
 
 import ast
 import itertools

@@ -146,8 +146,11 @@ def test_names_that_are_not_those_of_torchvision_in_words():
 
     flowers = IMAGE_SETS["flowers"].names(Flowers102)
     assert [flowers[i] for i in (0, 15, 59, 97)] == [
-        "pink primrose", "globe flower", "pink and yellow dahlia", "mexican petunia",
-    ]  # fmt: skip
+        "pink primrose",
+        "globe flower",
+        "pink and yellow dahlia",
+        "mexican petunia",
+    ]
     for name, written in (("cars", "McLaren MP4-12C Coupe 2012"), ("aircraft", "F-16A/B")):
         assert IMAGE_SETS[name].names(SimpleNamespace(classes=[written])) == [written]
 

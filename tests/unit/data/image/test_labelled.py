@@ -84,8 +84,10 @@ def test_official_cifar100_layout_is_read(tmp_path):
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name in ("train", "test"):
-        content = {"data": rng.integers(0, 255, (4, 3072), dtype=np.uint8),
-                   "fine_labels": [0, 1, 1, 0]}  # fmt: skip
+        content = {
+            "data": rng.integers(0, 255, (4, 3072), dtype=np.uint8),
+            "fine_labels": [0, 1, 1, 0],
+        }
         (folder / name).write_bytes(pickle.dumps(content))
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "aquarium_fish"]}))
     from torchvision import datasets
@@ -110,8 +112,10 @@ def test_official_cifar10_layout_is_read(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
     for number, name in enumerate(names):
-        content = {"data": rng.integers(0, 255, (2, 3072), dtype=np.uint8),
-                   "labels": [number % 2, 1]}  # fmt: skip
+        content = {
+            "data": rng.integers(0, 255, (2, 3072), dtype=np.uint8),
+            "labels": [number % 2, 1],
+        }
         (folder / name).write_bytes(pickle.dumps(content))
     meta = {"label_names": ["airplane", "automobile"]}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta))
@@ -171,8 +175,9 @@ def test_official_tiny_imagenet_layout_is_read(tmp_path):
     assert train.path(3).exists()
     val = tiny_imagenet_files(str(tmp_path), "val")
     assert dict(zip(val.paths, val.labels.tolist(), strict=True)) == {
-        "val/images/val_0.JPEG": 1, "val/images/val_1.JPEG": 0,
-    }  # fmt: skip
+        "val/images/val_0.JPEG": 1,
+        "val/images/val_1.JPEG": 0,
+    }
     assert source_of("tiny_imagenet")[0] == "tiny-imagenet-200"
     with pytest.raises(UserError, match="no split 'test'"):
         tiny_imagenet_files(str(tmp_path), "test")

@@ -13,8 +13,13 @@ from common.data.image.sources import CachedImages, ImageFiles, TrainTransform
 from common.data.samplers import sample_rng
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-OFF = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip_prob": 0.0, "jitter_prob": 0.0,
-       "grey_prob": 0.0}  # fmt: skip
+OFF = {
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+    "flip_prob": 0.0,
+    "jitter_prob": 0.0,
+    "grey_prob": 0.0,
+}
 
 
 def images(count: int = 8, size: int = 16) -> torch.Tensor:

@@ -19,7 +19,9 @@ def picture() -> Image.Image:
 
 
 def test_mild_operations_are_those_of_the_list_and_travel_to_loader_processes():
-    """As an instance of torchvision's class whose table is cut to the list, which cannot be pickled."""
+    """As an instance of torchvision's class whose table is cut to the list, which cannot be
+    pickled.
+    """
     plain = mild_rand_augment(16, (0.5, 1.0), *HALF)
     again = pickle.loads(pickle.dumps(plain))
     cut = v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11)

@@ -98,9 +98,14 @@ def test_hue_equals_the_modulo_formula():
 
 def test_without_any_augmentation_the_image_stays():
     off = SimCLRTransform(
-        16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_prob=0.0, jitter_prob=0.0, grey_prob=0.0,
+        16,
+        scale=(1.0, 1.0),
+        ratio=(1.0, 1.0),
+        flip_prob=0.0,
+        jitter_prob=0.0,
+        grey_prob=0.0,
         **PLAIN,
-    )  # fmt: skip
+    )
     images = (pictures(4) * 255).byte()
     found = off.batch(images, rngs(4))
     torch.testing.assert_close(found, images.float() / 255, atol=1e-5, rtol=0)

@@ -93,8 +93,10 @@ def test_eval_transform_resizes_crops_and_normalises():
     image = Image.new("L", (40, 20), 255)  # grey images become RGB
     one = EvalTransform(10).one(image)
     assert one.shape == (3, 10, 10)
-    torch.testing.assert_close(one[:, 5, 5], (1 - torch.tensor([0.485, 0.456, 0.406]))
-                               / torch.tensor([0.229, 0.224, 0.225]))  # fmt: skip
+    torch.testing.assert_close(
+        one[:, 5, 5],
+        (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]),
+    )
     batch = EvalTransform(10).batch(torch.full((2, 3, 20, 40), 255).byte())
     torch.testing.assert_close(batch[1], one)
 

@@ -12,7 +12,11 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new("L", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
-    for picture in (tmp_path / "phone.jpg", str(tmp_path / "phone.jpg"), Image.open(tmp_path / "phone.jpg")):  # fmt: skip
+    for picture in (
+        tmp_path / "phone.jpg",
+        str(tmp_path / "phone.jpg"),
+        Image.open(tmp_path / "phone.jpg"),
+    ):
         found = upright(picture)
         assert (found.size, found.mode) == ((24, 48), "RGB")
 

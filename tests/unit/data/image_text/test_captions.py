@@ -207,7 +207,9 @@ def test_unreadable_images_leave_the_batch_with_their_texts(files, tmp_path, tok
 
 
 def test_byte_order_marks_and_carriage_returns_are_no_text(tmp_path):
-    """As spreadsheets write them: the first row was lost where its path is quoted, else it had a mark in its path."""
+    """As spreadsheets write them: the first row was lost where its path is quoted, else it had a
+    mark in its path.
+    """
     for first in ("a/0.jpg", '"a/0.jpg"'):
         rows = f"\ufeff{first},one ball\r\nb.png,two balls\r\n"
         (tmp_path / "train.csv").write_bytes(rows.encode())

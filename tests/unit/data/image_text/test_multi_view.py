@@ -16,9 +16,13 @@ def pairs(views, count=4, num_views=1):
     stack = CachedImages(pixels, ViewStack((TrainTransform(8),))) if views else None  # type: ignore[arg-type]
     texts = CaptionLists([["a b"]] * count)
     return MultiViewPairs(
-        CachedImages(pixels, TrainTransform(8)), stack, texts, ClipTokenizer(8), seed=0,
+        CachedImages(pixels, TrainTransform(8)),
+        stack,
+        texts,
+        ClipTokenizer(8),
+        seed=0,
         num_views=num_views,
-    )  # fmt: skip
+    )
 
 
 def test_parts_that_do_not_fit_are_refused():

@@ -68,10 +68,12 @@ def as_rank(monkeypatch, rank, world_size):
 
 def same(a, b):
     return all(
-        torch.equal(x["images"], y["images"]) and torch.equal(x["tokens"], y["tokens"])
-        and torch.equal(x["ids"], y["ids"]) and x["skipped"] == y["skipped"]
+        torch.equal(x["images"], y["images"])
+        and torch.equal(x["tokens"], y["tokens"])
+        and torch.equal(x["ids"], y["ids"])
+        and x["skipped"] == y["skipped"]
         for x, y in zip(a, b, strict=True)
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -22,7 +22,10 @@ def test_name_without_its_attributes(name, tone, family):
 
 
 def test_all_members_of_a_family_are_on_one_side_and_both_sides_occur():
-    members = [f"{who} running{tone}" for who in ("man", "woman", "person")
-               for tone in ("", ": dark skin tone", ": light skin tone")]  # fmt: skip
+    members = [
+        f"{who} running{tone}"
+        for who in ("man", "woman", "person")
+        for tone in ("", ": dark skin tone", ": light skin tone")
+    ]
     assert len({family_split(name) for name in members}) == 1
     assert {family_split(f"thing {i}") for i in range(20)} == {"train", "test"}

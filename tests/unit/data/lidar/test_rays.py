@@ -25,7 +25,9 @@ def by_rows(points, count, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("span", [0.01, 3.0, 80.0, 1e8])
 def test_one_key_finds_the_same_voxels_in_the_same_order(span, dtype):
-    """Negative coordinates, flat clouds, equal points, and a span whose keys do not fit into 64 bits."""
+    """Negative coordinates, flat clouds, equal points, and a span whose keys do not fit into 64
+    bits.
+    """
     for seed in range(6):
         rng = np.random.default_rng(seed)
         points = rng.uniform(-span, span, (rng.integers(1, 300), 4)).astype(dtype)

@@ -139,8 +139,12 @@ def test_item_18_static_points_coincide_after_the_pose(drives):
             own = frame.extra["solid"][wall]
             normals = frame.extra["normals"][wall] @ frame.pose[:3, :3].T.astype(np.float32)
             world = transform(frame.pose, frame.points[wall].astype(np.float64))
-            gaps.append({(int(i), tuple(np.round(n, 2))): float(w[:3] @ n)
-                         for i, n, w in zip(own, normals, world, strict=True)})  # fmt: skip
+            gaps.append(
+                {
+                    (int(i), tuple(np.round(n, 2))): float(w[:3] @ n)
+                    for i, n, w in zip(own, normals, world, strict=True)
+                }
+            )
         common = gaps[0].keys() & gaps[1].keys()
         assert common
         assert np.median([abs(gaps[0][k] - gaps[1][k]) for k in common]) < 3 * 0.02
@@ -286,8 +290,14 @@ def test_odd_npz_sequences_are_refused_when_they_are_read(tmp_path, change, said
 
 def test_npz_boxes_without_velocities_and_files_without_frames(tmp_path):
     boxes, names = np.arange(14.0).reshape(2, 7), np.array(["car", "bus"])
-    np.savez(tmp_path / "a.npz", points_0=scan(), pose_0=np.eye(4), time_0=0.0, boxes_0=boxes,
-             names_0=names)  # fmt: skip
+    np.savez(
+        tmp_path / "a.npz",
+        points_0=scan(),
+        pose_0=np.eye(4),
+        time_0=0.0,
+        boxes_0=boxes,
+        names_0=names,
+    )
     frame = read_npz_sequences([tmp_path / "a.npz"]).frame(0, 0)
     np.testing.assert_array_equal(frame.boxes, np.pad(boxes, ((0, 0), (0, 2))))
     np.savez(tmp_path / "b.npz", other=scan())
@@ -313,8 +323,10 @@ def test_kitti_raw_layout(tmp_path):
     data = kitti_raw(tmp_path)
     assert data.lengths == [2]
     assert data.time(0, 1) - data.time(0, 0) == pytest.approx(0.1)
-    imu = [data.pose(0, i) @ np.vstack([np.c_[np.eye(3), [-0.8, 0.3, -0.8]], [0, 0, 0, 1]])
-           for i in range(2)]  # fmt: skip
+    imu = [
+        data.pose(0, i) @ np.vstack([np.c_[np.eye(3), [-0.8, 0.3, -0.8]], [0, 0, 0, 1]])
+        for i in range(2)
+    ]
     step = relative(imu[0], imu[1])
     east = np.cos(np.deg2rad(49)) * 6378137 * np.deg2rad(1e-5)
     np.testing.assert_allclose(step[:3, 3], [east, 0, 0], atol=1e-6)
@@ -345,9 +357,13 @@ def test_semantic_kitti_layout(tmp_path):
 
 def test_packed_clip(tmp_path):
     path = tmp_path / "clip.npz"
-    np.savez(path, xyz_cm=np.array([[100, -250, 30], [1, 2, 3]], np.int16),
-             intensity=np.array([255, 0], np.uint8), offsets=np.array([0, 1, 2]),
-             poses_est=np.stack([planar_pose(0, 0, 0), planar_pose(0.3, 0, 0)]).astype(np.float32))  # fmt: skip
+    np.savez(
+        path,
+        xyz_cm=np.array([[100, -250, 30], [1, 2, 3]], np.int16),
+        intensity=np.array([255, 0], np.uint8),
+        offsets=np.array([0, 1, 2]),
+        poses_est=np.stack([planar_pose(0, 0, 0), planar_pose(0.3, 0, 0)]).astype(np.float32),
+    )
     data = packed_clip(path)
     assert data.frame(0, 0).points.tolist() == [[1.0, -2.5, pytest.approx(0.3), 1.0]]
     assert data.time(0, 1) == pytest.approx(0.1)
@@ -367,26 +383,69 @@ def test_nuscenes_layout(tmp_path):
     quarter = [np.cos(np.pi / 4), 0, 0, np.sin(np.pi / 4)]
     tables = {
         "scene": [{"token": "s", "name": "scene-0001", "first_sample_token": "a0"}],
-        "sample": [{"token": "a0", "next": "a1", "timestamp": 0},
-                   {"token": "a1", "next": "", "timestamp": 500000}],
+        "sample": [
+            {"token": "a0", "next": "a1", "timestamp": 0},
+            {"token": "a1", "next": "", "timestamp": 500000},
+        ],
         "sensor": [{"token": "l", "channel": "LIDAR_TOP"}, {"token": "c", "channel": "CAM"}],
         "calibrated_sensor": [
-            {"token": "kl", "sensor_token": "l", "translation": [1, 0, 2], "rotation": [1, 0, 0, 0]},
-            {"token": "kc", "sensor_token": "c", "translation": [0, 0, 0], "rotation": [1, 0, 0, 0]}],
+            {
+                "token": "kl",
+                "sensor_token": "l",
+                "translation": [1, 0, 2],
+                "rotation": [1, 0, 0, 0],
+            },
+            {
+                "token": "kc",
+                "sensor_token": "c",
+                "translation": [0, 0, 0],
+                "rotation": [1, 0, 0, 0],
+            },
+        ],
         "ego_pose": [{"token": "e", "translation": [10, 0, 0], "rotation": quarter}],
         "sample_data": [
-            {"token": f"d{i}{k}", "sample_token": f"a{i}", "ego_pose_token": "e", "is_key_frame": True,
-             "calibrated_sensor_token": k, "timestamp": 500000 * i,
-             "filename": f"samples/LIDAR_TOP/{i}.pcd.bin"} for i in range(2) for k in ("kl", "kc")],
+            {
+                "token": f"d{i}{k}",
+                "sample_token": f"a{i}",
+                "ego_pose_token": "e",
+                "is_key_frame": True,
+                "calibrated_sensor_token": k,
+                "timestamp": 500000 * i,
+                "filename": f"samples/LIDAR_TOP/{i}.pcd.bin",
+            }
+            for i in range(2)
+            for k in ("kl", "kc")
+        ],
         "sample_annotation": [
-            {"token": f"b{i}", "sample_token": f"a{i}", "instance_token": "i", "size": [2, 4, 1.5],
-             "translation": [10, 5 + i, 2], "rotation": quarter, "prev": "" if i == 0 else "b0",
-             "next": "b1" if i == 0 else "", "num_lidar_pts": 3} for i in range(2)] + [
-            {"token": "c", "sample_token": "a0", "instance_token": "i", "size": [2, 4, 1.5],
-             "translation": [10, 9, 2], "rotation": quarter, "prev": "", "next": "", "num_lidar_pts": 3}],
+            {
+                "token": f"b{i}",
+                "sample_token": f"a{i}",
+                "instance_token": "i",
+                "size": [2, 4, 1.5],
+                "translation": [10, 5 + i, 2],
+                "rotation": quarter,
+                "prev": "" if i == 0 else "b0",
+                "next": "b1" if i == 0 else "",
+                "num_lidar_pts": 3,
+            }
+            for i in range(2)
+        ]
+        + [
+            {
+                "token": "c",
+                "sample_token": "a0",
+                "instance_token": "i",
+                "size": [2, 4, 1.5],
+                "translation": [10, 9, 2],
+                "rotation": quarter,
+                "prev": "",
+                "next": "",
+                "num_lidar_pts": 3,
+            }
+        ],
         "instance": [{"token": "i", "category_token": "k"}],
         "category": [{"token": "k", "name": "vehicle.car"}],
-    }  # fmt: skip
+    }
     for name, rows in tables.items():
         (tmp_path / f"v1.0-mini/{name}.json").write_text(json.dumps(rows))
     data = nuscenes(tmp_path, "v1.0-mini")
@@ -431,8 +490,15 @@ def test_once_and_waymo_layouts(tmp_path):
     segment.mkdir(parents=True)
     (tmp_path / "ImageSets/val.txt").write_text("segment-1.tfrecord\n")
     np.save(segment / "0000.npy", np.array([[1, 2, 3, 1.0, 0.5, -1], [9, 9, 9, 0, 0, 1]], "f4"))
-    infos = [{"pose": planar_pose(3, 0, 0).tolist(), "timestamp": 2_000_000, "names": ["Vehicle"],
-              "boxes": [[1, 2, 0, 4, 2, 1.5, 0.3, 5, 6]], "num_points": [7]}]  # fmt: skip
+    infos = [
+        {
+            "pose": planar_pose(3, 0, 0).tolist(),
+            "timestamp": 2_000_000,
+            "names": ["Vehicle"],
+            "boxes": [[1, 2, 0, 4, 2, 1.5, 0.3, 5, 6]],
+            "num_points": [7],
+        }
+    ]
     empty = {"pose": infos[0]["pose"], "timestamp": 2_100_000, "names": [], "boxes": []}
     blank = {"pose": infos[0]["pose"], "timestamp": 2_200_000}
     (segment / "frames.json").write_text(json.dumps([*infos, empty, blank]))

@@ -161,9 +161,16 @@ def test_sprites_lie_on_digit_grids(tmp_path):
     write_mnist(tmp_path)
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     values = np.stack(
-        [np.ones(48), 1 + np.arange(48) % 3, np.full(48, 0.75), angles, np.full(48, 0.25),
-         np.ones(48)], 1,
-    )  # fmt: skip
+        [
+            np.ones(48),
+            1 + np.arange(48) % 3,
+            np.full(48, 0.75),
+            angles,
+            np.full(48, 0.25),
+            np.ones(48),
+        ],
+        1,
+    )
     sprites = np.zeros((48, 64, 64), np.uint8)
     sprites[:, 20:30, 20:30] = 1
     (tmp_path / "dsprites").mkdir()
@@ -217,8 +224,18 @@ def test_celeba_takes_faces_with_one_accessory_balanced_by_sex(tmp_path):
 
 
 def test_chexpert_takes_one_certain_disease(tmp_path):
-    columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *CHEXPERT_TARGETS,
-               *CHEXPERT_OTHERS, "Lung Opacity", "Support Devices"]  # fmt: skip
+    columns = [
+        "Path",
+        "Sex",
+        "Age",
+        "Frontal/Lateral",
+        "AP/PA",
+        "No Finding",
+        *CHEXPERT_TARGETS,
+        *CHEXPERT_OTHERS,
+        "Lung Opacity",
+        "Support Devices",
+    ]
     cases = [
         ({"No Finding": "1.0", "Support Devices": "1.0"}, -1),
         ({"Edema": "1.0", "Pneumonia": "0.0"}, 1),
@@ -236,8 +253,13 @@ def test_chexpert_takes_one_certain_disease(tmp_path):
     ]
     lines = [",".join(columns)]
     for i, (values, _) in enumerate(cases):
-        base = {"Path": f"CheXpert-v1.0-small/{i}.jpg", "Sex": "Male", "Age": str(30 + i),
-                "Frontal/Lateral": "Frontal", "AP/PA": "AP"}  # fmt: skip
+        base = {
+            "Path": f"CheXpert-v1.0-small/{i}.jpg",
+            "Sex": "Male",
+            "Age": str(30 + i),
+            "Frontal/Lateral": "Frontal",
+            "AP/PA": "AP",
+        }
         lines.append(",".join({**base, **values}.get(c, "") for c in columns))
         save(tmp_path / f"CheXpert-v1.0-small/{i}.jpg", 5 * i, (60, 50))
     (tmp_path / "CheXpert-v1.0-small/train.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -264,13 +286,15 @@ def test_eight_further_findings_leave_a_radiograph_of_chexpert_out(other):
 
 def test_odir_takes_every_eye_once_and_single_labels(tmp_path):
     header = "ID,Patient Age,Patient Sex,Left-Fundus,Right-Fundus,N,D,G,C,A,H,M,O"
-    rows = ["0,60,Female,0_left.jpg,0_right.jpg,1,0,0,0,0,0,0,0",
-            "0,60,Female,0_left.jpg,0_right.jpg,1,0,0,0,0,0,0,0",
-            "1,50,Male,1_left.jpg,1_right.jpg,0,0,0,1,0,0,0,0",
-            "2,50,Male,2_left.jpg,2_right.jpg,0,1,0,1,0,0,0,0",
-            "3,50,Male,3_left.jpg,3_right.jpg,0,0,0,0,0,1,0,0",
-            "4,1,Female,4_left.jpg,4_right.jpg,0,0,0,0,1,1,0,1",
-            "5,30,Male,5_left.jpg,5_right.jpg,0,0,0,0,0,0,0,1"]  # fmt: skip
+    rows = [
+        "0,60,Female,0_left.jpg,0_right.jpg,1,0,0,0,0,0,0,0",
+        "0,60,Female,0_left.jpg,0_right.jpg,1,0,0,0,0,0,0,0",
+        "1,50,Male,1_left.jpg,1_right.jpg,0,0,0,1,0,0,0,0",
+        "2,50,Male,2_left.jpg,2_right.jpg,0,1,0,1,0,0,0,0",
+        "3,50,Male,3_left.jpg,3_right.jpg,0,0,0,0,0,1,0,0",
+        "4,1,Female,4_left.jpg,4_right.jpg,0,0,0,0,1,1,0,1",
+        "5,30,Male,5_left.jpg,5_right.jpg,0,0,0,0,0,0,0,1",
+    ]
     folder = tmp_path / "ODIR-5K"
     for i in range(6):
         for side in ("left", "right"):
@@ -364,8 +388,12 @@ def test_two_folders_of_volumes(volumes):
     pair = volume_folders(volumes)
     assert pair.target.tolist() == [False] * 3 + [True] * 2
     assert pair.common == {}
-    rows = ["participant_id\tage\tsex", *(f"b{i}\t{40 + i}\tF" for i in range(3)),
-            "t0\tn/a\tM", "t1\t33\tn/a"]  # fmt: skip
+    rows = [
+        "participant_id\tage\tsex",
+        *(f"b{i}\t{40 + i}\tF" for i in range(3)),
+        "t0\tn/a\tM",
+        "t1\t33\tn/a",
+    ]
     (volumes / "participants.tsv").write_text("\n".join(rows), encoding="utf-8")
     pair = volume_folders(volumes)
     assert pair.common["sex"].tolist() == [0, 0, 0, 1, -1]

@@ -57,8 +57,9 @@ def test_beir_texts_that_are_null(tmp_path):
     docs = [{"_id": "1", "title": "T", "text": None}, {"_id": "2", "title": None, "text": "two"}]
     write_beir(tmp_path, docs, ["r 1 1", "q 2 1"])
     assert read_records(tmp_path, "beir") == [
-        EmbeddingRecord("other", ("T",)), EmbeddingRecord("ask", ("two",))
-    ]  # fmt: skip
+        EmbeddingRecord("other", ("T",)),
+        EmbeddingRecord("ask", ("two",)),
+    ]
     lines(tmp_path / "queries.jsonl", [{"_id": "q", "text": None}, {"_id": "r", "text": "other"}])
     with pytest.raises(UserError, match="query 'q' has no text"):
         read_records(tmp_path, "beir")
@@ -77,19 +78,30 @@ def test_beir_holds_what_is_judged_only(tmp_path):
 
 
 def test_pairs(tmp_path):
-    rows = [["a", "b"], ["a", "b", "c"], {"query": "q", "pos": ["p"], "neg": ["n", "m"]},
-            {"query": "q", "pos": "p"}, {"set": ["x", "y", "z"]}]  # fmt: skip
+    rows = [
+        ["a", "b"],
+        ["a", "b", "c"],
+        {"query": "q", "pos": ["p"], "neg": ["n", "m"]},
+        {"query": "q", "pos": "p"},
+        {"set": ["x", "y", "z"]},
+    ]
     found = read_records(lines(tmp_path / "pairs.jsonl.gz", rows), "pairs")
     assert [(r.query, r.positives, r.negatives) for r in found] == [
-        ("a", ("b",), ()), ("a", ("b",), ("c",)), ("q", ("p",), ("n", "m")), ("q", ("p",), ()),
-        ("x", ("y",), ()), ("x", ("z",), ()),
-    ]  # fmt: skip
+        ("a", ("b",), ()),
+        ("a", ("b",), ("c",)),
+        ("q", ("p",), ("n", "m")),
+        ("q", ("p",), ()),
+        ("x", ("y",), ()),
+        ("x", ("z",), ()),
+    ]
 
 
 def test_dpr_tevatron_and_squad(tmp_path):
     passage = {"title": "T", "text": "t"}
-    dpr = [{"question": "q", "positive_ctxs": [passage], "hard_negative_ctxs": [{"text": "n"}]},
-           {"question": "none", "positive_ctxs": []}]  # fmt: skip
+    dpr = [
+        {"question": "q", "positive_ctxs": [passage], "hard_negative_ctxs": [{"text": "n"}]},
+        {"question": "none", "positive_ctxs": []},
+    ]
     (tmp_path / "dpr.json").write_text(json.dumps(dpr))
     assert read_records(tmp_path / "dpr.json", "dpr") == [EmbeddingRecord("q", ("T t",), ("n",))]
     row = {"query": "q", "positive_passages": [passage], "negative_passages": [{"text": "n"}]}
@@ -108,8 +120,10 @@ def test_dpr_tevatron_and_squad(tmp_path):
 
 
 def test_nli_and_sts(tmp_path):
-    rows = [{"sentence1": "p", "sentence2": h, "gold_label": g}
-            for h, g in (("e", "entailment"), ("c", "contradiction"), ("n", "neutral"), ("x", "-"))]  # fmt: skip
+    rows = [
+        {"sentence1": "p", "sentence2": h, "gold_label": g}
+        for h, g in (("e", "entailment"), ("c", "contradiction"), ("n", "neutral"), ("x", "-"))
+    ]
     found = read_records(lines(tmp_path / "nli.jsonl", rows), "nli")
     assert found == [EmbeddingRecord("p", ("e",), ("c", "n"))]
     assert nli_records([("p", "c", "contradiction")]) == []
@@ -145,16 +159,19 @@ def test_a_missing_file_and_one_of_another_layout_are_named(tmp_path, layout):
             read_records(path, layout)
 
 
-@pytest.mark.parametrize(("layout", "row"), [
-    ("pairs", ["a", None]),
-    ("pairs", {"query": None, "pos": ["p"]}),
-    ("tevatron", {"query": "q", "positive_passages": [{"title": "T", "text": None}]}),
-    ("sts", {"sentence1": None, "sentence2": "b", "score": 5}),
-    ("nli", {"sentence1": "p", "sentence2": None, "gold_label": "entailment"}),
-    ("labelled", {"text": None, "label": "a"}),
-    ("clusters", {"sentences": ["a", None], "labels": ["x", "y"]}),
-    ("clusters", {"sentences": ["a", "b"], "labels": ["x", None]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layout", "row"),
+    [
+        ("pairs", ["a", None]),
+        ("pairs", {"query": None, "pos": ["p"]}),
+        ("tevatron", {"query": "q", "positive_passages": [{"title": "T", "text": None}]}),
+        ("sts", {"sentence1": None, "sentence2": "b", "score": 5}),
+        ("nli", {"sentence1": "p", "sentence2": None, "gold_label": "entailment"}),
+        ("labelled", {"text": None, "label": "a"}),
+        ("clusters", {"sentences": ["a", None], "labels": ["x", "y"]}),
+        ("clusters", {"sentences": ["a", "b"], "labels": ["x", None]}),
+    ],
+)
 def test_a_text_that_is_null_is_refused(tmp_path, layout, row):
     """Some became the word "None"."""
     read = read_labels if layout in ("labelled", "clusters") else read_records
@@ -180,8 +197,11 @@ def test_unified_records_of_one_text_and_of_numbered_classes(tmp_path):
     rows = [row | {"label": label} for label in (0, 1, "two", None)]
     found = read_task(lines(tmp_path / "t.jsonl", rows)).records
     assert [(r.positives, r.label) for r in found] == [
-        (("a text",), "0"), (("a text",), "1"), (("a text",), "two"), (("a text",), None)
-    ]  # fmt: skip
+        (("a text",), "0"),
+        (("a text",), "1"),
+        (("a text",), "two"),
+        (("a text",), None),
+    ]
     for broken in ({"pos": None}, {"pos": [None]}, {"query": None}):
         with pytest.raises(UserError, match=r"t\.jsonl: "):
             read_task(lines(tmp_path / "t.jsonl", [row | broken]))

@@ -31,9 +31,11 @@ def write_wav(path, seconds=0.1):
 def fsc(tmp_path):
     """Fluent Speech Commands: index column, quoted transcripts."""
     folder = tmp_path / "fluent_speech_commands_dataset"
-    rows = [("a", "Turn on, the lights", "activate", "lights", "none", 0.1),
-            ("b", "Heat up the kitchen", "increase", "heat", "kitchen", 0.1),
-            ("c", "Lights please", "activate", "lights", "none", 3.0)]  # fmt: skip
+    rows = [
+        ("a", "Turn on, the lights", "activate", "lights", "none", 0.1),
+        ("b", "Heat up the kitchen", "increase", "heat", "kitchen", 0.1),
+        ("c", "Lights please", "activate", "lights", "none", 3.0),
+    ]
     (folder / "data").mkdir(parents=True)
     for split in ("train", "valid", "test"):
         lines = [",path,speakerId,transcription,action,object,location"]
@@ -52,11 +54,14 @@ def slurp(tmp_path):
     (folder / "dataset/slurp").mkdir(parents=True)
     words = ["wake", "me", "up", "at", "five", "am", "!"]
     row = {
-        "slurp_id": 1, "sentence": "wake me up at five am!", "scenario": "alarm", "action": "set",
+        "slurp_id": 1,
+        "sentence": "wake me up at five am!",
+        "scenario": "alarm",
+        "action": "set",
         "tokens": [{"surface": w, "id": i} for i, w in enumerate(words)],
         "entities": [{"span": [4, 5], "type": "time"}],
         "recordings": [{"file": "audio-1.flac"}, {"file": "audio-2.flac"}],
-    }  # fmt: skip
+    }
     synthetic = {
         **row,
         "scenario": "weather",
@@ -64,8 +69,11 @@ def slurp(tmp_path):
         "recordings": [{"file": "s.flac"}],
     }
     for name, content in (
-        ("train", row), ("devel", row), ("test", row), ("train_synthetic", synthetic),
-    ):  # fmt: skip
+        ("train", row),
+        ("devel", row),
+        ("test", row),
+        ("train_synthetic", synthetic),
+    ):
         path = folder / f"dataset/slurp/{name}.jsonl"
         path.write_text(json.dumps(content) + "\n", encoding="utf-8")
     for name in ("audio-1", "audio-2"):
@@ -124,8 +132,11 @@ def test_too_many_missing_recordings_stop_the_reader(slurp):
 def test_bundled_digits_have_apart_takes_and_speakers():
     parts = {name: load_spoken_digits(name) for name in ("train", "dev", "test", "unseen")}
     assert {name: len(part) for name, part in parts.items()} == {
-        "train": 600, "dev": 150, "test": 150, "unseen": 300,
-    }  # fmt: skip
+        "train": 600,
+        "dev": 150,
+        "test": 150,
+        "unseen": 300,
+    }
     keys = [set(part.keys) for part in parts.values()]
     assert len(set.union(*keys)) == 1200
     assert set(parts["unseen"].speakers) == {"theo"}

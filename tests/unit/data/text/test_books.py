@@ -30,20 +30,30 @@ def test_extension_equals_the_released_code(case):
     """Golden: which sentences a word limit lets in, in both directions."""
     given = GOLDEN["inputs"]["extend"]
     end = extend(
-        given["lengths"], case["start"], case["limit"], case["direction"],
+        given["lengths"],
+        case["start"],
+        case["limit"],
+        case["direction"],
         exceed=case["exceed_len"],
-    )  # fmt: skip
+    )
     assert end == case["end_index"]
     low, high = sorted((case["start"], end))
     assert " ".join(given["sentences"][low : high + 1]) == case["text"]
 
 
 def test_sentences_end_at_punctuation_quotes_and_capitals():
-    text = "“Well,” said Mr. Holmes.  “I am off!” She left. St. James slept… Why?\nJ. K. knew 3 p.m. well."
+    text = (
+        "“Well,” said Mr. Holmes.  “I am off!” She left. St. James slept… Why?\nJ. K. knew 3 p.m."
+        " well."
+    )
     assert split_sentences(text) == [
-        "“Well,” said Mr. Holmes.", "“I am off!”", "She left.", "St. James slept…", "Why?",
+        "“Well,” said Mr. Holmes.",
+        "“I am off!”",
+        "She left.",
+        "St. James slept…",
+        "Why?",
         "J. K. knew 3 p.m. well.",
-    ]  # fmt: skip
+    ]
     assert split_sentences("  ") == []
     assert split_sentences("no end") == ["no end"]
 
@@ -96,8 +106,9 @@ def test_halves_share_no_chapter():
     assert {c.book for c in ranker} == {c.book for c in generator} == {"a", "b"}
     whole = [Chapter(f"book {i}", "", ["One."]) for i in range(4)]
     assert [[c.book for c in side] for side in halves(whole)] == [
-        ["book 0", "book 2"], ["book 1", "book 3"],
-    ]  # fmt: skip
+        ["book 0", "book 2"],
+        ["book 1", "book 3"],
+    ]
 
 
 def test_parts_of_the_bundled_novels_are_disjoint():

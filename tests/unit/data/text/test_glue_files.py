@@ -10,14 +10,20 @@ from common.data.text.pairs.glue_files import cells_at, label_value, plain_table
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
 def test_lines_have_their_numbers_and_cells(tmp_path, name):
-    """Quotation marks and lone carriage returns are of the text; short and long rows are as they are."""
+    """Quotation marks and lone carriage returns are of the text; short and long rows are as they
+    are.
+    """
     text = '\ufeffid\tlabel\ttext\r\n0\t1\ta "b\r\n\n1\t0\tc\rd\te\n\t\t\n2\n'
     content = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     header, places, rows = plain_table(tmp_path / name, ("text", "label"))
     assert (header, places) == (["id", "label", "text"], [2, 1])
     assert rows == [(2, ["0", "1", 'a "b']), (4, ["1", "0", "c\rd", "e"]), (6, ["2"])]
-    assert [cells_at(cells, places) for _, cells in rows] == [['a "b', "1"], ["c\rd", "0"], ["", ""]]  # fmt: skip
+    assert [cells_at(cells, places) for _, cells in rows] == [
+        ['a "b', "1"],
+        ["c\rd", "0"],
+        ["", ""],
+    ]
     assert plain_table(tmp_path / name, ("3", "1"))[1] == [3, 1]
     assert plain_table(tmp_path / name, ("3", "1"))[2][0] == (1, ["id", "label", "text"])
     with pytest.raises(UserError, match="no column 'txt'; did you mean 'text'"):

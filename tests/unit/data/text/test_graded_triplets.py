@@ -37,9 +37,17 @@ def test_answers_that_are_no_grade(answer):
 
 @pytest.mark.parametrize(
     ("a", "b", "kept"),
-    [(3, 2, True), (3, 2.1, False), (2.9, 0, False), (4, 3, True), (5, 3.1, False), (3.3, 2.3, True),
-     (4, 3.5, False), (4.4, 3.0, True)],
-)  # fmt: skip
+    [
+        (3, 2, True),
+        (3, 2.1, False),
+        (2.9, 0, False),
+        (4, 3, True),
+        (5, 3.1, False),
+        (3.3, 2.3, True),
+        (4, 3.5, False),
+        (4.4, 3.0, True),
+    ],
+)
 def test_all_three_inequalities_and_equality_is_kept(a, b, kept):
     """a >= 3, b <= 3 and a >= b + 1."""
     assert TripletFilter().keeps(graded(a, b)) == kept
@@ -69,10 +77,15 @@ def test_reversed_triplets_are_swapped_before_the_filter():
     found = curate(rows, TripletFilter().keeps)
     assert found.kept == [GradedTriplet("p", "r", "q", 4, 1), graded(4, 1)]
     assert (found.places, found.swapped, found.unscored) == ([0, 1], [0], 1)
-    assert found.metrics() == pytest.approx({
-        "kept_share": 0.5, "swap_rate": 1 / 3, "parse_failure_rate": 0.25,
-        "mean_positive_score": 10 / 3, "mean_negative_score": 4 / 3,
-    })  # fmt: skip
+    assert found.metrics() == pytest.approx(
+        {
+            "kept_share": 0.5,
+            "swap_rate": 1 / 3,
+            "parse_failure_rate": 0.25,
+            "mean_positive_score": 10 / 3,
+            "mean_negative_score": 4 / 3,
+        }
+    )
     assert curate([graded(None, None)], TripletFilter().keeps).metrics()["parse_failure_rate"] == 1
 
 
@@ -81,14 +94,20 @@ def test_files_come_back_as_they_were(tmp_path):
     write_triplets(tmp_path / "x/scored.csv", rows, scores=True)
     assert read_triplets(tmp_path / "x/scored.csv") == rows
     write_triplets(tmp_path / "plain.csv", rows, scores=False)
-    assert read_triplets(tmp_path / "plain.csv") == [row._replace(positive_score=None, negative_score=None) for row in rows]  # fmt: skip
+    assert read_triplets(tmp_path / "plain.csv") == [
+        row._replace(positive_score=None, negative_score=None) for row in rows
+    ]
     assert (tmp_path / "plain.csv").read_text().startswith("sent0,sent1,hard_neg\n")
 
 
 def test_texts_with_carriage_returns_come_back_whole(tmp_path):
     """Rows were cut at them; those of other texts keep their bytes."""
-    rows = [GradedTriplet("A man.\rHe eats", "pos, one", "neg", 4.0, None), GradedTriplet("a", "b", "c\rd"),
-            GradedTriplet("e\r\nf", "g", "h"), graded(1.0, 2.0)]  # fmt: skip
+    rows = [
+        GradedTriplet("A man.\rHe eats", "pos, one", "neg", 4.0, None),
+        GradedTriplet("a", "b", "c\rd"),
+        GradedTriplet("e\r\nf", "g", "h"),
+        graded(1.0, 2.0),
+    ]
     for scores in (True, False):
         write_triplets(tmp_path / "x.csv", rows, scores=scores)
         found = read_triplets(tmp_path / "x.csv")
@@ -98,13 +117,22 @@ def test_texts_with_carriage_returns_come_back_whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("sent0,sent1\na,b\n", "hard_neg"), ("sent0,sent1,hard_neg\n", "no rows"),
-     ("sent0,sent1,hard_neg,positive_score\na,b,c,1\n", "both"),
-     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,1,much\n", "line 2"),
-     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,4,nan\n", "line 2: .* from 0 to 5.9"),
-     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,80,20\n", "line 2: .* from 0 to 5.9"),
-     ("sent0,sent1,hard_neg\na,b, \n", "no row with all")],
-)  # fmt: skip
+    [
+        ("sent0,sent1\na,b\n", "hard_neg"),
+        ("sent0,sent1,hard_neg\n", "no rows"),
+        ("sent0,sent1,hard_neg,positive_score\na,b,c,1\n", "both"),
+        ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,1,much\n", "line 2"),
+        (
+            "sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,4,nan\n",
+            "line 2: .* from 0 to 5.9",
+        ),
+        (
+            "sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,80,20\n",
+            "line 2: .* from 0 to 5.9",
+        ),
+        ("sent0,sent1,hard_neg\na,b, \n", "no row with all"),
+    ],
+)
 def test_files_of_another_shape_are_refused(tmp_path, text, message):
     path = tmp_path / "x.csv"
     path.write_text(text)
@@ -123,7 +151,10 @@ def test_rows_without_a_text_are_left_out_and_counted(tmp_path):
 
 def test_scores_are_joined_by_content():
     plain = [GradedTriplet("a", "b", "c"), GradedTriplet("a", "c", "b")]
-    scored = [plain[1]._replace(positive_score=1.0, negative_score=2.0), plain[0]._replace(positive_score=3.0)]  # fmt: skip
+    scored = [
+        plain[1]._replace(positive_score=1.0, negative_score=2.0),
+        plain[0]._replace(positive_score=3.0),
+    ]
     assert with_scores(plain, scored, "x") == scored[::-1]
     with pytest.raises(UserError, match=r"x has no score of 'a'"):
         with_scores(plain, scored[:1], "x")

@@ -15,22 +15,38 @@ from common.data.text.pairs.tasks import TASKS, file_task
 from common.encoders.text.cross_encoder import cross_encoder
 from common.evaluation.text.pair_baselines import word_overlap
 
-SMALL = {"model_type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 1,
-         "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}  # fmt: skip
+SMALL = {
+    "model_type": "bert",
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
 # header and a row of the official files, with the label that it has
 OFFICIAL = {
-    "MNLI/train.tsv": ("index\tpromptID\tpairID\tg\tsb1\tsb2\ts1\ts2\tsentence1\tsentence2\tlabel1\tgold_label",
-                       '0\t1\t1n\tgov\t(\t(\t(\t(\tHe said "no.\tHe spoke.\tneutral\tentailment'),
-    "SNLI/train.tsv": ("index\tcaptionID\tpairID\tsb1\tsb2\ts1\ts2\tsentence1\tsentence2\tlabel1\tgold_label",
-                       "0\tc\tp\t(\t(\t(\t(\tA man.\tA dog.\tcontradiction\tcontradiction"),
-    "QQP/train.tsv": ("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "1\t2\t3\tWhy?\tHow?\t1"),
+    "MNLI/train.tsv": (
+        "index\tpromptID\tpairID\tg\tsb1\tsb2\ts1\ts2\tsentence1\tsentence2\tlabel1\tgold_label",
+        '0\t1\t1n\tgov\t(\t(\t(\t(\tHe said "no.\tHe spoke.\tneutral\tentailment',
+    ),
+    "SNLI/train.tsv": (
+        "index\tcaptionID\tpairID\tsb1\tsb2\ts1\ts2\tsentence1\tsentence2\tlabel1\tgold_label",
+        "0\tc\tp\t(\t(\t(\t(\tA man.\tA dog.\tcontradiction\tcontradiction",
+    ),
+    "QQP/train.tsv": (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+        "1\t2\t3\tWhy?\tHow?\t1",
+    ),
     "QNLI/train.tsv": ("index\tquestion\tsentence\tlabel", "0\tWhen?\tIn May.\tnot_entailment"),
     "MRPC/train.tsv": ("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t7\t8\tOne.\tTwo."),
-    "STS-B/train.tsv": ("index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
-                        "0\tm\tf\t2012\t1\tn\tn\tA plane.\tAn air plane.\t4.750"),
+    "STS-B/train.tsv": (
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
+        "0\tm\tf\t2012\t1\tn\tn\tA plane.\tAn air plane.\t4.750",
+    ),
     "RTE/train.tsv": ("index\tsentence1\tsentence2\tlabel", "0\tLong.\tShort.\tentailment"),
     "WNLI/train.tsv": ("index\tsentence1\tsentence2\tlabel", "0\tIt.\tThe car.\t0"),
-}  # fmt: skip
+}
 WANTED = {"mnli": 1, "snli": 0, "qqp": 1, "qnli": 1, "mrpc": 1, "sts-b": 4.75, "rte": 0, "wnli": 0}
 
 
@@ -172,8 +188,11 @@ def test_batches_hold_the_rows_of_their_keys(monkeypatch):
 def test_requests_in_pairs():
     """Half of one intent; the parts share no request; half of the negatives are near by words."""
     parts = {part: read_pairs(TASKS["same_intent"], part) for part in ("dev", "test")}
-    rows = [row for name in ("train", "test")
-            for row in read_jsonl(bundled("intents") / f"banking77-{name}.jsonl.gz", ("text", "intent"))]  # fmt: skip
+    rows = [
+        row
+        for name in ("train", "test")
+        for row in read_jsonl(bundled("intents") / f"banking77-{name}.jsonl.gz", ("text", "intent"))
+    ]
     intents = {row["text"]: row["intent"] for row in rows}
     texts = [set(data.first) | set(data.second) for data in parts.values()]
     assert not texts[0] & texts[1]

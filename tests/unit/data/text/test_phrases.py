@@ -28,8 +28,11 @@ def test_phrases_go_in_any_case_with_plural_and_as_whole_words_only():
 
 def test_clauses_end_at_conjunctions_and_long_ones_go():
     assert clauses("They are able to cut wood, metals (steel) and the glass.") == [
-        "able to cut wood", "metals", "steel", "glass",
-    ]  # fmt: skip
+        "able to cut wood",
+        "metals",
+        "steel",
+        "glass",
+    ]
     assert clauses("one two three four, five", max_words=3) == ["five"]
     assert clauses("salt, salt") == ["salt"]
     assert clauses("The andirons.") == ["andirons"]

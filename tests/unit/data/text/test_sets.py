@@ -84,8 +84,10 @@ def test_bundled_sets_have_the_documented_sizes():
 def test_nli_triplets_are_in_the_order_of_the_columns():
     row = read_jsonl(BUNDLED / "nli" / "triplets-test.jsonl.gz")[0]
     assert load_nli_triplets(None, "test")[0] == (
-        row["premise"], row["entailment"], row["contradiction"],
-    )  # fmt: skip
+        row["premise"],
+        row["entailment"],
+        row["contradiction"],
+    )
     with pytest.raises(UserError, match="triplets-dev"):
         load_nli_triplets(None, "dev")
 
@@ -182,8 +184,11 @@ def test_missing_and_damaged_senteval_files(senteval, root):
 def test_rows_of_text_files(tmp_path):
     (tmp_path / "wiki.txt").write_text("One.\nTwo\u2028still two.\n\nThree.", encoding="utf-8")
     assert load_text_rows(tmp_path / "wiki.txt") == [
-        ("One.",), ("Two\u2028still two.",), (" ",), ("Three.",),
-    ]  # fmt: skip
+        ("One.",),
+        ("Two\u2028still two.",),
+        (" ",),
+        ("Three.",),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,13 @@ def test_loader_gives_the_same_bucketed_batches_with_any_number_of_workers(token
 
     def batches(number):
         data = ContrastiveData(
-            views, batch_size=8, seed=1, num_workers=number,
-            lengths=views.lengths, bucket_batches=4,
-        )  # fmt: skip
+            views,
+            batch_size=8,
+            seed=1,
+            num_workers=number,
+            lengths=views.lengths,
+            bucket_batches=4,
+        )
         iterator = iter(data.train_dataloader())
         return [next(iterator) for _ in range(10)]
 

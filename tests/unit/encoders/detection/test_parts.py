@@ -18,7 +18,12 @@ def test_the_pyramid_has_levels_2_to_5_with_256_channels():
     pyramid = SimpleFeaturePyramid(16)
     assert pyramid.strides == [4, 8, 16, 32]
     maps = pyramid(torch.randn(1, 16, 4, 4))
-    assert [tuple(m.shape) for m in maps] == [(1, 256, 16, 16), (1, 256, 8, 8), (1, 256, 4, 4), (1, 256, 2, 2)]  # fmt: skip
+    assert [tuple(m.shape) for m in maps] == [
+        (1, 256, 16, 16),
+        (1, 256, 8, 8),
+        (1, 256, 4, 4),
+        (1, 256, 2, 2),
+    ]
     names = [n for n, _ in pyramid.levels[2].named_parameters() if n.endswith("bias")]
     assert len(names) == 2  # of the norms alone
     with pytest.raises(UserError, match="scales 4, 2, 1"):
@@ -96,7 +101,9 @@ def test_random_boxes_have_the_asked_area_and_aspect():
 
 
 def test_a_quarter_of_the_sampled_regions_is_foreground():
-    """True boxes are candidates; labels and offsets are those of the best overlap; nothing else decides the draw."""
+    """True boxes are candidates; labels and offsets are those of the best overlap; nothing else
+    decides the draw.
+    """
     g = torch.Generator().manual_seed(0)
     truth, labels = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]]), torch.tensor([3, 5])
     near = truth[1] + torch.tensor([1.0, 0, 1, 0])
@@ -120,7 +127,9 @@ def test_a_quarter_of_the_sampled_regions_is_foreground():
 
 
 def test_places_know_their_box_and_how_central_they_are():
-    """Outside every box ignored; sqrt of the ratios inside; the smaller anchors take the smaller box."""
+    """Outside every box ignored; sqrt of the ratios inside; the smaller anchors take the smaller
+    box.
+    """
     maps = [torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)]
     places = rpn.places_of(maps, [8, 16])
     assert places.levels == [64, 16]

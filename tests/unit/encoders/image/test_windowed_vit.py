@@ -103,7 +103,9 @@ def test_any_size_whose_grid_the_windows_divide():
 
 
 def test_positions_are_resized_bilinearly():
-    """Item 14: a ramp stays a ramp but for its ends, height and width are not swapped, channels not mixed."""
+    """Item 14: a ramp stays a ramp but for its ends, height and width are not swapped, channels not
+    mixed.
+    """
     net = vit()
     ramp = torch.arange(8.0)
     with torch.no_grad():

@@ -14,7 +14,12 @@ from common.export.open_clip import save_open_clip
 IMAGENET, CLIP = (IMAGENET_MEAN, IMAGENET_STD), (CLIP_MEAN, CLIP_STD)
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 32}
-TIMM = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}  # fmt: skip
+TIMM = {
+    "timm_model_name": "test_vit",
+    "timm_pool": "token",
+    "timm_proj": "linear",
+    "image_size": 160,
+}
 
 
 def normalised(pixels, pair):
@@ -52,7 +57,9 @@ def test_a_whole_open_clip_model_sees_the_pixels_that_it_learnt_with(tmp_path, v
     """CLIP's patches have no bias, so that it is refused; timm's have."""
     torch.manual_seed(0)
     encoder = OpenClipDualEncoder({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}).eval()
-    save_open_clip(encoder, tmp_path, log_scale=torch.tensor(1.0), mean=IMAGENET_MEAN, std=IMAGENET_STD)  # fmt: skip
+    save_open_clip(
+        encoder, tmp_path, log_scale=torch.tensor(1.0), mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
     pixels = torch.rand(1, 3, vision["image_size"], vision["image_size"])
     with torch.no_grad():
         want = encoder.encode_image(normalised(pixels, IMAGENET))

@@ -10,10 +10,15 @@ from common.encoders.image_text.pseudo_tokens import ClipText
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VISION = {
-    "timm": {"timm_model_name": "test_byobnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32},
+    "timm": {
+        "timm_model_name": "test_byobnet",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 32,
+    },
     "vit": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
     "resnet": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 16, "image_size": 32},
-}  # fmt: skip
+}
 
 
 def encoder(kind, **text):
@@ -59,7 +64,9 @@ def test_an_attention_pool_is_refused():
     "text", [{"pool_type": "last"}, {"no_causal_mask": True}, {"pool_type": "eos", "eos_id": 2}]
 )
 def test_texts_that_are_pooled_otherwise_are_refused(text):
-    """CLIPA's models pool the last token and see both sides: the state at the end of text is another."""
+    """CLIPA's models pool the last token and see both sides: the state at the end of text is
+    another.
+    """
     with pytest.raises(UserError, match="pools its texts by"):
         parts.check_parts(encoder("vit", **text))
     with pytest.raises(UserError, match="pools its texts by"):

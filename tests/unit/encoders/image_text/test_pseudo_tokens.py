@@ -32,9 +32,15 @@ def clip():
 def hugging_face():
     torch.manual_seed(0)
     config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=16, intermediate_size=32, projection_dim=8, eos_token_id=49407,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=12,
-    )  # fmt: skip
+        vocab_size=49408,
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=8,
+        eos_token_id=49407,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+    )
     return CLIPTextModelWithProjection(config).eval()
 
 
@@ -104,9 +110,17 @@ def test_projections_have_the_published_sizes_and_names():
     assert isinstance(gelu, GeluPhi)
     assert isinstance(relu, ReluPhi)
     shapes = {k: tuple(v.shape) for k, v in gelu.state_dict().items() if k.endswith("weight")}
-    assert shapes == {"layers.0.weight": (24, 6), "layers.3.weight": (24, 24), "layers.6.weight": (5, 24)}  # fmt: skip
+    assert shapes == {
+        "layers.0.weight": (24, 6),
+        "layers.3.weight": (24, 24),
+        "layers.6.weight": (5, 24),
+    }
     shapes = {k: tuple(v.shape) for k, v in relu.state_dict().items() if k.endswith("weight")}
-    assert shapes == {"layers.0.0.weight": (512, 6), "layers.1.0.weight": (512, 512), "fc_out.weight": (5, 512)}  # fmt: skip
+    assert shapes == {
+        "layers.0.0.weight": (512, 6),
+        "layers.1.0.weight": (512, 512),
+        "fc_out.weight": (5, 512),
+    }
     assert [m.p for m in gelu.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
     assert [m.p for m in relu.modules() if isinstance(m, nn.Dropout)] == [0.1, 0.1]
     x = torch.randn(2, 6)

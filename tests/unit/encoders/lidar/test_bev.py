@@ -31,7 +31,9 @@ def test_queries_are_decoded_from_their_cells():
     )
     codes, cells = encode_boxes(boxes, GRID)
     logits = torch.tensor([[-9.0, 9.0], [8.0, -9.0]])
-    out = QueryOutput(torch.zeros(1, 2, 8, 16), logits[None], codes[None], cells[None], torch.ones(1, 2))  # fmt: skip
+    out = QueryOutput(
+        torch.zeros(1, 2, 8, 16), logits[None], codes[None], cells[None], torch.ones(1, 2)
+    )
     (found,) = TransFusionHead(4, 8, 2, GRID, 2).decode(out)
     torch.testing.assert_close(found.boxes, boxes)
     assert found.labels.tolist() == [1, 0]

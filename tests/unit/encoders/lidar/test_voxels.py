@@ -176,8 +176,15 @@ def test_paper_grid_has_the_published_volume():
         )  # fmt: skip
     assert encoder.volume_shape == (5, 188, 188)
     with pytest.raises(ValueError, match="use dense or voxel_res_8x"):
-        build_voxel_encoder("x", low=[0] * 3, high=[1] * 3, voxel=[1] * 3, num_features=1,
-                            widths=[1], strides=[[1, 1, 1]])  # fmt: skip
+        build_voxel_encoder(
+            "x",
+            low=[0] * 3,
+            high=[1] * 3,
+            voxel=[1] * 3,
+            num_features=1,
+            widths=[1],
+            strides=[[1, 1, 1]],
+        )
 
 
 def test_sinusoids_are_those_of_the_transformer():

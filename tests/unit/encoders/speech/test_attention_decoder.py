@@ -85,8 +85,13 @@ def test_rows_are_searched_independently():
     log_probs = table(2)
     together, _ = beam_search(log_probs, 4, sos=SOS, eos=EOS, pad=PAD, beam_size=3, max_length=4)
     alone, _ = beam_search(
-        lambda tokens, rows: log_probs(tokens, rows + 2), 1,
-        sos=SOS, eos=EOS, pad=PAD, beam_size=3, max_length=4,
-    )  # fmt: skip
+        lambda tokens, rows: log_probs(tokens, rows + 2),
+        1,
+        sos=SOS,
+        eos=EOS,
+        pad=PAD,
+        beam_size=3,
+        max_length=4,
+    )
     own = [t for t in together[2].tolist() if t != PAD]
     assert [t for t in alone[0].tolist() if t != PAD] == own

@@ -69,11 +69,18 @@ def test_spec_augment_masks_in_training_only_and_each_row_differently():
 
 
 SMALL = {
-    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "intermediate_size": 32, "conv_dim": [8, 8], "conv_stride": [5, 4],
-    "conv_kernel": [10, 8], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer",
-}  # fmt: skip
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+}
 
 
 def test_wav2vec_takes_true_lengths():
@@ -112,7 +119,10 @@ def test_weights_fill_the_encoder_or_are_refused(tmp_path):
     )
     with pytest.raises(
         UserError,
-        match=r"does not fill Wav2Vec2Model: 1 tensors such as .*intermediate_dense.weight would start at random",
+        match=(
+            r"does not fill Wav2Vec2Model: 1 tensors such as .*intermediate_dense.weight would"
+            r" start at random"
+        ),
     ):
         wav2vec2_encoder(str(tmp_path))
 

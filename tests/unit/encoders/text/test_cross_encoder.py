@@ -15,8 +15,15 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.word_attention import cls_attention, expose_attention, word_pieces
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
 
-SMALL = {"model_type": "bert", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}  # fmt: skip
+SMALL = {
+    "model_type": "bert",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
 
 
 def small(seed=0, **options):
@@ -105,8 +112,11 @@ def test_weights_that_do_not_fill_the_encoder_are_refused_with_a_new_head_too(tm
 
 
 def test_lengths_that_do_not_fit_are_refused():
-    for options, text in (({"max_length": 33}, "at most 32"), ({"max_first": 29}, "no room"),
-                          ({"max_length": 8, "max_first": 5}, "no room")):  # fmt: skip
+    for options, text in (
+        ({"max_length": 33}, "at most 32"),
+        ({"max_first": 29}, "no room"),
+        ({"max_length": 8, "max_first": 5}, "no room"),
+    ):
         with pytest.raises(UserError, match=text):
             small(**options)
     tokenizer = tiny_tokenizer(300)
@@ -118,8 +128,15 @@ def test_lengths_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("kind", ["bert", "camembert", "mpnet", "roberta"])
 def test_positions_that_a_model_keeps_for_itself_are_not_promised(kind):
     """Longer pairs than a model reads crashed; MPNet and CamemBERT count as RoBERTa does."""
-    sizes = {"model_type": kind, "vocab_size": 300, "hidden_size": 16, "intermediate_size": 16,
-             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 18}  # fmt: skip
+    sizes = {
+        "model_type": kind,
+        "vocab_size": 300,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 18,
+    }
     model = cross_encoder("random", config=sizes)
     assert model.max_length == (18 if kind == "bert" else 16)
     assert model.score([("the people", "of the new world " * 9)]).isfinite().all()
@@ -178,7 +195,12 @@ def test_the_longer_text_is_cut():
     own = small(cut="longest", max_length=12)
     row = own.tokenize([("people " * 3, "the world " * 20)])["input_ids"]
     assert row.shape[1] == 12
-    assert small(cut="second", max_length=12, max_first=2).tokenize([("x y z", "a")])["input_ids"].shape[1] <= 12  # fmt: skip
+    assert (
+        small(cut="second", max_length=12, max_first=2)
+        .tokenize([("x y z", "a")])["input_ids"]
+        .shape[1]
+        <= 12
+    )
 
 
 def test_a_long_text_beside_an_empty_one():
@@ -217,7 +239,9 @@ def test_a_head_on_the_means_of_both_texts(tmp_path):
     assert again.cut == "longest"
     encoder = AutoModel.from_pretrained(tmp_path / "own").eval()
     with torch.no_grad():
-        torch.testing.assert_close(encoder(**inputs).last_hidden_state, states, atol=1e-5, rtol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            encoder(**inputs).last_hidden_state, states, atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("content", ['{"max_length": ', "[]"])

@@ -20,9 +20,18 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tuned.prefix import cache_argument
 from common.export.instructed import load_instructed, save_instructed
 
-SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-         "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
-         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 OWN = {
     "cohere": {"logit_scale": 0.25},
     "gemma2": {"final_logit_softcapping": 0.5, "head_dim": 8, "layer_types": ["full_attention"]},

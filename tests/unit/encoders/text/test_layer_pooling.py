@@ -8,8 +8,15 @@ import torch
 from common.config import UserError
 from common.encoders.text.layer_pooling import LAYER_KINDS, layer_encoder, pool_layers
 
-SMALL = {"model_type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 3,
-         "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 48}  # fmt: skip
+SMALL = {
+    "model_type": "bert",
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 48,
+}
 TEXTS = ["a man", "the people of the world and more", "it"]
 SIZES = {"concat_top_mean": 32, "concat_top_max": 32, "bilstm": 32}
 

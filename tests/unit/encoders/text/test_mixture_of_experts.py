@@ -29,11 +29,27 @@ SMALL = {
 }
 CONFIGS = {
     "bert": {"model_type": "bert", "num_hidden_layers": 3, "num_attention_heads": 2, **SMALL},
-    "modernbert": {"model_type": "modernbert", "num_hidden_layers": 3, "num_attention_heads": 2,
-                   "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, **SMALL},
-    "distilbert": {"model_type": "distilbert", "n_layers": 3, "n_heads": 2, "dim": 16, "hidden_dim": 24,
-                   "vocab_size": 50, "max_position_embeddings": 32},
-}  # fmt: skip
+    "modernbert": {
+        "model_type": "modernbert",
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        **SMALL,
+    },
+    "distilbert": {
+        "model_type": "distilbert",
+        "n_layers": 3,
+        "n_heads": 2,
+        "dim": 16,
+        "hidden_dim": 24,
+        "vocab_size": 50,
+        "max_position_embeddings": 32,
+    },
+}
 IDS = torch.arange(5 * 6).view(5, 6) % 47 + 3
 EXPERTS = torch.tensor([2, 0, 2, 1, 0])
 
@@ -106,7 +122,9 @@ def test_switch_takes_the_best_expert_unweighted_and_padding_has_no_say():
     changed = torch.where(mask[..., None].bool(), x, x + 7)
     routes.begin(mask=mask)
     layer(changed)
-    torch.testing.assert_close(routes.logits[0], layer.gate(x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))  # fmt: skip
+    torch.testing.assert_close(
+        routes.logits[0], layer.gate(x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    )
 
 
 def test_every_expert_runs_once_in_one_piece_and_idle_ones_get_a_zero_gradient():

@@ -156,8 +156,12 @@ def test_tiny_tokenizer_writes_and_reads_ascii():
     tokenizer = tiny_tokenizer(256)
     assert len(tokenizer) == 256
     assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [
-        0, 1, 2, 3, 4,
-    ]  # fmt: skip
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     ids = tokenizer("The naïve fox, 42!")["input_ids"]
     assert ids[0] == 2
     assert ids[-1] == 3

@@ -10,9 +10,16 @@ from common.encoders.text.template import add_template, plain_ids, special_token
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 
-ARCHITECTURE = {"model_type": "bert", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32,
-                "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.5,
-                "max_position_embeddings": 64}  # fmt: skip
+ARCHITECTURE = {
+    "model_type": "bert",
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "initializer_range": 0.5,
+    "max_position_embeddings": 64,
+}
 TEMPLATE = 'a text : "{text}" means [MASK] .'
 TEXTS = ["the cat sleeps", "it rains"]
 LONG = "two men work in the new world " * 9

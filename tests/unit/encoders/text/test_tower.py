@@ -107,19 +107,30 @@ def test_dropout_override_switches_all_dropout_off_and_on(bert, tmp_path):
 
 @pytest.mark.parametrize(
     "architecture",
-    [{"model_type": "distilbert", "dim": 16, "n_heads": 2, "n_layers": 1, "hidden_dim": 32, "vocab_size": 60},
-     {"model_type": "gpt_neox", "classifier_dropout": 0.1, **SIZES},
-     {"model_type": "albert", "classifier_dropout_prob": 0.1, **SIZES},
-     {"model_type": "electra", "summary_last_dropout": 0.1, **SIZES}],
-)  # fmt: skip
+    [
+        {
+            "model_type": "distilbert",
+            "dim": 16,
+            "n_heads": 2,
+            "n_layers": 1,
+            "hidden_dim": 32,
+            "vocab_size": 60,
+        },
+        {"model_type": "gpt_neox", "classifier_dropout": 0.1, **SIZES},
+        {"model_type": "albert", "classifier_dropout_prob": 0.1, **SIZES},
+        {"model_type": "electra", "summary_last_dropout": 0.1, **SIZES},
+    ],
+)
 def test_dropout_override_reaches_what_a_task_adds(architecture):
     """The negative twin: without an override their own probabilities stay."""
 
     def rates(dropout):
         model = load_transformer(
-            "random", config=architecture, dropout=dropout,
+            "random",
+            config=architecture,
+            dropout=dropout,
             auto_class=AutoModelForSequenceClassification,
-        )  # fmt: skip
+        )
         return {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}, model.config
 
     assert rates(0.35)[0] == {0.35}
@@ -129,8 +140,15 @@ def test_dropout_override_reaches_what_a_task_adds(architecture):
 
 
 def test_dropout_override_leaves_whole_layers_alone():
-    config = {"model_type": "bart", "d_model": 16, "encoder_layerdrop": 0.1, "encoder_layers": 1,
-              "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}  # fmt: skip
+    config = {
+        "model_type": "bart",
+        "d_model": 16,
+        "encoder_layerdrop": 0.1,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
     found = load_transformer("random", config=config, dropout=0.35).config
     assert (found.dropout, found.activation_dropout) == (0.35, 0.35)
     assert found.encoder_layerdrop == 0.1
@@ -189,11 +207,22 @@ def test_random_needs_a_config_and_dropout_is_set():
 
 @pytest.mark.parametrize(
     ("config", "hint"),
-    [({"model_type": "bert", "hiden_size": 32}, "'hiden_size' is unknown; did you mean hidden_size"),
-     ({"model_type": "bert", "dropout": 0.1}, "'dropout' is unknown; did you mean .*hidden_dropout"),
-     ({"model_type": "llama", "n_layer": 2}, "'n_layer' is unknown; did you mean .*num_hidden_layers"),
-     ({"model_type": "gpt2", "strange": 2}, "'strange' is unknown")],
-)  # fmt: skip
+    [
+        (
+            {"model_type": "bert", "hiden_size": 32},
+            "'hiden_size' is unknown; did you mean hidden_size",
+        ),
+        (
+            {"model_type": "bert", "dropout": 0.1},
+            "'dropout' is unknown; did you mean .*hidden_dropout",
+        ),
+        (
+            {"model_type": "llama", "n_layer": 2},
+            "'n_layer' is unknown; did you mean .*num_hidden_layers",
+        ),
+        ({"model_type": "gpt2", "strange": 2}, "'strange' is unknown"),
+    ],
+)
 def test_fields_that_nothing_reads_are_refused(config, hint):
     """A misspelt size left the default, and said nothing."""
     with pytest.raises(UserError, match=hint):

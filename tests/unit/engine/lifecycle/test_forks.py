@@ -123,7 +123,8 @@ def test_a_run_starts_without_a_server_where_there_is_none(tree, tmp_path, monke
 
 def test_a_process_with_threads_is_not_forked(tree, environment):
     (tree / "heavy.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,),"
+        " daemon=True).start()\n"
     )
     with pytest.raises(Unavailable):
         Server(["heavy"], environment, tree)

@@ -21,9 +21,15 @@ def make(tmp_path):
             (path / "checkpoints/fit/step-1.ckpt").write_bytes(b"")
         write_json(
             path / "meta.json",
-            {"seed": 0, "num_steps": 9, "overrides": [f"run_id={run}"], "state": "finished",
-             "started": f"2026-01-01T10:{minute:02d}:00", **meta},
-        )  # fmt: skip
+            {
+                "seed": 0,
+                "num_steps": 9,
+                "overrides": [f"run_id={run}"],
+                "state": "finished",
+                "started": f"2026-01-01T10:{minute:02d}:00",
+                **meta,
+            },
+        )
         if value is not None:
             write_json(path / "metrics.json", {"titles_recall_at_10": value, "other": 1.0})
         return path
@@ -37,8 +43,10 @@ def test_runs_are_listed_in_their_order_with_state_and_primary_metric(make, tmp_
     make("c", 3, project="gone", state="failed")
     found = index.entries(tmp_path)
     assert [(e.run, e.state, e.value, e.arm) for e in found] == [
-        ("a", "stopped", None, ""), ("b", "finished", 0.5, "trained"), ("c", "failed", None, ""),
-    ]  # fmt: skip
+        ("a", "stopped", None, ""),
+        ("b", "finished", 0.5, "trained"),
+        ("c", "failed", None, ""),
+    ]
     assert found[1].metric == "titles_recall_at_10"
     assert [e.run for e in index.entries(tmp_path, "gone")] == ["c"]
 
@@ -48,8 +56,12 @@ def test_conditions(make, tmp_path):
         make(str(number), number, 0.1 * number, seed=number)
     found = index.entries(tmp_path)
     for where, expected in {
-        "": "0123", "seed>=2": "23", "seed>=1, value<0.25": "12", "state!=finished": "", "run=3": "3",
-    }.items():  # fmt: skip
+        "": "0123",
+        "seed>=2": "23",
+        "seed>=1, value<0.25": "12",
+        "state!=finished": "",
+        "run=3": "3",
+    }.items():
         assert "".join(e.run for e in index.select(found, where)) == expected, where
     for where, words in {
         "sed=1": "did you mean 'seed'",
@@ -68,8 +80,10 @@ def test_differences_are_settings_and_metrics(make, tmp_path):
         "b", value=0.6, resolved={"optim": {"lr": 2.0, "name": "sgd"}, "new": 1}, commit="x"
     )
     assert index.differences(index.find(tmp_path, "a"), index.find(tmp_path, str(right))) == [
-        ("optim.lr", 1.0, 2.0), ("metrics.titles_recall_at_10", 0.5, 0.6), ("new", None, 1),
-    ]  # fmt: skip
+        ("optim.lr", 1.0, 2.0),
+        ("metrics.titles_recall_at_10", 0.5, 0.6),
+        ("new", None, 1),
+    ]
     assert index.differences(left, left) == []
     with pytest.raises(UserError, match="no run 'aa'"):
         index.find(tmp_path, "aa")
@@ -111,7 +125,13 @@ def test_runs_of_other_settings_supersede_nothing(make, tmp_path):
 def test_baselines_and_arms_of_equal_settings_are_kept(make, tmp_path):
     """Baselines of a comparison, and an arm without overrides, have one config and one seed."""
     for minute, name in enumerate(("chance", "untrained")):
-        make(f"compare-baseline-{name}-seed3-c0de", minute, resolved={"x": 1}, baseline=name, begun=False)  # fmt: skip
+        make(
+            f"compare-baseline-{name}-seed3-c0de",
+            minute,
+            resolved={"x": 1},
+            baseline=name,
+            begun=False,
+        )
     make("compare-method-seed3-c0ffee00-c0de", 2, resolved={"x": 1})
     make("compare-other-seed3-c0ffee00-c0de", 3, resolved={"x": 1})
     assert offered(tmp_path) == {}

@@ -16,7 +16,15 @@ from common.engine.lifecycle.signals import Signals
 from tests.toy.command import use_toy
 from tests.unit.engine.lifecycle.test_lock import locked_by
 
-PLACES = ("LOCAL_RANK", "SLURM_LOCALID", "RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_ID")  # fmt: skip
+PLACES = (
+    "LOCAL_RANK",
+    "SLURM_LOCALID",
+    "RANK",
+    "WORLD_SIZE",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_JOB_ID",
+)
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ def test_latest_of_an_evaluation_is_the_run_that_finished_last(toy, broken_at, t
 
 
 def test_latest_is_neither_a_baseline_nor_a_run_of_a_comparison(toy, tmp_path):
-    """They finish after the method's run, and are of an arm that it is compared with, or of nothing trained."""
+    """They finish after the method's run, and are of an arm that it is compared with, or of nothing
+    trained.
+    """
     toy("run_id=b")
     toy("run_id=compare-large-seed7-c0ffee00")
     toy("run_id=earlier-compare-large-seed7-c0ffee00")

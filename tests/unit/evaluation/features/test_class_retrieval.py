@@ -50,5 +50,7 @@ def test_gallery_leaves_the_query_out():
     scores = torch.tensor([[1.0, 0.2, 0.9], [0.2, 1.0, 0.1], [0.9, 0.1, 1.0]])
     rows = same_class_gallery(scores, ["a", "b", "c"], [0, 0, 1], num_queries=3, num_results=5)
     assert [[(r["item"], r["correct"]) for r in row["results"]] for row in rows] == [
-        [("c", False), ("b", True)], [("a", True), ("c", False)], [("a", False), ("b", False)],
-    ]  # fmt: skip
+        [("c", False), ("b", True)],
+        [("a", True), ("c", False)],
+        [("a", False), ("b", False)],
+    ]

@@ -130,8 +130,12 @@ def test_map_has_a_legend_entry_for_each_class(tmp_path):
 def test_gallery_marks_neighbours_of_the_same_class():
     picture = Image.new("RGB", (4, 4))
     rows = class_gallery(
-        (torch.eye(2), torch.tensor([0, 1])), (torch.eye(2), torch.tensor([0, 0])),
-        lambda i: picture, lambda i: picture, num_queries=2, num_results=1,
-    )  # fmt: skip
+        (torch.eye(2), torch.tensor([0, 1])),
+        (torch.eye(2), torch.tensor([0, 0])),
+        lambda i: picture,
+        lambda i: picture,
+        num_queries=2,
+        num_results=1,
+    )
     assert [row["results"][0]["correct"] for row in rows] == [True, False]
     assert rows[0]["results"][0]["score"] == pytest.approx(1.0)

@@ -9,7 +9,9 @@ from common.evaluation.generation.vqa import CONTRACTIONS, vqa_preprocess, vqa_s
 
 
 def test_cider_by_hand():
-    """Two images; every n-gram of the text but those of "b" is in one image's references, weight log 2."""
+    """Two images; every n-gram of the text but those of "b" is in one image's references, weight
+    log 2.
+    """
     references = [["a b c"], ["b d"]]
     cider = captions.Cider(references)
     found = cider.scores(["a b", "b d"])
@@ -44,11 +46,18 @@ def test_bleu_takes_the_closest_reference_and_no_smoothing():
     assert short == pytest.approx(math.exp(1 - 4 / 2))
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("A man. A dog.", "a man a dog"), ("In 2013. A cat", "in 2013 a cat"), ("It is 3.5 m. A $5.50 toy.", "it is 3.5 m a $ 5.50 toy"),
-    ('It says "stop." A car', "it says stop a car"), ("a man.. a dog... a cat..", "a man a dog a cat"),
-    ("the dog's. a cat", "the dog 's a cat"), (".5 litres of www.x.org", ".5 litres of www.x.org"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man. A dog.", "a man a dog"),
+        ("In 2013. A cat", "in 2013 a cat"),
+        ("It is 3.5 m. A $5.50 toy.", "it is 3.5 m a $ 5.50 toy"),
+        ('It says "stop." A car', "it says stop a car"),
+        ("a man.. a dog... a cat..", "a man a dog a cat"),
+        ("the dog's. a cat", "the dog 's a cat"),
+        (".5 litres of www.x.org", ".5 litres of www.x.org"),
+    ],
+)
 def test_caption_words_are_those_of_the_official_tokenizer(text, words):
     """The words that Stanford's tokenizer 3.4.1 gives, called as the COCO evaluation calls it."""
     assert captions.caption_words(text) == words.split()
@@ -56,11 +65,20 @@ def test_caption_words_are_those_of_the_official_tokenizer(text, words):
 
 def test_abbreviations_and_brackets_are_the_same_wherever_they_stand():
     """Where the official tokenizer gives "u.s." and "-lrb-"."""
-    assert captions.caption_words("U.S. flag (red) of the U.S.") == ["u.s", "flag", "red", "of", "the", "u.s"]  # fmt: skip
+    assert captions.caption_words("U.S. flag (red) of the U.S.") == [
+        "u.s",
+        "flag",
+        "red",
+        "of",
+        "the",
+        "u.s",
+    ]
 
 
 def test_rouge_takes_precision_and_recall_from_different_references():
-    """P = 3 / 4 of the second reference, R = 2 / 2 of the first, with b = 1.2; one reference alone has less."""
+    """P = 3 / 4 of the second reference, R = 2 / 2 of the first, with b = 1.2; one reference alone
+    has less.
+    """
     words, references = list("abcd"), [list("ab"), list("axbycz")]
     wanted = 2.44 * 0.75 / (1 + 1.44 * 0.75)
     assert captions.coco_rouge_l(words, references) == pytest.approx(wanted)
@@ -75,7 +93,9 @@ def test_rouge_counts_words_in_order():
 
 
 def test_meteor_sees_the_same_words_of_captions_and_references():
-    """Two matches in one piece: 1 - 0.5 (1 / 2)^3; the full stops of references had counted as misses."""
+    """Two matches in one piece: 1 - 0.5 (1 / 2)^3; the full stops of references had counted as
+    misses.
+    """
     items = captions.caption_metrics(["a dog."], [["A dog.", "cats."]])[1]
     assert items["meteor"] == pytest.approx([1 - 0.5 / 8])
 
@@ -90,10 +110,19 @@ def test_all_metrics_have_items_of_the_same_mean():
     assert items["rouge_l"][0] == 1.0
 
 
-@pytest.mark.parametrize(("text", "want"), [
-    ("Couldn'tve", "couldn't've"), ("somebody'd", "somebodyd"), ("a - b", "b"), ("well-known", "well known"),
-    ("ten apples, 1,000", "10 apples 1000"), ("yall'll go", "y'all'll go"), ("3 p.m.", "3 pm"), ("", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("Couldn'tve", "couldn't've"),
+        ("somebody'd", "somebodyd"),
+        ("a - b", "b"),
+        ("well-known", "well known"),
+        ("ten apples, 1,000", "10 apples 1000"),
+        ("yall'll go", "y'all'll go"),
+        ("3 p.m.", "3 pm"),
+        ("", ""),
+    ],
+)
 def test_answers_are_normalised_by_the_published_rules(text, want):
     assert vqa_preprocess(text) == want
 

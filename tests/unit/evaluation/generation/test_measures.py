@@ -28,9 +28,11 @@ def test_truncation_reproduces_the_released_strings():
 
 def test_repetition_and_overlap_reproduce_the_released_values():
     for (prefix, suffix), rep, f1 in zip(
-        PAIRS, GOLDEN["outputs"]["rep_window20"],
-        GOLDEN["outputs"]["f1_of_suffix_vs_prefix_P_R_F"], strict=True,
-    ):  # fmt: skip
+        PAIRS,
+        GOLDEN["outputs"]["rep_window20"],
+        GOLDEN["outputs"]["f1_of_suffix_vs_prefix_P_R_F"],
+        strict=True,
+    ):
         assert repetition(prefix, suffix, wrap=True) == pytest.approx(rep)
         assert word_overlap(suffix, prefix) == pytest.approx(tuple(f1))
 

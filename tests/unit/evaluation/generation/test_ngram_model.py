@@ -1,4 +1,6 @@
-"""The n-gram model: probabilities that sum to one, worked out by hand, and better with the right context."""
+"""The n-gram model: probabilities that sum to one, worked out by hand, and better with the right
+context.
+"""
 
 import math
 

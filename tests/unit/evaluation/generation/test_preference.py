@@ -99,9 +99,13 @@ def test_answers_are_never_read_with_another_form_s_key(tmp_path):
 def test_release_format(tmp_path):
     """The crowd-sourcing export of the release: the free text begins with the choice."""
     path = tmp_path / "released.csv"
-    rows = [["HITId", "Input.Order", "Answer.utterance"],
-            ["h1", "beam,nucleus", "Text 2 - it goes on."], ["h1", "beam,nucleus", '"Text 2. Better"'],
-            ["h1", "beam,nucleus", "1 - reads well"], ["h2", "nucleus,beam", "text 2; yes"]]  # fmt: skip
+    rows = [
+        ["HITId", "Input.Order", "Answer.utterance"],
+        ["h1", "beam,nucleus", "Text 2 - it goes on."],
+        ["h1", "beam,nucleus", '"Text 2. Better"'],
+        ["h1", "beam,nucleus", "1 - reads well"],
+        ["h2", "nucleus,beam", "text 2; yes"],
+    ]
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     found = read_answers(path)

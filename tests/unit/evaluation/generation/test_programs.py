@@ -26,11 +26,14 @@ def test_no_program_is_the_main_one():
 @pytest.mark.parametrize(
     ("program", "wanted"),
     [
-        ("\x00", False), ("\ud800", False), ("x = '\xe9'\nassert len(x) == 1", True),
-        ("# coding: ascii\nx = '\xe9'", True), (f"x = '{'a' * 200_000}'\nassert len(x) == 200_000", True),
+        ("\x00", False),
+        ("\ud800", False),
+        ("x = '\xe9'\nassert len(x) == 1", True),
+        ("# coding: ascii\nx = '\xe9'", True),
+        (f"x = '{'a' * 200_000}'\nassert len(x) == 200_000", True),
     ],
     ids=["nul", "surrogate", "accent", "cookie", "long"],
-)  # fmt: skip
+)
 def test_any_text_is_a_program(program, wanted):
     """One that doesn't compile fails, and none is too long."""
     assert passes(program) is wanted

@@ -64,7 +64,11 @@ def test_fashion_iq_joins_both_captions_in_both_orders(tmp_path):
 
     def compose(references, texts):
         asked.append((references, texts))
-        first = torch.tensor([[3.0, 0.0, 0.0]]) if texts[0].endswith("red") else torch.tensor([[0.0, 1.0, 0.0]])  # fmt: skip
+        first = (
+            torch.tensor([[3.0, 0.0, 0.0]])
+            if texts[0].endswith("red")
+            else torch.tensor([[0.0, 1.0, 0.0]])
+        )
         return first
 
     metrics, query, _ = evaluate_composed(data, mean_colour, compose)
@@ -88,11 +92,26 @@ def test_cirr_takes_the_reference_out_and_ranks_within_the_group(tmp_path):
     """Checklist 10, 15 of RTD: R@k without the reference; recall among the group's other members."""
     group = {"id": 1, "members": ["a", "b", "c"]}
     rows = [
-        {"pairid": 7, "reference": "a", "target_hard": "b", "caption": "make it red", "img_set": group},
-        {"pairid": 8, "reference": "b", "target_hard": "c", "caption": "make it blue", "img_set": group},
-    ]  # fmt: skip
+        {
+            "pairid": 7,
+            "reference": "a",
+            "target_hard": "b",
+            "caption": "make it red",
+            "img_set": group,
+        },
+        {
+            "pairid": 8,
+            "reference": "b",
+            "target_hard": "c",
+            "caption": "make it blue",
+            "img_set": group,
+        },
+    ]
     write(tmp_path / "cirr/captions/cap.rc2.val.json", rows)
-    write(tmp_path / "cirr/captions/cap.rc2.test1.json", [{k: v for k, v in r.items() if k != "target_hard"} for r in rows])  # fmt: skip
+    write(
+        tmp_path / "cirr/captions/cap.rc2.test1.json",
+        [{k: v for k, v in r.items() if k != "target_hard"} for r in rows],
+    )
     places = {name: f"./dev/{name}.png" for name in COLOURS}
     for split in ("val", "test1"):
         write(tmp_path / f"cirr/image_splits/split.rc2.{split}.json", places)
@@ -118,8 +137,14 @@ def test_cirr_takes_the_reference_out_and_ranks_within_the_group(tmp_path):
 def test_circo_has_several_answers_and_keeps_the_reference(tmp_path):
     """Checklist 10, 15 of RTD: mAP@k over min(answers, k), R@k on the main target."""
     ids = {1: "a", 2: "b", 3: "c", 4: "d"}
-    row = {"id": 0, "reference_img_id": 1, "target_img_id": 4, "relative_caption": "is yellow",
-           "shared_concept": "x", "gt_img_ids": [4, 1]}  # fmt: skip
+    row = {
+        "id": 0,
+        "reference_img_id": 1,
+        "target_img_id": 4,
+        "relative_caption": "is yellow",
+        "shared_concept": "x",
+        "gt_img_ids": [4, 1],
+    }
     write(tmp_path / "annotations/val.json", [row])
     info = {"images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in ids]}
     write(tmp_path / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", info)
@@ -135,8 +160,12 @@ def test_circo_has_several_answers_and_keeps_the_reference(tmp_path):
 
 def test_genecis_ranks_each_query_in_its_own_gallery(tmp_path):
     """Checklist 15 of RTD: objects by COCO's id, attributes as enlarged boxes on a black square."""
-    sample = {"reference": {"val_image_id": 1}, "target": {"val_image_id": 2},
-              "gallery": [{"val_image_id": 3}, {"val_image_id": 4}], "condition": "green"}  # fmt: skip
+    sample = {
+        "reference": {"val_image_id": 1},
+        "target": {"val_image_id": 2},
+        "gallery": [{"val_image_id": 3}, {"val_image_id": 4}],
+        "condition": "green",
+    }
     write(tmp_path / "genecis/change_object.json", [sample])
     for i, name in enumerate("abcd", start=1):
         paint(tmp_path / f"val2017/{i:012d}.jpg", COLOURS[name])
@@ -144,7 +173,10 @@ def test_genecis_ranks_each_query_in_its_own_gallery(tmp_path):
     assert metrics == {"recall_at_1": 1.0, "recall_at_2": 1.0, "recall_at_3": 1.0}
     box = {"image_id": 9, "instance_bbox": [4, 4, 4, 2]}
     other = {"image_id": 9, "instance_bbox": [0, 0, 2, 2]}
-    write(tmp_path / "genecis/focus_attribute.json", [{**sample, "reference": box, "target": other, "gallery": [box]}])  # fmt: skip
+    write(
+        tmp_path / "genecis/focus_attribute.json",
+        [{**sample, "reference": box, "target": other, "gallery": [box]}],
+    )
     paint(tmp_path / "VG_100K_all/9.jpg", (0, 200, 0), (20, 20))
     data = genecis(tmp_path, "focus_attribute")
     assert len(data.gallery) == 2
@@ -164,7 +196,9 @@ def test_the_box_grows_on_all_sides_and_stays_within_the_picture():
 
 
 def test_mean_average_precision_by_hand():
-    """Hits at 1 and 3 of three answers, cut at 3: (1 + 2/3) / 3; of five answers, cut at 2: (1) / 2."""
+    """Hits at 1 and 3 of three answers, cut at 3: (1 + 2/3) / 3; of five answers, cut at 2: (1) /
+    2.
+    """
     assert mean_average_precision([[4, 7, 5, 6]], [[4, 5, 6]], 3) == pytest.approx((1 + 2 / 3) / 3)
     assert mean_average_precision([[4, 7]], [[4, 1, 2, 3, 5]], 2) == pytest.approx(1 / 2)
     assert mean_average_precision([[7], [4]], [[4], [4]], 5) == 0.5
@@ -189,15 +223,22 @@ def test_towers_run_without_gradients():
         asked.append(torch.is_grad_enabled())
         return tower(vectors)
 
-    pictures = {"a": Image.new("RGB", (2, 2), COLOURS["a"]), "b": Image.new("RGB", (2, 2), COLOURS["b"])}  # fmt: skip
+    pictures = {
+        "a": Image.new("RGB", (2, 2), COLOURS["a"]),
+        "b": Image.new("RGB", (2, 2), COLOURS["b"]),
+    }
     queries = [ComposedQuery("0", "a", ("x",), ("b",))]
     data = ComposedSet("cirr", queries, ["a", "b"], pictures.__getitem__, True)
-    _, query, gallery = evaluate_composed(data, lambda images: through(mean_colour(images)), lambda references, _: through(references))  # fmt: skip
+    _, query, gallery = evaluate_composed(
+        data, lambda images: through(mean_colour(images)), lambda references, _: through(references)
+    )
     assert asked == [False, False]
     assert [x.requires_grad for x in (query, gallery)] == [False, False]
 
 
 def test_metrics_need_targets():
-    data = ComposedSet("cirr", [ComposedQuery("0", "a", ("x",))], ["a", "b"], lambda name: None, True)  # fmt: skip
+    data = ComposedSet(
+        "cirr", [ComposedQuery("0", "a", ("x",))], ["a", "b"], lambda name: None, True
+    )
     with pytest.raises(ValueError, match="submission"):
         composed_metrics(data, torch.eye(2)[:1], torch.eye(2))

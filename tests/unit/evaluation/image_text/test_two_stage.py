@@ -7,7 +7,9 @@ from common.evaluation.image_text.two_stage import best_ranks, rescored
 
 
 def test_scores_of_any_device_are_scored_again():
-    """The meta device stands for a GPU: whatever mixes it with the CPU fails; the second stage's scores may."""
+    """The meta device stands for a GPU: whatever mixes it with the CPU fails; the second stage's
+    scores may.
+    """
     asked = []
 
     def pairs(part):

@@ -17,9 +17,11 @@ def boxes(*rows):
 def frame(rows, scores=None, labels=None, attributes=None):
     count = len(rows)
     return FrameBoxes(
-        boxes(*rows), np.array(labels if labels is not None else [0] * count, dtype=np.int64),
-        np.array(scores if scores is not None else [1.0] * count), attributes,
-    )  # fmt: skip
+        boxes(*rows),
+        np.array(labels if labels is not None else [0] * count, dtype=np.int64),
+        np.array(scores if scores is not None else [1.0] * count),
+        attributes,
+    )
 
 
 def test_item_17_perfect_boxes():

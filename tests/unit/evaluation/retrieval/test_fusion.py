@@ -72,8 +72,10 @@ def test_a_repeated_question_is_held_out_and_tested_as_one():
     data = collection()
     last = sorted(data.queries)[-1]
     twice = RetrievalSet(
-        data.corpus, data.queries | {"again": data.queries[last]}, data.qrels | {"again": data.qrels[last]}
-    )  # fmt: skip
+        data.corpus,
+        data.queries | {"again": data.queries[last]},
+        data.qrels | {"again": data.qrels[last]},
+    )
     for count in range(1, 8):
         held, asked = split_queries(twice, count)
         assert {*held.queries.values()}.isdisjoint(asked.queries.values())

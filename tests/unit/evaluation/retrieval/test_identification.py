@@ -27,8 +27,10 @@ def test_pairwise_and_all_accuracy():
 
 
 def test_three_formats(tmp_path):
-    rows = [{"prefix": "p", "suffix": "gold", "negatives": ["x", "y"]},
-            {"prefix": "q", "targets": ["gold"], "negatives": ["x", "y"]}]  # fmt: skip
+    rows = [
+        {"prefix": "p", "suffix": "gold", "negatives": ["x", "y"]},
+        {"prefix": "q", "targets": ["gold"], "negatives": ["x", "y"]},
+    ]
     released = tmp_path / "released.jsonl"
     released.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert load_identification(released)[1] == Identification("q", "gold", ["x", "y"])

@@ -103,8 +103,11 @@ def test_kept_texts_are_the_same_after_opening_and_extending(tmp_path):
 
 
 def test_parts_of_encoded_texts_and_their_union():
-    some = {"dense": torch.arange(3.0)[:, None], "sparse": [{0: 1}, {1: 1}, {2: 1}],
-            "owner": torch.tensor([0, 0, 1])}  # fmt: skip
+    some = {
+        "dense": torch.arange(3.0)[:, None],
+        "sparse": [{0: 1}, {1: 1}, {2: 1}],
+        "owner": torch.tensor([0, 0, 1]),
+    }
     second = of_texts(some, 1, 2)
     assert (second["dense"].tolist(), second["owner"].tolist()) == ([[2.0]], [0])
     both = joined([some, second])

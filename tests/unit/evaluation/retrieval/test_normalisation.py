@@ -18,8 +18,12 @@ from common.evaluation.retrieval.normalisation import (
     write_benchmark,
 )
 
-ROWS = [TitleRow("java coder", "Developer", ("java",)), TitleRow("senior nurse", "nurse"),
-        TitleRow("chef", "cook", ("knives",)), TitleRow("lost", "unlisted")]  # fmt: skip
+ROWS = [
+    TitleRow("java coder", "Developer", ("java",)),
+    TitleRow("senior nurse", "nurse"),
+    TitleRow("chef", "cook", ("knives",)),
+    TitleRow("lost", "unlisted"),
+]
 LISTED = ["developer", "Nurse", "cook", " NURSE ", "baker"]
 
 

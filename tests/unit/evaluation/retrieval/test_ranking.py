@@ -158,9 +158,13 @@ def test_refusals():
 
 TREC = json.loads((ROOT / "tests/golden/trec_eval.json").read_text())
 NAMES = {
-    "map": "map", "recip_rank": "mrr", "map_cut_10": "map_at_10", "recall_10": "recall_at_10",
-    "recall_50": "recall_at_50", **{f"ndcg_cut_{k}": f"ndcg_at_{k}" for k in (1, 3, 10)},
-}  # fmt: skip
+    "map": "map",
+    "recip_rank": "mrr",
+    "map_cut_10": "map_at_10",
+    "recall_10": "recall_at_10",
+    "recall_50": "recall_at_50",
+    **{f"ndcg_cut_{k}": f"ndcg_at_{k}" for k in (1, 3, 10)},
+}
 
 
 def test_equals_trec_eval_on_the_judgements_of_cisi():

@@ -18,10 +18,19 @@ from common.evaluation.retrieval.runs import (
 
 CORPUS = {"a": "red fox runs", "b": "red car", "c": "blue car drives", "d": "green tree"}
 DATA = RetrievalSet(
-    CORPUS, {"1": "a red fox", "2": "blue", "3": "grey whale"}, {"1": {"a": 2, "b": 1}, "2": {"c": 1}, "3": {"d": 1}},
-)  # fmt: skip
-POINTS = {"red fox runs": 0.0, "red car": 0.5, "blue car drives": 1.5, "green tree": 3.0,
-          "a red fox": 0.1, "blue": 1.4, "grey whale": 2.9}  # fmt: skip
+    CORPUS,
+    {"1": "a red fox", "2": "blue", "3": "grey whale"},
+    {"1": {"a": 2, "b": 1}, "2": {"c": 1}, "3": {"d": 1}},
+)
+POINTS = {
+    "red fox runs": 0.0,
+    "red car": 0.5,
+    "blue car drives": 1.5,
+    "green tree": 3.0,
+    "a red fox": 0.1,
+    "blue": 1.4,
+    "grey whale": 2.9,
+}
 
 
 def embed(texts):

@@ -7,7 +7,12 @@ from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.text_mining import mine_text_negatives, planted_share
 
 DOCUMENTS = ["red fox", "red fox runs", "red car", "blue car", "green tree"]
-POINTS = {"q": [1.0, 0.0], **dict(zip(DOCUMENTS, [[1.0, 0.0], [1.0, 0.1], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.2]], strict=True))}  # fmt: skip
+POINTS = {
+    "q": [1.0, 0.0],
+    **dict(
+        zip(DOCUMENTS, [[1.0, 0.0], [1.0, 0.1], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.2]], strict=True)
+    ),
+}
 
 
 def embed(texts):

@@ -150,7 +150,10 @@ def test_two_texts_of_one_id_are_refused(tmp_path, name):
 
 
 def test_beir_judges_a_few_documents_that_it_does_not_hold(tmp_path, caplog):
-    """ArguAna does; the evaluation stopped there. They count as relevant and are retrieved by nobody."""
+    """ArguAna does; the evaluation stopped there.
+
+    They count as relevant and are retrieved by nobody.
+    """
     write_beir(tmp_path, qrels="1\ta\t1\n1\tgone\t1\n" + "2\tb\t1\n" * 20)
     with pytest.raises(UserError, match="judges document 'gone' and 0 others"):
         load_beir(tmp_path)  # a judgement repeated is one: one of three
@@ -240,8 +243,12 @@ def test_broken_run_resumes_after_the_last_shard(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"model_key": "n"}, "model"), ({"texts": TEXTS[::-1]}, "texts"), ({"shard_size": 3}, "shard_size")],
-)  # fmt: skip
+    [
+        ({"model_key": "n"}, "model"),
+        ({"texts": TEXTS[::-1]}, "texts"),
+        ({"shard_size": 3}, "shard_size"),
+    ],
+)
 def test_cache_of_something_else_is_refused(tmp_path, change, named):
     options = {"texts": TEXTS, "cache": tmp_path, "model_key": "m", "shard_size": 2}
     encode_texts(Recorder(), **options)

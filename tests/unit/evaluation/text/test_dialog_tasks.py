@@ -46,7 +46,13 @@ def test_a_parse_is_right_as_a_whole():
 
 def test_joint_goals_are_right_for_all_slots_and_variants_of_gold_values_count():
     gold = [{"a": "10:15", "b": "Guest House"}] * 4 + [{}]
-    told = [{"a": "10 : 15", "b": "guest house"}, {"a": "10:15"}, {"a": "10:15", "b": "guesthouse"}, {"a": "10:15", "b": "guest house", "c": "x"}, {"a": "none"}]  # fmt: skip
+    told = [
+        {"a": "10 : 15", "b": "guest house"},
+        {"a": "10:15"},
+        {"a": "10:15", "b": "guesthouse"},
+        {"a": "10:15", "b": "guest house", "c": "x"},
+        {"a": "none"},
+    ]
     assert joint_goal(told, gold) == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert joint_goal(told, gold, {"guest house": ["guesthouse"]})[2] == 1.0
     # the variant of a value that was told is no excuse

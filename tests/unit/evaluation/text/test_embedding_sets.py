@@ -72,7 +72,11 @@ def test_few_shots_of_a_set(monkeypatch):
     import common.evaluation.text.embedding_sets as module
 
     asked = []
-    monkeypatch.setattr(module, "few_shot_correct", lambda *given: asked.append(given[4:]) or torch.tensor([0.25, 0.5]))  # fmt: skip
+    monkeypatch.setattr(
+        module,
+        "few_shot_correct",
+        lambda *given: asked.append(given[4:]) or torch.tensor([0.25, 0.5]),
+    )
     rows = [
         ["red a", "red b", "red e", "blue c", "blue d", "blue f"],
         [0, 0, 0, 1, 1, 1],
@@ -88,8 +92,13 @@ def test_few_shots_of_a_set(monkeypatch):
 
 
 def test_chance_of_a_probe():
-    data = Classes("", ["red a", "red b", "red e"] * 2 + ["blue c", "blue d", "blue f"] * 2,
-                   [0] * 6 + [1] * 6, ["red g", "blue h"], [0, 1])  # fmt: skip
+    data = Classes(
+        "",
+        ["red a", "red b", "red e"] * 2 + ["blue c", "blue d", "blue f"] * 2,
+        [0] * 6 + [1] * 6,
+        ["red g", "blue h"],
+        [0, 1],
+    )
     metrics, _ = score_sets(tfidf_of, {"x": data}, [])
     assert metrics["x_accuracy_chance"] == 0.5
     assert metrics["x_accuracy"] == 1.0

@@ -58,7 +58,9 @@ def test_embeddings_of_a_diverged_encoder_are_refused():
 
 
 def test_few_shots_are_the_mean_over_draws():
-    """Against scikit-learn with C = 1 on the rows that were drawn: each draw has `shots` of every class."""
+    """Against scikit-learn with C = 1 on the rows that were drawn: each draw has `shots` of every
+    class.
+    """
     from sklearn.linear_model import LogisticRegression
 
     from common.data.samplers import sample_rng

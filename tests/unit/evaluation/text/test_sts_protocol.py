@@ -39,8 +39,11 @@ def test_set_score_is_the_concatenated_spearman_and_the_mean_is_named():
 def test_average_is_over_the_concatenated_scores():
     metrics, cosines = evaluate_sts(Angles(), {"stsb-test": PLAIN, "senteval:STS13": SHIFTED})
     assert set(metrics) == {
-        "stsb_test_spearman", "sts13_spearman", "sts13_spearman_mean", "sts_average_spearman",
-    }  # fmt: skip
+        "stsb_test_spearman",
+        "sts13_spearman",
+        "sts13_spearman_mean",
+        "sts_average_spearman",
+    }
     mean = (metrics["stsb_test_spearman"] + metrics["sts13_spearman"]) / 2
     assert metrics["sts_average_spearman"] == pytest.approx(mean)
     assert list(cosines) == ["stsb-test", "senteval:STS13"]

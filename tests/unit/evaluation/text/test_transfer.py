@@ -23,18 +23,24 @@ def root(tmp_path):
     files = {
         "MR/rt-polarity.pos": b"good  film\ncaf\xe9 nice\n",
         "MR/rt-polarity.neg": b"bad film\n",
-        "CR/custrev.pos": b"works\n", "CR/custrev.neg": b"broke\nfails\n",
-        "SUBJ/subj.objective": b"he goes\n", "SUBJ/subj.subjective": b"lovely\n",
-        "MPQA/mpqa.pos": b"praise\n", "MPQA/mpqa.neg": b"blame\n",
+        "CR/custrev.pos": b"works\n",
+        "CR/custrev.neg": b"broke\nfails\n",
+        "SUBJ/subj.objective": b"he goes\n",
+        "SUBJ/subj.subjective": b"lovely\n",
+        "MPQA/mpqa.pos": b"praise\n",
+        "MPQA/mpqa.neg": b"blame\n",
         "SST/binary/sentiment-train": b"fine work\t1\ndull\t0\n",
-        "SST/binary/sentiment-dev": b"ok\t1\n", "SST/binary/sentiment-test": b"no\t0\n",
+        "SST/binary/sentiment-dev": b"ok\t1\n",
+        "SST/binary/sentiment-test": b"no\t0\n",
         "TREC/train_5500.label": b"DESC:manner How is it ?\nNUM:date When : now ?\n",
         "TREC/TREC_10.label": b"HUM:ind Who ?\n",
-        "MRPC/msr_paraphrase_train.txt":
-            "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t2\t3\tA \"b\tC d\n".encode(),
-        "MRPC/msr_paraphrase_test.txt":
-            b"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t2\t3\te\tf\n",
-    }  # fmt: skip
+        "MRPC/msr_paraphrase_train.txt": (
+            '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t2\t3\tA "b\tC d\n'.encode()
+        ),
+        "MRPC/msr_paraphrase_test.txt": (
+            b"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t2\t3\te\tf\n"
+        ),
+    }
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)

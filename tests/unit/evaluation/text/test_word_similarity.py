@@ -12,8 +12,16 @@ smart\tintelligent\tA\t9.2\t1.75
 wife\thusband\tN\t2.3\t4.5
 car\tauto\tN\t9.0\t4.9
 """
-ANGLES = {"old": 0, "new": 1.4, "smart": 0, "intelligent": 0.1, "wife": 0, "husband": 1, "car": 0,
-          "auto": 0.2}  # fmt: skip
+ANGLES = {
+    "old": 0,
+    "new": 1.4,
+    "smart": 0,
+    "intelligent": 0.1,
+    "wife": 0,
+    "husband": 1,
+    "car": 0,
+    "auto": 0.2,
+}
 
 
 def encode(words):

@@ -38,10 +38,13 @@ class Config(ExperimentConfig):
 
     data: ImageTextData = field(
         default_factory=lambda: ImageTextData(
-            source="synthetic", texts=["original", "de", "zh"], image_size=16, num_samples=24,
+            source="synthetic",
+            texts=["original", "de", "zh"],
+            image_size=16,
+            num_samples=24,
             batch_size=8,
         )
-    )  # fmt: skip
+    )
     model: TwoTowers = field(default_factory=lambda: TwoTowers(open_clip=TOWERS))
     eval: ImageTextEval = field(default_factory=ImageTextEval)
     trainer: TrainerConfig = field(

@@ -31,7 +31,13 @@ def test_captions_of_a_photograph_and_of_joined_sources():
     photos = PhotoTexts(torch.tensor([3, 0]))
     joined = JoinedTexts([CaptionLists([["one"], ["two"], ["three"]]), photos])
     assert len(joined) == 5
-    assert [joined.texts(i)[0] for i in range(5)] == ["one", "two", "three", "a photo of a cat.", "a photo of a airplane."]  # fmt: skip
+    assert [joined.texts(i)[0] for i in range(5)] == [
+        "one",
+        "two",
+        "three",
+        "a photo of a cat.",
+        "a photo of a airplane.",
+    ]
     assert len(joined.texts(4)) == len(TEMPLATES)
     assert not set(TEMPLATES) & set(UNSEEN_PHOTO_TEMPLATES)
     assert len(CLASSES) == 10

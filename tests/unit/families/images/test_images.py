@@ -204,9 +204,12 @@ def test_unreadable_images_shift_neither_labels_nor_pictures(tmp_path):
         shown.extend(row["query"].getpixel((0, 0))[0] for row in rows)
 
     workspace = SimpleNamespace(
-        path=tmp_path, curves=tmp_path / "metrics.csv", gallery=gallery, figure=lambda *_: None,
+        path=tmp_path,
+        curves=tmp_path / "metrics.csv",
+        gallery=gallery,
+        figure=lambda *_: None,
         progress=lambda items, *_: items,
-    )  # fmt: skip
+    )
     cfg = config()
     module = Module(cfg).eval()
     parts = frozen_parts(cfg, module.network.encoder, part, part, workspace)
@@ -241,10 +244,16 @@ def experiment_of(cfg, **options):
         return Module(cfg, network)
 
     experiment = image_experiment(
-        cfg, make, lambda cfg: images.image_data(cfg, views, lambda _: part),
-        lambda cfg, module, workspace: {"seed": float(cfg.seed)}, build_network, network_options,
-        num_samples=lambda cfg: 4, requirements=lambda cfg: (), **options,
-    )  # fmt: skip
+        cfg,
+        make,
+        lambda cfg: images.image_data(cfg, views, lambda _: part),
+        lambda cfg, module, workspace: {"seed": float(cfg.seed)},
+        build_network,
+        network_options,
+        num_samples=lambda cfg: 4,
+        requirements=lambda cfg: (),
+        **options,
+    )
     return experiment, part, built
 
 

@@ -1,4 +1,6 @@
-"""Linear evaluation as a training: the encoder stays, the classifier learns, the protocol is the usual one."""
+"""Linear evaluation as a training: the encoder stays, the classifier learns, the protocol is the
+usual one.
+"""
 
 import importlib
 import json
@@ -26,9 +28,16 @@ CLASSES = 8
 
 def options(tmp_path, encoder, *words):
     return [
-        "linear.train=true", f"linear.encoder={encoder}", "eval.online_probe=false",
-        "optim.name=sgd", "optim.schedule=constant", "optim.lr=0.05", "trainer.log_every_n_steps=1", f"runs_dir={tmp_path}", *words,
-    ]  # fmt: skip
+        "linear.train=true",
+        f"linear.encoder={encoder}",
+        "eval.online_probe=false",
+        "optim.name=sgd",
+        "optim.schedule=constant",
+        "optim.lr=0.05",
+        "trainer.log_every_n_steps=1",
+        f"runs_dir={tmp_path}",
+        *words,
+    ]
 
 
 @pytest.fixture(scope="module", params=["dcl", "cacr"])
@@ -44,9 +53,16 @@ def test_the_classifier_learns_and_the_encoder_stays_as_it_was(exported, tmp_pat
     """DCL and CACR, evaluation: SGD on augmented images, the frozen encoder in evaluation mode."""
     project, encoder = exported
     run = train(
-        project, "smoke", options(tmp_path, encoder, "trainer.max_epochs=null", "trainer.max_steps=24",
-                                  "trainer.val_every_n_steps=12"),
-    )  # fmt: skip
+        project,
+        "smoke",
+        options(
+            tmp_path,
+            encoder,
+            "trainer.max_epochs=null",
+            "trainer.max_steps=24",
+            "trainer.val_every_n_steps=12",
+        ),
+    )
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["linear_top1_chance"] == 1 / CLASSES
     assert metrics["linear_top5"] > metrics["linear_top1"]
@@ -131,10 +147,15 @@ def test_logits_that_are_no_numbers_are_wrong(tmp_path, value):
 def test_a_killed_training_of_the_classifier_goes_on_bit_for_bit(exported, tmp_path):
     project, encoder = exported
     words = options(
-        tmp_path, encoder, "trainer.max_epochs=null", "trainer.max_steps=4", "run_id=r",
-        "trainer.val_every_n_steps=null", "trainer.keep_checkpoints=5",
+        tmp_path,
+        encoder,
+        "trainer.max_epochs=null",
+        "trainer.max_steps=4",
+        "run_id=r",
+        "trainer.val_every_n_steps=null",
+        "trainer.keep_checkpoints=5",
         "trainer.checkpoint_every_n_steps=2",
-    )  # fmt: skip
+    )
     run = train(project, "smoke", words)
     folder = run / "checkpoints/linear"
     whole = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
@@ -150,7 +171,14 @@ def test_a_killed_training_of_the_classifier_goes_on_bit_for_bit(exported, tmp_p
 def test_milestones_divide_the_rate(tmp_path, exported):
     """MoCo's linear evaluation: a tenth at 60 % and 80 % of training."""
     project, encoder = exported
-    words = ["linear.milestones=[0.5]", "optim.warmup_steps=0", "optim.warmup_epochs=0", "trainer.max_epochs=null", "trainer.max_steps=4", "trainer.val_every_n_steps=null"]  # fmt: skip
+    words = [
+        "linear.milestones=[0.5]",
+        "optim.warmup_steps=0",
+        "optim.warmup_epochs=0",
+        "trainer.max_epochs=null",
+        "trainer.max_steps=4",
+        "trainer.val_every_n_steps=null",
+    ]
     run = train(project, "smoke", options(tmp_path, encoder, *words))
     rates = [value for _, value in read_metrics(run / "metrics.csv")["linear/train/lr"]]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005])
@@ -192,8 +220,12 @@ def test_weights_of_elsewhere_can_be_judged(exported):
 
 def test_nesterov_is_a_setting_of_sgd(exported, tmp_path):
     project, encoder = exported
-    words = ["linear.nesterov=true", "trainer.max_epochs=null", "trainer.max_steps=1",
-             "trainer.val_every_n_steps=null"]  # fmt: skip
+    words = [
+        "linear.nesterov=true",
+        "trainer.max_epochs=null",
+        "trainer.max_steps=1",
+        "trainer.val_every_n_steps=null",
+    ]
     run = train(project, "smoke", options(tmp_path, encoder, *words))
     saved = ckpt.load(next((run / "checkpoints/linear").glob("*.ckpt")))
     assert all(group["nesterov"] for group in saved["optimizer_states"][0]["param_groups"])

@@ -22,13 +22,23 @@ from common.families.retrieval.reranking import (
     ranking_records,
 )
 
-SMALL = {"model_type": "bert", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1,
-         "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
-         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+SMALL = {
+    "model_type": "bert",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 
 
 def toy(count=8):
-    """Documents that say "state" are relevant whatever is asked; candidates are four documents each."""
+    """Documents that say "state" are relevant whatever is asked; candidates are four documents
+    each.
+    """
     corpus = {f"d{i}": ("state " if i % 2 else "people ") + f"work {i}" for i in range(12)}
     queries = {f"q{i}": f"work {i}" for i in range(count)}
     qrels = {f"q{i}": {f"d{2 * (i % 5) + 1}": 1} for i in range(count)}
@@ -49,7 +59,11 @@ def ranker():
 
 def test_reranking_changes_the_order_and_nothing_else():
     data, candidates = toy()
-    found = reranked(data, {"q0": candidates["q0"]}, lambda pairs: torch.tensor([float(len(d)) for _, d in pairs]))  # fmt: skip
+    found = reranked(
+        data,
+        {"q0": candidates["q0"]},
+        lambda pairs: torch.tensor([float(len(d)) for _, d in pairs]),
+    )
     assert found["q0"].keys() == candidates["q0"].keys()
     assert found["q0"]["d0"] == len("people work 0")
     assert found["q3"] == {}  # keeps its place, so that it counts in the mean

@@ -119,17 +119,23 @@ def opposite() -> Bag:
 
 def experiment_of(cfg, evaluate=lambda cfg, module, workspace: {"own": 1.0}, **tasks):
     return retrieval_experiment(
-        cfg, recipe(), lambda cfg, encoder: Module(encoder),
+        cfg,
+        recipe(),
+        lambda cfg, encoder: Module(encoder),
         stages=lambda cfg: one_stage(recipe(), Module, lambda encoder: ("data of", encoder)),
         evaluate=evaluate,
         plan=lambda cfg: text_plan(
-            cfg, recipe(), Module, passes=lambda size: [(size, 3), (2 * size, 2)],
-            run=lambda encoder, ids: encoder.weight.sum() * ids, num_samples=7,
+            cfg,
+            recipe(),
+            Module,
+            passes=lambda size: [(size, 3), (2 * size, 2)],
+            run=lambda encoder, ids: encoder.weight.sum() * ids,
+            num_samples=7,
             requirements=[Requirement("data: x", "x", True)],
         ),
         texts=lambda cfg: list(CORPUS.values()),
         **tasks,
-    )  # fmt: skip
+    )
 
 
 def test_stage_export_and_embeddings(tmp_path):
@@ -178,7 +184,10 @@ def test_the_untrained_encoder_stands_beside_the_trained_one(tmp_path):
     assert seen[1][1:] == (True, False)
     assert encoder.training
     cfg.eval.untrained = False
-    assert before_and_after(cfg, recipe(), encoder, measure, workspace).keys() == {"sum", "sum_chance"}  # fmt: skip
+    assert before_and_after(cfg, recipe(), encoder, measure, workspace).keys() == {
+        "sum",
+        "sum_chance",
+    }
 
 
 def test_beir_sets_beside_lexical_rows(tmp_path, beir):
@@ -219,11 +228,15 @@ def test_plan_counts_the_passes_and_names_the_sets(beir):
     plan = experiment_of(cfg).plan()
     assert isinstance(plan, Plan)
     assert [(r.name, r.present) for r in plan.requirements] == [
-        ("data: x", True), (f"data: {beir} (evaluation)", True), ("data: nowhere (evaluation)", False),
-    ]  # fmt: skip
+        ("data: x", True),
+        (f"data: {beir} (evaluation)", True),
+        ("data: nowhere (evaluation)", False),
+    ]
     module = plan.module()
     total = plan.forward(module, 5)
-    assert float(total) == pytest.approx(float(module.encoder.weight.sum()) * (5 * 3 + 10 * 2), rel=1e-5)  # fmt: skip
+    assert float(total) == pytest.approx(
+        float(module.encoder.weight.sum()) * (5 * 3 + 10 * 2), rel=1e-5
+    )
     total.backward()
     assert module.encoder.weight.grad is not None
 
@@ -236,7 +249,15 @@ def test_search_asks_both_sides(tmp_path, capsys):
     options = SearchConfig(queries=str(tmp_path / "q.txt"), run=str(tmp_path), k=1)
     workspace = Workspace(tmp_path / "task", "p", "c")
     experiment_of(Config(search=options)).tasks["search"](workspace)
-    assert capsys.readouterr().out.split() == ["3", "texts", "indexed", "car", "4.000", "blue", "car"]  # fmt: skip
+    assert capsys.readouterr().out.split() == [
+        "3",
+        "texts",
+        "indexed",
+        "car",
+        "4.000",
+        "blue",
+        "car",
+    ]
     options.file, options.queries = str(tmp_path / "texts.txt"), str(tmp_path / "texts.txt")
     experiment_of(Config(search=options)).tasks["search"](workspace)
     assert "8.000  red fox" in capsys.readouterr().out
@@ -252,8 +273,12 @@ def test_merged_rows_averages_and_sets_won(tmp_path, beir):
     twin.symlink_to(beir)
     sets = [str(beir), str(twin)]
     cfg = Config(eval=RetrievalEval(beir=sets, hybrid=True, dev=[f"{beir}@titles"]))
-    (beir / "corpus.jsonl").write_text("".join(
-        json.dumps({"_id": i, "title": text.split()[1], "text": text}) + "\n" for i, text in CORPUS.items()))  # fmt: skip
+    (beir / "corpus.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": i, "title": text.split()[1], "text": text}) + "\n"
+            for i, text in CORPUS.items()
+        )
+    )
     found = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
     first, second = set_names(sets).values()
     assert first != second
@@ -357,8 +382,14 @@ def test_a_set_is_reduced_and_its_queries_are_split(beir):
 
 def test_a_random_encoder_takes_the_tokenizer_that_is_named():
     """`model.tokenizer`: number of pieces and padding of the architecture come from it."""
-    sizes = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 64, "vocab_size": 7}  # fmt: skip
+    sizes = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 7,
+    }
     encoder = build_dense(
         DenseModel("random", sizes, tokenizer="bundled:text-encoder", max_length=64)
     )

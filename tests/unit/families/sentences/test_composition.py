@@ -25,8 +25,14 @@ from common.families.sentences.module import (
 )
 
 ENTRIES = {"cat": ["a small animal that purrs", "a pet"], "hot dog": ["a sausage in a bun"]}
-ARCHITECTURE = {"model_type": "bert", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32,
-                "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+ARCHITECTURE = {
+    "model_type": "bert",
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 @dataclass

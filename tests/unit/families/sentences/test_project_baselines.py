@@ -25,7 +25,11 @@ def test_centre_and_whitening_are_fitted_on_what_the_arms_train_on(project, name
     module = importlib.import_module(f"projects.{project}.baselines")
     assert getattr(module, name)(cfg, None)["stsb_test_spearman"] == 0.5
     data = importlib.import_module(f"projects.{project}.data")
-    known = data.corpus(cfg) if project == "debcse" else [t for row in data.training_rows(cfg) for t in row]  # fmt: skip
+    known = (
+        data.corpus(cfg)
+        if project == "debcse"
+        else [t for row in data.training_rows(cfg) for t in row]
+    )
     texts = seen["texts"]
     assert len(texts) == family.FIT_TEXTS == len({*texts}) < len(known)
     assert {*texts} <= {*known}

@@ -13,8 +13,12 @@ from projects.simcse.module import SimCSE
 from tests.placed import passes_within_evaluated
 
 # weights large enough that texts differ
-MODEL = ("method.mlm_weight=0.0", "model.pooling=avg", "model.mlp_only_train=false",
-         "model.config.initializer_range=0.5")  # fmt: skip
+MODEL = (
+    "method.mlm_weight=0.0",
+    "model.pooling=avg",
+    "model.mlp_only_train=false",
+    "model.config.initializer_range=0.5",
+)
 TEXTS = ["a man plays the guitar", "the cat sleeps on the mat", "two dogs run over a field"]
 
 
@@ -67,11 +71,13 @@ def test_interactive_queries_end_with_an_empty_line_and_hits_respect_the_thresho
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["search.file=nowhere.txt"], "text file nowhere.txt does not exist"),
-     (["search.file={folder}/empty.txt"], "empty.txt holds no text"),
-     (["search.k=0"], r"search\.k must be >= 1"),
-     (["search.run=unknown", "runs_dir={folder}"], "no run 'unknown' of simcse/smoke")],
-)  # fmt: skip
+    [
+        (["search.file=nowhere.txt"], "text file nowhere.txt does not exist"),
+        (["search.file={folder}/empty.txt"], "empty.txt holds no text"),
+        (["search.k=0"], r"search\.k must be >= 1"),
+        (["search.run=unknown", "runs_dir={folder}"], "no run 'unknown' of simcse/smoke"),
+    ],
+)
 def test_what_cannot_be_searched_is_said(exported, words, message):
     with pytest.raises(UserError, match=message):
         search(exported, *[word.format(folder=exported) for word in words])

@@ -18,8 +18,14 @@ from projects.simcse import build
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
 
-ARCHITECTURE = {"model_type": "bert", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32,
-                "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+ARCHITECTURE = {
+    "model_type": "bert",
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def test_each_sentence_is_encoded_once_in_a_context(monkeypatch):

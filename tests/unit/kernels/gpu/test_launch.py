@@ -1,8 +1,10 @@
-"""The driver up to the launch, without a GPU: real arguments, real specialisation, real compilation.
+"""The driver up to the launch, without a GPU: real arguments, real specialisation, real
+compilation.
 
 Triton is given a stand-in for the CUDA driver and only warms its kernels up: every kernel that a
 problem needs is compiled for sm_90 exactly as it would be on the card, but not run. Daily as far as
-Triton's own passes for the card go (`test_triton_aot` has the machine code); `make faults` to the end.
+Triton's own passes for the card go (`test_triton_aot` has the machine code); `make faults` to the
+end.
 """
 
 import math
@@ -35,7 +37,7 @@ from common.kernels.specs.weights import (  # noqa: E402
     Partner,
     Spec,
     Threshold,
-)  # fmt: skip
+)
 from tests.unit.kernels.triton_aot import find_tool  # noqa: E402
 
 pytestmark = [
@@ -118,14 +120,25 @@ PROBLEMS: dict[str, Callable[[], None]] = {
         Partner(320) & ExcludeSelf(), 640, 640, 512, torch.bfloat16, half=True, top1=True
     ),
     "labels": lambda: sweep(
-        Labels(ids(640), ids(640), exclude_self=True), 640, 640, 512, torch.bfloat16,
-        columns=True, top1=True, moment=True, row_scale=torch.ones(640),
+        Labels(ids(640), ids(640), exclude_self=True),
+        640,
+        640,
+        512,
+        torch.bfloat16,
+        columns=True,
+        top1=True,
+        moment=True,
+        row_scale=torch.ones(640),
     ),
     "features": lambda: sweep(
-        Diagonal() & Threshold(U, U, U[:, 0]) & Bias(U[:, 0], u=U, v=U), 640, 640, 512,
-        torch.bfloat16, columns=True,
+        Diagonal() & Threshold(U, U, U[:, 0]) & Bias(U[:, 0], u=U, v=U),
+        640,
+        640,
+        512,
+        torch.bfloat16,
+        columns=True,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(PROBLEMS))
@@ -156,8 +169,11 @@ def test_kept_exponentials_replace_the_second_product(launches: Launches) -> Non
     problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal(), columns=True)
     rows = torch.zeros(640)
     up = Upstream(rows, rows, rows, None)
-    for keep, kernels in ((0, ["lse", "grad"]), (2 * 640 * 640, ["lse", "kept_grad"]),
-                          (640 * 640, ["lse", "lse", "kept_grad", "grad"])):  # fmt: skip
+    for keep, kernels in (
+        (0, ["lse", "grad"]),
+        (2 * 640 * 640, ["lse", "kept_grad"]),
+        (640 * 640, ["lse", "lse", "kept_grad", "grad"]),
+    ):
         launches.clear()
         kept = replace(problem, keep=keep)
         stats = triton_pair.forward(kept)._replace(row_lse=rows, col_lse=rows)

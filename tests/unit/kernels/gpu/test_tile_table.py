@@ -14,7 +14,7 @@ from common.kernels.gpu.tile_table import (
     override,
     save_tiles,
     tile_config,
-)  # fmt: skip
+)
 
 KEY: Key = ("lse", 9, "half", "plain")
 OTHER = TileConfig(64, 128, 32, 4, 2)
@@ -56,8 +56,15 @@ def test_a_saved_table_is_used_where_the_environment_names_it(
     assert of_key() == OTHER
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"tiles": [["lse", 9]]}',
-                                  '{"tiles": [["lse", 9, "half", "plain", [100, 64, 64, 8, 3]]]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"tiles": [["lse", 9]]}',
+        '{"tiles": [["lse", 9, "half", "plain", [100, 64, 64, 8, 3]]]}',
+    ],
+)
 def test_a_broken_table_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "tiles.json"
     path.write_text(text)

@@ -73,8 +73,9 @@ def test_a_budget_a_floor_and_wrong_shapes():
     ids, single = np.arange(20), np.zeros(20, dtype=bool)
 
     def count(probability, most=None):
-        _, labels = mask_words(ids, ~single, single, rng, mask_id=4, vocab_size=50,
-                               probability=probability, most=most)  # fmt: skip
+        _, labels = mask_words(
+            ids, ~single, single, rng, mask_id=4, vocab_size=50, probability=probability, most=most
+        )
         return int((labels != -100).sum())
 
     assert (count(0.5), count(0.5, 3), count(0.001), count(0.0), count(1.0)) == (10, 3, 1, 0, 20)

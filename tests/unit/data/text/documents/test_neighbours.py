@@ -24,14 +24,17 @@ def pairs(probability):
     documents = [[" ".join(["9"] * n + [str(10 * d + n)]) for n in range(7)] for d in range(1, 13)]
     special = [PAD, START, END]
     return ContextPairs(
-        [LanguageText("a", documents, tokenize)], language_mixture([12], 1.0, 0, 12),
+        [LanguageText("a", documents, tokenize)],
+        language_mixture([12], 1.0, 0, 12),
         masking=Masking(3, probability, MASK, 200, special),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_masked_rows_are_copies_of_every_third_centre_with_labels_at_what_was_chosen(probability):
-    """Contexts, special tokens and the pairs' own inputs stay as they are; the share is the config's."""
+    """Contexts, special tokens and the pairs' own inputs stay as they are; the share is the
+    config's.
+    """
     data = pairs(probability)
     keys = [(place, 0) for place in (4, 6, 1, 3, 5, 0)]
     batch = data[keys]
@@ -45,7 +48,10 @@ def test_masked_rows_are_copies_of_every_third_centre_with_labels_at_what_was_ch
     masked, labels = batch["masked"], batch["labels"]
     assert torch.equal(masked["attention_mask"], centres["attention_mask"][chosen])
     words = plain.ge(MASK)  # no special token
-    assert torch.equal(labels, torch.where(words, plain, IGNORED) if probability else torch.full_like(plain, IGNORED))  # fmt: skip
+    assert torch.equal(
+        labels,
+        torch.where(words, plain, IGNORED) if probability else torch.full_like(plain, IGNORED),
+    )
     assert torch.equal(masked["input_ids"][~words], plain[~words])
     changed = masked["input_ids"].eq(MASK) & words
     assert changed.sum() > words.sum() / 2 if probability else not changed.any()
