@@ -33,7 +33,7 @@ from vision_report import OURS, Seconds, interleaved, summary, timed, write
 from common.data.image.labelled import load_cifar10, resized
 from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import CachedImages
-from common.data.image.views import TwoViews
+from projects.dcl.views import TwoViews
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 JITTER, JITTER_PROB, GREY_PROB, SCALE = (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, (0.08, 1.0)

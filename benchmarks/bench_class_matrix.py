@@ -25,8 +25,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.losses.auxiliary.class_matrix import ClassMatrix, sample_classes
 from common.losses.auxiliary.prototypes import sampled_prototype_softmax
+from projects.mofi.class_matrix import ClassMatrix, sample_classes
 
 OUT = ROOT / "benchmarks" / "results" / "class_matrix.csv"
 SCALE, MARGIN, RATE = 32.0, 0.15, 1e-3

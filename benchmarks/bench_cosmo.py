@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.config import load
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from projects.cosmo.config import Config
 from projects.cosmo.stages import build_module, frames_of, source_of
 from projects.cosmo.tasks import count_parameters, reference
+from projects.cosmo.visual_language.patch_tokens import PatchTower
 
 OUT = ROOT / "benchmarks" / "results" / "cosmo.csv"
 

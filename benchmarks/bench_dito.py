@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.config import UserError, load
-from common.encoders.detection.boxes import random_boxes
-from common.encoders.detection.roi_align import with_image
 from common.engine.workspace import cpu_name
-from common.evaluation.coco_boxes import box_metrics
 from projects.dito.config import Config
+from projects.dito.detection.boxes import random_boxes
+from projects.dito.detection.coco_boxes import box_metrics
+from projects.dito.detection.roi_align import with_image
 from projects.dito.network import build_network
 
 RESULTS = ROOT / "benchmarks" / "results"

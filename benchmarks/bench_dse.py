@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.config import load
-from common.families.sentences.pair_classifier import build_classifier, task_pairs
 from projects.dse.config import Config, SpeedConfig
 from projects.dse.evaluate import repeated
 from projects.dse.module import build_scorer
+from projects.dse.pair_classifier import build_classifier, task_pairs
 from projects.dse.speed import measure_costs, speed_metrics, speed_table
 
 OUT = ROOT / "benchmarks" / "results" / "dse.csv"

@@ -21,7 +21,7 @@ import bm25s
 import numpy as np
 
 from common.engine.workspace import cpu_name
-from common.evaluation.retrieval.sparse.impact_index import ImpactIndex
+from projects.promptreps.lexical.impact_index import ImpactIndex
 
 SIZES = ((5_000, 8), (50_000, 8), (50_000, 60), (200_000, 8))  # documents, words of a query
 QUICK = ((2_000, 8),)

@@ -34,11 +34,11 @@ def main() -> None:
     import torch
 
     from common.data.text.books import load_books
-    from common.decoding.early_exit import at_layer, exit_logits, furthest_layer
     from common.decoding.language_model import LanguageModel
-    from common.decoding.tracks import Reading, Track, read, write
     from common.engine.workspace import cpu_name
+    from projects.lol.early_exit import at_layer, exit_logits, furthest_layer
     from projects.lol.objective import Logits, Weights, lol_scores
+    from projects.lol.tracks import Reading, Track, read, write
 
     torch.set_num_threads(1)
     lm, amateur = (LanguageModel.from_pretrained(MODEL, "cpu") for _ in range(2))

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.encoders.text.mixture_of_experts import (
+from common.encoders.text.tower import load_transformer
+from common.engine.workspace import cpu_name
+from projects.moe_embeddings.mixture_of_experts import (
     MixtureOfExperts,
     Routes,
     to_mixture,
 )
-from common.encoders.text.tower import load_transformer
-from common.engine.workspace import cpu_name
 
 RESULTS = ROOT / "benchmarks" / "results"
 CASES = {  # name: hidden size, layers, documents, tokens, domains

@@ -226,10 +226,10 @@ def run(form: str, seed: int, epochs: int, other: Peer | None, folder: str) -> l
     from common.engine.experiment import Stage
     from common.engine.trainer import build_trainer
     from common.engine.workspace import Workspace
-    from common.evaluation.recommendation.ranking import rank_metrics
     from projects.mclrec.data import training_set
     from projects.mclrec.evaluate import encoder_score, ranks_of
     from projects.mclrec.module import MCLRec
+    from projects.mclrec.ranking import rank_metrics
 
     cfg = config(form, seed, folder)
     sets = load_sets(cfg)

@@ -19,11 +19,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.data.image_text.variants import tone_of  # noqa: E402
 from common.data.packed import PackedAudio, PackedImages, write_packed  # noqa: E402
-from common.data.recommendation.interactions import frequent, k_core, read_log  # noqa: E402
 from common.data.splits import book_split, stable_fraction  # noqa: E402
 from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
+from projects.mclrec.interactions import frequent, k_core, read_log  # noqa: E402
+from projects.rtd.variants import tone_of  # noqa: E402
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
 EMOJI_COLUMNS = ("emoji", "base", "en", "keywords_en")

@@ -123,8 +123,8 @@ def test_weights_of_another_vocabulary_are_refused(trained, tmp_path, monkeypatc
 
 def test_variants_of_held_out_drawings_are_not_trained_on():
     """Neither families that attribute queries are asked of, nor variants of the pool's test side."""
-    from common.data.image_text.variants import family_of, family_split, tone_of
     from common.data.splits import emoji_split
+    from projects.rtd.variants import family_of, family_split, tone_of
     from scripts.pretrain import drawings
 
     found = drawings.training_drawings(None, 8)

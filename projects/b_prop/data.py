@@ -13,18 +13,15 @@ from torch.utils.data import Dataset
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
-from common.data.retrieval.groups import RankingGroups
 from common.data.samplers import Key, sample_rng
 from common.data.splits import stable_fraction
 from common.data.text.masking import IGNORED, mask_words
 from common.encoders.text.cross_encoder import SPECIAL_PIECES, CrossEncoder, pair_ids
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from common.encoders.text.word_attention import expose_attention, word_pieces
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.engine.module import freeze
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.subsets import split_queries
-from common.families.retrieval.reranking import first_stage, ranking_records
 from common.families.retrieval.sets import SYNTHETIC, read_set, set_folder
 from projects.b_prop.config import Config
 from projects.b_prop.distribution import WordSet
@@ -37,6 +34,9 @@ from projects.b_prop.documents import (
     Row,
     num_candidates,
 )
+from projects.b_prop.groups import RankingGroups
+from projects.b_prop.reranking import first_stage, ranking_records
+from projects.b_prop.word_attention import expose_attention, word_pieces
 from projects.b_prop.words import WordSampler
 
 BUNDLED = ("retrieval-cisi", "retrieval-npl")

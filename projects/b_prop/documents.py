@@ -14,12 +14,12 @@ import numpy as np
 from common.config import UserError
 from common.damage import parse_json
 from common.data.lines import LineFile, read_lines
-from common.data.text.documents.corpus_statistics import CorpusStatistics
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.cross_encoder import pad_pairs
-from common.encoders.text.word_attention import WordPieces, cls_attention, word_pieces
 from projects.b_prop.config import WordsConfig
+from projects.b_prop.corpus_statistics import CorpusStatistics
 from projects.b_prop.distribution import random_distribution, saturate
+from projects.b_prop.word_attention import WordPieces, cls_attention, word_pieces
 
 # id, text, words (distinct, in order), counts, pieces; attention if an encoder was asked
 Row = dict[str, Any]

@@ -10,20 +10,18 @@ import numpy as np
 
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
-from common.data.text.documents.corpus_statistics import CorpusStatistics
 from common.encoders.modes import evaluated, evaluation_mode
 from common.encoders.text.cross_encoder import CrossEncoder
-from common.encoders.text.word_attention import word_pieces
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, run_scores
 from common.evaluation.retrieval.subsets import split_queries
 from common.families.retrieval.evaluation import average_scores, beir_gallery, keep_scores
-from common.families.retrieval.reranking import cross_validated, first_stage, rank
 from common.families.retrieval.sets import SYNTHETIC, read_set, set_folder, set_names
 from projects.b_prop import lexical
 from projects.b_prop.config import Config
+from projects.b_prop.corpus_statistics import CorpusStatistics
 from projects.b_prop.data import (
     PairBatches,
     analyse,
@@ -35,7 +33,9 @@ from projects.b_prop.data import (
 from projects.b_prop.distribution import top_words
 from projects.b_prop.documents import Collection, Terms, num_candidates
 from projects.b_prop.module import BProp
+from projects.b_prop.reranking import cross_validated, first_stage, rank
 from projects.b_prop.stages import at_start
+from projects.b_prop.word_attention import word_pieces
 from projects.b_prop.words import WordSampler
 
 KS = (10, 20, 100)

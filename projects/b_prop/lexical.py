@@ -7,11 +7,11 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from common.data.samplers import sample_rng
-from common.data.text.documents.corpus_statistics import CorpusStatistics, dirichlet
 from common.data.text.lexical import words
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run
 from projects.b_prop.config import WordsConfig
+from projects.b_prop.corpus_statistics import CorpusStatistics, dirichlet
 from projects.b_prop.documents import Terms
 
 _RANDOM = 2**31 + 85

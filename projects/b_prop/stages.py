@@ -14,7 +14,6 @@ from common.encoders.text.mlm_head import masked_lm_head
 from common.engine.callbacks import step_seed
 from common.engine.experiment import Plan, Stage
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
-from common.families.retrieval.reranking import renew_head
 from projects.b_prop.config import Config
 from projects.b_prop.data import (
     SYNTHETIC_DOCUMENTS,
@@ -26,6 +25,7 @@ from projects.b_prop.data import (
 )
 from projects.b_prop.documents import PreparedDocuments
 from projects.b_prop.module import BProp
+from projects.b_prop.reranking import renew_head
 
 RELEASED = ("xyma/PROP-wiki", "xyma/PROP-marco", "xyma/PROP-marco-step400k")
 SIZES = {**ARCHITECTURES, **dict.fromkeys(RELEASED, ARCHITECTURES["bert-base-uncased"])}

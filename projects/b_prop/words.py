@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from common.data.text.documents.corpus_statistics import dirichlet, keep_probability
 from projects.b_prop.config import WordsConfig
+from projects.b_prop.corpus_statistics import dirichlet, keep_probability
 from projects.b_prop.distribution import (
     Candidates,
     WordSet,

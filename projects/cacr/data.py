@@ -9,7 +9,6 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image.files import EXTENSIONS, LabelledFiles, image_files
-from common.data.image.imbalance import imbalanced_rows, kept_images
 from common.data.image.labelled import LabelledPixels
 from common.data.image.multi_view import MultiViews, ViewStack
 from common.data.image.parts import NUM_CLASSES, NUM_IMAGES, ImagePart, Part
@@ -20,6 +19,7 @@ from common.engine.experiment import Requirement
 from common.families.images import data as images
 from common.families.images.config import IN_MEMORY
 from projects.cacr.config import CacrData, Config
+from projects.cacr.imbalance import imbalanced_rows, kept_images
 
 FOLDER_SIZES = {"webvision": 2439574, "imagenet22k": 14197122}  # for plans without the files
 

@@ -16,7 +16,16 @@ from common.data.module import ContrastiveData
 from common.data.retrieval.passages import PassageBatches, PassageRecord
 from common.data.samplers import sample_rng
 from common.data.text.books import Part, halves, load_books
-from common.data.text.documents.neighbours import (
+from common.data.text.normalize import text_preparation
+from common.data.text.synthetic import synthetic_sentences
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
+from common.engine.trainer import world_size
+from common.families.retrieval.config import RetrievalEval
+from common.families.retrieval.finetuning import finetuning_data, passage_batches, questions
+from common.families.retrieval.sets import set_folder
+from projects.ccp.config import SIMULATED, Config
+from projects.ccp.neighbours import (
     ContextBatch,
     ContextPairs,
     DocumentFile,
@@ -27,16 +36,6 @@ from common.data.text.documents.neighbours import (
     in_blocks,
     language_mixture,
 )
-from common.data.text.normalize import text_preparation
-from common.data.text.synthetic import synthetic_sentences
-from common.encoders.text.sentence import SentenceEncoder
-from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
-from common.engine.trainer import world_size
-from common.families.retrieval.config import RetrievalEval
-from common.families.retrieval.finetuning import finetuning_data, passage_batches, questions
-from common.families.retrieval.sets import set_folder
-from projects.ccp.config import Config
-from projects.ccp.options import SIMULATED
 from projects.ccp.towers import Towers, language_view
 
 ENGLISH = "en"

@@ -12,16 +12,7 @@ from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
-from common.evaluation.features.bitext import (
-    STAGES,
-    BitextHits,
-    calibrated_hits,
-    mean_by_group,
-    read_bitext,
-)
-from common.evaluation.features.calibration import fit_shift_and_scale
 from common.evaluation.features.postprocessing import EmbeddingTransform
-from common.evaluation.features.rotation import AdversarialOptions
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.search import search
 from common.families.retrieval.evaluation import (
@@ -31,7 +22,15 @@ from common.families.retrieval.evaluation import (
     set_names,
 )
 from projects.ccp.answers import BUDGETS, answer_within_tokens
-from projects.ccp.config import Config
+from projects.ccp.bitext import (
+    STAGES,
+    BitextHits,
+    calibrated_hits,
+    mean_by_group,
+    read_bitext,
+)
+from projects.ccp.calibration import fit_shift_and_scale
+from projects.ccp.config import SIMULATED, Config
 from projects.ccp.data import (
     ENGLISH,
     bitext_prefix,
@@ -42,7 +41,7 @@ from projects.ccp.data import (
 )
 from projects.ccp.module import CCP
 from projects.ccp.monitors import leakage, other_language_share, separation
-from projects.ccp.options import SIMULATED
+from projects.ccp.rotation import AdversarialOptions
 from projects.ccp.towers import Towers, recipe_of
 
 K = 10

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.encoders.asymmetric_norm import AsymmetricBatchNorm
+from projects.ccp.asymmetric_norm import AsymmetricBatchNorm
 
 Norm = Literal["asymmetric", "plain", "none"]
 

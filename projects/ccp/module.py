@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from common.distributed.collectives import all_gather_no_grad
-from common.encoders.shared_bank import SharedBank
 from common.engine.module import ContrastiveModule
 from common.losses.auxiliary.tokens import masked_lm_rank_mean
 from projects.ccp.config import Config
 from projects.ccp.head import PairHead
 from projects.ccp.monitors import batch_hits, separation
 from projects.ccp.objective import Objective
+from projects.ccp.shared_bank import SharedBank
 from projects.ccp.towers import Towers
 
 CENTER, CONTEXT = 0, 1  # sides of the bank's rows

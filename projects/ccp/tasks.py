@@ -6,17 +6,17 @@ from pathlib import Path
 from common.config import UserError
 from common.damage import reading
 from common.data.lines import read_lines
-from common.data.text.documents.neighbours import documents_of_lines, in_blocks
-from common.data.text.documents.sentences import split_any
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.features.calibration import fit_shift_and_scale, save_calibration
 from common.export.files import output_file
+from projects.ccp.calibration import fit_shift_and_scale, save_calibration
 from projects.ccp.config import Config
 from projects.ccp.data import encode_language
+from projects.ccp.neighbours import documents_of_lines, in_blocks
+from projects.ccp.sentences import split_any
 from projects.ccp.towers import Towers
 
 
@@ -82,7 +82,7 @@ def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[Contrast
     """Write shift and scale of languages from their own text, to be applied to an export's vectors.
 
     Returns:
-        The file, for `common.evaluation.features.calibration.load_calibration`.
+        The file, for `projects.ccp.calibration.load_calibration`.
 
     Raises:
         UserError: no trained run, no input, or a file of fewer than two texts.

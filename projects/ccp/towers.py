@@ -13,8 +13,7 @@ from common.encoders.pretrained import resolve_pretrained
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.retrieval.dense import build_dense, dense_recipe, planned_dense
 from common.families.retrieval.encoder import EncoderRecipe
-from projects.ccp.config import Config
-from projects.ccp.options import SIMULATED
+from projects.ccp.config import SIMULATED, Config
 
 QUESTION = "question"  # folder of the second tower in an export
 

@@ -11,7 +11,6 @@ from common.data.image.multi_view import ViewStack
 from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import CachedImages, ImageFiles, ImageTransform, TrainTransform
 from common.data.image_text.captions import TextAugment, TextSource
-from common.data.image_text.multi_view import MultiViewPairs
 from common.data.lookup import bundled, data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Rng
@@ -27,6 +26,7 @@ from common.families.image_text.data import (
     train_transform,
 )
 from projects.clip_baselines.config import Config
+from projects.clip_baselines.multi_view import MultiViewPairs
 from projects.clip_baselines.view_options import RocketData
 
 TEXTS_FROM = "the data set's authors: the second text of each pair (YFCC: the description)"

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.encoders.heads import MLPHead
-from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.encoders.state_dict import load_state, read_state_dict
 from common.export.files import write_tensors
+from projects.clip_baselines import open_clip_parts as parts
 from projects.clip_baselines.evaluate import combined
 from projects.clip_baselines.module import Rocket
 

@@ -4,8 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.data.image_text.multi_view import MultiViewPair
-from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.sync_norm import synchronise_batch_norm
@@ -13,7 +11,9 @@ from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, OPENAI_TEMPL
 from common.families.image_text.module import Encoder, ImageTextModule
 from common.losses.temperature import LogitScale
 from projects.clip_baselines import lips, network
+from projects.clip_baselines import open_clip_parts as parts
 from projects.clip_baselines.config import Config
+from projects.clip_baselines.multi_view import MultiViewPair
 from projects.clip_baselines.objective import cl2l
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from common.data.image_text.multi_view import MultiViewPair
 from common.encoders.heads import MLPHead
-from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.losses.output import full_precision, unit
+from projects.clip_baselines import open_clip_parts as parts
 from projects.clip_baselines.config import Config, MethodConfig
+from projects.clip_baselines.multi_view import MultiViewPair
 
 SIDES = ("image", "text")
 LINEAR = {"image": parts.project_image, "text": parts.project_text}

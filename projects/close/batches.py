@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from common.data.padding import padded
 from common.data.samplers import Key, sample_rng
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.image_text.vector_to_text import IGNORED
+from projects.close.vector_to_text import IGNORED
 
 EPOCH_STREAM, NOISE_STREAM = 31, 32
 

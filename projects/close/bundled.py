@@ -18,7 +18,7 @@ from common.data.tables import read_jsonl
 from common.families.image_text.drawings import POOL
 from common.families.image_text.photographs import CLASSES, DEV_PER_CLASS
 from projects.close.batches import Example
-from projects.close.options import CloseData
+from projects.close.config import CloseData
 
 PER_CLASS = {"train": 1000, "test": 200}  # of the bundled files
 PHOTO_STREAM, DRAWING_STREAM, SUBSET_STREAM = 41, 42, 43

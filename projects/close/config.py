@@ -3,17 +3,113 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from common.config import ExperimentConfig, OptimConfig
+from common.config import DataConfig, ExperimentConfig, OptimConfig
 from common.data.row_map.options import RowMapConfig
-from common.ranges import Count, NonNegative, Real, Whole, at_least
+from common.decoding.options import ServerConfig
+from common.ranges import Count, NonNegative, NonNegatives, Positive, Real, Share, Whole, at_least
 
-from projects.close.options import (  # isort: skip
-    CaptionConfig,
-    CloseData,
-    EvalConfig,
-    GenerateConfig,
-    ServerConfig,
-)
+__all__ = ["CaptionConfig", "CloseData", "EvalConfig", "GenerateConfig", "ServerConfig"]
+
+TaskName = Literal["s_cap", "m_cap", "ve", "vqa", "evqa", "news"]
+
+
+@dataclass
+class CloseData(DataConfig):
+    """Examples of one of the tasks."""
+
+    # bundled: captions of photographs and drawings; official: the public sets below data.root;
+    # text: the lines of `text_file`, alone; synthetic: made up
+    source: Literal["synthetic", "bundled", "official", "text"] = "bundled"
+    # captions from a caption itself or from another one of the image, entailment, questions, the
+    # same with explanations in place of captions, captions of news with an article
+    task: TaskName = "s_cap"
+    inputs: Literal["text", "image"] = "text"  # training inputs; image: the upper bound
+    splits: list[str] = field(default_factory=lambda: ["train"])  # official, captions: + restval
+    epoch_size: Count = 200_000  # examples of an epoch, drawn anew for each
+    epoch_share: Share = 1.0  # share of all examples that an epoch has at most
+    max_context: Count = 64  # tokens of a question, a hypothesis or an article
+    max_target: Count = 32  # tokens of a target in training
+    # text: a file with one sentence a line, below data.root, or one that TASK=generate wrote
+    text_file: str | None = None
+    min_words: Count = 3  # text: shorter lines are left out
+    max_words: Count = 30
+    replace: dict[str, str] = field(
+        default_factory=dict
+    )  # text: words such as names -> what stands there
+    photos: Count = 6000  # bundled: captions of photographs, drawn by the seed
+    drawings: bool = True  # bundled: two captions of each drawing's name as well
+
+    def __post_init__(self) -> None:
+        if (self.source == "text") != (self.text_file is not None):
+            raise ValueError("data.source=text and data.text_file belong together")
+        if self.source == "text" and (self.inputs == "image" or self.task != "s_cap"):
+            raise ValueError(
+                "data.source=text has no images: set data.inputs=text, data.task=s_cap"
+            )
+        if self.source == "bundled" and self.task not in ("s_cap", "m_cap"):
+            raise ValueError("data.source=bundled has captions alone: set data.task=s_cap")
+
+
+@dataclass
+class EvalConfig:
+    """Decoding and measures."""
+
+    split: Literal["dev", "test"] = "test"
+    inputs: Literal["image", "text"] = "image"
+    limit: Count | None = 20_000  # examples, the first ones; None: all
+    num_beams: Count = 5
+    max_new_tokens: Count = 32
+    batch_size: Count = 256
+    own_text: Count | None = (
+        None  # bundled: so many held-out captions decoded from their own vectors
+    )
+    noises: NonNegatives = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3])  # TASK=gap
+    offsets: list[Real] = field(default_factory=lambda: [-0.5, 0.0, 0.5, 1.0])  # TASK=gap
+    items: Count = 400  # TASK=gap: examples that the curve is measured on
+
+
+@dataclass
+class CaptionConfig:
+    """`make run TASK=caption`: text for your own pictures."""
+
+    run: str | None = None  # folder written by `make export`; another one is another style
+    inputs: list[str] = field(default_factory=list)  # pictures
+    texts: list[str] = field(default_factory=list)  # sentences in place of pictures
+    context: str | None = None  # the question, hypothesis or article that goes with each
+
+
+@dataclass
+class GenerateConfig:
+    """`make run TASK=generate`: a training set written by a language model, in chunks."""
+
+    # captions from two keywords; captions in the first person; captions in the words of characters
+    kind: Literal["captions", "egocentric", "character"] = "captions"
+    model: str | None = None  # any causal or encoder-decoder model; or generator.endpoint
+    output: str = "texts.json"  # a list of strings
+    count: Count = 1000  # captions, or of the rewritten kinds outputs
+    instruction: str | None = None  # None: that of the kind
+    # captions: JSON lines {"keywords": [...], "caption": ...}; others: {"source", "target"}; None:
+    # ours
+    demonstrations: str | None = None
+    num_demonstrations: Count = 20  # 50 for GPT-J
+    keywords: str | None = (
+        None  # captions: a file of words or sentences; None: nouns of the drawings
+    )
+    draw: Literal["uniform", "unigram"] = "uniform"  # of the keywords
+    sources: str | None = None  # others: a file of captions to rewrite, one a line
+    characters: list[str] = field(default_factory=list)  # character: names; None of ours is in them
+    stories: str | None = (
+        None  # character: a file of excerpts, one a line, that stand in the prompt
+    )
+    temperature: Positive = 1.0
+    top_p: Share = 1.0
+    max_new_tokens: Count = 64
+    best_of: Count = 3  # the likeliest of so many draws is kept
+    frequency_penalty: Real = 2.0  # times the number of times that a token was written
+    presence_penalty: Real = 1.0  # once for every token that was written
+    ngram_filter: bool = False  # drop texts with n-grams that many others have
+    batch_size: Count = 16
+    device: str = "auto"
 
 
 @dataclass

@@ -13,12 +13,12 @@ from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.workspace import Workspace
 from common.evaluation.generation.captions import caption_metrics, caption_words
 from common.evaluation.generation.measures import word_overlap
-from common.evaluation.image_text.modality_gap import gap_report
 from common.families.image_text.photographs import CLASSES
 from projects.close.batches import Example, Words
 from projects.close.bundled import is_photo
 from projects.close.config import Config
 from projects.close.data import Part, image_opener, load_examples
+from projects.close.gap_metrics import gap_report
 from projects.close.module import CLOSE
 from projects.close.objective import unit_input, vqa_score
 from projects.close.stages import make_inputs

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.encoders.image_text.modality_gap import TextAdapter
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import load_state, read_state_dict
 from common.encoders.text.tower import quiet
 from common.export.files import write_files, write_json, write_tensors
 from projects.close.config import Config, ModelConfig
+from projects.close.modality_gap import TextAdapter
 from projects.close.module import CLOSE
 from projects.close.network import build_language
 

@@ -20,14 +20,13 @@ from common.data.tables import read_jsonl
 from common.decoding.generators import Prompt, generator_settings
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
-from common.decoding.penalties import WrittenPenalty
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tower import load_config
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.generation.captions import caption_words
 from common.families.image_text.drawings import POOL
-from projects.close.config import Config
-from projects.close.options import GenerateConfig
+from projects.close.config import Config, GenerateConfig
+from projects.close.penalties import WrittenPenalty
 from projects.close.prompts import CAPTIONS, FIRST_PERSON, INSTRUCTIONS, shortened, shown
 
 CHUNK = 64  # rows in a file of finished texts

@@ -8,13 +8,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.distributed.collectives import all_gather_no_grad
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.image_text.modality_gap import TextAdapter
-from common.encoders.image_text.vector_to_text import IGNORED, VectorToText
 from common.encoders.modes import evaluation_mode
 from common.engine.module import ContrastiveModule
 from projects.close.batches import CloseBatch
 from projects.close.config import Config
+from projects.close.modality_gap import TextAdapter
 from projects.close.objective import learning_rate, target_loss, unit_input
+from projects.close.vector_to_text import IGNORED, VectorToText
 
 
 class CLOSE(ContrastiveModule):

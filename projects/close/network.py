@@ -7,12 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from common.config import UserError
-from common.encoders.image_text.modality_gap import GapStatistics, TextAdapter, random_shift
-from common.encoders.image_text.vector_to_text import VectorToText
 from common.encoders.pretrained import resolve_pretrained, stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_config, load_tokenizer, load_transformer
 from projects.close.config import Config, ModelConfig
+from projects.close.modality_gap import GapStatistics, TextAdapter, random_shift
+from projects.close.vector_to_text import VectorToText
 
 END = "<|endoftext|>"
 _T5: dict[str, Any] = {"model_type": "t5", "vocab_size": 32128, "decoder_start_token_id": 0}

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.distributed.differentiable import rank_mean_of_sums
-from common.encoders.image_text.modality_gap import add_noise
-from common.encoders.image_text.vector_to_text import IGNORED, concat_masked_sequences
 from common.engine.optim import lr_at
 from common.evaluation.generation.vqa import vqa_preprocess, vqa_score, vqa_training_targets
+from projects.close.modality_gap import add_noise
+from projects.close.vector_to_text import IGNORED, concat_masked_sequences
 
 __all__ = [
     "add_noise",

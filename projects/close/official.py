@@ -17,9 +17,8 @@ from common.data.lookup import data_root, require
 from common.data.tables import read_jsonl
 from common.engine.experiment import Requirement
 from projects.close.batches import Example
-from projects.close.config import Config
+from projects.close.config import CloseData, Config, TaskName
 from projects.close.objective import vqa_training_targets
-from projects.close.options import CloseData, TaskName
 
 Part = Literal["train", "dev", "test"]
 KARPATHY = "coco/dataset_coco.json"

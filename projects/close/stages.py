@@ -16,17 +16,17 @@ from torch import Tensor
 from common.config import UserError
 from common.data.module import ContrastiveData
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.image_text.modality_gap import (
-    GapStatistics,
-    gap_statistics,
-    read_gap_statistics,
-)
 from common.engine.experiment import Plan, Requirement, Stage, weights_requirement
 from common.evaluation.features.cached import cached_features
 from projects.close import bundled, official
 from projects.close.batches import CloseRows, Example, ImageInputs, TextInputs, Words
 from projects.close.config import Config
 from projects.close.data import Part, epoch_size, image_opener, load_examples, requirements
+from projects.close.modality_gap import (
+    GapStatistics,
+    gap_statistics,
+    read_gap_statistics,
+)
 from projects.close.module import CLOSE
 from projects.close.network import build_language, clip_dim, dry_language, make_adapter
 

@@ -14,16 +14,16 @@ from common.data.image.upright import upright
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.image_text.modality_gap import gap_statistics
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.image_text.modality_gap import gap_report
 from common.export.files import write_tensors
 from projects.close.batches import Example, ImageInputs
 from projects.close.config import Config
 from projects.close.evaluate import judged, score, unit_vectors, written
 from projects.close.folder import load, read_settings
+from projects.close.gap_metrics import gap_report
 from projects.close.generate import write_texts
 from projects.close.inference import Captioner
+from projects.close.modality_gap import gap_statistics
 from projects.close.pairs import own_pairs
 from projects.close.stages import make_inputs, pair_statistics
 

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.engine.experiment import Experiment
-    from common.export.recognizer import Recognizer
     from projects.coconut.module import Coconut
+    from projects.coconut.speech.recognizer import Recognizer
 
 __all__ = ["Config", "build", "load"]
 

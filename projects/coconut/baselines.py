@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.incremental import ClassIncremental
 from common.data.speech.spoken import SpokenSet
 from common.encoders.speech.speech_towers import LogMel
 from common.engine.workspace import Workspace
-from common.evaluation.speech.continual import TaskResults, average_accuracy_items
 from projects.coconut.config import Config
+from projects.coconut.continual import TaskResults, average_accuracy_items
 from projects.coconut.data import build_scenario
+from projects.coconut.incremental import ClassIncremental
 from projects.coconut.stages import Task
 
 SEGMENTS = 6  # parts of equal length into which an utterance is averaged

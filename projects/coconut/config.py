@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.data.incremental_options import IncrementalClasses, Rehearsal
 from common.data.speech.options import SpokenData
-from common.encoders.speech.options import SpeechModel
-from common.evaluation.speech.options import SpeechEval
 from common.ranges import Count, NonNegative, Positive, Rate, Whole
+from projects.coconut.evaluation_options import SpeechEval
+from projects.coconut.incremental_options import IncrementalClasses, Rehearsal
+from projects.coconut.speech.options import SpeechModel
 
 
 @dataclass

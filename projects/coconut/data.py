@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.incremental import ClassIncremental, class_order, quota_per_class
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key
@@ -23,6 +22,7 @@ from common.encoders.pretrained import resolve_pretrained
 from common.encoders.speech.special_tokens import PAD
 from common.engine.experiment import Requirement
 from projects.coconut.config import CoconutData, Config
+from projects.coconut.incremental import ClassIncremental, class_order, quota_per_class
 
 
 class SpeechBatch(TypedDict):

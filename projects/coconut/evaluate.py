@@ -11,17 +11,17 @@ from common.data.speech.transcripts import SpokenTarget, full_text
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
-from common.evaluation.continual_figures import task_curves, task_heat_map
 from common.evaluation.figures import embedding_map
-from common.evaluation.speech.continual import (
+from projects.coconut.config import Config
+from projects.coconut.continual import (
     accuracy_after_each_task,
     average_accuracy_items,
     continual_metrics,
 )
-from common.evaluation.speech.error_rates import character_error_rate, word_error_rate
-from projects.coconut.config import Config
+from projects.coconut.continual_figures import task_curves, task_heat_map
 from projects.coconut.data import Samples
 from projects.coconut.module import Coconut
+from projects.coconut.speech.error_rates import character_error_rate, word_error_rate
 from projects.coconut.stages import Task, decode, evaluate_task, scores
 
 EXAMPLES = 12  # rows of the gallery

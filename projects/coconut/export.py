@@ -10,19 +10,19 @@ from torch import Tensor
 
 from common.data.speech.sources import SAMPLE_RATES, num_train
 from common.encoders.pretrained import resolve_pretrained
-from common.encoders.speech.speech_to_text import SpeechToText, build_speech_to_text
 from common.encoders.text.tower import load_config
 from common.engine.experiment import Plan
-from common.export.recognizer import Recognizer, save_recognizer
 from projects.coconut.config import Config
 from projects.coconut.data import build_tokenizer, data_present, requirements
 from projects.coconut.module import Coconut
 from projects.coconut.network import network_options
+from projects.coconut.speech.recognizer import Recognizer, save_recognizer
+from projects.coconut.speech.speech_to_text import SpeechToText, build_speech_to_text
 from projects.coconut.stages import Task
 
 
 def export(cfg: Config, module: Coconut, folder: Path) -> None:
-    """Write a folder for `common.export.recognizer.Recognizer`."""
+    """Write a folder for `projects.coconut.speech.recognizer.Recognizer`."""
     tokenizer = build_tokenizer(cfg)
     save_recognizer(module.network, tokenizer, network_options(cfg, len(tokenizer)), folder)
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from common import config
 from common.data.speech.transcripts import SpokenTarget
-from common.encoders.speech.options import BeamSearch
-from common.export.recognizer import Recognizer
 from common.models import about
 from projects.coconut.config import Config
+from projects.coconut.speech.options import BeamSearch
+from projects.coconut.speech.recognizer import Recognizer
 
 
 class RunRecognizer(Recognizer):

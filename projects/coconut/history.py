@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.evaluation.speech.continual import TaskResults
-from common.evaluation.speech.options import SpeechEval
+from projects.coconut.continual import TaskResults
+from projects.coconut.evaluation_options import SpeechEval
 
 UNKNOWN = -1
 

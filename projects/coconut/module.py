@@ -8,11 +8,8 @@ from torch import Tensor
 from common.data.speech.transcripts import TranscriptTokenizer
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import all_gather_with_grad, rank_mean_of_sums
-from common.encoders.snapshot import FrozenTeacher
 from common.encoders.speech.special_tokens import PAD
-from common.encoders.speech.speech_to_text import SpeechToText
 from common.engine.module import ContrastiveModule
-from common.evaluation.speech.error_rates import IntentErrors
 from common.losses.auxiliary.distillation import mixed
 from common.losses.auxiliary.tokens import token_sums
 from projects.coconut.config import Config
@@ -21,6 +18,9 @@ from projects.coconut.distillation import Heard, distillation
 from projects.coconut.history import History
 from projects.coconut.network import rows_embedded
 from projects.coconut.objective import mm_loss, nspt_loss, nspt_weight, teacher_rows
+from projects.coconut.snapshot import FrozenTeacher
+from projects.coconut.speech.error_rates import IntentErrors
+from projects.coconut.speech.speech_to_text import SpeechToText
 
 
 class Coconut(ContrastiveModule):

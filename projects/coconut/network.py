@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from common.data.speech.sources import SAMPLE_RATES
-from common.encoders.speech.speech_to_text import (
+from projects.coconut.config import Config
+from projects.coconut.data import SpeechBatch
+from projects.coconut.speech.speech_to_text import (
     SpeechToText,
     build_speech_to_text,
     speech_to_text_options,
 )
-from projects.coconut.config import Config
-from projects.coconut.data import SpeechBatch
 
 
 def build_network(cfg: Config, vocab_size: int, pretrained: str | None = None) -> SpeechToText:

@@ -10,14 +10,12 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.incremental import ClassIncremental, select_memory
 from common.data.speech.sources import spoken_part
 from common.data.speech.spoken import SpokenPart
 from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer, full_text
 from common.encoders.modes import evaluated
 from common.encoders.speech.special_tokens import EOS, PAD
 from common.engine.experiment import Stage
-from common.evaluation.speech.error_rates import word_edits
 from projects.coconut.config import Config
 from projects.coconut.data import (
     EvalSpeech,
@@ -28,8 +26,10 @@ from projects.coconut.data import (
     build_tokenizer,
     quota,
 )
+from projects.coconut.incremental import ClassIncremental, select_memory
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network
+from projects.coconut.speech.error_rates import word_edits
 
 
 class Task:

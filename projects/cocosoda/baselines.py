@@ -5,11 +5,11 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.code.search_sets import CodeSearchSet
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.encoders.pooling import mean_pool
 from common.engine.workspace import Workspace
+from projects.cocosoda.code.search_sets import CodeSearchSet
 from projects.cocosoda.config import Config
 from projects.cocosoda.data import evaluation_sets
 from projects.cocosoda.encoder import build_encoder

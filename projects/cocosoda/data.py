@@ -12,8 +12,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.code.lexer import piece_types, token_spans
-from common.data.code.search_sets import (
+from common.data.lookup import data_root
+from common.data.mixture import DrawnMixture, source_probabilities
+from common.data.module import ContrastiveData
+from common.data.padding import TextInputs, padded
+from common.data.samplers import Key, sample_rng
+from common.data.synthetic_words import SYLLABLES
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.template import plain_ids, special_tokens
+from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
+from common.engine.trainer import world_size
+from projects.cocosoda.code.lexer import piece_types, token_spans
+from projects.cocosoda.code.search_sets import (
     PIECES,
     CodePair,
     CodeSearchSet,
@@ -26,18 +36,8 @@ from common.data.code.search_sets import (
     set_of_pairs,
     without_name,
 )
-from common.data.code.soda import Ids, SoftAugmentation
-from common.data.code.types import TYPES, TYPES_OF, Language, Strategy, leaf_type, type_token
-from common.data.lookup import data_root
-from common.data.mixture import DrawnMixture, source_probabilities
-from common.data.module import ContrastiveData
-from common.data.padding import TextInputs, padded
-from common.data.samplers import Key, sample_rng
-from common.data.synthetic_words import SYLLABLES
-from common.encoders.text.sentence import SentenceEncoder
-from common.encoders.text.template import plain_ids, special_tokens
-from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
-from common.engine.trainer import world_size
+from projects.cocosoda.code.soda import Ids, SoftAugmentation
+from projects.cocosoda.code.types import TYPES, TYPES_OF, Language, Strategy, leaf_type, type_token
 from projects.cocosoda.config import Config
 
 _SODA_STREAM, _TYPE_STREAM, _SYNTHETIC_STREAM = 83, 2**31 + 84, 85

@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from common.config import UserError
-from common.data.code.lexer import INNER_BORDERS
-from common.data.code.types import TYPES, type_token
 from common.encoders.pretrained import ARCHITECTURES
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.template import TEXT, add_template, general_tokenizer
@@ -18,6 +16,8 @@ from common.export.sentence_transformers import (
     save_sentence_transformers,
 )
 from common.families.retrieval.dense import build_dense
+from projects.cocosoda.code.lexer import INNER_BORDERS
+from projects.cocosoda.code.types import TYPES, type_token
 from projects.cocosoda.config import ModelConfig
 
 _ROBERTA: dict[str, Any] = {

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from common.data.code.lexer import split_identifiers
-from common.data.code.search_sets import CodeSearchSet
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.trainer import world_size
 from common.engine.workspace import Workspace
@@ -17,6 +15,8 @@ from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.runs import tfidf_vectors
 from common.families.retrieval.baselines import RIDGE
 from common.families.retrieval.evaluation import before_and_after
+from projects.cocosoda.code.lexer import split_identifiers
+from projects.cocosoda.code.search_sets import CodeSearchSet
 from projects.cocosoda.config import Config
 from projects.cocosoda.data import evaluation_sets
 from projects.cocosoda.encoder import encode_codes, encode_queries

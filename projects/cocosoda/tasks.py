@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
-from common.data.code.functions import Function, read_functions
-from common.data.code.lexer import plain_code
-from common.data.code.search_sets import PIECES, CodePair, joined_rows, listed_urls
-from common.data.code.types import TYPES, Language
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
@@ -19,6 +15,10 @@ from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_index import INDEX, TextIndex
 from common.evaluation.retrieval.text_search import queries_of
+from projects.cocosoda.code.functions import Function, read_functions
+from projects.cocosoda.code.lexer import plain_code
+from projects.cocosoda.code.search_sets import PIECES, CodePair, joined_rows, listed_urls
+from projects.cocosoda.code.types import TYPES, Language
 from projects.cocosoda.config import Config
 from projects.cocosoda.data import evaluation_sets, typed_pieces, with_line_breaks
 from projects.cocosoda.encoder import build_encoder

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.data.code.search_sets import CodeSearchSet
 from common.distributed.collectives import all_gather_no_grad
 from common.encoders.text.sentence import SentenceEncoder
+from projects.cocosoda.code.search_sets import CodeSearchSet
 from projects.cocosoda.config import Config
 from projects.cocosoda.encoder import encode_codes, encode_queries
 from projects.cocosoda.ranks import Scores, gold_ranks, reciprocal

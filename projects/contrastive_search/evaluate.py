@@ -12,18 +12,18 @@ from common.config import UserError
 from common.data.row_map.mapper import RowSeed
 from common.data.samplers import sample_rng
 from common.data.text.books import load_books
-from common.decoding.harness import decode_side_by_side
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
 from common.encoders.modes import untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import TokenCosines
 from common.evaluation.generation import measures
-from common.evaluation.generation.diversity import ORDERS, diversity, repeated_ngrams
-from common.evaluation.generation.ngram_model import NgramModel
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.data import Passage, check_judges, passages, training_lines
+from projects.contrastive_search.diversity import ORDERS, diversity, repeated_ngrams
+from projects.contrastive_search.harness import decode_side_by_side
 from projects.contrastive_search.module import SimCTG
+from projects.contrastive_search.ngram_model import NgramModel
 
 Ids = list[int]
 Scorer = Callable[[Sequence[Passage], Sequence[Ids], Sequence[str]], NDArray[np.float64]]

@@ -6,17 +6,17 @@ from pathlib import Path
 from common.config import UserError
 from common.engine import workspace as ws
 from common.engine.workspace import Workspace
-from common.evaluation.generation.ratings import (
+from common.evaluation.tables import markdown_table
+from projects.contrastive_search.config import Config
+from projects.contrastive_search.data import Passage, passages
+from projects.contrastive_search.evaluate import decode, policies
+from projects.contrastive_search.ratings import (
     HUMAN,
     RatingItem,
     rating_metrics,
     read_ratings,
     write_rating_form,
 )
-from common.evaluation.tables import markdown_table
-from projects.contrastive_search.config import Config
-from projects.contrastive_search.data import Passage, passages
-from projects.contrastive_search.evaluate import decode, policies
 from projects.contrastive_search.stages import build_module
 
 KEY = "rating_key.json"  # of all forms of a config

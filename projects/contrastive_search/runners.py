@@ -12,14 +12,14 @@ import numpy as np
 
 from common.config import UserError
 from common.data.row_map.mapper import RowSeed
-from common.decoding.harness import decode_side_by_side
 from common.decoding.language_model import LanguageModel, cut_note
 from common.engine import workspace as ws
 from common.engine.workspace import Workspace
-from common.evaluation.generation.programs import passes
 from common.evaluation.tables import write_report
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.evaluate import policies
+from projects.contrastive_search.harness import decode_side_by_side
+from projects.contrastive_search.programs import passes
 from projects.contrastive_search.stages import build_module, read_items
 
 CUE = "Summarization:"

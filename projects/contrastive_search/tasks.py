@@ -14,19 +14,19 @@ from common.data.lookup import data_root
 from common.data.offline import content_digest
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.text.books import load_books
-from common.decoding.harness import decode_side_by_side
 from common.decoding.language_model import LanguageModel, cut_note
 from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.generation.diversity import diversity
 from common.evaluation.generation.preference import FORM, KEY, write_form
 from common.evaluation.tables import write_report
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.data import language_texts, passages
+from projects.contrastive_search.diversity import diversity
 from projects.contrastive_search.evaluate import evaluate_lm, gallery_row, isotropy, policies
+from projects.contrastive_search.harness import decode_side_by_side
 from projects.contrastive_search.module import SimCTG
 from projects.contrastive_search.stages import build_module
 

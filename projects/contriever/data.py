@@ -15,8 +15,6 @@ from common.config import UserError
 from common.data.lookup import bundled, data_root
 from common.data.module import ContrastiveData
 from common.data.retrieval.readers import read_dpr
-from common.data.text.tokens.noise import Ids, inverse_cloze, random_crop, token_noise
-from common.data.text.tokens.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.engine.workspace import read_json
@@ -25,7 +23,9 @@ from common.evaluation.retrieval.subsets import synthetic_set
 from common.families.retrieval.finetuning import passage_batches, questions
 from common.families.retrieval.sets import TITLES, set_folder
 from projects.contriever.config import Config
+from projects.contriever.noise import Ids, inverse_cloze, random_crop, token_noise
 from projects.contriever.normalize import preparation
+from projects.contriever.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
 
 BUNDLED = ("retrieval-cisi", "retrieval-npl")  # texts without their titles, which are dev queries
 SYNTHETIC_DOCUMENTS = 96

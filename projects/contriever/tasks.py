@@ -12,7 +12,6 @@ from common.config import UserError
 from common.damage import reading
 from common.data.offline import content_digest
 from common.data.retrieval.passages import write_passages
-from common.data.text.tokens.stream import SHARDS, flat_ids
 from common.encoders.modes import evaluated
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Experiment
@@ -28,6 +27,7 @@ from projects.contriever.data import SHARD_SETTINGS, left_out, vocabulary_of
 from projects.contriever.module import Contriever
 from projects.contriever.normalize import preparation
 from projects.contriever.stages import recipe_of
+from projects.contriever.stream import SHARDS, flat_ids
 
 
 def tokenize(cfg: Config, workspace: Workspace) -> Path:

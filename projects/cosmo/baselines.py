@@ -5,7 +5,6 @@ from torch.nn import functional as F
 
 from common.data.samplers import sample_rng
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
 from projects.cosmo.config import Config
@@ -17,6 +16,7 @@ from projects.cosmo.evaluate import (
 )
 from projects.cosmo.sources import Pictures
 from projects.cosmo.stages import build_module, encode
+from projects.cosmo.visual_language.patch_tokens import PatchTower
 
 RANDOM_STREAM = 82
 

@@ -13,7 +13,11 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.image.pipelines import SeededPipeline
 from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD
-from common.data.image_text.interleaved.documents import (
+from common.data.padding import padded
+from common.data.samplers import Key, Rng, sample_rng
+from common.data.splits import stable_fraction
+from projects.cosmo.config import CosmoData
+from projects.cosmo.interleaved.documents import (
     END_OF_CHUNK,
     GPT,
     HUMAN,
@@ -22,17 +26,13 @@ from common.data.image_text.interleaved.documents import (
     plain,
     token_window,
 )
-from common.data.image_text.interleaved.labels import (
+from projects.cosmo.interleaved.labels import (
     caption_labels,
     clip_labels,
     document_labels,
     instruction_labels,
 )
-from common.data.padding import padded
-from common.data.samplers import Key, Rng, sample_rng
-from common.data.splits import stable_fraction
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
-from projects.cosmo.options import CosmoData
+from projects.cosmo.visual_language.patch_tokens import PatchTower
 
 log = logging.getLogger(__name__)
 DOCUMENT_STREAM, WINDOW_STREAM, PIXEL_STREAM = 61, 62, 63

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.damage import reading
-from common.data.image_text.interleaved.clips import clip_seconds, clip_text
-from common.data.image_text.interleaved.video import frame_times, open_video, segment_shots
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.row_map.parts import MANIFEST
 from common.data.tables import read_jsonl
@@ -27,6 +25,8 @@ from common.encoders.image_text.frozen_clip import FrozenClip
 from common.engine.workspace import Workspace, write_json
 from projects.cosmo.clip_prompt import INPUTS, fitted
 from projects.cosmo.config import Config
+from projects.cosmo.interleaved.clips import clip_seconds, clip_text
+from projects.cosmo.interleaved.video import frame_times, open_video, segment_shots
 
 DRAW_STREAM = 95
 CHUNK = 8  # videos in a file

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.image_text.interleaved.documents import END_OF_CHUNK, VISUAL
 from common.data.padding import padded
 from common.data.samplers import sample_rng
 from common.encoders.modes import evaluated
@@ -21,6 +20,7 @@ from common.families.image_text.photographs import CLASSES
 from projects.cosmo.batches import Words
 from projects.cosmo.config import Config
 from projects.cosmo.inference import PictureModel, text_batch
+from projects.cosmo.interleaved.documents import END_OF_CHUNK, VISUAL
 from projects.cosmo.module import COSMO, row_losses
 from projects.cosmo.network import CosmoNetwork, parameter_counts
 from projects.cosmo.sources import COLOURS, SHAPES, Pictures, draw

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from common.config import load as load_config
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import load_state, read_state_dict
 from common.export.files import write_files, write_json, write_tensors
@@ -16,6 +15,7 @@ from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.stages import build_module
 from projects.cosmo.start import SETTINGS, WEIGHTS, read_settings
+from projects.cosmo.visual_language.patch_tokens import PatchTower
 
 EVAL = ("num_beams", "length_penalty", "max_new_tokens", "vqa_tokens")
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.image.upright import upright
-from common.data.image_text.interleaved.documents import END_OF_CHUNK
 from common.encoders.modes import evaluation_mode
-from common.evaluation.image_text.few_shot import Item, Prompt, few_shot_prompt
 from projects.cosmo import folder as exported
 from projects.cosmo.batches import Pixels, Words
+from projects.cosmo.few_shot import Item, Prompt, few_shot_prompt
+from projects.cosmo.interleaved.documents import END_OF_CHUNK
 from projects.cosmo.module import COSMO
 
 

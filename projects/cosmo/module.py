@@ -7,16 +7,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.image_text.interleaved.labels import IGNORED
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.process import default_group, world_size
-from common.encoders.image_text.visual_language.gated_cross_attention import GatedCrossAttention
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.engine.module import ContrastiveModule
 from projects.cosmo.batches import CosmoBatch
 from projects.cosmo.config import Config
+from projects.cosmo.interleaved.labels import IGNORED
 from projects.cosmo.network import CosmoNetwork, Parts
 from projects.cosmo.objective import LossGuard, contrastive_loss, lm_loss
+from projects.cosmo.visual_language.gated_cross_attention import GatedCrossAttention
+from projects.cosmo.visual_language.patch_tokens import PatchTower
 
 PAIRS = ("image_text", "video_text")  # kinds that are contrasted
 

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from transformers import AddedToken, AutoModelForCausalLM
 
 from common.config import UserError
-from common.data.image_text.interleaved.documents import SPECIAL_TOKENS, VISUAL
-from common.encoders.image_text.visual_language.gated_cross_attention import GatedCrossAttention
-from common.encoders.image_text.visual_language.injected import InjectedLM, decoder_layers, places
-from common.encoders.image_text.visual_language.perceiver import PerceiverResampler, QueryPooling
 from common.encoders.pretrained import resolve_pretrained, stand_in
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from projects.cosmo.config import Config
-from projects.cosmo.options import ModelConfig
+from projects.cosmo.config import Config, ModelConfig
+from projects.cosmo.interleaved.documents import SPECIAL_TOKENS, VISUAL
+from projects.cosmo.visual_language.gated_cross_attention import GatedCrossAttention
+from projects.cosmo.visual_language.injected import InjectedLM, decoder_layers, places
+from projects.cosmo.visual_language.perceiver import PerceiverResampler, QueryPooling
 
 PAD = "<PAD>"
 _LLAMA = {
@@ -281,7 +280,7 @@ def visual_dim_of(vision: str) -> tuple[int, int, int]:
                 sizes["layers"] * 12 * width**2 + (3 * sizes["patch_size"] ** 2 + side**2) * width
             )
             return width, side**2, body
-    from common.encoders.image_text.visual_language.patch_tokens import PatchTower
+    from projects.cosmo.visual_language.patch_tokens import PatchTower
 
     with torch.device("cpu"):
         tower = PatchTower(vision)

@@ -8,17 +8,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.data.image_text.interleaved.labels import (
+from common.distributed.differentiable import all_reduce_mean, rank_mean_of_sums
+from common.losses.functional.info_nce import clip
+from common.losses.functional.masks import id_mask
+from common.losses.output import embeddings
+from projects.cosmo.interleaved.labels import (
     IGNORED,
     caption_labels,
     clip_labels,
     document_labels,
     instruction_labels,
 )
-from common.distributed.differentiable import all_reduce_mean, rank_mean_of_sums
-from common.losses.functional.info_nce import clip
-from common.losses.functional.masks import id_mask
-from common.losses.output import embeddings
 
 __all__ = [
     "LossGuard",

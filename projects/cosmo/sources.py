@@ -12,8 +12,21 @@ from torchvision.transforms.v2.functional import to_pil_image
 from common.config import UserError
 from common.data.image.labelled import LabelledPixels
 from common.data.image_text.captions import CaptionFiles
-from common.data.image_text.interleaved.clips import adjacent_clips, clip_seconds
-from common.data.image_text.interleaved.documents import (
+from common.data.image_text.shards import Sample
+from common.data.lookup import bundled, data_root
+from common.data.packed import PackedImages
+from common.data.samplers import Rng
+from common.data.tables import read_jsonl
+from common.engine.experiment import Requirement, bundled_requirement
+from common.families.image_text.photographs import (
+    CLASSES,
+    photographs_to_judge,
+    photographs_to_train,
+)
+from projects.cosmo.batches import Rows
+from projects.cosmo.config import Config, CosmoData
+from projects.cosmo.interleaved.clips import adjacent_clips, clip_seconds
+from projects.cosmo.interleaved.documents import (
     END_OF_CHUNK,
     GPT,
     HUMAN,
@@ -27,22 +40,8 @@ from common.data.image_text.interleaved.documents import (
     picture_content,
     plain,
 )
-from common.data.image_text.interleaved.tar_rows import TarRows
-from common.data.image_text.interleaved.video import VideoFile, frame_times
-from common.data.image_text.shards import Sample
-from common.data.lookup import bundled, data_root
-from common.data.packed import PackedImages
-from common.data.samplers import Rng
-from common.data.tables import read_jsonl
-from common.engine.experiment import Requirement, bundled_requirement
-from common.families.image_text.photographs import (
-    CLASSES,
-    photographs_to_judge,
-    photographs_to_train,
-)
-from projects.cosmo.batches import Rows
-from projects.cosmo.config import Config
-from projects.cosmo.options import CosmoData
+from projects.cosmo.interleaved.tar_rows import TarRows
+from projects.cosmo.interleaved.video import VideoFile, frame_times
 
 Part = Literal["train", "dev", "test"]
 Opened = tuple[Document, Callable[[int], list[Any]]]

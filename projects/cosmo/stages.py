@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.image_text.interleaved.round_robin import RoundRobin
 from common.data.module import ContrastiveData
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.engine.experiment import Plan, Stage, weights_requirement
 from projects.cosmo.batches import CachedPatches, Frames, KindSource, Pixels, Words
 from projects.cosmo.config import Config
+from projects.cosmo.interleaved.round_robin import RoundRobin
 from projects.cosmo.module import COSMO
 from projects.cosmo.network import build_network, dry_network, visual_dim_of
 from projects.cosmo.sources import Part, Pictures, requirements, rows_of
 from projects.cosmo.start import begin_with, start_requirement
+from projects.cosmo.visual_language.patch_tokens import PatchTower
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 

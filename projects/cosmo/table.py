@@ -16,18 +16,17 @@ from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.tables import read_jsonl
 from common.engine.workspace import Workspace, write_json, write_text
-from common.evaluation.image_text.few_shot import (
+from common.evaluation.image_text.zeroshot import zeroshot_roc_auc
+from common.evaluation.retrieval.cross_modal import image_text_retrieval
+from projects.cosmo.config import Config, EvalConfig, ShotSet
+from projects.cosmo.few_shot import (
     FEWEST_ANSWERS,
     TEXT_ONLY,
     FewShotTask,
     Item,
     evaluate_few_shot,
 )
-from common.evaluation.image_text.zeroshot import zeroshot_roc_auc
-from common.evaluation.retrieval.cross_modal import image_text_retrieval
-from projects.cosmo.config import Config
 from projects.cosmo.inference import PictureModel
-from projects.cosmo.options import EvalConfig, ShotSet
 
 ROW_STREAM = 92
 CLASS_TEXT = "A photo of a {}"

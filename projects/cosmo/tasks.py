@@ -10,9 +10,9 @@ from PIL import Image
 from common.config import UserError
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace, write_json, write_text
-from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
 from projects.cosmo.build_video import write_clips
 from projects.cosmo.config import Config
+from projects.cosmo.few_shot import FewShotTask, Item, few_shot_prompt
 from projects.cosmo.inference import Cosmo, opened
 from projects.cosmo.network import dry_network, parameter_counts, visual_dim_of
 from projects.cosmo.official import write_rows

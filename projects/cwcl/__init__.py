@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.engine.experiment import Experiment
-    from common.export.locked import LockedModel
-    from common.export.spoken_text import SpokenTextModel
+    from projects.cwcl.exported import LockedModel
     from projects.cwcl.module import ImageTextCWCL
+    from projects.cwcl.speech.exported import SpokenTextModel
     from projects.cwcl.spoken_module import SpeechTextCWCL
 
 __all__ = ["Config", "build", "load"]
@@ -29,7 +29,7 @@ def build(cfg: Config) -> "Experiment[ImageTextCWCL] | Experiment[SpeechTextCWCL
 
 def load(folder: "Path") -> "LockedModel | SpokenTextModel":
     """Both towers of an exported folder: images and text, or speech and text."""
-    from common.export.locked import load_locked
-    from common.export.spoken_text import ABOUT, load_spoken_text
+    from projects.cwcl.exported import load_locked
+    from projects.cwcl.speech.exported import ABOUT, load_spoken_text
 
     return load_spoken_text(folder) if (folder / ABOUT).exists() else load_locked(folder)

@@ -14,9 +14,7 @@ from common.encoders import modes
 from common.encoders.image_text.locked import given_part, tower_features
 from common.engine.workspace import Workspace
 from common.evaluation.features.frozen import frozen_features, source_features
-from common.evaluation.features.structure import linear_cka, structure_spearman
 from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.image_text.template_sweep import template_sweep
 from common.evaluation.image_text.zeroshot import (
     LACLIP_TEMPLATES,
     OPENAI_TEMPLATES,
@@ -30,6 +28,8 @@ from common.families.image_text.data import eval_transform, official_files, synt
 from common.families.image_text.evaluation import UNSEEN_TEMPLATES, encode_images, encode_texts
 from projects.cwcl.config import Config
 from projects.cwcl.module import ImageTextCWCL
+from projects.cwcl.structure import linear_cka, structure_spearman
+from projects.cwcl.template_sweep import template_sweep
 from projects.cwcl.weights import weight_statistics
 
 WEIGHT_BATCH = 500  # training images whose targets are looked at

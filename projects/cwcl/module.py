@@ -5,9 +5,9 @@ from torch import Tensor
 
 from common.data.image_text.captions import ImageTextBatch
 from common.encoders.image_text.locked import LockedEncoder
-from common.families.image_text.locked import LockedModule
 from common.losses.output import LossOutput
 from projects.cwcl.config import Config, MethodConfig
+from projects.cwcl.locked import LockedModule
 from projects.cwcl.objective import Objective
 
 

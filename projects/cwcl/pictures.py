@@ -11,7 +11,6 @@ from common.data.module import ContrastiveData
 from common.encoders.image_text.locked import LockedEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage, weights_requirement
 from common.engine.workspace import Workspace
-from common.export.locked import load_locked, save_locked
 from common.families.image_text.class_captions import captioned_cifar
 from common.families.image_text.data import (
     image_text_data,
@@ -21,11 +20,12 @@ from common.families.image_text.data import (
     synthetic_set,
 )
 from common.families.image_text.experiment import image_text_experiment
-from common.families.image_text.locked import build_towers, locked_data
 from common.families.image_text.module import build_tokenizer
 from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
 from projects.cwcl.evaluate import evaluate_pairs, training_weights
+from projects.cwcl.exported import load_locked, save_locked
+from projects.cwcl.locked import build_towers, locked_data
 from projects.cwcl.module import ImageTextCWCL
 
 

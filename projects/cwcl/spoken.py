@@ -11,22 +11,21 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.module import ContrastiveData
 from common.data.speech.spoken import SpokenSet
-from common.data.speech.transcribed import TranscribedSpeech
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluated, untrained
 from common.encoders.pretrained import stand_in
-from common.encoders.speech.embedder import speech_embedder
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.experiment import Experiment, Plan, Stage, experiment_of, weights_requirement
 from common.engine.workspace import Workspace
 from common.evaluation.encoding import encode
-from common.evaluation.features.structure import linear_cka, structure_spearman
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
-from common.evaluation.speech.zero_shot import class_phrase, prompt_embeddings, spoken_zeroshot
-from common.export.spoken_text import load_spoken_text, save_spoken_text
 from projects.cwcl import spoken_sets
 from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
+from projects.cwcl.speech.embedder import speech_embedder
+from projects.cwcl.speech.exported import load_spoken_text, save_spoken_text
+from projects.cwcl.speech.transcribed import TranscribedSpeech
+from projects.cwcl.speech.zero_shot import class_phrase, prompt_embeddings, spoken_zeroshot
 from projects.cwcl.spoken_module import SpeechTextCWCL
 from projects.cwcl.spoken_sets import sample_rate
 from projects.cwcl.spoken_towers import (
@@ -36,6 +35,7 @@ from projects.cwcl.spoken_towers import (
     build_text,
     tower_sizes,
 )
+from projects.cwcl.structure import linear_cka, structure_spearman
 
 
 def speech_text(cfg: Config) -> Experiment[SpeechTextCWCL]:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.encoders.speech.embedder import SpeechEmbedder
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.module import ContrastiveModule
 from common.losses.temperature import LogitScale
 from projects.cwcl.config import Config
 from projects.cwcl.module import objective_of, terms
+from projects.cwcl.speech.embedder import SpeechEmbedder
 
 
 class SpeechTextCWCL(ContrastiveModule):
@@ -50,7 +50,7 @@ class SpeechTextCWCL(ContrastiveModule):
         return self
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Terms of a batch of `common.data.speech.transcribed.TranscribedSpeech`."""
+        """Terms of a batch of `projects.cwcl.speech.transcribed.TranscribedSpeech`."""
         if "frozen" in batch:
             raw = batch["frozen"]
         else:

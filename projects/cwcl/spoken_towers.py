@@ -4,9 +4,9 @@ from typing import Any
 
 from common.config import UserError
 from common.encoders.pretrained import resolve_pretrained, stand_in
-from common.encoders.speech.embedder import speech_embedder
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from projects.cwcl.config import Config, SpeechTowers
+from projects.cwcl.speech.embedder import speech_embedder
 from projects.cwcl.spoken_module import SpeechTextCWCL
 from projects.cwcl.spoken_sets import sample_rate
 

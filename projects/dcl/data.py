@@ -2,11 +2,11 @@
 
 from common.data.image.parts import ImagePart, Part
 from common.data.image.simclr import SimCLRTransform
-from common.data.image.views import TwoViews
 from common.data.module import ContrastiveData
 from common.engine.experiment import Requirement
 from common.families.images import data as images
 from projects.dcl.config import Config, DclData
+from projects.dcl.views import TwoViews
 
 
 def train_transform(cfg: DclData) -> SimCLRTransform:

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from common.data.image.views import TwoViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, SupportSet
@@ -12,6 +11,7 @@ from common.families.images.networks import projected_encoder
 from common.families.images.validation import KnnValidatedModule
 from projects.dcl.config import Config
 from projects.dcl.objective import ObjectiveOutput, OneWayObjective, TwoViewObjective
+from projects.dcl.views import TwoViewBatch
 
 
 class DCL(KnnValidatedModule):

@@ -16,10 +16,10 @@ from common.data.lines import read_lines
 from common.data.offline import write_atomically
 from common.data.tables import read_jsonl
 from common.encoders.state_dict import read_state_dict
-from common.evaluation.generation.question_answering import normalize_answer
 from common.evaluation.search import search
 from common.export.files import write_tensors
 from projects.demo_retrieval.config import Selection
+from projects.demo_retrieval.question_answering import normalize_answer
 from projects.demo_retrieval.questions import data_set
 from projects.demo_retrieval.retriever import Retriever
 from projects.demo_retrieval.template import (

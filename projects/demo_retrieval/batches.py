@@ -14,8 +14,8 @@ from common.data.mixture import TaskMixture
 from common.data.padding import padded
 from common.data.samplers import Key, sample_rng
 from projects.demo_retrieval.bank import Demonstrations, uniform
+from projects.demo_retrieval.config import DenoiseConfig
 from projects.demo_retrieval.objective import IGNORED
-from projects.demo_retrieval.options import DenoiseConfig
 from projects.demo_retrieval.sources import Task
 from projects.demo_retrieval.template import Encoder, Example
 

@@ -7,16 +7,16 @@ import numpy as np
 
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.generation.question_answering import (
+from projects.demo_retrieval.bank import Demonstrations
+from projects.demo_retrieval.batches import EvalRows
+from projects.demo_retrieval.config import Config
+from projects.demo_retrieval.module import DemoRetrieval
+from projects.demo_retrieval.question_answering import (
     answer_exact,
     answer_f1,
     best_answer,
     normalize_answer,
 )
-from projects.demo_retrieval.bank import Demonstrations
-from projects.demo_retrieval.batches import EvalRows
-from projects.demo_retrieval.config import Config
-from projects.demo_retrieval.module import DemoRetrieval
 from projects.demo_retrieval.sources import Task
 from projects.demo_retrieval.stages import Tasks, demonstrations_of, make_bank, read_tasks, rows_of
 from projects.demo_retrieval.template import Example, demonstration_text

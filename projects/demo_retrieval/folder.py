@@ -13,10 +13,9 @@ from common.encoders.text.tower import quiet
 from common.export.files import write_files, write_json
 from projects.demo_retrieval.bank import Bank, read_bank, write_bank
 from projects.demo_retrieval.batches import EvalRows
-from projects.demo_retrieval.config import Config
+from projects.demo_retrieval.config import Config, GeneratorConfig, RetrieverConfig
 from projects.demo_retrieval.module import DemoRetrieval
 from projects.demo_retrieval.network import build_generator, saved_weights
-from projects.demo_retrieval.options import GeneratorConfig, RetrieverConfig
 from projects.demo_retrieval.retriever import load_retriever
 from projects.demo_retrieval.stages import demonstrations_of
 from projects.demo_retrieval.template import Example

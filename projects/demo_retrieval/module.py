@@ -10,13 +10,13 @@ from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import rank_mean_of_sums
 from common.encoders.modes import evaluation_mode
 from common.engine.module import ContrastiveModule
-from common.evaluation.generation.question_answering import answer_f1, best_answer
 from projects.demo_retrieval.bank import Bank
 from projects.demo_retrieval.batches import DemoBatch
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.decode import generate, generate_sequence, label_log_likelihoods
 from projects.demo_retrieval.network import make_encoder, start_id
 from projects.demo_retrieval.objective import IGNORED, rag_sequence_nll, rag_token_nll
+from projects.demo_retrieval.question_answering import answer_f1, best_answer
 from projects.demo_retrieval.template import parse_answer
 
 

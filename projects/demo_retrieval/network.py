@@ -17,8 +17,7 @@ from common.config import UserError
 from common.encoders.pretrained import stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from projects.demo_retrieval.config import Config
-from projects.demo_retrieval.options import GeneratorConfig
+from projects.demo_retrieval.config import Config, GeneratorConfig
 from projects.demo_retrieval.template import Encoder
 
 SIZES: dict[str, dict[str, Any]] = {

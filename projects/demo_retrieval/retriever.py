@@ -19,7 +19,7 @@ from common.encoders.state_dict import read_state_dict, weights_digest
 from common.encoders.text.tower import load_tokenizer, load_transformer, text_tower
 from common.engine.module import freeze
 from common.export.files import write_json, write_tensors
-from projects.demo_retrieval.options import RetrieverConfig
+from projects.demo_retrieval.config import RetrieverConfig
 
 VECTORS, TERMS = "retriever.safetensors", "retriever.json"
 

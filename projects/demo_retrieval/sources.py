@@ -30,7 +30,7 @@ from common.data.tables import read_jsonl
 from common.data.text.labelled.glue import read_glue
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.subsets import low_resource
-from projects.demo_retrieval.options import DemoData
+from projects.demo_retrieval.config import DemoData
 from projects.demo_retrieval.questions import BUNDLED, MADE_UP, about, are_classes
 from projects.demo_retrieval.template import Example, parse_unifiedqa, text_key
 

@@ -26,10 +26,9 @@ from projects.demo_retrieval.bank import (
     read_passages,
 )
 from projects.demo_retrieval.batches import DemoRows, EvalRows, InfillRows
-from projects.demo_retrieval.config import Config
+from projects.demo_retrieval.config import Config, PhaseConfig
 from projects.demo_retrieval.module import DemoRetrieval
 from projects.demo_retrieval.network import build_generator, dry_generator
-from projects.demo_retrieval.options import PhaseConfig
 from projects.demo_retrieval.questions import data_set
 from projects.demo_retrieval.retriever import Retriever, build_retriever
 from projects.demo_retrieval.sources import Task, expand, read_task

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.config import UserError
-from common.evaluation.generation.question_answering import normalize_answer
+from projects.demo_retrieval.question_answering import normalize_answer
 
 SEPARATOR = " \n "
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of candidates; more of them are not listed

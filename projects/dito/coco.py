@@ -19,7 +19,7 @@ from common.config import UserError
 from common.data.image import sources as im
 from common.data.lookup import data_root, require
 from common.data.samplers import Rng
-from projects.dito.options import DitoData
+from projects.dito.config import DitoData
 
 # Bansal et al. 2018, "Zero-Shot Object Detection", arXiv 1804.04340: 48 base and 17 novel classes
 COCO_NOVEL = frozenset(

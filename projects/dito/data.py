@@ -20,8 +20,7 @@ from common.engine.experiment import Requirement, bundled_requirement
 from common.families.image_text import data as pairs
 from common.families.image_text.config import ImageTextData
 from projects.dito import coco
-from projects.dito.config import Config
-from projects.dito.options import DitoData
+from projects.dito.config import Config, DitoData
 from projects.dito.scenes import is_base, scenes_of, transform_of
 
 JITTER_STREAM = 71

@@ -8,13 +8,13 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from common.config import UserError
-from common.encoders.detection.boxes import apply_offsets, grid_boxes
-from common.encoders.detection.localization_rpn import Proposals, boxes_at, places_of, propose
-from common.encoders.detection.roi_align import with_image
 from common.losses.output import unit
+from projects.dito.config import ScoreConfig
+from projects.dito.detection.boxes import apply_offsets, grid_boxes
+from projects.dito.detection.localization_rpn import Proposals, boxes_at, places_of, propose
+from projects.dito.detection.roi_align import with_image
 from projects.dito.network import DitoNetwork
 from projects.dito.objective import class_probabilities, detection_scores, fuse_scores
-from projects.dito.options import ScoreConfig
 
 CANDIDATES = 5000  # pairs of a box and a class before suppression
 

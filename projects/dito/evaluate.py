@@ -11,11 +11,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
-from common.evaluation.coco_boxes import box_metrics, check_library
-from common.evaluation.drawn_boxes import draw_boxes
 from common.losses.output import unit
 from projects.dito import coco
 from projects.dito.config import Config
+from projects.dito.detection.coco_boxes import box_metrics, check_library
+from projects.dito.detection.drawn_boxes import draw_boxes
 from projects.dito.detector import Detections, detect, pointing, similarity_maps
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork

@@ -13,8 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import OptimConfig
-from common.encoders.detection.boxes import Regions, apply_offsets, sample_regions
-from common.encoders.detection.localization_rpn import (
+from common.engine.optim import lr_at
+from projects.dito.config import Config
+from projects.dito.data import DitoBatch
+from projects.dito.detection.boxes import Regions, apply_offsets, sample_regions
+from projects.dito.detection.localization_rpn import (
     IGNORED,
     Places,
     boxes_at,
@@ -22,10 +25,7 @@ from common.encoders.detection.localization_rpn import (
     places_of,
     propose,
 )
-from common.encoders.detection.roi_align import with_image
-from common.engine.optim import lr_at
-from projects.dito.config import Config
-from projects.dito.data import DitoBatch
+from projects.dito.detection.roi_align import with_image
 from projects.dito.network import DitoNetwork
 from projects.dito.objective import class_logits
 

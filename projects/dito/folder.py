@@ -9,7 +9,7 @@ from torch import Tensor
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import load_state_dict_file
 from common.export.files import write_json, write_tensors
-from projects.dito.config import Config
+from projects.dito.config import Config, ModelConfig
 from projects.dito.module import DITO
 from projects.dito.network import (
     SETTINGS,
@@ -18,7 +18,6 @@ from projects.dito.network import (
     read_settings,
     settings_of,
 )
-from projects.dito.options import ModelConfig
 
 PROBES = ["a dog", "two red balls"]
 

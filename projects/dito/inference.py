@@ -11,13 +11,13 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image.upright import upright
-from common.evaluation.drawn_boxes import draw_boxes
 from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
 from common.losses.output import unit
 from projects.dito.coco import to_square
+from projects.dito.config import ScoreConfig
+from projects.dito.detection.drawn_boxes import draw_boxes
 from projects.dito.detector import detect, need_head, similarity_maps
 from projects.dito.folder import load_network
-from projects.dito.options import ScoreConfig
 
 Picture = Image.Image | str | Path
 

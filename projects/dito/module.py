@@ -8,17 +8,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.data.samplers import sample_rng
-from common.encoders.detection.boxes import random_boxes
-from common.encoders.detection.roi_align import with_image
 from common.engine.module import ContrastiveModule
 from common.losses.image_text import ClipLoss
 from common.losses.output import unit
 from projects.dito import objective as eq
-from projects.dito.config import Config
+from projects.dito.config import Config, StageName
 from projects.dito.data import DitoBatch
+from projects.dito.detection.boxes import random_boxes
+from projects.dito.detection.roi_align import with_image
 from projects.dito.fine_tuning import detection_losses, step_factor
 from projects.dito.network import DitoNetwork
-from projects.dito.options import StageName
 
 BOX_STREAM = 81
 # what each stage trains, by the beginning of the parameter's name; the rest stands still

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.data.text.tokenizers import ClipTokenizer
-from common.encoders.detection.box_head import CosineBoxHead
-from common.encoders.detection.localization_rpn import LocalizationRPN
-from common.encoders.detection.pyramid import SimpleFeaturePyramid
-from common.encoders.detection.roi_align import multilevel_roi_align, with_image
 from common.encoders.heads import linear_projection
-from common.encoders.image.windowed_vit import WindowedViT, Windows
 from common.encoders.image_text.locked import TEXT_TOWERS
 from common.encoders.state_dict import read_state_dict
 from common.evaluation.image_text.zeroshot import class_embeddings
 from common.losses.output import unit
 from common.losses.temperature import LogitScale
-from projects.dito.options import ModelConfig
+from projects.dito.config import ModelConfig
+from projects.dito.detection.box_head import CosineBoxHead
+from projects.dito.detection.localization_rpn import LocalizationRPN
+from projects.dito.detection.pyramid import SimpleFeaturePyramid
+from projects.dito.detection.roi_align import multilevel_roi_align, with_image
+from projects.dito.detection.windowed_vit import WindowedViT, Windows
 
 FROM_PRETRAINING = (
     "backbone",

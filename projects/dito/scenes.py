@@ -18,8 +18,7 @@ from common.data.packed import PackedImages
 from common.data.samplers import Rng, sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
-from projects.dito.config import Config
-from projects.dito.options import DitoData
+from projects.dito.config import Config, DitoData
 
 STREAMS = {"train": 61, "dev": 62, "test": 63, "transfer": 64}
 SIDE = 64  # of a picture before it is pasted

@@ -10,10 +10,10 @@ from torch import Tensor
 from common.config import UserError, to_dict
 from common.engine.experiment import Plan, Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
-from common.evaluation.coco_boxes import check_library
 from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
 from projects.dito.config import Config
 from projects.dito.data import base_names, num_samples, requirements, training_data
+from projects.dito.detection.coco_boxes import check_library
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork, build_network, read_trained
 

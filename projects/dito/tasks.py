@@ -11,13 +11,12 @@ from torchvision.transforms.v2 import functional as TF
 from common.config import UserError
 from common.encoders.modes import evaluation_mode
 from common.engine.workspace import Workspace, write_json
-from projects.dito.config import Config
+from projects.dito.config import Config, ModelConfig
 from projects.dito.detector import similarity_maps
 from projects.dito.evaluate import cut, locality
 from projects.dito.folder import load_network
 from projects.dito.inference import Detector, Found
 from projects.dito.network import DitoNetwork
-from projects.dito.options import ModelConfig
 from projects.dito.scenes import Scenes, scenes_of, transform_of
 from projects.dito.stages import templates_of
 

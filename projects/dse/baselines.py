@@ -18,11 +18,11 @@ from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import EmbeddingTransform, fit_whitening
 from common.evaluation.text.pair_baselines import tfidf_cosine
-from common.evaluation.text.pair_tasks import score_pair_task
-from common.families.sentences.pair_classifier import task_pairs
 from projects.dse.config import Config
 from projects.dse.evaluate import evaluate, save_items
 from projects.dse.module import first_student
+from projects.dse.pair_classifier import task_pairs
+from projects.dse.pair_tasks import score_pair_task
 
 NEGATIONS = {"not", "no", "never", "nobody", "nothing", "none", "n't"}
 

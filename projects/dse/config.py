@@ -6,15 +6,15 @@ from typing import Any, Literal
 from common.config import ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.data.text.options import TRANSFER_NAMES
-from common.families.sentences.pair_config import ClassifierConfig, PairData, PairEval
 from common.ranges import Count, Probability, Rate, Whole
+from projects.dse.pair_config import ClassifierConfig, PairData, PairEval
 
 
 @dataclass
 class PoolConfig:
     """From the states of a sentence to its vector."""
 
-    # see common.encoders.text.layer_pooling; word_vectors and bilstm are the baselines of the field
+    # see projects.dse.layer_pooling; word_vectors and bilstm are the baselines of the field
     kind: Literal[
         "concat_top_mean",
         "mean_top_mean",

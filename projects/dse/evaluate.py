@@ -12,17 +12,17 @@ from common.data.text.sets import load_sts
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
-from common.evaluation.text.pair_tasks import (
+from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
+from common.evaluation.text.transfer import evaluate_transfer, load_transfer
+from projects.dse.config import Config
+from projects.dse.module import DSE
+from projects.dse.pair_classifier import PairModule, build_classifier, task_pairs
+from projects.dse.pair_tasks import (
     logit_r2,
     predictions,
     relative_degradation,
     score_pair_task,
 )
-from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
-from common.evaluation.text.transfer import evaluate_transfer, load_transfer
-from common.families.sentences.pair_classifier import PairModule, build_classifier, task_pairs
-from projects.dse.config import Config
-from projects.dse.module import DSE
 from projects.dse.speed import measure_costs, speed_metrics, speed_table
 from projects.dse.stages import teacher_logits
 

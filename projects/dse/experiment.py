@@ -21,11 +21,11 @@ from common.engine.experiment import (
     weights_requirement,
 )
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
-from common.families.sentences.pair_classifier import PairClassifier, build_classifier, task_pairs
 from projects.dse import tasks
 from projects.dse.config import Config
 from projects.dse.evaluate import evaluate, evaluate_pairs
 from projects.dse.module import DSE, SIZES, build_scorer, probe
+from projects.dse.pair_classifier import PairClassifier, build_classifier, task_pairs
 from projects.dse.scorer import load_scorer, save_scorer
 from projects.dse.stages import stages
 

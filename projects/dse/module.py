@@ -9,10 +9,10 @@ from torch import Tensor
 from common.encoders.heads import PairHead
 from common.encoders.modes import untrained
 from common.encoders.pretrained import ARCHITECTURES, stand_in
-from common.encoders.text.layer_pooling import layer_encoder
-from common.families.sentences.pair_classifier import Pair, PairModule
 from projects.dse.config import Config
+from projects.dse.layer_pooling import layer_encoder
 from projects.dse.objective import Objective
+from projects.dse.pair_classifier import Pair, PairModule
 from projects.dse.scorer import PairScorer, layer_tower
 
 WWM = "bert-large-uncased-whole-word-masking"

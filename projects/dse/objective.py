@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from common.losses.auxiliary.distillation import mixed, squared_logit_error
-from common.losses.auxiliary.pair_tasks import pair_task_loss
+from projects.dse.pair_task_losses import pair_task_loss
 
 
 class Objective(nn.Module):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from common.config import UserError
 from common.encoders.heads import PairHead
 from common.encoders.modes import evaluation_mode
-from common.encoders.text.layer_pooling import LayerTower, layer_encoder
 from common.encoders.text.sentence import SentenceEncoder
 from common.export.files import write_files, write_json, write_tensors
 from common.export.transformers import save_model
+from projects.dse.layer_pooling import LayerTower, layer_encoder
 
 CHUNK = 4096  # pairs whose features are held at once
 SETTINGS, WEIGHTS = "dse.json", "dse_head.safetensors"

@@ -14,7 +14,6 @@ from common.config import UserError, to_dict
 from common.data.lookup import own_file
 from common.data.module import ContrastiveData
 from common.data.offline import content_digest
-from common.data.text.pairs.batches import EvaluationPairs, TowerPairs
 from common.data.text.pairs.readers import PairSet
 from common.encoders.modes import untrained
 from common.encoders.state_dict import weights_digest
@@ -22,7 +21,10 @@ from common.engine import checkpoint as ckpt
 from common.engine.experiment import Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.engine.trainer import run_precision
-from common.families.sentences.pair_classifier import (
+from projects.dse.config import Config
+from projects.dse.module import DSE, first_student
+from projects.dse.pair_batches import EvaluationPairs, TowerPairs
+from projects.dse.pair_classifier import (
     PairClassifier,
     binary_logit,
     build_classifier,
@@ -31,9 +33,7 @@ from common.families.sentences.pair_classifier import (
     label_order,
     task_pairs,
 )
-from common.families.sentences.pair_scores import ScorePairs, joined, read_scores, stored_scores
-from projects.dse.config import Config
-from projects.dse.module import DSE, first_student
+from projects.dse.pair_scores import ScorePairs, joined, read_scores, stored_scores
 
 TRAINED_BY = (
     "precision",

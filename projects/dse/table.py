@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from common.engine.lifecycle.settings import leaves
-from common.evaluation.text.pair_tasks import relative_degradation
+from projects.dse.pair_tasks import relative_degradation
 
 TEACHER, STUDENT, PLAIN = "teacher", "DSE", "student, alpha 0"
 # in the order of the table; variants such as "DSE, dot head" follow

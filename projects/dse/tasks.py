@@ -10,10 +10,10 @@ from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
-from common.families.sentences.pair_classifier import task_pairs
-from common.families.sentences.pair_scores import score_pairs
 from projects.dse.config import Config
 from projects.dse.module import DSE
+from projects.dse.pair_classifier import task_pairs
+from projects.dse.pair_scores import score_pairs
 from projects.dse.stages import load_teacher, scoring
 from projects.dse.table import Row, arm_name, degradation_table, mixed_settings
 

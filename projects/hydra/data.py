@@ -8,7 +8,6 @@ import torch
 from common.config import UserError
 from common.data.image import pipelines as augment
 from common.data.image.benchmarks import load_image_set
-from common.data.image.class_pairs import ClassPairs
 from common.data.image.files import LabelledFiles
 from common.data.image.labelled import LabelledPixels, balanced_subset
 from common.data.image.parts import ImagePart
@@ -18,6 +17,7 @@ from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.engine.experiment import Requirement
 from common.families.images import data as images
+from projects.hydra.class_pairs import ClassPairs
 from projects.hydra.config import Config, HydraData
 
 Part = Literal["train", "test"]

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.data.image.class_pairs import ClassPairBatch
 from common.engine.module import ContrastiveModule
 from common.losses.functional.gated_pairs import dense_pair_loss
 from common.losses.multi_positive import HydraLoss, SupConLoss
 from common.losses.temperature import LogitScale
 from common.losses.two_view import NTXentLoss
+from projects.hydra.class_pairs import ClassPairBatch
 from projects.hydra.config import Config
 from projects.hydra.gates import bernoulli_entropy
 from projects.hydra.networks import HydraNet, build_net, layered_groups

@@ -37,10 +37,10 @@ from common.families.image_text.evaluation import (
     protocol,
 )
 from common.families.image_text.module import build_tokenizer
-from common.families.image_text.pairs import evaluate_pairs
 from projects.laclip.config import Config
 from projects.laclip.data import Formed, build_data
 from projects.laclip.module import LaCLIP
+from projects.laclip.pairs import evaluate_pairs
 
 LEFT_OUT = ("flag",)  # a quarter of the class items, told by nothing but a rectangle
 NAMED = 2  # training names that hold a class noun, at least: every arm has read it

@@ -5,11 +5,11 @@ import numpy as np
 from common.data.samplers import sample_rng
 from common.encoders.modes import untrained as before_training
 from common.engine.workspace import Workspace
-from common.evaluation.generation.multiple_choice import truthful_choice
 from projects.lol.config import Config
 from projects.lol.evaluate import MEASURES, means, measure
 from projects.lol.facts import world_of
 from projects.lol.module import LOL
+from projects.lol.multiple_choice import truthful_choice
 from projects.lol.questions import Question, load_questions
 from projects.lol.stages import build_decoder, build_original
 

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.decoding.early_exit import (
+from common.decoding.language_model import LanguageModel
+from common.decoding.options import Policy
+from common.decoding.policies import processors
+from common.decoding.stopping import ending_tokens, until_end
+from common.encoders.text.language_models.causal import lora_switched
+from projects.lol.config import MethodConfig
+from projects.lol.early_exit import (
     at_layer,
     candidate_layers,
     exit_logits,
     furthest_layer,
     num_blocks,
 )
-from common.decoding.language_model import LanguageModel
-from common.decoding.options import Policy
-from common.decoding.policies import processors
-from common.decoding.stopping import ending_tokens, until_end
-from common.decoding.tracks import Reading, Track, read, write
-from common.encoders.text.language_models.causal import lora_switched
-from projects.lol.config import MethodConfig
 from projects.lol.objective import Logits, Weights, lol_scores
 from projects.lol.prompts import Contexts, Prompts
+from projects.lol.tracks import Reading, Track, read, write
 
 REMOVED = -1000.0  # score of implausible tokens of given answers, as in ICD's code
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from common.config import UserError
 from common.engine.workspace import Workspace
-from common.evaluation.generation.multiple_choice import chooses_first, truthful_choice
 from projects.lol.config import Config, MethodConfig
 from projects.lol.decoder import Decoder, Scored, weights_of
 from projects.lol.module import LOL
+from projects.lol.multiple_choice import chooses_first, truthful_choice
 from projects.lol.questions import Question, load_questions
 from projects.lol.stages import build_decoder
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from common.config import UserError
 from common.data.lookup import bundled, data_root, require
 from common.data.tables import read_csv, read_jsonl
-from common.evaluation.generation.multiple_choice import listed_answers
 from projects.lol.config import Config
 from projects.lol.facts import world_of
+from projects.lol.multiple_choice import listed_answers
 
 TRUTHFULQA = (
     "TruthfulQA.csv with Question, Best Answer, Correct Answers, Incorrect Answers",

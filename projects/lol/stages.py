@@ -13,7 +13,6 @@ from common.config import UserError, to_dict
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.decoding.language_model import LanguageModel
-from common.decoding.tracks import read
 from common.encoders.pretrained import stand_in
 from common.encoders.text.language_models.causal import add_lora, load_lora, remove_lora, save_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
@@ -28,6 +27,7 @@ from projects.lol.decoder import Decoder
 from projects.lol.facts import Statements, World, word_tokenizer, world_of
 from projects.lol.module import LOL
 from projects.lol.prompts import Prompts
+from projects.lol.tracks import read
 
 PROBE = "what is a rose"
 ORIGINAL, AMATEUR = "original", "amateur"  # folders of an export

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.engine.experiment import Experiment
-    from common.export.recommender import Recommender
     from projects.mclrec.module import MCLRec
+    from projects.mclrec.recommender import Recommender
 
 __all__ = ["Config", "build", "load"]
 
@@ -35,6 +35,6 @@ def build(cfg: Config) -> "Experiment[MCLRec]":
 
 def load(folder: "Path") -> "Recommender":
     """The recommender of an exported folder."""
-    from common.export.recommender import load_recommender
+    from projects.mclrec.recommender import load_recommender
 
     return load_recommender(folder)

@@ -5,11 +5,11 @@ import torch
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
-from common.evaluation.recommendation.ranking import Score
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import COUNTING, encoder_score, metrics_of, ranks_of
 from projects.mclrec.module import MCLRec
+from projects.mclrec.ranking import Score
 
 
 def popularity(cfg: Config, workspace: Workspace) -> dict[str, float]:

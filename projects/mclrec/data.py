@@ -9,7 +9,11 @@ import numpy as np
 from common.config import UserError
 from common.data.lookup import bundled, data_root, require
 from common.data.module import ContrastiveData
-from common.data.recommendation.interactions import (
+from common.data.samplers import sample_rng
+from common.engine.experiment import Requirement, bundled_requirement
+from projects.mclrec.config import Config
+from projects.mclrec.data_options import SequenceData
+from projects.mclrec.interactions import (
     FORMATS,
     History,
     InteractionLog,
@@ -17,13 +21,9 @@ from common.data.recommendation.interactions import (
     make_log,
     read_log,
 )
-from common.data.recommendation.leave_one_out import HeldOut, LeaveOneOut, leave_one_out
-from common.data.recommendation.options import SequenceData
-from common.data.recommendation.prefixes import Prefixes
-from common.data.recommendation.synthetic import markov_log
-from common.data.samplers import sample_rng
-from common.engine.experiment import Requirement, bundled_requirement
-from projects.mclrec.config import Config
+from projects.mclrec.leave_one_out import HeldOut, LeaveOneOut, leave_one_out
+from projects.mclrec.prefixes import Prefixes
+from projects.mclrec.synthetic import markov_log
 
 BUNDLED = "rec-amazon/beauty-frequent.jsonl.gz"
 SHARE_STREAM = 2**31 + 83

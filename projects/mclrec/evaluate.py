@@ -6,13 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.recommendation.leave_one_out import right_padded
 from common.data.samplers import sample_rng
 from common.encoders.modes import evaluated, untrained
-from common.encoders.recommendation.sasrec import SASRec
 from common.engine.workspace import Workspace
-from common.evaluation.recommendation import counting
-from common.evaluation.recommendation.ranking import (
+from projects.mclrec import counting
+from projects.mclrec.config import Config
+from projects.mclrec.data import Sets, load_sets, training_set
+from projects.mclrec.item_list import check_items, item_hash
+from projects.mclrec.leave_one_out import right_padded
+from projects.mclrec.module import MCLRec
+from projects.mclrec.ranking import (
     Ranks,
     Score,
     full_ranking,
@@ -20,10 +23,7 @@ from common.evaluation.recommendation.ranking import (
     hits,
     rank_metrics,
 )
-from projects.mclrec.config import Config
-from projects.mclrec.data import Sets, load_sets, training_set
-from projects.mclrec.item_list import check_items, item_hash
-from projects.mclrec.module import MCLRec
+from projects.mclrec.sasrec import SASRec
 
 NOISE_STREAM = 2**31 + 89
 PROBED = 512  # rows whose views are compared

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from common.data.recommendation.prefixes import SequenceBatch
-from common.encoders.recommendation.sasrec import SASRec, last_states
 from common.engine.callbacks import StopWithoutGain
 from common.engine.module import AlternatingModule
 from projects.mclrec.config import Config
 from projects.mclrec.item_list import check_items, item_hash
 from projects.mclrec.network import Augmenters, encoder_options
 from projects.mclrec.objective import Objective, recommendation_loss
+from projects.mclrec.prefixes import SequenceBatch
+from projects.mclrec.sasrec import SASRec, last_states
 from projects.mclrec.validation import MONITOR, ValidationRanks
 
 

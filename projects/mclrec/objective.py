@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.distributed.differentiable import rank_mean_of_sums
 from common.distributed.process import default_group
 from common.losses.two_view import NTXentLoss
-from projects.mclrec.method import MethodConfig
+from projects.mclrec.config import MethodConfig
 from projects.mclrec.regulariser import regulariser
 
 

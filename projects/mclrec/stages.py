@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from common.engine.experiment import Plan, Stage
-from common.export.recommender import Recommender, load_recommender, save_recommender
 from projects.mclrec.config import Config
 from projects.mclrec.data import build_data, load_sets, requirements, training_set
 from projects.mclrec.item_list import check_items, item_hash
 from projects.mclrec.module import MCLRec
 from projects.mclrec.network import encoder_options
+from projects.mclrec.recommender import Recommender, load_recommender, save_recommender
 from projects.mclrec.validation import MONITOR
 
 

@@ -9,18 +9,18 @@ import torch
 
 from common.config import UserError
 from common.damage import reading
-from common.data.recommendation.interactions import History, k_core, read_log, write_inter
 from common.data.tables import Row, write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import output_file, write_json, write_tensors
-from common.export.recommender import Recommender, load_recommender
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets
+from projects.mclrec.interactions import History, k_core, read_log, write_inter
 from projects.mclrec.item_list import check_items, item_hash
 from projects.mclrec.module import MCLRec
+from projects.mclrec.recommender import Recommender, load_recommender
 
 SHOWN = 10  # users of the log that are taken where no file is named
 CHUNK = 512

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from common.distributed.collectives import all_gather_no_grad
-from common.encoders.recommendation.sasrec import SASRec
-from common.evaluation.recommendation.ranking import rank_metrics, target_ranks
+from projects.mclrec.ranking import rank_metrics, target_ranks
+from projects.mclrec.sasrec import SASRec
 
 MONITOR = "val/mrr_at_10_rounded"
 DIGITS = 4  # metric_decimal_place of the release: gains below it are none

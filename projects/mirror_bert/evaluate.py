@@ -14,12 +14,12 @@ from common.engine.workspace import Workspace, read_json
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.text.sts import pair_cosine
 from common.evaluation.text.sts_protocol import metric_prefix
-from common.evaluation.text.word_similarity import evaluate_word_similarity, load_word_pairs
 from common.families.sentences.data import first_sts_set
 from common.families.sentences.evaluation import encoding, evaluate_sentences, untrained_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.lexicon import Encode, TitleSearch, evaluate_titles, title_search
 from projects.mirror_bert.module import MirrorBERT
+from projects.mirror_bert.word_similarity import evaluate_word_similarity, load_word_pairs
 
 LEVEL_SCORE = "level_score"
 _CURVES = {"val/sts_spearman": "STS dev Spearman", "val/esco_recall_at_1": "ESCO dev Recall@1"}

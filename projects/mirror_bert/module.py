@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.encoders.text.drophead import add_drop_head
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import SentenceModule
 from common.losses.output import LossOutput
 from common.losses.two_view import NTXentLoss
 from projects.mirror_bert.config import Config
+from projects.mirror_bert.drophead import add_drop_head
 from projects.mirror_bert.lexicon import evaluate_titles, title_search
 
 DEV_TITLES = 500  # queries of a validation at lexical level

@@ -13,16 +13,16 @@ from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
 from common.encoders.pretrained import stand_in
 from common.encoders.text.language_models.causal import add_lora
-from common.encoders.text.mixture_of_experts import (
+from common.encoders.text.pooling import first_token
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_tokenizer, load_transformer
+from projects.moe_embeddings.config import ModelConfig
+from projects.moe_embeddings.gated import gated_blocks
+from projects.moe_embeddings.mixture_of_experts import (
     Routes,
     mixtures,
     to_mixture,
 )
-from common.encoders.text.pooling import first_token
-from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import load_tokenizer, load_transformer
-from projects.moe_embeddings.gated import gated_blocks
-from projects.moe_embeddings.options import ModelConfig
 
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -122,8 +122,8 @@ class DomainEncoder(nn.Module):
             self.routes = to_mixture(
                 model,
                 layout.num_experts,
-                routing=layout.routing,
-                top_k=layout.top_k if mixed else 1,  # type: ignore[arg-type]
+                routing=layout.routing,  # type: ignore[arg-type]
+                top_k=layout.top_k if mixed else 1,
                 layers=layout.layers,  # type: ignore[arg-type]
                 install=gated_blocks(layout.num_experts) if layout.block == "gated" else None,
             )

@@ -15,16 +15,16 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.modes import evaluated, untrained
-from common.encoders.text.mixture_of_experts import feed_forwards, mixtures, parameter_counts
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.runs import tfidf_vectors
-from common.evaluation.text.pair_classification import pair_metrics, roc_auc_items
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import PairTexts, expert_of, load_pairs, texts_by_domain
 from projects.moe_embeddings.encoder import DomainEncoder, build_encoder
+from projects.moe_embeddings.mixture_of_experts import feed_forwards, mixtures, parameter_counts
 from projects.moe_embeddings.module import MoeEmbeddings
+from projects.moe_embeddings.pair_classification import pair_metrics, roc_auc_items
 
 TFIDF_FEATURES = 4096
 GRADIENT_PAIRS = 32  # of a domain, whose gradient is looked at

@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModel
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text.language_models.causal import merge_lora
-from common.encoders.text.mixture_of_experts import MixtureOfExperts, feed_forwards
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.template import general_tokenizer, special_tokens
 from common.encoders.text.tower import TextTower, load_tokenizer, quiet
@@ -34,6 +33,7 @@ from projects.moe_embeddings.encoder import (
     MeanPooler,
     domain_token,
 )
+from projects.moe_embeddings.mixture_of_experts import MixtureOfExperts, feed_forwards
 
 LAYOUT = "mixture.json"
 _TANH = "torch.nn.modules.activation.Tanh"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.text.mixture_of_experts import FeedForward, MixtureOfExperts, copies
+from projects.moe_embeddings.mixture_of_experts import FeedForward, MixtureOfExperts, copies
 
 Install = Callable[[FeedForward, Callable[[Sequence[nn.Module]], MixtureOfExperts]], None]
 

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import all_gather_with_grad
-from common.losses.auxiliary.routing import (
+from projects.moe_embeddings.config import MethodConfig
+from projects.moe_embeddings.encoder import Layout
+from projects.moe_embeddings.routing_losses import (
     AccumulatedInformation,
     load_balancing,
     router_information,
     specified_expert,
 )
-from projects.moe_embeddings.config import MethodConfig
-from projects.moe_embeddings.encoder import Layout
 
 
 class RouterLosses(nn.Module):

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.distributed.process import gather_objects
-from common.evaluation.text.pair_classification import pair_metrics
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.encoder import DomainEncoder
 from projects.moe_embeddings.objective import Objective
+from projects.moe_embeddings.pair_classification import pair_metrics
 
 
 class PairScores:

@@ -27,6 +27,7 @@ from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_
 from common.encoders.state_dict import read_state_dict
 from common.engine.workspace import Workspace
 from projects.mofi.bundled import row_of
+from projects.mofi.config import BuildConfig, SelectConfig
 from projects.mofi.extract import Extractor, lm_extractor, named_extractor, ner_extractor
 from projects.mofi.knowledge import (
     Entity,
@@ -36,7 +37,6 @@ from projects.mofi.knowledge import (
     read_knowledge,
 )
 from projects.mofi.linking import Linker, lm_linker, table_linker
-from projects.mofi.options import BuildConfig, SelectConfig
 from projects.mofi.select import Row
 from projects.mofi.write_set import check_folder, check_readable, finish
 

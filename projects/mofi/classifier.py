@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from common.config import OptimConfig
 from common.data.samplers import sample_rng
 from common.distributed.collectives import all_gather_no_grad
-from common.losses.auxiliary.class_matrix import ClassMatrix, sample_classes
+from projects.mofi.class_matrix import ClassMatrix, sample_classes
 from projects.mofi.config import MethodConfig
 from projects.mofi.objective import classification_loss
 

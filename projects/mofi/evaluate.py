@@ -13,7 +13,6 @@ from common.data.lookup import data_root
 from common.data.splits import clipart_key
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
-from common.evaluation.features.class_retrieval import average_precisions, class_retrieval
 from common.evaluation.features.knn import knn_accuracy
 from common.evaluation.features.linear_probe import linear_probe
 from common.evaluation.gallery import same_class_gallery
@@ -31,6 +30,7 @@ from common.families.image_text.photographs import (
     photographs_to_judge,
 )
 from projects.mofi.bundled import training_drawings
+from projects.mofi.class_retrieval import average_precisions, class_retrieval
 from projects.mofi.config import Config
 from projects.mofi.gpr1200 import gpr1200_metrics
 from projects.mofi.module import MOFI, QUALITY

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as F
 from common.config import UserError
 from common.data.lookup import require
 from common.engine.workspace import Workspace
-from common.evaluation.features.class_retrieval import class_retrieval
 from common.families.image_text.data import eval_transform, normalization
+from projects.mofi.class_retrieval import class_retrieval
 from projects.mofi.config import Config
 from projects.mofi.module import MOFI
 

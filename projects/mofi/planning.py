@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from common.engine.experiment import Plan, Requirement, bundled_requirement
-from common.losses.auxiliary.class_matrix import ClassMatrix
 from projects.mofi.bundled import training_drawings
+from projects.mofi.class_matrix import ClassMatrix
 from projects.mofi.config import Config
 from projects.mofi.data import files_of, read_entities
 from projects.mofi.module import MOFI

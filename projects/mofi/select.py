@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.data.splits import stable_fraction
-from projects.mofi.options import SelectConfig
+from projects.mofi.config import SelectConfig
 
 Row = dict[str, Any]
 SCORE_BIN = 0.05

@@ -8,8 +8,8 @@ from typing import Any
 from common.config import UserError
 from common.data.row_map.parts import write_joined
 from common.engine.workspace import read_json, write_json
+from projects.mofi.config import SelectConfig
 from projects.mofi.data import TABLE
-from projects.mofi.options import SelectConfig
 from projects.mofi.select import (
     Row,
     entity_table,

@@ -12,19 +12,19 @@ from common.data.row_map.mapper import MappedRows
 from common.data.row_map.parts import Parts
 from common.data.samplers import drawn_rows, sample_rng
 from common.data.tables import read_jsonl
-from common.data.text.pairs.graded_triplets import (
-    SCORES,
-    Curated,
-    GradedTriplet,
-    read_triplets,
-    with_scores,
-)
 from common.data.text.sets import load_text_rows
 from common.data.text.views import TextViews
 from common.distributed.process import barrier, is_rank_zero
 from common.families.sentences.data import text_path, text_rows
 from projects.multicsr import generation, judges
 from projects.multicsr.config import Config, SpoilConfig
+from projects.multicsr.graded_triplets import (
+    SCORES,
+    Curated,
+    GradedTriplet,
+    read_triplets,
+    with_scores,
+)
 from projects.multicsr.judges import Spoilt
 
 _SPOIL_STREAM, _SYNTHETIC_STREAM = 2**31 + 83, 2**31 + 84

@@ -11,13 +11,13 @@ from common.data.lines import one_line
 from common.data.offline import content_digest
 from common.data.row_map.mapper import Display, MappedRows, RowFunction, RowMap, RowSeed, map_rows
 from common.data.row_map.options import RowMapConfig
-from common.data.text.pairs.graded_triplets import GradedTriplet
 from common.decoding.generators import Prompt, framed
 from common.decoding.language_model import LanguageModel
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tower import load_config
 from projects.multicsr.config import Stage1Config
 from projects.multicsr.contrast import Model, contrastive_answers
+from projects.multicsr.graded_triplets import GradedTriplet
 from projects.multicsr.prompts import OPPOSITE, Kind, generation_prompt, parse_sentence
 
 KINDS: tuple[Kind, Kind] = ("entailment", "contradiction")

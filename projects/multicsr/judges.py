@@ -16,15 +16,6 @@ from common.data.row_map.options import RowMapConfig
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.text.lexical import words
-from common.data.text.pairs.graded_triplets import (
-    Curated,
-    GradedTriplet,
-    TripletFilter,
-    curate,
-    parse_grade,
-    preset,
-    unreversed,
-)
 from common.data.text.sets import load_nli_pairs
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
@@ -36,6 +27,15 @@ from projects.multicsr.generation import (
     in_frame,
     load_model,
     takes_turns,
+)
+from projects.multicsr.graded_triplets import (
+    Curated,
+    GradedTriplet,
+    TripletFilter,
+    curate,
+    parse_grade,
+    preset,
+    unreversed,
 )
 from projects.multicsr.prompts import first_line, similarity_prompt
 

@@ -5,7 +5,11 @@ from pathlib import Path
 
 from common.config import UserError
 from common.data.tables import read_csv
-from common.data.text.pairs.graded_triplets import (
+from common.engine.workspace import Workspace
+from common.families.sentences.data import text_path
+from projects.multicsr import data, generation, judges
+from projects.multicsr.config import Config
+from projects.multicsr.graded_triplets import (
     SCORES,
     TRIPLET,
     GradedTriplet,
@@ -13,10 +17,6 @@ from common.data.text.pairs.graded_triplets import (
     read_triplets,
     write_triplets,
 )
-from common.engine.workspace import Workspace
-from common.families.sentences.data import text_path
-from projects.multicsr import data, generation, judges
-from projects.multicsr.config import Config
 
 
 def generate(cfg: Config, workspace: Workspace) -> Path:

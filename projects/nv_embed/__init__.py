@@ -7,8 +7,8 @@ from projects.nv_embed.config import Config
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.encoders.text.language_models.instructed import InstructedEncoder
     from common.engine.experiment import Experiment
+    from projects.nv_embed.encoder.instructed import InstructedEncoder
     from projects.nv_embed.module import NvEmbed
 
 __all__ = ["Config", "build", "load"]
@@ -39,6 +39,6 @@ def build(cfg: Config) -> "Experiment[NvEmbed]":
 
 def load(folder: "Path") -> "InstructedEncoder":
     """The encoder of an exported folder."""
-    from common.export.instructed import load_instructed
+    from projects.nv_embed.encoder.exported import load_instructed
 
     return load_instructed(folder)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from common.encoders import modes
-from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import fit_whitening
-from common.evaluation.text.embedding_sets import (
+from common.families.retrieval.baselines import RIDGE
+from projects.nv_embed.config import Config
+from projects.nv_embed.embedding_benchmark.sets import (
     Classes,
     Encode,
     EvalSet,
@@ -18,8 +19,7 @@ from common.evaluation.text.embedding_sets import (
     set_texts,
     tfidf_of,
 )
-from common.families.retrieval.baselines import RIDGE
-from projects.nv_embed.config import Config
+from projects.nv_embed.encoder.instructed import InstructedEncoder
 from projects.nv_embed.eval_sets import build_set
 from projects.nv_embed.evaluate import Encoded, class_cosines
 from projects.nv_embed.stages import build_encoder

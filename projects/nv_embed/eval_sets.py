@@ -7,13 +7,15 @@ import numpy as np
 
 from common.config import UserError
 from common.data.lookup import bundled
-from common.data.retrieval.registry import known_set
 from common.data.samplers import sample_rng
 from common.data.tables import Row, read_jsonl
 from common.data.text.sets import load_nli_pairs, load_sts
 from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
 from common.evaluation.retrieval.text_mining import mine_text_negatives
-from common.evaluation.text.embedding_sets import (
+from projects.nv_embed.config import Config
+from projects.nv_embed.data.registry import known_set
+from projects.nv_embed.data.training_sets import intent_rows
+from projects.nv_embed.embedding_benchmark.sets import (
     Classes,
     EvalSet,
     Pairs,
@@ -21,8 +23,6 @@ from common.evaluation.text.embedding_sets import (
     Retrieval,
     Summaries,
 )
-from common.families.retrieval.training_sets import intent_rows
-from projects.nv_embed.config import Config
 
 Split = Literal["test", "dev"]
 RERANK_CANDIDATES = 10  # of a query, the right one included

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_mining import mine_text_negatives, planted_share
-from common.evaluation.text.embedding_sets import (
+from common.families.retrieval.evaluation import before_and_after
+from projects.nv_embed.config import Config
+from projects.nv_embed.embedding_benchmark.sets import (
     Classes,
     Encode,
     Retrieval,
@@ -18,8 +19,7 @@ from common.evaluation.text.embedding_sets import (
     show_set,
     tfidf_of,
 )
-from common.families.retrieval.evaluation import before_and_after
-from projects.nv_embed.config import Config
+from projects.nv_embed.encoder.instructed import InstructedEncoder
 from projects.nv_embed.eval_sets import build_set, planted_task, wikides
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import recipe_of

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from common.distributed.collectives import all_gather_no_grad
 from common.encoders.text.language_models.causal import block_classes
-from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.module import ContrastiveModule
 from common.kernels.specs.base import Exclude
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.nv_embed.config import Config, MethodConfig
+from projects.nv_embed.encoder.instructed import InstructedEncoder
 
 
 class Objective(nn.Module):

@@ -21,8 +21,8 @@ from common.data.tables import write_jsonl
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
 from common.evaluation.retrieval.bm25 import BM25
-from common.families.retrieval.training_sets import described, read_set
 from projects.nv_embed.config import Config
+from projects.nv_embed.data.training_sets import described, read_set
 
 ROWS = 256  # training texts that are compared with all evaluation texts at a time
 

@@ -22,7 +22,7 @@ from common.encoders.hub_files import read_pretrained_json, read_pretrained_stat
 from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
 from common.encoders.state_dict import load_state
 from common.encoders.text.language_models.causal import add_lora
-from common.encoders.text.language_models.instructed import (
+from projects.nv_embed.encoder.instructed import (
     InstructedEncoder,
     InstructionSpan,
     instructed_encoder,

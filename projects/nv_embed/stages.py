@@ -11,19 +11,19 @@ from torch import Tensor
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingTask
 from common.encoders.pretrained import stand_in
-from common.encoders.text.language_models.instructed import InstructedEncoder, instructed_encoder
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Stage, weights_requirement
-from common.export.instructed import load_instructed, save_instructed
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
-from common.families.retrieval.training_sets import (
+from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.data.training_sets import (
     num_samples,
     set_requirements,
     stage_data,
     training_tasks,
 )
-from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.encoder.exported import load_instructed, save_instructed
+from projects.nv_embed.encoder.instructed import InstructedEncoder, instructed_encoder
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.released import is_released, load_released, released_encoder
 

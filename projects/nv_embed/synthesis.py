@@ -25,7 +25,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.generation.measures import truncate
 from projects.nv_embed.config import Config
 
-NAME = "synthetic_pairs"  # the set of `common.data.retrieval.registry`
+NAME = "synthetic_pairs"  # the set of `projects.nv_embed.data.registry`
 CHUNK = 512  # answers in a file
 TASK_WORDS = range(3, 41)  # of a usable task description
 _TASK_STREAM, _EXAMPLE_STREAM, _CONSTRAINT_STREAM = 71, 72, 73

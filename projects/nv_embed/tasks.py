@@ -12,24 +12,24 @@ from torch import Tensor
 from common.config import UserError
 from common.data.offline import content_digest
 from common.data.retrieval.records import EmbeddingTask, with_negatives, write_task
-from common.data.retrieval.registry import MTEB_TASKS, mteb_prompts
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
-from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.encoding import encode_texts
 from common.evaluation.retrieval.beir import load_corpus
 from common.evaluation.retrieval.text_mining import TextMiner, candidate_depth
-from common.evaluation.text.embedding_tasks import type_averages
-from common.families.retrieval.training_sets import (
+from projects.nv_embed.config import Config
+from projects.nv_embed.data.registry import MTEB_TASKS, mteb_prompts
+from projects.nv_embed.data.training_sets import (
     described,
     read_set,
     right_places,
     synthetic_tasks,
 )
-from projects.nv_embed.config import Config
+from projects.nv_embed.embedding_benchmark.tasks import type_averages
+from projects.nv_embed.encoder.instructed import InstructedEncoder
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.overlap import set_place, spare_inputs
 from projects.nv_embed.stages import build_encoder
@@ -222,7 +222,7 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
         UserError: no trained run, mteb is not installed, or data that cannot be had.
     """
     from common.engine.run import trained_module
-    from common.evaluation.text.mteb import evaluate_mteb
+    from projects.nv_embed.embedding_benchmark.mteb import evaluate_mteb
 
     if cfg.eval.run == "pretrained":
         module = NvEmbed(cfg, build_encoder(cfg.model))

@@ -12,9 +12,9 @@ import torch
 
 from common.config import UserError
 from common.encoders.pretrained import resolve_pretrained
-from common.encoders.text.language_models.instructed import InstructedEncoder, instructed_encoder
-from common.export.instructed import SETTINGS
 from projects.nv_embed.config import ModelConfig
+from projects.nv_embed.encoder.exported import SETTINGS
+from projects.nv_embed.encoder.instructed import InstructedEncoder, instructed_encoder
 from projects.nv_embed.released import is_released
 from projects.nv_embed.stages import load_encoder
 

@@ -4,8 +4,8 @@ import torch
 
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
-from common.evaluation.image_text.cross_lingual import Ranks
 from projects.one_to_k.config import Config
+from projects.one_to_k.cross_lingual import Ranks
 from projects.one_to_k.data import EvalSet, build_tokenizer, evaluation_sets
 from projects.one_to_k.evaluate import ranks_of, table
 from projects.one_to_k.module import OneToK

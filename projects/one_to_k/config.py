@@ -1,12 +1,100 @@
 """What can be set; values stand in configs/one_to_k. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from common.config import ExperimentConfig
+from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
-from common.ranges import NonNegative, Positive, Real
-from projects.one_to_k import options
+from common.ranges import (
+    Count,
+    Counts,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    Real,
+    Share,
+    Whole,
+)
+
+Source = Literal["synthetic", "emoji", "jsonl", "captions", "multi30k", "coco", "xflickrco", "wit"]
+BENCHMARKS = ("multi30k", "coco", "xflickrco", "wit")
+
+
+@dataclass
+class CrossLingualData(DataConfig):
+    """Images whose text exists in several languages."""
+
+    source: Source = (
+        "jsonl"  # emoji: bundled; captions: texts alone, the pivot in the image's place
+    )
+    files: str | None = None  # jsonl: pattern below data.root; captions: <split> in a file's name
+    images: str | None = None  # folder of the images, below data.root
+    languages: list[str] = field(default_factory=list)  # empty: sorted keys of the first line
+    pivot: str = "en"
+    texts_per_image: Count | None = None  # K of 1-to-K, drawn per access; None: all languages
+    split: str = "train"  # of a benchmark that is trained on
+    num_samples: Count = 64  # of source=synthetic
+    train_fraction: Share = 1.0  # of the emoji or captions, drawn by the seed
+    image_size: Count = 224  # height and width in pixels
+    crop_scale: Interval = (0.2, 1.0)  # area range of the random resized crop
+    rand_augment: bool = True  # with a horizontal flip
+    max_words: Count = 40  # of a cleaned caption
+    mask_probability: Probability = 0.4  # share of a text's tokens
+    max_masks: Count = 12
+    span_probability: Probability = 0.2
+    max_span: Count = 3
+    max_corrupt: Probability = 0.05  # tolerated fraction of unreadable samples
+
+
+@dataclass
+class ModelConfig:
+    """Image tower, text and fusion encoder, projections."""
+
+    image: str = "swin_base_patch4_window7_224"  # timm model, or conv
+    image_pretrained: str = "random"  # see common.encoders.pretrained.resolve_pretrained
+    image_widths: Counts = field(default_factory=lambda: [32, 64, 128, 256])  # of conv
+    text: Literal["transformer", "ngrams"] = "transformer"
+    text_pretrained: str = "random"
+    text_config: dict[str, Any] = field(default_factory=dict)  # architecture, with random
+    keep_layers: list[Whole] | None = None  # layers taken from the pretrained model; None: all
+    split: Count = 6  # layers of text alone; those above it also see the image
+    max_tokens: Count = 40  # of a text
+    ngram_sizes: Counts = field(default_factory=lambda: [3])  # n of the hashed n-grams
+    ngram_buckets: Count = 8192
+    ngram_dim: Count = 128
+    ngram_width: Count = 256
+    embed_dim: Count = 256  # joint space
+    projection_bias: bool = False  # True: plain linear layers; False: N(0, 1/width), no bias
+    temperature: Positive = 0.07  # first value; learnt within [0.001, 0.5]
+    init: str | None = None  # exported folder to start from, for fine-tuning
+    window: Count | None = None  # Swin's window after `init`, if data.image_size changes
+
+
+@dataclass
+class EvalConfig:
+    """Retrieval in every language."""
+
+    benchmarks: list[str] = field(default_factory=list)  # multi30k, coco, xflickrco, wit
+    languages: list[str] = field(default_factory=list)  # empty: those of the set
+    split: Literal["test", "dev"] = "test"  # of emoji and captions; tune on dev
+    k_test: Whole = 0  # best items that the matching head scores again; 0: cosine alone
+    batch_size: Count = 256  # images or texts per forward pass
+
+
+@dataclass
+class TranslateConfig:
+    """`make run TASK=translate`: further languages for every line of a JSONL file."""
+
+    input: str | None = None
+    output: str | None = None  # finished chunks are kept in <output>.parts
+    model: str = "facebook/m2m100_1.2B"  # encoder-decoder: local folder or Hugging Face id
+    source: str = "en"  # language that is translated
+    languages: list[str] = field(default_factory=lambda: ["id", "es", "ru", "tr"])
+    prompt: str = "{text}"  # of models without language tokens: "translate to {language}: {text}"
+    batch_size: Count = 16
+    max_new_tokens: Count = 64
+    device: str = "auto"
 
 
 @dataclass
@@ -43,11 +131,11 @@ class MethodConfig:
 class Config(ExperimentConfig):
     """1-to-K experiment."""
 
-    data: options.CrossLingualData = field(default_factory=options.CrossLingualData)
-    model: options.ModelConfig = field(default_factory=options.ModelConfig)
+    data: CrossLingualData = field(default_factory=CrossLingualData)
+    model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
-    eval: options.EvalConfig = field(default_factory=options.EvalConfig)
-    translate: options.TranslateConfig = field(default_factory=options.TranslateConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    translate: TranslateConfig = field(default_factory=TranslateConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of translate
 
     def __post_init__(self) -> None:
@@ -74,7 +162,7 @@ class Config(ExperimentConfig):
             raise ValueError("data.source=captions needs model.text=ngrams and no itm, no mlm")
         if self.method.objective == "pivot" and languages and self.data.pivot not in languages:
             raise ValueError(f"data.pivot={self.data.pivot} is not among data.languages")
-        unknown = sorted(set(self.eval.benchmarks) - set(options.BENCHMARKS))
+        unknown = sorted(set(self.eval.benchmarks) - set(BENCHMARKS))
         if unknown:
-            known = ", ".join(options.BENCHMARKS)
+            known = ", ".join(BENCHMARKS)
             raise ValueError(f"eval.benchmarks {unknown}: use some of {known}")

@@ -15,25 +15,24 @@ from common.config import UserError
 from common.data.image import sources as im
 from common.data.image.pipelines import mild_rand_augment
 from common.data.image.synthetic import synthetic_pairs
-from common.data.image_text.multilingual import (
-    CaptionLines,
-    MultilingualPairs,
-    Translations,
-    plain_caption,
-)
-from common.data.image_text.retrieval_sets import Benchmark, LanguageSet, grouped, read_benchmark
 from common.data.lookup import bundled, data_root, require
 from common.data.module import ContrastiveData
 from common.data.packed import PackedImages
 from common.data.samplers import Rng, sample_rng
 from common.data.splits import emoji_split, stable_fraction
 from common.data.tables import read_jsonl
-from common.data.text.fixed_length import FixedLengthTokenizer, NgramTokenizer
 from common.data.text.masking import mask_spans
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer
-from projects.one_to_k.config import Config
-from projects.one_to_k.options import ModelConfig
+from projects.one_to_k.config import Config, ModelConfig
+from projects.one_to_k.fixed_length import FixedLengthTokenizer, NgramTokenizer
+from projects.one_to_k.multilingual import (
+    CaptionLines,
+    MultilingualPairs,
+    Translations,
+    plain_caption,
+)
+from projects.one_to_k.retrieval_sets import Benchmark, LanguageSet, grouped, read_benchmark
 
 Tokenizer = NgramTokenizer | FixedLengthTokenizer
 EMOJI, SUBSET_STREAM = "emoji-captions", 21

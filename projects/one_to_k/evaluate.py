@@ -8,20 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.image_text.multilingual import plain_caption
-from common.data.image_text.retrieval_sets import LanguageSet, aligned
 from common.data.lookup import bundled
 from common.data.packed import PackedImages
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.image_text.cross_lingual import (
+from projects.one_to_k.config import Config
+from projects.one_to_k.cross_lingual import (
     Ranks,
     cross_lingual_metrics,
     rank_deviation,
 )
-from common.evaluation.image_text.two_stage import ScorePairs, best_ranks, rescored
-from projects.one_to_k.config import Config
 from projects.one_to_k.data import (
     BENCHMARK_SETS,
     EMOJI,
@@ -32,8 +29,11 @@ from projects.one_to_k.data import (
     evaluation_sets,
 )
 from projects.one_to_k.module import OneToK
+from projects.one_to_k.multilingual import plain_caption
 from projects.one_to_k.network import CrossLingualNetwork
+from projects.one_to_k.retrieval_sets import LanguageSet, aligned
 from projects.one_to_k.start import starting_module
+from projects.one_to_k.two_stage import ScorePairs, best_ranks, rescored
 
 KS = (1, 5, 10)
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image.sources import SquareTransform
-from common.data.image_text.multilingual import plain_caption
-from common.data.text.fixed_length import FixedLengthTokenizer, NgramTokenizer
 from common.encoders.text.tower import load_tokenizer
 from common.export.safetensors import load_safetensors, save_safetensors
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import Tokenizer, build_tokenizer
+from projects.one_to_k.fixed_length import FixedLengthTokenizer, NgramTokenizer
+from projects.one_to_k.multilingual import plain_caption
 from projects.one_to_k.network import CrossLingualNetwork, build_network
 
 

@@ -5,18 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.image_text.multilingual import MultilingualBatch
 from common.distributed.process import world_size
 from common.encoders.text.mlm_head import masked_lm_head
 from common.engine.module import ContrastiveModule
 from common.engine.optim import decay_groups
-from common.losses.auxiliary.matching import choose_positive, hard_negatives, matching_loss
 from common.losses.auxiliary.tokens import masked_lm_loss, masked_lm_rank_mean
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.output import LossOutput
 from common.losses.temperature import Temperature
 from projects.one_to_k import objective
 from projects.one_to_k.config import Config
+from projects.one_to_k.matching import choose_positive, hard_negatives, matching_loss
+from projects.one_to_k.multilingual import MultilingualBatch
 from projects.one_to_k.network import CrossLingualNetwork, build_network, network_options
 
 # parameters that no pretrained model has

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from common.encoders.heads import linear_projection, matching_head
 from common.encoders.image.grid import grid_tower
-from common.encoders.text.ngram_bag import NgramBag
-from common.encoders.text.split_fusion import SplitFusionEncoder, split_fusion_encoder
 from common.losses.output import unit
 from projects.one_to_k.config import Config
+from projects.one_to_k.ngram_bag import NgramBag
+from projects.one_to_k.split_fusion import SplitFusionEncoder, split_fusion_encoder
 
 TextEncoder = NgramBag | SplitFusionEncoder
 

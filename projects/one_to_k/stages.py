@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.image_text.multilingual import CaptionLines
 from common.data.lookup import data_root
 from common.encoders.pretrained import stand_in
 from common.engine.experiment import (
@@ -23,6 +22,7 @@ from projects.one_to_k import export as exports
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import EMOJI, build_data, build_tokenizer, emoji_rows, validation_set
 from projects.one_to_k.module import OneToK
+from projects.one_to_k.multilingual import CaptionLines
 from projects.one_to_k.start import starting_module
 from projects.one_to_k.validation import ValidatedOneToK, Whole
 

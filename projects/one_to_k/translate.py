@@ -13,7 +13,7 @@ from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import MANIFEST, write_joined
 from common.decoding.options import Policy
 from common.engine.workspace import Workspace
-from projects.one_to_k.options import TranslateConfig
+from projects.one_to_k.config import TranslateConfig
 
 CHUNK_BATCHES = 10  # batches in a file of finished lines
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.losses.auxiliary.soft_targets import soft_cross_entropy
 from common.losses.multi_positive import SupConLoss
 from common.losses.output import LossOutput, full_precision
 from common.losses.two_view import NTXentLoss
 from projects.peft_augmentation.config import ContrastConfig
+from projects.peft_augmentation.soft_targets import soft_cross_entropy
 
 
 @full_precision

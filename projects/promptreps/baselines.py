@@ -8,17 +8,17 @@ from torch import Tensor
 
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
-from common.encoders.text.language_models.lexical_head import SCALE
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run, to_run
 from common.evaluation.retrieval.runs import dense_run
-from common.evaluation.retrieval.sparse.impact_index import ImpactIndex
 from common.families.retrieval.baselines import RIDGE, bm25, score_sets, tfidf
 from projects.promptreps.config import Config, PromptConfig
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
 from projects.promptreps.evaluate import search_set
+from projects.promptreps.lexical.impact_index import ImpactIndex
+from projects.promptreps.lexical.lexical_head import SCALE
 from projects.promptreps.prompt import Role
 
 __all__ = ["bm25", "idf_tokens", "tfidf", "untrained_hybrid", "whitened_mean"]

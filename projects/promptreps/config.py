@@ -5,9 +5,32 @@ from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
+from common.evaluation.retrieval.options import SearchConfig
 from common.families.retrieval.config import RetrievalEval
 from common.ranges import Count, Positive, Probabilities, Probability, Rate, Whole
-from projects.promptreps.options import EncodeConfig, HybridSearchConfig
+
+
+@dataclass
+class HybridSearchConfig(SearchConfig):
+    """`make run TASK=search`."""
+
+    alpha: Probability = 0.5
+    zero_shot: bool = False  # search with model.pretrained, no run is needed
+
+
+@dataclass
+class EncodeConfig:
+    """`make run TASK=encode`: a collection as files of vectors, in parts that can be shared out."""
+
+    # folder in the BEIR layout (as named, below data.root or bundled), or texts as search.file
+    input: str | None = None
+    output: str | None = None  # folder; None: the task's
+    # query: of a folder in the BEIR layout the queries are read, not the documents
+    role: Literal["passage", "query"] = "passage"
+    run: str = "latest"  # a run of this config, or a folder written by `make export`
+    zero_shot: bool = False
+    pickle: bool = False  # also write Tevatron's pickle of (vectors, ids)
+
 
 Attention = Literal["auto", "eager", "sdpa"]
 Kind = Literal[

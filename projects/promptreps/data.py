@@ -21,13 +21,13 @@ from common.data.samplers import Key, sample_rng
 from common.data.splits import sentence_split
 from common.data.tables import read_jsonl
 from common.data.text.lexical import words
-from common.encoders.text.language_models.lexical_head import LEFT_OUT
 from common.encoders.text.template import plain_ids
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.evaluation.retrieval.beir import load_corpus
 from common.evaluation.retrieval.subsets import synthetic_set
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder, variant
+from projects.promptreps.lexical.lexical_head import LEFT_OUT
 from projects.promptreps.prompt import QUOTE, ROLES, Role
 
 _WORD_STREAM = 2**31 + 97

@@ -12,24 +12,24 @@ from torch.nn import functional as F
 
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
-from common.encoders.text.language_models.lexical_head import (
+from common.encoders.text.template import plain_ids
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_tokenizer, load_transformer
+from projects.promptreps.config import ModelConfig, PromptConfig, RepresentationConfig
+from projects.promptreps.lexical.hybrid import Encoded
+from projects.promptreps.lexical.lexical_head import (
     SCALE,
     InTextTokens,
     expansion_ids,
     impact_vector,
     log1p_relu,
 )
-from common.encoders.text.language_models.prompted import (
+from projects.promptreps.lexical.prompted import (
     Frame,
     PromptedModel,
     prompt_frame,
     word_groups,
 )
-from common.encoders.text.template import plain_ids
-from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import load_tokenizer, load_transformer
-from common.evaluation.retrieval.sparse.hybrid import Encoded
-from projects.promptreps.config import ModelConfig, PromptConfig, RepresentationConfig
 from projects.promptreps.prompt import QUOTE, ROLES, Role, chat_prompt
 
 Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]

@@ -11,14 +11,6 @@ from common.engine.workspace import Workspace, write_text
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, lexical_run, run_scores
-from common.evaluation.retrieval.sparse.hybrid import (
-    DenseIndex,
-    Encoded,
-    NamedRun,
-    SparseIndex,
-    component_runs,
-    fuse,
-)
 from common.families.retrieval.evaluation import (
     average_scores,
     beir_gallery,
@@ -29,6 +21,14 @@ from common.families.retrieval.evaluation import (
 from projects.promptreps.config import Config
 from projects.promptreps.data import first_tokens, worded_texts
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
+from projects.promptreps.lexical.hybrid import (
+    DenseIndex,
+    Encoded,
+    NamedRun,
+    SparseIndex,
+    component_runs,
+    fuse,
+)
 from projects.promptreps.stages import zero_shot_encoder
 
 KS = (10, 100, 1000)

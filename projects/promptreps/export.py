@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from common.config import UserError
 from common.encoders.text.language_models.causal import merge_lora
-from common.encoders.text.language_models.prompted import PromptedModel
 from common.encoders.text.tower import load_tokenizer, load_transformer, quiet
 from common.export.files import write_files, write_json
 from projects.promptreps.config import Config, PromptConfig, RepresentationConfig
 from projects.promptreps.encoder import PromptRepsEncoder
+from projects.promptreps.lexical.prompted import PromptedModel
 
 SETTINGS = "promptreps.json"
 

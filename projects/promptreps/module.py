@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders.text.language_models.causal import add_lora, block_classes
-from common.encoders.text.language_models.lexical_head import in_text_mask
 from common.engine.module import ContrastiveModule
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder
+from projects.promptreps.lexical.lexical_head import in_text_mask
 from projects.promptreps.objective import Objective
 
 

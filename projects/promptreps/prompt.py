@@ -5,8 +5,8 @@ Source: Zhuang et al. 2024, "PromptReps", section 3.1 and released prompts, arXi
 
 from typing import Literal
 
-from common.encoders.text.language_models.prompted import ChatPrompt
 from projects.promptreps.config import PromptConfig
+from projects.promptreps.lexical.prompted import ChatPrompt
 
 Role = Literal["query", "passage"]
 ROLES: tuple[Role, ...] = ("query", "passage")

@@ -23,13 +23,6 @@ from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import has_corpus, load_corpus
-from common.evaluation.retrieval.sparse.hybrid import Encoded
-from common.evaluation.retrieval.sparse.hybrid_texts import EncodeBoth, HybridTextIndex
-from common.evaluation.retrieval.sparse.impact_files import (
-    token_names,
-    write_impacts,
-    write_query_lines,
-)
 from common.evaluation.retrieval.text_search import kept_index, read_texts, search_texts
 from common.evaluation.tables import write_report
 from common.export.files import write_atomic, write_json, write_tensors
@@ -38,6 +31,13 @@ from common.families.retrieval.sets import set_folder
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder
 from projects.promptreps.evaluate import evaluate
+from projects.promptreps.lexical.hybrid import Encoded
+from projects.promptreps.lexical.hybrid_texts import EncodeBoth, HybridTextIndex
+from projects.promptreps.lexical.impact_files import (
+    token_names,
+    write_impacts,
+    write_query_lines,
+)
 from projects.promptreps.module import PromptReps
 from projects.promptreps.prompt import Role
 from projects.promptreps.stages import zero_shot_encoder

@@ -9,11 +9,11 @@ from torch import Tensor
 from common.encoders import modes
 from common.engine.workspace import Workspace
 from common.evaluation.generation.measures import word_overlap
-from common.evaluation.retrieval.identification import beaten
 from projects.rankgen.config import Config
 from projects.rankgen.continuations import language_model
 from projects.rankgen.data import TripleList, eval_triples
 from projects.rankgen.evaluate import TfIdf, large_books, lm_metrics, negatives, rank_metrics
+from projects.rankgen.identification import beaten
 from projects.rankgen.stages import recipe_of
 
 LM_PREFIXES = 400  # evenly spaced; each costs three passes of the language model

@@ -16,16 +16,16 @@ from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
-from common.evaluation.retrieval.identification import (
-    beaten,
-    identification_metrics,
-    load_identification,
-)
 from common.evaluation.retrieval.runs import tfidf_encoder
 from common.families.retrieval.evaluation import before_and_after
 from projects.rankgen.config import Config
 from projects.rankgen.data import TripleList, eval_triples
 from projects.rankgen.encoder import Kind, PrefixSuffixEncoder
+from projects.rankgen.identification import (
+    beaten,
+    identification_metrics,
+    load_identification,
+)
 from projects.rankgen.module import RankGen
 from projects.rankgen.stages import recipe_of
 

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.image_text.dual import build_dual_encoder
-from common.encoders.image_text.inversion import PhiKind, build_phi, phi_state
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
-from common.encoders.image_text.pseudo_tokens import (
+from common.encoders.state_dict import load_state, read_state_dict
+from projects.rtd.config import ClipConfig, HostConfig
+from projects.rtd.inversion import PhiKind, build_phi, phi_state
+from projects.rtd.pseudo_tokens import (
     ClipText,
     encode_text,
     placeholder_id,
     without_placeholder,
 )
-from common.encoders.state_dict import load_state, read_state_dict
-from projects.rtd.options import ClipConfig, HostConfig
 
 PHI_ENTRIES = ("Phi", "state_dict_img2text")  # of the checkpoints of LinCIR and SEARLE, of Pic2Word
 

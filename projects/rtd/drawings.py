@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from common.data.image_text.captions import CaptionFiles
-from common.data.image_text.variants import (
+from common.data.lookup import bundled
+from common.data.packed import PackedImages
+from common.data.splits import stable_fraction
+from common.data.tables import read_jsonl
+from projects.rtd.triplets import Triplet
+from projects.rtd.variants import (
     COLOURS,
     GENDERS,
     Attribute,
@@ -24,11 +29,6 @@ from common.data.image_text.variants import (
     family_split,
     tone_of,
 )
-from common.data.lookup import bundled
-from common.data.packed import PackedImages
-from common.data.splits import stable_fraction
-from common.data.tables import read_jsonl
-from projects.rtd.triplets import Triplet
 
 POOL = "drawings"
 PHRASINGS = 4

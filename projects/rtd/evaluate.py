@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.image_text import composed_sets as sets
 from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.image_text.composed import evaluate_composed, submission
 from common.evaluation.retrieval.cross_modal import relevant_ranks
 from common.evaluation.search import search
+from projects.rtd import composed_sets as sets
+from projects.rtd.composed_retrieval import evaluate_composed, submission
 from projects.rtd.composer import Composer
 from projects.rtd.config import Config
 from projects.rtd.data import eval_transform, synthetic_set

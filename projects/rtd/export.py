@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.encoders.image_text.inversion import GeluPhi, ReluPhi, build_phi
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.encoders.state_dict import load_state, read_state_dict
 from common.export.files import write_json, write_tensors
 from common.export.open_clip import save_open_clip
 from projects.rtd.composer import Composer
 from projects.rtd.config import Config
+from projects.rtd.inversion import GeluPhi, ReluPhi, build_phi
 from projects.rtd.module import RTD, ComposedModule
 
 PHI_WEIGHTS, PHI_CONFIG = "phi.safetensors", "phi.json"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from common.data.text.lexical import words
 from common.data.text.tokenizers import ClipTokenizer
 from common.decoding.options import Policy, ServerConfig
-from projects.rtd.options import MakePhrases, MakeTriplets
+from projects.rtd.config import MakePhrases, MakeTriplets
 from projects.rtd.triplets import Triplet, clean, same_text
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from common.data.lookup import bundled
 from common.data.tables import read_jsonl
 from common.data.text.stop_words import FUNCTION_WORDS
-from common.encoders.image_text.pseudo_tokens import PLACEHOLDER
+from projects.rtd.pseudo_tokens import PLACEHOLDER
 
 Tagger = Callable[
     [Sequence[str]], Sequence[bool]

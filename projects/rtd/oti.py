@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.samplers import sample_rng
 from common.distributed.process import gather_objects, rank, world_size
-from common.encoders.image_text.pseudo_tokens import PLACEHOLDER, without_placeholder
 from projects.rtd.composer import Composer
+from projects.rtd.config import SearleConfig
 from projects.rtd.hosts import phrase_loss
-from projects.rtd.options import SearleConfig
+from projects.rtd.pseudo_tokens import PLACEHOLDER, without_placeholder
 
 INVERT_STREAM, TOKEN_STD = 81, 0.02
 TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "a depiction of {}")

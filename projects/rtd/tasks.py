@@ -15,13 +15,13 @@ from common.data.row_map.mapper import RowMap, map_rows
 from common.data.row_map.parts import MANIFEST
 from common.data.samplers import sample_rng
 from common.decoding.generators import generator_settings
-from common.encoders.image_text.pseudo_tokens import without_placeholder
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
 from projects.rtd.config import Config
 from projects.rtd.data import TRIES, tagger_of
 from projects.rtd.generate import build_editor, build_writer, editor_policy, holding, writer_policy
 from projects.rtd.inference import ComposedSearch, Found
+from projects.rtd.pseudo_tokens import without_placeholder
 from projects.rtd.table import before_after
 from projects.rtd.triplets import Triplet, clean, key_phrases, rule_triplet, write_triplets
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from common.config import UserError
 from common.damage import reading
 from common.data.samplers import Rng
-from common.encoders.image_text.pseudo_tokens import without_placeholder
 from projects.rtd.key_phrases import Tagger, key_phrase_spans
+from projects.rtd.pseudo_tokens import without_placeholder
 
 MAX_WORDS = 75  # tokens of a caption at most, start and end left out; a word has one or more
 # A is what the reference shows, B what is asked for

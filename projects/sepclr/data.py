@@ -6,20 +6,24 @@ from typing import Any, Literal
 from common.config import UserError, nearest
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
-from common.data.paired_sets.added_patterns import (
+from common.engine.experiment import Requirement
+from common.families.images.data import weight_requirements
+from projects.sepclr.augment import eval_transform, train_transform
+from projects.sepclr.config import Config
+from projects.sepclr.paired_sets.added_patterns import (
     SPRITE_FILE,
     cifar_digits,
     cifar_mnist,
     sprites_on_digits,
     synthetic_set_pair,
 )
-from common.data.paired_sets.attributes import celeba_accessories, chexpert_subtypes, odir_subtypes
-from common.data.paired_sets.pairs import SetPair, SetPairViews, split_pair
-from common.data.paired_sets.volumes import VolumeTransform, volume_folders
-from common.engine.experiment import Requirement
-from common.families.images.data import weight_requirements
-from projects.sepclr.augment import eval_transform, train_transform
-from projects.sepclr.config import Config
+from projects.sepclr.paired_sets.attributes import (
+    celeba_accessories,
+    chexpert_subtypes,
+    odir_subtypes,
+)
+from projects.sepclr.paired_sets.pairs import SetPair, SetPairViews, split_pair
+from projects.sepclr.paired_sets.volumes import VolumeTransform, volume_folders
 
 Part = Literal["train", "test"]
 SIZES = {"cifar_mnist": 50_000, "celeba": 19_200, "chexpert": 17_100, "odir": 3_600}

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from common.data.paired_sets.pairs import SetPair
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features.frozen import source_outputs
@@ -15,6 +14,7 @@ from projects.sepclr.config import Config
 from projects.sepclr.data import set_pair, transforms
 from projects.sepclr.module import SepCLR
 from projects.sepclr.networks import Codes, ContrastiveVAE, Network, SingleEncoder
+from projects.sepclr.paired_sets.pairs import SetPair
 from projects.sepclr.probes import (
     ProbeResult,
     auc,

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor, nn
 
-from common.data.paired_sets.pairs import SetPairBatch
 from common.distributed.differentiable import all_gather_with_grad
 from common.distributed.process import default_group
 from common.engine.module import ContrastiveModule
 from common.evaluation.search import SearchResult, search
-from common.losses.auxiliary.independence import gaussian_kl
-from common.losses.club import ClubEstimator
 from common.losses.functional.geometry import alignment, uniformity
-from common.losses.functional.sepclr import attribute_loss, dependence, masked, sepclr_terms
 from common.losses.output import unit
 from common.losses.two_view import NTXentLoss
+from projects.sepclr.club import ClubEstimator
 from projects.sepclr.config import Config
+from projects.sepclr.independence import gaussian_kl
 from projects.sepclr.networks import Codes, ContrastiveVAE, Network, build_network, network_options
+from projects.sepclr.objective import attribute_loss, dependence, masked, sepclr_terms
+from projects.sepclr.paired_sets.pairs import SetPairBatch
 
 CLUB_HIDDEN = 64
 

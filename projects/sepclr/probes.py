@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.data.paired_sets.pairs import SetPair
 from common.evaluation.features.accuracy import mean_per_class_accuracy
 from common.evaluation.features.linear_probe import fit_logistic_regression, l2_of
 from common.losses.functional.geometry import joint_entropy
-from common.losses.functional.sepclr import masked
 from common.losses.output import unit
 from projects.sepclr.networks import Codes
+from projects.sepclr.objective import masked
+from projects.sepclr.paired_sets.pairs import SetPair
 
 SPACES = ("common", "salient")
 _ENTROPY_ROWS = 2048

@@ -14,11 +14,11 @@ from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
 from common.data.text.augment import Eda, synonyms_from_synsets
 from common.data.text.masking import mask_tokens
-from common.data.text.mlm_substitution import MlmSubstitution
 from common.data.text.sets import count_text_columns
 from common.data.text.views import AugmentBatch, AugmentText, TextViews
 from common.families.sentences.data import text_path, text_rows
 from projects.simcse.config import Config, SimcseData
+from projects.simcse.mlm_substitution import MlmSubstitution
 
 MLM_STREAM = 2**20
 

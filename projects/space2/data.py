@@ -13,13 +13,13 @@ from common.config import UserError
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.data.samplers import sample_rng
-from common.data.text.dialogs import turns as sets
-from common.data.text.dialogs.encoding import DialogInputs, DialogTokenizer, Row, padded_with
-from common.data.text.dialogs.streams import PairedStreams, corpora_stream
-from common.data.text.dialogs.trees import Frame, tree_ids, whole_tree_id
-from common.data.text.dialogs.turns import Corpus, user_turns
 from common.engine.trainer import world_size
 from projects.space2.config import Config
+from projects.space2.dialogs import turns as sets
+from projects.space2.dialogs.encoding import DialogInputs, DialogTokenizer, Row, padded_with
+from projects.space2.dialogs.streams import PairedStreams, corpora_stream
+from projects.space2.dialogs.trees import Frame, tree_ids, whole_tree_id
+from projects.space2.dialogs.turns import Corpus, user_turns
 
 _MASK_STREAM, _ROW_BITS = 2**31 + 72, 40
 

@@ -13,18 +13,18 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
-from common.data.text.dialogs import turns as sets
-from common.data.text.dialogs.trees import (
+from common.engine.workspace import Workspace
+from common.evaluation.features.few_shot import few_shot_class_mean
+from projects.space2.config import Config
+from projects.space2.dialogs import turns as sets
+from projects.space2.dialogs.trees import (
     Frame,
     combined_matrix,
     is_empty,
     view_matrices,
     view_sets,
 )
-from common.data.text.dialogs.turns import Corpus, Dialog, user_turns
-from common.engine.workspace import Workspace
-from common.evaluation.features.few_shot import few_shot_class_mean
-from projects.space2.config import Config
+from projects.space2.dialogs.turns import Corpus, Dialog, user_turns
 from projects.space2.module import Space2
 
 QUERIES, _DRAW_STREAM = 15, 2**31 + 73

@@ -18,16 +18,16 @@ from common.damage import reading
 from common.data.lookup import data_root, own_file
 from common.data.module import ContrastiveData
 from common.data.samplers import sample_rng
-from common.data.text.dialogs.tasks import Example, read_examples
-from common.data.text.dialogs.turns import Part
 from common.data.text.masking import IGNORED
 from common.distributed.process import gather_objects
 from common.encoders.modes import evaluated
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
-from common.evaluation.text.dialog_tasks import LabelMaps
 from common.losses.functional.soft import symmetric_kl
 from projects.space2.config import Config
+from projects.space2.dialog_metrics import LabelMaps
+from projects.space2.dialogs.tasks import Example, read_examples
+from projects.space2.dialogs.turns import Part
 from projects.space2.heads import TaskHead, r_drop, state_loss, tag_loss
 from projects.space2.network import Space2Network, build_network
 from projects.space2.rows import TaskBatches

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from common.encoders.modes import evaluation_mode
 from common.engine.module import ContrastiveModule
-from common.export.dialogs.encoder import fill, load_dialog_encoder
 from projects.space2.config import Config
+from projects.space2.exported import fill, load_dialog_encoder
 from projects.space2.finetune import Finetune
 from projects.space2.heads import TaskHead
 from projects.space2.module import Space2
@@ -60,8 +60,8 @@ def embed(cfg: Config, module: ContrastiveModule) -> dict[str, Tensor]:
         views = network.view_vectors(sentence.to(network.device)).float().cpu()
         found = {"sentence": sentence, "views": views}
         if isinstance(module, Finetune):
-            from common.data.text.dialogs.tasks import Example
-            from common.data.text.dialogs.turns import Turn
+            from projects.space2.dialogs.tasks import Example
+            from projects.space2.dialogs.turns import Turn
 
             examples = [Example((Turn(True, text),)) for text in PROBES]
             told = [unlabelled_row(e, network.texts, module.head) for e in examples]

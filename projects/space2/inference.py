@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.text.dialogs.encoding import Row
-from common.data.text.dialogs.turns import Turn
 from common.evaluation.features.linear_probe import fit_logistic_regression
+from projects.space2.dialogs.encoding import Row
+from projects.space2.dialogs.turns import Turn
 from projects.space2.folder import load_parts
 from projects.space2.heads import TaskHead
 from projects.space2.network import Space2Network

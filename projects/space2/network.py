@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.data.text.dialogs.encoding import DialogTokenizer
-from common.data.text.dialogs.trees import VIEWS
 from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluated
 from common.encoders.pretrained import stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from common.encoders.text.variants.dialog import MAX_TURNS, DialogEncoder, DialogWordHead
-from common.export.dialogs.encoder import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
 from common.losses.auxiliary.tokens import masked_lm_rank_mean
 from projects.space2.config import Config, DialogData, ModelConfig
+from projects.space2.dialog_encoder import MAX_TURNS, DialogEncoder, DialogWordHead
+from projects.space2.dialogs.encoding import DialogTokenizer
+from projects.space2.dialogs.trees import VIEWS
+from projects.space2.exported import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
 
 # what `make check` builds for weights that are not on this machine
 _NAMES = ("bert-base-uncased", "convbert", "space2", "space2-intent", "space2-slot")

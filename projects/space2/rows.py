@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.samplers import Key, sample_rng
-from common.data.text.dialogs.encoding import DialogTokenizer, Row, padded_with
-from common.data.text.dialogs.tasks import Example
 from common.data.text.masking import IGNORED
-from common.evaluation.text.dialog_tasks import LabelMaps, told_value
+from projects.space2.dialog_metrics import LabelMaps, told_value
+from projects.space2.dialogs.encoding import DialogTokenizer, Row, padded_with
+from projects.space2.dialogs.tasks import Example
 from projects.space2.heads import GATES, TaskHead
 
 _MASK_STREAM = 2**31 + 74

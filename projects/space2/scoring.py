@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.text.dialogs.encoding import DialogTokenizer
-from common.data.text.dialogs.tasks import Example
-from common.evaluation.text.dialog_tasks import (
+from projects.space2.dialog_metrics import (
     LabelMaps,
     exact_match,
     joint_goal,
     slot_macro_f1,
     told_value,
 )
+from projects.space2.dialogs.encoding import DialogTokenizer
+from projects.space2.dialogs.tasks import Example
 from projects.space2.heads import GATES, TaskHead
 from projects.space2.network import Space2Network
 from projects.space2.rows import TaskRow, collate, word_row

@@ -9,15 +9,15 @@ from common.damage import reading
 from common.data.lines import read_lines
 from common.data.lookup import own_file
 from common.data.tables import read_csv
-from common.data.text.dialogs.converters import from_intent, from_spans, from_tags
-from common.data.text.dialogs.multiwoz import multiwoz
-from common.data.text.dialogs.tasks import parse_line
-from common.data.text.dialogs.turns import Corpus, Turn, requests, span_labels
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 from projects.space2.config import Config
+from projects.space2.dialogs.converters import from_intent, from_spans, from_tags
+from projects.space2.dialogs.multiwoz import multiwoz
+from projects.space2.dialogs.tasks import parse_line
+from projects.space2.dialogs.turns import Corpus, Turn, requests, span_labels
 from projects.space2.finetune import Finetune
 from projects.space2.inference import DialogModel
 from projects.space2.module import Space2

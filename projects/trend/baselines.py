@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.lidar.augment import PlanarSimilarity
-from common.data.lidar.detection import BoxesInGrid, labelled_frames
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
-from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
 from projects.trend.config import Config
 from projects.trend.evaluate import held_sets, judged
+from projects.trend.evaluation.average_precision import FrameBoxes, nuscenes_metrics
 from projects.trend.finetune import Finetune, labelled_source
 from projects.trend.forecasts import Floats, Held, copy_errors, errors_of
 from projects.trend.probes import detection_metrics, segmentation_probe, test_frames, true_boxes
+from projects.trend.scans.augment import PlanarSimilarity
+from projects.trend.scans.boxes import BoxesInGrid, labelled_frames
 from projects.trend.sources import open_source
 
 ELEVATION, AZIMUTH = 2.0, 10.0  # degrees of a cell of directions

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
-from common.data.lidar.options import LidarData, PlanarAugment
-from common.encoders.lidar.options import DetectorOptions
+from projects.trend.encoders.options import DetectorOptions
+from projects.trend.scans.options import LidarData, PlanarAugment
 
 from common.ranges import (  # isort: skip
     Count,

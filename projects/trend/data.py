@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.corrupt import CorruptCounter
-from common.data.lidar.augment import PlanarSimilarity, draw_similarity
-from common.data.lidar.poses import planar_action, relative, transform
-from common.data.lidar.rays import above_ground, block_mask, choose, inside
-from common.data.lidar.sequences import LidarFrame, LidarSet, Window, first_readable, windows
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from projects.trend.config import Config, TrendData
 from projects.trend.objective import horizon_probabilities
+from projects.trend.scans.augment import PlanarSimilarity, draw_similarity
+from projects.trend.scans.poses import planar_action, relative, transform
+from projects.trend.scans.rays import above_ground, block_mask, choose, inside
+from projects.trend.scans.sequences import LidarFrame, LidarSet, Window, first_readable, windows
 from projects.trend.sources import LidarPart, open_source, strides
 
 Floats = NDArray[np.floating]

@@ -10,8 +10,8 @@ from common.encoders.modes import evaluated, untrained
 from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
 from common.evaluation.figures import embedding_map
-from common.evaluation.lidar.scans import detection_figure, scan_figure
 from projects.trend.config import Config
+from projects.trend.evaluation.forecast_errors import detection_figure, scan_figure
 from projects.trend.finetune import Finetune
 from projects.trend.forecasts import (
     Errors,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders.lidar.voxel_backbone import build_voxel_encoder
 from common.encoders.state_dict import load_state_dict_file
 from common.export.safetensors import load_safetensors, save_safetensors
 from projects.trend.config import Config
+from projects.trend.encoders.voxel_backbone import build_voxel_encoder
 from projects.trend.finetune import Finetune, last_module
 from projects.trend.module import Trend
 from projects.trend.networks import encoder_options, network_options

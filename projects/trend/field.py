@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from common.encoders.lidar.trilinear import trilinear
-from common.encoders.lidar.voxels import VoxelGrid
 from common.encoders.sinusoidal import sinusoidal
+from projects.trend.encoders.trilinear import trilinear
+from projects.trend.encoders.voxels import VoxelGrid
 
 
 class FieldValues(NamedTuple):

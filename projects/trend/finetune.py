@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.data.lidar.augment import PlanarSimilarity
-from common.data.lidar.detection import (
+from common.data.module import ContrastiveData
+from common.engine.module import ContrastiveModule
+from common.engine.sharding import clip_to
+from projects.trend.config import Config, Source
+from projects.trend.detection_losses import detector_losses
+from projects.trend.encoders.detector import Detector
+from projects.trend.module import Trend
+from projects.trend.networks import TrendNetwork, encoder_options, network_options
+from projects.trend.scans.augment import PlanarSimilarity
+from projects.trend.scans.boxes import (
     BoxesInGrid,
     DetectionBatch,
     LabelledFrames,
     labelled_frames,
 )
-from common.data.lidar.sequences import LidarSet
-from common.data.module import ContrastiveData
-from common.encoders.lidar.detector import Detector
-from common.engine.module import ContrastiveModule
-from common.engine.sharding import clip_to
-from common.losses.auxiliary.detection import detector_losses
-from projects.trend.config import Config, Source
-from projects.trend.module import Trend
-from projects.trend.networks import TrendNetwork, encoder_options, network_options
+from projects.trend.scans.sequences import LidarSet
 from projects.trend.sources import LABEL_SEED, open_source, simulated_frames
 
 WITH_BOXES: tuple[Source, ...] = ("simulated", "npz", "nuscenes", "once", "waymo")

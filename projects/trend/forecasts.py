@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config import UserError
-from common.data.lidar.augment import PlanarSimilarity
-from common.data.lidar.rays import inside
-from common.data.lidar.sequences import LidarSet, Window, windows
 from common.data.samplers import sample_rng
-from common.evaluation.lidar.scans import chamfer, copied_ranges
 from projects.trend.config import Config
 from projects.trend.data import (
     as_rays,
@@ -23,7 +19,11 @@ from projects.trend.data import (
     in_first_frame,
     window_actions,
 )
+from projects.trend.evaluation.forecast_errors import chamfer, copied_ranges
 from projects.trend.networks import Rays, TrendNetwork
+from projects.trend.scans.augment import PlanarSimilarity
+from projects.trend.scans.rays import inside
+from projects.trend.scans.sequences import LidarSet, Window, windows
 from projects.trend.sources import STRIDE, LidarPart, open_source
 
 Floats = NDArray[np.floating]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common.encoders.lidar.neus import AlphaMode, box_span, importance, render_sdf, stratified
-from common.encoders.lidar.voxel_backbone import build_voxel_encoder
 from projects.trend.config import Config
+from projects.trend.encoders.neus import AlphaMode, box_span, importance, render_sdf, stratified
+from projects.trend.encoders.voxel_backbone import build_voxel_encoder
 from projects.trend.field import TemporalLidarField
 from projects.trend.recurrent import RecurrentEmbedding
 

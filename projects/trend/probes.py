@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.lidar.augment import PlanarSimilarity
-from common.data.lidar.detection import BoxesInGrid, collate_frames, labelled_frames
-from common.data.lidar.kitti import SEMANTIC_CLASSES
-from common.data.lidar.rays import inside
-from common.data.lidar.sequences import LidarFrame, LidarSet
-from common.data.lidar.simulator import CLASSES
 from common.data.samplers import sample_rng
-from common.encoders.lidar.detector import Detector
-from common.encoders.lidar.trilinear import trilinear
 from common.evaluation.features.linear_probe import fit_logistic_regression
-from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
-from common.evaluation.lidar.rotated_iou import once_metrics
-from common.evaluation.lidar.scans import segmentation_scores
 from projects.trend.config import Config, Source
+from projects.trend.encoders.detector import Detector
+from projects.trend.encoders.trilinear import trilinear
+from projects.trend.evaluation.average_precision import FrameBoxes, nuscenes_metrics
+from projects.trend.evaluation.forecast_errors import segmentation_scores
+from projects.trend.evaluation.rotated_iou import once_metrics
 from projects.trend.finetune import labelled_source
+from projects.trend.scans.augment import PlanarSimilarity
+from projects.trend.scans.boxes import BoxesInGrid, collate_frames, labelled_frames
+from projects.trend.scans.kitti import SEMANTIC_CLASSES
+from projects.trend.scans.rays import inside
+from projects.trend.scans.sequences import LidarFrame, LidarSet
+from projects.trend.scans.simulator import CLASSES
 from projects.trend.sources import open_source
 
 POINTS_PER_FRAME = 400  # of the segmentation probe

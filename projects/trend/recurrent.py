@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from common.encoders.lidar.flat_conv import constant_conv3d, flat_conv3d
-from common.encoders.lidar.voxel_backbone import Norm, norm_3d
 from common.encoders.sinusoidal import sinusoidal
+from projects.trend.encoders.flat_conv import constant_conv3d, flat_conv3d
+from projects.trend.encoders.voxel_backbone import Norm, norm_3d
 
 
 def embed_action(actions: Tensor, dim: int = 32) -> Tensor:

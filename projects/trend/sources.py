@@ -4,21 +4,21 @@ from pathlib import Path
 from typing import Literal
 
 from common.config import UserError
-from common.data.lidar.kitti import (
+from common.data.lookup import bundled, data_root, require
+from common.engine.experiment import Requirement
+from projects.trend.config import Config, Source
+from projects.trend.scans.kitti import (
     RAW_SOURCE,
     SEMANTIC_SOURCE,
     kitti_raw,
     packed_clip,
     semantic_kitti,
 )
-from common.data.lidar.nuscenes import SOURCE as NUSCENES_SOURCE
-from common.data.lidar.nuscenes import nuscenes
-from common.data.lidar.once import ONCE_SOURCE, WAYMO_SOURCE, once, waymo
-from common.data.lidar.sequences import LidarSet, read_npz_sequences
-from common.data.lidar.simulator import Simulator
-from common.data.lookup import bundled, data_root, require
-from common.engine.experiment import Requirement
-from projects.trend.config import Config, Source
+from projects.trend.scans.nuscenes import SOURCE as NUSCENES_SOURCE
+from projects.trend.scans.nuscenes import nuscenes
+from projects.trend.scans.once import ONCE_SOURCE, WAYMO_SOURCE, once, waymo
+from projects.trend.scans.sequences import LidarSet, read_npz_sequences
+from projects.trend.scans.simulator import Simulator
 
 LidarPart = Literal["train", "test", "dev", "labelled"]
 CLIP = "lidar-kitti/drive0005.npz"

@@ -16,7 +16,10 @@ from common.data.padding import TextInputs
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
 from common.data.text.lexical import without_phrases
-from common.evaluation.retrieval.normalisation import (
+from projects.vacancysbert.config import Config, VacancyData
+from projects.vacancysbert.encoder import TitleSkillEncoder
+from projects.vacancysbert.esco import esco_parts
+from projects.vacancysbert.normalisation import (
     TitleBenchmark,
     TitleRow,
     read_candidates,
@@ -25,9 +28,6 @@ from common.evaluation.retrieval.normalisation import (
     title_benchmark,
     title_key,
 )
-from projects.vacancysbert.config import Config, VacancyData
-from projects.vacancysbert.encoder import TitleSkillEncoder
-from projects.vacancysbert.esco import esco_parts
 from projects.vacancysbert.places import file_path
 from projects.vacancysbert.synthetic import synthetic_parts
 from projects.vacancysbert.texts import (

@@ -11,7 +11,7 @@ from functools import lru_cache
 from common.data.occupations import Occupation, load_occupations
 from common.data.splits import stable_fraction
 from common.data.text.lexical import clauses, sentences
-from common.evaluation.retrieval.normalisation import (
+from projects.vacancysbert.normalisation import (
     ALL,
     ZERO_OVERLAP,
     TitleRow,

@@ -16,7 +16,15 @@ from common.encoders.modes import evaluated
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.retrieval.normalisation import (
+from common.evaluation.retrieval.runs import tfidf_vectors
+from common.export.sentence_transformers import load_sentence_transformers
+from common.families.retrieval.dense import build_dense
+from common.families.retrieval.evaluation import before_and_after
+from projects.vacancysbert.config import Config
+from projects.vacancysbert.data import load_data
+from projects.vacancysbert.encoder import TitleSkillEncoder
+from projects.vacancysbert.module import VacancySBERT
+from projects.vacancysbert.normalisation import (
     ALL,
     KS,
     Scores,
@@ -27,18 +35,10 @@ from common.evaluation.retrieval.normalisation import (
     rank_metrics,
     sparse_cosines,
 )
-from common.evaluation.retrieval.runs import tfidf_vectors
-from common.evaluation.text.word_vectors import read_word_vectors
-from common.export.sentence_transformers import load_sentence_transformers
-from common.families.retrieval.dense import build_dense
-from common.families.retrieval.evaluation import before_and_after
-from projects.vacancysbert.config import Config
-from projects.vacancysbert.data import load_data
-from projects.vacancysbert.encoder import TitleSkillEncoder
-from projects.vacancysbert.module import VacancySBERT
 from projects.vacancysbert.places import WORD_VECTORS, file_path
 from projects.vacancysbert.stages import recipe_of
 from projects.vacancysbert.texts import skill_text
+from projects.vacancysbert.word_vectors import read_word_vectors
 
 PRIMARY = f"recall_at_{KS[-1]}"
 BETAS = [i / 10 for i in range(11)]

@@ -20,8 +20,8 @@ from common.decoding.generators import Prompt, generator_settings, text_generato
 from common.decoding.options import Policy, ServerConfig
 from common.encoders.text.tagger import span_tagger
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.normalisation import strings
 from projects.vacancysbert.config import Config, ExtractConfig
+from projects.vacancysbert.normalisation import strings
 
 INSTRUCTION = (
     "Read the job description. Write down the professional skills, tools and fields of knowledge "

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from common.distributed.collectives import all_gather_no_grad
 from common.engine.module import ContrastiveModule
-from common.evaluation.retrieval.normalisation import cosines, gold_ranks
 from common.losses.functional.masks import masked_share
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.encoder import TitleSkillEncoder
+from projects.vacancysbert.normalisation import cosines, gold_ranks
 from projects.vacancysbert.objective import Objective, SkillPrediction
 
 

@@ -4,8 +4,8 @@ from itertools import product
 
 from common.data.samplers import sample_rng
 from common.data.synthetic_words import SYLLABLES
-from common.evaluation.retrieval.normalisation import TitleRow
 from projects.vacancysbert.esco import Parts
+from projects.vacancysbert.normalisation import TitleRow
 
 VARIANTS = 4  # titles of an occupation; the first is the standard one
 CORE, SHOWN, NOISE = 8, 5, 3  # skills of an occupation; of an advert; foreign ones of an advert

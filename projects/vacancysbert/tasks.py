@@ -10,19 +10,19 @@ from common.encoders.state_dict import read_state_dict
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace, read_json
-from common.evaluation.retrieval.normalisation import (
-    read_candidates,
-    score_embeddings,
-    strings,
-    title_key,
-    write_benchmark,
-)
 from common.evaluation.search import search
 from common.export.files import output_file
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.data import load_data
 from projects.vacancysbert.extract import extract
 from projects.vacancysbert.module import VacancySBERT
+from projects.vacancysbert.normalisation import (
+    read_candidates,
+    score_embeddings,
+    strings,
+    title_key,
+    write_benchmark,
+)
 
 SHOWN = 10  # test rows that are normalised where no file is named
 

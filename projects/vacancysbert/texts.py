@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from common.data.text.lexical import without_phrases
-from common.evaluation.retrieval.normalisation import title_key
+from projects.vacancysbert.normalisation import title_key
 
 _REMOVED = re.compile(
     r"https?://\S+|www\.\S+"

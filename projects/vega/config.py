@@ -4,13 +4,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import ExperimentConfig
-from common.families.classification.glue_config import (
-    GlueData,
-    SelfCalibrationConfig,
-    SiftConfig,
-    SubmitConfig,
-    TransductiveConfig,
-)
 from common.ranges import (
     Count,
     NonNegative,
@@ -21,6 +14,13 @@ from common.ranges import (
     Whole,
     at_least,
     not_empty,
+)
+from projects.vega.glue.config import (
+    GlueData,
+    SelfCalibrationConfig,
+    SiftConfig,
+    SubmitConfig,
+    TransductiveConfig,
 )
 
 
@@ -72,7 +72,7 @@ class VegaModel:
     # what training starts from, see common.encoders.resolve_pretrained; a BERT's content weights
     # become an encoder with disentangled attention when it is pre-trained
     pretrained: str = "bundled:text-encoder"
-    # with pretrained=random: see common.encoders.text.variants.disentangled
+    # with pretrained=random: see projects.vega.encoders.disentangled
     size: str | None = None
     random_start: bool = False  # fine-tune random weights, which is of use in dry runs alone
     # fields of the architecture in place of the size's own; of the encoder that a BERT becomes

@@ -9,11 +9,11 @@ from torch import Tensor
 from common.data.text.labelled.glue import is_labelled
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
-from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, first_perturbation
 from common.engine.workspace import Workspace
-from common.evaluation.text.glue import glue_metrics
-from common.families.classification.submission import submission_lines
 from projects.vega.config import Config
+from projects.vega.encoders.perturbation import EmbeddingPerturbation, first_perturbation
+from projects.vega.glue.metrics import glue_metrics
+from projects.vega.glue.submission import submission_lines
 from projects.vega.module import FineTune
 from projects.vega.stages import chance, inputs_of, labelled_part, parts_of, target_parts
 

@@ -11,10 +11,10 @@ from common.config import OptimConfig
 from common.distributed.process import gather_objects
 from common.encoders.length_groups import in_length_groups
 from common.encoders.text.tuned.classifier import TextClassifier, Texts
-from common.encoders.text.tuned.perturbation import EmbeddingPerturbation
 from common.engine.module import ContrastiveModule
-from common.evaluation.text.glue import glue_metrics
 from projects.vega.config import Config
+from projects.vega.encoders.perturbation import EmbeddingPerturbation
+from projects.vega.glue.metrics import glue_metrics
 from projects.vega.objective import row_changes, task_loss
 
 # of self-calibration: share of the training examples that was flagged, and how many of these had

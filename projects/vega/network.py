@@ -18,13 +18,13 @@ from common.encoders.pretrained import resolve_pretrained, stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_config, load_tokenizer, load_transformer
 from common.encoders.text.tuned.classifier import TextClassifier
-from common.encoders.text.variants.disentangled import (
+from projects.vega.config import Config, VegaModel
+from projects.vega.encoders.disentangled import (
     disentangled_config,
     disentangled_from_bert,
     shallow,
 )
-from common.encoders.text.variants.replaced_tokens import ReplacedTokenModel
-from projects.vega.config import Config, VegaModel
+from projects.vega.encoders.replaced_token_detection import ReplacedTokenModel
 
 _ENCODER: Any = AutoModel
 _MASKED_LM: Any = AutoModelForMaskedLM

@@ -7,7 +7,7 @@ the card. # R rows, C classes
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.auxiliary.adversarial import symmetric_cross_entropy
+from projects.vega.adversarial import symmetric_cross_entropy
 
 
 def task_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.distributed.differentiable import rank_mean_of_sums
-from common.encoders.text.variants.replaced_tokens import ReplacedTokenModel
 from common.engine.module import AlternatingModule
-from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from common.losses.info_nce import InfoNCELoss
 from projects.vega.config import Config
+from projects.vega.encoders.replaced_token_detection import ReplacedTokenModel
+from projects.vega.replaced_token_loss import replaced_token_loss
 
 
 class PretrainObjective(nn.Module):

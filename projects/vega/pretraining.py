@@ -15,7 +15,6 @@ from common.damage import reading
 from common.data.lookup import own_file
 from common.data.module import ContrastiveData
 from common.data.samplers import sample_rng
-from common.data.text.replaced_tokens import ReplacedTokenRows
 from common.data.text.sets import StsSet, load_sentences, load_sts
 from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
 from common.encoders.modes import evaluated
@@ -35,6 +34,7 @@ from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.evaluation import save_sts_items, sentence_geometry
 from projects.vega.config import Config
+from projects.vega.corruption import ReplacedTokenRows
 from projects.vega.network import (
     build_pretraining,
     first_pretraining,

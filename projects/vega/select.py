@@ -15,9 +15,9 @@ from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.lifecycle.finished import run_metrics
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from common.evaluation.text.glue import TASKS
 from projects.vega.config import Config
 from projects.vega.forwarding import strategy, task_words, word
+from projects.vega.glue.metrics import TASKS
 
 TRICKS = ("sift", "self_calibration", "transductive")
 

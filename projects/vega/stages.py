@@ -16,14 +16,14 @@ from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
 from common.engine.trainer import stage_config, total_steps
-from common.families.classification.pseudo_labels import (
+from projects.vega.config import Config
+from projects.vega.glue.pseudo_labels import (
     calibrated,
     class_shares,
     folds,
     pseudo_labelled,
     united,
 )
-from projects.vega.config import Config
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
 

@@ -9,9 +9,9 @@ from typing import Any
 from common.config import UserError
 from common.engine.lifecycle.finished import finished_runs, is_trained, run_metrics, run_settings
 from common.engine.workspace import Workspace
-from common.evaluation.text.glue import HUMAN, TASKS, best_tasks, glue_average, leaderboard
 from projects.vega.config import Config
 from projects.vega.forwarding import strategy, target_of
+from projects.vega.glue.metrics import HUMAN, TASKS, best_tasks, glue_average, leaderboard
 
 Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> score, per cent
 

@@ -15,11 +15,11 @@ from common.engine.lifecycle.finished import is_trained, run_settings
 from common.engine.lifecycle.settings import leaves
 from common.engine.run import load_module, train, trained_module
 from common.engine.workspace import Workspace, read_json, run_folder
-from common.evaluation.text.glue import glue_average, glue_metrics
-from common.families.classification.submission import write_submission
 from projects.vega.config import Config
 from projects.vega.evaluate import logits_of
 from projects.vega.forwarding import strategy, target_of, task_words, word
+from projects.vega.glue.metrics import glue_average, glue_metrics
+from projects.vega.glue.submission import write_submission
 from projects.vega.module import FineTune
 
 

@@ -6,12 +6,12 @@ import torch
 from common.config import UserError
 from common.data.samplers import sample_rng
 from common.data.text.lexical import words as words_of
-from common.data.video.batches import Words
-from common.data.video.clips import Question, frames_of_sentences
 from common.encoders.image.cifar_resnet import cifar_resnet
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
+from projects.video_qa.clips.batches import Words
+from projects.video_qa.clips.clips import Question, frames_of_sentences
 from projects.video_qa.config import Config
 from projects.video_qa.data import Loaded
 from projects.video_qa.evaluate import Judged, judge, judged_part, metrics_of

@@ -13,16 +13,17 @@ from common.config import UserError
 from common.data.lookup import bundled, data_root
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
-from common.data.video.batches import Layout, Masking, VideoQARows, Words, choice_of
-from common.data.video.clips import Clip, Question, Sentence
-from common.data.video.frames import (
+from common.engine.experiment import Requirement, bundled_requirement
+from projects.video_qa.clips.batches import Layout, Masking, VideoQARows, Words, choice_of
+from projects.video_qa.clips.clips import Clip, Question, Sentence
+from projects.video_qa.clips.frames import (
     FeatureFiles,
     FeatureTable,
     Frames,
     FramesInMemory,
     FrameSource,
 )
-from common.data.video.tv_sets import (
+from projects.video_qa.clips.tv_sets import (
     SETS,
     Part,
     QASet,
@@ -31,7 +32,6 @@ from common.data.video.tv_sets import (
     subtitles_of,
     with_objects,
 )
-from common.engine.experiment import Requirement, bundled_requirement
 from projects.video_qa.config import Config
 from projects.video_qa.pretraining import QuestionPrediction
 
@@ -210,7 +210,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
 
 def bundled_questions(root: str | None, part: Part) -> QASet:
     """TVQA+'s validation questions without clips, parts by hash of the clip: 60 % train, 10 % dev, 30 % test."""
-    from common.data.video.tv_sets import read_tvqa
+    from projects.video_qa.clips.tv_sets import read_tvqa
 
     every = read_tvqa(bundled("videoqa-tvqaplus", root) / "val.jsonl.gz")
     bounds = {"train": (0.0, 0.6), "dev": (0.6, 0.7), "test": (0.7, 1.0)}[part]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from common.config import UserError
 from common.damage import reading
-from common.data.video.clips import Clip, ordered, read_subtitles, sentences_of
+from projects.video_qa.clips.clips import Clip, ordered, read_subtitles, sentences_of
 
 FORM = (
     '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...",'

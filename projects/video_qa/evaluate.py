@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.video.batches import VideoQABatch, Words
-from common.data.video.clips import Question
-from common.data.video.tv_sets import SETS
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.video.answers import accuracy_by, question_type
-from common.evaluation.video.spans import best_span, span_metrics, temporal_iou
+from projects.video_qa.answers import accuracy_by, question_type
+from projects.video_qa.clips.batches import VideoQABatch, Words
+from projects.video_qa.clips.clips import Question
+from projects.video_qa.clips.tv_sets import SETS
 from projects.video_qa.config import Config
 from projects.video_qa.data import Loaded, judging, load_part, main_rows
 from projects.video_qa.module import VideoQA
 from projects.video_qa.network import Output
+from projects.video_qa.spans import best_span, span_metrics, temporal_iou
 from projects.video_qa.stages import build_tokenizer
 
 MASK_SEED = 7

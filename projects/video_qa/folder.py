@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.video.batches import Layout, VideoQABatch, Words
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import read_state_dict
 from common.encoders.text.tower import load_tokenizer
 from common.export.safetensors import load_safetensors, save_safetensors
+from projects.video_qa.clips.batches import Layout, VideoQABatch, Words
 from projects.video_qa.config import Config
 from projects.video_qa.data import layout_of
 from projects.video_qa.module import VideoQA

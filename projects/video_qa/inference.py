@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from common.config import UserError
 from common.data.image.sources import EvalTransform
 from common.data.image.upright import PICTURES, upright
-from common.data.video.batches import Choice, ClipView, VideoQARows, clip_end, clip_view
-from common.data.video.clips import Clip, Sentence, frame_times, ordered, read_subtitles
-from common.data.video.frames import Frames, FramesInMemory
 from common.encoders.image.cifar_resnet import cifar_resnet
 from common.encoders.image.towers import torchvision_tower
 from common.encoders.modes import evaluation_mode
-from common.evaluation.video.spans import best_span
+from projects.video_qa.clips.batches import Choice, ClipView, VideoQARows, clip_end, clip_view
+from projects.video_qa.clips.clips import Clip, Sentence, frame_times, ordered, read_subtitles
+from projects.video_qa.clips.frames import Frames, FramesInMemory
 from projects.video_qa.folder import Exported, read
+from projects.video_qa.spans import best_span
 
 Picture = Image.Image | str | Path
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from common.data.video.batches import VideoQABatch
 from common.distributed.collectives import all_gather_no_grad
 from common.engine.module import ContrastiveModule
 from common.engine.optim import decay_groups
+from projects.video_qa.clips.batches import VideoQABatch
 from projects.video_qa.config import Config
 from projects.video_qa.network import Output, VideoQANet
 from projects.video_qa.objective import answer_loss, localisation_loss, masked_contrast

@@ -13,11 +13,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from common.config import UserError
-from common.data.video.batches import VideoQABatch
 from common.encoders.text.tower import load_transformer
-from common.encoders.video.attention import FrameAttention, Reach, frame_reach
-from common.encoders.video.sentence_rnn import SentenceRNN
+from projects.video_qa.attention import FrameAttention, Reach, frame_reach
+from projects.video_qa.clips.batches import VideoQABatch
 from projects.video_qa.config import Config
+from projects.video_qa.sentence_rnn import SentenceRNN
 
 
 class Output(NamedTuple):

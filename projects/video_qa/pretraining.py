@@ -6,8 +6,8 @@ from typing import Literal
 
 from common.config import UserError
 from common.data.samplers import sample_rng
-from common.data.video.batches import Choice
-from common.data.video.clips import Clip, Question
+from projects.video_qa.clips.batches import Choice
+from projects.video_qa.clips.clips import Clip, Question
 
 DISTRACTOR_STREAM = 63
 

@@ -24,11 +24,11 @@ from common.data.image.sources import EvalTransform
 from common.data.samplers import Rng, sample_rng
 from common.data.splits import stable_fraction
 from common.data.text.sets import load_sentences
-from common.data.video.clips import Clip, Question, Sentence
-from common.data.video.frames import Frames, FramesInMemory
-from common.data.video.tv_sets import Part, QASet
 from common.encoders.image.cifar_resnet import cifar_resnet
 from common.encoders.modes import evaluation_mode
+from projects.video_qa.clips.clips import Clip, Question, Sentence
+from projects.video_qa.clips.frames import Frames, FramesInMemory
+from projects.video_qa.clips.tv_sets import Part, QASet
 
 KINDS = ("seen", "said", "word")
 CLASSES = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

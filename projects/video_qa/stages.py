@@ -10,12 +10,12 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.module import ContrastiveData
-from common.data.video.batches import VideoQARows, Words
 from common.encoders.pretrained import stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Plan, Stage, weights_requirement
 from common.engine.trainer import total_steps
+from projects.video_qa.clips.batches import VideoQARows, Words
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows, pretraining_rows, requirements
 from projects.video_qa.module import VideoQA

@@ -14,16 +14,16 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.tables import write_jsonl
-from common.data.video.batches import Words
-from common.data.video.clips import Clip, frame_times
-from common.data.video.frames import Frames
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace, read_json
-from common.evaluation.video.answers import accuracy_by, question_type
 from common.export.files import write_json, write_tensors
-from projects.video_qa.config import Config
+from projects.video_qa.answers import accuracy_by, question_type
+from projects.video_qa.clips.batches import Words
+from projects.video_qa.clips.clips import Clip, frame_times
+from projects.video_qa.clips.frames import Frames
+from projects.video_qa.config import Config, PrepareConfig
 from projects.video_qa.data import judging
 from projects.video_qa.descriptions import read_description
 from projects.video_qa.evaluate import hits_of, judge, judged_part, unlabelled
@@ -38,7 +38,6 @@ from projects.video_qa.inference import (
     pictures_of,
 )
 from projects.video_qa.module import VideoQA
-from projects.video_qa.options import PrepareConfig
 from projects.video_qa.stages import build_tokenizer
 
 

@@ -8,13 +8,12 @@ from typing import Any
 from common.config import UserError
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.workspace import Workspace
 from common.export.files import output_file
-from projects.wikides.config import Config
+from projects.wikides.beam_sweep import beam_sweep, distinct
+from projects.wikides.config import CandidatesConfig, Config
 from projects.wikides.data import instance_names
-from projects.wikides.options import CandidatesConfig
 
 CHUNK = 128  # rows in a file of finished candidates
 

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from common.config import UserError
 from common.data.lines import one_line
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.beam_sweep import distinct
 from common.engine.workspace import Workspace
-from projects.wikides.config import Config
-from projects.wikides.options import CollectConfig
+from projects.wikides.beam_sweep import distinct
+from projects.wikides.config import CollectConfig, Config
 
 Item = Mapping[str, Any]
 Records = list[dict[str, Any]]

@@ -10,9 +10,9 @@ from common.data.lookup import bundled, data_root, require
 from common.data.samplers import sample_rng
 from common.data.synthetic_words import SYLLABLES
 from common.data.tables import read_jsonl
-from common.decoding.beam_sweep import distinct
 from common.engine.callbacks import step_seed
 from common.engine.experiment import Requirement, bundled_requirement
+from projects.wikides.beam_sweep import distinct
 from projects.wikides.config import Config, Part
 
 RANKING, DESCRIBING = "wikides-ranking", "wikides"  # below data/

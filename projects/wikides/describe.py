@@ -21,11 +21,10 @@ from common.evaluation.generation.reference import rouge_f
 from common.export.files import write_files
 from projects.wikides.batches import DescribeRows
 from projects.wikides.candidates import fitting
-from projects.wikides.config import Config
+from projects.wikides.config import Config, GeneratorModel
 from projects.wikides.data import Row, first_seed, load_rows, requirements
 from projects.wikides.describer import Describer
 from projects.wikides.evaluate import GIVEN, full_metrics, given_rows, row_metrics, table
-from projects.wikides.options import GeneratorModel
 from projects.wikides.selectors import lead
 
 PROBES = ["A small cat is a pet of the house.", "The old town lies in the north of the country."]

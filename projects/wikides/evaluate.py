@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import fit_whitening
-from common.evaluation.generation.bert_score import BertScore
 from common.evaluation.generation.reference import ROUGE_F, mean_scores, rouge, rouge_f
+from projects.wikides.bert_score import BertScore
 from projects.wikides.config import Config, MethodConfig
 from projects.wikides.data import Row
 from projects.wikides.encoder import RankerEncoder

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
+from projects.wikides.beam_sweep import beam_sweep, distinct
 from projects.wikides.candidates import fitting
 from projects.wikides.config import MethodConfig
 from projects.wikides.data import Row

@@ -11,7 +11,7 @@ from common.config import UserError
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from projects.wikides.options import SentimentConfig
+from projects.wikides.config import SentimentConfig
 
 Classify = Callable[[Sequence[str]], list[str]]
 

@@ -8,16 +8,16 @@ from common.config import UserError
 from common.damage import reading
 from common.data.lines import read_lines
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.beam_sweep import distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.modes import evaluated
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.generation.choice import choice_shares, write_choice_form
 from common.evaluation.tables import markdown_table
 from common.export.files import output_file
+from projects.wikides.beam_sweep import distinct
+from projects.wikides.choice import choice_shares, write_choice_form
 from projects.wikides.config import Config
 from projects.wikides.data import Row, load_rows
 from projects.wikides.inference import Ranked, rank_all

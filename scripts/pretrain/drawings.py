@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from common.data.image.sources import CachedImages, ImageTransform
 from common.data.image_text.captions import CaptionFiles
-from common.data.image_text.variants import family_of, family_split
 from common.data.lookup import bundled
 from common.data.packed import PackedImages
 from common.data.samplers import Key, sample_rng
@@ -21,6 +20,7 @@ from common.data.text.tokenizers import BpeTokenizer
 from common.families.image_text.config import ORIGINAL, ImageTextData
 from common.families.image_text.drawings import POOL, pool_images
 from common.families.image_text.photographs import CLASSES, TEMPLATES
+from projects.rtd.variants import family_of, family_split
 
 SOURCES = [ORIGINAL, "phrasing1", "phrasing2", "phrasing3", "phrasing4"]
 ORDER_STREAM, VIEW_STREAM, WORD_STREAM = 71, 72, 73

@@ -51,8 +51,8 @@ def build(cfg: Config) -> Any:
 
     from common.data.module import ContrastiveData
     from common.data.text.masking import IGNORED, mask_tokens
-    from common.data.text.tokens.bins import TokenBins
     from common.engine.experiment import Experiment, Plan, Stage
+    from projects.contriever.bins import TokenBins
     from scripts.pretrain import corpus, vocabulary
     from scripts.pretrain.vocabulary import ModuleWithVocabulary, pieces, refuse_other
 

@@ -19,7 +19,6 @@ from common.damage import remedy
 from common.data.image.sources import EvalTransform
 from common.data.image_text.shards import is_cut_off
 from common.data.image_text.streaming import StreamingPairs
-from common.data.lidar.kitti import packed_clip
 from common.data.packed import PackedImages
 from common.data.retrieval.beir import json_rows
 from common.data.retrieval.readers import _json_lines
@@ -30,6 +29,7 @@ from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine import progress
 from common.engine.lifecycle.run import Run
 from common.engine.tracking import MetricsCSV, drop_rows_after, read_metrics
+from projects.trend.scans.kitti import packed_clip
 
 ENCODER = ROOT / "data/models/text-encoder"
 DRIVE = ROOT / "data/lidar-kitti/drive0005.npz"

@@ -1,7 +1,7 @@
 """Dual encoders whose image tower is given and stays as it is (LiT): build, embed, cache.
 
 A *tower feature* is what the given network says about an image; it never changes, so it can be
-computed once (`common.data.image_text.frozen`). Centring and an optional trainable projection come
+computed once (`projects.cwcl.frozen_vectors`). Centring and an optional trainable projection come
 after it.
 """
 

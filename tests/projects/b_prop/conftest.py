@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.text.documents.corpus_statistics import CorpusStatistics
 from projects.b_prop.config import Config, WordsConfig
+from projects.b_prop.corpus_statistics import CorpusStatistics
 from projects.b_prop.data import PairBatches, kept_documents, training_documents
 from projects.b_prop.documents import Collection, settings_of
 from projects.b_prop.module import BProp

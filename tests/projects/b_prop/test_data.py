@@ -9,13 +9,13 @@ from common.config import UserError
 from common.data.samplers import SeededBatchSampler
 from common.data.splits import stable_fraction
 from common.encoders.text.cross_encoder import pair_ids
-from common.encoders.text.word_attention import word_pieces
 from common.engine.workspace import Workspace
 from projects.b_prop import build, data
 from projects.b_prop.data import finetuning_data, requirements, training_documents
 from projects.b_prop.evaluate import evaluation_sets
 from projects.b_prop.prepare import Articles
 from projects.b_prop.stages import build_ranker, num_documents
+from projects.b_prop.word_attention import word_pieces
 from tests.projects.b_prop.conftest import config, pairs_of
 
 IGNORED = -100

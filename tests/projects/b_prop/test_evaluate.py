@@ -9,10 +9,10 @@ import torch
 from common.config import UserError
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
-from common.families.retrieval.reranking import cross_validated, first_stage
 from projects.b_prop import baselines
 from projects.b_prop import evaluate as evaluation
 from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
+from projects.b_prop.reranking import cross_validated, first_stage
 from projects.b_prop.stages import build_ranker
 from tests.projects.b_prop.conftest import config, module_of
 

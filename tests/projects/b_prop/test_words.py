@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.text.documents.corpus_statistics import dirichlet, keep_probability
 from common.encoders.text.cross_encoder import cross_encoder
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from projects.b_prop.corpus_statistics import dirichlet, keep_probability
 from projects.b_prop.data import analyser, attention_source, kept_documents, training_documents
 from projects.b_prop.distribution import (
     Candidates,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.encoders.shared_bank import SharedBank
+from projects.ccp.shared_bank import SharedBank
 from tests.projects.ccp.conftest import GOLDEN, training_set
 
 

@@ -10,27 +10,16 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.text.documents import neighbours
-from common.data.text.documents.neighbours import (
-    DocumentFile,
-    draw_context,
-    language_mixture,
-    one_language,
-)
-from common.data.text.documents.sentences import split_any
-from common.evaluation.features.bitext import calibrated_hits
-from common.evaluation.features.calibration import (
+from projects.ccp import neighbours
+from projects.ccp.answers import answer_within_tokens
+from projects.ccp.bitext import calibrated_hits
+from projects.ccp.calibration import (
     fit_shift,
     fit_shift_and_scale,
     load_calibration,
     save_calibration,
 )
-from common.evaluation.features.rotation import (
-    AdversarialOptions,
-    adversarial_rotation,
-    refine_rotation,
-)
-from projects.ccp.answers import answer_within_tokens
+from projects.ccp.config import SIMULATED
 from projects.ccp.data import (
     ENGLISH,
     calibration_sentences,
@@ -42,7 +31,18 @@ from projects.ccp.data import (
     validation_documents,
 )
 from projects.ccp.evaluate import bitext_pairs
-from projects.ccp.options import SIMULATED
+from projects.ccp.neighbours import (
+    DocumentFile,
+    draw_context,
+    language_mixture,
+    one_language,
+)
+from projects.ccp.rotation import (
+    AdversarialOptions,
+    adversarial_rotation,
+    refine_rotation,
+)
+from projects.ccp.sentences import split_any
 from projects.ccp.towers import PermutedTokenizer, language_view, recipe_of
 from tests.projects.ccp.conftest import PRETRAIN, config, training_set
 

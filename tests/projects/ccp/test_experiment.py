@@ -12,8 +12,8 @@ from common.engine.comparison.spec import read_comparisons
 from common.engine.run import evaluate, train
 from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
-from common.evaluation.features.calibration import load_calibration
 from projects.ccp import baselines, build, tasks
+from projects.ccp.calibration import load_calibration
 from projects.ccp.data import encode_language, requirements
 from projects.ccp.evaluate import bitext, neighbour_lists, xor_retrieve
 from projects.ccp.stages import loaded_module

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.encoders.shared_bank import SharedBank
-from common.evaluation.features.calibration import fit_shift_and_scale
 from common.evaluation.retrieval.ranking import ranking_metrics
+from projects.ccp.calibration import fit_shift_and_scale
 from projects.ccp.finetune import DPRLoss
 from projects.ccp.head import PairHead
 from projects.ccp.module import CENTER, CONTEXT
 from projects.ccp.monitors import batch_hits, leakage, other_language_share, separation
 from projects.ccp.objective import Objective
+from projects.ccp.shared_bank import SharedBank
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.ccp.conftest import (
     GOLDEN,

@@ -6,7 +6,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from common.encoders import asymmetric_norm
+from projects.ccp import asymmetric_norm
 from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.ccp.conftest import module_of, rows_of, training_set, tuned_module
 

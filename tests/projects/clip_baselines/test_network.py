@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from common.config import UserError
-from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.sync_norm import SyncBatchNorm
+from projects.clip_baselines import open_clip_parts as parts
 from projects.clip_baselines.lips import barlip, siamlip, swalip, swalip_v1
 from projects.clip_baselines.network import encode, prototype_scores
 from projects.clip_baselines.objective import cl2l

@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from common.config import UserError
 from common.data.samplers import sample_rng
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.image_text.modality_gap import gap_statistics, read_gap_statistics
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
@@ -25,6 +24,7 @@ from projects.close.data import image_opener, load_examples
 from projects.close.evaluate import named_class, score
 from projects.close.folder import load
 from projects.close.inference import Captioner
+from projects.close.modality_gap import gap_statistics, read_gap_statistics
 from projects.close.pairs import own_pairs
 from projects.close.prompts import INSTRUCTIONS
 from projects.close.stages import make_inputs, rows_of, stages

@@ -7,15 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from common.config import load
-from common.encoders.image_text.modality_gap import GapStatistics, TextAdapter, add_noise
-from common.encoders.image_text.vector_to_text import IGNORED, VectorToText
 from common.engine.module import freeze
 from projects.close import objective
 from projects.close.batches import CloseRows, ImageInputs, Words
 from projects.close.config import Config
 from projects.close.data import load_examples
+from projects.close.modality_gap import GapStatistics, TextAdapter, add_noise
 from projects.close.network import make_adapter
 from projects.close.stages import make_inputs, rows_of, stages
+from projects.close.vector_to_text import IGNORED, VectorToText
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.close.conftest import GOLDEN, GPT2, config, module_of, sines
 from tests.projects.close.workers import three_steps

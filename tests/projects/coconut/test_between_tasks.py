@@ -11,13 +11,13 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from common.config import UserError
-from common.data.incremental import select_memory
 from common.engine.checkpoint import check_fits
 from common.engine.workspace import Workspace
-from common.evaluation.speech.options import SpeechEval
 from projects.coconut import evaluate as evaluation
 from projects.coconut import stages as project
+from projects.coconut.evaluation_options import SpeechEval
 from projects.coconut.history import History
+from projects.coconut.incremental import select_memory
 from projects.coconut.module import Coconut
 from projects.coconut.stages import (
     Task,

@@ -7,17 +7,17 @@ import torch
 
 from common.config import UserError
 from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer
-from common.encoders.speech.options import BeamSearch
-from common.encoders.speech.speech_to_text import build_speech_to_text, exported_options
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
-from common.export.recognizer import Recognizer
 from projects.coconut import build, load
 from projects.coconut.data import build_tokenizer
 from projects.coconut.history import History
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network, network_options
+from projects.coconut.speech.options import BeamSearch
+from projects.coconut.speech.recognizer import Recognizer
+from projects.coconut.speech.speech_to_text import build_speech_to_text, exported_options
 from projects.coconut.stages import Task
 from tests.cards import exported_by
 from tests.projects.coconut.conftest import batch, config, module_of

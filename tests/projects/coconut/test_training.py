@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.incremental import closest_to_mean, herding, select_memory
 from common.data.speech.sources import NUM_CLASSES, spoken_part
-from common.encoders.speech.options import BeamSearch
 from projects.coconut.data import (
     Samples,
     TaskSpeech,
@@ -15,7 +13,9 @@ from projects.coconut.data import (
     memory_slots,
     quota,
 )
+from projects.coconut.incremental import closest_to_mean, herding, select_memory
 from projects.coconut.module import Coconut
+from projects.coconut.speech.options import BeamSearch
 from projects.coconut.stages import Task, grown_memory, stages, teacher_hypotheses
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.figures import unrendered

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.code.search_sets import PIECES, CodePair, read_code_search_net
-from common.data.code.types import TYPES, TYPES_OF, type_token
 from common.data.tables import write_jsonl
+from projects.cocosoda.code.search_sets import PIECES, CodePair, read_code_search_net
+from projects.cocosoda.code.types import TYPES, TYPES_OF, type_token
 from projects.cocosoda.data import (
     CodePairs,
     search_sets,

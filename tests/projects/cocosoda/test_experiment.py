@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common.config import UserError, config_names
-from common.data.code.search_sets import CodeSearchSet
 from common.data.tables import write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -16,6 +15,7 @@ from common.engine.run import train
 from common.engine.sweeps.schema import arms_of, read_sweep, words_of
 from common.engine.workspace import Workspace
 from projects.cocosoda import baselines, build
+from projects.cocosoda.code.search_sets import CodeSearchSet
 from projects.cocosoda.data import evaluation_sets
 from projects.cocosoda.evaluate import (
     encoded,

@@ -5,11 +5,11 @@ them.
 import pytest
 
 from common.config import UserError
-from common.data.code.search_sets import PIECES, read_code_search_net
-from common.data.code.types import TYPES_OF
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine.workspace import Workspace
 from projects.cocosoda import build
+from projects.cocosoda.code.search_sets import PIECES, read_code_search_net
+from projects.cocosoda.code.types import TYPES_OF
 from tests.projects.cocosoda.conftest import config, module_of
 
 

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
-from common.data.code.search_sets import CodePair
-from common.data.code.types import TYPES, type_token
 from projects.cocosoda import build
+from projects.cocosoda.code.search_sets import CodePair
+from projects.cocosoda.code.types import TYPES, type_token
 from projects.cocosoda.data import CodePairs, synthetic_pairs, typed_pieces
 from projects.cocosoda.encoder import build_encoder, load_encoder
 from tests.cards import at_hand, run_card

@@ -5,9 +5,9 @@ import torch
 
 from common.data.row_map.mapper import RowSeed
 from common.decoding.contrastive_search import contrastive_search, rerank
-from common.decoding.harness import decode_side_by_side
 from common.decoding.options import Policy
-from common.evaluation.generation.diversity import diversity, repeated_ngrams
+from projects.contrastive_search.diversity import diversity, repeated_ngrams
+from projects.contrastive_search.harness import decode_side_by_side
 from tests.projects.contrastive_search.conftest import GOLDEN, ToyLM, sines, tiny_lm
 
 TEXTS = [

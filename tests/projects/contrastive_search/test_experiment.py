@@ -16,7 +16,6 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import load_module, module_of_run, prepare, train
 from common.engine.workspace import Workspace
-from common.evaluation.generation.ngram_model import NgramModel
 from projects.contrastive_search import baselines, build, runners
 from projects.contrastive_search import evaluate as own
 from projects.contrastive_search import load as load_model
@@ -28,6 +27,7 @@ from projects.contrastive_search.evaluate import (
     nearest_cosine,
     trigram_scorer,
 )
+from projects.contrastive_search.ngram_model import NgramModel
 from projects.contrastive_search.stages import build_module
 from tests.projects.contrastive_search.conftest import config, tiny_lm
 

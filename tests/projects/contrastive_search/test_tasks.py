@@ -8,10 +8,10 @@ import pytest
 from common.config import UserError
 from common.data.row_map.mapper import RowSeed
 from common.engine.workspace import Workspace
-from common.evaluation.generation.programs import passes
-from common.evaluation.generation.ratings import CRITERIA
 from projects.contrastive_search import build, human, runners, tasks
 from projects.contrastive_search.evaluate import policies
+from projects.contrastive_search.programs import passes
+from projects.contrastive_search.ratings import CRITERIA
 from tests.projects.contrastive_search.conftest import config, tiny_lm
 
 FEW = "eval.methods=[contrastive,greedy]"

@@ -10,7 +10,6 @@ import torch
 from common.config import UserError
 from common.data.mixture import source_probabilities
 from common.data.retrieval.passages import NegativeDraw, PassageRecord
-from common.data.text.tokens.noise import delete_tokens, mask_with, random_span
 from common.families.retrieval.dense import build_dense
 from common.families.retrieval.finetuning import questions
 from projects.contriever.data import (
@@ -21,6 +20,7 @@ from projects.contriever.data import (
     token_streams,
     two_views,
 )
+from projects.contriever.noise import delete_tokens, mask_with, random_span
 from projects.contriever.normalize import plain_punctuation
 from projects.contriever.stages import recipe_of
 from tests.projects.contriever.conftest import GOLDEN, PythonDraws, config

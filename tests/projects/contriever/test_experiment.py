@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModel
 
 from common.config import UserError, config_names
 from common.data.retrieval.passages import read_passages
-from common.data.text.tokens.stream import open_shards
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -24,6 +23,7 @@ from projects.contriever import baselines, build
 from projects.contriever.data import question_data, token_streams
 from projects.contriever.evaluate import evaluate
 from projects.contriever.stages import recipe_of
+from projects.contriever.stream import open_shards
 from tests.projects.contriever.conftest import config, module_of
 from tests.searching import index_two_files
 

@@ -16,24 +16,24 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.image_text.interleaved import documents as docs
-from common.data.image_text.interleaved.clips import adjacent_clips, clip_seconds
-from common.data.image_text.interleaved.round_robin import RoundRobin
-from common.data.image_text.interleaved.tar_rows import TarRows
-from common.data.image_text.interleaved.video import (
+from common.data.samplers import sample_rng
+from common.decoding.generators import LocalGenerator
+from common.encoders.text.tower import load_tokenizer
+from common.engine.workspace import Workspace
+from projects.cosmo import build_video, sources
+from projects.cosmo.batches import CachedPatches, KindSource, Pixels, Words
+from projects.cosmo.few_shot import Item, few_shot_prompt
+from projects.cosmo.interleaved import documents as docs
+from projects.cosmo.interleaved.clips import adjacent_clips, clip_seconds
+from projects.cosmo.interleaved.round_robin import RoundRobin
+from projects.cosmo.interleaved.tar_rows import TarRows
+from projects.cosmo.interleaved.video import (
     FrameFolder,
     VideoFile,
     frame_times,
     open_video,
     segment_shots,
 )
-from common.data.samplers import sample_rng
-from common.decoding.generators import LocalGenerator
-from common.encoders.text.tower import load_tokenizer
-from common.engine.workspace import Workspace
-from common.evaluation.image_text.few_shot import Item, few_shot_prompt
-from projects.cosmo import build_video, sources
-from projects.cosmo.batches import CachedPatches, KindSource, Pixels, Words
 from projects.cosmo.network import load_language
 from projects.cosmo.sources import Shards, draw, rows_of
 from projects.cosmo.table import read_items
@@ -321,10 +321,8 @@ def test_item_12_any_place_and_any_rank(monkeypatch):
     assert list(itertools.islice(stream, 13)) == whole[17:]
     shares = []
     for rank in (0, 1):
-        monkeypatch.setattr(
-            "common.data.image_text.interleaved.round_robin.rank", lambda rank=rank: rank
-        )
-        monkeypatch.setattr("common.data.image_text.interleaved.round_robin.world_size", lambda: 2)
+        monkeypatch.setattr("projects.cosmo.interleaved.round_robin.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("projects.cosmo.interleaved.round_robin.world_size", lambda: 2)
         shares.append(list(itertools.islice(RoundRobin(sources, sizes, 0), 8)))
     wide = list(itertools.islice(_single([4, 6], sources), 8))
     for one, two, both in zip(*shares, wide, strict=True):

@@ -12,9 +12,7 @@ from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from common.evaluation.image_text import few_shot
-from common.evaluation.image_text.few_shot import Item
-from projects.cosmo import baselines, build, tasks
+from projects.cosmo import baselines, build, few_shot, tasks
 from projects.cosmo.batches import Words
 from projects.cosmo.evaluate import (
     Judged,
@@ -23,6 +21,7 @@ from projects.cosmo.evaluate import (
     name_losses,
     reciprocal_ranks,
 )
+from projects.cosmo.few_shot import Item
 from projects.cosmo.folder import export, load
 from projects.cosmo.inference import Cosmo
 from projects.cosmo.sources import COLOURS, draw, drawings

@@ -7,11 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.image_text.visual_language.gated_cross_attention import (
-    GatedCrossAttention,
-    media_times,
-)
-from common.encoders.image_text.visual_language.perceiver import PerceiverResampler, QueryPooling
 from projects.cosmo.module import COSMO, row_losses
 from projects.cosmo.network import CosmoNetwork
 from projects.cosmo.objective import (
@@ -23,6 +18,11 @@ from projects.cosmo.objective import (
     instruction_labels,
     lm_loss,
 )
+from projects.cosmo.visual_language.gated_cross_attention import (
+    GatedCrossAttention,
+    media_times,
+)
+from projects.cosmo.visual_language.perceiver import PerceiverResampler, QueryPooling
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.cosmo.conftest import (
     GOLDEN,

@@ -15,14 +15,14 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from common.evaluation.features.structure import linear_cka, structure_spearman
-from common.export.locked import load_locked
 from common.families.image_text.class_captions import captioned_cifar
-from common.families.image_text.locked import build_towers
 from projects.cwcl import build
 from projects.cwcl.evaluate import pair_metrics, photographs
+from projects.cwcl.exported import load_locked
+from projects.cwcl.locked import build_towers
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.pictures import training_data
+from projects.cwcl.structure import linear_cka, structure_spearman
 from tests.cards import exported_by
 from tests.projects.cwcl.conftest import batch_of, config, module_of
 

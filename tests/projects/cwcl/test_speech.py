@@ -17,12 +17,12 @@ from common.data.speech.waveforms import pad_waveforms
 from common.engine.check import inspect
 from common.engine.verbs import smoke_one
 from common.engine.workspace import Workspace
-from common.evaluation.features.structure import linear_cka, structure_spearman
 from projects.cwcl import build
 from projects.cwcl import spoken as spoken_module
 from projects.cwcl.spoken import training_data
 from projects.cwcl.spoken_sets import held_out_sets, num_recordings, require_sets, training_set
 from projects.cwcl.spoken_towers import build_module
+from projects.cwcl.structure import linear_cka, structure_spearman
 from tests.projects.cwcl.conftest import config
 
 WHISPER = (

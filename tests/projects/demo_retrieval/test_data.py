@@ -12,7 +12,7 @@ from common.config import UserError
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.demo_retrieval.bank import Bank, Demonstrations, read_bank, write_bank
 from projects.demo_retrieval.batches import EvalRows, InfillRows, infilled
-from projects.demo_retrieval.options import DenoiseConfig
+from projects.demo_retrieval.config import DenoiseConfig
 from projects.demo_retrieval.questions import BUNDLED, about
 from projects.demo_retrieval.retriever import TfidfSvd
 from projects.demo_retrieval.sources import read_task

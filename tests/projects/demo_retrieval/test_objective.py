@@ -10,13 +10,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import weights_digest
-from common.evaluation.generation.question_answering import (
-    answer_exact,
-    answer_f1,
-    best_answer,
-    normalize_answer,
-)
 from projects.demo_retrieval.batches import EvalRows
+from projects.demo_retrieval.config import GeneratorConfig, RetrieverConfig
 from projects.demo_retrieval.decode import generate, generate_sequence, label_log_likelihoods
 from projects.demo_retrieval.network import build_generator
 from projects.demo_retrieval.objective import (
@@ -27,7 +22,12 @@ from projects.demo_retrieval.objective import (
     rag_token_nll,
     token_log_probs,
 )
-from projects.demo_retrieval.options import GeneratorConfig, RetrieverConfig
+from projects.demo_retrieval.question_answering import (
+    answer_exact,
+    answer_f1,
+    best_answer,
+    normalize_answer,
+)
 from projects.demo_retrieval.retriever import build_retriever
 from projects.demo_retrieval.stages import demonstrations_of, rows_of
 from projects.demo_retrieval.template import Example, parse_answer

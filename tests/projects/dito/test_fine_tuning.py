@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.encoders.detection.boxes import Regions
-from common.encoders.detection.localization_rpn import propose
 from common.engine.module import ContrastiveModule
 from projects.dito import fine_tuning as ft
+from projects.dito.detection.boxes import Regions
+from projects.dito.detection.localization_rpn import propose
 from tests.projects.dito.conftest import batch_of, config, module_of
 
 

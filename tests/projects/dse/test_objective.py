@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from common.data.text.pairs.tasks import TASKS
 from common.encoders.heads import PairHead, pair_features
-from common.encoders.text.layer_pooling import pool_layers
-from common.families.sentences.pair_classifier import binary_logit
+from projects.dse.layer_pooling import pool_layers
 from projects.dse.objective import Objective
+from projects.dse.pair_classifier import binary_logit
 from tests.projects.dse.conftest import GOLDEN, TEXTS, student
 
 KINDS = {

@@ -15,17 +15,16 @@ from transformers import (
 
 from common.config import UserError
 from common.data.offline import content_key
-from common.data.text.pairs.batches import SequencePairs
 from common.data.text.pairs.readers import synthetic_pairs
 from common.data.text.pairs.tasks import TASKS
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.trainer import stage_config
 from common.engine.workspace import Workspace
-from common.families.sentences import pair_classifier
-from common.families.sentences.pair_classifier import label_order
-from common.families.sentences.pair_scores import ScorePairs, joined, read_scores, score_pairs
-from projects.dse import build, experiment, stages
+from projects.dse import build, experiment, pair_classifier, stages
+from projects.dse.pair_batches import SequencePairs
+from projects.dse.pair_classifier import label_order
+from projects.dse.pair_scores import ScorePairs, joined, read_scores, score_pairs
 from projects.dse.stages import teacher_logits, teacher_module
 from projects.dse.tasks import score
 from tests.projects.dse.conftest import TINY, TINY_WORDS, classifier, config, run_of

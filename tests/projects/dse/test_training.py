@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from common.config import ROOT, UserError
-from common.data.text.pairs.batches import TowerPairs
 from common.data.text.pairs.readers import PairSet, read_pairs, synthetic_pairs
 from common.data.text.pairs.tasks import NLI, TASKS
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.sweeps.schema import read_sweep
-from common.evaluation.text.pair_tasks import main_score, score_pair_task
 from projects.dse import baselines, build
 from projects.dse.module import first_student
+from projects.dse.pair_batches import TowerPairs
+from projects.dse.pair_tasks import main_score, score_pair_task
 from projects.dse.stages import student_data
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dse.conftest import config, run_of, student

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.data.image.class_pairs import partner_labels
 from common.data.samplers import sample_rng
 from common.losses.functional.gated_pairs import (
     dense_pair_loss,
@@ -13,6 +12,7 @@ from common.losses.functional.gated_pairs import (
     per_positive_loss,
 )
 from common.losses.multi_positive import HydraLoss
+from projects.hydra.class_pairs import partner_labels
 from projects.hydra.data import build_data
 from projects.hydra.gates import bernoulli_entropy
 from tests.distributed.equal import assert_ranks_equal_one

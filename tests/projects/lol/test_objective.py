@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from common.decoding.early_exit import furthest_layer
-from common.evaluation.generation.multiple_choice import truthful_choice
+from projects.lol.early_exit import furthest_layer
+from projects.lol.multiple_choice import truthful_choice
 from projects.lol.objective import Logits, Weights, lol_scores
 from tests.projects.lol.conftest import GOLDEN
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.data.recommendation.prefixes import Prefixes, SequenceBatch
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets, training_set
 from projects.mclrec.module import MCLRec
 from projects.mclrec.network import Augmenter
+from projects.mclrec.prefixes import Prefixes, SequenceBatch
 from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/mclrec.json").read_text(encoding="utf-8"))[

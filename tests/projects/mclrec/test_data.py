@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.evaluation.recommendation.ranking import rank_metrics
 from projects.mclrec.data import build_data, load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of
+from projects.mclrec.ranking import rank_metrics
 from tests.projects.mclrec.conftest import STILL, batch, config, module_of, training
 
 

@@ -13,11 +13,11 @@ from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import export, run_task, train
 from common.engine.workspace import Workspace
-from common.export.recommender import Recommender, load_recommender
 from projects.mclrec import baselines, build, tasks
 from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
+from projects.mclrec.recommender import Recommender, load_recommender
 from tests.cards import run_card
 from tests.placed import passes_within_evaluated
 from tests.projects.mclrec.conftest import config, module_of

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders.text.drophead import DropHead
 from common.families.sentences.module import build_encoder
+from projects.mirror_bert.drophead import DropHead
 from tests.projects.mirror_bert.conftest import NO_NOISE, PADDED, batch, config, module_of
 
 TEXTS = ["he is old", "she was the first of many who came to work"]

@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from common.config import UserError
-from common.encoders.text.mixture_of_experts import mixtures, parameter_counts
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
 from projects.moe_embeddings.encoder import DomainEncoder, layout_of
 from projects.moe_embeddings.export import dense_model, load_encoder, save_encoder
 from projects.moe_embeddings.gated import GatedExpert, PreNormResidual
+from projects.moe_embeddings.mixture_of_experts import mixtures, parameter_counts
 from tests.projects.moe_embeddings.conftest import MODERNBERT, ROUTED, TEXTS, config, encoder_of
 
 DOMAINS = ["blue", "red", "green", "red"]

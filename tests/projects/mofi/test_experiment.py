@@ -12,9 +12,9 @@ from common.config import UserError
 from common.encoders.modes import untrained
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from common.evaluation.features.class_retrieval import class_retrieval
 from projects.mofi import build
 from projects.mofi.baselines import colour_features, pixel_features
+from projects.mofi.class_retrieval import class_retrieval
 from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
 from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
 from projects.mofi.module import MOFI

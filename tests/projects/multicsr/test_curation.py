@@ -7,7 +7,6 @@ import torch
 
 from common.config import UserError
 from common.data.row_map.options import RowMapConfig
-from common.data.text.pairs.graded_triplets import GradedTriplet, read_triplets, write_triplets
 from common.data.text.sets import load_nli_pairs, load_nli_triplets
 from common.engine.comparison.spec import read_comparison
 from common.engine.sweeps.schema import read_sweep
@@ -16,6 +15,7 @@ from projects.multicsr import build, judges
 from projects.multicsr.config import SpoilConfig, Stage2Config
 from projects.multicsr.data import ERRORS, nli_rows, prepare, spoilt, triplet_rows
 from projects.multicsr.evaluate import data_metrics
+from projects.multicsr.graded_triplets import GradedTriplet, read_triplets, write_triplets
 from projects.multicsr.judges import Spoilt, curated, expected_grades, lm_scored, rule_of
 from projects.multicsr.stages import stages
 from tests.projects.multicsr.conftest import TEXTS, answering, config

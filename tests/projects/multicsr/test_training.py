@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from common.config import CONFIG_DIR, UserError
-from common.data.text.pairs.graded_triplets import GradedTriplet, write_triplets
 from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
@@ -23,6 +22,7 @@ from projects.multicsr.evaluate import (
     retrieval_names,
     second_pooler,
 )
+from projects.multicsr.graded_triplets import GradedTriplet, write_triplets
 from projects.multicsr.module import MultiCSR
 from projects.multicsr.stages import make_module, requirements, stages, training_set
 from tests.interrupted import assert_killed, die_after_checkpoint, final_state, same

@@ -6,9 +6,9 @@ from functools import cache
 import torch
 
 from common.data.retrieval.records import EmbeddingTask
-from common.encoders.text.language_models.instructed import InstructedEncoder
-from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed.config import Config
+from projects.nv_embed.data.training_sets import stage_data, training_tasks
+from projects.nv_embed.encoder.instructed import InstructedEncoder
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder
 from tests.configs import configs_of

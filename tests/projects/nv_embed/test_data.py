@@ -16,12 +16,12 @@ from common.data.retrieval.records import (
     read_task,
     sts_records,
 )
-from common.data.retrieval.registry import known_set
 from common.data.text.sets import load_sts
 from common.evaluation.retrieval.mining import select_negatives
 from common.evaluation.search import SearchResult
 from common.families.retrieval.config import TrainingSet
-from common.families.retrieval.training_sets import (
+from projects.nv_embed.data.registry import known_set
+from projects.nv_embed.data.training_sets import (
     bundled_records,
     described,
     intent_rows,

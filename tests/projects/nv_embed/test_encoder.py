@@ -7,9 +7,9 @@ from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
 from common.encoders.text.language_models.causal import append_eos, looks_ahead, set_causal
-from common.encoders.text.language_models.instructed import instruction_prefix
-from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from projects.nv_embed.encoder.instructed import instruction_prefix
+from projects.nv_embed.encoder.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from tests.projects.nv_embed.conftest import POOLINGS, TEXTS, config, encoder
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
@@ -132,7 +132,7 @@ def test_a_corpus_is_tokenised_in_slices(monkeypatch):
     model, sizes = encoder("model.instruction_span=released").eval(), []
     whole = model.encode(TEXTS * 3, batch_size=5, instruction="find")
     rows, read = model.token_rows, model.tokenizer.__class__.__call__
-    monkeypatch.setattr("common.encoders.text.language_models.instructed._SLICE", 5)
+    monkeypatch.setattr("projects.nv_embed.encoder.instructed._SLICE", 5)
     monkeypatch.setattr(
         model, "token_rows", lambda texts, *a: sizes.append(len(texts)) or rows(texts, *a)
     )

@@ -19,11 +19,11 @@ from common.engine.comparison.spec import default_arms, read_comparisons
 from common.engine.run import evaluate, export, prepare, train
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
-from common.evaluation.text.embedding_sets import Classes
-from common.export.instructed import load_instructed
-from common.families.retrieval.training_sets import described
 from projects.nv_embed import baselines, build
 from projects.nv_embed import tasks as own_tasks
+from projects.nv_embed.data.training_sets import described
+from projects.nv_embed.embedding_benchmark.sets import Classes
+from projects.nv_embed.encoder.exported import load_instructed
 from projects.nv_embed.evaluate import class_cosines
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder, recipe_of, stage_plans, stages, trained_on
@@ -370,7 +370,7 @@ def test_export_reloads_with_equal_embeddings(trained, exported, tmp_path):
 def test_sentence_transformers_gives_equal_embeddings(trained):
     """The class is this repository's; no code lies in the folder."""
     library = pytest.importorskip("sentence_transformers", reason="needs the 'eval' group")
-    from common.export.instructed import open_in_sentence_transformers, save_instructed
+    from projects.nv_embed.encoder.exported import open_in_sentence_transformers, save_instructed
 
     _, experiment = prepare("nv_embed", "smoke", [])
     module = experiment.plan().module()
@@ -463,7 +463,7 @@ def test_mteb_tasks_are_those_of_the_english_benchmark(monkeypatch):
 
 def test_mteb_task(trained, tmp_path, monkeypatch):
     """Checklist 16: instructions reach the encoder apart from the text; averages by type."""
-    import common.evaluation.text.mteb as adapter
+    import projects.nv_embed.embedding_benchmark.mteb as adapter
 
     seen = {}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.config import MethodConfig
+from projects.nv_embed.data.training_sets import stage_data
 from projects.nv_embed.module import NvEmbed, Objective, own_class, own_class_negatives
 from tests.projects.nv_embed.conftest import POOLINGS, batch_of, config, module, tasks
 from tests.projects.nv_embed.workers import mixed_step

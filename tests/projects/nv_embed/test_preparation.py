@@ -12,9 +12,9 @@ from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_t
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
 from common.engine.workspace import Workspace
-from common.export.instructed import save_instructed
 from projects.nv_embed import tasks as own_tasks
 from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.encoder.exported import save_instructed
 from projects.nv_embed.overlap import overlap, overlapping
 from projects.nv_embed.tasks import collection, mine
 from projects.nv_embed.teachers import load_teacher

@@ -12,8 +12,8 @@ from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_t
 from common.data.tables import read_jsonl
 from common.decoding.language_model import Continuation, LanguageModel
 from common.engine.workspace import Workspace
-from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed import build
+from projects.nv_embed.data.training_sets import stage_data, training_tasks
 from projects.nv_embed.synthesis import (
     FORMATS,
     distinct_records,

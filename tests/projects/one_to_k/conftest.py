@@ -2,10 +2,10 @@
 
 import torch
 
-from common.data.image_text.multilingual import MultilingualBatch
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import build_data
 from projects.one_to_k.module import OneToK
+from projects.one_to_k.multilingual import MultilingualBatch
 from tests.configs import configs_of
 
 PLAIN = ("method.itm_weight=0", "method.mlm_weight=0", "method.vicreg=false", "eval.k_test=0")

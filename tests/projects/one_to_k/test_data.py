@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.image_text.multilingual import CaptionLines, choose_languages, plain_caption
-from common.data.image_text.retrieval_sets import aligned, read_benchmark
 from common.data.samplers import sample_rng
-from common.data.text.fixed_length import NgramTokenizer
 from common.engine.workspace import Workspace
+from projects.one_to_k.config import TranslateConfig
 from projects.one_to_k.data import build_data, build_tokenizer, emoji_rows, training_source
-from projects.one_to_k.options import TranslateConfig
+from projects.one_to_k.fixed_length import NgramTokenizer
+from projects.one_to_k.multilingual import CaptionLines, choose_languages, plain_caption
+from projects.one_to_k.retrieval_sets import aligned, read_benchmark
 from projects.one_to_k.translate import translate_file
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config
 from tests.unit.losses.golden import load

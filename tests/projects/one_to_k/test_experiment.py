@@ -8,15 +8,13 @@ import torch
 from PIL import Image
 
 from common.config import ROOT, UserError
-from common.data.image_text.retrieval_sets import LanguageSet
 from common.encoders.image.grid import grid_tower
 from common.engine.check import inspect
 from common.engine.run import module_of_run, train
 from common.engine.workspace import Workspace
-from common.evaluation.image_text.cross_lingual import Ranks, cross_lingual_metrics
-from common.evaluation.image_text.two_stage import NEVER, best_ranks, rescored
 from projects.one_to_k import build
 from projects.one_to_k.baselines import constant_text, random_ranking, untrained_model
+from projects.one_to_k.cross_lingual import Ranks, cross_lingual_metrics
 from projects.one_to_k.data import (
     EvalSet,
     build_tokenizer,
@@ -28,8 +26,10 @@ from projects.one_to_k.data import (
 from projects.one_to_k.evaluate import ranks_of, save_items, table
 from projects.one_to_k.export import Retriever
 from projects.one_to_k.module import OneToK
+from projects.one_to_k.retrieval_sets import LanguageSet
 from projects.one_to_k.stages import embed, num_samples, requirements
 from projects.one_to_k.start import starting_module
+from projects.one_to_k.two_stage import NEVER, best_ranks, rescored
 from tests.cards import run_card
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
 from tests.projects.one_to_k.test_data import benchmark_files, picture, wit_files

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from common.evaluation.image_text.cross_lingual import mean_rank_variance
-from common.losses.auxiliary.matching import choose_positive, hard_negatives
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.image_text import ClipLoss
+from projects.one_to_k.cross_lingual import mean_rank_variance
+from projects.one_to_k.matching import choose_positive, hard_negatives
 from projects.one_to_k.objective import direction_weights, one_to_k_loss, pivot_loss
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, module_of

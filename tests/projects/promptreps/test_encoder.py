@@ -5,22 +5,22 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.text.language_models.lexical_head import (
+from common.encoders.text.template import plain_ids
+from projects.promptreps.config import PromptConfig
+from projects.promptreps.encoder import pooled, variant
+from projects.promptreps.lexical.lexical_head import (
     ENGLISH_STOP_WORDS,
     InTextTokens,
     expansion_ids,
     impact_vector,
     log1p_relu,
 )
-from common.encoders.text.language_models.prompted import (
+from projects.promptreps.lexical.prompted import (
     ChatPrompt,
     prompt_frame,
     render,
     word_groups,
 )
-from common.encoders.text.template import plain_ids
-from projects.promptreps.config import PromptConfig
-from projects.promptreps.encoder import pooled, variant
 from projects.promptreps.prompt import SYSTEM, chat_prompt
 from projects.promptreps.stages import zero_shot_encoder
 from tests.projects.promptreps.conftest import GOLDEN, TEXTS, config, encoder_of

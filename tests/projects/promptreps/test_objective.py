@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord
-from common.encoders.text.language_models.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
 from projects.promptreps.answer import AnswerModule, answer_loss
 from projects.promptreps.config import MethodConfig, PromptConfig
 from projects.promptreps.data import (
@@ -20,6 +19,7 @@ from projects.promptreps.data import (
 )
 from projects.promptreps.encoder import build_encoder, variant
 from projects.promptreps.evaluate import word_probe
+from projects.promptreps.lexical.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
 from projects.promptreps.module import PromptReps
 from projects.promptreps.objective import Objective
 from tests.distributed.equal import assert_ranks_equal_one

@@ -8,21 +8,21 @@ import torch
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.fusion import max_sum
-from common.evaluation.retrieval.sparse.hybrid import (
+from projects.promptreps.evaluate import evaluate, search_set
+from projects.promptreps.lexical.hybrid import (
     DenseIndex,
     SparseIndex,
     component_runs,
     fuse,
     search,
 )
-from common.evaluation.retrieval.sparse.impact_files import (
+from projects.promptreps.lexical.impact_files import (
     read_impacts,
     token_names,
     write_impacts,
     write_query_lines,
 )
-from common.evaluation.retrieval.sparse.impact_index import ImpactIndex
-from projects.promptreps.evaluate import evaluate, search_set
+from projects.promptreps.lexical.impact_index import ImpactIndex
 from tests.projects.promptreps.conftest import GOLDEN, TEXTS, config, encoder_of
 
 RUNS = GOLDEN["inputs"]["runs"]

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.image_text.variants import family_of
 from common.engine.workspace import Workspace
 from projects.rtd import baselines
 from projects.rtd.data import HiddenCaptions, triplet_source
@@ -36,6 +35,7 @@ from projects.rtd.key_phrases import LemmaTagger, hide_key_phrases, key_phrase_s
 from projects.rtd.oti import Phrases, read_phrases
 from projects.rtd.tasks import make_phrases, make_triplets, table
 from projects.rtd.triplets import SWAPS, clean, read_triplets, rule_triplet, same_text
+from projects.rtd.variants import family_of
 from tests.projects.rtd.conftest import config
 
 TAGGER = LemmaTagger(["dog", "cat", "red", "tree", "box"])

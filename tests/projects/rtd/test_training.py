@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from common.config import UserError, load
 from common.data.samplers import sample_rng
-from common.encoders.image_text.inversion import build_phi
-from common.encoders.image_text.pseudo_tokens import placeholder_id
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
@@ -29,8 +27,10 @@ from projects.rtd.data import Inverted, text_noise
 from projects.rtd.export import export, load_export
 from projects.rtd.hosts import LinCIR, Pic2Word, Searle, phrase_loss
 from projects.rtd.inference import ComposedSearch
+from projects.rtd.inversion import build_phi
 from projects.rtd.module import RTD
 from projects.rtd.oti import Phrases, invert, nearest_concepts
+from projects.rtd.pseudo_tokens import placeholder_id
 from projects.rtd.stages import composer_of, host_data
 from projects.rtd.table import before_after
 from projects.rtd.tasks import search, table

@@ -9,7 +9,6 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
-from common.data.paired_sets.pairs import PixelStore, SetPair
 from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
@@ -21,6 +20,7 @@ from projects.sepclr.augment import eval_transform, rescaled, rotated, train_tra
 from projects.sepclr.data import build_data, num_samples, set_pair
 from projects.sepclr.evaluate import features
 from projects.sepclr.module import SepCLR
+from projects.sepclr.paired_sets.pairs import PixelStore, SetPair
 from tests.projects.sepclr.conftest import SUPERVISED, config, module_of
 
 PAPERS = (

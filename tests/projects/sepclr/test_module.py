@@ -6,12 +6,12 @@ import torch
 from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
-from common.losses.auxiliary.independence import gaussian_kl
 from common.losses.functional.geometry import alignment, uniformity
-from common.losses.functional.sepclr import attribute_loss, k_jem, sepclr_terms
 from common.losses.functional.two_view import nt_xent
 from common.losses.output import unit
+from projects.sepclr.independence import gaussian_kl
 from projects.sepclr.networks import Codes, Decoder, build_network
+from projects.sepclr.objective import attribute_loss, k_jem, sepclr_terms
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.sepclr.conftest import LEAKAGES, SUPERVISED, batch, config, module_of
 from tests.projects.sepclr.workers import three_steps

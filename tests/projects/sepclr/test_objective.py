@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.auxiliary.independence import gaussian_kl
-from common.losses.functional.sepclr import (
+from projects.sepclr.independence import gaussian_kl
+from projects.sepclr.objective import (
     attribute_loss,
     dependence,
     k_jem,

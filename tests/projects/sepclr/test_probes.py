@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.paired_sets.pairs import PixelStore, SetPair
 from projects.sepclr import evaluate
 from projects.sepclr.config import EvalConfig
 from projects.sepclr.networks import Codes
+from projects.sepclr.paired_sets.pairs import PixelStore, SetPair
 from projects.sepclr.probes import (
     auc,
     class_probe,

@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.text.dialogs import turns as sets
-from common.data.text.dialogs.converters import (
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.engine.workspace import Workspace
+from projects.space2 import tasks
+from projects.space2.data import Examples, count_examples, training_data, tree_batch
+from projects.space2.dialogs import turns as sets
+from projects.space2.dialogs.converters import (
     check_frame,
     from_acts,
     from_intent,
     from_spans,
 )
-from common.data.text.dialogs.encoding import DialogTokenizer
-from common.data.text.dialogs.streams import PairedStreams, corpora_stream
-from common.data.text.dialogs.tasks import parse_line
-from common.data.text.dialogs.trees import combined_matrix, combined_score, is_empty, view_sets
-from common.data.text.dialogs.turns import Dialog, Turn, read_corpus
-from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.engine.workspace import Workspace
-from projects.space2 import tasks
-from projects.space2.data import Examples, count_examples, training_data, tree_batch
+from projects.space2.dialogs.encoding import DialogTokenizer
+from projects.space2.dialogs.streams import PairedStreams, corpora_stream
+from projects.space2.dialogs.tasks import parse_line
+from projects.space2.dialogs.trees import combined_matrix, combined_score, is_empty, view_sets
+from projects.space2.dialogs.turns import Dialog, Turn, read_corpus
 from projects.space2.evaluate import HeldOut, sample, scored_folder, view_scores
 from projects.space2.stages import stages
 from tests.projects.space2.conftest import FRAMES, config, network_of

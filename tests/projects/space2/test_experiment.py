@@ -10,21 +10,21 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from common.config import UserError, config_names, load
-from common.data.text.dialogs.tasks import Example, read_examples, span_example
-from common.data.text.dialogs.trees import VIEWS
-from common.data.text.dialogs.turns import Turn
 from common.encoders.text.tower import quiet
 from common.engine import checkpoint as ckpt
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import run_task, train
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
-from common.export.dialogs.encoder import as_bert, bert_inputs
 from projects.space2 import build, folder, tasks
 from projects.space2 import load as load_model
 from projects.space2.config import Config
 from projects.space2.data import training_data
+from projects.space2.dialogs.tasks import Example, read_examples, span_example
+from projects.space2.dialogs.trees import VIEWS
+from projects.space2.dialogs.turns import Turn
 from projects.space2.evaluate import held_out, score_similarity
+from projects.space2.exported import as_bert, bert_inputs
 from projects.space2.finetune import task_batches, task_loss
 from projects.space2.heads import GATES, TaskHead
 from projects.space2.rows import state_labels, task_row, word_row
@@ -102,7 +102,7 @@ def test_a_run_reports_trees_neighbours_and_few_shot_classes(run):
 
 def test_scores_of_similarities_by_hand(tmp_path):
     """A similarity that is the tree score itself is perfect, its opposite the reverse."""
-    from common.data.text.dialogs.trees import combined_matrix
+    from projects.space2.dialogs.trees import combined_matrix
 
     held = held_out(config("eval.turns=20"))
     tree = combined_matrix(held.frames)

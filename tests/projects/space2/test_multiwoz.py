@@ -7,9 +7,9 @@ import json
 import pytest
 
 from common.config import UserError
-from common.data.text.dialogs.multiwoz import SLOTS, multiwoz, told_values
-from common.data.text.dialogs.tasks import Example, read_examples
-from common.data.text.dialogs.turns import Turn
+from projects.space2.dialogs.multiwoz import SLOTS, multiwoz, told_values
+from projects.space2.dialogs.tasks import Example, read_examples
+from projects.space2.dialogs.turns import Turn
 from projects.space2.finetune import label_maps, task_examples
 from projects.space2.heads import GATES
 from projects.space2.rows import state_labels

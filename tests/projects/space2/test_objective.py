@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.data.text.dialogs.trees import (
+from common.losses.functional.soft import symmetric_kl
+from common.losses.functional.two_view import nt_xent
+from common.losses.weighted.overlap import SetOverlap
+from projects.space2.data import sets_of
+from projects.space2.dialogs.trees import (
     VIEWS,
     combined_score,
     is_empty,
@@ -14,10 +18,6 @@ from common.data.text.dialogs.trees import (
     view_sets,
     whole_tree_id,
 )
-from common.losses.functional.soft import symmetric_kl
-from common.losses.functional.two_view import nt_xent
-from common.losses.weighted.overlap import SetOverlap
-from projects.space2.data import sets_of
 from projects.space2.heads import r_drop, state_loss
 from projects.space2.objective import multi_view_contrast, soft_contrast
 from tests.distributed.equal import assert_ranks_equal_one

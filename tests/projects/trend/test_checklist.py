@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from common.config import config_names
-from common.encoders.lidar.bev import Detections
-from common.encoders.lidar.trilinear import trilinear
 from projects.trend import probes
 from projects.trend.data import open_sets
+from projects.trend.encoders.bev import Detections
+from projects.trend.encoders.trilinear import trilinear
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
 
 

@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.lidar.poses import planar_pose
-from common.data.lidar.sequences import FrameLists, LidarFrame, Window
-from common.encoders.lidar.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
-from common.encoders.lidar.detector import Detector
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.export.safetensors import load_safetensors
-from common.losses.auxiliary.detection import gaussian_focal, heat_target
 from projects.trend import build
 from projects.trend.data import ForecastSamples, build_data, open_sets
+from projects.trend.detection_losses import gaussian_focal, heat_target
+from projects.trend.encoders.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
+from projects.trend.encoders.detector import Detector
 from projects.trend.evaluate import horizon_figure
 from projects.trend.export import open_backbone
 from projects.trend.finetune import (
@@ -30,6 +28,8 @@ from projects.trend.finetune import (
 )
 from projects.trend.forecasts import copy_errors, errors_of, held_out, summary
 from projects.trend.networks import build_network, encoder_options
+from projects.trend.scans.poses import planar_pose
+from projects.trend.scans.sequences import FrameLists, LidarFrame, Window
 from projects.trend.sources import num_samples, requirements
 from tests.interrupted import assert_killed, final_state, same
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of

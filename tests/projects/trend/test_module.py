@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.encoders.lidar.trilinear import trilinear
 from common.encoders.sinusoidal import sinusoidal
+from projects.trend.encoders.trilinear import trilinear
 from projects.trend.module import conditioned
 from projects.trend.networks import Rays
 from projects.trend.objective import frame_terms, horizon_probabilities, weighted

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.lidar.rays import inside
 from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
 from common.engine.workspace import Workspace
@@ -17,6 +16,7 @@ from projects.trend.finetune import Finetune, num_labelled
 from projects.trend.forecasts import errors_of, held_out, partners
 from projects.trend.networks import Scan
 from projects.trend.objective import frame_terms
+from projects.trend.scans.rays import inside
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
 
 ALONE = ("finetune.encoder_weights=random", "finetune.scratch=false", "eval.segmentation_frames=0")

@@ -7,9 +7,9 @@ import torch
 
 from common.config import UserError
 from common.data.tables import write_jsonl
-from common.evaluation.retrieval.normalisation import TitleRow, title_key
 from projects.vacancysbert.data import Ad, AdPairs, load_data, training_data, usable_ads
 from projects.vacancysbert.encoder import build_encoder
+from projects.vacancysbert.normalisation import TitleRow, title_key
 from projects.vacancysbert.texts import clean_title, skills_hash, title_hash, without_title
 from tests.projects.vacancysbert.conftest import config, write_files
 

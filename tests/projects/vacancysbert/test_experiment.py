@@ -14,11 +14,6 @@ from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task, train
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.normalisation import (
-    TitleRow,
-    rank_metrics,
-    title_benchmark,
-)
 from common.export.files import write_tensors
 from common.export.sentence_transformers import load_sentence_transformers
 from projects.vacancysbert import baselines, build, stages, tasks
@@ -30,6 +25,11 @@ from projects.vacancysbert.evaluate import (
     reference_compare,
     setting_ranks,
     text_compare,
+)
+from projects.vacancysbert.normalisation import (
+    TitleRow,
+    rank_metrics,
+    title_benchmark,
 )
 from projects.vacancysbert.objective import Objective
 from projects.vacancysbert.places import requirements

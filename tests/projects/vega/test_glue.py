@@ -13,7 +13,9 @@ from common.data.text.labelled.glue import is_labelled, read_glue, read_inputs, 
 from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.comparison.compare import read_comparison
 from common.engine.workspace import Workspace
-from common.evaluation.text.glue import (
+from projects.vega import baselines
+from projects.vega.evaluate import evaluate, logit_change
+from projects.vega.glue.metrics import (
     HUMAN,
     TASKS,
     best_tasks,
@@ -21,9 +23,7 @@ from common.evaluation.text.glue import (
     glue_metrics,
     leaderboard,
 )
-from common.families.classification.submission import submission_lines
-from projects.vega import baselines
-from projects.vega.evaluate import evaluate, logit_change
+from projects.vega.glue.submission import submission_lines
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
 from projects.vega.stages import clean_part, labelled_part, training_data, training_part

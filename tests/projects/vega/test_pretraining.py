@@ -7,15 +7,14 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from common.config import UserError
-from common.data.text.replaced_tokens import ReplacedTokenRows
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from common.encoders.text.variants.disentangled import disentangled_from_bert, shallow
-from common.encoders.text.variants.replaced_tokens import put_in, sample_tokens
 from common.engine import checkpoint as ckpt
 from common.engine.run import export
-from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega import pretraining
+from projects.vega.corruption import ReplacedTokenRows
+from projects.vega.encoders.disentangled import disentangled_from_bert, shallow
+from projects.vega.encoders.replaced_token_detection import put_in, sample_tokens
 from projects.vega.network import build_pretraining, random_config
 from projects.vega.phases import Pretrain, PretrainObjective
 from projects.vega.pretraining import (
@@ -25,6 +24,7 @@ from projects.vega.pretraining import (
     training_data,
     training_texts,
 )
+from projects.vega.replaced_token_loss import replaced_token_loss
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.vega.conftest import (
     GOLDEN,

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.text.tuned import perturbation
-from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, perturbation_step
-from common.losses.auxiliary.adversarial import symmetric_cross_entropy, teacher_cross_entropy
+from projects.vega.adversarial import symmetric_cross_entropy, teacher_cross_entropy
+from projects.vega.encoders import perturbation
+from projects.vega.encoders.perturbation import EmbeddingPerturbation, perturbation_step
 from projects.vega.objective import row_changes
 from tests.projects.vega.conftest import GOLDEN, PLAIN, STILL, finetune_of
 

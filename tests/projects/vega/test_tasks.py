@@ -10,10 +10,10 @@ import yaml
 from common.config import UserError, load
 from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.workspace import Workspace
-from common.evaluation.text.glue import TASKS, glue_average
 from projects.vega import select as selection
 from projects.vega import tasks as vega_tasks
 from projects.vega.config import Config
+from projects.vega.glue.metrics import TASKS, glue_average
 from projects.vega.select import Combination, chosen, combinations, grid
 from projects.vega.table import ablation, rows_of
 from projects.vega.tasks import runs_of

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.data.video.batches import VideoQABatch, VideoQARows, Words
 from common.engine.run import train
+from projects.video_qa.clips.batches import VideoQABatch, VideoQARows, Words
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows
 from projects.video_qa.network import VideoQANet

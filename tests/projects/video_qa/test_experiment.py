@@ -10,8 +10,14 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.video.batches import Layout, VideoQARows, Words, choice_of, clip_view
-from common.data.video.clips import (
+from common.encoders.modes import evaluated
+from common.engine.run import train, trained_module
+from common.engine.workspace import Workspace
+from common.export.files import write_tensors
+from projects.video_qa import baselines, build, tasks
+from projects.video_qa.answers import question_type
+from projects.video_qa.clips.batches import Layout, VideoQARows, Words, choice_of, clip_view
+from projects.video_qa.clips.clips import (
     Clip,
     Question,
     Sentence,
@@ -19,15 +25,8 @@ from common.data.video.clips import (
     read_subtitles,
     sentences_in_span,
 )
-from common.data.video.frames import FeatureFiles, FeatureTable
-from common.data.video.tv_sets import load_tv_set, show_of
-from common.encoders.modes import evaluated
-from common.engine.run import train, trained_module
-from common.engine.workspace import Workspace
-from common.evaluation.video.answers import question_type
-from common.evaluation.video.spans import best_span, span_metrics, temporal_iou
-from common.export.files import write_tensors
-from projects.video_qa import baselines, build, tasks
+from projects.video_qa.clips.frames import FeatureFiles, FeatureTable
+from projects.video_qa.clips.tv_sets import load_tv_set, show_of
 from projects.video_qa.data import load_part, pretraining_rows
 from projects.video_qa.descriptions import read_description
 from projects.video_qa.evaluate import (
@@ -43,6 +42,7 @@ from projects.video_qa.inference import Answerer, pictures_of
 from projects.video_qa.module import VideoQA
 from projects.video_qa.pretraining import QuestionPrediction
 from projects.video_qa.simulated import sentences, simulated_set
+from projects.video_qa.spans import best_span, span_metrics, temporal_iou
 from projects.video_qa.stages import build_tokenizer, stages
 from tests.cards import exported_by, run_snippet, snippets
 from tests.interrupted import assert_killed, final_state, same
@@ -204,7 +204,7 @@ def test_item_18_text_of_a_sentence(tmp_path):
 
 
 def _context(words, objects, sentence):
-    from common.data.video.batches import Context
+    from projects.video_qa.clips.batches import Context
 
     return Context(words(objects), words(sentence))
 
@@ -650,7 +650,7 @@ def test_labels_of_any_detector(tmp_path):
     """
     from transformers import DetrImageProcessor, YolosConfig, YolosForObjectDetection
 
-    from common.data.video.tv_sets import read_objects
+    from projects.video_qa.clips.tv_sets import read_objects
 
     torch.manual_seed(0)
     small = YolosConfig(

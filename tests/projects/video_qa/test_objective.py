@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 
-from common.data.video.batches import Masking
-from common.data.video.clips import Sentence, frame_times, frames_of_sentences
 from common.encoders.modes import evaluation_mode
-from common.encoders.video.attention import FrameAttention, frame_reach
-from common.encoders.video.sentence_rnn import SentenceRNN
+from projects.video_qa.attention import FrameAttention, frame_reach
+from projects.video_qa.clips.batches import Masking
+from projects.video_qa.clips.clips import Sentence, frame_times, frames_of_sentences
 from projects.video_qa.folder import embed, export, read, read_network
 from projects.video_qa.module import VideoQA
 from projects.video_qa.objective import (
@@ -18,6 +17,7 @@ from projects.video_qa.objective import (
     localisation_loss,
     masked_contrast,
 )
+from projects.video_qa.sentence_rnn import SentenceRNN
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
 from tests.projects.video_qa.workers import spans_of_the_ranks, two_steps

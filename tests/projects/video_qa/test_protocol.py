@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.video.batches import Layout, clip_view
-from common.data.video.clips import Clip, Sentence, within
-from common.data.video.frames import Frames, FramesInMemory
 from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.workspace import Workspace
-from common.evaluation.video.spans import temporal_iou
+from projects.video_qa.clips.batches import Layout, clip_view
+from projects.video_qa.clips.clips import Clip, Sentence, within
+from projects.video_qa.clips.frames import Frames, FramesInMemory
 from projects.video_qa.data import layout_of, load_part
 from projects.video_qa.descriptions import read_description
 from projects.video_qa.evaluate import evaluate, judge, judged_part
@@ -25,6 +24,7 @@ from projects.video_qa.inference import Answerer, looked_figure, opened
 from projects.video_qa.module import VideoQA
 from projects.video_qa.network import network_options
 from projects.video_qa.objective import localisation_loss
+from projects.video_qa.spans import temporal_iou
 from projects.video_qa.stages import Words, build_tokenizer, stages
 from tests.projects.video_qa.conftest import batch_of, config, network_of
 

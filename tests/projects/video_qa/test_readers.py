@@ -12,19 +12,19 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.video.batches import Layout, clip_view
-from common.data.video.clips import Clip, Sentence
-from common.data.video.frames import FeatureFiles, FeatureTable
-from common.data.video.tv_sets import read_objects
 from common.encoders.modes import evaluated
-from common.encoders.video.sentence_rnn import SentenceRNN
 from common.engine.sweeps.schema import arms_of, read_sweep, words_of
 from common.engine.workspace import Workspace
 from common.export.files import write_tensors
 from projects.video_qa import tasks
+from projects.video_qa.clips.batches import Layout, clip_view
+from projects.video_qa.clips.clips import Clip, Sentence
+from projects.video_qa.clips.frames import FeatureFiles, FeatureTable
+from projects.video_qa.clips.tv_sets import read_objects
 from projects.video_qa.data import load_part, requirements
 from projects.video_qa.evaluate import evaluate, judged_part, masked_ids
 from projects.video_qa.module import VideoQA
+from projects.video_qa.sentence_rnn import SentenceRNN
 from projects.video_qa.stages import plan
 from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
 from tests.projects.video_qa.test_experiment import chosen_by, tv

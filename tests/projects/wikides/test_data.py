@@ -6,16 +6,16 @@ import pytest
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.run import run_task
 from projects.wikides import collect as c
+from projects.wikides.beam_sweep import beam_sweep, distinct
 from projects.wikides.candidates import build_sweep
 from projects.wikides.candidates import pool as candidate_pool
+from projects.wikides.config import CandidatesConfig, CollectConfig, GeneratorModel
 from projects.wikides.data import load_rows, read_rows
 from projects.wikides.describe import build_generator
 from projects.wikides.inference import describe
-from projects.wikides.options import CandidatesConfig, CollectConfig, GeneratorModel
 from tests.projects.wikides.conftest import PARAGRAPH, config, ranker
 
 LONG = "is one of the many small towns in the north of the country."

@@ -359,7 +359,7 @@ def test_checklist_15_polarities_and_their_agreement(tmp_path):
 
 def test_bert_score_of_an_encoder_is_beside_the_others_if_asked(tmp_path):
     """Sheet, evaluation: BERTScore by a named encoder, 1 for equal texts."""
-    from common.evaluation.generation.bert_score import BertScore
+    from projects.wikides.bert_score import BertScore
 
     build(config()).export(ranker().eval(), tmp_path)
     score = BertScore(str(tmp_path))

@@ -12,7 +12,7 @@ from common.data.image.sources import EvalTransform
 from common.data.lookup import BUNDLED
 from common.encoders.image.cifar_resnet import CifarResNet, cifar_resnet
 from common.encoders.image_text.bag_of_words import BagOfWords
-from common.encoders.speech.whisper import WhisperLogMel, whisper_tower
+from projects.cwcl.speech.whisper import WhisperLogMel, whisper_tower
 from scripts.pretrain.figures import stated
 
 FOLDER = BUNDLED / "models" / "cifar-resnet20"

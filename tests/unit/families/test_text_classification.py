@@ -20,7 +20,7 @@ from common.evaluation.text.classes import score_classes
 from common.families.classification.config import ClassifierEval, LabelledData
 from common.families.classification.evaluation import evaluate_classifier
 from common.families.classification.module import class_names, scored_part
-from common.losses.auxiliary.soft_targets import mixer, mixture, soft_cross_entropy
+from projects.peft_augmentation.soft_targets import mixer, mixture, soft_cross_entropy
 
 CONFIG = {
     "model_type": "bert",

@@ -5,7 +5,6 @@ import torch
 
 from common.losses.align_uniform import AlignUniformLoss
 from common.losses.auxiliary.distillation import softened_divergence
-from common.losses.auxiliary.matching import choose_positive
 from common.losses.auxiliary.prototypes import prototype_softmax, sampled_prototype_softmax
 from common.losses.cacr import CACRLoss, CACRMomentumLoss
 from common.losses.functional import masks
@@ -19,6 +18,7 @@ from common.losses.info_nce import InfoNCELoss
 from common.losses.margin import MarginRankingLoss, TripletLoss
 from common.losses.multi_positive import HydraLoss, OneToKLoss, SupConLoss
 from common.losses.two_view import DCLLoss, DebiasedLoss, NTXentLoss
+from projects.one_to_k.matching import choose_positive
 
 X = torch.randn(4, 3)
 LABELS = torch.tensor([0, 0, 1, 1])

@@ -16,16 +16,16 @@ from common.kernels import pair
 from common.kernels.arguments import make_problem
 from common.kernels.specs.weights import Diagonal
 from common.losses.align_uniform import AlignUniformLoss
-from common.losses.auxiliary.adversarial import symmetric_cross_entropy, teacher_cross_entropy
 from common.losses.auxiliary.distillation import teacher_sup_con
-from common.losses.auxiliary.independence import club_bound, gaussian_kl, gaussian_nll
-from common.losses.auxiliary.soft_targets import soft_cross_entropy
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.base import PairLoss
 from common.losses.cacr import CACRLoss
 from common.losses.functional.margin import candidate_ranking, margin_ranking
 from common.losses.image_text import ClipLoss
 from common.losses.info_nce import InfoNCELoss
+from projects.peft_augmentation.soft_targets import soft_cross_entropy
+from projects.sepclr.independence import club_bound, gaussian_kl, gaussian_nll
+from projects.vega.adversarial import symmetric_cross_entropy, teacher_cross_entropy
 
 MODULES = (align_uniform, cacr, image_text, info_nce, multi_positive, soft, two_view)
 LOSSES = [

@@ -12,8 +12,6 @@ from common.distributed import collectives, process
 from common.distributed.process import default_group, world_size
 from common.kernels.sharded.plan import Sharding
 from common.losses.align_uniform import AlignUniformLoss
-from common.losses.auxiliary import class_matrix
-from common.losses.auxiliary.class_matrix import ClassMatrix
 from common.losses.auxiliary.prototypes import sampled_prototype_softmax
 from common.losses.cacr import CACRLoss, CACRMomentumLoss
 from common.losses.functional.cacr import cacr_momentum
@@ -32,6 +30,8 @@ from common.losses.soft import DistillationLoss
 from common.losses.two_view import DCLLoss
 from common.losses.weighted.focal import paired_focal
 from common.losses.weighted.overlap import overlap_of_all_ranks, weighted_two_view
+from projects.mofi import class_matrix
+from projects.mofi.class_matrix import ClassMatrix
 
 SIZES = (5, 3)
 N, K, D, M = sum(SIZES), 2, 4, 3

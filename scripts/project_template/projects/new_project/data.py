@@ -4,8 +4,8 @@ from torch import Tensor
 
 from common.data.image.sources import CachedImages, TrainTransform
 from common.data.image.synthetic import synthetic_pairs
-from common.data.image.views import TwoViews
 from common.data.module import ContrastiveData
+from projects.dcl.views import TwoViews
 from projects.new_project.config import Config
 
 NUM_CLASSES = 8

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from common.data.image.views import TwoViewBatch
 from common.encoders.heads import ProjectedEncoder
 from common.engine.module import ContrastiveModule
+from projects.dcl.views import TwoViewBatch
 from projects.new_project.config import Config
 from projects.new_project.network import build_network
 from projects.new_project.objective import Objective

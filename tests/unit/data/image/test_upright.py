@@ -5,7 +5,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.data.image.upright import upright
-from common.data.image_text.composed_sets import open_rgb
+from projects.rtd.composed_sets import open_rgb
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from common.config import UserError
 from common.data.retrieval.readers import Layout, read_labels, read_records, read_table
 from common.data.retrieval.records import EmbeddingRecord, nli_records, read_task
-from common.data.retrieval.registry import MTEB_TASKS, TRAINING_SETS, known_set, mteb_prompts
+from projects.nv_embed.data.registry import MTEB_TASKS, TRAINING_SETS, known_set, mteb_prompts
 
 
 def lines(path, rows):

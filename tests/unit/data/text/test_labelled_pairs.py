@@ -9,11 +9,11 @@ import torch
 from common.config import UserError
 from common.data.lookup import bundled
 from common.data.tables import read_jsonl
-from common.data.text.pairs.batches import EvaluationPairs, SequencePairs, TowerPairs, label_tensor
 from common.data.text.pairs.readers import intent_pairs, limited, read_pairs, synthetic_pairs
 from common.data.text.pairs.tasks import TASKS, file_task
 from common.encoders.text.cross_encoder import cross_encoder
 from common.evaluation.text.pair_baselines import word_overlap
+from projects.dse.pair_batches import EvaluationPairs, SequencePairs, TowerPairs, label_tensor
 
 SMALL = {
     "model_type": "bert",

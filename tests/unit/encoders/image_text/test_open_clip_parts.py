@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
-from common.encoders.image_text.pseudo_tokens import ClipText
+from projects.clip_baselines import open_clip_parts as parts
+from projects.rtd.pseudo_tokens import ClipText
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VISION = {

@@ -7,7 +7,6 @@ from torch import nn
 
 from common.config import UserError
 from common.encoders.sinusoidal import sinusoidal_positions
-from common.encoders.snapshot import FrozenTeacher
 from common.encoders.speech.speech_towers import (
     ConvTransformerEncoder,
     LogMel,
@@ -15,7 +14,8 @@ from common.encoders.speech.speech_towers import (
     frame_mask,
     wav2vec2_encoder,
 )
-from common.encoders.speech.whisper import whisper_tower
+from projects.coconut.snapshot import FrozenTeacher
+from projects.cwcl.speech.whisper import whisper_tower
 
 
 def sounds():

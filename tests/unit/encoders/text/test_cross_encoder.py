@@ -12,8 +12,8 @@ from common.encoders.text.cross_encoder import (
     pair_ids,
 )
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.word_attention import cls_attention, expose_attention, word_pieces
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
+from projects.b_prop.word_attention import cls_attention, expose_attention, word_pieces
 
 SMALL = {
     "model_type": "bert",

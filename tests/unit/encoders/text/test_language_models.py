@@ -11,14 +11,14 @@ from transformers import (
 )
 
 from common.config import UserError
-from common.encoders.image_text.visual_language.injected import InjectedLM
 from common.encoders.text.language_models.causal import add_lora, append_eos, load_lora, save_lora
-from common.encoders.text.language_models.instructed import InstructedEncoder
-from common.encoders.text.language_models.prompted import PromptedModel
-from common.encoders.text.latent_attention import TokenPooler
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tuned.prefix import cache_argument
-from common.export.instructed import load_instructed, save_instructed
+from projects.cosmo.visual_language.injected import InjectedLM
+from projects.nv_embed.encoder.exported import load_instructed, save_instructed
+from projects.nv_embed.encoder.instructed import InstructedEncoder
+from projects.nv_embed.encoder.latent_attention import TokenPooler
+from projects.promptreps.lexical.prompted import PromptedModel
 
 SIZES = {
     "vocab_size": 60,

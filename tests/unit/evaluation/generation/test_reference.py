@@ -8,8 +8,6 @@ import torch
 
 from common.config import UserError
 from common.data.tables import read_jsonl
-from common.evaluation.generation.bert_score import greedy_match
-from common.evaluation.generation.choice import choice_shares, write_choice_form
 from common.evaluation.generation.reference import (
     bleu,
     bleu_unsmoothed,
@@ -18,6 +16,8 @@ from common.evaluation.generation.reference import (
     rouge,
     rouge_f,
 )
+from projects.wikides.bert_score import greedy_match
+from projects.wikides.choice import choice_shares, write_choice_form
 
 TEXT, REFERENCE = "The cats of Oslo", "the CAT in the hat of Oslo"
 

@@ -20,10 +20,10 @@ from common.families.image_text.data import (
     train_transform,
 )
 from common.families.image_text.experiment import image_text_experiment
-from common.families.image_text.locked import locked_data
 from common.families.image_text.module import ImageTextModule, build_tokenizer
 from common.losses.image_text import ClipLoss
 from common.registry import config_class
+from projects.cwcl.locked import locked_data
 
 TOWERS = {
     "embed_dim": 16,

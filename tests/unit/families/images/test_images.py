@@ -12,7 +12,6 @@ from common.config import ExperimentConfig, TrainerConfig, UserError, leaf_keys
 from common.data.image.files import LabelledFiles
 from common.data.image.labelled import LabelledPixels
 from common.data.image.parts import ImagePart
-from common.data.image.views import TwoViews
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 from common.families.images import data as images
@@ -36,6 +35,7 @@ from common.families.images.experiment import image_experiment, without_weights
 from common.families.images.networks import build_network, network_options, projected_encoder
 from common.families.images.validation import KnnValidatedModule
 from common.registry import config_class
+from projects.dcl.views import TwoViews
 
 IMAGE_PROJECTS = ("cacr", "dcl", "hydra", "sepclr")
 

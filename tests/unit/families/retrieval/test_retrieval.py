@@ -32,7 +32,7 @@ from common.families.retrieval.evaluation import (
 )
 from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
 from common.families.retrieval.finetuning import questions
-from common.families.retrieval.training_sets import read_set, set_requirements
+from projects.nv_embed.data.training_sets import read_set, set_requirements
 
 CORPUS = {"a": "red fox", "b": "blue car", "c": "green tree"}
 QUERIES = {"1": "fox", "2": "car", "3": "tree"}

@@ -12,8 +12,8 @@ from common.engine.workspace import Workspace
 from common.families.sentences.data import text_requirements
 from common.families.sentences.evaluation import encoding, evaluate_sentences
 from common.families.sentences.module import SentenceModule, build_encoder
-from common.families.sentences.pair_classifier import classifier_optim, label_order
-from common.families.sentences.pair_config import ClassifierConfig
+from projects.dse.pair_classifier import classifier_optim, label_order
+from projects.dse.pair_config import ClassifierConfig
 from projects.simcse import build
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE

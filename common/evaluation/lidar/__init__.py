@@ -1,4 +1,0 @@
-"""Detection with rotated boxes, forecasts of scans.
-
-Never here: detection heads (`encoders/lidar`).
-"""

@@ -1,0 +1,1 @@
+"""Speech recognition: the encoder-decoder, its beam search, error rates and the exported recogniser."""

@@ -1,0 +1,1 @@
+"""Source code: token types of six languages, functions of a folder, augmentations, search sets."""

@@ -1,0 +1,1 @@
+"""Texts with images between them: documents, clips of videos, token windows, labels, tar shards."""

@@ -1,0 +1,1 @@
+"""Speech and text: Whisper towers, recordings with transcripts, zero-shot evaluation, export."""

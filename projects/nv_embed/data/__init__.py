@@ -1,0 +1,1 @@
+"""Training sets with instructions, and batches that come from one set each."""

@@ -1,0 +1,1 @@
+"""The embedding benchmark: its sets, how each task is scored, and a bridge to mteb."""

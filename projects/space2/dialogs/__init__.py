@@ -1,0 +1,1 @@
+"""Dialogues: turns with roles, semantic trees of their annotations, readers and batches."""

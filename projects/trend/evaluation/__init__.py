@@ -1,0 +1,1 @@
+"""Detection with rotated boxes, and forecasts of scans."""

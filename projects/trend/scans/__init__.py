@@ -1,0 +1,1 @@
+"""LiDAR scans: readers, poses, rays, a simulator, sequences and their augmentation."""

@@ -1,0 +1,1 @@
+"""Encoders of VEGA: replaced-token detection, disentangled attention, perturbed embeddings."""

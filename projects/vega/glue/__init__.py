@@ -1,0 +1,1 @@
+"""GLUE: config, metrics, pseudo labels and submission files."""

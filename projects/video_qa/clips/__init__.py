@@ -1,0 +1,1 @@
+"""Video clips with subtitles and questions: readers, spans in time, frame features, batches."""

@@ -1,0 +1,29 @@
+"""An exported recommender and folders that are none."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import UserError
+from projects.mclrec.recommender import Recommender, load_recommender, save_recommender
+from projects.mclrec.sasrec import SASRec
+
+
+def test_lists_come_back_equal_and_damaged_folders_are_named(tmp_path):
+    torch.manual_seed(0)
+    options = {"dim": 8, "num_layers": 1, "ffn_dim": 8, "max_length": 4}
+    made = Recommender(SASRec(3, **options), ["a", "b", "c"])
+    folder = save_recommender(made, tmp_path / "x", options)
+    assert json.loads((folder / "config.json").read_text())["num_items"] == 3
+    found = load_recommender(folder)
+    wanted = made(["a", "?", "b"], k=9)
+    assert [item for item, _ in wanted] == ["c"]
+    assert found(["a", "b"], k=9) == wanted
+    assert len(found(["a"] * 9, k=9, mask_history=False)) == 3  # the last four are read
+    (folder / "items.json").write_text('["a"]')
+    with pytest.raises(UserError, match="must list 3 items"):
+        load_recommender(folder)
+    (folder / "items.json").unlink()
+    with pytest.raises(UserError, match="export the run again"):
+        load_recommender(folder)
