@@ -4,10 +4,12 @@ import ast
 import subprocess
 import sys
 
+import grimp
 import pytest
 
 from common.config import ROOT
 from common.registry import list_projects
+from scripts.single_users import single_users
 
 HEAVY = ("torch", "lightning", "transformers", "numpy", "wandb", "matplotlib")
 
@@ -107,3 +109,26 @@ def test_common_names_no_project():
     for path in (ROOT / "common").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "from projects" not in text, path
+
+
+def test_a_module_of_common_needs_two_projects_or_the_program():
+    """Counts imports by way of other modules; a public package needs no user here."""
+    graph = grimp.ImportGraph()
+    for importer, imported in [
+        ("projects.a.module", "common.shared"),
+        ("projects.b", "common.way"),
+        ("common.way", "common.shared"),
+        ("projects.b.data", "common.alone"),
+        ("projects.b", "common.alone"),
+        ("common.cli", "common.engine.run"),
+        ("common.engine.run", "common.settings"),
+        ("common.losses.triplet", "common.losses.base"),
+    ]:
+        graph.add_import(importer=importer, imported=imported)
+    graph.add_module("common.unused")
+    graph.add_module("common")
+    single = single_users(graph, {"common.losses"})
+    assert single == {"common.alone": "b", "common.unused": None, "common.way": "b"}
+    graph.add_import(importer="projects.a", imported="common.way")
+    graph.add_import(importer="projects.c", imported="common.alone")
+    assert single_users(graph, {"common.losses", "common.unused"}) == {}
