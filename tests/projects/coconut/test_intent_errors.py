@@ -4,6 +4,7 @@ import pytest
 
 from common.data.speech.transcripts import SpokenTarget
 from projects.coconut.speech.error_rates import IntentErrors
+from tests.projects.coconut.workers import intent_errors_of_two_ranks
 
 
 def target(intent, transcript, slots=()):
@@ -22,26 +23,17 @@ def test_errors_are_counted_over_all_utterances_and_forgotten():
 
 
 def test_slots_count_where_the_outputs_hold_them():
-    found = target("set", "wake me at six", [("time", "seven")])
-    wanted = target("set", "wake me at six", [("time", "six")])
+    predicted = target("set", "wake me at six", [("time", "seven")])
+    expected = target("set", "wake me at six", [("time", "six")])
     rates = []
     for slots in (False, True):
         errors = IntentErrors(slots=slots)
-        errors.add(found, wanted)
+        errors.add(predicted, expected)
         rates.append(errors.over_ranks()[1])
     assert rates[0] == 0 < rates[1]
 
 
-def two_ranks_count(number):
-    from common.distributed.process import rank
-
-    errors = IntentErrors()
-    for _ in range(number + rank()):
-        errors.add(target("a" if rank() else "b", "x"), target("a", "x"))
-    return errors.over_ranks()
-
-
 def test_ranks_with_unequal_shares_agree(two_ranks):
     """One wrong intent on the first rank, two right ones on the second."""
-    for found in two_ranks.run(two_ranks_count, number=1):
-        assert found == pytest.approx((2 / 3, 1 / 6))  # the intent is a word of the output
+    for rates in two_ranks.run(intent_errors_of_two_ranks, number=1):
+        assert rates == pytest.approx((2 / 3, 1 / 6))  # the intent is a word of the output

@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.data.speech.transcripts import SpokenTarget
 from common.distributed.process import rank
 from common.engine.run import train
 from projects.coconut import stages as project
+from projects.coconut.speech.error_rates import IntentErrors
 from tests.distributed.wrapped import sgd_steps
 from tests.interrupted import die, die_after_checkpoint
 from tests.projects.coconut.conftest import batch, module_of
@@ -43,3 +45,12 @@ def two_steps(overrides: list[str], distributed: bool, task: int = 1) -> dict[st
         whole["tokens"][0, 3:] = torch.tensor([3, 0])  # rows of unequal length
         parts.append({k: v[own] for k, v in whole.items() if k != "skipped"})
     return sgd_steps(module, parts, distributed, lr=0.05)
+
+
+def intent_errors_of_two_ranks(number: int) -> tuple[float, float]:
+    """Accuracy and word error rate over all ranks; rank 1 has one utterance more, all right."""
+    errors = IntentErrors()
+    for _ in range(number + rank()):
+        spoken = SpokenTarget("a" if rank() else "b", (), "x")
+        errors.add(spoken, SpokenTarget("a", (), "x"))
+    return errors.over_ranks()
