@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := ARM PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS ONLY PLAN VERIFY BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
+override OWN   := ARM PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS ONLY PLAN BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -23,7 +23,7 @@ override TAKES-check := PROJECT CONFIG
 override TAKES-train := PROJECT CONFIG ARM
 override TAKES-eval := PROJECT CONFIG RUN CKPT BASELINE
 override TAKES-export := PROJECT CONFIG RUN CKPT
-override TAKES-compare := PROJECT PLAN VERIFY SEEDS JOBS ARMS ONLY
+override TAKES-compare := PROJECT PLAN SEEDS JOBS ARMS ONLY
 override TAKES-compare-all := PROJECT JOBS
 override TAKES-check-all := PROJECT
 override TAKES-evidence := PROJECT
@@ -103,13 +103,13 @@ train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini | ARM=of compare.ya
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
 	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))
 
-compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1|code|arms|baselines] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full] [ONLY=name]
-	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(call option,only,$(ONLY)) $(if $(call yes,$(PLAN)),--plan) $(call option,verify,$(filter-out 0 no false,$(VERIFY)))
+compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full] [ONLY=name]
+	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(call option,only,$(ONLY)) $(if $(call yes,$(PLAN)),--plan)
 
-compare-all: $(STAMP) ## every comparison whose result is stale or missing, at lowest priority, resumable: [JOBS=1]
+compare-all: $(STAMP) ## every comparison not yet measured at this commit, at lowest priority, resumable: [PROJECT="a b"] [JOBS=1]
 	@$(CLI) compare-all $(call split,$(PROJECT)) $(SETTINGS) $(call option,jobs,$(JOBS))
 
-evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evidence.md
+evidence: $(STAMP) ## all claims with verdict and interval; writes docs/evidence.md
 	@$(CLI) evidence $(call split,$(PROJECT)) $(SETTINGS)
 
 sweep: $(STAMP) ## vary settings by configs/<project>/sweep.yaml: PROJECT= [TRIALS=20, not of a grid] [JOBS=1] [ARMS=a,b] [WANDB=1]

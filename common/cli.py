@@ -26,7 +26,7 @@ VERBS = {
     "eval": "the evaluation protocol on a run, checkpoint or exported model",
     "compare": "train every arm with every seed and write the verdict",
     "check-all": "every paper config on the meta device; writes docs/cost.md",
-    "compare-all": "every comparison whose result is stale or missing",
+    "compare-all": "every comparison, for a release",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
     "sweep": (
         "vary settings by configs/<slug>/sweep.yaml, resumable; --wandb writes it as a W&B sweep"
@@ -45,7 +45,7 @@ TAKES = {
     "eval": {"run", "ckpt", "baseline"},
     "export": {"run", "ckpt"},
     "train": {"arm"},
-    "compare": {"seeds", "jobs", "arms", "only", "plan", "verify"},
+    "compare": {"seeds", "jobs", "arms", "only", "plan"},
     "compare-all": {"jobs"},
     "sweep": {"jobs", "trials", "arms", "wandb"},
     "run": {"task"},
@@ -117,17 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wandb", action="store_true", help="sweep: write the W&B file alone")
     parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
     parser.add_argument(
-        "--verify",
-        nargs="?",
-        const="1",
-        metavar="1|code|arms|baselines|COMMIT",
-        help=(
-            "compare: one seed again; renew a stale result whose numbers are the same, or (code)"
-            " whose code gives today's; arms: code, without the baselines; baselines: run those"
-            " alone anew"
-        ),
-    )
-    parser.add_argument(
         "--arms",
         default="",
         help=(
@@ -176,7 +165,9 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _list()
     words = [w for w in args.words if "=" not in w]
     overrides = [w for w in args.words if "=" in w]
-    if args.verb in ("check-all", "compare-all", "evidence"):
+    if args.verb == "compare-all":
+        return _compare_all(args.words, args.jobs)
+    if args.verb in ("check-all", "evidence"):
         if args.words:
             raise UserError(
                 f"{args.verb} takes no project and no overrides: {' '.join(args.words)}"
@@ -268,16 +259,6 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
         verbs.dashboard(project, config, overrides, args.entity, args.dry_run)
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
-        if args.verify:
-            alone = args.verify == "baselines"
-            settings = overrides and (alone or args.verify == "1")
-            if arms or args.plan or args.only or settings or (args.seeds and alone):
-                raise UserError(
-                    f"VERIFY={args.verify} runs what was published: leave ARMS, ONLY and PLAN out, "
-                    "settings, which VERIFY=code takes, and SEEDS with VERIFY=baselines"
-                )
-            verbs.verify(project, overrides, args.seeds, args.jobs, args.verify)
-            return 0
         show = verbs.plan if args.plan else verbs.compare
         show(project, overrides, args.seeds, args.jobs, arms, args.only)
     return 0
@@ -316,10 +297,22 @@ def _whole_repository(args: argparse.Namespace) -> int:
 
     if args.verb == "evidence":
         verbs.evidence()
-    elif args.verb == "check-all":
-        verbs.check_all()
     else:
-        verbs.compare_all(args.jobs)
+        verbs.check_all()
+    return 0
+
+
+def _compare_all(words: Sequence[str], jobs: int) -> int:
+    """Every comparison, or those of the projects that are named."""
+    projects = list_projects()
+    for word in filter(None, words):
+        if "=" in word:
+            raise UserError(f"compare-all takes no settings: {word}")
+        if word not in projects:
+            raise UserError(f"no project '{word}'{nearest(word, projects)}")
+    from common.engine import verbs
+
+    verbs.compare_all([word for word in words if word] or list(projects), jobs)
     return 0
 
 

@@ -134,59 +134,6 @@ def compare(
     log_comparison(project, result, overrides)
 
 
-def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int, by: str) -> None:
-    """Run a seed of a published comparison again and renew the result if no number has changed.
-
-    Args:
-        project: slug.
-        overrides: of both runs, where the earlier code is run as well.
-        seeds: how many, or a list of them; None for the first.
-        jobs: runs at the same time.
-        by: ``"1"``: its published numbers; ``"code"`` or a commit: the numbers of its code on this
-            machine; ``"arms"``: the same without the baselines; ``"baselines"``: nothing, the
-            baselines' numbers are put beside the arms'.
-
-    Raises:
-        UserError: some number has; the result stays as it is.
-    """
-    if by == "baselines":
-        from common.engine.renewal.baselines import renew_baselines
-
-        names = ", ".join(renew_baselines(project, jobs))
-        console.print(f"{project}: {names} run again; the arms are as they were published")
-        return
-    from common.engine.renewal.earlier import verify_code
-    from common.engine.renewal.published import verify as verify_numbers
-
-    if by == "1":
-        found, what, then = (
-            verify_numbers(project, seeds, jobs),
-            "every metric as published",
-            "published",
-        )
-    else:
-        commit = None if by in ("code", "arms") else by
-        found = verify_code(project, overrides, seeds, jobs, commit, by == "arms")
-        what, then = "curves, metrics and items are those of its code", "of its code"
-    if not found:
-        console.print(f"{project}: {what}; the result is one of today's code")
-        return
-    lines = [f"{d.run}: {d.metric} {d.published} then, {d.now} now" for d in found[:8]]
-    more = [f"and {len(found) - len(lines)} more"] if len(found) > len(lines) else []
-    raise UserError(
-        "\n".join(
-            [
-                (
-                    f"{project}: {len(found)} metrics are not what was {then}, so the result stays"
-                    f" stale; make compare PROJECT={project} runs it anew"
-                ),
-                *lines,
-                *more,
-            ]
-        )
-    )
-
-
 def plan(
     project: str,
     overrides: Sequence[str],
@@ -231,19 +178,16 @@ def sweep(
     console.print(f"written: {folder}")
 
 
-def compare_all(jobs: int) -> None:
-    """Compare every project whose published result is stale.
+def compare_all(projects: Sequence[str], jobs: int) -> None:
+    """Compare the projects one after the other, at lowest priority.
 
     Raises:
         UserError: some of them failed; the others are published.
     """
     from common.engine.comparison.compare import compare_all as work
-    from common.engine.comparison.evidence import evidence_rows, stale_projects
     from common.engine.online.verdicts import log_comparison
 
-    waiting = stale_projects(evidence_rows())
-    console.print(f"{len(waiting)} stale: {', '.join(waiting)}")
-    failed = work(jobs, waiting, log_comparison)
+    failed = work(jobs, projects, log_comparison)
     if failed:
         raise UserError("\n".join(["these comparisons failed:", *failed]))
 

@@ -131,8 +131,6 @@ def test_a_switch_is_on_by_a_yes(checkout):
     ):
         assert option in words_of(checkout, target, "PROJECT=p", f"{name}=1")
         assert option not in words_of(checkout, target, "PROJECT=p", f"{name}=0")
-    assert words_of(checkout, "compare", "PROJECT=p", "VERIFY=0") == ["compare", "p"]
-    assert words_of(checkout, "compare", "PROJECT=p", "VERIFY=code")[-1] == "--verify=code"
 
 
 def test_a_line_break_is_refused(checkout):
