@@ -40,10 +40,9 @@ override TAKES-faults := ARGS
 override TAKES-gpu-check := ARGS
 override TAKES-mutants := PROJECT ARGS
 override TAKES-bench := KERNEL ARGS
-override TAKES-docs := ARGS
 override TAKES-new-project := SLUG
 override VERBS := show check check-all train eval compare compare-all evidence sweep run runs diff prune dashboard report export smoke
-override PLAIN := help setup list test faults test-gpu gpu-check lint type imports bench mutants docs changelog new-project lock clean
+override PLAIN := help setup list test faults test-gpu gpu-check lint type imports bench mutants docs tables changelog new-project lock clean
 # before anything is begun: make would come to a word without a rule last
 $(foreach g,$(filter-out $(VERBS) $(PLAIN) .venv/%,$(MAKECMDGOALS)),$(error there is no target '$g': settings are typed as a.b=c, make help lists targets))
 override TAKEN := PYTHON EVAL $(foreach g,$(MAKECMDGOALS),$(TAKES-$g))
@@ -94,7 +93,7 @@ show: $(STAMP) ## resolved config: PROJECT= [CONFIG=] [a.b=c]
 check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [CONFIG=paper]
 	@$(CLI) check $(call quoted,$(PROJECT)) $(if $(filter file,$(origin CONFIG)),paper,$(call quoted,$(CONFIG))) $(SETTINGS)
 
-check-all: $(STAMP) ## every paper config: FLOPs, steps, memory, hours, needs; writes docs/cost.md
+check-all: $(STAMP) ## every paper config: FLOPs, steps, memory, hours, needs; writes reports/cost.md
 	@$(CLI) check-all $(call split,$(PROJECT)) $(SETTINGS)
 
 train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini | ARM=of compare.yaml] [resume=latest] [a.b=c]
@@ -170,8 +169,11 @@ mutants: $(STAMP) ## changes of a project's objective that no test notices: PROJ
 bench: $(STAMP) ## benchmarks: [KERNEL=losses] [ARGS=--quick]
 	@exec $(PY) $(call quoted,benchmarks/bench_$(or $(KERNEL),losses).py) $(call split,$(ARGS))
 
-docs: $(STAMP) ## regenerate tables and indexes, build the site in build/site: [ARGS=--check] names stale ones alone
-	@$(PY) scripts/make_tables.py $(call split,$(ARGS)) $(if $(ARGS),,&& exec $(PY) scripts/site.py)
+docs: $(STAMP) ## the documentation site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && echo build/site/index.html
+
+tables: $(STAMP) ## README's table of projects
+	@exec $(PY) scripts/make_tables.py
 
 changelog: $(STAMP) ## move docs/changelog.d into CHANGELOG.md, after a merge
 	@exec $(PY) scripts/collect_changelog.py

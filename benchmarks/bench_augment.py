@@ -10,8 +10,8 @@ transforms on PIL images and v2 on uint8 tensors, and lightly's SimCLR transform
 medians over the rounds, of wall time and of CPU time (which other work on the machine disturbs
 less).
 
-Writes benchmarks/results/augment.csv and augment.png; `make docs` renders the table of
-docs/performance.md.
+Writes benchmarks/results/augment.csv and augment.png, and the table of docs/performance.md; with
+--quick only the first two, to build/bench.
 """
 
 import argparse
@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch
 from measure import results_folder
+from report_tables import write_tables
 from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -164,6 +165,8 @@ def main() -> None:
         rows += [{"batch": batch, **row} for row in summary(measured, count, case)]
     folder = results_folder(args.quick)
     write(rows, "augment", "Two views per image, one thread", folder)
+    if not args.quick:
+        write_tables()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ value of the loss. Waiting threads sleep (OMP_WAIT_POLICY=passive), so that CPU 
 spinning. With --merge the measured rows replace those of an earlier run on the same machine.
 
 Writes benchmarks/results/losses.csv and losses.png and the tables between the markers in
-docs/performance.md and docs/kernels.md; with --quick only csv and png, to build/bench.
+docs/performance.md; with --quick only csv and png, to build/bench.
 """
 
 import argparse
@@ -38,8 +38,9 @@ PEERS = ("lightly", "lightly-utils", "sentence-transformers", "pytorch-metric-le
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 import torch
 from loss_contenders import Loss, contenders
-from loss_report import Row, merged, write_csv, write_figure, write_tables
+from loss_report import Row, merged, table, write_csv, write_figure
 from measure import results_folder
+from report_tables import PAGE, replace_block
 from torch import Tensor
 
 
@@ -225,7 +226,7 @@ def main() -> None:
     write_csv(rows, out / "losses.csv")
     write_figure(rows, out / "losses.png")
     if not args.quick:
-        write_tables(rows, [ROOT / "docs" / "performance.md", ROOT / "docs" / "kernels.md"])
+        replace_block(PAGE, "losses", table(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ processes, one thread. Theirs is composed as their SimCLR example is: their tran
 torch's collate function, each view through the network in turn, their head and their NT-Xent loss.
 Rounds alternate; reported are medians of wall time and of CPU time, the first step left out.
 
-Writes benchmarks/results/vision_training.csv and vision_training.png.
+Writes benchmarks/results/vision_training.csv and vision_training.png, and the table of
+docs/performance.md.
 """
 
 import argparse
@@ -25,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from measure import results_folder
+from report_tables import write_tables
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
@@ -192,6 +194,8 @@ def main() -> None:
     folder = results_folder(args.quick)
     title = "Training images per second, one thread"
     write([{"batch": args.batch, **row} for row in rows], "vision_training", title, folder)
+    if not args.quick:
+        write_tables()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import torch
 Row = dict[str, object]
 Setting = Mapping[str, object]
 
-BEGIN, END = "<!-- losses:begin -->", "<!-- losses:end -->"
 FIELDS = [
     "date",
     "cpu",
@@ -161,17 +160,3 @@ def _cell(row: Row) -> str:
     memory = row.get("extra_mib")
     extra = "memory not measured" if memory is None else f"{memory:.0f} MiB"
     return f"{row['cpu_ratio']:.2f} / {row['wall_ratio']:.2f}, {extra}"
-
-
-def write_tables(rows: Sequence[Row], paths: Sequence[Path]) -> None:
-    """Replace what stands between the markers in each file.
-
-    Raises:
-        ValueError: if a file lacks the markers.
-    """
-    for path in paths:
-        text = path.read_text()
-        if BEGIN not in text or END not in text:
-            raise ValueError(f"{path} lacks the markers {BEGIN} and {END}")
-        head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        path.write_text(f"{head}{BEGIN}\n{table(rows)}\n{END}{tail}")

@@ -25,7 +25,7 @@ VERBS = {
     "train": "train, evaluate, write the run folder",
     "eval": "the evaluation protocol on a run, checkpoint or exported model",
     "compare": "train every arm with every seed and write the verdict",
-    "check-all": "every paper config on the meta device; writes docs/cost.md",
+    "check-all": "every paper config on the meta device; writes reports/cost.md",
     "compare-all": "every comparison, for a release",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
     "sweep": (

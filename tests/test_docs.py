@@ -1,26 +1,21 @@
-"""Losses and projects name their sources; documents point at what exists; stale ones are named."""
+"""Losses and projects name their sources; links, paths and names of the documents exist."""
 
 import ast
 import re
 import subprocess
-import warnings
+from functools import cache
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from common.config import ROOT
 from common.registry import list_projects
-from scripts import make_tables
-from scripts.architecture_picture import architecture_picture
-from scripts.collect_changelog import merged, read_fragment
-from scripts.equation_index import marks
-from scripts.rooms_table import described
-from scripts.sizes_table import LARGE, reasons, sizes
-from tests.published import published_rows
+from scripts.collect_changelog import merged
+from scripts.site.equations import sources
 
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
-GENERATED = re.compile(r"<!-- (projects|rooms):begin -->.*?<!-- \1:end -->", re.S)
+GENERATED = re.compile(r"<!-- projects:begin -->.*?<!-- projects:end -->", re.S)
+VARIABLE = re.compile(r"CONTRASTIVE_[A-Z_]+")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FOLDERS = "(?:common|projects|configs|scripts|benchmarks|tests)"
 LOSSES = [
@@ -29,10 +24,6 @@ LOSSES = [
     for node in ast.parse(path.read_text(encoding="utf-8")).body
     if isinstance(node, ast.ClassDef) and node.name.endswith("Loss") and node.name != "PairLoss"
 ]
-
-
-class StaleDocumentWarning(Warning):
-    """A generated document is out of date; `make docs` refreshes it."""
 
 
 def documents() -> list[Path]:
@@ -129,28 +120,13 @@ def test_project_module_names_its_source(slug):
     assert re.search(r"Source: .*\d{4}", text)
 
 
-def test_a_large_project_says_what_its_lines_are_for():
-    """Above 700 lines; and the core of the method has at most 350 in each."""
-    why, found = reasons(ROOT), sizes(ROOT)
-    assert set(why) == {name for name, (lines, _) in found.items() if lines > LARGE}
-    assert all(core <= 350 for _, core in found.values())
-
-
-def test_the_picture_has_every_layer_once():
-    ElementTree.fromstring(architecture_picture(ROOT))
-    names = re.findall(r"font-weight='bold' fill='#111'>([^<]+)<", architecture_picture(ROOT))
-    assert names[0] == "projects"
-    assert {"families", "engine", "data", "losses", "kernels", "config"} <= set(names)
-    assert len(set(names)) == len(names)
-
-
 # -- links ---------------------------------------------------------------------------------------
 
 
 PAGES = [
     pytest.param(p, id=str(p.relative_to(ROOT)))
     for p in documents()
-    if p not in (ROOT / "docs/equations.md", ROOT / "docs/evidence.md")  # generated as a whole
+    if p != ROOT / "docs/evidence.md"  # generated as a whole
 ]
 
 
@@ -183,36 +159,51 @@ def test_an_import_of_nothing_is_noticed():
     assert broken_imports(page) == ["common.config.unload"]
 
 
-def broken_names(text: str) -> list[str]:
-    """Paths and dotted names in backticks that exist neither as file nor in a module."""
+def broken_names(text: str, page: Path) -> list[str]:
+    """Paths, modules, names in them and variables in backticks that don't exist."""
     broken = []
     for name in re.findall(rf"`({FOLDERS}/[\w/.*-]+)", text):
         if not any(ROOT.glob(name.rstrip("/"))):
+            broken.append(name)
+    equations = re.search(r"^## Equations\n(.*?)^## ", text, re.M | re.S)
+    for name in re.findall(r"`((?:\w+/)*\w+\.py)`", equations[1] if equations else ""):
+        if not any(any(folder.rglob(name)) for folder in (page.parent, ROOT / "common", ROOT)):
             broken.append(name)
     for name in re.findall(r"`((?:common|projects)(?:\.\w+)+)", text):
         module, _, symbol = name.rpartition(".")
         path = module_path(module)
         if module_path(name) is None and not (path and symbol in names_of(path)):
             broken.append(name)
+    broken += [name for name in VARIABLE.findall(text) if name not in variables()]
     return broken
+
+
+@cache
+def variables() -> set[str]:
+    """Environment variables of our own that the code reads."""
+    return set().union(
+        *(VARIABLE.findall(p.read_text("utf-8")) for p in ROOT.glob("common/**/*.py"))
+    )
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.id != "CHANGELOG.md"])  # tells what was
 def test_files_and_functions_that_documents_name_exist(page):
     placeholder = re.compile(r"\bx\b|new_project")  # how a project to come is called
-    broken = broken_names(page.read_text(encoding="utf-8"))
+    broken = broken_names(page.read_text(encoding="utf-8"), page)
     assert not [name for name in broken if not placeholder.search(name)]
 
 
 def test_a_name_of_nothing_is_noticed():
-    text = "`common/config.py` `common/gone.py` `common.config.load` `common.config.unload`"
-    assert broken_names(text) == ["common/gone.py", "common.config.unload"]
+    text = """## Equations\n`common/config.py` `common/gone.py` `objective.py` `gone.py` `CONTRASTIVE_TMA=0`
+    `common.config.load` `common.config.unload` `CONTRASTIVE_GONE=1`\n## Run"""
+    broken = ["common/gone.py", "gone.py", "common.config.unload", "CONTRASTIVE_GONE"]
+    assert broken_names(text, ROOT / "projects/dcl/README.md") == [broken[0], *broken]
 
 
 def test_the_way_of_a_batch_names_functions_that_exist():
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## The way of")[1]
     steps = re.split(r"^\d+\. ", text, flags=re.M)[1:]
-    assert len(steps) == 10
+    assert steps
     for step in steps:
         files = [ROOT / "docs" / link for link in LINK.findall(step)]
         known = set().union(*(names_of(path) for path in files))
@@ -229,41 +220,7 @@ def test_readme_names_only_existing_targets():
         assert used <= targets
 
 
-# -- generated parts -----------------------------------------------------------------------------
-
-
-def test_every_variable_that_the_code_reads_is_told():
-    """Those of our own; docs/runs.md names no other."""
-    name = re.compile(r"CONTRASTIVE_[A-Z_]+")
-    code = [p.read_text(encoding="utf-8") for p in (ROOT / "common").rglob("*.py")]
-    told = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
-    assert set(name.findall("".join(code))) == set(name.findall(told))
-
-
-@pytest.mark.nightly  # tens of seconds: make faults
-def test_generated_parts_can_be_made(monkeypatch):
-    """A stale one is a warning: a new project or a merge must not need `make docs` to be green."""
-    monkeypatch.setattr(make_tables, "evidence_rows", published_rows)
-    for name in make_tables.stale():
-        warnings.warn(f"out of date: {name}; run make docs", StaleDocumentWarning, stacklevel=1)
-
-
-def test_out_of_date_parts_are_named_or_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(make_tables, "ROOT", tmp_path)
-    monkeypatch.setattr(make_tables, "parts", lambda: {"page.md": lambda text: "new\n"})
-    assert make_tables.main(check=True) == 1
-    assert capsys.readouterr().out == "out of date: page.md; run make docs\n"
-    assert not (tmp_path / "page.md").exists()
-    assert make_tables.main(check=False) == 0
-    assert (tmp_path / "page.md").read_text() == "new\n"
-    assert make_tables.main(check=True) == 0
-
-
-@pytest.mark.parametrize("face", sorted((ROOT / "common").glob("*/**/__init__.py")), ids=str)
-def test_every_room_says_what_never_lives_there(face):
-    here, never = described(face)
-    assert here, face
-    assert never, f"{face}: add a paragraph 'Never here: ...' to its docstring"
+# -- the page of equations -----------------------------------------------------------------------
 
 
 def test_sources_and_marks_are_found_with_their_symbol():
@@ -282,18 +239,11 @@ class Loss:
         y = x + 1
         return y  # Eq. 2
 '''
-    found = [("Loss", "Someone 2020, equation 1, arXiv 1234.5678."), ("Loss.forward", "Eq. 2")]
-    assert marks(text) == found
-    assert marks("\n\n" + text) == found  # no line numbers
+    source = "Someone 2020, equation 1, arXiv 1234.5678."
+    assert sources(text) == [("Loss", source), ("Loss.forward", "Eq. 2")]
 
 
 # -- changelog -----------------------------------------------------------------------------------
-
-
-def test_fragments_can_be_read():
-    for path in (ROOT / "docs/changelog.d").glob("*.md"):
-        if path.name != "README.md":
-            read_fragment(path.read_text(encoding="utf-8"), path.name)
 
 
 def test_fragments_go_to_the_ends_of_their_sections():
@@ -317,17 +267,3 @@ def test_fragments_go_to_the_ends_of_their_sections():
 def test_a_fragment_that_cannot_be_read_is_refused(text):
     with pytest.raises(ValueError, match=r"x\.md"):
         merged("# Log\n", {"x.md": text})
-
-
-def test_the_evidence_page_names_the_reconstructed_methods():
-    """Cards whose head calls equations a reconstruction, by the name of their title."""
-    found = set()
-    for project in list_projects():
-        card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
-        head = card.split("\n## Run\n")[0].replace("\n", " ")
-        if re.search(r"(a|is a|A) reconstruction (in|of)\b|sentence is a reconstruction", head):
-            found.add(card.splitlines()[0].removeprefix("# ").split(":")[0])
-    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8").replace("\n", " ")
-    sentence = page.split("take half of them. ")[1].split(" are reconstructions")[0]
-    named = set(re.split(r", | and, in three places, ", sentence))
-    assert found == named

@@ -1,4 +1,4 @@
-"""`make check-all`: what every paper config would cost, as docs/cost.md."""
+"""`make check-all`: what every paper config would cost, as reports/cost.md."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -20,7 +20,7 @@ PEAK = 989e12  # FLOP/s of an H100 SXM in bfloat16 without sparsity, by its data
 UTILISATION = 0.4  # of it; what well-kept training loops report for transformers
 BACKWARD = 3.0  # a step is a forward pass and a backward pass of twice its products
 RECOMPUTED = 4.0  # and a second forward pass where blocks are recomputed
-PAGE = ROOT / "docs" / "cost.md"
+PAGE = ROOT / "reports" / "cost.md"
 HEAD = f"""# What every paper config costs
 
 Written by `make check-all`, which builds every `paper*` config on the meta device: nothing is trained or downloaded.
@@ -168,7 +168,7 @@ def all_costs(projects: Sequence[str] | None = None) -> Iterator[Cost | Unknown]
 
 
 def page(costs: Sequence[Cost | Unknown]) -> str:
-    """The content of docs/cost.md: a table per project."""
+    """The content of reports/cost.md: a table per project."""
     lines = [HEAD]
     for project in dict.fromkeys(cost.project for cost in costs):
         lines += [

@@ -101,7 +101,7 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
 
 
 def check_all() -> None:
-    """Build every paper config on the meta device and write docs/cost.md."""
+    """Build every paper config on the meta device and write reports/cost.md."""
     from common.engine.cost import Unknown, all_costs, paper_configs, write_costs
     from common.engine.progress import track
     from common.registry import list_projects

@@ -73,7 +73,6 @@ def test_nothing_that_is_typed_is_evaluated(checkout, text):
         assert found == ["compare", "p", f"--{name.lower()}={text}"]
     for target, name in (
         ("mutants", "ARGS"),
-        ("docs", "ARGS"),
         ("bench", "ARGS"),
         ("smoke", "PROJECT"),
     ):

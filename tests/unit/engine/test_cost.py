@@ -59,17 +59,6 @@ def test_the_page_has_a_row_per_config_and_leaves_blank_what_is_not_known():
     assert rows[1].endswith("| a, b, c, d, 2 more |")
 
 
-def test_the_committed_page_names_no_config_that_is_gone():
-    """A new project is added by `make check-all` after its merge, not by its branch."""
-    for section in cost.PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
-        project, _, body = section.partition("\n")
-        rows = [
-            line.split(" | ")[0][2:] for line in body.splitlines() if line.startswith("| paper")
-        ]
-        assert rows
-        assert set(rows) <= set(paper_configs(project)), project
-
-
 def test_recomputed_blocks_keep_less_and_pass_forward_again():
     """ccp's `paper` has the switch on: 512 texts of 256 tokens in 24 layers."""
     one = measure("ccp", "paper")

@@ -1,0 +1,122 @@
+"""Hooks of mkdocs: what the site shows beyond ``docs/``.
+
+``make docs`` builds the site from the files where they are. These hooks add the README, the
+projects' cards and the generated pages (equations, cost, API), and turn links between files of the
+repository into links between pages.
+"""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from common.engine.cost import PAGE as COST
+from common.registry import list_projects
+from scripts.site.equations import equations_page
+
+ROOT = Path(__file__).resolve().parents[2]
+API = ("models", "losses", "kernels", "data", "encoders", "evaluation", "families", "export")
+MODULE = """
+## {name}
+
+::: {name}
+    options: {{heading_level: 3, show_root_heading: false, show_root_toc_entry: false}}
+"""
+NO_COST = "# Cost of the papers\n\n`make check-all` measures it; then build the site again.\n"
+FENCE = re.compile(r"(^```.*?^```)", re.M | re.S)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Append the cards and the API to the navigation."""
+    config.nav.append({"Papers": [{slug: f"papers/{slug}.md"} for slug in list_projects()]})
+    packages = [package for name in API for package in api_packages(name)]
+    config.nav.append({"API": [{package: f"api/{package}.md"} for package in packages]})
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the pages and images from outside ``docs/``, and the generated pages."""
+    for path, uri in outside_pages().items():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
+        for image, _, target in LINK.findall(path.read_text(encoding="utf-8")):
+            place = (path.parent / target).resolve()
+            if image and ROOT / "docs" not in place.parents:
+                files.append(File.generated(config, image_uri(place), abs_src_path=str(place)))
+    cost = COST.read_text(encoding="utf-8") if COST.exists() else NO_COST
+    files.append(File.generated(config, "cost.md", content=cost))
+    files.append(File.generated(config, "equations.md", content=equations_page(ROOT)))
+    for name in API:
+        for package, modules in api_packages(name).items():
+            sections = "".join(MODULE.format(name=module) for module in modules)
+            content = f"# {package}\n{sections}"
+            files.append(File.generated(config, f"api/{package}.md", content=content))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links to files that have a page become links to it; those to other files become code."""
+    if page.file.generated_by and page.file.abs_src_path is None:
+        return markdown
+    uris = {Path(f.abs_src_path): f.src_uri for f in files if f.abs_src_path}
+    source = Path(page.file.abs_src_path)
+    parts = FENCE.split(markdown)
+    parts[::2] = [site_links(text, source, page.file.src_uri, uris) for text in parts[::2]]
+    return "".join(parts)
+
+
+def site_links(text: str, source: Path, uri: str, uris: dict[Path, str]) -> str:
+    """Markdown text with links of the site.
+
+    Args:
+        text: outside of fenced code.
+        source: file that it comes from.
+        uri: its page.
+        uris: page or image by file.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        image, label, target = match.groups()
+        path, _, anchor = target.partition("#")
+        if "://" in target or not path:
+            return match[0]
+        place = (source.parent / path).resolve()
+        place = place / "README.md" if place / "README.md" in uris else place
+        if place not in uris:
+            return label if label.startswith("`") else f"`{label}`"
+        relative = os.path.relpath(uris[place], os.path.dirname(uri) or ".")
+        return f"{image}[{label}]({relative}{'#' + anchor if anchor else ''})"
+
+    return LINK.sub(replaced, text)
+
+
+def outside_pages() -> dict[Path, str]:
+    """File outside ``docs/`` -> its page."""
+    cards = {ROOT / "projects" / p / "README.md": f"papers/{p}.md" for p in list_projects()}
+    return cards | {
+        ROOT / "README.md": "index.md",
+        ROOT / "CONTRIBUTING.md": "contributing.md",
+        ROOT / "CHANGELOG.md": "changelog.md",
+        ROOT / "data/README.md": "data.md",
+    }
+
+
+def image_uri(path: Path) -> str:
+    """Where the site has an image from outside ``docs/``."""
+    return "images/" + "-".join(path.relative_to(ROOT).parts)
+
+
+def api_packages(name: str) -> dict[str, list[str]]:
+    """Packages below ``common.<name>`` -> their modules that define something public."""
+    base = ROOT / "common" / name
+    packages: dict[str, list[str]] = {}
+    for path in sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        kinds = ast.FunctionDef | ast.ClassDef
+        if any(isinstance(node, kinds) and not node.name.startswith("_") for node in body):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            package = module.rpartition(".")[0] if base.is_dir() else module
+            packages.setdefault(package, []).append(module)
+    return packages
