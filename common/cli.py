@@ -1,7 +1,7 @@
-"""Command line: ``python -m common.cli <verb> <project> <config> [key=value ...]``.
+"""Command line: ``contrastive <verb> <project> <config> [key=value ...]``.
 
-Parses and prints; everything else is done by the engine. Errors that a user can mend end with
-exit code 2 and one message.
+``python -m common.cli`` is the same command. Parses and prints; the engine does everything else.
+Errors that a user can fix end with exit code 2 and one message.
 """
 
 import argparse
@@ -14,59 +14,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.completion import complete_words
-from common.config import ExperimentConfig, UserError, config_names, load, nearest, to_yaml
+from common.arguments import Verb, build_parser, parse
+from common.config import ROOT, ExperimentConfig, UserError, config_names, load, nearest, to_yaml
 from common.registry import config_class, list_projects
-
-VERBS = {
-    "list": "projects, and what each is",
-    "show": "print a resolved config",
-    "check": "dry run: parameters, steps, negatives, memory, missing data",
-    "train": "train, evaluate, write the run folder",
-    "eval": "the evaluation protocol on a run, checkpoint or exported model",
-    "compare": "train every arm with every seed and write the verdict",
-    "check-all": "every paper config on the meta device; writes reports/cost.md",
-    "compare-all": "every comparison, for a release",
-    "evidence": "list all claims and verdicts, write docs/evidence.md",
-    "sweep": (
-        "vary settings by configs/<slug>/sweep.yaml, resumable; --wandb writes it as a W&B sweep"
-    ),
-    "run": "a project's own task",
-    "runs": "list runs: [project] --where=state=failed,seed>=3",
-    "diff": "settings and metrics in which two runs differ: two ids or folders",
-    "prune": "name failed and superseded runs; --yes removes them",
-    "dashboard": "W&B workspace of a project: --entity=<name>, or --dry-run to print it",
-    "report": "static pages of runs and comparisons, of everything without a project",
-    "export": "write the trained model in its field's format",
-    "smoke": "train, evaluate, export and reload the smoke config of one or all projects",
-}
-# options of a verb; any other is refused, so that none is typed in vain
-TAKES = {
-    "eval": {"run", "ckpt", "baseline"},
-    "export": {"run", "ckpt"},
-    "train": {"arm"},
-    "compare": {"seeds", "jobs", "arms", "only", "plan"},
-    "compare-all": {"jobs"},
-    "sweep": {"jobs", "trials", "arms", "wandb"},
-    "run": {"task"},
-    "runs": {"where"},
-    "prune": {"where", "yes"},
-    "dashboard": {"entity", "dry_run"},
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    if _is_busy():  # threads that spin while they wait fight with whatever else runs
+    if _is_busy():  # threads that spin while they wait slow down whatever else runs
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        import argcomplete
+
+        argcomplete.autocomplete(build_parser(VERBS)[0])
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(_parser().parse_intermixed_args(argv))
+        if len(words) == 2 and words[0] == "--make":
+            words = _typed_behind_make(words[1])
+        args = parse(VERBS, words)
+        if args is None:
+            return 2
+        VERBS[args.verb].run(args)
+        return 0
     except UserError as error:
-        with contextlib.suppress(OSError, ValueError):  # nobody listens
+        with contextlib.suppress(OSError, ValueError):  # stderr is closed
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # Ctrl-C where nothing is at stake
+    except KeyboardInterrupt:  # Ctrl-C before a run has anything to save
         return 130
+
+
+def _typed_behind_make(target: str) -> list[str]:
+    """Words of ``make <target> ...``; a target that is a script replaces this process."""
+    from common.make import SCRIPTS, command
+
+    words = command(target, os.environ, VERBS)
+    if target in SCRIPTS:
+        os.execv(sys.executable, [sys.executable, *words])
+    sys.argv[1:] = words  # what the run folder records and what further processes are started with
+    return words
 
 
 def _is_busy() -> bool:
@@ -95,177 +81,129 @@ def _running_beside(kernel: Path = Path("/proc/loadavg")) -> float:
         return os.getloadavg()[0]
 
 
-def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {name:12}{text}" for name, text in VERBS.items())
-    parser = argparse.ArgumentParser(
-        prog="contrastive",
-        description="Train and compare contrastive-learning papers.\n\nverbs:\n" + verbs,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("verb", choices=VERBS, metavar="verb")
-    words = parser.add_argument("words", nargs="*", metavar="project config key=value")
-    words.completer = complete_words  # type: ignore[attr-defined]  # read by argcomplete
-    parser.add_argument("--task", default="", help="run: name of the task")
-    parser.add_argument("--run", help="eval, export: run id, 'latest' or folder")
-    parser.add_argument("--ckpt", help="eval, export: checkpoint file or exported folder")
-    parser.add_argument("--baseline", help="eval: a baseline of the project that needs no training")
-    parser.add_argument(
-        "--seeds", help="compare: how many of compare.yaml's seeds, or a list: 10,11"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="compare, sweep: runs at the same time")
-    parser.add_argument("--trials", type=int, help="sweep: trials of each arm; default: the file's")
-    parser.add_argument("--wandb", action="store_true", help="sweep: write the W&B file alone")
-    parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
-    parser.add_argument(
-        "--arms",
-        default="",
-        help=(
-            "compare, sweep: comma-separated arms, or every one: 'full' ('all' where one is called"
-            " full)"
-        ),
-    )
-    parser.add_argument(
-        "--arm", default="", metavar="NAME", help="train: settings of an arm of compare.yaml"
-    )
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="NAME",
-        help="compare: one comparison of the project alone ('main' or a name under more:)",
-    )
-    parser.add_argument(
-        "--where", default="", help="runs, prune: conditions, such as state=failed,seed>=3"
-    )
-    parser.add_argument("--yes", action="store_true", help="prune: remove what is named")
-    parser.add_argument("--entity", default="", help="dashboard: W&B user or team")
-    parser.add_argument("--dry-run", action="store_true", help="dashboard: print the definition")
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks
-        import argcomplete
-
-        argcomplete.autocomplete(parser)
-    return parser
-
-
-def _refuse_options(args: argparse.Namespace) -> None:
-    plain = vars(_parser().parse_args([args.verb]))
-    given = [k for k, v in vars(args).items() if k not in ("verb", "words") and v != plain[k]]
-    for name in given:
-        if name not in TAKES.get(args.verb, ()):
-            raise UserError(f"{args.verb} takes no --{name.replace('_', '-')}")
-    chosen = [name for name in ("run", "ckpt", "baseline") if getattr(args, name)]
-    if len(chosen) > 1:
-        raise UserError(f"{args.verb} looks at one thing: give --{' or --'.join(chosen)}")
-
-
-def _dispatch(args: argparse.Namespace) -> int:
-    _refuse_options(args)
-    if args.jobs < 1:
-        raise UserError(f"JOBS={args.jobs}: run at least one job at a time, such as JOBS=2")
-    if args.verb == "list":
-        return _list()
-    words = [w for w in args.words if "=" not in w]
-    overrides = [w for w in args.words if "=" in w]
-    if args.verb == "compare-all":
-        return _compare_all(args.words, args.jobs)
-    if args.verb in ("check-all", "evidence"):
-        if args.words:
-            raise UserError(
-                f"{args.verb} takes no project and no overrides: {' '.join(args.words)}"
-            )
-        return _whole_repository(args)
-    if args.verb in ("runs", "diff", "prune"):
-        return _runs_at_hand(args)
-    if args.verb in ("report", "smoke"):
-        return _pages_or_smoke(args.verb, words, overrides)
-    for word in overrides:
-        if word.split("=")[0].lower() in ("project", "config"):
-            raise UserError(
-                f"'{word}' is no setting: write it as make {args.verb} PROJECT=... CONFIG=..., or "
-                "the bare names behind the verb"
-            )
-    if not words or not words[0]:
-        _list()
-        raise UserError(f"name a project: make {args.verb} PROJECT=<one of the above>")
-    if len(words) > 2:
-        raise UserError(f"cannot read '{words[2]}': overrides have the form section.key=value")
-    project = words[0]
-    if len(words) > 1 and args.verb in ("compare", "sweep"):
+def _need_project(args: argparse.Namespace) -> str:
+    if args.project is None:
+        _list(args)
         raise UserError(
-            f"{args.verb} takes no config: configs/{project}/{args.verb}.yaml names the one that it"
-            " starts from"
+            f"name a project: contrastive {args.verb} <one of the above>, or make {args.verb}"
+            " PROJECT=<one of the above>"
         )
-    config = words[1] if len(words) > 1 else _default_config(args.verb)
-    if args.arm:
-        if len(words) > 1:
-            raise UserError(
-                f"ARM={args.arm} is of configs/{project}/compare.yaml, which names its config:"
-                " leave CONFIG out"
-            )
-        from common.engine.comparison.spec import arm_settings
-
-        config, own = arm_settings(project, args.arm, overrides)
-        overrides = [*own, *overrides]
-    return _one_project(args, project, config, overrides)
+    project: str = args.project
+    return project
 
 
-def _one_project(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:
-    schema = config_class(project)
-    if args.verb not in ("compare", "sweep"):
-        cfg = load(schema, project, config, overrides)  # refuses typos before torch is imported
-        _refuse_empty_mappings(cfg, overrides)
-        if args.verb == "show":
-            print(to_yaml(cfg), end="")
-            return 0
-    if args.verb == "sweep":
-        return _sweep(args, project, overrides)
-    if args.verb == "compare":
-        _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a], args.only)
-    return _with_torch(args, project, config, overrides)
+def _resolve(args: argparse.Namespace, default: str = "mini") -> tuple[str, str, list[str]]:
+    """Project, config and settings, checked before torch is imported."""
+    project, config = _need_project(args), args.config or default
+    _check_settings(project, config, args.settings)
+    return project, config, args.settings
 
 
-def _refuse_empty_mappings(cfg: ExperimentConfig, overrides: Sequence[str]) -> None:
-    """Mappings are merged, so that an empty one would change nothing without a word."""
-    for text in overrides:
+def _check_settings(project: str, config: str, settings: Sequence[str]) -> ExperimentConfig:
+    cfg = load(config_class(project), project, config, settings)
+    for text in settings:  # mappings are merged, so that an empty one would change nothing
         key, value = text.split("=", 1)
         if value.replace(" ", "") != "{}":
             continue
-        found: Any = cfg
+        current: Any = cfg
         for name in key.split("."):
-            found = found[name] if isinstance(found, dict) else getattr(found, name)
-        if isinstance(found, dict) and found:
+            current = current[name] if isinstance(current, dict) else getattr(current, name)
+        if isinstance(current, dict) and current:
             raise UserError(
                 f"'{text}' would change nothing: mappings are merged, and {key} keeps"
-                f" {', '.join(map(str, found))}; leave entries out in a config of your own that"
+                f" {', '.join(map(str, current))}; leave entries out in a config of your own that"
                 " does not extend this one"
             )
+    return cfg
 
 
-def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:
+def _list(args: argparse.Namespace) -> None:
+    for slug, text in list_projects().items():
+        print(f"{slug:16} {text}\n{'':16} configs: {', '.join(config_names(slug))}")
+
+
+def _show(args: argparse.Namespace) -> None:
+    cfg = _check_settings(_need_project(args), args.config or "mini", args.settings)
+    print(to_yaml(cfg), end="")
+
+
+def _check(args: argparse.Namespace) -> None:
+    resolved = _resolve(args, default="paper")
     from common.engine import verbs
 
-    if args.verb == "train":
-        verbs.train(project, config, overrides)
-    elif args.verb == "eval" and args.baseline:
-        verbs.evaluate_baseline(project, config, overrides, args.baseline)
-    elif args.verb == "eval":
-        verbs.evaluate(project, config, overrides, args.run, args.ckpt)
-    elif args.verb == "export":
-        verbs.export(project, config, overrides, args.run, args.ckpt)
-    elif args.verb == "check":
-        verbs.check(project, config, overrides)
-    elif args.verb == "run":
-        verbs.run_task(project, config, overrides, args.task)
-    elif args.verb == "dashboard":
-        verbs.dashboard(project, config, overrides, args.entity, args.dry_run)
-    elif args.verb == "compare":
-        arms = [a for a in args.arms.split(",") if a]
-        show = verbs.plan if args.plan else verbs.compare
-        show(project, overrides, args.seeds, args.jobs, arms, args.only)
-    return 0
+    verbs.check(*resolved)
 
 
-def _check_comparison(project: str, seeds: str | None, arms: list[str], only: str) -> None:
-    """Refuse unknown comparisons, arms, claims and seeds before torch is imported."""
+def _check_all(args: argparse.Namespace) -> None:
+    from common.engine import verbs
+
+    verbs.check_all()
+
+
+def _train(args: argparse.Namespace) -> None:
+    if args.arm and args.config:
+        raise UserError(
+            f"ARM={args.arm} is of configs/{args.project}/compare.yaml, which names its config:"
+            " leave CONFIG out"
+        )
+    if args.arm:
+        from common.engine.comparison.spec import arm_settings
+
+        args.config, arm = arm_settings(_need_project(args), args.arm, args.settings)
+        args.settings = [*arm, *args.settings]
+    resolved = _resolve(args)
+    from common.engine import verbs
+
+    verbs.train(*resolved)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    _only_one_of(args, "run", "ckpt", "baseline")
+    resolved = _resolve(args)
+    from common.engine import verbs
+
+    if args.baseline:
+        verbs.evaluate_baseline(*resolved, args.baseline)
+    else:
+        verbs.evaluate(*resolved, args.run, args.ckpt)
+
+
+def _export(args: argparse.Namespace) -> None:
+    _only_one_of(args, "run", "ckpt")
+    resolved = _resolve(args)
+    from common.engine import verbs
+
+    verbs.export(*resolved, args.run, args.ckpt)
+
+
+def _only_one_of(args: argparse.Namespace, *options: str) -> None:
+    typed = [name for name in options if getattr(args, name)]
+    if len(typed) > 1:
+        raise UserError(f"{args.verb} looks at one model: give --{' or --'.join(typed)}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    resolved = _resolve(args)
+    from common.engine import verbs
+
+    verbs.run_task(*resolved, args.task)
+
+
+def _some_or_all(args: argparse.Namespace) -> list[str]:
+    for project in args.projects:
+        config_class(project)  # refuses an unknown name before torch is imported
+    return args.projects or list(list_projects())
+
+
+def _smoke(args: argparse.Namespace) -> None:
+    projects = _some_or_all(args)
+    from common.engine import verbs
+
+    verbs.smoke(projects)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    project, arms = _need_project(args), _names(args.arms)
     from common.engine.comparison.spec import (
         choose_arms,
         choose_comparisons,
@@ -273,112 +211,288 @@ def _check_comparison(project: str, seeds: str | None, arms: list[str], only: st
         read_comparisons,
     )
 
-    specs = choose_comparisons(read_comparisons(project), only)
+    _need_job(args.jobs)
+    config_class(project)
+    specs = choose_comparisons(read_comparisons(project), args.only)
     choose_arms(specs, arms)
     for spec in specs:
-        choose_seeds(spec, seeds)
+        choose_seeds(spec, args.seeds)
+    from common.engine import verbs
+
+    show = verbs.plan if args.plan else verbs.compare
+    show(project, args.settings, args.seeds, args.jobs, arms, args.only)
 
 
-def _sweep(args: argparse.Namespace, project: str, overrides: list[str]) -> int:
+def _compare_all(args: argparse.Namespace) -> None:
+    _need_job(args.jobs)
+    projects = _some_or_all(args)
+    from common.engine import verbs
+
+    verbs.compare_all(projects, args.jobs)
+
+
+def _evidence(args: argparse.Namespace) -> None:
+    from common.engine import verbs
+
+    verbs.evidence()
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    project, arms = _need_project(args), _names(args.arms)
     from common.engine.sweeps.schema import arms_of, read_sweep
 
+    _need_job(args.jobs)
     if args.trials is not None and args.trials < 1:
         raise UserError(f"TRIALS={args.trials}: try at least one")
-    arms = [a for a in args.arms.split(",") if a]
-    arms_of(project, read_sweep(project, overrides), arms)  # refuses before torch is imported
+    config_class(project)
+    arms_of(project, read_sweep(project, args.settings), arms)  # refuses before torch is imported
     from common.engine import verbs
 
-    verbs.sweep(project, overrides, arms, args.jobs, args.trials, args.wandb)
-    return 0
+    verbs.sweep(project, args.settings, arms, args.jobs, args.trials, args.wandb)
 
 
-def _whole_repository(args: argparse.Namespace) -> int:
-    from common.engine import verbs
-
-    if args.verb == "evidence":
-        verbs.evidence()
-    else:
-        verbs.check_all()
-    return 0
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
-def _compare_all(words: Sequence[str], jobs: int) -> int:
-    """Every comparison, or those of the projects that are named."""
+def _need_job(jobs: int) -> None:
+    if jobs < 1:
+        raise UserError(f"JOBS={jobs}: run at least one job at a time, such as JOBS=2")
+
+
+def _runs_folder(args: argparse.Namespace) -> Path:
+    """The folder of ``runs_dir=...``."""
+    return Path(args.settings[-1].split("=", 1)[1] if args.settings else ExperimentConfig.runs_dir)
+
+
+def _check_project_of_runs(project: str | None, folder: Path) -> None:
     projects = list_projects()
-    for word in filter(None, words):
-        if "=" in word:
-            raise UserError(f"compare-all takes no settings: {word}")
-        if word not in projects:
-            raise UserError(f"no project '{word}'{nearest(word, projects)}")
+    if project is not None and project not in projects and not (folder / project).is_dir():
+        raise UserError(f"no project '{project}'{nearest(project, projects)}")
+
+
+def _runs(args: argparse.Namespace) -> None:
+    folder = _runs_folder(args)
+    _check_project_of_runs(args.project, folder)
     from common.engine import verbs
 
-    verbs.compare_all([word for word in words if word] or list(projects), jobs)
-    return 0
+    verbs.runs(args.project, args.where, folder)
 
 
-def _runs_at_hand(args: argparse.Namespace) -> int:
+def _prune(args: argparse.Namespace) -> None:
+    folder = _runs_folder(args)
+    _check_project_of_runs(args.project, folder)
     from common.engine import verbs
 
-    words, folder = _folder_of_runs(args.verb, args.words)
-    if len(words) != 2 and args.verb == "diff":
+    verbs.prune(args.project, args.where, args.yes, folder)
+
+
+def _diff(args: argparse.Namespace) -> None:
+    if args.a is None or args.b is None:
         raise UserError("name two runs: make diff A=<id or folder> B=<id or folder>")
-    if len(words) > 1 and args.verb != "diff":
-        raise UserError(f"{args.verb} takes one project: {' '.join(words)}")
-    project = words[0] if words else None
-    if project is not None and args.verb != "diff":
-        projects = list_projects()
-        if project not in projects and not (folder / project).is_dir():
-            raise UserError(f"no project '{project}'{nearest(project, projects)}")
-    if args.verb == "diff":
-        verbs.diff(words[0], words[1], folder)
-    elif args.verb == "runs":
-        verbs.runs(project, args.where, folder)
-    else:
-        verbs.prune(project, args.where, args.yes, folder)
-    return 0
-
-
-def _folder_of_runs(verb: str, words: Sequence[str]) -> tuple[list[str], Path]:
-    """Words without ``runs_dir=...``, and that folder; no other setting is taken."""
-    folder, kept = ExperimentConfig.runs_dir, []
-    for word in filter(None, words):
-        name, sign, value = word.partition("=")
-        if not sign:
-            kept.append(word)
-        elif name == "runs_dir":
-            folder = value
-        else:
-            raise UserError(f"{verb} takes no setting but runs_dir=...: {word}")
-    return kept, Path(folder)
-
-
-def _pages_or_smoke(verb: str, words: list[str], overrides: list[str]) -> int:
-    """Of one project, or of all."""
-    if len(words) > 1:
-        raise UserError(f"{verb} takes one project and no config: {' '.join(words)}")
-    if verb == "smoke" and overrides:
-        raise UserError(f"smoke takes no settings: {' '.join(overrides)}")
-    _, folder = _folder_of_runs(verb, overrides)
-    projects = [word for word in words if word]
-    for project in projects:
-        config_class(project)  # refuses a name that is none, before torch is imported
     from common.engine import verbs
 
-    if verb == "smoke":
-        verbs.smoke(projects or list(list_projects()))
-    else:
-        verbs.report(projects, folder)
-    return 0
+    verbs.diff(args.a, args.b, _runs_folder(args))
 
 
-def _list() -> int:
-    for slug, text in list_projects().items():
-        print(f"{slug:16} {text}\n{'':16} configs: {', '.join(config_names(slug))}")
-    return 0
+def _report(args: argparse.Namespace) -> None:
+    _some_or_all(args)
+    from common.engine import verbs
+
+    verbs.report(args.projects, _runs_folder(args))
 
 
-def _default_config(verb: str) -> str:
-    return "paper" if verb == "check" else "mini"
+def _dashboard(args: argparse.Namespace) -> None:
+    resolved = _resolve(args)
+    from common.engine import verbs
+
+    verbs.dashboard(*resolved, args.entity, args.dry_run)
+
+
+def _new_project(args: argparse.Namespace) -> None:
+    from common.new_project import write_project
+
+    for path in write_project(args.slug or "", ROOT):
+        print(path.relative_to(ROOT))
+
+
+ONE_CONFIG: dict[str, Any] = {"names": ("project", "config"), "required": 1, "settings": "any"}
+OF_COMPARISON: dict[str, Any] = {"names": ("project",), "required": 1, "settings": "any"}
+OF_RUNS: dict[str, Any] = {"names": ("project",), "settings": "runs_dir"}
+
+JOBS = {"type": int, "default": 1, "metavar": "N", "help": "runs at the same time (1)"}
+ARMS = {
+    "default": "",
+    "metavar": "A,B",
+    "help": "these arms only; 'full' for every one ('all' where an arm is called full)",
+}
+RUN = {"metavar": "RUN", "help": "run id, 'latest' or a run folder"}
+CKPT = {"metavar": "PATH", "help": "checkpoint file or exported folder"}
+WHERE = {"default": "", "metavar": "CONDITIONS", "help": "such as state=failed,seed>=3"}
+
+TRAINING, COMPARING = "train, evaluate, export", "compare with baselines"
+LOOKING, RUNS = "look without training", "finished runs"
+WRITING = "a paper of your own"
+VERBS = {
+    "list": Verb(LOOKING, "List projects and their configs.", "list", _list),
+    "show": Verb(LOOKING, "Print a resolved config.", "show laclip paper", _show, **ONE_CONFIG),
+    "check": Verb(
+        LOOKING,
+        "Report parameters, steps, negatives, memory and missing data (default: paper).",
+        "check dcl paper",
+        _check,
+        **ONE_CONFIG,
+    ),
+    "check-all": Verb(
+        LOOKING, "Check every paper config; writes reports/cost.md.", "check-all", _check_all
+    ),
+    "train": Verb(
+        TRAINING,
+        "Train, evaluate and write the run folder.",
+        "train simcse mini seed=1 optim.lr=1e-4",
+        _train,
+        options={
+            "--arm": {
+                "default": "",
+                "metavar": "NAME",
+                "help": "settings of an arm of compare.yaml",
+            }
+        },
+        **ONE_CONFIG,
+    ),
+    "eval": Verb(
+        TRAINING,
+        "Evaluate a run, a checkpoint, an exported model or a training-free baseline.",
+        "eval simcse mini --run latest",
+        _eval,
+        options={
+            "--run": RUN,
+            "--ckpt": CKPT,
+            "--baseline": {"metavar": "NAME", "help": "a baseline that needs no training"},
+        },
+        **ONE_CONFIG,
+    ),
+    "export": Verb(
+        TRAINING,
+        "Write the trained model in its field's format.",
+        "export laclip mini --run latest",
+        _export,
+        options={"--run": RUN, "--ckpt": CKPT},
+        **ONE_CONFIG,
+    ),
+    "run": Verb(
+        TRAINING,
+        "Run a task of a project, such as mining or rewriting.",
+        "run laclip mini --task rewrite",
+        _run,
+        options={"--task": {"default": "", "metavar": "NAME", "help": "name of the task"}},
+        **ONE_CONFIG,
+    ),
+    "smoke": Verb(
+        TRAINING,
+        "Train, evaluate, export and reload the smoke config of some or all projects.",
+        "smoke dcl",
+        _smoke,
+        names=("projects",),
+    ),
+    "compare": Verb(
+        COMPARING,
+        "Train every arm with every seed and write the verdict.",
+        "compare dcl --plan",
+        _compare,
+        options={
+            "--seeds": {"metavar": "N|A,B", "help": "how many of compare.yaml's seeds, or a list"},
+            "--jobs": JOBS,
+            "--arms": ARMS,
+            "--only": {
+                "default": "",
+                "metavar": "NAME",
+                "help": "one comparison: 'main' or a name under more: in compare.yaml",
+            },
+            "--plan": {"action": "store_true", "help": "estimate the cost, run nothing"},
+        },
+        **OF_COMPARISON,
+    ),
+    "compare-all": Verb(
+        COMPARING,
+        "Run the comparisons of some or all projects at the lowest priority, resumable.",
+        "compare-all --jobs 2",
+        _compare_all,
+        names=("projects",),
+        options={"--jobs": JOBS},
+    ),
+    "evidence": Verb(
+        COMPARING, "List all claims and verdicts; writes docs/evidence.md.", "evidence", _evidence
+    ),
+    "sweep": Verb(
+        COMPARING,
+        "Vary settings by configs/<project>/sweep.yaml, resumable.",
+        "sweep mclrec --jobs 2",
+        _sweep,
+        options={
+            "--trials": {"type": int, "metavar": "N", "help": "trials of each arm; not of a grid"},
+            "--jobs": JOBS,
+            "--arms": ARMS,
+            "--wandb": {"action": "store_true", "help": "only write the W&B sweep file"},
+        },
+        **OF_COMPARISON,
+    ),
+    "runs": Verb(
+        RUNS,
+        "List runs.",
+        "runs dcl --where 'state=failed,seed>=3'",
+        _runs,
+        options={"--where": WHERE},
+        **OF_RUNS,
+    ),
+    "diff": Verb(
+        RUNS,
+        "Show settings and metrics in which two runs (ids or folders) differ.",
+        "diff 2025-01-31_10-00-00 2025-01-31_11-00-00",
+        _diff,
+        names=("a", "b"),
+        required=2,
+        settings="runs_dir",
+    ),
+    "report": Verb(
+        RUNS,
+        "Write static pages of the runs and comparisons of some or all projects.",
+        "report laclip",
+        _report,
+        names=("projects",),
+        settings="runs_dir",
+    ),
+    "prune": Verb(
+        RUNS,
+        "List failed and superseded runs; --yes deletes them.",
+        "prune dcl --yes",
+        _prune,
+        options={
+            "--where": WHERE,
+            "--yes": {"action": "store_true", "help": "delete the listed runs"},
+        },
+        **OF_RUNS,
+    ),
+    "dashboard": Verb(
+        RUNS,
+        "Save the W&B workspace of a project.",
+        "dashboard simcse --entity my-team",
+        _dashboard,
+        options={
+            "--entity": {"default": "", "metavar": "NAME", "help": "W&B user or team"},
+            "--dry-run": {"action": "store_true", "help": "print the definition, save nothing"},
+        },
+        **ONE_CONFIG,
+    ),
+    "new-project": Verb(
+        WRITING,
+        "Write the skeleton of a project; no existing file changes.",
+        "new-project vicreg",
+        _new_project,
+        names=("slug",),
+        required=1,
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from common.config import UserError, config_names
 from common.registry import config_class, list_projects
 
 
-def complete_words(prefix: str, parsed_args: Any, **_: Any) -> list[str]:
+def complete_words(prefix: str, parsed_args: Any, configs: bool = True, **_: Any) -> list[str]:
     """Candidates for a word behind the verb, for argcomplete.
 
     Args:
         prefix: what is typed of the word.
         parsed_args: has ``words``, those before it.
+        configs: whether the verb takes a config.
     """
     words = [w for w in parsed_args.words or [] if "=" not in w]
     if not words:
@@ -23,7 +24,7 @@ def complete_words(prefix: str, parsed_args: Any, **_: Any) -> list[str]:
         keys = [f"{key}=" for key in setting_keys(config_class(words[0]))]
     except UserError:  # no such project
         return []
-    return keys + (config_names(words[0]) if len(words) == 1 else [])
+    return keys + (config_names(words[0]) if configs and len(words) == 1 else [])
 
 
 def setting_keys(schema: type, prefix: str = "") -> Iterator[str]:

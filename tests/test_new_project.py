@@ -77,7 +77,7 @@ def clone(tmp_path_factory):
     copy_repository(folder)
     for slug in (SHORT, LONG):
         git(folder, "checkout", "--quiet", "-b", slug, "main")
-        ok(folder, sys.executable, "scripts/new_project.py", slug)
+        ok(folder, sys.executable, "-m", "common.cli", "new-project", slug)
         status = git(folder, "status", "--porcelain", "--untracked-files=all").splitlines()
         new = [line.removeprefix("?? ") for line in status]
         assert all(line.startswith("?? ") for line in status), status  # no existing file changes
@@ -168,7 +168,7 @@ def test_fragments_are_collected(clone):
 )
 def test_a_bad_or_taken_name_is_refused(clone, slug):
     before = git(clone, "status", "--porcelain")
-    done = run(clone, sys.executable, "scripts/new_project.py", slug)
+    done = run(clone, sys.executable, "-m", "common.cli", "new-project", slug)
     assert done.returncode == 2
-    assert "SLUG=" in done.stdout or "exists" in done.stdout
+    assert "SLUG=" in done.stderr or "exists" in done.stderr
     assert git(clone, "status", "--porcelain") == before

@@ -21,7 +21,7 @@ def test_a_dashboard_shows_the_metrics_of_the_comparison_for_the_projects_runs()
     curves = [panel["curve"] for panel in found["sections"]["Curves"]]
     assert any(re.search(curve, "train/loss") for curve in curves)
     assert not any(re.search(curve, "test/titles_recall_at_10") for curve in curves)
-    json.dumps(found)  # what DRY=1 prints
+    json.dumps(found)  # what DRY_RUN=1 prints
 
 
 def test_without_the_library_the_way_out_is_said():
@@ -29,7 +29,7 @@ def test_without_the_library_the_way_out_is_said():
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError:
-        with pytest.raises(UserError, match="DRY=1"):
+        with pytest.raises(UserError, match="DRY_RUN=1"):
             build(dashboard("vacancysbert", "mini"), "team")
         pytest.skip("wandb-workspaces is not installed (group 'dashboard')")
     workspace = build(dashboard("vacancysbert", "mini"), "team")

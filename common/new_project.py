@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the skeleton of a project: projects/<slug>, configs/<slug>, tests/projects/<slug>.
 
 With them a changelog fragment. Copies ``scripts/project_template``, where a project named
@@ -7,11 +6,11 @@ by side never conflict.
 """
 
 import re
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = Path(__file__).resolve().parent / "project_template"
+from common.config import ROOT, UserError
+
+TEMPLATE = ROOT / "scripts" / "project_template"
 FOLDERS = ("projects", "configs", "tests/projects")
 
 
@@ -29,25 +28,18 @@ def write_project(slug: str, root: Path) -> list[Path]:
     """Write the files below `root` and return them.
 
     Raises:
-        ValueError: the name is no slug, or a folder of that name exists.
+        UserError: the name is no slug, or a folder of that name exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", slug) or len(slug) > 24:
-        raise ValueError("usage: make new-project SLUG=lower_case_name (at most 24 letters)")
+        raise UserError(
+            f"SLUG={slug}: type a lower-case name of at most 24 letters, such as SLUG=my_paper"
+        )
     sources = [p for p in sorted(TEMPLATE.rglob("*")) if p.suffix in (".py", ".yaml", ".md")]
     wanted = {root / renamed(str(p.relative_to(TEMPLATE)), slug): p for p in sources}
     for path in [*(root / folder / slug for folder in FOLDERS), *wanted]:
         if path.exists():
-            raise ValueError(f"{path.relative_to(root)} exists")
+            raise UserError(f"{path.relative_to(root)} exists")
     for path, source in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(renamed(source.read_text(encoding="utf-8"), slug), encoding="utf-8")
     return list(wanted)
-
-
-if __name__ == "__main__":
-    try:
-        for name in write_project(sys.argv[1] if len(sys.argv) > 1 else "", ROOT):
-            print(name.relative_to(ROOT))
-    except ValueError as error:
-        print(error)
-        sys.exit(2)
