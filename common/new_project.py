@@ -17,8 +17,8 @@ FOLDERS = ("projects", "configs", "tests/projects")
 def renamed(text: str, slug: str) -> str:
     """The template's text for a slug; the module class is the slug in camel case.
 
-    >>> renamed("from projects.new_project.module import NewProject", "one_to_k")
-    'from projects.one_to_k.module import OneToK'
+    >>> renamed("class NewProject of new_project", "one_to_k")
+    'class OneToK of one_to_k'
     """
     camel = "".join(part.capitalize() for part in slug.split("_"))
     return text.replace("new_project", slug).replace("NewProject", camel)
