@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from common.losses.auxiliary.tokens import masked_lm_rank_mean
+from common.losses.auxiliary.tokens import masked_lm_loss
 from common.losses.functional.ranking import ranking_loss
 from common.losses.output import LossOutput
 from projects.b_prop.config import MethodConfig
@@ -61,6 +61,6 @@ class Objective(nn.Module):
         assert rop.hits is not None
         terms = {"rop": rop.loss, "pair_accuracy": rop.hits.to(scores.dtype).mean()}
         if head is not None:
-            terms["mlm"] = masked_lm_rank_mean(head, states, labels)
+            terms["mlm"] = masked_lm_loss(head, states, labels)
             loss = loss + terms["mlm"]  # Eq. sum
         return {"loss": loss, **terms}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from common.distributed.collectives import all_gather_no_grad
 from common.engine.module import ContrastiveModule
-from common.losses.auxiliary.tokens import masked_lm_rank_mean
+from common.losses.auxiliary.tokens import masked_lm_loss
 from projects.ccp.config import Config
 from projects.ccp.head import PairHead
 from projects.ccp.monitors import batch_hits, separation
@@ -115,7 +115,7 @@ class CCP(ContrastiveModule):
 
     def _masked_lm(self, head: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         states = self.encoder.passage.tower.model(**batch["masked"]).last_hidden_state
-        return masked_lm_rank_mean(head, states, batch["labels"])
+        return masked_lm_loss(head, states, batch["labels"])
 
     def after_optimizer_step(self) -> None:
         """Enqueue both sides of this step, of all ranks."""

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.distributed.process import world_size
 from common.encoders.text.mlm_head import masked_lm_head
 from common.engine.module import ContrastiveModule
 from common.engine.optim import decay_groups
-from common.losses.auxiliary.tokens import masked_lm_loss, masked_lm_rank_mean
+from common.losses.auxiliary.tokens import masked_lm_loss
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.output import LossOutput
 from common.losses.temperature import Temperature
@@ -92,8 +91,7 @@ class OneToK(ContrastiveModule):
         if self.lm_head is not None:  # the same text as in matching
             masked, labels = (batch[x].flatten(0, 1)[rows] for x in ("masked", "labels"))
             fused = net.fuse(*net.text_encoder.text(masked), tokens)
-            mlm = masked_lm_loss if world_size() == 1 else masked_lm_rank_mean
-            terms["mlm"] = mlm(self.lm_head, fused, labels)
+            terms["mlm"] = masked_lm_loss(self.lm_head, fused, labels)
             loss = loss + self.method.mlm_weight * terms["mlm"]
         if self.method.vicreg:  # looked at, never added
             looked = vicreg_terms(image.detach(), text.detach(), num_texts)

@@ -9,7 +9,7 @@ from common.distributed.process import world_size
 from common.encoders.text.mlm_head import masked_lm_head
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import SentenceModule
-from common.losses.auxiliary.tokens import masked_lm_loss, masked_lm_rank_mean
+from common.losses.auxiliary.tokens import masked_lm_loss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.simcse.config import Config, MethodConfig
@@ -83,9 +83,7 @@ class SimCSE(SentenceModule):
             states = self.encoder.tower.model(
                 input_ids=batch["mlm_input_ids"], attention_mask=batch["attention_mask"]
             ).last_hidden_state
-            # on one process the plain mean, which the other rounds differently
-            mlm = masked_lm_loss if world_size() == 1 else masked_lm_rank_mean
-            terms["mlm_loss"] = mlm(self.mlm_head, states, batch["mlm_labels"])
+            terms["mlm_loss"] = masked_lm_loss(self.mlm_head, states, batch["mlm_labels"])
             terms["loss"] = out.loss + self.method.mlm_weight * terms["mlm_loss"]
         return terms
 

@@ -16,7 +16,7 @@ from common.encoders.modes import evaluated
 from common.encoders.pretrained import stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from common.losses.auxiliary.tokens import masked_lm_rank_mean
+from common.losses.auxiliary.tokens import masked_lm_loss
 from projects.space2.config import Config, DialogData, ModelConfig
 from projects.space2.dialog_encoder import MAX_TURNS, DialogEncoder, DialogWordHead
 from projects.space2.dialogs.encoding import DialogTokenizer
@@ -87,7 +87,7 @@ class Space2Network(nn.Module):
     def masked_lm(self, inputs: Mapping[str, Tensor], masked: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the hidden tokens, over all ranks; no slot in front here."""
         states = self.encoder(**{**inputs, "input_ids": masked}, sentence=False)
-        return masked_lm_rank_mean(self.words, states, labels)
+        return masked_lm_loss(self.words, states, labels)
 
     def encode(
         self, rows: Sequence[Any], batch_size: int = 128, accelerator: str = "cpu"

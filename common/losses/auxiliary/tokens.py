@@ -14,23 +14,25 @@ IGNORED = -100  # label of a position where nothing is predicted, as in transfor
 
 
 def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of a masked language model over the labelled positions.
+    """Mean cross-entropy of a masked language model over the labelled positions of all ranks.
 
         L = -1/|M| sum_{i in M} log softmax(head(h_i))_{y_i}
 
-    The head runs on the labelled positions alone, a seventh of the tokens at BERT's rate.
+    The head runs on the labelled positions alone, a seventh of the tokens at BERT's rate. Ranks hold
+    unequal numbers of them: a mean of local means would weigh their positions unequally.
 
     Source: Devlin et al. 2019, "BERT", section 3.1 (task 1), arXiv 1810.04805.
 
     Args:
         head: states (M, D) -> logits (M, V).
-        states: (N, L, D) of the masked texts.
+        states: (N, L, D) of the masked texts of this rank.
         labels: (N, L) int64, -100 where nothing is predicted.
 
     Returns:
-        Scalar, in float32 at least; 0 with a zero gradient if nothing is labelled.
+        Scalar, in float32 at least: this rank's share, whose mean over ranks is the loss; 0 with a
+        zero gradient if this rank has no label.
 
-    Distributed: local; `masked_lm_rank_mean` is the mean over the positions of all ranks.
+    Distributed: reduces statistics (the number of labelled positions).
 
     >>> states, labels = torch.zeros(1, 2, 3), torch.tensor([[-100, 1]])
     >>> f"{float(masked_lm_loss(nn.Linear(3, 4, bias=False), states, labels).detach()):.4f}"  # log 4
@@ -38,36 +40,8 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     """
     chosen = labels != IGNORED
     logits: Tensor = head(states[chosen])
-    if not len(logits):  # the head stays in the graph: every rank has gradients of the same weights
-        return (states.sum() + logits.sum()) * 0
-    return F.cross_entropy(at_least_float32(logits), labels[chosen])
-
-
-def masked_lm_rank_mean(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
-    """`masked_lm_loss` over the labelled positions of all ranks, which hold unequal numbers of them.
-
-    A rank's share, as `rank_mean` has it: the mean over ranks is the mean over all labelled
-    positions, where that of local means would give a position of a rank with few of them a larger
-    weight.
-
-    Args:
-        head: see `masked_lm_loss`.
-        states: (N, L, D) of the masked texts of this rank.
-        labels: (N, L) int64, -100 where nothing is predicted.
-
-    Returns:
-        Scalar, in float32 at least; differs between ranks. On one process it is the local mean
-        times and over its count, which may round in the last digit.
-
-    Distributed: reduces statistics (the number of labelled positions).
-
-    >>> states, labels = torch.zeros(1, 2, 3), torch.tensor([[-100, 1]])
-    >>> f"{float(masked_lm_rank_mean(nn.Linear(3, 4, bias=False), states, labels).detach()):.4f}"  # log 4
-    '1.3863'
-    """
-    mean = masked_lm_loss(head, states, labels)
-    count = (labels != IGNORED).sum().to(mean.dtype)
-    return rank_mean_of_sums(mean * count, count)
+    total = F.cross_entropy(at_least_float32(logits), labels[chosen], reduction="sum")
+    return rank_mean_of_sums(total, chosen.sum())
 
 
 def labelled_token_loss(logits: Tensor, labels: Tensor) -> Tensor:

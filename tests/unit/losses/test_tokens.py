@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from common.losses.auxiliary.tokens import (
     masked_lm_loss,
-    masked_lm_rank_mean,
     token_margin_contrastive,
     token_sums,
 )
@@ -41,14 +40,6 @@ def test_masked_lm_loss_gives_gradient_to_labelled_positions_alone_and_none_with
 def test_masked_lm_loss_of_half_precision_is_taken_in_float32():
     head, states = nn.Linear(6, 11).bfloat16(), torch.randn(1, 2, 6).bfloat16()
     assert masked_lm_loss(head, states, torch.tensor([[3, -100]])).dtype == torch.float32
-
-
-def test_the_mean_over_ranks_of_one_process_is_the_mean_to_the_last_digits():
-    head, states = nn.Linear(6, 11), torch.randn(2, 40, 6)
-    labels = torch.randint(0, 11, (2, 40)).masked_fill(torch.rand(2, 40) < 0.5, -100)
-    mean, count = masked_lm_loss(head, states, labels), (labels != -100).sum()
-    assert torch.equal(masked_lm_rank_mean(head, states, labels), mean * count * (1 / count))
-    assert masked_lm_rank_mean(head, states, torch.full((2, 40), -100)) == 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
