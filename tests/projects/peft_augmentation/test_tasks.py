@@ -13,7 +13,7 @@ from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task
 from common.engine.workspace import Workspace
 from projects.peft_augmentation import build, tasks
-from projects.peft_augmentation.table import Row, differences, grid
+from projects.peft_augmentation.table import Cell, Row, differences, grid, rows_of
 from tests.figures import unrendered
 from tests.placed import passes_within_evaluated
 from tests.projects.peft_augmentation.conftest import config, module_of, run_of, weights_of
@@ -77,11 +77,11 @@ def test_the_grid_marks_what_augmentation_costs_and_the_contrast_is_read_against
         for task_name, gain in zip(("easy, n=100", "hard, n=100"), gains, strict=True):
             for seed in (1, 2):
                 base = 0.5 + 0.01 * seed
-                rows.append(Row("P-tuning", "none", False, encoder, task_name, seed, base))
-                rows.append(Row("P-tuning", "eda", False, encoder, task_name, seed, base + gain))
-                rows.append(
-                    Row("P-tuning", "eda", True, encoder, task_name, seed, base + gain + 0.04)
-                )
+                none = Cell("P-tuning", "none", False, encoder, task_name)
+                eda = none._replace(augment="eda")
+                rows.append(Row(none, seed, base))
+                rows.append(Row(eda, seed, base + gain))
+                rows.append(Row(eda._replace(contrast=True), seed, base + gain + 0.04))
     text = grid(rows)
     (small,) = [x for x in text.splitlines() if x.startswith("| P-tuning | eda | no | small")]
     assert small == "| P-tuning | eda | no | small | 0.6150 ± 0.0071 | 0.2150 ± 0.0071 (lower) |"
@@ -101,6 +101,36 @@ def test_the_grid_marks_what_augmentation_costs_and_the_contrast_is_read_against
     assert told.count("eda + contrast - eda | P-tuning") == 3
     with pytest.raises(UserError, match="no finished run has nothing"):
         task(runs, "table", "table.metrics=[nothing]")
+
+
+def test_runs_that_differ_in_another_setting_keep_their_own_rows():
+    """Two prefix lengths with one seed had one key: the second run replaced the first."""
+
+    def run(length, kind, score, seed=1):
+        return {
+            "data": {"task": "sst2", "examples": 100},
+            "model": {"pretrained": "bert"},
+            "tuning": {"kind": "prefix", "prefix_length": length},
+            "augment": {"kind": kind},
+            "contrast": {"weight": 0.0},
+            "seed": seed,
+        }, score
+
+    runs = [run(4, "none", 0.5), run(20, "none", 0.7), run(4, "eda", 0.6), run(20, "eda", 0.65)]
+    text = grid(rows_of(runs))
+    assert "| P-tuning, tuning.prefix_length=4 | none | no | bert | 0.5000 |" in text
+    assert "| P-tuning, tuning.prefix_length=20 | none | no | bert | 0.7000 |" in text
+    assert "| P-tuning, tuning.prefix_length=20 | eda | no | bert | 0.6500 (lower) |" in text
+    gains = differences(rows_of(runs))
+    assert (
+        "| eda - none | P-tuning, tuning.prefix_length=4 | bert | sst2, n=100 | +0.1000 |" in gains
+    )
+    # one length without augmentation: both others are compared with it
+    assert differences(rows_of(runs[1:])).count("| eda - none |") == 2
+    # seeds alone are averaged
+    assert "| P-tuning | none | no | bert | 0.6000" in grid(
+        rows_of([run(4, "none", 0.5), run(4, "none", 0.7, seed=2)])
+    )
 
 
 def test_own_texts_are_classified(runs, tmp_path):
