@@ -44,7 +44,7 @@ class InteractionLog:
 
 
 def read_log(path: str | Path) -> list[History]:
-    """Histories of a file, whose format is told by its name; `FORMATS` lists them.
+    """Histories of a file by its suffix (`FORMATS` lists them), users in the order of the file.
 
     Rows of ``.inter`` and ``.csv`` are sorted by their timestamps where they have any (equal ones
     stay in the order of the file), else the file has to be in temporal order for each user.
@@ -128,6 +128,7 @@ def _one_line_each(histories: list[History], path: Path) -> list[History]:
 
 def _interactions(path: Path, delimiter: str, user: str, item: str, time: str) -> list[History]:
     rows = read_csv(path, (user, item), delimiter=delimiter)
+    users = dict.fromkeys(row[user] for row in rows)  # in the order of the file
     if rows and time in rows[0]:
         try:
             if any(math.isnan(float(row[time])) for row in rows):  # which has no place in an order
@@ -135,7 +136,7 @@ def _interactions(path: Path, delimiter: str, user: str, item: str, time: str) -
             rows.sort(key=lambda row: float(row[time]))  # stable
         except ValueError as error:
             raise UserError(f"{path}: column '{time}' must hold numbers ({error})") from error
-    found: dict[str, list[str]] = {}
+    items: dict[str, list[str]] = {name: [] for name in users}
     for row in rows:
-        found.setdefault(row[user], []).append(row[item])
-    return list(found.items())
+        items[row[user]].append(row[item])
+    return list(items.items())
