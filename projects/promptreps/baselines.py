@@ -12,8 +12,8 @@ from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run, to_run
-from common.evaluation.retrieval.runs import dense_run
-from common.families.retrieval.baselines import RIDGE, bm25, score_sets, tfidf
+from common.evaluation.retrieval.runs import dense_run, lexical_run
+from common.families.retrieval.baselines import RIDGE, score_sets
 from projects.promptreps.config import Config, PromptConfig
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
 from projects.promptreps.evaluate import search_set
@@ -28,6 +28,18 @@ BARE = PromptConfig(framed=False)
 
 def _before(cfg: Config) -> PromptRepsEncoder:
     return untrained(lambda: build_encoder(cfg.model), cfg.seed)
+
+
+def bm25(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """BM25."""
+    same = cfg.eval.remove_query
+    return score_sets(cfg, workspace, lambda data: lexical_run(data, "bm25", drop_identical=same))
+
+
+def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Cosine of TF-IDF vectors."""
+    same = cfg.eval.remove_query
+    return score_sets(cfg, workspace, lambda data: lexical_run(data, "tfidf", drop_identical=same))
 
 
 def untrained_hybrid(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -52,7 +64,10 @@ def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
         documents = encode(data.corpus.values(), "passage")
         transform = fit_whitening(documents, ridge=RIDGE)
         return dense_run(
-            data, lambda texts: transform(encode(texts, "query")), lambda _: transform(documents)
+            data,
+            lambda texts: transform(encode(texts, "query")),
+            lambda _: transform(documents),
+            drop_identical=cfg.eval.remove_query,
         )
 
     with evaluated(encoder, cfg.trainer.accelerator):
@@ -69,7 +84,8 @@ def idf_tokens(cfg: Config, workspace: Workspace) -> dict[str, float]:
         idf = {token: round(SCALE * math.log(len(held) / n)) for token, n in counts.items()}
         documents = [{token: idf[token] for token in row} for row in held]
         queries = [dict.fromkeys(in_text(text), 1) for text in data.queries.values()]
-        found = ImpactIndex(documents).search(queries, cfg.eval.depth)
-        return to_run(found, list(data.queries), list(data.corpus), drop_identical=True)
+        hits = ImpactIndex(documents).search(queries, cfg.eval.depth)
+        ids = list(data.queries), list(data.corpus)
+        return to_run(hits, *ids, drop_identical=cfg.eval.remove_query)
 
     return score_sets(cfg, workspace, rank)

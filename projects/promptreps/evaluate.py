@@ -129,7 +129,9 @@ def _one_set(
     for row, run in _rankings(cfg, runs).items():
         keep(row, run_scores(data, run, KS))
     if cfg.eval.lexical:
-        keep("bm25_", run_scores(data, lexical_run(data, "bm25", depth=cfg.eval.depth), KS))
+        options = cfg.eval
+        bm25 = lexical_run(data, "bm25", depth=options.depth, drop_identical=options.remove_query)
+        keep("bm25_", run_scores(data, bm25, KS))
     workspace.gallery(f"best documents {name}", beir_gallery(data, runs.fused(cfg.eval.alpha)))
     return found | {f"{name}_weight_idf_correlation": idf_correlation(runs.documents)}
 

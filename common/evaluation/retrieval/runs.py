@@ -59,10 +59,9 @@ def dense_run(
     *,
     metric: Metric = "cosine",
     depth: int = DEPTH,
+    drop_identical: bool = True,
 ) -> Run:
     """The nearest documents of every query by exact search.
-
-    A document with the id of the query is left out, as BEIR does.
 
     Args:
         data: collection, queries, judgements.
@@ -70,20 +69,29 @@ def dense_run(
         document_encoder: the same for documents.
         metric: "cosine" or "dot".
         depth: documents per query.
+        drop_identical: leave out the document with the id of the query, as BEIR does.
     """
     documents = document_encoder(list(data.corpus.values()))
     queries = query_encoder(list(data.queries.values()))
     k = min(depth + 1, len(documents))  # one more: the query itself may be among them
-    return _named(data, search(queries, documents, k, metric=metric), depth)
+    return _named(data, search(queries, documents, k, metric=metric), depth, drop_identical)
 
 
-def lexical_run(data: RetrievalSet, method: Lexical, *, depth: int = DEPTH, **options: Any) -> Run:
+def lexical_run(
+    data: RetrievalSet,
+    method: Lexical,
+    *,
+    depth: int = DEPTH,
+    drop_identical: bool = True,
+    **options: Any,
+) -> Run:
     """The trivial baseline: documents that share words with the query.
 
     Args:
         data: collection, queries, judgements.
         method: "bm25" (see `BM25`), or "tfidf": cosine of tf-idf vectors (see `tfidf_vectors`).
         depth: documents per query; those without a common word are left out.
+        drop_identical: leave out the document with the id of the query, as BEIR does.
         options: of `BM25`, or of scikit-learn's vectoriser (``analyzer="char_wb"``).
     """
     documents, queries = list(data.corpus.values()), list(data.queries.values())
@@ -99,7 +107,7 @@ def lexical_run(data: RetrievalSet, method: Lexical, *, depth: int = DEPTH, **op
         ]
         found = SearchResult(*(torch.cat(list(side)) for side in zip(*parts, strict=True)))
     shared = found.indices.masked_fill(found.scores <= 0, -1)
-    return _named(data, SearchResult(found.scores, shared), depth)
+    return _named(data, SearchResult(found.scores, shared), depth, drop_identical)
 
 
 def reranked(
@@ -205,7 +213,9 @@ def trivial_baselines(
     return {name: run_scores(data, lexical_run(data, name, depth=depth), ks) for name in methods}
 
 
-def _named(data: RetrievalSet, found: SearchResult, depth: int) -> dict[str, dict[str, float]]:
-    """At most `depth` hits by id, without the query's own."""
-    run = to_run(found, list(data.queries), list(data.corpus), drop_identical=True)
+def _named(
+    data: RetrievalSet, result: SearchResult, depth: int, drop_identical: bool
+) -> dict[str, dict[str, float]]:
+    """At most `depth` hits by id."""
+    run = to_run(result, list(data.queries), list(data.corpus), drop_identical=drop_identical)
     return {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}

@@ -8,6 +8,7 @@ import torch
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.fusion import max_sum
+from projects.promptreps import baselines, build
 from projects.promptreps.evaluate import evaluate, search_set
 from projects.promptreps.lexical.hybrid import (
     DenseIndex,
@@ -108,6 +109,26 @@ def test_item_14_the_searches_of_a_set_leave_the_query_out():
         runs = search_set(config(f"eval.remove_query={word}"), encoder_of(), data)
         assert ("d0" in runs.dense["d0"]) != remove
         assert "d0" not in runs.sparse["d0"] or not remove
+
+
+@pytest.mark.parametrize(("word", "hit"), [("false", 1.0), ("true", 0.0)])
+def test_bm25_and_the_baselines_leave_the_query_out_only_where_asked(
+    tmp_path, monkeypatch, word, hit
+):
+    """Numbers of queries and passages may coincide: BM25 alone left such a passage out."""
+    texts = dict(zip(IDS, TEXTS, strict=True))
+    data = RetrievalSet(texts, {"d0": TEXTS[0]}, {"d0": {"d0": 1}})
+    for module in ("projects.promptreps.evaluate", "common.families.retrieval.baselines"):
+        monkeypatch.setattr(f"{module}.load_set", lambda cfg, place: data)
+    words = [f"eval.remove_query={word}", "eval.untrained=false", "eval.alphas=[0.5]"]
+    cfg = config(*words, "eval.rows={}")
+    metrics = build(cfg).tasks["evaluate"](Workspace(tmp_path / "task"))
+    (key,) = [k for k in metrics if k.startswith("bm25_") and k.endswith("_recall_at_1000")]
+    assert metrics[key] == hit
+    for name in baselines.__all__:
+        scores = getattr(baselines, name)(cfg, Workspace(tmp_path / name))
+        (key,) = [k for k in scores if k.endswith("_recall_at_100")]
+        assert scores[key] == hit, name
 
 
 def test_item_16_a_set_s_name_may_end_with_that_of_another(tmp_path, monkeypatch):
