@@ -186,7 +186,7 @@ class Candidates:
         positives = [self._variants(i) for i in anchors]
         if k := min(self.cfg.pool.pos_k, self.most):
             corpus = self.embeddings[: self.num_anchors]
-            found = search(corpus[anchors], corpus, k, exclude=anchors, backend="torch").indices
+            found = search(corpus[anchors], corpus, k, exclude=anchors).indices
             positives = [
                 [*near, *more] for near, more in zip(found.tolist(), positives, strict=True)
             ]

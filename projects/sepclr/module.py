@@ -177,7 +177,7 @@ class SepCLR(ContrastiveModule):
         position = ("common", "salient").index(space)
         with torch.no_grad():
             codes = [self.encode(images)[position] for images in (query, gallery)]
-        return search(codes[0], codes[1], k, backend="torch")
+        return search(codes[0], codes[1], k)
 
 
 def _sample(mean: Tensor, log_variance: Tensor) -> Tensor:

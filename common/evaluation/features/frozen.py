@@ -164,7 +164,7 @@ def knn_correct(
     [1.0, 0.0]
     """
     labels = as_labels(train_labels, len(train_features), "train_labels")
-    found = search(test_features, train_features, k, backend="torch").indices
+    found = search(test_features, train_features, k).indices
     neighbours = labels.to(found.device)[found]
     classes = int(max(labels.max(), test_labels.max())) + 1
     votes = neighbours.new_zeros(len(neighbours), classes)  # never (M, k, C)

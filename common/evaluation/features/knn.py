@@ -60,7 +60,7 @@ def knn_accuracy(
     test_labels = as_labels(test_labels, len(test_features), "test_labels", num_classes)
     if num_classes is None:
         num_classes = int(max(train_labels.max(), test_labels.max())) + 1
-    found = search(test_features, train_features, max(ks), chunk_size=chunk_size, backend="torch")
+    found = search(test_features, train_features, max(ks), chunk_size=chunk_size)
     neighbours = train_labels.to(found.indices.device)[found.indices]
     # Dividing all weights of a query by its largest leaves the vote unchanged.
     weights = ((found.scores - found.scores[:, :1]) / temperature).exp().double()

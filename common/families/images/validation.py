@@ -60,7 +60,7 @@ class KnnValidatedModule(ContrastiveModule):
     def rank(self, query: Tensor, gallery: Tensor, k: int = 10) -> SearchResult:
         """The k gallery images of largest feature cosine for each query image."""
         with torch.no_grad():
-            return search(self.encode(query), self.encode(gallery), k, backend="torch")
+            return search(self.encode(query), self.encode(gallery), k)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect features; loader 0 holds the bank, loader 1 the queries."""

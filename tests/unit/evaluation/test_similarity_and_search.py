@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.evaluation import search as search_module
 from common.evaluation.matrices import as_matrix, exact_math, index_pairs
 from common.evaluation.search import search, stable_topk
 
@@ -66,22 +67,47 @@ def test_half_precision_input_is_searched_in_float32():
     assert result.indices[:, 0].tolist() == list(range(10))
 
 
-def test_faiss_and_torch_agree_also_on_ties():
+@pytest.mark.parametrize("exclude", [None, range(7), [[i, i + 40, 3] for i in range(7)]])
+def test_faiss_and_torch_agree_also_on_ties(exclude):
     gallery = embeddings(40, dtype=torch.float32).round()
     gallery = torch.cat([gallery, gallery])  # every item twice
-    ours = search(gallery[:7], gallery, 5, metric="dot", backend="torch")
-    theirs = search(gallery[:7], gallery, 5, metric="dot", backend="faiss")
-    assert torch.equal(ours.indices, theirs.indices)
-    torch.testing.assert_close(ours.scores, theirs.scores)
+    for k in (1, 5, 77):
+        ours, theirs = (
+            search(gallery[:7], gallery, k, metric="dot", exclude=exclude, backend=backend)
+            for backend in ("torch", "faiss")
+        )
+        assert torch.equal(ours.indices, theirs.indices)
+        torch.testing.assert_close(ours.scores, theirs.scores)
+        for row, items in enumerate([] if exclude is None else exclude):
+            left_out = {items} if isinstance(items, int) else set(items)
+            assert not left_out & set(theirs.indices[row].tolist())
+
+
+def test_auto_takes_faiss_where_it_is_faster(monkeypatch):
+    """Many queries, few exclusions, float32 on the CPU."""
+    calls = []
+    search_faiss = search_module._search_faiss
+    monkeypatch.setattr(
+        search_module, "_search_faiss", lambda *x: calls.append(len(x[0])) or search_faiss(*x)
+    )
+    gallery = embeddings(200, dtype=torch.float32)
+    search(gallery[:5], gallery, 3)
+    search(gallery, gallery, 3, exclude=range(200))
+    assert calls == [5, 200]
+    search(gallery[:4], gallery, 3)  # few queries
+    search(gallery, gallery, 3, exclude=[range(17)] * 200)
+    search(gallery.double(), gallery.double(), 3)
+    search(gallery, gallery, 3, backend="torch")
+    assert calls == [5, 200]
 
 
 def test_faiss_where_it_does_not_apply():
     gallery = embeddings(9)  # float64
     with pytest.raises(ValueError, match="float32 on the CPU"):
         search(gallery, gallery, 1, backend="faiss")
-    with pytest.raises(ValueError, match="no 'exclude'"):
-        search(gallery.float(), gallery.float(), 1, exclude=range(9), backend="faiss")
-    assert search(gallery, gallery, 1, backend="auto").indices[:, 0].tolist() == list(range(9))
+    gallery = embeddings(20).float()
+    with pytest.raises(ValueError, match="at most 16 excluded items per query, got .* 17"):
+        search(gallery[:1], gallery, 1, exclude=[range(17)], backend="faiss")
 
 
 def test_exact_math_disables_autocast_and_restores_precision():
