@@ -36,7 +36,7 @@ def row_values(row_lse: Tensor, row_lin: Tensor, join: bool) -> Tensor:
 
     `join` belongs to denominators without the positive; it keeps confident rows exact in fp32.
     """
-    return F.softplus(row_lse - row_lin) if join else row_lse - row_lin
+    return F.softplus(row_lse - row_lin, threshold=50.0) if join else row_lse - row_lin
 
 
 def row_weights(row_lse: Tensor, row_lin: Tensor, join: bool) -> Tensor:

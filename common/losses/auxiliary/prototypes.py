@@ -87,7 +87,7 @@ def prototype_softmax(
     positive = scale * ((query * prototypes[labels]).sum(-1) - margin)
     spec = spec if mask is None else spec & mask
     stats = sweep(query, prototypes, scale, spec, top1=True, **local(kernel))
-    per_sample = F.softplus(stats.row_lse - positive)
+    per_sample = F.softplus(stats.row_lse - positive, threshold=50.0)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, stats.top1)
 
 
@@ -196,6 +196,6 @@ def sampled_prototype_softmax(
         shift = log_sum_exp_over_ranks(negative, group)
         shift = torch.where(shift.isneginf(), 0, shift)
         negative = shift + all_reduce_sum((negative - shift).exp(), group).log()
-    per_row = F.softplus(negative - positive)
+    per_row = F.softplus(negative - positive, threshold=50.0)
     start = first_row(query, kernel)
     return LossOutput(per_row.mean(), per_row[start : start + len(query)], None)

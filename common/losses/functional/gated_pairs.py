@@ -111,7 +111,7 @@ def per_positive_loss(logits: Tensor, masks: PairMasks) -> tuple[Tensor, Tensor]
     # Rows without negatives get zeros, whose gradient is finite; they are dropped below.
     hidden = logits.masked_fill(~masks.negatives, -torch.inf)
     negatives = torch.where(some, hidden, torch.zeros_like(logits)).logsumexp(dim=1, keepdim=True)
-    terms = F.softplus(negatives - logits)
+    terms = F.softplus(negatives - logits, threshold=50.0)
     counted = masks.positives & some
     return torch.where(counted, terms, 0).sum(dim=1), masks.positives.sum(dim=1)
 

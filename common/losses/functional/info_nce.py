@@ -174,7 +174,9 @@ def info_nce(
     if query_negatives:
         sums.append(sweep(query, query, scale, ExcludeSelf(), **kernel).row_lse)
     gap = joint_log_sum(sums) - positive
-    per_sample = torch.where(gap.isneginf(), 0, gap) if decoupled else F.softplus(gap)
+    per_sample = (
+        torch.where(gap.isneginf(), 0, gap) if decoupled else F.softplus(gap, threshold=50.0)
+    )
     if label_smoothing:
         keys = [key, *pools] if in_batch else pools
         uniform = _mean_logit(query, keys, queue, scale, None if in_batch else score, kernel)

@@ -167,7 +167,7 @@ def one_to_k(
     if not positives_compete:
         others = Block(num_texts) & ExcludePositive()
         negatives = sweep(image, text, scale, others, **kernel).row_lse
-        image_term = F.softplus(negatives[:, None] - score).mean(1)
+        image_term = F.softplus(negatives[:, None] - score, threshold=50.0).mean(1)
     text_term = (stats.col_lse.view_as(score) - score).mean(1)
     weight = 1 / num_texts if text_weight is None else text_weight
     per_sample = 0.5 * (image_weight * image_term + weight * text_term)

@@ -100,7 +100,7 @@ def nt_xent(
     tensor(1.5000)
     """
     scores = anchor_scores(view_1, view_2, scale, **kernel)
-    return _output(F.softplus(scores.negatives - scores.positive), scores, kernel)
+    return _output(F.softplus(scores.negatives - scores.positive, threshold=50.0), scores, kernel)
 
 
 @full_precision
@@ -228,7 +228,7 @@ def debiased(
         negatives = log_n + harder - normaliser
     if tau_plus:
         negatives = _without_hidden_positives(negatives, scores.positive, log_n, scale, tau_plus)
-    return _output(F.softplus(negatives - scores.positive), scores, kernel)
+    return _output(F.softplus(negatives - scores.positive, threshold=50.0), scores, kernel)
 
 
 def _without_hidden_positives(

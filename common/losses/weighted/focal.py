@@ -39,7 +39,7 @@ def focal_contrastive(
     rows = torch.arange(len(logits), device=logits.device)
     y[rows, first + rows] = 1.0
     bce = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
-    modulator = (gamma * (-y * logits - F.softplus(-logits))).exp()
+    modulator = (gamma * (-y * logits - F.softplus(-logits, threshold=50.0))).exp()
     return 2 * ((alpha * y + (1 - alpha) * (1 - y)) * modulator * bce).sum()
 
 

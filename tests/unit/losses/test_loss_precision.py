@@ -17,6 +17,7 @@ from common.kernels.arguments import make_problem
 from common.kernels.specs.weights import Diagonal
 from common.losses.align_uniform import AlignUniformLoss
 from common.losses.auxiliary.distillation import teacher_sup_con
+from common.losses.auxiliary.prototypes import prototype_softmax
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.base import PairLoss
 from common.losses.cacr import CACRLoss
@@ -51,6 +52,20 @@ def test_every_pair_loss_takes_the_option(loss):
     options = {"num_texts": 2} if loss.__name__ == "OneToKLoss" else {}
     assert loss(**options, precision="half").kernel["precision"] == "half"
     assert "precision='tf32'" in repr(loss(**options, precision="tf32"))
+
+
+def test_a_small_positive_keeps_its_term_in_float64():
+    """torch's softplus is linear from 20 on, which drops log(1 + e^-20) = 2e-9."""
+    left = torch.eye(2, dtype=torch.float64)
+    gap = 21.0
+    scale = torch.tensor(gap, dtype=torch.float64)
+    expected = gap + torch.log1p(torch.exp(-scale))  # the positive is 0, the negative 21
+    swapped = left.flip(0)
+    loss = InfoNCELoss()(left, swapped, scale).loss
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+    labels = torch.tensor([1, 0])
+    loss = prototype_softmax(left, left, labels, scale).loss
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
 
 
 def test_an_unknown_precision_is_refused():
