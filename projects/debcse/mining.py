@@ -1,6 +1,6 @@
 """The offline stage: candidates of every sentence with surface and semantic similarity."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from common.data.text.lexical import SurfaceSimilarity
 from common.distributed.process import barrier, is_active, is_rank_zero
 from common.encoders.state_dict import weights_digest
 from common.encoders.text.sentence import SentenceEncoder
+from common.engine.progress import track
 from common.evaluation.encoding import encode_texts
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.bm25 import BM25
@@ -33,7 +34,6 @@ LEXICAL_CELLS = 1 << 22  # BM25 scores of one block of queries
 RIDGE = 1e-6  # whitening of embeddings that don't span their dimensions
 
 Encode = Callable[[list[str]], Tensor]
-Progress = Callable[[range], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,13 @@ def scorer_pooling(cfg: Config) -> str:
     return "cls_before_pooler" if cfg.model.mlp_only_train else cfg.model.pooling
 
 
-def mine(
-    cfg: Config, corpus: Sequence[str], scorer: SentenceEncoder, progress: Progress = iter
-) -> Mined:
-    """Candidates of every sentence, read from the cache as far as it has them.
+def mine(cfg: Config, corpus: Sequence[str], scorer: SentenceEncoder) -> Mined:
+    """Candidates of every sentence, read from the cache as far as it has them; shows progress.
 
     Args:
         cfg: the experiment's config.
         corpus: N distinct sentences.
         scorer: the frozen encoder g; it is used in evaluation mode and left as it is.
-        progress: wraps the iterator over blocks of sentences.
 
     Returns:
         Texts and pools; on several ranks rank 0 computes and the others read.
@@ -119,7 +116,12 @@ def mine(
     cache = OfflineCache(offline_folder(cfg) / f"pools-{key}", settings)
     if cache.missing(corpus):
         compute = Candidates(cfg, len(corpus), texts, surface, scorer, cache.folder)
-        cache.fill(corpus, compute, block_size=pool.block_size, progress=progress)
+        cache.fill(
+            corpus,
+            compute,
+            block_size=pool.block_size,
+            progress=lambda starts: track(starts, "mine candidates"),
+        )
     mined = Mined(texts, read_pools(cfg, cache, corpus), surface, cache.folder)
     if is_active() and is_rank_zero():
         barrier()
@@ -133,6 +135,7 @@ def encoded(cfg: Config, scorer: SentenceEncoder, texts: Sequence[str], folder: 
             encode,
             texts,
             batch_size=cfg.eval.batch_size,
+            progress=track,
             cache=folder / "embeddings",
             model_key=weights_digest(scorer),
         )

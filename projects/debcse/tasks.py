@@ -106,7 +106,7 @@ def _mined(cfg: Config, workspace: Workspace, scorer: SentenceEncoder) -> Mined:
             )
         if missing:
             workspace.say(f"{missing} of {len(texts)} sentences have no paraphrase")
-    return mine(cfg, texts, scorer, lambda blocks: workspace.progress(blocks, "mine", len(blocks)))
+    return mine(cfg, texts, scorer)
 
 
 def write_paraphrases(cfg: Config, workspace: Workspace) -> None:

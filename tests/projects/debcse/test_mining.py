@@ -50,6 +50,17 @@ def mined(tmp_path_factory):
     return mined_with(tmp_path_factory.mktemp("runs"))
 
 
+def test_progress_is_shown(tmp_path, monkeypatch, capsys):
+    """Of the embeddings and of the search; a second call reads the cache and shows nothing."""
+    monkeypatch.setattr("common.engine.progress.LINE_SECONDS", 0.0)
+    mined_with(tmp_path)
+    shown = capsys.readouterr().err
+    assert "encode 200/200: 4/4" in shown
+    assert "mine candidates: 1/" in shown
+    mined_with(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def draws_of(mined, **options):
     cfg, found = mined
     anchors = np.arange(found.pools.num_anchors)
