@@ -186,6 +186,7 @@ class KindSource(Dataset[Any]):
 
     def __post_init__(self) -> None:
         self.counter = CorruptCounter(self.kind, max_fraction=self.data.max_corrupt)
+        self.cut = 0  # texts that were longer than a sample may be
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -213,6 +214,7 @@ class KindSource(Dataset[Any]):
             length = self.data.max_caption if self.kind != "instruction" else self.data.max_document
             if length < len(ids):  # cut before the end of the text, as tokenizers do
                 ids = ids[:length]
+                self._count_cut()
             wanted = document.pictures[:1]
         else:
             window = token_window(
@@ -226,6 +228,16 @@ class KindSource(Dataset[Any]):
             wanted = document.pictures[window.first : window.first + window.places]
         pixel_rng = rng(PIXEL_STREAM) if training else None
         return ids, [self.frames(opened(picture), pixel_rng) for picture in wanted], document.text
+
+    def _count_cut(self) -> None:
+        """Log the first text that is cut, the tenth, the hundredth, ..."""
+        self.cut += 1
+        if self.kind == "instruction" and str(self.cut).strip("0") == "1":
+            log.warning(
+                "%d conversations so far had more than data.max_document=%d tokens and were cut",
+                self.cut,
+                self.data.max_document,
+            )
 
     def _batch(self, keys: Sequence[Key], *, training: bool) -> CosmoBatch:
         found = []

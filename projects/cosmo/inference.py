@@ -175,13 +175,13 @@ def text_batch(words: Words, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def opened(image: Any) -> Image.Image:
-    """A PIL image of a file, turned as its camera says, or of itself.
+    """A PIL image or the image of a file as RGB, turned as its camera says.
 
     Raises:
         UserError: a file that is no image.
     """
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return upright(image)
     path = Path(image).expanduser()
     if not path.is_file():
         raise UserError(f"there is no picture {path}")

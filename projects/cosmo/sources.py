@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
 from common.data.image.labelled import LabelledPixels
+from common.data.image.upright import upright
 from common.data.image_text.captions import CaptionFiles
 from common.data.image_text.shards import Sample
 from common.data.lookup import bundled, data_root
@@ -43,6 +45,7 @@ from projects.cosmo.interleaved.documents import (
 from projects.cosmo.interleaved.tar_rows import TarRows
 from projects.cosmo.interleaved.video import VideoFile, frame_times
 
+log = logging.getLogger(__name__)
 Part = Literal["train", "dev", "test"]
 Opened = tuple[Document, Callable[[int], list[Any]]]
 POOL, PHOTO_SIZE = "drawings", 48  # pixels
@@ -270,7 +273,8 @@ class BundledRows:
 
 
 def _picture(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content)).convert("RGB")
+    with Image.open(io.BytesIO(content)) as image:
+        return upright(image)
 
 
 def _first(sample: Sample, group: str) -> bytes:
@@ -322,13 +326,16 @@ class Shards:
 class Instructions:
     """A JSON list of conversations about one picture each, with ``from`` human and gpt.
 
+    Conversations without a picture are left out and counted.
+
     Raises:
         UserError: no such file, or turns of others: what they say would be trained as an answer.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            self.rows = [r for r in json.loads(path.read_text(encoding="utf-8")) if "image" in r]
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            self.rows = [row for row in stored if "image" in row]
             roles = {str(turn["from"]) for row in self.rows for turn in row["conversations"]}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
@@ -338,6 +345,13 @@ class Instructions:
             raise UserError(
                 f"{path}: turns are from human or gpt, not {', '.join(sorted(roles - set(ROLES)))};"
                 " rename or leave them out"
+            )
+        if left_out := len(stored) - len(self.rows):
+            log.warning(
+                "%s: %d of %d conversations have no image and are left out",
+                path,
+                left_out,
+                len(stored),
             )
         self.folder = path.parent
 
@@ -352,4 +366,4 @@ class Instructions:
             begin, end = ROLES[turn["from"]]
             parts.append(f"{begin}{plain(str(turn['value']).replace('<image>', ''))}{end}")
         document = Document(VISUAL + "".join(parts), (0,))
-        return document, lambda _: [Image.open(self.folder / row["image"]).convert("RGB")]
+        return document, lambda _: [_picture((self.folder / row["image"]).read_bytes())]

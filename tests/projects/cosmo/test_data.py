@@ -23,6 +23,7 @@ from common.engine.workspace import Workspace
 from projects.cosmo import build_video, sources
 from projects.cosmo.batches import CachedPatches, KindSource, Pixels, Words
 from projects.cosmo.few_shot import Item, few_shot_prompt
+from projects.cosmo.inference import opened as opened_for_use
 from projects.cosmo.interleaved import documents as docs
 from projects.cosmo.interleaved.clips import adjacent_clips, clip_seconds
 from projects.cosmo.interleaved.round_robin import RoundRobin
@@ -506,6 +507,77 @@ def test_instructions_and_items_of_the_table(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"texts": ["a"]}\n')
     with pytest.raises(UserError, match="neither image nor frames"):
         read_items(tmp_path / "t.jsonl")
+
+
+def test_pictures_of_every_kind_are_upright(tmp_path, tokenizer):
+    """A photograph that its camera turned is trained on as it is seen, in tars and in folders."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    content = io.BytesIO()
+    Image.new("RGB", (64, 32)).save(content, "jpeg", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(content.getvalue())
+    said = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "a ball"}]
+    (tmp_path / "i.json").write_text(json.dumps([{"image": "a.jpg", "conversations": said}]))
+    encoded = base64.b64encode(content.getvalue()).decode()
+    page = {"text_list": ["a"], "image_info": [{"image_base64": encoded}]}
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in {
+            "0.jpg": content.getvalue(),
+            "0.txt": b"a ball",
+            "1.json": json.dumps(page | {"similarity_matrix": [[1.0]]}).encode(),
+        }.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    for kind, file in {
+        "instruction": "i.json",
+        "image_text": "s.tar",
+        "interleaved_image": "s.tar",
+    }.items():
+        cfg = config(
+            "data.source=shards",
+            f"data.kinds=[{kind}]",
+            f"data.shards={{{kind}: {file}}}",
+            f"data.root={tmp_path}",
+        )
+        _, opened = rows_of(cfg, kind, "train").document(0, sample_rng(0, 0, 0))
+        assert opened(0)[0].size == (32, 64)
+    turned = Image.open(tmp_path / "a.jpg")
+    assert turned.size == (64, 32)
+    assert opened_for_use(turned).size == (32, 64)
+
+
+def test_conversations_left_out_and_cut_are_counted(tmp_path, tokenizer, caplog):
+    draw("red", "ball").save(tmp_path / "a.png")
+    rows = []
+    for answer in ("a ball", "a ball " * 60):
+        turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": answer}]
+        rows += [{"image": "a.png", "conversations": turns}, {"conversations": turns}]
+    (tmp_path / "i.json").write_text(json.dumps(rows))
+    cfg = config(
+        "data.source=shards",
+        "data.kinds=[instruction]",
+        "data.shards={instruction: i.json}",
+        f"data.root={tmp_path}",
+        "data.max_document=40",
+    )
+
+    class Zeros:
+        field = "pixels"
+
+        def __call__(self, frames, rng):
+            return torch.zeros(len(frames), 3, 2, 2)
+
+    with caplog.at_level(logging.WARNING):
+        conversations = rows_of(cfg, "instruction", "train")
+        assert "2 of 4 conversations have no image" in caplog.text
+        words = Words(tokenizer, cfg.data)
+        source = KindSource("instruction", conversations, words, Zeros(), cfg.data, 0)
+        source.batch([(0, 0)])
+        assert "were cut" not in caplog.text
+        assert source.batch([(0, 0), (1, 0)])["input_ids"].shape == (2, 40)
+    assert source.cut == 1
+    assert "1 conversations so far had more than data.max_document=40 tokens" in caplog.text
 
 
 def test_turns_of_others_are_refused(tmp_path):
