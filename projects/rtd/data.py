@@ -16,6 +16,7 @@ from common.data.image.upright import PICTURES
 from common.data.lines import read_lines
 from common.data.lookup import data_root
 from common.data.samplers import Key, Rng, sample_rng
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from projects.rtd.composer import Composer
 from projects.rtd.config import Config, MethodConfig
 from projects.rtd.drawings import decode, family_triplets, read_drawings, training_captions, unseen
@@ -23,6 +24,7 @@ from projects.rtd.hosts import CaptionBatch, ImageBatch, InvertedBatch
 from projects.rtd.key_phrases import LemmaTagger, Tagger, hide_key_phrases, wordnet_tagger
 from projects.rtd.module import TripletBatch
 from projects.rtd.oti import Phrases, over_ranks
+from projects.rtd.pictures import tower_transform
 from projects.rtd.triplets import Triplet, clean, key_phrases, read_triplets, rule_triplet
 
 TRIPLET_STREAM, NOISE_STREAM, PHRASE_STREAM = 61, 62, 63  # independent streams of one access
@@ -256,16 +258,15 @@ def rules(captions: Sequence[str], phrases: Sequence[str], tagger: Tagger) -> Dr
     return draw
 
 
-def host_images(cfg: Config) -> tuple[im.ImageSource, int]:
-    """Unlabelled training images."""
-    data = cfg.data
+def host_images(cfg: Config, encoder: OpenClipDualEncoder) -> tuple[im.ImageSource, int]:
+    """Unlabelled training images, prepared as the encoder wants them."""
+    data, transform = cfg.data, tower_transform(encoder)
     if data.source == "files":
         folder = data_root(data.root) / str(data.images)
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
         if not paths:
             raise UserError(f"{folder} (data.images) holds no picture ({', '.join(PICTURES)})")
-        clip = im.EvalTransform(data.image_size, im.CLIP_MEAN, im.CLIP_STD)
-        return im.ImageFiles(lambda i: paths[i], len(paths), clip), len(paths)
+        return im.ImageFiles(lambda i: paths[i], len(paths), transform), len(paths)
     if data.source == "synthetic":
         images = synthetic_set(cfg).images
     else:
@@ -273,14 +274,7 @@ def host_images(cfg: Config) -> tuple[im.ImageSource, int]:
         held = set(unseen(drawings))
         kept = [d for i, d in enumerate(drawings) if i not in held]
         images = decode(kept, data.image_size, data.root)
-    return im.CachedImages(images, eval_transform(cfg)), len(images)
-
-
-def eval_transform(cfg: Config) -> im.EvalTransform:
-    """Resize and crop; the normalisation of the bundled model for what is bundled, else CLIP's."""
-    if cfg.data.source == "files":
-        return im.EvalTransform(cfg.data.image_size, im.CLIP_MEAN, im.CLIP_STD)
-    return im.EvalTransform(cfg.data.image_size)
+    return im.CachedImages(images, transform), len(images)
 
 
 @torch.no_grad()

@@ -20,10 +20,10 @@ from projects.rtd import composed_sets as sets
 from projects.rtd.composed_retrieval import evaluate_composed, submission
 from projects.rtd.composer import Composer
 from projects.rtd.config import Config
-from projects.rtd.data import eval_transform, synthetic_set
+from projects.rtd.data import synthetic_set
 from projects.rtd.drawings import Query, decode, queries, read_drawings, unseen
 from projects.rtd.module import ComposedModule
-from projects.rtd.pictures import preprocess
+from projects.rtd.pictures import preprocess, tower_transform
 
 PRIMARY = ("tone", "gender", "class")  # colour has too few families: shown, not averaged
 KS = (1, 5, 10)
@@ -68,7 +68,7 @@ def synthetic_task(cfg: Config) -> Task:
 
 def encode_task(cfg: Config, composer: Composer, task: Task) -> Tensor:
     """(N, P) embeddings of its pictures by the frozen image tower, not normalised."""
-    transform = eval_transform(cfg)
+    transform = tower_transform(composer.encoder)
     parts = [
         composer.encoder.encode_image(transform.batch(part).to(composer.device)).float().cpu()
         for part in torch.split(task.images, cfg.eval.batch_size)

@@ -1,11 +1,15 @@
 """PIL images for CLIP's image tower."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
+from common.data.samplers import Rng
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 
 
@@ -22,6 +26,32 @@ def preprocess(
     if target_pad is None:
         return transform
     return lambda image: transform(padded(image.convert("RGB"), target_pad))
+
+
+@dataclass(frozen=True)
+class TowerTransform:
+    """`preprocess` as the transform of an image source; no randomness.
+
+    Attributes:
+        size: height and width of the result in pixels.
+        preprocess: PIL image -> (3, size, size) float32.
+    """
+
+    size: int
+    preprocess: Callable[[Any], Tensor]
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 3, size, size) float32; `rngs` are not used."""
+        return torch.stack([self.preprocess(to_pil_image(image)) for image in images])
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """PIL image -> (3, size, size) float32; `rng` is not used."""
+        return self.preprocess(image)
+
+
+def tower_transform(encoder: OpenClipDualEncoder) -> TowerTransform:
+    """Resizing, crop and normalisation that the encoder was trained with and an export records."""
+    return TowerTransform(encoder.image_size, preprocess(encoder))
 
 
 def padded(image: Image.Image, ratio: float) -> Image.Image:

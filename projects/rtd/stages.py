@@ -141,9 +141,9 @@ def host_data(cfg: Config, host: ComposedModule) -> ContrastiveData:
         captions = HiddenCaptions(train_captions(cfg), tagger_of(cfg), tokenizer, dim, cfg.seed)
         return ContrastiveData(captions, **options)
     if cfg.phi.host == "pic2word":
-        return ContrastiveData(Images(*host_images(cfg), cfg.seed), **options)
+        return ContrastiveData(Images(*host_images(cfg, composer.encoder), cfg.seed), **options)
     phrases = Phrases(concepts_of(cfg), read_phrases(cfg.phi.searle.phrases))
-    source, size = host_images(cfg)
+    source, size = host_images(cfg, composer.encoder)
     return InvertedImages(size, partial(inverted, cfg, host, phrases, source, size), **options)
 
 

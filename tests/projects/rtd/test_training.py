@@ -13,8 +13,10 @@ import torch
 import yaml
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError, load
+from common.data.image.sources import EvalTransform
 from common.data.samplers import sample_rng
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -23,13 +25,14 @@ from common.engine.workspace import Workspace
 from projects.rtd import build
 from projects.rtd.composer import ClipText, Composer, load_phi, new_phi, prepare_as_trained
 from projects.rtd.config import Config
-from projects.rtd.data import Inverted, text_noise
-from projects.rtd.export import export, load_export
+from projects.rtd.data import Inverted, host_images, synthetic_set, text_noise
+from projects.rtd.export import export, load_composer, load_export
 from projects.rtd.hosts import LinCIR, Pic2Word, Searle, phrase_loss
 from projects.rtd.inference import ComposedSearch
 from projects.rtd.inversion import build_phi
 from projects.rtd.module import RTD
 from projects.rtd.oti import Phrases, invert, nearest_concepts
+from projects.rtd.pictures import tower_transform
 from projects.rtd.pseudo_tokens import placeholder_id
 from projects.rtd.stages import composer_of, host_data
 from projects.rtd.table import before_after
@@ -474,3 +477,30 @@ def test_check_reports_parameters_and_what_is_missing(tmp_path):
     assert any(name == "eval: cirr" and "MISSING" in value for name, value in rows.items())
     assert set(build(config()).tasks) == {"search", "triplets", "phrases", "table"}
     assert isinstance(Composer, type)
+
+
+@pytest.mark.parametrize("source", ["files", "synthetic"])
+def test_images_are_prepared_as_the_export_records(tmp_path, source):
+    """Training, evaluation and an exported folder resize alike, whatever the size of the image."""
+    noise = np.random.default_rng(0).integers(0, 256, (75, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    words = ["data.source=files", f"data.root={tmp_path}", "data.images=.", "data.triplets=t.jsonl"]
+    cfg = config("phi.host=pic2word", *(words if source == "files" else []))
+    module = RTD(cfg, composer_of(cfg))
+    export(cfg, module, tmp_path / "export")
+    recorded = load_composer(tmp_path / "export").encoder
+    assert recorded.interpolation == "bicubic"
+    prepare = recorded.preprocess()
+    images, _ = host_images(cfg, module.composer.encoder)
+    (first,), _ = images.load([0], [sample_rng(0, 0, 0)])
+    if source == "files":
+        picture = Image.open(tmp_path / "a.png")
+    else:
+        picture = to_pil_image(synthetic_set(cfg).images[0])
+    torch.testing.assert_close(first, prepare(picture))
+    size = cfg.data.image_size
+    bilinear = EvalTransform(size, recorded.image_mean, recorded.image_std).one(picture)
+    assert torch.allclose(first, bilinear) == (picture.size == (size, size))
+    pixels = torch.from_numpy(noise).permute(2, 0, 1)
+    batch = tower_transform(module.composer.encoder).batch(pixels[None])
+    torch.testing.assert_close(batch[0], prepare(Image.fromarray(noise)))
