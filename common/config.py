@@ -40,14 +40,15 @@ class DataConfig:
 class OptimConfig:
     """Optimiser and its per-step schedule."""
 
-    name: Literal["adamw", "sgd", "lars", "adafactor", "bertadam"] = "adamw"
+    # adam: weight decay is an L2 penalty, as in torch.optim.Adam; adamw: decoupled from the gradient
+    name: Literal["adam", "adamw", "sgd", "lars", "adafactor", "bertadam"] = "adamw"
     lr: Positive = 1e-3  # peak learning rate
     # what `lr` is multiplied by: none, B / lr_batch or its root, for a global batch of B samples
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     lr_batch: Count = 256
     weight_decay: NonNegative = 0.0
-    betas: tuple[Rate, Rate] = (0.9, 0.999)  # AdamW
-    eps: Positive = 1e-8  # AdamW
+    betas: tuple[Rate, Rate] = (0.9, 0.999)  # Adam and AdamW
+    eps: Positive = 1e-8  # Adam and AdamW
     momentum: Rate = 0.9  # SGD and LARS
     # trapezoid: constant, then linear to final_lr over the last `decay_steps`
     # warmup_linear: linear, its warm-up as released with Contriever

@@ -112,7 +112,7 @@ def fixed_bytes(module: ContrastiveModule, cfg: ExperimentConfig) -> tuple[int, 
     """Bytes of weights, gradients and optimiser states; and of the weights of the largest block."""
     forced = 2 if cfg.trainer.precision == "bf16-true" else None
     # Adafactor keeps a row and a column of each matrix only
-    states = {"adamw": 2, "bertadam": 2, "sgd": 1, "lars": 1, "adafactor": 0}[cfg.optim.name]
+    states = {"adafactor": 0, "sgd": 1, "lars": 1}.get(cfg.optim.name, 2)  # others: two moments
 
     def weights(part: nn.Module) -> int:
         return sum(p.numel() * (forced or p.element_size()) for p in part.parameters())

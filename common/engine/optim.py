@@ -147,12 +147,13 @@ def build_optimizer(
     Args:
         groups: as from `decay_groups`; a group without ``weight_decay`` takes the config's.
         cfg: optimiser settings.
-        fused: use torch's single-kernel AdamW; off where the gradient scaler has to clip.
+        fused: use torch's single-kernel Adam or AdamW; off where the gradient scaler has to clip.
     """
     for group in groups:
         group["lr"] = cfg.lr * group.setdefault("lr_scale", 1.0)
-    if cfg.name == "adamw":
-        return torch.optim.AdamW(
+    if cfg.name in ("adam", "adamw"):
+        adam = torch.optim.Adam if cfg.name == "adam" else torch.optim.AdamW
+        return adam(
             groups,
             lr=cfg.lr,
             betas=(cfg.betas[0], cfg.betas[1]),

@@ -117,7 +117,7 @@ RECIPES = {
         "model.backbone": "resnet50",
         "linear.train": True,
         "linear.augment": "views",
-        "optim.name": "adamw",
+        "optim.name": "adam",
         "optim.lr": 1e-3,
         "optim.weight_decay": 1e-6,
         "optim.schedule": "constant",
@@ -130,7 +130,7 @@ RECIPES = {
     | {
         "model.backbone": "resnet50",
         "method.temperature": 0.1,
-        "optim.name": "adamw",
+        "optim.name": "adam",
         "optim.lr": 1e-3,
         "optim.weight_decay": 1e-6,
         "optim.schedule": "constant",

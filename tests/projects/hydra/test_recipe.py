@@ -78,11 +78,12 @@ IMAGENET = {
     "data.mean": [0.485, 0.456, 0.406],
     "data.std": [0.229, 0.224, 0.225],
 }
+ADAM = SHARED | {"optim.name": "adam"}
 # without an online head the logistic regression is the only linear accuracy
 RESNET50 = TWO_VIEWS | IMAGENET | {"data.crop_scale": [0.4, 1.0], "eval.linear_probe": True}
 RECIPES = {
-    "paper": SHARED,
-    "paper_cifar100": SHARED | RESNET | {"data.source": "cifar100", "data.num_classes": 100},
+    "paper": ADAM,
+    "paper_cifar100": ADAM | RESNET | {"data.source": "cifar100", "data.num_classes": 100},
     "paper_cifar10_two_views": TWO_VIEWS | RESNET,
     "paper_finetune": SHARED
     | RESNET

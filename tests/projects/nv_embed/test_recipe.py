@@ -27,6 +27,7 @@ SHARED = {
     "method.without": [],
     "method.stage_1_steps": 20000,
     "method.stage_2_lr": 1.5e-05,
+    "optim.name": "adam",
     "optim.lr": 2e-05,
     "optim.weight_decay": 0.03,
     "optim.schedule": "linear",

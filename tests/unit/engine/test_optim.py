@@ -136,6 +136,28 @@ def test_adafactor_steps_are_scaled_by_the_parameter_and_keep_little_state():
     assert moved == pytest.approx([0.01, 0.1], rel=1e-3)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_decays_by_an_l2_penalty(fused):
+    """Weight decay joins the gradient; AdamW (the twin) takes it off the weight."""
+    ends = {}
+    for name in ("adam", "adamw"):
+        cfg = OptimConfig(name=name, lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.5)
+        weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimizer = build_optimizer([{"params": [weight]}], cfg, fused=fused)
+        for step in range(3):
+            weight.grad = torch.tensor([0.3, 0.1 * step])
+            optimizer.step()
+        ends[name] = weight.detach()
+    w, m, v = torch.tensor([1.0, -2.0]), torch.zeros(2), torch.zeros(2)
+    for step in range(3):
+        g = torch.tensor([0.3, 0.1 * step]) + 0.5 * w
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        m_hat, v_hat = m / (1 - 0.8 ** (step + 1)), v / (1 - 0.9 ** (step + 1))
+        w = w - 0.1 * m_hat / (v_hat.sqrt() + 1e-3)
+    torch.testing.assert_close(ends["adam"], w)
+    assert (ends["adamw"] - w).abs().min() > 1e-3
+
+
 def test_bert_adam_by_hand():
     """No bias correction, decoupled decay, and every parameter's gradient cut on its own."""
     cfg = OptimConfig(name="bertadam", lr=0.1, eps=1e-6, weight_decay=0.01)
