@@ -13,10 +13,8 @@ from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.features import geometry
 from common.families.images.evaluation import (
-    FrozenParts,
     frozen_parts,
-    knn_items,
-    linear_items,
+    item_scores,
     probes,
     show_features,
 )
@@ -40,7 +38,8 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
         parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)
-        metrics, correct = judged(cfg, parts)
+        scores = probes(cfg, parts)
+        metrics, correct = scores.metrics, item_scores(cfg, scores)
         if cfg.eval.adam_probe_epochs:
             trained, right = adam_probe(cfg, module.network.encoder, bank, parts.test)
             metrics, correct = metrics | trained, correct | {"adam_probe_top1": right}
@@ -48,7 +47,8 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
             metrics |= mechanism(cfg, module, test.data)
         if cfg.eval.untrained and isinstance(test.data, LabelledPixels):
             raw = untrained(lambda: CACR(cfg), cfg.seed, like=module).network.encoder
-            _, before = judged(cfg, frozen_parts(cfg, raw, bank, test, workspace))
+            raw_scores = probes(cfg, frozen_parts(cfg, raw, bank, test, workspace))
+            before = item_scores(cfg, raw_scores)
             metrics |= {f"untrained_{name}": _mean(values) for name, values in before.items()}
     for name, values in correct.items():
         workspace.items(name, values.double().tolist())
@@ -63,15 +63,6 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
     title = f"test features, {cfg.method.loss} ({cfg.method.weighting}), {cfg.data.imbalance}"
     show_features(workspace, parts, bank, test, title)
     return metrics
-
-
-def judged(cfg: Config, parts: FrozenParts) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """All probes; and for the vote and the linear probe which test images are right, (M,) bool."""
-    metrics = probes(cfg, parts)
-    correct = knn_items(cfg, parts) | linear_items(parts, metrics)
-    # The refit sums the rows in another order; the table shows what the items hold.
-    metrics |= {name: _mean(right) for name, right in correct.items() if "linear" in name}
-    return metrics, correct
 
 
 def _mean(correct: Tensor) -> float:

@@ -11,7 +11,7 @@ from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
 from common.evaluation.features.geometry import uniformity
-from common.families.images.evaluation import frozen_parts, knn_items, probes, show_features
+from common.families.images.evaluation import frozen_parts, probes, save_items, show_features
 from common.losses.functional.two_view import npc_multiplier
 from common.losses.info_nce import InfoNCELoss
 from projects.dcl.config import Config
@@ -29,15 +29,16 @@ def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
         parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)
-        metrics = probes(cfg, parts)
+        scores = probes(cfg, parts)
+        metrics = scores.metrics
         if isinstance(test.data, LabelledPixels):
             raw = untrained(lambda: DCL(cfg), cfg.seed, like=module).network.encoder
-            before = probes(cfg, frozen_parts(cfg, raw, bank, test, workspace), linear=False)
+            raw_parts = frozen_parts(cfg, raw, bank, test, workspace)
+            before = probes(cfg, raw_parts, linear=False).metrics
             primary = f"knn{cfg.eval.items_k}_top1"
             metrics[f"untrained_{primary}"] = before[primary]
             metrics |= mechanism(cfg, module, test.data, workspace)
-    for name, correct in knn_items(cfg, parts).items():
-        workspace.items(name, correct.double().tolist())
+    save_items(cfg, scores, workspace)
     title = f"test features, {cfg.method.loss} on {cfg.method.host}"
     show_features(workspace, parts, bank, test, title)
     return metrics

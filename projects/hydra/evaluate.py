@@ -18,9 +18,8 @@ from common.families.images.data import eval_transform
 from common.families.images.evaluation import (
     Frozen,
     FrozenParts,
-    knn_items,
-    linear_items,
     probes,
+    save_items,
     show_features,
 )
 from projects.hydra.config import Config
@@ -55,12 +54,12 @@ def evaluate_net(
 ) -> dict[str, float]:
     """All metrics on the config's own data; figures and galleries go to the workspace."""
     parts, raw_z = embed_parts(cfg, net, train, test, workspace)
-    metrics = probes(cfg, parts)
-    for name, correct in (knn_items(cfg, parts) | linear_items(parts, metrics)).items():
-        workspace.items(name, correct.double().tolist())
+    scores = probes(cfg, parts)
+    metrics = scores.metrics
+    save_items(cfg, scores, workspace)
     if cfg.data.source in ("bundled", "synthetic"):
         raw = untrained(lambda: build_net(cfg), cfg.seed, like=net)
-        before = probes(cfg, embed_parts(cfg, raw, train, test, workspace)[0])
+        before = probes(cfg, embed_parts(cfg, raw, train, test, workspace)[0]).metrics
         names = ("linear_probe_top1", f"knn{cfg.eval.items_k}_top1")
         metrics |= {f"untrained_{name}": before[name] for name in names if name in before}
     held = parts.test

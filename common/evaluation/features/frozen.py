@@ -11,10 +11,8 @@ from common.data.image.sources import ImageSource
 from common.data.module import worker_context
 from common.evaluation.encoding import encode, evaluation_mode
 from common.evaluation.features.geometry import effective_rank, participation_ratio, uniformity
-from common.evaluation.features.knn import first_argmax, knn_accuracy
-from common.evaluation.features.linear_probe import L2_GRID, linear_probe
-from common.evaluation.matrices import as_labels
-from common.evaluation.search import search
+from common.evaluation.features.knn import accuracies, knn_correct
+from common.evaluation.features.linear_probe import L2_GRID, ProbeScores, scored_linear_probe
 
 
 def frozen_features(
@@ -140,40 +138,7 @@ def source_features(
     return features, kept
 
 
-def knn_correct(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
-    *,
-    k: int,
-) -> list[float]:
-    """Whether each test item wins the plain vote of its k nearest neighbours (1.0 or 0.0).
-
-    Its mean is ``knn<k>_top1`` of `knn_accuracy`; `make compare` pairs these values between arms.
-
-    Args:
-        train_features: (N, D), N >= k.
-        train_labels: (N,) int in [0, C).
-        test_features: (M, D).
-        test_labels: (M,) int in [0, C).
-        k: number of neighbours by cosine.
-
-    >>> x, y = torch.eye(2), torch.tensor([0, 1])
-    >>> knn_correct(x, y, x, torch.tensor([0, 0]), k=1)
-    [1.0, 0.0]
-    """
-    labels = as_labels(train_labels, len(train_features), "train_labels")
-    found = search(test_features, train_features, k).indices
-    neighbours = labels.to(found.device)[found]
-    classes = int(max(labels.max(), test_labels.max())) + 1
-    votes = neighbours.new_zeros(len(neighbours), classes)  # never (M, k, C)
-    votes.scatter_add_(1, neighbours, torch.ones_like(neighbours))
-    correct = first_argmax(votes) == test_labels.to(found.device)
-    return [float(value) for value in correct.tolist()]
-
-
-def frozen_metrics(
+def frozen_probes(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     *,
@@ -183,7 +148,7 @@ def frozen_metrics(
     probe: bool = True,
     l2_grid: Sequence[float] = L2_GRID,
     seed: int = 0,
-) -> dict[str, float]:
+) -> ProbeScores:
     """k-nearest-neighbour accuracy, linear probe and geometry of frozen features.
 
     Args:
@@ -198,17 +163,22 @@ def frozen_metrics(
 
     Returns:
         The metrics of `knn_accuracy` and `linear_probe`, and ``uniformity``, ``effective_rank``
-        and ``participation_ratio`` of the test features.
+        and ``participation_ratio`` of the test features; the samples of the votes and the probe.
 
     Distributed: local.
     """
     usable = [k for k in ks if k <= len(train[0])]
-    metrics = knn_accuracy(
+    correct = knn_correct(
         *train, *test, ks=usable, temperature=temperature, num_classes=num_classes
     )
+    metrics = accuracies(correct, num_classes)
     if probe:
-        metrics |= linear_probe(*train, *test, num_classes=num_classes, l2_grid=l2_grid, seed=seed)
+        linear = scored_linear_probe(
+            *train, *test, num_classes=num_classes, l2_grid=l2_grid, seed=seed
+        )
+        metrics |= linear.metrics
+        correct |= linear.correct
     metrics["uniformity"] = uniformity(test[0])
     metrics["effective_rank"] = effective_rank(test[0])
     metrics["participation_ratio"] = participation_ratio(test[0])
-    return metrics
+    return ProbeScores(metrics, correct)

@@ -9,7 +9,7 @@ from common.evaluation.matrices import as_labels
 from common.evaluation.search import search
 
 
-def knn_accuracy(
+def knn_correct(
     train_features: Tensor,
     train_labels: Tensor,
     test_features: Tensor,
@@ -19,8 +19,8 @@ def knn_accuracy(
     temperature: float = 0.07,
     num_classes: int | None = None,
     chunk_size: int = 4096,
-) -> dict[str, float]:
-    """Top-1 accuracy of a cosine k-nearest-neighbour vote.
+) -> dict[str, Tensor]:
+    """Which test samples a cosine k-nearest-neighbour vote classifies correctly.
 
     Equation: class score ``sum_{i in N_k, y_i = c} exp(s_i / temperature)`` (weighted) or the
     number of neighbours of the class (plain). Equal votes go to the lower class index, equal
@@ -39,7 +39,7 @@ def knn_accuracy(
         chunk_size: rows per block of similarities.
 
     Returns:
-        ``knn<k>_top1`` and ``knn<k>_weighted_top1`` for every k, each with ``_chance`` = 1 / C.
+        ``knn<k>_top1`` and ``knn<k>_weighted_top1`` for every k, each (M,) bool on the CPU.
 
     Raises:
         ValueError: shapes, labels, temperature or a neighbourhood size do not fit.
@@ -47,8 +47,8 @@ def knn_accuracy(
     Distributed: local.
 
     >>> x, y = torch.eye(2), torch.tensor([0, 1])
-    >>> knn_accuracy(x, y, x, y, ks=(1,))["knn1_top1"]
-    1.0
+    >>> knn_correct(x, y, x, torch.tensor([0, 0]), ks=(1,))["knn1_top1"].tolist()
+    [True, False]
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
@@ -60,21 +60,66 @@ def knn_accuracy(
     test_labels = as_labels(test_labels, len(test_features), "test_labels", num_classes)
     if num_classes is None:
         num_classes = int(max(train_labels.max(), test_labels.max())) + 1
-    found = search(test_features, train_features, max(ks), chunk_size=chunk_size)
-    neighbours = train_labels.to(found.indices.device)[found.indices]
+    nearest = search(test_features, train_features, max(ks), chunk_size=chunk_size)
+    neighbours = train_labels.to(nearest.indices.device)[nearest.indices]
     # Dividing all weights of a query by its largest leaves the vote unchanged.
-    weights = ((found.scores - found.scores[:, :1]) / temperature).exp().double()
+    weights = ((nearest.scores - nearest.scores[:, :1]) / temperature).exp().double()
     test_labels = test_labels.to(neighbours.device)
-    metrics: dict[str, float] = {}
+    correct: dict[str, Tensor] = {}
     for k in ks:
         for name, weight in (("", torch.ones_like(weights)), ("_weighted", weights)):
             votes = torch.zeros(
                 (len(neighbours), num_classes), dtype=torch.float64, device=neighbours.device
             )
             votes.scatter_add_(1, neighbours[:, :k], weight[:, :k])
-            correct = first_argmax(votes) == test_labels
-            metrics[f"knn{k}{name}_top1"] = float(correct.double().mean())
-            metrics[f"knn{k}{name}_top1_chance"] = 1 / num_classes
+            correct[f"knn{k}{name}_top1"] = (first_argmax(votes) == test_labels).cpu()
+    return correct
+
+
+def knn_accuracy(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    ks: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    chunk_size: int = 4096,
+) -> dict[str, float]:
+    """Top-1 accuracy of the votes of `knn_correct`, which takes the same arguments.
+
+    Returns:
+        ``knn<k>_top1`` and ``knn<k>_weighted_top1`` for every k, each with ``_chance`` = 1 / C.
+
+    >>> x, y = torch.eye(2), torch.tensor([0, 1])
+    >>> knn_accuracy(x, y, x, y, ks=(1,))["knn1_top1"]
+    1.0
+    """
+    correct = knn_correct(
+        train_features,
+        train_labels,
+        test_features,
+        test_labels,
+        ks=ks,
+        temperature=temperature,
+        num_classes=num_classes,
+        chunk_size=chunk_size,
+    )
+    classes = num_classes or int(max(train_labels.max(), test_labels.max())) + 1
+    return accuracies(correct, classes)
+
+
+def accuracies(correct: dict[str, Tensor], num_classes: int) -> dict[str, float]:
+    """Mean of each entry, (M,) bool, and 1 / C under the same name with ``_chance``.
+
+    >>> accuracies({"top1": torch.tensor([True, False])}, 4)
+    {'top1': 0.5, 'top1_chance': 0.25}
+    """
+    metrics = {}
+    for name, right in correct.items():
+        metrics[name] = float(right.double().mean())
+        metrics[f"{name}_chance"] = 1 / num_classes
     return metrics
 
 

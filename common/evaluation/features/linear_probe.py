@@ -1,6 +1,7 @@
 """Linear probe: L2-regularised multinomial logistic regression on frozen features."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -114,7 +115,14 @@ def _minimise(
     return weight.detach(), bias.detach()
 
 
-def linear_probe(
+class ProbeScores(NamedTuple):
+    """What probes measure, and which test samples they classify correctly."""
+
+    metrics: dict[str, float]
+    correct: dict[str, Tensor]  # metric name -> (M,) bool on the CPU, whose mean is the metric
+
+
+def scored_linear_probe(
     train_features: Tensor,
     train_labels: Tensor,
     test_features: Tensor,
@@ -127,7 +135,7 @@ def linear_probe(
     standardize: bool = True,
     max_iterations: int = 500,
     seed: int = 0,
-) -> dict[str, float]:
+) -> ProbeScores:
     """Accuracy of a logistic regression whose L2 strength is chosen on a validation split.
 
     The grid is tried from strong to weak, each fit starting at the previous solution; of equally
@@ -151,8 +159,9 @@ def linear_probe(
         seed: of the split.
 
     Returns:
-        ``linear_probe_top1``, ``linear_probe_mean_per_class`` with their ``_chance`` (uniform
-        guessing), ``linear_probe_validation_top1`` and ``linear_probe_l2``.
+        Metrics ``linear_probe_top1``, ``linear_probe_mean_per_class`` with their ``_chance``
+        (uniform guessing), ``linear_probe_validation_top1`` and ``linear_probe_l2``; the samples of
+        ``linear_probe_top1``.
 
     Raises:
         ValueError: shapes, labels or options do not fit, or a split would be empty.
@@ -177,7 +186,7 @@ def linear_probe(
         (all_x - mean) / std, all_y, best_l2, classes, max_iterations=max_iterations
     )
     correct = _correct(solution, (test_x - mean) / std, test_y)
-    return {
+    metrics = {
         "linear_probe_top1": float(correct.double().mean()),
         "linear_probe_top1_chance": 1 / classes,
         "linear_probe_mean_per_class": mean_per_class_accuracy(correct, test_y),
@@ -185,46 +194,20 @@ def linear_probe(
         "linear_probe_validation_top1": best_accuracy,
         "linear_probe_l2": best_l2,
     }
+    return ProbeScores(metrics, {"linear_probe_top1": correct.cpu()})
 
 
-def linear_probe_correct(
+def linear_probe(
     train_features: Tensor,
     train_labels: Tensor,
     test_features: Tensor,
     test_labels: Tensor,
-    *,
-    l2: float,
-    num_classes: int,
-    standardize: bool = True,
-    max_iterations: int = 500,
-) -> Tensor:
-    """Which test samples a probe of a given strength classifies rightly; no strength is chosen.
-
-    Args:
-        train_features: (N, D) frozen features.
-        train_labels: (N,) int in [0, num_classes).
-        test_features: (M, D).
-        test_labels: (M,) int in [0, num_classes).
-        l2: > 0, such as the ``linear_probe_l2`` of `linear_probe`.
-        num_classes: C >= 2.
-        standardize: see `linear_probe`.
-        max_iterations: L-BFGS iterations.
-
-    Returns:
-        (M,) bool on the CPU.
-
-    Raises:
-        ValueError: shapes, labels or options do not fit.
-
-    Distributed: local.
-    """
-    x, test_x = as_matrix(train_features, "train_features"), as_matrix(test_features, "test")
-    test_y = as_labels(test_labels, len(test_x), "test_labels", num_classes)
-    mean, std = _moments(x, standardize)
-    solution = fit_logistic_regression(
-        (x - mean) / std, train_labels, l2, num_classes, max_iterations=max_iterations
-    )
-    return _correct(solution, (test_x - mean) / std, test_y).cpu()
+    **options: Any,
+) -> dict[str, float]:
+    """The metrics of `scored_linear_probe`, which takes the same arguments."""
+    return scored_linear_probe(
+        train_features, train_labels, test_features, test_labels, **options
+    ).metrics
 
 
 def _choose_l2(

@@ -11,7 +11,7 @@ from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features.trivial import majority_class
 from common.families.images.data import ImageConfig
-from common.families.images.evaluation import frozen_parts, knn_items, linear_items, probes
+from common.families.images.evaluation import frozen_parts, probes, save_items
 
 
 def probed(
@@ -32,10 +32,9 @@ def probed(
         placed = evaluated(encoder, cfg.trainer.accelerator)
     with placed:
         parts = frozen_parts(cfg, encoder, bank, test, workspace)
-    metrics = probes(cfg, parts)
-    for name, correct in (knn_items(cfg, parts) | linear_items(parts, metrics)).items():
-        workspace.items(name, correct.double().tolist())
-    return metrics
+    scores = probes(cfg, parts)
+    save_items(cfg, scores, workspace)
+    return scores.metrics
 
 
 def untrained_probed(

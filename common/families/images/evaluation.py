@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from common.data.image.parts import ImagePart
 from common.engine.workspace import Workspace
-from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
-from common.evaluation.features.linear_probe import linear_probe_correct
+from common.evaluation.features.frozen import frozen_probes, source_features
+from common.evaluation.features.linear_probe import ProbeScores
 from common.evaluation.figures import class_gallery, embedding_map
 from common.families.images.data import ImageConfig, check_neighbours, eval_transform
 from common.families.images.validation import validation_curve
@@ -61,18 +60,22 @@ def frozen_parts(
     return FrozenParts(frozen(bank), frozen(test))
 
 
-def probes(cfg: ImageConfig, parts: FrozenParts, *, linear: bool | None = None) -> dict[str, float]:
+def probes(cfg: ImageConfig, parts: FrozenParts, *, linear: bool | None = None) -> ProbeScores:
     """Vote of the nearest neighbours, linear probe and geometry.
 
     Args:
         cfg: the experiment's config.
         parts: frozen features.
         linear: whether to fit the linear probe, the slowest part; None: as the config says.
+
+    Raises:
+        UserError: fewer readable bank images than ``eval.items_k``.
     """
-    return frozen_metrics(
+    check_neighbours(cfg, len(parts.bank.features))
+    return frozen_probes(
         parts.bank.labelled,
         parts.test.labelled,
-        num_classes=_num_classes(parts),
+        num_classes=1 + int(max(parts.bank.labels.max(), parts.test.labels.max())),
         ks=cfg.eval.ks,
         temperature=cfg.eval.knn_temperature,
         probe=cfg.eval.linear_probe if linear is None else linear,
@@ -81,29 +84,16 @@ def probes(cfg: ImageConfig, parts: FrozenParts, *, linear: bool | None = None) 
     )
 
 
-def knn_items(cfg: ImageConfig, parts: FrozenParts) -> dict[str, Tensor]:
-    """Which test images the vote of ``eval.items_k`` neighbours finds, (M,) bool by metric name.
-
-    Raises:
-        UserError: fewer bank images than that, without the ones that cannot be read.
-    """
-    check_neighbours(cfg, len(parts.bank.features))
-    k = cfg.eval.items_k
-    correct = knn_correct(*parts.bank.labelled, *parts.test.labelled, k=k)
-    return {f"knn{k}_top1": torch.tensor(correct).bool()}
+def item_scores(cfg: ImageConfig, scores: ProbeScores) -> dict[str, Tensor]:
+    """What is compared image by image, (M,) bool: the primary vote, the linear probe if fitted."""
+    names = (f"knn{cfg.eval.items_k}_top1", "linear_probe_top1")
+    return {name: scores.correct[name] for name in names if name in scores.correct}
 
 
-def linear_items(parts: FrozenParts, metrics: dict[str, float]) -> dict[str, Tensor]:
-    """Which test images the linear probe of `probes` finds; nothing if none was fitted."""
-    if "linear_probe_l2" not in metrics:
-        return {}
-    right = linear_probe_correct(
-        *parts.bank.labelled,
-        *parts.test.labelled,
-        l2=metrics["linear_probe_l2"],
-        num_classes=_num_classes(parts),
-    )
-    return {"linear_probe_top1": right}
+def save_items(cfg: ImageConfig, scores: ProbeScores, workspace: Workspace) -> None:
+    """Write `item_scores` to the workspace."""
+    for name, correct in item_scores(cfg, scores).items():
+        workspace.items(name, correct.double().tolist())
 
 
 def show_features(
@@ -119,7 +109,3 @@ def show_features(
     workspace.gallery("nearest neighbours", rows)
     workspace.figure("map", embedding_map(*parts.test.labelled, test.class_names, title))
     validation_curve(workspace)
-
-
-def _num_classes(parts: FrozenParts) -> int:
-    return int(max(parts.bank.labels.max(), parts.test.labels.max())) + 1

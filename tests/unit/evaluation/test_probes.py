@@ -12,7 +12,7 @@ from common.evaluation.features.knn import knn_accuracy
 from common.evaluation.features.linear_probe import (
     fit_logistic_regression,
     linear_probe,
-    linear_probe_correct,
+    scored_linear_probe,
 )
 
 
@@ -251,9 +251,9 @@ def test_linear_probe_refusals():
 def test_correct_items_of_a_probe_average_to_its_accuracy(digits):
     x, y = digits[0].double(), digits[1]
     sets = (x[:400], y[:400], x[400:], y[400:])
-    found = linear_probe(*sets, l2_grid=[1e-2], num_classes=10)
-    right = linear_probe_correct(*sets, l2=found["linear_probe_l2"], num_classes=10)
-    assert right.shape == (200,)
-    assert right.double().mean() == pytest.approx(found["linear_probe_top1"], abs=0.01)
-    weak = linear_probe_correct(*sets, l2=1e3, num_classes=10)
-    assert weak.double().mean() < right.double().mean()
+    metrics, correct = scored_linear_probe(*sets, l2_grid=[1e-2], num_classes=10)
+    assert correct["linear_probe_top1"].shape == (200,)
+    assert float(correct["linear_probe_top1"].double().mean()) == metrics["linear_probe_top1"]
+    assert metrics == linear_probe(*sets, l2_grid=[1e-2], num_classes=10)
+    weak = scored_linear_probe(*sets, l2_grid=[1e3], num_classes=10)
+    assert weak.metrics["linear_probe_top1"] < metrics["linear_probe_top1"]

@@ -9,11 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.data.image.sources import CachedImages, EvalTransform
 from common.evaluation.features.frozen import (
     frozen_features,
-    frozen_metrics,
-    knn_correct,
+    frozen_probes,
     source_features,
 )
-from common.evaluation.features.knn import knn_accuracy
+from common.evaluation.features.knn import knn_accuracy, knn_correct
 from common.evaluation.figures import class_gallery, embedding_map, principal_components
 
 
@@ -67,10 +66,11 @@ def test_unreadable_images_are_left_out_of_features():
 def test_items_average_to_the_metric(k):
     """Also with ties, which an even k makes likely."""
     (x, y), (u, v) = blobs(spread=1.0), blobs(30, 1.0, seed=1)
-    items = knn_correct(x, y, u, v, k=k)
-    metric = knn_accuracy(x, y, u, v, ks=[k])[f"knn{k}_top1"]
-    assert sum(items) / len(items) == pytest.approx(metric)
-    assert 0 < metric < 1
+    items = knn_correct(x, y, u, v, ks=[k, 21])
+    metrics = knn_accuracy(x, y, u, v, ks=[k])
+    for name in (f"knn{k}_top1", f"knn{k}_weighted_top1"):
+        assert float(items[name].double().mean()) == metrics[name]
+        assert 0 < metrics[name] < 1
 
 
 class Largest(TorchDispatchMode):
@@ -89,18 +89,18 @@ class Largest(TorchDispatchMode):
 def test_votes_of_items_take_no_more_room_than_a_table_of_classes():
     (x, y), (u, v) = blobs(), blobs(30, seed=1)
     with Largest() as seen:
-        knn_correct(x, y + 497, u, v + 497, k=20)  # 500 classes
+        knn_correct(x, y + 497, u, v + 497, ks=[20])  # 500 classes
     assert 0 < seen.numel <= 30 * 500  # never one for each neighbour, too
 
 
 def test_metrics_of_separable_and_of_random_features():
     train, test = blobs(spread=0.05), blobs(30, 0.05, seed=1)
-    good = frozen_metrics(train, test, num_classes=3, ks=(5, 1000), l2_grid=(1e-2,))
+    good = frozen_probes(train, test, num_classes=3, ks=(5, 1000), l2_grid=(1e-2,)).metrics
     assert good["knn5_top1"] == good["linear_probe_top1"] == 1.0
     assert "knn1000_top1" not in good  # more than there are
     assert good["knn5_top1_chance"] == pytest.approx(1 / 3)
     noise = torch.randn(30, 5, generator=torch.Generator().manual_seed(2))
-    bad = frozen_metrics(train, (noise, test[1]), num_classes=3, ks=(5,), probe=False)
+    bad = frozen_probes(train, (noise, test[1]), num_classes=3, ks=(5,), probe=False).metrics
     assert bad["knn5_top1"] < 0.8
     assert "linear_probe_top1" not in bad
     assert bad["effective_rank"] > good["effective_rank"]

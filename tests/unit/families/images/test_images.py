@@ -14,6 +14,7 @@ from common.data.image.labelled import LabelledPixels
 from common.data.image.parts import ImagePart
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
+from common.evaluation.features import linear_probe
 from common.families.images import data as images
 from common.families.images.config import (
     CIFAR10_STD_OF_IMAGES,
@@ -26,8 +27,7 @@ from common.families.images.evaluation import (
     Frozen,
     FrozenParts,
     frozen_parts,
-    knn_items,
-    linear_items,
+    item_scores,
     probes,
     show_features,
 )
@@ -180,15 +180,27 @@ def blobs(rows, classes=3):
     return Frozen(3 * torch.eye(4)[labels] + noise, labels, torch.arange(rows))
 
 
-def test_items_are_those_of_the_metrics():
+def test_items_are_those_of_the_metrics(monkeypatch):
+    """The bank is searched once and the chosen probe is fitted once: metrics and items agree."""
     cfg, parts = config(), FrozenParts(blobs(60), blobs(30))
-    metrics = probes(cfg, parts)
-    for name, correct in (knn_items(cfg, parts) | linear_items(parts, metrics)).items():
-        assert float(correct.double().mean()) == pytest.approx(metrics[name], abs=0.04)
-        assert metrics[f"{name}_chance"] == pytest.approx(1 / 3)
+    fits = []
+    fit = linear_probe.fit_logistic_regression
+
+    def counted(x, y, l2, *rest, **options):
+        fits.append((len(x), l2))
+        return fit(x, y, l2, *rest, **options)
+
+    monkeypatch.setattr(linear_probe, "fit_logistic_regression", counted)
+    scores = probes(cfg, parts)
+    assert sum(rows == 60 for rows, _ in fits) == 1
+    items = item_scores(cfg, scores)
+    assert set(items) == {"knn3_top1", "linear_probe_top1"}
+    for name, correct in items.items():
+        assert float(correct.double().mean()) == scores.metrics[name]
+        assert scores.metrics[f"{name}_chance"] == pytest.approx(1 / 3)
     without = probes(cfg, parts, linear=False)
-    assert linear_items(parts, without) == {}
-    assert without["knn3_top1"] == metrics["knn3_top1"] > 0.5
+    assert set(item_scores(cfg, without)) == {"knn3_top1"}
+    assert without.metrics["knn3_top1"] == scores.metrics["knn3_top1"] > 0.5
 
 
 def test_unreadable_images_shift_neither_labels_nor_pictures(tmp_path):
@@ -226,7 +238,7 @@ def test_a_bank_with_fewer_images_than_neighbours_is_refused_before_the_work():
         frozen_parts(config(), encoder, few, few, None)
     part = Frozen(torch.eye(2), torch.arange(2), torch.arange(2))
     with pytest.raises(UserError, match="to at most 2"):
-        knn_items(config(), FrozenParts(part, part))
+        probes(config(), FrozenParts(part, part))
 
 
 # -- experiment ----------------------------------------------------------------------------------
