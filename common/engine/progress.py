@@ -112,13 +112,13 @@ def _unheard(meter: Meter) -> Iterator[None]:
         meter.bar = None
 
 
-def track(items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+def track(iterable: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
     """Yield the items while showing progress."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     meter = Meter(description, total)
     try:
-        for count, item in enumerate(items, 1):
+        for count, item in enumerate(iterable, 1):
             yield item
             meter.update(count)
     finally:

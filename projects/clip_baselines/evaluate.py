@@ -25,7 +25,7 @@ from common.evaluation.image_text.zeroshot import (
     class_embeddings,
     zeroshot_accuracy,
 )
-from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
+from common.evaluation.retrieval.cross_modal import relevant_ranks
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import (
     pool_images,
@@ -33,7 +33,12 @@ from common.families.image_text.drawings import (
     pool_picture,
     read_held_out,
 )
-from common.families.image_text.evaluation import LOSS_BATCH, evaluate_synthetic, pair_loss
+from common.families.image_text.drawings_evaluation import (
+    loss_gap,
+    recall_both_ways,
+    training_rows,
+)
+from common.families.image_text.evaluation import evaluate_synthetic
 from common.families.image_text.photographs import (
     CLASSES,
     UNSEEN_PHOTO_TEMPLATES,
@@ -138,10 +143,6 @@ def evaluate_pool(
     drawings = embed_pixels(cfg, module, pool_images([row["image"] for row in rows], cfg.data))
     names = [row["name"] for row in rows]
     words = embed_words(cfg, module, names)
-    same: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        same.setdefault(name, []).append(i)
-    own = [same[name] for name in names]  # two drawings may have one name
     judged = photographs_to_judge(cfg.data.root, cfg.eval.split, cfg.data.image_size)
     photos, labels = embed_pixels(cfg, module, judged.images), judged.labels
     classes = class_weights(module, CLASSES, UNSEEN_PHOTO_TEMPLATES)
@@ -150,25 +151,24 @@ def evaluate_pool(
     texts = readouts(words)
     for key, images in readouts(drawings).items():
         metrics[f"{key}_cifar_top1"] = accuracy[key]
-        metrics[f"{key}_name_recall_at_10"] = _both_ways(images, texts[key], own)
+        metrics[f"{key}_name_recall_at_10"] = _recall(images, texts[key], names)
         metrics[f"{key}_score"] = _mean(metrics, f"{key}_")
-    images, found = headline(cfg, drawings), headline(cfg, words)
+    hits, chance = recall_both_ways(headline(cfg, drawings), headline(cfg, words), names)
     right = relevant_ranks(headline(cfg, photos), headline(cfg, classes), labels) == 1
     metrics["cifar_top1"] = float(right.double().mean())
-    metrics["name_recall_at_10"] = _both_ways(images, found, own)
+    metrics["name_recall_at_10"] = float(hits.mean())
     metrics["score"] = _mean(metrics, "")
     metrics["cifar_top1_chance"] = 1 / len(CLASSES)
-    chance = cross_modal_recall(images, found, own, (10,))["recall_at_10_chance"]
     metrics["name_recall_at_10_chance"] = chance
     metrics["score_chance"] = (1 / len(CLASSES) + chance) / 2
-    metrics |= loss_gap(cfg, module, drawings["z"], words["z"])
+    metrics |= name_losses(cfg, module, drawings["z"], words["z"])
     if workspace is not None:
-        both = torch.stack([relevant_ranks(images, found, own), relevant_ranks(found, images, own)])
-        workspace.items("name_recall_at_10", (both <= 10).double().mean(0).tolist())
+        workspace.items("name_recall_at_10", hits.tolist())
         workspace.items("cifar_top1", right.double().tolist())
         workspace.mean_items("score", ["name_recall_at_10", "cifar_top1"])
         pictures = [pool_picture(row["image"], cfg.data) for row in rows]
-        scores, place = images @ found.T, list(range(len(rows)))
+        scores = headline(cfg, drawings) @ headline(cfg, words).T
+        place = list(range(len(rows)))
         workspace.gallery("name to drawings", retrieval_gallery(scores.T, names, pictures, place))
         workspace.gallery("drawing to names", retrieval_gallery(scores, pictures, names, place))
     return metrics
@@ -195,34 +195,30 @@ def _unit_rows(batches: Any) -> Both:
     }
 
 
-def _both_ways(images: Tensor, texts: Tensor, own: list[list[int]]) -> float:
-    directions = ((images, texts), (texts, images))
-    found = [cross_modal_recall(q, g, own, (10,))["recall_at_10"] for q, g in directions]
-    return sum(found) / 2
+def _recall(images: Tensor, texts: Tensor, names: Sequence[str]) -> float:
+    return float(recall_both_ways(images, texts, names)[0].mean())
 
 
 def _mean(metrics: dict[str, float], prefix: str) -> float:
     return (metrics[f"{prefix}cifar_top1"] + metrics[f"{prefix}name_recall_at_10"]) / 2
 
 
-def loss_gap(cfg: Config, module: Rocket, images: Tensor, texts: Tensor) -> dict[str, float]:
-    """Loss of plain CLIP on the clean pair, trained and held-out names, and their difference.
+def name_losses(cfg: Config, module: Rocket, images: Tensor, texts: Tensor) -> dict[str, float]:
+    """`loss_gap` of plain CLIP on the clean pair.
 
     Args:
-        cfg: its seed tells which drawings were trained on.
+        cfg: its seed draws the drawings that were trained on.
         module: trained.
         images: (N, E) unit rows of the held-out drawings.
         texts: (N, E) of their names.
     """
-    source, known = pool_pairs(cfg, eval_transform(cfg.data))
+    source, captions = pool_pairs(cfg, eval_transform(cfg.data))
     assert isinstance(source, CachedImages)
-    count = min(len(known), max(LOSS_BATCH, len(images) // LOSS_BATCH * LOSS_BATCH))
-    rows = [i * len(known) // count for i in range(count)]  # evenly spaced
-    pixels = embed_pixels(cfg, module, source.images[rows])["z"]
-    names = embed_words(cfg, module, [known.texts(i)[0] for i in rows])["z"]
-    train = pair_loss(module, pixels, names)
-    test = pair_loss(module, images, texts)
-    return {"pair_loss_train": train, "pair_loss_test": test, "loss_gap": test - train}
+    training, rows = None, training_rows(len(captions), len(images))
+    if rows:
+        pixels = embed_pixels(cfg, module, source.images[rows])["z"]
+        training = pixels, embed_words(cfg, module, [captions.texts(i)[0] for i in rows])["z"]
+    return loss_gap(module, training, (images, texts))
 
 
 # -- labelled image sets -------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from common.families.image_text.class_captions import captioned_cifar
 from common.families.image_text.config import ORIGINAL
 from common.families.image_text.data import eval_transform, official_files, synthetic_set
-from common.families.image_text.evaluation import UNSEEN_TEMPLATES, encode_images, encode_texts
+from common.families.image_text.drawings import UNSEEN_TEMPLATES
+from common.families.image_text.embedding import encode_images, encode_texts
 from projects.cwcl.config import Config
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.structure import linear_cka, structure_spearman

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.config import UserError
 from common.data.image.sources import CachedImages
 from common.data.image_text.drawings import words
 from common.encoders import modes
 from common.engine.workspace import Workspace
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import pool_pairs
+from common.families.image_text.drawings_evaluation import chance_of, require_pool
 from projects.laclip.config import Config
 from projects.laclip.evaluate import Encoders, encoders, held_out, nouns_of, pool_metrics
 from projects.laclip.module import LaCLIP
@@ -22,7 +22,7 @@ SIDE = 12  # of the pictures that raw pixels are compared at
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The model before training."""
-    _check(cfg)
+    require_pool(cfg)
     with torch.no_grad():
         model = encoders(cfg, modes.untrained(lambda: LaCLIP(cfg), cfg.seed))
         return pool_metrics(model, held_out(cfg), workspace)
@@ -30,13 +30,12 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Expectation of a random class and of a random ranking."""
-    found = untrained(cfg, Workspace(workspace.folder("untrained")))
-    return {name.removesuffix("_chance"): v for name, v in found.items() if "_chance" in name}
+    return chance_of(untrained(cfg, Workspace(workspace.folder("untrained"))))
 
 
 def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The class with the most held-out drawings, for every drawing."""
-    _check(cfg)
+    require_pool(cfg)
     held = held_out(cfg)
     top1 = int(torch.bincount(held.labels).max()) / len(held.labels)
     per_class = 1 / len(held.classes)
@@ -52,7 +51,7 @@ def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     Pictures are 12 x 12 pixels less the mean picture; a text without known words is none of them.
     """
-    _check(cfg)
+    require_pool(cfg)
     source, known = pool_pairs(cfg, eval_transform(cfg.data))
     assert isinstance(source, CachedImages)
     mean = _small(source.images).mean(0)
@@ -82,8 +81,3 @@ def _small(pixels: Tensor) -> Tensor:
     """(N, 3, S, S) uint8 -> (N, 3 * 12 * 12) float32 in [0, 1]."""
     small = F.interpolate(pixels.float() / 255, (SIDE, SIDE), mode="area")
     return small.flatten(1)
-
-
-def _check(cfg: Config) -> None:
-    if cfg.data.source != "pool":
-        raise UserError("the baselines are of data.source=pool")

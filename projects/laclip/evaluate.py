@@ -20,22 +20,21 @@ from common.encoders import modes
 from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.zeroshot import class_embeddings
-from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
+from common.evaluation.retrieval.cross_modal import relevant_ranks
 from common.families.image_text.drawings import (
     POOL,
+    UNSEEN_TEMPLATES,
     pool_images,
     pool_picture,
     read_held_out,
 )
-from common.families.image_text.evaluation import (
-    LOSS_BATCH,
-    UNSEEN_TEMPLATES,
-    encode_images,
-    encode_texts,
-    evaluate_image_text,
-    pair_loss,
-    protocol,
+from common.families.image_text.drawings_evaluation import (
+    loss_gap,
+    recall_both_ways,
+    training_rows,
 )
+from common.families.image_text.embedding import encode_images, encode_texts
+from common.families.image_text.evaluation import evaluate_image_text, protocol
 from common.families.image_text.module import build_tokenizer
 from projects.laclip.config import Config
 from projects.laclip.data import Formed, build_data
@@ -45,7 +44,6 @@ from projects.laclip.pairs import evaluate_pairs
 LEFT_OUT = ("flag",)  # a quarter of the class items, told by nothing but a rectangle
 NAMED = 2  # training names that hold a class noun, at least: every arm has read it
 KNOWN = 3  # training names that hold every word of a known keyword, at least
-CUT = 10
 UNTRAINED = ("zeroshot_mean_per_class", "name_recall_at_10", "keyword_recall_at_10")
 
 
@@ -103,7 +101,7 @@ def evaluate_drawings(
         raw = pool_metrics(encoders(cfg, modes.untrained(build, cfg.seed, module)), held)
         metrics |= {f"untrained_{name}": raw[name] for name in UNTRAINED}
         metrics |= pool_metrics(encoders(cfg, module), held, workspace)
-        metrics |= loss_gap(cfg, module, held, pairs)
+        metrics |= name_losses(cfg, module, held, pairs)
         show(cfg, encoders(cfg, module), held, workspace)
         if cfg.eval.datasets:
             metrics |= protocol(cfg, module, workspace)(cfg.eval.datasets)
@@ -212,7 +210,7 @@ def pool_metrics(
         "known_keyword": ([i for i, _ in held.known], [query for _, query in held.known]),
     }
     for name, (rows, texts) in asked.items():
-        found, chance = recall(images[rows], model.texts(texts), texts)
+        found, chance = recall_both_ways(images[rows], model.texts(texts), texts)
         metrics[f"{name}_recall_at_10"] = float(found.mean())
         metrics[f"{name}_recall_at_10_chance"] = chance
         items[f"{name}_recall_at_10"] = found.tolist()
@@ -225,20 +223,6 @@ def pool_metrics(
             workspace.items(name, values)
         workspace.mean_items("score", parts)
     return metrics
-
-
-def recall(images: Tensor, texts: Tensor, said: Sequence[str]) -> tuple[Tensor, float]:
-    """Recall@10 of pairs (N, D), (N, D) item by item, mean of both directions, and its chance.
-
-    Pairs with one text between them are right for each other.
-    """
-    same: dict[str, list[int]] = {}
-    for i, text in enumerate(said):
-        same.setdefault(text, []).append(i)
-    own = [same[text] for text in said]
-    ranks = torch.stack([relevant_ranks(images, texts, own), relevant_ranks(texts, images, own)])
-    chance = cross_modal_recall(images, texts, own, (CUT,))[f"recall_at_{CUT}_chance"]
-    return (ranks <= CUT).double().mean(0), chance
 
 
 def prompt_agreement(model: Encoders, classes: Sequence[str]) -> float:
@@ -267,25 +251,19 @@ def name_of(pairs: CaptionedImages, row: int) -> str:
     return (captions.captions if isinstance(captions, Formed) else captions).texts(row)[0]
 
 
-def loss_gap(
+def name_losses(
     cfg: Config, module: LaCLIP, held: HeldOut, pairs: CaptionedImages
 ) -> dict[str, float]:
-    """Loss on names that were trained on and on held-out ones, and how much higher the latter is.
-
-    Of as many training drawings as held-out ones, none twice, in whole batches; with fewer than one
-    batch of them there is the held-out loss alone.
-    """
+    """`loss_gap` between names that were trained on and held-out ones."""
     source, model = pairs.images, encoders(cfg, module)
     assert isinstance(source, CachedImages)
-    count = min(max(LOSS_BATCH, len(held.rows)), len(pairs)) // LOSS_BATCH * LOSS_BATCH
-    rows = [i * len(pairs) // count for i in range(count)]  # evenly spaced
+    rows = training_rows(len(pairs), len(held.rows))
+    training = None
+    if rows:
+        names = [name_of(pairs, i) for i in rows]
+        training = model.images(source.images[rows]), model.texts(names)
     names = [row["name"] for row in held.rows]
-    found = {"pair_loss_test": pair_loss(module, model.images(held.pixels), model.texts(names))}
-    if not rows:
-        return found
-    images, names = source.images[rows], [name_of(pairs, i) for i in rows]
-    loss = pair_loss(module, model.images(images), model.texts(names))
-    return {"pair_loss_train": loss, **found, "loss_gap": found["pair_loss_test"] - loss}
+    return loss_gap(module, training, (model.images(held.pixels), model.texts(names)))
 
 
 def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict[str, float]:

@@ -18,7 +18,7 @@ from common.evaluation import encoding
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.retrieval.cross_modal import image_text_retrieval, relevant_ranks
 from common.families.image_text.data import eval_transform
-from common.families.image_text.evaluation import encode_texts
+from common.families.image_text.embedding import encode_texts
 from common.families.image_text.module import ImageTextModule
 from common.families.image_text.protocol import ImageTextConfig
 

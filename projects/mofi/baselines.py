@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common.config import UserError
 from common.data.image.labelled import resized
 from common.encoders import modes
 from common.engine.workspace import Workspace
+from common.families.image_text.drawings_evaluation import chance_of, require_pool
 from projects.mofi.config import Config
 from projects.mofi.evaluate import evaluate_pool, held_out, pool_retrieval
 from projects.mofi.module import MOFI
@@ -19,7 +19,7 @@ BINS = 4  # of each channel
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The towers before training."""
-    _check(cfg)
+    require_pool(cfg)
     with torch.no_grad():
         return evaluate_pool(cfg, modes.untrained(lambda: MOFI(cfg), cfg.seed), workspace)
 
@@ -36,9 +36,8 @@ def colour_histogram(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Expectation of a random order and of a random class."""
-    found = raw_pixels(cfg, Workspace(workspace.folder("pixels")))
-    expected = {k.removesuffix("_chance"): v for k, v in found.items() if k.endswith("_chance")}
-    return expected | {"zeroshot_top1": 0.1}
+    pixels = raw_pixels(cfg, Workspace(workspace.folder("pixels")))
+    return chance_of(pixels) | {"zeroshot_top1": 0.1}
 
 
 def pixel_features(images: Tensor) -> Tensor:
@@ -57,12 +56,7 @@ def colour_features(images: Tensor) -> Tensor:
 def _of(
     cfg: Config, workspace: Workspace, features: Callable[[Tensor], Tensor]
 ) -> dict[str, float]:
-    _check(cfg)
+    require_pool(cfg)
     judged = held_out(cfg)
     photos, drawings = features(judged.photos.images), features(judged.drawings)
     return pool_retrieval(cfg, judged, photos, drawings, workspace)
-
-
-def _check(cfg: Config) -> None:
-    if cfg.data.source != "pool":
-        raise UserError("the baselines are of data.source=pool")

@@ -22,8 +22,14 @@ from common.evaluation.image_text.zeroshot import (
     zeroshot_accuracy,
 )
 from common.families.image_text.data import synthetic_set
-from common.families.image_text.drawings import pool_images, pool_picture, read_held_out
-from common.families.image_text.evaluation import UNSEEN_TEMPLATES, encode_images, protocol
+from common.families.image_text.drawings import (
+    UNSEEN_TEMPLATES,
+    pool_images,
+    pool_picture,
+    read_held_out,
+)
+from common.families.image_text.embedding import encode_images
+from common.families.image_text.evaluation import protocol
 from common.families.image_text.photographs import (
     CLASSES,
     UNSEEN_PHOTO_TEMPLATES,

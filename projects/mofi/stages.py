@@ -13,7 +13,7 @@ from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.families.image_text.data import require_judged_sets
-from common.families.image_text.evaluation import encode_images, encode_texts
+from common.families.image_text.embedding import encode_images, encode_texts
 from common.families.image_text.module import build_tokenizer
 from projects.mofi.bundled import Pool, half_of, linked_rows, precision, read_pool
 from projects.mofi.config import Config

@@ -11,15 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from common.data.image_text.captions import CaptionFiles
 from common.data.lookup import bundled
-from common.data.packed import PackedImages
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
+from common.families.image_text.drawings import decode_drawings
 from projects.rtd.triplets import Triplet
 from projects.rtd.variants import (
     COLOURS,
@@ -89,13 +87,7 @@ def _drawing(folder: str, row: int, name: str) -> Drawing:
 
 def decode(drawings: Sequence[Drawing], size: int, root: str | None = None) -> Tensor:
     """Pictures (N, 3, size, size) uint8, in the given order."""
-    images = torch.empty(len(drawings), 3, size, size, dtype=torch.uint8)
-    for folder in sorted({d.folder for d in drawings}):
-        places = [i for i, d in enumerate(drawings) if d.folder == folder]
-        packed = PackedImages(bundled(f"{folder}/images.npz", root), max_corrupt=0.0)
-        rows = np.array([drawings[i].row for i in places])
-        images[torch.tensor(places)] = packed.decode(size, rows).images
-    return images
+    return decode_drawings([(d.folder, d.row) for d in drawings], size, root)
 
 
 def variants(drawings: Sequence[Drawing]) -> set[str]:

@@ -19,6 +19,12 @@ from common.families.image_text.protocol import ImageTextConfig
 
 POOL = "drawings"  # folder of the pool's texts below data/
 SUBSET_STREAM = 21
+# sentences that no training text of the pool or of the synthetic set is made from
+UNSEEN_TEMPLATES = (
+    "a sketch of the {}.",
+    "one can make out a {} in this figure.",
+    "my favourite {} emblem.",
+)
 
 
 def pool_pairs(
@@ -46,13 +52,24 @@ def pool_size(data: ImageTextData) -> int:
 def pool_images(names: Sequence[str], data: ImageTextData) -> Tensor:
     """Drawings ``<set>/<row>.jpg`` as (N, 3, cache_size, cache_size) uint8, in the given order."""
     places = [(Path(name).parent.name, int(Path(name).stem)) for name in names]
-    images = torch.empty(len(names), 3, data.cache_size, data.cache_size, dtype=torch.uint8)
+    return decode_drawings(places, data.cache_size, data.root)
+
+
+def decode_drawings(places: Sequence[tuple[str, int]], size: int, root: str | None) -> Tensor:
+    """Drawings as (N, 3, size, size) uint8, in the given order.
+
+    Args:
+        places: set and row of each drawing.
+        size: height and width in pixels.
+        root: ``cfg.data.root``.
+    """
+    images = torch.empty(len(places), 3, size, size, dtype=torch.uint8)
     for folder in sorted({folder for folder, _ in places}):
-        wanted = torch.tensor([i for i, (name, _) in enumerate(places) if name == folder])
-        rows = torch.tensor([places[i][1] for i in wanted.tolist()])
-        packed = PackedImages(bundled(f"{folder}/images.npz", data.root), max_corrupt=0.0)
+        positions = torch.tensor([i for i, (name, _) in enumerate(places) if name == folder])
+        rows = torch.tensor([places[i][1] for i in positions.tolist()])
+        packed = PackedImages(bundled(f"{folder}/images.npz", root), max_corrupt=0.0)
         unique, inverse = torch.unique(rows, return_inverse=True)
-        images[wanted] = packed.decode(data.cache_size, unique).images[inverse]
+        images[positions] = packed.decode(size, unique).images[inverse]
     return images
 
 

@@ -117,7 +117,7 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
     for head in (module.encoder.model.visual.head.proj, module.heads.local["image"].layers[-1]):
         head.weight.data.zero_()  # all images alike: ties are wrong, whichever class stands first
     module.heads.local["image"].layers[-1].bias.data.zero_()
-    monkeypatch.setattr(evaluation, "loss_gap", lambda *inputs: {})
+    monkeypatch.setattr(evaluation, "name_losses", lambda *inputs: {})
     with torch.inference_mode():
         collapsed = evaluate_pool(cfg, module)
     assert collapsed["cifar_top1"] == collapsed["ens_0.5_cifar_top1"] == 0
@@ -134,7 +134,7 @@ def test_loss_on_training_names_is_of_drawings_that_were_trained_on(monkeypatch)
     )
     held_out = F.normalize(torch.randn(150, 128), dim=1)
     with torch.inference_mode():
-        found = evaluation.loss_gap(cfg, module, held_out, held_out)
+        found = evaluation.name_losses(cfg, module, held_out, held_out)
     _, texts = pool_pairs(cfg, eval_transform(cfg.data))
     trained = {texts.texts(i)[0] for i in range(len(texts))}
     assert len(texts) == round(0.05 * 3456)

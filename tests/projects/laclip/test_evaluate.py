@@ -14,7 +14,8 @@ from common.data.lookup import bundled
 from common.data.packed import Packed
 from common.engine.comparison.spec import claims_of, read_comparison
 from common.engine.workspace import Workspace, read_json
-from common.families.image_text import drawings
+from common.families.image_text import drawings, drawings_evaluation
+from common.families.image_text.drawings_evaluation import recall_both_ways
 from projects.laclip import baselines, evaluate
 from projects.laclip.evaluate import (
     Encoders,
@@ -24,7 +25,6 @@ from projects.laclip.evaluate import (
     nouns_of,
     pool_metrics,
     prompt_agreement,
-    recall,
     training_pairs,
 )
 from projects.laclip.module import LaCLIP
@@ -130,9 +130,9 @@ def test_recall_takes_equal_names_for_each_other():
     rows = torch.eye(12)
     swapped = rows[[1, 0, *range(2, 12)]]
     said = ["cat", "cat", *map(str, range(10))]
-    assert recall(rows, swapped, said)[0].tolist() == [1.0] * 12
+    assert recall_both_ways(rows, swapped, said)[0].tolist() == [1.0] * 12
     away = -rows  # its own text is the farthest of twelve
-    found, chance = recall(rows, away, [str(i) for i in range(12)])
+    found, chance = recall_both_ways(rows, away, [str(i) for i in range(12)])
     assert found.tolist() == [0.0] * 12
     assert chance == pytest.approx(10 / 12)
 
@@ -167,7 +167,7 @@ def test_image_sets_of_the_config_are_judged_on_the_pool_too(tmp_path, monkeypat
     for name in ("held_out", "training_pairs", "show"):
         monkeypatch.setattr(evaluate, name, lambda *_: None)
     zeros = dict.fromkeys(evaluate.UNTRAINED, 0.0)
-    for name in ("pool_metrics", "loss_gap", "drawn_texts"):
+    for name in ("pool_metrics", "name_losses", "drawn_texts"):
         monkeypatch.setattr(evaluate, name, lambda *_: zeros)
     judge = lambda names: {f"{n}_training": float(module.training) for n in names}  # noqa: E731
     monkeypatch.setattr(evaluate, "protocol", lambda *_: judge)
@@ -188,8 +188,10 @@ def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, 
     seen = []
     encode = Encoders(lambda pixels: pixels, lambda texts: texts)
     monkeypatch.setattr(evaluate, "encoders", lambda *_: encode)
-    monkeypatch.setattr(evaluate, "pair_loss", lambda _, i, t: float(seen.append((i, t)) or 1))
-    found = evaluate.loss_gap(config(), None, held, pairs)
+    monkeypatch.setattr(
+        drawings_evaluation, "pair_loss", lambda _, i, t: float(seen.append((i, t)) or 1)
+    )
+    found = evaluate.name_losses(config(), None, held, pairs)
     assert found["pair_loss_test"] == 1
     assert ("pair_loss_train" in found) == ("loss_gap" in found) == (judged is not None)
     if judged:

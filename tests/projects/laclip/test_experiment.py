@@ -11,7 +11,7 @@ from common.config import UserError
 from common.engine.run import module_of_run, train
 from common.engine.workspace import Workspace
 from common.families.image_text.data import requirements
-from common.families.image_text.evaluation import UNSEEN_TEMPLATES
+from common.families.image_text.drawings import UNSEEN_TEMPLATES
 from projects.laclip import build
 from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config, csv_config

@@ -159,7 +159,7 @@ def test_untrained_metrics_are_of_a_draw_of_the_seed_s_own(tmp_path, monkeypatch
 
     Training draws after another seed, so it is not the very module that training begins with.
     """
-    from common.families.image_text import evaluation
+    from common.families.image_text import drawings_evaluation, evaluation
 
     seen = []
 
@@ -167,13 +167,15 @@ def test_untrained_metrics_are_of_a_draw_of_the_seed_s_own(tmp_path, monkeypatch
         seen.append(float(sum(p.double().sum() for p in module.parameters())))
         return {"retrieval_recall_at_10": 0.5, "zeroshot_top1": 0.25}
 
-    monkeypatch.setattr(evaluation, "pool_metrics", metrics)
-    monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: [{"image": "a", "name": "b"}])
+    monkeypatch.setattr(drawings_evaluation, "pool_metrics", metrics)
     monkeypatch.setattr(
-        evaluation, "pool_images", lambda names, data: torch.zeros(1, 3, 16, 16).byte()
+        drawings_evaluation, "read_held_out", lambda cfg: [{"image": "a", "name": "b"}]
     )
     monkeypatch.setattr(
-        evaluation,
+        drawings_evaluation, "pool_images", lambda names, data: torch.zeros(1, 3, 16, 16).byte()
+    )
+    monkeypatch.setattr(
+        drawings_evaluation,
         "read_train_names",
         lambda data, count: (torch.zeros(1, 3, 16, 16).byte(), ["b"]),
     )
