@@ -109,4 +109,5 @@ def _script(target: str, given: Mapping[str, str]) -> list[str]:
         return [f"benchmarks/bench_{given['KERNEL'] or 'losses'}.py", *words]
     if target == "gpu-check":
         return ["benchmarks/gpu_check.py", *words]
-    return ["-m", "pytest", "tests/faults", "tests/nightly", "--nightly", *words]
+    folders = ["tests/faults", "tests/nightly", "tests/unit/kernels"]
+    return ["-m", "pytest", *folders, "--nightly", *words]

@@ -1,13 +1,14 @@
-"""Shared set-up: quiet, offline, one thread per process; the pool of gloo processes."""
+"""Shared set-up: quiet, offline, one thread per process; options; the pool; smoke runs."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests import schedule
-from tests.cpu_seconds import CpuSeconds
 from tests.figures import unrendered
+from tests.smoke import SmokeRuns
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,37 +17,36 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cpu-seconds", metavar="FILE", help="table of CPU seconds, also to a file")
-    parser.addoption(
-        "--cpu-budgets", action="store_true", help="fail where a project exceeds its CPU seconds"
-    )
-    parser.addoption(
-        "--nightly", action="store_true", help="also what is marked nightly, and tests/nightly"
-    )
+    parser.addoption("--all", action="store_true", help="also what is marked slow")
+    parser.addoption("--nightly", action="store_true", help="also what is marked slow or nightly")
+    parser.addoption("--pin", action="store_true", help="write tests/pinned/smoke.json anew")
     parser.addoption("--kills", type=int, default=25, help="nightly: kills of each project")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="nightly: of the soak test")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(CpuSeconds(config))
-    config.pluginmanager.register(schedule)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `make faults` runs at night."""
-    if config.getoption("--nightly"):
+    """Leave out slow and nightly tests, unless an option or their own name asks for them."""
+    if any("::" in word for word in config.args):
         return
-    late = [item for item in items if item.get_closest_marker("nightly")]
+    nightly = config.getoption("--nightly")
+    asked = {"slow": nightly or config.getoption("--all"), "nightly": nightly}
+    unasked = [mark for mark, asks in asked.items() if not asks]
+    late = [item for item in items if any(item.get_closest_marker(mark) for mark in unasked)]
     config.hook.pytest_deselected(items=late)
-    items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    items[:] = [item for item in items if item not in set(late)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers get neighbouring tests, whose fixtures they share, and take from each other."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def pool():
-    """`pool(world_size)` is the session's pool of that many processes.
-
-    All tests that use it run in one xdist worker (`tests/schedule.py`), so a run starts one.
-    """
+    """`pool(world_size)` is the session's pool of that many processes."""
     from tests.distributed.pool import Pool
 
     pools: dict[int, Pool] = {}
@@ -66,3 +66,12 @@ def unrendered_figures() -> Iterator[None]:
     """Figures of runs are made but not rendered, for tests that look at something else."""
     with unrendered():
         yield
+
+
+@pytest.fixture(scope="session")
+def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> SmokeRuns:
+    """`smoke_runs(project)` is the folder of its finished smoke run, one a session."""
+    session: Path = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    return SmokeRuns(session / "smoke-runs")

@@ -64,7 +64,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def same(left: Any, right: Any) -> bool:
     """Whether two nested states are equal bit for bit (NaN equals NaN)."""
     a, b = flat(left), flat(right)
-    return a.keys() == b.keys() and all(
-        torch.equal(v.nan_to_num(7), b[k].nan_to_num(7)) if torch.is_tensor(v) else v == b[k]
-        for k, v in a.items()
-    )
+    return a.keys() == b.keys() and all(_equal(value, b[name]) for name, value in a.items())
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if torch.is_tensor(left) and torch.is_tensor(right):
+        return torch.equal(left.nan_to_num(7), right.nan_to_num(7))
+    return bool(left == right or (left != left and right != right))

@@ -1,8 +1,4 @@
-"""What most tests load: imported once where many start, so that no test pays for the first use.
-
-Fork servers import it for the ranks of the pool; a worker of a run whose CPU seconds are recorded
-imports it before its first test, else the first project to draw a figure would pay for matplotlib.
-"""
+"""What most tests load, imported once by the fork servers of the pools for all their ranks."""
 
 MODULES = (
     "common.engine.run",

@@ -8,8 +8,5 @@ from common.engine.comparison.pages import Row
 
 @cache
 def published_rows() -> list[Row]:
-    """Every claim of every project.
-
-    Test files that take it go to one xdist worker: `EVIDENCE_FILES` of `tests/schedule.py`.
-    """
+    """Every claim of every project."""
     return evidence_rows()

@@ -13,6 +13,8 @@ from PIL import Image
 from common.data.lookup import BUNDLED
 from scripts.pretrain.figures import causal_loss, figures, masked_loss, stated
 
+pytestmark = pytest.mark.slow
+
 MODELS = sorted(
     p.name
     for p in (BUNDLED / "models").iterdir()

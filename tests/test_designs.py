@@ -15,6 +15,8 @@ from common.engine.comparison.spec import claims_of, default_arms, read_comparis
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.registry import config_class, list_projects
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("simcse", "esimcse", "whitenedcse", "debcse", "mirror_bert")
 SEARCHED = [p for p in list_projects() if (CONFIG_DIR / p / "sweep.yaml").is_file()]
 # default arms whose rate is the least or largest that was searched, and why that is no fault

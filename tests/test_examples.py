@@ -10,6 +10,8 @@ import pytest
 from common.config import ROOT
 from tests.forked import forked, print_to
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
@@ -41,7 +43,7 @@ SLOW = {"retrieval"}  # tens of seconds: make faults
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=pytest.mark.nightly if p.stem in SLOW else ()) for p in NOTEBOOKS],
+    [pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in NOTEBOOKS],
     ids=lambda p: p.stem,
 )
 def test_notebook_runs(path, tmp_path):

@@ -52,7 +52,7 @@ def assert_close(found, wanted):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.nightly  # tens of seconds: make faults
+@pytest.mark.slow
 def test_two_torchrun_nodes_train_the_same_weights_into_one_folder(tmp_path, alone):
     port = free_port()
     nodes = [

@@ -16,6 +16,8 @@ from common.engine import run
 from scripts.pretrain import corpus, vocabulary
 from scripts.pretrain.vocabulary import pieces, train_wordpiece
 
+pytestmark = pytest.mark.slow
+
 
 def test_held_out_text_is_not_read():
     train, test = corpus.sentences(None, "train"), corpus.sentences(None, "test")
@@ -64,7 +66,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["masked_lm", *(pytest.param(k, marks=pytest.mark.nightly) for k in list(WORDS)[1:])]
+    "kind", ["masked_lm", *(pytest.param(k, marks=pytest.mark.slow) for k in list(WORDS)[1:])]
 )
 def test_training_runs_and_the_export_reloads(kind, tmp_path, trained):
     """The shipped weights are float16, hence the tolerance."""

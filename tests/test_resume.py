@@ -85,7 +85,7 @@ def test_sigterm_saves_and_exits_143_then_resume_is_bit_identical(tmp_path, unin
     assert_equal_states(state(tmp_path), uninterrupted)
 
 
-@pytest.mark.nightly  # tens of seconds: make faults
+@pytest.mark.slow
 def test_a_run_on_two_devices_refuses_a_second_writer_and_ends_as_a_whole(tmp_path):
     """Between its stages, where neither Lightning nor the training loop looks after signals."""
     env = {**os.environ, "TOY_SLEEP_BETWEEN": "600"}

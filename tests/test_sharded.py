@@ -33,7 +33,12 @@ def weights(run):
     return ckpt.load(path)["state_dict"]
 
 
-@pytest.mark.parametrize("family", PROJECTS)
+QUICK = "classification"
+
+
+@pytest.mark.parametrize(
+    "family", [f if f == QUICK else pytest.param(f, marks=pytest.mark.slow) for f in PROJECTS]
+)
 def test_shards_train_the_weights_of_copies(family, tmp_path, pool):
     slug, *own = PROJECTS[family]
     for strategy in ("ddp", "fsdp"):
@@ -48,6 +53,7 @@ def test_shards_train_the_weights_of_copies(family, tmp_path, pool):
         )
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_where_it_was_stopped(tmp_path, pool):
     """Trained weights beside frozen ones; AdamW's state comes from the checkpoint."""
     words = ["trainer.strategy=fsdp", *WORDS, "trainer.checkpoint_every_n_steps=1"]

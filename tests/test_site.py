@@ -36,7 +36,7 @@ def read(site: Path, page: str) -> str:
     return unescape((site / page).read_text(encoding="utf-8"))
 
 
-@pytest.mark.nightly  # a minute or two
+@pytest.mark.slow  # a minute or two
 def test_cards_and_generated_pages_are_in_the_site(site):
     assert {p.stem for p in (site / "papers").glob("*.html")} == {*list_projects()}
     assert 'id="common.losses.image_text.ClipLoss"' in read(site, "api/common.losses.html")
@@ -44,7 +44,7 @@ def test_cards_and_generated_pages_are_in_the_site(site):
     assert "make check-all" in read(site, "cost.html")
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_page_loads_nothing_from_the_network(site):
     for page in site.rglob("*.html"):
         assert not LOADED.findall(page.read_text(encoding="utf-8")), page

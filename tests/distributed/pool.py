@@ -12,7 +12,6 @@ ended, the error is raised with its traceback, and the next `run` starts fresh o
 
 import multiprocessing as mp
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,7 +23,6 @@ import torch
 import torch.distributed as dist
 
 from tests import preload
-from tests.distributed import seconds
 
 TIMEOUT_SECONDS = 240.0  # spent only where ranks hang; a loaded machine compiles slowly
 
@@ -36,7 +34,6 @@ class Pool:
         self.world_size = world_size
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
-        self._spent = [0.0] * world_size  # CPU seconds of each rank so far
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self, function: Callable[..., Any], **kwargs: Any) -> list[Any]:
@@ -58,11 +55,9 @@ class Pool:
             for pipe in ready:
                 rank = self._pipes.index(pipe)
                 try:
-                    succeeded, results[rank], spent = pipe.recv()
+                    succeeded, results[rank] = pipe.recv()
                 except EOFError:
                     self._fail(f"rank {rank} died")
-                seconds.ranks += spent - self._spent[rank]
-                self._spent[rank] = spent
                 if not succeeded:
                     self._fail(f"rank {rank} raised\n{results[rank]}")
         return [results[rank] for rank in range(self.world_size)]
@@ -86,7 +81,6 @@ class Pool:
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["pytest", *preload.MODULES])
         self._folder = tempfile.TemporaryDirectory()
-        self._spent = [0.0] * self.world_size
         store = Path(self._folder.name) / "store"
         for rank in range(self.world_size):
             here, there = context.Pipe()
@@ -115,6 +109,6 @@ def _serve(rank: int, world_size: int, store: Path, pipe: Connection) -> None:
             return
         try:
             torch.manual_seed(0)
-            pipe.send((True, function(**kwargs), time.process_time()))
+            pipe.send((True, function(**kwargs)))
         except BaseException:
-            pipe.send((False, traceback.format_exc(), time.process_time()))
+            pipe.send((False, traceback.format_exc()))

@@ -31,6 +31,8 @@ from common.engine.lifecycle.run import Run
 from common.engine.tracking import MetricsCSV, drop_rows_after, read_metrics
 from projects.trend.scans.kitti import packed_clip
 
+pytestmark = pytest.mark.slow
+
 ENCODER = ROOT / "data/models/text-encoder"
 DRIVE = ROOT / "data/lidar-kitti/drive0005.npz"
 

@@ -11,6 +11,8 @@ import common.families
 from common.config import TrainerConfig
 from common.engine.verbs import smoke_one
 
+pytestmark = pytest.mark.slow
+
 # one project of each family whose smoke is short
 FAMILIES = {
     "classification": "peft_augmentation",

@@ -16,6 +16,8 @@ from tests.figures import unrendered
 from tests.interrupted import assert_killed, die, final_state, flip, same
 from tests.unit.engine.lifecycle.test_lock import locked_by
 
+pytestmark = pytest.mark.slow
+
 PROJECTS = ["laclip", "simcse", "coconut", "trend"]
 QUIET = [
     "tracking.wandb=disabled",

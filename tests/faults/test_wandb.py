@@ -17,6 +17,8 @@ from common.engine.workspace import Workspace
 from common.registry import config_class
 from tests.toy.command import Command
 
+pytestmark = pytest.mark.slow
+
 KEY = "0123456789" * 4
 
 

@@ -38,6 +38,7 @@ def train_smoke(folder, *overrides):
     return train("hydra", "smoke", [f"runs_dir={folder}", *overrides])
 
 
+@pytest.mark.slow
 def test_item_14_training_reports_spectrum_and_class_relations(tmp_path, monkeypatch):
     """Items 14, 15: learns above chance; measures, matrices, figures and item values exist."""
     projected, given = [], hydra_evaluate.unit_projections
@@ -66,6 +67,7 @@ def test_item_14_training_reports_spectrum_and_class_relations(tmp_path, monkeyp
     assert all(row["results"][0]["item"]["text"].startswith("wanted: ") for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_15_relation_matrix_is_exported_and_correlated_with_a_given_hierarchy(tmp_path):
     """Item 15: the file's classes and matrices; the hierarchy decides the distances."""
@@ -216,6 +218,7 @@ def test_item_13_a_gate_trained_alone_on_frozen_features_beats_its_controls():
     assert found["subspace_precision"] > found["subspace_precision_random_gate"] + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_frozen_simclr_trains_two_stages(tmp_path):
     """Item 13: SimCLR first, then the gate; the second stage leaves the encoder alone."""
@@ -240,6 +243,7 @@ def test_item_13_the_simclr_stage_sees_no_copies_of_an_image():
     assert [stage.data.train_set.repeats for stage in stages] == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_open_gate_has_no_overlap_matrix(tmp_path):
     run = train_smoke(tmp_path, "gate.type=open", "trainer.max_steps=2", "optim.warmup_steps=0")
@@ -270,6 +274,7 @@ def test_export_reloads_with_equal_outputs_and_similarity(tmp_path, gate):
     assert torch.allclose(similarity[0], similarity[1], atol=1e-6)  # symmetric
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_transfer_protocol_runs_on_a_labelled_folder(tmp_path, monkeypatch):
     import numpy as np
@@ -303,6 +308,7 @@ def test_transfer_sets_are_asked_for_before_training(tmp_path):
         next(build(cfg).stages())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize("arm", read_comparison("hydra").arms)
 def test_every_arm_of_the_comparison_trains(arm, tmp_path):
@@ -314,38 +320,8 @@ def test_every_arm_of_the_comparison_trains(arm, tmp_path):
     assert {"linear_probe_top1", "knn20_top1", "participation_ratio", "z_std"} <= metrics.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_reduced_precision_trains(tmp_path):
     run = train_smoke(tmp_path, "trainer.precision=bf16-mixed", "trainer.max_steps=20")
     assert metrics_of(run)["linear_probe_top1"] > 0.3
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_is_bit_identical(tmp_path):
-    """Eight steps equal four, the checkpoint, four more; with gate noise and a learned scale."""
-    from common.engine.checkpoint import load
-
-    words = [
-        "gate.type=stochastic",
-        "method.learn_temperature=true",
-        "run_id=r",
-        "trainer.keep_checkpoints=5",
-    ]
-    folder = train_smoke(tmp_path, *words) / "checkpoints/train"
-    last, middle = folder / "step-00000008.ckpt", folder / "step-00000004.ckpt"
-    whole, half = load(last)["state_dict"], load(middle)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    train_smoke(tmp_path, *words, "resume=r")
-    again = load(last)["state_dict"]
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert any(not torch.equal(whole[name], half[name]) for name in whole)  # the twin
-
-
-def test_check_builds_the_paper_configs_and_names_what_is_missing(tmp_path):
-    from common.engine.check import inspect
-
-    rows = inspect("hydra", "paper", [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == "207"
-    assert rows["steps"] == "29,250"  # 50 epochs of three copies of every image
-    assert any("MISSING" in value and "https://" in value for value in rows.values())

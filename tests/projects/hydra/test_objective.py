@@ -15,7 +15,6 @@ from common.losses.multi_positive import HydraLoss
 from projects.hydra.class_pairs import partner_labels
 from projects.hydra.data import build_data
 from projects.hydra.gates import bernoulli_entropy
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.hydra.conftest import (
     GOLDEN,
     FixedGate,
@@ -24,7 +23,7 @@ from tests.projects.hydra.conftest import (
     golden_inputs,
     module_of,
 )
-from tests.projects.hydra.pair_worker import pair_run, three_steps
+from tests.projects.hydra.workers import pair_run
 
 
 def assert_golden(x, gate, loss, wanted):
@@ -140,15 +139,6 @@ def test_item_6_arbitrary_partners_are_a_permutation_in_every_training_batch():
     labels = torch.tensor([0, 0, 0, 1])
     distinct = partner_labels(labels, "distinct", 8, sample_rng(0, 0, 0))
     assert not torch.equal(distinct.sort().values, labels)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [[], ["data.views=2", "method.learn_temperature=true"], ["method.renormalise_after_gate=true"]],
-)
-def test_item_8_two_processes_train_as_one(two_ranks, overrides):
-    """Item 8: weights of encoder, filter and head after three steps of the joint batch."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=overrides)
 
 
 @pytest.mark.parametrize("form", ["fused", "dense", "renormalise", "row_mean"])

@@ -43,6 +43,7 @@ pytestmark = [
         find_tool("ptxas") is None or find_tool("cuobjdump") is None,
         reason="Triton has no bundled ptxas and cuobjdump here",
     ),
+    pytest.mark.slow,
     pytest.mark.timeout(900),  # a compiler at work, maybe on a loaded machine
 ]
 

@@ -204,7 +204,7 @@ def test_what_is_loaded_beforehand_is_there():
         assert importlib.util.find_spec(name) is not None
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_runs_of_a_comparison_are_forked(tmp_path, monkeypatch):
     """An arm of a real project."""
     monkeypatch.setattr(runs, "_accelerated", lambda: False)

@@ -1,0 +1,105 @@
+"""Every project trains, exports, reloads and is evaluated from its export, with equal outputs."""
+
+import re
+
+import pytest
+import torch
+
+from common.engine import checkpoint as ckpt
+from common.engine import run
+from tests import cards
+from tests.contract.projects import PROJECTS
+from tests.smoke import metrics_of
+
+TIMED = re.compile("seconds|speedup|break_even|per_second")
+# the head is no part of the export, and the evaluation has a new one in its place
+NOT_EXPORTED = {("whitenedcse", "head_stsb_test_spearman")}
+
+
+def losses_of(path):
+    """Training losses of a run, in the order of its steps."""
+    rows = [row.split(",") for row in (path / "metrics.csv").read_text().splitlines()]
+    return [float(row[3]) for row in rows if row[2] == "train/loss"]
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_training_moves_the_loss_and_measures(project, smoke_runs):
+    path = smoke_runs(project)
+    losses = losses_of(path)
+    assert len(losses) > 1
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert len(set(losses)) > 1
+    assert metrics_of(path)
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_an_export_gives_the_outputs_of_its_run(project, smoke_runs):
+    path, exported = smoke_runs(project), smoke_runs.export(project)
+    _, experiment = run.prepare(project, "smoke", [f"runs_dir={path.parents[2]}"])
+    with torch.inference_mode():
+        trained = experiment.embed(run.module_of_run(experiment, path).eval())
+        reloaded = experiment.embed(experiment.load_export(exported).eval())
+    assert trained.keys() == reloaded.keys()
+    for name, value in trained.items():
+        torch.testing.assert_close(reloaded[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_an_export_is_measured_as_its_run(project, smoke_runs, tmp_path):
+    """What both measure is equal; an export leaves out what it has no part for."""
+    trained = metrics_of(smoke_runs(project))
+    exported = str(smoke_runs.export(project))
+    _, measured = run.evaluate(project, "smoke", [f"runs_dir={tmp_path}"], None, exported)
+    both = {
+        name
+        for name in trained.keys() & measured.keys()
+        if not TIMED.search(name) and (project, name) not in NOT_EXPORTED
+    }
+    assert both
+    for name in both:
+        assert measured[name] == pytest.approx(trained[name], rel=1e-3, abs=1e-5, nan_ok=True), name
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_examples_of_the_card_run_on_the_export(project, smoke_runs, tmp_path, monkeypatch):
+    exported = smoke_runs.export(project)
+    monkeypatch.chdir(tmp_path)
+    cards.at_hand(tmp_path)
+    examples = cards.snippets(project)
+    assert examples
+    for code in examples:
+        cards.run_snippet(code, project, exported)
+
+
+def test_every_example_of_a_card_is_run_somewhere():
+    for (project, number), where in cards.ELSEWHERE.items():
+        card = (cards.ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+        assert len(cards.BLOCK.findall(card)) > number
+        path = where.partition(":")[0]
+        if path != "nowhere":
+            assert "python" in (cards.ROOT / path).read_text(encoding="utf-8")
+
+
+def test_an_example_that_names_another_folder_is_not_taken(tmp_path):
+    with pytest.raises(AssertionError, match="runs/dcl"):
+        cards.run_snippet("load('somewhere')", "dcl", tmp_path)
+    with pytest.raises(AssertionError):
+        cards.run_snippet("load('runs/cacr/mini/<id>/export')", "dcl", tmp_path)
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_training_moves_every_trainable_parameter(project, smoke_runs):
+    """Between the first and the last step of each stage, but for those of `STILL`."""
+    path = smoke_runs(project)
+    _, experiment = run.prepare(project, "smoke", [f"runs_dir={path.parents[2]}"])
+    stages = {stage.name: stage for stage in experiment.stages()}
+    folders = sorted((path / "checkpoints").iterdir())
+    assert folders
+    for folder in folders:
+        first, *_, last = ckpt.saved_checkpoints(folder)
+        before, after = (ckpt.load(p)["state_dict"] for p in (first, last))
+        module = stages[folder.name].module
+        trained = [name for name, p in module.named_parameters() if p.requires_grad]
+        assert trained
+        still = [n for n in trained if n in before and torch.equal(before[n], after[n])]
+        assert not still, f"{folder.name}: {still}"
