@@ -49,11 +49,6 @@ def golden_attention(document: int) -> dict[str, float]:
     return {w: float(values[k]) for k, w in enumerate(WORDS) if (k + document) % 8}
 
 
-def collection_of(rows: list[dict], words: WordsConfig) -> Collection:
-    """Statistics of hand-made rows."""
-    return Collection.of(rows, words)
-
-
 def counts_collection(counts: list[dict[str, int]], words: WordsConfig) -> Collection:
     """A collection of counts alone."""
     return Collection(settings_of(words), CorpusStatistics.of(counts))

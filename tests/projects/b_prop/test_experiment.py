@@ -9,7 +9,6 @@ import torch
 from common.config import UserError, config_names
 from common.encoders.modes import evaluation_mode
 from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
@@ -19,10 +18,10 @@ from tests.cards import run_card
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
 
 
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return train("b_prop", "smoke", [f"runs_dir={folder}", "run_id=full"])
+@pytest.fixture
+def full_run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("b_prop")
 
 
 def metrics_of(run):
@@ -30,21 +29,6 @@ def metrics_of(run):
 
 
 # -- runs ----------------------------------------------------------------------------------------
-
-
-def test_a_resumed_run_is_bit_identical(tmp_path):
-    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK, "trainer.keep_checkpoints=5"]
-    run = train("b_prop", "smoke", words)
-    folder = run / "checkpoints/pretrain"
-    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
-    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("b_prop", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert any(not torch.equal(whole[name], half[name]) for name in whole)
-    for name in whole:
-        assert torch.equal(whole[name], again[name]), name
 
 
 def test_training_learns_which_set_is_better():
@@ -123,6 +107,7 @@ def test_item_16_the_arms_share_one_path_and_one_budget():
     assert only == prop
 
 
+@pytest.mark.slow
 def test_item_16_without_pre_training_no_weight_moves(tmp_path):
     """The arm's one step leaves what is fine-tuned as training begins with it."""
     own = read_comparison("b_prop").arms["no_pretraining"]
@@ -147,6 +132,7 @@ def test_export_reloads_with_equal_scores(tmp_path):
         experiment.load_export(tmp_path)
 
 
+@pytest.mark.slow
 def test_item_12_fine_tuning_goes_on_from_an_export_with_its_head(tmp_path):
     """Checklist 12: head=keep trains the pre-trained head, head=new another; BERT has none to keep."""
     build(config()).export(module_of().eval(), tmp_path / "out")
@@ -277,13 +263,6 @@ def test_the_card_prepares_documents_as_they_are_trained_on():
     ]
     assert len(commands) == 2
     assert all("CONFIG=paper" in line for line in commands)
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_finetune_marco"])
-def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("b_prop", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == ("1" if name == "paper" else "11")
-    assert any("MISSING" in value for value in rows.values())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.image.files import LabelledFiles, imagenet100_synsets
 from common.data.image.parts import ImagePart
-from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
@@ -32,6 +31,7 @@ from projects.cacr.unlabelled import nearest
 from tests.projects.cacr.conftest import HOSTS, config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
     words = [f"runs_dir={tmp_path}", f"method.host={host}", "trainer.val_every_n_steps=3"]
@@ -52,6 +52,7 @@ def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
     assert not (run / "checkpoints/train/best.ckpt").exists()  # nothing is chosen on test images
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_one_evaluation_reports_all_head_and_tail_for_both_losses(tmp_path):
     """Checklist 13: CACR and InfoNCE on an imbalanced subset, with the same report."""
@@ -235,6 +236,7 @@ def imagenet(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize(("folder", "host"), [("web", "momentum"), ("classes", "queue")])
 def test_item_13_pictures_without_labels_train_and_imagenet_judges(
@@ -279,6 +281,7 @@ def test_a_missing_judge_is_named_before_training(tmp_path):
         build_data(config(*words))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize("host", ["batch", "momentum", "queue"])
 def test_pictures_of_ones_own_need_no_judge(tmp_path, host):
@@ -344,23 +347,6 @@ def test_an_empty_or_missing_folder_is_named(tmp_path):
     for folder, message in (("empty", "holds no pictures"), ("none", "image folder 'none'")):
         with pytest.raises(UserError, match=message):
             image_part(config(*words, f"data.folder={folder}"), "train")
-
-
-CHECKED = {
-    "paper": "127",
-    "paper_shift": "65,791",
-    "paper_imagenet": "4,095",
-    "paper_imagenet_vitb16": "4,095",
-    "paper_stl10": "127",
-    "paper_shift_webvision": "65,791",
-}
-
-
-@pytest.mark.parametrize("name", CHECKED)
-def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("cacr", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == CHECKED[name]
-    assert any("MISSING" in value and "https://" in value for value in rows.values())
 
 
 @pytest.mark.parametrize(

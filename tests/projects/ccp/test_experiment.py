@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from common.config import UserError, config_names
-from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
 from common.engine.run import evaluate, train
@@ -28,37 +27,10 @@ QUIET = [
 ]
 
 
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return train("ccp", "smoke", [f"runs_dir={folder}", "run_id=full"])
-
-
-def test_item_4_a_resumed_run_is_bit_identical(tmp_path):
-    """Checklist 4: head, its turn, bank and labels, position; the next losses and all weights."""
-    words = [
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        "finetune.steps=0",
-        "trainer.keep_checkpoints=5",
-        *QUIET,
-    ]
-    run = train("ccp", "smoke", words)
-    folder = run / "checkpoints/pretrain"
-    whole, curve = ckpt.load(folder / "step-00000004.ckpt"), (run / "metrics.csv").read_text()
-    (folder / "step-00000004.ckpt").unlink()
-    (folder / "finished.json").unlink()
-    train("ccp", "smoke", [*words, "resume=r"])
-    again = ckpt.load(folder / "step-00000004.ckpt")
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, again["state_dict"][name]), name
-    assert int(whole["state_dict"]["head.turn"]) == 4
-    assert (whole["state_dict"]["bank.label_language"] >= 0).sum() == 4 * 2 * 8
-
-    def losses(text):
-        return [line for line in text.splitlines() if ",train/loss," in line]
-
-    assert losses((run / "metrics.csv").read_text()) == losses(curve)
+@pytest.fixture
+def full_run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("ccp")
 
 
 def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run):
@@ -294,6 +266,7 @@ def test_training_brings_neighbours_together():
     assert accuracy(False) > 0.4 > 0.2 > accuracy(True)
 
 
+@pytest.mark.slow
 def test_split_writes_documents_that_training_reads(full_run, tmp_path):
     """Lines and running text; blocks of consecutive sentences; nothing to split is said."""
     (tmp_path / "a.txt").write_text("".join(f"the people {i}\n" for i in range(70)) + "\nalone\n")

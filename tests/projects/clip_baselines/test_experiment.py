@@ -41,35 +41,26 @@ def resisc(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
-def test_a_resumed_run_is_bit_identical_validates_and_reports_its_cost(resisc, tmp_path):
-    """Exact resume of BYOLIP, momentum copy included; checklist 17: speed and memory are metrics."""
+def test_a_run_validates_and_reports_its_cost(resisc, tmp_path):
+    """Checklist 17: speed and memory are metrics; BYOLIP has its momentum copy in the checkpoint."""
     words = [
         f"runs_dir={tmp_path}",
-        "run_id=r",
         "method.name=byolip",
         "trainer.max_steps=4",
-        "trainer.checkpoint_every_n_steps=2",
         "trainer.val_every_n_steps=2",
         "eval.validate=resisc45",
         f"eval.root={resisc}",
     ]
     run = train("clip_baselines", "smoke", words)
     folder = run / "checkpoints/train"
-    last = folder / "step-00000004.ckpt"
-    whole = ckpt.load(last)["state_dict"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["samples_per_second"] > 0
     assert metrics["peak_memory_mib"] > 0
     assert (run / "metrics.csv").read_text(encoding="utf-8").count("val/zeroshot_top1") == 2
-    assert (folder / "best.ckpt").exists()
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("clip_baselines", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert sum(name.startswith("average.") for name in whole) > 10
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    best = ckpt.load(folder / "best.ckpt")["state_dict"]
+    assert sum(name.startswith("average.") for name in best) > 10
 
 
 def test_item_14_readouts_are_z_h_and_nine_ensembles_of_cosines():
@@ -334,12 +325,3 @@ def test_every_main_setting_has_a_config_with_its_values():
         assert (*found, optim.weight_decay, optim.lr, cleaned) == row, name
     assert config(name="paper").data.remove_stopwords_prob == 0.9
     assert config(name="paper_29m").data.captions_of_views == "multi"
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_yfcc_vits"])
-def test_check_builds_the_paper_s_model(name, tmp_path):
-    from common.engine.check import inspect
-
-    rows = inspect("clip_baselines", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == "4,095"
-    assert any("MISSING" in value and "author" in value for value in rows.values())

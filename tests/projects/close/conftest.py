@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.engine.run import train
 from projects.close.config import Config
 from projects.close.module import CLOSE
 from projects.close.stages import build_module
@@ -44,7 +43,7 @@ def clip() -> FrozenClip:
     return FrozenClip("bundled:dual-encoder")
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
-    """Folder of a finished smoke run."""
-    return train("close", "smoke", [f"runs_dir={tmp_path_factory.mktemp('close')}", "run_id=full"])
+@pytest.fixture
+def run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("close")

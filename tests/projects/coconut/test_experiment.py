@@ -125,6 +125,7 @@ def test_item_15_the_intent_is_generated_text_and_nothing_grows_with_the_tasks()
     assert tokens.shape[1] <= 9
 
 
+@pytest.mark.slow
 def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
     """Item 12: metrics agree with the saved items; heat map and curves exist."""
     run = train_smoke(tmp_path)
@@ -158,6 +159,7 @@ def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
     assert "val/intent_accuracy" in log
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_best_epoch_is_kept_and_early_ones_cannot_win(tmp_path):
     run = train_smoke(
@@ -172,6 +174,7 @@ def test_best_epoch_is_kept_and_early_ones_cannot_win(tmp_path):
         config("method.select=best", "trainer.val_every_n_steps=null")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_offline_arm_is_one_stage_with_all_classes(tmp_path):
     run = train_smoke(

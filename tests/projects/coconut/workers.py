@@ -1,35 +1,15 @@
 """What other processes of the tests run; importable by name."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from common.data.speech.transcripts import SpokenTarget
 from common.distributed.process import rank
-from common.engine.run import train
-from projects.coconut import stages as project
 from projects.coconut.speech.error_rates import IntentErrors
 from tests.distributed.wrapped import sgd_steps
-from tests.interrupted import die, die_after_checkpoint
 from tests.projects.coconut.conftest import batch, module_of
 
 FAST = ("trainer.val_every_n_steps=null", "trainer.log_every_n_steps=3")
-
-
-def run(folder: Path, *overrides: str) -> Path:
-    """A whole smoke run without validation."""
-    return train("coconut", "smoke", [f"runs_dir={folder}", "run_id=r", *FAST, *overrides])
-
-
-def killed(folder: Path, place: str, overrides: list[str]) -> None:
-    """Run, and die by SIGKILL: between task 1 and 2, or inside task 2 after its second step."""
-
-    if place == "between":
-        project.grown_memory = die
-    else:
-        die_after_checkpoint("task2", 2)
-    run(folder, *overrides)
 
 
 def two_steps(overrides: list[str], distributed: bool, task: int = 1) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ import torch
 from common.config import UserError, config_names
 from common.data.tables import write_jsonl
 from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
 from common.engine.sweeps.schema import arms_of, read_sweep, words_of
@@ -37,49 +36,6 @@ def metrics_of(run):
 # -- runs ----------------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_is_bit_identical(tmp_path):
-    """Encoder, average, four queues with their pointer, and the next losses."""
-    words = [
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        "finetune.steps=0",
-        "trainer.keep_checkpoints=5",
-        "eval.untrained=false",
-        "eval.lexical=false",
-        "eval.whitened=false",
-    ]
-    run = train("cocosoda", "smoke", words)
-    folder = run / "checkpoints/pretrain"
-    last = folder / "step-00000004.ckpt"
-    state = ckpt.load(last)["state_dict"]
-    assert {
-        f"queues.{n}.{b}"
-        for n in ("code", "query", "augmented_code", "augmented_query")
-        for b in ("features", "position")
-    } <= state.keys()
-    assert int(state["queues.code.position"]) == 4 * 8 % 16
-    half = ckpt.load(folder / "step-00000002.ckpt")["state_dict"]
-    assert not torch.equal(state["queues.code.features"], half["queues.code.features"])
-    curve = (run / "metrics.csv").read_text()
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("cocosoda", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert again.keys() == state.keys()
-    for name, value in state.items():
-        assert torch.equal(value, again[name]), name
-
-    def losses(text):
-        return [
-            line
-            for line in text.splitlines()
-            if line.startswith("pretrain") and "train/loss," in line
-        ]
-
-    assert len(losses(curve)) == 4
-    assert losses((run / "metrics.csv").read_text()) == losses(curve)
-
-
 def test_stages_validate_on_the_mean_over_the_languages(full_run):
     """Pre-training, fine-tuning with its own rate, or one of the two; the monitor is val/mrr."""
     curve = (full_run / "metrics.csv").read_text()
@@ -103,6 +59,7 @@ def test_stages_validate_on_the_mean_over_the_languages(full_run):
             config(*wrong)
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_validated_after_every_epoch_and_at_least_once(tmp_path):
     """Also where an epoch is shorter than the interval of the pre-training, as for Ruby in
     `paper_finetune_ruby`.
@@ -402,13 +359,6 @@ def test_paper_configs_hold_the_published_recipe():
     tuned = {n: config(name=n) for n in config_names("cocosoda") if n.startswith("paper_finetune")}
     assert len({own.data.languages[0] for own in tuned.values()}) == 6
     assert all(own.finetune.epochs == own.trainer.max_epochs == 5 for own in tuned.values())
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_finetune"])
-def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("cocosoda", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == ("1,151" if name == "paper" else "127")
-    assert any("MISSING" in value for value in rows.values())
 
 
 def test_evaluation_without_optional_rows(tmp_path):

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import UserError
 from common.decoding.language_model import Continuation, LanguageModel
-from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import load_module, module_of_run, prepare, train
 from common.engine.workspace import Workspace
@@ -63,20 +62,7 @@ def test_a_run_measures_the_first_decoder_and_all_of_them(full_run):
     assert np.mean(items) == pytest.approx(metrics["coherence"])
 
 
-def test_a_resumed_run_is_bit_identical(full_run):
-    run, words = full_run
-    folder = run / "checkpoints/simctg"
-    last = folder / "step-00000004.ckpt"
-    whole = ckpt.load(last)
-    for path in (last, folder / "finished.json", folder / "best.ckpt"):
-        path.unlink(missing_ok=True)
-    assert train("contrastive_search", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)
-    assert again["global_step"] == whole["global_step"] == 4
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, again["state_dict"][name]), name
-
-
+@pytest.mark.slow
 def test_without_training_a_run_is_the_model_off_the_shelf_and_can_be_exported(tmp_path, lm_folder):
     """Nothing is fitted; evaluation, export and reload in transformers as of any other run."""
     words = [

@@ -9,9 +9,7 @@ from common.evaluation.features.geometry import TokenCosines
 from common.losses.auxiliary.tokens import token_margin_contrastive
 from projects.contrastive_search.data import Lines, training_lines
 from projects.contrastive_search.objective import SimCTGObjective
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.contrastive_search.conftest import GOLDEN, config, module_of, sines
-from tests.projects.contrastive_search.workers import three_steps
 
 
 def mask_of(case):
@@ -135,11 +133,6 @@ def tokenizer_without_ends(tokenizer):
             }
 
     return Plain()
-
-
-def test_two_processes_train_as_one_does(two_ranks):
-    """Uneven lines and numbers of lines on the ranks: token and pair counts are those of all."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-10)
 
 
 @torch.no_grad()

@@ -11,8 +11,6 @@ from transformers import AutoConfig, AutoModel
 from common.config import UserError, config_names
 from common.data.retrieval.passages import read_passages
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
 from common.engine.sweeps.schema import arms_of, read_sweep
@@ -35,10 +33,10 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return train("contriever", "smoke", [f"runs_dir={folder}", "run_id=full"])
+@pytest.fixture
+def full_run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("contriever")
 
 
 def metrics_of(run):
@@ -46,36 +44,6 @@ def metrics_of(run):
 
 
 # -- runs ----------------------------------------------------------------------------------------
-
-
-def test_item_13_a_resumed_run_is_bit_identical(tmp_path):
-    """Checklist 13: encoder, key encoder, queue, pointer, step; the next losses and all weights."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK]
-    run = train("contriever", "smoke", words)
-    folder = run / "checkpoints/pretrain"
-    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
-    whole, half = ckpt.load(last), ckpt.load(middle)
-    curve = (run / "metrics.csv").read_text()
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("contriever", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)
-    names = whole["state_dict"].keys()
-    assert {"queue.features", "queue.position"} <= names
-    assert sum(name.startswith("momentum_encoder.") for name in names) > 10
-    assert again["global_step"] == whole["global_step"] == 4
-    for name in names:
-        assert torch.equal(whole["state_dict"][name], again["state_dict"][name]), name
-    assert int(whole["state_dict"]["queue.position"]) == 4 * 8 % 64
-    assert not torch.equal(
-        whole["state_dict"]["queue.features"], half["state_dict"]["queue.features"]
-    )
-
-    def losses(text):
-        return [line for line in text.splitlines() if ",train/loss," in line]
-
-    assert len(losses(curve)) == 4
-    assert losses((run / "metrics.csv").read_text()) == losses(curve)
 
 
 def topics(seed, partners=0):
@@ -141,6 +109,7 @@ def test_item_16_one_table_holds_all_methods_and_the_sets_won(full_run):
     assert evaluate(twice, module_of())["queue_age"] == 2.5  # of optimiser steps
 
 
+@pytest.mark.slow
 def test_item_17_three_regimes_each_also_from_the_start_without_contrast(full_run, tmp_path):
     """Checklist 17: zero-shot, few and many examples; fine-tuning without the pre-training."""
     assert (full_run / "checkpoints/pretrain").is_dir()
@@ -330,6 +299,7 @@ def test_search_keeps_its_index_and_extends_it(full_run, tmp_path, capsys):
         search(f"search.run={tmp_path}/other")
 
 
+@pytest.mark.slow
 def test_tokenize_writes_shards_that_training_reads(tmp_path):
     """Lines become one row of ids; a finished shard is kept; sources of files train."""
     lines = [f"the people of the world {i}" for i in range(90)]
@@ -509,6 +479,7 @@ def test_mine_takes_no_positive_of_another_record_of_the_question(full_run, tmp_
         build(config(*words, f"mine.output={tmp_path}/new")).tasks["mine"](workspace)
 
 
+@pytest.mark.slow
 def test_mine_writes_hard_negatives_that_fine_tuning_reads(full_run, tmp_path):
     """Phase 1 -> phase 2: nearest passages that are no positives."""
     words = [
@@ -648,10 +619,3 @@ def test_rates_are_searched_alike_for_every_way_of_pre_training():
     assert len(sweep.grid()) == 4
     (comparison,) = read_comparisons("contriever")
     assert sweep.seed not in comparison.seeds
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_msmarco"])
-def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("contriever", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == ("131,072" if name == "paper" else "2,047")
-    assert any("MISSING" in value for value in rows.values())

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.engine.run import train
 from projects.cosmo.batches import CosmoBatch
 from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
@@ -110,7 +109,7 @@ def batch_of(kind: str = "image_text", rows: int = 4, places: int = 1) -> CosmoB
     }
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
-    """Folder of a finished smoke run."""
-    return train("cosmo", "smoke", [f"runs_dir={tmp_path_factory.mktemp('cosmo')}", "run_id=full"])
+@pytest.fixture
+def run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("cosmo")

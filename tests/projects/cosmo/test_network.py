@@ -23,7 +23,6 @@ from projects.cosmo.visual_language.gated_cross_attention import (
     media_times,
 )
 from projects.cosmo.visual_language.perceiver import PerceiverResampler, QueryPooling
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.cosmo.conftest import (
     GOLDEN,
     KINDS,
@@ -37,7 +36,6 @@ from tests.projects.cosmo.conftest import (
     network_of,
     sines,
 )
-from tests.projects.cosmo.workers import three_steps
 
 
 @pytest.fixture
@@ -500,13 +498,3 @@ def test_negatives_of_a_node(monkeypatch):
     assert made == [2]
     assert module.negatives_per_query(0) == 2 * module.cfg.data.batch_of("image_text") - 1
     assert module_of().group() is None
-
-
-@pytest.mark.parametrize("gather", ["all", "node"])
-def test_two_processes_train_as_one_does(two_ranks, gather):
-    """Gathered negatives, the mean over all ranks' tokens, and documents, in which the heads have
-    no part.
-    """
-    assert_ranks_equal_one(
-        two_ranks, three_steps, rtol=1e-4, atol=1e-5, equal_nan=True, gather=gather
-    )

@@ -9,7 +9,6 @@ from PIL import Image
 
 from common.config import UserError
 from common.data.image.files import imagenet100_synsets
-from common.engine.check import inspect
 from common.engine.optim import scaled_optim
 from common.engine.run import train
 from common.engine.tracking import read_metrics
@@ -21,9 +20,8 @@ from projects.dcl.module import DCL
 from projects.dcl.sensitivity import base_steps, cells, run_sensitivity, table
 from tests.projects.dcl.conftest import HOSTS, LOSSES, config, random_views
 
-OPEN = "paper_imagenet100"
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
     run = train("dcl", "smoke", [f"runs_dir={tmp_path}", f"method.host={host}"])
@@ -39,6 +37,7 @@ def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
     assert "train/npc_mean" in (run / "metrics.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_validation_gives_curves_of_neighbours_and_of_the_online_probe(tmp_path):
     """Also: the probe's terms are logged, and the learning rate follows the batch size."""
     run = train(
@@ -152,6 +151,7 @@ def imagenet(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_imagenet_folders_train_and_evaluate(imagenet, tmp_path):
     """The file path through the engine: class list, loader, kNN; other folders are left out."""
@@ -180,15 +180,6 @@ def test_missing_classes_are_named(imagenet):
     cfg = config(f"data.root={imagenet}", "data.source=imagenet100")
     with pytest.raises(UserError, match=f"lacks 1 class folders \\({folder.name}"):
         next(build(cfg).stages())
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_moco", "paper_nnclr", "paper_cifar10", OPEN])
-def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("dcl", name, [f"data.root={tmp_path}"])
-    negatives = {"paper": "510", "paper_moco": "65,536", "paper_nnclr": "511"}
-    if name in negatives:
-        assert rows["negatives per query"] == negatives[name]
-    assert any("MISSING" in value and "https://" in value for value in rows.values())
 
 
 def test_missing_data_is_said_before_training(tmp_path):

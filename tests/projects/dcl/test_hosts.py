@@ -1,6 +1,5 @@
 """The three hosts as modules: what is stored when, gradients, two processes, resume."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +8,9 @@ from torch import nn
 
 from common.config import UserError
 from common.encoders.sync_norm import SyncBatchNorm
-from common.engine import checkpoint as ckpt
-from common.engine.run import train
 from common.engine.trainer import check_accumulation
 from projects.dcl.module import DCL
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dcl.conftest import HOSTS, LOSSES, batch, config
-from tests.projects.dcl.workers import linear_steps, three_steps
 
 
 def module_of(host, loss="dcl", *overrides):
@@ -162,55 +157,4 @@ def test_sync_batchnorm_replaces_every_norm_and_keeps_the_keys():
 # -- two processes equal one ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("host", "synced"), [("moco", False), ("nnclr", False), ("moco", True)])
-def test_two_processes_equal_one(two_ranks, host, synced):
-    """Weights, momentum encoder, queue and its position after three steps; with synchronised batch
-    norm its statistics too.
-    """
-    whole = assert_ranks_equal_one(
-        two_ranks, three_steps, rtol=1e-10, atol=1e-12, host=host, synced=synced
-    )
-    assert any("features" in name for name in whole)
-
-
-def test_two_processes_train_the_classifier_of_one(two_ranks):
-    """Linear evaluation: DCL's headline protocol on several devices."""
-    whole = assert_ranks_equal_one(two_ranks, linear_steps, rtol=1e-5, atol=1e-6)
-    assert any("classifier.weight" in name for name in whole)
-
-
 # -- exact resume --------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_with_momentum_encoder_and_queue_is_bit_identical(tmp_path):
-    """Six steps equal three steps, a new process's state from the checkpoint, three more."""
-    words = [
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        "method.host=moco",
-        "trainer.keep_checkpoints=5",
-        "eval.linear_probe=false",
-        "eval.online_probe=true",
-    ]
-    run = train("dcl", "smoke", words)
-    folder = run / "checkpoints/train"
-    last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
-    whole, half = ckpt.load(last), ckpt.load(middle)
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("dcl", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)
-    names = whole["state_dict"].keys()
-    assert {"queue.features", "queue.position"} <= names
-    assert any(name.startswith("momentum_encoder.") for name in names)
-    for name in names:
-        assert torch.equal(whole["state_dict"][name], again["state_dict"][name]), name
-    first, second = (found["callbacks"]["OnlineProbe"] for found in (whole, again))
-    assert torch.equal(first["weight"], second["weight"])
-    assert first["weight"].abs().max() > 0
-    assert int(whole["state_dict"]["queue.position"]) == 6 * 16 % 64
-    assert not torch.equal(  # the twin: half-way it was another queue
-        whole["state_dict"]["queue.features"], half["state_dict"]["queue.features"]
-    )
-    assert json.loads((run / "meta.json").read_text(encoding="utf-8"))["finished"]

@@ -14,7 +14,6 @@ from common.data.samplers import SeededBatchSampler
 from common.encoders.text.template import plain_ids
 from common.encoders.text.tower import load_tokenizer
 from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
@@ -26,9 +25,8 @@ from projects.debcse.evaluate import frequency_cosine
 from projects.debcse.module import DebCSE, Objective
 from projects.debcse.stages import scorer_module, scorer_path
 from projects.debcse.tasks import mine_pairs, report_pairs
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.debcse.conftest import config, tiny_scorer
-from tests.projects.debcse.workers import three_steps, triplet_views
+from tests.projects.debcse.workers import triplet_views
 from tests.unit.losses.golden import assert_close, grad_norm, load, sentence_head, sentences
 
 CASES = load("simcse")["cases"]
@@ -176,11 +174,6 @@ def test_item_9_batches_do_not_depend_on_workers_or_ranks():
         torch.testing.assert_close(drawn, whole["surface"], equal_nan=True)
 
 
-def test_two_processes_equal_one(two_ranks):
-    """Weights after three steps of drawn triplets with a twin term."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, equal_nan=True)
-
-
 def test_nli_sentences_come_without_labels(monkeypatch):
     """Checklist 17: other labels, the same corpus."""
     import projects.debcse.data as data
@@ -213,10 +206,10 @@ def test_augmented_views_drop_words():
 # -- training ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return train("debcse", "smoke", [f"runs_dir={folder}", "run_id=full"])
+@pytest.fixture
+def full_run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("debcse")
 
 
 def test_item_13_diagnostics_are_logged(full_run):
@@ -257,6 +250,7 @@ def test_item_7_scorer_is_no_part_of_the_trained_module(full_run):
     assert same_weights(ckpt.load(kept)["state_dict"], scorer)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_scorer_is_the_arm_without_sampling_and_is_reused(full_run, tmp_path):
     """Equal seed and settings: bit-identical; a later run loads it and draws the same."""
@@ -281,6 +275,7 @@ def test_scorer_belongs_to_seed_and_training_settings():
     assert scorer_path(config("ipw.surface=false", "pool.pos_k=3")) == paths[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_1_self_pools_without_negatives_are_unsupervised_simcse(tmp_path):
     """Checklist 1: bit-identical training; with neighbours in the pool it is another one."""
@@ -299,6 +294,7 @@ def test_item_1_self_pools_without_negatives_are_unsupervised_simcse(tmp_path):
     assert not same_weights(weights(wider), weights(twins))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path):
     """Checklist 18: word-level augmentation in the same program; the paper's seven STS sets."""
@@ -308,6 +304,7 @@ def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path
     assert len(config(name="paper").eval.sets) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
     """The option against the bias of token frequency; without a template it is refused."""
@@ -326,23 +323,6 @@ def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
     sides = paper.model.template.split("{text}")
     around = plain_ids(load_tokenizer("bundled:text-encoder"), sides)
     assert paper.data.max_length - sum(len(ids) for ids in around) == 32
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_is_bit_identical(full_run, tmp_path):
-    """Two of four steps, then the rest: equal weights, draws from the cache."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
-    run = train("debcse", "smoke", words)
-    folder = run / "checkpoints/train"
-    middle = ckpt.load(folder / "step-00000002.ckpt")["state_dict"]
-    for name in ("step-00000004.ckpt", "finished.json", "best.ckpt"):
-        (folder / name).unlink()
-    assert train("debcse", "smoke", [*words, "resume=r"]) == run
-    last = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
-    whole = ckpt.load(full_run / "checkpoints/train/step-00000004.ckpt")["state_dict"]
-    assert same_weights(last, whole)
-    assert not same_weights(middle, whole)
-    torch.testing.assert_close(last["record.drawn"], whole["record.drawn"])
 
 
 def test_item_17_report_and_mining_tasks(full_run, tmp_path):
@@ -375,14 +355,6 @@ def test_export_keeps_the_embeddings(full_run, tmp_path):
     again = experiment.load_export(tmp_path).eval()
     before, after = experiment.embed(module), experiment.embed(again)
     torch.testing.assert_close(before["embeddings"], after["embeddings"])
-
-
-@pytest.mark.parametrize(("name", "negatives"), [("paper", "127"), ("paper_simcse", "63")])
-def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, negatives, tmp_path):
-    rows = inspect("debcse", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == negatives
-    assert rows["samples"] == "1,000,000"
-    assert any("MISSING" in value for value in rows.values())
 
 
 def test_data_module_buckets_by_the_anchor_s_length():

@@ -16,9 +16,7 @@ from common.kernels.blocked import sweep as blocked
 from common.losses.auxiliary.prototypes import prototype_softmax
 from projects.defsent_plus.objective import definition_loss
 from projects.defsent_plus.pooler import Pooler
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.defsent_plus.conftest import DEFSENT, ROBERTA, batch, config, module_of
-from tests.projects.defsent_plus.workers import three_steps
 from tests.unit.losses.golden import assert_close, grad_norm, load
 
 CASES = load("defsent_plus")["loss_cases"]
@@ -203,15 +201,6 @@ def test_item_1_entries_stay_as_they_are(tmp_path):
     assert float(terms["entry_mean_cosine"]) == pytest.approx(float(module.isotropy[0, 0]))
     still = {n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum()}
     assert not {n for n in still if "token_type" not in n}
-
-
-def test_two_processes_equal_one(two_ranks, tmp_path):
-    """Weights after three steps on halves of the batches: the entries are on both ranks."""
-    wanted = assert_ranks_equal_one(
-        two_ranks, three_steps, rtol=1e-9, atol=1e-11, equal_nan=True, folder=str(tmp_path)
-    )
-    start = module_of("model.dropout=0.0", "data.limit=60", folder=tmp_path).state_dict()
-    assert not torch.allclose(wanted["pooler.dense.weight"].float(), start["pooler.dense.weight"])
 
 
 # -- DefSent -------------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ def test_sts_scores_are_rounded_before_they_are_averaged(finished):
     assert metrics["sts_average_rounded"] == round(metrics["stsb_test_spearman"], 4)
 
 
+@pytest.mark.slow
 def test_item_16_any_trained_encoder_begins_and_its_own_score_stands_beside(tmp_path):
     """Checklist 16: an exported encoder as M_0, its pooler from the model that it came of."""
     cfg = config()
@@ -174,23 +175,7 @@ def full(cfg):
 # -- runs ----------------------------------------------------------------------------------------
 
 
-def test_resume_is_bit_identical(finished):
-    """Round 2 again from its middle, in a new process state: entries, weights and curve."""
-    run, words = finished
-    folder = run / "checkpoints/round_2"
-    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
-    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    train("defsent_plus", "smoke", [*words, "resume=r"])
-    again = ckpt.load(last)["state_dict"]
-    assert "entries" in whole
-    for name, value in whole.items():
-        assert torch.equal(value, again[name]) or name == "isotropy", name
-    torch.testing.assert_close(whole["isotropy"], again["isotropy"], equal_nan=True)
-    assert not torch.equal(half["pooler.dense.weight"], again["pooler.dense.weight"])
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_with_more_rounds_takes_the_first_model_of_an_earlier_one(finished, tmp_path):
     """Bit-identical weights without a fit; the last round is always fitted."""
@@ -273,6 +258,7 @@ def test_each_round_has_its_learning_rate():
     assert DefSentPlus(config(), first_encoder(cfg)).optim.lr == 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize(
     "overrides",

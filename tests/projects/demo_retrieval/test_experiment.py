@@ -11,7 +11,6 @@ from transformers import AutoModelForSeq2SeqLM
 
 from common.config import UserError, config_names
 from common.encoders.state_dict import weights_digest
-from common.engine import checkpoint as ckpt
 from common.engine.comparison.spec import read_comparisons
 from common.engine.lifecycle.settings import resolved
 from common.engine.run import train
@@ -68,28 +67,6 @@ def test_items_16_and_22_tasks_of_hits_and_sources_are_logged(run):
     assert set(manifest["bank"]) == {"made_up_other", "made_up_qa", "made_up_nli", "made_up_topic"}
     assert manifest["exclude_eval_tasks"] is True
     assert len(manifest["index"]) == 32
-
-
-def test_a_resumed_run_is_bit_identical(run, tmp_path):
-    """Fine-tuning begins again after the finished stages: weights of the end are those of the whole
-    run.
-    """
-    words = [
-        *WORDS,
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        "trainer.checkpoint_every_n_steps=1",
-        "trainer.keep_checkpoints=5",
-    ]
-    again = train("demo_retrieval", "smoke", words)
-    whole = ckpt.load(ckpt.newest_intact(run / "checkpoints/finetune")[0])["state_dict"]
-    folder = again / "checkpoints/finetune"
-    (folder / "finished.json").unlink()
-    sorted(folder.glob("step-*.ckpt"))[-1].unlink()
-    train("demo_retrieval", "smoke", [*words, "resume=r"])
-    found = ckpt.load(ckpt.newest_intact(folder)[0])["state_dict"]
-    for name, value in whole.items():
-        assert torch.equal(value, found[name]), name
 
 
 def exported(folder, *overrides):
@@ -473,6 +450,7 @@ def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
     assert (last.max_epochs, last.max_steps) == (3, None)
 
 
+@pytest.mark.slow
 def test_selection_keeps_the_best_step_by_f1(tmp_path):
     """Fine-tuning with validation on development examples logs val/f1."""
     words = [

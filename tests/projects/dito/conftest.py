@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.engine.run import export, train
 from projects.dito.config import Config
 from projects.dito.data import training_data
 from projects.dito.module import DITO
@@ -49,13 +48,13 @@ def sines(*shape: int, start: float = 1.0) -> Tensor:
     return (start + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).sin().view(shape)
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
-    """Folder of a finished smoke run of all three stages."""
-    return train("dito", "smoke", [f"runs_dir={tmp_path_factory.mktemp('dito')}", "run_id=full"])
+@pytest.fixture
+def run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("dito")
 
 
-@pytest.fixture(scope="session")
-def exported(run) -> Path:
+@pytest.fixture
+def exported(smoke_runs):
     """Its export."""
-    return export("dito", "smoke", [f"runs_dir={run.parents[2]}"], "full", None)
+    return smoke_runs.export("dito")

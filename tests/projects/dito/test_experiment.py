@@ -14,7 +14,6 @@ from common.config import UserError
 from common.data.samplers import sample_rng
 from common.encoders.modes import evaluation_mode
 from common.engine import checkpoint as ckpt
-from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.models import load as load_model
 from projects.dito import build, coco, detector, evaluate, inference, tasks
@@ -50,23 +49,6 @@ def test_a_run_has_the_metrics_of_all_stages(run):
         "region",
     ]
     assert len(list(run.glob("gallery/regions/*-query.png"))) == 8
-
-
-def test_a_resumed_run_is_bit_identical(run, tmp_path):
-    """The last stage from its middle: 2 + 2 steps equal 4; finished stages are not run again."""
-    words = [f"runs_dir={tmp_path}", "run_id=r"]
-    again = train("dito", "smoke", words)
-    folder = again / "checkpoints/detect"
-    whole = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
-    (folder / "step-00000004.ckpt").unlink()
-    (folder / "finished.json").unlink()
-    train("dito", "smoke", [*words, "resume=r"])
-    resumed = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
-    first = ckpt.load(run / "checkpoints/detect/step-00000004.ckpt")["state_dict"]
-    for name, value in whole.items():
-        assert torch.equal(value, resumed[name]), name
-        assert torch.equal(value, first[name]), name
-    assert any(name.startswith("network.vlm.") for name in whole)
 
 
 def test_an_export_reloads_with_equal_outputs_and_starts_the_next_stage(run, exported):

@@ -17,9 +17,8 @@ from projects.dito.data import training_data
 from projects.dito.network import FrozenVLM, load_pretraining
 from projects.dito.scenes import is_base, scenes_of
 from projects.dito.stages import image_path
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dito.conftest import GOLDEN, batch_of, config, module_of, network_of, sines
-from tests.projects.dito.workers import three_steps, unequal_focal
+from tests.projects.dito.workers import unequal_focal
 
 FOCAL = [c for c in GOLDEN if c["variant"].startswith("focal")]
 FUSION = next(c["outputs"] for c in GOLDEN if c["variant"] == "score fusion")
@@ -262,22 +261,6 @@ def test_item_12_the_frozen_branch_averages_crops_of_14():
         crop = roi_align(grid, [boxes], 14, 1 / 4, sampling_ratio=2, aligned=True)
         want = network.image_proj(crop.mean((2, 3)))
     torch.testing.assert_close(network.vlm_vectors(images, [boxes]), want)
-
-
-@pytest.mark.parametrize(
-    ("stage", "words"),
-    [
-        ("image", []),
-        ("region", []),
-        ("region", ["method.loss=focal"]),
-        ("detect", []),
-    ],
-)
-def test_items_5_two_processes_train_as_one_does(stage, words, two_ranks):
-    """Checklist 5: negatives of all ranks; random boxes and sampled regions depend on the image
-    alone.
-    """
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-5, atol=1e-6, stage=stage, words=words)
 
 
 def test_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):

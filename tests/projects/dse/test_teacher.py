@@ -228,6 +228,7 @@ def test_any_pair_classifier_is_a_teacher(tmp_path, kind):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_the_teacher_alone_is_an_experiment(tmp_path):
     """It is evaluated as a student is, exported for transformers and continued from there."""
     run = run_of(tmp_path, "train=teacher", "run_id=t", "teacher.steps=1")

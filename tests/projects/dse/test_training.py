@@ -18,9 +18,7 @@ from projects.dse.module import first_student
 from projects.dse.pair_batches import TowerPairs
 from projects.dse.pair_tasks import main_score, score_pair_task
 from projects.dse.stages import student_data
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dse.conftest import config, run_of, student
-from tests.projects.dse.workers import three_steps
 
 
 def data_of(kind, labels):
@@ -82,6 +80,7 @@ def test_freezing_trains_head_and_projection_alone(kind):
     assert module.scorer.encoder.num_features == 8
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_batch_and_no_gradient_is_left(tmp_path):
     """Checklist 10: two of eight pairs make the step of sixteen; a remainder is dropped, so that an
     epoch ends with a step."""
@@ -109,6 +108,7 @@ def test_accumulated_batches_are_one_batch_and_no_gradient_is_left(tmp_path):
     assert stage.data.batches_per_epoch() == 1  # of 192 pairs
 
 
+@pytest.mark.slow
 def test_the_best_step_on_the_development_part_is_kept(tmp_path):
     words = ["trainer.val_every_n_steps=2", "eval.speed.queries=0", "distill.alpha=0.0"]
     (stage,) = build(config(*words)).stages()
@@ -116,33 +116,6 @@ def test_the_best_step_on_the_development_part_is_kept(tmp_path):
     run = run_of(tmp_path, "run_id=v", *words)
     assert (run / "checkpoints/student/best.ckpt").exists()
     assert "val/pair_score" in (run / "metrics.csv").read_text()
-
-
-def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, trained):
-    """Exact resume: two steps and two more, from stored logits, give the weights of four."""
-    runs = trained.parents[2]
-    (tmp_path / "dse").mkdir()
-    (tmp_path / "dse/offline").symlink_to((runs / "dse/offline").resolve())
-    run = run_of(tmp_path, "run_id=part")
-    folder = run / "checkpoints/student"
-    for path in ckpt.saved_checkpoints(folder)[1:]:
-        path.unlink()
-    for name in ("finished.json", "final.json", "finished"):
-        (folder / name).unlink(missing_ok=True)
-    assert ckpt.finished(folder) is None
-    (run / "metrics.json").unlink()
-    again = run_of(tmp_path, "run_id=part", "resume=part")
-    want, got = (
-        ckpt.load(ckpt.newest_intact(r / "checkpoints/student")[0])["state_dict"]
-        for r in (trained, again)
-    )
-    for name, value in want.items():
-        assert torch.equal(got[name], value), name
-
-
-def test_two_processes_train_as_one(two_ranks):
-    """Every rank has its own pairs; mean over all of them."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-7, atol=1e-9)
 
 
 def test_configs_of_the_paper_are_the_released_settings():

@@ -17,6 +17,7 @@ from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config, csv_config
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_synthetic_training_learns_and_reports_chance(tmp_path):
     """A short run beats chance on templates that were never trained on."""
@@ -74,15 +75,6 @@ def test_export_of_the_paper_s_towers_keeps_their_embeddings(tmp_path):
         experiment.export(module, tmp_path / "export")
         after = experiment.embed(experiment.load_export(tmp_path / "export").eval())
     assert all(torch.allclose(before[k], after[k], atol=1e-5) for k in before)
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_laion400m_b32"])
-def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
-    from common.engine.check import inspect
-
-    rows = inspect("laclip", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == ("8,191" if name == "paper" else "32,767")
-    assert any("MISSING" in value and "https://" in value for value in rows.values())
 
 
 def test_evaluation_sets_are_asked_for_before_training(official):
@@ -144,6 +136,7 @@ def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
         build(cfg).evaluate(LaCLIP(cfg), Workspace(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_path):
     run = train(
@@ -160,6 +153,7 @@ def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_pat
     assert (run / "checkpoints/train/best.ckpt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_training_from_official_files_and_shards(official, tmp_path):
     """The real readers through the engine: two steps each, no evaluation sets."""
@@ -181,6 +175,7 @@ def test_training_from_official_files_and_shards(official, tmp_path):
     assert (run / "metrics.csv").read_text(encoding="utf-8").count("\n") >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_training_does_not_depend_on_the_loss_backend(tmp_path):
     """The fused loss gives the losses and the embeddings of the dense reference, step by step.

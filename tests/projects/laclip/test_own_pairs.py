@@ -86,6 +86,7 @@ def test_the_right_picture_of_a_caption_is_its_own(own):
     assert found["text_to_image_recall_at_1"] == pytest.approx(5 / 6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_training_reports_them(official, own, tmp_path):
     words = [

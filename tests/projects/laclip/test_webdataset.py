@@ -53,6 +53,7 @@ def settings(root: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "skipped"), [(BROKEN, 3), ((), 0)])
 def test_three_broken_samples_among_200_are_skipped_and_reported(tmp_path, broken, skipped):
     write_shards(tmp_path / "set", broken)
@@ -63,12 +64,14 @@ def test_three_broken_samples_among_200_are_skipped_and_reported(tmp_path, broke
     assert json.loads((run / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_too_many_broken_samples_stop_the_run(tmp_path):
     write_shards(tmp_path / "set", tuple(range(0, 200, 3)))
     with pytest.raises(UserError, match="corrupt|unreadable|broken"):
         train("laclip", "smoke", settings(tmp_path, "trainer.max_steps=20"))
 
 
+@pytest.mark.slow
 def test_fewer_shards_than_readers_is_an_error(tmp_path):
     write_shards(tmp_path / "set", ())
     with pytest.raises(UserError, match="shard"):

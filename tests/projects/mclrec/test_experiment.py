@@ -9,9 +9,8 @@ import torch
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.state_dict import read_state_dict
-from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
-from common.engine.run import export, run_task, train
+from common.engine.run import export, run_task
 from common.engine.workspace import Workspace
 from projects.mclrec import baselines, build, tasks
 from projects.mclrec import evaluate as evaluation
@@ -25,11 +24,10 @@ from tests.projects.mclrec.conftest import config, module_of
 pytestmark = pytest.mark.usefixtures("unrendered_figures")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Four batches of three steps, with all references."""
-    folder = tmp_path_factory.mktemp("run")
-    return train("mclrec", "smoke", [f"runs_dir={folder}", "run_id=r"])
+@pytest.fixture
+def run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("mclrec")
 
 
 def metrics_of(run):
@@ -397,13 +395,6 @@ def test_paper_configs_name_the_release_s_files_and_validate_every_epoch(name):
     assert cfg.data.file == f"{folder}/{folder}.inter"
     epoch = prefixes // cfg.data.batch_size
     assert (cfg.trainer.val_every_n_steps, cfg.trainer.checkpoint_every_n_steps) == (epoch, epoch)
-
-
-def test_check_names_the_missing_log(tmp_path):
-    """`make check` without the release."""
-    rows = inspect("mclrec", "paper", [f"data.root={tmp_path}"])
-    assert any("MISSING" in value for value in rows.values())
-    assert rows["negatives per query"] == "510"
 
 
 def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_updates():

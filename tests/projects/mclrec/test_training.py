@@ -11,7 +11,6 @@ from common.engine.workspace import Workspace
 from projects.mclrec import build
 from projects.mclrec.data import build_data, load_sets
 from projects.mclrec.module import MCLRec
-from tests.interrupted import same
 from tests.projects.mclrec.conftest import STILL, config, module_of
 from tests.projects.mclrec.workers import train_ranks
 
@@ -147,32 +146,7 @@ def test_checklist_14_ablations_change_their_term_alone(name):
     assert count == (full // 2 if name == "shared" else full)
 
 
-@pytest.mark.usefixtures("unrendered_figures")
-def test_checklist_13_resume_is_bit_identical_with_both_optimisers(tmp_path):
-    """Checklist 13: four batches equal two, and two more from the checkpoint: weights, both Adam
-    states.
-    """
-    words = [f"runs_dir={tmp_path}", "run_id=r", "eval.reference=false", "eval.patience=5"]
-    run = train("mclrec", "smoke", words)
-    folder = run / "checkpoints/train"
-    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
-    names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
-    whole, half = ckpt.load(last), ckpt.load(middle)
-    curve = (run / "metrics.csv").read_text()
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("mclrec", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)
-    assert len(again["optimizer_states"]) == 2
-    for name in names:
-        assert same(whole[name], again[name]), name
-        assert not same(whole[name], half[name]), name  # the twin
-    terms = [r for r in curve.splitlines() if ",train/" in r]
-    assert terms == [r for r in (run / "metrics.csv").read_text().splitlines() if ",train/" in r]
-    assert "val/mrr_at_10" in curve
-    assert (folder / "best.ckpt").exists()
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_early_stopping_is_the_release_s_also_in_a_run_that_goes_on(tmp_path):
     """Gains below four digits are none, and no validation is lost by a resume."""
@@ -203,6 +177,7 @@ def test_early_stopping_is_the_release_s_also_in_a_run_that_goes_on(tmp_path):
     assert ckpt.newest_intact(folder)[0] == folder / "step-00000004.ckpt"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize(
     "further",

@@ -8,8 +8,7 @@ import torch
 
 from common.config import ROOT, UserError, load
 from common.data.tables import read_jsonl, write_jsonl
-from common.engine import checkpoint as ckpt
-from common.engine.check import count_steps, inspect
+from common.engine.check import count_steps
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import export, run_task, train
 from common.engine.sweeps.schema import read_sweep
@@ -123,6 +122,7 @@ def test_checklist_16_one_compare_file_has_every_analysis():
     assert {"dropout", "span_mask", "both", "raw", "random", "random_both"} <= {*default_arms(spec)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_the_raw_arm_moves_no_weight(tmp_path):
     encoder = module_of(config()).encoder
@@ -141,6 +141,7 @@ def test_the_raw_arm_moves_no_weight(tmp_path):
     assert abs(trained["mean_cosine"] - trained["untrained_mean_cosine"]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_9_fifty_steps_an_epoch_at_a_constant_rate(tmp_path):
     """Checklist 9: 10,000 strings in batches of 200, incomplete batches dropped, constant rate."""
@@ -185,6 +186,7 @@ def test_export_keeps_the_embeddings(overrides, tmp_path):
         assert (tmp_path / "modules.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
     """A pooling given on the command line of `train` need not be given again: no weight tells it."""
@@ -203,22 +205,6 @@ def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
         export("simcse", "smoke", words[:1], str(run), None)
     with pytest.raises(UserError, match="make train PROJECT=mirror_bert CONFIG=smoke"):
         export("mirror_bert", "smoke", [f"runs_dir={tmp_path}/none"], None, None)
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_is_bit_identical(tmp_path):
-    """Six steps equal three, and three more from the checkpoint, with dropout and DropHead on."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
-    run = train("mirror_bert", "smoke", words)
-    folder = run / "checkpoints/train"
-    last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
-    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("mirror_bert", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert not all(torch.equal(whole[name], half[name]) for name in whole)  # the twin
 
 
 RECIPE = {  # pooling, temperature, dropout, DropHead, span, length in training and after, epochs
@@ -248,13 +234,6 @@ def test_paper_configs_hold_the_published_recipe(name):
     assert cfg.data.pairwise == (name == "paper_qa")
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_check_names_what_a_paper_config_lacks(name, tmp_path):
-    rows = inspect("mirror_bert", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == "398"
-    assert any("MISSING" in value for value in rows.values())
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -272,6 +251,7 @@ def test_settings_that_do_not_fit_are_refused(override, message):
         config(override)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ENCODER.exists(), reason="needs the bundled text encoder")
 @pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_13_a_short_fit_improves_the_raw_backbone_on_sts_b_dev(tmp_path):

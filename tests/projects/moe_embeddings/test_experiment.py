@@ -12,7 +12,6 @@ from common.config import UserError, config_names
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.state_dict import read_state_dict
 from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
@@ -31,10 +30,10 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return train("moe_embeddings", "smoke", [f"runs_dir={folder}", "run_id=full"])
+@pytest.fixture
+def full_run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("moe_embeddings")
 
 
 def metrics_of(run):
@@ -169,6 +168,7 @@ def test_a_reference_that_is_not_here_costs_its_row_alone(tmp_path):
     assert "weights: bundled:text-encoder" in {r.name for r in requirements(config(name="mini"))}
 
 
+@pytest.mark.slow
 def test_the_control_by_hash_is_neither_exported_nor_searched(tmp_path):
     """Its experts are not those of domains, by which an export routes."""
     words = ["method.assignment=hashed"]
@@ -203,38 +203,7 @@ def test_training_separates_domains_whose_words_mean_different_things():
     assert last < 0.8 * first
 
 
-def test_a_resumed_run_is_bit_identical(tmp_path):
-    """Weights, the growing table of the router and the curve; two steps, stopped, two more."""
-    words = [
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        *QUICK,
-        "model.routing=sentence",
-        "method.router_loss=mutual_information",
-        "method.detached_mi=true",
-        "method.temperature=0.7",
-        "method.learn_temperature=true",
-        "method.patience=5",
-    ]
-    run = train("moe_embeddings", "smoke", words)
-    folder = run / "checkpoints/train"
-    last = folder / "step-00000004.ckpt"
-    whole, curve = ckpt.load(last)["state_dict"], (run / "metrics.csv").read_text()
-    assert {"router.information.table", "objective.temperature"} <= whole.keys()
-    last.unlink()
-    (folder / "best.ckpt").unlink(missing_ok=True)
-    (folder / "finished.json").unlink()
-    train("moe_embeddings", "smoke", [*words, "resume=r"])
-    again = ckpt.load(last)["state_dict"]
-    assert all(torch.equal(value, again[name]) for name, value in whole.items())
-
-    def losses(text):
-        return [line for line in text.splitlines() if ",train/loss," in line]
-
-    assert len(losses(curve)) == 4
-    assert losses((run / "metrics.csv").read_text()) == losses(curve)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["f1", "loss"])
 def test_training_stops_early_on_validation_pairs(monitor, tmp_path, monkeypatch):
     """Sheet, recipe: patience on F1 of the validation part, or on its loss; the best step is kept."""
@@ -254,6 +223,7 @@ def test_training_stops_early_on_validation_pairs(monitor, tmp_path, monkeypatch
     assert ckpt.load(folder / "best.ckpt")["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_stops_at_the_same_validation(tmp_path):
     """No validation is lost from the count: checkpoints are written before their validation."""
     words = [
@@ -277,6 +247,7 @@ def test_a_resumed_run_stops_at_the_same_validation(tmp_path):
     assert ckpt.newest_intact(folder)[0] == folder / f"step-{last:08d}.ckpt"
 
 
+@pytest.mark.slow
 def test_single_domain_models_are_dense_models_of_one_domain(tmp_path):
     """Checklist 17: trained on one domain, measured at home, elsewhere and on the union."""
     words = [
@@ -349,6 +320,7 @@ def test_embed_works_in_blocks_that_show_progress(tmp_path, monkeypatch):
     assert seen == [3]
 
 
+@pytest.mark.slow
 def test_pairs_of_own_citations_train(tmp_path):
     """TASK=pairs writes what data.paths reads; then a run on it."""
     domains = ("soil", "sea")
@@ -449,16 +421,6 @@ def test_baselines_have_the_names_of_the_method(tmp_path):
         found = getattr(baselines, name)(config(), Workspace(tmp_path / name))
         assert {"all_auc", "all_f1", "macro_auc"} <= found.keys()
         assert (tmp_path / name / "items/all_auc.json").is_file()
-
-
-def test_checklist_13_the_paper_model_has_383_million_parameters():
-    """Checklist 13: ModernBERT-base with five experts a layer, as the paper counts; weights
-    missing.
-    """
-    rows = inspect("moe_embeddings", "paper", [])
-    assert rows["parameters"].startswith("383.")
-    assert rows["negatives per query"] == "15"
-    assert "MISSING" in rows["weights: answerdotai/ModernBERT-base"]
 
 
 def test_paper_configs_hold_both_generations():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.encoders.modes import untrained
-from common.engine.run import train
+from common.engine import checkpoint as ckpt
 from common.engine.workspace import Workspace
 from projects.mofi import build
 from projects.mofi.baselines import colour_features, pixel_features
@@ -21,8 +21,6 @@ from projects.mofi.module import MOFI
 from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, search
 from tests.cards import run_card
 from tests.projects.mofi.conftest import config, module_of
-
-QUIET = ["tracking.wandb=disabled", "trainer.num_threads=1"]
 
 
 def test_item_10_gpr1200_excludes_the_query_and_divides_by_the_relevant():
@@ -109,26 +107,13 @@ def test_item_12_export_has_no_class_matrix_and_opens_in_open_clip(tmp_path):
     assert float(again.logit_scale()) == pytest.approx(float(module.logit_scale()))
 
 
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_is_exact_with_class_vectors(tmp_path):
-    """Three steps, killed and continued to six, equal six at once: class vectors and moments too."""
-    words = [f"runs_dir={tmp_path}", *QUIET, "trainer.checkpoint_every_n_steps=3"]
-    whole = train("mofi", "smoke", [*words, "run_id=whole"])
-    part = train("mofi", "smoke", [*words, "run_id=part"])
-    folder = part / "checkpoints/train"
-    (folder / "step-00000006.ckpt").unlink()
-    (folder / "finished.json").unlink()
-    train("mofi", "smoke", [*words, "run_id=part", "resume=part"])
-    states = [
-        torch.load(run / "checkpoints/train/step-00000006.ckpt", weights_only=True)["state_dict"]
-        for run in (whole, part)
-    ]
-    assert {"classifier.matrix.weight", "classifier.matrix.first"} <= states[0].keys()
-    assert states[0]["classifier.matrix.step"] == 6
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
-    metrics = json.loads((whole / "metrics.json").read_text(encoding="utf-8"))
-    # checklist 15: one report
+def test_a_run_has_class_vectors_and_one_report(smoke_runs):
+    """Checklist 15: retrieval, zero-shot and probe in one report."""
+    run = smoke_runs("mofi")
+    state = ckpt.load(ckpt.saved_checkpoints(run / "checkpoints/train")[-1])["state_dict"]
+    assert {"classifier.matrix.weight", "classifier.matrix.first"} <= state.keys()
+    assert state["classifier.matrix.step"] == 6
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert {"map", "zeroshot_top1", "linear_probe_top1"} <= metrics.keys()
 
 

@@ -10,9 +10,8 @@ from projects.mofi.objective import (
     multi_task,
     shared_entity_mask,
 )
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.mofi.conftest import GOLDEN, batch_of, module_of
-from tests.projects.mofi.workers import golden_case, three_steps
+from tests.projects.mofi.workers import golden_case
 from tests.unit.losses.golden import assert_close
 
 ALL = torch.arange(12)
@@ -244,9 +243,3 @@ def test_item_4_all_classes_under_frequency_sampling_are_the_full_softmax():
     for row, own, label in zip(cosines, others, y, strict=True):
         row[[e for e in own.tolist() if e >= 0 and e != label]] = -torch.inf
     torch.testing.assert_close(found, F.cross_entropy(cosines, y))
-
-
-@pytest.mark.parametrize("words", [["method.sampled=7"], ["method.recipe=contrastive"]])
-def test_two_processes_train_as_one(two_ranks, words):
-    """Images, texts and the class matrix are shared out; weights and class vectors are equal."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-6, atol=1e-9, words=words)

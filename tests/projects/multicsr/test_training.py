@@ -10,7 +10,6 @@ import yaml
 from common.config import CONFIG_DIR, UserError
 from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
-from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
 from common.families.sentences.module import build_encoder
@@ -25,12 +24,10 @@ from projects.multicsr.evaluate import (
 from projects.multicsr.graded_triplets import GradedTriplet, write_triplets
 from projects.multicsr.module import MultiCSR
 from projects.multicsr.stages import make_module, requirements, stages, training_set
-from tests.interrupted import assert_killed, die_after_checkpoint, final_state, same
 from tests.projects.multicsr.conftest import TEXTS, config, module
 from tests.unit.losses.golden import assert_close
 
 PAPER = ("paper", "paper_roberta", "paper_wiki", "paper_chatgpt", "paper_official")
-SHORT = ["eval.untrained=false", "trainer.val_every_n_steps=null"]
 
 
 def batch(cfg, model, rows=8):
@@ -127,20 +124,10 @@ def test_every_combination_of_stages_trains(on, model_folders, tmp_path):
     assert ([t.texts for t in plain] != written) == (1 in on)  # off: the wanted instruction alone
 
 
-def killed_run(folder):
-    die_after_checkpoint("train", 2)
-    train("multicsr", "smoke", [f"runs_dir={folder}", "run_id=r", *SHORT])
-
-
-def test_a_killed_run_goes_on_exactly_and_reports_all(tmp_path, unrendered_figures):
-    """Weights, optimiser and sums of masked shares of 2 + 2 steps are those of 4; STS through both
-    poolers, zero-shot retrieval, masked shares, what stage 2 did."""
-    assert_killed(killed_run, tmp_path)
-    killed = train("multicsr", "smoke", [f"runs_dir={tmp_path}", "resume=r", *SHORT])
-    whole = train("multicsr", "smoke", [f"runs_dir={tmp_path}", "run_id=whole", *SHORT])
-    assert same(final_state(killed, "train"), final_state(whole, "train"))
-    metrics = json.loads((whole / "metrics.json").read_text())
-    assert metrics == json.loads((killed / "metrics.json").read_text())
+def test_a_run_reports_all(smoke_runs):
+    """STS through both poolers, zero-shot retrieval, masked shares, what stage 2 did."""
+    run = smoke_runs("multicsr")
+    metrics = json.loads((run / "metrics.json").read_text())
     for name in (
         "stsb_test_spearman",
         "synthetic_ndcg_at_10",
@@ -152,7 +139,7 @@ def test_a_killed_run_goes_on_exactly_and_reports_all(tmp_path, unrendered_figur
     ):
         assert name in metrics
     assert metrics["mlp_stsb_test_spearman"] != metrics["stsb_test_spearman"]
-    assert "train/masked_share" in (whole / "metrics.csv").read_text()
+    assert "train/masked_share" in (run / "metrics.csv").read_text()
 
 
 def test_the_student_alone_is_exported(tmp_path):

@@ -32,12 +32,6 @@ from tests.figures import unrendered
 from tests.projects.nv_embed.conftest import batch_of, config, module
 
 FEW = ["eval.tasks=[retrieval,sts]", "eval.primary=[retrieval,sts]", "tracking.wandb=disabled"]
-WEIGHTS = [
-    "eval.tasks=[sts]",
-    "eval.primary=[sts]",
-    "eval.lexical=false",
-    "tracking.wandb=disabled",
-]  # looked at alone
 
 
 def final(run, stage):
@@ -316,31 +310,6 @@ def test_the_encoder_before_training_beside(tmp_path):
         assert metrics[f"untrained_{name}"] == pytest.approx(raw[name])
     assert metrics["sts_spearman"] != pytest.approx(raw["sts_spearman"])
     assert not any(name.startswith("tfidf_") for name in metrics)
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch):
-    """Weights, optimiser, schedule and counts; killed in the middle of either stage."""
-    whole = final(trained, "blended")
-    plain = NvEmbed.losses
-    words = [f"runs_dir={tmp_path}", *WEIGHTS]
-    for in_batch, more in ((True, "run_id=r"), (False, "resume=latest")):
-
-        def failing(self, batch, in_batch=in_batch):
-            if self.in_batch_negatives == in_batch and self.trainer.global_step == 1:
-                raise RuntimeError("killed")
-            return plain(self, batch)
-
-        monkeypatch.setattr(NvEmbed, "losses", failing)
-        with pytest.raises(RuntimeError, match="killed"):
-            train("nv_embed", "smoke", [*words, more])
-        assert ckpt.finished(tmp_path / "nv_embed/smoke/r/checkpoints/blended") is None
-    monkeypatch.setattr(NvEmbed, "losses", plain)
-    again = final(train("nv_embed", "smoke", [*words, "resume=latest"]), "blended")
-    assert again["state_dict"].keys() == whole["state_dict"].keys()
-    assert all(torch.equal(v, again["state_dict"][k]) for k, v in whole["state_dict"].items())
-    left, right = (s["optimizer_states"][0]["state"] for s in (whole, again))
-    assert all(torch.equal(left[i]["exp_avg"], right[i]["exp_avg"]) for i in left)
 
 
 @pytest.mark.usefixtures("unrendered_figures")

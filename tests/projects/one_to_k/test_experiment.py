@@ -64,6 +64,7 @@ def test_item_18_second_stage_scores_the_best_and_no_other():
     assert best_ranks(torch.zeros(1, 4), [[0, 2]]).tolist() == [3]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_the_contrast_learns_and_reports_chance_and_the_untrained_model(tmp_path):
     words = (*PLAIN, "trainer.max_steps=40", "optim.lr=5e-3", "run_id=r", f"runs_dir={tmp_path}")
@@ -361,6 +362,7 @@ def test_item_18_folds_are_searched_on_their_own():
         assert not torch.equal(getattr(plain["l1"], direction), expected)
 
 
+@pytest.mark.slow
 def test_the_best_validated_weights_are_kept(tmp_path):
     """Validation is the retrieval of the whole development set (here the evaluated one)."""
     words = (

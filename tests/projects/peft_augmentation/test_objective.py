@@ -13,9 +13,7 @@ from common.encoders.text.tuned.classifier import mixed_at
 from projects.peft_augmentation.config import ContrastConfig
 from projects.peft_augmentation.objective import Objective, margin_contrast, mixup_loss
 from projects.peft_augmentation.stages import labelled_parts, training_data
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.peft_augmentation.conftest import PLAIN, STILL, config, module_of
-from tests.projects.peft_augmentation.workers import three_steps
 
 
 def batch_of(module, *overrides, rows=8):
@@ -225,8 +223,3 @@ def test_a_repeated_example_is_its_own_copy():
     batch = ClassBatches(train, module.classifier, [[] for _ in train.texts])[[(0, 0), (5, 0)]]
     assert torch.equal(batch["inputs"]["input_ids"][:2], batch["inputs"]["input_ids"][2:])
     assert batch["labels"].tolist() == 2 * batch["labels"][:2].tolist()
-
-
-def test_two_processes_train_as_one(two_ranks):
-    """Every rank has its own examples with their copies; the contrast sees those of both."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-7, atol=1e-9)

@@ -1,14 +1,11 @@
 """Reports of several runs, predictions, resume, configs, comparison."""
 
-import json
 import os
-import shutil
 
 import pytest
 import torch
 
 from common.config import UserError, config_names
-from common.engine import checkpoint as ckpt
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task
 from common.engine.workspace import Workspace
@@ -16,7 +13,7 @@ from projects.peft_augmentation import build, tasks
 from projects.peft_augmentation.table import Cell, Row, differences, grid, rows_of
 from tests.figures import unrendered
 from tests.placed import passes_within_evaluated
-from tests.projects.peft_augmentation.conftest import config, module_of, run_of, weights_of
+from tests.projects.peft_augmentation.conftest import config, module_of
 
 
 def task(folder, name, *words):
@@ -173,25 +170,6 @@ def test_the_development_set_of_the_paper_follows_n():
         assert cfg.data.dev_examples == n
     assert config("data.dev_examples=50", name="paper").data.dev_examples == 50
     assert {"f1", "macro_f1"} <= set(cfg.table.metrics)
-
-
-def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
-    """Exact resume: two steps and two more are four, best step included."""
-    whole = run_of(tmp_path, "run_id=whole")
-    assert (whole / "checkpoints/train/best.ckpt").exists()
-    part = tmp_path / "peft_augmentation/smoke/part"
-    shutil.copytree(whole, part)
-    folder = part / "checkpoints/train"
-    for path in ckpt.saved_checkpoints(folder)[1:]:
-        path.unlink()
-    for name in ("finished.json", "final.json", "finished"):
-        (folder / name).unlink(missing_ok=True)
-    (part / "metrics.json").unlink()
-    meta = json.loads((part / "meta.json").read_text())
-    (part / "meta.json").write_text(json.dumps({**meta, "run_id": "part"}))
-    again = run_of(tmp_path, "run_id=part", "resume=part")
-    for name, value in weights_of(whole).items():
-        assert torch.equal(weights_of(again)[name], value), name
 
 
 def test_configs_of_the_paper():

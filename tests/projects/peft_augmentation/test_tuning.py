@@ -50,6 +50,7 @@ def inputs_of(model):
     return model.pad(model.rows(TEXTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prefix", "lora"])
 def test_only_adapter_and_head_are_trained_and_the_backbone_stays_bit_for_bit(tmp_path, kind):
     """Checklist 1: counts, and every tensor of the backbone after training."""

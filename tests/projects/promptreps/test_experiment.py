@@ -10,15 +10,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import UserError, config_names
-from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.promptreps import baselines, build, tasks
 from projects.promptreps.encoder import PromptRepsEncoder
 from projects.promptreps.evaluate import table
 from projects.promptreps.export import load_encoder, save_encoder
-from projects.promptreps.stages import kept_answers, plan, stages
+from projects.promptreps.stages import kept_answers, stages
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
 from tests.searching import index_two_files
 
@@ -31,10 +29,10 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return train("promptreps", "smoke", [f"runs_dir={folder}", "run_id=full"])
+@pytest.fixture
+def full_run(smoke_runs):
+    """Folder of the finished smoke run."""
+    return smoke_runs("promptreps")
 
 
 @pytest.fixture
@@ -51,21 +49,7 @@ def seen(monkeypatch):
     return texts
 
 
-def test_a_resumed_run_is_bit_identical(tmp_path):
-    """Adapters and everything else, after the supervised stage was broken off in its middle."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "method.lora_dropout=0.5", *QUICK]
-    run = train("promptreps", "smoke", words)
-    folder = run / "checkpoints/supervised"
-    last = folder / "step-00000004.ckpt"
-    whole = ckpt.load(last)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("promptreps", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert again.keys() == whole.keys()
-    assert all(torch.equal(again[name], value) for name, value in whole.items())
-
-
+@pytest.mark.slow
 def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
     """Another ranking loads its weights; another prompt trains its own."""
     words = [f"runs_dir={tmp_path}", "instruct.keep=true", "method.supervised=false", *QUICK]
@@ -431,10 +415,3 @@ def test_paper_configs_hold_the_published_recipe():
     assert config(name="paper_released_prompts").model.prompt.literal_backslash_n
     assert len(config(name="paper_prompts").eval.rows) >= 4
     assert len([name for name in config_names("promptreps") if name.startswith("paper")]) >= 11
-
-
-@pytest.mark.parametrize("name", ["paper", "paper_supervised"])
-def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("promptreps", name, [f"data.root={tmp_path}"])
-    assert any("MISSING" in value for value in rows.values())
-    assert plan(config()).num_samples > 0

@@ -22,9 +22,7 @@ from projects.promptreps.evaluate import word_probe
 from projects.promptreps.lexical.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
 from projects.promptreps.module import PromptReps
 from projects.promptreps.objective import Objective
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.promptreps.conftest import GOLDEN, config, encoder_of, module_of
-from tests.projects.promptreps.workers import two_steps
 from tests.unit.losses.golden import fill
 
 
@@ -156,12 +154,6 @@ def test_glosses_are_single_words_and_a_twentieth_is_held_out(tmp_path):
     assert worded_texts(config(*words)) == [WordedText("a small house", ("cottage",))]
     with pytest.raises(UserError, match="belong together"):
         config("instruct.source=file")
-
-
-@pytest.mark.parametrize("stage", ["supervised", "answer"])
-def test_two_processes_equal_one(two_ranks, stage):
-    """Weights and losses; passages of both ranks are candidates."""
-    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-8, atol=1e-10, stage=stage)
 
 
 def test_training_lowers_both_losses():

@@ -13,7 +13,6 @@ from common.data.row_map.options import RowMapConfig
 from common.data.tables import read_jsonl, write_jsonl
 from common.data.text import books as bundled_books
 from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.rankgen import baselines, build, continuations, tasks
@@ -44,7 +43,6 @@ from projects.rankgen.generate import (
 )
 from projects.rankgen.stages import make_encoder
 from tests.completion_server import CompletionServer
-from tests.interrupted import assert_killed, die_after_checkpoint
 from tests.projects.rankgen.conftest import config, encoder, language_model, save_language_model
 
 SMALL = [
@@ -833,31 +831,6 @@ def weights(run):
     return ckpt.load(final)["state_dict"]
 
 
-def killed(words):
-    """Train, and die by SIGKILL after a checkpoint."""
-    die_after_checkpoint("train", 4)
-    train("rankgen", "smoke", words)
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_kill_and_resume_equals_an_uninterrupted_run(tmp_path):
-    """SIGKILL after a checkpoint, then resume: weights bit for bit."""
-    common = [
-        f"runs_dir={tmp_path}",
-        "trainer.max_steps=8",
-        "tracking.wandb=disabled",
-        "eval.untrained=false",
-        "eval.lexical=false",
-    ]
-    assert_killed(killed, [*common, "run_id=k"])
-    assert not (tmp_path / "rankgen/smoke/k/checkpoints/train/finished.json").exists()
-    resumed = train("rankgen", "smoke", [*common, "resume=k"])
-    whole = train("rankgen", "smoke", [*common, "run_id=w"])
-    a, b = weights(resumed), weights(whole)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_training_learns_the_synthetic_documents(full_run):
     """In-book accuracy rises well above that of the untrained encoder."""
     metrics = json.loads((full_run / "metrics.json").read_text())
@@ -895,18 +868,6 @@ def test_values_of_the_paper():
         )
         assert (d.repeats, d.num_prefixes, d.mauve_model) == (5, 7713, "gpt2-large")
         assert cfg.eval.num_negatives == 10
-
-
-@pytest.mark.parametrize("name", ["smoke", "paper", "paper_xl"])
-def test_check_reports_size_and_memory(name):
-    """Checklist 16: parameters, negatives and memory of the presets."""
-    rows = inspect("rankgen", name, [])
-    assert "parameters" in rows
-    assert "memory estimate" in rows
-    if name == "paper":
-        assert rows["negatives per query"] == "8,191"
-        assert "MISSING" in rows["data: rankgen/train.jsonl"]
-        assert rows["parameters"].startswith("110.")
 
 
 def test_encoder_of_the_config_has_its_lengths():

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -103,6 +104,7 @@ def test_item_14_noise_of_the_host_lincir_has_its_scale():
     torch.testing.assert_close(host.losses(batch)["loss"], F.mse_loss(hidden, whole))
 
 
+@pytest.mark.slow
 def test_images_are_inverted_when_phi_is_fitted_and_not_on_a_later_resume(tmp_path, monkeypatch):
     """Checklist 16: the time of the inversion is the host's; a finished host needs no tokens again."""
     calls: list[int] = []

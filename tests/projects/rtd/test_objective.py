@@ -7,9 +7,7 @@ from torch.nn import functional as F
 from projects.rtd.data import composed_texts
 from projects.rtd.objective import Objective, contrastive_loss, refined_batch
 from projects.rtd.triplets import Triplet
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.rtd.conftest import GOLDEN, batch_of, config, module_of, waves
-from tests.projects.rtd.workers import three_steps
 
 NAIVE = ("rtd.refined_concat=false", "rtd.refined_batch=false", "rtd.frozen_target=false")
 
@@ -109,8 +107,3 @@ def test_a_trainable_target_has_another_gradient_than_a_frozen_one():
         module.losses(batch_of(module, *words))["loss"].backward()
         grads.append(module.composer.student.text_projection.grad)
     assert F.cosine_similarity(*(g.flatten() for g in grads), dim=0) < 0.999
-
-
-def test_two_processes_train_as_one_does(two_ranks):
-    """With rtd.gather_negatives: weights of both ranks equal those of one process."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-7, atol=1e-9)

@@ -10,7 +10,6 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
 from common.encoders.modes import evaluated, evaluation_mode
-from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
@@ -23,15 +22,6 @@ from projects.sepclr.module import SepCLR
 from projects.sepclr.paired_sets.pairs import PixelStore, SetPair
 from tests.projects.sepclr.conftest import SUPERVISED, config, module_of
 
-PAPERS = (
-    "paper",
-    "paper_celeba",
-    "paper_chexpert",
-    "paper_odir",
-    "paper_dsprites",
-    "paper_volumes",
-)
-
 
 def train_smoke(folder, *overrides):
     return train("sepclr", "smoke", [f"runs_dir={folder}", *overrides])
@@ -41,6 +31,7 @@ def metrics_of(run):
     return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_item_7_salient_norm_tells_the_sets_apart_after_training(tmp_path):
     """Item 7: AUC > 0.95 on test images of the toy set; metrics, items and pictures exist."""
     run = train_smoke(tmp_path, "trainer.max_steps=60")
@@ -94,6 +85,7 @@ def test_item_8_probes_see_plain_images_before_the_projector_in_eval_mode(tmp_pa
         assert not torch.allclose(module.encode(plain)[0], common, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize("arm", read_comparison("sepclr").arms)
 def test_item_13_every_arm_of_the_comparison_trains(arm, tmp_path):
@@ -106,6 +98,7 @@ def test_item_13_every_arm_of_the_comparison_trains(arm, tmp_path):
     assert (run / "plots/decoded.png").exists() == (arm == "vae")
 
 
+@pytest.mark.slow
 def test_supervised_run_reports_dimensions(tmp_path):
     run = train_smoke(tmp_path, *SUPERVISED, "trainer.max_steps=4", "eval.untrained=false")
     assert 0 <= metrics_of(run)["own_dimension_correlation"] <= 1
@@ -114,6 +107,7 @@ def test_supervised_run_reports_dimensions(tmp_path):
         build_data(config(*SUPERVISED, "method.attributes=[cornr]", "method.discrete=[]"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_volumes_train(tmp_path):
     rng = np.random.default_rng(0)
@@ -283,15 +277,6 @@ def test_export_keeps_the_codes_and_the_readme_s_lines_work(tmp_path, objective)
         codes = network(torch.zeros(1, 3, 16, 16))
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert codes.common_rep.shape[0] == codes.salient_rep.shape[0] == 1
-
-
-@pytest.mark.parametrize("name", PAPERS)
-def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
-    rows = inspect("sepclr", name, [f"data.root={tmp_path}"])
-    assert any("MISSING" in value for value in rows.values())
-    if name == "paper":
-        assert rows["steps"] == "24,250"  # 250 epochs of 97 batches
-        assert rows["negatives per query"] == "511"
 
 
 @pytest.mark.parametrize(

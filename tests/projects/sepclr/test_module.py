@@ -4,15 +4,12 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.engine import checkpoint as ckpt
-from common.engine.run import train
 from common.losses.functional.geometry import alignment, uniformity
 from common.losses.functional.two_view import nt_xent
 from common.losses.output import unit
 from projects.sepclr.independence import gaussian_kl
 from projects.sepclr.networks import Codes, Decoder, build_network
 from projects.sepclr.objective import attribute_loss, k_jem, sepclr_terms
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.sepclr.conftest import LEAKAGES, SUPERVISED, batch, config, module_of
 from tests.projects.sepclr.workers import three_steps
 
@@ -295,13 +292,6 @@ def test_settings_that_do_not_fit_are_refused():
 # -- two processes equal one ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm", ["kjem", "vclub", "simclr", "supervised"])
-def test_two_processes_equal_one(two_ranks, arm):
-    """Weights after three steps; the sets lie unevenly on the ranks."""
-    overrides = [*ARMS[arm], "model.common_dim=8"]
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=overrides)
-
-
 def test_two_processes_without_gathering_do_not(two_ranks):
     """The comparison can fail."""
     wanted = three_steps([], distributed=False)
@@ -311,26 +301,3 @@ def test_two_processes_without_gathering_do_not(two_ranks):
 
 
 # -- exact resume --------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_is_bit_identical(tmp_path):
-    """Six steps equal three steps, the checkpoint, three more; with vCLUB's network."""
-    words = [
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        "method.leakage=vclub",
-        "trainer.keep_checkpoints=5",
-        "eval.untrained=false",
-    ]
-    run = train("sepclr", "smoke", words)
-    folder = run / "checkpoints/train"
-    last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
-    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("sepclr", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert any(name.startswith("club.") for name in whole)
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert any(not torch.equal(whole[name], half[name]) for name in whole)  # the twin

@@ -20,7 +20,6 @@ from projects.space2.dialogs.trees import (
 )
 from projects.space2.heads import r_drop, state_loss
 from projects.space2.objective import multi_view_contrast, soft_contrast
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.space2.conftest import (
     FRAMES,
     GOLDEN,
@@ -29,7 +28,7 @@ from tests.projects.space2.conftest import (
     module_of,
     network_of,
 )
-from tests.projects.space2.workers import three_steps, words_then_task
+from tests.projects.space2.workers import words_then_task
 
 OUT = GOLDEN["outputs"]
 NOTHING = {
@@ -243,11 +242,6 @@ def test_total_is_the_plain_sum_with_a_tenth_of_masked_prediction():
     plain = module.losses(batch_of(module, *other))
     assert plain["labelled_contrast"] != found["labelled_contrast"]
     torch.testing.assert_close(plain["unlabelled_contrast"], found["unlabelled_contrast"])
-
-
-def test_two_processes_train_as_one(two_ranks):
-    """With `method.gather` trees and negatives are those of both ranks, masked tokens too."""
-    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-6, atol=1e-8)
 
 
 def test_two_processes_may_fine_tune_without_masked_prediction_after_it_came_first(two_ranks):

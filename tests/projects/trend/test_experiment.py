@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.export.safetensors import load_safetensors
@@ -31,9 +30,7 @@ from projects.trend.networks import build_network, encoder_options
 from projects.trend.scans.poses import planar_pose
 from projects.trend.scans.sequences import FrameLists, LidarFrame, Window
 from projects.trend.sources import num_samples, requirements
-from tests.interrupted import assert_killed, final_state, same
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
-from tests.projects.trend.workers import killed, run
 
 PAPERS = (
     "paper",
@@ -384,16 +381,10 @@ def test_item_15_ablations_and_papers(name):
     assert cfg.finetune.detector == heads.get(name, cfg.finetune.detector)
 
 
-def test_check_builds_the_paper_s_model_and_names_what_is_missing(tmp_path):
-    rows = inspect("trend", "paper", [f"data.root={tmp_path}"])
-    assert "MISSING" in rows["data: once"]
-    assert rows["negatives per query"] == "0"
-    assert "activations (upper estimate)" in rows
-
-
 # -- the commands --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_reports_forecasts_detection_and_pictures(tmp_path):
     """Items 14, 15, 17: references beside every number, items for the bootstrap, figures."""
     run = train_smoke(
@@ -421,32 +412,6 @@ def test_run_reports_forecasts_detection_and_pictures(tmp_path):
     assert all(
         key in curve for key in ("train/future_range", "train/scratch_heat", "train/sharpness")
     )
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Final state and metrics of a run that was left alone."""
-    folder = run(tmp_path_factory.mktemp("whole"))
-    return final_state(folder, "finetune"), metrics_of(folder)
-
-
-@pytest.mark.parametrize("stage", ["pretrain_2", "finetune"])
-def test_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, stage):
-    """Item 9: kill -9 after the second of a stage's three steps; weights, optimiser, metrics."""
-    assert_killed(killed, tmp_path, stage, 2)
-    folder = tmp_path / "trend/smoke/r"
-    assert not (folder / f"checkpoints/{stage}/finished.json").exists()
-    assert not (folder / "metrics.json").exists()
-    assert run(tmp_path, "resume=latest") == folder
-    assert same(final_state(folder, "finetune"), whole[0])
-    assert metrics_of(folder) == whole[1]
-
-
-def test_resume_negative_twin_another_seed_differs(tmp_path, whole):
-    """Item 9: the comparison can fail."""
-    folder = run(tmp_path, "seed=1")
-    assert not same(final_state(folder, "finetune"), whole[0])
-    assert metrics_of(folder) != whole[1]
 
 
 def test_export_and_the_readme_s_lines(tmp_path):

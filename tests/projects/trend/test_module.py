@@ -12,9 +12,7 @@ from projects.trend.module import conditioned
 from projects.trend.networks import Rays
 from projects.trend.objective import frame_terms, horizon_probabilities, weighted
 from projects.trend.recurrent import embed_action
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.trend.conftest import as_double, batch_of, config, module_of
-from tests.projects.trend.workers import three_steps
 
 
 def rays_of(batch, frame=0):
@@ -352,15 +350,6 @@ def test_actions_of_the_arms():
     assert torch.equal(conditioned(actions, "true"), actions)
     assert not conditioned(actions, "zero").any()
     assert torch.equal(conditioned(actions, "shuffled"), actions.flip(0))
-
-
-def test_two_processes_equal_one(two_ranks):
-    """Weights after three steps, futures one and two frames ahead."""
-    wanted = assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=[])
-    other = three_steps(["seed=1"], distributed=False)
-    assert any(
-        not torch.allclose(other[k], v) for k, v in wanted.items()
-    )  # the comparison can fail
 
 
 def test_settings_that_do_not_fit_are_refused():

@@ -1,29 +1,12 @@
 """What other processes of the tests run; importable by name."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed.process import rank
-from common.engine.run import train
 from projects.trend.module import Trend
-from tests.interrupted import die_after_checkpoint
 from tests.projects.trend.conftest import as_double, config, samples_of
-
-FAST = ("eval.segmentation_frames=0", "eval.untrained=false")
-
-
-def run(folder: Path, *overrides: str) -> Path:
-    """A whole smoke run without probes and references."""
-    return train("trend", "smoke", [f"runs_dir={folder}", "run_id=r", *FAST, *overrides])
-
-
-def killed(folder: Path, stage: str, step: int) -> None:
-    """Run, and die by SIGKILL after that step of a stage."""
-    die_after_checkpoint(stage, step)
-    run(folder)
 
 
 class Loss(nn.Module):

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
-from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task, train
@@ -366,31 +365,6 @@ def test_references_are_looked_for_before_the_training(tmp_path):
     assert [n.present for n in requirements(lacking)] == [False]
     with pytest.raises(UserError, match="does not exist"):
         next(stages.stages(lacking))
-
-
-@pytest.mark.usefixtures("unrendered_figures")
-def test_resume_is_bit_identical(tmp_path):
-    """Four steps equal two, and two more from the checkpoint, with dropout and validation on."""
-    words = [
-        f"runs_dir={tmp_path}",
-        "run_id=r",
-        "trainer.keep_checkpoints=5",
-        "data.occupations=6",
-        "eval.untrained=false",
-        "eval.lexical=false",
-    ]
-    run = train("vacancysbert", "smoke", words)
-    folder = run / "checkpoints/train"
-    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
-    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
-    last.unlink()
-    (folder / "finished.json").unlink()
-    assert train("vacancysbert", "smoke", [*words, "resume=r"]) == run
-    again = ckpt.load(last)["state_dict"]
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert not all(torch.equal(whole[name], half[name]) for name in whole)  # the twin
-    assert any("val/recall_at_10" in row for row in (run / "metrics.csv").read_text().splitlines())
-    assert (folder / "best.ckpt").exists()
 
 
 def test_baselines_have_the_metrics_of_the_method(run, tmp_path):

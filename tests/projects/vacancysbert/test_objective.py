@@ -6,9 +6,7 @@ from torch.nn import functional as F
 
 from common.losses.functional.masks import masked_share
 from projects.vacancysbert.objective import Objective, SkillPrediction
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.vacancysbert.conftest import batch, config, module_of
-from tests.projects.vacancysbert.workers import two_steps
 
 # 60 degrees between neighbours, so cosines are 1, 1/2, -1/2, -1; rows 0 and 3 share a title, rows 1
 # and 3 their skills
@@ -96,12 +94,3 @@ def test_gradient_reaches_every_parameter_through_both_towers(words):
     assert module.negatives_per_query(8) == (28 if skills else 7)
     alone = module_of("method.gather=false", "data.batch_size=4", *words)
     assert alone.negatives_per_query(8) == (12 if skills else 3)  # of one device
-
-
-@pytest.mark.parametrize("objective", ["pairs", "skills"])
-def test_two_processes_train_as_one(two_ranks, objective):
-    """Duplicates are found across the ranks: hashes are gathered with the embeddings."""
-    want = assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-7, atol=1e-10, objective=objective)
-    start = module_of("model.dropout=0.0", "method.skill_buckets=40").state_dict()
-    key = "encoder.encoder.tower.model.embeddings.word_embeddings.weight"
-    assert not torch.allclose(want[key].float(), start[key])

@@ -54,6 +54,7 @@ def test_without_tricks_it_is_vanilla_fine_tuning_bit_for_bit(plain_run):
     assert set(terms) == {"loss", "accuracy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

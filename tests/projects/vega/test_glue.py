@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +27,7 @@ from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
 from projects.vega.stages import clean_part, labelled_part, training_data, training_part
 from projects.vega.table import beside_others
-from tests.projects.vega.conftest import FAST, PLAIN, config, official, run_of, weights_of
+from tests.projects.vega.conftest import PLAIN, config, official
 
 
 def test_metrics_by_hand():
@@ -228,35 +227,6 @@ def test_logits_change_with_the_noise_on_the_embeddings():
     assert 1e-4 < found[1e-3] < found[1e-2] < found[0.1] < found[1.0]
     cfg.eval.noise = 0.1
     assert logit_change(cfg, module) == found[0.1]  # the same noise for all strategies
-
-
-def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
-    """Exact resume: folds, calibration and a round; the last two stages are made anew."""
-    words = [
-        "trainer.max_steps=2",
-        "trainer.checkpoint_every_n_steps=1",
-        *FAST,
-        "sift.enabled=true",
-    ]
-    whole = run_of(tmp_path, "run_id=whole", *words)
-    part = tmp_path / "vega/smoke/part"
-    shutil.copytree(whole, part)
-    shutil.rmtree(part / "checkpoints/transductive_1")
-    folder = part / "checkpoints/calibrated"
-    from common.engine import checkpoint as ckpt
-
-    for path in ckpt.saved_checkpoints(folder)[1:]:
-        path.unlink()
-    for name in ("finished.json", "final.json", "finished"):
-        (folder / name).unlink(missing_ok=True)
-    (part / "metrics.json").unlink()
-    meta = json.loads((part / "meta.json").read_text())
-    meta = {k: v for k, v in meta.items() if k not in ("fitted", "finished")}
-    (part / "meta.json").write_text(json.dumps({**meta, "run_id": "part"}))
-    again = run_of(tmp_path, "run_id=part", "resume=part")
-    for stage in ("calibrated", "transductive_1"):
-        wanted, found = weights_of(whole, stage), weights_of(again, stage)
-        assert all(np.array_equal(found[n], wanted[n], equal_nan=True) for n in wanted), stage
 
 
 def test_configs_of_the_paper():

@@ -25,7 +25,6 @@ from projects.vega.pretraining import (
     training_texts,
 )
 from projects.vega.replaced_token_loss import replaced_token_loss
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.vega.conftest import (
     GOLDEN,
     STILL,
@@ -34,7 +33,6 @@ from tests.projects.vega.conftest import (
     run_of,
     weights_of,
 )
-from tests.projects.vega.workers import two_steps
 
 
 def wave(phase, b, d):
@@ -204,6 +202,7 @@ def test_phase_2_begins_where_phase_1_ended(pretrained_run):
     assert two.phase == 2
 
 
+@pytest.mark.slow
 def test_phase_2_begins_with_the_weights_of_another_run_s_phase_1(
     pretrained_run, tmp_path, monkeypatch
 ):
@@ -380,11 +379,6 @@ def test_decoupled_steps(monkeypatch):
     assert before.keys() == module.model.generator.state_dict().keys()
     with pytest.raises(Exception, match="decoupled=false"):
         config("pretrain.decoupled=true", "pretrain.embedding_sharing=es", name="smoke_pretrain")
-
-
-def test_two_processes_pretrain_as_one(two_ranks):
-    """Distributed: masked and counted tokens of both ranks, negatives of both."""
-    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-5, atol=1e-6)
 
 
 def test_the_export_is_the_discriminator_alone(pretrained_run):

@@ -50,6 +50,7 @@ def test_an_epoch_is_validated_once_and_so_is_the_last_step(count, words, wanted
     assert set(stage.data.val_sets) == {"dev"}
 
 
+@pytest.mark.slow
 def test_epochs_are_validated_where_that_is_asked_for(tmp_path):
     """Recipe: the last step is a candidate; steps of the user's go before, and without both none
     is.

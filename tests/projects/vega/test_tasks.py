@@ -21,6 +21,7 @@ from tests.cards import exported_by, run_snippet, snippets
 from tests.projects.vega.conftest import FAST, PLAIN, config, finished_run, official, run_of, task
 
 
+@pytest.mark.slow
 def test_one_command_writes_all_files(tmp_path):
     """Checklist 13: nine tasks, ten files (AX is told to be missing), absent tasks are named or
     trained.

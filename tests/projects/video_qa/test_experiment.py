@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.encoders.modes import evaluated
-from common.engine.run import train, trained_module
+from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import write_tensors
 from projects.video_qa import baselines, build, tasks
@@ -45,9 +45,7 @@ from projects.video_qa.simulated import sentences, simulated_set
 from projects.video_qa.spans import best_span, span_metrics, temporal_iou
 from projects.video_qa.stages import build_tokenizer, stages
 from tests.cards import exported_by, run_snippet, snippets
-from tests.interrupted import assert_killed, final_state, same
 from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
-from tests.projects.video_qa.workers import killed_run
 
 OPENED: list[str] = []
 WATCHING = [False]
@@ -678,14 +676,6 @@ def test_labels_of_any_detector(tmp_path):
     found = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
     assert len(found["a"]) == 3
     assert all(0 < len(labels) <= 2 for labels in found["a"])
-
-
-def test_a_run_that_is_interrupted_ends_like_one_that_was_not(run, tmp_path):
-    """Both stages: 2 steps of pre-training and 4 of the main stage, stopped after 2 of these."""
-    words = [f"runs_dir={tmp_path}", "run_id=part"]
-    assert_killed(killed_run, words)
-    again = train("video_qa", "smoke", [*words, "resume=part"])
-    assert same(*(final_state(folder, "train") for folder in (run, again)))
 
 
 def test_metrics_of_a_run(run):

@@ -18,9 +18,7 @@ from projects.video_qa.objective import (
     masked_contrast,
 )
 from projects.video_qa.sentence_rnn import SentenceRNN
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
-from tests.projects.video_qa.workers import spans_of_the_ranks, two_steps
 
 SEQUENCES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -377,14 +375,6 @@ def test_two_rates():
     groups = VideoQA(config(), network_of(config())).parameter_groups()
     assert {g.get("lr_scale", 1.0) for g in groups} == {1.0, 2.0}
     assert sum(len(g["params"]) for g in groups) == len(list(network_of(config()).parameters()))
-
-
-def test_two_processes_make_the_steps_of_one(two_ranks):
-    """Both stages; the ranks have unequally many annotated spans."""
-    first, second = spans_of_the_ranks()
-    assert first != second
-    for phase in ("main", "pretrain"):
-        assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-5, atol=1e-12, phase=phase)
 
 
 def test_export_reloads_with_equal_scores_and_starts_a_main_stage(tmp_path):

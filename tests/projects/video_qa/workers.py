@@ -1,13 +1,10 @@
 """What the two processes of the tests run; importable by name."""
 
-import torch
 from torch import Tensor
 
 from common.distributed.process import rank
-from common.engine.run import train
 from projects.video_qa.module import VideoQA
 from tests.distributed.wrapped import rows_of, sgd_steps
-from tests.interrupted import die_after_checkpoint
 from tests.projects.video_qa.conftest import batch_of, config, network_of
 
 
@@ -18,15 +15,3 @@ def two_steps(distributed: bool, phase: str = "main") -> dict[str, Tensor]:
     batch = {k: v.double() if v.is_floating_point() else v for k, v in batch_of(cfg, 8).items()}  # type: ignore[attr-defined]
     own = slice(4 * rank(), 4 * rank() + 4) if distributed else slice(None)
     return sgd_steps(module, [rows_of(batch, own)] * 2, distributed)
-
-
-def spans_of_the_ranks() -> tuple[int, int]:
-    """Annotated questions of the first and the second half, which must differ."""
-    known = (batch_of(config(), 8)["spans"] >= 0).all(1)
-    return int(torch.sum(known[:4])), int(torch.sum(known[4:]))
-
-
-def killed_run(words: list[str]) -> None:
-    """A smoke run that dies once the main stage has written the checkpoint of its second step."""
-    die_after_checkpoint("train", 2)
-    train("video_qa", "smoke", words)

@@ -15,9 +15,7 @@ from projects.wikides.batches import DescribeRows, RankRows, ranked
 from projects.wikides.config import MethodConfig
 from projects.wikides.data import Row, synthetic_rows
 from projects.wikides.objective import Objective, fused
-from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.wikides.conftest import ROWS, config, describer, ranker
-from tests.projects.wikides.workers import two_steps
 from tests.unit.losses.golden import assert_close
 
 GOLDEN = json.loads((ROOT / "tests/golden/wikides.json").read_text(encoding="utf-8"))["outputs"]
@@ -276,11 +274,3 @@ def test_checklist_1_padding_of_descriptions_has_no_loss_and_their_length_a_limi
     assert_close(module.losses(batch)["loss"], nll[real].mean().item())
     assert abs(float(nll.mean() - nll[real].mean())) > 1e-4  # the twin
     assert config(name="paper_describe").generator.max_target == 32
-
-
-@pytest.mark.parametrize("phase", ["rank", "describe"])
-def test_two_processes_train_as_one(two_ranks, phase):
-    """Definition of done: equal weights after two steps, rows of unequal numbers of candidates and
-    tokens.
-    """
-    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-9, atol=1e-11, phase=phase)
