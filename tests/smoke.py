@@ -64,3 +64,13 @@ def metrics_of(run: Path) -> dict[str, float]:
     """What a run or an evaluation measured."""
     metrics: dict[str, float] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return metrics
+
+
+def losses_of(run: Path) -> dict[str, dict[int, float]]:
+    """Training losses by stage and step."""
+    losses: dict[str, dict[int, float]] = {}
+    for row in (run / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]:
+        stage, step, name, value = row.split(",")
+        if name == "train/loss":
+            losses.setdefault(stage, {})[int(step)] = float(value)
+    return losses

@@ -1,5 +1,6 @@
 """Every project trains, exports, reloads and is evaluated from its export, with equal outputs."""
 
+import math
 import re
 
 import pytest
@@ -9,26 +10,19 @@ from common.engine import checkpoint as ckpt
 from common.engine import run
 from tests import cards
 from tests.contract.projects import PROJECTS
-from tests.smoke import metrics_of
+from tests.smoke import losses_of, metrics_of
 
 TIMED = re.compile("seconds|speedup|break_even|per_second")
 # the head is no part of the export, and the evaluation has a new one in its place
 NOT_EXPORTED = {("whitenedcse", "head_stsb_test_spearman")}
 
 
-def losses_of(path):
-    """Training losses of a run, in the order of its steps."""
-    rows = [row.split(",") for row in (path / "metrics.csv").read_text().splitlines()]
-    return [float(row[3]) for row in rows if row[2] == "train/loss"]
-
-
 @pytest.mark.parametrize("project", PROJECTS)
 def test_training_moves_the_loss_and_measures(project, smoke_runs):
     path = smoke_runs(project)
-    losses = losses_of(path)
-    assert len(losses) > 1
-    assert all(torch.isfinite(torch.tensor(losses)))
-    assert len(set(losses)) > 1
+    for losses in losses_of(path).values():
+        assert all(map(math.isfinite, losses.values()))
+        assert len(set(losses.values())) == len(losses) > 1
     assert metrics_of(path)
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.smoke import losses_of, metrics_of
+
 FILE = Path(__file__).with_name("smoke.json")
 TOLERANCE = 1e-3  # relative; below SMALL absolute: another processor rounds otherwise
 SMALL = 1e-3
@@ -19,11 +21,22 @@ NOT_PINNED = {
 Metrics = Mapping[str, float | None]
 
 
-def pinned_part(project: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """The metrics that can be pinned, rounded; a value that is not finite is None."""
+def measured_by(run: Path) -> dict[str, float]:
+    """Metrics of a run, and the training losses of each stage's first and last step."""
+    losses = {
+        f"{stage}: loss of step {step}": loss
+        for stage, curve in losses_of(run).items()
+        for step, loss in curve.items()
+        if step in (min(curve), max(curve))
+    }
+    return {**losses, **metrics_of(run)}
+
+
+def pinned_part(project: str, measured: Mapping[str, float]) -> dict[str, float | None]:
+    """What can be pinned, rounded; a value that is not finite is None."""
     return {
         name: _rounded(value)
-        for name, value in sorted(metrics.items())
+        for name, value in measured.items()
         if not any(re.search(pattern, f"{project} {name}") for pattern in NOT_PINNED)
     }
 

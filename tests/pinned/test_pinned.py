@@ -4,14 +4,14 @@ import pytest
 
 from common.registry import list_projects
 from tests.pinned import metrics as pinned
-from tests.smoke import locked, metrics_of
+from tests.smoke import locked
 
 PROJECTS = list(list_projects())
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_smoke_metrics_are_as_pinned(project, smoke_runs, request):
-    measured = pinned.pinned_part(project, metrics_of(smoke_runs(project)))
+    measured = pinned.pinned_part(project, pinned.measured_by(smoke_runs(project)))
     assert measured
     if request.config.getoption("--pin"):
         with locked(smoke_runs.folder / "pin.lock"):
