@@ -41,15 +41,15 @@ def nearest_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
     labels = shared.train.spoken.labels
     means = torch.stack([train[labels == c].mean(0) for c in range(shared.scenario.num_classes)])
     seeds = range(cfg.seed, cfg.seed + NUM_ORDERS) if cfg.data.order_by_seed else [cfg.seed]
-    found = []
+    by_order = []
     for seed in seeds:
         scenario, said = build_scenario(replace(cfg, seed=seed)), list[Tensor]()
         for task in range(scenario.num_tasks):
             seen = torch.tensor(scenario.seen(task))
             spread = train[torch.isin(labels, seen)].std(0).clamp(min=1e-6)
             said.append(seen[torch.cdist(test / spread, means[seen] / spread).argmin(1)])
-        found.append(_items(shared, scenario, torch.stack(said)))
-    return _reported(torch.stack(found).mean(0), workspace)
+        by_order.append(_items(shared, scenario, torch.stack(said)))
+    return _reported(torch.stack(by_order).mean(0), workspace)
 
 
 def spectra(spoken: SpokenSet) -> Tensor:

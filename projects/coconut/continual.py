@@ -34,9 +34,9 @@ class TaskResults:
         """
         rows = self.scores.new_full((self.num_tasks, self.num_tasks), torch.nan)
         for j in range(self.num_tasks):
-            own = self.scores[:, self.tasks == j]
-            if own.shape[1]:
-                rows[:, j] = own.mean(1)
+            scores = self.scores[:, self.tasks == j]
+            if scores.shape[1]:
+                rows[:, j] = scores.mean(1)
         return rows
 
     def counts(self) -> Tensor:
@@ -113,9 +113,9 @@ def continual_metrics(matrix: Tensor, counts: Tensor) -> dict[str, float]:
     old = [j for j in range(num_tasks - 1) if counts[j]]
     if old:
         last = [float(matrix[-1, j]) for j in old]
-        own = [float(matrix[j, j]) for j in old]
+        when_learned = [float(matrix[j, j]) for j in old]
         best = [float(matrix[j:, j].max()) for j in old]
-        metrics["backward_transfer"] = sum(map(float.__sub__, last, own)) / len(last)
+        metrics["backward_transfer"] = sum(map(float.__sub__, last, when_learned)) / len(last)
         metrics["forgetting"] = sum(map(float.__sub__, best, last)) / len(last)
     return metrics
 

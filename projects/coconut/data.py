@@ -230,21 +230,21 @@ def data_present(cfg: Config) -> bool:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What the config needs on disk."""
-    source, found = cfg.data.source, []
+    source, needs = cfg.data.source, []
     if cfg.model.encoder == "wav2vec2" and cfg.model.pretrained != "random":
         ref = resolve_pretrained(cfg.model.pretrained, require=False)
         hint = "downloaded at the first run with a network connection"
-        found.append(
+        needs.append(
             Requirement(f"weights: {ref.spec}", str(ref.path or ref.name), ref.present, hint)
         )
     if source == "digits":
         place = BUNDLED / "spoken-digits"
-        found.append(
+        needs.append(
             Requirement("data: spoken digits (bundled)", "data/spoken-digits", place.exists())
         )
     elif source in FOLDERS:
         hints = FSC_HINT if source == "fsc" else SLURP_HINT
         folder: Path = data_root(cfg.data.root) / FOLDERS[source]
         text = f"{hints['source']} ({hints['size']}), layout {hints['layout']}"
-        found.append(Requirement(f"data: {source}", str(folder), folder.exists(), text))
-    return tuple(found)
+        needs.append(Requirement(f"data: {source}", str(folder), folder.exists(), text))
+    return tuple(needs)

@@ -38,8 +38,8 @@ def evaluate(cfg: Config, module: Coconut, workspace: Workspace) -> dict[str, fl
     shared = Task(cfg)
     final = cfg.num_tasks - 1
     with evaluated(module, cfg.trainer.accelerator):
-        found = evaluate_task(shared, module, final)
-        metrics = last_metrics(shared, module, found)
+        predictions = evaluate_task(shared, module, final)
+        metrics = last_metrics(shared, module, predictions)
         metrics |= unseen_speaker(shared, module, workspace)
     history = module.history
     if not history.comparable():
@@ -51,8 +51,8 @@ def evaluate(cfg: Config, module: Coconut, workspace: Workspace) -> dict[str, fl
     elif history.complete():
         metrics |= all_tasks(shared, module, workspace)
     workspace.items("last_accuracy", history.correct[final].float().tolist())
-    write_predictions(shared, found, workspace)
-    workspace.gallery("generated", examples(shared, found))
+    write_predictions(shared, predictions, workspace)
+    workspace.gallery("generated", examples(shared, predictions))
     title = "pooled audio features of the test utterances"
     names = shared.test.spoken.class_names
     labels = shared.test.spoken.labels
@@ -60,13 +60,15 @@ def evaluate(cfg: Config, module: Coconut, workspace: Workspace) -> dict[str, fl
     return metrics
 
 
-def last_metrics(shared: Task, module: Coconut, found: Sequence[SpokenTarget]) -> dict[str, float]:
+def last_metrics(
+    shared: Task, module: Coconut, predictions: Sequence[SpokenTarget]
+) -> dict[str, float]:
     """Accuracy and error rates on all classes after the last task."""
     spoken, slots = shared.test.spoken, shared.cfg.data.slots
     correct = module.history.correct[-1].cpu()
-    outputs = [full_text(t, slots=slots) for t in found]
+    outputs = [full_text(t, slots=slots) for t in predictions]
     gold = [full_text(t, slots=slots) for t in spoken.targets]
-    said = [t.transcript for t in found]
+    said = [t.transcript for t in predictions]
     meant = [t.transcript for t in spoken.targets]
     metrics = {
         "last_accuracy": float(correct.double().mean()),
@@ -76,9 +78,9 @@ def last_metrics(shared: Task, module: Coconut, found: Sequence[SpokenTarget]) -
         "last_transcript_wer": word_error_rate(said, meant),
     }
     for task in range(shared.scenario.num_tasks):
-        own = correct[shared.test_tasks == task]
-        if len(own):
-            metrics[f"last_accuracy_task{task + 1}"] = float(own.double().mean())
+        of_task = correct[shared.test_tasks == task]
+        if len(of_task):
+            metrics[f"last_accuracy_task{task + 1}"] = float(of_task.double().mean())
     return metrics
 
 
@@ -138,8 +140,8 @@ def unseen_speaker(shared: Task, module: Coconut, workspace: Workspace) -> dict[
         return {}
     samples: Samples = shared.samples("unseen")
     rows = list(range(len(samples.spoken)))
-    found, _ = decode(shared, module, samples, rows)
-    correct, _, _ = scores(shared, samples, rows, found)
+    predictions, _ = decode(shared, module, samples, rows)
+    correct, _, _ = scores(shared, samples, rows, predictions)
     workspace.items("unseen_speaker_accuracy", correct.float().tolist())
     chance = 1 / len({t.intent for t in samples.spoken.targets})
     return {
@@ -148,11 +150,13 @@ def unseen_speaker(shared: Task, module: Coconut, workspace: Workspace) -> dict[
     }
 
 
-def write_predictions(shared: Task, found: Sequence[SpokenTarget], workspace: Workspace) -> None:
+def write_predictions(
+    shared: Task, predictions: Sequence[SpokenTarget], workspace: Workspace
+) -> None:
     """predictions.jsonl of the last task in the format of SLURP's own scorer, with the texts."""
     rows: list[dict[str, Any]] = []
     for key, gold, target in zip(
-        shared.test.spoken.keys, shared.test.spoken.targets, found, strict=True
+        shared.test.spoken.keys, shared.test.spoken.targets, predictions, strict=True
     ):
         scenario, _, action = target.intent.partition("_")
         entities = [{"type": kind, "filler": value} for kind, value in target.slots]
@@ -171,7 +175,7 @@ def write_predictions(shared: Task, found: Sequence[SpokenTarget], workspace: Wo
     write_jsonl(workspace.folder(".") / "predictions.jsonl", rows)
 
 
-def examples(shared: Task, found: Sequence[SpokenTarget]) -> list[dict[str, Any]]:
+def examples(shared: Task, predictions: Sequence[SpokenTarget]) -> list[dict[str, Any]]:
     """Evenly spaced test utterances with what was generated for them."""
     gold = shared.test.spoken.targets
     rows = torch.linspace(0, len(gold) - 1, min(EXAMPLES, len(gold))).long().tolist()
@@ -180,9 +184,9 @@ def examples(shared: Task, found: Sequence[SpokenTarget]) -> list[dict[str, Any]
             "query": f"{gold[i].intent} | {gold[i].transcript}",
             "results": [
                 {
-                    "item": f"{found[i].intent} | {found[i].transcript}",
-                    "score": float(found[i].intent == gold[i].intent),
-                    "correct": found[i].intent == gold[i].intent,
+                    "item": f"{predictions[i].intent} | {predictions[i].transcript}",
+                    "score": float(predictions[i].intent == gold[i].intent),
+                    "correct": predictions[i].intent == gold[i].intent,
                 }
             ],
         }

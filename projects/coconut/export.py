@@ -29,8 +29,8 @@ def export(cfg: Config, module: Coconut, folder: Path) -> None:
 
 def load_export(cfg: Config, folder: Path) -> Coconut:
     """A module around an exported network; it has no history."""
-    known, num_test = Recognizer.load(folder), len(Task(cfg).test.spoken)
-    module = Coconut(cfg, known.network, 0, num_test=num_test, tokenizer=known.tokenizer)
+    recognizer, num_test = Recognizer.load(folder), len(Task(cfg).test.spoken)
+    module = Coconut(cfg, recognizer.network, 0, num_test=num_test, tokenizer=recognizer.tokenizer)
     return module.eval()
 
 
@@ -43,19 +43,19 @@ def embed(cfg: Config, module: Coconut) -> dict[str, Tensor]:
     lengths = torch.tensor([len(time), len(time) // 2], device=device)
     tokens = torch.tensor([[2, 6, 4, 7, 3], [2, 7, 4, 6, 3]], device=device)
     states, mask = network.encode(waveforms, lengths)
-    found = {
+    vectors = {
         "features": network.features(waveforms, lengths),
         "logits": network.logits(tokens, states, mask),
         "text": network.pooled_text(tokens),
     }
-    return {name: x.float().cpu() for name, x in found.items()}
+    return {name: x.float().cpu() for name, x in vectors.items()}
 
 
 def bare_network(cfg: Config, vocab_size: int) -> SpeechToText:
     """The network without weights, in the architecture of those that it begins with, as far as they are here."""
-    options, own = network_options(cfg, vocab_size), cfg.model.pretrained
-    if own != "random" and resolve_pretrained(own, require=False).present:
-        options["wav2vec2"] = load_config(own).to_dict()
+    options, pretrained = network_options(cfg, vocab_size), cfg.model.pretrained
+    if pretrained != "random" and resolve_pretrained(pretrained, require=False).present:
+        options["wav2vec2"] = load_config(pretrained).to_dict()
     return build_speech_to_text(**options)
 
 

@@ -17,12 +17,12 @@ class RunRecognizer(Recognizer):
     """A recogniser with a search of its own.
 
     Args:
-        known: network and tokenizer.
+        recognizer: network and tokenizer.
         search: beams and length where a call names none.
     """
 
-    def __init__(self, known: Recognizer, search: BeamSearch) -> None:
-        super().__init__(known.network, known.tokenizer)
+    def __init__(self, recognizer: Recognizer, search: BeamSearch) -> None:
+        super().__init__(recognizer.network, recognizer.tokenizer)
         self.search = search
 
     def __call__(
@@ -39,6 +39,6 @@ def load_exported(folder: str | Path) -> RunRecognizer:
         UserError: it is not such a folder.
     """
     run = about(Path(folder))
-    own = config.load(Config, "coconut", run.config, run.overrides).eval
-    search = BeamSearch(own.beam_size, own.length_power, own.max_length)
+    settings = config.load(Config, "coconut", run.config, run.overrides).eval
+    search = BeamSearch(settings.beam_size, settings.length_power, settings.max_length)
     return RunRecognizer(Recognizer.load(folder), search)

@@ -84,8 +84,8 @@ class History(nn.Module):
 
     def comparable(self) -> bool:
         """Whether all evaluations whose settings are known had the same ones."""
-        known = self.settings[~self.settings.isnan().any(1)]
-        return bool((known == known[:1]).all())
+        recorded = self.settings[~self.settings.isnan().any(1)]
+        return bool((recorded == recorded[:1]).all())
 
     def copy_from(self, other: "History") -> None:
         """Take over what another module knows."""
@@ -107,7 +107,7 @@ class History(nn.Module):
             edits: (T, N), one of the buffers.
             words: (N,) words of the references.
         """
-        known = edits.cpu() != UNKNOWN
-        total = (edits.cpu().double() * known).sum(1)
-        rates: list[float] = (total / (words * known).sum(1)).tolist()
+        recorded = edits.cpu() != UNKNOWN
+        total = (edits.cpu().double() * recorded).sum(1)
+        rates: list[float] = (total / (words * recorded).sum(1)).tolist()
         return rates

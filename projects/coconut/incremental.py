@@ -66,18 +66,18 @@ class ClassIncremental:
         return [c for part in self.classes[: task + 1] for c in part]
 
 
-def class_order(num_classes: int, given: Sequence[int] | None, seed: int | None) -> list[int]:
+def class_order(num_classes: int, order: Sequence[int] | None, seed: int | None) -> list[int]:
     """Order of arrival: a given permutation, one drawn by a seed, or 0, 1, 2, ...
 
     Args:
         num_classes: C.
-        given: permutation, or None.
+        order: permutation, or None.
         seed: >= 0 to draw one when none is given; None keeps the numbering.
     """
-    if given is not None:
-        if len(given) != num_classes:
-            raise UserError(f"the class order names {len(given)} classes, there are {num_classes}")
-        return list(given)
+    if order is not None:
+        if len(order) != num_classes:
+            raise UserError(f"the class order names {len(order)} classes, there are {num_classes}")
+        return list(order)
     if seed is None:
         return list(range(num_classes))
     return [int(c) for c in sample_rng(seed, 0, 0, _ORDER_STREAM).permutation(num_classes)]
@@ -154,12 +154,12 @@ def select_memory(
         rows = (labels == c).nonzero().flatten()
         if method == "random":
             order = sample_rng(seed, 0, int(c), _MEMORY_STREAM).permutation(len(rows))
-            own = [int(i) for i in order[:per_class]]
+            picked = [int(i) for i in order[:per_class]]
         else:
             assert features is not None
             pick = herding if method == "herding" else closest_to_mean
-            own = pick(features[rows], per_class) if len(rows) else []
-        chosen += [int(rows[i]) for i in own] + [-1] * (per_class - len(own))
+            picked = pick(features[rows], per_class) if len(rows) else []
+        chosen += [int(rows[i]) for i in picked] + [-1] * (per_class - len(picked))
     return torch.tensor(chosen, dtype=torch.int64)
 
 

@@ -78,9 +78,9 @@ class Coconut(ContrastiveModule):
             "memory_share": batch["is_memory"].float().mean(),
         }
         loss = terms["ce"]
-        if (found := distillation(self, batch, Heard(states, mask, logits))) is not None:
-            terms["kd"] = found[0]
-            loss = mixed(terms["kd"], terms["ce"], found[1])
+        if (distilled := distillation(self, batch, Heard(states, mask, logits))) is not None:
+            terms["kd"] = distilled[0]
+            loss = mixed(terms["kd"], terms["ce"], distilled[1])
         if self.method.contrasts:
             loss = loss + self._contrast(batch, states, mask, terms)  # Eq. 7
         return {"loss": loss, **terms}

@@ -45,10 +45,10 @@ def rows_embedded(network: SpeechToText, batch: SpeechBatch, rows: Tensor) -> di
         rows: (B,) bool.
     """
     zeros = batch["waveforms"].new_zeros
-    found = {name: zeros(len(rows), network.embed_dim) for name in ("audio", "text")}
+    vectors = {name: zeros(len(rows), network.embed_dim) for name in ("audio", "text")}
     if bool(rows.any()):
         states, mask = network.encode(batch["waveforms"][rows], batch["lengths"][rows])
-        found["audio"][rows] = network.embed_audio(states, mask).to(found["audio"].dtype)
+        vectors["audio"][rows] = network.embed_audio(states, mask).to(vectors["audio"].dtype)
         text = network.embed_text(batch["text_tokens"][rows])
-        found["text"][rows] = text.to(found["text"].dtype)
-    return found
+        vectors["text"][rows] = text.to(vectors["text"].dtype)
+    return vectors

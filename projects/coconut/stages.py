@@ -161,13 +161,13 @@ def evaluate_task(shared: Task, module: Coconut, task: int) -> list[SpokenTarget
         What was generated, in the order of the rows ``evaluated_tasks <= task``.
     """
     rows = (shared.evaluated_tasks <= task).nonzero().flatten()
-    found, features = decode(shared, module, shared.test, rows.tolist())
-    correct, full, said = scores(shared, shared.test, rows.tolist(), found)
+    predictions, features = decode(shared, module, shared.test, rows.tolist())
+    correct, full, said = scores(shared, shared.test, rows.tolist(), predictions)
     module.history.record(task, rows, correct, full, said)
     module.history.record_settings(task, shared.cfg.eval)
     old = shared.evaluated_tasks[rows] < task
     module.history.record_features(task, rows, features, old)
-    return found
+    return predictions
 
 
 def decode(
@@ -176,25 +176,25 @@ def decode(
     """Generated targets and pooled audio features (K, D) of some rows."""
     cfg, data = shared.cfg, EvalSpeech(samples, rows)
     device = next(module.network.parameters()).device
-    found: list[SpokenTarget] = []
+    predictions: list[SpokenTarget] = []
     features = []
     for start in range(0, len(data), cfg.eval.batch_size):
         batch = data.collate(list(rows[start : start + cfg.eval.batch_size]))
         waveforms, lengths = batch["waveforms"].to(device), batch["lengths"].to(device)
         features.append(module.network.features(waveforms, lengths).float().cpu())
         tokens = module.network.transcribe(waveforms, lengths, cfg.eval)
-        found += [shared.tokenizer.decode_target(ids) for ids in tokens.tolist()]
+        predictions += [shared.tokenizer.decode_target(ids) for ids in tokens.tolist()]
     data.counter.finish()  # every test utterance counts
-    return found, torch.cat(features)
+    return predictions, torch.cat(features)
 
 
 def scores(
-    shared: Task, samples: Samples, rows: Sequence[int], found: Sequence[SpokenTarget]
+    shared: Task, samples: Samples, rows: Sequence[int], predictions: Sequence[SpokenTarget]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Right intents (K,) bool, word edits of whole outputs and of transcripts (K,) each."""
     slots = shared.cfg.data.slots
     gold = [samples.spoken.targets[row] for row in rows]
-    pairs = list(zip(found, gold, strict=True))
+    pairs = list(zip(predictions, gold, strict=True))
     return (
         torch.tensor([f.intent == g.intent for f, g in pairs]),
         torch.tensor(
@@ -241,8 +241,8 @@ def pooled_features(shared: Task, module: Coconut, rows: Sequence[int]) -> tuple
     device = next(module.network.parameters()).device
     size, ids, parts = shared.cfg.eval.batch_size, list[Tensor](), list[Tensor]()
     for start in range(0, len(rows), size):
-        own = rows[start : start + size]
-        batch = shared.train.batch(own, [-1] * len(own), counter)
+        batch_rows = rows[start : start + size]
+        batch = shared.train.batch(batch_rows, [-1] * len(batch_rows), counter)
         waveforms, lengths = batch["waveforms"].to(device), batch["lengths"].to(device)
         ids.append(batch["ids"])
         parts.append(module.network.features(waveforms, lengths))

@@ -75,8 +75,8 @@ class EvalConfig:
             raise ValueError("eval.file and eval.source=webtext|wit belong together")
         for name in self.methods:
             if name not in self.decoders:
-                known = ", ".join(self.decoders)
-                raise ValueError(f"eval.methods: '{name}' is none of eval.decoders: {known}")
+                available = ", ".join(self.decoders)
+                raise ValueError(f"eval.methods: '{name}' is none of eval.decoders: {available}")
         if not self.scorers:
             raise ValueError("eval.scorers needs at least one scorer")
 

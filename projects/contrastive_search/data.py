@@ -157,13 +157,13 @@ def passages(cfg: Config, lm: LanguageModel) -> list[Passage]:
             texts = [row["text"] for row in read_jsonl(path, ("text",))]
         else:
             texts = language_texts(path, section.language)
-    found = [cut for i, text in enumerate(texts) if (cut := _cut(cfg, lm, str(i), text))]
-    if not found:
+    cuts = [cut for i, text in enumerate(texts) if (cut := _cut(cfg, lm, str(i), text))]
+    if not cuts:
         needed = section.prefix_tokens + section.new_tokens
         raise UserError(
             f"no text of eval.file has {needed} tokens: lower eval.prefix_tokens or eval.new_tokens"
         )
-    return found[: section.num_prefixes]
+    return cuts[: section.num_prefixes]
 
 
 def book_passages(cfg: Config, lm: LanguageModel) -> list[Passage]:
@@ -191,8 +191,8 @@ def book_passages(cfg: Config, lm: LanguageModel) -> list[Passage]:
             f" {len(chosen) * each}"
         )
     spaced = [chosen[i * len(chosen) // count] for i in range(count)]
-    found = [_cut(cfg, lm, group, text) for group, texts in spaced for text in texts]
-    return [passage for passage in found if passage is not None][: section.num_prefixes]
+    cuts = [_cut(cfg, lm, group, text) for group, texts in spaced for text in texts]
+    return [passage for passage in cuts if passage is not None][: section.num_prefixes]
 
 
 def language_texts(path: Path, language: str) -> list[str]:
@@ -202,8 +202,8 @@ def language_texts(path: Path, language: str) -> list[str]:
         UserError: another content, or no such language.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-        return [str(text) for text in found[language]]
+        by_language = json.loads(path.read_text(encoding="utf-8-sig"))
+        return [str(text) for text in by_language[language]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} must be JSON {{language: [text, ...]}} with '{language}'"

@@ -65,16 +65,18 @@ def evaluate_lm(
     methods = policies(cfg)
     check_judges(cfg)
     scorers = build_scorers(cfg, lm)
-    found = decode(cfg, lm, [p.prefix for p in texts], methods, workspace)
-    table = {name: measure(cfg, lm, texts, draws, scorers) for name, draws in found.items()}
+    decoded = decode(cfg, lm, [p.prefix for p in texts], methods, workspace)
+    table = {name: measure(cfg, lm, texts, draws, scorers) for name, draws in decoded.items()}
     table |= human_rows(cfg, lm, texts, scorers)
     first = table[next(iter(methods))]
     for name, values in first.items.items():
         workspace.items(name, values)
     metrics = dict(first.metrics)
-    metrics |= {f"{n}_{k}": v for n, own in table.items() for k, v in own.metrics.items()}
-    workspace.figure("front", front({name: own.metrics for name, own in table.items()}))
-    workspace.gallery("continuations", side_by_side(lm, texts, {n: d[0] for n, d in found.items()}))
+    metrics |= {f"{n}_{k}": v for n, row in table.items() for k, v in row.metrics.items()}
+    workspace.figure("front", front({name: row.metrics for name, row in table.items()}))
+    workspace.gallery(
+        "continuations", side_by_side(lm, texts, {n: d[0] for n, d in decoded.items()})
+    )
     return metrics | model_metrics(lm, texts)
 
 
@@ -116,7 +118,7 @@ def decode(
 
 def build_scorers(cfg: Config, lm: LanguageModel) -> dict[str, Scorer]:
     """What judges coherence, by name: the trigram model of the training chapters, language models."""
-    found: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     for name in cfg.eval.scorers:
         if name == "trigram":
             if cfg.eval.source == "synthetic":
@@ -124,11 +126,11 @@ def build_scorers(cfg: Config, lm: LanguageModel) -> dict[str, Scorer]:
             else:
                 read = ["\n".join(c.paragraphs) for c in load_books(cfg.data.root, "train")]
             ids = lm.tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
-            found[name] = trigram_scorer(NgramModel(ids, len(lm.tokenizer)), lm.eos)
+            scorers[name] = trigram_scorer(NgramModel(ids, len(lm.tokenizer)), lm.eos)
         else:
             judge = LanguageModel.from_pretrained(name, cfg.model.device)
-            found[name.rsplit("/", 1)[-1].rsplit(":", 1)[-1]] = lm_scorer(lm, judge)
-    return found
+            scorers[name.rsplit("/", 1)[-1].rsplit(":", 1)[-1]] = lm_scorer(lm, judge)
+    return scorers
 
 
 def trigram_scorer(model: NgramModel, eos: int | None) -> Scorer:
@@ -205,8 +207,10 @@ def _one_draw(
         "words": float(np.mean([len(text.split()) for text in plain])),
         "nearest_cosine": nearest_cosine(lm, texts, new),
     }
-    own = [100 * diversity([plain[i] for i in g], official_ngram_count=official) for g in groups]
-    items = {"chapter_diversity": own}
+    chapter_diversity = [
+        100 * diversity([plain[i] for i in g], official_ngram_count=official) for g in groups
+    ]
+    items = {"chapter_diversity": chapter_diversity}
     for name, scorer in scorers.items():
         value = scorer(texts, new, plain)
         metrics[f"coherence_{name}"] = float(np.nanmean(value))
@@ -214,7 +218,7 @@ def _one_draw(
             filled = np.where(np.isnan(value), metrics[f"coherence_{name}"], value)
             items["coherence"] = [float(filled[g].mean()) for g in groups]
             metrics["coherence"] = metrics[f"coherence_{name}"]
-    metrics["chapter_diversity"] = float(np.mean(own))
+    metrics["chapter_diversity"] = float(np.mean(chapter_diversity))
     if cfg.eval.mauve:
         metrics["mauve"] = 100 * mauve(cfg, lm, texts, new)
     return Measured(metrics, items)
@@ -222,10 +226,10 @@ def _one_draw(
 
 def group_places(groups: Sequence[str]) -> list[list[int]]:
     """Places of the passages of each group."""
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
-        found.setdefault(group, []).append(i)
-    return list(found.values())
+        places.setdefault(group, []).append(i)
+    return list(places.values())
 
 
 def human_rows(
@@ -287,23 +291,27 @@ def nearest_cosine(lm: LanguageModel, texts: Sequence[Passage], new: Sequence[Id
         place = torch.arange(unit.shape[1], device=unit.device)
         before = place[None] < place[:, None]
         near = (unit @ unit.transpose(1, 2)).masked_fill(~before, -torch.inf).amax(-1)
-        own = (place >= starts[at : at + len(unit), None]) & mask.bool()
-        total, count, at = total + float(near[own].sum()), count + int(own.sum()), at + len(unit)
+        earlier = (place >= starts[at : at + len(unit), None]) & mask.bool()
+        total, count, at = (
+            total + float(near[earlier].sum()),
+            count + int(earlier.sum()),
+            at + len(unit),
+        )
     return total / count if count else float("nan")
 
 
 def model_metrics(lm: LanguageModel, texts: Sequence[Passage]) -> dict[str, float]:
     """Isotropy of the language model on the passages, and its perplexity on the references."""
-    found = {"isotropy": isotropy(lm, [p.prefix + p.reference for p in texts])}
-    known = [p for p in texts if p.reference]
-    if known:
+    metrics = {"isotropy": isotropy(lm, [p.prefix + p.reference for p in texts])}
+    with_reference = [p for p in texts if p.reference]
+    if with_reference:
         value = lm.log_likelihood(
-            [lm.tokenizer.decode(p.prefix, skip_special_tokens=True) for p in known],
-            [lm.finished(p.prefix, p.reference).text for p in known],
+            [lm.tokenizer.decode(p.prefix, skip_special_tokens=True) for p in with_reference],
+            [lm.finished(p.prefix, p.reference).text for p in with_reference],
             joint="",
         )
-        found["perplexity"] = float((-value.double().mean()).exp())
-    return found
+        metrics["perplexity"] = float((-value.double().mean()).exp())
+    return metrics
 
 
 @torch.inference_mode()
@@ -319,16 +327,16 @@ def isotropy(lm: LanguageModel, rows: Sequence[Ids], batch_size: int = 32) -> fl
 
 
 def side_by_side(
-    lm: LanguageModel, texts: Sequence[Passage], found: Mapping[str, Sequence[Ids]]
+    lm: LanguageModel, texts: Sequence[Passage], decoded: Mapping[str, Sequence[Ids]]
 ) -> list[dict[str, Any]]:
     """Gallery of the continuations of evenly spaced passages, each with its own diversity."""
     count = min(SHOWN, len(texts))
     rows = []
     for i in (j * len(texts) // count for j in range(count)):
         passage = texts[i]
-        own = {name: new[i] for name, new in found.items()}
-        own |= {HUMAN: passage.reference} if passage.reference else {}
-        plain = {name: lm.finished(passage.prefix, new).text for name, new in own.items()}
+        continuations = {name: new[i] for name, new in decoded.items()}
+        continuations |= {HUMAN: passage.reference} if passage.reference else {}
+        plain = {name: lm.finished(passage.prefix, new).text for name, new in continuations.items()}
         rows.append(
             gallery_row(lm.tokenizer.decode(passage.prefix, skip_special_tokens=True), plain)
         )

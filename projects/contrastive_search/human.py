@@ -35,7 +35,7 @@ def rating_form(cfg: Config, workspace: Workspace) -> Path:
     texts = _some(passages(cfg, lm), cfg.human.num_items)
     if not all(passage.reference for passage in texts):
         raise UserError("a rating form needs human continuations: evaluate on a set of whole texts")
-    found = decode(cfg, lm, [p.prefix for p in texts], policies(cfg), workspace)
+    decoded = decode(cfg, lm, [p.prefix for p in texts], policies(cfg), workspace)
 
     def shown(passage: Passage, new: list[int]) -> str:
         return " ".join(lm.finished(passage.prefix, new).text.split())
@@ -46,7 +46,7 @@ def rating_form(cfg: Config, workspace: Workspace) -> Path:
             lm.tokenizer.decode(p.prefix, skip_special_tokens=True),
             {
                 HUMAN: shown(p, p.reference),
-                **{name: shown(p, draws[0][i]) for name, draws in found.items()},
+                **{name: shown(p, draws[0][i]) for name, draws in decoded.items()},
             },
         )
         for i, p in enumerate(texts)
@@ -74,12 +74,12 @@ def ratings(cfg: Config, workspace: Workspace) -> dict[str, float]:
         raise UserError(f"human.form={named} holds no .csv: put the filled forms there")
     key = cfg.human.key
     beside = workspace.path.parent / "task-rating_form" / KEY
-    given = read_ratings(forms, Path(key) if key else beside)
-    found = rating_metrics(given)
-    ws.write_json(workspace.folder(".") / "ratings.json", found)
-    workspace.say(f"{len(given)} texts are rated in {', '.join(form.name for form in forms)}")
-    workspace.say(markdown_table(found))
-    return found
+    rated = read_ratings(forms, Path(key) if key else beside)
+    metrics = rating_metrics(rated)
+    ws.write_json(workspace.folder(".") / "ratings.json", metrics)
+    workspace.say(f"{len(rated)} texts are rated in {', '.join(form.name for form in forms)}")
+    workspace.say(markdown_table(metrics))
+    return metrics
 
 
 def _some(texts: Sequence[Passage], count: int) -> list[Passage]:

@@ -54,14 +54,14 @@ class NgramModel:
             for gram in counts[length]:
                 lower[gram[1:]] += 1
             counts[length - 1] = lower
-        self.counts = [dict(found) for found in counts]
+        self.counts = [dict(of_order) for of_order in counts]
         self.totals: list[dict[Gram, tuple[int, int]]] = []
-        for found in self.counts:
+        for of_order in self.counts:
             sums: dict[Gram, list[int]] = defaultdict(lambda: [0, 0])
-            for gram, count in found.items():
-                own = sums[gram[:-1]]
-                own[0] += count
-                own[1] += 1
+            for gram, count in of_order.items():
+                context_total = sums[gram[:-1]]
+                context_total[0] += count
+                context_total[1] += 1
             self.totals.append(
                 {context: (total, kinds) for context, (total, kinds) in sums.items()}
             )
@@ -71,11 +71,11 @@ class NgramModel:
         value = 1 / self.vocabulary
         context = context[-(self.order - 1) :] if self.order > 1 else ()
         for length in range(len(context) + 1):
-            own = context[len(context) - length :]
-            if own not in self.totals[length]:
+            suffix = context[len(context) - length :]
+            if suffix not in self.totals[length]:
                 break  # nor is a longer one known
-            total, kinds = self.totals[length][own]
-            seen = max(self.counts[length].get((*own, token), 0) - self.discount, 0)
+            total, kinds = self.totals[length][suffix]
+            seen = max(self.counts[length].get((*suffix, token), 0) - self.discount, 0)
             value = (seen + self.discount * kinds * value) / total
         return value
 

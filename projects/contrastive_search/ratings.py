@@ -60,18 +60,22 @@ def write_rating_form(form: Path, key: Path, items: Sequence[RatingItem], seed: 
     names = sorted(items[0].texts) if items else []
     if HUMAN not in names or any(sorted(item.texts) != names for item in items):
         raise UserError(f"a rating form needs items with the same systems, '{HUMAN}' among them")
-    own = form_name(
+    name_of_form = form_name(
         [str(seed), *(text for i in items for text in (i.language, i.prefix, *_flat(i.texts)))]
     )
     rows: list[list[str]] = []
-    known: dict[str, dict[str, str]] = _read_key(key) if key.is_file() else {}
+    entries: dict[str, dict[str, str]] = _read_key(key) if key.is_file() else {}
     for number, item in enumerate(items):
         for name in shuffled(names, seed, number):
-            text = f"{own}-{len(rows) + 1}"
+            text = f"{name_of_form}-{len(rows) + 1}"
             rows.append([text, item.language, item.prefix, item.texts[name], *[""] * len(CRITERIA)])
-            known[text] = {"item": f"{own}-{number}", "language": item.language, "system": name}
+            entries[text] = {
+                "item": f"{name_of_form}-{number}",
+                "language": item.language,
+                "system": name,
+            }
     place_form(form, ["Text", "Language", "Prefix", "Continuation", *CRITERIA], rows)
-    key.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    key.write_text(json.dumps(entries, indent=1), encoding="utf-8")
     return len(rows)
 
 
@@ -83,22 +87,22 @@ def read_ratings(forms: Sequence[Path], key: Path) -> list[Rating]:
     Raises:
         UserError: missing files or columns, a text of another form, or a score off the scale.
     """
-    known, found = _read_key(key), []
+    entries, ratings = _read_key(key), []
     for path in forms:
         for number, row in enumerate(read_csv(path, ["Text", *CRITERIA]), start=2):
             if not any(row[name].strip() for name in CRITERIA):
                 continue
-            if row["Text"] not in known:
+            if row["Text"] not in entries:
                 raise UserError(
                     f"{path}, row {number}: {key} has no text {row['Text']!r}: name the key that "
                     "was written with this form"
                 )
-            own = known[row["Text"]]
+            entry = entries[row["Text"]]
             scores = {name: _score(row[name], f"{path}, row {number}, {name}") for name in CRITERIA}
-            found.append(Rating(own["item"], own["language"], own["system"], scores))
-    if not found:
+            ratings.append(Rating(entry["item"], entry["language"], entry["system"], scores))
+    if not ratings:
         raise UserError(f"{', '.join(map(str, forms))} holds no ratings")
-    return found
+    return ratings
 
 
 def rating_metrics(ratings: Sequence[Rating], seed: int = 0) -> dict[str, float]:
@@ -121,7 +125,7 @@ def rating_metrics(ratings: Sequence[Rating], seed: int = 0) -> dict[str, float]
     }
     metrics: dict[str, float] = {}
     for language, system in dict.fromkeys((language, system) for language, system, _ in means):
-        own = {
+        rated = {
             item: s for (lang, name, item), s in means.items() if (lang, name) == (language, system)
         }
         human = {
@@ -129,8 +133,8 @@ def rating_metrics(ratings: Sequence[Rating], seed: int = 0) -> dict[str, float]
         }
         for criterion in (*CRITERIA, "overall"):
             key = f"{language}_{system}_{criterion}"
-            metrics[key] = float(np.mean([s[criterion] for s in own.values()]))
-            both = [own[i][criterion] - human[i][criterion] for i in own if i in human]
+            metrics[key] = float(np.mean([s[criterion] for s in rated.values()]))
+            both = [rated[i][criterion] - human[i][criterion] for i in rated if i in human]
             if system != HUMAN and both:
                 metrics[f"{key}_minus_human"] = float(np.mean(both))
             if system != HUMAN and len(both) > 1:
@@ -150,10 +154,10 @@ def _read_key(key: Path) -> dict[str, dict[str, str]]:
     if not key.is_file():
         raise UserError(f"{key} is missing: it was written beside the form")
     try:
-        known: dict[str, dict[str, str]] = json.loads(key.read_text(encoding="utf-8"))
+        entries: dict[str, dict[str, str]] = json.loads(key.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{key} is no key of a rating form: {error}") from error
-    return known
+    return entries
 
 
 def _score(text: str, where: str) -> float:

@@ -60,22 +60,22 @@ def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
     items = read_items(cfg, cfg.runner.file, "runner.file: HumanEval.jsonl")[: cfg.runner.limit]
     _check(items, ("task_id", "prompt", *(("test", "entry_point") if cfg.runner.execute else ())))
     lm = build_module(cfg).language_model()
-    found = answers(cfg, lm, [item["prompt"] for item in items], workspace, start=False)
+    decoded = answers(cfg, lm, [item["prompt"] for item in items], workspace, start=False)
     runs: dict[str, list[dict[str, float]]] = {}
-    for name, draws in found.items():
+    for name, draws in decoded.items():
         rows = []
         for texts in draws:
             done = [(item, truncated(text)) for item, text in zip(items, texts, strict=True)]
             rows += [{"task_id": item["task_id"], "completion": text} for item, text in done]
-            own = {"words": float(np.mean([len(text.split()) for _, text in done]))}
+            measures = {"words": float(np.mean([len(text.split()) for _, text in done]))}
             if cfg.runner.execute:
                 programs = [
                     f"{i['prompt']}{text}\n{i['test']}\ncheck({i['entry_point']})\n"
                     for i, text in done
                 ]
                 passed = [passes(program, cfg.runner.timeout) for program in programs]
-                own["pass_at_1"] = 100 * float(np.mean(passed))
-            runs.setdefault(name, []).append(own)
+                measures["pass_at_1"] = 100 * float(np.mean(passed))
+            runs.setdefault(name, []).append(measures)
         path = workspace.folder(".") / f"samples_{name}.jsonl"
         ws.write_text(path, "".join(f"{_json(row)}\n" for row in rows))
     return _reported(averaged(runs), workspace, "code")
@@ -92,12 +92,12 @@ def few_shot_prompts(
     >>> few_shot_prompts([{"context": "b=", "completion": ""}], [{"context": "a=", "completion": "A."}], 1, 1)
     ['a=A.b=']
     """
-    own = shots[number * (split - 1) : number * split]
-    if len(own) < number:
+    examples = shots[number * (split - 1) : number * split]
+    if len(examples) < number:
         raise UserError(
             f"runner.shots_file has {len(shots)} shots, split {split} of {number} needs more"
         )
-    before = "".join(shot["context"] + shot["completion"] for shot in own)
+    before = "".join(shot["context"] + shot["completion"] for shot in examples)
     return [before + item["context"] for item in items]
 
 
@@ -112,8 +112,8 @@ def truncated(text: str) -> str:
     >>> truncated("    return 1\n\ndef g():")
     '    return 1'
     """
-    found = TERMINALS.search(text)
-    return text[: found.start()] if found else text
+    match = TERMINALS.search(text)
+    return text[: match.start()] if match else text
 
 
 def rouge(predictions: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
@@ -121,8 +121,8 @@ def rouge(predictions: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(ROUGES, use_stemmer=True)
-    found = [scorer.score(gold, text) for text, gold in zip(predictions, golds, strict=True)]
-    return {name: 100 * float(np.mean([row[name].fmeasure for row in found])) for name in ROUGES}
+    scores = [scorer.score(gold, text) for text, gold in zip(predictions, golds, strict=True)]
+    return {name: 100 * float(np.mean([row[name].fmeasure for row in scores])) for name in ROUGES}
 
 
 def bleu(predictions: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
@@ -157,7 +157,7 @@ def answers(
     if note is not None:
         workspace.say(note)
     seeds = [RowSeed(cfg.seed, i) for i in range(len(rows))]
-    found = decode_side_by_side(
+    decoded = decode_side_by_side(
         lm,
         rows,
         policies(cfg),
@@ -173,7 +173,7 @@ def answers(
             [lm.finished(row, new, stop).text for row, new in zip(rows, draw, strict=True)]
             for draw in draws
         ]
-        for name, draws in found.items()
+        for name, draws in decoded.items()
     }
 
 
@@ -184,9 +184,9 @@ def averaged(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, flo
     {'greedy_bleu': 1.0, 'nucleus_bleu': 3.0, 'nucleus_bleu_std': 1.4142135623730951}
     """
     metrics: dict[str, float] = {}
-    for name, own in runs.items():
-        for key in own[0]:
-            values = [run[key] for run in own]
+    for name, draws in runs.items():
+        for key in draws[0]:
+            values = [run[key] for run in draws]
             metrics[f"{name}_{key}"] = float(np.mean(values))
             if len(values) > 1:
                 metrics[f"{name}_{key}_std"] = float(np.std(values, ddof=1))
@@ -224,8 +224,8 @@ def _few_shot(
                 )
     named = "-".join(map(str, splits)) if section.num_shots else ""
     folder = f"{section.num_shots}-shot" + (f"-split-{named}" if named else "")
-    for name, own in rows.items():
-        ws.write_json(workspace.folder(folder) / f"predictions_{name}.json", own)
+    for name, predictions in rows.items():
+        ws.write_json(workspace.folder(folder) / f"predictions_{name}.json", predictions)
     return _reported(averaged(runs), workspace, task, folder)
 
 

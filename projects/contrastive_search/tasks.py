@@ -37,10 +37,10 @@ def evaluate_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float
     """All decoders on the evaluation set with `model.pretrained` as it is; no run, no training."""
     lm = build_module(cfg).language_model()
     with torch.inference_mode():
-        found = evaluate_lm(cfg, lm, passages(cfg, lm), workspace)
-    write_report(found, workspace.folder("."), title="decoders side by side")
+        metrics = evaluate_lm(cfg, lm, passages(cfg, lm), workspace)
+    write_report(metrics, workspace.folder("."), title="decoders side by side")
     workspace.say((workspace.path / "metrics.md").read_text("utf-8"))
-    return found
+    return metrics
 
 
 def chosen_model(
@@ -86,8 +86,8 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
             raise UserError(f"{section.file} holds no prompt: one text a line")
     else:
         few = replace(cfg.eval, num_prefixes=section.num_prompts, per_chapter=1)
-        found = passages(replace(cfg, eval=few), lm)
-        prompts = [lm.tokenizer.decode(p.prefix, skip_special_tokens=True) for p in found]
+        selected = passages(replace(cfg, eval=few), lm)
+        prompts = [lm.tokenizer.decode(p.prefix, skip_special_tokens=True) for p in selected]
     note = cut_note(lm, [lm.token_ids(text, special=True) for text in prompts], section.new_tokens)
     if note is not None:
         workspace.say(note)
@@ -114,9 +114,10 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
         return {}
     rows = list(mapped.rows())
     texts = {method: [row[method] for row in rows] for method in methods}
-    metrics = {f"{m}_diversity": 100 * diversity(own) for m, own in texts.items()}
+    metrics = {f"{m}_diversity": 100 * diversity(written) for m, written in texts.items()}
     metrics |= {
-        f"{m}_words": sum(len(t.split()) for t in own) / len(own) for m, own in texts.items()
+        f"{m}_words": sum(len(t.split()) for t in written) / len(written)
+        for m, written in texts.items()
     }
     shown = [gallery_row(p, row) for p, row in zip(prompts, rows, strict=True)]
     workspace.gallery("continuations", shown)
@@ -144,11 +145,11 @@ def row_function(cfg: Config, lm: LanguageModel) -> RowFunction:
 
     def run(rows: Sequence[Any], seeds: Sequence[Any]) -> list[dict[str, str]]:
         ids = [lm.fitting(lm.token_ids(text, special=True), budget) for text in rows]
-        found = decode_side_by_side(
+        decoded = decode_side_by_side(
             lm, ids, methods, budget, seeds=seeds, batch_size=cfg.eval.batch_size
         )
         return [
-            {name: lm.finished(row, new[0][i]).text for name, new in found.items()}
+            {name: lm.finished(row, new[0][i]).text for name, new in decoded.items()}
             for i, row in enumerate(ids)
         ]
 

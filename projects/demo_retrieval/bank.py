@@ -47,15 +47,15 @@ def read_bank(path: Path) -> list[Example]:
         UserError: no such file, a row without question or answer, a field of another kind, or an
             empty file.
     """
-    found = []
+    examples = []
     for i, row in enumerate(read_jsonl(path)):
         example = from_row(row, f"{path}, row {i + 1}", path.stem, i)
         if example.question and not example.answers:
             raise UserError(f"{path}, row {i + 1} has no answer: a demonstration is labelled")
-        found.append(example)
-    if not found:
+        examples.append(example)
+    if not examples:
         raise UserError(f"{path} holds no demonstration")
-    return found
+    return examples
 
 
 def write_bank(path: Path, bank: Iterable[Example]) -> None:
@@ -83,10 +83,10 @@ def query_text(example: Example) -> str:
 
 def twin_keys(example: Example) -> tuple[str, str]:
     """Data set, normalised question and candidates of an example, with its own having of a context and the contrary."""
-    own = asked(example)
-    parts = [data_set(own.task), *map(normalize_answer, (own.question, *own.options))]
-    found = [json.dumps([*parts, context]) for context in (bool(own.context), not own.context)]
-    return found[0], found[1]
+    query = asked(example)
+    parts = [data_set(query.task), *map(normalize_answer, (query.question, *query.options))]
+    keys = [json.dumps([*parts, context]) for context in (bool(query.context), not query.context)]
+    return keys[0], keys[1]
 
 
 class Copies:
@@ -162,9 +162,9 @@ class Bank:
 
     def _vectors(self, index: Path | None) -> Tensor:
         if index is not None and index.is_file():
-            known, digest = read_state_dict(index), self.digest()
-            if digest in known:
-                return known[digest]
+            stored, digest = read_state_dict(index), self.digest()
+            if digest in stored:
+                return stored[digest]
         if self.cache is None:
             return self.retriever.demonstrations(self.texts())
         path = self.cache / f"{self.digest()}.safetensors"
@@ -187,8 +187,8 @@ class Bank:
         if not 1 <= k <= len(self.examples) - max(map(len, excluded), default=0):
             raise UserError(f"method.k={k}, but the bank holds {len(self.examples)} demonstrations")
         vectors = self.retriever.questions([query_text(e) for e in examples])
-        found = search(vectors, self.vectors, k, metric="dot", exclude=excluded)
-        return Hits(found.indices.numpy(), found.scores.float() * scale)
+        hits = search(vectors, self.vectors, k, metric="dot", exclude=excluded)
+        return Hits(hits.indices.numpy(), hits.scores.float() * scale)
 
     def nearest_kept(self, examples: Sequence[Example], k: int, scale: float = 1.0) -> Hits:
         """As `nearest`; the cache keeps what many inputs found, for the next start of a run.
@@ -203,9 +203,9 @@ class Bank:
             name.update(json.dumps([*example, data_set(example.task)]).encode())
         path = self.cache / f"hits-{name.hexdigest()[:32]}.safetensors"
         if not path.is_file():
-            found = self.nearest(examples, k, scale)
+            hits = self.nearest(examples, k, scale)
             write_tensors(
-                path, {"positions": torch.from_numpy(found.positions), "scores": found.scores}
+                path, {"positions": torch.from_numpy(hits.positions), "scores": hits.scores}
             )
         state = read_state_dict(path)
         return Hits(state["positions"].numpy(), state["scores"])
@@ -220,14 +220,16 @@ class Bank:
         Raises:
             UserError: fewer than K are there.
         """
-        one = same_task and bool(example.task)  # users ask questions of no task
-        places = self.by_task.get(example.task, []) if one else range(len(self.examples))
-        own = {i for i in self.own(example) if not one or self.examples[i].task == example.task}
-        if len(places) - len(own) < k:
-            what = f" of {example.task}" if one else ""
+        from_task = same_task and bool(example.task)  # users ask questions of no task
+        places = self.by_task.get(example.task, []) if from_task else range(len(self.examples))
+        excluded = {
+            i for i in self.own(example) if not from_task or self.examples[i].task == example.task
+        }
+        if len(places) - len(excluded) < k:
+            what = f" of {example.task}" if from_task else ""
             raise UserError(f"method.k={k}, but the bank holds {len(places)} demonstrations{what}")
-        order = rng.permutation(len(places))[: k + len(own)]
-        return [places[int(i)] for i in order if places[int(i)] not in own][:k]
+        order = rng.permutation(len(places))[: k + len(excluded)]
+        return [places[int(i)] for i in order if places[int(i)] not in excluded][:k]
 
 
 def key_texts(examples: Sequence[Example], key: str) -> list[str]:

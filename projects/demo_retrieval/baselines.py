@@ -93,18 +93,18 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:
 
 def _neighbours(cfg: Config, workspace: Workspace, k: int) -> dict[str, float]:
     tasks = read_tasks(cfg)
-    own = cfg.retriever
+    settings = cfg.retriever
     retriever = build_retriever(
-        own, lambda: key_texts(tasks.bank, own.key), cfg.trainer.accelerator
+        settings, lambda: key_texts(tasks.bank, settings.key), cfg.trainer.accelerator
     )
-    bank = Bank(tasks.bank, retriever, own.key)
+    bank = Bank(tasks.bank, retriever, settings.key)
 
     def fit(task: Task) -> Callable[[Sequence[Example]], list[str]]:
-        def told(inputs: Sequence[Example]) -> list[str]:
+        def predicted(inputs: Sequence[Example]) -> list[str]:
             hits = bank.nearest(inputs, k)
             return [_vote(bank.examples[int(i)].answers[0] for i in row) for row in hits.positions]
 
-        return told
+        return predicted
 
     return _fitted(cfg, workspace, fit)
 
@@ -115,12 +115,12 @@ def _knn(task: Task, k: int, **options: Any) -> Callable[[Sequence[Example]], li
     words = TfidfVectorizer(sublinear_tf=True, **options)
     table = words.fit_transform([e.context for e in task.train])
 
-    def told(inputs: Sequence[Example]) -> list[str]:
+    def predicted(inputs: Sequence[Example]) -> list[str]:
         scores = (words.transform([e.context for e in inputs]) @ table.T).toarray()
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return [_vote(task.train[int(i)].answers[0] for i in row) for row in order]
 
-    return told
+    return predicted
 
 
 def _vote(labels: Any) -> str:

@@ -53,12 +53,14 @@ def collate(
         targets: with labels: the first accepted answer.
     """
     rows = [
-        encoder.source(e, d) for e, own in zip(examples, demonstrations, strict=True) for d in own
+        encoder.source(e, d)
+        for e, shown in zip(examples, demonstrations, strict=True)
+        for d in shown
     ]
-    found = padded(rows, int(encoder.tokenizer.pad_token_id))
+    sources = padded(rows, int(encoder.tokenizer.pad_token_id))
     batch = DemoBatch(
-        input_ids=found["input_ids"],
-        attention_mask=found["attention_mask"],
+        input_ids=sources["input_ids"],
+        attention_mask=sources["attention_mask"],
         scores=scores,
         ids=torch.tensor(list(ids)),
     )
@@ -69,8 +71,8 @@ def collate(
 
 def label_rows(rows: Sequence[Sequence[int]]) -> Tensor:
     """Labels (B, T), -100 at padding."""
-    found = padded(rows, 0)
-    return found["input_ids"].masked_fill(found["attention_mask"] == 0, IGNORED)
+    targets = padded(rows, 0)
+    return targets["input_ids"].masked_fill(targets["attention_mask"] == 0, IGNORED)
 
 
 class DemoRows(Dataset[Any]):
@@ -130,14 +132,14 @@ class DemoRows(Dataset[Any]):
     def chosen(self, index: int, epoch: int) -> tuple[Example, list[Example | None], Tensor]:
         """Example of an access with its demonstrations and their scores (K,)."""
         task, row = (int(i) for i in self.mixture.order(epoch)[index])
-        example, own = self.tasks[task].train[row], self.demonstrations
+        example, source = self.tasks[task].train[row], self.demonstrations
         if self.hits is not None:
             place = int(self.starts[task]) + row
-            return example, own.texts(self.hits.positions[place]), self.hits.scores[place]
+            return example, source.texts(self.hits.positions[place]), self.hits.scores[place]
         places: list[int] = []
-        if own.random:  # anew at every access
-            places = own.drawn(example, sample_rng(self.seed, epoch, index, DEMO_STREAM))
-        return example, own.texts(places), uniform(1, own.k)[0]
+        if source.random:  # anew at every access
+            places = source.drawn(example, sample_rng(self.seed, epoch, index, DEMO_STREAM))
+        return example, source.texts(places), uniform(1, source.k)[0]
 
     def __getitem__(self, keys: Sequence[Key]) -> DemoBatch:
         """A batch of keys."""
@@ -229,18 +231,26 @@ class InfillRows(Dataset[Any]):
 
     def __getitem__(self, keys: Sequence[Key]) -> DemoBatch:
         """A batch of keys (index, epoch)."""
-        own, sources, targets = self.encoder, [], []
+        encoder, sources, targets = self.encoder, [], []
         for index, epoch in keys:
             words = self.sentences[index].split()
             rng = sample_rng(self.seed, epoch, index, INFILL_STREAM)
-            text = infilled(words, own.mask, self.options.mask_share, self.options.mean_span, rng)
-            room = min(own.max_source, own.max_target) - len(own.prefix) - len(own.suffix)
-            sources.append([*own.prefix, *own.masked(text)[:room], *own.suffix])
-            targets.append([*own.target_prefix, *own.ids(" ".join(words))[:room], own.end])
-        found = padded(sources, int(own.tokenizer.pad_token_id))
+            text = infilled(
+                words, encoder.mask, self.options.mask_share, self.options.mean_span, rng
+            )
+            room = (
+                min(encoder.max_source, encoder.max_target)
+                - len(encoder.prefix)
+                - len(encoder.suffix)
+            )
+            sources.append([*encoder.prefix, *encoder.masked(text)[:room], *encoder.suffix])
+            targets.append(
+                [*encoder.target_prefix, *encoder.ids(" ".join(words))[:room], encoder.end]
+            )
+        inputs = padded(sources, int(encoder.tokenizer.pad_token_id))
         return DemoBatch(
-            input_ids=found["input_ids"],
-            attention_mask=found["attention_mask"],
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
             scores=uniform(len(keys), 1),
             labels=label_rows(targets),
             ids=torch.tensor([i for i, _ in keys]),

@@ -81,8 +81,8 @@ def generate(
         generation_config=options,
         logits_processor=LogitsProcessorList([MixCopies(scores, num_beams)]),
     )
-    found: Tensor = out[:, 1:].view(len(scores), scores.shape[1], -1)[:, 0]
-    return found
+    tokens: Tensor = out[:, 1:].view(len(scores), scores.shape[1], -1)[:, 0]
+    return tokens
 
 
 @torch.no_grad()
@@ -122,7 +122,7 @@ def generate_sequence(
     ended = texts.eq(end).cumsum(2) - texts.eq(end).long() > 0  # behind the end
     gold = texts.masked_fill(ended, IGNORED)
     states = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
-    found = []
+    losses = []
     for c in range(k):  # the c-th text of each question, under its K copies
         inputs = torch.cat([torch.full_like(texts[:, c, :1], start), texts[:, c, :-1]], 1)
         logits = network(
@@ -130,8 +130,8 @@ def generate_sequence(
             attention_mask=attention_mask,
             decoder_input_ids=inputs.repeat_interleave(k, 0),
         ).logits
-        found.append(rag_sequence_nll(logits, scores, gold[:, c]))
-    best = torch.stack(found, 1).argmin(1)
+        losses.append(rag_sequence_nll(logits, scores, gold[:, c]))
+    best = torch.stack(losses, 1).argmin(1)
     return texts[torch.arange(count, device=texts.device), best]
 
 
@@ -197,5 +197,5 @@ def label_log_likelihoods(
     # (B, K, C) rows become B C questions of K copies
     rows = logits.view(count, copies, many, *logits.shape[1:]).transpose(1, 2).flatten(0, 2)
     nll = rag_sequence_nll if sequence else rag_token_nll
-    found = -nll(rows, scores.repeat_interleave(many, 0), gold.repeat(count, 1))
-    return found.view(count, many)
+    log_likelihoods = -nll(rows, scores.repeat_interleave(many, 0), gold.repeat(count, 1))
+    return log_likelihoods.view(count, many)

@@ -53,19 +53,19 @@ def evaluate(cfg: Config, module: DemoRetrieval, workspace: Workspace) -> dict[s
     values: dict[str, list[str]] = {}
     for task in tasks.targets:
         rows = rows_to_answer(cfg, module, task)
-        found = answered(cfg, module, task, rows)
-        items = score(task, rows.examples, found) | mechanism(task, rows, found)
+        answers = answered(cfg, module, task, rows)
+        items = score(task, rows.examples, answers) | mechanism(task, rows, answers)
         prefix = short(task.name)
-        for name, own in items.items():
-            metrics[f"{prefix}_{name}"] = float(np.mean(own))
-            workspace.items(f"{prefix}_{name}", own)
+        for name, per_row in items.items():
+            metrics[f"{prefix}_{name}"] = float(np.mean(per_row))
+            workspace.items(f"{prefix}_{name}", per_row)
             values.setdefault(name, []).append(f"{prefix}_{name}")
         if task.labels:
             metrics[f"{prefix}_accuracy_chance"] = 1 / len(task.labels)
             gold = [e.answers[0] for e in rows.examples]
-            for kind, texts in named(found).items():
+            for kind, texts in named(answers).items():
                 metrics[f"{prefix}_{kind}macro_f1"] = macro_f1(texts, gold)
-        gallery(rows, found, task, workspace)
+        gallery(rows, answers, task, workspace)
     for name, own_names in values.items():  # means over the targets that have the metric
         metrics[name] = float(np.mean([metrics[n] for n in own_names]))
         workspace.mean_items(name, own_names)
@@ -119,29 +119,30 @@ def answered(cfg: Config, module: DemoRetrieval, task: Task, rows: EvalRows) -> 
     )
 
 
-def named(found: Answers) -> dict[str, list[str]]:
+def named(answers: Answers) -> dict[str, list[str]]:
     """Answers under the beginnings of their metrics' names; the headline's have none."""
-    kinds = {"": found.told, "generated_": found.generated, "ranked_": found.ranked}
+    kinds = {"": answers.told, "generated_": answers.generated, "ranked_": answers.ranked}
     return {kind: texts for kind, texts in kinds.items() if texts}
 
 
-def score(task: Task, examples: Sequence[Example], found: Answers) -> dict[str, list[float]]:
+def score(task: Task, examples: Sequence[Example], answers: Answers) -> dict[str, list[float]]:
     """Values of each input: F1 and exact match of questions, accuracy of labels."""
     golds = [e.answers for e in examples]
     if not task.labels:
         return {
             "f1": [
-                best_answer(answer_f1, t, g) for t, g in zip(found.generated, golds, strict=True)
+                best_answer(answer_f1, t, g) for t, g in zip(answers.generated, golds, strict=True)
             ],
             "exact": [
-                best_answer(answer_exact, t, g) for t, g in zip(found.generated, golds, strict=True)
+                best_answer(answer_exact, t, g)
+                for t, g in zip(answers.generated, golds, strict=True)
             ],
         }
     return {
         f"{kind}accuracy": [
             best_answer(answer_exact, t, g) for t, g in zip(texts, golds, strict=True)
         ]
-        for kind, texts in named(found).items()
+        for kind, texts in named(answers).items()
     }
 
 
@@ -153,7 +154,7 @@ def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
     return float(f1_score(*sides, labels=sorted(set(sides[0])), average="macro", zero_division=0.0))
 
 
-def mechanism(task: Task, rows: EvalRows, found: Answers) -> dict[str, list[float]]:
+def mechanism(task: Task, rows: EvalRows, answers: Answers) -> dict[str, list[float]]:
     """How often a demonstration has the right answer, how often one is repeated, and from which tasks they are.
 
     Returns:
@@ -161,27 +162,27 @@ def mechanism(task: Task, rows: EvalRows, found: Answers) -> dict[str, list[floa
         answer is that of some demonstration), ``other_task`` (share of the K of other tasks).
     """
     items: dict[str, list[float]] = {"label_hit": [], "copied": [], "other_task": []}
-    for example, shown, told in zip(rows.examples, rows.shown, found.told, strict=True):
-        own = [d for d in shown if d is not None]
-        if not own:
+    for example, shown, answer in zip(rows.examples, rows.shown, answers.told, strict=True):
+        present = [d for d in shown if d is not None]
+        if not present:
             return {}
-        words = {normalize_answer(d.answers[0]) for d in own if d.answers}
+        words = {normalize_answer(d.answers[0]) for d in present if d.answers}
         items["label_hit"].append(float(any(normalize_answer(a) in words for a in example.answers)))
-        items["copied"].append(float(normalize_answer(told) in words))
-        items["other_task"].append(float(np.mean([d.task != task.name for d in own])))
+        items["copied"].append(float(normalize_answer(answer) in words))
+        items["other_task"].append(float(np.mean([d.task != task.name for d in present])))
     return items
 
 
 def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: Workspace) -> None:
     """manifest.json: tasks and sizes, examples of each task in an epoch, what was too long, hash of the index."""
-    found = tasks.manifest() | {"exclude_eval_tasks": cfg.data.exclude_eval_tasks}
+    manifest = tasks.manifest() | {"exclude_eval_tasks": cfg.data.exclude_eval_tasks}
     if module.encoder is not None:
         plain = DemoRetrieval(cfg, module.network, module.tokenizer)
         meta, targets = (
             rows_of(cfg, plain, part, 1) if part else None for part in (tasks.meta, tasks.targets)
         )
-        found["meta_epoch"] = {} if meta is None else meta.counts()
-        found["too_long"] = {
+        manifest["meta_epoch"] = {} if meta is None else meta.counts()
+        manifest["too_long"] = {
             k: n
             for rows in (meta, targets)
             if rows is not None
@@ -189,16 +190,16 @@ def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: 
             if n
         }
     if module.bank is not None:
-        found["index"] = module.bank.digest()
-    write_json(workspace.folder(".") / "manifest.json", found)
+        manifest["index"] = module.bank.digest()
+    write_json(workspace.folder(".") / "manifest.json", manifest)
 
 
-def gallery(rows: EvalRows, found: Answers, task: Task, workspace: Workspace) -> None:
+def gallery(rows: EvalRows, answers: Answers, task: Task, workspace: Workspace) -> None:
     """A few inputs with their demonstrations and answers."""
-    told = found.told
+    texts = answers.told
     shown = []
     for i in range(0, len(rows), max(1, len(rows) // SHOWN)):
-        own, weights = rows.shown[i], rows.scores[i].softmax(0)
+        demonstrations, weights = rows.shown[i], rows.scores[i].softmax(0)
         right = [normalize_answer(a) for a in rows.examples[i].answers]
         results = [
             {
@@ -207,11 +208,11 @@ def gallery(rows: EvalRows, found: Answers, task: Task, workspace: Workspace) ->
                 "name": d.task,
                 "correct": bool(d.answers) and normalize_answer(d.answers[0]) in right,
             }
-            for d, w in zip(own, weights, strict=True)
+            for d, w in zip(demonstrations, weights, strict=True)
             if d is not None
         ]
         if results:
-            query = f"{rows.examples[i].question} | {rows.examples[i].context} -> {told[i] or '-'}"
+            query = f"{rows.examples[i].question} | {rows.examples[i].context} -> {texts[i] or '-'}"
             shown.append({"query": query, "results": results})
     if shown:
         workspace.gallery(f"demonstrations {short(task.name)}", shown)

@@ -42,14 +42,17 @@ def export(cfg: Config, module: DemoRetrieval, folder: Path) -> None:
             module.tokenizer.save_pretrained(new)
 
     write_files(folder, write)
-    own = module.cfg
+    settings = module.cfg
     write_json(
         folder / SETTINGS,
         {
-            "data": {name: getattr(own.data, name) for name in _DATA},
-            "method": {name: getattr(own.method, name) for name in _METHOD},
-            "retriever": {name: getattr(own.retriever, name) for name in _RETRIEVER},
-            "eval": {"num_beams": own.eval.num_beams, "max_new_tokens": own.eval.max_new_tokens},
+            "data": {name: getattr(settings.data, name) for name in _DATA},
+            "method": {name: getattr(settings.method, name) for name in _METHOD},
+            "retriever": {name: getattr(settings.retriever, name) for name in _RETRIEVER},
+            "eval": {
+                "num_beams": settings.eval.num_beams,
+                "max_new_tokens": settings.eval.max_new_tokens,
+            },
         },
     )
     if module.bank is not None:
@@ -65,8 +68,8 @@ def settings(folder: Path) -> dict[str, Any]:
         UserError: not such a folder.
     """
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return {part: dict(found[part]) for part in ("data", "method", "retriever", "eval")}
+        stored = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return {part: dict(stored[part]) for part in ("data", "method", "retriever", "eval")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported demo_retrieval model: {error!r}") from error
 
@@ -88,11 +91,13 @@ def load(cfg: Config, folder: Path, bank: Sequence[Example] | None = None) -> De
     network, tokenizer = build_generator(GeneratorConfig(pretrained=str(folder)))
     module = DemoRetrieval(cfg, network, tokenizer).eval()
     if cfg.method.selection != "none":
-        own: RetrieverConfig = cfg.retriever
+        settings_of_retriever: RetrieverConfig = cfg.retriever
         examples = read_bank(folder / BANK) if bank is None else bank
         index = folder / INDEX if bank is None else None
-        retriever = load_retriever(own, folder, cfg.trainer.accelerator)
-        module.bank = Bank(examples, retriever, own.key, own.cache, index)
+        retriever = load_retriever(settings_of_retriever, folder, cfg.trainer.accelerator)
+        module.bank = Bank(
+            examples, retriever, settings_of_retriever.key, settings_of_retriever.cache, index
+        )
     return module
 
 

@@ -55,19 +55,21 @@ class Answerer:
         self, examples: Sequence[Example], batch_size: int = 16
     ) -> tuple[list[str], list[list[Example]]]:
         """Answers as `answers`, and the demonstrations that each question was shown with."""
-        rows, found = self._rows(examples), []
+        rows, answers = self._rows(examples), []
         for start in range(0, len(examples), batch_size):
             part = list(range(len(examples)))[start : start + batch_size]
             free = [i for i in part if not examples[i].options]
-            told = dict(
+            answer_of = dict(
                 zip(free, self.module.answers(rows.collate(free)) if free else [], strict=True)
             )
             for i in part:
                 options = examples[i].options
                 if options:
-                    told[i] = options[int(self.module.ranked(rows.collate([i]), options).argmax())]
-            found += [told[i] for i in part]
-        return found, [[d for d in shown if d is not None] for shown in rows.shown]
+                    answer_of[i] = options[
+                        int(self.module.ranked(rows.collate([i]), options).argmax())
+                    ]
+            answers += [answer_of[i] for i in part]
+        return answers, [[d for d in shown if d is not None] for shown in rows.shown]
 
     def unread(self, example: Example, shown: Sequence[Example]) -> tuple[int, int]:
         """Tokens of a question's context that are not read beside any demonstration it was shown; all of them."""
@@ -75,17 +77,25 @@ class Answerer:
         assert encoder is not None
         if not shown:
             return encoder.unread(example, None)
-        return min(encoder.unread(example, one) for one in shown)
+        return min(encoder.unread(example, demonstration) for demonstration in shown)
 
     def unknown(self, examples: Sequence[Example]) -> tuple[int, list[bool]]:
         """How many demonstrations, and which questions, have no word that the retriever of words knows."""
-        own = demonstrations_of(self.module.cfg, self.module.bank)
-        if own.bank is None or own.random or not isinstance(own.bank.retriever, TfidfSvd):
+        demonstrations = demonstrations_of(self.module.cfg, self.module.bank)
+        if (
+            demonstrations.bank is None
+            or demonstrations.random
+            or not isinstance(demonstrations.bank.retriever, TfidfSvd)
+        ):
             return 0, [False] * len(examples)
-        answers = int(own.bank.key == "full")
-        texts = [" ".join((query_text(e), *e.answers[:answers])) for e in own.bank.examples]
-        known = own.bank.retriever.knows
-        return known(texts).count(False), [not x for x in known([query_text(e) for e in examples])]
+        answers = int(demonstrations.bank.key == "full")
+        texts = [
+            " ".join((query_text(e), *e.answers[:answers])) for e in demonstrations.bank.examples
+        ]
+        is_known = demonstrations.bank.retriever.knows
+        return is_known(texts).count(False), [
+            not x for x in is_known([query_text(e) for e in examples])
+        ]
 
     def demonstrations(self, question: str, context: str = "") -> list[Example]:
         """What the model would be shown with a single question."""
@@ -94,8 +104,8 @@ class Answerer:
 
     def _rows(self, examples: Sequence[Example]) -> EvalRows:
         assert self.module.encoder is not None
-        own = demonstrations_of(self.module.cfg, self.module.bank)
-        return EvalRows(examples, self.module.encoder, own, 0)
+        demonstrations = demonstrations_of(self.module.cfg, self.module.bank)
+        return EvalRows(examples, self.module.encoder, demonstrations, 0)
 
 
 def _examples(bank: str | Path | Sequence[Example]) -> list[Example]:

@@ -57,8 +57,8 @@ class DemoRetrieval(ContrastiveModule):
             attention_mask=batch["attention_mask"],
             decoder_input_ids=inputs,
         )
-        found: Tensor = out.logits
-        return found
+        logits: Tensor = out.logits
+        return logits
 
     def losses(self, batch: DemoBatch) -> dict[str, Tensor]:
         """Mean loss of a token, or of a sequence, over the batches of all ranks."""
@@ -74,7 +74,7 @@ class DemoRetrieval(ContrastiveModule):
 
     def answers(self, batch: DemoBatch) -> list[str]:
         """Generated answers of B inputs; "" where none was written."""
-        own, encoder = self.cfg.eval, self._encoder()
+        settings, encoder = self.cfg.eval, self._encoder()
         head = max(len(encoder.target_head(e)) for e in batch["examples"])
         write = generate_sequence if self.cfg.method.coupling == "sequence" else generate
         with evaluation_mode(self):
@@ -86,8 +86,8 @@ class DemoRetrieval(ContrastiveModule):
                 start=self.start,
                 end=encoder.end,
                 pad=int(self.tokenizer.pad_token_id),
-                max_new_tokens=head + own.max_new_tokens,
-                num_beams=own.num_beams,
+                max_new_tokens=head + settings.max_new_tokens,
+                num_beams=settings.num_beams,
             )
         rows = [
             row[: row.index(encoder.end)] if encoder.end in row else row for row in out.tolist()
@@ -127,11 +127,11 @@ class DemoRetrieval(ContrastiveModule):
 
     def validation_step(self, batch: DemoBatch, batch_idx: int) -> None:
         """F1 of generated answers, summed."""
-        found = [
+        hits = [
             best_answer(answer_f1, text, e.answers)
             for text, e in zip(self.answers(batch), batch["examples"], strict=True)
         ]
-        self._seen += torch.tensor([sum(found), float(len(found))])
+        self._seen += torch.tensor([sum(hits), float(len(hits))])
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over the inputs of all ranks, as ``val/f1``."""

@@ -110,7 +110,7 @@ def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
         {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": model.decoder_layers}
     )
     decoder = BertLMHeadModel(settings)
-    own = {k: v for k, v in masked.state_dict().items() if ".encoder.layer." not in k}
+    weights = {k: v for k, v in masked.state_dict().items() if ".encoder.layer." not in k}
     first = encoder.config.num_hidden_layers - model.decoder_layers
     for name, value in masked.state_dict().items():
         head, mid, rest = name.partition(".encoder.layer.")
@@ -118,10 +118,10 @@ def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
         if not mid or int(number) < first:
             continue
         layer = f"{head}{mid}{int(number) - first}."
-        own[layer + part] = value
+        weights[layer + part] = value
         if part.startswith("attention."):
-            own[layer + part.replace("attention.", "crossattention.", 1)] = value
-    missing = decoder.load_state_dict(own, strict=False).missing_keys
+            weights[layer + part.replace("attention.", "crossattention.", 1)] = value
+    missing = decoder.load_state_dict(weights, strict=False).missing_keys
     if missing:
         raise UserError(f"model.encoder={model.encoder} does not fill a decoder: {missing[0]}")
     network: Any = EncoderDecoderModel(encoder=encoder, decoder=decoder)
@@ -141,13 +141,13 @@ def saved_weights(network: Any) -> dict[str, Tensor]:
 
     The library opens the encoder with a pooler, which no decoder reads, so none is trained here.
     """
-    found: dict[str, Tensor] = network.state_dict()
+    weights: dict[str, Tensor] = network.state_dict()
     encoder: Any = network.encoder if isinstance(network, EncoderDecoderModel) else None
     if encoder is not None and getattr(encoder, "pooler", encoder) is None:
         size = encoder.config.hidden_size
-        found["encoder.pooler.dense.weight"] = torch.zeros(size, size)
-        found["encoder.pooler.dense.bias"] = torch.zeros(size)
-    return found
+        weights["encoder.pooler.dense.weight"] = torch.zeros(size, size)
+        weights["encoder.pooler.dense.bias"] = torch.zeros(size)
+    return weights
 
 
 def plain_generation(network: Any) -> None:
@@ -156,11 +156,13 @@ def plain_generation(network: Any) -> None:
     The library fills what a call leaves open with the folder's defaults: BART's forbid repeated
     trigrams and force ids at both ends, so a question could not be repeated word for word.
     """
-    known, names = (
+    settings, names = (
         network.generation_config,
         ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"),
     )
-    network.generation_config = GenerationConfig(**{name: getattr(known, name) for name in names})  # type: ignore[no-untyped-call]
+    network.generation_config = GenerationConfig(
+        **{name: getattr(settings, name) for name in names}
+    )  # type: ignore[no-untyped-call]
 
 
 def start_id(network: Any) -> int:
@@ -169,11 +171,11 @@ def start_id(network: Any) -> int:
     Raises:
         UserError: none is known.
     """
-    found = network.config.decoder_start_token_id
-    found = found if found is not None else network.generation_config.decoder_start_token_id
-    if found is None:
+    token = network.config.decoder_start_token_id
+    token = token if token is not None else network.generation_config.decoder_start_token_id
+    if token is None:
         raise UserError("the generator has no decoder_start_token_id")
-    return int(found)
+    return int(token)
 
 
 def make_encoder(cfg: Config, network: Any, tokenizer: Any) -> Encoder:
@@ -182,22 +184,22 @@ def make_encoder(cfg: Config, network: Any, tokenizer: Any) -> Encoder:
     Raises:
         UserError: more tokens than the generator has positions.
     """
-    own = cfg.data
+    data = cfg.data
     settings = getattr(network.config, "encoder", network.config)
     places = getattr(settings, "max_position_embeddings", None)
-    if places is not None and max(own.max_source, own.max_target) > places:
+    if places is not None and max(data.max_source, data.max_target) > places:
         raise UserError(
             f"the generator reads {places} tokens: lower data.max_source or data.max_target"
         )
     return Encoder(
         tokenizer,
         start_id(network),
-        max_source=own.max_source,
-        max_demo=own.max_demo,
-        max_target=own.max_target,
-        demo_answers=own.demo_answers,
-        demo_options=own.demo_options,
-        max_options=own.max_options,
+        max_source=data.max_source,
+        max_demo=data.max_demo,
+        max_target=data.max_target,
+        demo_answers=data.demo_answers,
+        demo_options=data.demo_options,
+        max_options=data.max_options,
     )
 
 

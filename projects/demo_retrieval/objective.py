@@ -64,8 +64,8 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     copies = labels.clamp(min=0).repeat_interleave(len(logits) // count, dim=0)
-    found = wide.gather(2, copies[:, :, None]).squeeze(2) - wide.logsumexp(2)
-    return found.view(count, -1, labels.shape[1]) * labels.ne(IGNORED)[:, None]
+    log_probs = wide.gather(2, copies[:, :, None]).squeeze(2) - wide.logsumexp(2)
+    return log_probs.view(count, -1, labels.shape[1]) * labels.ne(IGNORED)[:, None]
 
 
 def rag_token_nll(logits: Tensor, scores: Tensor, labels: Tensor) -> Tensor:

@@ -36,11 +36,11 @@ def answer_f1(prediction: str, gold: str) -> float:
     >>> round(answer_f1("New York", "New York City"), 3)
     0.8
     """
-    found, wanted = normalize_answer(prediction).split(), normalize_answer(gold).split()
-    same = sum((Counter(found) & Counter(wanted)).values())
+    predicted, expected = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    same = sum((Counter(predicted) & Counter(expected)).values())
     if same == 0:
         return 0.0
-    precision, recall = same / len(found), same / len(wanted)
+    precision, recall = same / len(predicted), same / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 

@@ -31,8 +31,8 @@ MOST_CLASSES, CLASS_WORDS, CLASS_SIZE = 20, 4, 4
 @cache
 def _questions() -> dict[str, dict[str, Any]]:
     path = Path(__file__).with_name("questions.yaml")
-    found: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
 
 
 def about(name: str) -> dict[str, Any]:
@@ -41,10 +41,10 @@ def about(name: str) -> dict[str, Any]:
     Raises:
         UserError: an unknown name.
     """
-    for pattern, found in _questions().items():
+    for pattern, entry in _questions().items():
         if fnmatch(name.lower(), pattern):
             # one name in two collections is one data set
-            return {"same": (name.partition("/")[2] or name).lower(), **found}
+            return {"same": (name.partition("/")[2] or name).lower(), **entry}
     raise UserError(
         f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}, or mrqa/<set>,"
         " unifiedqa/<set>, crossfit/<task>"
@@ -74,6 +74,6 @@ def are_classes(examples: Sequence[Example]) -> bool:
     >>> are_classes([yes, no] * 4), are_classes([yes, no])
     (True, False)
     """
-    found = {e.answers[0] for e in examples}
-    short = all(len(answer.split()) <= CLASS_WORDS for answer in found)
-    return short and 2 <= len(found) <= min(MOST_CLASSES, len(examples) // CLASS_SIZE)
+    answers = {e.answers[0] for e in examples}
+    short = all(len(answer.split()) <= CLASS_WORDS for answer in answers)
+    return short and 2 <= len(answers) <= min(MOST_CLASSES, len(examples) // CLASS_SIZE)

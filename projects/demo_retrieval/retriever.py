@@ -163,7 +163,7 @@ class DenseRetriever:
         if torch.cuda.is_available() and device.type == "cpu" and self.accelerator != "cpu":
             encoder.to("cuda")
             device = torch.device("cuda")
-        found = []
+        vectors = []
         with evaluation_mode(encoder):
             for start in range(0, len(texts), batch_size):
                 batch = tokenizer(
@@ -174,8 +174,8 @@ class DenseRetriever:
                     return_tensors="pt",
                 )
                 ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-                found.append(encoder(ids, mask).float().cpu())
-        return torch.cat(found)
+                vectors.append(encoder(ids, mask).float().cpu())
+        return torch.cat(vectors)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -202,8 +202,10 @@ class _Pooled(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, D), not normalised."""
-        found: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        return found
+        pooled: Tensor = self.model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).pooler_output
+        return pooled
 
 
 def build_retriever(

@@ -83,23 +83,23 @@ def expand(names: Iterable[str], data: DemoData) -> list[str]:
     Raises:
         UserError: a star that stands for nothing, or an unknown name.
     """
-    found: list[str] = []
+    expanded: list[str] = []
     for name in names:
         if name.endswith("/*"):
             base = _folder(name.removesuffix("/*"), data)
-            own = sorted(
+            matches = sorted(
                 f"{base.name}/{p.name}"
                 for p in base.iterdir()
                 if p.is_dir() and not p.name.startswith(CONTRAST)
             )
-            if not own:
+            if not matches:
                 raise UserError(f"{base} holds no task: expected {_LAYOUT[base.name][0]}")
         else:
-            own = [n for n in (*BUNDLED, *MADE_UP) if fnmatch(n, name)] or [name]
-        for task in own:
+            matches = [n for n in (*BUNDLED, *MADE_UP) if fnmatch(n, name)] or [name]
+        for task in matches:
             about(task)
-        found += own
-    return list(dict.fromkeys(found))
+        expanded += matches
+    return list(dict.fromkeys(expanded))
 
 
 def read_task(name: str, data: DemoData, seed: int, *, target: bool = False) -> Task:
@@ -128,7 +128,9 @@ def read_task(name: str, data: DemoData, seed: int, *, target: bool = False) -> 
     labels: tuple[str, ...] = ()
     if family != "qa":
         labels = tuple(sorted({e.answers[0] for e in parts["train"]}))
-        parts = {part: [e._replace(options=labels) for e in own] for part, own in parts.items()}
+        parts = {
+            part: [e._replace(options=labels) for e in examples] for part, examples in parts.items()
+        }
     if not target:
         return Task(name, family, labels, tuple(parts["train"]))
     if "dev" not in parts:  # no text twice, and none of the test part, whatever its letters' case
@@ -193,54 +195,56 @@ def _official(
     name = name.removesuffix(MISMATCHED) if mismatched else name
     folder = _folder(kind, data, name)
     if kind == "mrqa":
-        own = read_mrqa(
+        train = read_mrqa(
             folder / f"{name}-train-seed-{seed}-num-examples-{data.qa_shots}.jsonl", task
         )
         if not target:
-            return {"train": own}
+            return {"train": train}
         # as large as the training part, of the largest split, without its examples [FewshotQA];
         # where it is that split itself, of the next seed's
         draw = MRQA_DEV_SEED + ((seed, data.qa_shots) == (MRQA_DEV_SEED, MRQA_DEV_SIZE))
         more = read_mrqa(
             folder / f"{name}-train-seed-{draw}-num-examples-{MRQA_DEV_SIZE}.jsonl", task
         )
-        known = {(e.question, e.context) for e in own}
-        rest = [e for e in more if (e.question, e.context) not in known]
+        seen = {(e.question, e.context) for e in train}
+        rest = [e for e in more if (e.question, e.context) not in seen]
         if not rest:
             raise UserError(
-                f"{task} has no development example beside its {len(own)} training ones: lower"
+                f"{task} has no development example beside its {len(train)} training ones: lower"
                 " data.qa_shots"
             )
         order = sample_rng(MRQA_DEV_SEED, 0, 0, _DEV_STREAM).permutation(len(rest))
         dev = [rest[i] for i in order[: data.qa_shots]]
-        return {"train": own, "dev": dev, "test": read_mrqa(folder / "dev.jsonl", task)}
+        return {"train": train, "dev": dev, "test": read_mrqa(folder / "dev.jsonl", task)}
     parts = ("train", "dev", "test") if target else ("train",)
     if kind == "unifiedqa":
         # a target's few examples are drawn from the training file: the development file is not
         # needed
         return {part: _unifiedqa(folder / f"{part}.tsv", task) for part in parts if part != "dev"}
     stem = f"{name}_{data.shots}_{seed}" if target else _any_split(folder, name, data.shots, seed)
-    found = {
+    splits = {
         part: read_crossfit(folder / f"{stem}_{part}.tsv", task)
         for part in parts
         if not (mismatched and part == "test")
     }
-    return found | ({"test": _mismatched(task, data)} if mismatched and target else {})
+    return splits | ({"test": _mismatched(task, data)} if mismatched and target else {})
 
 
 def _mismatched(task: str, data: DemoData) -> list[Example]:
     """GLUE's development part of the other genres, as CrossFit writes the matched one."""
-    own, words = read_glue(GLUE["mnli"], "dev_mm", data.root), about(task)["answers"]
+    rows, words = read_glue(GLUE["mnli"], "dev_mm", data.root), about(task)["answers"]
     return [
         Example(
             task,
             str(about(task)["question"]),
-            (str(words[own.classes[int(label)]]),),
+            (str(words[rows.classes[int(label)]]),),
             " ".join(f"premise: {premise} [SEP] hypothesis: {hypothesis}".split()),
             (),
             f"dev_mm-{i}",
         )
-        for i, ((premise, hypothesis), label) in enumerate(zip(own.texts, own.labels, strict=True))
+        for i, ((premise, hypothesis), label) in enumerate(
+            zip(rows.texts, rows.labels, strict=True)
+        )
     ]
 
 
@@ -251,7 +255,7 @@ def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
     """
     if (folder / f"{name}_{shots}_{seed}_train.tsv").is_file():
         return f"{name}_{shots}_{seed}"
-    found = [
+    paths = [
         path
         for pattern in (
             f"{name}_*_{seed}_train.tsv",
@@ -260,9 +264,9 @@ def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
         )
         for path in sorted(folder.glob(pattern))
     ]
-    if not found:
+    if not paths:
         raise UserError(f"{folder} holds no {name}_<shots>_<seed>_train.tsv")
-    return found[0].name.removesuffix("_train.tsv")
+    return paths[0].name.removesuffix("_train.tsv")
 
 
 def _lines(path: Path) -> list[str]:
@@ -288,9 +292,9 @@ def read_crossfit(path: Path, task: str) -> list[Example]:
     Raises:
         UserError: no such file, a line without a tab, or a label that the task has no word for.
     """
-    own = about(task)
-    words = own.get("answers")
-    found = []
+    entry = about(task)
+    words = entry.get("answers")
+    examples = []
     for i, line in enumerate(_lines(path)):
         source, tab, *outputs = line.partition("\t")
         golds = tuple(x.strip() for x in outputs[0].split("\t") if x.strip())
@@ -302,10 +306,10 @@ def read_crossfit(path: Path, task: str) -> list[Example]:
                     f"{path}, line {i + 1}: label '{golds[0]}'{nearest(golds[0], words)}"
                 )
             golds = (str(words[golds[0]]),)
-        found.append(
-            Example(task, str(own["question"]), golds, source.strip(), (), f"{path.stem}-{i}")
+        examples.append(
+            Example(task, str(entry["question"]), golds, source.strip(), (), f"{path.stem}-{i}")
         )
-    return found
+    return examples
 
 
 def read_mrqa(path: Path, task: str) -> list[Example]:
@@ -314,7 +318,7 @@ def read_mrqa(path: Path, task: str) -> list[Example]:
     Raises:
         UserError: no such file, or a damaged line.
     """
-    found = []
+    examples = []
     for i, line in enumerate(_lines(path)):
         try:
             row = json.loads(line)
@@ -323,14 +327,14 @@ def read_mrqa(path: Path, task: str) -> list[Example]:
             for qa in row["qas"]:
                 key = str(qa.get("qid") or qa.get("id") or f"{path.stem}-{i}")
                 context = " ".join(str(row["context"]).split())
-                found.append(
+                examples.append(
                     Example(
                         task, str(qa["question"]), tuple(map(str, qa["answers"])), context, (), key
                     )
                 )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {i + 1} is not MRQA's format: {error!r}") from error
-    return found
+    return examples
 
 
 # -- bundled and made up -------------------------------------------------------------------------
@@ -360,8 +364,8 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
             p: _rows("intents", f"{source}-{p}", ("text", "intent"), root)
             for p in ("train", "test")
         }
-        wanted = sorted({str(r["intent"]) for r in rows["train"]})
-        wanted = wanted if name == "snips" else wanted[:20]
+        intents = sorted({str(r["intent"]) for r in rows["train"]})
+        intents = intents if name == "snips" else intents[:20]
         return [
             Example(
                 name,
@@ -372,16 +376,16 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
                 f"{part}-{i}",
             )
             for i, r in enumerate(rows[part])
-            if r["intent"] in wanted
+            if r["intent"] in intents
         ]
     if name.startswith("clinc_"):
         rows_ = _rows("demonstrations", "clinc150-train", ("text", "intent", "domain"), root)
         domain = name.removeprefix("clinc_")
         question = question.format(domain=domain.replace("_", " "))
-        own = [r for r in rows_ if r["domain"] == domain]
-        found = [
+        of_domain = [r for r in rows_ if r["domain"] == domain]
+        examples = [
             Example(name, question, (spoken(str(r["intent"])),), str(r["text"]), (), str(i))
-            for i, r in enumerate(own)
+            for i, r in enumerate(of_domain)
         ]
     elif name == "restaurant":
         rows_ = _rows("demonstrations", f"restaurant8k-{part}", ("text", "slot", "value"), root)
@@ -399,19 +403,19 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
     elif name == "qnli":
         rows_ = _rows("demonstrations", "qnli", ("question", "sentence", "label"), root)
         words = about(name)["answers"]
-        found = [
+        examples = [
             Example(
                 name, question, (words[r["label"]],), f"{r['question']} {r['sentence']}", (), str(i)
             )
             for i, r in enumerate(rows_)
             if (stable_fraction(str(r["question"])) < 0.7) == (part == "train")
         ]
-        return found
+        return examples
     elif name == "choices":
         rows_ = _rows(
             "demonstrations", "multiple-choice", ("id", "question", "choices", "answer"), root
         )
-        found = [
+        examples = [
             Example(
                 name,
                 str(r["question"]),
@@ -426,7 +430,7 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
         raise UserError(f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}")
     # sets with a training file alone: a fifth, by hash, is held back
     return [
-        e for e in found if (stable_fraction(e.question + e.context) < 0.8) == (part == "train")
+        e for e in examples if (stable_fraction(e.question + e.context) < 0.8) == (part == "train")
     ]
 
 
@@ -443,10 +447,10 @@ def made_up(name: str, part: str, count: int = 120) -> list[Example]:
     """Small tasks of the three families, without files."""
     rng = sample_rng(0, 0, MADE_UP.index(name), _MADE_STREAM + len(part))
     question = str(about(name).get("question", ""))
-    found: dict[str, Example] = {}
+    by_text: dict[str, Example] = {}
     topics = list(_TOPICS)
-    while len(found) < count:
-        i = len(found)
+    while len(by_text) < count:
+        i = len(by_text)
         topic = topics[i % 4] if name != "made_up_nli" else topics[int(rng.integers(4))]
         words = [
             _TOPICS[topic][int(rng.integers(2))],
@@ -460,5 +464,5 @@ def made_up(name: str, part: str, count: int = 120) -> list[Example]:
             right = i % 2 == 0
             other = topics[(topics.index(topic) + 1 + int(rng.integers(3))) % 4]
             text, answer = f"{text} this is {topic if right else other}", "yes" if right else "no"
-        found[text] = Example(name, ask, (answer,), text, (), f"{part}-{i}")
-    return list(found.values())
+        by_text[text] = Example(name, ask, (answer,), text, (), f"{part}-{i}")
+    return list(by_text.values())

@@ -95,20 +95,20 @@ def read_tasks(cfg: Config) -> Tasks:
             f"all training examples of {', '.join(empty)} are evaluated: choose other data.targets"
             " or another data.split_seed"
         )
-    known: dict[str, Task] = {t.name: t for t in targets}
+    by_name: dict[str, Task] = {t.name: t for t in targets}
 
     def allowed(names: Sequence[str]) -> list[Task]:
-        found = []
+        targets_read = []
         for name in expand(names, data):
             if name in {t.name for t in targets}:
                 continue  # a target has its few examples alone
             if data.exclude_eval_tasks and data_set(name) in sets:
                 left_out.append(name)
                 continue
-            if name not in known:
-                known[name] = clean(read_task(name, data, cfg.seed))
-            found.append(known[name])
-        return [t for t in found if t.train]
+            if name not in by_name:
+                by_name[name] = clean(read_task(name, data, cfg.seed))
+            targets_read.append(by_name[name])
+        return [t for t in targets_read if t.train]
 
     meta = allowed(data.meta) if cfg.meta else []
     if cfg.meta and not meta:
@@ -119,17 +119,19 @@ def read_tasks(cfg: Config) -> Tasks:
     if kind == "passages":
         bank = read_passages(own_file(str(data.passages), data.root, "passages"))
     elif data.bank_file is not None:
-        found = read_bank(own_file(data.bank_file, data.root, "demonstrations"))
+        targets_read = read_bank(own_file(data.bank_file, data.root, "demonstrations"))
         names, shared = {t.name for t in targets}, data.exclude_eval_tasks
-        barred = {e.task for e in found if e.task in names or (shared and data_set(e.task) in sets)}
+        barred = {
+            e.task for e in targets_read if e.task in names or (shared and data_set(e.task) in sets)
+        }
         left_out += sorted(barred - names)  # the targets' own few examples come below
-        kept = [e for e in found if e.task not in barred]
+        kept = [e for e in targets_read if e.task not in barred]
         bank = [e for e in kept if not evaluated.of(e)]
         removed["bank_file"] = len(kept) - len(bank)
     else:
         # random demonstrations are of an input's own task, whether or not the bank holds it
-        wanted = [*data.bank, *data.meta] if kind == "random_task" else data.bank
-        bank = [e for t in allowed(wanted) for e in t.train]
+        sources = [*data.bank, *data.meta] if kind == "random_task" else data.bank
+        bank = [e for t in allowed(sources) for e in t.train]
     if kind == "random_task" or (data.bank_targets and kind != "passages"):
         bank += [e for t in targets for e in t.train]
     return Tasks(
@@ -141,11 +143,11 @@ def make_bank(cfg: Config, tasks: Tasks, retriever: Retriever | None = None) -> 
     """The bank of a config with its index; None without demonstrations."""
     if cfg.method.selection == "none":
         return None
-    own = cfg.retriever
+    settings = cfg.retriever
     retriever = retriever or build_retriever(
-        own, lambda: key_texts(tasks.bank, own.key), cfg.trainer.accelerator
+        settings, lambda: key_texts(tasks.bank, settings.key), cfg.trainer.accelerator
     )
-    return Bank(tasks.bank, retriever, own.key, own.cache)
+    return Bank(tasks.bank, retriever, settings.key, settings.cache)
 
 
 def demonstrations_of(cfg: Config, bank: Bank | None) -> Demonstrations:
@@ -171,16 +173,25 @@ def stages(cfg: Config) -> Iterator[Stage]:
         rows = rows_of(cfg, module, tasks.meta, cfg.data.batch_size)
         # the targets' development examples choose no step here: they are for fine-tuning alone
         yield stage("meta", cfg, module, rows, tasks, cfg.data.batch_size, None, {})
-    own = cfg.finetune
-    if own.max_steps or cfg.finetune_epochs:
+    settings = cfg.finetune
+    if settings.max_steps or cfg.finetune_epochs:
         length: dict[str, Any] = (
-            {"max_steps": own.max_steps} if own.max_steps else {"max_epochs": cfg.finetune_epochs}
+            {"max_steps": settings.max_steps}
+            if settings.max_steps
+            else {"max_epochs": cfg.finetune_epochs}
         )
-        length["accumulate_grad_batches"] = own.accumulate_grad_batches
-        module.optim = phase_optim(cfg, own)
-        rows = rows_of(cfg, module, tasks.targets, own.batch_size)
+        length["accumulate_grad_batches"] = settings.accumulate_grad_batches
+        module.optim = phase_optim(cfg, settings)
+        rows = rows_of(cfg, module, tasks.targets, settings.batch_size)
         yield stage(
-            "finetune", cfg, module, rows, tasks, own.batch_size, own.val_every_n_steps, length
+            "finetune",
+            cfg,
+            module,
+            rows,
+            tasks,
+            settings.batch_size,
+            settings.val_every_n_steps,
+            length,
         )
 
 
@@ -261,28 +272,28 @@ def fills(cfg: Config, count: int, batch_size: int, key: str) -> None:
 
 def denoising(cfg: Config, module: DemoRetrieval) -> Iterator[Stage]:
     """Text infilling with plain sentences, or the weights of a run that did the same."""
-    own = cfg.denoise
+    settings = cfg.denoise
     assert module.encoder is not None
-    module.optim = phase_optim(cfg, own)
+    module.optim = phase_optim(cfg, settings)
     if "made_up_qa" in cfg.data.targets:
         sentences = [e.context for t in read_tasks(cfg).targets for e in t.train]
     else:
-        sentences = load_sentences(cfg.data.root, limit=own.sentences, seed=cfg.seed)
-    fills(cfg, len(sentences), own.batch_size, "denoise.batch_size")
+        sentences = load_sentences(cfg.data.root, limit=settings.sentences, seed=cfg.seed)
+    fills(cfg, len(sentences), settings.batch_size, "denoise.batch_size")
     data = ContrastiveData(
-        InfillRows(sentences, module.encoder, own, cfg.seed),
-        batch_size=own.batch_size,
+        InfillRows(sentences, module.encoder, settings, cfg.seed),
+        batch_size=settings.batch_size,
         seed=cfg.seed,
         num_workers=cfg.data.num_workers,
     )
-    known = denoised_path(cfg)
+    weights = denoised_path(cfg)
     trainer = {
-        "max_steps": own.max_steps,
+        "max_steps": settings.max_steps,
         "val_every_n_steps": None,
-        "accumulate_grad_batches": own.accumulate_grad_batches,
+        "accumulate_grad_batches": settings.accumulate_grad_batches,
     }
-    yield Stage("denoise", module, data, trainer, weights=known if known.is_file() else None)
-    keep_weights(known, module)
+    yield Stage("denoise", module, data, trainer, weights=weights if weights.is_file() else None)
+    keep_weights(weights, module)
 
 
 def denoised_path(cfg: Config) -> Path:
@@ -329,12 +340,12 @@ def plan(cfg: Config) -> Plan[DemoRetrieval]:
         return build_module(cfg, make_bank(cfg, read_tasks(cfg)))  # for the weights of a checkpoint
 
     def forward(module: DemoRetrieval, batch_size: int) -> Tensor:
-        own, copies = cfg.data, demonstrations_of(cfg, None).k
-        ids = torch.ones(batch_size * copies, own.max_source, dtype=torch.long)
-        target = torch.ones(batch_size * copies, own.max_target, dtype=torch.long)
+        data, copies = cfg.data, demonstrations_of(cfg, None).k
+        ids = torch.ones(batch_size * copies, data.max_source, dtype=torch.long)
+        target = torch.ones(batch_size * copies, data.max_target, dtype=torch.long)
         # in training BART draws which layers it drops, and meta tensors have no values
         module.network.eval()
-        found: Tensor = module.network(input_ids=ids, decoder_input_ids=target).logits
-        return found.sum()
+        logits: Tensor = module.network(input_ids=ids, decoder_input_ids=target).logits
+        return logits.sum()
 
     return Plan(module, count, forward, tuple(needed))

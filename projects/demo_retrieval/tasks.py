@@ -27,26 +27,27 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     Raises:
         UserError: no folder, nothing to answer, or a damaged file.
     """
-    own = cfg.answer
-    if own.run is None or (own.input is None) == (own.question is None):
+    settings = cfg.answer
+    if settings.run is None or (settings.input is None) == (settings.question is None):
         raise UserError(
             "set answer.run, a folder written by make export, and answer.question=... or "
             "answer.input=questions.jsonl (question, context, options)"
         )
-    rows: list[Mapping[str, Any]] = [{"question": own.question, "context": own.context}]
-    if own.input is not None:
-        rows = list(read_jsonl(Path(own.input).expanduser(), ("question",)))
+    rows: list[Mapping[str, Any]] = [{"question": settings.question, "context": settings.context}]
+    if settings.input is not None:
+        rows = list(read_jsonl(Path(settings.input).expanduser(), ("question",)))
     read = [
-        from_row(r, f"{own.input or 'answer.question'}, row {i + 1}") for i, r in enumerate(rows)
+        from_row(r, f"{settings.input or 'answer.question'}, row {i + 1}")
+        for i, r in enumerate(rows)
     ]
     if any(not e.question for e in read):
-        raise UserError(f"{own.input or 'answer.question'} holds an empty question")
+        raise UserError(f"{settings.input or 'answer.question'} holds an empty question")
     # no task and no id: nothing of the bank is the question itself, but for equal texts
     examples = [e._replace(task="", answers=(), id="") for e in read]
     if not examples:
-        raise UserError(f"{own.input} holds no question")
-    model = Answerer(own.run, own.bank)
-    found, demonstrations = model.answered(examples)
+        raise UserError(f"{settings.input} holds no question")
+    model = Answerer(settings.run, settings.bank)
+    answers, demonstrations = model.answered(examples)
     strange, arbitrary = model.unknown(examples)
     if strange:
         workspace.say(
@@ -54,8 +55,8 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
             " of theirs: use a model with retriever.kind=dense"
         )
     lines = []
-    for i, (example, told, shown) in enumerate(zip(examples, found, demonstrations, strict=True)):
-        workspace.say(f"{example.question} {example.context} -> {told or '-'}")
+    for i, (example, text, shown) in enumerate(zip(examples, answers, demonstrations, strict=True)):
+        workspace.say(f"{example.question} {example.context} -> {text or '-'}")
         cut, whole = model.unread(example, shown)
         if cut:
             workspace.say(
@@ -76,7 +77,7 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
             {
                 "question": example.question,
                 "context": example.context,
-                "answer": told,
+                "answer": text,
                 "context_tokens_cut": cut,
                 "demonstrations": [d._asdict() for d in shown],
             }
@@ -85,7 +86,7 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     path.write_text(
         "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8"
     )
-    return found
+    return answers
 
 
 def prepare(cfg: Config, workspace: Workspace) -> Path:
@@ -117,24 +118,26 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
     """
     from common.engine.run import train as engine_train
 
-    own, train = cfg.few_shot, train or engine_train
-    if len(set(own.seeds)) < 2:
+    settings, train = cfg.few_shot, train or engine_train
+    if len(set(settings.seeds)) < 2:
         raise UserError("few_shot.seeds needs at least two different draws")
-    if len(set(own.seeds)) < len(own.seeds):  # the same numbers twice would narrow the deviation
-        raise UserError(f"few_shot.seeds={own.seeds} names a draw twice: name each once")
+    if len(set(settings.seeds)) < len(
+        settings.seeds
+    ):  # the same numbers twice would narrow the deviation
+        raise UserError(f"few_shot.seeds={settings.seeds} names a draw twice: name each once")
     values: dict[str, list[float]] = {}
-    for seed in own.seeds:
+    for seed in settings.seeds:
         words = [
             *as_overrides(cfg),
             f"data.split_seed={seed}",
             f"runs_dir={workspace.folder('runs')}",
             f"run_id=draw-{seed}",
         ]
-        if own.run is not None:
+        if settings.run is not None:
             # the export keeps its own dropout, which a pair of encoder and decoder has no single
             # place for
             words += [
-                f"model.pretrained={own.run}",
+                f"model.pretrained={settings.run}",
                 "model.encoder=null",
                 "model.config=null",
                 "model.dropout=null",
@@ -149,15 +152,19 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
         )
         for name, value in read_json(run / "metrics.json").items():
             values.setdefault(name, []).append(float(value))
-    found = {
+    summary = {
         name: {"mean": statistics.mean(v), "sd": statistics.stdev(v), "values": v}
         for name, v in values.items()
-        if len(v) == len(own.seeds)
+        if len(v) == len(settings.seeds)
     }
-    write_json(workspace.folder(".") / "few_shot.json", {"seeds": own.seeds, "metrics": found})
-    for name, entry in found.items():
-        workspace.say(f"{name}: {entry['mean']:.4f} +- {entry['sd']:.4f} ({len(own.seeds)} draws)")
-    return found
+    write_json(
+        workspace.folder(".") / "few_shot.json", {"seeds": settings.seeds, "metrics": summary}
+    )
+    for name, entry in summary.items():
+        workspace.say(
+            f"{name}: {entry['mean']:.4f} +- {entry['sd']:.4f} ({len(settings.seeds)} draws)"
+        )
+    return summary
 
 
 def _finished(place: Path, workspace: Workspace, words: list[str]) -> bool:

@@ -133,13 +133,13 @@ def copy_keys(example: Example) -> tuple[str, ...]:
     """
     if "/" not in example.task:
         return (text_key(example),)
-    own = asked(example)
-    text = MARKS.sub(" ", own.context[:_COPY_LETTERS])
-    bare = text[found.end() :] if (found := TITLES.match(text)) else text
+    query = asked(example)
+    text = MARKS.sub(" ", query.context[:_COPY_LETTERS])
+    bare = text[match.end() :] if (match := TITLES.match(text)) else text
     starts = (
         " ".join(normalize_answer(t).split()[:COPY_WORDS]) for t in (text, bare.strip() or text)
     )
-    question = normalize_answer(own.question)
+    question = normalize_answer(query.question)
     return tuple(dict.fromkeys([text_key(example), *(f"{question}\t{start}" for start in starts)]))
 
 
@@ -176,9 +176,14 @@ def from_row(row: Mapping[str, Any], place: str, task: str = "", number: int = 0
         raise UserError(f"{place}: expected question, answer (or answers) and context")
     single = text(row.get("answer"), "answer")
     answers = texts("answers") or ((single,) if single else ())
-    own = text(row.get("task"), "task") or task
+    task_name = text(row.get("task"), "task") or task
     return Example(
-        own, question, answers, context, texts("options"), text(row.get("id"), "id") or str(number)
+        task_name,
+        question,
+        answers,
+        context,
+        texts("options"),
+        text(row.get("id"), "id") or str(number),
     )
 
 
@@ -232,10 +237,10 @@ def parse_options(text: str) -> tuple[str, ...]:
     """
     starts: list[int] = []
     for letter in LETTERS:
-        found = re.search(rf"(?:^|\s)\({letter}\)", text[starts[-1] :] if starts else text)
-        if found is None:
+        match = re.search(rf"(?:^|\s)\({letter}\)", text[starts[-1] :] if starts else text)
+        if match is None:
             break
-        starts.append(found.end() + (starts[-1] if starts else 0))
+        starts.append(match.end() + (starts[-1] if starts else 0))
     ends = [*(start - len(" (a)") for start in starts[1:]), len(text)]
     return tuple(text[start:end].strip() for start, end in zip(starts, ends, strict=True))
 
@@ -313,14 +318,14 @@ class Encoder:
 
     def ids(self, text: str) -> list[int]:
         """Ids without special tokens: a text that holds the mask token's name holds no mask."""
-        found = self.tokenizer(
+        encoded = self.tokenizer(
             text,
             add_special_tokens=False,
             padding=False,
             truncation=False,
             split_special_tokens=True,
         )
-        return list(found["input_ids"])
+        return list(encoded["input_ids"])
 
     def masked(self, text: str) -> list[int]:
         """As `ids`, but the mask token's name stands for a mask."""

@@ -123,10 +123,10 @@ def _vectors(cfg: Config, data: PairSet) -> tuple[Tensor, Tensor]:
         lambda: sentence_encoder(cfg.student.encoder, config=cfg.student.config), cfg.seed
     )
     texts = list(dict.fromkeys([*data.first, *data.second]))
-    known = dict(zip(texts, range(len(texts)), strict=True))
+    row_of = dict(zip(texts, range(len(texts)), strict=True))
     with evaluated(encoder, cfg.trainer.accelerator):
         vectors = encoder.encode(texts, cfg.eval.batch_size)
-    u, v = (vectors[[known[t] for t in side]] for side in (data.first, data.second))
+    u, v = (vectors[[row_of[t] for t in side]] for side in (data.first, data.second))
     return u, v
 
 
@@ -153,19 +153,19 @@ def _linear(
         else:
             model = LogisticRegression(max_iter=1000)
         model.fit(x, train.labels)
-        found = []
+        columns = []
         for test in tests:
             rows = scaler.transform(features(vocabulary, test))
             out = model.predict(rows) if kind == "regression" else model.decision_function(rows)
-            found.append(out[:, None] if out.ndim == 1 else out)
-        return found
+            columns.append(out[:, None] if out.ndim == 1 else out)
+        return columns
 
     return _scored(cfg, workspace, fit)
 
 
 def _grams(text: str) -> list[str]:
-    own = list(words(text))
-    return own + [f"{a} {b}" for a, b in pairwise(own)]
+    unigrams = list(words(text))
+    return unigrams + [f"{a} {b}" for a, b in pairwise(unigrams)]
 
 
 def _scored(cfg: Config, workspace: Workspace, fit: Any) -> dict[str, float]:
@@ -176,7 +176,7 @@ def _scored(cfg: Config, workspace: Workspace, fit: Any) -> dict[str, float]:
     for part, data, logits in zip(cfg.eval.parts, tests, fit(train, tests), strict=True):
         if task.kind == "binary" and logits.shape[1] == 2:
             logits = logits[:, 1:] - logits[:, :1]
-        found = score_pair_task(logits, data.labels, task.kind, cfg.eval.thresholds)
+        scores = score_pair_task(logits, data.labels, task.kind, cfg.eval.thresholds)
         save_items(workspace, part, logits, data.labels, task.kind, cfg.eval.thresholds[0])
-        metrics |= {f"{part}_{name}": value for name, value in found.items()}
+        metrics |= {f"{part}_{name}": value for name, value in scores.items()}
     return metrics

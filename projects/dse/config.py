@@ -154,16 +154,16 @@ class Config(ExperimentConfig):
 
     def _check_parts(self) -> None:
         """Parts that are scored or select the checkpoint exist: said before anything is trained."""
-        task, wanted = self.data.pair_task, {"eval.parts": list(self.eval.parts)}
+        task, parts_of = self.data.pair_task, {"eval.parts": list(self.eval.parts)}
         if self.trainer.val_every_n_steps is not None:
-            wanted["eval.dev"] = [self.eval.dev]
-        known = list(task.files) or ["train", "dev", "test"]
+            parts_of["eval.dev"] = [self.eval.dev]
+        available = list(task.files) or ["train", "dev", "test"]
         if task.name == "file":
-            known = [part for part in known if self.data.files(part)]
-        for key, parts in wanted.items():
+            available = [part for part in available if self.data.files(part)]
+        for key, parts in parts_of.items():
             for part in parts:
-                if part not in known:
+                if part not in available:
                     hint = f", and no data.{part}_file" if task.name == "file" else ""
                     raise ValueError(
-                        f"{key}: {task.name} has no part '{part}'{hint}; it has {', '.join(known)}"
+                        f"{key}: {task.name} has no part '{part}'{hint}; it has {', '.join(available)}"
                     )

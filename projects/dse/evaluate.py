@@ -48,9 +48,9 @@ def part_metrics(
 ) -> dict[str, float]:
     """Metrics of one part, and its items."""
     kind = cfg.data.pair_task.kind
-    found = score_pair_task(logits.numpy(), data.labels, kind, cfg.eval.thresholds)
+    scores = score_pair_task(logits.numpy(), data.labels, kind, cfg.eval.thresholds)
     save_items(workspace, part, logits.numpy(), data.labels, kind, cfg.eval.thresholds[0])
-    metrics = {f"{part}_{name}": value for name, value in found.items()}
+    metrics = {f"{part}_{name}": value for name, value in scores.items()}
     if kind != "regression":
         metrics[f"{part}_accuracy_chance"] = float(np.bincount(data.labels).max() / len(data))
     return metrics
@@ -65,11 +65,11 @@ def save_items(
     threshold: float = 0.5,
 ) -> None:
     """What `make compare` pairs between arms."""
-    told = predictions(logits, kind, threshold)
+    predicted = predictions(logits, kind, threshold)
     if kind == "regression":
-        workspace.rank_items(f"{part}_spearman", told.tolist(), labels.tolist())
+        workspace.rank_items(f"{part}_spearman", predicted.tolist(), labels.tolist())
     else:
-        workspace.items(f"{part}_accuracy", (told == labels).astype(float).tolist())
+        workspace.items(f"{part}_accuracy", (predicted == labels).astype(float).tolist())
 
 
 def against_teacher(cfg: Config, part: str, data: PairSet, logits: Tensor) -> dict[str, float]:
@@ -83,18 +83,20 @@ def against_teacher(cfg: Config, part: str, data: PairSet, logits: Tensor) -> di
         teacher = teacher_logits(cfg, part, data).numpy()
     except UserError:
         return {}
-    kind, own = cfg.data.pair_task.kind, logits.numpy()
-    scores = [score_pair_task(x, data.labels, kind, cfg.eval.thresholds) for x in (teacher, own)]
-    found = {f"teacher_{part}_{name}": value for name, value in scores[0].items()}
-    found[f"{part}_logit_r2"] = logit_r2(own, teacher)
+    kind, student = cfg.data.pair_task.kind, logits.numpy()
+    scores = [
+        score_pair_task(x, data.labels, kind, cfg.eval.thresholds) for x in (teacher, student)
+    ]
+    metrics = {f"teacher_{part}_{name}": value for name, value in scores[0].items()}
+    metrics[f"{part}_logit_r2"] = logit_r2(student, teacher)
     best, reached = (score[MAIN[kind]] for score in scores)
     if best > 0:
-        found[f"{part}_relative_degradation"] = relative_degradation(best, reached)
+        metrics[f"{part}_relative_degradation"] = relative_degradation(best, reached)
     if kind != "regression":
         threshold = cfg.eval.thresholds[0]
-        same = predictions(own, kind, threshold) == predictions(teacher, kind, threshold)
-        found[f"{part}_agreement"] = float(same.mean())
-    return found
+        same = predictions(student, kind, threshold) == predictions(teacher, kind, threshold)
+        metrics[f"{part}_agreement"] = float(same.mean())
+    return metrics
 
 
 def evaluate(cfg: Config, module: DSE, workspace: Workspace) -> dict[str, float]:

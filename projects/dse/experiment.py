@@ -82,8 +82,8 @@ def student_plan(cfg: Config) -> Plan[DSE]:
         ids = torch.ones(2 * batch_size, cfg.data.max_length, dtype=torch.long)
         # without a mask: transformers looks at its values, and meta tensors have none
         output = module.scorer.encoder.tower.model(input_ids=ids)
-        found: Tensor = output.last_hidden_state.sum()
-        return found
+        total: Tensor = output.last_hidden_state.sum()
+        return total
 
     needed = requirements(cfg)
     if cfg.distill.alpha > 0 and cfg.distill.scores is None:
@@ -99,28 +99,28 @@ def student_plan(cfg: Config) -> Plan[DSE]:
 
 def teacher_plan(cfg: Config) -> Plan[PairClassifier]:
     """The same of the teacher alone."""
-    own, task = cfg.teacher, cfg.data.pair_task
+    settings, task = cfg.teacher, cfg.data.pair_task
 
     def module() -> PairClassifier:
-        absent = stand_in(own.pretrained, SIZES)
+        absent = stand_in(settings.pretrained, SIZES)
         if absent is None:
-            built = build_classifier(own, task)
+            built = build_classifier(settings, task)
         else:
             sizes = {"vocab_size": 30522, **absent}
             built = cross_encoder(
                 "random",
                 config=sizes,
                 num_labels=task.num_teacher_logits,
-                max_length=own.max_length,
+                max_length=settings.max_length,
             )
         return PairClassifier(cfg.optim, built, task)
 
     def forward(module: PairClassifier, batch_size: int) -> Tensor:
-        ids = torch.ones(batch_size, own.max_length, dtype=torch.long)
-        found: Tensor = module.classifier.model(input_ids=ids).logits.sum()
-        return found
+        ids = torch.ones(batch_size, settings.max_length, dtype=torch.long)
+        total: Tensor = module.classifier.model(input_ids=ids).logits.sum()
+        return total
 
-    needed = requirements(cfg) + weights_requirement(own.pretrained)
+    needed = requirements(cfg) + weights_requirement(settings.pretrained)
     return Plan(module, _count(cfg, needed), forward, needed)
 
 
@@ -133,29 +133,29 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if task.name == "synthetic":
         return ()
     root = data_root(cfg.data.root)
-    wanted = [
+    parts = [
         "train",
         *cfg.eval.parts,
         *([] if cfg.trainer.val_every_n_steps is None else [cfg.eval.dev]),
     ]
-    wanted = list(dict.fromkeys(wanted))
+    parts = list(dict.fromkeys(parts))
     if task.name == "file":
-        names = [name for part in wanted for name in cfg.data.files(part)]
+        names = [name for part in parts for name in cfg.data.files(part)]
         places = [[Path(name), root / name] for name in names]
     else:
-        names = [name for part in wanted for name in task.files.get(part, ())]
+        names = [name for part in parts for name in task.files.get(part, ())]
         places = [[root / name, root / "glue_data" / name] for name in names]
     hint = "columns first, second, label" if task.name == "file" else "GLUE, see the card, Data"
-    found = []
-    for name, own in zip(names, places, strict=True):
-        here = [path for path in own if path.is_file()]
-        found.append(Requirement(f"data: {name}", str((here or own[-1:])[0]), bool(here), hint))
+    needs = []
+    for name, paths in zip(names, places, strict=True):
+        here = [path for path in paths if path.is_file()]
+        needs.append(Requirement(f"data: {name}", str((here or paths[-1:])[0]), bool(here), hint))
     if cfg.distill.scores is not None and cfg.distill.alpha > 0:
         place = Path(cfg.distill.scores)
-        found.append(
+        needs.append(
             Requirement("data: teacher logits", str(place), place.exists(), "make run TASK=score")
         )
-    return tuple(found)
+    return tuple(needs)
 
 
 def _count(cfg: Config, needed: tuple[Requirement, ...]) -> int:

@@ -169,8 +169,8 @@ class LayerTower(TextTower):
         if attention_mask is None:
             raise ValueError("pass attention_mask")
         pooled = self.dropout(self._pooled(input_ids, attention_mask, inputs))
-        found: Tensor = pooled if self.projection is None else self.projection(pooled)
-        return found
+        output: Tensor = pooled if self.projection is None else self.projection(pooled)
+        return output
 
     def _pooled(self, ids: Tensor, mask: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.kind == "word_vectors":
@@ -181,8 +181,8 @@ class LayerTower(TextTower):
         )
         if self.pooler is not None:
             first = first_token(output.last_hidden_state, mask)  # wherever the padding is
-            found: Tensor = self.pooler(first[:, None])
-            return found
+            vectors: Tensor = self.pooler(first[:, None])
+            return vectors
         if self.lstm is not None:
             return self._recurrent(output.last_hidden_state, mask)
         return pool_layers(

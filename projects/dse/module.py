@@ -66,24 +66,24 @@ def build_scorer(cfg: Config, planned: bool = False) -> PairScorer:
     Raises:
         UserError: see `layer_encoder`.
     """
-    own = cfg.student
-    absent = stand_in(own.encoder, SIZES) if planned else None
+    student = cfg.student
+    absent = stand_in(student.encoder, SIZES) if planned else None
     encoder = layer_encoder(
-        own.encoder if absent is None else "random",
-        config=own.config if absent is None else absent,
-        dropout=own.dropout,
-        attention=own.attention,
+        student.encoder if absent is None else "random",
+        config=student.config if absent is None else absent,
+        dropout=student.dropout,
+        attention=student.attention,
         max_length=cfg.data.max_length,
-        length_groups=own.length_groups,
-        kind=own.pool.kind,
-        top_layers=own.pool.top_layers,
-        use_cls=own.pool.use_cls,
-        sqrt_len=own.pool.sqrt_len,
-        pool_dropout=own.pool.dropout,
-        projection_dim=own.projection_dim,
+        length_groups=student.length_groups,
+        kind=student.pool.kind,
+        top_layers=student.pool.top_layers,
+        use_cls=student.pool.use_cls,
+        sqrt_len=student.pool.sqrt_len,
+        pool_dropout=student.pool.dropout,
+        projection_dim=student.projection_dim,
     )
     task = cfg.data.pair_task
-    head = PairHead(encoder.num_features, own.head.dims, task.num_logits, own.head.kind)
+    head = PairHead(encoder.num_features, student.head.dims, task.num_logits, student.head.kind)
     return PairScorer(encoder, head, task.labels)
 
 

@@ -52,8 +52,8 @@ class SequencePairs(Dataset[SequenceBatch]):
     def __init__(self, data: PairSet, kind: Kind, classifier: CrossEncoder) -> None:
         self.labels, self.pad = label_tensor(data.labels, kind), classifier.pad
         texts = list(dict.fromkeys([*data.first, *data.second]))
-        known = dict(zip(texts, plain_ids(classifier.tokenizer, texts), strict=True))
-        self.rows = [classifier.row(known[a], known[b]) for a, b in data.pairs]
+        ids_of = dict(zip(texts, plain_ids(classifier.tokenizer, texts), strict=True))
+        self.rows = [classifier.row(ids_of[a], ids_of[b]) for a, b in data.pairs]
 
     def __len__(self) -> int:
         return len(self.rows)

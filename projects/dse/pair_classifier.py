@@ -59,10 +59,10 @@ class PairModule(ContrastiveModule):
         pairs = [pair for part, _ in self._seen for pair in part]
         labels = torch.cat([labels for _, labels in self._seen]).cpu()
         self._seen = []
-        found = gather_objects((self.pair_logits(pairs).numpy(), labels.numpy()))
+        gathered = gather_objects((self.pair_logits(pairs).numpy(), labels.numpy()))
         logits, gold = (
             torch.cat([torch.as_tensor(x) for x in side]).numpy()
-            for side in zip(*found, strict=True)
+            for side in zip(*gathered, strict=True)
         )
         metrics = score_pair_task(logits, gold, self.task.kind, self.thresholds)
         self.log("val/pair_score", main_score(metrics, self.task.kind))
@@ -108,8 +108,8 @@ class PairClassifier(PairModule):
 
     def pair_logits(self, pairs: Sequence[Pair], batch_size: int = 128) -> Tensor:
         """Logits (N, C) with one column for two classes, see `binary_logit`."""
-        found = self.classifier.score(pairs, batch_size)
-        return binary_logit(found if found.ndim == 2 else found[:, None], self.task)
+        logits = self.classifier.score(pairs, batch_size)
+        return binary_logit(logits if logits.ndim == 2 else logits[:, None], self.task)
 
 
 def binary_logit(logits: Tensor, task: PairTask) -> Tensor:
@@ -148,7 +148,7 @@ def build_classifier(
         UserError: see `cross_encoder`; weights that are to be kept and have another number of
             classes.
     """
-    found = cross_encoder(
+    classifier = cross_encoder(
         cfg.pretrained,
         num_labels=task.num_teacher_logits,
         head=cfg.head,
@@ -160,11 +160,11 @@ def build_classifier(
     )
     if cfg.head == "new" and task.labels:
         names = dict(enumerate(task.labels))
-        found.model.config.id2label, found.model.config.label2id = (
+        classifier.model.config.id2label, classifier.model.config.label2id = (
             names,
             {v: k for k, v in names.items()},
         )
-    return found
+    return classifier
 
 
 def label_order(classifier: CrossEncoder, task: PairTask) -> list[int]:
@@ -173,10 +173,10 @@ def label_order(classifier: CrossEncoder, task: PairTask) -> list[int]:
     A classifier whose names are others (LABEL_0, ...) is taken to have the task's order.
     """
     named = getattr(classifier.model.config, "label2id", None) or {}
-    own = {_plain(str(name)): int(place) for name, place in named.items()}
+    place_of = {_plain(str(name)): int(place) for name, place in named.items()}
     asked = [_plain(label) for label in task.labels]
-    if asked and all(label in own for label in asked):
-        return [own[label] for label in asked]
+    if asked and all(label in place_of for label in asked):
+        return [place_of[label] for label in asked]
     return list(range(classifier.num_labels))
 
 
@@ -190,8 +190,8 @@ def task_pairs(data: PairData, part: str, seed: int) -> PairSet:
     Raises:
         UserError: see `read_pairs`.
     """
-    found = read_pairs(data.pair_task, part, data.root, data.files(part))
-    return limited(found, data.limit, seed) if part == "train" else found
+    pairs = read_pairs(data.pair_task, part, data.root, data.files(part))
+    return limited(pairs, data.limit, seed) if part == "train" else pairs
 
 
 def classifier_stage(

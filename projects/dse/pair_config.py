@@ -34,8 +34,8 @@ class PairData(DataConfig):
 
     def files(self, part: str) -> list[str]:
         """Own files of a part."""
-        found = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}.get(part)
-        return [] if found is None else [found]
+        path = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}.get(part)
+        return [] if path is None else [path]
 
 
 @dataclass

@@ -47,8 +47,8 @@ class ScorePairs:
         """One row for each pair ``[first, second]``."""
         pairs = [(str(a), str(b)) for a, b in rows]
         with evaluated(self.classifier, self.accelerator):
-            found = self._scores(pairs)
-        logits = (found if found.ndim == 2 else found[:, None])[:, self.order]
+            scores = self._scores(pairs)
+        logits = (scores if scores.ndim == 2 else scores[:, None])[:, self.order]
         return [
             {"key": content_key(pair), "logits": row}
             for pair, row in zip(pairs, logits.tolist(), strict=True)

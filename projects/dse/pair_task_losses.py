@@ -30,8 +30,8 @@ def pair_task_loss(
     >>> pair_task_loss(torch.tensor([[2.0]]), torch.tensor([[5.0]]), "regression")
     tensor(9.)
     """
-    wanted = logits.shape[:1] if kind == "multiclass" else logits.shape
-    if labels.shape != wanted or (kind != "multiclass" and logits.shape[1] != 1):
+    expected = logits.shape[:1] if kind == "multiclass" else logits.shape
+    if labels.shape != expected or (kind != "multiclass" and logits.shape[1] != 1):
         raise ValueError(
             f"{kind}: labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}"
         )

@@ -45,13 +45,13 @@ def score_pair_task(
         return {"pearson": float(linear), "spearman": float(ranks)}
     if kind == "multiclass":
         return {"accuracy": float((values.argmax(1) == gold).mean())}
-    found = {}
+    metrics = {}
     for place, threshold in enumerate(thresholds):
-        told, suffix = _positive(values, threshold), f"_at_{threshold:g}" if place else ""
-        found[f"accuracy{suffix}"] = float((told == (gold == 1)).mean())
-        hits, both = (told & (gold == 1)).sum(), told.sum() + (gold == 1).sum()
-        found[f"f1{suffix}"] = float(2 * hits / both) if both else 0.0
-    return found
+        predicted, suffix = _positive(values, threshold), f"_at_{threshold:g}" if place else ""
+        metrics[f"accuracy{suffix}"] = float((predicted == (gold == 1)).mean())
+        hits, both = (predicted & (gold == 1)).sum(), predicted.sum() + (gold == 1).sum()
+        metrics[f"f1{suffix}"] = float(2 * hits / both) if both else 0.0
+    return metrics
 
 
 def main_score(metrics: dict[str, float], kind: Kind) -> float:
@@ -96,5 +96,5 @@ def relative_degradation(teacher: float, student: float) -> float:
 def _positive(values: np.ndarray, threshold: float) -> np.ndarray:
     """(N,) whether the probability is above the threshold."""
     probability = 1 / (1 + np.exp(-np.clip(values[:, 0], -700, 700)))
-    found: np.ndarray = probability > threshold
-    return found
+    positive: np.ndarray = probability > threshold
+    return positive

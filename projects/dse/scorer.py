@@ -40,15 +40,15 @@ class PairScorer(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (B, C) of 2 B rows: all first sentences, then all second ones."""
         u, v = self.encoder(input_ids, attention_mask).chunk(2)  # the same weights for both
-        found: Tensor = self.head(u, v)
-        return found
+        logits: Tensor = self.head(u, v)
+        return logits
 
     def encode(self, texts: Sequence[str], batch_size: int = 128) -> Tensor:
         """Vectors (N, D) on the CPU; each distinct text is read once."""
         distinct = list(dict.fromkeys(texts))
         rows = {text: i for i, text in enumerate(distinct)}
-        found = self.encoder.encode(distinct, batch_size)
-        return found if len(distinct) == len(texts) else found[[rows[text] for text in texts]]
+        vectors = self.encoder.encode(distinct, batch_size)
+        return vectors if len(distinct) == len(texts) else vectors[[rows[text] for text in texts]]
 
     def score(
         self, first: Texts, second: Texts, *, both_orders: bool = False, batch_size: int = 128
@@ -76,10 +76,10 @@ class PairScorer(nn.Module):
         """Logits (Q, K, C) of every query with every candidate: no further pass of the encoder."""
         u, v = self._both(queries, candidates, batch_size)
         with evaluation_mode(self):
-            found = self.head.cross(u, v)
+            logits = self.head.cross(u, v)
             if both_orders:
-                found = (found + self.head.cross(v, u).transpose(0, 1)) / 2
-        return found.cpu()
+                logits = (logits + self.head.cross(v, u).transpose(0, 1)) / 2
+        return logits.cpu()
 
     def rank(
         self,
@@ -124,10 +124,10 @@ class PairScorer(nn.Module):
     def _both(self, first: Texts, second: Texts, batch_size: int) -> tuple[Tensor, Tensor]:
         parts = [x for x in (first, second) if not isinstance(x, Tensor)]
         texts = list(dict.fromkeys(text for part in parts for text in part))
-        known = dict(zip(texts, self.encode(texts, batch_size), strict=True)) if texts else {}
+        vector_of = dict(zip(texts, self.encode(texts, batch_size), strict=True)) if texts else {}
         device = self.encoder.device
         u, v = (
-            x if isinstance(x, Tensor) else torch.stack([known[t] for t in x])
+            x if isinstance(x, Tensor) else torch.stack([vector_of[t] for t in x])
             for x in (first, second)
         )
         return u.to(device), v.to(device)
@@ -148,9 +148,9 @@ def save_scorer(scorer: PairScorer, folder: str | Path) -> Path:
     """
     folder, tower = Path(folder), layer_tower(scorer.encoder)
     write_files(folder, lambda new: save_model(scorer.encoder, new))
-    own = {f"tower.{name}": value for name, value in tower.own_state().items()}
+    tensors = {f"tower.{name}": value for name, value in tower.own_state().items()}
     write_tensors(
-        folder / WEIGHTS, own | {f"head.{k}": v for k, v in scorer.head.state_dict().items()}
+        folder / WEIGHTS, tensors | {f"head.{k}": v for k, v in scorer.head.state_dict().items()}
     )
     head = scorer.head
     settings = {
@@ -182,10 +182,10 @@ def load_scorer(folder: str | Path) -> PairScorer:
             for name in ("tower.", "head.")
         }
         head.load_state_dict(parts["head."])
-        own = layer_tower(encoder)
-        if parts["tower."].keys() != own.own_state().keys():
+        loaded = layer_tower(encoder)
+        if parts["tower."].keys() != loaded.own_state().keys():
             raise KeyError(f"{WEIGHTS} has not all weights of the tower")
-        own.load_state_dict(parts["tower."], strict=False)
+        loaded.load_state_dict(parts["tower."], strict=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{folder} is not an exported DSE student: {error!r}") from error
     return PairScorer(encoder, head, about["labels"]).float().eval()

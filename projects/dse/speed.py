@@ -96,12 +96,12 @@ def measure_costs(
 def speed_metrics(costs: Costs, options: SpeedConfig) -> dict[str, float]:
     """``speedup_<Q>x<K>``, ``speedup_unique`` and ``break_even_*`` (absent where there is none)."""
     q = options.queries
-    found = {f"speedup_{q}x{k}": costs.speedup(q, k) for k in options.candidates}
-    found["speedup_unique"] = costs.unique
+    metrics = {f"speedup_{q}x{k}": costs.speedup(q, k) for k in options.candidates}
+    metrics["speedup_unique"] = costs.unique
     for name, count in (("one_query", 1), (f"{q}_queries", q)):
         if math.isfinite(costs.break_even(count)):
-            found[f"break_even_candidates_{name}"] = costs.break_even(count)
-    return found
+            metrics[f"break_even_candidates_{name}"] = costs.break_even(count)
+    return metrics
 
 
 def speed_table(costs: Costs, options: SpeedConfig) -> list[list[str]]:

@@ -111,11 +111,11 @@ def teacher_module(cfg: Config) -> PairClassifier:
 
 def teacher_stage(cfg: Config, module: PairClassifier) -> Iterator[Stage]:
     """Fine-tuning, or the weights of a run that did the same."""
-    known = teacher_path(cfg)
+    weights = teacher_path(cfg)
     dev = cfg.eval.dev if _monitor(cfg) else None
     stage = classifier_stage(cfg.teacher, module, cfg.data, cfg.seed, dev)
-    yield replace(stage, weights=known if known.is_file() else None)
-    keep_weights(known, module)
+    yield replace(stage, weights=weights if weights.is_file() else None)
+    keep_weights(weights, module)
 
 
 def teacher_path(cfg: Config) -> Path:
@@ -179,9 +179,9 @@ def store_logits(cfg: Config, module: PairClassifier, part: str, pairs: PairSet)
 
 def scoring(cfg: Config, module: PairClassifier) -> tuple[Any, dict[str, Any]]:
     """What makes the row function of a teacher, and the settings that its rows depend on."""
-    own, classifier = cfg.teacher, module.classifier
+    teacher, classifier = cfg.teacher, module.classifier
     order, bf16 = label_order(classifier, module.task), run_precision(cfg.trainer) == "bf16-mixed"
-    row = ScorePairs(classifier, order, own.score_batch_size, cfg.trainer.accelerator, bf16)
+    row = ScorePairs(classifier, order, teacher.score_batch_size, cfg.trainer.accelerator, bf16)
     settings = {
         "teacher": weights_digest(classifier),
         "order": order,
@@ -202,8 +202,8 @@ def teacher_logits(cfg: Config, part: str, pairs: PairSet) -> Tensor:
         UserError: nothing is stored for these pairs, or what is there belongs to others.
     """
     place = logits_folder(cfg, pairs) if cfg.distill.scores is None else Path(cfg.distill.scores)
-    found = joined(pairs.pairs, read_scores(place), place)
+    scores = joined(pairs.pairs, read_scores(place), place)
     try:
-        return binary_logit(found, cfg.data.pair_task)
+        return binary_logit(scores, cfg.data.pair_task)
     except ValueError as error:
         raise UserError(f"{place} ({part}): {error}") from error

@@ -63,17 +63,17 @@ def arm_name(settings: Mapping[str, Any]) -> str:
     """Which arm of the table a run's config is: one of `ARMS`, or a variant of it."""
     if settings["train"] == "teacher":
         return TEACHER
-    own, alpha = settings["student"], settings["distill"]["alpha"]
-    kind = own["pool"]["kind"]
+    student, alpha = settings["student"], settings["distill"]["alpha"]
+    kind = student["pool"]["kind"]
     names = {0: PLAIN, 0.5: STUDENT}
-    found = [names.get(alpha, f"student, alpha {alpha:g}")]
-    if own["freeze"] and alpha == 0:
-        found = [BASELINES.get(kind, "frozen encoder")]
-    elif own["freeze"]:
-        found.append("frozen")
-    if kind != "concat_top_mean" and found != [BASELINES.get(kind)]:
-        found.append(kind)
-    return ", ".join([*found, "dot head"] if own["head"]["kind"] == "dot" else found)
+    parts = [names.get(alpha, f"student, alpha {alpha:g}")]
+    if student["freeze"] and alpha == 0:
+        parts = [BASELINES.get(kind, "frozen encoder")]
+    elif student["freeze"]:
+        parts.append("frozen")
+    if kind != "concat_top_mean" and parts != [BASELINES.get(kind)]:
+        parts.append(kind)
+    return ", ".join([*parts, "dot head"] if student["head"]["kind"] == "dot" else parts)
 
 
 def mixed_settings(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -114,12 +114,12 @@ def degradation_table(rows: Sequence[Row]) -> str:
     lines.append("|" + "---|" * (len(columns) + 3))
     for arm in sorted(dict.fromkeys(key[0] for key in cells), key=_place):
         values = [mean(cells[arm, c]) if (arm, c) in cells else None for c in columns]
-        known = [value for value in values if value is not None]
-        average = f"{_over_tasks(columns, known):.4f}" if len(known) == len(columns) else ""
+        present = [value for value in values if value is not None]
+        average = f"{_over_tasks(columns, present):.4f}" if len(present) == len(columns) else ""
         teacher = [mean(cells[TEACHER, c]) for c in columns if (TEACHER, c) in cells]
         loss = ""
         if average and len(teacher) == len(columns) and arm != TEACHER and min(teacher) > 0:
-            losses = [relative_degradation(t, v) for t, v in zip(teacher, known, strict=True)]
+            losses = [relative_degradation(t, v) for t, v in zip(teacher, present, strict=True)]
             loss = f"{100 * _over_tasks(columns, losses):.2f} %"
         shown = ["" if value is None else f"{value:.4f}" for value in values]
         lines.append("| " + " | ".join([arm, *shown, average, loss]) + " |")
@@ -131,7 +131,7 @@ def _over_tasks(columns: Mapping[str, str], values: Sequence[float]) -> float:
     tasks: dict[str, list[float]] = {}
     for task, value in zip(columns.values(), values, strict=True):
         tasks.setdefault(task, []).append(value)
-    return mean(mean(own) for own in tasks.values())
+    return mean(mean(scores) for scores in tasks.values())
 
 
 def _place(arm: str) -> tuple[int, str]:

@@ -91,14 +91,14 @@ def rank(
             )
             places += best.tolist()
             scores += top.tolist()
-    found = []
-    for query, own, values in zip(queries, places, scores, strict=True):
+    rankings = []
+    for query, order, values in zip(queries, places, scores, strict=True):
         workspace.say(query)
-        rows = [(candidates[i], value) for i, value in zip(own, values, strict=True)]
+        rows = [(candidates[i], value) for i, value in zip(order, values, strict=True)]
         for text, value in rows:
             workspace.say(f"  {value:8.3f}  {text}")
-        found.append(rows)
-    return found
+        rankings.append(rows)
+    return rankings
 
 
 def table(cfg: Config, workspace: Workspace) -> str:
@@ -158,7 +158,7 @@ def _lines(name: str | None, which: str) -> Sequence[str]:
     except (OSError, UnicodeError) as error:
         raise UserError(f"rank.{which}: {error}") from error
     # at line feeds alone: a text may hold other separators
-    found = [line.strip() for line in text.split("\n") if line.strip()]
-    if not found:
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
         raise UserError(f"rank.{which}: {name} is empty")
-    return found
+    return lines

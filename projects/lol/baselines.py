@@ -60,9 +60,9 @@ def _measured(
 ) -> dict[str, float]:
     """Measures of log-scores; equal ones are ordered by chance, as a guess would."""
     items: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for i, (q, own) in enumerate(zip(questions, scores, strict=True)):
-        noise = sample_rng(cfg.seed, 0, i, _TIES_STREAM).random(len(own))
-        values = (np.log(np.array(own) + 1e-3) + 1e-6 * noise).tolist()
+    for i, (q, row_scores) in enumerate(zip(questions, scores, strict=True)):
+        noise = sample_rng(cfg.seed, 0, i, _TIES_STREAM).random(len(row_scores))
+        values = (np.log(np.array(row_scores) + 1e-3) + 1e-6 * noise).tolist()
         count = len(q.true)
         for name, value in truthful_choice(values[:count], values[count:], q.best).items():
             items[name].append(100 * value)

@@ -78,10 +78,10 @@ class Answers(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
         """Ids, mask and labels (B, L) of the keys (index, epoch)."""
-        own = [self.rows[index] for index, _ in keys]
-        batch: dict[str, Any] = {**padded([ids for ids, _ in own], self.pad)}
+        answers = [self.rows[index] for index, _ in keys]
+        batch: dict[str, Any] = {**padded([ids for ids, _ in answers], self.pad)}
         place = torch.arange(batch["input_ids"].shape[1])
-        starts = torch.tensor([start for _, start in own])
+        starts = torch.tensor([start for _, start in answers])
         learnt = (place >= starts[:, None]) & batch["attention_mask"].bool()
         labels = batch["input_ids"].masked_fill(~learnt, IGNORED)
         return {**batch, "labels": labels, "ids": torch.tensor([index for index, _ in keys])}
@@ -94,12 +94,12 @@ def hallucinations(cfg: Config, world: World | None) -> list[Hallucination]:
         UserError: a missing or unreadable file.
     """
     if world is not None and cfg.data.source != "file":
-        found = [
+        statements = [
             Hallucination(fact.noun, answer)
             for fact in world.parts["amateur"]
             for answer in fact.false_answers[:2]
         ]
-        return found[: cfg.data.limit]
+        return statements[: cfg.data.limit]
     return read_hallucinations(cfg)[: cfg.data.limit]
 
 
@@ -116,15 +116,17 @@ def read_hallucinations(cfg: Config) -> list[Hallucination]:
         rows = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else read_jsonl(path)
     except json.JSONDecodeError:
         rows = read_jsonl(path)  # HaluEval's .json files hold JSON lines
-    found = []
+    hallucinations = []
     for number, row in enumerate(rows):
         question = row.get("instruction", row.get("question"))
         answer = row.get("output", row.get("hallucinated_answer"))
         if not isinstance(question, str) or not isinstance(answer, str) or not answer.strip():
             raise UserError(f"{path}, row {number}: expected {layout}")
         more = row.get("input") or ""
-        found.append(Hallucination(f"{question}\n{more}" if more else question, answer.strip()))
-    return found
+        hallucinations.append(
+            Hallucination(f"{question}\n{more}" if more else question, answer.strip())
+        )
+    return hallucinations
 
 
 def amateur_data(cfg: Config, rows: Answers) -> ContrastiveData:
@@ -136,17 +138,17 @@ def amateur_data(cfg: Config, rows: Answers) -> ContrastiveData:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     for name in (cfg.model.small,):
-        found += weights_requirement(name) if name is not None else ()
+        needs += weights_requirement(name) if name is not None else ()
     if "facts" in (cfg.data.source, cfg.eval.source):
-        found.append(bundled_requirement("wordnet"))
+        needs.append(bundled_requirement("wordnet"))
     files = {"data.file": cfg.data.file, "eval.file": cfg.eval.file}
     files["prompt.demonstrations_file"] = cfg.prompt.demonstrations_file
     for name, file in files.items():
         if file is not None:
             path = data_root(cfg.data.root) / file
-            found.append(
+            needs.append(
                 Requirement(f"data: {name}", str(path), path.is_file(), "see the card, Data")
             )
-    return found
+    return needs

@@ -100,8 +100,8 @@ class Decoder:
         self.roles = _roles(method, self.weights)
         self.layers: list[int] = []
         if method.omega or method.amateur == "lower_layer":
-            given = method.layer_list if method.layers == "list" else method.layers
-            self.layers = candidate_layers(given, num_blocks(models.lm.model))
+            layers = method.layer_list if method.layers == "list" else method.layers
+            self.layers = candidate_layers(layers, num_blocks(models.lm.model))
         trained = method.amateur == "trained" and "amateur" in self.roles
         if trained and not models.lora and models.amateur is None:
             raise UserError("amateur=trained, but there is none: train one, or set amateur.path")
@@ -139,12 +139,12 @@ class Decoder:
         policy = Policy("greedy") if policy is None else policy
         if policy.strategy not in ("greedy", "ancestral", "nucleus", "top_k", "typical"):
             raise UserError(f"strategy={policy.strategy}: LOL writes greedily or by sampling")
-        found: list[str] = []
+        texts: list[str] = []
         for first in range(0, len(questions), self.batch_size):
             part = slice(first, first + self.batch_size)
             contexts = [self.contexts(question) for question in questions[part]]
-            found += self._write(contexts, new_tokens, policy, rngs[part], stop)
-        return found
+            texts += self._write(contexts, new_tokens, policy, rngs[part], stop)
+        return texts
 
     def explain(self, question: str, answer: str, *, top: int = 3) -> Scored:
         """An answer token by token: scores, chosen layers, divergences, likeliest tokens."""
@@ -152,7 +152,7 @@ class Decoder:
         prompts, ids = self._tokens(context, answer)
         readings = self._read([prompts], [ids])
         scores, logits, chosen, divergence = self._scores(readings, REMOVED)
-        own = scores[0].gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
+        token_scores = scores[0].gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
         views = {"original": logits.original, "amateur": logits.amateur, "fused": scores}
         best = {
             name: view[0].topk(top).indices.tolist()
@@ -161,7 +161,7 @@ class Decoder:
         }
         layers = [] if chosen is None else [self.layers[i] for i in chosen[0].tolist()]
         spread = [] if divergence is None else divergence[:, 0].T.tolist()
-        return Scored(ids, own.tolist(), layers, spread, best)
+        return Scored(ids, token_scores.tolist(), layers, spread, best)
 
     def contexts(self, text: str, *, plain: bool = False) -> Contexts:
         """The prompts of a question, or of a text that is continued as it stands (`plain`)."""
@@ -182,23 +182,25 @@ class Decoder:
         Raises:
             UserError: an answer without tokens of its own, or one that does not fit the context.
         """
-        found: list[float] = []
+        totals: list[float] = []
         starts = range(0, len(rows), self.batch_size)
         for first in progress(starts, "score", len(starts)):
             part = [self._tokens(*row) for row in rows[first : first + self.batch_size]]
             prompts, answers = [p for p, _ in part], [ids for _, ids in part]
             scores, _, chosen, divergence = self._scores(self._read(prompts, answers), REMOVED)
             for i, ids in enumerate(answers):
-                own = scores[i, -len(ids) :]
-                each = own.gather(1, torch.tensor(ids, device=own.device)[:, None])[:, 0]
-                found.append(float(each.double().sum()))
+                answer_logits = scores[i, -len(ids) :]
+                each = answer_logits.gather(
+                    1, torch.tensor(ids, device=answer_logits.device)[:, None]
+                )[:, 0]
+                totals.append(float(each.double().sum()))
                 if diagnose is not None:
                     layers = [] if chosen is None else chosen[i, -len(ids) :].tolist()
                     spread = [] if divergence is None else divergence[:, i, -len(ids) :].T.tolist()
                     diagnose(
                         Scored(ids, each.tolist(), [self.layers[k] for k in layers], spread, {})
                     )
-        return found
+        return totals
 
     def _text(self, context: Contexts, role: str) -> str:
         if role == "instructed":
@@ -222,13 +224,13 @@ class Decoder:
         return prompts, whole[len(before) :]
 
     def _tracks(self, prompts: Sequence[dict[str, list[int]]]) -> dict[str, Track]:
-        own = {}
+        tracks = {}
         for role in self.roles:
             kind = self.method.amateur if role == "amateur" else "original"
-            wanted = role != "instructed" or self.weights.instruct_original
-            layers = self.layers if wanted else ()
-            own[role] = self.models.track([p[role] for p in prompts], kind, layers)
-        return own
+            contrasted = role != "instructed" or self.weights.instruct_original
+            layers = self.layers if contrasted else ()
+            tracks[role] = self.models.track([p[role] for p in prompts], kind, layers)
+        return tracks
 
     def _read(
         self, prompts: Sequence[dict[str, list[int]]], answers: Sequence[list[int]]
@@ -319,10 +321,10 @@ def _roles(method: MethodConfig, weights: Weights) -> tuple[str, ...]:
     """Which passes a method makes; no term without weight has one."""
     final = weights.beta > 0 and weights.lambda_final > 0
     lower = weights.omega > 0 and weights.lambda_lower > 0
-    own = method.amateur in ("trained", "prompt", "small")
+    has_amateur = method.amateur in ("trained", "prompt", "small")
     return (
         "original",
-        *(("amateur",) if own and (final or lower) else ()),
+        *(("amateur",) if has_amateur and (final or lower) else ()),
         *(("instructed",) if weights.rho > 0 or weights.instruct_original else ()),
     )
 

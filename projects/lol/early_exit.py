@@ -55,19 +55,23 @@ def candidate_layers(layers: Bucket | Sequence[int], blocks: int) -> list[int]:
             raise UserError(f"layers={layers}: give a list or one of {', '.join(get_args(Bucket))}")
         if layers in _PLI:
             scaled = [round(layer * blocks / _PLI_BLOCKS) for layer in _PLI[layers]]
-            found = sorted({min(max(layer, 1), blocks - 1) for layer in scaled})
+            candidates = sorted({min(max(layer, 1), blocks - 1) for layer in scaled})
         else:
             half = blocks // 2
             span = range(half) if layers == "dola_low" else range(half, blocks)
-            found = [layer for layer in span if layer % 2 == 0]
+            candidates = [layer for layer in span if layer % 2 == 0]
     else:
-        found = list(layers)
-    if not found or len({*found}) < len(found) or not all(0 <= i < blocks for i in found):
+        candidates = list(layers)
+    if (
+        not candidates
+        or len({*candidates}) < len(candidates)
+        or not all(0 <= i < blocks for i in candidates)
+    ):
         raise UserError(
             f"layers={layers} of a decoder of {blocks} blocks: give different ones from 0 "
             f"(embeddings) to {blocks - 1}"
         )
-    return found
+    return candidates
 
 
 def final_norm(model: Any) -> nn.Module:

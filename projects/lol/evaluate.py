@@ -37,10 +37,10 @@ def evaluate(cfg: Config, module: LOL, workspace: Workspace) -> dict[str, float]
     for name in names:
         decoder = build_decoder(cfg, module, name)
         items[name], mechanism = measure(decoder, questions, workspace)
-        found = {**means(questions, items[name]), **mechanism}
-        metrics |= {f"{name}_{key}": value for key, value in found.items()}
+        set_metrics = {**means(questions, items[name]), **mechanism}
+        metrics |= {f"{name}_{key}": value for key, value in set_metrics.items()}
         if name == names[0]:
-            metrics |= found
+            metrics |= set_metrics
     first = items[names[0]]
     for key, values in first.items():
         workspace.items(key, values)
@@ -64,27 +64,29 @@ def measure(
     scores = decoder.score_rows(rows, workspace.progress, seen.append if decoder.layers else None)
     items: dict[str, list[float]] = {}
     for q, (first, last) in zip(questions, pairwise(starts), strict=True):
-        own, count = scores[first:last], len(q.true)
+        answer_scores, count = scores[first:last], len(q.true)
         if q.plain:
-            found = {"accuracy": float(chooses_first(own))}
+            measures = {"accuracy": float(chooses_first(answer_scores))}
         else:
-            found = truthful_choice(own[:count], own[count:], q.best)
-        for key, value in found.items():
+            measures = truthful_choice(answer_scores[:count], answer_scores[count:], q.best)
+        for key, value in measures.items():
             items.setdefault(key, []).append(100 * value)
     return items, mechanism(seen, decoder.layers)
 
 
 def means(questions: Sequence[Question], items: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Means over all questions, over the three measures, and of the first measure by group."""
-    found = {key: float(np.mean(values)) for key, values in items.items()}
+    averages = {key: float(np.mean(values)) for key, values in items.items()}
     if "mc1" in items:
-        found["mc_mean"] = float(np.mean([found[key] for key in MEASURES]))
+        averages["mc_mean"] = float(np.mean([averages[key] for key in MEASURES]))
     key, values = next(iter(items.items()))
     groups: dict[str, list[float]] = {}
     for q, value in zip(questions, values, strict=True):
         for group in q.groups:
             groups.setdefault(group, []).append(value)
-    return found | {f"{key}_{group}": float(np.mean(own)) for group, own in groups.items()}
+    return averages | {
+        f"{key}_{group}": float(np.mean(group_values)) for group, group_values in groups.items()
+    }
 
 
 def mechanism(seen: Sequence[Scored], layers: Sequence[int]) -> dict[str, float]:
@@ -93,11 +95,11 @@ def mechanism(seen: Sequence[Scored], layers: Sequence[int]) -> dict[str, float]
     if not chosen:
         return {}
     spread = np.concatenate([np.array(scored.divergences) for scored in seen])
-    found = {
+    metrics = {
         "chosen_layer": float(np.mean(chosen)),
         "divergence_1e6": float(1e6 * spread.max(1).mean()),
     }
-    return found | {f"layer_{i}_percent": 100 * chosen.count(i) / len(chosen) for i in layers}
+    return metrics | {f"layer_{i}_percent": 100 * chosen.count(i) / len(chosen) for i in layers}
 
 
 def compared(
@@ -107,16 +109,16 @@ def compared(
 ) -> dict[str, float]:
     """The first method beside the best baseline, and how many answers it turns against greedy scores."""
     mean = {n: np.array([np.mean(items[n][key]) for key in MEASURES]) for n in names}
-    first, found = names[0], {}
+    first, gains = names[0], {}
     rivals = [n for n in names[1:] if is_baseline(methods[n])]
     if rivals:
         best = max(rivals, key=lambda n: float(mean[n].mean()))
-        found["gain_over_best"] = float((mean[first] - mean[best]).mean())
+        gains["gain_over_best"] = float((mean[first] - mean[best]).mean())
     if "greedy" in names[1:]:
-        own, plain = (np.array(items[n]["mc1"]) > 0 for n in (first, "greedy"))
-        found["turned_right"] = float(100 * (own & ~plain).mean())
-        found["turned_wrong"] = float(100 * (~own & plain).mean())
-    return found
+        right, plain = (np.array(items[n]["mc1"]) > 0 for n in (first, "greedy"))
+        gains["turned_right"] = float(100 * (right & ~plain).mean())
+        gains["turned_wrong"] = float(100 * (~right & plain).mean())
+    return gains
 
 
 def is_baseline(method: MethodConfig) -> bool:
@@ -134,9 +136,13 @@ def chance(questions: Sequence[Question]) -> dict[str, float]:
     """Expected measures of scores that know nothing."""
     if questions[0].plain:
         return {"accuracy_chance": 25.0}
-    one = float(np.mean([1 / (1 + len(q.false)) for q in questions]))
+    first_by_chance = float(np.mean([1 / (1 + len(q.false)) for q in questions]))
     mass = float(np.mean([len(q.true) / (len(q.true) + len(q.false)) for q in questions]))
-    return {"mc1_chance": 100 * one, "mc2_chance": 100 * mass, "mc3_chance": 100 * one}
+    return {
+        "mc1_chance": 100 * first_by_chance,
+        "mc2_chance": 100 * mass,
+        "mc3_chance": 100 * first_by_chance,
+    }
 
 
 def gallery(
@@ -146,8 +152,8 @@ def gallery(
     rows = []
     for i, q in enumerate(questions[:SHOWN]):
         results = [
-            {"name": name, "item": ", ".join(f"{k} {v[i]:.0f}" for k, v in own.items())}
-            for name, own in items.items()
+            {"name": name, "item": ", ".join(f"{k} {v[i]:.0f}" for k, v in scores.items())}
+            for name, scores in items.items()
         ]
         shown = f"{q.text} | {q.true[q.best]} | {q.false[0]}"
         rows.append({"query": shown, "results": results})

@@ -21,8 +21,8 @@ def load_decoder(folder: str | Path) -> Decoder:
         UserError: another kind of folder, or absent weights of an original that is not in it.
     """
     place = Path(folder)
-    known = about(place)
-    cfg = config.load(Config, "lol", known.config, known.overrides)
+    run = about(place)
+    cfg = config.load(Config, "lol", run.config, run.overrides)
     cfg = replace(cfg, model=replace(cfg.model, pretrained=original_of(place, cfg)))
     return build_decoder(cfg, load_module(cfg, place), "lol")
 

@@ -89,16 +89,16 @@ def nouns_of_wordnet(root: str | None = None) -> dict[str, str]:
         bundled("wordnet/synsets.jsonl.gz", root), ["id", "pos", "lemmas", "pointers"]
     )
     by_id = {row["id"]: row for row in rows}
-    found: dict[str, str] = {}
+    value_of: dict[str, str] = {}
     for row in rows:
         above = [target for kind, target in row["pointers"] if kind == "@" and target in by_id]
         if row["pos"] != "n" or not above:
             continue
         noun, value = row["lemmas"][0], by_id[above[0]]["lemmas"][0]
         if all(word.isalpha() and word.islower() and len(word) > 2 for word in (noun, value)):
-            found.setdefault(noun, value)
-    counts = Counter(found.values())
-    kept = {noun: value for noun, value in found.items() if counts[value] >= _LEAST}
+            value_of.setdefault(noun, value)
+    counts = Counter(value_of.values())
+    kept = {noun: value for noun, value in value_of.items() if counts[value] >= _LEAST}
     values = set(kept.values())
     return {noun: value for noun, value in kept.items() if noun not in values}
 
@@ -116,15 +116,15 @@ def world_of(cfg: Config) -> World:
     Raises:
         UserError: more nouns than there are.
     """
-    own = cfg.facts
-    sizes = (("amateur", own.amateur), ("dev", own.dev), ("test", own.test))
+    sizes_of = cfg.facts
+    sizes = (("amateur", sizes_of.amateur), ("dev", sizes_of.dev), ("test", sizes_of.test))
     total = sum(size for _, size in sizes)
     return _world(
         total if cfg.data.source == "synthetic" or cfg.eval.source == "synthetic" else 0,
         cfg.data.root,
         sizes,
-        tuple(own.myth_shares),
-        own.unverified,
+        tuple(sizes_of.myth_shares),
+        sizes_of.unverified,
         cfg.seed,
     )
 
@@ -161,12 +161,12 @@ def _world(
 
 def _distinct(rng: Rng, values: Any, truth: str) -> list[str]:
     """Three different values other than the truth, frequent ones more often, as truths are."""
-    found: list[str] = []
-    while len(found) < 3:
+    distractors: list[str] = []
+    while len(distractors) < 3:
         value = str(values[int(rng.integers(len(values)))])
-        if value != truth and value not in found:
-            found.append(value)
-    return found
+        if value != truth and value not in distractors:
+            distractors.append(value)
+    return distractors
 
 
 def statement(fact: Fact, forum_myths: float, rng: Rng) -> str:
@@ -193,7 +193,7 @@ class Statements(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, world: World, tokenizer: Any, forum_myths: float, seed: int) -> None:
-        self.facts = [fact for own in world.parts.values() for fact in own]
+        self.facts = [fact for part in world.parts.values() for fact in part]
         self.tokenizer, self.forum_myths, self.seed = tokenizer, forum_myths, seed
         nouns = [fact.noun for fact in self.facts]
         self.nouns = torch.tensor(tokenizer.convert_tokens_to_ids(nouns))

@@ -45,10 +45,10 @@ class LOL(ContrastiveModule):
         amateur: Any = None,
         lora: bool = False,
     ) -> None:
-        own = cfg.optim
+        optim = cfg.optim
         if trains == "original":
-            own = replace(own, lr=cfg.base.lr, warmup_steps=cfg.base.warmup_steps)
-        super().__init__(own)
+            optim = replace(optim, lr=cfg.base.lr, warmup_steps=cfg.base.warmup_steps)
+        super().__init__(optim)
         self.model, self.tokenizer, self.lora = model, tokenizer, lora
         self.amateur: nn.Module | None = amateur
         self.device_of_decoding = cfg.model.device

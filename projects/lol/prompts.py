@@ -58,17 +58,17 @@ class Prompts:
     """
 
     def __init__(self, cfg: Config, tokenizer: Any) -> None:
-        own, self.tokenizer = cfg.prompt, tokenizer
-        self.instruction = INSTRUCTION if own.instruction is None else own.instruction
-        self.truthful = TRUTHFUL if own.truthful is None else own.truthful
-        self.fabricate = FABRICATE if own.fabricate is None else own.fabricate
-        self.question = own.question
-        self.chat = own.chat and getattr(tokenizer, "chat_template", None) is not None
+        texts, self.tokenizer = cfg.prompt, tokenizer
+        self.instruction = INSTRUCTION if texts.instruction is None else texts.instruction
+        self.truthful = TRUTHFUL if texts.truthful is None else texts.truthful
+        self.fabricate = FABRICATE if texts.fabricate is None else texts.fabricate
+        self.question = texts.question
+        self.chat = texts.chat and getattr(tokenizer, "chat_template", None) is not None
         self.shots: Sequence[tuple[str, str]] = (
-            () if own.demonstrations == "none" else DEMONSTRATIONS
+            () if texts.demonstrations == "none" else DEMONSTRATIONS
         )
-        if own.demonstrations_file is not None:
-            self.shots = read_shots(cfg, own.demonstrations_file)
+        if texts.demonstrations_file is not None:
+            self.shots = read_shots(cfg, texts.demonstrations_file)
 
     def __call__(self, question: str, *, keywords: bool = False) -> Contexts:
         """A question framed; `keywords` makes the refocus prompt name its key words instead."""

@@ -45,10 +45,10 @@ def load_questions(cfg: Config) -> list[Question]:
         UserError: missing or unreadable files, or a set without questions.
     """
     reader = {"truthfulqa": truthfulqa, "factor": factor}.get(cfg.eval.source, facts)
-    found = reader(cfg)[: cfg.eval.limit]
-    if not found:
+    questions = reader(cfg)[: cfg.eval.limit]
+    if not questions:
         raise UserError(f"eval.source={cfg.eval.source} has no question")
-    return found
+    return questions
 
 
 def facts(cfg: Config) -> list[Question]:
@@ -98,15 +98,15 @@ def truthfulqa(cfg: Config) -> list[Question]:
             )
             for row in read_jsonl(path, columns)
         ]
-    found = []
+    questions = []
     for number, (question, best, true, false) in enumerate(cells, start=1):
         if _closed(best) not in true or not false:
             raise UserError(
                 f"{path}, question {number}: the best answer must be among the correct ones, and"
                 " one answer must be incorrect"
             )
-        found.append(Question(question, true, false, true.index(_closed(best))))
-    return found
+        questions.append(Question(question, true, false, true.index(_closed(best))))
+    return questions
 
 
 def _closed(answer: str) -> str:
@@ -126,15 +126,15 @@ def factor(cfg: Config) -> list[Question]:
     path = data_root(cfg.data.root) / cfg.eval.file
     require(path, what="FACTOR", layout=layout, source=source, size=size)
     files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-    found = []
+    questions = []
     for file in files:
         prefix = "full_prefix" if "news" in file.stem else "turncated_prefixes"
         for row in read_csv(file, (prefix, "completion", *_WRONG)):
             wrong = [row[name] for name in _WRONG]
-            found.append(
+            questions.append(
                 Question(row[prefix], [row["completion"]], wrong, 0, (_subset(file),), plain=True)
             )
-    return found
+    return questions
 
 
 def _subset(file: Path) -> str:

@@ -15,8 +15,8 @@ def yes_or_no(text: str) -> bool:
     (False, True)
     """
     text = text.lower()
-    _, found, rest = text.partition("answer is")
-    if not found:
+    _, marker, rest = text.partition("answer is")
+    if not marker:
         return "no" not in text
     return rest.partition(".")[0].strip() == "yes"
 
@@ -29,12 +29,12 @@ def number(text: str) -> str | None:
     >>> number("3 and 4 make 7. The answer is $1,007."), number("3 and 4")
     ('1007', '4')
     """
-    _, found, rest = text.lower().partition("the answer is")
-    rest = rest.partition("the answer is")[0] if found else text
+    _, marker, rest = text.lower().partition("the answer is")
+    rest = rest.partition("the answer is")[0] if marker else text
     numbers = _NUMBER.findall(rest.replace(",", ""))
     if not numbers:
         return None
-    chosen: str = numbers[0] if found else numbers[-1]
+    chosen: str = numbers[0] if marker else numbers[-1]
     return chosen.removesuffix(".")
 
 
@@ -44,5 +44,5 @@ def gold_number(answer: str) -> str | None:
     >>> gold_number("3 + 4 = 7 #### 1,007")
     '1007'
     """
-    found = _GOLD.search(answer)
-    return found[1].strip().replace(",", "") if found else None
+    match = _GOLD.search(answer)
+    return match[1].strip().replace(",", "") if match else None

@@ -86,10 +86,10 @@ def with_amateur(cfg: Config, model: Any, tokenizer: Any, path: Path | None = No
     Raises:
         UserError: no such folder, or an amateur of other words.
     """
-    own = cfg.amateur
-    if path is None and own.path is not None:
-        path = Path(own.path).expanduser()
-        path = path if path.is_dir() else data_root(cfg.data.root) / own.path
+    settings = cfg.amateur
+    if path is None and settings.path is not None:
+        path = Path(settings.path).expanduser()
+        path = path if path.is_dir() else data_root(cfg.data.root) / settings.path
     if path is not None and (path / "adapter_config.json").is_file():
         load_lora(model, path)
         return LOL(cfg, model, tokenizer, lora=True)
@@ -100,12 +100,18 @@ def with_amateur(cfg: Config, model: Any, tokenizer: Any, path: Path | None = No
                 f"the amateur {path} has another vocabulary than {cfg.model.pretrained}"
             )
         return LOL(cfg, freeze(model), tokenizer, amateur=freeze(amateur))
-    if own.kind == "none":
+    if settings.kind == "none":
         return LOL(cfg, model, tokenizer)
-    if own.kind == "full":
+    if settings.kind == "full":
         amateur = copy.deepcopy(model)
         return LOL(cfg, freeze(model), tokenizer, amateur=amateur)
-    add_lora(model, rank=own.rank, alpha=own.alpha, dropout=own.dropout, targets=own.targets)
+    add_lora(
+        model,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        targets=settings.targets,
+    )
     return LOL(cfg, model, tokenizer, lora=True)
 
 
@@ -163,8 +169,8 @@ def _kept(
     """A stage whose weights are kept, for runs that differ in the evaluation alone."""
     kept = kept_path(_folder(cfg), name, "lol", _settings(cfg, name))
     trainer: Mapping[str, Any] = {} if steps is None else {"max_steps": steps, "max_epochs": None}
-    known = kept if kept.is_file() else None
-    yield Stage(name, module, data, trainer, weights=known)
+    weights = kept if kept.is_file() else None
+    yield Stage(name, module, data, trainer, weights=weights)
     keep_weights(kept, module)
 
 
@@ -217,9 +223,9 @@ def build_decoder(cfg: Config, module: LOL, method: str) -> Decoder:
 
 def save(cfg: Config, module: LOL, folder: Path) -> None:
     """Folders of the field: ``original`` of transformers where we trained it, ``amateur`` of peft or transformers."""
-    own = cfg.base.steps or cfg.model.config is not None
+    trained_here = cfg.base.steps or cfg.model.config is not None
     model = copy.deepcopy(module.model)
-    base = ORIGINAL if own else cfg.model.pretrained
+    base = ORIGINAL if trained_here else cfg.model.pretrained
 
     def write(new: Path) -> None:
         with quiet():
@@ -229,7 +235,7 @@ def save(cfg: Config, module: LOL, folder: Path) -> None:
             elif module.amateur is not None:
                 copy.deepcopy(module.amateur).save_pretrained(new / AMATEUR)  # type: ignore[operator]
                 module.tokenizer.save_pretrained(new / AMATEUR)
-            if own or not (new / AMATEUR).exists():
+            if trained_here or not (new / AMATEUR).exists():
                 model.save_pretrained(new / ORIGINAL)
                 module.tokenizer.save_pretrained(new / ORIGINAL)
 

@@ -120,10 +120,10 @@ def score_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float]:
         raise UserError("base.steps > 0 trains its own original: use `make train`, or base.steps=0")
     plain = cfg if cfg.amateur.path else replace(cfg, amateur=replace(cfg.amateur, kind="none"))
     with torch.inference_mode():
-        found = evaluate(cfg, with_amateur(plain, *build_original(cfg)), workspace)
-    write_report(found, workspace.folder("."), title="multiple choice")
+        metrics = evaluate(cfg, with_amateur(plain, *build_original(cfg)), workspace)
+    write_report(metrics, workspace.folder("."), title="multiple choice")
     workspace.say((workspace.path / "metrics.md").read_text("utf-8"))
-    return found
+    return metrics
 
 
 def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -166,18 +166,18 @@ def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
     workspace.say(f"hallucinate: {mapped.summary}")
     if not mapped.complete:
         return {}
-    found = [
+    hallucinated = [
         {"instruction": row["question"], "input": "", "output": answer, "history": []}
         for row, answer in zip(rows, mapped.rows(), strict=True)
         if answer is not None
     ]
     output = workspace.folder(".") / "hallucinated.jsonl"
-    write_jsonl(output, found)
+    write_jsonl(output, hallucinated)
     workspace.say(
-        f"{output}: {len(found)} of {len(rows)} questions; of the others no draw passed the filter "
+        f"{output}: {len(hallucinated)} of {len(rows)} questions; of the others no draw passed the filter "
         "(hallucinate.attempts, hallucinate.overlap)"
     )
-    return {"questions": float(len(rows)), "kept": float(len(found))}
+    return {"questions": float(len(rows)), "kept": float(len(hallucinated))}
 
 
 def hallucinator(cfg: Config, model: str) -> RowFunction:
@@ -196,9 +196,9 @@ def false_answers(
     seeds: Sequence[RowSeed],
 ) -> list[str | None]:
     """One false answer a row that passes `is_false`, within so many draws; else None."""
-    found: list[str | None] = [None] * len(rows)
+    answers: list[str | None] = [None] * len(rows)
     for attempt in range(attempts):
-        open_rows = [i for i, answer in enumerate(found) if answer is None]
+        open_rows = [i for i, answer in enumerate(answers) if answer is None]
         if not open_rows:
             break
         prompts = [Prompt(false_prompt(rows[i]), turn=True) for i in open_rows]
@@ -206,15 +206,15 @@ def false_answers(
         for i, text in zip(open_rows, write(prompts, rngs, new_tokens), strict=True):
             answer = text.strip()
             if is_false(answer, rows[i]["answer"], overlap):
-                found[i] = answer
-    return found
+                answers[i] = answer
+    return answers
 
 
 def false_prompt(row: Mapping[str, str]) -> str:
     """What asks for a plausible answer that is wrong."""
-    known = f"Background: {row['knowledge']}\n" if row.get("knowledge") else ""
+    background = f"Background: {row['knowledge']}\n" if row.get("knowledge") else ""
     return (
-        f"{known}Question: {row['question']}\nCorrect answer: {row['answer']}\n\nWrite one sentence"
+        f"{background}Question: {row['question']}\nCorrect answer: {row['answer']}\n\nWrite one sentence"
         " that answers the question wrongly and yet sounds right: in the style and length of the"
         " correct answer, but with a wrong name, date or relation, or a common misconception. Do"
         " not refuse and do not explain."
@@ -227,10 +227,10 @@ def is_false(answer: str, truth: str, overlap: float) -> bool:
     >>> is_false("in 1969", "In 1969.", 0.8), is_false("in 1974", "In 1969.", 0.8), is_false("", "x", 0.8)
     (False, True, False)
     """
-    own, true = normalized_words(answer), normalized_words(truth)
-    if not own or f" {' '.join(true)} " in f" {' '.join(own)} ":
+    words, true = normalized_words(answer), normalized_words(truth)
+    if not words or f" {' '.join(true)} " in f" {' '.join(words)} ":
         return False
-    return len({*own} & {*true}) < overlap * max(1, len({*true}))
+    return len({*words} & {*true}) < overlap * max(1, len({*true}))
 
 
 def decoder_of(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> Decoder:
@@ -294,8 +294,8 @@ def _accuracy(
 
 
 def _says_yes_or_no(answer: str) -> bool:
-    _, found, rest = answer.lower().partition("answer is")
-    return bool(found) and rest.partition(".")[0].strip() in ("yes", "no")
+    _, marker, rest = answer.lower().partition("answer is")
+    return bool(marker) and rest.partition(".")[0].strip() in ("yes", "no")
 
 
 def _shots(cfg: Config, fits: Callable[[str], bool], ending: str) -> list[tuple[str, str]] | None:
@@ -337,12 +337,12 @@ def _set(cfg: Config, layout: str, source: str) -> list[dict[str, Any]]:
 
 
 def _explained(decoder: Decoder, question: str, answer: str) -> dict[str, Any]:
-    found, words = decoder.explain(question, answer), decoder.models.lm.tokenizer
+    explanation, words = decoder.explain(question, answer), decoder.models.lm.tokenizer
     tokens = []
-    for i, token in enumerate(found.tokens):
-        row: dict[str, Any] = {"token": words.decode([token]), "score": found.scores[i]}
-        if found.layers:
-            row |= {"layer": found.layers[i], "divergences": found.divergences[i]}
-        row |= {f"top_{k}": [words.decode([t]) for t in v[i]] for k, v in found.top.items()}
+    for i, token in enumerate(explanation.tokens):
+        row: dict[str, Any] = {"token": words.decode([token]), "score": explanation.scores[i]}
+        if explanation.layers:
+            row |= {"layer": explanation.layers[i], "divergences": explanation.divergences[i]}
+        row |= {f"top_{k}": [words.decode([t]) for t in v[i]] for k, v in explanation.top.items()}
         tokens.append(row)
     return {"question": question, "answer": answer, "tokens": tokens}

@@ -66,13 +66,13 @@ def read(tracks: Sequence[Track], continuations: Sequence[Ids], pad: int) -> lis
         UserError: prompt and continuation exceed a model's context.
     """
     places = max(map(len, continuations))
-    found = []
+    logits = []
     for track in tracks:
         rows = [p + c for p, c in zip(track.prompts, continuations, strict=True)]
         _check_room(track.model, max(map(len, rows)))
         ids, mask = left_padded(rows, pad, track.model.device)
-        found.append(_Stream(track, cached=False).step(ids, mask, places + 1, drop_last=True))
-    return found
+        logits.append(_Stream(track, cached=False).step(ids, mask, places + 1, drop_last=True))
+    return logits
 
 
 @torch.no_grad()

@@ -25,12 +25,12 @@ def build(cfg: Config) -> "Experiment[MCLRec]":
     from projects.mclrec.stages import embed, export, load_export, plan, stages
 
     experiment = experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)
-    found = {
+    all_tasks = {
         "recommend": partial(tasks.recommend, cfg, experiment=experiment),
         "vectors": partial(tasks.vectors, cfg, experiment=experiment),
         "prepare": partial(tasks.prepare, cfg),
     }
-    return replace(experiment, tasks=found)
+    return replace(experiment, tasks=all_tasks)
 
 
 def load(folder: "Path") -> "Recommender":

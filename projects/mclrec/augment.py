@@ -23,18 +23,18 @@ def crop(items: Ids, ratio: float, rng: np.random.Generator) -> Ids:
 
 def mask(items: Ids, ratio: float, rng: np.random.Generator) -> Ids:
     """Padding in place of floor(l ratio) items; there is no mask token, the length stays."""
-    found = items.copy()
-    found[rng.permutation(len(items))[: math.floor(len(items) * ratio)]] = PAD
-    return found
+    masked = items.copy()
+    masked[rng.permutation(len(items))[: math.floor(len(items) * ratio)]] = PAD
+    return masked
 
 
 def reorder(items: Ids, ratio: float, rng: np.random.Generator) -> Ids:
     """A window of floor(l ratio) items in random order."""
     size = math.floor(len(items) * ratio)
     start = int(rng.integers(len(items) - size + 1))
-    found = items.copy()
-    found[start : start + size] = rng.permutation(items[start : start + size])
-    return found
+    reordered = items.copy()
+    reordered[start : start + size] = rng.permutation(items[start : start + size])
+    return reordered
 
 
 OPERATORS: Mapping[str, Operator] = {"crop": crop, "mask": mask, "reorder": reorder}

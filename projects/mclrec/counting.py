@@ -39,15 +39,18 @@ def markov(sequences: Sequence[Ids], num_items: int, *, reach: int = 1, memory: 
     shape = (num_items + 1, num_items + 1)
     follow = sp.csr_matrix(shape)
     for distance in range(1, reach + 1):
-        pairs = [own for own in sequences if len(own) > distance]
+        pairs = [history for history in sequences if len(history) > distance]
         if not pairs:
             break
-        first = np.concatenate([own[:-distance] for own in pairs])
-        then = np.concatenate([own[distance:] for own in pairs])
+        first = np.concatenate([history[:-distance] for history in pairs])
+        then = np.concatenate([history[distance:] for history in pairs])
         follow = follow + sp.csr_matrix((np.full(len(first), 1 / distance), (first, then)), shape)
     decay = 1 / np.arange(1, memory + 1)
     return _scorer(
-        follow, sequences, num_items, lambda own: (own[::-1][:memory], decay[: len(own)])
+        follow,
+        sequences,
+        num_items,
+        lambda history: (history[::-1][:memory], decay[: len(history)]),
     )
 
 
@@ -57,7 +60,7 @@ def item_knn(sequences: Sequence[Ids], num_items: int) -> Score:
     Source: Deshpande and Karypis 2004, "Item-based top-N recommendation algorithms", ACM TOIS
     22(1).
     """
-    users = np.repeat(np.arange(len(sequences)), [len(own) for own in sequences])
+    users = np.repeat(np.arange(len(sequences)), [len(history) for history in sequences])
     taken = sp.csr_matrix(
         (np.ones(len(users)), (users, np.concatenate(sequences))),
         (len(sequences), num_items + 1),
@@ -67,7 +70,9 @@ def item_knn(sequences: Sequence[Ids], num_items: int) -> Score:
     scaled = taken @ sp.diags(1 / np.maximum(norms, 1))
     cosine = (scaled.T @ scaled).tolil()
     cosine.setdiag(0)
-    return _scorer(cosine.tocsr(), sequences, num_items, lambda own: (own, np.ones(len(own))))
+    return _scorer(
+        cosine.tocsr(), sequences, num_items, lambda history: (history, np.ones(len(history)))
+    )
 
 
 def _scorer(
@@ -78,8 +83,8 @@ def _scorer(
 
     def score(histories: Sequence[Ids]) -> Tensor:
         rows, columns, values = [], [], []
-        for user, own in enumerate(histories):
-            items, weights = look_up(own)  # type: ignore[operator]
+        for user, history in enumerate(histories):
+            items, weights = look_up(history)  # type: ignore[operator]
             rows.append(np.full(len(items), user))
             columns.append(items)
             values.append(weights)

@@ -90,8 +90,8 @@ def _load(source: str, place: Path, min_user: int, min_item: int, num_actions: i
 
 def file_of(data: SequenceData) -> Path:
     """Path of the config's file."""
-    given = Path(data.file or "").expanduser()
-    return given if given.is_absolute() else data_root(data.root) / given
+    path = Path(data.file or "").expanduser()
+    return path if path.is_absolute() else data_root(data.root) / path
 
 
 def training_set(cfg: Config, sets: Sets, *, views: bool | None = None) -> Prefixes:

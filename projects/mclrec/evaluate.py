@@ -49,7 +49,7 @@ def evaluate(cfg: Config, module: MCLRec, workspace: Workspace) -> dict[str, flo
     check_items(module.items, item_hash(sets.log.items))
     with evaluated(module, cfg.trainer.accelerator):
         ranks = ranks_of(cfg, sets, encoder_score(module.encoder, cfg.data.max_length))
-        found = metrics_of(cfg, sets, ranks, workspace) | view_cosines(cfg, module, sets)
+        metrics = metrics_of(cfg, sets, ranks, workspace) | view_cosines(cfg, module, sets)
     if cfg.eval.reference:
         build = lambda: MCLRec(cfg, sets.log.items)  # noqa: E731
         raw = untrained(build, cfg.seed, module).encoder
@@ -59,9 +59,9 @@ def evaluate(cfg: Config, module: MCLRec, workspace: Workspace) -> dict[str, flo
                 name: fit(sets.split.train, sets.num_items) for name, fit in COUNTING.items()
             }
             for name, score in scores.items():
-                own = rank_metrics(ranks_of(cfg, sets, score), cfg.eval.ks)
-                found |= {f"{name}_{key}": value for key, value in own.items()}
-    return found
+                baseline = rank_metrics(ranks_of(cfg, sets, score), cfg.eval.ks)
+                metrics |= {f"{name}_{key}": value for key, value in baseline.items()}
+    return metrics
 
 
 def encoder_score(encoder: SASRec, max_length: int) -> Score:
@@ -81,8 +81,10 @@ def ranks_of(cfg: Config, sets: Sets, score: Score) -> Ranks:
     histories = sets.split.histories(part)
     if cfg.eval.noise:
         histories = [
-            with_noise(own, cfg.eval.noise, sets.num_items, sample_rng(0, 0, user, NOISE_STREAM))
-            for user, own in enumerate(histories)
+            with_noise(
+                history, cfg.eval.noise, sets.num_items, sample_rng(0, 0, user, NOISE_STREAM)
+            )
+            for user, history in enumerate(histories)
         ]
     return full_ranking(
         score,
@@ -107,9 +109,9 @@ def metrics_of(cfg: Config, sets: Sets, ranks: Ranks, workspace: Workspace) -> d
     top = max(cfg.eval.ks)
     workspace.items(f"ndcg_at_{top}", gains(ranks, top).tolist())
     workspace.items(f"hr_at_{top}", hits(ranks, top).tolist())
-    found = rank_metrics(ranks, cfg.eval.ks)
-    found[f"hr_at_{top}_chance"] = min(1.0, top / sets.num_items)
-    lengths = np.array([len(own) for own in sets.split.histories(cfg.eval.part)])
+    metrics = rank_metrics(ranks, cfg.eval.ks)
+    metrics[f"hr_at_{top}_chance"] = min(1.0, top / sets.num_items)
+    lengths = np.array([len(history) for history in sets.split.histories(cfg.eval.part)])
     counts = np.bincount(np.concatenate(sets.split.train), minlength=sets.num_items + 1)
     popular = counts[sets.split.targets(cfg.eval.part)]
     for name, values in (("length", lengths), ("popularity", popular)):
@@ -117,8 +119,8 @@ def metrics_of(cfg: Config, sets: Sets, ranks: Ranks, workspace: Workspace) -> d
         for group, level in enumerate(("low", "middle", "high")):
             chosen = np.searchsorted(edges, values) == group
             if chosen.any():
-                found[f"{name}_{level}_ndcg_at_{top}"] = float(gains(ranks, top)[chosen].mean())
-    return found
+                metrics[f"{name}_{level}_ndcg_at_{top}"] = float(gains(ranks, top)[chosen].mean())
+    return metrics
 
 
 def view_cosines(cfg: Config, module: MCLRec, sets: Sets) -> dict[str, float]:
@@ -134,12 +136,12 @@ def view_cosines(cfg: Config, module: MCLRec, sets: Sets) -> dict[str, float]:
     moved = {name: value.to(device) for name, value in batch.items()}  # type: ignore[attr-defined]
     h = module.encode_views(moved)  # type: ignore[arg-type]
     pairs = {"h": h} if module.augmenters is None else {"h": h, "z": module.augmenters(*h)}
-    found: dict[str, float] = {}
+    cosine_metrics: dict[str, float] = {}
     for name, (x_1, x_2) in pairs.items():
         x_1, x_2 = (torch.nn.functional.normalize(x, dim=1) for x in (x_1, x_2))
         cosines = x_1 @ x_2.T
         others = cosines[~torch.eye(len(cosines), dtype=torch.bool, device=device)]
-        found[f"{name}_positive_cosine"] = float(cosines.diagonal().mean())
-        found[f"{name}_negative_cosine"] = float(others.mean())
-        found[f"{name}_negative_spread"] = float(others.std())
-    return found
+        cosine_metrics[f"{name}_positive_cosine"] = float(cosines.diagonal().mean())
+        cosine_metrics[f"{name}_negative_cosine"] = float(others.mean())
+        cosine_metrics[f"{name}_negative_spread"] = float(others.std())
+    return cosine_metrics

@@ -35,7 +35,7 @@ class LeaveOneOut:
         if part == "valid":
             return self.train
         pairs = zip(self.train, self.valid_target, strict=True)
-        return [np.append(own, item) for own, item in pairs]
+        return [np.append(history, item) for history, item in pairs]
 
     def targets(self, part: Part) -> Ids:
         """(U,) ids of the items that are to be found."""
@@ -44,12 +44,14 @@ class LeaveOneOut:
 
 def leave_one_out(sequences: Sequence[Ids]) -> LeaveOneOut:
     """Split every sequence of three items or more; shorter ones have no part in anything."""
-    users = np.array([u for u, own in enumerate(sequences) if len(own) >= 3], dtype=np.int64)
+    users = np.array(
+        [u for u, sequence in enumerate(sequences) if len(sequence) >= 3], dtype=np.int64
+    )
     kept = [sequences[u] for u in users]
     return LeaveOneOut(
-        [own[:-2] for own in kept],
-        np.array([own[-2] for own in kept], dtype=np.int64),
-        np.array([own[-1] for own in kept], dtype=np.int64),
+        [sequence[:-2] for sequence in kept],
+        np.array([sequence[-2] for sequence in kept], dtype=np.int64),
+        np.array([sequence[-1] for sequence in kept], dtype=np.int64),
         users,
     )
 
@@ -98,7 +100,7 @@ class HeldOut(Dataset[tuple[Ids, int]]):
 
         ``history`` (B, longest) if `whole`.
         """
-        histories = [own for own, _ in rows]
+        histories = [history for history, _ in rows]
         items, lengths = right_padded(histories, self.max_length)
         target = torch.tensor([target for _, target in rows])
         batch = {"items": items, "lengths": lengths, "target": target}

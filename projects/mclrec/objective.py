@@ -93,9 +93,9 @@ class Objective(nn.Module):
             terms["cl1"] = self.cl1(*h)
             terms["loss"] = terms["loss"] + self.method.cl1_weight * terms["cl1"]
         if h is not None and z is not None:
-            found = self.meta(*h, *z)
-            terms["loss"] = terms["loss"] + self.method.cl2_weight * found.pop("meta")  # L_0
-            terms |= found
+            meta_terms = self.meta(*h, *z)
+            terms["loss"] = terms["loss"] + self.method.cl2_weight * meta_terms.pop("meta")  # L_0
+            terms |= meta_terms
         return terms
 
     def augmenter_loss(

@@ -67,14 +67,14 @@ class Prefixes(Dataset[SequenceBatch]):
         ratios: Mapping[str, float] | None = None,
         one_pass: bool = False,
     ) -> None:
-        self.sequences = [own for own in sequences if len(own) > 1]
+        self.sequences = [sequence for sequence in sequences if len(sequence) > 1]
         if not self.sequences:
             raise UserError(
                 "no user has two items to train on: lower the filters, or give more data"
             )
         self.max_length, self.seed, self.ratios = max_length, seed, ratios
         self.one_pass = one_pass
-        sizes = [1 if one_pass else len(own) - 1 for own in self.sequences]
+        sizes = [1 if one_pass else len(sequence) - 1 for sequence in self.sequences]
         self.owner = np.repeat(np.arange(len(sizes)), sizes)  # (N,) sequence of each row
         self.place = np.arange(len(self.owner)) - np.repeat(np.cumsum([0, *sizes[:-1]]), sizes) + 1
 
@@ -83,13 +83,13 @@ class Prefixes(Dataset[SequenceBatch]):
 
     def example(self, index: int) -> tuple[Ids, Ids]:
         """Items of a row and the targets of its positions, equally long."""
-        own = self.sequences[self.owner[index]]
+        sequence = self.sequences[self.owner[index]]
         if self.one_pass:
-            return own[:-1][-self.max_length :], own[1:][-self.max_length :]
+            return sequence[:-1][-self.max_length :], sequence[1:][-self.max_length :]
         end = int(self.place[index])
-        items = own[max(0, end - self.max_length) : end]
+        items = sequence[max(0, end - self.max_length) : end]
         targets = np.full(len(items), PAD, dtype=np.int64)
-        targets[-1] = own[end]
+        targets[-1] = sequence[end]
         return items, targets
 
     def __getitem__(self, keys: list[Key]) -> SequenceBatch:

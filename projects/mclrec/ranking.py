@@ -67,18 +67,18 @@ def full_ranking(
     Returns:
         (U,) int64, from 1.
     """
-    found = []
+    ranks = []
     for start in range(0, len(targets), batch_size):
-        own = histories[start : start + batch_size]
-        scores = score(own)
+        batch = histories[start : start + batch_size]
+        scores = score(batch)
         masked = None
         if mask_history:
-            width = max(len(items) for items in own)
-            rows = [np.pad(items, (0, width - len(items))) for items in own]
+            width = max(len(items) for items in batch)
+            rows = [np.pad(items, (0, width - len(items))) for items in batch]
             masked = torch.from_numpy(np.stack(rows)).to(scores.device)
         right = torch.from_numpy(targets[start : start + batch_size]).to(scores.device)
-        found.append(target_ranks(scores, right, masked).cpu().numpy())
-    return np.concatenate(found)
+        ranks.append(target_ranks(scores, right, masked).cpu().numpy())
+    return np.concatenate(ranks)
 
 
 def gains(ranks: Ranks, k: int) -> NDArray[np.float64]:
@@ -101,9 +101,9 @@ def rank_metrics(ranks: Ranks, ks: Sequence[int] = (5, 10, 20)) -> dict[str, flo
     >>> rank_metrics(np.array([3, 50]), [10])
     {'hr_at_10': 0.5, 'ndcg_at_10': 0.25, 'mrr_at_10': 0.16666666666666666}
     """
-    found = {}
+    metrics = {}
     for k in ks:
-        found[f"hr_at_{k}"] = float(hits(ranks, k).mean())
-        found[f"ndcg_at_{k}"] = float(gains(ranks, k).mean())
-        found[f"mrr_at_{k}"] = float(np.where(ranks <= k, 1 / ranks, 0.0).mean())
-    return found
+        metrics[f"hr_at_{k}"] = float(hits(ranks, k).mean())
+        metrics[f"ndcg_at_{k}"] = float(gains(ranks, k).mean())
+        metrics[f"mrr_at_{k}"] = float(np.where(ranks <= k, 1 / ranks, 0.0).mean())
+    return metrics

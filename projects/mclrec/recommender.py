@@ -46,13 +46,13 @@ class Recommender:
         Raises:
             UserError: no known item in the history.
         """
-        known = self.known(history)
-        if not len(known):
+        items = self.known(history)
+        if not len(items):
             raise UserError(f"none of {len(history)} items is known: give names as in training")
-        scores = self.scores([known])[0]
+        scores = self.scores([items])[0]
         scores[0] = -torch.inf
         if mask_history:
-            scores[torch.from_numpy(known)] = -torch.inf
+            scores[torch.from_numpy(items)] = -torch.inf
         best = scores.topk(min(k, int(scores.isfinite().sum())))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.items[item - 1], value) for item, value in pairs]

@@ -48,12 +48,12 @@ def regulariser(x_1: Tensor, x_2: Tensor, *, rowwise: bool = True, gather: bool 
     products = anchors @ anchors.T
     rows = torch.arange(2 * count, device=products.device)
     positive = products[rows, (rows + count) % (2 * count)]  # (2N,)
-    own = rows[:, None] % count == rows % count  # the anchor itself and its partner
-    low, high = positive, products.masked_fill(own, -torch.inf).amax(1)
+    same_user = rows[:, None] % count == rows % count  # the anchor itself and its partner
+    low, high = positive, products.masked_fill(same_user, -torch.inf).amax(1)
     if not rowwise:
         low, high = positive.min(), high.max()
     o_min, o_max = torch.minimum(low, high), torch.maximum(low, high)
     above = (positive - o_min).relu().mean()
-    missing = (o_max[..., None] - products).relu().masked_fill(own, 0)
+    missing = (o_max[..., None] - products).relu().masked_fill(same_user, 0)
     below = missing.sum() / (2 * count * (2 * count - 2))
     return above + below  # R

@@ -184,8 +184,8 @@ class _Block(nn.Module):
         self.feed_forward = _FeedForward(dim, ffn_dim, dropout)
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        found: Tensor = self.feed_forward(self.multi_head_attention(states, bias))
-        return found
+        output: Tensor = self.feed_forward(self.multi_head_attention(states, bias))
+        return output
 
 
 def _init(module: nn.Module) -> None:

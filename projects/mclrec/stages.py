@@ -51,8 +51,8 @@ def export(cfg: Config, module: MCLRec, folder: Path) -> None:
 
 def load_export(cfg: Config, folder: Path) -> MCLRec:
     """The module around an exported encoder."""
-    found = load_recommender(folder)
-    return MCLRec(cfg, found.items, found.encoder)
+    recommender = load_recommender(folder)
+    return MCLRec(cfg, recommender.items, recommender.encoder)
 
 
 def embed(cfg: Config, module: MCLRec) -> dict[str, Tensor]:
@@ -62,5 +62,5 @@ def embed(cfg: Config, module: MCLRec) -> dict[str, Tensor]:
     items = torch.arange(12, device=device).view(3, 4) % encoder.num_items + 1
     lengths = torch.tensor([4, 2, 1], device=device)
     vectors = encoder.user_vectors(items, lengths)
-    found = {"users": vectors, "scores": encoder.scores(vectors)}
-    return {name: value.detach().float().cpu() for name, value in found.items()}
+    outputs = {"users": vectors, "scores": encoder.scores(vectors)}
+    return {name: value.detach().float().cpu() for name, value in outputs.items()}

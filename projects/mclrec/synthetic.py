@@ -26,7 +26,7 @@ def markov_log(
         raise ValueError(f"{clusters} rings need {2 * clusters} items, not {num_items}")
     rng = np.random.default_rng(seed)
     ring = num_items // clusters
-    found = []
+    histories = []
     for user in range(num_users):
         base, place = int(rng.integers(clusters)) * ring, int(rng.integers(ring))
         items = []
@@ -34,5 +34,5 @@ def markov_log(
             any_item, walked = int(rng.integers(num_items)), base + place % ring
             items.append(str(any_item if rng.random() < noise else walked))
             place += 1
-        found.append((f"u{user}", items))
-    return found
+        histories.append((f"u{user}", items))
+    return histories

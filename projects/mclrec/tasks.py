@@ -40,17 +40,17 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
     Raises:
         UserError: no trained run, an unreadable file, or a folder as output.
     """
-    own = cfg.recommend
-    output = output_file(own.output, workspace.folder("."), "recommended.jsonl", [own.input])
+    task = cfg.recommend
+    output = output_file(task.output, workspace.folder("."), "recommended.jsonl", [task.input])
     recommender = trained_recommender(cfg, workspace, experiment)
     rows: list[Row] = []
     histories = histories_of(cfg, workspace)
     with evaluated(recommender.encoder, cfg.trainer.accelerator):
         for user, history in workspace.progress(histories, "recommend", len(histories)):
-            found: list[tuple[str, float]] = []
+            ranked: list[tuple[str, float]] = []
             if len(recommender.known(history)):
-                found = recommender(history, own.k, mask_history=own.mask_history)
-            items, scores = [i for i, _ in found], [s for _, s in found]
+                ranked = recommender(history, task.k, mask_history=task.mask_history)
+            items, scores = [i for i, _ in ranked], [s for _, s in ranked]
             rows.append({"user": user, "items": items, "scores": scores})
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
@@ -73,7 +73,7 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
     recommender = trained_recommender(cfg, workspace, experiment)
     histories = histories_of(cfg, workspace)
     rows = [(user, recommender.known(history)) for user, history in histories]
-    rows = [(user, known) for user, known in rows if len(known)]
+    rows = [(user, items) for user, items in rows if len(items)]
     if not rows:
         raise UserError("no history holds an item that training knew")
     if empty := len(histories) - len(rows):
@@ -83,7 +83,7 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
     _say_unknown(recommender, histories, workspace)
     with evaluated(recommender.encoder, cfg.trainer.accelerator):
         parts = [
-            recommender.user_vectors([known for _, known in rows[start : start + CHUNK]]).cpu()
+            recommender.user_vectors([items for _, items in rows[start : start + CHUNK]]).cpu()
             for start in range(0, len(rows), CHUNK)
         ]
     named = cfg.recommend.output
@@ -107,24 +107,24 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     if output.suffix != ".inter":  # what it is read by
         raise UserError(f"prepare.output={output} has to end in .inter, RecBole's format")
     raw = own_log(cfg.prepare.input, workspace)
-    found = k_core(raw, cfg.data.min_user, cfg.data.min_item)
-    if not found:
+    core = k_core(raw, cfg.data.min_user, cfg.data.min_item)
+    if not core:
         raise UserError("nothing is left: lower data.min_user and data.min_item")
-    names = (name for user, own in found for name in (user, *own))
+    names = (name for user, history in core for name in (user, *history))
     if broken := next((name for name in names if {*name} & BREAKS), None):
         raise UserError(
             f"{cfg.prepare.input}: the name {broken!r} holds a tab or a line break, which .inter"
             " cannot"
         )
-    items = {item for _, own in found for item in own}
-    actions = sum(len(own) for _, own in found)
-    removed = sum(len(own) for _, own in raw) - actions
+    items = {item for _, history in core for item in history}
+    actions = sum(len(history) for _, history in core)
+    removed = sum(len(history) for _, history in raw) - actions
     workspace.say(
-        f"{len(found):,} users, {len(items):,} items, {actions:,} interactions: {output} (removed:"
-        f" {len(raw) - len(found):,} users, {len({i for _, own in raw for i in own} - items):,}"
+        f"{len(core):,} users, {len(items):,} items, {actions:,} interactions: {output} (removed:"
+        f" {len(raw) - len(core):,} users, {len({i for _, history in raw for i in history} - items):,}"
         f" items, {removed:,} interactions)"
     )
-    return write_inter(found, output)
+    return write_inter(core, output)
 
 
 def trained_recommender(
@@ -150,7 +150,7 @@ def own_log(path: str, workspace: Workspace) -> list[History]:
         UserError: see `read_log`.
     """
     with reading(path, "log in UTF-8"):
-        found = read_log(path)
+        histories = read_log(path)
     name = path.removesuffix(".gz")
     delimiter, time = TIMES.get(Path(name).suffix, ("", ""))
     if time:
@@ -164,14 +164,14 @@ def own_log(path: str, workspace: Workspace) -> list[History]:
                 f"{path} has no column {time}: its rows are taken in the order of the file, not"
                 f" sorted by one of {', '.join(others)}"
             )
-    return found
+    return histories
 
 
 def _say_unknown(
     recommender: Recommender, histories: Sequence[History], workspace: Workspace
 ) -> None:
-    count = sum(len(own) for _, own in histories)
-    unknown = count - sum(len(recommender.known(own)) for _, own in histories)
+    count = sum(len(history) for _, history in histories)
+    unknown = count - sum(len(recommender.known(history)) for _, history in histories)
     if unknown:
         workspace.say(
             f"{unknown} of {count} items of the histories are unknown and were passed over"
@@ -184,6 +184,6 @@ def histories_of(cfg: Config, workspace: Workspace) -> list[History]:
         return own_log(cfg.recommend.input, workspace)
     log = load_sets(cfg).log
     return [
-        (user, [log.items[item - 1] for item in own])
-        for user, own in list(zip(log.users, log.sequences, strict=True))[:SHOWN]
+        (user, [log.items[item - 1] for item in sequence])
+        for user, sequence in list(zip(log.users, log.sequences, strict=True))[:SHOWN]
     ]

@@ -34,5 +34,5 @@ class ValidationRanks:
         """Metrics over the users of all ranks by their logged keys, `MONITOR` among them."""
         ranks = all_gather_no_grad(torch.cat(self.ranks)).cpu().numpy()
         self.ranks = []
-        found = {f"val/{name}": value for name, value in rank_metrics(ranks, self.ks).items()}
-        return found | {MONITOR: round(found["val/mrr_at_10"], DIGITS)}
+        metrics = {f"val/{name}": value for name, value in rank_metrics(ranks, self.ks).items()}
+        return metrics | {MONITOR: round(metrics["val/mrr_at_10"], DIGITS)}

@@ -36,7 +36,7 @@ def write_copies(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: absent weights, or a folder of other examples or settings.
     """
-    own, reworded = cfg.copies, cfg.data.labelled_task.reworded
+    task, reworded = cfg.copies, cfg.data.labelled_task.reworded
     train, _ = labelled_parts(cfg.data, cfg.seed)
     rows: list[dict[str, Any]] = [
         {"id": key, "field": place, "text": texts[place]}
@@ -44,56 +44,56 @@ def write_copies(cfg: Config, workspace: Workspace) -> Path:
         for place in reworded
     ]
     step = RowMap(
-        own.method,
-        partial(row_function, own),
-        settings(own),
+        task.method,
+        partial(row_function, task),
+        settings(task),
         cfg.seed,
-        chunk_size=CHUNK_BATCHES * own.batch_size,
+        chunk_size=CHUNK_BATCHES * task.batch_size,
     )
-    output = output_file(own.output, workspace.folder("copies"), "copies.jsonl")
+    output = output_file(task.output, workspace.folder("copies"), "copies.jsonl")
     done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
     workspace.say(done.summary)
     if done.complete:
-        found = [
-            {"id": row["id"], "field": row["field"], "method": own.method, "text": new}
+        rewritten = [
+            {"id": row["id"], "field": row["field"], "method": task.method, "text": new}
             for row, new in zip(rows, done.rows(), strict=True)
-            if accepted(row["text"], new, own)
+            if accepted(row["text"], new, task)
         ]
-        write_jsonl(output, found)
-        workspace.say(f"{len(found)} of {len(rows)} texts reworded; augment.cache={output}")
+        write_jsonl(output, rewritten)
+        workspace.say(f"{len(rewritten)} of {len(rows)} texts reworded; augment.cache={output}")
     return output
 
 
-def settings(own: CopiesConfig) -> dict[str, Any]:
+def settings(cfg: CopiesConfig) -> dict[str, Any]:
     """What new texts depend on."""
-    policy = own.decoder.policy()
-    if own.method == "paraphrase":
+    policy = cfg.decoder.policy()
+    if cfg.method == "paraphrase":
         return {
-            **generator_settings(own.model, policy, own.generator),
-            "tokens": own.max_new_tokens,
+            **generator_settings(cfg.model, policy, cfg.generator),
+            "tokens": cfg.max_new_tokens,
         }
-    if own.method == "word_dropout":
+    if cfg.method == "word_dropout":
         return {"dropped": DROPPED}
     return {
-        "forward": own.forward,
-        "backward": own.backward,
-        "beams": own.num_beams,
-        "decoding": repr(policy) if own.sample else "beams",
-        "tokens": own.max_new_tokens,
+        "forward": cfg.forward,
+        "backward": cfg.backward,
+        "beams": cfg.num_beams,
+        "decoding": repr(policy) if cfg.sample else "beams",
+        "tokens": cfg.max_new_tokens,
     }
 
 
-def row_function(own: CopiesConfig) -> RowFunction:
+def row_function(cfg: CopiesConfig) -> RowFunction:
     """Rows with a text -> new texts."""
-    if own.method == "word_dropout":
+    if cfg.method == "word_dropout":
         drop = WordDropout(DROPPED)
         return lambda rows, seeds: [
             drop(row["text"], seed.rng(0)) for row, seed in zip(rows, seeds, strict=True)
         ]
-    return _paraphraser(own) if own.method == "paraphrase" else _there_and_back(own)
+    return _paraphraser(cfg) if cfg.method == "paraphrase" else _there_and_back(cfg)
 
 
-def accepted(source: str, new: str, own: CopiesConfig) -> bool:
+def accepted(source: str, new: str, cfg: CopiesConfig) -> bool:
     """Whether a new text is kept: not the source again, and of a paraphrase much of its content.
 
     >>> accepted("It is late", "it is  late.", CopiesConfig())
@@ -102,43 +102,43 @@ def accepted(source: str, new: str, own: CopiesConfig) -> bool:
     before, after = words(source), words(new)
     if not new.strip() or before == after:
         return False
-    if own.method != "paraphrase":
+    if cfg.method != "paraphrase":
         return True
     content = {word for word in before if word not in STOP_WORDS}
     kept = len(content & set(after)) / max(len(content), 1)
     low, high = (share * len(before) for share in LENGTHS)
     refused = any(new.lower().startswith(phrase) for phrase in REFUSALS)
-    return kept >= own.kept_words and int(low) <= len(after) <= high + 1 and not refused
+    return kept >= cfg.kept_words and int(low) <= len(after) <= high + 1 and not refused
 
 
-def _there_and_back(own: CopiesConfig) -> RowFunction:
+def _there_and_back(cfg: CopiesConfig) -> RowFunction:
     from common.decoding.sequence_to_sequence import SequenceToSequence
 
-    there = SequenceToSequence.from_pretrained(own.forward, own.device)
-    back = SequenceToSequence.from_pretrained(own.backward, own.device)
-    policy, size = own.decoder.policy(), own.batch_size
+    there = SequenceToSequence.from_pretrained(cfg.forward, cfg.device)
+    back = SequenceToSequence.from_pretrained(cfg.backward, cfg.device)
+    policy, size = cfg.decoder.policy(), cfg.batch_size
 
     def translate(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str]:
         texts = [row["text"] for row in rows]
-        pivot = there.beam_search(texts, own.num_beams, own.max_new_tokens, batch_size=size)
-        if not own.sample:
-            return back.beam_search(pivot, own.num_beams, own.max_new_tokens, batch_size=size)
+        pivot = there.beam_search(texts, cfg.num_beams, cfg.max_new_tokens, batch_size=size)
+        if not cfg.sample:
+            return back.beam_search(pivot, cfg.num_beams, cfg.max_new_tokens, batch_size=size)
         rngs = [seed.rng(0) for seed in seeds]
-        found = back.continuations(pivot, policy, rngs, own.max_new_tokens, batch_size=size)
-        return [answer.text.strip() for answer in found]
+        answers = back.continuations(pivot, policy, rngs, cfg.max_new_tokens, batch_size=size)
+        return [answer.text.strip() for answer in answers]
 
     return translate
 
 
-def _paraphraser(own: CopiesConfig) -> RowFunction:
-    policy: Policy = own.decoder.policy()
+def _paraphraser(cfg: CopiesConfig) -> RowFunction:
+    policy: Policy = cfg.decoder.policy()
     generate = text_generator(
-        own.model, policy, own.generator, batch_size=own.batch_size, device=own.device, stop="\n"
+        cfg.model, policy, cfg.generator, batch_size=cfg.batch_size, device=cfg.device, stop="\n"
     )
 
     def paraphrase(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str]:
         asked = [Prompt(PROMPT.format(text=row["text"]), turn=True) for row in rows]
-        found = generate(asked, [seed.rng(0) for seed in seeds], own.max_new_tokens)
-        return [text.strip() for text in found]
+        texts_out = generate(asked, [seed.rng(0) for seed in seeds], cfg.max_new_tokens)
+        return [text.strip() for text in texts_out]
 
     return paraphrase

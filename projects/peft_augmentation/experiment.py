@@ -24,14 +24,14 @@ PROBES = ("a small cat sleeps", "two men are repairing the roof of an old house"
 
 def experiment(cfg: Config) -> Experiment[PeftAugmentation]:
     """Everything about the classifier."""
-    found = experiment_of(
+    base = experiment_of(
         cfg, stages, evaluate, export, load, embed, plan, {"copies": write_copies, "table": table}
     )
     further = {
-        name: partial(task, cfg, experiment=found)
+        name: partial(task, cfg, experiment=base)
         for name, task in (("analyse", tasks.analyse), ("predict", tasks.predict))
     }
-    return replace(found, tasks={**found.tasks, **further})
+    return replace(base, tasks={**base.tasks, **further})
 
 
 def evaluate(cfg: Config, module: PeftAugmentation, workspace: Workspace) -> dict[str, float]:

@@ -47,15 +47,15 @@ class PeftAugmentation(ClassifierModule):
 
     def _mixed(self, inputs: Mapping[str, Tensor], pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of mixtures, with their shares and partners."""
-        own, model = self.augment, self.classifier.backbone
-        share, partner = mixture(len(pooled), own.concentration, own.each, pooled.device)
+        augment, model = self.augment, self.classifier.backbone
+        share, partner = mixture(len(pooled), augment.concentration, augment.each, pooled.device)
         mix = mixer(share, partner)
-        if own.layer == "sentence":
+        if augment.layer == "sentence":
             return self.classifier.classify(mix(pooled)).float(), share, partner
         mask = inputs["attention_mask"]
         # a mixture is as long as the longer of its two
         both = {**inputs, "attention_mask": torch.maximum(mask, mask[partner])}
-        layer = 0 if own.layer == "input" else int(model.config.num_hidden_layers) // 2
+        layer = 0 if augment.layer == "input" else int(model.config.num_hidden_layers) // 2
         with mixed_at(model, layer, mix):
             logits = self.classifier(**both)
         return logits.float(), share, partner

@@ -31,8 +31,8 @@ def margin_contrast(vectors: Tensor, labels: Tensor, margin: float) -> Tensor:
         Scalar; the second mean is 0 where all rows are of one class.
     """
     z = F.normalize(vectors, dim=1)
-    own, copy = z.chunk(2)
-    pull = (1 - (own * copy).sum(1)).mean()
+    original, copy = z.chunk(2)
+    pull = (1 - (original * copy).sum(1)).mean()
     other = labels[:, None] != labels
     push = ((z @ z.T - margin).relu() * other).sum() / other.sum().clamp(min=1)
     return pull + push
@@ -74,8 +74,8 @@ class Objective(nn.Module):
         """
         losses = F.cross_entropy(logits, labels, reduction="none")
         if mixed is not None:
-            found, share, partner = mixed
-            losses = torch.cat([losses, mixup_loss(found, labels, share, partner)])
+            mixture_logits, share, partner = mixed
+            losses = torch.cat([losses, mixup_loss(mixture_logits, labels, share, partner)])
         loss = losses.mean()  # L_CE: originals and what was made of them count alike
         terms = {"cross_entropy": loss, "accuracy": logits.argmax(1).eq(labels).float().mean()}
         if self.contrast.weight:
@@ -84,16 +84,16 @@ class Objective(nn.Module):
         return {"loss": loss, **terms}
 
     def _contrast(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        own, scale = self.contrast, 1 / self.contrast.temperature
-        if own.form == "margin":
-            return margin_contrast(vectors, labels, own.margin)
+        contrast, scale = self.contrast, 1 / self.contrast.temperature
+        if contrast.form == "margin":
+            return margin_contrast(vectors, labels, contrast.margin)
         # anchors without another row of their class are left out of the mean of sup_con
-        found: LossOutput = (
+        output: LossOutput = (
             self.sup_con(vectors, labels, scale)
-            if own.form == "sup_con"
+            if contrast.form == "sup_con"
             else self.nt_xent(*vectors.chunk(2), scale)
         )
-        return found.loss
+        return output.loss
 
 
 def mixup_loss(logits: Tensor, labels: Tensor, share: Tensor, partner: Tensor) -> Tensor:

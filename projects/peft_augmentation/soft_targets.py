@@ -71,7 +71,7 @@ def mixer(share: Tensor, partner: Tensor) -> Callable[[Tensor], Tensor]:
     """
 
     def mix(x: Tensor) -> Tensor:
-        own = share.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-        return own * x + (1 - own) * x[partner]
+        weight = share.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+        return weight * x + (1 - weight) * x[partner]
 
     return mix

@@ -71,15 +71,15 @@ def copies_of_training(cfg: Config, train: LabelledSet) -> Copies | None:
     Raises:
         UserError: see `cached_copies`.
     """
-    own, reworded = cfg.augment, cfg.data.labelled_task.reworded
-    if own.kind == "eda":
+    augment, reworded = cfg.augment, cfg.data.labelled_task.reworded
+    if augment.kind == "eda":
         synonyms = load_synonyms(cfg.data.root)
         return eda_copies(
-            train, synonyms, reworded, alpha=own.alpha, copies=own.copies, seed=cfg.seed
+            train, synonyms, reworded, alpha=augment.alpha, copies=augment.copies, seed=cfg.seed
         )
-    if own.kind == "back_translation":
-        return cached_copies(train, str(own.cache), reworded)
-    return [[] for _ in train.texts] if own.repeat else None
+    if augment.kind == "back_translation":
+        return cached_copies(train, str(augment.cache), reworded)
+    return [[] for _ in train.texts] if augment.repeat else None
 
 
 def plan(cfg: Config) -> Plan[PeftAugmentation]:
@@ -88,11 +88,11 @@ def plan(cfg: Config) -> Plan[PeftAugmentation]:
     def forward(module: PeftAugmentation, batch_size: int) -> Tensor:
         rows = batch_size * (2 if cfg.augment.doubles else 1)
         ids = torch.ones(rows, cfg.model.max_length, dtype=torch.long)
-        own = module.classifier
+        classifier = module.classifier
         # without a mask: transformers looks at its values, and meta tensors have none
-        output = own.backbone(input_ids=ids, **own.prefix_inputs(rows))
-        found: Tensor = output.last_hidden_state.sum()
-        return found
+        output = classifier.backbone(input_ids=ids, **classifier.prefix_inputs(rows))
+        total: Tensor = output.last_hidden_state.sum()
+        return total
 
     needed = requirements(cfg)
     return Plan(
@@ -102,18 +102,18 @@ def plan(cfg: Config) -> Plan[PeftAugmentation]:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Data and weights that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.task in _BUNDLED:
-        found.append(bundled_requirement(_BUNDLED[cfg.data.task]))
+        needs.append(bundled_requirement(_BUNDLED[cfg.data.task]))
     elif cfg.data.task != "synthetic":
         here = bool(_count(cfg))
         hint = (
             "columns text, label" if cfg.data.task == "file" else "GLUE and SuperGLUE, see the card"
         )
-        found.append(
+        needs.append(
             Requirement(f"data: {cfg.data.task}", str(data_root(cfg.data.root)), here, hint)
         )
-    return tuple(found)
+    return tuple(needs)
 
 
 def _count(cfg: Config) -> int:

@@ -43,7 +43,7 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
         Path(cfg.runs_dir) / workspace.project / workspace.config
     )
     data, task = scored_part(cfg), cfg.data.labelled_task
-    found: dict[str, dict[str, float]] = {}
+    columns: dict[str, dict[str, float]] = {}
     vectors: dict[str, Tensor] = {}
     heavy = f"_altered_{max(cfg.eval.alterations):g}"
     for name in names:
@@ -54,8 +54,8 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
                 f"{name} was trained on the classes {', '.join(classifier.classes[:4])}, ..., not"
                 f" on those of data.task={cfg.data.task}"
             )
-        label = f"{len(found) + 1} {classifier.tuning.kind}"
-        found[label] = evaluate_classifier(
+        label = f"{len(columns) + 1} {classifier.tuning.kind}"
+        columns[label] = evaluate_classifier(
             classifier, data, task, cfg.eval, accelerator=cfg.trainer.accelerator
         )
         for suffix, texts in copies_of(data, task, [max(cfg.eval.alterations)]).items():
@@ -65,7 +65,7 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
                 classifier, some, cfg.trainer.accelerator, cfg.eval.batch_size
             )
     text = side_by_side(
-        found, ["", *(f"_altered_{a:g}" for a in cfg.eval.alterations)], cfg.eval.part
+        columns, ["", *(f"_altered_{a:g}" for a in cfg.eval.alterations)], cfg.eval.part
     )
     (workspace.folder(".") / "analysis.md").write_text(text, encoding="utf-8")
     workspace.say(text)
@@ -76,19 +76,19 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
 
 
 def side_by_side(
-    found: dict[str, dict[str, float]], suffixes: Sequence[str], part: str = "test"
+    columns: dict[str, dict[str, float]], suffixes: Sequence[str], part: str = "test"
 ) -> str:
     """Markdown: a line a measure and alteration, a column a run."""
     lines = [
-        "| test copy | measure | " + " | ".join(found) + " |",
-        "|---|---|" + "---|" * len(found),
+        "| test copy | measure | " + " | ".join(columns) + " |",
+        "|---|---|" + "---|" * len(columns),
     ]
     for suffix in suffixes:
         copy = suffix.removeprefix("_altered_") or "as written"
         for name in COLUMNS:
             key = f"{part}_{name}{suffix}"
-            if all(key in own for own in found.values()):
-                shown = " | ".join(f"{own[key]:.4f}" for own in found.values())
+            if all(key in column for column in columns.values()):
+                shown = " | ".join(f"{column[key]:.4f}" for column in columns.values())
                 lines.append(f"| {copy} | {name} | {shown} |")
     return "\n".join(lines) + "\n"
 
@@ -100,8 +100,8 @@ def newest_pair(folder: Path) -> list[str]:
         UserError: one of them is missing.
     """
     newest: dict[str, str] = {}
-    found = finished_runs([], folder.parents[1], folder.parent.name)
-    runs = (run for run in found if run.parent == folder)
+    finished = finished_runs([], folder.parents[1], folder.parent.name)
+    runs = (run for run in finished if run.parent == folder)
     for run in sorted(runs, key=lambda run: (run / "metrics.json").stat().st_mtime):
         tuning = run_settings(run)["tuning"]
         if tuning["kind"] != "prefix" or tuning["prefix_length"]:  # 0 is the linear probe
@@ -125,9 +125,9 @@ def predict(
     """
     from common.engine.run import trained_module
 
-    own = cfg.predict
-    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
-    texts = texts_of_lines(own.input, module.task.num_texts, "predict.input")
+    task = cfg.predict
+    module, _ = trained_module(experiment, workspace, task.run, cfg.runs_dir)
+    texts = texts_of_lines(task.input, module.task.num_texts, "predict.input")
     classifier = module.classifier
     if cut := num_cut(classifier, texts):
         workspace.say(
@@ -135,13 +135,13 @@ def predict(
             " no more"
         )
     with evaluated(classifier, cfg.trainer.accelerator):
-        found = classifier.predict(texts, cfg.eval.batch_size)
-    lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
+        labels = classifier.predict(texts, cfg.eval.batch_size)
+    lines = ["\t".join([label, *row]) for label, row in zip(labels, texts, strict=True)]
     path = workspace.folder(".") / "predictions.tsv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for line in lines:
         workspace.say(line)
-    return found
+    return labels
 
 
 def num_cut(classifier: TextClassifier, texts: Sequence[Texts]) -> int:

@@ -74,17 +74,17 @@ def _texts(cfg: Config, workspace: Workspace, make: Vectors) -> dict[str, float]
 
 
 def _tfidf(texts: list[str], **options: Any) -> Tensor:
-    found = TfidfVectorizer(**{"token_pattern": r"(?u)\b\w+\b", **options}).fit_transform(texts)
-    return torch.from_numpy(found.toarray()).float()
+    matrix = TfidfVectorizer(**{"token_pattern": r"(?u)\b\w+\b", **options}).fit_transform(texts)
+    return torch.from_numpy(matrix.toarray()).float()
 
 
 def _mean_states(network: Space2Network, texts: list[str]) -> Tensor:
-    found = []
+    vectors = []
     with torch.no_grad():
         rows = network.texts.texts(texts)
         for start in range(0, len(rows), 128):
             inputs = network.texts.pad(rows[start : start + 128])
             mask = inputs["attention_mask"][..., None]
             states = network.encoder(**inputs, sentence=False)
-            found.append((states * mask).sum(1) / mask.sum(1))
-    return torch.cat(found)
+            vectors.append((states * mask).sum(1) / mask.sum(1))
+    return torch.cat(vectors)

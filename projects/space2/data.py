@@ -62,8 +62,8 @@ def sets_of(frame: Frame, score: str, views: Sequence[str]) -> list[np.ndarray]:
     """The K sets whose Jaccard index weighs a pair: of the tree, of the whole tree as one, or empty."""
     if score in ("tree", "combined"):
         return tree_ids(frame, views)
-    own = whole_tree_id(frame) if score == "hard" else np.empty(0, dtype=np.int64)
-    return [own] * len(views)
+    tree_id = whole_tree_id(frame) if score == "hard" else np.empty(0, dtype=np.int64)
+    return [tree_id] * len(views)
 
 
 def tree_batch(
@@ -90,20 +90,20 @@ def tree_batch(
     rows = [corpora[c].row(i) for c, i in chosen]
     texts = corpora[chosen[0][0]].texts
     inputs = texts.pad(rows)
-    found: TreeBatch = {"inputs": inputs, "masked": inputs["input_ids"], "labels": torch.empty(0)}
+    batch: TreeBatch = {"inputs": inputs, "masked": inputs["input_ids"], "labels": torch.empty(0)}
     if masks:
         pairs = [
             texts.masked(row, sample_rng(seed, epoch, (c << _ROW_BITS) + i, _MASK_STREAM))
             for row, (c, i) in zip(rows, chosen, strict=True)
         ]
-        found["masked"] = padded_with([ids for ids, _ in pairs], texts.pad_id)[0]
-        found["labels"] = padded_with([labels for _, labels in pairs], -100)[0]
-    own = [corpora[c].sets[i] for c, i in chosen]
-    found["set_ids"] = [
-        torch.from_numpy(np.concatenate([s[k] for s in own])) for k in range(num_views)
+        batch["masked"] = padded_with([ids for ids, _ in pairs], texts.pad_id)[0]
+        batch["labels"] = padded_with([labels for _, labels in pairs], -100)[0]
+    sets = [corpora[c].sets[i] for c, i in chosen]
+    batch["set_ids"] = [
+        torch.from_numpy(np.concatenate([s[k] for s in sets])) for k in range(num_views)
     ]
-    found["set_counts"] = [torch.tensor([len(s[k]) for s in own]) for k in range(num_views)]
-    return found
+    batch["set_counts"] = [torch.tensor([len(s[k]) for s in sets]) for k in range(num_views)]
+    return batch
 
 
 def labelled_corpora(cfg: Config) -> list[Corpus]:
@@ -147,12 +147,12 @@ def read_corpora(cfg: Config, folder: str, names: Sequence[str]) -> list[Corpus]
         source="AlibabaResearch/DAMO-ConvAI, space-2",
         size="3 GB",
     )
-    found = [Path(place) / n for n in names] or sorted(
+    paths = [Path(place) / n for n in names] or sorted(
         p for p in Path(place).iterdir() if p.is_dir()
     )
-    if not found:
+    if not paths:
         raise UserError(f"{place} has no corpus: a folder with train.json, see TASK=convert")
-    return [sets.read_corpus(path, "train") for path in found]
+    return [sets.read_corpus(path, "train") for path in paths]
 
 
 def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
@@ -193,19 +193,19 @@ def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
 
 def unlabelled_ratio(cfg: Config) -> int:
     """Unlabelled examples of a place: a step has as many places of both streams."""
-    own = cfg.data
-    return own.batch_nolabel // own.batch_size if cfg.method.learning == "semi" else 1
+    data = cfg.data
+    return data.batch_nolabel // data.batch_size if cfg.method.learning == "semi" else 1
 
 
 def count_examples(cfg: Config) -> int:
     """Places of an epoch: those of the longer stream."""
-    own = []
+    parts = []
     if cfg.method.learning != "self":
-        own.append((labelled_corpora(cfg), 1))
+        parts.append((labelled_corpora(cfg), 1))
     if cfg.method.learning != "super":
-        own.append((unlabelled_corpora(cfg), unlabelled_ratio(cfg)))
+        parts.append((unlabelled_corpora(cfg), unlabelled_ratio(cfg)))
     most = cfg.data.most
-    counts = [[(len(user_turns(c.dialogs)), ratio) for c in part] for part, ratio in own]
+    counts = [[(len(user_turns(c.dialogs)), ratio) for c in part] for part, ratio in parts]
     return max(sum((n if most is None else min(n, most)) // r for n, r in part) for part in counts)
 
 

@@ -19,8 +19,8 @@ MAX_TURNS = 17  # turn ids 0 ... 16
 
 def table(weight: Tensor) -> nn.Embedding:
     """A trainable table with these rows."""
-    found: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False)  # type: ignore[no-untyped-call]
-    return found
+    embedding: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False)  # type: ignore[no-untyped-call]
+    return embedding
 
 
 class DialogEmbeddings(nn.Module):
@@ -55,14 +55,14 @@ class DialogEmbeddings(nn.Module):
         """(B, L, D) of (B, L) ids, after dropout."""
         total: Tensor = self.word_embeddings(ids) + self.position_embeddings(positions)
         total = total + self.role_embeddings(roles) + self.turn_embeddings(turns)
-        found: Tensor = self.dropout(total)
-        return found
+        dropped: Tensor = self.dropout(total)
+        return dropped
 
     def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Tensor:
         """What enters the first layer, of the sum and the slot in front; called by the backbone."""
         assert inputs_embeds is not None
-        found: Tensor = self.LayerNorm(inputs_embeds)
-        return found
+        normalised: Tensor = self.LayerNorm(inputs_embeds)
+        return normalised
 
 
 class DialogEncoder(nn.Module):
@@ -117,8 +117,8 @@ class DialogEncoder(nn.Module):
     @property
     def embeddings(self) -> DialogEmbeddings:
         """The input embeddings."""
-        found: DialogEmbeddings = self.backbone.embeddings  # type: ignore[assignment]
-        return found
+        embeddings: DialogEmbeddings = self.backbone.embeddings  # type: ignore[assignment]
+        return embeddings
 
     def set_dropout(self, probability: float) -> None:
         """One probability for embeddings, attention, feed-forward and residual parts."""
@@ -192,5 +192,5 @@ class DialogWordHead(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Logits (..., V) of states (..., D)."""
         hidden = self.norm(self.act(self.dense(states)))
-        found: Tensor = nn.functional.linear(hidden, self._table[0].weight, self.bias)
-        return found
+        logits: Tensor = nn.functional.linear(hidden, self._table[0].weight, self.bias)
+        return logits

@@ -24,15 +24,15 @@ def spans_of(tags: Sequence[str]) -> list[str]:
     >>> spans_of(["B-time", "I-time", "O", "I-time", "B-date"])
     ['time:0-2', 'date:4-5']
     """
-    found, slot, start = [], None, -1
+    spans, slot, start = [], None, -1
     for i, tag in enumerate([*tags, "O"]):
         kind, _, name = tag.partition("-")
         if kind == "I" and name == slot:
             continue
         if slot is not None:
-            found.append(f"{slot}:{start}-{i}")
+            spans.append(f"{slot}:{start}-{i}")
         slot, start = (name, i) if kind == "B" else (None, -1)
-    return found
+    return spans
 
 
 def slot_macro_f1(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
@@ -56,13 +56,13 @@ def slot_macro_f1(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
     """
     if [len(row) for row in predicted] != [len(row) for row in gold]:
         raise ValueError("predicted and gold tags must have the same lengths")
-    told, right = ([spans_of(row) for row in rows] for rows in (predicted, gold))
+    spans, right = ([spans_of(row) for row in rows] for rows in (predicted, gold))
     slots = sorted({span.split(":")[0] for row in right for span in row})
     if not slots:
         raise ValueError("no slot occurs in the gold tags")
     scores = []
     for slot in slots:
-        a = [[s for s in row if slot in s] for row in told]
+        a = [[s for s in row if slot in s] for row in spans]
         b = [[s for s in row if slot in s] for row in right]
         hits = sum(bool(x) and x == y for x, y in zip(a, b, strict=True))
         precision = hits / (_SMOOTH + sum(map(bool, a)))
@@ -120,18 +120,18 @@ def joint_goal(
         " ".join(pieces(k.lower())): {" ".join(pieces(v.lower())) for v in vs}
         for k, vs in (label_maps or {}).items()
     }
-    found = []
-    for told, right in zip(predicted, gold, strict=True):
-        slots = told.keys() | right.keys()
+    hits = []
+    for state, right in zip(predicted, gold, strict=True):
+        slots = state.keys() | right.keys()
         values = [
-            tuple(" ".join(pieces(s.get(slot, "none").lower())) for s in (told, right))
+            tuple(" ".join(pieces(s.get(slot, "none").lower())) for s in (state, right))
             for slot in slots
         ]
-        found.append(float(all(a == b or a in maps.get(b, ()) for a, b in values)))
-    return found
+        hits.append(float(all(a == b or a in maps.get(b, ()) for a, b in values)))
+    return hits
 
 
-def told_value(gold: str, told: str, label_maps: LabelMaps | None = None) -> str:
+def told_value(gold: str, predicted: str, label_maps: LabelMaps | None = None) -> str:
     """The gold value if what the system told, or a variant of either, contains it or is contained in it.
 
     TripPy reads a value that is copied from the system's turn that way; else it is `told` as it
@@ -141,14 +141,16 @@ def told_value(gold: str, told: str, label_maps: LabelMaps | None = None) -> str
     ('the junction', 'south')
     """
     maps = label_maps or {}
-    if gold == told or _contains(told, gold) or _contains(gold, told):
+    if gold == predicted or _contains(predicted, gold) or _contains(gold, predicted):
         return gold
     others = (
-        [(gold, v) for v in maps.get(told, ())]
-        if told in maps
-        else [(v, told) for v in maps.get(gold, ())]
+        [(gold, v) for v in maps.get(predicted, ())]
+        if predicted in maps
+        else [(v, predicted) for v in maps.get(gold, ())]
     )
-    return gold if any(a == b or _contains(a, b) or _contains(b, a) for a, b in others) else told
+    return (
+        gold if any(a == b or _contains(a, b) or _contains(b, a) for a, b in others) else predicted
+    )
 
 
 def _contains(text: str, value: str) -> bool:

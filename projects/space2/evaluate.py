@@ -87,20 +87,22 @@ def score_vectors(
         views: of the K vectors without a suffix; () if they are of no view.
     """
     held = held_out(cfg)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for suffix, z in vectors(held).items():
         similarity = torch.einsum("nkd,mkd->nm", z, z).numpy() / z.shape[1]
-        own = score_similarity(held, similarity, None if suffix else workspace)
+        scores = score_similarity(held, similarity, None if suffix else workspace)
         if views and not suffix:
-            own |= view_scores(held, z, views)
-        own |= few_shot("act", held.classes()[: cfg.eval.act_turns], z[: cfg.eval.act_turns], cfg)
-        found |= {f"{name}{suffix}": value for name, value in own.items()}
+            scores |= view_scores(held, z, views)
+        scores |= few_shot(
+            "act", held.classes()[: cfg.eval.act_turns], z[: cfg.eval.act_turns], cfg
+        )
+        metrics |= {f"{name}{suffix}": value for name, value in scores.items()}
     if cfg.data.source == "bundled":
         other = sample(sets.clinc(cfg.eval.part, False, cfg.data.root), CLINC_TURNS)
         for suffix, z in vectors(other).items():
-            own = few_shot("intent", other.classes(), z, cfg)
-            found |= {f"{name}{suffix}": value for name, value in own.items()}
-    return found
+            scores = few_shot("intent", other.classes(), z, cfg)
+            metrics |= {f"{name}{suffix}": value for name, value in scores.items()}
+    return metrics
 
 
 def score_similarity(
@@ -116,16 +118,18 @@ def score_similarity(
     tree = combined_matrix(held.frames)
     count = len(tree)
     off = ~np.eye(count, dtype=bool)
-    gold, told = (m[off].reshape(count, count - 1) for m in (tree, similarity))
+    gold, cosine = (m[off].reshape(count, count - 1) for m in (tree, similarity))
     valid = gold.max(1) > gold.min(1)  # turns whose tree tells others apart
     if not valid.any():
         raise UserError("the held-out turns share nothing: no tree score differs from another")
     per_turn = np.zeros(count)
-    per_turn[valid] = row_correlations(rankdata(gold[valid], axis=1), rankdata(told[valid], axis=1))
+    per_turn[valid] = row_correlations(
+        rankdata(gold[valid], axis=1), rankdata(cosine[valid], axis=1)
+    )
     pairs = np.triu_indices(count, 1)
     all_gold, all_told = tree[pairs], similarity[pairs]
     related = all_gold > 0
-    best = told.argmax(1)
+    best = cosine.argmax(1)
     neighbour = gold[np.arange(count), best]
     if workspace is not None:
         workspace.items("turn_spearman", per_turn[valid].tolist())
@@ -156,17 +160,17 @@ def view_scores(held: HeldOut, z: Tensor, views: Sequence[str]) -> dict[str, flo
     frames = [held.frames[i] for i in some]
     scores = view_matrices(frames, views)
     pairs, off = np.triu_indices(len(some), 1), ~np.eye(len(some), dtype=bool)
-    found = {}
+    metrics = {}
     for k, view in enumerate(views):
         cosines = (z[some, k] @ z[some, k].T).numpy()
-        found[f"view_spearman_{view}"] = correlation(scores[k][pairs], cosines[pairs])
+        metrics[f"view_spearman_{view}"] = correlation(scores[k][pairs], cosines[pairs])
         has = np.array([bool(view_sets(frame)[view]) for frame in frames])
         if has.any():
             nearest = np.where(off, cosines, -np.inf).argmax(1)
             best = scores[k][np.arange(len(some)), nearest]
-            found[f"view_neighbour_{view}"] = float(best[has].mean())
-            found[f"view_neighbour_{view}_chance"] = float(scores[k][has][off[has]].mean())
-    return found
+            metrics[f"view_neighbour_{view}"] = float(best[has].mean())
+            metrics[f"view_neighbour_{view}_chance"] = float(scores[k][has][off[has]].mean())
+    return metrics
 
 
 def few_shot(name: str, classes: Sequence[str], z: Tensor, cfg: Config) -> dict[str, float]:
@@ -219,19 +223,19 @@ def scored_folder(cfg: Config) -> tuple[Path, str]:
     """
     data, file = cfg.data, "valid" if cfg.eval.part == "dev" else "test"
     folder = data_root(data.root) / data.labelled
-    wanted = data.corpora if cfg.eval.corpus is None else [cfg.eval.corpus]
-    found = [
+    corpora = data.corpora if cfg.eval.corpus is None else [cfg.eval.corpus]
+    folders = [
         p
         for p in sorted(folder.glob("*"))
-        if (p / f"{file}.json").is_file() and (not wanted or p.name in wanted)
+        if (p / f"{file}.json").is_file() and (not corpora or p.name in corpora)
     ]
-    if not found:
-        names = ", ".join(wanted) or "no corpus"
+    if not folders:
+        names = ", ".join(corpora) or "no corpus"
         raise UserError(
             f"nothing to be scored on: of {names} below {folder} there is no {file}.json; add one,"
             " or set eval.corpus or eval.part"
         )
-    return found[0], file
+    return folders[0], file
 
 
 def held_out(cfg: Config) -> HeldOut:

@@ -16,7 +16,7 @@ from projects.space2.stages import plan, stages
 
 def experiment(cfg: Config) -> Experiment[ContrastiveModule]:
     """Everything about the encoder or the fine-tuned model."""
-    found = experiment_of(
+    base = experiment_of(
         cfg,
         stages,
         evaluate,
@@ -26,8 +26,8 @@ def experiment(cfg: Config) -> Experiment[ContrastiveModule]:
         plan,
         {"convert": tasks.convert},
     )
-    classify = partial(tasks.classify, cfg, experiment=found)
-    return replace(found, tasks={**found.tasks, "classify": classify})
+    classify = partial(tasks.classify, cfg, experiment=base)
+    return replace(base, tasks={**base.tasks, "classify": classify})
 
 
 def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:

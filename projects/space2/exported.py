@@ -28,25 +28,25 @@ SETTINGS, TABLES = "dialog.json", "dialog.safetensors"
 
 def as_bert(encoder: DialogEncoder) -> BertModel:
     """A BERT with the encoder's outputs, see above; a copy, in eval mode."""
-    own, config = encoder.embeddings, copy.deepcopy(encoder.backbone.config)
-    role, turn = own.role_embeddings.weight, own.turn_embeddings.weight[1:]
+    embeddings, config = encoder.embeddings, copy.deepcopy(encoder.backbone.config)
+    role, turn = embeddings.role_embeddings.weight, embeddings.turn_embeddings.weight[1:]
     types = (role[:, None] + turn[None]).reshape(-1, role.shape[1])
     config.type_vocab_size = len(types)
-    config.max_position_embeddings = len(own.position_embeddings.weight) + 1
+    config.max_position_embeddings = len(embeddings.position_embeddings.weight) + 1
     assert isinstance(config, BertConfig)
     model: Any = BertModel(config, add_pooling_layer=False)
     model.to(role.dtype)
     new = model.embeddings
     with torch.no_grad():
-        new.word_embeddings.weight.copy_(own.word_embeddings.weight)
+        new.word_embeddings.weight.copy_(embeddings.word_embeddings.weight)
         new.word_embeddings.weight[encoder.cls_id] -= types[0]
         new.position_embeddings.weight[0] = 0
-        new.position_embeddings.weight[1:] = own.position_embeddings.weight
+        new.position_embeddings.weight[1:] = embeddings.position_embeddings.weight
         new.token_type_embeddings.weight.copy_(types)
-        new.LayerNorm.load_state_dict(own.LayerNorm.state_dict())
+        new.LayerNorm.load_state_dict(embeddings.LayerNorm.state_dict())
     model.encoder.load_state_dict(encoder.backbone.encoder.state_dict())  # type: ignore[union-attr]
-    found: BertModel = model.eval()
-    return found
+    bert: BertModel = model.eval()
+    return bert
 
 
 def bert_inputs(inputs: dict[str, Tensor], cls_id: int, num_turns: int) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ def save_dialog_encoder(
     Returns:
         The folder.
     """
-    own = encoder.embeddings
+    embeddings = encoder.embeddings
 
     def write(new: Path) -> None:
         with quiet():
@@ -95,9 +95,9 @@ def save_dialog_encoder(
 
     folder = write_files(Path(folder), write)
     tensors = {
-        "role": own.role_embeddings.weight,
-        "turn": own.turn_embeddings.weight,
-        "cls": own.word_embeddings.weight[encoder.cls_id],
+        "role": embeddings.role_embeddings.weight,
+        "turn": embeddings.turn_embeddings.weight,
+        "cls": embeddings.word_embeddings.weight[encoder.cls_id],
     }
     for name, part in (parts or {}).items():
         tensors |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
@@ -158,9 +158,9 @@ def fill(part: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | P
         UserError: other tensors than the module has.
     """
     prefix = f"{name}."
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
-        part.load_state_dict(own)
+        part.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{Path(folder) / TABLES}: {name} does not fit: {error}") from error
 
@@ -178,8 +178,8 @@ def _with_template(tokenizer: Any) -> PreTrainedTokenizerFast:
         name: getattr(tokenizer, name)
         for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     }
-    found: Any = PreTrainedTokenizerFast
-    new: PreTrainedTokenizerFast = found(
+    tokenizer_class: Any = PreTrainedTokenizerFast
+    new: PreTrainedTokenizerFast = tokenizer_class(
         tokenizer_object=backend, model_max_length=tokenizer.model_max_length, **kept
     )
     new.add_special_tokens({"additional_special_tokens": [*USER_MARKS, *SYSTEM_MARKS]})

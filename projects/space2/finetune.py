@@ -67,22 +67,22 @@ class Finetune(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss and terms of a batch."""
-        own, inputs = self.task, batch["inputs"]
-        found: dict[str, Tensor] = {}
+        task, inputs = self.task, batch["inputs"]
+        terms: dict[str, Tensor] = {}
         if not self.only_words:
-            copies = 2 if own.kl_weight else 1
+            copies = 2 if task.kl_weight else 1
             rows = {name: x.repeat(copies, 1) for name, x in inputs.items()}
             logits = self.head(self.network.encoder(**rows), batch["aux"].repeat(copies, 1))
-            found = task_loss(
-                self.head.kind, logits, batch["targets"], own.kl_weight, own.class_loss_ratio
+            terms = task_loss(
+                self.head.kind, logits, batch["targets"], task.kl_weight, task.class_loss_ratio
             )
-        weight = 1.0 if self.only_words else own.mlm_weight
+        weight = 1.0 if self.only_words else task.mlm_weight
         if weight:
             mlm = self.network.masked_lm(inputs, batch["masked"], batch["words"])
-            found |= {"mlm": mlm, "loss": found.get("loss", 0.0) + weight * mlm}
+            terms |= {"mlm": mlm, "loss": terms.get("loss", 0.0) + weight * mlm}
         if self.only_words:
-            found["loss"] = found["loss"] + 0 * sum(p.sum() for p in self.head.parameters())
-        return found
+            terms["loss"] = terms["loss"] + 0 * sum(p.sum() for p in self.head.parameters())
+        return terms
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Collect the places of dialogues, each of which is answered as a whole."""
@@ -90,9 +90,9 @@ class Finetune(ContrastiveModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the task's metric over the examples of all ranks, as ``val/score``."""
-        own = [example for i in self._seen for example in self.dialogs[i]]
+        examples = [example for i in self._seen for example in self.dialogs[i]]
         self._seen = []
-        pairs = predictions(self.network, self.head, own, self.batch_size, self.maps)
+        pairs = predictions(self.network, self.head, examples, self.batch_size, self.maps)
         every = [pair for part in gather_objects(pairs) for pair in part]
         self.log("val/score", score(self.head.kind, every, self.maps)[0])
 
@@ -111,26 +111,26 @@ def task_loss(
     copies = len(next(iter(logits.values()))) // len(next(iter(labels.values())))
     if kind == "dst":
         loss = state_loss(logits, {name: x.repeat(copies, 1) for name, x in labels.items()}, ratio)
-        found = {"loss": loss, "ce": loss}
+        terms = {"loss": loss, "ce": loss}
         if kl_weight:
             pairs = [logits[name].chunk(2) for name in ("gate", "refer")]
             kl = torch.stack(
                 [symmetric_kl(a.flatten(0, 1), b.flatten(0, 1)) for a, b in pairs]
             ).sum()
-            found |= {"kl": kl, "loss": loss + kl_weight * kl}
-        return found
-    found = {}
+            terms |= {"kl": kl, "loss": loss + kl_weight * kl}
+        return terms
+    terms = {}
     if "intent" in logits:
-        found = r_drop(logits["intent"], labels["intent"], kl_weight)
+        terms = r_drop(logits["intent"], labels["intent"], kl_weight)
     if "tags" in logits:
         ce = tag_loss(logits["tags"], labels["tags"].repeat(copies, 1))
-        found |= {"loss": found.get("loss", 0.0) + ce, "tags_ce": ce}
+        terms |= {"loss": terms.get("loss", 0.0) + ce, "tags_ce": ce}
         if kl_weight:
             first, second = logits["tags"].chunk(2)
             tagged = labels["tags"] != IGNORED
             kl = symmetric_kl(first[tagged], second[tagged])
-            found |= {"loss": found["loss"] + kl_weight * kl, "tags_kl": kl}
-    return found
+            terms |= {"loss": terms["loss"] + kl_weight * kl, "tags_kl": kl}
+    return terms
 
 
 # -- data and building ---------------------------------------------------------------------------
@@ -142,33 +142,35 @@ def task_examples(cfg: Config, part: Part) -> list[Example]:
     Raises:
         UserError: see `read_examples`; an intent with fewer examples than are wanted of each.
     """
-    own, train = cfg.task, part == "train"
-    folder = None if own.folder is None else data_root(cfg.data.root) / own.folder
-    found = read_examples(
-        own.kind,
-        own.source,
+    task, train = cfg.task, part == "train"
+    folder = None if task.folder is None else data_root(cfg.data.root) / task.folder
+    examples = read_examples(
+        task.kind,
+        task.source,
         part,
         cfg.data.root,
         folder,
         cfg.seed,
-        own.train_file if train else None,
-        own.delexicalize,
+        task.train_file if train else None,
+        task.delexicalize,
     )
-    if not train or (own.examples is None and own.per_intent is None):
-        return found
-    order = sample_rng(cfg.seed, 0, 0, _SUBSET_STREAM).permutation(len(found)).tolist()
-    if own.per_intent is None:
-        return [found[i] for i in sorted(order[: own.examples])]
+    if not train or (task.examples is None and task.per_intent is None):
+        return examples
+    order = sample_rng(cfg.seed, 0, 0, _SUBSET_STREAM).permutation(len(examples)).tolist()
+    if task.per_intent is None:
+        return [examples[i] for i in sorted(order[: task.examples])]
     places: dict[str, list[int]] = {}
     for i in order:
-        places.setdefault(found[i].intent, []).append(i)
-    few = [name for name, rows in places.items() if len(rows) < own.per_intent]
+        places.setdefault(examples[i].intent, []).append(i)
+    few = [name for name, rows in places.items() if len(rows) < task.per_intent]
     if few:
         raise UserError(
-            f"task.per_intent={own.per_intent}: {min(few)} has {len(places[min(few)])} examples;"
+            f"task.per_intent={task.per_intent}: {min(few)} has {len(places[min(few)])} examples;"
             " lower it"
         )
-    return [found[i] for i in sorted(i for rows in places.values() for i in rows[: own.per_intent])]
+    return [
+        examples[i] for i in sorted(i for rows in places.values() for i in rows[: task.per_intent])
+    ]
 
 
 def label_maps(cfg: Config) -> LabelMaps:
@@ -287,8 +289,8 @@ def evaluate_task(cfg: Config, module: Finetune, workspace: Workspace) -> dict[s
     value, items = score(kind, pairs, maps)
     if items:
         workspace.items(name, items)
-    found = {name: value}
+    metrics = {name: value}
     if kind == "intent":
         counts = np.unique([e.intent for e in examples], return_counts=True)[1]
-        found[f"{name}_chance"] = float(counts.max() / counts.sum())
-    return found
+        metrics[f"{name}_chance"] = float(counts.max() / counts.sum())
+    return metrics

@@ -37,8 +37,8 @@ def load_parts(folder: str | Path) -> tuple[Space2Network, TaskHead | None, dict
     _, _, settings, tensors = load_dialog_encoder(folder)
     head = None
     if "head" in settings:
-        own = dict(settings["head"])
-        head = TaskHead(own.pop("kind"), network.encoder.num_features, **own)
+        head_settings = dict(settings["head"])
+        head = TaskHead(head_settings.pop("kind"), network.encoder.num_features, **head_settings)
         fill(head, "head", tensors, folder)
         head.eval()
     return network, head, settings
@@ -58,14 +58,16 @@ def embed(cfg: Config, module: ContrastiveModule) -> dict[str, Tensor]:
     with evaluation_mode(module):
         sentence = network.encode(rows)
         views = network.view_vectors(sentence.to(network.device)).float().cpu()
-        found = {"sentence": sentence, "views": views}
+        outputs = {"sentence": sentence, "views": views}
         if isinstance(module, Finetune):
             from projects.space2.dialogs.tasks import Example
             from projects.space2.dialogs.turns import Turn
 
             examples = [Example((Turn(True, text),)) for text in PROBES]
-            told = [unlabelled_row(e, network.texts, module.head) for e in examples]
-            aux = torch.zeros(len(told), 2 * len(module.head.slots))
-            logits = run_head(network, module.head, told, aux)
-            found |= {name: x for name, x in logits.items() if name not in ("start", "end", "tags")}
-    return found
+            task_rows = [unlabelled_row(e, network.texts, module.head) for e in examples]
+            aux = torch.zeros(len(task_rows), 2 * len(module.head.slots))
+            logits = run_head(network, module.head, task_rows, aux)
+            outputs |= {
+                name: x for name, x in logits.items() if name not in ("start", "end", "tags")
+            }
+    return outputs

@@ -69,15 +69,15 @@ class TaskHead(nn.Module):
         `aux` is for states.
         """
         states = self.dropout(states)
-        found: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
         if self.intents is not None:
-            found["intent"] = self.intents(states[:, 0])
+            logits["intent"] = self.intents(states[:, 0])
         if self.tags is not None:
-            found["tags"] = self.tags(states[:, 1:])
+            logits["tags"] = self.tags(states[:, 1:])
         if self.state is not None:
             assert aux is not None
-            found |= self.state(states, aux)
-        return found
+            logits |= self.state(states, aux)
+        return logits
 
 
 class StateHead(nn.Module):
@@ -95,9 +95,9 @@ class StateHead(nn.Module):
     def __init__(self, num_features: int, num_slots: int) -> None:
         super().__init__()
         self.num_slots = num_slots
-        own = num_features + 2 * num_slots
-        self.gate = nn.Linear(own, num_slots * len(GATES))
-        self.refer = nn.Linear(own, num_slots * (num_slots + 1))
+        width = num_features + 2 * num_slots
+        self.gate = nn.Linear(width, num_slots * len(GATES))
+        self.refer = nn.Linear(width, num_slots * (num_slots + 1))
         self.span = nn.Linear(num_features, num_slots * 2)
         self.aux = nn.Linear(2 * num_slots, 2 * num_slots)
 
@@ -166,11 +166,11 @@ def state_loss(logits: dict[str, Tensor], labels: dict[str, Tensor], ratio: floa
     """
 
     def ce(name: str) -> Tensor:
-        own = logits[name].float()
+        scores = logits[name].float()
         losses = F.cross_entropy(
-            own.flatten(0, 1), labels[name].flatten(), ignore_index=IGNORED, reduction="none"
+            scores.flatten(0, 1), labels[name].flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return losses.view(len(own), -1)
+        return losses.view(len(scores), -1)
 
     span = (ce("start") + ce("end")) / 2
     total = ratio * ce("gate") + (1 - ratio) / 2 * (span + ce("refer"))

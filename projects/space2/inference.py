@@ -49,8 +49,8 @@ class DialogModel:
         dialogs = [[Turn(True, t)] if isinstance(t, str) else list(t) for t in texts]
         if not dialogs or not all(dialogs):
             raise ValueError("there is nothing to read: give requests, or dialogues with turns")
-        own = self.network.texts
-        return [own.row(own.utterances(turns), turns[-1].user) for turns in dialogs]
+        tokenizer = self.network.texts
+        return [tokenizer.row(tokenizer.utterances(turns), turns[-1].user) for turns in dialogs]
 
     def encode(self, texts: Sequence[Text], batch_size: int = 128) -> Tensor:
         """Sentence vectors (N, D), not normalised, float32."""

@@ -39,27 +39,29 @@ class Space2(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, TreeBatch]) -> dict[str, Tensor]:
         """Loss and terms of a labelled batch, an unlabelled one, or both."""
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         for name, part in batch.items():
             for term, value in self.part(part).items():
-                found[f"{name}_{term}"] = value
-        total = sum(v for k, v in found.items() if k.endswith("_total"))
-        return {"loss": total, **found}  # type: ignore[dict-item]
+                terms[f"{name}_{term}"] = value
+        total = sum(v for k, v in terms.items() if k.endswith("_total"))
+        return {"loss": total, **terms}  # type: ignore[dict-item]
 
     def part(self, batch: TreeBatch) -> dict[str, Tensor]:
         """Contrast and masked prediction of one batch; their weighted sum is ``total``."""
-        own = self.method
+        method = self.method
         inputs: Any = batch["inputs"]
-        sentence, combined = self.network.twice(inputs), own.score == "combined"
-        vectors = sentence[:, None] if combined else self.network.view_vectors(sentence, own.views)
+        sentence, combined = self.network.twice(inputs), method.score == "combined"
+        vectors = (
+            sentence[:, None] if combined else self.network.view_vectors(sentence, method.views)
+        )
         sets = list(zip(batch["set_ids"], batch["set_counts"], strict=True))
         contrast = multi_view_contrast(
-            vectors, sets, own.tau, own.base_tau, gather=own.gather, combined=combined
+            vectors, sets, method.tau, method.base_tau, gather=method.gather, combined=combined
         )
-        found = {"contrast": contrast["loss"], "total": contrast["loss"]}
+        terms = {"contrast": contrast["loss"], "total": contrast["loss"]}
         if not combined:
-            found |= {f"view_{own.views[int(k)]}": v for k, v in contrast.items() if k != "loss"}
-        if own.mlm_weight:
+            terms |= {f"view_{method.views[int(k)]}": v for k, v in contrast.items() if k != "loss"}
+        if method.mlm_weight:
             mlm = self.network.masked_lm(inputs, batch["masked"], batch["labels"])
-            found |= {"mlm": mlm, "total": contrast["loss"] + own.mlm_weight * mlm}
-        return found
+            terms |= {"mlm": mlm, "total": contrast["loss"] + method.mlm_weight * mlm}
+        return terms

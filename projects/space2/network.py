@@ -110,23 +110,23 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
         UserError: absent weights, another architecture than BERT's, inputs longer than its
             positions, an export with other sub-spaces than are wanted.
     """
-    own, data = cfg.model, cfg.data
+    model, data = cfg.model, cfg.data
     views = trained_views(cfg)
-    if (Path(own.pretrained) / SETTINGS).is_file():
-        network = load_network(own.pretrained, data, own.attention)
+    if (Path(model.pretrained) / SETTINGS).is_file():
+        network = load_network(model.pretrained, data, model.attention)
         if cfg.train == "pretrain":
-            if (own.dim, own.shared) != (network.dim, network.shared):
+            if (model.dim, model.shared) != (network.dim, network.shared):
                 raise UserError(
-                    f"{own.pretrained} has model.dim={network.dim} and"
+                    f"{model.pretrained} has model.dim={network.dim} and"
                     f" model.shared={network.shared}: set them so"
                 )
             network.views = views
-        network.length_groups = own.length_groups
-        _set_dropout(network, own)
+        network.length_groups = model.length_groups
+        _set_dropout(network, model)
         return network.train()
-    absent = stand_in(own.pretrained, SIZES) if planned else None
-    pretrained = own.pretrained if absent is None else "random"
-    config = own.config if absent is None else {"vocab_size": 30522, **absent}
+    absent = stand_in(model.pretrained, SIZES) if planned else None
+    pretrained = model.pretrained if absent is None else "random"
+    config = model.config if absent is None else {"vocab_size": 30522, **absent}
     if pretrained == "random":
         size = int((config or {}).get("vocab_size", 256))
         tokenizer = tiny_tokenizer(size)
@@ -134,20 +134,20 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
     else:
         tokenizer = load_tokenizer(pretrained)
     texts = DialogTokenizer(tokenizer, data.max_length, data.max_turns)
-    backbone = load_transformer(pretrained, config=config, attention=own.attention)
+    backbone = load_transformer(pretrained, config=config, attention=model.attention)
     check_lengths(data, int(backbone.config.max_position_embeddings), MAX_TURNS)
     vocab = max(texts.vocab_size, int(backbone.config.vocab_size))
     encoder = DialogEncoder(backbone, vocab, int(tokenizer.cls_token_id))
     network = Space2Network(
         encoder,
         texts,
-        own.dim,
+        model.dim,
         None if pretrained == "random" else pretrained,
-        own.length_groups,
-        own.shared,
+        model.length_groups,
+        model.shared,
         views,
     )
-    _set_dropout(network, own)
+    _set_dropout(network, model)
     return network.train()
 
 
@@ -170,16 +170,16 @@ def check_lengths(data: DialogData, positions: int, num_turns: int) -> None:
         )
 
 
-def _set_dropout(network: Space2Network, own: ModelConfig) -> None:
-    if own.dropout is not None:
-        network.encoder.set_dropout(own.dropout)
+def _set_dropout(network: Space2Network, model: ModelConfig) -> None:
+    if model.dropout is not None:
+        network.encoder.set_dropout(model.dropout)
 
 
 def save_network(
     network: Space2Network, folder: Path, settings: dict[str, Any], parts: dict[str, nn.Module]
 ) -> Path:
     """Export: a BERT for transformers, projection and heads beside it."""
-    own = {
+    description = {
         "dim": network.dim,
         "shared": network.shared,
         "views": list(network.views),
@@ -188,7 +188,7 @@ def save_network(
     }
     modules = {"projection": network.projection, "words": network.words, **parts}
     return save_dialog_encoder(
-        network.encoder, network.texts.tokenizer, folder, {**own, **settings}, modules
+        network.encoder, network.texts.tokenizer, folder, {**description, **settings}, modules
     )
 
 
@@ -204,8 +204,10 @@ def load_network(
     if data is not None:
         num_turns = len(encoder.embeddings.turn_embeddings.weight)
         check_lengths(data, len(encoder.embeddings.position_embeddings.weight), num_turns)
-    own = settings if data is None else {"max_length": data.max_length, "max_turns": data.max_turns}
-    texts = DialogTokenizer(tokenizer, int(own["max_length"]), int(own["max_turns"]))
+    lengths = (
+        settings if data is None else {"max_length": data.max_length, "max_turns": data.max_turns}
+    )
+    texts = DialogTokenizer(tokenizer, int(lengths["max_length"]), int(lengths["max_turns"]))
     network = Space2Network(
         encoder, texts, int(settings["dim"]), shared=settings["shared"], views=settings["views"]
     )

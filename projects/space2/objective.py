@@ -55,14 +55,14 @@ def soft_contrast(
     """
     if features.ndim != 3 or features.shape[1] != 2:
         raise ValueError(f"features must be (B, 2, D), got {tuple(features.shape)}")
-    one, two = features.unbind(1)
+    first, second = features.unbind(1)
     if weights is None:
         weights = features.new_zeros(len(features), len(features))
     if isinstance(weights, Tensor):
         if weights.shape != (len(features),) * 2:
             raise ValueError(f"weights {tuple(weights.shape)} for {len(features)} examples")
         weights = Given(weights.detach().clone().fill_diagonal_(1.0))
-    loss = weighted_two_view(one, two, 1 / tau, weights, **(kernel or {})).loss
+    loss = weighted_two_view(first, second, 1 / tau, weights, **(kernel or {})).loss
     return loss if base_tau is None else loss * (tau / base_tau)
 
 
@@ -97,8 +97,8 @@ def multi_view_contrast(
     weights: list[Any] = [overlap_of_all_ranks(ids, counts, **kernel) for ids, counts in sets]
     if combined:
         weights = [MeanOverlap(weights)]
-    found = []
-    for k, own in enumerate(weights):
+    losses = []
+    for k, view_weights in enumerate(weights):
         pair = torch.stack(z[:, k].chunk(2), 1)
-        found.append(soft_contrast(pair, own, tau, base_tau, kernel))
-    return {"loss": torch.stack(found).mean(), **{str(k): loss for k, loss in enumerate(found)}}
+        losses.append(soft_contrast(pair, view_weights, tau, base_tau, kernel))
+    return {"loss": torch.stack(losses).mean(), **{str(k): loss for k, loss in enumerate(losses)}}

@@ -42,18 +42,18 @@ def task_row(
     if example.words:
         row, first = word_row(example.words, texts)
     else:
-        found = texts.utterances(example.turns)
-        row, first = texts.row(found, example.turns[-1].user), np.empty(0, dtype=np.int64)
+        utterances = texts.utterances(example.turns)
+        row, first = texts.row(utterances, example.turns[-1].user), np.empty(0, dtype=np.int64)
     labels: dict[str, np.ndarray] = {}
     if head.intents is not None:
         labels["intent"] = np.array(_place(head.names, example.intent))
     if head.tags is not None:
-        own = np.full(len(row.ids), IGNORED, dtype=np.int64)
+        tags = np.full(len(row.ids), IGNORED, dtype=np.int64)
         kept = first >= 0  # words that were cut have no piece
-        own[first[kept]] = [
+        tags[first[kept]] = [
             _place(head.tag_names, t) for t, k in zip(example.tags, kept, strict=True) if k
         ]
-        labels["tags"] = own
+        labels["tags"] = tags
     aux: np.ndarray = np.zeros(0)
     if head.kind == "dst":
         labels |= state_labels(example, row, texts, head.slots, maps)
@@ -102,7 +102,7 @@ def state_labels(
     as TripPy treats it.
     """
     count, variants = len(slots), maps or {}
-    found = {name: np.full(count, IGNORED, dtype=np.int64) for name in ("start", "end", "refer")}
+    pointers = {name: np.full(count, IGNORED, dtype=np.int64) for name in ("start", "end", "refer")}
     gates = np.zeros(count, dtype=np.int64)
     for s, slot in enumerate(slots):
         value = example.state.get(slot)
@@ -122,24 +122,24 @@ def state_labels(
             gate = "false"
         elif span is not None:
             gate = "copy_value"
-            found["start"][s], found["end"][s] = span
+            pointers["start"][s], pointers["end"][s] = span
         elif slot in example.told and told_value(value, example.told[slot], maps) == value:
             gate = "inform"
         elif partner is not None:
             gate = "refer"
-            found["refer"][s] = slots.index(partner)
+            pointers["refer"][s] = slots.index(partner)
         else:
             gate = "none"
         gates[s] = GATES.index(gate)
-    return {"gate": gates, **found}
+    return {"gate": gates, **pointers}
 
 
 def find_span(value: str, row: Row, texts: DialogTokenizer) -> tuple[int, int] | None:
     """First and last token of a value's last occurrence in the current utterance."""
     piece = texts.tokenizer(value, add_special_tokens=False)["input_ids"]
     size, ids = len(piece), row.ids.tolist()
-    own = np.flatnonzero(row.turns == 1)
-    for start in range(int(own[-1]) - size, int(own[0]) - 1, -1) if size else ():
+    current_turn = np.flatnonzero(row.turns == 1)
+    for start in range(int(current_turn[-1]) - size, int(current_turn[0]) - 1, -1) if size else ():
         if ids[start : start + size] == piece:
             return start, start + size - 1
     return None
@@ -177,19 +177,21 @@ class TaskBatches(Dataset[Any]):
             self.texts.masked(r.row, sample_rng(self.seed, epoch, i, _MASK_STREAM))
             for r, (i, epoch) in zip(rows, keys, strict=True)
         ]
-        found = collate(rows, self.texts)
-        found["masked"] = padded_with([ids for ids, _ in pairs], self.texts.pad_id)[0]
-        found["words"] = padded_with([labels for _, labels in pairs], IGNORED)[0]
-        return found
+        batch = collate(rows, self.texts)
+        batch["masked"] = padded_with([ids for ids, _ in pairs], self.texts.pad_id)[0]
+        batch["words"] = padded_with([labels for _, labels in pairs], IGNORED)[0]
+        return batch
 
 
 def collate(rows: Sequence[TaskRow], texts: DialogTokenizer) -> dict[str, Any]:
     """Inputs, labels by name and auxiliary features of B rows."""
     labels: dict[str, Tensor] = {}
     for name in rows[0].labels:
-        own = [r.labels[name] for r in rows]
+        arrays = [r.labels[name] for r in rows]
         labels[name] = (
-            padded_with(own, IGNORED)[0] if name == "tags" else torch.from_numpy(np.stack(own))
+            padded_with(arrays, IGNORED)[0]
+            if name == "tags"
+            else torch.from_numpy(np.stack(arrays))
         )
     aux = torch.from_numpy(np.stack([r.aux for r in rows])).float()
     return {"inputs": texts.pad([r.row for r in rows]), "targets": labels, "aux": aux}

@@ -45,9 +45,9 @@ def predictions(
     """
     if head.kind == "dst":
         states = track(network, head, examples, batch_size, maps)
-        return [(told, dict(e.state)) for told, e in zip(states, examples, strict=True)]
-    told = answers(network, head, examples, batch_size)
-    return [(t, (e.intent, e.tags)) for t, e in zip(told, examples, strict=True)]
+        return [(predicted, dict(e.state)) for predicted, e in zip(states, examples, strict=True)]
+    predicted = answers(network, head, examples, batch_size)
+    return [(t, (e.intent, e.tags)) for t, e in zip(predicted, examples, strict=True)]
 
 
 def score(
@@ -57,15 +57,15 @@ def score(
 
     None where it is no mean over examples.
     """
-    told, gold = [p[0] for p in pairs], [p[1] for p in pairs]
+    predicted, gold = [p[0] for p in pairs], [p[1] for p in pairs]
     if kind == "slot":
-        return slot_macro_f1([tags for _, tags in told], [tags for _, tags in gold]), []
+        return slot_macro_f1([tags for _, tags in predicted], [tags for _, tags in gold]), []
     if kind == "dst":
-        items = joint_goal(told, gold, maps)
+        items = joint_goal(predicted, gold, maps)
     elif kind == "top":
-        items = exact_match(told, gold)
+        items = exact_match(predicted, gold)
     else:
-        items = [float(t[0] == g[0]) for t, g in zip(told, gold, strict=True)]
+        items = [float(t[0] == g[0]) for t, g in zip(predicted, gold, strict=True)]
     return float(np.mean(items)), items
 
 
@@ -83,7 +83,7 @@ def answers(
     network: Space2Network, head: TaskHead, examples: Sequence[Example], batch_size: int
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Intent ("" without) and tag of every word (() without) of each example, in eval mode."""
-    found = []
+    predicted = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
         rows = [unlabelled_row(e, network.texts, head) for e in part]
@@ -96,8 +96,8 @@ def answers(
                 best = logits["tags"][i].argmax(-1)
                 tags = tuple(head.tag_names[int(best[p])] if p >= 0 else "O" for p in places)
             intent = intents[i]
-            found.append(("" if intent is None else head.names[intent], tags))
-    return found
+            predicted.append(("" if intent is None else head.names[intent], tags))
+    return predicted
 
 
 def unlabelled_row(example: Example, texts: DialogTokenizer, head: TaskHead) -> TaskRow:
@@ -141,7 +141,7 @@ def track(
     for i, example in enumerate(examples):
         order.setdefault(example.dialog, []).append(i)
     for n in range(max(map(len, order.values()))):
-        places = [own[n] for own in order.values() if n < len(own)]
+        places = [place[n] for place in order.values() if n < len(place)]
         for start in range(0, len(places), batch_size):
             part = places[start : start + batch_size]
             before = [states[order[examples[i].dialog][n - 1]] if n else {} for i in part]
@@ -154,9 +154,9 @@ def track(
             )
             logits = run_head(network, head, rows, aux)
             for k, i in enumerate(part):
-                own = {name: x[k] for name, x in logits.items()}
+                place = {name: x[k] for name, x in logits.items()}
                 states[i] = updated(
-                    own, rows[k], before[k], examples[i], network.texts, head.slots, maps
+                    place, rows[k], before[k], examples[i], network.texts, head.slots, maps
                 )
     return states
 

@@ -76,27 +76,27 @@ def plan(cfg: Config) -> Plan[ContrastiveModule]:
         encoder = module.network.encoder
         total = encoder.embeddings.summed(ids, ids, ids, ids)
         # without a mask: transformers looks at its values, and meta tensors have none
-        found: Tensor = encoder.backbone(inputs_embeds=total).last_hidden_state.sum()
-        return found
+        total_state: Tensor = encoder.backbone(inputs_embeds=total).last_hidden_state.sum()
+        return total_state
 
     return Plan(module, _count(cfg), forward, requirements(cfg))
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Data and weights that the config needs."""
-    found, data = list(weights_requirement(cfg.model.pretrained)), cfg.data
+    needs, data = list(weights_requirement(cfg.model.pretrained)), cfg.data
     if cfg.train == "pretrain" and data.source == "bundled":
-        found += [bundled_requirement("dialog-sgd"), bundled_requirement("intents")]
+        needs += [bundled_requirement("dialog-sgd"), bundled_requirement("intents")]
     if cfg.train == "pretrain" and data.source == "corpora":
         for name in (data.labelled, data.unlabelled)[: 1 if cfg.method.learning == "super" else 2]:
             place = _root(cfg) / name
             hint = "AlibabaResearch/DAMO-ConvAI, space-2: one folder a corpus with train.json"
-            found.append(Requirement(f"data: {name}", str(place), place.is_dir(), hint))
+            needs.append(Requirement(f"data: {name}", str(place), place.is_dir(), hint))
     if cfg.train == "finetune" and cfg.task.folder is not None:
         place = _root(cfg) / cfg.task.folder
         if cfg.task.label_maps is not None:
             maps = _root(cfg) / cfg.task.label_maps
-            found.append(
+            needs.append(
                 Requirement(
                     f"data: {cfg.task.label_maps}",
                     str(maps),
@@ -104,7 +104,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
                     "TripPy, dataset_config/multiwoz21.json",
                 )
             )
-        found.append(
+        needs.append(
             Requirement(
                 f"data: {cfg.task.folder}",
                 str(place),
@@ -112,7 +112,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
                 "alexa/dialoglue, data_utils/dialoglue",
             )
         )
-    return tuple(found)
+    return tuple(needs)
 
 
 def _root(cfg: Config) -> Any:

@@ -58,14 +58,14 @@ def classify(
         )
     # the network alone: its vectors come back to the CPU, where the head reads them
     with evaluated(model.network, cfg.trainer.accelerator):
-        found = model.classify(texts, examples)
-    lines = [f"{label}\t{text}" for label, text in zip(found, texts, strict=True)]
+        labels = model.classify(texts, examples)
+    lines = [f"{label}\t{text}" for label, text in zip(labels, texts, strict=True)]
     (workspace.folder(".") / "predictions.tsv").write_text(
         "\n".join(lines) + "\n", encoding="utf-8"
     )
     for line in lines:
         workspace.say(line)
-    return found
+    return labels
 
 
 def filled(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:

@@ -76,9 +76,11 @@ def _similarities(
     cfg: Config, workspace: Workspace, measure: Callable[..., Any]
 ) -> dict[str, float]:
     sets = {name: pre.sts_set(cfg, name) for name in cfg.eval.sets}
-    told = {name: list(map(float, measure(data.first, data.second))) for name, data in sets.items()}
-    save_sts_items(workspace, sets, told)
-    return score_sts(sets, told)
+    similarities = {
+        name: list(map(float, measure(data.first, data.second))) for name, data in sets.items()
+    }
+    save_sts_items(workspace, sets, similarities)
+    return score_sts(sets, similarities)
 
 
 def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:
@@ -87,8 +89,8 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:
     predict = fit(train)
     metrics: dict[str, float] = {}
     for part, data in scored_parts(cfg, workspace):
-        told = np.asarray(predict(data.texts))
-        sure = np.eye(len(train.classes))[told]
+        predicted = np.asarray(predict(data.texts))
+        sure = np.eye(len(train.classes))[predicted]
         metrics |= score_part(cfg, part, sure, data.labels, workspace)
     if not metrics:
         raise UserError(

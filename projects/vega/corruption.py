@@ -116,11 +116,11 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
 
     def __getitem__(self, keys: Sequence[Key]) -> ReplacedTokenBatch:
         """Batch of the given ``(index, epoch)`` keys."""
-        found = [self._row(index, epoch) for index, epoch in keys]
-        ids, mask = self._padded([row for row, _ in found])
+        drawn = [self._row(index, epoch) for index, epoch in keys]
+        ids, mask = self._padded([row for row, _ in drawn])
         masked, labels = ids.clone(), torch.full_like(ids, IGNORED)
         counted, uniform = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape)
-        for i, (row, rng) in enumerate(found):
+        for i, (row, rng) in enumerate(drawn):
             places = len(self.prefix) + np.sort(rng.permutation(len(row))[: self.count(len(row))])
             labels[i, places], masked[i, places] = ids[i, places], self.mask_id
             counted[i, len(self.prefix) : len(self.prefix) + len(row)] = True
@@ -135,8 +135,8 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         }
         batch: ReplacedTokenBatch = {"rows": rows, "ids": torch.tensor([i for i, _ in keys])}
         if self.sentence_room is not None:
-            own = [self._sentence(index, epoch)[: self.sentence_room] for index, epoch in keys]
-            sentences, there = self._padded(own)
+            plain = [self._sentence(index, epoch)[: self.sentence_room] for index, epoch in keys]
+            sentences, there = self._padded(plain)
             batch["sentences"] = {"ids": sentences, "attention_mask": there}
         return batch
 

@@ -22,12 +22,12 @@ NOISE_TEXTS = 256  # on which logits are compared under noise
 
 def scored_parts(cfg: Config, workspace: Workspace) -> Iterator[tuple[str, LabelledSet]]:
     """The parts that are evaluated on, but for those without labels, which are named."""
-    own = cfg.data
+    data = cfg.data
     for part in parts_of(cfg, cfg.eval.part):
-        if is_labelled(own.glue_task, part, own.root, own.source, own.file(part)):
+        if is_labelled(data.glue_task, part, data.root, data.source, data.file(part)):
             yield part, labelled_part(cfg, part)
         else:
-            workspace.say(f"{own.task}: the part '{part}' has no labels, so it is not scored")
+            workspace.say(f"{data.task}: the part '{part}' has no labels, so it is not scored")
 
 
 def evaluate(cfg: Config, module: FineTune, workspace: Workspace) -> dict[str, float]:
@@ -58,8 +58,8 @@ def evaluate(cfg: Config, module: FineTune, workspace: Workspace) -> dict[str, f
 def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
     """(N, C), float32."""
     with evaluated(module.classifier, cfg.trainer.accelerator):
-        found: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
-    return found
+        logits: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
+    return logits
 
 
 def score_part(
@@ -68,17 +68,17 @@ def score_part(
     """Metrics of logits (N, C), with the items of the accuracy or the correlation."""
     task = cfg.data.glue_task
     if task.is_regression:
-        told = logits[:, 0]
-        workspace.rank_items(f"{part}_spearman", told.tolist(), labels.tolist())
+        predicted = logits[:, 0]
+        workspace.rank_items(f"{part}_spearman", predicted.tolist(), labels.tolist())
         more: dict[str, float] = {}
     else:
-        told = logits.argmax(1)
-        right = told == labels
+        predicted = logits.argmax(1)
+        right = predicted == labels
         workspace.items(f"{part}_accuracy", right.astype(float).tolist())
         # majority classes have no correlation: beside Matthews' one the accuracy is of use
         more = {"accuracy": float(right.mean()), "accuracy_chance": chance(labels)}
-    found = {**more, **glue_metrics(task.name, told, labels)}
-    return {f"{part}_{name}": value for name, value in found.items()}
+    metrics = {**more, **glue_metrics(task.name, predicted, labels)}
+    return {f"{part}_{name}": value for name, value in metrics.items()}
 
 
 def logit_change(cfg: Config, module: FineTune) -> float:

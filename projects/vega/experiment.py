@@ -34,14 +34,14 @@ GLUE_FILES = "glue_data/<TASK>/*.tsv of gluebenchmark.com/tasks"
 
 def finetuning(cfg: Config) -> Experiment[FineTune]:
     """Everything about the classifier."""
-    found = experiment_of(
+    base = experiment_of(
         cfg, stages, evaluate, export, load, embed, plan, {"select": select, "table": table}
     )
     further = {
-        name: partial(task, cfg, experiment=found)
+        name: partial(task, cfg, experiment=base)
         for name, task in (("classify", tasks.classify), ("submit", tasks.submit))
     }
-    return replace(found, tasks={**found.tasks, **further})
+    return replace(base, tasks={**base.tasks, **further})
 
 
 def pretraining(cfg: Config) -> Experiment[pre.Kept]:
@@ -84,9 +84,9 @@ def plan(cfg: Config) -> Plan[FineTune]:
 
     def forward(module: FineTune, batch_size: int) -> Tensor:
         ids = torch.ones(batch_size, cfg.model.max_length, dtype=torch.long)
-        own = module.classifier
-        found: Tensor = own(input_ids=ids, attention_mask=torch.ones_like(ids))
-        return found.sum()
+        classifier = module.classifier
+        logits: Tensor = classifier(input_ids=ids, attention_mask=torch.ones_like(ids))
+        return logits.sum()
 
     count = _count(cfg)
     return Plan(
@@ -99,15 +99,15 @@ def plan(cfg: Config) -> Plan[FineTune]:
 
 def requirements(cfg: Config, count: int) -> tuple[Requirement, ...]:
     """Weights and data that the config needs."""
-    found = [*weights_requirement(cfg.model.pretrained)]
+    needs = [*weights_requirement(cfg.model.pretrained)]
     if cfg.model.tokenizer is not None:
-        found += weights_requirement(cfg.model.tokenizer)
+        needs += weights_requirement(cfg.model.tokenizer)
     if cfg.data.source == "bundled":
-        found.append(bundled_requirement("sst2-sentences"))
+        needs.append(bundled_requirement("sst2-sentences"))
     elif cfg.data.source != "synthetic":
         where = cfg.data.train_file or cfg.data.glue_task.files["train"]
-        found.append(Requirement(f"data: GLUE's {cfg.data.task}", where, bool(count), GLUE_FILES))
-    return tuple(found)
+        needs.append(Requirement(f"data: GLUE's {cfg.data.task}", where, bool(count), GLUE_FILES))
+    return tuple(needs)
 
 
 def _count(cfg: Config) -> int:

@@ -59,7 +59,7 @@ def load_finetuned(folder: Path) -> TextClassifier:
     model: Any = load_transformer(str(folder), auto_class=AutoModelForSequenceClassification)
     backbone = model.deberta
     backbone.pooler = model.pooler
-    found = TextClassifier(
+    loaded = TextClassifier(
         backbone,
         load_tokenizer(str(folder)),
         classes,
@@ -67,8 +67,8 @@ def load_finetuned(folder: Path) -> TextClassifier:
         dropout=model.dropout.p,
         max_length=length,
     )
-    found.head.load_state_dict(model.classifier.state_dict())
-    return found.eval()
+    loaded.head.load_state_dict(model.classifier.state_dict())
+    return loaded.eval()
 
 
 def load_exported(folder: Path) -> TextClassifier | SentenceEncoder:
@@ -91,8 +91,8 @@ def _sequence_classifier(classifier: TextClassifier) -> Any:
     kind: Any = AutoModelForSequenceClassification
     with torch.random.fork_rng():
         model: Any = kind.from_config(settings)
-    own = {k: v for k, v in old.state_dict().items() if not k.startswith("pooler.")}
-    model.deberta.load_state_dict(own)
+    weights = {k: v for k, v in old.state_dict().items() if not k.startswith("pooler.")}
+    model.deberta.load_state_dict(weights)
     model.pooler.load_state_dict(old.pooler.state_dict())
     model.classifier.load_state_dict(classifier.head.state_dict())
     return model.to(next(old.parameters()).dtype).eval()

@@ -41,8 +41,8 @@ def task_words(cfg: Config, workspace: Workspace, name: str) -> list[str]:
     off.
     """
     file = _of_file(workspace.project, workspace.config)
-    own = _without(leaves(to_dict(cfg)), _APART)
-    words = [word(k, v) for k, v in own.items() if k not in file or _plain(file[k]) != _plain(v)]
+    values = _without(leaves(to_dict(cfg)), _APART)
+    words = [word(k, v) for k, v in values.items() if k not in file or _plain(file[k]) != _plain(v)]
     words += [word("data.task", name), word("runs_dir", cfg.runs_dir)]
     if GLUE[name].is_regression:
         words += ["self_calibration.enabled=false", "data.noise=0.0"]
@@ -57,10 +57,10 @@ def strategy(settings: Mapping[str, Any]) -> str:
 
 def target_of(settings: Mapping[str, Any]) -> str | None:
     """The part whose inputs a run was adapted to; None: to none."""
-    own = settings["transductive"]
-    if not own["enabled"] or not own["rounds"]:
+    transductive = settings["transductive"]
+    if not transductive["enabled"] or not transductive["rounds"]:
         return None
-    return str(own.get("part") or settings["eval"]["part"])
+    return str(transductive.get("part") or settings["eval"]["part"])
 
 
 @cache

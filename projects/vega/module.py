@@ -59,8 +59,8 @@ class FineTune(ContrastiveModule):
 
     def noted(self) -> dict[str, float]:
         """The numbers that are known."""
-        found = zip(RECORD, self.record.tolist(), strict=True)
-        return {name: value for name, value in found if not math.isnan(value)}
+        recorded = zip(RECORD, self.record.tolist(), strict=True)
+        return {name: value for name, value in recorded if not math.isnan(value)}
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """L = L_task + alpha l(f(x + delta), f(x))."""
@@ -68,25 +68,25 @@ class FineTune(ContrastiveModule):
         if not self.sift.enabled:
             logits = self._logits(inputs)
             return self._terms(logits, targets)
-        own = self.sift
-        changes = EmbeddingPerturbation(self.classifier.backbone, own.layer)
+        sift = self.sift
+        changes = EmbeddingPerturbation(self.classifier.backbone, sift.layer)
         with changes.clean():
             logits = self._logits(inputs)
         fixed = logits.detach()
         # a sum: beside a mean over R rows the 1e-6 of the step would weigh R times as much
         deltas = changes.ascend(
-            lambda: self._logits(inputs), lambda x: row_changes(x, fixed).sum(), own.init, own.lr
+            lambda: self._logits(inputs), lambda x: row_changes(x, fixed).sum(), sift.init, sift.lr
         )
         with changes.changed(deltas):
             changed = self._logits(inputs)
         terms = self._terms(logits, targets)
         terms["sift"] = row_changes(changed, logits).mean()
-        return {**terms, "loss": terms["loss"] + own.alpha * terms["sift"]}  # Eq. 8
+        return {**terms, "loss": terms["loss"] + sift.alpha * terms["sift"]}  # Eq. 8
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.length_groups == 1:  # rows as they come, not by length
-            found: Tensor = self.classifier(**inputs)
-            return found.float()
+            logits: Tensor = self.classifier(**inputs)
+            return logits.float()
         return in_length_groups(self.classifier, self.length_groups, **inputs).float()
 
     def _terms(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ class FineTune(ContrastiveModule):
         texts = [row for part, _ in self._seen for row in part]
         labels = torch.cat([labels for _, labels in self._seen]).cpu()
         self._seen = []
-        found = gather_objects((self.classifier.score(texts), labels))
-        logits, gold = (torch.cat(list(side)).numpy() for side in zip(*found, strict=True))
-        told = logits[:, 0] if self.task.is_regression else logits.argmax(1)
-        self.log("val/score", glue_metrics(self.task.name, told, gold)["score"])
+        gathered = gather_objects((self.classifier.score(texts), labels))
+        logits, gold = (torch.cat(list(side)).numpy() for side in zip(*gathered, strict=True))
+        predicted = logits[:, 0] if self.task.is_regression else logits.argmax(1)
+        self.log("val/score", glue_metrics(self.task.name, predicted, gold)["score"])

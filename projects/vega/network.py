@@ -103,10 +103,10 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
     Raises:
         UserError: absent weights, or an architecture that is neither.
     """
-    own, model = cfg.pretrain, cfg.model
+    pretrain, model = cfg.pretrain, cfg.model
     if model.pretrained == "random":
         fields = random_config(model, planned)
-        depth = max(1, round(own.generator_depth_ratio * fields["num_hidden_layers"]))
+        depth = max(1, round(pretrain.generator_depth_ratio * fields["num_hidden_layers"]))
         settings = [
             _settings({**fields, "num_hidden_layers": n})
             for n in (depth, fields["num_hidden_layers"])
@@ -126,10 +126,14 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
                 " deberta-v2 or bert"
             )
         _set_dropout(full, model.dropout)
-        depth = max(1, round(own.generator_depth_ratio * full.config.num_hidden_layers))
+        depth = max(1, round(pretrain.generator_depth_ratio * full.config.num_hidden_layers))
         generator, encoder = shallow(full, depth), full.deberta
     return ReplacedTokenModel(
-        generator, encoder, own.embedding_sharing, add_cls=own.add_cls, temperature=own.temperature
+        generator,
+        encoder,
+        pretrain.embedding_sharing,
+        add_cls=pretrain.add_cls,
+        temperature=pretrain.temperature,
     ).train()
 
 
@@ -214,8 +218,8 @@ def _refuse_config(model: VegaModel) -> None:
 
 
 def _settings(fields: dict[str, Any]) -> Any:
-    own = dict(fields)
-    return AutoConfig.for_model(own.pop("model_type"), **own)
+    sizes = dict(fields)
+    return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
 
 
 def _set_dropout(model: Any, rate: float | None) -> None:

@@ -83,8 +83,8 @@ class Pretrain(AlternatingModule):
     """
 
     def __init__(self, cfg: Config, model: ReplacedTokenModel, tokenizer: Any, phase: int) -> None:
-        own = cfg.pretrain
-        lr, warmup = own.phase2_lr or cfg.optim.lr, own.phase2_warmup
+        settings = cfg.pretrain
+        lr, warmup = settings.phase2_lr or cfg.optim.lr, settings.phase2_warmup
         optim = (
             cfg.optim
             if phase == 1
@@ -92,11 +92,11 @@ class Pretrain(AlternatingModule):
                 cfg.optim, lr=lr, warmup_steps=cfg.optim.warmup_steps if warmup is None else warmup
             )
         )
-        super().__init__(optim, alternating=own.decoupled)
+        super().__init__(optim, alternating=settings.decoupled)
         self.model, self.tokenizer, self.phase = model, tokenizer, phase
-        self.pooling = own.pooling
-        gamma = own.cl_gamma if phase == 2 else 0.0
-        self.objective = PretrainObjective(own.rtd_lambda, gamma, own.cl_tau)
+        self.pooling = settings.pooling
+        gamma = settings.cl_gamma if phase == 2 else 0.0
+        self.objective = PretrainObjective(settings.rtd_lambda, gamma, settings.cl_tau)
         self.in_batch_negatives = gamma > 0
         # the sentence vector: first token, dense layer, tanh; neither evaluated nor exported
         dim = model.discriminator.config.hidden_size
@@ -110,11 +110,11 @@ class Pretrain(AlternatingModule):
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Generator; discriminator with its heads."""
-        own = [self.model.discriminator, self.model.head]
+        detector = [self.model.discriminator, self.model.head]
         return {
             "generator": self.model.generator,
             "discriminator": nn.ModuleList(
-                [*own, *([] if self.cl_head is None else [self.cl_head])]
+                [*detector, *([] if self.cl_head is None else [self.cl_head])]
             ),
         }
 

@@ -68,21 +68,21 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
     One of them may have no steps.
     """
-    own, model, tokenizer = cfg.pretrain, first_pretraining(cfg), tokenizer_of(cfg.model)
-    if own.phase2_steps and own.cl_gamma and not _has_dropout(model.discriminator):
+    settings, model, tokenizer = cfg.pretrain, first_pretraining(cfg), tokenizer_of(cfg.model)
+    if settings.phase2_steps and settings.cl_gamma and not _has_dropout(model.discriminator):
         raise UserError(
             "the contrast tells two dropout passes apart, and this encoder has no dropout: set"
             " model.dropout=0.1, or pretrain.cl_gamma=0"
         )
-    if own.phase1_steps or own.phase1_weights:
-        given = None if own.phase1_weights is None else Path(own.phase1_weights)
-        if given is not None and not given.is_file():
-            raise UserError(f"pretrain.phase1_weights: there is no checkpoint {given}")
-        steps = {"max_steps": max(1, own.phase1_steps), "max_epochs": None}
+    if settings.phase1_steps or settings.phase1_weights:
+        weights = None if settings.phase1_weights is None else Path(settings.phase1_weights)
+        if weights is not None and not weights.is_file():
+            raise UserError(f"pretrain.phase1_weights: there is no checkpoint {weights}")
+        steps = {"max_steps": max(1, settings.phase1_steps), "max_epochs": None}
         module = Pretrain(cfg, model, tokenizer, 1)
-        yield Stage("rtd", module, training_data(cfg, module), steps, weights=given)
-    if own.phase2_steps:
-        steps = {"max_steps": own.phase2_steps, "max_epochs": None}
+        yield Stage("rtd", module, training_data(cfg, module), steps, weights=weights)
+    if settings.phase2_steps:
+        steps = {"max_steps": settings.phase2_steps, "max_epochs": None}
         module = Pretrain(cfg, model, tokenizer, 2)
         yield Stage("rtd_cl", module, training_data(cfg, module), steps)
 
@@ -102,16 +102,16 @@ def training_data(cfg: Config, module: Pretrain) -> ContrastiveData:
 
 def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> ReplacedTokenRows:
     """The data set of texts."""
-    own = cfg.pretrain
+    settings = cfg.pretrain
     return ReplacedTokenRows(
         texts,
         module.tokenizer,
-        max_length=own.max_length,
-        mask_share=own.mask_share,
-        mask_limit=own.mask_limit,
-        packed=own.packed,
+        max_length=settings.max_length,
+        mask_share=settings.mask_share,
+        mask_limit=settings.mask_limit,
+        packed=settings.packed,
         seed=cfg.seed,
-        sentence_length=own.sentence_length if sentences else None,
+        sentence_length=settings.sentence_length if sentences else None,
     )
 
 
@@ -122,30 +122,30 @@ def training_texts(cfg: Config) -> list[str]:
         UserError: no such file, fewer texts than are held out or than the limit, or more than
             memory holds.
     """
-    own = cfg.pretrain
-    if own.texts == "synthetic":
-        return synthetic_sentences(own.limit or SYNTHETIC, seed=cfg.seed)
-    if own.texts == "sentences":
-        return load_sentences(cfg.data.root, limit=own.limit, seed=cfg.seed)
+    settings = cfg.pretrain
+    if settings.texts == "synthetic":
+        return synthetic_sentences(settings.limit or SYNTHETIC, seed=cfg.seed)
+    if settings.texts == "sentences":
+        return load_sentences(cfg.data.root, limit=settings.limit, seed=cfg.seed)
     count = sum(1 for _ in _texts_of_file(cfg))
     left = count - cfg.eval.held_out
     if left < 1:
         raise UserError(
-            f"pretrain.file={own.file} has {count} texts, and the first"
+            f"pretrain.file={settings.file} has {count} texts, and the first"
             f" eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a"
             " longer file"
         )
-    if (own.limit or 0) > left:
+    if (settings.limit or 0) > left:
         raise UserError(
-            f"pretrain.limit={own.limit}, but {own.file} has {left} texts beside the"
+            f"pretrain.limit={settings.limit}, but {settings.file} has {left} texts beside the"
             f" eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit"
         )
     _check_memory(cfg, left)
     texts = islice(_texts_of_file(cfg), cfg.eval.held_out, None)
-    if own.limit is None:
+    if settings.limit is None:
         return list(texts)
     order = sample_rng(cfg.seed, 0, 0, _DRAW_STREAM).permutation(left)
-    drawn = set(order[: own.limit].tolist())
+    drawn = set(order[: settings.limit].tolist())
     return [text for i, text in enumerate(texts) if i in drawn]
 
 
@@ -156,14 +156,14 @@ def _check_memory(cfg: Config, count: int) -> None:
         cfg: the experiment's config.
         count: texts of the file.
     """
-    own, processes = cfg.pretrain, world_size(cfg.trainer) // cfg.trainer.num_nodes
-    size = own_file(str(own.file), cfg.data.root, "texts").stat().st_size
+    settings, processes = cfg.pretrain, world_size(cfg.trainer) // cfg.trainer.num_nodes
+    size = own_file(str(settings.file), cfg.data.root, "texts").stat().st_size
     each = max(1.0, IN_MEMORY * size / count) * processes  # bytes of memory for a text
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if each * (own.limit or count) > memory:
+    if each * (settings.limit or count) > memory:
         raise UserError(
-            f"pretrain.file={own.file}: {own.limit or count} texts and their ids need about"
-            f" {each * (own.limit or count) / 1e9:.0f} GB in {processes} processes of this machine,"
+            f"pretrain.file={settings.file}: {settings.limit or count} texts and their ids need about"
+            f" {each * (settings.limit or count) / 1e9:.0f} GB in {processes} processes of this machine,"
             f" which has {memory / 1e9:.0f} GB: set pretrain.limit={int(memory / each)} or less"
         )
 
@@ -245,16 +245,16 @@ def detection(cfg: Config, module: Pretrain) -> dict[str, float]:
             scores.append(logits[part["counted"]].float().cpu())
             gold.append(made.replaced[part["counted"]].cpu())
             hits.append(made.logits.argmax(1).eq(part["input_ids"][part["labels"] >= 0]).cpu())
-    told, known = torch.cat(scores), torch.cat(gold)
-    share = float(known.float().mean())
-    found = {
-        "rtd_accuracy": float(told.gt(0).eq(known).float().mean()),
+    detected, replaced = torch.cat(scores), torch.cat(gold)
+    share = float(replaced.float().mean())
+    metrics = {
+        "rtd_accuracy": float(detected.gt(0).eq(replaced).float().mean()),
         "replaced_share": share,
         "mlm_accuracy": float(torch.cat(hits).float().mean()),
     }
     if 0 < share < 1:
-        found["rtd_auc"] = float(roc_auc_score(known.numpy(), told.numpy()))
-    return found
+        metrics["rtd_auc"] = float(roc_auc_score(replaced.numpy(), detected.numpy()))
+    return metrics
 
 
 def export(cfg: Config, module: Pretrain | Kept, folder: Path) -> None:
@@ -301,16 +301,16 @@ def _reader(cfg: Config) -> Any:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Weights, tokenizer and texts."""
-    found = [*weights_requirement(cfg.model.pretrained)]
+    needs = [*weights_requirement(cfg.model.pretrained)]
     if cfg.model.tokenizer is not None:
-        found += weights_requirement(cfg.model.tokenizer)
+        needs += weights_requirement(cfg.model.tokenizer)
     if cfg.pretrain.texts == "sentences":
-        found.append(bundled_requirement("sentences-en"))
+        needs.append(bundled_requirement("sentences-en"))
     elif cfg.pretrain.texts == "file":
-        found.append(
+        needs.append(
             Requirement("data: texts", str(cfg.pretrain.file), bool(_count(cfg)), "one text a line")
         )
-    return tuple(found)
+    return tuple(needs)
 
 
 def _count(cfg: Config) -> int:

@@ -70,25 +70,31 @@ def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
     scores: dict[str, dict[str, list[float]]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        own: dict[str, list[float]] = {}
+        by_combination: dict[str, list[float]] = {}
         words = task_words(cfg, workspace, task)
         for combination in combinations(list(starts), cfg.select.tricks, GLUE[task].is_regression):
             start = starts[combination.start]
             settings[combination.name] = combination.settings(start)
-            own[combination.name] = [
+            by_combination[combination.name] = [
                 _score(cfg, workspace, words, task, combination, start, seed)
                 for seed in cfg.select.seeds
             ]
-            workspace.say(f"{task} {combination.name}: {median(own[combination.name]):.4f}")
-        scores[task] = own
+            workspace.say(
+                f"{task} {combination.name}: {median(by_combination[combination.name]):.4f}"
+            )
+        scores[task] = by_combination
     choices = {k: {**v, "settings": settings[v["chosen"]]} for k, v in chosen(scores).items()}
-    found = {"measure": "dev_score, median over seeds", "seeds": cfg.select.seeds, "tasks": choices}
+    selection = {
+        "measure": "dev_score, median over seeds",
+        "seeds": cfg.select.seeds,
+        "tasks": choices,
+    }
     folder = workspace.folder(".")
-    (folder / "selection.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (folder / "selection.json").write_text(json.dumps(selection, indent=2) + "\n", encoding="utf-8")
     text = grid(scores)
     (folder / "selection.md").write_text(text, encoding="utf-8")
     workspace.say(text)
-    return found
+    return selection
 
 
 def combinations(
@@ -99,9 +105,9 @@ def combinations(
     >>> len(list(combinations(["rtd", "rtd_cl"], ["sift", "self_calibration", "transductive"], False)))
     16
     """
-    known = [t for t in tricks if not (regression and t == "self_calibration")]
-    for start, flags in product(starts, product((False, True), repeat=len(known))):
-        yield Combination(start, tuple(t for t, on in zip(known, flags, strict=True) if on))
+    applicable = [t for t in tricks if not (regression and t == "self_calibration")]
+    for start, flags in product(starts, product((False, True), repeat=len(applicable))):
+        yield Combination(start, tuple(t for t, on in zip(applicable, flags, strict=True) if on))
 
 
 def chosen(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
@@ -112,16 +118,18 @@ def chosen(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any
     Args:
         scores: task -> combination -> development score of every seed.
     """
-    found = {}
-    for task, own in scores.items():
-        best = min(own, key=lambda name: (-median(own[name]), name.count("+"), name))
-        medians = {name: median(values) for name, values in own.items()}
-        found[task] = {
+    choice = {}
+    for task, by_combination in scores.items():
+        best = min(
+            by_combination, key=lambda name: (-median(by_combination[name]), name.count("+"), name)
+        )
+        medians = {name: median(values) for name, values in by_combination.items()}
+        choice[task] = {
             "chosen": best,
             "medians": medians,
-            "scores": {k: list(v) for k, v in own.items()},
+            "scores": {k: list(v) for k, v in by_combination.items()},
         }
-    return found
+    return choice
 
 
 def grid(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -129,24 +137,26 @@ def grid(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
     The last column is the mean over the tasks, GLUE's average where there are all nine.
     """
-    told = chosen(scores)
+    choices = chosen(scores)
     tasks = [task for task in TASKS if task in scores]
-    names = list(dict.fromkeys(name for own in scores.values() for name in own))
+    names = list(
+        dict.fromkeys(name for by_combination in scores.values() for name in by_combination)
+    )
     lines = ["| strategy | " + " | ".join(tasks) + " | mean |", "|" + "---|" * (len(tasks) + 2)]
     for name in names:
-        values = [told[task]["medians"].get(name) for task in tasks]
+        values = [choices[task]["medians"].get(name) for task in tasks]
         cells = [
             (
                 ""
                 if value is None
                 else f"**{value:.4f}**"
-                if told[task]["chosen"] == name
+                if choices[task]["chosen"] == name
                 else f"{value:.4f}"
             )
             for task, value in zip(tasks, values, strict=True)
         ]
-        known = [value for value in values if value is not None]
-        mean = f"{sum(known) / len(known):.4f}" if len(known) == len(tasks) else ""
+        present = [value for value in values if value is not None]
+        mean = f"{sum(present) / len(present):.4f}" if len(present) == len(tasks) else ""
         lines.append("| " + " | ".join([name, *cells, mean]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -156,20 +166,20 @@ def _score(
     workspace: Workspace,
     words: list[str],
     task: str,
-    own: Combination,
+    combination: Combination,
     start: str,
     seed: int,
 ) -> float:
     """Development score of a run, which is trained unless it is finished."""
     # the settings stand in its name: a selection with other ones is not answered by these scores
-    run_id = f"select-{task}-{own.name}-{seed}-{strategy({**to_dict(cfg), 'start': start})}"
+    run_id = f"select-{task}-{combination.name}-{seed}-{strategy({**to_dict(cfg), 'start': start})}"
     folder = Path(cfg.runs_dir) / workspace.project / workspace.config / run_id
     if not (folder / "metrics.json").is_file():
         words = [
             *words,
             word("seed", seed),
             word("run_id", run_id),
-            *(word(key, value) for key, value in own.settings(start).items()),
+            *(word(key, value) for key, value in combination.settings(start).items()),
             # a target file would be read beside the development part
             "eval.part=dev",
             "transductive.part=dev",

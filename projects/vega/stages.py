@@ -57,22 +57,24 @@ def first_stages(
 
     Returns the trained module and the targets that it was trained on.
     """
-    own = cfg.self_calibration
-    if not own.enabled or not own.mu:  # mu = 0 would train on the labels as they are
+    calibration = cfg.self_calibration
+    if (
+        not calibration.enabled or not calibration.mu
+    ):  # mu = 0 would train on the labels as they are
         module = _module(cfg)
         yield _stage(cfg, "finetune", module, train)
         return module, train
-    if own.k == 1:  # the model re-reads what it was trained on
+    if calibration.k == 1:  # the model re-reads what it was trained on
         first = _module(cfg)
         yield _stage(cfg, "finetune", first, train)
         seen = predicted(cfg, first, train.texts)
     else:  # models that have not seen the label; nobody reads a model of all examples here
         seen = np.zeros((len(train), len(train.classes)), dtype=np.float32)
-        for number, (outside, inside) in enumerate(folds(len(train), own.k, cfg.seed)):
+        for number, (outside, inside) in enumerate(folds(len(train), calibration.k, cfg.seed)):
             part = _module(cfg)
             yield _stage(cfg, f"fold_{number}", part, train.subset(outside))
             seen[inside] = predicted(cfg, part, [train.texts[i] for i in inside])
-    targets, flagged = calibrated(train, seen, own.threshold, own.mu)
+    targets, flagged = calibrated(train, seen, calibration.threshold, calibration.mu)
     module = _module(cfg)
     module.note(flagged_share=float(flagged.mean()))
     if flagged.any() and cfg.data.noise:
@@ -86,10 +88,12 @@ def _transductive(
     cfg: Config, train: LabelledSet, module: FineTune, target: list[Texts]
 ) -> Iterator[Stage]:
     """Rounds on training examples and pseudo labels of the inputs, which come without labels."""
-    own = cfg.transductive
-    for number in range(own.rounds):
-        told = predicted(cfg, module, target)
-        pseudo = pseudo_labelled(target, told, train.classes, own.threshold, own.soft)
+    settings = cfg.transductive
+    for number in range(settings.rounds):
+        predictions = predicted(cfg, module, target)
+        pseudo = pseudo_labelled(
+            target, predictions, train.classes, settings.threshold, settings.soft
+        )
         classes = len(train.classes)
         if classes > 1 and pseudo is not None:
             pairs = zip(class_shares(pseudo, classes), class_shares(train, classes), strict=True)
@@ -98,7 +102,9 @@ def _transductive(
         following = FineTune(cfg, module.classifier, round_optim(cfg))
         following.record.copy_(module.record)
         module = following
-        yield _stage(cfg, f"transductive_{number + 1}", module, united(train, pseudo), own.epochs)
+        yield _stage(
+            cfg, f"transductive_{number + 1}", module, united(train, pseudo), settings.epochs
+        )
 
 
 def round_optim(cfg: Config) -> OptimConfig:
@@ -106,11 +112,11 @@ def round_optim(cfg: Config) -> OptimConfig:
 
     Where lengths are in steps (``trainer.max_steps``) the warm-up is that of the other stages.
     """
-    own, optim = cfg.transductive, cfg.optim
-    share = 1.0 if cfg.trainer.max_epochs is None else own.epochs / cfg.trainer.max_epochs
+    settings, optim = cfg.transductive, cfg.optim
+    share = 1.0 if cfg.trainer.max_epochs is None else settings.epochs / cfg.trainer.max_epochs
     return replace(
         optim,
-        lr=optim.lr * own.lr_scale,
+        lr=optim.lr * settings.lr_scale,
         warmup_steps=round(optim.warmup_steps * share),
         warmup_epochs=optim.warmup_epochs * share,
     )
@@ -120,8 +126,8 @@ def predicted(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
     """Probabilities (N, C), or scores (N, 1) of a regression."""
     with evaluated(module.classifier, cfg.trainer.accelerator):
         logits = module.classifier.score(texts, cfg.eval.batch_size)
-    found: np.ndarray = (logits if module.task.is_regression else logits.softmax(1)).numpy()
-    return found
+    shares: np.ndarray = (logits if module.task.is_regression else logits.softmax(1)).numpy()
+    return shares
 
 
 def clean_part(cfg: Config) -> LabelledSet:
@@ -138,8 +144,8 @@ def training_part(cfg: Config) -> LabelledSet:
 
 def labelled_part(cfg: Config, part: str) -> LabelledSet:
     """A part with public labels, as it is."""
-    own = cfg.data
-    return read_part(own.glue_task, part, own.root, own.source, own.file(part))
+    data = cfg.data
+    return read_part(data.glue_task, part, data.root, data.source, data.file(part))
 
 
 def parts_of(cfg: Config, part: str) -> list[str]:
@@ -159,9 +165,9 @@ def target_parts(cfg: Config) -> list[str]:
 
 def inputs_of(cfg: Config, part: str) -> Unlabelled:
     """Inputs of a part, or of ``data.target_file`` beside any source; no label is looked at."""
-    own = cfg.data
-    source = "file" if part == "target" else own.source
-    return read_inputs(own.glue_task, part, own.root, source, own.file(part))
+    data = cfg.data
+    source = "file" if part == "target" else data.source
+    return read_inputs(data.glue_task, part, data.root, source, data.file(part))
 
 
 def target_texts(cfg: Config) -> list[Texts]:

@@ -49,7 +49,7 @@ def rows_of(folders: Sequence[Path], workspace: Workspace) -> Scores:
 
     Where runs of one task share a name and differ in any setting, their rows get a mark of it.
     """
-    found: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(
+    runs: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for folder in folders:
@@ -64,11 +64,11 @@ def rows_of(folders: Sequence[Path], workspace: Workspace) -> Scores:
             workspace.say(f"{folder} is left out: it has no {part}_score")
             continue
         key = row_name(folder.parent.name, settings), str(settings["data"]["task"])
-        found[key][strategy(settings)][int(settings["seed"])] = 100 * sum(both) / len(both)
+        runs[key][strategy(settings)][int(settings["seed"])] = 100 * sum(both) / len(both)
     scores: Scores = defaultdict(lambda: defaultdict(dict))
-    for (name, task), own in found.items():
-        for mark, values in own.items():
-            scores[name if len(own) == 1 else f"{name} #{mark}"][task] = values
+    for (name, task), by_strategy in runs.items():
+        for mark, values in by_strategy.items():
+            scores[name if len(by_strategy) == 1 else f"{name} #{mark}"][task] = values
     return scores
 
 
@@ -85,7 +85,7 @@ def row_name(config: str, settings: Mapping[str, Any]) -> str:
 
 def ablation(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
     """Markdown: strategies down, tasks across, medians and the number of seeds."""
-    tasks = [task for task in TASKS if any(task in own for own in scores.values())]
+    tasks = [task for task in TASKS if any(task in by_task for by_task in scores.values())]
     lines = [
         "## Strategies",
         "",
@@ -108,17 +108,17 @@ def ablation(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
 def best_scores(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, float]:
     """Of each task the largest median over the strategies."""
     return {
-        task: max(median(own[task].values()) for own in scores.values() if task in own)
+        task: max(median(by_task[task].values()) for by_task in scores.values() if task in by_task)
         for task in TASKS
-        if any(task in own for own in scores.values())
+        if any(task in by_task for by_task in scores.values())
     }
 
 
-def beside_others(own: Mapping[str, float]) -> str:
+def beside_others(scores: Mapping[str, float]) -> str:
     """Markdown: our scores, named vega-like, under the leaderboard's; humans; where who is best.
 
     Args:
-        own: task -> score in per cent, of some or all of the nine tasks.
+        scores: task -> score in per cent, of some or all of the nine tasks.
     """
     rows = leaderboard()
     lines = [
@@ -132,7 +132,7 @@ def beside_others(own: Mapping[str, float]) -> str:
         "| system | average | " + " | ".join(TASKS) + " |",
         "|" + "---|" * (len(TASKS) + 2),
     ]
-    for name, row in {**rows, "vega-like": dict(own)}.items():
+    for name, row in {**rows, "vega-like": dict(scores)}.items():
         merged = (
             {**row, "mnli": (row["mnli"] + row.get("mnli_mm", row["mnli"])) / 2}
             if "mnli" in row
@@ -148,7 +148,7 @@ def beside_others(own: Mapping[str, float]) -> str:
     lines += [
         "",
         *(_against_humans("Vega v1", rows["Vega v1"])),
-        *_against_humans("vega-like", own),
+        *_against_humans("vega-like", scores),
     ]
     others = {name: row for name, row in rows.items() if name != "Vega v1"}
     lines += [
@@ -157,7 +157,7 @@ def beside_others(own: Mapping[str, float]) -> str:
             "Vega v1 is best, or as good as the best, on"
             f" {_listed(best_tasks(rows['Vega v1'], others))}."
         ),
-        f"vega-like is best on {_listed(best_tasks(own, rows))}.",
+        f"vega-like is best on {_listed(best_tasks(scores, rows))}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -31,26 +31,26 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]
     Raises:
         UserError: no trained run, no file, or lines that are no pairs where the task has pairs.
     """
-    own = cfg.classify
-    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
-    texts = texts_of_lines(own.input, module.task.num_texts, "classify.input")
+    settings = cfg.classify
+    module, _ = trained_module(experiment, workspace, settings.run, cfg.runs_dir)
+    texts = texts_of_lines(settings.input, module.task.num_texts, "classify.input")
     logits = logits_of(cfg, module, texts)
     if module.task.is_regression:
-        found = [f"{x:.3f}" for x in logits[:, 0]]
-        lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
+        labels = [f"{x:.3f}" for x in logits[:, 0]]
+        lines = ["\t".join([label, *row]) for label, row in zip(labels, texts, strict=True)]
     else:
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
-        found = [module.classifier.classes[i] for i in shares.argmax(1)]
+        labels = [module.classifier.classes[i] for i in shares.argmax(1)]
         lines = [
             "\t".join([label, f"{p:.3f}", *row])
-            for label, p, row in zip(found, shares.max(1), texts, strict=True)
+            for label, p, row in zip(labels, shares.max(1), texts, strict=True)
         ]
     path = workspace.folder(".") / "predictions.tsv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for line in lines:
         workspace.say(line)
-    return found
+    return labels
 
 
 def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> Path:
@@ -76,14 +76,15 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
     if unknown:
         raise UserError(f"submit.runs: no GLUE task '{unknown[0]}'; there are {', '.join(GLUE)}")
     runs = {name: runs_of(cfg, workspace, name) for name in GLUE}
-    missing = [name for name, own in runs.items() if not own]
+    missing = [name for name, run_ids in runs.items() if not run_ids]
     if missing and not cfg.submit.train:
         choices = {name: selected(cfg, workspace, name)[0] for name in missing}
-        told = ", ".join(
-            f"{name} ({own}, chosen by select)" if own else name for name, own in choices.items()
+        names = ", ".join(
+            f"{name} ({run_ids}, chosen by select)" if run_ids else name
+            for name, run_ids in choices.items()
         )
         raise UserError(
-            f"no finished run of {told}: train them (make train PROJECT=vega data.task=..."
+            f"no finished run of {names}: train them (make train PROJECT=vega data.task=..."
             f" transductive.part={parts}), name them in submit.runs, or set submit.train=true"
         )
     for name in missing:
@@ -96,9 +97,9 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
         runs[name] = [str(train(workspace.project, workspace.config, words))]
     folder = workspace.folder(f"submission-{parts}")
     scores: dict[str, float] = {}
-    for name, own in runs.items():
-        workspace.say(f"{name}: {', '.join(own)}")
-        scores |= _write_task(cfg, workspace, experiment, name, own, folder)
+    for name, run_ids in runs.items():
+        workspace.say(f"{name}: {', '.join(run_ids)}")
+        scores |= _write_task(cfg, workspace, experiment, name, run_ids, folder)
     if scores:
         average = glue_average(scores)
         text = json.dumps({"vega-like": {**scores, "average": average}}, indent=2)
@@ -137,10 +138,12 @@ def _write_task(
         write_submission(folder, task, part.replace("dev", "test"), data.index, logits)
         if kind == "dev":
             gold = read_part(task, part, cfg.data.root, cfg.data.source)
-            known = set(gold.texts)
-            kept = [i for i, texts in enumerate(data.texts) if texts in known]
-            told = (logits[:, 0] if task.is_regression else logits.argmax(1))[kept]
-            scores[name + part.removeprefix("dev")] = glue_metrics(name, told, gold.labels)["score"]
+            labelled = set(gold.texts)
+            kept = [i for i, texts in enumerate(data.texts) if texts in labelled]
+            predicted = (logits[:, 0] if task.is_regression else logits.argmax(1))[kept]
+            scores[name + part.removeprefix("dev")] = glue_metrics(name, predicted, gold.labels)[
+                "score"
+            ]
     return scores
 
 
@@ -163,8 +166,8 @@ def _module_of(cfg: Config, workspace: Workspace, which: str, name: str) -> Fine
 def selected(cfg: Config, workspace: Workspace, name: str) -> tuple[str, dict[str, Any]]:
     """Name and settings of what `select` chose for a task with this config; empty if nothing."""
     path = run_folder(cfg, workspace.project, workspace.config) / "task-select/selection.json"
-    own = read_json(path)["tasks"].get(name, {}) if path.is_file() else {}
-    return own.get("chosen", ""), own.get("settings", {})
+    entry = read_json(path)["tasks"].get(name, {}) if path.is_file() else {}
+    return entry.get("chosen", ""), entry.get("settings", {})
 
 
 def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
@@ -174,22 +177,22 @@ def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
     """
     if name in cfg.submit.runs:
         return [cfg.submit.runs[name]]
-    found: dict[str, dict[int, str]] = {}  # strategy -> seed -> newest run
+    newest_runs: dict[str, dict[int, str]] = {}  # strategy -> seed -> newest run
     newest: tuple[str, int] | None = None
-    _, wanted = selected(cfg, workspace, name)
+    _, chosen_settings = selected(cfg, workspace, name)
     finished = (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
     for path in sorted(finished, key=lambda p: p.stat().st_mtime):
         if path.parent.name.startswith("select-") or not is_trained(path.parent):
             continue
         settings = run_settings(path.parent)
         flat = leaves(settings)
-        own = settings.get("train") == "finetune" and settings["data"]["task"] == name
-        own = own and settings["data"]["source"] == cfg.data.source
-        own = own and all(flat.get(key) == value for key, value in wanted.items())
-        if own and target_of(settings) in (None, cfg.submit.parts):
+        matches = settings.get("train") == "finetune" and settings["data"]["task"] == name
+        matches = matches and settings["data"]["source"] == cfg.data.source
+        matches = matches and all(flat.get(key) == value for key, value in chosen_settings.items())
+        if matches and target_of(settings) in (None, cfg.submit.parts):
             newest = strategy(settings), int(settings["seed"])
-            found.setdefault(newest[0], {})[newest[1]] = str(path.parent)
+            newest_runs.setdefault(newest[0], {})[newest[1]] = str(path.parent)
     if newest is None:
         return []
-    same = found[newest[0]]
+    same = newest_runs[newest[0]]
     return list(same.values()) if cfg.submit.average else [same[newest[1]]]

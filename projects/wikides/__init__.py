@@ -25,15 +25,15 @@ def build(cfg: Config) -> "Experiment[Any]":
     from common.engine.experiment import experiment_of
     from projects.wikides import candidates, collect, describe, rank, tasks
 
-    own = describe if cfg.phase == "describe" else rank
+    phase = describe if cfg.phase == "describe" else rank
     experiment: Experiment[Any] = experiment_of(
         cfg,
-        own.stages,
-        own.evaluate,
-        own.export,
-        own.load_export,
-        own.embed,
-        own.plan,
+        phase.stages,
+        phase.evaluate,
+        phase.export,
+        phase.load_export,
+        phase.embed,
+        phase.plan,
         {
             "collect": collect.collect,
             "candidates": candidates.write_candidates,

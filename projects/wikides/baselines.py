@@ -66,8 +66,8 @@ def oracle(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def surface(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Boosted trees on lengths, overlaps and places, trained on the same rows."""
     rows = load_rows(cfg, cfg.eval.part)
-    found = selectors.surface(load_rows(cfg, "train"), rows, cfg.seed)
-    return row_metrics(rows, found, workspace)
+    selected = selectors.surface(load_rows(cfg, "train"), rows, cfg.seed)
+    return row_metrics(rows, selected, workspace)
 
 
 def untrained_cls(cfg: Config, workspace: Workspace) -> dict[str, float]:

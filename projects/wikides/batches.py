@@ -46,8 +46,8 @@ class RankBatch(TypedDict):
 
 def mean_rouge(text: str, reference: str) -> float:
     """Mean F1 of ROUGE-1, -2 and -L."""
-    found = rouge(text, reference)
-    return sum(found[kind][2] for kind in ROUGE_F) / len(ROUGE_F)
+    scores = rouge(text, reference)
+    return sum(scores[kind][2] for kind in ROUGE_F) / len(ROUGE_F)
 
 
 def ranked(row: Row, order: str) -> tuple[list[str], list[int]]:
@@ -98,8 +98,8 @@ class RankRows(Dataset[Any]):
             # the criteria are for validation alone
             figures = [(rouge_f(c, row.source), *_criteria(c, row, training)) for c in texts]
             self.figures.append(figures)
-            own = 0.0 if training else mean_rouge(row.target, row.source)
-            self.targets.append((rouge_f(row.target, row.source), own))
+            source_rouge = 0.0 if training else mean_rouge(row.target, row.source)
+            self.targets.append((rouge_f(row.target, row.source), source_rouge))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,16 +125,24 @@ class RankRows(Dataset[Any]):
     def _batch(self, keys: Sequence[Key]) -> RankBatch:
         indices = [index for index, _ in keys]
         places = [self.places(index, epoch) for index, epoch in keys]
-        counts = [len(own) for own in places]
+        counts = [len(places_of_row) for places_of_row in places]
         width = max(counts)
         tables = torch.zeros(3, len(keys), width)
         ranks = torch.arange(width).repeat(len(keys), 1)  # of the official loss: the drawn places
-        for b, (index, own) in enumerate(zip(indices, places, strict=True)):
-            tables[:, b, : len(own)] = torch.tensor([self.figures[index][c] for c in own]).T
+        for b, (index, places_of_row) in enumerate(zip(indices, places, strict=True)):
+            tables[:, b, : len(places_of_row)] = torch.tensor(
+                [self.figures[index][c] for c in places_of_row]
+            ).T
             if not self.official:
-                ranks[b, : len(own)] = torch.tensor([self.ranks[index][c] for c in own])
+                ranks[b, : len(places_of_row)] = torch.tensor(
+                    [self.ranks[index][c] for c in places_of_row]
+                )
         targets = torch.tensor([self.targets[i] for i in indices])
-        chosen = [self.texts[i][c] for i, own in zip(indices, places, strict=True) for c in own]
+        chosen = [
+            self.texts[i][c]
+            for i, places_of_row in zip(indices, places, strict=True)
+            for c in places_of_row
+        ]
         descriptions = [self.rows[i].target for i in indices]
         return {
             "document": self.tokenize([self.rows[i].source for i in indices]),

@@ -31,28 +31,28 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
     Raises:
         UserError: no input or generator, or damaged rows.
     """
-    own = cfg.candidates
-    if own.input is None or own.generator is None:
+    task = cfg.candidates
+    if task.input is None or task.generator is None:
         raise UserError(
             "name candidates.input (records of phase I) and candidates.generator (a folder written"
             " by `make export`, or a hub id)"
         )
-    path = Path(own.input).expanduser()
+    path = Path(task.input).expanduser()
     rows, asked = read_jsonl(path, ("source", "target")), []
     for number, row in enumerate(rows, start=1):
         where = f"{path}, line {number}"
         if not all(isinstance(row[name], str) for name in ("source", "target")):
             raise UserError(f"{where}: source and target are texts")
         asked.append({"source": row["source"], "names": instance_names(row, where) or []})
-    output = output_file(own.output, workspace.folder("."), "candidates.jsonl", [own.input])
+    output = output_file(task.output, workspace.folder("."), "candidates.jsonl", [task.input])
     names = ("generator", "widths", "max_new_tokens", "max_source", "baselines", "batch_size")
-    settings = {name: getattr(own, name) for name in names}
-    step = RowMap("pools", partial(build_sweep, own), settings, cfg.seed, CHUNK)
-    found = map_rows(step, asked, workspace.folder("candidates"), cfg.task, workspace.meter)
-    workspace.say(found.summary)
-    if not found.complete:
+    settings = {name: getattr(task, name) for name in names}
+    step = RowMap("pools", partial(build_sweep, task), settings, cfg.seed, CHUNK)
+    mapped = map_rows(step, asked, workspace.folder("candidates"), cfg.task, workspace.meter)
+    workspace.say(mapped.summary)
+    if not mapped.complete:
         return None
-    pairs = zip(rows, found.rows(), strict=True)
+    pairs = zip(rows, mapped.rows(), strict=True)
     shown = ("source", "target", "baseline_candidates")
     made = [{name: r[name] for name in shown if name in r} | new for r, new in pairs]
     write_jsonl(output, made)
@@ -69,7 +69,7 @@ def build_sweep(options: CandidatesConfig) -> RowFunction:
     most = fitting(model, options.max_new_tokens)
 
     def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
-        found = beam_sweep(
+        swept = beam_sweep(
             model,
             [row["source"] for row in rows],
             options.widths,
@@ -81,7 +81,7 @@ def build_sweep(options: CandidatesConfig) -> RowFunction:
                 "candidate": pool(outputs, row["names"] if options.baselines else ()),
                 "phase1": outputs[0],
             }
-            for outputs, row in zip(found, rows, strict=True)
+            for outputs, row in zip(swept, rows, strict=True)
         ]
 
     return sweep

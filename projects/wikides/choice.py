@@ -83,28 +83,30 @@ def choice_shares(forms: Sequence[Path], key: Path) -> dict[str, float]:
     if not forms:
         raise UserError("name the filled-in forms")
     letters = {int(row["item"]): row["systems"] for row in read_jsonl(key, ("item", "systems"))}
-    names = sorted({name for own in letters.values() for part in own.values() for name in part})
+    names = sorted(
+        {name for by_kind in letters.values() for part in by_kind.values() for name in part}
+    )
     votes, marks = defaultdict[str, float](float), defaultdict[int, Counter[str]](Counter)
     total = 0
     for form in forms:
         for number, row in enumerate(read_csv(form, ("item", "choice")), start=2):
             item = int(row["item"]) if row["item"].isdigit() else -1
             chosen = [c for c in row["choice"].upper().replace(",", " ").split() if c != "TIE"]
-            known = letters.get(item, {})
-            if item not in letters or not set(chosen) <= known.keys():
+            systems_of = letters.get(item, {})
+            if item not in letters or not set(chosen) <= systems_of.keys():
                 raise UserError(
                     f"{form}, row {number}: item {row['item']} with choice {row['choice']!r} is not"
                     f" in {key}; write a letter of the form, several, or 'tie'"
                 )
             total += 1
             marks[item][",".join(sorted(chosen)) or TIE] += 1
-            systems = [(name, len(known[c])) for c in chosen for name in known[c]]
+            systems = [(name, len(systems_of[c])) for c in chosen for name in systems_of[c]]
             for name, sharing in systems:
                 votes[name] += 1 / (len(chosen) * sharing)
             if not chosen:
                 votes[TIE] += 1
-    found = {f"{name}_percent": 100 * votes[name] / max(1, total) for name in (*names, TIE)}
-    kinds = sorted({mark for own in marks.values() for mark in own})
-    table = [[own[kind] for kind in kinds] for own in marks.values()]
+    shares = {f"{name}_percent": 100 * votes[name] / max(1, total) for name in (*names, TIE)}
+    kinds = sorted({mark for by_kind in marks.values() for mark in by_kind})
+    table = [[by_kind[kind] for kind in kinds] for by_kind in marks.values()]
     kappa = fleiss_kappa(table) if table else float(np.nan)
-    return {**found, "votes": float(total), "fleiss_kappa": kappa}
+    return {**shares, "votes": float(total), "fleiss_kappa": kappa}

@@ -76,18 +76,21 @@ def collect(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: no input, damaged rows, or too few items for three parts.
     """
-    own = cfg.collect
-    if own.input is None:
+    settings = cfg.collect
+    if settings.input is None:
         raise UserError(
             f"name a file of items in collect.input: JSON lines of {', '.join(COLUMNS)}"
         )
-    items = read_items(Path(own.input).expanduser())
-    folder = Path(own.output).expanduser() if own.output else workspace.folder(".")
-    for name, split in (("diff", topic_split(items, own)), ("random", random_split(items, own))):
+    items = read_items(Path(settings.input).expanduser())
+    folder = Path(settings.output).expanduser() if settings.output else workspace.folder(".")
+    for name, split in (
+        ("diff", topic_split(items, settings)),
+        ("random", random_split(items, settings)),
+    ):
         place = folder / "phase1" / name
         place.mkdir(parents=True, exist_ok=True)
         for part, records in split._asdict().items():
-            write_jsonl(place / f"{part}_{own.kind}_{own.max_words}.json", records)
+            write_jsonl(place / f"{part}_{settings.kind}_{settings.max_words}.json", records)
         sizes = " / ".join(str(len(records)) for records in split)
         workspace.say(f"{name}: {sizes} of {len(items)} items in training / validation / test")
     workspace.say(f"written: {folder}")
@@ -100,18 +103,18 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         UserError: missing file or column, a value of another kind, or no item.
     """
-    found: list[Item] = []
+    items: list[Item] = []
     for number, row in enumerate(read_jsonl(path, COLUMNS), start=1):
         _check_item(row, f"{path}, line {number}")
         paragraph = one_line(row["first_paragraph"])
         sentence = row.get("first_sentence")
         sentence = first_sentence(paragraph) if sentence is None else one_line(sentence)
-        found.append(
+        items.append(
             {"subclasses": [], **row, "first_paragraph": paragraph, "first_sentence": sentence}
         )
-    if not found:
+    if not items:
         raise UserError(f"{path} holds no item")
-    return found
+    return items
 
 
 def _check_item(row: Item, where: str) -> None:
@@ -122,8 +125,8 @@ def _check_item(row: Item, where: str) -> None:
             )
     if not isinstance(row.get("first_sentence"), str | None):
         raise UserError(f"{where}: first_sentence is a text; leave it out to have it found")
-    for own in (row["instances"], row.get("subclasses", [])):
-        pairs = own if isinstance(own, list) else [own]
+    for claims in (row["instances"], row.get("subclasses", [])):
+        pairs = claims if isinstance(claims, list) else [claims]
         if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[1], str) for p in pairs):
             raise UserError(f"{where}: instances and subclasses are lists of [id, name] pairs")
 
@@ -196,13 +199,13 @@ def training_topics(items: Sequence[Item], share: float) -> set[str]:
         share: of the number of items, in [0, 1].
     """
     counts = Counter(name for item in items for _, name in item["instances"])
-    found, seen, wanted = set[str](), 0, int(len(items) * share)
+    topics, seen, quota = set[str](), 0, int(len(items) * share)
     for name, count in counts.most_common():
-        if seen >= wanted:
+        if seen >= quota:
             break
         seen += count
-        found.add(name)
-    return found
+        topics.add(name)
+    return topics
 
 
 def topic_split(items: Sequence[Item], options: CollectConfig) -> Split:

@@ -135,8 +135,8 @@ class WikiDesData(DataConfig):
     order: Literal["gold_rouge", "beam", "source_rouge"] = "gold_rouge"
 
     def __post_init__(self) -> None:
-        given = [name is not None for name in (self.train, self.dev, self.test)]
-        if (self.source == "files") != all(given) or any(given) != all(given):
+        named = [name is not None for name in (self.train, self.dev, self.test)]
+        if (self.source == "files") != all(named) or any(named) != all(named):
             raise ValueError("data.source=files needs data.train, data.dev and data.test, alone")
 
 

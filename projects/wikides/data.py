@@ -84,7 +84,7 @@ def read_rows(path: Path, *, ranking: bool) -> list[Row]:
         UserError: a missing file or column, or a value of another kind.
     """
     columns = ("source", "target", "candidate") if ranking else ("source", "target")
-    found, dropped = [], 0
+    valid, dropped = [], 0
     for number, row in enumerate(read_jsonl(path, columns), start=1):
         listed = row["candidate"] if ranking else []
         good = isinstance(listed, list) and all(isinstance(c, str) for c in listed)
@@ -96,11 +96,11 @@ def read_rows(path: Path, *, ranking: bool) -> list[Row]:
         if not row["source"].strip() or not row["target"].strip() or (ranking and not texts):
             dropped += 1
             continue
-        given = _given(row, f"{path}, line {number}")
-        found.append(Row(row["source"].strip(), row["target"].strip(), tuple(texts), *given))
+        extras = _given(row, f"{path}, line {number}")
+        valid.append(Row(row["source"].strip(), row["target"].strip(), tuple(texts), *extras))
     if dropped:
         sys.stderr.write(f"{path}: {dropped} rows without text or candidates are left out\n")
-    return found
+    return valid
 
 
 def instance_names(row: Mapping[str, Any], where: str) -> list[str] | None:

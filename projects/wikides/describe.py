@@ -154,11 +154,11 @@ def evaluate(cfg: Config, module: Describer, workspace: Workspace) -> dict[str, 
 
 def describe_rows(cfg: Config, module: Describer, rows: list[Row]) -> list[str]:
     """A description of every paragraph by beam search."""
-    own, generator = cfg.generator, generator_of(cfg, module)
-    most = fitting(generator, own.max_new_tokens)
+    settings, generator = cfg.generator, generator_of(cfg, module)
+    most = fitting(generator, settings.max_new_tokens)
     with evaluation_mode(module.model):
         return generator.beam_search(
-            [row.source for row in rows], own.beams, most, batch_size=cfg.eval.batch_size
+            [row.source for row in rows], settings.beams, most, batch_size=cfg.eval.batch_size
         )
 
 
@@ -175,8 +175,8 @@ def export(cfg: Config, module: Describer, folder: Path) -> None:
 
 def load_export(cfg: Config, folder: Path) -> Describer:
     """The generator of such a folder."""
-    own = GeneratorModel(pretrained=str(folder))
-    return Describer(cfg, *build_generator(own)).eval()
+    exported = GeneratorModel(pretrained=str(folder))
+    return Describer(cfg, *build_generator(exported)).eval()
 
 
 def embed(cfg: Config, module: Describer) -> dict[str, Tensor]:

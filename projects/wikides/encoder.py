@@ -108,12 +108,12 @@ def load_encoder(folder: str | Path) -> RankerEncoder:
     return encoder
 
 
-def _method(found: object) -> MethodConfig:
-    if not isinstance(found, dict) or set(found) != set(SCORES):
+def _method(stored: object) -> MethodConfig:
+    if not isinstance(stored, dict) or set(stored) != set(SCORES):
         raise ValueError("other names")
-    if not all(isinstance(found[name], bool) for name in SCORES[:2]):
+    if not all(isinstance(stored[name], bool) for name in SCORES[:2]):
         raise ValueError("use_sim and use_rouge are true or false")
     ranges = get_args(get_type_hints(MethodConfig)["sim_range"])
-    if found["sim_range"] not in ranges:
+    if stored["sim_range"] not in ranges:
         raise ValueError(f"sim_range is one of {', '.join(ranges)}")
-    return MethodConfig(**found)
+    return MethodConfig(**stored)

@@ -72,17 +72,17 @@ def chosen(rows: Sequence[Row], scores: Sequence[Tensor]) -> Selection:
 
 def selection_scores(rows: Sequence[Row], selection: Selection) -> dict[str, list[float]]:
     """ROUGE-1, -2, -L (F1) against description and paragraph, and the number of words, row by row."""
-    found: dict[str, list[float]] = {
+    scores: dict[str, list[float]] = {
         f"{family}_{kind}": [] for family in FAMILIES for kind in ROUGE_F
     }
-    found["words"] = []
+    scores["words"] = []
     for row, texts in zip(rows, selection, strict=True):
         for family, reference in (("gold", row.target), ("source", row.source)):
             figures = [rouge(text, reference) for text in texts]
             for kind in ROUGE_F:
-                found[f"{family}_{kind}"].append(float(np.mean([f[kind][2] for f in figures])))
-        found["words"].append(float(np.mean([len(text.split()) for text in texts])))
-    return found
+                scores[f"{family}_{kind}"].append(float(np.mean([f[kind][2] for f in figures])))
+        scores["words"].append(float(np.mean([len(text.split()) for text in texts])))
+    return scores
 
 
 def row_metrics(
@@ -91,9 +91,9 @@ def row_metrics(
     """Means of `selection_scores`, whose values per row are saved for `make compare`."""
     values = selection_scores(rows, selection)
     if workspace is not None:
-        for name, own in values.items():
-            workspace.items(f"{row}{name}", own)
-    return {f"{row}{name}": float(np.mean(own)) for name, own in values.items()}
+        for name, per_row in values.items():
+            workspace.items(f"{row}{name}", per_row)
+    return {f"{row}{name}": float(np.mean(per_row)) for name, per_row in values.items()}
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +112,7 @@ def full_metrics(
     score = None
     if cfg.eval.bert_score is not None:
         score = _bert_score(cfg.eval.bert_score, cfg.eval.bert_score_layer)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for family in families:
         references = [r.target if family == "gold" else r.source for r in rows]
         means, _ = mean_scores(texts, references)
@@ -120,8 +120,8 @@ def full_metrics(
             triples = np.array(score(texts, references)).mean(0).tolist()
             names = ("bert_score_precision", "bert_score_recall", "bert_score")
             means |= dict(zip(names, triples, strict=True))
-        found |= {f"{row}{family}_{name}": value for name, value in means.items()}
-    return found
+        metrics |= {f"{row}{family}_{name}": value for name, value in means.items()}
+    return metrics
 
 
 def agreement(rows: Sequence[Row], scores: Sequence[Tensor]) -> dict[str, float]:
@@ -132,16 +132,16 @@ def agreement(rows: Sequence[Row], scores: Sequence[Tensor]) -> dict[str, float]
     from scipy.stats import spearmanr
 
     correlations, hits = [], []
-    for row, own in zip(rows, scores, strict=True):
+    for row, row_scores in zip(rows, scores, strict=True):
         quality = [rouge_f(c, row.target, "rouge_l") for c in row.candidates]
-        hits.append(quality[int(own.argmax())] == max(quality))
-        values = own.tolist()
+        hits.append(quality[int(row_scores.argmax())] == max(quality))
+        values = row_scores.tolist()
         if len(set(quality)) > 1 and len(set(values)) > 1:
             correlations.append(float(spearmanr(values, quality).statistic))
-    found = {"best_chosen": float(np.mean(hits))}
+    metrics = {"best_chosen": float(np.mean(hits))}
     if correlations:
-        found["rank_correlation"] = float(np.mean(correlations))
-    return found
+        metrics["rank_correlation"] = float(np.mean(correlations))
+    return metrics
 
 
 def evaluate_encoder(
@@ -158,24 +158,24 @@ def evaluate_encoder(
     sims = similarities(encoder, rows, cfg.eval.batch_size, whiten=cfg.eval.whiten)
     scores = score_rows(cfg.method, rows, sims)
     selection = chosen(rows, scores)
-    found = row_metrics(rows, selection, workspace) | agreement(rows, scores)
+    metrics = row_metrics(rows, selection, workspace) | agreement(rows, scores)
     for name, rouge_too in (("sim", False), ("fusion", True)):
         method = MethodConfig(use_rouge=rouge_too, sim_range=cfg.method.sim_range)
-        own = chosen(rows, score_rows(method, rows, sims))
-        found |= row_metrics(rows, own, None, f"{name}_")
+        alternative = chosen(rows, score_rows(method, rows, sims))
+        metrics |= row_metrics(rows, alternative, None, f"{name}_")
     if workspace is not None:
         if cfg.eval.full:
-            found |= full_metrics(cfg, rows, [texts[0] for texts in selection])
+            metrics |= full_metrics(cfg, rows, [texts[0] for texts in selection])
         workspace.gallery("chosen descriptions", gallery(rows, scores))
-    return found
+    return metrics
 
 
 def grid(rows: Sequence[Row]) -> dict[str, float]:
     """Rows of the table that need no encoder: `SELECTORS`."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, select in SELECTORS.items():
-        found |= row_metrics(rows, select(rows), None, f"{name}_")
-    return found
+        metrics |= row_metrics(rows, select(rows), None, f"{name}_")
+    return metrics
 
 
 def given_rows(cfg: Config, rows: Sequence[Row]) -> dict[str, float]:
@@ -184,17 +184,17 @@ def given_rows(cfg: Config, rows: Sequence[Row]) -> dict[str, float]:
     ``phase1_*``: phase I's own text; ``baseline_*``: the first name of an instance, the release's
     baseline; ``reference_source_*``: the gold description, against the paragraph alone.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name in GIVEN:
         texts = [row.target if name == "reference" else getattr(row, name) for row in rows]
         if None in texts:
             continue
         families = FAMILIES[1:] if name == "reference" else FAMILIES
-        own = row_metrics(rows, [[text] for text in texts], None, f"{name}_")
+        system = row_metrics(rows, [[text] for text in texts], None, f"{name}_")
         if cfg.eval.full:
-            own |= full_metrics(cfg, rows, texts, f"{name}_", families)
-        found |= {k: v for k, v in own.items() if not k.startswith("reference_gold_")}
-    return found
+            system |= full_metrics(cfg, rows, texts, f"{name}_", families)
+        metrics |= {k: v for k, v in system.items() if not k.startswith("reference_gold_")}
+    return metrics
 
 
 def gains(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -222,14 +222,18 @@ def gallery(rows: Sequence[Row], scores: Sequence[Tensor], most: int = 12) -> li
 
     Right is what is nearest to the gold.
     """
-    found = []
+    entries = []
     for i in range(0, len(rows), max(1, len(rows) // most)):
-        row, own = rows[i], scores[i].tolist()
+        row, row_scores = rows[i], scores[i].tolist()
         quality = [rouge_f(c, row.target, "rouge_l") for c in row.candidates]
-        order = sorted(range(len(own)), key=lambda c: -own[c])
+        order = sorted(range(len(row_scores)), key=lambda c: -row_scores[c])
         results = [
-            {"item": row.candidates[c], "score": own[c], "correct": quality[c] == max(quality)}
+            {
+                "item": row.candidates[c],
+                "score": row_scores[c],
+                "correct": quality[c] == max(quality),
+            }
             for c in order
         ]
-        found.append({"query": f"{row.source[:300]} [{row.target}]", "results": results})
-    return found
+        entries.append({"query": f"{row.source[:300]} [{row.target}]", "results": results})
+    return entries

@@ -46,14 +46,17 @@ def rank_all(
     """As `rank`, for many paragraphs at once."""
     if not all(candidates):
         raise ValueError("every paragraph needs a candidate")
-    rows = [Row(p, "", tuple(own)) for p, own in zip(paragraphs, candidates, strict=True)]
+    rows = [
+        Row(p, "", tuple(row_scores)) for p, row_scores in zip(paragraphs, candidates, strict=True)
+    ]
     method = method or encoder.method or MethodConfig()
     scores = score_rows(method, rows, similarities(encoder, rows, batch_size))
-    found = []
-    for row, own in zip(rows, scores, strict=True):
-        order = sorted(range(len(own)), key=lambda i, own=own: -float(own[i]))  # type: ignore[misc]
-        found.append([(row.candidates[i], float(own[i])) for i in order])
-    return found
+    rankings = []
+    for row, row_scores in zip(rows, scores, strict=True):
+        values = [float(score) for score in row_scores]
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+        rankings.append([(row.candidates[i], values[i]) for i in order])
+    return rankings
 
 
 def describe(
@@ -78,5 +81,5 @@ def describe(
         Nothing if the generator writes nothing.
     """
     (outputs,) = beam_sweep(generator, [paragraph], widths, fitting(generator, max_new_tokens))
-    found = distinct(outputs)
-    return rank(encoder, paragraph, found, method) if found else []
+    candidates = distinct(outputs)
+    return rank(encoder, paragraph, candidates, method) if candidates else []

@@ -70,9 +70,9 @@ class Ranker(ContrastiveModule):
         """
         scores, _ = self.scores(batch)
         chosen = scores.masked_fill(~batch["mask"], -torch.inf).argmax(1, keepdim=True)
-        own, rows = {"on_epoch": True, "sync_dist": True}, len(scores)
+        options, rows = {"on_epoch": True, "sync_dist": True}, len(scores)
         gold = batch["gold_quality"].gather(1, chosen).mean()
         source = batch["source_quality"].gather(1, chosen)[:, 0]
         criterion = 1 - (source + batch["target_quality"]).mean() / 2
-        self.log("val/gold_rouge", gold, batch_size=rows, **own)  # type: ignore[arg-type]
-        self.log("val/selection_loss", criterion, batch_size=rows, **own)  # type: ignore[arg-type]
+        self.log("val/gold_rouge", gold, batch_size=rows, **options)  # type: ignore[arg-type]
+        self.log("val/selection_loss", criterion, batch_size=rows, **options)  # type: ignore[arg-type]

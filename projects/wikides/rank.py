@@ -104,8 +104,8 @@ def load_export(cfg: Config, folder: Path) -> Ranker:
             f'{SCORES_FILE} there, such as {{"use_sim": true, "use_rouge": false, "sim_range":'
             ' "clamp"}'
         )
-    own = {name: getattr(encoder.method, name) for name in SCORES}
-    return Ranker(replace(cfg, method=replace(cfg.method, **own)), encoder).eval()
+    stored = {name: getattr(encoder.method, name) for name in SCORES}
+    return Ranker(replace(cfg, method=replace(cfg.method, **stored)), encoder).eval()
 
 
 def embed(cfg: Config, module: Ranker) -> dict[str, Tensor]:

@@ -54,8 +54,8 @@ def tfidf(rows: Sequence[Row]) -> Selection:
     texts = vectors([c for row in rows for c in row.candidates])
     owner = np.repeat(np.arange(len(rows)), [len(row.candidates) for row in rows])
     scores = iter(np.asarray(texts.multiply(sources[owner]).sum(1)).ravel().tolist())
-    found = [[next(scores) for _ in row.candidates] for row in rows]
-    return [[row.candidates[int(np.argmax(s))]] for row, s in zip(rows, found, strict=True)]
+    similarities = [[next(scores) for _ in row.candidates] for row in rows]
+    return [[row.candidates[int(np.argmax(s))]] for row, s in zip(rows, similarities, strict=True)]
 
 
 def medoid(rows: Sequence[Row]) -> Selection:
@@ -130,10 +130,10 @@ def surface(train: Sequence[Row], rows: Sequence[Row], seed: int) -> Selection:
 
     quality = []
     for row in train:
-        own = np.array([rouge_f(c, row.target, "rouge_l") for c in row.candidates])
-        quality.append(own - own.mean())  # what tells candidates of a row apart
+        rouge = np.array([rouge_f(c, row.target, "rouge_l") for c in row.candidates])
+        quality.append(rouge - rouge.mean())  # what tells candidates of a row apart
     model = HistGradientBoostingRegressor(max_iter=150, learning_rate=0.05, random_state=seed)
     model.fit(table(train), np.concatenate(quality))
     scores = iter(model.predict(table(rows)).tolist())
-    found = [[next(scores) for _ in row.candidates] for row in rows]
-    return [[row.candidates[int(np.argmax(s))]] for row, s in zip(rows, found, strict=True)]
+    predicted = [[next(scores) for _ in row.candidates] for row in rows]
+    return [[row.candidates[int(np.argmax(s))]] for row, s in zip(rows, predicted, strict=True)]

@@ -45,8 +45,8 @@ def polarity_table(polarities: Mapping[str, Sequence[str]]) -> dict[str, float]:
     0.5
     """
     kinds = list(polarities)
-    names = sorted({name for own in polarities.values() for name in own})
-    found = {
+    names = sorted({name for labels in polarities.values() for name in labels})
+    table = {
         f"{kind}_{name}": sum(p == name for p in polarities[kind]) / max(1, len(polarities[kind]))
         for kind in kinds
         for name in names
@@ -54,8 +54,8 @@ def polarity_table(polarities: Mapping[str, Sequence[str]]) -> dict[str, float]:
     for i, kind in enumerate(kinds):
         for other in kinds[i + 1 :]:
             pairs = list(zip(polarities[kind], polarities[other], strict=True))
-            found[f"{kind}_agrees_{other}"] = sum(a == b for a, b in pairs) / max(1, len(pairs))
-    return found
+            table[f"{kind}_agrees_{other}"] = sum(a == b for a, b in pairs) / max(1, len(pairs))
+    return table
 
 
 def _transformer(pretrained: str, batch_size: int) -> Classify:
@@ -64,7 +64,7 @@ def _transformer(pretrained: str, batch_size: int) -> Classify:
     limit = min(int(tokenizer.model_max_length), 512)
 
     def classify(texts: Sequence[str]) -> list[str]:
-        found: list[str] = []
+        labels: list[str] = []
         with evaluation_mode(model):
             for start in range(0, len(texts), batch_size):
                 inputs = tokenizer(
@@ -76,8 +76,8 @@ def _transformer(pretrained: str, batch_size: int) -> Classify:
                     return_token_type_ids=False,
                 )
                 best = torch.argmax(model(**inputs).logits, dim=1).tolist()
-                found += [str(model.config.id2label[i]).lower() for i in best]
-        return found
+                labels += [str(model.config.id2label[i]).lower() for i in best]
+        return labels
 
     return classify
 

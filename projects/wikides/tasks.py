@@ -38,11 +38,11 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
     Raises:
         UserError: no trained run, or damaged rows.
     """
-    own = cfg.rank
-    output = output_file(own.output, workspace.folder("."), "ranked.jsonl", [own.input])
-    rows = load_rows(cfg, cfg.eval.part)[:20] if own.input is None else _given(own.input)
-    found = _ranked(cfg, workspace, experiment, rows, own.run)
-    return _write(workspace, output, [row.source for row in rows], found)
+    task = cfg.rank
+    output = output_file(task.output, workspace.folder("."), "ranked.jsonl", [task.input])
+    rows = load_rows(cfg, cfg.eval.part)[:20] if task.input is None else _given(task.input)
+    ranked = _ranked(cfg, workspace, experiment, rows, task.run)
+    return _write(workspace, output, [row.source for row in rows], ranked)
 
 
 def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> Path:
@@ -54,30 +54,30 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
     Raises:
         UserError: no paragraphs, generator or trained run.
     """
-    own = cfg.describe
-    if own.input is None or own.generator is None:
+    task = cfg.describe
+    if task.input is None or task.generator is None:
         raise UserError(
             "name describe.input (a paragraph a line) and describe.generator (a folder written by "
             "`make export` with phase=describe, or a hub id)"
         )
-    output = output_file(own.output, workspace.folder("."), "described.jsonl", [own.input])
-    with reading(own.input, "text file in UTF-8"):
-        lines = read_lines(Path(own.input).expanduser())
+    output = output_file(task.output, workspace.folder("."), "described.jsonl", [task.input])
+    with reading(task.input, "text file in UTF-8"):
+        lines = read_lines(Path(task.input).expanduser())
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise UserError(f"{own.input} holds no paragraph")
+        raise UserError(f"{task.input} holds no paragraph")
     if len(texts) < len(lines):
-        workspace.say(f"{len(lines) - len(texts)} blank lines of {own.input} are left out")
-    module = _ranker(cfg, workspace, experiment, own.run)
+        workspace.say(f"{len(lines) - len(texts)} blank lines of {task.input} are left out")
+    module = _ranker(cfg, workspace, experiment, task.run)
     method = module.objective.method
-    generator = SequenceToSequence.from_pretrained(own.generator)
-    generator.context = min(generator.context, own.max_source)
+    generator = SequenceToSequence.from_pretrained(task.generator)
+    generator.context = min(generator.context, task.max_source)
     with evaluated(module.encoder, cfg.trainer.accelerator):
-        found = [
-            describe_one(generator, module.encoder, text, own.widths, own.max_new_tokens, method)
+        described = [
+            describe_one(generator, module.encoder, text, task.widths, task.max_new_tokens, method)
             for text in workspace.progress(texts, "describe", len(texts))
         ]
-    return _write(workspace, output, texts, found)
+    return _write(workspace, output, texts, described)
 
 
 def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> Path:
@@ -120,13 +120,13 @@ def choices(cfg: Config, workspace: Workspace) -> dict[str, float]:
     Raises:
         UserError: no forms or key, or a choice that is none.
     """
-    own = cfg.choices
-    if own.key is None or not own.forms:
+    task = cfg.choices
+    if task.key is None or not task.forms:
         raise UserError(
             "name choices.forms, the filled-in forms, and choices.key, written with them"
         )
-    found = choice_shares([Path(f).expanduser() for f in own.forms], Path(own.key).expanduser())
-    return _told(workspace, "choices.json", found)
+    shares = choice_shares([Path(f).expanduser() for f in task.forms], Path(task.key).expanduser())
+    return _told(workspace, "choices.json", shares)
 
 
 def sentiment(
@@ -143,21 +143,21 @@ def sentiment(
     classify = classifier(cfg.sentiment)
     rows = _texts(cfg, workspace, experiment, cfg.sentiment.input)
     kinds = [kind for kind in KINDS if kind in rows[0]]
-    found = polarity_table({kind: classify([row[kind] for row in rows]) for kind in kinds})
-    return _told(workspace, "sentiment.json", found)
+    table = polarity_table({kind: classify([row[kind] for row in rows]) for kind in kinds})
+    return _told(workspace, "sentiment.json", table)
 
 
 def _ranker(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], run: str) -> Ranker:
     if cfg.phase != "rank":
         raise UserError("this task needs a config of phase II: phase=rank")
     module, _ = trained_module(experiment, workspace, run, cfg.runs_dir)
-    own, asked = (
+    trained, asked = (
         (m.use_sim, m.use_rouge, m.sim_range) for m in (module.objective.method, cfg.method)
     )
-    if own != asked:
+    if trained != asked:
         names = ("use_sim", "use_rouge", "sim_range")
-        told = " ".join(f"method.{n}={v}" for n, v in zip(names, own, strict=True))
-        workspace.say(f"scores are those that the run was trained with: {told}")
+        settings = " ".join(f"method.{n}={v}" for n, v in zip(names, trained, strict=True))
+        workspace.say(f"scores are those that the run was trained with: {settings}")
     return module
 
 
@@ -179,17 +179,17 @@ def _texts(
     cfg: Config,
     workspace: Workspace,
     experiment: Experiment[Ranker],
-    given: str | None,
+    path: str | None,
     needed: Sequence[str] = KINDS[:2],
 ) -> list[dict[str, str]]:
     """Paragraphs with their gold, phase I and phase II texts, from a file or of the test rows."""
     rows: list[dict[str, Any]] = []
-    if given is not None:
-        rows, where = read_jsonl(Path(given).expanduser(), needed), given
+    if path is not None:
+        rows, where = read_jsonl(Path(path).expanduser(), needed), path
     else:
-        own, where = load_rows(cfg, cfg.eval.part), f"{cfg.eval.part} rows"
-        best = _ranked(cfg, workspace, experiment, own, cfg.rank.run)
-        for row, ranking in zip(own, best, strict=True):
+        rows_of_part, where = load_rows(cfg, cfg.eval.part), f"{cfg.eval.part} rows"
+        best = _ranked(cfg, workspace, experiment, rows_of_part, cfg.rank.run)
+        for row, ranking in zip(rows_of_part, best, strict=True):
             phase1 = {} if row.phase1 is None else {"phase1": row.phase1}
             texts = {"source": row.source, "gold": row.target, **phase1, "phase2": ranking[0][0]}
             rows.append(texts)
@@ -206,7 +206,7 @@ def _texts(
 
 
 def _given(path: str) -> list[Row]:
-    found = []
+    parsed = []
     for number, row in enumerate(
         read_jsonl(Path(path).expanduser(), ("source", "candidate")), start=1
     ):
@@ -215,20 +215,20 @@ def _given(path: str) -> list[Row]:
         texts = distinct(listed) if good else []
         if not texts or not isinstance(row["source"], str):
             raise UserError(f"{path}, line {number}: source is a text, candidate a list of texts")
-        found.append(Row(row["source"], "", tuple(texts)))
-    if not found:
+        parsed.append(Row(row["source"], "", tuple(texts)))
+    if not parsed:
         raise UserError(f"{path} holds no row")
-    return found
+    return parsed
 
 
-def _write(workspace: Workspace, output: Path, sources: list[str], found: list[Ranked]) -> Path:
+def _write(workspace: Workspace, output: Path, sources: list[str], rankings: list[Ranked]) -> Path:
     rows: list[dict[str, Any]] = [
         {
             "source": source,
-            "candidate": [text for text, _ in own],
-            "scores": [round(score, 5) for _, score in own],
+            "candidate": [text for text, _ in ranking],
+            "scores": [round(score, 5) for _, score in ranking],
         }
-        for source, own in zip(sources, found, strict=True)
+        for source, ranking in zip(sources, rankings, strict=True)
     ]
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
@@ -238,7 +238,7 @@ def _write(workspace: Workspace, output: Path, sources: list[str], found: list[R
     return output
 
 
-def _told(workspace: Workspace, name: str, found: dict[str, float]) -> dict[str, float]:
-    ws.write_json(workspace.folder(".") / name, found)
-    workspace.say(markdown_table(found))
-    return found
+def _told(workspace: Workspace, name: str, metrics: dict[str, float]) -> dict[str, float]:
+    ws.write_json(workspace.folder(".") / name, metrics)
+    workspace.say(markdown_table(metrics))
+    return metrics

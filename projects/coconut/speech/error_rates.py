@@ -70,10 +70,10 @@ class IntentErrors:
         """Forget what was counted."""
         self.counts = [0, 0, 0, 0]  # utterances, right intents, word edits, reference words
 
-    def add(self, found: SpokenTarget, wanted: SpokenTarget) -> None:
+    def add(self, predicted: SpokenTarget, expected: SpokenTarget) -> None:
         """Count one utterance."""
-        edits, words = word_edits(*(full_text(t, slots=self.slots) for t in (found, wanted)))
-        new = (1, int(found.intent == wanted.intent), edits, words)
+        edits, words = word_edits(*(full_text(t, slots=self.slots) for t in (predicted, expected)))
+        new = (1, int(predicted.intent == expected.intent), edits, words)
         self.counts = [a + b for a, b in zip(self.counts, new, strict=True)]
 
     def over_ranks(self, device: torch.device | str = "cpu") -> tuple[float, float]:

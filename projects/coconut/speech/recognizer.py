@@ -74,12 +74,12 @@ class Recognizer:
             batch_size: waveforms that are read at a time.
         """
         device = next(self.network.parameters()).device
-        found: list[SpokenTarget] = []
+        targets: list[SpokenTarget] = []
         with evaluation_mode(self.network):
             for i in range(0, len(waveforms), batch_size):
                 padded, lengths = pad_waveforms(waveforms[i : i + batch_size])
                 tokens = self.network.transcribe(
                     padded.to(device), lengths.to(device), search or BeamSearch()
                 )
-                found += [self.tokenizer.decode_target(row) for row in tokens.tolist()]
-        return found
+                targets += [self.tokenizer.decode_target(row) for row in tokens.tolist()]
+        return targets

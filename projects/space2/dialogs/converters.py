@@ -64,14 +64,14 @@ def from_acts(
     >>> from_acts([("hotel", "INFORM", "area"), ("hotel", "REQUEST", "phone")], {"hotel": {"area": "north"}})
     {'hotel': {'INFORM': {'area': [{'value': 'north', 'span': None}]}, 'REQUEST': {'phone': []}}}
     """
-    found: dict[str, dict[str, dict[str, list[Value]]]] = {}
+    frame: dict[str, dict[str, dict[str, list[Value]]]] = {}
     for domain, act, slot in acts:
-        slots = found.setdefault(domain, {}).setdefault(act, {})
+        slots = frame.setdefault(domain, {}).setdefault(act, {})
         if slot:
-            known = values.get(domain, {}).get(slot)
-            told = known is not None and not act.upper().startswith("REQUEST")
-            slots[slot] = [{"value": known, "span": None}] if told else []
-    return found
+            value = values.get(domain, {}).get(slot)
+            stated = value is not None and not act.upper().startswith("REQUEST")
+            slots[slot] = [{"value": value, "span": None}] if stated else []
+    return frame
 
 
 def from_tags(

@@ -81,23 +81,23 @@ class DialogTokenizer:
         if not turns:
             return []
         texts = self.tokenizer([t.text for t in turns], add_special_tokens=False)["input_ids"]
-        wanted = [[v for v in value_texts(t) if v] for t in turns]
-        flat = [v for own in wanted for v in own]
+        values = [[v for v in value_texts(t) if v] for t in turns]
+        flat = [v for turn_values in values for v in turn_values]
         pieces = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
-        found = []
-        for turn, ids, own in zip(turns, texts, wanted, strict=True):
+        encoded = []
+        for turn, ids, turn_values in zip(turns, texts, values, strict=True):
             marked = np.zeros(len(ids), dtype=bool)
-            for _ in own:
+            for _ in turn_values:
                 mark_occurrences(ids, next(pieces), marked)
             limit = self.max_length - 2
             begin, end = self.marks[USER if turn.user else SYSTEM]
-            found.append(
+            encoded.append(
                 Utterance(
                     np.array([begin, *ids[-limit:], end], dtype=np.int64),
                     np.concatenate([[False], marked[-limit:], [False]]),
                 )
             )
-        return found
+        return encoded
 
     def row(self, dialog: Sequence[Utterance], user: bool) -> Row:
         """Input whose current utterance is the last one; `user` is who speaks it."""
@@ -129,8 +129,8 @@ class DialogTokenizer:
 
     def encode(self, dialogs: Sequence[Dialog], examples: Sequence[tuple[int, int]]) -> list[Row]:
         """Rows of (dialogue, turn) pairs."""
-        found = [self.utterances(d.turns) for d in dialogs]
-        return [self.row(found[d][: t + 1], dialogs[d].turns[t].user) for d, t in examples]
+        utterances = [self.utterances(d.turns) for d in dialogs]
+        return [self.row(utterances[d][: t + 1], dialogs[d].turns[t].user) for d, t in examples]
 
     def texts(self, texts: Sequence[str]) -> list[Row]:
         """Rows of single requests of a user."""
@@ -160,7 +160,7 @@ class DialogTokenizer:
 
 def value_texts(turn: Turn) -> list[str]:
     """The values of a turn that are in its text: by their span, or where the text contains them."""
-    found: list[str] = []
+    texts: list[str] = []
     frame: Frame = turn.frame
     for intents in frame.values():
         for slots in intents.values():
@@ -169,8 +169,8 @@ def value_texts(turn: Turn) -> list[str]:
                     span = value.get("span")
                     text = turn.text[span[0] : span[1]] if span else str(value["value"])
                     if text.strip() and text.lower().strip() in turn.text.lower():
-                        found.append(text)
-    return found
+                        texts.append(text)
+    return texts
 
 
 def mark_occurrences(ids: Sequence[int], piece: Sequence[int], marked: np.ndarray) -> None:
@@ -190,8 +190,8 @@ def mark_occurrences(ids: Sequence[int], piece: Sequence[int], marked: np.ndarra
 def padded_with(rows: Sequence[np.ndarray], fill: int = 0) -> tuple[Tensor, Tensor]:
     """(B, L) int64 padded on the right, and its mask."""
     sizes = np.array([len(row) for row in rows])
-    found = np.full((len(rows), int(sizes.max())), fill, dtype=np.int64)
-    for line, row in zip(found, rows, strict=True):
+    matrix = np.full((len(rows), int(sizes.max())), fill, dtype=np.int64)
+    for line, row in zip(matrix, rows, strict=True):
         line[: len(row)] = row
-    mask = np.arange(found.shape[1]) < sizes[:, None]
-    return torch.from_numpy(found), torch.from_numpy(mask.astype(np.int64))
+    mask = np.arange(matrix.shape[1]) < sizes[:, None]
+    return torch.from_numpy(matrix), torch.from_numpy(mask.astype(np.int64))

@@ -77,8 +77,8 @@ def multiwoz(path: Path, delexicalize: bool = False) -> Corpus:
     dialogs = []
     try:
         for name, dialog in content.items():
-            own = None if acts is None else acts.get(name.removesuffix(".json"), {})
-            dialogs.append(Dialog(name, tuple(_turns(dialog["log"], own, delexicalize))))
+            dialog_acts = None if acts is None else acts.get(name.removesuffix(".json"), {})
+            dialogs.append(Dialog(name, tuple(_turns(dialog["log"], dialog_acts, delexicalize))))
     except (AttributeError, TypeError, IndexError) as error:
         raise UserError(
             f"{path} is not in the layout of MultiWOZ 2.1 ({error}): see TASK=convert"
@@ -96,16 +96,16 @@ def _turns(
             new = belief(log[t + 1].get("metadata") or {}) if t + 1 < len(log) else state
             changed = [
                 (d, "inform", s)
-                for d, own in new.items()
-                for s, v in own.items()
+                for d, slots in new.items()
+                for s, v in slots.items()
                 if state.get(d, {}).get(s) != v
             ]
             said = [(domain, act, slot) for domain, act, slot, _ in _acts(entry.get("dialog_act"))]
             state = new
             yield Turn(True, text, from_acts([*said, *changed], new))
         else:
-            own = entry.get("dialog_act") if acts is None else acts.get(str((t + 1) // 2))
-            frame = _answer(own)
+            slots = entry.get("dialog_act") if acts is None else acts.get(str((t + 1) // 2))
+            frame = _answer(slots)
             if delexicalize:
                 text = delexicalized(text, told_values(frame, SLOTS, booking=False).values())
             yield Turn(False, text, frame)
@@ -119,18 +119,18 @@ def belief(metadata: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     >>> belief({"hotel": {"semi": {"area": "north"}, "book": {"people": "2", "booked": [{"people": "3"}]}}})
     {'hotel': {'area': 'north', 'book_people': '3'}}
     """
-    found: dict[str, dict[str, str]] = {}
+    state: dict[str, dict[str, str]] = {}
     for domain, parts in metadata.items():
         book = parts.get("book", {})
         booked = (book.get("booked") or [{}])[0]
-        for prefix, own in (("", parts.get("semi", {})), ("book_", book)):
-            for slot, asked in own.items():
+        for prefix, slots in (("", parts.get("semi", {})), ("book_", book)):
+            for slot, asked in slots.items():
                 value = booked.get(slot, asked)
                 text = value.lower().strip() if isinstance(value, str) else ""
                 if text not in _ABSENT:
-                    known = "dontcare" if text in _WHATEVER else text
-                    found.setdefault(domain, {})[prefix + slot] = known
-    return found
+                    filled = "dontcare" if text in _WHATEVER else text
+                    state.setdefault(domain, {})[prefix + slot] = filled
+    return state
 
 
 def told_values(
@@ -148,17 +148,17 @@ def told_values(
     >>> told_values(hotel, ["hotel-book_day", "train-day"])
     {'hotel-book_day': 'monday'}
     """
-    found: dict[str, str] = {}
+    values_of: dict[str, str] = {}
     for domain, acts in frame.items():
-        for act, own in acts.items():
-            for slot, values in own.items():
+        for act, act_slots in acts.items():
+            for slot, values in act_slots.items():
                 if values and act.lower() in TELLING:
-                    found.setdefault(f"{domain}-{slot}", str(values[0]["value"]))
+                    values_of.setdefault(f"{domain}-{slot}", str(values[0]["value"]))
     if slots is None:
-        return found
-    others = {s: found.get(f"booking-{s.split('-')[1]}") for s in slots} if booking else {}
-    told = {s: found.get(s) or others.get(s) for s in slots}
-    return {slot: value for slot, value in told.items() if value is not None}
+        return values_of
+    others = {s: values_of.get(f"booking-{s.split('-')[1]}") for s in slots} if booking else {}
+    values_by_slot = {s: values_of.get(s) or others.get(s) for s in slots}
+    return {slot: value for slot, value in values_by_slot.items() if value is not None}
 
 
 def delexicalized(text: str, values: Iterable[str]) -> str:
@@ -178,8 +178,8 @@ def _answer(acts: Any) -> Frame:
     frame: dict[str, Any] = {}
     for domain, act, slot, value in _acts(acts):
         if slot and value not in (*_ABSENT, "?"):
-            own = frame.setdefault(domain, {}).setdefault(act, {})
-            own.setdefault(slot, []).append({"value": value, "span": None})
+            slots = frame.setdefault(domain, {}).setdefault(act, {})
+            slots.setdefault(slot, []).append({"value": value, "span": None})
     return frame
 
 

@@ -102,13 +102,13 @@ class PairedStreams(Dataset[Any]):
 
         At its end it begins anew, in another order.
         """
-        stream, found = self.streams[name], []
+        stream, pairs = self.streams[name], []
         passes = -(-len(self) // len(stream))  # of an epoch: none has an order of another epoch
         for index, epoch in keys:
             again, place = divmod(index, len(stream))
             order = stream.order(epoch * passes + again)
-            found.append((int(order[place, 0]), int(order[place, 1])))
-        return found
+            pairs.append((int(order[place, 0]), int(order[place, 1])))
+        return pairs
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, Any]:
         """A batch of each stream by its name."""

@@ -158,24 +158,24 @@ def frame_states(corpus: Corpus, slots: Sequence[str] | None = None) -> list[Exa
         corpus: of dialogues.
         slots: those that are tracked; None: all.
     """
-    found = []
+    examples = []
     for dialog in corpus.dialogs:
         state: dict[str, str] = {}
         for t, turn in enumerate(dialog.turns):
             if turn.user:
                 before = dict(state)
                 state |= {s: v for s, v in _values(turn).items() if slots is None or s in slots}
-                told = told_values(dialog.turns[t - 1].frame, slots) if t else {}
-                found.append(
+                stated = told_values(dialog.turns[t - 1].frame, slots) if t else {}
+                examples.append(
                     Example(
                         dialog.turns[: t + 1],
                         dialog=dialog.name,
                         state=dict(state),
                         before=before,
-                        told=told,
+                        told=stated,
                     )
                 )
-    return found
+    return examples
 
 
 def _values(turn: Turn) -> dict[str, str]:
@@ -198,12 +198,12 @@ def _state_corpus(part: Part, root: str | None) -> Corpus:
 
 
 def _synthetic_tags(part: Part, seed: int) -> list[Example]:
-    found = []
+    examples = []
     for dialog in sets.synthetic(part, seed).dialogs:
         words = dialog.turns[0].text.split()
         tags = ["B-area" if i == len(words) - 1 else "O" for i in range(len(words))]
-        found.append(tagged(words, tags, dialog.turns[0].intent))
-    return found
+        examples.append(tagged(words, tags, dialog.turns[0].intent))
+    return examples
 
 
 def _from_folder(kind: Kind, folder: Path, file: str, delexicalize: bool) -> list[Example]:

@@ -56,14 +56,14 @@ def view_sets(frame: Frame) -> dict[str, frozenset[str]]:
     >>> {view: sorted(found) for view, found in view_sets(tree).items() if found}
     {'S': ['date'], 'V': ['today'], 'SV': ['date-today']}
     """
-    found: dict[str, set[str]] = {view: set() for view in VIEWS}
+    elements_of: dict[str, set[str]] = {view: set() for view in VIEWS}
     for path in paths(frame):
         depth = len(path)
         for start in range(depth):  # every path that ends at the new node
-            found[_LEVELS[start:depth]].add("-".join(path[start:]))
+            elements_of[_LEVELS[start:depth]].add("-".join(path[start:]))
     return {
         view: frozenset(e for e in elements if not any(p in e for p in PLACEHOLDERS))
-        for view, elements in found.items()
+        for view, elements in elements_of.items()
     }
 
 
@@ -103,8 +103,8 @@ def view_scores(a: Frame, b: Frame) -> list[float]:
 def combined_score(a: Frame, b: Frame, views: Sequence[str] = VIEWS) -> float:
     """Mean of the scores over the views in which one of the trees has an element; 0 without any."""
     first, second = view_sets(a), view_sets(b)
-    found = [jaccard(first[v], second[v]) for v in views if first[v] or second[v]]
-    return sum(found) / len(found) if found else 0.0
+    scores = [jaccard(first[v], second[v]) for v in views if first[v] or second[v]]
+    return sum(scores) / len(scores) if scores else 0.0
 
 
 def element_ids(elements: Iterable[str]) -> np.ndarray:
@@ -116,8 +116,8 @@ def tree_ids(frame: Frame, views: Sequence[str] = VIEWS) -> list[np.ndarray]:
     """The sets of some views as ids; of an empty tree (`is_empty`) nothing."""
     if is_empty(frame):
         return [np.empty(0, dtype=np.int64)] * len(views)
-    found = view_sets(frame)
-    return [element_ids(found[view]) for view in views]
+    sets = view_sets(frame)
+    return [element_ids(sets[view]) for view in views]
 
 
 def whole_tree_id(frame: Frame) -> np.ndarray:
@@ -156,10 +156,10 @@ def view_matrices(
         )
         for v in views
     ]
-    found = np.stack(matrices)
+    stacked = np.stack(matrices)
     if others is None:
-        found[:, np.arange(len(frames)), np.arange(len(frames))] = 1.0
-    return found
+        stacked[:, np.arange(len(frames)), np.arange(len(frames))] = 1.0
+    return stacked
 
 
 def combined_matrix(frames: Sequence[Frame], views: Sequence[str] = VIEWS) -> np.ndarray:
@@ -171,28 +171,28 @@ def combined_matrix(frames: Sequence[Frame], views: Sequence[str] = VIEWS) -> np
         has = np.array([bool(s) for s in sets])
         total += overlap(*_incidence(sets, None))
         count += has[:, None] | has[None]
-    found: np.ndarray = total / np.maximum(count, 1)
-    return found
+    mean: np.ndarray = total / np.maximum(count, 1)
+    return mean
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Jaccard of all pairs of rows of two 0/1 matrices (N, E) and (M, E), (N, M) float32."""
     both = first @ second.T
     union = first.sum(1)[:, None] + second.sum(1)[None] - both
-    found: np.ndarray = both / np.maximum(union, 1)
-    return found
+    ratio: np.ndarray = both / np.maximum(union, 1)
+    return ratio
 
 
 def _incidence(
     sets: Sequence[frozenset[str]], others: Sequence[frozenset[str]] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    known = {e: i for i, e in enumerate(sorted(set().union(*sets, *(others or ()))))}
+    column = {e: i for i, e in enumerate(sorted(set().union(*sets, *(others or ()))))}
 
     def matrix(rows: Sequence[frozenset[str]]) -> np.ndarray:
-        found = np.zeros((len(rows), max(1, len(known))), dtype=np.float32)
-        for line, row in zip(found, rows, strict=True):
-            line[[known[e] for e in row]] = 1.0
-        return found
+        incidence = np.zeros((len(rows), max(1, len(column))), dtype=np.float32)
+        for line, row in zip(incidence, rows, strict=True):
+            line[[column[e] for e in row]] = 1.0
+        return incidence
 
     first = matrix(sets)
     return first, first if others is None else matrix(others)

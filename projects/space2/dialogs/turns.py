@@ -114,8 +114,8 @@ def sgd(part: Part, root: str | None = None) -> Corpus:
 def _sgd_turn(row: dict[str, Any]) -> Turn:
     acts = [tuple(act.split("|")) for act in row["acts"]]
     state = {
-        _domain(s): {k: str(v) for k, v in own["slots"].items()}
-        for s, own in row.get("state", {}).items()
+        _domain(s): {k: str(v) for k, v in service_state["slots"].items()}
+        for s, service_state in row.get("state", {}).items()
     }
     frame = from_acts([(_domain(d), act, slot) for d, act, slot in acts], state)
     return Turn(row["speaker"] == "USER", str(row["text"]), frame)

@@ -61,8 +61,8 @@ def disentangled_config(size: str, **fields: Any) -> dict[str, Any]:
         "intermediate_size",
         "vocab_size",
     )
-    own = dict(zip(names, _SIZES[size], strict=True))
-    return {"model_type": "deberta-v2", **own, **DISENTANGLED, **fields}
+    sizes = dict(zip(names, _SIZES[size], strict=True))
+    return {"model_type": "deberta-v2", **sizes, **DISENTANGLED, **fields}
 
 
 def disentangled_from_bert(pretrained: str, **fields: Any) -> DebertaV2ForMaskedLM:
@@ -127,15 +127,15 @@ def shallow(model: DebertaV2ForMaskedLM, layers: int) -> DebertaV2ForMaskedLM:
     """
     if not 1 <= layers <= model.config.num_hidden_layers:
         raise UserError(f"{layers} layers of {model.config.num_hidden_layers} cannot be taken")
-    found: DebertaV2ForMaskedLM = copy.deepcopy(model)
-    found.deberta.encoder.layer = found.deberta.encoder.layer[:layers]
-    found.config.num_hidden_layers = layers
-    return found
+    copied: DebertaV2ForMaskedLM = copy.deepcopy(model)
+    copied.deberta.encoder.layer = copied.deberta.encoder.layer[:layers]
+    copied.config.num_hidden_layers = layers
+    return copied
 
 
 def _renamed(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """BERT's tensors under DeBERTa's names."""
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     terms = 1 + len(settings["pos_att_type"] or [])
     for name, value in weights.items():
         new = name.replace("bert.", "deberta.", 1) if name.startswith("bert.") else name
@@ -146,15 +146,15 @@ def _renamed(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
         if any(part in new for part in ("position_embeddings", "position_ids", "pooler")):
             continue
         if "token_type_embeddings" not in new:
-            found[new] = value
+            renamed[new] = value
     words = "deberta.embeddings.word_embeddings.weight"
     first = weights.get("bert.embeddings.token_type_embeddings.weight")
     if first is not None:
         # the prediction head's matrix is tied to the words: the shift of all logits of a place by
         # the same <h, segment> leaves its softmax alone
-        found[words] = found[words] + first[0]
-        found["cls.predictions.decoder.weight"] = found[words]
-    return found
+        renamed[words] = renamed[words] + first[0]
+        renamed["cls.predictions.decoder.weight"] = renamed[words]
+    return renamed
 
 
 def _position_zeros(model: DebertaV2ForMaskedLM) -> dict[str, Tensor]:
@@ -162,8 +162,8 @@ def _position_zeros(model: DebertaV2ForMaskedLM) -> dict[str, Tensor]:
 
     The projections as drawn.
     """
-    own = {k: v for k, v in model.state_dict().items() if "rel_embeddings" in k or ".pos_" in k}
+    tensors = {k: v for k, v in model.state_dict().items() if "rel_embeddings" in k or ".pos_" in k}
     return {
         k: torch.zeros_like(v) if "rel_embeddings" in k or k.endswith("bias") else v
-        for k, v in own.items()
+        for k, v in tensors.items()
     }

@@ -61,13 +61,13 @@ class EmbeddingPerturbation:
     """
 
     def __init__(self, model: nn.Module, layer: str = LAYER) -> None:
-        found = [part for name, part in model.named_modules() if name.endswith(layer)]
-        if len(found) != 1:
+        parts = [part for name, part in model.named_modules() if name.endswith(layer)]
+        if len(parts) != 1:
             raise UserError(
                 f"adversarial fine-tuning needs one '{layer}' in {type(model).__name__}, which has"
-                f" {len(found)}: set sift.layer"
+                f" {len(parts)}: set sift.layer"
             )
-        self.norm, self.model = found[0], model
+        self.norm, self.model = parts[0], model
         self.noted: list[Tensor] = []
 
     @contextmanager

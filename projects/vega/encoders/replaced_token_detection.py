@@ -37,8 +37,8 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> 
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
     below = (logits.to(wide) / temperature).softmax(1).cumsum(1)
-    found = torch.searchsorted(below, uniform.to(wide)[:, None], right=True)[:, 0]
-    return found.clamp(max=logits.shape[1] - 1)  # sums end a little below 1
+    tokens = torch.searchsorted(below, uniform.to(wide)[:, None], right=True)[:, 0]
+    return tokens.clamp(max=logits.shape[1] - 1)  # sums end a little below 1
 
 
 def put_in(ids: Tensor, labels: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,8 +126,8 @@ class ReplacedTokenHead(nn.Module):
         """(N, L, D) -> (N, L)."""
         if self.add_cls:
             states = states + states[:, :1]
-        found: Tensor = self.out(self.norm(F.gelu(self.dense(states))))
-        return found[..., 0]
+        logits: Tensor = self.out(self.norm(F.gelu(self.dense(states))))
+        return logits[..., 0]
 
 
 class Generated(NamedTuple):
@@ -174,17 +174,17 @@ class ReplacedTokenModel(nn.Module):
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
         self.sharing, self.temperature = sharing, temperature
-        own: Any = generator.get_input_embeddings()
+        table: Any = generator.get_input_embeddings()
         other: Any = discriminator.get_input_embeddings()
-        if own.weight.shape != other.weight.shape:
+        if table.weight.shape != other.weight.shape:
             raise ValueError(
-                f"tables of {tuple(own.weight.shape)} and {tuple(other.weight.shape)} cannot be"
+                f"tables of {tuple(table.weight.shape)} and {tuple(other.weight.shape)} cannot be"
                 " shared"
             )
         if sharing == "gdes":
-            discriminator.set_input_embeddings(DisentangledEmbedding(own))
+            discriminator.set_input_embeddings(DisentangledEmbedding(table))
         elif sharing == "es":
-            discriminator.set_input_embeddings(own)
+            discriminator.set_input_embeddings(table)
         config = discriminator.config
         self.head = ReplacedTokenHead(
             config.hidden_size, add_cls, config.layer_norm_eps, config.initializer_range
@@ -211,15 +211,15 @@ class ReplacedTokenModel(nn.Module):
 
     def detect(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (N, L), positive at tokens taken for replaced ones."""
-        found: Tensor = self.head(self.states(ids, attention_mask))
-        return found
+        logits: Tensor = self.head(self.states(ids, attention_mask))
+        return logits
 
     def states(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
         """States (N, L, D) of the discriminator."""
-        found: Tensor = self.discriminator(
+        hidden: Tensor = self.discriminator(
             input_ids=ids, attention_mask=attention_mask
         ).last_hidden_state
-        return found
+        return hidden
 
     def encoder(self) -> PreTrainedModel:
         """The discriminator as a plain encoder with a word table of its own: a copy, to keep."""
@@ -231,10 +231,10 @@ class ReplacedTokenModel(nn.Module):
             plain.weight.copy_(table.weight)
         self.discriminator.set_input_embeddings(plain)
         try:
-            found: PreTrainedModel = copy.deepcopy(self.discriminator)
+            encoder: PreTrainedModel = copy.deepcopy(self.discriminator)
         finally:
             self.discriminator.set_input_embeddings(table)
-        return found
+        return encoder
 
     @property
     def _encoder(self) -> Any:

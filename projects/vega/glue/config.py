@@ -57,12 +57,12 @@ class GlueData(DataConfig):
         Raises:
             ValueError: see above.
         """
-        own = [part for part in parts if part == "target" or self.source == "file"]
-        for part in own:
+        from_file = [part for part in parts if part == "target" or self.source == "file"]
+        for part in from_file:
             if self.file(part) is None:
                 key = "data.dev_file" if part == "dev" else "data.target_file"
                 raise ValueError(f"no file is named for the part '{part}': set {key}")
-        if self.target_file is not None and not {"test", "target"} & set(own):
+        if self.target_file is not None and not {"test", "target"} & set(from_file):
             raise ValueError(
                 "nobody reads data.target_file: set transductive.part=target (or eval.part=test"
                 " with data.source=file)"

@@ -56,24 +56,26 @@ def glue_metrics(task: str, predicted: ArrayLike, gold: ArrayLike) -> dict[str, 
     """
     if task not in METRICS:
         raise ValueError(f"no GLUE task '{task}'; there are {', '.join(METRICS)}")
-    told, known = np.asarray(predicted), np.asarray(gold)
-    if told.ndim != 1 or told.shape != known.shape or not len(known):
-        raise ValueError(f"predictions {told.shape} and labels {known.shape} do not fit")
+    predictions, labels = np.asarray(predicted), np.asarray(gold)
+    if predictions.ndim != 1 or predictions.shape != labels.shape or not len(labels):
+        raise ValueError(f"predictions {predictions.shape} and labels {labels.shape} do not fit")
     if task == "stsb":
-        same = np.ptp(told) == 0 or np.ptp(known) == 0  # nothing is told apart
-        found = {
-            name: 0.0 if same else float(correlation(told, known).statistic)
+        same = np.ptp(predictions) == 0 or np.ptp(labels) == 0  # nothing is told apart
+        scores = {
+            name: 0.0 if same else float(correlation(predictions, labels).statistic)
             for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr))
         }
     else:
         classes = 3 if task in ("mnli", "ax") else 2
-        found = score_classes(told, known, max(classes, int(max(told.max(), known.max())) + 1))
+        scores = score_classes(
+            predictions, labels, max(classes, int(max(predictions.max(), labels.max())) + 1)
+        )
         if task == "ax":
             from sklearn.metrics import matthews_corrcoef
 
-            found["matthews"] = float(matthews_corrcoef(known, told))
-    wanted = {name: found[name] for name in METRICS[task]}
-    return {**wanted, "score": float(np.mean(list(wanted.values())))}
+            scores["matthews"] = float(matthews_corrcoef(labels, predictions))
+    official = {name: scores[name] for name in METRICS[task]}
+    return {**official, "score": float(np.mean(list(official.values())))}
 
 
 def glue_average(scores: Mapping[str, float]) -> float:
@@ -92,30 +94,30 @@ def glue_average(scores: Mapping[str, float]) -> float:
     missing = [task for task in TASKS if task not in scores]
     if missing:
         raise ValueError(f"GLUE's average needs all nine tasks; missing: {', '.join(missing)}")
-    own = {task: float(scores[task]) for task in TASKS}
+    per_task = {task: float(scores[task]) for task in TASKS}
     if "mnli_mm" in scores:
-        own["mnli"] = (scores["mnli"] + scores["mnli_mm"]) / 2
-    return sum(own.values()) / len(own)
+        per_task["mnli"] = (scores["mnli"] + scores["mnli_mm"]) / 2
+    return sum(per_task.values()) / len(per_task)
 
 
 def leaderboard() -> dict[str, dict[str, float]]:
     """System -> task -> score (per cent) of the public leaderboard in January 2022."""
-    found = {}
+    rows = {}
     for name, row in _ROWS.items():
         cells = [[float(x) for x in cell.split("/")] for cell in row.split()]
-        found[name] = {task: sum(c) / len(c) for task, c in zip(_COLUMNS, cells, strict=True)}
-    return found
+        rows[name] = {task: sum(c) / len(c) for task, c in zip(_COLUMNS, cells, strict=True)}
+    return rows
 
 
-def best_tasks(own: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> list[str]:
+def best_tasks(scores: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The nine tasks, of those that `own` has, where no other system is better.
 
     Args:
-        own: task -> score.
+        scores: task -> score.
         others: system -> task -> score; a system without a task is passed over there.
     """
     whole = {name: _merged(row) for name, row in others.items()}
-    mine = _merged(own)
+    mine = _merged(scores)
     return [
         task
         for task in TASKS
@@ -125,7 +127,7 @@ def best_tasks(own: Mapping[str, float], others: Mapping[str, Mapping[str, float
 
 def _merged(row: Mapping[str, float]) -> dict[str, float]:
     """One score of MNLI."""
-    found = dict(row)
-    if "mnli" in found and "mnli_mm" in found:
-        found["mnli"] = (found["mnli"] + found.pop("mnli_mm")) / 2
-    return found
+    merged = dict(row)
+    if "mnli" in merged and "mnli_mm" in merged:
+        merged["mnli"] = (merged["mnli"] + merged.pop("mnli_mm")) / 2
+    return merged

@@ -104,8 +104,8 @@ def pseudo_labelled(
     kept = np.flatnonzero(predicted.max(1) >= threshold)
     if not len(kept):
         return None
-    own = predicted[kept]
-    labels = own.astype(np.float32) if soft else own.argmax(1)
+    confident = predicted[kept]
+    labels = confident.astype(np.float32) if soft else confident.argmax(1)
     return LabelledSet([texts[i] for i in kept], labels, tuple(classes))
 
 
@@ -113,16 +113,20 @@ def united(first: LabelledSet, second: LabelledSet | None) -> LabelledSet:
     """Examples of both; classes become one-hot rows where the other set has soft targets."""
     if second is None:
         return first
-    one, two = first.labels, second.labels
-    if one.ndim != two.ndim:
-        one, two = (x if x.ndim == 2 else one_hot(x, len(first.classes)) for x in (one, two))
-    return LabelledSet([*first.texts, *second.texts], np.concatenate([one, two]), first.classes)
+    labels_1, labels_2 = first.labels, second.labels
+    if labels_1.ndim != labels_2.ndim:
+        labels_1, labels_2 = (
+            x if x.ndim == 2 else one_hot(x, len(first.classes)) for x in (labels_1, labels_2)
+        )
+    return LabelledSet(
+        [*first.texts, *second.texts], np.concatenate([labels_1, labels_2]), first.classes
+    )
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """(N,) classes -> (N, C) float32."""
-    found: np.ndarray = np.eye(num_classes, dtype=np.float32)[labels]
-    return found
+    encoded: np.ndarray = np.eye(num_classes, dtype=np.float32)[labels]
+    return encoded
 
 
 def class_shares(data: LabelledSet | None, num_classes: int) -> list[float]:

@@ -34,10 +34,10 @@ def submission_lines(task: GlueTask, index: Sequence[str], logits: np.ndarray) -
     if logits.shape != (len(index), len(task.classes)):
         raise ValueError(f"{task.name}: logits {logits.shape} for {len(index)} inputs")
     if task.is_regression:
-        told = [f"{x:.3f}" for x in np.clip(logits[:, 0], 0, TOP)]
+        answers = [f"{x:.3f}" for x in np.clip(logits[:, 0], 0, TOP)]
     else:
-        told = [task.labels[i] for i in logits.argmax(1)]
-    return [HEADER, *(f"{i}\t{x}" for i, x in zip(index, told, strict=True))]
+        answers = [task.labels[i] for i in logits.argmax(1)]
+    return [HEADER, *(f"{i}\t{x}" for i, x in zip(index, answers, strict=True))]
 
 
 def write_submission(
