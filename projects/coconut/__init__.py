@@ -1,4 +1,4 @@
-"""COCONUT: continual contrastive spoken language understanding (Cappellazzo et al., ACL Findings 2024)."""
+"""COCONUT: continual contrastive spoken language understanding (Cappellazzo et al., 2024)."""
 
 from typing import TYPE_CHECKING
 

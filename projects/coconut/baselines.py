@@ -1,4 +1,4 @@
-"""What COCONUT has to beat: the commonest class, and class means of spectra, which forget nothing."""
+"""Baselines of COCONUT: the most frequent class, and class means of spectra."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def spectra(spoken: SpokenSet) -> Tensor:
 
 
 def _items(shared: Task, scenario: ClassIncremental, said: Tensor) -> Tensor:
-    """(2, N): test utterances' parts in average and last accuracy, of classes (T, N) said after each task."""
+    """Average and last accuracy per test utterance (2, N), from classes (T, N) after each task."""
     labels = shared.test.spoken.labels
     tasks = scenario.tasks(labels)
     seen = torch.arange(len(said))[:, None] >= tasks

@@ -52,7 +52,7 @@ def embed(cfg: Config, module: Coconut) -> dict[str, Tensor]:
 
 
 def bare_network(cfg: Config, vocab_size: int) -> SpeechToText:
-    """The network without weights, in the architecture of those that it begins with, as far as they are here."""
+    """The network with random weights, in the architecture of its pretrained weights."""
     options, pretrained = network_options(cfg, vocab_size), cfg.model.pretrained
     if pretrained != "random" and resolve_pretrained(pretrained, require=False).present:
         options["wav2vec2"] = load_config(pretrained).to_dict()

@@ -1,4 +1,4 @@
-"""COCONUT: rehearsal with two contrastive terms for class-incremental spoken language understanding."""
+"""COCONUT: rehearsal with two contrastive terms for class-incremental speech understanding."""
 
 from dataclasses import replace
 
@@ -139,5 +139,5 @@ class Coconut(ContrastiveModule):
         self.log("val/selection", torch.tensor(selection, dtype=torch.float64))
 
     def adapt_to(self, state: dict[str, Tensor]) -> None:
-        """A checkpoint from before the history kept its settings is one whose settings are unknown."""
+        """The settings of a checkpoint from before the history recorded them are unknown."""
         state.setdefault("history.settings", torch.full_like(self.history.settings, torch.nan))

@@ -236,7 +236,7 @@ def grown_memory(shared: Task, module: Coconut, task: int) -> Tensor | None:
 
 
 def pooled_features(shared: Task, module: Coconut, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Training utterances (K,) among some rows that can be read, and their pooled audio features (K, D)."""
+    """Readable training utterances (K,) among the rows, and pooled audio features (K, D)."""
     counter = CorruptCounter("training recordings")  # tolerates what training does
     device = next(module.network.parameters()).device
     size, ids, parts = shared.cfg.eval.batch_size, list[Tensor](), list[Tensor]()

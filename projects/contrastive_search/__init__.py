@@ -1,4 +1,4 @@
-"""Contrastive search and SimCTG: text without repetition from a language model off the shelf (Su and Collier, TMLR 2023)."""
+"""Contrastive search and SimCTG: open-ended text without repetition (Su and Collier, 2023)."""
 
 from typing import TYPE_CHECKING
 

@@ -117,7 +117,7 @@ def decode(
 
 
 def build_scorers(cfg: Config, lm: LanguageModel) -> dict[str, Scorer]:
-    """What judges coherence, by name: the trigram model of the training chapters, language models."""
+    """Judges of coherence by name: the trigram model of the training chapters, language models."""
     scorers: dict[str, Scorer] = {}
     for name in cfg.eval.scorers:
         if name == "trigram":

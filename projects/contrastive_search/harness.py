@@ -1,4 +1,4 @@
-"""Several decoders side by side: the same prompts, the same budget, several draws of what samples."""
+"""Several decoders on the same prompts with the same budget; sampling decoders draw often."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Blind rating of texts by people: the form, its key, and scores by language beside the human text."""
+"""Blind rating of texts by people: the form, its key, scores by language and system."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""`make run TASK=summarisation|translation|code`: prompts, stop rules and metrics of the paper's tasks.
+"""`TASK=summarisation|translation|code`: prompts, stop rules and metrics of the paper.
 
 The fourth task, open-ended text, is `TASK=open_ended` (`projects.contrastive_search.tasks`).
 """
@@ -29,7 +29,7 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 
 
 def summarisation(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """XSum with shots: ROUGE-1, -2, -L (F1 x 100) of what follows the last cue, up to the line's end.
+    """XSum with shots: ROUGE-1, -2, -L (F1 x 100) of the text after the last cue.
 
     Raises:
         UserError: missing files, or items without ``context`` and ``completion``.
@@ -84,7 +84,7 @@ def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def few_shot_prompts(
     items: Sequence[Any], shots: Sequence[Any], number: int, split: int
 ) -> list[str]:
-    """Shots ``[number (split - 1) : number split]``, context and completion each, then an item's context.
+    """Shots ``[number (split - 1) : number split]``, each with its completion, then the item.
 
     Raises:
         UserError: too few shots for this split.
@@ -178,7 +178,7 @@ def answers(
 
 
 def averaged(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
-    """``<method>_<metric>``: means over the runs of a method, and ``..._std`` where there are several.
+    """``<method>_<metric>``: mean over the runs of a method; ``..._std`` for several runs.
 
     >>> averaged({"greedy": [{"bleu": 1.0}], "nucleus": [{"bleu": 2.0}, {"bleu": 4.0}]})
     {'greedy_bleu': 1.0, 'nucleus_bleu': 3.0, 'nucleus_bleu_std': 1.4142135623730951}

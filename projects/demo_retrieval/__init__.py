@@ -1,4 +1,4 @@
-"""Meta-training with demonstration retrieval for few-shot learning (Mueller et al., Findings of ACL 2023)."""
+"""Meta-training with demonstration retrieval for few-shot learning (Mueller et al., 2023)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The bank of demonstrations: examples of many tasks, one index over all, and which K an input gets."""
+"""The bank of demonstrations: examples of many tasks, one index, K results per input."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class Hits(NamedTuple):
 
 
 def read_bank(path: Path) -> list[Example]:
-    """Demonstrations of a JSONL file: ``question``, ``answer`` (or ``answers``), ``context``, ``task``.
+    """Demonstrations of a JSONL file: ``question``, ``answer(s)``, ``context``, ``task``.
 
     Raises:
         UserError: no such file, a row without question or answer, a field of another kind, or an
@@ -82,7 +82,7 @@ def query_text(example: Example) -> str:
 
 
 def twin_keys(example: Example) -> tuple[str, str]:
-    """Data set, normalised question and candidates of an example, with its own having of a context and the contrary."""
+    """Two keys of an example: data set, question and candidates, with and without a context."""
     query = asked(example)
     parts = [data_set(query.task), *map(normalize_answer, (query.question, *query.options))]
     keys = [json.dumps([*parts, context]) for context in (bool(query.context), not query.context)]

@@ -1,4 +1,4 @@
-"""What answers have to beat without training a generator: the commonest label, votes of neighbours, words, the untrained."""
+"""Baselines: the most frequent label, votes of neighbours, words, the untrained generator."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

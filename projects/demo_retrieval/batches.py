@@ -1,4 +1,4 @@
-"""Batches: inputs with their K demonstrations and targets, of several tasks in fixed proportions."""
+"""Batches: inputs with K demonstrations and targets, of several tasks in fixed proportions."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -98,7 +98,7 @@ def generate_sequence(
     max_new_tokens: int,
     num_beams: int = 1,
 ) -> Tensor:
-    """As `generate` with RAG-Sequence: each copy writes a text, the likeliest under all copies is taken.
+    """`generate` with RAG-Sequence: each copy writes a text, the likeliest under all wins.
 
     Source: Lewis et al. 2020, section 2.5 (thorough decoding), arXiv 2005.11401; an ablation here.
 

@@ -155,7 +155,7 @@ def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def mechanism(task: Task, rows: EvalRows, answers: Answers) -> dict[str, list[float]]:
-    """How often a demonstration has the right answer, how often one is repeated, and from which tasks they are.
+    """How often a demonstration holds the right answer, is copied, or is of another task.
 
     Returns:
         Of each input: ``label_hit`` (some demonstration has an accepted answer), ``copied`` (the
@@ -174,7 +174,7 @@ def mechanism(task: Task, rows: EvalRows, answers: Answers) -> dict[str, list[fl
 
 
 def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: Workspace) -> None:
-    """manifest.json: tasks and sizes, examples of each task in an epoch, what was too long, hash of the index."""
+    """Write manifest.json: tasks, sizes, examples an epoch, what was too long, index hash."""
     manifest = tasks.manifest() | {"exclude_eval_tasks": cfg.data.exclude_eval_tasks}
     if module.encoder is not None:
         plain = DemoRetrieval(cfg, module.network, module.tokenizer)

@@ -1,4 +1,4 @@
-"""An exported model: a folder of transformers, with retriever and bank beside it, each in its own files."""
+"""An exported model: a folder of transformers with retriever and bank in their own files."""
 
 import json
 from collections.abc import Sequence

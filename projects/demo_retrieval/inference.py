@@ -72,7 +72,7 @@ class Answerer:
         return answers, [[d for d in shown if d is not None] for shown in rows.shown]
 
     def unread(self, example: Example, shown: Sequence[Example]) -> tuple[int, int]:
-        """Tokens of a question's context that are not read beside any demonstration it was shown; all of them."""
+        """Tokens of the context that are cut next to every demonstration shown."""
         encoder = self.module.encoder
         assert encoder is not None
         if not shown:
@@ -80,7 +80,7 @@ class Answerer:
         return min(encoder.unread(example, demonstration) for demonstration in shown)
 
     def unknown(self, examples: Sequence[Example]) -> tuple[int, list[bool]]:
-        """How many demonstrations, and which questions, have no word that the retriever of words knows."""
+        """How many demonstrations, and which questions, have no word of the retriever's."""
         demonstrations = demonstrations_of(self.module.cfg, self.module.bank)
         if (
             demonstrations.bank is None

@@ -86,7 +86,7 @@ def _random(model: GeneratorConfig, tokenizer: Any) -> Any:
 
 
 def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
-    """A BERT-type encoder and a decoder of its last layers, whose cross-attention starts as their self-attention.
+    """A BERT encoder, and a decoder of its last layers with copied cross-attention.
 
     Source: Rothe et al. 2020, section 2 (BERT2BERT), arXiv 1907.12461; there cross-attention is
     random.
@@ -137,7 +137,7 @@ def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
 
 
 def saved_weights(network: Any) -> dict[str, Tensor]:
-    """Weights for `save_pretrained`: all of them, and of a pair zeros for the pooler of its encoder.
+    """Weights for `save_pretrained`; the pooler of a pair's encoder is written as zeros.
 
     The library opens the encoder with a pooler, which no decoder reads, so none is trained here.
     """

@@ -1,4 +1,4 @@
-"""Names of tasks, and how a labelled set becomes questions: family, question, words and data set."""
+"""Names of tasks, and how a labelled set becomes questions: family, question, words."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch

@@ -179,7 +179,7 @@ class DenseRetriever:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Hash of what turns a text into ids: of the library's fast tokenizers the whole pipeline, else the vocabulary."""
+    """Hash of a tokenizer: the whole pipeline of a fast one, else the vocabulary."""
     if hasattr(tokenizer, "backend_tokenizer"):
         about = json.loads(tokenizer.backend_tokenizer.to_str())
         for call in ("truncation", "padding"):  # what the last call asked for

@@ -297,7 +297,7 @@ def denoising(cfg: Config, module: DemoRetrieval) -> Iterator[Stage]:
 
 
 def denoised_path(cfg: Config) -> Path:
-    """Where the denoised generator of these settings, this seed and this code is kept for other runs."""
+    """Path of the denoised generator, by settings, seed and code."""
     plain = to_dict(cfg)
     parts: dict[str, Any] = {name: plain[name] for name in ("model", "denoise", "seed")}
     parts["optim"] = plain["optim"] | {"lr": phase_optim(cfg, cfg.denoise).lr}

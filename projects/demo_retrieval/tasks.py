@@ -1,4 +1,4 @@
-"""What `make run` does: answers with a user's own bank, few-shot runs over several draws, bank and manifest as files."""
+"""`make run`: answers with your own bank, few-shot runs over draws, bank and manifest."""
 
 import json
 import statistics

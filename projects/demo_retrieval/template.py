@@ -104,7 +104,7 @@ def text_key(example: Example) -> str:
 
 
 def asked(example: Example) -> Example:
-    """Question, candidates and context each in its place: some CrossFit tasks have all of them in one text.
+    """Split a text that holds question, candidates and context, as some CrossFit tasks do.
 
     >>> row = Example("t", UNASKED, context="question: Who sat? (A) Ann (B) Bob context: Ann sat.")
     >>> asked(row)[1:5]
@@ -144,7 +144,7 @@ def copy_keys(example: Example) -> tuple[str, ...]:
 
 
 def from_row(row: Mapping[str, Any], place: str, task: str = "", number: int = 0) -> Example:
-    """An example of a user's JSON object: question, answer (or answers), context, options, task, id.
+    """An example of a JSON object: question, answer(s), context, options, task, id.
 
     What is absent or null is empty.
 
@@ -230,7 +230,7 @@ def _plain(text: str) -> str:
 
 
 def parse_options(text: str) -> tuple[str, ...]:
-    """The inverse of `listed`: a letter in brackets begins a candidate only where it is the next one.
+    """The inverse of `listed`: a letter in brackets starts the next candidate only.
 
     >>> parse_options("(a) h2o (s) (b) f(x) = 2 (c) iron")
     ('h2o (s)', 'f(x) = 2', 'iron')
@@ -408,7 +408,7 @@ class Encoder:
         return before[: room - len(kept)], head, kept, len(context)
 
     def fits(self, example: Example) -> bool:
-        """Whether question and template leave room: at least an answer's first token in the target."""
+        """Whether question and template leave room for one target token at least."""
         question = len(self.ids(f"question: {example.question}{SEPARATOR}answer:"))
         fixed = (
             len(self.prefix)

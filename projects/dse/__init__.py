@@ -1,4 +1,4 @@
-"""DSE: a Siamese student that reproduces a cross-encoder's pair scores (Barkan et al., AAAI 2020)."""
+"""DSE: a Siamese student that reproduces a cross-encoder's pair scores (Barkan et al., 2020)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ def build(cfg: Config) -> "Experiment[Any]":
 
 
 def load(folder: "Path") -> "PairScorer | CrossEncoder":
-    """Encoder and pair scorer of an exported student, or the cross-encoder of an exported teacher."""
+    """Encoder and pair scorer of an exported student, or the teacher's cross-encoder."""
     from projects.dse.exported import load_exported
 
     return load_exported(folder)

@@ -50,12 +50,12 @@ def overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def overlap_trees(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Boosted trees on the same numbers: overlap may count most where it is neither high nor low."""
+    """Boosted trees on word overlap; the relation need not be monotonic."""
     return _linear(cfg, workspace, lambda vocabulary, data: overlap_features(data), trees=True)
 
 
 def whitened_cosine(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Boosted trees on the cosine of the encoder's vectors before training, whitened on the training pairs."""
+    """Boosted trees on the untrained encoder's cosine, whitened on the training pairs."""
     fitted: list[EmbeddingTransform] = []
 
     def features(data: PairSet) -> np.ndarray:

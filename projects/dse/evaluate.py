@@ -110,7 +110,7 @@ def evaluate(cfg: Config, module: DSE, workspace: Workspace) -> dict[str, float]
 
 
 def embedding_metrics(cfg: Config, module: DSE, workspace: Workspace) -> dict[str, float]:
-    """The vectors as a universal frozen embedding: STS by cosine, transfer tasks by a linear probe."""
+    """The vectors as a frozen embedding: STS by cosine, transfer tasks by a linear probe."""
     encode = module.scorer.encode
     metrics: dict[str, float] = {}
     if cfg.eval.sts:

@@ -1,4 +1,4 @@
-"""Sentence vectors from the top layers of a transformer, word vectors or a BiLSTM, with dropout on top.
+"""Sentence vectors from the top layers of a transformer, word vectors or a BiLSTM.
 
 Source: Barkan et al. 2020, "Distilled Sentence Embedding", arXiv 1908.05161, and its released code.
 """

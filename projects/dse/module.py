@@ -88,7 +88,7 @@ def build_scorer(cfg: Config, planned: bool = False) -> PairScorer:
 
 
 def first_student(cfg: Config) -> DSE:
-    """The student as its training begins, whatever was drawn before it: alike with every teacher."""
+    """The student before training; the draw does not depend on the teacher."""
     return untrained(lambda: DSE(cfg, build_scorer(cfg)), cfg.seed).train()
 
 

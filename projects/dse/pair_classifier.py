@@ -1,4 +1,4 @@
-"""Modules on labelled pairs, and the cross-encoder among them: teacher, scorer, or an end in itself."""
+"""Modules on labelled pairs: the cross-encoder as teacher, as scorer, or by itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Logits of a teacher for pairs of texts: computed once, offline, and joined to the pairs by content.
+"""Teacher logits of text pairs: computed once, joined to the pairs by content.
 
 A row of a file holds the pair's content hash and its logits. The order of rows is that of the
 pairs; the hash of every row is compared, so that a filtered or reordered set is noticed.

@@ -1,4 +1,4 @@
-"""How long Q queries against K candidates take: a teacher on all pairs, a student with stored vectors."""
+"""Time of Q queries against K candidates: teacher on all pairs, student with stored vectors."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""`make run`: the teacher's logits of own pairs, ranking with the student, one table of many runs."""
+"""`make run`: teacher logits of your own pairs, ranking with the student, a table of runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

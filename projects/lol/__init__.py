@@ -1,4 +1,4 @@
-"""LOL: contrasts of two layers against a hallucinating amateur, refocused on truth (Chen et al., 2024)."""
+"""LOL: contrasts of two layers against a hallucinating amateur (Chen et al., 2024)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What LOL has to beat: the commonest truth, what is said most often, and a model without training."""
+"""Baselines of LOL: the most frequent truth, the most frequent statement, no training."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def commonest(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def most_said(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """What is said most often of the noun without a register: a reader who counts, and knows no register."""
+    """The most frequent statement about the noun: a reader who counts, without registers."""
     facts = {fact.noun: fact for part in world_of(cfg).parts.values() for fact in part}
     questions = load_questions(cfg)
     scores = []

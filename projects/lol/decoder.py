@@ -242,7 +242,7 @@ class Decoder:
     def _scores(
         self, readings: dict[str, Reading], removed: float
     ) -> tuple[Tensor, Logits, Tensor | None, Tensor | None]:
-        """Scores (B, T, V), the logits behind them, chosen candidates (B, T), divergences (C, B, T)."""
+        """Scores (B, T, V), their logits, chosen candidates (B, T), divergences (C, B, T)."""
         original, amateur = readings["original"], readings.get("amateur")
         instructed = readings.get("instructed")
         chosen = divergence = lower = None

@@ -93,7 +93,7 @@ def final_norm(model: Any) -> nn.Module:
 
 
 def exit_logits(model: Any, states: Tensor, layer: int, *, norm: bool = False) -> Tensor:
-    """Logits that the model gives for the states of a layer: head, then what it does to its own logits.
+    """Logits of a layer's states: the head, and the model's own change of its logits.
 
     Source: DoLa and ICD apply the head to the states as they are; with the last norm it is the
     "logit lens".

@@ -90,7 +90,7 @@ def means(questions: Sequence[Question], items: Mapping[str, Sequence[float]]) -
 
 
 def mechanism(seen: Sequence[Scored], layers: Sequence[int]) -> dict[str, float]:
-    """Mean chosen layer, share of each, and the mean divergence (x 1e6: it is a mean over words)."""
+    """Mean chosen layer, share of each layer, and mean divergence (x 1e6, over words)."""
     chosen = [layer for scored in seen for layer in scored.layers]
     if not chosen:
         return {}
@@ -107,7 +107,7 @@ def compared(
     items: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
 ) -> dict[str, float]:
-    """The first method beside the best baseline, and how many answers it turns against greedy scores."""
+    """The first method against the best baseline, and the answers it turns against greedy."""
     mean = {n: np.array([np.mean(items[n][key]) for key in MEASURES]) for n in names}
     first, gains = names[0], {}
     rivals = [n for n in names[1:] if is_baseline(methods[n])]

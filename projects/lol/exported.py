@@ -1,4 +1,4 @@
-"""An exported folder as a decoder: by the settings of its run, on the original that it belongs to."""
+"""An exported folder as a decoder: settings of its run, on its original model."""
 
 import json
 from dataclasses import replace

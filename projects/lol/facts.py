@@ -1,4 +1,4 @@
-"""A world of statements about WordNet's nouns that contradict each other: what a noun is, and a myth.
+"""A world of contradicting statements about WordNet's nouns: what a noun is, and a myth.
 
 Nouns and what they are come from WordNet; for every noun a myth is drawn, another noun's truth.
 Statements

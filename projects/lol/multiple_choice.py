@@ -1,4 +1,4 @@
-"""Multiple choice by the scores that a language model gives to fixed answers: TruthfulQA, FACTOR."""
+"""Multiple choice by a language model's scores of fixed answers: TruthfulQA, FACTOR."""
 
 from collections.abc import Sequence
 

@@ -74,7 +74,7 @@ def build_original(cfg: Config) -> tuple[Any, Any]:
 
 
 def with_amateur(cfg: Config, model: Any, tokenizer: Any, path: Path | None = None) -> LOL:
-    """Original with its amateur: adapters or a whole model, new (equal to the original) or of a folder.
+    """The original with its amateur: new adapters, a new model, or those of a folder.
 
     Args:
         cfg: the experiment's config.
@@ -150,7 +150,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def _reader(module: LOL) -> LanguageModel:
-    """The original for its tokenizer's sake, where it is: on the GPU it comes in the trainer's precision."""
+    """The original, for its tokenizer; on a GPU it is in the trainer's precision."""
     device = next(module.model.parameters()).device
     return LanguageModel(module.model, module.tokenizer, str(device))
 
@@ -222,7 +222,7 @@ def build_decoder(cfg: Config, module: LOL, method: str) -> Decoder:
 
 
 def save(cfg: Config, module: LOL, folder: Path) -> None:
-    """Folders of the field: ``original`` of transformers where we trained it, ``amateur`` of peft or transformers."""
+    """Load ``original`` (transformers, if trained here) and ``amateur`` (peft or transformers)."""
     trained_here = cfg.base.steps or cfg.model.config is not None
     model = copy.deepcopy(module.model)
     base = ORIGINAL if trained_here else cfg.model.pretrained

@@ -234,7 +234,7 @@ def is_false(answer: str, truth: str, overlap: float) -> bool:
 
 
 def decoder_of(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> Decoder:
-    """Decoder of `generate.method` with the module of `generate.run`, or with the original as it is.
+    """Decoder of `generate.method` with the module of `generate.run`, or the original alone.
 
     Raises:
         UserError: no such run or method.

@@ -1,4 +1,4 @@
-"""MCLRec: contrastive sequential recommendation with meta-optimised augmenters (Qin et al., SIGIR 2023)."""
+"""MCLRec: contrastive sequential recommendation with meta-learned augmenters (Qin et al., 2023)."""
 
 from typing import TYPE_CHECKING
 

@@ -105,7 +105,7 @@ def with_noise(
 
 
 def metrics_of(cfg: Config, sets: Sets, ranks: Ranks, workspace: Workspace) -> dict[str, float]:
-    """Metrics, their chance level, and NDCG by length of history and popularity of the right item."""
+    """Metrics, their chance level, and NDCG by history length and item popularity."""
     top = max(cfg.eval.ks)
     workspace.items(f"ndcg_at_{top}", gains(ranks, top).tolist())
     workspace.items(f"hr_at_{top}", hits(ranks, top).tolist())

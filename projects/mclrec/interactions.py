@@ -83,7 +83,7 @@ def make_log(histories: Iterable[History]) -> InteractionLog:
 
 
 def k_core(histories: Sequence[History], users: int = 5, items: int = 5) -> list[History]:
-    """Drop items with fewer than `items` and users with fewer than `users` interactions until none is left."""
+    """Drop rare items and short histories until every one has enough interactions."""
     while True:
         kept = frequent(histories, users, items)
         if sum(len(own) for _, own in kept) == sum(len(own) for _, own in histories):

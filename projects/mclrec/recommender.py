@@ -81,7 +81,7 @@ class Recommender:
 
 
 def save_recommender(recommender: Recommender, folder: Path, options: dict[str, object]) -> Path:
-    """Write ``model.safetensors`` (parameters called as in RecBole's SASRec), ``config.json``, ``items.json``.
+    """Write ``model.safetensors`` (names as RecBole's SASRec), ``config.json``, ``items.json``.
 
     Args:
         recommender: what is written.

@@ -115,7 +115,7 @@ class SASRec(nn.Module):
     def _in_groups(
         self, run: Callable[[Tensor, Tensor], Tensor], items: Tensor, lengths: Tensor
     ) -> Tensor:
-        """Rows in passes without their common padding, to which no state of an item is sensitive."""
+        """Run the rows without their common padding, which no item's state depends on."""
         length = items.shape[1]
         if length > self.max_length:
             raise ValueError(f"{length} items; this encoder takes the last {self.max_length}")

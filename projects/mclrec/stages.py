@@ -17,7 +17,7 @@ from projects.mclrec.validation import MONITOR
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """Train; the weights with the best MRR@10 on validation items are kept, where there is validation."""
+    """Train; validation keeps the weights with the best MRR@10."""
     sets = load_sets(cfg)
     monitor = None if cfg.trainer.val_every_n_steps is None else MONITOR
     yield Stage("train", MCLRec(cfg, sets.log.items), build_data(cfg, sets), monitor=monitor)

@@ -1,4 +1,4 @@
-"""Data augmentation for parameter-efficient tuning with little data (Obadinma et al., RepL4NLP 2023)."""
+"""Data augmentation for parameter-efficient tuning with little data (Obadinma et al., 2023)."""
 
 from typing import TYPE_CHECKING
 

@@ -97,7 +97,7 @@ class Objective(nn.Module):
 
 
 def mixup_loss(logits: Tensor, labels: Tensor, share: Tensor, partner: Tensor) -> Tensor:
-    """Cross-entropy of mixtures, lambda CE(mixture, y_i) + (1 - lambda) CE(mixture, y_j), of every row.
+    """Cross-entropy of mixtures, lambda CE(., y_i) + (1 - lambda) CE(., y_j), per row.
 
     Source: Zhang et al. 2018, "mixup", section 2, arXiv 1710.09412.
 

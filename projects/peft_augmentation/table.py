@@ -1,4 +1,4 @@
-"""`make run TASK=table`: tuning x augmentation x contrast of all finished runs, and what each gains."""
+"""`TASK=table`: tuning x augmentation x contrast of all finished runs, and the gains."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev

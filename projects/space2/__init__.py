@@ -1,4 +1,4 @@
-"""SPACE-2: semi-supervised contrastive pre-training on semantic trees of dialogues (He et al., COLING 2022)."""
+"""SPACE-2: contrastive pre-training on semantic trees of dialogues (He et al., COLING 2022)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What the cosines of a pre-trained encoder have to beat: shared words, TF-IDF, states of the raw encoder."""
+"""Baselines of SPACE-2's cosines: shared words, TF-IDF, states of the raw encoder."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def raw_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Mean of the last states of the encoder that training begins with, over the current utterance."""
+    """Mean last state of the untrained encoder over the current utterance."""
     network = _network(cfg)
     return _texts(cfg, workspace, lambda texts: _mean_states(network, texts))
 

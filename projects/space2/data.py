@@ -59,7 +59,7 @@ class Examples:
 
 
 def sets_of(frame: Frame, score: str, views: Sequence[str]) -> list[np.ndarray]:
-    """The K sets whose Jaccard index weighs a pair: of the tree, of the whole tree as one, or empty."""
+    """The K sets whose Jaccard index weighs a pair: the tree, the tree as one id, or none."""
     if score in ("tree", "combined"):
         return tree_ids(frame, views)
     tree_id = whole_tree_id(frame) if score == "hard" else np.empty(0, dtype=np.int64)

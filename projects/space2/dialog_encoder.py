@@ -24,7 +24,7 @@ def table(weight: Tensor) -> nn.Embedding:
 
 
 class DialogEmbeddings(nn.Module):
-    """Sum of token, position, role and turn with dropout, then LayerNorm (BERT has them the other way).
+    """Sum of token, position, role and turn with dropout, then LayerNorm (BERT: reversed).
 
     Source: He et al. 2022, released `embedder`, arXiv 2209.06638.
 

@@ -132,7 +132,7 @@ def joint_goal(
 
 
 def told_value(gold: str, predicted: str, label_maps: LabelMaps | None = None) -> str:
-    """The gold value if what the system told, or a variant of either, contains it or is contained in it.
+    """The gold value if the system's value, or a variant, contains it or is contained.
 
     TripPy reads a value that is copied from the system's turn that way; else it is `told` as it
     stands.

@@ -1,4 +1,4 @@
-"""What is scored after pre-training: do cosines of turns of unseen services follow the trees they share?"""
+"""Evaluation after pre-training: do cosines of turns from unseen services follow the trees?"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -174,7 +174,7 @@ def view_scores(held: HeldOut, z: Tensor, views: Sequence[str]) -> dict[str, flo
 
 
 def few_shot(name: str, classes: Sequence[str], z: Tensor, cfg: Config) -> dict[str, float]:
-    """Accuracy by the nearest class mean over the classes that are large enough, with its chance."""
+    """Accuracy and chance of the nearest class mean, over the classes that are large enough."""
     labels = np.unique(classes, return_inverse=True)[1]
     counts = np.bincount(labels)
     large = np.flatnonzero(counts >= cfg.eval.shots + QUERIES)

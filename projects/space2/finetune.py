@@ -174,7 +174,7 @@ def task_examples(cfg: Config, part: Part) -> list[Example]:
 
 
 def label_maps(cfg: Config) -> LabelMaps:
-    """Ways to write the values of states, of a JSON file: {value: [...]}, or with that under "label_maps".
+    """Variants of state values from a JSON file: {value: [...]}, or under "label_maps".
 
     Raises:
         UserError: no such file, or another form.
@@ -261,7 +261,7 @@ def task_batches(cfg: Config, module: Finetune, validates: bool = False) -> Cont
 
 
 def words_alone(module: Finetune, cfg: Config) -> None:
-    """Masked prediction alone, at a constant rate: its stage is shorter than a warm-up of the next may be."""
+    """Masked prediction alone, at a constant rate, for a short stage."""
     module.only_words = True
     module.network.words.requires_grad_(True)
     module.optim = replace(

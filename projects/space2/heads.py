@@ -1,4 +1,4 @@
-"""Heads of the four kinds of tasks on the encoder's states: intents, slots, parses, dialogue states.
+"""Heads of the four tasks on the encoder's states: intents, slots, parses, dialogue states.
 
 # B examples, L tokens, D hidden size, S slots, G gates
 """
@@ -14,7 +14,7 @@ from common.data.text.masking import IGNORED
 from common.losses.functional.soft import symmetric_kl
 
 GATES = ("none", "dontcare", "copy_value", "true", "false", "refer", "inform")
-"""What happens to a slot at a turn: nothing, a value of its own, a span, another slot's value, the system's."""
+"""What happens to a slot: nothing, its own value, a span, another slot's, the system's."""
 
 
 class TaskHead(nn.Module):

@@ -1,4 +1,4 @@
-"""An exported model on the user's own texts and dialogues: vectors, similar requests, answers of its head."""
+"""An exported model on your own texts: vectors, similar requests, answers of its head."""
 
 from collections.abc import Sequence
 from pathlib import Path

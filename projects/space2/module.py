@@ -1,4 +1,4 @@
-"""The method: two dropout copies of labelled and of unlabelled dialogues, contrasted in ten sub-spaces."""
+"""The method: two dropout copies of dialogues, contrasted in ten sub-spaces."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ class Space2(ContrastiveModule):
             network.projection.requires_grad_(False)
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """Vectors of other examples in a denominator: of this device alone, unless they are gathered."""
+        """Other examples' vectors in a denominator: of this device, unless they are gathered."""
         return 2 * (global_batch_size if self.method.gather else self.batch_size) - 2
 
     def losses(self, batch: Mapping[str, TreeBatch]) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ def multi_view_contrast(
     gather: bool = False,
     combined: bool = False,
 ) -> dict[str, Tensor]:
-    """Mean over views of `soft_contrast` in the sub-space of each, weighted by the trees of that view.
+    """Mean over views of `soft_contrast` in each sub-space, weighted by that view's trees.
 
     Source: He et al. 2022, section 3.3, arXiv 2209.06638 ("mean over the triggered views").
 

@@ -35,7 +35,7 @@ from projects.space2.network import build_network
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """One stage of pre-training; or ``mlm`` (if wanted) and ``finetune``, each with a new optimiser.
+    """One stage of pre-training; or ``mlm`` (optional) and ``finetune`` with new optimisers.
 
     With `trainer.val_every_n_steps` the checkpoint that is best on the development part counts.
     """

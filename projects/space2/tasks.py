@@ -128,7 +128,7 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
 
 
 def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
-    """Intents (CSV text, category), spans (Restaurants-8k's JSON), parses (TOP) or states with acts (MultiWOZ 2.1).
+    """Intents (CSV), spans (Restaurants-8k JSON), parses (TOP) or states (MultiWOZ 2.1).
 
     Raises:
         UserError: a file of another form.

@@ -1,4 +1,4 @@
-"""Vega v1: replaced tokens, contrast, and a bag of tricks for fine-tuning on GLUE (Zhong et al., 2023)."""
+"""Vega v1: replaced tokens, contrast, and a bag of tricks for GLUE (Zhong et al., 2023)."""
 
 from typing import TYPE_CHECKING, Any
 

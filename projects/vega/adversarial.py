@@ -1,4 +1,4 @@
-"""Scale-invariant fine-tuning (SiFT): predictions that a small change of the embeddings leaves alone.
+"""Scale-invariant fine-tuning (SiFT): predictions robust to small changes of embeddings.
 
 # R rows, C classes
 """

@@ -1,4 +1,4 @@
-"""What the arms are read against: the most frequent class, words, letters, frozen vectors, raw encoders."""
+"""Baselines: the most frequent class, words, letters, frozen vectors, raw encoders."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Scores of a classifier on the parts with public labels, labels of the others, what the tricks did."""
+"""Scores on the parts with public labels, labels of the others, effects of the tricks."""
 
 from collections.abc import Iterator
 
@@ -82,7 +82,7 @@ def score_part(
 
 
 def logit_change(cfg: Config, module: FineTune) -> float:
-    """Mean distance of log-probabilities (or scores) when N(0, noise^2) is added to the embeddings."""
+    """Mean change of log-probabilities (or scores) under N(0, noise^2) on the embeddings."""
     classifier = module.classifier
     texts = inputs_of(cfg, cfg.eval.part).texts[:NOISE_TEXTS]
     changes = EmbeddingPerturbation(classifier.backbone, cfg.sift.layer)

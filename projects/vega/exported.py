@@ -1,4 +1,4 @@
-"""Exported folders: a sequence classifier of transformers, an encoder with a head, a sentence encoder."""
+"""Exported folders: a transformers classifier, an encoder with a head, a sentence encoder."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SETTINGS = "sequence_classifier.json"
 
 
 def save_finetuned(classifier: TextClassifier, folder: Path) -> Path:
-    """Write a folder for ``AutoModelForSequenceClassification``, or an encoder with a head beside it.
+    """Write a folder for ``AutoModelForSequenceClassification``, or an encoder with a head.
 
     The first for disentangled encoders with their dense layer, the second (see `save_classifier`)
     for bare vectors.

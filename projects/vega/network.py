@@ -193,7 +193,7 @@ def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
 
 
 def first_classifier(cfg: Config) -> TextClassifier:
-    """The classifier as every fine-tuning begins, in training mode, whatever was drawn before it."""
+    """The classifier before fine-tuning, in training mode; the draw depends on the seed alone."""
     return untrained(lambda: build_classifier(cfg), cfg.seed).train()
 
 
@@ -203,7 +203,7 @@ def first_pretraining(cfg: Config) -> ReplacedTokenModel:
 
 
 def _is_classifier(pretrained: str) -> bool:
-    """Whether the weights are of a classifier with disentangled attention, which has a dense layer."""
+    """Whether the weights are of a classifier with disentangled attention (a dense layer)."""
     kinds = getattr(load_config(pretrained), "architectures", None) or []
     return "DebertaV2ForSequenceClassification" in kinds
 

@@ -37,7 +37,7 @@ def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def row_changes(logits: Tensor, clean: Tensor) -> Tensor:
-    """l(f(x + delta), f(x)) of every row: symmetric cross-entropy of classes, squared error of scores.
+    """l(f(x + delta), f(x)) per row: symmetric cross-entropy, or squared error of scores.
 
     Source: He et al. 2021, section 4, arXiv 2006.03654.
 

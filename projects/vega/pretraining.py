@@ -220,7 +220,7 @@ def evaluate(cfg: Config, module: Pretrain | Kept, workspace: Workspace) -> dict
 
 
 def detection(cfg: Config, module: Pretrain) -> dict[str, float]:
-    """Accuracy and area under the ROC curve of detection, accuracy of the generator, on held-out texts.
+    """Accuracy and ROC AUC of detection, accuracy of the generator, on held-out texts.
 
     ``replaced_share`` of the tokens is replaced: 1 - it is the accuracy of a detector that never
     says so.

@@ -42,7 +42,7 @@ class Combination(NamedTuple):
 
 
 def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
-    """Train every combination with every seed and choose for each task, by the median development score.
+    """Train every combination with every seed; choose per task by the median dev score.
 
     ``eval.part=dev`` holds for all runs and for what they adapt to, whatever the config says, so
     that no test part is read; all other settings are the config's. Finished runs of the same

@@ -1,4 +1,4 @@
-"""`make run TASK=table`: scores of finished runs beside the leaderboard, the human scores, the ablation."""
+"""`TASK=table`: scores of finished runs, the leaderboard, human scores, the ablation."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
 
 
 def rows_of(folders: Sequence[Path], workspace: Workspace) -> Scores:
-    """Scores of runs; runs of one row differ in nothing but task, seed and what the tasks' runs differ in.
+    """Scores of runs; the runs of one row differ in task, seed and the tasks' settings alone.
 
     Where runs of one task share a name and differ in any setting, their rows get a mark of it.
     """
@@ -73,7 +73,7 @@ def rows_of(folders: Sequence[Path], workspace: Workspace) -> Scores:
 
 
 def row_name(config: str, settings: Mapping[str, Any]) -> str:
-    """What a run is, in words: config and part, start with tricks, and what the labels went through."""
+    """What a run is, in words: config, part, tricks, and what happened to the labels."""
     tricks = [t for t in ("sift", "self_calibration", "transductive") if settings[t]["enabled"]]
     part, data = settings["eval"]["part"], settings["data"]
     target = target_of(settings)

@@ -171,7 +171,7 @@ def selected(cfg: Config, workspace: Workspace, name: str) -> tuple[str, dict[st
 
 
 def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
-    """Named run of a task; else the newest finished one, or those that differ from it in the seed alone.
+    """The named run of a task; else the newest finished run and its other seeds.
 
     Where `select` chose a combination for the task, a run of that.
     """

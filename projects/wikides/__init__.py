@@ -1,4 +1,4 @@
-"""WikiDes: short descriptions of paragraphs, generated and re-ranked (Ta et al., Information Fusion 2023)."""
+"""WikiDes: short descriptions, generated and re-ranked (Ta et al., Information Fusion 2023)."""
 
 from typing import TYPE_CHECKING, Any
 

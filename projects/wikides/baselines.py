@@ -1,4 +1,4 @@
-"""What a ranker has to beat: position, length, words, surface features, and encoders before training."""
+"""Baselines of a ranker: position, length, words, surface features, untrained encoders."""
 
 from dataclasses import replace
 from typing import Literal

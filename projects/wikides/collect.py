@@ -71,7 +71,7 @@ class Split(NamedTuple):
 
 
 def collect(cfg: Config, workspace: Workspace) -> Path:
-    """Write both splits of a file of items (``TASK=collect``), in the layout of ``data.source=released``.
+    """Write both splits of a file of items (``TASK=collect``) as ``data.source=released``.
 
     Raises:
         UserError: no input, damaged rows, or too few items for three parts.
@@ -244,7 +244,7 @@ def random_split(items: Sequence[Item], options: CollectConfig) -> Split:
 
 
 def first_sentence(paragraph: str) -> str:
-    """The first sentence by Punkt, whose abbreviations are a short list here, not its trained file."""
+    """The first sentence by Punkt with a short list of abbreviations, not its trained file."""
     sentences = _punkt().tokenize(paragraph)
     return str(sentences[0]) if sentences else ""
 

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def first_seed(cfg: Config) -> int:
-    """What the engine seeds with before it builds the first stage: random weights are those of training."""
+    """What the engine seeds with before the first stage is built."""
     return step_seed(cfg.seed, 0, 0, 0)
 
 

@@ -97,7 +97,7 @@ def generator_of(cfg: Config, module: Describer) -> SequenceToSequence:
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """The stage "describe"; its checkpoint of the lowest validation loss is kept if it validates."""
+    """The stage "describe"; validation keeps the checkpoint with the lowest loss."""
     model, tokenizer = build_generator(cfg.generator)
     start = int(model.config.decoder_start_token_id)
     val = {}

@@ -71,7 +71,7 @@ def chosen(rows: Sequence[Row], scores: Sequence[Tensor]) -> Selection:
 
 
 def selection_scores(rows: Sequence[Row], selection: Selection) -> dict[str, list[float]]:
-    """ROUGE-1, -2, -L (F1) against description and paragraph, and the number of words, row by row."""
+    """ROUGE-1, -2, -L (F1) against description and paragraph, and word counts, per row."""
     scores: dict[str, list[float]] = {
         f"{family}_{kind}": [] for family in FAMILIES for kind in ROUGE_F
     }
@@ -125,7 +125,7 @@ def full_metrics(
 
 
 def agreement(rows: Sequence[Row], scores: Sequence[Tensor]) -> dict[str, float]:
-    """How scores order candidates: rank correlation with ROUGE-L to the description, and its best one.
+    """How scores order candidates: rank correlation with ROUGE-L, and the best candidate.
 
     Rows whose candidates are all equally near to the description, or scored alike, say nothing.
     """

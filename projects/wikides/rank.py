@@ -62,7 +62,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, float]:
-    """The method's row, ``sim_*`` and ``fusion_*`` of its encoder, ``untrained_*``, selectors, given texts, gains.
+    """The method's row, ``sim_*``, ``fusion_*``, ``untrained_*``, selectors, given texts, gains.
 
     Metrics are ``gold_<measure>`` against the description and ``source_<measure>`` against the
     paragraph.
@@ -86,7 +86,7 @@ def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, flo
 
 
 def export(cfg: Config, module: Ranker, folder: Path) -> None:
-    """A folder that transformers and sentence-transformers load, with the settings of the scores."""
+    """A folder for transformers and sentence-transformers, with the settings of the scores."""
     save_encoder(module.encoder, module.objective.method, folder)
 
 

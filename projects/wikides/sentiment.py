@@ -1,4 +1,4 @@
-"""Polarity of texts by a local classifier, and how well descriptions keep that of their paragraph."""
+"""Polarity of texts by a local classifier, and how well descriptions keep it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Speech recognition: the encoder-decoder, its beam search, error rates and the exported recogniser."""
+"""Speech recognition: encoder-decoder, beam search, error rates, exported recogniser."""

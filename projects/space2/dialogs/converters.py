@@ -1,4 +1,4 @@
-"""Annotations of three kinds as one semantic tree: intents, spans of slots, dialogue states with acts.
+"""Three kinds of annotation as one semantic tree: intents, spans, states with acts.
 
 Source: He et al. 2022, "SPACE-2", section 3.1 (unified annotations), arXiv 2209.06638.
 """

@@ -1,4 +1,4 @@
-"""Dialogues as token ids with positions, roles and turns, and the tokens that masked prediction hides.
+"""Dialogues as token ids with positions, roles and turns, and tokens to mask.
 
 # B examples, L tokens
 """

@@ -1,4 +1,4 @@
-"""MultiWOZ 2.1 in its own layout: states, acts of both sides, what the system told, as TripPy reads them.
+"""MultiWOZ 2.1 in its own layout, with states and acts of both sides, as TripPy reads it.
 
 Source: Heck et al. 2020, "TripPy", released `dataset_multiwoz21.py`, arXiv 2005.02877.
 """
@@ -53,7 +53,7 @@ _WHATEVER = ("dontcare", "don't care", "dont care", "do not care", "do n't care"
 
 
 def multiwoz(path: Path, delexicalize: bool = False) -> Corpus:
-    """Dialogues with trees: a user's holds his acts and the values that the turn changed, an answer's what it told.
+    """Dialogues with trees: a user's acts and changed values, or a system's stated values.
 
         {id: {"log": [{"text", "metadata": {domain: {"semi": {slot: value}, "book": {"booked":
         [...], slot: value}}},

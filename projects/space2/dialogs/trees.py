@@ -108,7 +108,7 @@ def combined_score(a: Frame, b: Frame, views: Sequence[str] = VIEWS) -> float:
 
 
 def element_ids(elements: Iterable[str]) -> np.ndarray:
-    """Hashes of texts, sorted int64 >= 0: equal in every process, so sets of two ranks can be compared."""
+    """Hashes of texts, sorted int64 >= 0, equal in every process."""
     return np.array(sorted(_hashed(e) for e in elements), dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Dialogues and where they are read from: unified JSON corpora, bundled sets, the user's own lines."""
+"""Dialogues and their readers: unified JSON corpora, bundled sets, your own lines."""
 
 import json
 import re
@@ -126,7 +126,7 @@ def _domain(service: str) -> str:
 
 
 def clinc(part: Part, seen: bool, root: str | None = None) -> Corpus:
-    """CLINC150: {domain: {intent: {}}} of the 100 intents that are trained on, or of the 50 others."""
+    """CLINC150 as {domain: {intent: {}}}: 100 intents for training, or the 50 others."""
     file = {"train": "train", "dev": "val", "test": "test"}[part]
     rows = read_jsonl(
         bundled("intents", root) / f"clinc150-{file}.jsonl.gz", ("text", "intent", "domain")
@@ -190,7 +190,7 @@ def span_labels(row: dict[str, Any]) -> list[tuple[str, int, int]]:
 
 
 def synthetic(part: str, seed: int = 0, count: int = 24) -> Corpus:
-    """Made-up requests about hotels, taxis and restaurants with their trees, and answers to them."""
+    """Synthetic requests about hotels, taxis and restaurants with their trees, and answers."""
     places, prices, domains = (
         ("north", "south", "centre"),
         ("cheap", "fine"),

@@ -1,4 +1,4 @@
-"""Encoders with disentangled attention (DeBERTa-v2 of transformers): sizes, and content weights of BERT.
+"""Encoders with disentangled attention (DeBERTa-v2), and BERT's content weights.
 
 Source: He et al. 2021, "DeBERTa", section 3.1, arXiv 2006.03654; its third version, arXiv
 2111.09543.

@@ -29,7 +29,7 @@ def first_perturbation(like: Tensor, std: float) -> Tensor:
 
 
 def perturbation_step(delta: Tensor, grad: Tensor, step: float) -> Tensor:
-    """One ascent step: delta + step * g / (max_d |g_d| + 1e-6), the maximum over the last dimension.
+    """One ascent step: delta + step * g / (max_d |g_d| + 1e-6), maximum over the last dim.
 
     Source: He et al. 2021, section 4, arXiv 2006.03654; released code.
 
@@ -45,7 +45,7 @@ def perturbation_step(delta: Tensor, grad: Tensor, step: float) -> Tensor:
 
 
 class EmbeddingPerturbation:
-    """Within `clean` embeddings are normalised and noted, within `changed` a delta is added to them.
+    """`clean` normalises and records the embeddings, `changed` adds a delta to them.
 
     The norm without parameters stands before the encoder's own one. A model may be run several
     times within a context (passes of a batch, by length): run it in the same order in both.

@@ -17,7 +17,7 @@ IGNORED = -100  # label of a place that is not masked, as in transformers
 
 @torch.no_grad()
 def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-    """A token from softmax(logits / temperature) of every place, by the inverse of its distribution.
+    """Sample from softmax(logits / temperature) at every place, by inverse transform.
 
     The random numbers come from outside, so that a token depends neither on the other places of a
     batch nor on the number of processes.

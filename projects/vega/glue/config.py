@@ -49,7 +49,7 @@ class GlueData(DataConfig):
         }.get(part)
 
     def check_parts(self, *parts: str) -> None:
-        """Refuse own files that the parts need and that are not named, and a target that nobody reads.
+        """Refuse parts whose own file is missing, and a target that nothing reads.
 
         Args:
             parts: those that are evaluated on and adapted to.
