@@ -60,8 +60,8 @@ def read_log(path: str | Path) -> list[History]:
         for number, row in enumerate(rows, start=1):
             if not isinstance(row["items"], list):
                 raise UserError(f"{path}, row {number}: 'items' must be a list")
-        found = [(str(row["user"]), [str(item) for item in row["items"]]) for row in rows]
-        return _one_line_each(found, path)
+        histories = [(str(row["user"]), [str(item) for item in row["items"]]) for row in rows]
+        return _one_line_each(histories, path)
     if name.endswith(".txt"):
         return _one_line_each(_lines_of_items(path), path)
     if name.endswith(".inter"):
@@ -73,29 +73,33 @@ def read_log(path: str | Path) -> list[History]:
 
 def make_log(histories: Iterable[History]) -> InteractionLog:
     """Give items their ids, in the order of their first appearance."""
-    found = list(histories)
+    filtered = list(histories)
     ids: dict[str, int] = {}
-    for _, items in found:
+    for _, items in filtered:
         for item in items:
             ids.setdefault(item, len(ids) + 1)
-    sequences = [np.array([ids[item] for item in items], dtype=np.int64) for _, items in found]
-    return InteractionLog([user for user, _ in found], list(ids), sequences)
+    sequences = [np.array([ids[item] for item in items], dtype=np.int64) for _, items in filtered]
+    return InteractionLog([user for user, _ in filtered], list(ids), sequences)
 
 
 def k_core(histories: Sequence[History], users: int = 5, items: int = 5) -> list[History]:
     """Drop rare items and short histories until every one has enough interactions."""
     while True:
         kept = frequent(histories, users, items)
-        if sum(len(own) for _, own in kept) == sum(len(own) for _, own in histories):
+        if sum(len(items_of_user) for _, items_of_user in kept) == sum(
+            len(items_of_user) for _, items_of_user in histories
+        ):
             return kept
         histories = kept
 
 
 def frequent(histories: Sequence[History], users: int, items: int) -> list[History]:
     """One pass of `k_core`: rare items first, then short histories."""
-    counts = Counter(item for _, own in histories for item in own)
-    kept = [(user, [item for item in own if counts[item] >= items]) for user, own in histories]
-    return [(user, own) for user, own in kept if len(own) >= users]
+    counts = Counter(item for _, history in histories for item in history)
+    kept = [
+        (user, [item for item in history if counts[item] >= items]) for user, history in histories
+    ]
+    return [(user, history) for user, history in kept if len(history) >= users]
 
 
 def write_inter(histories: Iterable[History], path: str | Path) -> Path:
