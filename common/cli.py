@@ -312,7 +312,7 @@ def _dashboard(args: argparse.Namespace) -> None:
 def _new_project(args: argparse.Namespace) -> None:
     from common.new_project import write_project
 
-    for path in write_project(args.slug or "", ROOT):
+    for path in write_project(args.slug or "", args.family, ROOT):
         print(path.relative_to(ROOT))
 
 
@@ -486,11 +486,18 @@ VERBS = {
     ),
     "new-project": Verb(
         WRITING,
-        "Write the skeleton of a project; no existing file changes.",
-        "new-project vicreg",
+        "Write the skeleton of a project on a family; no existing file changes.",
+        "new-project vicreg --family images",
         _new_project,
         names=("slug",),
         required=1,
+        options={
+            "--family": {
+                "default": "",
+                "metavar": "NAME",
+                "help": "images, sentences, image_text or retrieval",
+            }
+        },
     ),
 }
 

@@ -10,7 +10,6 @@ import pytest
 
 from common.config import ROOT
 from common.registry import list_projects
-from scripts.collect_changelog import merged
 from scripts.site.equations import sources
 
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
@@ -249,29 +248,3 @@ class Loss:
 '''
     source = "Someone 2020, equation 1, arXiv 1234.5678."
     assert sources(text) == [("Loss", source), ("Loss.forward", "Eq. 2")]
-
-
-# -- changelog -----------------------------------------------------------------------------------
-
-
-def test_fragments_go_to_the_ends_of_their_sections():
-    before = (
-        "# Log\n\n## Unreleased\n\n### Added\n\n- old\n\n### Results\n\n- a number\n\n##"
-        " 0.1\n\n- x\n"
-    )
-    after = merged(
-        before, {"b.md": "- loose\n", "a.md": "### Added\n\n- new\n\n### Fixed\n\n- bug\n"}
-    )
-    assert (
-        after == "# Log\n\n## Unreleased\n\n### Added\n\n- old\n- new\n\n### Changed\n\n- loose\n\n"
-        "### Fixed\n\n- bug\n\n### Results\n\n- a number\n\n## 0.1\n\n- x\n"
-    )
-    assert merged(before, {}) == before
-    log = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert merged(log, {}) == log
-
-
-@pytest.mark.parametrize("text", ["### Add\n\n- x\n", "no bullet\n", ""])
-def test_a_fragment_that_cannot_be_read_is_refused(text):
-    with pytest.raises(ValueError, match=r"x\.md"):
-        merged("# Log\n", {"x.md": text})
