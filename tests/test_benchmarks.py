@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from benchmarks import measure
+from common.config import ROOT
 
 BENCHMARKS = Path(measure.__file__).parent
 QUICK = [
-    path.stem
-    for path in sorted(BENCHMARKS.glob("bench_*.py"))
+    path
+    for path in sorted([*BENCHMARKS.glob("bench_*.py"), *ROOT.glob("projects/*/benchmark.py")])
     if "--quick" in (text := path.read_text(encoding="utf-8")) and "write" in text
 ]
 
@@ -35,10 +36,10 @@ def test_quick_figures_are_no_results():
     assert len(QUICK) > 5
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_quick_runs_leave_the_results_alone(name):
+@pytest.mark.parametrize("path", QUICK, ids=lambda path: str(path.relative_to(ROOT)))
+def test_quick_runs_leave_the_results_alone(path):
     """Figures of few rounds on tiny sizes go elsewhere, or nowhere."""
-    text = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     assert re.search(r"results_folder\([\w.]*quick\)|if not [\w.]*quick", text)
 
 

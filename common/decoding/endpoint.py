@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from common.config import UserError
 from common.data.samplers import Rng
-from common.decoding.generators import Prompt, plain_turn
 from common.decoding.options import Policy, ServerConfig
+from common.decoding.prompts import Prompt, plain_turn
 
 STRATEGIES = ("greedy", "ancestral", "nucleus", "top_k")  # what the interface can be asked for
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # a later attempt may succeed
@@ -65,7 +65,7 @@ class EndpointGenerator:
     def __call__(
         self, prompts: Sequence[Prompt], rngs: Sequence[Rng], max_new_tokens: int | Sequence[int]
     ) -> list[str]:
-        """See `common.decoding.generators.TextGenerator`.
+        """See `common.decoding.prompts.TextGenerator`.
 
         Raises:
             UserError: the server cannot be reached, refuses a request, or answers something else.

@@ -7,34 +7,15 @@ computes the draw itself; a server is sent a seed from the stream, and may or ma
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from common.config import UserError
 from common.data.samplers import Rng
+from common.decoding.endpoint import EndpointGenerator
 from common.decoding.options import Policy, ServerConfig
+from common.decoding.prompts import Prompt, TextGenerator, plain_turn
 
 _CUT = 10  # tokens that a cut prompt stays below its budget: room for the suffix
-
-
-class Prompt(NamedTuple):
-    """What one row asks for."""
-
-    text: str
-    # start of the answer, which a model that continues text is made to go on with; it is part of
-    # what is returned. A chat server gives its whole answer instead
-    begun: str = ""
-    turn: bool = (
-        False  # something to answer rather than a text to continue: the chat template is used
-    )
-
-
-class TextGenerator(Protocol):
-    """Answers to prompts."""
-
-    def __call__(
-        self, prompts: Sequence[Prompt], rngs: Sequence[Rng], max_new_tokens: int | Sequence[int]
-    ) -> list[str]:
-        """Answers in the order of the prompts."""
 
 
 class LocalGenerator:
@@ -138,11 +119,6 @@ def _adds_bos(tokenizer: Any) -> bool:
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
-def plain_turn(prompt: Prompt) -> str:
-    """A turn for a model without chat template."""
-    return f"{prompt.text}\n\nAnswer:\n{prompt.begun}"
-
-
 def text_generator(
     model: str,
     policy: Policy,
@@ -172,8 +148,6 @@ def text_generator(
         UserError: absent weights, or a policy that the server cannot be asked for.
     """
     if server.endpoint is not None:
-        from common.decoding.endpoint import EndpointGenerator
-
         return EndpointGenerator(server, server.served_model or model, policy, stop)
     from common.decoding.language_model import LanguageModel
     from common.decoding.sequence_to_sequence import SequenceToSequence

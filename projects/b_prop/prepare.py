@@ -12,7 +12,8 @@ from common.config import UserError
 from common.damage import parse_json
 from common.data.lines import LineFile
 from common.data.retrieval.beir import CORPUS
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.encoders.text.tower import load_tokenizer
 from common.engine.workspace import Workspace
 from projects.b_prop.config import Config

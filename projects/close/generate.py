@@ -13,13 +13,15 @@ from typing import Any
 from common.config import UserError
 from common.data.lines import read_lines
 from common.data.lookup import bundled
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.row_map.parts import MANIFEST
 from common.data.samplers import Rng, sample_rng
 from common.data.tables import read_jsonl
-from common.decoding.generators import Prompt, generator_settings
+from common.decoding.generators import generator_settings
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
+from common.decoding.prompts import Prompt
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tower import load_config
 from common.engine.workspace import Workspace, write_json

@@ -7,14 +7,18 @@ from torch import Tensor
 
 from common.data.speech.transcripts import TranscriptTokenizer
 from common.distributed.collectives import all_gather_no_grad
-from common.distributed.differentiable import all_gather_with_grad, rank_mean_of_sums
+from common.distributed.differentiable import (
+    all_gather_with_grad,
+    all_reduce_sum,
+    rank_mean_of_sums,
+)
+from common.encoders.pooling import mean_pool
 from common.encoders.speech.special_tokens import PAD
 from common.engine.module import ContrastiveModule
-from common.losses.auxiliary.distillation import mixed
+from common.losses.auxiliary.distillation import mixed, rehearsal_weight, softened_divergence
 from common.losses.auxiliary.tokens import token_sums
 from projects.coconut.config import Config
 from projects.coconut.data import SpeechBatch, build_scenario, memory_slots
-from projects.coconut.distillation import Heard, distillation
 from projects.coconut.history import History
 from projects.coconut.network import rows_embedded
 from projects.coconut.objective import mm_loss, nspt_loss, nspt_weight, teacher_rows
@@ -78,9 +82,10 @@ class Coconut(ContrastiveModule):
             "memory_share": batch["is_memory"].float().mean(),
         }
         loss = terms["ce"]
-        if (distilled := distillation(self, batch, Heard(states, mask, logits))) is not None:
-            terms["kd"] = distilled[0]
-            loss = mixed(terms["kd"], terms["ce"], distilled[1])
+        if self.teacher is not None and self.method.distillation != "none":
+            sums = self._distillation_sums(self.teacher.network, batch, states, mask, logits)
+            terms["kd"] = rank_mean_of_sums(*sums)
+            loss = mixed(terms["kd"], terms["ce"], self._distillation_share(batch["is_memory"]))
         if self.method.contrasts:
             loss = loss + self._contrast(batch, states, mask, terms)  # Eq. 7
         return {"loss": loss, **terms}
@@ -92,6 +97,59 @@ class Coconut(ContrastiveModule):
             logits, tokens, pad_id=PAD, label_smoothing=smoothing, count_pad=count_pad
         )
         return sums.sum(), counts.sum()
+
+    def _distillation_sums(
+        self,
+        teacher: SpeechToText,
+        batch: SpeechBatch,
+        states: Tensor,
+        mask: Tensor,
+        logits: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """L_KD of the baselines A-KD, S-KD and T-KD: sum over its local items, and their number.
+
+        Source: Cappellazzo et al. 2023, arXiv 2305.13899.
+
+        Args:
+            teacher: the network of the previous task.
+            batch: B rows.
+            states: (B, S, D) of the student.
+            mask: (B, S) bool, real states.
+            logits: (B, L - 1, V) of the next tokens, the student's.
+        """
+        kind, is_memory = self.method.distillation, batch["is_memory"]
+        rows = torch.ones_like(is_memory) if kind == "token_all" else is_memory
+        if not bool(rows.any()):
+            return 0.0 * logits.sum(), torch.zeros((), device=logits.device)
+        if kind == "sequence":  # S-KD: the teacher's hypothesis instead of the transcript
+            tokens = self.hypotheses[batch["slots"][rows]]
+            return self.ce_sums(self.network.logits(tokens, states[rows], mask[rows]), tokens)
+        with torch.no_grad():
+            old_states, old_mask = teacher.encode(batch["waveforms"][rows], batch["lengths"][rows])
+        if kind == "audio":  # A-KD
+            old = mean_pool(old_states, old_mask)
+            distance = (mean_pool(states[rows], mask[rows]) - old).square()
+            return distance.sum(), torch.tensor(float(distance.numel()), device=distance.device)
+        tokens = batch["tokens"][rows]  # T-KD
+        with torch.no_grad():
+            old_logits = teacher.logits(tokens, old_states, old_mask)
+        real = tokens[:, 1:] != PAD
+        divergence = softened_divergence(
+            logits[rows][real].float(), old_logits[real].float(), self.method.kd_temperature
+        )
+        return divergence.sum(), torch.tensor(float(len(divergence)), device=divergence.device)
+
+    def _distillation_share(self, is_memory: Tensor) -> float:
+        """Share alpha in ``alpha L_KD + (1 - alpha) L_CE``.
+
+        k / (k + 1) in task k + 1 for distillation on all rows, else sqrt(memory rows / rows) of the
+        global batch, which is 0 without memory in it.
+        """
+        if self.method.distillation == "token_all":
+            return self.task / (self.task + 1)
+        sizes = torch.stack([is_memory.sum(), torch.tensor(len(is_memory)).to(is_memory.device)])
+        num_memory, num_rows = all_reduce_sum(sizes.double()).tolist()
+        return rehearsal_weight(num_memory, num_rows)
 
     def _contrast(
         self, batch: SpeechBatch, states: Tensor, mask: Tensor, terms: dict[str, Tensor]

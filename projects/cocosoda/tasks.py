@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.config import UserError
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.data.samplers import sample_rng
 from common.data.text.books import load_books
 from common.decoding.language_model import LanguageModel

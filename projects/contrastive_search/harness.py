@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.decoding.language_model import LanguageModel, Progress
 from common.decoding.options import Policy
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.decoding.language_model import LanguageModel, cut_note
 from common.engine import workspace as ws
 from common.engine.workspace import Workspace

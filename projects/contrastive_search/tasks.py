@@ -12,7 +12,8 @@ from common.config import UserError
 from common.data.lines import read_lines
 from common.data.lookup import data_root
 from common.data.offline import content_digest
-from common.data.row_map.mapper import RowFunction, RowMap, map_rows
+from common.data.row_map.chunks import RowFunction
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.text.books import load_books
 from common.decoding.language_model import LanguageModel, cut_note
 from common.encoders.state_dict import weights_digest

@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.damage import reading
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.row_map.parts import MANIFEST
 from common.data.tables import read_jsonl
-from common.decoding.generators import LocalGenerator, Prompt, generator_settings, text_generator
+from common.decoding.generators import LocalGenerator, generator_settings, text_generator
 from common.decoding.options import Policy
+from common.decoding.prompts import Prompt
 from common.encoders.image_text.frozen_clip import FrozenClip
 from common.engine.workspace import Workspace, write_json
 from projects.cosmo.clip_prompt import INPUTS, fitted

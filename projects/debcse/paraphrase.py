@@ -71,8 +71,9 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> Made:
     from common.data.lines import one_line
     from common.data.offline import OfflineCache, Row, content_key
     from common.data.samplers import sample_rng
-    from common.decoding.generators import Prompt, text_generator
+    from common.decoding.generators import text_generator
     from common.decoding.options import Policy, ServerConfig
+    from common.decoding.prompts import Prompt
     from common.encoders.text.tower import load_tokenizer
     from projects.debcse.data import corpus
 

@@ -16,6 +16,7 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[DefSentPlus]":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
+    from functools import partial
 
     from common.families.sentences.experiment import sentence_experiment
     from projects.defsent_plus.data import definition_views, dictionary_requirements
@@ -31,12 +32,14 @@ def build(cfg: Config) -> "Experiment[DefSentPlus]":
         lambda cfg, encoder: definition_views(cfg, encoder),
         evaluate=evaluate,
         stages=stages,
-        tasks={"entries": write_entries, "lookup": lookup},
+        tasks={"entries": write_entries},
         requirements=dictionary_requirements,
         num_samples=num_samples,
         num_views=1,
     )
-    return replace(experiment, export=export, load_export=load_export)
+    experiment = replace(experiment, export=export, load_export=load_export)
+    tasks = {**experiment.tasks, "lookup": partial(lookup, cfg, experiment=experiment)}
+    return replace(experiment, tasks=tasks)
 
 
 def load(folder: "Path") -> "DefSentPlus":

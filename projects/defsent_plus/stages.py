@@ -18,8 +18,8 @@ from common.families.sentences.module import first_encoder
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import Dictionary, definition_views, load_dictionary
 from projects.defsent_plus.entries import offline_folder, round_entries
+from projects.defsent_plus.first_weights import fill_pooler
 from projects.defsent_plus.module import DefSentPlus
-from projects.defsent_plus.pooler import fill_pooler
 
 # what the model of a round depends on, beside the number of the round
 _SETTINGS = (

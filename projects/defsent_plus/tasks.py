@@ -7,6 +7,7 @@ from common.config import UserError
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.encoders.text.template import plain_ids, special_tokens
+from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import mean_cosine
@@ -15,6 +16,7 @@ from common.families.sentences.module import first_encoder
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.entries import cached_entries
+from projects.defsent_plus.module import DefSentPlus
 
 SCORES = 2**24  # of descriptions with entries that are held at a time, 64 MiB
 
@@ -47,7 +49,7 @@ def write_entries(cfg: Config, workspace: Workspace) -> Path:
     return path
 
 
-def lookup(cfg: Config, workspace: Workspace) -> Path:
+def lookup(cfg: Config, workspace: Workspace, experiment: Experiment[DefSentPlus]) -> Path:
     """Reverse dictionary: the entries that fit descriptions, by a trained run or an export.
 
     Returns:
@@ -56,8 +58,6 @@ def lookup(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: no description, a missing file, or no trained run.
     """
-    from projects.defsent_plus import build
-
     own = cfg.lookup
     texts = [own.text] if own.text else []
     if own.file is not None:
@@ -73,7 +73,7 @@ def lookup(cfg: Config, workspace: Workspace) -> Path:
         texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UserError("describe what you look for: lookup.text='...', or lookup.file")
-    module, _ = trained_module(build(cfg), workspace, own.run, cfg.runs_dir)
+    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     reader = module.definitions
     around = sum(len(ids) for ids in special_tokens(reader.tokenizer))
     sizes = [len(ids) + around for ids in plain_ids(reader.tokenizer, texts)]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.offline import content_key
-from common.data.row_map.mapper import Display, MappedRows, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import Display, MappedRows, RowMap, map_rows
 from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import Parts
 from common.data.tables import read_jsonl

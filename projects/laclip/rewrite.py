@@ -15,7 +15,8 @@ from common.decoding.options import Policy, ServerConfig
 from projects.laclip.config import ALIASES, RewriteConfig
 
 if TYPE_CHECKING:
-    from common.data.row_map.mapper import MappedRows, RowFunction, RowSeed
+    from common.data.row_map.chunks import RowFunction, RowSeed
+    from common.data.row_map.mapper import MappedRows
     from common.engine.workspace import Workspace
 
 INSTRUCTION = "Write every image caption again in different words."
@@ -87,7 +88,8 @@ def parse_rewrite(completion: str, caption: str) -> str:
 def build_rewriter(cfg: RewriteConfig, server: ServerConfig) -> "RowFunction":
     """Captions of a chunk -> their rewrites."""
     from common.data.lines import one_line
-    from common.decoding.generators import Prompt, text_generator
+    from common.decoding.generators import text_generator
+    from common.decoding.prompts import Prompt
 
     source_type = ALIASES.get(cfg.source_type, cfg.source_type)
     generate = text_generator(

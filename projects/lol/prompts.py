@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from common.data.lookup import data_root
 from common.data.tables import read_jsonl
 from common.data.text.stop_words import FUNCTION_WORDS
-from common.decoding.generators import Prompt, framed
+from common.decoding.generators import framed
+from common.decoding.prompts import Prompt
 from projects.lol.config import Config
 
 INSTRUCTION = (

@@ -15,11 +15,13 @@ from common.config import UserError
 from common.data.lines import read_lines
 from common.data.lookup import data_root, require
 from common.data.offline import content_digest
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.samplers import sample_rng
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.generators import Prompt, TextGenerator, text_generator
+from common.decoding.generators import text_generator
 from common.decoding.options import ServerConfig
+from common.decoding.prompts import Prompt, TextGenerator
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module

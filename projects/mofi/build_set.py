@@ -18,11 +18,13 @@ from torch import Tensor
 from common.config import UserError
 from common.data.image.sources import EvalTransform
 from common.data.lines import read_lines
-from common.data.row_map.mapper import MappedRows, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import MappedRows, RowMap, map_rows
 from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import rows_digest
-from common.decoding.generators import Prompt, TextGenerator, generator_settings, text_generator
+from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
+from common.decoding.prompts import Prompt, TextGenerator
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
 from common.encoders.state_dict import read_state_dict
 from common.engine.workspace import Workspace

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from common.data.samplers import Rng
 from common.data.text.stop_words import FUNCTION_WORDS
-from common.decoding.generators import Prompt, TextGenerator
+from common.decoding.prompts import Prompt, TextGenerator
 from common.encoders.text.tagger import span_tagger
 from projects.mofi.knowledge import LONGEST, Knowledge, name_spans
 

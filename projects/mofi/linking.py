@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.data.samplers import Rng
-from common.decoding.generators import Prompt, TextGenerator
+from common.decoding.prompts import Prompt, TextGenerator
 from projects.mofi.knowledge import Knowledge
 
 ROUNDS = 10

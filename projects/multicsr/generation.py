@@ -9,10 +9,12 @@ from typing import Any
 from common.config import UserError
 from common.data.lines import one_line
 from common.data.offline import content_digest
-from common.data.row_map.mapper import Display, MappedRows, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import Display, MappedRows, RowMap, map_rows
 from common.data.row_map.options import RowMapConfig
-from common.decoding.generators import Prompt, framed
+from common.decoding.generators import framed
 from common.decoding.language_model import LanguageModel
+from common.decoding.prompts import Prompt
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tower import load_config
 from projects.multicsr.config import Stage1Config

@@ -11,7 +11,8 @@ import torch
 
 from common.config import UserError
 from common.data.lines import one_line
-from common.data.row_map.mapper import MappedRows, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import MappedRows, RowMap, map_rows
 from common.data.row_map.options import RowMapConfig
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction

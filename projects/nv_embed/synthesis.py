@@ -17,10 +17,12 @@ import numpy as np
 
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, write_task
-from common.data.row_map.mapper import Once, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import Once, RowMap, map_rows
 from common.data.tables import write_jsonl
-from common.decoding.generators import Prompt, TextGenerator, generator_settings, text_generator
+from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy
+from common.decoding.prompts import Prompt, TextGenerator
 from common.engine.workspace import Workspace
 from common.evaluation.generation.measures import truncate
 from projects.nv_embed.config import Config

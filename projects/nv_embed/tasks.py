@@ -12,7 +12,8 @@ from torch import Tensor
 from common.config import UserError
 from common.data.offline import content_digest
 from common.data.retrieval.records import EmbeddingTask, with_negatives, write_task
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment

@@ -8,7 +8,8 @@ from typing import Any
 
 from common.config import UserError
 from common.data.lines import one_line, read_lines
-from common.data.row_map.mapper import MappedRows, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowSeed
+from common.data.row_map.mapper import MappedRows, RowMap, map_rows
 from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import MANIFEST, write_joined
 from common.decoding.options import Policy

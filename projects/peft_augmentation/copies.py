@@ -5,12 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import write_jsonl
 from common.data.text.augment import STOP_WORDS, WordDropout
 from common.data.text.lexical import words
-from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy
+from common.decoding.prompts import Prompt
 from common.engine.workspace import Workspace
 from common.export.files import output_file
 from common.families.classification.module import labelled_parts

@@ -14,7 +14,8 @@ import torch
 
 from common.config import UserError
 from common.data.retrieval.beir import QUERIES
-from common.data.row_map.mapper import RowFunction, RowMap, map_rows
+from common.data.row_map.chunks import RowFunction
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import read_jsonl, write_jsonl
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated

@@ -9,7 +9,8 @@ import torch
 
 from common.config import UserError, to_dict
 from common.data.offline import content_digest
-from common.data.row_map.mapper import Once, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import Once, RowMap, map_rows
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import STRATEGIES
 from common.engine.workspace import Workspace

@@ -11,7 +11,8 @@ import numpy as np
 
 from common.config import UserError
 from common.data.lookup import data_root
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.splits import stable_fraction
 from common.data.tables import write_jsonl
 from common.data.text.books import (
@@ -23,8 +24,9 @@ from common.data.text.books import (
     read_book_folder,
     split_sentences,
 )
-from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy
+from common.decoding.prompts import Prompt
 from common.engine.workspace import Workspace
 from common.export.files import output_file
 from projects.rankgen.config import Config, Half, Part

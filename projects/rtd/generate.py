@@ -12,7 +12,7 @@ from projects.rtd.config import MakePhrases, MakeTriplets
 from projects.rtd.triplets import Triplet, clean, same_text
 
 if TYPE_CHECKING:
-    from common.data.row_map.mapper import RowFunction, RowSeed
+    from common.data.row_map.chunks import RowFunction, RowSeed
 
 TOKEN_STREAM = 91
 END = "###"
@@ -80,7 +80,8 @@ def _tokenizer() -> ClipTokenizer:
 
 def build_editor(cfg: MakeTriplets, server: ServerConfig) -> "RowFunction":
     """Captions of a chunk -> triplets as lists, or None where every attempt was refused."""
-    from common.decoding.generators import Prompt, text_generator
+    from common.decoding.generators import text_generator
+    from common.decoding.prompts import Prompt
 
     generate = text_generator(
         cfg.model, editor_policy(cfg), server, batch_size=cfg.batch_size, stop="#"
@@ -110,7 +111,8 @@ def editor_policy(cfg: MakeTriplets) -> Policy:
 
 def build_writer(cfg: MakePhrases, server: ServerConfig) -> "RowFunction":
     """Rows ``[concept, number]`` -> a phrase each that begins with "a photo of <concept>" and goes on."""
-    from common.decoding.generators import Prompt, text_generator
+    from common.decoding.generators import text_generator
+    from common.decoding.prompts import Prompt
 
     generate = text_generator(
         cfg.model, writer_policy(cfg), server, batch_size=cfg.batch_size, stop="\n"

@@ -13,11 +13,13 @@ from typing import Any
 from common.config import UserError
 from common.data.lines import read_lines
 from common.data.occupations import load_skill_labels
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import read_jsonl, write_jsonl
 from common.data.text.lexical import PhraseMatcher, clauses
-from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
+from common.decoding.prompts import Prompt
 from common.encoders.text.tagger import span_tagger
 from common.engine.workspace import Workspace
 from projects.vacancysbert.config import Config, ExtractConfig

@@ -34,14 +34,14 @@ GLUE_FILES = "glue_data/<TASK>/*.tsv of gluebenchmark.com/tasks"
 
 def finetuning(cfg: Config) -> Experiment[FineTune]:
     """Everything about the classifier."""
-    base = experiment_of(
+    experiment = experiment_of(
         cfg, stages, evaluate, export, load, embed, plan, {"select": select, "table": table}
     )
     further = {
-        name: partial(task, cfg, experiment=base)
+        name: partial(task, cfg, build=finetuning)
         for name, task in (("classify", tasks.classify), ("submit", tasks.submit))
     }
-    return replace(base, tasks={**base.tasks, **further})
+    return replace(experiment, tasks={**experiment.tasks, **further})
 
 
 def pretraining(cfg: Config) -> Experiment[pre.Kept]:

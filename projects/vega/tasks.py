@@ -1,6 +1,7 @@
 """`make run`: labels of the user's own texts, and submission files for GLUE's leaderboard."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from projects.vega.glue.metrics import glue_average, glue_metrics
 from projects.vega.glue.submission import write_submission
 from projects.vega.module import FineTune
 
+# the experiment of a config: `projects.vega.experiment.finetuning`
+Build = Callable[[Config], Experiment[FineTune]]
 
-def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> list[str]:
+
+def classify(cfg: Config, workspace: Workspace, build: Build) -> list[str]:
     """Labels of the lines of a file with their probabilities (scores of STS-B).
 
     Also in predictions.tsv.
@@ -32,7 +36,7 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]
         UserError: no trained run, no file, or lines that are no pairs where the task has pairs.
     """
     settings = cfg.classify
-    module, _ = trained_module(experiment, workspace, settings.run, cfg.runs_dir)
+    module, _ = trained_module(build(cfg), workspace, settings.run, cfg.runs_dir)
     texts = texts_of_lines(settings.input, module.task.num_texts, "classify.input")
     logits = logits_of(cfg, module, texts)
     if module.task.is_regression:
@@ -53,7 +57,7 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]
     return labels
 
 
-def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> Path:
+def submit(cfg: Config, workspace: Workspace, build: Build) -> Path:
     """One file a task in the leaderboard's format, of all nine tasks; returns the folder.
 
     Every task takes its newest finished run of the project (or those that ``submit.runs`` names),
@@ -99,7 +103,7 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
     scores: dict[str, float] = {}
     for name, run_ids in runs.items():
         workspace.say(f"{name}: {', '.join(run_ids)}")
-        scores |= _write_task(cfg, workspace, experiment, name, run_ids, folder)
+        scores |= _write_task(cfg, workspace, build, name, run_ids, folder)
     if scores:
         average = glue_average(scores)
         text = json.dumps({"vega-like": {**scores, "average": average}}, indent=2)
@@ -112,14 +116,14 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
 def _write_task(
     cfg: Config,
     workspace: Workspace,
-    experiment: Experiment[FineTune],
+    build: Build,
     name: str,
     runs: list[str],
     folder: Path,
 ) -> dict[str, float]:
     """Files of one task; scores of parts with public labels."""
     task, kind = GLUE[name], cfg.submit.parts
-    modules = [_module_of(cfg, workspace, run, name) for run in runs]
+    modules = [_module_of(cfg, workspace, build, run, name) for run in runs]
     parts = (
         [part for part in task.files if part.startswith(kind)]
         if cfg.data.source == "official"
@@ -147,17 +151,13 @@ def _write_task(
     return scores
 
 
-def _module_of(cfg: Config, workspace: Workspace, which: str, name: str) -> FineTune:
+def _module_of(cfg: Config, workspace: Workspace, build: Build, which: str, name: str) -> FineTune:
     """The classifier of a run or of an exported folder, which must be of the task."""
-    from projects.vega.experiment import finetuning
-
     place = Path(which)
     if place.is_dir() and not (place / "meta.json").exists():
         words = task_words(cfg, workspace, name)
-        return load_module(
-            finetuning(load(Config, workspace.project, workspace.config, words)), place
-        )
-    module, run = trained_module(finetuning(cfg), workspace, which, cfg.runs_dir)
+        return load_module(build(load(Config, workspace.project, workspace.config, words)), place)
+    module, run = trained_module(build(cfg), workspace, which, cfg.runs_dir)
     if module.task.name != name:
         raise UserError(f"submit.runs: {run} is a run of {module.task.name}, not of {name}")
     return module

@@ -16,8 +16,8 @@ from projects.video_qa.config import Config
 from projects.video_qa.data import Loaded
 from projects.video_qa.evaluate import Judged, judge, judged_part, metrics_of
 from projects.video_qa.module import VideoQA
+from projects.video_qa.network import build_network, build_tokenizer
 from projects.video_qa.simulated import BLANK, CLASSES
-from projects.video_qa.stages import build_network, build_tokenizer
 
 CHANCE_STREAM = 66
 

@@ -16,9 +16,8 @@ from projects.video_qa.clips.tv_sets import SETS
 from projects.video_qa.config import Config
 from projects.video_qa.data import Loaded, judging, load_part, main_rows
 from projects.video_qa.module import VideoQA
-from projects.video_qa.network import Output
+from projects.video_qa.network import Output, build_tokenizer
 from projects.video_qa.spans import best_span, span_metrics, temporal_iou
-from projects.video_qa.stages import build_tokenizer
 
 MASK_SEED = 7
 

@@ -19,8 +19,7 @@ from projects.video_qa.clips.batches import Layout, VideoQABatch, Words
 from projects.video_qa.config import Config
 from projects.video_qa.data import layout_of
 from projects.video_qa.module import VideoQA
-from projects.video_qa.network import VideoQANet, build_encoder, network_options
-from projects.video_qa.stages import build_tokenizer
+from projects.video_qa.network import VideoQANet, build_encoder, build_tokenizer, network_options
 
 TOKENIZER = "tokenizer"  # folder in an export
 

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from common.config import UserError
-from common.encoders.text.tower import load_transformer
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_tokenizer, load_transformer
 from projects.video_qa.attention import FrameAttention, Reach, frame_reach
 from projects.video_qa.clips.batches import VideoQABatch
 from projects.video_qa.config import Config
@@ -248,3 +249,32 @@ def attend_alike(model: Any) -> None:
     for layer in model.encoder.layer:
         own = layer.attention.self
         own.key.weight.copy_(own.query.weight)
+
+
+def build_tokenizer(cfg: Config) -> Any:
+    """The tokenizer that the config names, that of its weights, or a small one without files."""
+    own = cfg.model
+    if own.tokenizer is not None:
+        return load_tokenizer(own.tokenizer)
+    return tiny_tokenizer(1024) if own.pretrained == "random" else load_tokenizer(own.pretrained)
+
+
+def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
+    """The network before any training.
+
+    Raises:
+        UserError: absent or unfitting weights, or an encoder with fewer positions than
+            ``data.max_length``.
+    """
+    own = cfg.model
+    vocab_size = len(tokenizer) if own.config else None
+    encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
+    places = getattr(encoder.config, "max_position_embeddings", None)
+    if places is not None and cfg.data.max_length > places:
+        raise UserError(
+            f"data.max_length={cfg.data.max_length}: the text encoder has {places} positions; set"
+            f" at most {places}"
+        )
+    if own.alike:
+        attend_alike(encoder)
+    return VideoQANet(encoder, **network_options(cfg))

@@ -11,15 +11,20 @@ from torch import Tensor
 from common.config import UserError
 from common.data.module import ContrastiveData
 from common.encoders.pretrained import stand_in
-from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Plan, Stage, weights_requirement
 from common.engine.trainer import total_steps
 from projects.video_qa.clips.batches import VideoQARows, Words
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows, pretraining_rows, requirements
+from projects.video_qa.folder import read_network
 from projects.video_qa.module import VideoQA
-from projects.video_qa.network import VideoQANet, attend_alike, build_encoder, network_options
+from projects.video_qa.network import (
+    VideoQANet,
+    build_encoder,
+    build_network,
+    build_tokenizer,
+    network_options,
+)
 
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -35,35 +40,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 # training questions of the sets, for files that are not on this machine
 TRAINED = {"tvqa": 122_039, "tvqa_plus": 23_545, "dramaqa": 11_118}
-
-
-def build_tokenizer(cfg: Config) -> Any:
-    """The tokenizer that the config names, that of its weights, or a small one without files."""
-    own = cfg.model
-    if own.tokenizer is not None:
-        return load_tokenizer(own.tokenizer)
-    return tiny_tokenizer(1024) if own.pretrained == "random" else load_tokenizer(own.pretrained)
-
-
-def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
-    """The network before any training.
-
-    Raises:
-        UserError: absent or unfitting weights, or an encoder with fewer positions than
-            ``data.max_length``.
-    """
-    own = cfg.model
-    vocab_size = len(tokenizer) if own.config else None
-    encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
-    places = getattr(encoder.config, "max_position_embeddings", None)
-    if places is not None and cfg.data.max_length > places:
-        raise UserError(
-            f"data.max_length={cfg.data.max_length}: the text encoder has {places} positions; set"
-            f" at most {places}"
-        )
-    if own.alike:
-        attend_alike(encoder)
-    return VideoQANet(encoder, **network_options(cfg))
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
@@ -88,8 +64,6 @@ def stages(cfg: Config) -> Iterator[Stage]:
         )
 
     if own.weights is not None:
-        from projects.video_qa.folder import read_network
-
         network.load_state_dict(read_network(Path(own.weights), network))
     watched = cfg.trainer.val_every_n_steps is not None
     val = {"dev": main_rows(cfg, load_part(cfg, "dev"), words, training=False)} if watched else None

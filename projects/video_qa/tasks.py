@@ -12,7 +12,8 @@ import torch
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.row_map.mapper import RowFunction, RowMap, map_rows
+from common.data.row_map.chunks import RowFunction
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
@@ -38,7 +39,7 @@ from projects.video_qa.inference import (
     pictures_of,
 )
 from projects.video_qa.module import VideoQA
-from projects.video_qa.stages import build_tokenizer
+from projects.video_qa.network import build_tokenizer
 
 
 def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> list[Answer]:

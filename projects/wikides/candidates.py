@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowFunction, RowSeed
+from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import read_jsonl, write_jsonl
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.workspace import Workspace

@@ -10,29 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from common.config import UserError
+from common.data.row_map.chunks import Job, RowFunction, RowSeed, compute
 from common.data.row_map.options import JOIN, RowMapConfig
-from common.data.row_map.parts import Parts, encoded, rows_digest
-from common.data.samplers import Rng, sample_rng
+from common.data.row_map.parts import Parts, rows_digest
+from common.data.row_map.ray_engine import ray_contents
 
 T = TypeVar("T")
-
-
-class RowSeed(NamedTuple):
-    """Where the randomness of one row comes from."""
-
-    seed: int  # of the stage
-    key: int  # of the row: its index, or a hash of its content
-
-    def rng(self, stream: int, attempt: int = 0) -> Rng:
-        """Generator of one independent use; `attempt` tells repetitions of it apart."""
-        return sample_rng(self.seed, attempt, self.key, stream)
-
-
-# rows of a chunk, one seed for each -> as many new rows; a row is any JSON value
-RowFunction = Callable[[Sequence[Any], Sequence[RowSeed]], Sequence[Any]]
 
 
 class Once(Generic[T]):
@@ -88,14 +74,6 @@ class Display(Protocol):
 
     def close(self) -> None:
         """No more rows will come."""
-
-
-class Job(NamedTuple):
-    """A chunk that is to be computed."""
-
-    chunk: int
-    rows: list[Any]
-    seeds: list[RowSeed]
 
 
 @dataclass(frozen=True)
@@ -193,18 +171,6 @@ def map_rows(
     return MappedRows(parts, done, time.monotonic() - start, len(left))
 
 
-def compute(function: RowFunction, job: Job) -> bytes:
-    """File content of one chunk.
-
-    Raises:
-        ValueError: the function gave another number of rows.
-    """
-    found = function(job.rows, job.seeds)
-    if len(found) != len(job.rows):
-        raise ValueError(f"a row function gave {len(found)} rows for {len(job.rows)}")
-    return encoded(found)
-
-
 def _jobs(step: RowMap, rows: Sequence[Any], parts: Parts, chunks: Iterable[int]) -> Iterator[Job]:
     for chunk in chunks:
         places = parts.bounds(chunk)
@@ -218,8 +184,6 @@ def _contents(
 ) -> Iterator[tuple[int, bytes]]:
     """(chunk, file content), in any order."""
     if options.engine == "ray":
-        from common.data.row_map.ray_engine import ray_contents
-
         yield from ray_contents(step.build, jobs, options)
         return
     function = step.build()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from common.config import ROOT, UserError
-from common.data.row_map.mapper import Job, RowFunction, compute
+from common.data.row_map.chunks import Job, RowFunction, compute
 from common.data.row_map.options import RowMapConfig
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.decoding.contrastive_search import contrastive_search, rerank
 from common.decoding.options import Policy
 from projects.contrastive_search.diversity import diversity, repeated_ngrams

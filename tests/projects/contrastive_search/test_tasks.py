@@ -6,7 +6,7 @@ import json
 import pytest
 
 from common.config import UserError
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.engine.workspace import Workspace
 from projects.contrastive_search import build, human, runners, tasks
 from projects.contrastive_search.evaluate import policies

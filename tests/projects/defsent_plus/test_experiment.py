@@ -15,11 +15,12 @@ from common.engine.comparison.spec import claims_of, default_arms, read_comparis
 from common.engine.run import export
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
+from projects.defsent_plus import build
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.export import load_export
 from projects.defsent_plus.module import DefSentPlus
-from projects.defsent_plus.tasks import lookup, write_entries
+from projects.defsent_plus.tasks import write_entries
 from tests.projects.defsent_plus.conftest import DEFSENT, PLAIN, config, module_of
 
 
@@ -72,6 +73,10 @@ def test_the_layer_norm_of_defsent_survives_the_export(tmp_path):
     torch.testing.assert_close(again.entry_scores(texts), module.entry_scores(texts))
     other = module_of(*DEFSENT, folder=tmp_path).pooler.norm
     assert (again.pooler.norm.eps, other.eps) == (0.1, 1e-12)
+
+
+def lookup(cfg, workspace):
+    return build(cfg).tasks["lookup"](workspace)
 
 
 def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_path):

@@ -339,7 +339,8 @@ def test_export_reloads_with_equal_embeddings(trained, exported, tmp_path):
 def test_sentence_transformers_gives_equal_embeddings(trained):
     """The class is this repository's; no code lies in the folder."""
     library = pytest.importorskip("sentence_transformers", reason="needs the 'eval' group")
-    from projects.nv_embed.encoder.exported import open_in_sentence_transformers, save_instructed
+    from projects.nv_embed.encoder.exported import save_instructed
+    from projects.nv_embed.encoder.opened import open_in_sentence_transformers
 
     _, experiment = prepare("nv_embed", "smoke", [])
     module = experiment.plan().module()

@@ -3,7 +3,7 @@
 import pytest
 
 from common.config import UserError
-from projects.nv_embed.encoder.exported import open_in_sentence_transformers
+from projects.nv_embed.encoder.opened import open_in_sentence_transformers
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])

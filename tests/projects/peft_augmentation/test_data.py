@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.data.tables import read_jsonl
 from common.data.text.labelled import eda as module
 from common.data.text.labelled.copies import cached_copies, eda_copies, load_synonyms

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.row_map.mapper import RowSeed
+from common.data.row_map.chunks import RowSeed
 from common.data.row_map.options import RowMapConfig
 from common.data.tables import read_jsonl, write_jsonl
 from common.data.text import books as bundled_books

@@ -163,7 +163,7 @@ def test_submissions_take_what_was_chosen_and_say_what_they_send(tmp_path, monke
 def test_logits_are_averaged_over_all_runs(tmp_path, monkeypatch):
     """Recipe: the mean of the logits, in which a run can be outvoted."""
     logits = {"a": [3.0, 0.0], "b": [0.0, 2.0], "c": [0.0, 2.0]}
-    monkeypatch.setattr(vega_tasks, "_module_of", lambda cfg, workspace, run, name: run)
+    monkeypatch.setattr(vega_tasks, "_module_of", lambda cfg, workspace, build, run, name: run)
     monkeypatch.setattr(
         vega_tasks, "logits_of", lambda cfg, run, texts: np.array([logits[run]] * len(texts))
     )

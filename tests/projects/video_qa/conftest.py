@@ -9,8 +9,7 @@ from common.engine.run import train
 from projects.video_qa.clips.batches import VideoQABatch, VideoQARows, Words
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows
-from projects.video_qa.network import VideoQANet
-from projects.video_qa.stages import build_network, build_tokenizer
+from projects.video_qa.network import VideoQANet, build_network, build_tokenizer
 from tests.configs import configs_of
 
 config = configs_of(Config, "video_qa")

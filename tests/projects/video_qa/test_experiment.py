@@ -40,10 +40,11 @@ from projects.video_qa.evaluate import (
 from projects.video_qa.folder import export
 from projects.video_qa.inference import Answerer, pictures_of
 from projects.video_qa.module import VideoQA
+from projects.video_qa.network import build_tokenizer
 from projects.video_qa.pretraining import QuestionPrediction
 from projects.video_qa.simulated import sentences, simulated_set
 from projects.video_qa.spans import best_span, span_metrics, temporal_iou
-from projects.video_qa.stages import build_tokenizer, stages
+from projects.video_qa.stages import stages
 from tests.cards import exported_by, run_snippet, snippets
 from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
 

@@ -22,10 +22,10 @@ from projects.video_qa.evaluate import evaluate, judge, judged_part
 from projects.video_qa.folder import export, exported_of, load_export
 from projects.video_qa.inference import Answerer, looked_figure, opened
 from projects.video_qa.module import VideoQA
-from projects.video_qa.network import network_options
+from projects.video_qa.network import build_tokenizer, network_options
 from projects.video_qa.objective import localisation_loss
 from projects.video_qa.spans import temporal_iou
-from projects.video_qa.stages import Words, build_tokenizer, stages
+from projects.video_qa.stages import Words, stages
 from tests.projects.video_qa.conftest import batch_of, config, network_of
 
 SIX = Clip(

@@ -8,8 +8,9 @@ import pytest
 from common.config import UserError, load
 from common.data.samplers import sample_rng
 from common.decoding.endpoint import EndpointGenerator
-from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
+from common.decoding.prompts import Prompt
 from tests.completion_server import CompletionServer
 
 POLICY = Policy("nucleus", temperature=0.7, top_p=0.8)

@@ -13,8 +13,9 @@ from transformers import (
 
 from common.config import UserError
 from common.data.samplers import sample_rng
-from common.decoding.generators import LocalGenerator, Prompt, framed, text_generator
+from common.decoding.generators import LocalGenerator, framed, text_generator
 from common.decoding.options import Policy, ServerConfig
+from common.decoding.prompts import Prompt
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.config import UserError
-from common.data.row_map.mapper import Once, RowMap, RowSeed, map_rows
+from common.data.row_map.chunks import RowSeed
+from common.data.row_map.mapper import Once, RowMap, map_rows
 from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import rows_digest, write_joined
 from common.data.samplers import sample_rng

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """A training step of COSMO against the Flamingo-type reference of the same code: parameters and time.
 
-    make bench KERNEL=cosmo          # or: python benchmarks/bench_cosmo.py [--rounds 5]
+    python -m projects.cosmo.benchmark [--rounds 5]
 
 The `mini`: same frozen towers, captions and batch (64). Steps alternate; CPU seconds of one thread,
 median of the rounds; tokens of the pictures are computed before.
@@ -10,24 +9,19 @@ median of the rounds; tokens of the pictures are computed before.
 import argparse
 import dataclasses
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write_table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.measure import results_folder, write_table
 from common.config import load
 from projects.cosmo.config import Config
 from projects.cosmo.stages import build_module, frames_of, source_of
 from projects.cosmo.tasks import count_parameters, reference
 from projects.cosmo.visual_language.patch_tokens import PatchTower
 
-OUT = ROOT / "benchmarks" / "results" / "cosmo.csv"
+OUT = results_folder(quick=False) / "cosmo.csv"
 
 
 def contenders() -> dict[str, Config]:

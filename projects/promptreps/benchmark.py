@@ -1,4 +1,4 @@
-"""Search in the inverted index against bm25s, on the same postings: `make bench KERNEL=impact`.
+"""Search in the inverted index against bm25s, on the same postings: `python -m projects.promptreps.benchmark`.
 
 Both search the weights that bm25s computed for made-up documents whose words follow Zipf's law, one
 thread each, and must give every rank the same score. Times are CPU seconds of the fastest of
@@ -7,10 +7,7 @@ several rounds, alternating; search includes the selection of the best.
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """LOL's three passes with their caches side by side, against three greedy generations of transformers.
 
 Same model, prompts and budget; one thread; rounds in turns; CPU seconds. The peer writes with
@@ -6,21 +5,18 @@ original, amateur and instructed original one after the other, which is the leas
 texts cost without a contrast; LOL computes early exits, two contrasts and the choice of the layer
 on top. A second column reads everything anew at every step, without caches.
 
-    python benchmarks/bench_lol.py [--quick]
+    python -m projects.lol.benchmark [--quick]
 """
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.measure import results_folder
 
-OUT = ROOT / "benchmarks" / "results" / "lol.csv"
+OUT = results_folder(quick=False) / "lol.csv"
 MODEL = "bundled:causal-lm"
 PROMPT, INSTRUCTION = 48, 24  # tokens of a prompt, and of the instruction before it
 

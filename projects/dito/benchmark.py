@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """CPU time of DITO's box head, and of average precision by faster-coco-eval against pycocotools.
 
 The head: RoIAlign over two levels, convolutions, vectors, forward and backward, for 1 to 16 boxes
@@ -6,7 +5,7 @@ an image (mini config, batch 64, one thread), beside the frozen backbone's own p
 made-up detections of 80 classes; pycocotools is left out where it is not installed (it is in no
 group).
 
-    python benchmarks/bench_dito.py [--quick]
+    python -m projects.dito.benchmark [--quick]
 """
 
 import argparse
@@ -14,19 +13,14 @@ import contextlib
 import copy
 import io
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measure import write_rows
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.measure import results_folder, write_rows
 from common.config import UserError, load
 from common.engine.workspace import cpu_name
 from projects.dito.config import Config
@@ -35,7 +29,7 @@ from projects.dito.detection.coco_boxes import box_metrics
 from projects.dito.detection.roi_align import with_image
 from projects.dito.network import build_network
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = results_folder(quick=False)
 
 
 def seconds(call: Callable[[], Any], rounds: int) -> float:

@@ -1,8 +1,6 @@
-#!/usr/bin/env python3
 """A training step of P-tuning against peft's own prefix tuning of a classifier, in one run.
 
-    make bench KERNEL=peft_augmentation          # or: python benchmarks/bench_peft_augmentation.py
-    [--rounds 5]
+    python -m projects.peft_augmentation.benchmark [--rounds 5]
 
 Both have the encoder, head and batch of the `mini` and the same trained parameters. peft's
 contender is `PeftModel` for features (its classifier class refuses encoders in this version of
@@ -12,25 +10,20 @@ seconds of one thread, median of the rounds.
 
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write_table
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.measure import results_folder, write_table
 from common.config import load
 from common.encoders.text.tower import load_transformer
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.module import PeftAugmentation
 from projects.peft_augmentation.stages import first_classifier, training_data
 
-OUT = ROOT / "benchmarks" / "results" / "peft_augmentation.csv"
+OUT = results_folder(quick=False) / "peft_augmentation.csv"
 
 
 class PeftLoop(nn.Module):

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Our contrastive search against that of transformers, which had it up to version 4.
 
 Same model, prompts, k, alpha and budget; one thread; rounds in turns; tokens per CPU second at
@@ -7,7 +6,7 @@ equal output. The peer runs in a process of its own with the packages of a folde
     pip install --target /tmp/peer --no-deps transformers==4.49.0 tokenizers==0.21.0
     huggingface-hub==0.29.3
 
-    python benchmarks/bench_contrastive_search.py --peer /tmp/peer [--quick]
+    python -m projects.contrastive_search.benchmark --peer /tmp/peer [--quick]
 """
 
 import argparse
@@ -17,15 +16,14 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.measure import results_folder
+from common.config import ROOT
 
-OUT = ROOT / "benchmarks" / "results" / "contrastive_search.csv"
+OUT = results_folder(quick=False) / "contrastive_search.csv"
 K, ALPHA, WIDTH = 5, 0.6, 32
-MODEL = ROOT / "data" / "models" / "causal-lm"
+MODEL = str(ROOT / "data" / "models" / "causal-lm")
 
 
 def peer() -> None:
@@ -76,15 +74,16 @@ def main() -> None:
     from common.engine.workspace import cpu_name
 
     torch.set_num_threads(1)
-    lm = LanguageModel.from_pretrained(str(MODEL), "cpu")
+    lm = LanguageModel.from_pretrained(MODEL, "cpu")
     texts = [" ".join(c.sentences[:20]) for c in load_books(None, "test")]
     prompts = [ids[:WIDTH] for t in texts if len(ids := lm.token_ids(t)) >= WIDTH]
     rounds, budget = (2, 24) if arguments.quick else (3, 64)
     other: Any = subprocess.Popen(
-        [sys.executable, __file__, "--as-peer"],
+        [sys.executable, "-m", "projects.contrastive_search.benchmark", "--as-peer"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": arguments.peer},
     )
     lines = ["batch,ours_tokens_per_s,peer_tokens_per_s,ratio,equal_tokens,peer,processor"]

@@ -1,8 +1,6 @@
-#!/usr/bin/env python3
 """A student with stored vectors against its cross-encoder on all pairs, in one run.
 
-    make bench KERNEL=dse                        # or: python benchmarks/bench_dse.py [--queries
-    100]
+    python -m projects.dse.benchmark [--queries 100]
 
 Both have the architecture of the `mini` and random weights, on which the time does not depend. The
 teacher is timed on a part of the pairs (`--teacher-pairs`, spread over all of them), its time is
@@ -11,15 +9,10 @@ CPU seconds of one thread, fastest of the rounds.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
-from measure import write_table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.measure import results_folder, write_table
 from common.config import load
 from projects.dse.config import Config, SpeedConfig
 from projects.dse.evaluate import repeated
@@ -27,7 +20,7 @@ from projects.dse.module import build_scorer
 from projects.dse.pair_classifier import build_classifier, task_pairs
 from projects.dse.speed import measure_costs, speed_metrics, speed_table
 
-OUT = ROOT / "benchmarks" / "results" / "dse.csv"
+OUT = results_folder(quick=False) / "dse.csv"
 
 
 def main() -> None:

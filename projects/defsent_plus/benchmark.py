@@ -1,8 +1,6 @@
-#!/usr/bin/env python3
 """Softmax over all entries of a dictionary: tiles against the dense form, interleaved in one run.
 
-    make bench KERNEL=entry_softmax              # or: python benchmarks/bench_entry_softmax.py
-    [--rounds 9]
+    python -m projects.defsent_plus.benchmark [--rounds 9]
 
 Forward and backward of the cross entropy of B definitions among n frozen entries, gradient to the
 definitions alone. The dense form is `torch.nn.functional.cross_entropy` of the (B, n) logits. CPU
@@ -20,15 +18,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import write_table
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.measure import results_folder, write_table
+from common.config import ROOT
 from common.losses.auxiliary.prototypes import prototype_softmax
 
-OUT = ROOT / "benchmarks" / "results" / "entry_softmax.csv"
+OUT = results_folder(quick=False) / "entry_softmax.csv"
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
@@ -62,8 +58,15 @@ def milliseconds(form: Callable[[Tensor, Tensor, Tensor], Tensor], of: Inputs) -
 
 def extra_mib(name: str, sizes: list[int]) -> float:
     """Peak memory of one pass beyond the inputs, in a process of its own."""
-    words = [sys.executable, __file__, "--memory-of", name, *map(str, sizes)]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    words = [
+        sys.executable,
+        "-m",
+        "projects.defsent_plus.benchmark",
+        "--memory-of",
+        name,
+        *map(str, sizes),
+    ]
+    return float(subprocess.run(words, check=True, cwd=ROOT, capture_output=True, text=True).stdout)
 
 
 def memory_of(name: str, sizes: list[int]) -> None:

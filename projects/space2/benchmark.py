@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Soft-weighted contrast of ten views: trees in tiles and the pair kernel, against dense matrices of pairs.
 
-    make bench KERNEL=space2          # or: python benchmarks/bench_space2.py [--quick] [--rounds 3]
+    python -m projects.space2.benchmark [--quick] [--rounds 3]
 
 The contender writes the released computation down plainly: a (2B, 2B) matrix of logits, one of
 weights that a dictionary of scores fills, one of log-probabilities, for every view. Both get the
@@ -13,22 +12,17 @@ import argparse
 import datetime
 import platform
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
-from measure import growth, write_rows
 from torch import Tensor
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
+from benchmarks.measure import growth, results_folder, write_rows
 from common.losses.weighted.overlap import SetOverlap
 from projects.space2.objective import multi_view_contrast
 
-OUT = ROOT / "benchmarks" / "results" / "space2.csv"
+OUT = results_folder(quick=False) / "space2.csv"
 VIEWS, DIM, TAU, ELEMENTS = 10, 64, 0.07, 4  # sub-spaces, their size, temperature, of a set
 
 

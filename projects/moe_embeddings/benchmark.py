@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A training step with enforced experts against the dense model, and against evaluating all experts.
 
 Copies of one encoder train on the same batches of the same domains: dense; with an expert per
@@ -7,24 +6,19 @@ step is forward, mnr_plus, backward and AdamW. Rounds alternate; the ratio is th
 of the CPU seconds (on a GPU: of the seconds) of a step to those of the dense model in the same
 round.
 
-    python benchmarks/bench_moe.py [--quick] [--rounds 7] [--device cuda]
+    python -m projects.moe_embeddings.benchmark [--quick] [--rounds 7] [--device cuda]
 """
 
 import argparse
 import datetime
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from measure import write_rows
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.measure import results_folder, write_rows
 from common.encoders.text.tower import load_transformer
 from common.engine.workspace import cpu_name
 from projects.moe_embeddings.mixture_of_experts import (
@@ -33,7 +27,7 @@ from projects.moe_embeddings.mixture_of_experts import (
     to_mixture,
 )
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = results_folder(quick=False)
 CASES = {  # name: hidden size, layers, documents, tokens, domains
     "2 layers, 128": (128, 2, 32, 64, 4),
     "4 layers, 256": (256, 4, 32, 64, 4),

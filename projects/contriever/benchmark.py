@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """A step of Contriever with a queue against a plain MoCo loop with dense logits.
 
-    make bench KERNEL=moco          # or: python benchmarks/bench_moco.py [--quick] [--rounds 7]
+    python -m projects.contriever.benchmark [--quick] [--rounds 7]
 
 Both train copies of one encoder (that of Contriever's `mini`) on the same token ids with the same
 AdamW. Ours is the project's module as its trainer calls it; the contender is MoCo's own algorithm
@@ -16,19 +15,14 @@ import argparse
 import copy
 import datetime
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from measure import growth, write_rows
 from torch import Tensor
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
+from benchmarks.measure import growth, results_folder, write_rows
 from common.config import load
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import cpu_name
@@ -37,7 +31,7 @@ from projects.contriever.module import Contriever
 from projects.contriever.objective import Objective
 from projects.contriever.stages import recipe_of
 
-OUT = ROOT / "benchmarks" / "results" / "moco.csv"
+OUT = results_folder(quick=False) / "moco.csv"
 LR, LENGTH = 1e-4, 48  # of the optimiser; tokens of a view
 CASES = (  # what, batch, width (None: mini's), queue
     ("step", 64, None, 2_048),

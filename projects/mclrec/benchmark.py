@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 r"""Our SASRec, with its loop and full ranking, against RecBole's: time and NDCG on one split.
 
 The bundled Amazon Beauty log, leave-one-out, every item a candidate; one size of model and one
@@ -13,7 +12,7 @@ of its own with the packages of a folder, for instance of
         six colorlog colorama texttable thop tabulate tensorboard tensorboard-data-server absl-py \
         grpcio markdown protobuf werkzeug
 
-    python benchmarks/bench_recommendation.py --peer /tmp/peer [--quick]
+    python -m projects.mclrec.benchmark --peer /tmp/peer [--quick]
 """
 
 import argparse
@@ -28,11 +27,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import write_rows
+from benchmarks.measure import results_folder, write_rows
+from common.config import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = results_folder(quick=False)
 
 DIM, LAYERS, HEADS, INNER, LENGTH, DROPOUT = 64, 1, 2, 256, 20, 0.5
 BATCH, RATE, TOP = 256, 3e-3, 20
@@ -126,10 +124,11 @@ class Peer:
 
     def __init__(self, packages: str, folder: str, seed: int) -> None:
         self.process: Any = subprocess.Popen(
-            [sys.executable, __file__, "--as-peer", folder, str(seed)],
+            [sys.executable, "-m", "projects.mclrec.benchmark", "--as-peer", folder, str(seed)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": packages},
         )
 
