@@ -9,20 +9,31 @@ if TYPE_CHECKING:
 
     from common.encoders.heads import ProjectedEncoder
     from common.engine.experiment import Experiment
-    from common.families.images.linear import LinearNetwork
+    from common.families.images.linear import LinearClassification, LinearNetwork
     from projects.cacr.module import CACR
 
 __all__ = ["Config", "build", "load"]
 
 
-def build(cfg: Config) -> "Experiment[CACR]":
+def build(cfg: Config) -> "Experiment[CACR] | Experiment[LinearClassification]":
     """The experiment of a config; heavy imports happen here."""
-    from common.families.images.experiment import image_experiment
+    from common.families.images.experiment import (
+        TrainedNetwork,
+        features_and_embeddings,
+        image_experiment,
+        watched_stage,
+    )
+    from common.families.images.linear import linear_experiment
     from common.families.images.networks import build_network, network_options
     from projects.cacr.data import build_data, image_part, num_samples, one_view, requirements
     from projects.cacr.evaluate import evaluate
     from projects.cacr.module import CACR
 
+    options = network_options(cfg)
+    if cfg.linear.train:
+        return linear_experiment(
+            cfg, build_network, options, image_part, one_view, requirements(cfg)
+        )
     data = cfg.data
     passes = [(data.views, (3, data.image_size, data.image_size))]
     if data.local_views:
@@ -30,15 +41,11 @@ def build(cfg: Config) -> "Experiment[CACR]":
     return image_experiment(
         cfg,
         CACR,
-        build_data,
+        watched_stage(CACR, build_data, image_part),
         evaluate,
-        build_network,
-        network_options,
+        TrainedNetwork(build_network, options, passes, features_and_embeddings),
         num_samples=num_samples,
         requirements=requirements,
-        passes=passes,
-        labelled=image_part,
-        views=one_view,
     )
 
 

@@ -22,13 +22,13 @@ def build(cfg: Config) -> "Experiment[Hydra]":
     from common.data.lookup import data_root
     from common.engine.experiment import Stage
     from common.evaluation.image_text.image_sets import require_image_sets
-    from common.families.images.experiment import image_experiment
+    from common.families.images.experiment import TrainedNetwork, image_experiment
     from projects.hydra.data import build_data, num_samples, requirements
     from projects.hydra.evaluate import evaluate
     from projects.hydra.module import Hydra
     from projects.hydra.networks import HydraNet, gated_outputs, network_options
 
-    def stages() -> "Iterator[Stage]":
+    def stages(cfg: Config) -> "Iterator[Stage]":
         require_image_sets(cfg.eval.transfer, data_root(cfg.eval.root or cfg.data.root))
         if not cfg.method.frozen_simclr:
             yield Stage("train", Hydra(cfg), build_data(cfg))
@@ -45,18 +45,15 @@ def build(cfg: Config) -> "Experiment[Hydra]":
         module.network.take_encoder(simclr.network)
         yield Stage("gate", module, build_data(cfg))
 
+    passes = [(1, (3, cfg.data.image_size, cfg.data.image_size))] * cfg.data.views
     return image_experiment(
         cfg,
         Hydra,
-        build_data,
+        stages,
         evaluate,
-        HydraNet,
-        network_options,
+        TrainedNetwork(HydraNet, network_options(cfg), passes, gated_outputs),
         num_samples=num_samples,
         requirements=requirements,
-        outputs=gated_outputs,
-        stages=stages,
-        passes=[(1, (3, cfg.data.image_size, cfg.data.image_size))] * cfg.data.views,
     )
 
 

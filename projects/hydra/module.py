@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.engine.module import ContrastiveModule
+from common.families.images.validation import ImageModule
 from common.losses.functional.gated_pairs import dense_pair_loss
 from common.losses.multi_positive import HydraLoss, SupConLoss
 from common.losses.temperature import LogitScale
@@ -17,7 +17,7 @@ from projects.hydra.gates import bernoulli_entropy
 from projects.hydra.networks import HydraNet, build_net, layered_groups
 
 
-class Hydra(ContrastiveModule):
+class Hydra(ImageModule[HydraNet]):
     """Encoder, projector and gate under the gated pair loss; or one of the baselines.
 
     With unit projections z, query class y, drawn partner class y' and gate g = g(y, y'):

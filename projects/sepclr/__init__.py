@@ -16,23 +16,21 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[SepCLR]":
     """The experiment of a config; heavy imports happen here."""
-    from common.families.images.experiment import image_experiment
+    from common.families.images.experiment import TrainedNetwork, image_experiment, one_stage
     from projects.sepclr.data import build_data, image_shape, num_samples, requirements
     from projects.sepclr.evaluate import evaluate
     from projects.sepclr.module import SepCLR
     from projects.sepclr.networks import build_network, network_options, representations
 
+    passes = [(1, image_shape(cfg))] * 2  # one view after the other
     return image_experiment(
         cfg,
         SepCLR,
-        build_data,
+        one_stage(SepCLR, build_data),
         evaluate,
-        build_network,
-        network_options,
+        TrainedNetwork(build_network, network_options(cfg), passes, representations),
         num_samples=num_samples,
         requirements=requirements,
-        passes=[(1, image_shape(cfg))] * 2,  # one view after the other
-        outputs=representations,
     )
 
 

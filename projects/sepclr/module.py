@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from common.distributed.differentiable import all_gather_with_grad
 from common.distributed.process import default_group
-from common.engine.module import ContrastiveModule
 from common.evaluation.search import SearchResult, search
+from common.families.images.validation import ImageModule
 from common.losses.functional.geometry import alignment, uniformity
 from common.losses.output import unit
 from common.losses.two_view import NTXentLoss
@@ -20,7 +20,7 @@ from projects.sepclr.paired_sets.pairs import SetPairBatch
 CLUB_HIDDEN = 64
 
 
-class SepCLR(ContrastiveModule):
+class SepCLR(ImageModule[Network]):
     """Separates what two sets share from what only the target set has.
 
     - sepclr: two encoders, alignment and uniformity of both codes, information-less salient codes

@@ -43,7 +43,9 @@ SHAPE = ("backbone", "widths", "cifar_stem", "image_size")  # of an export, as t
 class LinearConfig(ImageConfig, Protocol):
     """The sections that this module reads."""
 
-    optim: OptimConfig
+    @property
+    def optim(self) -> OptimConfig:
+        """How the classifier is trained."""
 
     @property
     def model(self) -> ProjectedModel:

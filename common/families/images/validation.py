@@ -1,9 +1,9 @@
-"""Image encoders that are validated by their nearest neighbours while they train."""
+"""Modules of image methods; validation by nearest neighbours while they train."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config import OptimConfig
 from common.distributed.collectives import all_gather_no_grad
@@ -15,23 +15,30 @@ from common.evaluation.features.knn import knn_accuracy
 from common.evaluation.search import SearchResult, search
 from common.families.images.online_probe import OnlineProbe
 
+N = TypeVar("N", bound=nn.Module)
 
-class KnnValidatedModule(ContrastiveModule):
+
+class ImageModule(ContrastiveModule, Generic[N]):
+    """A method that trains one network.
+
+    Attributes:
+        network: set by the subclass; what the experiment exports.
+    """
+
+    network: N
+
+
+class KnnValidatedModule(ImageModule[ProjectedEncoder]):
     """Adds encoding, ranking and a kNN validation to a module with an encoder and a projector.
 
     Validation needs two sets (`common.data.image.parts.EvalImages`): labelled bank, then queries;
     ``val/knn_top1`` is logged.
-
-    Attributes:
-        network: set by the subclass.
 
     Args:
         optim: optimiser section of the config.
         k: neighbours of the vote.
         temperature: of the vote's weights.
     """
-
-    network: ProjectedEncoder
 
     def __init__(self, optim: OptimConfig, *, k: int, temperature: float) -> None:
         super().__init__(optim)
@@ -74,8 +81,8 @@ class KnnValidatedModule(ContrastiveModule):
             features, labels = zip(*self._seen[index], strict=True)
             parts += [all_gather_no_grad(torch.cat(x)).cpu() for x in (features, labels)]
         self._seen = {}
-        found = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
-        self.log("val/knn_top1", found[f"knn{self.knn_k}_top1"])
+        accuracies = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
+        self.log("val/knn_top1", accuracies[f"knn{self.knn_k}_top1"])
 
 
 def validation_curve(workspace: Workspace) -> None:

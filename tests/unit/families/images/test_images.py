@@ -31,7 +31,12 @@ from common.families.images.evaluation import (
     probes,
     show_features,
 )
-from common.families.images.experiment import image_experiment, without_weights
+from common.families.images.experiment import (
+    TrainedNetwork,
+    features_and_embeddings,
+    image_experiment,
+    watched_stage,
+)
 from common.families.images.networks import build_network, network_options, projected_encoder
 from common.families.images.validation import KnnValidatedModule
 from common.registry import config_class
@@ -167,7 +172,6 @@ def test_weights_for_networks_that_have_none_are_refused(backbone):
     model = ProjectedModel(backbone, [4, 6], pretrained="torchvision:resnet18")
     with pytest.raises(UserError, match="no pretrained weights"):
         projected_encoder(config(model))
-    assert without_weights(config(model)).model.pretrained == "random"
 
 
 # -- evaluation ----------------------------------------------------------------------------------
@@ -244,34 +248,26 @@ def test_a_bank_with_fewer_images_than_neighbours_is_refused_before_the_work():
 # -- experiment ----------------------------------------------------------------------------------
 
 
-def experiment_of(cfg, **options):
+def experiment_of(cfg, passes, labelled=None):
     part = ImagePart(
         LabelledPixels(torch.zeros(4, 3, 16, 16).byte(), torch.arange(4), list("abcd"))
     )
     views = TwoViews(part.source(images.simclr_transform(cfg.data)), seed=0)
-    built = []
-
-    def make(cfg, network=None):
-        built.append(cfg)
-        return Module(cfg, network)
-
-    experiment = image_experiment(
+    build_data = lambda cfg: images.image_data(cfg, views, lambda _: part)  # noqa: E731
+    return image_experiment(
         cfg,
-        make,
-        lambda cfg: images.image_data(cfg, views, lambda _: part),
+        Module,
+        watched_stage(Module, build_data, labelled),
         lambda cfg, module, workspace: {"seed": float(cfg.seed)},
-        build_network,
-        network_options,
+        TrainedNetwork(build_network, network_options(cfg), passes, features_and_embeddings),
         num_samples=lambda cfg: 4,
         requirements=lambda cfg: (),
-        **options,
     )
-    return experiment, part, built
 
 
 def test_an_export_is_rebuilt_with_equal_outputs(tmp_path):
     cfg = config()
-    experiment, _, _ = experiment_of(cfg, passes=[(2, (3, 16, 16))])
+    experiment = experiment_of(cfg, [(2, (3, 16, 16))])
     (stage,) = experiment.stages()
     assert (stage.name, stage.module.configure_callbacks()) == ("train", [])
     with torch.inference_mode():
@@ -287,11 +283,10 @@ def test_an_export_is_rebuilt_with_equal_outputs(tmp_path):
 
 
 def test_plans_count_all_passes_and_load_no_weights():
-    model = ProjectedModel("resnet18", pretrained="torchvision:resnet18")
-    experiment, _, built = experiment_of(config(model), passes=[(2, (3, 16, 16)), (3, (3, 8, 8))])
-    plan, seen = experiment.plan(), []
+    """No weights of that name are on this machine."""
+    model = ProjectedModel("resnet18", pretrained="torchvision:none")
+    plan, seen = experiment_of(config(model), [(2, (3, 16, 16)), (3, (3, 8, 8))]).plan(), []
     module = plan.module()
-    assert built[0].model.pretrained == "random"
     module.network.register_forward_pre_hook(lambda m, args: seen.append(tuple(args[0].shape)))
     assert plan.forward(module, 5).requires_grad
     assert seen == [(10, 3, 16, 16), (15, 3, 8, 8)]
@@ -302,16 +297,13 @@ def test_the_online_probe_learns_from_the_labels_of_the_training_part():
         LabelledPixels(torch.zeros(4, 3, 16, 16).byte(), torch.arange(4), list("abcd"))
     )
     seen = []
-    options = {
-        "passes": [(1, (3, 16, 16))],
-        "labelled": lambda cfg, name: seen.append(name) or part,
-    }
-    cfg = config()
-    (stage,) = experiment_of(cfg, **options)[0].stages()
+    labelled = lambda cfg, name: seen.append(name) or part  # noqa: E731
+    cfg, passes = config(), [(1, (3, 16, 16))]
+    (stage,) = experiment_of(cfg, passes, labelled).stages()
     assert not seen
     assert stage.module.configure_callbacks() == []
     cfg.eval.online_probe = True
-    (stage,) = experiment_of(cfg, **options)[0].stages()
+    (stage,) = experiment_of(cfg, passes, labelled).stages()
     assert seen == ["train"]
     (probe,) = stage.module.configure_callbacks()
     assert torch.equal(probe.labels, part.labels)
