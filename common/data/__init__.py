@@ -1,4 +1,1 @@
-"""Data sets, samplers, transforms and tokenizers; every batch is a function of seeds and keys.
-
-Never here: training objectives, metrics, networks.
-"""
+"""Data sets, samplers, transforms and tokenizers; every batch is a function of seeds and keys."""

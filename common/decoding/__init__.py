@@ -1,4 +1,1 @@
-"""Text from language models, local or behind a server: policies, contrastive methods, seeded streams.
-
-Never here: training, contrastive losses.
-"""
+"""Text from language models, local or on a server: policies and contrastive methods."""

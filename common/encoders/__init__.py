@@ -1,4 +1,1 @@
-"""Encoders: thin adapters from open_clip, timm, torchvision and transformers to (B, D).
-
-Never here: losses, data reading, downloads.
-"""
+"""Encoders: thin adapters from open_clip, timm, torchvision and transformers to (B, D)."""

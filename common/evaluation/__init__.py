@@ -3,6 +3,4 @@
 All of them are deterministic. Searches and retrieval run under exact float arithmetic, without
 gradients and in blocks; evaluators of small sets may hold a whole similarity matrix.
 A metric ``m`` that has a chance value comes with ``m_chance``.
-
-Never here: training steps, reading checkpoints.
 """

@@ -1,4 +1,1 @@
-"""What a family of projects shares, as plain functions: experiment, data parts, evaluation.
-
-Never here: base classes, a single project's option; a family enters with its second user.
-"""
+"""What projects of one kind share: experiment, data, evaluation."""

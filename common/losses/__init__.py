@@ -2,6 +2,4 @@
 
 The equations are pure functions in `common.losses.functional`; the sums over pairs run in
 `common.kernels`. `cached_encode` gives any of them a gradient cache.
-
-Never here: sums over pairs (`kernels`), data, a loss that only one unpublished project uses.
 """

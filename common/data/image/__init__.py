@@ -1,4 +1,1 @@
-"""Image sources, seeded transforms, two and more views, class pairs, imbalanced subsets.
-
-Never here: captions, evaluation protocols.
-"""
+"""Image sets, seeded transforms, views of an image, evaluation sets."""

@@ -1,4 +1,1 @@
-"""Images with texts: several captions an image, bundled drawings, webdataset shards and streams.
-
-Never here: anything of one side alone (`data/image`, `data/text`).
-"""
+"""Images with texts: several captions per image, bundled drawings, webdataset shards."""

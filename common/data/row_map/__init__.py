@@ -1,4 +1,1 @@
-"""Rows in, rows out: long offline stages that can be killed, continued and shared among machines.
-
-Never here: what is done to a row (text generators: `decoding`; teachers: `evaluation`).
-"""
+"""Long offline stages that map rows to rows; they can be killed, resumed and split."""

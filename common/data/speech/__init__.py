@@ -1,4 +1,1 @@
-"""Waveforms, readers of spoken sets, transcripts.
-
-Never here: filter banks (`encoders/speech`), error rates (`evaluation/speech`).
-"""
+"""Waveforms, readers of spoken sets, transcripts."""

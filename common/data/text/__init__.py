@@ -1,4 +1,1 @@
-"""Text sets, k-view batches by length, masking, augmentation, tokenizers, books.
-
-Never here: pooling, heads (`encoders/text`).
-"""
+"""Text sets, batches of several views, masking, augmentation, tokenizers, books."""

@@ -1,4 +1,1 @@
-"""Image towers: torchvision, timm, a small conv net, a ViT.
-
-Never here: augmentation (`data/image`).
-"""
+"""Image encoders: torchvision, timm, small convolutional networks, a ViT."""

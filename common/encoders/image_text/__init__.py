@@ -1,4 +1,1 @@
-"""Two towers behind one interface: open_clip's and our own.
-
-Never here: zero-shot templates (`evaluation/image_text`).
-"""
+"""Dual encoders of images and texts: open_clip's and our own."""

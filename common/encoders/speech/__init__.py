@@ -1,4 +1,1 @@
-"""Speech towers and an attention decoder with beam search.
-
-Never here: reading audio (`data/speech`).
-"""
+"""Speech encoders and an attention decoder with beam search."""

@@ -1,4 +1,1 @@
-"""Transformer towers, pooling, prompts, drophead, latent attention, masked-LM head.
-
-Never here: text augmentation (`data/text`).
-"""
+"""Transformer encoders of texts: pooling, prompts, heads, length groups."""

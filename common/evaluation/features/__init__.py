@@ -1,4 +1,1 @@
-"""Frozen features: kNN, linear probe, few-shot, geometry, whitening afterwards.
-
-Never here: how features are trained.
-"""
+"""Metrics of frozen features: kNN, linear probe, geometry, whitening."""

@@ -1,4 +1,1 @@
-"""Generated text: repetition, overlap, MAUVE, votes of raters.
-
-Never here: decoding itself (`decoding`).
-"""
+"""Metrics of generated text: repetition, overlap, MAUVE, votes of raters."""

@@ -1,4 +1,1 @@
-"""Zero-shot classification and the image sets that it is measured on.
-
-Never here: cross-modal recall (`evaluation/retrieval`).
-"""
+"""Zero-shot classification and the image sets that it is measured on."""

@@ -1,4 +1,1 @@
-"""STS, transfer and word-similarity protocols, tasks of public benchmarks.
-
-Never here: a project's own diagnostics.
-"""
+"""STS, transfer and word-similarity protocols, metrics of classes."""

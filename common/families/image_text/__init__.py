@@ -1,4 +1,1 @@
-"""Image-text projects: pairs with several texts, two towers, zero-shot and retrieval evaluation.
-
-Never here: a project's loss or text augmentation.
-"""
+"""Image-text projects: pairs, two encoders, zero-shot and retrieval evaluation."""

@@ -1,4 +1,1 @@
-"""Image projects: options of image sets, online probe, validation curves.
-
-Never here: a project's network or loss.
-"""
+"""Image projects: sets, networks, evaluation by kNN and linear probes."""

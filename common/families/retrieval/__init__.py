@@ -1,4 +1,1 @@
-"""Text encoders for retrieval: experiment, training sets, evaluation with trivial baselines, search.
-
-Never here: a project's loss or mining rule.
-"""
+"""Text encoders for retrieval: training sets, baselines, evaluation, search."""

@@ -1,4 +1,1 @@
-"""Tiles in plain torch operations, recomputed in the backward: CPU and any other device.
-
-Never here: device-specific code.
-"""
+"""Tiles in plain torch operations, recomputed in the backward: any device."""

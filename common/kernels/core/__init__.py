@@ -1,4 +1,1 @@
-"""The problem that all back ends solve, its float64 reference, symmetry and linear terms.
-
-Never here: tiling.
-"""
+"""The problem that all back ends solve, its float64 reference, symmetry, linear terms."""

@@ -1,4 +1,1 @@
-"""Triton kernels, their launch, tile table and ahead-of-time checks; imported on demand.
-
-Never here: anything that the CPU path imports.
-"""
+"""Triton kernels, their launch, tile table and ahead-of-time checks; imported on demand."""

@@ -1,4 +1,1 @@
-"""One problem over several ranks: plans, gather or ring, merged statistics.
-
-Never here: collectives themselves (`distributed`).
-"""
+"""One problem over several ranks: plans, gather or ring, merged statistics."""

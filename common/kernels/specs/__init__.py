@@ -1,4 +1,1 @@
-"""Which pairs count and with what weight: masks, weights, their algebra.
-
-Never here: temperatures, reductions.
-"""
+"""Which pairs count, and with what weight."""

@@ -1,4 +1,1 @@
-"""Losses on pairs that have weights: positives weighted in tiles that are made and forgotten, focal sigmoid.
-
-Never here: weights that a matrix holds (`losses/functional/soft.py`), data.
-"""
+"""Losses on pairs with weights: weights computed in tiles, focal sigmoid."""
