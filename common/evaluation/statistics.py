@@ -1,6 +1,5 @@
 """Paired bootstrap intervals and the verdict on a claim."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,53 +70,6 @@ def paired_bootstrap(
             rows[rng.integers(num_items, size=num_items)].mean() if num_items > 1 else rows[0]
         )
     return _interval(float(values.mean()), means, confidence)
-
-
-def paired_bootstrap_metric(
-    metric: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
-    method: ArrayLike,
-    baseline: ArrayLike,
-    target: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    num_samples: int = 2_000,
-    seed: int = 0,
-) -> Interval:
-    """As `paired_bootstrap` for a metric that is no mean over items, such as Spearman.
-
-    Each sample draws seeds and items and evaluates ``metric`` of both arms on them.
-
-    Args:
-        metric: (predictions (I,), target (I,)) -> value; may be called with repeated items.
-        method: (S, I) predictions of the method, one row per seed.
-        baseline: (S, I) predictions of the baseline with the same seeds and items.
-        target: (I,) gold values.
-        confidence: in (0, 1).
-        num_samples: bootstrap samples; the metric is called ``2 S`` times for each.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: shapes do not fit, or the values are not finite.
-    """
-    a, b = np.asarray(method, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    gold = np.asarray(target, dtype=np.float64)
-    if a.ndim != 2 or a.shape != b.shape or gold.shape != a.shape[1:]:
-        raise ValueError(
-            f"need (seeds, items) twice and (items,), got {a.shape}, {b.shape}, {gold.shape}"
-        )
-    _check(a - b, confidence, num_samples)
-
-    def difference(seeds: NDArray[np.int64], items: NDArray[np.int64]) -> float:
-        g = gold[items]
-        return float(np.mean([metric(a[s, items], g) - metric(b[s, items], g) for s in seeds]))
-
-    rng = np.random.default_rng(seed)
-    num_seeds, num_items = a.shape
-    samples = np.empty(num_samples)
-    for i in range(num_samples):
-        seeds = rng.integers(0, num_seeds, size=(num_seeds,))
-        samples[i] = difference(seeds, rng.integers(0, num_items, size=(num_items,)))
-    return _interval(difference(np.arange(num_seeds), np.arange(num_items)), samples, confidence)
 
 
 def verdict(

@@ -62,16 +62,6 @@ def write_report(
     _write(folder / "metrics.md", f"# {title}\n\n{table}")
 
 
-def read_metrics(folder: Path) -> dict[str, float]:
-    """Read ``metrics.json`` back; undefined values are NaN.
-
-    Args:
-        folder: where `write_report` wrote.
-    """
-    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return {name: math.nan if value is None else float(value) for name, value in stored.items()}
-
-
 def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     if not metrics:
         raise ValueError("the report has no metrics")

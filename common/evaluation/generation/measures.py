@@ -8,7 +8,6 @@ import importlib.util
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,20 +88,6 @@ def word_overlap(prediction: str, reference: str) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     precision, recall = common / a.total(), common / b.total()
     return precision, recall, 2 * precision * recall / (precision + recall)
-
-
-def distinct(texts: Sequence[str], n: int = 2) -> float:
-    """Distinct word n-grams over all n-grams of the texts (Li et al. 2016, arXiv 1510.03055).
-
-    >>> distinct(["a b a b"], 2)
-    0.6666666666666666
-    """
-    grams = [
-        tuple(words[i : i + n])
-        for words in (text.split() for text in texts)
-        for i in range(len(words) - n + 1)
-    ]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def mauve(

@@ -1,6 +1,6 @@
 """Rankings of a judged set: by embeddings, BM25, TF-IDF; their metrics, over all and by query."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -197,20 +197,6 @@ def tfidf_encoder(texts: Sequence[str], **options: Any) -> EncodeTexts:
     """
     _, vectors = tfidf_vectors(texts, **options)
     return lambda rows: torch.from_numpy(vectors(list(rows)).toarray()).float()
-
-
-def trivial_baselines(
-    data: RetrievalSet, ks: Sequence[int] = (10, 100), methods: Sequence[Lexical] = LEXICAL
-) -> Mapping[str, RunScores]:
-    """Scores of the lexical methods, which a trained encoder is to be compared with.
-
-    Args:
-        data: collection, queries, judgements.
-        ks: cut-offs.
-        methods: which of them.
-    """
-    depth = max(DEPTH, *ks)
-    return {name: run_scores(data, lexical_run(data, name, depth=depth), ks) for name in methods}
 
 
 def _named(

@@ -100,15 +100,6 @@ def rehearsal_weight(num_memory: float, num_samples: float) -> float:
     return math.sqrt(num_memory / num_samples)
 
 
-def old_class_weight(num_old: int, num_new: int) -> float:
-    """log(1 + old / new), the same share for a growing classifier in the authors' earlier code.
-
-    >>> round(old_class_weight(4, 6), 4)
-    0.5108
-    """
-    return math.log(1 + num_old / num_new)
-
-
 def mixed(distillation: Tensor, task: Tensor, weight: float) -> Tensor:
     """Convex sum: weight * distillation + (1 - weight) * task."""
     return weight * distillation + (1 - weight) * task

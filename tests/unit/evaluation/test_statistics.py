@@ -7,10 +7,8 @@ from scipy.stats import bootstrap
 from common.evaluation.statistics import (
     Interval,
     paired_bootstrap,
-    paired_bootstrap_metric,
     verdict,
 )
-from common.evaluation.text.sts import spearman
 
 
 def test_three_seeds_give_the_range():
@@ -65,28 +63,6 @@ def test_wider_confidence_gives_a_wider_interval():
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
-def test_metric_bootstrap_of_a_mean_equals_the_plain_one():
-    rng = np.random.default_rng(5)
-    method, baseline = rng.normal(0.5, 1, (3, 40)), rng.normal(0, 1, (3, 40))
-    plain = paired_bootstrap(method - baseline, num_samples=500)
-    metric = paired_bootstrap_metric(
-        lambda p, t: float(p.mean()), method, baseline, np.zeros(40), num_samples=500
-    )
-    assert metric.mean == pytest.approx(plain.mean)
-    assert (metric.low, metric.high) == pytest.approx((plain.low, plain.high))
-
-
-def test_metric_bootstrap_of_spearman_sees_the_better_arm():
-    rng = np.random.default_rng(6)
-    gold = rng.normal(size=80)
-    close, far = (gold + s * rng.normal(size=(3, 80)) for s in (0.3, 3.0))
-    better = paired_bootstrap_metric(spearman, close, far, gold, num_samples=100)
-    assert verdict(better) == "supported"
-    swapped = paired_bootstrap_metric(spearman, far, close, gold, num_samples=100)
-    assert verdict(swapped) == "contradicted"
-    assert swapped.mean == pytest.approx(-better.mean)
-
-
 @pytest.mark.parametrize(
     ("low", "high", "margin", "expected"),
     [
@@ -122,5 +98,3 @@ def test_refusals():
         verdict([0.1, 0.2], margin=-0.1)
     with pytest.raises(ValueError, match="confidence"):
         paired_bootstrap([0.1, 0.2], confidence=95)
-    with pytest.raises(ValueError, match="need"):
-        paired_bootstrap_metric(spearman, np.ones((2, 3)), np.ones((2, 3)), np.ones(4))

@@ -7,7 +7,6 @@ import pytest
 
 from common.config import ROOT, UserError
 from common.evaluation.generation.measures import (
-    distinct,
     mauve,
     repetition,
     truncate,
@@ -45,12 +44,6 @@ def test_wrapping_matters_for_short_prefixes_only():
         assert repetition(long, text) == repetition(long, text, wrap=True)
     assert repetition(long, "w29 w1") == 0.5  # w1 is more than 20 words back
     assert repetition("a", "") == 0.0
-
-
-def test_distinct_ngrams():
-    assert distinct(["a b c"], 1) == 1.0
-    assert distinct(["a a a a"], 2) == pytest.approx(1 / 3)
-    assert distinct([""], 2) == 0.0
 
 
 def test_mauve_of_equal_and_of_other_texts():

@@ -1,14 +1,13 @@
 """Spearman of cosines, metric files and tables."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from common.evaluation.tables import markdown_table, read_metrics, write_report
+from common.evaluation.tables import markdown_table, write_report
 from common.evaluation.text.sts import pair_cosine, spearman, sts_metrics
 
 
@@ -74,15 +73,12 @@ def test_table_shows_chance_beside_the_metric():
     ]
 
 
-def test_report_round_trip(tmp_path):
+def test_a_report_writes_numbers_and_a_table(tmp_path):
     folder = tmp_path / "new" / "run"
     write_report(METRICS, folder, title="Digits")
     stored = json.loads((folder / "metrics.json").read_text())
     assert stored == {"top1": 0.5, "top1_chance": 0.1, "loss": None, "a_chance": 2.0}
     assert list(stored) == list(METRICS)
-    read = read_metrics(folder)
-    assert math.isnan(read.pop("loss"))
-    assert read == {"top1": 0.5, "top1_chance": 0.1, "a_chance": 2.0}
     text = (folder / "metrics.md").read_text()
     assert text.startswith("# Digits\n\n| metric |")
     assert sorted(p.name for p in folder.iterdir()) == ["metrics.json", "metrics.md"]
