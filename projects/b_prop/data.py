@@ -15,7 +15,7 @@ from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from common.data.splits import stable_fraction
-from common.data.text.masking import IGNORED, mask_words
+from common.data.text.masking import IGNORED
 from common.encoders.text.cross_encoder import SPECIAL_PIECES, CrossEncoder, pair_ids
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
@@ -35,6 +35,7 @@ from projects.b_prop.documents import (
     num_candidates,
 )
 from projects.b_prop.groups import RankingGroups
+from projects.b_prop.masking import mask_words
 from projects.b_prop.reranking import first_stage, ranking_records
 from projects.b_prop.word_attention import expose_attention, word_pieces
 from projects.b_prop.words import WordSampler

@@ -27,6 +27,7 @@ from common.families.image_text.data import (
 )
 from projects.clip_baselines.config import Config
 from projects.clip_baselines.multi_view import MultiViewPairs
+from projects.clip_baselines.photo_texts import JoinedTexts, Mixture, PhotoTexts
 from projects.clip_baselines.view_options import RocketData
 
 TEXTS_FROM = "the data set's authors: the second text of each pair (YFCC: the description)"
@@ -41,7 +42,7 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
     mixture = None
     if data.photos:
         assert isinstance(images, CachedImages)
-        mixture = photographs.Mixture(len(images), data.photos, data.photo_share)
+        mixture = Mixture(len(images), data.photos, data.photo_share)
         images, texts = with_photographs(cfg, images, texts)
     views = None
     if data.num_augs:
@@ -78,7 +79,7 @@ def with_photographs(
     """Drawings, and behind them photographs."""
     data = cfg.data
     more = photographs.photographs_to_train(data.root, data.photos, cfg.seed, data.cache_size)
-    joined = photographs.JoinedTexts([texts, photographs.PhotoTexts(more.labels)])
+    joined = JoinedTexts([texts, PhotoTexts(more.labels)])
     return CachedImages(torch.cat([images.images, more.images]), images.transform), joined
 
 

@@ -16,13 +16,13 @@ from common.data.module import ContrastiveData
 from common.data.samplers import Key
 from common.data.speech.sources import FOLDERS, NUM_CLASSES, spoken_part
 from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenSet
-from common.data.speech.transcripts import TranscriptTokenizer
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.pretrained import resolve_pretrained
-from common.encoders.speech.special_tokens import PAD
 from common.engine.experiment import Requirement
 from projects.coconut.config import CoconutData, Config
 from projects.coconut.incremental import ClassIncremental, class_order, quota_per_class
+from projects.coconut.speech.special_tokens import PAD
+from projects.coconut.speech.tokenizer import TranscriptTokenizer
 
 
 class SpeechBatch(TypedDict):

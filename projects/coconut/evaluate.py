@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.speech.transcripts import SpokenTarget, full_text
+from common.data.speech.transcripts import SpokenTarget
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
@@ -22,6 +22,7 @@ from projects.coconut.continual_figures import task_curves, task_heat_map
 from projects.coconut.data import Samples
 from projects.coconut.module import Coconut
 from projects.coconut.speech.error_rates import character_error_rate, word_error_rate
+from projects.coconut.speech.tokenizer import full_text
 from projects.coconut.stages import Task, decode, evaluate_task, scores
 
 EXAMPLES = 12  # rows of the gallery

@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.data.speech.transcripts import TranscriptTokenizer
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import (
     all_gather_with_grad,
@@ -13,7 +12,6 @@ from common.distributed.differentiable import (
     rank_mean_of_sums,
 )
 from common.encoders.pooling import mean_pool
-from common.encoders.speech.special_tokens import PAD
 from common.engine.module import ContrastiveModule
 from common.losses.auxiliary.distillation import mixed, rehearsal_weight, softened_divergence
 from common.losses.auxiliary.tokens import token_sums
@@ -24,7 +22,9 @@ from projects.coconut.network import rows_embedded
 from projects.coconut.objective import mm_loss, nspt_loss, nspt_weight, teacher_rows
 from projects.coconut.snapshot import FrozenTeacher
 from projects.coconut.speech.error_rates import IntentErrors
+from projects.coconut.speech.special_tokens import PAD
 from projects.coconut.speech.speech_to_text import SpeechToText
+from projects.coconut.speech.tokenizer import TranscriptTokenizer
 
 
 class Coconut(ContrastiveModule):

@@ -12,9 +12,8 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.speech.sources import spoken_part
 from common.data.speech.spoken import SpokenPart
-from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer, full_text
+from common.data.speech.transcripts import SpokenTarget
 from common.encoders.modes import evaluated
-from common.encoders.speech.special_tokens import EOS, PAD
 from common.engine.experiment import Stage
 from projects.coconut.config import Config
 from projects.coconut.data import (
@@ -30,6 +29,8 @@ from projects.coconut.incremental import ClassIncremental, select_memory
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network
 from projects.coconut.speech.error_rates import word_edits
+from projects.coconut.speech.special_tokens import EOS, PAD
+from projects.coconut.speech.tokenizer import TranscriptTokenizer, full_text
 
 
 class Task:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.lookup import data_root
-from common.data.mixture import DrawnMixture, source_probabilities
+from common.data.mixture import source_probabilities
 from common.data.module import ContrastiveData
 from common.data.padding import TextInputs, padded
 from common.data.samplers import Key, sample_rng
@@ -39,6 +39,7 @@ from projects.cocosoda.code.search_sets import (
 from projects.cocosoda.code.soda import Ids, SoftAugmentation
 from projects.cocosoda.code.types import TYPES, TYPES_OF, Language, Strategy, leaf_type, type_token
 from projects.cocosoda.config import Config
+from projects.cocosoda.mixture import DrawnMixture
 
 _SODA_STREAM, _TYPE_STREAM, _SYNTHETIC_STREAM = 83, 2**31 + 84, 85
 _LINE_COMMENTS: dict[Language, tuple[str, ...]] = {

@@ -16,7 +16,6 @@ from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
 from common.encoders.modes import untrained
 from common.engine.workspace import Workspace
-from common.evaluation.features.geometry import TokenCosines
 from common.evaluation.generation import measures
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.data import Passage, check_judges, passages, training_lines
@@ -24,6 +23,7 @@ from projects.contrastive_search.diversity import ORDERS, diversity, repeated_ng
 from projects.contrastive_search.harness import decode_side_by_side
 from projects.contrastive_search.module import SimCTG
 from projects.contrastive_search.ngram_model import NgramModel
+from projects.contrastive_search.token_cosines import TokenCosines
 
 Ids = list[int]
 Scorer = Callable[[Sequence[Passage], Sequence[Ids], Sequence[str]], NDArray[np.float64]]

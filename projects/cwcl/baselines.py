@@ -4,7 +4,6 @@ import torch
 from torch.nn import functional as F
 
 from common.encoders.image.cifar_resnet import CifarResNet
-from common.encoders.image_text.locked import given_part
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
 from common.evaluation.image_text.zeroshot import zeroshot_accuracy
@@ -12,6 +11,7 @@ from common.families.image_text.class_captions import captioned_cifar
 from common.families.image_text.data import eval_transform
 from projects.cwcl.config import Config
 from projects.cwcl.evaluate import image_features, photographs
+from projects.cwcl.locked_towers import given_part
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.pictures import training_data
 

@@ -5,13 +5,61 @@ from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.speech.options import SpokenData
-from common.families.image_text.config import ImageTextData, ImageTextEval, LockedTowers
+from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
 from common.ranges import Count, Counts, Positive, Rate
 
 OTHER_PAIR = {  # what belongs to the other pair of modalities
     "image_text": ("intents", "keywords", "intent_texts"),
     "speech_text": ("datasets", "pairs", "validate"),
 }
+
+
+@dataclass
+class LockedTowers(TwoTowers):
+    """A given image tower, which stays as it is, and a text tower that learns its space (LiT)."""
+
+    # vision: cifar_resnet<depth>, convnet, timm/<model> or a torchvision model
+    locked: bool = True  # False trains both towers (CLIP)
+    # weights of the image tower alone; a file's want the images of data.normalize
+    vision_pretrained: str = "random"
+    centred: bool = False  # subtract the mean feature of the training images, with vision
+    projected: bool = False  # a trainable map to embed_dim on the image side too, with vision
+    text_tower: Literal["clip", "bag"] = "clip"  # with vision; bag: mean of word vectors
+    cache: bool = True  # compute the tower's features once; needs images that are not augmented
+    cache_dir: str | None = None  # folder that keeps them between runs
+    augment: bool = False  # random resized crops for the image tower
+
+    def check_towers(self) -> None:
+        """Refuse what cannot be locked, cached or centred.
+
+        Raises:
+            ValueError: see above.
+        """
+        super().check_towers()
+        if self.open_clip is not None and (self.centred or self.projected):
+            raise ValueError("model.centred and model.projected need model.vision")
+        if self.vision is not None and self.pretrained != "random":
+            raise ValueError(
+                "model.pretrained holds both towers of model.open_clip: with model.vision set "
+                "model.vision_pretrained"
+            )
+        if self.locked and self.vision_pretrained == "random" and self.pretrained == "random":
+            raise ValueError(
+                "model.locked=true keeps the image tower as it is: name its weights in "
+                "model.vision_pretrained (or model.pretrained with model.open_clip)"
+            )
+        self.check_frozen()
+
+    def check_frozen(self) -> None:
+        """Refuse a cache or a mean of what is trained or augmented.
+
+        Raises:
+            ValueError: see above.
+        """
+        if not self.locked and (self.cache or self.centred):
+            raise ValueError("model.cache and model.centred need model.locked=true: set them false")
+        if self.cache and self.augment:
+            raise ValueError("model.cache=true needs model.augment=false: one feature an image")
 
 
 @dataclass

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from common.data.image.benchmarks import load_image_set
 from common.data.lookup import data_root
 from common.encoders import modes
-from common.encoders.image_text.locked import given_part, tower_features
 from common.engine.workspace import Workspace
 from common.evaluation.features.frozen import frozen_features, source_features
 from common.evaluation.gallery import retrieval_gallery
@@ -28,6 +27,7 @@ from common.families.image_text.data import eval_transform, official_files, synt
 from common.families.image_text.drawings import UNSEEN_TEMPLATES
 from common.families.image_text.embedding import encode_images, encode_texts
 from projects.cwcl.config import Config
+from projects.cwcl.locked_towers import given_part, tower_features
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.structure import linear_cka, structure_spearman
 from projects.cwcl.template_sweep import template_sweep

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.image.sources import EvalTransform
 from common.data.text.tokenizers import ClipTokenizer
-from common.encoders.image_text.locked import LockedEncoder, build_locked
 from common.encoders.image_text.open_clip_dual import CONFIG_FILE, OpenClipDualEncoder
 from common.encoders.modes import evaluation_mode
 from common.export.files import write_json
 from common.export.open_clip import load_open_clip, save_open_clip
 from common.export.safetensors import load_safetensors, save_safetensors
+from projects.cwcl.locked_towers import LockedEncoder, build_locked
 
 PREPROCESS = "preprocess.json"
 

@@ -13,18 +13,9 @@ from common.data.image_text.captions import CaptionedImages
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.text.tokenizers import ClipTokenizer
-from common.encoders.image_text.locked import (
-    CentredTower,
-    LockedEncoder,
-    build_locked,
-    from_features,
-    given_part,
-    tower_features,
-)
 from common.encoders.modes import evaluated
 from common.evaluation.features.cached import Rows, cached_features
 from common.evaluation.features.frozen import source_outputs
-from common.families.image_text.config import LockedTowers
 from common.families.image_text.data import (
     eval_transform,
     image_text_data,
@@ -34,7 +25,16 @@ from common.families.image_text.data import (
 )
 from common.families.image_text.module import ImageTextModule, build_tokenizer
 from common.families.image_text.protocol import ImageTextConfig
+from projects.cwcl.config import LockedTowers
 from projects.cwcl.frozen_vectors import FrozenFeatures
+from projects.cwcl.locked_towers import (
+    CentredTower,
+    LockedEncoder,
+    build_locked,
+    from_features,
+    given_part,
+    tower_features,
+)
 
 
 class LockedConfig(ImageTextConfig, Protocol):

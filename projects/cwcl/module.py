@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from common.data.image_text.captions import ImageTextBatch
-from common.encoders.image_text.locked import LockedEncoder
 from common.losses.output import LossOutput
 from projects.cwcl.config import Config, MethodConfig
 from projects.cwcl.locked import LockedModule
+from projects.cwcl.locked_towers import LockedEncoder
 from projects.cwcl.objective import Objective
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
-from common.encoders.image_text.locked import LockedEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage, weights_requirement
 from common.engine.workspace import Workspace
 from common.families.image_text.class_captions import captioned_cifar
@@ -26,6 +25,7 @@ from projects.cwcl.config import Config
 from projects.cwcl.evaluate import evaluate_pairs, training_weights
 from projects.cwcl.exported import load_locked, save_locked
 from projects.cwcl.locked import build_towers, locked_data
+from projects.cwcl.locked_towers import LockedEncoder
 from projects.cwcl.module import ImageTextCWCL
 
 

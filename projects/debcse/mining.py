@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.offline import OfflineCache, Row, content_digest
+from common.data.offline import Row, content_digest
 from common.data.samplers import sample_rng
 from common.data.text.augment import STOP_WORDS, Repetition
 from common.data.text.lexical import SurfaceSimilarity
@@ -24,6 +24,7 @@ from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.search import search
 from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config
+from projects.debcse.offline_cache import OfflineCache
 from projects.debcse.sampling import Pools
 
 REPETITION_STREAM, RANDOM_STREAM, QUANTILE_STREAM = 44, 45, 46

@@ -69,13 +69,14 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> Made:
     if options.output is None:
         raise UserError("set paraphrase.output to a folder; then pool.paraphrases names it")
     from common.data.lines import one_line
-    from common.data.offline import OfflineCache, Row, content_key
+    from common.data.offline import Row, content_key
     from common.data.samplers import sample_rng
     from common.decoding.generators import text_generator
     from common.decoding.options import Policy, ServerConfig
     from common.decoding.prompts import Prompt
     from common.encoders.text.tower import load_tokenizer
     from projects.debcse.data import corpus
+    from projects.debcse.offline_cache import OfflineCache
 
     texts = corpus(cfg)[: options.limit]
     policy = Policy("nucleus", temperature=options.temperature, top_p=options.top_p)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError
-from common.data.offline import OfflineCache
 from common.data.tables import write_jsonl
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace, write_json
@@ -16,6 +15,7 @@ from projects.debcse.config import Config, IpwConfig
 from projects.debcse.data import corpus
 from projects.debcse.evaluate import examples, pair_figure, pair_metrics
 from projects.debcse.mining import Mined, mine, scorer_encoding
+from projects.debcse.offline_cache import OfflineCache
 from projects.debcse.paraphrase import paraphrase
 from projects.debcse.record import PairRecord, nli_labels, supervised_features
 from projects.debcse.sampling import PairSampler

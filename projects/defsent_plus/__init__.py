@@ -38,8 +38,8 @@ def build(cfg: Config) -> "Experiment[DefSentPlus]":
         num_views=1,
     )
     experiment = replace(experiment, export=export, load_export=load_export)
-    tasks = {**experiment.tasks, "lookup": partial(lookup, cfg, experiment=experiment)}
-    return replace(experiment, tasks=tasks)
+    look = partial(lookup, cfg, experiment=experiment)
+    return replace(experiment, tasks={**experiment.tasks, "lookup": look})
 
 
 def load(folder: "Path") -> "DefSentPlus":

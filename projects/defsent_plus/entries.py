@@ -12,12 +12,12 @@ from common.encoders.state_dict import read_state_dict, weights_digest
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.lifecycle.kept_weights import kept_path
 from common.evaluation.features.geometry import mean_cosine
-from common.evaluation.features.postprocessing import fit_ica
 from common.evaluation.text.sts_protocol import encode_distinct
 from common.export.files import write_tensors
 from common.families.sentences.evaluation import encoding
 from projects.defsent_plus.config import Config, IcaConfig
 from projects.defsent_plus.data import Dictionary, definition_encoder, refuse_long
+from projects.defsent_plus.ica import fit_ica
 
 
 def entry_matrix(definitions: list[list[str]], encode: Callable[[list[str]], Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.config import UserError
 from common.data.text.tokenizers import ClipTokenizer
 from common.encoders.heads import linear_projection
-from common.encoders.image_text.locked import TEXT_TOWERS
+from common.encoders.image_text.text_towers import TEXT_TOWERS
 from common.encoders.state_dict import read_state_dict
 from common.evaluation.image_text.zeroshot import class_embeddings
 from common.losses.output import unit

@@ -17,7 +17,6 @@ from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
 from common.decoding.policies import processors
 from common.decoding.stopping import ending_tokens, until_end
-from common.encoders.text.language_models.causal import lora_switched
 from projects.lol.config import MethodConfig
 from projects.lol.early_exit import (
     at_layer,
@@ -26,6 +25,7 @@ from projects.lol.early_exit import (
     furthest_layer,
     num_blocks,
 )
+from projects.lol.lora import lora_switched
 from projects.lol.objective import Logits, Weights, lol_scores
 from projects.lol.prompts import Contexts, Prompts
 from projects.lol.tracks import Reading, Track, read, write

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from common.decoding.language_model import LanguageModel
-from common.encoders.text.language_models.causal import block_classes, lora_switched
+from common.encoders.text.language_models.causal import block_classes
 from common.engine.module import ContrastiveModule
 from common.losses.auxiliary.tokens import labelled_token_loss
 from projects.lol.config import Config
 from projects.lol.decoder import Models
+from projects.lol.lora import lora_switched
 
 
 class LOL(ContrastiveModule):

@@ -14,7 +14,7 @@ from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.decoding.language_model import LanguageModel
 from common.encoders.pretrained import stand_in
-from common.encoders.text.language_models.causal import add_lora, load_lora, remove_lora, save_lora
+from common.encoders.text.language_models.causal import add_lora, remove_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer, quiet
 from common.engine.experiment import Plan, Stage
@@ -25,6 +25,7 @@ from projects.lol.config import Config
 from projects.lol.data import Answers, Hallucination, amateur_data, hallucinations, requirements
 from projects.lol.decoder import Decoder
 from projects.lol.facts import Statements, World, word_tokenizer, world_of
+from projects.lol.lora import load_lora, save_lora
 from projects.lol.module import LOL
 from projects.lol.prompts import Prompts
 from projects.lol.tracks import read

@@ -16,12 +16,12 @@ from common.config import UserError
 from common.data.lines import read_lines
 from common.data.lookup import data_root
 from common.data.retrieval.readers import read_labels, read_table
-from common.data.retrieval.records import EmbeddingTask, write_task
 from common.data.tables import write_jsonl
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
 from common.evaluation.retrieval.bm25 import BM25
 from projects.nv_embed.config import Config
+from projects.nv_embed.data.records import EmbeddingTask, write_task
 from projects.nv_embed.data.training_sets import described, read_set
 
 ROWS = 256  # training texts that are compared with all evaluation texts at a time

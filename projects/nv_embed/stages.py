@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.retrieval.records import EmbeddingTask
 from common.encoders.pretrained import stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Stage, weights_requirement
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
 from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.data.records import EmbeddingTask
 from projects.nv_embed.data.training_sets import (
     num_samples,
     set_requirements,

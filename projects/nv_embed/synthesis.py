@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError
-from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, write_task
+from common.data.retrieval.records import EmbeddingRecord
 from common.data.row_map.chunks import RowFunction, RowSeed
 from common.data.row_map.mapper import Once, RowMap, map_rows
 from common.data.tables import write_jsonl
@@ -26,6 +26,7 @@ from common.decoding.prompts import Prompt, TextGenerator
 from common.engine.workspace import Workspace
 from common.evaluation.generation.measures import truncate
 from projects.nv_embed.config import Config
+from projects.nv_embed.data.records import EmbeddingTask, write_task
 
 NAME = "synthetic_pairs"  # the set of `projects.nv_embed.data.registry`
 CHUNK = 512  # answers in a file

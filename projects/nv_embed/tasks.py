@@ -11,7 +11,6 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.offline import content_digest
-from common.data.retrieval.records import EmbeddingTask, with_negatives, write_task
 from common.data.row_map.chunks import RowFunction, RowSeed
 from common.data.row_map.mapper import RowMap, map_rows
 from common.encoders.modes import evaluated
@@ -22,6 +21,7 @@ from common.evaluation.encoding import encode_texts
 from common.evaluation.retrieval.beir import load_corpus
 from common.evaluation.retrieval.text_mining import TextMiner, candidate_depth
 from projects.nv_embed.config import Config
+from projects.nv_embed.data.records import EmbeddingTask, with_negatives, write_task
 from projects.nv_embed.data.registry import MTEB_TASKS, mteb_prompts
 from projects.nv_embed.data.training_sets import (
     described,

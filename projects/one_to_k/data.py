@@ -21,11 +21,11 @@ from common.data.packed import PackedImages
 from common.data.samplers import Rng, sample_rng
 from common.data.splits import emoji_split, stable_fraction
 from common.data.tables import read_jsonl
-from common.data.text.masking import mask_spans
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer
 from projects.one_to_k.config import Config, ModelConfig
 from projects.one_to_k.fixed_length import FixedLengthTokenizer, NgramTokenizer
+from projects.one_to_k.masking import mask_spans
 from projects.one_to_k.multilingual import (
     CaptionLines,
     MultilingualPairs,

@@ -1,13 +1,13 @@
 """What the arms are read against: the most frequent class, words, letters, frozen vectors."""
 
 from common.engine.workspace import Workspace
-from common.families.classification.baselines import (
+from projects.peft_augmentation.classification.baselines import (
     frozen_linear,
     majority,
     tfidf_chars,
     tfidf_words,
 )
-from common.families.classification.module import first_classifier
+from projects.peft_augmentation.classification.module import first_classifier
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.experiment import evaluate
 from projects.peft_augmentation.module import PeftAugmentation

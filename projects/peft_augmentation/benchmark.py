@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from benchmarks.measure import results_folder, write_table
 from common.config import load
 from common.encoders.text.tower import load_transformer
+from projects.peft_augmentation.classification.module import first_classifier
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.module import PeftAugmentation
-from projects.peft_augmentation.stages import first_classifier, training_data
+from projects.peft_augmentation.stages import training_data
 
 OUT = results_folder(quick=False) / "peft_augmentation.csv"
 

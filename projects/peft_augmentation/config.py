@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 from common.config import ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import DecoderConfig, ServerConfig
-from common.families.classification.config import (
+from common.ranges import Cosine, Count, NonNegative, Positive, Probability, Share, not_empty
+from projects.peft_augmentation.classification.config import (
     ClassifierEval,
     ClassifierModel,
     LabelledData,
     TuningConfig,
 )
-from common.ranges import Cosine, Count, NonNegative, Positive, Probability, Share, not_empty
 
 
 @dataclass

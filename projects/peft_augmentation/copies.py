@@ -15,7 +15,7 @@ from common.decoding.options import Policy
 from common.decoding.prompts import Prompt
 from common.engine.workspace import Workspace
 from common.export.files import output_file
-from common.families.classification.module import labelled_parts
+from projects.peft_augmentation.classification.module import labelled_parts
 from projects.peft_augmentation.config import Config, CopiesConfig
 
 CHUNK_BATCHES = 8  # batches in a file of finished rows

@@ -10,9 +10,9 @@ from common.encoders.text.tuned.classifier import Texts
 from common.engine.experiment import Experiment, experiment_of
 from common.engine.workspace import Workspace
 from common.export.tuned_classifier import load_classifier, save_classifier
-from common.families.classification.evaluation import evaluate_classifier
-from common.families.classification.module import scored_part
 from projects.peft_augmentation import tasks
+from projects.peft_augmentation.classification.evaluation import evaluate_classifier
+from projects.peft_augmentation.classification.module import scored_part
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.copies import write_copies
 from projects.peft_augmentation.module import PeftAugmentation

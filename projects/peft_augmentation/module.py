@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.encoders.length_groups import in_length_groups
 from common.encoders.text.tuned.classifier import TextClassifier, mixed_at
-from common.families.classification.module import ClassifierModule
+from projects.peft_augmentation.classification.module import ClassifierModule
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.objective import Objective
 from projects.peft_augmentation.soft_targets import mixer, mixture

@@ -10,8 +10,7 @@ from torch.utils.data import Dataset
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
-from common.data.text.labelled.batches import ClassBatches, EvaluationTexts
-from common.data.text.labelled.copies import Copies, cached_copies, eda_copies, load_synonyms
+from common.data.text.labelled.batches import ClassBatches, Copies, EvaluationTexts
 from common.data.text.labelled.readers import LabelledSet
 from common.engine.experiment import (
     Plan,
@@ -20,7 +19,8 @@ from common.engine.experiment import (
     bundled_requirement,
     weights_requirement,
 )
-from common.families.classification.module import (
+from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies, load_synonyms
+from projects.peft_augmentation.classification.module import (
     build_classifier,
     first_classifier,
     labelled_parts,

@@ -14,12 +14,12 @@ from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import finished_runs, run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.figures import tsne_maps
-from common.families.classification.evaluation import (
+from projects.peft_augmentation.classification.evaluation import (
     copies_of,
     embedded,
     evaluate_classifier,
 )
-from common.families.classification.module import scored_part
+from projects.peft_augmentation.classification.module import scored_part
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.module import PeftAugmentation
 

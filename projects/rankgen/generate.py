@@ -15,20 +15,13 @@ from common.data.row_map.chunks import RowFunction, RowSeed
 from common.data.row_map.mapper import RowMap, map_rows
 from common.data.splits import stable_fraction
 from common.data.tables import write_jsonl
-from common.data.text.books import (
-    Chapter,
-    Window,
-    chapter_windows,
-    halves,
-    load_books,
-    read_book_folder,
-    split_sentences,
-)
+from common.data.text.books import Chapter, halves, load_books, read_book_folder, split_sentences
 from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy
 from common.decoding.prompts import Prompt
 from common.engine.workspace import Workspace
 from common.export.files import output_file
+from projects.rankgen.books import Window, chapter_windows
 from projects.rankgen.config import Config, Half, Part
 from projects.rankgen.data import FILE
 from projects.rankgen.decode import tidy

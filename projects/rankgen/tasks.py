@@ -16,13 +16,7 @@ from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.generation.preference import (
-    FORM,
-    KEY,
-    preference_metrics,
-    read_answers,
-    write_form,
-)
+from common.evaluation.generation.preference import FORM, KEY, write_form
 from common.evaluation.tables import markdown_table
 from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
@@ -39,6 +33,7 @@ from projects.rankgen.decode import tidy
 from projects.rankgen.encoder import MARKERS, PrefixSuffixEncoder
 from projects.rankgen.generate import write_bundled, write_generations, write_windows
 from projects.rankgen.module import RankGen
+from projects.rankgen.preference import preference_metrics, read_answers
 from projects.rankgen.stages import make_encoder
 
 

@@ -15,7 +15,6 @@ from common.data.module import ContrastiveData
 from common.data.padding import TextInputs
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
-from common.data.text.lexical import without_phrases
 from projects.vacancysbert.config import Config, VacancyData
 from projects.vacancysbert.encoder import TitleSkillEncoder
 from projects.vacancysbert.esco import esco_parts
@@ -28,6 +27,7 @@ from projects.vacancysbert.normalisation import (
     title_benchmark,
     title_key,
 )
+from projects.vacancysbert.phrases import without_phrases
 from projects.vacancysbert.places import file_path
 from projects.vacancysbert.synthetic import synthetic_parts
 from projects.vacancysbert.texts import (

@@ -10,7 +10,6 @@ from functools import lru_cache
 
 from common.data.occupations import Occupation, load_occupations
 from common.data.splits import stable_fraction
-from common.data.text.lexical import clauses, sentences
 from projects.vacancysbert.normalisation import (
     ALL,
     ZERO_OVERLAP,
@@ -18,6 +17,7 @@ from projects.vacancysbert.normalisation import (
     share_a_word,
     title_key,
 )
+from projects.vacancysbert.phrases import clauses, sentences
 from projects.vacancysbert.texts import without_title
 
 TEST, DEV = 2500, 500  # queries of each of the two parts

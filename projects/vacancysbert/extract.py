@@ -16,7 +16,6 @@ from common.data.occupations import load_skill_labels
 from common.data.row_map.chunks import RowFunction, RowSeed
 from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import read_jsonl, write_jsonl
-from common.data.text.lexical import PhraseMatcher, clauses
 from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
 from common.decoding.prompts import Prompt
@@ -24,6 +23,7 @@ from common.encoders.text.tagger import span_tagger
 from common.engine.workspace import Workspace
 from projects.vacancysbert.config import Config, ExtractConfig
 from projects.vacancysbert.normalisation import strings
+from projects.vacancysbert.phrases import PhraseMatcher, clauses
 
 INSTRUCTION = (
     "Read the job description. Write down the professional skills, tools and fields of knowledge "

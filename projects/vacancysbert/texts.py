@@ -5,8 +5,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from common.data.text.lexical import without_phrases
 from projects.vacancysbert.normalisation import title_key
+from projects.vacancysbert.phrases import without_phrases
 
 _REMOVED = re.compile(
     r"https?://\S+|www\.\S+"

@@ -8,15 +8,15 @@ import numpy as np
 from common.config import UserError
 from common.encoders.text.tuned.classifier import text_classifier
 from common.engine.workspace import Workspace
-from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
-from common.evaluation.text.sts_protocol import score_sts
-from common.families.classification.baselines import (
+from common.evaluation.text.class_baselines import (
     Fit,
     letters_fit,
     majority_fit,
     vectors_fit,
     words_fit,
 )
+from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
+from common.evaluation.text.sts_protocol import score_sts
 from common.families.sentences.evaluation import save_sts_items
 from projects.vega import pretraining as pre
 from projects.vega.config import Config

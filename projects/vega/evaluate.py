@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.text.labelled.glue import is_labelled
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
 from projects.vega.config import Config
 from projects.vega.encoders.perturbation import EmbeddingPerturbation, first_perturbation
 from projects.vega.glue.metrics import glue_metrics
+from projects.vega.glue.reading import is_labelled
 from projects.vega.glue.submission import submission_lines
 from projects.vega.module import FineTune
 from projects.vega.stages import chance, inputs_of, labelled_part, parts_of, target_parts

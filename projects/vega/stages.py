@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from common.config import OptimConfig, UserError
 from common.data.module import ContrastiveData
 from common.data.text.labelled.batches import ClassBatches, EvaluationTexts
-from common.data.text.labelled.glue import Unlabelled, drawn, flipped, read_inputs, read_part
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
@@ -24,6 +23,7 @@ from projects.vega.glue.pseudo_labels import (
     pseudo_labelled,
     united,
 )
+from projects.vega.glue.reading import Unlabelled, drawn, flipped, read_inputs, read_part
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError, load
-from common.data.text.labelled.glue import read_inputs, read_part
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
@@ -20,6 +19,7 @@ from projects.vega.config import Config
 from projects.vega.evaluate import logits_of
 from projects.vega.forwarding import strategy, target_of, task_words, word
 from projects.vega.glue.metrics import glue_average, glue_metrics
+from projects.vega.glue.reading import read_inputs, read_part
 from projects.vega.glue.submission import write_submission
 from projects.vega.module import FineTune
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders.batch_whitening import Whitening
 from common.families.sentences.config import SentenceLoss
 from common.losses.info_nce import InfoNCELoss
 from projects.whitenedcse.config import SgwConfig
+from projects.whitenedcse.whitening import Whitening
 
 
 class WhitenedHead(nn.Module):

@@ -2,7 +2,7 @@
 
 | layout | files | content |
 |---|---|---|
-| records | ``.jsonl`` | unified records, see `common.data.retrieval.records.write_task` |
+| records | ``.jsonl`` | unified records: query, positives and negatives of a row |
 | beir | folder | ``corpus.jsonl``, ``queries.jsonl``, ``qrels/train.tsv`` |
 | pairs | ``.jsonl`` | ``[a, b]``, ``[a, b, negative]``, ``{"query", "pos", "neg"}`` or ``{"set": [...]}`` |
 | dpr | ``.json`` | list of ``question``, ``positive_ctxs``, ``hard_negative_ctxs`` |

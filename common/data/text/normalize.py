@@ -26,9 +26,8 @@ _TABLE |= {ord(c): "" for c in _DROPPED}
 def normalize_text(text: str) -> str:
     r"""A text with plain punctuation, single spaces and composed letters (NFC).
 
-    Source: ours, after Izacard et al. 2022, "Contriever", whose own, smaller table
-    (`projects.contriever.normalize`) leaves letters, spaces and other scripts as they are,
-    arXiv 2112.09118.
+    Source: ours, after Izacard et al. 2022, "Contriever", arXiv 2112.09118, whose smaller table
+    leaves letters, spaces and other scripts unchanged.
 
     >>> normalize_text("\u201cA\u00a0b\u201d \u2013 c\u2026")
     '"A b" - c...'

@@ -20,7 +20,7 @@ class RepetitionConfig:
 
 @dataclass
 class TokenNoise:
-    """Change of the tokens of a view, see projects.contriever.noise."""
+    """Change of the tokens of a view."""
 
     kind: Literal["none", "delete", "mask", "replace", "shuffle"] = "none"
     probability: Rate = 0.1  # of each token

@@ -60,7 +60,7 @@ def fit_whitening(
         method: "pca", "zca" or "cholesky".
         dim: K of "pca", 1 <= K <= D; None keeps all.
         ridge: >= 0, times the largest eigenvalue, added to the diagonal of the covariance if that
-            is degenerate; see `common.encoders.batch_whitening.Whitening`.
+            is degenerate; see `whitening_matrix`.
 
     Raises:
         ValueError: `dim` out of range or with another method, a negative ridge, or input that is
@@ -72,7 +72,7 @@ def fit_whitening(
     [2.0, 2.0, 0.0, 0.0]
     """
     x = as_matrix(embeddings, "embeddings").double()
-    kept = _dimension(dim, x.shape[1])
+    kept = checked_dimension(dim, x.shape[1])
     if (dim is not None and method != "pca") or ridge < 0:
         raise ValueError(f"dim is for method='pca' and ridge >= 0, got {method!r}, {dim}, {ridge}")
     with exact_math(x.device):
@@ -92,70 +92,12 @@ def fit_whitening(
     return EmbeddingTransform(mean.cpu(), matrix.cpu())
 
 
-def fit_ica(
-    embeddings: Tensor,
-    *,
-    dim: int | None = None,
-    standardize: bool = True,
-    scale: float = 1.0,
-    max_iter: int = 1000,
-    tol: float = 1e-4,
-    seed: int = 0,
-) -> EmbeddingTransform:
-    """Independent components: uncorrelated directions that are as far from Gaussian as possible.
-
-    FastICA of scikit-learn (parallel, log cosh, unit variance). Sign and order of the components
-    are arbitrary: compare cosines and norms, not columns.
-
-    Source: Hyvarinen and Oja 2000, "Independent component analysis", sections 4 to 6.
-
-    Args:
-        embeddings: (N, D), N > D.
-        dim: K components, 1 <= K <= D; None takes D.
-        standardize: divide each dimension by its standard deviation first.
-        scale: > 0, standard deviation of every component.
-        max_iter: upper bound on the iterations; `converged` says whether it was met.
-        tol: of the change of a component.
-        seed: of the initial rotation.
+def checked_dimension(dim: int | None, available: int) -> int:
+    """Dimensions that are kept; None keeps all.
 
     Raises:
-        ValueError: an argument out of range, or input that is not finite.
-        UserError: the embeddings span fewer directions than K.
+        ValueError: fewer than one or more than there are.
     """
-    import warnings
-
-    from sklearn.decomposition import FastICA
-    from sklearn.exceptions import ConvergenceWarning
-
-    x = as_matrix(embeddings, "embeddings").double().cpu()
-    kept = _dimension(dim, x.shape[1])
-    if scale <= 0 or max_iter < 1:
-        raise ValueError(f"scale must be > 0 and max_iter >= 1, got {scale} and {max_iter}")
-    mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
-    rank = int(torch.linalg.matrix_rank(x - mean))
-    if rank < kept:
-        raise UserError(
-            f"{len(x)} embeddings vary in {rank} directions, fewer than {kept} components: give "
-            "more texts or a smaller dim"
-        )
-    divisor = torch.where(deviation > 0, deviation, 1.0) if standardize else torch.ones_like(mean)
-    ica = FastICA(
-        n_components=kept,
-        whiten="unit-variance",
-        fun="logcosh",
-        tol=tol,
-        max_iter=max_iter,
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
-        ica.fit(((x - mean) / divisor).numpy())
-    components = torch.from_numpy(ica.components_).to(torch.float64)  # (K, D)
-    matrix = components.T / divisor[:, None] * scale
-    return EmbeddingTransform(mean, matrix, converged=ica.n_iter_ < max_iter)
-
-
-def _dimension(dim: int | None, available: int) -> int:
     if dim is not None and not 1 <= dim <= available:
         raise ValueError(f"dim must lie in [1, {available}], got {dim}")
     return available if dim is None else dim

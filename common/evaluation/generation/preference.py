@@ -1,11 +1,9 @@
-"""Blind A/B comparison of texts by people: the form, the answers, majority and agreement."""
+"""Blind A/B comparison of texts by people: the form and its key; agreement of raters."""
 
 import csv
 import itertools
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +15,7 @@ from common.data.tables import read_csv
 
 COLUMNS = ("InstanceNum", "Prefix", "First", "Second", "Choice", "Explanation")
 FORM, KEY = "ab_form.csv", "ab_key.csv"
-CHOICE = re.compile(r"^\W*(?:text\s*)?(1|2|first|second)\b", re.I)
 _ORDER_STREAM = 62
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one rater said about one pair."""
-
-    instance: str
-    chosen: str  # name of the preferred system
-    explanation: str
-    rejected: str = ""  # name of the other one
 
 
 def write_form(
@@ -65,7 +52,7 @@ def write_form(
             orders[f"{own}-{i}"] = ",".join(order)
     place_form(path, COLUMNS, rows)
     key = path.with_name(KEY)
-    known = _read_key(key) if key.is_file() else {}
+    known = read_key(key) if key.is_file() else {}
     _write_csv(key, ("InstanceNum", "Order"), list((known | orders).items()))
     return len(rows)
 
@@ -96,80 +83,6 @@ def shuffled(names: Sequence[str], seed: int, item: int) -> list[str]:
     return [names[j] for j in sample_rng(seed, 0, item, _ORDER_STREAM).permutation(len(names))]
 
 
-def read_answers(path: Path, key: Path | None = None) -> list[Answer]:
-    """Answers of raters, one row each.
-
-    Either our form with ``InstanceNum``, ``Choice`` (1 or 2) and ``Explanation``, whose systems
-    are in its key (or in a column ``Order``), or the crowd-sourcing export of the RankGen release
-    (``HITId``, ``Input.Order``, ``Answer.utterance``), whose free text begins with the choice.
-
-    Args:
-        path: the answers.
-        key: of the form; None: ``ab_key.csv`` beside the answers.
-
-    Raises:
-        UserError: missing file, key or columns, an instance that the key lacks, or a row without a
-            choice.
-    """
-    rows = read_csv(path)
-    if not rows:
-        raise UserError(f"{path} holds no answers")
-    names = ("HITId", "Input.Order", "Answer.utterance")
-    if not set(names) <= rows[0].keys():
-        names = ("InstanceNum", "Order", "Choice")
-        if not {"InstanceNum", "Choice"} <= rows[0].keys():
-            raise UserError(f"{path} needs the columns InstanceNum and Choice")
-        if "Order" not in rows[0]:
-            _add_orders(rows, path, key or path.with_name(KEY))
-    found = []
-    for number, row in enumerate(rows, start=2):
-        text = row[names[2]]
-        choice = CHOICE.match(text)
-        order = [name.strip() for name in row[names[1]].split(",")]
-        if choice is None or len(order) != 2:
-            raise UserError(f"{path}, row {number}: no choice between two texts in {text[:60]!r}")
-        first = choice[1].lower() in ("1", "first")
-        chosen, rejected = order if first else order[::-1]
-        found.append(Answer(row[names[0]], chosen, row.get("Explanation") or text, rejected))
-    return found
-
-
-def majority(answers: Sequence[Answer]) -> dict[str, str | None]:
-    """Instance -> system that most raters chose; None for a tie."""
-    votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for answer in answers:
-        votes[answer.instance][answer.chosen] += 1
-    winners: dict[str, str | None] = {}
-    for instance, count in votes.items():
-        (name, most), *others = count.most_common()
-        winners[instance] = None if others and others[0][1] == most else name
-    return winners
-
-
-def preference_metrics(answers: Sequence[Answer], system: str) -> dict[str, float]:
-    """Share of votes and of instances that a system wins, and the raters' agreement.
-
-    Returns:
-        ``vote_share``, ``majority_share`` (ties count half), ``unanimous_share`` and
-        ``fleiss_kappa`` (over instances with the most frequent number of raters).
-
-    Raises:
-        UserError: no answer, or none that names the system.
-    """
-    if not any(system in (answer.chosen, answer.rejected) for answer in answers):
-        raise UserError(f"no answer is about '{system}'; named are {{{_names(answers)}}}")
-    votes: dict[str, list[bool]] = defaultdict(list)
-    for answer in answers:
-        votes[answer.instance].append(answer.chosen == system)
-    wins = [0.5 if name is None else float(name == system) for name in majority(answers).values()]
-    return {
-        "vote_share": float(np.mean([v for row in votes.values() for v in row])),
-        "majority_share": float(np.mean(wins)),
-        "unanimous_share": float(np.mean([len(set(row)) == 1 for row in votes.values()])),
-        "fleiss_kappa": fleiss_kappa([[sum(r), len(r) - sum(r)] for r in votes.values()]),
-    }
-
-
 def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float:
     """Agreement beyond chance of several raters.
 
@@ -196,18 +109,12 @@ def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float:
     return float((agree - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
-def _add_orders(rows: Sequence[dict[str, str]], path: Path, key: Path) -> None:
-    orders = _read_key(key)
-    for number, row in enumerate(rows, start=2):
-        if row["InstanceNum"] not in orders:
-            raise UserError(
-                f"{path}, row {number}: {key} has no instance {row['InstanceNum']!r}: put the key "
-                "that was written with this form beside the answers"
-            )
-        row["Order"] = orders[row["InstanceNum"]]
+def read_key(key: Path) -> dict[str, str]:
+    """Order of the systems by instance, from the key beside a form.
 
-
-def _read_key(key: Path) -> dict[str, str]:
+    Raises:
+        UserError: no such file.
+    """
     if not key.is_file():
         raise UserError(f"{key} is missing: it was written beside the form and names the systems")
     return {row["InstanceNum"]: row["Order"] for row in read_csv(key, ["InstanceNum", "Order"])}
@@ -219,7 +126,3 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
-
-
-def _names(answers: Sequence[Answer]) -> str:
-    return ", ".join(sorted({name for a in answers for name in (a.chosen, a.rejected) if name}))

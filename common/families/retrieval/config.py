@@ -10,7 +10,7 @@ from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share
 
 @dataclass
 class TrainingSet:
-    """One training set; `projects.nv_embed.data.registry` fills in what is left out."""
+    """One training set; what is left out comes from the registry by its name."""
 
     samples: Count = 1000  # examples in an epoch: the proportion of the set in a blended batch
     path: str | None = None  # file or folder below data.root; None: bundled or synthetic

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from common.data.speech.transcripts import SpokenTarget, full_text
+from common.data.speech.transcripts import SpokenTarget
 from common.distributed.differentiable import all_reduce_sum
+from projects.coconut.speech.tokenizer import full_text
 
 
 def edit_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> int:

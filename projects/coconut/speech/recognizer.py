@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from common.config import UserError
-from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer
+from common.data.speech.transcripts import SpokenTarget
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluation_mode
 from common.export.safetensors import load_safetensors, save_safetensors
@@ -17,6 +17,7 @@ from projects.coconut.speech.speech_to_text import (
     build_speech_to_text,
     exported_options,
 )
+from projects.coconut.speech.tokenizer import TranscriptTokenizer
 
 TOKENIZER = "tokenizer.json"
 

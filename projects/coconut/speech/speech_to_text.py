@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from common.encoders.heads import MLPHead
 from common.encoders.pooling import mean_pool
-from common.encoders.speech.special_tokens import EOS, PAD, SOS, SPECIAL
 from common.encoders.speech.speech_towers import (
     ConvTransformerEncoder,
     SpecAugment,
@@ -21,6 +20,7 @@ from common.encoders.speech.speech_towers import (
 )
 from projects.coconut.speech.attention_decoder import AttentionDecoder, beam_search
 from projects.coconut.speech.options import BeamSearch, SpeechModel
+from projects.coconut.speech.special_tokens import EOS, PAD, SOS, SPECIAL
 
 
 class SpeechToText(nn.Module):

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.mixture import TaskMixture
-from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask
+from common.data.retrieval.records import EmbeddingRecord
 from common.data.samplers import Key, sample_rng
+from projects.nv_embed.data.records import EmbeddingTask
 
 _DRAW_STREAM = 2**31 + 41
 _TRIES = 20  # draws of a document that is not wrong for the query

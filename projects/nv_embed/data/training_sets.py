@@ -12,16 +12,7 @@ from common.data.lookup import bundled, data_root
 from common.data.mixture import TaskMixture
 from common.data.module import ContrastiveData
 from common.data.retrieval.readers import read_labels, read_records
-from common.data.retrieval.records import (
-    EmbeddingRecord,
-    EmbeddingTask,
-    class_records,
-    limited,
-    nli_records,
-    read_task,
-    sts_records,
-    with_negatives,
-)
+from common.data.retrieval.records import EmbeddingRecord, nli_records, sts_records
 from common.data.splits import stable_fraction
 from common.data.tables import Row, read_jsonl
 from common.data.text.sets import load_nli_pairs, load_sts
@@ -32,6 +23,13 @@ from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.families.retrieval.config import TrainingSet
 from common.families.retrieval.protocol import TrainingSetsConfig
 from projects.nv_embed.data.batches import InstructionBatches
+from projects.nv_embed.data.records import (
+    EmbeddingTask,
+    class_records,
+    limited,
+    read_task,
+    with_negatives,
+)
 from projects.nv_embed.data.registry import TRAINING_SETS, KnownSet, known_set
 from projects.nv_embed.encoder.instructed import InstructedEncoder
 

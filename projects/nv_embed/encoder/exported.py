@@ -19,11 +19,11 @@ from typing import Any
 
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text.language_models.causal import append_eos, set_causal
 from common.encoders.text.template import general_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer, quiet
 from common.export.files import write_files, write_json, write_tensors
 from common.export.sentence_transformers import write_modules
+from projects.nv_embed.encoder.causal import append_eos, set_causal
 from projects.nv_embed.encoder.instructed import InstructedEncoder, instruction_prefix
 from projects.nv_embed.encoder.latent_attention import LatentAttention, SelfAttention, TokenPooler
 

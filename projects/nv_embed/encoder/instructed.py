@@ -13,15 +13,10 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.encoders.length_groups import Progress, in_batches_by_length, in_length_groups
 from common.encoders.modes import evaluation_mode
-from common.encoders.text.language_models.causal import (
-    ALL_LINEAR,
-    add_lora,
-    append_eos,
-    merge_lora,
-    set_causal,
-)
+from common.encoders.text.language_models.causal import ALL_LINEAR, add_lora, merge_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
+from projects.nv_embed.encoder.causal import append_eos, set_causal
 from projects.nv_embed.encoder.latent_attention import TokenPooler, TokenPooling
 
 InstructionSpan = Literal["exact", "released", "pooled"]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.data.text.masking import mask_words
 from projects.b_prop.corpus_statistics import (
     CorpusStatistics,
     dirichlet,
     keep_probability,
 )
+from projects.b_prop.masking import mask_words
 
 ROWS = [{"red": 3, "fox": 1}, {"red": 1, "cow": 5}, {"fox": 1}]
 

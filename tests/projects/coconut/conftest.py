@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.encoders.speech.special_tokens import EOS, SEP, SOS
 from projects.coconut.config import Config
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network
+from projects.coconut.speech.special_tokens import EOS, SEP, SOS
 from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/coconut.json").read_text(encoding="utf-8"))

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from common.data.corrupt import CorruptCounter
-from common.encoders.speech.special_tokens import EOS, PAD, SEP, SOS
 from projects.coconut.objective import mm_loss
+from projects.coconut.speech.special_tokens import EOS, PAD, SEP, SOS
 from projects.coconut.stages import Task
 from tests.projects.coconut.conftest import ER, batch, config, module_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer
+from common.data.speech.transcripts import SpokenTarget
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
@@ -18,6 +18,7 @@ from projects.coconut.network import build_network, network_options
 from projects.coconut.speech.options import BeamSearch
 from projects.coconut.speech.recognizer import Recognizer
 from projects.coconut.speech.speech_to_text import build_speech_to_text, exported_options
+from projects.coconut.speech.tokenizer import TranscriptTokenizer
 from projects.coconut.stages import Task
 from tests.cards import exported_by
 from tests.projects.coconut.conftest import batch, config, module_of

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.evaluation.features.geometry import TokenCosines
 from common.losses.auxiliary.tokens import token_margin_contrastive
 from projects.contrastive_search.data import Lines, training_lines
 from projects.contrastive_search.objective import SimCTGObjective
+from projects.contrastive_search.token_cosines import TokenCosines
 from tests.projects.contrastive_search.conftest import GOLDEN, config, module_of, sines
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from common.config import ROOT, UserError
 from common.encoders.image_text.bag_of_words import BagOfWords
-from common.encoders.image_text.locked import given_part
 from common.engine.check import inspect
 from common.engine.workspace import Workspace
 from common.families.image_text.class_captions import captioned_cifar
@@ -18,6 +17,7 @@ from projects.cwcl import build
 from projects.cwcl.evaluate import pair_metrics, photographs
 from projects.cwcl.exported import load_locked
 from projects.cwcl.locked import build_towers
+from projects.cwcl.locked_towers import given_part
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.pictures import training_data
 from projects.cwcl.structure import linear_cka, structure_spearman
@@ -356,7 +356,7 @@ def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch
 
     from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD
     from common.encoders.image.towers import ImageTower
-    from common.encoders.image_text import locked
+    from projects.cwcl import locked_towers as locked
 
     half, name = ((0.5,) * 3, (0.5,) * 3), "vit_tiny_patch16_224"
 

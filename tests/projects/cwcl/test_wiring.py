@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from common.encoders.image_text.locked import given_part
 from common.engine.workspace import Workspace
 from common.families.image_text.class_captions import CaptionedImages, captioned_cifar
 from projects.cwcl import baselines
+from projects.cwcl.locked_towers import given_part
 from projects.cwcl.objective import similarity_weights
 from tests.projects.cwcl.conftest import batch_of, config, dense, module_of, spoken_of
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.offline import OfflineCache
 from common.data.text.lexical import surface_similarity
 from common.decoding.language_model import Continuation, LanguageModel
 from common.encoders.state_dict import weights_digest
@@ -18,6 +17,7 @@ from projects.debcse import tasks
 from projects.debcse.config import IpwConfig
 from projects.debcse.data import length_difference
 from projects.debcse.mining import RIDGE, mine, scorer_encoding, with_variants
+from projects.debcse.offline_cache import OfflineCache
 from projects.debcse.paraphrase import Made, build_prompt, paraphrase, parse_paraphrase
 from projects.debcse.record import SUMMARY, PairRecord, label_shares
 from projects.debcse.sampling import PairSampler

@@ -10,11 +10,12 @@ import torch
 from common.config import UserError
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
-from common.encoders.text.language_models.causal import lora_switched, merge_lora
+from common.encoders.text.language_models.causal import merge_lora
 from projects.lol import tracks
 from projects.lol.config import MethodConfig
 from projects.lol.decoder import Models
 from projects.lol.early_exit import exit_logits, furthest_layer
+from projects.lol.lora import lora_switched
 from projects.lol.prompts import Contexts
 from tests.projects.lol.conftest import (
     ANSWERS,

@@ -5,8 +5,8 @@ from functools import cache
 
 import torch
 
-from common.data.retrieval.records import EmbeddingTask
 from projects.nv_embed.config import Config
+from projects.nv_embed.data.records import EmbeddingTask
 from projects.nv_embed.data.training_sets import stage_data, training_tasks
 from projects.nv_embed.encoder.instructed import InstructedEncoder
 from projects.nv_embed.module import NvEmbed

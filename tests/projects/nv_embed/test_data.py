@@ -9,17 +9,12 @@ import torch
 
 from common.config import UserError
 from common.data.mixture import TaskMixture
-from common.data.retrieval.records import (
-    EmbeddingRecord,
-    EmbeddingTask,
-    class_records,
-    read_task,
-    sts_records,
-)
+from common.data.retrieval.records import EmbeddingRecord, sts_records
 from common.data.text.sets import load_sts
 from common.evaluation.retrieval.mining import select_negatives
 from common.evaluation.search import SearchResult
 from common.families.retrieval.config import TrainingSet
+from projects.nv_embed.data.records import EmbeddingTask, class_records, read_task
 from projects.nv_embed.data.registry import known_set
 from projects.nv_embed.data.training_sets import (
     bundled_records,

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
-from common.encoders.text.language_models.causal import append_eos, looks_ahead, set_causal
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from projects.nv_embed.encoder.causal import append_eos, looks_ahead, set_causal
 from projects.nv_embed.encoder.instructed import instruction_prefix
 from projects.nv_embed.encoder.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from tests.projects.nv_embed.conftest import POOLINGS, TEXTS, config, encoder

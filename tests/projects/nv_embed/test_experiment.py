@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from common.config import ROOT, UserError
-from common.data.retrieval.records import read_task
 from common.data.row_map.options import RowMapConfig
 from common.encoders.modes import untrained
 from common.engine import checkpoint as ckpt
@@ -21,6 +20,7 @@ from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from projects.nv_embed import baselines, build
 from projects.nv_embed import tasks as own_tasks
+from projects.nv_embed.data.records import read_task
 from projects.nv_embed.data.training_sets import described
 from projects.nv_embed.embedding_benchmark.sets import Classes
 from projects.nv_embed.encoder.exported import load_instructed

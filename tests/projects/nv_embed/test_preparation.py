@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError, load
-from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task, write_task
+from common.data.retrieval.records import EmbeddingRecord
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
 from common.engine.workspace import Workspace
 from projects.nv_embed import tasks as own_tasks
 from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.data.records import EmbeddingTask, read_task, write_task
 from projects.nv_embed.encoder.exported import save_instructed
 from projects.nv_embed.overlap import overlap, overlapping
 from projects.nv_embed.tasks import collection, mine

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task, write_task
+from common.data.retrieval.records import EmbeddingRecord
 from common.data.tables import read_jsonl
 from common.decoding.language_model import Continuation, LanguageModel
 from common.engine.workspace import Workspace
 from projects.nv_embed import build
+from projects.nv_embed.data.records import EmbeddingTask, read_task, write_task
 from projects.nv_embed.data.training_sets import stage_data, training_tasks
 from projects.nv_embed.synthesis import (
     FORMATS,

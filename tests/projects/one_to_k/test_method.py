@@ -5,9 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
-from common.data.text.masking import mask_spans
 from common.encoders.image.grid import grid_tower
 from projects.one_to_k import module as method
+from projects.one_to_k.masking import mask_spans
 from projects.one_to_k.split_fusion import SplitFusionEncoder, split_fusion_encoder
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
 

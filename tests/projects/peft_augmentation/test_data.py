@@ -11,14 +11,14 @@ import pytest
 from common.config import UserError
 from common.data.row_map.chunks import RowSeed
 from common.data.tables import read_jsonl
-from common.data.text.labelled import eda as module
-from common.data.text.labelled.copies import cached_copies, eda_copies, load_synonyms
 from common.data.text.labelled.readers import LabelledSet, read_labelled
 from common.data.text.labelled.subsets import low_resource
 from common.data.text.labelled.tasks import TASKS, own_task
 from common.engine.run import run_task
-from common.families.classification.evaluation import altered_texts
-from common.families.classification.module import labelled_parts, scored_part
+from projects.peft_augmentation.augmentation import eda as module
+from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies, load_synonyms
+from projects.peft_augmentation.classification.evaluation import altered_texts
+from projects.peft_augmentation.classification.module import labelled_parts, scored_part
 from projects.peft_augmentation.copies import accepted, row_function, settings
 from projects.peft_augmentation.stages import copies_of_training
 from tests.figures import unrendered

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.config import UserError
-from common.data.text.labelled.glue import flipped, read_glue
+from common.data.text.labelled.glue import read_glue
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import LabelledSet
 from projects.vega import stages as vega_stages
 from projects.vega.exported import load_finetuned, save_finetuned
 from projects.vega.glue.pseudo_labels import calibrated, folds, pseudo_labelled, united
+from projects.vega.glue.reading import flipped
 from projects.vega.module import FineTune
 from projects.vega.network import build_pretraining, first_classifier
 from projects.vega.objective import task_loss

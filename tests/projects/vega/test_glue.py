@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.config import UserError, config_names
-from common.data.text.labelled.glue import is_labelled, read_glue, read_inputs, read_part
+from common.data.text.labelled.glue import read_glue
 from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.comparison.compare import read_comparison
 from common.engine.workspace import Workspace
@@ -22,6 +22,7 @@ from projects.vega.glue.metrics import (
     glue_metrics,
     leaderboard,
 )
+from projects.vega.glue.reading import is_labelled, read_inputs, read_part
 from projects.vega.glue.submission import submission_lines
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier

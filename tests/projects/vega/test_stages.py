@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.text.labelled.glue import is_labelled, read_inputs, read_part
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import made_up
 from common.engine.workspace import Workspace
 from projects.vega import build, network
 from projects.vega import stages as vega_stages
 from projects.vega.evaluate import scored_parts
+from projects.vega.glue.reading import is_labelled, read_inputs, read_part
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
 from projects.vega.stages import stages, training_part

@@ -7,7 +7,6 @@ import torch
 
 from common.config import UserError
 from common.data.text.sets import StsSet
-from common.encoders.batch_whitening import Whitening
 from common.engine.comparison.spec import default_arms, read_comparisons
 from common.engine.run import train
 from common.evaluation.features.geometry import uniformity
@@ -17,6 +16,7 @@ from common.families.sentences.module import build_encoder
 from projects.whitenedcse import build
 from projects.whitenedcse.data import train_set
 from projects.whitenedcse.evaluate import _Embedded, batch_whitening, mechanism
+from projects.whitenedcse.whitening import Whitening
 from tests.projects.whitenedcse.conftest import batch, config, module_of
 from tests.projects.whitenedcse.workers import features
 

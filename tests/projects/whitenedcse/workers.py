@@ -8,6 +8,7 @@ from common.distributed import process
 from common.families.sentences.config import SentenceLoss
 from projects.whitenedcse.config import SgwConfig
 from projects.whitenedcse.objective import Objective, WhitenedHead
+from projects.whitenedcse.whitening import Whitening
 
 
 def method(temperature: float = 0.05, **options: object) -> SentenceLoss:
@@ -63,3 +64,20 @@ def three_steps(
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def correlated(rows: int = 64, dim: int = 8, blocks: int = 2, seed: int = 0) -> Tensor:
+    """Blocks of channels that are correlated, of unequal variance and far from zero, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    noise = torch.randn(blocks, rows, dim, generator=generator, dtype=torch.float64)
+    return noise @ mixing * torch.linspace(0.1, 3, dim, dtype=torch.float64) + 5
+
+
+def synchronised(sync: bool) -> tuple[Tensor, Tensor]:
+    """Output and input gradient of this rank's half of every block."""
+    x = correlated()[:, 32 * process.rank() : 32 * process.rank() + 32].clone().requires_grad_()
+    torch.manual_seed(process.rank())  # rank 0's permutation must win
+    y = Whitening(8, 2, shuffle=True, detach=False, sync=sync)(x)
+    y.sin().sum().backward()
+    return y.detach(), x.grad

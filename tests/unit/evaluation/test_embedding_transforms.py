@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.evaluation.features.geometry import mean_cosine, participation_ratio
-from common.evaluation.features.postprocessing import fit_ica, fit_whitening
+from common.evaluation.features.postprocessing import fit_whitening
+from projects.defsent_plus.ica import fit_ica
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/defsent_plus.json").read_text("utf-8"))
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.samplers import Key, sample_rng
-from common.data.text.labelled.copies import Copies
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.text.tuned.classifier import TextClassifier
+
+Copies = list[list[Texts]]  # of each example, perhaps none
+
 
 _COPY_STREAM = 64
 

@@ -9,7 +9,8 @@ import pytest
 
 from common.config import UserError
 from common.data.retrieval.readers import Layout, read_labels, read_records, read_table
-from common.data.retrieval.records import EmbeddingRecord, nli_records, read_task
+from common.data.retrieval.records import EmbeddingRecord, nli_records
+from projects.nv_embed.data.records import read_task
 from projects.nv_embed.data.registry import MTEB_TASKS, TRAINING_SETS, known_set, mteb_prompts
 
 

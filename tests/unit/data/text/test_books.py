@@ -5,15 +5,8 @@ import json
 import pytest
 
 from common.config import ROOT, UserError
-from common.data.text.books import (
-    Chapter,
-    chapter_windows,
-    extend,
-    halves,
-    load_books,
-    read_book_folder,
-    split_sentences,
-)
+from common.data.text.books import Chapter, halves, load_books, read_book_folder, split_sentences
+from projects.rankgen.books import chapter_windows, extend
 
 GOLDEN = json.loads((ROOT / "tests/golden/rankgen.json").read_text())
 

@@ -11,10 +11,12 @@ from transformers import (
 )
 
 from common.config import UserError
-from common.encoders.text.language_models.causal import add_lora, append_eos, load_lora, save_lora
+from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tuned.prefix import cache_argument
 from projects.cosmo.visual_language.injected import InjectedLM
+from projects.lol.lora import load_lora, save_lora
+from projects.nv_embed.encoder.causal import append_eos
 from projects.nv_embed.encoder.exported import load_instructed, save_instructed
 from projects.nv_embed.encoder.instructed import InstructedEncoder
 from projects.nv_embed.encoder.latent_attention import TokenPooler

@@ -6,14 +6,8 @@ import math
 import pytest
 
 from common.config import UserError
-from common.evaluation.generation.preference import (
-    KEY,
-    fleiss_kappa,
-    majority,
-    preference_metrics,
-    read_answers,
-    write_form,
-)
+from common.evaluation.generation.preference import KEY, fleiss_kappa, write_form
+from projects.rankgen.preference import majority, preference_metrics, read_answers
 
 PREFIXES = [f"prefix {i}" for i in range(40)]
 SYSTEMS = {"a": [f"a{i}" for i in range(40)], "b": [f"b{i}" for i in range(39)] + ["a39"]}

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.data.text.labelled.copies import text_rng
-from common.data.text.labelled.eda import altered
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.data.text.labelled.tasks import LabelledTask
 from common.encoders.modes import evaluated
 from common.encoders.text.tuned.classifier import TextClassifier
 from common.engine.workspace import Workspace
-from common.evaluation.features.separation import class_separation
 from common.evaluation.text.classes import score_classes
-from common.families.classification.config import ClassifierEval
+from projects.peft_augmentation.augmentation.copies import text_rng
+from projects.peft_augmentation.augmentation.eda import altered
+from projects.peft_augmentation.classification.config import ClassifierEval
+from projects.peft_augmentation.separation import class_separation
 
 _log = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.text.labelled.copies import text_rng
-from common.data.text.labelled.eda import altered
 from common.data.text.labelled.readers import LabelledSet, distinct, texts_of_lines
 from common.data.text.labelled.tasks import TASKS
 from common.encoders.text.tuned.classifier import Tuning, blocks, text_classifier
-from common.evaluation.features.separation import class_separation
 from common.evaluation.text.classes import score_classes
-from common.families.classification.config import ClassifierEval, LabelledData
-from common.families.classification.evaluation import evaluate_classifier
-from common.families.classification.module import class_names, scored_part
+from projects.peft_augmentation.augmentation.copies import text_rng
+from projects.peft_augmentation.augmentation.eda import altered
+from projects.peft_augmentation.classification.config import ClassifierEval, LabelledData
+from projects.peft_augmentation.classification.evaluation import evaluate_classifier
+from projects.peft_augmentation.classification.module import class_names, scored_part
+from projects.peft_augmentation.separation import class_separation
 from projects.peft_augmentation.soft_targets import mixer, mixture, soft_cross_entropy
 
 CONFIG = {

@@ -16,10 +16,9 @@ from common.data.offline import content_key
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
 from common.data.text.augment import synonyms_from_synsets
-from common.data.text.labelled.eda import Synonyms, eda
-from common.data.text.labelled.readers import LabelledSet, Texts
-
-Copies = list[list[Texts]]  # of each example, perhaps none
+from common.data.text.labelled.batches import Copies
+from common.data.text.labelled.readers import LabelledSet
+from projects.peft_augmentation.augmentation.eda import Synonyms, eda
 
 
 def load_synonyms(root: str | None = None) -> dict[str, list[str]]:

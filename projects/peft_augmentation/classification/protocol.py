@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from common.config import OptimConfig, TrainerConfig
-from common.families.classification.config import (
+from projects.peft_augmentation.classification.config import (
     ClassifierEval,
     ClassifierModel,
     LabelledData,

@@ -3,13 +3,9 @@
 import pytest
 
 from common.config import UserError
-from common.data.speech.transcripts import (
-    SpokenTarget,
-    TranscriptTokenizer,
-    full_text,
-    normalize_transcript,
-)
-from common.encoders.speech.special_tokens import EOS, SEP, SOS
+from common.data.speech.transcripts import SpokenTarget, normalize_transcript
+from projects.coconut.speech.special_tokens import EOS, SEP, SOS
+from projects.coconut.speech.tokenizer import TranscriptTokenizer, full_text
 
 TARGETS = [
     SpokenTarget("calendar_set", (("date", "next monday"),), "set a meeting on next monday"),

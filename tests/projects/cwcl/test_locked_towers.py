@@ -7,9 +7,9 @@ from torch import nn
 from common.config import UserError
 from common.data.image.sources import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from common.encoders.image.towers import ImageTower
-from common.encoders.image_text import locked
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.export.open_clip import save_open_clip
+from projects.cwcl import locked_towers as locked
 
 IMAGENET, CLIP = (IMAGENET_MEAN, IMAGENET_STD), (CLIP_MEAN, CLIP_STD)
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -15,18 +15,13 @@ from common.config import UserError
 from common.encoders.image.by_name import image_encoder
 from common.encoders.image.cifar_resnet import cifar_resnet
 from common.encoders.image.towers import ImageTower, timm_tower
-from common.encoders.image_text.bag_of_words import BagOfWords
-from common.encoders.image_text.clip_text import ClipTextTransformer
 from common.encoders.image_text.dual import DualEncoder, Tokenizer
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
+from common.encoders.image_text.text_towers import TEXT_TOWERS
 from common.encoders.pretrained import resolve_pretrained
 from common.encoders.state_dict import load_state
 
 TextKind = Literal["clip", "bag"]
-TEXT_TOWERS: dict[str, type[ClipTextTransformer] | type[BagOfWords]] = {
-    "clip": ClipTextTransformer,
-    "bag": BagOfWords,
-}
 CIFAR = "cifar_resnet"
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]  # means, deviations
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.data.mixture import DrawnMixture
+from projects.cocosoda.mixture import DrawnMixture
 
 
 def test_batches_of_one_set_by_probability_without_repetition():

@@ -16,8 +16,8 @@ from common.encoders.pretrained import ARCHITECTURES, stand_in
 from common.encoders.text.tuned.classifier import TextClassifier, Tuning, text_classifier
 from common.engine.module import ContrastiveModule
 from common.evaluation.text.classes import score_classes
-from common.families.classification.config import LabelledData, TuningConfig
-from common.families.classification.protocol import ClassificationConfig
+from projects.peft_augmentation.classification.config import LabelledData, TuningConfig
+from projects.peft_augmentation.classification.protocol import ClassificationConfig
 
 
 class ClassifierModule(ContrastiveModule):

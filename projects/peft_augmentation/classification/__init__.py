@@ -1,0 +1,1 @@
+"""Text classification with any encoder of transformers: full, LoRA or prefix tuning, small data."""
