@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Tune the tiles of the Triton kernels on the card at hand and write the table.
 
-    make bench KERNEL=tiles                      # or: python benchmarks/bench_tiles.py [--num
-    16384] CONTRASTIVE_TILES=build/tiles_sm90.json make train PROJECT=...
+    make bench KERNEL=tiles          # or: python benchmarks/bench_tiles.py [--num 16384]
+    CONTRASTIVE_TILES=build/tiles_sm90.json make train PROJECT=...
 
 Without the variable the fixed table of common/kernels/gpu/tile_table.py is used. Results do not
 change but for the order of summation. **The tuner has never run on a GPU**; its search is tested in

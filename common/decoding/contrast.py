@@ -19,8 +19,8 @@ def contrast(
 ) -> Tensor:
     """Weighted difference of log-probabilities among the tokens that the expert finds plausible.
 
-        s(v) = log p_exp(v) - beta log p_ama(v)   if p_exp(v) >= alpha max_w p_exp(w),   else
-        removed
+        s(v) = log p_exp(v) - beta log p_ama(v)   if p_exp(v) >= alpha max_w p_exp(w)
+        v is removed                              otherwise
 
     As a choice or under a softmax it equals the difference of logits, from which it differs by a
     constant of the place; sums over places do not.

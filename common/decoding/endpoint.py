@@ -126,7 +126,7 @@ class EndpointGenerator:
         )
 
     def _say(self, reason: str) -> None:
-        """Tell once why requests are repeated: a run that waits should not look like one that hangs."""
+        """Print once why requests are repeated, so that a run that waits does not seem to hang."""
         if reason not in self._said:
             self._said.add(reason)
             sys.stderr.write(f"{self.url} {reason}; trying again\n")

@@ -75,7 +75,7 @@ class LanguageModel:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids that end a text: the tokenizer's end of text, and those of the model's own settings."""
+        """Ids that end a text: the tokenizer's, and those of the model's generation config."""
         return end_ids(self.model, self.eos)
 
     def count_tokens(self, text: str) -> int:
@@ -261,7 +261,7 @@ class LanguageModel:
         return ids[-room:]
 
     def batch(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, S) of rows of token ids, padded on the left or right, on the model's device."""
+        """Ids and mask (B, S) on the model's device, of rows padded on the left or right."""
         width = max(len(row) for row in rows)
         ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)

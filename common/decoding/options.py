@@ -104,7 +104,7 @@ class DecoderConfig:
 
 @dataclass
 class ServerConfig:
-    """A server of the OpenAI interface (vLLM, SGLang, llama.cpp, ...) that writes in place of a local model."""
+    """A server with OpenAI's interface (vLLM, SGLang, llama.cpp) in place of a local model."""
 
     endpoint: str | None = (
         None  # base address such as http://localhost:8000/v1; None: a local model

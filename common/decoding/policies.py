@@ -61,8 +61,8 @@ class SeededSampling(LogitsProcessor):
 
 
 Further = Callable[[list[int], int], Sequence[LogitsProcessor]]
-"""Processors of a batch that stand before a policy's own: the places of its rows among all prompts, and
-the columns of its input that are the (padded) prompts."""
+"""(places of a batch's rows among all prompts, columns of the padded prompts) -> processors that
+run before those of the policy."""
 
 
 def processors(

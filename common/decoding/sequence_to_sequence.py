@@ -1,4 +1,4 @@
-"""An encoder-decoder language model with its tokenizer: answers to texts, as paraphrasers and summarisers give."""
+"""An encoder-decoder language model with its tokenizer: paraphrases, summaries, answers."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Projection heads: bias-free linear maps, multi-layer perceptrons, and heads on pairs of vectors."""
+"""Projection heads: linear maps without bias, perceptrons, heads on pairs of vectors."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -187,7 +187,7 @@ def load_filled(kind: Any, ref: PretrainedRef, model_type: str) -> Any:
 
 
 def is_offline() -> bool:
-    """True if the environment forbids downloads (``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``)."""
+    """Whether ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE`` forbids downloads."""
     return any(os.environ.get(name, "0").lower() not in ("", "0", "false") for name in _OFFLINE)
 
 

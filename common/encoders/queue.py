@@ -158,8 +158,8 @@ class QueueSet(nn.ModuleDict):
     Raises:
         ValueError: no queues, or queues of unequal size or labels.
 
-    >>> queues = QueueSet({"image": FeatureQueue(4, 2, ["ids"]), "text": FeatureQueue(4, 3, ["ids"])})
-    >>> rows = {"image": torch.randn(2, 2), "text": torch.randn(2, 3)}
+    >>> queues = QueueSet({name: FeatureQueue(4, 2, ["ids"]) for name in ("image", "text")})
+    >>> rows = {"image": torch.randn(2, 2), "text": torch.randn(2, 2)}
     >>> queues.enqueue(rows, ids=torch.tensor([7, 8]))
     >>> queues["text"].label("ids").tolist()
     [7, 8, -1, -1]

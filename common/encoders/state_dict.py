@@ -160,7 +160,7 @@ def _shorten(names: list[str]) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of a module's weights and buffers with their names: what a stored result was made by."""
+    """SHA-256 of a module's weights and buffers with their names."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         # by bytes, because NumPy has no bfloat16

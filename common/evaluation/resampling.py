@@ -1,4 +1,4 @@
-"""Bootstrap over seeds x test items of several arms at once, for any combination of their scores."""
+"""Bootstrap over seeds and test items of several arms, for any combination of scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -110,7 +110,7 @@ def write_modules(
     prompts: Mapping[str, str] | None = None,
     similarity: Literal["cosine", "dot"] = "cosine",
 ) -> None:
-    """Write ``modules.json`` and ``config_sentence_transformers.json``, what the library opens first.
+    """Write ``modules.json`` and ``config_sentence_transformers.json``.
 
     Args:
         folder: holds the modules.

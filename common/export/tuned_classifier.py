@@ -2,9 +2,9 @@
 
 | file | content |
 |---|---|
-| ``config.json``, ``model.safetensors``, tokenizer | the encoder, for ``AutoModel`` and ``AutoTokenizer`` |
+| ``config.json``, ``model.safetensors``, tokenizer | the encoder, for ``AutoModel`` |
 | ``adapter/`` | LoRA or prefix, for ``PeftModel.from_pretrained(encoder, "<folder>/adapter")`` |
-| ``classifier_head.safetensors``, ``classifier.json`` | linear head; classes, pooling, lengths, tuning |
+| ``classifier_head.safetensors``, ``classifier.json`` | linear head; its settings |
 """
 
 import copy

@@ -23,7 +23,7 @@ from common.kernels.specs.weights import Spec
 
 
 class RowLoss(NamedTuple):
-    """total: sum over rows, 0-dim. per_row: (N,). num_valid: rows that contribute, 0-dim. top1: (N,)."""
+    """total: 0-dim sum. per_row: (N,). num_valid: 0-dim, rows that contribute. top1: (N,)."""
 
     total: Tensor
     per_row: Tensor
@@ -32,7 +32,7 @@ class RowLoss(NamedTuple):
 
 
 class SoftplusRows(NamedTuple):
-    """total: sum over rows, 0-dim, None if not fused. per_row: (N,). num_rows: N, 0-dim. top1: (N,)."""
+    """total: 0-dim sum, None if not fused. per_row: (N,). num_rows: 0-dim, N. top1: (N,)."""
 
     total: Tensor | None
     per_row: Tensor

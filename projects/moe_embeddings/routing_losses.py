@@ -75,8 +75,8 @@ def specified_expert(logits: Sequence[Tensor], expert: Tensor) -> Tensor:
 def router_information(logits: Sequence[Tensor], task: Tensor, num_tasks: int) -> Tensor:
     """Mutual information of task and expert in a batch, which a specialised router has much of.
 
-        I = sum_t,e P(t, e) log [P(t, e) / (P(t) P(e))],   P(t, e) = mean over rows of [task = t]
-        p_e
+        I = sum_t,e P(t, e) log [P(t, e) / (P(t) P(e))]
+        P(t, e) = mean over rows of [task = t] p_e
 
     Source: Chen et al. 2022, "Mod-Squad", equation 4, arXiv 2212.08066; Hallee et al. 2024, arXiv
     2401.15713, whose loss is ``-w I``.

@@ -36,8 +36,8 @@ def probabilities(
 ) -> list[Tensor]:
     """Probability of every candidate of every mention of a text, in the light of the others.
 
-        p(c) ~ prior(c) * (1 + cos(v_c, context)) / 2,   context = sum of p v over the other
-        mentions
+        p(c) ~ prior(c) * (1 + cos(v_c, context)) / 2
+        context = sum of p v over the other mentions
 
     repeated from p ~ prior until no best candidate changes. A mention alone keeps its prior.
 

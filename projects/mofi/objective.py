@@ -37,8 +37,8 @@ def classification_loss(
 ) -> Tensor:
     """Cross entropy over sampled classes with a margin on the true one.
 
-        L_cls = -log e^{s (f.w_y - m)} / (e^{s (f.w_y - m)} + sum_{c in S, c not in E(x)} e^{s
-        f.w_c})
+        L_cls = -log e^{s (f.w_y - m)}
+                / (e^{s (f.w_y - m)} + sum_{c in S, c not in E(x)} e^{s f.w_c})
 
     Source: Wu et al. 2024, section 3.2; the margin as in CosFace.
 

@@ -112,8 +112,8 @@ def invert(
 ) -> Tensor:
     """A token for each image whose sentences are near the image, and which stays a word in phrases.
 
-        L = w_c (1 - cos(psi_T("a photo of v"), psi_I(image))) + w_p (1 - cos(phrase, phrase with
-        v))
+        L = w_c (1 - cos(psi_T("a photo of v"), psi_I(image)))
+            + w_p (1 - cos(phrase, phrase with v))
 
     Source: Baldrati et al. 2023, arXiv 2303.15247 (optimisation-based textual inversion).
 

@@ -32,9 +32,8 @@ def soft_contrast(
 ) -> Tensor:
     """Supervised contrast of two dropout copies with a weight for every pair of examples.
 
-        L = -1/2B sum_i (sum_{j != i} w_ij log [exp(z_i z_j / tau) / sum_{l != i} exp(z_i z_l /
-        tau)])
-                / sum_{j != i} w_ij,   times tau / base_tau
+        L = -1/2B sum_i (sum_{j != i} w_ij log p_ij) / sum_{j != i} w_ij,   times tau / base_tau
+        p_ij = exp(z_i z_j / tau) / sum_{l != i} exp(z_i z_l / tau)
 
     Source: He et al. 2022, "SPACE-2", section 3.3, arXiv 2209.06638; released `SupConLoss`.
 

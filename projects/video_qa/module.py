@@ -20,8 +20,8 @@ Phase = Literal["pretrain", "main"]
 class VideoQA(ContrastiveModule):
     """Both stages train the same network; they differ in what the candidates are and in the terms.
 
-        pre-training: L = L_QA over A questions;   main stage: L = L_QA + lambda_loc L_loc +
-        lambda_con L_con
+        pre-training:  L = L_QA over A questions
+        main stage:    L = L_QA + lambda_loc L_loc + lambda_con L_con
 
     Source: Kim et al. 2021, arXiv 2009.08043.
 

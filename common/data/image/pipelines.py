@@ -149,7 +149,7 @@ _MILD_OPERATIONS = (
 
 
 class _MildRandAugment(v2.RandAugment):  # type: ignore[misc]
-    """RandAugment of `_MILD_OPERATIONS`, in the class: an instance with functions of its own cannot be pickled."""
+    """RandAugment of `_MILD_OPERATIONS`; a method of the class, so that it can be pickled."""
 
     _AUGMENTATION_SPACE: ClassVar[dict[str, Any]] = {
         name: v2.RandAugment._AUGMENTATION_SPACE[name] for name in _MILD_OPERATIONS

@@ -250,7 +250,7 @@ class _LaneReader:
             yield from samples
 
     def _passes(self, epoch: int, place: int, draw: Rng) -> Iterator[list[str]]:
-        """Shards of each pass; a lane that has read its shards before the epoch ends starts again."""
+        """Shards of each pass; a lane that reads all its shards within an epoch starts again."""
         shards, places = self.data.shards, self.data.world_size * self.lanes
         while self.data.uses_resampling:
             self.data._given[:] = True
@@ -264,7 +264,7 @@ class _LaneReader:
             mine = [mine[int(i)] for i in draw.permutation(len(mine))]
 
     def _noticed(self, shards: Iterable[str]) -> Iterator[Sample]:
-        """Shards for webdataset, which takes one that is cut off between two files for a whole one."""
+        """Shards for webdataset, which does not notice one that is cut off between two files."""
         for url in shards:
             if is_cut_off(url):
                 self._lose(url, "it has no end")

@@ -4,7 +4,7 @@
 |---|---|---|
 | records | ``.jsonl`` | unified records: query, positives and negatives of a row |
 | beir | folder | ``corpus.jsonl``, ``queries.jsonl``, ``qrels/train.tsv`` |
-| pairs | ``.jsonl`` | ``[a, b]``, ``[a, b, negative]``, ``{"query", "pos", "neg"}`` or ``{"set": [...]}`` |
+| pairs | ``.jsonl`` | ``[a, b]``, ``[a, b, negative]``, ``{"query", "pos", "neg"}``, ``{"set"}`` |
 | dpr | ``.json`` | list of ``question``, ``positive_ctxs``, ``hard_negative_ctxs`` |
 | tevatron | ``.jsonl`` | ``query``, ``positive_passages``, ``negative_passages`` |
 | squad | ``.json`` | SQuAD 1.1, or the answerable questions of 2.0 |

@@ -1,4 +1,4 @@
-"""Text augmentation (EDA, word dropout, span masking, repetition), seeded by the given generator."""
+"""Text augmentation with a generator: EDA, word dropout, span masking, repetition."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -14,7 +14,7 @@ WEIGHTS = "model.safetensors"
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions; where the shape changes, the shortcut skips pixels and pads channels."""
+    """Two 3x3 convolutions; if the shape changes, the shortcut skips pixels and pads channels."""
 
     def __init__(self, fan_in: int, width: int, stride: int) -> None:
         super().__init__()

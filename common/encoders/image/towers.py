@@ -166,7 +166,7 @@ def timm_tower(
 
 
 def _any_size(make: Callable[..., Any]) -> Any:
-    """A timm model that interpolates its positions if its class can: names do not tell (DeiT can, MobileViT cannot)."""
+    """A timm model, with interpolated positions if its class can (DeiT, but not MobileViT)."""
     try:
         return make(dynamic_img_size=True)
     except TypeError as error:
@@ -188,7 +188,7 @@ def _use_cifar_stem(model: Any, name: str) -> None:
 
 
 def _remove_auxiliary(model: Any) -> None:
-    """Take off the further classifiers of GoogLeNet and Inception, which make a tuple of the output in training."""
+    """Remove the auxiliary classifiers of GoogLeNet and Inception, which return tuples."""
     for name in ("aux1", "aux2", "AuxLogits"):
         if hasattr(model, name):
             setattr(model, name, None)

@@ -1,4 +1,4 @@
-"""A dual encoder that is never trained: no gradients, and no part of the state of whoever uses it."""
+"""A dual encoder that is never trained: no gradients, no part of the state of its user."""
 
 from collections.abc import Sequence
 from typing import Any

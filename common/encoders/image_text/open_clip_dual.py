@@ -96,7 +96,7 @@ class OpenClipDualEncoder(nn.Module):
         return encoder
 
     def preprocess(self) -> Callable[[Any], Tensor]:
-        """PIL image -> (3, S, S) float32, as the model's folder or pretrained tag says: open_clip's own."""
+        """open_clip's own PIL image -> (3, S, S) float32, of the model's folder or tag."""
         transform: Callable[[Any], Tensor] = open_clip.image_transform(
             self.image_size,
             is_train=False,

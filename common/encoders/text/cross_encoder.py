@@ -1,4 +1,4 @@
-"""Cross-encoder: two texts in one sequence -> logits, from any sequence classifier of transformers."""
+"""Cross-encoder: two texts in one sequence -> logits, by a classifier of transformers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

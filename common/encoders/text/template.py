@@ -127,7 +127,7 @@ def _write_around(tokenizer: Any, around: Mapping[str, list[int]]) -> None:
 
 
 def general_tokenizer(tokenizer: Any) -> Any:
-    """The same fast tokenizer in the general class: those of models restore their own template when they are read.
+    """A fast tokenizer in the general class; a model's own class would restore its template.
 
     Args:
         tokenizer: a fast tokenizer of transformers.

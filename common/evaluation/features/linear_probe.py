@@ -62,7 +62,7 @@ def fit_logistic_regression(
 
 
 def l2_of(c: float, num_samples: int, num_classes: int) -> float:
-    """The ``l2`` of `fit_logistic_regression` that scikit-learn's ``LogisticRegression(C=c)`` stands for.
+    """The ``l2`` of `fit_logistic_regression` that equals ``C=c`` in scikit-learn.
 
     Of two classes scikit-learn fits one weight vector w, here w/2 and -w/2 with half the squared
     norm: twice the penalty makes both the same.

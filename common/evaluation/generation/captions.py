@@ -73,8 +73,8 @@ def _counts(words: Sequence[str]) -> Counter[tuple[str, ...]]:
 class Cider:
     """CIDEr-D with the document frequencies of a set of references.
 
-        10/4 sum_n 1/M sum_j exp(-(l(c) - l(r_j))^2 / 2 sigma^2) min(g_n(c), g_n(r_j)) . g_n(r_j) /
-        (|g_n(c)| |g_n(r_j)|)
+        10/4 sum_n 1/M sum_j exp(-(l(c) - l(r_j))^2 / 2 sigma^2) min(g_n(c), g_n(r_j)) . g_n(r_j)
+                       / (|g_n(c)| |g_n(r_j)|)
 
     with g_n the TF-IDF vector of the n-grams and sigma = 6.
 
@@ -134,7 +134,7 @@ class Cider:
 
 
 def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order: int) -> float:
-    """BLEU of whole sets of captions up to an order, closest reference length, no smoothing, in [0, 1].
+    """BLEU of sets of captions in [0, 1], with the closest reference length and no smoothing.
 
     Args:
         texts: N captions.
@@ -158,7 +158,7 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order
 
 
 def coco_rouge_l(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """ROUGE-L of a caption, with the largest precision and the largest recall, be they of two references.
+    """ROUGE-L of the largest precision and the largest recall over the references.
 
         (1 + b^2) P R / (R + b^2 P),  P = max_j l(c, r_j) / |c|,  R = max_j l(c, r_j) / |r_j|
 
@@ -175,7 +175,7 @@ def coco_rouge_l(words: Sequence[str], references: Sequence[Sequence[str]]) -> f
     Returns:
         In [0, 1]; 0 without a common word.
 
-    >>> f"{coco_rouge_l(['a', 'red', 'bus'], [['a', 'bus']]):.4f}"  # P 2 / 3, R 1: 2.44 * 2 / 3 / (1 + 0.96)
+    >>> f"{coco_rouge_l(['a', 'red', 'bus'], [['a', 'bus']]):.4f}"  # P = 2 / 3, R = 1
     '0.8299'
     """
     common = [_longest_common(words, other) for other in references]

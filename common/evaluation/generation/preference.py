@@ -58,7 +58,7 @@ def write_form(
 
 
 def form_name(texts: Iterable[str]) -> str:
-    """What the rows of a form are named after: its content, so that no other form's key fits them."""
+    """Name of a form's rows, by its content, so that the key of another form does not fit."""
     return f"f{content_digest(texts)[:8]}"
 
 

@@ -74,8 +74,8 @@ def bleu_unsmoothed(text: str, reference: str, order: int = 4) -> float:
         reference: r words.
         order: N, the longest n-grams.
 
-    >>> bleu_unsmoothed("a town in the north", "a town in the south") == (0.8 * 0.75 * 2 / 3 * 0.5) ** 0.25
-    True
+    >>> round(bleu_unsmoothed("a town in the north", "a town in the south") ** 4, 6)
+    0.2
     """
     words, others = text.split(), reference.split()
     if len(words) < order or not others:
@@ -115,7 +115,7 @@ def meteor(text: str, reference: str) -> float:
 
 
 def reference_scores(text: str, reference: str) -> dict[str, float]:
-    """All measures of one text: ``rouge_<n>`` (F1), its ``_precision`` and ``_recall``, both BLEU, METEOR."""
+    """ROUGE (F1, ``_precision``, ``_recall``), both BLEU and METEOR of one text."""
     found: dict[str, float] = {}
     for kind, (precision, recall, f1) in rouge(text, reference).items():
         found |= {kind: f1, f"{kind}_precision": precision, f"{kind}_recall": recall}

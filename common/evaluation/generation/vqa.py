@@ -1,4 +1,4 @@
-"""Visual question answering: normalisation of answers, the score of ten annotators, training targets.
+"""Visual question answering: normalised answers, the score of ten annotators, targets.
 
 Source: Antol et al. 2015, "VQA", arXiv 1505.00468; Goyal et al. 2017, arXiv 1612.00837, and the
 rules of the official evaluation (https://visualqa.org/evaluation.html).
@@ -91,7 +91,7 @@ def vqa_score(answer: str, annotations: Mapping[str, int]) -> float:
 
 
 def vqa_training_targets(annotations: Sequence[str] | Mapping[str, int]) -> list[str]:
-    """Answers to train on: the most common one, and those after it that tie with it or were given three times.
+    """Answers to train on: the most common, and others that tie or were given three times.
 
     Args:
         annotations: the annotators' answers, or each with its number.

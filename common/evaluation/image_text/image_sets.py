@@ -70,7 +70,7 @@ class ImageSetProtocol:
         self.progress = progress
 
     def __call__(self, names: Sequence[str]) -> dict[str, float]:
-        """Metrics ``<set>_<protocol>_...`` of the sets, and the zero-shot mean over all but ImageNet.
+        """Metrics ``<set>_<protocol>_...``, and the zero-shot mean over all but ImageNet.
 
         The mean takes each set's own metric: accuracy, or mean per class where that is customary.
         """

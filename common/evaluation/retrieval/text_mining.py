@@ -131,7 +131,7 @@ def mine_text_negatives(
     candidates: int = 100,
     metric: Metric = "cosine",
 ) -> MinedNegatives:
-    """The best-scored texts that are not positives and not too close to them, for all queries at once.
+    """The best-scored texts that are neither positives nor too close to them.
 
     Args:
         queries: see `TextMiner.mine`.

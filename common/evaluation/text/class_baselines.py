@@ -1,4 +1,4 @@
-"""Classifiers of texts that need no training of an encoder: most frequent class, words, letters, vectors."""
+"""Training-free classifiers of texts: the most frequent class, words, letters, vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

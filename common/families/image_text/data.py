@@ -189,7 +189,7 @@ def num_samples(data: ImageTextData) -> int:
 
 
 def require_judged_sets(cfg: ImageTextConfig) -> None:
-    """Say before the training which set of ``eval.datasets``, or which part of it, the evaluation would miss.
+    """Report before training which sets of ``eval.datasets`` the evaluation would miss.
 
     Raises:
         UserError: so, or a set or protocol that does not exist.

@@ -20,7 +20,7 @@ Encoder = DualEncoder | OpenClipDualEncoder
 
 
 def build_tokenizer(model: TwoTowers) -> ClipTokenizer:
-    """CLIP's byte-pair encoding at the context length of the config's text tower, or the open_clip model's own.
+    """CLIP's tokenizer at the context length of the text encoder, or the open_clip model's.
 
     Raises:
         UserError: a tokenizer of its own that is not on this machine.

@@ -116,7 +116,7 @@ class LinearNetwork(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> logits (B, C), under autocast too in the classifier's precision."""
+        """Images (B, 3, S, S) -> logits (B, C), in the classifier's precision under autocast."""
         with torch.no_grad():
             features = self.encoder(images)
         with nullcontext() if images.is_meta else torch.autocast(images.device.type, enabled=False):
@@ -181,7 +181,7 @@ def linear_experiment(
     views: Callable[[Any], ImageTransform],
     requirements: Sequence[Requirement],
 ) -> Experiment[LinearClassification]:
-    """Experiment that trains a classifier on the encoder of an exported folder, or on given weights.
+    """Experiment that trains a classifier on the encoder of an export or of given weights.
 
     Args:
         cfg: the project's config.
@@ -280,7 +280,7 @@ def linear_experiment(
 
 
 def load_network(folder: str | Path) -> ProjectedEncoder | LinearNetwork:
-    """Encoder with projection head of an exported folder, or with the classifier of a linear evaluation.
+    """Encoder of an exported folder, with its projector or a linear evaluation's classifier.
 
     Raises:
         UserError: see `load_safetensors`.

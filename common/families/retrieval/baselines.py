@@ -1,4 +1,4 @@
-"""Baselines of retrieval experiments that need no training: words, LSA, the encoder before training.
+"""Training-free baselines of retrieval: words, LSA, the encoder before training.
 
 A project names them in its ``baselines.py``; each scores the sets of ``eval.beir``.
 """

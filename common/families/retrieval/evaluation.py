@@ -64,7 +64,7 @@ def before_and_after(
 def evaluate_beir(
     cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, workspace: Workspace
 ) -> dict[str, float]:
-    """Metrics on every set of ``eval.beir`` by exact search, ``<set>_<metric>``, and their averages.
+    """Metrics ``<set>_<metric>`` of ``eval.beir`` by exact search, and their averages.
 
     One call gives all rows of the table: the encoder; ``untrained_*``, and ``bm25_*``, ``tfidf_*``,
     ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means

@@ -32,7 +32,7 @@ def valid_rows(problem: Problem, row_lse: Tensor) -> Tensor:
 
 
 def row_values(row_lse: Tensor, row_lin: Tensor, join: bool) -> Tensor:
-    """Losses of the rows: row_lse - row_lin, or with `join` log(exp(row_lse) + exp(row_lin)) - row_lin.
+    """Row losses: row_lse - row_lin; with `join`, log(exp(row_lse) + exp(row_lin)) - row_lin.
 
     `join` belongs to denominators without the positive; it keeps confident rows exact in fp32.
     """
@@ -98,7 +98,7 @@ def _strip(
     shift: float | None,
     top: TopOne,
 ) -> tuple[list[tuple[Tile, Tensor]], Tensor, Tensor | float]:
-    """Exponentials of a row strip in contiguous tiles, their row sums and what they are relative to.
+    """Exponentials of a row strip in contiguous tiles, their row sums and their shifts.
 
     Falls back to the maximum of each row where the fixed shift does not serve.
     """

@@ -109,7 +109,7 @@ def masks(spec: Spec, tile: Tile, columns: bool) -> tuple[Tensor | None, Tensor 
 
 
 class TopOne:
-    """Largest logit of each row among counted pairs and positives, and whether a positive has it."""
+    """Largest logit of each row over counted pairs and positives; whether a positive has it."""
 
     def __init__(self, problem: Problem) -> None:
         size = problem.num_rows if problem.top1 else 0

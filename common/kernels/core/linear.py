@@ -314,7 +314,7 @@ _ALWAYS = (
 
 
 def is_symmetric(problem: Problem) -> bool:
-    """Whether masks and positives are symmetric, nothing is scaled or summed per row, and no shard is involved.
+    """Whether masks and positives are symmetric, without scales per row, sums or shards.
 
     The caller has checked that keys and queries are the same tensor. Weights may be anything that
     has a closed form.

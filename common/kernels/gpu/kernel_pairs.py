@@ -1,4 +1,4 @@
-"""The Triton kernels of the losses with a partition function: ``lse_kernel``, ``grad_kernel``, ``kept_grad_kernel``.
+"""Triton kernels of losses with a partition function: ``lse_kernel`` and two for gradients.
 
 All of them work on a chunk of N query rows against M key columns; they only ever overwrite their
 outputs (no atomics, no locks), so results are deterministic and a tile table may be tuned freely.
@@ -290,7 +290,7 @@ def grad_kernel(
     BN: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Gradient G of the logits for one tile, formed in fp32 and stored in the dtype of ``g`` (N, M).
+    """Gradient G of one tile's logits, computed in fp32, stored in the dtype of ``g`` (N, M).
 
         G = E_row * (a_i + e_i*s) + E_col * b_j + c_i * omega      (HALF: + c_j * omega)
 
@@ -373,7 +373,7 @@ def kept_grad_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """G = E*(a_i + b_j) + c_i*omega of one tile, formed in fp32, stored in the dtype of ``g`` (N, M).
+    """G = E*(a_i + b_j) + c_i*omega of one tile in fp32, stored in the dtype of ``g`` (N, M).
 
     ``kept`` (N, M) holds the masked exponentials E of ``lse_kernel``, relative to the fixed shift;
     a and b hold the denominators. With POS the exponential of the one positive of a row is taken

@@ -90,7 +90,7 @@ def operand_dtype(problem: Problem) -> torch.dtype:
 
 
 def grad_dtype(problem: Problem) -> torch.dtype:
-    """Dtype of the gradient of the logits: fp32 for fp32 operands, else bf16 (its range is needed)."""
+    """Dtype of the logits' gradient: fp32 for fp32 operands, else bf16 for its range."""
     return torch.float32 if operand_dtype(problem) == torch.float32 else torch.bfloat16
 
 
@@ -158,7 +158,7 @@ class Plan:
         return self.program.weighted and not self.marks
 
     def linear(self) -> Tensor | None:
-        """(N,) sum_j omega_ij <q_i, k_j> of the closed forms, of the operands as they are multiplied; None: none."""
+        """(N,) sum_j omega_ij <q_i, k_j> of the closed forms, in the operands' dtype, or None."""
         atoms = [*self.closed, *self.marks]
         if not atoms:
             return None
@@ -203,7 +203,7 @@ class Plan:
         return "tf32" if self.product == "tf32" else "float"
 
     def copied(self, x: Tensor, rows: int, depth: int) -> Any:
-        """A tensor descriptor of x (R, D) with blocks (rows, depth), or None where x must be read by addresses.
+        """A tensor descriptor of x (R, D) with blocks (rows, depth); None: read by addresses.
 
         The copy engine (TMA) of compute capability 9 takes rows that begin at multiples of 16 bytes
         and do not overlap, as those of an expanded tensor do. Products without tensor cores gain

@@ -25,24 +25,26 @@ For other back ends (Triton, sharding) every spec is described by
     kind              static                       side data               meaning (i, j global)
     all               -                            -                       every pair counts
     diagonal          weight                       -                       omega = weight*[j == i]
-    index             weight                       pos                     omega = weight*[j ==
-    pos_i] partner           half                         -                       omega = [j ==
-    (i+half)%(2*half)] block             size                         -                       omega
-    = [j//size == i]/size labels            exclude_self, average        query, key, count
-    omega = [same, not self](/count) uniform           weight                       -
-    omega = weight lowrank           mode, factor, shift, masked  u, v, row_shift         omega =
-    f(u_i.v_j) exclude_self      -                            -                       mask j != i
+    index             weight                       pos                     omega = weight*[j == pos_i]
+    partner           half                         -                       omega = [j == i + half],
+                                                                           modulo 2*half
+    block             size                         -                       omega = [j//size == i]/size
+    labels            exclude_self, average        query, key, count       omega = [same, not self],
+                                                                           / count if average
+    uniform           weight                       -                       omega = weight
+    lowrank           mode, factor, shift, masked  u, v, row_shift         omega = f(u_i.v_j)
+    exclude_self      -                            -                       mask j != i
     exclude_positive  -                            -                       mask: not positive
     only_positive     -                            -                       mask: positive
     exclude           keep_positive                query, key, second      mask key_j not in
-    {query_i,
-                                                                           second_i} (or positive)
+                                                                           {query_i, second_i},
+                                                                           or positive
     valid             -                            query, key (bool)       mask query_i and key_j
-    threshold         keep_positive                u, v, thr, thr_columns  mask u_i.v_j <= thr_i
-    (A),
-                                                                           <= thr_columns_j (B)
-    bias              factor, positive_value       row, column, u, v       beta = row_i + column_j +
-                                                                 factor*u_i.v_j + positive_value*[positive]
+    threshold         keep_positive                u, v, thr, thr_columns  A: u_i.v_j <= thr_i,
+                                                                           B: <= thr_columns_j
+    bias              factor, positive_value       row, column, u, v       beta = row_i + column_j
+                                                                           + factor*u_i.v_j
+                                                                           + positive_value*[pos.]
 
 Sharding: local row 0 is global row ``row_start`` and local column 0 is global column ``col_start``
 (see `spec_base.Tile`); side tensors are local to the given rows and columns, ``Index.pos`` holds

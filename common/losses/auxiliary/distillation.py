@@ -1,4 +1,4 @@
-"""Students and teachers: divergence of softened outputs, and supervised contrast against a teacher's bank.
+"""Students and teachers: divergence of softened outputs, contrast against a teacher's bank.
 
 # N rows, D dim; B rows, C classes or tokens
 """
@@ -22,7 +22,7 @@ def softened_divergence(
     *,
     reduction: Literal["row", "element"] = "row",
 ) -> Tensor:
-    """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)), without gradient to the teacher.
+    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)); no gradient to the teacher.
 
     Source: Hinton et al. 2015, section 2, arXiv 1503.02531.
 

@@ -1,4 +1,4 @@
-"""Losses over tokens: masked language modelling, sequences under teacher forcing, states held apart.
+"""Losses over tokens: masked language modelling, teacher forcing, states held apart.
 
 # N or B texts, L tokens, D dim, V vocabulary
 """
@@ -18,8 +18,8 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
 
         L = -1/|M| sum_{i in M} log softmax(head(h_i))_{y_i}
 
-    The head runs on the labelled positions alone, a seventh of the tokens at BERT's rate. Ranks hold
-    unequal numbers of them: a mean of local means would weigh their positions unequally.
+    The head runs on the labelled positions alone, a seventh of the tokens at BERT's rate. A mean of
+    the ranks' means would weigh positions unequally, since ranks have unequal numbers of them.
 
     Source: Devlin et al. 2019, "BERT", section 3.1 (task 1), arXiv 1810.04805.
 
@@ -35,7 +35,8 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     Distributed: reduces statistics (the number of labelled positions).
 
     >>> states, labels = torch.zeros(1, 2, 3), torch.tensor([[-100, 1]])
-    >>> f"{float(masked_lm_loss(nn.Linear(3, 4, bias=False), states, labels).detach()):.4f}"  # log 4
+    >>> head = nn.Linear(3, 4, bias=False)
+    >>> f"{float(masked_lm_loss(head, states, labels).detach()):.4f}"  # log 4
     '1.3863'
     """
     chosen = labels != IGNORED

@@ -173,7 +173,7 @@ def _row_potentials(x: Tensor, tau: float, kernel: KernelOptions) -> Tensor:
 
 
 def log_mean_potential(rows: Tensor, x: Tensor, kernel: KernelOptions) -> Tensor:
-    """This rank's part of the log of the mean over all pairs of rows, from the log-sums of its own."""
+    """This rank's part of the log of the mean over all pairs, from the log-sums of its rows."""
     sharded, group = process_group(kernel)
     total = rows.logsumexp(0)
     if sharded:

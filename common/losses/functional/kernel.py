@@ -90,7 +90,7 @@ def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = 
 
 
 def whole_loss(total: Tensor, kernel: KernelOptions) -> Tensor:
-    """This rank's part of a loss that every rank forms whole, with the gradient of all ranks' parts.
+    """This rank's part of a loss that all ranks compute, with the gradient of all parts.
 
     All of it where gradients are averaged over ranks; one W-th where they are summed, as
     `mean_loss` has
@@ -134,7 +134,7 @@ def first_row(rows: Tensor, kernel: KernelOptions) -> int:
 
 
 def key_options(kernel: KernelOptions) -> KernelOptions:
-    """Options under which sums over keys are right: as they are, or local where all ranks hold the same keys."""
+    """Options for sums over keys: unchanged, or local if all ranks hold the same keys."""
     sharding = as_sharding(kernel.get("group"))
     return kernel if sharding is None or sharding.keys == "sharded" else local(kernel)
 

@@ -38,7 +38,7 @@ def id_mask(ids: Tensor, *column_ids: Tensor) -> Exclude:
 
 @torch.no_grad()
 def masked_share(ids: Tensor) -> Tensor:
-    """Share of a batch's pairs of different rows that have an id in common, which a mask leaves out.
+    """Share of a batch's pairs of different rows with a common id, which a mask excludes.
 
     Args:
         ids: (N,) or (N, K) int64, K kinds of identity.

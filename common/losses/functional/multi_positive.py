@@ -1,4 +1,4 @@
-"""Losses with several positives per row: SupCon, multi-view InfoNCE, 1-to-K, disparate pairs (Hydra).
+"""Losses with several positives per row: SupCon, multi-view InfoNCE, 1-to-K, Hydra.
 
 # N rows, M columns, K positives per row, D dim
 """

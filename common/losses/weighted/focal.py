@@ -17,7 +17,7 @@ from common.losses.output import full_precision, unit
 def focal_contrastive(
     logits: Tensor, alpha: float = 0.5, gamma: float = 1.0, first: int = 0
 ) -> Tensor:
-    """Focal sigmoid loss on all pairs, 2 sum_ij [a y + (1 - a)(1 - y)] m BCE, m = e^(g (-y l - softplus(-l))).
+    """Focal sigmoid loss, 2 sum_ij [a y + (1 - a)(1 - y)] m BCE, m = e^(g (-y l - softplus(-l))).
 
     Source: Kim et al. 2023, "RO-ViT", arXiv 2305.07011, released code.
 
@@ -47,7 +47,7 @@ def focal_contrastive(
 def paired_focal(
     image: Tensor, text: Tensor, scale: Tensor, alpha: float, gamma: float
 ) -> tuple[Tensor, Tensor]:
-    """`focal_contrastive` of own images with the texts of all ranks, and whether the own text is nearest.
+    """`focal_contrastive` of local images with all ranks' texts; whether the own text is nearest.
 
     Args:
         image: (B, D).

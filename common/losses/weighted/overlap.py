@@ -34,7 +34,7 @@ class Weights(Protocol):
     """Weights (B, N) of pairs of samples that nobody keeps whole."""
 
     def rows(self, start: int, stop: int, like: Tensor) -> Tensor:
-        """(stop - start, N) of these samples of this rank, on the device and in the dtype of `like`."""
+        """(stop - start, N) for these samples of this rank, with the device and dtype of `like`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class SetOverlap:
 
 @dataclass(frozen=True, eq=False)
 class MeanOverlap:
-    """Mean of the Jaccard indices of several kinds of sets, over those of which either sample has an element.
+    """Mean Jaccard index over the kinds of sets of which either sample has an element.
 
     Source: He et al. 2022, "SPACE-2", released `hierarchical_set_score`, arXiv 2209.06638 (combined
     score).
@@ -107,7 +107,8 @@ class MeanOverlap:
 
     >>> one = SetOverlap(torch.tensor([5, 5]), torch.tensor([1, 1]))
     >>> two = SetOverlap(torch.tensor([7]), torch.tensor([1, 0]))
-    >>> MeanOverlap([one, two, SetOverlap(torch.empty(0).long(), torch.tensor([0, 0]))]).rows(0, 1, torch.empty(0))
+    >>> empty = SetOverlap(torch.empty(0).long(), torch.tensor([0, 0]))
+    >>> MeanOverlap([one, two, empty]).rows(0, 1, torch.empty(0))
     tensor([[1.0000, 0.5000]])
     """
 
@@ -213,7 +214,7 @@ def weighted_two_view(
 def overlap_of_all_ranks(
     ids: Tensor, counts: Tensor, **kernel: Unpack[KernelOptions]
 ) -> SetOverlap:
-    """The weights of this rank's sets among those of all ranks of the loss (with a `group`), or among its own."""
+    """Weights of this rank's sets among those of all ranks in `group`, or among its own."""
     sharded, group = process_group(kernel)
     if not sharded:
         return SetOverlap(ids, counts)

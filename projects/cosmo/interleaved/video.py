@@ -135,8 +135,8 @@ def frame_times(start: float, end: float, count: int) -> list[float]:
 def segment_shots(features: ArrayLike, most: int, penalty: float = 1.0) -> list[int]:
     """Kernel temporal segmentation: the first frame of every shot.
 
-        min over m, boundaries:  sum of squared distances to the mean of the own shot / n + C m
-            (log(n / m) + 1) / n
+        min over m, boundaries:  sum of squared distances to the mean of the own shot / n
+                                 + C m (log(n / m) + 1) / n
 
     with features of unit length, n frames and m boundaries.
 

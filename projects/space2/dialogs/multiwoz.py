@@ -55,8 +55,9 @@ _WHATEVER = ("dontcare", "don't care", "dont care", "do not care", "do n't care"
 def multiwoz(path: Path, delexicalize: bool = False) -> Corpus:
     """Dialogues with trees: a user's acts and changed values, or a system's stated values.
 
-        {id: {"log": [{"text", "metadata": {domain: {"semi": {slot: value}, "book": {"booked":
-        [...], slot: value}}},
+        {id: {"log": [{"text",
+                       "metadata": {domain: {"semi": {slot: value},
+                                             "book": {"booked": [...], slot: value}}},
                        "dialog_act": {"Domain-Act": [[slot, value], ...]}}]}}
 
     The state after a user's turn stands in the metadata of the answer. Acts of the answers are

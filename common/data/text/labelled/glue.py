@@ -103,7 +103,7 @@ def _official(task: GlueTask, part: str, path: Path) -> list[Row]:
 
 
 def synthetic_glue(task: GlueTask, part: str) -> LabelledSet:
-    """Made-up texts of two or three topics, or pairs whose second text shares words of the first."""
+    """Synthetic texts of two or three topics, or pairs whose second text repeats words."""
     if part not in SYNTHETIC:
         raise UserError(f"the made-up {task.name} has no part '{part}'{nearest(part, SYNTHETIC)}")
     if task.num_texts == 1:

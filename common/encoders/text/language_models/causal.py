@@ -34,7 +34,7 @@ def final_logits(model: Any, found: Tensor) -> Tensor:
 
 
 def block_classes(model: Any) -> set[type[nn.Module]]:
-    """Classes of the repeated blocks of a transformer: what FSDP wraps and checkpointing recomputes."""
+    """Classes of a transformer's blocks, which FSDP wraps and checkpointing recomputes."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return {type(module) for module in model.modules() if type(module).__name__ in names}
 

@@ -1,4 +1,4 @@
-"""Classes of texts and pairs of texts: any encoder of transformers, tuned in full, by LoRA or by a prefix.
+"""Text classifiers: an encoder of transformers, tuned in full, by LoRA or by a prefix.
 
 # R rows, L length, D hidden size, C classes
 """
@@ -150,7 +150,7 @@ class TextClassifier(nn.Module):
         return {} if self.prefix is None or name is None else {name: self.prefix.cache(rows)}
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
-        """Sentence vectors (R, D) before the pooler, as analyses and contrastive terms read them."""
+        """Sentence vectors (R, D) before the pooler, for analyses and contrastive terms."""
         states: Tensor = self.states(input_ids, attention_mask, **inputs).last_hidden_state
         return mean_pool(states, attention_mask) if self.pooling == "mean" else states[:, 0]
 
@@ -193,7 +193,7 @@ class TextClassifier(nn.Module):
         return [{name: found[name][i] for name in names} for i in range(len(texts))]
 
     def pad(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` and perhaps ``token_type_ids``, (R, L) int64 on the CPU."""
+        """``input_ids``, ``attention_mask``, maybe ``token_type_ids``: (R, L) int64 on the CPU."""
         longest = max(len(row["input_ids"]) for row in rows)
         found = {"attention_mask": torch.zeros(len(rows), longest, dtype=torch.long)}
         for name in rows[0]:
