@@ -13,7 +13,7 @@ with the card and the versions; what a results file has already is left out, so 
 off goes on. A row of ours whose errors are beyond those of its precision is named and not written,
 and the exit code is 1. **No row exists until somebody runs this on a GPU.**
 
-    python benchmarks/bench_losses_gpu.py [--cases symmetric] [--dtypes bf16 tf32] \
+    python benchmarks/bench_losses_gpu.py [--cases symmetric] [--dtypes bf16 tf32]
         [--sizes 8192 32768] [--dims 512]
 """
 

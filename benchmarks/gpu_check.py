@@ -8,7 +8,7 @@ allows. A piece takes at most nine minutes and has a file of its own in the resu
 passed with the same commit on the same card is not run again, so the same command goes on after a
 cut. Triton builds its launchers in C: without a compiler and Python's headers nothing is begun.
 
-    python benchmarks/gpu_check.py [--out reports/gpu-check] [--minutes 9] \
+    python benchmarks/gpu_check.py [--out reports/gpu-check] [--minutes 9]
         [--only tests losses-bf16] [--dry-run]
 
 Exit code: 0 all passed, 1 something failed (named), 2 no device or no compiler, 3 the minutes are
