@@ -151,8 +151,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def config_names(project: str) -> list[str]:
     """Names of the configs that a project has (without compare and sweep)."""
-    found = (CONFIG_DIR / project).glob("*.yaml")
-    return sorted(p.stem for p in found if p.stem not in ("compare", "sweep"))
+    paths = (CONFIG_DIR / project).glob("*.yaml")
+    return sorted(p.stem for p in paths if p.stem not in ("compare", "sweep"))
 
 
 def config_path(project: str, config: str) -> Path:
@@ -210,10 +210,10 @@ def check_ranges(schema: type[Any], values: Any, where: str, prefix: str = "") -
     Raises:
         UserError: names up to three of them.
     """
-    found = problems(schema, values, prefix)
-    if found:
-        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-        raise UserError(f"{where}{'; '.join(found[:3])}{more}")
+    errors = problems(schema, values, prefix)
+    if errors:
+        more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+        raise UserError(f"{where}{'; '.join(errors[:3])}{more}")
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
@@ -292,12 +292,12 @@ def _merge(base: Any, layer: DictConfig, source: str) -> Any:
 def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, valid: list[str]) -> None:
     if not (OmegaConf.is_dict(base) and OmegaConf.is_dict(layer)):
         return
-    typed, known = is_dataclass(OmegaConf.get_type(base)), set(base.keys())
+    typed, keys = is_dataclass(OmegaConf.get_type(base)), set(base.keys())
     for key in layer:
         name = f"{prefix}{key}"
-        if typed and key not in known:
+        if typed and key not in keys:
             raise UserError(f"{source}: unknown key '{name}'{nearest(name, valid)}")
-        if key in known and not OmegaConf.is_missing(base, key):
+        if key in keys and not OmegaConf.is_missing(base, key):
             _refuse_unknown(base[key], layer._get_node(key), source, f"{name}.", valid)
 
 

@@ -16,10 +16,14 @@ ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.erro
 def remedy(path: str | Path) -> str:
     """What to do about a damaged file: those of the repository come back from git."""
     try:
-        own = Path(path).resolve().relative_to(ROOT)
+        relative = Path(path).resolve().relative_to(ROOT)
     except ValueError:
         return "get it again"
-    return f"restore it by: git checkout -- '{own}'" if own.parts[0] == "data" else "get it again"
+    return (
+        f"restore it by: git checkout -- '{relative}'"
+        if relative.parts[0] == "data"
+        else "get it again"
+    )
 
 
 @contextmanager

@@ -53,16 +53,16 @@ def about(folder: Path) -> About:
     """
     path = folder / ABOUT
     if not path.is_file():
-        known = f"it has no {ABOUT}" if folder.is_dir() else "there is no such folder"
+        problem = f"it has no {ABOUT}" if folder.is_dir() else "there is no such folder"
         raise UserError(
-            f"{folder} is no exported model, {known}: write one with make export PROJECT=..."
+            f"{folder} is no exported model, {problem}: write one with make export PROJECT=..."
         )
     with reading(path, "description of an exported model"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(contents, dict):
             raise ValueError("it holds no object")
-        words = found.get("overrides", [])
+        words = contents.get("overrides", [])
         if not isinstance(words, list):
             raise ValueError("overrides is a list")
-        project, config, version = (str(found[key]) for key in ("project", "config", "version"))
+        project, config, version = (str(contents[key]) for key in ("project", "config", "version"))
         return About(project, config, version, tuple(map(str, words)))

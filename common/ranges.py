@@ -127,18 +127,18 @@ def problems(schema: type[Any], values: Mapping[str, Any], prefix: str = "") -> 
         prefix: of the names.
     """
     hints = get_type_hints(schema, include_extras=True)
-    found: list[str] = []
+    errors: list[str] = []
     for field in fields(schema):
         if field.name in values:
-            found += _walk(hints[field.name], values[field.name], f"{prefix}{field.name}")
-    return found
+            errors += _walk(hints[field.name], values[field.name], f"{prefix}{field.name}")
+    return errors
 
 
 def rules(hint: Any) -> tuple[Rule, ...]:
     """The rules that a type names for the value itself, not for its entries."""
     if get_origin(hint) is Annotated:
-        own = tuple(x for x in get_args(hint)[1:] if isinstance(x, Rule))
-        return (*own, *rules(get_args(hint)[0]))
+        annotated = tuple(x for x in get_args(hint)[1:] if isinstance(x, Rule))
+        return (*annotated, *rules(get_args(hint)[0]))
     if get_origin(hint) in (Union, types.UnionType):
         return tuple(rule for part in get_args(hint) for rule in rules(part))
     return ()
@@ -164,14 +164,14 @@ def _walk(hint: Any, value: Any, name: str) -> list[str]:
         if isinstance(rule, Range) and not rule.holds(value):
             finite = " and finite" if value in (math.inf, -math.inf) else ""
             return [f"{name} must {rule}{finite}, not {value}"]
-    found = [line for part in parts(hint) for line in _entries(part, value, name)]
-    if not found:
-        found = [
+    errors = [line for part in parts(hint) for line in _entries(part, value, name)]
+    if not errors:
+        errors = [
             f"{name} must {rule}, not {value}"
             for rule in rules(hint)
             if not isinstance(rule, Range) and not rule.holds(value)
         ]
-    return found
+    return errors
 
 
 def _entries(part: Any, value: Any, name: str) -> list[str]:

@@ -14,12 +14,12 @@ PROJECT_DIR = ROOT / "projects"
 
 def list_projects() -> dict[str, str]:
     """Map each project's slug to the first line of its docstring, without importing it."""
-    found = {}
+    projects = {}
     for init in sorted(PROJECT_DIR.glob("*/__init__.py")):
         if not init.parent.name.startswith("_"):
             doc = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
-            found[init.parent.name] = doc.split("\n", 1)[0]
-    return found
+            projects[init.parent.name] = doc.split("\n", 1)[0]
+    return projects
 
 
 FIELDS = {  # rooms of `common` that tell what a project is about, the more telling first -> heading
@@ -50,11 +50,11 @@ def field_of(slug: str) -> str:
     families: Counter[str] = Counter()
     rooms: Counter[str] = Counter()
     for path in sorted((PROJECT_DIR / slug).glob("*.py")):
-        for found in _ROOM.finditer(path.read_text(encoding="utf-8")):
-            if found[1]:
-                families[found[2]] += 1
+        for match in _ROOM.finditer(path.read_text(encoding="utf-8")):
+            if match[1]:
+                families[match[2]] += 1
             else:
-                rooms[found[3] or found[4]] += 1
+                rooms[match[3] or match[4]] += 1
     if families:
         return FIELDS.get(families.most_common(1)[0][0], "Others")
     return next((text for room, text in FIELDS.items() if rooms[room] >= _FEW), "Others")

@@ -72,8 +72,8 @@ class TaskMixture:
             np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
             for t, count in enumerate(self.samples)
         ]
-        found: np.ndarray = np.concatenate(parts).astype(np.int64)
-        return found
+        order: np.ndarray = np.concatenate(parts).astype(np.int64)
+        return order
 
     def _order(self, epoch: int) -> np.ndarray:
         rng = sample_rng(self.seed, epoch, 0, _ORDER_STREAM)

@@ -64,13 +64,13 @@ def load_skill_labels(root: str | None = None) -> dict[str, str]:
 @lru_cache(1)
 def _occupations(path: Path) -> tuple[Occupation, ...]:
     rows = read_jsonl(path, ("uri", "title", "alt_titles", "description", "isco"))
-    found = []
+    occupations = []
     for row in rows:
         plain = (" ".join(title.split()) for title in row["alt_titles"])
         others = {t.casefold(): t for t in plain if t and t.casefold() != row["title"].casefold()}
-        found.append(
+        occupations.append(
             Occupation(
                 row["uri"], row["title"], tuple(others.values()), row["description"], row["isco"]
             )
         )
-    return tuple(found)
+    return tuple(occupations)

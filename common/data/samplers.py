@@ -151,8 +151,8 @@ class SeededBatchSampler:
         names, sizes = np.unique(groups, return_counts=True)
         by_group = np.split(order[np.argsort(groups[order], kind="stable")], np.cumsum(sizes)[:-1])
         members = [by_group[i] for i in rng.permutation(len(names))]
-        whole = [own[: len(own) // size * size].reshape(-1, size) for own in members]
-        rest = [own[len(own) // size * size :] for own in members]
+        whole = [group[: len(group) // size * size].reshape(-1, size) for group in members]
+        rest = [group[len(group) // size * size :] for group in members]
         return np.concatenate([rng.permutation(np.concatenate(whole)).reshape(-1), *rest])
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -205,8 +205,8 @@ def evaluation_batches(
             f"a validation set of {count} samples cannot be shared among {world_size} processes: "
             "give it one for each, or lower trainer.devices or trainer.num_nodes"
         )
-    own = list(range(rank, count, world_size))
-    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    indices = list(range(rank, count, world_size))
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     if len(batches) > -(-(count // world_size) // batch_size):  # those of the smallest share
         (odd,) = batches.pop()
         batches[-1].append(odd)

@@ -54,8 +54,10 @@ class ContrastiveDecoding(LogitsProcessor):
         read = self.amateur(input_ids=seen, **self._padding(input_ids.shape[1], seen.shape[1]))
         amateur = read.logits[:, -1].float() / self.temperature
         width = min(scores.shape[-1], amateur.shape[-1])
-        found = contrast(scores[:, :width].float(), amateur[:, :width], alpha=self.plausibility)
-        return F.pad(found, (0, scores.shape[-1] - width), value=-torch.inf)
+        contrasted = contrast(
+            scores[:, :width].float(), amateur[:, :width], alpha=self.plausibility
+        )
+        return F.pad(contrasted, (0, scores.shape[-1] - width), value=-torch.inf)
 
     def _padding(self, columns: int, seen: int) -> dict[str, Tensor]:
         """Mask and positions of the last `seen` columns, each row's from 0 on.
@@ -67,7 +69,7 @@ class ContrastiveDecoding(LogitsProcessor):
         mask = F.pad(self.mask, (0, columns - self.mask.shape[1]), value=1)[:, -seen:]
         if bool(mask.all()):
             return {}
-        found = {"attention_mask": mask}
+        inputs = {"attention_mask": mask}
         if "position_ids" in inspect.signature(self.amateur.forward).parameters:
-            found["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        return found
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return inputs

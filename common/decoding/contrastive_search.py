@@ -200,11 +200,11 @@ class _Sequential(_Expanded):
 
     def candidates(self, token: Tensor) -> tuple[Tensor, Tensor]:
         self.token = token
-        found = []
+        parts = []
         for place in range(token.shape[1]):
-            found.append(self._next(token[:, place : place + 1]))
+            parts.append(self._next(token[:, place : place + 1]))
             self.cache.crop(-1)
-        states, logits = zip(*found, strict=True)
+        states, logits = zip(*parts, strict=True)
         return torch.cat(states, 1), torch.cat(logits, 1)
 
     def _next(self, token: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,9 +221,9 @@ class _Shared(_Expanded):
     def candidates(self, token: Tensor) -> tuple[Tensor, Tensor]:
         batch, count = token.shape
         dtype = next(self.model.parameters()).dtype
-        own = torch.eye(count, dtype=torch.bool, device=token.device).expand(batch, -1, -1)
+        diagonal = torch.eye(count, dtype=torch.bool, device=token.device).expand(batch, -1, -1)
         before = self.mask.bool()[:, None].expand(-1, count, -1)
-        sees = torch.cat([before, own], -1)[:, None]  # (B, 1, K, S + K)
+        sees = torch.cat([before, diagonal], -1)[:, None]  # (B, 1, K, S + K)
         bias = torch.zeros(sees.shape, dtype=dtype, device=token.device)
         bias.masked_fill_(~sees, torch.finfo(dtype).min)
         return self._pass(token, bias, self.place.expand(-1, count))

@@ -180,10 +180,10 @@ def _parsed(reply: bytes, url: str) -> Any:
 def _field(reply: Any, url: str, *path: str) -> Any:
     """A field of the reply's first choice."""
     try:
-        found = reply["choices"][0]
+        value = reply["choices"][0]
         for name in path:
-            found = found[name]
-        return found
+            value = value[name]
+        return value
     except (KeyError, IndexError, TypeError):
         raise UserError(
             f"{url} answered without choices[0].{'.'.join(path)}: {json.dumps(reply)[:200]}"

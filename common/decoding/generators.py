@@ -62,8 +62,8 @@ class LocalGenerator:
                 raise UserError(f"{said} exceed the model's context of {self.model.context} tokens")
         texts = [self.fit(prompt) for prompt in prompts]
         options = {"batch_size": self.batch_size, "stop": self.stop}
-        found = self.model.continuations(texts, self.policy, rngs, max_new_tokens, **options)
-        return [p.begun + answer.text for p, answer in zip(prompts, found, strict=True)]
+        answers = self.model.continuations(texts, self.policy, rngs, max_new_tokens, **options)
+        return [p.begun + answer.text for p, answer in zip(prompts, answers, strict=True)]
 
     def fit(self, prompt: Prompt) -> str:
         """The framed text of a prompt within the budget.

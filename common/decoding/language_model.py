@@ -166,12 +166,14 @@ class LanguageModel:
                     f"context of {self.context} tokens"
                 )
         starts = range(0, len(rows), batch_size)
-        found: list[list[int]] = []
+        texts: list[list[int]] = []
         for start in progress(starts, policy.strategy, len(starts)):
             part = slice(start, start + batch_size)
-            own = None if further is None else _shifted(further, start)
-            found += self._generate_batch(rows[part], policy, rngs[part], limits[part], stop, own)
-        return found
+            shifted = None if further is None else _shifted(further, start)
+            texts += self._generate_batch(
+                rows[part], policy, rngs[part], limits[part], stop, shifted
+            )
+        return texts
 
     @torch.no_grad()
     def log_likelihood(
@@ -211,8 +213,8 @@ class LanguageModel:
             gold = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
             place = torch.arange(1, ids.shape[1], device=ids.device)
             begin = torch.tensor(starts[part], device=ids.device)
-            own = (place >= begin[:, None]) & mask[:, 1:].bool()
-            scores.append(((gold * own).sum(1) / own.sum(1).clamp(min=1)).cpu())
+            scored = (place >= begin[:, None]) & mask[:, 1:].bool()
+            scores.append(((gold * scored).sum(1) / scored.sum(1).clamp(min=1)).cpu())
         return torch.cat(scores)
 
     @torch.no_grad()
@@ -287,15 +289,17 @@ class LanguageModel:
             lengths = dict.fromkeys(len(rows[i]) for i in together)
             groups = [[i for i in together if len(rows[i]) == length] for length in lengths]
         groups += [[i] for i in range(len(rows)) if i not in together]
-        found: list[list[int]] = [[] for _ in rows]
+        texts: list[list[int]] = [[] for _ in rows]
         for group in groups:
             budget = max(limits[i] for i in group)
             streams = [rngs[i] for i in group]
-            own = None if further is None else partial(further, group)
-            new = self._generate([rows[i] for i in group], policy, streams, budget, stop, own)
+            group_processors = None if further is None else partial(further, group)
+            new = self._generate(
+                [rows[i] for i in group], policy, streams, budget, stop, group_processors
+            )
             for i, ids in zip(group, new, strict=True):
-                found[i] = ids[: limits[i]]
-        return found
+                texts[i] = ids[: limits[i]]
+        return texts
 
     def _generate(
         self,

@@ -121,11 +121,11 @@ def generation_config(policy: Policy, max_new_tokens: int, **ids: Any) -> Genera
         max_new_tokens: most tokens.
         **ids: special tokens, by the library's names.
     """
-    own = {
+    options = {
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": min(policy.min_new_tokens, max_new_tokens),
     }
     if policy.strategy == "beam_search":
-        own["num_beams"] = policy.num_beams
-    found: GenerationConfig = GenerationConfig.from_dict({**_NEUTRAL, **own, **ids})
-    return found
+        options["num_beams"] = policy.num_beams
+    config: GenerationConfig = GenerationConfig.from_dict({**_NEUTRAL, **options, **ids})
+    return config

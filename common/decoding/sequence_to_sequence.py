@@ -86,12 +86,12 @@ class SequenceToSequence:
         limits = (
             [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
         )
-        found: list[Continuation] = []
+        answers: list[Continuation] = []
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             more = () if further is None else further(list(range(count))[part], 1)
-            found += self._batch(prompts[part], policy, rngs[part], limits[part], stop, more)
-        return found
+            answers += self._batch(prompts[part], policy, rngs[part], limits[part], stop, more)
+        return answers
 
     @torch.no_grad()
     def beam_search(
@@ -117,13 +117,13 @@ class SequenceToSequence:
         )
         if num_beams == 1:
             options.update(early_stopping=False, length_penalty=1.0)  # which greedy search warns of
-        found: list[str] = []
+        texts: list[str] = []
         for start in range(0, len(prompts), batch_size):
             part = list(prompts[start : start + batch_size])
             inputs = self.inputs(part)
             out = self.model.generate(**inputs, generation_config=options)
-            found += self.tokenizer.batch_decode(out, skip_special_tokens=True)
-        return [text.strip() for text in found]
+            texts += self.tokenizer.batch_decode(out, skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
     def inputs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Ids and mask of texts, on the model's device."""
@@ -168,10 +168,10 @@ class SequenceToSequence:
             logits_processor=processors(policy, rngs, further=[*held, *further]),
             stopping_criteria=criteria,
         )
-        found = []
+        answers = []
         for row, limit in zip(out[:, 1:].tolist(), limits, strict=True):
             new = until_end(row[:limit], ends, criteria)
             text = self.tokenizer.decode(new, skip_special_tokens=True)
             text = text if stop is None else text.partition(stop)[0]
-            found.append(Continuation(text, bool(new) and new[-1] in ends, len(new)))
-        return found
+            answers.append(Continuation(text, bool(new) and new[-1] in ends, len(new)))
+        return answers

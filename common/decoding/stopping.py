@@ -36,9 +36,11 @@ def stopping(model: Any, tokenizer: Any, character: str | None) -> StoppingCrite
     if character is None:
         return None
     vocab = int(model.get_input_embeddings().num_embeddings)
-    known = min(vocab, len(tokenizer))
+    vocabulary = min(vocab, len(tokenizer))
     ends = torch.zeros(vocab, dtype=torch.bool)
-    ends[:known] = torch.tensor([character in tokenizer.decode([i]) for i in range(known)])
+    ends[:vocabulary] = torch.tensor(
+        [character in tokenizer.decode([i]) for i in range(vocabulary)]
+    )
     return StoppingCriteriaList([StopAtTokens(ends.to(model.device))])
 
 
@@ -82,8 +84,8 @@ def held_back(
 
 def ending_tokens(model: Any, eos: Ends, stop: StoppingCriteriaList | None) -> Tensor | None:
     """(V,) bool of the tokens that end a text; None if none does."""
-    own = _listed(eos)
-    if not own and stop is None:
+    from_model = _listed(eos)
+    if not from_model and stop is None:
         return None
     vocab = int(model.get_input_embeddings().num_embeddings)
     ends = (
@@ -91,15 +93,15 @@ def ending_tokens(model: Any, eos: Ends, stop: StoppingCriteriaList | None) -> T
         if stop is None
         else stop[0].ends.clone()
     )
-    ends[own] = True
+    ends[from_model] = True
     return ends
 
 
 def until_end(ids: list[int], eos: Ends, stop: StoppingCriteriaList | None) -> list[int]:
     """New tokens of a row up to and with its end; what follows is padding to the longest row."""
-    own = _listed(eos)
+    ends = _listed(eos)
     for place, token in enumerate(ids):
-        if token in own or (stop is not None and stop[0].ends[token]):
+        if token in ends or (stop is not None and stop[0].ends[token]):
             return ids[: place + 1]
     return ids
 

@@ -94,12 +94,12 @@ def reduce_scatter_rows(
 @_disable_dynamo
 def sum_and_scatter(x: Tensor, sizes: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:
     """`reduce_scatter_rows` on more than one rank: unequal parts are padded to the largest."""
-    largest, own = max(sizes), sizes[rank(group)]
+    largest, local_rows = max(sizes), sizes[rank(group)]
     parts = torch.split(x, list(sizes))
     padded = torch.cat([pad_rows(part, largest) for part in parts])
     out = x.new_empty(largest, *x.shape[1:])
     dist.reduce_scatter_tensor(out, padded, group=group)
-    return out[:own]
+    return out[:local_rows]
 
 
 def all_gather_no_grad(

@@ -71,5 +71,5 @@ def start_reduce(
         for index, part in enumerate(parts)
         if len(part)
     ]
-    own = rank(group) - first
-    return Pending(works, lambda: parts[own] if 0 <= own < len(parts) else x[:0])
+    position = rank(group) - first
+    return Pending(works, lambda: parts[position] if 0 <= position < len(parts) else x[:0])

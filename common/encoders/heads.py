@@ -166,15 +166,15 @@ class PairHead(nn.Module):
         assert isinstance(first, nn.Linear)
         w_u, w_v, w_product, w_difference = torch.split(first.weight, self.in_dim, dim=1)
         own_u, own_v = u @ w_u.T + first.bias, v @ w_v.T
-        found = u.new_empty(len(u), len(v), self.out_dim)
+        products = u.new_empty(len(u), len(v), self.out_dim)
         for start in range(0, len(v), chunk_size):
             rows = slice(start, start + chunk_size)
             for q, query in enumerate(u):
                 out = own_v[rows] + own_u[q]
                 out = torch.addmm(out, v[rows], (w_product * query).T)
                 out = torch.addmm(out, (v[rows] - query).abs(), w_difference.T)
-                found[q, rows] = self._above(out)
-        return found
+                products[q, rows] = self._above(out)
+        return products
 
     def _above(self, out: Tensor) -> Tensor:
         for layer in self.layers[1:]:

@@ -33,8 +33,8 @@ def read_pretrained_state(ref: PretrainedRef) -> dict[str, Tensor]:
             return read_state_dict(path)
         if (index := _find(ref, f"{name}.index.json")) is not None:
             with reading(index, "index of weights in several files"):
-                found = json.loads(index.read_text("utf-8"))
-                named = found["weight_map"] if isinstance(found, dict) else None
+                listing = json.loads(index.read_text("utf-8"))
+                named = listing["weight_map"] if isinstance(listing, dict) else None
                 if not isinstance(named, dict):
                     raise ValueError("weight_map is no object")
                 shards = sorted(set(map(str, named.values())))
@@ -72,10 +72,10 @@ def _find(ref: PretrainedRef, name: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
     with loading(ref):
-        found = cached_file(
+        cached = cached_file(
             ref.name,
             name,
             local_files_only=is_offline(),
             _raise_exceptions_for_missing_entries=False,
         )
-    return None if found is None else Path(found)
+    return None if cached is None else Path(cached)

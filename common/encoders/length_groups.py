@@ -70,11 +70,11 @@ def in_batches_by_length(
     result: Tensor | None = None
     for part in shown:
         rows = order[part]
-        found = run(rows).cpu()
-        found = found if found.dtype == torch.float64 else found.float()
+        outputs = run(rows).cpu()
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         if result is None:
-            result = found.new_empty(len(order), *found.shape[1:])
-        result[torch.tensor(rows)] = found
+            result = outputs.new_empty(len(order), *outputs.shape[1:])
+        result[torch.tensor(rows)] = outputs
     if result is None:
         raise ValueError("there are no rows")
     return result

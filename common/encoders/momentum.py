@@ -55,12 +55,12 @@ class MomentumEncoder(nn.Module):
             UserError: trained parameters of half precision, which round the small steps of an
                 average away, so that it would stand still.
         """
-        own, source = dict(self.network.named_parameters()), dict(encoder.named_parameters())
-        if own.keys() != source.keys():
+        copied, source = dict(self.network.named_parameters()), dict(encoder.named_parameters())
+        if copied.keys() != source.keys():
             raise ValueError(
-                f"the encoder's parameters differ: {sorted(own.keys() ^ source.keys())}"
+                f"the encoder's parameters differ: {sorted(copied.keys() ^ source.keys())}"
             )
-        for name, parameter in own.items():
+        for name, parameter in copied.items():
             moves = source[name].requires_grad and 0 < self.momentum < 1
             if moves and parameter.dtype in (torch.float16, torch.bfloat16):
                 raise UserError(

@@ -317,7 +317,9 @@ def _timm(spec: str, name: str) -> PretrainedRef:
 
     arch = name.partition(".")[0]
     check_choice(arch, timm.list_models(), f"pretrained={spec!r}: timm model")
-    tagged = [known for known in timm.list_pretrained() if known.partition(".")[0] == arch]
+    tagged = [
+        checkpoint for checkpoint in timm.list_pretrained() if checkpoint.partition(".")[0] == arch
+    ]
     if name != arch or not tagged:
         check_choice(name, tagged, f"pretrained={spec!r}: timm weights")
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)

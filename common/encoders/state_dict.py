@@ -107,13 +107,13 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     Raises:
         UserError: missing, unexpected or differently shaped entries.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
+    current = module.state_dict()
+    missing = [name for name in current if name not in state]
+    unexpected = [name for name in state if name not in current]
     mismatched = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
+        f"{name} {tuple(state[name].shape)} instead of {tuple(current[name].shape)}"
+        for name in current
+        if name in state and current[name].shape != state[name].shape
     ]
     problems = [
         f"{title}: {_shorten(names)}"

@@ -55,9 +55,9 @@ def embedding_map(
     axes = figure.subplots()
     colours = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
     for c, name in enumerate(class_names):
-        own = points[(labels == c).numpy()]
+        members = points[(labels == c).numpy()]
         colour = colours(c if len(class_names) <= 10 else c / len(class_names))
-        axes.scatter(own[:, 0], own[:, 1], s=6, color=colour, label=name, linewidths=0)
+        axes.scatter(members[:, 0], members[:, 1], s=6, color=colour, label=name, linewidths=0)
     axes.set_title(title)
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second")

@@ -66,9 +66,9 @@ def same_class_gallery(
     count = min(num_queries, len(items))
     rows = []
     for q in range(0, len(items) // count * count, len(items) // count):
-        own = scores[q].clone()
-        own[q] = -float("inf")
-        best = own.topk(min(num_results, len(items) - 1))
+        row = scores[q].clone()
+        row[q] = -float("inf")
+        best = row.topk(min(num_results, len(items) - 1))
         results = [
             {"item": items[i], "score": float(s), "correct": int(labels[i]) == int(labels[q])}
             for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -44,14 +44,16 @@ class Scores:
 
     def score(self, seeds: NDArray[np.int64], items: NDArray[np.int64]) -> float:
         """Mean over these seeds of the score on these items, both with repetitions."""
-        own = seeds if self.num_seeds > 1 else np.zeros(1, dtype=np.int64)
+        rows = seeds if self.num_seeds > 1 else np.zeros(1, dtype=np.int64)
         if self.gold is None:
-            return float(self.values[own].mean(axis=0)[items].mean())
+            return float(self.values[rows].mean(axis=0)[items].mean())
         counts = np.bincount(items, minlength=self.num_items).astype(np.float64)
         gold = self._ranks[0].centred(counts)
-        drawn, times = np.unique(own, return_counts=True)
-        found = [_correlation(self._ranks[1 + s].centred(counts), gold, counts) for s in drawn]
-        return float(np.dot(found, times) / len(own))
+        drawn, times = np.unique(rows, return_counts=True)
+        correlations = [
+            _correlation(self._ranks[1 + s].centred(counts), gold, counts) for s in drawn
+        ]
+        return float(np.dot(correlations, times) / len(rows))
 
 
 class _Ranks:

@@ -71,9 +71,11 @@ def load_cross_encoder(folder: str | Path, **lengths: Any) -> CrossEncoder:
                 raise ValueError("it holds no object")
     labels = stored.pop("num_labels", None) or int(load_config(str(folder)).num_labels)
     options = {**stored, **{k: v for k, v in lengths.items() if v is not None}}
-    own = options.get("pooling") == "segments"  # then the transformer has no head to keep
-    found = cross_encoder(str(folder), num_labels=labels, head="new" if own else "keep", **options)
-    if found.pair_head is not None:
-        load_state_dict_file(Path(folder) / HEAD, found.pair_head)
-        found.num_labels = labels
-    return found.eval()
+    with_new_head = options.get("pooling") == "segments"  # then the transformer has no head to keep
+    encoder = cross_encoder(
+        str(folder), num_labels=labels, head="new" if with_new_head else "keep", **options
+    )
+    if encoder.pair_head is not None:
+        load_state_dict_file(Path(folder) / HEAD, encoder.pair_head)
+        encoder.num_labels = labels
+    return encoder.eval()

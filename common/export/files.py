@@ -92,7 +92,7 @@ def output_file(
         raise UserError(
             f"{path} is a folder: name a {path.suffix or Path(name).suffix} file as output"
         )
-    if path.resolve() in [Path(own).expanduser().resolve() for own in reads if own]:
+    if path.resolve() in [Path(source).expanduser().resolve() for source in reads if source]:
         raise UserError(f"{path} is read as well, and would be written over: name another output")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

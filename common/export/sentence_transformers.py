@@ -191,17 +191,17 @@ def _pooling(path: Path, *, head: bool) -> Pooling:
     named = config.get("pooling_mode")
     modes = [named] if isinstance(named, str) else list(named or [])
     modes = modes or [mode for mode, flag in _FLAGS.items() if config.get(flag)]
-    known: dict[str, Pooling] = {
+    names: dict[str, Pooling] = {
         "cls": "cls" if head else "cls_before_pooler",
         "mean": "avg",
         "lasttoken": "last_token",
         "max": "max",
     }
-    if len(modes) != 1 or modes[0] not in known:
-        raise UserError(f"{path}: pooling {modes} is not supported; one of {sorted(known)} is")
+    if len(modes) != 1 or modes[0] not in names:
+        raise UserError(f"{path}: pooling {modes} is not supported; one of {sorted(names)} is")
     if head and modes[0] != "cls":
         raise UserError(f"{path}: a Dense module is supported after cls pooling, not {modes[0]}")
-    return known[modes[0]]
+    return names[modes[0]]
 
 
 def _max_length(root: Path) -> int | None:
@@ -220,9 +220,9 @@ def _max_length(root: Path) -> int | None:
 def _load_head(folder: Path, tower: TextTower) -> None:
     config = _json(folder / "config.json")
     width = tower.num_features
-    wanted = {"in_features": width, "out_features": width, "bias": True}
-    found = {"bias": True, **config}
-    if any(found.get(k) != v for k, v in wanted.items()) or config.get("use_residual"):
+    expected = {"in_features": width, "out_features": width, "bias": True}
+    stored = {"bias": True, **config}
+    if any(stored.get(k) != v for k, v in expected.items()) or config.get("use_residual"):
         raise UserError(f"{folder}: the Dense module must map {width} to {width} with a bias")
     if not str(config.get("activation_function", _TANH)).endswith(".Tanh"):
         raise UserError(f"{folder}: activation {config['activation_function']} is not tanh")

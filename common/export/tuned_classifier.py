@@ -90,28 +90,28 @@ def load_classifier(folder: str | Path) -> TextClassifier:
         classes = stored["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no exported classifier, or damaged: {error}") from error
-    found = text_classifier(str(folder), classes, tuning, **options)
-    load_state_dict_file(folder / HEAD, found.head)
-    if found.prefix is not None or tuning.kind == "lora":
-        _read_adapter(folder / ADAPTER / "adapter_model.safetensors", found)
-    return found.eval()
+    classifier = text_classifier(str(folder), classes, tuning, **options)
+    load_state_dict_file(folder / HEAD, classifier.head)
+    if classifier.prefix is not None or tuning.kind == "lora":
+        _read_adapter(folder / ADAPTER / "adapter_model.safetensors", classifier)
+    return classifier.eval()
 
 
 def lora_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The adapters of a model under peft's names."""
-    own = {}
+    tensors = {}
     for name, value in model.state_dict().items():
         if ".lora_A." in name or ".lora_B." in name:
-            own[_PEFT + name.replace(".default.", ".")] = value.detach().cpu().contiguous()
-    return own
+            tensors[_PEFT + name.replace(".default.", ".")] = value.detach().cpu().contiguous()
+    return tensors
 
 
 def remove_lora(model: nn.Module) -> None:
     """Take the adapters off their layers, in place: the model is as it was before them."""
     from peft.tuners.lora import LoraLayer
 
-    found = [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
-    for name, layer in found:
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
+    for name, layer in layers:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
 
@@ -140,13 +140,13 @@ def _read_adapter(path: Path, classifier: TextClassifier) -> None:
     tensors = read_state_dict(path)
     with torch.no_grad():
         if classifier.prefix is not None:
-            own = {"prompt_embeddings": classifier.prefix.encoder.embedding.weight}
+            parameters = {"prompt_embeddings": classifier.prefix.encoder.embedding.weight}
         else:
             named = classifier.backbone.named_parameters()
-            own = {
+            parameters = {
                 _PEFT + name.replace(".default.", "."): p for name, p in named if ".lora_" in name
             }
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
+        if {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in tensors.items()}:
             raise UserError(f"{path} belongs to another encoder or tuning")
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(tensors[name])

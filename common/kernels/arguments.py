@@ -86,11 +86,11 @@ def _check_pair(q: Tensor, k: Tensor) -> None:
 
 def prepare(problem: Problem) -> Problem:
     """The problem with derived side data; nothing is kept if no backward can follow."""
-    wanted = torch.is_grad_enabled() and any(
+    needs_grad = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad
         for t in (problem.q, problem.k, problem.scale, problem.row_scale)
     )
-    keep = problem.keep if wanted else -1
+    keep = problem.keep if needs_grad else -1
     return replace(
         problem, spec=problem.spec.prepare(problem.row_start - problem.col_start), keep=keep
     )

@@ -363,10 +363,10 @@ def differentiable_once(
     """
     if not torch.is_grad_enabled():  # an ordinary backward builds no graph
         return tuple(grads)
-    found: tuple[Tensor | None, ...] = _Once.apply(  # type: ignore[no-untyped-call]
+    outputs: tuple[Tensor | None, ...] = _Once.apply(  # type: ignore[no-untyped-call]
         len(inputs), *inputs, *grads
     )
-    return found
+    return outputs
 
 
 def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -154,5 +154,5 @@ def as_bias(bias: Tensor | float, problem: Problem) -> Tensor:
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
-    wanted = any(t is not None and t.requires_grad for t in tensors)
-    return wanted and torch.is_grad_enabled()
+    needed = any(t is not None and t.requires_grad for t in tensors)
+    return needed and torch.is_grad_enabled()

@@ -262,7 +262,7 @@ def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) ->
         return None, None, None, None, None, None, *tail
     dq, dk, *vectors = parts[0] if len(parts) == 1 else (a + b for a, b in zip(*parts, strict=True))
     small = _small_grads(vectors, scale, row_scale, bias, offset, need)
-    dq_out, dk_out = (x if wanted else None for x, wanted in ((dq, need_q), (dk, need_k)))
+    dq_out, dk_out = (x if needed else None for x, needed in ((dq, need_q), (dk, need_k)))
     grads = cast(dq_out, q.dtype), cast(dk_out, k.dtype), *small
     inputs = q, k, scale, row_scale, bias, offset
     return *differentiable_once(inputs, grads), *tail

@@ -71,35 +71,35 @@ def imagenet_files(root: str | None, split: str, *, subset: bool = False) -> Lab
         source=spec.source,
         size=spec.size,
     )
-    found = _class_folders(folder)
-    if not found:
+    folders = _class_folders(folder)
+    if not folders:
         raise UserError(
             f"{folder} has no class folders: sort its pictures into one folder per class. Expected"
             f" layout: {spec.layout}"
         )
-    wanted = imagenet100_synsets() if subset else found
-    missing = sorted(set(wanted) - set(found))
+    expected = imagenet100_synsets() if subset else folders
+    missing = sorted(set(expected) - set(folders))
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing)} class folders ({', '.join(missing[:3])}, ...). "
             f"Expected layout: {spec.layout}"
         )
     other = folder.with_name("val" if split == "train" else "train")
-    if not subset and (theirs := _class_folders(other)) and theirs != found:
-        own = sorted(set(found) ^ set(theirs))
+    if not subset and (theirs := _class_folders(other)) and theirs != folders:
+        different = sorted(set(folders) ^ set(theirs))
         raise UserError(
             f"{folder} and {other} have different class folders"
-            f" ({', '.join(own[:3])}{', ...' if own[3:] else ''} in one of them alone), so that"
-            " their labels would differ: complete them, or remove what is no class"
+            f" ({', '.join(different[:3])}{', ...' if different[3:] else ''} in one of them alone),"
+            " so that their labels would differ: complete them, or remove what is no class"
         )
     paths: list[str] = []
     counts = []
-    for name in wanted:
+    for name in expected:
         files = sorted(p.name for p in (folder / name).iterdir() if p.suffix.lower() in EXTENSIONS)
         paths += [f"{name}/{file}" for file in files]
         counts.append(len(files))
-    labels = torch.repeat_interleave(torch.arange(len(wanted)), torch.tensor(counts))
-    return LabelledFiles(folder, paths, labels, wanted)
+    labels = torch.repeat_interleave(torch.arange(len(expected)), torch.tensor(counts))
+    return LabelledFiles(folder, paths, labels, expected)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -131,28 +131,28 @@ def tiny_imagenet_files(root: str | None, split: str) -> LabelledFiles:
         wnids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
         lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
-        found = _tiny_train(folder, wnids) if split == "train" else _tiny_val(folder)
-        labels = [wnids.index(wnid) for wnid, _ in found]
-        if not found:
+        files = _tiny_train(folder, wnids) if split == "train" else _tiny_val(folder)
+        labels = [wnids.index(wnid) for wnid, _ in files]
+        if not files:
             raise ValueError(f"no picture of split '{split}' is listed")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is incomplete: {error}. Expected layout: {TINY_LAYOUT}"
         ) from error
     names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
-    return LabelledFiles(folder, [path for _, path in found], torch.tensor(labels), names)
+    return LabelledFiles(folder, [path for _, path in files], torch.tensor(labels), names)
 
 
 def _tiny_train(folder: Path, wnids: list[str]) -> list[tuple[str, str]]:
     """Class id and relative path of every training image."""
-    found = []
+    labelled = []
     for wnid in wnids:
         place = folder / "train" / wnid / "images"
         files = sorted(p.name for p in place.iterdir() if p.suffix.lower() in EXTENSIONS)
         if not files:
             raise ValueError(f"{place} has no picture")
-        found += [(wnid, f"train/{wnid}/images/{file}") for file in files]
-    return found
+        labelled += [(wnid, f"train/{wnid}/images/{file}") for file in files]
+    return labelled
 
 
 def _tiny_val(folder: Path) -> list[tuple[str, str]]:

@@ -47,8 +47,8 @@ class ViewStack:
         parts: list[Tensor] = []
         for transform, group in itertools.groupby(self.transforms):
             count, first = len(list(group)), sum(len(part) for part in parts)
-            own = [row[view] for view in range(first, first + count) for row in children]
-            views = transform.batch(images.repeat(count, 1, 1, 1), own)
+            crops = [row[view] for view in range(first, first + count) for row in children]
+            views = transform.batch(images.repeat(count, 1, 1, 1), crops)
             parts.append(views.view(count, len(images), *views.shape[1:]))
         return torch.cat(parts).transpose(0, 1)
 
@@ -56,8 +56,8 @@ class ViewStack:
         """PIL image -> (V, 3, size, size) float32."""
         if rng is None:
             raise ValueError("a training transform needs a generator")
-        (own,) = self._children([rng])
-        pairs = zip(self.transforms, own, strict=True)
+        (children,) = self._children([rng])
+        pairs = zip(self.transforms, children, strict=True)
         return torch.stack([transform.one(image, child) for transform, child in pairs])
 
     def _children(self, rngs: Sequence[Rng]) -> list[list[Rng]]:

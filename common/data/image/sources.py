@@ -339,12 +339,12 @@ class ImageFiles:
         path = self.path_of(index)
         try:
             with Image.open(path) as image:
-                found = self.transform.one(image, rng)
+                view = self.transform.one(image, rng)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             self.counter.bad(str(path), error)
             return None
         self.counter.good()
-        return found
+        return view
 
 
 def _to_float(image: Image.Image, mean: Channels, std: Channels) -> Tensor:

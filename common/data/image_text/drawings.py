@@ -225,10 +225,10 @@ def _drawing(
     if sense:
         lemmas = [*sense["lemmas"], *(x for h in wordnet.hypernyms(sense) for x in h["lemmas"][:2])]
         synonyms = [lemma.lower() for lemma in lemmas if len(lemma.split()) <= 2][:6]
-    known = set(words(name))
+    named = set(words(name))
 
     def fresh(texts: list[str]) -> list[str]:
-        return [t for t in dict.fromkeys(texts) if words(t) and not known & set(words(t))]
+        return [t for t in dict.fromkeys(texts) if words(t) and not named & set(words(t))]
 
     if split == "train" and stable_fraction(key) < DEV_FRACTION:
         split = "dev"

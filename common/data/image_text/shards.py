@@ -20,16 +20,16 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
     from braceexpand import braceexpand
 
     patterns = [shards] if isinstance(shards, str) else list(shards)
-    found = [str(name) for pattern in patterns for name in braceexpand(pattern)]
-    local = [name for name in found if "://" not in name and not name.startswith("pipe:")]
+    expanded = [str(name) for pattern in patterns for name in braceexpand(pattern)]
+    local = [name for name in expanded if "://" not in name and not name.startswith("pipe:")]
     missing = [name for name in local if not Path(name).is_file()]
-    if missing or not found:
+    if missing or not expanded:
         first = f", first {missing[0]}" if missing else ""
         raise UserError(
-            f"{len(missing)} of {len(found)} shards do not exist{first}. Expected layout: tar files"
-            " of samples key.jpg + key.txt (+ key.json), as img2dataset writes them"
+            f"{len(missing)} of {len(expanded)} shards do not exist{first}. Expected layout: tar"
+            " files of samples key.jpg + key.txt (+ key.json), as img2dataset writes them"
         )
-    return found
+    return expanded
 
 
 def is_cut_off(url: str) -> bool:

@@ -291,9 +291,9 @@ class _LaneReader:
         self.lost.add(url)
         self.lost_samples += (data.num_samples or 0) // len(data.shards) or 1
         data._lost[data.shards.index(url)] = True
-        lost, given = int(data._lost.sum()), int(data._given.sum())
-        said = f"{lost} of {given} shards cannot be read to their end, last {url} ({reason})"
-        if lost > data.max_corrupt * given:
+        lost, yielded = int(data._lost.sum()), int(data._given.sum())
+        said = f"{lost} of {yielded} shards cannot be read to their end, last {url} ({reason})"
+        if lost > data.max_corrupt * yielded:
             raise UserError(
                 f"{said}, more than the tolerated {data.max_corrupt:.1%}: get it again, or leave "
                 "it out of data.shards"

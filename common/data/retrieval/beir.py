@@ -152,7 +152,7 @@ def check_judged(
     """
     if asked := [q for q in judged if q not in queries]:
         raise UserError(f"{path} judges query {asked[0]!r}, which the collection does not hold")
-    pairs = [d for own in judged.values() for d in own]
+    pairs = [d for graded in judged.values() for d in graded]
     unknown = [d for d in pairs if d not in documents]
     if len(unknown) > ABSENT * len(pairs):
         raise UserError(

@@ -84,18 +84,18 @@ class NegativeDraw:
         pool = _wrong(record.hard_negatives[self.hard_min_idx :], right)
         negatives = _wrong(record.negatives, right)
         hard = min(int((rng.random(self.count) < self.hard_ratio).sum()), len(pool))
-        wanted = self.count - hard
+        missing = self.count - hard
         order = rng.permutation(len(negatives))
-        filling = _places(rng, len(others)) if wanted > len(negatives) else None
+        filling = _places(rng, len(others)) if missing > len(negatives) else None
         last = [pool[int(i)] for i in rng.permutation(len(pool))[:hard]]
         taken = right | {*last}
-        found = [text for i in order if (text := negatives[int(i)]) not in taken]
-        if len(found) < wanted:  # also where a negative is one of the hard ones
+        random = [text for i in order if (text := negatives[int(i)]) not in taken]
+        if len(random) < missing:  # also where a negative is one of the hard ones
             filling = _places(rng, len(others)) if filling is None else filling
-            taken |= {*found}
+            taken |= {*random}
             spare = (text for i in filling if (text := others[int(i)]) not in taken)
-            found += islice(spare, wanted - len(found))
-        return found[:wanted] + last
+            random += islice(spare, missing - len(random))
+        return random[:missing] + last
 
 
 def _places(rng: np.random.Generator, count: int) -> Iterable[int]:
@@ -106,13 +106,13 @@ def _places(rng: np.random.Generator, count: int) -> Iterable[int]:
 
 
 def _drawn(rng: np.random.Generator, count: int) -> Iterator[int]:
-    found: set[int] = set()
-    while len(found) < MAX_PERMUTED // 10:
+    rows: set[int] = set()
+    while len(rows) < MAX_PERMUTED // 10:
         place = int(rng.integers(count))
-        if place not in found:
-            found.add(place)
+        if place not in rows:
+            rows.add(place)
             yield place
-    yield from (int(i) for i in rng.permutation(count) if int(i) not in found)
+    yield from (int(i) for i in rng.permutation(count) if int(i) not in rows)
 
 
 def _wrong(texts: Sequence[str], right: Collection[str]) -> list[str]:
@@ -163,14 +163,14 @@ class PassageBatches(Dataset[PassageBatch]):
         self._check()
 
     def _check(self) -> None:
-        known, count = {*self.others}, self.draw.count
+        others, count = {*self.others}, self.draw.count
         for record in self.records:
             right = {*record.positives, *self.answers.get(record.question, ())}
-            room = len(known) - len(right)  # passages of other questions
-            own = {*record.negatives}
+            room = len(others) - len(right)  # passages of other questions
+            negatives = {*record.negatives}
             if self.draw.hard_ratio == 1:  # else a draw may have no hard one
-                own.update(record.hard_negatives[self.draw.hard_min_idx :])
-            if room + len(own - known) < count:
+                negatives.update(record.hard_negatives[self.draw.hard_min_idx :])
+            if room + len(negatives - others) < count:
                 raise UserError(
                     f"question {record.question[:60]!r} has too few negatives, and the other "
                     f"questions too few passages: ask for fewer than {count}"
@@ -198,8 +198,8 @@ class PassageBatches(Dataset[PassageBatch]):
         }
 
     def _inputs(self, texts: Sequence[str]) -> TextInputs:
-        found = self.tokenize([self.prepare(text) for text in texts])
-        return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+        inputs = self.tokenize([self.prepare(text) for text in texts])
+        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
 
 
 def read_passages(path: str | Path) -> list[PassageRecord]:
@@ -208,16 +208,16 @@ def read_passages(path: str | Path) -> list[PassageRecord]:
     Raises:
         UserError: a missing file, one of another layout, or no record with a positive.
     """
-    found = [
+    records = [
         PassageRecord(
             row["question"], row["positive_ctxs"], row["negative_ctxs"], row["hard_negative_ctxs"]
         )
         for row in read_dpr(path)
         if row["positive_ctxs"]
     ]
-    if not found:
+    if not records:
         raise UserError(f"{path} holds no question with a positive passage")
-    return found
+    return records
 
 
 def write_passages(path: str | Path, records: Sequence[PassageRecord]) -> None:

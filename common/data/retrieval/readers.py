@@ -56,12 +56,12 @@ def read_records(path: str | Path, layout: Layout) -> list[EmbeddingRecord]:
     if layout not in readers:
         raise UserError(f"layout '{layout}' holds no records; one of {', '.join(readers)} does")
     try:
-        found = readers[layout](Path(path).expanduser())
+        records = readers[layout](Path(path).expanduser())
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
-    if not found:
+    if not records:
         raise UserError(f"{path} holds no example of the layout '{layout}'")
-    return found
+    return records
 
 
 def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]:
@@ -141,25 +141,29 @@ def _beir(folder: Path) -> list[EmbeddingRecord]:
             right.setdefault(query, {})[document] = None
     # only what is judged stays in memory: MS MARCO has 8.8 million passages for 0.5 million of
     # these
-    passages = read_documents(folder, {document for own in right.values() for document in own})
+    passages = read_documents(
+        folder, {document for documents in right.values() for document in documents}
+    )
     queries = read_queries(folder, wanted=right)
     check_judged(path, right, queries, passages, "they are left out")
-    known = {q: tuple(passages[d] for d in own if d in passages) for q, own in right.items()}
-    return [EmbeddingRecord(queries[q], texts) for q, texts in known.items() if texts]
+    positives = {
+        q: tuple(passages[d] for d in documents if d in passages) for q, documents in right.items()
+    }
+    return [EmbeddingRecord(queries[q], texts) for q, texts in positives.items() if texts]
 
 
 def _pairs(path: Path) -> list[EmbeddingRecord]:
-    found: list[EmbeddingRecord] = []
+    records: list[EmbeddingRecord] = []
     for row in _json_lines(path):
         if isinstance(row, Mapping) and "set" in row:
             texts = list(row["set"])
-            found += [EmbeddingRecord(texts[0], (other,)) for other in texts[1:]]
+            records += [EmbeddingRecord(texts[0], (other,)) for other in texts[1:]]
         elif isinstance(row, Mapping):
             right, wrong = as_texts(row["pos"]), as_texts(row.get("neg", ()))
-            found.append(EmbeddingRecord(row["query"], right, wrong))
+            records.append(EmbeddingRecord(row["query"], right, wrong))
         else:
-            found.append(EmbeddingRecord(row[0], (row[1],), tuple(row[2:])))
-    return found
+            records.append(EmbeddingRecord(row[0], (row[1],), tuple(row[2:])))
+    return records
 
 
 def read_dpr(path: str | Path) -> list[dict[str, Any]]:

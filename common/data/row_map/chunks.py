@@ -36,7 +36,7 @@ def compute(function: RowFunction, job: Job) -> bytes:
     Raises:
         ValueError: the function gave another number of rows.
     """
-    found = function(job.rows, job.seeds)
-    if len(found) != len(job.rows):
-        raise ValueError(f"a row function gave {len(found)} rows for {len(job.rows)}")
-    return encoded(found)
+    rows = function(job.rows, job.seeds)
+    if len(rows) != len(job.rows):
+        raise ValueError(f"a row function gave {len(rows)} rows for {len(job.rows)}")
+    return encoded(rows)

@@ -174,9 +174,11 @@ def map_rows(
 def _jobs(step: RowMap, rows: Sequence[Any], parts: Parts, chunks: Iterable[int]) -> Iterator[Job]:
     for chunk in chunks:
         places = parts.bounds(chunk)
-        own = [rows[i] for i in places]
-        seeds = [RowSeed(step.seed, step.key(i, row)) for i, row in zip(places, own, strict=True)]
-        yield Job(chunk, own, seeds)
+        chunk_rows = [rows[i] for i in places]
+        seeds = [
+            RowSeed(step.seed, step.key(i, row)) for i, row in zip(places, chunk_rows, strict=True)
+        ]
+        yield Job(chunk, chunk_rows, seeds)
 
 
 def _contents(

@@ -29,8 +29,8 @@ class RowMapConfig:
 
     def __post_init__(self) -> None:
         if self.shard not in (None, JOIN):
-            found = re.fullmatch(r"(\d+)/(\d+)", str(self.shard))
-            if found is None or int(found[1]) >= int(found[2]):
+            share = re.fullmatch(r"(\d+)/(\d+)", str(self.shard))
+            if share is None or int(share[1]) >= int(share[2]):
                 raise ValueError(
                     f"task.shard={self.shard}: write i/n with i from 0 to n-1, such as 0/4, or join"
                 )

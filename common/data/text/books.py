@@ -83,14 +83,14 @@ def split_sentences(text: str) -> list[str]:
     ['Mr. Bennet replied that he had not.', 'Why?']
     """
     text = " ".join(text.split())
-    found, begin = [], 0
+    sentences, begin = [], 0
     for match in _END.finditer(text):
         head = text[begin : match.end()].rstrip()
         if _ABBREVIATION.search(head):
             continue
-        found.append(head)
+        sentences.append(head)
         begin = match.end()
-    return [*found, text[begin:]] if begin < len(text) else found
+    return [*sentences, text[begin:]] if begin < len(text) else sentences
 
 
 def read_book_folder(folder: Path) -> Iterator[Chapter]:

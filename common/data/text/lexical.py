@@ -75,14 +75,14 @@ class SurfaceSimilarity:
         vocabulary: dict[str, int] = {}
         symbols, sizes, self.word_counts = [], [0], np.empty(len(texts), dtype=np.int64)
         for i, text in enumerate(texts):
-            own: Sequence[str] = words(text)
-            self.word_counts[i] = len(own)
+            units: Sequence[str] = words(text)
+            self.word_counts[i] = len(units)
             if kind == "char_levenshtein":
-                own = " ".join(own)
+                units = " ".join(units)
             elif kind == "jaccard":
-                own = sorted(set(own))
-            symbols += [vocabulary.setdefault(symbol, len(vocabulary)) for symbol in own]
-            sizes.append(len(own))
+                units = sorted(set(units))
+            symbols += [vocabulary.setdefault(symbol, len(vocabulary)) for symbol in units]
+            sizes.append(len(units))
         self._symbols = np.asarray(symbols, dtype=np.int32)
         self._offsets, self._lengths = np.cumsum(sizes), np.asarray(sizes[1:])
 

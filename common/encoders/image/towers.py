@@ -218,6 +218,6 @@ def _load_backbone(model: nn.Module, path: Path) -> None:
     """Load a file; entries of classifiers that this tower does not have are left out."""
     state = read_state_dict(path)
     heads = ("fc.", "head.", "heads.", "classifier.", "aux1.", "aux2.", "AuxLogits.")
-    own = model.state_dict()
-    kept = {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
+    current = model.state_dict()
+    kept = {k: v for k, v in state.items() if k in current or not k.startswith(heads)}
     load_state(model, kept, source=str(path))

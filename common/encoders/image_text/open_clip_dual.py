@@ -160,9 +160,9 @@ class OpenClipDualEncoder(nn.Module):
         with loading(ref):
             model: Any = open_clip.create_model(ref.name, ref.tag, require_pretrained=True)
         self.image_mean, self.image_std = model.visual.image_mean, model.visual.image_std
-        own = getattr(model.visual, "preprocess_cfg", {})
-        self.interpolation = own.get("interpolation", self.interpolation)
-        self.resize_mode = own.get("resize_mode", self.resize_mode)
+        preprocessing = getattr(model.visual, "preprocess_cfg", {})
+        self.interpolation = preprocessing.get("interpolation", self.interpolation)
+        self.resize_mode = preprocessing.get("resize_mode", self.resize_mode)
         return model
 
 

@@ -254,10 +254,10 @@ def speech_model(
             raise UserError(f"config of {what}: {error}") from error
     if ref.kind not in ("folder", "huggingface"):
         raise UserError(f"pretrained={pretrained!r}: {model_type} needs a folder or an id")
-    own = [name for name, value in (config or {}).items() if value is not None]
-    if own:
+    sizes = [name for name, value in (config or {}).items() if value is not None]
+    if sizes:
         raise UserError(
-            f"pretrained={pretrained!r} brings its own architecture: leave out {', '.join(own)} or"
-            " set them to null"
+            f"pretrained={pretrained!r} brings its own architecture: leave out {', '.join(sizes)}"
+            " or set them to null"
         )
     return load_filled(kind, resolve_pretrained(pretrained), model_type)

@@ -154,8 +154,8 @@ class CrossEncoder(nn.Module):
     @property
     def encoder(self) -> PreTrainedModel:
         """The transformer without the head."""
-        found: PreTrainedModel = self.model.base_model  # type: ignore[assignment]
-        return found
+        base: PreTrainedModel = self.model.base_model  # type: ignore[assignment]
+        return base
 
     @property
     def device(self) -> torch.device:
@@ -164,8 +164,8 @@ class CrossEncoder(nn.Module):
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the head by name: what is not the transformer's (its pooler is)."""
-        own = f"{self.model.base_model_prefix}."
-        return {k: p for k, p in self.model.named_parameters() if not k.startswith(own)}
+        prefix = f"{self.model.base_model_prefix}."
+        return {k: p for k, p in self.model.named_parameters() if not k.startswith(prefix)}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -177,8 +177,8 @@ class CrossEncoder(nn.Module):
             means = [
                 mean_pool(states, attention_mask * token_type_ids.eq(place)) for place in (0, 1)
             ]
-            found: Tensor = self.pair_head(*means)
-            return found
+            pair_logits: Tensor = self.pair_head(*means)
+            return pair_logits
         logits: Tensor = self.model(**inputs).logits
         return logits
 
@@ -239,8 +239,8 @@ class CrossEncoder(nn.Module):
 
         def run(places: list[int]) -> Tensor:
             inputs = self.pad([rows[i] for i in places])
-            found: Tensor = self(**{k: v.to(self.device) for k, v in inputs.items()})
-            return found
+            logits: Tensor = self(**{k: v.to(self.device) for k, v in inputs.items()})
+            return logits
 
         with evaluation_mode(self):
             logits = in_batches_by_length(
@@ -253,8 +253,8 @@ class CrossEncoder(nn.Module):
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         # quiet about texts that are longer than the model reads: they are cut here
         ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        known = dict(zip(texts, ids, strict=True))
-        return [self.row(known[a], known[b]) for a, b in pairs]
+        ids_of = dict(zip(texts, ids, strict=True))
+        return [self.row(ids_of[a], ids_of[b]) for a, b in pairs]
 
     def row(self, first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
         """Ids and segments of one pair of texts, given as ids without special tokens."""
@@ -266,10 +266,10 @@ class CrossEncoder(nn.Module):
         return pair_ids(first, second, self.tokenizer, self.max_length, self.cls_last)
 
     def _inputs(self, ids: Tensor, mask: Tensor, segments: Tensor | None) -> dict[str, Tensor]:
-        found = {"input_ids": ids, "attention_mask": mask}
+        inputs = {"input_ids": ids, "attention_mask": mask}
         if self.has_segments and segments is not None:
-            found["token_type_ids"] = segments
-        return found
+            inputs["token_type_ids"] = segments
+        return inputs
 
 
 def pad_pairs(
@@ -286,14 +286,14 @@ def pad_pairs(
     [[2, 7, 3], [2, 0, 0]]
     """
     longest = max(len(ids) for ids, _ in rows)
-    found = torch.zeros(3, len(rows), longest, dtype=torch.long)
-    found[0] = pad_id
+    padded = torch.zeros(3, len(rows), longest, dtype=torch.long)
+    padded[0] = pad_id
     for i, (ids, segments) in enumerate(rows):
         places = slice(longest - len(ids), longest) if left else slice(len(ids))
-        found[0, i, places] = torch.tensor(ids)
-        found[1, i, places] = 1
-        found[2, i, places] = torch.tensor(segments)
-    return dict(zip(("input_ids", "attention_mask", "token_type_ids"), found, strict=True))
+        padded[0, i, places] = torch.tensor(ids)
+        padded[1, i, places] = 1
+        padded[2, i, places] = torch.tensor(segments)
+    return dict(zip(("input_ids", "attention_mask", "token_type_ids"), padded, strict=True))
 
 
 def cross_encoder(
@@ -336,13 +336,16 @@ def cross_encoder(
             raise UserError("random weights have no head to keep: use head=new")
         fields = {"vocab_size": 256, **(config or {}), "num_labels": num_labels}
         if tokenizer is not None:
-            own = load_tokenizer(tokenizer)
-            fields |= {"vocab_size": len(own), "pad_token_id": own.pad_token_id}
+            loaded_tokenizer = load_tokenizer(tokenizer)
+            fields |= {
+                "vocab_size": len(loaded_tokenizer),
+                "pad_token_id": loaded_tokenizer.pad_token_id,
+            }
         else:
-            own = tiny_tokenizer(fields["vocab_size"])
+            loaded_tokenizer = tiny_tokenizer(fields["vocab_size"])
         config = fields
     else:
-        own = load_tokenizer(pretrained)
+        loaded_tokenizer = load_tokenizer(pretrained)
     try:
         model = load_transformer(
             pretrained,
@@ -364,5 +367,10 @@ def cross_encoder(
                 setattr(model, name, None)
         pair_head = PairHead(model.config.hidden_size, hidden_dims, num_labels)
     return CrossEncoder(
-        model, own, max_length=max_length, max_first=max_first, cut=cut, pair_head=pair_head
+        model,
+        loaded_tokenizer,
+        max_length=max_length,
+        max_first=max_first,
+        cut=cut,
+        pair_head=pair_head,
     )

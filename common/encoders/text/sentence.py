@@ -156,12 +156,12 @@ class SentenceEncoder(nn.Module):
                 inputs = self._pad(rows[start : start + part.stop - part.start])
                 inputs = {name: value.to(self.device) for name, value in inputs.items()}
                 parts.append(self(**inputs).cpu())
-        found = torch.cat(parts)
-        found = found if found.dtype == torch.float64 else found.float()
+        vectors = torch.cat(parts)
+        vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
         if self.normalize if normalize is None else normalize:
-            found = F.normalize(found, dim=1)
-        embeddings = torch.empty_like(found)
-        embeddings[torch.tensor(order)] = found
+            vectors = F.normalize(vectors, dim=1)
+        embeddings = torch.empty_like(vectors)
+        embeddings[torch.tensor(order)] = vectors
         return embeddings
 
     def similarity(
@@ -182,7 +182,7 @@ class SentenceEncoder(nn.Module):
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             raise ValueError("there are no texts")
-        found: list[list[int]] = self.tokenizer(
+        ids: list[list[int]] = self.tokenizer(
             list(texts),
             truncation=self.max_length is not None,
             max_length=self.max_length,
@@ -190,8 +190,8 @@ class SentenceEncoder(nn.Module):
             return_token_type_ids=False,
         )["input_ids"]
         if self.template is not None and self.tower.pooling == "mask":
-            found = [self._one_mask(row) for row in found]
-        return found
+            ids = [self._one_mask(row) for row in ids]
+        return ids
 
     def _one_mask(self, row: list[int]) -> list[int]:
         """The ids with the template's mask token alone."""

@@ -59,8 +59,8 @@ def check_template(template: str, *, mask: bool) -> None:
         ValueError: see above.
     """
     if template.count(TEXT) != 1 or (mask and template.count(MASK) != 1):
-        wanted = f"{TEXT!r} and {MASK!r}" if mask else repr(TEXT)
-        raise ValueError(f"the template needs {wanted} once, got {template!r}")
+        expected = f"{TEXT!r} and {MASK!r}" if mask else repr(TEXT)
+        raise ValueError(f"the template needs {expected} once, got {template!r}")
 
 
 def add_template(tokenizer: Any, template: str) -> None:

@@ -229,9 +229,9 @@ def load_transformer(
     lost = [k for k in info["missing_keys"] if pooler or not k.startswith("pooler.")]
     lost += [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
     if new_head:
-        own = f"{model.base_model_prefix}."
-        _draw_head(model, own)
-        lost = [key for key in lost if key.startswith(own) and ".pooler." not in key]
+        prefix = f"{model.base_model_prefix}."
+        _draw_head(model, prefix)
+        lost = [key for key in lost if key.startswith(prefix) and ".pooler." not in key]
     if lost:
         raise UserError(
             f"pretrained={pretrained!r} does not fill {type(model).__name__}: "
@@ -244,9 +244,9 @@ def load_transformer(
 def _draw_head(model: PreTrainedModel, prefix: str) -> None:
     """Draw what does not belong to the transformer, which has this prefix, as a new model would."""
     for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if own and not f"{name}.".startswith(prefix):
-            for parameter in own:
+        parameters = list(module.parameters(recurse=False))
+        if parameters and not f"{name}.".startswith(prefix):
+            for parameter in parameters:
                 parameter._is_hf_initialized = False
             module._is_hf_initialized = False
             model._init_weights(module)  # type: ignore[no-untyped-call]
@@ -296,15 +296,15 @@ def architecture(config: Mapping[str, Any], what: str = "a text tower") -> Any:
     Raises:
         UserError: unknown kind, a field that the kind does not have, or a wrong value.
     """
-    given = dict(config)
-    kind = given.pop("model_type", None)
+    options = dict(config)
+    kind = options.pop("model_type", None)
     what = f"config of {what}, model_type={kind!r}"
     try:
-        settings = AutoConfig.for_model(kind, **given)
+        settings = AutoConfig.for_model(kind, **options)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise UserError(f"{what}: {error}") from error
-    if "transformers_version" not in given:
-        _check_fields(settings, given, what)
+    if "transformers_version" not in options:
+        _check_fields(settings, options, what)
     return settings
 
 
@@ -313,12 +313,12 @@ def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
 
     Drop null.
     """
-    known = {field.name for field in fields(settings)} | settings.attribute_map.keys()
+    names = {field.name for field in fields(settings)} | settings.attribute_map.keys()
     # a pair of other models has no defaults
     with suppress(TypeError, ValueError, StrictDataclassError):
-        known |= vars(type(settings)()).keys()
+        names |= vars(type(settings)()).keys()
     generation = GenerationConfig()  # type: ignore[no-untyped-call]
-    others = known | vars(generation).keys()
+    others = names | vars(generation).keys()
     loose = [name for name in given if name in vars(settings) and name not in others]
     if not loose:
         return
@@ -329,7 +329,7 @@ def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
         if re.search(rf"""config\.{re.escape(name)}\b|["']{re.escape(name)}["']""", source):
             continue
         if given[name] is not None:
-            check_choice(name, sorted(known), f"{what} (null takes a field back): field")
+            check_choice(name, sorted(names), f"{what} (null takes a field back): field")
         delattr(settings, name)
 
 

@@ -83,7 +83,7 @@ def _episode(features: Tensor, shots: int) -> float:
     ways = len(features)
     prototypes = F.normalize(features[:, :shots].mean(dim=1), dim=1)
     scores = features[:, shots:] @ prototypes.T  # (ways, queries, ways)
-    own = torch.arange(ways, device=scores.device)[:, None, None].expand(-1, scores.shape[1], 1)
-    rival = scores.scatter(2, own, -float("inf")).amax(dim=2)
+    right = torch.arange(ways, device=scores.device)[:, None, None].expand(-1, scores.shape[1], 1)
+    rival = scores.scatter(2, right, -float("inf")).amax(dim=2)
     margin = 1e-12 if scores.dtype == torch.float64 else 1e-6
-    return float((scores.gather(2, own)[..., 0] > rival + margin).double().mean())
+    return float((scores.gather(2, right)[..., 0] > rival + margin).double().mean())

@@ -273,8 +273,8 @@ def _moments(x: Tensor, standardize: bool) -> tuple[Tensor, Tensor]:
     # Block by block (Chan et al. 1979): a copy of ImageNet's features in double takes 21 GB.
     mean = var = x.new_zeros(x.shape[1], dtype=torch.float64)
     for rows in blocks(len(x), _MOMENT_ROWS):
-        own_var, own = torch.var_mean(x[rows].double(), dim=0, correction=0)
-        share, shift = (rows.stop - rows.start) / rows.stop, own - mean
+        own_var, mean_of_rows = torch.var_mean(x[rows].double(), dim=0, correction=0)
+        share, shift = (rows.stop - rows.start) / rows.stop, mean_of_rows - mean
         var = (1 - share) * var + share * own_var + share * (1 - share) * shift.square()
         mean = mean + share * shift
     std = var.sqrt()
@@ -288,5 +288,5 @@ def _correct(solution: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> Tensor:
     y = y.to(x.device)
     with exact_math(x.device):
         logits = torch.cat([F.linear(x[rows], *solution) for rows in blocks(len(x), 65_536)])
-    own = logits.gather(1, y[:, None])
-    return (logits.scatter(1, y[:, None], -float("inf")) < own).all(dim=1)
+    true_logit = logits.gather(1, y[:, None])
+    return (logits.scatter(1, y[:, None], -float("inf")) < true_logit).all(dim=1)

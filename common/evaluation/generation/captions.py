@@ -94,16 +94,16 @@ class Cider:
         if not references or not all(references):
             raise ValueError("CIDEr needs at least one reference for every image")
         self.references = [[_counts(caption_words(t)) for t in texts] for texts in references]
-        found: Counter[tuple[str, ...]] = Counter()
-        for own in self.references:
-            found.update({gram for counts in own for gram in counts})
-        self.frequency, self.log_images = found, math.log(len(references))
+        frequencies: Counter[tuple[str, ...]] = Counter()
+        for captions in self.references:
+            frequencies.update({gram for counts in captions for gram in counts})
+        self.frequency, self.log_images = frequencies, math.log(len(references))
 
     def scores(self, texts: Sequence[str]) -> list[float]:
         """CIDEr-D of one text an image, in [0, 10] each."""
         return [
-            self._score(_counts(caption_words(text)), own)
-            for text, own in zip(texts, self.references, strict=True)
+            self._score(_counts(caption_words(text)), captions)
+            for text, captions in zip(texts, self.references, strict=True)
         ]
 
     def _vectors(self, counts: Counter[tuple[str, ...]]) -> tuple[list[Grams], list[float], int]:
@@ -113,14 +113,18 @@ class Cider:
             rarity = self.log_images - math.log(max(1.0, self.frequency[gram]))
             vectors[len(gram) - 1][gram] = count * rarity
             length += count if len(gram) == 2 else 0
-        return vectors, [math.sqrt(sum(v * v for v in own.values())) for own in vectors], length
+        return (
+            vectors,
+            [math.sqrt(sum(v * v for v in vector.values())) for vector in vectors],
+            length,
+        )
 
     def _score(
-        self, text: Counter[tuple[str, ...]], own: Sequence[Counter[tuple[str, ...]]]
+        self, text: Counter[tuple[str, ...]], captions: Sequence[Counter[tuple[str, ...]]]
     ) -> float:
         vectors, norms, length = self._vectors(text)
         total = 0.0
-        for reference in own:
+        for reference in captions:
             others, other_norms, other_length = self._vectors(reference)
             penalty = math.exp(-((length - other_length) ** 2) / (2 * SIGMA**2))
             for n in range(len(ORDERS)):
@@ -130,7 +134,7 @@ class Cider:
                 )
                 if norms[n] and other_norms[n]:
                     total += penalty * product / (norms[n] * other_norms[n])
-        return 10.0 * total / (len(ORDERS) * len(own))
+        return 10.0 * total / (len(ORDERS) * len(captions))
 
 
 def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order: int) -> float:
@@ -151,7 +155,10 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order
     lines = [" ".join(caption_words(text)) for text in texts]
     # an image with fewer references has None in the further columns
     columns: Any = [
-        [" ".join(caption_words(own[j])) if j < len(own) else None for own in references]
+        [
+            " ".join(caption_words(captions[j])) if j < len(captions) else None
+            for captions in references
+        ]
         for j in range(most)
     ]
     return round(float(metric.corpus_score(lines, columns).score) / 100, 12)
@@ -215,12 +222,14 @@ def caption_metrics(
         references: M_i >= 1 for each.
     """
     words = [caption_words(text) for text in texts]
-    wanted = [[caption_words(text) for text in own] for own in references]
-    rows = list(zip(words, wanted, strict=True))
+    expected = [[caption_words(text) for text in captions] for captions in references]
+    rows = list(zip(words, expected, strict=True))
     items = {
         "cider": [100 * v for v in Cider(references).scores(texts)],
-        "rouge_l": [coco_rouge_l(text, own) for text, own in rows],
-        "meteor": [max(meteor(" ".join(text), " ".join(r)) for r in own) for text, own in rows],
+        "rouge_l": [coco_rouge_l(text, captions) for text, captions in rows],
+        "meteor": [
+            max(meteor(" ".join(text), " ".join(r)) for r in captions) for text, captions in rows
+        ],
     }
     means = {name: sum(values) / len(values) for name, values in items.items()}
     return means | {f"bleu_{n}": corpus_bleu(texts, references, n) for n in ORDERS}, items

@@ -118,7 +118,7 @@ def mauve(
         raise UserError("MAUVE needs the package mauve-text; install the 'eval' group")
     import mauve as library
 
-    found: Any = library.compute_mauve(
+    result: Any = library.compute_mauve(
         p_features=human, q_features=machine, num_buckets=num_buckets, seed=seed, verbose=False
     )
-    return float(found.mauve)
+    return float(result.mauve)

@@ -42,18 +42,18 @@ def write_form(
     if len(systems) != 2 or any(len(texts) != len(prefixes) for texts in systems.values()):
         raise UserError("an A/B form needs two systems with one continuation per prefix")
     names = list(systems)
-    own = form_name([*names, str(seed), *prefixes, *(t for name in names for t in systems[name])])
+    form = form_name([*names, str(seed), *prefixes, *(t for name in names for t in systems[name])])
     rows, orders = [], {}
     for i, prefix in enumerate(prefixes):
         order = shuffled(names, seed, i)
         first, second = (systems[name][i] for name in order)
         if first != second:
-            rows.append([f"{own}-{i}", prefix, first, second, "", ""])
-            orders[f"{own}-{i}"] = ",".join(order)
+            rows.append([f"{form}-{i}", prefix, first, second, "", ""])
+            orders[f"{form}-{i}"] = ",".join(order)
     place_form(path, COLUMNS, rows)
     key = path.with_name(KEY)
-    known = read_key(key) if key.is_file() else {}
-    _write_csv(key, ("InstanceNum", "Order"), list((known | orders).items()))
+    stored = read_key(key) if key.is_file() else {}
+    _write_csv(key, ("InstanceNum", "Order"), list((stored | orders).items()))
     return len(rows)
 
 

@@ -39,8 +39,8 @@ def rouge(
     >>> rouge("One two", "one three two four", ("rouge_1",))["rouge_1"]
     (1.0, 0.5, 0.6666666666666666)
     """
-    found = _scorer(kinds).score(reference, text)
-    return {kind: tuple(found[ROUGES[kind]]) for kind in kinds}
+    scores = _scorer(kinds).score(reference, text)
+    return {kind: tuple(scores[ROUGES[kind]]) for kind in kinds}
 
 
 def rouge_f(text: str, reference: str, kind: str = "rouge_1") -> float:
@@ -82,8 +82,8 @@ def bleu_unsmoothed(text: str, reference: str, order: int = 4) -> float:
         return 0.0
     product = 1.0
     for n in range(1, order + 1):
-        own, wanted = _grams(words, n), _grams(others, n)
-        product *= (own & wanted).total() / own.total()  # clipped counts
+        grams, expected = _grams(words, n), _grams(others, n)
+        product *= (grams & expected).total() / grams.total()  # clipped counts
     brevity = min(1.0, math.exp(1 - len(others) / len(words)))
     return brevity * math.pow(product, 1 / order)
 
@@ -116,11 +116,11 @@ def meteor(text: str, reference: str) -> float:
 
 def reference_scores(text: str, reference: str) -> dict[str, float]:
     """ROUGE (F1, ``_precision``, ``_recall``), both BLEU and METEOR of one text."""
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for kind, (precision, recall, f1) in rouge(text, reference).items():
-        found |= {kind: f1, f"{kind}_precision": precision, f"{kind}_recall": recall}
-    found |= {"bleu": bleu(text, reference), "bleu_unsmoothed": bleu_unsmoothed(text, reference)}
-    return found | {"meteor": meteor(text, reference)}
+        scores |= {kind: f1, f"{kind}_precision": precision, f"{kind}_recall": recall}
+    scores |= {"bleu": bleu(text, reference), "bleu_unsmoothed": bleu_unsmoothed(text, reference)}
+    return scores | {"meteor": meteor(text, reference)}
 
 
 def mean_scores(
@@ -139,4 +139,4 @@ def mean_scores(
         raise ValueError(f"{len(texts)} texts need as many references, got {len(references)}")
     rows = [reference_scores(a, b) for a, b in zip(texts, references, strict=True)]
     values = {name: [row[name] for row in rows] for name in rows[0]}
-    return {name: sum(own) / len(own) for name, own in values.items()}, values
+    return {name: sum(scores) / len(scores) for name, scores in values.items()}, values

@@ -44,11 +44,11 @@ _CONTRACTIONS = (
 
 
 def _spellings() -> dict[str, str]:
-    found = {}
+    spellings = {}
     for word in _CONTRACTIONS.split():
         for place in [i for i, c in enumerate(word) if c == "'"]:
-            found[word[:place] + word[place + 1 :]] = word
-    return found | {"somebody'd": "somebodyd"}  # published that way round
+            spellings[word[:place] + word[place + 1 :]] = word
+    return spellings | {"somebody'd": "somebodyd"}  # published that way round
 
 
 CONTRACTIONS = _spellings()
@@ -65,12 +65,12 @@ def vqa_preprocess(answer: str) -> str:
     ("2 dogs don't know", '10000')
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
-    found, commas = text, _COMMA.search(text) is not None
+    cleaned, commas = text, _COMMA.search(text) is not None
     for mark in MARKS:
         beside = f"{mark} " in text or f" {mark}" in text
-        found = found.replace(mark, "" if beside or commas else " ")
-    found = _PERIOD.sub("", found, count=_PERIODS)
-    words = [NUMBERS.get(word, word) for word in found.lower().split()]
+        cleaned = cleaned.replace(mark, "" if beside or commas else " ")
+    cleaned = _PERIOD.sub("", cleaned, count=_PERIODS)
+    words = [NUMBERS.get(word, word) for word in cleaned.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
@@ -85,8 +85,8 @@ def vqa_score(answer: str, annotations: Mapping[str, int]) -> float:
     0.6666666666666666
     """
     counts: Counter[str] = Counter()
-    for given, count in annotations.items():
-        counts[vqa_preprocess(given)] += count
+    for answer_given, count in annotations.items():
+        counts[vqa_preprocess(answer_given)] += count
     return min(counts[vqa_preprocess(answer)] / 3, 1)
 
 
@@ -103,9 +103,9 @@ def vqa_training_targets(annotations: Sequence[str] | Mapping[str, int]) -> list
     ['yes', 'no']
     """
     ranked = Counter(annotations).most_common()
-    found: list[str] = []
+    targets: list[str] = []
     for answer, count in ranked:
         if count < 3 and count != ranked[0][1]:
             break
-        found.append(answer)
-    return found
+        targets.append(answer)
+    return targets

@@ -92,8 +92,8 @@ class ImageSetProtocol:
         if "zeroshot" in protocols:
             templates = self.templates.get(name, test.templates)
             weights = class_embeddings(self.encode_text, test.class_names, templates).cpu()
-            found = zeroshot_accuracy(embeddings, labels, weights)
-            metrics |= {f"zeroshot_{key}": value for key, value in found.items()}
+            scores = zeroshot_accuracy(embeddings, labels, weights)
+            metrics |= {f"zeroshot_{key}": value for key, value in scores.items()}
         if "few_shot" in protocols:
             large = (torch.bincount(labels) >= SHOTS + QUERIES)[
                 labels
@@ -108,11 +108,11 @@ class ImageSetProtocol:
                 seed=self.seed,
             )
         if TRAINED & set(protocols):
-            known, x, y = self._embed(load_image_set(name, self.root, self.transform, "train"))
+            train_part, x, y = self._embed(load_image_set(name, self.root, self.transform, "train"))
             options: dict[str, Any] = {"num_classes": len(test.class_names)}
             if "knn" in protocols:
-                ks = (min(NEIGHBOURS, len(known)),)
-                metrics |= knn_accuracy(known, y, embeddings, labels, ks=ks, **options)
+                ks = (min(NEIGHBOURS, len(train_part)),)
+                metrics |= knn_accuracy(train_part, y, embeddings, labels, ks=ks, **options)
             if "linear_probe" in protocols:
                 metrics |= linear_probe(x, y, features, labels, seed=self.seed, **options)
         return metrics
@@ -162,9 +162,9 @@ def check_protocols(protocols: Sequence[str]) -> None:
         if name not in PROTOCOLS:
             raise UserError(f"unknown protocol '{name}'{nearest(name, PROTOCOLS)}")
         if judged not in ("", DOWNSTREAM, *IMAGE_SETS):
-            known = (DOWNSTREAM, *IMAGE_SETS)
+            names = (DOWNSTREAM, *IMAGE_SETS)
             raise UserError(
-                f"unknown image set '{judged}' of '{judged}:{name}'{nearest(judged, known)}"
+                f"unknown image set '{judged}' of '{judged}:{name}'{nearest(judged, names)}"
             )
 
 

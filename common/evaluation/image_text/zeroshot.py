@@ -160,9 +160,9 @@ def zeroshot_accuracy(
         margin = tie_margin(images, classes)
         for rows in blocks(len(images), chunk_size):
             scores = images[rows] @ classes.T
-            own = labels[rows, None]
-            threshold = scores.gather(1, own) - margin[rows, None]
-            before[rows] = (scores.scatter(1, own, -float("inf")) >= threshold).sum(dim=1)
+            row_labels = labels[rows, None]
+            threshold = scores.gather(1, row_labels) - margin[rows, None]
+            before[rows] = (scores.scatter(1, row_labels, -float("inf")) >= threshold).sum(dim=1)
     metrics: dict[str, float] = {}
     for k in ks:
         metrics[f"top{k}"] = float((before < k).double().mean())

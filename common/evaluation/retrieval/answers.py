@@ -14,8 +14,8 @@ _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 
 def answer_tokens(text: str) -> list[str]:
     """Lower-cased words and single punctuation marks of a text in NFD."""
-    found: list[str] = _TOKEN.findall(unicodedata.normalize("NFD", text).lower())
-    return found
+    tokens: list[str] = _TOKEN.findall(unicodedata.normalize("NFD", text).lower())
+    return tokens
 
 
 def has_answer(passage: str, answers: Sequence[str]) -> bool:
@@ -26,9 +26,9 @@ def has_answer(passage: str, answers: Sequence[str]) -> bool:
     """
     words = answer_tokens(passage)
     for answer in answers:
-        wanted = answer_tokens(answer)
-        for i in range(len(words) - len(wanted) + 1) if wanted else ():
-            if words[i : i + len(wanted)] == wanted:
+        expected = answer_tokens(answer)
+        for i in range(len(words) - len(expected) + 1) if expected else ():
+            if words[i : i + len(expected)] == expected:
                 return True
     return False
 
@@ -50,7 +50,7 @@ def answer_recall(
     {'recall_at_1': [0.0], 'recall_at_2': [1.0]}
     """
     first = []
-    for found, right in zip(passages, answers, strict=True):
-        places = (i for i, passage in enumerate(found, 1) if has_answer(passage, right))
+    for retrieved, right in zip(passages, answers, strict=True):
+        places = (i for i, passage in enumerate(retrieved, 1) if has_answer(passage, right))
         first.append(next(places, None))
     return {f"recall_at_{k}": [float(rank is not None and rank <= k) for rank in first] for k in ks}

@@ -113,17 +113,19 @@ class BM25:
         if not all(counts):
             raise ValueError("every query needs a document")
         rows = zip(queries, torch.split(pairs[:, 1], counts), strict=True)
-        return torch.stack([self.scores([query])[0, own].min() for query, own in rows])
+        return torch.stack(
+            [self.scores([query])[0, rows_of_query].min() for query, rows_of_query in rows]
+        )
 
     def scores(self, queries: Sequence[str]) -> Tensor:
         """Scores of all documents, (Q, N) float64."""
-        known = self._vocabulary
-        rows = [[known[w] for w in words if w in known] for words in self._words(queries)]
-        found = np.stack([self._index.get_scores_from_ids(row) for row in rows])
-        return torch.from_numpy(found.round(_DIGITS))
+        vocabulary = self._vocabulary
+        rows = [[vocabulary[w] for w in words if w in vocabulary] for words in self._words(queries)]
+        scores = np.stack([self._index.get_scores_from_ids(row) for row in rows])
+        return torch.from_numpy(scores.round(_DIGITS))
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        found: list[list[str]] = bm25s.tokenize(
+        words: list[list[str]] = bm25s.tokenize(
             list(texts), stopwords=self._stop_words, return_ids=False, show_progress=False
         )
-        return found
+        return words

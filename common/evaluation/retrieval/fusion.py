@@ -98,9 +98,9 @@ def max_sum(
     if not runs:
         raise ValueError("there is no run to merge")
     best: list[Run] = []
-    for own in runs:
+    for scores in runs:
         largest: dict[str, dict[str, float]] = {}
-        for run in own:
+        for run in scores:
             for query, hits in run.items():
                 kept = largest.setdefault(query, {})
                 for document, score in hits.items():
@@ -110,14 +110,14 @@ def max_sum(
 
 
 def _scaled(run: Run, flat: float) -> Run:
-    found = {}
+    scaled = {}
     for query, hits in run.items():
         low, high = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
         width = high - low
-        found[query] = {
+        scaled[query] = {
             d: (s - low) / max(width, MIN_WIDTH) if width else flat for d, s in hits.items()
         }
-    return found
+    return scaled
 
 
 def _merged(
@@ -126,7 +126,7 @@ def _merged(
     merged: dict[str, dict[str, float]] = {}
     for run, weight in zip(runs, weights, strict=True):
         for query, hits in run.items():
-            own = merged.setdefault(query, {})
+            summed = merged.setdefault(query, {})
             for document, score in hits.items():
-                own[document] = own.get(document, 0.0) + weight * score
+                summed[document] = summed.get(document, 0.0) + weight * score
     return {q: {d: hits[d] for d in _order(hits)[:depth]} for q, hits in merged.items()}

@@ -56,11 +56,13 @@ def mine_hard_negatives(
         raise ValueError(
             f"{num_negatives} negatives after skipping {skip} do not fit into {depth} candidates"
         )
-    found = search(query, gallery, depth, metric=metric, exclude=positives, chunk_size=chunk_size)
+    nearest = search(query, gallery, depth, metric=metric, exclude=positives, chunk_size=chunk_size)
     limit = None
     if max_positive_ratio is not None:
         limit = _lowest_positive(query, gallery, pairs, metric)
-    return select_negatives(found, num_negatives, limit, ratio=max_positive_ratio or 1.0, skip=skip)
+    return select_negatives(
+        nearest, num_negatives, limit, ratio=max_positive_ratio or 1.0, skip=skip
+    )
 
 
 def select_negatives(

@@ -97,7 +97,7 @@ def lexical_run(
     documents, queries = list(data.corpus.values()), list(data.queries.values())
     k = min(depth + 1, len(documents))
     if method == "bm25":
-        found = BM25(documents, **options).search(queries, k)
+        result = BM25(documents, **options).search(queries, k)
     else:
         table, vectors = tfidf_vectors(documents, **options)
         asked = vectors(queries)
@@ -105,9 +105,9 @@ def lexical_run(
             stable_topk(torch.from_numpy((asked[rows] @ table.T).toarray()), k)
             for rows in blocks(len(queries), 256)
         ]
-        found = SearchResult(*(torch.cat(list(side)) for side in zip(*parts, strict=True)))
-    shared = found.indices.masked_fill(found.scores <= 0, -1)
-    return _named(data, SearchResult(found.scores, shared), depth, drop_identical)
+        result = SearchResult(*(torch.cat(list(side)) for side in zip(*parts, strict=True)))
+    shared = result.indices.masked_fill(result.scores <= 0, -1)
+    return _named(data, SearchResult(result.scores, shared), depth, drop_identical)
 
 
 def reranked(
@@ -125,7 +125,9 @@ def reranked(
     Raises:
         UserError: the candidates name a query or document that the set has not.
     """
-    places = [(query, document) for query, own in candidates.items() for document in own]
+    places = [
+        (query, document) for query, documents in candidates.items() for document in documents
+    ]
     for query, document in places:
         if query not in data.queries or document not in data.corpus:
             raise UserError(
@@ -134,10 +136,10 @@ def reranked(
             )
     texts = [(data.queries[query], data.corpus[document]) for query, document in places]
     scores = score(texts).tolist() if texts else []
-    found: dict[str, dict[str, float]] = {query: {} for query in data.queries}
+    run: dict[str, dict[str, float]] = {query: {} for query in data.queries}
     for (query, document), value in zip(places, scores, strict=True):
-        found[query][document] = value
-    return found
+        run[query][document] = value
+    return run
 
 
 def read_run(path: Path, depth: int | None = None) -> Run:
@@ -152,20 +154,20 @@ def read_run(path: Path, depth: int | None = None) -> Run:
     """
     if not path.is_file():
         raise UserError(f"there is no run file {path}: lines of 'query Q0 document rank score tag'")
-    found: dict[str, dict[str, float]] = {}
+    run: dict[str, dict[str, float]] = {}
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             fields = line.split()
             try:
                 query, _, document, _, score, _ = fields
-                found.setdefault(query, {})[document] = float(score)
+                run.setdefault(query, {})[document] = float(score)
             except ValueError:
                 raise UserError(
                     f"{path}, line {number}: expected 'query Q0 document rank score tag'"
                 ) from None
     if depth is None:
-        return found
-    return {q: dict(sorted(own.items(), key=lambda x: -x[1])[:depth]) for q, own in found.items()}
+        return run
+    return {q: dict(sorted(hits.items(), key=lambda x: -x[1])[:depth]) for q, hits in run.items()}
 
 
 def tfidf_vectors(texts: Sequence[str], **options: Any) -> tuple[Any, Callable[[list[str]], Any]]:

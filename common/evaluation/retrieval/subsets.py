@@ -22,7 +22,8 @@ def reduced(data: RetrievalSet, num_documents: int) -> RetrievalSet:
     kept = right | {*others[: max(0, num_documents - len(right))]}
     left_out = data.corpus.keys() - kept
     qrels = {
-        q: {d: g for d, g in own.items() if d not in left_out} for q, own in data.qrels.items()
+        q: {d: g for d, g in grades.items() if d not in left_out}
+        for q, grades in data.qrels.items()
     }
     return RetrievalSet({d: t for d, t in data.corpus.items() if d in kept}, data.queries, qrels)
 
@@ -111,9 +112,9 @@ def synthetic_set(
     count = len(SYLLABLES)
     corpus, queries, qrels = {}, {}, {}
     for i in range(num_documents):
-        own = [SYLLABLES[a] + SYLLABLES[b] for a, b in rng.integers(count, size=(words, 2))]
-        corpus[f"d{i}"] = " ".join(own)
+        vocabulary = [SYLLABLES[a] + SYLLABLES[b] for a, b in rng.integers(count, size=(words, 2))]
+        corpus[f"d{i}"] = " ".join(vocabulary)
         if i < num_queries:
-            queries[f"q{i}"] = " ".join(str(w) for w in rng.choice(own, 3, replace=False))
+            queries[f"q{i}"] = " ".join(str(w) for w in rng.choice(vocabulary, 3, replace=False))
             qrels[f"q{i}"] = {f"d{i}": 1}
     return RetrievalSet(corpus, queries, qrels)

@@ -50,8 +50,8 @@ def hits(
 
 def not_held(held: Sequence[str], texts: Sequence[str]) -> list[str]:
     """The texts that an index does not hold yet, each once, in their order."""
-    known = set(held)
-    return [text for text in dict.fromkeys(texts) if text not in known]
+    held_texts = set(held)
+    return [text for text in dict.fromkeys(texts) if text not in held_texts]
 
 
 class TextIndex:
@@ -114,8 +114,8 @@ class TextIndex:
             raise ValueError(f"k must lie in [1, {len(self)}], got {k}")
         queries = [queries] if isinstance(queries, str) else queries
         vectors = self._embed(self.query_encoder, queries, no_progress)
-        found = self._nearest(vectors, min(k, len(self)))
-        rows = zip(found.scores.tolist(), found.indices.tolist(), strict=True)
+        nearest = self._nearest(vectors, min(k, len(self)))
+        rows = zip(nearest.scores.tolist(), nearest.indices.tolist(), strict=True)
         return [hits(self.texts, zip(i, s, strict=True), threshold) for s, i in rows]
 
     def extend(self, texts: Sequence[str]) -> int:
@@ -133,13 +133,13 @@ class TextIndex:
         Raises:
             ValueError: no texts.
         """
-        wanted = list(dict.fromkeys(texts))
-        if not wanted:
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
             raise ValueError("an index needs texts")
-        new = self.extend(wanted)
+        new = self.extend(distinct)
         place = {text: i for i, text in enumerate(self.texts)}
-        self.embeddings = self.embeddings[torch.tensor([place[text] for text in wanted])]
-        self.texts = wanted
+        self.embeddings = self.embeddings[torch.tensor([place[text] for text in distinct])]
+        self.texts = distinct
         return new
 
     def save(self, folder: str | Path, model_key: str) -> None:

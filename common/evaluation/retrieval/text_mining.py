@@ -91,11 +91,11 @@ class TextMiner:
         """
         encode = query_encoder or self.query_encoder
         if encode is None:
-            found = self.index.search(queries, self.depth, exclude=positives)
+            result = self.index.search(queries, self.depth, exclude=positives)
             filtered = self.ratio is not None
             limit = self.index.pair_scores(queries, positives) if filtered else None
-            chosen = select_negatives(found, num_negatives, limit, ratio=self.ratio or 1.0)
-            naive = select_negatives(found, num_negatives)
+            chosen = select_negatives(result, num_negatives, limit, ratio=self.ratio or 1.0)
+            naive = select_negatives(result, num_negatives)
         else:
             query = encode(list(queries))
             chosen, naive = (
@@ -116,7 +116,9 @@ class TextMiner:
 
 def candidate_depth(candidates: int, num_documents: int, positives: Sequence[Sequence[int]]) -> int:
     """`candidates`, or what the query with the most positives leaves of a small collection."""
-    return min(candidates, num_documents - max((len(own) for own in positives), default=0))
+    return min(
+        candidates, num_documents - max((len(documents) for documents in positives), default=0)
+    )
 
 
 def mine_text_negatives(

@@ -105,12 +105,12 @@ def kept_index(
     kept = None if options.index is None else Path(options.index).expanduser()
     index: X
     if kept is None or not (kept / INDEX).is_file():
-        found = read_texts(options.file) if options.file else texts()
-        index = make(encoder, found, **settings)
+        collection = read_texts(options.file) if options.file else texts()
+        index = make(encoder, collection, **settings)
         added = len(index)
     else:
-        own = {name: value for name, value in settings.items() if name != "metric"}
-        index = make.open(kept, encoder, model_key(), **own)
+        owner = {name: value for name, value in settings.items() if name != "metric"}
+        index = make.open(kept, encoder, model_key(), **owner)
         added = index.extend(read_texts(options.file)) if options.file else 0
         print(f"{kept}: opened, {added} texts added")  # noqa: T201
     if kept is not None and added:
@@ -126,15 +126,15 @@ def read_texts(place: str | Path) -> list[str]:
     """
     path = Path(place).expanduser()
     if path.is_dir():
-        found = list(load_corpus(path).values()) if has_corpus(path) else _paragraphs(path)
+        collection = list(load_corpus(path).values()) if has_corpus(path) else _paragraphs(path)
     elif path.is_file():
-        found = _lines(path)
+        collection = _lines(path)
     else:
         raise UserError(f"text file {path} does not exist")
-    found = [text.strip() for text in found if text.strip()]
-    if not found:
+    collection = [text.strip() for text in collection if text.strip()]
+    if not collection:
         raise UserError(f"{path} holds no text")
-    return found
+    return collection
 
 
 def _lines(file: Path) -> list[str]:

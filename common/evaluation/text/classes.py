@@ -23,18 +23,18 @@ def score_classes(predicted: ArrayLike, labels: ArrayLike, num_classes: int) -> 
     >>> score_classes([1, 1, 0, 0], [1, 0, 0, 0], 2)["f1"].__round__(4)
     0.6667
     """
-    told, gold = np.asarray(predicted), np.asarray(labels)
-    if told.ndim != 1 or told.shape != gold.shape or not len(gold):
-        raise ValueError(f"predictions {told.shape} and labels {gold.shape} do not fit")
-    scores = [_f1(told == c, gold == c) for c in range(num_classes)]
-    known = [score for score in scores if score is not None]
-    found = {"accuracy": float((told == gold).mean()), "macro_f1": float(np.mean(known))}
+    classes, gold = np.asarray(predicted), np.asarray(labels)
+    if classes.ndim != 1 or classes.shape != gold.shape or not len(gold):
+        raise ValueError(f"predictions {classes.shape} and labels {gold.shape} do not fit")
+    scores = [_f1(classes == c, gold == c) for c in range(num_classes)]
+    defined = [score for score in scores if score is not None]
+    metrics = {"accuracy": float((classes == gold).mean()), "macro_f1": float(np.mean(defined))}
     if num_classes == 2:
-        found["f1"] = scores[1] or 0.0
-        a, b = told.astype(float) - told.mean(), gold.astype(float) - gold.mean()
+        metrics["f1"] = scores[1] or 0.0
+        a, b = classes.astype(float) - classes.mean(), gold.astype(float) - gold.mean()
         norm = np.sqrt((a**2).sum() * (b**2).sum())
-        found["matthews"] = float((a * b).sum() / norm) if norm > 0 else 0.0
-    return found
+        metrics["matthews"] = float((a * b).sum() / norm) if norm > 0 else 0.0
+    return metrics
 
 
 def _f1(told: np.ndarray, gold: np.ndarray) -> float | None:

@@ -13,8 +13,8 @@ def word_overlap(first: Sequence[str], second: Sequence[str]) -> list[float]:
     >>> word_overlap(["a red fox"], ["A blue fox ran"])
     [0.4]
     """
-    found: list[float] = surface_similarity(first, second, "jaccard").tolist()
-    return found
+    overlaps: list[float] = surface_similarity(first, second, "jaccard").tolist()
+    return overlaps
 
 
 def tfidf_cosine(first: Sequence[str], second: Sequence[str]) -> list[float]:
@@ -29,5 +29,5 @@ def tfidf_cosine(first: Sequence[str], second: Sequence[str]) -> list[float]:
 
     rows = TfidfVectorizer(analyzer=words).fit_transform([*first, *second])
     product = rows[: len(first)].multiply(rows[len(first) :]).sum(axis=1)
-    found: list[float] = np.asarray(product).ravel().tolist()
-    return found
+    cosines: list[float] = np.asarray(product).ravel().tolist()
+    return cosines

@@ -239,5 +239,5 @@ def _require(path: Path, texts_from: str) -> Path:
 def _where(path: Path, texts_from: str) -> str:
     if path.suffix == ".txt" and texts_from:
         return texts_from
-    known = [url for name, url in SOURCES.items() if str(path.parent.name).startswith(name)]
-    return known[0] if known else "the data set's authors, e.g. " + " or ".join(SOURCES.values())
+    urls = [url for name, url in SOURCES.items() if str(path.parent.name).startswith(name)]
+    return urls[0] if urls else "the data set's authors, e.g. " + " or ".join(SOURCES.values())

@@ -34,8 +34,8 @@ def photographs(
         limit: number of images, equally many of each class, the first ones.
         size: height and width in pixels.
     """
-    found = load_cifar10(root, split, size=size, limit=limit)
-    return found.images, found.labels
+    part = load_cifar10(root, split, size=size, limit=limit)
+    return part.images, part.labels
 
 
 def photographs_to_train(root: str | None, count: int, seed: int, size: int) -> LabelledPixels:

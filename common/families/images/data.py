@@ -128,7 +128,7 @@ def simclr_transform(data: ColouredCrops, **options: Any) -> SimCLRTransform:
         **options: further or other fields of `SimCLRTransform`.
     """
     jitter = (data.jitter[0], data.jitter[1], data.jitter[2], data.jitter[3])
-    own: dict[str, Any] = {
+    strengths: dict[str, Any] = {
         "size": data.image_size,
         "scale": (data.crop_scale[0], data.crop_scale[1]),
         "jitter": jitter,
@@ -136,8 +136,8 @@ def simclr_transform(data: ColouredCrops, **options: Any) -> SimCLRTransform:
         "grey_prob": data.grey_prob,
     }
     if isinstance(data, ImageSetData):
-        own["mean"], own["std"] = moments(data)
-    return SimCLRTransform(**(own | options))
+        strengths["mean"], strengths["std"] = moments(data)
+    return SimCLRTransform(**(strengths | options))
 
 
 # -- the vote of neighbours ----------------------------------------------------------------------

@@ -153,15 +153,15 @@ class LinearClassification(ContrastiveModule):
 
     def configure_optimizers(self) -> Any:
         """The common optimiser and schedule; with milestones a division by ten at each."""
-        found = super().configure_optimizers()
+        optimizers = super().configure_optimizers()
         if self.nesterov:
-            for group in found["optimizer"].param_groups:
+            for group in optimizers["optimizer"].param_groups:
                 group["nesterov"] = True
         if self.milestones:
-            found["lr_scheduler"]["scheduler"] = milestone_schedule(
-                found["optimizer"], self.milestones, self.trainer.max_steps
+            optimizers["lr_scheduler"]["scheduler"] = milestone_schedule(
+                optimizers["optimizer"], self.milestones, self.trainer.max_steps
             )
-        return found
+        return optimizers
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Collect which images are right."""
@@ -195,14 +195,14 @@ def linear_experiment(
         UserError: milestones with another schedule than a constant one or with a warm-up, or
             Nesterov's momentum with another optimiser than SGD.
     """
-    own, data, pretrained = cfg.linear, cfg.data, cfg.model.pretrained
-    if own.milestones and cfg.optim.schedule != "constant":
+    options_of_linear, data, pretrained = cfg.linear, cfg.data, cfg.model.pretrained
+    if options_of_linear.milestones and cfg.optim.schedule != "constant":
         raise UserError("linear.milestones need optim.schedule=constant")
-    if own.milestones and (cfg.optim.warmup_steps or cfg.optim.warmup_epochs):
+    if options_of_linear.milestones and (cfg.optim.warmup_steps or cfg.optim.warmup_epochs):
         raise UserError(
             "linear.milestones have no warm-up: set optim.warmup_steps=0 and optim.warmup_epochs=0"
         )
-    if own.nesterov and (cfg.optim.name != "sgd" or not cfg.optim.momentum):
+    if options_of_linear.nesterov and (cfg.optim.name != "sgd" or not cfg.optim.momentum):
         raise UserError("linear.nesterov needs optim.name=sgd with optim.momentum")
     source = data.source if data.source in NUM_CLASSES else "imagenet"  # a folder's judge
 
@@ -211,27 +211,29 @@ def linear_experiment(
         return LinearNetwork(encoder.encoder, num_classes, init_std)
 
     def judged() -> nn.Module:
-        if own.encoder is None and pretrained == "random":
+        if options_of_linear.encoder is None and pretrained == "random":
             raise UserError(
                 "linear.train=true needs linear.encoder, the exported folder of a trained run"
                 " (`make export` names it), or the weights of model.pretrained"
             )
-        if own.encoder is None:
-            given: Any = build(**options, pretrained=pretrained)
-            return cast(nn.Module, given.encoder)
-        folder = Path(own.encoder).expanduser()
+        if options_of_linear.encoder is None:
+            pretrained_network: Any = build(**options, pretrained=pretrained)
+            return cast(nn.Module, pretrained_network.encoder)
+        folder = Path(options_of_linear.encoder).expanduser()
         encoder: Any = load_safetensors(folder, build)
-        known = json.loads((folder / "config.json").read_text("utf-8"))
-        other = [k for k in SHAPE if k in known and known[k] != options[k]]
+        trained_with = json.loads((folder / "config.json").read_text("utf-8"))
+        other = [k for k in SHAPE if k in trained_with and trained_with[k] != options[k]]
         if other and (other != ["widths"] or options["backbone"] == "convnet"):
             name = other[0]
-            raise UserError(f"{folder} was trained with {name}={known[name]}, not {options[name]}")
+            raise UserError(
+                f"{folder} was trained with {name}={trained_with[name]}, not {options[name]}"
+            )
         return cast(nn.Module, encoder.encoder)
 
     def stages() -> Iterator[Stage]:
         encoder, bank = judged(), labelled(cfg, "bank")
         module = LinearClassification(
-            cfg, LinearNetwork(encoder, len(bank.class_names), own.init_std)
+            cfg, LinearNetwork(encoder, len(bank.class_names), options_of_linear.init_std)
         )
         yield Stage("linear", module, linear_data(cfg, bank, labelled, views))
 
@@ -251,7 +253,9 @@ def linear_experiment(
 
     def plan() -> Plan[LinearClassification]:
         def bare() -> LinearClassification:
-            return LinearClassification(cfg, network(NUM_CLASSES[source], own.init_std, **options))
+            return LinearClassification(
+                cfg, network(NUM_CLASSES[source], options_of_linear.init_std, **options)
+            )
 
         def forward(module: LinearClassification, batch_size: int) -> Tensor:
             shape = (batch_size, 3, data.image_size, data.image_size)
@@ -259,12 +263,14 @@ def linear_experiment(
             return logits.sum()
 
         needs = [*requirements]
-        if own.encoder is not None or pretrained == "random":
-            place = Path(own.encoder or "").expanduser()
+        if options_of_linear.encoder is not None or pretrained == "random":
+            place = Path(options_of_linear.encoder or "").expanduser()
             needs = [need for need in needs if not need.name.startswith("weights")]
             hint = "the exported folder of a trained run, written by `make export`"
-            there = own.encoder is not None and place.is_dir()
-            needs.append(Requirement("encoder", own.encoder or "linear.encoder", there, hint))
+            there = options_of_linear.encoder is not None and place.is_dir()
+            needs.append(
+                Requirement("encoder", options_of_linear.encoder or "linear.encoder", there, hint)
+            )
         here = source in ("bundled", "synthetic")
         size = len(labelled(cfg, "bank").labels) if here else data.limit or _num_images(source)
         return Plan(bare, size, forward, tuple(needs))
@@ -305,11 +311,11 @@ def linear_data(
     views: Callable[[Any], ImageTransform],
 ) -> ContrastiveData:
     """Augmented labelled images; the test images for validation if the config asks."""
-    data, own = cfg.data, cfg.linear
+    data, linear = cfg.data, cfg.linear
     mean, std = moments(data)
-    low, high = own.crop_scale
+    low, high = linear.crop_scale
     crop = TrainTransform(data.image_size, (low, high), flip_prob=0.5, mean=mean, std=std)
-    transform = views(data) if own.augment == "views" else crop
+    transform = views(data) if linear.augment == "views" else crop
     watched = cfg.trainer.val_every_n_steps is not None
     test = {"test": EvalImages(labelled(cfg, "test"), eval_transform(data))} if watched else {}
     return ContrastiveData(
@@ -343,9 +349,9 @@ def evaluate_linear(
     )
     labels, classes = test.labels[rows], logits.shape[1]
     # images whose own logit is below fewer than k others; of equal ones the first class counts
-    own = logits.gather(1, labels[:, None])
+    true_logit = logits.gather(1, labels[:, None])
     before = torch.arange(classes) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & before)).sum(1)
+    rank = ((logits > true_logit) | ((logits == true_logit) & before)).sum(1)
     # nothing is above a NaN, and all are equal to an infinity: a network that diverged is never
     # right
     rank = rank.masked_fill(~logits.isfinite().all(1), classes)

@@ -66,10 +66,11 @@ class OnlineProbe(Callback):
         """One step of the classifier on the features of this batch."""
         if self._ids is None or not self._features:
             return
-        own = self.labels[self._ids.cpu()].to(self._features[0].device)
+        batch_labels = self.labels[self._ids.cpu()].to(self._features[0].device)
         features = torch.cat(self._features)  # view after view, each in the order of the ids
         features, labels = (
-            all_gather_no_grad(x) for x in (features, own.repeat(len(features) // len(own)))
+            all_gather_no_grad(x)
+            for x in (features, batch_labels.repeat(len(features) // len(batch_labels)))
         )
         self._features, self._ids = [], None
         module.logged_terms().update(self.step(features, labels))

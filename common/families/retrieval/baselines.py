@@ -39,13 +39,13 @@ def score_sets(
         workspace: of the baseline.
         rank: a set -> its ranking.
     """
-    names, found = named_sets(cfg.eval)[0], dict[str, float]()  # as the evaluation calls them
+    names, metrics = named_sets(cfg.eval)[0], dict[str, float]()  # as the evaluation calls them
     for place, name in names.items():
         data = load_set(cfg, place)
-        found |= keep_scores(run_scores(data, rank(data)), "", name, workspace)
+        metrics |= keep_scores(run_scores(data, rank(data)), "", name, workspace)
     if len(names) > 1:
-        found |= average_scores(list(names.values()), found, "", "average", workspace)
-    return found
+        metrics |= average_scores(list(names.values()), metrics, "", "average", workspace)
+    return metrics
 
 
 def bm25(cfg: Config, workspace: Workspace) -> dict[str, float]:

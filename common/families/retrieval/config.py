@@ -134,7 +134,7 @@ class RetrievalEval:
     def __post_init__(self) -> None:
         if self.hybrid and not self.lexical:
             raise ValueError("eval.hybrid merges with BM25: it needs eval.lexical")
-        unknown = [s for own in self.groups.values() for s in own if s not in self.beir]
+        unknown = [s for group in self.groups.values() for s in group if s not in self.beir]
         if unknown:
             raise ValueError(f"eval.groups: '{unknown[0]}' is no set of eval.beir")
 

@@ -70,8 +70,7 @@ def evaluate_beir(
     ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means
     over sets, ``<group>_<metric>`` those of ``eval.groups``, each of which counts as one set;
     ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25.
-    Values by query of all rows are saved
-    for `make compare`, a gallery for `make report`.
+    Values by query of all rows are saved for `make compare`, a gallery for `make report`.
 
     Raises:
         UserError: a set that is missing or broken, or two that would have the same name.
@@ -94,8 +93,8 @@ def evaluate_beir(
         metrics |= _evaluate_answers(cfg, recipe, encoder, own_sets, workspace)
     if len(asked) > 1:
         for k in ANSWER_KS:
-            own = [metrics[f"{name}_answer_recall_at_{k}"] for name in asked.values()]
-            metrics[f"average_answer_recall_at_{k}"] = sum(own) / len(own)
+            recalls = [metrics[f"{name}_answer_recall_at_{k}"] for name in asked.values()]
+            metrics[f"average_answer_recall_at_{k}"] = sum(recalls) / len(recalls)
     return metrics
 
 
@@ -127,12 +126,12 @@ def average_scores(
         title: what the mean is called.
         workspace: of the run.
     """
-    found = {}
+    averages = {}
     for metric in ITEMS:
-        own = [f"{row}{name}_{metric}" for name in names]
-        found[f"{title}_{metric}"] = sum(metrics[key] for key in own) / len(own)
-        workspace.mean_items(f"{row}{title}_{metric}", own)
-    return found
+        keys = [f"{row}{name}_{metric}" for name in names]
+        averages[f"{title}_{metric}"] = sum(metrics[key] for key in keys) / len(keys)
+        workspace.mean_items(f"{row}{title}_{metric}", keys)
+    return averages
 
 
 def _averages(
@@ -142,15 +141,15 @@ def _averages(
     workspace: Workspace,
 ) -> list[str]:
     """Add the means of groups and over all sets; the sets and groups that count as one set each."""
-    groups = {title: [names[p] for p in own] for title, own in cfg.eval.groups.items() if own}
-    grouped = {name for own in groups.values() for name in own}
+    groups = {title: [names[p] for p in sets] for title, sets in cfg.eval.groups.items() if sets}
+    grouped = {name for sets in groups.values() for name in sets}
     units = [*groups, *(name for name in names.values() if name not in grouped)]
     if len(units) > 1:
         groups["average"] = units
     for row in ROWS:
-        for title, own in groups.items():
-            if f"{row}{own[0]}_{ITEMS[0]}" in metrics:
-                means = average_scores(own, metrics, row, title, workspace)
+        for title, sets in groups.items():
+            if f"{row}{sets[0]}_{ITEMS[0]}" in metrics:
+                means = average_scores(sets, metrics, row, title, workspace)
                 metrics |= {f"{row}{k}": v for k, v in means.items()}
     return units
 
@@ -258,7 +257,7 @@ def _evaluate_answers(
 
 def _questions(file: Path) -> list[tuple[str, list[str]]]:
     """Questions with their accepted answers; a single answer may be no list."""
-    found = []
+    rows = []
     for number, row in enumerate(read_jsonl(file, ("question", "answers")), start=1):
         question, answers = row["question"], row["answers"]
         answers = [answers] if isinstance(answers, str) else answers
@@ -266,10 +265,10 @@ def _questions(file: Path) -> list[tuple[str, list[str]]]:
             raise UserError(f"{file}, row {number}: 'question' has to be a text")
         if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
             raise UserError(f"{file}, row {number}: 'answers' has to be a text or a list of texts")
-        found.append((question, answers))
-    if not found:
+        rows.append((question, answers))
+    if not rows:
         raise UserError(f"{file} holds no question")
-    return found
+    return rows
 
 
 def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = False) -> RetrievalSet:

@@ -59,8 +59,8 @@ def retrieval_experiment(
     set_names(cfg.eval.answers)
 
     def everything(module: R, workspace: Workspace) -> dict[str, float]:
-        found = evaluate(cfg, module, workspace)
-        return found | evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
+        metrics = evaluate(cfg, module, workspace)
+        return metrics | evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
 
     def export(module: R, folder: Path) -> None:
         recipe.save(encoder_of(module, recipe), folder)

@@ -33,14 +33,14 @@ def questions(cfg: RetrievalExperimentConfig, file: str | None) -> list[PassageR
     if file is not None:
         path = Path(file).expanduser()
         return read_passages(path if path.is_file() else data_root(cfg.data.root) / path)
-    found = []
+    rows = []
     for place in cfg.eval.beir:
         data = load_set(cfg, place, held_out=True)
         for query in data.qrels:
             right = tuple(data.corpus[d] for d in data.relevant(query))
             if right:
-                found.append(PassageRecord(data.queries[query], right))
-    return found
+                rows.append(PassageRecord(data.queries[query], right))
+    return rows
 
 
 def passage_batches(

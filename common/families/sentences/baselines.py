@@ -97,8 +97,8 @@ def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def with_pooling(cfg: Config, pooling: Pooling) -> Config:
     """A config whose encoder pools otherwise, without head."""
     model = replace(cfg.model, pooling=pooling, mlp_only_train=False)
-    found: Config = replace(cfg, model=model)  # type: ignore[type-var]
-    return found
+    changed: Config = replace(cfg, model=model)  # type: ignore[type-var]
+    return changed
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -113,9 +113,9 @@ def _similarities(
     similarity: Callable[[Sequence[str], Sequence[str]], list[float]],
 ) -> dict[str, float]:
     sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
-    found = {name: similarity(data.first, data.second) for name, data in sets.items()}
-    save_sts_items(workspace, sets, found)
-    return score_sts(sets, found)
+    scores = {name: similarity(data.first, data.second) for name, data in sets.items()}
+    save_sts_items(workspace, sets, scores)
+    return score_sts(sets, scores)
 
 
 def _encoder(
@@ -139,9 +139,10 @@ def fit_texts(cfg: Config, texts: Sequence[str] | None) -> list[str]:
     if texts is None:
         first = (text for row in text_rows(cfg.data, cfg.seed) for text in row)
         return list(dict.fromkeys(first))[:FIT_TEXTS]
-    own = list(dict.fromkeys(texts))
+    distinct = list(dict.fromkeys(texts))
     return [
-        own[i] for i in drawn_rows(len(own), min(FIT_TEXTS, len(own)), cfg.seed, ORDER, "texts")
+        distinct[i]
+        for i in drawn_rows(len(distinct), min(FIT_TEXTS, len(distinct)), cfg.seed, ORDER, "texts")
     ]
 
 

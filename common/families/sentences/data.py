@@ -63,8 +63,8 @@ def text_rows(data: SentenceData, seed: int) -> list[tuple[str, ...]]:
         return [(text,) for text in synthetic_sentences(data.limit or SYNTHETIC, seed=seed)]
     if data.source == "sentences":
         parts = data.parts or None
-        found = load_sentences(data.root, sources=parts, limit=data.limit, seed=seed)
-        return [(text,) for text in found]
+        sentences = load_sentences(data.root, sources=parts, limit=data.limit, seed=seed)
+        return [(text,) for text in sentences]
     rows: Sequence[tuple[str, ...]] = (
         load_nli_triplets(data.root) if data.source == "nli" else load_text_rows(text_path(data))
     )
@@ -110,17 +110,17 @@ def sentence_data(cfg: SentenceExperimentConfig, train: TextViews) -> Contrastiv
 
 def text_requirements(cfg: SentenceExperimentConfig) -> tuple[Requirement, ...]:
     """Weights and data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source in ("sentences", "nli"):
         folder = "sentences-en" if cfg.data.source == "sentences" else "nli"
-        found.append(bundled_requirement(folder))
+        needs.append(bundled_requirement(folder))
     elif cfg.data.source == "file":
         path = text_path(cfg.data)
-        found.append(
+        needs.append(
             Requirement("data: training texts", str(path), path.exists(), "see the card, Data")
         )
     if cfg.eval.transfer or any(name.startswith("senteval:") for name in cfg.eval.sets):
         path = data_root(cfg.data.root) / "SentEval" / "data" / "downstream"
         hint = "the download script of facebookresearch/SentEval"
-        found.append(Requirement("data: SentEval", str(path), path.exists(), hint))
-    return tuple(found)
+        needs.append(Requirement("data: SentEval", str(path), path.exists(), hint))
+    return tuple(needs)

@@ -94,8 +94,8 @@ class encoding:
         """N texts -> (N, D) on the CPU."""
         new = [text for text in dict.fromkeys(texts) if text not in self.rows]
         if new:
-            found = self.encoder.encode(new, batch_size=self.batch_size)
-            self.rows |= dict(zip(new, found, strict=True))
+            embeddings = self.encoder.encode(new, batch_size=self.batch_size)
+            self.rows |= dict(zip(new, embeddings, strict=True))
         return torch.stack([self.rows[text] for text in texts])
 
 

@@ -58,9 +58,9 @@ def linear_forward(atoms: list[Spec], problem: Problem) -> Tensor:
             sums_CD, class_N, _ = _class_sums(atom, k_MD, out_N.dtype, not problem.deterministic)
             raw_N = _row_dot(q_ND, sums_CD, class_N)
             if atom.exclude_self:
-                own, same = _overlap(problem.whole())
-                own_N = (q_ND[own].to(out_N) * k_MD[same].to(out_N)).sum(1)
-                raw_N[own] -= own_N * _self_pairs(atom, problem)[own]
+                own_pairs, same = _overlap(problem.whole())
+                own_N = (q_ND[own_pairs].to(out_N) * k_MD[same].to(out_N)).sum(1)
+                raw_N[own_pairs] -= own_N * _self_pairs(atom, problem)[own_pairs]
             out_N += raw_N * _label_weight(atom, problem)
         elif isinstance(atom, Uniform):
             out_N += q_ND.to(out_N) @ k_MD.sum(0, dtype=out_N.dtype) * atom.weight
@@ -132,8 +132,10 @@ def num_positives(spec: Spec, tile: Tile) -> Tensor | None:
         elif isinstance(atom, Diagonal | Index | Partner | Block):
             count = torch.zeros(tile.shape[0], dtype=torch.long, device=tile.device)
             for rows, _, weight in _pairs(atom, tile, torch.long, counting=True):
-                one = count.new_ones(())  # not from a Python number: that would synchronise on CUDA
-                hits = weight.long() if isinstance(weight, Tensor) else one
+                ones = count.new_ones(
+                    ()
+                )  # not from a Python number: that would synchronise on CUDA
+                hits = weight.long() if isinstance(weight, Tensor) else ones
                 _add(count, rows, hits.expand(_length(rows)))  # integers: exact
         else:
             continue

@@ -35,8 +35,8 @@ def forward(problem: Problem) -> RawStats:
         safe = torch.where(row_lse.isneginf(), 0, row_lse)
         row_mom = ((row_x - safe[:, None]).exp() * s_NM).sum(1)
     if problem.top1:
-        best, own = _top1(problem, s_NM.detach())
-        hit = ((own >= best) & ~own.isneginf()).to(s_NM.dtype)
+        best, has_positive = _top1(problem, s_NM.detach())
+        hit = ((has_positive >= best) & ~has_positive.isneginf()).to(s_NM.dtype)
     return RawStats(row_lse, col_lse, row_lin, row_mom, best, hit, empty, empty)
 
 

@@ -248,8 +248,8 @@ class Plan:
     def splits(self, tile: TileConfig, num_rows: int) -> tuple[int, int]:
         """Number of column splits and columns per split, so that a launch fills the card."""
         blocks, tiles = _ceil(num_rows, tile.rows), _ceil(self.problem.num_cols, tile.cols)
-        wanted = 1 if interpreted() else _WAVES * _multiprocessors(self.q.device)
-        per_split = _ceil(tiles, max(1, min(tiles, _ceil(wanted, blocks))))
+        programs = 1 if interpreted() else _WAVES * _multiprocessors(self.q.device)
+        per_split = _ceil(tiles, max(1, min(tiles, _ceil(programs, blocks))))
         return _ceil(tiles, per_split), per_split * tile.cols
 
     def scaled(

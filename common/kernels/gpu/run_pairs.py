@@ -120,7 +120,7 @@ def lse_chunk(
     num_rows, num_cols = r1 - r0, problem.num_cols
     splits, split_cols = plan.splits(tile, num_rows)
     blocks = -(-num_rows // tile.rows)
-    wanted = {
+    outputs = {
         "max": not plan.fixed,
         "sum": True,
         "lin": plan.tiled_weights,
@@ -129,7 +129,7 @@ def lse_chunk(
         "hit": problem.top1,
         "pos": kept is not None and one_positive(problem.spec),
     }
-    rows = {n: plan.scale.new_empty(splits, num_rows) for n, want in wanted.items() if want}
+    rows = {n: plan.scale.new_empty(splits, num_rows) for n, want in outputs.items() if want}
     cols: dict[str, Tensor] = {}
     if columns:
         names = [n for n in rows if n in ("max", "sum") or (plan.half and n != "mom")]
@@ -258,8 +258,8 @@ def _fold(
     a, b, c, e = (None if g is None else g.to(torch.float32) for g in upstream)
     if plan.problem.half and b is not None:
         a, b = (b if a is None else a + b), None
-    given = [g.abs().amax() for g in (a, b, c, e) if g is not None]
-    unit = torch.stack(given).amax() if given else plan.scale.new_zeros(())
+    magnitudes = [g.abs().amax() for g in (a, b, c, e) if g is not None]
+    unit = torch.stack(magnitudes).amax() if magnitudes else plan.scale.new_zeros(())
     unit = torch.where((unit > 0) & unit.isfinite(), unit, 1.0)
     a, b, c, e = (None if g is None else g / unit for g in (a, b, c, e))
     if e is not None:

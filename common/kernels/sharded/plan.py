@@ -211,18 +211,18 @@ def shard_rows(
     Raises:
         ValueError: a broken promise of equal shards.
     """
-    return _told((num_rows, num_rows), device, group)[0]
+    return _all_sizes((num_rows, num_rows), device, group)[0]
 
 
 def _sizes(
     problem: Problem, group: dist.ProcessGroup | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows and keys of every rank."""
-    return _told((problem.num_rows, problem.num_cols), problem.q.device, group)
+    return _all_sizes((problem.num_rows, problem.num_cols), problem.q.device, group)
 
 
-def _told(
-    own: tuple[int, int], device: torch.device, group: dist.ProcessGroup | None
+def _all_sizes(
+    local: tuple[int, int], device: torch.device, group: dist.ProcessGroup | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Numbers of rows and keys of every rank."""
     num_ranks = world_size(group)
@@ -230,8 +230,8 @@ def _told(
     of_all = group or dist.group.WORLD
     assert of_all is not None  # `as_sharding` found several processes
     checked = _EQUAL.setdefault(of_all, set())
-    if not (promised and own in checked):
-        counts = torch.tensor([own], device=device)
+    if not (promised and local in checked):
+        counts = torch.tensor([local], device=device)
         sizes = all_gather_no_grad(counts, group, [1] * num_ranks).tolist()
         queries, keys = zip(*sizes, strict=True)
         if not promised:
@@ -241,8 +241,8 @@ def _told(
                 f"CONTRASTIVE_EQUAL_SHARDS=1, but the ranks have {list(queries)} rows and "
                 f"{list(keys)} keys: drop the last batch, or unset the variable"
             )
-        checked.add(own)
-    return (own[0],) * num_ranks, (own[1],) * num_ranks
+        checked.add(local)
+    return (local[0],) * num_ranks, (local[1],) * num_ranks
 
 
 def ring_sum(

@@ -106,11 +106,11 @@ def _check_alignment(leaf: Spec, shards: Shards) -> None:
     if leaf.kind == "labels" and not leaf.static()["exclude_self"]:
         return
     per_query = leaf.static().get("size", 1)
-    wanted = tuple(per_query * n for n in shards.queries)
-    if shards.keys != wanted:
+    expected = tuple(per_query * n for n in shards.queries)
+    if shards.keys != expected:
         raise ValueError(
-            f"{type(leaf).__name__} pairs query i with key i: expected {list(wanted)} keys on the "
-            f"ranks, found {list(shards.keys)}. Keep one role per key tensor: gather positives "
+            f"{type(leaf).__name__} pairs query i with key i: expected {list(expected)} keys on "
+            f"the ranks, found {list(shards.keys)}. Keep one role per key tensor: gather positives "
             "and hard negatives in two calls and join their row_lse by logaddexp, or give global "
             "columns with Index"
         )

@@ -144,11 +144,11 @@ class _Stats(torch.autograd.Function):
         backend: Backend,
     ) -> tuple[Tensor, ...]:
         ctx.plan, ctx.backend = plan, backend
-        own = plan.bound(q, k, scale, row_scale)
+        local = plan.bound(q, k, scale, row_scale)
         if plan.ring:
-            stats, keys = _ring_stats(plan, own, backend), k
+            stats, keys = _ring_stats(plan, local, backend), k
         else:
-            stats, keys = gathered_stats(plan, own, backend)
+            stats, keys = gathered_stats(plan, local, backend)
         ctx.save_for_backward(q, k, keys, scale, row_scale, *stats)
         ctx.mark_non_differentiable(stats.row_best, stats.row_hit)
         own_columns = stats.col_lse if plan.ring else plan.own(stats.col_lse)
@@ -177,13 +177,13 @@ class _Stats(torch.autograd.Function):
             grads = _gradients(
                 plan, whole, stats, upstream, ctx.backend, need_q or need_dots, need_k
             )
-        found = (
+        gradients = (
             grads.dq.to(q.dtype) if need_q else None,
             grads.dk.to(keys.dtype) if need_k else None,
             scale_grad(grads.row_dot, whole) if need_scale else None,
             (scale * grads.row_dot).to(row_scale.dtype) if need_row_scale else None,
         )
-        return *differentiable_once((q, k, scale, row_scale), found), None, None
+        return *differentiable_once((q, k, scale, row_scale), gradients), None, None
 
 
 def _ring_stats(plan: Plan, whole: Problem, backend: Backend) -> RawStats:
@@ -238,33 +238,33 @@ def _gradients(
 _PIECES = 8  # at most so many pieces of dk, whatever the number of ranks
 
 
-def gathered_stats(plan: Plan, own: Problem, backend: Backend) -> tuple[RawStats, Tensor]:
+def gathered_stats(plan: Plan, local: Problem, backend: Backend) -> tuple[RawStats, Tensor]:
     """Statistics of the local rows against the keys of all ranks, and those keys.
 
     Args:
         plan: Where the shards lie.
-        own: The local rows against the local keys.
+        local: The local rows against the local keys.
         backend: Runs one block.
     """
     if plan.overlaps:
-        stats, keys = _overlapped(plan, own, backend)
+        stats, keys = _overlapped(plan, local, backend)
     else:
-        keys = plan.fetch(own.k)
-        stats = backend.forward(replace(own, k=keys))
-    if own.columns:
+        keys = plan.fetch(local.k)
+        stats = backend.forward(replace(local, k=keys))
+    if local.columns:
         stats = stats._replace(col_lse=log_sum_exp_over_ranks(stats.col_lse, plan.group))
     return stats, keys
 
 
-def _overlapped(plan: Plan, own: Problem, backend: Backend) -> tuple[RawStats, Tensor]:
-    pending = start_gather(own.k, plan.shards.keys, plan.group)
+def _overlapped(plan: Plan, local: Problem, backend: Backend) -> tuple[RawStats, Tensor]:
+    pending = start_gather(local.k, plan.shards.keys, plan.group)
     start, stop = plan.shards.columns(plan.shards.rank)
-    stats = backend.forward(plan.part(own, own.k, start, stop))
+    stats = backend.forward(plan.part(local, local.k, start, stop))
     keys = pending.wait()
     if start:
-        stats = merge(backend.forward(plan.part(own, keys[:start], 0, start)), stats)
+        stats = merge(backend.forward(plan.part(local, keys[:start], 0, start)), stats)
     if stop < len(keys):
-        stats = merge(stats, backend.forward(plan.part(own, keys[stop:], stop, len(keys))))
+        stats = merge(stats, backend.forward(plan.part(local, keys[stop:], stop, len(keys))))
     return stats._replace(kept=stats.kept.new_empty(0)), keys
 
 
@@ -274,19 +274,19 @@ def merge(left: RawStats, right: RawStats) -> RawStats:
 
 
 def gathered_softplus(
-    plan: Plan, own: Problem, sums: Callable[[Problem], SoftplusSums]
+    plan: Plan, local: Problem, sums: Callable[[Problem], SoftplusSums]
 ) -> tuple[SoftplusSums, Tensor]:
     """Softplus sums of the local rows against the keys of all ranks, and those keys."""
     if not plan.overlaps:
-        keys = plan.fetch(own.k)
-        return sums(replace(own, k=keys)), keys
-    pending = start_gather(own.k, plan.shards.keys, plan.group)
+        keys = plan.fetch(local.k)
+        return sums(replace(local, k=keys)), keys
+    pending = start_gather(local.k, plan.shards.keys, plan.group)
     start, stop = plan.shards.columns(plan.shards.rank)
-    total = sums(plan.part(own, own.k, start, stop))
+    total = sums(plan.part(local, local.k, start, stop))
     keys = pending.wait()
     for first, last in ((0, start), (stop, len(keys))):
         if first < last:
-            total = total.join(sums(plan.part(own, keys[first:last], first, last)))
+            total = total.join(sums(plan.part(local, keys[first:last], first, last)))
     return total, keys
 
 
@@ -363,13 +363,13 @@ class _Softplus(torch.autograd.Function):
     ) -> SoftplusSums:
         ctx.plan, ctx.backend = plan, backend
         whole = plan.bound(q, k, scale, row_scale)
-        found: list[SoftplusSums] = []
+        parts: list[SoftplusSums] = []
         keys = k
         if plan.ring:
 
             def visit(owner: int, fixed: Sequence[Tensor], _: Sequence[Tensor]) -> Sequence[Tensor]:
                 block = plan.block(whole, fixed[0], owner)
-                found.append(backend.softplus_forward(block, bias, offset))
+                parts.append(backend.softplus_forward(block, bias, offset))
                 return []
 
             plan.travel([whole.k], [], visit)
@@ -377,9 +377,9 @@ class _Softplus(torch.autograd.Function):
             total, keys = gathered_softplus(
                 plan, whole, lambda block: backend.softplus_forward(block, bias, offset)
             )
-            found.append(total)
+            parts.append(total)
         ctx.save_for_backward(q, k, keys, scale, row_scale, bias, offset)
-        sums = reduce(SoftplusSums.join, found)
+        sums = reduce(SoftplusSums.join, parts)
         ctx.mark_non_differentiable(sums.best, sums.positive)
         return sums
 
@@ -399,7 +399,7 @@ class _Softplus(torch.autograd.Function):
             collect = ring_sum if plan.ring else gathered_sum
             grads = collect(plan, whole, [], block_gradients, need_k)
         assert grads.row_sum is not None
-        found = (
+        gradients = (
             grads.dq.to(q.dtype) if need_q else None,
             grads.dk.to(keys.dtype) if need_k else None,
             scale_grad(grads.row_dot, whole) if need[0] else None,
@@ -408,4 +408,4 @@ class _Softplus(torch.autograd.Function):
             grads.d_offset.to(offset.dtype) if need[3] and grads.d_offset is not None else None,
         )
         inputs = (q, k, scale, row_scale, bias, offset)
-        return *differentiable_once(inputs, found), None, None
+        return *differentiable_once(inputs, gradients), None, None

@@ -212,9 +212,9 @@ class Labels(Spec):
         """1 where the query itself is among the keys, under the same label, (N,) int64."""
         if shift is None:
             return torch.ones_like(self.query)
-        own = torch.arange(len(self.query), device=self.query.device) + shift
-        inside = (own >= 0) & (own < len(self.key))
-        same = self.key[own.clamp(0, len(self.key) - 1)] == self.query
+        positions = torch.arange(len(self.query), device=self.query.device) + shift
+        inside = (positions >= 0) & (positions < len(self.key))
+        same = self.key[positions.clamp(0, len(self.key) - 1)] == self.query
         return (inside & same).long()
 
     def prepare(self, shift: int | None = None) -> Spec:

@@ -166,12 +166,16 @@ def teacher_sup_con(
     _check(student, teacher, labels, anchors, positive_bank, negative_bank, denominator)
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     banks = {"teacher": teacher.detach(), "student": student}
-    own = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    diagonal = torch.eye(len(student), dtype=torch.bool, device=student.device)
     positive = (labels[:, None] == labels) & anchors[:, None] & anchors[None, :]
     if positive_bank == "student":
-        positive = positive & ~own
-    pool = torch.ones_like(own) if negatives is None else negatives[None, :] & ~own | own
-    pool = pool if denominator == "literal_self" else pool & ~own
+        positive = positive & ~diagonal
+    pool = (
+        torch.ones_like(diagonal)
+        if negatives is None
+        else negatives[None, :] & ~diagonal | diagonal
+    )
+    pool = pool if denominator == "literal_self" else pool & ~diagonal
     if denominator == "with_positive" and positive_bank == negative_bank:
         pool = pool | positive  # same vectors: a union, nothing twice
     s_positive = scale * student @ banks[positive_bank].T

@@ -165,8 +165,8 @@ def sampled_prototype_softmax(
     q_MD = all_gather_with_grad(query, group, row_counts(query, kernel)) if sharded else query
     y_M = rows_of_all_ranks(labels, kernel)
     place = torch.searchsorted(class_ids, y_M)
-    known = torch.cat([class_ids, class_ids.new_full((1,), -1)])
-    here = known[place] == y_M
+    ids = torch.cat([class_ids, class_ids.new_full((1,), -1)])
+    here = ids[place] == y_M
     w_MD = torch.cat([prototypes, prototypes.new_zeros(1, query.shape[1])])[place]
     cosine, held = torch.where(here, (q_MD * w_MD).sum(-1), 0), here.long()
     if sharded:

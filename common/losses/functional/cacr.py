@@ -72,10 +72,10 @@ def attraction(
     z = at_least_float32(views).transpose(0, 1)  # (B, V, D)
     distance = (z[:, :, None] - z[:, None]).square().sum(-1)  # (B, V, V)
     logits = tau * distance if weighted else torch.zeros_like(distance)
-    own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-    log_weight = logits.masked_fill(own, -torch.inf).log_softmax(-1)  # Eq. 5
+    diagonal = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    log_weight = logits.masked_fill(diagonal, -torch.inf).log_softmax(-1)  # Eq. 5
     weight = log_weight.exp()
-    entropy = -(weight * log_weight.masked_fill(own, 0)).sum(-1).mean(-1).detach()
+    entropy = -(weight * log_weight.masked_fill(diagonal, 0)).sum(-1).mean(-1).detach()
     weight = weight.detach() if detach_weights else weight
     return WeightedCost((weight * distance).sum(-1).mean(-1), entropy)  # Eq. 7
 

@@ -90,13 +90,13 @@ def cacr_queue(
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
     queries, keys = at_least_float32(queries), at_least_float32(keys).detach()
-    own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
+    diagonal = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
     distance = (queries[:, None] - keys[None]).square().sum(-1)  # (V, V, B)
     slope = tau_positive if weighting in ("full", "without_w2") else 0.0
-    logits = (slope * distance.detach()).masked_fill(own[..., None], -torch.inf)
+    logits = (slope * distance.detach()).masked_fill(diagonal[..., None], -torch.inf)
     log_weight = logits.log_softmax(1)
     pulled = (log_weight.exp() * distance).sum(1).mean(0)
-    positive_entropy = -(log_weight.exp() * log_weight.masked_fill(own[..., None], 0)).sum(1)
+    positive_entropy = -(log_weight.exp() * log_weight.masked_fill(diagonal[..., None], 0)).sum(1)
 
     costs, entropies = [], []
     far = _uniform if weighting in ("without_w2", "none") else _weighted

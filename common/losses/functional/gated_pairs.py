@@ -40,9 +40,9 @@ def pair_masks(
         key_labels: (M,) int64.
         self_offset: key ``self_offset + i`` is query i and no positive of itself; None keeps it.
     """
-    own = labels[:, None] == key_labels
+    same_class = labels[:, None] == key_labels
     positives = partner_labels[:, None] == key_labels
-    negatives = ~(own | positives)
+    negatives = ~(same_class | positives)
     if self_offset is not None:
         row = torch.arange(len(labels), device=labels.device)
         positives[row, row + self_offset] = False

@@ -226,10 +226,10 @@ def align_uniform(
     rows = [_row_potentials(z, tau, kernel) for z in (x, y)]
     uniform = 0.5 * sum(log_mean_potential(r, z, kernel) for r, z in zip(rows, (x, y), strict=True))
     others = (count_rows(x.shape[0], distance, kernel) - 1).log()
-    own = 0.5 * (rows[0] + rows[1]) - others
+    local_rows = 0.5 * (rows[0] + rows[1]) - others
     return LossOutput(
         align_weight * mean_loss(distance, kernel) + uniform_weight * uniform,
-        align_weight * distance + uniform_weight * own,
+        align_weight * distance + uniform_weight * local_rows,
         None,
     )
 

@@ -168,9 +168,9 @@ def info_nce(
     positive = score - scale * margin
     sums, hits = _sweeps(query, key, pools, queue, scale, mask, in_batch, kernel)
     if hard is not None and (own_hard_only or hard_logit):
-        own = scale * (query[:, None] * hard).sum(-1)  # (N, K)
-        sums.append((own + hard_logit).logsumexp(-1))
-        hits = hits & (score >= own.amax(-1))
+        hard_logits = scale * (query[:, None] * hard).sum(-1)  # (N, K)
+        sums.append((hard_logits + hard_logit).logsumexp(-1))
+        hits = hits & (score >= hard_logits.amax(-1))
     if query_negatives:
         sums.append(sweep(query, query, scale, ExcludeSelf(), **kernel).row_lse)
     gap = joint_log_sum(sums) - positive

@@ -82,8 +82,8 @@ def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = 
     if sharding is None:
         return mean_rows(per_sample, valid)
     if valid is None:
-        told = shard_rows(per_sample.shape[0], per_sample.device, sharding.group)
-        return rank_mean(per_sample, sharding.group, sharding.grad_reduction, sum(told))
+        shard = shard_rows(per_sample.shape[0], per_sample.device, sharding.group)
+        return rank_mean(per_sample, sharding.group, sharding.grad_reduction, sum(shard))
     count = all_reduce_sum(valid.sum().to(per_sample.dtype), sharding.group).clamp(min=1)
     factor = gradient_factor(sharding.grad_reduction, sharding.group)
     return torch.where(valid, per_sample, 0).sum() * (factor / count)

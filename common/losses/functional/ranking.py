@@ -114,5 +114,5 @@ def groupwise(scores: Tensor) -> LossOutput:
 
 def _check(scores: Tensor, size: int | None = None) -> None:
     if scores.ndim != 2 or scores.shape[1] < 2 or (size is not None and scores.shape[1] != size):
-        wanted = f"(B, {size})" if size is not None else "(B, G) with G > 1"
-        raise ValueError(f"expected scores {wanted}, got shape {tuple(scores.shape)}")
+        expected = f"(B, {size})" if size is not None else "(B, G) with G > 1"
+        raise ValueError(f"expected scores {expected}, got shape {tuple(scores.shape)}")

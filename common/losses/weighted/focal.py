@@ -64,6 +64,6 @@ def paired_focal(
     words = all_gather_with_grad(unit(text), group, row_counts(image, kernel))
     logits = scale * unit(image) @ words.T
     first = first_row(image, kernel)
-    own = first + torch.arange(len(image), device=image.device)
+    columns = first + torch.arange(len(image), device=image.device)
     loss = focal_contrastive(logits, alpha, gamma, first) * world_size(group)
-    return loss, logits.argmax(1) == own
+    return loss, logits.argmax(1) == columns

@@ -74,9 +74,9 @@ class SetOverlap:
     def __post_init__(self) -> None:
         if self.ids.ndim != 1 or self.counts.ndim != 1 or int(self.counts.sum()) != len(self.ids):
             raise ValueError(f"sizes of sets must add up to their {len(self.ids)} elements")
-        known, places = torch.unique(self.ids, return_inverse=True)
+        elements, places = torch.unique(self.ids, return_inverse=True)
         object.__setattr__(self, "_places", places)
-        object.__setattr__(self, "_num_elements", len(known))
+        object.__setattr__(self, "_num_elements", len(elements))
         owners = torch.arange(len(self.counts), device=self.ids.device)
         object.__setattr__(self, "_owners", owners.repeat_interleave(self.counts))
         object.__setattr__(self, "_starts", self.counts.cumsum(0) - self.counts)
@@ -120,9 +120,9 @@ class MeanOverlap:
         has = [part.counts > 0 for part in self.parts]
         either = torch.stack([(h[a:b, None] | h[None]).to(like) for h in has])
         scores = torch.stack([part.rows(start, stop, like) for part in self.parts])
-        found = (scores * either).sum(0) / either.sum(0).clamp(min=1)
-        found[torch.arange(b - a, device=found.device), torch.arange(a, b, device=found.device)] = 1
-        return found
+        mean = (scores * either).sum(0) / either.sum(0).clamp(min=1)
+        mean[torch.arange(b - a, device=mean.device), torch.arange(a, b, device=mean.device)] = 1
+        return mean
 
 
 def _bag_sums(places: Tensor, table: Tensor, starts: Tensor, owners: Tensor, count: int) -> Tensor:
@@ -149,13 +149,13 @@ class _WeightedSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        found = None
+        total = None
         for start in range(0, ctx.num_rows, TILE):
             stop = min(start + TILE, ctx.num_rows)
             part = ctx.weights.rows(start, stop, grad).T @ grad[start:stop]
-            found = part if found is None else found + part
-        assert found is not None
-        return found, None, None
+            total = part if total is None else total + part
+        assert total is not None
+        return total, None, None
 
 
 @full_precision

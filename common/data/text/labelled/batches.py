@@ -52,9 +52,9 @@ class ClassBatches(Dataset[ClassBatch]):
         if copies is not None:
             if len(copies) != len(data):
                 raise ValueError(f"copies of {len(copies)} examples for {len(data)}")
-            flat = [own for several in copies for own in several]
-            found = iter(classifier.rows(flat) if flat else [])
-            self.copies = [[next(found) for _ in several] for several in copies]
+            flat = [copy for several in copies for copy in several]
+            tokenized = iter(classifier.rows(flat) if flat else [])
+            self.copies = [[next(tokenized) for _ in several] for several in copies]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,10 +70,12 @@ class ClassBatches(Dataset[ClassBatch]):
         return {"inputs": self.pad(rows), "labels": labels, "ids": torch.tensor(places)}
 
     def _copy(self, index: int, epoch: int) -> dict[str, list[int]]:
-        own = self.copies[index] if self.copies is not None else []
-        if not own:
+        choices = self.copies[index] if self.copies is not None else []
+        if not choices:
             return self.rows[index]
-        return own[int(sample_rng(self.seed, epoch, index, _COPY_STREAM).integers(len(own)))]
+        return choices[
+            int(sample_rng(self.seed, epoch, index, _COPY_STREAM).integers(len(choices)))
+        ]
 
 
 class EvaluationTexts(Dataset[tuple[Texts, int]]):

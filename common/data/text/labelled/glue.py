@@ -44,9 +44,9 @@ def read_glue(
         return synthetic_glue(task, part)
     rows = glue_rows(task, part, root, source)
     texts, labels = [], []
-    for number, (own, label, _) in enumerate(rows):
-        if all(own) and label not in ("", "-"):  # MNLI's "-": the annotators did not agree
-            texts.append(own)
+    for number, (cells, label, _) in enumerate(rows):
+        if all(cells) and label not in ("", "-"):  # MNLI's "-": the annotators did not agree
+            texts.append(cells)
             labels.append(
                 label_value(task.labels, label, f"{task.name}, part {part}, row {number + 1}")
             )

@@ -99,20 +99,20 @@ def read_labelled(
     if task.name in ("banking77", "banking10", "snips"):
         _size(task, part, {"train": 0, "test": 0})
         source = "snips" if task.name == "snips" else "banking77"
-        found = _requests(source, part, root)
+        rows = _requests(source, part, root)
         if part == "train":  # some of them are in both files
             tested = {texts for texts, _ in _requests(source, "test", root)}
-            found = [row for row in found if row[0] not in tested]
-        wanted = task.labels or tuple(sorted({label for _, label in found}))
-        return _set([row for row in found if row[1] in wanted], wanted, f"{source}-{part}")
+            rows = [row for row in rows if row[0] not in tested]
+        labels = task.labels or tuple(sorted({label for _, label in rows}))
+        return _set([row for row in rows if row[1] in labels], labels, f"{source}-{part}")
     if task.name in PAIR_TASKS:
         data = read_pairs(PAIR_TASKS[task.name], part, root)
         return LabelledSet(list(data.pairs), data.labels.astype(np.int64), task.labels)
     if task.name == "file":
         if not files:
             raise UserError(f"data.task=file: no file is named for the part '{part}'")
-        own = [row for name in files for row in _table(task, own_file(name, root, "texts"))]
-        return _set(own, task.labels or tuple(sorted({label for _, label in own})), files[0])
+        table = [row for name in files for row in _table(task, own_file(name, root, "texts"))]
+        return _set(table, task.labels or tuple(sorted({label for _, label in table})), files[0])
     _size(task, part, dict.fromkeys(task.files, 0))
     return _set(_official(task, task.files[part], root), task.labels, task.files[part])
 
@@ -134,19 +134,19 @@ def shifted(count: int, part: str, labels: tuple[str, ...], root: str | None = N
     rows: list[tuple[Texts, str]] = []
     low, high = SHIFT_WORDS
     for text in load_sentences(root, split="test"):
-        own = text.split()
+        words = text.split()
         side = "test" if stable_fraction(f"shift {text}") < 0.35 else "train"
-        if side != part or not low <= len(own) <= high:
+        if side != part or not low <= len(words) <= high:
             continue
         rng = sample_rng(0, 0, len(rows), _SHIFT_STREAM)
-        places = [i for i in range(1, len(own) - 1) if own[i].lower() != own[i + 1].lower()]
+        places = [i for i in range(1, len(words) - 1) if words[i].lower() != words[i + 1].lower()]
         if not places:
             continue
         moved = len(rows) % 2
         if moved:
             i = places[int(rng.integers(len(places)))]
-            own[i], own[i + 1] = own[i + 1], own[i]
-        rows.append(((" ".join(own),), labels[moved]))
+            words[i], words[i + 1] = words[i + 1], words[i]
+        rows.append(((" ".join(words),), labels[moved]))
         if len(rows) == count:
             break
     return _set(rows, labels, "sentences-en")
@@ -158,9 +158,9 @@ def made_up(count: int, labels: tuple[str, ...], part: str) -> LabelledSet:
     rows: list[tuple[Texts, str]] = []
     for i in range(count):
         topic = _TOPICS[i % len(labels)]
-        own = [topic[k] for k in rng.permutation(len(topic))[:2]]
-        own += [_COMMON[k] for k in rng.permutation(len(_COMMON))[:6]]
-        text = " ".join(own[k] for k in rng.permutation(len(own)))
+        words = [topic[k] for k in rng.permutation(len(topic))[:2]]
+        words += [_COMMON[k] for k in rng.permutation(len(_COMMON))[:6]]
+        text = " ".join(words[k] for k in rng.permutation(len(words)))
         rows.append(((text,), labels[i % len(labels)]))
     return _set(rows, labels, "synthetic")
 
@@ -171,11 +171,11 @@ def _requests(source: str, part: str, root: str | None) -> list[tuple[Texts, str
 
 
 def _set(rows: Sequence[tuple[Texts, str]], labels: tuple[str, ...], where: object) -> LabelledSet:
-    known = {label: place for place, label in enumerate(labels)}
+    class_of = {label: place for place, label in enumerate(labels)}
     for _, label in rows:
-        if label not in known:
+        if label not in class_of:
             raise UserError(f"{where}: label '{label}'{nearest(label, labels)}")
-    gold = np.array([known[label] for _, label in rows], dtype=np.int64)
+    gold = np.array([class_of[label] for _, label in rows], dtype=np.int64)
     return LabelledSet([texts for texts, _ in rows], gold, labels)
 
 
@@ -199,24 +199,24 @@ def _official(task: LabelledTask, name: str, root: str | None) -> list[tuple[Tex
         source=_SUPER_GLUE,
         size="60 MB in all",
     )
-    found: list[tuple[Texts, str]] = []
+    labelled: list[tuple[Texts, str]] = []
     for row in read_jsonl(path, task.columns):
         first, second, label = (str(row[column]) for column in task.columns)
         if task.name == "wic":  # the word whose meaning is asked for
             first = f"{row['word']}: {first}"
-        found.append(((first, second), label.lower()))
-    return found
+        labelled.append(((first, second), label.lower()))
+    return labelled
 
 
 def _table(task: LabelledTask, path: Path) -> list[tuple[Texts, str]]:
-    found: list[tuple[Texts, str]] = []
+    rows: list[tuple[Texts, str]] = []
     for number, row in enumerate(read_csv(path, task.columns), start=1):
         cells = [str(row[column]).strip() for column in task.columns]
         if "" in cells:
             lacking = task.columns[cells.index("")]
             raise UserError(f"{path}, row {number}: no {lacking}: write it, or leave the row out")
-        found.append((tuple(cells[:-1]), cells[-1]))
-    return found
+        rows.append((tuple(cells[:-1]), cells[-1]))
+    return rows
 
 
 def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:

@@ -41,13 +41,13 @@ def low_resource(
     first, second = shares(weights, train), shares(weights, dev)
     chosen: tuple[list[int], list[int]] = ([], [])
     for label, take, then in zip(classes, first, second, strict=True):
-        own = np.flatnonzero(labels == label)
-        if take + then > len(own):
+        members = np.flatnonzero(labels == label)
+        if take + then > len(members):
             raise UserError(
-                f"class {label} has {len(own)} examples, {take + then} are wanted: lower "
+                f"class {label} has {len(members)} examples, {take + then} are wanted: lower "
                 "data.examples or data.dev_examples"
             )
-        order = own[sample_rng(seed, 0, int(label), _STREAM).permutation(len(own))]
+        order = members[sample_rng(seed, 0, int(label), _STREAM).permutation(len(members))]
         chosen[0].extend(order[:take].tolist())
         chosen[1].extend(order[len(order) - then :].tolist())
     return np.sort(np.array(chosen[0], dtype=int)), np.sort(np.array(chosen[1], dtype=int))
@@ -62,7 +62,7 @@ def shares(weights: np.ndarray, total: int) -> list[int]:
     [3, 1]
     """
     exact = total * np.asarray(weights, dtype=float) / np.sum(weights)
-    found = np.floor(exact).astype(int)
-    order = np.argsort(found - exact, kind="stable")
-    found[order[: total - found.sum()]] += 1
-    return [int(x) for x in found]
+    counts = np.floor(exact).astype(int)
+    order = np.argsort(counts - exact, kind="stable")
+    counts[order[: total - counts.sum()]] += 1
+    return [int(x) for x in counts]

@@ -93,8 +93,8 @@ def read_pairs(
         return _bundled_nli(task, part, root)
     if task.name == "stsb":
         _known(task, part, ("train", "dev", "test"))
-        found = load_sts(root, f"stsb-{part}")
-        return PairSet(found.first, found.second, np.array(found.scores))
+        pairs = load_sts(root, f"stsb-{part}")
+        return PairSet(pairs.first, pairs.second, np.array(pairs.scores))
     if task.name == "same_intent":
         _known(task, part, ("train", "dev", "test"))
         return intent_pairs(part, root)
@@ -143,12 +143,12 @@ def synthetic_pairs(count: int, seed: int = 0) -> PairSet:
     first, second, labels = [], [], rng.integers(0, 3, size=count)
     for label in labels:
         chosen = [lexicon[i] for i in rng.permutation(len(lexicon))]
-        told, kept = chosen[:6], [chosen[i] for i in rng.permutation(6)[:3]]
+        premise, kept = chosen[:6], [chosen[i] for i in rng.permutation(6)[:3]]
         if label == 0:
             kept.insert(int(rng.integers(3)), "not")
         elif label == 2:
             kept[int(rng.integers(3))] = chosen[6]
-        first.append(" ".join(told))
+        first.append(" ".join(premise))
         second.append(" ".join(kept))
     return PairSet(first, second, labels.astype(np.int64))
 
@@ -165,25 +165,25 @@ def intent_pairs(part: str, root: str | None = None) -> PairSet:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    known = _requests("test", root)
+    test_requests = _requests("test", root)
     if part != "test":
-        tested = {_plain(text) for text in known}
-        known = {
+        tested = {_plain(text) for text in test_requests}
+        test_requests = {
             text: intent
             for text, intent in _requests("train", root).items()
             if (stable_fraction(text) < DEV_SHARE) == (part == "dev") and _plain(text) not in tested
         }
-    texts, intents = list(known), np.array(list(known.values()))
+    texts, intents = list(test_requests), np.array(list(test_requests.values()))
     vectors = TfidfVectorizer(analyzer=words).fit_transform(texts)
     first, second, labels = [], [], []
     for place, text in enumerate(texts):
         if place % _BLOCK == 0:
             likeness = (vectors[place : place + _BLOCK] @ vectors.T).toarray()
         rng = sample_rng(0, 0, place, _INTENT_STREAM)
-        own = intents == intents[place]
-        scores = np.where(own, -1, likeness[place % _BLOCK]) - 1e-9 * np.arange(len(texts))
+        same_intent = intents == intents[place]
+        scores = np.where(same_intent, -1, likeness[place % _BLOCK]) - 1e-9 * np.arange(len(texts))
         near = np.sort(np.argpartition(-scores, NEAR)[:NEAR])
-        same, other = np.flatnonzero(own), np.flatnonzero(~own)
+        same, other = np.flatnonzero(same_intent), np.flatnonzero(~same_intent)
         for _ in range(1 if part == "test" else 2):
             negative = near if rng.random() < 0.5 else other
             for chosen, label in ((same[same != place], 1), (negative, 0)):
@@ -220,15 +220,15 @@ def _from_rows(task: PairTask, paths: Sequence[Path]) -> PairSet:
 
 def _cells(task: PairTask, path: Path) -> list[tuple[str, list[str]]]:
     """Where every row stands, and its texts and label; empty where a cell is missing."""
-    own = task.name == "file"
-    if own and not path.name.removesuffix(".gz").endswith(".tsv"):
+    from_file = task.name == "file"
+    if from_file and not path.name.removesuffix(".gz").endswith(".tsv"):
         rows = read_csv(path, task.columns)
         return [
             (f"row {i}", [str(row[c]) for c in task.columns]) for i, row in enumerate(rows, start=1)
         ]
     header, places, lines = plain_table(path, task.columns)
     for number, cells in lines:
-        if own and len(cells) > len(header):  # a tab in a text: its end would be lost
+        if from_file and len(cells) > len(header):  # a tab in a text: its end would be lost
             raise UserError(
                 f"{path}, line {number}: {len(cells)} fields, expected {len(header)}"
                 f" ({', '.join(header)})"
@@ -240,8 +240,8 @@ def _bundled_nli(task: PairTask, part: str, root: str | None) -> PairSet:
     _known(task, part, ("train", "dev", "test"))
     rows = load_nli_pairs(root, "test" if part == "test" else "train")
     if part != "test":  # by premise: all hypotheses of one are on one side
-        wanted = part == "dev"
-        rows = [row for row in rows if (stable_fraction(row[0]) < DEV_SHARE) == wanted]
+        is_dev = part == "dev"
+        rows = [row for row in rows if (stable_fraction(row[0]) < DEV_SHARE) == is_dev]
     names = [row[2] for row in rows]
     if task.kind == "binary":
         names = [name if name == "entailment" else "not_entailment" for name in names]

@@ -84,8 +84,8 @@ def merge_lora(model: nn.Module) -> None:
 def _without_lora(model: nn.Module, *, merged: bool) -> None:
     from peft.tuners.lora import LoraLayer
 
-    found = [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
-    for name, layer in found:
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]
+    for name, layer in layers:
         if merged:
             layer.merge()
         parent, _, child = name.rpartition(".")

@@ -159,13 +159,13 @@ class TextClassifier(nn.Module):
         if self.pooling != "pooler":
             return vectors
         pooler: Any = self.backbone.pooler
-        found: Tensor = pooler(vectors[:, None])  # of the first token of a sequence
-        return found
+        output: Tensor = pooler(vectors[:, None])  # of the first token of a sequence
+        return output
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Logits (R, C) of what enters the head."""
-        found: Tensor = self.head(self.dropout(pooled))
-        return found
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
         """Logits (R, C)."""
@@ -183,28 +183,28 @@ class TextClassifier(nn.Module):
             raise ValueError("need rows of one text, or of two")
         sides = [list(side) for side in zip(*texts, strict=True)]
         segments = self.has_segments and len(sides) == 2
-        found = self.tokenizer(
+        encoded = self.tokenizer(
             *sides,
             truncation="longest_first",
             max_length=self.max_length,
             return_token_type_ids=segments,
         )
         names = ["input_ids", *(["token_type_ids"] if segments else [])]
-        return [{name: found[name][i] for name in names} for i in range(len(texts))]
+        return [{name: encoded[name][i] for name in names} for i in range(len(texts))]
 
     def pad(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask``, maybe ``token_type_ids``: (R, L) int64 on the CPU."""
         longest = max(len(row["input_ids"]) for row in rows)
-        found = {"attention_mask": torch.zeros(len(rows), longest, dtype=torch.long)}
+        inputs = {"attention_mask": torch.zeros(len(rows), longest, dtype=torch.long)}
         for name in rows[0]:
-            found[name] = torch.zeros(len(rows), longest, dtype=torch.long)
-        found["input_ids"].fill_(self.tokenizer.pad_token_id)
+            inputs[name] = torch.zeros(len(rows), longest, dtype=torch.long)
+        inputs["input_ids"].fill_(self.tokenizer.pad_token_id)
         for i, row in enumerate(rows):
             count = len(row["input_ids"])
-            found["attention_mask"][i, :count] = 1
+            inputs["attention_mask"][i, :count] = 1
             for name, values in row.items():
-                found[name][i, :count] = torch.tensor(values)
-        return found
+                inputs[name][i, :count] = torch.tensor(values)
+        return inputs
 
     def encode(self, texts: Sequence[Texts], batch_size: int = 128) -> Tensor:
         """Sentence vectors (N, D) in evaluation mode, float32 on the CPU."""
@@ -241,26 +241,26 @@ class TextClassifier(nn.Module):
     # -- what is trained -------------------------------------------------------------------------
 
     def _tune(self, backbone: PreTrainedModel) -> None:
-        own = self.tuning
-        if own.kind == "full":
+        tuning = self.tuning
+        if tuning.kind == "full":
             return
         backbone.requires_grad_(False)  # its dropout stays on in training
-        if own.kind == "lora":
+        if tuning.kind == "lora":
             add_lora(
                 backbone,
-                rank=own.rank,
-                alpha=own.alpha,
-                dropout=own.lora_dropout,
-                targets=own.targets,
+                rank=tuning.rank,
+                alpha=tuning.alpha,
+                dropout=tuning.lora_dropout,
+                targets=tuning.targets,
             )
-        elif own.prefix_length:
-            dropout = own.prefix_dropout
+        elif tuning.prefix_length:
+            dropout = tuning.prefix_dropout
             if dropout is None:
                 dropout = float(getattr(backbone.config, "hidden_dropout_prob", 0.0))
             self.prefix = prefix_of(
                 backbone,
-                own.prefix_length,
-                projection_dim=own.projection_dim,
+                tuning.prefix_length,
+                projection_dim=tuning.projection_dim,
                 dropout=dropout,
                 std=getattr(backbone.config, "initializer_range", 0.02),
             )

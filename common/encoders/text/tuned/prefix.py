@@ -73,8 +73,8 @@ class Prefix(nn.Module):
     def forward(self, batch_size: int) -> Tensor:
         """Keys and values of all layers, (B, m, 2 N D)."""
         places = torch.arange(self.length, device=self.encoder.embedding.weight.device)
-        found: Tensor = self.encoder(places.expand(batch_size, -1))
-        return found
+        prefixes: Tensor = self.encoder(places.expand(batch_size, -1))
+        return prefixes
 
     def cache(self, batch_size: int) -> DynamicCache:
         """A fresh cache for one pass: the pass itself appends to it."""
@@ -90,8 +90,8 @@ class Prefix(nn.Module):
     @torch.no_grad()
     def table(self) -> Tensor:
         """(m, 2 N D) keys and values, whatever makes them."""
-        found: Tensor = self(1)[0].contiguous()
-        return found
+        prefixes: Tensor = self(1)[0].contiguous()
+        return prefixes
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
