@@ -74,14 +74,14 @@ def pool_metrics(
     images = encode_images(cfg, module, pixels)
     times = Counter(row["query"] for row in rows)
     chosen = [i for i, r in enumerate(rows) if times[r["query"]] == 1 and ", " in r["query"]]
-    own, queries = torch.arange(len(chosen)), [rows[i]["query"] for i in chosen]
+    pairs, queries = torch.arange(len(chosen)), [rows[i]["query"] for i in chosen]
     texts = encode_texts(cfg, module, queries)
-    found = image_text_retrieval(images[chosen], texts, own)
-    metrics = {key: value for key, value in found.items() if "recall_at" in key}
+    scores = image_text_retrieval(images[chosen], texts, pairs)
+    metrics = {key: value for key, value in scores.items() if "recall_at" in key}
     for name in ("recall_at_1", "recall_at_1_chance", "recall_at_10", "recall_at_10_chance"):
-        metrics[f"retrieval_{name}"] = _both_ways(found, name)
+        metrics[f"retrieval_{name}"] = _both_ways(scores, name)
     names = encode_texts(cfg, module, [rows[i]["name"] for i in chosen])
-    by_name = image_text_retrieval(images[chosen], names, own)
+    by_name = image_text_retrieval(images[chosen], names, pairs)
     metrics["name_recall_at_10"] = _both_ways(by_name, "recall_at_10")
     metrics["name_recall_at_10_chance"] = metrics["retrieval_recall_at_10_chance"]
     metrics |= zeroshot_nouns(cfg, module, images, [row["noun"] for row in rows])
@@ -95,10 +95,12 @@ def show_retrieval(
     workspace: Workspace, images: Tensor, texts: Tensor, pictures: list[Any], queries: list[str]
 ) -> None:
     """Save each item's value of the primary metric, and galleries in both directions."""
-    own, scores = torch.arange(len(images)), images @ texts.T
-    ranks = torch.stack([relevant_ranks(images, texts, own), relevant_ranks(texts, images, own)])
+    pairs, scores = torch.arange(len(images)), images @ texts.T
+    ranks = torch.stack(
+        [relevant_ranks(images, texts, pairs), relevant_ranks(texts, images, pairs)]
+    )
     workspace.items("retrieval_recall_at_10", (ranks <= 10).double().mean(0).tolist())
-    right = own.tolist()
+    right = pairs.tolist()
     workspace.gallery("keywords to drawings", retrieval_gallery(scores.T, queries, pictures, right))
     workspace.gallery("drawing to keywords", retrieval_gallery(scores, pictures, queries, right))
 
@@ -112,9 +114,9 @@ def zeroshot_nouns(
     kept = [i for i, noun in enumerate(nouns) if noun in classes]
     labels = torch.tensor([classes.index(nouns[i]) for i in kept])
     weights = class_embeddings(module.encode_texts, classes, UNSEEN_TEMPLATES).cpu()
-    found = zeroshot_accuracy(images[kept], labels, weights)
+    scores = zeroshot_accuracy(images[kept], labels, weights)
     majority = max(Counter(labels.tolist()).values()) / len(labels)
-    return {f"zeroshot_{k}": v for k, v in found.items()} | {"zeroshot_majority_class": majority}
+    return {f"zeroshot_{k}": v for k, v in scores.items()} | {"zeroshot_majority_class": majority}
 
 
 def pair_loss(module: ImageTextModule, images: Tensor, texts: Tensor) -> float:

@@ -57,14 +57,14 @@ def protocol(
         images = images.to(device)
         return module.encoder.encode_image(images), module.encoder.image_features(images)
 
-    own = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
+    templates = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
     return ImageSetProtocol(
         embed,
         module.encode_texts,
         eval_transform(cfg.data),
         data_root(cfg.eval.root or cfg.data.root),
         protocols=cfg.eval.protocols,
-        templates={"imagenet": own},
+        templates={"imagenet": templates},
         batch_size=cfg.eval.batch_size,
         num_workers=cfg.data.num_workers,
         seed=cfg.seed,
@@ -77,5 +77,5 @@ def evaluate_synthetic(cfg: ImageTextConfig, module: ImageTextModule) -> dict[st
     pairs = synthetic_set(cfg.data)
     images = encode_images(cfg, module, pairs.images)
     weights = class_embeddings(module.encode_texts, pairs.class_names, UNSEEN_TEMPLATES).cpu()
-    found = zeroshot_accuracy(images, pairs.labels, weights, ks=(1,))
-    return {f"zeroshot_{name}": value for name, value in found.items()}
+    scores = zeroshot_accuracy(images, pairs.labels, weights, ks=(1,))
+    return {f"zeroshot_{name}": value for name, value in scores.items()}
