@@ -1,4 +1,4 @@
-"""Evaluations on the bundled pool of drawings: retrieval, zero-shot nouns, training against held-out.
+"""Evaluations on the bundled pool of drawings: retrieval, zero-shot nouns, held-out sets.
 
 # N pairs of a drawing and a text, D dimensions of an embedding
 """

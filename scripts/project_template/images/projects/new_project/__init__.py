@@ -17,23 +17,26 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[NewProject]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.images.data import num_images
-    from common.families.images.experiment import image_experiment
+    from common.families.images.experiment import (
+        TrainedNetwork,
+        features_and_embeddings,
+        image_experiment,
+        watched_stage,
+    )
     from common.families.images.networks import build_network, network_options
     from projects.new_project.data import build_data, image_part, requirements
     from projects.new_project.evaluate import evaluate
     from projects.new_project.module import NewProject
 
+    passes = [(2, (3, cfg.data.image_size, cfg.data.image_size))]
     return image_experiment(
         cfg,
         NewProject,
-        build_data,
+        watched_stage(NewProject, build_data, image_part),
         evaluate,
-        build_network,
-        network_options,
+        TrainedNetwork(build_network, network_options(cfg), passes, features_and_embeddings),
         num_samples=lambda cfg: num_images(cfg.data),
         requirements=requirements,
-        passes=[(2, (3, cfg.data.image_size, cfg.data.image_size))],
-        labelled=image_part,
     )
 
 
