@@ -77,7 +77,8 @@ imports: $(STAMP) ## import directions
 	@report=$$($(VENV)/bin/lint-imports --no-cache 2>&1) || { echo "$$report"; exit 1; }
 
 docs: $(STAMP) ## the documentation site, in build/site
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && echo build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && \
+	  echo 'build/site/index.html; with search: python -m http.server -d build/site'
 
 tables: $(STAMP) ## README's table of projects
 	@exec $(PY) scripts/make_tables.py

@@ -1,4 +1,4 @@
-"""`make check-all`: what every paper config would cost, as reports/cost.md."""
+"""`make check-all`: the cost of every paper config, as reports/cost.md."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -17,30 +17,31 @@ from common.engine.workspace import write_text
 from common.registry import list_projects
 
 PEAK = 989e12  # FLOP/s of an H100 SXM in bfloat16 without sparsity, by its data sheet
-UTILISATION = 0.4  # of it; what well-kept training loops report for transformers
+UTILISATION = 0.4  # of the peak; what well-tuned training loops report for transformers
 BACKWARD = 3.0  # a step is a forward pass and a backward pass of twice its products
 RECOMPUTED = 4.0  # and a second forward pass where blocks are recomputed
 PAGE = ROOT / "reports" / "cost.md"
-HEAD = f"""# What every paper config costs
+HEAD = f"""# Cost of the papers
 
-Written by `make check-all`, which builds every `paper*` config on the meta device: nothing is trained or downloaded.
+`make check-all` builds every `paper*` config on the meta device; nothing is trained or downloaded.
 
-- **FLOPs** of one optimiser step over all devices: products of a counted forward pass times {BACKWARD:.0f} (frozen
-  towers count like trained ones, so two-stage and frozen-tower recipes cost less). Empty: the project's plan has no
-  forward pass to count (sparse convolutions), or its masks look at values, which a dry run has not. Where the config recomputes
-  blocks in the backward pass, times {RECOMPUTED:.0f}.
-- **hours** on one H100 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, without data loading and evaluation: a lower bound, not a measurement.
-- **memory** of one device with DDP, and with its share of FSDP on the config's devices where there are several: weights,
-  gradients, optimiser and activations (an upper estimate; with blocks recomputed: their inputs, one block and what lies outside).
-- **steps** are told by the data where a config counts epochs of data that are not here.
-- A config whose start is another run's export, or released weights of unknown size, is *not known* before those are there.
-- **needs** are the weights and data sets that must lie on disk; `make check PROJECT= CONFIG=` says where each comes from.
+- **FLOPs per step** are those of one optimiser step on all devices: {BACKWARD:.0f} times the products of
+  a forward pass, or {RECOMPUTED:.0f} times where the config recomputes blocks in the backward pass.
+  Frozen towers count like trained ones, so recipes with frozen towers cost less. The cell is empty
+  where no forward pass can be counted (sparse convolutions, masks that depend on values).
+- **hours** on one H100 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, without data loading and
+  evaluation: a lower bound, not a measurement.
+- **GiB** of one device with DDP and, on several devices, with FSDP: weights, gradients, optimiser state
+  and activations. It is an upper estimate.
+- **steps** depend on the data where a config counts epochs of data that are not here.
+- **needs** lists weights and data sets. `make check PROJECT= CONFIG=` reports where to get them.
+- A config that starts from another run's export, or from weights of unknown size, is *not known*.
 """
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one config takes.
+    """Cost of one config.
 
     Attributes:
         project: slug.
@@ -97,12 +98,12 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
     accumulate = cfg.trainer.accumulate_grad_batches
     flops, memory, sharded = None, None, None
     again = recomputes(cfg)
-    found = device_memory(plan, module, batch, ranks, cfg)
-    if found.saved is not None:
-        shrinks = again and found.saved.largest_block
-        activations = found.saved.recomputed if shrinks else found.saved.total
-        memory = found.share(1) + activations
-        sharded = found.share(ranks) + activations if ranks > 1 else None
+    device = device_memory(plan, module, batch, ranks, cfg)
+    if device.saved is not None:
+        shrinks = again and device.saved.largest_block
+        activations = device.saved.recomputed if shrinks else device.saved.total
+        memory = device.share(1) + activations
+        sharded = device.share(ranks) + activations if ranks > 1 else None
     if plan.forward is not None:
         products = forward_flops(plan.forward, module, batch)
         passes = RECOMPUTED if again else BACKWARD
@@ -158,7 +159,7 @@ def paper_configs(project: str) -> list[str]:
 
 
 def all_costs(projects: Sequence[str] | None = None) -> Iterator[Cost | Unknown]:
-    """Cost of every paper config, or why it cannot be told."""
+    """Cost of every paper config, or why it is not known."""
     for project in projects if projects is not None else list_projects():
         for config in paper_configs(project):
             try:
@@ -175,7 +176,7 @@ def page(costs: Sequence[Cost | Unknown]) -> str:
             f"## {project}",
             "",
             (
-                "| config | parameters (trained), M | FLOPs a step | steps | devices | negatives |"
+                "| config | parameters (trained), M | FLOPs per step | steps | devices | negatives |"
                 " GiB, DDP / FSDP | hours | needs |"
             ),
             "|---|--:|--:|--:|--:|--:|--:|--:|---|",

@@ -34,8 +34,10 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 def on_config(config: MkDocsConfig) -> None:
     """Append the cards and the API to the navigation."""
     config.nav.append({"Papers": [{slug: f"papers/{slug}.md"} for slug in list_projects()]})
-    packages = [package for name in API for package in api_packages(name)]
-    config.nav.append({"API": [{package: f"api/{package}.md"} for package in packages]})
+    sections = {name: [{p: f"api/{p}.md"} for p in api_packages(name)] for name in API}
+    config.nav.append(
+        {"API": [p[0] if len(p) == 1 else {f"common.{n}": p} for n, p in sections.items()]}
+    )
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
