@@ -166,10 +166,10 @@ def load_filled(kind: Any, ref: PretrainedRef, model_type: str) -> Any:
 
     place, local = str(ref.path or ref.name), ref.path is not None or is_offline()
     with loading(ref):
-        found = AutoConfig.from_pretrained(place, local_files_only=local).model_type
-        if found != model_type:
+        stored_type = AutoConfig.from_pretrained(place, local_files_only=local).model_type
+        if stored_type != model_type:
             raise UserError(
-                f"pretrained={ref.spec!r} is a model of kind {found}; {model_type} is needed"
+                f"pretrained={ref.spec!r} is a model of kind {stored_type}; {model_type} is needed"
             )
         model, info = kind.from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, local_files_only=local

@@ -48,30 +48,30 @@ def document_text(row: Mapping[str, Any]) -> str:
     return f"{row.get('title') or ''} {row.get('text') or ''}".strip()
 
 
-def read_documents(folder: Path, wanted: Container[str] | None = None) -> dict[str, str]:
+def read_documents(folder: Path, ids: Container[str] | None = None) -> dict[str, str]:
     """Id -> ``title + " " + text`` of ``corpus.jsonl`` (or ``.gz``).
 
     Args:
         folder: holds the file.
-        wanted: ids that are kept; None: all.
+        ids: those that are kept; None: all.
 
     Raises:
         UserError: the file is missing or broken, or has two texts of one id.
     """
     named = ((str(row["_id"]), row) for row in json_rows(folder, CORPUS))
-    kept = ((i, document_text(row)) for i, row in named if wanted is None or i in wanted)
+    kept = ((i, document_text(row)) for i, row in named if ids is None or i in ids)
     return by_id(kept, folder / CORPUS)
 
 
 def read_queries(
-    folder: Path, name: str = QUERIES, wanted: Container[str] | None = None
+    folder: Path, name: str = QUERIES, ids: Container[str] | None = None
 ) -> dict[str, str]:
     """Id -> text of ``queries.jsonl`` (or ``.gz``), or of another file of queries.
 
     Args:
         folder: holds the file.
         name: of the file.
-        wanted: ids that are kept; None: all.
+        ids: those that are kept; None: all.
 
     Raises:
         UserError: the file is missing or broken, or has two texts of one id, or null.
@@ -79,7 +79,7 @@ def read_queries(
     path, texts = folder / name, []
     for row in json_rows(folder, name):
         query = str(row["_id"])
-        if wanted is not None and query not in wanted:
+        if ids is not None and query not in ids:
             continue
         if row["text"] is None:
             raise UserError(f"{path}: the query {query!r} has no text")

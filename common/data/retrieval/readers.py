@@ -144,7 +144,7 @@ def _beir(folder: Path) -> list[EmbeddingRecord]:
     passages = read_documents(
         folder, {document for documents in right.values() for document in documents}
     )
-    queries = read_queries(folder, wanted=right)
+    queries = read_queries(folder, ids=right)
     check_judged(path, right, queries, passages, "they are left out")
     positives = {
         q: tuple(passages[d] for d in documents if d in passages) for q, documents in right.items()

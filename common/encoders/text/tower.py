@@ -308,7 +308,7 @@ def architecture(config: Mapping[str, Any], what: str = "a text tower") -> Any:
     return settings
 
 
-def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
+def _check_fields(settings: Any, options: Mapping[str, Any], what: str) -> None:
     """Refuse fields that have become attributes of a configuration and that nothing reads.
 
     Drop null.
@@ -319,7 +319,7 @@ def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
         names |= vars(type(settings)()).keys()
     generation = GenerationConfig()  # type: ignore[no-untyped-call]
     others = names | vars(generation).keys()
-    loose = [name for name in given if name in vars(settings) and name not in others]
+    loose = [name for name in options if name in vars(settings) and name not in others]
     if not loose:
         return
     # some are read without being declared, such as DeBERTa's share_att_key
@@ -328,7 +328,7 @@ def _check_fields(settings: Any, given: Mapping[str, Any], what: str) -> None:
     for name in loose:
         if re.search(rf"""config\.{re.escape(name)}\b|["']{re.escape(name)}["']""", source):
             continue
-        if given[name] is not None:
+        if options[name] is not None:
             check_choice(name, sorted(names), f"{what} (null takes a field back): field")
         delattr(settings, name)
 

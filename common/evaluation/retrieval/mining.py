@@ -66,7 +66,7 @@ def mine_hard_negatives(
 
 
 def select_negatives(
-    found: SearchResult,
+    candidates: SearchResult,
     num_negatives: int,
     positive_score: Tensor | None = None,
     *,
@@ -81,7 +81,7 @@ def select_negatives(
     Source: Moreira et al. 2024, "NV-Retriever", section 3 (TopK-PercPos), arXiv 2407.15831.
 
     Args:
-        found: candidates without the positives, best first, (Q, C) each; index -1 or score -inf
+        candidates: texts without the positives, best first, (Q, C) each; index -1 or score -inf
             marks no candidate.
         num_negatives: K <= C.
         positive_score: (Q,) score of each query's (worst) positive; None: no filter.
@@ -91,14 +91,14 @@ def select_negatives(
     Returns:
         (Q, K) int64 indices on the CPU, filled up with -1.
     """
-    keep = found.scores.gt(-torch.inf) & found.indices.ge(0)
+    keep = candidates.scores.gt(-torch.inf) & candidates.indices.ge(0)
     keep[:, :skip] = False
     if positive_score is not None:
         limit = torch.where(positive_score > 0, positive_score * ratio, positive_score)
-        keep &= found.scores <= limit[:, None]
+        keep &= candidates.scores <= limit[:, None]
     # Kept candidates first, each group in its order.
     order = (~keep).int().argsort(dim=1, stable=True)[:, :num_negatives]
-    negatives = found.indices.gather(1, order)
+    negatives = candidates.indices.gather(1, order)
     return negatives.masked_fill(~keep.gather(1, order), -1).cpu()
 
 

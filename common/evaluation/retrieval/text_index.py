@@ -40,11 +40,11 @@ class Hit(NamedTuple):
 
 
 def hits(
-    texts: Sequence[str], found: Iterable[tuple[int, float]], threshold: float | None
+    texts: Sequence[str], ranked: Iterable[tuple[int, float]], threshold: float | None
 ) -> list[Hit]:
     """Hits of one query from (index, score), best first, those below the threshold left out."""
     return [
-        Hit(texts[i], score, i) for i, score in found if threshold is None or score >= threshold
+        Hit(texts[i], score, i) for i, score in ranked if threshold is None or score >= threshold
     ]
 
 

@@ -37,6 +37,6 @@ def score_classes(predicted: ArrayLike, labels: ArrayLike, num_classes: int) -> 
     return metrics
 
 
-def _f1(told: np.ndarray, gold: np.ndarray) -> float | None:
-    both = told.sum() + gold.sum()
-    return float(2 * (told & gold).sum() / both) if both else None
+def _f1(predicted: np.ndarray, gold: np.ndarray) -> float | None:
+    both = predicted.sum() + gold.sum()
+    return float(2 * (predicted & gold).sum() / both) if both else None

@@ -40,7 +40,7 @@ def spearman(predicted: ArrayLike, gold: ArrayLike) -> float:
     return float(x @ y) / scale if scale > 0 else 0.0
 
 
-def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
+def partial_spearman(x: ArrayLike, y: ArrayLike, control: ArrayLike) -> float:
     """Partial rank correlation: Spearman of x and y with the ranks of a third variable held fixed.
 
         (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))
@@ -50,7 +50,7 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
     Args:
         x: (N,).
         y: (N,).
-        given: (N,) z.
+        control: (N,) z.
 
     Returns:
         In [-1, 1]; 0.0 where z explains one side completely.
@@ -62,7 +62,7 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
     >>> round(partial_spearman([2, 1, 4, 3, 6, 5], [2, 1, 4, 3, 6, 5], z), 6)
     1.0
     """
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    xy, xz, yz = spearman(x, y), spearman(x, control), spearman(y, control)
     free = (1 - xz**2) * (1 - yz**2)
     return float(np.clip((xy - xz * yz) / np.sqrt(free), -1, 1)) if free > 1e-12 else 0.0
 

@@ -162,7 +162,7 @@ def _evaluate_dev(
     name: str,
     workspace: Workspace,
 ) -> dict[str, float]:
-    def measure(some: E, own: Workspace | None) -> dict[str, float]:
+    def measure(some: E, output: Workspace | None) -> dict[str, float]:
         scores = run_scores(data, encoder_run(recipe, some, data))
         return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
 
@@ -189,12 +189,12 @@ def _evaluate_set(
 ) -> dict[str, float]:
     runs: dict[str, Run] = {}
 
-    def measure(some: E, own: Workspace | None) -> dict[str, float]:
+    def measure(some: E, output: Workspace | None) -> dict[str, float]:
         run = encoder_run(recipe, some, data)
-        if own is not None:
+        if output is not None:
             runs[""] = run
-            own.gallery(f"nearest documents {name}", beir_gallery(data, run))
-        row = "untrained_" if own is None else ""
+            output.gallery(f"nearest documents {name}", beir_gallery(data, run))
+        row = "untrained_" if output is None else ""
         return keep_scores(run_scores(data, run), row, name, workspace)
 
     metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
@@ -236,22 +236,22 @@ def _evaluate_answers(
         accepted[name] = {i: answers for i, (_, answers) in zip(ids, rows, strict=True)}
     data = RetrievalSet(corpus, questions, {})
 
-    def found(run: Run, row: str) -> dict[str, float]:
+    def recalls(run: Run, row: str) -> dict[str, float]:
         metrics = {}
-        for name, own in accepted.items():
-            passages = [[texts[d] for d in run[question]] for question in own]
-            values = answer_recall(passages, list(own.values()), ANSWER_KS)
+        for name, answers in accepted.items():
+            passages = [[texts[d] for d in run[question]] for question in answers]
+            values = answer_recall(passages, list(answers.values()), ANSWER_KS)
             for metric, items in values.items():
                 workspace.items(f"{row}{name}_answer_{metric}", items)
                 metrics[f"{name}_answer_{metric}"] = sum(items) / len(items)
         return metrics
 
-    def measure(some: E, own: Workspace | None) -> dict[str, float]:
-        return found(encoder_run(recipe, some, data), "untrained_" if own is None else "")
+    def measure(some: E, output: Workspace | None) -> dict[str, float]:
+        return recalls(encoder_run(recipe, some, data), "untrained_" if output is None else "")
 
     metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
     if cfg.eval.lexical:
-        metrics |= {f"bm25_{k}": v for k, v in found(lexical_run(data, "bm25"), "bm25_").items()}
+        metrics |= {f"bm25_{k}": v for k, v in recalls(lexical_run(data, "bm25"), "bm25_").items()}
     return metrics
 
 

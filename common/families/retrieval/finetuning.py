@@ -44,34 +44,36 @@ def questions(cfg: RetrievalExperimentConfig, file: str | None) -> list[PassageR
 
 
 def passage_batches(
-    records: Sequence[PassageRecord], own: FinetuneConfig, encoder: SentenceEncoder, seed: int
+    records: Sequence[PassageRecord], options: FinetuneConfig, encoder: SentenceEncoder, seed: int
 ) -> PassageBatches:
     """Batches of questions with positives and negatives.
 
     Args:
         records: the questions.
-        own: section of the config.
+        options: section of the config.
         encoder: for its tokenizer and the number of tokens that it reads.
         seed: the experiment's.
 
     Raises:
         UserError: no questions, or too few passages for the negatives.
     """
-    draw = NegativeDraw(own.num_negatives, own.negative_hard_ratio, own.negative_hard_min_idx)
-    limit = min(own.max_length, encoder.max_length or own.max_length)
+    draw = NegativeDraw(
+        options.num_negatives, options.negative_hard_ratio, options.negative_hard_min_idx
+    )
+    limit = min(options.max_length, encoder.max_length or options.max_length)
 
     def tokenize(texts: Any) -> Any:
         return encoder.tokenizer(
             list(texts), truncation=True, max_length=limit, padding=True, return_tensors="pt"
         )
 
-    prepare = text_preparation(own.normalize_text, False)
+    prepare = text_preparation(options.normalize_text, False)
     return PassageBatches(records, draw, tokenize, prepare, seed)
 
 
 def finetuning_data(
     cfg: RetrievalExperimentConfig,
-    own: FinetuneConfig,
+    options: FinetuneConfig,
     encoder: SentenceEncoder,
     records: Sequence[PassageRecord] | None = None,
 ) -> ContrastiveData:
@@ -79,15 +81,15 @@ def finetuning_data(
 
     Args:
         cfg: the project's config.
-        own: its section of the fine-tuning.
+        options: its section of the fine-tuning.
         encoder: what is tuned.
         records: None: `questions` of the section's file.
 
     Raises:
         UserError: see `questions` and `passage_batches`.
     """
-    records = questions(cfg, own.file) if records is None else records
-    train = passage_batches(records, own, encoder, cfg.seed)
+    records = questions(cfg, options.file) if records is None else records
+    train = passage_batches(records, options, encoder, cfg.seed)
     return ContrastiveData(
-        train, batch_size=own.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
+        train, batch_size=options.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
     )

@@ -14,23 +14,23 @@ from common.config import UserError
 ALL_LINEAR = "all-linear"  # peft's name for every linear layer of a model
 
 
-def final_logits(model: Any, found: Tensor) -> Tensor:
+def final_logits(model: Any, logits: Tensor) -> Tensor:
     """Logits as a causal language model gives them, from what its output layer does.
 
     Cohere scales them, Gemma bounds them softly, Granite divides them.
 
     Args:
         model: of transformers.
-        found: (..., V) of its output layer.
+        logits: (..., V) of its output layer.
     """
     config = model.config.get_text_config()
     if (scale := getattr(model, "logit_scale", None)) is not None:
-        found = found * scale
+        logits = logits * scale
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        found = cap * torch.tanh(found / cap)
+        logits = cap * torch.tanh(logits / cap)
     if (scale := getattr(config, "logits_scaling", None)) is not None:
-        found = found / scale
-    return found
+        logits = logits / scale
+    return logits
 
 
 def block_classes(model: Any) -> set[type[nn.Module]]:
