@@ -184,9 +184,9 @@ def _only_one_of(args: argparse.Namespace, *options: str) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     resolved = _resolve(args)
-    from common.engine import verbs
+    from common.engine.trained import run_task
 
-    verbs.run_task(*resolved, args.task)
+    run_task(*resolved, args.task)
 
 
 def _some_or_all(args: argparse.Namespace) -> list[str]:

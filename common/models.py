@@ -36,7 +36,7 @@ def load(folder: str | Path) -> Any:
     classifies, a recommender is called with a list of items; the cards show each in five lines.
 
     Args:
-        folder: written by ``make export`` or `common.engine.run.export`; may have been moved.
+        folder: written by ``make export`` or `common.engine.trained.export`; may have been moved.
 
     Raises:
         UserError: no such folder, or one that no project of this repository exported.

@@ -51,7 +51,7 @@ class SmokeRuns:
 
     def export(self, project: str) -> Path:
         """The exported model of the smoke run; nobody changes it."""
-        from common.engine.run import export
+        from common.engine.trained import export
 
         run = self(project)
         with locked(self.folder / f"{project}-export.lock"):

@@ -13,6 +13,7 @@ from common.config import ROOT, UserError
 from common.data.splits import book_split, sentence_split
 from common.data.tables import read_jsonl
 from common.engine import run
+from common.engine import trained as trained_runs
 from scripts.pretrain import corpus, vocabulary
 from scripts.pretrain.vocabulary import pieces, train_wordpiece
 
@@ -71,7 +72,7 @@ def trained(tmp_path_factory):
 def test_training_runs_and_the_export_reloads(kind, tmp_path, trained):
     """The shipped weights are float16, hence the tolerance."""
     _, experiment = run.prepare(kind, "smoke", WORDS[kind])
-    module = run.module_of_run(experiment, trained(kind)).eval()
+    module = trained_runs.module_of_run(experiment, trained(kind)).eval()
     before = experiment.embed(module)
     experiment.export(module, tmp_path / "export")
     after = experiment.embed(experiment.load_export(tmp_path / "export").eval())
@@ -117,7 +118,7 @@ def test_weights_of_another_vocabulary_are_refused(trained, tmp_path, monkeypatc
     monkeypatch.setattr(vocabulary, "train_wordpiece", shifted)
     _, experiment = run.prepare("masked_lm", "smoke", words)
     with pytest.raises(UserError, match="another vocabulary"):
-        run.module_of_run(experiment, folder)
+        trained_runs.module_of_run(experiment, folder)
     (folder / "checkpoints/train/finished.json").unlink()
     with pytest.raises(UserError, match="another vocabulary"):
         run.train("masked_lm", "smoke", [f"runs_dir={tmp_path}", *words, f"resume={folder.name}"])

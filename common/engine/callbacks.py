@@ -99,6 +99,10 @@ class LogTerms(Callback):
             self._log(trainer, module, step)
         self.mark = time.perf_counter()
 
+    def on_validation_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Validation is logged at the step it follows; Lightning's own count is one behind."""
+        module.log("step", float(trainer.global_step), sync_dist=trainer.world_size > 1)
+
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         """Validation is no waiting for data."""
         self.mark = time.perf_counter()

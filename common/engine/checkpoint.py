@@ -1,6 +1,8 @@
 """Checkpoints: written whole or not at all, the newest intact one is found, loaded safely."""
 
+import contextlib
 import math
+import os
 import pickle
 import re
 import time
@@ -16,7 +18,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from common.config import UserError
-from common.engine.lifecycle import signed
 from common.engine.workspace import read_json, write_json
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
@@ -32,10 +33,10 @@ class RunCheckpoint(Checkpoint):
 
     The best has the best value that validations gave, nan aside; while all are nan there is none.
 
-    A file is complete or absent and has a checksum (`SignedFiles`). A step is saved before it is
-    validated, so what validations found stands in a file of its own, ``validations.json``: a run
-    that goes on after a step knows all values up to it, and `newest_intact` passes over a step
-    whose validation was cut off.
+    A file is complete or absent (`write`). A step is saved before it is validated, so the values
+    of validations have a file of their own, ``validations.json``: a run that is resumed from a
+    step knows all values up to it, and `newest_intact` passes over a step whose validation was cut
+    off.
 
     Args:
         folder: where the files go.
@@ -124,14 +125,14 @@ class RunCheckpoint(Checkpoint):
         self.written = time.perf_counter()
 
 
-class SignedFiles(CheckpointIO):
-    """How the trainer writes and reads checkpoint files: straight to their folder, with a checksum."""
+class WholeFiles(CheckpointIO):
+    """How the trainer writes and reads checkpoint files: whole or not at all."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write; UserError when the disk is full."""
-        signed.write(checkpoint, Path(path))
+        write(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
@@ -142,6 +143,62 @@ class SignedFiles(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Delete."""
         Path(path).unlink(missing_ok=True)
+
+
+def write(content: Any, path: Path) -> None:
+    """`torch.save` under a temporary name, synced, then renamed.
+
+    Raises:
+        UserError: the file cannot be written, for instance because the disk is full; an earlier
+            file of this name is unchanged.
+    """
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__  # torch raises an error of its own on top
+        if reason is not None:
+            raise UserError(
+                f"cannot write {path}: {reason.strerror}. Earlier checkpoints are intact: fix this,"
+                " then resume the run"
+            ) from error
+        raise
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a new name survive a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, as "it ..."; None if its content is what was written.
+
+    A file of `torch.save` is a zip archive, which has a checksum of each of its members.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "does not match its checksum" if archive.testzip() else None
+    except FileNotFoundError:
+        return "is missing"
+    except zipfile.BadZipFile:
+        return "is cut off, or no checkpoint" if path.stat().st_size else "is empty"
+    except Exception as error:  # of many kinds: a flipped bit may be in any record of the archive
+        return f"is unreadable ({error})"
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
@@ -159,7 +216,7 @@ def newest_intact(
         validated_every: steps between validations that select the best weights; a step that was to
             be validated and is not is passed over: the trainer would go on behind its validation.
     """
-    wrong = {path: signed.damage(path) for path in saved_checkpoints(folder)}
+    wrong = {path: damage(path) for path in saved_checkpoints(folder)}
     damaged = {path: reason for path, reason in wrong.items() if reason is not None}
     known = validations(folder)
     usable = [
@@ -185,7 +242,13 @@ def validations(folder: Path) -> dict[int, float]:
 
 
 def mark_finished(folder: Path, checkpoint: Path, index: int = 0) -> None:
-    """Note that the stage of this folder is finished, with which weights, and its place among the stages."""
+    """Note that a stage is finished.
+
+    Args:
+        folder: of the stage.
+        checkpoint: its final weights, in this folder.
+        index: its number among the stages.
+    """
     write_json(folder / "finished.json", {"checkpoint": checkpoint.name, "stage": index})
 
 
@@ -195,6 +258,16 @@ def finished(folder: Path) -> Path | None:
     return folder / read_json(marker)["checkpoint"] if marker.is_file() else None
 
 
+def finished_stages(folder: Path) -> list[Path]:
+    """Folders of a run's finished stages, in the order of their numbers.
+
+    Args:
+        folder: ``checkpoints`` of the run.
+    """
+    marks = folder.glob("*/finished.json")
+    return [path.parent for path in sorted(marks, key=lambda path: read_json(path)["stage"])]
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``, after its checksum was verified.
 
@@ -202,7 +275,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: the file is missing or holds something other than plain tensors; `Damaged` when
             it is not what was written.
     """
-    if (reason := signed.damage(path)) is not None:
+    if (reason := damage(path)) is not None:
         raise Damaged(f"{path} cannot be read as a checkpoint: it {reason}")
     try:
         # mapped: of what nobody looks at, such as the optimiser's states, nothing is read

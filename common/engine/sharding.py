@@ -1,8 +1,12 @@
 """FSDP2: parameters, gradients and optimiser states shared out over all processes."""
 
-from collections.abc import Iterable
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -17,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from common.distributed.differentiable import all_reduce_mean
 
 STEPS = ("training_step", "validation_step")  # what the trainer calls in place of `forward`
+M = TypeVar("M", bound=LightningModule)
 
 
 class Sharded(ModelParallelStrategy):
@@ -30,6 +35,26 @@ class Sharded(ModelParallelStrategy):
         super().__init__(
             data_parallel_size=world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
+
+
+@contextlib.contextmanager
+def copy_to_shard(module: M) -> Iterator[M]:
+    """A copy to shard and train, which takes over the memory of the module's parameters.
+
+    FSDP2 replaces parameters, hooks and classes inside a module for good, while the next stages,
+    evaluation and export need the module as it was. After the block its parameters are allocated
+    again, with no values: load those of the checkpoint.
+    """
+    module.trainer = None  # of an earlier stage
+    parameters = {p: p.shape for p in module.parameters()}  # tied ones once
+    shared = {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in parameters}
+    duplicate = copy.deepcopy(module, dict(shared))
+    shared.clear()
+    for parameter in parameters:
+        parameter.data = parameter.data.new_empty(0)
+    yield duplicate
+    for parameter, shape in parameters.items():
+        parameter.data = parameter.data.new_empty(shape)
 
 
 def shard(module: nn.Module, units: set[type[nn.Module]], mesh: DeviceMesh, precision: str) -> None:

@@ -71,17 +71,10 @@ class MetricsCSV(Logger):
 
 
 def drop_rows_after(path: Path, stage: str, step: int) -> None:
-    """Remove a stage's rows past a step: they are written again by the continued run.
-
-    What a validation logs carries Lightning's count, the number of steps before the one it follows.
-    """
+    """Remove a stage's rows past a step: they are written again by the resumed run."""
     if not path.exists():
         return
-    kept = [
-        row
-        for row in _rows(path)
-        if row["stage"] != stage or int(row["step"]) + row["name"].startswith("val/") <= step
-    ]
+    kept = [row for row in _rows(path) if row["stage"] != stage or int(row["step"]) <= step]
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)

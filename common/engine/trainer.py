@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from common.config import ExperimentConfig, TrainerConfig, UserError, check_ranges
 from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
-from common.engine.checkpoint import RunCheckpoint, SignedFiles
+from common.engine.checkpoint import RunCheckpoint, WholeFiles
 from common.engine.experiment import Stage
 from common.engine.module import AlternatingModule
 from common.engine.processor import choose_cpu_gemm
@@ -241,7 +241,7 @@ def build_trainer(
         enable_model_summary=False,
         logger=[MetricsCSV(workspace.path / "metrics.csv", stage.name), *loggers],
         callbacks=_callbacks(cfg, trainer_cfg, stage, stage_index, folder, callbacks),
-        plugins=[SignedFiles()],
+        plugins=[WholeFiles()],
         default_root_dir=workspace.path,
     )
 

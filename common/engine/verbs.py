@@ -32,24 +32,17 @@ def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
 
 def train(project: str, config: str, overrides: Sequence[str]) -> None:
     """Train and print the metrics and the run folder."""
-    from common.config import load
-    from common.engine import run
-    from common.engine.lifecycle.launch import is_main_process, take_device, wait_for_owner
+    from common.engine.lifecycle.launch import is_main_process
+    from common.engine.run import train as train_run
     from common.engine.workspace import read_json
-    from common.registry import config_class
 
-    # before the stages are built: some encode or generate before the trainer chooses the device
-    take_device(load(config_class(project), project, config, overrides).trainer)
-    path = run.train(project, config, overrides)
+    path = train_run(project, config, overrides)
     if not is_main_process():
-        wait_for_owner(path)
-    else:
-        metrics = read_json(path / "metrics.json")
-        console.print(metrics_table(f"{project}/{config}", metrics))
-        skipped = read_json(path / "meta.json").get("skipped_samples", 0)
-        if skipped:
-            console.print(f"{skipped:.0f} corrupt samples were skipped")
-        console.print(f"run folder: {path}")
+        return
+    console.print(metrics_table(f"{project}/{config}", read_json(path / "metrics.json")))
+    if skipped := read_json(path / "meta.json").get("skipped_samples"):
+        console.print(f"{skipped:.0f} corrupt samples were skipped")
+    console.print(f"run folder: {path}")
 
 
 def evaluate_baseline(project: str, config: str, overrides: Sequence[str], name: str) -> None:
@@ -65,9 +58,9 @@ def evaluate(
     project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
 ) -> None:
     """Evaluate and print the metrics."""
-    from common.engine import run
+    from common.engine.trained import evaluate as evaluate_run
 
-    out, metrics = run.evaluate(project, config, overrides, which, path)
+    out, metrics = evaluate_run(project, config, overrides, which, path)
     console.print(metrics_table(f"{project}/{config}", metrics))
     console.print(f"written: {out / 'metrics.json'}")
 
@@ -76,16 +69,9 @@ def export(
     project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
 ) -> None:
     """Export and print the folder."""
-    from common.engine import run
+    from common.engine.trained import export as export_run
 
-    console.print(f"exported: {run.export(project, config, overrides, which, path)}")
-
-
-def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> None:
-    """Run a project's task."""
-    from common.engine import run
-
-    run.run_task(project, config, overrides, task)
+    console.print(f"exported: {export_run(project, config, overrides, which, path)}")
 
 
 def check(project: str, config: str, overrides: Sequence[str]) -> None:
@@ -316,17 +302,19 @@ def smoke_one(
     """One project's smoke; returns the largest difference between trained and reloaded model."""
     import torch
 
-    from common.engine import run
+    from common.engine import trained
+    from common.engine.run import prepare
+    from common.engine.run import train as train_run
 
     overrides = [f"runs_dir={folder}", "tracking.wandb=disabled", *further]
-    path = run.train(project, config, overrides)
-    _, experiment = run.prepare(project, config, overrides)
-    exported = run.export(project, config, overrides, str(path), None)
+    path = train_run(project, config, overrides)
+    _, experiment = prepare(project, config, overrides)
+    exported = trained.export(project, config, overrides, str(path), None)
     with torch.inference_mode():
-        trained = experiment.embed(run.module_of_run(experiment, path).eval())
+        embedded = experiment.embed(trained.module_of_run(experiment, path).eval())
         reloaded = experiment.embed(experiment.load_export(exported).eval())
-    worst = max(float((trained[k] - reloaded[k]).abs().max()) for k in trained)
+    worst = max(float((embedded[k] - reloaded[k]).abs().max()) for k in embedded)
     if not worst <= 1e-5:
         raise UserError(f"{project}: reloaded embeddings differ from the trained ones by {worst}")
-    run.evaluate(project, config, overrides, None, str(exported))
+    trained.evaluate(project, config, overrides, None, str(exported))
     return worst

@@ -1,6 +1,8 @@
 """What an evaluation or a task leaves behind: figures, galleries, notes and per-item scores."""
 
 import datetime
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import ExperimentConfig, UserError
+from common.config import ROOT, ExperimentConfig, UserError
 
 
 class Workspace:
@@ -141,6 +143,16 @@ def check_writable(folder: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is not writable" if there.is_dir() else "is a file"
         raise UserError(f"cannot write runs below {folder}: {there} {why}; set another runs_dir")
+
+
+@functools.cache
+def code_hash(project: str) -> str:
+    """SHA-256 of all Python files that a project may use; what it computed may be used again."""
+    digest = hashlib.sha256()
+    for folder in (ROOT / "common", ROOT / "projects" / project):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def cpu_name() -> str:

@@ -8,7 +8,7 @@ from common.data.lines import read_lines
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.bm25 import BM25
 from common.export.files import output_file

@@ -9,7 +9,7 @@ from common.data.lines import read_lines
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import output_file
 from projects.ccp.calibration import fit_shift_and_scale, save_calibration

@@ -12,7 +12,7 @@ from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_index import INDEX, TextIndex
 from common.evaluation.retrieval.text_search import queries_of

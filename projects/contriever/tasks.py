@@ -15,7 +15,7 @@ from common.data.retrieval.passages import write_passages
 from common.encoders.modes import evaluated
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace, read_json, write_json
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.text_mining import mine_text_negatives

@@ -8,7 +8,7 @@ from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import mean_cosine
 from common.export.files import write_tensors

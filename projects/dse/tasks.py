@@ -8,7 +8,7 @@ from common.config import UserError
 from common.encoders.modes import evaluated
 from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.experiment import Experiment
-from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
+from common.engine.lifecycle.find import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from projects.dse.config import Config
 from projects.dse.module import DSE
@@ -67,7 +67,7 @@ def rank(
     Raises:
         UserError: no trained run, or files that are missing or empty.
     """
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
 
     options = cfg.rank
     queries, candidates = (

@@ -15,7 +15,7 @@ from projects.lol.stages import load as load_module
 
 
 def load_decoder(folder: str | Path) -> Decoder:
-    """Original and amateur of a folder that `common.engine.run.export` wrote.
+    """Original and amateur of a folder that `common.engine.trained.export` wrote.
 
     Raises:
         UserError: another kind of folder, or absent weights of an original that is not in it.

@@ -24,7 +24,7 @@ from common.decoding.options import ServerConfig
 from common.decoding.prompts import Prompt, TextGenerator
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.generation.measures import normalized_words
 from common.evaluation.tables import write_report

@@ -12,7 +12,7 @@ from common.damage import reading
 from common.data.tables import Row, write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import output_file, write_json, write_tensors
 from projects.mclrec.config import Config

@@ -9,7 +9,7 @@ from common.config import UserError
 from common.data.tables import Row, read_csv, read_jsonl, write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
 from common.evaluation.search import search as nearest

@@ -222,7 +222,7 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     Raises:
         UserError: no trained run, mteb is not installed, or data that cannot be had.
     """
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
     from projects.nv_embed.embedding_benchmark.mteb import evaluate_mteb
 
     if cfg.eval.run == "pretrained":

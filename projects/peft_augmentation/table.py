@@ -5,7 +5,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from common.config import UserError
-from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
+from common.engine.lifecycle.find import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from projects.peft_augmentation.config import Config
 

@@ -11,7 +11,7 @@ from common.data.text.labelled.readers import texts_of_lines
 from common.encoders.modes import evaluated
 from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.engine.experiment import Experiment
-from common.engine.lifecycle.finished import finished_runs, run_settings
+from common.engine.lifecycle.find import finished_runs, run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.figures import tsne_maps
 from projects.peft_augmentation.classification.evaluation import (
@@ -35,7 +35,7 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
     Raises:
         UserError: no such runs, runs of other classes, or no ``eval.alterations``.
     """
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
 
     if not cfg.eval.alterations:
         raise UserError("set eval.alterations, such as [0.1, 0.3, 0.5]: there is nothing to alter")
@@ -123,7 +123,7 @@ def predict(
     Raises:
         UserError: no trained run, no file, or lines that are no pairs where the task has pairs.
     """
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
 
     task = cfg.predict
     module, _ = trained_module(experiment, workspace, task.run, cfg.runs_dir)

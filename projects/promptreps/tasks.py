@@ -21,7 +21,7 @@ from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import has_corpus, load_corpus
 from common.evaluation.retrieval.text_search import kept_index, read_texts, search_texts

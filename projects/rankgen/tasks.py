@@ -14,7 +14,7 @@ from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.generation.preference import FORM, KEY, write_form
 from common.evaluation.tables import markdown_table

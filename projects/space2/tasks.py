@@ -33,7 +33,7 @@ def classify(
     Raises:
         UserError: no trained run, no file, an empty one, or neither head nor examples.
     """
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
 
     own = cfg.classify
     if own.input is None:

@@ -35,7 +35,7 @@ def load_sides(folder: Path) -> TitleSkillEncoder:
     """The encoder of ``model.asymmetric_head``; titles are cleaned as its run's settings say.
 
     Raises:
-        UserError: a folder that `common.engine.run.export` did not write, or one that is damaged.
+        UserError: a folder that `common.engine.trained.export` did not write, or one that is damaged.
     """
     known = about(folder)
     data = config.load(Config, "vacancysbert", known.config, known.overrides).data

@@ -8,7 +8,7 @@ from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import read_state_dict
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace, read_json
 from common.evaluation.search import search
 from common.export.files import output_file

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from common.config import UserError, nearest, to_dict
 from common.data.text.labelled.glue_tasks import GLUE
-from common.engine.lifecycle.finished import run_metrics
+from common.engine.lifecycle.find import run_metrics
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.vega.config import Config

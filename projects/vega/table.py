@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from common.config import UserError
-from common.engine.lifecycle.finished import finished_runs, is_trained, run_metrics, run_settings
+from common.engine.lifecycle.find import finished_runs, is_trained, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from projects.vega.config import Config
 from projects.vega.forwarding import strategy, target_of

@@ -11,9 +11,10 @@ from common.config import UserError, load
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
-from common.engine.lifecycle.finished import is_trained, run_settings
+from common.engine.lifecycle.find import is_trained, run_settings
 from common.engine.lifecycle.settings import leaves
-from common.engine.run import load_module, train, trained_module
+from common.engine.run import train
+from common.engine.trained import load_module, trained_module
 from common.engine.workspace import Workspace, read_json, run_folder
 from projects.vega.config import Config
 from projects.vega.evaluate import logits_of

@@ -17,7 +17,7 @@ from common.data.row_map.mapper import RowMap, map_rows
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace, read_json
 from common.export.files import write_json, write_tensors
 from projects.video_qa.answers import accuracy_by, question_type

@@ -12,7 +12,7 @@ from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.modes import evaluated
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.tables import markdown_table
 from common.export.files import output_file

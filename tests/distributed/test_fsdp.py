@@ -1,4 +1,4 @@
-"""What `shard` makes of a module, on four gloo processes."""
+"""What `shard` makes of a module, on four gloo processes; the copy that is sharded."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from common.distributed import process
-from common.engine.sharding import shard
+from common.engine.sharding import copy_to_shard, shard
 
 # bfloat16 gradients of the ranks; their mean is 45.6..., and 45.5 when every sum is rounded, in
 # whatever order
@@ -60,3 +60,21 @@ def test_gradients_are_summed_in_float32(pool, precision):
     wanted = (dtype, [mean])
     for found in pool(4).run(gradients_worker, precision=precision):
         assert found == {"block.weight": wanted, "weight": wanted, "scale": wanted}
+
+
+def test_a_copy_takes_over_the_memory_and_leaves_the_module_as_it_was():
+    module = Whole()
+    module.tied = nn.Linear(2, 2)
+    module.tied.weight = module.block.weight if hasattr(module, "block") else module.tied.weight
+    parameters = list(module.parameters())
+    parameters[0].requires_grad_(False)
+    values = [p.detach().clone() for p in parameters]
+    places = [p.data_ptr() for p in parameters]
+    with copy_to_shard(module) as duplicate:
+        copies = list(duplicate.parameters())
+        assert [p.data_ptr() for p in copies] == places
+        assert [p.requires_grad for p in copies] == [p.requires_grad for p in parameters]
+        assert all(torch.equal(a, b) for a, b in zip(copies, values, strict=True))
+        assert all(p.numel() == 0 for p in module.parameters())
+    assert all(a is b for a, b in zip(module.parameters(), parameters, strict=True))
+    assert [p.shape for p in module.parameters()] == [v.shape for v in values]

@@ -102,7 +102,4 @@ def _main(
         use_toy(monkeypatch)
         starts_runs = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedRun})
         monkeypatch.setattr(runs, "subprocess", starts_runs)  # of a comparison
-        monkeypatch.setattr(
-            runs, "_accelerated", lambda: True
-        )  # what forks runs doesn't know the toy
         sys.exit(cli.main(words))

@@ -5,7 +5,6 @@ that claims on it are paired by item. It runs once per comparison, with the base
 """
 
 import importlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +45,6 @@ def evaluate_baseline(
     Raises:
         UserError: no such baseline, or its folder holds a finished run.
     """
-    begun = time.monotonic()
     function = find_baseline(project, name)
     choose_cpu_gemm()
     cfg = load(config_class(project), project, config, overrides)
@@ -54,7 +52,7 @@ def evaluate_baseline(
     run = Run(ws.run_folder(cfg, project, config) / cfg.run_id, project, config, owner=True)
     with run:
         if (run.path / "meta.json").exists() and not (run.path / "metrics.json").exists():
-            run.go_on(cfg, overrides, {}, {})  # was interrupted
+            run.resume(cfg, overrides, {}, {})  # was interrupted
         else:
             run.create(cfg, overrides, {"baseline": name, "num_steps": 0, "parameters": None})
         seed_all(step_seed(cfg.seed, 0, 0, 0))
@@ -62,5 +60,5 @@ def evaluate_baseline(
         with torch.inference_mode():
             metrics = {k: float(v) for k, v in function(cfg, workspace).items()}
         write_report(metrics, run.path, title=f"{project}/{config} {name}")
-        run.finish(wall_seconds=round(time.monotonic() - begun, 1))
+        run.finish()
     return run.path, metrics

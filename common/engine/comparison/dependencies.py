@@ -32,11 +32,9 @@ RECORDS = frozenset(
         "common/engine/comparison/dependencies.py",
         "common/engine/comparison/symbols.py",
         "common/engine/lifecycle/find.py",
-        "common/engine/lifecycle/finished.py",
         "common/engine/lifecycle/launch.py",
         "common/engine/lifecycle/lock.py",
         "common/engine/lifecycle/signals.py",
-        "common/engine/lifecycle/unsharded.py",
         "common/engine/progress.py",
         "common/engine/tracking.py",
     }

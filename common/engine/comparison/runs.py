@@ -16,14 +16,13 @@ import numpy as np
 
 from common.config import ROOT, ExperimentConfig, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
+from common.engine.checkpoint import finished_stages
 from common.engine.comparison.dependencies import code_hash, file_hashes, forget
 from common.engine.comparison.schema import Comparison
-from common.engine.lifecycle.finished import finished_stages
-from common.engine.lifecycle.forks import RUN, ForkedProcess, Forks, Unavailable
 from common.evaluation.resampling import Scores
 from common.registry import config_class
 
-COMMAND = (sys.executable, "-m", RUN)
+COMMAND = (sys.executable, "-m", "common.cli")
 BASELINES = "baselines"  # module of a project whose functions `baselines:` names
 GRACE = 10.0  # seconds between asking a process to end and killing it
 
@@ -44,7 +43,6 @@ class PlannedRun:
     """
 
     root = ROOT  # folder of its code
-    forkable = False
 
     def __init__(
         self, project: str, spec: Comparison, name: str, seed: int, overrides: Sequence[str] = ()
@@ -60,9 +58,6 @@ class PlannedRun:
         self.config_hash = self._config_hash(cfg)
         self.folder = ws.run_folder(cfg, project, spec.base)
         self.alone = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
-        self.forkable = (
-            self.alone and cfg.trainer.accelerator in ("auto", "cpu") and not _accelerated()
-        )
         self.quiet = cfg.tracking.wandb == "auto"
         self.tags = [*cfg.tracking.tags, f"arm:{name}"]
         self.code = self._code()
@@ -108,15 +103,12 @@ class PlannedRun:
             words.append(f"resume={self.run_id}")
         return words
 
-    def start(
-        self, threads: int, lowest_priority: bool = False, forks: Forks | None = None
-    ) -> "Started | None":
+    def start(self, threads: int, lowest_priority: bool = False) -> "Started | None":
         """Start its process with that many threads; None while another process works on it.
 
         Args:
-            threads: of it, and of all that `forks` starts.
+            threads: of the process.
             lowest_priority: of the process.
-            forks: to begin with torch loaded, where the machine allows it.
 
         Raises:
             UserError: code or config is no longer that which its folder is named by.
@@ -126,8 +118,7 @@ class PlannedRun:
         ):  # asked again and again; code and config are looked at once it is free
             return None
         self.check_unchanged()
-        forks = forks if self.forkable else None
-        process = start_process(self.path, self.command(), threads, self.root, forks)
+        process = start_process(self.path, self.command(), threads, self.root)
         if process is None:
             return None
         if lowest_priority:
@@ -217,8 +208,7 @@ def start_process(
     command: Sequence[str],
     threads: int,
     root: Path = ROOT,
-    forks: Forks | None = None,
-) -> RunProcess | ForkedProcess | None:
+) -> RunProcess | None:
     """Start the process of a run, its output in the folder's ``log.txt``.
 
     Args:
@@ -226,7 +216,6 @@ def start_process(
         command: words.
         threads: of the process.
         root: folder of the code; where it is another than this, the process works there.
-        forks: to fork it from a process that has loaded torch; None for a new one.
 
     Returns:
         None while another process works in the folder.
@@ -234,11 +223,6 @@ def start_process(
     folder.mkdir(parents=True, exist_ok=True)
     environment = process_environment(threads, root)
     cwd = None if root == ROOT else root
-    if forks is not None and (server := forks.of(cwd, environment)) is not None:
-        try:
-            return server.start(command[len(COMMAND) :], folder / "log.txt", GRACE)
-        except Unavailable:
-            pass
     log = (folder / "log.txt").open("ab")
     try:  # the process inherits the lock with its output, so it outlives whoever started it
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,12 +241,6 @@ def start_process(
         cwd=cwd,
     )
     return RunProcess(popen, log)
-
-
-def _accelerated() -> bool:
-    """Whether forks are out of the question: a GPU's driver may be open in what loads torch."""
-    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-    return sys.platform != "linux" or any(Path(driver).exists() for driver in drivers)
 
 
 def is_held(folder: Path) -> bool:
@@ -295,7 +273,7 @@ def process_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
 class Started:
     """A run whose process has been started."""
 
-    def __init__(self, run: PlannedRun, process: RunProcess | ForkedProcess) -> None:
+    def __init__(self, run: PlannedRun, process: RunProcess) -> None:
         self.run, self.process = run, process
 
     def finished(self) -> bool:

@@ -8,14 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from common.config import ROOT
-from common.engine.comparison.runs import PlannedRun, Started, process_environment
-from common.engine.lifecycle.forks import Forks
+from common.engine.comparison.runs import PlannedRun, Started
 
 POLL = 0.2  # seconds between looks at the processes
-FEW = 2  # runs for which no process is kept to fork them
-# what runs load before they know what they are about; projects/<slug>/module.py beside it
-LOADED = ("common.engine.verbs", "common.engine.run")
 
 
 def run_all(
@@ -45,13 +40,6 @@ def run_all(
 def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterator[Any]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     running: list[Started] = []
-    forks: Forks | None = None
-    if len(waiting) > FEW and all(run.forkable for run in waiting):
-        forks = Forks([*LOADED, *sorted({f"projects.{run.project}.module" for run in waiting})])
-        for root in {
-            run.root for run in waiting
-        }:  # before a run asks whether its code is what it was
-            forks.of(None if root == ROOT else root, process_environment(threads, root))
     with told_to_end() as told:
         try:
             while waiting or running:
@@ -59,9 +47,7 @@ def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterat
                     if run.done:  # by another process that held its lock
                         waiting.remove(run)
                         yield run
-                    elif len(running) < jobs and (
-                        started := run.start(threads, lowest_priority, forks)
-                    ):
+                    elif len(running) < jobs and (started := run.start(threads, lowest_priority)):
                         waiting.remove(run)
                         running.append(started)
                 time.sleep(POLL)
@@ -75,8 +61,6 @@ def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterat
                 started.process.ask_to_end()
             for started in running:
                 started.process.end()
-            if forks is not None:
-                forks.close()
 
 
 @contextmanager

@@ -1,19 +1,22 @@
-"""Runs by name: ``latest``, a run id, or a folder.
+"""Runs by name: ``latest``, a run id, or a folder; the finished runs of a project.
 
 ``latest`` is one of the runs that somebody started: not a baseline, and no run of a comparison or a
-sweep, which go on by themselves and may be of an arm that the method is compared with.
+sweep, which resume by themselves and may be of an arm that the method is compared with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from common.config import ExperimentConfig, UserError, nearest
 from common.engine.lifecycle.run import Run
-from common.engine.workspace import run_folder
+from common.engine.workspace import read_json, run_folder
 
-MOST = 8  # runs that a message names
-# begin the names of runs that a comparison, its check by an earlier code, or a sweep starts
+MOST = 8  # runs that a message lists
 EARLIER = "earlier-"
+# how the names of runs start that a comparison or a sweep has started
 OWNED = ("compare-", EARLIER, "sweep-")
 
 
@@ -31,7 +34,7 @@ def find_finished(cfg: ExperimentConfig, project: str, config: str, which: str) 
 
 
 def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:
-    """A run to go on with; ``latest`` is the last one that was started and is not finished.
+    """A run to resume; ``latest`` is the last one that was started and is not finished.
 
     A run that made no step counts as not started; it can be named by its id.
 
@@ -55,8 +58,8 @@ def _end(run: Run) -> str | None:
 
 
 def _last_start(run: Run) -> str | None:
-    """When a run was started or continued last; None for one that has nothing to go on with."""
-    if run.state == "finished" or not run.begun:
+    """When a run was started or resumed last; None for one that has nothing to resume."""
+    if run.state == "finished" or not run.has_steps:
         return None
     meta = run.meta
     time: str = meta["resumed"][-1]["time"] if meta.get("resumed") else meta["started"]
@@ -86,8 +89,8 @@ def _latest(
             f"no run of {project}/{config} under {base} yet: "
             f"make train PROJECT={project} CONFIG={config}"
         )
-    own = (r for r in runs if "baseline" not in r.meta and not r.path.name.startswith(OWNED))
-    times = {run: time for run in own if (time := when(run)) is not None}
+    typed = (r for r in runs if "baseline" not in r.meta and not r.path.name.startswith(OWNED))
+    times = {run: time for run in typed if (time := when(run)) is not None}
     if not times:
         raise UserError(
             f"{missing} of {project}/{config} under {base}, which holds {_listed(runs)}: {hint}"
@@ -102,7 +105,60 @@ def _runs(base: Path, project: str, config: str) -> list[Run]:
 def _listed(runs: Sequence[Run]) -> str:
     newest = sorted(runs, key=lambda run: run.meta["started"])[-MOST:]
     words = [
-        f"{run.path.name} ({run.state}{'' if run.begun else ' before its first step'})"
+        f"{run.path.name} ({run.state}{'' if run.has_steps else ' before its first step'})"
         for run in newest
     ]
     return ", ".join([*words, "..."] if len(runs) > MOST else words)
+
+
+def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> list[Path]:
+    """The folders with these names, or all finished runs of a project.
+
+    Args:
+        names: folders; none: all trained ones, not baselines and evaluations of other weights.
+        runs_dir: such as ``runs``.
+        project: slug.
+    """
+    if names:
+        return [Path(name) for name in names]
+    folders = (path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
+    return sorted(
+        folder for folder in folders if not folder.name.startswith(EARLIER) and is_trained(folder)
+    )
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a folder with metrics is that of a trained run.
+
+    Evaluations leave no settings behind; a baseline has those of an arm, whose place it would take.
+    """
+    meta = folder / "meta.json"
+    if not (folder / "config.yaml").is_file():
+        return False
+    return not meta.is_file() or "baseline" not in read_json(meta)
+
+
+def run_settings(run: Path) -> Mapping[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+        UserError: not a run.
+    """
+    try:
+        settings: Mapping[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{run} is no run: {error}") from error
+    return settings
+
+
+def run_metrics(run: Path) -> Mapping[str, float]:
+    """The metrics of a finished run.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    try:
+        metrics: Mapping[str, float] = read_json(run / "metrics.json")
+    except OSError as error:
+        raise UserError(f"{run} is no finished run: {error}") from error
+    return metrics

@@ -195,7 +195,7 @@ def _entry(path: Path, primary: dict[str, str]) -> Entry:
         config,
         path.name,
         run.state,
-        run.begun,
+        run.has_steps,
         meta.get("seed"),
         meta.get("num_steps"),
         meta.get("wall_seconds"),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.engine.comparison.dependencies import code_hash
+from common.engine.workspace import code_hash
 
 
 def kept_path(folder: Path, name: str, project: str, settings: Mapping[str, Any]) -> Path:

@@ -12,9 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from common.config import ROOT, ExperimentConfig, UserError, to_yaml
+from common import __version__
+from common.config import ROOT, ExperimentConfig, UserError, first_line, to_yaml
 from common.engine.lifecycle import lock
 from common.engine.lifecycle.settings import own_overrides, resolved
 from common.engine.workspace import Workspace, cpu_name, read_json, write_json
@@ -33,7 +32,6 @@ PACKAGES = (
     "omegaconf",
 )
 State = Literal["created", "running", "finished", "failed", "stopped"]
-EARLIER_LEGS = "earlier_seconds"  # entry of meta.json: what a run took before it was broken off
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = ("OutOfMemoryError", "MemoryError")
 
@@ -50,11 +48,16 @@ class Run:
         config: config name.
         owner: whether this process writes; the other processes of a run on several devices only
             read.
+
+    Attributes:
+        clock: when this process started to work on the run, by ``time.monotonic``.
     """
 
     def __init__(self, path: Path, project: str, config: str, owner: bool = False) -> None:
         self.path, self.project, self.config, self.owner = path, project, config, owner
-        self._is_open, self._entered = False, time.monotonic()
+        self.clock = time.monotonic()
+        self._is_open = False
+        self._earlier_seconds = 0.0
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -78,16 +81,28 @@ class Run:
         return state if alive or state in ("finished", "failed") else "stopped"
 
     @property
-    def begun(self) -> bool:
+    def has_steps(self) -> bool:
         """Whether it has made a step."""
         return "begun" in self.meta or any(self.path.glob("checkpoints/*/*"))
 
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, of all processes that have worked on the run one after the other."""
+        return round(self._earlier_seconds + time.monotonic() - self.clock, 1)
+
     def settings(self) -> dict[str, Any]:
-        """All values of its config."""
-        found = self.meta.get("resolved")
-        if found is None:  # a run of an older version
-            found = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        return found  # type: ignore[no-any-return]
+        """All values of its config.
+
+        Raises:
+            UserError: the run is of a version that did not record them.
+        """
+        settings: dict[str, Any] | None = self.meta.get("resolved")
+        if settings is None:
+            raise UserError(
+                f"{self.path} was made by a version before 0.1.0, whose runs this one does not"
+                " read: train again, or use the version that made it"
+            )
+        return settings
 
     def workspace(self, name: str = ".", sinks: Iterable[Any] = ()) -> Workspace:
         """Where an evaluation writes: the run's folder, or a folder in it.
@@ -121,18 +136,18 @@ class Run:
             )
         self._write_config(cfg)
         origin = provenance(cfg, self.project, self.config, overrides)
-        known = {**origin, **scale, "resolved": resolved(cfg), "state": "created"}
-        write_json(self.path / "meta.json", known)
+        meta = {**origin, **scale, "resolved": resolved(cfg), "state": "created"}
+        write_json(self.path / "meta.json", meta)
         self._is_open = True
 
-    def go_on(
+    def resume(
         self,
         cfg: ExperimentConfig,
         overrides: Sequence[str],
         changes: Mapping[str, Sequence[Any]],
         scale: Mapping[str, Any],
     ) -> None:
-        """Note that the run, which this process has locked, is continued.
+        """Note that the run, which this process has locked, is resumed.
 
         Args:
             cfg: with the changed values.
@@ -144,33 +159,25 @@ class Run:
             return
         meta = self.meta
         entry = {"time": now(), **code_state(), "changes": dict(changes)}
-        known = {k: v for k, v in meta.items() if k not in ("fitted", "finished", "error")}
-        known |= {**scale, "resolved": resolved(cfg), "resumed": [*meta.get("resumed", []), entry]}
-        if "wall_seconds" in known:  # a finished run that gets further steps
-            known[EARLIER_LEGS] = known.pop("wall_seconds")
+        self._earlier_seconds = meta.get("wall_seconds") or 0.0
         if changes:
-            known["overrides"] = [*own_overrides(meta), *own_overrides({"overrides": overrides})]
+            words = [*own_overrides(meta), *own_overrides({"overrides": overrides})]
+            meta["overrides"] = words
             self._write_config(cfg)
-        known["state"] = "running" if self.begun else "created"
-        write_json(self.path / "meta.json", known)
+        meta = {k: v for k, v in meta.items() if k not in ("fitted", "finished", "error")}
+        meta |= {**scale, "resolved": resolved(cfg), "resumed": [*meta.get("resumed", []), entry]}
+        meta["state"] = "running" if self.has_steps else "created"
+        write_json(self.path / "meta.json", meta)
         self._is_open = True
 
-    def begin(self) -> None:
-        """Note a step: from the first one on the run is worth continuing."""
+    def note_step(self) -> None:
+        """Note that a step was made: from the first one on there is something to resume."""
         if self.owner and "begun" not in (meta := self.meta):
             write_json(self.path / "meta.json", {**meta, "state": "running", "begun": now()})
 
-    def finish(self, *, wall_seconds: float, **values: Any) -> None:
-        """Note that all is done.
-
-        Args:
-            wall_seconds: of this process. Those of earlier ones are added, but for one that was
-                killed outright.
-            **values: further entries of meta.json.
-        """
-        if self.owner:
-            wall_seconds = round(wall_seconds + (self.meta.get(EARLIER_LEGS) or 0.0), 1)
-        self.record(**values, wall_seconds=wall_seconds, state="finished", finished=now())
+    def finish(self, **values: Any) -> None:
+        """Note that all is done, with further entries of meta.json."""
+        self.record(**values, wall_seconds=self.seconds, state="finished", finished=now())
 
     def __enter__(self) -> "Run":
         if self.owner:
@@ -201,14 +208,11 @@ class Run:
 
     def _record_end(self, error: BaseException) -> None:
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
-        said = str(error).strip().splitlines()
-        what: dict[str, Any] = {}
+        values: dict[str, Any] = {"wall_seconds": self.seconds}
         if not stopped:
-            what["error"] = said[0] if said else type(error).__name__
+            values["error"] = first_line(error)
         try:
-            leg = time.monotonic() - self._entered
-            what[EARLIER_LEGS] = round(leg + (self.meta.get(EARLIER_LEGS) or 0.0), 1)
-            self.record(state="stopped" if stopped else "failed", **what)
+            self.record(state="stopped" if stopped else "failed", **values)
         except OSError as full:  # the reason of the end must not be hidden by a second one
             sys.stderr.write(f"{self.path}: the state could not be written ({full.strerror})\n")
 
@@ -230,6 +234,7 @@ def provenance(
         "config": config,
         "overrides": list(overrides),
         "seed": cfg.seed,
+        "version": __version__,
         **code_state(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},

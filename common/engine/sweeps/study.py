@@ -19,12 +19,12 @@ import optuna
 from optuna.trial import TrialState
 
 from common.config import UserError
-from common.engine.comparison.dependencies import code_hash
 from common.engine.comparison.runs import metric_of, refuse_beaten, why_failed
 from common.engine.comparison.schedule import POLL, told_to_end
 from common.engine.sweeps.schema import Prune, Sweep, words_of
 from common.engine.sweeps.trials import TrialRun
 from common.engine.tracking import read_metrics
+from common.engine.workspace import code_hash
 
 log = logging.getLogger(__name__)
 STORAGE, LOCK = "study.db", "study.lock"

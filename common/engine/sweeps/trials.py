@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.engine.comparison.runs import COMMAND, RunProcess, start_process
-from common.engine.lifecycle.forks import ForkedProcess
 
 
 @dataclass
@@ -23,7 +22,7 @@ class TrialRun:
     base: str
     words: Sequence[str]
     path: Path
-    process: RunProcess | ForkedProcess | None = field(default=None, repr=False)
+    process: RunProcess | None = field(default=None, repr=False)
 
     @property
     def done(self) -> bool:

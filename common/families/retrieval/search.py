@@ -30,7 +30,7 @@ def search_collection(
     Raises:
         UserError: no trained run, or a file that is missing or empty.
     """
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
 
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)

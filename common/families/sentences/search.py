@@ -17,7 +17,7 @@ def search_sentences(
         UserError: no trained run, a file that is missing or empty, or no file and no STS set.
     """
     from common.encoders.state_dict import weights_digest
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
     from common.evaluation.retrieval.text_search import indexed, search_texts
 
     options = cfg.search

@@ -8,8 +8,9 @@ import torch
 from common.config import UserError, config_names
 from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
-from common.engine.run import evaluate, train
+from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
+from common.engine.trained import evaluate
 from common.engine.workspace import Workspace
 from projects.ccp import baselines, build, tasks
 from projects.ccp.calibration import load_calibration

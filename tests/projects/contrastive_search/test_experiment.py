@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.config import UserError
 from common.decoding.language_model import Continuation, LanguageModel
 from common.engine.check import inspect
-from common.engine.run import load_module, module_of_run, prepare, train
+from common.engine.run import prepare, train
+from common.engine.trained import load_module, module_of_run
 from common.engine.workspace import Workspace
 from projects.contrastive_search import baselines, build, runners
 from projects.contrastive_search import evaluate as own

@@ -12,8 +12,8 @@ from common.data.tables import read_jsonl
 from common.data.text.sets import load_sts
 from common.encoders.state_dict import read_state_dict
 from common.engine.comparison.spec import claims_of, default_arms, read_comparison
-from common.engine.run import export
 from common.engine.sweeps.schema import read_sweep, words_of
+from common.engine.trained import export
 from common.engine.workspace import Workspace
 from projects.defsent_plus import build
 from projects.defsent_plus.config import Config

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from common.config import UserError, to_dict
 from common.data.text.pairs.readers import PairSet
 from common.data.text.sets import StsSet
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from common.evaluation.text.transfer import LabelledTexts, TransferTask
 from projects.dse import baselines, evaluate, tasks
@@ -301,7 +301,7 @@ def test_ranking_the_users_own_files(tmp_path, trained, capsys):
 def test_ranking_holds_the_scores_of_few_queries(tmp_path, monkeypatch):
     """The scores of all queries with all candidates were held at once."""
     module = student()
-    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (module, None))
     for name, lines in (("q", TEXTS), ("c", OTHERS)):
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     cfg = config(f"rank.queries={tmp_path}/q", f"rank.candidates={tmp_path}/c", "rank.k=2")
@@ -325,7 +325,7 @@ def test_ranking_works_where_the_config_says(tmp_path, monkeypatch):
     module = student()
     seen = passes_within_evaluated(monkeypatch, tasks, lambda part: part.encoder)
 
-    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (module, None))
     for name, lines in (("q", TEXTS), ("c", OTHERS)):
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     words = [f"rank.queries={tmp_path}/q", f"rank.candidates={tmp_path}/c", "rank.k=2"]

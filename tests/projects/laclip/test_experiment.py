@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.engine.run import module_of_run, train
+from common.engine.run import train
+from common.engine.trained import module_of_run
 from common.engine.workspace import Workspace
 from common.families.image_text.data import requirements
 from common.families.image_text.drawings import UNSEEN_TEMPLATES

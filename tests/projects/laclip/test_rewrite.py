@@ -13,7 +13,7 @@ from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import Parts
 from common.data.samplers import sample_rng
 from common.decoding.options import ServerConfig
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from projects.laclip.config import RewriteConfig
 from projects.laclip.rewrite import (

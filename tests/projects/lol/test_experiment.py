@@ -15,7 +15,8 @@ from common.config import UserError
 from common.decoding.language_model import LanguageModel
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
-from common.engine.run import load_module, module_of_run, prepare, train
+from common.engine.run import prepare, train
+from common.engine.trained import load_module, module_of_run
 from common.engine.workspace import Workspace
 from common.losses.auxiliary.tokens import IGNORED
 from projects.lol import baselines, build, tasks

@@ -10,9 +10,10 @@ from common.config import ROOT, UserError, load
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine.check import count_steps
 from common.engine.comparison.spec import default_arms, read_comparison
-from common.engine.run import export, run_task, train
+from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
 from common.engine.tracking import read_metrics
+from common.engine.trained import export, run_task
 from common.export.sentence_encoders import load_sentence_encoder
 from common.export.transformers import load_transformers
 from common.families.sentences.module import build_encoder

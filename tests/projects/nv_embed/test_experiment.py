@@ -15,8 +15,9 @@ from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
 from common.engine.comparison.spec import default_arms, read_comparisons
-from common.engine.run import evaluate, export, prepare, train
+from common.engine.run import prepare, train
 from common.engine.sweeps.schema import read_sweep, words_of
+from common.engine.trained import evaluate, export
 from common.engine.workspace import Workspace
 from projects.nv_embed import baselines, build
 from projects.nv_embed import tasks as own_tasks
@@ -458,7 +459,7 @@ def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_pa
     import json
     import shutil
 
-    from common.engine.run import trained_module
+    from common.engine.trained import trained_module
 
     run = tmp_path / "nv_embed/smoke/other"
     shutil.copytree(trained, run)

@@ -10,7 +10,8 @@ from PIL import Image
 from common.config import ROOT, UserError
 from common.encoders.image.grid import grid_tower
 from common.engine.check import inspect
-from common.engine.run import module_of_run, train
+from common.engine.run import train
+from common.engine.trained import module_of_run
 from common.engine.workspace import Workspace
 from projects.one_to_k import build
 from projects.one_to_k.baselines import constant_text, random_ranking, untrained_model

@@ -14,7 +14,7 @@ from common.data.tables import read_jsonl
 from common.data.text.labelled.readers import LabelledSet, read_labelled
 from common.data.text.labelled.subsets import low_resource
 from common.data.text.labelled.tasks import TASKS, own_task
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from projects.peft_augmentation.augmentation import eda as module
 from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies, load_synonyms
 from projects.peft_augmentation.classification.evaluation import altered_texts

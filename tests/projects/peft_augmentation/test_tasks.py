@@ -7,7 +7,7 @@ import torch
 
 from common.config import UserError, config_names
 from common.engine.comparison.compare import read_comparison
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from projects.peft_augmentation import build, tasks
 from projects.peft_augmentation.table import Cell, Row, differences, grid, rows_of
@@ -147,7 +147,7 @@ def test_predict_works_where_the_config_says(tmp_path, monkeypatch):
     module = module_of()
     seen = passes_within_evaluated(monkeypatch, tasks)
 
-    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (module, None))
     lines = tmp_path / "texts.txt"
     lines.write_text("the cat\n")
     cfg = config(f"predict.input={lines}", "trainer.accelerator=auto")

@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoTokenizer
 from common.config import UserError, config_names, load
 from common.encoders.text.tower import quiet
 from common.engine.comparison.spec import default_arms, read_comparison
-from common.engine.run import run_task
 from common.engine.sweeps.schema import read_sweep, words_of
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from projects.space2 import build, folder, tasks
 from projects.space2 import load as load_model
@@ -244,7 +244,7 @@ def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
     module = finetune_of() if tuned else module_of()
     seen = passes_within_evaluated(monkeypatch, tasks, lambda part: part.encoder)
 
-    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (module, None))
     (tmp_path / "in.txt").write_text("I want a hotel\nI want a taxi\n")
     (tmp_path / "ex.csv").write_text("text,label\na hotel,hotel\na taxi,taxi\n")
     words = [] if tuned else [f"classify.examples={tmp_path}/ex.csv"]
@@ -257,7 +257,7 @@ def test_examples_that_are_none_are_not_passed_over(tmp_path, monkeypatch):
     """A file with a header alone was as none at all: the head answered; an empty label was an
     intent.
     """
-    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (finetune_of(), None))
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (finetune_of(), None))
     (tmp_path / "in.txt").write_text("I want a hotel\n\nI want a taxi\n")
     words = [f"classify.input={tmp_path}/in.txt", f"classify.examples={tmp_path}/ex.csv"]
     for rows, told in (

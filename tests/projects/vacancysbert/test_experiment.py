@@ -11,7 +11,8 @@ from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
-from common.engine.run import run_task, train
+from common.engine.run import train
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from common.export.files import write_tensors
 from common.export.sentence_transformers import load_sentence_transformers

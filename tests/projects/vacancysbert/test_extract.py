@@ -6,7 +6,7 @@ import pytest
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from projects.vacancysbert import extract as stage
 from projects.vacancysbert.data import load_data

@@ -9,7 +9,8 @@ import torch
 
 from common.config import to_yaml
 from common.engine import checkpoint as ckpt
-from common.engine.run import run_task, train
+from common.engine.run import train
+from common.engine.trained import run_task
 from projects.vega.config import Config
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier, first_pretraining, tokenizer_of

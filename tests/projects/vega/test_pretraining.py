@@ -10,7 +10,7 @@ from common.config import UserError
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine import checkpoint as ckpt
-from common.engine.run import export
+from common.engine.trained import export
 from projects.vega import pretraining
 from projects.vega.corruption import ReplacedTokenRows
 from projects.vega.encoders.disentangled import disentangled_from_bert, shallow

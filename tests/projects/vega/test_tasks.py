@@ -241,7 +241,7 @@ def test_own_texts_are_classified(plain_run, tmp_path, monkeypatch):
     assert all(row[0] in ("0", "1") and 0.5 <= float(row[1]) <= 1 for row in rows)
     with pytest.raises(UserError, match=r"classify\.input"):
         task(folder, "classify", "classify.run=plain")
-    from common.engine.run import export
+    from common.engine.trained import export
 
     place = export("vega", "smoke", [f"runs_dir={folder}"], "plain", None)
     exported_by("vega", place)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.encoders.modes import evaluated
-from common.engine.run import trained_module
+from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import write_tensors
 from projects.video_qa import baselines, build, tasks

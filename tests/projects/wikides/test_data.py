@@ -7,7 +7,7 @@ import pytest
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.decoding.sequence_to_sequence import SequenceToSequence
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from projects.wikides import collect as c
 from projects.wikides.beam_sweep import beam_sweep, distinct
 from projects.wikides.candidates import build_sweep

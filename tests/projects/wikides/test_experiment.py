@@ -14,8 +14,9 @@ from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
-from common.engine.run import run_task, train
+from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep, words_of
+from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from common.evaluation.generation.reference import rouge_f
 from projects.wikides import baselines, build, selectors

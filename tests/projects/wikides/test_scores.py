@@ -7,7 +7,7 @@ from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
-from common.engine.run import run_task
+from common.engine.trained import run_task
 from projects.wikides import build, load
 from projects.wikides.batches import RankRows, mean_rouge
 from projects.wikides.bert_score import BertScore, greedy_match

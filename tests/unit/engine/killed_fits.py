@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.engine import checkpoint as ckpt
-from common.engine.checkpoint import RunCheckpoint, SignedFiles
+from common.engine.checkpoint import RunCheckpoint, WholeFiles
 
 
 class Killed(Exception):
@@ -48,7 +49,12 @@ class KilledAt(Callback):
 
 
 def fit(
-    folder: Path, values: Mapping[int, float], *callbacks: Callback, keep: int = 2, every: int = 2
+    folder: Path,
+    values: Mapping[int, float],
+    *callbacks: Callback,
+    keep: int = 2,
+    every: int = 2,
+    logger: Logger | None = None,
 ) -> int:
     """From the newest checkpoint on, as long as there are values; the step at which it ended."""
     start, _ = ckpt.newest_intact(folder, validated_every=2)
@@ -62,10 +68,10 @@ def fit(
             val_check_interval=2,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            logger=False,
+            logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            plugins=[SignedFiles()],
+            plugins=[WholeFiles()],
             default_root_dir=folder,
             callbacks=[*callbacks, RunCheckpoint(folder, every, keep, monitor="val/score")],
         )

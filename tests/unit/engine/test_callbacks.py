@@ -14,6 +14,8 @@ from common.config import OptimConfig
 from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, peak_memory_mib
 from common.engine.checkpoint import RunCheckpoint
 from common.engine.module import ContrastiveModule, NonFiniteLossError
+from common.engine.tracking import MetricsCSV, drop_rows_after, read_metrics
+from tests.unit.engine.killed_fits import fit as fit_counter
 
 QUIET = {
     "accelerator": "cpu",
@@ -141,3 +143,19 @@ def test_ema_averages_buffers_in_floating_point_and_copies_counters():
     ema.on_train_batch_end(trainer, net)
     assert ema.average["running_mean"].item() == pytest.approx(1.0)
     assert ema.average["num_batches_tracked"].item() == 9
+
+
+def test_validations_are_logged_at_the_step_that_they_follow(tmp_path):
+    """Next to the training rows of that step; Lightning logs them one step earlier."""
+
+    class Losses(LogTerms):
+        def on_train_batch_end(self, trainer, module, *_):
+            trainer.logger.log_metrics({"train/loss": 0.0}, trainer.global_step)
+
+    log = MetricsCSV(tmp_path / "metrics.csv", "train")
+    fit_counter(tmp_path, {2: 0.5, 4: 0.9}, Losses(1, 1), logger=log)
+    curves = read_metrics(tmp_path / "metrics.csv")
+    assert curves["train/val/score"] == [(2, 0.5), (4, pytest.approx(0.9))]
+    assert [step for step, _ in curves["train/train/loss"]] == [1, 2, 3, 4]
+    drop_rows_after(tmp_path / "metrics.csv", "train", 3)
+    assert read_metrics(tmp_path / "metrics.csv")["train/val/score"] == [(2, 0.5)]

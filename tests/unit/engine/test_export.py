@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.engine import run, workspace
+from common.engine import run, trained, workspace
 from common.engine.experiment import Requirement
 from common.export.files import write_json
 from common.export.open_clip import final
@@ -27,7 +27,7 @@ def weights(tmp_path, monkeypatch) -> Path:
 
 
 def export(path: Path, *words: str, config: str = "smoke") -> Path:
-    return run.export("toy", config, list(words), None, str(path))
+    return trained.export("toy", config, list(words), None, str(path))
 
 
 def test_a_checkpoint_is_exported_beside_it_under_its_own_name(weights):
@@ -64,9 +64,9 @@ def test_a_run_whose_tokenizer_is_not_here_is_not_opened_with_another(
         with pytest.raises(
             UserError, match=r"with the files of bert-base-uncased, .* download it once \(there\)"
         ):
-            run.load_module(planned, weights)
+            trained.load_module(planned, weights)
     else:
-        assert run.load_module(planned, weights) is not None
+        assert trained.load_module(planned, weights) is not None
 
 
 def test_what_is_no_export_is_in_the_way(weights, monkeypatch):
@@ -118,6 +118,6 @@ def test_files_that_name_their_folder_name_the_place_where_it_lies(weights, monk
         )
         return cfg, experiment
 
-    monkeypatch.setattr(run, "prepare", writes_paths)
+    monkeypatch.setattr(trained, "prepare", writes_paths)
     folder = export(weights)
     assert json.loads((folder / "sub/x.json").read_text()) == {"trunk": f"local-dir:{folder}/trunk"}

@@ -9,8 +9,9 @@ import threading
 import pytest
 import torch
 
-from common.config import ExperimentConfig, TrainerConfig
-from common.engine import run, verbs
+import tests.toy
+from common.config import ExperimentConfig, TrainerConfig, UserError
+from common.engine import run
 from common.engine.lifecycle import launch, lock
 from common.engine.lifecycle.signals import Signals
 from tests.toy.command import use_toy
@@ -75,13 +76,15 @@ def test_the_device_is_taken_before_stages_are_built(cuda, monkeypatch, tmp_path
     use_toy(monkeypatch)
     taken = cuda(8, LOCAL_RANK="3")
 
-    def train(*_):
-        taken.append("train")
-        return tmp_path
+    def build(cfg):
+        taken.append("build")
+        raise UserError("far enough")
 
-    monkeypatch.setattr(run, "train", train)
-    verbs.train("toy", "smoke", ["trainer.accelerator=auto", "trainer.devices=8"])
-    assert taken == [3, "train"]
+    monkeypatch.setattr(tests.toy, "build", build)
+    words = [f"runs_dir={tmp_path}", "trainer.accelerator=auto", "trainer.devices=8"]
+    with pytest.raises(UserError, match="far enough"):
+        run.train("toy", "smoke", words)
+    assert taken == [3, "build"]
 
 
 @pytest.mark.parametrize(("accelerator", "backend"), [("auto", "nccl"), ("cpu", "gloo")])
@@ -104,13 +107,15 @@ def test_other_processes_stay_until_the_owner_has_evaluated(cuda, monkeypatch, t
     """They left after the fit, while rank 0 evaluated with NCCL's communicators still up."""
     use_toy(monkeypatch)
     cuda(0, LOCAL_RANK="1")
-    locked_by(tmp_path, os.getppid())
-    monkeypatch.setattr(run, "train", lambda *_: tmp_path)
-    owner = threading.Timer(0.4, (tmp_path / lock.NAME).unlink)
+    folder = tmp_path / "toy/smoke/r"
+    folder.mkdir(parents=True)
+    locked_by(folder, os.getppid())
+    monkeypatch.setattr(run, "_fit_stages", lambda *_: (None, {}))
+    owner = threading.Timer(0.4, (folder / lock.NAME).unlink)
     owner.start()
     try:
-        verbs.train("toy", "smoke", [])
-        assert not lock.held(tmp_path)
+        run.train("toy", "smoke", [f"runs_dir={tmp_path}", "run_id=r"])
+        assert not lock.held(folder)
     finally:
         owner.join()
 

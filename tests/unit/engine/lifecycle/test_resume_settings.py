@@ -2,19 +2,21 @@
 
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
 import tests.toy
+import tests.toy.module
 from common.config import ExperimentConfig, UserError, load
 from common.engine import checkpoint as ckpt
-from common.engine import run as verbs
+from common.engine import run, trained
+from common.engine.checkpoint import finished_stages
 from common.engine.lifecycle.find import find_finished
-from common.engine.lifecycle.finished import finished_stages
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import as_trained, resolved, resumed_config
+from common.engine.workspace import Workspace
 from tests.interrupted import final_state, same
 
 OWN = ("model.dropout=0.3", "optim.lr=0.02", "trainer.checkpoint_every_n_steps=2")
@@ -115,9 +117,9 @@ def test_latest_of_an_evaluation_is_the_run_that_finished_last(toy, broken_at, t
     break_off(toy, broken_at, "run_id=c")
     assert find_finished(cfg, "toy", "smoke", "latest").path.name == "a"
     words = ("toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
-    assert verbs.export(*words, None, None).parent.name == "a"
+    assert trained.export(*words, None, None).parent.name == "a"
     with pytest.raises(UserError, match="c is not trained to its end; continue it with resume=c"):
-        verbs.evaluate(*words, "c", None)
+        trained.evaluate(*words, "c", None)
 
 
 def test_latest_is_neither_a_baseline_nor_a_run_of_a_comparison(toy, tmp_path):
@@ -148,19 +150,19 @@ def test_a_run_is_evaluated_as_it_was_trained_whatever_the_config_file_says_now(
     file.write_text(file.read_text() + "model: {dim: 24}\n")
     kept = as_trained(schema, Run(folder, "toy", "smoke").settings(), known, words)
     assert kept == ["model.dim=16"]
-    verbs.evaluate("toy", "smoke", words, "r", None)
+    trained.evaluate("toy", "smoke", words, "r", None)
     typed = [*words, "model.dim=24"]
     assert as_trained(schema, Run(folder, "toy", "smoke").settings(), known, typed) == []
     with pytest.raises(UserError):  # what is typed holds
-        verbs.evaluate("toy", "smoke", typed, "r", None)
+        trained.evaluate("toy", "smoke", typed, "r", None)
 
 
 def test_an_evaluation_leaves_the_metrics_of_the_run(toy, tmp_path):
     folder = toy("run_id=r")
     (folder / "metrics.json").write_text('{"spread": 7}')
     words = ("toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
-    first, metrics = verbs.evaluate(*words, "r", None)
-    second, _ = verbs.evaluate(*words, "r", None)
+    first, metrics = trained.evaluate(*words, "r", None)
+    second, _ = trained.evaluate(*words, "r", None)
     assert first.parent == second.parent == folder
     assert first != second
     assert first.name.startswith("eval-")
@@ -176,20 +178,25 @@ def test_a_run_id_is_a_name(toy, tmp_path, name):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_of_an_older_version_is_known(toy, tmp_path):
-    """meta.json without state and settings, checkpoints without checksum."""
+def test_a_run_without_recorded_settings_is_refused_in_a_sentence(toy, tmp_path):
+    """Versions before 0.1.0 recorded none; 0.1.0 recorded its time under another name."""
     folder = toy("run_id=r")
-    known = meta(folder)
-    assert Run(folder, "toy", "smoke").state == "finished"
-    for key in ("state", "begun", "fitted", "resolved", "finished"):
-        known.pop(key)
-    (folder / "meta.json").write_text(json.dumps(known))
-    assert Run(folder, "toy", "smoke").state == "stopped"
-    assert Run(folder, "toy", "smoke").begun
-    with pytest.raises(UserError, match="seed"):
-        toy("resume=latest", "seed=3")
-    assert toy("resume=latest") == folder
-    assert ckpt.finished(folder / "checkpoints/stage1") is not None
+    record = meta(folder)
+    earlier = {k: v for k, v in record.items() if k not in ("version", "wall_seconds")}
+    (folder / "meta.json").write_text(json.dumps({**earlier, "earlier_seconds": 1.0}))
+    assert toy("resume=r") == folder
+    (folder / "meta.json").write_text(
+        json.dumps({k: v for k, v in record.items() if k != "resolved"})
+    )
+    words = [f"runs_dir={tmp_path / 'runs'}"]
+    for command in (
+        lambda: toy("resume=r"),
+        lambda: trained.evaluate("toy", "smoke", words, "r", None),
+        lambda: trained.export("toy", "smoke", words, "r", None),
+    ):
+        with pytest.raises(UserError, match=r"r was made by a version before 0\.1\.0") as error:
+            command()
+        assert "\n" not in str(error.value)
 
 
 @dataclass
@@ -272,22 +279,58 @@ def test_a_run_goes_on_with_as_many_processes_as_it_began_with(toy, broken_at, t
     assert toy("resume=r").name == "r"
 
 
-def test_a_copied_run_keeps_the_order_of_its_stages(toy, tmp_path):
-    """File times say when something was copied."""
-    folder = toy("run_id=r")
-    copied = tmp_path / "runs/toy/smoke/copied"
-    shutil.copytree(folder, copied)
-    for order, stage in enumerate(("stage1", "stage0")):
-        os.utime(copied / f"checkpoints/{stage}/finished.json", (1000 + order, 1000 + order))
-    for run in (folder, copied):
-        assert [s.name for s in finished_stages(run / "checkpoints")] == ["stage0", "stage1"]
+def test_stages_are_in_the_order_of_their_numbers(toy):
+    """File times say when something was copied, names nothing."""
+    folder = toy("run_id=r") / "checkpoints"
+    assert [stage.name for stage in finished_stages(folder)] == ["stage0", "stage1"]
+    for number, name in enumerate(("stage1", "stage0")):
+        ckpt.mark_finished(folder / name, folder / name / "step-00000006.ckpt", number)
+    os.utime(folder / "stage1/finished.json", (2000, 2000))
+    os.utime(folder / "stage0/finished.json", (1000, 1000))
+    assert [stage.name for stage in finished_stages(folder)] == ["stage1", "stage0"]
 
 
-def test_the_time_of_a_run_is_that_of_all_its_parts(toy, broken_at, tmp_path):
+def test_the_time_of_a_run_is_the_sum_of_its_processes(toy, broken_at, tmp_path):
     break_off(toy, broken_at, "run_id=r")
     file = tmp_path / "runs/toy/smoke/r/meta.json"
-    first = meta(file.parent)["earlier_seconds"]
-    assert first > 0
-    assert "wall_seconds" not in meta(file.parent)  # it is not finished
-    file.write_text(json.dumps({**meta(file.parent), "earlier_seconds": 1000.0}))
+    assert meta(file.parent)["wall_seconds"] > 0
+    file.write_text(json.dumps({**meta(file.parent), "wall_seconds": 1000.0}))
     assert meta(toy("resume=r"))["wall_seconds"] > 1000.0
+
+
+def test_the_time_of_a_killed_process_counts_up_to_its_last_checkpoint(toy, monkeypatch, tmp_path):
+    class Killed(BaseException):
+        """Nothing is recorded at the end."""
+
+    def losses(self, batch):
+        if self.trainer.global_step == 4:
+            raise Killed
+        return plain(self, batch)
+
+    plain, record_end = tests.toy.module.Toy.losses, Run._record_end
+    monkeypatch.setattr(tests.toy.module.Toy, "losses", losses)
+    monkeypatch.setattr(Run, "_record_end", lambda *_: None)
+    with pytest.raises(Killed):
+        toy("run_id=r", "trainer.checkpoint_every_n_steps=2")
+    folder = tmp_path / "runs/toy/smoke/r"
+    killed = meta(folder)
+    assert killed["state"] == "running"
+    assert killed["wall_seconds"] > 0
+    (folder / "meta.json").write_text(json.dumps({**killed, "wall_seconds": 1000.0}))
+    monkeypatch.setattr(tests.toy.module.Toy, "losses", plain)
+    monkeypatch.setattr(Run, "_record_end", record_end)
+    assert 1000.0 < meta(toy("resume=r"))["wall_seconds"] < 1600.0
+
+
+def test_a_task_opens_a_run_as_it_was_trained_whatever_the_config_file_says_now(toy, tmp_path):
+    folder = toy("run_id=r")
+    file = tmp_path / "configs/toy/smoke.yaml"
+    file.write_text(file.read_text() + "model: {dim: 24}\n")
+    runs_dir = str(tmp_path / "runs")
+    workspace = Workspace(tmp_path / "task", "toy", "smoke")
+    _, experiment = run.prepare("toy", "smoke", [])
+    module, path = trained.trained_module(experiment, workspace, "latest", runs_dir)
+    assert path == folder
+    weights = ckpt.ema_weights(ckpt.load(ckpt.finished(folder / "checkpoints/stage1")))
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, weights[name])

@@ -16,8 +16,9 @@ from common.data.image.labelled import LabelledPixels
 from common.data.image.parts import ImagePart
 from common.data.image.sources import EvalTransform
 from common.engine import checkpoint as ckpt
-from common.engine.run import evaluate, export, prepare, train
+from common.engine.run import prepare, train
 from common.engine.tracking import read_metrics
+from common.engine.trained import evaluate, export
 from common.engine.workspace import Workspace
 from common.families.images import linear
 from common.models import load as load_model

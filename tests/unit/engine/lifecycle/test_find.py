@@ -3,7 +3,7 @@
 import pytest
 
 from common.config import UserError
-from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
+from common.engine.lifecycle.find import finished_runs, run_metrics, run_settings
 from common.engine.workspace import write_json
 
 
