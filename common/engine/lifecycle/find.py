@@ -15,9 +15,7 @@ from common.engine.lifecycle.run import Run
 from common.engine.workspace import read_json, run_folder
 
 MOST = 8  # runs that a message lists
-EARLIER = "earlier-"
-# how the names of runs start that a comparison or a sweep has started
-OWNED = ("compare-", EARLIER, "sweep-")
+OWNED = ("compare-", "sweep-")  # how the names of runs start that a comparison or a sweep started
 
 
 def find_finished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:
@@ -122,9 +120,7 @@ def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> l
     if names:
         return [Path(name) for name in names]
     folders = (path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
-    return sorted(
-        folder for folder in folders if not folder.name.startswith(EARLIER) and is_trained(folder)
-    )
+    return sorted(folder for folder in folders if is_trained(folder))
 
 
 def is_trained(folder: Path) -> bool:

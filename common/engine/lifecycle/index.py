@@ -37,7 +37,7 @@ class Entry:
         begun: whether it has made a step.
         seed: of the run.
         steps: planned optimiser steps.
-        seconds: wall time; None while it is not finished.
+        seconds: wall time so far; None before the first checkpoint.
         started: local time, ISO 8601.
         metric: name of the primary metric; empty without a comparison or a result.
         value: of it; None while there is none.

@@ -8,14 +8,11 @@ from common.engine.workspace import write_json
 
 
 def test_a_baseline_and_an_evaluation_of_other_weights_are_no_trained_runs(tmp_path):
-    """A baseline has the settings of an arm, whose mean it would enter; so has a run of earlier
-    code.
-    """
+    """A baseline has the settings of an arm, whose mean it would enter."""
     for name, config, meta in (
         ("run", True, {}),
         ("baseline", True, {"baseline": "b"}),
         ("eval-1", False, None),
-        ("earlier-compare-a-seed1-c0de", True, {}),
     ):
         folder = tmp_path / "dse/mini" / name
         folder.mkdir(parents=True)

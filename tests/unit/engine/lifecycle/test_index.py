@@ -137,8 +137,6 @@ def test_baselines_and_arms_of_equal_settings_are_kept(make, tmp_path):
     assert offered(tmp_path) == {}
     make("compare-method-seed3-c0ffee00-beef", 4, resolved={"x": 1})  # of other code
     assert offered(tmp_path) == {"compare-method-seed3-c0ffee00-c0de": "superseded"}
-    make("earlier-compare-method-seed3-c0ffee00-c0de", 5, resolved={"x": 1})  # is in nobody's place
-    assert offered(tmp_path) == {"compare-method-seed3-c0ffee00-c0de": "superseded"}
 
 
 def test_a_run_that_is_written_is_not_removed(make, tmp_path):

@@ -128,7 +128,6 @@ def test_latest_is_neither_a_baseline_nor_a_run_of_a_comparison(toy, tmp_path):
     """
     toy("run_id=b")
     toy("run_id=compare-large-seed7-c0ffee00")
-    toy("run_id=earlier-compare-large-seed7-c0ffee00")
     baseline = toy("run_id=base")
     (baseline / "meta.json").write_text(json.dumps({**meta(baseline), "baseline": "constant"}))
     cfg = load(tests.toy.Config, "toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
