@@ -29,7 +29,6 @@ from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import check_same_processes, resumed_config
 from common.engine.lifecycle.signals import Signals, StopSignal
 from common.engine.module import ContrastiveModule
-from common.engine.processor import SWITCH, choose_cpu_gemm
 from common.engine.sharding import copy_to_shard
 from common.engine.tracking import close_loggers, drop_rows_after, open_loggers
 from common.engine.trainer import build_trainer, check_devices, run_precision, scale, stage_config
@@ -44,7 +43,6 @@ def prepare(
     project: str, config: str, overrides: Sequence[str]
 ) -> tuple[ExperimentConfig, Experiment[Any]]:
     """Typed config and experiment of a project."""
-    choose_cpu_gemm()
     cfg = load(config_class(project), project, config, overrides)
     return cfg, load_project(project).build(cfg)
 
@@ -59,7 +57,6 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
         UserError: anything in config, data or checkpoint that the user can fix.
     """
     clock = time.monotonic()
-    choose_cpu_gemm()
     resumed, cfg, changes = _run_to_resume(project, config, overrides)
     check_devices(cfg.trainer)
     take_device(cfg.trainer)  # some stages encode or generate before the trainer chooses the device
@@ -286,20 +283,13 @@ def _run_to_resume(
         )
     if cfg.run_id not in (None, run.path.name):
         raise UserError(f"run_id={cfg.run_id} and resume={run.path.name} name two runs")
-    if owner:
-        _check_same_products(run)
+    if meta.get("cpu_gemm", "vendor") != "vendor":
+        raise UserError(
+            f"{run.path.name} was made by 0.1.0 with CONTRASTIVE_CPU_GEMM={meta['cpu_gemm']}, which"
+            " this version does not have: start a new run"
+        )
     meta["resolved"] = run.settings()
     return run, *resumed_config(schema, run.path, meta, overrides)
-
-
-def _check_same_products(run: Run) -> None:
-    """A resumed run keeps the library of its CPU products, else it would not be the same run."""
-    before, now = run.meta.get("cpu_gemm", "vendor"), choose_cpu_gemm()
-    if before != now:
-        raise UserError(
-            f"{run.path.name} computed its CPU products with '{before}', this process would use "
-            f"'{now}': set {SWITCH}={before} to continue it"
-        )
 
 
 def _new_run(project: str, config: str, cfg: ExperimentConfig) -> Run:

@@ -18,7 +18,6 @@ from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
 from common.engine.checkpoint import RunCheckpoint, WholeFiles
 from common.engine.experiment import Stage
 from common.engine.module import AlternatingModule
-from common.engine.processor import choose_cpu_gemm
 from common.engine.progress import TrainingProgress
 from common.engine.sharding import Sharded
 from common.engine.tracking import MetricsCSV
@@ -181,7 +180,6 @@ def scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
         "global_batch_size": step_batch * trainer_cfg.accumulate_grad_batches,
         "num_steps": steps,
         "precision": run_precision(trainer_cfg),
-        "cpu_gemm": choose_cpu_gemm(),
         "parameters": sum(p.numel() for p in stage.module.parameters()),
         "negatives_per_query": stage.module.negatives_per_query(step_batch),
     }

@@ -16,7 +16,6 @@ from common.engine.callbacks import seed_all, step_seed
 from common.engine.comparison.runs import BASELINES
 from common.engine.comparison.spec import check_baseline
 from common.engine.lifecycle.run import Run
-from common.engine.processor import choose_cpu_gemm
 from common.evaluation.tables import write_report
 from common.registry import config_class, load_project
 
@@ -46,7 +45,6 @@ def evaluate_baseline(
         UserError: no such baseline, or its folder holds a finished run.
     """
     function = find_baseline(project, name)
-    choose_cpu_gemm()
     cfg = load(config_class(project), project, config, overrides)
     cfg.run_id = cfg.run_id or f"baseline-{name}-{ws.new_run_id()}"
     run = Run(ws.run_folder(cfg, project, config) / cfg.run_id, project, config, owner=True)
