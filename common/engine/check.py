@@ -148,8 +148,8 @@ class Memory(NamedTuple):
 
         Of one device, or DDP: all.
         """
-        own = self.fixed if devices == 1 else self.fixed / devices + self.block
-        return own + sum(self.extra.values())
+        state = self.fixed if devices == 1 else self.fixed / devices + self.block
+        return state + sum(self.extra.values())
 
 
 def device_memory(
@@ -173,7 +173,7 @@ def device_memory(
 
 
 def recomputed_blocks(module: ContrastiveModule) -> list[nn.Module]:
-    """What gradient checkpointing computes again: the blocks that a module names, else transformers' layers in it."""
+    """What gradient checkpointing recomputes: a module's blocks, else transformers' layers in it."""
     units: tuple[type[nn.Module], ...] = tuple(module.fsdp_units())
     if not units and (layers := sys.modules.get("transformers.modeling_layers")) is not None:
         units = (layers.GradientCheckpointingLayer,)
@@ -187,14 +187,14 @@ def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: in
         UserError: an operation without a meta implementation.
     """
     seen: dict[int, torch.Tensor] = {}
-    own = {id(p) for p in module.parameters()}
+    parameters = {id(p) for p in module.parameters()}
     inside: dict[int, int] = {}  # block -> bytes; -1: outside of all blocks
     inputs: dict[int, int] = {}
     stack = [-1]
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor._base if tensor._base is not None else tensor
-        if id(base) not in seen and id(base) not in own:
+        if id(base) not in seen and id(base) not in parameters:
             seen[id(base)] = base  # keeps it alive, so that ids stay unique
             inside[stack[-1]] = inside.get(stack[-1], 0) + base.numel() * base.element_size()
         return tensor

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the newest intact one is found, loaded safely."""
+"""Checkpoints: written whole or not at all, verified, loaded safely."""
 
 import contextlib
 import math
@@ -41,8 +41,8 @@ class RunCheckpoint(Checkpoint):
     Args:
         folder: where the files go.
         every: optimiser steps between checkpoints.
-        keep: number of latest checkpoints to keep; with a monitor at least two, as a run does not
-            go on from one whose validation was cut off.
+        keep: number of latest checkpoints to keep; with a monitor at least two, as a run is not
+            resumed from one whose validation was cut off.
         monitor: validation key that selects best.ckpt; None: no best.
         mode: whether larger (max) or smaller (min) is better.
     """
@@ -58,20 +58,20 @@ class RunCheckpoint(Checkpoint):
         self.folder, self.every = folder, every
         self.keep = max(1 if monitor is None else 2, keep)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
-        self.found: dict[int, float] = {}  # step -> monitored value
+        self.values: dict[int, float] = {}  # step -> monitored value
         self.last_saved = -1
         self.written = 0.0  # when the last file was complete, by time.perf_counter
 
     @property
     def best(self) -> float | None:
         """The best value so far, nan aside."""
-        known = [self.sign * v for v in self.found.values() if not math.isnan(v)]
-        return self.sign * max(known) if known else None
+        numbers = [self.sign * v for v in self.values.values() if not math.isnan(v)]
+        return self.sign * max(numbers) if numbers else None
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Do not save the step that was just loaded again; take up what was validated before it."""
+        """Do not save again the step that was just loaded; read what was validated before it."""
         self.last_saved = trainer.global_step
-        self.found = {k: v for k, v in validations(self.folder).items() if k <= self.last_saved}
+        self.values = {k: v for k, v in validations(self.folder).items() if k <= self.last_saved}
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
         """Save at multiples of `every`."""
@@ -85,20 +85,20 @@ class RunCheckpoint(Checkpoint):
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
-            known = ", ".join(sorted(trainer.callback_metrics))
-            raise UserError(f"monitor '{self.monitor}' was not logged; logged: {known}")
+            logged = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"monitor '{self.monitor}' was not logged; logged: {logged}")
         before, now = self.best, float(value)
-        self.found[trainer.global_step] = now
+        self.values[trainer.global_step] = now
         if not math.isnan(now) and (before is None or self.sign * now > self.sign * before):
             self._write(trainer, self.folder / "best.ckpt")
         if trainer.is_global_zero:  # after the weights: a value that is known has its file
-            write_json(self.folder / VALIDATIONS, {str(k): v for k, v in self.found.items()})
+            write_json(self.folder / VALIDATIONS, {str(k): v for k, v in self.values.items()})
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Save the final state."""
         if trainer.global_step != self.last_saved:
             self.save(trainer, module)
-        if self.found and self.best is None:
+        if self.values and self.best is None:
             warnings.warn(
                 f"{self.monitor} was nan whenever it was validated: the last weights are kept",
                 stacklevel=2,
@@ -110,7 +110,7 @@ class RunCheckpoint(Checkpoint):
         self.last_saved = trainer.global_step
         self._write(trainer, path)
         if trainer.is_global_zero:
-            # a run that goes on from an earlier step finds later ones, which do not count
+            # a run that is resumed from an earlier step has later ones, which do not count
             done = [p for p in saved_checkpoints(self.folder) if step_of(p) <= self.last_saved]
             for old in done[: -self.keep]:
                 old.unlink(missing_ok=True)
@@ -218,13 +218,15 @@ def newest_intact(
     """
     wrong = {path: damage(path) for path in saved_checkpoints(folder)}
     damaged = {path: reason for path, reason in wrong.items() if reason is not None}
-    known = validations(folder)
+    validated = validations(folder)
     usable = [
         path
         for path, reason in wrong.items()
         if reason is None
         and not (
-            validated_every and (step := step_of(path)) % validated_every == 0 and step not in known
+            validated_every
+            and (step := step_of(path)) % validated_every == 0
+            and step not in validated
         )
     ]
     return usable[-1] if usable else None, damaged
@@ -278,7 +280,7 @@ def load(path: Path) -> dict[str, Any]:
     if (reason := damage(path)) is not None:
         raise Damaged(f"{path} cannot be read as a checkpoint: it {reason}")
     try:
-        # mapped: of what nobody looks at, such as the optimiser's states, nothing is read
+        # mapped: what is not used, such as the optimiser's states, is not read
         mapped = zipfile.is_zipfile(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
@@ -317,12 +319,15 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 def check_fits(module: nn.Module, state: dict[str, Any], path: Path) -> None:
     """UserError unless names and shapes of a state dict are exactly those of the module."""
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    expected = module.state_dict()
+    missing, unexpected = (
+        sorted(expected.keys() - state.keys()),
+        sorted(state.keys() - expected.keys()),
+    )
     shapes = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own.keys() & state.keys()
-        if hasattr(own[k], "shape") and state[k].shape != own[k].shape
+        f"{k} {tuple(state[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in expected.keys() & state.keys()
+        if hasattr(expected[k], "shape") and state[k].shape != expected[k].shape
     ]
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

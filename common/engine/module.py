@@ -92,8 +92,8 @@ class ContrastiveModule(LightningModule):
         unchecked, self._unchecked = self._unchecked, []
         if not unchecked:
             return
-        found = [torch.isfinite(v).all() for terms, _ in unchecked for v in terms.values()]
-        if not bool(torch.stack(found).all()):
+        finite = [torch.isfinite(v).all() for terms, _ in unchecked for v in terms.values()]
+        if not bool(torch.stack(finite).all()):
             self._stop_on_non_finite(unchecked)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -232,7 +232,7 @@ class AlternatingModule(ContrastiveModule):
         return None
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The guard, then what the trainer does only where it makes the steps itself: clip the norm."""
+        """The guard, then clipping, which the trainer does only where it makes the steps itself."""
         super().on_before_optimizer_step(optimizer)
         if self.largest_norm:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
@@ -242,7 +242,7 @@ class AlternatingModule(ContrastiveModule):
         optimizers: Any = self.optimizers()
         optimizer = optimizers[index]
         owned = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameter, grad in zip(owned, own_gradients(loss, owned), strict=True):
+        for parameter, grad in zip(owned, part_gradients(loss, owned), strict=True):
             parameter.grad = grad
         if counted:  # the trainer counts the steps of its own wrapper
             optimizer.step()
@@ -251,14 +251,14 @@ class AlternatingModule(ContrastiveModule):
         optimizer.zero_grad()
 
 
-def own_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of some of a network's parameters alone, averaged over ranks.
+def part_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of some of a network's parameters, averaged over ranks.
 
-    They go past the hooks of DDP, which would wait for the gradients of all others.
+    They bypass the hooks of DDP, which would wait for the gradients of all others.
 
     Args:
         loss: this rank's, as DDP takes it: the mean over ranks is the whole loss.
-        parameters: all of them have part in the loss.
+        parameters: the loss depends on all of them.
     """
     grads = torch.autograd.grad(loss, parameters)
     flat = all_reduce_mean(torch.cat([grad.flatten() for grad in grads]))

@@ -99,10 +99,10 @@ def _average(parameter: nn.Parameter) -> None:
 
 def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     """Shards and whole tensors apart: no operation takes both."""
-    found: tuple[list[Tensor], list[Tensor]] = [], []
+    kinds: tuple[list[Tensor], list[Tensor]] = [], []
     for tensor in tensors:
-        found[isinstance(tensor, DTensor)].append(tensor)
-    return [part for part in found if part]
+        kinds[isinstance(tensor, DTensor)].append(tensor)
+    return [kind for kind in kinds if kind]
 
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:

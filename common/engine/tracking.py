@@ -1,19 +1,11 @@
 """Loggers: metrics.csv always, Weights & Biases when wanted, same run id after a resume."""
 
-import base64
 import contextlib
 import csv
 import io
-import json
-import netrc
 import os
 import shlex
 import sys
-import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,8 +19,7 @@ from common.engine.workspace import Workspace
 
 COLUMNS = ("stage", "step", "name", "value")
 PATIENCE = 10.0  # seconds that a W&B server is given at the start of a run
-FAREWELL = 3.0  # of them, to end a service that got no answer
-UPLOAD_PATIENCE = 60.0  # seconds that the last upload is given; what is missing lies on the disk
+UPLOAD_PATIENCE = 60.0  # seconds that the last upload is given; what is missing is on the disk
 ARM = "arm:"  # prefix of the tag that `make compare` gives its runs
 
 
@@ -56,7 +47,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The config lies in config.yaml."""
+        """The config is in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -93,7 +84,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv; what a kill or a full disk has torn off is left out."""
+    """The whole rows of a metrics.csv, without what a kill or a full disk has torn."""
     text = path.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     return [row for row in csv.DictReader(io.StringIO(whole)) if _is_whole(row)]
@@ -112,11 +103,11 @@ def wandb_mode(choice: str) -> str:
     """Resolve ``auto``: online when a key is configured, else offline."""
     if choice != "auto":
         return choice
-    netrc_file = _netrc()
-    known = "WANDB_API_KEY" in os.environ or (
+    netrc_file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = "WANDB_API_KEY" in os.environ or (
         netrc_file.is_file() and "wandb" in netrc_file.read_text(encoding="utf-8", errors="ignore")
     )
-    return "online" if known else "offline"
+    return "online" if has_key else "offline"
 
 
 class Tracker(WandbLogger):
@@ -178,7 +169,7 @@ def wandb_logger(
     Args:
         cfg: the run's.
         workspace: the run's folder.
-        owner: whether this process tracks; the other processes of a run ask no server.
+        owner: whether this process tracks; the other processes of a run do not connect.
         job_type: what W&B groups a project's runs by: "train", "compare".
     """
     mode = wandb_mode(cfg.tracking.wandb)
@@ -187,28 +178,23 @@ def wandb_logger(
     os.environ.setdefault("WANDB_SILENT", "true")
     # A service inherited from a parent process still holds the run of a job that was killed.
     os.environ.pop("WANDB_SERVICE", None)
-    asks = owner and mode == "online" and os.environ.get("WANDB_MODE", "online") == "online"
-    if not asks:
-        return _tracker(cfg, workspace, mode == "offline", job_type)
-    import wandb
-
-    until = time.monotonic() + PATIENCE
-    address = str(wandb.setup().settings.base_url).rstrip("/")
-    reason = server_refusal(address, PATIENCE / 2)
-    if reason is None:
-        logger = _tracker(cfg, workspace, False, job_type, until - time.monotonic() - FAREWELL)
-        try:
-            logger.experiment  # noqa: B018 - connects now, not at the first step
-        except Exception as error:  # of several kinds: no answer, refused, a broken service
-            reason = first_line(error)
-            with contextlib.suppress(Exception):
-                wandb.teardown()  # its service would refuse the same id
-    if reason is None:
+    logger = _tracker(cfg, workspace, mode == "offline", job_type)
+    if not owner or mode != "online" or os.environ.get("WANDB_MODE", "online") != "online":
         return logger
-    logger = _tracker(cfg, workspace, True, job_type)
-    logger.lost = True
-    where = workspace.path / "wandb"
-    _warn(f"{reason}; this run is tracked offline in {where}, training goes on")
+    try:
+        logger.experiment  # noqa: B018 - connects now, not at the first step
+    except Exception as error:  # of several kinds: no answer, refused, a broken service
+        import wandb
+
+        address = wandb.setup().settings.base_url
+        with contextlib.suppress(Exception):
+            wandb.teardown()  # its service would refuse the same id
+        logger = _tracker(cfg, workspace, True, job_type)
+        logger.lost = True
+        _warn(
+            f"{address} takes no run ({first_line(error)}); this run is tracked offline in"
+            f" {workspace.path / 'wandb'}, training goes on"
+        )
     return logger
 
 
@@ -217,74 +203,20 @@ def _warn(text: str) -> None:
         sys.stderr.write(f"Weights & Biases: {text}\n")
 
 
-def server_refusal(address: str, patience: float) -> str | None:
-    """Why a W&B server will not take a run; None when it knows the key.
-
-    Args:
-        address: of the server.
-        patience: seconds to wait for an answer.
-    """
-    answer: list[str | None] = [f"no answer from {address} within {patience:.0f} s"]
-
-    def ask() -> None:
-        answer[0] = _ask(address, patience)
-
-    # in a thread: looking up a name may take longer than any time-out of the connection
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(patience)
-    return answer[0]
-
-
-def _ask(address: str, patience: float) -> str | None:
-    words = base64.b64encode(f"api:{_key(address)}".encode()).decode()
-    question = urllib.request.Request(
-        f"{address}/graphql",
-        data=b'{"query": "query { viewer { id } }"}',
-        headers={"Content-Type": "application/json", "Authorization": f"Basic {words}"},
-    )
-    try:
-        with urllib.request.urlopen(question, timeout=patience) as reply:
-            viewer = (json.loads(reply.read()).get("data") or {}).get("viewer")
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return f"{address} refuses the key"
-        return f"{address} answers with error {error.code}"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"no answer from {address} ({getattr(error, 'reason', None) or error})"
-    return None if viewer else f"{address} refuses the key"
-
-
-def _key(address: str) -> str:
-    """The configured key of a server; empty without one."""
-    if "WANDB_API_KEY" in os.environ:
-        return os.environ["WANDB_API_KEY"]
-    try:
-        found = netrc.netrc(_netrc()).authenticators(urllib.parse.urlsplit(address).hostname or "")
-    except (OSError, netrc.NetrcParseError):
-        return ""
-    return (found[2] or "") if found else ""
-
-
-def _netrc() -> Path:
-    return Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-
-
 def _tracker(
     cfg: ExperimentConfig,
     workspace: Workspace,
     offline: bool,
     job_type: str,
-    patience: float = PATIENCE,
 ) -> Tracker:
     import wandb
 
-    settings = wandb.Settings(init_timeout=max(1.0, patience), finish_timeout=UPLOAD_PATIENCE)
+    settings = wandb.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)
     if offline:
         settings.mode = "offline"
     labels = describe(cfg, workspace)
     arm = labels.get("arm")
-    own = [tag for tag in cfg.tracking.tags if not tag.startswith(ARM)]
+    tags = [tag for tag in cfg.tracking.tags if not tag.startswith(ARM)]
     logger = Tracker(
         project=cfg.tracking.wandb_project,
         name=f"{workspace.project}-{workspace.config}-{workspace.run_id}",
@@ -295,7 +227,7 @@ def _tracker(
         config=to_dict(cfg),
         group="-".join([workspace.project, workspace.config, *([arm] if arm else [])]),
         job_type=job_type,
-        tags=[*(f"{name}:{value}" for name, value in labels.items()), *own],
+        tags=[*(f"{name}:{value}" for name, value in labels.items()), *tags],
         settings=settings,
     )
     logger._wandb_init.pop("anonymous", None)  # W&B warns of the option, whatever its value
@@ -303,7 +235,7 @@ def _tracker(
 
 
 def describe(cfg: ExperimentConfig, workspace: Workspace) -> dict[str, str]:
-    """What runs are found by: project, config, seed, and the family and arm of those that have one."""
+    """Labels of a run: project, config, seed; family and arm where it has one."""
     sections = [type(getattr(cfg, section.name)) for section in fields(cfg)]
     homes = [c.__module__.split(".") for section in sections for c in section.__mro__]
     family = [home[2] for home in homes if home[:2] == ["common", "families"]]

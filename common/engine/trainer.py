@@ -54,8 +54,8 @@ def check_devices(cfg: TrainerConfig) -> None:
         UserError: no such device, or not as many.
     """
     mps = torch.backends.mps.is_available()
-    found = {"cpu": 0, "mps": int(mps)}.get(cfg.accelerator, torch.cuda.device_count() or int(mps))
-    if not found and cfg.accelerator in ("auto", "cpu"):
+    here = {"cpu": 0, "mps": int(mps)}.get(cfg.accelerator, torch.cuda.device_count() or int(mps))
+    if not here and cfg.accelerator in ("auto", "cpu"):
         if isinstance(cfg.devices, list) or cfg.devices == -1:
             raise UserError(
                 f"trainer.devices={cfg.devices} names GPUs, and this run has none: give the number "
@@ -63,10 +63,10 @@ def check_devices(cfg: TrainerConfig) -> None:
             )
         return
     asked = max(cfg.devices) + 1 if isinstance(cfg.devices, list) else cfg.devices
-    if not found or (isinstance(asked, int) and asked > found):
+    if not here or (isinstance(asked, int) and asked > here):
         raise UserError(
             f"trainer.accelerator={cfg.accelerator} with trainer.devices={cfg.devices}: this "
-            f"machine has {found} of them; trainer.accelerator=auto takes what there is"
+            f"machine has {here} of them; trainer.accelerator=auto takes what there is"
         )
 
 
@@ -101,8 +101,8 @@ def computes_bfloat16() -> bool:
 
     AVX-512 alone does not: products are then emulated and slower than those in float32.
     """
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def epoch_steps(cfg: TrainerConfig, batches: int) -> int:
@@ -144,7 +144,10 @@ def global_batch_size(cfg: TrainerConfig, stage: Stage) -> int:
 
 
 def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
-    """Refuse gradient accumulation over several steps a batch, and with an in-batch loss unless the config allows it.
+    """Refuse gradient accumulation that would not do what it is asked for.
+
+    That is over several optimiser steps on a batch, and with an in-batch loss unless the config
+    allows it.
 
     Raises:
         UserError: gradients would not be accumulated as the config asks for.
@@ -169,7 +172,7 @@ def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
 
 
 def scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
-    """World size, batch size, parameters and negatives of a run by its first stage, for meta.json."""
+    """World size, batch size, parameters and negatives of a first stage, for meta.json."""
     trainer_cfg = stage_config(cfg.trainer, stage)
     check_accumulation(trainer_cfg, stage)
     ranks = world_size(trainer_cfg)

@@ -211,14 +211,14 @@ def report(projects: Sequence[str], folder: Path) -> None:
 
 
 def runs(project: str | None, where: str, folder: Path) -> None:
-    """List the runs at hand."""
+    """List the runs under a folder."""
     from common.engine.lifecycle.index import entries, select
 
-    found = select(entries(folder, project), where)
-    table = Table(title=f"{len(found)} runs", title_justify="left")
+    matches = select(entries(folder, project), where)
+    table = Table(title=f"{len(matches)} runs", title_justify="left")
     for column in ("project", "config", "run", "state", "seed", "steps", "s", "started", "metric"):
         table.add_column(column, overflow="fold")
-    for e in found:
+    for e in matches:
         value = "" if e.value is None else f"{e.metric} {e.value:.4f}"
         seconds = "" if e.seconds is None else f"{e.seconds:.0f}"
         name = f"{e.run} ({e.arm})" if e.arm else e.run
@@ -243,7 +243,7 @@ def diff(left: str, right: str, folder: Path) -> None:
 
 
 def prune(project: str | None, where: str, agreed: bool, folder: Path) -> None:
-    """Name the runs that are of no use, and remove them if that is agreed to.
+    """List failed and superseded runs, and remove them if that is agreed to.
 
     A condition chooses among them: what supersedes a run is looked for among all.
     """
@@ -251,13 +251,13 @@ def prune(project: str | None, where: str, agreed: bool, folder: Path) -> None:
 
     useless = removable(entries(folder, project))
     chosen = {entry.path for entry in select([entry for entry, _ in useless], where)}
-    found = [(entry, reason) for entry, reason in useless if entry.path in chosen]
-    for entry, reason in found:
+    matches = [(entry, reason) for entry, reason in useless if entry.path in chosen]
+    for entry, reason in matches:
         console.print(f"{entry.path}: {reason}")
     if agreed:
-        remove([entry for entry, _ in found])
+        remove([entry for entry, _ in matches])
     done = "removed" if agreed else "would go; to remove them: YES=1"
-    console.print(f"{len(found)} runs {done}")
+    console.print(f"{len(matches)} runs {done}")
 
 
 def dashboard(

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from common.config import ExperimentConfig, TrackingConfig, TrainerConfig
 from common.engine import tracking
-from common.engine.tracking import describe, server_refusal
+from common.engine.tracking import describe
 from common.engine.workspace import Workspace
 from common.registry import config_class
 from tests.toy.command import Command
@@ -63,38 +63,6 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{place.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(
-    ("code", "answer", "said"),
-    [
-        (200, {"data": {"viewer": {"id": "x"}}}, None),
-        (200, {"data": {"viewer": None}}, "refuses the key"),
-        (401, {}, "refuses the key"),
-        (403, {}, "refuses the key"),
-        (503, {}, "answers with error 503"),
-        (200, "not what was asked", "no answer"),
-    ],
-)
-def test_what_a_server_says(monkeypatch, code, answer, said):
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    with server(code, answer) as address:
-        reason = server_refusal(address, 20)
-    assert reason is None if said is None else said in str(reason)
-
-
-def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    with server(200, {}, threading.Event()) as address:
-        assert "no answer" in str(server_refusal(address, 0.2))
-
-
-def test_the_key_of_netrc_is_sent_to_its_own_host_only(monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai\n login user\n password {KEY}\n")
-    assert tracking._key("https://api.wandb.ai") == KEY
-    assert tracking._key("https://else.where") == ""
-
-
 def train(tmp_path: Path, address: str) -> tuple[Command, Path]:
     words = [
         "train",
@@ -114,13 +82,25 @@ def train(tmp_path: Path, address: str) -> tuple[Command, Path]:
     return command, tmp_path / "toy/smoke/r"
 
 
-@pytest.mark.parametrize("connects", [False, True])
-def test_a_run_goes_on_offline_under_the_same_id(tmp_path, monkeypatch, connects):
-    """Also when the server knows the key and then takes no run."""
+KNOWN = {"data": {"viewer": {"id": "x"}}}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda: nullcontext(closed_port()),
+        lambda: server(401, {}),
+        lambda: server(200, {}, threading.Event()),
+        lambda: server(200, KNOWN, otherwise=503),
+    ],
+    ids=["nobody", "refuses the key", "never answers", "takes no run"],
+)
+def test_a_run_goes_on_offline_under_the_same_id(tmp_path, monkeypatch, place):
     monkeypatch.setattr(tracking, "PATIENCE", 2.0)  # of the fork, too
-    with server(200, {"data": {"viewer": {"id": "x"}}}, otherwise=503) as address:
-        command, run = train(tmp_path, address if connects else closed_port())
+    with place() as address:
+        command, run = train(tmp_path, address)
     (folder,) = run.glob("wandb/offline-run-*-r")
+    assert f"{address} takes no run" in command.errors
     assert f"tracked offline in {run / 'wandb'}" in command.errors
     assert "Traceback" not in command.errors
     assert f"wandb sync {folder}" in command.printed
@@ -128,7 +108,7 @@ def test_a_run_goes_on_offline_under_the_same_id(tmp_path, monkeypatch, connects
 
 def test_a_service_that_dies_does_not_take_the_run_with_it(tmp_path):
     """The answer is none that W&B's service expects; it ends with a panic."""
-    with server(200, {"data": {"viewer": {"id": "x"}}}) as address:
+    with server(200, KNOWN) as address:
         command, run = train(tmp_path, address)
     assert "the run goes on" in command.errors
     assert f"wandb sync {next(run.glob('wandb/run-*-r'))}" in command.printed

@@ -1,4 +1,4 @@
-"""The runs at hand: a list that can be asked, two of them side by side, and removing what is of no use."""
+"""The runs under a folder: a list that can be filtered, differences of two, removing useless ones."""
 
 import json
 import shutil
@@ -69,36 +69,35 @@ def entries(runs_dir: Path, project: str | None = None) -> list[Entry]:
     """
     paths = sorted(runs_dir.glob(f"{project or '*'}/*/*/meta.json"))
     primary: dict[str, str] = {}
-    found = [_entry(path.parent, primary) for path in paths]
-    return sorted(found, key=lambda entry: entry.started)
+    return sorted((_entry(path.parent, primary) for path in paths), key=lambda entry: entry.started)
 
 
-def select(found: Sequence[Entry], where: str) -> list[Entry]:
+def select(runs: Sequence[Entry], where: str) -> list[Entry]:
     """Entries that fulfil all conditions.
 
     Args:
-        found: entries.
+        runs: all of them.
         where: conditions with commas between, such as ``state=failed, seed>=3``.
 
     Raises:
         UserError: a condition that names no field or has no comparison.
     """
-    kept = list(found)
+    kept = list(runs)
     for condition in filter(None, (part.strip() for part in where.split(","))):
         sign = next((s for s in SIGNS if s in condition), None)
         if sign is None:
             raise UserError(f"WHERE={condition}: write field=value, with = != < <= > or >=")
-        name, wanted = (side.strip() for side in condition.split(sign, 1))
+        name, operand = (side.strip() for side in condition.split(sign, 1))
         names = [f.name for f in fields(Entry) if f.name != "path"]
         if name not in names:
             raise UserError(f"WHERE={condition}: no field '{name}'{nearest(name, names)}")
         if sign not in ("=", "!=") and _is_text(name):
             raise UserError(f"WHERE={condition}: {name} is text; compare it by = or !=")
-        if name == "state" and wanted not in get_args(State):
+        if name == "state" and operand not in get_args(State):
             raise UserError(
-                f"WHERE={condition}: no state '{wanted}'{nearest(wanted, get_args(State))}"
+                f"WHERE={condition}: no state '{operand}'{nearest(operand, get_args(State))}"
             )
-        kept = [e for e in kept if _fulfils(getattr(e, name), SIGNS[sign], wanted)]
+        kept = [e for e in kept if _fulfils(getattr(e, name), SIGNS[sign], operand)]
     return kept
 
 
@@ -115,42 +114,42 @@ def differences(left: Path, right: Path) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def removable(found: Sequence[Entry]) -> list[tuple[Entry, str]]:
+def removable(runs: Sequence[Entry]) -> list[tuple[Entry, str]]:
     """Runs that `make prune` offers to remove, and why.
 
     Ones that ended before their first step, and finished or failed ones that a later finished run
     of the same settings, seed included, has superseded: of a comparison or sweep the same arm,
-    baseline or trial. What else failed after its first step may be gone on with, and stays.
+    baseline or trial. What else failed after its first step can be resumed, and stays.
     """
     reasons = {
-        e.path: "made no step" for e in found if e.state in ("failed", "stopped") and not e.begun
+        e.path: "made no step" for e in runs if e.state in ("failed", "stopped") and not e.begun
     }
     earlier: dict[Any, list[Entry]] = {}
-    for entry in (e for e in found if e.state == "finished" or (e.state == "failed" and e.begun)):
+    for entry in (e for e in runs if e.state == "finished" or (e.state == "failed" and e.begun)):
         same = earlier.setdefault(_what_ran(entry), [])
         if entry.state == "finished":
             reasons |= dict.fromkeys((e.path for e in same), "superseded")
             same.clear()
         same.append(entry)
-    return [(entry, reasons[entry.path]) for entry in found if entry.path in reasons]
+    return [(entry, reasons[entry.path]) for entry in runs if entry.path in reasons]
 
 
 def _what_ran(entry: Entry) -> tuple[Any, ...]:
-    """What two runs must share for the later one to stand for the earlier one."""
+    """What two runs must share for the later one to supersede the earlier one."""
     meta = read_json(entry.path / "meta.json")
     settings = meta.get("resolved")
     if settings is None:  # of an earlier version: what was typed
         settings = [
             w for w in meta.get("overrides", []) if not w.startswith(("run_id=", "resume="))
         ]
-    else:  # names and places of runs, and what is told to others, change nothing in them
+    else:  # names, places and tracking of runs change nothing in them
         aside = ("tracking", "run_id", "resume", "runs_dir")
         settings = {name: value for name, value in settings.items() if name not in aside}
     # arms may share settings with each other and with a baseline; the last part of their names is a
     # hash of the code
-    asked = entry.run.rpartition("-")[0] if entry.run.startswith(OWNED) else ""
-    told = json.dumps(settings, sort_keys=True)
-    return entry.project, entry.config, entry.seed, meta.get("baseline"), asked, told
+    arm = entry.run.rpartition("-")[0] if entry.run.startswith(OWNED) else ""
+    text = json.dumps(settings, sort_keys=True)
+    return entry.project, entry.config, entry.seed, meta.get("baseline"), arm, text
 
 
 def find(runs_dir: Path, which: str) -> Path:
@@ -161,13 +160,15 @@ def find(runs_dir: Path, which: str) -> Path:
     """
     if (Path(which) / "meta.json").is_file():
         return Path(which)
-    named = [path.parent for path in runs_dir.glob("*/*/*/meta.json") if path.parent.name == which]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise UserError(f"several runs are named '{which}': {', '.join(map(str, named))}")
-    known = [path.parent.name for path in runs_dir.glob("*/*/*/meta.json")]
-    raise UserError(f"no run '{which}' under {runs_dir}{nearest(which, known)}")
+    matches = [
+        path.parent for path in runs_dir.glob("*/*/*/meta.json") if path.parent.name == which
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"several runs are named '{which}': {', '.join(map(str, matches))}")
+    names = [path.parent.name for path in runs_dir.glob("*/*/*/meta.json")]
+    raise UserError(f"no run '{which}' under {runs_dir}{nearest(which, names)}")
 
 
 def remove(chosen: Sequence[Entry]) -> None:
@@ -220,21 +221,21 @@ def _is_text(name: str) -> bool:
     return kind in (str, "str") and name != "started"
 
 
-def _fulfils(value: Any, compare: Callable[[Any, Any], bool], wanted: str) -> bool:
+def _fulfils(value: Any, compare: Callable[[Any, Any], bool], operand: str) -> bool:
     if value is None:
         return False
     if isinstance(value, str):
-        return compare(value, wanted)
+        return compare(value, operand)
     try:
-        return compare(float(value), float(wanted))
+        return compare(float(value), float(operand))
     except ValueError:
-        raise UserError(f"'{wanted}' is not a number") from None
+        raise UserError(f"'{operand}' is not a number") from None
 
 
 def _described(path: Path) -> dict[str, Any]:
     if not (path / "meta.json").is_file():
         raise UserError(f"{path} is no run folder: it has no meta.json")
     meta = read_json(path / "meta.json")
-    found = {"commit": meta.get("commit"), **leaves(meta.get("resolved") or {})}
+    described = {"commit": meta.get("commit"), **leaves(meta.get("resolved") or {})}
     metrics = path / "metrics.json"
-    return found | (leaves({"metrics": read_json(metrics)}) if metrics.exists() else {})
+    return described | (leaves({"metrics": read_json(metrics)}) if metrics.exists() else {})

@@ -1,4 +1,4 @@
-"""Which process of a run this is, its device, and how processes begin and leave together."""
+"""Which process of a run this is, its device, and how processes start and leave together."""
 
 import os
 import time
@@ -69,9 +69,9 @@ def take_device(trainer: TrainerConfig) -> None:
 
 def agreed_run_id(cfg: ExperimentConfig) -> str:
     """The same new run id in all processes: the config's, the job's, or rank 0's."""
-    known = cfg.run_id or job_run_id(cfg)
-    if known is not None or external_rank() is None:
-        return known or new_run_id()
+    run_id = cfg.run_id or job_run_id(cfg)
+    if run_id is not None or external_rank() is None:
+        return run_id or new_run_id()
     if not torch.distributed.is_initialized():
         backend = "nccl" if uses_cuda(cfg.trainer) else "gloo"
         # the trainer takes this group over: the time is the one that it would have given, NCCL's

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process writes in it, a second is told which one.
+"""The lock of a run folder: one process writes in it, a second learns which one.
 
 ``lock.json`` names the process that owns the run. A lock whose process is gone is taken over; one
 of another host cannot be judged from here, so the user decides. Whoever looks at the file holds it
@@ -85,9 +85,9 @@ def _same_process(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 def _birth(pid: int) -> float | None:
-    """When a process was started, so that a later one of the same id is told apart; None: gone.
+    """When a process was started, so that a later one of the same id differs; None: gone.
 
-    In clock ticks since boot where /proc tells them: setting the clock does not change them.
+    In clock ticks since boot where /proc has them: setting the clock does not change them.
     """
     try:
         if not Path("/proc/self/stat").exists():
@@ -105,8 +105,8 @@ def _parse(text: str) -> dict[str, Any]:
         content = json.loads(text)
     except ValueError:
         return {}
-    known = isinstance(content, dict) and {"pid", "host", "birth", "started"} <= content.keys()
-    return content if known else {}
+    whole = isinstance(content, dict) and {"pid", "host", "birth", "started"} <= content.keys()
+    return content if whole else {}
 
 
 @contextlib.contextmanager

@@ -159,7 +159,8 @@ class Run:
             return
         meta = self.meta
         entry = {"time": now(), **code_state(), "changes": dict(changes)}
-        self._earlier_seconds = meta.get("wall_seconds") or 0.0
+        # 0.1.0 had another entry for a run that was not finished
+        self._earlier_seconds = meta.pop("earlier_seconds", meta.get("wall_seconds") or 0.0)
         if changes:
             words = [*own_overrides(meta), *own_overrides({"overrides": overrides})]
             meta["overrides"] = words

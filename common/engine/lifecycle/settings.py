@@ -1,4 +1,4 @@
-"""The settings of a run that goes on: its own, but for a few that may change."""
+"""The settings of a resumed run: those it was started with, but for a few that may change."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 from common.config import ExperimentConfig, UserError, load, to_dict
 
-# what neither the trained weights' meaning nor the comparison with other runs hangs on; devices and
-# nodes may be divided otherwise, see `check_same_processes`
+# neither the meaning of the weights nor a comparison with other runs depends on these; devices and
+# nodes may be divided differently, see `check_same_processes`
 FREE = (
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -27,20 +27,20 @@ IDENTITY = ("runs_dir", "run_id", "resume")  # they say which run, not what it d
 
 
 def own_overrides(meta: Mapping[str, Any]) -> list[str]:
-    """The overrides that a run was made with, without those that name it."""
+    """The overrides that a run was started with, without its name and folder."""
     return [word for word in meta["overrides"] if word.split("=")[0] not in IDENTITY]
 
 
 def resumed_config(
     schema: type[ExperimentConfig], run: Path, meta: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[ExperimentConfig, dict[str, list[Any]]]:
-    """The config of a run that goes on.
+    """The config of a resumed run.
 
     Args:
         schema: the project's.
         run: folder, for messages.
         meta: the run's meta.json.
-        overrides: of the command that continues it.
+        overrides: of the command that resumes it.
 
     Returns:
         Config; values that changed as ``{key: [before, now]}``, all of them free to.
@@ -51,18 +51,18 @@ def resumed_config(
     """
     words = [*own_overrides(meta), *overrides]
     cfg = load(schema, meta["project"], meta["config"], words)
-    given = [word.split("=")[0] for word in overrides]
-    changes = _changes(meta.get("resolved") or {}, cfg, given)
+    typed = [word.split("=")[0] for word in overrides]
+    changes = _changes(meta.get("resolved") or {}, cfg, typed)
     fixed = {key: pair for key, pair in changes.items() if not _is_free(key)}
     if fixed:
-        said = ", ".join(
+        listed = ", ".join(
             f"{key} ({_show(old)} there, {_show(new)}"
-            f" {'now' if _under(key, given) else 'in the config file now'})"
+            f" {'now' if _under(key, typed) else 'in the config file now'})"
             for key, (old, new) in fixed.items()
         )
         raise UserError(
             f"resume={run.name} goes on with the settings of that run, so these cannot change:"
-            f" {said}. Undo them, or start a new run. Free to change: {', '.join(FREE)}"
+            f" {listed}. Undo them, or start a new run. Free to change: {', '.join(FREE)}"
         )
     finished = sorted(p.parent.name for p in run.glob("checkpoints/*/finished.json"))
     if finished and (longer := [key for key in changes if key in LENGTH]):
@@ -81,7 +81,7 @@ def as_trained(
 ) -> list[str]:
     """Overrides that undo what was edited in the config file since a run was trained.
 
-    What is typed holds, and so does the file in what no weights hang on: `FREE`, and ``eval.*``.
+    What is typed holds, and so does the file for what no weights depend on: `FREE` and ``eval.*``.
 
     Args:
         schema: the project's.
@@ -93,11 +93,11 @@ def as_trained(
         UserError: the file has got an entry of a mapping since, which no override takes away.
     """
     now = load(schema, meta["project"], meta["config"], [*own_overrides(meta), *overrides])
-    given = [word.split("=")[0] for word in overrides]
+    typed = [word.split("=")[0] for word in overrides]
     undone = {
         key: old
-        for key, (old, _) in _changes(settings, now, given).items()
-        if not (_under(key, given) or _is_free(key) or key.startswith("eval."))
+        for key, (old, _) in _changes(settings, now, typed).items()
+        if not (_under(key, typed) or _is_free(key) or key.startswith("eval."))
     }
     if added := sorted(_entries(settings, now)[1].keys() & undone.keys()):
         raise UserError(
@@ -108,7 +108,7 @@ def as_trained(
 
 
 def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> None:
-    """Refuse to go on with a run by more or fewer processes than it began with.
+    """Refuse to resume a run with more or fewer processes than it was started with.
 
     Its place in the data is counted in batches of all processes, and a loss's negatives come from
     them.
@@ -131,13 +131,13 @@ def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> 
 
 
 def resolved(cfg: ExperimentConfig) -> dict[str, Any]:
-    """All values of a config as meta.json gives them back."""
+    """All values of a config, as they are read from meta.json."""
     plain: dict[str, Any] = json.loads(json.dumps(to_dict(cfg)))
     return {key: value for key, value in plain.items() if key not in IDENTITY}
 
 
 def _changes(
-    before: Mapping[str, Any], cfg: ExperimentConfig, given: Sequence[str]
+    before: Mapping[str, Any], cfg: ExperimentConfig, typed: Sequence[str]
 ) -> dict[str, list[Any]]:
     """Keys whose value differs, entries of mappings that were added or taken out among them.
 
@@ -146,8 +146,8 @@ def _changes(
     """
     now = resolved(cfg)
     old, new = leaves(before), leaves(now)
-    known = [key for key in new if key in old or _under(key, given)]
-    pairs = {key: [old.get(key), new[key]] for key in known}
+    comparable = [key for key in new if key in old or _under(key, typed)]
+    pairs = {key: [old.get(key), new[key]] for key in comparable}
     pairs |= {key: pair for pair_of in _entries(before, cfg) for key, pair in pair_of.items()}
     return {
         key: pair
@@ -159,7 +159,7 @@ def _changes(
 def _entries(
     before: Mapping[str, Any], cfg: ExperimentConfig
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Entries of mapping fields that were taken out, and those that were added, as ``{key: [before, now]}``."""
+    """Entries of mappings that were taken out and that were added, as ``{key: [before, now]}``."""
     now = resolved(cfg)
     out: dict[str, list[Any]] = {}
     added: dict[str, list[Any]] = {}
@@ -179,12 +179,12 @@ def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         for key, value in node.items():
             yield from _mappings(value, (*path, str(key)))
     elif is_dataclass(node):
-        for own in fields(node):
-            yield from _mappings(getattr(node, own.name), (*path, own.name))
+        for field in fields(node):
+            yield from _mappings(getattr(node, field.name), (*path, field.name))
 
 
 def _at(node: Any, path: Sequence[str]) -> Any:
-    """What stands there; None if nothing does."""
+    """The value at a path; None where there is none."""
     for part in path:
         node = node.get(part) if isinstance(node, dict) else None
     return node
@@ -196,21 +196,21 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     >>> leaves({"optim": {"lr": 0.1}, "model": {"config": {}}})
     {'optim.lr': 0.1, 'model.config': {}}
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            found |= leaves(value, f"{prefix}{key}.")
+            flat |= leaves(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _is_free(key: str) -> bool:
     return key in FREE or any(f[-2:] == ".*" and key.startswith(f[:-1]) for f in FREE)
 
 
-def _under(key: str, given: Sequence[str]) -> bool:
-    return any(key == word or key.startswith(f"{word}.") for word in given)
+def _under(key: str, sections: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in sections)
 
 
 def _show(value: Any) -> str:

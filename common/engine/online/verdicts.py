@@ -45,9 +45,9 @@ def log_comparison(
 def means(result: Mapping[str, Any]) -> dict[str, float]:
     """The summary of the run: mean of the primary metric for each arm and comparison."""
     return {
-        "/".join(filter(None, [own.get("name", ""), arm])): entry["mean"]
-        for own in comparisons(result)
-        for arm, entry in own["arms"].items()
+        "/".join(filter(None, [comparison.get("name", ""), arm])): entry["mean"]
+        for comparison in comparisons(result)
+        for arm, entry in comparison["arms"].items()
     }
 
 

@@ -89,17 +89,17 @@ def _with_text(contents: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Contents with their Markdown as HTML, and the project's card as a page beside."""
     slug, comparison = contents["slug"], contents["comparison"]
     card = ROOT / "projects" / slug / "README.md"
-    found = {**contents, "card": None}
+    page = {**contents, "card": None}
     if comparison is not None:
-        found["comparison"] = {**comparison, "text": _html(comparison["markdown"])}
-    found["sweeps"] = [{**s, "text": _html(s["markdown"])} for s in contents["sweeps"]]
+        page["comparison"] = {**comparison, "text": _html(comparison["markdown"])}
+    page["sweeps"] = [{**s, "text": _html(s["markdown"])} for s in contents["sweeps"]]
     if card.exists():
         # links in a card are relative to its own folder
         base = Path(os.path.relpath(card.parent, out / "cards")).as_posix() + "/"
         text = _html(card.read_text(encoding="utf-8"))
         _write(out / "cards" / f"{slug}.html", "card.html", title=slug, text=text, base=base)
-        found["card"] = f"cards/{slug}.html"
-    return found
+        page["card"] = f"cards/{slug}.html"
+    return page
 
 
 def _html(markdown: str) -> Markup:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from common.config import ExperimentConfig, OptimConfig, TrainerConfig, UserError
 from common.data.module import ContrastiveData
 from common.engine.experiment import Stage
-from common.engine.module import AlternatingModule, NonFiniteLossError, own_gradients
+from common.engine.module import AlternatingModule, NonFiniteLossError, part_gradients
 from common.engine.trainer import build_trainer, check_accumulation
 from common.engine.workspace import Workspace
 
@@ -96,9 +96,9 @@ def test_half_precision_with_a_scaler_is_refused():
         AlternatingModule.configure_optimizers(module)
 
 
-def test_own_gradients_leave_all_others_alone():
+def test_part_gradients_leave_all_others_alone():
     a, b = torch.tensor([2.0], requires_grad=True), torch.tensor([3.0], requires_grad=True)
-    (found,) = own_gradients((a * b).sum(), [a])
+    (found,) = part_gradients((a * b).sum(), [a])
     assert found.tolist() == [3.0]
     assert a.grad is None
     assert b.grad is None

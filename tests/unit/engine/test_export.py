@@ -71,7 +71,7 @@ def test_a_run_whose_tokenizer_is_not_here_is_not_opened_with_another(
 
 def test_what_is_no_export_is_in_the_way(weights, monkeypatch):
     """Refused before the model is loaded, as is a folder where nothing can be written."""
-    monkeypatch.setattr(run, "load_module", None)
+    monkeypatch.setattr(trained, "load_module", None)
     notes = weights.parent / "a-export/notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")
