@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common.engine import checkpoint as ckpt
-from common.engine import run
+from common.engine.run import prepare
+from common.engine.trained import evaluate, module_of_run
 from tests import cards
 from tests.contract.projects import PROJECTS
 from tests.smoke import losses_of, metrics_of
@@ -29,9 +30,9 @@ def test_training_moves_the_loss_and_measures(project, smoke_runs):
 @pytest.mark.parametrize("project", PROJECTS)
 def test_an_export_gives_the_outputs_of_its_run(project, smoke_runs):
     path, exported = smoke_runs(project), smoke_runs.export(project)
-    _, experiment = run.prepare(project, "smoke", [f"runs_dir={path.parents[2]}"])
+    _, experiment = prepare(project, "smoke", [f"runs_dir={path.parents[2]}"])
     with torch.inference_mode():
-        trained = experiment.embed(run.module_of_run(experiment, path).eval())
+        trained = experiment.embed(module_of_run(experiment, path).eval())
         reloaded = experiment.embed(experiment.load_export(exported).eval())
     assert trained.keys() == reloaded.keys()
     for name, value in trained.items():
@@ -43,7 +44,7 @@ def test_an_export_is_measured_as_its_run(project, smoke_runs, tmp_path):
     """What both measure is equal; an export leaves out what it has no part for."""
     trained = metrics_of(smoke_runs(project))
     exported = str(smoke_runs.export(project))
-    _, measured = run.evaluate(project, "smoke", [f"runs_dir={tmp_path}"], None, exported)
+    _, measured = evaluate(project, "smoke", [f"runs_dir={tmp_path}"], None, exported)
     both = {
         name
         for name in trained.keys() & measured.keys()
@@ -85,7 +86,7 @@ def test_an_example_that_names_another_folder_is_not_taken(tmp_path):
 def test_training_moves_every_trainable_parameter(project, smoke_runs):
     """Between the first and the last step of each stage, but for those of `STILL`."""
     path = smoke_runs(project)
-    _, experiment = run.prepare(project, "smoke", [f"runs_dir={path.parents[2]}"])
+    _, experiment = prepare(project, "smoke", [f"runs_dir={path.parents[2]}"])
     stages = {stage.name: stage for stage in experiment.stages()}
     folders = sorted((path / "checkpoints").iterdir())
     assert folders
