@@ -75,7 +75,7 @@ class LogTerms(Callback):
         self.window_step = self.first_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Time since the last batch, its checkpoint or its validation was spent on waiting for data."""
+        """The time since the last batch, checkpoint or validation was spent waiting for data."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         written = [c.written for c in callbacks if isinstance(c, RunCheckpoint)]
         self.wait += time.perf_counter() - max([self.mark, *written])

@@ -173,7 +173,7 @@ def device_memory(
 
 
 def recomputed_blocks(module: ContrastiveModule) -> list[nn.Module]:
-    """What gradient checkpointing recomputes: a module's blocks, else transformers' layers in it."""
+    """What gradient checkpointing recomputes: the module's blocks, else transformers' layers."""
     units: tuple[type[nn.Module], ...] = tuple(module.fsdp_units())
     if not units and (layers := sys.modules.get("transformers.modeling_layers")) is not None:
         units = (layers.GradientCheckpointingLayer,)

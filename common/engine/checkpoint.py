@@ -138,7 +138,8 @@ class WholeFiles(CheckpointIO):
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read a file that `newest_intact` has verified."""
-        return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete."""

@@ -145,9 +145,9 @@ def _fit(
     start = _start(stage, folder, run.owner, trainer_cfg.val_every_n_steps if selects else None)
     sharded = trainer_cfg.strategy == "fsdp"
     with copy_to_shard(stage.module) if sharded else nullcontext(stage.module) as module:
-        callbacks = [RecordRun(run), StopSignal(signals)]
+        further = [RecordRun(run), StopSignal(signals)]
         trainer = build_trainer(
-            cfg, replace(stage, module=module), index, run.workspace(), loggers, callbacks
+            cfg, replace(stage, module=module), index, run.workspace(), loggers, further
         )
         step = 0
         if start is not None:
@@ -179,8 +179,8 @@ def _fit(
     if trainer.is_global_zero:
         ckpt.mark_finished(folder, final, index)
     signals.release()  # the stage is saved: one that came after its last step ends the run here
-    log = next(c for c in trainer.callbacks if isinstance(c, LogTerms))  # type: ignore[attr-defined]
-    return log.summary(trainer)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(c for c in callbacks if isinstance(c, LogTerms)).summary(trainer)
 
 
 class RecordRun(Callback):

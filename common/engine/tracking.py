@@ -263,4 +263,5 @@ def close_loggers(loggers: Sequence[Tracker], metrics: Mapping[str, float]) -> N
         folder = logger.folder
         logger.finish()
         if logger.lost:
-            print(f"not all of it is online; to upload it: wandb sync {shlex.quote(str(folder))}")  # noqa: T201
+            command = f"wandb sync {shlex.quote(str(folder))}"
+            print(f"not all of it is online; to upload it: {command}")  # noqa: T201

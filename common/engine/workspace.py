@@ -85,7 +85,7 @@ class Workspace:
         write_json(self.folder("items") / f"{metric}.json", values)
 
     def mean_items(self, metric: str, of: Sequence[str]) -> None:
-        """As `items` for the mean of other metrics: each has its items, drawn within its own set."""
+        """As `items` for the mean of metrics that have items; each is resampled within its set."""
         write_json(self.folder("items") / f"{metric}.json", {"mean_of": list(of)})
 
     def gallery(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The runs under a folder: a list that can be filtered, differences of two, removing useless ones."""
+"""The runs under a folder: filtered lists, differences of two, removal of useless ones."""
 
 import json
 import shutil

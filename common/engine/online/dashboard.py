@@ -15,8 +15,8 @@ CURVES = {
 }
 SYSTEM = {"samples a second": "samples_per_second$", "memory": "memory"}
 MISSING = (
-    "wandb-workspaces is not installed: uv pip install wandb-workspaces (or DRY_RUN=1, which prints the"
-    " definition and needs neither it nor an account)"
+    "wandb-workspaces is not installed: uv pip install wandb-workspaces (or DRY_RUN=1, which prints"
+    " the definition and needs neither it nor an account)"
 )
 
 

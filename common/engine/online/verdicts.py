@@ -17,7 +17,7 @@ CLAIMS = ("claim", "verdict", "metric", "left", "right", "interval", "paper")
 def log_comparison(
     project: str, result: Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> Path | None:
-    """Log verdicts, table and plot, where the runs of the arms are tracked (`tracking.wandb=online`).
+    """Log verdicts, table and plot, if runs of the arms are tracked (`tracking.wandb=online`).
 
     Args:
         project: slug.

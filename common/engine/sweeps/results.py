@@ -1,4 +1,4 @@
-"""What a sweep found: a table of trials, the best settings of each arm, plots, a W&B sweep."""
+"""Results of a sweep: a table of trials, the best settings of each arm, plots, a W&B sweep."""
 
 import json
 import math
@@ -36,8 +36,8 @@ def write_results(project: str, sweep: Sweep, studies: Sequence[ArmStudy], folde
         "best": {arm: {"value": t.value, "settings": t.params} for arm, t in best.items()},
         "trials": [
             {"arm": arm, "number": t.number, "value": t.value, "settings": t.params}
-            for arm, own in trials.items()
-            for t in own
+            for arm, arm_trials in trials.items()
+            for t in arm_trials
         ],
     }
     write_json(folder / "sweep.json", content)
@@ -48,13 +48,13 @@ def write_results(project: str, sweep: Sweep, studies: Sequence[ArmStudy], folde
 
 def axes_of(sweep: Sweep) -> dict[str, Axis]:
     """What any arm varies; a setting of several arms in the widest way."""
-    found = dict(sweep.space)
-    for own in sweep.own.values():
-        for key, axis in own.items():
-            known = found.get(key, axis)
-            values = [*known.values, *(v for v in axis.values if v not in known.values)]
-            found[key] = replace(known, values=values) if values else known
-    return found
+    axes = dict(sweep.space)
+    for space in sweep.own.values():
+        for key, axis in space.items():
+            other = axes.get(key, axis)
+            values = [*other.values, *(v for v in axis.values if v not in other.values)]
+            axes[key] = replace(other, values=values) if values else other
+    return axes
 
 
 def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
@@ -65,7 +65,7 @@ def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
     >>> at_the_edge(sweep, {"optim.lr": 0.3}), at_the_edge(sweep, {"optim.lr": 0.2})
     (['optim.lr'], [])
     """
-    found = []
+    keys = []
     for key, axis in sweep.space.items():
         low, high = axis.bounds
         if math.isnan(low):
@@ -75,12 +75,12 @@ def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
         slack = 0.0 if axis.values else (math.log(high / low) if axis.log else high - low) / 50
         at = [math.log(x) if axis.log else x for x in (value, low, high)]
         if min(abs(at[0] - at[1]), abs(at[0] - at[2])) <= slack:
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def wandb_sweep(
-    project: str, sweep: Sweep, words: Sequence[str], own: Mapping[str, Any] | None = None
+    project: str, sweep: Sweep, words: Sequence[str], arm: Mapping[str, Any] | None = None
 ) -> str:
     """The same sweep of one arm as a W&B sweep (YAML), for ``wandb sweep`` and ``wandb agent``.
 
@@ -104,7 +104,7 @@ def wandb_sweep(
             kind = "log_uniform_values" if axis.log else "uniform"
             parameters[key] = {"distribution": kind, "min": low, "max": high}
     command = ["${env}", "python", "-m", "common.cli", "train", project, sweep.base, *words]
-    command += [*words_of(sweep.shared), *words_of(own or {})]
+    command += [*words_of(sweep.shared), *words_of(arm or {})]
     command += [f"seed={sweep.seed}", "tracking.wandb=online"]
     content: dict[str, Any] = {
         "method": methods[sweep.sampler],
@@ -140,12 +140,12 @@ def _markdown(
         ),
         "",
     ]
-    for arm, found in best.items():
-        settings = " ".join(words_of(found.params))
-        edge = at_the_edge(spaces[arm], found.params)
+    for arm, trial in best.items():
+        settings = " ".join(words_of(trial.params))
+        edge = at_the_edge(spaces[arm], trial.params)
         outside = f"; at the end of what was tried: {', '.join(edge)} (widen it)" if edge else ""
         lines.append(
-            f"- best{f' of {arm}' if arm else ''}: {found.value:.4f} with `{settings}`{outside}"
+            f"- best{f' of {arm}' if arm else ''}: {trial.value:.4f} with `{settings}`{outside}"
         )
     keys = list(axes_of(sweep))
     lines += [
@@ -153,8 +153,8 @@ def _markdown(
         "| arm | " + " | ".join([*keys, sweep.metric]) + " |",
         "|---" * (len(keys) + 2) + "|",
     ]
-    for arm, own in trials.items():
-        ranked = sorted(own, key=lambda t: t.value or 0.0, reverse=sweep.direction == "max")
+    for arm, arm_trials in trials.items():
+        ranked = sorted(arm_trials, key=lambda t: t.value or 0.0, reverse=sweep.direction == "max")
         for trial in ranked:
             cells = [json.dumps(trial.params[key]) if key in trial.params else "" for key in keys]
             lines.append(
@@ -173,10 +173,10 @@ def _plot_slices(
     for position, (key, axis) in enumerate(space.items(), 1):
         axes = figure.add_subplot(1, len(space), position)
         numbers = not math.isnan(axis.bounds[0])
-        for arm, own in trials.items():
+        for arm, arm_trials in trials.items():
             points = sorted(
                 (t.params[key] if numbers else str(t.params[key]), float(t.value or 0))
-                for t in own
+                for t in arm_trials
                 if key in t.params
             )
             axes.plot(

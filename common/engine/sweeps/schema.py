@@ -76,7 +76,10 @@ class Sweep:
             raise ValueError("trials must be >= 1")
         if unknown := sorted(set(self.own) - set(self.arms)):
             raise ValueError(f"own names {', '.join(unknown)}, which arms does not list")
-        axes = [*self.space.values(), *(axis for own in self.own.values() for axis in own.values())]
+        axes = [
+            *self.space.values(),
+            *(axis for space in self.own.values() for axis in space.values()),
+        ]
         if self.sampler == "grid" and not all(axis.values for axis in axes):
             raise ValueError("a grid needs values for every setting, not low and high")
 
@@ -107,7 +110,7 @@ def read_sweep(project: str, overrides: Sequence[str] = ()) -> Sweep:
     if not path.is_file():
         raise UserError(f"no {where}; docs/sweeps.md shows how to write one")
     sweep: Sweep = from_mapping(where, Sweep, read_yaml(where, path))
-    axes = [*sweep.space.items(), *(pair for own in sweep.own.values() for pair in own.items())]
+    axes = [*sweep.space.items(), *(pair for space in sweep.own.values() for pair in space.items())]
     for key, axis in axes:
         for value in axis.values or axis.bounds:
             typed = int(value) if axis.whole else value
@@ -126,10 +129,10 @@ def arms_of(project: str, sweep: Sweep, asked: Sequence[str]) -> dict[str, Mappi
     if not names:
         return {"": {}}
     specs = read_comparisons(project)
-    found: dict[str, Mapping[str, Any]] = {}
+    arms: dict[str, Mapping[str, Any]] = {}
     for spec, chosen in zip(specs, choose_arms(specs, names), strict=True):
-        found |= {name: spec.arms[name] for name in chosen if name not in found}
-    return found
+        arms |= {name: spec.arms[name] for name in chosen if name not in arms}
+    return arms
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Optuna's studies in one SQLite file: asked for settings, told what the runs gave.
+"""Optuna's studies in one SQLite file: they propose settings and record what the runs gave.
 
 The sweep only starts processes and reads what they write; training itself knows nothing of it.
 Several commands may work on the same sweep: a trial belongs to whoever holds the lock of its log.
@@ -38,13 +38,13 @@ class ArmStudy:
         project: slug.
         sweep: what is varied.
         arm: name, empty if there is only one.
-        own: overrides of the arm.
+        overrides: of the arm.
         words: overrides from the command line.
         folder: of the sweep; holds the database, one for all arms.
         runs: folder of the base config's runs.
         config: the base config with all overrides.
 
-    With other code, another config, other overrides, space or metric the study begins anew; a point
+    With other code, another config, other overrides, space or metric a new study starts; a point
     of a grid whose run is finished is taken over, so that a grid can be widened.
     """
 
@@ -53,16 +53,16 @@ class ArmStudy:
         project: str,
         sweep: Sweep,
         arm: str,
-        own: Mapping[str, Any],
+        overrides: Mapping[str, Any],
         words: Sequence[str],
         folder: Path,
         runs: Path,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.project, self.sweep, self.arm, self.runs = project, sweep, arm, runs
-        taken = [*sweep.shared, *own, *sweep.space, "seed"]
+        taken = [*sweep.shared, *overrides, *sweep.space, "seed"]
         refuse_beaten(words, taken, "sweep.yaml, or the arm, sets it for every trial")
-        self.words = [*words, *words_of(sweep.shared), *words_of(own), f"seed={sweep.seed}"]
+        self.words = [*words, *words_of(sweep.shared), *words_of(overrides), f"seed={sweep.seed}"]
         self.settings = [sorted(self.words), config, code_hash(project)]
         space = {key: asdict(axis) for key, axis in sweep.space.items()}
         self.key = digest([self.settings, space, sweep.metric, sweep.direction])
@@ -76,9 +76,9 @@ class ArmStudy:
         if self.sweep.sampler != "grid":
             return
         states = (TrialState.WAITING, *COUNTED)
-        known = [_point(t) for t in self.study.get_trials(deepcopy=False, states=states)]
+        points = [_point(t) for t in self.study.get_trials(deepcopy=False, states=states)]
         for point in self.sweep.grid():  # a failed point is tried again
-            if point not in known:
+            if point not in points:
                 self.study.enqueue_trial(point)
 
     def interrupted(self) -> list[optuna.trial.Trial]:

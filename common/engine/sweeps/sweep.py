@@ -52,11 +52,13 @@ def run_sweep(
     runs = run_folder(cfg, project, sweep.base)
     folder = runs / "sweep"
     studies = []
-    for name, own in chosen.items():
-        given = [*words, *quiet]
-        every = [*given, *words_of(sweep.shared), *words_of(own)]
+    for name, overrides in chosen.items():
+        typed = [*words, *quiet]
+        every = [*typed, *words_of(sweep.shared), *words_of(overrides)]
         config = to_dict(load(config_class(project), project, sweep.base, every))
-        studies.append(ArmStudy(project, sweep.of(name), name, own, given, folder, runs, config))
+        studies.append(
+            ArmStudy(project, sweep.of(name), name, overrides, typed, folder, runs, config)
+        )
     threads = max(1, (os.cpu_count() or 1) // jobs)
     total = sum(study.target for study in studies)
     for line in track(work(studies, jobs, threads), f"sweep of {project}", total):
@@ -81,8 +83,8 @@ def write_wandb_sweep(
     folder = run_folder(cfg, project, sweep.base) / "sweep"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, own in arms_of(project, sweep, arms).items():
+    for name, overrides in arms_of(project, sweep, arms).items():
         paths.append(folder / f"wandb-sweep{f'-{name}' if name else ''}.yaml")
-        text = wandb_sweep(project, sweep.of(name), words, own)
+        text = wandb_sweep(project, sweep.of(name), words, overrides)
         paths[-1].write_text(text, encoding="utf-8")
     return paths
