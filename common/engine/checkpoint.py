@@ -244,7 +244,7 @@ def validations(folder: Path) -> dict[int, float]:
     return {int(k): float(v) for k, v in read_json(path).items()} if path.exists() else {}
 
 
-def mark_finished(folder: Path, checkpoint: Path, index: int = 0) -> None:
+def mark_finished(folder: Path, checkpoint: Path, index: int) -> None:
     """Note that a stage is finished.
 
     Args:

@@ -123,7 +123,7 @@ def test_damaged_best_weights_are_not_replaced_by_others(toy, tmp_path):
     """Steps do not bring the best ones back: the user has to decide."""
     folder = toy("run_id=r") / "checkpoints/stage0"
     (folder / "step-00000006.ckpt").rename(folder / "best.ckpt")
-    ckpt.mark_finished(folder, folder / "best.ckpt")
+    ckpt.mark_finished(folder, folder / "best.ckpt", 0)
     flip(folder / "best.ckpt")
     with pytest.raises(UserError, match=rf"best.ckpt .* its checksum. Delete {folder} to fit"):
         toy("resume=r")
