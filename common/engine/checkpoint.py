@@ -261,16 +261,6 @@ def finished(folder: Path) -> Path | None:
     return folder / read_json(marker)["checkpoint"] if marker.is_file() else None
 
 
-def finished_stages(folder: Path) -> list[Path]:
-    """Folders of a run's finished stages, in the order of their numbers.
-
-    Args:
-        folder: ``checkpoints`` of the run.
-    """
-    marks = folder.glob("*/finished.json")
-    return [path.parent for path in sorted(marks, key=lambda path: read_json(path)["stage"])]
-
-
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``, after its checksum was verified.
 

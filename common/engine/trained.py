@@ -11,7 +11,7 @@ from common import __version__
 from common.config import UserError, load, nearest
 from common.engine import checkpoint as ckpt
 from common.engine.experiment import Experiment, M, Requirement
-from common.engine.lifecycle.find import find_finished
+from common.engine.lifecycle.find import find_finished, finished_stages
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import as_trained, own_overrides
 from common.engine.run import evaluate_module, prepare
@@ -88,7 +88,7 @@ def module_of_run(experiment: Experiment[M], run: Path) -> M:
     Raises:
         UserError: not all of its stages are finished.
     """
-    stages = ckpt.finished_stages(run / "checkpoints")
+    stages = finished_stages(run / "checkpoints")
     meta = Run(run, "", "").meta
     if not stages or not (meta.get("fitted") or meta.get("finished")):
         raise UserError(f"{run} is not trained to its end; continue it with resume={run.name}")

@@ -16,9 +16,9 @@ import numpy as np
 
 from common.config import ROOT, ExperimentConfig, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
-from common.engine.checkpoint import finished_stages
 from common.engine.comparison.dependencies import code_hash, file_hashes, forget
 from common.engine.comparison.schema import Comparison
+from common.engine.lifecycle.find import finished_stages
 from common.evaluation.resampling import Scores
 from common.registry import config_class
 

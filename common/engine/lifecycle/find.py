@@ -158,3 +158,13 @@ def run_metrics(run: Path) -> Mapping[str, float]:
     except OSError as error:
         raise UserError(f"{run} is no finished run: {error}") from error
     return metrics
+
+
+def finished_stages(folder: Path) -> list[Path]:
+    """Folders of a run's finished stages, in the order of their numbers.
+
+    Args:
+        folder: ``checkpoints`` of the run.
+    """
+    marks = folder.glob("*/finished.json")
+    return [path.parent for path in sorted(marks, key=lambda path: read_json(path)["stage"])]

@@ -12,8 +12,7 @@ import tests.toy.module
 from common.config import ExperimentConfig, UserError, load
 from common.engine import checkpoint as ckpt
 from common.engine import run, trained
-from common.engine.checkpoint import finished_stages
-from common.engine.lifecycle.find import find_finished
+from common.engine.lifecycle.find import find_finished, finished_stages
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import as_trained, resolved, resumed_config
 from common.engine.workspace import Workspace
