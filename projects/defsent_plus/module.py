@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.encoders.length_groups import in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import SentenceModule
@@ -18,8 +19,8 @@ from projects.defsent_plus.pooler import Pooler, activation, norm_eps
 
 def num_samples(cfg: Config) -> int:
     """Pairs of definition and entry, for `make check`; 0 if the dictionary is not here."""
-    found = dictionary_if_here(cfg)
-    return 0 if found is None else found.num_definitions
+    dictionary = dictionary_if_here(cfg)
+    return 0 if dictionary is None else dictionary.num_definitions
 
 
 class DefSentPlus(SentenceModule):
@@ -109,13 +110,14 @@ class DefSentPlus(SentenceModule):
 
     def entry_scores(self, texts: list[str], batch_size: int = 64) -> Tensor:
         """Logits <h, E_e> of the dictionary's n entries for N descriptions, (N, n) on the CPU."""
-        parts = []
+
+        def scores_of(rows: list[int]) -> Tensor:
+            inputs = self.definitions.tokenize([texts[i] for i in rows])
+            inputs = {name: value.to(self.entries.device) for name, value in inputs.items()}
+            return self.hidden(**inputs) @ self.entries.T
+
         with evaluation_mode(self):
-            for start in range(0, len(texts), batch_size):
-                inputs = self.definitions.tokenize(texts[start : start + batch_size])
-                inputs = {name: value.to(self.entries.device) for name, value in inputs.items()}
-                parts.append((self.hidden(**inputs) @ self.entries.T).cpu())
-        scores = torch.cat(parts)
+            scores = in_batches_by_length(scores_of, [len(text) for text in texts], batch_size)
         return scores[:, self.pieces] if self.to_words else scores
 
     def lookup(self, texts: list[str], k: int = 10) -> list[list[tuple[str, float]]]:

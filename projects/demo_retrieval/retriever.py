@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.encoders.length_groups import in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import read_state_dict, weights_digest
 from common.encoders.text.tower import load_tokenizer, load_transformer, text_tower
@@ -163,19 +164,21 @@ class DenseRetriever:
         if torch.cuda.is_available() and device.type == "cpu" and self.accelerator != "cpu":
             encoder.to("cuda")
             device = torch.device("cuda")
-        vectors = []
+
+        def vectors(rows: list[int]) -> Tensor:
+            batch = tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            )
+            ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+            embeddings: Tensor = encoder(ids, mask)
+            return embeddings.float()
+
         with evaluation_mode(encoder):
-            for start in range(0, len(texts), batch_size):
-                batch = tokenizer(
-                    list(texts[start : start + batch_size]),
-                    padding=True,
-                    truncation=True,
-                    max_length=self.max_length,
-                    return_tensors="pt",
-                )
-                ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-                vectors.append(encoder(ids, mask).float().cpu())
-        return torch.cat(vectors)
+            return in_batches_by_length(vectors, [len(text) for text in texts], batch_size)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

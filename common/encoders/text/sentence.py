@@ -25,6 +25,7 @@ from common.encoders.text.tower import (
 )
 
 Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
+GROUPS, GROUP_ROWS = 4, 16  # of a training batch on a CPU, where nothing else is asked for
 _WINDOW = 64  # batches that are tokenised at once and sorted by their number of tokens
 
 
@@ -39,7 +40,8 @@ class SentenceEncoder(nn.Module):
         normalize: `encode` gives unit vectors.
         length_groups: passes over a training batch, each of texts of similar length and padded to
             its own longest one. Embeddings and gradients are those of one pass, but for the order
-            in which dropout is drawn; what it saves is the arithmetic on padding.
+            in which dropout is drawn; what it saves is the arithmetic on padding. None: on a CPU
+            up to four passes of 16 rows at least, else one (measured on a CPU alone).
         template: what every text is written into, see `add_template`; its tokens count towards
             `max_length`. Pooling "mask" takes the state at its mask token; a mask token that a text
             itself holds is read as an unknown word.
@@ -57,11 +59,12 @@ class SentenceEncoder(nn.Module):
         *,
         max_length: int | None = None,
         normalize: bool = False,
-        length_groups: int = 1,
+        length_groups: int | None = 1,
         template: str | None = None,
     ) -> None:
         super().__init__()
-        if length_groups < 1 or (length_groups > 1 and tower.pooling == "avg_all"):
+        groups = 1 if length_groups is None else length_groups
+        if groups < 1 or (groups > 1 and tower.pooling == "avg_all"):
             raise ValueError(
                 f"length_groups must be >= 1, and 1 with pooling avg_all, got {length_groups}"
             )
@@ -94,12 +97,22 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Ids and mask (B, L) -> features (B, D) of the tower, never normalised."""
-        if self.training and self.length_groups > 1 and attention_mask is not None:
+        groups = self._groups(input_ids) if self.training else 1
+        if groups > 1 and attention_mask is not None:
             return in_length_groups(
-                self.tower, self.length_groups, input_ids=input_ids, attention_mask=attention_mask
+                self.tower, groups, input_ids=input_ids, attention_mask=attention_mask
             )
         features: Tensor = self.tower(input_ids, attention_mask)
         return features
+
+    def _groups(self, input_ids: Tensor) -> int:
+        """Passes over a training batch."""
+        if self.length_groups is not None:
+            return self.length_groups
+        one_pass = torch.compiler.is_compiling() or self.tower.pooling == "avg_all"
+        if one_pass or input_ids.device.type != "cpu":
+            return 1
+        return min(GROUPS, len(input_ids) // GROUP_ROWS)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Ids and mask of B texts, padded to the longest and cut at `max_length`.
@@ -226,7 +239,7 @@ def sentence_encoder(
     attention: Attention = "auto",
     max_length: int | None = None,
     normalize: bool = False,
-    length_groups: int = 1,
+    length_groups: int | None = 1,
     template: str | None = None,
     tokenizer: str | None = None,
 ) -> SentenceEncoder:

@@ -54,8 +54,9 @@ class TextModel:
     )
     # every text is written into it: {text} and, for pooling=mask, [MASK], each once
     template: str | None = None
-    # passes over a training batch, by length, each without its common padding; 1: one pass
-    length_groups: Count = 1
+    # passes over a training batch, by length, each without its common padding; None: four on a CPU
+    # (16 rows each at least), one on a GPU
+    length_groups: Count | None = None
     random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn anew
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class TextModel:
             )
         if self.template is not None and template.count("{text}") != 1:
             raise ValueError("model.template needs {text}, once")
-        if self.length_groups > 1 and self.pooling == "avg_all":
+        if (self.length_groups or 1) > 1 and self.pooling == "avg_all":
             raise ValueError(
                 "model.length_groups must be 1 with model.pooling=avg_all, which averages over"
                 " padding"

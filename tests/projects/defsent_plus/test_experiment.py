@@ -63,6 +63,18 @@ def test_pitfall_the_activation_survives_the_export(tmp_path):
     assert again.lookup(texts, 2) == words.lookup(texts, 2)
 
 
+def test_descriptions_of_similar_length_are_scored_together_and_keep_their_order(tmp_path):
+    module, cells = module_of(folder=tmp_path), []
+    hidden = module.hidden
+    module.hidden = lambda input_ids, attention_mask: (
+        cells.append(input_ids.shape) or hidden(input_ids, attention_mask)
+    )
+    texts = ["a dog", "a small house with a big dog in it and more words"] * 2
+    scores = module.entry_scores(texts, batch_size=2)
+    assert cells[0][1] > cells[1][1]
+    torch.testing.assert_close(scores, torch.cat([module.entry_scores([x]) for x in texts]))
+
+
 def test_the_layer_norm_of_defsent_survives_the_export(tmp_path):
     """Its eps is the architecture's: 1e-12 of BERT, 1e-5 of RoBERTa, here a large one."""
     from projects.defsent_plus.export import export as write

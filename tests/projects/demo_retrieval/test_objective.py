@@ -404,6 +404,20 @@ def tiny_bert(folder):
     return tokenizer
 
 
+def test_texts_of_similar_length_are_encoded_together_and_keep_their_order(tmp_path):
+    """They were padded to whatever stood next to them."""
+    tiny_bert(tmp_path)
+    retriever = build_retriever(RetrieverConfig(kind="dense", question=str(tmp_path)), list)
+    texts = ["a cat", "a dog and a very long text about it " * 3] * 64
+    cells = []
+    retriever.question.register_forward_pre_hook(lambda _, args: cells.append(args[0].shape))
+    vectors = retriever.questions(texts)
+    assert len(cells) == 2
+    assert cells[1][1] < cells[0][1] / 3  # the short ones without padding
+    one_by_one = torch.cat([retriever.questions([text]) for text in texts[:2]])
+    torch.testing.assert_close(vectors, one_by_one.repeat(64, 1), rtol=1e-4, atol=1e-5)
+
+
 def test_item_14_the_fingerprint_tells_kind_pooling_and_tokenizer(tmp_path):
     """Checklist 14: equal weights with another pooling or tokenizer have another index; use changes
     nothing.

@@ -209,6 +209,25 @@ def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling,
     assert sum(cells_groups) < sum(cells)
 
 
+def test_groups_are_the_default_on_a_cpu_for_batches_that_are_large_enough():
+    """Embeddings are those of one pass, in the order of the batch."""
+    encoder = sentence_encoder("random", "avg", config=CONFIG, dropout=0.0, length_groups=None)
+    batch = encoder.train().tokenize([text for text in TEXTS for _ in range(11)])
+    passes = []
+    encoder.tower.register_forward_pre_hook(lambda *_: passes.append(1))
+    z = encoder(**batch)
+    assert len(passes) == 4  # of 66 rows
+    torch.testing.assert_close(z, encoder.tower(**batch), rtol=1e-5, atol=1e-6)
+    passes.clear()
+    encoder(**{name: rows[:31] for name, rows in batch.items()})
+    assert len(passes) == 1
+    whole = sentence_encoder("random", "avg_all", config=CONFIG, length_groups=None, max_length=8)
+    assert whole.length_groups is None
+    whole.tower.register_forward_pre_hook(lambda *_: passes.append(1))
+    whole.train()(**whole.tokenize([text for text in TEXTS for _ in range(11)]))
+    assert len(passes) == 2  # padding counts in its mean: one pass
+
+
 def test_groups_act_in_training_alone_and_not_where_padding_counts():
     encoder = sentence_encoder("random", "avg", config=CONFIG, length_groups=3).eval()
     passes = []

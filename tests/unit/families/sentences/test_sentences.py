@@ -73,6 +73,7 @@ def test_transfer_tasks_stand_beside_sts(tmp_path):
 def test_length_groups_of_the_config_reach_the_encoder():
     cfg = load(Config, "simcse", "smoke", ["model.length_groups=4"])
     assert build_encoder(cfg.model).length_groups == 4
+    assert build_encoder(load(Config, "simcse", "smoke").model).length_groups is None
     for bad, said in (
         (["model.length_groups=0"], "must be >= 1"),
         (["model.length_groups=2", "model.pooling=avg_all"], "must be 1 with"),
