@@ -1,4 +1,4 @@
-"""DebCSE: inverse-propensity-weighted sampling of sentence pairs, after the abstract of Miao et al. (CIKM 2023)."""
+"""DebCSE: inverse-propensity-weighted sampling of pairs, after the abstract of Miao et al. 2023."""
 
 from typing import TYPE_CHECKING
 

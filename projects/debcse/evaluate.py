@@ -129,14 +129,16 @@ def pair_figure(record: PairRecord) -> Any:
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots(2, len(FEATURES))
     for side, name in enumerate(SIDES):
-        wanted = ("entailment", "contradiction")[side]
+        relation = ("entailment", "contradiction")[side]
         for column, feature in enumerate(FEATURES):
             plot, bins = axes[side][column], np.linspace(0, 1, 21)
             drawn, supervised = (record.features(k, side) for k in ("drawn", "supervised"))
             if len(drawn):
                 plot.hist(drawn[:, column], bins, density=True, alpha=0.5, label=f"drawn {name}s")
             if len(supervised):
-                plot.hist(supervised[:, column], bins, density=True, histtype="step", label=wanted)
+                plot.hist(
+                    supervised[:, column], bins, density=True, histtype="step", label=relation
+                )
             plot.set_xlabel(feature.replace("_", " "))
             if column == 0:
                 plot.legend(fontsize=7)

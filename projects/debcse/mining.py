@@ -70,9 +70,9 @@ def with_variants(cfg: Config, corpus: Sequence[str]) -> list[str]:
         ]
     if pool.paraphrases is not None:
         cache = OfflineCache(pool.paraphrases, settings=None)
-        known = [text for text in corpus if text in cache]
-        found = dict(zip(known, (row["text"] for row in cache.rows(known)), strict=True))
-        texts += [found.get(text, text) for text in corpus]
+        cached = [text for text in corpus if text in cache]
+        variants = dict(zip(cached, (row["text"] for row in cache.rows(cached)), strict=True))
+        texts += [variants.get(text, text) for text in corpus]
     return texts
 
 
@@ -190,9 +190,9 @@ class Candidates:
         positives = [self._variants(i) for i in anchors]
         if k := min(self.cfg.pool.pos_k, self.most):
             corpus = self.embeddings[: self.num_anchors]
-            found = search(corpus[anchors], corpus, k, exclude=anchors).indices
+            neighbours = search(corpus[anchors], corpus, k, exclude=anchors).indices
             positives = [
-                [*near, *more] for near, more in zip(found.tolist(), positives, strict=True)
+                [*near, *more] for near, more in zip(neighbours.tolist(), positives, strict=True)
             ]
         lexical = self._lexical(anchors)
         negatives = [
@@ -215,10 +215,10 @@ class Candidates:
             return [[] for _ in anchors]
         queries, k = [self.texts[i] for i in anchors], min(self.cfg.pool.neg_lex, self.most)
         chunk = max(1, LEXICAL_CELLS // self.num_anchors)
-        found: list[list[int]] = self.bm25.search(
+        matches: list[list[int]] = self.bm25.search(
             queries, k, exclude=anchors, chunk_size=chunk
         ).indices.tolist()
-        return found
+        return matches
 
     def _random(self, anchor: int) -> list[int]:
         rng = sample_rng(self.cfg.seed, 0, anchor, RANDOM_STREAM)
@@ -280,7 +280,9 @@ def read_pools(cfg: Config, cache: OfflineCache, corpus: Sequence[str]) -> Pools
     )
 
 
-def _threshold(given: float | None, cosines: list[float], quantile: float, empty: float) -> float:
-    if given is not None:
-        return given
+def _threshold(
+    configured: float | None, cosines: list[float], quantile: float, empty: float
+) -> float:
+    if configured is not None:
+        return configured
     return float(np.quantile(cosines, quantile)) if cosines else empty

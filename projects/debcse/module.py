@@ -99,8 +99,8 @@ def draw_terms(batch: Mapping[str, Tensor], sides: int) -> dict[str, Tensor]:
     for column, side in enumerate(SIDES[:sides]):
         terms[f"{side}_fallback"] = batch["fallback"][:, column].float().mean()
         terms[f"{side}_effective"] = batch["effective"][:, column].mean()
-        known = ~torch.isnan(batch["semantic"][:, column])
+        scored = ~torch.isnan(batch["semantic"][:, column])
         for name in ("surface", "semantic"):
-            total = torch.where(known, batch[name][:, column], 0.0).sum()
-            terms[f"{side}_{name}"] = total / known.sum().clamp(min=1)
+            total = torch.where(scored, batch[name][:, column], 0.0).sum()
+            terms[f"{side}_{name}"] = total / scored.sum().clamp(min=1)
     return terms

@@ -101,13 +101,13 @@ class PairRecord(nn.Module):
         draws = sampler.draw(anchors, np.zeros(len(anchors), dtype=np.int64))
         sizes = mined.surface.word_counts
         for side in range(2):
-            known = ~np.isnan(draws.semantic[:, side])
-            known &= draws.ids[:, side] != anchors  # a dropout twin is no pair of sentences
-            known = np.flatnonzero(known)[:SAMPLE]
-            ids = draws.ids[known, side]
-            ratio = length_ratio(sizes[anchors[known]], sizes[ids])
+            scored = ~np.isnan(draws.semantic[:, side])
+            scored &= draws.ids[:, side] != anchors  # a dropout twin is no pair of sentences
+            scored = np.flatnonzero(scored)[:SAMPLE]
+            ids = draws.ids[scored, side]
+            ratio = length_ratio(sizes[anchors[scored]], sizes[ids])
             table = np.stack(
-                [draws.surface[known, side], draws.semantic[known, side], ratio], axis=1
+                [draws.surface[scored, side], draws.semantic[scored, side], ratio], axis=1
             )
             self._store(self.drawn, 0, side, table)
             self._store(self.supervised, 1, side, supervised[side][:SAMPLE])
@@ -160,23 +160,23 @@ def label_shares(
         if len(places) == 2:
             partners.setdefault(places[0], {})[places[1]] = label
             partners.setdefault(places[1], {})[places[0]] = label
-    found: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     for anchor, (positive, negative) in zip(anchors.tolist(), ids.tolist(), strict=True):
-        own = partners.get(anchor)
-        if own is None:
+        partner = partners.get(anchor)
+        if partner is None:
             continue
-        same = sum(label == "entailment" for label in own.values())
+        same = sum(label == "entailment" for label in partner.values())
         if 0 <= positive < len(corpus) and positive != anchor:
             for label in ("entailment", "contradiction"):
-                hit = own.get(positive) == label
-                found.setdefault(f"positive_{label}_share", []).append(hit)
-            found.setdefault("positive_entailment_share_most", []).append(same > 0)
+                hit = partner.get(positive) == label
+                shares.setdefault(f"positive_{label}_share", []).append(hit)
+            shares.setdefault("positive_entailment_share_most", []).append(same > 0)
         if same and negative >= 0:
-            hit = own.get(negative) == "entailment"
-            found.setdefault("negative_same_meaning_share", []).append(hit)
+            hit = partner.get(negative) == "entailment"
+            shares.setdefault("negative_same_meaning_share", []).append(hit)
             random = same / (len(corpus) - 1)
-            found.setdefault("random_negative_same_meaning_share", []).append(random)
-    return {name: float(np.mean(values)) for name, values in found.items()}
+            shares.setdefault("random_negative_same_meaning_share", []).append(random)
+    return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
 def nli_labels(cfg: Config) -> dict[frozenset[str], str]:
@@ -235,11 +235,11 @@ def distances(record: PairRecord) -> dict[str, float]:
     """
     from scipy.stats import wasserstein_distance
 
-    found = {}
+    metrics = {}
     for side, name in enumerate(SIDES):
-        drawn, wanted = record.features("drawn", side), record.features("supervised", side)
-        if len(drawn) and len(wanted):
+        drawn, supervised = record.features("drawn", side), record.features("supervised", side)
+        if len(drawn) and len(supervised):
             for column, feature in enumerate(FEATURES):
-                distance = wasserstein_distance(drawn[:, column], wanted[:, column])
-                found[f"{name}_{feature}_distance"] = float(distance)
-    return found
+                distance = wasserstein_distance(drawn[:, column], supervised[:, column])
+                metrics[f"{name}_{feature}_distance"] = float(distance)
+    return metrics

@@ -36,9 +36,9 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.scorer.model is None:
         module = scorer_module(cfg)
         twins = twin_views(cfg, module.encoder.tokenizer, texts)
-        known = scorer_path(cfg)
+        trained_scorer = scorer_path(cfg)
         stage = train_stage(cfg, module, twins, "scorer")
-        yield replace(stage, weights=known if known.is_file() else None)
+        yield replace(stage, weights=trained_scorer if trained_scorer.is_file() else None)
         save_scorer(cfg, module)
         freeze(module.encoder)
         scorer = module.encoder

@@ -50,8 +50,8 @@ def mine_pairs(cfg: Config, workspace: Workspace) -> Path:
         for side, name in enumerate(("positive", "negative")):
             if ids[side] >= 0:
                 scores = {"surface": float(s[side]), "semantic": float(m[side])}
-                known = {k: round(v, 4) for k, v in scores.items() if v == v}
-                row[name] = {"id": int(ids[side]), "text": mined.texts[ids[side]], **known}
+                measured = {k: round(v, 4) for k, v in scores.items() if v == v}
+                row[name] = {"id": int(ids[side]), "text": mined.texts[ids[side]], **measured}
         rows.append(row)
     path = workspace.folder(".") / "pairs.jsonl"
     write_jsonl(path, rows)
@@ -78,20 +78,20 @@ def report_pairs(cfg: Config, workspace: Workspace) -> dict[str, dict[str, float
     with scorer_encoding(cfg, scorer, mined) as encode:
         supervised = supervised_features(cfg, encode)
     labels = nli_labels(cfg)
-    found = {}
+    metrics = {}
     for name, options in samplers(cfg.ipw).items():
         record = PairRecord()
         record.fill(mined, PairSampler(mined.pools, options, cfg.seed), supervised, labels)
-        found[name] = pair_metrics(record)
+        metrics[name] = pair_metrics(record)
         workspace.figure(f"pairs {name}", pair_figure(record))
         workspace.gallery(f"drawn pairs {name}", examples(record, mined.texts))
-    write_json(workspace.folder(".") / "pairs.json", found)
-    names = list(dict.fromkeys(metric for row in found.values() for metric in row))
-    header = ["metric", *found]
-    table = [[n, *(f"{row[n]:.4f}" if n in row else "" for row in found.values())] for n in names]
+    write_json(workspace.folder(".") / "pairs.json", metrics)
+    names = list(dict.fromkeys(metric for row in metrics.values() for metric in row))
+    header = ["metric", *metrics]
+    table = [[n, *(f"{row[n]:.4f}" if n in row else "" for row in metrics.values())] for n in names]
     lines = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *table]]
     (workspace.folder(".") / "pairs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return found
+    return metrics
 
 
 def _mined(cfg: Config, workspace: Workspace, scorer: SentenceEncoder) -> Mined:

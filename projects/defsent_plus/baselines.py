@@ -1,4 +1,4 @@
-"""What DefSent+ has to beat: word overlap, TF-IDF, and the encoder that it starts from, post-processed."""
+"""What DefSent+ has to beat: word overlap, TF-IDF, and the first encoder, post-processed."""
 
 import torch
 
@@ -26,13 +26,13 @@ def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def definitions(cfg: Config) -> list[str]:
     """As many as a fit takes of the distinct training definitions: the same for every seed."""
-    found = {text for text, _ in load_dictionary(cfg).pairs()}
-    shuffled = sorted(found, key=lambda text: (stable_fraction(f"baseline {text}"), text))
+    texts = {text for text, _ in load_dictionary(cfg).pairs()}
+    shuffled = sorted(texts, key=lambda text: (stable_fraction(f"baseline {text}"), text))
     return shuffled[: family.FIT_TEXTS]
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Cosine of TF-IDF vectors; as reverse dictionary, the entry whose nearest definition is nearest."""
+    """Cosine of TF-IDF vectors; as reverse dictionary, the entry of the nearest definition."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     metrics = family.tfidf(cfg, workspace)

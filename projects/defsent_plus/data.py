@@ -120,21 +120,21 @@ def load_dictionary(cfg: Config) -> Dictionary:
     entries = [entry for entry, texts in kept if texts]
     if not entries:
         raise UserError("no entry is left: lower data.held_out, or set data.single_piece=false")
-    known = {i: row for row, i in enumerate(i for i, (_, texts) in enumerate(kept) if texts)}
+    places = {i: row for row, i in enumerate(i for i, (_, texts) in enumerate(kept) if texts)}
     golds: dict[str, list[int]] = {}
-    for i, row in known.items():
+    for i, row in places.items():
         for text in rows[i][1]:
             if _held_out(text, data.held_out):
                 golds.setdefault(text, []).append(row)
     held_out = [(text, tuple(dict.fromkeys(gold))) for text, gold in golds.items()]
     definitions = [t for _, t in kept if t]
-    found = Dictionary(
+    dictionary = Dictionary(
         entries, definitions, held_out, num_dropped=dropped, num_excluded=len(excluded)
     )
     if not data.single_piece:
-        return found
+        return dictionary
     ids = single_pieces(plain_tokenizer(cfg), entries)
-    return replace(found, pieces=tuple(i for i in ids if i is not None))
+    return replace(dictionary, pieces=tuple(i for i in ids if i is not None))
 
 
 def dictionary_if_here(cfg: Config) -> Dictionary | None:
@@ -175,7 +175,7 @@ def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[st
     >>> read_dictionary(["ice cream\tfrozen dessert<|list_more_def|>cold sweet"], "x")
     [('ice cream', ['frozen dessert', 'cold sweet'])]
     """
-    found, wider = [], 0
+    entries, wider = [], 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -188,17 +188,17 @@ def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[st
                 f"{place}, line {number}: write an entry, a tab and its definitions, joined by "
                 f"{SEPARATOR}"
             )
-        found.append((entry.strip(), texts))
-    if not found:
+        entries.append((entry.strip(), texts))
+    if not entries:
         raise UserError(f"{place} has no entries")
-    repeated = len(found) - len({entry for entry, _ in found})
+    repeated = len(entries) - len({entry for entry, _ in entries})
     if repeated:
         text = f"{place}: {repeated} lines repeat an entry, and count as entries of their own"
         warnings.warn(f"{text}; to merge them, join their definitions by {SEPARATOR}", stacklevel=2)
     if wider:
         text = f"{place}: {wider} lines have more than two columns, of which only two are read"
         warnings.warn(f"{text}; definitions are joined by {SEPARATOR}", stacklevel=2)
-    return found
+    return entries
 
 
 def single_pieces(tokenizer: Any, entries: Sequence[str]) -> list[int | None]:
@@ -302,14 +302,14 @@ def _rows(cfg: Config) -> list[tuple[str, list[str]]]:
     if data.source == "synthetic":
         return synthetic_dictionary(data.limit or 96, cfg.seed)
     if data.source == "wordnet":
-        found: dict[str, list[str]] = {}
+        definitions: dict[str, list[str]] = {}
         path = bundled("wordnet", data.root) / "synsets.jsonl.gz"
         for row in read_jsonl(path, ("lemmas", "definition")):
             for lemma in row["lemmas"]:
-                texts = found.setdefault(lemma.replace("_", " ").lower(), [])
+                texts = definitions.setdefault(lemma.replace("_", " ").lower(), [])
                 if row["definition"] not in texts:
                     texts.append(row["definition"])
-        return list(found.items())
+        return list(definitions.items())
     path = text_path(data)
     try:
         lines = path.read_text(encoding=data.encoding).split("\n")
@@ -332,7 +332,7 @@ def synthetic_dictionary(num_entries: int, seed: int) -> list[tuple[str, list[st
     entry before.
     """
     rng = sample_rng(seed, 0, 6)
-    found: list[tuple[str, list[str]]] = []
+    entries: list[tuple[str, list[str]]] = []
     for i in range(num_entries):
         codes = rng.choice(len(SYLLABLES) ** 2, size=8, replace=False)
         words = [SYLLABLES[c // 10] + SYLLABLES[c % 10] for c in codes]
@@ -346,9 +346,9 @@ def synthetic_dictionary(num_entries: int, seed: int) -> list[tuple[str, list[st
         count = int(rng.integers(1, 4))
         texts = [" ".join(rng.permutation(words[2:])[:5]) for _ in range(count)]
         if i % 10 == 9:
-            texts.append(found[-1][1][0])
-        found.append((name, list(dict.fromkeys(texts))))
-    return found
+            texts.append(entries[-1][1][0])
+        entries.append((name, list(dict.fromkeys(texts))))
+    return entries
 
 
 def _limited(

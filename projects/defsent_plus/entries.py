@@ -1,4 +1,4 @@
-"""The matrix of entries: mean embeddings of their definitions, independent components, a control."""
+"""The matrix of entries: mean embeddings of definitions, independent components, a control."""
 
 import warnings
 from collections.abc import Callable
@@ -108,21 +108,21 @@ def cached_entries(cfg: Config, dictionary: Dictionary, encoder: SentenceEncoder
     Raises:
         UserError: a definition that is too long, unless data.long=truncate.
     """
-    own = definition_encoder(cfg, encoder, cfg.entry.encoding)
+    definitions = definition_encoder(cfg, encoder, cfg.entry.encoding)
     if cfg.data.long == "refuse":
-        refuse_long([t for texts in dictionary.definitions for t in texts], own)
+        refuse_long([t for texts in dictionary.definitions for t in texts], definitions)
     parts = {
         "weights": weights_digest(encoder.tower.model),
         "definitions": dictionary.definitions,
         "encoding": cfg.entry.encoding,
-        "max_length": own.max_length,
+        "max_length": definitions.max_length,
         "model": cfg.model.pretrained,
     }
     path = kept_path(offline_folder(cfg), "entries", "defsent_plus", parts)
     path = path.with_suffix(".safetensors")
     if path.is_file():
         return read_state_dict(path)["entries"]
-    with encoding(cfg, own) as encode:
+    with encoding(cfg, definitions) as encode:
         entries = entry_matrix(dictionary.definitions, encode)
     if is_rank_zero():
         write_tensors(path, {"entries": entries})

@@ -1,4 +1,4 @@
-"""STS and transfer of the encoder, its gain over M_0, isotropy of the entries, reverse dictionary."""
+"""STS and transfer of the encoder, gain over M_0, isotropy of entries, reverse dictionary."""
 
 import math
 from collections.abc import Sequence
@@ -45,13 +45,13 @@ def evaluate(cfg: Config, module: DefSentPlus, workspace: Workspace) -> dict[str
 
 def isotropy_metrics(isotropy: Tensor) -> dict[str, float]:
     """Mean cosine of the entries by round, (k, 2): before and after ICA; nan is left out."""
-    found = {f"round_{k}_mean_cosine": float(row[0]) for k, row in enumerate(isotropy, 1)}
-    found["ica_mean_cosine"] = float(isotropy[-1, 1])
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    metrics = {f"round_{k}_mean_cosine": float(row[0]) for k, row in enumerate(isotropy, 1)}
+    metrics["ica_mean_cosine"] = float(isotropy[-1, 1])
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def reverse_metrics(scores: Tensor, golds: Sequence[Sequence[int]]) -> dict[str, float]:
-    """``reverse_top1`` and ``reverse_top10`` with their chance: is an entry of the definition found?
+    """``reverse_top1``, ``reverse_top10`` and their chance: is the entry among the best?
 
     Any entry of a definition counts. Entries of equal score come in the order of their rows.
 
@@ -63,13 +63,13 @@ def reverse_metrics(scores: Tensor, golds: Sequence[Sequence[int]]) -> dict[str,
     1.0
     """
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :10].tolist()
-    num, found = scores.shape[1], {}
+    num, metrics = scores.shape[1], {}
     for k in (1, 10):
         hits = [bool(set(best[:k]) & set(gold)) for best, gold in zip(order, golds, strict=True)]
-        found[f"reverse_top{k}"] = sum(hits) / len(hits)
+        metrics[f"reverse_top{k}"] = sum(hits) / len(hits)
         missed = [math.comb(num - len(g), k) / math.comb(num, k) if num > k else 0.0 for g in golds]
-        found[f"reverse_top{k}_chance"] = 1 - sum(missed) / len(missed)
-    return found
+        metrics[f"reverse_top{k}_chance"] = 1 - sum(missed) / len(missed)
+    return metrics
 
 
 def gallery(dictionary: Dictionary, scores: Tensor) -> list[dict[str, Any]]:

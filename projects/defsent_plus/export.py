@@ -29,8 +29,8 @@ def export(module: DefSentPlus, folder: Path) -> None:
     """
     save_sentence_encoder(module.encoder, folder)
     tensors = {f"pooler.{name}": value for name, value in module.pooler.state_dict().items()}
-    own = {"entries": module.entries, "isotropy": module.isotropy}
-    write_tensors(folder / REVERSE / "model.safetensors", tensors | own)
+    extra = {"entries": module.entries, "isotropy": module.isotropy}
+    write_tensors(folder / REVERSE / "model.safetensors", tensors | extra)
     about = {
         "entries": module.names,
         "pieces": module.pieces,
@@ -55,10 +55,10 @@ def load_export(folder: str | Path) -> DefSentPlus:
     try:
         about = json.loads((place / "config.json").read_text("utf-8"))
         cfg = _settings(about)
-        known = Dictionary([str(e) for e in about["entries"]], [], [], tuple(about["pieces"]))
+        dictionary = Dictionary([str(e) for e in about["entries"]], [], [], tuple(about["pieces"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no export of this project: {error!r}") from error
-    module = DefSentPlus(cfg, load_sentence_encoder(folder), 1, known)
+    module = DefSentPlus(cfg, load_sentence_encoder(folder), 1, dictionary)
     tensors = read_state_dict(place / "model.safetensors")
     if tensors["entries"].shape != module.entries.shape:
         raise UserError(f"{place} does not fit the encoder beside it")

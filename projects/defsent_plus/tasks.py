@@ -58,10 +58,10 @@ def lookup(cfg: Config, workspace: Workspace, experiment: Experiment[DefSentPlus
     Raises:
         UserError: no description, a missing file, or no trained run.
     """
-    own = cfg.lookup
-    texts = [own.text] if own.text else []
-    if own.file is not None:
-        path = Path(own.file).expanduser()
+    options = cfg.lookup
+    texts = [options.text] if options.text else []
+    if options.file is not None:
+        path = Path(options.file).expanduser()
         if not path.is_file():
             raise UserError(f"lookup.file {path} does not exist: give one description a line")
         try:
@@ -73,7 +73,7 @@ def lookup(cfg: Config, workspace: Workspace, experiment: Experiment[DefSentPlus
         texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UserError("describe what you look for: lookup.text='...', or lookup.file")
-    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     reader = module.definitions
     around = sum(len(ids) for ids in special_tokens(reader.tokenizer))
     sizes = [len(ids) + around for ids in plain_ids(reader.tokenizer, texts)]
@@ -86,17 +86,17 @@ def lookup(cfg: Config, workspace: Workspace, experiment: Experiment[DefSentPlus
     with evaluated(module, cfg.trainer.accelerator):
         size = max(1, SCORES // len(module.names))
         parts = [texts[i : i + size] for i in range(0, len(texts), size)]
-        found = [
+        written = [
             best
             for part in workspace.progress(parts, "lookup", len(parts))
-            for best in module.lookup(part, own.k)
+            for best in module.lookup(part, options.k)
         ]
-    for text, best in zip(texts, found, strict=True):
+    for text, best in zip(texts, written, strict=True):
         workspace.say(f"{text}: " + ", ".join(f"{entry} ({s:.1f})" for entry, s in best))
     output = workspace.folder(".") / "lookup.jsonl"
     rows = [
         {"text": text, "entries": [e for e, _ in best], "scores": [s for _, s in best]}
-        for text, best in zip(texts, found, strict=True)
+        for text, best in zip(texts, written, strict=True)
     ]
     write_jsonl(output, rows)
     return output

@@ -1,4 +1,4 @@
-"""ESimCSE: repetition and a momentum queue for unsupervised sentence embeddings (Wu et al. 2022)."""
+"""ESimCSE: word repetition and a momentum queue for sentence embeddings (Wu et al. 2022)."""
 
 from typing import TYPE_CHECKING
 

@@ -68,7 +68,7 @@ def _shares(cfg: Config, split: Literal["train", "test"], count: int, seed: int)
     """As many sentences of each part, rounded down."""
     data = cfg.data
     share = count // len(data.parts)
-    found: list[str] = []
+    sentences: list[str] = []
     for part in data.parts:
-        found += load_sentences(data.root, split=split, sources=[part], limit=share, seed=seed)
-    return found
+        sentences += load_sentences(data.root, split=split, sources=[part], limit=share, seed=seed)
+    return sentences

@@ -38,10 +38,10 @@ def length_bias(cfg: Config, encode: Callable[[list[str]], Tensor]) -> dict[str,
     embeddings, row = encode_distinct(encode, [*sts.first, *sts.second])
     first, second = (embeddings[[row[t] for t in side]] for side in (sts.first, sts.second))
     counts = word_counts(sts.first), word_counts(sts.second)
-    found = pair_bias(first, second, sts.scores, counts, cfg.length.threshold)
+    metrics = pair_bias(first, second, sts.scores, counts, cfg.length.threshold)
     texts = held_out_sentences(cfg)
     features, lengths = encode(texts), word_counts(texts)
-    found["length_probe_r2"] = length_r2(
+    metrics["length_probe_r2"] = length_r2(
         (features[::2], lengths[::2]), (features[1::2], lengths[1::2])
     )
-    return found
+    return metrics

@@ -43,12 +43,12 @@ def pair_bias(
     """
     cosine, scores = pair_cosine(x, y).numpy(), np.asarray(gold, dtype=np.float64)
     difference = np.abs(np.subtract(*(np.asarray(n, dtype=np.float64) for n in lengths)))
-    found = {"length_partial_correlation": partial_spearman(cosine, difference, scores)}
+    metrics = {"length_partial_correlation": partial_spearman(cosine, difference, scores)}
     groups = {"similar": difference <= threshold, "different": difference > threshold}
     for name, rows in groups.items():
         if rows.sum() >= 2:
-            found[f"spearman_{name}_length"] = spearman(cosine[rows], scores[rows])
-    return found
+            metrics[f"spearman_{name}_length"] = spearman(cosine[rows], scores[rows])
+    return metrics
 
 
 def length_r2(fit: tuple[Tensor, ArrayLike], test: tuple[Tensor, ArrayLike]) -> float:
@@ -65,12 +65,12 @@ def length_r2(fit: tuple[Tensor, ArrayLike], test: tuple[Tensor, ArrayLike]) -> 
         ValueError: all test lengths are equal.
     """
     x, other = (torch.nn.functional.normalize(part[0].double(), dim=1) for part in (fit, test))
-    y, wanted = (torch.as_tensor(np.asarray(part[1]), dtype=torch.float64) for part in (fit, test))
-    total = (wanted - wanted.mean()).square().sum()
+    y, target = (torch.as_tensor(np.asarray(part[1]), dtype=torch.float64) for part in (fit, test))
+    total = (target - target.mean()).square().sum()
     if total == 0:
         raise ValueError("all test sentences have the same length: R^2 is undefined")
     mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-12)
     x, other = (x - mean) / std, (other - mean) / std
     gram = x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
     weight = torch.linalg.solve(gram, x.T @ (y - y.mean()))
-    return float(1 - (wanted - other @ weight - y.mean()).square().sum() / total)
+    return float(1 - (target - other @ weight - y.mean()).square().sum() / total)

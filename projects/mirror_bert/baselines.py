@@ -1,4 +1,4 @@
-"""What Mirror-BERT has to beat without training: words, characters, the raw encoder post-processed."""
+"""What Mirror-BERT has to beat: words, characters, the raw encoder post-processed."""
 
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -33,7 +33,7 @@ def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Job titles alone: cosine of TF-IDF vectors of 3 to 5 characters, with the frequencies of the gallery."""
+    """Job titles alone: cosine of TF-IDF vectors of 3 to 5 characters, idf of the gallery."""
     if cfg.eval.titles == "none":
         return {}
     task = title_search(cfg.data.root, cfg.eval.titles, cfg.eval.num_titles)
@@ -41,11 +41,11 @@ def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
     similar = vectors.transform(task.queries) @ vectors.transform(task.gallery).T
     # rows of cosines beside unit vectors: what vectors of a dimension for each title would give
     rows = {id(task.queries): torch.from_numpy(similar.toarray()).float()}
-    found, hits = evaluate_titles(
+    metrics, hits = evaluate_titles(
         lambda texts: rows.get(id(texts), torch.eye(len(task.gallery))), task
     )
     workspace.items("esco_recall_at_1", hits)
-    return found
+    return metrics
 
 
 def _texts(cfg: Config) -> list[str]:

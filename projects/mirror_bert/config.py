@@ -14,13 +14,16 @@ from common.families.sentences.config import (
 from common.ranges import Count, Positive, Rate, Whole
 
 
+Source = Literal["synthetic", "sentences", "lexicon", "file"]
+
+
 @dataclass
 class MirrorData(SentenceData):
     """Raw strings."""
 
     # sentences: half STS-B training text, half sentences-en; lexicon: half ESCO titles, half
     # WordNet lemmas; file: one string a line
-    source: Literal["synthetic", "sentences", "lexicon", "file"] = "sentences"  # type: ignore[assignment]
+    source: Source = "sentences"  # type: ignore[assignment]
     pairwise: bool = False  # file: lines of text1||text2, other lines are skipped
     dedup: bool = False  # file: keep one of equal lines
 

@@ -121,8 +121,8 @@ def _file_rows(cfg: Config) -> list[tuple[str, ...]]:
     if cfg.data.dedup:
         rows = list(dict.fromkeys(rows))
     if not rows:
-        wanted = f"'text1{_SEPARATOR}text2'" if cfg.data.pairwise else "text"
-        raise UserError(f"{path} has no line of {wanted}")
+        layout = f"'text1{_SEPARATOR}text2'" if cfg.data.pairwise else "text"
+        raise UserError(f"{path} has no line of {layout}")
     return rows if cfg.data.limit is None else _draw(rows, cfg.data.limit, cfg.seed)
 
 
@@ -146,7 +146,7 @@ def _draw(pool: list[T], count: int, seed: int) -> list[T]:
     return [pool[i] for i in sorted(chosen)]
 
 
-def _distinct(texts: Iterable[str], known: Iterable[str] = ()) -> list[str]:
+def _distinct(texts: Iterable[str], seen: Iterable[str] = ()) -> list[str]:
     """The texts once each, in order, without the known ones."""
-    taken = set(known)
+    taken = set(seen)
     return [text for text in dict.fromkeys(texts) if text not in taken]

@@ -77,12 +77,12 @@ def add_drop_head(model: PreTrainedModel, drop_prob: float) -> list[str]:
         ValueError: `drop_prob` out of range.
     """
     hook = DropHead(int(model.config.num_attention_heads), drop_prob)
-    found = {n: m for n, m in model.named_modules() if n.endswith(_OUTPUT_PROJECTIONS)}
-    if len(found) != model.config.num_hidden_layers:
+    projections = {n: m for n, m in model.named_modules() if n.endswith(_OUTPUT_PROJECTIONS)}
+    if len(projections) != model.config.num_hidden_layers:
         raise UserError(
             f"DropHead does not know the attention of {model.config.model_type} models "
-            f"({len(found)} of {model.config.num_hidden_layers} layers found); set its rate to 0"
+            f"({len(projections)} of {model.config.num_hidden_layers} layers); set its rate to 0"
         )
-    for module in found.values():
+    for module in projections.values():
         module.register_forward_pre_hook(hook)
-    return list(found)
+    return list(projections)

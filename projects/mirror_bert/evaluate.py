@@ -32,25 +32,26 @@ def evaluate(cfg: Config, module: MirrorBERT, workspace: Workspace) -> dict[str,
     same of the untrained encoder, ``level_score`` (the test metric of the level that was trained,
     by which arms of both levels are compared) and ``train_seconds``.
     """
-    found = evaluate_sentences(cfg, module, workspace)
+    metrics = evaluate_sentences(cfg, module, workspace)
     with encoding(cfg, module.encoder) as encode:
-        found |= lexical(cfg, encode, workspace)
+        metrics |= lexical(cfg, encode, workspace)
         after = random_pair_cosines(cfg, encode)
     if cfg.eval.untrained:
         with encoding(cfg, untrained_encoder(cfg, module)) as encode:
             before = random_pair_cosines(cfg, encode)
-            found |= {f"untrained_{k}": v for k, v in lexical(cfg, encode).items()}
+            metrics |= {f"untrained_{k}": v for k, v in lexical(cfg, encode).items()}
         workspace.figure("cosines", cosine_figure(before, after))
-    found = {k: v for k, v in found.items() if not (k[:10] == "untrained_" and k[-7:] == "_chance")}
-    own = f"{metric_prefix(cfg.eval.sets[0])}_spearman"
-    own = "esco_recall_at_1" if cfg.eval.level == "lexical" else own
-    found[LEVEL_SCORE] = found[own]
-    save_level_items(workspace, own)
+    repeated = [k for k in metrics if k.startswith("untrained_") and k.endswith("_chance")]
+    metrics = {k: v for k, v in metrics.items() if k not in repeated}
+    headline = f"{metric_prefix(cfg.eval.sets[0])}_spearman"
+    headline = "esco_recall_at_1" if cfg.eval.level == "lexical" else headline
+    metrics[LEVEL_SCORE] = metrics[headline]
+    save_level_items(workspace, headline)
     if module.train_seconds:
-        found["train_seconds"] = module.train_seconds
+        metrics["train_seconds"] = module.train_seconds
     if (curve := curve_figure(workspace.curves)) is not None:
         workspace.figure("steps", curve)
-    return found
+    return metrics
 
 
 def lexical(cfg: Config, encode: Encode, workspace: Workspace | None = None) -> dict[str, float]:

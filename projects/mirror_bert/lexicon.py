@@ -79,24 +79,24 @@ def evaluate_titles(encode: Encode, task: TitleSearch) -> tuple[dict[str, float]
         task: queries and gallery.
     """
     query, gallery = encode(task.queries), encode(task.gallery)
-    found = cross_modal_recall(query, gallery, task.relevant, (1, 5))
+    metrics = cross_modal_recall(query, gallery, task.relevant, (1, 5))
     hits = relevant_ranks(query, gallery, task.relevant).eq(1).double().tolist()
     keys = ("recall_at_1", "recall_at_1_chance", "recall_at_5", "recall_at_5_chance", "mrr")
-    return {f"esco_{key}": found[key] for key in keys}, hits
+    return {f"esco_{key}": metrics[key] for key in keys}, hits
 
 
 def _search(rows: list[dict[str, Any]], part: TitlePart) -> TitleSearch:
     gallery = [row["title"] for row in rows]
     preferred = {title.casefold() for title in gallery}
     owners: dict[str, list[int]] = {}
-    wanted: dict[str, None] = {}
+    titles: dict[str, None] = {}
     for index, row in enumerate(rows):
         for title in dict.fromkeys(row["alt_titles"]):
             if title.casefold() not in preferred:
                 owners.setdefault(title, []).append(index)
                 if occupation_part(row["uri"]) == part:
-                    wanted[title] = None
-    return TitleSearch(list(wanted), gallery, [owners[title] for title in wanted])
+                    titles[title] = None
+    return TitleSearch(list(titles), gallery, [owners[title] for title in titles])
 
 
 def _rows(root: str | None) -> list[dict[str, Any]]:

@@ -81,8 +81,8 @@ class MirrorBERT(SentenceModule):
         super().on_validation_epoch_end()
         if self._lexical:
             task = title_search(self._root, "dev", DEV_TITLES)
-            found, _ = evaluate_titles(self.encoder.encode, task)
-            self.log("val/esco_recall_at_1", found["esco_recall_at_1"], rank_zero_only=True)
+            metrics, _ = evaluate_titles(self.encoder.encode, task)
+            self.log("val/esco_recall_at_1", metrics["esco_recall_at_1"], rank_zero_only=True)
 
     def on_train_start(self) -> None:
         """Start the clock."""

@@ -1,4 +1,4 @@
-"""MultiCSR: sentence pairs from a language model, refined at three levels (Wang et al., NAACL 2024)."""
+"""MultiCSR: sentence pairs from a language model, refined at three levels (Wang et al. 2024)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What MultiCSR has to beat: words, its judge alone, the encoder that it starts from, post-processed."""
+"""What MultiCSR has to beat: words, its judge alone, the first encoder post-processed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,8 +37,8 @@ def jaccard(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Cosine of TF-IDF vectors, also as a search."""
-    found = baselines.tfidf(cfg, workspace) | _triplets(cfg, workspace, tfidf_cosine)
-    return found | retrieval_metrics(cfg, lambda data: lexical_run(data, "tfidf"), workspace)
+    metrics = baselines.tfidf(cfg, workspace) | _triplets(cfg, workspace, tfidf_cosine)
+    return metrics | retrieval_metrics(cfg, lambda data: lexical_run(data, "tfidf"), workspace)
 
 
 def bm25(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -54,9 +54,9 @@ def judge(cfg: Config, workspace: Workspace) -> dict[str, float]:
         return [grade or 0.0 for grade in graded(list(zip(first, second, strict=True)))]
 
     sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
-    found = {name: similarity(data.first, data.second) for name, data in sets.items()}
-    save_sts_items(workspace, sets, found)
-    return score_sts(sets, found) | _triplets(cfg, workspace, similarity)
+    cosines = {name: similarity(data.first, data.second) for name, data in sets.items()}
+    save_sts_items(workspace, sets, cosines)
+    return score_sts(sets, cosines) | _triplets(cfg, workspace, similarity)
 
 
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -78,8 +78,8 @@ def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:
         mean = embeddings.double().mean(dim=0)
         return EmbeddingTransform(mean, torch.eye(len(mean), dtype=torch.float64))
 
-    found = baselines.centred(cfg, workspace, _texts(cfg))
-    return found | _further(cfg, workspace, untrained_encoder(cfg), fit)
+    metrics = baselines.centred(cfg, workspace, _texts(cfg))
+    return metrics | _further(cfg, workspace, untrained_encoder(cfg), fit)
 
 
 def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -88,8 +88,8 @@ def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
     def fit(embeddings: Tensor) -> EmbeddingTransform:
         return fit_whitening(embeddings, ridge=RIDGE)
 
-    found = baselines.whitened(cfg, workspace, _texts(cfg))
-    return found | _further(cfg, workspace, untrained_encoder(cfg), fit)
+    metrics = baselines.whitened(cfg, workspace, _texts(cfg))
+    return metrics | _further(cfg, workspace, untrained_encoder(cfg), fit)
 
 
 def _further(
@@ -98,7 +98,7 @@ def _further(
     encoder: SentenceEncoder,
     fit: Callable[[Tensor], EmbeddingTransform] | None = None,
 ) -> dict[str, float]:
-    """Held-back triplets and retrieval by an encoder, or by a map of it fitted on training texts."""
+    """Held-back triplets and retrieval by an encoder, or a map of it fitted on training texts."""
     with encoding(cfg, encoder) as plain:
         if fit is None:
             return further_metrics(cfg, plain, workspace)
@@ -115,8 +115,8 @@ def _triplets(
         return {}
     premises, positives, negatives = held_back(cfg)
     # at once, so that both sides have the same document frequencies
-    found = similarity([*premises, *premises], [*positives, *negatives])
-    return triplet_metrics(nearer(found[: len(premises)], found[len(premises) :]), workspace)
+    cosines = similarity([*premises, *premises], [*positives, *negatives])
+    return triplet_metrics(nearer(cosines[: len(premises)], cosines[len(premises) :]), workspace)
 
 
 def _texts(cfg: Config) -> list[str]:

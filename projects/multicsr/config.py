@@ -44,7 +44,7 @@ class MulticsrData(SentenceData):
 class Stage1Config:
     """Triplets written by a language model."""
 
-    enabled: bool = False  # contrastive decoding; False: the wanted instruction alone
+    enabled: bool = False  # contrastive decoding; False: the instruction alone
     model: str = (
         "bundled:stories260k"  # folder, bundled:<name> or hub id; causal or encoder-decoder
     )

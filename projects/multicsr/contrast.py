@@ -1,4 +1,4 @@
-"""Decoding with the logits under the opposite instruction subtracted, for causal and encoder-decoder models.
+"""Decoding with the logits under the opposite instruction subtracted.
 
 # B rows, V vocabulary
 """
@@ -22,35 +22,35 @@ Model = LanguageModel | SequenceToSequence
 
 
 def opposite_logits(
-    wanted: Tensor, opposite: Tensor, omega: float, plausibility: float = 0.0
+    instructed: Tensor, opposite: Tensor, omega: float, plausibility: float = 0.0
 ) -> Tensor:
     """Logits of the next token.
 
-        l~ = l - omega * l^,   -inf where p < plausibility * max p   (p of the wanted instruction)
+        l~ = l - omega * l^,   -inf where p < plausibility * max p   (p of the instruction)
 
     Source: Wang et al. 2024, stage 1, arXiv 2310.10962; plausibility: Li et al. 2023,
     equation 2, arXiv 2210.15097.
 
     Args:
-        wanted: l, (B, V).
+        instructed: l, (B, V).
         opposite: l^, (B, V), of the same prefix under the opposite instruction.
-        omega: >= 0; 0 leaves `wanted`.
+        omega: >= 0; 0 leaves `instructed`.
         plausibility: in [0, 1]; 0: off.
 
     >>> opposite_logits(torch.tensor([[2.0, 1.5]]), torch.tensor([[3.0, 0.0]]), 0.5)
     tensor([[0.5000, 1.5000]])
     """
-    found = wanted.float() - omega * opposite.float()
-    return found.masked_fill(~plausible(wanted.float(), plausibility), -torch.inf)
+    contrasted = instructed.float() - omega * opposite.float()
+    return contrasted.masked_fill(~plausible(instructed.float(), plausibility), -torch.inf)
 
 
 class OppositeInstruction(LogitsProcessor):
     """Feeds the tokens that generation has chosen to the opposite branch as well, with a cache.
 
     Args:
-        model: of the wanted branch.
+        model: of the branch with the instruction.
         inputs: ids and mask of the opposite prompts, padded on the left for a causal model.
-        prompt_length: columns of ``input_ids`` that are the wanted prompt; 0 of an encoder-decoder.
+        prompt_length: columns of ``input_ids`` that are the prompt; 0 of an encoder-decoder.
         omega: see `opposite_logits`.
         plausibility: see `opposite_logits`.
     """
@@ -110,14 +110,14 @@ class OppositeInstruction(LogitsProcessor):
     def _newest(self, out: Any) -> Tensor:
         """Keep the cache; logits of the last token."""
         self.cache = out.get(self.cache_name)
-        found: Tensor = out.logits[:, -1]
-        return found
+        logits: Tensor = out.logits[:, -1]
+        return logits
 
 
 @torch.no_grad()
 def contrastive_answers(
     model: Model,
-    wanted: Sequence[str],
+    prompts: Sequence[str],
     opposite: Sequence[str],
     *,
     omega: float,
@@ -134,9 +134,9 @@ def contrastive_answers(
 
     Args:
         model: causal or encoder-decoder.
-        wanted: N prompts.
+        prompts: N texts.
         opposite: N prompts of the same premises under the opposite instruction.
-        omega: 0 decodes the wanted prompts alone.
+        omega: 0 decodes `prompts` alone.
         plausibility: see `opposite_logits`.
         max_new_tokens: most tokens of an answer.
         batch_size: prompts per pass.
@@ -157,10 +157,10 @@ def contrastive_answers(
 
     policy = Policy("greedy") if rngs is None else Policy("nucleus", top_p=1.0)
     streams = (
-        [np.random.default_rng(0)] * len(wanted) if rngs is None else rngs
+        [np.random.default_rng(0)] * len(prompts) if rngs is None else rngs
     )  # greedy draws none
     return model.continuations(
-        wanted, policy, streams, max_new_tokens, batch_size=batch_size, stop=stop, further=further
+        prompts, policy, streams, max_new_tokens, batch_size=batch_size, stop=stop, further=further
     )
 
 

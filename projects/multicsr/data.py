@@ -86,16 +86,16 @@ def given(cfg: Config) -> list[GradedTriplet]:
             f"data.source={data.source} has no triplets: set data.generate=true, or name a CSV with"
             " sent0,sent1,hard_neg in data.file (data.source=file)"
         )
-    found = read_triplets(text_path(data))
-    return [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
+    triplets = read_triplets(text_path(data))
+    return [triplets[i] for i in _drawn(len(triplets), data.limit, cfg.seed)]
 
 
 def given_premises(cfg: Config) -> list[str]:
     """First column of the config's texts, `data.limit` of them."""
     data = cfg.data
     if data.source == "file":
-        found = [row[0] for row in load_text_rows(text_path(data))]
-        return [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
+        premises = [row[0] for row in load_text_rows(text_path(data))]
+        return [premises[i] for i in _drawn(len(premises), data.limit, cfg.seed)]
     return [row[0] for row in text_rows(data, cfg.seed)]
 
 
@@ -138,7 +138,7 @@ def spoilt(rows: Sequence[tuple[str, ...]], spoil: SpoilConfig, seed: int) -> li
     counts = [round(getattr(spoil, name) * len(rows)) for name in ERRORS]
     names = [name for name, count in zip(ERRORS, counts, strict=True) for _ in range(count)]
     errors = dict(zip(rng.permutation(len(rows)).tolist(), names, strict=False))
-    found = []
+    triplets = []
     for i, (premise, positive, negative, neutral) in enumerate(rows):
         error = errors.get(i, "")
         if error == "unrelated":
@@ -148,8 +148,8 @@ def spoilt(rows: Sequence[tuple[str, ...]], spoil: SpoilConfig, seed: int) -> li
             positive, negative = negative, positive
         elif error == "drifted":
             positive = neutral
-        found.append(Spoilt(GradedTriplet(premise, positive, negative), error))
-    return found
+        triplets.append(Spoilt(GradedTriplet(premise, positive, negative), error))
+    return triplets
 
 
 def synthetic(count: int, seed: int) -> list[GradedTriplet]:
@@ -168,15 +168,15 @@ def synthetic(count: int, seed: int) -> list[GradedTriplet]:
         "tree",
         "sees",
     ]
-    found = []
+    triplets = []
     for i in range(count):
         rng = sample_rng(seed, 0, i, _SYNTHETIC_STREAM)
         chosen = [lexicon[j] for j in rng.permutation(len(lexicon))]
-        own, other = chosen[:4], [*chosen[:2], *chosen[4:6]]
-        found.append(
-            GradedTriplet(" ".join(own), " ".join(reversed(own)), " ".join(other), 4.5, 1.5)
+        words, other = chosen[:4], [*chosen[:2], *chosen[4:6]]
+        triplets.append(
+            GradedTriplet(" ".join(words), " ".join(reversed(words)), " ".join(other), 4.5, 1.5)
         )
-    return found
+    return triplets
 
 
 # -- stages that are kept --------------------------------------------------------------------------

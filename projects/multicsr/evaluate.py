@@ -45,10 +45,10 @@ def evaluate(cfg: Config, module: MultiCSR, workspace: Workspace) -> dict[str, f
 
 def further_metrics(cfg: Config, encode: Encode, workspace: Workspace | None) -> dict[str, float]:
     """Held-back triplets and zero-shot retrieval; items are saved if there is a workspace."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if cfg.eval.triplets:
-        found = triplet_metrics(triplet_hits(cfg, encode), workspace)
-    return found | retrieval_metrics(cfg, lambda data: dense_run(data, encode, encode), workspace)
+        metrics = triplet_metrics(triplet_hits(cfg, encode), workspace)
+    return metrics | retrieval_metrics(cfg, lambda data: dense_run(data, encode, encode), workspace)
 
 
 def triplet_metrics(hits: Sequence[float], workspace: Workspace | None) -> dict[str, float]:
@@ -80,15 +80,15 @@ def set_requirements(cfg: Config) -> list[Requirement]:
         for place in cfg.eval.retrieval
         if place != SYNTHETIC
     }
-    found = [
+    requirements = [
         Requirement(f"data: eval.retrieval, {place}", str(folder), folder.is_dir(), hint)
         for place, folder in folders.items()
     ]
-    return [*found, bundled_requirement("nli")] if cfg.eval.triplets else found
+    return [*requirements, bundled_requirement("nli")] if cfg.eval.triplets else requirements
 
 
 def second_pooler(cfg: Config, module: MultiCSR) -> dict[str, float]:
-    """STS through the trained MLP, ``mlp_*``, where the raw [CLS] is what is evaluated and exported.
+    """STS through the trained MLP, ``mlp_*``, where the raw [CLS] is evaluated and exported.
 
     Source: released evaluation script, which reports both poolers.
     """
@@ -100,10 +100,10 @@ def second_pooler(cfg: Config, module: MultiCSR) -> dict[str, float]:
     tower.mlp_only_train = False
     try:
         with encoding(cfg, module.encoder) as encode:
-            found, _ = evaluate_sts(encode, sets)
+            metrics, _ = evaluate_sts(encode, sets)
     finally:
         tower.mlp_only_train = True
-    return {f"mlp_{name}": value for name, value in found.items()}
+    return {f"mlp_{name}": value for name, value in metrics.items()}
 
 
 def held_back(cfg: Config) -> list[list[str]]:
@@ -144,10 +144,10 @@ def retrieval_metrics(cfg: Config, search: Search, workspace: Workspace | None) 
                 workspace.items(f"{name}_{metric}", scores.per_query[metric])
     names = list(places.values())
     for metric in ITEMS if len(names) > 1 else ():
-        own = [f"{name}_{metric}" for name in names]
-        metrics[f"retrieval_{metric}"] = sum(metrics[key] for key in own) / len(own)
+        keys = [f"{name}_{metric}" for name in names]
+        metrics[f"retrieval_{metric}"] = sum(metrics[key] for key in keys) / len(keys)
         if workspace is not None:
-            workspace.mean_items(f"retrieval_{metric}", own)
+            workspace.mean_items(f"retrieval_{metric}", keys)
     return metrics
 
 
@@ -169,28 +169,28 @@ def data_metrics(prepared: Prepared) -> dict[str, float]:
 
     A reversed triplet that was put right counts as found.
     """
-    found = {"triplets": float(len(prepared.triplets))}
+    metrics = {"triplets": float(len(prepared.triplets))}
     curated = prepared.curated
     if curated is None:
-        return found
-    found |= curated.metrics()
+        return metrics
+    metrics |= curated.metrics()
     errors = [row.error for row in prepared.rows]
     if not any(errors):
-        return found
+        return metrics
     kept, swapped = set(curated.places), set(curated.swapped)
     mended = {i for i in kept & swapped if errors[i] == "reversed"}
     removed = set(range(len(errors))) - kept
     wrong = {i for i, error in enumerate(errors) if error}
-    found["filter_precision"] = len(removed & wrong) / max(1, len(removed))
-    found["filter_recall"] = len((removed & wrong) | mended) / max(1, len(wrong))
+    metrics["filter_precision"] = len(removed & wrong) / max(1, len(removed))
+    metrics["filter_recall"] = len((removed & wrong) | mended) / max(1, len(wrong))
     for name in ERRORS:
-        own = {i for i in wrong if errors[i] == name}
-        if own:
-            found[f"filter_recall_{name}"] = len((removed & own) | (mended & own)) / len(own)
+        spoilt = {i for i in wrong if errors[i] == name}
+        if spoilt:
+            metrics[f"filter_recall_{name}"] = len((removed | mended) & spoilt) / len(spoilt)
     left = {i for i in kept & wrong if i not in mended}
     broken = {
         i for i in kept & swapped if errors[i] != "reversed"
     }  # right ones that were exchanged
-    found["error_share"] = len(wrong) / len(errors)
-    found["error_share_after"] = len(left | broken) / max(1, len(kept))
-    return found
+    metrics["error_share"] = len(wrong) / len(errors)
+    metrics["error_share_after"] = len(left | broken) / max(1, len(kept))
+    return metrics

@@ -79,7 +79,7 @@ def build_writer(cfg: Stage1Config) -> RowFunction:
     def write(premises: Sequence[str], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [{} for _ in premises]
         for number, kind in enumerate(KINDS):
-            wanted, opposite = (
+            prompts, opposite = (
                 [
                     in_frame(model, generation_prompt(text, which, cfg.instruction))
                     for text in premises
@@ -90,11 +90,11 @@ def build_writer(cfg: Stage1Config) -> RowFunction:
             # without the other branch nothing is left out: plain greedy decoding
             guard = plausibility if omega > 0 else 0.0
             answers = contrastive_answers(
-                model, wanted, opposite, omega=omega, plausibility=guard, rngs=rngs, **options
+                model, prompts, opposite, omega=omega, plausibility=guard, rngs=rngs, **options
             )
             plain = None
             if cfg.compare_plain:
-                plain = contrastive_answers(model, wanted, opposite, omega=0.0, **options)
+                plain = contrastive_answers(model, prompts, opposite, omega=0.0, **options)
             for i, answer in enumerate(answers):
                 rows[i][kind] = {
                     "text": one_line(parse_sentence(answer.text)),
@@ -150,16 +150,16 @@ def written(premises: Sequence[str], records: Sequence[dict[str, Any]]) -> list[
     Raises:
         UserError: none is left.
     """
-    found = [
+    triplets = [
         GradedTriplet(one_line(premise), *(record[kind]["text"] for kind in KINDS))
         for premise, record in zip(premises, records, strict=True)
         if all(record[kind]["text"] for kind in KINDS)
     ]
-    if not found:
+    if not triplets:
         raise UserError("the language model wrote no sentence: take another stage1.model")
-    if len(found) < len(records):
-        lost = f"{len(records) - len(found)} of {len(records)} premises are left out"
+    if len(triplets) < len(records):
+        lost = f"{len(records) - len(triplets)} of {len(records)} premises are left out"
         warnings.warn(
             f"{lost}: an answer is empty; another stage1.model may have more", stacklevel=2
         )
-    return found
+    return triplets

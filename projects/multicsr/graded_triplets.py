@@ -47,8 +47,8 @@ def parse_grade(answer: str) -> float | None:
 
     Source: released code of Wang et al. 2024 (MultiCSR), arXiv 2310.10962.
 
-    >>> parse_grade(" 4.5"), parse_grade("3"), parse_grade("4.50"), parse_grade("6"), parse_grade("4/5")
-    (4.5, 3.0, None, None, None)
+    >>> [parse_grade(text) for text in (" 4.5", "3", "4.50", "6", "4/5")]
+    [4.5, 3.0, None, None, None]
     """
     text = answer.strip()
     return float(text) if _GRADE.fullmatch(text) else None
@@ -157,17 +157,17 @@ class Curated:
     def metrics(self) -> dict[str, float]:
         """Shares and means for the log."""
         scored = self.total - self.unscored
-        found = {
+        metrics = {
             "kept_share": len(self.kept) / max(1, self.total),
             "swap_rate": len(self.swapped) / max(1, scored),
             "parse_failure_rate": self.unscored / max(1, self.total),
         }
         if scored and self.mean_positive == self.mean_positive:  # controls have no grades: nan
-            found |= {
+            metrics |= {
                 "mean_positive_score": self.mean_positive,
                 "mean_negative_score": self.mean_negative,
             }
-        return found
+        return metrics
 
 
 def curate(
@@ -215,7 +215,7 @@ def read_triplets(path: str | Path) -> list[GradedTriplet]:
         raise UserError(
             f"{path} has a column {scored[0]} only: both {' and '.join(SCORES)} or none"
         )
-    found = []
+    triplets = []
     for number, row in enumerate(rows, start=2):
         try:
             grades = [float(row[name]) if row[name].strip() else None for name in scored]
@@ -224,13 +224,13 @@ def read_triplets(path: str | Path) -> list[GradedTriplet]:
         if not all(grade is None or 0 <= grade < _ABOVE for grade in grades):  # nan is refused too
             raise UserError(f"{path}, line {number}: a score is not from 0 to 5.9")
         if all(row[name].strip() for name in TRIPLET):
-            found.append(GradedTriplet(*(row[name] for name in TRIPLET), *grades))
-    if not found:
+            triplets.append(GradedTriplet(*(row[name] for name in TRIPLET), *grades))
+    if not triplets:
         raise UserError(f"{path} has no row with all of {', '.join(TRIPLET)}")
-    if len(found) < len(rows):
-        lost = f"{len(rows) - len(found)} of {len(rows)} rows lack a text"
+    if len(triplets) < len(rows):
+        lost = f"{len(rows) - len(triplets)} of {len(rows)} rows lack a text"
         warnings.warn(f"{path}: {lost} and are left out", stacklevel=2)
-    return found
+    return triplets
 
 
 def write_triplets(path: str | Path, triplets: Sequence[GradedTriplet], *, scores: bool) -> None:
@@ -268,17 +268,17 @@ def with_scores(
     Raises:
         UserError: a triplet that is not among the scored ones.
     """
-    known = {triplet.key: triplet for triplet in scored}
-    found = []
+    by_key = {triplet.key: triplet for triplet in scored}
+    merged = []
     for triplet in triplets:
-        match = known.get(triplet.key)
+        match = by_key.get(triplet.key)
         if match is None:
             raise UserError(
                 f"{where} has no score of '{triplet.sent0[:40]}' | '{triplet.sent1[:40]}': score "
                 "these triplets first (make run TASK=score)"
             )
-        found.append(GradedTriplet(*triplet.texts, match.positive_score, match.negative_score))
-    return found
+        merged.append(GradedTriplet(*triplet.texts, match.positive_score, match.negative_score))
+    return merged
 
 
 def preset(number: int, gamma: float = 1.0) -> TripletFilter:

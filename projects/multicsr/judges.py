@@ -72,7 +72,7 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
                 for g in expected_grades(model, prompts, cfg.batch_size)
             ]
         rngs = [seed.rng(0) for seed in seeds]  # greedy: never drawn from
-        found = model.continuations(
+        answers = model.continuations(
             prompts,
             Policy("greedy"),
             rngs,
@@ -81,7 +81,7 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
             stop=end_of_answer(model),
         )
         return [
-            {"answer": one_line(a.text), "grade": parse_grade(first_line(a.text))} for a in found
+            {"answer": one_line(a.text), "grade": parse_grade(first_line(a.text))} for a in answers
         ]
 
     return judge
@@ -104,8 +104,8 @@ def expected_grades(model: LanguageModel, prompts: Sequence[str], batch_size: in
     ]
     scores = means.double() * torch.tensor(tokens, dtype=torch.double)
     p = scores.reshape(len(prompts), len(DIGITS)).softmax(dim=1)
-    found: list[float] = (p @ torch.arange(len(DIGITS), dtype=p.dtype)).tolist()
-    return found
+    expected: list[float] = (p @ torch.arange(len(DIGITS), dtype=p.dtype)).tolist()
+    return expected
 
 
 # -- judges without a language model
@@ -146,10 +146,10 @@ class WordJudge:
 
     def __call__(self, pairs: Sequence[Pair]) -> list[float]:
         """Grades of pairs."""
-        found: list[float] = (
+        scores: list[float] = (
             (self.model.predict_proba(self._features(pairs)) @ self.grades).round(1).tolist()
         )
-        return found
+        return scores
 
     def _features(self, pairs: Sequence[Pair]) -> Any:
         from scipy.sparse import csr_matrix, hstack
@@ -167,13 +167,13 @@ def word_grades(root: str | None) -> Grades:
     folds = [WordJudge([row for row in rows if _side(row[0]) != side]) for side in (False, True)]
 
     def grades(pairs: Sequence[Pair]) -> list[float | None]:
-        found: list[float | None] = [None] * len(pairs)
+        answers: list[float | None] = [None] * len(pairs)
         for side, judge in zip((False, True), folds, strict=True):
             places = [i for i, pair in enumerate(pairs) if _side(pair[0]) == side]
             if places:
                 for i, grade in zip(places, judge([pairs[i] for i in places]), strict=True):
-                    found[i] = grade
-        return found
+                    answers[i] = grade
+        return answers
 
     return grades
 
@@ -188,12 +188,12 @@ def _terms(text: str) -> list[str]:
 
 
 def _overlap(pairs: Sequence[Pair]) -> np.ndarray:
-    found = []
+    overlaps = []
     for first, second in pairs:
         a, b = set(words(first)), set(words(second))
         both, longest = len(a & b), max(1, len(a | b))
         denied = [bool(side & {"not", "no", "never", "nobody"}) for side in (a, b)]
-        found.append(
+        overlaps.append(
             (
                 both / max(1, len(b)),
                 both / max(1, len(a)),
@@ -202,7 +202,7 @@ def _overlap(pairs: Sequence[Pair]) -> np.ndarray:
                 min(len(b) / max(1, len(a)), 2.0),
             )
         )
-    return np.array(found)
+    return np.array(overlaps)
 
 
 # -- triplets ------------------------------------------------------------------------------------
@@ -211,12 +211,12 @@ def _overlap(pairs: Sequence[Pair]) -> np.ndarray:
 def grade_triplets(triplets: Sequence[GradedTriplet], grades: Grades) -> list[GradedTriplet]:
     """Triplets with a = grade(premise, positive) and b = grade(premise, negative)."""
     count = len(triplets)
-    found = grades(
+    scores = grades(
         [(t.sent0, t.sent1) for t in triplets] + [(t.sent0, t.hard_neg) for t in triplets]
     )
     return [
         t._replace(positive_score=a, negative_score=b)
-        for t, a, b in zip(triplets, found[:count], found[count:], strict=True)
+        for t, a, b in zip(triplets, scores[:count], scores[count:], strict=True)
     ]
 
 
@@ -272,18 +272,19 @@ def rule_of(cfg: Stage2Config) -> TripletFilter:
     """
     if cfg.preset is None:
         return TripletFilter(cfg.alpha, cfg.beta, cfg.gamma, cfg.gap_mode)
-    own, plain = preset(cfg.preset, cfg.gamma), Stage2Config()
-    if (cfg.alpha, cfg.beta) not in ((plain.alpha, plain.beta), (own.alpha, own.beta)):
+    options, plain = preset(cfg.preset, cfg.gamma), Stage2Config()
+    if (cfg.alpha, cfg.beta) not in ((plain.alpha, plain.beta), (options.alpha, options.beta)):
         raise UserError(
-            f"stage2.preset={cfg.preset} has thresholds of its own ({own.alpha:g}, {own.beta:g}): "
+            f"stage2.preset={cfg.preset} has its own thresholds ({options.alpha:g},"
+            f" {options.beta:g}): "
             "leave stage2.alpha and stage2.beta out, or the preset"
         )
-    if cfg.gamma not in (plain.gamma, own.gamma):
+    if cfg.gamma not in (plain.gamma, options.gamma):
         raise UserError(
             f"stage2.preset={cfg.preset} asks for no gap: leave stage2.gamma out, or take a preset "
             "with one (13, 15, 18)"
         )
-    return TripletFilter(own.alpha, own.beta, own.gamma, cfg.gap_mode)
+    return TripletFilter(options.alpha, options.beta, options.gamma, cfg.gap_mode)
 
 
 def check(cfg: Config) -> None:
@@ -318,8 +319,8 @@ def curated(cfg: Config, rows: Sequence[Spoilt]) -> Curated:
     """
     options, triplets = cfg.stage2, [row.triplet for row in rows]
     rule = rule_of(options)
-    found = curate(triplets, rule.keeps)
-    count = len(found.kept)
+    kept = curate(triplets, rule.keeps)
+    count = len(kept.kept)
     if options.keep != "rule":
         plain = [t._replace(positive_score=None, negative_score=None) for t in triplets]
         if options.keep == "overlap":
@@ -331,12 +332,12 @@ def curated(cfg: Config, rows: Sequence[Spoilt]) -> Curated:
             order = [i for i in order if not rows[i].error]
         places = sorted(int(i) for i in order[:count])
         swapped = [i for i, t in enumerate(plain) if t.sent1 != triplets[i].sent1]
-        found = Curated(
+        kept = Curated(
             [plain[i] for i in places], places, len(plain), 0, swapped, *[float("nan")] * 2
         )
-    if not found.kept:
+    if not kept.kept:
         raise UserError(
-            f"stage 2 keeps none of {len(triplets)} triplets ({found.unscored} without a score): "
+            f"stage 2 keeps none of {len(triplets)} triplets ({kept.unscored} without a score): "
             "lower stage2.alpha or stage2.gamma, raise stage2.beta, or take another judge"
         )
-    return found
+    return kept

@@ -38,10 +38,10 @@ class MultiCSR(SentenceModule):
         self, cfg: Config, encoder: SentenceEncoder, guide: SentenceEncoder | None = None
     ) -> None:
         super().__init__(cfg.optim, encoder)
-        own = cfg.method
+        method = cfg.method
         variant = cfg.stage3.variant if cfg.stage3.enabled else "masked_infonce"
         self.objective = Objective(
-            own.temperature, variant, cfg.stage3.phi, own.gather, own.loss_backend
+            method.temperature, variant, cfg.stage3.phi, method.gather, method.loss_backend
         )
         self.guide = None if guide is None else freeze(guide)
         self.register_buffer("masked", torch.zeros(3))
@@ -80,8 +80,8 @@ class MultiCSR(SentenceModule):
         """Vectors of the mask model for the three views, of the same token ids as the student's."""
         if self.guide is None:
             return None
-        found: Tensor = self.guide(batch["input_ids"], batch["attention_mask"])
-        return torch.chunk(found, 3)
+        features: Tensor = self.guide(batch["input_ids"], batch["attention_mask"])
+        return torch.chunk(features, 3)
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """The other rows' positives and all hard negatives."""

@@ -37,8 +37,8 @@ def keep_mask(
     """
     columns = F.normalize(torch.cat([positive, negative]).float(), dim=1)
     keep = F.normalize(anchor.float(), dim=1) @ columns.T <= phi
-    own = torch.arange(len(anchor), device=keep.device)
-    keep[own, own + offset] = True  # m+_ii = 1
+    diagonal = torch.arange(len(anchor), device=keep.device)
+    keep[diagonal, diagonal + offset] = True  # m+_ii = 1
     return keep
 
 
@@ -74,13 +74,13 @@ def official_bce(
     cosine = embeddings(anchor, True) @ embeddings(torch.cat([positive, negative]), True).T
     logits = cosine / temperature * keep
     p = logits.softmax(dim=1)
-    own = torch.arange(len(anchor), device=p.device)
+    diagonal = torch.arange(len(anchor), device=p.device)
     y = torch.zeros_like(p)
-    y[own, own + offset] = 1
+    y[diagonal, diagonal + offset] = 1
     other = (1 - p).clamp(min=CLAMP).log()
     rows = -(y * logits.log_softmax(dim=1) + (1 - y) * other).mean(dim=1)
     best = cosine.masked_fill(~keep, -torch.inf).argmax(dim=1)
-    return LossOutput(rows.mean(), rows, best == own + offset)
+    return LossOutput(rows.mean(), rows, best == diagonal + offset)
 
 
 def masks_of_all(guides: tuple[Tensor, ...], phi: float, gather: bool = True) -> Tensor:
@@ -100,9 +100,9 @@ def masked_shares(keep: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
         keep: see `keep_mask`.
         offset: place of the first row's positive.
     """
-    own = torch.arange(len(keep), device=keep.device)
+    diagonal = torch.arange(len(keep), device=keep.device)
     total = keep.shape[1] // 2
     dropped = ~keep
-    hard = dropped[own, own + offset + total].float()
+    hard = dropped[diagonal, diagonal + offset + total].float()
     foreign = (dropped.sum() - hard.sum()) / max(1, len(keep) * (2 * total - 2))
     return foreign, hard.mean()

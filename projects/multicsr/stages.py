@@ -64,8 +64,8 @@ def planned_guide(cfg: Config) -> SentenceEncoder | None:
     """The mask model for a dry run: random weights of the same shape where its own are not here."""
     if not cfg.stage3.enabled:
         return None
-    own = cfg.stage3
-    model = TextModel(pretrained=own.mask_model, pooling=own.pooling, config=own.config)
+    guide = cfg.stage3
+    model = TextModel(pretrained=guide.mask_model, pooling=guide.pooling, config=guide.config)
     return planned_encoder(model)
 
 
@@ -88,10 +88,10 @@ def requirements(cfg: Config) -> list[Requirement]:
         names.append(cfg.stage2.score_model)
     if cfg.stage3.enabled:
         names.append(cfg.stage3.mask_model)
-    found = [part for name in dict.fromkeys(names) for part in weights_requirement(name)]
+    needs = [part for name in dict.fromkeys(names) for part in weights_requirement(name)]
     if cfg.stage2.enabled and cfg.stage2.judge == "words":
-        found.append(bundled_requirement("nli", "labelled pairs of NLI"))
-    return found + set_requirements(cfg)
+        needs.append(bundled_requirement("nli", "labelled pairs of NLI"))
+    return needs + set_requirements(cfg)
 
 
 def num_samples(cfg: Config) -> int:

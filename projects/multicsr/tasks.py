@@ -29,11 +29,11 @@ def generate(cfg: Config, workspace: Workspace) -> Path:
         UserError: no premises or no such model; see `_output`.
     """
     path = _output(cfg, workspace, "triplets.csv", goes_on=True)
-    given = data.given_premises(cfg)
-    texts, folder = data.distinct(given), _parts(path)
-    if len(texts) < len(given):
+    premises = data.given_premises(cfg)
+    texts, folder = data.distinct(premises), _parts(path)
+    if len(texts) < len(premises):
         workspace.say(
-            f"{len(given)} premises; {len(texts)} are left, each once and without blank ones"
+            f"{len(premises)} premises; {len(texts)} are left, each once and without blank ones"
         )
     done = generation.write_records(cfg.stage1, texts, folder, cfg.seed, cfg.task, workspace.meter)
     if not done.complete:
@@ -98,15 +98,15 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
         raise UserError(
             "these triplets have no scores: run TASK=score first and give its output in files.input"
         )
-    found = curate(triplets, judges.rule_of(cfg.stage2).keeps)
-    if not found.kept:
+    curated = curate(triplets, judges.rule_of(cfg.stage2).keeps)
+    if not curated.kept:
         raise UserError("the filter keeps nothing: lower stage2.alpha or raise stage2.beta")
-    write_triplets(path, found.kept, scores=False)
-    metrics = found.metrics()
+    write_triplets(path, curated.kept, scores=False)
+    metrics = curated.metrics()
     (workspace.folder(".") / "filter.json").write_text(
         json.dumps(metrics, indent=2) + "\n", "utf-8"
     )
-    workspace.say(f"{len(found.kept)} of {found.total} triplets in {path}")
+    workspace.say(f"{len(curated.kept)} of {curated.total} triplets in {path}")
     for name, value in metrics.items():
         workspace.say(f"  {name} {value:.4f}")
     return path
@@ -115,12 +115,12 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
 def _triplets(cfg: Config, workspace: Workspace) -> list[GradedTriplet]:
     if cfg.files.input is None:
         return [row.triplet for row in data.triplet_rows(cfg)]
-    found = read_triplets(cfg.files.input)
+    triplets = read_triplets(cfg.files.input)
     names = read_csv(Path(cfg.files.input).expanduser(), TRIPLET, fill="", quoted=True)[0]
     others = [name for name in names if name not in (*TRIPLET, *SCORES)]
     if others:
         workspace.say(f"columns that are not written again: {', '.join(others)}")
-    return found
+    return triplets
 
 
 def _parts(path: Path) -> Path:
@@ -140,14 +140,14 @@ def _output(cfg: Config, workspace: Workspace, name: str, *, goes_on: bool = Fal
     Raises:
         UserError: it is read from as well, or it is there already.
     """
-    own = cfg.files.output
-    path = Path(own).expanduser() if own else workspace.folder(".") / name
-    read = [Path(given).expanduser() for given in (cfg.files.input, cfg.stage2.scores) if given]
+    output = cfg.files.output
+    path = Path(output).expanduser() if output else workspace.folder(".") / name
+    read = [Path(file).expanduser() for file in (cfg.files.input, cfg.stage2.scores) if file]
     read += [text_path(cfg.data)] if cfg.data.source == "file" else []
-    if path.resolve() in [given.resolve() for given in read]:
+    if path.resolve() in [file.resolve() for file in read]:
         raise UserError(
             f"{path} would be written over what is read from it: give another files.output"
         )
-    if own and path.exists() and not (goes_on and _parts(path).is_dir()):
+    if output and path.exists() and not (goes_on and _parts(path).is_dir()):
         raise UserError(f"{path} is there already: delete it, or give another files.output")
     return path

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder that training starts from, layer 1 and last averaged (the released code's BERT row)."""
+    """The encoder before training, layer 1 and last averaged (the released code's BERT row)."""
     return family.raw(with_pooling(cfg, "avg_first_last"), workspace)
 
 

@@ -111,10 +111,10 @@ class MaskedTextViews(TextViews):
         masked, labels = ids.copy(), np.full_like(ids, -100)
         for row in range(len(ids)):
             index, epoch = keys[row % len(keys)]
-            own = ids[row, real[row]]  # without padding, whose width is that of the batch
+            tokens = ids[row, real[row]]  # without padding, whose width is that of the batch
             masked[row, real[row]], labels[row, real[row]] = mask_tokens(
-                own,
-                np.isin(own, self.tokenizer.all_special_ids),
+                tokens,
+                np.isin(tokens, self.tokenizer.all_special_ids),
                 sample_rng(self.seed, epoch, index, MLM_STREAM + row // len(keys)),
                 mask_id=int(self.tokenizer.mask_token_id),
                 vocab_size=len(self.tokenizer),

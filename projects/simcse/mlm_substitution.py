@@ -50,16 +50,16 @@ class MlmSubstitution:
             rows: ids of B texts without special tokens.
             rngs: draws the positions of each.
         """
-        found = [list(row[: self.room]) for row in rows]
+        replaced = [list(row[: self.room]) for row in rows]
         places = [
             np.sort(rng.permutation(len(row))[: max(1, round(self.rate * len(row)))])
-            for row, rng in zip(found, rngs, strict=True)
+            for row, rng in zip(replaced, rngs, strict=True)
         ]
-        new = iter(self._predicted(found, places))
-        for row, where in zip(found, places, strict=True):
+        new = iter(self._predicted(replaced, places))
+        for row, where in zip(replaced, places, strict=True):
             for place in where:
                 row[place] = next(new)
-        return found
+        return replaced
 
     def _predicted(self, rows: Sequence[list[int]], places: Sequence[np.ndarray]) -> list[int]:
         """Best token of every masked position, text by text."""

@@ -42,8 +42,8 @@ class Objective(nn.Module):
         if self.local and world_size() > 1:
             # the released code differentiates the global loss by a rank's own rows only; DDP's mean
             # over ranks then gives the global batch's gradient divided by the number of ranks
-            own = out.loss / world_size()
-            out = out._replace(loss=own + (out.loss - own).detach())
+            local_loss = out.loss / world_size()
+            out = out._replace(loss=local_loss + (out.loss - local_loss).detach())
         return out
 
 

@@ -1,4 +1,4 @@
-"""What WhitenedCSE has to beat: word overlap, and the encoder that it starts from, post-processed."""
+"""What WhitenedCSE has to beat: word overlap, and the first encoder, post-processed."""
 
 from common.families.sentences.baselines import (
     centred,

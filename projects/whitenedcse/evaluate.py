@@ -56,8 +56,8 @@ def mechanism(cfg: Config, module: WhitenedCSE) -> dict[str, float]:
     if cfg.eval.untrained:
         with encoding(cfg, untrained_encoder(cfg, module)) as encode:
             before = _Embedded(encode, sts)
-            found = before.rank() | before.whitened(encode(fit_on), score)
-        metrics |= {f"untrained_{name}": value for name, value in found.items()}
+            report = before.rank() | before.whitened(encode(fit_on), score)
+        metrics |= {f"untrained_{name}": value for name, value in report.items()}
     return metrics
 
 
@@ -92,8 +92,8 @@ class _Embedded:
         """Score and geometry after whitening fitted on other embeddings (N, D)."""
         white = self.mapped(fit_whitening(fit_on, ridge=RIDGE))
         geometry = sentence_geometry(white.look_up, self.sts)
-        found = {score: white.spearman(), **geometry}
-        return {f"whitened_{name}": value for name, value in found.items()}
+        metrics = {score: white.spearman(), **geometry}
+        return {f"whitened_{name}": value for name, value in metrics.items()}
 
 
 def batch_whitening(cfg: Config, x: Tensor) -> dict[str, float]:
@@ -117,11 +117,11 @@ def batch_whitening(cfg: Config, x: Tensor) -> dict[str, float]:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
         first, second = (layer(torch.stack(batches)) for _ in range(2))
-    found = {
+    metrics = {
         "sgw_uniformity": [uniformity(y) for y in first],
         "sgw_mean_cosine": [mean_cosine(y) for y in first],
         "sgw_view_cosine": [
             float(pair_cosine(a, b).mean()) for a, b in zip(first, second, strict=True)
         ],
     }
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return {name: sum(values) / len(values) for name, values in metrics.items()}
