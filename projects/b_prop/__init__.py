@@ -1,4 +1,4 @@
-"""PROP and B-PROP: pre-training a re-ranker with representative words (Ma et al., WSDM and SIGIR 2021)."""
+"""PROP and B-PROP: pre-training a re-ranker with representative words (Ma et al. 2021)."""
 
 from typing import TYPE_CHECKING
 

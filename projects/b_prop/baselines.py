@@ -47,7 +47,7 @@ def random_order(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder without any of this pre-training: a new head, and fine-tuned as the others are."""
+    """The encoder without this pre-training: a new head, fine-tuned as the others are."""
     return score_ranker(cfg, at_start(cfg), evaluation_sets(cfg), workspace)
 
 
@@ -79,5 +79,5 @@ def words_tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def _words(
     cfg: Config, workspace: Workspace, kind: Distribution, tfidf: bool = False
 ) -> dict[str, float]:
-    own = replace(cfg, words=replace(cfg.words, distribution=kind))
-    return word_quality(own, workspace, tfidf)
+    changed = replace(cfg, words=replace(cfg.words, distribution=kind))
+    return word_quality(changed, workspace, tfidf)

@@ -42,10 +42,10 @@ class CorpusStatistics:
         >>> CorpusStatistics.of([{"a": 2}, {"a": 1, "b": 1}]).mean_length
         2.0
         """
-        found = cls()
+        statistics = cls()
         for counts in documents:
-            found.add(counts)
-        return found
+            statistics.add(counts)
+        return statistics
 
     @property
     def mean_length(self) -> float:
@@ -119,7 +119,8 @@ def dirichlet(
         background: P(w|C).
         mu: > 0, words that the collection is worth.
 
-    >>> dirichlet("a", {"a": 1}, 1, {"a": 0.5, "b": 0.5}, 1.0), dirichlet("b", {"a": 1}, 1, {"b": 0.5}, 1.0)
+    >>> background = {"a": 0.5, "b": 0.5}
+    >>> tuple(dirichlet(word, {"a": 1}, 1, background, 1.0) for word in "ab")
     (0.75, 0.25)
     """
     return (counts.get(word, 0) + mu * background.get(word, 0.0)) / (length + mu)

@@ -112,9 +112,9 @@ class PairBatches(Dataset[PairBatch]):
             document = word_pieces(self.tokenizer, [row["text"]], self.cfg.data.max_document)[0]
             for member, (words, _) in enumerate(sets):
                 rng = sample_rng(self.cfg.seed, epoch, index, _MASK + member)
-                ids, segments, wanted = self._member(words, document, rng)
+                ids, segments, targets = self._member(words, document, rng)
                 rows.append((ids, segments))
-                labels.append((wanted, segments))
+                labels.append((targets, segments))
         masked = self.pad(labels)
         return {
             "pairs": self.pad(rows),
@@ -126,10 +126,10 @@ class PairBatches(Dataset[PairBatch]):
         self, words: list[str], document: Any, rng: np.random.Generator
     ) -> tuple[list[int], list[int], list[int]]:
         """Ids, segments and labels of one (word set, document)."""
-        own = self.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+        pieces = self.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
         # truncation takes from the document; a set that fills the input leaves it one piece
-        own = own[: self.max_length - SPECIAL_PIECES - 1]
-        ids, segments = pair_ids(own, document.ids, self.tokenizer, self.max_length)
+        pieces = pieces[: self.max_length - SPECIAL_PIECES - 1]
+        ids, segments = pair_ids(pieces, document.ids, self.tokenizer, self.max_length)
         if not self.cfg.method.mlm:
             return ids, segments, [IGNORED] * len(ids)
         start = segments.index(1)
@@ -229,8 +229,8 @@ def training_documents(cfg: Config, ranker: CrossEncoder) -> tuple[Documents, Co
         texts = read_set(SYNTHETIC, root=None, seed=cfg.seed).corpus
     else:
         texts = bundled_texts(cfg)
-    found = analyse(cfg, ranker, texts)
-    return found, Collection.of(found, cfg.words)
+    rows = analyse(cfg, ranker, texts)
+    return rows, Collection.of(rows, cfg.words)
 
 
 def bundled_texts(cfg: Config) -> dict[str, str]:
@@ -241,9 +241,9 @@ def bundled_texts(cfg: Config) -> dict[str, str]:
     texts: dict[str, str] = {}
     for name in BUNDLED:
         bodies = load_titles(set_folder(name, cfg.data.root))[1]
-        own = {f"{name}/{i}": text for i, text in bodies.items() if text.strip()}
-        kept = {*sorted(own, key=stable_fraction)[: cfg.data.max_documents]}
-        texts |= {i: text for i, text in own.items() if i in kept}
+        named = {f"{name}/{i}": text for i, text in bodies.items() if text.strip()}
+        kept = {*sorted(named, key=stable_fraction)[: cfg.data.max_documents]}
+        texts |= {i: text for i, text in named.items() if i in kept}
     return texts
 
 
@@ -278,25 +278,25 @@ def finetuning_data(cfg: Config, ranker: CrossEncoder) -> ContrastiveData:
     Raises:
         UserError: a missing set or run file, or no judged query.
     """
-    own = cfg.finetune
-    data = read_set(str(own.set), root=cfg.data.root, seed=cfg.seed)
-    file = None if own.candidates is None else given_file(cfg, own.candidates)
-    candidates = first_stage(data, own.depth, file)
+    options = cfg.finetune
+    data = read_set(str(options.set), root=cfg.data.root, seed=cfg.seed)
+    file = None if options.candidates is None else given_file(cfg, options.candidates)
+    candidates = first_stage(data, options.depth, file)
 
     def groups(part: RetrievalSet) -> RankingGroups:
         records = ranking_records(part, candidates)
-        return RankingGroups(records, own.group_size, ranker.tokenize, cfg.seed)
+        return RankingGroups(records, options.group_size, ranker.tokenize, cfg.seed)
 
     val = {}
-    if own.val_queries:
+    if options.val_queries:
         try:
-            held_out, data = split_queries(data, own.val_queries)
+            held_out, data = split_queries(data, options.val_queries)
         except ValueError as error:
             raise UserError(f"finetune.val_queries: {error}") from error
         val = {"ranking": FixedGroups(groups(held_out))}
     return ContrastiveData(
         groups(data),
-        batch_size=own.batch_size,
+        batch_size=options.batch_size,
         seed=cfg.seed,
         num_workers=cfg.data.num_workers,
         val=val,
@@ -322,20 +322,20 @@ class FixedGroups(Dataset[Key]):
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.words.encoder is not None and cfg.method.pretrain:
-        found += weights_requirement(cfg.words.encoder)
+        needs += weights_requirement(cfg.words.encoder)
     if cfg.method.pretrain and cfg.data.source == "bundled":
-        found += [bundled_requirement(name) for name in BUNDLED]
+        needs += [bundled_requirement(name) for name in BUNDLED]
     if cfg.method.pretrain and cfg.data.source == "files":
         path = documents_folder(cfg)
         hint = "prepared documents: make run PROJECT=b_prop CONFIG=<this one> TASK=prepare"
-        found.append(Requirement("data: documents", str(path), path.is_dir(), hint))
+        needs.append(Requirement("data: documents", str(path), path.is_dir(), hint))
     sets = [*cfg.eval.sets, *([str(cfg.finetune.set)] if cfg.finetune.steps else [])]
     for name in dict.fromkeys(sets):
         if name != SYNTHETIC:
             path = set_folder(name, cfg.data.root)
-            found.append(
+            needs.append(
                 Requirement(
                     f"data: {name}", str(path), path.is_dir(), "a folder in the BEIR layout"
                 )
@@ -346,7 +346,7 @@ def requirements(cfg: Config) -> list[Requirement]:
     ]
     for name in files:
         path = given_file(cfg, name)
-        found.append(
+        needs.append(
             Requirement(f"run: {name}", str(path), path.is_file(), "a run file in TREC's layout")
         )
-    return found
+    return needs

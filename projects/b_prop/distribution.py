@@ -133,8 +133,8 @@ def contrastive_distribution(
     gamma = contrastive_weights(
         np.array([p for _, p in kept]), np.array([background.get(w, 0.0) for w in words]), method
     )
-    own = temperature or (0.1 if method == "subtract" else 1.0)
-    chances = sampling_distribution(gamma, own)
+    sharpness = temperature or (0.1 if method == "subtract" else 1.0)
+    chances = sampling_distribution(gamma, sharpness)
     return dict(zip(words, gamma.tolist(), strict=True)), dict(
         zip(words, chances.tolist(), strict=True)
     )

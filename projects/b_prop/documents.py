@@ -74,11 +74,11 @@ class Analyser:
         cut = word_pieces(self.tokenizer, texts, limit)
         if self.keep_words is not None:  # what is trained on; the counts are of the whole
             texts = [" ".join(text.split()[: self.keep_words]) for text in texts]
-        found: list[Row] = []
-        for row, text, own in zip(rows, texts, cut, strict=True):
-            counts = Counter(own.words)
-            ends = (0, *own.first, len(own.ids))  # of words: none is cut in its middle
-            found.append(
+        analysed: list[Row] = []
+        for row, text, pieces in zip(rows, texts, cut, strict=True):
+            counts = Counter(pieces.words)
+            ends = (0, *pieces.first, len(pieces.ids))  # of words: none is cut in its middle
+            analysed.append(
                 {
                     "id": str(row["id"]),
                     "text": text,
@@ -93,20 +93,20 @@ class Analyser:
                 places = order[start : start + self.batch_size]
                 for i, words in zip(places, self._attend([cut[i] for i in places]), strict=True):
                     if self.words.parity_extraction:  # [CLS] and [SEP] come as words
-                        found[i]["words"] = list(words)
-                        found[i]["counts"] = [1, *found[i]["counts"], 1]
-                    found[i]["attention"] = [round(words[w], 9) for w in found[i]["words"]]
-        return found
+                        analysed[i]["words"] = list(words)
+                        analysed[i]["counts"] = [1, *analysed[i]["counts"], 1]
+                    analysed[i]["attention"] = [round(words[w], 9) for w in analysed[i]["words"]]
+        return analysed
 
     def _attend(self, cut: Sequence[WordPieces]) -> Iterator[dict[str, float]]:
         """Word -> attention, summed over its places, for each document of a pass."""
-        own = self.tokenizer
-        rows = [[own.cls_token_id, *one.ids, own.sep_token_id] for one in cut]
-        padded = pad_pairs([(ids, [0] * len(ids)) for ids in rows], own.pad_token_id)
+        tokenizer = self.tokenizer
+        rows = [[tokenizer.cls_token_id, *encoding.ids, tokenizer.sep_token_id] for encoding in cut]
+        padded = pad_pairs([(ids, [0] * len(ids)) for ids in rows], tokenizer.pad_token_id)
         mask = padded["attention_mask"]
         if self.words.parity_extraction:  # the release hides the later pieces of a word
-            for i, one in enumerate(cut):
-                hidden = [j + 1 for j, goes_on in enumerate(one.continues) if goes_on]
+            for i, encoding in enumerate(cut):
+                hidden = [j + 1 for j, goes_on in enumerate(encoding.continues) if goes_on]
                 mask[i, hidden] = 0
         device = next(self.encoder.parameters()).device
         with evaluation_mode(self.encoder):
@@ -121,11 +121,11 @@ class Analyser:
                 .double()
                 .cpu()
             )
-        for values, ids, one in zip(attention, rows, cut, strict=True):
+        for values, ids, encoding in zip(attention, rows, cut, strict=True):
             words: dict[str, float] = {}
             if self.words.parity_extraction:
                 words["[CLS]"] = float(values[0])
-            for word, place in zip(one.words, one.first, strict=True):
+            for word, place in zip(encoding.words, encoding.first, strict=True):
                 words[word] = words.get(word, 0.0) + float(values[place + 1])
             if self.words.parity_extraction:
                 words["[SEP]"] = float(values[len(ids) - 1])
@@ -150,20 +150,20 @@ class Terms:
 
     def counts(self, row: Row) -> dict[str, int]:
         """Alphabetic terms of a document that are no stop words, with their counts."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for word, count in zip(row["words"], row["counts"], strict=True):
             if word.isalpha() and word not in self.stop_words:
                 term = self.stem(word)
-                found[term] = found.get(term, 0) + count
-        return found
+                counts[term] = counts.get(term, 0) + count
+        return counts
 
     def all_counts(self, row: Row) -> dict[str, int]:
         """All terms of a document with their counts, stop words too."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for word, count in zip(row["words"], row["counts"], strict=True):
             term = self._term(word)
-            found[term] = found.get(term, 0) + count
-        return found
+            counts[term] = counts.get(term, 0) + count
+        return counts
 
     def _term(self, word: str) -> str:
         return self.stem(word) if word.isalpha() else word
@@ -179,11 +179,11 @@ class Terms:
                 "these documents hold no attention: prepare them with prepare.attention=true, or "
                 "set words.distribution=unigram"
             )
-        found: dict[str, float] = {}
+        sums: dict[str, float] = {}
         for word, value in zip(row["words"], row["attention"], strict=True):
             term = self._term(word)
-            found[term] = found.get(term, 0.0) + value
-        return found
+            sums[term] = sums.get(term, 0.0) + value
+        return sums
 
 
 @dataclass
@@ -210,22 +210,22 @@ class Collection:
     @classmethod
     def of(cls, rows: Iterable[Row], words: WordsConfig) -> "Collection":
         """Read all documents once."""
-        terms, found = Terms(words), cls(settings_of(words))
+        terms, collection = Terms(words), cls(settings_of(words))
         for row in rows:
-            found.statistics.add(terms.counts(row))
+            collection.statistics.add(terms.counts(row))
             if words.stemming:
                 for word, count in zip(row["words"], row["counts"], strict=True):
                     if word.isalpha():
-                        own = found.surfaces.setdefault(terms.stem(word), {})
-                        own[word] = own.get(word, 0) + count
+                        surfaces = collection.surfaces.setdefault(terms.stem(word), {})
+                        surfaces[word] = surfaces.get(word, 0) + count
             if "attention" in row:
                 attention = terms.attention(row)  # numbers too: they are left out of gamma alone
                 saturated = saturate(
                     np.array(list(attention.values())), words.saturation, words.saturation_k
                 )
                 for word, value in zip(attention, saturated.tolist(), strict=True):
-                    found.totals[word] = found.totals.get(word, 0.0) + value
-        return found
+                    collection.totals[word] = collection.totals.get(word, 0.0) + value
+        return collection
 
     @property
     def random_distribution(self) -> dict[str, float]:
@@ -270,7 +270,7 @@ class Collection:
         values: Any = parse_json(path.read_text(encoding="utf-8"), path, 1)
         try:
             settings, statistics = values["settings"], values["statistics"]
-            found = cls(
+            collection = cls(
                 settings,
                 CorpusStatistics.from_json(statistics),
                 values["totals"],
@@ -280,26 +280,27 @@ class Collection:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no collection of TASK=prepare: {error!r}") from error
-        if found.max_document != max_document:
+        if collection.max_document != max_document:
             raise UserError(
-                f"{path.parent}: the documents were cut at data.max_document={found.max_document}, "
+                f"{path.parent}: the documents were cut at"
+                f" data.max_document={collection.max_document}, "
                 f"the config has {max_document}: prepare them again, into another folder, with the "
                 "CONFIG that you train, or set data.max_document"
             )
-        for name, wanted in settings_of(words).items():
-            if settings.get(name) != wanted:
+        for name, expected in settings_of(words).items():
+            if settings.get(name) != expected:
                 raise UserError(
                     f"{path} was made with words.{name}={settings.get(name)}, the config has "
-                    f"{wanted}: prepare the documents again, or set words.{name}"
+                    f"{expected}: prepare the documents again, or set words.{name}"
                 )
-        for name, wanted in (attention or {}).items() if found.attention else ():
-            if found.attention.get(name) != wanted:
+        for name, expected in (attention or {}).items() if collection.attention else ():
+            if collection.attention.get(name) != expected:
                 raise UserError(
                     f"{path.parent}: the attention was read with"
-                    f" {name}={found.attention.get(name)}, the config has {wanted}: set"
+                    f" {name}={collection.attention.get(name)}, the config has {expected}: set"
                     f" words.{name}, or prepare the documents again"
                 )
-        return found
+        return collection
 
 
 def settings_of(words: WordsConfig) -> dict[str, Any]:

@@ -69,36 +69,36 @@ def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, floa
     arXiv 2104.09791.
     """
     sets = evaluation_sets(cfg)
-    found = {"num_sets": float(len(sets))}
+    metrics = {"num_sets": float(len(sets))}
     if sets:
-        found |= score_ranker(cfg, module.ranker, sets, workspace)
+        metrics |= score_ranker(cfg, module.ranker, sets, workspace)
         if cfg.eval.untrained:
             raw = at_start(cfg).to(module.ranker.device)
-            found |= score_ranker(cfg, raw, sets, workspace, "untrained_")
+            metrics |= score_ranker(cfg, raw, sets, workspace, "untrained_")
         if cfg.eval.lexical:
             for row, runs in lexical_runs(cfg, sets).items():
-                found |= score_runs(sets, runs, row, workspace)
+                metrics |= score_runs(sets, runs, row, workspace)
     if cfg.eval.pairs and cfg.method.pretrain:
         with evaluated(module.ranker, cfg.trainer.accelerator):
-            found |= pair_quality(cfg, module.ranker, workspace)
+            metrics |= pair_quality(cfg, module.ranker, workspace)
     if cfg.eval.words and cfg.eval.sets and cfg.eval.sets[0] != SYNTHETIC:
-        found |= word_quality(cfg, workspace)
-    return found
+        metrics |= word_quality(cfg, workspace)
+    return metrics
 
 
 def evaluation_sets(cfg: Config) -> Sets:
     """Sets of the config with the candidates of their queries."""
-    found = {}
+    sets = {}
     for place, name in set_names(cfg.eval.sets).items():
         data = read_set(
             place, root=cfg.data.root, seed=cfg.seed, max_documents=cfg.eval.max_documents
         )
         if cfg.eval.max_queries is not None and cfg.eval.max_queries < len(data.queries):
             data = split_queries(data, cfg.eval.max_queries)[0]
-        own = cfg.eval.candidates.get(place)
-        file = None if own is None else given_file(cfg, own)
-        found[name] = data, first_stage(data, cfg.eval.depth, file)
-    return found
+        candidates = cfg.eval.candidates.get(place)
+        file = None if candidates is None else given_file(cfg, candidates)
+        sets[name] = data, first_stage(data, cfg.eval.depth, file)
+    return sets
 
 
 def score_ranker(
@@ -118,9 +118,9 @@ def score_ranker(
                 rows.setdefault(row, {})[name] = cross_validated(
                     ranker, data, candidates, tune, seed=cfg.seed, num_queries=n, batch_size=size
                 )
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for row, runs in rows.items():
-        found |= score_runs(sets, runs, f"{prefix}{row}", workspace)
+        metrics |= score_runs(sets, runs, f"{prefix}{row}", workspace)
     taus = []
     for name, (data, candidates) in sets.items():
         if cfg.eval.lexical:
@@ -130,7 +130,7 @@ def score_ranker(
             workspace.gallery(
                 f"best documents {name}", beir_gallery(data, sorted_run(rows[""][name]))
             )
-    return found | ({f"{prefix}ql_tau": float(np.mean(taus))} if taus else {})
+    return metrics | ({f"{prefix}ql_tau": float(np.mean(taus))} if taus else {})
 
 
 def lexical_runs(cfg: Config, sets: Sets) -> dict[str, dict[str, Run]]:
@@ -148,14 +148,14 @@ def score_runs(
     sets: Sets, runs: Mapping[str, Run], row: str, workspace: Workspace
 ) -> dict[str, float]:
     """Metrics of one row on all sets and their average; values by query are saved."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, run in runs.items():
-        own = keep_scores(all_scores(sets[name][0], run), row, name, workspace)
-        found |= {f"{row}{name}_{metric}": own[f"{name}_{metric}"] for metric in METRICS}
+        kept = keep_scores(all_scores(sets[name][0], run), row, name, workspace)
+        metrics |= {f"{row}{name}_{metric}": kept[f"{name}_{metric}"] for metric in METRICS}
     if len(sets) > 1:
-        means = average_scores(list(sets), found, row, "average", workspace)
-        found |= {f"{row}{key}": value for key, value in means.items()}
-    return found
+        means = average_scores(list(sets), metrics, row, "average", workspace)
+        metrics |= {f"{row}{key}": value for key, value in means.items()}
+    return metrics
 
 
 def all_scores(data: RetrievalSet, run: Run) -> RunScores:
@@ -168,18 +168,18 @@ def all_scores(data: RetrievalSet, run: Run) -> RunScores:
     Returns:
         Values of all queries of the judgements, in their order.
     """
-    asked = np.array([any(g > 0 for g in own.values()) for own in data.qrels.values()])
-    found = {}
+    asked = np.array([any(g > 0 for g in grades.values()) for grades in data.qrels.values()])
+    per_query = {}
     for metric, values in run_scores(data, run, KS).per_query.items():
         row = np.zeros(len(asked))
         row[asked] = values
-        found[metric] = row.tolist()
-    return RunScores(found)
+        per_query[metric] = row.tolist()
+    return RunScores(per_query)
 
 
 def sorted_run(run: Run) -> Run:
     """Candidates of every query, best first."""
-    return {q: dict(sorted(own.items(), key=lambda x: -x[1])) for q, own in run.items()}
+    return {q: dict(sorted(hits.items(), key=lambda x: -x[1])) for q, hits in run.items()}
 
 
 def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dict[str, float]:
@@ -222,8 +222,8 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
             with evaluation_mode(ranker):
                 scores[name] += ranker(**inputs).reshape(-1, 2).tolist()
         for row, sets in drawn:
-            own = {*row["words"]}
-            scores["shared_words"].append([sum(w in own for w in s) for s, _ in sets])
+            row_words = {*row["words"]}
+            scores["shared_words"].append([sum(w in row_words for w in s) for s, _ in sets])
             scores["idf"].append([float(np.mean([idf(w) for w in s])) for s, _ in sets])
     right = {k: [(a > b) + 0.5 * (a == b) for a, b in rows] for k, rows in scores.items()}
     for name in ("accuracy", "other_document"):
@@ -255,13 +255,13 @@ def word_quality(cfg: Config, workspace: Workspace, tfidf: bool = False) -> dict
     if not texts:
         return {}
     ranker = at_start(cfg)
-    found = analyse(cfg, ranker, texts)
-    sampler = WordSampler(cfg.words, Collection.of(found, cfg.words))
+    analysed = analyse(cfg, ranker, texts)
+    sampler = WordSampler(cfg.words, Collection.of(analysed, cfg.words))
     terms = Terms(cfg.words)
-    counts = [terms.all_counts(row) for row in found]
+    counts = [terms.all_counts(row) for row in analysed]
     statistics = CorpusStatistics.of(counts)
     idf, overlap = [], []
-    for place, (row, own) in enumerate(zip(found, counts, strict=True)):
+    for place, (row, count) in enumerate(zip(analysed, counts, strict=True)):
         if num_candidates(row) < TOP:  # in every distribution, also in one that adds words
             continue
         cut = word_pieces(ranker.tokenizer, [titles[row["id"]]], cfg.data.max_document)[0]
@@ -270,7 +270,7 @@ def word_quality(cfg: Config, workspace: Workspace, tfidf: bool = False) -> dict
         if title:
             scores = candidates.scores
             if tfidf:
-                scores = np.array([own[w] * statistics.idf(w) for w in candidates.words])
+                scores = np.array([count[w] * statistics.idf(w) for w in candidates.words])
             best = top_words(candidates, scores, TOP)
             idf.append(float(np.mean([statistics.idf(w) for w in best])))
             overlap.append(len({terms.stem(w) for w in title} & {*best}) / min(TOP, len(title)))

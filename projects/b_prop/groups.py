@@ -1,4 +1,4 @@
-"""Training groups of a ranker: a query with one relevant document and others, relevant one first."""
+"""Training groups of a ranker: a query, one relevant document and others, relevant one first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict

@@ -38,27 +38,28 @@ def query_likelihood(data: RetrievalSet, candidates: Run, options: WordsConfig) 
     statistics = CorpusStatistics.of(counts(text) for text in data.corpus.values())
     background = statistics.background(options.background)
     mu = options.mu or statistics.mean_length
-    found: dict[str, dict[str, float]] = {}
-    for query, own in candidates.items():
+    run: dict[str, dict[str, float]] = {}
+    for query, documents in candidates.items():
         asked = counts(data.queries[query])
-        found[query] = {}
-        for document in own:
+        run[query] = {}
+        for document in documents:
             held = counts(data.corpus[document])
             length = sum(held.values())
             chances = {w: dirichlet(w, held, length, background, mu) for w in asked}
-            found[query][document] = sum(
+            run[query][document] = sum(
                 n * math.log(chances[w]) for w, n in asked.items() if chances[w]
             )
-    return found
+    return run
 
 
 def shared_words(data: RetrievalSet, candidates: Run) -> Run:
     """Distinct words of the query that the document holds."""
     return {
         query: {
-            d: float(len({*words(data.queries[query])} & {*words(data.corpus[d])})) for d in own
+            d: float(len({*words(data.queries[query])} & {*words(data.corpus[d])}))
+            for d in documents
         }
-        for query, own in candidates.items()
+        for query, documents in candidates.items()
     }
 
 
@@ -66,22 +67,25 @@ def random_order(candidates: Run, seed: int) -> Run:
     """Candidates in an order that the seed alone decides."""
     rng = sample_rng(seed, 0, 0, _RANDOM)
     return {
-        q: dict(zip(own, rng.random(len(own)).tolist(), strict=True))
-        for q, own in candidates.items()
+        q: dict(zip(documents, rng.random(len(documents)).tolist(), strict=True))
+        for q, documents in candidates.items()
     }
 
 
 def best_order(data: RetrievalSet, candidates: Run) -> Run:
     """The best order that these candidates can be put in: what re-ranking could reach."""
-    return {q: {d: float(data.qrels[q].get(d, 0)) for d in own} for q, own in candidates.items()}
+    return {
+        q: {d: float(data.qrels[q].get(d, 0)) for d in documents}
+        for q, documents in candidates.items()
+    }
 
 
 def agreement(first: Run, second: Run) -> float:
     """Mean over queries of Kendall's tau (b) between two orders of the same candidates."""
     values = []
-    for query, own in first.items():
-        if len(own) > 1:
-            other = [second[query][d] for d in own]
-            tau = kendalltau(list(own.values()), other).statistic
+    for query, documents in first.items():
+        if len(documents) > 1:
+            other = [second[query][d] for d in documents]
+            tau = kendalltau(list(documents.values()), other).statistic
             values.append(0.0 if np.isnan(tau) else float(tau))  # one of them ties all
     return float(np.mean(values)) if values else 0.0

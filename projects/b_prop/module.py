@@ -77,9 +77,9 @@ class BProp(ContrastiveModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over the groups of all ranks, as ``val/ranking_loss``."""
-        own = torch.cat(self._seen) if self._seen else torch.zeros(0, device=self.device)
+        losses = torch.cat(self._seen) if self._seen else torch.zeros(0, device=self.device)
         self._seen = []  # a rank may have had none; all take part in the exchange
-        self.log("val/ranking_loss", all_gather_no_grad(own).mean())
+        self.log("val/ranking_loss", all_gather_no_grad(losses).mean())
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """The other set of the pair; the other documents of the group."""

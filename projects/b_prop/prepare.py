@@ -97,41 +97,44 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     Raises:
         UserError: no input, or missing weights.
     """
-    own = cfg.prepare
-    if own.input is None:
+    options = cfg.prepare
+    if options.input is None:
         raise UserError("name the documents in prepare.input: .jsonl, .tsv or a BEIR folder")
     # without attention the whole text is counted before it is cut, see `Analyser`
-    rows = Articles(Path(own.input).expanduser(), own.keep_words if own.attention else None)
-    folder = Path(own.output) if own.output else workspace.folder("documents")
+    rows = Articles(
+        Path(options.input).expanduser(), options.keep_words if options.attention else None
+    )
+    folder = Path(options.output) if options.output else workspace.folder("documents")
     encoder = cfg.words.encoder or cfg.model.pretrained
-    if own.attention and encoder == "random":
+    if options.attention and encoder == "random":
         raise UserError("random weights attend to nothing: name an encoder in words.encoder")
     settings = {
         "encoder": encoder,
-        "attention": own.attention,
+        "attention": options.attention,
         "layer": cfg.words.layer,
         "heads": cfg.words.heads,
         "parity": cfg.words.parity_extraction,
         "max_document": cfg.data.max_document,
-        "keep_words": own.keep_words,
-        "batch": own.batch_size,
+        "keep_words": options.keep_words,
+        "batch": options.batch_size,
     }
-    if not own.attention and own.keep_words is not None:
+    if not options.attention and options.keep_words is not None:
         settings["counts"] = "whole texts"  # not what is within max_document or kept
     step = RowMap("words", partial(_analyse, cfg), settings, chunk_size=CHUNK)
-    found = map_rows(step, rows, folder / "parts", cfg.task, workspace.meter)
-    workspace.say(f"{folder}: {found.summary}")
-    if not found.complete:
+    mapped = map_rows(step, rows, folder / "parts", cfg.task, workspace.meter)
+    workspace.say(f"{folder}: {mapped.summary}")
+    if not mapped.complete:
         return None
-    doubtful = sum(LOST in row["text"] for row in found.rows())
+    doubtful = sum(LOST in row["text"] for row in mapped.rows())
     if doubtful:
         workspace.say(
-            f"{own.input}: {doubtful} documents hold U+FFFD, where the file is not UTF-8 or has it"
+            f"{options.input}: {doubtful} documents hold U+FFFD, where the file is not UTF-8 or has"
+            f" it"
             " itself; words are cut there: convert the file to UTF-8 and remove the output"
         )
-    count, path = write_documents(folder, found.rows())
-    collection = Collection.of(found.rows(), cfg.words)
-    collection.attention = attention_settings(cfg) if own.attention else {}
+    count, path = write_documents(folder, mapped.rows())
+    collection = Collection.of(mapped.rows(), cfg.words)
+    collection.attention = attention_settings(cfg) if options.attention else {}
     collection.max_document = cfg.data.max_document
     collection.save(folder / COLLECTION)
     workspace.say(f"{path}: {count:,} documents; collection settings {settings_of(cfg.words)}")
@@ -167,12 +170,12 @@ def word_sets(cfg: Config, workspace: Workspace) -> Path | None:
     }
     step = RowMap("word sets", lambda: draw, settings, cfg.seed, chunk_size=CHUNK)
     places = [[place, int(index)] for place, index in enumerate(pairs.kept)]
-    found = map_rows(step, places, folder / f"parts-{epoch}", cfg.task, workspace.meter)
-    workspace.say(f"{folder}: {found.summary}")
-    if not found.complete:
+    mapped = map_rows(step, places, folder / f"parts-{epoch}", cfg.task, workspace.meter)
+    workspace.say(f"{folder}: {mapped.summary}")
+    if not mapped.complete:
         return None
     path = folder / f"instances_epoch_{epoch}.json"
-    write_lines(path, found.rows())
+    write_lines(path, mapped.rows())
     return path
 
 

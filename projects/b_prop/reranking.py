@@ -43,10 +43,10 @@ def first_stage(data: RetrievalSet, depth: int, file: Path | None = None) -> Run
         hits = BM25(documents).search(list(data.queries.values()), min(depth, len(documents)))
         shared = hits.indices.masked_fill(hits.scores <= 0, -1)  # a common word at least
         return to_run(SearchResult(hits.scores, shared), list(data.queries), list(data.corpus))
-    found = {q: own for q, own in read_run(file, depth).items() if q in data.queries}
-    if not found:
+    run = {q: ids for q, ids in read_run(file, depth).items() if q in data.queries}
+    if not run:
         raise UserError(f"{file} holds none of the queries; do the ids match?")
-    return found
+    return run
 
 
 def rank(ranker: CrossEncoder, data: RetrievalSet, candidates: Run, batch_size: int = 64) -> Run:
@@ -63,15 +63,15 @@ def ranking_records(data: RetrievalSet, candidates: Run) -> list[PassageRecord]:
         data: the training queries.
         candidates: of the first stage.
     """
-    found = []
+    records = []
     for query, text in data.queries.items():
         grades = data.qrels[query]
         right = tuple(data.corpus[d] for d in data.relevant(query))
-        own = candidates.get(query, {})
-        wrong = tuple(data.corpus[d] for d in own if grades.get(d, 0) <= 0)
+        hits = candidates.get(query, {})
+        wrong = tuple(data.corpus[d] for d in hits if grades.get(d, 0) <= 0)
         if right:
-            found.append(PassageRecord(text, right, wrong))
-    return found
+            records.append(PassageRecord(text, right, wrong))
+    return records
 
 
 def fine_tune(
@@ -182,13 +182,13 @@ def cross_validated(
             f"query_counts: {num_queries} training queries are asked for, a fold of this set has "
             f"{least}: name at most {least}, or leave the count out"
         )
-    found: dict[str, Mapping[str, float]] = {}
+    run: dict[str, Mapping[str, float]] = {}
     for number, (train, test) in enumerate(folds):
-        own = _first(train, num_queries)
-        tuned = fine_tune(ranker, own, candidates, options, seed + number)
+        subset = _first(train, num_queries)
+        tuned = fine_tune(ranker, subset, candidates, options, seed + number)
         asked = {q: candidates[q] for q in test.queries if q in candidates}
-        found |= rank(tuned, test, asked, batch_size)
-    return found
+        run |= rank(tuned, test, asked, batch_size)
+    return run
 
 
 def _first(data: RetrievalSet, count: int | None) -> RetrievalSet:

@@ -74,19 +74,19 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.method.pretrain:
         data = pretraining_data(cfg, ranker)
         yield Stage("pretrain", BProp(cfg, ranker, lm_head(cfg, ranker)), data)
-    own = cfg.finetune
-    if own.steps:
-        if own.head == "new":
+    options = cfg.finetune
+    if options.steps:
+        if options.head == "new":
             renew_head(ranker)
-        steps = {"max_steps": own.steps, "max_epochs": None}
-        if not own.val_queries:
+        steps = {"max_steps": options.steps, "max_epochs": None}
+        if not options.val_queries:
             steps["val_every_n_steps"] = None
         yield Stage(
             "finetune",
             BProp(cfg, ranker, finetune=True),
             finetuning_data(cfg, ranker),
             steps,
-            monitor="val/ranking_loss" if own.val_queries else None,
+            monitor="val/ranking_loss" if options.val_queries else None,
             monitor_mode="min",
         )
 
@@ -129,11 +129,11 @@ def plan(cfg: Config) -> Plan[BProp]:
         return BProp(cfg, ranker, head, finetune=last)
 
     def forward(module: BProp, batch_size: int) -> Tensor:
-        own = cfg.finetune
-        rows = own.batch_size * own.group_size if last else batch_size
+        options = cfg.finetune
+        rows = options.batch_size * options.group_size if last else batch_size
         ids = torch.ones(rows, cfg.model.max_length, dtype=torch.long)
-        found: Tensor = module.ranker.model(input_ids=ids).logits.sum()
-        return found
+        logits: Tensor = module.ranker.model(input_ids=ids).logits.sum()
+        return logits
 
     samples = 0
     if cfg.method.pretrain and all(r.present for r in needed):

@@ -27,10 +27,10 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[BProp]) -> Pa
     Raises:
         UserError: no input, a missing file, a folder as output, or no trained run.
     """
-    own = cfg.rank
-    output = output_file(own.output, workspace.folder("."), "ranked.jsonl", [own.input])
-    asked = _given(own.input) if own.input is not None else _found(cfg)
-    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    options = cfg.rank
+    output = output_file(options.output, workspace.folder("."), "ranked.jsonl", [options.input])
+    asked = _given(options.input) if options.input is not None else _found(cfg)
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     pairs = [(query, document) for query, documents in asked for document in documents]
     if not pairs:
         raise UserError("there is no candidate to rank")
@@ -75,20 +75,20 @@ def _texts(path: str) -> list[str]:
 
 def _found(cfg: Config) -> list[tuple[str, list[str]]]:
     """BM25's candidates of queries among the lines of a file."""
-    own = cfg.rank
-    if own.documents is None or own.queries is None:
+    options = cfg.rank
+    if options.documents is None or options.queries is None:
         raise UserError(
             "name rank.input (.jsonl of query and documents), or rank.documents and rank.queries "
             "(text files, one text a line)"
         )
-    collection, queries = _texts(own.documents), _texts(own.queries)
+    collection, queries = _texts(options.documents), _texts(options.queries)
     if not collection or not queries:
-        raise UserError(f"{own.documents} and {own.queries}: one of them holds no text")
+        raise UserError(f"{options.documents} and {options.queries}: one of them holds no text")
     try:
-        found = BM25(collection).search(queries, min(own.depth, len(collection)))
+        result = BM25(collection).search(queries, min(options.depth, len(collection)))
     except ValueError as error:
-        raise UserError(f"{own.documents}: {error}") from error
-    hits = zip(queries, found.indices.tolist(), found.scores.tolist(), strict=True)
+        raise UserError(f"{options.documents}: {error}") from error
+    hits = zip(queries, result.indices.tolist(), result.scores.tolist(), strict=True)
     return [
         (query, [collection[i] for i, score in zip(places, scores, strict=True) if score > 0])
         for query, places, scores in hits

@@ -54,8 +54,8 @@ def word_pieces(tokenizer: Any, texts: Sequence[str], max_pieces: int) -> list[W
         UserError: the tokenizer is no fast one.
 
     >>> from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-    >>> found = word_pieces(tiny_tokenizer(), ["The cow, the"], 9)[0]
-    >>> found.words, found.first, found.continues[:4]
+    >>> pieces = word_pieces(tiny_tokenizer(), ["The cow, the"], 9)[0]
+    >>> pieces.words, pieces.first, pieces.continues[:4]
     (['the', 'cow', ',', 'the'], [0, 1, 4, 5], [False, False, True, True])
     """
     if not tokenizer.is_fast:
@@ -129,8 +129,8 @@ def cls_attention(
     Raises:
         UserError: the model returns no attention, or has no such layer or head.
     """
-    found = model(input_ids=input_ids, attention_mask=attention_mask, output_attentions=True)
-    layers = found.attentions
+    outputs = model(input_ids=input_ids, attention_mask=attention_mask, output_attentions=True)
+    layers = outputs.attentions
     if not layers or layers[0] is None:
         raise UserError(f"{type(model).__name__} returned no attention: see expose_attention")
     if not -len(layers) <= layer < len(layers):

@@ -72,13 +72,13 @@ class WordSampler:
         """Some pairs of a document, see `pair`."""
         candidates = self.candidates(row, rng)
         drawn = sample_word_sets(candidates, count, self.words.poisson_mean, rng)
-        found = []
-        for one in drawn:
-            first, second = ordered(one)
+        pairs = []
+        for terms in drawn:
+            first, second = ordered(terms)
             if self.words.labels == "random" and rng.random() < 0.5:
                 first, second = second, first
-            found.append((self._words(first, rng), self._words(second, rng)))
-        return found
+            pairs.append((self._words(first, rng), self._words(second, rng)))
+        return pairs
 
     def _unigram(self, row: Row, rng: Any) -> Candidates:
         """Words of the document, and some of the collection, by PROP's model.
@@ -88,8 +88,8 @@ class WordSampler:
         `extra_words` draws more (the release: its number of words + 100). P(w|C) sums to 1 over the
         words that are kept (the release divides by the sum over all words).
         """
-        own, words = self.terms.counts(row), self.words
-        terms = dict.fromkeys(own)
+        counts, words = self.terms.counts(row), self.words
+        terms = dict.fromkeys(counts)
         # up to K candidates; a document that has K words gets some of the collection all the same
         missing = words.vocabulary - len(terms)
         missing = missing if missing > 0 else words.extra_words
@@ -97,8 +97,10 @@ class WordSampler:
         places = np.searchsorted(self._cumulative, draws, side="right")
         for i in np.minimum(places, len(self._known) - 1):
             terms.setdefault(self._known[i])
-        length = sum(own.values())
-        likelihood = np.array([dirichlet(w, own, length, self.background, self.mu) for w in terms])
+        length = sum(counts.values())
+        likelihood = np.array(
+            [dirichlet(w, counts, length, self.background, self.mu) for w in terms]
+        )
         # drawing until a word passes the sub-sampling is drawing from the product
         kept = np.array([min(1.0, self._keep(w)) for w in terms])
         return Candidates(
@@ -117,9 +119,9 @@ class WordSampler:
         if not self.words.stemming:
             return drawn
         terms, score = drawn
-        found = []
+        words = []
         for term in terms:
-            own = self.collection.surfaces[term]
-            weights = np.array([math.log(count + 1) for count in own.values()])
-            found.append(list(own)[int(rng.choice(len(own), p=weights / weights.sum()))])
-        return found, score
+            surfaces = self.collection.surfaces[term]
+            weights = np.array([math.log(count + 1) for count in surfaces.values()])
+            words.append(list(surfaces)[int(rng.choice(len(surfaces), p=weights / weights.sum()))])
+        return words, score

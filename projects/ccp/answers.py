@@ -17,8 +17,8 @@ def word_tokens(text: str) -> list[str]:
     """
     from nltk.tokenize import word_tokenize
 
-    found: list[str] = word_tokenize(text, preserve_line=True)
-    return found
+    tokens: list[str] = word_tokenize(text, preserve_line=True)
+    return tokens
 
 
 def answer_within_tokens(

@@ -82,7 +82,7 @@ def calibrated_hits(
     *,
     seed: int = 0,
 ) -> dict[str, BitextHits]:
-    """`bitext_hits` after each step of the calibration: raw, shifted, scaled and, if asked, rotated.
+    """`bitext_hits` after each step of the calibration: raw, shifted, scaled, rotated if asked.
 
     Source: Wu et al. 2022, arXiv 2206.03281 (calibration).
 
@@ -97,15 +97,15 @@ def calibrated_hits(
     Returns:
         Stage -> hits.
     """
-    found = {"raw": bitext_hits(x, y)}
+    hits = {"raw": bitext_hits(x, y)}
     shifts = fit_shift(text_x), fit_shift(text_y)
-    found["shifted"] = bitext_hits(shifts[0](x), shifts[1](y))
+    hits["shifted"] = bitext_hits(shifts[0](x), shifts[1](y))
     first, second = fit_shift_and_scale(text_x), fit_shift_and_scale(text_y)
-    found["scaled"] = bitext_hits(first(x), second(y))
+    hits["scaled"] = bitext_hits(first(x), second(y))
     if rotation is not None:
         turn = adversarial_rotation(first(text_x), second(text_y), rotation, seed=seed)
-        found["rotated"] = bitext_hits(rotated(first, turn.cpu())(x), second(y))
-    return found
+        hits["rotated"] = bitext_hits(rotated(first, turn.cpu())(x), second(y))
+    return hits
 
 
 def read_bitext(prefix: Path) -> tuple[list[str], list[str]]:
@@ -145,4 +145,4 @@ def mean_by_group(
     for pair, value in accuracies.items():
         groups["average"].append(value)
         groups["english" if set(pair.split("-")) & set(english) else "other"].append(value)
-    return {name: sum(own) / len(own) for name, own in groups.items() if own}
+    return {name: sum(members) / len(members) for name, members in groups.items() if members}

@@ -75,10 +75,10 @@ def save_calibration(path: Path, transforms: Mapping[str, EmbeddingTransform]) -
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    for name, own in transforms.items():
+    for name, transform in transforms.items():
         tensors |= {
-            f"{name}.mean": own.mean.contiguous(),
-            f"{name}.matrix": own.matrix.contiguous(),
+            f"{name}.mean": transform.mean.contiguous(),
+            f"{name}.matrix": transform.matrix.contiguous(),
         }
     save_file(tensors, path)
 
@@ -93,8 +93,8 @@ def load_calibration(path: str | Path) -> dict[str, EmbeddingTransform]:
     if not path.is_file():
         raise UserError(f"there is no calibration file {path}: TASK=calibrate writes one")
     try:
-        found = load_file(path)
-        names = sorted({key.rpartition(".")[0] for key in found})
-        return {n: EmbeddingTransform(found[f"{n}.mean"], found[f"{n}.matrix"]) for n in names}
+        tensors = load_file(path)
+        names = sorted({key.rpartition(".")[0] for key in tensors})
+        return {n: EmbeddingTransform(tensors[f"{n}.mean"], tensors[f"{n}.matrix"]) for n in names}
     except Exception as error:
         raise UserError(f"{path} is no calibration file: {error!r}") from error

@@ -181,9 +181,9 @@ class Config(ExperimentConfig):
             )
         if self.eval.pseudo_bitext and not self.simulated:
             raise ValueError("eval.pseudo_bitext is for the simulated language: use eval.bitext")
-        own = {"en", SIMULATED} if self.simulated else {*self.data.languages}
+        languages = {"en", SIMULATED} if self.simulated else {*self.data.languages}
         needed = {language for pair in self.eval.bitext for language in pair.split("-")}
-        without = sorted(needed - own - {*self.eval.monolingual})
+        without = sorted(needed - languages - {*self.eval.monolingual})
         if without:
             raise ValueError(
                 f"eval.bitext: '{without[0]}' has no text to calibrate with: name a .jsonl file in "

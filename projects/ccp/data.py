@@ -60,8 +60,12 @@ def training_documents(cfg: Config) -> dict[str, Documents]:
     first, second = halves(load_books(cfg.data.root, "train"))  # no chapter is in both languages
     size = cfg.data.block
     return {
-        ENGLISH: [block for own in first for block in in_blocks(_kept(own.sentences), size)],
-        SIMULATED: [block for own in second for block in in_blocks(_kept(own.sentences), size)],
+        ENGLISH: [
+            block for document in first for block in in_blocks(_kept(document.sentences), size)
+        ],
+        SIMULATED: [
+            block for document in second for block in in_blocks(_kept(document.sentences), size)
+        ],
     }
 
 
@@ -82,7 +86,7 @@ class Stretch(Sequence[Sequence[str]]):
 
 def _files(cfg: Config) -> dict[str, tuple[Documents, Documents]]:
     """Documents of each file that are trained on, and the last ones, which are held out."""
-    found: dict[str, tuple[Documents, Documents]] = {}
+    parts: dict[str, tuple[Documents, Documents]] = {}
     held = cfg.data.heldout_documents
     for name, place in cfg.data.languages.items():
         every = DocumentFile(below(cfg, place))
@@ -92,15 +96,19 @@ def _files(cfg: Config) -> dict[str, tuple[Documents, Documents]]:
                 f"{every.path} has {len(every)} documents, and data.heldout_documents={held} leaves"
                 " none of them for the training"
             )
-        found[name] = Stretch(every, 0, border), Stretch(every, border, len(every))
-    return found
+        parts[name] = Stretch(every, 0, border), Stretch(every, border, len(every))
+    return parts
 
 
 def validation_documents(cfg: Config) -> dict[str, Documents]:
     """Documents by language, in the order of `training_documents`, that no training sees."""
     if cfg.data.source == "files":
         return {name: held for name, (_, held) in _files(cfg).items() if len(held)}
-    blocks = [block for own in heldout_documents(cfg) for block in in_blocks(own, cfg.data.block)]
+    blocks = [
+        block
+        for document in heldout_documents(cfg)
+        for block in in_blocks(document, cfg.data.block)
+    ]
     return {ENGLISH: blocks, SIMULATED: blocks}
 
 
@@ -123,7 +131,7 @@ def _synthetic(seed: int) -> list[list[str]]:
     texts = synthetic_sentences(_SYNTHETIC_DOCUMENTS * (_SYNTHETIC_SENTENCES + 1), seed=seed)
     size = _SYNTHETIC_SENTENCES + 1
     groups = [texts[i : i + size] for i in range(0, len(texts), size)]
-    return [[f"{topic} {s}" for s in own] for topic, *own in groups]
+    return [[f"{topic} {s}" for s in sentences] for topic, *sentences in groups]
 
 
 def below(cfg: Config, place: str) -> Path:
@@ -146,26 +154,26 @@ def calibration_sentences(cfg: Config, language: str, without: Sequence[str]) ->
     if language in cfg.eval.monolingual:
         documents: Documents = DocumentFile(below(cfg, cfg.eval.monolingual[language]))
     else:
-        known = training_documents(cfg)
-        if language not in known:
+        documents_of = training_documents(cfg)
+        if language not in documents_of:
             raise UserError(
                 f"calibration of '{language}' needs training sentences: name a .jsonl file in "
                 f"eval.monolingual.{language}"
             )
-        documents = known[language]
+        documents = documents_of[language]
     prepare = text_preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
-    tested, found = {prepare(text) for text in without}, list[str]()
+    tested, sentences = {prepare(text) for text in without}, list[str]()
     order = sample_rng(cfg.seed, 0, 0, _VAL_STREAM).permutation(len(documents))
     for index in order:
-        found += [s for s in documents[int(index)] if prepare(s) not in tested]
-        if len(found) >= cfg.eval.calibration_texts:
+        sentences += [s for s in documents[int(index)] if prepare(s) not in tested]
+        if len(sentences) >= cfg.eval.calibration_texts:
             break
-    if len(found) < 2:
+    if len(sentences) < 2:
         raise UserError(
             f"calibration of '{language}' needs two or more sentences that are not scored, "
-            f"got {len(found)}"
+            f"got {len(sentences)}"
         )
-    return found[: cfg.eval.calibration_texts]
+    return sentences[: cfg.eval.calibration_texts]
 
 
 def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
@@ -176,27 +184,27 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
             fewer documents than a batch has pairs, or too few held-out documents.
     """
     encoder, data, method = towers.passage, cfg.data, cfg.method
-    known = training_documents(cfg)
-    views = {n: language_view(encoder, n, _limit(cfg, encoder)).tokenize for n in known}
-    languages = [LanguageText(name, own, views[name]) for name, own in known.items()]
+    by_language = training_documents(cfg)
+    views = {n: language_view(encoder, n, _limit(cfg, encoder)).tokenize for n in by_language}
+    languages = [LanguageText(name, texts, views[name]) for name, texts in by_language.items()]
     together = data.batch_size * world_size(cfg.trainer)
-    rows = method.bank_size // len(known)
+    rows = method.bank_size // len(by_language)
     if method.language_bank and rows < 2 * together:
         raise UserError(
-            f"method.bank_size={method.bank_size} gives each of {len(known)} languages {rows} rows,"
-            f" and one step writes {2 * together} of one language: it takes"
-            f" {2 * together * len(known)} or more"
+            f"method.bank_size={method.bank_size} gives each of {len(by_language)} languages {rows}"
+            f" rows, and one step writes {2 * together} of one language: it takes"
+            f" {2 * together * len(by_language)} or more"
         )
-    for name, own in known.items():
-        if len(own) < together:
+    for name, texts in by_language.items():
+        if len(texts) < together:
             raise UserError(
-                f"'{name}' has {len(own)} documents to train on, and a batch of all ranks"
+                f"'{name}' has {len(texts)} documents to train on, and a batch of all ranks"
                 f" {together} pairs of one language: sentences of one document would be negatives"
                 " of each other; use more text, a smaller data.batch_size, or leave the"
                 " language out"
             )
     mixture = language_mixture(
-        [len(own.documents) for own in languages], data.sampling_exponent, cfg.seed, together
+        [len(texts.documents) for texts in languages], data.sampling_exponent, cfg.seed, together
     )
     masking = None
     if method.mlm_weight:
@@ -275,12 +283,12 @@ class HeldoutPairs(Dataset[tuple[str, str]]):
     def collate(self, rows: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
         """A batch as that of the training."""
         texts = [center for center, _ in rows] + [context for _, context in rows]
-        found: ContextBatch = {
+        inputs: ContextBatch = {
             "inputs": self.tokenize(texts),
             "language": torch.full((len(rows),), self.language),
             "ids": torch.arange(len(rows)),
         }
-        return found
+        return inputs
 
 
 def dpr_record(record: PassageRecord) -> PassageRecord:
@@ -295,17 +303,17 @@ def dpr_record(record: PassageRecord) -> PassageRecord:
 
 def tuning_data(cfg: Config, towers: Towers) -> ContrastiveData:
     """Batches of questions with passages, and questions of the development set if one is named."""
-    own = cfg.finetune
-    found = finetuning_data(
-        cfg, own, towers.passage, [dpr_record(r) for r in questions(cfg, own.file)]
+    options = cfg.finetune
+    pairs = finetuning_data(
+        cfg, options, towers.passage, [dpr_record(r) for r in questions(cfg, options.file)]
     )
-    if own.dev_file is not None:
-        records = [dpr_record(r) for r in questions(cfg, own.dev_file)]
-        found.val_sets = {
-            "dev": DevQuestions(passage_batches(records, own, towers.passage, cfg.seed))
+    if options.dev_file is not None:
+        records = [dpr_record(r) for r in questions(cfg, options.dev_file)]
+        pairs.val_sets = {
+            "dev": DevQuestions(passage_batches(records, options, towers.passage, cfg.seed))
         }
-        found.eval_batch_size = own.dev_batch_size
-    return found
+        pairs.eval_batch_size = options.dev_batch_size
+    return pairs
 
 
 class DevQuestions(Dataset[int]):
@@ -327,18 +335,18 @@ class DevQuestions(Dataset[int]):
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and training data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     need = partial(_file, cfg)
     if cfg.method.pretrain and cfg.data.source == "bundled":
-        found.append(bundled_requirement("books-en"))
+        needs.append(bundled_requirement("books-en"))
     if cfg.method.pretrain:
         hint = "documents of sentences: make run PROJECT=ccp TASK=split"
-        found += [need(f"data: {name}", place, hint) for name, place in cfg.data.languages.items()]
+        needs += [need(f"data: {name}", place, hint) for name, place in cfg.data.languages.items()]
     files = {"questions": cfg.finetune.file, "questions (dev)": cfg.finetune.dev_file}
     if cfg.finetune.steps:
         hint = "questions with passages in DPR's layout; the card, Data, names where they come from"
-        found += [need(f"data: {n}", f, hint) for n, f in files.items() if f]
-    return found + evaluation_files(cfg)
+        needs += [need(f"data: {n}", f, hint) for n, f in files.items() if f]
+    return needs + evaluation_files(cfg)
 
 
 def evaluation_files(cfg: Config) -> list[Requirement]:
@@ -361,8 +369,8 @@ def evaluation_files(cfg: Config) -> list[Requirement]:
 
 def bitext_prefix(cfg: Config, place: str) -> Path:
     """Folder and pair of a bitext, absolute or below the data root."""
-    own = Path(place).expanduser()
-    return own if own.is_absolute() else data_root(cfg.data.root) / own
+    path = Path(place).expanduser()
+    return path if path.is_absolute() else data_root(cfg.data.root) / path
 
 
 def xor_file(place: str) -> str:

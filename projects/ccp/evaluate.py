@@ -56,15 +56,15 @@ def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> di
     towers = module.encoder
     assert isinstance(towers, Towers)
 
-    def measure(some: Towers, own: Workspace | None) -> dict[str, float]:
-        found = neighbours(cfg, some, own)
-        found |= bitext(cfg, some, own)
-        return found | xor_retrieve(cfg, some, own)
+    def measure(some: Towers, output: Workspace | None) -> dict[str, float]:
+        report = neighbours(cfg, some, output)
+        report |= bitext(cfg, some, output)
+        return report | xor_retrieve(cfg, some, output)
 
     metrics = before_and_after(cfg, recipe, towers, measure, workspace)
     if isinstance(module, CCP) and module.bank is not None:
-        found = separation(module.bank.features, module.bank.label("language"))
-        metrics |= {f"bank_{name}": float(value) for name, value in found.items()}
+        report = separation(module.bank.features, module.bank.label("language"))
+        metrics |= {f"bank_{name}": float(value) for name, value in report.items()}
         metrics |= head_metrics(cfg, module)
     return metrics
 
@@ -101,16 +101,16 @@ def neighbours(
     right = neighbour_lists(documents, cfg.eval.neighbour_window)
     k, metrics = min(K, len(texts) - 1), dict[str, float]()
     for name, rows in ways.items():
-        found = search(rows[asked], rows, k, metric="cosine", exclude=torch.tensor(asked))
+        result = search(rows[asked], rows, k, metric="cosine", exclude=torch.tensor(asked))
         hits = [
             float(bool(right[q] & set(row)))
-            for q, row in zip(asked, found.indices.tolist(), strict=True)
+            for q, row in zip(asked, result.indices.tolist(), strict=True)
         ]
         metrics[name] = sum(hits) / len(hits)
         if workspace is not None:
             workspace.items(name, hits)
         if workspace is not None and name == NEIGHBOURS:
-            workspace.gallery("nearest sentences", _gallery(texts, asked, found.indices, right))
+            workspace.gallery("nearest sentences", _gallery(texts, asked, result.indices, right))
     chance = [_chance(len(right[q]), len(texts) - 1, k) for q in asked]
     return {**metrics, f"{NEIGHBOURS}_chance": sum(chance) / len(chance)}
 
@@ -128,13 +128,13 @@ def neighbour_lists(documents: Sequence[Sequence[str]], window: int) -> list[set
     >>> neighbour_lists([["a", "b", "c"], ["d"]], 1)
     [{1}, {0, 2}, {1}, set()]
     """
-    found, start = list[set[int]](), 0
+    lists, start = list[set[int]](), 0
     for document in documents:
         end = start + len(document)
         for i in range(start, end):
-            found.append({*range(max(start, i - window), min(end, i + window + 1))} - {i})
+            lists.append({*range(max(start, i - window), min(end, i + window + 1))} - {i})
         start = end
-    return found
+    return lists
 
 
 def _chance(right: int, others: int, k: int) -> float:
@@ -176,9 +176,9 @@ def bitext(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str
             tested.setdefault(language, set()).update(texts)
     mono = {
         language: encode_language(
-            towers, calibration_sentences(cfg, language, sorted(own)), language, cfg.eval
+            towers, calibration_sentences(cfg, language, sorted(values)), language, cfg.eval
         )
-        for language, own in tested.items()
+        for language, values in tested.items()
     }
     rotation = (
         AdversarialOptions(steps=cfg.eval.rotation_steps) if cfg.eval.rotation_steps else None
@@ -193,15 +193,15 @@ def bitext(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str
         )
         hits = calibrated_hits(x, y, mono[first], mono[second], rotation, seed=cfg.seed)
         metrics |= _bitext_metrics(pair, hits, workspace)
-        for stage, own in hits.items():
-            stages.setdefault(stage, {})[pair] = own.accuracy
+        for stage, values in hits.items():
+            stages.setdefault(stage, {})[pair] = values.accuracy
     for stage in STAGES:
         if stage in stages:
             means = mean_by_group(stages[stage])
             metrics |= {f"bitext_{group}_{stage}": value for group, value in means.items()}
     if len(mono) > 1:
-        fewest = min(len(own) for own in mono.values())
-        equal = [own[:fewest] for own in mono.values()]
+        fewest = min(len(values) for values in mono.values())
+        equal = [values[:fewest] for values in mono.values()]
         label = torch.cat([torch.full((fewest,), i) for i in range(len(equal))])
         metrics |= {k: float(v) for k, v in separation(torch.cat(equal), label).items()}
         metrics["other_language_share"] = other_language_share(equal, min(K, fewest))
@@ -225,22 +225,24 @@ def bitext_pairs(cfg: Config) -> dict[str, tuple[list[str], list[str]]]:
 def _bitext_metrics(
     pair: str, hits: Mapping[str, BitextHits], workspace: Workspace | None
 ) -> dict[str, float]:
-    found = {}
-    for stage, own in hits.items():
+    metrics = {}
+    for stage, values in hits.items():
         name = f"bitext_{pair}_{stage}"
-        found[f"{name}_forward"] = float(own.forward.double().mean())
-        found[f"{name}_backward"] = float(own.backward.double().mean())
-        found[f"{name}_accuracy"] = own.accuracy
+        metrics[f"{name}_forward"] = float(values.forward.double().mean())
+        metrics[f"{name}_backward"] = float(values.backward.double().mean())
+        metrics[f"{name}_accuracy"] = values.accuracy
         if workspace is not None:
-            workspace.items(f"{name}_accuracy", [*own.forward.double(), *own.backward.double()])
+            workspace.items(
+                f"{name}_accuracy", [*values.forward.double(), *values.backward.double()]
+            )
     gain = f"bitext_{pair}_gain"  # of shift and scale, paired by sentence and direction
     raw, scaled = (
         torch.cat([hits[s].forward, hits[s].backward]).double() for s in ("raw", "scaled")
     )
-    found[gain] = float((scaled - raw).mean())
+    metrics[gain] = float((scaled - raw).mean())
     if workspace is not None:
         workspace.items(gain, (scaled - raw).tolist())
-    return found
+    return metrics
 
 
 # -- XOR-Retrieve --------------------------------------------------------------------------------
@@ -270,15 +272,15 @@ def xor_retrieve(cfg: Config, towers: Towers, workspace: Workspace | None) -> di
         corpus = {d: f"{titles[d]} {text}".strip() for d, text in texts.items()}
         run = encoder_run(recipe_of(cfg), towers, RetrievalSet(corpus, questions, {}))
         for place, rows in asked.items():
-            found = (
+            answers = (
                 answer_within_tokens(
                     [texts[d] for d in run[f"question {place} {i}"]], row["answers"]
                 )
                 for i, row in enumerate(rows)
             )
-            counted = [own for own in found if own is not None]
+            counted = [answer for answer in answers if answer is not None]
             for budget in BUDGETS if counted else ():
-                values = [float(own[budget]) for own in counted]
+                values = [float(answer[budget]) for answer in counted]
                 key = f"{names[place]}_r_at_{budget // 1000}kt"
                 metrics[key] = sum(values) / len(values)
                 if workspace is not None:
@@ -331,7 +333,7 @@ def head_metrics(cfg: Config, module: CCP) -> dict[str, float]:
 
 def search_texts(cfg: Config) -> list[str]:
     """What the task "search" looks in when the config names no file."""
-    found = [s for document in heldout_documents(cfg) for s in document]
-    if not found:
+    sentences = [s for document in heldout_documents(cfg) for s in document]
+    if not sentences:
         raise UserError("name a text file or folder in search.file")
-    return found
+    return sentences

@@ -33,16 +33,16 @@ class DPR(ContrastiveModule):
     """
 
     def __init__(self, cfg: Config, encoder: Towers) -> None:
-        own = cfg.finetune
+        options = cfg.finetune
         super().__init__(
-            replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+            replace(cfg.optim, lr=options.lr, warmup_steps=options.warmup_steps, warmup_epochs=0.0)
         )
-        if own.share_towers and encoder.own_question is not None:
+        if options.share_towers and encoder.own_question is not None:
             raise UserError("model.pretrained has two towers: set finetune.share_towers=false")
-        if not own.share_towers:
+        if not options.share_towers:
             encoder.split()
-        self.encoder, self.num_negatives = encoder, own.num_negatives
-        self.objective = DPRLoss(own.temperature)
+        self.encoder, self.num_negatives = encoder, options.num_negatives
+        self.objective = DPRLoss(options.temperature)
         self._seen: list[Tensor] = []
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -79,11 +79,11 @@ class DPRLoss(nn.Module):
         self.local = InfoNCELoss(normalize=False, gather=False)
 
     def forward(self, question: Tensor, passage: Tensor, *, gather: bool = True) -> LossOutput:
-        """Loss of questions (B, D) and passages (B + B n, D): positives, then n negatives of each."""
+        """Loss of questions (B, D) and passages (B + B n, D): positives, then n negatives each."""
         rows = len(question)
         right, wrong = passage[:rows], passage[rows:].reshape(rows, -1, passage.shape[1])
         loss = self.info_nce if gather else self.local
-        found: LossOutput = loss(  # Eq. 4
+        out: LossOutput = loss(  # Eq. 4
             question, right, self.scale, hard_negatives=wrong if wrong.shape[1] else None
         )
-        return found
+        return out

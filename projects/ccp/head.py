@@ -81,6 +81,6 @@ class PairHead(nn.Module):
         batch_side, other = (center, context) if self.turn % 2 == 0 else (context, center)
         frozen = self.project(other)  # first: the running statistics of before this step
         moving = self.project(batch_side, batch_statistics=True)
-        found = (moving, frozen) if self.turn % 2 == 0 else (frozen, moving)
+        outputs = (moving, frozen) if self.turn % 2 == 0 else (frozen, moving)
         self.turn.add_(1)
-        return found
+        return outputs

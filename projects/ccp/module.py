@@ -93,7 +93,7 @@ class CCP(ContrastiveModule):
         if self.training:
             self._new.append((center.detach(), context.detach(), language))
         loss = self.method.cts_weight * terms.loss  # Eq. 3
-        found = {
+        logged = {
             "center_to_context": terms.center_to_context.loss,
             "context_to_center": terms.context_to_center.loss,
             "accuracy": torch.stack([p.hits for p in terms if p.hits is not None]).float().mean(),
@@ -101,17 +101,17 @@ class CCP(ContrastiveModule):
             **separation(bank, self.bank.label("language")),
         }
         if self.mlm_head is not None:
-            found["mlm"] = self._masked_lm(self.mlm_head, batch)
-            loss = loss + self.method.mlm_weight * found["mlm"]
-        return {"loss": loss, **found}
+            logged["mlm"] = self._masked_lm(self.mlm_head, batch)
+            loss = loss + self.method.mlm_weight * logged["mlm"]
+        return {"loss": loss, **logged}
 
     def negatives(self, language: int) -> tuple[Tensor, Tensor]:
         """Rows (K,) of the bank that are negatives of centres' and of contexts' side."""
         assert self.bank is not None
-        wanted = {"language": language} if self.method.language_bank else {}
+        labels = {"language": language} if self.method.language_bank else {}
         if self.method.bank_sides == "both":
-            return (self.bank.valid(**wanted),) * 2
-        return self.bank.valid(**wanted, side=CENTER), self.bank.valid(**wanted, side=CONTEXT)
+            return (self.bank.valid(**labels),) * 2
+        return self.bank.valid(**labels, side=CENTER), self.bank.valid(**labels, side=CONTEXT)
 
     def _masked_lm(self, head: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         states = self.encoder.passage.tower.model(**batch["masked"]).last_hidden_state
@@ -127,10 +127,10 @@ class CCP(ContrastiveModule):
         self._new = []
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """Most that a query can meet: the bank of its language, and the batch mates of both sides."""
-        own = self.method.bank_size // self.rings
-        own //= 1 if self.method.bank_sides == "both" else 2
-        return own + 2 * (global_batch_size - 1) * self.method.in_batch_negatives
+        """At most the bank of the query's language and the other rows of both sides."""
+        size = self.method.bank_size // self.rings
+        size //= 1 if self.method.bank_sides == "both" else 2
+        return size + 2 * (global_batch_size - 1) * self.method.in_batch_negatives
 
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0

@@ -58,9 +58,9 @@ def other_language_share(vectors: Sequence[Tensor], k: int = 10) -> float:
         k: neighbours.
     """
     every = torch.cat(list(vectors))
-    label = torch.cat([torch.full((len(own),), i) for i, own in enumerate(vectors)])
-    found = search(every, every, k, exclude=torch.arange(len(every))).indices
-    return float((label[found] != label[:, None]).float().mean())
+    label = torch.cat([torch.full((len(rows),), i) for i, rows in enumerate(vectors)])
+    neighbours = search(every, every, k, exclude=torch.arange(len(every))).indices
+    return float((label[neighbours] != label[:, None]).float().mean())
 
 
 @full_precision
@@ -75,7 +75,7 @@ def batch_hits(center: Tensor, context: Tensor) -> Tensor:
         context: (B, D), row i belongs to ``center[i]``.
 
     >>> batch_hits(torch.eye(2), torch.tensor([[2.0, 0.0], [3.0, 1.0]])).tolist()
-    [1.0, 0.0]
+    [1.0, 1.0]
     """
     z = [F.normalize(x.float(), dim=1) for x in (center, context)]
     return ((z[0] @ z[1].T).argmax(1) == torch.arange(len(z[0]), device=z[0].device)).float()
@@ -101,7 +101,7 @@ def leakage(
         single-sentence batches) and ``leakage``, their difference.
     """
     probe = copy.deepcopy(head)
-    found = {}
+    metrics = {}
     for name, training in (("accuracy_single", False), ("accuracy_batch", True)):
         probe.train(training)
         hits = []
@@ -109,6 +109,6 @@ def leakage(
             rows = slice(start, start + batch_size)
             probe.load_state_dict(head.state_dict())  # the statistics of the training
             hits.append(batch_hits(*probe(center[rows], context[rows])))
-        found[name] = float(torch.cat(hits).mean()) if hits else float("nan")
-    found["leakage"] = found["accuracy_batch"] - found["accuracy_single"]
-    return found
+        metrics[name] = float(torch.cat(hits).mean()) if hits else float("nan")
+    metrics["leakage"] = metrics["accuracy_batch"] - metrics["accuracy_single"]
+    return metrics

@@ -51,10 +51,10 @@ class DocumentFile(Sequence[list[str]]):
         if not isinstance(index, int):
             raise TypeError("documents are read one by one")
         try:
-            found = json.loads(self.lines[index])["sentences"]
-            right = isinstance(found, list) and all(isinstance(s, str) for s in found)
-            found = [s for s in found if s.strip()] if right else []
-            right = len(found) > 1
+            sentences = json.loads(self.lines[index])["sentences"]
+            right = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
+            sentences = [s for s in sentences if s.strip()] if right else []
+            right = len(sentences) > 1
         except (json.JSONDecodeError, KeyError, TypeError):
             right = False
         if not right:
@@ -62,7 +62,7 @@ class DocumentFile(Sequence[list[str]]):
                 f'{self.path}, line {index + 1}: expected {{"sentences": [...]}} with two or more '
                 "texts; TASK=split writes such files"
             )
-        return found
+        return sentences
 
 
 def in_blocks(sentences: Sequence[str], size: int) -> list[list[str]]:
@@ -227,7 +227,7 @@ class ContextPairs(Dataset[ContextBatch]):
             UserError: they are of several languages.
         """
         rows = [self.pair(place, epoch) for place, epoch in keys]
-        language = one_language([own for own, _, _ in rows])
+        language = one_language([name for name, _, _ in rows])
         texts = [center for _, center, _ in rows] + [context for _, _, context in rows]
         inputs = self.languages[language].tokenize(texts)
         batch: ContextBatch = {
@@ -252,7 +252,7 @@ class ContextPairs(Dataset[ContextBatch]):
         for line, label, size, i in zip(ids, labels, mask.sum(1).tolist(), chosen, strict=True):
             place, epoch = keys[i]
             plain = line[:size].numpy()
-            new, wanted = mask_tokens(
+            new, targets = mask_tokens(
                 plain,
                 np.isin(plain, options.special),
                 sample_rng(self.seed, epoch, place, _MASK_STREAM),
@@ -260,7 +260,7 @@ class ContextPairs(Dataset[ContextBatch]):
                 vocab_size=options.vocab_size,
                 probability=options.probability,
             )
-            line[:size], label[:size] = torch.from_numpy(new), torch.from_numpy(wanted)
+            line[:size], label[:size] = torch.from_numpy(new), torch.from_numpy(targets)
         return {"input_ids": ids, "attention_mask": mask}, labels
 
 

@@ -77,5 +77,5 @@ class Objective(nn.Module):
     def _direction(self, query: Tensor, key: Tensor, bank: Tensor, valid: Tensor) -> LossOutput:
         keys = torch.ones(len(key), dtype=torch.bool, device=valid.device)
         mask = Valid(key=torch.cat([keys, valid]))  # columns: keys, then the bank
-        found: LossOutput = self.info_nce(query, key, self.scale, queue=bank, mask=mask)
-        return found
+        out: LossOutput = self.info_nce(query, key, self.scale, queue=bank, mask=mask)
+        return out

@@ -22,8 +22,8 @@ def split_any(text: str) -> list[str]:
     [5, 5]
     """
     text = " ".join(text.split())
-    found, begin = [], 0
+    sentences, begin = [], 0
     for match in _END.finditer(text):
-        found.append(text[begin : match.end()].strip())
+        sentences.append(text[begin : match.end()].strip())
         begin = match.end()
-    return [s for s in [*found, text[begin:].strip()] if s]
+    return [s for s in [*sentences, text[begin:].strip()] if s]

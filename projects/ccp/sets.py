@@ -36,7 +36,7 @@ def sets(cfg: Config, workspace: Workspace) -> Path:
 
 
 def _mrtydi(source: Path, output: Path, part: str) -> int:
-    """Release 1.1 of one language: ``collection/docs.jsonl``, ``topic.<part>.tsv``, ``qrels.<part>.txt``."""
+    """Release 1.1 of one language: ``docs.jsonl``, ``topic.<part>.tsv``, ``qrels.<part>.txt``."""
     documents = _documents(_only(source, "docs.jsonl"))
     asked = _fields(_only(source, f"topic.{part}.tsv"), "\t", "query, question")
     judged = _fields(_only(source, f"qrels.{part}.txt"), None, "query Q0 document grade")
@@ -59,13 +59,13 @@ def _training_rows(
     The release names no negatives.
     """
     right = [(q, d) for q, _, d, grade in judged if grade != "0"]
-    wanted = {d for _, d in right}
+    positive_ids = {d for _, d in right}
     texts = {
         row["_id"]: {"title": row["title"], "text": row["text"]}
         for row in documents
-        if row["_id"] in wanted
+        if row["_id"] in positive_ids
     }
-    if missing := sorted(wanted - texts.keys()):
+    if missing := sorted(positive_ids - texts.keys()):
         raise UserError(f"the judgements name document '{missing[0]}', which docs.jsonl lacks")
     positives: dict[str, list[dict[str, str]]] = {}
     for q, d in right:
@@ -94,31 +94,31 @@ def _documents(path: Path) -> Iterator[dict[str, str]]:
             yield {"_id": str(row["id"]), "title": title, "text": text}
 
 
-def _fields(path: Path, mark: str | None, wanted: str) -> list[list[str]]:
+def _fields(path: Path, mark: str | None, layout: str) -> list[list[str]]:
     """Fields of every line; quotes are characters like others."""
     with reading(path, "table"), _open(path) as file:
         rows = [line.rstrip("\r\n").split(mark) for line in file if line.strip()]
-    if any(len(row) != len(wanted.split()) for row in rows):
-        raise UserError(f"{path}: expected lines of '{wanted}'")
+    if any(len(row) != len(layout.split()) for row in rows):
+        raise UserError(f"{path}: expected lines of '{layout}'")
     return rows
 
 
 def _xor(source: Path, output: Path, part: str) -> int:
-    """The one ``.tsv`` (id, text, title) and a file ``xor_<part>_*.jsonl`` (question, answers, lang)."""
+    """One ``.tsv`` (id, text, title), and ``xor_<part>_*.jsonl`` (question, answers, lang)."""
     write_jsonl(output / "corpus.jsonl", _passages(_only(source, "*.tsv")))
     rows = read_jsonl(_only(source, f"xor_{part}_*.jsonl"), ("question", "answers", "lang"))
     for language in sorted({str(row["lang"]) for row in rows}):
-        own = [row for row in rows if row["lang"] == language]
-        write_jsonl(output / f"questions.{language}.jsonl", own)
+        questions = [row for row in rows if row["lang"] == language]
+        write_jsonl(output / f"questions.{language}.jsonl", questions)
     return len(rows)
 
 
 def _only(folder: Path, name: str) -> Path:
     """The one file of a name, or of its gzipped kind, anywhere below a folder."""
-    found = sorted({*folder.rglob(name), *folder.rglob(f"{name}.gz")})
-    if len(found) != 1:
-        raise UserError(f"{folder} has {len(found)} files {name}[.gz], and one is needed")
-    return found[0]
+    paths = sorted({*folder.rglob(name), *folder.rglob(f"{name}.gz")})
+    if len(paths) != 1:
+        raise UserError(f"{folder} has {len(paths)} files {name}[.gz], and one is needed")
+    return paths[0]
 
 
 def _passages(path: Path) -> Iterator[dict[str, str]]:

@@ -84,11 +84,11 @@ class SharedBank(FeatureQueue):
         """Rows that were never written."""
         return int((self.label(self.labels[0]) < 0).sum())
 
-    def valid(self, **wanted: int) -> Tensor:
-        """Rows that count: those whose labels are the given ones, and unwritten ones as configured.
+    def valid(self, **labels: int) -> Tensor:
+        """Rows that count: those with these labels, and unwritten ones as configured.
 
         Args:
-            wanted: value of some labels; none of them takes every written row.
+            **labels: value of some labels; none of them takes every written row.
 
         Returns:
             (K,) bool.
@@ -97,15 +97,15 @@ class SharedBank(FeatureQueue):
             KeyError: the bank has no such label.
         """
         unwritten = self.label(self.labels[0]) < 0
-        found = ~unwritten
-        for name, value in wanted.items():
-            found = found & (self.label(name) == value)
+        valid = ~unwritten
+        for name, value in labels.items():
+            valid = valid & (self.label(name) == value)
         if self.initial == "masked":
-            return found
-        if self.rings > 1 and self.labels[0] in wanted:
-            ring = torch.arange(len(self), device=found.device) // self.ring_size
-            unwritten = unwritten & (ring == wanted[self.labels[0]])
-        return found | unwritten
+            return valid
+        if self.rings > 1 and self.labels[0] in labels:
+            ring = torch.arange(len(self), device=valid.device) // self.ring_size
+            unwritten = unwritten & (ring == labels[self.labels[0]])
+        return valid | unwritten
 
     def oldest_first(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Rows (K, D) and their labels (K,), ring after ring in the order of their overwriting."""
@@ -121,10 +121,10 @@ class SharedBank(FeatureQueue):
         if self.rings == 1:
             return super()._write(features, labels)
         shapes = {name: tuple(value.shape) for name, value in labels.items()}
-        wanted = {name: (len(features),) for name in self.labels}
-        if shapes != wanted or features.shape[1:] != self.features.shape[1:]:
+        expected = {name: (len(features),) for name in self.labels}
+        if shapes != expected or features.shape[1:] != self.features.shape[1:]:
             raise ValueError(
-                f"expected (B, {self.features.shape[1]}) features and labels {wanted}, "
+                f"expected (B, {self.features.shape[1]}) features and labels {expected}, "
                 f"got {tuple(features.shape)} and {shapes}"
             )
         rows = all_gather_no_grad(features).to(self.features.dtype)

@@ -17,20 +17,20 @@ from projects.ccp.towers import Towers, recipe_of
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """The stage "pretrain", unless the config goes without, and "finetune" if it has steps."""
-    towers, own = recipe_of(cfg).build(), cfg.finetune
+    towers, options = recipe_of(cfg).build(), cfg.finetune
     if cfg.method.pretrain:
         module = CCP(cfg, towers, prediction_head(cfg, towers, cfg.model.pretrained))
         yield Stage("pretrain", module, pretraining_data(cfg, towers))
-    if own.steps:
-        steps = {"max_steps": own.steps, "max_epochs": None, "val_every_n_steps": None}
-        if own.dev_file is not None:
-            steps["val_every_n_steps"] = own.dev_every_n_steps
+    if options.steps:
+        steps = {"max_steps": options.steps, "max_epochs": None, "val_every_n_steps": None}
+        if options.dev_file is not None:
+            steps["val_every_n_steps"] = options.dev_every_n_steps
         yield Stage(
             "finetune",
             DPR(cfg, towers),
             tuning_data(cfg, towers),
             steps,
-            monitor="val/nll" if own.dev_file is not None else None,
+            monitor="val/nll" if options.dev_file is not None else None,
             monitor_mode="min",
         )
 
@@ -51,9 +51,9 @@ def prediction_head(cfg: Config, towers: Towers, pretrained: str) -> nn.Module |
     model = towers.passage.tower.model
     config = None
     if pretrained == "random":
-        known = model.config.to_dict()
+        settings = model.config.to_dict()
         config = {
-            k: known[k]
+            k: settings[k]
             for k in (
                 "model_type",
                 "hidden_size",
@@ -62,7 +62,7 @@ def prediction_head(cfg: Config, towers: Towers, pretrained: str) -> nn.Module |
                 "pad_token_id",
             )
         }
-        config |= {"num_hidden_layers": 1, "intermediate_size": known["hidden_size"]}
+        config |= {"num_hidden_layers": 1, "intermediate_size": settings["hidden_size"]}
     return masked_lm_head(pretrained, model, config=config)
 
 
@@ -76,7 +76,7 @@ def plan(cfg: Config) -> Plan[ContrastiveModule]:
     needed, tuned = requirements(cfg), cfg.finetune.steps > 0
     samples = 0
     if cfg.method.pretrain and all(r.present for r in needed):
-        samples = sum(len(own) for own in training_documents(cfg).values())
+        samples = sum(len(texts) for texts in training_documents(cfg).values())
     if cfg.method.pretrain:
         longest, passes = cfg.data.max_length, 2
     else:

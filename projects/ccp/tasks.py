@@ -90,22 +90,24 @@ def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[Contrast
     options = cfg.calibrate
     if not options.input:
         raise UserError("name a text file of each language in calibrate.input, {de: de.txt}")
-    given = {}  # all files are read before the first text is encoded
+    by_language = {}  # all files are read before the first text is encoded
     for language, place in options.input.items():
         texts = [line for line in text_lines(Path(place).expanduser()) if line.strip()]
         if len(texts) < 2:
             raise UserError(f"calibrate.input.{language}: {place} needs two or more texts")
-        given[language] = texts
+        by_language[language] = texts
     read = list(options.input.values())
     output = output_file(options.output, workspace.folder("."), "calibration.safetensors", read)
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     towers = module.encoder
     assert isinstance(towers, Towers)
-    found = {}
+    transforms = {}
     with evaluated(towers, cfg.trainer.accelerator):
-        for language, texts in workspace.progress(given.items(), "calibrate", len(given)):
+        for language, texts in workspace.progress(
+            by_language.items(), "calibrate", len(by_language)
+        ):
             vectors = encode_language(towers, texts, language, cfg.eval)
-            found[language] = fit_shift_and_scale(vectors)
-    save_calibration(output, found)
-    workspace.say(f"{output}: {', '.join(found)}")
+            transforms[language] = fit_shift_and_scale(vectors)
+    save_calibration(output, transforms)
+    workspace.say(f"{output}: {', '.join(transforms)}")
     return output

@@ -124,8 +124,8 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
 
     def planned() -> SentenceEncoder:
         model = cfg.model
-        known = model.architecture if stand_in_needed(model.pretrained) else None
-        return planned_dense(replace(model, pretrained=known or model.pretrained))
+        architecture = model.architecture if stand_in_needed(model.pretrained) else None
+        return planned_dense(replace(model, pretrained=architecture or model.pretrained))
 
     def save(towers: Towers, folder: Path) -> None:
         base.save(towers.passage, folder)

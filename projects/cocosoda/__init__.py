@@ -1,4 +1,4 @@
-"""CoCoSoDa: code search with soft data augmentation and momentum contrast (Shi et al., ICSE 2023)."""
+"""CoCoSoDa: code search with soft data augmentation and momentum contrast (Shi et al. 2023)."""
 
 from typing import TYPE_CHECKING
 

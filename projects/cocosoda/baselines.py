@@ -38,12 +38,12 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     encoder = as_training_begins(lambda: build_encoder(cfg.model), cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
         vectors, data = encoded(cfg, encoder), evaluation_sets(cfg)
-        found = geometry(vectors(data[0]), data[0], cfg.eval.sample)
-        return score_sets(cfg, cosines(vectors), workspace, sets=data) | found
+        metrics = geometry(vectors(data[0]), data[0], cfg.eval.sample)
+        return score_sets(cfg, cosines(vectors), workspace, sets=data) | metrics
 
 
 def word_embeddings(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Mean of the input embeddings of the model that the tokenizer belongs to, whitened on the code.
+    """Mean of the input embeddings of the tokenizer's model, whitened on the code.
 
     Source: Su et al. 2021, "Whitening Sentence Representations", arXiv 2103.15316.
     """
@@ -55,8 +55,8 @@ def word_embeddings(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     def side(texts: list[str], length: int) -> Tensor:
         encoder.max_length = length
-        found = encoder.tokenize(texts)
-        return F.normalize(mean_pool(table(found["input_ids"]), found["attention_mask"]), dim=1)
+        inputs = encoder.tokenize(texts)
+        return F.normalize(mean_pool(table(inputs["input_ids"]), inputs["attention_mask"]), dim=1)
 
     def vectors(data: CodeSearchSet) -> tuple[Tensor, Tensor]:
         return whitened(side(data.queries, model.query_length), side(data.codes, model.code_length))

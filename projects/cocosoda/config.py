@@ -66,7 +66,7 @@ class CodeEval(RetrievalEval):
 
 @dataclass
 class PrepareConfig:
-    """`make run TASK=prepare`: CodeSearchNet's archives and lists of URLs -> rows with typed pieces."""
+    """`make run TASK=prepare`: CodeSearchNet's archives and URL lists -> rows with typed pieces."""
 
     input: str | None = None  # folder of the languages' folders
     output: str | None = None  # None: the task's

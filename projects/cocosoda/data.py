@@ -94,7 +94,7 @@ class CodePairs(Dataset[CodeBatch]):
         self.languages, self.pairs = list(pairs), list(pairs.values())
         self.tokenizer, self.cfg, self.soda = tokenizer, cfg, cfg.data.soda
         self.augment = augment
-        sizes = [len(own) for own in self.pairs]
+        sizes = [len(members) for members in self.pairs]
         probabilities = source_probabilities(sizes, cfg.data.language_exponent)
         self.size = cfg.data.batch_size * world_size(cfg.trainer)
         self.mixture = DrawnMixture(sizes, probabilities, cfg.seed, self.size)
@@ -137,10 +137,10 @@ class CodePairs(Dataset[CodeBatch]):
         }
         if self.augment:
             step = self.step(*keys[0])
-            made = [self.keys(own, step, key) for own, key in zip(drawn, keys, strict=True)]
+            made = [self.keys(item, step, key) for item, key in zip(drawn, keys, strict=True)]
             pairs = zip(drawn, made, strict=True)
             shares = [
-                float(np.mean(own[0] != code)) if len(code) else 0.0 for own, (code, _) in pairs
+                float(np.mean(item[0] != code)) if len(code) else 0.0 for item, (code, _) in pairs
             ]
             batch["augmented_code"] = self._inputs([code for code, _ in made])
             batch["augmented_query"] = self._inputs([query for _, query in made])
@@ -160,10 +160,10 @@ class CodePairs(Dataset[CodeBatch]):
             return code, query
         index, epoch = key
         rng = sample_rng(self.cfg.seed, epoch, index, _SODA_STREAM)
-        found = self.augmentation.code(step.strategy, code, types, rng, step.chosen_type)
+        augmented = self.augmentation.code(step.strategy, code, types, rng, step.chosen_type)
         if step.strategy in self.soda.queries_in:
             query = self.augmentation.query(query, rng)
-        return found, query
+        return augmented, query
 
     def _find_pieces(self, language: int, row: int) -> tuple[Ids, Ids, Ids]:
         pair = self.pairs[language][row]
@@ -200,7 +200,7 @@ class SearchQueries(Dataset[tuple[str, int]]):
 def typed_pieces(
     tokenizer: Any, pair: CodePair, room: int, lines: str | None = None
 ) -> tuple[Ids, Ids]:
-    """Ids of a function's first pieces (L,), and the place of each one's type in `TYPES`, -1 for none.
+    """Ids of a function's first pieces (L,), and the place of each type in `TYPES` (-1: none).
 
     Args:
         tokenizer: fast, of transformers.
@@ -213,11 +213,11 @@ def typed_pieces(
         UserError: stored pieces of another tokenizer.
     """
     if pair.pieces is not None:
-        pieces, kinds = (own[:room] for own in pair.pieces)
+        pieces, kinds = (pair_ids[:room] for pair_ids in pair.pieces)
         ids = tokenizer.convert_tokens_to_ids(list(pieces))
         unknown = tokenizer.unk_token_id
-        for piece, own in zip(pieces, ids, strict=True):
-            if own is None or (own == unknown and piece != tokenizer.unk_token):
+        for piece, pair_ids in zip(pieces, ids, strict=True):
+            if pair_ids is None or (pair_ids == unknown and piece != tokenizer.unk_token):
                 raise UserError(
                     f"{pair.key}: {PIECES} holds {piece!r}, which is no piece of this tokenizer: "
                     "make the rows again with TASK=prepare and the model of this config"
@@ -226,14 +226,14 @@ def typed_pieces(
         names = [kind if kind in TYPES else leaf_type(kind, piece, True) for piece, kind in both]
         places = [TYPES.index(name) if name in TYPES else -1 for name in names]
         return np.array(ids, dtype=np.int64), np.array(places, dtype=np.int64)
-    found = tokenizer(
+    encoding = tokenizer(
         pair.code,
         add_special_tokens=False,
         truncation=False,
         return_offsets_mapping=True,
         verbose=False,
     )
-    ids, offsets = found["input_ids"][:room], found["offset_mapping"][:room]
+    ids, offsets = encoding["input_ids"][:room], encoding["offset_mapping"][:room]
     shown = (pair.code if lines is None else lines)[: offsets[-1][1]] if offsets else ""
     # byte pairs have their space in front, whose place is not that of their token
     texts = [shown[start:end] for start, end in offsets]
@@ -242,7 +242,7 @@ def typed_pieces(
 
 
 def with_line_breaks(tokens: Sequence[str], language: Language) -> str:
-    r"""Tokens separated by spaces, but for a line break where a comment ends that would go on to the end.
+    r"""Tokens separated by spaces; a line break ends a comment that runs to the end of its line.
 
     >>> with_line_breaks(["# why", "return", "a"], "python")
     '# why\nreturn a'
@@ -307,21 +307,21 @@ def search_sets(cfg: Config, part: Part) -> list[CodeSearchSet]:
     Raises:
         UserError: a file is missing or broken.
     """
-    data, found = cfg.data, list[CodeSearchSet]()
+    data, sets = cfg.data, list[CodeSearchSet]()
     if data.source == "csn":
         folder = folder_of(cfg, str(data.folder))
-        found = [code_search_net_set(folder, name, part) for name in data.languages]
+        sets = [code_search_net_set(folder, name, part) for name in data.languages]
     elif data.source == "cosqa":
-        own = "dev" if part == "valid" else part
-        found = [read_cosqa(folder_of(cfg, str(data.folder)), own)]
+        split = "dev" if part == "valid" else part
+        sets = [read_cosqa(folder_of(cfg, str(data.folder)), split)]
     elif data.source == "synthetic":
-        found = [set_of_pairs("synthetic", synthetic_pairs(part, cfg.seed))]
+        sets = [set_of_pairs("synthetic", synthetic_pairs(part, cfg.seed))]
     else:
         pairs = bundled_docstrings(data.root, data.limit, cfg.seed)[part]
         for name in cfg.eval.names:
             shown = [without_name(p) for p in pairs] if name == "hidden" else pairs
-            found.append(set_of_pairs(name, shown))
-    return found
+            sets.append(set_of_pairs(name, shown))
+    return sets
 
 
 def synthetic_pairs(part: Part, seed: int) -> list[CodePair]:
@@ -358,14 +358,14 @@ def training_data(cfg: Config, encoder: SentenceEncoder, *, finetune: bool) -> C
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and data that the config needs."""
-    found, data = list(weights_requirement(cfg.model.pretrained)), cfg.data
+    needs, data = list(weights_requirement(cfg.model.pretrained)), cfg.data
     if data.source == "bundled":
-        found.append(bundled_requirement("code-python-doc"))
+        needs.append(bundled_requirement("code-python-doc"))
     if data.source == "csn":
         for name in data.languages:
             path = folder_of(cfg, str(data.folder)) / name
             hint = "write it with TASK=prepare, see the card, Data"
-            found.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
+            needs.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
     places = {
         "cosqa": data.folder if data.source == "cosqa" else None,
         "cosqa (evaluation)": cfg.eval.cosqa,
@@ -373,12 +373,12 @@ def requirements(cfg: Config) -> list[Requirement]:
     for what, place in places.items():
         if place is not None:
             path = folder_of(cfg, place)
-            found.append(
+            needs.append(
                 Requirement(
                     f"data: {what}", str(path), path.is_dir(), "data/search of Jun-jie-Huang/CoCLR"
                 )
             )
-    return found
+    return needs
 
 
 def evaluation_sets(cfg: Config) -> list[CodeSearchSet]:
@@ -386,10 +386,10 @@ def evaluation_sets(cfg: Config) -> list[CodeSearchSet]:
 
     CoSQA is the last if the config names it.
     """
-    found = search_sets(cfg, cast(Part, cfg.eval.part))
+    sets = search_sets(cfg, cast(Part, cfg.eval.part))
     if cfg.eval.cosqa is not None:
         further = read_cosqa(folder_of(cfg, cfg.eval.cosqa), cfg.eval.cosqa_part)
         if cfg.data.source == "cosqa":  # vectors and metrics are kept by name
             further = replace(further, name=f"{further.name}_{cfg.eval.cosqa_part}")
-        found.append(further)
-    return found
+        sets.append(further)
+    return sets

@@ -1,4 +1,4 @@
-"""The shared encoder: its tokenizer with types and prefix, both sides of a search, folders on disk."""
+"""The shared encoder: tokenizer with types and prefix, both sides of a search, folders on disk."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,8 +70,8 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
         )
     if model.split_identifiers:
         split = normalizers.Replace(Regex(INNER_BORDERS), " ")
-        own = [] if backend.normalizer is None else [backend.normalizer]
-        backend.normalizer = normalizers.Sequence([split, *own])
+        existing = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([split, *existing])
     if model.prefix is not None:
         if model.prefix not in tokenizer.get_vocab():
             raise UserError(
@@ -85,7 +85,8 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
     if model.type_tokens:
         tokenizer.add_tokens([AddedToken(type_token(name), normalized=False) for name in TYPES])
         transformer = encoder.tower.model
-        if len(tokenizer) > transformer.get_input_embeddings().num_embeddings:  # type: ignore[operator]
+        embedding: Any = transformer.get_input_embeddings()
+        if len(tokenizer) > embedding.num_embeddings:
             transformer.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return encoder
 

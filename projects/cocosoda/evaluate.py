@@ -1,4 +1,4 @@
-"""Code search on whole code bases: the method, the encoder before training and words in one table."""
+"""Code search on whole code bases: the method, the encoder before training, and words."""
 
 from collections.abc import Callable, Sequence
 
@@ -32,7 +32,7 @@ Vectors = Callable[[CodeSearchSet], tuple[Tensor, Tensor]]  # -> (Q, D) of queri
 
 
 def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, float]:
-    """All rows of the table: the method, ``untrained_*``, ``tfidf_*``, ``bm25_*`` and ``whitened_*``.
+    """All rows of the table: the method, ``untrained_*``, ``tfidf_*``, ``bm25_*``, ``whitened_*``.
 
     Metrics are ``<row><set>_<metric>``; ``<row>average_<metric>`` is the unweighted mean over the
     languages, without CoSQA. ``alignment`` and ``uniformity_*`` are those of the first set.
@@ -45,16 +45,16 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
     """
     sets = evaluation_sets(cfg)
 
-    def measure(encoder: SentenceEncoder, own: Workspace | None) -> dict[str, float]:
-        row = "untrained_" if own is None else ""
+    def measure(encoder: SentenceEncoder, output: Workspace | None) -> dict[str, float]:
+        row = "untrained_" if output is None else ""
         vectors = encoded(cfg, encoder)
-        found = geometry(vectors(sets[0]), sets[0], cfg.eval.sample)
-        found |= score_sets(cfg, cosines(vectors), workspace, row, sets)
-        if own is not None and cfg.eval.whitened:
+        report = geometry(vectors(sets[0]), sets[0], cfg.eval.sample)
+        report |= score_sets(cfg, cosines(vectors), workspace, row, sets)
+        if output is not None and cfg.eval.whitened:
             compare = cosines(lambda data: whitened(*vectors(data)))
             rows = score_sets(cfg, compare, workspace, "whitened_", sets)
-            found |= {f"whitened_{k}": v for k, v in rows.items()}
-        return found
+            report |= {f"whitened_{k}": v for k, v in rows.items()}
+        return report
 
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
     for name in LEXICAL if cfg.eval.lexical else ():
@@ -83,31 +83,31 @@ def score_sets(
         row: "" or a prefix, which the returned names lack.
         sets: None: those of the config.
     """
-    sets, found = sets or evaluation_sets(cfg), dict[str, float]()
+    sets, metrics = sets or evaluation_sets(cfg), dict[str, float]()
     for data in sets:
         scores, title = compare(data), f"code search {data.name} {row.strip('_')}"
         values = reciprocal(gold_ranks(scores, data.gold_places), cfg.eval.max_rank)
         workspace.gallery(title.strip(), _gallery(scores, data))
         workspace.items(f"{row}{data.name}_mrr", values.tolist())
-        found |= {f"{data.name}_{k}": v for k, v in search_metrics(values).items()}
+        metrics |= {f"{data.name}_{k}": v for k, v in search_metrics(values).items()}
     names = [data.name for data in sets if data.name != COSQA or len(sets) == 1]
     if len(names) > 1:
         for metric in METRICS:
-            own = [found[f"{name}_{metric}"] for name in names]
-            found[f"average_{metric}"] = sum(own) / len(own)
+            by_set = [metrics[f"{name}_{metric}"] for name in names]
+            metrics[f"average_{metric}"] = sum(by_set) / len(by_set)
         workspace.mean_items(f"{row}average_mrr", [f"{row}{name}_mrr" for name in names])
-    return found
+    return metrics
 
 
 def encoded(cfg: Config, encoder: SentenceEncoder) -> Vectors:
     """Vectors by an encoder in evaluation mode; a collection is encoded once."""
-    size, known = cfg.eval.batch_size, dict[str, tuple[Tensor, Tensor]]()
+    size, cache = cfg.eval.batch_size, dict[str, tuple[Tensor, Tensor]]()
 
     def vectors(data: CodeSearchSet) -> tuple[Tensor, Tensor]:
-        if data.name not in known:
+        if data.name not in cache:
             queries = encode_queries(encoder, cfg.model, data.queries, size)
-            known[data.name] = queries, encode_codes(encoder, cfg.model, data.codes, size)
-        return known[data.name]
+            cache[data.name] = queries, encode_codes(encoder, cfg.model, data.codes, size)
+        return cache[data.name]
 
     return vectors
 
@@ -157,11 +157,11 @@ def geometry(vectors: tuple[Tensor, Tensor], data: CodeSearchSet, sample: int) -
 
     Source: Wang & Isola 2020, equations 1 and 2, arXiv 2005.10242.
     """
-    pairs = [(i, own[0]) for i, own in enumerate(data.gold_places) if own][:sample]
+    pairs = [(i, golds[0]) for i, golds in enumerate(data.gold_places) if golds][:sample]
     if len(pairs) < 2:
         return {}
     queries, codes = (
-        x[list(own)] for x, own in zip(vectors, zip(*pairs, strict=True), strict=True)
+        x[list(golds)] for x, golds in zip(vectors, zip(*pairs, strict=True), strict=True)
     )
     return {
         "alignment": alignment(queries, codes),
@@ -175,11 +175,11 @@ def memory(cfg: Config) -> dict[str, float]:
     method, steps = cfg.method, cfg.trainer.max_steps
     if not method.pretrain or steps is None:
         return {}
-    found = {"key_start_share": method.momentum**steps}
+    metrics = {"key_start_share": method.momentum**steps}
     if method.queue_size:
         batch = cfg.data.batch_size * world_size(cfg.trainer) * cfg.trainer.accumulate_grad_batches
-        found["queue_age"] = (method.queue_size / batch + 1) / 2
-    return found
+        metrics["queue_age"] = (method.queue_size / batch + 1) / 2
+    return metrics
 
 
 def table(metrics: dict[str, float], sets: list[str]) -> str:
@@ -194,8 +194,8 @@ def table(metrics: dict[str, float], sets: list[str]) -> str:
 
 
 def _gallery(scores: Scores, data: CodeSearchSet) -> list[dict[str, object]]:
-    found = [(i, own[0]) for i, own in enumerate(data.gold_places) if own]
-    shown = found[:: max(1, len(found) // 6)][:6]
+    pairs = [(i, golds[0]) for i, golds in enumerate(data.gold_places) if golds]
+    shown = pairs[:: max(1, len(pairs) // 6)][:6]
     if not shown:
         return []
     rows = torch.cat([scores(slice(i, i + 1)) for i, _ in shown])

@@ -28,5 +28,5 @@ class FinetuneObjective(nn.Module):
 
     def forward(self, query: Tensor, code: Tensor) -> LossOutput:
         """Loss of a batch of unit rows (B, D)."""
-        found: LossOutput = self.loss(query, code, self.scale)
-        return found
+        out: LossOutput = self.loss(query, code, self.scale)
+        return out

@@ -42,14 +42,14 @@ class CoCoSoDa(ContrastiveModule):
     """
 
     def __init__(self, cfg: Config, encoder: SentenceEncoder, *, finetune: bool = False) -> None:
-        own, method = cfg.finetune, cfg.method
-        lr = cfg.optim.lr if own.lr is None else own.lr
-        tuned = replace(cfg.optim, lr=lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+        options, method = cfg.finetune, cfg.method
+        lr = cfg.optim.lr if options.lr is None else options.lr
+        tuned = replace(cfg.optim, lr=lr, warmup_steps=options.warmup_steps, warmup_epochs=0.0)
         super().__init__(tuned if finetune else cfg.optim)
         self.encoder, self.method = encoder, method
         self.momentum_encoder: MomentumEncoder | None = None
         self.queues: QueueSet | None = None
-        scale = own.logit_scale
+        scale = options.logit_scale
         self.objective = FinetuneObjective(scale, method) if finetune else Objective(method)
         if not finetune:
             self.momentum_encoder = MomentumEncoder(encoder.tower, method.momentum)
@@ -76,12 +76,12 @@ class CoCoSoDa(ContrastiveModule):
         if not self._new:  # the first batch of an optimiser step
             self.momentum_encoder.update(self.encoder.tower)
         augmented = {k: self.keys(batch[k]) for k in ("augmented_code", "augmented_query")}
-        own = {"code": code, "query": query}
-        original = own
+        features = {"code": code, "query": query}
+        original = features
         if self.method.original_keys == "momentum":
-            original = {k: self.keys(batch[k]) for k in own}
+            original = {k: self.keys(batch[k]) for k in features}
         keys = {**original, **augmented}
-        out = self.objective(own, keys, self.earlier)
+        out = self.objective(features, keys, self.earlier)
         if self.training:
             self._new.append({k: v.detach() for k, v in keys.items()})
         terms = {"loss": out.loss, "accuracy": _share(out.hits)}
@@ -121,7 +121,7 @@ class CoCoSoDa(ContrastiveModule):
     def on_validation_epoch_end(self) -> None:
         """Log the mean MRR over the languages as ``val/mrr``."""
         queries = self.trainer.datamodule.val_sets.values()  # type: ignore[attr-defined]
-        self.log("val/mrr", self.validation.compute(self.encoder, [own.data for own in queries]))
+        self.log("val/mrr", self.validation.compute(self.encoder, [item.data for item in queries]))
 
 
 def _share(hits: Tensor | None) -> Tensor:

@@ -82,9 +82,9 @@ class Objective(nn.Module):
         queues: Mapping[str, Tensor] | None = None,
     ) -> LossOutput:
         """Loss over all rows of all terms; see `terms`."""
-        found = self.terms(anchors, keys, queues).values()
-        rows = torch.cat([term.per_sample for term in found])  # (4 B,) or (6 B,)
-        hits = torch.cat([term.hits for term in found if term.hits is not None])
+        terms = self.terms(anchors, keys, queues).values()
+        rows = torch.cat([term.per_sample for term in terms])  # (4 B,) or (6 B,)
+        hits = torch.cat([term.hits for term in terms if term.hits is not None])
         # Eq. of the sum: all terms weigh the same
-        loss = torch.stack([term.loss for term in found]).mean()
+        loss = torch.stack([term.loss for term in terms]).mean()
         return LossOutput(loss, rows, hits)

@@ -26,16 +26,16 @@ def gold_ranks(scores: Scores, gold: Sequence[Sequence[int]]) -> Tensor:
     Returns:
         (Q,) int64, 0 where there is none.
     """
-    found = torch.zeros(len(gold), dtype=torch.long)
+    ranks = torch.zeros(len(gold), dtype=torch.long)
     for rows in blocks(len(gold), _BLOCK):
         table = scores(rows)
-        for i, (row, own) in enumerate(zip(table, gold[rows], strict=True), rows.start):
-            if own:
-                values = row[list(own)]
+        for i, (row, golds) in enumerate(zip(table, gold[rows], strict=True), rows.start):
+            if golds:
+                values = row[list(golds)]
                 best = values.max()
-                first = own[int((values == best).nonzero()[0])]
-                found[i] = 1 + int((row > best).sum()) + int((row[:first] == best).sum())
-    return found
+                first = golds[int((values == best).nonzero()[0])]
+                ranks[i] = 1 + int((row > best).sum()) + int((row[:first] == best).sum())
+    return ranks
 
 
 def reciprocal(ranks: Tensor, max_rank: int = 1000) -> Tensor:
@@ -66,5 +66,5 @@ def search_metrics(reciprocal_ranks: Tensor | Sequence[float]) -> dict[str, floa
     values = torch.as_tensor(reciprocal_ranks, dtype=torch.float64)
     if not len(values):
         raise ValueError("there are no queries")
-    found = {"mrr": float(values.mean())}
-    return found | {f"recall_at_{k}": float(values.ge(1 / k).double().mean()) for k in KS}
+    metrics = {"mrr": float(values.mean())}
+    return metrics | {f"recall_at_{k}": float(values.ge(1 / k).double().mean()) for k in KS}

@@ -80,19 +80,19 @@ def validated_every(cfg: Config, data: ContrastiveData) -> int:
 
     There is always one, which the choice of a checkpoint needs.
     """
-    own = cfg.finetune
-    if own.epochs is None:
-        return min(cfg.trainer.val_every_n_steps or own.steps, own.steps)
+    options = cfg.finetune
+    if options.epochs is None:
+        return min(cfg.trainer.val_every_n_steps or options.steps, options.steps)
     batches = data.batches_per_epoch(world_size(cfg.trainer)) or 1
     epoch = batches / cfg.trainer.accumulate_grad_batches
-    return max(1, math.floor(min(own.epochs, 1.0) * epoch))
+    return max(1, math.floor(min(options.epochs, 1.0) * epoch))
 
 
 def plan(cfg: Config) -> Plan[CoCoSoDa]:
     """What `make check` reports on: the last stage, whose weights are kept."""
     needed = requirements(cfg)
     here = all(r.present for r in needed if r.name.startswith("data"))
-    samples = sum(len(own) for own in training_pairs(cfg).values()) if here else 0
+    samples = sum(len(pairs) for pairs in training_pairs(cfg).values()) if here else 0
 
     def run(encoder: SentenceEncoder, ids: Tensor) -> Tensor:
         output: Tensor = encoder.tower.model(input_ids=ids).last_hidden_state

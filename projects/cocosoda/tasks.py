@@ -45,7 +45,7 @@ def bundled_codes(cfg: Config) -> list[str]:
 
 
 def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) -> None:
-    """Index the functions of a file or folder and print the nearest ones of queries, with their places.
+    """Index the functions of a file or folder and print the nearest ones of queries.
 
     An index that is kept holds exactly the functions that the folder has now: those that are new or
     changed are encoded, those that are gone leave it.
@@ -56,13 +56,13 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     recipe, encoder = recipe_of(cfg), module.encoder
-    found: dict[str, list[Function]] = {}
+    by_file: dict[str, list[Function]] = {}
     for function in read_functions(options.file, workspace.say) if options.file else ():
-        found.setdefault(" ".join(plain_code(function.code, function.language).split()), []).append(
-            function
-        )
-    found.pop("", None)
-    texts = list(found)
+        by_file.setdefault(
+            " ".join(plain_code(function.code, function.language).split()), []
+        ).append(function)
+    by_file.pop("", None)
+    texts = list(by_file)
     if options.file and not texts:
         raise UserError(f"{options.file} holds comments alone: name code in search.file")
     kept = None if options.index is None else Path(options.index).expanduser()
@@ -86,7 +86,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
             workspace.say(f"\n{query}")
             (hits,) = index.search([query], options.k, options.threshold)
             for hit in hits:
-                places = found.get(hit.text, [])
+                places = by_file.get(hit.text, [])
                 named = "  ".join(f"{f.place} {f.name}" for f in places) or hit.text[:100]
                 workspace.say(f"  {hit.score:6.3f}  {named}")
             if not hits:
@@ -138,7 +138,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     return target
 
 
-def _absent(source: Path, language: Language, part: str, found: int) -> str:
+def _absent(source: Path, language: Language, part: str, count: int) -> str:
     """How many listed URLs have no row; of a code base, also how many have one.
 
     Raises:
@@ -146,10 +146,10 @@ def _absent(source: Path, language: Language, part: str, found: int) -> str:
     """
     folder = source / language
     listed = len(listed_urls(folder, part))
-    text = f"{listed - found:,} of {listed:,} listed URLs are in no archive"
+    text = f"{listed - count:,} of {listed:,} listed URLs are in no archive"
     if part == "codebase":
-        return f"{text}, {found:,} are (published code base: {CODE_BASES[language]:,})"
-    if listed - found > MOST_ABSENT * listed:
+        return f"{text}, {count:,} are (published code base: {CODE_BASES[language]:,})"
+    if listed - count > MOST_ABSENT * listed:
         raise UserError(
             f"{folder / part}.txt: {text}; unpack every final/jsonl/*/*.jsonl.gz of CodeSearchNet"
             " beside it"
@@ -161,7 +161,7 @@ def _typed(cfg: Config, language: Language) -> RowFunction:
     tokenizer = build_encoder(cfg.model).tokenizer
 
     def add(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
-        found = []
+        typed = []
         for row in rows:
             tokens = row["code_tokens"]
             tokens = tokens.split() if isinstance(tokens, str) else tokens
@@ -171,7 +171,7 @@ def _typed(cfg: Config, language: Language) -> RowFunction:
             ids, types = typed_pieces(tokenizer, pair, cfg.model.code_length, lines)
             pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
             names = [TYPES[t] if t >= 0 else "other" for t in types.tolist()]
-            found.append(row | ({PIECES: list(zip(pieces, names, strict=True))} if code else {}))
-        return found
+            typed.append(row | ({PIECES: list(zip(pieces, names, strict=True))} if code else {}))
+        return typed
 
     return add

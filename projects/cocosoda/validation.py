@@ -22,7 +22,7 @@ class MeanMRR:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
-        self.found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.places: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def add(
         self, encoder: SentenceEncoder, number: int, texts: Sequence[str], places: Tensor
@@ -30,7 +30,7 @@ class MeanMRR:
         """Queries of set `number` with their places (B,) in it."""
         rows = encode_queries(encoder, self.cfg.model, texts, self.cfg.eval.batch_size)
         device = encoder.device
-        self.found.setdefault(number, []).append((rows.to(device), places.to(device)))
+        self.places.setdefault(number, []).append((rows.to(device), places.to(device)))
 
     def compute(self, encoder: SentenceEncoder, sets: Sequence[CodeSearchSet]) -> Tensor:
         """Unweighted mean over the sets; what was collected is forgotten.
@@ -38,7 +38,7 @@ class MeanMRR:
         Distributed: gathers the queries of all ranks.
         """
         values = []
-        for number, rows in sorted(self.found.items()):
+        for number, rows in sorted(self.places.items()):
             vectors, places = (
                 all_gather_no_grad(torch.cat(part)).cpu() for part in zip(*rows, strict=True)
             )
@@ -46,7 +46,7 @@ class MeanMRR:
             codes = encode_codes(encoder, self.cfg.model, data.codes, self.cfg.eval.batch_size)
             ranks = gold_ranks(_cosines(vectors, codes), [every[i] for i in places.tolist()])
             values.append(reciprocal(ranks, self.cfg.eval.max_rank).mean())
-        self.found = {}
+        self.places = {}
         return torch.stack(values).mean()
 
 

@@ -99,8 +99,8 @@ class Config(ExperimentConfig):
             check_queue(self.method.queue_size, batch * self.trainer.accumulate_grad_batches)
         if not self.method.pretrain and not self.finetune.steps:
             raise ValueError("method.pretrain=false needs finetune.steps: nothing would be trained")
-        own = self.finetune.steps and self.finetune.file is None
-        if own and not (self.eval.held_out_queries and self.eval.beir):
+        bundled = self.finetune.steps and self.finetune.file is None
+        if bundled and not (self.eval.held_out_queries and self.eval.beir):
             raise ValueError(
                 "fine-tuning needs questions: finetune.file, or eval.held_out_queries of eval.beir"
             )

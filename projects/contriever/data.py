@@ -60,8 +60,10 @@ def token_streams(cfg: Config, tokenizer: Any) -> dict[str, TokenStream]:
         shards = {name: [flat_ids(tokenizer, part)] for name, part in parts.items()}
     else:
         read = {name: load_titles(bundled(name, data.root))[1] for name in BUNDLED}
-        shards = {name: [flat_ids(tokenizer, list(own.values()))] for name, own in read.items()}
-    return {name: TokenStream(own, data.chunk_length, name) for name, own in shards.items()}
+        shards = {
+            name: [flat_ids(tokenizer, list(content.values()))] for name, content in read.items()
+        }
+    return {name: TokenStream(content, data.chunk_length, name) for name, content in shards.items()}
 
 
 def joined(shards: Sequence[NDArray[np.integer]], length: int) -> list[NDArray[np.integer]]:
@@ -139,14 +141,14 @@ def question_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
     Raises:
         UserError: missing or broken files, no questions, or too few passages for the negatives.
     """
-    own = cfg.finetune
-    if note := left_out(cfg, own.file):
+    options = cfg.finetune
+    if note := left_out(cfg, options.file):
         warnings.warn(note, stacklevel=2)
-    plain = replace(own, normalize_text=False)
-    train = passage_batches(questions(cfg, own.file), plain, encoder, cfg.seed)
+    plain = replace(options, normalize_text=False)
+    train = passage_batches(questions(cfg, options.file), plain, encoder, cfg.seed)
     return ContrastiveData(
-        replace(train, prepare=preparation(own.normalize_text)),
-        batch_size=own.batch_size,
+        replace(train, prepare=preparation(options.normalize_text)),
+        batch_size=options.batch_size,
         seed=cfg.seed,
         num_workers=cfg.data.num_workers,
     )
@@ -171,21 +173,21 @@ def questions_file(cfg: Config, file: str) -> Path:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and training data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.method.pretrain and cfg.data.source == "bundled":
-        found += [bundled_requirement(name) for name in BUNDLED]
+        needs += [bundled_requirement(name) for name in BUNDLED]
     for name, place in cfg.data.sources.items() if cfg.method.pretrain else ():
         path = source_folder(cfg, place)
         hint = "folder of token shards: make run PROJECT=contriever TASK=tokenize"
-        found.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
+        needs.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
     if cfg.finetune.steps and cfg.finetune.file is not None:
         path = questions_file(cfg, cfg.finetune.file)
         hint = "see the card, Data"
-        found.append(Requirement("data: questions", str(path), path.is_file(), hint))
+        needs.append(Requirement("data: questions", str(path), path.is_file(), hint))
     for place in cfg.eval.beir:
         part = place.partition("@")[2]
         if part and part != TITLES:
             path = set_folder(place, cfg.data.root) / f"queries.{part}.jsonl"
             hint = "a copy of queries.jsonl, if that holds them: see the card, Data"
-            found.append(Requirement(f"data: queries of {place}", str(path), path.is_file(), hint))
-    return found
+            needs.append(Requirement(f"data: queries of {place}", str(path), path.is_file(), hint))
+    return needs

@@ -18,24 +18,24 @@ def evaluate(cfg: Config, module: Contriever) -> dict[str, float]:
     ``key_start_share`` is the share of the initial weights in the key encoder after the last step
     (m to the power of steps), ``queue_age`` the mean age of a key in steps.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     method, steps = cfg.method, cfg.trainer.max_steps
     if method.pretrain and method.objective == "moco" and steps is not None:
-        found["key_start_share"] = method.momentum**steps
+        metrics["key_start_share"] = method.momentum**steps
         devices = cfg.trainer.devices
         count = len(devices) if isinstance(devices, list) else devices
         if isinstance(count, int):
             batch = cfg.data.batch_size * count * cfg.trainer.num_nodes
             step = batch * cfg.trainer.accumulate_grad_batches  # keys of an optimiser step
-            found["queue_age"] = (method.queue_size / step + 1) / 2
+            metrics["queue_age"] = (method.queue_size / step + 1) / 2
     if cfg.eval.beir:
         documents = list(first_set(cfg).corpus.values())[:SAMPLE]
         with evaluated(module.encoder, cfg.trainer.accelerator):
             vectors = recipe_of(cfg).documents(module.encoder, documents)
         unit = torch.nn.functional.normalize(vectors, dim=1)
-        found["document_std"] = float(vectors.std(0).mean())
-        found["document_mean_cosine"] = float(unit.mean(0).square().sum())
-    return found
+        metrics["document_std"] = float(vectors.std(0).mean())
+        metrics["document_mean_cosine"] = float(unit.mean(0).square().sum())
+    return metrics
 
 
 def first_set(cfg: Config) -> RetrievalSet:

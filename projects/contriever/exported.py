@@ -43,6 +43,6 @@ def load_prepared(folder: str | Path) -> SentenceEncoder:
     if not path.is_file():
         return encoder
     with reading(path, "file of normalize_text and lower_case"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        switches = bool(found["normalize_text"]), bool(found["lower_case"])
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        switches = bool(settings["normalize_text"]), bool(settings["lower_case"])
     return PreparedEncoder(encoder, preparation(*switches)).eval() if any(switches) else encoder

@@ -1,4 +1,4 @@
-"""A query encoder trained against a slowly following key encoder, or against itself in the batch."""
+"""A query encoder trained against a momentum encoder, or against itself in the batch."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -40,16 +40,18 @@ class Contriever(ContrastiveModule):
     """
 
     def __init__(self, cfg: Config, encoder: SentenceEncoder, *, finetune: bool = False) -> None:
-        own = cfg.finetune
-        tuned = replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+        options = cfg.finetune
+        tuned = replace(
+            cfg.optim, lr=options.lr, warmup_steps=options.warmup_steps, warmup_epochs=0.0
+        )
         super().__init__(tuned if finetune else cfg.optim)
         self.encoder, self.finetune = encoder, finetune
-        self.num_negatives = own.num_negatives if finetune else 0
+        self.num_negatives = options.num_negatives if finetune else 0
         self.in_batch_negatives = finetune or cfg.method.objective == "in_batch"
         self.objective = Objective(
             cfg.method,
             in_batch=self.in_batch_negatives,
-            temperature=own.temperature if finetune else None,
+            temperature=options.temperature if finetune else None,
         )
         self.key_dropout = cfg.method.key_encoder_dropout
         self.queue: FeatureQueue | None = None
@@ -100,8 +102,8 @@ class Contriever(ContrastiveModule):
         assert self.momentum_encoder is not None
         quiet = nullcontext() if self.key_dropout else evaluation_mode(self.momentum_encoder)
         with quiet:
-            found = self.momentum_encoder(inputs["input_ids"], inputs["attention_mask"])
-        return self.objective.document(found)
+            embeddings = self.momentum_encoder(inputs["input_ids"], inputs["attention_mask"])
+        return self.objective.document(embeddings)
 
     def after_optimizer_step(self) -> None:
         """Enqueue the keys of this step."""

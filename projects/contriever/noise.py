@@ -1,4 +1,4 @@
-"""Changes of token sequences: crops, spans taken out, and deleted, masked, replaced or moved tokens.
+"""Changes of token sequences: crops, removed spans, deleted, masked, replaced or moved tokens.
 
 All take ids without special tokens, so that those are never touched, and a generator with the
 methods of `numpy.random.Generator` that they name.
@@ -117,9 +117,9 @@ def shuffle_tokens(ids: Ids, rng: np.random.Generator, probability: float) -> Id
     The chosen ones change places among themselves.
     """
     chosen = np.flatnonzero(rng.random(len(ids)) <= probability)
-    found = ids.copy()
-    found[chosen] = ids[rng.permutation(chosen)]
-    return found
+    shuffled = ids.copy()
+    shuffled[chosen] = ids[rng.permutation(chosen)]
+    return shuffled
 
 
 def token_noise(

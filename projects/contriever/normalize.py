@@ -1,4 +1,4 @@
-"""The release's normalisation: variants of punctuation as the characters that BERT's vocabularies hold."""
+"""The release's normalisation: punctuation as the characters of BERT's vocabularies."""
 
 from collections.abc import Callable
 

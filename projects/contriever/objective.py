@@ -72,7 +72,7 @@ class Objective(nn.Module):
             queue: (K, D) earlier keys, without gradient.
             negatives: (B, n, D) negatives of each query, which are those of all queries.
         """
-        found: LossOutput = self.loss(  # Eq. 1
+        out: LossOutput = self.loss(  # Eq. 1
             query, key, self.scale, queue=queue, hard_negatives=negatives
         )
-        return found
+        return out

@@ -30,7 +30,7 @@ Encode = Callable[[SentenceEncoder, Sequence[str]], Tensor]
 def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
     """The project's encoder: mean pooling, dot products, texts prepared as the release does."""
     method, prepare = cfg.method, preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
-    found = dense_recipe(
+    recipe = dense_recipe(
         cfg.model,
         replace(cfg.eval, normalize_text=False, lower_case=False),
         norm_query=method.norm_query,
@@ -41,12 +41,12 @@ def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
         return lambda encoder, texts: encode(encoder, [prepare(text) for text in texts])
 
     def save(encoder: SentenceEncoder, folder: Path) -> None:
-        found.save(encoder, folder)
+        recipe.save(encoder, folder)
         switches = {name: getattr(cfg.eval, name) for name in ("normalize_text", "lower_case")}
         write_json(folder / PREPARATION, switches)
 
-    queries, documents = prepared(found.queries), prepared(found.documents)
-    return replace(found, save=save, queries=queries, documents=documents)
+    queries, documents = prepared(recipe.queries), prepared(recipe.documents)
+    return replace(recipe, save=save, queries=queries, documents=documents)
 
 
 def stages(cfg: Config) -> Iterator[Stage]:

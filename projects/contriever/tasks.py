@@ -78,12 +78,12 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     stale: dict[Path, list[str]] = {}
     for file in files:
         about = folder / f"{titles[file]}.lines.json"
-        known = read_json(about) if about.is_file() else []
+        stored = read_json(about) if about.is_file() else []
         digests: list[str] = []
         for number, lines in enumerate(_parts(file, options.shard_lines)):
             path = folder / f"{titles[file]}-{number:05d}.npy"
             digests.append(content_digest(lines)[:16])
-            if path.is_file() and known[number : number + 1] == digests[-1:]:
+            if path.is_file() and stored[number : number + 1] == digests[-1:]:
                 kept += 1
                 continue
             renewed += path.is_file()
@@ -92,7 +92,7 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
             with partial.open("wb") as target:
                 np.save(target, ids.astype(np.uint16) if len(tokenizer) <= 2**16 else ids)
             partial.replace(path)
-            write_json(about, [*digests, *known[len(digests) :]])
+            write_json(about, [*digests, *stored[len(digests) :]])
             total += len(ids)
         for path in _shards(folder, titles[file])[len(digests) :]:
             stale[path] = digests
@@ -106,8 +106,8 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
         said += f", {renewed} were written anew (their lines have changed, or were not on record)"
     if stale:
         said += f", {len(stale)} beyond the end of their files are removed"
-    own = {path for title in titles.values() for path in _shards(folder, title)}
-    if others := len({*folder.glob(SHARDS)} - own):
+    shards = {path for title in titles.values() for path in _shards(folder, title)}
+    if others := len({*folder.glob(SHARDS)} - shards):
         said += f"; {others} shards of other text files lie there too and are read with them"
     workspace.say(said)
     return folder
@@ -116,8 +116,8 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
 def _shards(folder: Path, title: str) -> list[Path]:
     """The shards of a text file, in the order of their numbers."""
     name = re.compile(rf"{re.escape(title)}-(\d{{5,}})\.npy")
-    found = ((name.fullmatch(path.name), path) for path in folder.glob(SHARDS))
-    return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
+    matches = ((name.fullmatch(path.name), path) for path in folder.glob(SHARDS))
+    return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m)]
 
 
 def _title(file: Path, source: Path) -> str:
@@ -129,12 +129,12 @@ def _title(file: Path, source: Path) -> str:
 def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
     """Write down what shards are made with, or refuse a folder whose shards were made otherwise."""
     about = folder / SHARD_SETTINGS
-    known = read_json(about) if about.is_file() else None
-    if known is None and not any(folder.glob(SHARDS)):
+    stored = read_json(about) if about.is_file() else None
+    if stored is None and not any(folder.glob(SHARDS)):
         write_json(about, settings)
-    elif known != settings:
+    elif stored != settings:
         raise UserError(
-            f"{folder} holds shards of other settings ({known or 'unknown'} instead of {settings}):"
+            f"{folder} holds shards of other settings ({stored or 'unknown'}, not {settings}):"
             " name another folder in tokenize.output"
         )
 
@@ -183,13 +183,13 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
         sorted({place[t] for p in positives[record.question] for t in (p, *twins.get(p, ()))})
         for record in records
     ]
-    most = max(len(own) for own in right)
+    most = max(len(documents) for documents in right)
     count = min(options.num_negatives, len(collection) - most)
     if count < 1:
         raise UserError("the collection holds nothing but positives: name mine.corpus")
     recipe = recipe_of(cfg)
     with evaluated(module.encoder, cfg.trainer.accelerator):
-        found = mine_text_negatives(
+        negatives = mine_text_negatives(
             [record.question for record in records],
             collection,
             right,
@@ -200,8 +200,10 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
             candidates=count,
             metric=recipe.metric,
         )
-    mined = found.texts(collection)
+    mined = negatives.texts(collection)
     rows = zip(records, mined, strict=True)
-    write_passages(output, [replace(record, hard_negatives=tuple(own)) for record, own in rows])
+    write_passages(
+        output, [replace(record, hard_negatives=tuple(documents)) for record, documents in rows]
+    )
     workspace.say(f"{output}: {len(records)} questions, {count} hard negatives each")
     return output

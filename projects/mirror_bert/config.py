@@ -13,7 +13,6 @@ from common.families.sentences.config import (
 )
 from common.ranges import Count, Positive, Rate, Whole
 
-
 Source = Literal["synthetic", "sentences", "lexicon", "file"]
 
 

@@ -34,8 +34,8 @@ def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
         {"pairs": tasks.pairs},
     )
     with_model = {"embed": tasks.embed, "search": tasks.search}
-    own = {name: partial(task, cfg, experiment) for name, task in with_model.items()}
-    return replace(experiment, tasks={**experiment.tasks, **own})
+    bound = {name: partial(task, cfg, experiment) for name, task in with_model.items()}
+    return replace(experiment, tasks={**experiment.tasks, **bound})
 
 
 def load(folder: "Path") -> "DomainEncoder":

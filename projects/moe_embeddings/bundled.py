@@ -42,9 +42,9 @@ def collection(domain: str, root: str | None) -> Collection:
         UserError: the set is missing or damaged.
     """
     if domain == "esco":
-        known = load_occupations(root)
-        texts = {o.uri: o.description for o in known}
-        groups = {o.uri: o.group for o in known}
+        occupations = load_occupations(root)
+        texts = {o.uri: o.description for o in occupations}
+        groups = {o.uri: o.group for o in occupations}
         return Collection(domain, texts, [(g, uri) for uri, g in groups.items()], groups)
     folder = bundled(FOLDERS[domain], root)
     if domain == "docstrings":
@@ -56,8 +56,12 @@ def collection(domain: str, root: str | None) -> Collection:
     texts = load_corpus(folder)
     judged = load_beir(folder)
     relevant = {q: judged.relevant(q) for q in judged.qrels}
-    narrow = {q: own for q, own in relevant.items() if len(own) <= BROAD * len(texts)}
-    return Collection(domain, texts, [(f"query {q}", d) for q, own in narrow.items() for d in own])
+    narrow = {
+        q: documents for q, documents in relevant.items() if len(documents) <= BROAD * len(texts)
+    }
+    return Collection(
+        domain, texts, [(f"query {q}", d) for q, documents in narrow.items() for d in documents]
+    )
 
 
 @lru_cache(8)
@@ -88,9 +92,9 @@ def synthetic_pairs(domain: str, seed: int) -> dict[Part, list[Pair]]:
     shift = 1 + sum(map(ord, domain)) % (_TOPICS - 1)
     texts, citations = dict[str, str](), list[tuple[str, str]]()
     for topic in range(_TOPICS):
-        own = words[topic * _TOPIC_WORDS : (topic + 1) * _TOPIC_WORDS]
+        topic_words = words[topic * _TOPIC_WORDS : (topic + 1) * _TOPIC_WORDS]
         for number in range(_DOCUMENTS):
             name = f"{domain} {topic} {number}"
-            texts[name] = " ".join(rng.choice(own, size=5))
+            texts[name] = " ".join(rng.choice(topic_words, size=5))
             citations += [(str(topic), name), (str((topic + shift) % _TOPICS), name)]
     return pairs_of(Collection(domain, texts, citations), (0.2, 0.3), lambda part: 60)

@@ -60,11 +60,11 @@ def cocited(citations: Iterable[tuple[str, str]], documents: Iterable[str]) -> s
     >>> sorted(cocited([("x", "b"), ("x", "a"), ("b", "b"), ("b", "c"), ("y", "c")], "abc"))
     [('a', 'b')]
     """
-    known, cited = set(documents), defaultdict[str, set[str]](set)
+    names, cited = set(documents), defaultdict[str, set[str]](set)
     for citing, document in citations:
-        if citing != document and document in known:
+        if citing != document and document in names:
             cited[citing].add(document)
-    return {pair for own in cited.values() for pair in combinations(sorted(own), 2)}
+    return {pair for papers in cited.values() for pair in combinations(sorted(papers), 2)}
 
 
 def part_of(unit: str, shares: tuple[float, float]) -> Part:
@@ -110,20 +110,21 @@ def pairs_of(
     """
     filled = {name: text for name, text in collection.texts.items() if text.strip()}
     first = {text: name for name, text in reversed(filled.items())}  # equal texts are one document
-    own = {name: first[text] for name, text in filled.items()}
+    names = {name: first[text] for name, text in filled.items()}
     texts, units = {name: text for text, name in first.items()}, collection.units
     cites = [
-        (own.get(citing, citing), own.get(cited, cited)) for citing, cited in collection.citations
+        (names.get(citing, citing), names.get(cited, cited))
+        for citing, cited in collection.citations
     ]
-    known = cocited(cites, texts)
+    related = cocited(cites, texts)
     where = {name: part_of(units.get(name, text), shares) for name, text in texts.items()}
-    found: dict[Part, list[Pair]] = {}
+    pairs: dict[Part, list[Pair]] = {}
     for number, part in enumerate(PARTS):
         if part != "train" and not shares[number - 1]:
-            found[part] = []
+            pairs[part] = []
             continue
         rng = sample_rng(seed, number, 0, _PAIR_STREAM)
-        inside = sorted(pair for pair in known if where[pair[0]] == where[pair[1]] == part)
+        inside = sorted(pair for pair in related if where[pair[0]] == where[pair[1]] == part)
         if not inside:
             raise UserError(
                 f"domain '{collection.domain}': no two documents of the part '{part}' are cited "
@@ -131,7 +132,7 @@ def pairs_of(
             )
         order = rng.permutation(len(inside))[: most(part)]
         right = [inside[i] for i in order]
-        wrong = [] if part == "train" else _negatives(right, known, rng)
+        wrong = [] if part == "train" else _negatives(right, related, rng)
         if part != "train" and not wrong:
             raise UserError(
                 f"domain '{collection.domain}': all documents of the part '{part}' are cited"
@@ -139,12 +140,12 @@ def pairs_of(
             )
         right = right if part == "train" else right[: len(wrong)]  # F1 depends on the balance
         rows = [(pair, 1) for pair in right] + [(pair, 0) for pair in wrong]
-        found[part] = [Pair(texts[a], texts[b], y, collection.domain) for (a, b), y in rows]
-    return found
+        pairs[part] = [Pair(texts[a], texts[b], y, collection.domain) for (a, b), y in rows]
+    return pairs
 
 
 def _negatives(
-    right: Sequence[tuple[str, str]], known: set[tuple[str, str]], rng: np.random.Generator
+    right: Sequence[tuple[str, str]], related: set[tuple[str, str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     ends = [name for pair in right for name in pair]
     wrong: dict[tuple[str, str], None] = {}
@@ -152,6 +153,6 @@ def _negatives(
         if len(wrong) == len(right):
             break
         a, b = sorted(ends[i] for i in drawn)
-        if a != b and (a, b) not in known:
+        if a != b and (a, b) not in related:
             wrong.setdefault((a, b))
     return list(wrong)

@@ -52,7 +52,7 @@ class ModelConfig:
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     dropout: Rate | None = None  # of the hidden states; None: the architecture's
     attention_dropout: Rate | None = None
-    # dense: one feed-forward layer for all; the others see projects.moe_embeddings.mixture_of_experts
+    # dense: one feed-forward layer for all; for the others see mixture_of_experts.py
     routing: Literal["dense", "enforced", "switch", "sentence", "token"] = "enforced"
     num_experts: Count | None = None  # None: one for each domain, which "enforced" needs
     top_k: Count = 2  # experts of a text or token: sentence, token

@@ -131,9 +131,9 @@ def load_pairs(cfg: Config, part: Part) -> dict[str, list[Pair]]:
     if data.source == "bundled":
         return {d: bundled_pairs(d, data.root, data.test_pairs)[part] for d in data.domains}
     read = separated({d: read_pairs(folder_of(cfg, d), d) for d in data.domains})
-    for domain, own in read.items():
-        check_kinds(domain, own)
-    return {d: own[part] for d, own in read.items()}
+    for domain, parts in read.items():
+        check_kinds(domain, parts)
+    return {d: parts[part] for d, parts in read.items()}
 
 
 def separated(
@@ -147,20 +147,20 @@ def separated(
     Args:
         read: domain -> part -> pairs.
     """
-    found: dict[str, dict[Part, list[Pair]]] = {name: {} for name in read}
+    separate: dict[str, dict[Part, list[Pair]]] = {name: {} for name in read}
     held: set[str] = set()
     for part in reversed(PARTS):
-        for name, own in read.items():
-            found[name][part] = [p for p in own[part] if p.a not in held and p.b not in held]
-        kept = [pair for own in found.values() for pair in own[part]]
-        if lost := sum(len(own[part]) for own in read.values()) - len(kept):
+        for name, parts in read.items():
+            separate[name][part] = [p for p in parts[part] if p.a not in held and p.b not in held]
+        kept = [pair for parts in separate.values() for pair in parts[part]]
+        if lost := sum(len(parts[part]) for parts in read.values()) - len(kept):
             warnings.warn(
                 f"{lost} pairs of the part '{part}' are left out: a part that is evaluated holds"
                 f" one of their documents, {len(kept)} pairs are left",
                 stacklevel=2,
             )
         held |= {text for pair in kept for text in (pair.a, pair.b)}
-    return found
+    return separate
 
 
 def check_kinds(domain: str, parts: Mapping[Part, Sequence[Pair]]) -> None:
@@ -196,7 +196,7 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
     Raises:
         UserError: a missing or broken file, or a part in two formats.
     """
-    found: dict[Part, list[Pair]] = {}
+    parts: dict[Part, list[Pair]] = {}
     for part in PARTS:
         paths = [
             p for place in (folder, folder / "data") for p in sorted(place.glob(f"{part}[.-]*"))
@@ -220,14 +220,14 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
         pairs = [
             Pair(str(r["a"] or ""), str(r["b"] or ""), int(float(r["label"])), domain) for r in rows
         ]
-        found[part] = [pair for pair in pairs if pair.a.strip() and pair.b.strip()]
-        if empty := len(pairs) - len(found[part]):
+        parts[part] = [pair for pair in pairs if pair.a.strip() and pair.b.strip()]
+        if empty := len(pairs) - len(parts[part]):
             warnings.warn(
                 f"domain '{domain}': {empty} pairs of the part '{part}' have an empty document and"
                 " are left out",
                 stacklevel=2,
             )
-    return found
+    return parts
 
 
 def _ending(path: Path) -> str:
@@ -240,7 +240,7 @@ def training_pairs(cfg: Config) -> list[Pair]:
     Raises:
         UserError: see `load_pairs`; a domain without a positive pair.
     """
-    found: list[Pair] = []
+    chosen: list[Pair] = []
     for number, (name, pairs) in enumerate(load_pairs(cfg, "train").items()):
         if cfg.data.train_domains and name not in cfg.data.train_domains:
             continue
@@ -248,8 +248,8 @@ def training_pairs(cfg: Config) -> list[Pair]:
         if not right:
             raise UserError(f"domain '{name}' has no positive pair to train on")
         order = sample_rng(cfg.seed, 0, number, _DRAW_STREAM).permutation(len(right))
-        found += [right[i] for i in np.sort(order[: cfg.data.train_pairs])]
-    return found
+        chosen += [right[i] for i in np.sort(order[: cfg.data.train_pairs])]
+    return chosen
 
 
 def training_data(cfg: Config, encoder: DomainEncoder) -> ContrastiveData:
@@ -259,13 +259,13 @@ def training_data(cfg: Config, encoder: DomainEncoder) -> ContrastiveData:
     train = PairTexts(pairs, encoder, expert_of(cfg), data.swap_prob, cfg.seed)
     val: dict[str, Dataset[Pair]] = {}
     if cfg.trainer.val_every_n_steps is not None:
-        known = evaluated_domains(cfg, "valid")
-        if empty := [name for name, own in known.items() if not own]:
+        by_domain = evaluated_domains(cfg, "valid")
+        if empty := [name for name, members in by_domain.items() if not members]:
             raise UserError(
                 f"domain '{empty[0]}' has no validation pair; give some, or set"
                 " trainer.val_every_n_steps=null and method.patience=null"
             )
-        val["pairs"] = LabelledPairs([pair for own in known.values() for pair in own])
+        val["pairs"] = LabelledPairs([pair for members in by_domain.values() for pair in members])
     return ContrastiveData(
         train,
         batch_size=data.batch_size,
@@ -279,26 +279,26 @@ def training_data(cfg: Config, encoder: DomainEncoder) -> ContrastiveData:
 
 def evaluated_domains(cfg: Config, part: Part) -> dict[str, list[Pair]]:
     """Pairs of a part that a model of this config is selected by: those of its own domains."""
-    own = cfg.data.train_domains or cfg.data.domains
-    return {name: pairs for name, pairs in load_pairs(cfg, part).items() if name in own}
+    domains = cfg.data.train_domains or cfg.data.domains
+    return {name: pairs for name, pairs in load_pairs(cfg, part).items() if name in domains}
 
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and data that the config needs."""
     places = (cfg.model.pretrained, cfg.model.tokenizer, *cfg.eval.references.values())
-    found = [r for place in dict.fromkeys(places) if place for r in weights_requirement(place)]
+    needs = [r for place in dict.fromkeys(places) if place for r in weights_requirement(place)]
     if cfg.data.source == "bundled":
-        found += [bundled_requirement(FOLDERS[name]) for name in cfg.data.domains]
+        needs += [bundled_requirement(FOLDERS[name]) for name in cfg.data.domains]
     for name in cfg.data.paths:
         path = folder_of(cfg, name)
         hint = "train, valid and test with the columns a, b, label; see the card, Data"
-        found.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
-    return found
+        needs.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
+    return needs
 
 
 def texts_by_domain(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, list[str]]:
     """Distinct documents of each domain's pairs, in the order of their first occurrence."""
     return {
-        name: list(dict.fromkeys(text for pair in own for text in (pair.a, pair.b)))
-        for name, own in pairs.items()
+        name: list(dict.fromkeys(text for pair in members for text in (pair.a, pair.b)))
+        for name, members in pairs.items()
     }

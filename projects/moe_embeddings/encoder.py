@@ -177,19 +177,19 @@ class DomainEncoder(nn.Module):
         if isinstance(expert, Tensor) and expert.ndim == 2:
             self.routes.begin(expert)
             return self._embed(input_ids, attention_mask)
-        own = expert.tolist() if isinstance(expert, Tensor) else expert
-        if own is None or len(own) != len(input_ids):
+        experts = expert.tolist() if isinstance(expert, Tensor) else expert
+        if experts is None or len(experts) != len(input_ids):
             raise ValueError(f"{len(input_ids)} documents need an expert each, got {expert}")
-        if not all(0 <= e < self.layout.num_experts for e in own):
-            raise ValueError(f"experts are 0 to {self.layout.num_experts - 1}, got {own}")
-        order = sorted(range(len(own)), key=own.__getitem__)
-        back = sorted(range(len(own)), key=order.__getitem__)
-        self.routes.begin(sizes=[own.count(e) for e in range(self.layout.num_experts)])
+        if not all(0 <= e < self.layout.num_experts for e in experts):
+            raise ValueError(f"experts are 0 to {self.layout.num_experts - 1}, got {experts}")
+        order = sorted(range(len(experts)), key=experts.__getitem__)
+        back = sorted(range(len(experts)), key=order.__getitem__)
+        self.routes.begin(sizes=[experts.count(e) for e in range(self.layout.num_experts)])
         device = input_ids.device
         rows = torch.tensor(order, device=device)
         mask = None if attention_mask is None else attention_mask.index_select(0, rows)
-        found = self._embed(input_ids.index_select(0, rows), mask)
-        return found.index_select(0, torch.tensor(back, device=device))
+        part = self._embed(input_ids.index_select(0, rows), mask)
+        return part.index_select(0, torch.tensor(back, device=device))
 
     def _embed(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -264,7 +264,7 @@ class DomainEncoder(nn.Module):
             raise ValueError("there is nothing to encode")
         numbers = self.indices(domains, len(texts))
         rows = self.token_rows(texts, numbers)
-        own = numbers if experts is None else list(experts)
+        chosen = numbers if experts is None else list(experts)
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         parts = []
         with evaluation_mode(self):
@@ -273,12 +273,12 @@ class DomainEncoder(nn.Module):
                 inputs = {
                     k: v.to(self.device) for k, v in self.pad([rows[i] for i in some]).items()
                 }
-                parts.append(self(**inputs, expert=[own[i] for i in some]).cpu())
-        found = torch.cat(parts)
-        found = found if found.dtype == torch.float64 else found.float()
-        found = F.normalize(found, dim=1) if normalize else found
-        embeddings = torch.empty_like(found)
-        embeddings[torch.tensor(order)] = found
+                parts.append(self(**inputs, expert=[chosen[i] for i in some]).cpu())
+        vectors = torch.cat(parts)
+        vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+        vectors = F.normalize(vectors, dim=1) if normalize else vectors
+        embeddings = torch.empty_like(vectors)
+        embeddings[torch.tensor(order)] = vectors
         return embeddings
 
 
@@ -300,11 +300,11 @@ def add_domain_tokens(model: Any, tokenizer: Any, domains: Sequence[str]) -> lis
         UserError: a domain whose token has another meaning, such as "mask".
     """
     names = [domain_token(name) for name in domains]
-    own = {getattr(tokenizer, f"{kind}_token") for kind in ("cls", "sep", "pad", "mask", "unk")}
-    if taken := own.intersection(names):
+    special = {getattr(tokenizer, f"{kind}_token") for kind in ("cls", "sep", "pad", "mask", "unk")}
+    if taken := special.intersection(names):
         raise UserError(f"{min(taken)} means something else to this tokenizer: rename that domain")
-    known = tokenizer.get_vocab()
-    new = [name for name in names if name not in known]
+    vocabulary = tokenizer.get_vocab()
+    new = [name for name in names if name not in vocabulary]
     tokenizer.add_tokens(new, special_tokens=True)
     ids: list[int] = tokenizer.convert_tokens_to_ids(names)
     rows = model.get_input_embeddings().weight.shape[0]

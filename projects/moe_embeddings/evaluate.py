@@ -45,30 +45,30 @@ def evaluate(cfg: Config, module: MoeEmbeddings, workspace: Workspace) -> dict[s
     """
     pairs, encoder = load_pairs(cfg, cfg.eval.part), module.encoder
     with evaluated(encoder, cfg.trainer.accelerator):
-        own = scores_of(encoder_embed(cfg, encoder), pairs)
-        found = score_row(cfg, own, pairs, workspace)
+        scores = scores_of(encoder_embed(cfg, encoder), pairs)
+        metrics = score_row(cfg, scores, pairs, workspace)
         if cfg.eval.wrong_routing and encoder.enforced and encoder.layout.num_experts > 1:
             wrong = scores_of(encoder_embed(cfg, encoder, turn=1), pairs)
-            found |= _named("wrong_routing", score_row(cfg, wrong, pairs))
+            metrics |= _named("wrong_routing", score_row(cfg, wrong, pairs))
     if cfg.eval.untrained:
         before = scores_of_untrained(cfg, pairs, encoder)
-        found |= _named("untrained", score_row(cfg, before, pairs))
-        found["untrained_wilcoxon_p"] = paired_p(own, before, pairs)
+        metrics |= _named("untrained", score_row(cfg, before, pairs))
+        metrics["untrained_wilcoxon_p"] = paired_p(scores, before, pairs)
     if cfg.eval.lexical:
-        found |= _named("tfidf", score_row(cfg, tfidf_scores(pairs), pairs))
+        metrics |= _named("tfidf", score_row(cfg, tfidf_scores(pairs), pairs))
     for row, place in cfg.eval.references.items():
         try:
-            known = reference_scores(cfg, place, pairs)
+            reference = reference_scores(cfg, place, pairs)
         except UserError as error:  # the rows of the trained model are not lost for it
             workspace.say(f"row {row} is left out: {error}")
             continue
-        found |= _named(row, score_row(cfg, known, pairs))
+        metrics |= _named(row, score_row(cfg, reference, pairs))
     if cfg.eval.gradients and len(cfg.data.domains) > 1:
-        found |= gradient_cosines(cfg, module)
+        metrics |= gradient_cosines(cfg, module)
     total, active = parameter_counts(encoder.model)
-    found |= {"parameters": float(total), "active_parameters": float(active)}
-    workspace.say(table(found, cfg))
-    return found
+    metrics |= {"parameters": float(total), "active_parameters": float(active)}
+    workspace.say(table(metrics, cfg))
+    return metrics
 
 
 def score_row(
@@ -85,11 +85,14 @@ def score_row(
         pairs: of each domain.
         workspace: of the run.
     """
-    labels = {name: [pair.label == 1 for pair in own] for name, own in pairs.items()}
+    labels = {name: [pair.label == 1 for pair in members] for name, members in pairs.items()}
     parts = {name: (scores[name], labels[name]) for name in pairs}
-    union = np.concatenate(list(scores.values())), [y for own in labels.values() for y in own]
+    union = (
+        np.concatenate(list(scores.values())),
+        [y for targets in labels.values() for y in targets],
+    )
     parts["all"] = union
-    found = {
+    metrics = {
         f"{name}_{metric}": value
         for name, part in parts.items()
         for metric, value in pair_metrics(*part).items()
@@ -97,12 +100,12 @@ def score_row(
     if workspace is not None:
         for name, part in parts.items():
             workspace.items(f"{name}_auc", roc_auc_items(*part))
-    for mean, own in (("macro", list(pairs)), ("home", cfg.data.train_domains or list(pairs))):
+    for mean, names in (("macro", list(pairs)), ("home", cfg.data.train_domains or list(pairs))):
         for metric in MACRO:
-            found[f"{mean}_{metric}"] = float(np.mean([found[f"{d}_{metric}"] for d in own]))
+            metrics[f"{mean}_{metric}"] = float(np.mean([metrics[f"{d}_{metric}"] for d in names]))
         if workspace is not None:
-            workspace.mean_items(f"{mean}_auc", [f"{d}_auc" for d in own])
-    return found
+            workspace.mean_items(f"{mean}_auc", [f"{d}_auc" for d in names])
+    return metrics
 
 
 def scores_of(embed: Embed, pairs: Mapping[str, Sequence[Pair]]) -> Scores:
@@ -112,13 +115,13 @@ def scores_of(embed: Embed, pairs: Mapping[str, Sequence[Pair]]) -> Scores:
         embed: texts of a domain -> unit vectors.
         pairs: of each domain.
     """
-    found = {}
+    scores = {}
     for name, texts in texts_by_domain(pairs).items():
         vectors, place = embed(texts, name), {text: i for i, text in enumerate(texts)}
         first = vectors[[place[pair.a] for pair in pairs[name]]].double()
         second = vectors[[place[pair.b] for pair in pairs[name]]].double()
-        found[name] = (first * second).sum(1).numpy()
-    return found
+        scores[name] = (first * second).sum(1).numpy()
+    return scores
 
 
 def encoder_embed(cfg: Config, encoder: DomainEncoder, turn: int = 0) -> Embed:
@@ -171,7 +174,7 @@ def paired_p(first: Scores, second: Scores, pairs: Mapping[str, Sequence[Pair]])
 
     Source: Wilcoxon 1945; what the paper pairs is not said.
     """
-    labels = [pair.label == 1 for own in pairs.values() for pair in own]
+    labels = [pair.label == 1 for members in pairs.values() for pair in members]
     items = [roc_auc_items(np.concatenate(list(x.values())), labels) for x in (first, second)]
     if items[0] == items[1]:
         return 1.0
@@ -199,8 +202,8 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     trained = [tensors[name] for name in named]
     was = module.training
     module.eval()
-    for own in load_pairs(cfg, "valid").values():
-        right = [pair for pair in own if pair.label == 1][:GRADIENT_PAIRS]
+    for members in load_pairs(cfg, "valid").values():
+        right = [pair for pair in members if pair.label == 1][:GRADIENT_PAIRS]
         if not right:
             continue
         batch = PairTexts(right, encoder, module.experts, 0.0, 0)[
@@ -216,7 +219,7 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     module.train(was)
     if len(grads) < 2:
         return {}
-    found = {}
+    metrics = {}
     for name, feed in (("gradient_cosine", True), ("shared_gradient_cosine", False)):
         places = [i for i, p in enumerate(named.values()) if (id(p) in inside) == feed]
         flat = [
@@ -226,8 +229,8 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
             for g in grads
         ]
         cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in combinations(flat, 2)]
-        found[name] = float(np.mean(cosines))
-    return found
+        metrics[name] = float(np.mean(cosines))
+    return metrics
 
 
 def normal_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 | place | what | who reads it |
 |---|---|---|
-| the folder | weights of all, ``config.json`` and tokenizer of transformers, ``mixture.json`` | `load_encoder` |
-| ``experts/<domain>`` | the dense model of a domain, its token in the tokenizer | sentence-transformers, transformers |
+| the folder | weights of all, files of transformers, ``mixture.json`` | `load_encoder` |
+| ``experts/<domain>`` | the dense model of a domain with its token | sentence-transformers |
 
 Nothing in it is code. Mixed (learned) and gated experts have no dense model: they have the first
 only.
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text.language_models.causal import merge_lora
+from common.encoders.text.pooling import Pooling
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.template import general_tokenizer, special_tokens
 from common.encoders.text.tower import TextTower, load_tokenizer, quiet
@@ -101,7 +102,8 @@ def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
         begin_with(tokenizer, domain_token(layout.domains[number]))
         tokenizer = general_tokenizer(tokenizer)
     cls = isinstance(pooler, ClsPooler)
-    tower = TextTower(dense_model(encoder, number), "cls_before_pooler" if cls else "avg")  # type: ignore[arg-type]
+    pooling: Pooling = "cls_before_pooler" if cls else "avg"
+    tower = TextTower(dense_model(encoder, number), pooling)  # type: ignore[arg-type]
     plain = SentenceEncoder(tower, tokenizer, max_length=layout.max_length)
     save_sentence_transformers(plain, folder)
     parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
@@ -152,9 +154,11 @@ def dense_model(encoder: DomainEncoder, domain: int) -> nn.Module:
     missing, _ = dense.load_state_dict(old.state_dict(), strict=False)
     layers = list(zip(feed_forwards(dense), feed_forwards(old), strict=True))
     for new, layer in layers:
-        own = getattr(layer.block, layer.name)
-        mixed = isinstance(own, MixtureOfExperts)
-        new.module.load_state_dict((own.experts[domain] if mixed else layer.module).state_dict())
+        mixture = getattr(layer.block, layer.name)
+        mixed = isinstance(mixture, MixtureOfExperts)
+        new.module.load_state_dict(
+            (mixture.experts[domain] if mixed else layer.module).state_dict()
+        )
     inside = {id(p) for new, _ in layers for p in new.module.parameters()}
     left = [k for k in missing if id(dense.get_parameter(k)) not in inside]
     if left:

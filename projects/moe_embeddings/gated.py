@@ -1,4 +1,4 @@
-"""The block of the 2024 preprint: norm before the experts, a residual around, a gate that begins at 1."""
+"""The block of the 2024 preprint: norm before the experts, a residual, a gate that starts at 1."""
 
 from collections.abc import Callable, Sequence
 
@@ -36,7 +36,7 @@ class GatedExpert(nn.Module):
 
 
 class PreNormResidual(nn.Module):
-    """x + mixture(LayerNorm(x)), in the place of BERT's ``output`` (its first argument is x as well).
+    """x + mixture(LayerNorm(x)), in place of BERT's ``output`` (whose first argument is x too).
 
     Args:
         norm: pretrained, of the output of the dense block.
@@ -71,6 +71,7 @@ def gated_blocks(num_experts: int) -> Install:
         up, out = block.intermediate.dense, block.output  # type: ignore[union-attr]
         expert = GatedExpert(up, out.dense, out.dropout.p)  # type: ignore[arg-type,union-attr]
         block.intermediate = nn.Identity()
-        block.output = PreNormResidual(out.LayerNorm, mixture(copies(expert, num_experts)))  # type: ignore[arg-type,union-attr]
+        experts = mixture(copies(expert, num_experts))
+        block.output = PreNormResidual(out.LayerNorm, experts)  # type: ignore[arg-type,union-attr]
 
     return install

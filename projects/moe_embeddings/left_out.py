@@ -9,7 +9,7 @@ def left_out(
     collection: Collection,
     shares: tuple[float, float],
     most: int | None,
-    found: Mapping[Part, Sequence[Pair]],
+    pairs: Mapping[Part, Sequence[Pair]],
 ) -> str:
     """How many co-cited pairs of a domain are kept, and where the others and its documents went.
 
@@ -17,31 +17,31 @@ def left_out(
         collection: without units; as `pairs_of` had it.
         shares: of validation and test.
         most: positive pairs of a part.
-        found: what `pairs_of` made of it.
+        pairs: what `pairs_of` made of it.
     """
     filled = {name: text for name, text in collection.texts.items() if text.strip()}
     first = {text: name for name, text in reversed(filled.items())}
-    own = {name: first[text] for name, text in filled.items()}
-    known = cocited(
+    names = {name: first[text] for name, text in filled.items()}
+    related = cocited(
         [
-            (own.get(citing, citing), own.get(cited, cited))
+            (names.get(citing, citing), names.get(cited, cited))
             for citing, cited in collection.citations
         ],
         first.values(),
     )
     where = {name: part_of(text, shares) for text, name in first.items()}
-    inside = [where[a] for a, b in known if where[a] == where[b]]
-    kept = {part: sum(pair.label for pair in found[part]) for part in PARTS}
-    taken = {part: min(inside.count(part), most or len(known)) for part in PARTS}
+    inside = [where[a] for a, b in related if where[a] == where[b]]
+    kept = {part: sum(pair.label for pair in pairs[part]) for part in PARTS}
+    taken = {part: min(inside.count(part), most or len(related)) for part in PARTS}
     counts = {
-        "pairs across parts": len(known) - len(inside),
+        "pairs across parts": len(related) - len(inside),
         f"pairs above pairs.most={most} of a part": len(inside) - sum(taken.values()),
         "pairs for which there is no negative one": sum(taken.values()) - sum(kept.values()),
         "documents without text": len(collection.texts) - len(filled),
         "documents with the text of another one": len(filled) - len(first),
     }
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    reasons = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return (
-        f"{sum(kept.values())} of {len(known)} co-cited pairs kept"
-        + f"; left out: {told}" * bool(told)
+        f"{sum(kept.values())} of {len(related)} co-cited pairs kept"
+        + f"; left out: {reasons}" * bool(reasons)
     )

@@ -1,4 +1,4 @@
-"""Feed-forward layers of a transformer as mixtures of experts: conversion, routing, grouped execution.
+"""Feed-forward layers as mixtures of experts: conversion, routing, grouped execution.
 
 Source: Shazeer et al. 2017, "Outrageously large neural networks", arXiv 1701.06538; conversion of a
 dense model by copies of its layers: Komatsuzaki et al. 2022, "Sparse upcycling", arXiv 2212.05055;
@@ -129,15 +129,15 @@ class MixtureOfExperts(nn.Module):
     def _enforced(self, x: Tensor) -> Tensor:
         if self.routes.sizes is not None:
             return _in_order(self.experts, x, self.routes.sizes)
-        given = self.routes.assignment
-        if given is None or given.shape != x.shape[: given.ndim]:
-            found = None if given is None else tuple(given.shape)
+        assignment = self.routes.assignment
+        if assignment is None or assignment.shape != x.shape[: assignment.ndim]:
+            shape = None if assignment is None else tuple(assignment.shape)
             raise ValueError(
-                f"rows {tuple(x.shape[:2])} need an expert each, assignment is {found}"
+                f"rows {tuple(x.shape[:2])} need an expert each, assignment is {shape}"
             )
-        if given.ndim == 1:
-            return grouped(self.experts, x, given)
-        return grouped(self.experts, x.flatten(0, 1), given.flatten()).view_as(x)
+        if assignment.ndim == 1:
+            return grouped(self.experts, x, assignment)
+        return grouped(self.experts, x.flatten(0, 1), assignment.flatten()).view_as(x)
 
     def extra_repr(self) -> str:
         """Options, for printing."""
@@ -158,7 +158,8 @@ def grouped(experts: Sequence[nn.Module] | nn.ModuleList, rows: Tensor, expert: 
 
     >>> double, negate = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = double.weight.data.fill_(2.0), negate.weight.data.fill_(-1.0)
-    >>> grouped([double, negate], torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 0, 1]))[:, 0]
+    >>> x, expert = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 0, 1])
+    >>> grouped([double, negate], x, expert)[:, 0]
     tensor([-1.,  4., -3.], grad_fn=<SelectBackward0>)
     """
     order = expert.argsort(stable=True)
@@ -227,11 +228,11 @@ class FeedForward:
     @property
     def module(self) -> nn.Module:
         """(..., D) -> (..., D), without norm and residual."""
-        own = getattr(self.block, self.name)
+        layer = getattr(self.block, self.name)
         if self.name != _SPLIT:
-            assert isinstance(own, nn.Module)
-            return own
-        return nn.Sequential(own, self.block.output.dense)  # type: ignore[union-attr,arg-type]
+            assert isinstance(layer, nn.Module)
+            return layer
+        return nn.Sequential(layer, self.block.output.dense)  # type: ignore[union-attr,arg-type]
 
     def replace(self, new: nn.Module) -> None:
         """Put a module of the same shapes in its place."""
@@ -279,7 +280,7 @@ def to_mixture(
         Callable[[FeedForward, Callable[[Sequence[nn.Module]], MixtureOfExperts]], None] | None
     ) = None,
 ) -> Routes:
-    """Turn the feed-forward layers of a transformer into mixtures of copies of themselves, in place.
+    """Turn the feed-forward layers of a transformer into mixtures of their copies, in place.
 
     With "enforced" and "switch" the model's outputs stay what they are, whatever the assignment;
     with "token" too, up to rounding.
@@ -302,13 +303,13 @@ def to_mixture(
         UserError: see `feed_forwards`.
         ValueError: see `MixtureOfExperts`.
     """
-    found, routes = feed_forwards(model), Routes()
+    replaced, routes = feed_forwards(model), Routes()
     dim = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
 
     def mixture(experts: Sequence[nn.Module]) -> MixtureOfExperts:
         return MixtureOfExperts(experts, dim, routing, routes, top_k)
 
-    for layer in found if layers == "all" else [found[len(found) // 2]]:
+    for layer in replaced if layers == "all" else [replaced[len(replaced) // 2]]:
         if install is not None:
             install(layer, mixture)
         else:
@@ -327,9 +328,9 @@ def mixtures(model: nn.Module) -> Iterator[MixtureOfExperts]:
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """Parameters of a model, all and those that a row of a text meets (its experts and the rest)."""
+    """Parameters of a model: all, and those that a row of a text meets."""
     total = active = sum(p.numel() for p in model.parameters())
     for layer in mixtures(model):
-        own = sum(p.numel() for p in layer.experts.parameters())
-        active -= own - own * layer.top_k // len(layer.experts)
+        size = sum(p.numel() for p in layer.experts.parameters())
+        active -= size - size * layer.top_k // len(layer.experts)
     return total, active

@@ -40,8 +40,8 @@ class MoeEmbeddings(ContrastiveModule):
 
     def losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss, its terms, share of documents that find their partner, cosine of pairs."""
-        found = self.encoder(batch["input_ids"], batch["attention_mask"], batch["expert"])
-        first, second = found.chunk(2)
+        embeddings = self.encoder(batch["input_ids"], batch["attention_mask"], batch["expert"])
+        first, second = embeddings.chunk(2)
         out = self.objective(first, second)
         assert out.hits is not None
         routes = self.encoder.routes
@@ -78,7 +78,7 @@ class MoeEmbeddings(ContrastiveModule):
 
 
 def check_domains_route(module: MoeEmbeddings) -> None:
-    """Refuse with UserError to use a control outside its run: there, domains decide on the expert."""
+    """Refuse with UserError a control outside its run, where domains decide on the expert."""
     if module.method.assignment != "domain":
         raise UserError(
             "method.assignment=hashed is a control of `make compare`: an export or a search would"

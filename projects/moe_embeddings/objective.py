@@ -1,4 +1,4 @@
-"""Pairs of documents against the others of the batch: MNR, and targets that the batch gives itself."""
+"""Pairs of documents against the rest of the batch: MNR, and targets made from the batch."""
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class Objective(nn.Module):
         t = 1.0 if self.temperature is None else self.temperature.to(a.dtype)
         all_a, all_b = (all_gather_with_grad(x) if gather else x for x in (a, b))
         start = row_offset(len(a)) if gather else 0
-        own = slice(start, start + len(a))
+        local = slice(start, start + len(a))
         there = a @ all_b.T / t  # rows of S
         pairs = torch.arange(start, start + len(a), device=a.device)
         hits = there.detach().argmax(1).eq(pairs)
@@ -100,8 +100,8 @@ class Objective(nn.Module):
         back = b @ all_a.T / t  # rows of S^T
         y, y_back = soft_targets(all_a.detach(), all_b.detach(), t)
         rows = 0.5 * (  # Eq. 3
-            F.cross_entropy(there, y[own], reduction="none")
-            + F.cross_entropy(back, y_back[own], reduction="none")
+            F.cross_entropy(there, y[local], reduction="none")
+            + F.cross_entropy(back, y_back[local], reduction="none")
         )
         return LossOutput(rows.mean(), rows, hits)
 

@@ -73,14 +73,14 @@ def pair_metrics(scores: ArrayLike, labels: Sequence[bool] | ArrayLike) -> dict[
         ValueError: see `roc_auc_items`.
     """
     values, positive = _checked(scores, labels)
-    found = max_f1(values, positive)
-    found["auc"] = float(np.mean(roc_auc_items(values, positive)))
-    found["accuracy"] = _max_accuracy(values, positive)
-    found["positive"] = float(values[positive].mean())
-    found["negative"] = float(values[~positive].mean())
-    if found["negative"]:
-        found["ratio"] = found["positive"] / found["negative"]
-    return found
+    best = max_f1(values, positive)
+    best["auc"] = float(np.mean(roc_auc_items(values, positive)))
+    best["accuracy"] = _max_accuracy(values, positive)
+    best["positive"] = float(values[positive].mean())
+    best["negative"] = float(values[~positive].mean())
+    if best["negative"]:
+        best["ratio"] = best["positive"] / best["negative"]
+    return best
 
 
 def _max_accuracy(values: np.ndarray, positive: np.ndarray) -> float:

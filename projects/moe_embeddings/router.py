@@ -1,4 +1,4 @@
-"""What a learned router is trained by beside the objective: balance, and what it knows of domains."""
+"""Further losses of a learned router: balance, and what it knows of domains."""
 
 from collections.abc import Sequence
 
@@ -47,16 +47,16 @@ class RouterLosses(nn.Module):
             logits: of each layer with a router, (B, E).
             domain: (B,) int64.
         """
-        method, found = self.method, dict[str, Tensor]()
+        method, terms = self.method, dict[str, Tensor]()
         if method.gather:
             logits, domain = [all_gather_with_grad(x) for x in logits], all_gather_no_grad(domain)
         if method.balance_weight:
-            found["balance"] = method.balance_weight * load_balancing(logits)
+            terms["balance"] = method.balance_weight * load_balancing(logits)
         if method.router_loss == "specified":
-            found["specified"] = method.router_weight * specified_expert(logits, domain)
+            terms["specified"] = method.router_weight * specified_expert(logits, domain)
         elif self.information is not None:
-            found["information"] = method.router_weight * self.information(logits, domain)
+            terms["information"] = method.router_weight * self.information(logits, domain)
         elif method.router_loss == "mutual_information":
-            told = router_information(logits, domain, self.kinds)
-            found["information"] = -method.router_weight * told
-        return found
+            information = router_information(logits, domain, self.kinds)
+            terms["information"] = -method.router_weight * information
+        return terms

@@ -60,7 +60,7 @@ def plan(cfg: Config) -> Plan[MoeEmbeddings]:
         ids = torch.ones(2 * batch_size, data.max_length, dtype=torch.long)
         # without a mask: transformers looks at its values, and meta tensors have none
         kinds = module.encoder.layout.num_experts
-        found: Tensor = module.encoder(ids, expert=[i % kinds for i in range(len(ids))])
-        return found.sum()
+        embeddings: Tensor = module.encoder(ids, expert=[i % kinds for i in range(len(ids))])
+        return embeddings.sum()
 
     return Plan(module, len(training_pairs(cfg)) if here else 0, forward, tuple(needed))

@@ -26,7 +26,7 @@ SHOWN = 200  # documents of a domain where no file is named
 
 
 def pairs(cfg: Config, workspace: Workspace) -> Path:
-    """Write ``<domain>/train.jsonl``, ``valid.jsonl`` and ``test.jsonl``, which ``data.paths`` reads.
+    """Write ``<domain>/{train,valid,test}.jsonl``, which ``data.paths`` reads.
 
     Citations between documents of different domains are not used. What else is left out is counted
     and said.
@@ -37,10 +37,10 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: missing or broken files, or a part without a pair.
     """
-    own = cfg.pairs
-    if own.citations is None or own.documents is None:
+    options = cfg.pairs
+    if options.citations is None or options.documents is None:
         raise UserError("name pairs.citations (citing, cited) and pairs.documents (id, text)")
-    table = Path(own.citations).expanduser()
+    table = Path(options.citations).expanduser()
     columns = ("citing", "cited")
     rows = read_jsonl(table, columns) if ".jsonl" in table.name else read_csv(table, columns)
     for number, row in enumerate(rows, 1):  # without names, all of them would be one that cites
@@ -50,37 +50,39 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
             )
     citations = [(str(row["citing"]), str(row["cited"])) for row in rows]
     texts: dict[str, dict[str, str]] = defaultdict(dict)
-    listed = read_jsonl(Path(own.documents).expanduser(), ("id", "text"))
+    listed = read_jsonl(Path(options.documents).expanduser(), ("id", "text"))
     if not listed:
-        raise UserError(f"{own.documents} holds no document")
+        raise UserError(f"{options.documents} holds no document")
     for number, row in enumerate(listed, 1):
         if row["id"] is None or not isinstance(row["text"], str | None):
             raise UserError(
-                f"{own.documents}, document {number}: id is a name, and text a text or null"
+                f"{options.documents}, document {number}: id is a name, and text a text or null"
             )
-        known, name = texts[str(row.get("domain") or "all")], str(row["id"])
+        members, name = texts[str(row.get("domain") or "all")], str(row["id"])
         text = row["text"] or ""  # no abstract: dropped with the empty ones
-        if known.setdefault(name, text) != text:
-            raise UserError(f"{own.documents}: two documents have the id '{name}' and differ")
-    folder = workspace.folder("pairs") if own.output is None else Path(own.output).expanduser()
-    ids = {name for known in texts.values() for name in known}
+        if members.setdefault(name, text) != text:
+            raise UserError(f"{options.documents}: two documents have the id '{name}' and differ")
+    folder = (
+        workspace.folder("pairs") if options.output is None else Path(options.output).expanduser()
+    )
+    ids = {name for members in texts.values() for name in members}
     if strange := sum(cited not in ids for _, cited in citations):
         workspace.say(f"{strange} of {len(citations)} citations name no document in 'cited'")
-    for domain, known in texts.items():
-        collection = Collection(domain, known, citations)
-        found = pairs_of(collection, own.shares, lambda _: own.most, cfg.seed)
+    for domain, members in texts.items():
+        collection = Collection(domain, members, citations)
+        parts = pairs_of(collection, options.shares, lambda _: options.most, cfg.seed)
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for part in PARTS:
-            kept = [{"a": p.a, "b": p.b, "label": p.label} for p in found[part]]
+            kept = [{"a": p.a, "b": p.b, "label": p.label} for p in parts[part]]
             write_jsonl(folder / domain / f"{part}.jsonl", kept)
-        counts = ", ".join(f"{len(found[part])} {part}" for part in PARTS)
+        counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
         workspace.say(f"{domain}: {counts} pairs in {folder / domain}")
-        workspace.say(f"{domain}: {left_out(collection, own.shares, own.most, found)}")
+        workspace.say(f"{domain}: {left_out(collection, options.shares, options.most, parts)}")
     return folder
 
 
 def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> Path:
-    """Write ``embeddings.safetensors`` (unit vectors, number of the domain) and ``documents.jsonl``.
+    """Write ``embeddings.safetensors`` (unit vectors, domain number) and ``documents.jsonl``.
 
     Returns:
         The folder.
@@ -97,8 +99,8 @@ def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspa
     with evaluated(encoder, cfg.trainer.accelerator):
         shown = workspace.progress(parts, "documents", len(parts))
         vectors = torch.cat([encoder.encode(texts[p], domains[p], size) for p in shown])
-    own = cfg.use.output
-    folder = workspace.folder("embeddings") if own is None else Path(own).expanduser()
+    output = cfg.use.output
+    folder = workspace.folder("embeddings") if output is None else Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "embeddings.safetensors", {"embeddings": vectors, "domain": numbers})
     write_jsonl(folder / "documents.jsonl", rows)
@@ -115,27 +117,27 @@ def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Worksp
     Raises:
         UserError: as `embed`; no domain for the query.
     """
-    own, rows = cfg.use, documents(cfg)
-    query, domain = own.query, own.query_domain
+    options, rows = cfg.use, documents(cfg)
+    query, domain = options.query, options.query_domain
     if query is None:
         query, domain = rows[0]["text"], rows[0]["domain"]
     if domain is None:
         raise UserError("name the query's domain in use.query_domain: it decides on the expert")
     asked_for = (query, domain)
-    rows = [row for row in rows if own.domain in (None, row["domain"])]
+    rows = [row for row in rows if options.domain in (None, row["domain"])]
     rows = [row for row in rows if (row["text"], row["domain"]) != asked_for]
     if not rows:
-        what = "but the query" if own.domain is None else f"of the domain '{own.domain}'"
+        what = "but the query" if options.domain is None else f"of the domain '{options.domain}'"
         raise UserError(f"no document {what} is left to search")
     encoder = _encoder(cfg, experiment, workspace)
     size = cfg.eval.batch_size
     with evaluated(encoder, cfg.trainer.accelerator):
         asked = encoder.encode([query], domain)
-        known = encoder.encode([r["text"] for r in rows], [r["domain"] for r in rows], size)
-    found = nearest(asked, known, min(own.k, len(rows)))
+        gallery = encoder.encode([r["text"] for r in rows], [r["domain"] for r in rows], size)
+    result = nearest(asked, gallery, min(options.k, len(rows)))
     hits: list[Row] = [
         {**rows[i], "score": score}
-        for i, score in zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
+        for i, score in zip(result.indices[0].tolist(), result.scores[0].tolist(), strict=True)
     ]
     workspace.say(f"{domain}: {query}")
     for hit in hits:

@@ -36,9 +36,9 @@ class PairScores:
         domains = [pair.domain for pair in batch]
         for texts in ([pair.a for pair in batch], [pair.b for pair in batch]):
             numbers = self.encoder.indices(domains, len(texts))
-            own = [self.experts(t, d) for t, d in zip(texts, numbers, strict=True)]
+            assigned = [self.experts(t, d) for t, d in zip(texts, numbers, strict=True)]
             sides.append(
-                self.encoder.encode(texts, domains, len(texts), experts=own, normalize=False)
+                self.encoder.encode(texts, domains, len(texts), experts=assigned, normalize=False)
             )
         right = torch.tensor([pair.label == 1 for pair in batch])
         losses = torch.full((len(batch),), torch.nan)  # negative pairs have none: no weight either
@@ -58,13 +58,13 @@ class PairScores:
         Raises:
             UserError: a score that is not finite.
         """
-        rows = [row for own in gather_objects(self.seen) for row in own]
+        rows = [row for part in gather_objects(self.seen) for row in part]
         self.seen = []
         scores, labels, losses = zip(*rows, strict=True)
         if not np.isfinite(scores).all():
             raise UserError(
                 "validation: a score is NaN or infinite, the encoder has diverged: lower optim.lr"
             )
-        found = pair_metrics(scores, labels)
+        metrics = pair_metrics(scores, labels)
         loss = float(torch.tensor(losses).nanmean())
-        return {"f1": found["f1"], "auc": found["auc"], "loss": loss}
+        return {"f1": metrics["f1"], "auc": metrics["auc"], "loss": loss}

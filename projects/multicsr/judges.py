@@ -275,8 +275,8 @@ def rule_of(cfg: Stage2Config) -> TripletFilter:
     options, plain = preset(cfg.preset, cfg.gamma), Stage2Config()
     if (cfg.alpha, cfg.beta) not in ((plain.alpha, plain.beta), (options.alpha, options.beta)):
         raise UserError(
-            f"stage2.preset={cfg.preset} has its own thresholds ({options.alpha:g},"
-            f" {options.beta:g}): "
+            f"stage2.preset={cfg.preset} has thresholds of its own"
+            f" ({options.alpha:g}, {options.beta:g}): "
             "leave stage2.alpha and stage2.beta out, or the preset"
         )
     if cfg.gamma not in (plain.gamma, options.gamma):

@@ -29,14 +29,14 @@ CHANCE_DIM = 256
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Every text has a random vector."""
-    known: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
 
     def encode(texts: Sequence[str], _: str) -> Tensor:
         for text in texts:
-            if text not in known:
-                known[text] = torch.randn(CHANCE_DIM, generator=generator)
-        return torch.stack([known[text] for text in texts])
+            if text not in vectors:
+                vectors[text] = torch.randn(CHANCE_DIM, generator=generator)
+        return torch.stack([vectors[text] for text in texts])
 
     return _scored(cfg, workspace, lambda _: encode)
 
@@ -70,7 +70,7 @@ def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     def whitened(data: EvalSet) -> Encode:
         transform = fit_whitening(raw(set_texts(data), data.instruction), ridge=RIDGE)
-        return lambda texts, told: transform(raw(texts, told))
+        return lambda texts, instruction: transform(raw(texts, instruction))
 
     return _scored(cfg, workspace, whitened)
 
@@ -110,6 +110,6 @@ def _scored(
         workspace.items(name, values)
     for name, data in sets.items():
         if isinstance(data, Classes) and not data.train:
-            found = class_cosines(encoder_of(data), data)
-            metrics |= {f"{name}_{k}": v for k, v in found.items()}
+            report = class_cosines(encoder_of(data), data)
+            metrics |= {f"{name}_{k}": v for k, v in report.items()}
     return {name: value for name, value in metrics.items() if not name.endswith("_chance")}

@@ -157,10 +157,10 @@ class Config(ExperimentConfig):
             raise ValueError("data.sets names no training set")
         if unknown := set(self.method.without) - set(self.data.sets):
             raise ValueError(f"method.without: data.sets holds no {', '.join(sorted(unknown))}")
-        known = SYNTHETIC_EVAL if self.data.source == "synthetic" else BUNDLED_EVAL
+        sets = SYNTHETIC_EVAL if self.data.source == "synthetic" else BUNDLED_EVAL
         for name in (*self.eval.tasks, *self.eval.primary):
-            if name not in known:
-                raise ValueError(f"eval.tasks: no task '{name}'; known: {', '.join(known)}")
+            if name not in sets:
+                raise ValueError(f"eval.tasks: no task '{name}'; known: {', '.join(sets)}")
         if not set(self.eval.primary) <= set(self.eval.tasks):
             raise ValueError("eval.primary must be among eval.tasks")
         if self.trainer.max_steps is None:

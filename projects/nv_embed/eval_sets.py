@@ -66,7 +66,7 @@ def build_set(cfg: Config, name: str) -> EvalSet:
 
 
 def wikides(root: str | None, limit: int | None, split: Split = "test") -> Retrieval:
-    """Paragraphs as queries, all distinct descriptions of the test or development part as documents."""
+    """Paragraphs as queries, all distinct descriptions of a held-out part as documents."""
     rows = wikides_rows(root, split)
     documents = list(dict.fromkeys(row["target"].lower() for row in rows))
     place = {text: i for i, text in enumerate(documents)}
@@ -108,21 +108,24 @@ def planted_task(
     relevant, planted = [], []
     for row in rows:
         right = documents.setdefault(row["target"].lower(), len(documents))
-        own = {documents.setdefault(text.lower(), len(documents)) for text in row["candidate"]}
+        candidates = {
+            documents.setdefault(text.lower(), len(documents)) for text in row["candidate"]
+        }
         relevant.append({right})
-        planted.append(own - {right})
+        planted.append(candidates - {right})
     queries = [row["source"] for row in rows]
     return Retrieval(known_set("wikides").instruction, queries, list(documents), relevant), planted
 
 
 def _hard_candidates(retrieval: Retrieval) -> Reranking:
     """Each query with its right document and the nearest others by BM25."""
-    right = [sorted(own) for own in retrieval.relevant]
-    found = mine_text_negatives(
+    right = [sorted(golds) for golds in retrieval.relevant]
+    negatives = mine_text_negatives(
         retrieval.queries, retrieval.documents, right, RERANK_CANDIDATES - 1, ratio=None
     ).texts(retrieval.documents)
     candidates = [
-        [retrieval.documents[own[0]], *wrong] for own, wrong in zip(right, found, strict=True)
+        [retrieval.documents[golds[0]], *wrong]
+        for golds, wrong in zip(right, negatives, strict=True)
     ]
     flags = [[True] + [False] * (len(texts) - 1) for texts in candidates]
     return Reranking(retrieval.instruction, retrieval.queries, candidates, flags)

@@ -1,4 +1,4 @@
-"""The local protocol: the seven task types of MTEB, TF-IDF beside, and the miner against planted positives."""
+"""The local protocol: MTEB's seven task types, TF-IDF, and the miner on planted positives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,8 +43,8 @@ class Encoded:
         """N texts -> (N, D)."""
         new = [t for t in dict.fromkeys(texts) if (instruction, t) not in self.rows]
         if new:
-            found = self.encoder.encode(new, self.batch_size, instruction=instruction)
-            self.rows |= {(instruction, t): row for t, row in zip(new, found, strict=True)}
+            vectors = self.encoder.encode(new, self.batch_size, instruction=instruction)
+            self.rows |= {(instruction, t): row for t, row in zip(new, vectors, strict=True)}
         return torch.stack([self.rows[instruction, text] for text in texts])
 
 
@@ -55,14 +55,14 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
     """
     sets = {name: build_set(cfg, name) for name in cfg.eval.tasks}
 
-    def measure(encoder: InstructedEncoder, own: Workspace | None) -> dict[str, float]:
+    def measure(encoder: InstructedEncoder, output: Workspace | None) -> dict[str, float]:
         encode = Encoded(encoder, cfg.eval.batch_size)
         metrics, items = score_sets(lambda _: encode, sets, cfg.eval.primary)
-        _keep(items, workspace, "untrained_" if own is None else "")
+        _keep(items, workspace, "untrained_" if output is None else "")
         for name, data in sets.items():
             if isinstance(data, Classes) and not data.train:
                 metrics |= {f"{name}_{k}": v for k, v in class_cosines(encode, data).items()}
-        for name, data in sets.items() if own is not None else ():
+        for name, data in sets.items() if output is not None else ():
             show_set(encode, data, name, workspace)
         if cfg.eval.planted and cfg.data.source == "sets":
             metrics |= planted_metrics(cfg, encode)
@@ -70,9 +70,9 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
 
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
     if cfg.eval.lexical:
-        found, items = score_sets(tfidf_of, sets, cfg.eval.primary)
-        averages = [k for k in found if k.endswith("average") and k != "primary_average"]
-        kept = {k: v for k, v in found.items() if k not in averages and not k.endswith("_chance")}
+        report, items = score_sets(tfidf_of, sets, cfg.eval.primary)
+        averages = [k for k in report if k.endswith("average") and k != "primary_average"]
+        kept = {k: v for k, v in report.items() if k not in averages and not k.endswith("_chance")}
         metrics |= {f"tfidf_{k}": v for k, v in kept.items()}
         _keep(items, workspace, "tfidf_")
     if int(module.negatives_seen):
@@ -81,7 +81,7 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
 
 
 def class_cosines(encode: Encode, data: Classes) -> dict[str, float]:
-    """Mean cosine of two texts of one class, ``within_cosine``, and of two classes, ``between_cosine``.
+    """Mean cosine of two texts of one class (``within_cosine``), of two (``between_cosine``).
 
     What in-batch negatives of the own class act on.
 
@@ -114,22 +114,22 @@ def planted_metrics(cfg: Config, encode: Encode) -> dict[str, float]:
     candidates dropped by the filter. ``bm25_*``: the same of BM25, the teacher of the mini config.
     """
     task, planted = planted_task(cfg.data.root, cfg.eval.max_items, cfg.eval.split)
-    among = [q for q, own in enumerate(planted) if own]
-    right = [sorted(own) for own in task.relevant]
+    among = [q for q, golds in enumerate(planted) if golds]
+    right = [sorted(golds) for golds in task.relevant]
     encoders: dict[str, Any] = {
         "query_encoder": lambda texts: encode(texts, task.instruction),
         "document_encoder": lambda texts: encode(texts, ""),
     }
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for teacher, functions in (("mined", encoders), ("bm25", {})):
         for suffix, ratio in (("", cfg.data.mining.ratio or 0.95), ("_unfiltered", None)):
             mined = mine_text_negatives(
                 task.queries, task.documents, right, PLANTED_NEGATIVES, ratio=ratio, **functions
             )
-            found[f"{teacher}_planted{suffix}"] = planted_share(mined, planted, among=among)
+            metrics[f"{teacher}_planted{suffix}"] = planted_share(mined, planted, among=among)
             if ratio is not None:
-                found[f"{teacher}_removed"] = mined.removed
-    return found
+                metrics[f"{teacher}_removed"] = mined.removed
+    return metrics
 
 
 def _keep(items: dict[str, list[float]], workspace: Workspace, row: str) -> None:

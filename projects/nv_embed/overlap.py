@@ -54,24 +54,24 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
         if name not in cfg.data.sets:
             raise UserError(f"overlap.texts: data.sets holds no set '{name}'")
         tested = evaluation_texts(data_root(cfg.data.root) / Path(place).expanduser())
-        own = cfg.data.sets[name]
-        layout = described(name, own).layout
+        source = cfg.data.sets[name]
+        layout = described(name, source).layout
         if layout in ("labelled", "clusters"):
-            if own.path is None:
+            if source.path is None:
                 raise UserError(
                     f"overlap.texts: give data.sets.{name}.path, the file to be cleaned"
                 )
-            texts, labels = read_labels(set_place(cfg, own.path), layout)
+            texts, labels = read_labels(set_place(cfg, source.path), layout)
             kept = ~overlapping(texts, tested, options.threshold)
             rows = [{"text": texts[i], "label": labels[i]} for i in np.flatnonzero(kept)]
             write_jsonl(folder / f"{name}.jsonl", rows)
         else:
-            task = read_set(cfg, name, own)
+            task = read_set(cfg, name, source)
             kept = ~overlapping([r.query for r in task.records], tested, options.threshold)
             if task.symmetric:
                 texts = list(dict.fromkeys(text for r in task.records for text in r.positives))
-                found = overlapping(texts, tested, options.threshold)
-                gone = {text for text, is_in in zip(texts, found, strict=True) if is_in}
+                removed = overlapping(texts, tested, options.threshold)
+                gone = {text for text, is_in in zip(texts, removed, strict=True) if is_in}
                 kept &= np.array([gone.isdisjoint(r.positives) for r in task.records])
             records = [task.records[i] for i in np.flatnonzero(kept)]
             write_task(
@@ -106,7 +106,9 @@ def spare_inputs(
     Raises:
         UserError: see above.
     """
-    read = [set_place(cfg, own.path) for own in cfg.data.sets.values() if own.path is not None]
+    read = [
+        set_place(cfg, source.path) for source in cfg.data.sets.values() if source.path is not None
+    ]
     there = [path for path in (*read, *further) if path.exists()]
     for target in (folder / f"{name}.jsonl" for name in names):
         if target.exists() and any(target.samefile(path) for path in there):
@@ -117,7 +119,7 @@ def spare_inputs(
 
 
 def evaluation_texts(path: Path) -> list[str]:
-    """Texts of a file: its lines (``.txt``), or the columns "text", "query", "first" and "second" of a table.
+    """Texts of a file: lines of ``.txt``, or a table's columns text, query, first and second.
 
     Raises:
         UserError: a missing or unreadable file, or one without texts.
@@ -150,17 +152,19 @@ def overlapping(
         (N,) bool.
     """
     seen = {_normal(text) for text in tested}
-    found = np.array([_normal(text) in seen for text in texts], dtype=bool)
-    if threshold is None or found.all():
-        return found
+    equal = np.array([_normal(text) in seen for text in texts], dtype=bool)
+    if threshold is None or equal.all():
+        return equal
     index = BM25(tested)
-    own = index.search(tested, k=1).scores[:, 0].numpy()  # the most that its words can score here
-    bound = np.maximum(own, 1e-12)
+    ceiling = (
+        index.search(tested, k=1).scores[:, 0].numpy()
+    )  # the most that its words can score here
+    bound = np.maximum(ceiling, 1e-12)
     # with all evaluation texts: by raw scores a long text is nearer to long ones
     for rows in blocks(len(texts), ROWS):
         shares = index.scores(texts[rows]).numpy() / bound
-        found[rows] |= shares.max(axis=1) >= threshold - 1e-9
-    return found
+        equal[rows] |= shares.max(axis=1) >= threshold - 1e-9
+    return equal
 
 
 def _normal(text: str) -> str:

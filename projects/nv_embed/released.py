@@ -2,7 +2,7 @@
 
 | file | content |
 |---|---|
-| ``config.json`` | ``architectures: [NVEmbedModel]``, ``text_config``, ``latent_attention_config`` |
+| ``config.json`` | NVEmbedModel, ``text_config``, ``latent_attention_config`` |
 | ``model*.safetensors`` | ``embedding_model.*``: decoder; ``latent_attention_model.*``: pooler |
 | ``tokenizer.json`` and settings | tokenizer |
 
@@ -79,13 +79,13 @@ def released_config(content: Mapping[str, Any], source: str) -> ReleasedConfig:
         sizes = [int(pooler[k]) for k in ("num_latents_value", "num_cross_heads", "cross_dim_head")]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: config.json of an {RELEASED} lacks {error}") from error
-    wanted = {
+    expected = {
         "padding_side": "right",
         "mask_type": "b",
         "add_eos": True,
         "is_mask_instruction": True,
     }
-    other = [k for k, v in wanted.items() if content.get(k, v) != v]
+    other = [k for k, v in expected.items() if content.get(k, v) != v]
     if other or len(widths) > 1:
         what = other or [f"widths {sorted(widths)} of decoder and pooler"]
         raise UserError(f"{source}: config.json says {', '.join(what)} as no released model does")
@@ -111,20 +111,22 @@ def own_names(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     >>> list(own_names({"embedding_model.norm.weight": 1, "latent_attention_model.latents": 2}, ""))
     ['model.norm.weight', 'pooler.layer.latents']
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     strangers = []
     for name, tensor in state.items():
         part = next((p for p in PARTS if name.startswith(p)), None)
         if part is None:
             strangers.append(name)
         elif not name.endswith(_COMPUTED):
-            found[PARTS[part] + name.removeprefix(part)] = tensor
-    empty = [p for p, own in PARTS.items() if not any(name.startswith(own) for name in found)]
+            renamed[PARTS[part] + name.removeprefix(part)] = tensor
+    empty = [
+        p for p, prefix in PARTS.items() if not any(name.startswith(prefix) for name in renamed)
+    ]
     if strangers or empty:
         problems = [f"unexpected tensor {name}" for name in strangers[:3]]
         problems += [f"no tensor {part}*" for part in empty]
         raise UserError(f"{source} is no checkpoint of an {RELEASED}: {'; '.join(problems)}")
-    return found
+    return renamed
 
 
 def released_encoder(
@@ -197,15 +199,15 @@ def load_released(
 
 
 def _check_pooler(stored: ReleasedConfig, options: Mapping[str, Any], source: str) -> None:
-    given = {"pooling": "latent", "num_latents": 512, "heads": 8, "dim_head": None, **options}
-    given["dim_head"] = given["dim_head"] or stored.decoder["hidden_size"]
-    wanted = {
+    actual = {"pooling": "latent", "num_latents": 512, "heads": 8, "dim_head": None, **options}
+    actual["dim_head"] = actual["dim_head"] or stored.decoder["hidden_size"]
+    expected = {
         "pooling": "latent",
         "num_latents": stored.num_latents,
         "heads": stored.heads,
         "dim_head": stored.dim_head,
     }
-    other = [f"model.{k}={v}" for k, v in wanted.items() if given[k] != v]
+    other = [f"model.{k}={v}" for k, v in expected.items() if actual[k] != v]
     if other:
         raise UserError(f"{source} was trained with another pooler: set {' '.join(other)}")
 

@@ -74,7 +74,9 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 def trained_on(cfg: Config) -> Config:
     """The config without the sets of ``method.without``."""
-    sets = {name: own for name, own in cfg.data.sets.items() if name not in cfg.method.without}
+    sets = {
+        name: source for name, source in cfg.data.sets.items() if name not in cfg.method.without
+    }
     return replace(cfg, data=replace(cfg.data, sets=sets), method=replace(cfg.method, without=[]))
 
 

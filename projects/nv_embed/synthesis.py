@@ -120,12 +120,13 @@ def list_items(text: str) -> list[str]:
     A string without its closing quote counts, up to its last sentence end, where it is the only
     one.
 
-    >>> list_items('["Find a.", "Find b."] I hope'), list_items('["Find a. And'), list_items('["a", "b')
+    >>> texts = ('["Find a.", "Find b."] I hope', '["Find a. And', '["a", "b')
+    >>> tuple(map(list_items, texts))
     (['Find a.', 'Find b.'], ['Find a.'], ['a'])
     """
-    found = re.findall(_STRING, text.partition("[")[2], re.DOTALL)
-    whole = [_plain(content) for content, end in found if end]
-    return whole or [truncate(_plain(content)) for content, _ in found[:1]]
+    strings = re.findall(_STRING, text.partition("[")[2], re.DOTALL)
+    whole = [_plain(content) for content, end in strings if end]
+    return whole or [truncate(_plain(content)) for content, _ in strings[:1]]
 
 
 def object_fields(text: str, keys: Sequence[str]) -> dict[str, str]:
@@ -136,25 +137,25 @@ def object_fields(text: str, keys: Sequence[str]) -> dict[str, str]:
     >>> object_fields('{"query": "a b", "label": "c. d', ["query", "label", "other"])
     {'query': 'a b', 'label': 'c.'}
     """
-    found = {}
+    fields = {}
     for key in keys:
         match = re.search(rf'"{key}"\s*:\s*{_STRING}', text, re.DOTALL)
         if match is not None:
             value = _plain(match[1]) if match[2] else truncate(_plain(match[1]))
             if value:
-                found[key] = value
-    return found
+                fields[key] = value
+    return fields
 
 
-def opened(found: dict[str, str], keys: Sequence[str]) -> str:
+def opened(fields: dict[str, str], keys: Sequence[str]) -> str:
     """The JSON object so far, with the next missing field begun.
 
     >>> opened({"a": "x"}, ["a", "b"])
     '{"a": "x", "b": "'
     """
-    missing = next(key for key in keys if key not in found)
-    head = json.dumps(found, ensure_ascii=False)[:-1]
-    return f'{head}{", " if found else ""}"{missing}": "'
+    missing = next(key for key in keys if key not in fields)
+    head = json.dumps(fields, ensure_ascii=False)[:-1]
+    return f'{head}{", " if fields else ""}"{missing}": "'
 
 
 def _plain(content: str) -> str:
@@ -189,12 +190,17 @@ def synthesize(cfg: Config, workspace: Workspace) -> Path:
     tasks = {form: write_tasks(cfg, form, model, workspace) for form in section.formats}
     if None in tasks.values():
         return path
-    rows = [{"format": form, "task": task} for form, own in tasks.items() for task in own or ()]
+    rows = [
+        {"format": form, "task": task} for form, members in tasks.items() for task in members or ()
+    ]
     write_jsonl(folder / "tasks.jsonl", rows)
-    found = [write_examples(cfg, form, own or (), model, workspace) for form, own in tasks.items()]
-    if None in found:
+    written = [
+        write_examples(cfg, form, members or (), model, workspace)
+        for form, members in tasks.items()
+    ]
+    if None in written:
         return path
-    records = [record for own in found for record in own or ()]
+    records = [record for members in written for record in members or ()]
     kept = distinct_records(records)
     workspace.say(f"{len(records) - len(kept)} examples had a query that was there already")
     _need(kept, section.model, "example")
@@ -215,10 +221,10 @@ def write_tasks(
         return None
     said = [task for answer in answers for task in answer]
     usable = [task for task in said if len(task.split()) in TASK_WORDS]
-    found = list(dict.fromkeys(usable))
-    workspace.say(f"{form}: {len(found)} tasks of {len(said)} that were written")
-    _need(found, section.model, f"task of the format {form}")
-    return found
+    distinct = list(dict.fromkeys(usable))
+    workspace.say(f"{form}: {len(distinct)} tasks of {len(said)} that were written")
+    _need(distinct, section.model, f"task of the format {form}")
+    return distinct
 
 
 def task_writer(model: Once[TextGenerator], max_new_tokens: int) -> RowFunction:
@@ -243,14 +249,14 @@ def write_examples(
     answers = _mapped(cfg, f"examples {form}", build, chosen, workspace)
     if answers is None:
         return None
-    found = []
+    records = []
     for task, fields in zip(chosen, answers, strict=True):
         texts = [fields.get(key, "") for key in keys]
         if all(texts) and len({text.casefold() for text in texts}) == len(keys):
             query, right, wrong = texts
-            found.append(EmbeddingRecord(query, (right,), (wrong,), instruction=task))
-    workspace.say(f"{form}: {len(found)} usable examples of {len(chosen)}")
-    return found
+            records.append(EmbeddingRecord(query, (right,), (wrong,), instruction=task))
+    workspace.say(f"{form}: {len(records)} usable examples of {len(chosen)}")
+    return records
 
 
 def example_writer(model: Once[TextGenerator], form: str, max_new_tokens: int) -> RowFunction:
@@ -266,27 +272,27 @@ def example_writer(model: Once[TextGenerator], form: str, max_new_tokens: int) -
             example_prompt(FORMATS[form], task, seed.rng(_CONSTRAINT_STREAM))
             for task, seed in zip(tasks, seeds, strict=True)
         ]
-        found: list[dict[str, str]] = [{} for _ in tasks]
+        written: list[dict[str, str]] = [{} for _ in tasks]
         for attempt in range(len(keys)):
-            missing = [i for i, fields in enumerate(found) if len(fields) < len(keys)]
+            missing = [i for i, fields in enumerate(written) if len(fields) < len(keys)]
             if not missing:
                 break
-            prompts = [Prompt(asked[i], opened(found[i], keys), turn=True) for i in missing]
+            prompts = [Prompt(asked[i], opened(written[i], keys), turn=True) for i in missing]
             rngs = [seeds[i].rng(_EXAMPLE_STREAM, attempt) for i in missing]
             answers = generate(prompts, rngs, max_new_tokens)
             for i, answer in zip(missing, answers, strict=True):
-                found[i] = object_fields(answer, keys)
-        return found
+                written[i] = object_fields(answer, keys)
+        return written
 
     return write
 
 
 def distinct_records(records: Sequence[EmbeddingRecord]) -> list[EmbeddingRecord]:
     """The first record of each query, whatever its case."""
-    found: dict[str, EmbeddingRecord] = {}
+    by_text: dict[str, EmbeddingRecord] = {}
     for record in records:
-        found.setdefault(record.query.casefold(), record)
-    return list(found.values())
+        by_text.setdefault(record.query.casefold(), record)
+    return list(by_text.values())
 
 
 def _generator(cfg: Config) -> TextGenerator:
@@ -319,13 +325,13 @@ def _mapped(
     }
     step = RowMap(name, build, settings, cfg.seed, CHUNK)
     place = workspace.folder(name.replace(" ", "-"))
-    found = map_rows(step, rows, place, cfg.task, workspace.meter)
-    workspace.say(f"{name}: {found.summary}")
-    return list(found.rows()) if found.complete else None
+    results = map_rows(step, rows, place, cfg.task, workspace.meter)
+    workspace.say(f"{name}: {results.summary}")
+    return list(results.rows()) if results.complete else None
 
 
-def _need(found: Sequence[Any], model: str, what: str) -> None:
-    if not found:
+def _need(items: Sequence[Any], model: str, what: str) -> None:
+    if not items:
         raise UserError(
             f"synthesis.model={model} wrote no usable {what}: take a larger or instruction-tuned "
             "model, or raise synthesis.max_new_tokens, synthesis.requests or synthesis.examples"

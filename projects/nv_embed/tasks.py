@@ -55,7 +55,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     if cfg.data.source == "synthetic":
         tasks = synthetic_tasks(cfg)
     else:
-        tasks = [read_set(cfg, name, own) for name, own in cfg.data.sets.items()]
+        tasks = [read_set(cfg, name, source) for name, source in cfg.data.sets.items()]
     tasks = [task for task in tasks if task.kind in ("retrieval", "sts")]
     if not tasks:
         raise UserError(
@@ -65,19 +65,19 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     spare_inputs(cfg, folder, [task.name for task in tasks], [], "data.mining.output")
     for task in tasks:
-        found = _mined(cfg, workspace, task, collection(cfg, task), encoder)
-        if found is not None:
-            write_task(folder / f"{task.name}.jsonl", found)
+        mined = _mined(cfg, workspace, task, collection(cfg, task), encoder)
+        if mined is not None:
+            write_task(folder / f"{task.name}.jsonl", mined)
             workspace.say(f"{task.name}: {folder / task.name}.jsonl")
     return folder
 
 
 def collection(cfg: Config, task: EmbeddingTask) -> list[str]:
-    """What a set's negatives are mined from: its whole corpus (BEIR layout), else all documents of its file."""
-    own = cfg.data.sets.get(task.name) if cfg.data.source == "sets" else None
-    if own is None or own.path is None or described(task.name, own).layout != "beir":
+    """What negatives are mined from: the corpus (BEIR layout), else all documents of the file."""
+    source = cfg.data.sets.get(task.name) if cfg.data.source == "sets" else None
+    if source is None or source.path is None or described(task.name, source).layout != "beir":
         return task.documents()
-    corpus = load_corpus(set_place(cfg, own.path))
+    corpus = load_corpus(set_place(cfg, source.path))
     return list(dict.fromkeys([*task.documents(), *corpus.values()]))
 
 
@@ -112,14 +112,14 @@ def _mined(
     build = partial(build_miner, cfg, documents, depth, encoder, task, place_of / "documents")
     step = RowMap(f"mine {task.name}", build, settings, cfg.seed, CHUNK)
     rows = [
-        {"query": record.query, "instruction": task.instruction_of(record), "right": own}
-        for record, own in zip(task.records, right, strict=True)
+        {"query": record.query, "instruction": task.instruction_of(record), "right": golds}
+        for record, golds in zip(task.records, right, strict=True)
     ]
-    found = map_rows(step, rows, place_of, cfg.task, workspace.meter)
-    workspace.say(f"{step.name}: {found.summary}")
-    if not found.complete:
+    results = map_rows(step, rows, place_of, cfg.task, workspace.meter)
+    workspace.say(f"{step.name}: {results.summary}")
+    if not results.complete:
         return None
-    mined = list(found.rows())
+    mined = list(results.rows())
     texts = [[documents[i] for i in row["negatives"]] for row in mined]
     dropped, nearest = (sum(row[name] for row in mined) for name in ("dropped", "nearest"))
     workspace.say(
@@ -149,11 +149,11 @@ def build_miner(
         task: the set.
         cache: folder of the documents' embeddings.
     """
-    options, size, told = cfg.data.mining, cfg.eval.batch_size, task.document_instruction
+    options, size, instruction = cfg.data.mining, cfg.eval.batch_size, task.document_instruction
     encode: dict[str, Any] = {}
     if encoder is not None:
         encode["query_encoder"] = lambda texts: encode_texts(
-            lambda part: encoder.encode(part, size, instruction=told),
+            lambda part: encoder.encode(part, size, instruction=instruction),
             texts,
             batch_size=size,
             cache=cache,
@@ -173,13 +173,13 @@ def build_miner(
             instructions = [row["instruction"] for row in rows]
             under = lambda texts: encode_queries(encoder, texts, instructions, size)  # noqa: E731
         with placed():
-            found = miner.mine(
+            mined = miner.mine(
                 queries, [row["right"] for row in rows], options.num_negatives, under
             )
-        counts = zip(found.dropped.tolist(), found.nearest.tolist(), strict=True)
+        counts = zip(mined.dropped.tolist(), mined.nearest.tolist(), strict=True)
         return [
-            {"negatives": [i for i in own if i >= 0], "dropped": dropped, "nearest": nearest}
-            for own, (dropped, nearest) in zip(found.indices.tolist(), counts, strict=True)
+            {"negatives": [i for i in indices if i >= 0], "dropped": dropped, "nearest": nearest}
+            for indices, (dropped, nearest) in zip(mined.indices.tolist(), counts, strict=True)
         ]
 
     return mine_rows
@@ -190,13 +190,15 @@ def encode_queries(
 ) -> Tensor:
     """Queries under their instructions, (N, D)."""
     places: dict[str, list[int]] = {}
-    for i, told in enumerate(instructions):
-        places.setdefault(told, []).append(i)
-    found = torch.empty(len(queries), encoder.num_features)
-    for told, own in places.items():
-        texts = [queries[i] for i in own]
-        found[own] = encoder.encode(texts, batch_size, instruction=told).to(found.dtype)
-    return found
+    for i, instruction in enumerate(instructions):
+        places.setdefault(instruction, []).append(i)
+    embeddings = torch.empty(len(queries), encoder.num_features)
+    for instruction, members in places.items():
+        texts = [queries[i] for i in members]
+        embeddings[members] = encoder.encode(texts, batch_size, instruction=instruction).to(
+            embeddings.dtype
+        )
+    return embeddings
 
 
 def english_tasks(names: Sequence[str]) -> list[Any]:
@@ -212,8 +214,8 @@ def english_tasks(names: Sequence[str]) -> list[Any]:
         import mteb as library
     except ImportError as error:
         raise UserError("mteb is not installed; install the 'eval' group") from error
-    known = {task.metadata.name: task for task in library.get_benchmark(BENCHMARK).tasks}
-    return [known.get(name, name) for name in names]
+    by_name = {task.metadata.name: task for task in library.get_benchmark(BENCHMARK).tasks}
+    return [by_name.get(name, name) for name in names]
 
 
 def mteb(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> dict[str, float]:
@@ -246,6 +248,6 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     for key, value in scores.items():
         name = key.removeprefix("mteb_")
         by_type.setdefault(kind_of.get(name, "other").lower(), {})[name] = value
-    found = scores | {f"mteb_{k}": v for k, v in type_averages(by_type).items()}
-    write_json(workspace.folder(".") / "scores.json", found)
-    return found
+    metrics = scores | {f"mteb_{k}": v for k, v in type_averages(by_type).items()}
+    write_json(workspace.folder(".") / "scores.json", metrics)
+    return metrics

@@ -1,4 +1,4 @@
-"""Encoders that mine hard negatives: own exports, released checkpoints, and other decoders, as E5-mistral.
+"""Encoders that mine hard negatives: exports, released checkpoints, decoders such as E5-mistral.
 
 Source: Lee et al. 2024, "NV-Embed", section 4.1 (the teacher is E5-mistral-7b-instruct), arXiv
 2405.17428.

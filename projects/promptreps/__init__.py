@@ -1,4 +1,4 @@
-"""PromptReps: one word that a language model would say, as dense and sparse vector (Zhuang et al., EMNLP 2024)."""
+"""PromptReps: a language model's next word as dense and sparse vector (Zhuang et al. 2024)."""
 
 from typing import TYPE_CHECKING
 

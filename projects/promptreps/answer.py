@@ -1,4 +1,4 @@
-"""The answer stage: a language model that follows no instruction learns to say a word for a text."""
+"""The answer stage: a language model learns to say a word for a text."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,9 +29,9 @@ class AnswerModule(ContrastiveModule):
     in_batch_negatives = False
 
     def __init__(self, cfg: Config, encoder: PromptRepsEncoder) -> None:
-        own = cfg.instruct
+        options = cfg.instruct
         super().__init__(
-            replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+            replace(cfg.optim, lr=options.lr, warmup_steps=options.warmup_steps, warmup_epochs=0.0)
         )
         self.encoder = encoder
 
@@ -40,13 +40,13 @@ class AnswerModule(ContrastiveModule):
         lm, labels = self.encoder.lm, batch["labels"]
         states = lm.all_states(batch["input_ids"], batch["attention_mask"])
         row, place = (labels >= 0).nonzero(as_tuple=True)
-        logits, wanted = lm.logits(states[row, place]), labels[row, place]
+        logits, targets = lm.logits(states[row, place]), labels[row, place]
         begins = row.diff(prepend=row.new_full((1,), -1)).bool()
         word, first = logits[begins], batch["first"]
         right = (word.argmax(-1)[:, None] == first).any(1).float().mean()
         text, column = (first >= 0).nonzero(as_tuple=True)
         opening = answer_loss(word[text], first[text, column], text, len(labels))
-        rest = answer_loss(logits[~begins], wanted[~begins], row[~begins], len(labels))
+        rest = answer_loss(logits[~begins], targets[~begins], row[~begins], len(labels))
         return {"loss": opening + rest, "opening_loss": opening, "accuracy": right}
 
 

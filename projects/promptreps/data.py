@@ -53,20 +53,20 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
     Raises:
         UserError: a missing or broken file, or one without a row.
     """
-    own = cfg.instruct
-    if own.source == "synthetic":
+    options = cfg.instruct
+    if options.source == "synthetic":
         texts = synthetic_set(SYNTHETIC, seed=cfg.seed).corpus.values()
-        found = [WordedText(text, (text.split()[0].lower(),)) for text in texts]
-    elif own.source == "keywords":
-        found = keyword_texts(cfg, held_out)
-    elif own.source == "glosses":
-        found = []
+        worded = [WordedText(text, (text.split()[0].lower(),)) for text in texts]
+    elif options.source == "keywords":
+        worded = keyword_texts(cfg, held_out)
+    elif options.source == "glosses":
+        worded = []
         for row in read_jsonl(bundled("wordnet", cfg.data.root) / "synsets.jsonl.gz"):
             words = tuple(w.lower() for w in row["lemmas"] if w.isalpha())  # single words
             if words and (sentence_split(row["definition"]) == "train") != held_out:
-                found.append(WordedText(row["definition"], words))
+                worded.append(WordedText(row["definition"], words))
     else:
-        path = file_of(cfg, str(own.file))
+        path = file_of(cfg, str(options.file))
         rows = read_jsonl(path, ("text", "words"))
         for number, row in enumerate(rows, 1):
             spelt = row["words"] if isinstance(row["words"], list) else [None]
@@ -76,10 +76,10 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
                 raise UserError(
                     f"{path}, row {number}: 'text' must be a text and 'words' a list of words"
                 )
-        found = [WordedText(row["text"], tuple(row["words"])) for row in rows if row["words"]]
-    if not found:
+        worded = [WordedText(row["text"], tuple(row["words"])) for row in rows if row["words"]]
+    if not worded:
         raise UserError("instruct: there is no text with a word to learn from")
-    return found
+    return worded
 
 
 def keyword_texts(cfg: Config, held_out: bool) -> list[WordedText]:
@@ -88,8 +88,8 @@ def keyword_texts(cfg: Config, held_out: bool) -> list[WordedText]:
     Raises:
         UserError: a set that is not bundled.
     """
-    own, texts = cfg.instruct, list[str]()
-    for name in own.texts:
+    options, texts = cfg.instruct, list[str]()
+    for name in options.texts:
         folder = bundled(name, cfg.data.root)
         if name == "wikides":
             texts += [row["source"] for row in read_jsonl(folder / "train.jsonl.gz")]
@@ -104,13 +104,13 @@ def keyword_texts(cfg: Config, held_out: bool) -> list[WordedText]:
         for text in texts
     ]
     frequency = Counter(word for row in split for word in set(row))
-    found = []
+    worded = []
     for text, row in zip(texts, split, strict=True):
         score = {w: n * math.log(len(texts) / frequency[w]) for w, n in Counter(row).items()}
-        best = sorted(score, key=lambda w: (-score[w], w))[: own.words]
-        if len(row) >= own.words:
-            found.append(WordedText(text, tuple(best)))
-    return found
+        best = sorted(score, key=lambda w: (-score[w], w))[: options.words]
+        if len(row) >= options.words:
+            worded.append(WordedText(text, tuple(best)))
+    return worded
 
 
 @dataclass
@@ -134,10 +134,10 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
 
     def example(self, index: int, epoch: int) -> tuple[list[int], list[int]]:
         """Ids of prompt and answer; the answer ends with the closing quote, or the end of text."""
-        own, rng = self.texts[index], sample_rng(self.seed, epoch, index, _WORD_STREAM)
+        item, rng = self.texts[index], sample_rng(self.seed, epoch, index, _WORD_STREAM)
         role: Role = ROLES[int(rng.integers(2))]
-        word = own.words[int(rng.integers(len(own.words)))]
-        (prompt,) = self.encoder.rows([own.text], role, self.length)
+        word = item.words[int(rng.integers(len(item.words)))]
+        (prompt,) = self.encoder.rows([item.text], role, self.length)
         tokenizer = self.encoder.lm.tokenizer
         if self.encoder.prompt.framed:
             answer, quote = plain_ids(tokenizer, [word, QUOTE])
@@ -159,8 +159,8 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
             row[len(prompt) - 1 : len(prompt) - 1 + len(answer)] = torch.tensor(answer)
         firsts = [first_tokens(self.encoder, self.texts[index].words) for index, _ in keys]
         first = torch.full((len(keys), max(map(len, firsts))), -1)
-        for row, own in zip(first, firsts, strict=True):
-            row[: len(own)] = torch.tensor(own)
+        for row, item in zip(first, firsts, strict=True):
+            row[: len(item)] = torch.tensor(item)
         return {
             **batch,
             "labels": labels,
@@ -170,7 +170,7 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
 
 
 def first_tokens(encoder: PromptRepsEncoder, words: Sequence[str]) -> list[int]:
-    """What an answer of each word begins with: behind a bare text a space stands before the word."""
+    """First token of each word's answer: after a bare text a space comes before the word."""
     space = "" if encoder.prompt.framed else " "
     return [ids[0] for ids in plain_ids(encoder.lm.tokenizer, [space + word for word in words])]
 
@@ -226,16 +226,18 @@ class GroupBatches(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """``query`` (B texts), ``passage`` (B * g, those of a query together, the positive first)."""
+        """``query`` (B texts), ``passage`` (B * g, a query's together, the positive first)."""
         data = self.cfg.data
-        own = [(self.records[index], index, epoch) for index, epoch in keys]
+        chosen = [(self.records[index], index, epoch) for index, epoch in keys]
         passages = [
             text
-            for record, index, epoch in own
+            for record, index, epoch in chosen
             for text in group_of(record, data.group_size, self.cfg.seed, index, epoch)
         ]
         return {
-            "query": self._inputs([record.query for record, *_ in own], "query", data.query_length),
+            "query": self._inputs(
+                [record.query for record, *_ in chosen], "query", data.query_length
+            ),
             "passage": self._inputs(passages, "passage", data.passage_length),
             "ids": torch.tensor([index for index, _ in keys]),
         }
@@ -254,13 +256,13 @@ def questions(cfg: Config) -> list[EmbeddingRecord]:
     if cfg.data.file is not None:
         return read_records(file_of(cfg, cfg.data.file), "tevatron")
     data = synthetic_set(SYNTHETIC, seed=cfg.seed)
-    texts, found = list(data.corpus.values()), []
+    texts, records = list(data.corpus.values()), []
     for query, grades in data.qrels.items():
         right = tuple(data.corpus[d] for d in grades)
-        found.append(
+        records.append(
             EmbeddingRecord(data.queries[query], right, tuple(t for t in texts if t not in right))
         )
-    return found
+    return records
 
 
 def answer_data(cfg: Config, encoder: PromptRepsEncoder) -> ContrastiveData:
@@ -284,18 +286,18 @@ def supervised_data(cfg: Config, encoder: PromptRepsEncoder) -> ContrastiveData:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and training data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.instruct.steps:
         used = {"glosses": ["wordnet"], "keywords": cfg.instruct.texts}.get(cfg.instruct.source, [])
-        found += [bundled_requirement(name) for name in used]
+        needs += [bundled_requirement(name) for name in used]
     files = [("instruct.file", cfg.instruct.file), ("data.file", cfg.data.file)]
     for name, file in files:
         if file is not None:
             path = data_root(cfg.data.root) / file
-            found.append(
+            needs.append(
                 Requirement(f"data: {name}", str(path), path.is_file(), "see the card, Data")
             )
-    return found
+    return needs
 
 
 def file_of(cfg: Config, file: str) -> Path:

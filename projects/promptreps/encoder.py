@@ -74,8 +74,8 @@ class PromptRepsEncoder(nn.Module):
         Raises:
             UserError: see `PromptedModel.text_rows`.
         """
-        own = self.options.query_length if role == "query" else self.options.passage_length
-        rows = self.lm.text_rows(texts, self.frames[role], max_length or own)
+        limit = self.options.query_length if role == "query" else self.options.passage_length
+        rows = self.lm.text_rows(texts, self.frames[role], max_length or limit)
         # an empty text without prompt and beginning has a state too
         return [row or [self.lm.pad_id] for row in rows]
 
@@ -131,9 +131,9 @@ class PromptRepsEncoder(nn.Module):
         sparse: list[list[dict[int, int]]] = [[]] * len(texts)
         with evaluation_mode(self), torch.inference_mode():
             for part in blocks if progress is None else progress(blocks, "encode", len(blocks)):
-                own = order[part]
+                chosen = order[part]
                 for i, (vectors, values) in zip(
-                    own, self._represent([rows[i] for i in own]), strict=True
+                    chosen, self._represent([rows[i] for i in chosen]), strict=True
                 ):
                     vectors = F.normalize(_wide(vectors), dim=-1) if unit else _wide(vectors)
                     dense[i] = vectors.cpu()  # millions of passages do not fit beside the model
@@ -152,7 +152,7 @@ class PromptRepsEncoder(nn.Module):
             inputs = {k: v.to(self.device) for k, v in self.lm.pad(rows).items()}
             dense, values = self(**inputs)
             return [(d[None], v[None]) for d, v in zip(dense, values.cpu(), strict=True)]
-        found = []
+        represented = []
         answers = self.lm.answer(rows, self.options.max_tokens, QUOTE)
         for states, ids, count in zip(*answers, strict=True):
             tokens = self.lm.tokenizer.convert_ids_to_tokens(ids[:count].tolist())
@@ -167,19 +167,19 @@ class PromptRepsEncoder(nn.Module):
             if kind == "multi_word_multi" and self.options.normalize:
                 # as released: means of unit vectors stay as long as they are
                 vectors = F.normalize(vectors, dim=-1)
-            own = pooled(vectors, self.lm.logits(states[:count]), groups)
+            pair = pooled(vectors, self.lm.logits(states[:count]), groups)
             if kind == "multi_word_single":
-                own = own[0].mean(0, keepdim=True), own[1].amax(0, keepdim=True)
-            found.append((own[0], log1p_relu(own[1]).cpu()))
-        return found
+                pair = pair[0].mean(0, keepdim=True), pair[1].amax(0, keepdim=True)
+            represented.append((pair[0], log1p_relu(pair[1]).cpu()))
+        return represented
 
     def _weighted(self, text: str, values: Tensor) -> list[dict[int, int]]:
-        options, own = self.options, self.in_text(text)
-        if options.weights == "ones" and own:
-            return [dict.fromkeys(own, SCALE)] * len(values)
+        options, in_text = self.options, self.in_text(text)
+        if options.weights == "ones" and in_text:
+            return [dict.fromkeys(in_text, SCALE)] * len(values)
         return [
             impact_vector(
-                v, own, most=options.most, expansion=options.expansion, allowed=self.allowed
+                v, in_text, most=options.most, expansion=options.expansion, allowed=self.allowed
             )
             for v in values
         ]
@@ -213,8 +213,8 @@ def pooled(
         (n, D) and (n, V).
     """
     return (
-        torch.stack([states[list(own)].mean(0) for own in groups]),
-        torch.stack([logits[list(own)].amax(0) for own in groups]),
+        torch.stack([states[list(members)].mean(0) for members in groups]),
+        torch.stack([logits[list(members)].amax(0) for members in groups]),
     )
 
 
@@ -251,4 +251,5 @@ def variant(
     encoder: PromptRepsEncoder, prompt: PromptConfig, **options: object
 ) -> PromptRepsEncoder:
     """The same language model under another prompt or with other options of the representation."""
-    return PromptRepsEncoder(encoder.lm, prompt, replace(encoder.options, **options))  # type: ignore[arg-type]
+    changed = replace(encoder.options, **options)  # type: ignore[arg-type]
+    return PromptRepsEncoder(encoder.lm, prompt, changed)

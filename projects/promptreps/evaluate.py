@@ -1,6 +1,5 @@
-"""Dense, sparse and hybrid search of every set, the sweep of their weights, and BM25, in one table."""
+"""Dense, sparse and hybrid search of every set, a sweep of their weights, and BM25, in a table."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,26 +57,28 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     Raises:
         UserError: a set that is missing or broken, or a model that cannot be had.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     rows: list[str] = []  # the prefixes of metrics
     names, dev = named_sets(cfg.eval)
     with evaluated(encoder, cfg.trainer.accelerator):
         for place, name in names.items():
-            found |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace, rows)
+            metrics |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace, rows)
         for place, name in dev.items():
             data = load_set(cfg, place)
             for row, run in _rankings(cfg, search_set(cfg, encoder, data)).items():
                 scores = run_scores(data, run, KS).metrics
-                found |= {f"{row}{name}_{metric}": value for metric, value in scores.items()}
+                metrics |= {f"{row}{name}_{metric}": value for metric, value in scores.items()}
         if cfg.eval.probe:
-            found |= word_probe(cfg, encoder)
-    found |= _further(cfg, encoder, workspace, rows)
+            metrics |= word_probe(cfg, encoder)
+    metrics |= _further(cfg, encoder, workspace, rows)
     rows = list(dict.fromkeys(rows))  # every set has all of them
     for row in rows if len(names) > 1 else ():
-        means = average_scores(list(names.values()), found, row, "average", workspace)
-        found |= {f"{row}{metric}": value for metric, value in means.items()}
-    write_text(workspace.folder(".") / "table.md", table(found, rows, [*names.values(), "average"]))
-    return found
+        means = average_scores(list(names.values()), metrics, row, "average", workspace)
+        metrics |= {f"{row}{metric}": value for metric, value in means.items()}
+    write_text(
+        workspace.folder(".") / "table.md", table(metrics, rows, [*names.values(), "average"])
+    )
+    return metrics
 
 
 def search_set(cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet) -> SetRuns:
@@ -118,12 +119,12 @@ def _one_set(
     rows: list[str],
 ) -> dict[str, float]:
     """Metrics of a set; prefixes go into `rows`."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
 
     def keep(row: str, scores: RunScores) -> None:
         rows.append(row)
-        own = keep_scores(scores, row, name, workspace)
-        found.update({f"{row}{metric}": value for metric, value in own.items()})
+        kept = keep_scores(scores, row, name, workspace)
+        metrics.update({f"{row}{metric}": value for metric, value in kept.items()})
 
     runs = search_set(cfg, encoder, data)
     for row, run in _rankings(cfg, runs).items():
@@ -133,7 +134,7 @@ def _one_set(
         bm25 = lexical_run(data, "bm25", depth=options.depth, drop_identical=options.remove_query)
         keep("bm25_", run_scores(data, bm25, KS))
     workspace.gallery(f"best documents {name}", beir_gallery(data, runs.fused(cfg.eval.alpha)))
-    return found | {f"{name}_weight_idf_correlation": idf_correlation(runs.documents)}
+    return metrics | {f"{name}_weight_idf_correlation": idf_correlation(runs.documents)}
 
 
 def _further(
@@ -143,7 +144,7 @@ def _further(
 
     Prefixes go into `rows`.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
 
     def add(prefix: str, other: PromptRepsEncoder) -> None:
         with evaluated(other, cfg.trainer.accelerator):
@@ -155,14 +156,14 @@ def _further(
                         scores = keep_scores(
                             run_scores(data, run, KS), prefix + row, name, workspace
                         )
-                        found.update({f"{prefix}{row}{k}": v for k, v in scores.items()})
+                        metrics.update({f"{prefix}{row}{k}": v for k, v in scores.items()})
 
     if cfg.eval.untrained:
         add("untrained_", untrained(lambda: build_encoder(cfg.model), cfg.seed, like=encoder))
     for title, row in cfg.eval.rows.items():
         base = encoder if row.pretrained is None else zero_shot_encoder(cfg, row.pretrained)
         add(f"{title}_", variant(base, row.prompt, kind=row.kind))
-    return found
+    return metrics
 
 
 def idf_correlation(documents: Encoded) -> float:
@@ -175,13 +176,13 @@ def idf_correlation(documents: Encoded) -> float:
     for vector in vectors:
         for token in vector:
             counts[token] = counts.get(token, 0) + 1
-    found = []
+    correlations = []
     for vector in vectors:
         weights = np.array(list(vector.values()), dtype=float)
         rarity = np.log(len(vectors) / np.array([counts[t] for t in vector], dtype=float))
         if len(vector) > 2 and weights.std() > 0 and rarity.std() > 0:
-            found.append(float(np.corrcoef(weights, rarity)[0, 1]))
-    return float(np.mean(found)) if found else 0.0
+            correlations.append(float(np.corrcoef(weights, rarity)[0, 1]))
+    return float(np.mean(correlations)) if correlations else 0.0
 
 
 def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
@@ -190,21 +191,21 @@ def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
     right = []
     for start in range(0, len(texts), cfg.eval.batch_size):
         part = texts[start : start + cfg.eval.batch_size]
-        inputs = encoder.lm.pad(encoder.rows([own.text for own in part], "passage"))
+        inputs = encoder.lm.pad(encoder.rows([item.text for item in part], "passage"))
         on_device = {name: x.to(encoder.device) for name, x in inputs.items()}
         best = encoder.lm.logits(encoder.lm(**on_device)).argmax(-1).tolist()
-        for token, own in zip(best, part, strict=True):
-            right.append(token in first_tokens(encoder, own.words))
+        for token, item in zip(best, part, strict=True):
+            right.append(token in first_tokens(encoder, item.words))
     return {"word_accuracy": float(np.mean(right))}
 
 
-def table(found: dict[str, float], rows: list[str], names: list[str]) -> str:
+def table(metrics: dict[str, float], rows: list[str], names: list[str]) -> str:
     """All rows beside each other, as Markdown."""
-    shown: Callable[[float | None], str] = lambda v: "" if v is None else f"{100 * v:.2f}"  # noqa: E731
     keys = [f"{name}_{metric}" for name in names for metric in SHOWN]
-    keys = [key for key in keys if any(f"{row}{key}" in found for row in rows)]
+    keys = [key for key in keys if any(f"{row}{key}" in metrics for row in rows)]
     lines = ["| row | " + " | ".join(keys) + " |", "|---|" + "--:|" * len(keys)]
     for row in rows:
-        values = [found.get(f"{row}{key}") for key in keys]
-        lines.append(f"| {row.rstrip('_') or 'method'} | " + " | ".join(map(shown, values)) + " |")
+        values = [metrics.get(f"{row}{key}") for key in keys]
+        cells = ["" if value is None else f"{100 * value:.2f}" for value in values]
+        lines.append(f"| {row.rstrip('_') or 'method'} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

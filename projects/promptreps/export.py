@@ -2,7 +2,7 @@
 
 | file | content |
 |---|---|
-| model files and tokenizer | what ``AutoModelForCausalLM`` and ``AutoTokenizer`` load, adapters merged |
+| model files and tokenizer | for ``AutoModelForCausalLM``, ``AutoTokenizer``; adapters merged |
 | ``promptreps.json`` | prompt and representation |
 """
 

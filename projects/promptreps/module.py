@@ -53,8 +53,8 @@ class PromptReps(ContrastiveModule):
         query, query_weights = self._masked(batch["query"])
         passage, passage_weights = self._masked(batch["passage"])
         terms = self.objective(query, passage, query_weights, passage_weights)
-        found = {"loss": terms.loss, "dense_loss": terms.dense, "accuracy": terms.accuracy}
-        return found if terms.sparse is None else {**found, "sparse_loss": terms.sparse}
+        logged = {"loss": terms.loss, "dense_loss": terms.dense, "accuracy": terms.accuracy}
+        return logged if terms.sparse is None else {**logged, "sparse_loss": terms.sparse}
 
     def _masked(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         dense, weights = self.encoder(inputs["input_ids"], inputs["attention_mask"])

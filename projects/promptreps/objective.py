@@ -72,5 +72,5 @@ class Objective(nn.Module):
     def _contrast(self, query: Tensor, passage: Tensor, scale: float) -> LossOutput:
         grouped = passage.reshape(len(query), -1, passage.shape[-1])
         others = grouped[:, 1:] if grouped.shape[1] > 1 else None
-        found: LossOutput = self.loss(query, grouped[:, 0], scale, hard_negatives=others)
-        return found
+        out: LossOutput = self.loss(query, grouped[:, 0], scale, hard_negatives=others)
+        return out

@@ -28,17 +28,16 @@ QUOTE = '"'  # ends an answer
 def chat_prompt(options: PromptConfig, role: Role) -> ChatPrompt:
     """What is said about a query or a passage.
 
-    >>> chat_prompt(PromptConfig(), "query").user
-    'Query: "{text}". Use one word to represent the query in a retrieval task. Make sure your word
-    is in lowercase.'
+    >>> chat_prompt(PromptConfig(), "query").user[:55]
+    'Query: "{text}". Use one word to represent the query in'
     """
-    told = [
+    sentences = [
         f'{role.capitalize()}: "{{text}}".',
         f"{ASKED[options.words]} the {role} in a retrieval task.",
     ]
-    told += [CASE[options.words]] if options.lowercase else []
+    sentences += [CASE[options.words]] if options.lowercase else []
     return ChatPrompt(
-        user=" ".join(told),
+        user=" ".join(sentences),
         answer=ANSWER[options.words] if options.prefilled else "",
         system=SYSTEM if options.system else "",
     )

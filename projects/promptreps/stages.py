@@ -66,8 +66,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.instruct.steps:
         steps = {"max_steps": cfg.instruct.steps, "max_epochs": None}
         module, kept = AnswerModule(cfg, encoder), kept_answers(cfg) if cfg.instruct.keep else None
-        known = kept if kept is not None and kept.is_file() else None
-        yield Stage("answer", module, answer_data(cfg, encoder), steps, weights=known)
+        cached = kept if kept is not None and kept.is_file() else None
+        yield Stage("answer", module, answer_data(cfg, encoder), steps, weights=cached)
         if kept is not None:
             keep_weights(kept, module)
     if cfg.method.supervised:
@@ -95,15 +95,15 @@ def zero_shot_encoder(cfg: Config, pretrained: str | None = None) -> PromptRepsE
 
 
 def embed(encoder: PromptRepsEncoder) -> dict[str, Tensor]:
-    """Dense vectors and the weights of tokens of a small fixed input, to be compared after a reload."""
-    found: dict[str, Tensor] = {}
+    """Dense vectors and token weights of a small fixed input, to be compared after a reload."""
+    tensors: dict[str, Tensor] = {}
     for role in ROLES:
         encoded = encoder.encode(PROBES, role)
         table = torch.zeros(len(encoded["sparse"]), encoder.lm.vocab_size)
         for row, vector in zip(table, encoded["sparse"], strict=True):
             row[list(vector)] = torch.tensor(list(vector.values())).float() / 100
-        found |= {f"{role}_dense": encoded["dense"], f"{role}_sparse": table}
-    return found
+        tensors |= {f"{role}_dense": encoded["dense"], f"{role}_sparse": table}
+    return tensors
 
 
 def plan(cfg: Config) -> Plan[PromptReps]:
@@ -125,7 +125,7 @@ def plan(cfg: Config) -> Plan[PromptReps]:
         return PromptReps(cfg, build_encoder(cfg.model, stand_in=sizes), lora=cfg.method.supervised)
 
     def forward(built: PromptReps, batch_size: int) -> Tensor:
-        frame = max(sum(map(len, own)) for own in built.encoder.frames.values())
+        frame = max(sum(map(len, frame_parts)) for frame_parts in built.encoder.frames.values())
         rows, length = batch_size, cfg.model.representation.passage_length
         if cfg.method.supervised:
             rows, length = batch_size * (1 + cfg.data.group_size), cfg.data.passage_length

@@ -47,10 +47,10 @@ from projects.promptreps.stages import zero_shot_encoder
 def evaluate_zero_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Score the language model as it is; no run, no training."""
     with torch.inference_mode():
-        found = evaluate(cfg, zero_shot_encoder(cfg), workspace)
-    write_report(found, workspace.folder("."), title="PromptReps, zero-shot")
+        metrics = evaluate(cfg, zero_shot_encoder(cfg), workspace)
+    write_report(metrics, workspace.folder("."), title="PromptReps, zero-shot")
     workspace.say((workspace.path / "table.md").read_text("utf-8"))
-    return found
+    return metrics
 
 
 def chosen_encoder(
@@ -140,7 +140,7 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
     workspace.say(mapped.summary)
     if mapped.complete:
         if not has_corpus(set_folder(options.input, cfg.data.root)):
-            numbered = [{"_id": own, "text": text} for own, text in texts.items()]
+            numbered = [{"_id": name, "text": text} for name, text in texts.items()]
             write_jsonl(folder / "texts.jsonl", numbered)
         rows = list(mapped.rows())
         for note in _write(options.role, list(texts), rows, encoder, folder, options.pickle):
@@ -161,16 +161,16 @@ def collection(cfg: Config, place: str) -> dict[str, str]:
         return load_corpus(folder)
     plain = folder / QUERIES
     path = plain if plain.is_file() else plain.with_name(f"{QUERIES}.gz")
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for number, row in enumerate(read_jsonl(path, ("_id", "text")), start=1):
         name, text = str(row["_id"]), row["text"]
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{path}, query {number}: the text of '{name}' is no text, or empty")
-        if found.setdefault(name, text) != text:
+        if texts.setdefault(name, text) != text:
             raise UserError(f"{path}, query {number}: two queries have the id '{name}' and differ")
-    if not found:
+    if not texts:
         raise UserError(f"{path} holds no query")
-    return found
+    return texts
 
 
 def row_function(cfg: Config, encoder: PromptRepsEncoder) -> RowFunction:
@@ -178,10 +178,10 @@ def row_function(cfg: Config, encoder: PromptRepsEncoder) -> RowFunction:
 
     def run(rows: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
         with evaluated(encoder, cfg.trainer.accelerator):
-            found = prepared_encode(cfg, encoder)(list(rows), cfg.encode.role)
+            encoded = prepared_encode(cfg, encoder)(list(rows), cfg.encode.role)
         result: list[list[Any]] = [[] for _ in rows]
         for owner, vector, weights in zip(
-            found["owner"].tolist(), found["dense"].numpy(), found["sparse"], strict=True
+            encoded["owner"].tolist(), encoded["dense"].numpy(), encoded["sparse"], strict=True
         ):
             packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
             result[owner].append({"dense": packed, "sparse": list(weights.items())})
@@ -203,23 +203,23 @@ def _write(
     names = {i: f"<{i}>" for i in range(encoder.lm.vocab_size)}
     names |= token_names(encoder.lm.tokenizer.get_vocab())
     notes = []
-    for place in range(max(len(own) for own in rows)):
-        held = [(i, own[place]) for i, own in zip(ids, rows, strict=True) if len(own) > place]
+    for place in range(max(len(parts) for parts in rows)):
+        held = [(i, parts[place]) for i, parts in zip(ids, rows, strict=True) if len(parts) > place]
         own_ids = [i for i, _ in held]
-        raw = b"".join(base64.b64decode(one["dense"]) for _, one in held)
+        raw = b"".join(base64.b64decode(row["dense"]) for _, row in held)
         vectors = np.frombuffer(raw, "<f4").reshape(len(held), -1).copy()
-        sparse = [{int(t): int(w) for t, w in one["sparse"]} for _, one in held]
-        own = folder / f"rep-{place}"
-        write_tensors(own / "dense.safetensors", {"vectors": torch.from_numpy(vectors)})
-        write_json(own / "ids.json", own_ids)
+        sparse = [{int(t): int(w) for t, w in row["sparse"]} for _, row in held]
+        path = folder / f"rep-{place}"
+        write_tensors(path / "dense.safetensors", {"vectors": torch.from_numpy(vectors)})
+        write_json(path / "ids.json", own_ids)
         if role == "query":
-            file = own / "queries.tsv"
+            file = path / "queries.tsv"
             if left_out := write_query_lines(file, own_ids, sparse, names):
                 notes.append(f"{file}: {left_out} queries without a token of weight are left out")
         else:
-            write_impacts(own / "sparse.jsonl", own_ids, sparse, names)
+            write_impacts(path / "sparse.jsonl", own_ids, sparse, names)
         if pickled:  # written for Tevatron's reader; never read here
-            write_atomic(own / "dense.pkl", partial(_dump, (vectors, own_ids)))
+            write_atomic(path / "dense.pkl", partial(_dump, (vectors, own_ids)))
     return notes
 
 

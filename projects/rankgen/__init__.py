@@ -1,4 +1,4 @@
-"""RankGen: ranking continuations of language models by prefix and suffix vectors (Krishna et al., EMNLP 2022)."""
+"""RankGen: ranking continuations by prefix and suffix vectors (Krishna et al. 2022)."""
 
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,9 @@ def build(cfg: Config) -> "Experiment[RankGen]":
         plan=plan,
         texts=lambda cfg: [triple.gold for triple in eval_triples(cfg).rows],
         tasks=tasks.TASKS,
-        model_tasks={"decode": lambda cfg, workspace, own: tasks.decode(cfg, own, workspace)},
+        model_tasks={
+            "decode": lambda cfg, workspace, experiment: tasks.decode(cfg, experiment, workspace)
+        },
     )
 
 

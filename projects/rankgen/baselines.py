@@ -1,4 +1,4 @@
-"""What RankGen has to beat: guessing, lengths, shared words, the language model, the encoder before training."""
+"""What RankGen has to beat: chance, lengths, shared words, language model, untrained encoder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,9 +21,9 @@ LM_PREFIXES = 400  # evenly spaced; each costs three passes of the language mode
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Expectation of a random ranking."""
-    found = untrained(cfg, workspace)
+    metrics = untrained(cfg, workspace)
     return {
-        name.removesuffix("_chance"): v for name, v in found.items() if name.endswith("_chance")
+        name.removesuffix("_chance"): v for name, v in metrics.items() if name.endswith("_chance")
     }
 
 
@@ -41,14 +41,14 @@ def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Share of a continuation's words that the prefix has, which the paper re-ranks with as well."""
+    """Share of a continuation's words that the prefix has; the paper re-ranks with it as well."""
     return pair_metrics(cfg, lambda prefix, text: word_overlap(text, prefix)[0])
 
 
 def length(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The longer continuation wins, or the shorter one, whichever is right more often on these prefixes."""
-    found = pair_metrics(cfg, lambda prefix, text: float(len(text.split())))
-    return {name: max(value, 1 - value) for name, value in found.items()}
+    """The longer or the shorter continuation wins, whichever is right more often here."""
+    metrics = pair_metrics(cfg, lambda prefix, text: float(len(text.split())))
+    return {name: max(value, 1 - value) for name, value in metrics.items()}
 
 
 def perplexity(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -57,12 +57,12 @@ def perplexity(cfg: Config, workspace: Workspace) -> dict[str, float]:
     It wrote the generated continuations itself.
     """
     some = replace(cfg, eval=replace(cfg.eval, lm_prefixes=LM_PREFIXES))
-    found = lm_metrics(some, language_model(cfg), _scored(cfg))
-    return {n.removeprefix("lm_"): v for n, v in found.items() if not n.endswith("_chance")}
+    metrics = lm_metrics(some, language_model(cfg), _scored(cfg))
+    return {n.removeprefix("lm_"): v for n, v in metrics.items() if not n.endswith("_chance")}
 
 
 def pair_metrics(cfg: Config, score: Callable[[str, str], float]) -> dict[str, float]:
-    """Accuracies of a score of (prefix, continuation) on the config's prefixes, against both kinds of negatives."""
+    """Accuracies of a score of (prefix, continuation) against both kinds of negatives."""
     triples = _scored(cfg)
     golds = [t.gold for t in triples.rows]
 
@@ -70,13 +70,13 @@ def pair_metrics(cfg: Config, score: Callable[[str, str], float]) -> dict[str, f
         pairs = zip(triples.rows, texts, strict=True)
         return torch.tensor([score(row.prefix, text) for row, text in pairs])
 
-    own, chosen = scores(golds), negatives(triples, cfg.eval.num_negatives)
+    right, chosen = scores(golds), negatives(triples, cfg.eval.num_negatives)
     wrong = torch.stack([scores([golds[i] for i in column]) for column in chosen.T], 1)
-    metrics = {"inbook_accuracy": float(beaten(own, wrong).mean())}
+    metrics = {"inbook_accuracy": float(beaten(right, wrong).mean())}
     written = [t.generated for t in triples.rows]
     if None not in written:
         other = scores([text or "" for text in written])
-        metrics["generated_accuracy"] = float(beaten(own, other[:, None]).mean())
+        metrics["generated_accuracy"] = float(beaten(right, other[:, None]).mean())
     return metrics
 
 

@@ -47,7 +47,7 @@ def language_model(cfg: Config) -> LanguageModel:
 
 
 def mauve_judge(cfg: Config, lm: LanguageModel) -> Callable[[], LanguageModel]:
-    """The model whose features MAUVE compares, loaded at its first use: `decode.mauve_model` or `lm`."""
+    """The model of MAUVE's features, loaded at its first use: `decode.mauve_model` or `lm`."""
     place = cfg.decode.mauve_model
     if place is None:
         return lambda: lm
@@ -71,11 +71,11 @@ def decode_all(
         UserError: unknown method.
     """
     decode = build_decoder(cfg, ranker, lm, methods)
-    found: dict[str, list[str]] = {method: [] for method in methods}
+    texts: dict[str, list[str]] = {method: [] for method in methods}
     for index, prefix in enumerate(workspace.progress(prefixes, "decode", len(prefixes))):
         for method, text in decode([prefix], [RowSeed(cfg.seed, index)])[0].items():
-            found[method].append(text)
-    return found
+            texts[method].append(text)
+    return texts
 
 
 def decode_kept(
@@ -107,11 +107,11 @@ def decode_kept(
     step = RowMap("decode", build, settings, cfg.seed, CHUNK)
     key = content_digest([repr(settings), str(cfg.seed), *prefixes])[:12]
     place = workspace.folder(f"decoded/{key}")
-    found = map_rows(step, list(prefixes), place, cfg.task, workspace.meter)
-    if not found.complete:
-        workspace.say(f"decode: {found.summary}")
+    mapped = map_rows(step, list(prefixes), place, cfg.task, workspace.meter)
+    if not mapped.complete:
+        workspace.say(f"decode: {mapped.summary}")
         return None
-    rows = list(found.rows())
+    rows = list(mapped.rows())
     return {method: [row[method] for row in rows] for method in methods}
 
 
@@ -156,8 +156,8 @@ def _decode_one(
     for name in methods:
         if name in STRATEGIES and name not in texts:
             rng = stream(cfg.seed, index, 0, 0)
-            own = policy_of(cfg, name)
-            texts[name] = lm.continuations([prefix], own, [rng], section.max_tokens)[0].text
+            sampling = policy_of(cfg, name)
+            texts[name] = lm.continuations([prefix], sampling, [rng], section.max_tokens)[0].text
     if "beam" in methods:
         texts["beam"] = search(cfg, ranker, lm, prefix, index)[0].text
     return {name: texts[name] for name in methods}
@@ -187,10 +187,10 @@ def search(cfg: Config, ranker: Ranker, lm: LanguageModel, prefix: str, index: i
     )
 
 
-def text_metrics(prefixes: Sequence[str], found: dict[str, list[str]]) -> dict[str, float]:
+def text_metrics(prefixes: Sequence[str], continuations: dict[str, list[str]]) -> dict[str, float]:
     """Repetition, overlap with the prefix and words of each method."""
     metrics: dict[str, float] = {}
-    for name, texts in found.items():
+    for name, texts in continuations.items():
         pairs = list(zip(prefixes, texts, strict=True))
         metrics |= {
             f"{name}_rep": float(np.mean([measures.repetition(p, t) for p, t in pairs])),
@@ -202,7 +202,7 @@ def text_metrics(prefixes: Sequence[str], found: dict[str, list[str]]) -> dict[s
 
 def repeated_metrics(
     prefixes: Sequence[str],
-    found: Sequence[dict[str, list[str]]],
+    decoded: Sequence[dict[str, list[str]]],
     judge: Callable[[], LanguageModel],
     workspace: Workspace,
 ) -> dict[str, float]:
@@ -213,22 +213,22 @@ def repeated_metrics(
 
     Args:
         prefixes: that were continued.
-        found: the first run's continuations of every method, and those of "human" where there are
+        decoded: the first run's continuations of every method, and those of "human" where there are
             any; then those of the repeats, of methods that sample.
         judge: language model that gives the features of MAUVE, asked for when there are texts for
             it.
         workspace: keeps the reason why there is no MAUVE.
     """
-    human = {name: texts for name, texts in found[0].items() if name == "human"}
-    metrics = text_metrics(prefixes, found[0])
+    human = {name: texts for name, texts in decoded[0].items() if name == "human"}
+    metrics = text_metrics(prefixes, decoded[0])
     with_mauve = True
     try:
-        metrics |= mauve_metrics(prefixes, found[0], judge)
+        metrics |= mauve_metrics(prefixes, decoded[0], judge)
     except UserError as reason:
         with_mauve = False
         workspace.say(f"without MAUVE: {reason}")
     runs = [dict(metrics)]
-    for again in found[1:]:
+    for again in decoded[1:]:
         runs.append(text_metrics(prefixes, again))
         if with_mauve:
             runs[-1] |= mauve_metrics(prefixes, again | human, judge)
@@ -240,14 +240,14 @@ def repeated_metrics(
 
 
 def mauve_metrics(
-    prefixes: Sequence[str], found: dict[str, list[str]], judge: Callable[[], LanguageModel]
+    prefixes: Sequence[str], continuations: dict[str, list[str]], judge: Callable[[], LanguageModel]
 ) -> dict[str, float]:
-    """MAUVE of each method against "human", on a language model's features of prefix and continuation.
+    """MAUVE of each method against "human", on features of prefix and continuation.
 
     Raises:
         UserError: no human continuations, fewer than `MAUVE_TEXTS` prefixes, or no library.
     """
-    if "human" not in found:
+    if "human" not in continuations:
         raise UserError(
             "MAUVE needs human continuations: decode held-back chapters (decode.file=null)"
         )
@@ -256,7 +256,7 @@ def mauve_metrics(
     lm = judge()
     features = {
         name: lm.features([f"{p} {t}" for p, t in zip(prefixes, texts, strict=True)]).numpy()
-        for name, texts in found.items()
+        for name, texts in continuations.items()
     }
     human = features.pop("human")
     return {f"{name}_mauve": measures.mauve(human, x) for name, x in features.items()}
@@ -265,24 +265,24 @@ def mauve_metrics(
 def decode_metrics(
     cfg: Config, ranker: Ranker, lm: LanguageModel, triples: TripleList, workspace: Workspace
 ) -> dict[str, float]:
-    """A nucleus sample against the best-ranked of `decode.num_samples`, on evenly spaced prefixes."""
+    """A nucleus sample against the best of `decode.num_samples`, on evenly spaced prefixes."""
     count = min(cfg.eval.decode_prefixes, len(triples))
     rows = [triples[i * len(triples) // count] for i in range(count)]
     prefixes = [row.prefix for row in rows]
     methods = [policy_of(cfg).strategy, "rerank"]
-    found = decode_all(cfg, ranker, lm, prefixes, methods, workspace)
-    found["human"] = [tidy(row.gold) for row in rows]
-    workspace.gallery("continuations", side_by_side(ranker, prefixes, found))
-    return text_metrics(prefixes, found)
+    texts = decode_all(cfg, ranker, lm, prefixes, methods, workspace)
+    texts["human"] = [tidy(row.gold) for row in rows]
+    workspace.gallery("continuations", side_by_side(ranker, prefixes, texts))
+    return text_metrics(prefixes, texts)
 
 
 def side_by_side(
-    ranker: Ranker, prefixes: Sequence[str], found: dict[str, list[str]]
+    ranker: Ranker, prefixes: Sequence[str], continuations: dict[str, list[str]]
 ) -> list[dict[str, Any]]:
     """Gallery of the continuations with their scores; the human one is marked."""
     rows = []
     for i, prefix in enumerate(prefixes):
-        texts = {name: texts[i] for name, texts in found.items()}
+        texts = {name: texts[i] for name, texts in continuations.items()}
         vector = ranker.encode(prefix, "prefix")[0]
         value = ranker.encode([_filled(t) for t in texts.values()], "suffix") @ vector
         results = [

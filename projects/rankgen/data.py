@@ -90,8 +90,8 @@ class TripleFile:
             )
         self.lines = LineFile(path)
         codes: dict[str, int] = {}  # one string per document, not per triple
-        found = (codes.setdefault(self[i].document, len(codes)) for i in range(len(self.lines)))
-        self.documents: np.ndarray = np.fromiter(found, np.int64, len(self.lines))
+        documents = (codes.setdefault(self[i].document, len(codes)) for i in range(len(self.lines)))
+        self.documents: np.ndarray = np.fromiter(documents, np.int64, len(self.lines))
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -148,19 +148,19 @@ def train_triples(cfg: Config) -> Triples:
     Raises:
         UserError: a missing or broken file, or fewer triples than `data.limit`.
     """
-    found: Triples
+    triples: Triples
     if cfg.data.source == "synthetic":
-        found = TripleList(synthetic_triples(SYNTHETIC_WINDOWS, seed=0))
+        triples = TripleList(synthetic_triples(SYNTHETIC_WINDOWS, seed=0))
     elif cfg.data.source == "bundled":
-        found = TripleList(bundled_triples(cfg, "train"))
+        triples = TripleList(bundled_triples(cfg, "train"))
     else:
-        found = TripleFile(data_root(cfg.data.root) / str(cfg.data.file))
+        triples = TripleFile(data_root(cfg.data.root) / str(cfg.data.file))
     if cfg.data.limit is None:
-        return found
-    if cfg.data.limit > len(found):
-        raise UserError(f"data.limit={cfg.data.limit}, but there are {len(found)} triples")
-    order = sample_rng(cfg.seed, 0, 0, LIMIT_STREAM).permutation(len(found))
-    return TripleList([found[int(i)] for i in np.sort(order[: cfg.data.limit])])
+        return triples
+    if cfg.data.limit > len(triples):
+        raise UserError(f"data.limit={cfg.data.limit}, but there are {len(triples)} triples")
+    order = sample_rng(cfg.seed, 0, 0, LIMIT_STREAM).permutation(len(triples))
+    return TripleList([triples[int(i)] for i in np.sort(order[: cfg.data.limit])])
 
 
 def eval_triples(cfg: Config) -> TripleList:
@@ -187,7 +187,7 @@ def bundled_triples(cfg: Config, part: str) -> list[Triple]:
 
 def synthetic_triples(windows: int, seed: int) -> list[Triple]:
     """Made-up documents: each has words of its own, each of its windows a few of them."""
-    found = []
+    triples = []
     for d in range(SYNTHETIC_DOCUMENTS):
         for w in range(windows):
             rng = sample_rng(seed, d, w, SYNTHETIC_STREAM)
@@ -196,8 +196,8 @@ def synthetic_triples(windows: int, seed: int) -> list[Triple]:
             gold = words[14:]
             shuffled = [gold[i] for i in rng.permutation(len(gold))]
             texts = (f"{' '.join(part)}." for part in (words[:14], gold, shuffled))
-            found.append(Triple(f"document {d}", *texts))
-    return found
+            triples.append(Triple(f"document {d}", *texts))
+    return triples
 
 
 def build_data(cfg: Config, encoder: PrefixSuffixEncoder) -> ContrastiveData:
@@ -224,15 +224,15 @@ def num_samples(cfg: Config) -> int:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Weights and data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source == "bundled":
-        found.append(bundled_requirement(FOLDER))
+        needs.append(bundled_requirement(FOLDER))
     if cfg.data.source == "file":
         hint = "PG19 (11 GB) through TASK=generate; see the card, Data"
         for name in (cfg.data.file, cfg.data.eval_file):
             path = data_root(cfg.data.root) / str(name)
-            found.append(Requirement(f"data: {name}", str(path), path.is_file(), hint))
-    return tuple(found)
+            needs.append(Requirement(f"data: {name}", str(path), path.is_file(), hint))
+    return tuple(needs)
 
 
 def _triple(row: dict[str, Any]) -> Triple:

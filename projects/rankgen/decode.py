@@ -72,15 +72,15 @@ def overgenerate(
         index: of the prefix, part of the stream.
     """
     rngs = [stream(seed, index, 0, j) for j in range(num_samples)]
-    found = lm.continuations([prefix] * num_samples, policy, rngs, max_tokens)
-    return rank(ranker, ranker.encode(prefix, "prefix")[0], found)
+    continuations = lm.continuations([prefix] * num_samples, policy, rngs, max_tokens)
+    return rank(ranker, ranker.encode(prefix, "prefix")[0], continuations)
 
 
-def rank(ranker: Ranker, prefix: Tensor, found: Sequence[Continuation]) -> list[Beam]:
+def rank(ranker: Ranker, prefix: Tensor, continuations: Sequence[Continuation]) -> list[Beam]:
     """Continuations as beams, best score first, ties in their order."""
-    value = scores(ranker, prefix, [c.text for c in found])
+    value = scores(ranker, prefix, [c.text for c in continuations])
     order = torch.argsort(value, descending=True, stable=True).tolist()
-    return [Beam(found[i].text, True, float(value[i])) for i in order]
+    return [Beam(continuations[i].text, True, float(value[i])) for i in order]
 
 
 def beam_search(

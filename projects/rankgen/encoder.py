@@ -130,8 +130,8 @@ class PrefixSuffixEncoder(nn.Module):
 
         def run(places: list[int]) -> Tensor:
             inputs = self.pad([rows[i] for i in places])
-            found: Tensor = self(**{k: v.to(self.device) for k, v in inputs.items()})
-            return found
+            vectors: Tensor = self(**{k: v.to(self.device) for k, v in inputs.items()})
+            return vectors
 
         lengths = [len(row) for row in rows]
         with evaluation_mode(self):
@@ -223,10 +223,12 @@ def keep_layers(model: Any, layers: int) -> None:
     stack = getattr(model, "encoder", None)
     t5 = hasattr(stack, "block")
     name, field = ("block", "num_layers") if t5 else ("layer", "num_hidden_layers")
-    found = getattr(stack, name, ())
-    if len(found) < layers:
-        raise UserError(f"model.layers={layers}, but {type(model).__name__} has {len(found)} here")
-    setattr(stack, name, found[:layers])
+    stack_layers = getattr(stack, name, ())
+    if len(stack_layers) < layers:
+        raise UserError(
+            f"model.layers={layers}, but {type(model).__name__} has {len(stack_layers)} here"
+        )
+    setattr(stack, name, stack_layers[:layers])
     setattr(model.config, field, layers)
 
 
@@ -241,11 +243,11 @@ def load_released(encoder: PrefixSuffixEncoder, state: Mapping[str, Tensor], sou
     Raises:
         UserError: missing or further tensors.
     """
-    own = encoder.tower.model.state_dict()
+    current = encoder.tower.model.state_dict()
     inner = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
     if "shared.weight" in inner:  # tied; some files hold it once
         inner.setdefault("encoder.embed_tokens.weight", inner["shared.weight"])
-    inner = {k: v for k, v in inner.items() if k in own or k != "encoder.embed_tokens.weight"}
+    inner = {k: v for k, v in inner.items() if k in current or k != "encoder.embed_tokens.weight"}
     head = {
         k.removeprefix("projection."): v for k, v in state.items() if not k.startswith(BACKBONE)
     }

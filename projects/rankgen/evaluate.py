@@ -41,20 +41,20 @@ def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, fl
     """
     triples = large_books(eval_triples(cfg), cfg.eval.num_negatives)
 
-    def measure(encoder: PrefixSuffixEncoder, own: Workspace | None) -> dict[str, float]:
-        found, items = rank_metrics(cfg, encoder, triples, own)
-        if own is None:
-            return found
+    def measure(encoder: PrefixSuffixEncoder, output: Workspace | None) -> dict[str, float]:
+        report, items = rank_metrics(cfg, encoder, triples, output)
+        if output is None:
+            return report
         for name, values in items.items():
-            own.items(name, values.tolist())
+            output.items(name, values.tolist())
         for path in cfg.eval.sets:
-            found |= further_set(cfg, encoder, path)
-        return found
+            report |= further_set(cfg, encoder, path)
+        return report
 
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
     if cfg.eval.lexical:
-        found, items = rank_metrics(cfg, TfIdf(triples), triples)
-        metrics |= {f"tfidf_{k}": v for k, v in found.items() if not k.endswith("_chance")}
+        report, items = rank_metrics(cfg, TfIdf(triples), triples)
+        metrics |= {f"tfidf_{k}": v for k, v in report.items() if not k.endswith("_chance")}
         for name, values in items.items():
             workspace.items(f"tfidf_{name}", values.tolist())
     if cfg.eval.lm_prefixes or cfg.eval.decode_prefixes:
@@ -102,7 +102,7 @@ def rank_metrics(
     size = cfg.eval.batch_size
     prefix = encoder.encode([t.prefix for t in triples.rows], "prefix", size)
     gold = encoder.encode([t.gold for t in triples.rows], "suffix", size)
-    own = (prefix * gold).sum(1)
+    right = (prefix * gold).sum(1)
     random = negatives(triples, cfg.eval.num_negatives)
     hard = hard_negatives(triples, cfg.eval.num_negatives)
     against = {
@@ -119,14 +119,14 @@ def rank_metrics(
     metrics: dict[str, float] = {}
     items: dict[str, Tensor] = {}
     for name, other in against.items():
-        found = identification_metrics(own, other)
-        metrics |= {f"{name}_accuracy": found["pairwise"], f"{name}_accuracy_chance": 0.5}
+        accuracy = identification_metrics(right, other)
+        metrics |= {f"{name}_accuracy": accuracy["pairwise"], f"{name}_accuracy_chance": 0.5}
         if other.shape[1] > 1:
             metrics |= {
-                f"{name}_all_accuracy": found["all"],
-                f"{name}_all_accuracy_chance": found["all_chance"],
+                f"{name}_all_accuracy": accuracy["all"],
+                f"{name}_all_accuracy_chance": accuracy["all_chance"],
             }
-        items[f"{name}_accuracy"] = beaten(own, other).mean(1)
+        items[f"{name}_accuracy"] = beaten(right, other).mean(1)
     if "generated" in against:
         metrics["generated_blind_accuracy"] = float(blind.mean())
         metrics["identification_accuracy"] = (
@@ -137,7 +137,7 @@ def rank_metrics(
         }
     recall, hits = book_retrieval(triples, prefix, gold)
     if workspace is not None:
-        workspace.figure("scores", score_figure(own, against))
+        workspace.figure("scores", score_figure(right, against))
         workspace.gallery("suffixes of the same book", gallery(triples, prefix, gold))
     metrics |= own_book_mass(triples, prefix, gold)
     return metrics | recall, items | {"retrieval_recall_at_1": hits}
@@ -178,8 +178,8 @@ def hard_negatives(triples: TripleList, count: int) -> np.ndarray:
         _check_pool(len(pool) - 1, count)
         index = BM25([triples[int(i)].gold for i in pool])
         queries = [triples[int(i)].prefix for i in pool]
-        found = index.search(queries, count, exclude=torch.arange(len(pool)))
-        chosen[pool] = pool[found.indices.numpy()]
+        result = index.search(queries, count, exclude=torch.arange(len(pool)))
+        chosen[pool] = pool[result.indices.numpy()]
     return chosen
 
 
@@ -190,12 +190,12 @@ def book_retrieval(
     totals: dict[str, float] = {}
     hits = torch.zeros(len(triples))
     for document in np.unique(triples.documents):
-        own = torch.from_numpy(np.flatnonzero(triples.documents == document))
-        right = torch.arange(len(own))
-        found = cross_modal_recall(prefix[own], gold[own], right, KS, metric="dot")
-        for name, value in found.items():
-            totals[name] = totals.get(name, 0.0) + value * len(own) / len(triples)
-        hits[own] = relevant_ranks(prefix[own], gold[own], right, metric="dot").eq(1).float()
+        rows = torch.from_numpy(np.flatnonzero(triples.documents == document))
+        right = torch.arange(len(rows))
+        recall = cross_modal_recall(prefix[rows], gold[rows], right, KS, metric="dot")
+        for name, value in recall.items():
+            totals[name] = totals.get(name, 0.0) + value * len(rows) / len(triples)
+        hits[rows] = relevant_ranks(prefix[rows], gold[rows], right, metric="dot").eq(1).float()
     names = [f"recall_at_{k}{end}" for k in KS for end in ("", "_chance")]
     return {f"retrieval_{name}": totals[name] for name in [*names, "mrr"]}, hits
 
@@ -207,27 +207,27 @@ def own_book_mass(triples: TripleList, prefix: Tensor, gold: Tensor) -> dict[str
     pushed with, however few they are; the chance value is their number's share.
     """
     documents = torch.from_numpy(triples.documents)
-    own = documents[:, None] == documents
-    own.fill_diagonal_(False)
+    same = documents[:, None] == documents
+    same.fill_diagonal_(False)
     logits = (prefix @ gold.T).fill_diagonal_(-torch.inf)
-    mass = (logits.softmax(1) * own).sum(1)
-    share = own.sum(1) / (len(triples) - 1)
+    mass = (logits.softmax(1) * same).sum(1)
+    share = same.sum(1) / (len(triples) - 1)
     return {"own_book_mass": float(mass.mean()), "own_book_mass_chance": float(share.mean())}
 
 
 def lm_metrics(cfg: Config, lm: LanguageModel, triples: TripleList) -> dict[str, float]:
-    """The language model's mean log-probability per token as the score, on evenly spaced prefixes."""
+    """The language model's mean log-probability per token as score, on evenly spaced prefixes."""
     count = min(cfg.eval.lm_prefixes, len(triples))
     chosen = [i * len(triples) // count for i in range(count)]
     wrong = negatives(triples, cfg.eval.num_negatives)[chosen, 0]
     prefixes = [triples[i].prefix for i in chosen]
-    own = lm.log_likelihood(prefixes, [triples[i].gold for i in chosen])
+    right = lm.log_likelihood(prefixes, [triples[i].gold for i in chosen])
     other = lm.log_likelihood(prefixes, [triples[int(i)].gold for i in wrong])
-    metrics = {"lm_inbook_accuracy": float((own > other).double().mean())}
+    metrics = {"lm_inbook_accuracy": float((right > other).double().mean())}
     written = [triples[i].generated for i in chosen]
     if None not in written:
         other = lm.log_likelihood(prefixes, [text or "." for text in written])
-        metrics["lm_generated_accuracy"] = float((own > other).double().mean())
+        metrics["lm_generated_accuracy"] = float((right > other).double().mean())
     return metrics | {f"{name}_chance": 0.5 for name in metrics}
 
 
@@ -240,19 +240,19 @@ def further_set(cfg: Config, encoder: PrefixSuffixEncoder, name: str) -> dict[st
     gold = encoder.encode([q.gold for q in questions], "suffix", size)
     others = encoder.encode([n for q in questions for n in q.negatives], "suffix", size)
     other = torch.einsum("nd,nkd->nk", prefix, others.view(len(questions), width, -1))
-    found = identification_metrics((prefix * gold).sum(1), other)
+    metrics = identification_metrics((prefix * gold).sum(1), other)
     stem = path.name.split(".")[0]
-    return {f"{stem}_{k}": v for k, v in found.items()}
+    return {f"{stem}_{k}": v for k, v in metrics.items()}
 
 
 def gallery(triples: TripleList, prefix: Tensor, gold: Tensor) -> list[dict[str, Any]]:
     """Suffixes of the same book that score best, for a prefix of some books."""
     rows = []
     for document in np.unique(triples.documents)[:GALLERY_QUERIES]:
-        own = np.flatnonzero(triples.documents == document)
-        texts = [triples[int(i)].gold for i in own]
-        value = prefix[own[:1]] @ gold[own].T
-        query = [triples[int(own[0])].prefix]
+        places = np.flatnonzero(triples.documents == document)
+        texts = [triples[int(i)].gold for i in places]
+        value = prefix[places[:1]] @ gold[places].T
+        query = [triples[int(places[0])].prefix]
         rows += retrieval_gallery(value, query, texts, [0], num_queries=1)
     return rows
 
@@ -272,8 +272,8 @@ def score_figure(gold: Tensor, against: dict[str, Tensor]) -> Any:
     return figure
 
 
-def _check_pool(available: int, wanted: int) -> None:
-    if available < wanted:
+def _check_pool(available: int, needed: int) -> None:
+    if available < needed:
         raise UserError(
-            f"eval.num_negatives={wanted}, but a book has {available} other prefixes: lower it"
+            f"eval.num_negatives={needed}, but a book has {available} other prefixes: lower it"
         )

@@ -59,7 +59,7 @@ def book_windows(cfg: Config) -> list[Window]:
     )
     if section.half != "all":
         chapters = halves(chapters)[section.half == "ranker"]
-    found = [
+    windows = [
         window
         for chapter in chapters
         for window in chapter_windows(
@@ -71,10 +71,10 @@ def book_windows(cfg: Config) -> list[Window]:
             seed=cfg.seed,
         )
     ]
-    if not found:
+    if not windows:
         raise UserError("the books have no window of these lengths; lower window.prefix_words")
-    count = min(section.limit or len(found), len(found))
-    return [found[i * len(found) // count] for i in range(count)]
+    count = min(section.limit or len(windows), len(windows))
+    return [windows[i * len(windows) // count] for i in range(count)]
 
 
 def write_windows(cfg: Config, workspace: Workspace) -> Path:
@@ -114,13 +114,13 @@ def write_generations(cfg: Config, workspace: Workspace) -> Path:
 
 def write_bundled(cfg: Config, workspace: Workspace) -> Path:
     """Make the bundled triples again (``TASK=bundle``): parts and counts of `BUNDLED_PARTS`."""
-    found: dict[Part, list[dict[str, Any]] | None] = {}
+    parts: dict[Part, list[dict[str, Any]] | None] = {}
     for part, (half, limit) in BUNDLED_PARTS.items():
         window = replace(cfg.window, books=None, part=part, half=half, limit=limit)
-        found[part] = generated_rows(replace(cfg, window=window), workspace, f"generated-{part}")
+        parts[part] = generated_rows(replace(cfg, window=window), workspace, f"generated-{part}")
     path = _output(cfg, workspace, FILE)
-    if None not in found.values():
-        rows = [{"part": part, **row} for part, own in found.items() for row in own or ()]
+    if None not in parts.values():
+        rows = [{"part": part, **row} for part, members in parts.items() for row in members or ()]
         write_jsonl(path, rows)
         workspace.say(f"{len(rows)} triples by {cfg.generator.model}: {path}")
     return path
@@ -129,7 +129,7 @@ def write_bundled(cfg: Config, workspace: Workspace) -> Path:
 def generated_rows(
     cfg: Config, workspace: Workspace, name: str = "generated"
 ) -> list[dict[str, Any]] | None:
-    """``doc_id``, ``prefix``, ``gold`` and ``generated`` of the windows whose continuation is long enough.
+    """``doc_id``, ``prefix``, ``gold``, ``generated`` of windows with long enough continuations.
 
     None if other shares have to finish first.
 
@@ -158,11 +158,11 @@ def generated_rows(
         key=lambda _, window: int(stable_fraction(window["prefix"]) * 2**31),
     )
     rows = [{"doc_id": w.book, "prefix": w.prefix, "gold": w.continuation} for w in windows]
-    found = map_rows(step, rows, workspace.folder(name), cfg.task, workspace.meter)
-    workspace.say(f"{name}: {found.summary}")
-    if not found.complete:
+    mapped = map_rows(step, rows, workspace.folder(name), cfg.task, workspace.meter)
+    workspace.say(f"{name}: {mapped.summary}")
+    if not mapped.complete:
         return None
-    texts = zip(rows, found.rows(), strict=True)
+    texts = zip(rows, mapped.rows(), strict=True)
     return [{**row, "generated": text} for row, text in texts if text is not None]
 
 
@@ -189,12 +189,12 @@ def build_continuer(cfg: Config) -> RowFunction:
             if not left:
                 break
             words = [len(rows[i]["gold"].split()) for i in left]
-            found = generate(
+            written = generate(
                 [Prompt(rows[i]["prefix"]) for i in left],
                 [seeds[i].rng(GENERATION_STREAM, attempt) for i in left],
                 [math.ceil(section.tokens_per_word * n) for n in words],
             )
-            for i, n, continuation in zip(left, words, found, strict=True):
+            for i, n, continuation in zip(left, words, written, strict=True):
                 texts[i] = fitted(cfg, continuation, n)
         return texts
 

@@ -39,6 +39,7 @@ def identification_metrics(gold: Tensor, negatives: Tensor) -> dict[str, float]:
     Raises:
         ValueError: shapes that do not fit.
 
+    >>> import torch
     >>> identification_metrics(torch.tensor([2.0]), torch.tensor([[1.0, 3.0]]))["pairwise"]
     0.5
     """
@@ -52,13 +53,13 @@ def identification_metrics(gold: Tensor, negatives: Tensor) -> dict[str, float]:
 
 
 def beaten(gold: Tensor, negatives: Tensor) -> Tensor:
-    """(N, K) float64, 1 where the true continuation scores above the false one, 0.5 where as high."""
+    """(N, K) float64: 1 where the true continuation scores above the false one, 0.5 at ties."""
     if gold.ndim != 1 or negatives.ndim != 2 or len(gold) != len(negatives):
         raise ValueError(
             f"need (N,) and (N, K), got {tuple(gold.shape)} and {tuple(negatives.shape)}"
         )
-    own = gold[:, None]
-    return (own > negatives).double() + 0.5 * (own == negatives).double()
+    right = gold[:, None]
+    return (right > negatives).double() + 0.5 * (right == negatives).double()
 
 
 def load_identification(path: Path) -> list[Identification]:
@@ -73,16 +74,16 @@ def load_identification(path: Path) -> list[Identification]:
     """
     rows = read_csv(path) if path.name.endswith((".csv", ".tsv")) else read_jsonl(path)
     try:
-        found = [_question(row) for row in rows]
+        questions = [_question(row) for row in rows]
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise UserError(
             f"{path}: a row has neither prefix, suffix and negatives, nor HellaSwag's or "
             f"StoryCloze's fields ({error!r})"
         ) from error
-    sizes = {len(question.negatives) for question in found}
+    sizes = {len(question.negatives) for question in questions}
     if len(sizes) != 1 or 0 in sizes:
         raise UserError(f"{path}: need one common number of negatives, found {sorted(sizes)}")
-    return found
+    return questions
 
 
 def _question(row: Row) -> Identification:

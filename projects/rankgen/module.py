@@ -52,8 +52,8 @@ class Objective(nn.Module):
             generated = None
         elif generated is None:
             raise ValueError(f"negatives={self.negatives} needs generated continuations")
-        found: LossOutput = self.loss(prefix, gold, 1.0, hard_negatives=generated)
-        return found
+        out: LossOutput = self.loss(prefix, gold, 1.0, hard_negatives=generated)
+        return out
 
 
 class RankGen(ContrastiveModule):

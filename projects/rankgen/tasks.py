@@ -74,10 +74,10 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
         runs = [run for run in kept if run is not None]
         if len(runs) < len(kept):
             return {}
-        found = runs[0]
+        first = runs[0]
         if all(row.gold for row in rows):
-            found["human"] = [tidy(row.gold) for row in rows]  # cut like the generations
-        shown = side_by_side(module.encoder, prefixes, found)
+            first["human"] = [tidy(row.gold) for row in rows]  # cut like the generations
+        shown = side_by_side(module.encoder, prefixes, first)
         metrics = repeated_metrics(prefixes, runs, mauve_judge(cfg, lm), workspace)
     folder = workspace.folder(".")
     ws.write_json(folder / "metrics.json", metrics)
@@ -86,12 +86,12 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
     place.figure("decoding", method_figure(metrics))
     (folder / "continuations.md").write_text(_markdown(shown, metrics), encoding="utf-8")
     texts = [
-        {"prefix": prefix, **{name: texts[i] for name, texts in found.items()}}
+        {"prefix": prefix, **{name: texts[i] for name, texts in first.items()}}
         for i, prefix in enumerate(prefixes)
     ]
     ws.write_json(folder / "continuations.json", texts)
     if section.ab_pair:
-        pair = {name: found[name] for name in section.ab_pair}
+        pair = {name: first[name] for name in section.ab_pair}
         count = write_form(folder / FORM, prefixes, pair, cfg.seed)
         workspace.say(
             f"{count} of {len(prefixes)} pairs, those of unequal texts: give {folder / FORM} to "
@@ -112,9 +112,9 @@ def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """
     if cfg.preference.answers is None:
         raise UserError("set preference.answers: the CSV of TASK=decode as raters filled it in")
-    given = Path(cfg.preference.answers).expanduser()
-    keys = given.with_name(KEY), workspace.path.parent / "task-decode" / KEY
-    answers = read_answers(given, next((key for key in keys if key.is_file()), None))
+    path = Path(cfg.preference.answers).expanduser()
+    keys = path.with_name(KEY), workspace.path.parent / "task-decode" / KEY
+    answers = read_answers(path, next((key for key in keys if key.is_file()), None))
     metrics = preference_metrics(answers, cfg.preference.system)
     ws.write_json(workspace.folder(".") / "preference.json", metrics)
     print(markdown_table(metrics))  # noqa: T201
@@ -141,10 +141,10 @@ def read_prefixes(path: Path) -> list[Triple]:
         UserError: missing or empty file.
     """
     lines = [line.strip() for line in read_lines(path)]
-    found = [Triple("file", line, "", None) for line in lines if line]
-    if not found:
+    triples = [Triple("file", line, "", None) for line in lines if line]
+    if not triples:
         raise UserError(f"{path} holds no prefix: one text per line")
-    return found
+    return triples
 
 
 def cut_notes(

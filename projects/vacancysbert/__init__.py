@@ -1,4 +1,4 @@
-"""VacancySBERT: job titles matched with the skills of their adverts (Bocharova et al., AAIT 2023)."""
+"""VacancySBERT: job titles matched with the skills of their adverts (Bocharova et al. 2023)."""
 
 from typing import TYPE_CHECKING
 

@@ -33,8 +33,8 @@ class VacancyData(DataConfig):
     clean_titles: bool = False  # places, salaries, ids and emoji go, in training and after it
 
     def __post_init__(self) -> None:
-        given = self.train is not None and self.test is not None
-        if (self.source == "files") != given or (self.dev is not None and not given):
+        both = self.train is not None and self.test is not None
+        if (self.source == "files") != both or (self.dev is not None and not both):
             raise ValueError("data.source=files needs data.train and data.test, and only it does")
         if self.max_skills < self.min_skills:
             raise ValueError("data.max_skills must not be below data.min_skills")

@@ -75,10 +75,10 @@ class VacancySets:
         Raises:
             UserError: there is no development part.
         """
-        found = self.test if part == "test" else self.dev
-        if found is None:
+        benchmark = self.test if part == "test" else self.dev
+        if benchmark is None:
             raise UserError("this needs a development part: name data.dev")
-        return found
+        return benchmark
 
 
 class AdBatch(TypedDict, total=False):
@@ -124,9 +124,9 @@ class AdPairs(Dataset[AdBatch]):
 
     def skills(self, index: int, epoch: int) -> list[str]:
         """At most `max_skills` skills of an advert, in the order of this draw."""
-        own = self.ads[index].skills
-        order = sample_rng(self.seed, epoch, index, SHUFFLE_STREAM).permutation(len(own))
-        return [own[int(i)] for i in order[: self.data.max_skills]]
+        skills = self.ads[index].skills
+        order = sample_rng(self.seed, epoch, index, SHUFFLE_STREAM).permutation(len(skills))
+        return [skills[int(i)] for i in order[: self.data.max_skills]]
 
     def __getitem__(self, keys: Sequence[Key]) -> AdBatch:
         """Batch of the given ``(index, epoch)`` keys."""
@@ -138,19 +138,19 @@ class AdPairs(Dataset[AdBatch]):
             "ids": places,
         }
         if self.draws is None:
-            texts = [skill_text(own) for own in drawn]
+            texts = [skill_text(skills) for skills in drawn]
             batch["skills"] = self._inputs(texts, self.data.max_skill_len)
         else:
-            rows = [[own[i % len(own)] for i in range(self.draws)] for own in drawn]
+            rows = [[skills[i % len(skills)] for i in range(self.draws)] for skills in drawn]
             ids = [[text_hash(title_key(s)) % self.buckets for s in row] for row in rows]
             batch["skill_ids"] = torch.tensor(ids)
         return batch
 
     def _inputs(self, texts: list[str], limit: int) -> TextInputs:
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             texts, truncation=True, max_length=limit, padding=True, return_tensors="pt"
         )
-        return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+        return {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
 
 
 class TitleQueries(Dataset[tuple[str, int]]):
@@ -234,19 +234,19 @@ def _benchmark(
     """Queries and candidates as they are shown to all rows of the table, ours and the others."""
     if not data.clean_titles:
         return title_benchmark(rows, candidates)
-    own = [replace(r, title=_shown(r.title, data), gold=_shown(r.gold, data)) for r in rows]
-    return title_benchmark(own, [_shown(title, data) for title in candidates])
+    shown = [replace(r, title=_shown(r.title, data), gold=_shown(r.gold, data)) for r in rows]
+    return title_benchmark(shown, [_shown(title, data) for title in candidates])
 
 
 def _without_titles(rows: Sequence[TitleRow], data: VacancyData) -> tuple[list[TitleRow], int]:
     """Test rows whose skills name neither their title nor the standard one, and how many did."""
-    found, count = list[TitleRow](), 0
+    kept, count = list[TitleRow](), 0
     for row in rows:
         titles = _spellings(data, row.title, row.gold)
         count += any(without_phrases(s, titles) != " ".join(s.split()) for s in row.skills)
-        others = {name: without_title(own, titles) for name, own in row.others.items()}
-        found.append(replace(row, skills=without_title(row.skills, titles), others=others))
-    return found, count
+        others = {name: without_title(skills, titles) for name, skills in row.others.items()}
+        kept.append(replace(row, skills=without_title(row.skills, titles), others=others))
+    return kept, count
 
 
 def load_data(cfg: Config) -> VacancySets:

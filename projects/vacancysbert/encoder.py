@@ -59,7 +59,7 @@ class TitleSkillEncoder(nn.Module):
         return self.encode_title_texts(texts, batch_size)
 
     def encode_title_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """N texts of the titles' side as they are, never cleaned -> (N, D) unit vectors on the CPU."""
+        """N texts of the titles' side, never cleaned -> (N, D) unit vectors on the CPU."""
         return self._encode("titles", texts, batch_size)
 
     def encode_skill_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
@@ -75,7 +75,7 @@ class TitleSkillEncoder(nn.Module):
         if not all(skills):
             raise ValueError("a set of skills is empty; `encode_ads` takes the title there")
         return self.encode_skill_texts(
-            [skill_text(sorted(own)[: self.max_skills]) for own in skills], batch_size
+            [skill_text(sorted(names)[: self.max_skills]) for names in skills], batch_size
         )
 
     def encode_ads(
@@ -104,11 +104,11 @@ class TitleSkillEncoder(nn.Module):
         self, titles: Tensor, skills: Sequence[Sequence[str]], batch_size: int = 64
     ) -> Tensor:
         """Embeddings of skills (N, D), that of the title where there are none."""
-        some = [i for i, own in enumerate(skills) if own]
-        found = titles.clone()
+        some = [i for i, names in enumerate(skills) if names]
+        vectors = titles.clone()
         if some:
-            found[some] = self.encode_skills([skills[i] for i in some], batch_size)
-        return found
+            vectors[some] = self.encode_skills([skills[i] for i in some], batch_size)
+        return vectors
 
     def _head(self, side: str, features: Tensor) -> Tensor:
         if not self.heads:
@@ -117,11 +117,11 @@ class TitleSkillEncoder(nn.Module):
         return output
 
     def _encode(self, side: str, texts: Sequence[str], batch_size: int) -> Tensor:
-        found = self.encoder.encode(texts, batch_size, normalize=False)
+        vectors = self.encoder.encode(texts, batch_size, normalize=False)
         if self.heads:
             with evaluation_mode(self):
-                found = self._head(side, found.to(self.encoder.device)).cpu()
-        return F.normalize(found, dim=1)
+                vectors = self._head(side, vectors.to(self.encoder.device)).cpu()
+        return F.normalize(vectors, dim=1)
 
 
 def build_encoder(
@@ -164,12 +164,12 @@ def load_encoder(cfg: Config, folder: Path) -> TitleSkillEncoder:
     if not cfg.model.asymmetric_head:
         return _around(cfg, load_projected(folder, head=False)[0]).eval()
     encoder, _ = load_projected(folder / "titles", head=True)
-    found = _around(cfg, encoder)
+    loaded = _around(cfg, encoder)
     for side in SIDES:
         head = load_projected(folder / side, head=True)[1]
         with torch.no_grad():
-            found.heads[side].load_state_dict(head.state_dict())  # type: ignore[union-attr]
-    return found.eval()
+            loaded.heads[side].load_state_dict(head.state_dict())  # type: ignore[union-attr]
+    return loaded.eval()
 
 
 def _around(cfg: Config, encoder: SentenceEncoder) -> TitleSkillEncoder:

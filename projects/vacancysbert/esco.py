@@ -41,15 +41,15 @@ def esco_parts(root: str | None) -> Parts:
     siblings = _siblings(occupations, asked)
 
     def rows(part: str) -> list[TitleRow]:
-        found = []
+        parts = []
         for (index, title), (where, kind) in held.items():
             if where == part:
                 other = siblings[index]
                 skills = without_title(asked[index], [title])
                 related = without_title(asked[other], [title]) if skills else ()
                 others = {"sibling_skills": related}  # for the same rows as the own skills
-                found.append(TitleRow(title, occupations[index].title, skills, kind, others))
-        return found
+                parts.append(TitleRow(title, occupations[index].title, skills, kind, others))
+        return parts
 
     ads = [
         (f"{o.uri}#{n}", title, trained[i])
@@ -61,7 +61,7 @@ def esco_parts(root: str | None) -> Parts:
 
 
 def _unambiguous(occupations: tuple[Occupation, ...]) -> dict[tuple[int, str], bool]:
-    """(occupation, alternative title) of one occupation only -> whether it shares a word with it."""
+    """(occupation, alternative title) of a single occupation -> whether they share a word."""
     owners: dict[str, set[int]] = {}
     for i, o in enumerate(occupations):
         for title in (o.title, *o.other_titles):
@@ -79,23 +79,25 @@ def _held_out(owned: dict[tuple[int, str], bool]) -> dict[tuple[int, str], tuple
 
     Titles that differ in case only are one title, so none of them is left in training.
     """
-    order = sorted(owned, key=lambda own: stable_fraction(f"normalisation {title_key(own[1])}"))
-    found: dict[tuple[int, str], tuple[str, str]] = {}
+    order = sorted(owned, key=lambda title: stable_fraction(f"normalisation {title_key(title[1])}"))
+    held_out: dict[tuple[int, str], tuple[str, str]] = {}
     for kind in SHARES:
-        free = [own for own in order if own not in found and (kind == ALL or not owned[own])]
+        free = [
+            title for title in order if title not in held_out and (kind == ALL or not owned[title])
+        ]
         count = min(TEST, int(len(free) * SHARES[kind]))
-        for own in free[:count]:
-            found[own] = ("test", kind)
-        for own in free[count : count + min(DEV, len(free) // 10)]:
-            found[own] = ("dev", kind)
-    return found
+        for title in free[:count]:
+            held_out[title] = ("test", kind)
+        for title in free[count : count + min(DEV, len(free) // 10)]:
+            held_out[title] = ("dev", kind)
+    return held_out
 
 
 def _skills(occupation: Occupation, *, first: bool) -> tuple[str, ...]:
     """Clauses of every second sentence, without the occupation's title."""
     part = sentences(occupation.description)[0 if first else 1 :: 2]
-    found = [clause for sentence in part for clause in clauses(sentence)]
-    return without_title(list(dict.fromkeys(found)), [occupation.title])
+    phrases = [clause for sentence in part for clause in clauses(sentence)]
+    return without_title(list(dict.fromkeys(phrases)), [occupation.title])
 
 
 def _siblings(occupations: tuple[Occupation, ...], skills: list[tuple[str, ...]]) -> list[int]:
@@ -108,13 +110,13 @@ def _siblings(occupations: tuple[Occupation, ...], skills: list[tuple[str, ...]]
     for i in having:
         for digits in range(5):
             groups.setdefault(occupations[i].group[:digits], []).append(i)
-    found = []
+    siblings = []
     for i, o in enumerate(occupations):
         for digits in (4, 3, 2, 1, 0):
             near = [j for j in groups.get(o.group[:digits], []) if j != i]
             if near:
-                found.append(near[int(stable_fraction(o.uri) * len(near))])
+                siblings.append(near[int(stable_fraction(o.uri) * len(near))])
                 break
         else:
-            found.append(i)
-    return found
+            siblings.append(i)
+    return siblings

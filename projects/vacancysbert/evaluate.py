@@ -65,11 +65,11 @@ def evaluate(cfg: Config, module: VacancySBERT, workspace: Workspace) -> dict[st
     sets = load_data(cfg)
     data = sets.benchmark(cfg.eval.part)
 
-    def measure(encoder: TitleSkillEncoder, own: Workspace | None) -> dict[str, float]:
-        row = "untrained_" if own is None else ""
+    def measure(encoder: TitleSkillEncoder, output: Workspace | None) -> dict[str, float]:
+        row = "untrained_" if output is None else ""
         compare = encoder_compare(cfg, encoder)
-        if own is not None:
-            own.gallery("standard titles", _gallery(compare, data))
+        if output is not None:
+            output.gallery("standard titles", _gallery(compare, data))
         return score_row(cfg, compare, workspace, row)
 
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
@@ -118,24 +118,24 @@ def score_row(
     ranks = setting_ranks(cfg, compare, data, beta)
     metrics = {
         f"{setting}_{name}": value
-        for setting, own in ranks.items()
-        for name, value in rank_metrics(own, data).items()
+        for setting, values in ranks.items()
+        for name, value in rank_metrics(values, data).items()
     }
     metrics["beta"] = beta
-    hits = {setting: own.le(KS[-1]).double() for setting, own in ranks.items()}
-    items = {f"{setting}_{PRIMARY}": own for setting, own in hits.items()}
+    hits = {setting: values.le(KS[-1]).double() for setting, values in ranks.items()}
+    items = {f"{setting}_{PRIMARY}": values for setting, values in hits.items()}
     for setting in data.settings:
         # what skills add to the title, and the own ones to those of a related occupation
         base = "titles" if setting == "with_skills" else setting
         items[f"with_skills_minus_{base}"] = hits["with_skills"] - hits[base]
-    for name, own in items.items():
+    for name, values in items.items():
         parts = []
         for part in data.averaged:
             parts.append(f"{row}{name}.{part}")
-            workspace.items(parts[-1], own[data.parts[part]].tolist())
+            workspace.items(parts[-1], values[data.parts[part]].tolist())
         workspace.mean_items(f"{row}{name}", parts)
         if "_minus_" in name:
-            means = [own[data.parts[part]].mean() for part in data.averaged]
+            means = [values[data.parts[part]].mean() for part in data.averaged]
             metrics[name] = float(sum(means) / len(means))
     return metrics | by_overlap(hits["titles"], data)
 
@@ -153,18 +153,20 @@ def setting_ranks(
     """
     titles = [row.title for row in data.rows]
     alone = compare(titles, "titles", data.candidates)
-    found = {"titles": gold_ranks(alone, data.gold)}
+    ranks = {"titles": gold_ranks(alone, data.gold)}
     for setting in data.settings:
-        skills = [skill_text(sorted(own)[: cfg.data.max_skills]) for own in data.skills(setting)]
+        skills = [
+            skill_text(sorted(names)[: cfg.data.max_skills]) for names in data.skills(setting)
+        ]
         some = torch.tensor([bool(text) for text in skills])[:, None]
         if cfg.eval.query == "concatenated":
             both = [f"{t}: {s}" if s else t for t, s in zip(titles, skills, strict=True)]
-            found[setting] = gold_ranks(compare(both, "titles", data.candidates), data.gold)
+            ranks[setting] = gold_ranks(compare(both, "titles", data.candidates), data.gold)
             continue
         texts = [s or t for t, s in zip(titles, skills, strict=True)]
-        own = _where(some, compare(texts, "skills", data.candidates), alone)
-        found[setting] = gold_ranks(mixed(alone, own, beta), data.gold)
-    return found
+        scores = _where(some, compare(texts, "skills", data.candidates), alone)
+        ranks[setting] = gold_ranks(mixed(alone, scores, beta), data.gold)
+    return ranks
 
 
 def best_beta(cfg: Config, compare: Compare, dev: TitleBenchmark) -> float:
@@ -218,8 +220,8 @@ def lexical_compare(name: str) -> Compare:
     """TF-IDF vectors of words or of character n-grams; document frequencies of the candidates."""
 
     def compare(texts: list[str], side: Side, candidates: list[str]) -> Scores:
-        known, vectors = tfidf_vectors(candidates, **LEXICAL[name])
-        return sparse_cosines(vectors(texts), known)
+        table, vectors = tfidf_vectors(candidates, **LEXICAL[name])
+        return sparse_cosines(vectors(texts), table)
 
     return compare
 
@@ -245,8 +247,8 @@ class reference_compare:
         if (Path(self.place).expanduser() / "modules.json").is_file():
             encoder = load_sentence_transformers(Path(self.place).expanduser())
         else:
-            own = replace(self.cfg.model, pretrained=self.place, config=None, tokenizer=None)
-            encoder = build_dense(own).eval()
+            model = replace(self.cfg.model, pretrained=self.place, config=None, tokenizer=None)
+            encoder = build_dense(model).eval()
         self.context = evaluated(encoder, self.cfg.trainer.accelerator)
         self.context.__enter__()
         return text_compare(lambda texts: encoder.encode(texts, self.cfg.eval.batch_size))
@@ -285,14 +287,14 @@ def gains(metrics: Mapping[str, float], baselines: Sequence[str]) -> dict[str, f
         metrics: hold ``<setting>_recall_at_10`` and the same with each baseline's prefix.
         baselines: their names; none gives nothing.
     """
-    found = {}
+    gained = {}
     for setting in ("titles", "with_skills") if baselines else ():
         best = max(metrics[f"{name}_{setting}_{PRIMARY}"] for name in baselines)
-        own = metrics[f"{setting}_{PRIMARY}"]
-        found[f"{setting}_gain_absolute"] = own - best
+        value = metrics[f"{setting}_{PRIMARY}"]
+        gained[f"{setting}_gain_absolute"] = value - best
         if best:
-            found[f"{setting}_gain_relative"] = own / best - 1
-    return found
+            gained[f"{setting}_gain_relative"] = value / best - 1
+    return gained
 
 
 def table(metrics: Mapping[str, float], baselines: Sequence[str]) -> str:
@@ -320,9 +322,9 @@ def _named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{name}_{k}": v for k, v in metrics.items() if not k.endswith("_chance")}
 
 
-def _where(some: Tensor, own: Scores, alone: Scores) -> Scores:
-    """`own` in the rows that have it, else `alone`."""
-    return lambda rows: torch.where(some[rows], own(rows), alone(rows))
+def _where(some: Tensor, scores: Scores, alone: Scores) -> Scores:
+    """`scores` in the rows that have them, else `alone`."""
+    return lambda rows: torch.where(some[rows], scores(rows), alone(rows))
 
 
 def _overlap(first: str, second: str) -> float:

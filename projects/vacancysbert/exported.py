@@ -1,4 +1,4 @@
-"""Exported folders: one encoder for titles and skills, or a folder with a linear map for each side."""
+"""Exported folders: an encoder for titles and skills, or a linear map for each side."""
 
 from pathlib import Path
 
@@ -37,15 +37,15 @@ def load_sides(folder: Path) -> TitleSkillEncoder:
     Raises:
         UserError: a folder that `common.engine.trained.export` did not write, or one that is damaged.
     """
-    known = about(folder)
-    data = config.load(Config, "vacancysbert", known.config, known.overrides).data
+    settings = about(folder)
+    data = config.load(Config, "vacancysbert", settings.config, settings.overrides).data
     sides = {side: load_projected(folder / side, head=True) for side in SIDES}
     encoder, head = sides[SIDES[0]]  # the encoder is the same in both
     assert head is not None
-    found = TitleSkillEncoder(
+    loaded = TitleSkillEncoder(
         encoder, head.out_features, clean=data.clean_titles, max_skills=data.max_skills
     )
-    for side, (_, own) in sides.items():
-        assert own is not None
-        found.heads[side] = own
-    return found.eval()
+    for side, (_, side_head) in sides.items():
+        assert side_head is not None
+        loaded.heads[side] = side_head
+    return loaded.eval()

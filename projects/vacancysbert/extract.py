@@ -45,23 +45,23 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
     Raises:
         UserError: no input, two of one name, or missing files, fields or weights.
     """
-    own = cfg.extract
-    if not own.inputs:
+    options = cfg.extract
+    if not options.inputs:
         raise UserError(
             "name the files of adverts in extract.inputs, such as [ads.jsonl, test.jsonl]"
         )
-    inputs = [Path(name).expanduser() for name in own.inputs]
+    inputs = [Path(name).expanduser() for name in options.inputs]
     if len({path.name for path in inputs}) < len(inputs):
         raise UserError("extract.inputs: two files have one name, and would be written to one")
-    folder = Path(own.output).expanduser() if own.output else workspace.folder("extracted")
+    folder = Path(options.output).expanduser() if options.output else workspace.folder("extracted")
     if any(path.resolve().parent == folder.resolve() for path in inputs):
         raise UserError(f"extract.output={folder} holds an input, which would be overwritten")
-    field = "skills" if own.kind == "precomputed" else "description"
+    field = "skills" if options.kind == "precomputed" else "description"
     step = RowMap(
         "extract",
-        partial(extractor, own, cfg.generator, cfg.data.root),
+        partial(extractor, options, cfg.generator, cfg.data.root),
         settings_of(cfg),
-        own.seed,
+        options.seed,
         chunk_size=CHUNK,
     )
     written = []
@@ -69,63 +69,64 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
         rows = read_jsonl(path, (field,))
         parts = folder / f"{path.name}.parts"
         for number, row in enumerate(rows, 1):
-            _check(row[field], own.kind, f"{path}, row {number}")
-        found = map_rows(step, [row[field] for row in rows], parts, cfg.task, workspace.meter)
-        workspace.say(f"{path.name}: {found.summary}")
-        if found.complete:
+            _check(row[field], options.kind, f"{path}, row {number}")
+        mapped = map_rows(step, [row[field] for row in rows], parts, cfg.task, workspace.meter)
+        workspace.say(f"{path.name}: {mapped.summary}")
+        if mapped.complete:
             written.append(folder / path.name)
-            both = zip(rows, found.rows(), strict=True)
+            both = zip(rows, mapped.rows(), strict=True)
             write_jsonl(written[-1], [_with_skills(row, skills) for row, skills in both])
     return written
 
 
-def _check(found: Any, kind: str, place: str) -> None:
+def _check(value: Any, kind: str, place: str) -> None:
     if kind == "precomputed":
-        strings(found, place)
-    elif not isinstance(found, str):
-        raise UserError(f"{place}: a description is a string, got {found!r}")
+        strings(value, place)
+    elif not isinstance(value, str):
+        raise UserError(f"{place}: a description is a string, got {value!r}")
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
     """What skills depend on beside their description."""
-    own = cfg.extract
-    found: dict[str, Any] = {"kind": own.kind}
-    if own.kind == "dictionary":
-        found["dictionary"] = own.dictionary or "ESCO"
+    options = cfg.extract
+    settings: dict[str, Any] = {"kind": options.kind}
+    if options.kind == "dictionary":
+        settings["dictionary"] = options.dictionary or "ESCO"
     else:
-        found["max_words"] = own.max_words
-    if own.kind == "ner":
-        found["model"] = own.ner_model
-    if own.kind == "lm":
+        settings["max_words"] = options.max_words
+    if options.kind == "ner":
+        settings["model"] = options.ner_model
+    if options.kind == "lm":
         sizes = {
-            "prompt": own.max_prompt_tokens,
-            "new": own.max_new_tokens,
-            "batch": own.batch_size,
+            "prompt": options.max_prompt_tokens,
+            "new": options.max_new_tokens,
+            "batch": options.batch_size,
         }
-        found |= {**generator_settings(own.model, POLICY, cfg.generator), "tokens": sizes}
-    return found
+        settings |= {**generator_settings(options.model, POLICY, cfg.generator), "tokens": sizes}
+    return settings
 
 
-def extractor(own: ExtractConfig, server: ServerConfig, root: str | None) -> RowFunction:
+def extractor(options: ExtractConfig, server: ServerConfig, root: str | None) -> RowFunction:
     """Rows of a chunk -> a list of distinct skills for each."""
-    if own.kind == "dictionary":
-        return _each(PhraseMatcher(_labels(own.dictionary, root)))
-    if own.kind == "clauses":
-        return _each(lambda text: clauses(text, own.max_words))
-    if own.kind == "precomputed":
-        return _each(lambda skills: tidy(skills, own.max_words))
-    if own.kind == "ner":
-        if own.ner_model is None:
+    if options.kind == "dictionary":
+        return _each(PhraseMatcher(_labels(options.dictionary, root)))
+    if options.kind == "clauses":
+        return _each(lambda text: clauses(text, options.max_words))
+    if options.kind == "precomputed":
+        return _each(lambda skills: tidy(skills, options.max_words))
+    if options.kind == "ner":
+        if options.ner_model is None:
             raise UserError("name a token-classification model in extract.ner_model")
-        spans = span_tagger(own.ner_model, own.batch_size, own.device)
-        return lambda rows, seeds: [tidy(found, own.max_words) for found in spans(rows)]
-    return _by_language_model(own, server)
+        spans = span_tagger(options.ner_model, options.batch_size, options.device)
+        return lambda rows, seeds: [tidy(phrases, options.max_words) for phrases in spans(rows)]
+    return _by_language_model(options, server)
 
 
 def parse_answer(answer: str, max_words: int) -> list[str]:
     r"""Skills of an answer: one a line, without bullets.
 
-    >>> parse_answer("- Python\n2. SQL\n* python\n- 3D design\nI would be glad to tell you much more", 6)
+    >>> answer = "- Python\n2. SQL\n* python\n- 3D design\nI would be glad to tell you much more"
+    >>> parse_answer(answer, 6)
     ['Python', 'SQL', '3D design']
     """
     return tidy([_BULLET.sub("", line, count=1) for line in answer.splitlines()], max_words)
@@ -133,30 +134,30 @@ def parse_answer(answer: str, max_words: int) -> list[str]:
 
 def tidy(skills: Sequence[str], max_words: int) -> list[str]:
     """Distinct skills but for case, without empty and long ones, in their order."""
-    found: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for skill in skills:
         plain = " ".join(skill.split()).strip(" ,;.")
         if plain and len(plain.split()) <= max_words:
-            found.setdefault(plain.casefold(), plain)
-    return list(found.values())
+            kept.setdefault(plain.casefold(), plain)
+    return list(kept.values())
 
 
-def _by_language_model(own: ExtractConfig, server: ServerConfig) -> RowFunction:
+def _by_language_model(options: ExtractConfig, server: ServerConfig) -> RowFunction:
     generate = text_generator(
-        own.model,
+        options.model,
         POLICY,
         server,
-        batch_size=own.batch_size,
-        device=own.device,
-        prompt_budget=own.max_prompt_tokens,
+        batch_size=options.batch_size,
+        device=options.device,
+        prompt_budget=options.max_prompt_tokens,
         cut_suffix=CUT,
     )
 
     def skills(rows: Sequence[str], seeds: Sequence[RowSeed]) -> list[list[str]]:
         prompts = [Prompt(f"{INSTRUCTION}\n\n{' '.join(text.split())}{CUT}") for text in rows]
         rngs = [seed.rng(TOKEN_STREAM) for seed in seeds]
-        answers = generate(prompts, rngs, own.max_new_tokens)
-        return [parse_answer(answer, own.max_words) for answer in answers]
+        answers = generate(prompts, rngs, options.max_new_tokens)
+        return [parse_answer(answer, options.max_words) for answer in answers]
 
     return skills
 
@@ -169,10 +170,10 @@ def _labels(dictionary: str | None, root: str | None) -> dict[str, str]:
     if dictionary is None:
         return load_skill_labels(root)
     lines = (line.strip() for line in read_lines(Path(dictionary).expanduser()))
-    found = {line: line for line in lines if line}
-    if not found:
+    labels = {line: line for line in lines if line}
+    if not labels:
         raise UserError(f"extract.dictionary={dictionary} holds no skill")
-    return found
+    return labels
 
 
 def _with_skills(row: dict[str, Any], skills: list[str]) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class VacancySBERT(ContrastiveModule):
     def validation_step(self, batch: tuple[Sequence[str], Tensor], batch_idx: int) -> None:
         """Embed titles; the standard ones are embedded once, at the end."""
         titles, gold = batch
-        found = self.encoder.encode_titles(titles, self.batch_size)
-        self._seen.append((found.to(self.device), gold.to(self.device)))
+        vectors = self.encoder.encode_titles(titles, self.batch_size)
+        self._seen.append((vectors.to(self.device), gold.to(self.device)))
 
     def on_validation_epoch_end(self) -> None:
         """Log Recall@10 of titles alone over the queries of all ranks, as ``val/recall_at_10``."""

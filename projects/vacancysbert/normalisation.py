@@ -1,4 +1,4 @@
-"""Normalisation of titles: free-form titles, with or without skills, to one of a list of standard ones.
+"""Normalisation of titles: free-form ones, with or without skills, to one of a standard list.
 
 The benchmark stands by itself: rows with their gold title, a list of candidates that may be
 exchanged, and scores of the embeddings of any model.
@@ -66,7 +66,7 @@ class TitleBenchmark:
 
     @property
     def averaged(self) -> list[str]:
-        """Parts whose mean is the figure without a part's name: those that rows name, and "all" other rows.
+        """Parts whose mean is the overall figure: those that rows name, and "all" other rows.
 
         "zero_overlap", where no row names it, holds rows of "all" a second time and is a figure
         beside it.
@@ -123,10 +123,10 @@ def title_benchmark(
         raise UserError("no test title has its standard title among the candidates")
     parts: dict[str, list[int]] = {}
     for i, row in enumerate(kept):
-        own = [ALL] if row.part is None else [row.part]
+        row_parts = [ALL] if row.part is None else [row.part]
         if row.part is None and not share_a_word(row.title, row.gold):
-            own.append(ZERO_OVERLAP)
-        for part in own:
+            row_parts.append(ZERO_OVERLAP)
+        for part in row_parts:
             parts.setdefault(part, []).append(i)
     gold = torch.tensor([place[title_key(row.gold)] for row in kept])
     return TitleBenchmark(kept, list(names.values()), gold, parts, len(rows) - len(kept))
@@ -138,7 +138,7 @@ def read_title_rows(path: str | Path) -> list[TitleRow]:
     Raises:
         UserError: a missing file or field, or rows that still have a description only.
     """
-    found = []
+    rows = []
     for number, row in enumerate(read_jsonl(path, ("title", "normalized_title")), 1):
         if "skills" not in row and "description" in row:
             raise UserError(
@@ -149,21 +149,21 @@ def read_title_rows(path: str | Path) -> list[TitleRow]:
         others = {k: strings(v, place) for k, v in (row.get("other_skills") or {}).items()}
         skills = strings(row.get("skills") or [], place)
         title, gold = strings([row["title"], row["normalized_title"]], place)
-        found.append(TitleRow(title, gold, skills, row.get("part"), others))
-    return found
+        rows.append(TitleRow(title, gold, skills, row.get("part"), others))
+    return rows
 
 
-def strings(found: Any, place: str) -> tuple[str, ...]:
+def strings(value: Any, place: str) -> tuple[str, ...]:
     """A list of strings of a file's row.
 
     Raises:
         UserError: something else, such as one string, whose letters would be taken for strings.
     """
-    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+    if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
         raise UserError(
-            f"{place}: titles are strings and skills are lists of strings, got {found!r}"
+            f"{place}: titles are strings and skills are lists of strings, got {value!r}"
         )
-    return tuple(found)
+    return tuple(value)
 
 
 def read_candidates(path: str | Path) -> list[str]:
@@ -172,10 +172,10 @@ def read_candidates(path: str | Path) -> list[str]:
     Raises:
         UserError: a missing file, or no title in it.
     """
-    found = [line.strip() for line in read_lines(Path(path)) if line.strip()]
-    if not found:
+    titles = [line.strip() for line in read_lines(Path(path)) if line.strip()]
+    if not titles:
         raise UserError(f"{path} holds no title")
-    return found
+    return titles
 
 
 def write_benchmark(folder: Path, data: TitleBenchmark) -> Path:
@@ -243,16 +243,16 @@ def gold_ranks(scores: Scores, gold: Tensor) -> Tensor:
     >>> gold_ranks(lambda rows: torch.tensor([[0.5, 0.9], [0.5, 0.5]])[rows], torch.tensor([1, 0]))
     tensor([1, 2])
     """
-    found = []
+    ranks = []
     for rows in blocks(len(gold), _BLOCK):
         block = as_matrix(scores(rows), "similarities")
-        own = block.gather(1, gold[rows, None].to(block.device))
-        found.append((block >= own - _MARGIN).sum(1).cpu())
-    return torch.cat(found)
+        gold_scores = block.gather(1, gold[rows, None].to(block.device))
+        ranks.append((block >= gold_scores - _MARGIN).sum(1).cpu())
+    return torch.cat(ranks)
 
 
 def rank_metrics(ranks: Tensor, data: TitleBenchmark, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Recall@k and mean reciprocal rank of every part, and their means over `TitleBenchmark.averaged`.
+    """Recall@k and mean reciprocal rank of every part, and means over `TitleBenchmark.averaged`.
 
         Recall@k = 1/Q sum_q [rank_q <= k],    MRR = 1/Q sum_q 1 / rank_q
 
@@ -267,17 +267,17 @@ def rank_metrics(ranks: Tensor, data: TitleBenchmark, ks: Sequence[int] = KS) ->
     """
     values = {f"recall_at_{k}": ranks.le(k).double() for k in ks}
     values["mrr"] = 1 / ranks.double()
-    found = {
-        f"{part}_{name}": float(own[rows].mean())
+    metrics = {
+        f"{part}_{name}": float(values_of[rows].mean())
         for part, rows in data.parts.items()
-        for name, own in values.items()
+        for name, values_of in values.items()
     }
     for name in values:
-        own = [found[f"{part}_{name}"] for part in data.averaged]
-        found[name] = sum(own) / len(own)
+        values_of = [metrics[f"{part}_{name}"] for part in data.averaged]
+        metrics[name] = sum(values_of) / len(values_of)
     for k in ks:
-        found[f"recall_at_{k}_chance"] = min(1.0, k / len(data.candidates))
-    return found
+        metrics[f"recall_at_{k}_chance"] = min(1.0, k / len(data.candidates))
+    return metrics
 
 
 def score_embeddings(
@@ -311,15 +311,15 @@ def score_embeddings(
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta}")
     alone = cosines(titles, candidates)
-    found = {"titles": gold_ranks(alone, data.gold)}
+    by_setting = {"titles": gold_ranks(alone, data.gold)}
     if skills is not None:
-        own = torch.tensor([bool(row.skills) for row in data.rows])[:, None]
-        filled = torch.where(own.to(skills.device), skills, titles)
-        found["with_skills"] = gold_ranks(
+        has_skills = torch.tensor([bool(row.skills) for row in data.rows])[:, None]
+        filled = torch.where(has_skills.to(skills.device), skills, titles)
+        by_setting["with_skills"] = gold_ranks(
             mixed(alone, cosines(filled, candidates), beta), data.gold
         )
     return {
         f"{setting}_{name}": value
-        for setting, ranks in found.items()
+        for setting, ranks in by_setting.items()
         for name, value in rank_metrics(ranks, data).items()
     }

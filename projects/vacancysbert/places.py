@@ -20,24 +20,24 @@ def file_path(data: VacancyData, name: str) -> Path:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and data that the config needs, those of ``eval.references`` included."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source == "esco":
-        found.append(bundled_requirement("esco-occupations"))
+        needs.append(bundled_requirement("esco-occupations"))
     for what in ("train", "test", "dev", "candidates"):
         name = getattr(cfg.data, what)
         if name is not None:
             path = file_path(cfg.data, name)
-            found.append(
+            needs.append(
                 Requirement(f"data: {what}", str(path), path.is_file(), "see the card, Data")
             )
     for name, place in cfg.eval.references.items():
         title = f"eval.references.{name}"
         if place.endswith(WORD_VECTORS):
             path = file_path(cfg.data, place)
-            found.append(Requirement(title, str(path), path.is_file(), "see the card, Data"))
+            needs.append(Requirement(title, str(path), path.is_file(), "see the card, Data"))
         else:
-            found += [replace(need, name=title) for need in weights_requirement(place)]
-    return found
+            needs += [replace(need, name=title) for need in weights_requirement(place)]
+    return needs
 
 
 def check_references(cfg: Config) -> None:

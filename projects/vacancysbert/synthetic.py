@@ -37,15 +37,15 @@ def synthetic_parts(num_occupations: int, seed: int) -> Parts:
     ]
     ads, rows = [], {"test": list[TitleRow](), "dev": list[TitleRow]()}
     for o in range(num_occupations):
-        own = titles[VARIANTS * o : VARIANTS * (o + 1)]
+        variants = titles[VARIANTS * o : VARIANTS * (o + 1)]
         core = rng.permutation(len(skills))[:CORE]
 
         def draw(core=core) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
             picked = [*rng.permutation(core)[:SHOWN], *rng.integers(len(skills), size=NOISE)]
             return tuple(dict.fromkeys(skills[int(i)] for i in picked))
 
-        for v, title in enumerate(own):
+        for v, title in enumerate(variants):
             ads += [(f"{o}-{v}-{n}", title, draw()) for n in range(ADS)]
             if v:  # a fresh advert, the same title: its skills were not seen together
-                rows["test" if v % 2 else "dev"].append(TitleRow(title, own[0], draw()))
+                rows["test" if v % 2 else "dev"].append(TitleRow(title, variants[0], draw()))
     return ads, rows["test"], rows["dev"], titles[::VARIANTS]

@@ -36,16 +36,16 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     Raises:
         UserError: no trained run, missing files, or adverts whose skills are not extracted.
     """
-    own = cfg.normalise
+    options = cfg.normalise
     _check_query(cfg)
-    read = [own.input, own.candidates]
-    output = output_file(own.output, workspace.folder("."), "normalised.jsonl", read)
-    module, run = trained_module(experiment, workspace, own.run, cfg.runs_dir)
-    if own.input is not None:
-        rows = read_jsonl(Path(own.input).expanduser(), ("title",))
+    read = [options.input, options.candidates]
+    output = output_file(options.output, workspace.folder("."), "normalised.jsonl", read)
+    module, run = trained_module(experiment, workspace, options.run, cfg.runs_dir)
+    if options.input is not None:
+        rows = read_jsonl(Path(options.input).expanduser(), ("title",))
         ads = []
         for number, row in enumerate(rows, 1):
-            place = f"{own.input}, row {number}"
+            place = f"{options.input}, row {number}"
             if row.get("skills") is None and row.get("description"):
                 raise UserError(
                     f"{place}: a description without skills; extract them first with `make run "
@@ -55,12 +55,12 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
             ads.append((title, strings(row.get("skills") or [], place)))
         if not ads:
             raise UserError(
-                f'{own.input} holds no advert: write one a line, such as {{"title": "..."}}'
+                f'{options.input} holds no advert: write one a line, such as {{"title": "..."}}'
             )
     else:
         ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]
-    if own.candidates is not None:
-        listed = read_candidates(Path(own.candidates).expanduser())
+    if options.candidates is not None:
+        listed = read_candidates(Path(options.candidates).expanduser())
         names: dict[str, str] = {}  # a title that is there twice would take two of the k places
         for title in listed:
             names.setdefault(title_key(title), title)
@@ -77,9 +77,9 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     encoder, size = module.encoder, cfg.eval.batch_size
     with evaluated(encoder, cfg.trainer.accelerator):
         queries = encoder.encode_ads(titles, skills, beta, size)
-        known = encoder.encode_titles(candidates, size)
-    found = search(queries, known, min(own.k, len(candidates)))
-    hits = zip(titles, found.indices.tolist(), found.scores.tolist(), strict=True)
+        gallery = encoder.encode_titles(candidates, size)
+    result = search(queries, gallery, min(options.k, len(candidates)))
+    hits = zip(titles, result.indices.tolist(), result.scores.tolist(), strict=True)
     write_jsonl(
         output,
         [
@@ -114,14 +114,14 @@ def score(cfg: Config, workspace: Workspace) -> dict[str, float]:
     data = load_data(cfg).benchmark(cfg.eval.part)
     beta = _beta(cfg, workspace)
     try:
-        found = score_embeddings(
+        metrics = score_embeddings(
             data, tensors["titles"], tensors["candidates"], tensors.get("skills"), beta
         )
     except ValueError as error:
         raise UserError(f"{cfg.score.embeddings}: {error}") from error
-    for name, value in found.items():
+    for name, value in metrics.items():
         workspace.say(f"{name:40}{value:.4f}")
-    return found
+    return metrics
 
 
 def _check_query(cfg: Config) -> None:
@@ -132,7 +132,7 @@ def _check_query(cfg: Config) -> None:
 
 
 def _beta(cfg: Config, workspace: Workspace, run: Path | None = None) -> float:
-    """``eval.beta``; without one that of the run's evaluation, else a half, and which it is is said."""
+    """``eval.beta``, else that of the run's evaluation, else a half; prints which it is."""
     if cfg.eval.beta is not None:
         return cfg.eval.beta
     metrics = None if run is None else run / "metrics.json"

@@ -23,7 +23,7 @@ _PLACE = re.compile(r"\s[-|]\s*(?:[A-Z][\w.]*\s?)+,\s*[A-Z]{2}(?=\s|$)")  # "- S
 
 
 def clean_title(title: str) -> str:
-    """A title without links, gender markers, salaries, ids, places of the form "- City, XX" and emoji.
+    """A title without links, gender markers, salaries, ids, places ("- City, XX") and emoji.
 
     What would leave nothing is returned as it was. Cleaning again changes nothing.
 
@@ -62,12 +62,12 @@ def without_title(skills: Sequence[str], titles: Sequence[str]) -> tuple[str, ..
     ...               ["web shop manager"])
     ('manage a web shop', 'duties')
     """
-    found: dict[str, None] = {}
+    kept: dict[str, None] = {}
     for skill in skills:
         left = without_phrases(skill, titles).strip(" -,;:")
         if left:
-            found[left] = None
-    return tuple(found)
+            kept[left] = None
+    return tuple(kept)
 
 
 def text_hash(text: str) -> int:

@@ -33,9 +33,9 @@ class WordVectors:
         """N texts -> (N, D) float32."""
         rows = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
-            found = [self.vectors[word] for word in words(text) if word in self.vectors]
-            if found:
-                row[:] = np.mean(found, axis=0)
+            vectors = [self.vectors[word] for word in words(text) if word in self.vectors]
+            if vectors:
+                row[:] = np.mean(vectors, axis=0)
         return torch.from_numpy(rows)
 
 
@@ -51,7 +51,7 @@ def read_word_vectors(path: str | Path, limit: int | None = None) -> WordVectors
     Raises:
         UserError: a missing file, no vector, or lines of different lengths.
     """
-    path, found = Path(path).expanduser(), dict[str, np.ndarray]()
+    path, vectors = Path(path).expanduser(), dict[str, np.ndarray]()
     if not path.is_file():
         raise UserError(f"word vectors {path} do not exist: give a .vec file, a word a line")
     width = None
@@ -60,7 +60,7 @@ def read_word_vectors(path: str | Path, limit: int | None = None) -> WordVectors
             word, *numbers = line.rstrip().split(" ")
             if number == 1 and len(numbers) == 1:
                 continue  # counts of words and dimensions
-            if limit is not None and len(found) >= limit:
+            if limit is not None and len(vectors) >= limit:
                 break
             try:
                 vector = np.array(numbers, dtype=np.float32)
@@ -69,7 +69,7 @@ def read_word_vectors(path: str | Path, limit: int | None = None) -> WordVectors
             width = len(vector) if width is None else width
             if len(vector) != width or not width:
                 raise UserError(f"{path}, line {number}: {len(vector)} numbers, not {width}")
-            found.setdefault(word.lower(), vector)
-    if not found:
+            vectors.setdefault(word.lower(), vector)
+    if not vectors:
         raise UserError(f"{path} holds no word vector")
-    return WordVectors(found)
+    return WordVectors(vectors)

@@ -69,18 +69,18 @@ def read_functions(
     if not path.exists():
         raise UserError(f"{path} does not exist: name a source file or a folder of them")
     files = _files(path) if path.is_dir() else [path]
-    found, unread, broken = list[Function](), list[Path](), list[Path]()
+    functions, unread, broken = list[Function](), list[Path](), list[Path]()
     for file in files:
         if file.suffix not in SUFFIXES:
             continue
         try:
-            own, parsed = _of_file(file)
+            part, parsed = _of_file(file)
         except UserError:
             if file == path:
                 raise
             unread.append(file)
             continue
-        found += own
+        functions += part
         if not parsed:
             broken.append(file)
     if unread:
@@ -93,17 +93,17 @@ def read_functions(
             f"{len(broken)} Python files do not parse, their functions are told by indentation:"
             f" {broken[0]} ..."
         )
-    if not found:
+    if not functions:
         raise UserError(f"{path} holds no code; files that are read: {', '.join(SUFFIXES)}")
-    return found
+    return functions
 
 
 def _functions(code: str, language: Language) -> tuple[list[tuple[int, str, str]], bool]:
-    """Line, name and code of every function, nested ones included, and whether it all could be parsed.
+    """Line, name and code of every function, nested ones too, and whether all could be parsed.
 
-    A function expression of JavaScript has the name that it is given, and its code begins with
+    A function expression of JavaScript has the name it is assigned to, and its code begins with
     that; one without a name counts if it has two lines or more. Functions of Python that does not
-    parse, such as Python 2, are told by their indentation. They come in the order of their lines.
+    parse, such as Python 2, are split by their indentation. They come in the order of their lines.
     """
     if language != "python":
         return sorted(_parsed(code, language), key=lambda function: function[0]), True
@@ -112,12 +112,12 @@ def _functions(code: str, language: Language) -> tuple[list[tuple[int, str, str]
     except (SyntaxError, ValueError, RecursionError):
         return list(_by_indentation(code)), False
     lines = _lines(code)
-    found = [
+    pieces = [
         (node.lineno, node.name, _without(lines, node))
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
-    return sorted(found, key=lambda function: function[0]), True
+    return sorted(pieces, key=lambda function: function[0]), True
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -130,10 +130,10 @@ def _of_file(path: Path) -> tuple[list[Function], bool]:
     with reading(path, "source file in UTF-8"):
         code = path.read_text(encoding="utf-8-sig")
     language = SUFFIXES[path.suffix]
-    found, parsed = _functions(code, language)
-    if not found and code.strip():
-        found = [(1, path.stem, code)]
-    return [Function(path, line, name, own, language) for line, name, own in found], parsed
+    pieces, parsed = _functions(code, language)
+    if not pieces and code.strip():
+        pieces = [(1, path.stem, code)]
+    return [Function(path, line, name, source, language) for line, name, source in pieces], parsed
 
 
 def _by_indentation(code: str) -> Iterator[tuple[int, str, str]]:
@@ -148,7 +148,7 @@ def _by_indentation(code: str) -> Iterator[tuple[int, str, str]]:
             if text and len(lines[place]) - len(text) <= depth and text[0] not in ")#":
                 break
             end = place + 1 if text else end
-        yield first + 1, head[2], "\n".join(own[depth:] for own in lines[first:end])
+        yield first + 1, head[2], "\n".join(row[depth:] for row in lines[first:end])
 
 
 def _lines(code: str) -> list[str]:
@@ -179,7 +179,7 @@ def _parsed(code: str, language: Language) -> list[tuple[int, str, str]]:
     text = code
     if language == "php":  # the grammar of functions alone, without the text around them
         text = code.replace("<?php", "     ").replace("?>", "  ")
-    source, found = text.encode(), []
+    source, functions = text.encode(), []
     stack = [syntax_tree(source, language)]
     while stack:
         node = stack.pop()
@@ -193,8 +193,8 @@ def _parsed(code: str, language: Language) -> list[tuple[int, str, str]]:
         elif node.type not in _NODES or not node.is_named:
             continue
         called = "" if name is None else _text(source, name).strip("'\"")
-        found.append((whole.start_point[0] + 1, called, _text(source, whole)))
-    return found
+        functions.append((whole.start_point[0] + 1, called, _text(source, whole)))
+    return functions
 
 
 def _text(source: bytes, node: Any) -> str:

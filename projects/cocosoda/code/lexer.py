@@ -59,8 +59,8 @@ _LAYOUT = (
     tokenize.ENCODING,
 )
 _PLAIN = re.compile(  # what is left of a Python text that `tokenize` gives up on
-    r"""(?P<comment>\#[^\n]*)|(?P<string>'[^'\n]*'|"[^"\n]*")|(?P<name>[^\W\d]\w*)|(?P<number>\d[\w.]*)"""
-    r"""|(?P<other>[^\s\w])"""
+    r"""(?P<comment>\#[^\n]*)|(?P<string>'[^'\n]*'|"[^"\n]*")|(?P<name>[^\W\d]\w*)"""
+    r"""|(?P<number>\d[\w.]*)|(?P<other>[^\s\w])"""
 )
 # nodes that count as one token although the grammar divides them, unless code stands inside
 _WHOLE = (
@@ -147,10 +147,10 @@ def piece_types(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> ND
         return np.full(len(offsets), -1)
     starts = np.array([span.start for span in spans])
     first = np.array([start for start, _ in offsets])
-    own = np.searchsorted(starts, first, side="right") - 1
+    token = np.searchsorted(starts, first, side="right") - 1
     places = np.array([TYPES.index(s.type) if s.type in TYPES else -1 for s in spans])
-    inside = (own >= 0) & (first < np.array([span.end for span in spans])[own])
-    return np.where(inside, places[own], -1)
+    inside = (token >= 0) & (first < np.array([span.end for span in spans])[token])
+    return np.where(inside, places[token], -1)
 
 
 def syntax_tree(code: bytes, language: Language) -> Any:
@@ -219,10 +219,10 @@ def _leaves(code: str, language: Language) -> Iterator[Span]:
 
 def _characters(code: str, size: int) -> NDArray[np.int64]:
     widths = [len(character.encode()) for character in code]
-    found = np.zeros(size + 1, dtype=np.int64)
-    found[:size] = np.repeat(np.arange(len(code)), widths)
-    found[size] = len(code)
-    return found
+    character_of = np.zeros(size + 1, dtype=np.int64)
+    character_of[:size] = np.repeat(np.arange(len(code)), widths)
+    character_of[size] = len(code)
+    return character_of
 
 
 @cache

@@ -1,11 +1,12 @@
-"""Code search: pairs of a query and a function, collections to search in, and readers of public sets.
+"""Code search: pairs of a query and a function, collections, and readers of public sets.
 
-| set | files | read by |
-|---|---|---|
-| CodeSearchNet, as CodeBERT filtered it | ``<language>/{train,valid,test,codebase}.jsonl`` | `read_code_search_net` |
-| its originals and lists of URLs | ``<language>/*.txt``, ``<language>/final/jsonl/<part>/*.jsonl.gz`` | `joined_rows` |
-| CoSQA | ``cosqa-retrieval-*.json``, ``code_idx_map.txt``; or ``codebase.jsonl.gz``, ``dev.jsonl.gz`` | `read_cosqa` |
-| bundled docstrings | ``code-python-doc/{train,test}.jsonl.gz`` | `bundled_docstrings` |
+- `read_code_search_net`: CodeSearchNet as CodeBERT filtered it, in
+  ``<language>/{train,valid,test,codebase}.jsonl``.
+- `joined_rows`: its originals and lists of URLs, in ``<language>/*.txt`` and
+  ``<language>/final/jsonl/<part>/*.jsonl.gz``.
+- `read_cosqa`: CoSQA, in ``cosqa-retrieval-*.json`` and ``code_idx_map.txt``, or in
+  ``codebase.jsonl.gz`` and ``dev.jsonl.gz``.
+- `bundled_docstrings`: docstrings of this repository, in ``code-python-doc/{train,test}.jsonl.gz``.
 
 Sources: Husain et al. 2019, arXiv 1909.09436; Feng et al. 2020 (CodeBERT), arXiv 2002.08155; Huang
 et al. 2021 (CoSQA), arXiv 2105.13239.
@@ -160,18 +161,18 @@ def joined_rows(folder: Path, part: str) -> list[Row]:
             f" the archives of CodeSearchNet, final/jsonl/{parts[0]}/*.jsonl.gz"
         )
     urls = listed_urls(folder, part)
-    wanted, found = set(urls), dict[str, Row]()
+    needed, by_url = set(urls), dict[str, Row]()
     for file in files:
         for row in _lines(file):
-            if row.get("url") in wanted:
-                found[row["url"]] = row
+            if row.get("url") in needed:
+                by_url[row["url"]] = row
     names = ("url", "language", "code_tokens", "docstring_tokens", "original_string")
     blank = {"codebase": ("docstring_tokens",), "valid": ("code_tokens", "original_string")}
     blank["test"] = blank["valid"]
     rows = []
     for url in urls:
-        if url in found:
-            row = {name: found[url].get(name, "") for name in names}
+        if url in by_url:
+            row = {name: by_url[url].get(name, "") for name in names}
             rows.append(row | {name: type(row[name])() for name in blank.get(part, ())})
     if not rows:
         raise UserError(f"none of the URLs of {listed} is in the archives beside it")
@@ -195,7 +196,7 @@ def _csn_rows(folder: Path, language: str, part: str) -> Iterator[Row]:
 def _csn_pair(row: Row, language: Language) -> CodePair:
     stored = row.get(PIECES)
     # a few thousand names come again and again: one string each, and no tuple for every piece
-    pieces, kinds = (tuple(intern(str(own[i])) for own in stored or ()) for i in (0, 1))
+    pieces, kinds = (tuple(intern(str(entry[i])) for entry in stored or ()) for i in (0, 1))
     return CodePair(
         _joined(row["docstring_tokens"]),
         _joined(row["code_tokens"]),
@@ -298,7 +299,7 @@ def _json(path: Path) -> Any:
 def bundled_docstrings(
     root: str | None = None, limit: int | None = None, seed: int = 0
 ) -> Mapping[Part, tuple[CodePair, ...]]:
-    """Functions of the standard library and five packages with the first paragraphs of their docstrings.
+    """Functions of the standard library and five packages, each with its docstring's first part.
 
     Valid rows are those of some modules of the training file, by hash. Of valid and test rows those
     are left out whose docstring is a training row's as well.
@@ -316,8 +317,8 @@ def bundled_docstrings(
     rows = read_jsonl(folder / "train.jsonl.gz", columns)
     held = [stable_fraction(str(row["module"])) < _DEV_SHARE for row in rows]
     train = [row for row, out in zip(rows, held, strict=True) if not out]
-    known, docs = {row["doc"] for row in train}, {row["doc"] for row in rows}
-    dev = [row for row, out in zip(rows, held, strict=True) if out and row["doc"] not in known]
+    seen, docs = {row["doc"] for row in train}, {row["doc"] for row in rows}
+    dev = [row for row, out in zip(rows, held, strict=True) if out and row["doc"] not in seen]
     test = [row for row in read_jsonl(folder / "test.jsonl.gz", columns) if row["doc"] not in docs]
     if limit is not None:
         if limit > len(train):

@@ -34,7 +34,7 @@ class SoftAugmentation:
 
     Attributes:
         mask_id: of the mask token.
-        type_ids: (T,) id of the token of each type, in the order of `projects.cocosoda.code.types.TYPES`.
+        type_ids: (T,) id of the token of each type, in the order of `code.types.TYPES`.
         vocab_size: random tokens are drawn below it.
         special: ids that are never changed.
         ratio: share of the tokens that "mask" and "replace" choose.
@@ -73,8 +73,8 @@ class SoftAugmentation:
             chosen = typed & draw & (rng.random(ids.shape) >= _KEPT)
         else:
             chosen = typed & (types == chosen_type) & (rng.random(ids.shape) < self.type_ratio)
-        wanted = self.mask_id if strategy == "mask_type" else self.type_ids[types]
-        return np.where(chosen, wanted, ids)
+        replacement = self.mask_id if strategy == "mask_type" else self.type_ids[types]
+        return np.where(chosen, replacement, ids)
 
     def query(self, ids: Ids, rng: np.random.Generator) -> Ids:
         """Dynamic masking of a text (L,)."""

@@ -122,15 +122,15 @@ class InstructionBatches(Dataset[InstructionBatch]):
         positive = record.positives[int(rng.integers(len(record.positives)))]
         pool = self._pools[task]
         negatives = [text for text in record.negatives if text not in pool.right[record.query]]
-        own = rng.permutation(len(negatives))[: self.num_negatives]
-        wrong = [negatives[int(i)] for i in own]
+        chosen = rng.permutation(len(negatives))[: self.num_negatives]
+        wrong = [negatives[int(i)] for i in chosen]
         while len(wrong) < self.num_negatives:
             wrong.append(pool.draw(rng, record, wrong))
         return task, record, positive, wrong
 
 
 class _Pool:
-    """Documents of a set, with the class of each where the set has classes, and what is right for each query."""
+    """Documents of a set, their classes if any, and what is right for each query."""
 
     def __init__(self, task: EmbeddingTask) -> None:
         self.name, self.texts = task.name, task.documents()

@@ -5,7 +5,7 @@ Their batches.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.config import UserError
 from common.data.lookup import bundled, data_root
@@ -72,50 +72,53 @@ def wants_negatives(cfg: TrainingSetsConfig, task: EmbeddingTask) -> bool:
 
 def described(name: str, options: TrainingSet) -> KnownSet:
     """Kind, layout and instruction of a set: the registry's, unless the config says otherwise."""
-    own = (options.kind, options.layout, options.instruction)
-    unknown = name not in TRAINING_SETS and None not in own
-    known = KnownSet(*own) if unknown else known_set(name)  # type: ignore[arg-type]
+    fields = (options.kind, options.layout, options.instruction)
+    unknown = name not in TRAINING_SETS and None not in fields
+    described_set = KnownSet(*fields) if unknown else known_set(name)  # type: ignore[arg-type]
     return KnownSet(
-        options.kind or known.kind,
-        options.layout or known.layout,
-        known.instruction if options.instruction is None else options.instruction,
-        known.symmetric if options.symmetric is None else options.symmetric,
+        options.kind or described_set.kind,
+        options.layout or described_set.layout,
+        described_set.instruction if options.instruction is None else options.instruction,
+        described_set.symmetric if options.symmetric is None else options.symmetric,
     )
 
 
 def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> EmbeddingTask:
     """One training set."""
-    known, told = described(name, options), options.symmetric  # a file of records says it itself
+    about, is_symmetric = (
+        described(name, options),
+        options.symmetric,
+    )  # a file of records says it itself
     named = cfg.data.class_positives == "label"  # the documents are names of classes
     if options.path is not None:
         path = _place(cfg, options.path)
         if not path.exists():
             raise UserError(
                 f"training set '{name}': {path} does not exist. Expected layout "
-                f"'{known.layout}' (see common/data/retrieval/readers.py); set data.root or "
+                f"'{about.layout}' (see common/data/retrieval/readers.py); set data.root or "
                 f"data.sets.{name}.path"
             )
-        if known.layout == "records":
+        if about.layout == "records":
             task = read_task(path)
             records: Sequence[EmbeddingRecord] = task.records
-            told = task.symmetric if told is None else told
-        elif known.layout in ("labelled", "clusters"):
-            texts, labels = read_labels(path, known.layout)
+            is_symmetric = task.symmetric if is_symmetric is None else is_symmetric
+        elif about.layout in ("labelled", "clusters"):
+            texts, labels = read_labels(path, about.layout)
             records = _by_class(cfg, texts, labels)
             named |= len(set(labels)) == 2
         else:
-            records = read_records(path, known.layout)
+            records = read_records(path, about.layout)
     elif name in BUNDLED_SETS:
         records = bundled_records(cfg, name)
     else:
         raise UserError(
             f"training set '{name}' is not bundled: give its file in data.sets.{name}.path"
         )
-    symmetric = known.symmetric if told is None else told
-    if named and known.layout != "records" and known.kind in ("classification", "clustering"):
+    symmetric = about.symmetric if is_symmetric is None else is_symmetric
+    if named and about.layout != "records" and about.kind in ("classification", "clustering"):
         symmetric = bool(options.symmetric)  # names of classes are no texts of the set
     records = limited(records, options.limit, cfg.seed)
-    return EmbeddingTask(name, known.kind, known.instruction, records, symmetric)
+    return EmbeddingTask(name, about.kind, about.instruction, records, symmetric)
 
 
 def _place(cfg: TrainingSetsConfig, named: str) -> Path:
@@ -158,7 +161,7 @@ def _plain(text: str) -> str:
 
 
 def bundled_records(cfg: TrainingSetsConfig, name: str) -> list[EmbeddingRecord]:
-    """Training part of a set that ships with the repository, without texts of its test and development parts."""
+    """Training part of a bundled set, without texts of its test and development parts."""
     root = cfg.data.root
     if name == "wikides":
         rows = read_jsonl(bundled("wikides", root) / "train.jsonl.gz", ("source", "target"))
@@ -193,7 +196,7 @@ def mined(cfg: TrainingSetsConfig, task: EmbeddingTask) -> EmbeddingTask:
     options, documents = cfg.data.mining, task.documents()
     place = {text: i for i, text in enumerate(documents)}
     right = right_places(task, place)
-    found = mine_text_negatives(
+    negatives = mine_text_negatives(
         [r.query for r in task.records],
         documents,
         right,
@@ -201,7 +204,7 @@ def mined(cfg: TrainingSetsConfig, task: EmbeddingTask) -> EmbeddingTask:
         ratio=options.ratio,
         candidates=options.candidates,
     )
-    records = with_negatives(task.records, found.texts(documents))
+    records = with_negatives(task.records, negatives.texts(documents))
     return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
 
 
@@ -210,10 +213,10 @@ def right_places(task: EmbeddingTask, place: dict[str, int]) -> list[list[int]]:
     by_query: dict[str, set[int]] = {}
     by_class: dict[str, set[int]] = {}
     for record in task.records:
-        own = {place[text] for text in record.positives}
-        by_query.setdefault(record.query, set()).update(own)
+        positives = {place[text] for text in record.positives}
+        by_query.setdefault(record.query, set()).update(positives)
         if record.label is not None:
-            by_class.setdefault(record.label, set()).update(own)
+            by_class.setdefault(record.label, set()).update(positives)
     return [
         sorted(
             by_query[r.query]
@@ -234,13 +237,13 @@ def synthetic_tasks(cfg: TrainingSetsConfig) -> list[EmbeddingTask]:
     labels = [f"class {i % _SYNTHETIC_CLASSES}" for i in range(count)]
     texts = [f"{labels[i][-1]} {text}" for i, text in enumerate(base[:count])]
     graded = sts_records(base[:count], [f"{text} so" for text in base[:count]], [5.0] * count)
-    contents: Iterable[tuple[str, list[EmbeddingRecord]]] = (
+    contents: Iterable[tuple[Any, list[EmbeddingRecord]]] = (
         ("retrieval", pairs),
         ("sts", graded),
         ("classification", _by_class(cfg, texts, labels)),
     )
     return [
-        EmbeddingTask(name, name, f"Find the {name}", records, name != "retrieval")  # type: ignore[arg-type]
+        EmbeddingTask(name, name, f"Find the {name}", records, name != "retrieval")
         for name, records in contents
     ]
 
@@ -282,13 +285,13 @@ def stage_data(
 
 def set_requirements(cfg: TrainingSetsConfig) -> list[Requirement]:
     """Training files that the config needs."""
-    found = []
+    needs = []
     for name, options in cfg.data.sets.items() if cfg.data.source == "sets" else ():
         if options.path is None:
-            found.append(bundled_requirement(BUNDLED_FOLDERS.get(name, name), name))
+            needs.append(bundled_requirement(BUNDLED_FOLDERS.get(name, name), name))
         else:
             path = _place(cfg, options.path)
-            found.append(
+            needs.append(
                 Requirement(f"data: {name}", str(path), path.exists(), "see the card, Data")
             )
-    return found
+    return needs

@@ -140,22 +140,22 @@ def score_set(encode: Encode, data: EvalSet, name: str) -> SetScore:
         data: the set.
         name: of the set.
     """
-    told = data.instruction
+    instruction = data.instruction
     if isinstance(data, Retrieval):
         scores = retrieval_scores(
-            encode(data.queries, told), encode(data.documents, ""), data.relevant
+            encode(data.queries, instruction), encode(data.documents, ""), data.relevant
         )
         return SetScore("retrieval", f"{name}_ndcg_at_10", _mean(scores), scores)
     if isinstance(data, Reranking):
         candidates = [encode(texts, "") for texts in data.candidates]
-        scores = reranking_scores(encode(data.queries, told), candidates, data.relevant)
+        scores = reranking_scores(encode(data.queries, instruction), candidates, data.relevant)
         return SetScore("reranking", f"{name}_map", _mean(scores), scores)
     if isinstance(data, Classes):
-        labels, test = torch.tensor(data.test_labels), encode(data.test, told)
+        labels, test = torch.tensor(data.test_labels), encode(data.test, instruction)
         if not data.train:
             starts = [clustering_v_measure(test, data.test_labels, seed=s) for s in range(STARTS)]
             return SetScore("clustering", f"{name}_v_measure", _mean(starts), [])
-        train, train_labels = encode(data.train, told), torch.tensor(data.train_labels)
+        train, train_labels = encode(data.train, instruction), torch.tensor(data.train_labels)
         if data.shots:
             correct = few_shot_correct(train, train_labels, test, labels, data.shots, data.draws)
         else:
@@ -164,11 +164,11 @@ def score_set(encode: Encode, data: EvalSet, name: str) -> SetScore:
         return SetScore("classification", f"{name}_accuracy", _mean(scores), scores)
     if isinstance(data, Summaries):
         human, machine = (
-            [encode(texts, told) for texts in side] for side in (data.human, data.machine)
+            [encode(texts, instruction) for texts in side] for side in (data.human, data.machine)
         )
         value = summarisation_spearman(human, machine, data.scores)
         return SetScore("summarisation", f"{name}_spearman", value, [])
-    first, second = encode(data.first, told), encode(data.second, told)
+    first, second = encode(data.first, instruction), encode(data.second, instruction)
     if set(data.gold) <= {0.0, 1.0}:
         value = pair_average_precision(first, second, [g > 0 for g in data.gold])
         return SetScore("pair_classification", f"{name}_average_precision", value, [])
@@ -197,13 +197,13 @@ def score_sets(
     chosen: dict[str, list[float]] = {}
     values: dict[str, float] = {}
     for name, data in sets.items():
-        found = score_set(encoder_of(data), data, name)
-        metrics[found.metric] = values[name] = found.value
-        by_type.setdefault(found.kind, {})[name] = found.value
-        if found.items:
-            items[found.metric] = chosen[name] = found.items
+        score = score_set(encoder_of(data), data, name)
+        metrics[score.metric] = values[name] = score.value
+        by_type.setdefault(score.kind, {})[name] = score.value
+        if score.items:
+            items[score.metric] = chosen[name] = score.items
         if isinstance(data, Classes) and data.train:
-            metrics[f"{found.metric}_chance"] = 1 / (1 + max(data.train_labels + data.test_labels))
+            metrics[f"{score.metric}_chance"] = 1 / (1 + max(data.train_labels + data.test_labels))
     if primary and values.keys() >= set(primary):
         metrics["primary_average"] = _mean([values[name] for name in primary])
     if primary and chosen.keys() >= set(primary):
@@ -226,19 +226,21 @@ def show_set(encode: Encode, data: EvalSet, name: str, shown: Shows) -> None:
         name: of the set.
         shown: takes them, such as a run's workspace.
     """
-    told = data.instruction
+    instruction = data.instruction
     if isinstance(data, Retrieval):
-        rows = F.normalize(encode(data.queries, told), dim=1)
+        rows = F.normalize(encode(data.queries, instruction), dim=1)
         scores = rows @ F.normalize(encode(data.documents, ""), dim=1).T
-        right = [min(own) for own in data.relevant]
+        right = [min(golds) for golds in data.relevant]
         gallery = retrieval_gallery(scores, data.queries, data.documents, right)
         shown.gallery(f"nearest documents {name}", gallery)
     elif isinstance(data, Classes) and len(set(data.test_labels)) <= CLASS_MAP_LIMIT:
         labels = torch.tensor(data.test_labels)
         names = [str(i) for i in range(int(labels.max()) + 1)]
-        shown.figure(f"map {name}", embedding_map(encode(data.test, told), labels, names, name))
+        shown.figure(
+            f"map {name}", embedding_map(encode(data.test, instruction), labels, names, name)
+        )
     elif isinstance(data, Pairs) and not set(data.gold) <= {0.0, 1.0}:
-        cosine = pair_cosine(encode(data.first, told), encode(data.second, told))
+        cosine = pair_cosine(encode(data.first, instruction), encode(data.second, instruction))
         shown.figure(name, score_figure(cosine.tolist(), data.gold, name))
 
 

@@ -51,10 +51,10 @@ def retrieval_scores(
     >>> retrieval_scores(torch.eye(2), torch.eye(2), [{0}, {0}])
     [1.0, 0.6309297535714575]
     """
-    found = stable_topk(_cosine(query, document), min(k, len(document))).indices.tolist()
+    ranked = stable_topk(_cosine(query, document), min(k, len(document))).indices.tolist()
     return [
-        ndcg(np.array([float(i in own) for i in row]), np.ones(len(own)), k)
-        for row, own in zip(found, relevant, strict=True)
+        ndcg(np.array([float(i in golds) for i in row]), np.ones(len(golds)), k)
+        for row, golds in zip(ranked, relevant, strict=True)
     ]
 
 
@@ -117,7 +117,7 @@ def classification_correct(
 def few_shot_correct(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, shots: int, draws: int
 ) -> Tensor:
-    """How often a logistic regression on a few texts of every class is right, (N,) float64 in [0, 1].
+    """How often a logistic regression on a few texts a class is right, (N,) float64 in [0, 1].
 
     MTEB's classification: the mean over draws of the few texts, penalty fixed (C = 1 in
     scikit-learn's terms). The draws are the same for every encoder.
@@ -135,14 +135,14 @@ def few_shot_correct(
     x, test = as_matrix(train, "train"), as_matrix(test, "test")
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     y = as_labels(train_labels, len(x), "train_labels", classes)
-    found = torch.zeros(len(test), dtype=torch.float64)
+    correct = torch.zeros(len(test), dtype=torch.float64)
     for draw in range(draws):
         order = torch.from_numpy(sample_rng(0, draw, 0, _SHOT_STREAM).permutation(len(x)))
         rows = torch.cat([order[y.cpu()[order] == c][:shots] for c in range(classes)])
         l2 = l2_of(1.0, len(rows), classes)
         fit = fit_logistic_regression(x[rows], y[rows], l2, classes, tolerance=1e-3)
-        found += (F.linear(test, *fit).argmax(1).cpu() == test_labels.cpu()).double()
-    return found / draws
+        correct += (F.linear(test, *fit).argmax(1).cpu() == test_labels.cpu()).double()
+    return correct / draws
 
 
 def clustering_v_measure(x: Tensor, labels: Sequence[int], *, seed: int = 0) -> float:
@@ -160,8 +160,8 @@ def clustering_v_measure(x: Tensor, labels: Sequence[int], *, seed: int = 0) -> 
     from sklearn.metrics import v_measure_score
 
     clusters = MiniBatchKMeans(len(set(labels)), batch_size=512, n_init=1, random_state=seed)
-    found = clusters.fit_predict(F.normalize(x.float(), dim=1).numpy())
-    return float(v_measure_score(list(labels), found))
+    assigned = clusters.fit_predict(F.normalize(x.float(), dim=1).numpy())
+    return float(v_measure_score(list(labels), assigned))
 
 
 def pair_average_precision(first: Tensor, second: Tensor, same: Sequence[bool]) -> float:
@@ -194,14 +194,14 @@ def summarisation_spearman(
     Raises:
         ValueError: no document is left, or embeddings with NaN or infinity.
     """
-    found = []
-    for own, texts, gold in zip(human, machine, scores, strict=True):
-        best = _cosine(texts, own).max(dim=1).values.numpy()
+    correlations = []
+    for reference, texts, gold in zip(human, machine, scores, strict=True):
+        best = _cosine(texts, reference).max(dim=1).values.numpy()
         if len(set(gold)) > 1 and len(set(best.tolist())) > 1:
-            found.append(spearman(best, gold))
-    if not found:
+            correlations.append(spearman(best, gold))
+    if not correlations:
         raise ValueError("every document has constant scores")
-    return float(np.mean(found))
+    return float(np.mean(correlations))
 
 
 def spearman_items(predicted: Sequence[float], gold: Sequence[float]) -> list[float]:
@@ -228,8 +228,12 @@ def type_averages(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]
     Returns:
         ``<type>_average`` for each type, and ``average`` over all tasks.
     """
-    found = {f"{kind}_average": float(np.mean(list(own.values()))) for kind, own in scores.items()}
-    return found | {"average": float(np.mean([v for own in scores.values() for v in own.values()]))}
+    averages = {
+        f"{kind}_average": float(np.mean(list(values.values()))) for kind, values in scores.items()
+    }
+    return averages | {
+        "average": float(np.mean([v for values in scores.values() for v in values.values()]))
+    }
 
 
 def average_items(items: Mapping[str, Sequence[float]]) -> list[float]:

@@ -61,8 +61,8 @@ def save_instructed(
     if weights := merged.pooler.state_dict():
         write_tensors(folder / _POOLER, weights)
     write_json(folder / SETTINGS, _settings(merged))
-    told = {name: instruction_prefix(text) for name, text in (prompts or {}).items()}
-    write_modules(folder, [(MODULE, ""), ("Normalize", "1_Normalize")], prompts=told)
+    prefixes = {name: instruction_prefix(text) for name, text in (prompts or {}).items()}
+    write_modules(folder, [(MODULE, ""), ("Normalize", "1_Normalize")], prompts=prefixes)
     return folder
 
 

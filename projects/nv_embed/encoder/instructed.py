@@ -150,7 +150,7 @@ class InstructedEncoder(nn.Module):
         return list(zip(encoded["input_ids"], spans, strict=True))
 
     def pad(self, rows: Sequence[tuple[Sequence[int], int]]) -> dict[str, Tensor]:
-        """Rows of `token_rows` -> ``input_ids``, ``attention_mask`` and ``pool_mask``, (B, L) int64."""
+        """Rows of `token_rows` -> ids, ``attention_mask`` and ``pool_mask``, (B, L) int64."""
         length = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), length), int(self.tokenizer.pad_token_id))
         mask, pool = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -201,12 +201,14 @@ class InstructedEncoder(nn.Module):
 
         def run(places: list[int]) -> Tensor:
             inputs = self.pad([rows[i] for i in places])
-            found: Tensor = self(**{name: x.to(self.device) for name, x in inputs.items()})
-            return found
+            embeddings: Tensor = self(**{name: x.to(self.device) for name, x in inputs.items()})
+            return embeddings
 
         with evaluation_mode(self):
-            found = in_batches_by_length(run, [len(ids) for ids, _ in rows], batch_size, progress)
-        return F.normalize(found, dim=1, out=found)
+            embeddings = in_batches_by_length(
+                run, [len(ids) for ids, _ in rows], batch_size, progress
+            )
+        return F.normalize(embeddings, dim=1, out=embeddings)
 
     def encode_prompted(self, texts: Sequence[str], prompt: str, batch_size: int = 64) -> Tensor:
         """`encode` for callers that pass the instruction, for instance the MTEB adapter."""

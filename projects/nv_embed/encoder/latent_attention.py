@@ -215,6 +215,6 @@ class TokenPooler(nn.Module):
         if self.pooling == "last":
             return last_token(states, pool_mask)
         if self.layer is not None:
-            own = next(self.layer.parameters()).dtype  # that of a model in bfloat16 may differ
-            states = self.layer(states.to(own), attention_mask)
+            dtype = next(self.layer.parameters()).dtype  # that of a model in bfloat16 may differ
+            states = self.layer(states.to(dtype), attention_mask)
         return mean_pool(states, pool_mask)

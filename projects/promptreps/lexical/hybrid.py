@@ -86,8 +86,8 @@ class DenseIndex:
         places = _places(encoded["owner"])
         for place in range(int(places.max()) + 1):
             rows = places == place
-            own = [ids[i] for i in encoded["owner"][rows].tolist()]
-            self.parts.append((encoded["dense"][rows], own))
+            owners = [ids[i] for i in encoded["owner"][rows].tolist()]
+            self.parts.append((encoded["dense"][rows], owners))
 
     def runs(self, queries: Tensor, names: Sequence[str], depth: int, same: bool) -> list[NamedRun]:
         """The nearest documents in every part, for n query vectors (n, D)."""
@@ -95,11 +95,11 @@ class DenseIndex:
             named(
                 nearest(queries, part, min(depth + same, len(part)), metric="dot"),
                 names,
-                own,
+                owners,
                 depth,
                 same,
             )
-            for part, own in self.parts
+            for part, owners in self.parts
         ]
 
 
@@ -111,16 +111,16 @@ class SparseIndex:
         places = _places(encoded["owner"])
         for place in range(int(places.max()) + 1):
             rows = (places == place).nonzero()[:, 0].tolist()
-            own = [ids[int(encoded["owner"][i])] for i in rows]
-            self.parts.append((ImpactIndex([encoded["sparse"][i] for i in rows]), own))
+            owners = [ids[int(encoded["owner"][i])] for i in rows]
+            self.parts.append((ImpactIndex([encoded["sparse"][i] for i in rows]), owners))
 
     def runs(
         self, queries: Sequence[Mapping[int, int]], names: Sequence[str], depth: int, same: bool
     ) -> list[NamedRun]:
         """The best documents in every part, for n query vectors."""
         return [
-            named(part.search(queries, depth + same), names, own, depth, same)
-            for part, own in self.parts
+            named(part.search(queries, depth + same), names, owners, depth, same)
+            for part, owners in self.parts
         ]
 
 
@@ -150,21 +150,21 @@ def component_runs(
     lists: tuple[list[list[NamedRun]], list[list[NamedRun]]] = ([], [])
     for place in range(int(places.max()) + 1):
         rows = (places == place).nonzero()[:, 0]
-        own = [names[i] for i in queries["owner"][rows].tolist()]
+        owners = [names[i] for i in queries["owner"][rows].tolist()]
         if dense_index is not None:
-            lists[0].append(dense_index.runs(queries["dense"][rows], own, depth, remove_query))
+            lists[0].append(dense_index.runs(queries["dense"][rows], owners, depth, remove_query))
         if sparse_index is not None:
             vectors = [queries["sparse"][i] for i in rows.tolist()]
-            lists[1].append(sparse_index.runs(vectors, own, depth, remove_query))
+            lists[1].append(sparse_index.runs(vectors, owners, depth, remove_query))
     dense, sparse = (
         (
-            own[0][0]
-            if [len(runs) for runs in own] == [1]
-            else max_sum(own, depth=depth)
-            if own
+            blocks[0][0]
+            if [len(runs) for runs in blocks] == [1]
+            else max_sum(blocks, depth=depth)
+            if blocks
             else {}
         )
-        for own in lists
+        for blocks in lists
     )
     return dense, sparse
 
@@ -192,8 +192,8 @@ def fuse(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    found = linear_fusion([dense, sparse], [alpha, 1 - alpha], depth=depth, flat=0.0)
-    return {query: dict(hits) for query, hits in found.items()}
+    fused = linear_fusion([dense, sparse], [alpha, 1 - alpha], depth=depth, flat=0.0)
+    return {query: dict(hits) for query, hits in fused.items()}
 
 
 def search(
@@ -218,8 +218,8 @@ def search(
 
 
 def named(
-    found: SearchResult, queries: Sequence[str], documents: Sequence[str], depth: int, same: bool
+    result: SearchResult, queries: Sequence[str], documents: Sequence[str], depth: int, same: bool
 ) -> NamedRun:
     """At most `depth` hits of each query by id; with `same`, without the query itself."""
-    run = to_run(found, queries, documents, drop_identical=same)
+    run = to_run(result, queries, documents, drop_identical=same)
     return {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}

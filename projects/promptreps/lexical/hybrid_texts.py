@@ -71,14 +71,14 @@ class HybridTextIndex:
             k: most hits per query.
             threshold: leaves out hits with a lower score.
         """
-        found = []
+        results = []
         for text in [queries] if isinstance(queries, str) else queries:
             fused = search(
                 *self._indexes, self.encode([text], "query"), self.alpha, self.depth
             ).fused
             best = ((int(i), score) for i, score in fused[:k])
-            found.append(hits(self.texts, best, threshold))
-        return found
+            results.append(hits(self.texts, best, threshold))
+        return results
 
     def extend(self, texts: Sequence[str]) -> int:
         """Add the texts that the index does not hold yet, each once; the number of new ones."""

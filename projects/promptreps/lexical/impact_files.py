@@ -68,21 +68,23 @@ def read_impacts(
         UserError: a missing file, one of another layout, a weight that is not whole, or a token
             that is not in `vocabulary`.
     """
-    known = {} if vocabulary is None else dict(vocabulary)
+    token_ids = {} if vocabulary is None else dict(vocabulary)
     ids, vectors = [], []
     for number, row in enumerate(read_jsonl(path, ("id", "vector")), 1):
         vector = row["vector"]
         if not isinstance(vector, Mapping):
             raise UserError(f"{path}, row {number}: 'vector' must map tokens to weights")
         for token in vector:
-            if token not in known:
+            if token not in token_ids:
                 if vocabulary is not None:
                     raise UserError(f"{path}, row {number}: the vocabulary has no token {token!r}")
-                known[token] = len(known)
+                token_ids[token] = len(token_ids)
         ids.append(str(row["id"]))
         place = f"{path}, row {number}"
-        vectors.append({known[token]: _whole(weight, place) for token, weight in vector.items()})
-    return ids, vectors, known
+        vectors.append(
+            {token_ids[token]: _whole(weight, place) for token, weight in vector.items()}
+        )
+    return ids, vectors, token_ids
 
 
 def query_line(vector: Vector, names: Mapping[int, str]) -> str:

@@ -114,9 +114,9 @@ class ImpactIndex:
         held = self._weights if single or self._wide is None else self._wide
         scores: NDArray[np.floating] = np.zeros(self._size, np.float32 if single else np.float64)
         for begin, end, weight in spans:
-            own = held[begin:end].astype(scores.dtype, copy=False)
-            own = own if weight == 1 else own * scores.dtype.type(weight)
-            np.add.at(scores, self._documents[begin:end], own)
+            impacts = held[begin:end].astype(scores.dtype, copy=False)
+            impacts = impacts if weight == 1 else impacts * scores.dtype.type(weight)
+            np.add.at(scores, self._documents[begin:end], impacts)
         return scores
 
     def search(self, queries: Sequence[Vector], k: int) -> SearchResult:
@@ -139,8 +139,8 @@ class ImpactIndex:
         scores = np.zeros((len(queries), k))
         indices = np.full((len(queries), k), -1, dtype=np.int64)
         for row, query in enumerate(queries):
-            found, own = _best(self.scores(query), k)
-            scores[row, : len(own)], indices[row, : len(own)] = own, found
+            best, values = _best(self.scores(query), k)
+            scores[row, : len(values)], indices[row, : len(values)] = values, best
         return SearchResult(torch.from_numpy(scores), torch.from_numpy(indices))
 
     def _span(self, token: int) -> tuple[int, int]:
@@ -160,12 +160,12 @@ def _best(scores: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDAr
     else:
         least = scores.dtype.type(0)
     place = np.flatnonzero(scores >= least) if least > 0 else np.flatnonzero(scores)
-    own = scores[place]
+    values = scores[place]
     if len(place) > k:
-        kth = np.partition(own, len(own) - k)[len(own) - k]
-        above = np.flatnonzero(own > kth)
-        tied = np.flatnonzero(own == kth)[: k - len(above)]  # the lower documents
+        kth = np.partition(values, len(values) - k)[len(values) - k]
+        above = np.flatnonzero(values > kth)
+        tied = np.flatnonzero(values == kth)[: k - len(above)]  # the lower documents
         chosen = np.concatenate([above, tied])
-        place, own = place[chosen], own[chosen]
-    order = np.lexsort((place, -own))
-    return place[order], own[order]
+        place, values = place[chosen], values[chosen]
+    order = np.lexsort((place, -values))
+    return place[order], values[order]

@@ -14,14 +14,16 @@ from torch import Tensor
 
 # the list of Porter and others that NLTK distributes as "english" (179 words, releases up to 2024)
 _STOP_WORDS = """
-i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves he him his himself she
-she's her hers herself it it's its itself they them their theirs themselves what which who whom this that that'll these
-those am is are was were be been being have has had having do does did doing a an the and but if or because as until while
-of at by for with about against between into through during before after above below to from up down in out on off over
-under again further then once here there when where why how all any both each few more most other some such no nor not
-only own same so than too very s t can will just don don't should should've now d ll m o re ve y ain aren aren't couldn
-couldn't didn didn't doesn doesn't hadn hadn't hasn hasn't haven haven't isn isn't ma mightn mightn't mustn mustn't needn
-needn't shan shan't shouldn shouldn't wasn wasn't weren weren't won won't wouldn wouldn't
+i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves
+he him his himself she she's her hers herself it it's its itself they them their theirs themselves
+what which who whom this that that'll these those am is are was were be been being have has had
+having do does did doing a an the and but if or because as until while of at by for with about
+against between into through during before after above below to from up down in out on off over
+under again further then once here there when where why how all any both each few more most other
+some such no nor not only own same so than too very s t can will just don don't should should've now
+d ll m o re ve y ain aren aren't couldn couldn't didn didn't doesn doesn't hadn hadn't hasn hasn't
+haven haven't isn isn't ma mightn mightn't mustn mustn't needn needn't shan shan't shouldn shouldn't
+wasn wasn't weren weren't won won't wouldn wouldn't
 """
 ENGLISH_STOP_WORDS = frozenset(_STOP_WORDS.split())
 LEFT_OUT = ENGLISH_STOP_WORDS | frozenset(string.punctuation)
@@ -94,10 +96,10 @@ class InTextTokens:
     def padded(self, texts: Sequence[str]) -> Tensor:
         """Ids of B texts, (B, K) int64, filled up with -1 (K >= 1)."""
         rows = [self(text) for text in texts]
-        found = torch.full((len(rows), max(1, *map(len, rows))), -1)
+        padded = torch.full((len(rows), max(1, *map(len, rows))), -1)
         for i, row in enumerate(rows):
-            found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        return found
+            padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return padded
 
 
 def in_text_mask(ids: Tensor, vocab_size: int) -> Tensor:
@@ -122,12 +124,12 @@ def expansion_ids(vocabulary: Mapping[str, int]) -> list[int]:
     >>> expansion_ids({"fox": 0, "\u2581dog": 1, "Zed": 2, "##": 3, "7": 4, "\u0120cat": 5})
     [0, 1]
     """
-    found = []
+    ids = []
     for token, place in vocabulary.items():
         plain = token[1:] if token.startswith(_SPACE_MARKS) else token
         if (plain.isalpha() or plain.isdigit()) and "a" <= plain[0] <= "z":
-            found.append(place)
-    return sorted(found)
+            ids.append(place)
+    return sorted(ids)
 
 
 def impact_vector(
@@ -157,11 +159,13 @@ def impact_vector(
     >>> impact_vector(torch.tensor([0.5, 2.0, 1.0]), [0, 2])
     {2: 100, 0: 50}
     """
-    found = _largest(values, sorted(in_text), most) if in_text else _largest(values, None, fallback)
+    largest = (
+        _largest(values, sorted(in_text), most) if in_text else _largest(values, None, fallback)
+    )
     if expansion:
         others = sorted(set(allowed) - set(in_text))
-        found = {**_largest(values, others, expansion), **found}
-    return found
+        largest = {**_largest(values, others, expansion), **largest}
+    return largest
 
 
 def _largest(values: Tensor, ids: Sequence[int] | None, count: int) -> dict[int, int]:

@@ -218,9 +218,9 @@ class PromptedModel(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Next-token logits (..., V) of states (..., D), float32 (float64 of a float64 model)."""
-        found: Tensor = self.model.get_output_embeddings()(states)
-        found = found if found.dtype == torch.float64 else found.float()
-        return final_logits(self.model, found)
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return final_logits(self.model, logits)
 
     @torch.no_grad()
     def answer(self, rows: Sequence[Sequence[int]], most: int, stop: str) -> Answers:
