@@ -67,10 +67,10 @@ class DrawnMixture(TaskMixture):
             drawn = np.bincount(self.sets(len(self._before) - 1), minlength=len(self.sizes))
             self._before.append(self._before[-1] + drawn)
         chosen, size = self.sets(epoch), self.global_batch_size
-        found = np.empty((self.num_batches, size, 2), dtype=np.int64)
+        order = np.empty((self.num_batches, size, 2), dtype=np.int64)
         for t, before in enumerate(self._before[epoch]):
             mine = np.flatnonzero(chosen == t)
             if len(mine):
                 rows = self._places(t, int(before) * size, len(mine) * size)
-                found[mine, :, 0], found[mine, :, 1] = t, rows.reshape(-1, size)
-        return found.reshape(-1, 2)
+                order[mine, :, 0], order[mine, :, 1] = t, rows.reshape(-1, size)
+        return order.reshape(-1, 2)

@@ -96,8 +96,8 @@ def plain_step(batch: int, queue: int) -> Run:
         nonlocal place
         q = F.normalize(encoder(**query), dim=1)
         with torch.no_grad():
-            for own, source in zip(slow.parameters(), encoder.parameters(), strict=True):
-                own.data = own.data * m + source.data * (1 - m)
+            for parameter, source in zip(slow.parameters(), encoder.parameters(), strict=True):
+                parameter.data = parameter.data * m + source.data * (1 - m)
             k = F.normalize(slow(**key), dim=1)
         loss = dense(q, k, bank, tau)
         optimizer.zero_grad()
@@ -186,8 +186,8 @@ def main() -> None:
             "queue": queue,
             "rounds": args.rounds,
             **{
-                f"{name}_cpu_ms": round(1000 * statistics.median(own), 1)
-                for name, own in took.items()
+                f"{name}_cpu_ms": round(1000 * statistics.median(times), 1)
+                for name, times in took.items()
             },
             "ratio": round(statistics.median(ratios), 2),
             "lowest": round(min(ratios), 2),

@@ -53,12 +53,12 @@ class OfflineCache:
 
     def missing(self, items: Sequence[Item]) -> list[int]:
         """Positions of the items that have no row, the first one of equal items."""
-        found: dict[str, int] = {}
+        places: dict[str, int] = {}
         for position, item in enumerate(items):
             key = content_key(item)
             if key not in self._places:
-                found.setdefault(key, position)
-        return list(found.values())
+                places.setdefault(key, position)
+        return list(places.values())
 
     def add(self, items: Sequence[Item], rows: Sequence[Row]) -> None:
         """Store the rows of some items as one shard.

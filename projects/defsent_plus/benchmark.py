@@ -109,8 +109,8 @@ def main() -> None:
                     times[name].append(milliseconds(form, of))
             ms = {name: statistics.median(values[1:]) for name, values in times.items()}
             mib = {name: extra_mib(name, [batch, num, args.dim]) for name in FORMS}
-            told = ", ".join(f"{n} {ms[n]:.0f} ms {mib[n]:.0f} MiB" for n in FORMS)
-            print(f"B={batch} n={num}: {told}")
+            timings = ", ".join(f"{n} {ms[n]:.0f} ms {mib[n]:.0f} MiB" for n in FORMS)
+            print(f"B={batch} n={num}: {timings}")
             row = [f"{ms[n]:.1f}" for n in FORMS] + [f"{mib[n]:.1f}" for n in FORMS]
             rows.append([batch, num, args.dim, *row])
     names = [*(f"{n}_cpu_ms" for n in FORMS), *(f"{n}_extra_mib" for n in FORMS)]

@@ -42,10 +42,10 @@ def _fill_from_lm_head(cfg: Config, module: "DefSentPlus") -> None:
 def _fill_from_pooler(cfg: Config, module: "DefSentPlus") -> None:
     model = cfg.model
     try:
-        own = load_transformer(model.pretrained, config=model.config, pooler=True).pooler
+        pretrained = load_transformer(model.pretrained, config=model.config, pooler=True).pooler
     except (UserError, AttributeError) as error:
         raise UserError(
             f"{model.pretrained} has no trained pooler ({error}): set pooler.source=lm_head for the"
             " dense layer of its language-model head"
         ) from error
-    module.pooler.dense.load_state_dict(own.dense.state_dict())  # type: ignore[union-attr]
+    module.pooler.dense.load_state_dict(pretrained.dense.state_dict())  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A training step with enforced experts against the dense model, and against evaluating all experts.
+"""A training step with enforced experts against the dense model and against all experts.
 
 Copies of one encoder train on the same batches of the same domains: dense; with an expert per
 domain, run in groups; and with every expert evaluated on every document and one result taken. A
@@ -138,13 +138,13 @@ def main() -> None:
             steps = range(number * args.steps, (number + 1) * args.steps)
             for kind, step in contenders.items():
                 times[kind].append(seconds(step, steps, args.device))
-        for kind, own in times.items():
-            ratios = [t / d for t, d in zip(own, times["dense"], strict=True)]
+        for kind, values in times.items():
+            ratios = [t / d for t, d in zip(values, times["dense"], strict=True)]
             rows.append(
                 {
                     "case": name,
                     "name": kind,
-                    "ms_per_step": f"{1000 * statistics.median(own):.1f}",
+                    "ms_per_step": f"{1000 * statistics.median(values):.1f}",
                     "ratio": f"{statistics.median(ratios):.3f}",
                     "lowest": f"{min(ratios):.3f}",
                     "highest": f"{max(ratios):.3f}",

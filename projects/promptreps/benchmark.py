@@ -1,4 +1,4 @@
-"""Search in the inverted index against bm25s, on the same postings: `python -m projects.promptreps.benchmark`.
+"""Search in the inverted index against bm25s: `python -m projects.promptreps.benchmark`.
 
 Both search the weights that bm25s computed for made-up documents whose words follow Zipf's law, one
 thread each, and must give every rank the same score. Times are CPU seconds of the fastest of

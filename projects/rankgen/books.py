@@ -49,7 +49,8 @@ def extend(
     Returns:
         Index of the sentence that was added last.
 
-    >>> extend([5, 12, 7, 20], 3, 30, "prefix"), extend([5, 12, 7, 20], 3, 30, "prefix", exceed=True)
+    >>> sizes = [5, 12, 7, 20]
+    >>> extend(sizes, 3, 30, "prefix"), extend(sizes, 3, 30, "prefix", exceed=True)
     (2, 1)
     """
     step = -1 if direction == "prefix" else 1
@@ -89,7 +90,7 @@ def chapter_windows(
     """
     lengths = [len(s.split()) for s in chapter.sentences]
     key = int(stable_fraction(f"{chapter.book}/{chapter.name}") * 2**31)
-    found, start = [], 1
+    windows, start = [], 1
     while start < len(lengths):
         first = extend(lengths, start - 1, prefix_words, "prefix")
         full = first > 0 and sum(lengths[first:start]) <= prefix_words
@@ -99,9 +100,9 @@ def chapter_windows(
             continue
         end = ends[int(sample_rng(seed, key, start, _LENGTH_STREAM).integers(len(ends)))]
         prefix, text = chapter.sentences[first:start], chapter.sentences[start:end]
-        found.append(Window(chapter.book, chapter.name, start, " ".join(prefix), " ".join(text)))
+        windows.append(Window(chapter.book, chapter.name, start, " ".join(prefix), " ".join(text)))
         start = start + 1 if overlap else end
-    return found
+    return windows
 
 
 def _ends(lengths: Sequence[int], start: int, least: int, most: int) -> list[int]:

@@ -50,7 +50,7 @@ def read_answers(path: Path, key: Path | None = None) -> list[Answer]:
             raise UserError(f"{path} needs the columns InstanceNum and Choice")
         if "Order" not in rows[0]:
             _add_orders(rows, path, key or path.with_name(KEY))
-    found = []
+    answers = []
     for number, row in enumerate(rows, start=2):
         text = row[names[2]]
         choice = CHOICE.match(text)
@@ -59,8 +59,8 @@ def read_answers(path: Path, key: Path | None = None) -> list[Answer]:
             raise UserError(f"{path}, row {number}: no choice between two texts in {text[:60]!r}")
         first = choice[1].lower() in ("1", "first")
         chosen, rejected = order if first else order[::-1]
-        found.append(Answer(row[names[0]], chosen, row.get("Explanation") or text, rejected))
-    return found
+        answers.append(Answer(row[names[0]], chosen, row.get("Explanation") or text, rejected))
+    return answers
 
 
 def majority(answers: Sequence[Answer]) -> dict[str, str | None]:

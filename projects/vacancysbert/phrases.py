@@ -34,16 +34,16 @@ class PhraseMatcher:
     def __call__(self, text: str) -> list[str]:
         """Distinct entries in the order of their first occurrence."""
         words = _TERM.findall(text.lower())
-        found: dict[str, None] = {}
+        phrases: dict[str, None] = {}
         i = 0
         while i < len(words):
             size = min(self.longest.get(words[i], 0), len(words) - i)
             while size and tuple(words[i : i + size]) not in self.names:
                 size -= 1
             if size:
-                found[self.names[tuple(words[i : i + size])]] = None
+                phrases[self.names[tuple(words[i : i + size])]] = None
             i += max(size, 1)
-        return list(found)
+        return list(phrases)
 
 
 def sentences(text: str) -> list[str]:
@@ -67,14 +67,14 @@ def clauses(text: str, max_words: int = 12) -> list[str]:
     >>> clauses("They repair pumps, valves and the pipes. They drive.")
     ['repair pumps', 'valves', 'pipes', 'drive']
     """
-    found: dict[str, None] = {}
+    kept: dict[str, None] = {}
     for part in _BORDER.split(text):
         piece = " ".join(part.split()).strip(" .!?").lower()
         while (shorter := _LEADING.sub("", piece, count=1)) != piece and _LEADING.match(piece):
             piece = shorter
         if len(piece) > 2 and len(piece.split()) <= max_words:
-            found[piece] = None
-    return list(found)
+            kept[piece] = None
+    return list(kept)
 
 
 def without_phrases(text: str, phrases: Iterable[str]) -> str:

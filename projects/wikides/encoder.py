@@ -42,7 +42,8 @@ class RankerEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Ids and mask (B, L) -> vectors (B, D), not normalised."""
-        groups = self.encoder.length_groups or 1  # in validation too, whose texts are of all lengths
+        # in validation too, whose texts are of all lengths
+        groups = self.encoder.length_groups or 1
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         features = (
             in_length_groups(self.encoder.tower, groups, **inputs)

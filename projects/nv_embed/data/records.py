@@ -97,13 +97,13 @@ def class_records(
     by_name = positives == "label" or (binary_as_label and len(members) == 2)
     others = {c: [o for o in sorted(members) if o != c] for c in members}
     rng = sample_rng(seed, 0, 0, _CLASS_STREAM)
-    found = []
+    records = []
     for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        wrong, own = others[label], members[label]
+        wrong, same = others[label], members[label]
         if by_name:
             chosen = rng.permutation(len(wrong))[:num_negatives]
             negatives = tuple(names[wrong[j]] for j in chosen)
-            found.append(EmbeddingRecord(text, (names[label],), negatives, label))
+            records.append(EmbeddingRecord(text, (names[label],), negatives, label))
             continue
         draws = rng.random(2 * num_negatives)
         pools = [members[wrong[int(u * len(wrong))]] for u in draws[:num_negatives]]
@@ -111,13 +111,13 @@ def class_records(
             texts[pool[int(u * len(pool))]]
             for pool, u in zip(pools, draws[num_negatives:], strict=True)
         )
-        start = int(rng.integers(len(own)))  # the first other text from a random place on
-        places = (own[(start + step) % len(own)] for step in range(len(own)))
+        start = int(rng.integers(len(same)))  # the first other text from a random place on
+        places = (same[(start + step) % len(same)] for step in range(len(same)))
         right = next((texts[j] for j in places if j != i and texts[j] != text), None)
         if right is not None:
             wrong_texts = tuple(t for t in negatives if t not in (text, right))  # of two classes
-            found.append(EmbeddingRecord(text, (right,), wrong_texts, label))
-    return found
+            records.append(EmbeddingRecord(text, (right,), wrong_texts, label))
+    return records
 
 
 def with_negatives(
@@ -165,9 +165,11 @@ def read_task(path: str | Path) -> EmbeddingTask:
     if len(heads) != 1:
         raise UserError(f"{path} must hold the records of one task, it holds {len(heads)}")
     name, symmetric = heads.pop()
-    told = {r["instruction"] for r in rows}
-    if symmetric and len(told) > 1:
-        raise UserError(f"{path}: a symmetric task has one instruction, it holds {len(told)}")
+    instructions = {r["instruction"] for r in rows}
+    if symmetric and len(instructions) > 1:
+        raise UserError(
+            f"{path}: a symmetric task has one instruction, it holds {len(instructions)}"
+        )
     try:
         records = [
             EmbeddingRecord(
@@ -175,14 +177,16 @@ def read_task(path: str | Path) -> EmbeddingTask:
                 as_texts(r["pos"]),
                 as_texts(r["neg"]),
                 None if (label := r.get("label")) is None else str(label),  # 0 is a class too
-                r["instruction"] if len(told) > 1 else None,
+                r["instruction"] if len(instructions) > 1 else None,
             )
             for r in rows
         ]
     except (ValueError, TypeError) as error:  # TypeError: null instead of a list
         raise UserError(f"{path}: {error}") from error
     kind: TaskKind = rows[0].get("kind", "retrieval")
-    return EmbeddingTask(name, kind, "" if len(told) > 1 else told.pop(), records, symmetric)
+    return EmbeddingTask(
+        name, kind, "" if len(instructions) > 1 else instructions.pop(), records, symmetric
+    )
 
 
 def limited(

@@ -39,9 +39,9 @@ def set_causal(model: Any, causal: bool) -> None:
     if next(model.parameters()).is_meta:
         return  # there is nothing to probe
     if looks_ahead(model) == causal:
-        wanted = "causal" if causal else "bidirectional"
+        attention = "causal" if causal else "bidirectional"
         raise UserError(
-            f"{type(model).__name__} does not become {wanted} with attention "
+            f"{type(model).__name__} does not become {attention} with attention "
             f"{config._attn_implementation!r}; try another model.attention or architecture"
         )
 
