@@ -50,7 +50,7 @@ def build(cfg: Config) -> "Experiment[CACR] | Experiment[LinearClassification]":
 
 
 def load(folder: "Path") -> "ProjectedEncoder | LinearNetwork":
-    """Encoder of an exported folder, with its projection head or the classifier of a linear evaluation."""
+    """Encoder of an exported folder, with its projection head or its linear classifier."""
     from common.families.images.linear import load_network
 
     return load_network(folder)

@@ -98,8 +98,8 @@ def pictures_below(cfg: CacrData) -> LabelledFiles:
         source="your own pictures, or the set's home page",
         size="any size",
     )
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
-    paths = sorted(str(p.relative_to(folder)) for p in found)
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    paths = sorted(str(p.relative_to(folder)) for p in files)
     if not paths:
         raise UserError(f"{folder} holds no pictures ({', '.join(EXTENSIONS)}) at any depth")
     return LabelledFiles(folder, paths, torch.full((len(paths),), -1), [])
@@ -121,8 +121,8 @@ def tail_classes(cfg: Config, names: Sequence[str]) -> Tensor | None:
     """
     count = torch.arange(len(names))
     if cfg.data.folder is not None:
-        found = Counter(Path(path).parent.name for path in pictures_below(cfg.data).paths)
-        count = torch.tensor([found[name] for name in names])
+        counts = Counter(Path(path).parent.name for path in pictures_below(cfg.data).paths)
+        count = torch.tensor([counts[name] for name in names])
     elif cfg.data.source not in IN_MEMORY:
         return None
     if not count.any():
@@ -148,9 +148,9 @@ def num_samples(cfg: Config) -> int:
     """Training images per epoch, also of a set that is not on disk."""
     data = cfg.data
     if data.folder is not None:
-        known = FOLDER_SIZES.get(Path(data.folder).parts[0])
+        released_size = FOLDER_SIZES.get(Path(data.folder).parts[0])
         there = (data_root(data.root) / data.folder).exists()
-        return known if known and not there else len(pictures_below(data).paths)
+        return released_size if released_size and not there else len(pictures_below(data).paths)
     if data.imbalance == "none":
         return images.num_images(data)
     classes = NUM_CLASSES[data.source]
@@ -163,7 +163,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     data, weights = cfg.data, images.weight_requirements(cfg.model.pretrained)
     if data.folder is None:
         return weights + images.image_requirements(data.source, data.root)
-    own = data_root(data.root) / data.folder
-    pictures = Requirement(f"data: {data.folder}", str(own), own.exists())
+    folder = data_root(data.root) / data.folder
+    pictures = Requirement(f"data: {data.folder}", str(folder), folder.exists())
     judge = () if cfg.eval.judge == "none" else images.image_requirements("imagenet", data.root)
     return (*weights, *judge, pictures)

@@ -39,8 +39,10 @@ def attraction_weights(query: Tensor, positives: Tensor, tau: float) -> Tensor:
     return (tau * positive_distances(query, positives)).softmax(1)  # Eq. 5
 
 
-def repulsion_weights(query: Tensor, negatives: Tensor, tau: float, own: bool = True) -> Tensor:
-    """Share of each negative in the repulsion: near ones weigh more, the own sample has none.
+def repulsion_weights(
+    query: Tensor, negatives: Tensor, tau: float, in_batch: bool = True
+) -> Tensor:
+    """Share of each negative in the repulsion: near ones weigh more, its own sample has none.
 
         pi_j|i = exp(-tau * ||q_i - n_j||^2) / sum_{j' != i} exp(-tau * ||q_i - n_j'||^2)
 
@@ -50,19 +52,19 @@ def repulsion_weights(query: Tensor, negatives: Tensor, tau: float, own: bool = 
         query: (N, D), L2-normalised.
         negatives: (M, D), L2-normalised.
         tau: > 0, t-.
-        own: M >= N and row i belongs to the sample of query i, so that it is left out.
+        in_batch: M >= N and row i belongs to the sample of query i, so that it is left out.
 
     Returns:
         (N, M), rows sum to 1, zero where j = i.
     """
     logits = -tau * pairwise_squared_distance(query, negatives)
-    return logits.masked_fill(~_others(logits, own), -torch.inf).softmax(1)  # Eq. 6
+    return logits.masked_fill(~_others(logits, in_batch), -torch.inf).softmax(1)  # Eq. 6
 
 
-def _others(pairs: Tensor, own: bool) -> Tensor:
+def _others(pairs: Tensor, in_batch: bool) -> Tensor:
     """Which pairs (N, M) are of two samples."""
     every = torch.ones_like(pairs, dtype=torch.bool)
-    return every.fill_diagonal_(not own)
+    return every.fill_diagonal_(not in_batch)
 
 
 def positive_distances(query: Tensor, positives: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def weight_diagnostics(
     tau_neg: float,
     *,
     anchors: Tensor | None = None,
-    own: bool = True,
+    in_batch: bool = True,
 ) -> dict[str, float]:
     """Contrast within the positives and within the negatives of some queries.
 
@@ -92,7 +94,7 @@ def weight_diagnostics(
         tau_pos: t+.
         tau_neg: t-.
         anchors: (N, D) raw, what is repelled from the negatives; None: the queries.
-        own: M >= N and row i of the negatives belongs to the sample of query i.
+        in_batch: M >= N and row i of the negatives belongs to the sample of query i.
 
     Returns:
         Mean entropy of the weights in nats (``positive_entropy``, at most log K;
@@ -106,8 +108,8 @@ def weight_diagnostics(
         for x in (query, positives, pushing, query if anchors is None else anchors)
     )
     pi = attraction_weights(query, positives, tau_pos)
-    pushed = repulsion_weights(anchors, pushing, tau_neg, own)
-    others = _others(pushed, own)
+    pushed = repulsion_weights(anchors, pushing, tau_neg, in_batch)
+    others = _others(pushed, in_batch)
     near = pairwise_squared_distance(anchors, pushing)[others]
     far = positive_distances(query, positives)
     step = max(1, near.numel() // RANKED_PAIRS)
@@ -133,18 +135,18 @@ def batch_diagnostics(
     tau_neg: float,
     *,
     anchors: Tensor | None = None,
-    own: bool = True,
+    in_batch: bool = True,
 ) -> dict[str, Tensor]:
     """`weight_diagnostics` of the first queries of this rank, to be logged; float32."""
     few = slice(0, DIAGNOSED_QUERIES)
-    found = weight_diagnostics(
+    diagnostics = weight_diagnostics(
         query[few],
         positives[:, few],
         negatives,
         tau_pos,
         tau_neg,
         anchors=None if anchors is None else anchors[few],
-        own=own,
+        in_batch=in_batch,
     )
     # Not in the dtype of the embeddings: half precision has three digits.
-    return {name: torch.tensor(value, device=query.device) for name, value in found.items()}
+    return {name: torch.tensor(value, device=query.device) for name, value in diagnostics.items()}

@@ -88,13 +88,15 @@ def by_frequency(correct: dict[str, Tensor], labels: Tensor, tail: Tensor) -> di
     {'knn_tail_top1': 1.0, 'knn_head_top1': 0.0, 'knn_gap': -1.0}
     """
     rare = tail[labels]
-    found = {}
+    accuracies = {}
     for name, values in correct.items():
         stem = name.removesuffix("_top1")
         for half, rows in (("tail", rare), ("head", ~rare)):
-            found[f"{stem}_{half}_top1"] = float(values[rows].double().mean())
-        found[f"{stem}_gap"] = found[f"{stem}_head_top1"] - found[f"{stem}_tail_top1"]
-    return found
+            accuracies[f"{stem}_{half}_top1"] = float(values[rows].double().mean())
+        accuracies[f"{stem}_gap"] = (
+            accuracies[f"{stem}_head_top1"] - accuracies[f"{stem}_tail_top1"]
+        )
+    return accuracies
 
 
 def per_class(

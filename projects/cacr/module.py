@@ -79,9 +79,9 @@ class CACR(KnnValidatedModule):
         self._new_rows.append(keys[-1])  # only the last view's, as in the release
         stored = self.queue.features
         terms = queue_terms(cast(Any, self.objective), queries, keys, stored, self.method)
-        own = self.in_batch_negatives
-        negatives = (queries[0], stored) if own else (stored,)
-        return terms | self._diagnose(queries[0], keys[1:], negatives, own=own)
+        in_batch = self.in_batch_negatives
+        negatives = (queries[0], stored) if in_batch else (stored,)
+        return terms | self._diagnose(queries[0], keys[1:], negatives, in_batch=in_batch)
 
     def _momentum(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         queries = [*self._predict(batch["views"])]
@@ -125,9 +125,9 @@ class CACR(KnnValidatedModule):
 
     def configure_optimizers(self) -> Any:
         """The common optimiser and schedule; with milestones a division by ten at each."""
-        found = super().configure_optimizers()
+        optimizers = super().configure_optimizers()
         if self.milestones:
-            found["lr_scheduler"]["scheduler"] = milestone_schedule(
-                found["optimizer"], self.milestones, self.trainer.max_steps
+            optimizers["lr_scheduler"]["scheduler"] = milestone_schedule(
+                optimizers["optimizer"], self.milestones, self.trainer.max_steps
             )
-        return found
+        return optimizers

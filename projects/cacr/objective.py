@@ -15,8 +15,8 @@ def build_objective(cfg: MethodConfig) -> Objective:
         weighted = cfg.weighting == "full" and not plain
         return CACRMomentumLoss(cfg.temperature, cfg.cost, cfg.reduction, weighted, **options)  # type: ignore[arg-type]
     if cfg.host == "queue" and plain:
-        own = cfg.in_batch_negatives  # the negatives of CACR: the queue, and other samples' queries
-        return InfoNCELoss(in_batch=False, query_negatives=own, **options)  # type: ignore[arg-type]
+        in_batch = cfg.in_batch_negatives  # as CACR: the queue, and other samples' queries
+        return InfoNCELoss(in_batch=False, query_negatives=in_batch, **options)  # type: ignore[arg-type]
     shared = (cfg.tau_pos, cfg.tau_neg, cfg.alpha, cfg.beta)
     if cfg.host == "queue":
         rest = (cfg.in_batch_negatives, cfg.replicate_cached_queue_bug, cfg.weighting)

@@ -1,4 +1,4 @@
-"""What can be said of pictures that nobody has labelled: the spread of their features, and their neighbours."""
+"""Evaluation without labels: the spread of the features, and their neighbours."""
 
 from typing import Any
 
@@ -57,13 +57,13 @@ def evaluate_unlabelled(cfg: Config, module: CACR, workspace: Workspace) -> dict
 def two_views(cfg: Config, module: CACR, pictures: ImagePart) -> tuple[Tensor, Tensor]:
     """Raw embeddings (N, D) each of two augmented views of the pictures that can be read."""
     source = pictures.source(view_transforms(cfg.data, 2))
-    device, found = next(module.parameters()).device, []
+    device, parts = next(module.parameters()).device, []
     for rows in torch.split(torch.arange(len(pictures.labels)), cfg.eval.batch_size):
         rngs = [sample_rng(0, 0, int(i), VIEW_STREAM) for i in rows]
         views, _ = source.load(rows.tolist(), rngs)  # (R, 2, 3, H, W)
         embedded = module.network(views.flatten(0, 1).to(device)).float().cpu()
-        found.append(embedded.view(len(views), 2, -1))
-    one, two = torch.cat(found).unbind(1)
+        parts.append(embedded.view(len(views), 2, -1))
+    one, two = torch.cat(parts).unbind(1)
     return one, two
 
 

@@ -48,12 +48,12 @@ class TwoViewObjective(nn.Module):
         self.loss: NTXentLoss | DCLLoss
         if cfg.loss == "infonce":
             self.loss = NTXentLoss(**options)  # type: ignore[arg-type]
-            own = 0.5  # a mean over both directions
+            terms = 0.5  # a mean over both directions
         else:
             weighted = cfg.loss == "dclw"
             self.loss = DCLLoss(weighted, cfg.sigma, cfg.detach_weight, **options)  # type: ignore[arg-type]
-            own = 1.0  # their sum
-        self.factor = (1.0 if cfg.reduction == "sum" else 0.5) / own
+            terms = 1.0  # their sum
+        self.factor = (1.0 if cfg.reduction == "sum" else 0.5) / terms
 
     def forward(self, view_1: Tensor, view_2: Tensor, diagnose: bool = False) -> ObjectiveOutput:
         """Loss of a batch.

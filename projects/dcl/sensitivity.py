@@ -38,8 +38,8 @@ def cells(cfg: Config) -> dict[str, dict[str, list[str]]]:
         raise UserError("sensitivity.queue_sizes needs method.host=moco")
     steps = base_steps(cfg)
     same = _steps(cfg, steps, steps)
-    found: dict[str, dict[str, list[str]]] = {}
-    found["batch_size"] = {
+    axes: dict[str, dict[str, list[str]]] = {}
+    axes["batch_size"] = {
         str(size): [
             f"data.batch_size={size}",
             *_scaled(cfg, size),
@@ -47,23 +47,23 @@ def cells(cfg: Config) -> dict[str, dict[str, list[str]]]:
         ]
         for size in options.batch_sizes
     }
-    found["temperature"] = {
+    axes["temperature"] = {
         str(tau): [f"method.temperature={tau}", *same] for tau in options.temperatures
     }
-    found["lr"] = {
+    axes["lr"] = {
         str(factor): [f"optim.lr={factor * cfg.optim.lr}", *same] for factor in options.lr_factors
     }
-    found["epochs"] = {
+    axes["epochs"] = {
         str(factor): [
             *_steps(cfg, max(1, round(factor * steps)), steps),
             f"optim.warmup_epochs={factor * cfg.optim.warmup_epochs}",
         ]
         for factor in options.epoch_factors
     }
-    found["queue_size"] = {
+    axes["queue_size"] = {
         str(size): [f"method.queue_size={size}", *same] for size in options.queue_sizes
     }
-    return {axis: settings for axis, settings in found.items() if settings}
+    return {axis: settings for axis, settings in axes.items() if settings}
 
 
 def base_steps(cfg: Config) -> int:
@@ -82,10 +82,10 @@ def as_overrides(cfg: Config) -> list[str]:
         words = []
         for key, value in node.items():
             inner = isinstance(value, dict)
-            own = (
+            branch = (
                 walk(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]
             )
-            words += own
+            words += branch
         return words
 
     names = ("runs_dir", "run_id", "resume", "sensitivity")
@@ -122,9 +122,9 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
     base = [*as_overrides(cfg), "trainer.val_every_n_steps=null"]
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for axis, setting, loss, seed, overrides in workspace.progress(plan, "runs", len(plan)):
-        own = [*base, *overrides, f"method.loss={loss}", f"seed={seed}"]
-        name = f"{loss}-seed{seed}-{_digest(own)}"  # a setting that axes share is trained once
-        score = _score(workspace, name, own, metric, train)
+        words = [*base, *overrides, f"method.loss={loss}", f"seed={seed}"]
+        name = f"{loss}-seed{seed}-{_digest(words)}"  # a setting that axes share is trained once
+        score = _score(workspace, name, words, metric, train)
         values.setdefault(axis, {}).setdefault(setting, {}).setdefault(loss, []).append(score)
     spread = {axis: _spread(settings, options.losses) for axis, settings in values.items()}
     result = {"metric": metric, "values": values, "spread": spread}
@@ -143,13 +143,13 @@ def _score(
     workspace: Workspace, name: str, overrides: list[str], metric: str, train: Train
 ) -> float:
     folder = workspace.folder("runs")
-    found = sorted(folder.glob(f"*/*/{name}/metrics.json"))
-    if not found:
+    results = sorted(folder.glob(f"*/*/{name}/metrics.json"))
+    if not results:
         words = [*overrides, f"runs_dir={folder}", f"run_id={name}", "tracking.wandb=disabled"]
         if list(folder.glob(f"*/*/{name}/meta.json")):
             words.append(f"resume={name}")
-        found = [train(workspace.project, workspace.config, words) / "metrics.json"]
-    return float(read_json(found[0])[metric])
+        results = [train(workspace.project, workspace.config, words) / "metrics.json"]
+    return float(read_json(results[0])[metric])
 
 
 def _spread(

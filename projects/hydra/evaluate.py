@@ -100,7 +100,7 @@ def embed_parts(
 ) -> tuple[FrozenParts, Tensor]:
     """Features of both parts, and raw projections (M, D) of the test part."""
     device = next(net.parameters()).device
-    found = []
+    embedded = []
     for part in (train, test):
         (x, z), rows = source_outputs(
             net,
@@ -110,8 +110,8 @@ def embed_parts(
             num_workers=cfg.data.num_workers,
             progress=workspace.progress,
         )
-        found.append((Frozen(x, part.labels[rows], rows), z))
-    return FrozenParts(found[0][0], found[1][0]), found[1][1]
+        embedded.append((Frozen(x, part.labels[rows], rows), z))
+    return FrozenParts(embedded[0][0], embedded[1][0]), embedded[1][1]
 
 
 def relations(

@@ -184,8 +184,8 @@ def layered_groups(
     layers = layer_decay_groups(getattr(encoder, "backbone", encoder), weight_decay, layer_decay)
     for group in layers:
         group["lr_scale"] *= layer_decay
-    own = {id(p) for p in encoder.parameters()}
-    rest = [(n, p) for n, p in module.named_parameters() if id(p) not in own]
+    encoder_ids = {id(p) for p in encoder.parameters()}
+    rest = [(n, p) for n, p in module.named_parameters() if id(p) not in encoder_ids]
     return layers + decay_groups(rest, weight_decay)
 
 

@@ -99,9 +99,11 @@ def class_similarity(net: HydraNet, z: Tensor, labels: Tensor) -> Tensor:
         one = torch.full((num_classes,), a, device=device)
         gates = net.gate(one, torch.arange(num_classes, device=device)).float().cpu()
         if net.renormalise:
-            own = members[a]
+            members_a = members[a]
             cosines = [
-                gated_logits(own, other, gate.expand_as(own), 1.0, renormalise=True).mean()
+                gated_logits(
+                    members_a, other, gate.expand_as(members_a), 1.0, renormalise=True
+                ).mean()
                 for gate, other in zip(gates, members, strict=True)
             ]
             rows.append(torch.stack(cosines))
@@ -158,27 +160,33 @@ def subspace_precision(
         gate = net.gate(one, one.flip(0))[:1].float().cpu()
         order = torch.from_numpy(sample_rng(seed, 1, number).permutation(gate.shape[1]))
         gates = {"": gate, "_random_gate": gate[:, order], "_no_gate": torch.ones_like(gate)}
-        for own, partner in ((a, b), (b, a)):
+        for query_class, partner in ((a, b), (b, a)):
             for suffix, used in gates.items():
-                found = _precision(z, labels, own, partner, used, k, renormalise)
-                totals[f"subspace_precision{suffix}"] += found[0]
-                totals[f"pair_precision{suffix}"] += found[1]
-            share, own_share = ((labels == c).double().mean() for c in (partner, own))
+                precisions = _precision(z, labels, query_class, partner, used, k, renormalise)
+                totals[f"subspace_precision{suffix}"] += precisions[0]
+                totals[f"pair_precision{suffix}"] += precisions[1]
+            share, own_share = ((labels == c).double().mean() for c in (partner, query_class))
             totals["subspace_precision_chance"] += float(share / (1 - own_share))
             totals["pair_precision_chance"] += float(share + own_share)
     return {name: total / (2 * len(pairs)) for name, total in totals.items()}
 
 
 def _precision(
-    z: Tensor, labels: Tensor, own: int, partner: int, gate: Tensor, k: int, renormalise: bool
+    z: Tensor,
+    labels: Tensor,
+    query_class: int,
+    partner: int,
+    gate: Tensor,
+    k: int,
+    renormalise: bool,
 ) -> tuple[float, float]:
     """Share of the partner among others, and of both classes among all, for queries of `own`."""
-    mine = (labels == own).nonzero()[:, 0]
+    mine = (labels == query_class).nonzero()[:, 0]
     gates = gate.expand(len(mine), -1)
     scores = gated_logits(z[mine], z, gates, 1.0, renormalise=renormalise)
     scores[torch.arange(len(mine)), mine] = -torch.inf  # not itself
     all_best = labels[scores.topk(min(k, len(z) - 1)).indices]
-    pair = (all_best == own) | (all_best == partner)
+    pair = (all_best == query_class) | (all_best == partner)
     scores[:, mine] = -torch.inf
     others = labels[scores.topk(min(k, len(z) - len(mine))).indices]
     return float((others == partner).double().mean()), float(pair.double().mean())
@@ -214,19 +222,19 @@ def pair_gallery(
     """
     device = next(net.parameters()).device
     rows = []
-    for own, partner in class_pairs(net.num_classes, num_pairs, seed):
-        one = torch.tensor([own, partner], device=device)
+    for query_class, partner in class_pairs(net.num_classes, num_pairs, seed):
+        one = torch.tensor([query_class, partner], device=device)
         gate = net.gate(one, one.flip(0))[:1].float().cpu()
-        query = int((labels == own).nonzero()[0, 0])
+        query = int((labels == query_class).nonzero()[0, 0])
         scores = gated_logits(z[query][None], z, gate, 1.0, renormalise=renormalise)[0]
-        scores[labels == own] = -torch.inf
-        best = scores.topk(min(num_results, int((labels != own).sum())))
+        scores[labels == query_class] = -torch.inf
+        best = scores.topk(min(num_results, int((labels != query_class).sum())))
         results: list[dict[str, Any]] = [
             {"item": picture(i), "score": score, "correct": bool(labels[i] == partner)}
             for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        wanted = {"item": f"wanted: {class_names[partner]}", "score": 1.0, "correct": True}
-        rows.append({"query": picture(query), "results": [wanted, *results]})
+        heading = {"item": f"wanted: {class_names[partner]}", "score": 1.0, "correct": True}
+        rows.append({"query": picture(query), "results": [heading, *results]})
     return rows
 
 

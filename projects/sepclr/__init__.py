@@ -1,4 +1,4 @@
-"""SepCLR: common and salient patterns of two sets by contrastive learning (Louiset et al., ICLR 2024)."""
+"""SepCLR: common and salient patterns of two sets (Louiset et al., ICLR 2024)."""
 
 from typing import TYPE_CHECKING
 

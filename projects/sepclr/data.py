@@ -125,8 +125,8 @@ def num_samples(cfg: Config) -> int:
     """Training samples per epoch, also of a set that is not on disk."""
     source = cfg.data.source
     if source == "volumes":
-        found = len(list(_volumes(cfg).glob("*/*")))
-        return found - round(0.2 * found)
+        count = len(list(_volumes(cfg).glob("*/*")))
+        return count - round(0.2 * count)
     return SIZES.get(source, cfg.data.limit)
 
 

@@ -34,8 +34,8 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
     pairs = set_pair(cfg, "train"), set_pair(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
         train, test = (features(cfg, module.network, pair, workspace) for pair in pairs)
-        found = probes(cfg, train, test)
-        metrics = judged(found, test[0], workspace)
+        results = probes(cfg, train, test)
+        metrics = judged(results, test[0], workspace)
         if cfg.eval.untrained:
             raw = untrained(lambda: SepCLR(cfg), cfg.seed, like=module).network
             before = probes(cfg, *(features(cfg, raw, pair, workspace) for pair in pairs))
@@ -44,21 +44,23 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
             workspace.figure("decoded", decoded_figure(cfg, module.network, pairs[1]))
     if not isinstance(module.network, SingleEncoder):
         metrics |= mechanism(cfg, test, workspace)
-    show(test, found, workspace)
+    show(test, results, workspace)
     return metrics
 
 
-def judged(found: dict[str, ProbeResult], test: SetPair, workspace: Workspace) -> dict[str, float]:
+def judged(
+    results: dict[str, ProbeResult], test: SetPair, workspace: Workspace
+) -> dict[str, float]:
     """Probes as metrics with their chance, saved item by item.
 
     ``<factor>_separation`` is salient minus common.
     """
-    metrics = {name: probe.value for name, probe in found.items()}
-    metrics |= {f"{name}_chance": probe.chance for name, probe in found.items()}
-    metrics["separation_error"] = separation_error(found, test.salient)
-    items = {name: probe.scores for name, probe in found.items()}
+    metrics = {name: probe.value for name, probe in results.items()}
+    metrics |= {f"{name}_chance": probe.chance for name, probe in results.items()}
+    metrics["separation_error"] = separation_error(results, test.salient)
+    items = {name: probe.scores for name, probe in results.items()}
     for factor in test.salient:
-        if f"{factor}_from_common" in found:
+        if f"{factor}_from_common" in results:
             gap = items[f"{factor}_from_salient"] - items[f"{factor}_from_common"]
             items[f"{factor}_separation"] = gap
             metrics[f"{factor}_separation"] = float(gap.double().mean())
@@ -71,7 +73,7 @@ def features(cfg: Config, network: Network, pair: SetPair, workspace: Workspace)
     """The readable samples and their codes; the network must be in evaluation mode."""
     _, plain = transforms(cfg)
     device = next(network.parameters()).device
-    found, kept = source_outputs(
+    outputs, kept = source_outputs(
         network,
         pair.samples.source(plain),
         device,
@@ -80,7 +82,7 @@ def features(cfg: Config, network: Network, pair: SetPair, workspace: Workspace)
         progress=workspace.progress,
         name="codes",
     )
-    return (pair if len(kept) == len(pair) else pair.rows(kept)), Codes(*found)
+    return (pair if len(kept) == len(pair) else pair.rows(kept)), Codes(*outputs)
 
 
 def probes(cfg: Config, train: Part, test: Part) -> dict[str, ProbeResult]:
@@ -119,10 +121,10 @@ def mechanism(cfg: Config, test: Part, workspace: Workspace) -> dict[str, float]
 # -- pictures ------------------------------------------------------------------------------------
 
 
-def show(test: Part, found: dict[str, ProbeResult], workspace: Workspace) -> None:
+def show(test: Part, results: dict[str, ProbeResult], workspace: Workspace) -> None:
     """Neighbours of targets in both spaces, maps of both spaces, and the probes as bars."""
     pair, codes = test
-    workspace.figure("probes", probe_figure(found))
+    workspace.figure("probes", probe_figure(results))
     picked = {
         "common": _class_factor(pair, pair.common),
         "salient": _class_factor(pair, pair.salient),
@@ -162,11 +164,11 @@ def gallery(pair: SetPair, rows: Tensor, x: Tensor, labels: Tensor) -> list[dict
     )
 
 
-def probe_figure(found: dict[str, ProbeResult]) -> Any:
+def probe_figure(results: dict[str, ProbeResult]) -> Any:
     """Accuracies with chance as ticks."""
     from matplotlib.figure import Figure
 
-    kept = {name: probe for name, probe in found.items() if probe.is_class}
+    kept = {name: probe for name, probe in results.items() if probe.is_class}
     figure = Figure(figsize=(5.5, 0.35 * len(kept) + 1))
     axes = figure.subplots()
     places = range(len(kept))

@@ -142,10 +142,10 @@ def club_bound(mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
     1.0
     """
     mean, log_variance, y = (at_least_float32(z) for z in (mean, log_variance, y))
-    own = (y - mean).square()
+    matched = (y - mean).square()
     # mean_j (y_j - mu_i)^2 without the matrix of pairs
     others = y.square().mean(0) - 2 * mean * y.mean(0) + mean.square()
-    return 0.5 * ((others - own) * (-log_variance).exp()).sum(1).mean()
+    return 0.5 * ((others - matched) * (-log_variance).exp()).sum(1).mean()
 
 
 @full_precision

@@ -131,8 +131,8 @@ class SepCLR(ImageModule[Network]):
             return {"loss": loss, **terms}
         if method.leakage == "vclub":
             pairs = zip(common, salient, strict=True)
-            found = [self.club(unit(c), masked(s, target)) for c, s in pairs]
-            penalty, nll = (torch.stack(x).mean() for x in zip(*found, strict=True))
+            bounds = [self.club(unit(c), masked(s, target)) for c, s in pairs]
+            penalty, nll = (torch.stack(x).mean() for x in zip(*bounds, strict=True))
             loss, terms = loss + nll, {**terms, "club_nll": nll}
         else:
             penalty = dependence(method.leakage, common, salient, target, method.bandwidth)

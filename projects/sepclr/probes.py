@@ -117,7 +117,7 @@ def space_probes(
     Returns:
         ``<factor>_from_<space>`` and ``domain_from_<space>``.
     """
-    found = {}
+    results = {}
     for space in SPACES:
         for name, values in train[0].factors.items():
             rows = train[0].target & known(values)
@@ -129,19 +129,21 @@ def space_probes(
             b = getattr(test[1], f"{space}_rep")[test_rows], test_values[test_rows]
             key = f"{name}_from_{space}"
             if values.is_floating_point():
-                found[key] = number_probe(a, b, standardize=standardize)
+                results[key] = number_probe(a, b, standardize=standardize)
                 continue
             classes = 1 + int(max(a[1].max(), b[1].max()))
             if classes > 1:
-                found[key] = class_probe(a, b, classes, balanced=balanced, standardize=standardize)
+                results[key] = class_probe(
+                    a, b, classes, balanced=balanced, standardize=standardize
+                )
         kind = "head" if domain_from_heads else "rep"
         a, b = (
             (getattr(codes, f"{space}_{kind}"), pair.target.long()) for pair, codes in (train, test)
         )
-        found[f"domain_from_{space}"] = class_probe(
+        results[f"domain_from_{space}"] = class_probe(
             a, b, 2, balanced=balanced, standardize=standardize
         )
-    return found
+    return results
 
 
 def separation_error(probes: Mapping[str, ProbeResult], salient: Mapping[str, Tensor]) -> float:

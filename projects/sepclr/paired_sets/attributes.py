@@ -65,9 +65,9 @@ def celeba_accessories(
     accessory: list[int] = []
     for kind, members in groups.items():
         for sex in (male, ~male):
-            found = (members & sex).nonzero()[:, 0]
-            wanted = num_targets // (2 if kind == 0 else 4)
-            rows = found[torch.from_numpy(rng.permutation(len(found)))][:wanted].tolist()
+            candidates = (members & sex).nonzero()[:, 0]
+            count = num_targets // (2 if kind == 0 else 4)
+            rows = candidates[torch.from_numpy(rng.permutation(len(candidates)))][:count].tolist()
             chosen += rows
             accessory += [kind] * len(rows)
     labels = torch.tensor(accessory)

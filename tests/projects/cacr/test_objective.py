@@ -426,7 +426,7 @@ def test_item_14_negative_twin_shuffled_weights_do_not_follow_the_distance():
 def test_item_14_anchors_and_a_queue_of_other_samples():
     """Checklist 14: what is repelled may differ from what is attracted, and no row be left out."""
     z, queue = random_views(3, 6).float(), random_views(1, 9, seed=1)[0].float()
-    found = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1], own=False)
+    found = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1], in_batch=False)
     weights = (-2.0 * torch.cdist(z[1], queue).square()).softmax(1)
     assert found["negative_entropy"] == pytest.approx(
         float(torch.special.entr(weights).sum(1).mean()), rel=1e-5
