@@ -1,4 +1,4 @@
-"""Read-outs of the two heads: z (linear), h (MLP), and nine convex combinations of their cosines."""
+"""Read-outs of the two heads: z (linear), h (MLP), nine convex combinations of their cosines."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -64,10 +64,10 @@ def combined(both: Both, weight: float) -> Tensor:
 
 def readouts(both: Both) -> Both:
     """All read-outs by name: ``z``, and with an MLP head ``h`` and ``ens_0.1`` ... ``ens_0.9``."""
-    found = dict(both)
+    vectors = dict(both)
     if "h" in both:
-        found |= {f"ens_{w}": combined(both, w) for w in WEIGHTS}
-    return found
+        vectors |= {f"ens_{w}": combined(both, w) for w in WEIGHTS}
+    return vectors
 
 
 def headline(cfg: Config, both: Both) -> Tensor:
@@ -76,7 +76,7 @@ def headline(cfg: Config, both: Both) -> Tensor:
 
 
 def class_weights(module: Rocket, names: Sequence[str], templates: Sequence[str]) -> Both:
-    """Class vectors of both heads: mean over prompts of unit embeddings, normalised, head by head."""
+    """Class vectors of each head: normalised mean over prompts of unit embeddings."""
     keys = ("z", "h") if module.heads.local else ("z",)
 
     def of(key: str) -> Callable[[list[str]], Tensor]:
@@ -119,12 +119,12 @@ def cost(workspace: Workspace) -> dict[str, float]:
     """Samples per second (median over the logged steps) and peak memory of the training run."""
     path = workspace.curves
     curves = read_metrics(path) if path.exists() else {}
-    found = {}
+    costs = {}
     for name in ("samples_per_second", "peak_memory_mib"):
         values = [v for key, points in curves.items() if key.endswith(name) for _, v in points]
         if values:
-            found[name] = median(values) if name == "samples_per_second" else max(values)
-    return found
+            costs[name] = median(values) if name == "samples_per_second" else max(values)
+    return costs
 
 
 # -- drawings and photographs --------------------------------------------------------------------
@@ -243,9 +243,9 @@ def evaluate_image_set(cfg: Config, module: Rocket, name: str) -> dict[str, floa
     classes = class_weights(module, data.class_names, templates_of(cfg, name, data))
     metric = "mean_per_class" if IMAGE_SETS[name].mean_per_class else "top1"
     images, truth = _unit_rows(parts), torch.cat(labels)
-    found = zeroshot(images, classes, truth, metric)
+    values = zeroshot(images, classes, truth, metric)
     judged = zeroshot_accuracy(headline(cfg, images), truth, headline(cfg, classes), ks=(1,))
-    read_outs = {f"{name}_{key}_{metric}": value for key, value in found.items()}
+    read_outs = {f"{name}_{key}_{metric}": value for key, value in values.items()}
     return {f"{name}_{metric}": judged[metric]} | read_outs
 
 

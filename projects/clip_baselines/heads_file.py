@@ -94,10 +94,10 @@ class ZeroShot:
         return image @ text.T
 
     def _both(self, side: str, features: Tensor, z: Tensor) -> dict[str, Tensor]:
-        found = {"z": z}
+        vectors = {"z": z}
         if side in self.heads:
-            found["h"] = self.heads[side](features)
-        return {key: nn.functional.normalize(x, dim=1) for key, x in found.items()}
+            vectors["h"] = self.heads[side](features)
+        return {key: nn.functional.normalize(x, dim=1) for key, x in vectors.items()}
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

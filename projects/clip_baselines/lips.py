@@ -1,4 +1,4 @@
-"""What BarLIP, SiamLIP, BYOLIP and SwALIP add to CL2L: losses without negatives, between modalities.
+"""Losses without negatives between modalities: BarLIP, SiamLIP, BYOLIP and SwALIP.
 
 Source: Fini et al. 2023, "Improved baselines for vision-language pre-training", arXiv 2305.08675,
 and its official code.

@@ -128,7 +128,7 @@ class Rocket(ImageTextModule):
         return self._both("text", parts.text_features(self.encoder, tokens))  # type: ignore[arg-type]
 
     def _both(self, side: str, features: Tensor) -> dict[str, Tensor]:
-        found = {"z": network.LINEAR[side](self.encoder, features).float()}  # type: ignore[arg-type]
+        vectors = {"z": network.LINEAR[side](self.encoder, features).float()}  # type: ignore[arg-type]
         if side in self.heads.local:
-            found["h"] = self.heads.local[side](features).float()
-        return found
+            vectors["h"] = self.heads.local[side](features).float()
+        return vectors

@@ -97,7 +97,7 @@ class MultiViewPairs(Dataset[MultiViewPair]):
                 raise UserError("an image could be read once but not a second time; start again")
             views = stacked.transpose(0, 1)
         texts = [self._texts(row, *key) for row, key in zip(rows, keys_left, strict=True)]
-        tokens = self.tokenizer([text for own in texts for text in own])
+        tokens = self.tokenizer([text for row in texts for text in row])
         return {
             "images": images,
             "views": views,

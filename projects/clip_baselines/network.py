@@ -48,12 +48,12 @@ class ChildHead(nn.Module):
 
     def forward(self, features: Tensor, augmented: bool) -> tuple[Tensor, Tensor | None]:
         """Features (B, D) -> codes (B, out) and, if there is a predictor, predictions."""
-        own = min(int(augmented), len(self.projector) - 1)
-        code: Tensor = self.projector[own](features)
+        head = min(int(augmented), len(self.projector) - 1)
+        code: Tensor = self.projector[head](features)
         if not len(self.predictor):
             return code, None
         code = self.last[int(augmented)](code)
-        return code, self.predictor[own](code)
+        return code, self.predictor[head](code)
 
 
 class Heads(nn.Module):
@@ -112,8 +112,10 @@ def encode(
     out = Encoded()
     for side, (clean, *augmented) in features.items():
         out.z[side] = LINEAR[side](encoder, clean)
-        own = side in heads.local
-        out.h[side] = [heads.local[side](x) if own else LINEAR[side](encoder, x) for x in augmented]
+        has_local = side in heads.local
+        out.h[side] = [
+            heads.local[side](x) if has_local else LINEAR[side](encoder, x) for x in augmented
+        ]
         if side in heads.child:
             child = heads.child[side]
             both = [child(x, i > 0) for i, x in enumerate(features[side])]

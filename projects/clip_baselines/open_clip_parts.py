@@ -1,4 +1,4 @@
-"""An open_clip model taken apart: features of either tower, dropout in the text blocks, projections.
+"""Parts of an open_clip model: tower features, dropout in the text blocks, projections.
 
 # B batch, L tokens, F width
 """

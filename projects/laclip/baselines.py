@@ -52,13 +52,13 @@ def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
     Pictures are 12 x 12 pixels less the mean picture; a text without known words is none of them.
     """
     require_pool(cfg)
-    source, known = pool_pairs(cfg, eval_transform(cfg.data))
+    source, captions = pool_pairs(cfg, eval_transform(cfg.data))
     assert isinstance(source, CachedImages)
     mean = _small(source.images).mean(0)
     pictures = F.normalize(_small(source.images) - mean, dim=1)
     named = defaultdict(list)
-    for i in range(len(known)):
-        for noun in nouns_of(known.texts(i)[0]):
+    for i in range(len(captions)):
+        for noun in nouns_of(captions.texts(i)[0]):
             named[noun].append(i)
     of_word = {word: pictures[rows].mean(0) for word, rows in named.items()}
     unknown = torch.full((pictures.shape[1],), 1e-3)  # no direction of its own
@@ -66,15 +66,15 @@ def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
     def embed(texts: list[str]) -> Tensor:
         rows = []
         for text in texts:
-            own = [of_word[word] for word in words(text) if word in of_word]
-            rows.append(torch.stack(own).mean(0) if own else unknown)
+            vectors = [of_word[word] for word in words(text) if word in of_word]
+            rows.append(torch.stack(vectors).mean(0) if vectors else unknown)
         return F.normalize(torch.stack(rows), dim=1)
 
     model = Encoders(
         lambda pixels: F.normalize(_small(pixels) - mean, dim=1), lambda texts: embed(list(texts))
     )
-    found = pool_metrics(model, held_out(cfg), workspace)
-    return {name: value for name, value in found.items() if "_chance" not in name}
+    metrics = pool_metrics(model, held_out(cfg), workspace)
+    return {name: value for name, value in metrics.items() if "_chance" not in name}
 
 
 def _small(pixels: Tensor) -> Tensor:

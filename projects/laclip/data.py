@@ -29,9 +29,9 @@ def altered(augment: Augment, text: str, rng: Rng) -> str:
     """
     words = text.split()
     for _ in range(TRIES):
-        found = augment(text, rng)
-        if found.split() != words and len(found.split()) >= min(2, len(words)):
-            return found
+        augmented = augment(text, rng)
+        if augmented.split() != words and len(augmented.split()) >= min(2, len(words)):
+            return augmented
     return text
 
 
@@ -113,7 +113,7 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
         read_pairs(cfg, cfg.eval.pairs)
     data, augment = cfg.data, word_augmentation(cfg.data)
     anew = augment is not None and data.num_rewrites is None
-    found = image_text_data(
+    built = image_text_data(
         cfg,
         tokenizer,
         text_policy="multi" if cfg.method.num_texts > 1 else "random",
@@ -121,10 +121,10 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
         augment_text=Sometimes(augment, data.augment_prob) if augment and anew else None,
         texts_from=REWRITES_FROM,
     )
-    pairs = found.train_set
+    pairs = built.train_set
     if isinstance(pairs, CaptionedImages):  # the config refuses these settings for a stream
         if augment and not anew:
             pairs.captions = Versions(pairs.captions, augment, data.num_rewrites or 0, cfg.seed)
         elif data.text_form != "given":
             pairs.captions = Formed(pairs.captions, data.text_form, cfg.seed)
-    return found
+    return built

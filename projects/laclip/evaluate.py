@@ -94,7 +94,7 @@ def evaluate(
 def evaluate_drawings(
     cfg: Config, module: LaCLIP, workspace: Workspace, build: Callable[[], LaCLIP]
 ) -> dict[str, float]:
-    """Metrics on held-out drawings of the pool, and on labelled image sets that the config names."""
+    """Metrics on held-out drawings of the pool, and on the config's labelled image sets."""
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):
         held, pairs = held_out(cfg), training_pairs(cfg)
@@ -159,14 +159,14 @@ def nouns_of(name: str) -> set[str]:
     ['cat', 'cats', 'red', 'red cat', 'red cats']
     """
     single = words(name)
-    found = {*single, *(f"{a} {b}" for a, b in pairwise(single))}
-    return found | {word.removesuffix("s") for word in found}
+    names = {*single, *(f"{a} {b}" for a, b in pairwise(single))}
+    return names | {word.removesuffix("s") for word in names}
 
 
 def _cut(query: str, counts: Counter[str]) -> str:
     """The keywords of a query whose words all stand in training names."""
-    known = [k for k in query.split(", ") if k and all(counts[w] >= KNOWN for w in words(k))]
-    return ", ".join(known)
+    trained = [k for k in query.split(", ") if k and all(counts[w] >= KNOWN for w in words(k))]
+    return ", ".join(trained)
 
 
 def _contents(names: Sequence[str], cfg: Config) -> list[bytes]:
@@ -196,8 +196,8 @@ def pool_metrics(
     for name, templates in (("zeroshot", UNSEEN_TEMPLATES), ("bare", ("{}",))):
         weights = class_embeddings(lambda t: model.texts(t), held.classes, templates)
         right = (relevant_ranks(images[held.labelled], weights, held.labels) == 1).double()
-        own = torch.bincount(held.labels, minlength=len(held.classes))
-        recalls = torch.bincount(held.labels, right, minlength=len(held.classes)) / own
+        sizes = torch.bincount(held.labels, minlength=len(held.classes))
+        recalls = torch.bincount(held.labels, right, minlength=len(held.classes)) / sizes
         metrics[f"{name}_top1"] = float(right.mean())
         metrics[f"{name}_mean_per_class"] = float(recalls.mean())
         items[f"{name}_mean_per_class"] = recalls.tolist()
@@ -210,10 +210,10 @@ def pool_metrics(
         "known_keyword": ([i for i, _ in held.known], [query for _, query in held.known]),
     }
     for name, (rows, texts) in asked.items():
-        found, chance = recall_both_ways(images[rows], model.texts(texts), texts)
-        metrics[f"{name}_recall_at_10"] = float(found.mean())
+        hits, chance = recall_both_ways(images[rows], model.texts(texts), texts)
+        metrics[f"{name}_recall_at_10"] = float(hits.mean())
         metrics[f"{name}_recall_at_10_chance"] = chance
-        items[f"{name}_recall_at_10"] = found.tolist()
+        items[f"{name}_recall_at_10"] = hits.tolist()
     parts = ["zeroshot_mean_per_class", "name_recall_at_10"]
     for end in ("", "_chance"):
         metrics[f"score{end}"] = sum(metrics[part + end] for part in parts) / 2
@@ -275,10 +275,10 @@ def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict
     rows = range(0, len(pairs), step)
     drawn = [pairs[[(i, epoch) for i in rows]]["texts"] for epoch in range(epochs)]
     texts = [[_last(batch[k]) for batch in drawn] for k in range(len(rows))]
-    other = [t != name_of(pairs, i) for i, own in zip(rows, texts, strict=True) for t in own]
+    other = [t != name_of(pairs, i) for i, row in zip(rows, texts, strict=True) for t in row]
     return {
         "text_altered_share": sum(other) / len(other),
-        "texts_per_image": sum(len(set(own)) for own in texts) / len(texts),
+        "texts_per_image": sum(len(set(variants)) for variants in texts) / len(texts),
     }
 
 

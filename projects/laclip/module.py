@@ -1,4 +1,4 @@
-"""LaCLIP's objective: CLIP's symmetric contrastive loss on drawn texts, and the multi-text variant."""
+"""LaCLIP's objective: CLIP's symmetric loss on drawn texts, and the multi-text variant."""
 
 from collections.abc import Sequence
 
@@ -50,7 +50,7 @@ class LaCLIP(ImageTextModule):
 
 def validation_templates(cfg: Config) -> Sequence[str]:
     """Sentences of `eval.validate`, those that the evaluation takes for the same set."""
-    known = IMAGE_SETS.get(cfg.eval.validate or "imagenet")
-    if known is not None and cfg.eval.validate not in (None, "imagenet"):
-        return known.templates
+    image_set = IMAGE_SETS.get(cfg.eval.validate or "imagenet")
+    if image_set is not None and cfg.eval.validate not in (None, "imagenet"):
+        return image_set.templates
     return OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES

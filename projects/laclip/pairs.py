@@ -1,4 +1,4 @@
-"""Retrieval on held-out pairs of one's own: every image finds its captions, every caption its image."""
+"""Retrieval on a user's held-out pairs: images find their captions, captions their image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ def read_pairs(cfg: ImageTextConfig, file: str) -> HeldOutPairs:
 def evaluate_pairs(
     cfg: ImageTextConfig, module: ImageTextModule, workspace: Workspace, file: str
 ) -> dict[str, float]:
-    """Recall@1, 5 and 10 in both directions with their chance, as CLIP's retrieval on COCO and Flickr30K.
+    """Recall@1, 5 and 10 in both directions with chance, as CLIP's on COCO and Flickr30K.
 
     Args:
         cfg: the experiment's config.
@@ -90,11 +90,11 @@ def evaluate_pairs(
     pairs = read_pairs(cfg, file)
     images = encode_files(cfg, module, pairs.paths, workspace)
     texts = encode_texts(cfg, module, pairs.texts)
-    found = image_text_retrieval(images, texts, pairs.image_of_text, CUTS)
+    metrics = image_text_retrieval(images, texts, pairs.image_of_text, CUTS)
     ranks = relevant_ranks(texts, images, pairs.image_of_text)
     workspace.items("pairs_text_to_image_recall_at_10", (ranks <= CUTS[-1]).double().tolist())
     show(workspace, images, texts, pairs)
-    return {f"pairs_{name}": value for name, value in found.items()}
+    return {f"pairs_{name}": value for name, value in metrics.items()}
 
 
 def encode_files(
@@ -114,14 +114,14 @@ def encode_files(
         return module.encoder.encode_image(pixels.to(device)).float()
 
     order = list(range(len(paths)))
-    found = encoding.encode(
+    features = encoding.encode(
         encode,
         order,
         batch_size=cfg.eval.batch_size,
         progress=workspace.progress,
         description="pictures",
     )
-    return F.normalize(found, dim=1)
+    return F.normalize(features, dim=1)
 
 
 def show(workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPairs) -> None:

@@ -109,10 +109,10 @@ def build_rewriter(cfg: RewriteConfig, server: ServerConfig) -> "RowFunction":
             for caption, seed in zip(captions, seeds, strict=True)
         ]
         rngs = [seed.rng(TOKEN_STREAM) for seed in seeds]
-        found = generate(prompts, rngs, cfg.max_new_tokens)
+        rewrites = generate(prompts, rngs, cfg.max_new_tokens)
         return [
             one_line(parse_rewrite(text, caption))
-            for text, caption in zip(found, captions, strict=True)
+            for text, caption in zip(rewrites, captions, strict=True)
         ]
 
     return rewrite
@@ -182,12 +182,12 @@ def rewrite_file(
         chunk_size=CHUNK_BATCHES * cfg.batch_size,
     )
     display = workspace.meter if workspace else None
-    found = map_rows(step, [one_line(text) for text in captions], folder, task, display)
-    if found.complete:
-        write_joined(output, found.rows())
+    mapped = map_rows(step, [one_line(text) for text in captions], folder, task, display)
+    if mapped.complete:
+        write_joined(output, mapped.rows())
         if workspace is not None:
-            workspace.say(copies([one_line(text) for text in captions], list(found.rows())))
-    return found
+            workspace.say(copies([one_line(text) for text in captions], list(mapped.rows())))
+    return mapped
 
 
 def csv_captions(path: Path) -> tuple[list[str], int]:

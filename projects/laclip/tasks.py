@@ -7,5 +7,5 @@ from projects.laclip.rewrite import rewrite_file
 
 def rewrite(cfg: Config, workspace: Workspace) -> None:
     """``TASK=rewrite``: the captions of a CSV, one rewrite of each."""
-    found = rewrite_file(cfg.rewrite, workspace, task=cfg.task, server=cfg.generator)
-    workspace.say(f"{cfg.rewrite.output}: {found.summary}")
+    mapped = rewrite_file(cfg.rewrite, workspace, task=cfg.task, server=cfg.generator)
+    workspace.say(f"{cfg.rewrite.output}: {mapped.summary}")

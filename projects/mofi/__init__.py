@@ -29,8 +29,8 @@ def build(cfg: Config) -> "Experiment[MOFI]":
     def make_module(encoder: "Encoder | None" = None) -> MOFI:
         return MOFI(cfg, encoder)
 
-    own = partial(stages, cfg)
-    family = image_text_experiment(cfg, make_module, stages=own, tasks=tasks.of(cfg))
+    mofi_stages = partial(stages, cfg)
+    family = image_text_experiment(cfg, make_module, stages=mofi_stages, tasks=tasks.of(cfg))
     return replace(
         family, evaluate=partial(evaluate, cfg), plan=lambda: planning.plan(cfg, family.plan())
     )

@@ -1,4 +1,4 @@
-"""`make run TASK=build`: images with alt-texts -> images with entities, in stages that can be killed.
+"""`make run TASK=build`: images with alt-texts -> images with entities, in resumable stages.
 
 extract -> link -> describe -> score -> select and count. Each of the first four keeps its chunks in
 ``<output>.parts/<stage>``, may be shared out (``task.shard``) and goes on where it was broken off.
@@ -55,7 +55,7 @@ def build_set(
     workspace: Workspace | None = None,
     max_corrupt: float = 0.05,
 ) -> dict[str, Any] | None:
-    """Run all stages and write ``<output>``, entities.tsv, report.json and hand_check.tsv beside it.
+    """Run all stages; write ``<output>``, entities.tsv, report.json and hand_check.tsv.
 
     Source: Wu et al. 2024, section 3.1, arXiv 2306.07952.
 
@@ -97,7 +97,7 @@ def build_set(
         "digest": digest_of(cfg.knowledge),
         "names": "letters, digits",
     }
-    found = mapped(
+    built = mapped(
         "extract",
         partial(extract_rows, cfg, server, knowledge),
         rows,
@@ -106,36 +106,36 @@ def build_set(
         limit=cfg.max_mentions,
         model={"ner": cfg.ner_model, "lm": lm, "dictionary": None}[cfg.extractor],
     )
-    if not found.complete:
+    if not built.complete:
         return None
-    found = mapped(
+    built = mapped(
         "link",
         partial(link_rows, cfg, server, knowledge),
-        list(found.rows()),
+        list(built.rows()),
         **base,
         linker=cfg.linker,
         vectors=cfg.vectors,
         vectors_digest=file_digest(cfg.vectors),
         model=lm if cfg.linker == "lm" else None,
     )
-    if not found.complete:
+    if not built.complete:
         return None
-    linked = list(found.rows())
+    linked = list(built.rows())
     if cfg.describe == "lm":
-        found = mapped(
+        built = mapped(
             "describe", partial(describe_rows, cfg, server), first_uses(linked), model=lm
         )
-        if not found.complete:
+        if not built.complete:
             return None
-        texts = {entity["id"]: entity["description"] for entity in found.rows()}
+        texts = {entity["id"]: entity["description"] for entity in built.rows()}
         for row in linked:
             row["entities"] = [e | {"description": texts[e["id"]]} for e in row["entities"]]
     images = cfg.images or str(Path(str(cfg.input)).parent)
     score = partial(score_rows, str(cfg.clip), Path(images), cfg.batch_size, cfg.device)
-    found = mapped("score", score, linked, clip=cfg.clip, images=images)
-    if not found.complete:
+    built = mapped("score", score, linked, clip=cfg.clip, images=images)
+    if not built.complete:
         return None
-    scored = list(found.rows())
+    scored = list(built.rows())
     check_readable(scored, max_corrupt, parts / "score")
     return finish(scored, linked, output, select)
 
@@ -149,9 +149,9 @@ def read_input(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(read_lines(path), 1):
         try:
-            found = json.loads(line)
-            image, text = found["image"], found["alt_text"]
-            title = found.get("title", "")
+            entry = json.loads(line)
+            image, text = entry["image"], entry["alt_text"]
+            title = entry.get("title", "")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number} needs image and alt_text: {error}") from error
         if not all(isinstance(x, str) for x in (image, text, title)):
@@ -206,8 +206,8 @@ def extract_rows(
         extract = ner_extractor(cfg.ner_model, cfg.max_mentions, cfg.batch_size, cfg.device)
 
     def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
-        found = extract([row["alt_text"] for row in rows], [seed.rng(0) for seed in seeds])
-        return [row | {"mentions": own} for row, own in zip(rows, found, strict=True)]
+        mentions = extract([row["alt_text"] for row in rows], [seed.rng(0) for seed in seeds])
+        return [row | {"mentions": names} for row, names in zip(rows, mentions, strict=True)]
 
     return run
 
@@ -216,19 +216,21 @@ def link_rows(
     cfg: BuildConfig, server: ServerConfig, knowledge: Callable[[], Knowledge]
 ) -> RowFunction:
     """Rows with mentions -> rows with ``entities``, their scores still 0."""
-    known = knowledge()
+    knowledge_base = knowledge()
     link: Linker
     if cfg.linker == "lm":
-        link = lm_linker(known, _generator(cfg, server), cfg.max_new_tokens)
+        link = lm_linker(knowledge_base, _generator(cfg, server), cfg.max_new_tokens)
     else:
-        link = table_linker(known, entity_vectors(cfg, known) if cfg.linker == "context" else None)
+        link = table_linker(
+            knowledge_base, entity_vectors(cfg, knowledge_base) if cfg.linker == "context" else None
+        )
 
     def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
         texts, mentions = [row["alt_text"] for row in rows], [row["mentions"] for row in rows]
-        found = link(texts, mentions, [seed.rng(0) for seed in seeds])
+        links = link(texts, mentions, [seed.rng(0) for seed in seeds])
         return [
-            row_of(known, row["image"], row["alt_text"], own)
-            for row, own in zip(rows, found, strict=True)
+            row_of(knowledge_base, row["image"], row["alt_text"], linked)
+            for row, linked in zip(rows, links, strict=True)
         ]
 
     return run
@@ -242,22 +244,22 @@ def entity_vectors(cfg: BuildConfig, knowledge: Knowledge) -> Tensor:
     """
     if cfg.vectors is None:
         return description_vectors(knowledge)
-    found = read_state_dict(Path(cfg.vectors)).get("vectors")
-    if found is None or found.ndim != 2 or len(found) != len(knowledge.entities):
+    stored = read_state_dict(Path(cfg.vectors)).get("vectors")
+    if stored is None or stored.ndim != 2 or len(stored) != len(knowledge.entities):
         raise UserError(
             f"{cfg.vectors} needs a tensor 'vectors' with a row for each of the "
             f"{len(knowledge.entities)} entities of build.knowledge"
         )
-    return torch.nn.functional.normalize(found.float(), dim=1)
+    return torch.nn.functional.normalize(stored.float(), dim=1)
 
 
 def first_uses(rows: Sequence[Row]) -> list[Row]:
     """Every entity once, with the caption that it was first seen in."""
-    found: dict[str, Row] = {}
+    first: dict[str, Row] = {}
     for row in rows:
         for entity in row["entities"]:
-            found.setdefault(entity["id"], {**entity, "caption": row["alt_text"]})
-    return list(found.values())
+            first.setdefault(entity["id"], {**entity, "caption": row["alt_text"]})
+    return list(first.values())
 
 
 def describe_rows(cfg: BuildConfig, server: ServerConfig) -> RowFunction:
@@ -289,8 +291,8 @@ def checked_description(answer: str, caption: str) -> str:
     """
     lines = answer.strip().splitlines() or [""]
     line = lines[0].strip().rstrip(".")
-    told = caption.strip().lower() and caption.strip().lower() in line.lower()
-    return "" if told or len(line.split()) > MOST_WORDS else line
+    repeats_caption = caption.strip().lower() and caption.strip().lower() in line.lower()
+    return "" if repeats_caption or len(line.split()) > MOST_WORDS else line
 
 
 def score_rows(clip: str, folder: Path, batch_size: int, device: str) -> RowFunction:
@@ -307,10 +309,12 @@ def score_rows(clip: str, folder: Path, batch_size: int, device: str) -> RowFunc
     transform = EvalTransform(encoder.image_size, mean=mean, std=std)  # type: ignore[arg-type]
 
     def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
-        found: list[Row] = []
+        scored_rows: list[Row] = []
         for start in range(0, len(rows), batch_size):
-            found += scored(encoder, transform, rows[start : start + batch_size], folder, place)
-        return found
+            scored_rows += scored(
+                encoder, transform, rows[start : start + batch_size], folder, place
+            )
+        return scored_rows
 
     return run
 
@@ -328,23 +332,23 @@ def scored(
         picture(folder / row["image"], transform) if row["entities"] else None for row in rows
     ]
     kept = [i for i, x in enumerate(pixels) if isinstance(x, Tensor)]
-    found = [{**row, "entities": []} for row in rows]
-    for row, x in zip(found, pixels, strict=True):
+    out = [{**row, "entities": []} for row in rows]
+    for row, x in zip(out, pixels, strict=True):
         if isinstance(x, str):
             row["unreadable"] = x
     if not kept:
-        return found
+        return out
     texts = {entity_of(e): 0 for i in kept for e in rows[i]["entities"]}
     order = {text: n for n, text in enumerate(texts)}
     assert encoder.tokenizer is not None
     words = unit_rows(encoder.encode_text(encoder.tokenizer(list(texts)).to(device)))
     images = unit_rows(encoder.encode_image(torch.stack([pixels[i] for i in kept]).to(device)))  # type: ignore[misc]
     for image, i in zip(images, kept, strict=True):
-        found[i]["entities"] = [
+        out[i]["entities"] = [
             {**e, "clip_score": round(float(image @ words[order[entity_of(e)]]), 4)}
             for e in rows[i]["entities"]
         ]
-    return found
+    return out
 
 
 def entity_of(entity: Row) -> str:

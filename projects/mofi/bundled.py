@@ -100,9 +100,9 @@ def linked_rows(cfg: Config, pool: Pool) -> list[Row]:
     knowledge = knowledge_of(cfg.data.root)
     extract = dictionary_extractor(knowledge, MAX_MENTIONS)
     link = table_linker(knowledge, vectors_of(cfg.data.root))
-    found = link(pool.alt_texts, extract(pool.alt_texts, ()), ())
-    pairs = zip(pool.names, pool.alt_texts, found, strict=True)
-    return [row_of(knowledge, name, text, own) for name, text, own in pairs]
+    links = link(pool.alt_texts, extract(pool.alt_texts, ()), ())
+    pairs = zip(pool.names, pool.alt_texts, links, strict=True)
+    return [row_of(knowledge, name, text, linked) for name, text, linked in pairs]
 
 
 def row_of(knowledge: Knowledge, image: str, text: str, linked: Sequence[Linked]) -> Row:
@@ -136,9 +136,9 @@ def precision(cfg: Config, rows: Sequence[Row], truth: Sequence[str]) -> tuple[f
         truth: of these rows; see `Pool`.
     """
     knowledge, right, count = knowledge_of(cfg.data.root), 0, 0
-    for row, own in zip(rows, truth, strict=True):
+    for row, entity_id in zip(rows, truth, strict=True):
         for entity in row["entities"]:
             aliases = knowledge.entities[knowledge.position[entity["id"]]].aliases
-            right += entity["id"] == own or own in aliases
+            right += entity["id"] == entity_id or entity_id in aliases
             count += 1
     return right / max(1, count), count

@@ -1,4 +1,4 @@
-"""Class vectors for millions of classes: rows shared out among ranks, Adam on the rows of a step only.
+"""Vectors of millions of classes: rows shared out among ranks, Adam on a step's rows only.
 
 # C classes, S sampled ones, D dim, W ranks
 """
@@ -53,7 +53,7 @@ class ClassMatrix(nn.Module):
     >>> before = matrix.weight.clone()
     >>> rows.sum().backward()
     >>> matrix.update_(0.5)
-    >>> (before - matrix.weight).round(decimals=4)  # a first step of Adam has the length of the rate
+    >>> (before - matrix.weight).round(decimals=4)  # Adam's first step: the rate
     tensor([[0.0000, 0.0000],
             [0.5000, 0.5000],
             [0.0000, 0.0000]])
@@ -163,12 +163,12 @@ class ClassMatrix(nn.Module):
     def whole_(self) -> None:
         """Every rank holds all rows again; collective."""
         if self.shards > 1:
-            found = {
+            whole = {
                 name: self._gathered(getattr(self, name)).to(self.weight.device)
                 for name in ("weight", "first", "second")
             }
             self.shards, self.place = 1, 0
-            for name, value in found.items():
+            for name, value in whole.items():
                 setattr(self, name, value)
 
     def _part(self, whole: Tensor) -> Tensor:
@@ -182,8 +182,8 @@ class ClassMatrix(nn.Module):
         for start in range(0, len(places[0]), step):  # the first rank holds most
             targets = [rows[start : start + step] for rows in places]
             sizes = [len(rows) for rows in targets]
-            found = all_gather_no_grad(part[start : start + step], sizes=sizes).cpu()
-            for rows, values in zip(targets, torch.split(found, sizes), strict=True):
+            gathered = all_gather_no_grad(part[start : start + step], sizes=sizes).cpu()
+            for rows, values in zip(targets, torch.split(gathered, sizes), strict=True):
                 rows.copy_(values)
         return whole
 
@@ -238,8 +238,8 @@ def sample_classes(
     true = np.unique(labels[labels >= 0].cpu().numpy())
     odds = None if weights is None else weights / weights.sum()
     drawn = size if odds is None else min(size, int((odds > 0).sum()))
-    found = rng.choice(num_classes, drawn, replace=False, p=odds, shuffle=odds is None)
-    others = found[~np.isin(found, true)][: max(0, size - len(true))]
+    drawn_classes = rng.choice(num_classes, drawn, replace=False, p=odds, shuffle=odds is None)
+    others = drawn_classes[~np.isin(drawn_classes, true)][: max(0, size - len(true))]
     chosen = np.sort(np.concatenate([true, others]))
     ids = torch.from_numpy(chosen.astype(np.int64)).to(labels.device)
     if weights is None:

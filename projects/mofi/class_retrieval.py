@@ -40,20 +40,20 @@ def average_precisions(features: Tensor, labels: Tensor, *, chunk_size: int = 10
     """
     x = F.normalize(as_matrix(features, "features"), dim=1)
     y = as_labels(labels, len(x), "labels").to(x.device)
-    found = x.new_full((len(x),), float("nan"), dtype=torch.float64)
+    precisions = x.new_full((len(x),), float("nan"), dtype=torch.float64)
     place = torch.arange(1, len(x), device=x.device, dtype=torch.float64)
     with exact_math(x.device):
         for rows in blocks(len(x), chunk_size):
             scores = x[rows] @ x.T
-            own = torch.arange(rows.start, rows.stop, device=x.device)[:, None]
-            scores.scatter_(1, own, -float("inf"))  # last, and cut off
+            self_index = torch.arange(rows.start, rows.stop, device=x.device)[:, None]
+            scores.scatter_(1, self_index, -float("inf"))  # last, and cut off
             order = scores.argsort(dim=1, descending=True, stable=True)[:, :-1]
             relevant = (y[order] == y[rows, None]).double()
             total = relevant.sum(1)
-            found[rows] = (relevant.cumsum(1) / place * relevant).sum(1) / total
-    if bool(found.isnan().all()):
+            precisions[rows] = (relevant.cumsum(1) / place * relevant).sum(1) / total
+    if bool(precisions.isnan().all()):
         raise ValueError("retrieval by class needs a class with two items")
-    return found.cpu()
+    return precisions.cpu()
 
 
 def class_retrieval(
@@ -89,8 +89,8 @@ def class_retrieval(
     place = torch.unique(labels, return_inverse=True)[1]
     relevant = torch.bincount(place)[place][valid].double() - 1
     metrics["map_chance"] = float(_chance(relevant, len(labels) - 1).mean())
-    for name, own in (domains or {}).items():
-        rows = torch.isin(labels, torch.tensor(list(own))) & valid
+    for name, members in (domains or {}).items():
+        rows = torch.isin(labels, torch.tensor(list(members))) & valid
         if not bool(rows.any()):
             raise ValueError(f"domain {name!r} has no query")
         metrics[f"map_{name}"] = float(ap[rows].mean())

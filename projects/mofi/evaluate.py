@@ -102,8 +102,8 @@ def near_copies(pixels: Tensor, titles: Sequence[str], bound: float) -> list[lis
     grey = torch.nn.functional.normalize(grey - grey.mean(1, keepdim=True), dim=1)
     keys = [clipart_key(title) for title in titles]
     equal = torch.tensor([[a == b for b in keys] for a in keys])
-    found: list[list[bool]] = ((grey @ grey.T > bound) | equal).tolist()
-    return found
+    copies: list[list[bool]] = ((grey @ grey.T > bound) | equal).tolist()
+    return copies
 
 
 def evaluate_pool(
@@ -121,13 +121,13 @@ def evaluate_pool(
     metrics = pool_retrieval(cfg, judged, photos, drawings, workspace)
     labels = judged.photos.labels
     classes = class_embeddings(module.encode_texts, CLASSES, UNSEEN_PHOTO_TEMPLATES).cpu()
-    found = zeroshot_accuracy(photos, labels, classes, ks=(1,))
-    metrics |= {f"zeroshot_{name}": value for name, value in found.items()}
+    accuracy = zeroshot_accuracy(photos, labels, classes, ks=(1,))
+    metrics |= {f"zeroshot_{name}": value for name, value in accuracy.items()}
     if workspace is not None:
         right = (photos @ classes.T).argmax(1) == labels
         workspace.items("zeroshot_top1", right.double().tolist())
-    known = load_cifar10(cfg.data.root, "train", size=cfg.data.image_size, limit=PROBED_PHOTOS)
-    train = encode_images(cfg, module, known.images), known.labels
+    references = load_cifar10(cfg.data.root, "train", size=cfg.data.image_size, limit=PROBED_PHOTOS)
+    train = encode_images(cfg, module, references.images), references.labels
     metrics |= knn_accuracy(*train, photos, labels, ks=(cfg.eval.knn,))
     if cfg.eval.probe:
         metrics |= linear_probe(*train, photos, labels, l2_grid=L2_GRID, seed=cfg.seed)
@@ -154,8 +154,8 @@ def pool_retrieval(
         "head": [i for i, noun in enumerate(nouns) if times[noun] >= HEAD],
         "tail": [i for i, noun in enumerate(nouns) if times[noun] < HEAD],
     }
-    found = class_retrieval(drawings, labels, {k: v for k, v in parts.items() if v})
-    metrics |= {f"drawings_{name}": value for name, value in found.items()}
+    retrieval = class_retrieval(drawings, labels, {k: v for k, v in parts.items() if v})
+    metrics |= {f"drawings_{name}": value for name, value in retrieval.items()}
     if workspace is not None:
         by_photo = average_precisions(photos, judged.photos.labels)
         workspace.items("cifar_map", by_photo.tolist())
@@ -176,10 +176,10 @@ def evaluate_synthetic(cfg: Config, module: MOFI) -> dict[str, float]:
     pairs = synthetic_set(cfg.data)
     images = encode_images(cfg, module, pairs.images)
     classes = class_embeddings(module.encode_texts, pairs.class_names, UNSEEN_TEMPLATES).cpu()
-    found = zeroshot_accuracy(images, pairs.labels, classes, ks=(1,))
+    accuracy = zeroshot_accuracy(images, pairs.labels, classes, ks=(1,))
     probed = linear_probe(images, pairs.labels, images, pairs.labels, l2_grid=(1e-2,))
     return (
         class_retrieval(images, pairs.labels)
-        | {f"zeroshot_{name}": value for name, value in found.items()}
+        | {f"zeroshot_{name}": value for name, value in accuracy.items()}
         | {"linear_probe_top1": probed["linear_probe_top1"]}
     )

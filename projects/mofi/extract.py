@@ -17,11 +17,11 @@ PROMPT = (
 )
 
 
-def checked_mentions(found: Iterable[str], text: str, limit: int = 8) -> list[str]:
+def checked_mentions(mentions: Iterable[str], text: str, limit: int = 8) -> list[str]:
     """Mentions that stand in the text (whatever their case), without repetition or stop words.
 
     Args:
-        found: proposed mentions.
+        mentions: proposed mentions.
         text: the alt-text.
         limit: mentions that are kept, the first ones.
 
@@ -32,7 +32,7 @@ def checked_mentions(found: Iterable[str], text: str, limit: int = 8) -> list[st
     ['lark']
     """
     kept: dict[str, str] = {}
-    for mention in found:
+    for mention in mentions:
         mention = mention.strip()
         if not mention or all(w in FUNCTION_WORDS for w in mention.lower().split()):
             continue
@@ -45,7 +45,7 @@ def checked_mentions(found: Iterable[str], text: str, limit: int = 8) -> list[st
 def dictionary_mentions(text: str, knowledge: Knowledge) -> list[str]:
     """Longest aliases from left to right; none overlaps another."""
     spans = [match.span() for match in re.finditer(r"[A-Za-z]+", text)]
-    found, i = [], 0
+    mentions, i = [], 0
     while i < len(spans):
         for count in range(min(LONGEST, len(spans) - i), 0, -1):
             piece = text[spans[i][0] : spans[i + count - 1][1]]
@@ -54,12 +54,12 @@ def dictionary_mentions(text: str, knowledge: Knowledge) -> list[str]:
                 and piece.lower() not in FUNCTION_WORDS
                 and knowledge.candidates(piece)
             ):
-                found.append(piece)
+                mentions.append(piece)
                 i += count
                 break
         else:
             i += 1
-    return found
+    return mentions
 
 
 def named_mentions(text: str, knowledge: Knowledge) -> list[str]:
@@ -68,18 +68,18 @@ def named_mentions(text: str, knowledge: Knowledge) -> list[str]:
     See `NamedKnowledge`.
     """
     spans = name_spans(text)
-    found, i = [], 0
+    mentions, i = [], 0
     while i < len(spans):
         for count in range(min(LONGEST, len(spans) - i), 0, -1):
             piece = text[spans[i][0] : spans[i + count - 1][1]]
             function = piece.lower() in FUNCTION_WORDS or too_short(piece)
             if not function and knowledge.candidates(piece):
-                found.append(piece)
+                mentions.append(piece)
                 i += count
                 break
         else:
             i += 1
-    return found
+    return mentions
 
 
 def too_short(piece: str) -> bool:

@@ -40,18 +40,18 @@ def gpr_files(folder: Path) -> tuple[list[Path], Tensor]:
         source="https://visual-computing.com/project/GPR1200",
         size="1 GB",
     )
-    found = []
+    files = []
     for path in folder.iterdir():
         if path.suffix.lower() not in SUFFIXES:
             continue
         start = re.match(r"(\d+)_", path.name)
         if start is None:
             raise UserError(f"{path}: a name of GPR1200 starts with its class, such as 17_a.jpg")
-        found.append((int(start[1]), path.name, path))
-    if len(found) < 2:
-        raise UserError(f"{folder} holds {len(found)} images: unpack GPR1200 there")
-    found.sort()
-    return [path for _, _, path in found], torch.tensor([label for label, _, _ in found])
+        files.append((int(start[1]), path.name, path))
+    if len(files) < 2:
+        raise UserError(f"{folder} holds {len(files)} images: unpack GPR1200 there")
+    files.sort()
+    return [path for _, _, path in files], torch.tensor([label for label, _, _ in files])
 
 
 def released_resize(image: Image.Image, size: int) -> Tensor:
@@ -96,8 +96,8 @@ def gpr1200_metrics(
         parts.append(module.encoder.encode_image(batch.to(device)).float().cpu())
     domains = {}
     for place, name in enumerate(DOMAINS):
-        own = range(place * CLASSES_A_DOMAIN, (place + 1) * CLASSES_A_DOMAIN)
-        if bool(torch.isin(labels, torch.tensor(own)).any()):
-            domains[name] = own
-    found = class_retrieval(torch.cat(parts), labels, domains)
-    return {f"gpr1200_{name}": value for name, value in found.items()}
+        classes = range(place * CLASSES_A_DOMAIN, (place + 1) * CLASSES_A_DOMAIN)
+        if bool(torch.isin(labels, torch.tensor(classes)).any()):
+            domains[name] = classes
+    retrieval = class_retrieval(torch.cat(parts), labels, domains)
+    return {f"gpr1200_{name}": value for name, value in retrieval.items()}

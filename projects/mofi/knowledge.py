@@ -58,25 +58,27 @@ class Knowledge:
     @cached_property
     def by_alias(self) -> Mapping[str, list[int]]:
         """Positions of the entities that an alias may mean."""
-        found = defaultdict(list)
+        places = defaultdict(list)
         for i, entity in enumerate(self.entities):
             for alias in dict.fromkeys((entity.name.lower(), *entity.aliases)):
-                found[" ".join(words(alias))].append(i)
-        found.pop("", None)
-        return dict(found)
+                places[" ".join(words(alias))].append(i)
+        places.pop("", None)
+        return dict(places)
 
     def candidates(self, mention: str) -> list[int]:
         """Entities that a mention may mean; a plural falls back to its singular."""
         key = " ".join(words(mention))
-        found = self.by_alias.get(key)
-        return list(found if found is not None else self.by_alias.get(key.removesuffix("s"), []))
+        places = self.by_alias.get(key)
+        return list(places if places is not None else self.by_alias.get(key.removesuffix("s"), []))
 
     def odds(self, mention: str) -> Tensor:
         """Prior of each candidate; an entity that the mention is the name of is likelier."""
         key = " ".join(words(mention))
         names = {key, key.removesuffix("s")}
-        own = [self.entities[i] for i in self.candidates(mention)]
-        return torch.tensor([e.prior * (OWN_NAME if e.name.lower() in names else 1) for e in own])
+        entities = [self.entities[i] for i in self.candidates(mention)]
+        return torch.tensor(
+            [e.prior * (OWN_NAME if e.name.lower() in names else 1) for e in entities]
+        )
 
     @cached_property
     def position(self) -> Mapping[str, int]:
@@ -98,29 +100,31 @@ class NamedKnowledge(Knowledge):
     @cached_property
     def by_alias(self) -> Mapping[str, list[int]]:
         """See `Knowledge.by_alias`."""
-        found = defaultdict(list)
+        places = defaultdict(list)
         for i, entity in enumerate(self.entities):
             for key in dict.fromkeys(map(name_key, (entity.name, *entity.aliases))):
-                found[key].append(i)
-        found.pop("", None)
-        return dict(found)
+                places[key].append(i)
+        places.pop("", None)
+        return dict(places)
 
     def candidates(self, mention: str) -> list[int]:
         """See `Knowledge.candidates`."""
         key = name_key(mention)
-        found = self.by_alias.get(key)
-        return list(found if found is not None else self.by_alias.get(key.removesuffix("s"), []))
+        places = self.by_alias.get(key)
+        return list(places if places is not None else self.by_alias.get(key.removesuffix("s"), []))
 
     def odds(self, mention: str) -> Tensor:
         """See `Knowledge.odds`."""
         key = name_key(mention)
         names = {key, key.removesuffix("s")}
-        own = [self.entities[i] for i in self.candidates(mention)]
-        return torch.tensor([e.prior * (OWN_NAME if name_key(e.name) in names else 1) for e in own])
+        entities = [self.entities[i] for i in self.candidates(mention)]
+        return torch.tensor(
+            [e.prior * (OWN_NAME if name_key(e.name) in names else 1) for e in entities]
+        )
 
 
 def name_key(text: str) -> str:
-    """A name as it is looked up: case and compatible forms folded, what is no letter or digit a blank.
+    """A name's lookup key: case and compatible forms folded, blanks for all but letters and digits.
 
     >>> name_key("BOEING-747")
     'boeing 747'
@@ -135,12 +139,12 @@ def name_spans(text: str) -> list[tuple[int, int]]:
     >>> name_spans("a 747!")
     [(0, 1), (2, 5)]
     """
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for i, sign in enumerate(text):
         if sign.isalnum() or unicodedata.category(sign).startswith("M"):
-            start = found.pop()[0] if found and found[-1][1] == i else i
-            found.append((start, i + 1))
-    return found
+            start = spans.pop()[0] if spans and spans[-1][1] == i else i
+            spans.append((start, i + 1))
+    return spans
 
 
 def entity_text(entity: Any, with_description: bool = True) -> str:

@@ -58,23 +58,25 @@ def probabilities(
     tensor([0.6700, 0.3300])
     """
     start = [prior / prior.sum() for prior in odds]
-    found = start
+    current = start
     for _ in range(rounds if vectors is not None and len(candidates) > 1 else 0):
         assert vectors is not None
         means = torch.stack(
-            [p @ vectors[list(own)] for p, own in zip(found, candidates, strict=True)]
+            [p @ vectors[list(places)] for p, places in zip(current, candidates, strict=True)]
         )
         around = torch.nn.functional.normalize(means.sum(0) - means, dim=1)
         weighed = []
-        for p, own, context in zip(start, candidates, around, strict=True):
-            score = p * (1 + vectors[list(own)] @ context) / 2
+        for p, places, context in zip(start, candidates, around, strict=True):
+            score = p * (1 + vectors[list(places)] @ context) / 2
             score = torch.where(score.sum() > 0, score, p)
             weighed.append(score / score.sum())
-        same = all(int(a.argmax()) == int(b.argmax()) for a, b in zip(found, weighed, strict=True))
-        found = weighed
+        same = all(
+            int(a.argmax()) == int(b.argmax()) for a, b in zip(current, weighed, strict=True)
+        )
+        current = weighed
         if same:
             break
-    return found
+    return current
 
 
 def best_of(mentions: Sequence[str], knowledge: Knowledge, vectors: Tensor | None) -> list[Linked]:
@@ -82,14 +84,14 @@ def best_of(mentions: Sequence[str], knowledge: Knowledge, vectors: Tensor | Non
 
     An entity once, its best mention.
     """
-    known = [mention for mention in mentions if knowledge.candidates(mention)]
-    candidates = [knowledge.candidates(mention) for mention in known]
-    odds = [knowledge.odds(mention) for mention in known]
-    found: dict[int, float] = {}
-    for own, p in zip(candidates, probabilities(candidates, odds, vectors), strict=True):
+    linkable = [mention for mention in mentions if knowledge.candidates(mention)]
+    candidates = [knowledge.candidates(mention) for mention in linkable]
+    odds = [knowledge.odds(mention) for mention in linkable]
+    links: dict[int, float] = {}
+    for places, p in zip(candidates, probabilities(candidates, odds, vectors), strict=True):
         best = int(p.argmax())
-        found[own[best]] = max(found.get(own[best], 0.0), round(float(p[best]), 4))
-    return [Linked(place, prob) for place, prob in found.items()]
+        links[places[best]] = max(links.get(places[best], 0.0), round(float(p[best]), 4))
+    return [Linked(place, prob) for place, prob in links.items()]
 
 
 def table_linker(knowledge: Knowledge, vectors: Tensor | None) -> Linker:
@@ -98,7 +100,7 @@ def table_linker(knowledge: Knowledge, vectors: Tensor | None) -> Linker:
     def link(
         texts: Sequence[str], mentions: Sequence[list[str]], rngs: Sequence[Rng]
     ) -> list[list[Linked]]:
-        return [best_of(own, knowledge, vectors) for own in mentions]
+        return [best_of(names, knowledge, vectors) for names in mentions]
 
     return link
 
@@ -114,22 +116,22 @@ def lm_linker(knowledge: Knowledge, generate: TextGenerator, max_new_tokens: int
     ) -> list[list[Linked]]:
         asked = [
             (row, mention, knowledge.candidates(mention))
-            for row, own in enumerate(mentions)
-            for mention in own
+            for row, names in enumerate(mentions)
+            for mention in names
             if knowledge.candidates(mention)
         ]
         prompts = [Prompt(question(knowledge, texts[r], m, c), turn=True) for r, m, c in asked]
         answers = generate(prompts, [rngs[r] for r, _, _ in asked], max_new_tokens)
-        found: list[dict[int, float]] = [{} for _ in texts]
-        for (row, mention, own), answer in zip(asked, answers, strict=True):
+        links: list[dict[int, float]] = [{} for _ in texts]
+        for (row, mention, places), answer in zip(asked, answers, strict=True):
             p = knowledge.odds(mention)
             p = p / p.sum()
-            choice = picked(answer, len(own))
+            choice = picked(answer, len(places))
             if choice == 0:
                 continue
             place = int(p.argmax()) if choice is None else choice - 1
-            found[row].setdefault(own[place], round(float(p[place]), 4))
-        return [[Linked(place, prob) for place, prob in own.items()] for own in found]
+            links[row].setdefault(places[place], round(float(p[place]), 4))
+        return [[Linked(place, prob) for place, prob in row_links.items()] for row_links in links]
 
     return link
 
@@ -149,6 +151,6 @@ def picked(answer: str, count: int) -> int | None:
     >>> picked(" 2.", 3), picked("0", 3), picked("7", 3), picked("perhaps 1 or 2", 3)
     (2, 0, None, None)
     """
-    found = re.fullmatch(r"\s*(\d+)\W*", answer)
-    number = int(found[1]) if found else -1
+    digits = re.fullmatch(r"\s*(\d+)\W*", answer)
+    number = int(digits[1]) if digits else -1
     return number if 0 <= number <= count else None

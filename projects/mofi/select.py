@@ -40,9 +40,11 @@ def split_by_score(rows: Iterable[Row], select: SelectConfig) -> tuple[list[Row]
         marks = selected(scores, select.threshold, select.slack)
         if not select.enabled:
             marks = [True] * len(marks)
-        for part, wanted in ((kept, True), (dropped, False)):
-            own = [e for e, mark in zip(row["entities"], marks, strict=True) if mark is wanted]
-            part.append({**row, "entities": own})
+        for part, is_kept in ((kept, True), (dropped, False)):
+            entities = [
+                e for e, mark in zip(row["entities"], marks, strict=True) if mark is is_kept
+            ]
+            part.append({**row, "entities": entities})
     return kept, dropped
 
 
@@ -72,24 +74,24 @@ def frequency_filter(
         share = 1.0 if cap is None or count <= cap else math.sqrt(cap / count)
         return stable_fraction(f"{row['image']}\t{entity['id']}") < share
 
-    found = [{**row, "entities": [e for e in row["entities"] if stays(row, e)]} for row in rows]
-    found = [row for row in found if row["entities"]]
-    ids = sorted({e["id"] for row in found for e in row["entities"]})
-    return found, {name: number for number, name in enumerate(ids)}
+    filtered = [{**row, "entities": [e for e in row["entities"] if stays(row, e)]} for row in rows]
+    filtered = [row for row in filtered if row["entities"]]
+    ids = sorted({e["id"] for row in filtered for e in row["entities"]})
+    return filtered, {name: number for number, name in enumerate(ids)}
 
 
 def entity_table(
     rows: Iterable[Row], numbers: Mapping[str, int]
 ) -> list[tuple[str, str, str, int]]:
     """(id, name, description, count) of every entity, in the order of their numbers."""
-    known: dict[str, Row] = {}
+    first: dict[str, Row] = {}
     times: Counter[str] = Counter()
     for row in rows:
         for entity in row["entities"]:
-            known.setdefault(entity["id"], entity)
+            first.setdefault(entity["id"], entity)
             times[entity["id"]] += 1
     return [
-        (name, known[name]["name"], known[name]["description"], times[name])
+        (name, first[name]["name"], first[name]["description"], times[name])
         for name in sorted(numbers, key=lambda name: numbers[name])
     ]
 
@@ -132,7 +134,7 @@ def statistics(
 
 
 def hand_check(rows: Sequence[Row], count: int = 100) -> list[str]:
-    """Lines (image, alt-text, entities with scores) of rows chosen by a hash, to look at by hand."""
+    """Lines (image, alt-text, entities with scores) of rows chosen by a hash, to check by hand."""
     order = sorted(rows, key=lambda row: stable_fraction(str(row["image"])))[:count]
     return [
         "\t".join(
@@ -147,8 +149,8 @@ def hand_check(rows: Sequence[Row], count: int = 100) -> list[str]:
 
 
 def _histogram(scores: Iterable[float]) -> dict[str, int]:
-    found = Counter(math.floor(score / SCORE_BIN) for score in scores)
-    return {f"{place * SCORE_BIN:.2f}": found[place] for place in sorted(found)}
+    counts = Counter(math.floor(score / SCORE_BIN) for score in scores)
+    return {f"{place * SCORE_BIN:.2f}": counts[place] for place in sorted(counts)}
 
 
 def _sorted(counts: Counter[int]) -> dict[str, int]:

@@ -53,19 +53,21 @@ def scored(cfg: Config, pool: Pool, rows: Sequence[Row]) -> Iterator[Stage]:
 
     Weights of equal settings that an earlier run has trained are loaded instead.
     """
-    own = filter_config(cfg)
+    filter_cfg = filter_config(cfg)
     halves = half_of(cfg, pool.names)
     for half in (0, 1):
-        known = filter_path(own, half)
-        module = MOFI(own)
+        filter_weights = filter_path(filter_cfg, half)
+        module = MOFI(filter_cfg)
         part = (halves == half).nonzero()[:, 0]
-        data = training_data(own, alt_text_set(own, pool, part), build_tokenizer(own.model))
-        weights = known if known.is_file() else None
+        data = training_data(
+            filter_cfg, alt_text_set(filter_cfg, pool, part), build_tokenizer(filter_cfg.model)
+        )
+        weights = filter_weights if filter_weights.is_file() else None
         trainer = {"max_steps": cfg.filter.steps, "val_every_n_steps": None}
         yield Stage(f"filter_{half}", module, data, trainer=trainer, weights=weights)
-        keep_weights(known, module)
+        keep_weights(filter_weights, module)
         with evaluated(module, cfg.trainer.accelerator):
-            score_rows(own, module, pool, rows, (halves != half).nonzero()[:, 0])
+            score_rows(filter_cfg, module, pool, rows, (halves != half).nonzero()[:, 0])
 
 
 def filter_config(cfg: Config) -> Config:
@@ -92,13 +94,13 @@ def alt_text_set(cfg: Config, pool: Pool, part: Tensor) -> EntitySet:
 
 def score_rows(cfg: Config, module: MOFI, pool: Pool, rows: Sequence[Row], part: Tensor) -> None:
     """Write the cosine of image and entity text into the rows of a part."""
-    found = [(i, entity) for i in part.tolist() for entity in rows[i]["entities"]]
-    texts = {entity["id"]: f"a {entity_text(_named(entity), False)}" for _, entity in found}
+    named = [(i, entity) for i in part.tolist() for entity in rows[i]["entities"]]
+    texts = {entity["id"]: f"a {entity_text(_named(entity), False)}" for _, entity in named}
     order = {name: place for place, name in enumerate(texts)}
     words = encode_texts(cfg, module, list(texts.values()))
     pictures = encode_images(cfg, module, pool.images[part])
     place = {i: k for k, i in enumerate(part.tolist())}
-    for i, entity in found:
+    for i, entity in named:
         cosine = float(pictures[place[i]] @ words[order[entity["id"]]])
         entity["clip_score"] = round(cosine, 4)
 

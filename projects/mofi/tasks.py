@@ -36,8 +36,8 @@ def nearest_entities(image: Tensor, vectors: Tensor, count: int) -> tuple[Tensor
     [[0]]
     """
     scores = F.normalize(image, dim=1) @ F.normalize(vectors, dim=1).T
-    found = scores.topk(min(count, len(vectors)), dim=1)
-    return found.values, found.indices
+    best = scores.topk(min(count, len(vectors)), dim=1)
+    return best.values, best.indices
 
 
 class Embedder:
@@ -71,25 +71,27 @@ class Embedder:
             pixels = torch.stack([self.preprocess(upright(image)) for image in batch])
             return self.encoder.encode_image(pixels)
 
-        found = encode(rows, images, batch_size=BATCH, progress=progress, description="pictures")
-        return F.normalize(found, dim=1)
+        rows_of_images = encode(
+            rows, images, batch_size=BATCH, progress=progress, description="pictures"
+        )
+        return F.normalize(rows_of_images, dim=1)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit rows (B, D) of sentences."""
         tokenizer = self.encoder.tokenizer
         assert tokenizer is not None
-        found = encode(
+        rows_of_texts = encode(
             lambda batch: self.encoder.encode_text(tokenizer(batch)), texts, batch_size=BATCH
         )
-        return F.normalize(found, dim=1)
+        return F.normalize(rows_of_texts, dim=1)
 
     def annotate(
         self, images: Sequence[Image.Image | str | Path], texts: Sequence[str], top: int = 5
     ) -> list[list[tuple[str, float]]]:
         """The nearest texts of each picture, such as names of entities, with their cosines."""
-        scores, found = nearest_entities(self.encode_image(images), self.encode_text(texts), top)
-        pairs = zip(found.tolist(), scores.tolist(), strict=True)
+        scores, places = nearest_entities(self.encode_image(images), self.encode_text(texts), top)
+        pairs = zip(places.tolist(), scores.tolist(), strict=True)
         return [[(texts[i], s) for i, s in zip(*row, strict=True)] for row in pairs]
 
     def classify(
@@ -114,40 +116,42 @@ def of(cfg: Config) -> Mapping[str, Callable[[Workspace], None]]:
 
 def build(cfg: Config, workspace: Workspace) -> None:
     """``TASK=build``."""
-    found = build_set(
+    report = build_set(
         cfg.build, cfg.select, cfg.generator, cfg.task, workspace, cfg.data.max_corrupt
     )
-    if found is None:
+    if report is None:
         workspace.say(
             "chunks are left to other shares; when all are done, run with task.shard=join"
         )
         return
     workspace.say(
-        f"{cfg.build.output}: {found['num_images']} of {found['num_images_before']} images, "
-        f"{found['num_entities']} of {found['num_entities_before']} entities; report.json beside it"
+        f"{cfg.build.output}: {report['num_images']} of {report['num_images_before']} images, "
+        f"{report['num_entities']} of {report['num_entities_before']} entities; see report.json"
     )
-    if found["num_unreadable"]:
+    if report["num_unreadable"]:
         workspace.say(
-            f"{found['num_unreadable']} images could not be read, such as"
-            f" {found['unreadable_first'][0]}"
+            f"{report['num_unreadable']} images could not be read, such as"
+            f" {report['unreadable_first'][0]}"
         )
 
 
 def annotate(cfg: Config, workspace: Workspace) -> None:
     """``TASK=annotate``: entities of pictures, by their texts."""
-    own = cfg.annotate
-    if own.run is None or own.entities is None or not own.inputs:
+    options = cfg.annotate
+    if options.run is None or options.entities is None or not options.inputs:
         raise UserError("set annotate.run, annotate.entities (an entities.tsv) and annotate.inputs")
-    run = Path(own.run).expanduser()
+    run = Path(options.run).expanduser()
     refuse_untrained_texts(run)
-    table: list[EntityName] = read_entities(Path(own.entities).expanduser())
+    table: list[EntityName] = read_entities(Path(options.entities).expanduser())
     if not table:
-        raise UserError(f"annotate.entities={own.entities} has a header, and no entity below it")
-    texts = [entity_text(entity, own.text == "name_description") for entity in table]
-    for name, found in zip(
-        own.inputs, Embedder(run).annotate(own.inputs, texts, own.top), strict=True
+        raise UserError(
+            f"annotate.entities={options.entities} has a header, and no entity below it"
+        )
+    texts = [entity_text(entity, options.text == "name_description") for entity in table]
+    for name, answers in zip(
+        options.inputs, Embedder(run).annotate(options.inputs, texts, options.top), strict=True
     ):
-        workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in found))
+        workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in answers))
 
 
 def refuse_untrained_texts(export: Path) -> None:
@@ -159,8 +163,8 @@ def refuse_untrained_texts(export: Path) -> None:
     settings = export.absolute().parent / "config.yaml"
     if not settings.is_file():  # an export that was moved away from its run
         return
-    found = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    method = found.get("method", {}) if isinstance(found, dict) else {}
+    stored = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    method = stored.get("method", {}) if isinstance(stored, dict) else {}
     recipe, weight = method.get("recipe"), method.get("cls_weight")
     if recipe == "supervised" or (recipe == "multitask" and weight == 1):
         raise UserError(
@@ -172,17 +176,19 @@ def refuse_untrained_texts(export: Path) -> None:
 
 def search(cfg: Config, workspace: Workspace) -> None:
     """``TASK=search``: pictures of a folder by likeness."""
-    own = cfg.search
-    if own.run is None or own.gallery is None or not own.inputs:
+    options = cfg.search
+    if options.run is None or options.gallery is None or not options.inputs:
         raise UserError("set search.run, search.gallery (a folder) and search.inputs")
-    folder = Path(own.gallery).expanduser()
+    folder = Path(options.gallery).expanduser()
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
-        raise UserError(f"{own.gallery} holds no image ({', '.join(PICTURES)})")
-    model = Embedder(Path(own.run).expanduser())
-    asked = model.encode_image(own.inputs)  # first: a wrong name is told before the long part
+        raise UserError(f"{options.gallery} holds no image ({', '.join(PICTURES)})")
+    model = Embedder(Path(options.run).expanduser())
+    asked = model.encode_image(options.inputs)  # first: a wrong name is told before the long part
     gallery = model.encode_image(paths, workspace.progress)
-    scores, found = nearest_entities(asked, gallery, own.top)
-    for name, values, places in zip(own.inputs, scores.tolist(), found.tolist(), strict=True):
+    scores, places_of_best = nearest_entities(asked, gallery, options.top)
+    for name, values, places in zip(
+        options.inputs, scores.tolist(), places_of_best.tolist(), strict=True
+    ):
         listed = (f"{paths[i].name} {s:.3f}" for i, s in zip(places, values, strict=True))
         workspace.say(f"{name}: " + "; ".join(listed))

@@ -30,8 +30,8 @@ def check_folder(output: Path) -> None:
     """
     report = output.with_name(REPORT)
     there = [p for p in (output, *map(output.with_name, (TABLE, CHECK, REPORT))) if p.exists()]
-    found = read_json(report) if report.is_file() else None
-    if there and not (isinstance(found, dict) and found.get("set") == output.name):
+    last_report = read_json(report) if report.is_file() else None
+    if there and not (isinstance(last_report, dict) and last_report.get("set") == output.name):
         raise UserError(
             f"{there[0]} exists and is not of this set: give build.output={output} a folder of its"
             f" own, or delete {TABLE}, {CHECK}, {REPORT} and the JSONL of the old set"
@@ -80,7 +80,7 @@ def finish(
             "select.min_images, or look at build.knowledge"
         )
     unreadable = [row["unreadable"] for row in rows if "unreadable" in row]
-    found = {
+    summary = {
         "set": output.name,
         **statistics(left, linked, dropped),
         "num_unreadable": len(unreadable),
@@ -88,11 +88,11 @@ def finish(
     }
     # first, so that a set that is broken off here is known as its own
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(output.with_name(REPORT), found)
+    write_json(output.with_name(REPORT), summary)
     lines = ["\t".join(("id", "name", "description", "count"))]
     table = entity_table(left, numbers)
     lines += ["\t".join(" ".join(str(cell).split()) for cell in entry) for entry in table]
     write_joined(output.with_name(TABLE), lines)
     write_joined(output.with_name(CHECK), hand_check(left))
     write_joined(output, (json.dumps(row, ensure_ascii=False) for row in left))
-    return found
+    return summary

@@ -1,4 +1,4 @@
-"""What RTD has to beat without training: image alone, text alone, their sum, pixels, a ceiling, chance."""
+"""Training-free baselines of RTD: image, text, their sum, pixels, a ceiling, chance."""
 
 from collections.abc import Callable
 
@@ -70,14 +70,14 @@ def image_plus_text(cfg: Config, workspace: Workspace) -> dict[str, float]:
     Lambda is the best one on the training families.
     """
     best = tuned_lambda(cfg)
-    found = _measured(
+    metrics = _measured(
         cfg,
         workspace,
         lambda composer, task, images: (
             _references(task, images) + best * _conditions(composer, task)
         ),
     )
-    return {**found, "lambda": best}
+    return {**metrics, "lambda": best}
 
 
 def tuned_lambda(cfg: Config) -> float:

@@ -1,4 +1,4 @@
-"""Composed image retrieval: recall without the reference, recall within a subset, mAP with several answers.
+"""Composed image retrieval: recall without the reference, within a subset, and mAP.
 
 # Q queries, G gallery, P image embeddings, D joint space
 """
@@ -55,20 +55,20 @@ def subset_ranks(
         if target not in places:
             raise ValueError(f"the target of query {i} is not in its subset")
         scores = gallery[torch.tensor(list(places))] @ query[i]
-        own = scores[list(places).index(target)]
-        ranks[i] = int((scores >= own).sum())
+        target_score = scores[list(places).index(target)]
+        ranks[i] = int((scores >= target_score).sum())
     return ranks
 
 
 def mean_average_precision(
-    found: Sequence[Sequence[int]], relevant: Sequence[Sequence[int]], k: int
+    rankings: Sequence[Sequence[int]], relevant: Sequence[Sequence[int]], k: int
 ) -> float:
     """mAP@k of CIRCO: precision at every hit among the first k, over min(answers, k).
 
     Source: Baldrati et al. 2023, arXiv 2303.15247.
 
     Args:
-        found: ranked gallery places for each query, at least k where the gallery has as many.
+        rankings: ranked gallery places for each query, at least k where the gallery has as many.
         relevant: right ones for each query, at least one.
         k: cut-off.
 
@@ -77,7 +77,7 @@ def mean_average_precision(
     """
     values = [
         average_precision(np.isin(row, right), len(right), k, capped=True)
-        for row, right in zip(found, relevant, strict=True)
+        for row, right in zip(rankings, relevant, strict=True)
     ]
     return float(np.mean(values))
 
@@ -132,9 +132,9 @@ def composed_metrics(data: ComposedSet, query: Tensor, gallery: Tensor) -> dict[
         metrics |= recall_at(ranks, RECALL_KS.get(family, (1, 5, 10)))
     if all(q.subset for q in data.queries):
         subsets = [[place[name] for name in q.subset] for q in data.queries]
-        found = recall_at(subset_ranks(query, gallery, subsets, targets), SUBSET_KS)
+        subset_recalls = recall_at(subset_ranks(query, gallery, subsets, targets), SUBSET_KS)
         prefix = "" if family == "genecis" else "subset_"
-        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+        metrics |= {f"{prefix}{name}": value for name, value in subset_recalls.items()}
     if family == "circo":
         k = min(max(MAP_KS), len(gallery))
         best = search(query, gallery, k).indices.tolist()
@@ -195,9 +195,9 @@ def submission(data: ComposedSet, query: Tensor, gallery: Tensor) -> dict[str, d
     units = F.normalize(gallery, dim=1)
     exclude = [[place[q.reference]] if data.exclude_reference else [] for q in data.queries]
     most = min(SUBMITTED, len(units) - int(data.exclude_reference))
-    found = search(query, units, most, exclude=exclude).indices.tolist()
+    ranked = search(query, units, most, exclude=exclude).indices.tolist()
     names = {
-        q.id: [data.gallery[i] for i in row] for q, row in zip(data.queries, found, strict=True)
+        q.id: [data.gallery[i] for i in row] for q, row in zip(data.queries, ranked, strict=True)
     }
     if data.name != "cirr":
         return {"circo.json": {key: [int(n) for n in row] for key, row in names.items()}}

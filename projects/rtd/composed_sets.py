@@ -128,15 +128,15 @@ def circo(root: Path, split: str = "val") -> ComposedSet:
         split: val or test (whose targets are not public).
     """
     source = "https://github.com/miccunifi/CIRCO"
-    wanted = {
+    needed = {
         "what": "CIRCO",
         "layout": "annotations/<split>.json",
         "source": source,
         "size": "20 GB",
     }
-    rows = _read(require(root / f"annotations/{split}.json", **wanted))
+    rows = _read(require(root / f"annotations/{split}.json", **needed))
     coco = root / "COCO2017_unlabeled"
-    info = _read(require(coco / "annotations/image_info_unlabeled2017.json", **wanted))
+    info = _read(require(coco / "annotations/image_info_unlabeled2017.json", **needed))
     files = {str(image["id"]): image["file_name"] for image in info["images"]}
     queries = []
     for row in rows:

@@ -137,11 +137,11 @@ def prepare_as_trained(encoder: OpenClipDualEncoder, pretrained: str) -> None:
     from open_clip.pretrained import get_pretrained_cfg
 
     name, _, tag = pretrained.removeprefix("open_clip:").partition("/")
-    own = get_pretrained_cfg(name, tag)
-    encoder.image_mean = tuple(own.get("mean") or encoder.image_mean)
-    encoder.image_std = tuple(own.get("std") or encoder.image_std)
-    encoder.interpolation = own.get("interpolation") or encoder.interpolation
-    encoder.resize_mode = own.get("resize_mode") or encoder.resize_mode
+    preprocessing = get_pretrained_cfg(name, tag)
+    encoder.image_mean = tuple(preprocessing.get("mean") or encoder.image_mean)
+    encoder.image_std = tuple(preprocessing.get("std") or encoder.image_std)
+    encoder.interpolation = preprocessing.get("interpolation") or encoder.interpolation
+    encoder.resize_mode = preprocessing.get("resize_mode") or encoder.resize_mode
 
 
 def new_phi(options: HostConfig, encoder: OpenClipDualEncoder, width: int) -> nn.Module:

@@ -103,8 +103,8 @@ class HiddenCaptions(Dataset[CaptionBatch]):
     def __init__(
         self, captions: Sequence[str], tagger: Tagger, tokenizer: Tokenize, dim: int, seed: int
     ) -> None:
-        found = [(text, hide_key_phrases(text, tagger)) for text in captions]
-        self.pairs = [(text, hidden) for text, hidden in found if hidden is not None]
+        candidates = [(text, hide_key_phrases(text, tagger)) for text in captions]
+        self.pairs = [(text, hidden) for text, hidden in candidates if hidden is not None]
         if not self.pairs:
             raise UserError("no caption has a noun or adjective that LinCIR could hide")
         self.tokenizer, self.dim, self.seed = tokenizer, dim, seed
@@ -197,8 +197,8 @@ class Inverted(Dataset[InvertedBatch]):
 def captions_of(source: str, root: str | None, path: str | None) -> tuple[str, ...]:
     """Cleaned captions of a source."""
     if source == "synthetic":
-        found = synthetic_pairs(64, image_size=8, num_rewrites=1).texts
-        return tuple(sorted({text for texts in found for text in texts}))
+        captions = synthetic_pairs(64, image_size=8, num_rewrites=1).texts
+        return tuple(sorted({text for texts in captions for text in texts}))
     if source == "drawings":
         return tuple(clean(text) for text in training_captions(root))
     file = data_root(root) / str(path)
@@ -213,7 +213,7 @@ def train_captions(cfg: Config) -> tuple[str, ...]:
 
 
 def tagger_of(cfg: Config) -> Tagger:
-    """Finds key phrases: WordNet's nouns and adjectives, or the made-up names of synthetic classes."""
+    """Finds key phrases: WordNet's nouns and adjectives, or the names of synthetic classes."""
     if cfg.data.source == "synthetic":
         return LemmaTagger(synthetic_set(cfg).class_names)
     return wordnet_tagger(cfg.data.root)
@@ -235,11 +235,11 @@ def triplet_source(cfg: Config) -> tuple[int, Draw]:
     size = data.num_samples or len(captions)
     if data.source != "drawings":
         return size, by_rule
-    own = [Triplet(*map(clean, row)) for row in family_triplets(read_drawings(data.root))]
+    families = [Triplet(*map(clean, row)) for row in family_triplets(read_drawings(data.root))]
 
     def mixed(index: int, rng: Rng) -> Triplet:
         if rng.random() < data.family_share:
-            return own[rng.integers(len(own))]
+            return families[rng.integers(len(families))]
         return by_rule(index, rng)
 
     return size, mixed
@@ -250,9 +250,9 @@ def rules(captions: Sequence[str], phrases: Sequence[str], tagger: Tagger) -> Dr
 
     def draw(index: int, rng: Rng) -> Triplet:
         for place in [index % len(captions), *rng.integers(len(captions), size=TRIES).tolist()]:
-            found = rule_triplet(captions[place], phrases, tagger, rng)
-            if found is not None:
-                return found
+            triplet = rule_triplet(captions[place], phrases, tagger, rng)
+            if triplet is not None:
+                return triplet
         raise UserError("captions without key phrases: no rule-based triplet can be made of them")
 
     return draw

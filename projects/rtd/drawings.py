@@ -69,11 +69,11 @@ class Query(NamedTuple):
 
 def read_drawings(root: str | None = None) -> list[Drawing]:
     """All bundled emoji drawings, without and with a skin tone."""
-    found = []
+    drawings = []
     for folder in ("emoji-captions", "emoji-tones"):
         rows = read_jsonl(bundled(f"{folder}/captions.jsonl.gz", root), ("base", "en"))
-        found += [_drawing(folder, i, row["en"]) for i, row in enumerate(rows)]
-    return found
+        drawings += [_drawing(folder, i, row["en"]) for i, row in enumerate(rows)]
+    return drawings
 
 
 def _drawing(folder: str, row: int, name: str) -> Drawing:
@@ -95,7 +95,7 @@ def variants(drawings: Sequence[Drawing]) -> set[str]:
     names = defaultdict(set)
     for d in drawings:
         names[d.family].add(d.name)
-    return {family for family, found in names.items() if len(found) > 1}
+    return {family for family, members in names.items() if len(members) > 1}
 
 
 def part_of(family: str) -> str:
@@ -154,9 +154,9 @@ def training_captions(root: str | None = None) -> list[str]:
     further = [folder / f"train_phrasing{i + 1}.txt" for i in range(PHRASINGS)]
     files = CaptionFiles(folder / "train.csv", further, root="")
     texts = [files.texts(i) for i in range(len(files))]
-    found = [t for row in texts if row[0] not in held for t in row]
-    found += [d.name for d in drawings if d.tone is not None and part_of(d.family) == "train"]
-    return sorted(set(found))
+    captions = [t for row in texts if row[0] not in held for t in row]
+    captions += [d.name for d in drawings if d.tone is not None and part_of(d.family) == "train"]
+    return sorted(set(captions))
 
 
 def family_triplets(drawings: Sequence[Drawing]) -> list[Triplet]:

@@ -1,4 +1,4 @@
-"""Composed retrieval before and after RTD: drawings, the four official sets, drift of plain texts, cost."""
+"""Composed retrieval before and after RTD: drawings, official sets, drift of plain texts, cost."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -99,18 +99,18 @@ def ranks_of(task: Task, query: Tensor, images: Tensor, gallery: Sequence[int]) 
 
 
 def by_family(task: Task, values: Tensor) -> dict[str, list[float]]:
-    """Kind -> mean over the queries of each family, so that large families count no more than small ones."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Kind -> mean over the queries of each family: large families count as much as small ones."""
+    values_of: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for query, value in zip(task.queries, values.double().tolist(), strict=True):
-        found[query.kind][query.family].append(value)
+        values_of[query.kind][query.family].append(value)
     return {
         kind: [sum(v) / len(v) for _, v in sorted(families.items())]
-        for kind, families in sorted(found.items())
+        for kind, families in sorted(values_of.items())
     }
 
 
 def recall_figures(task: Task, ranks: Tensor, ks: Sequence[int] = KS) -> dict[str, float]:
-    """``<kind>_recall_at_k`` as means over families, and ``recall_at_k`` as mean over the primary kinds."""
+    """``<kind>_recall_at_k``, means over families, and ``recall_at_k``, mean over primary kinds."""
     metrics: dict[str, float] = {}
     for k in ks:
         means = {kind: sum(v) / len(v) for kind, v in by_family(task, ranks <= k).items()}
@@ -125,8 +125,8 @@ def reference_first(task: Task, query: Tensor, images: Tensor) -> float:
     place = {row: i for i, row in enumerate(task.gallery)}
     units = F.normalize(images[torch.tensor(task.gallery)], dim=1)
     best = search(query, units, 1).indices[:, 0]
-    own = torch.tensor([place.get(q.reference, -1) for q in task.queries])
-    return float((best == own).double().mean())
+    references = torch.tensor([place.get(q.reference, -1) for q in task.queries])
+    return float((best == references).double().mean())
 
 
 def name_recall(composer: Composer, task: Task, images: Tensor, *, anchor: bool = False) -> float:
@@ -159,7 +159,7 @@ def task_metrics(
 
 
 def evaluate(cfg: Config, module: ComposedModule, workspace: Workspace) -> dict[str, float]:
-    """Figures with the trained text tower, and ``before_*`` with CLIP's own, which an export has no longer."""
+    """Figures with the trained text tower, and ``before_*`` with CLIP's (not in an export)."""
     composer, task = module.composer, task_of(cfg)
     if task is None and not official_sets(cfg):
         raise UserError(
@@ -207,11 +207,11 @@ def composed_gallery(task: Task, query: Tensor, images: Tensor) -> list[dict[str
     rows = []
     for q in range(0, len(task.queries), step)[:SHOWN_QUERIES]:
         asked = task.queries[q]
-        own = [place[asked.reference]] if asked.reference in place else []
-        found = search(query[q : q + 1], units, SHOWN_RESULTS, exclude=[own])
+        excluded = [place[asked.reference]] if asked.reference in place else []
+        hits = search(query[q : q + 1], units, SHOWN_RESULTS, exclude=[excluded])
         condition = f"a photo of $ that {asked.condition}"
         results: list[dict[str, Any]] = [{"item": condition, "score": 1.0, "name": "condition"}]
-        for score, i in zip(found.scores[0].tolist(), found.indices[0].tolist(), strict=True):
+        for score, i in zip(hits.scores[0].tolist(), hits.indices[0].tolist(), strict=True):
             row = task.gallery[i]
             results.append(
                 {
@@ -235,21 +235,21 @@ def _picture(task: Task, row: int) -> Image.Image:
 def official_sets(cfg: Config) -> list[tuple[str, Callable[[], sets.ComposedSet]]]:
     """(name, reader) of the sets that the config names."""
     root, ev = data_root(cfg.data.root), cfg.eval
-    found: list[tuple[str, Callable[[], sets.ComposedSet]]] = []
+    loaders: list[tuple[str, Callable[[], sets.ComposedSet]]] = []
     if ev.fashioniq is not None:
         place = root / ev.fashioniq
-        found += [
+        loaders += [
             (f"fashioniq_{c}", partial(sets.fashion_iq, place, c)) for c in sets.FASHION_CATEGORIES
         ]
     if ev.cirr is not None:
         split = "test1" if ev.official_split == "test" else "val"
-        found.append(("cirr", partial(sets.cirr, root / ev.cirr, split)))
+        loaders.append(("cirr", partial(sets.cirr, root / ev.cirr, split)))
     if ev.circo is not None:
-        found.append(("circo", partial(sets.circo, root / ev.circo, ev.official_split)))
+        loaders.append(("circo", partial(sets.circo, root / ev.circo, ev.official_split)))
     if ev.genecis is not None:
         place = root / ev.genecis
-        found += [(f"genecis_{t}", partial(sets.genecis, place, t)) for t in sets.GENECIS_TASKS]
-    return found
+        loaders += [(f"genecis_{t}", partial(sets.genecis, place, t)) for t in sets.GENECIS_TASKS]
+    return loaders
 
 
 def official(cfg: Config, composer: Composer, workspace: Workspace) -> dict[str, float]:
@@ -283,7 +283,7 @@ def means_of(metrics: dict[str, float]) -> dict[str, float]:
 
     FashionIQ's headline is that of R@10 and R@50.
     """
-    found: dict[str, float] = {}
+    means: dict[str, float] = {}
     for prefix in ("", "before_"):
         for family, parts, ks in (
             ("fashioniq", sets.FASHION_CATEGORIES, (10, 50)),
@@ -292,13 +292,13 @@ def means_of(metrics: dict[str, float]) -> dict[str, float]:
             for k in ks:
                 names = [f"{prefix}{family}_{part}_recall_at_{k}" for part in parts]
                 if all(name in metrics for name in names):
-                    found[f"{prefix}{family}_recall_at_{k}"] = sum(metrics[n] for n in names) / len(
+                    means[f"{prefix}{family}_recall_at_{k}"] = sum(metrics[n] for n in names) / len(
                         names
                     )
         both = [f"{prefix}fashioniq_recall_at_{k}" for k in (10, 50)]
-        if all(name in found for name in both):
-            found[f"{prefix}fashioniq_mean"] = sum(found[name] for name in both) / 2
-    return found
+        if all(name in means for name in both):
+            means[f"{prefix}fashioniq_mean"] = sum(means[name] for name in both) / 2
+    return means
 
 
 def image_encoder(cfg: Config, composer: Composer) -> Callable[[Sequence[Any]], Tensor]:
@@ -314,7 +314,7 @@ def image_encoder(cfg: Config, composer: Composer) -> Callable[[Sequence[Any]], 
 
 
 def judge_of(cfg: Config) -> tuple[int, Callable[[Composer], Tensor]]:
-    """Validation: number of development queries, and composer -> whether each is answered at rank 1."""
+    """Validation: number of development queries; composer -> whether each has rank 1."""
     kept: list[Tensor] = []  # image embeddings: they do not change
     if cfg.data.source != "files":
         task = task_of(cfg, "dev")
@@ -330,9 +330,9 @@ def judge_of(cfg: Config) -> tuple[int, Callable[[Composer], Tensor]]:
     place = {name: i for i, name in enumerate(data.gallery)}
 
     def cirr(composer: Composer) -> Tensor:
-        known = kept[0] if kept else None
+        encoded = kept[0] if kept else None
         _, query, gallery = evaluate_composed(
-            data, image_encoder(cfg, composer), composer.compose, gallery=known
+            data, image_encoder(cfg, composer), composer.compose, gallery=encoded
         )
         kept[:] = [gallery]
         targets = [[place[q.targets[0]]] for q in data.queries]
@@ -346,8 +346,8 @@ def cost(module: ComposedModule) -> dict[str, float]:
     """Parameters that each part trains, and the wall time of what this process has fitted."""
     composer = module.composer
     names = {"phi": "host", "student": "rtd"}
-    found = {
+    costs = {
         "cost_host_parameters": float(sum(p.numel() for p in composer.phi.parameters())),
         "cost_rtd_parameters": float(sum(p.numel() for p in composer.student.parameters())),
     }
-    return found | {f"cost_{names[part]}_seconds": s for part, s in module.seconds.items()}
+    return costs | {f"cost_{names[part]}_seconds": s for part, s in module.seconds.items()}

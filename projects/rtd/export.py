@@ -1,4 +1,4 @@
-"""An exported folder: open_clip's format with the trained text tower in place, and phi beside it."""
+"""An exported folder: open_clip's format with the trained text tower, and phi."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def export(cfg: Config, module: ComposedModule, folder: Path) -> None:
     """
     composer = module.composer
     encoder = composer.encoder
-    own = {k: v.clone() for k, v in encoder.model.state_dict().items()}
+    clip_state = {k: v.clone() for k, v in encoder.model.state_dict().items()}
     composer.student.write_to(encoder.model)
     try:
         save_open_clip(
@@ -42,7 +42,7 @@ def export(cfg: Config, module: ComposedModule, folder: Path) -> None:
             resize_mode=encoder.resize_mode,
         )
     finally:
-        encoder.model.load_state_dict(own)
+        encoder.model.load_state_dict(clip_state)
     phi = composer.phi
     hidden = phi.layers[0].out_features if isinstance(phi, GeluPhi) else phi.fc_out.in_features  # type: ignore[union-attr]
     write_tensors(folder / PHI_WEIGHTS, {k: v.detach().cpu() for k, v in phi.state_dict().items()})

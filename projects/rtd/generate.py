@@ -54,10 +54,10 @@ def parse(answer: str, caption: str, min_overlap: float) -> Triplet | None:
     'make it blue'
     """
     text = answer.split(END, 1)[0]
-    found = re.match(r"\s*(?:Instruction:)?\s*(?P<c>[^\n]*?)\s*\n\s*Edited:\s*(?P<t>[^\n]*)", text)
-    if found is None:
+    match = re.match(r"\s*(?:Instruction:)?\s*(?P<c>[^\n]*?)\s*\n\s*Edited:\s*(?P<t>[^\n]*)", text)
+    if match is None:
         return None
-    condition, edited = found["c"].strip(), found["t"].strip()
+    condition, edited = match["c"].strip(), match["t"].strip()
     if not condition or not edited or same_text(edited, caption):
         return None
     if too_long(edited) or too_long(condition):
@@ -88,7 +88,7 @@ def build_editor(cfg: MakeTriplets, server: ServerConfig) -> "RowFunction":
     )
 
     def edit(captions: Sequence[str], seeds: "Sequence[RowSeed]") -> list[list[str] | None]:
-        found: list[list[str] | None] = [None] * len(captions)
+        triplets: list[list[str] | None] = [None] * len(captions)
         left = list(range(len(captions)))
         for attempt in range(1 + cfg.retries):
             if not left:
@@ -97,9 +97,9 @@ def build_editor(cfg: MakeTriplets, server: ServerConfig) -> "RowFunction":
             rngs = [seeds[i].rng(TOKEN_STREAM, attempt) for i in left]
             for i, text in zip(left, generate(prompts, rngs, cfg.max_new_tokens), strict=True):
                 triplet = parse(text, captions[i], cfg.min_overlap)
-                found[i] = None if triplet is None else list(triplet)
-            left = [i for i in left if found[i] is None]
-        return found
+                triplets[i] = None if triplet is None else list(triplet)
+            left = [i for i in left if triplets[i] is None]
+        return triplets
 
     return edit
 
@@ -110,7 +110,7 @@ def editor_policy(cfg: MakeTriplets) -> Policy:
 
 
 def build_writer(cfg: MakePhrases, server: ServerConfig) -> "RowFunction":
-    """Rows ``[concept, number]`` -> a phrase each that begins with "a photo of <concept>" and goes on."""
+    """Rows ``[concept, number]`` -> a phrase each that begins with "a photo of <concept>"."""
     from common.decoding.generators import text_generator
     from common.decoding.prompts import Prompt
 
@@ -136,9 +136,9 @@ def holding(concept: str, phrase: str) -> str | None:
     >>> holding("Golden Retriever", "a photo of golden retriever on a lawn")
     'a photo of Golden Retriever on a lawn'
     """
-    own = concept.lower()
-    start = phrase.find(own)
-    return None if start < 0 else phrase[:start] + concept + phrase[start + len(own) :]
+    lowered = concept.lower()
+    start = phrase.find(lowered)
+    return None if start < 0 else phrase[:start] + concept + phrase[start + len(lowered) :]
 
 
 def writer_policy(cfg: MakePhrases) -> Policy:

@@ -66,8 +66,8 @@ class ComposedSearch:
         most = min(top, len(index) - len(set(exclude)))
         if most < 1:
             return []
-        found = search(embedding[None], index, most, exclude=[sorted(set(exclude))])
-        pairs = zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
+        hits = search(embedding[None], index, most, exclude=[sorted(set(exclude))])
+        pairs = zip(hits.indices[0].tolist(), hits.scores[0].tolist(), strict=True)
         return [Found(place, score) for place, score in pairs]
 
     def _images(self, pictures: Sequence[Picture], batch_size: int) -> Tensor:

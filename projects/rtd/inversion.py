@@ -101,9 +101,9 @@ def phi_state(state: Mapping[str, Tensor]) -> tuple[PhiKind, dict[str, Tensor]]:
     >>> phi_state({"module.fc_out.weight": Tensor(), "module.layers.0.0.weight": Tensor()})[0]
     'relu'
     """
-    found = {}
+    weights = {}
     for name, tensor in state.items():
         at = max(name.find("layers."), name.find("fc_out."))
         if at >= 0:
-            found[name[at:]] = tensor
-    return ("relu" if "fc_out.weight" in found else "gelu"), found
+            weights[name[at:]] = tensor
+    return ("relu" if "fc_out.weight" in weights else "gelu"), weights

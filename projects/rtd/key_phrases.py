@@ -1,4 +1,4 @@
-"""Key phrases of captions: runs of nouns, adjectives and determiners, which LinCIR hides behind a pseudo word.
+"""Key phrases of captions, which LinCIR hides: runs of nouns, adjectives and determiners.
 
 The tagger is WordNet's list of lemmas by part of speech, so that it needs no model; any other one
 fits in its place, see `key_phrase_spans`.
@@ -62,11 +62,11 @@ def key_phrase_spans(caption: str, tagger: Tagger) -> list[tuple[int, int]]:
 
     Words belong to one run where nothing but white space is between them.
     """
-    found = list(_WORD.finditer(caption))
-    flags = tagger([match[0] for match in found])
+    matches = list(_WORD.finditer(caption))
+    flags = tagger([match[0] for match in matches])
     spans: list[tuple[int, int]] = []
     words: list[list[str]] = []
-    for match, flag in zip(found, flags, strict=True):
+    for match, flag in zip(matches, flags, strict=True):
         if not flag:
             continue
         if (

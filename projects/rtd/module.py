@@ -129,7 +129,7 @@ class RTD(ComposedModule):
         return terms
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """All vectors of both sides but itself and its positive, of this device alone unless they are gathered."""
+        """Vectors of both sides but itself and its positive; of this device unless gathered."""
         batch = global_batch_size if self.options.gather_negatives else self.batch_size
         pairs = batch * (2 if self.options.refined_batch else 1)
         return max(0, 2 * pairs - 2)

@@ -31,8 +31,8 @@ def contrastive_loss(
     Distributed: local.
     """
     loss = TargetAnchoredLoss(gather=False) if frozen_target else NTXentLoss(gather=False)
-    found: LossOutput = loss(target, composed, 1 / temperature)
-    return found
+    output: LossOutput = loss(target, composed, 1 / temperature)
+    return output
 
 
 def refined_batch(

@@ -47,10 +47,10 @@ class Phrases:
 
         assert isinstance(rng, np.random.Generator)
         concept = self.concepts[place]
-        own = [p for p in self.written.get(concept, ()) if concept in p]
+        phrases = [p for p in self.written.get(concept, ()) if concept in p]
         phrase = (
-            own[rng.integers(len(own))]
-            if own
+            phrases[rng.integers(len(phrases))]
+            if phrases
             else SENTENCES[rng.integers(len(SENTENCES))].format(concept)
         )
         phrase = without_placeholder(phrase)
@@ -66,8 +66,8 @@ def read_phrases(path: str | None) -> dict[str, list[str]]:
     if path is None:
         return {}
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {str(k): [str(p) for p in v] for k, v in found.items()}
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {str(k): [str(p) for p in v] for k, v in stored.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} is no JSON of concept -> phrases (TASK=phrases): {error}"
@@ -83,9 +83,9 @@ def over_ranks(size: int, batch_size: int, make: Callable[[int], Tensor]) -> Ten
         make: first row of a block -> its rows, on the CPU.
     """
     starts = range(0, size, batch_size)
-    own = {start: make(start) for start in starts[rank() :: world_size()]}
-    found = {start: rows for part in gather_objects(own) for start, rows in part.items()}
-    return torch.cat([found[start] for start in starts])
+    local = {start: make(start) for start in starts[rank() :: world_size()]}
+    blocks = {start: rows for part in gather_objects(local) for start, rows in part.items()}
+    return torch.cat([blocks[start] for start in starts])
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""CLIP text towers that take a pseudo word: the embedding of one token is replaced by a given vector.
+"""CLIP text towers with a pseudo word: a vector replaces the embedding of one token.
 
 Both libraries' towers are run step by step, so that nothing depends on how they pass arguments;
 without a pseudo word the output is that of the stock forward pass.
@@ -132,7 +132,7 @@ class ClipText(nn.Module):
 
 
 class TransformersClipText(nn.Module):
-    """The text tower of transformers (`CLIPTextModelWithProjection`) behind the interface of `ClipText`.
+    """The text tower of transformers (`CLIPTextModelWithProjection`) as a `ClipText`.
 
     Args:
         model: held, not copied.

@@ -58,15 +58,15 @@ def stages(cfg: Config) -> Iterator[Stage]:
     host: ComposedModule | None = None
     if cfg.phi.weights is None:
         host = HOSTS[cfg.phi.host](cfg, composer)
-        own = {
+        host_options = {
             "max_steps": cfg.phi.steps,
             "max_epochs": None,
             "val_every_n_steps": None,
             "ema_decay": cfg.phi.ema_decay,
         }
         kept = kept_phi(cfg) if cfg.phi.keep else None
-        known = kept if kept is not None and kept.is_file() else None
-        yield Stage("host", host, host_data(cfg, host), own, weights=known)
+        weights = kept if kept is not None and kept.is_file() else None
+        yield Stage("host", host, host_data(cfg, host), host_options, weights=weights)
         if kept is not None and is_rank_zero():
             keep_weights(kept, host)
             remember_seconds(kept.with_suffix(".json"), host)
@@ -154,12 +154,12 @@ def inverted(
 
     Its wall time is the host's.
     """
-    began, composer, own = time.perf_counter(), host.composer, cfg.phi.searle
+    began, composer, options = time.perf_counter(), host.composer, cfg.phi.searle
     with evaluated(composer, cfg.trainer.accelerator):
-        images = image_embeddings(composer, source, size, own.batch_size)
-        near = nearest_concepts(composer, images, phrases, own.concepts)
+        images = image_embeddings(composer, source, size, options.batch_size)
+        near = nearest_concepts(composer, images, phrases, options.concepts)
         with torch.enable_grad():
-            tokens = invert(composer, images, near, phrases, own, cfg.seed)
+            tokens = invert(composer, images, near, phrases, options, cfg.seed)
     host.seconds[host.learns] = time.perf_counter() - began
     return Inverted(images, tokens, near, phrases, tokenizer_of(composer), cfg.seed)
 
@@ -228,14 +228,14 @@ def num_samples(cfg: Config) -> int:
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Weights, training files and evaluation sets."""
     root = data_root(cfg.data.root)
-    found = list(weights_requirement(cfg.model.pretrained))
+    needed = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source == "drawings":
-        found += [
+        needed += [
             bundled_requirement(name) for name in ("emoji-captions", "emoji-tones", "drawings")
         ]
     if cfg.phi.weights is not None:
         path = Path(cfg.phi.weights)
-        found.append(Requirement("phi", str(path), path.is_file(), "a checkpoint of the host"))
+        needed.append(Requirement("phi", str(path), path.is_file(), "a checkpoint of the host"))
     hints = {
         "triplets": "make run PROJECT=rtd TASK=triplets, or the release's LLM_triplets.json",
         "captions": "a caption a line, such as CC3M's",
@@ -245,12 +245,12 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         value = getattr(cfg.data, name)
         if cfg.data.source == "files" and value is not None:
             path = root / value
-            found.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
+            needed.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
     for name in ("fashioniq", "cirr", "circo", "genecis"):
         folder = getattr(cfg.eval, name)
         if folder is not None:
             path = root / folder
-            found.append(
+            needed.append(
                 Requirement(f"eval: {name}", str(path), path.is_dir(), "the official layout")
             )
-    return tuple(found)
+    return tuple(needed)

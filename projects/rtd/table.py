@@ -1,4 +1,4 @@
-"""One table of several runs: what RTD adds to each host and backbone, and what it costs beside it."""
+"""One table of several runs: what RTD adds to each host and backbone, and its cost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,14 +42,14 @@ def before_after(runs: Sequence[Path]) -> str:
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
     """The figures that a table shows, of those that were measured both times."""
-    wanted = (
+    columns = (
         "recall_at_1",
         "fashioniq_mean",
         "cirr_recall_at_1",
         "circo_map_at_5",
         "genecis_recall_at_1",
     )
-    return [name for name in wanted if name in metrics and f"before_{name}" in metrics]
+    return [name for name in columns if name in metrics and f"before_{name}" in metrics]
 
 
 def backbone(config: Mapping[str, Any]) -> str:

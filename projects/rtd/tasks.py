@@ -37,14 +37,19 @@ def search(cfg: Config, workspace: Workspace) -> None:
 
     Writes a PNG.
     """
-    own = cfg.search
-    if own.run is None or own.gallery is None or own.reference is None or own.text is None:
+    options = cfg.search
+    if (
+        options.run is None
+        or options.gallery is None
+        or options.reference is None
+        or options.text is None
+    ):
         raise UserError(
             "TASK=search needs search.run (an exported folder), search.gallery (a folder of"
             " pictures), search.reference (a picture) and search.text (what to change)"
         )
-    folder, reference = Path(own.gallery).expanduser(), Path(own.reference).expanduser()
-    output = None if own.output is None else picture_file(own.output)
+    folder, reference = Path(options.gallery).expanduser(), Path(options.reference).expanduser()
+    output = None if options.output is None else picture_file(options.output)
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
         raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
@@ -56,14 +61,14 @@ def search(cfg: Config, workspace: Workspace) -> None:
             f"search.output={output} is a picture that is searched with, and would be written over:"
             " name another file"
         )
-    model = ComposedSearch(Path(own.run).expanduser())
-    asked, parts = model.compose(reference, own.text), list(blocks(len(paths), BATCH))
+    model = ComposedSearch(Path(options.run).expanduser())
+    asked, parts = model.compose(reference, options.text), list(blocks(len(paths), BATCH))
     shown = workspace.progress(parts, "pictures", len(parts))
     index = torch.cat([model.index(paths[part], BATCH) for part in shown])
-    found = model.search(asked, index, own.top, itself)
-    for place, score in found:
+    hits = model.search(asked, index, options.top, itself)
+    for place, score in hits:
         workspace.say(f"{paths[place].name} {score:.3f}")
-    picture = draw(reference, own.text, [(paths[f.place], f) for f in found])
+    picture = draw(reference, options.text, [(paths[f.place], f) for f in hits])
     if output is None:
         workspace.say(str(workspace.figure("search", picture)))
     else:
@@ -89,13 +94,13 @@ def picture_file(output: str) -> Path:
     return path
 
 
-def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure":
+def draw(reference: Path, text: str, answers: list[tuple[Path, Found]]) -> "Figure":
     """Reference with its sentence, then the answers with their cosines, in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.8 * (1 + len(found)), 2.2))
-    cells = figure.subplots(1, 1 + len(found), squeeze=False)[0]
-    shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in found]
+    figure = Figure(figsize=(1.8 * (1 + len(answers)), 2.2))
+    cells = figure.subplots(1, 1 + len(answers), squeeze=False)[0]
+    shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in answers]
     for axes, (path, title) in zip(cells, shown, strict=True):
         axes.imshow(upright(path))
         axes.set_title(title.replace("$", r"\$"), fontsize=8, wrap=True)  # a price is no formula
@@ -105,27 +110,27 @@ def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure
 
 def make_triplets(cfg: Config, workspace: Workspace) -> None:
     """``TASK=triplets``: captions -> text triplets, by rules or by a language model."""
-    own = cfg.triplets
-    if own.input is None or own.output is None:
+    options = cfg.triplets
+    if options.input is None or options.output is None:
         raise UserError("set triplets.input (a caption a line) and triplets.output (a JSON file)")
-    source, output = Path(own.input).expanduser(), Path(own.output).expanduser()
+    source, output = Path(options.input).expanduser(), Path(options.output).expanduser()
     if not source.is_file():
         raise UserError(
             f"triplets.input={source} does not exist: give a text file, a caption a line"
         )
-    check_output(output, parts=own.by == "lm")
+    check_output(output, parts=options.by == "lm")
     captions = [text for line in read_lines(source) if (text := clean(line))]
-    if own.by == "rules":
-        found = by_rules(cfg, captions)
+    if options.by == "rules":
+        triplets = by_rules(cfg, captions)
     else:
         step = RowMap(
             "triplets",
-            partial(build_editor, own, cfg.generator),
+            partial(build_editor, options, cfg.generator),
             settings={
-                **generator_settings(own.model, editor_policy(own), cfg.generator),
-                "max_new_tokens": own.max_new_tokens,
-                "retries": own.retries,
-                "min_overlap": own.min_overlap,
+                **generator_settings(options.model, editor_policy(options), cfg.generator),
+                "max_new_tokens": options.max_new_tokens,
+                "retries": options.retries,
+                "min_overlap": options.min_overlap,
             },
             seed=cfg.seed,
         )
@@ -133,14 +138,14 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
         workspace.say(mapped.summary)
         if not mapped.complete:
             return
-        found = [Triplet(*row) for row in mapped.rows() if row is not None]
-    if not found:
+        triplets = [Triplet(*row) for row in mapped.rows() if row is not None]
+    if not triplets:
         raise UserError(
             "no triplet passed: the model writes no 'Instruction: ... Edited: ...', or captions"
             " have no nouns"
         )
-    write_triplets(output, found)
-    workspace.say(f"{output}: {len(found)} triplets of {len(captions)} captions")
+    write_triplets(output, triplets)
+    workspace.say(f"{output}: {len(triplets)} triplets of {len(captions)} captions")
 
 
 def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
@@ -157,20 +162,20 @@ def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
             else "triplets.input holds no caption with a noun"
         )
         raise UserError(what)
-    found = []
+    drawn = []
     for i, caption in enumerate(captions):
         rng = sample_rng(cfg.seed, 0, i, RULE_STREAM)
         tries = (rule_triplet(caption, phrases, tagger, rng) for _ in range(TRIES))
-        found.append(next((triplet for triplet in tries if triplet is not None), None))
-    return [triplet for triplet in found if triplet is not None]
+        drawn.append(next((triplet for triplet in tries if triplet is not None), None))
+    return [triplet for triplet in drawn if triplet is not None]
 
 
 def make_phrases(cfg: Config, workspace: Workspace) -> None:
     """``TASK=phrases``: a causal language model writes phrases of concepts, for SEARLE."""
-    own = cfg.phrases
-    if own.concepts is None or own.output is None:
+    options = cfg.phrases
+    if options.concepts is None or options.output is None:
         raise UserError("set phrases.concepts (a concept a line) and phrases.output (a JSON file)")
-    source, output = Path(own.concepts).expanduser(), Path(own.output).expanduser()
+    source, output = Path(options.concepts).expanduser(), Path(options.output).expanduser()
     if not source.is_file():
         raise UserError(f"phrases.concepts={source} does not exist")
     if cfg.generator.endpoint is not None and cfg.generator.api == "chat":
@@ -183,13 +188,13 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
     concepts = list(dict.fromkeys(name for line in lines if (name := without_placeholder(line))))
     if not concepts:
         raise UserError(f"phrases.concepts={source} holds no concept: write one a line")
-    rows = [[concept, i] for concept in concepts for i in range(own.per_concept)]
+    rows = [[concept, i] for concept in concepts for i in range(options.per_concept)]
     step = RowMap(
         "phrases",
-        partial(build_writer, own, cfg.generator),
+        partial(build_writer, options, cfg.generator),
         settings={
-            **generator_settings(own.model, writer_policy(own), cfg.generator),
-            "max_new_tokens": own.max_new_tokens,
+            **generator_settings(options.model, writer_policy(options), cfg.generator),
+            "max_new_tokens": options.max_new_tokens,
         },
         seed=cfg.seed,
     )
@@ -197,16 +202,19 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
     workspace.say(mapped.summary)
     if not mapped.complete:
         return
-    found: dict[str, list[str]] = {concept: [] for concept in concepts}
+    sentences: dict[str, list[str]] = {concept: [] for concept in concepts}
     for concept, phrase in mapped.rows():
         if (held := holding(concept, phrase)) is not None:
-            found[concept].append(held)
-    kept, without = sum(map(len, found.values())), sum(not own for own in found.values())
+            sentences[concept].append(held)
+    kept, without = (
+        sum(map(len, sentences.values())),
+        sum(not phrases for phrases in sentences.values()),
+    )
     if not kept:
         raise UserError(
             f"none of {len(rows)} phrases holds its concept: take another phrases.model"
         )
-    output.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    output.write_text(json.dumps(sentences, ensure_ascii=False), encoding="utf-8")
     workspace.say(
         f"{output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)}"
         " concepts have none (SEARLE takes its fixed sentences)"

@@ -1,4 +1,4 @@
-"""Text triplets (reference caption, condition, target caption): files, cleaning, and rules that make them."""
+"""Text triplets (reference caption, condition, target caption): files, cleaning, rules."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def clean(caption: str) -> str:
 
 
 def read_triplets(path: Path) -> list[Triplet]:
-    """A JSON list, or JSON lines, of records with the columns of the released ``LLM_triplets.json``.
+    """A JSON list, or JSON lines, with the columns of the released ``LLM_triplets.json``.
 
     Raises:
         UserError: no file, no JSON, a record without one of the columns, or no record.
@@ -62,12 +62,12 @@ def read_triplets(path: Path) -> list[Triplet]:
             if text.lstrip().startswith("[")
             else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
-        found = [Triplet(*(clean(str(row[name])) for name in COLUMNS)) for row in rows]
+        triplets = [Triplet(*(clean(str(row[name])) for name in COLUMNS)) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: needs records with {', '.join(COLUMNS)}; {error!r}") from error
-    if not found:
+    if not triplets:
         raise UserError(f"{path} holds no triplet")
-    return found
+    return triplets
 
 
 def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:
@@ -80,8 +80,8 @@ def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:
 
 def key_phrases(captions: Sequence[str], tagger: Tagger) -> list[str]:
     """Distinct key phrases of captions, sorted."""
-    found = {c[a:b] for c in captions for a, b in key_phrase_spans(c, tagger)}
-    return sorted(found)
+    phrases = {c[a:b] for c in captions for a, b in key_phrase_spans(c, tagger)}
+    return sorted(phrases)
 
 
 def rule_triplet(caption: str, phrases: Sequence[str], tagger: Tagger, rng: Rng) -> Triplet | None:

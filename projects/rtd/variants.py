@@ -56,8 +56,8 @@ def tone_of(name: str) -> str | None:
     >>> tone_of("waving hand: medium-dark skin tone"), tone_of("waving hand")
     ('medium-dark', None)
     """
-    found = _TONE.search(name)
-    return found[1] if found else None
+    match = _TONE.search(name)
+    return match[1] if match else None
 
 
 def family_of(name: str) -> str:
