@@ -1,4 +1,4 @@
-"""COSMO: contrast and generation in one language model with interleaved pre-training (Wang et al., arXiv 2024)."""
+"""COSMO: contrast and generation in one interleaved language model (Wang et al., arXiv 2024)."""
 
 from typing import TYPE_CHECKING
 

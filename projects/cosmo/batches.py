@@ -100,15 +100,15 @@ class Words:
 
     def labels(self, kind: str, ids: Tensor) -> Tensor:
         """What a batch of a kind is trained to predict, (B, L)."""
-        known = {"pad": self.pad, "visual": self.ids["visual"]}
+        options = {"pad": self.pad, "visual": self.ids["visual"]}
         if kind in ("image_text", "video_text"):
-            return caption_labels(ids, **known)
+            return caption_labels(ids, **options)
         if kind == "interleaved_video":
-            return clip_labels(ids, **known)
-        known["bos"] = self.bos
+            return clip_labels(ids, **options)
+        options["bos"] = self.bos
         if kind == "interleaved_image":
-            return document_labels(ids, **known, end_of_chunk=self.ids["end_of_chunk"])
-        return instruction_labels(ids, **known, human=self.ids["human"], gpt=self.ids["gpt"])
+            return document_labels(ids, **options, end_of_chunk=self.ids["end_of_chunk"])
+        return instruction_labels(ids, **options, human=self.ids["human"], gpt=self.ids["gpt"])
 
 
 class CachedPatches:
@@ -138,10 +138,10 @@ class Pixels:
         from torchvision.transforms import v2
 
         size = tower.image_size
-        own = data.normalise == "tower"
+        of_tower = data.normalise == "tower"
         mean, std = (
             (tower.encoder.image_mean, tower.encoder.image_std)
-            if own
+            if of_tower
             else (IMAGENET_MEAN, IMAGENET_STD)
         )
         last = [
@@ -158,7 +158,7 @@ class Pixels:
         self.plain = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *last])
 
     def __call__(self, frames: Sequence[Any], rng: Rng | None) -> Tensor:
-        """(F, 3, S, S); one draw for all frames of a clip would need a video transform, each has its own."""
+        """(F, 3, S, S); the frames of a clip are augmented one by one."""
         if self.training is not None and rng is not None:
             return torch.stack([self.training.one(frame, rng) for frame in frames])
         return torch.stack([self.plain(frame.convert("RGB")) for frame in frames])
@@ -215,7 +215,7 @@ class KindSource(Dataset[Any]):
             if length < len(ids):  # cut before the end of the text, as tokenizers do
                 ids = ids[:length]
                 self._count_cut()
-            wanted = document.pictures[:1]
+            pictures = document.pictures[:1]
         else:
             window = token_window(
                 ids,
@@ -225,9 +225,9 @@ class KindSource(Dataset[Any]):
                 rng(WINDOW_STREAM),
             )
             ids = window.ids
-            wanted = document.pictures[window.first : window.first + window.places]
+            pictures = document.pictures[window.first : window.first + window.places]
         pixel_rng = rng(PIXEL_STREAM) if training else None
-        return ids, [self.frames(opened(picture), pixel_rng) for picture in wanted], document.text
+        return ids, [self.frames(opened(picture), pixel_rng) for picture in pictures], document.text
 
     def _count_cut(self) -> None:
         """Log the first text that is cut, the tenth, the hundredth, ..."""
@@ -240,29 +240,29 @@ class KindSource(Dataset[Any]):
             )
 
     def _batch(self, keys: Sequence[Key], *, training: bool) -> CosmoBatch:
-        found = []
+        samples = []
         for index, epoch in keys:
             try:
-                found.append((index, *self.one(index, epoch, training)))
+                samples.append((index, *self.one(index, epoch, training)))
                 self.counter.good()
             except _UNREADABLE as error:
                 if self.data.source != "shards":  # ours: a mistake in the code
                     raise
                 self.counter.bad(f"row {index}", error)
-        if not found:
+        if not samples:
             raise UserError(
                 f"all {len(keys)} samples of a batch of {self.kind} are unreadable; see the log"
             )
-        tokens = padded([ids for _, ids, _, _ in found], self.words.pad)
+        tokens = padded([ids for _, ids, _, _ in samples], self.words.pad)
         labels = self.words.labels(self.kind, tokens["input_ids"])
         # padding may have the id of another token; it is never predicted
         labels = labels.masked_fill(tokens["attention_mask"] == 0, -100)
-        pictures = [own for _, _, own, _ in found]
+        pictures = [row for _, _, row, _ in samples]
         places = 1 if self.kind in ONE_PICTURE else self.data.max_images
-        shape = next(p.shape for own in pictures for p in own)
-        whole = torch.zeros(len(found), places, *shape)  # fewer pictures: zeros
-        for line, own in zip(whole, pictures, strict=True):
-            for place, picture in enumerate(own):
+        shape = next(p.shape for row in pictures for p in row)
+        whole = torch.zeros(len(samples), places, *shape)  # fewer pictures: zeros
+        for line, row in zip(whole, pictures, strict=True):
+            for place, picture in enumerate(row):
                 line[place] = picture
         batch = {
             "kind": self.kind,
@@ -270,8 +270,8 @@ class KindSource(Dataset[Any]):
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
             "labels": labels,
-            "caption_ids": torch.tensor([_text_id(text) for _, _, _, text in found]),
-            "ids": torch.tensor([index for index, *_ in found]),
+            "caption_ids": torch.tensor([_text_id(text) for _, _, _, text in samples]),
+            "ids": torch.tensor([index for index, *_ in samples]),
         }
         return cast(CosmoBatch, batch)
 

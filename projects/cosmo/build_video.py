@@ -1,4 +1,4 @@
-"""Interleaved videos and texts (Howto-Interlink7M): shots, what is known of each, one caption a clip by a language model.
+"""Interleaved videos and texts (Howto-Interlink7M): shots, descriptions, one caption a clip.
 
 Two mappings, both of which can be stopped, continued and shared out: videos to clips with their
 inputs, then clips to captions, each conditioned on the one before. Source: Wang et al. 2024,
@@ -36,7 +36,7 @@ TRIES = 4  # draws of a caption that comes out empty
 
 
 def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
-    """Videos of ``video.inputs`` as ``<video>.json`` with clips and captions (``TASK=build_video``).
+    """Videos of ``video.inputs`` as ``<video>.json`` with clips and captions.
 
     A row is ``{"video": place}`` with ``clips`` (``{"clip": "0:00:00 - 0:00:05", "frames":
     [captions], "regions": [...], "asr": "...", "tags": [...]}``) where the user's own tools found
@@ -50,10 +50,10 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
         UserError: no rows, videos that cannot be read, clips of which the language model would be
             told nothing, a file that would be replaced, or no caption at all.
     """
-    own = cfg.video
-    if own.inputs is None:
+    options = cfg.video
+    if options.inputs is None:
         raise UserError('set video.inputs, JSON lines such as {"video": "folder of frames"}')
-    source = Path(own.inputs).expanduser()
+    source = Path(options.inputs).expanduser()
     rows = [
         {**row, "video": str(source.parent / row["video"])} for row in read_jsonl(source, ["video"])
     ]
@@ -61,13 +61,15 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     if not rows or len(set(names)) != len(names):
         raise UserError(f"{source} needs videos of different names")
     for row in rows:
-        check_row(row, own.tags)
-    folder = workspace.folder(".") / Path(own.output).expanduser()  # an absolute one stays as it is
+        check_row(row, options.tags)
+    folder = (
+        workspace.folder(".") / Path(options.output).expanduser()
+    )  # an absolute one stays as it is
     there = [path for name in names if (path := folder / f"{name}.json").exists()]
     if there and not (workspace.path / "captions" / MANIFEST).is_file():
         raise UserError(f"{there[0]} exists already: choose another folder as video.output")
     settings = {
-        name: getattr(own, name)
+        name: getattr(options, name)
         for name in ("fps", "speed", "sample_fps", "most_shots", "penalty", "tags", "num_tags")
     }
     step = RowMap(
@@ -79,18 +81,18 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
         return None
     policy = policy_of(cfg)
     asked = {
-        "max_new_tokens": own.max_new_tokens,
+        "max_new_tokens": options.max_new_tokens,
         "tries": TRIES,
-        **generator_settings(own.model, policy, cfg.generator),
+        **generator_settings(options.model, policy, cfg.generator),
     }
     step = RowMap("captions", partial(build_captions, cfg), asked, cfg.seed, CHUNK)
-    found = map_rows(
+    mapped = map_rows(
         step, list(shots.rows()), workspace.folder("captions"), cfg.task, workspace.meter
     )
-    workspace.say(found.summary)
-    if not found.complete:
+    workspace.say(mapped.summary)
+    if not mapped.complete:
         return None
-    captioned = list(found.rows())
+    captioned = list(mapped.rows())
     written = write_captions(folder, names, captioned)
     clips = [clip for own_clips in captioned for clip in own_clips]
     workspace.say(
@@ -103,7 +105,7 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     workspace.say(
         f"{folder}: clips of {written} videos; put each beside its video file in a shard of"
         " data.shards (frames of a folder have to become a video file for that), and train with"
-        f" data.speed={own.speed:g}, the speed that they are stored at"
+        f" data.speed={options.speed:g}, the speed that they are stored at"
     )
     return folder
 
@@ -115,8 +117,12 @@ def write_captions(folder: Path, names: Sequence[str], rows: Sequence[Sequence[A
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for name, own in zip(names, rows, strict=True):
-        clips = [{key: clip[key] for key in ("clip", "caption")} for clip in own if clip["caption"]]
+    for name, captioned_clips in zip(names, rows, strict=True):
+        clips = [
+            {key: clip[key] for key in ("clip", "caption")}
+            for clip in captioned_clips
+            if clip["caption"]
+        ]
         if clips:
             write_json(folder / f"{name}.json", {"clips": clips})
             count += 1
@@ -129,7 +135,7 @@ def policy_of(cfg: Config) -> Policy:
 
 
 def check_row(row: Mapping[str, Any], tags: Sequence[str]) -> None:
-    """Refuse a video whose clips cannot be read, or of which the language model would be told nothing but the time.
+    """Refuse a video with unreadable clips, or with clips of which only the time is known.
 
     Raises:
         UserError: such a video.
@@ -138,12 +144,12 @@ def check_row(row: Mapping[str, Any], tags: Sequence[str]) -> None:
     try:
         for entry in clips:
             clip_seconds(entry["clip"])
-        told = bool(clips) and all(any(entry.get(name) for name in INPUTS) for entry in clips)
+        described = bool(clips) and all(any(entry.get(name) for name in INPUTS) for entry in clips)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f'{video}: clips are written {{"clip": "0:00:00 - 0:00:05"}} ({error})'
         ) from error
-    if not told and not tags:
+    if not described and not tags:
         raise UserError(
             f"nothing is known of the clips of {video}, their captions would be made up: set"
             " video.tags, words that the pictures are compared with, or give every clip frames,"
@@ -156,47 +162,47 @@ def check_row(row: Mapping[str, Any], tags: Sequence[str]) -> None:
 
 def build_shots(cfg: Config) -> RowFunction:
     """Rows of videos -> lists of clips with their inputs."""
-    own, clip = cfg.video, FrozenClip(cfg.model.vision)
-    words = F.normalize(clip.encode_texts([f"a photo of {tag}" for tag in own.tags]), dim=1)
+    options, clip = cfg.video, FrozenClip(cfg.model.vision)
+    words = F.normalize(clip.encode_texts([f"a photo of {tag}" for tag in options.tags]), dim=1)
 
     def one(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        video = open_video(row["video"], own.fps)
+        video = open_video(row["video"], options.fps)
 
         def shown(times: Sequence[float]) -> list[Image.Image]:
             with reading(row["video"], "video"):
                 return video.frames(times)
 
-        given = row.get("clips") or []
-        if not given:
-            times = frame_times(0, video.seconds, max(1, round(video.seconds * own.sample_fps)))
+        entries = row.get("clips") or []
+        if not entries:
+            times = frame_times(0, video.seconds, max(1, round(video.seconds * options.sample_fps)))
             starts = segment_shots(
-                clip.encode_images(shown(times)).numpy(), own.most_shots, own.penalty
+                clip.encode_images(shown(times)).numpy(), options.most_shots, options.penalty
             )
             bounds = [0.0, *((times[i - 1] + times[i]) / 2 for i in starts[1:]), video.seconds]
-            given = [{"clip": c} for c in distinct([own.speed * b for b in bounds])]
-        found, untold = [], list[dict[str, Any]]()  # all clips, and those without words
+            entries = [{"clip": c} for c in distinct([options.speed * b for b in bounds])]
+        clips, untold = [], list[dict[str, Any]]()  # all clips, and those without words
         moments = list[
             float
         ]()  # three of each of the latter, read at once: a file is decoded from its beginning
-        for entry in given:
-            start, end = clip_seconds(entry["clip"], own.speed)
+        for entry in entries:
+            start, end = clip_seconds(entry["clip"], options.speed)
             if 0 < video.seconds <= start:
                 raise UserError(
-                    f"{row['video']} has {video.seconds * own.speed:g} seconds at"
-                    f" video.speed={own.speed:g}, its clip {entry['clip']} begins later: set"
+                    f"{row['video']} has {video.seconds * options.speed:g} seconds at"
+                    f" video.speed={options.speed:g}, its clip {entry['clip']} begins later: set"
                     " video.speed, or mend the clip"
                 )
-            known = {name: entry[name] for name in ("clip", *INPUTS) if entry.get(name)}
-            if own.tags and "tags" not in known:
-                untold.append(known)
+            description = {name: entry[name] for name in ("clip", *INPUTS) if entry.get(name)}
+            if options.tags and "tags" not in description:
+                untold.append(description)
                 moments += frame_times(start, end, 3)
-            found.append(known)
+            clips.append(description)
         pictures = shown(moments) if moments else []
-        for i, known in enumerate(untold):
+        for i, description in enumerate(untold):
             vectors = F.normalize(clip.encode_images(pictures[3 * i : 3 * i + 3]), dim=1)
-            best = (vectors.mean(0) @ words.T).topk(min(own.num_tags, len(words))).indices
-            known["tags"] = [own.tags[int(i)] for i in best]
-        return found
+            best = (vectors.mean(0) @ words.T).topk(min(options.num_tags, len(words))).indices
+            description["tags"] = [options.tags[int(i)] for i in best]
+        return clips
 
     def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
         return [one(row) for row in rows]
@@ -228,8 +234,8 @@ def build_captions(cfg: Config) -> RowFunction:
 
     An empty caption is drawn again; one that stays empty is no sentence before the next clip.
     """
-    own = cfg.video
-    generate = text_generator(own.model, policy_of(cfg), cfg.generator, stop="\n")
+    options = cfg.video
+    generate = text_generator(options.model, policy_of(cfg), cfg.generator, stop="\n")
     budget = prompt_budget(cfg) if isinstance(generate, LocalGenerator) else 0
 
     def fits(text: str) -> bool:
@@ -244,18 +250,19 @@ def build_captions(cfg: Config) -> RowFunction:
             if not empty:
                 break
             rngs = [seeds[i].rng(DRAW_STREAM + attempt, number) for i in empty]
-            answers = generate([Prompt(prompts[i]) for i in empty], rngs, own.max_new_tokens)
+            answers = generate([Prompt(prompts[i]) for i in empty], rngs, options.max_new_tokens)
             for i, text in zip(empty, answers, strict=True):
                 texts[i] = first_sentence(text)
         return texts
 
     def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
-        found: list[list[dict[str, Any]]] = [[] for _ in rows]
+        captioned: list[list[dict[str, Any]]] = [[] for _ in rows]
         for number in range(max((len(clips) for clips in rows), default=0)):
             # videos that have such a clip; every caption is conditioned on the one before it
             here = [i for i, clips in enumerate(rows) if number < len(clips)]
             before = [
-                next((c["caption"] for c in reversed(found[i]) if c["caption"]), "") for i in here
+                next((c["caption"] for c in reversed(captioned[i]) if c["caption"]), "")
+                for i in here
             ]
             asked = [
                 fitted(rows[i][number], text, fits) for i, text in zip(here, before, strict=True)
@@ -263,8 +270,8 @@ def build_captions(cfg: Config) -> RowFunction:
             texts = written([prompt for prompt, _ in asked], [seeds[i] for i in here], number)
             for i, text, (_, short) in zip(here, texts, asked, strict=True):
                 clip = rows[i][number]["clip"]
-                found[i].append({"clip": clip, "caption": text, "shortened": short})
-        return found
+                captioned[i].append({"clip": clip, "caption": text, "shortened": short})
+        return captioned
 
     return run
 

@@ -73,7 +73,7 @@ class CosmoData(DataConfig):
 
 @dataclass
 class AttentionConfig:
-    """Sizes of attention blocks; cross-attention divides heads and hidden width by `model.compression`."""
+    """Sizes of attention blocks; `model.compression` divides those of cross-attention."""
 
     heads: Count = 8
     dim_head: Count = 64

@@ -65,11 +65,11 @@ def judged(cfg: Config) -> Judged:
 def _among(count: int, size: int) -> Tensor:
     """(count, C) rows: the own one, then others."""
     size = min(size, count)
-    found = torch.empty(count, size, dtype=torch.long)
+    table = torch.empty(count, size, dtype=torch.long)
     for i in range(count):
         others = sample_rng(0, 1, i, CANDIDATE_STREAM).permutation(count - 1)[: size - 1]
-        found[i] = torch.tensor([i, *(int(j) + int(j >= i) for j in others)])
-    return found
+        table[i] = torch.tensor([i, *(int(j) + int(j >= i) for j in others)])
+    return table
 
 
 def _photographs(held_out: Pictures, order: list[int], items: int) -> Judged:
@@ -79,19 +79,21 @@ def _photographs(held_out: Pictures, order: list[int], items: int) -> Judged:
     """
     each = max(1, items // len(CLASSES))
     by_class = [[i for i in order if held_out.labels[i] == c][:each] for c in range(len(CLASSES))]
-    chosen = [i for own in by_class for i in own]
+    chosen = [i for members in by_class for i in members]
     place = {row: k for k, row in enumerate(chosen)}
     candidates = []
     for k, row in enumerate(chosen):
         rng = sample_rng(0, 1, k, CANDIDATE_STREAM)
-        others = [own for c, own in enumerate(by_class) if c != held_out.labels[row]]
-        candidates.append([k, *(place[own[int(rng.integers(len(own)))]] for own in others)])
+        others = [members for c, members in enumerate(by_class) if c != held_out.labels[row]]
+        candidates.append(
+            [k, *(place[members[int(rng.integers(len(members)))]] for members in others)]
+        )
     names = [held_out.texts[i][0] for i in chosen]
     return Judged([held_out[i] for i in chosen], names, torch.tensor(candidates))
 
 
 def evaluate(cfg: Config, module: COSMO, workspace: Workspace) -> dict[str, float]:
-    """Metrics on held-out bundled pictures (made-up shapes in a smoke run), and of the sets of ``eval.sets``.
+    """Metrics on held-out bundled pictures (shapes in a smoke run), and of ``eval.sets``.
 
     ``mrr``, ``recall_at_1``: rank of a name's own picture among ``eval.candidates`` by the
     likelihood of the name; ``token_loss``; ``shuffled_loss``: with another picture; ``head_mrr``:
@@ -100,13 +102,13 @@ def evaluate(cfg: Config, module: COSMO, workspace: Workspace) -> dict[str, floa
     """
     metrics: dict[str, float] = {}
     if cfg.data.source != "shards":
-        found = judged(cfg)
-        patches = encode(module.tower, cfg, found.pictures)[:, None, None]  # (N, 1, 1, n, D_v)
+        held_out = judged(cfg)
+        patches = encode(module.tower, cfg, held_out.pictures)[:, None, None]  # (N, 1, 1, n, D_v)
         with evaluated(module, cfg.trainer.accelerator):
-            metrics |= likelihood_metrics(cfg, module, found, patches, workspace)
+            metrics |= likelihood_metrics(cfg, module, held_out, patches, workspace)
             if module.network.contrastive:
-                metrics |= head_metrics(cfg, module, found, patches)
-        metrics |= written_metrics(cfg, module, found, workspace)
+                metrics |= head_metrics(cfg, module, held_out, patches)
+        metrics |= written_metrics(cfg, module, held_out, workspace)
     metrics |= gates(module.network)
     vision = sum(p.numel() for p in module.tower.encoder.model.visual.parameters())
     learnable, total = parameter_counts(module.network, vision)
@@ -129,14 +131,14 @@ def reciprocal_ranks(scores: Tensor) -> list[float]:
     >>> reciprocal_ranks(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     [1.0, 0.75]
     """
-    own = scores[:, :1]
-    before, ties = (scores > own).sum(1), (scores == own).sum(1)
+    correct = scores[:, :1]
+    before, ties = (scores > correct).sum(1), (scores == correct).sum(1)
     rows = zip(before.tolist(), ties.tolist(), strict=True)
     return [sum(1 / (b + k) for k in range(1, t + 1)) / t for b, t in rows]
 
 
 def likelihood_metrics(
-    cfg: Config, module: COSMO, found: Judged, patches: Tensor, workspace: Workspace | None
+    cfg: Config, module: COSMO, held_out: Judged, patches: Tensor, workspace: Workspace | None
 ) -> dict[str, float]:
     """Names ranked by log p(name | picture), in which no likelihood of the name alone enters.
 
@@ -144,11 +146,11 @@ def likelihood_metrics(
     picture only where it is alone at the top, so that of shut gates, where all are equal, is 0 and
     not chance.
     """
-    losses, tokens = name_losses(cfg, module, found, patches)
+    losses, tokens = name_losses(cfg, module, held_out, patches)
     ranks = reciprocal_ranks(-losses)
     hits = [float(r == 1.0) for r in ranks]
-    own, count = losses[:, 0], float(tokens.sum())
-    per_item = (own / tokens).tolist()
+    correct, count = losses[:, 0], float(tokens.sum())
+    per_item = (correct / tokens).tolist()
     if workspace is not None:
         workspace.items("mrr", ranks)
         workspace.items("recall_at_1", hits)
@@ -159,23 +161,25 @@ def likelihood_metrics(
         "mrr_chance": sum(1 / k for k in range(1, size + 1)) / size,
         "recall_at_1": sum(hits) / len(hits),
         "recall_at_1_chance": 1 / size,
-        "token_loss": float(own.sum()) / count,
+        "token_loss": float(correct.sum()) / count,
         "name_loss": sum(per_item) / len(per_item),
         "shuffled_loss": float(losses[:, 1].sum()) / count,
     }
 
 
 def name_losses(
-    cfg: Config, module: COSMO, found: Judged, patches: Tensor
+    cfg: Config, module: COSMO, held_out: Judged, patches: Tensor
 ) -> tuple[Tensor, Tensor]:
     """-log p(name | picture) (N, C) of all candidates, and the names' numbers of tokens (N,)."""
     words, device = Words(module.tokenizer, cfg.data), module.device
     media = torch.cat([module.network.media(p.to(device))[0] for p in torch.split(patches, 128)])
-    count = found.candidates.shape[1]
+    count = held_out.candidates.shape[1]
     group = max(1, cfg.eval.batch_size // count)
     losses, tokens = [], []
     # names of equal length together, so that little is padded
-    rows = [words(f"{VISUAL}{name}{END_OF_CHUNK}")[: cfg.data.max_caption] for name in found.names]
+    rows = [
+        words(f"{VISUAL}{name}{END_OF_CHUNK}")[: cfg.data.max_caption] for name in held_out.names
+    ]
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
     for start in range(0, len(rows), group):
         part = order[start : start + group]
@@ -184,7 +188,7 @@ def name_losses(
             text[k].repeat_interleave(count, 0).to(device) for k in ("input_ids", "attention_mask")
         )
         labels = words.labels("image_text", ids).masked_fill(mask == 0, -100)
-        shown = media[found.candidates[part].flatten().to(device)]
+        shown = media[held_out.candidates[part].flatten().to(device)]
         total, number = row_losses(module.network.language(ids, mask, shown).logits, labels)
         losses.append(total.view(-1, count).cpu())
         tokens.append(number.view(-1, count)[:, 0].cpu())
@@ -195,13 +199,13 @@ def name_losses(
 # -- heads, captions, mechanism ------------------------------------------------------------------
 
 
-def head_metrics(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> dict[str, float]:
+def head_metrics(cfg: Config, module: COSMO, held_out: Judged, patches: Tensor) -> dict[str, float]:
     """The same lists by the cosine of the latent heads."""
     device, words = module.device, Words(module.tokenizer, cfg.data)
     visual = torch.cat(
         [module.network.embed_images(p.to(device)) for p in torch.split(patches, 128)]
     )
-    ids, mask = text_batch(words, found.names)
+    ids, mask = text_batch(words, held_out.names)
     text = torch.cat(
         [
             module.network.embed_texts(i.to(device), m.to(device))
@@ -209,7 +213,7 @@ def head_metrics(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> 
         ]
     )
     cosines = F.normalize(text, dim=1) @ F.normalize(visual, dim=1).T
-    ranks = reciprocal_ranks(cosines.cpu().gather(1, found.candidates))
+    ranks = reciprocal_ranks(cosines.cpu().gather(1, held_out.candidates))
     return {
         "head_mrr": sum(ranks) / len(ranks),
         "logit_scale": float(module.network.log_scale.exp()),
@@ -228,14 +232,14 @@ def gates(network: CosmoNetwork) -> dict[str, float]:
 
 
 def written_metrics(
-    cfg: Config, module: COSMO, found: Judged, workspace: Workspace
+    cfg: Config, module: COSMO, held_out: Judged, workspace: Workspace
 ) -> dict[str, float]:
     """Captions that are written for the first pictures, against their names; a gallery of them."""
-    count = min(cfg.eval.written, len(found.names))
+    count = min(cfg.eval.written, len(held_out.names))
     if not count:
         return {}
-    step = len(found.names) // count  # photographs are sorted by class
-    pictures, names = found.pictures[::step][:count], found.names[::step][:count]
+    step = len(held_out.names) // count  # photographs are sorted by class
+    pictures, names = held_out.pictures[::step][:count], held_out.names[::step][:count]
     with evaluated(module, cfg.trainer.accelerator):
         texts = PictureModel(module)(pictures)
     rows = list(zip(pictures, texts, names, strict=True))[:SHOWN]
@@ -255,7 +259,7 @@ def written_metrics(
 
 
 def caption_scores(names: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
-    """``name_f1`` of the words, ``last_word`` (the class of a photograph), ``cider``: texts against one name each."""
+    """``name_f1``, ``last_word`` (a photograph's class), ``cider``: texts against one name."""
     overlap = [word_overlap(text, name)[2] for text, name in zip(texts, names, strict=True)]
     cider = caption_metrics(list(texts), [[name] for name in names])[0]["cider"]
     last = [

@@ -119,9 +119,11 @@ def vqa_accuracy(text: str, answers: Sequence[str]) -> float:
     """
     same = len({answer.strip() for answer in answers}) == 1
     form: Callable[[str], str] = str.strip if same else vqa_preprocess
-    said, given = form(text), [form(answer) for answer in answers]
-    matches = given.count(said)
-    return sum(min((matches - (own == said)) / 3, 1) for own in given) / max(1, len(given))
+    said, references = form(text), [form(answer) for answer in answers]
+    matches = references.count(said)
+    return sum(min((matches - (reference == said)) / 3, 1) for reference in references) / max(
+        1, len(references)
+    )
 
 
 def few_shot_items(
@@ -163,7 +165,7 @@ def evaluate_few_shot(
     """
     order = sample_rng(seed, 0, 0, DEMO_STREAM).permutation(len(pool))[:pool_size]
     drawn_from = [pool[int(i)] for i in order]
-    found: dict[str, float] = {}
+    means: dict[str, float] = {}
     for count in shots:
         prompts = [
             few_shot_prompt(task, draw_demonstrations(drawn_from, count, i, seed), item, count)
@@ -173,5 +175,5 @@ def evaluate_few_shot(
         for start in range(0, len(prompts), batch_size):
             texts += write(prompts[start : start + batch_size])
         for name, values in few_shot_items(task, texts, items).items():
-            found[f"{name}_{count}_shot"] = sum(values) / max(1, len(values))
-    return found
+            means[f"{name}_{count}_shot"] = sum(values) / max(1, len(values))
+    return means

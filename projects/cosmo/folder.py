@@ -21,33 +21,36 @@ EVAL = ("num_beams", "length_penalty", "max_new_tokens", "vqa_tokens")
 
 
 def export(cfg: Config, module: COSMO, folder: Path) -> None:
-    """Trained tensors with the rows of new tokens, tokenizer, and the config of networks and prompts."""
+    """Trained tensors with new tokens' rows, tokenizer, config of networks and prompts."""
     write_files(folder, lambda new: module.tokenizer.save_pretrained(new))
     write_tensors(folder / WEIGHTS, module.network.state_dict())
-    own = module.cfg
+    config = module.cfg
     settings = {
-        "model": dataclasses.asdict(own.model) | {"init_from": None},
-        "method": dataclasses.asdict(own.method),
-        "normalise": own.data.normalise,
-        "max_caption": own.data.max_caption,
-        "eval": {name: getattr(own.eval, name) for name in EVAL},
+        "model": dataclasses.asdict(config.model) | {"init_from": None},
+        "method": dataclasses.asdict(config.method),
+        "normalise": config.data.normalise,
+        "max_caption": config.data.max_caption,
+        "eval": {name: getattr(config.eval, name) for name in EVAL},
     }
     write_json(folder / SETTINGS, settings)
 
 
 def config_of(folder: Path, base: Config | None = None) -> Config:
-    """The config of an exported model: its networks and prompts, the rest of `base` (None: of ``smoke``)."""
-    own = read_settings(folder)
-    words = [f"{part}={json.dumps(own[part])}" for part in ("model", "method")]
-    words += [f"eval.{name}={json.dumps(value)}" for name, value in own["eval"].items()]
-    words += [f"data.normalise={own['normalise']}", f"data.max_caption={own['max_caption']}"]
-    found = load_config(Config, "cosmo", "smoke", words)
+    """Config of an exported model: its networks and prompts, else `base` (None: ``smoke``)."""
+    settings = read_settings(folder)
+    words = [f"{part}={json.dumps(settings[part])}" for part in ("model", "method")]
+    words += [f"eval.{name}={json.dumps(value)}" for name, value in settings["eval"].items()]
+    words += [
+        f"data.normalise={settings['normalise']}",
+        f"data.max_caption={settings['max_caption']}",
+    ]
+    stored = load_config(Config, "cosmo", "smoke", words)
     if base is None:
-        return found
+        return stored
     data = dataclasses.replace(
-        base.data, normalise=own["normalise"], max_caption=own["max_caption"]
+        base.data, normalise=settings["normalise"], max_caption=settings["max_caption"]
     )
-    return dataclasses.replace(base, model=found.model, method=found.method, data=data)
+    return dataclasses.replace(base, model=stored.model, method=stored.method, data=data)
 
 
 def load(cfg: Config, folder: Path) -> COSMO:
@@ -68,5 +71,5 @@ def embed(cfg: Config, module: COSMO) -> dict[str, Tensor]:
     ids = torch.tensor([[1, token, 7, 8], [1, token, 9, 9]], device=device)
     with evaluation_mode(module):
         parts = network(patches, ids, torch.ones_like(ids))
-    found = {"logits": parts.logits, "visual": parts.visual, "text": parts.text}
-    return {name: value.float().cpu() for name, value in found.items() if value is not None}
+    outputs = {"logits": parts.logits, "visual": parts.visual, "text": parts.text}
+    return {name: value.float().cpu() for name, value in outputs.items() if value is not None}

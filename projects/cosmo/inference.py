@@ -65,7 +65,7 @@ class PictureModel:
             UserError: a prompt whose places and pictures differ in number.
         """
         most = max_new_tokens or self.module.cfg.eval.max_new_tokens
-        found: list[str] = []
+        texts: list[str] = []
         for start in range(0, len(prompts), self.batch_size):
             part = list(prompts[start : start + self.batch_size])
             for prompt in part:
@@ -75,8 +75,8 @@ class PictureModel:
                     )
             media = self._media([p.pictures for p in part])
             ids, mask = self._left(part)
-            found += continued(self.module, media, ids, mask, most)
-        return found
+            texts += continued(self.module, media, ids, mask, most)
+        return texts
 
     def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> Embeddings:
         """Unit vectors (N, E) of pictures and of texts, by the latent heads.
@@ -139,15 +139,17 @@ def continued(
         mask: (B, L).
         max_new_tokens: at most.
     """
-    own, tokenizer = module.cfg.eval, module.tokenizer
+    options, tokenizer = module.cfg.eval, module.tokenizer
     ends = [int(tokenizer.convert_tokens_to_ids(END_OF_CHUNK)), int(tokenizer.eos_token_id)]
-    beams: dict[str, Any] = {"length_penalty": own.length_penalty} if own.num_beams > 1 else {}
+    beams: dict[str, Any] = (
+        {"length_penalty": options.length_penalty} if options.num_beams > 1 else {}
+    )
     with evaluation_mode(module):
         out = module.network.language.generate(
             ids,
             mask,
             media,
-            num_beams=own.num_beams,
+            num_beams=options.num_beams,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=ends,

@@ -66,16 +66,16 @@ class COSMO(ContrastiveModule):
         if "patches" in batch:
             return batch["patches"].to(self.device)
         pixels = batch["pixels"].to(self.device)
-        found = self.tower(pixels.flatten(0, 2))
-        return found.view(*pixels.shape[:3], *found.shape[1:])
+        tokens = self.tower(pixels.flatten(0, 2))
+        return tokens.view(*pixels.shape[:3], *tokens.shape[1:])
 
     def parts(self, batch: CosmoBatch) -> Parts:
         """Logits, and the two vectors of pairs."""
         contrast = batch["kind"] in PAIRS
-        found: Parts = self.network(
+        outputs: Parts = self.network(
             self.patches(batch), batch["input_ids"], batch["attention_mask"], contrast=contrast
         )
-        return found
+        return outputs
 
     def losses(self, batch: CosmoBatch) -> dict[str, Tensor]:
         """The terms of a batch; ``contrastive`` is absent where nothing is contrasted."""

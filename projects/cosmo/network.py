@@ -53,7 +53,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class Parts(NamedTuple):
-    """What a pass over pictures and texts gives: logits (B, L, V), unit-free vectors (B, E) or None."""
+    """Outputs for pictures and texts: logits (B, L, V), vectors (B, E) or None."""
 
     logits: Tensor
     visual: Tensor | None
@@ -61,7 +61,7 @@ class Parts(NamedTuple):
 
 
 class CosmoNetwork(nn.Module):
-    """A frozen language model, split into text layers and layers with cross-attention, and the trained parts.
+    """A frozen language model, split into text and cross-attention layers, and the trained parts.
 
     Source: Wang et al. 2024, "COSMO", arXiv 2401.00849.
 
@@ -86,20 +86,20 @@ class CosmoNetwork(nn.Module):
         self, cfg: Config, model: Any, visual_dim: int, first_row: int, media_token: int
     ) -> None:
         super().__init__()
-        own, count = cfg.model, len(decoder_layers(model))
-        self.text_depth = own.text_depth or own.unimodal_depth
+        options, count = cfg.model, len(decoder_layers(model))
+        self.text_depth = options.text_depth or options.unimodal_depth
         self.contrastive = cfg.method.contrastive_weight > 0
-        if own.unimodal_depth >= count or self.text_depth > count:
+        if options.unimodal_depth >= count or self.text_depth > count:
             raise UserError(
                 f"the language model has {count} layers: lower model.unimodal_depth or text_depth"
             )
         if self.contrastive and not self.text_depth:
             raise UserError("without text layers the contrastive loss needs model.text_depth")
-        self.split = own.unimodal_depth
-        self.mask_padding, self.queries = own.mask_padding, int(self.contrastive)
+        self.split = options.unimodal_depth
+        self.mask_padding, self.queries = options.mask_padding, int(self.contrastive)
         width = int(model.get_input_embeddings().weight.shape[1])
-        layers = places(own.unimodal_depth, own.interval, count)
-        sizes = own.cross
+        layers = places(options.unimodal_depth, options.interval, count)
+        sizes = options.cross
         blocks = [
             GatedCrossAttention(
                 width,
@@ -107,9 +107,9 @@ class CosmoNetwork(nn.Module):
                 dim_head=sizes.dim_head,
                 heads=sizes.heads,
                 ff_mult=sizes.ff_mult,
-                compression=own.compression,
-                immediate=own.immediate,
-                qk_norm=own.qk_norm,
+                compression=options.compression,
+                immediate=options.immediate,
+                qk_norm=options.qk_norm,
             )
             for _ in layers
         ]
@@ -119,29 +119,29 @@ class CosmoNetwork(nn.Module):
             layers,
             media_token=media_token,
             first_row=first_row,
-            trained_rows=own.trained_rows,
+            trained_rows=options.trained_rows,
         )
-        sizes = own.resampler
+        sizes = options.resampler
         self.resampler = PerceiverResampler(
             visual_dim,
-            depth=own.resampler_depth,
+            depth=options.resampler_depth,
             dim_head=sizes.dim_head,
             heads=sizes.heads,
-            num_latents=own.num_latents + self.queries,
+            num_latents=options.num_latents + self.queries,
             ff_mult=sizes.ff_mult,
         )
         if self.contrastive:
-            sizes = own.pooling
+            sizes = options.pooling
             self.text_pooling = QueryPooling(width, sizes.dim_head, sizes.heads, sizes.ff_mult)
-            self.visual_head = nn.Linear(visual_dim, own.latent_dim, bias=False)
-            self.text_head = nn.Linear(width, own.latent_dim, bias=False)
+            self.visual_head = nn.Linear(visual_dim, options.latent_dim, bias=False)
+            self.text_head = nn.Linear(width, options.latent_dim, bias=False)
             self.log_scale = nn.Parameter(torch.tensor(float(cfg.method.logit_scale_init)))  # theta
 
     def media(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, T, F, N, D_v) -> media tokens (B, T, Q, D_v) for cross-attention, pooled query (B, D_v)."""
-        found = self.resampler(patches)
-        pooled = found[:, :, 0].mean(1) if self.queries else None  # latent 0, over pictures
-        return found[:, :, self.queries :], pooled
+        """(B, T, F, N, D_v) -> media tokens (B, T, Q, D_v), pooled query (B, D_v)."""
+        latents = self.resampler(patches)
+        pooled = latents[:, :, 0].mean(1) if self.queries else None  # latent 0, over pictures
+        return latents[:, :, self.queries :], pooled
 
     def forward(
         self, patches: Tensor, ids: Tensor, mask: Tensor, *, contrast: bool = True
@@ -168,8 +168,8 @@ class CosmoNetwork(nn.Module):
     def embed_images(self, patches: Tensor) -> Tensor:
         """(B, T, F, N, D_v) -> (B, E), not normalised."""
         _, pooled = self._with_heads().media(patches)
-        found: Tensor = self.visual_head(pooled)
-        return found
+        embedded: Tensor = self.visual_head(pooled)
+        return embedded
 
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, L) -> (B, E), not normalised; layers above the text layers are not computed."""
@@ -178,10 +178,10 @@ class CosmoNetwork(nn.Module):
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
         kept = mask if self.mask_padding else None
-        found: Tensor = self.text_head(
+        embedded: Tensor = self.text_head(
             self.text_pooling(states.to(self.text_head.weight.dtype), kept)
         )
-        return found
+        return embedded
 
     def _with_heads(self) -> "CosmoNetwork":
         if not self.contrastive:
@@ -217,13 +217,13 @@ def parameter_counts(network: CosmoNetwork, vision: int) -> tuple[int, int]:
 # -- building ------------------------------------------------------------------------------------
 
 
-def load_language(own: ModelConfig) -> tuple[Any, Any, int]:
+def load_language(options: ModelConfig) -> tuple[Any, Any, int]:
     """Language model and tokenizer with the special tokens, and the first token that is new.
 
     Raises:
         UserError: absent weights or tokenizer.
     """
-    tokenizer = load_tokenizer(own.language)
+    tokenizer = load_tokenizer(options.language)
     first = len(tokenizer)
     new = [t for t in SPECIAL_TOKENS if t not in tokenizer.get_vocab()]
     tokenizer.add_tokens(
@@ -232,10 +232,10 @@ def load_language(own: ModelConfig) -> tuple[Any, Any, int]:
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {own.language} has no end of text")
-    dtype = getattr(torch, own.language_dtype)
+        raise UserError(f"the tokenizer of {options.language} has no end of text")
+    dtype = getattr(torch, options.language_dtype)
     model = load_transformer(
-        own.language, dropout=None, auto_class=AutoModelForCausalLM, dtype=dtype
+        options.language, dropout=None, auto_class=AutoModelForCausalLM, dtype=dtype
     )
     table: Any = model.get_input_embeddings()
     if len(tokenizer) > table.num_embeddings:
@@ -268,7 +268,7 @@ def dry_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
 
 @cache  # a report asks for a dozen settings of one tower
 def visual_dim_of(vision: str) -> tuple[int, int, int]:
-    """Width, number of tokens and parameters of an image tower, without its weights where open_clip knows them."""
+    """Width, tokens and parameters of an image tower, without its weights if open_clip can."""
     ref = resolve_pretrained(vision, require=False)
     if ref.kind == "open_clip" and not ref.present:
         import open_clip

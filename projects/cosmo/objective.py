@@ -1,4 +1,4 @@
-"""The losses of COSMO; gated cross-attention, resampler and pooling are in `common.encoders.image_text.visual_language`.
+"""The losses of COSMO; attention, resampler and pooling are in `projects.cosmo.visual_language`.
 
 # B rows, L tokens, V vocabulary, D dim
 """
@@ -85,7 +85,7 @@ def contrastive_loss(
     Distributed: local without a group, else gathers negatives.
 
     >>> pair = torch.eye(2)
-    >>> contrastive_loss(pair, pair, torch.tensor(3.0).log().log()).exp().round(decimals=4)  # (3 + 1) / 3
+    >>> contrastive_loss(pair, pair, torch.tensor(3.0).log().log()).exp().round(decimals=4)
     tensor(1.3333)
     """
     visual, text = embeddings(visual, True), embeddings(text, True)

@@ -14,7 +14,7 @@ from projects.cosmo.config import Config
 
 
 def write_rows(cfg: Config, workspace: Workspace) -> int:
-    """``TASK=few_shot_rows``: the files of ``eval.official`` as JSON lines, see `projects.cosmo.table`.
+    """``TASK=few_shot_rows``: the files of ``eval.official`` as JSON lines (`cosmo.table`).
 
     They are written below `data.root`, where the table reads its sets.
 
@@ -24,26 +24,26 @@ def write_rows(cfg: Config, workspace: Workspace) -> int:
     Raises:
         UserError: no files named, others than official ones, or no such `data.root`.
     """
-    own = cfg.eval.official
-    asked = own.questions is not None and own.annotations is not None
-    if own.output is None or asked == (own.karpathy is not None):
+    options = cfg.eval.official
+    asked = options.questions is not None and options.annotations is not None
+    if options.output is None or asked == (options.karpathy is not None):
         raise UserError(
             "set eval.official.output=<set>.jsonl and either eval.official.karpathy=<captions.json>"
             " or both eval.official.questions and eval.official.annotations"
         )
-    if own.karpathy is not None:
-        path = Path(own.karpathy).expanduser()
+    if options.karpathy is not None:
+        path = Path(options.karpathy).expanduser()
         with reading(path, "Karpathy file of captions"):
-            rows = list(karpathy_rows(path, own.split, own.folder))
+            rows = list(karpathy_rows(path, options.split, options.folder))
     else:
         questions, annotations = (
-            Path(str(p)).expanduser() for p in (own.questions, own.annotations)
+            Path(str(p)).expanduser() for p in (options.questions, options.annotations)
         )
         with reading(questions, "file of questions with those annotations"):
-            rows = list(vqa_rows(questions, annotations, own.image))
+            rows = list(vqa_rows(questions, annotations, options.image))
     if not rows:
-        raise UserError(f"no row of eval.official.split={own.split}")
-    output = data_root(cfg.data.root) / Path(own.output).expanduser()
+        raise UserError(f"no row of eval.official.split={options.split}")
+    output = data_root(cfg.data.root) / Path(options.output).expanduser()
     output.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(output, rows)
     workspace.say(f"{output}: {len(rows)} rows; pictures lie below {output.parent}")
@@ -70,12 +70,12 @@ def vqa_rows(questions: Path, annotations: Path, image: str) -> Iterator[dict[st
         image: place of a picture, such as ``val2014/COCO_val2014_{:012d}.jpg``.
     """
     asked = json.loads(questions.read_text(encoding="utf-8"))["questions"]
-    given = {
+    answers_of = {
         row["question_id"]: row
         for row in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
     }
     for row in asked:
-        answers = [answer["answer"] for answer in given[row["question_id"]]["answers"]]
+        answers = [answer["answer"] for answer in answers_of[row["question_id"]]["answers"]]
         yield {
             "image": image.format(row["image_id"]),
             "question": row["question"],

@@ -94,22 +94,22 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if data.source == "synthetic":
         return ()
     if data.source == "bundled":
-        own = (
+        source = (
             ("cifar10",)
             if data.pictures == "photographs"
             else ("drawings", "emoji-captions", "clipart")
         )
-        return tuple(map(bundled_requirement, own))
+        return tuple(map(bundled_requirement, source))
     from braceexpand import braceexpand
 
-    found = []
+    needed = []
     for kind in data.kinds:
-        own = data.shards[kind]
-        patterns = [own] if isinstance(own, str) else list(own)
+        source = data.shards[kind]
+        patterns = [source] if isinstance(source, str) else list(source)
         paths = [Path(data.root or "data") / name for p in patterns for name in braceexpand(str(p))]
         here = all(path.exists() for path in paths)
-        found.append(Requirement(f"shards: {kind}", str(paths[0]), here, LAYOUT[kind]))
-    return tuple(found)
+        needed.append(Requirement(f"shards: {kind}", str(paths[0]), here, LAYOUT[kind]))
+    return tuple(needed)
 
 
 # -- made up -------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class MadeUp:
 
 
 def drawings(root: str | None, part: Part) -> list[tuple[str, list[str]]]:
-    """Pictures ``<set>/<row>.jpg`` with their texts: name and four phrasings in training, the name of the others."""
+    """Pictures ``<set>/<row>.jpg`` with their texts; in training also four phrasings."""
     folder = bundled(POOL, root)
     if part == "train":
         further = [folder / f"train_phrasing{i}.txt" for i in range(1, 5)]
@@ -201,9 +201,9 @@ class Pictures:
     def __init__(self, cfg: Config, part: Part) -> None:
         self.root = cfg.data.root
         if cfg.data.pictures == "photographs":
-            found = photographs(cfg, part)
-            self.pixels, self.names = found.images, list[str]()
-            self.labels = found.labels.tolist()
+            labelled = photographs(cfg, part)
+            self.pixels, self.names = labelled.images, list[str]()
+            self.labels = labelled.labels.tolist()
             self.texts = [[PHOTO_TEXT.format(CLASSES[label])] for label in self.labels]
         else:
             rows = drawings(self.root, part)
@@ -217,8 +217,8 @@ class Pictures:
     def __getitem__(self, row: int) -> Image.Image:
         """The picture."""
         if not self.names:
-            found: Image.Image = to_pil_image(self.pixels[row])
-            return found
+            picture: Image.Image = to_pil_image(self.pixels[row])
+            return picture
         folder, place = Path(self.names[row]).parent.name, int(Path(self.names[row]).stem)
         if folder not in self._sets:
             self._sets[folder] = PackedImages(bundled(f"{folder}/images.npz", self.root))
@@ -259,9 +259,9 @@ class BundledRows:
             return [row] if self.data.cache else [self.pictures[row]]
 
         if self.kind == "image_text":
-            found = caption_document(text(index), rng, self.data.blank_prob)
+            captioned = caption_document(text(index), rng, self.data.blank_prob)
             shown = int(rng.integers(len(self))) if self.data.shuffle_images else index
-            return Document(found.text, (shown,)), frames
+            return Document(captioned.text, (shown,)), frames
         other = int(rng.integers(len(self)))
         document = mmc4_document(
             [text(index), text(other)], [(index, 0), (other, 1)], self.data.max_document
@@ -278,16 +278,16 @@ def _picture(content: bytes) -> Image.Image:
 
 
 def _first(sample: Sample, group: str) -> bytes:
-    found: bytes = next(sample[suffix] for suffix in group.split("|") if suffix in sample)
-    return found
+    content: bytes = next(sample[suffix] for suffix in group.split("|") if suffix in sample)
+    return content
 
 
 class Shards:
     """Samples of webdataset shards as documents of a kind."""
 
     def __init__(self, kind: str, data: CosmoData) -> None:
-        own = data.shards[kind]
-        names = [own] if isinstance(own, str) else list(own)
+        shards = data.shards[kind]
+        names = [shards] if isinstance(shards, str) else list(shards)
         self.kind, self.data = kind, data
         self.samples = TarRows([str(data_root(data.root) / str(n)) for n in names], NEEDED[kind])
 
@@ -299,18 +299,18 @@ class Shards:
         sample, data = self.samples[index], self.data
         if self.kind in ("image_text", "video_text"):
             stored = sample["txt"].decode("utf-8")
-            found = caption_document(
+            document = caption_document(
                 choose_caption(stored, data.caption_use, rng), rng, data.blank_prob
             )
             if self.kind == "image_text":
-                return found, lambda _: [_picture(_first(sample, NEEDED["image_text"][0]))]
+                return document, lambda _: [_picture(_first(sample, NEEDED["image_text"][0]))]
             times = frame_times(0, data.video_seconds, data.frames)
-            return found, lambda _: list(VideoFile(_first(sample, VIDEO)).frames(times))
+            return document, lambda _: list(VideoFile(_first(sample, VIDEO)).frames(times))
         row = json.loads(sample["json"])
         if self.kind == "interleaved_image":
-            found = document_of(row, data.threshold, data.max_document, rng)
+            document = document_of(row, data.threshold, data.max_document, rng)
             info = row["image_info"]
-            return found, lambda i: [_picture(picture_content(info[i]))]
+            return document, lambda i: [_picture(picture_content(info[i]))]
         chosen = adjacent_clips(row["clips"], data.clips, rng)
         video = list[VideoFile]()
 

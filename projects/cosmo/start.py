@@ -1,4 +1,4 @@
-"""A model that training begins with: the second stage (instruction tuning) continues an exported first one."""
+"""The exported first stage with which the second one (instruction tuning) begins."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         UserError: not such a folder.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         return {
-            name: found[name] for name in ("model", "method", "normalise", "max_caption", "eval")
+            name: settings[name] for name in ("model", "method", "normalise", "max_caption", "eval")
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported COSMO model: {error!r}") from error
@@ -49,11 +49,11 @@ def begin_with(cfg: Config, module: COSMO) -> None:
             )
         return
     folder = Path(cfg.model.init_from).expanduser()
-    told, own = read_settings(folder), dataclasses.asdict(cfg.model)
-    differ = [f"model.{k}" for k in own if k not in FREE and own[k] != told["model"].get(k)]
-    if told["normalise"] != cfg.data.normalise:
+    stored, model = read_settings(folder), dataclasses.asdict(cfg.model)
+    differ = [f"model.{k}" for k in model if k not in FREE and model[k] != stored["model"].get(k)]
+    if stored["normalise"] != cfg.data.normalise:
         differ.append("data.normalise")
-    if told["model"].get("trained_rows") == "all" != own["trained_rows"]:
+    if stored["model"].get("trained_rows") == "all" != model["trained_rows"]:
         differ.append("model.trained_rows")
     if differ:
         raise UserError(f"{folder} was trained with another {', '.join(differ)}: set the same here")
@@ -76,9 +76,9 @@ def second_stage(cfg: Config) -> bool:
 
 def start_requirement(cfg: Config) -> tuple[Requirement, ...]:
     """The folder of ``model.init_from``, for `make check`."""
-    own = cfg.model.init_from
-    if own is None and not second_stage(cfg):
+    folder = cfg.model.init_from
+    if folder is None and not second_stage(cfg):
         return ()
-    here = own is not None and (Path(own).expanduser() / SETTINGS).is_file()
+    here = folder is not None and (Path(folder).expanduser() / SETTINGS).is_file()
     hint = "make export PROJECT=cosmo of a pre-trained model, then model.init_from=<its folder>"
-    return (Requirement("pre-trained model", own or "model.init_from", here, hint),)
+    return (Requirement("pre-trained model", folder or "model.init_from", here, hint),)

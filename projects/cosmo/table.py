@@ -41,7 +41,7 @@ NEEDS = {
 
 
 class SetRows(NamedTuple):
-    """A set as it was read: test items with their labels, and what demonstrations are drawn from."""
+    """A set: test items with their labels, and what demonstrations are drawn from."""
 
     items: list[tuple[Item, str]]
     pool: list[Item]
@@ -70,7 +70,7 @@ def read_items(
     if limit is not None and limit < len(rows):
         chosen = sorted(sample_rng(seed, 0, 0, ROW_STREAM).permutation(len(rows))[:limit].tolist())
         rows = [rows[i] for i in chosen]
-    found = []
+    items = []
     for number, row in rows:
         names = row.get("frames") or ([row["image"]] if "image" in row else [])
         if not names:
@@ -82,22 +82,22 @@ def read_items(
         if lacking:
             raise UserError(f"{path}, row {number} has no {', '.join(lacking)}: add it")
         picture = [str(path.parent / name) for name in names]
-        found.append(
+        items.append(
             (Item(picture, tuple(texts), str(row.get("question", ""))), str(row.get("label", "")))
         )
-    if not found:
+    if not items:
         raise UserError(f"{path} is empty")
-    return found
+    return items
 
 
-def read_set(own: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
+def read_set(options: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
     """The rows of a set, fit for its task.
 
     Raises:
         UserError: files that are missing or lack something, or too few demonstrations.
     """
     needs = NEEDS[chosen.task]
-    items = read_items(root / chosen.test, chosen.limit, own.shot_seed, needs)
+    items = read_items(root / chosen.test, chosen.limit, options.shot_seed, needs)
     if chosen.task not in ("caption", "vqa"):
         return SetRows(items, [])
     if chosen.task == "vqa" and min(len(item.texts) for item, _ in items) < FEWEST_ANSWERS:
@@ -107,8 +107,10 @@ def read_set(own: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
         )
     if chosen.train is None:
         raise UserError(f"the set {chosen.name} needs train=, where its demonstrations come from")
-    pool = [item for item, _ in read_items(root / chosen.train, own.pool, own.shot_seed, needs)]
-    most = max((shots or TEXT_ONLY for shots in own.shots), default=0)
+    pool = [
+        item for item, _ in read_items(root / chosen.train, options.pool, options.shot_seed, needs)
+    ]
+    most = max((shots or TEXT_ONLY for shots in options.shots), default=0)
     if len(pool) < most:
         raise UserError(
             f"{root / chosen.train} has {len(pool)} rows for {most} demonstrations: add some, or"
@@ -130,21 +132,21 @@ def evaluate_sets(
     Raises:
         UserError: see `read_set`.
     """
-    own, root = cfg.eval, data_root(cfg.data.root)
-    sets = [(chosen, read_set(own, chosen, root)) for chosen in own.sets]
-    found: dict[str, float] = {}
+    options, root = cfg.eval, data_root(cfg.data.root)
+    sets = [(chosen, read_set(options, chosen, root)) for chosen in options.sets]
+    scores_of_sets: dict[str, float] = {}
     for chosen, rows in sets:
         scores = one_set(cfg, model, chosen, rows)
-        found |= {f"{chosen.name}_{name}": value for name, value in scores.items()}
+        scores_of_sets |= {f"{chosen.name}_{name}": value for name, value in scores.items()}
         if workspace is None:
             continue
         if not scores:
             workspace.say(
                 f"{chosen.name}: left empty, a model without contrastive loss has no vectors"
             )
-        write_text(workspace.folder(".") / "few_shot.md", markdown(own.sets, found))
-        write_json(workspace.folder(".") / "few_shot.json", found)
-    return found
+        write_text(workspace.folder(".") / "few_shot.md", markdown(options.sets, scores_of_sets))
+        write_json(workspace.folder(".") / "few_shot.json", scores_of_sets)
+    return scores_of_sets
 
 
 def one_set(cfg: Config, model: PictureModel, chosen: ShotSet, rows: SetRows) -> dict[str, float]:
@@ -152,18 +154,18 @@ def one_set(cfg: Config, model: PictureModel, chosen: ShotSet, rows: SetRows) ->
 
     None where the model lacks the latent heads that the task is judged by.
     """
-    own = cfg.eval
+    options = cfg.eval
     if chosen.task in ("caption", "vqa"):
         task: FewShotTask = "caption" if chosen.task == "caption" else "vqa"
-        most = own.max_new_tokens if task == "caption" else own.vqa_tokens
+        most = options.max_new_tokens if task == "caption" else options.vqa_tokens
         return evaluate_few_shot(
             lambda prompts: model.write(prompts, most),
             task,
             [item for item, _ in rows.items],
             rows.pool,
-            shots=own.shots,
-            seed=own.shot_seed,
-            pool_size=own.pool,
+            shots=options.shots,
+            seed=options.shot_seed,
+            pool_size=options.pool,
         )
     if not model.module.network.contrastive:
         return {}

@@ -1,4 +1,4 @@
-"""What `make run` does: captions for a user's pictures, the parameter report, the few-shot table."""
+"""Tasks: captions for a user's pictures, the parameter report, the few-shot table."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,44 +22,44 @@ SHOWN = 640  # pixels of a picture's longer side in the gallery
 
 
 def caption(cfg: Config, workspace: Workspace) -> list[str]:
-    """Texts for ``caption.inputs`` by the folder ``caption.run``, after ``caption.demonstrations``; as a gallery too.
+    """Texts and a gallery for ``caption.inputs`` by the folder ``caption.run``.
 
     Beams, length penalty and lengths are those of the export, not the command's ``eval``.
 
     Raises:
         UserError: no folder, no picture, or a demonstration without text.
     """
-    own = cfg.caption
-    if own.run is None or not own.inputs:
+    options = cfg.caption
+    if options.run is None or not options.inputs:
         raise UserError(
             "set caption.run, a folder written by make export, and caption.inputs=[photo.png]"
         )
-    model = Cosmo(own.run)
+    model = Cosmo(options.run)
     shown = []
-    for pair in own.demonstrations:
+    for pair in options.demonstrations:
         picture, _, text = pair.partition("=")
         if not text:
             raise UserError(f"a demonstration is written picture.png=its text, got {pair!r}")
-        shown.append(Item(picture, (text,), own.question or ""))
+        shown.append(Item(picture, (text,), options.question or ""))
     if shown:
-        task: FewShotTask = "caption" if own.question is None else "vqa"
+        task: FewShotTask = "caption" if options.question is None else "vqa"
         prompts = [
-            few_shot_prompt(task, shown, Item(name, (), own.question or ""), len(shown))
-            for name in own.inputs
+            few_shot_prompt(task, shown, Item(name, (), options.question or ""), len(shown))
+            for name in options.inputs
         ]
         asked = model.module.cfg.eval
         texts = model.write(
-            prompts, asked.max_new_tokens if own.question is None else asked.vqa_tokens
+            prompts, asked.max_new_tokens if options.question is None else asked.vqa_tokens
         )
     else:
-        texts = model(own.inputs, own.question)
-    for name, text in zip(own.inputs, texts, strict=True):
+        texts = model(options.inputs, options.question)
+    for name, text in zip(options.inputs, texts, strict=True):
         workspace.say(f"{name}: {text}")
     workspace.gallery(
         "captions",
         [
             {"query": _small(name), "results": [{"item": text or "-", "score": 0.0, "name": name}]}
-            for name, text in zip(own.inputs, texts, strict=True)
+            for name, text in zip(options.inputs, texts, strict=True)
         ],
     )
     return texts
@@ -95,7 +95,7 @@ def count_parameters(cfg: Config, name: str) -> Count:
 
 
 def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
-    """Learnable and all parameters of the config, its intervals and compressions, and the Flamingo-type reference.
+    """Learnable and all parameters of the config, its variants and the Flamingo-type reference.
 
     Writes parameters.json and parameters.md.
     """
@@ -128,7 +128,7 @@ def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
 
 
 def reference(cfg: Config) -> Config:
-    """Cross-attention before every layer, not compressed, and no contrastive loss: Flamingo's form with the same code."""
+    """Flamingo's form: uncompressed cross-attention before every layer, no contrastive loss."""
     model = dataclasses.replace(
         cfg.model, unimodal_depth=0, interval=1, compression=1, text_depth=None
     )
@@ -137,7 +137,7 @@ def reference(cfg: Config) -> Config:
 
 
 def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The table of ``eval.sets`` by the exported model ``caption.run``, as few_shot.md and few_shot.json.
+    """The table of ``eval.sets`` by ``caption.run``, as few_shot.md and few_shot.json.
 
     Beams, length penalty and lengths are those of the command's ``eval``, not the export's.
 
@@ -152,10 +152,10 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
     model = Cosmo(cfg.caption.run)
     model.module.cfg = dataclasses.replace(model.module.cfg, eval=cfg.eval)
     with evaluated(model.module, cfg.trainer.accelerator):
-        found = evaluate_sets(cfg, model, workspace)
-    for name, value in found.items():
+        scores = evaluate_sets(cfg, model, workspace)
+    for name, value in scores.items():
         workspace.say(f"{name}: {value:.4f}")
-    return found
+    return scores
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {

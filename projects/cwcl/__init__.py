@@ -1,4 +1,4 @@
-"""CWCL: cross-modal transfer with continuously weighted contrastive loss (Srinivasa et al., NeurIPS 2023)."""
+"""CWCL: continuously weighted contrastive loss (Srinivasa et al., NeurIPS 2023)."""
 
 from typing import TYPE_CHECKING
 

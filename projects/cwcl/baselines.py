@@ -46,17 +46,17 @@ def own_head(cfg: Config, workspace: Workspace) -> dict[str, float]:
     with evaluated(module, cfg.trainer.accelerator):
         device = module.logit_scale.log_scale.device
         images = eval_transform(cfg.data).batch(test.images).to(device)
-        found = tower.logits(images).argmax(1).cpu()
-    return {"zeroshot_top1": float((found == test.labels).double().mean())}
+        predicted = tower.logits(images).argmax(1).cpu()
+    return {"zeroshot_top1": float((predicted == test.labels).double().mean())}
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The text tower before training."""
     module = _prepared(cfg)
     with evaluated(module, cfg.trainer.accelerator):
-        found = photographs(cfg, module, None)
+        metrics = photographs(cfg, module, None)
     kept = ("zeroshot_top1", "structure_spearman", "structure_cka", "retrieval_recall_at_10")
-    return {name: found[name] for name in kept}
+    return {name: metrics[name] for name in kept}
 
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:

@@ -84,17 +84,19 @@ def photographs(
         f"zeroshot_{k}": v for k, v in zeroshot_accuracy(images, part.labels, classes).items()
     }
     metrics |= sweep(cfg, module, images, part.labels, part.class_names, LACLIP_TEMPLATES)
-    told = replace(cfg.data, right_words=1.0, wrong_words=0.0)  # captions that name what is shown
-    captions = captioned_cifar(told, cfg.eval.split, cfg.seed).texts
+    right_captions = replace(
+        cfg.data, right_words=1.0, wrong_words=0.0
+    )  # captions that name what is shown
+    captions = captioned_cifar(right_captions, cfg.eval.split, cfg.seed).texts
     texts = encode_texts(cfg, module, captions)
     metrics |= pair_metrics(cfg, images, texts)
     if workspace is not None:
         correct = (images @ classes.T).argmax(1) == part.labels
         workspace.items("zeroshot_top1", correct.double().tolist())
         shown = _pictures(part.images[:200])
-        own, rows = list(range(200)), texts[:200] @ images[:200].T
+        places, rows = list(range(200)), texts[:200] @ images[:200].T
         workspace.gallery(
-            "captions to photographs", retrieval_gallery(rows, captions[:200], shown, own)
+            "captions to photographs", retrieval_gallery(rows, captions[:200], shown, places)
         )
     return metrics
 
@@ -107,10 +109,10 @@ def pair_metrics(cfg: Config, images: Tensor, texts: Tensor) -> dict[str, float]
         images: (N, D) held-out embeddings of the frozen modality.
         texts: (N, D), row i belongs to image i.
     """
-    found = image_text_retrieval(images, texts, torch.arange(len(images)))
-    metrics = {name: value for name, value in found.items() if "recall_at" in name}
+    retrieval = image_text_retrieval(images, texts, torch.arange(len(images)))
+    metrics = {name: value for name, value in retrieval.items() if "recall_at" in name}
     for name in ("recall_at_10", "recall_at_10_chance"):
-        sides = [found[f"{way}_{name}"] for way in ("image_to_text", "text_to_image")]
+        sides = [retrieval[f"{way}_{name}"] for way in ("image_to_text", "text_to_image")]
         metrics[f"retrieval_{name}"] = sum(sides) / 2
     u, v = images[: cfg.eval.structure_pairs], texts[: cfg.eval.structure_pairs]
     metrics["structure_spearman"] = structure_spearman(u, v)
@@ -130,8 +132,8 @@ def sweep(
     counts = [count for count in cfg.eval.sweep if count <= len(templates)]
     if not counts:
         return {}
-    found = template_sweep(images, labels, module.encode_texts, names, templates, counts)
-    return {f"zeroshot_{name}": value for name, value in found.items()}
+    accuracies = template_sweep(images, labels, module.encode_texts, names, templates, counts)
+    return {f"zeroshot_{name}": value for name, value in accuracies.items()}
 
 
 def set_sweep(cfg: Config, module: ImageTextCWCL, name: str) -> dict[str, float]:
@@ -140,8 +142,8 @@ def set_sweep(cfg: Config, module: ImageTextCWCL, name: str) -> dict[str, float]
         return {}
     root = data_root(cfg.eval.root or cfg.data.root)
     data = load_image_set(name, root, eval_transform(cfg.data))
-    own = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
-    templates = own if name == "imagenet" else data.templates
+    templates_of_config = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
+    templates = templates_of_config if name == "imagenet" else data.templates
     device = module.logit_scale.log_scale.device
     loader = torch.utils.data.DataLoader(
         data, cfg.eval.batch_size, num_workers=cfg.data.num_workers, collate_fn=data.collate
@@ -191,10 +193,10 @@ def training_weights(cfg: Config, module: ImageTextCWCL) -> dict[str, float]:
         return {}
     part = captioned_cifar(cfg.data, "train", cfg.seed)
     rows = torch.arange(0, len(part.images), max(1, len(part.images) // WEIGHT_BATCH))
-    found = image_features(cfg, module, part.images[rows[:WEIGHT_BATCH]])
+    features = image_features(cfg, module, part.images[rows[:WEIGHT_BATCH]])
     if not module.raw_weights and cfg.model.centred:
-        found = found - given_part(module.encoder).mean.cpu()  # type: ignore[operator]
-    return weight_statistics(found, part.labels[rows[:WEIGHT_BATCH]])
+        features = features - given_part(module.encoder).mean.cpu()  # type: ignore[operator]
+    return weight_statistics(features, part.labels[rows[:WEIGHT_BATCH]])
 
 
 def image_features(cfg: Config, module: ImageTextCWCL, images: Tensor) -> Tensor:

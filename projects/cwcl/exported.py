@@ -82,8 +82,8 @@ class LockedModel:
         with evaluation_mode(self.encoder):
             for i in range(0, len(images), batch_size):
                 read = [self.transform.one(_opened(one)) for one in images[i : i + batch_size]]
-                found = self.encoder.encode_image(torch.stack(read))
-                parts.append(F.normalize(found.float(), dim=1))
+                embedded = self.encoder.encode_image(torch.stack(read))
+                parts.append(F.normalize(embedded.float(), dim=1))
         return torch.cat(parts)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:

@@ -98,7 +98,7 @@ def held_out_files(cfg: Config) -> tuple[Requirement, ...]:
 
 
 def training_data(cfg: Config, module: ImageTextCWCL) -> ContrastiveData:
-    """Pairs for training; the module gets its mean feature and, where there are any, the classes."""
+    """Pairs for training; the module gets its mean feature and the classes, if any."""
     if cfg.data.source == "cifar10":
         module.classes = captioned_cifar(cfg.data, "train", cfg.seed).labels
     elif cfg.data.source == "synthetic":

@@ -94,7 +94,7 @@ def encode_speech(
     kept: list[int] = []
 
     def run(rows: list[int]) -> Tensor:
-        found, good, waveforms = torch.zeros(len(rows), module.speech.embed_dim), [], []
+        embedded, good, waveforms = torch.zeros(len(rows), module.speech.embed_dim), [], []
         for place, row in enumerate(rows):
             try:
                 waveforms.append(spoken.waveforms[row])
@@ -106,12 +106,12 @@ def encode_speech(
             kept.append(row)
         if good:
             padded, lengths = pad_waveforms(waveforms)
-            found[good] = module.speech(padded.to(device), lengths.to(device)).float().cpu()
-        return found
+            embedded[good] = module.speech(padded.to(device), lengths.to(device)).float().cpu()
+        return embedded
 
-    found = encode(run, range(len(spoken)), batch_size=cfg.eval.batch_size)
+    embedded = encode(run, range(len(spoken)), batch_size=cfg.eval.batch_size)
     counter.finish()
-    return F.normalize(found[kept], dim=1), spoken.subset(kept)
+    return F.normalize(embedded[kept], dim=1), spoken.subset(kept)
 
 
 def evaluate(cfg: Config, module: SpeechTextCWCL, workspace: Workspace) -> dict[str, float]:
@@ -124,15 +124,15 @@ def evaluate(cfg: Config, module: SpeechTextCWCL, workspace: Workspace) -> dict[
         fresh = untrained(lambda: build_module(cfg), cfg.seed, module)
         fresh.mean.copy_(module.mean)
         for prefix, held_out in spoken_sets.held_out_sets(cfg):
-            found = zero_shot(cfg, module, held_out, workspace, prefix)
+            scores = zero_shot(cfg, module, held_out, workspace, prefix)
             raw = zero_shot(cfg, fresh, held_out)
             kept = ("intent_top1", "keyword_top1", "structure_spearman")
-            found |= {f"untrained_{name}": raw[name] for name in kept if name in raw}
-            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+            scores |= {f"untrained_{name}": raw[name] for name in kept if name in raw}
+            metrics |= {f"{prefix}{name}": value for name, value in scores.items()}
         if cfg.eval.keywords is not None:
             speech, spoken = encode_speech(cfg, module, spoken_sets.command_set(cfg))
-            found = keywords(module, speech, spoken, workspace, "commands_")
-            metrics |= {f"commands_{name}": value for name, value in found.items()}
+            scores = keywords(module, speech, spoken, workspace, "commands_")
+            metrics |= {f"commands_{name}": value for name, value in scores.items()}
     return metrics
 
 
@@ -156,8 +156,8 @@ def zero_shot(
     if all(len(t.transcript.split()) == 1 for t in spoken.targets):
         metrics |= keywords(module, speech, spoken, workspace, prefix)
     rows = _one_of_each_text(spoken)
-    found = image_text_retrieval(speech[rows], text[rows], torch.arange(len(rows)))
-    for key, value in found.items():
+    retrieval = image_text_retrieval(speech[rows], text[rows], torch.arange(len(rows)))
+    for key, value in retrieval.items():
         if "recall_at" in key:
             metrics[key.replace("image", "speech")] = value
     u, v = text[: cfg.eval.structure_pairs], speech[: cfg.eval.structure_pairs]
@@ -167,17 +167,17 @@ def zero_shot(
 
 
 def class_texts(cfg: Config, names: list[str]) -> list[list[str]]:
-    """What an intent is looked up by: example utterances if there are any, else its name in prompts.
+    """Texts of each intent: example utterances if there are any, else its name in prompts.
 
     Raises:
         UserError: an intent without an example.
     """
-    told = spoken_sets.intent_texts(cfg)
-    missing = [name for name in names if name not in told] if told else []
+    texts_of_intents = spoken_sets.intent_texts(cfg)
+    missing = [name for name in names if name not in texts_of_intents] if texts_of_intents else []
     if missing:
         raise UserError(f"{cfg.eval.intent_texts} has no utterance of: {', '.join(missing)}")
-    if told:
-        return [told[name] for name in names]
+    if texts_of_intents:
+        return [texts_of_intents[name] for name in names]
     return [[p.replace("{}", class_phrase(n)) for p in cfg.eval.intent_prompts] for n in names]
 
 
@@ -255,8 +255,8 @@ def plan(cfg: Config) -> Plan[SpeechTextCWCL]:
         states, _ = module.speech.tower(
             torch.zeros(batch_size, length), torch.full((batch_size,), length)
         )
-        found: Tensor = module.speech.proj(states.mean(1))
-        return found
+        projected: Tensor = module.speech.proj(states.mean(1))
+        return projected
 
     model = cfg.speech_model
     weights = (*weights_requirement(model.text), *weights_requirement(model.pretrained))

@@ -45,16 +45,16 @@ def training_set(cfg: Config) -> SpokenSet:
             max_samples=data.max_samples,
             max_characters=data.max_characters,
         )
-    told = [row for row, target in enumerate(whole.targets) if target.transcript]
-    if not told:
+    transcribed = [row for row, target in enumerate(whole.targets) if target.transcript]
+    if not transcribed:
         raise UserError("no training recording has a transcript")
-    if len(told) < len(whole):
-        log.warning("left out %d recordings without a transcript", len(whole) - len(told))
-    return whole if len(told) == len(whole) else whole.subset(told)
+    if len(transcribed) < len(whole):
+        log.warning("left out %d recordings without a transcript", len(whole) - len(transcribed))
+    return whole if len(transcribed) == len(whole) else whole.subset(transcribed)
 
 
 def held_out_sets(cfg: Config) -> Iterator[Held]:
-    """Prefix of the metrics, utterances: the training source's own held-out part, then ``eval.intents``."""
+    """Metric prefix and utterances: the training source's held-out part, then ``eval.intents``."""
     if cfg.speech.manifest is None:
         yield "", _whole(cfg, cfg.speech.source, cfg.eval.split)
     for name in cfg.eval.intents:
@@ -86,13 +86,13 @@ def intent_texts(cfg: Config) -> dict[str, list[str]]:
         return {}
     path = own_file(cfg.eval.intent_texts, cfg.data.root, "example utterances")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}") from error
-    rows = found.values() if isinstance(found, dict) else [None]
+    rows = stored.values() if isinstance(stored, dict) else [None]
     if not all(isinstance(r, list) and r and all(isinstance(t, str) for t in r) for r in rows):
         raise UserError(f'{path} must hold {{"intent": ["an utterance", ...], ...}}')
-    return {name: [normalize_transcript(text) for text in texts] for name, texts in found.items()}
+    return {name: [normalize_transcript(text) for text in texts] for name, texts in stored.items()}
 
 
 def num_recordings(cfg: Config) -> int:
@@ -105,21 +105,23 @@ def num_recordings(cfg: Config) -> int:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Recordings to train on and to judge with."""
-    found = [] if cfg.speech.manifest else _source_requirement(cfg, "data", cfg.speech.source)
+    needed = [] if cfg.speech.manifest else _source_requirement(cfg, "data", cfg.speech.source)
     if cfg.speech.manifest is not None:
         hint = "JSON lines {audio, text}: https://commonvoice.mozilla.org"
-        found.append(_file(cfg, "data: speech manifest", cfg.speech.manifest, hint))
+        needed.append(_file(cfg, "data: speech manifest", cfg.speech.manifest, hint))
     for name in cfg.eval.intents:
         if name in HINTS:
-            found += _source_requirement(cfg, "eval", name)
+            needed += _source_requirement(cfg, "eval", name)
         else:
-            found.append(_file(cfg, f"eval: {name}", name, "JSON lines {audio, text, intent}"))
+            needed.append(_file(cfg, f"eval: {name}", name, "JSON lines {audio, text, intent}"))
     if cfg.eval.intent_texts is not None:
-        found.append(_file(cfg, "eval: utterances", cfg.eval.intent_texts, "JSON {intent: [text]}"))
+        needed.append(
+            _file(cfg, "eval: utterances", cfg.eval.intent_texts, "JSON {intent: [text]}")
+        )
     if cfg.eval.keywords is not None:
         hint = f"{COMMANDS_HINT['source']}, layout {COMMANDS_HINT['layout']}"
-        found.append(_file(cfg, "eval: Speech Commands", cfg.eval.keywords, hint))
-    return found
+        needed.append(_file(cfg, "eval: Speech Commands", cfg.eval.keywords, hint))
+    return needed
 
 
 def require_sets(cfg: Config) -> None:
@@ -135,8 +137,13 @@ def require_sets(cfg: Config) -> None:
 
 def _whole(cfg: Config, source: str, part: SpokenPart) -> SpokenSet:
     """A held-out part with all its items: lengths are limited in training alone."""
-    own = cfg.speech.command_words if source == cfg.speech.source else 1
-    asked = {"source": source, "max_samples": None, "max_characters": None, "command_words": own}
+    command_words = cfg.speech.command_words if source == cfg.speech.source else 1
+    asked = {
+        "source": source,
+        "max_samples": None,
+        "max_characters": None,
+        "command_words": command_words,
+    }
     return spoken_part(replace(cfg.speech, **asked), part, cfg.seed)  # type: ignore[arg-type]
 
 

@@ -85,6 +85,6 @@ def tower_sizes(model: SpeechTowers) -> dict[str, Any]:
         from transformers import AutoConfig
 
         ref = resolve_pretrained(model.pretrained)
-        found: dict[str, Any] = AutoConfig.from_pretrained(str(ref.path or ref.name)).to_dict()
-        return found
+        sizes: dict[str, Any] = AutoConfig.from_pretrained(str(ref.path or ref.name)).to_dict()
+        return sizes
     return ARCHITECTURES[model.pretrained]

@@ -1,4 +1,4 @@
-"""What the weights of a batch say: mass on the right samples, flatness, and a control that is as flat."""
+"""Statistics of a batch's weights: mass on the right samples, flatness, a flat control."""
 
 import torch
 from torch import Tensor
@@ -46,10 +46,10 @@ def weight_statistics(features: Tensor, labels: Tensor) -> dict[str, float]:
     """
     weights = similarity_weights(features).double()
     targets, same = soft_targets(weights), labels[:, None] == labels
-    own = torch.eye(len(labels), dtype=torch.bool)
+    self_pairs = torch.eye(len(labels), dtype=torch.bool)
     entropy, num = mean_entropy(targets), len(labels)
     return {
-        "weight_same_class": float(weights[same & ~own].mean()),
+        "weight_same_class": float(weights[same & ~self_pairs].mean()),
         "weight_other_class": float(weights[~same].mean()),
         "mass_own": float(targets.diagonal().mean()),
         "mass_same_class": float((targets * same).sum(1).mean()),

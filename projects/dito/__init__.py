@@ -1,4 +1,4 @@
-"""DITO: detection-oriented image-text pretraining for open-vocabulary detection (Kim et al., 2023)."""
+"""DITO: image-text pretraining for open-vocabulary detection (Kim et al., 2023)."""
 
 from typing import TYPE_CHECKING
 

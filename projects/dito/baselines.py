@@ -1,4 +1,4 @@
-"""What the arms have to beat without training: chance, the commonest name, pixels, the untrained network."""
+"""Training-free baselines: chance, the commonest name, pixels, the untrained network."""
 
 import torch
 
@@ -24,7 +24,7 @@ def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def template_matching(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The nearest of all pictures, by their pixels at 16 x 16: it knows every drawing, no model does."""
+    """The nearest of all pictures, by pixels at 16 x 16; it alone has every drawing."""
     from torchvision.transforms.v2 import functional as TF
 
     from projects.dito.scenes import emoji_pictures
@@ -33,12 +33,12 @@ def template_matching(cfg: Config, workspace: Workspace) -> dict[str, float]:
     pictures, names = emoji_pictures(cfg.data.names, cfg.data.root)
     place = {n: i for i, n in enumerate(scenes.names)}
     rows = [_flat(TF.pil_to_tensor(p.crop(p.getbbox()).convert("RGB"))) for p in pictures]
-    known = torch.stack(rows)
+    templates = torch.stack(rows)
     labels = torch.tensor([place[n] for n in names])
     right = []
-    for image, boxes, wanted in zip(scenes.images, scenes.boxes.long(), scenes.labels, strict=True):
+    for image, boxes, truth in zip(scenes.images, scenes.boxes.long(), scenes.labels, strict=True):
         crops = torch.stack([_flat(image[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes.tolist()])
-        right.append(labels[(crops @ known.T).argmax(1)] == wanted)
+        right.append(labels[(crops @ templates.T).argmax(1)] == truth)
     return _accuracy(cfg, scenes, torch.stack(right))
 
 
@@ -61,4 +61,4 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def _accuracy(cfg: Config, scenes: Scenes, right: torch.Tensor) -> dict[str, float]:
-    return {name: float(own.mean()) for name, own in by_scene(cfg, scenes, right.float()).items()}
+    return {name: float(hits.mean()) for name, hits in by_scene(cfg, scenes, right.float()).items()}

@@ -138,13 +138,13 @@ def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
             kinds = [c for c in kinds if c["name"] in COCO_BASE | COCO_NOVEL]
         base = [_is_base(c, novel) for c in kinds]
         place = {c["id"]: i + 1 for i, c in enumerate(kinds)}
-        found: dict[int, list[Any]] = defaultdict(list)
+        annotations: dict[int, list[Any]] = defaultdict(list)
         for a in content["annotations"]:
             number = place.get(a["category_id"])
             unwanted = number is None or a.get("iscrowd", 0) or (training and not base[number - 1])
             if not unwanted and min(a["bbox"][2:]) > 0:
-                found[a["image_id"]].append((a["bbox"], number))
-        images = [_annotated(i, found[i["id"]]) for i in content["images"]]
+                annotations[a["image_id"]].append((a["bbox"], number))
+        images = [_annotated(i, annotations[i["id"]]) for i in content["images"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"{path} is no annotation file of COCO or LVIS ({error!r}): {LAYOUT}"

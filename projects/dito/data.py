@@ -52,10 +52,12 @@ class SceneBoxes(Dataset[Any]):
         boxes, labels = [], []
         place = {i: n + 1 for n, i in enumerate(i for i, b in enumerate(self.base) if b)}
         for i in rows.tolist():
-            own = self.scenes.labels[i].tolist()
-            kept = [k for k, label in enumerate(own) if self.base[label]]  # novel: no target
+            labels_of_scene = self.scenes.labels[i].tolist()
+            kept = [
+                k for k, label in enumerate(labels_of_scene) if self.base[label]
+            ]  # novel: no target
             boxes.append(self.scenes.boxes[i][kept])
-            labels.append(torch.tensor([place[own[k]] for k in kept], dtype=torch.long))
+            labels.append(torch.tensor([place[labels_of_scene[k]] for k in kept], dtype=torch.long))
         images = self.transform.batch(self.scenes.images[rows])
         return {"images": images, "ids": rows, "boxes": boxes, "labels": labels}
 
@@ -77,15 +79,15 @@ class CocoBoxes(Dataset[Any]):
         """A batch."""
         images, boxes, labels = [], [], []
         for index, epoch in keys:
-            own = self.set.images[index]
+            entry = self.set.images[index]
             rng = sample_rng(self.cfg.seed, epoch, index, JITTER_STREAM)
-            picture = coco.opened(self.folder / own.file)
-            marks = torch.tensor([self.place[n] for n in own.labels.tolist()], dtype=torch.long)
-            pixels, found, kept = coco.jittered(
-                picture, own.boxes, marks, self.cfg.data.image_size, self.cfg.data.jitter, rng
+            picture = coco.opened(self.folder / entry.file)
+            marks = torch.tensor([self.place[n] for n in entry.labels.tolist()], dtype=torch.long)
+            pixels, jittered, kept = coco.jittered(
+                picture, entry.boxes, marks, self.cfg.data.image_size, self.cfg.data.jitter, rng
             )
             images.append(pixels)
-            boxes.append(found)
+            boxes.append(jittered)
             labels.append(kept)
         ids = torch.tensor([index for index, _ in keys])
         return {"images": torch.stack(images), "ids": ids, "boxes": boxes, "labels": labels}
@@ -98,8 +100,10 @@ def base_names(cfg: Config) -> list[str]:
         UserError: a source without boxes.
     """
     if cfg.data.source == "coco":
-        found = coco.read_coco(coco.annotation_path(cfg.data, True), cfg.data.novel, training=True)
-        return [name for name, b in zip(found.names, found.base, strict=True) if b]
+        annotated = coco.read_coco(
+            coco.annotation_path(cfg.data, True), cfg.data.novel, training=True
+        )
+        return [name for name, b in zip(annotated.names, annotated.base, strict=True) if b]
     return [name for name in scenes_of(cfg, "train").names if is_base(name)]
 
 
@@ -119,13 +123,13 @@ def training_data(cfg: Config, stage: str, tokenizer: ClipTokenizer) -> Contrast
         images = im.CachedImages(scenes.images, transform_of(data))
         train = CaptionedImages(images, texts, tokenizer, seed=cfg.seed)
     else:
-        own = pairs_of(data)
-        transform = pairs.train_transform(own)
+        pair_data = pairs_of(data)
+        transform = pairs.train_transform(pair_data)
         if data.source == "webdataset":
-            train = pairs.shards(own, transform, tokenizer, {"seed": cfg.seed})
+            train = pairs.shards(pair_data, transform, tokenizer, {"seed": cfg.seed})
         else:
             train = CaptionedImages(
-                *pairs.official_files(own, transform, ""), tokenizer, seed=cfg.seed
+                *pairs.official_files(pair_data, transform, ""), tokenizer, seed=cfg.seed
             )
     return ContrastiveData(
         train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers
@@ -157,36 +161,36 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
 
 def _other_requirements(cfg: Config) -> list[Requirement]:
     """The weights that the first stage starts from, and the library that judges detections."""
-    found, start = [], cfg.model.init_from
+    needed, start = [], cfg.model.init_from
     if start is not None or cfg.method.needs_start():
         there = start is not None and (Path(start).expanduser() / "model.safetensors").is_file()
         hint = "set model.init_from to the folder that make export wrote of an earlier stage"
-        found.append(Requirement("weights: model.init_from", start or "not set", there, hint))
+        needed.append(Requirement("weights: model.init_from", start or "not set", there, hint))
     if cfg.eval.detections:
         name = "faster_coco_eval"
         there = importlib.util.find_spec(name) is not None
-        found.append(
+        needed.append(
             Requirement(
                 "library: faster-coco-eval", "group eval", there, "install the 'eval' group"
             )
         )
-    return found
+    return needed
 
 
 def _data_requirements(data: DitoData) -> tuple[Requirement, ...]:
     if data.source == "emoji":
         return tuple(bundled_requirement(name) for name in ("emoji-captions", "clipart"))
     if data.source == "coco":
-        wanted = [("train", data.train_json)] if data.train_json else []
-        found = []
-        for name, _ in [*wanted, ("eval", data.eval_json)]:
+        files = [("train", data.train_json)] if data.train_json else []
+        needed = []
+        for name, _ in [*files, ("eval", data.eval_json)]:
             path = coco.annotation_path(data, name == "train")
-            found.append(Requirement(f"data: {path.name}", str(path), path.exists(), coco.SOURCE))
+            needed.append(Requirement(f"data: {path.name}", str(path), path.exists(), coco.SOURCE))
             images = coco.folder_of(data, name == "train")
-            found.append(
+            needed.append(
                 Requirement(f"data: {images.name}", str(images), images.is_dir(), coco.SOURCE)
             )
-        return tuple(found)
+        return tuple(needed)
     if data.source in ("csv", "webdataset"):
         first = (
             str(data.captions)

@@ -70,13 +70,13 @@ def detect(
     sizes = [whole] * len(images) if sizes is None else sizes
     maps = network.pyramid(network.detector_map(images))
     grid = score.proposals == "grid" or not tuned
-    found = _grid(score, sizes, images) if grid else _proposals(network, maps, sizes, score)
-    vectors, offsets = network.head(network.crops(maps, with_image([p.boxes for p in found])))
+    proposals = _grid(score, sizes, images) if grid else _proposals(network, maps, sizes, score)
+    vectors, offsets = network.head(network.crops(maps, with_image([p.boxes for p in proposals])))
     scale = network.region_scale()
     temperature = score.temp_det * network.log_temperature.exp() if tuned else 1 / scale
     fused = class_probabilities(vectors, classes, temperature)
     if score.vlm:
-        frozen = network.vlm_vectors(images, [p.boxes for p in found])
+        frozen = network.vlm_vectors(images, [p.boxes for p in proposals])
         fused = fuse_scores(
             fused,
             class_probabilities(frozen, classes, score.temp_vlm),
@@ -84,10 +84,10 @@ def detect(
             score.alpha,
             score.beta,
         )
-    scores = detection_scores(fused, torch.cat([p.scores for p in found]), score.objectness_exp)
-    starts = torch.cat([p.boxes for p in found])
+    scores = detection_scores(fused, torch.cat([p.scores for p in proposals]), score.objectness_exp)
+    starts = torch.cat([p.boxes for p in proposals])
     boxes = apply_offsets(offsets, starts) if tuned else starts
-    counts = [len(p.boxes) for p in found]
+    counts = [len(p.boxes) for p in proposals]
     return [
         _suppressed(clip_boxes_to_image(b, size), s[:, 1:], score)
         for b, s, size in zip(

@@ -81,7 +81,7 @@ def batches(
 
 
 def regions_of(network: DitoNetwork, images: Tensor, boxes: Tensor, kind: str) -> Tensor:
-    """Unit vectors (B, K, D) of boxes (B, K, 4): by head, map, crop, whole image, or the centre box."""
+    """Unit vectors (B, K, D) of boxes (B, K, 4): by head, map, crop, image or centre box."""
     b, k = boxes.shape[:2]
     size = images.shape[-1]
     if kind == "whole":
@@ -97,25 +97,25 @@ def regions_of(network: DitoNetwork, images: Tensor, boxes: Tensor, kind: str) -
                 [size, size],
                 antialias=True,
             )
-            for image, own in zip(images, boxes, strict=True)
-            for x0, y0, x1, y1 in own.tolist()
+            for image, image_boxes in zip(images, boxes, strict=True)
+            for x0, y0, x1, y1 in image_boxes.tolist()
         ]
         return unit(network.image_vectors(torch.stack(crops))).view(b, k, -1)
     if kind == "centre":
         middle = images.new_tensor([0.25, 0.25, 0.75, 0.75]) * size
         boxes = middle.expand(b, k, 4)
-    found = (
+    vectors = (
         network.map_vectors(images, list(boxes))
         if kind == "map"
         else network.region_vectors(images, list(boxes))
     )
-    return unit(found).view(b, k, -1)
+    return unit(vectors).view(b, k, -1)
 
 
 def predicted(
     cfg: Config, network: DitoNetwork, scenes: Scenes, kind: str
 ) -> tuple[Tensor, Tensor]:
-    """Nearest name of every box (N, K), and whether an image's own caption is nearest in its batch, (M,).
+    """Nearest name of every box (N, K); whether an image's caption is nearest in its batch, (M,).
 
     M < N where the last of several batches is smaller: among fewer captions a hit is easier.
     """
@@ -157,7 +157,7 @@ def named_regions(
 
 
 def by_scene(cfg: Config, scenes: Scenes, right: Tensor) -> dict[str, Tensor]:
-    """Share of boxes named right in every scene: of all, of those on a border of windows, of the others.
+    """Share of boxes named right per scene: all, those on a border of windows, the others.
 
     Args:
         cfg: image size and windows.
@@ -235,19 +235,22 @@ def locality(cfg: Config, network: DitoNetwork, scenes: Scenes) -> dict[str, flo
             maps = similarity_maps(network, images, texts, kind)
             hits[kind].append(pointing(maps, boxes, cfg.model.patch_size).float().cpu())
     sides = scenes.boxes[..., 2:] - scenes.boxes[..., :2]
-    out = {f"pointing_{kind}": float(torch.cat(own).mean()) for kind, own in hits.items()}
+    out = {
+        f"pointing_{kind}": float(torch.cat(hits_of_kind).mean())
+        for kind, hits_of_kind in hits.items()
+    }
     return out | {"pointing_chance": float((sides.prod(-1) / cfg.data.image_size**2).mean())}
 
 
 def shift_variance(cfg: Config, network: DitoNetwork, scenes: Scenes) -> dict[str, float]:
-    """1 - cosine of a region before and after the scene moves by one and two patches, mean over boxes.
+    """1 - cosine of a region before and after the scene moves by one and two patches.
 
     The moved scene is rolled by whole patches; boxes that would leave it have no part.
     """
     kind, patch, size = region_kind(cfg, network), cfg.model.patch_size, cfg.data.image_size
     if kind not in ("head", "map"):
         return {}
-    found = []
+    distances = []
     for _, images, boxes in batches(cfg, network, cut(scenes, SHIFTED)):
         before = regions_of(network, images, boxes, kind)
         for step in (patch, 2 * patch):
@@ -255,8 +258,8 @@ def shift_variance(cfg: Config, network: DitoNetwork, scenes: Scenes) -> dict[st
             there = boxes + step
             after = regions_of(network, moved, there.clamp(max=size), kind)
             kept = (there <= size).all(-1)
-            found.append((1 - (before * after).sum(-1))[kept].cpu())
-    return {"shift_variance": float(torch.cat(found).mean())}
+            distances.append((1 - (before * after).sum(-1))[kept].cpu())
+    return {"shift_variance": float(torch.cat(distances).mean())}
 
 
 # -- boxes found by the detector -------------------------------------------------------------------
@@ -268,24 +271,26 @@ def evaluate_scenes(
     """Recall of found boxes, and average precision by base and novel names if `eval.detections`."""
     classes = network.classes(scenes.names, templates_of(cfg))
     base = torch.tensor([False, *(is_base(n) for n in scenes.names)])
-    found: list[Detections] = []
+    detections: list[Detections] = []
     for _, images, _ in batches(cfg, network, scenes):
-        found += detect(network, images, classes, cfg.score, base)
-    recalled = [covered(truth, d.boxes.cpu()) for truth, d in zip(scenes.boxes, found, strict=True)]
+        detections += detect(network, images, classes, cfg.score, base)
+    recalled = [
+        covered(truth, d.boxes.cpu()) for truth, d in zip(scenes.boxes, detections, strict=True)
+    ]
     metrics = {"box_recall": float(torch.cat(recalled).mean())}
     if cfg.eval.detections:
         truth = as_coco(scenes)
         groups = _groups(base[1:].tolist(), list(range(1, len(scenes.names) + 1)))
-        results = [row for i, d in enumerate(found) for row in as_results(d, i, groups["all"])]
+        results = [row for i, d in enumerate(detections) for row in as_results(d, i, groups["all"])]
         metrics |= box_metrics(truth, results, groups=groups)
     return metrics
 
 
-def covered(truth: Tensor, found: Tensor) -> Tensor:
+def covered(truth: Tensor, boxes: Tensor) -> Tensor:
     """Which true boxes (G, 4) a found one (N, 4) overlaps by half, (G,) of 0 and 1."""
-    if not len(found):
+    if not len(boxes):
         return torch.zeros(len(truth))
-    hits: Tensor = box_iou(truth, found).amax(1) >= 0.5
+    hits: Tensor = box_iou(truth, boxes).amax(1) >= 0.5
     return hits.float()
 
 
@@ -303,12 +308,12 @@ def as_coco(scenes: Scenes) -> dict[str, Any]:
 
 
 def as_results(
-    found: Detections, image: int, categories: Sequence[int], factor: float = 1.0
+    detections: Detections, image: int, categories: Sequence[int], factor: float = 1.0
 ) -> list[dict[str, Any]]:
     """Rows of a result file: boxes as x, y, width, height in pixels of the file."""
-    boxes = found.boxes.cpu() / factor
+    boxes = detections.boxes.cpu() / factor
     corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-    rows = zip(corners, found.labels.tolist(), found.scores.tolist(), strict=True)
+    rows = zip(corners, detections.labels.tolist(), detections.scores.tolist(), strict=True)
     return [
         {"image_id": image, "category_id": categories[label - 1], "bbox": box, "score": score}
         for box, label, score in rows
@@ -331,39 +336,39 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
     """
     data = cfg.data
     path = coco.annotation_path(data, False)
-    found = coco.read_coco(path, data.novel, training=False)
-    classes = network.classes(found.names, templates_of(cfg))
-    known = data.novel != "none" or set(found.names) <= set(network.base_names)
-    base = torch.tensor([False, *found.base]) if known else None
+    annotated = coco.read_coco(path, data.novel, training=False)
+    classes = network.classes(annotated.names, templates_of(cfg))
+    novel_known = data.novel != "none" or set(annotated.names) <= set(network.base_names)
+    base = torch.tensor([False, *annotated.base]) if novel_known else None
     results: list[dict[str, Any]] = []
     recalled: list[Tensor] = []
-    images = found.images[: cfg.eval.limit]
+    images = annotated.images[: cfg.eval.limit]
     folder, device = coco.folder_of(data, False), classes.device
     for start in workspace.progress(range(0, len(images), cfg.eval.batch_size), "detecting"):
         part = images[start : start + cfg.eval.batch_size]
-        pictures = [coco.opened(folder / own.file) for own in part]
+        pictures = [coco.opened(folder / image.file) for image in part]
         squares = [coco.to_square(p, data.image_size) for p in pictures]
         sizes = [
             (round(p.height * f), round(p.width * f))
             for p, (_, f) in zip(pictures, squares, strict=True)
         ]
         pixels = torch.stack([s for s, _ in squares]).to(device)
-        for own, (_, f), d in zip(
+        for image, (_, f), d in zip(
             part, squares, detect(network, pixels, classes, cfg.score, base, sizes), strict=True
         ):
-            results += as_results(d, own.id, found.categories, f)
-            recalled.append(covered(own.boxes, d.boxes.cpu() / f))
+            results += as_results(d, image.id, annotated.categories, f)
+            recalled.append(covered(image.boxes, d.boxes.cpu() / f))
     metrics = {"box_recall": float(torch.cat(recalled).mean())}
     (workspace.folder(".") / "detections.json").write_text(json.dumps(results), encoding="utf-8")
     if not cfg.eval.detections:
         return metrics
     truth = json.loads(path.read_text(encoding="utf-8"))
-    kept, wanted = {own.id for own in images}, set(found.categories)
+    kept, categories = {image.id for image in images}, set(annotated.categories)
     truth["images"] = [i for i in truth["images"] if i["id"] in kept]
     truth["annotations"] = [
-        a for a in truth["annotations"] if a["image_id"] in kept and a["category_id"] in wanted
+        a for a in truth["annotations"] if a["image_id"] in kept and a["category_id"] in categories
     ]
-    truth["categories"] = [c for c in truth["categories"] if c["id"] in wanted]
+    truth["categories"] = [c for c in truth["categories"] if c["id"] in categories]
     style: Any = "lvis" if data.novel == "lvis" else "coco"
-    groups = _groups(found.base, found.categories)
+    groups = _groups(annotated.base, annotated.categories)
     return metrics | box_metrics(truth, results, style=style, groups=groups)

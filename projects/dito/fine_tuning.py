@@ -1,4 +1,4 @@
-"""Fine-tuning with boxes of base classes: losses of the RPN and of the regions, L2, and the step schedule.
+"""Fine-tuning with boxes of base classes: losses of RPN and regions, L2, step schedule.
 
 Source: Kim, Angelova & Kuo 2023, arXiv 2310.00161, and the released detector (google-research,
 fvlm).
@@ -52,60 +52,63 @@ def detection_losses(
     Distributed: local; divisors are constants, so that means over ranks are those of the whole
     batch.
     """
-    own, net, images = cfg.detect, network, batch["images"]
-    grid = scale_gradient(net.detector_map(images), own.backbone_gradient)
+    options, net, images = cfg.detect, network, batch["images"]
+    grid = scale_gradient(net.detector_map(images), options.backbone_gradient)
     maps = net.pyramid(grid)
     centerness, distances = net.rpn(maps)
     places = places_of(maps, net.pyramid.strides)
     boxes = boxes_at(places, distances)
-    target, truth = sampled_targets(places, batch["boxes"], generators, own.places)
-    rpn_centre, rpn_box = rpn_losses(centerness, boxes, target, truth, own.places)
+    target, truth = sampled_targets(places, batch["boxes"], generators, options.places)
+    rpn_centre, rpn_box = rpn_losses(centerness, boxes, target, truth, options.places)
     size = (images.shape[-2], images.shape[-1])
     regions: list[Regions] = []
     for i, generator in enumerate(generators):  # proposals carry no gradient into the RPN
-        found = propose(
+        proposals = propose(
             centerness[i].detach(),
             boxes[i].detach(),
             places,
             size,
-            top=own.top,
-            keep=own.keep,
-            nms_iou=own.nms,
+            top=options.top,
+            keep=options.keep,
+            nms_iou=options.nms,
         )
         regions.append(
             sample_regions(
-                found.boxes,
+                proposals.boxes,
                 batch["boxes"][i],
                 batch["labels"][i],
                 generator,
-                count=own.regions,
-                positive_fraction=own.positive_fraction,
-                iou=own.positive_iou,
+                count=options.regions,
+                positive_fraction=options.positive_fraction,
+                iou=options.positive_iou,
             )
         )
     vectors, offsets = net.head(net.crops(maps, with_image([r.boxes for r in regions])))
     labels = torch.cat([r.labels for r in regions])
-    wanted, start = torch.cat([r.offsets for r in regions]), torch.cat([r.boxes for r in regions])
+    offset_targets, start = (
+        torch.cat([r.offsets for r in regions]),
+        torch.cat([r.boxes for r in regions]),
+    )
     logits = class_logits(vectors, classes, cfg.score.temp_det * net.log_temperature.exp())
-    count = own.regions * len(images)
-    if own.box_loss == "huber":
-        box = region_box_loss(offsets, wanted, labels, count)
+    count = options.regions * len(images)
+    if options.box_loss == "huber":
+        box = region_box_loss(offsets, offset_targets, labels, count)
     else:
         rows = labels > 0
-        moved, aim = (apply_offsets(o[rows], start[rows]) for o in (offsets, wanted))
+        moved, aim = (apply_offsets(o[rows], start[rows]) for o in (offsets, offset_targets))
         box = (1 - paired_iou(moved, aim)).sum() / count
     terms = {
         "rpn_centerness": rpn_centre,
-        "rpn_box": own.rpn_box_weight * rpn_box,
-        "region_class": region_class_loss(logits, labels, own.background_weight, count),
+        "rpn_box": options.rpn_box_weight * rpn_box,
+        "region_class": region_class_loss(logits, labels, options.background_weight, count),
         "region_box": box,
-        "l2": own.l2 * half_squares(network),
+        "l2": options.l2 * half_squares(network),
     }
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
 
 def half_squares(network: DitoNetwork) -> Tensor:
-    """Half the sum of squares of trained weights, without norms, biases, temperature and backbone."""
+    """Half the squared norm of trained weights, without norms, biases, scale and backbone."""
     kept = [
         p
         for name, p in network.named_parameters()
@@ -118,7 +121,7 @@ def sampled_targets(
     places: Places, truth: Sequence[Tensor], generators: Sequence[torch.Generator], count: int
 ) -> tuple[Tensor, Tensor]:
     """Centerness (B, L) and boxes (B, L, 4); at most `count` places of every image count."""
-    pairs = [place_targets(places, own) for own in truth]
+    pairs = [place_targets(places, truth_boxes) for truth_boxes in truth]
     target, boxes = (torch.stack(part) for part in zip(*pairs, strict=True))
     for i, generator in enumerate(generators):
         rows = (target[i] > COUNTS).nonzero()[:, 0]
@@ -130,7 +133,7 @@ def sampled_targets(
 def rpn_losses(
     centerness: Tensor, boxes: Tensor, target: Tensor, truth: Tensor, places: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """L1 on centerness and 1 - IoU on boxes, over the places that count, divided by B times `places`.
+    """L1 on centerness and 1 - IoU on boxes, over valid places, divided by B times `places`.
 
     Args:
         centerness: (B, L) logits.
@@ -149,7 +152,8 @@ def rpn_losses(
 def paired_iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of box i with box i, (N,).
 
-    >>> paired_iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]])).round(decimals=4).item()
+    >>> a, b = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]])
+    >>> paired_iou(a, b).round(decimals=4).item()
     0.33329999446868896
     """
     low, high = (
@@ -181,7 +185,7 @@ def region_class_loss(
 def region_box_loss(
     offsets: Tensor, target: Tensor, labels: Tensor, count: int | None = None
 ) -> Tensor:
-    """Huber (delta 1) on offsets of foreground rows, summed over coordinates, over a constant number of rows.
+    """Huber (delta 1) on offsets of foreground rows, divided by a constant number of rows.
 
     Args:
         offsets: (N, 4) predicted.

@@ -1,4 +1,4 @@
-"""An exported model for use: objects of any names in a picture, vectors of its regions, where a text lies."""
+"""An exported model: objects of any names in a picture, vectors of regions, places of texts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,10 +44,10 @@ class Detector:
     """
 
     def __init__(self, folder: str | Path, score: ScoreConfig | None = None) -> None:
-        self.network, own = load_network(Path(folder))
-        self.size = int(own["image_size"])
-        self.templates = SIMPLE_TEMPLATES if own["templates"] == "clip" else ("{}",)
-        self.score = replace(score or ScoreConfig(), temp_det=float(own["temp_det"]))
+        self.network, settings = load_network(Path(folder))
+        self.size = int(settings["image_size"])
+        self.templates = SIMPLE_TEMPLATES if settings["templates"] == "clip" else ("{}",)
+        self.score = replace(score or ScoreConfig(), temp_det=float(settings["temp_det"]))
 
     def __call__(
         self,
@@ -80,11 +80,11 @@ class Detector:
         pixels, factor = to_square(image, self.size)
         size = (round(image.height * factor), round(image.width * factor))
         score = replace(self.score, threshold=max(threshold, self.score.threshold))
-        found = detect(self.network, pixels[None], classes, score, split, [size])[0]
+        detections = detect(self.network, pixels[None], classes, score, split, [size])[0]
         rows = zip(
-            (found.boxes / factor).tolist(),
-            found.labels.tolist(),
-            found.scores.tolist(),
+            (detections.boxes / factor).tolist(),
+            detections.labels.tolist(),
+            detections.scores.tolist(),
             strict=True,
         )
         return [Found(_box(box), names[label - 1], value) for box, label, value in rows]
@@ -126,13 +126,13 @@ class Detector:
             ]
 
     @staticmethod
-    def draw(picture: Picture, found: Sequence[Found]) -> Image.Image:
+    def draw(picture: Picture, detections: Sequence[Found]) -> Image.Image:
         """The picture with boxes and names."""
         return draw_boxes(
             upright(picture),
-            [f.box for f in found],
-            [f.name for f in found],
-            [f.score for f in found],
+            [f.box for f in detections],
+            [f.name for f in detections],
+            [f.score for f in detections],
         )
 
 

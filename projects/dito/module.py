@@ -65,11 +65,11 @@ class DITO(ContrastiveModule):
             parameter.requires_grad_(name.startswith(self._trained_parts()))
 
     def _trained_parts(self) -> tuple[str, ...]:
-        own, parts = self.cfg.method, TRAINED[self.stage]
+        options, parts = self.cfg.method, TRAINED[self.stage]
         if self.stage == "region":
-            parts += () if own.freeze_backbone else ("backbone.",)
-            parts += () if own.freeze_text else ("text_tower.", "text_proj.")
-        if self.stage == "detect" and own.detect_freeze_backbone:
+            parts += () if options.freeze_backbone else ("backbone.",)
+            parts += () if options.freeze_text else ("text_tower.", "text_proj.")
+        if self.stage == "detect" and options.detect_freeze_backbone:
             parts = tuple(p for p in parts if p != "backbone.")
         return parts
 
@@ -87,10 +87,12 @@ class DITO(ContrastiveModule):
 
     def contrast(self, image: Tensor, text: Tensor, kind: str) -> dict[str, Tensor]:
         """Symmetric InfoNCE (or the focal sigmoid loss) over the global batch."""
-        own = self.cfg.method
+        options = self.cfg.method
         scale = self.network.image_scale() if kind == "image" else self.network.region_scale()
-        if own.loss == "focal":
-            loss, hits = eq.paired_focal(image, text, scale, own.focal_alpha, own.focal_gamma)
+        if options.loss == "focal":
+            loss, hits = eq.paired_focal(
+                image, text, scale, options.focal_alpha, options.focal_gamma
+            )
         else:
             out = self.info_nce(image, text, scale)
             loss, hits = out.loss, out.hits
@@ -100,23 +102,23 @@ class DITO(ContrastiveModule):
 
     def boxes_of(self, ids: Tensor, size: tuple[int, int]) -> list[Tensor]:
         """R random boxes in pixels for every image, anew in every step; no annotation is read."""
-        own, found = self.cfg.method, []
+        options, boxes_of_images = self.cfg.method, []
         for i in ids.tolist():
             rng = sample_rng(self.cfg.seed, self.global_step, i, BOX_STREAM)
-            boxes = torch.from_numpy(random_boxes(rng, own.boxes, own.area, own.aspect))
-            found.append((boxes * torch.tensor([size[1], size[0]] * 2)).to(ids.device))
-        return found
+            boxes = torch.from_numpy(random_boxes(rng, options.boxes, options.area, options.aspect))
+            boxes_of_images.append((boxes * torch.tensor([size[1], size[0]] * 2)).to(ids.device))
+        return boxes_of_images
 
     def region_losses(self, batch: DitoBatch, text: Tensor) -> dict[str, Tensor]:
         """Pooled regions of random boxes against the image's caption."""
-        images, own, net = batch["images"], self.cfg.method, self.network
+        images, options, net = batch["images"], self.cfg.method, self.network
         boxes = self.boxes_of(batch["ids"], (images.shape[-2], images.shape[-1]))
-        with torch.set_grad_enabled(not own.freeze_backbone and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(not options.freeze_backbone and torch.is_grad_enabled()):
             grid = net.detector_map(images)
         maps = net.pyramid(grid)
         vectors = net.head.embed(net.crops(maps, with_image(boxes)))
-        regions = unit(vectors).view(len(images), own.boxes, -1)  # r_ik
-        pooled = eq.pool_regions(regions, own.pool)  # v_i
+        regions = unit(vectors).view(len(images), options.boxes, -1)  # r_ik
+        pooled = eq.pool_regions(regions, options.pool)  # v_i
         terms = self.contrast(pooled, text, "region")
         # levels without a box in this batch get a zero gradient rather than none (DDP counts them)
         terms["loss"] = terms["loss"] + 0.0 * torch.stack([m.mean() for m in maps]).sum()
@@ -137,17 +139,17 @@ class DITO(ContrastiveModule):
 
     def configure_optimizers(self) -> Any:
         """As everywhere; the detector's rate may fall by ten at `detect.milestones`."""
-        found = super().configure_optimizers()
+        optimizers = super().configure_optimizers()
         marks = self.cfg.detect.milestones
         if self.stage != "detect" or not marks:
-            return found
+            return optimizers
         factor = step_factor(self.optim, int(self.trainer.max_steps), marks)
-        schedule = LambdaLR(found["optimizer"], factor)
-        return found | {"lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = LambdaLR(optimizers["optimizer"], factor)
+        return optimizers | {"lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def argmax_by_size(regions: Tensor, boxes: Tensor, size: int) -> dict[str, Tensor]:
-    """Share of coordinates whose maximum comes from a small, middle or large box, over its share of boxes.
+    """Share of coordinates with their maximum in small, middle or large boxes, over box share.
 
     Args:
         regions: (B, R, D) unit rows.

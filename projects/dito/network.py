@@ -92,10 +92,12 @@ class DitoNetwork(nn.Module):
 
     def image_map(self, images: Tensor) -> Tensor:
         """Last map (B, W, h, w) as image-level pretraining sees it, also after later stages."""
-        own = self.model
-        windows: Windows = "mixed" if own.image_windows else "none"
+        options = self.model
+        windows: Windows = "mixed" if options.image_windows else "none"
         backbone = self.backbone if self.vlm is None else self.vlm.backbone
-        grid: Tensor = backbone(images, shift=own.shift if own.image_shift else 0, windows=windows)
+        grid: Tensor = backbone(
+            images, shift=options.shift if options.image_shift else 0, windows=windows
+        )
         return grid
 
     def image_vectors(self, images: Tensor) -> Tensor:
@@ -117,8 +119,8 @@ class DitoNetwork(nn.Module):
 
     def crops(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Crops (N, channels, 7, 7) of regions (N, 5) in pixels."""
-        own = self.model.canonical_size
-        return multilevel_roi_align(maps, self.pyramid.strides, rois, canonical_size=own)
+        size = self.model.canonical_size
+        return multilevel_roi_align(maps, self.pyramid.strides, rois, canonical_size=size)
 
     def region_vectors(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Vectors (N, D), not normalised, of the boxes (n_i, 4) of each image, in pixels."""
@@ -132,11 +134,11 @@ class DitoNetwork(nn.Module):
         )
 
     def vlm_vectors(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Vectors (N, D) of the frozen branch: own weights, windows in all layers but the last, no shift."""
+        """Vectors (N, D) of the frozen branch: windows in all layers but the last, no shift."""
         branch = self.vlm or FrozenVLM(self.backbone, self.image_proj)
         with torch.no_grad():
-            found: Tensor = branch(images, boxes)
-        return found
+            vectors: Tensor = branch(images, boxes)
+        return vectors
 
     def keep_vlm(self) -> None:
         """Copy backbone and projection before a stage changes them."""
@@ -231,19 +233,19 @@ def load_pretraining(network: DitoNetwork, state: dict[str, Tensor], source: str
     """
     if any(name.startswith("vlm.") for name in state):
         network.keep_vlm()
-    own = network.state_dict()
-    wanted = [
+    state_before = network.state_dict()
+    names = [
         name
-        for name in own
+        for name in state_before
         if name.split(".")[0] in FROM_PRETRAINING and ".to_offsets." not in name
     ]
-    bad = [n for n in wanted if n not in state or state[n].shape != own[n].shape]
+    bad = [n for n in names if n not in state or state[n].shape != state_before[n].shape]
     if bad:
         raise UserError(
             f"{source} does not hold {bad[0]} of this size ({len(bad)} tensors differ): use the"
             " model section that it was trained with"
         )
-    network.load_state_dict({**own, **{name: state[name] for name in wanted}})
+    network.load_state_dict({**state_before, **{name: state[name] for name in names}})
 
 
 def read_trained(folder: str | None) -> list[str]:
@@ -264,8 +266,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         UserError: not such a folder.
     """
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        parts = {"model": dict(found["model"]), "trained": list(found["trained"])}
-        return {"temp_det": TEMP_DET, "base_names": [], **found, **parts}
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        parts = {"model": dict(settings["model"]), "trained": list(settings["trained"])}
+        return {"temp_det": TEMP_DET, "base_names": [], **settings, **parts}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported DITO model: {error!r}") from error

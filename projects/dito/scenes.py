@@ -50,7 +50,7 @@ class Scenes(NamedTuple):
 
 
 def scenes_of(cfg: Config, part: str) -> Scenes:
-    """Scenes of a part: train (drawn by the seed), dev, test, or transfer (clip art with its own names).
+    """Scenes of a part: train (drawn by the seed), dev, test, or transfer (clip art).
 
     Sources of pairs are judged on scenes of emoji.
 
@@ -86,11 +86,11 @@ def _cached(
     size: int,
 ) -> Scenes:
     if part == "transfer":
-        found, kinds = clipart_pictures(root)
+        pictures, kinds = clipart_pictures(root)
     elif source == "emoji":
-        found, kinds = emoji_pictures(names, root)
+        pictures, kinds = emoji_pictures(names, root)
     else:
-        found, kinds = shape_pictures(names)
+        pictures, kinds = shape_pictures(names)
     labels = list(kinds)
     classes = sorted(set(labels))
     place = {name: i for i, name in enumerate(classes)}
@@ -101,9 +101,9 @@ def _cached(
     for i in range(count):
         rng = sample_rng(seed, 0, i, STREAMS[part])
         chosen = _different(rng, labels, objects)
-        picture, own = compose([found[c] for c in chosen], size, scale, rng)
+        picture, placed = compose([pictures[c] for c in chosen], size, scale, rng)
         images[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        boxes[i] = torch.from_numpy(own)
+        boxes[i] = torch.from_numpy(placed)
         marks[i] = torch.tensor([place[labels[c]] for c in chosen])
     return Scenes(images, boxes, marks, classes)
 
@@ -201,23 +201,23 @@ def clipart_pictures(root: str | None = None) -> tuple[list[Image.Image], list[s
     About half of its words are names in training, the others are new.
     """
     emoji = read_jsonl(bundled("emoji-captions/captions.jsonl.gz", root), ["en"])
-    found = _clipart_words(
+    drawings = _clipart_words(
         {row["en"] for row in emoji if re.fullmatch("[a-z]{3,}", row["en"])}, root
     )
-    counts = Counter(word for _, word in found)
-    kept = [(i, word) for i, word in found if counts[word] >= TRANSFER_DRAWINGS]
+    counts = Counter(word for _, word in drawings)
+    kept = [(i, word) for i, word in drawings if counts[word] >= TRANSFER_DRAWINGS]
     images = PackedImages(bundled("clipart/images.npz", root))
     return [without_background(images[i]) for i, _ in kept], [word for _, word in kept]
 
 
-def _clipart_words(known: set[str], root: str | None) -> list[tuple[int, str]]:
+def _clipart_words(vocabulary: set[str], root: str | None) -> list[tuple[int, str]]:
     """Drawing and the only known word of its title."""
-    found = []
+    drawings = []
     for i, row in enumerate(read_jsonl(bundled("clipart/meta.jsonl.gz", root), ["title"])):
-        own = set(re.findall("[a-z]+", row["title"].lower())) & known
-        if len(own) == 1:
-            found.append((i, own.pop()))
-    return found
+        words = set(re.findall("[a-z]+", row["title"].lower())) & vocabulary
+        if len(words) == 1:
+            drawings.append((i, words.pop()))
+    return drawings
 
 
 def without_background(image: Image.Image) -> Image.Image:
@@ -240,10 +240,10 @@ def shape_pictures(count: int) -> tuple[list[Image.Image], list[str]]:
     Raises:
         UserError: more than there are.
     """
-    found = [(f"{c} {s}", rgb, s) for c, rgb in COLOURS.items() for s in SHAPES][:count]
+    shapes = [(f"{c} {s}", rgb, s) for c, rgb in COLOURS.items() for s in SHAPES][:count]
     if count > len(COLOURS) * len(SHAPES):
         raise UserError(f"data.names: there are {len(COLOURS) * len(SHAPES)} coloured shapes")
-    return [_shape(rgb, s) for _, rgb, s in found], [name for name, _, _ in found]
+    return [_shape(rgb, s) for _, rgb, s in shapes], [name for name, _, _ in shapes]
 
 
 def _shape(colour: tuple[int, int, int], shape: str) -> Image.Image:

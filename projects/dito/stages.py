@@ -1,4 +1,4 @@
-"""Image-level pretraining, detection-oriented pretraining, fine-tuning: one stage after the other."""
+"""Image-level pretraining, detection-oriented pretraining and fine-tuning, in turn."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,29 +33,29 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.eval.detections:
         check_library()
     network = build_network(cfg.model, cfg.detect.rpn_convs)
-    own = cfg.method
-    steps = {"image": own.image_steps, "region": None, "detect": own.detect_steps}
+    options = cfg.method
+    steps = {"image": options.image_steps, "region": None, "detect": options.detect_steps}
     # the key of kept weights names these steps; of the folder it would know the name alone
-    keyed = own.image_steps is not None and cfg.model.init_from is None
-    for number, name in enumerate(own.stages):
+    keyed = options.image_steps is not None and cfg.model.init_from is None
+    for number, name in enumerate(options.stages):
         module = build_module(cfg, network, number)
         first = number == 0 and name == "image"
-        wanted = steps[name] if first or name == "detect" else None
-        label = name if own.stages.index(name) == number else f"{name}_{number + 1}"
+        max_steps = steps[name] if first or name == "detect" else None
+        label = name if options.stages.index(name) == number else f"{name}_{number + 1}"
         trainer: dict[str, Any] = (
-            {} if wanted is None else {"max_steps": wanted, "max_epochs": None}
+            {} if max_steps is None else {"max_steps": max_steps, "max_epochs": None}
         )
-        shared = keyed and set(own.stages[: number + 1]) == {"image"}
-        known = image_path(cfg, number) if shared else None
-        weights = known if known is not None and known.is_file() else None
+        shared = keyed and set(options.stages[: number + 1]) == {"image"}
+        path = image_path(cfg, number) if shared else None
+        weights = path if path is not None and path.is_file() else None
         data = training_data(cfg, name, network.tokenizer)
         yield Stage(label, module, data, trainer, weights=weights)
-        if known is not None:
-            keep_weights(known, module)
+        if path is not None:
+            keep_weights(path, module)
 
 
 def build_module(cfg: Config, network: DitoNetwork, number: int) -> DITO:
-    """Module of a stage; the frozen VLM is set aside first, and the detector's classes are embedded."""
+    """Module of a stage, after the frozen VLM was copied and the classes were embedded."""
     name, classes = cfg.method.stages[number], None
     network.trained = [*read_trained(cfg.model.init_from), *cfg.method.stages[: number + 1]]
     if torch.get_default_device().type != "meta":
@@ -67,17 +67,17 @@ def build_module(cfg: Config, network: DitoNetwork, number: int) -> DITO:
 
 
 def set_vlm_aside(cfg: Config, network: DitoNetwork, number: int) -> None:
-    """Item 12: copy the backbone before the first stage after image-level pretraining that changes it.
+    """Item 12: copy the backbone before the first later stage that changes it.
 
     Args:
         cfg: the experiment's config.
         network: as the stage before left it, or with new weights for the checkpoint of this stage.
         number: of the stage that begins.
     """
-    own = cfg.method
-    changes = {"region": not own.freeze_backbone, "detect": not own.detect_freeze_backbone}
+    options = cfg.method
+    changes = {"region": not options.freeze_backbone, "detect": not options.detect_freeze_backbone}
     kept = network.vlm is not None
-    for name in own.stages[: number + 1]:
+    for name in options.stages[: number + 1]:
         kept = name != "image" and (kept or changes[name])
     if not kept:
         network.vlm = None  # image-level pretraining trains the backbone: it is the VLM again

@@ -31,19 +31,21 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
     Raises:
         UserError: no model, pictures or names.
     """
-    own = cfg.run
-    if own.model is None or not own.inputs or not own.names:
+    options = cfg.run
+    if options.model is None or not options.inputs or not options.names:
         raise UserError(
             "set run.model, a folder written by make export, run.inputs=[photo.png] and"
             " run.names=[a dog,a cat]"
         )
-    model, found = Detector(own.model, cfg.score), {}
-    names = list(dict.fromkeys(own.names))  # a name twice would share its score with itself
+    model, detections = Detector(options.model, cfg.score), {}
+    names = list(dict.fromkeys(options.names))  # a name twice would share its score with itself
     rows = []
-    paths = [Path(name).expanduser() for name in own.inputs]
-    for name, path, stem in zip(own.inputs, paths, own_stems(paths), strict=True):
-        boxes = model(path, names, base=own.base or None, threshold=own.threshold)[: own.most]
-        found[name] = boxes
+    paths = [Path(name).expanduser() for name in options.inputs]
+    for name, path, stem in zip(options.inputs, paths, own_stems(paths), strict=True):
+        boxes = model(path, names, base=options.base or None, threshold=options.threshold)[
+            : options.most
+        ]
+        detections[name] = boxes
         drawn = Detector.draw(path, boxes)
         place = workspace.folder("boxes") / f"{stem}.png"
         drawn.save(place)
@@ -57,9 +59,9 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
         drawn.thumbnail((SHOWN, SHOWN))  # thousands of photographs would not fit in memory
         rows.append({"query": drawn, "results": listed})
     workspace.gallery("detections", rows)
-    plain = {name: [f._asdict() for f in boxes] for name, boxes in found.items()}
+    plain = {name: [f._asdict() for f in boxes] for name, boxes in detections.items()}
     write_json(workspace.folder(".") / "detections.json", plain)
-    return found
+    return detections
 
 
 def own_stems(paths: Sequence[Path]) -> list[str]:
@@ -68,14 +70,14 @@ def own_stems(paths: Sequence[Path]) -> list[str]:
     >>> own_stems([Path("a/dog.png"), Path("b/dog.jpg"), Path("cat.png")])
     ['dog', 'dog_2', 'cat']
     """
-    found: list[str] = []
+    stems: list[str] = []
     for path in paths:
         name, number = path.stem, 1
-        while name in found:
+        while name in stems:
             number += 1
             name = f"{path.stem}_{number}"
-        found.append(name)
-    return found
+        stems.append(name)
+    return stems
 
 
 def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -87,15 +89,15 @@ def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
     Raises:
         UserError: no models, or models of different image sizes.
     """
-    own = cfg.run
-    if not own.models:
+    options = cfg.run
+    if not options.models:
         raise UserError(
             "set run.models=[baseline/export,dito/export], folders written by make export "
             "(the baseline: make train PROJECT=dito method.stages=[image,image])"
         )
     report: dict[str, float] = {}
     shown: list[tuple[str, torch.Tensor]] = []
-    loaded = [load_network(Path(folder).expanduser()) for folder in own.models]
+    loaded = [load_network(Path(folder).expanduser()) for folder in options.models]
     sizes = [settings["image_size"] for _, settings in loaded]
     if len(set(sizes)) > 1:  # scenes of another size are other scenes
         raise UserError(
@@ -110,11 +112,11 @@ def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
         label = f"{number + 1}_{'_'.join(network.trained)}"
         with evaluation_mode(network):
             report |= {f"{label}_{k}": v for k, v in locality(its, network, scenes).items()}
-            shown += _maps(its, network, scenes, label, own.examples)
+            shown += _maps(its, network, scenes, label, options.examples)
     for name, value in report.items():
         workspace.say(f"{name}: {value:.4f}")
     write_json(workspace.folder(".") / "locality.json", report)
-    workspace.figure("locality", _figure(its, scenes, shown, own.examples))
+    workspace.figure("locality", _figure(its, scenes, shown, options.examples))
     return report
 
 

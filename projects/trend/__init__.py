@@ -1,4 +1,4 @@
-"""TREND: LiDAR pre-training by forecasting future scans with a neural field (Chen et al., NeurIPS 2025)."""
+"""TREND: LiDAR pre-training by forecasting with a neural field (Chen et al., NeurIPS 2025)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What TREND has to beat without training: a copied scan, typical ranges and places, a random net."""
+"""Training-free baselines: a copied scan, typical ranges and places, a random net."""
 
 from collections.abc import Iterable, Sequence
 
@@ -30,14 +30,14 @@ def copy_frame(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def median_range(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The median range of the training scans in the direction of a ray, whatever the scan shows."""
     typical = [_median_table(held) for _, held in held_sets(cfg, "train")]
-    found = []
+    sets = []
     for (prefix, held), table in zip(held_sets(cfg), typical, strict=True):
         errors = [
             [table[_cell(t.rays["directions"])] - t.rays["ranges"] for t in one.targets]
             for one in held
         ]
-        found.append((prefix, held, errors))
-    return _all_sets(cfg, workspace, found)
+        sets.append((prefix, held, errors))
+    return _all_sets(cfg, workspace, sets)
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -55,7 +55,7 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The same boxes for every scan: those of the labelled frames, where most of their class are near."""
+    """The same boxes for every scan: labelled boxes with the most others of their class near."""
     data = open_source(cfg, labelled_source(cfg), "labelled", cfg.finetune.folder)
     select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
     rows = [select(data.frame(*f), still) for f in labelled_frames(data, cfg.finetune.frames)]
@@ -70,9 +70,9 @@ def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
     kept = kept[: cfg.finetune.max_boxes]
     scores = near[kept].sum(1) / len(rows)
     frames = test_frames(cfg)
-    found = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(frames)
-    wanted = [true_boxes(frames[i]) for i in range(len(frames))]
-    return nuscenes_metrics(found, wanted, cfg.finetune.classes)
+    guesses = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(frames)
+    truth = [true_boxes(frames[i]) for i in range(len(frames))]
+    return nuscenes_metrics(guesses, truth, cfg.finetune.classes)
 
 
 def _all_sets(
@@ -83,8 +83,8 @@ def _all_sets(
     """Metrics of prefix, windows and errors of every set."""
     metrics: dict[str, float] = {}
     for prefix, held, errors in sets:
-        found = judged(held, errors, cfg.eval.horizon, workspace, prefix)
-        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+        summary = judged(held, errors, cfg.eval.horizon, workspace, prefix)
+        metrics |= {f"{prefix}{name}": value for name, value in summary.items()}
     return metrics
 
 
@@ -111,9 +111,9 @@ def _median_table(held: Sequence[Held]) -> Floats:
     weights = np.concatenate([t.weight for t in targets])
     table = np.full((round(180 / ELEVATION) + 1) * round(360 / AZIMUTH), _median(ranges, weights))
     order = np.argsort(cells, kind="stable")
-    found, starts = np.unique(cells[order], return_index=True)
-    for cell, own in zip(found, np.split(order, starts[1:]), strict=True):
-        table[cell] = _median(ranges[own], weights[own])
+    cells_of_table, starts = np.unique(cells[order], return_index=True)
+    for cell, rows in zip(cells_of_table, np.split(order, starts[1:]), strict=True):
+        table[cell] = _median(ranges[rows], weights[rows])
     return table
 
 

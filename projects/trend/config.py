@@ -169,8 +169,8 @@ class Config(ExperimentConfig):
     @property
     def frames_ahead(self) -> int:
         """Frames after the current one that every training window has."""
-        given = self.data.frames_ahead
-        return max(self.method.horizons) if given is None else given
+        frames = self.data.frames_ahead
+        return max(self.method.horizons) if frames is None else frames
 
     @property
     def finetunes(self) -> bool:

@@ -113,8 +113,8 @@ class ForecastSamples(Dataset[ForecastBatch]):
 def window_actions(source: LidarSet, item: Window, horizon: int) -> Floats:
     """Ego actions (horizon, 3) between the frames of a window."""
     poses = [source.pose(item.sequence, item.first + k * item.stride) for k in range(horizon + 1)]
-    found = [planar_action(a, b) for a, b in pairwise(poses)]
-    return np.array(found).reshape(horizon, 3)
+    actions = [planar_action(a, b) for a, b in pairwise(poses)]
+    return np.array(actions).reshape(horizon, 3)
 
 
 def frame_rays(

@@ -151,14 +151,14 @@ def center_losses(
     target = torch.stack(
         [heat_target(b, k, grid, heat.shape[1]) for b, k in zip(boxes, labels, strict=True)]
     )
-    wanted, cells = zip(*(encode_boxes(b, grid) for b in boxes), strict=True)
+    targets, cells = zip(*(encode_boxes(b, grid) for b in boxes), strict=True)
     owner = torch.repeat_interleave(
         torch.arange(len(boxes), device=heat.device),
         torch.tensor([len(b) for b in boxes], device=heat.device),
     )
     x, y = torch.cat(cells).unbind(1)
-    found = code[owner, :, y, x]
-    box = ((found - torch.cat(wanted)).abs() * code_weights).sum() / max(1, len(owner))
+    predicted = code[owner, :, y, x]
+    box = ((predicted - torch.cat(targets)).abs() * code_weights).sum() / max(1, len(owner))
     return {"heat": gaussian_focal(heat, target), "box": box}
 
 
@@ -187,13 +187,13 @@ def query_losses(
     )
     classes = torch.zeros_like(out.logits)
     errors, count = out.codes.sum() * 0, 0
-    for i, (own, kind) in enumerate(zip(boxes, labels, strict=True)):
-        query, box = match_queries(out, i, own, kind, grid)
+    for i, (truth, kind) in enumerate(zip(boxes, labels, strict=True)):
+        query, box = match_queries(out, i, truth, kind, grid)
         classes[i, query, kind[box]] = 1
-        wanted, cell = encode_boxes(own[box], grid)
-        shift = (cell - out.cells[i, query]).to(wanted.dtype)  # to the query's own cell
-        wanted = torch.cat([wanted[:, :2] + shift, wanted[:, 2:]], dim=1)
-        errors = errors + ((out.codes[i, query] - wanted).abs() * code_weights).sum()
+        codes, cell = encode_boxes(truth[box], grid)
+        shift = (cell - out.cells[i, query]).to(codes.dtype)  # to the query's own cell
+        codes = torch.cat([codes[:, :2] + shift, codes[:, 2:]], dim=1)
+        errors = errors + ((out.codes[i, query] - codes).abs() * code_weights).sum()
         count += len(query)
     focal = sigmoid_focal(out.logits, classes).sum() / max(1, count)
     heat = gaussian_focal(out.heat, target)

@@ -50,8 +50,8 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
             plain = untrained(lambda: TrendNetwork(**network_options(cfg)), start, network)
         # where an encoder was given, or none was pre-trained, the field has never seen a scan
         for prefix, held in held_sets(cfg) if cfg.finetune.encoder_weights is None else ():
-            found = forecast_metrics(cfg, network, plain, held, workspace, prefix)
-            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+            forecasts = forecast_metrics(cfg, network, plain, held, workspace, prefix)
+            metrics |= {f"{prefix}{name}": value for name, value in forecasts.items()}
         if isinstance(module, Finetune):
             metrics |= detection(cfg, module, workspace)
         if cfg.eval.segmentation_frames:
@@ -108,8 +108,8 @@ def forecast_metrics(
     if plain is not None:
         references["untrained"] = errors_of(cfg, plain, held).ranges
     for name, values in references.items():
-        found = summary(held, values, horizon)
-        metrics |= {f"{name}_{key}": value for key, value in found.items()}
+        summaries = summary(held, values, horizon)
+        metrics |= {f"{name}_{key}": value for key, value in summaries.items()}
     if network.forecasts:  # what the actions are worth
         for kind in ("zero", "shuffled") if len(held) > 1 else ("zero",):
             other = errors_of(cfg, network, held, kind).ranges
@@ -125,9 +125,9 @@ def detection(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, 
     frames = test_frames(cfg)
     metrics: dict[str, float] = {}
     for name, detector in module.detectors.items():
-        found, boxes = detection_metrics(cfg, detector, frames)  # type: ignore[arg-type]
+        scores, boxes = detection_metrics(cfg, detector, frames)  # type: ignore[arg-type]
         prefix = "" if name == "pretrained" else f"{name}_"
-        metrics |= {f"{prefix}{key}": value for key, value in found.items()}
+        metrics |= {f"{prefix}{key}": value for key, value in scores.items()}
         if cfg.eval.figures:
             limit, first = float(cfg.data.high[0]), frames[0]
             picture = detection_figure(

@@ -43,8 +43,8 @@ def embed(cfg: Config, module: Trend | Finetune) -> dict[str, Tensor]:
     ranges, intensity = network.forecast(
         points, points.new_tensor([[1.0, 0.0, 0.1]]), points.new_zeros(3), directions, 0.5
     )
-    found = {"volume": volume, "ranges": ranges, "intensity": intensity}
-    return {name: value.float().cpu() for name, value in found.items()}
+    outputs = {"volume": volume, "ranges": ranges, "intensity": intensity}
+    return {name: value.float().cpu() for name, value in outputs.items()}
 
 
 def export_backbone(encoder: nn.Module, options: Mapping[str, Any], folder: Path) -> None:

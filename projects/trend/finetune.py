@@ -97,7 +97,7 @@ class Finetune(ContrastiveModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """One norm for each detector: the gradient of one does not shorten the step of the other."""
+        """One norm for each detector: no detector's gradient shortens another's step."""
         for detector in self.detectors.values() if gradient_clip_val else ():
             clip_to(detector.parameters(), float(gradient_clip_val or 0))
 
@@ -137,11 +137,11 @@ def labelled_source(cfg: Config) -> Source:
     Raises:
         UserError: no set of the config has boxes, or that of finetune.source.
     """
-    given = cfg.finetune.source
-    if given is not None and given not in WITH_BOXES:
-        raise UserError(f"finetune.source={given} has no boxes: use {', '.join(WITH_BOXES)}")
-    if given is not None:
-        return given
+    source = cfg.finetune.source
+    if source is not None and source not in WITH_BOXES:
+        raise UserError(f"finetune.source={source} has no boxes: use {', '.join(WITH_BOXES)}")
+    if source is not None:
+        return source
     for name in cfg.data.sources:
         if name in WITH_BOXES:
             return name

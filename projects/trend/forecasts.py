@@ -84,7 +84,7 @@ class Errors:
 def held_out(
     cfg: Config, source: Any, rays: int, step: int = 1, part: LidarPart | None = None
 ) -> list[Held]:
-    """Windows of the evaluation part (or another one) with rays that depend on nothing but the part.
+    """Windows of the evaluation part (or another one) with rays that depend on the part alone.
 
     Raises:
         UserError: in no window every frame has a return above the ground in the grid.
@@ -97,8 +97,8 @@ def held_out(
     most = cfg.eval.max_windows
     if most and len(items) > most:
         items = [items[i * len(items) // most] for i in range(most)]
-    found = [_held(cfg, data, item, rays, number) for number, item in enumerate(items)]
-    whole = [one for one in found if one is not None]
+    candidates = [_held(cfg, data, item, rays, number) for number, item in enumerate(items)]
+    whole = [one for one in candidates if one is not None]
     if not whole:
         raise UserError(f"no window of {source} has returns above the ground in all its frames")
     return whole
@@ -120,12 +120,14 @@ def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> 
         if not len(every):
             return None
         rows, weight = _drawn(every, frame.moving, rays, sample_rng(0, step, number))
-        found = as_rays(points[rows], origin)
-        copied = copied_ranges(current.points, origin, found["directions"])
+        target_rays = as_rays(points[rows], origin)
+        copied = copied_ranges(current.points, origin, target_rays["directions"])
         moving = (
-            np.abs(copied - found["ranges"]) > MOVED if frame.moving is None else frame.moving[rows]
+            np.abs(copied - target_rays["ranges"]) > MOVED
+            if frame.moving is None
+            else frame.moving[rows]
         )
-        targets.append(Target(step, elapsed(data, item, step), found, weight, moving, copied))
+        targets.append(Target(step, elapsed(data, item, step), target_rays, weight, moving, copied))
     return Held(item.sequence, seen, window_actions(data, item, cfg.eval.horizon), targets)
 
 
@@ -150,7 +152,7 @@ def _drawn(
 def errors_of(
     cfg: Config, network: TrendNetwork, held: Sequence[Held], actions: str | None = None
 ) -> Errors:
-    """Forecast all windows; a network that never learnt to forecast holds its volume still at time 0.
+    """Forecast all windows; a network without forecasting holds its volume still at time 0.
 
     Args:
         cfg: the experiment's config.
@@ -167,23 +169,23 @@ def errors_of(
             "shuffled actions are those of another window, and one alone is held out: lower "
             "eval.horizon or eval.clip_step, or hold out more"
         )
-    given = [one.actions for one in held]
+    all_actions = [one.actions for one in held]
     if kind == "shuffled":
-        given = [given[i] for i in partners(held, size)]
+        all_actions = [all_actions[i] for i in partners(held, size)]
     elif kind == "zero":
-        given = [np.zeros_like(own) for own in given]
+        all_actions = [np.zeros_like(action) for action in all_actions]
     ranges: list[list[Floats]] = []
     intensity: list[list[Floats]] = []
     opacity: list[float] = []
     for start in range(0, len(held), size):
         part = held[start : start + size]
-        rows = _rendered(cfg, network, part, given[start : start + size])
+        rows = _rendered(cfg, network, part, all_actions[start : start + size])
         for i, one in enumerate(part):
-            own = [row[i] for row in rows]
-            pairs = list(zip(own, one.targets, strict=True))
+            rendered = [row[i] for row in rows]
+            pairs = list(zip(rendered, one.targets, strict=True))
             ranges.append([r - t.rays["ranges"] for (r, _, _), t in pairs])
             intensity.append([v - t.rays["intensity"] for (_, v, _), t in pairs])
-            opacity += [float(o.mean()) for _, _, o in own]
+            opacity += [float(o.mean()) for _, _, o in rendered]
     return Errors(ranges, intensity, float(np.mean(opacity)))
 
 
@@ -198,13 +200,13 @@ def partners(held: Sequence[Held], size: int) -> list[int]:
         held: windows.
         size: of a batch.
     """
-    found = []
+    indices = []
     for i, one in enumerate(held):
         start = i - i % size
         before = i - 1 if i > start else min(start + size, len(held)) - 1
         same = held[before].sequence == one.sequence
-        found.append((i + len(held) // 2) % len(held) if same else before)
-    return found
+        indices.append((i + len(held) // 2) % len(held) if same else before)
+    return indices
 
 
 def _rendered(
@@ -218,12 +220,12 @@ def _rendered(
         torch.arange(len(part)), torch.tensor([len(one.points) for one in part])
     ).to(device)
     volume = network.encode(points, owner, len(part))
-    given = _tensor(actions, device)
+    known_actions = _tensor(actions, device)
     one_step = torch.ones(len(part), dtype=torch.long, device=device)
-    found = []
+    renderings = []
     for step in range(cfg.eval.horizon + 1):
         if step and forecasts:
-            volume = network.recurrent(volume, given[:, step - 1 : step], one_step)
+            volume = network.recurrent(volume, known_actions[:, step - 1 : step], one_step)
         targets = [one.targets[step] for one in part]
         rays = Rays(
             _tensor([t.rays["origin"] for t in targets], device),
@@ -234,10 +236,10 @@ def _rendered(
         scan = network.render(volume, rays)
         values = [x.cpu().double().numpy() for x in (scan.ranges, scan.intensity, scan.opacity)]
         counts = [len(t.rays["ranges"]) for t in targets]
-        found.append(
+        renderings.append(
             [(values[0][i, :n], values[1][i, :n], values[2][i, :n]) for i, n in enumerate(counts)]
         )
-    return found
+    return renderings
 
 
 def _tensor(values: Any, device: torch.device) -> Tensor:
@@ -261,7 +263,7 @@ def summary(
     keys are missing.
     """
     ahead = range(1, horizon + 1)
-    found = {
+    values_of = {
         "current_l1": window_errors(held, errors, [0]),
         "forecast_moving_l1": window_errors(held, errors, ahead, moving=True),
         "forecast_static_l1": window_errors(held, errors, ahead, moving=False),
@@ -269,9 +271,9 @@ def summary(
         "forecast_mse": window_errors(held, errors, ahead, power=2),
     }
     for k in ahead:
-        found[f"forecast_l1_t{k}"] = window_errors(held, errors, [k])
-        found[f"forecast_moving_l1_t{k}"] = window_errors(held, errors, [k], moving=True)
-    return {name: float(np.mean(values)) for name, values in found.items() if values}
+        values_of[f"forecast_l1_t{k}"] = window_errors(held, errors, [k])
+        values_of[f"forecast_moving_l1_t{k}"] = window_errors(held, errors, [k], moving=True)
+    return {name: float(np.mean(values)) for name, values in values_of.items() if values}
 
 
 def window_errors(
@@ -291,7 +293,7 @@ def window_errors(
         moving: only returns of moving (True) or standing (False) objects; None: of all.
         power: 1 or 2.
     """
-    found = []
+    means = []
     for one, error in zip(held, errors, strict=True):
         targets = [one.targets[k] for k in frames]
         weight = np.concatenate([t.weight for t in targets])
@@ -299,8 +301,8 @@ def window_errors(
             weight = weight * (np.concatenate([t.moving for t in targets]) == moving)
         if weight.any():
             values = np.abs(np.concatenate([error[k] for k in frames])) ** power
-            found.append(float((weight * values).sum() / weight.sum()))
-    return found
+            means.append(float((weight * values).sum() / weight.sum()))
+    return means
 
 
 def copy_errors(held: Sequence[Held]) -> list[list[Floats]]:

@@ -91,5 +91,9 @@ class Trend(ContrastiveModule):
         """The sharpness z learns more slowly and without decay."""
         slow = self.network.field.log_sharpness
         named = [(n, p) for n, p in self.named_parameters() if p is not slow]
-        own = {"params": [slow], "weight_decay": 0.0, "lr_scale": self.method.sharpness_lr_scale}
-        return [*decay_groups(named, self.optim.weight_decay), own]
+        sharpness = {
+            "params": [slow],
+            "weight_decay": 0.0,
+            "lr_scale": self.method.sharpness_lr_scale,
+        }
+        return [*decay_groups(named, self.optim.weight_decay), sharpness]

@@ -131,14 +131,14 @@ class TrendNetwork(nn.Module):
         low, high = rays.origins.new_tensor(grid.low), rays.origins.new_tensor(grid.high)
         origins = rays.origins[:, None].expand_as(rays.directions)
         near, far = box_span(origins, rays.directions, low, high, self.nearest)
-        found = stratified(near, far, self.samples, jitter=jitter)
+        distances = stratified(near, far, self.samples, jitter=jitter)
         if self.importance_samples:
             with torch.no_grad():
-                coarse = self._sdf(projected, rays, found)
+                coarse = self._sdf(projected, rays, distances)
                 z = self.field.sharpness
-                weights = render_sdf(coarse, found / self.field.scale, z).weights
-            found = importance(found, weights, self.importance_samples)
-        return found
+                weights = render_sdf(coarse, distances / self.field.scale, z).weights
+            distances = importance(distances, weights, self.importance_samples)
+        return distances
 
     def _sdf(self, projected: Tensor, rays: Rays, distances: Tensor) -> Tensor:
         points = rays.origins[:, None, None] + distances[..., None] * rays.directions[:, :, None]
@@ -164,10 +164,10 @@ class TrendNetwork(nn.Module):
                 return self._render(volume, projected, rays, distances)
             parts = []
             for start in range(0, count, chunk):
-                own = slice(start, start + chunk)
-                ranges = None if rays.ranges is None else rays.ranges[:, own]
-                part = rays._replace(directions=rays.directions[:, own], ranges=ranges)
-                call = volume, projected, part, distances[:, own]
+                rows = slice(start, start + chunk)
+                ranges = None if rays.ranges is None else rays.ranges[:, rows]
+                part = rays._replace(directions=rays.directions[:, rows], ranges=ranges)
+                call = volume, projected, part, distances[:, rows]
                 parts.append(
                     checkpoint(self._render, *call, use_reentrant=False)
                     if torch.is_grad_enabled()

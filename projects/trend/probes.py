@@ -33,7 +33,7 @@ SEMANTIC = {"simulated": CLASSES, "semantic_kitti": SEMANTIC_CLASSES}
 
 @dataclass(frozen=True)
 class JudgedFrames:
-    """Labelled frames without augmentation, read on access: those of a whole set need not fit in memory.
+    """Labelled frames without augmentation, read on access, as a whole set may not fit in memory.
 
     Attributes:
         data: the set.
@@ -71,13 +71,13 @@ def detect(
 ) -> tuple[list[FrameBoxes], list[FrameBoxes]]:
     """Predicted and true boxes of all frames, each of which is read once."""
     device = next(detector.parameters()).device
-    found, wanted = [], []
+    detections, truth = [], []
     for start in range(0, len(frames), batch_size):
         part = [frames[i] for i in range(start, min(start + batch_size, len(frames)))]
         batch = collate_frames(part, range(len(part)))
         boxes = detector.detect(batch["points"].to(device), batch["owner"].to(device), len(part))
-        wanted += [true_boxes(frame) for frame in part]
-        found += [
+        truth += [true_boxes(frame) for frame in part]
+        detections += [
             FrameBoxes(
                 b.boxes.cpu().double().numpy(),
                 b.labels.cpu().numpy(),
@@ -85,19 +85,19 @@ def detect(
             )
             for b in boxes
         ]
-    return found, wanted
+    return detections, truth
 
 
 def detection_metrics(
     cfg: Config, detector: Detector, frames: Frames
 ) -> tuple[dict[str, float], list[FrameBoxes]]:
     """NuScenes metrics; on ONCE and Waymo the average precisions over rotated overlaps as well."""
-    found, wanted = detect(detector, frames, cfg.eval.batch_size)
-    metrics = nuscenes_metrics(found, wanted, cfg.finetune.classes)
+    detections, truth = detect(detector, frames, cfg.eval.batch_size)
+    metrics = nuscenes_metrics(detections, truth, cfg.finetune.classes)
     if labelled_source(cfg) in ("once", "waymo"):
-        own = once_metrics(found, wanted, cfg.finetune.classes)
-        metrics |= {f"once_{name}": value for name, value in own.items()}
-    return metrics, found
+        once = once_metrics(detections, truth, cfg.finetune.classes)
+        metrics |= {f"once_{name}": value for name, value in once.items()}
+    return metrics, detections
 
 
 def point_features(encoder: Any, points: Tensor) -> Tensor:
@@ -150,9 +150,11 @@ def _points_of(frames: Sequence[LidarFrame], cfg: Config, encoder: Any) -> tuple
     for number, frame in enumerate(frames):
         assert frame.labels is not None
         kept = inside(frame.points, low, high)
-        points, wanted = frame.points[kept, : 3 + cfg.data.num_features], frame.labels[kept]
-        rows = sample_rng(0, 0, number).permutation(np.flatnonzero(wanted >= 0))[:POINTS_PER_FRAME]
-        found = point_features(encoder, torch.from_numpy(points).float().to(device))
-        features.append(found[torch.from_numpy(rows).to(device)].float().cpu())
-        labels.append(torch.from_numpy(wanted[rows]))
+        points, point_labels = frame.points[kept, : 3 + cfg.data.num_features], frame.labels[kept]
+        rows = sample_rng(0, 0, number).permutation(np.flatnonzero(point_labels >= 0))[
+            :POINTS_PER_FRAME
+        ]
+        outputs = point_features(encoder, torch.from_numpy(points).float().to(device))
+        features.append(outputs[torch.from_numpy(rows).to(device)].float().cpu())
+        labels.append(torch.from_numpy(point_labels[rows]))
     return torch.cat(features), torch.cat(labels)

@@ -187,7 +187,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     names = [] if tunes_alone and not cfg.eval.segmentation_frames else [*cfg.data.sources]
     if cfg.finetunes and cfg.finetune.source is not None:
         names.append(cfg.finetune.source)
-    found = []
+    needed = []
     for name in dict.fromkeys(names):
         if name == "simulated":
             continue
@@ -196,11 +196,11 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
                 path, present = bundled(CLIP, cfg.data.root), True
             except UserError:
                 path, present = Path("data") / CLIP, False
-            found.append(
+            needed.append(
                 Requirement("data: bundled KITTI drive", str(path), present, "git checkout")
             )
             continue
-        own = cfg.finetune.folder if name == cfg.finetune.source else None
-        path = set_folder(cfg, name, own)
-        found.append(Requirement(f"data: {name}", str(path), path.exists(), ORIGINS[name]))
-    return tuple(found)
+        folder = cfg.finetune.folder if name == cfg.finetune.source else None
+        path = set_folder(cfg, name, folder)
+        needed.append(Requirement(f"data: {name}", str(path), path.exists(), ORIGINS[name]))
+    return tuple(needed)

@@ -33,10 +33,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
     tuning = build_finetune_data(cfg) if cfg.finetunes else None
     check_parts(cfg)
     network = TrendNetwork(**network_options(cfg))
-    given = cfg.finetune.encoder_weights
-    if given is not None and given != "random":
-        load_backbone(given, network)
-    if given is None:
+    weights = cfg.finetune.encoder_weights
+    if weights is not None and weights != "random":
+        load_backbone(weights, network)
+    if weights is None:
         sets = open_sets(cfg, "train")
         for number, horizon in enumerate(cfg.method.horizons):
             lengths = cfg.method.epochs if cfg.method.steps is None else cfg.method.steps
@@ -82,8 +82,8 @@ def plan(cfg: Config) -> Plan[Trend | Finetune]:
         if tunes_alone:
             assert isinstance(module, Finetune)
             detectors: list[Any] = list(module.detectors.values())
-            found = [d.head(d.backbone(d.neck(volume))) for d in detectors]
-            return torch.stack([part.float().sum() for parts in found for part in parts]).sum()
+            outputs = [d.head(d.backbone(d.neck(volume))) for d in detectors]
+            return torch.stack([part.float().sum() for parts in outputs for part in parts]).sum()
         after = network.recurrent.step(volume, torch.zeros(batch_size, 3))
         directions = torch.ones(2 * batch_size, cfg.data.rays, 3)
         frames = 2 * batch_size

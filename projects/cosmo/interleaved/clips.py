@@ -43,7 +43,7 @@ def adjacent_clips(stored: str | Sequence[Any], most: int, rng: Rng) -> list[Any
 
 
 def clip_seconds(clip: str, speed: float = 1.0, *, repair: bool = False) -> tuple[float, float]:
-    """Start and end of a clip such as ``0:00:05 - 0:00:10`` in seconds of a video stored at a speed.
+    """Start and end of a clip such as ``0:00:05 - 0:00:10`` in seconds of the stored video.
 
     Args:
         clip: in seconds of the event.
@@ -60,10 +60,10 @@ def clip_seconds(clip: str, speed: float = 1.0, *, repair: bool = False) -> tupl
     >>> clip_seconds("0:01:10 - 0:01:05", speed=5, repair=True)
     (12.6, 13.0)
     """
-    found = [_CLOCK.fullmatch(part.strip()) for part in clip.split(" - ")]
-    if len(found) != 2 or None in found:
+    clocks = [_CLOCK.fullmatch(part.strip()) for part in clip.split(" - ")]
+    if len(clocks) != 2 or None in clocks:
         raise ValueError(f"a clip is written 0:00:00 - 0:00:05, got {clip!r}")
-    start, end = (int(m[1] or 0) * 3600 + int(m[2]) * 60 + float(m[3]) for m in found if m)
+    start, end = (int(m[1] or 0) * 3600 + int(m[2]) * 60 + float(m[3]) for m in clocks if m)
     if end <= start and not repair:
         raise ValueError(f"clip {clip!r} ends before it begins")
     if end < start:

@@ -1,4 +1,4 @@
-"""Documents of texts and pictures, and of clips with captions, as one text with a place for each picture.
+"""Documents of texts and pictures, and of clips, as one text with a place for each picture.
 
 Layouts: MMC4 (``text_list``, ``image_info[].image_base64``, ``similarity_matrix``); OBELICS as the
 COSMO release stores it (``texts``, ``image_info`` and ``score``, see `obelics_document`); clips:
@@ -31,7 +31,7 @@ WINDOW_SHIFT = 20  # tokens that a window may begin before its first picture
 
 
 class Document(NamedTuple):
-    """A text with special tokens, and for each ``<visual>`` in it the index of a picture, in order."""
+    """A text with special tokens, and the picture of each ``<visual>`` in it, in order."""
 
     text: str
     pictures: tuple[int, ...]
@@ -46,7 +46,7 @@ class Window(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """A text of a source without our special tokens: written there they are words, not places for pictures.
+    """A source's text without our special tokens, which would be read as places for pictures.
 
     >>> plain("a page about `<visual>` tags ")
     'a page about ` ` tags'
@@ -172,14 +172,14 @@ def obelics_scores(score: str, places: int) -> NDArray[np.float64]:
         pairs = [(str(name), float(value)) for name, value in ast.literal_eval(score)]
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"score is no list of ['t0_i1', value]: {str(score)[:40]!r}") from error
-    found = np.zeros((places, places))
+    scores = np.zeros((places, places))
     for name, value in pairs:
         pair = _PAIR.fullmatch(name)
         text, picture = (int(pair[1]), int(pair[2])) if pair else (places, places)
         if max(text, picture) >= places:
             raise ValueError(f"score names {name!r}, no pair such as t0_i1 of {places} places")
-        found[picture, text] = value
-    return found
+        scores[picture, text] = value
+    return scores
 
 
 def obelics_document(
@@ -203,7 +203,8 @@ def obelics_document(
     Raises:
         ValueError: not as many texts as pictures, or a score that does not belong to them.
 
-    >>> obelics_document(["a dog", None], [None, "..."], '[["t0_i1", 0.3]]', np.random.default_rng(0), 128)
+    >>> rng = np.random.default_rng(0)
+    >>> obelics_document(["a dog", None], [None, "..."], '[["t0_i1", 0.3]]', rng, 128)
     Document(text='<visual>a dog<|endofchunk|>', pictures=(1,))
     """
     if len(texts) != len(pictures):
@@ -211,12 +212,14 @@ def obelics_document(
     spoken = {i: text for i, text in enumerate(texts) if text is not None}
     shown = [i for i, picture in enumerate(pictures) if picture is not None]
     scores = obelics_scores(score, len(texts))
-    own = scores[np.ix_(shown, list(spoken))]
-    if (own > 0).sum() < (scores > 0).sum():
+    similarity = scores[np.ix_(shown, list(spoken))]
+    if (similarity > 0).sum() < (scores > 0).sum():
         raise ValueError("score compares places other than a text and a picture")
     words = list(spoken.values())
     best = {
-        i: words[int(row.argmax())] for i, row in zip(shown, own, strict=True) if (row > 0).any()
+        i: words[int(row.argmax())]
+        for i, row in zip(shown, similarity, strict=True)
+        if (row > 0).any()
     }
     order = list(best)[:: -1 if rng.random() < 0.5 else 1]
     parts = [f"{VISUAL}{plain(best[i])[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order]
@@ -241,17 +244,17 @@ def document_of(row: Mapping[str, Any], threshold: float, most_tokens: int, rng:
     """
     if "text_list" in row:
         pairs = match(row["similarity_matrix"], threshold, rng)
-        found = mmc4_document(row["text_list"], pairs, most_tokens)
+        document = mmc4_document(row["text_list"], pairs, most_tokens)
     else:
-        own = row["texts"], row["image_info"], row["score"]
-        found = obelics_document(*own, rng, most_tokens)
-    if not found.pictures:
+        parts = row["texts"], row["image_info"], row["score"]
+        document = obelics_document(*parts, rng, most_tokens)
+    if not document.pictures:
         raise ValueError("no picture of the document fits a sentence")
-    return found
+    return document
 
 
 def picture_content(entry: str | Mapping[str, Any]) -> bytes:
-    """A picture of ``image_info``: in base64 itself (OBELICS), or a mapping with ``image_base64`` (MMC4)."""
+    """A picture of ``image_info``: base64 (OBELICS), or a mapping with ``image_base64``."""
     return base64.b64decode(entry if isinstance(entry, str) else entry["image_base64"])
 
 

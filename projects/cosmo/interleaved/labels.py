@@ -1,4 +1,4 @@
-"""Which tokens of captions, documents, clips and instructions a language model is trained to predict.
+"""Which tokens of captions, documents, clips and instructions are predicted.
 
 Source: Wang et al. 2024, "COSMO", released code, arXiv 2401.00849.
 
@@ -17,7 +17,7 @@ def _without(ids: Tensor, *tokens: int) -> Tensor:
 
 
 def _since(ids: Tensor, begin: int, end: int) -> Tensor:
-    """(B, L) bool: whether of the tokens `begin` and `end` at or before a place the last one is `begin`."""
+    """(B, L) bool: whether the last `begin` or `end` at or before a place is a `begin`."""
     steps = torch.arange(1, ids.shape[1] + 1, device=ids.device)
     last = [(torch.where(ids == token, steps, 0)).cummax(dim=1).values for token in (begin, end)]
     return last[0] > last[1]

@@ -1,4 +1,4 @@
-"""Batches of several sources in turn, each with its own batch size: a stream that can be continued anywhere."""
+"""Batches of several sources in turn, each of its own size: a stream that can be continued."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -99,13 +99,13 @@ class RoundRobin(IterableDataset[Any]):
             batch += lanes
 
     def _order(self, number: int, epoch: int) -> np.ndarray:
-        known = self._orders.get(number)
-        if known is None or known[0] != epoch:
+        stored = self._orders.get(number)
+        if stored is None or stored[0] != epoch:
             order = sample_rng(self.seed, epoch, number, _ROW_STREAM).permutation(
                 len(self.sources[number])
             )
-            known = self._orders[number] = epoch, order
-        return known[1]
+            stored = self._orders[number] = epoch, order
+        return stored[1]
 
     def _check(self) -> None:
         for number, (source, size) in enumerate(zip(self.sources, self.batch_sizes, strict=True)):

@@ -1,4 +1,4 @@
-"""Samples of webdataset shards by number, without unpacking: for sets that are read in an order of their own."""
+"""Samples of webdataset shards by number, without unpacking: random access."""
 
 import logging
 import tarfile
@@ -42,12 +42,12 @@ class TarRows:
         keys, suffixes, seen = bytearray(), dict[str, int](), 0
         places, members = array("q"), array("q")  # three numbers a sample, three a file
         for number, shard in enumerate(self._shards):
-            for key, own in self._read(shard).items():
+            for key, files in self._read(shard).items():
                 seen += 1
-                there = {member.suffix for member in own}
+                there = {member.suffix for member in files}
                 if not all(there & set(group.split("|")) for group in needed):
                     continue
-                for suffix, offset, size in own:
+                for suffix, offset, size in files:
                     members.extend((suffixes.setdefault(suffix, len(suffixes)), offset, size))
                 keys += key.encode("utf-8", "surrogateescape")  # as tarfile decodes names
                 places.extend((number, len(keys), len(members) // 3))
@@ -85,7 +85,7 @@ class TarRows:
 
     @staticmethod
     def _read(shard: str) -> dict[str, list[_Member]]:
-        found: dict[str, list[_Member]] = {}
+        samples: dict[str, list[_Member]] = {}
         try:
             with tarfile.open(shard, "r:") as tar:
                 for info in tar:
@@ -93,11 +93,11 @@ class TarRows:
                         folder, _, name = info.name.rpartition("/")
                         stem, _, suffix = name.partition(".")
                         key = f"{folder}/{stem}" if folder else stem
-                        found.setdefault(key, []).append(
+                        samples.setdefault(key, []).append(
                             _Member(suffix.lower(), info.offset_data, info.size)
                         )
         except (tarfile.TarError, OSError) as error:
             raise UserError(f"{shard} is no readable tar file: {error}") from error
         if is_cut_off(shard):  # between two files, which tarfile takes for the end
             raise UserError(f"{shard} has no end, so samples of it are missing: get it again")
-        return found
+        return samples

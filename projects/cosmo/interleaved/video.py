@@ -84,14 +84,14 @@ class VideoFile:
             ValueError: content that cannot be read any more.
         """
         rows = np.maximum(np.searchsorted(self.times, times, side="right") - 1, 0).tolist()
-        wanted, last, found = {*rows}, max(rows, default=-1), dict[int, Image.Image]()
+        numbers, last, pictures = {*rows}, max(rows, default=-1), dict[int, Image.Image]()
         with self._decoded() as frames:
             for row, frame in enumerate(islice(frames, last + 1)):
-                if row in wanted:
-                    found[row] = frame.to_image()
-        if rows and last not in found:
+                if row in numbers:
+                    pictures[row] = frame.to_image()
+        if rows and last not in pictures:
             raise ValueError(f"no readable video: it ends before frame {last}")
-        return [found[row] for row in rows]
+        return [pictures[row] for row in rows]
 
     @contextmanager
     def _decoded(self) -> Iterator[Iterator[Any]]:
@@ -102,8 +102,8 @@ class VideoFile:
             raise UserError(
                 "video files need PyAV (pip install av); without it give folders of frames"
             ) from error
-        own = self.content
-        source: Any = io.BytesIO(own) if isinstance(own, bytes) else str(own)
+        content = self.content
+        source: Any = io.BytesIO(content) if isinstance(content, bytes) else str(content)
         try:
             with av.open(source) as container:
                 yield iter(container.decode(container.streams.video[0]))
@@ -164,18 +164,18 @@ def segment_shots(features: ArrayLike, most: int, penalty: float = 1.0) -> list[
         """Of the frames i to `ends` (exclusive) about their mean, for all i."""
         starts = np.arange(ends)
         total = sums[ends] - sums[:ends]
-        found: NDArray[np.float64] = (
+        costs_of_starts: NDArray[np.float64] = (
             squares[ends] - squares[:ends] - (total**2).sum(1) / (ends - starts)
         )
-        return found
+        return costs_of_starts
 
     costs = np.full((most + 1, n + 1), math.inf)  # [shots, frames]
     cuts = np.zeros((most + 1, n + 1), dtype=np.int64)
     costs[0, 0] = 0.0
     for end in range(1, n + 1):
-        own = scatter(end)
+        last_cost = scatter(end)
         for shots in range(1, min(most, end) + 1):
-            total = costs[shots - 1, :end] + own
+            total = costs[shots - 1, :end] + last_cost
             cuts[shots, end] = total.argmin()
             costs[shots, end] = total.min()
     values = []

@@ -1,4 +1,4 @@
-"""Gated cross-attention before the layers of any causal language model of transformers, which stays as it is.
+"""Gated cross-attention before the layers of any frozen causal language model of transformers.
 
 # B batch, L tokens, W width of the language model, V vocabulary
 """
@@ -40,10 +40,10 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         UserError: none are found.
     """
     count = int(model.config.get_text_config().num_hidden_layers)
-    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not found:
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
         raise UserError(f"{type(model).__name__} has no list of {count} decoder layers")
-    return found[0]
+    return lists[0]
 
 
 def places(first: int, interval: int, num_layers: int) -> list[int]:
@@ -132,7 +132,7 @@ class InjectedLM(nn.Module):
 
     @torch.no_grad()
     def take_rows(self, rows: Tensor) -> None:
-        """Begin with the rows (R, W) that end another module's vocabulary of the same language model.
+        """Begin with the rows (R, W) that end another module's vocabulary of this model.
 
         Raises:
             ValueError: rows of another width, or more of them than this module keeps.
@@ -144,7 +144,7 @@ class InjectedLM(nn.Module):
         self.rows[start - self.start :] = rows.to(self.rows)
         self.write_rows()
 
-    # -- a call --------------------------------------------------------------------------------------
+    # -- a call ----------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -171,16 +171,16 @@ class InjectedLM(nn.Module):
                 inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False
             ).logits
         if self.tied and self.rows.requires_grad:  # the trained rows, with their gradient
-            own = final_logits(self.model, head[0].to(self.rows.dtype) @ self.rows.T)
-            logits = torch.cat([logits[..., : self.start], own], dim=-1)
+            new_logits = final_logits(self.model, head[0].to(self.rows.dtype) @ self.rows.T)
+            logits = torch.cat([logits[..., : self.start], new_logits], dim=-1)
         return Output(logits, states[0] if states else None)
 
     def states(self, ids: Tensor, mask: Tensor, below: int) -> Tensor:
         """Input (B, L, W) of a layer without any media; what lies above is not computed."""
-        found: list[Tensor] = []
-        with self._caught(below, found, stop=True), suppress(_Reached):
+        states: list[Tensor] = []
+        with self._caught(below, states, stop=True), suppress(_Reached):
             self.model(inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False)
-        return found[0]
+        return states[0]
 
     @torch.no_grad()
     def generate(
@@ -196,19 +196,19 @@ class InjectedLM(nn.Module):
         """
         self.write_rows()
         with self._hooked(media, self.times(ids, media)):
-            found: Tensor = self.model.generate(input_ids=ids, attention_mask=mask, **options)
-        return found[:, ids.shape[1] :]
+            written: Tensor = self.model.generate(input_ids=ids, attention_mask=mask, **options)
+        return written[:, ids.shape[1] :]
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, L, W); rows of `rows` carry a gradient if they are trained."""
         table = self.model.get_input_embeddings()
         words: Tensor = table(ids)
-        own = F.embedding((ids - self.start).clamp(min=0), self.rows)
+        new_words = F.embedding((ids - self.start).clamp(min=0), self.rows)
         if (
             scale := getattr(table, "embed_scale", None)
         ) is not None:  # Gemma's table has one of its own
-            own = own * scale
-        return torch.where((ids >= self.start)[..., None], own.to(words.dtype), words)
+            new_words = new_words * scale
+        return torch.where((ids >= self.start)[..., None], new_words.to(words.dtype), words)
 
     def times(self, ids: Tensor, media: Tensor | None) -> Tensor:
         """(B, L) media that have begun at each token.
@@ -221,7 +221,7 @@ class InjectedLM(nn.Module):
             raise ValueError(f"{int(times.max())} media tokens in a text of {media.shape[1]} media")
         return times
 
-    # -- hooks ---------------------------------------------------------------------------------------
+    # -- hooks -----------------------------------------------------------------------------------
 
     @contextmanager
     def _hooked(self, media: Tensor | None, times: Tensor) -> Iterator[None]:
@@ -241,15 +241,15 @@ class InjectedLM(nn.Module):
 
     @contextmanager
     def _caught(
-        self, below: int | None, found: list[Tensor], *, stop: bool = False
+        self, below: int | None, states: list[Tensor], *, stop: bool = False
     ) -> Iterator[None]:
-        """Keep the input of a layer; the hook stands before that of a cross-attention at the same place."""
+        """Keep the input of a layer, before a cross-attention at the same place."""
         if below is None:
             yield
             return
 
         def keep(x: Tensor) -> Tensor:
-            found.append(x)
+            states.append(x)
             if stop:
                 raise _Reached
             return x
@@ -263,11 +263,11 @@ class InjectedLM(nn.Module):
     @contextmanager
     def _head(self) -> Iterator[list[Tensor]]:
         """Keep what the output layer reads."""
-        found: list[Tensor] = []
+        states: list[Tensor] = []
         head = self.model.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        handle = head.register_forward_pre_hook(lambda _, args: states.append(args[0]))
         try:
-            yield found
+            yield states
         finally:
             handle.remove()
 

@@ -75,6 +75,6 @@ def patch_tokens(visual: Any, pixels: Tensor) -> Tensor:
             maps = further
         return maps.flatten(2).transpose(1, 2)
     if isinstance(visual, TimmModel):
-        found: Tensor = visual.trunk.forward_features(pixels)
-        return grid_tokens(found, visual.trunk.num_features) if found.ndim == 4 else found
+        output: Tensor = visual.trunk.forward_features(pixels)
+        return grid_tokens(output, visual.trunk.num_features) if output.ndim == 4 else output
     raise UserError(f"{type(visual).__name__} has no tokens before pooling")

@@ -1,4 +1,4 @@
-"""A fixed number of tokens from any number of image tokens, and one vector from any number of text states.
+"""A fixed number of tokens from any number of image tokens, one vector from text states.
 
 # B batch, T images, F frames, N tokens of a frame, D width, Q latents
 """
@@ -64,8 +64,8 @@ class PerceiverAttention(nn.Module):
         key, value = (split_heads(part, self.heads) for part in kv.chunk(2, dim=-1))
         seen = None
         if mask is not None:
-            own = mask.new_ones(*mask.shape[:-1], latents.shape[-2])
-            seen = torch.cat([mask, own], dim=-1)[..., None, None, :]
+            latent_mask = mask.new_ones(*mask.shape[:-1], latents.shape[-2])
+            seen = torch.cat([mask, latent_mask], dim=-1)[..., None, None, :]
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         out: Tensor = self.to_out(read.transpose(-3, -2).flatten(-2))
         return out
@@ -114,8 +114,8 @@ class PerceiverResampler(nn.Module):
             parts: Any = layer
             latents = parts[0](tokens, latents) + latents
             latents = parts[1](latents) + latents
-        found: Tensor = self.norm(latents)
-        return found
+        normed: Tensor = self.norm(latents)
+        return normed
 
 
 class GainNorm(nn.Module):
@@ -164,5 +164,5 @@ class QueryPooling(nn.Module):
         """
         query = self.query.expand(len(states), -1, -1)
         read = self.attention(states, query, None if mask is None else mask.bool()) + query
-        found: Tensor = self.norm(self.feed_forward(read) + read)
-        return found[:, 0]
+        normed: Tensor = self.norm(self.feed_forward(read) + read)
+        return normed[:, 0]

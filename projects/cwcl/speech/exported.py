@@ -50,7 +50,7 @@ def save_spoken_text(
 
 
 class SpokenTextModel:
-    """An exported model: recordings and texts into one space, keywords and intents without training.
+    """An exported model: embeds recordings and texts, finds keywords and intents.
 
     Args:
         speech: waveforms -> (B, D).
@@ -85,8 +85,8 @@ class SpokenTextModel:
         with evaluation_mode(self.speech):
             for i in range(0, len(recordings), batch_size):
                 waveforms = [self._waveform(one) for one in recordings[i : i + batch_size]]
-                found = self.speech(*pad_waveforms(waveforms))
-                parts.append(F.normalize(found.float(), dim=1))
+                embedded = self.speech(*pad_waveforms(waveforms))
+                parts.append(F.normalize(embedded.float(), dim=1))
         return torch.cat(parts)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

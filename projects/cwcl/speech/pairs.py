@@ -59,8 +59,8 @@ def load_manifest(
     if not rows:
         raise UserError(f"{path} has no rows (of the lengths asked for)")
     transcripts = [normalize_transcript(row["text"]) for row in rows]
-    told = [row.get("intent") for row in rows]
-    meant = [t if m is None else str(m) for m, t in zip(told, transcripts, strict=True)]
+    stated = [row.get("intent") for row in rows]
+    meant = [t if m is None else str(m) for m, t in zip(stated, transcripts, strict=True)]
     return _spoken([path.parent / row["audio"] for row in rows], transcripts, meant, sample_rate)
 
 

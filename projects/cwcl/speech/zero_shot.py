@@ -68,7 +68,7 @@ def spoken_zeroshot(
     labels = as_labels(labels.cpu(), len(x), "labels", len(c))
     with exact_math(x.device):
         scores = x @ c.T
-        own = scores.gather(1, labels[:, None]) - tie_margin(x, c)[:, None]
-    rivals = scores.scatter(1, labels[:, None], -float("inf")) >= own
+        threshold = scores.gather(1, labels[:, None]) - tie_margin(x, c)[:, None]
+    rivals = scores.scatter(1, labels[:, None], -float("inf")) >= threshold
     correct = (~rivals.any(1)).double()
     return {name: float(correct.mean()), f"{name}_chance": 1 / len(c)}, correct.tolist()

@@ -1,1 +1,1 @@
-"""Parts of the detector: windowed ViT, feature pyramid, RoIAlign, box head, localisation RPN, box AP."""
+"""Parts of the detector: windowed ViT, pyramid, RoIAlign, box head, localisation RPN, box AP."""

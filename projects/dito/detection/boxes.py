@@ -23,7 +23,7 @@ def random_boxes(
     area: tuple[float, float] = (0.05, 1.0),
     aspect: tuple[float, float] = (0.5, 2.0),
 ) -> np.ndarray:
-    """Boxes in relative coordinates: area uniform, aspect log-uniform, centre uniform so that they lie inside.
+    """Relative boxes: area uniform, aspect log-uniform, centre uniform within the image.
 
     Args:
         rng: random generator.
@@ -47,13 +47,13 @@ def grid_boxes(sides: Sequence[float], step: float = 0.5) -> Tensor:
     >>> grid_boxes([1.0]).tolist()
     [[0.0, 0.0, 1.0, 1.0]]
     """
-    found = []
+    grids = []
     for side in sides:
         places = torch.linspace(0, 1 - side, max(1, round((1 - side) / (step * side)) + 1))
         y, x = torch.meshgrid(places, places, indexing="ij")
         corner = torch.stack([x.flatten(), y.flatten()], 1)
-        found.append(torch.cat([corner, corner + side], 1))
-    return torch.cat(found)
+        grids.append(torch.cat([corner, corner + side], 1))
+    return torch.cat(grids)
 
 
 def encode_offsets(truth: Tensor, boxes: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def box_metrics(
     kind: Literal["bbox", "segm"] = "bbox",
     max_detections: int = 100,
 ) -> dict[str, float]:
-    """Average precision over IoU .5 to .95, at .5 and .75, by size of object and by group of classes.
+    """Average precision over IoU .5 to .95, at .5 and .75, by object size and group of classes.
 
     Source: Lin et al. 2014, "Microsoft COCO", arXiv 1405.0312, and its API; Gupta et al. 2019,
     "LVIS", arXiv 1908.03195, and its API (classes that an image was not checked for are left out
@@ -62,14 +62,14 @@ def box_metrics(
     }
     content.setdefault("info", {})
     gold = api.COCO(deepcopy(content))
-    found = [dict(d) for d in detections]
+    results = [dict(d) for d in detections]
     if style == "lvis":
-        found = best_of_each_image(found, LVIS_DETECTIONS)
-    if not found:  # the library reads no empty list
+        results = best_of_each_image(results, LVIS_DETECTIONS)
+    if not results:  # the library reads no empty list
         precision = _nothing_found(content)
     else:
         judged = api.COCOeval_faster(
-            gold, gold.loadRes(found), kind, lvis_style=style == "lvis", print_function=_silent
+            gold, gold.loadRes(results), kind, lvis_style=style == "lvis", print_function=_silent
         )
         judged.params.maxDets = [LVIS_DETECTIONS] if style == "lvis" else [1, 10, max_detections]
         judged.evaluate()
@@ -79,16 +79,16 @@ def box_metrics(
     out = {"ap": _mean(precision[..., 0]), "ap50": _mean(precision[0, ..., 0])}
     out["ap75"] = _mean(precision[5, ..., 0])
     out |= {f"ap_{name}": _mean(precision[..., i + 1]) for i, name in enumerate(AREAS)}
-    wanted = dict(groups or {})
+    members_of = dict(groups or {})
     if style == "lvis":
         of: dict[str, list[int]] = {"r": [], "c": [], "f": []}
         for c in content["categories"]:
             of[c["frequency"]].append(c["id"])
-        wanted = {**of, **wanted}
-    for name, members in wanted.items():
-        own = [ids.index(i) for i in members]
-        out[f"ap_{name}"] = _mean(precision[:, :, own, 0])
-        out[f"ap50_{name}"] = _mean(precision[0][:, own, 0])
+        members_of = {**of, **members_of}
+    for name, members in members_of.items():
+        places = [ids.index(i) for i in members]
+        out[f"ap_{name}"] = _mean(precision[:, :, places, 0])
+        out[f"ap50_{name}"] = _mean(precision[0][:, places, 0])
     return out
 
 
@@ -106,7 +106,11 @@ def best_of_each_image(detections: Sequence[dict[str, Any]], count: int) -> list
     of: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for d in detections:
         of[d["image_id"]].append(d)
-    return [d for own in of.values() for d in sorted(own, key=lambda d: -d["score"])[:count]]
+    return [
+        d
+        for detections in of.values()
+        for d in sorted(detections, key=lambda d: -d["score"])[:count]
+    ]
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _nothing_found(content: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Precision without detections: 0, and -1 where a class has no object of a size (crowds are none)."""
+    """Precision without detections: 0, or -1 where a class has no object of a size."""
     place = {c: k for k, c in enumerate(sorted(c["id"] for c in content["categories"]))}
     precision = np.full((10, 101, len(place), len(RANGES)), -1.0)  # T, R, K, A
     for a in content["annotations"]:
@@ -127,8 +131,8 @@ def _nothing_found(content: Mapping[str, Any]) -> NDArray[np.float64]:
 
 
 def _mean(values: Any) -> float:
-    own = values[values > -1]
-    return float(own.mean()) if own.size else float("nan")
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else float("nan")
 
 
 def _silent(*_: Any) -> None:

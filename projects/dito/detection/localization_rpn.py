@@ -58,7 +58,7 @@ class LocalizationRPN(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Centerness logits (B, L) and logarithms of distances (B, L, 4) as left, top, right, bottom."""
+        """Centerness logits (B, L), log distances (B, L, 4) as left, top, right, bottom."""
         states = [self.tower(grid) for grid in maps]
         centerness = [self.centerness(s).flatten(1) for s in states]
         distances = [self.distances(s).flatten(2).transpose(1, 2) for s in states]
@@ -168,11 +168,13 @@ def propose(
         rows.append(best + start)
         start += count
     chosen = torch.cat(rows)
-    found = clip_boxes_to_image(boxes[chosen], image_size)
-    scores = logits[chosen].to(found.dtype).sigmoid()  # nms takes one dtype; logits may be halves
-    large = ((found[:, 2:] - found[:, :2]) >= min_size).all(1)
-    found, scores = found[large], scores[large]
+    clipped = clip_boxes_to_image(boxes[chosen], image_size)
+    scores = logits[chosen].to(clipped.dtype).sigmoid()  # nms takes one dtype; logits may be halves
+    large = ((clipped[:, 2:] - clipped[:, :2]) >= min_size).all(1)
+    clipped, scores = clipped[large], scores[large]
     order = (
-        nms(found, scores, nms_iou) if nms_iou < 1 else scores.argsort(descending=True, stable=True)
+        nms(clipped, scores, nms_iou)
+        if nms_iou < 1
+        else scores.argsort(descending=True, stable=True)
     )
-    return Proposals(found[order[:keep]], scores[order[:keep]])
+    return Proposals(clipped[order[:keep]], scores[order[:keep]])

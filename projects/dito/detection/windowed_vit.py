@@ -157,16 +157,16 @@ class WindowedViT(nn.Module):
         return normed.permute(0, 3, 1, 2)
 
     def encode(self, tokens: Tensor, shift: int, windows: Windows = "mixed") -> Tensor:
-        """One pass over patch tokens (B, H, W, C), rolled before and rolled back after the blocks."""
+        """Pass over patch tokens (B, H, W, C), rolled before the blocks and back after them."""
         x = roll_tokens(tokens, shift) if shift else tokens
         x = x + self.positions_for(x.shape[1], x.shape[2])  # positions are not rolled
         k = 1
         for number, block in enumerate(self.blocks, start=1):
-            wanted = self._windows(number, windows)
-            if wanted != k:  # split or merge where the kind of attention changes
+            count = self._windows(number, windows)
+            if count != k:  # split or merge where the kind of attention changes
                 x = merge_windows(x, k) if k > 1 else x
-                x = split_windows(x, wanted) if wanted > 1 else x
-                k = wanted
+                x = split_windows(x, count) if count > 1 else x
+                k = count
             n, h, w, c = x.shape
             x = block(x.reshape(n, h * w, c)).view(n, h, w, c)
         x = merge_windows(x, k) if k > 1 else x

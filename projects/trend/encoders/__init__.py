@@ -1,1 +1,1 @@
-"""Points to voxels to features: sparse convolutions, bird's-eye views, rendering, detection heads."""
+"""Points to features: voxels, sparse convolutions, bird's-eye views, rendering, heads."""

@@ -181,9 +181,9 @@ class CenterHead(nn.Module):
         """Boxes at local maxima of the heat maps."""
         scores, labels, cells = heat_peaks(heat.sigmoid(), max_boxes)
         columns = self.grid.shape[1]
-        found = code.flatten(2).gather(2, cells[:, None].expand(-1, CODE, -1)).transpose(1, 2)
+        codes = code.flatten(2).gather(2, cells[:, None].expand(-1, CODE, -1)).transpose(1, 2)
         place = torch.stack([cells % columns, cells // columns], dim=-1)
-        boxes = decode_boxes(found, place, self.grid)
+        boxes = decode_boxes(codes, place, self.grid)
         return [
             Detections(b[s > threshold], s[s > threshold], k[s > threshold])
             for b, s, k in zip(boxes, scores, labels, strict=True)

@@ -55,7 +55,7 @@ class Detector(nn.Module):
         """Boxes of each frame."""
         out = self(points, owner, batch_size)
         parts = out if isinstance(self.head, CenterHead) else (out,)
-        found: list[Detections] = self.head.decode(
+        detections: list[Detections] = self.head.decode(
             *parts, max_boxes=self.max_boxes, threshold=self.threshold
         )
-        return found
+        return detections

@@ -27,8 +27,8 @@ def flat_conv3d(volume: Tensor, kernel: Tensor) -> Tensor:
     taps = pad(kernel, (0, 0, 0, 0, depth - 2, depth - 2))  # a tap for each distance of two layers
     layers = [taps[:, :, depth - 1 - i : 2 * depth - 1 - i] for i in range(depth)]
     wide = torch.stack(layers, dim=1).reshape(out * depth, -1, 3, 3)
-    found = conv2d(volume.flatten(1, 2), wide, padding=1)
-    return found.view(len(volume), out, *volume.shape[2:])
+    flat = conv2d(volume.flatten(1, 2), wide, padding=1)
+    return flat.view(len(volume), out, *volume.shape[2:])
 
 
 def constant_conv3d(code: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
@@ -46,11 +46,11 @@ def constant_conv3d(code: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tenso
         (B, C, *shape).
     """
     small = [min(n, 3) for n in shape]
-    found = conv3d(code[:, :, None, None, None].expand(-1, -1, *small), kernel, padding=1)
+    small_out = conv3d(code[:, :, None, None, None].expand(-1, -1, *small), kernel, padding=1)
     for axis, size in enumerate(shape, 2):
         if size > 3:
-            first, middle, last = found.unbind(axis)
+            first, middle, last = small_out.unbind(axis)
             inner = middle.unsqueeze(axis)
-            inner = inner.expand(*(size - 2 if i == axis else -1 for i in range(found.ndim)))
-            found = torch.cat([first.unsqueeze(axis), inner, last.unsqueeze(axis)], dim=axis)
-    return found
+            inner = inner.expand(*(size - 2 if i == axis else -1 for i in range(small_out.ndim)))
+            small_out = torch.cat([first.unsqueeze(axis), inner, last.unsqueeze(axis)], dim=axis)
+    return small_out

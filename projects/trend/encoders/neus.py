@@ -137,10 +137,10 @@ def importance(distances: Tensor, weights: Tensor, count: int) -> Tensor:
     share = weights.detach() + 1e-5
     cdf = (share / share.sum(-1, keepdim=True)).cumsum(-1)
     cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
-    wanted = (torch.arange(count, device=cdf.device, dtype=cdf.dtype) + 0.5) / count
-    wanted = wanted.expand(*cdf.shape[:-1], count).contiguous()
-    upper = torch.searchsorted(cdf, wanted).clamp(1, cdf.shape[-1] - 1)
+    quantiles = (torch.arange(count, device=cdf.device, dtype=cdf.dtype) + 0.5) / count
+    quantiles = quantiles.expand(*cdf.shape[:-1], count).contiguous()
+    upper = torch.searchsorted(cdf, quantiles).clamp(1, cdf.shape[-1] - 1)
     left, right = cdf.gather(-1, upper - 1), cdf.gather(-1, upper)
-    part = (wanted - left) / (right - left).clamp_min(1e-9)
+    part = (quantiles - left) / (right - left).clamp_min(1e-9)
     low, high = distances.gather(-1, upper - 1), distances.gather(-1, upper)
     return torch.cat([distances, low + part.clamp(0, 1) * (high - low)], dim=-1).sort(-1).values

@@ -116,12 +116,12 @@ def _same_cells(voxels: Voxels, offsets: Tensor) -> tuple[Any, ...]:
     place = voxels.coords[None, :, 1:] + (offsets - half)[:, None]  # (K, M, 3)
     inside = ((place >= 0) & (place < size)).all(-1)
     owner = voxels.coords[None, :, :1].expand(len(offsets), -1, -1)
-    wanted = cell_keys(torch.cat([owner, place], dim=-1), voxels.shape)
+    target_keys = cell_keys(torch.cat([owner, place], dim=-1), voxels.shape)
     keys = cell_keys(voxels.coords, voxels.shape)  # increasing
-    found = torch.searchsorted(keys, wanted).clamp_max(max(len(keys) - 1, 0))
-    good = inside & (keys[found] == wanted) if len(keys) else inside
+    places = torch.searchsorted(keys, target_keys).clamp_max(max(len(keys) - 1, 0))
+    good = inside & (keys[places] == target_keys) if len(keys) else inside
     kernel_index, target = good.nonzero(as_tuple=True)
-    return found[kernel_index, target], target, kernel_index, voxels.coords, voxels.shape
+    return places[kernel_index, target], target, kernel_index, voxels.coords, voxels.shape
 
 
 def _offsets(kernel: Triple, device: torch.device) -> Tensor:

@@ -91,7 +91,7 @@ class TransFusionHead(nn.Module):
     def decode(
         self, out: QueryOutput, *, max_boxes: int = 60, threshold: float = 0.1
     ) -> list[Detections]:
-        """Boxes; a query's score is the geometric mean of its class probability and the heat at its peak.
+        """Boxes; scores are geometric means of class probability and heat at the query's peak.
 
         Args:
             out: of `forward`.
@@ -104,9 +104,9 @@ class TransFusionHead(nn.Module):
         scores, labels = out.logits.sigmoid().max(-1)
         scores = (scores * out.scores).sqrt()
         boxes = decode_boxes(out.codes, out.cells, self.grid)
-        found = []
+        detections = []
         for b, s, k in zip(boxes, scores, labels, strict=True):
             order = s.argsort(descending=True)[:max_boxes]
             order = order[s[order] > threshold]
-            found.append(Detections(b[order], s[order], k[order]))
-        return found
+            detections.append(Detections(b[order], s[order], k[order]))
+        return detections

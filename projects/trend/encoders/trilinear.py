@@ -63,7 +63,8 @@ def trilinear(volume: Tensor, positions: Tensor) -> Tensor:
         (B, P, C).
 
     >>> v = torch.tensor([0.0, 2.0]).view(1, 1, 1, 1, 2)
-    >>> trilinear(v, torch.tensor([[[0.0, 0.0, 0.0], [-0.5, 0.0, 0.0], [9.0, 0.0, 0.0]]])).flatten().tolist()
+    >>> places = torch.tensor([[[0.0, 0.0, 0.0], [-0.5, 0.0, 0.0], [9.0, 0.0, 0.0]]])
+    >>> trilinear(v, places).flatten().tolist()
     [1.0, 0.0, 2.0]
     """
     batch, channels, depth, height, width = volume.shape
@@ -87,7 +88,7 @@ def trilinear(volume: Tensor, positions: Tensor) -> Tensor:
     table = volume.permute(0, 2, 3, 4, 1).reshape(-1, channels)
     index, weight = index.view(-1, 8), weight.view(-1, 8).to(table.dtype)
     if table.device.type == "cpu":
-        found: Tensor = _WeightedSum.apply(table, index.int(), weight)  # type: ignore[no-untyped-call]
+        summed: Tensor = _WeightedSum.apply(table, index.int(), weight)  # type: ignore[no-untyped-call]
     else:
-        found = embedding_bag(index, table, per_sample_weights=weight, mode="sum")
-    return found.view(batch, -1, channels)
+        summed = embedding_bag(index, table, per_sample_weights=weight, mode="sum")
+    return summed.view(batch, -1, channels)

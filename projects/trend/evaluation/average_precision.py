@@ -91,8 +91,8 @@ def nuscenes_metrics(
             matches = match_by_centre(predictions, truths, label, distance)
             ap[name, distance] = average_precision(matches.hit, matches.num_truths)
             if distance == TP_DISTANCE:
-                found = _errors(matches, predictions, truths, name)
-                for key, value in found.items():
+                class_errors = _errors(matches, predictions, truths, name)
+                for key, value in class_errors.items():
                     errors[key].append(value)
     metrics = {f"map_{d}m": float(np.mean([ap[c, d] for c in classes])) for d in DISTANCES}
     metrics |= {f"ap_{c}": float(np.mean([ap[c, d] for d in DISTANCES])) for c in classes}
@@ -132,22 +132,22 @@ def match_by_centre(
         for i in np.flatnonzero(p.labels == label)
     ]
     rows.sort(key=lambda row: -row[0])
-    own = [np.flatnonzero(t.labels == label) for t in truths]
-    free = [np.ones(len(index), dtype=bool) for index in own]
+    rows_of_label = [np.flatnonzero(t.labels == label) for t in truths]
+    free = [np.ones(len(index), dtype=bool) for index in rows_of_label]
     hit = np.zeros(len(rows), dtype=bool)
     pairs = []
     for number, (_, frame, i) in enumerate(rows):
         if not free[frame].any():
             continue
         centre = predictions[frame].boxes[i, :2]
-        gaps = np.linalg.norm(truths[frame].boxes[own[frame], :2] - centre, axis=1)
+        gaps = np.linalg.norm(truths[frame].boxes[rows_of_label[frame], :2] - centre, axis=1)
         gaps = np.where(free[frame], gaps, np.inf)
         best = int(gaps.argmin())
         if gaps[best] < distance:
             free[frame][best], hit[number] = False, True
-            pairs.append((frame, i, int(own[frame][best])))
+            pairs.append((frame, i, int(rows_of_label[frame][best])))
     scores = np.array([row[0] for row in rows])
-    return _Matches(hit, scores, pairs, sum(len(index) for index in own))
+    return _Matches(hit, scores, pairs, sum(len(index) for index in rows_of_label))
 
 
 def average_precision(hit: NDArray[np.bool_], num_truths: int) -> float:
@@ -173,36 +173,36 @@ def _errors(
     name: str,
 ) -> dict[str, float]:
     """Errors of one class: means up to each score, averaged over the recalls above 0.1."""
-    wanted = [key for key in ERRORS if key not in UNDEFINED.get(name, set())]
+    keys = [key for key in ERRORS if key not in UNDEFINED.get(name, set())]
     if not matches.pairs or matches.num_truths == 0:
-        return dict.fromkeys(wanted, 1.0)
+        return dict.fromkeys(keys, 1.0)
     recall = matches.hit.cumsum() / matches.num_truths
     confidence = np.interp(RECALLS, recall, matches.scores, right=0)
-    known = np.flatnonzero(confidence)
-    last, first = (int(known[-1]) if len(known) else 0), round(100 * MIN_RECALL) + 1
+    reached = np.flatnonzero(confidence)
+    last, first = (int(reached[-1]) if len(reached) else 0), round(100 * MIN_RECALL) + 1
     if last < first:
-        return dict.fromkeys(wanted, 1.0)
+        return dict.fromkeys(keys, 1.0)
     values = _pair_errors(
         matches.pairs, predictions, truths, np.pi if name in HALF_TURN else 2 * np.pi
     )
     scores = matches.scores[matches.hit]
-    found = {}
-    for key in wanted:
+    errors = {}
+    for key in keys:
         if values[key] is None:
-            found[key] = 1.0
+            errors[key] = 1.0
             continue
         curve = _running_mean(values[key])
         at = np.interp(confidence[::-1], scores[::-1], curve[::-1])[::-1]
-        found[key] = float(at[first : last + 1].mean())
-    return found
+        errors[key] = float(at[first : last + 1].mean())
+    return errors
 
 
 def _running_mean(values: Floats) -> Floats:
     """Mean of the values so far that are numbers; 0 before the first one, 1 if none is a number."""
-    known = ~np.isnan(values)
-    if not known.any():
+    defined = ~np.isnan(values)
+    if not defined.any():
         return np.ones(len(values))
-    total, count = np.where(known, values, 0).cumsum(), known.cumsum()
+    total, count = np.where(defined, values, 0).cumsum(), defined.cumsum()
     return np.where(count > 0, total / np.maximum(count, 1), 0.0)
 
 
@@ -217,7 +217,7 @@ def _pair_errors(
     smaller = np.minimum(p[:, 3:6], t[:, 3:6]).prod(1)
     joint = p[:, 3:6].prod(1) + t[:, 3:6].prod(1) - smaller
     turn = (p[:, 6] - t[:, 6] + period / 2) % period - period / 2
-    found = {
+    errors = {
         "trans": np.linalg.norm(p[:, :2] - t[:, :2], axis=1),
         "scale": 1 - smaller / joint,
         "orient": np.abs(turn),
@@ -226,7 +226,7 @@ def _pair_errors(
     }
     names = [(predictions[f].attributes, truths[f].attributes, i, j) for f, i, j in pairs]
     if all(a is not None and b is not None for a, b, _, _ in names):
-        found["attr"] = np.array(
+        errors["attr"] = np.array(
             [np.nan if b[j] == "" else float(a[i] != b[j]) for a, b, i, j in names]  # type: ignore[index]
         )
-    return found
+    return errors

@@ -25,8 +25,8 @@ def copied_ranges(points: Floats, origin: Floats, directions: Floats) -> Floats:
     kept = ranges > 1e-3
     tree = cKDTree(offset[kept] / ranges[kept, None])
     _, nearest = tree.query(directions)
-    found: Floats = ranges[kept][nearest]
-    return found
+    copied: Floats = ranges[kept][nearest]
+    return copied
 
 
 def chamfer(first: Floats, second: Floats) -> float:
@@ -61,20 +61,20 @@ def range_image(directions: Floats, ranges: Floats, rows: int = 32, columns: int
 
 
 def segmentation_scores(
-    predicted: NDArray[np.int64], wanted: NDArray[np.int64], num_classes: int
+    predicted: NDArray[np.int64], truth: NDArray[np.int64], num_classes: int
 ) -> dict[str, float]:
     """Mean intersection over union of the classes that occur, and point accuracy.
 
     Args:
         predicted: (N,) classes.
-        wanted: (N,) classes, negative ones are ignored.
+        truth: (N,) classes, negative ones are ignored.
         num_classes: C.
 
     >>> segmentation_scores(np.array([0, 1, 1]), np.array([0, 0, 1]), 3)["miou"]
     0.5
     """
-    known = wanted >= 0
-    pairs = wanted[known] * num_classes + predicted[known]
+    labelled = truth >= 0
+    pairs = truth[labelled] * num_classes + predicted[labelled]
     table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     right = np.diag(table)
     union = table.sum(0) + table.sum(1) - right
@@ -131,7 +131,7 @@ def scan_figure(rows: Sequence[tuple[str, Floats, Floats, Floats]], limit: float
 
 
 def detection_figure(
-    points: Floats, found: Floats, wanted: Floats, limit: float, title: str = ""
+    points: Floats, predicted: Floats, truth: Floats, limit: float, title: str = ""
 ) -> Any:
     """Points from above with true (green) and found (red) boxes (K, 7+)."""
     from matplotlib.figure import Figure
@@ -141,7 +141,7 @@ def detection_figure(
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     axes.scatter(points[:, 0], points[:, 1], s=1, c="0.6", linewidths=0)
-    for boxes, colour in ((wanted, "tab:green"), (found, "tab:red")):
+    for boxes, colour in ((truth, "tab:green"), (predicted, "tab:red")):
         ring = corners_of(boxes)[:, [0, 1, 2, 3, 0]]
         axes.plot(ring[..., 0].T, ring[..., 1].T, c=colour, linewidth=1)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)

@@ -188,7 +188,7 @@ def recall_average(hit: NDArray[np.bool_], num_truths: int) -> float:
     right = hit.cumsum()
     precision = right / np.arange(1, len(hit) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    wanted = np.arange(1, NUM_RECALLS + 1) / NUM_RECALLS
-    index = np.searchsorted(right / num_truths, wanted - 1e-9)
+    levels = np.arange(1, NUM_RECALLS + 1) / NUM_RECALLS
+    index = np.searchsorted(right / num_truths, levels - 1e-9)
     values = np.where(index < len(best), best[np.minimum(index, len(best) - 1)], 0.0)
     return float(values.mean())

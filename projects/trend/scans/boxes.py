@@ -45,8 +45,8 @@ class BoxesInGrid:
         low, high = np.array(self.data.low), np.array(self.data.high)
         points = change.points(frame.points[:, : 3 + self.data.num_features])
         boxes = change.boxes(frame.boxes)
-        known = {name: i for i, name in enumerate(self.classes)}
-        labels = np.array([known.get(name, -1) for name in frame.names], dtype=np.int64)
+        index = {name: i for i, name in enumerate(self.classes)}
+        labels = np.array([index.get(name, -1) for name in frame.names], dtype=np.int64)
         kept = (labels >= 0) & (frame.num_points != 0) & inside(boxes, low, high)
         return {
             "points": points[inside(points, low, high)],

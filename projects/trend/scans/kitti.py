@@ -201,8 +201,8 @@ def packed_clip(path: Path, start: int = 0, stop: int | None = None) -> FrameLis
         interval = float(file["interval"]) if "interval" in file.files else 0.1
     frames = []
     for i in range(start, min(len(poses), stop or len(poses))):
-        own = slice(offsets[i], offsets[i + 1])
-        points = np.c_[xyz[own] / 100.0, intensity[own] / 255.0].astype(np.float32)
+        rows = slice(offsets[i], offsets[i + 1])
+        points = np.c_[xyz[rows] / 100.0, intensity[rows] / 255.0].astype(np.float32)
         frames.append(LidarFrame(points, poses[i], i * interval))
     return FrameLists([frames])
 

@@ -156,7 +156,7 @@ def nuscenes(root: Path, version: str = "v1.0-trainval", scenes: Path | None = N
             "category",
         )
     )
-    wanted = None if scenes is None else set(_lines(scenes))
+    scene_names = None if scenes is None else set(_lines(scenes))
     sweeps = {
         row["sample_token"]: row
         for row in data.values()
@@ -170,24 +170,27 @@ def nuscenes(root: Path, version: str = "v1.0-trainval", scenes: Path | None = N
 
     def record(token: str) -> _Record:
         sweep = sweeps[token]
-        ego, own = pose[sweep["ego_pose_token"]], calibrated[sweep["calibrated_sensor_token"]]
+        ego, calibration = (
+            pose[sweep["ego_pose_token"]],
+            calibrated[sweep["calibrated_sensor_token"]],
+        )
         place = quaternion_pose(ego["translation"], ego["rotation"]) @ quaternion_pose(
-            own["translation"], own["rotation"]
+            calibration["translation"], calibration["rotation"]
         )
         annotations = tuple(by_sample.get(token, ()))
         return _Record(root / sweep["filename"], place, sweep["timestamp"] / 1e6, annotations)
 
-    found = []
+    sequences = []
     for row in scene.values():
-        if wanted is None or row["name"] in wanted:
+        if scene_names is None or row["name"] in scene_names:
             tokens, token = [], row["first_sample_token"]
             while token:
                 tokens.append(token)
                 token = sample[token]["next"]
-            found.append([record(t) for t in tokens])
+            sequences.append([record(t) for t in tokens])
     names = {token: category[row["category_token"]]["name"] for token, row in instance.items()}
     times = {token: row["timestamp"] / 1e6 for token, row in sample.items()}
-    return NuScenes(found, annotation, names, times)
+    return NuScenes(sequences, annotation, names, times)
 
 
 def _table(path: Path) -> dict[str, Row]:

@@ -59,19 +59,19 @@ class JsonSequences:
         """See `LidarSet`; ONCE's intensities are scaled from 0..255, Waymo's by tanh."""
         path = self.files[sequence][index]
         points = _once_points(path) if self.kind == "once" else _waymo_points(path)
-        found = self.annotations[sequence][index] or {}
-        boxes = np.array(found.get("boxes", []), dtype=np.float32)
+        annotation = self.annotations[sequence][index] or {}
+        boxes = np.array(annotation.get("boxes", []), dtype=np.float32)
         boxes = boxes.reshape(-1, boxes.shape[1] if boxes.ndim == 2 else 7)
         boxes = np.pad(boxes, ((0, 0), (0, 9 - boxes.shape[1])))
-        names = tuple(found.get("names", ()))
-        known = found.get("num_points", [-1] * len(names))
+        names = tuple(annotation.get("names", ()))
+        counts = annotation.get("num_points", [-1] * len(names))
         return LidarFrame(
             points,
             self.pose(sequence, index),
             self.time(sequence, index),
             boxes,
             names,
-            np.array(known, dtype=np.int64),
+            np.array(counts, dtype=np.int64),
         )
 
 
@@ -123,18 +123,18 @@ def _listed(
         UserError: the list is missing or names no sequence, or a sequence is damaged.
     """
     path = require(root / "ImageSets" / f"{split}.txt", **described)
-    found = []
+    sequences = []
     for name in path.read_text(encoding="utf-8").split():
         try:
-            found.append(read(name))
+            sequences.append(read(name))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(
                 f"{described['what']}: the file of sequence {name} below {root} is damaged or of "
                 f"another layout ({type(error).__name__}: {error})"
             ) from error
-    if not found:
+    if not sequences:
         raise UserError(f"{path} names no sequence; write one name a line")
-    return JsonSequences(kind, *zip(*found, strict=True))
+    return JsonSequences(kind, *zip(*sequences, strict=True))
 
 
 def once(root: Path, split: str) -> JsonSequences:

@@ -126,17 +126,17 @@ def windows(
     Raises:
         UserError: no sequence is long enough.
     """
-    found = [
+    spans = [
         Window(source, sequence, first, stride)
         for sequence, length in enumerate(data.lengths)
         for first in range(0, length - horizon * stride, step)
     ]
-    if not found:
+    if not spans:
         raise UserError(
             f"no sequence has {horizon} future frame(s) {stride} apart (lengths "
             f"{sorted(set(data.lengths))}): lower the horizon or the stride"
         )
-    return found
+    return spans
 
 
 def first_readable(
@@ -235,5 +235,5 @@ def _read_frame(arrays: Mapping[str, Any], k: int) -> LidarFrame:
         raise ValueError(f"frame {k}: boxes {boxes.shape} and {len(names)} names")
     if not all(np.isfinite(values).all() for values in (points, pose, boxes)):
         raise ValueError(f"frame {k}: values are not finite")
-    known = np.full(len(boxes), -1, dtype=np.int64)
-    return LidarFrame(points, pose, float(arrays[f"time_{k}"]), boxes, names, known)
+    counts = np.full(len(boxes), -1, dtype=np.int64)
+    return LidarFrame(points, pose, float(arrays[f"time_{k}"]), boxes, names, counts)
