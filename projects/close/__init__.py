@@ -1,4 +1,4 @@
-"""CLOSE: visual tasks learned from text alone, across the modality gap of CLIP (Gu et al., ICCV 2023)."""
+"""CLOSE: visual tasks from text alone, across CLIP's modality gap (Gu et al., ICCV 2023)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What captions have to beat without training: chance, the commonest class, retrieval, zero-shot, the untrained."""
+"""Training-free baselines: chance, commonest class, retrieval, zero-shot, untrained."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def _nearest(cfg: Config, workspace: Workspace, *, shifted: bool) -> dict[str, f
 
 
 def zero_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The dual encoder's own choice: among the class words, for a drawing among the names of training drawings."""
+    """The dual encoder's choice among class words, or for a drawing among training names."""
     clip, examples, images = image_vectors(cfg)
     sentences = [t.format(name) for name in CLASSES for t in UNSEEN_PHOTO_TEMPLATES]
     by_class = F.normalize(clip.encode_texts(sentences), dim=1).view(len(CLASSES), -1, clip.dim)

@@ -160,8 +160,8 @@ class Words:
         if not any(rows):
             empty = torch.zeros(len(rows), 0, dtype=torch.long)
             return empty, empty
-        found = padded(rows, self.pad)
-        return found["input_ids"], found["attention_mask"]
+        tokens = padded(rows, self.pad)
+        return tokens["input_ids"], tokens["attention_mask"]
 
 
 class CloseRows(Dataset[Any]):
@@ -224,7 +224,7 @@ class CloseRows(Dataset[Any]):
         targets = [(i, self.target(text)) for i, e in enumerate(examples) for text in e.targets]
         labels = padded([ids for _, ids in targets], self.target.pad)
         context_ids, context_mask = self.context.batch([e.context for e in examples])
-        found = {
+        batch = {
             **self.inputs(examples),
             "is_text": self.inputs.is_text,
             "noise": noise,
@@ -234,4 +234,4 @@ class CloseRows(Dataset[Any]):
             "rows": torch.tensor([i for i, _ in targets]),
             "ids": torch.tensor([index for index, _ in keys]),
         }
-        return cast(CloseBatch, found)
+        return cast(CloseBatch, batch)

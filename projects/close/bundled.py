@@ -1,4 +1,4 @@
-"""Captions of bundled photographs and drawings in a wording that the bundled dual encoder never saw.
+"""Captions of bundled photographs and drawings in words unseen by the bundled dual encoder.
 
 Captions are made from class words and names alone; no picture is opened for them. Details in the
 captions of photographs (a property, a place) have nothing to do with the picture.
@@ -75,14 +75,14 @@ def examples(data: CloseData, part: Part, seed: int) -> list[Example]:
             for the statistics of adapters: photographs that train leaves out and drawings of dev.
         seed: draws the training photographs and all captions.
     """
-    found = []
+    photos = []
     for label, ranks in enumerate(photo_ranks(data, part, seed)):
         for rank in ranks:
             rng = sample_rng(seed, _place(part), label * 1000 + rank, PHOTO_STREAM)
             text, file = photo_caption(CLASSES[label], rng), "test" if part == "test" else "train"
             image = f"photo-{file}/{label}/{rank}"
-            found.append(Example((text,), image, (text,), label=CLASSES[label]))
-    return found + (drawing_examples(data.root, part, seed) if data.drawings else [])
+            photos.append(Example((text,), image, (text,), label=CLASSES[label]))
+    return photos + (drawing_examples(data.root, part, seed) if data.drawings else [])
 
 
 def _place(part: Part) -> int:
@@ -97,11 +97,11 @@ def photo_ranks(data: CloseData, part: Part, seed: int) -> list[list[int]]:
     if part == "dev":
         return [list(range(rest, PER_CLASS["train"])) for _ in CLASSES]
     count = min(rest, data.photos // len(CLASSES))
-    found = []
+    rows = []
     for label in range(len(CLASSES)):
         order = sample_rng(seed, 0, label, SUBSET_STREAM).permutation(rest).tolist()
-        found.append(order[:count] if part == "train" else order[count:])
-    return found
+        rows.append(order[:count] if part == "train" else order[count:])
+    return rows
 
 
 def photo_caption(noun: str, rng: Rng) -> str:
@@ -123,14 +123,14 @@ def drawing_examples(root: str | None, part: Part, seed: int) -> list[Example]:
         split = "test" if part == "test" else "dev"
         table = read_jsonl(bundled(f"{POOL}/test.jsonl.gz", root), ["image", "split", "name"])
         rows = [(row["image"], row["name"]) for row in table if row["split"] == split]
-    found = []
+    drawings = []
     for i, (image, name) in enumerate(rows):
         rng = sample_rng(seed, _place(part), i, DRAWING_STREAM)
         chosen = rng.permutation(len(DRAWING_FRAMES))[: 2 if part == "train" else 1]
         for frame in chosen:
             text = DRAWING_FRAMES[int(frame)].format(name.lower())
-            found.append(Example((text,), image, (text,), label=name))
-    return found
+            drawings.append(Example((text,), image, (text,), label=name))
+    return drawings
 
 
 def is_photo(example: Example) -> bool:
@@ -139,7 +139,7 @@ def is_photo(example: Example) -> bool:
 
 
 class Pictures:
-    """Bundled pictures by name: ``photo-<file>/<class>/<place in the class>`` or ``<set>/<row>.jpg``."""
+    """Bundled pictures by name: ``photo-<file>/<class>/<place>`` or ``<set>/<row>.jpg``."""
 
     def __init__(self, root: str | None) -> None:
         self.root = root

@@ -141,8 +141,8 @@ class MethodConfig:
     covariance_factor: NonNegative = 3.0
 
     def __post_init__(self) -> None:
-        wanted = self.adapter in ("shift", "linear", "covariance")
-        if wanted != (self.statistics is not None):
+        needs_statistics = self.adapter in ("shift", "linear", "covariance")
+        if needs_statistics != (self.statistics is not None):
             raise ValueError(
                 "method.statistics belongs to the adapters shift, linear and covariance"
             )

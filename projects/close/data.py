@@ -28,23 +28,23 @@ def load_examples(cfg: Config, part: Part) -> list[Example]:
     """
     source = cfg.data.source
     if source == "synthetic":
-        found = synthetic(cfg)
+        examples = synthetic(cfg)
     elif source == "bundled" or (source == "text" and part != "train"):
-        found = bundled.examples(
+        examples = bundled.examples(
             cfg.data, part, cfg.seed
         )  # a text file has no pictures to be judged on
     elif source == "text":
         path = data_root(cfg.data.root) / str(cfg.data.text_file)
         data = cfg.data
         texts = read_texts(path, data.min_words, data.max_words, data.replace)
-        found = [Example((text,), "", (text.lower(),)) for text in texts]
+        examples = [Example((text,), "", (text.lower(),)) for text in texts]
     else:
-        found = official.examples(cfg.data, part)
-    if not found:
+        examples = official.examples(cfg.data, part)
+    if not examples:
         raise UserError(
             f"data.source={source}, data.task={cfg.data.task}: no example in part '{part}'"
         )
-    return found
+    return examples
 
 
 def epoch_size(cfg: Config, count: int) -> int:
@@ -67,12 +67,12 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         return ()
     if cfg.data.source == "official":
         return official.requirements(cfg)
-    own = tuple(map(bundled_requirement, ("cifar10", "drawings")))
+    bundled_sets = tuple(map(bundled_requirement, ("cifar10", "drawings")))
     if cfg.data.text_file is None:
-        return own
+        return bundled_sets
     path = Path(cfg.data.root or "data") / cfg.data.text_file
     hint = "one sentence a line, or make run PROJECT=close TASK=generate"
-    return (Requirement("training text", str(path), path.exists(), hint), *own)
+    return (Requirement("training text", str(path), path.exists(), hint), *bundled_sets)
 
 
 # -- made up -------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def draw(name: str) -> Any:
 
 def synthetic(cfg: Config) -> list[Example]:
     """Coloured shapes, for every task."""
-    found: list[Example] = []
+    examples: list[Example] = []
     for colour in COLOURS:
         for shape in SHAPES:
             captions = [
@@ -98,8 +98,8 @@ def synthetic(cfg: Config) -> list[Example]:
                 f"there is a {colour} {shape}",
                 f"one {shape}, {colour}",
             ]
-            found += made_up(cfg.data.task, f"{colour}/{shape}", captions, colour, shape)
-    return found
+            examples += made_up(cfg.data.task, f"{colour}/{shape}", captions, colour, shape)
+    return examples
 
 
 def made_up(task: str, image: str, captions: list[str], colour: str, shape: str) -> list[Example]:

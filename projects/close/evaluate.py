@@ -68,12 +68,12 @@ def unit_vectors(inputs: Any, examples: Sequence[Example], batch_size: int = 512
     parts = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
-        found = inputs(part)
-        if "pixels" in found:
-            found["features"] = inputs.clip.encode_pixels(found["pixels"])
-        if "tokens" in found:
-            found["features"] = inputs.clip.encode_tokens(found["tokens"])
-        parts.append(unit_input(found["features"], found["segments"], len(part)))
+        given_inputs = inputs(part)
+        if "pixels" in given_inputs:
+            given_inputs["features"] = inputs.clip.encode_pixels(given_inputs["pixels"])
+        if "tokens" in given_inputs:
+            given_inputs["features"] = inputs.clip.encode_tokens(given_inputs["tokens"])
+        parts.append(unit_input(given_inputs["features"], given_inputs["segments"], len(part)))
     return torch.cat(parts)
 
 
@@ -83,22 +83,22 @@ def adapted(module: CLOSE, vectors: Tensor) -> Tensor:
     On the CPU.
     """
     with evaluation_mode(module.adapter):
-        found: Tensor = module.adapter(vectors.to(module.device)).cpu()
-    return found
+        vectors_out: Tensor = module.adapter(vectors.to(module.device)).cpu()
+    return vectors_out
 
 
 def written(cfg: Config, module: CLOSE, vectors: Tensor, examples: Sequence[Example]) -> list[str]:
     """What the module writes for unit vectors (N, D) with the contexts of their examples."""
     words = Words(module.tokenizer, cfg.data.max_context)
-    found: list[str] = []
+    texts: list[str] = []
     with evaluated(module, cfg.trainer.accelerator):
         for start in range(0, len(examples), cfg.eval.batch_size):
             part = slice(start, start + cfg.eval.batch_size)
             ids, mask = (
                 x.to(module.device) for x in words.batch([e.context for e in examples[part]])
             )
-            found += module.write(vectors[part].to(module.device), ids, mask)
-    return found
+            texts += module.write(vectors[part].to(module.device), ids, mask)
+    return texts
 
 
 # -- measures ------------------------------------------------------------------------------------
@@ -155,9 +155,9 @@ def bundled_items(examples: Sequence[Example], texts: Sequence[str]) -> dict[str
     """
     photos = [(t, e) for t, e in zip(texts, examples, strict=True) if is_photo(e)]
     drawings = [(t, e) for t, e in zip(texts, examples, strict=True) if not is_photo(e)]
-    found = {"class_word": [float(named_class(t) == e.label) for t, e in photos]}
-    found |= {"name_f1": [word_overlap(t, e.label)[2] for t, e in drawings]}
-    return {name: values for name, values in found.items() if values}
+    items = {"class_word": [float(named_class(t) == e.label) for t, e in photos]}
+    items |= {"name_f1": [word_overlap(t, e.label)[2] for t, e in drawings]}
+    return {name: values for name, values in items.items() if values}
 
 
 def gap_metrics(clip: FrozenClip, vectors: Tensor, examples: Sequence[Example]) -> dict[str, float]:
@@ -177,8 +177,8 @@ def own_text(
     chosen = list(examples[:: max(1, math.ceil(len(examples) / cfg.eval.own_text))])
     vectors = F.normalize(clip.encode_texts([e.texts[0] for e in chosen]), dim=1)
     vectors = adapted(module, vectors)
-    found = bundled_items(chosen, written(cfg, module, vectors, chosen))
-    return {f"own_text_{k}": sum(v) / max(1, len(v)) for k, v in found.items()}
+    scores = bundled_items(chosen, written(cfg, module, vectors, chosen))
+    return {f"own_text_{k}": sum(v) / max(1, len(v)) for k, v in scores.items()}
 
 
 def gallery(

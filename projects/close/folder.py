@@ -21,7 +21,7 @@ SETTINGS, PREFIX = "close.json", "prefix.safetensors"
 
 
 def export(cfg: Config, module: CLOSE, folder: Path) -> None:
-    """A folder of transformers for the language model, with the prefix and the name of the dual encoder."""
+    """A transformers folder for the language model, with prefix and dual encoder's name."""
 
     def write(new: Path) -> None:
         with quiet():
@@ -32,18 +32,18 @@ def export(cfg: Config, module: CLOSE, folder: Path) -> None:
     rest = {k: v for k, v in module.language.state_dict().items() if not k.startswith("model.")}
     parts = {"language": rest, "adapter": module.adapter.state_dict()}
     write_tensors(
-        folder / PREFIX, {f"{p}.{k}": v for p, own in parts.items() for k, v in own.items()}
+        folder / PREFIX, {f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()}
     )
-    own = module.cfg
+    config = module.cfg
     settings = {
-        "clip": own.model.clip,
+        "clip": config.model.clip,
         "dim": module.language.to_tokens.in_features,
-        "num_tokens": own.model.num_tokens,
-        "num_constants": own.model.num_constants,
-        "num_beams": own.eval.num_beams,
-        "max_new_tokens": own.eval.max_new_tokens,
-        "max_context": own.data.max_context,
-        "task": own.data.task,
+        "num_tokens": config.model.num_tokens,
+        "num_constants": config.model.num_constants,
+        "num_beams": config.eval.num_beams,
+        "max_new_tokens": config.eval.max_new_tokens,
+        "max_context": config.data.max_context,
+        "task": config.data.task,
         "adapter": module.adapter.kind,
         "noise": module.adapter.scale,
         "factor": module.adapter.factor,
@@ -58,8 +58,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         UserError: not such a folder.
     """
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return {**found, "clip": str(found["clip"]), "dim": int(found["dim"])}
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return {**settings, "clip": str(settings["clip"]), "dim": int(settings["dim"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported CLOSE model: {error!r}") from error
 
@@ -69,14 +69,14 @@ def load(cfg: Config, folder: Path) -> CLOSE:
 
     Its dual encoder is loaded when it is asked for.
     """
-    own = read_settings(folder)
+    settings = read_settings(folder)
     model = ModelConfig(
-        clip=own["clip"],
+        clip=settings["clip"],
         pretrained=str(folder),
-        num_tokens=own["num_tokens"],
-        num_constants=own["num_constants"],
+        num_tokens=settings["num_tokens"],
+        num_constants=settings["num_constants"],
     )
-    language, tokenizer = build_language(model, own["dim"])
+    language, tokenizer = build_language(model, settings["dim"])
     state = read_state_dict(folder / PREFIX)
     names = {
         part: [k for k in state if k.startswith(f"{part}.")] for part in ("language", "adapter")
@@ -87,7 +87,9 @@ def load(cfg: Config, folder: Path) -> CLOSE:
     )  # the model's weights are in place already
     load_state(language, whole, source=str(folder / PREFIX))
     tensors = {k.removeprefix("adapter."): state[k] for k in names["adapter"]}
-    adapter = TextAdapter(own["adapter"], own["noise"], factor=own["factor"], **tensors)
+    adapter = TextAdapter(
+        settings["adapter"], settings["noise"], factor=settings["factor"], **tensors
+    )
     return CLOSE(cfg, language, tokenizer, None, adapter).eval()
 
 

@@ -33,8 +33,8 @@ def gap_report(text: Tensor, image: Tensor) -> dict[str, float]:
     count = len(t)
 
     def others(a: Tensor, b: Tensor) -> float:
-        whole, own = a.sum(0) @ b.sum(0), (a * b).sum()
-        return float((whole - own) / (count * (count - 1)))
+        whole, matching = a.sum(0) @ b.sum(0), (a * b).sum()
+        return float((whole - matching) / (count * (count - 1)))
 
     return {
         "paired": float((t * v).sum(1).mean()),

@@ -43,7 +43,7 @@ MANY, PER_COUNT = 50, 800.0
 def keyword_prompt(
     instruction: str, shots: Sequence[dict[str, Any]], keywords: Sequence[str]
 ) -> str:
-    """Instruction, demonstrations of keywords and caption, and new keywords that a caption is to follow.
+    """Instruction, demonstrations of keywords and caption, and keywords of a new caption.
 
     >>> print(keyword_prompt("Write.", [{"keywords": ["a", "b"], "caption": "a by b"}], ["c", "d"]))
     Write.
@@ -102,42 +102,44 @@ def keyword_counts(path: str | None) -> Counter[str]:
     return counts
 
 
-def prompts(own: GenerateConfig, seed: int) -> list[dict[str, Any]]:
-    """Rows of the stage: a prompt, the demonstrations in it, and the text that its answer must not copy.
+def prompts(options: GenerateConfig, seed: int) -> list[dict[str, Any]]:
+    """Rows of the stage: prompt, its demonstrations, and the text its answer must not copy.
 
     Raises:
         UserError: files that are missing or hold something else.
     """
-    instruction = own.instruction or INSTRUCTIONS[own.kind]
-    shots = _demonstrations(own)
+    instruction = options.instruction or INSTRUCTIONS[options.kind]
+    shots = _demonstrations(options)
     rows: list[dict[str, Any]] = []
 
     def add(prompt: str, chosen: Sequence[dict[str, Any]], copy: str) -> None:
         rows.append({"prompt": prompt, "shots": [shown(shot) for shot in chosen], "copy": copy})
 
-    if own.kind == "captions":
-        counts = keyword_counts(own.keywords)
-        for i in range(own.count):
-            words = draw_keywords(counts, own.draw, sample_rng(seed, 0, i, KEYWORD_STREAM))
-            chosen = _drawn(shots, own.num_demonstrations, sample_rng(seed, 0, i, SHOT_STREAM))
+    if options.kind == "captions":
+        counts = keyword_counts(options.keywords)
+        for i in range(options.count):
+            words = draw_keywords(counts, options.draw, sample_rng(seed, 0, i, KEYWORD_STREAM))
+            chosen = _drawn(shots, options.num_demonstrations, sample_rng(seed, 0, i, SHOT_STREAM))
             add(keyword_prompt(instruction, chosen, words), chosen, "")
         return rows
-    if own.sources is None:
+    if options.sources is None:
         raise UserError("generate.sources is a file of captions to rewrite, one a line")
-    sources = _lines(own.sources, "generate.sources")
-    stories = _lines(own.stories, "generate.stories") if own.stories else [""]
-    if own.kind == "character" and not own.characters:
+    sources = _lines(options.sources, "generate.sources")
+    stories = _lines(options.stories, "generate.stories") if options.stories else [""]
+    if options.kind == "character" and not options.characters:
         raise UserError(
             "generate.characters is a list of names, such as generate.characters=[Ada,Ben]"
         )
-    for i in range(own.count):
+    for i in range(options.count):
         rng, source = sample_rng(seed, 0, i, SHOT_STREAM), sources[i % len(sources)]
-        told, story = instruction, ""
-        if own.kind == "character":
-            told = instruction.format(name=own.characters[int(rng.integers(len(own.characters)))])
+        instruction_text, story = instruction, ""
+        if options.kind == "character":
+            instruction_text = instruction.format(
+                name=options.characters[int(rng.integers(len(options.characters)))]
+            )
             story = stories[int(rng.integers(len(stories)))]
-        chosen = _drawn(shots, own.num_demonstrations, rng)
-        add(rewrite_prompt(told, chosen, source, story), chosen, source)
+        chosen = _drawn(shots, options.num_demonstrations, rng)
+        add(rewrite_prompt(instruction_text, chosen, source, story), chosen, source)
     return rows
 
 
@@ -145,12 +147,16 @@ def _drawn(shots: list[dict[str, Any]], count: int, rng: Rng) -> list[dict[str, 
     return [shots[int(i)] for i in rng.permutation(len(shots))[:count]]
 
 
-def _demonstrations(own: GenerateConfig) -> list[dict[str, Any]]:
-    columns = ["keywords", "caption"] if own.kind == "captions" else ["source", "target"]
-    if own.demonstrations is not None:
-        return list(read_jsonl(Path(own.demonstrations).expanduser(), columns))
+def _demonstrations(options: GenerateConfig) -> list[dict[str, Any]]:
+    columns = ["keywords", "caption"] if options.kind == "captions" else ["source", "target"]
+    if options.demonstrations is not None:
+        return list(read_jsonl(Path(options.demonstrations).expanduser(), columns))
     return list(
-        CAPTIONS if own.kind == "captions" else FIRST_PERSON if own.kind == "egocentric" else []
+        CAPTIONS
+        if options.kind == "captions"
+        else FIRST_PERSON
+        if options.kind == "egocentric"
+        else []
     )
 
 
@@ -177,34 +183,36 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
     Raises:
         UserError: no model, an output that this task did not write, or see `prompts`, `shortened`.
     """
-    own = cfg.generate
-    if own.model is None and cfg.generator.endpoint is None:
+    options = cfg.generate
+    if options.model is None and cfg.generator.endpoint is None:
         raise UserError("set generate.model, such as bundled:causal-lm, or generator.endpoint")
-    output = workspace.folder(".") / Path(own.output).expanduser()  # an absolute one stays as it is
+    output = (
+        workspace.folder(".") / Path(options.output).expanduser()
+    )  # an absolute one stays as it is
     if output.exists() and not (workspace.path / "texts" / MANIFEST).is_file():
         raise UserError(
             f"generate.output={output} exists already: delete it or choose another name"
         )
     names = ("max_new_tokens", "best_of", "frequency_penalty", "presence_penalty", "batch_size")
-    settings = {name: getattr(own, name) for name in names}
-    settings |= generator_settings(str(own.model), policy_of(own), cfg.generator)
+    settings = {name: getattr(options, name) for name in names}
+    settings |= generator_settings(str(options.model), policy_of(options), cfg.generator)
     step = RowMap("texts", partial(build_writer, cfg), settings, cfg.seed, CHUNK)
-    rows = prompts(own, cfg.seed)
-    found = map_rows(step, rows, workspace.folder("texts"), cfg.task, workspace.meter)
-    workspace.say(found.summary)
-    if not found.complete:
+    rows = prompts(options, cfg.seed)
+    mapped = map_rows(step, rows, workspace.folder("texts"), cfg.task, workspace.meter)
+    workspace.say(mapped.summary)
+    if not mapped.complete:
         return None
-    shots, written = _demonstrations(own), list(found.rows())
+    shots, written = _demonstrations(options), list(mapped.rows())
     least, most = (choose(count for _, count in written) for choose in (min, max))
-    if least < own.num_demonstrations:
+    if least < options.num_demonstrations:
         workspace.say(
             f"{least} to {most} demonstrations a prompt instead of"
-            f" generate.num_demonstrations={own.num_demonstrations}: there are {len(shots)}"
+            f" generate.num_demonstrations={options.num_demonstrations}: there are {len(shots)}"
             " (generate.demonstrations), as far as the model's context has room for them"
         )
     demonstrated = {str(s.get("caption", s.get("target"))) for s in shots}
     kept = cleaned([text for text, _ in written], [row["copy"] for row in rows], demonstrated)
-    if own.ngram_filter:
+    if options.ngram_filter:
         kept = ngram_filter(kept, sample_rng(cfg.seed, 0, 0, FILTER_STREAM))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, kept)
@@ -215,14 +223,14 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
     return output
 
 
-def policy_of(own: GenerateConfig) -> Policy:
+def policy_of(options: GenerateConfig) -> Policy:
     """How tokens are drawn."""
-    return Policy("nucleus", temperature=own.temperature, top_p=own.top_p)
+    return Policy("nucleus", temperature=options.temperature, top_p=options.top_p)
 
 
 def build_writer(cfg: Config) -> RowFunction:
-    """Rows -> [text, demonstrations]: of `best_of` draws the one with the highest mean log-probability."""
-    own = cfg.generate
+    """Rows -> [text, demonstrations]: of `best_of` draws the most likely one by its mean."""
+    options = cfg.generate
     draw, judge, fits = _drawer(cfg)
 
     def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[tuple[str, int]]:
@@ -231,8 +239,10 @@ def build_writer(cfg: Config) -> RowFunction:
         return list(zip(best(asked, seeds), counts, strict=True))
 
     def best(asked: list[str], seeds: Sequence[RowSeed]) -> list[str]:
-        drawn = [draw(asked, [s.rng(DRAW_STREAM, i) for s in seeds]) for i in range(own.best_of)]
-        if own.best_of == 1:
+        drawn = [
+            draw(asked, [s.rng(DRAW_STREAM, i) for s in seeds]) for i in range(options.best_of)
+        ]
+        if options.best_of == 1:
             return drawn[0]
         scores = [judge(asked, texts) for texts in drawn]
         chosen = []
@@ -250,54 +260,54 @@ Fits = Callable[[str], bool]
 
 
 def _drawer(cfg: Config) -> tuple[Draw, Judge, Fits]:
-    own, policy = cfg.generate, policy_of(cfg.generate)
+    options, policy = cfg.generate, policy_of(cfg.generate)
     if cfg.generator.endpoint is not None:
         from common.decoding.endpoint import EndpointGenerator
 
-        if own.best_of > 1:
+        if options.best_of > 1:
             raise UserError("a server gives no likelihoods here: set generate.best_of=1")
         server = cfg.generator
-        ask = EndpointGenerator(server, server.served_model or str(own.model), policy, "\n")
+        ask = EndpointGenerator(server, server.served_model or str(options.model), policy, "\n")
         ask.fixed |= {
-            "frequency_penalty": own.frequency_penalty,
-            "presence_penalty": own.presence_penalty,
+            "frequency_penalty": options.frequency_penalty,
+            "presence_penalty": options.presence_penalty,
         }
 
         def served(asked: list[str], rngs: list[Rng]) -> list[str]:
-            return ask([Prompt(text) for text in asked], rngs, own.max_new_tokens)
+            return ask([Prompt(text) for text in asked], rngs, options.max_new_tokens)
 
         # a server refuses what is too long for it
         return served, lambda asked, texts: [0.0] * len(texts), lambda text: True
-    model = str(own.model)
+    model = str(options.model)
     lm: Any
-    beside = own.max_new_tokens  # places of the context that a prompt leaves
+    beside = options.max_new_tokens  # places of the context that a prompt leaves
     if load_config(model).is_encoder_decoder:
-        if own.best_of > 1:
+        if options.best_of > 1:
             raise UserError("an encoder-decoder has no likelihoods here: set generate.best_of=1")
-        lm, beside = SequenceToSequence.from_pretrained(model, own.device), 0
+        lm, beside = SequenceToSequence.from_pretrained(model, options.device), 0
     else:
-        lm = LanguageModel.from_pretrained(model, own.device)
+        lm = LanguageModel.from_pretrained(model, options.device)
 
     def local(asked: list[str], rngs: list[Rng]) -> list[str]:
         answers = lm.continuations(
             asked,
             policy,
             rngs,
-            own.max_new_tokens,
-            batch_size=own.batch_size,
+            options.max_new_tokens,
+            batch_size=options.batch_size,
             stop="\n",
             further=lambda _, columns: [
-                WrittenPenalty(columns, own.frequency_penalty, own.presence_penalty)
+                WrittenPenalty(columns, options.frequency_penalty, options.presence_penalty)
             ],
         )
         return [answer.text for answer in answers]
 
     def likelihood(asked: list[str], texts: list[str]) -> list[float]:
-        found: list[float] = lm.log_likelihood(asked, texts, own.batch_size, joint="").tolist()
+        scores: list[float] = lm.log_likelihood(asked, texts, options.batch_size, joint="").tolist()
         # an empty text has 0, more than any other
         return [
             score if text.strip() else float("-inf")
-            for score, text in zip(found, texts, strict=True)
+            for score, text in zip(scores, texts, strict=True)
         ]
 
     def fits(text: str) -> bool:
@@ -317,20 +327,20 @@ def cleaned(texts: Sequence[str], sources: Sequence[str], demonstrated: set[str]
     >>> cleaned([" a dog", "", "a cat"], ["", "", "a cat"], set())
     ['a dog']
     """
-    found = [(text.strip(), source.strip()) for text, source in zip(texts, sources, strict=True)]
-    return [text for text, source in found if text and text != source and text not in demonstrated]
+    pairs = [(text.strip(), source.strip()) for text, source in zip(texts, sources, strict=True)]
+    return [text for text, source in pairs if text and text != source and text not in demonstrated]
 
 
 def ngram_filter(texts: Sequence[str], rng: Rng) -> list[str]:
-    """Drop texts by their frequent n-grams: each of 4 to 9 words that at least 50 texts have counts / 800.
+    """Drop texts by their frequent n-grams: each of 4 to 9 words in 50 texts has counts / 800.
 
     Args:
         texts: N texts.
         rng: draws which go.
     """
     grams = [_grams(text) for text in texts]
-    counts = Counter(gram for own in grams for gram in own)
-    drop = [sum(counts[g] / PER_COUNT for g in own if counts[g] >= MANY) for own in grams]
+    counts = Counter(gram for row in grams for gram in row)
+    drop = [sum(counts[g] / PER_COUNT for g in row if counts[g] >= MANY) for row in grams]
     return [text for text, p in zip(texts, drop, strict=True) if rng.random() >= min(1.0, p)]
 
 

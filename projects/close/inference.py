@@ -27,14 +27,14 @@ class Captioner:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        own = exported.read_settings(Path(folder))
+        stored = exported.read_settings(Path(folder))
         settings = [
-            f"eval.num_beams={own['num_beams']}",
-            f"eval.max_new_tokens={own['max_new_tokens']}",
+            f"eval.num_beams={stored['num_beams']}",
+            f"eval.max_new_tokens={stored['max_new_tokens']}",
         ]
         self.module = exported.load(load_config(Config, "close", "smoke", settings), Path(folder))
-        self.clip = FrozenClip(own["clip"])
-        self.words = Words(self.module.tokenizer, own["max_context"])
+        self.clip = FrozenClip(stored["clip"])
+        self.words = Words(self.module.tokenizer, stored["max_context"])
 
     def __call__(
         self, images: Sequence[Image.Image | str | Path], context: str | Sequence[str] = ""

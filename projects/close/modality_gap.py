@@ -65,9 +65,9 @@ def read_gap_statistics(path: str | Path) -> GapStatistics:
     Raises:
         UserError: no such file, or other tensors in it.
     """
-    found = read_state_dict(Path(path))
+    stored = read_state_dict(Path(path))
     try:
-        return GapStatistics(*(found[name] for name in GapStatistics._fields))
+        return GapStatistics(*(stored[name] for name in GapStatistics._fields))
     except KeyError as error:
         raise UserError(
             f"{path} has no tensor {error}: statistics of the gap need"
@@ -146,12 +146,12 @@ class TextAdapter(nn.Module):
         factor: float = 3.0,
     ) -> None:
         super().__init__()
-        given = {"shift": shift, "weight": weight, "bias": bias, "root": root}
-        if kind not in NEEDS or any(given[name] is None for name in NEEDS[kind]):
+        parts = {"shift": shift, "weight": weight, "bias": bias, "root": root}
+        if kind not in NEEDS or any(parts[name] is None for name in NEEDS[kind]):
             raise ValueError(f"adapter {kind!r} is none of {NEEDS}, or lacks its tensors")
         self.kind, self.scale, self.factor = kind, scale, factor
         for name in NEEDS[kind]:
-            self.register_buffer(name, given[name])
+            self.register_buffer(name, parts[name])
 
     @property
     def num_draws(self) -> int:

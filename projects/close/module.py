@@ -1,4 +1,4 @@
-"""CLOSE as a module: a frozen dual encoder outside, a language model that learns to read its vectors."""
+"""CLOSE's module: a language model that learns to read a frozen dual encoder's vectors."""
 
 from typing import Any
 
@@ -74,8 +74,10 @@ class CLOSE(ContrastiveModule):
     def logits(self, batch: CloseBatch) -> Tensor:
         """(R, T, V) under teacher forcing."""
         context = batch["context_ids"], batch["context_mask"]
-        found: Tensor = self.language(self.vectors(batch), batch["labels"], batch["rows"], *context)
-        return found
+        logits: Tensor = self.language(
+            self.vectors(batch), batch["labels"], batch["rows"], *context
+        )
+        return logits
 
     def losses(self, batch: CloseBatch) -> dict[str, Tensor]:
         """The loss of a batch."""
@@ -91,15 +93,15 @@ class CLOSE(ContrastiveModule):
 
     def configure_optimizers(self) -> Any:
         """As everywhere; a linear schedule counts in `optim.decay_unit`."""
-        found = super().configure_optimizers()
+        optimizers = super().configure_optimizers()
         if self.optim.schedule != "linear":
-            return found
+            return optimizers
         total, optim = self.decay_total(), self.optim
         warmup = optim.warmup_steps + round(optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = LambdaLR(
-            found["optimizer"], lambda step: learning_rate(step, 1.0, total, warmup)
+            optimizers["optimizer"], lambda step: learning_rate(step, 1.0, total, warmup)
         )
-        return found | {"lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizers | {"lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- validation and decoding -----------------------------------------------------------------
 
@@ -129,14 +131,14 @@ class CLOSE(ContrastiveModule):
             ids: (B, S) tokens of a context.
             mask: (B, S).
         """
-        own, eos = self.cfg.eval, self.tokenizer.eos_token_id
+        options, eos = self.cfg.eval, self.tokenizer.eos_token_id
         with evaluation_mode(self):
             out = self.language.generate(
                 vectors,
                 ids,
                 mask,
-                num_beams=own.num_beams,
-                max_new_tokens=own.max_new_tokens,
+                num_beams=options.num_beams,
+                max_new_tokens=options.max_new_tokens,
                 eos_token_id=eos,
                 pad_token_id=self.tokenizer.pad_token_id,
             )

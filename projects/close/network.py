@@ -1,4 +1,4 @@
-"""The networks of a config: the language model that reads vectors, the adapter of its training inputs."""
+"""Networks of a config: the language model that reads vectors, the adapter of its inputs."""
 
 import json
 from typing import Any
@@ -88,25 +88,27 @@ def make_adapter(cfg: Config, dim: int, statistics: GapStatistics | None) -> Tex
         dim: D.
         statistics: of pairs, for the kinds that need them.
     """
-    own = cfg.method
-    if own.adapter == "noise":
-        return TextAdapter("noise", own.noise)
-    if own.adapter == "random_shift":
-        return TextAdapter("shift", own.noise, shift=random_shift(dim, own.shift_scale, cfg.seed))
+    options = cfg.method
+    if options.adapter == "noise":
+        return TextAdapter("noise", options.noise)
+    if options.adapter == "random_shift":
+        return TextAdapter(
+            "shift", options.noise, shift=random_shift(dim, options.shift_scale, cfg.seed)
+        )
     if statistics is None:  # a dry run
         statistics = GapStatistics(
             torch.zeros(dim), torch.zeros(dim, dim), torch.eye(dim), torch.zeros(dim)
         )
-    if own.adapter == "shift":
-        return TextAdapter("shift", own.noise, shift=own.shift_scale * statistics.shift)
-    if own.adapter == "linear":
-        return TextAdapter("linear", own.noise, weight=statistics.weight, bias=statistics.bias)
+    if options.adapter == "shift":
+        return TextAdapter("shift", options.noise, shift=options.shift_scale * statistics.shift)
+    if options.adapter == "linear":
+        return TextAdapter("linear", options.noise, weight=statistics.weight, bias=statistics.bias)
     return TextAdapter(
         "covariance",
-        own.noise,
+        options.noise,
         shift=statistics.shift,
         root=statistics.root,
-        factor=own.covariance_factor,
+        factor=options.covariance_factor,
     )
 
 

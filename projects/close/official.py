@@ -95,7 +95,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
 def lists(task: TaskName, part: Part) -> list[str]:
     """Files that name the examples of a part."""
     year, split = COCO_YEAR.get(part), {"dev": "val"}.get(part, part)
-    found = {
+    files = {
         "ve": [f"snli_ve/snli_ve_{part}.jsonl"],
         "vqa": [
             KARPATHY,
@@ -105,7 +105,7 @@ def lists(task: TaskName, part: Part) -> list[str]:
         "evqa": [f"vqa_e/VQA-E_{'train' if part == 'train' else 'val'}_set.json"],
         "news": [f"{NEWS}/{split}_data.json"],
     }
-    return found.get(task, [KARPATHY])
+    return files.get(task, [KARPATHY])
 
 
 def picture_folders(data: CloseData, part: Part) -> list[str]:
@@ -126,12 +126,12 @@ def multi_caption(texts: Sequence[str], image: str, label: str = "") -> list[Exa
     >>> [e.targets for e in multi_caption(["a", "b", "b"], "")]
     [('b', 'b'), ('a',), ('a',)]
     """
-    found = []
+    examples = []
     for text in texts:
         targets = tuple(t.lower() for t in texts if t.lower() != text.lower())
         if targets:
-            found.append(Example((text,), image, targets, label=label))
-    return found
+            examples.append(Example((text,), image, targets, label=label))
+    return examples
 
 
 def captions(data: CloseData, part: Part) -> list[Example]:
@@ -139,20 +139,20 @@ def captions(data: CloseData, part: Part) -> list[Example]:
 
     Else an image with all of them.
     """
-    wanted = {"train": set(data.splits), "dev": {"val"}, "test": {"test"}}[part]
-    found: list[Example] = []
+    splits = {"train": set(data.splits), "dev": {"val"}, "test": {"test"}}[part]
+    examples: list[Example] = []
     for row in _json(data, KARPATHY)["images"]:
-        if row["split"] not in wanted:
+        if row["split"] not in splits:
             continue
         texts = [sentence["raw"].strip() for sentence in row["sentences"]]
         image = _karpathy_image(row)
         if part != "train" or data.inputs == "image":
-            found.append(Example((texts[0],), image, tuple(t.lower() for t in texts)))
+            examples.append(Example((texts[0],), image, tuple(t.lower() for t in texts)))
         elif data.task == "m_cap":
-            found += multi_caption(texts, image)
+            examples += multi_caption(texts, image)
         else:
-            found += [Example((t,), image, (t.lower(),)) for t in texts]
-    return found
+            examples += [Example((t,), image, (t.lower(),)) for t in texts]
+    return examples
 
 
 def entailment(data: CloseData, part: Part) -> list[Example]:
@@ -181,34 +181,34 @@ def questions(data: CloseData, part: Part) -> list[Example]:
     year = COCO_YEAR[part]
     _, questions_of, answers_of = lists("vqa", part)
     rows = _json(data, answers_of)["annotations"]
-    given = {row["question_id"]: [a["answer"] for a in row["answers"]] for row in rows}
-    found = []
+    annotations = {row["question_id"]: [a["answer"] for a in row["answers"]] for row in rows}
+    examples = []
     for row in _json(data, questions_of)["questions"]:
-        answers = given[row["question_id"]]
+        answers = annotations[row["question_id"]]
         image = f"coco/{year}/COCO_{year}_{row['image_id']:012d}.jpg"
         targets = answer_targets(answers)
         if row["image_id"] in texts:
-            found.append(
+            examples.append(
                 Example(texts[row["image_id"]], image, targets, row["question"], tuple(answers))
             )
-    return found
+    return examples
 
 
 def explained(data: CloseData, part: Part) -> list[Example]:
     """VQA-E: the explanation as the image's text, the question as context."""
     year = COCO_YEAR[part]
-    found = []
+    examples = []
     for row in _json(data, *lists("evqa", part)):
         answers = tuple(row["answers"])
         image = f"coco/{year}/COCO_{year}_{row['img_id']:012d}.jpg"
         explanation = row["explanation"][0]
         targets = answer_targets(answers)
-        found.append(
+        examples.append(
             Example(
                 (explanation,), image, targets, row["question"], answers, row.get("answer_type", "")
             )
         )
-    return found
+    return examples
 
 
 def answer_targets(answers: Sequence[str]) -> tuple[str, ...]:
@@ -221,13 +221,13 @@ def answer_targets(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def news(data: CloseData, part: Part) -> list[Example]:
-    """Visual News: the caption as the image's text and as target, the article's first line as context.
+    """Visual News: the caption as text and target, the article's first line as context.
 
     Rows without their article or picture are left out, and counted; training on text asks for no
     picture.
     """
     (name,) = lists("news", part)
-    root, folder, found = data_root(data.root), Path(NEWS), []
+    root, folder, examples = data_root(data.root), Path(NEWS), []
     shown = part != "train" or data.inputs == "image"
     rows = _json(data, name)
     for row in rows:
@@ -236,16 +236,16 @@ def news(data: CloseData, part: Part) -> list[Example]:
             continue
         lines = article.read_text(encoding="utf-8", errors="replace").split("\n")
         first = next((line for line in lines if line.strip()), "")
-        found.append(
+        examples.append(
             Example((row["caption"],), str(image), (row["caption"].lower(),), first.strip())
         )
-    if len(found) < len(rows):
+    if len(examples) < len(rows):
         lost = (
-            f"{len(rows) - len(found)} of {len(rows)} rows lack their"
+            f"{len(rows) - len(examples)} of {len(rows)} rows lack their"
             f" article{' or picture' * shown}"
         )
         warnings.warn(f"{name}: {lost} and are left out", stacklevel=2)
-    return found
+    return examples
 
 
 class Pictures:

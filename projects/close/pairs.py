@@ -20,7 +20,7 @@ def own_pairs(path: Path) -> list[Example]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: give data.text_file a CSV of path,caption")
-    found = []
+    examples = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         for row in reader:
@@ -31,7 +31,7 @@ def own_pairs(path: Path) -> list[Example]:
                     f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption; put"
                     ' captions that hold commas between "quotes"'
                 )
-            found.append(Example((row[1],), str(path.parent / row[0]), ()))
-    if not found:
+            examples.append(Example((row[1],), str(path.parent / row[0]), ()))
+    if not examples:
         raise UserError(f"{path} has no pair: write path,caption a line")
-    return found[:: -(-len(found) // MOST)]
+    return examples[:: -(-len(examples) // MOST)]

@@ -1,4 +1,4 @@
-"""Instructions and demonstrations of the few-shot prompts, written for this repository, and how many fit."""
+"""Instructions and demonstrations of the few-shot prompts (ours), and how many fit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -107,11 +107,15 @@ def stages(cfg: Config) -> Iterator[Stage]:
     module = build_module(cfg, clip)
 
     def rows(part: Part, training: bool) -> CloseRows:
-        found = load_examples(cfg, part)
+        examples = load_examples(cfg, part)
         if not training:
-            found = found[: cfg.eval.limit]
+            examples = examples[: cfg.eval.limit]
         return rows_of(
-            cfg, module, make_inputs(cfg, clip, found, cfg.data.inputs), found, training=training
+            cfg,
+            module,
+            make_inputs(cfg, clip, examples, cfg.data.inputs),
+            examples,
+            training=training,
         )
 
     val = {"dev": rows("dev", False)} if cfg.trainer.val_every_n_steps is not None else {}
@@ -165,23 +169,23 @@ def plan(cfg: Config) -> Plan[CLOSE]:
 
 def statistics_requirement(cfg: Config) -> tuple[Requirement, ...]:
     """The file of the adapter's statistics, if the config names one."""
-    own = cfg.method.statistics
-    if own is None or own == "pairs":
+    statistics = cfg.method.statistics
+    if statistics is None or statistics == "pairs":
         return ()
-    path = Path(own).expanduser()
+    path = Path(statistics).expanduser()
     hint = "make run PROJECT=close TASK=statistics writes it"
     return (Requirement("adapter statistics", str(path), path.is_file(), hint),)
 
 
 def statistics_of(cfg: Config, clip: FrozenClip) -> GapStatistics | None:
-    """Statistics that the adapter needs: of a file, or of held-back pairs whose images are read here."""
-    own = cfg.method.statistics
-    if own is None:
+    """Statistics for the adapter: of a file, or of held-back pairs whose images are read here."""
+    statistics = cfg.method.statistics
+    if statistics is None:
         return None
     return (
         pair_statistics(cfg, clip)
-        if own == "pairs"
-        else read_gap_statistics(Path(own).expanduser())
+        if statistics == "pairs"
+        else read_gap_statistics(Path(statistics).expanduser())
     )
 
 
@@ -198,10 +202,10 @@ def pair_statistics(cfg: Config, clip: FrozenClip) -> GapStatistics:
 def statistic_pairs(cfg: Config) -> list[Example]:
     """Pairs for statistics; none of them is trained on."""
     if cfg.data.source == "official" and cfg.data.task in ("s_cap", "m_cap"):
-        found = official.captions(
+        captions = official.captions(
             replace(cfg.data, task="s_cap", inputs="text", splits=["restval"]), "train"
         )
-        return found[::5][:30_000]  # a caption an image
+        return captions[::5][:30_000]  # a caption an image
     if cfg.data.source == "synthetic":
         return load_examples(cfg, "train")
     if cfg.data.source in ("bundled", "text"):

@@ -1,4 +1,4 @@
-"""What `make run` does: texts for a user's pictures, the gap with its sensitivity curve, statistics of pairs."""
+"""Tasks: texts for a user's pictures, the gap and its sensitivity, statistics of pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,20 +38,20 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
     Raises:
         UserError: no folder or no input.
     """
-    own = cfg.caption
-    if own.run is None or not (own.inputs or own.texts):
+    options = cfg.caption
+    if options.run is None or not (options.inputs or options.texts):
         raise UserError(
             "set caption.run, a folder written by make export, and caption.inputs=[picture.png] (or"
             " caption.texts)"
         )
-    model, context = Captioner(own.run), own.context or ""
-    found, said = list[str](), list[str]()
-    parts = _parts(own.inputs)
+    model, context = Captioner(options.run), options.context or ""
+    captions, said = list[str](), list[str]()
+    parts = _parts(options.inputs)
     for part in workspace.progress(parts, "pictures", len(parts)):
-        found += model(part, context)
-    for part in _parts(own.texts):
+        captions += model(part, context)
+    for part in _parts(options.texts):
         said += model.from_texts(part, context)
-    for name, text in zip([*own.inputs, *own.texts], [*found, *said], strict=True):
+    for name, text in zip([*options.inputs, *options.texts], [*captions, *said], strict=True):
         workspace.say(f"{name}: {text}")
     workspace.gallery(
         "texts",
@@ -60,10 +60,10 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
                 "query": _small(name),
                 "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}],
             }
-            for name, text in zip(own.inputs, found, strict=True)
+            for name, text in zip(options.inputs, captions, strict=True)
         ],
     )
-    return [*found, *said]
+    return [*captions, *said]
 
 
 def _parts(names: Sequence[str]) -> list[list[str]]:
@@ -78,7 +78,7 @@ def _small(name: str) -> Image.Image:
 
 
 def gap(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The gap on held-out pairs, and how an exported model (``caption.run``) bears noise and offsets.
+    """The gap on held-out pairs, and an export's metric (``caption.run``) over noise and offset.
 
     Writes gap.json and plots/sensitivity.png. Without a model the cosines alone.
 
@@ -86,11 +86,11 @@ def gap(cfg: Config, workspace: Workspace) -> dict[str, float]:
         UserError: fewer than two pairs, or a model of another dual encoder than ``model.clip``.
     """
     if cfg.caption.run is not None:
-        own = read_settings(Path(cfg.caption.run))["clip"]
-        if own != cfg.model.clip:
+        export_clip = read_settings(Path(cfg.caption.run))["clip"]
+        if export_clip != cfg.model.clip:
             raise UserError(
-                f"{cfg.caption.run} reads vectors of {own}, not of model.clip={cfg.model.clip}: set"
-                f" model.clip={own}"
+                f"{cfg.caption.run} reads vectors of {export_clip}, not of"
+                f" model.clip={cfg.model.clip}: set model.clip={export_clip}"
             )
     examples = [e for e in judged(cfg) if e.image]
     if len(examples) < 2:
@@ -113,7 +113,7 @@ def gap(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def sensitivity(
     cfg: Config, images: Tensor, offset: Tensor, examples: Sequence[Example]
 ) -> dict[str, float]:
-    """The task's first metric on image vectors with noise, and moved along the mean offset from the texts.
+    """The task's first metric on image vectors with noise, or moved along the mean offset.
 
     Args:
         cfg: the experiment's config; ``caption.run`` is the model.
@@ -129,11 +129,11 @@ def sensitivity(
     noise = torch.from_numpy(rng.standard_normal(tuple(images.shape)).astype("float32"))
     moved = {f"noise_{w:g}": images + w * noise for w in cfg.eval.noises}
     moved |= {f"offset_{a:g}": images + a * offset for a in cfg.eval.offsets}
-    found = {}
+    scores = {}
     for name, vectors in moved.items():
         texts = written(cfg, module, F.normalize(vectors, dim=1), examples)
-        found[name] = next(iter(score(cfg, examples, texts).values()))
-    return found
+        scores[name] = next(iter(score(cfg, examples, texts).values()))
+    return scores
 
 
 def write_statistics(cfg: Config, workspace: Workspace) -> Path:
@@ -147,24 +147,24 @@ def write_statistics(cfg: Config, workspace: Workspace) -> Path:
             picture.
     """
     file = cfg.data.text_file
-    own = data_root(cfg.data.root) / file if file and file.lower().endswith(".csv") else None
+    csv_file = data_root(cfg.data.root) / file if file and file.lower().endswith(".csv") else None
     pairs = None
-    if own is not None:
-        with reading(own, "CSV of path,caption in UTF-8"):
-            pairs = own_pairs(own)
+    if csv_file is not None:
+        with reading(csv_file, "CSV of path,caption in UTF-8"):
+            pairs = own_pairs(csv_file)
         if len(pairs) < 2:
-            raise UserError(f"{own} has one pair: statistics need two or more")
+            raise UserError(f"{csv_file} has one pair: statistics need two or more")
     clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
     path = workspace.folder(".") / "gap.safetensors"
     if pairs is None:
-        found = pair_statistics(cfg, clip)
+        statistics = pair_statistics(cfg, clip)
     else:
         # turned as its camera says, as TASK=caption reads it
         images = ImageInputs(clip, [e.image for e in pairs], upright)
         texts = clip.encode_texts([e.texts[0] for e in pairs])
-        found = gap_statistics(texts, images(pairs)["features"])
-        workspace.say(f"{len(pairs)} pairs of {own}")
-    write_tensors(path, found._asdict())
+        statistics = gap_statistics(texts, images(pairs)["features"])
+        workspace.say(f"{len(pairs)} pairs of {csv_file}")
+    write_tensors(path, statistics._asdict())
     workspace.say(f"{path}: use it with method.statistics={path.resolve()}")
     return path
 

@@ -1,4 +1,4 @@
-"""Plain text as the only training data: a book, a page of the web, or what a language model wrote."""
+"""Plain text as the only training data: a book, a web page, or a language model's texts."""
 
 import json
 import re
@@ -24,26 +24,26 @@ def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str,
     if not path.is_file():
         raise UserError(f"{path} does not exist: give a text file with one sentence a line")
     lines = read_lines(path) if path.suffix != ".json" else _strings(path)
-    found = []
+    texts = []
     for line in lines:
         text = " ".join(line.split())
         for word, other in replace.items():
             text = re.sub(rf"\b{re.escape(word)}\b", other, text)
         if min_words <= len(text.split()) <= max_words:
-            found.append(text)
-    if not found:
+            texts.append(text)
+    if not texts:
         raise UserError(
             f"{path} has no line of {min_words} to {max_words} words: see data.min_words,"
             " data.max_words"
         )
-    return found
+    return texts
 
 
 def _strings(path: Path) -> list[str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+    if not isinstance(stored, list) or not all(isinstance(x, str) for x in stored):
         raise UserError(f"{path} must hold a list of strings, as TASK=generate writes it")
-    return found
+    return stored

@@ -49,7 +49,7 @@ def concat_masked_sequences(
 
 
 class VectorToText(nn.Module):
-    """A linear map from a vector to K tokens, and an encoder-decoder or a causal model that reads them.
+    """A linear map from a vector to K tokens, and a language model that reads them.
 
     Source: Gu, Clark & Kembhavi 2023, section 3, arXiv 2211.09778 (K = 4, T5); the idea of a prefix
     from one
@@ -181,20 +181,23 @@ class VectorToText(nn.Module):
             )
             return out[:, 1:]  # without the start token
         embeds, seen = padded_left(embeds, seen)
-        found: Tensor = self.model.generate(inputs_embeds=embeds, attention_mask=seen, **options)
-        return found
+        generated: Tensor = self.model.generate(
+            inputs_embeds=embeds, attention_mask=seen, **options
+        )
+        return generated
 
     def _encoded(self, embeds: Tensor, seen: Tensor) -> Tensor:
-        found: Tensor = self.model.get_encoder()(
+        encoded: Tensor = self.model.get_encoder()(
             inputs_embeds=embeds, attention_mask=seen
         ).last_hidden_state
-        return found
+        return encoded
 
 
 def padded_left(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The same rows with their padding before the rest, as causal models continue them.
 
-    >>> padded_left(torch.tensor([[[5], [6], [0]]]), torch.tensor([[1, 1, 0]]))[0].flatten().tolist()
+    >>> rows, mask = torch.tensor([[[5], [6], [0]]]), torch.tensor([[1, 1, 0]])
+    >>> padded_left(rows, mask)[0].flatten().tolist()
     [0, 5, 6]
     """
     order = mask.ne(0).long().argsort(dim=1, stable=True)

@@ -1,4 +1,4 @@
-"""What 1-to-K has to beat without training: chance, one vector for all texts, the untrained model."""
+"""Training-free baselines: chance, one vector for all texts, the untrained model."""
 
 import torch
 
@@ -14,7 +14,7 @@ from projects.one_to_k.start import starting_module
 
 def random_ranking(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Every query of every language ranks the items in an order of its own."""
-    name, found = _own_set(cfg)
+    name, eval_set = _own_set(cfg)
     generator = torch.Generator().manual_seed(cfg.seed)
 
     def ranks(queries: int, items: int) -> torch.Tensor:
@@ -24,31 +24,31 @@ def random_ranking(cfg: Config, workspace: Workspace) -> dict[str, float]:
         language: Ranks(
             ranks(len(one.images), len(one.texts)), ranks(len(one.texts), len(one.images))
         )
-        for language, one in found.sets.items()
+        for language, one in eval_set.sets.items()
     }
-    return table(name, drawn, found)
+    return table(name, drawn, eval_set)
 
 
 def constant_text(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """One vector for all texts and images: no variance between languages, and no recall."""
-    name, found = _own_set(cfg)
+    name, eval_set = _own_set(cfg)
     last = {
         language: Ranks(
             torch.full((len(one.images),), len(one.texts)),
             torch.full((len(one.texts),), len(one.images)),
         )
-        for language, one in found.sets.items()
+        for language, one in eval_set.sets.items()
     }
-    return table(name, last, found)
+    return table(name, last, eval_set)
 
 
 def untrained_model(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The model before its training; of fine-tuning, the export."""
-    (name, found), tokenizer = _own_set(cfg), build_tokenizer(cfg.model)
+    (name, eval_set), tokenizer = _own_set(cfg), build_tokenizer(cfg.model)
     module = untrained(lambda: starting_module(cfg, OneToK), cfg.seed)
     with evaluated(module, cfg.trainer.accelerator):
-        ranks, _ = ranks_of(cfg, module.network, found, tokenizer)
-    return table(name, ranks, found)
+        ranks, _ = ranks_of(cfg, module.network, eval_set, tokenizer)
+    return table(name, ranks, eval_set)
 
 
 def _own_set(cfg: Config) -> tuple[str, EvalSet]:

@@ -164,5 +164,5 @@ class Config(ExperimentConfig):
             raise ValueError(f"data.pivot={self.data.pivot} is not among data.languages")
         unknown = sorted(set(self.eval.benchmarks) - set(BENCHMARKS))
         if unknown:
-            known = ", ".join(BENCHMARKS)
-            raise ValueError(f"eval.benchmarks {unknown}: use some of {known}")
+            names = ", ".join(BENCHMARKS)
+            raise ValueError(f"eval.benchmarks {unknown}: use some of {names}")

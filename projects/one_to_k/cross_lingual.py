@@ -81,16 +81,16 @@ def cross_lingual_metrics(
     """
     metrics: dict[str, float] = {}
     means: list[float] = []
-    for language, own in ranks.items():
-        found = {
+    for language, language_ranks in ranks.items():
+        recalls = {
             f"{direction}_recall_at_{k}": recall(values, k)
-            for direction, values in own._asdict().items()
+            for direction, values in language_ranks._asdict().items()
             for k in ks
         }
-        metrics |= {f"{language}_{name}": value for name, value in found.items()}
-        means.append(sum(found.values()) / len(found))
+        metrics |= {f"{language}_{name}": value for name, value in recalls.items()}
+        means.append(sum(recalls.values()) / len(recalls))
         metrics[f"{language}_recall_mean"] = means[-1]
-        for name, value in found.items():
+        for name, value in recalls.items():
             metrics[name] = metrics.get(name, 0.0) + value / len(ranks)
     metrics["recall_mean"] = sum(means) / len(means)
     metrics["recall_spread"] = max(means) - min(means)
@@ -98,7 +98,9 @@ def cross_lingual_metrics(
         return metrics
     relative = []
     for direction in Ranks._fields:
-        stacked = torch.stack([getattr(own, direction) for own in ranks.values()])
+        stacked = torch.stack(
+            [getattr(language_ranks, direction) for language_ranks in ranks.values()]
+        )
         for name, value in mean_rank_variance(stacked).items():
             metrics[f"{direction}_{name}"] = value
         mean_rank = float(stacked.double().mean())

@@ -97,8 +97,8 @@ class Indexed:
         self, indices: Sequence[int], rngs: Sequence[Rng] | None = None
     ) -> tuple[Tensor, list[int]]:
         """See `ImageSource`."""
-        found: tuple[Tensor, list[int]] = self.images.load([self.index[i] for i in indices], rngs)
-        return found
+        loaded: tuple[Tensor, list[int]] = self.images.load([self.index[i] for i in indices], rngs)
+        return loaded
 
 
 def build_tokenizer(model: ModelConfig) -> Tokenizer:
@@ -190,9 +190,11 @@ def training_source(cfg: Config, tokenizer: Tokenizer) -> Source:
             im.CachedImages(pixels, train_transform(cfg)), texts, _ordered(cfg, list(texts[0]))
         )
     if data.source == "captions":
-        found = caption_rows(cfg, "train")
-        anchors = TextImages([row[data.pivot] for row in found], tokenizer, data.max_words)
-        return Source(anchors, found, [x for x in _ordered(cfg, list(found[0])) if x != data.pivot])
+        captions = caption_rows(cfg, "train")
+        anchors = TextImages([row[data.pivot] for row in captions], tokenizer, data.max_words)
+        return Source(
+            anchors, captions, [x for x in _ordered(cfg, list(captions[0])) if x != data.pivot]
+        )
     if data.source == "synthetic":
         pixels, texts = _synthetic(cfg)
         return Source(
@@ -215,9 +217,9 @@ def training_source(cfg: Config, tokenizer: Tokenizer) -> Source:
     return Source(Indexed(files, ids), [texts for _, texts in pairs], languages, ids)
 
 
-def _ordered(cfg: Config, found: list[str]) -> list[str]:
+def _ordered(cfg: Config, available: list[str]) -> list[str]:
     """The config's languages, or those found; the pivot first where the objective has one."""
-    languages = cfg.data.languages or sorted(found)
+    languages = cfg.data.languages or sorted(available)
     if cfg.method.objective == "pivot":
         return [cfg.data.pivot, *(x for x in languages if x != cfg.data.pivot)]
     return languages
@@ -233,10 +235,10 @@ def emoji_rows(cfg: Config, split: str) -> tuple[list[int], list[dict[str, str]]
     names = read_jsonl(bundled(f"{EMOJI}/names.jsonl.gz", cfg.data.root), ["emoji", "en"])
     kept = []
     for row, name in enumerate(names):
-        own = emoji_split(name["emoji"])
-        held = own == "train" and stable_fraction(f"dev {name['emoji']}") < 0.1
+        part = emoji_split(name["emoji"])
+        held = part == "train" and stable_fraction(f"dev {name['emoji']}") < 0.1
         flag = name["en"].startswith("flag:")
-        if (split == ("dev" if held else own)) and (split == "train" or not flag):
+        if (split == ("dev" if held else part)) and (split == "train" or not flag):
             kept.append(row)
     if split == "train":
         kept = _subset(cfg, kept)
@@ -291,13 +293,13 @@ def _synthetic(cfg: Config) -> tuple[Tensor, list[dict[str, str]]]:
 
 def evaluation_sets(cfg: Config, tokenizer: Tokenizer) -> dict[str, EvalSet]:
     """Sets by name: that of the source, then the benchmarks of the config."""
-    found = {}
-    if (own := _source_set(cfg, tokenizer)) is not None:
-        found[cfg.data.source] = own
+    sets = {}
+    if (source_set := _source_set(cfg, tokenizer)) is not None:
+        sets[cfg.data.source] = source_set
     for name in cfg.eval.benchmarks:
         languages, split = BENCHMARK_SETS[name]
-        found[name] = _benchmark_set(cfg, name, cfg.eval.languages or languages, split)  # type: ignore[arg-type,index]
-    return found  # type: ignore[return-value]
+        sets[name] = _benchmark_set(cfg, name, cfg.eval.languages or languages, split)  # type: ignore[arg-type,index]
+    return sets  # type: ignore[return-value]
 
 
 def validation_set(cfg: Config, tokenizer: Tokenizer) -> EvalSet:
@@ -307,8 +309,8 @@ def validation_set(cfg: Config, tokenizer: Tokenizer) -> EvalSet:
         UserError: data.source=jsonl, of which nothing is held back.
     """
     dev = replace(cfg, eval=replace(cfg.eval, split="dev"))
-    if (own := _source_set(dev, tokenizer)) is not None:
-        return own
+    if (source_set := _source_set(dev, tokenizer)) is not None:
+        return source_set
     if cfg.data.source == "jsonl":
         raise UserError(
             "data.source=jsonl has no validation set: set trainer.val_every_n_steps=null"
@@ -337,8 +339,8 @@ def _emoji_set(cfg: Config, transform: im.SquareTransform) -> EvalSet:
         for x in languages
     }
 
-    def load(wanted: Sequence[str]) -> Tensor:
-        return transform.batch(_emoji_pixels(cfg, [int(name) for name in wanted]))
+    def load(names: Sequence[str]) -> Tensor:
+        return transform.batch(_emoji_pixels(cfg, [int(name) for name in names]))
 
     return EvalSet(sets, load)
 

@@ -45,28 +45,28 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
     ``mrv_std`` of the model before its training.
     """
     tokenizer, metrics = build_tokenizer(cfg.model), {"temperature": float(module.temperature())}
-    for name, found in evaluation_sets(cfg, tokenizer).items():
+    for name, eval_set in evaluation_sets(cfg, tokenizer).items():
         if name in BENCHMARK_SETS:
-            workspace.note(f"{name}: {counts(found)}")
+            workspace.note(f"{name}: {counts(eval_set)}")
         prefix = "" if name == cfg.data.source else f"{name}_"
         with evaluated(module, cfg.trainer.accelerator):
-            ranks, scores = ranks_of(cfg, module.network, found, tokenizer)
-        own = table(name, ranks, found)
-        metrics |= {f"{prefix}{key}": value for key, value in own.items()}
+            ranks, scores = ranks_of(cfg, module.network, eval_set, tokenizer)
+        figures = table(name, ranks, eval_set)
+        metrics |= {f"{prefix}{key}": value for key, value in figures.items()}
         if prefix:
             continue
         metrics["recall_mean_chance"] = sum(min(1, k / len(scores[0])) for k in KS) / len(KS)
         raw = untrained(lambda: starting_module(cfg, OneToK), cfg.seed, module)
         with evaluated(raw, cfg.trainer.accelerator):
-            before, _ = ranks_of(cfg, raw.network, found, tokenizer)
-        start = table(name, before, found)
+            before, _ = ranks_of(cfg, raw.network, eval_set, tokenizer)
+        start = table(name, before, eval_set)
         metrics |= {f"untrained_{k}": start[k] for k in ("recall_mean", "mrv_std") if k in start}
-        save_items(workspace, name, ranks, found)
-        show(cfg, workspace, found, scores)
+        save_items(workspace, name, ranks, eval_set)
+        show(cfg, workspace, eval_set, scores)
     return metrics
 
 
-def counts(found: EvalSet) -> str:
+def counts(eval_set: EvalSet) -> str:
     """Images and texts of each language, which tell the files that were read.
 
     >>> counts(EvalSet({"en": LanguageSet(("1.jpg",), ("one", "two"), (0, 0))}, torch.zeros))
@@ -74,29 +74,29 @@ def counts(found: EvalSet) -> str:
     """
     return "; ".join(
         f"{language} {len(one.images)} images, {len(one.texts)} texts"
-        for language, one in found.sets.items()
+        for language, one in eval_set.sets.items()
     )
 
 
-def table(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, float]:
+def table(name: str, ranks: dict[str, Ranks], eval_set: EvalSet) -> dict[str, float]:
     """Recall over all languages of a set, and MRV where `mrv_ranks` has what it is over."""
-    own = cross_lingual_metrics(ranks, aligned=False, ks=KS)
-    if (few := mrv_ranks(name, ranks, found)) is not None:
+    figures = cross_lingual_metrics(ranks, aligned=False, ks=KS)
+    if (few := mrv_ranks(name, ranks, eval_set)) is not None:
         narrow = cross_lingual_metrics(few, aligned=True, ks=KS)
-        own |= {key: value for key, value in narrow.items() if "mrv" in key}
-    return own
+        figures |= {key: value for key, value in narrow.items() if "mrv" in key}
+    return figures
 
 
-def mrv_ranks(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, Ranks] | None:
+def mrv_ranks(name: str, ranks: dict[str, Ranks], eval_set: EvalSet) -> dict[str, Ranks] | None:
     """Ranks of `mrv_languages` with query q the same in each; None where there is no such order.
 
     A set of `MRV_LANGUAGES` has translations of one caption an image, and may lack a few: there the
     images that all of them have are compared (xFlickr&CO: one German caption is empty).
     """
     few = mrv_languages(name, ranks)
-    if _aligned(found, few):
+    if _aligned(eval_set, few):
         return {language: ranks[language] for language in few}
-    sets = {language: found.sets[language] for language in few}
+    sets = {language: eval_set.sets[language] for language in few}
     paired = all(one.image_of_text == tuple(range(len(one.images))) for one in sets.values())
     shared = set.intersection(*(set(one.images) for one in sets.values()))
     if name not in MRV_LANGUAGES or not paired or not shared:
@@ -114,27 +114,27 @@ def mrv_languages(name: str, languages: Iterable[str]) -> list[str]:
 
     A set without one of these has its MRV over all of its own.
     """
-    own, few = list(languages), MRV_LANGUAGES.get(name, [])
-    return few if few and set(few) <= set(own) else own
+    available, few = list(languages), MRV_LANGUAGES.get(name, [])
+    return few if few and set(few) <= set(available) else available
 
 
-def _aligned(found: EvalSet, languages: Iterable[str]) -> bool:
-    return aligned({x: found.sets[x] for x in languages})
+def _aligned(eval_set: EvalSet, languages: Iterable[str]) -> bool:
+    return aligned({x: eval_set.sets[x] for x in languages})
 
 
 def ranks_of(
-    cfg: Config, network: CrossLingualNetwork, found: EvalSet, tokenizer: Tokenizer
+    cfg: Config, network: CrossLingualNetwork, eval_set: EvalSet, tokenizer: Tokenizer
 ) -> tuple[dict[str, Ranks], list[Tensor]]:
-    """Ranks by language, among the images of a fold, and the cosines (I, T) of a language's images and texts."""
-    names = list(dict.fromkeys(name for one in found.sets.values() for name in one.images))
+    """Ranks by language among a fold's images, and cosines (I, T) of images and texts."""
+    names = list(dict.fromkeys(name for one in eval_set.sets.values() for name in one.images))
     place = {name: i for i, name in enumerate(names)}
     size, device = cfg.eval.batch_size, next(network.parameters()).device
     clean = partial(plain_caption, max_words=cfg.data.max_words)
     pieces = [names[i : i + size] for i in range(0, len(names), size)]
-    tokens = torch.cat([network.image_encoder(found.load(p).to(device)) for p in pieces])
+    tokens = torch.cat([network.image_encoder(eval_set.load(p).to(device)) for p in pieces])
     images = network.image_embeddings(tokens)
     ranks, cosines = {}, []
-    for language, one in found.sets.items():
+    for language, one in eval_set.sets.items():
         rows = torch.tensor([place[name] for name in one.images], device=device)
         ids = tokenizer([clean(text) for text in one.texts]).to(device)
         parts = [network.text_encoder.text(part) for part in torch.split(ids, size)]
@@ -142,7 +142,7 @@ def ranks_of(
         scores = (images[rows] @ network.text_embeddings(states).T).cpu()
         cosines.append(scores)
         match = partial(_match, network, tokens[rows], states, mask)
-        count = found.folds.get(language, 1)
+        count = eval_set.folds.get(language, 1)
         starts = [len(one.images) // count * i for i in range(count)]
         folds = [range(a, b) for a, b in pairwise([*starts, len(one.images)])]
         parts = [_fold_ranks(cfg, scores, match, one, fold) for fold in folds]
@@ -165,11 +165,11 @@ def _fold_ranks(
             return match(torch.stack([local[:, 0] + fold.start, place[local[:, 1]]], 1))
 
         i2t, t2i = rescore(i2t, pairs), rescore(t2i, lambda local: pairs(local.flip(1)))
-    own = [[one.image_of_text[text] - fold.start] for text in texts]
+    image_places = [[one.image_of_text[text] - fold.start] for text in texts]
     of_image: list[list[int]] = [[] for _ in fold]
-    for text, (image,) in enumerate(own):
+    for text, (image,) in enumerate(image_places):
         of_image[image].append(text)
-    return Ranks(best_ranks(i2t, of_image), best_ranks(t2i, own))
+    return Ranks(best_ranks(i2t, of_image), best_ranks(t2i, image_places))
 
 
 def _match(
@@ -180,20 +180,23 @@ def _match(
     return network.match(states[text], mask[text], tokens[image])[:, 1]
 
 
-def save_items(workspace: Workspace, name: str, ranks: dict[str, Ranks], found: EvalSet) -> None:
+def save_items(workspace: Workspace, name: str, ranks: dict[str, Ranks], eval_set: EvalSet) -> None:
     """Values of the two judged metrics for every query of both directions, for paired intervals.
 
     Their means are those of `table`. A metric has none where its languages are not aligned, and a
     set none at all where an image has several texts: there the two directions count alike, not the
     queries.
     """
-    if any(len(own.image_to_text) != len(own.text_to_image) for own in ranks.values()):
+    if any(
+        len(language_ranks.image_to_text) != len(language_ranks.text_to_image)
+        for language_ranks in ranks.values()
+    ):
         return
-    if _aligned(found, ranks):
+    if _aligned(eval_set, ranks):
         both = _stacked(ranks)
         hits = torch.stack([(both <= k).double().mean(0) for k in KS]).mean(0)
         workspace.items("recall_mean", hits.tolist())
-    if (few := mrv_ranks(name, ranks, found)) is not None:
+    if (few := mrv_ranks(name, ranks, eval_set)) is not None:
         workspace.items("mrv_std", rank_deviation(_stacked(few)).tolist())
 
 
@@ -204,9 +207,9 @@ def _stacked(ranks: dict[str, Ranks]) -> Tensor:
     )
 
 
-def show(cfg: Config, workspace: Workspace, found: EvalSet, scores: Sequence[Tensor]) -> None:
+def show(cfg: Config, workspace: Workspace, eval_set: EvalSet, scores: Sequence[Tensor]) -> None:
     """A gallery for each language: a text and the pictures that it retrieves."""
-    for (language, one), cosines in zip(found.sets.items(), scores, strict=True):
+    for (language, one), cosines in zip(eval_set.sets.items(), scores, strict=True):
         items: Sequence[Any] = one.images
         if cfg.data.source == "emoji":
             packed = PackedImages(bundled(f"{EMOJI}/images.npz", cfg.data.root))

@@ -78,8 +78,8 @@ class Retriever:
         if "ngrams" in reading:
             buckets, sizes = reading["ngrams"]
             return cls(network, NgramTokenizer(buckets, sizes, reading["max_tokens"]), reading)
-        own = load_tokenizer(str(Path(folder) / "tokenizer"))
-        return cls(network, FixedLengthTokenizer(own, reading["max_tokens"]), reading)
+        tokenizer = load_tokenizer(str(Path(folder) / "tokenizer"))
+        return cls(network, FixedLengthTokenizer(tokenizer, reading["max_tokens"]), reading)
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image], batch_size: int = 256) -> Tensor:

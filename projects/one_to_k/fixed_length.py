@@ -79,7 +79,7 @@ class FixedLengthTokenizer:
         return self._known.get(text) or self._of(text)
 
     def _of(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(
+        ids: list[int] = self.tokenizer(
             text, padding="max_length", truncation=True, max_length=self.context_length
         )["input_ids"]
-        return found
+        return ids

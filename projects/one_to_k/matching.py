@@ -38,8 +38,8 @@ def choose_positive(scores: Tensor, num_texts: int, choice: PositiveChoice) -> T
         raise ValueError(f"choice must be one of {get_args(PositiveChoice)}, got {choice!r}")
     scores = scores.float()  # in half precision 1 + 1e-5 - 1 is 0: no text could be drawn
     weights = scores.softmax(1) if choice == "aligned_least" else scores
-    own = weights.view(len(scores), len(scores), num_texts).diagonal().T  # (B, K)
-    odds = torch.ones_like(own) if choice == "uniform" else weights.max() + FLOOR - own
+    positives = weights.view(len(scores), len(scores), num_texts).diagonal().T  # (B, K)
+    odds = torch.ones_like(positives) if choice == "uniform" else weights.max() + FLOOR - positives
     return torch.multinomial(odds, 1)[:, 0]
 
 

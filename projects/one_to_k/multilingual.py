@@ -144,12 +144,12 @@ class MultilingualPairs(Dataset[MultilingualBatch]):
         """Batch of the given ``(index, epoch)`` keys."""
         rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in keys]
         images, readable = self.images.load([index for index, _ in keys], rngs)
-        found = [self._texts(*keys[place]) for place in readable]
-        rows = [row for row, chosen in enumerate(found) if chosen]
+        texts_of_rows = [self._texts(*keys[place]) for place in readable]
+        rows = [row for row, chosen in enumerate(texts_of_rows) if chosen]
         if not rows:
             raise UserError(f"no sample of a batch of {len(keys)} has a text in every language")
         kept = [keys[readable[row]] for row in rows]
-        chosen = [found[row] for row in rows]
+        chosen = [texts_of_rows[row] for row in rows]
         tokens = self.tokenizer([text for texts in chosen for text in texts.values()])
         tokens = tokens.reshape(len(rows), -1, tokens.shape[-1])
         batch: MultilingualBatch = {

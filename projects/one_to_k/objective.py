@@ -64,8 +64,8 @@ def one_to_k_loss(
     """
     i2t, t2i = direction_weights(num_texts, need_divm, t2i_scale)
     loss = OneToKLoss(num_texts, image_weight=i2t, text_weight=t2i, backend=backend)
-    found: LossOutput = loss(image, text, 1 / temperature)  # Eq. of L_1toK, section 3.3
-    return found
+    output: LossOutput = loss(image, text, 1 / temperature)  # Eq. of L_1toK, section 3.3
+    return output
 
 
 def random_language_loss(
@@ -77,8 +77,8 @@ def random_language_loss(
 
     Distributed: gathers negatives.
     """
-    found: LossOutput = ClipLoss(backend=backend)(image, text, 1 / temperature)
-    return found
+    output: LossOutput = ClipLoss(backend=backend)(image, text, 1 / temperature)
+    return output
 
 
 def pivot_loss(
@@ -122,5 +122,5 @@ def finetune_loss(
 
     Distributed: gathers negatives.
     """
-    found: LossOutput = SoftItcLoss(backend=backend)(image, text, 1 / temperature, ids)
-    return found
+    output: LossOutput = SoftItcLoss(backend=backend)(image, text, 1 / temperature, ids)
+    return output

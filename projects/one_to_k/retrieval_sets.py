@@ -54,10 +54,10 @@ class LanguageSet:
 
     def texts_of_image(self) -> list[list[int]]:
         """Positions in `texts` of every image."""
-        found: list[list[int]] = [[] for _ in self.images]
+        texts: list[list[int]] = [[] for _ in self.images]
         for text, image in enumerate(self.image_of_text):
-            found[image].append(text)
-        return found
+            texts[image].append(text)
+        return texts
 
 
 def aligned(sets: Mapping[str, LanguageSet]) -> bool:
@@ -112,25 +112,25 @@ def read_benchmark(
         UserError: a missing file, with the layout and the source, or one without captions.
     """
     read = {"multi30k": _multi30k, "coco": _coco, "xflickrco": _xflickrco, "wit": _wit}[name]
-    found = {x: grouped(pairs) for x, pairs in read(root, languages, split).items()}
-    for language, one in found.items():
+    sets = {x: grouped(pairs) for x, pairs in read(root, languages, split).items()}
+    for language, one in sets.items():
         if not one.texts:
             raise UserError(f"{name} has no captions in '{language}' for split '{split}'")
-    return found
+    return sets
 
 
 def _multi30k(root: Path, languages: Sequence[str], split: str) -> dict[str, Pairs]:
     folder = root / "multi30k"
     lines = _lines(folder / "task1/image_splits" / f"{split}.txt", "multi30k")
     names = [line.split("#")[0] for line in lines]
-    found = {}
+    pairs_of = {}
     for language in languages:
         files = _multi30k_files(folder, language, split)
         columns = [_lines(path, "multi30k") for path in files]
         if any(len(column) != len(names) for column in columns):
             raise UserError(f"{files[0]} has another number of lines than the {len(names)} images")
-        found[language] = [(x, column[i]) for i, x in enumerate(names) for column in columns]
-    return found
+        pairs_of[language] = [(x, column[i]) for i, x in enumerate(names) for column in columns]
+    return pairs_of
 
 
 def _multi30k_files(folder: Path, language: str, split: str) -> list[Path]:
@@ -156,18 +156,18 @@ def _coco(root: Path, languages: Sequence[str], split: str) -> dict[str, Pairs]:
     if set(languages) != {"zh"}:
         whole = _json(folder / "dataset_coco.json", "images")
         rows = [row for row in whole if row["split"] in parts]
-    found = {}
+    pairs_of = {}
     for language in languages:
         if language == "en":
-            found["en"] = [
+            pairs_of["en"] = [
                 (_coco_image(r["filename"]), s["raw"]) for r in rows for s in r["sentences"]
             ]
         elif language == "zh":
-            found["zh"] = _coco_cn(folder, split)
+            pairs_of["zh"] = _coco_cn(folder, split)
         else:
             images = {row["cocoid"]: _coco_image(row["filename"]) for row in rows}
-            found[language] = _coco_format(folder, language, split, images)
-    return found
+            pairs_of[language] = _coco_format(folder, language, split, images)
+    return pairs_of
 
 
 def _coco_image(file_name: str) -> str:
@@ -176,9 +176,9 @@ def _coco_image(file_name: str) -> str:
     >>> _coco_image("COCO_val2014_000000000042.jpg")
     'val2014/COCO_val2014_000000000042.jpg'
     """
-    if (known := COCO_IMAGE.fullmatch(file_name)) is None:
+    if (match := COCO_IMAGE.fullmatch(file_name)) is None:
         raise UserError(f"'{file_name}' is not a file name of COCO's train2014 or val2014")
-    return f"{known[1]}/{file_name}"
+    return f"{match[1]}/{file_name}"
 
 
 def _coco_format(folder: Path, language: str, split: str, images: Mapping[int, str]) -> Pairs:
@@ -189,54 +189,54 @@ def _coco_format(folder: Path, language: str, split: str, images: Mapping[int, s
         for row in _json(path, "annotations"):
             if row["image_id"] in texts:
                 texts[row["image_id"]].append(row["caption"])
-    if lost := sum(not own for own in texts.values()):
+    if lost := sum(not captions for captions in texts.values()):
         warnings.warn(
             f"coco '{language}': {lost} of the {len(texts)} images of split '{split}' have no"
             " caption and are left out",
             stacklevel=2,
         )
-    return [(images[image], text) for image, own in texts.items() for text in own]
+    return [(images[image], text) for image, captions in texts.items() for text in captions]
 
 
 def _coco_cn(folder: Path, split: str) -> Pairs:
-    own = set(_lines(folder / f"coco-cn_{split}.txt", "coco"))
+    names = set(_lines(folder / f"coco-cn_{split}.txt", "coco"))
     pairs = []
     for line in _lines(folder / "imageid.human-written-caption.txt", "coco"):
         key, _, text = line.partition("\t")  # <name>#<number>, sentence
-        if (image := key.split("#")[0]) in own:
+        if (image := key.split("#")[0]) in names:
             pairs.append((_coco_image(f"{image}.jpg"), text))
     return pairs
 
 
 def _xflickrco(root: Path, languages: Sequence[str], split: str) -> dict[str, Pairs]:
-    found = {}
+    pairs_of = {}
     for language in languages:
         path = root / "xflickrco" / language / f"{split}.jsonl"
         rows = _rows(path, "xflickrco", ["img_path", "sentences"])
-        found[language] = [
+        pairs_of[language] = [
             (row["img_path"], text)
             for row in rows
             if any(row["sentences"])
             for text in row["sentences"]
         ]
-    return found
+    return pairs_of
 
 
 def _wit(root: Path, languages: Sequence[str], split: str) -> dict[str, Pairs]:
     folder, column = root / "wit", "caption_reference_description"
-    found = {}
+    pairs_of = {}
     for language in languages:
         rows = _rows(folder / f"{split}_{language}.jsonl", "wit", ["image_url", column])
-        found[language] = [(row["image_url"], row[column]) for row in rows if row[column]]
+        pairs_of[language] = [(row["image_url"], row[column]) for row in rows if row[column]]
     files = _wit_images(folder / "images.jsonl")
-    addresses = dict.fromkeys(address for pairs in found.values() for address, _ in pairs)
+    addresses = dict.fromkeys(address for pairs in pairs_of.values() for address, _ in pairs)
     if lost := [address for address in addresses if address not in files]:
         raise UserError(
             f"{folder / 'images.jsonl'} has no line for {len(lost)} of the {len(addresses)}"
             f" pictures of split '{split}', such as {lost[0]}: save them below {folder / 'images'}"
             " and add their lines"
         )
-    return {x: [(files[address], text) for address, text in pairs] for x, pairs in found.items()}
+    return {x: [(files[address], text) for address, text in pairs] for x, pairs in pairs_of.items()}
 
 
 def _wit_images(path: Path) -> dict[str, str]:

@@ -97,7 +97,7 @@ class SplitFusionEncoder(nn.Module):
         )
 
     def text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids (N, L) -> states (N, L, W) after the text part, and the mask (N, L) of real tokens."""
+        """Ids (N, L) -> states (N, L, W) after the text part, mask (N, L) of real tokens."""
         mask = ids.ne(self.pad_id)
         states: Tensor = self.embeddings(input_ids=ids)
         for layer in self.layers[: self.split]:

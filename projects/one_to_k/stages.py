@@ -100,7 +100,7 @@ def plan(cfg: Config) -> Plan[OneToK]:
         return total
 
     def module() -> OneToK:
-        """Sizes; off the meta device a run is opened again, around the export that it began with."""
+        """Sizes; off the meta device a run is reopened with the export that it began with."""
         if torch.get_default_device().type != "meta":
             return starting_module(cfg, OneToK)
         sizes = stand_in(cfg.model.text_pretrained, ARCHITECTURES)
@@ -127,27 +127,27 @@ def num_samples(cfg: Config) -> int:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Captions, and weights that the config needs: for fine-tuning an export and no others."""
-    data, found = cfg.data, []
+    data, needed = cfg.data, []
     if data.source == "emoji":
-        found = [bundled_requirement(EMOJI)]
+        needed = [bundled_requirement(EMOJI)]
     elif data.source == "jsonl":
         path = data_root(data.root) / str(data.files)
         there = bool(list(path.parent.glob(path.name)))
         hint = "captions of CC3M in several languages, see the card, or TASK=translate"
-        found = [Requirement("data: captions", str(path), there, hint)]
+        needed = [Requirement("data: captions", str(path), there, hint)]
     elif data.source != "synthetic":
         path = data_root(data.root) / data.source
         hint = "layout and source in the card's section Data"
-        found = [Requirement(f"data: {data.source}", str(path), path.exists(), hint)]
+        needed = [Requirement(f"data: {data.source}", str(path), path.exists(), hint)]
     if cfg.model.init is not None:
         there = (Path(cfg.model.init) / "model.safetensors").exists()
         hint = "make export of pre-training, see model.init"
-        return (*found, Requirement("weights: export", cfg.model.init, there, hint))
+        return (*needed, Requirement("weights: export", cfg.model.init, there, hint))
     weights = [
         *weights_requirement(cfg.model.image_pretrained),
         *weights_requirement(cfg.model.text_pretrained),
     ]
-    return (*found, *weights)
+    return (*needed, *weights)
 
 
 def _images(cfg: Config, count: int) -> Tensor:

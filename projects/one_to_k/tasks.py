@@ -7,5 +7,5 @@ from projects.one_to_k.translate import translate_file
 
 def translate(cfg: Config, workspace: Workspace) -> None:
     """``TASK=translate``: each line of a caption file, with more languages."""
-    found = translate_file(cfg.translate, workspace, cfg.task)
-    workspace.say(f"{cfg.translate.output}: {found.summary}")
+    mapped = translate_file(cfg.translate, workspace, cfg.task)
+    workspace.say(f"{cfg.translate.output}: {mapped.summary}")

@@ -1,4 +1,4 @@
-"""Further languages for a caption file, by any local encoder-decoder: a stage that can be killed."""
+"""Further languages for a caption file, by any local encoder-decoder: a resumable stage."""
 
 import json
 from collections.abc import Sequence
@@ -41,10 +41,10 @@ def build_translator(cfg: TranslateConfig) -> Any:
             texts = [one_line(rows[i]["caption"][cfg.source]) for i in lacking]
             asked = [cfg.prompt.format(text=text, language=language) for text in texts]
             rngs = [seeds[i].rng(0) for i in lacking]
-            found = model.continuations(
+            answers = model.continuations(
                 asked, Policy("greedy"), rngs, cfg.max_new_tokens, batch_size=cfg.batch_size
             )
-            for i, answer in zip(lacking, found, strict=True):
+            for i, answer in zip(lacking, answers, strict=True):
                 rows[i]["caption"][language] = one_line(answer.text)
         return [json.dumps(row, ensure_ascii=False) for row in rows]
 
@@ -93,17 +93,17 @@ def translate_file(
         0,
         chunk_size=CHUNK_BATCHES * cfg.batch_size,
     )
-    found = map_rows(step, lines, folder, task, workspace.meter if workspace else None)
-    if found.complete:
-        write_joined(output, found.rows())
+    mapped = map_rows(step, lines, folder, task, workspace.meter if workspace else None)
+    if mapped.complete:
+        write_joined(output, mapped.rows())
         if workspace is not None:
             kept = sum(counted(line, cfg.languages)[0] for line in lines)
-            empty = sum(counted(line, cfg.languages)[1] for line in found.rows())
+            empty = sum(counted(line, cfg.languages)[1] for line in mapped.rows())
             workspace.say(
                 f"{kept} texts were there and are kept; {empty} came out empty (training leaves"
                 " such lines out)"
             )
-    return found
+    return mapped
 
 
 def counted(line: str, languages: Sequence[str]) -> tuple[int, int]:
@@ -119,8 +119,8 @@ def counted(line: str, languages: Sequence[str]) -> tuple[int, int]:
 
 def _check(place: str, line: str, source: str) -> None:
     try:
-        found = json.loads(line)["caption"][source]
+        caption = json.loads(line)["caption"][source]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} has no text in '{source}' under caption: {error}") from error
-    if not isinstance(found, str):
+    if not isinstance(caption, str):
         raise UserError(f"{place}: the text in '{source}' is no string")

@@ -39,8 +39,8 @@ def rescored(scores: Tensor, score_pairs: ScorePairs, k: int, *, batch_size: int
     queries = torch.arange(len(scores), device=scores.device)[:, None].expand_as(best)
     pairs = torch.stack([queries, best], -1).reshape(-1, 2)
     again = torch.full_like(scores, NEVER)
-    found = [_finite(score_pairs(part)).to(again) for part in torch.split(pairs, batch_size)]
-    again[pairs[:, 0], pairs[:, 1]] = torch.cat(found)
+    parts = [_finite(score_pairs(part)).to(again) for part in torch.split(pairs, batch_size)]
+    again[pairs[:, 0], pairs[:, 1]] = torch.cat(parts)
     return again
 
 

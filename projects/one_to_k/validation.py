@@ -36,18 +36,18 @@ class ValidatedOneToK(OneToK):
     def __init__(self, cfg: Config, network: CrossLingualNetwork | None = None) -> None:
         super().__init__(cfg, network)
         self.cfg = cfg
-        self.found: EvalSet | None = None
+        self.eval_set: EvalSet | None = None
 
-    def validated_on(self, found: EvalSet) -> None:
+    def validated_on(self, eval_set: EvalSet) -> None:
         """Set what is retrieved."""
-        self.found = found
+        self.eval_set = eval_set
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: no item can be ranked without the others."""
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/recall_mean``: R@1, 5, 10, both directions, all languages."""
-        assert self.found is not None
-        ranks, _ = ranks_of(self.cfg, self.network, self.found, build_tokenizer(self.cfg.model))
-        own = table(self.cfg.data.source, ranks, self.found)
-        self.log("val/recall_mean", own["recall_mean"], sync_dist=False)
+        assert self.eval_set is not None
+        ranks, _ = ranks_of(self.cfg, self.network, self.eval_set, build_tokenizer(self.cfg.model))
+        figures = table(self.cfg.data.source, ranks, self.eval_set)
+        self.log("val/recall_mean", figures["recall_mean"], sync_dist=False)

@@ -1,4 +1,4 @@
-"""Video QA: question prediction and contrastive learning for multiple-choice questions (Kim et al., AAAI 2021)."""
+"""Video QA: contrastive learning for multiple-choice questions (Kim et al., AAAI 2021)."""
 
 from typing import TYPE_CHECKING
 

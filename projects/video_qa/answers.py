@@ -1,4 +1,4 @@
-"""Accuracy of chosen answers, over all questions, by their type and by their level of difficulty."""
+"""Accuracy of chosen answers: over all questions, by type and by level of difficulty."""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ def question_type(text: str) -> str:
     >>> question_type("Where was Leonard when Penny called?"), question_type("Is it late?")
     ('where', 'other')
     """
-    for found in re.findall(r"[a-z]+", text.lower()):
-        word = _ALIKE.get(found, str(found))
+    for token in re.findall(r"[a-z]+", text.lower()):
+        word = _ALIKE.get(token, str(token))
         if word in TYPES:
             return word
     return "other"
@@ -30,8 +30,8 @@ def accuracy_by(correct: Sequence[float], groups: Sequence[str]) -> dict[str, fl
     >>> accuracy_by([1.0, 0.0, 1.0], ["a", "a", "b"])
     {'': 0.6666666666666666, 'a': 0.5, 'b': 1.0}
     """
-    found = {"": sum(correct) / len(correct)}
+    accuracies = {"": sum(correct) / len(correct)}
     for group in sorted(set(groups)):
-        own = [c for c, g in zip(correct, groups, strict=True) if g == group]
-        found[group] = sum(own) / len(own)
-    return found
+        group_hits = [c for c, g in zip(correct, groups, strict=True) if g == group]
+        accuracies[group] = sum(group_hits) / len(group_hits)
+    return accuracies

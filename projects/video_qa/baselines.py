@@ -1,4 +1,4 @@
-"""What the arms are read against: chance, length, words, the frames' classes alone, rules that know the questions."""
+"""Baselines: chance, length, words, the frames' classes, rules that know the questions."""
 
 import numpy as np
 import torch
@@ -48,11 +48,11 @@ def question_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def subtitle_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The candidate with whose words the question is most like some sentence of the clip, by TF-IDF."""
+    """The candidate that, with the question, is most like a sentence of the clip (TF-IDF)."""
 
     def pairs(loaded: Loaded, q: Question, c: str) -> list[tuple[str, str]]:
-        told = f"{q.text} {c}"
-        return [(told, s.text) for s in loaded.clips[q.clip].sentences]
+        statement = f"{q.text} {c}"
+        return [(statement, s.text) for s in loaded.clips[q.clip].sentences]
 
     return _by_words(cfg, workspace, pairs)
 

@@ -95,7 +95,7 @@ class AnswerConfig:
 
 @dataclass
 class AnalyseConfig:
-    """`make run TASK=analyse`: accuracy by question type, predictions of two checkpoints side by side."""
+    """`make run TASK=analyse`: accuracy by question type, two checkpoints side by side."""
 
     runs: Annotated[list[str], not_empty] = field(default_factory=lambda: ["latest"])  # one or two
     shown: Count = 20  # questions on which the two differ

@@ -58,42 +58,50 @@ def load_part(cfg: Config, part: Part) -> Loaded:
     Raises:
         UserError: files are missing or of another form.
     """
-    own, root = cfg.data, data_root(cfg.data.root)
+    options, root = cfg.data, data_root(cfg.data.root)
     frames: FrameSource | None = None
-    if own.source == "simulated":
+    if options.source == "simulated":
         from projects.video_qa.simulated import simulated_set
 
-        count = {"train": own.train_questions or 1000, "dev": 500, "test": own.test_questions}[part]
-        found, frames = simulated_set(
-            own.root, part, count, cfg.seed if part == "train" else JUDGED_SEED
+        count = {
+            "train": options.train_questions or 1000,
+            "dev": 500,
+            "test": options.test_questions,
+        }[part]
+        qa_set, frames = simulated_set(
+            options.root, part, count, cfg.seed if part == "train" else JUDGED_SEED
         )
-    elif own.source == "synthetic":
-        found, frames = synthetic_set(part, own.feature_dim)
-    elif own.source == "questions":
-        found = bundled_questions(own.root, part)
+    elif options.source == "synthetic":
+        qa_set, frames = synthetic_set(part, options.feature_dim)
+    elif options.source == "questions":
+        qa_set = bundled_questions(options.root, part)
     else:
-        found = load_tv_set(root, own.source, part)
-        frames = _features(cfg, root, found.clips)
-    if own.objects is not None:
-        found = with_objects(found, read_objects(root / own.objects))
-    questions = found.questions
-    if part == "train" and own.train_questions is not None and own.train_questions < len(questions):
+        qa_set = load_tv_set(root, options.source, part)
+        frames = _features(cfg, root, qa_set.clips)
+    if options.objects is not None:
+        qa_set = with_objects(qa_set, read_objects(root / options.objects))
+    questions = qa_set.questions
+    if (
+        part == "train"
+        and options.train_questions is not None
+        and options.train_questions < len(questions)
+    ):
         order = sample_rng(cfg.seed, 0, 0, SUBSET_STREAM).permutation(len(questions))
-        questions = tuple(questions[i] for i in sorted(order[: own.train_questions]))
-    return Loaded(questions, found.clips, frames if cfg.model.streams == "both" else None)
+        questions = tuple(questions[i] for i in sorted(order[: options.train_questions]))
+    return Loaded(questions, qa_set.clips, frames if cfg.model.streams == "both" else None)
 
 
 def _features(cfg: Config, root: Path, clips: Collection[str]) -> FrameSource | None:
-    own = cfg.data
+    options = cfg.data
     if cfg.model.streams == "text":
         return None
-    if own.features is None:
+    if options.features is None:
         raise UserError("set data.features (TASK=features writes them), or model.streams=text")
-    path = root / own.features
+    path = root / options.features
     kind: type[FeatureTable] | type[FeatureFiles] = FeatureFiles
     if path.suffix in (".h5", ".hdf5"):
         kind = FeatureTable
-    source = kind(path, own.fps, own.feature_dim, max_frames=own.max_frames)
+    source = kind(path, options.fps, options.feature_dim, max_frames=options.max_frames)
     if clips and not any(name in source for name in clips):
         raise UserError(
             f"{path} has features of none of the clips, which are named as '{next(iter(clips))}'"
@@ -103,35 +111,38 @@ def _features(cfg: Config, root: Path, clips: Collection[str]) -> FrameSource | 
 
 def layout_of(cfg: Config, *, pretraining: bool = False) -> Layout:
     """Sizes; question prediction always sees the whole clip."""
-    own = cfg.data
+    options = cfg.data
     return Layout(
-        own.max_sentences,
-        own.max_length,
-        own.max_objects,
-        own.localised and not pretraining,
+        options.max_sentences,
+        options.max_length,
+        options.max_objects,
+        options.localised and not pretraining,
         cfg.model.streams == "both",
-        own.fps,
+        options.fps,
     )
 
 
-def judging(cfg: Config, own: Config) -> Config:
+def judging(cfg: Config, model_cfg: Config) -> Config:
     """Questions as one config chooses them, laid out as a network takes them.
 
     Args:
         cfg: of the command: source, data root, what is evaluated.
-        own: that the network was trained with: layout, tokenizer, streams, and where features and
-            objects lie if its source is the same.
+        model_cfg: that the network was trained with: layout, tokenizer, streams, and files of
+            features and objects if its source is the same.
     """
-    asked, files = cfg.data, own.data if own.data.source == cfg.data.source else cfg.data
+    asked, files = (
+        cfg.data,
+        model_cfg.data if model_cfg.data.source == cfg.data.source else cfg.data,
+    )
     data = replace(
-        own.data,
+        model_cfg.data,
         source=asked.source,
         root=asked.root,
         test_questions=asked.test_questions,
         features=files.features,
         objects=files.objects,
     )
-    return replace(own, data=data, eval=cfg.eval, trainer=cfg.trainer)
+    return replace(model_cfg, data=data, eval=cfg.eval, trainer=cfg.trainer)
 
 
 def main_rows(cfg: Config, loaded: Loaded, words: Words, *, training: bool) -> VideoQARows:
@@ -140,8 +151,12 @@ def main_rows(cfg: Config, loaded: Loaded, words: Words, *, training: bool) -> V
     Raises:
         UserError: a training question without its answer.
     """
-    questions, own = loaded.questions, cfg.method
-    masking = Masking(own.mask_prob, own.mask_scope) if training and own.contrast_weight else None
+    questions, options = loaded.questions, cfg.method
+    masking = (
+        Masking(options.mask_prob, options.mask_scope)
+        if training and options.contrast_weight
+        else None
+    )
     if training and any(q.answer is None for q in questions):
         raise UserError("some training questions have no answer: this part cannot be trained on")
     return VideoQARows(
@@ -157,10 +172,15 @@ def main_rows(cfg: Config, loaded: Loaded, words: Words, *, training: bool) -> V
 
 
 def pretraining_rows(cfg: Config, loaded: Loaded, words: Words) -> VideoQARows:
-    """Answers with candidate questions, of the training questions that the main stage has, and of nothing else."""
-    own = cfg.pretrain
+    """Answers with candidate questions, of the main stage's training questions alone."""
+    options = cfg.pretrain
     choices = QuestionPrediction(
-        loaded.questions, loaded.clips, own.candidates, own.distractors, own.answer, cfg.seed
+        loaded.questions,
+        loaded.clips,
+        options.candidates,
+        options.distractors,
+        options.answer,
+        cfg.seed,
     )
     log.info(
         "question prediction: %d training questions on %d clips, no further file, label or"
@@ -181,24 +201,24 @@ def pretraining_rows(cfg: Config, loaded: Loaded, words: Words) -> VideoQARows:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What must lie on disk."""
-    own = cfg.data
-    if own.source == "simulated":
+    options = cfg.data
+    if options.source == "simulated":
         return (
             bundled_requirement("cifar10"),
             bundled_requirement("sentences-en"),
             bundled_requirement("models/cifar-resnet20"),
         )
-    if own.source == "questions":
+    if options.source == "questions":
         return (bundled_requirement("videoqa-tvqaplus"),)
-    if own.source == "synthetic":
+    if options.source == "synthetic":
         return ()
-    spec, root = SETS[own.source], data_root(own.root)
+    spec, root = SETS[options.source], data_root(options.root)
     where = f"{spec.source} ({spec.size})"
     needed = dict.fromkeys(
         (spec.files["train"], spec.files["dev"], subtitles_of(root, spec)), where
     )
-    needed |= {} if own.features is None else {own.features: "write it with TASK=features"}
-    needed |= {} if own.objects is None else {own.objects: "write it with TASK=objects"}
+    needed |= {} if options.features is None else {options.features: "write it with TASK=features"}
+    needed |= {} if options.objects is None else {options.objects: "write it with TASK=objects"}
     return tuple(
         Requirement(f"data: {n}", str(root / n), (root / n).exists(), hint)
         for n, hint in needed.items()
@@ -209,7 +229,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
 
 
 def bundled_questions(root: str | None, part: Part) -> QASet:
-    """TVQA+'s validation questions without clips, parts by hash of the clip: 60 % train, 10 % dev, 30 % test."""
+    """TVQA+'s validation questions by hash of the clip: 60 % train, 10 % dev, 30 % test."""
     from projects.video_qa.clips.tv_sets import read_tvqa
 
     every = read_tvqa(bundled("videoqa-tvqaplus", root) / "val.jsonl.gz")

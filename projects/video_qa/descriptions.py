@@ -51,12 +51,12 @@ def read_description(name: str | None) -> Description:
             f"the clip description {place} does not exist: write a JSON file such as {FORM}"
         )
     with reading(place, "description of a clip"):
-        told = json.loads(place.read_text(encoding="utf-8-sig"))
-    if not isinstance(told, dict) or not told.get("questions"):
+        description = json.loads(place.read_text(encoding="utf-8-sig"))
+    if not isinstance(description, dict) or not description.get("questions"):
         raise UserError(f"{place} has no questions: write a JSON file such as {FORM}")
-    unknown = [key for key in told if key not in KEYS]
+    unknown = [key for key in description if key not in KEYS]
     _ask(not unknown, place, f"has '{''.join(unknown[:1])}', which is none of {', '.join(KEYS)}")
-    subtitles, frames = told.get("subtitles", []), told.get("frames")
+    subtitles, frames = description.get("subtitles", []), description.get("frames")
     _ask(frames is None or isinstance(frames, str), place, "needs a folder of pictures as 'frames'")
     with reading(place, "description of a clip"):
         said = (
@@ -64,17 +64,20 @@ def read_description(name: str | None) -> Description:
             if isinstance(subtitles, str)
             else ordered(sentences_of(subtitles))
         )
-    clip = Clip("clip", said, objects=_objects(told.get("objects", []), place))
+    clip = Clip("clip", said, objects=_objects(description.get("objects", []), place))
     folder = place.parent / frames if frames else None
     return Description(
-        clip, folder, _fps(told.get("fps"), place), _questions(told["questions"], place)
+        clip,
+        folder,
+        _fps(description.get("fps"), place),
+        _questions(description["questions"], place),
     )
 
 
-def _questions(told: Any, place: Path) -> list[tuple[str, list[str]]]:
-    _ask(isinstance(told, list), place, "needs a list as 'questions'")
-    found = []
-    for number, row in enumerate(told, start=1):
+def _questions(rows: Any, place: Path) -> list[tuple[str, list[str]]]:
+    _ask(isinstance(rows, list), place, "needs a list as 'questions'")
+    questions = []
+    for number, row in enumerate(rows, start=1):
         text = row.get("question") if isinstance(row, Mapping) else None
         _ask(
             isinstance(text, str),
@@ -84,24 +87,26 @@ def _questions(told: Any, place: Path) -> list[tuple[str, list[str]]]:
         answers = row.get("candidates")
         fits = _is_texts(answers) and len(answers) > 1
         _ask(fits, place, f"needs a list of two or more texts as 'candidates' of question {number}")
-        found.append((str(text), list(answers)))
-    return found
+        questions.append((str(text), list(answers)))
+    return questions
 
 
-def _objects(told: Any, place: Path) -> tuple[tuple[str, ...], ...]:
-    fits = isinstance(told, list) and all(_is_texts(labels) for labels in told)
+def _objects(value: Any, place: Path) -> tuple[tuple[str, ...], ...]:
+    fits = isinstance(value, list) and all(_is_texts(labels) for labels in value)
     _ask(fits, place, "needs a list of labels for each frame as 'objects', such as [[\"cup\"], []]")
-    return tuple(tuple(labels) for labels in told)
+    return tuple(tuple(labels) for labels in value)
 
 
-def _fps(told: Any, place: Path) -> float | None:
-    number = isinstance(told, int | float) and not isinstance(told, bool)
-    _ask(told is None or (number and 0 < told < math.inf), place, "needs a number above 0 as 'fps'")
-    return None if told is None else float(told)
+def _fps(value: Any, place: Path) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    _ask(
+        value is None or (number and 0 < value < math.inf), place, "needs a number above 0 as 'fps'"
+    )
+    return None if value is None else float(value)
 
 
-def _is_texts(told: Any) -> bool:
-    return isinstance(told, list) and all(isinstance(text, str) for text in told)
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _ask(holds: bool, place: Path, what: str) -> None:

@@ -24,7 +24,7 @@ MASK_SEED = 7
 
 @dataclass
 class Judged:
-    """Answers of a model: per question the chosen place, overlap with the annotated span, attention."""
+    """Answers of a model: chosen place, overlap with the annotated span, attention."""
 
     chosen: list[int] = field(default_factory=list)
     ious: list[float | None] = field(default_factory=list)
@@ -53,23 +53,23 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
             if unlabelled(loaded)
             else {p: judge(cfg, module, loaded, words, p) for p in cfg.eval.mask_probs}
         )
-    found = counts(cfg)
+    metrics = counts(cfg)
     if unlabelled(loaded):
-        told = submission(cfg.data.source, loaded.questions, judged.chosen)
-        write_json(workspace.folder(".") / "submission.json", told)
-        workspace.say(f"{len(told)} answers without labels: submission.json")
-        return {"questions": float(len(told)), **found}
-    found |= metrics_of(cfg, loaded.questions, judged, workspace)
+        rows = submission(cfg.data.source, loaded.questions, judged.chosen)
+        write_json(workspace.folder(".") / "submission.json", rows)
+        workspace.say(f"{len(rows)} answers without labels: submission.json")
+        return {"questions": float(len(rows)), **metrics}
+    metrics |= metrics_of(cfg, loaded.questions, judged, workspace)
     for rate, masked in by_rate.items():
-        found[f"accuracy_masked_{rate:g}"] = _mean(hits_of(loaded.questions, masked.chosen))
+        metrics[f"accuracy_masked_{rate:g}"] = _mean(hits_of(loaded.questions, masked.chosen))
     _pictures(cfg, module, loaded, workspace)
-    return found
+    return metrics
 
 
 def submission(
     source: str, questions: tuple[Question, ...], chosen: list[int]
 ) -> dict[str, int] | list[dict[str, int]]:
-    """Answers as the set's judges take them: DramaQA [{correct_idx, qid}] with whole numbers, else {qid: place}."""
+    """Answers in the set's format: DramaQA [{correct_idx, qid}] as integers, else {qid: place}."""
     pairs = list(zip(questions, chosen, strict=True))
     if source == "dramaqa":
         return [{"correct_idx": place, "qid": int(q.qid)} for q, place in pairs]
@@ -118,21 +118,21 @@ def metrics_of(
     hits = hits_of(questions, judged.chosen)
     if workspace is not None:
         workspace.items("accuracy", hits)
-    found = {
+    metrics = {
         "accuracy": _mean(hits),
         "accuracy_chance": _mean([1 / len(q.candidates) for q in questions]),
     }
     groups = [q.kind or question_type(q.text) for q in questions]
-    found |= {f"accuracy_{k}": v for k, v in accuracy_by(hits, groups).items() if k}
+    metrics |= {f"accuracy_{k}": v for k, v in accuracy_by(hits, groups).items() if k}
     if (spec is None or spec.levels) and any(q.level is not None for q in questions):
         levels = accuracy_by(hits, [f"level_{q.level}" for q in questions])
-        found |= {f"accuracy_{k}": v for k, v in levels.items() if k}
+        metrics |= {f"accuracy_{k}": v for k, v in levels.items() if k}
     spanned = [(x, h) for x, h in zip(judged.ious, hits, strict=True) if x is not None]
     if spanned and (spec is None or spec.spans):
-        found |= span_metrics([x for x, _ in spanned], [h for _, h in spanned])
+        metrics |= span_metrics([x for x, _ in spanned], [h for _, h in spanned])
     if judged.own_span:
-        found["attention_on_own_span"] = _mean(judged.own_span)
-    return found
+        metrics["attention_on_own_span"] = _mean(judged.own_span)
+    return metrics
 
 
 def hits_of(questions: tuple[Question, ...], chosen: list[int]) -> list[float]:
@@ -144,7 +144,11 @@ def judge(
     cfg: Config, module: VideoQA, loaded: Loaded, words: Words, mask_prob: float = 0.0
 ) -> Judged:
     """Answers of a module to all questions, with a share of all text tokens masked."""
-    rows, found, size = main_rows(cfg, loaded, words, training=False), Judged(), cfg.eval.batch_size
+    rows, judged, size = (
+        main_rows(cfg, loaded, words, training=False),
+        Judged(),
+        cfg.eval.batch_size,
+    )
     generator = torch.Generator().manual_seed(MASK_SEED)
     for start in range(0, len(rows), size):
         batch = rows.collate(range(start, min(start + size, len(rows))))
@@ -153,10 +157,10 @@ def judge(
         batch = moved(batch, module.device)
         out = module.network(batch)
         best = out.scores.argmax(1)
-        found.chosen += best.tolist()
-        found.ious += _ious(module, batch, out, best)
-        found.own_span += _own_span(batch, out, best)
-    return found
+        judged.chosen += best.tolist()
+        judged.ious += _ious(module, batch, out, best)
+        judged.own_span += _own_span(batch, out, best)
+    return judged
 
 
 def masked_ids(ids: Tensor, words: Words, probability: float, generator: torch.Generator) -> Tensor:
@@ -181,12 +185,12 @@ def _ious(module: VideoQA, batch: VideoQABatch, out: Output, best: Tensor) -> li
         return [None] * len(best)
     logits = module.network.span_logits(out, best)
     pairs = best_span(logits[..., 0], logits[..., 1], batch["sentence_mask"]).tolist()
-    found: list[float | None] = []
+    ious: list[float | None] = []
     for b, (first, last) in enumerate(pairs):
         times, gold = batch["sentence_times"][b], batch["span_seconds"][b]
-        told = (float(times[first, 0]), float(times[last, 1]))
-        found.append(None if bool(gold.isnan().any()) else temporal_iou(told, gold.tolist()))
-    return found
+        span = (float(times[first, 0]), float(times[last, 1]))
+        ious.append(None if bool(gold.isnan().any()) else temporal_iou(span, gold.tolist()))
+    return ious
 
 
 def _own_span(batch: VideoQABatch, out: Output, best: Tensor) -> list[float]:
@@ -208,11 +212,11 @@ def _pictures(cfg: Config, module: VideoQA, loaded: Loaded, workspace: Workspace
     model = exported_of(module)
     shown: Callable[[Question], bool] = lambda q: loaded.clips[q.clip].sentences != ()  # noqa: E731
     for number, q in enumerate([q for q in loaded.questions if shown(q)][: cfg.eval.figures]):
-        found = Answerer(model).answer(
+        answered = Answerer(model).answer(
             loaded.clips[q.clip], loaded.frames(q.clip), q.text, q.candidates
         )
         right = "?" if q.answer is None else q.candidates[q.answer]
-        workspace.figure(f"looked-{number}", looked_figure(found, title=f"{q.text} ({right})"))
+        workspace.figure(f"looked-{number}", looked_figure(answered, title=f"{q.text} ({right})"))
 
 
 def _mean(values: list[float]) -> float:

@@ -35,9 +35,9 @@ class Exported(NamedTuple):
 
 def exported_of(module: VideoQA) -> Exported:
     """A trained module with the settings that it was trained with."""
-    own = module.cfg
+    cfg = module.cfg
     return Exported(
-        module.network, Words(build_tokenizer(own)), layout_of(own), own.model.image_encoder
+        module.network, Words(build_tokenizer(cfg)), layout_of(cfg), cfg.model.image_encoder
     )
 
 
@@ -111,22 +111,22 @@ def _opened(folder: Path) -> tuple[VideoQANet, dict[str, Any]]:
 
 
 def read_network(folder: Path, network: VideoQANet) -> dict[str, Tensor]:
-    """State of a network with all weights of an export that it has a place for, the scores' included.
+    """State of a network with all weights of an export that fit it, the scores' included.
 
     A head for spans may be on one side alone; it then stays as it is.
 
     Raises:
         UserError: no export, or weights that do not fill the network.
     """
-    state, own = read_state_dict(folder / "model.safetensors"), network.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    lost = [k for k in own if k not in fits and not k.startswith("span_head.")]
+    state, own_state = read_state_dict(folder / "model.safetensors"), network.state_dict()
+    fits = {k: v for k, v in state.items() if k in own_state and v.shape == own_state[k].shape}
+    lost = [k for k in own_state if k not in fits and not k.startswith("span_head.")]
     if lost:
         raise UserError(
             f"pretrain.weights={folder} has no {lost[0]} of the right shape ({len(lost)} such"
             " tensors): use the settings of model that it was trained with"
         )
-    return {**own, **fits}
+    return {**own_state, **fits}
 
 
 def probe(module: VideoQA) -> VideoQABatch:
@@ -158,6 +158,6 @@ def embed(cfg: Config, module: VideoQA) -> dict[str, Tensor]:
     """Scores and vectors of numbers as input, compared after export and reload."""
     with evaluation_mode(module):
         out = module.network(probe(module))
-    found = {"scores": out.scores, "text": out.text}
-    found |= {} if out.visual is None else {"visual": out.visual}
-    return {name: value.detach().float().cpu() for name, value in found.items()}
+    outputs = {"scores": out.scores, "text": out.text}
+    outputs |= {} if out.visual is None else {"visual": out.visual}
+    return {name: value.detach().float().cpu() for name, value in outputs.items()}

@@ -1,4 +1,4 @@
-"""An exported model for use: answers to questions about a clip, with the time and the frames that they rest on."""
+"""An exported model: answers to questions about a clip, with their time and frames."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ class Answer(NamedTuple):
 
 
 class FrameEncoder:
-    """Frozen encoder of frames by its name: ``bundled:cifar-resnet20`` (32 px) or ``torchvision:<name>`` (224 px).
+    """Frozen encoder of frames: ``bundled:cifar-resnet20`` (32 px), ``torchvision:<name>`` (224).
 
     Raises:
         UserError: another name, or absent weights.
@@ -142,20 +142,21 @@ class Answerer:
         Raises:
             UserError: the encoder's features are not those that the model was trained on.
         """
-        own = self.model
-        if not own.network.visual:
+        model = self.model
+        if not model.network.visual:
             return None
         if self._encoder is None:
-            found, wanted = FrameEncoder(own.image_encoder), own.network.feature_dim
-            if found.network.num_features != wanted:
+            encoder, feature_dim = FrameEncoder(model.image_encoder), model.network.feature_dim
+            if encoder.network.num_features != feature_dim:
                 raise UserError(
-                    f"the model was trained on features of {wanted} numbers, and"
-                    f" model.image_encoder={own.image_encoder} makes {found.network.num_features}:"
-                    " export the run with model.image_encoder=<encoder of its features, such as"
+                    f"the model was trained on features of {feature_dim} numbers, and"
+                    f" model.image_encoder={model.image_encoder} makes"
+                    f" {encoder.network.num_features}: export the run with"
+                    " model.image_encoder=<encoder of its features, such as"
                     " torchvision:resnet101> and use that folder"
                 )
-            self._encoder = found
-        return Frames(self._encoder(pictures), frame_times(len(pictures), fps or own.layout.fps))
+            self._encoder = encoder
+        return Frames(self._encoder(pictures), frame_times(len(pictures), fps or model.layout.fps))
 
     def answer(
         self,
@@ -168,22 +169,22 @@ class Answerer:
         """As `__call__`, of a clip and the features of its frames."""
         if len(candidates) < 2:
             raise UserError(f"the question '{question}' needs at least two candidates")
-        own = self.model
-        layout = replace(own.layout, localised=False, fps=fps or own.layout.fps)
+        model = self.model
+        layout = replace(model.layout, localised=False, fps=fps or model.layout.fps)
         source = (
             None
             if frames is None
             else FramesInMemory({clip.name: frames}, frames.features.shape[1])
         )
         choice = Choice(clip.name, tuple((question, c) for c in candidates), None)
-        rows = VideoQARows(lambda i, e: choice, 1, {clip.name: clip}, source, own.words, layout)
+        rows = VideoQARows(lambda i, e: choice, 1, {clip.name: clip}, source, model.words, layout)
         batch = rows.collate([0])
-        with evaluation_mode(own.network):
-            out = own.network(batch)
+        with evaluation_mode(model.network):
+            out = model.network(batch)
             best = int(out.scores[0].argmax())
             span = None
-            if own.network.span_head is not None:
-                logits = own.network.span_logits(out, torch.tensor([best]))
+            if model.network.span_head is not None:
+                logits = model.network.span_logits(out, torch.tensor([best]))
                 first, last = best_span(logits[..., 0], logits[..., 1], batch["sentence_mask"])[
                     0
                 ].tolist()
@@ -214,16 +215,16 @@ def pictures_of(folder: str | Path) -> list[Path]:
         UserError: no such folder, or one without pictures.
     """
     place = Path(folder)
-    found = in_order(place.iterdir()) if place.is_dir() else []
-    if not found:
+    pictures = in_order(place.iterdir()) if place.is_dir() else []
+    if not pictures:
         raise UserError(f"{place} is no folder with pictures ({', '.join(PICTURES)})")
-    return found
+    return pictures
 
 
 def in_order(files: Iterable[Path]) -> list[Path]:
     """The pictures among files in the order of their names, numbers by value."""
-    found = [p for p in files if p.suffix.lower() in PICTURES]
-    return sorted(found, key=lambda p: (_natural(p.stem), p.name))
+    pictures = [p for p in files if p.suffix.lower() in PICTURES]
+    return sorted(pictures, key=lambda p: (_natural(p.stem), p.name))
 
 
 def opened(picture: Picture) -> Image.Image:
@@ -248,7 +249,7 @@ def _natural(stem: str) -> list[tuple[str, int]]:
 def looked_figure(
     answer: Answer, pictures: Sequence[Picture] = (), title: str = "", most: int = 24
 ) -> object:
-    """Where the model looked: attention of each sentence to each frame, below the frames themselves.
+    """Where the model looked: attention of each sentence to each frame.
 
     Args:
         answer: of `Answerer`, about a clip with frames.

@@ -1,4 +1,4 @@
-"""The two stages' module: question prediction, then answers with the contrastive and the localising term."""
+"""Module of both stages: question prediction, then answers, contrast and localisation."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -44,33 +44,33 @@ class VideoQA(ContrastiveModule):
 
     def losses(self, batch: VideoQABatch) -> dict[str, Tensor]:
         """Total and terms of one batch."""
-        own, output = self.method, self.network(batch)
+        options, output = self.method, self.network(batch)
         loss = terms_qa = answer_loss(output.scores, batch["labels"])
         hits = output.scores.argmax(1).eq(batch["labels"]).float().mean()
         terms = {"answer": terms_qa, "accuracy": hits}
-        if self.phase == "main" and own.localisation_weight:
+        if self.phase == "main" and options.localisation_weight:
             logits = self.network.span_logits(output, batch["labels"])
             terms["localisation"] = localisation_loss(
                 logits, batch["sentence_mask"], batch["spans"]
             )
-            loss = loss + own.localisation_weight * terms["localisation"]
-        if self.phase == "main" and own.contrast_weight:
+            loss = loss + options.localisation_weight * terms["localisation"]
+        if self.phase == "main" and options.contrast_weight:
             terms["contrast"] = self.contrast(batch, output)
-            loss = loss + own.contrast_weight * terms["contrast"]
+            loss = loss + options.contrast_weight * terms["contrast"]
         return {"loss": loss, **terms}
 
     def contrast(self, batch: VideoQABatch, output: Output) -> Tensor:
         """The contrastive branch: encoder and recurrent net of the answers, on the masked input."""
-        own, both = self.method, self.method.contrast_features == "both"
+        options, both = self.method, self.method.contrast_features == "both"
         sequences = batch["masked_ids"], batch["masked_attention"], batch["masked_types"]
         masked = vectors(self.network.run(batch, *sequences, visual=both), both)[:, 0]
         return masked_contrast(
             masked,
             vectors(output, both),
             batch["labels"],
-            similarity=own.similarity,
-            temperature=own.temperature,
-            stop_gradient=own.stop_gradient,
+            similarity=options.similarity,
+            temperature=options.temperature,
+            stop_gradient=options.stop_gradient,
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The network: a text encoder over sentences, frames attended by their tokens, recurrent nets, late fusion.
+"""The network: text encoder, attention to frames, recurrent nets, late fusion.
 
 # B questions, A candidates, N sentences, L tokens, F frames, D dim, H hidden size of both
 directions
@@ -125,7 +125,7 @@ class VideoQANet(nn.Module):
         return Output(scores, text, pooled, torch.cat([states, visual_states], -1), looked)
 
     def tokens(self, ids: Tensor, mask: Tensor, types: Tensor, sentences: Tensor) -> Tensor:
-        """States (B, A, N, L, D) of the encoder, which padding sentences do not pass: they are 0."""
+        """Encoder states (B, A, N, L, D); padding sentences are skipped and 0."""
         real = sentences[:, None].expand(ids.shape[:3])
         rows = [x[real] for x in (ids, mask, types)]
         size = self.chunk or len(rows[0])
@@ -162,7 +162,7 @@ class VideoQANet(nn.Module):
         return pooled.masked_fill(~batch["sentence_mask"][:, None, :, None], 0.0), looked
 
     def span_logits(self, output: Output, candidates: Tensor) -> Tensor:
-        """Logits (B, N, 2) of a span's first and last sentence by the states of one candidate each, (B,)."""
+        """Span logits (B, N, 2), first and last sentence, by one candidate each, (B,)."""
         assert self.span_head is not None, "built without a head for spans"
         rows = torch.arange(len(candidates), device=candidates.device)
         logits: Tensor = self.span_head(output.states[rows, candidates])
@@ -182,27 +182,27 @@ class VideoQANet(nn.Module):
             return out
 
         if self.checkpointing and self.training:
-            found: Tensor = checkpoint(run, ids, mask, types, use_reentrant=False)
-            return found
+            encoded: Tensor = checkpoint(run, ids, mask, types, use_reentrant=False)
+            return encoded
         return run(ids, mask, types)
 
 
 def network_options(cfg: Config) -> dict[str, Any]:
     """Keyword arguments of `VideoQANet` by a config; they are exported with it."""
-    own = cfg.model
+    options = cfg.model
     return {
         "feature_dim": cfg.data.feature_dim,
-        "attention": own.attention,
-        "fusion": own.fusion,
-        "pool": own.pool,
-        "streams": own.streams,
-        "rnn": own.rnn,
-        "hidden": own.hidden,
-        "head_dropout": own.head_dropout,
-        "time_sentences": cfg.data.max_sentences if own.time_embedding else 0,
+        "attention": options.attention,
+        "fusion": options.fusion,
+        "pool": options.pool,
+        "streams": options.streams,
+        "rnn": options.rnn,
+        "hidden": options.hidden,
+        "head_dropout": options.head_dropout,
+        "time_sentences": cfg.data.max_sentences if options.time_embedding else 0,
         "localise": cfg.method.localisation_weight > 0,
-        "chunk": own.chunk,
-        "checkpointing": own.checkpointing,
+        "chunk": options.chunk,
+        "checkpointing": options.checkpointing,
     }
 
 
@@ -247,16 +247,20 @@ def attend_alike(model: Any) -> None:
     model.embeddings.position_embeddings.weight *= 0.3
     model.embeddings.token_type_embeddings.weight *= 0.5
     for layer in model.encoder.layer:
-        own = layer.attention.self
-        own.key.weight.copy_(own.query.weight)
+        attention = layer.attention.self
+        attention.key.weight.copy_(attention.query.weight)
 
 
 def build_tokenizer(cfg: Config) -> Any:
     """The tokenizer that the config names, that of its weights, or a small one without files."""
-    own = cfg.model
-    if own.tokenizer is not None:
-        return load_tokenizer(own.tokenizer)
-    return tiny_tokenizer(1024) if own.pretrained == "random" else load_tokenizer(own.pretrained)
+    options = cfg.model
+    if options.tokenizer is not None:
+        return load_tokenizer(options.tokenizer)
+    return (
+        tiny_tokenizer(1024)
+        if options.pretrained == "random"
+        else load_tokenizer(options.pretrained)
+    )
 
 
 def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
@@ -266,15 +270,17 @@ def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
         UserError: absent or unfitting weights, or an encoder with fewer positions than
             ``data.max_length``.
     """
-    own = cfg.model
-    vocab_size = len(tokenizer) if own.config else None
-    encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
+    options = cfg.model
+    vocab_size = len(tokenizer) if options.config else None
+    encoder = build_encoder(
+        options.pretrained, options.config, options.dropout, options.num_layers, vocab_size
+    )
     places = getattr(encoder.config, "max_position_embeddings", None)
     if places is not None and cfg.data.max_length > places:
         raise UserError(
             f"data.max_length={cfg.data.max_length}: the text encoder has {places} positions; set"
             f" at most {places}"
         )
-    if own.alike:
+    if options.alike:
         attend_alike(encoder)
     return VideoQANet(encoder, **network_options(cfg))

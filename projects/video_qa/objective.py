@@ -1,4 +1,4 @@
-"""The objective: answers, spans, and the contrast of a masked input with the candidates of its own question.
+"""The objective: answers, spans, contrast of a masked input with the question's candidates.
 
 The paper's formulas could not be read; these are the reconstruction of its text that the card
 describes.
@@ -122,12 +122,13 @@ def localisation_loss(logits: Tensor, mask: Tensor, spans: Tensor) -> Tensor:
         Distributed: reduces statistics (their number).
 
     >>> spans = torch.tensor([[0, 1], [-100, -100]])
-    >>> round(float(localisation_loss(torch.zeros(2, 2, 2), torch.ones(2, 2).bool(), spans)), 4)  # log 2
+    >>> loss = localisation_loss(torch.zeros(2, 2, 2), torch.ones(2, 2).bool(), spans)
+    >>> round(float(loss), 4)  # log 2
     0.6931
     """
-    known = (spans >= 0).all(1)
+    labelled = (spans >= 0).all(1)
     lowest = torch.finfo(torch.float32).min
     wide = logits.float().masked_fill(~mask[..., None], lowest).log_softmax(1)
     picked = wide.gather(1, spans.clamp(min=0)[:, None])[:, 0]  # (B, 2)
     loss = -0.5 * picked.sum(1)
-    return rank_mean_of_sums(loss.masked_fill(~known, 0.0).sum(), known.sum().to(loss.dtype))
+    return rank_mean_of_sums(loss.masked_fill(~labelled, 0.0).sum(), labelled.sum().to(loss.dtype))

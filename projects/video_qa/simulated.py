@@ -84,7 +84,7 @@ def _questions(
     words: list[str],
     rng: Rng,
 ) -> list[Question]:
-    found = []
+    questions = []
     for i in rng.permutation(SEGMENTS)[:QUESTIONS].tolist():
         gap = re.sub(rf"\b{words[i]}\b", BLANK, segments[i].text, count=1, flags=re.I)
         text = {
@@ -97,8 +97,8 @@ def _questions(
         order = rng.permutation(len(every))
         candidates, answer = tuple(every[k] for k in order), int(np.flatnonzero(order == 0)[0])
         span = (segments[i].start, segments[i].end)
-        found.append(Question(f"{clip}-{i}", clip, text, candidates, answer, span, kind=kind))
-    return found
+        questions.append(Question(f"{clip}-{i}", clip, text, candidates, answer, span, kind=kind))
+    return questions
 
 
 def _distinct(texts: tuple[str, ...], count: int, rng: Rng) -> tuple[list[str], list[str]]:
@@ -106,12 +106,12 @@ def _distinct(texts: tuple[str, ...], count: int, rng: Rng) -> tuple[list[str], 
     said, words = list[str](), list[str]()
     while len(said) < count:
         text = texts[int(rng.integers(len(texts)))]
-        own = max(re.findall(r"[a-z]+", text.lower()), key=len)
-        if all(own not in other.lower() for other in said) and all(
+        longest = max(re.findall(r"[a-z]+", text.lower()), key=len)
+        if all(longest not in other.lower() for other in said) and all(
             w not in text.lower() for w in words
         ):
             said.append(text)
-            words.append(own)
+            words.append(longest)
     return said, words
 
 
@@ -134,7 +134,7 @@ def sentences(root: str | None, part: Part) -> tuple[str, ...]:
 
 @lru_cache(3)
 def photographs(root: str | None, part: Part) -> tuple[Tensor, list[np.ndarray]]:
-    """Features (K, 64) of a part's photographs by the frozen encoder, and the rows of each class."""
+    """Features (K, 64) of a part's photographs by the frozen encoder, rows of each class."""
     low, high = _PARTS[part]
     data = load_cifar10(root, "test")
     mine = [i for i in range(len(data.labels)) if low <= stable_fraction(f"photograph {i}") < high]

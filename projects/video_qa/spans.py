@@ -1,4 +1,4 @@
-"""Spans in time: the best pair of a start and an end, intersection over union, and joint accuracy with the answer."""
+"""Spans in time: the best start and end, intersection over union, joint accuracy."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,8 @@ def best_span(start: Tensor, end: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, 2) int64.
 
-    >>> best_span(torch.tensor([[0., 2.]]), torch.tensor([[1., 0.]]), torch.ones(1, 2).bool()).tolist()
+    >>> first, last = torch.tensor([[0., 2.]]), torch.tensor([[1., 0.]])
+    >>> best_span(first, last, torch.ones(1, 2).bool()).tolist()
     [[1, 1]]
     """
     lowest = torch.finfo(torch.float32).min / 4
@@ -33,7 +34,7 @@ def best_span(start: Tensor, end: Tensor, mask: Tensor) -> Tensor:
 
 
 def temporal_iou(predicted: Sequence[float], annotated: Sequence[float]) -> float:
-    """Overlap over the time from the earlier start to the later end, as the official program computes it.
+    """Overlap over the time from the earlier start to the later end (official program).
 
     For spans that don't touch this is smaller than the true union would give; the overlap is 0 then
     anyhow.
@@ -65,10 +66,10 @@ def span_metrics(ious: Sequence[float], correct: Sequence[float]) -> dict[str, f
     0.5
     """
     count = len(ious)
-    found = {"miou": sum(ious) / count}
+    metrics = {"miou": sum(ious) / count}
     # bounds with the rounding of the official program: the third is 0.30000000000000004
-    found |= {
+    metrics |= {
         f"span_recall_{t:.1f}": sum(x >= t for x in ious) / count for t in np.arange(0.1, 1, 0.1)
     }
     joint = [c * (x >= JOINT_IOU) for x, c in zip(ious, correct, strict=True)]
-    return {**found, "asa": sum(joint) / count}
+    return {**metrics, "asa": sum(joint) / count}

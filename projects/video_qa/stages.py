@@ -51,7 +51,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """
     tokenizer = build_tokenizer(cfg)
     network, words = build_network(cfg, tokenizer), Words(tokenizer)
-    own, train = cfg.pretrain, load_part(cfg, "train")
+    options, train = cfg.pretrain, load_part(cfg, "train")
 
     def data(rows: VideoQARows, val: dict[str, VideoQARows] | None = None) -> ContrastiveData:
         return ContrastiveData(
@@ -63,8 +63,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
             eval_batch_size=cfg.eval.batch_size,
         )
 
-    if own.weights is not None:
-        network.load_state_dict(read_network(Path(own.weights), network))
+    if options.weights is not None:
+        network.load_state_dict(read_network(Path(options.weights), network))
     watched = cfg.trainer.val_every_n_steps is not None
     val = {"dev": main_rows(cfg, load_part(cfg, "dev"), words, training=False)} if watched else None
     rows = main_rows(cfg, train, words, training=True)
@@ -72,8 +72,12 @@ def stages(cfg: Config) -> Iterator[Stage]:
         "train", VideoQA(cfg, network), data(rows, val), monitor="val/accuracy" if watched else None
     )
     check_validations(cfg, main)
-    if own.asked:
-        length = {"max_steps": own.steps, "max_epochs": own.epochs, "val_every_n_steps": None}
+    if options.asked:
+        length = {
+            "max_steps": options.steps,
+            "max_epochs": options.epochs,
+            "val_every_n_steps": None,
+        }
         yield Stage(
             "pretrain",
             VideoQA(cfg, network, "pretrain"),
@@ -84,7 +88,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def check_validations(cfg: Config, main: Stage) -> None:
-    """Refuse an interval of validation that the main stage does not reach, before hours of pre-training.
+    """Refuse a validation interval that the main stage never reaches, before pre-training.
 
     Raises:
         UserError: names the steps of the stage.
@@ -105,10 +109,10 @@ def plan(cfg: Config) -> Plan[VideoQA]:
     n, length = cfg.data.max_sentences, cfg.data.max_length
 
     def module() -> VideoQA:
-        own = cfg.model
-        pretrained = own.pretrained if config is None else "random"
-        vocab_size = len(build_tokenizer(cfg)) if own.config else None
-        encoder = build_encoder(pretrained, config, own.dropout, own.num_layers, vocab_size)
+        options = cfg.model
+        pretrained = options.pretrained if config is None else "random"
+        vocab_size = len(build_tokenizer(cfg)) if options.config else None
+        encoder = build_encoder(pretrained, config, options.dropout, options.num_layers, vocab_size)
         return VideoQA(cfg, VideoQANet(encoder, **network_options(cfg)))
 
     def forward(module: VideoQA, batch_size: int) -> Tensor:

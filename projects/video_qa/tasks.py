@@ -1,4 +1,4 @@
-"""`make run`: answers about your own clip, analysis of one or two checkpoints, frames to features and to labels."""
+"""Tasks: answers about a user's clip, analysis of checkpoints, features and labels of frames."""
 
 import json
 import os
@@ -50,8 +50,8 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
     Raises:
         UserError: no trained model, or a description that cannot be read.
     """
-    told = read_description(cfg.answer.clip)
-    for question, candidates in told.questions:
+    description = read_description(cfg.answer.clip)
+    for question, candidates in description.questions:
         if len(set(candidates)) < len(candidates):
             raise UserError(
                 f"answer.clip={cfg.answer.clip}: '{question}' has a candidate twice, which would"
@@ -59,14 +59,14 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
             )
     module, _ = trained_module(experiment, workspace, cfg.answer.run, cfg.runs_dir)
     answerer = Answerer(exported_of(module))
-    pictures = pictures_of(told.frames) if told.frames is not None else []
-    frames = answerer.frames(pictures, told.fps)
-    found, rows = [], []
-    for number, (question, candidates) in enumerate(told.questions):
-        one = answerer.answer(told.clip, frames, question, candidates, told.fps)
-        found.append(one)
+    pictures = pictures_of(description.frames) if description.frames is not None else []
+    frames = answerer.frames(pictures, description.fps)
+    answers, rows = [], []
+    for number, (question, candidates) in enumerate(description.questions):
+        one = answerer.answer(description.clip, frames, question, candidates, description.fps)
+        answers.append(one)
         if not number:
-            for note in unread(one, told.clip, frames, answerer.model.layout.max_sentences):
+            for note in unread(one, description.clip, frames, answerer.model.layout.max_sentences):
                 workspace.say(note)
         where = "" if one.span is None else f" ({one.span[0]:.1f} to {one.span[1]:.1f} s)"
         workspace.say(f"{question} {one.text}, p = {max(one.probabilities):.2f}{where}")
@@ -82,7 +82,7 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
         if one.looked.shape[1]:
             workspace.figure(f"looked-{number}", looked_figure(one, pictures, question))
     write_json(workspace.folder(".") / "answers.json", rows)
-    return found
+    return answers
 
 
 def unread(one: Answer, clip: Clip, frames: Frames | None, most: int) -> list[str]:
@@ -103,7 +103,7 @@ def unread(one: Answer, clip: Clip, frames: Frames | None, most: int) -> list[st
 
 
 def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> str:
-    """Accuracy by question type of one or two checkpoints, and the questions on which two differ: analysis.md.
+    """Accuracy by question type of one or two checkpoints, and where they differ: analysis.md.
 
     Raises:
         UserError: other than one or two runs, or questions without answers.
@@ -115,13 +115,17 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
     chosen: list[list[int]] = []
     for number, name in enumerate(names, start=1):
         module, _ = trained_module(experiment, workspace, name, cfg.runs_dir)
-        own = judging(cfg, module.cfg)  # objects, frames and sizes of the one may not fit the other
-        loaded = judged_part(own)
+        judged_cfg = judging(
+            cfg, module.cfg
+        )  # objects, frames and sizes of the one may not fit the other
+        loaded = judged_part(judged_cfg)
         if unlabelled(loaded):
             raise UserError("these questions have no answers: set eval.split=dev")
         types = [q.kind or question_type(q.text) for q in loaded.questions]
         with evaluated(module, cfg.trainer.accelerator):
-            chosen.append(judge(own, module, loaded, Words(build_tokenizer(own))).chosen)
+            chosen.append(
+                judge(judged_cfg, module, loaded, Words(build_tokenizer(judged_cfg))).chosen
+            )
         columns[f"{number} {Path(name).name}"] = accuracy_by(
             hits_of(loaded.questions, chosen[-1]), types
         )
@@ -145,8 +149,8 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
         differ = [i for i, (a, b) in enumerate(zip(*chosen, strict=True)) if a != b]
         for i in differ[: cfg.analyse.shown]:
             q = loaded.questions[i]
-            told = [q.candidates[k] for k in (q.answer or 0, chosen[0][i], chosen[1][i])]
-            lines.append(f"| {q.clip} | {q.text} | " + " | ".join(told) + " |")
+            candidates = [q.candidates[k] for k in (q.answer or 0, chosen[0][i], chosen[1][i])]
+            lines.append(f"| {q.clip} | {q.text} | " + " | ".join(candidates) + " |")
     text = "\n".join(lines) + "\n"
     (workspace.folder(".") / "analysis.md").write_text(text, encoding="utf-8")
     workspace.say(text)
@@ -178,18 +182,18 @@ def features(cfg: Config, workspace: Workspace) -> Path:
         counter.good()
     for name in workspace.progress(todo, "clips", len(todo)):
         try:
-            found = encoder(some(clips[name]), cfg.prepare.batch_size, device)
+            encoded = encoder(some(clips[name]), cfg.prepare.batch_size, device)
         except UserError as error:
             counter.bad(name, error)
             continue
         counter.good()
-        times = torch.from_numpy(frame_times(len(found), cfg.data.fps))
-        write_tensors(output / f"{name}.safetensors", {"features": found, "times": times})
+        times = torch.from_numpy(frame_times(len(encoded), cfg.data.fps))
+        write_tensors(output / f"{name}.safetensors", {"features": encoded, "times": times})
     counter.finish()
     made, left = len(todo) - counter.skipped, counter.skipped
-    told = f"; {left} without a readable picture are left out" * bool(left)
+    note = f"; {left} without a readable picture are left out" * bool(left)
     workspace.say(
-        f"{made} clips encoded by {cfg.model.image_encoder}{told}; data.features={output.resolve()}"
+        f"{made} clips encoded by {cfg.model.image_encoder}{note}; data.features={output.resolve()}"
     )
     return output
 
@@ -205,9 +209,9 @@ def _same_settings(output: Path, settings: dict[str, Any]) -> None:
             f"{output} holds features, and no features.json says how they were made: name another"
             f" prepare.output, or write {json.dumps(settings)} into {file} if that is so"
         )
-    elif (known := read_json(file)) != settings:
+    elif (stored := read_json(file)) != settings:
         raise UserError(
-            f"{output} holds features made with {known}, not with {settings}: name another"
+            f"{output} holds features made with {stored}, not with {settings}: name another"
             " prepare.output, or delete the folder"
         )
 
@@ -222,13 +226,14 @@ def objects(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: no such folder, absent weights, or too many clips that are left out.
     """
-    own = cfg.prepare
+    options = cfg.prepare
     rows = [
-        {"clip": n, "frames": [str(x) for x in found]} for n, found in clip_folders(own).items()
+        {"clip": n, "frames": [str(x) for x in frames]}
+        for n, frames in clip_folders(options).items()
     ]
     output = _output(cfg, workspace, "objects.jsonl")
-    settings = {"detector": own.detector, "threshold": own.threshold, "most": own.most}
-    step = RowMap("objects", partial(detector, own), settings, cfg.seed, chunk_size=8)
+    settings = {"detector": options.detector, "threshold": options.threshold, "most": options.most}
+    step = RowMap("objects", partial(detector, options), settings, cfg.seed, chunk_size=8)
     done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
     workspace.say(done.summary)
     if done.complete:
@@ -237,7 +242,7 @@ def objects(cfg: Config, workspace: Workspace) -> Path:
     return output
 
 
-def detector(own: PrepareConfig) -> RowFunction:
+def detector(options: PrepareConfig) -> RowFunction:
     """{clip, frames} -> {clip, labels} by an object detector of transformers.
 
     {clip, error} of unreadable pictures.
@@ -249,37 +254,37 @@ def detector(own: PrepareConfig) -> RowFunction:
 
     from common.encoders.pretrained import is_offline, loading, resolve_pretrained
 
-    ref = resolve_pretrained(own.detector)
+    ref = resolve_pretrained(options.detector)
     place = str(ref.path or ref.name)
     with loading(ref):
         local = ref.path is not None or is_offline()
         processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=local)  # type: ignore[no-untyped-call]
         model: Any = AutoModelForObjectDetection.from_pretrained(place, local_files_only=local)
-    model = model.eval().to(_device(own))
+    model = model.eval().to(_device(options))
     names = model.config.id2label
 
     def labels(paths: Sequence[str]) -> list[list[str]]:
-        found: list[list[str]] = []
-        for i in range(0, len(some(paths)), own.batch_size):
-            pictures = [opened(p) for p in paths[i : i + own.batch_size]]
+        labels_of_frames: list[list[str]] = []
+        for i in range(0, len(some(paths)), options.batch_size):
+            pictures = [opened(p) for p in paths[i : i + options.batch_size]]
             with torch.no_grad():
                 out = model(**processor(images=pictures, return_tensors="pt").to(model.device))
-            for one in processor.post_process_object_detection(out, threshold=own.threshold):
+            for one in processor.post_process_object_detection(out, threshold=options.threshold):
                 order = one["scores"].argsort(descending=True)
-                told = dict.fromkeys(names[int(k)] for k in one["labels"][order])
-                found.append(list(told)[: own.most])
-        return found
+                names_of_frame = dict.fromkeys(names[int(k)] for k in one["labels"][order])
+                labels_of_frames.append(list(names_of_frame)[: options.most])
+        return labels_of_frames
 
-    def told(row: dict[str, Any]) -> dict[str, Any]:
+    def labels_of(row: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"clip": row["clip"], "labels": labels(row["frames"])}
         except UserError as error:
             return {"clip": row["clip"], "error": str(error)}
 
-    return lambda rows, seeds: [told(row) for row in rows]
+    return lambda rows, seeds: [labels_of(row) for row in rows]
 
 
-def clip_folders(own: PrepareConfig) -> dict[str, list[Path]]:
+def clip_folders(options: PrepareConfig) -> dict[str, list[Path]]:
     """Pictures of each clip in their order, by its name; folders may lie at any depth.
 
     A clip has its folder's name, as TVQA's <show>_frames/<clip>. DramaQA's shots
@@ -290,12 +295,13 @@ def clip_folders(own: PrepareConfig) -> dict[str, list[Path]]:
         UserError: no such folder, none with pictures in it, or two clips of one name.
     """
     nothing = UserError(
-        f"set prepare.frames, a folder with one folder of pictures for each clip, not {own.frames}"
+        "set prepare.frames, a folder with one folder of pictures for each clip, not"
+        f" {options.frames}"
     )
-    if own.frames is None:
+    if options.frames is None:
         raise nothing
-    place = Path(own.frames).expanduser()
-    found, scenes = dict[str, list[Path]](), defaultdict[str, list[Path]](list)
+    place = Path(options.frames).expanduser()
+    pictures_of_clips, scenes = dict[str, list[Path]](), defaultdict[str, list[Path]](list)
     for folder, below, files in os.walk(place, followlinks=True):
         below.sort()  # the order in which they are walked
         at, pictures = Path(folder), in_order(Path(folder, file) for file in files)
@@ -306,15 +312,15 @@ def clip_folders(own: PrepareConfig) -> dict[str, list[Path]]:
             scene = "_".join((place.resolve() / at.relative_to(place)).parts[-3:-1])
             name = f"{scene}_{name}"
             scenes[f"{scene}_0000"] += pictures
-        if name in found:
+        if name in pictures_of_clips:
             raise UserError(
                 f"prepare.frames: two folders, one of them {at}, are of the clip {name}"
             )
-        found[name] = pictures
-    found = {**scenes, **found}
-    if not any(found.values()):
+        pictures_of_clips[name] = pictures
+    pictures_of_clips = {**scenes, **pictures_of_clips}
+    if not any(pictures_of_clips.values()):
         raise nothing
-    return found
+    return pictures_of_clips
 
 
 def some(pictures: Sequence[Any]) -> Sequence[Any]:
@@ -351,9 +357,9 @@ def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
     return output
 
 
-def _device(own: PrepareConfig) -> str:
-    if own.device != "auto":
-        return own.device
+def _device(options: PrepareConfig) -> str:
+    if options.device != "auto":
+        return options.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

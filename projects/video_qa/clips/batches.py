@@ -1,4 +1,4 @@
-"""Batches of multiple-choice questions on clips: a text sequence for every candidate and sentence, frames, spans.
+"""Batches of multiple-choice questions: a text for every candidate and sentence, frames, spans.
 
 # B questions, A candidates, N sentences, L tokens, F frames, D features of a frame
 """
@@ -158,14 +158,14 @@ class Words:
         if text not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            found = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
-            self._known[text] = list(found)
+            ids = self.tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+            self._known[text] = list(ids)
         return self._known[text]
 
     def join(
         self, context: Context, question: list[int], answer: list[int], most: int
     ) -> tuple[list[int], int]:
-        """[CLS] objects ; sentence [SEP] question answer [SEP], and the place where the question begins.
+        """[CLS] objects ; sentence [SEP] question answer [SEP], and where the question begins.
 
         What is too long is cut: the last objects, then the end of the sentence, then that of the
         answer.
@@ -231,7 +231,7 @@ class VideoQARows(Dataset[Any]):
             for o, s in zip(seen.objects, seen.sentences, strict=True)
         ]
         pairs = [(words(q), words(a)) for q, a in choice.pairs]
-        found: dict[str, Any] = {
+        example: dict[str, Any] = {
             "sequences": [[words.join(c, q, a, most) for c in context] for q, a in pairs],
             "view": seen,
             "label": UNKNOWN if choice.label is None else choice.label,
@@ -246,8 +246,8 @@ class VideoQARows(Dataset[Any]):
             q, a = pairs[choice.label]
             q, a = hide(q, "question"), hide(a, "answer")
             hidden = [Context(*(hide(part, "subtitle") for part in c)) for c in context]
-            found["masked"] = [[words.join(c, q, a, most) for c in hidden]]
-        return found
+            example["masked"] = [[words.join(c, q, a, most) for c in hidden]]
+        return example
 
 
 class ClipView(NamedTuple):
@@ -350,8 +350,8 @@ def stack(examples: Sequence[dict[str, Any]], pad: int) -> VideoQABatch:
         "ids": torch.tensor([e["id"] for e in examples]),
     }
     if "masked" in examples[0]:
-        found = _padded([e["masked"] for e in examples], n, pad)
-        batch["masked_ids"], batch["masked_attention"], batch["masked_types"] = found
+        masked = _padded([e["masked"] for e in examples], n, pad)
+        batch["masked_ids"], batch["masked_attention"], batch["masked_types"] = masked
     return batch
 
 
@@ -364,9 +364,9 @@ def _padded(
     mask, types = np.zeros_like(ids), np.zeros_like(ids)
     for b, example in enumerate(rows):
         for i, candidate in enumerate(example):
-            for j, (own, begin) in enumerate(candidate):
-                ids[b, i, j, : len(own)], mask[b, i, j, : len(own)] = own, 1
-                types[b, i, j, begin : len(own)] = 1
+            for j, (row, begin) in enumerate(candidate):
+                ids[b, i, j, : len(row)], mask[b, i, j, : len(row)] = row, 1
+                types[b, i, j, begin : len(row)] = 1
     return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(types)
 
 
@@ -375,7 +375,7 @@ def _nearest_sentence(spans: np.ndarray) -> np.ndarray:
     f = spans.shape[1]
     if not f:
         return np.zeros(0, dtype=np.int64)
-    found = np.where(spans.any(0), spans.argmax(0), -1)
+    nearest = np.where(spans.any(0), spans.argmax(0), -1)
     for i in range(1, f):
-        found[i] = found[i] if found[i] >= 0 else found[i - 1]
-    return np.asarray(np.maximum(found, 0), dtype=np.int64)
+        nearest[i] = nearest[i] if nearest[i] >= 0 else nearest[i - 1]
+    return np.asarray(np.maximum(nearest, 0), dtype=np.int64)

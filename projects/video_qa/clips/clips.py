@@ -113,15 +113,16 @@ def frames_of_sentences(sentences: Sequence[Sentence], times: np.ndarray) -> np.
     Returns:
         (N, F) bool; all False where the clip has no frames.
 
-    >>> frames_of_sentences([Sentence(0, 1, "a"), Sentence(1.1, 1.2, "b")], frame_times(6, 3)).astype(int).tolist()
+    >>> said = [Sentence(0, 1, "a"), Sentence(1.1, 1.2, "b")]
+    >>> frames_of_sentences(said, frame_times(6, 3)).astype(int).tolist()
     [[1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0]]
     """
-    found = np.zeros((len(sentences), len(times)), dtype=bool)
-    for row, sentence in zip(found, sentences, strict=True):
+    shown = np.zeros((len(sentences), len(times)), dtype=bool)
+    for row, sentence in zip(shown, sentences, strict=True):
         row |= (times >= sentence.start - 1e-9) & (times <= sentence.end + 1e-9)
         if len(times) and not row.any():
             row[frame_at((sentence.start + sentence.end) / 2, times)] = True
-    return found
+    return shown
 
 
 def sentences_in_span(sentences: Sequence[Sentence], span: Span | None) -> tuple[int, int] | None:
@@ -138,11 +139,11 @@ def sentences_in_span(sentences: Sequence[Sentence], span: Span | None) -> tuple
 
 
 def sentences_shown(sentences: Sequence[Sentence], span: Span) -> Sequence[Sentence]:
-    """Those that overlap a span; if none does, the three whose starts are nearest to its start, as TVQA's release.
+    """Those that overlap a span; else the three that start nearest to its start (TVQA's rule).
 
     >>> said = [Sentence(float(k), k + 0.5, str(k)) for k in range(9)]
-    >>> [s.text for s in sentences_shown(said, (1.2, 3.2))], [s.text for s in sentences_shown(said, (4.6, 4.9))]
-    (['1', '2', '3'], ['4', '5', '6'])
+    >>> [[s.text for s in sentences_shown(said, span)] for span in ((1.2, 3.2), (4.6, 4.9))]
+    [['1', '2', '3'], ['4', '5', '6']]
     """
     kept = sentences_in_span(sentences, span)
     if kept is None:
@@ -198,20 +199,20 @@ def parse_srt(text: str) -> list[Sentence]:
     >>> parse_srt("1\n00:00:01,500 --> 00:00:03,000\n<i>Hello</i>\nthere.\n")
     [Sentence(start=1.5, end=3.0, text='Hello there.')]
     """
-    found: list[tuple[float, float, list[str]]] = []
+    entries: list[tuple[float, float, list[str]]] = []
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").strip()):
         lines = [line.strip() for line in block.splitlines() if line.strip()]
         place = next((i for i, line in enumerate(lines) if "-->" in line), None)
-        if place is None and (not lines or (found and not lines[0].isdecimal())):
+        if place is None and (not lines or (entries and not lines[0].isdecimal())):
             if lines:
-                found[-1][2].extend(lines)
+                entries[-1][2].extend(lines)
             continue
         clocks = [] if place is None else _CLOCK.findall(lines[place])
         if place is None or len(clocks) != 2:
             raise ValueError(f"no line '00:00:01,500 --> 00:00:03,000' in the block {block[:40]!r}")
         start, end = (_seconds(clock) for clock in clocks)
-        found.append((start, end, lines[place + 1 :]))
-    said = [(s, e, re.sub(r"<[^>]*>", "", " ".join(lines)).strip()) for s, e, lines in found]
+        entries.append((start, end, lines[place + 1 :]))
+    said = [(s, e, re.sub(r"<[^>]*>", "", " ".join(lines)).strip()) for s, e, lines in entries]
     return [Sentence(*one) for one in said if one[2]]
 
 

@@ -60,7 +60,7 @@ class FramesInMemory:
 
 
 class FeatureFiles:
-    """A file ``<clip>.safetensors`` a clip: ``features`` (F, D) and perhaps ``times`` (F,) in seconds.
+    """A file ``<clip>.safetensors`` a clip: ``features`` (F, D), optional ``times`` (F,) in s.
 
     A clip whose file is absent or damaged has no frames; it is counted, and too many of them stop
     the run.
@@ -102,14 +102,16 @@ class FeatureFiles:
 
         path = self.folder / f"{clip}.safetensors"
         try:
-            found = read_state_dict(path)
-            features = found["features"].float()
+            stored = read_state_dict(path)
+            features = stored["features"].float()
             _check_shape(str(path), features.shape, self.dim)
         except (UserError, KeyError) as error:
             self.counter.bad(str(path), error)
             return no_frames(self.dim)
         self.counter.good()
-        times = found["times"].numpy() if "times" in found else frame_times(len(features), self.fps)
+        times = (
+            stored["times"].numpy() if "times" in stored else frame_times(len(features), self.fps)
+        )
         return _at_most(features, np.asarray(times), self.max_frames)
 
 

@@ -42,18 +42,18 @@ class SetSpec(NamedTuple):
 
 
 def read_tvqa(path: Path) -> list[Question]:
-    """Questions of TVQA (JSON lines) or TVQA+ (a JSON list): q, a0 ... a4, answer_idx, ts, vid_name.
+    """Questions of TVQA (JSON lines) or TVQA+ (JSON list): q, a0 ... a4, answer_idx, ts, vid_name.
 
     Raises:
         UserError: file missing or of another form.
     """
     rows = read_jsonl(path) if ".jsonl" in path.name else _read_json(path)
     with reading(path, "file of questions in TVQA's form"):
-        found = []
+        questions = []
         for row in rows:
             answer = row.get("answer_idx")
             candidates = tuple(str(row[f"a{i}"]) for i in range(5))
-            found.append(
+            questions.append(
                 Question(
                     str(row["qid"]),
                     str(row["vid_name"]),
@@ -63,7 +63,7 @@ def read_tvqa(path: Path) -> list[Question]:
                     read_span(row.get("ts")),
                 )
             )
-        return _checked(found)
+        return _checked(questions)
 
 
 def read_dramaqa(path: Path) -> list[Question]:
@@ -199,7 +199,7 @@ def read_all_subtitles(path: Path, clips: Iterable[str]) -> dict[str, tuple[Sent
 
 
 def read_objects(path: Path) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Labels of what is seen in each frame, by clip: JSON lines {clip, labels}, as TASK=objects writes them.
+    """Labels in each frame, by clip: JSON lines {clip, labels}, as TASK=objects writes them.
 
     Raises:
         UserError: file missing or of another form.
@@ -208,27 +208,27 @@ def read_objects(path: Path) -> dict[str, tuple[tuple[str, ...], ...]]:
     return {str(r["clip"]): tuple(tuple(map(str, frame)) for frame in r["labels"]) for r in rows}
 
 
-def with_objects(found: QASet, objects: Mapping[str, tuple[tuple[str, ...], ...]]) -> QASet:
+def with_objects(qa_set: QASet, objects: Mapping[str, tuple[tuple[str, ...], ...]]) -> QASet:
     """The set whose clips have these labels; clips without any are counted.
 
     Raises:
         UserError: no clip has labels, or too many have none.
     """
-    if found.clips and not found.clips.keys() & objects.keys():
+    if qa_set.clips and not qa_set.clips.keys() & objects.keys():
         raise UserError(
-            f"the file of labels (data.objects) has none of the {len(found.clips)} clips: it names"
+            f"the file of labels (data.objects) has none of the {len(qa_set.clips)} clips: it names"
             f" '{next(iter(objects), '')}' and the like, and they are named as"
-            f" '{next(iter(found.clips))}'"
+            f" '{next(iter(qa_set.clips))}'"
         )
     counter = CorruptCounter("labels (data.objects)", max_fraction=0.05)
-    for name in found.clips:
+    for name in qa_set.clips:
         if name in objects:
             counter.good()
         else:
             counter.bad(name, "no labels")
     counter.finish()
-    clips = {n: c._replace(objects=objects.get(n, ())) for n, c in found.clips.items()}
-    return QASet(found.questions, clips)
+    clips = {n: c._replace(objects=objects.get(n, ())) for n, c in qa_set.clips.items()}
+    return QASet(qa_set.questions, clips)
 
 
 def _starts_alone(row: Mapping[str, Any]) -> list[Sentence]:
@@ -245,21 +245,21 @@ def _drama_subtitles(
     shots = defaultdict[str, list[str]](list)
     for vid in rows:
         shots[vid.rsplit("_", 1)[0]].append(vid)
-    found = {}
+    sentences_of = {}
     for name in names:
-        own = shots[name.removesuffix("_0000")] if name.endswith("_0000") else [name]
-        told = dict[float, list[Sentence]]()
-        begins = [float(rows[vid]["st"]) for vid in own if vid in rows and "st" in rows[vid]]
+        shot_names = shots[name.removesuffix("_0000")] if name.endswith("_0000") else [name]
+        by_time = dict[float, list[Sentence]]()
+        begins = [float(rows[vid]["st"]) for vid in shot_names if vid in rows and "st" in rows[vid]]
         first = min(begins, default=0.0)
-        for vid in own:
+        for vid in shot_names:
             shot = defaultdict[float, list[Sentence]](list)
             for sub in rows.get(vid, {}).get("contained_subs", ()):
                 start, end = float(sub["st"]), float(sub["et"])
                 text = f"{sub['speaker']}: {sub['utter']}" if sub.get("speaker") else sub["utter"]
                 shot[start].append(Sentence(start - first, end - first, str(text)))
-            told = {**shot, **told}  # a sentence over two shots is told in both
-        found[name] = ordered([sentence for said in told.values() for sentence in said])
-    return found
+            by_time = {**shot, **by_time}  # a sentence over two shots is told in both
+        sentences_of[name] = ordered([sentence for said in by_time.values() for sentence in said])
+    return sentences_of
 
 
 def _read_json(path: Path) -> Any:
