@@ -113,7 +113,7 @@ def dictionary_extractor(knowledge: Knowledge, limit: int) -> Extractor:
 def parse_mentions(answer: str) -> list[str]:
     r"""Lines of an answer without list marks; nothing for NONE.
 
-    >>> parse_mentions("- a red kite\\n2. Loch Ness")
+    >>> parse_mentions("- a red kite\n2. Loch Ness")
     ['a red kite', 'Loch Ness']
     """
     lines = [re.sub(r"^\s*(?:[-*]|\d+[.)])\s*", "", line).strip() for line in answer.splitlines()]
