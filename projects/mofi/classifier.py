@@ -65,15 +65,15 @@ class EntityClassifier(nn.Module):
         rng = sample_rng(self.seed, 0, int(matrix.step), CLASS_STREAM)
         everyone = all_gather_no_grad(labels)
         ids, log_counts = sample_classes(everyone, matrix.num_classes, m.sampled, rng, self.odds)
-        own = matrix.own(ids)
+        own_ids = matrix.own(ids)
         corrections = None
         if log_counts is not None and m.logq_correction:
-            corrections = log_counts[torch.isin(ids, own)]
+            corrections = log_counts[torch.isin(ids, own_ids)]
         margin = m.margin if self.training else 0.0
         return classification_loss(
             image,
-            matrix.take(own),
-            own,
+            matrix.take(own_ids),
+            own_ids,
             labels,
             scale=m.scale,
             margin=margin,

@@ -104,16 +104,18 @@ class EntityImages(Dataset[EntityBatch]):
         rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in keys]
         images, kept = self.data.images.load([index for index, _ in keys], rngs)
         chosen = [keys[place] for place in kept]
-        own = [list(self.data.numbers[index]) for index, _ in chosen]
-        most = max(map(len, own), default=0)
+        numbers_of_images = [list(self.data.numbers[index]) for index, _ in chosen]
+        most = max(map(len, numbers_of_images), default=0)
         if most > self.max_entities:
             raise UserError(
                 f"an image has {most} entities, but data.max_entities={self.max_entities}: set"
                 f" data.max_entities={most}"
             )
-        labels = [self._drawn(row, *key) for row, key in zip(own, chosen, strict=True)]
-        entities = torch.full((len(own), self.max_entities), NO_ENTITY)
-        for place, row in enumerate(own):
+        labels = [
+            self._drawn(row, *key) for row, key in zip(numbers_of_images, chosen, strict=True)
+        ]
+        entities = torch.full((len(numbers_of_images), self.max_entities), NO_ENTITY)
+        for place, row in enumerate(numbers_of_images):
             entities[place, : len(row)] = torch.tensor(row)
         texts = [self.text_of(index, y) for (index, _), y in zip(chosen, labels, strict=True)]
         return {
@@ -188,20 +190,20 @@ class EntityLines:
     def __getitem__(self, index: int) -> list[int]:
         """Numbers of the entities of an image."""
         try:
-            own = [self.number[e["id"]] for e in self.row(index)["entities"]]
+            numbers = [self.number[e["id"]] for e in self.row(index)["entities"]]
         except (KeyError, TypeError):
-            own = []
-        if not own:
+            numbers = []
+        if not numbers:
             raise self._wrong(index)
-        return own
+        return numbers
 
     def row(self, index: int) -> dict[str, Any]:
         """A row as it is in the file."""
         try:
-            found: dict[str, Any] = json.loads(self.file[index])
+            row: dict[str, Any] = json.loads(self.file[index])
         except ValueError:
             raise self._wrong(index) from None
-        return found
+        return row
 
     def _wrong(self, index: int) -> UserError:
         return UserError(

@@ -43,15 +43,15 @@ def exported_of(module: VideoQA) -> Exported:
 
 def export(cfg: Config, module: VideoQA, folder: Path) -> None:
     """Write the network of answers; nothing of the contrastive branch is needed."""
-    own = module.cfg
+    trained_cfg = module.cfg
     config = {
         "encoder": module.network.encoder.config.to_diff_dict(),
-        "network": network_options(own),
-        "layout": asdict(layout_of(own)),
-        "image_encoder": own.model.image_encoder,
+        "network": network_options(trained_cfg),
+        "layout": asdict(layout_of(trained_cfg)),
+        "image_encoder": trained_cfg.model.image_encoder,
     }
     save_safetensors(module.network, folder, config)
-    build_tokenizer(own).save_pretrained(folder / TOKENIZER)
+    build_tokenizer(trained_cfg).save_pretrained(folder / TOKENIZER)
 
 
 def read(folder: Path) -> Exported:
