@@ -109,8 +109,8 @@ def build_locked(
         raise UserError(f"text tower: {error}") from error
     image = CentredTower(tower)
     width = embed_dim if projected else image.num_features
-    own = None if projected else nn.Identity()
-    return DualEncoder(image, words, width, tokenizer=tokenizer, image_proj=own)
+    projection = None if projected else nn.Identity()
+    return DualEncoder(image, words, width, tokenizer=tokenizer, image_proj=projection)
 
 
 def image_tower(name: str, pretrained: str, image_size: int) -> nn.Module:
@@ -207,8 +207,8 @@ def _whole_as_trained(encoder: OpenClipDualEncoder, normalization: Normalization
     if normalization is None:
         return
     visual = encoder.model.visual
-    own = encoder.image_mean, encoder.image_std
-    _fold(visual, _first_conv(visual), own, normalization)
+    trained_with = encoder.image_mean, encoder.image_std
+    _fold(visual, _first_conv(visual), trained_with, normalization)
     encoder.image_mean, encoder.image_std = normalization
 
 

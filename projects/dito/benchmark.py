@@ -35,12 +35,12 @@ RESULTS = results_folder(quick=False)
 def seconds(call: Callable[[], Any], rounds: int) -> float:
     """Median CPU seconds after one call for nothing."""
     call()
-    found = []
+    times = []
     for _ in range(rounds):
         start = time.process_time()
         call()
-        found.append(time.process_time() - start)
-    return statistics.median(found)
+        times.append(time.process_time() - start)
+    return statistics.median(times)
 
 
 def head_rows(rounds: int) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def made_up(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "categories": [{"id": c, "name": str(c)} for c in range(1, 81)],
         "annotations": [],
     }
-    found = []
+    detections = []
     for image in range(1, images + 1):
         for _ in range(7):
             box = [*rng.uniform(0, 300, 2), *rng.uniform(10, 200, 2)]
@@ -93,7 +93,7 @@ def made_up(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             )
         for _ in range(100):
             box = [*rng.uniform(0, 300, 2), *rng.uniform(10, 200, 2)]
-            found.append(
+            detections.append(
                 {
                     "image_id": image,
                     "category_id": int(rng.integers(1, 81)),
@@ -101,15 +101,15 @@ def made_up(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                     "score": float(rng.random()),
                 }
             )
-    return truth, found
+    return truth, detections
 
 
 def evaluation_rows(images: int) -> list[dict[str, Any]]:
     """Both libraries on the same detections; figures are compared."""
-    truth, found = made_up(images)
+    truth, detections = made_up(images)
     start = time.process_time()
     try:
-        ours = box_metrics(truth, found)["ap"]
+        ours = box_metrics(truth, detections)["ap"]
     except UserError as error:
         print(error)
         return []
@@ -130,7 +130,7 @@ def evaluation_rows(images: int) -> list[dict[str, Any]]:
         gold = COCO()
         gold.dataset = copy.deepcopy(truth)
         gold.createIndex()
-        judged = COCOeval(gold, gold.loadRes(copy.deepcopy(found)), "bbox")
+        judged = COCOeval(gold, gold.loadRes(copy.deepcopy(detections)), "bbox")
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
