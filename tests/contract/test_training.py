@@ -14,6 +14,12 @@ from tests.contract.projects import PROJECTS
 from tests.smoke import losses_of, metrics_of
 
 TIMED = re.compile("seconds|speedup|break_even|per_second")
+PRINTED = {  # by the examples of a card, whatever a model has learnt
+    "cocosoda": "lines.py:1",
+    "mofi": "lark",
+    "vacancysbert": "technical director",
+    "wikides": "town in Algeria",
+}
 # the head is no part of the export, and the evaluation has a new one in its place
 NOT_EXPORTED = {("whitenedcse", "head_stsb_test_spearman")}
 
@@ -56,7 +62,7 @@ def test_an_export_is_measured_as_its_run(project, smoke_runs, tmp_path):
 
 
 @pytest.mark.parametrize("project", PROJECTS)
-def test_examples_of_the_card_run_on_the_export(project, smoke_runs, tmp_path, monkeypatch):
+def test_examples_of_the_card_run_on_the_export(project, smoke_runs, tmp_path, monkeypatch, capsys):
     exported = smoke_runs.export(project)
     monkeypatch.chdir(tmp_path)
     cards.at_hand(tmp_path)
@@ -64,6 +70,7 @@ def test_examples_of_the_card_run_on_the_export(project, smoke_runs, tmp_path, m
     assert examples
     for code in examples:
         cards.run_snippet(code, project, exported)
+    assert PRINTED.get(project, "") in capsys.readouterr().out
 
 
 def test_every_example_of_a_card_is_run_somewhere():

@@ -12,7 +12,6 @@ from projects.cocosoda.code.search_sets import CodePair
 from projects.cocosoda.code.types import TYPES, type_token
 from projects.cocosoda.data import CodePairs, synthetic_pairs, typed_pieces
 from projects.cocosoda.encoder import build_encoder, load_encoder
-from tests.cards import at_hand, run_card
 from tests.projects.cocosoda.conftest import config, module_of
 
 
@@ -115,12 +114,3 @@ def test_item_9_pieces_with_their_space_in_front_have_the_type_of_their_token(un
     assert "other" not in found[0]
     assert found[0] == found[1]
     assert {"keyword", "identifier", "separators"} == set(found[0])
-
-
-def test_the_example_of_the_card_finds_code(tmp_path, monkeypatch, capsys):
-    build(config()).export(module_of().eval(), tmp_path / "export")
-    at_hand(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    names = run_card("cocosoda", tmp_path / "export")
-    assert names["codes"] == ["def read_lines ( path ) : return open ( path ) . readlines ( )"]
-    assert "lines.py:1" in capsys.readouterr().out

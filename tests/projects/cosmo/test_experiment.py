@@ -157,16 +157,6 @@ def test_a_second_stage_needs_a_first_one(stage, folder, tmp_path):
         begin_with(config(f"model.init_from={tmp_path}"), stage.module)
 
 
-def test_the_example_of_the_card(folder, monkeypatch, tmp_path):
-    """The card's five lines on an export."""
-    monkeypatch.chdir(tmp_path)
-    cards.at_hand(tmp_path)
-    examples = cards.snippets("cosmo")
-    assert examples
-    for code in examples:
-        cards.run_snippet(code, "cosmo", folder)
-
-
 def test_item_14_embeddings_are_visual_then_text(model):
     """Checklist 14: by name and by place, for any selection, the same in any batch, of unit length."""
     pictures = [draw("red", "ball"), draw("blue", "bar")]

@@ -28,7 +28,7 @@ from projects.demo_retrieval.retriever import TfidfSvd
 from projects.demo_retrieval.sources import Task
 from projects.demo_retrieval.stages import Tasks, phase_optim, stages
 from projects.demo_retrieval.template import Example
-from tests.cards import exported_by, run_snippet, snippets
+from tests.cards import exported_by
 from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
 
 
@@ -82,7 +82,7 @@ def exported(folder, *overrides):
 
 
 def test_exports_reload_with_equal_outputs_here_and_in_transformers(tmp_path):
-    """Generator for the library, retriever and bank in files of their own; the card's example runs."""
+    """Generator for the library, retriever and bank in files of their own."""
     module = exported(tmp_path / "export")
     experiment = build(config())
     before, after = (
@@ -102,8 +102,6 @@ def test_exports_reload_with_equal_outputs_here_and_in_transformers(tmp_path):
         "retriever.json",
         "model.safetensors",
     }
-    for code in snippets("demo_retrieval"):
-        run_snippet(code, "demo_retrieval", tmp_path / "export")
     with pytest.raises(UserError, match="not an exported"):
         load(config(), tmp_path)
 

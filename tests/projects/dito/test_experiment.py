@@ -26,7 +26,6 @@ from projects.dito.network import build_network
 from projects.dito.objective import detection_scores, fuse_scores
 from projects.dito.scenes import clipart_pictures, emoji_pictures, scenes_of, shape_pictures
 from projects.dito.stages import build_module
-from tests.cards import at_hand, exported_by, run_snippet, snippets
 from tests.projects.dito.conftest import config, network_of
 
 
@@ -548,12 +547,3 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
         tasks.report_locality(
             config(f"run.models=[{tmp_path}/larger,{exported}]"), Workspace(tmp_path)
         )
-
-
-def test_the_card_s_example_runs(exported, tmp_path, monkeypatch):
-    """The five lines of the card on an exported model."""
-    monkeypatch.chdir(tmp_path)
-    at_hand(tmp_path)
-    exported_by("dito", exported)
-    for code in snippets("dito"):
-        run_snippet(code, "dito", exported)

@@ -17,7 +17,6 @@ from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
 from projects.mclrec.recommender import Recommender, load_recommender
-from tests.cards import run_card
 from tests.placed import passes_within_evaluated
 from tests.projects.mclrec.conftest import config, module_of
 
@@ -420,8 +419,3 @@ def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_up
     assert updates == {1000}
     for name in spec.arms.keys() - set(spec.default_arms):  # outside the search: as what they vary
         assert rates[name] == rates["ce" if name.startswith("ce_") else "full"], name
-
-
-def test_the_example_of_the_card_recommends_three_items(run, capsys):
-    run_card("mclrec", export("mclrec", "smoke", [f"runs_dir={run.parents[2]}"], "latest", None))
-    assert len(capsys.readouterr().out.split("('")) == 4

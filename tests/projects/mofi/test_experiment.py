@@ -19,7 +19,6 @@ from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
 from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
 from projects.mofi.module import MOFI
 from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, search
-from tests.cards import run_card
 from tests.projects.mofi.conftest import config, module_of
 
 
@@ -276,11 +275,6 @@ def test_pictures_that_are_asked_about_are_read_before_the_gallery(exported, tmp
     with pytest.raises(UserError, match="absent"):
         search(config(*words), Workspace(tmp_path / "b"))
     assert seen == [["absent.png"]]
-
-
-def test_the_example_of_the_card_names_entities(exported, capsys):
-    run_card("mofi", exported)
-    assert "lark" in capsys.readouterr().out
 
 
 def test_check_shows_the_memory_of_two_million_classes(tmp_path):

@@ -33,7 +33,6 @@ from projects.vacancysbert.normalisation import (
 )
 from projects.vacancysbert.objective import Objective
 from projects.vacancysbert.places import requirements
-from tests.cards import run_card
 from tests.projects.vacancysbert.conftest import SKILLS, TITLES, config, module_of, write_files
 
 VECTORS = "3 2\njava 1 0\nbaker 0 1\nnurse 1 1\n"
@@ -414,9 +413,3 @@ def test_compare_has_the_default_arms_and_the_abstract_s_figures():
     for arm in spec.arms.values():
         cfg = config(*[f"{k}={'null' if v is None else v}" for k, v in arm.items()], name="mini")
         assert cfg.trainer.max_steps == config(name="mini").trainer.max_steps
-
-
-def test_the_example_of_the_card_names_a_standard_title(tmp_path, capsys):
-    build(config()).export(module_of().eval(), tmp_path)
-    run_card("vacancysbert", tmp_path)
-    assert "technical director" in capsys.readouterr().out

@@ -17,7 +17,6 @@ from projects.vega.glue.metrics import TASKS, glue_average
 from projects.vega.select import Combination, chosen, combinations, grid
 from projects.vega.table import ablation, rows_of
 from projects.vega.tasks import runs_of
-from tests.cards import exported_by, run_snippet, snippets
 from tests.projects.vega.conftest import FAST, PLAIN, config, finished_run, official, run_of, task
 
 
@@ -228,8 +227,8 @@ def test_rows_of_the_table_hold_runs_that_can_be_compared(tmp_path):
     assert sorted(map(dict, own.values()), key=len) == [{0: 80.0}, {0: 50.0, 1: 70.0}]
 
 
-def test_own_texts_are_classified(plain_run, tmp_path, monkeypatch):
-    """Inference: one text a line; the card's example runs on an export."""
+def test_own_texts_are_classified(plain_run, tmp_path):
+    """Inference: one text a line."""
     folder, lines = plain_run.parents[2], tmp_path / "texts.txt"
     lines.write_text("the cat and the dog\nrain again\n")
     task(folder, "classify", f"classify.input={lines}", "classify.run=plain")
@@ -241,13 +240,6 @@ def test_own_texts_are_classified(plain_run, tmp_path, monkeypatch):
     assert all(row[0] in ("0", "1") and 0.5 <= float(row[1]) <= 1 for row in rows)
     with pytest.raises(UserError, match=r"classify\.input"):
         task(folder, "classify", "classify.run=plain")
-    from common.engine.trained import export
-
-    place = export("vega", "smoke", [f"runs_dir={folder}"], "plain", None)
-    exported_by("vega", place)
-    monkeypatch.chdir(tmp_path)
-    for code in snippets("vega"):
-        run_snippet(code, "vega", place)
 
 
 def test_strategies_are_chosen_on_development_data_by_the_median():

@@ -25,7 +25,6 @@ from projects.wikides.data import first_seed, load_rows
 from projects.wikides.evaluate import chosen, evaluate_encoder, score_rows, similarities
 from projects.wikides.inference import describe, rank
 from projects.wikides.sentiment import polarity_table
-from tests.cards import run_card
 from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
 
 
@@ -420,9 +419,3 @@ def test_paper_configs_hold_the_recipe_and_say_what_is_missing(name, tmp_path):
     if name in ("paper", "paper_describe"):
         rows = inspect("wikides", name, [f"data.root={tmp_path}"])
         assert sum("MISSING" in value for value in rows.values()) >= 3
-
-
-def test_the_example_of_the_card_chooses_a_description(tmp_path, capsys):
-    build(config()).export(ranker().eval(), tmp_path)
-    run_card("wikides", tmp_path)
-    assert "town in Algeria" in capsys.readouterr().out
