@@ -86,22 +86,6 @@ def test_mechanism_table_is_deterministic(tmp_path):
     assert not torch.equal(z_1, z_2)
 
 
-def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
-    from common.export.safetensors import load_safetensors
-    from common.families.images.networks import build_network
-
-    cfg = config()
-    experiment = build(cfg)
-    torch.manual_seed(0)
-    module = DCL(cfg).eval()
-    with torch.inference_mode():
-        experiment.export(module, tmp_path)
-        again = experiment.load_export(tmp_path).eval()
-        before, after = experiment.embed(module), experiment.embed(again)
-        encoder = load_safetensors(tmp_path, build_network).encoder
-        assert encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 16)
-    assert all(torch.equal(before[k], after[k]) for k in before)
-    assert (tmp_path / "config.json").exists()
 
 
 def test_rank_returns_the_image_itself_first():

@@ -18,7 +18,6 @@ from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.families.sentences.module import build_encoder
-from projects.debcse import build
 from projects.debcse.config import MethodConfig
 from projects.debcse.data import corpus, nli_sentences, twin_views
 from projects.debcse.evaluate import frequency_cosine
@@ -346,15 +345,6 @@ def test_item_17_report_and_mining_tasks(full_run, tmp_path):
         mine_pairs(config("ipw.positives=self", "ipw.negatives=none"), workspace)
 
 
-def test_export_keeps_the_embeddings(full_run, tmp_path):
-    cfg = config()
-    experiment = build(cfg)
-    module = experiment.plan().module().eval()
-    module.load_state_dict(weights(full_run))
-    experiment.export(module, tmp_path)
-    again = experiment.load_export(tmp_path).eval()
-    before, after = experiment.embed(module), experiment.embed(again)
-    torch.testing.assert_close(before["embeddings"], after["embeddings"])
 
 
 def test_data_module_buckets_by_the_anchor_s_length():
