@@ -1,5 +1,9 @@
 """All projects, and one of each family for what takes too long to run for all before a commit."""
 
+from typing import Any
+
+import pytest
+
 from common.registry import list_projects
 
 PROJECTS = list(list_projects())
@@ -14,3 +18,15 @@ FAMILIES = {
     "speech": "coconut",  # several stages, replay
     "lidar": "trend",
 }
+
+
+def project_param(project: str, *values: Any, quick: bool = True) -> Any:
+    """A parameter of a test, which is slow but for one project of each family.
+
+    Args:
+        project: slug, the first value.
+        values: further ones.
+        quick: False: slow for those too.
+    """
+    chosen = quick and project in FAMILIES.values()
+    return pytest.param(project, *values, marks=() if chosen else pytest.mark.slow)

@@ -4,7 +4,7 @@ import pytest
 
 from common.config import config_names
 from common.engine.check import inspect
-from tests.contract.projects import PROJECTS
+from tests.contract.projects import PROJECTS, project_param
 
 # what the papers say of their models: negatives of a query, or the beginning of another row
 PAPERS = {
@@ -49,15 +49,14 @@ PAPERS = {
 }
 KNOWN = [(project, name) for project, names in PAPERS.items() for name in names]
 ALL = [(p, n) for p in PROJECTS for n in config_names(p) if n.startswith("paper")]
-# the first of every project before a commit
-QUICK = dict(reversed([*KNOWN, *ALL]))
+FIRST = dict(reversed([*KNOWN, *ALL]))
 
 
 @pytest.mark.parametrize(
     ("project", "name"),
     [
-        pytest.param(*row, marks=() if QUICK[row[0]] == row[1] else pytest.mark.slow)
-        for row in dict.fromkeys([*KNOWN, *ALL])
+        project_param(project, name, quick=FIRST[project] == name)
+        for project, name in dict.fromkeys([*KNOWN, *ALL])
     ],
 )
 def test_a_paper_s_model_is_built_and_what_is_missing_is_named(project, name, tmp_path):

@@ -175,7 +175,9 @@ ELSEWHERE = {  # compared in another way, in tests/projects
 @pytest.mark.parametrize(
     ("project", "case"),
     [
-        pytest.param(project, case, id=f"{project}-{number}")
+        pytest.param(
+            project, case, id=f"{project}-{number}", marks=pytest.mark.slow if number else ()
+        )
         for project, cases in CASES.items()
         for number, case in enumerate(cases)
     ],

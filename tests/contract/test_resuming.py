@@ -8,7 +8,7 @@ import pytest
 
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
-from tests.contract.projects import PROJECTS
+from tests.contract.projects import FAMILIES, PROJECTS
 from tests.interrupted import same
 from tests.smoke import EVERY_STEP, metrics_of
 
@@ -86,7 +86,14 @@ def interrupted(run, folder, number):
     return copy, stage
 
 
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case[0] in FAMILIES.values() else pytest.mark.slow)
+        for case in CASES
+    ],
+    ids=" ".join,
+)
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_goes_on_where_it_was_interrupted(case, smoke_runs, tmp_path):
     """Inside every stage, and before the last: weights, buffers, optimisers, callbacks, metrics."""

@@ -10,7 +10,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.run import prepare
 from common.engine.trained import evaluate, module_of_run
 from tests import cards
-from tests.contract.projects import PROJECTS
+from tests.contract.projects import PROJECTS, project_param
 from tests.smoke import losses_of, metrics_of
 
 TIMED = re.compile("seconds|speedup|break_even|per_second")
@@ -45,7 +45,7 @@ def test_an_export_gives_the_outputs_of_its_run(project, smoke_runs):
         torch.testing.assert_close(reloaded[name], value, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.parametrize("project", map(project_param, PROJECTS))
 def test_an_export_is_measured_as_its_run(project, smoke_runs, tmp_path):
     """What both measure is equal; an export leaves out what it has no part for."""
     trained = metrics_of(smoke_runs(project))

@@ -230,6 +230,7 @@ def compiled_worker() -> tuple[Tensor, Tensor]:
     return eager, compiled
 
 
+@pytest.mark.slow
 def test_inside_torch_compile(pool):
     for eager, compiled in pool(2).run(compiled_worker):
         torch.testing.assert_close(compiled, eager)

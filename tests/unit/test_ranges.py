@@ -26,6 +26,7 @@ from common.ranges import (
     rules,
 )
 from common.registry import config_class, list_projects
+from tests.contract.projects import project_param
 
 Wrap = Any  # a function that puts a number where the field has it
 
@@ -94,7 +95,7 @@ def test_every_numeric_field_has_a_range(project):
     assert [name for name, _, span, _ in found(project) if span is None] == []
 
 
-@pytest.mark.parametrize("project", list_projects())
+@pytest.mark.parametrize("project", map(project_param, list_projects()))
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_bad_value_of_every_field_is_named(project, data):

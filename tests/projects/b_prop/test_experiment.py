@@ -30,6 +30,7 @@ def metrics_of(run):
 # -- runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_learns_which_set_is_better():
     """Thirty steps on eight pairs: they are ordered; with labels that change, they are not."""
 

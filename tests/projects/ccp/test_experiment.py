@@ -233,6 +233,7 @@ def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path, monkeypatch):
         loaded_module(config(*words, "finetune.share_towers=true"), towers)
 
 
+@pytest.mark.slow
 def test_training_brings_neighbours_together():
     """Thirty steps on made-up documents: their first words tell; pairs of changing documents do
     not.

@@ -698,6 +698,7 @@ def test_paper_configs_can_be_checked_without_their_weights():
         assert 2.2e8 < sum(p.numel() for p in module.parameters()) < 2.3e8
 
 
+@pytest.mark.slow
 def test_baselines_run_on_held_out_pictures(monkeypatch, tmp_path):
     """Chance, retrieval, zero-shot and untrained, on the same pictures."""
     pairs = bundled.examples

@@ -714,6 +714,7 @@ def test_a_name_is_judged_by_its_likelihood_with_each_picture(stage, monkeypatch
     )
 
 
+@pytest.mark.slow
 def test_baselines(tmp_path):
     """The frozen model alone ranks at chance; the dual encoder is far above it."""
     cfg = config("eval.items=40", "eval.written=10", name="mini")

@@ -393,6 +393,7 @@ def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch
         )
 
 
+@pytest.mark.slow
 def test_smoothing_of_the_comparison_matches_the_entropy_of_the_weights():
     """The control arm's share is that of CWCL's targets on the data of `mini`."""
     import yaml

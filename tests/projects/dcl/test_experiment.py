@@ -86,8 +86,6 @@ def test_mechanism_table_is_deterministic(tmp_path):
     assert not torch.equal(z_1, z_2)
 
 
-
-
 def test_rank_returns_the_image_itself_first():
     torch.manual_seed(0)
     module, images = DCL(config()).eval(), torch.randn(5, 3, 16, 16)

@@ -345,8 +345,6 @@ def test_item_17_report_and_mining_tasks(full_run, tmp_path):
         mine_pairs(config("ipw.positives=self", "ipw.negatives=none"), workspace)
 
 
-
-
 def test_data_module_buckets_by_the_anchor_s_length():
     views = triplet_views()
     assert views.lengths.shape == (40,)

@@ -153,6 +153,7 @@ def test_bundled_wordnet_has_entries_of_several_words_and_shared_definitions():
     assert len({text for text, _ in held}) == len(held)
 
 
+@pytest.mark.slow
 def test_no_definition_of_the_mini_experiment_is_a_text_of_the_evaluation():
     """SemEval's OnWN and FNWN pairs hold WordNet's own definitions, with a full stop or without."""
     cfg = config(name="mini")

@@ -194,6 +194,7 @@ def test_views_that_the_encoder_cannot_read_are_refused():
         views_of("data.max_length=64")
 
 
+@pytest.mark.slow
 def test_equal_parts_draw_half_short_and_half_long_sentences():
     """The corpus of the mini experiment; a seed draws another half."""
     cfg = config("data.limit=200", "length.sentences=100", name="mini")

@@ -188,6 +188,7 @@ def test_adapters_train_the_experts_alone_and_are_folded_in_on_export(tmp_path):
         assert gates == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [["model.domain_tokens=false"], ["model.routing=dense"], [MODERNBERT], *ROUTED.values()],

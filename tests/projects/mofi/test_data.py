@@ -93,6 +93,7 @@ def pool():
     return cfg, found, linked_rows(cfg, found)
 
 
+@pytest.mark.slow
 def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
     """Three quarters of the photographs' captions name the class; the truth is not in the rows."""
     cfg, found, rows = pool

@@ -39,6 +39,7 @@ def sharded(tmp_path_factory, pool):
     return run
 
 
+@pytest.mark.slow
 def test_two_sharded_processes_equal_one(one_process, sharded):
     """Both stages, 2 x B/2: weights, gradient norm, weight decay; then evaluation of whole weights.
 

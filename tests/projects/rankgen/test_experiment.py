@@ -568,6 +568,7 @@ def test_one_harness_for_all_methods(tmp_path):
         decode_all(cfg, ranker, lm, prefixes, ["magic"], Workspace(tmp_path))
 
 
+@pytest.mark.slow
 def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
     """The decode command with and without the ranker, on prefixes of a file."""
     save_language_model(tmp_path / "lm")

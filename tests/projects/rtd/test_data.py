@@ -234,6 +234,7 @@ def test_paper_searle_reads_the_phrases_it_tells_to_make():
     assert config(name="paper_searle").phi.searle.phrases is not None
 
 
+@pytest.mark.slow
 def test_drawings_of_held_out_families_are_in_no_caption_and_no_triplet(drawings):
     """The small task: families are disjoint, answers unique, one attribute changes."""
     held = unseen(drawings)
