@@ -15,16 +15,13 @@ from common.engine.workspace import Workspace
 from projects.b_prop import build
 from projects.b_prop.stages import at_start, build_ranker, stages
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
+from tests.smoke import metrics_of
 
 
 @pytest.fixture
 def full_run(smoke_runs):
     """Folder of the finished smoke run."""
     return smoke_runs("b_prop")
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 # -- runs ----------------------------------------------------------------------------------------

@@ -27,11 +27,7 @@ from projects.cocosoda.evaluate import (
 from projects.cocosoda.ranks import gold_ranks, reciprocal, search_metrics
 from projects.cocosoda.validation import MeanMRR
 from tests.projects.cocosoda.conftest import config, module_of
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-
+from tests.smoke import metrics_of
 
 # -- runs ----------------------------------------------------------------------------------------
 

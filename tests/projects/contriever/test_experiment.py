@@ -24,6 +24,7 @@ from projects.contriever.stages import recipe_of
 from projects.contriever.stream import open_shards
 from tests.projects.contriever.conftest import config, module_of
 from tests.searching import index_two_files
+from tests.smoke import metrics_of
 
 QUICK = [
     "eval.beir=[]",
@@ -37,10 +38,6 @@ QUICK = [
 def full_run(smoke_runs):
     """Folder of the finished smoke run."""
     return smoke_runs("contriever")
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 # -- runs ----------------------------------------------------------------------------------------

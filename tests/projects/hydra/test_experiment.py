@@ -28,10 +28,7 @@ from projects.hydra.relations import (
     subspace_precision,
 )
 from tests.projects.hydra.conftest import FixedGate, config
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+from tests.smoke import metrics_of
 
 
 def train_smoke(folder, *overrides):

@@ -1,13 +1,13 @@
 """What each process of the two-rank tests runs."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed.process import rank
 from common.losses.functional.gated_pairs import dense_pair_loss
 from common.losses.multi_positive import HydraLoss
-from projects.hydra.module import Hydra
+from tests.distributed.wrapped import ModuleLoss
 from tests.projects.hydra.conftest import batch_of, module_of
 
 
@@ -34,24 +34,13 @@ def pair_run(form, local, dim, world_size):
     return loss.item(), x.grad, gate.grad
 
 
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: Hydra) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
-
-
 def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
     """State after three SGD steps of sixteen images; two ranks hold eight each.
 
     In evaluation mode, since batch norm would see the local batch only.
     """
     module = module_of(*overrides).double().eval()
-    step = Loss(module)
+    step = ModuleLoss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
     own = slice(8 * rank(), 8 * rank() + 8) if distributed else slice(None)

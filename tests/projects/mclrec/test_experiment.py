@@ -19,6 +19,7 @@ from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
 from projects.mclrec.recommender import Recommender, load_recommender
 from tests.placed import passes_within_evaluated
 from tests.projects.mclrec.conftest import config, module_of
+from tests.smoke import metrics_of
 
 pytestmark = pytest.mark.usefixtures("unrendered_figures")
 
@@ -27,10 +28,6 @@ pytestmark = pytest.mark.usefixtures("unrendered_figures")
 def run(smoke_runs):
     """Folder of the finished smoke run."""
     return smoke_runs("mclrec")
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_checklist_11_and_14_full_ranking_of_all_rows_by_one_protocol(run, tmp_path):

@@ -21,13 +21,10 @@ from projects.mirror_bert import build
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.module import MirrorBERT
 from tests.projects.mirror_bert.conftest import PADDED, config, module_of
+from tests.smoke import metrics_of
 
 ENCODER = ROOT / "data/models/text-encoder"
 PAPER = ("paper", "paper_drophead", "paper_roberta", "paper_roberta_drophead", "paper_word")
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def few_pairs(folder):

@@ -21,6 +21,7 @@ from projects.moe_embeddings.data import load_pairs, requirements
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
 from projects.moe_embeddings.validation import PairScores
 from tests.projects.moe_embeddings.conftest import ROUTED, config, module_of
+from tests.smoke import metrics_of
 
 QUICK = [
     "eval.untrained=false",
@@ -34,10 +35,6 @@ QUICK = [
 def full_run(smoke_runs):
     """Folder of the finished smoke run."""
     return smoke_runs("moe_embeddings")
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_checklist_9_and_17_f1_max_by_domain_and_on_the_union_for_every_row(full_run):

@@ -1,24 +1,14 @@
 """What the two processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed.process import rank
 from projects.rankgen.data import TripleBatches, train_triples
 from projects.rankgen.module import RankGen
+from tests.distributed.wrapped import ModuleLoss
 from tests.projects.rankgen.conftest import config, encoder
-
-
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: RankGen) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
 
 
 def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
@@ -26,7 +16,7 @@ def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
     cfg = config(*overrides)
     module = RankGen(cfg, encoder(dropout_rate=0.0)).double()
     batches = TripleBatches(train_triples(cfg), module.encoder, cfg.method.negatives != "inbook")
-    step = Loss(module)
+    step = ModuleLoss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     for number in range(3):

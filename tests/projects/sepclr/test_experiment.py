@@ -21,14 +21,11 @@ from projects.sepclr.evaluate import features
 from projects.sepclr.module import SepCLR
 from projects.sepclr.paired_sets.pairs import PixelStore, SetPair
 from tests.projects.sepclr.conftest import SUPERVISED, config, module_of
+from tests.smoke import metrics_of
 
 
 def train_smoke(folder, *overrides):
     return train("sepclr", "smoke", [f"runs_dir={folder}", *overrides])
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from projects.trend.scans.poses import planar_pose
 from projects.trend.scans.sequences import FrameLists, LidarFrame, Window
 from projects.trend.sources import num_samples, requirements
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
+from tests.smoke import metrics_of
 
 PAPERS = (
     "paper",
@@ -51,10 +52,6 @@ PAPERS = (
 
 def train_smoke(folder, *overrides):
     return train("trend", "smoke", [f"runs_dir={folder}", *overrides])
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 # -- samples -------------------------------------------------------------------------------------

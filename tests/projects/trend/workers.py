@@ -1,23 +1,13 @@
 """What other processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed.process import rank
 from projects.trend.module import Trend
+from tests.distributed.wrapped import ModuleLoss
 from tests.projects.trend.conftest import as_double, config, samples_of
-
-
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: Trend) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
 
 
 def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
@@ -25,7 +15,7 @@ def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
     torch.manual_seed(0)
     cfg = config("method.jitter=false", *overrides)
     module = Trend(cfg).double()
-    step = Loss(module)
+    step = ModuleLoss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
     samples = samples_of("method.jitter=false", *overrides)

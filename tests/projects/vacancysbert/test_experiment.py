@@ -34,6 +34,7 @@ from projects.vacancysbert.normalisation import (
 from projects.vacancysbert.objective import Objective
 from projects.vacancysbert.places import requirements
 from tests.projects.vacancysbert.conftest import SKILLS, TITLES, config, module_of, write_files
+from tests.smoke import metrics_of
 
 VECTORS = "3 2\njava 1 0\nbaker 0 1\nnurse 1 1\n"
 
@@ -47,10 +48,6 @@ def run(tmp_path_factory):
     build(config()).export(module_of().eval(), released)
     names = f"eval.references={{fasttext: {folder / 'words.vec'}, sentence_bert: {released}}}"
     return train("vacancysbert", "smoke", [f"runs_dir={folder}", "run_id=r", names])
-
-
-def metrics_of(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_checklist_13_16_17_one_call_gives_both_settings_of_all_rows_and_the_gains(run):

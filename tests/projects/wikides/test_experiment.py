@@ -26,6 +26,7 @@ from projects.wikides.evaluate import chosen, evaluate_encoder, score_rows, simi
 from projects.wikides.inference import describe, rank
 from projects.wikides.sentiment import polarity_table
 from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
+from tests.smoke import metrics_of
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,6 @@ def run(tmp_path_factory):
     return train(
         "wikides", "smoke", [f"runs_dir={folder}", "run_id=r", "trainer.keep_checkpoints=5"]
     )
-
-
-def metrics_of(run):
-    """Final metrics."""
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_checklist_11_both_families_of_metrics_are_reported(run):
