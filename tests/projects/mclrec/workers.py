@@ -1,13 +1,13 @@
 """What the two processes of the tests run; importable by name."""
 
-import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from torch import Tensor
 
-from common.distributed.process import rank
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
+from tests.distributed.launched import as_torchrun
 from tests.projects.mclrec.conftest import STILL
 
 
@@ -28,22 +28,8 @@ def train_ranks(
         f"method.gather={gather}",
         *further,
     ]
-    place = {
-        "RANK": rank(),
-        "LOCAL_RANK": rank(),
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
-        "TORCHELASTIC_RUN_ID": "test",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": 1,
-    }
-    if devices == 2:
-        os.environ.update({name: str(value) for name, value in place.items()})
-    try:
+    with as_torchrun() if devices == 2 else nullcontext():
         run = train("mclrec", "smoke", words)
-    finally:
-        for name in place if devices == 2 else ():
-            os.environ.pop(name)
     path = ckpt.newest_intact(run / "checkpoints/train")[0]
     assert path is not None
     state: dict[str, Tensor] = ckpt.load(path)["state_dict"]
