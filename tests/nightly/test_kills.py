@@ -7,6 +7,8 @@ import pytest
 from tests.interrupted import same
 from tests.nightly import runs
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.fixture(scope="module", params=["coconut", "trend"])
 def undisturbed(request, tmp_path_factory):

@@ -6,6 +6,8 @@ from common.engine.verbs import smoke_one
 from common.registry import list_projects
 from tests.pretended import pretended_device
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.mark.parametrize("project", list_projects())
 def test_no_tensor_is_left_behind(project, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ import pytest
 from tests.interrupted import same
 from tests.nightly import runs
 
+pytestmark = pytest.mark.nightly
+
 NUM_RUNS = 8
 PROJECT = "dcl"
 
