@@ -22,42 +22,45 @@ def list_projects() -> dict[str, str]:
     return projects
 
 
-FIELDS = {  # rooms of `common` that tell what a project is about, the more telling first -> heading
-    "lidar": "LiDAR",
+# packages of `common` that show what a project is about, the more specific first -> heading
+FIELDS = {
     "speech": "Speech",
-    "recommendation": "Recommendation",
-    "video": "Video",
     "image_text": "Images and texts",
     "images": "Images",
     "image": "Images",
     "retrieval": "Retrieval and search",
     "sentences": "Sentence embeddings",
-    "classification": "Language understanding",
     "decoding": "Language models",
     "text": "Texts",
 }
-_ROOM = re.compile(
+_PACKAGE = re.compile(
     r"from common\.(?:(families)\.(\w+)|(?:data|encoders|evaluation)\.(\w+)|(decoding))"
 )
-_FEW = 3  # imports that don't tell anything yet
+_STATED = re.compile(r"^Field: (.+)\.$", re.MULTILINE)
+_FEW = 3  # imports that show nothing yet
 
 
 def field_of(slug: str) -> str:
-    """What a project is about: its family, else the room of `common` that it imports from.
+    """What a project is about, without importing it.
 
-    Without importing it.
+    The line ``Field: ...`` of its docstring; else its family; else the package of `common` that it
+    imports from.
     """
+    folder = PROJECT_DIR / slug
+    doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    if stated := _STATED.search(doc):
+        return stated[1]
     families: Counter[str] = Counter()
-    rooms: Counter[str] = Counter()
-    for path in sorted((PROJECT_DIR / slug).glob("*.py")):
-        for match in _ROOM.finditer(path.read_text(encoding="utf-8")):
+    packages: Counter[str] = Counter()
+    for path in sorted(folder.glob("*.py")):
+        for match in _PACKAGE.finditer(path.read_text(encoding="utf-8")):
             if match[1]:
                 families[match[2]] += 1
             else:
-                rooms[match[3] or match[4]] += 1
+                packages[match[3] or match[4]] += 1
     if families:
         return FIELDS.get(families.most_common(1)[0][0], "Others")
-    return next((text for room, text in FIELDS.items() if rooms[room] >= _FEW), "Others")
+    return next((field for name, field in FIELDS.items() if packages[name] >= _FEW), "Others")
 
 
 def load_project(slug: str) -> ModuleType:

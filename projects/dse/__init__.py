@@ -1,4 +1,7 @@
-"""DSE: a Siamese student that reproduces a cross-encoder's pair scores (Barkan et al., 2020)."""
+"""DSE: a Siamese student that reproduces a cross-encoder's pair scores (Barkan et al., 2020).
+
+Field: Sentence embeddings.
+"""
 
 from typing import TYPE_CHECKING, Any
 

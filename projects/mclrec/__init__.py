@@ -1,4 +1,7 @@
-"""MCLRec: contrastive sequential recommendation with meta-learned augmenters (Qin et al., 2023)."""
+"""MCLRec: contrastive sequential recommendation with meta-learned augmenters (Qin et al., 2023).
+
+Field: Recommendation.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,7 @@
-"""1-to-K: contrast of an image with all its translations at once (Nie et al., KDD 2024)."""
+"""1-to-K: contrast of an image with all its translations at once (Nie et al., KDD 2024).
+
+Field: Images and texts.
+"""
 
 from typing import TYPE_CHECKING
 

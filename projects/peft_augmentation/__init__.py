@@ -1,4 +1,7 @@
-"""Data augmentation for parameter-efficient tuning with little data (Obadinma et al., 2023)."""
+"""Data augmentation for parameter-efficient tuning with little data (Obadinma et al., 2023).
+
+Field: Language understanding.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,7 @@
-"""TREND: LiDAR pre-training by forecasting with a neural field (Chen et al., NeurIPS 2025)."""
+"""TREND: LiDAR pre-training by forecasting with a neural field (Chen et al., NeurIPS 2025).
+
+Field: LiDAR.
+"""
 
 from typing import TYPE_CHECKING
 

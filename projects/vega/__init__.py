@@ -1,4 +1,7 @@
-"""Vega v1: replaced tokens, contrast, and a bag of tricks for GLUE (Zhong et al., 2023)."""
+"""Vega v1: replaced tokens, contrast, and a bag of tricks for GLUE (Zhong et al., 2023).
+
+Field: Language understanding.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,7 @@
-"""Video QA: contrastive learning for multiple-choice questions (Kim et al., AAAI 2021)."""
+"""Video QA: contrastive learning for multiple-choice questions (Kim et al., AAAI 2021).
+
+Field: Video.
+"""
 
 from typing import TYPE_CHECKING
 
