@@ -153,7 +153,7 @@ def write(content: Any, path: Path) -> None:
         UserError: the file cannot be written, for instance because the disk is full; an earlier
             file of this name is unchanged.
     """
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other runs may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

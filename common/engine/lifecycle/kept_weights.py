@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from common.engine.checkpoint import write
 from common.engine.workspace import code_hash
 
 
@@ -32,9 +31,5 @@ def keep_weights(path: Path, module: nn.Module) -> None:
 
     ``Stage(weights=path)`` loads them instead of fitting.
     """
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"state_dict": module.state_dict()}, temporary)
-    temporary.replace(path)
+    if not path.is_file():
+        write({"state_dict": module.state_dict()}, path)
