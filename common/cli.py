@@ -152,9 +152,10 @@ def _train(args: argparse.Namespace) -> None:
         args.config, arm = arm_settings(_need_project(args), args.arm, args.settings)
         args.settings = [*arm, *args.settings]
     resolved = _resolve(args)
-    from common.engine import verbs
+    from common.engine.run import train
+    from common.engine.verbs import show_run
 
-    verbs.train(*resolved)
+    show_run(train(*resolved))
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -171,9 +172,9 @@ def _eval(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     _only_one_of(args, "run", "ckpt")
     resolved = _resolve(args)
-    from common.engine import verbs
+    from common.engine.trained import export
 
-    verbs.export(*resolved, args.run, args.ckpt)
+    print(f"exported: {export(*resolved, args.run, args.ckpt)}")
 
 
 def _only_one_of(args: argparse.Namespace, *options: str) -> None:

@@ -30,16 +30,15 @@ def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
     return table
 
 
-def train(project: str, config: str, overrides: Sequence[str]) -> None:
-    """Train and print the metrics and the run folder."""
+def show_run(path: Path) -> None:
+    """Print the metrics of a run that was trained, and its folder; only the main process prints."""
     from common.engine.lifecycle.launch import is_main_process
-    from common.engine.run import train as train_run
     from common.engine.workspace import read_json
 
-    path = train_run(project, config, overrides)
     if not is_main_process():
         return
-    console.print(metrics_table(f"{project}/{config}", read_json(path / "metrics.json")))
+    title = "/".join(path.parts[-3:-1])
+    console.print(metrics_table(title, read_json(path / "metrics.json")))
     if skipped := read_json(path / "meta.json").get("skipped_samples"):
         console.print(f"{skipped:.0f} corrupt samples were skipped")
     console.print(f"run folder: {path}")
@@ -63,15 +62,6 @@ def evaluate(
     out, metrics = evaluate_run(project, config, overrides, which, path)
     console.print(metrics_table(f"{project}/{config}", metrics))
     console.print(f"written: {out / 'metrics.json'}")
-
-
-def export(
-    project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
-) -> None:
-    """Export and print the folder."""
-    from common.engine.trained import export as export_run
-
-    console.print(f"exported: {export_run(project, config, overrides, which, path)}")
 
 
 def check(project: str, config: str, overrides: Sequence[str]) -> None:
