@@ -198,7 +198,7 @@ def test_item_14_validation_is_the_unweighted_mean_over_sets_of_unequal_size():
         wanted.append(search_metrics(reciprocal(ranks))["mrr"])
     assert abs(wanted[0] - wanted[1]) > 0.1
     assert float(mrr.compute(encoder, sets)) == pytest.approx(sum(wanted) / 2)
-    assert not mrr.found
+    assert not mrr.places
 
 
 def test_item_15_whitening_is_fitted_on_the_whole_code_base():
