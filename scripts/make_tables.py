@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""README's table of projects and its count of claims, and the figure of both: `make tables`.
+"""README's table of projects, docs/evidence.md, its figure and counts: `make tables`.
 
 Run it after a merge, not in a project's own branch: branches that leave the table alone do not
 conflict in it.
@@ -12,12 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.engine.comparison.evidence import evidence_rows  # noqa: E402
-from common.engine.comparison.pages import (  # noqa: E402
-    counts,
-    evidence_picture,
+from common.engine.comparison.evidence import (  # noqa: E402
+    evidence_rows,
     project_table,
-    read_results,
+    write_evidence,
 )
 from common.registry import field_of, list_projects  # noqa: E402
 
@@ -35,16 +33,14 @@ def between(text: str, name: str, content: str) -> str:
 
 
 def main() -> None:
-    """Write README.md and the figure."""
+    """Write README.md, docs/evidence.md and the figure."""
     projects, rows = list_projects(), evidence_rows()
     fields = {slug: field_of(slug) for slug in projects}
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    table = project_table(projects, read_results(ROOT / "results"), fields)
-    text = between(text, "projects", table)
-    text = between(text, "evidence", counts(rows) + "\n")
+    text = between(text, "projects", project_table(projects, fields, rows))
     readme.write_text(text, encoding="utf-8")
-    (ROOT / "docs/images/evidence.svg").write_text(evidence_picture(rows), encoding="utf-8")
+    write_evidence(rows)
 
 
 if __name__ == "__main__":

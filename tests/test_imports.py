@@ -51,7 +51,7 @@ MAY_LOAD = {
     "common.families.retrieval.config": (),
     "common.evaluation.retrieval.options": (),
     "common.families.images.config": (),
-    "common.engine.comparison.pages": (),
+    "common.engine.comparison.evidence": (),
     "common.engine.workspace": (),
     "common.engine.comparison.compare": (),
     "common.engine.comparison.planning": (),

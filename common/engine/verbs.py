@@ -99,15 +99,15 @@ def compare(
     only: str,
 ) -> None:
     """Train the arms, print the comparison."""
+    from common.engine.comparison.cards import markdown
     from common.engine.comparison.compare import compare as run_arms
-    from common.engine.comparison.results import markdown
     from common.engine.online.verdicts import log_comparison
 
-    result = run_arms(project, overrides, seeds, jobs, arms, only=only)
-    console.print(markdown(result))
-    if why := result.get("aside"):
-        console.print(f"Not published: {why}.", highlight=False)
-    log_comparison(project, result, overrides)
+    comparisons, reason = run_arms(project, overrides, seeds, jobs, arms, only=only)
+    console.print(markdown(comparisons))
+    if reason:
+        console.print(f"Not published: {reason}.", highlight=False)
+    log_comparison(project, comparisons, overrides)
 
 
 def plan(
@@ -169,19 +169,24 @@ def compare_all(projects: Sequence[str], jobs: int) -> None:
 
 
 def evidence() -> None:
-    """Print verdict, age and state of every claim; write docs/evidence.md and README's counts."""
-    from common.engine.comparison.evidence import age, evidence_rows, write_evidence
-    from common.engine.comparison.pages import counts
+    """Print every claim with its verdict; write docs/evidence.md, its image and README's counts."""
+    from common.engine.comparison.evidence import counts, evidence_rows, write_evidence
 
     rows = evidence_rows()
     table = Table(title="evidence", title_justify="left")
-    for column in ("project", "claim", "verdict", "paper", "age", "state", "minutes"):
+    for column in (
+        "project",
+        "claim",
+        "verdict",
+        "difference, 95 % interval",
+        "paper",
+        "measured at",
+    ):
         table.add_column(column)
     for row in rows:
-        minutes = "" if row.minutes is None else f"{row.minutes:.0f}"
-        verdict = row.verdict + (f" (below {row.below})" if row.below else "")
-        table.add_row(row.project, row.claim, verdict, row.paper, age(row), row.state, minutes)
-    # seven columns in eighty characters are a column of syllables
+        verdict = row.verdict + (f" (worse than {row.below})" if row.below else "")
+        table.add_row(row.project, row.claim, verdict, row.difference, row.paper, row.version)
+    # six columns in eighty characters are a column of syllables
     wide = Console(highlight=False, markup=False, width=max(console.width, 160))
     wide.print(table, counts(rows))
     console.print(f"written: {', '.join(write_evidence(rows))}")

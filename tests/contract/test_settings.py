@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from common.cli import main
 from common.config import CONFIG_DIR, _chain, config_names, config_path, leaf_keys
-from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
+from common.engine.comparison.claims import claims_of
+from common.engine.comparison.spec import default_arms, read_comparisons
 from common.registry import config_class
 from tests.configs import load
 from tests.contract.projects import PROJECTS

@@ -16,7 +16,7 @@ import torch
 import tests.toy
 from common import cli, config, registry
 from common.engine import run
-from common.engine.comparison import baselines, dependencies, runs, spec
+from common.engine.comparison import baselines, claims, processes, results, runs, spec
 from tests.forked import forked, print_to
 
 
@@ -24,7 +24,7 @@ def use_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine of this process knows the toy project."""
     folder = Path(tests.toy.__file__).parent / "configs"
     toy = {"load_project": lambda slug: tests.toy, "CONFIG_DIR": folder}
-    for module in (config, registry, baselines, dependencies, spec, run):
+    for module in (config, registry, baselines, claims, results, spec, run):
         for name in toy.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, toy[name])
 
@@ -67,7 +67,7 @@ class ForkedRun:
     def __init__(
         self, command: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], **_: object
     ) -> None:
-        words, log = tuple(command[len(runs.COMMAND) :]), Path(stdout.name)
+        words, log = tuple(command[len(processes.COMMAND) :]), Path(stdout.name)
         self.process = forked(_main, words, log, log, dict(env), "a")
 
     @property
@@ -101,5 +101,8 @@ def _main(
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_toy(monkeypatch)
         starts_runs = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedRun})
-        monkeypatch.setattr(runs, "subprocess", starts_runs)  # of a comparison
+        monkeypatch.setattr(processes, "subprocess", starts_runs)  # of a comparison
+        # the developer's own changes do not matter to the toy
+        monkeypatch.setattr(runs, "code_state", lambda: {"commit": "a" * 40, "dirty": False})
+        runs.present_code.cache_clear()
         sys.exit(cli.main(words))

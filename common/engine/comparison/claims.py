@@ -1,195 +1,208 @@
-"""The language of claims: arms compared, added, averaged over a factor, spread over it.
+"""Claims as they are judged: which arms, which metric, which direction, how much better."""
 
-    claim   := part ("and" part)*
-    part    := sum (">" | "<") sum ...            # a > b > c is a > b and b > c, judged one by one
-    sum     := product (("+" | "-") product)*
-    product := [number "*"] value
-    value   := number | arm | factor | mean "(" sum, ... ")" | spread "(" sum, ... ")" | "(" sum ")"
-    factor  := a name with "*", such as dcl@lr*   # mean of the arms that it matches
-
-A value is the metric of an arm; ``>`` reads "is better than" by the claim's direction, ``<`` is for
-what is better when it is less: metrics with ``direction: min``, and spreads. ``spread`` is the
-largest minus the smallest; given one factor, over the arms that it matches.
-"""
-
-import re
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
-from typing import NoReturn
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from common.config import UserError, nearest
-from common.engine.comparison.expressions import Arm, Mean, Node, Number, Part, Spread, Sum
-
-NAME = re.compile(r"[A-Za-z_][\w@.-]*")
-_TOKEN = re.compile(
-    r"\s*(?:(?P<factor>[A-Za-z_][\w@.-]*\*[\w@.*-]*)|(?P<name>[A-Za-z_][\w@.]*)"
-    r"|(?P<number>\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|(?P<sign>[-+*(),]|[<>]=?|.))"
+from common.engine.comparison.schema import (
+    ClaimEntry,
+    Comparison,
+    Direction,
+    NotTestable,
+    from_mapping,
 )
+from common.registry import load_project
+
+CLAIMS = "claims"  # module of a project whose functions `function:` names
+# a function maps the arms' values, numbers or arrays of equal length, to left and right side, or
+# to several such pairs by their text, all of which must hold
+Sides = Callable[[Mapping[str, Any]], Any]
 
 
-def parse(text: str, arms: Iterable[str]) -> list[tuple[Part, ...]]:
-    """Claims of a line: one for each neighbouring pair of a chain; a conjunction is one claim.
+@dataclass(frozen=True)
+class Claim:
+    """A claim with everything that its verdict depends on.
 
-    Args:
-        text: the line.
-        arms: names of arms and baselines.
+    Attributes:
+        text: as printed, with metric and margin if it has its own.
+        left: arms that are claimed to be better.
+        right: arms, baselines and numbers that they are compared with.
+        sides: makes the two sides of arms' values; None: left against each of right.
+        metric: key of metrics.json.
+        sign: -1 where less is better.
+        maximise: whether more of the metric is better.
+        threshold: that the difference must exceed, in the direction of the claim.
+        options: metric, margin, at_least and and_in where the claim has its own, for the result.
+        paper: what the paper reports, or "ours".
+        appendix: judged where its arms have run, never counted.
+        not_testable: why not.
+        published: the paper's values of the two sides, or nothing.
+        others: the same claim in further metrics; all must hold for its verdict.
+    """
+
+    text: str
+    left: tuple[str, ...]
+    right: tuple[str | float, ...]
+    sides: Sides | None
+    metric: str
+    sign: float
+    maximise: bool
+    threshold: float
+    options: Mapping[str, Any]
+    paper: str
+    appendix: bool
+    not_testable: NotTestable | None
+    published: tuple[float, ...] = ()
+    others: "tuple[Claim, ...]" = ()
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms and baselines that it compares."""
+        names = [*self.left, *(side for side in self.right if isinstance(side, str))]
+        return list(dict.fromkeys(names))
+
+    @property
+    def needed(self) -> list[str]:
+        """Arms and baselines that must have run for its verdict."""
+        premise = [] if self.not_testable is None else self.not_testable.difference
+        return list(dict.fromkeys([*self.arms, *premise]))
+
+    def parts(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Left and right side of everything that must hold, by its text.
+
+        Args:
+            values: per arm a number, or an array with one number for each bootstrap sample.
+        """
+        if self.sides is None:
+            (name,) = self.left
+            return {
+                _comparison(name, side, self.sign): (
+                    values[name],
+                    values[side] if isinstance(side, str) else side,
+                )
+                for side in self.right
+            }
+        pairs = self.sides(values)
+        return pairs if isinstance(pairs, dict) else {self.text: pairs}
+
+
+def claims_of(spec: Comparison) -> list[Claim]:
+    """The claims of a comparison, those of the appendix last.
 
     Raises:
-        UserError: it doesn't fit the grammar, or names an arm that doesn't exist.
-
-    >>> [[part.text for part in claim] for claim in parse("a > b > c", "abc")]
-    [[('a', 'b')], [('b', 'c')]]
-    >>> [[part.text for part in claim] for claim in parse("a > b and a > c", "abc")]
-    [[('a', 'b'), ('a', 'c')]]
+        UserError: a claim that does not fit the schema, has an arm that is unknown or, outside of
+            the appendix, does not run by default.
     """
-    reader = _Reader(text, list(arms))
-    parts = reader.claim()
-    return [tuple(parts)] if reader.conjunction else [(part,) for part in parts]
+    counted = [_claim(spec, _entry(item)) for item in spec.claims]
+    return counted + [_claim(spec, _entry(item), appendix=True) for item in spec.appendix]
 
 
-class _Reader:
-    """Recursive descent over the tokens of one line."""
+def _entry(item: Any) -> ClaimEntry:
+    if isinstance(item, str):
+        raise UserError(f"claim '{item}': write {{left: ..., right: ...}}; see docs/compare.md")
+    entry: ClaimEntry = from_mapping(f"claim {item}", ClaimEntry, item)
+    return entry
 
-    def __init__(self, text: str, arms: Sequence[str]) -> None:
-        self.text, self.arms = text, arms
-        self.tokens = list(self._tokens())
-        self.place, self.conjunction = 0, False
-        self.factors: list[str] = []
 
-    def _tokens(self) -> Iterable[tuple[str, str, int]]:
-        """Kind, text and end of each token; names with a hyphen are known ones only."""
-        hyphened = sorted((a for a in self.arms if "-" in a), key=len, reverse=True)
-        position, end = 0, len(self.text.rstrip())
-        while position < end:
-            start = position + len(self.text[position:]) - len(self.text[position:].lstrip())
-            known = next((a for a in hyphened if self._stands(a, start)), None)
-            if known is not None:
-                position = start + len(known)
-                yield "name", known, position
-                continue
-            match = _TOKEN.match(self.text, position)
-            assert match is not None
-            position = match.end()
-            kind = str(match.lastgroup)
-            yield kind, match[kind], position
-
-    def _stands(self, name: str, start: int) -> bool:
-        after = self.text[start + len(name) : start + len(name) + 1]
-        return self.text.startswith(name, start) and not re.match(r"[\w@.*-]", after)
-
-    def claim(self) -> list[Part]:
-        parts = self.chain()
-        while self.take("and"):
-            self.conjunction = True
-            parts += self.chain()
-        if self.place < len(self.tokens):
-            self.fail("'and', '>' or the end")
-        return parts
-
-    def chain(self) -> list[Part]:
-        self.factors = []
-        sides, signs = [self.side()], []
-        while self.peek() in (">", "<"):
-            signs.append(self.next())
-            sides.append(self.side())
-        if not signs:
-            self.fail("'arm > arm'")
-        self._check_levels()
-        return [
-            Part(left, right, sign, (before, after))
-            for (left, before), (right, after), sign in zip(sides, sides[1:], signs, strict=False)
-        ]
-
-    def side(self) -> tuple[Node, str]:
-        start = self.tokens[self.place - 1][2] if self.place else 0
-        node = self.sum()
-        return node, self.text[start : self.tokens[self.place - 1][2]].strip()
-
-    def sum(self) -> Node:
-        weight = -1.0 if self.take("-") else 1.0
-        terms = [self.product(weight)]
-        while self.peek() in ("+", "-"):
-            terms.append(self.product(1.0 if self.next() == "+" else -1.0))
-        return terms[0][1] if len(terms) == 1 and terms[0][0] == 1.0 else Sum(tuple(terms))
-
-    def product(self, weight: float) -> tuple[float, Node]:
-        value = self.value()
-        if isinstance(value, Number) and self.take("*"):
-            return weight * value.value, self.value()
-        return weight, value
-
-    def value(self) -> Node:
-        kind, token = (*self.tokens[self.place], "")[:2] if self.left() else ("end", "")
-        if self.take("("):
-            return self.closed(self.sum())
-        if kind == "number":
-            return Number(float(self.next()))
-        if kind == "factor":
-            return Mean(self.matching(self.next()))
-        if kind != "name" or token == "and":
-            self.fail("an arm, a number or '('")
-        self.place += 1
-        if token in ("mean", "spread") and self.take("("):
-            return (Mean if token == "mean" else Spread)(self.arguments())
-        if token not in self.arms:
-            raise UserError(f"claim '{self.text}': no arm '{token}'{nearest(token, self.arms)}")
-        return Arm(token)
-
-    def arguments(self) -> tuple[Node, ...]:
-        values = [self.sum()]
-        while self.take(","):
-            values.append(self.sum())
-        self.closed(values[0])
-        alone = values[0]
-        return alone.values if len(values) == 1 and isinstance(alone, Mean) else tuple(values)
-
-    def closed(self, node: Node) -> Node:
-        if not self.take(")"):
-            self.fail("')'")
-        return node
-
-    def matching(self, pattern: str) -> tuple[Node, ...]:
-        found = [arm for arm in self.arms if fnmatchcase(arm, pattern)]
-        if not found:
-            raise UserError(
-                f"claim '{self.text}': no arm fits '{pattern}'{nearest(pattern, self.arms)}"
-            )
-        self.factors.append(pattern)
-        return tuple(Arm(arm) for arm in found)
-
-    def _check_levels(self) -> None:
-        """Both sides of a comparison have the same levels of a factor."""
-        levels = {}
-        for pattern in self.factors:
-            form = re.compile(re.escape(pattern).replace(r"\*", "(.*)"))
-            matches = [form.fullmatch(arm) for arm in self.arms]
-            levels[pattern] = {m.groups() for m in matches if m is not None}
-        for pattern, own in levels.items():
-            missing = set().union(*levels.values()) - own
-            if missing:
-                named = ", ".join(sorted("/".join(level) for level in missing))
-                raise UserError(f"claim '{self.text}': '{pattern}' has no level {named}")
-
-    def left(self) -> bool:
-        return self.place < len(self.tokens)
-
-    def peek(self) -> str:
-        return self.tokens[self.place][1] if self.left() else ""
-
-    def next(self) -> str:
-        self.place += 1
-        return self.tokens[self.place - 1][1]
-
-    def take(self, token: str) -> bool:
-        found = self.peek() == token
-        self.place += found
-        return found
-
-    def fail(self, expected: str) -> NoReturn:
-        end = self.tokens[self.place - 1][2] if self.place else 0
-        rest = self.text[end:].strip()
-        where = f"at '{rest}'" if rest else "at its end"
-        hint = "; write '>' with a margin" if self.peek() in (">=", "<=") else ""
-        raise UserError(
-            f"claim '{self.text}' is not of the form 'arm > arm': expected {expected} {where}{hint}"
+def _claim(spec: Comparison, entry: ClaimEntry, appendix: bool = False) -> Claim:
+    left, right = _names(entry.left), _names(entry.right)
+    direction = entry.direction or spec.direction
+    sign = 1.0 if direction == "max" else -1.0
+    text = entry.text or " and ".join(_comparison(entry.left, side, sign) for side in right)
+    _check_arms(spec, text, entry, [*left, *right], appendix)
+    if entry.published:
+        _check_published(text, entry, sign, len(right))
+    options = dict[str, Any]()
+    if entry.metric is not None:
+        text, options["metric"] = f"{text} in {entry.metric}", entry.metric
+    if entry.margin is not None:
+        text, options["margin"] = f"{text} - {entry.margin:g}", entry.margin
+    if entry.at_least:
+        text, options["at_least"] = f"{text} by at least {entry.at_least:g}", entry.at_least
+    others = tuple(
+        _claim(
+            spec, replace(entry, metric=metric, direction=cast(Direction, way), and_in={}), appendix
         )
+        for metric, way in entry.and_in.items()
+    )
+    if others:
+        text, options["and_in"] = f"{text} and in {', '.join(entry.and_in)}", dict(entry.and_in)
+    allowed = spec.margin if entry.margin is None else entry.margin
+    # a function's direction is that of what it returns, such as a spread, not of the metric
+    better: Direction = spec.direction if entry.function and not entry.metric else direction
+    return Claim(
+        text,
+        tuple(str(name) for name in left),
+        tuple(right),
+        _function(spec.project, entry.function) if entry.function else None,
+        entry.metric or spec.metric,
+        sign,
+        better == "max",
+        entry.at_least or -allowed,
+        options,
+        entry.paper,
+        appendix,
+        entry.not_testable,
+        tuple(entry.published),
+        others,
+    )
+
+
+def _comparison(left: str, right: str | float, sign: float) -> str:
+    side = right if isinstance(right, str) else f"{right:g}"
+    return f"{left} {'>' if sign > 0 else '<'} {side}"
+
+
+def _names(side: Any) -> list[Any]:
+    return list(side) if isinstance(side, list | tuple) else [side]
+
+
+def _check_arms(
+    spec: Comparison, text: str, entry: ClaimEntry, sides: list[Any], appendix: bool
+) -> None:
+    names = [*spec.arms, *spec.baselines]
+    by_default = {*(spec.default_arms or spec.arms), *spec.baselines}
+    premise = [] if entry.not_testable is None else entry.not_testable.difference
+    for name in [*(side for side in sides if isinstance(side, str)), *premise]:
+        if name not in names:
+            raise UserError(f"claim '{text}': no arm '{name}'{nearest(name, names)}")
+        if name not in by_default and not appendix:
+            raise UserError(
+                f"claim '{text}': arm '{name}' does not run by default; add it to "
+                "default_arms, or move the claim to appendix"
+            )
+
+
+def _check_published(text: str, entry: ClaimEntry, sign: float, num_parts: int) -> None:
+    left, right = entry.published
+    if (num_parts > 1 and not entry.function) or entry.and_in:
+        raise UserError(f"claim '{text}': published is of one difference in one metric")
+    if right <= 0 or sign * (left - right) <= 0:
+        raise UserError(
+            f"claim '{text}': published values {left:g} and {right:g} do not show what it "
+            "says, left against right in the direction of the claim"
+        )
+
+
+def _function(project: str, name: str) -> Sides:
+    """A function of ``projects/<slug>/claims.py``.
+
+    Raises:
+        UserError: no such file, or nothing of that name in it.
+    """
+    package = load_project(project).__name__
+    try:
+        module = importlib.import_module(f"{package}.{CLAIMS}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"function '{name}': projects/{project}/claims.py does not exist"
+        ) from error
+    if not callable(getattr(module, name, None)):
+        names = [key for key, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"no function '{name}' in projects/{project}/claims.py{nearest(name, names)}"
+        )
+    sides: Sides = getattr(module, name)
+    return sides

@@ -1,188 +1,244 @@
-"""Every claim of every project, its verdict, and whether that is of today's code: `make evidence`."""
+"""Every claim of every project with its verdict, for README, docs/evidence.md and the image."""
 
-import datetime
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from common.config import ROOT
-from common.engine.comparison.dependencies import (
-    code_hash,
-    executed,
-    file_hashes,
-)
-from common.engine.comparison.pages import (
-    FRESH,
-    NOT_RUN,
-    Row,
-    counts,
-    evidence_page,
-    evidence_picture,
-    read_results,
-)
-from common.engine.comparison.planning import what_it_takes
-from common.engine.comparison.results import comparisons, interval_text, verdict_word
-from common.engine.comparison.runs import PlannedRun, baseline_files
-from common.engine.comparison.schema import Comparison
-from common.engine.comparison.spec import Claim, claims_of, default_arms, read_comparisons
-from common.engine.workspace import read_json, write_text
+from common.engine.comparison.cards import difference_text, escaped, verdict_word
+from common.engine.comparison.claims import claims_of
+from common.engine.comparison.results import read_results
+from common.engine.comparison.spec import read_comparisons
+from common.engine.workspace import write_text
 from common.registry import list_projects
 
 README = re.compile(r"(<!-- evidence:begin -->\n).*?(<!-- evidence:end -->)", re.S)
+VERDICTS = ("supported", "inconclusive", "contradicted", "not testable here")
+NOT_RUN = "not run"
+HEAD = """# Evidence
+
+Each line is one claim: a statement of a paper, or an expectation of ours, that `make compare` tested on bundled data
+with models small enough for a CPU. Differences come with 95 % bootstrap intervals over seeds and test items.
+[Comparisons](compare.md) explains the verdicts; the project's card has all arms and metrics. DebCSE, VacancySBERT, Video QA and, in three places, LOL
+are reconstructions from what could be read of the papers, so their verdicts are about our reading of the method.
+
+{counts}
+
+| project | claim | verdict | difference, 95 % interval | paper | measured at |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim.
+
+    Attributes:
+        project: slug.
+        claim: text.
+        verdict: one of `VERDICTS`, or "not run".
+        difference: with its interval.
+        paper: what the paper reports, from compare.yaml.
+        below: training-free baselines that are better than the method.
+        version: that it was measured at; empty if it has not run.
+        too_small: inconclusive, and the interval excludes an effect as large as the paper's.
+    """
+
+    project: str
+    claim: str
+    verdict: str
+    difference: str
+    paper: str
+    below: str = ""
+    version: str = ""
+    too_small: bool = False
 
 
 def evidence_rows(projects: Sequence[str] | None = None) -> list[Row]:
-    """The claims of the projects, published or not.
+    """The counted claims of compare.yaml with their published verdicts.
 
     Args:
         projects: slugs; None for all.
     """
-    found = []
+    rows = []
     for project in projects if projects is not None else list_projects():
-        path = ROOT / "results" / f"{project}.json"
-        result = read_json(path) if path.exists() else None
-        published = {r.get("name", ""): r for r in comparisons(result)} if result else {}
+        published = {
+            (comparison["name"], claim["claim"]): (claim, comparison["measured"]["version"])
+            for comparison in read_results(project)
+            for claim in (*comparison["claims"], *comparison["appendix"])
+        }
         for spec in read_comparisons(project):
-            found += _rows(project, spec, published.get(spec.name))
-    return found
+            for claim in claims_of(spec):
+                if claim.appendix:
+                    continue
+                if (spec.name, claim.text) in published:
+                    judged, version = published[spec.name, claim.text]
+                    rows.append(_row(project, judged, claim.paper, version))
+                else:
+                    rows.append(Row(project, claim.text, NOT_RUN, "", claim.paper))
+    return rows
 
 
-def _rows(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> list[Row]:
-    state = freshness(project, spec, result)
-    claims = {claim.text: claim for claim in claims_of(spec) if not claim.appendix}
-    if result is None:
-        return [
-            Row(project, text, NOT_RUN, "", claim.paper, "", "", state, None)
-            for text, claim in claims.items()
-        ]
-    minutes = run_minutes(result)
-    return [
-        Row(
-            project,
-            claim["claim"],
-            verdict_word(claim),
-            f"{claim['difference']:+.4f}, {interval_text(claim)}{_excluded(claim)}"
-            f"{_further(claim, claims.get(claim['claim']), result)}",
-            claims[claim["claim"]].paper if claim["claim"] in claims else claim.get("paper", ""),
-            ", ".join(sorted({low["baseline"] for low in claim.get("below", [])})),
-            result["date"],
-            state,
-            minutes,
-            bool(result.get("void")),
-            bool(_excluded(claim)),
-        )
-        for claim in result["claims"]
-    ]
-
-
-def _excluded(claim: Mapping[str, Any]) -> str:
-    """What to say of a claim that is not shown and whose interval excludes the paper's relative effect."""
-    published = claim.get("published", {})
-    if verdict_word(claim) != "not shown" or not published.get("excluded"):
-        return ""
-    return f", excludes the paper's relative size ({published['effect']:+.4f})"
-
-
-def _further(claim: Mapping[str, Any], known: Claim | None, result: Mapping[str, Any]) -> str:
-    """What more runs would do for a claim that is not shown."""
-    told = what_it_takes(known, result) if known and verdict_word(claim) == "not shown" else ""
-    return told and f"; {told}"
-
-
-def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> str:
-    """Whether a result is what today's code, config and compare.yaml would give."""
-    if result is None:
-        return NOT_RUN
-    known = result.get("verified", result)  # `make compare VERIFY=1`
-    if "code" not in known:
-        return "stale: its code is not recorded"
-    runs = {arm: PlannedRun(project, spec, arm, min(spec.seeds)) for arm in default_arms(spec)}
-    where = {
-        "on_gpu": bool(result["hardware"]["gpu"]),
-        "alone": all(run.alone for run in runs.values()),
-    }
-    then = executed(known.get("files", {}), **where)
-    now = executed(file_hashes(project), **where)
-    if then != now and known["code"] != code_hash(project):
-        return f"stale: {changed_files(then, now)}"
-    if not same_design(spec, result):
-        return "stale: compare.yaml changed"
-    if "baseline_files" in known:  # results published before this was recorded don't tell
-        own = baseline_files(project, spec)
-        if known["baseline_files"] != own:
-            return f"stale: {changed_files(known['baseline_files'], own)}"
-    hashes = known.get("config_hashes") or {a: e["config_hash"] for a, e in result["arms"].items()}
-    for arm, value in hashes.items():
-        if runs[arm].config_hash != value:
-            return "stale: config changed"
-    return FRESH
-
-
-def same_design(spec: Comparison, result: Mapping[str, Any]) -> bool:
-    """Whether a result has the arms, seeds, baselines and claims of compare.yaml, judged by its rules.
-
-    Results published before the rules were recorded are asked for metric and direction alone.
-    """
-    rules = {claim.text: claim.rule for claim in claims_of(spec)}
-    judged = [*result["claims"], *result.get("uncounted", [])]
-    arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
-    return (
-        {arm: entry["overrides"] for arm, entry in result["arms"].items()} == arms
-        and (result["metric"], result["direction"]) == (spec.metric, spec.direction)
-        and result.get("bounds", spec.bounds) == spec.bounds
-        and all(c.get("rule", rules.get(c["claim"])) == rules.get(c["claim"]) for c in judged)
-        and result["seeds"] == sorted(spec.seeds)
-        and list(result["baselines"]) == spec.baselines
-        and [c["claim"] for c in result["claims"]]
-        == [claim.text for claim in claims_of(spec) if not claim.appendix]
+def _row(project: str, claim: Mapping[str, Any], paper: str, version: str) -> Row:
+    word = verdict_word(claim)
+    return Row(
+        project,
+        claim["claim"],
+        word,
+        difference_text(claim),
+        paper,
+        ", ".join(sorted({low["baseline"] for low in claim["below"]})),
+        version,
+        word == "inconclusive" and bool(claim.get("published", {}).get("excluded")),
     )
 
 
-def changed_files(then: Mapping[str, str], now: Mapping[str, str], most: int = 3) -> str:
-    """Which files differ, in words."""
-    names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-    if not then or not names:
-        return "code or data changed"
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more} changed"
+def counts(rows: Sequence[Row]) -> str:
+    """How many claims have which verdict, in a few sentences."""
+    number = Counter(row.verdict for row in rows)
+    words = [f"{number[word]} {word}" for word in VERDICTS]
+    words += [f"{number[NOT_RUN]} {NOT_RUN}"] if number[NOT_RUN] else []
+    text = f"{len(rows)} claims of {len({row.project for row in rows})} projects:"
+    text += f" {', '.join(words)}."
+    if below := sum(bool(row.below) for row in rows):
+        text += f" In {below} a method is worse than the best training-free baseline."
+    if small := sum(row.too_small for row in rows):
+        text += (
+            f" In {small} inconclusive cases the data rule out an effect as large as the paper's."
+        )
+    if ours := sum(row.paper.startswith("ours") for row in rows):
+        text += f" {ours} claims are expectations of ours, the others are statements of the papers."
+    return text
 
 
-def run_minutes(result: Mapping[str, Any]) -> float:
-    """Wall time of a result's runs."""
-    entries = [*result["arms"].values(), *result.get("baselines", {}).values()]
-    return sum(s or 0.0 for entry in entries for s in entry["wall_seconds"]) / 60
+def verdict_counts(rows: Sequence[Row]) -> str:
+    """How many claims of a project have which verdict.
+
+    >>> verdict_counts([Row("x", "a > b", word, "", "") for word in ("supported", "not run")])
+    '1 supported, 1 not run'
+    """
+    number = Counter(row.verdict for row in rows)
+    words = [f"{number[word]} {word}" for word in (*VERDICTS, NOT_RUN) if number[word]]
+    return ", ".join(words) or "no claims"
 
 
-def stale_projects(rows: Sequence[Row]) -> list[str]:
-    """Projects with a result that isn't fresh, the shortest first."""
-    waiting = {row.project: row.minutes or 0.0 for row in rows if row.state != FRESH}
-    return sorted(waiting, key=lambda project: waiting[project])
+def evidence_page(rows: Sequence[Row]) -> str:
+    """docs/evidence.md: what was tested, the counts, and a line for each claim."""
+    lines = []
+    for row in rows:
+        cells = [
+            f"[{row.project}](../projects/{row.project}/README.md)",
+            escaped(row.claim),
+            row.verdict + (f" (worse than {row.below})" if row.below else ""),
+            row.difference,
+            escaped(row.paper) or "not stated",
+            row.version,
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return HEAD.format(counts=counts(rows)) + "".join(lines)
 
 
-def age(row: Row, today: datetime.date | None = None) -> str:
-    """Days since the result."""
-    if not row.date:
-        return ""
-    days = ((today or datetime.date.today()) - datetime.date.fromisoformat(row.date)).days
-    return f"{days} d"
+def project_table(
+    projects: Mapping[str, str], fields: Mapping[str, str], rows: Sequence[Row]
+) -> str:
+    """Tables of the README, one for each field, the largest first.
 
-
-def current_page(rows: Sequence[Row]) -> str:
-    """docs/evidence.md of today's results, designs and code."""
-    return evidence_page(list(list_projects()), read_results(ROOT / "results"), rows)
+    Args:
+        projects: slug -> one line on the paper.
+        fields: slug -> what the project is about.
+        rows: all claims.
+    """
+    sizes = Counter(fields[slug] for slug in projects)
+    tables = []
+    for field in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        lines = [
+            f"### {field}\n",
+            "| project | paper | claims of `make compare` |",
+            "|---|---|---|",
+        ]
+        for slug, text in projects.items():
+            if fields[slug] == field:
+                claims = verdict_counts([row for row in rows if row.project == slug])
+                link = f"[{slug}](projects/{slug}/README.md)"
+                lines.append(f"| {link} | {text} | [{claims}](projects/{slug}/README.md#results) |")
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
 
 
 def write_evidence(rows: Sequence[Row]) -> list[str]:
-    """Write docs/evidence.md with its picture and the counts in README.
+    """Write docs/evidence.md with its image and the counts in README.
 
     Returns what was written.
     """
     (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
-    write_text(ROOT / "docs/images/evidence.svg", evidence_picture(rows))
-    write_text(ROOT / "docs" / "evidence.md", current_page(rows))
+    write_text(ROOT / "docs/images/evidence.svg", evidence_image(rows))
+    write_text(ROOT / "docs/evidence.md", evidence_page(rows))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     if not README.search(text):
         return ["docs/evidence.md"]
     write_text(readme, README.sub(lambda m: f"{m[1]}{counts(rows)}\n{m[2]}", text))
     return ["docs/evidence.md", "README.md"]
+
+
+# -- the evidence as an image -------------------------------------------------------------------
+
+COLOURS = {
+    "supported": "#2a9d55",
+    "inconclusive": "#e0a526",
+    "contradicted": "#c8402f",
+    "not testable here": "#7a5fb0",
+    NOT_RUN: "#ffffff",
+}
+SIDE, GAP, LINE, NAME, WIDTH, EDGE = 14, 4, 22, 150, 400, 8  # pixels
+COLUMNS = 2
+FONT = "font-family='sans-serif' font-size='13'"
+PLAIN, WORSE = "stroke='#777' stroke-width='0.8'", "stroke='#111' stroke-width='2.5'"
+
+
+def evidence_image(rows: Sequence[Row]) -> str:
+    """SVG: a line for each project and a square for each claim, its colour the verdict.
+
+    A thick edge marks a method that is worse than the best training-free baseline. Browsers show
+    the claim as the text of its square.
+    """
+    projects = list(dict.fromkeys(row.project for row in rows))
+    height = -(-len(projects) // COLUMNS)
+    shapes = _legend()
+    for number, project in enumerate(projects):
+        x, y = EDGE + number // height * WIDTH, (number % height + 2) * LINE
+        shapes.append(_text(x, y, escape(project)))
+        claims = [row for row in rows if row.project == project]
+        shapes += [_claim(row, x + NAME + i * (SIDE + GAP), y) for i, row in enumerate(claims)]
+    size = COLUMNS * WIDTH + EDGE, (height + 2) * LINE
+    box = f"viewBox='0 0 {size[0]} {size[1]}' width='{size[0]}'"
+    ground = f"<rect width='{size[0]}' height='{size[1]}' fill='#ffffff'/>"
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' {box}>"
+    return "\n".join([head, ground, *shapes, "</svg>"]) + "\n"
+
+
+def _claim(row: Row, x: int, y: int) -> str:
+    title = escape(f"{row.claim}: {row.verdict} {row.difference}".strip())
+    return _square(x, y, COLOURS[row.verdict], WORSE if row.below else PLAIN, title)
+
+
+def _square(x: int, y: int, colour: str, edge: str, title: str = "") -> str:
+    shape = f"<rect x='{x}' y='{y}' width='{SIDE}' height='{SIDE}' fill='{colour}' {edge}"
+    return f"{shape}><title>{title}</title></rect>" if title else f"{shape}/>"
+
+
+def _text(x: int, y: int, text: str) -> str:
+    return f"<text x='{x}' y='{y + 12}' {FONT} fill='#333'>{text}</text>"
+
+
+def _legend() -> list[str]:
+    entries = [(word, colour, PLAIN) for word, colour in COLOURS.items()]
+    entries.append(("worse than a training-free baseline", "#ffffff", WORSE))
+    shapes, x = [], EDGE
+    for word, colour, edge in entries:
+        shapes += [_square(x, 6, colour, edge), _text(x + SIDE + GAP, 6, word)]
+        x += SIDE + 22 + 7 * len(word)
+    return shapes

@@ -1,18 +1,14 @@
-"""Values, means, paired differences and verdicts of finished runs."""
+"""Differences, intervals and verdicts of claims, from the values of the arms."""
 
-import datetime
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from common.config import CONFIG_DIR, ROOT, UserError, config_path, nearest
-from common.engine.comparison.dependencies import code_hash, file_hashes
-from common.engine.comparison.expressions import evaluate, favoured
-from common.engine.comparison.runs import PlannedRun, baseline_files, code_of, scores
+from common.config import UserError, nearest
+from common.engine.comparison.claims import Claim
 from common.engine.comparison.schema import Comparison
-from common.engine.comparison.spec import Claim, claims_of, default_arms
+from common.engine.comparison.values import ArmValues
 from common.evaluation.resampling import Floats, Scores, resample
 from common.evaluation.statistics import Interval, verdict
 
@@ -20,94 +16,32 @@ CONFIDENCE = 0.95
 NOT_TESTABLE = "not testable here"
 
 
-def summarise(
-    project: str,
-    spec: Comparison,
-    arms: Sequence[str],
-    plan: Sequence[PlannedRun],
-    overrides: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The result of a comparison: a table of its arms, its claims, where they come from.
-
-    Args:
-        project: slug.
-        spec: the comparison.
-        arms: that have run; claims on others are left out.
-        plan: finished runs of the arms and baselines.
-        overrides: from the command line.
-
-    Raises:
-        UserError: a metric that the runs don't have.
-    """
-    names = [*arms, *spec.baselines]
-    runs = {
-        name: sorted((r for r in plan if r.arm == name), key=lambda r: r.seed) for name in names
-    }
-    table = {arm: entry_of(project, spec, runs[arm]) for arm in arms}
-    usual = set(default_arms(spec))
-    judged: dict[str, list[dict[str, Any]]] = {"claims": [], "uncounted": [], "appendix": []}
-    for claim in claims_of(spec):
-        if all(arm in runs for arm in claim.needed):
-            further = not usual.union(spec.baselines).issuperset(claim.needed)
-            kind = "claims" if not claim.appendix else "appendix" if further else "uncounted"
-            judged[kind].append(judge(claim, spec, runs))
-    meta = plan[0].meta()
-    result = {
-        "project": project,
-        "name": spec.name,
-        "base": spec.base,
-        "metric": spec.metric,
-        "also": spec.also,
-        "shared": spec.shared,
-        "direction": spec.direction,
-        "seeds": sorted({run.seed for run in plan if not run.is_baseline}),
-        "overrides": list(overrides),
-        "arms": {arm: entry for arm, entry in table.items() if arm in usual},
-        "baselines": {name: entry_of(project, spec, runs[name]) for name in spec.baselines},
-        "bounds": spec.bounds,
-        "claims": judged["claims"],
-        "uncounted": judged["uncounted"],  # of the appendix, on arms that run anyway
-        "note": spec.note,
-        "code": code_hash(project),
-        "files": file_hashes(project),
-        "baseline_files": baseline_files(project, spec),
-        **design_commit(project, spec.base),
-        **code_of(plan),
-        **{key: meta[key] for key in ("hardware", "versions")},
-        "precision": meta.get("precision"),
-        "date": datetime.date.today().isoformat(),
-    }
-    others = {arm: entry for arm, entry in table.items() if arm not in usual}
-    if others:
-        result["appendix"] = {
-            "arms": others,
-            "claims": judged["appendix"],
-            **{key: result[key] for key in ("seeds", "code", "commit", "dirty", "date")},
-        }
-    return result
-
-
-def judge(
-    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[PlannedRun]]
-) -> dict[str, Any]:
+def judge(claim: Claim, spec: Comparison, arms: Mapping[str, ArmValues]) -> dict[str, Any]:
     """A claim's differences, intervals and verdict.
 
     Args:
         claim: its arms have run.
         spec: the comparison.
-        runs: per arm one run for each seed, in the same order; per baseline one.
+        arms: values of its arms and baselines.
+
+    Returns:
+        ``claim``, ``metric``, ``left`` and ``right`` (means here), ``difference``, ``interval``
+        (None without one), ``resampled`` (what is drawn), ``verdict``, ``paper``, ``below`` (see
+        `below_baselines`), options of the claim, and where there are any ``parts``,
+        ``published``, or ``reason``, ``measured`` and ``interval_verdict`` of a claim that is not
+        testable. Of several parts the numbers are the weakest one's.
+
+    Raises:
+        UserError: an arm has no such metric.
     """
-    found = _judge(claim, spec, runs)
+    result = _judge(claim, spec, arms)
     for other in claim.others:
-        found = _both(found, _judge(other, spec, runs))
-    return {**found, "rule": claim.rule}
+        result = _both(result, _judge(other, spec, arms))
+    return result
 
 
 def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """One verdict for a claim in two metrics.
-
-    The numbers are the first's, the parts those of both.
-    """
+    """One verdict for a claim in two metrics: the numbers are the first's, the parts those of both."""
     words = (first["verdict"], second["verdict"])
     worst = next(
         (w for w in (NOT_TESTABLE, "contradicted", "not shown") if w in words), "supported"
@@ -119,90 +53,77 @@ def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {**first, "verdict": worst, "parts": parts, "below": [*first["below"], *second["below"]]}
 
 
-def _as_part(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: found[key] for key in ("claim", "difference", "interval", "here", "verdict")}
+def _as_part(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: result[key] for key in ("claim", "left", "right", "difference", "interval", "verdict")
+    }
 
 
-def _judge(
-    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[PlannedRun]]
-) -> dict[str, Any]:
-    sets, unit = comparable(claim, runs)
-    point, samples = resample(sets) if unit else ({}, {})
-    if not unit:
-        point = {arm: float(s[0].values.mean()) for arm, s in sets.items()}
-    parts = [_part(claim, i, point, samples if unit else None) for i in range(len(claim.parts))]
+def _judge(claim: Claim, spec: Comparison, arms: Mapping[str, ArmValues]) -> dict[str, Any]:
+    scores, unit = comparable(claim, arms)
+    means, samples = resample(scores) if unit else ({}, None)
+    if samples is None:
+        means = {arm: arms[arm].mean(claim.metric) for arm in claim.arms}
+    parts = _parts(claim, means, samples)
     verdicts = [part["verdict"] for part in parts]
     weakest = min(parts, key=lambda part: part.pop("slack"))
     word = "contradicted" if "contradicted" in verdicts else "not shown"
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
+        **weakest,
         "claim": claim.text,
-        "difference": weakest["difference"],
-        "interval": weakest["interval"],
-        "here": weakest["here"],
-        "resampled": unit or "nothing: one seed and no items, which gives no interval",
         "verdict": "supported" if set(verdicts) == {"supported"} else word,
-        **claim.extras,
+        "resampled": unit or "nothing: one seed and no items, which gives no interval",
+        "metric": claim.metric,
+        **claim.options,
         "paper": claim.paper,
-        "below": below_baselines(
-            claim,
-            spec,
-            {name: runs[name][0].metrics() for name in spec.baselines if runs.get(name)},
-            lambda arm: float(np.mean([run.value(claim.metric) for run in runs[arm]])),
-        ),
+        "below": below_baselines(claim, spec, arms),
     }
     if len(parts) > 1:
-        found["parts"] = parts
-    shown = _not_testable(claim, runs)
-    if shown is not None:
-        found |= {"interval_verdict": found["verdict"], "verdict": NOT_TESTABLE, **shown}
-    return against_published(found, claim.published) if claim.published else found
+        result["parts"] = parts
+    untestable = _not_testable(claim, arms)
+    if untestable is not None:
+        result |= {"interval_verdict": result["verdict"], "verdict": NOT_TESTABLE, **untestable}
+    return against_published(result, claim.published) if claim.published else result
 
 
-def against_published(found: Mapping[str, Any], published: Sequence[float]) -> dict[str, Any]:
-    """A judged claim beside an effect of the paper's relative size.
+def against_published(result: Mapping[str, Any], published: Sequence[float]) -> dict[str, Any]:
+    """A judged claim next to an effect of the paper's relative size.
 
     That effect is (left / right - 1) of the published values times the right side's mean here.
-    Where
-    the interval holds both it and no effect, and reaches at least as far to either side as it is
-    large, "not shown" would only say that seeds and items are few: the claim is not testable here.
+    Where the interval holds both it and no effect, and reaches at least as far to either side as
+    it is large, "not shown" would only say that seeds and items are few: the claim is not testable
+    here.
 
     Args:
-        found: of `judge`, with one difference.
+        result: of `judge`, with one difference.
         published: the paper's values of the left and of the right side.
 
     Returns:
         The same with `published`: values, effect, and whether the interval excludes it.
     """
-    effect = (published[0] / published[1] - 1) * found["here"][1]
-    own: dict[str, Any] = {"values": list(published), "effect": effect}
-    if found["interval"] is None:
-        return {**found, "published": own}
-    low, high = found["interval"]
-    own["excluded"] = not low <= effect <= high
-    told = {**found, "published": own}
-    if found["verdict"] != "not shown" or own["excluded"] or (high - low) / 2 < abs(effect):
-        return told
-    return {**told, "interval_verdict": found["verdict"], "verdict": NOT_TESTABLE}
+    effect = (published[0] / published[1] - 1) * result["right"]
+    entry: dict[str, Any] = {"values": list(published), "effect": effect}
+    if result["interval"] is None:
+        return {**result, "published": entry}
+    low, high = result["interval"]
+    entry["excluded"] = not low <= effect <= high
+    beside = {**result, "published": entry}
+    if result["verdict"] != "not shown" or entry["excluded"] or (high - low) / 2 < abs(effect):
+        return beside
+    return {**beside, "interval_verdict": result["verdict"], "verdict": NOT_TESTABLE}
 
 
-def comparable(
-    claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]
-) -> tuple[dict[str, list[Scores]], str]:
-    """Scores of a claim's arms, with items where all of them saved the same, and what is drawn."""
-    for run in (run for arm in claim.arms for run in runs[arm]):
-        run.value(claim.metric)
-    saved = {arm: scores(runs[arm], claim.metric) for arm in claim.arms}
-    found = {arm: sets for arm, sets in saved.items() if sets}
-    if len(found) == len(saved) and len({_items(sets) for sets in found.values()}) == 1:
-        several = max(s.num_seeds for sets in found.values() for s in sets) > 1
-        return found, "seeds x test items" if several else "test items, one seed"
-    values = {
-        arm: [Scores(np.array([[run.value(claim.metric)] for run in runs[arm]]))]
-        for arm in claim.arms
-    }
-    if max(s[0].num_seeds for s in values.values()) < 2:
+def comparable(claim: Claim, arms: Mapping[str, ArmValues]) -> tuple[dict[str, list[Scores]], str]:
+    """Scores of a claim's arms, with items where all of them have the same, and what is drawn."""
+    values = {arm: [Scores(np.array(arms[arm].of(claim.metric))[:, None])] for arm in claim.arms}
+    with_items = {arm: arms[arm].scores(claim.metric) for arm in claim.arms}
+    complete = {arm: sets for arm, sets in with_items.items() if sets}
+    if len(complete) == len(values) and len({_items(sets) for sets in complete.values()}) == 1:
+        several = max(s.num_seeds for sets in complete.values() for s in sets) > 1
+        return complete, "seeds and test items" if several else "test items, one seed"
+    if max(sets[0].num_seeds for sets in values.values()) < 2:
         return values, ""
-    missing = [arm for arm in saved if arm not in found]
+    missing = [arm for arm in values if arm not in complete]
     why = f"{', '.join(missing)} saved no items" if missing else "the arms' items differ"
     return values, f"seeds only: {why}"
 
@@ -212,27 +133,33 @@ def _items(sets: Sequence[Scores]) -> tuple[Any, ...]:
     return tuple((s.num_items, None if s.gold is None else s.gold.tobytes()) for s in sets)
 
 
-def _part(
-    claim: Claim, index: int, point: Mapping[str, float], samples: Mapping[str, Floats] | None
-) -> dict[str, Any]:
-    part, sign = claim.parts[index], claim.signs[index]
-    left, right = (float(evaluate(node, point)) for node in (part.left, part.right))
-    found: dict[str, Any] = {
-        "claim": f"{part.text[0]} {'>' if sign > 0 else '<'} {part.text[1]}",
-        "difference": left - right,
-        "interval": None,
-        "here": [left, right],
-        "verdict": "not shown",
-        "slack": sign * (left - right) - claim.threshold,
-    }
-    if samples is not None:
-        drawn = evaluate(part.left, samples) - evaluate(part.right, samples)
-        low, high = difference_interval(sign * drawn)
-        interval = Interval(sign * (left - right), low, high, CONFIDENCE)
-        found["interval"] = sorted((sign * low, sign * high))
-        found["verdict"] = verdict(interval, max(-claim.threshold, 0.0), max(claim.threshold, 0.0))
-        found["slack"] = low - claim.threshold
-    return found
+def _parts(
+    claim: Claim, means: Mapping[str, float], samples: Mapping[str, Floats] | None
+) -> list[dict[str, Any]]:
+    resampled = None if samples is None else claim.parts(samples)
+    parts = []
+    for text, sides in claim.parts(means).items():
+        left, right = map(float, sides)
+        part: dict[str, Any] = {
+            "claim": text,
+            "left": left,
+            "right": right,
+            "difference": left - right,
+            "interval": None,
+            "verdict": "not shown",
+            "slack": claim.sign * (left - right) - claim.threshold,
+        }
+        if resampled is not None:
+            differences = claim.sign * (resampled[text][0] - resampled[text][1])
+            low, high = difference_interval(differences)
+            interval = Interval(claim.sign * (left - right), low, high, CONFIDENCE)
+            part["interval"] = sorted((claim.sign * low, claim.sign * high))
+            part["verdict"] = verdict(
+                interval, max(-claim.threshold, 0.0), max(claim.threshold, 0.0)
+            )
+            part["slack"] = low - claim.threshold
+        parts.append(part)
+    return parts
 
 
 def difference_interval(samples: Floats) -> tuple[float, float]:
@@ -242,101 +169,48 @@ def difference_interval(samples: Floats) -> tuple[float, float]:
 
 
 def below_baselines(
-    claim: Claim,
-    spec: Comparison,
-    baselines: Mapping[str, Mapping[str, Any]],
-    mean: Callable[[str], float],
+    claim: Claim, spec: Comparison, arms: Mapping[str, ArmValues]
 ) -> list[dict[str, Any]]:
-    """The claim's methods that the best baseline without training beats, bounds apart.
-
-    Args:
-        claim: with its metric.
-        spec: the comparison.
-        baselines: metrics of each that has run.
-        mean: of the claim's metric over an arm's seeds.
-    """
-    sign = 1.0 if claim.maximise else -1.0
-    known = {name: m for name, m in baselines.items() if name not in spec.bounds}
-    values = {name: m[claim.metric] for name, m in known.items() if m.get(claim.metric) is not None}
+    """The claim's methods that are worse than the best training-free baseline, bounds apart."""
+    better = 1.0 if claim.maximise else -1.0
+    baselines = {
+        name: arms[name].metrics[claim.metric][0]
+        for name in spec.baselines
+        if name in arms and name not in spec.bounds and claim.metric in arms[name].metrics
+    }
+    values = {name: value for name, value in baselines.items() if value is not None}
     if not values:
         return []
-    best = max(values, key=lambda name: sign * values[name])
-    methods = [a for p in claim.parts for a in favoured(p.left) if a not in spec.baselines]
+    best = max(values, key=lambda name: better * values[name])
+    methods = [arm for arm in claim.left if arm not in spec.baselines]
+    means = {arm: arms[arm].mean(claim.metric) for arm in dict.fromkeys(methods)}
     return [
-        {"arm": arm, "value": mean(arm), "baseline": best, "baseline_value": values[best]}
-        for arm in dict.fromkeys(methods)
-        if sign * mean(arm) < sign * values[best]
+        {"arm": arm, "value": mean, "baseline": best, "baseline_value": values[best]}
+        for arm, mean in means.items()
+        if better * mean < better * values[best]
     ]
 
 
-def _not_testable(claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any] | None:
-    note = claim.not_testable
-    if note is None:
+def _not_testable(claim: Claim, arms: Mapping[str, ArmValues]) -> dict[str, Any] | None:
+    premise = claim.not_testable
+    if premise is None:
         return None
     measured = {}
-    for arm in note.difference or claim.arms:
-        values = [run.metrics().get(note.metric) for run in runs[arm]]
+    for arm in premise.difference or claim.arms:
+        values = arms[arm].metrics.get(premise.metric, [None])
         if None not in values:
             measured[arm] = float(np.mean([v for v in values if v is not None]))
-    if not measured or len(measured) < len(note.difference):
-        known = runs[claim.arms[0]][0].metrics()
+    if not measured or len(measured) < len(premise.difference):
+        names = arms[claim.arms[0]].metrics
         raise UserError(
-            f"claim '{claim.text}': not_testable: no metric '{note.metric}'"
-            f"{nearest(note.metric, known)}"
+            f"claim '{claim.text}': not_testable: no metric '{premise.metric}'"
+            f"{nearest(premise.metric, names)}"
         )
-    found = float(np.mean(list(measured.values())))
-    if note.difference:
-        found = measured[note.difference[0]] - measured[note.difference[1]]
-    if (note.below is not None and found >= note.below) or (
-        note.above is not None and found <= note.above
+    mean = float(np.mean(list(measured.values())))
+    if premise.difference:
+        mean = measured[premise.difference[0]] - measured[premise.difference[1]]
+    if (premise.below is not None and mean >= premise.below) or (
+        premise.above is not None and mean <= premise.above
     ):
         return None
-    return {"reason": note.reason, "measured": {note.metric: measured}}
-
-
-def entry_of(project: str, spec: Comparison, members: Sequence[PlannedRun]) -> dict[str, Any]:
-    """A row of a result's table: an arm's runs in the order of their seeds, or a baseline's one."""
-    metrics = [run.metrics() for run in members]
-    metas = [run.meta() for run in members]
-    one = members[0]
-    entry = {
-        "metrics": {k: [m.get(k) for m in metrics] for k in metrics[0]},
-        "config_hash": one.config_hash,
-        "wall_seconds": [m.get("wall_seconds") for m in metas],
-    }
-    if one.is_baseline:
-        return entry
-    if spec.metric not in metrics[0]:
-        raise UserError(f"{project}: no metric '{spec.metric}'{nearest(spec.metric, metrics[0])}")
-    values = [run.value(spec.metric) for run in members]
-    return {
-        "values": values,
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        **entry,
-        "overrides": spec.arms[one.arm],
-        "num_steps": metas[0].get("num_steps"),
-        "stage_steps": one.stage_steps(),
-        "parameters": metas[0].get("parameters"),
-    }
-
-
-def design_commit(project: str, base: str) -> dict[str, Any]:
-    """Last commit of compare.yaml and the base config, and whether they differ from it."""
-    files = [str(CONFIG_DIR / project / "compare.yaml"), str(config_path(project, base))]
-
-    # there the oldest commit at hand seems to have written every file
-    shallow = git("rev-parse", "--is-shallow-repository") != "false"
-    return {
-        "design_commit": (not shallow and git("log", "-1", "--format=%H", "--", *files)) or None,
-        "design_dirty": bool(git("status", "--porcelain", "--", *files)),
-    }
-
-
-def git(*words: str) -> str:
-    """What a git command says of the repository; empty if it fails, or there is no git."""
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return {"reason": premise.reason, "measured": {premise.metric: measured}}

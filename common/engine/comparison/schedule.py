@@ -2,15 +2,12 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
-from common.engine.comparison.runs import PlannedRun, Started
-
-POLL = 0.2  # seconds between looks at the processes
+from common.config import UserError
+from common.engine.comparison.processes import POLL, RunProcess, told_to_end, why_failed
+from common.engine.comparison.runs import PlannedRun
 
 
 def run_all(
@@ -21,12 +18,12 @@ def run_all(
     Args:
         runs: in the order in which they are started.
         jobs: processes at the same time; the cores are divided between them.
-        lowest_priority: of the processes, to work beside something else.
+        lowest_priority: of the processes, to leave the machine to others.
         title: of the progress display.
 
     Raises:
         UserError: a run has failed; the others are ended.
-        SystemExit: this process was told to end (SIGTERM); its runs are ended first.
+        SystemExit: SIGTERM has asked this process to end; its runs are ended first.
     """
     waiting = [run for run in runs if not run.done]
     if not waiting:
@@ -37,41 +34,44 @@ def run_all(
         continue
 
 
-def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterator[Any]:
+def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterator[PlannedRun]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    running: list[Started] = []
+    running: list[tuple[PlannedRun, RunProcess]] = []
     with told_to_end() as told:
         try:
             while waiting or running:
                 for run in list(waiting):
-                    if run.done:  # by another process that held its lock
+                    if run.done:  # by another command that held its lock
                         waiting.remove(run)
                         yield run
-                    elif len(running) < jobs and (started := run.start(threads, lowest_priority)):
+                    elif len(running) < jobs and (process := run.start(threads)):
+                        if lowest_priority:
+                            os.setpriority(os.PRIO_PROCESS, process.pid, 19)
                         waiting.remove(run)
-                        running.append(started)
+                        running.append((run, process))
                 time.sleep(POLL)
                 if told.is_set():
                     raise SystemExit(128 + signal.SIGTERM)
-                for started in [s for s in running if s.finished()]:
-                    running.remove(started)
-                    yield started.run
+                for run, process in list(running):
+                    if _finished(run, process):
+                        running.remove((run, process))
+                        yield run
         finally:
-            for started in running:
-                started.process.ask_to_end()
-            for started in running:
-                started.process.end()
+            for _, process in running:
+                process.ask_to_end()
+            for _, process in running:
+                process.end()
 
 
-@contextmanager
-def told_to_end() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; the process goes on until someone looks at it."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _finished(run: PlannedRun, process: RunProcess) -> bool:
+    """Whether a run has ended well.
+
+    Raises:
+        UserError: it has failed; the message has the last line of its log.
+    """
+    code = process.ended()
+    if code is None:
+        return False
+    if code or not run.done:
+        raise UserError(f"{run.run_id} failed: {why_failed(run.path)}")
+    return True

@@ -1,4 +1,4 @@
-"""Schema of ``configs/<slug>/compare.yaml``."""
+"""Schema of ``configs/<slug>/compare.yaml``; docs/compare.md explains it by an example."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,9 +32,13 @@ class NotTestable:
 
 @dataclass
 class ClaimEntry:
-    """Schema of one claim; the short form is its text alone."""
+    """Schema of one claim: ``left`` is better than ``right``, by the direction of the metric."""
 
-    claim: str = "???"  # see common.engine.comparison.claims for the language
+    left: Any = "???"  # an arm or baseline; several with `function`
+    right: Any = "???"  # another, a number, or a list: better than each of them
+    # name of a function in projects/<slug>/claims.py that makes the two sides from the arms' values
+    function: str = ""
+    text: str = ""  # how readers see a claim with `function`
     paper: str = ""  # table and values there, or "ours" for an expectation of this repository
     metric: str | None = None  # None: the comparison's
     direction: Direction | None = None
@@ -43,8 +47,8 @@ class ClaimEntry:
     margin: float | None = None  # may be worse by less than this
     at_least: float = 0.0  # must be better by more than this
     not_testable: NotTestable | None = None
-    # the paper's values of the two sides, in the claim's order: what an effect of that relative
-    # size would be here is set against the interval, see `judge.against_published`
+    # the paper's values of left and right: an effect of that relative size is compared with the
+    # interval, see `judge.against_published`
     published: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,6 +62,10 @@ class ClaimEntry:
             raise ValueError(
                 "margin (may be worse) and at_least (must be better) exclude each other"
             )
+        if bool(self.function) != bool(self.text):
+            raise ValueError("function and text come together: how the sides are made, and read")
+        if not self.function and not isinstance(self.left, str):
+            raise ValueError("left is the name of an arm; several need a function")
 
 
 @dataclass
@@ -75,12 +83,13 @@ class Comparison:
     default_arms: list[str] = field(default_factory=list)  # empty: all; ARMS=full runs the others
     baselines: list[str] = field(default_factory=list)  # functions of projects/<slug>/baselines.py
     bounds: list[str] = field(default_factory=list)  # those that know the answers: none to beat
-    claims: list[Any] = field(default_factory=list)  # ClaimEntry each; all arms are default arms
+    claims: list[Any] = field(default_factory=list)  # ClaimEntry each, on default arms alone
     appendix: list[Any] = field(default_factory=list)  # judged where its arms ran, never counted
     also: list[str] = field(default_factory=list)  # further metrics shown in the table
     note: str = ""  # printed under the table
     more: dict[str, Any] = field(default_factory=dict)  # name -> further comparison
     name: str = ""  # of a further comparison
+    project: str = ""  # slug
 
 
 def read_yaml(where: str, path: Path) -> Any:

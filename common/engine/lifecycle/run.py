@@ -4,7 +4,6 @@ import datetime
 import errno
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common import __version__
-from common.config import ROOT, ExperimentConfig, UserError, first_line, to_yaml
+from common.config import ExperimentConfig, UserError, first_line, to_yaml
 from common.engine.lifecycle import lock
 from common.engine.lifecycle.settings import own_overrides, resolved
+from common.engine.provenance import code_state
 from common.engine.workspace import Workspace, cpu_name, read_json, write_json
 
 PACKAGES = (
@@ -245,23 +245,9 @@ def provenance(
     }
 
 
-def code_state() -> dict[str, Any]:
-    """Commit of the code, and whether it has local changes."""
-    dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": dirty}
-
-
 def now() -> str:
     """Local time; fine enough to order runs by."""
     return datetime.datetime.now().isoformat(timespec="milliseconds")
-
-
-def _git(*args: str) -> str | None:
-    try:
-        out = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() if out.returncode == 0 else None
 
 
 def _version(name: str) -> str | None:

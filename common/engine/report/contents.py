@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from common.config import ROOT
-from common.engine.comparison.results import markdown
+from common.engine.comparison.cards import markdown
+from common.engine.comparison.results import read_results, result_path
 from common.engine.lifecycle.find import OWNED
 from common.engine.tracking import read_metrics
 from common.engine.workspace import read_json
@@ -49,13 +49,12 @@ def _sweep(path: Path) -> dict[str, Any]:
 
 
 def _comparison(slug: str) -> dict[str, Any] | None:
-    path = ROOT / "results" / f"{slug}.json"
-    if not path.exists():
+    comparisons = read_results(slug)
+    if not comparisons:
         return None
-    result = read_json(path)
-    plot = path.with_suffix(".png")
+    plot = result_path(slug).with_suffix(".png")
     return {
-        "markdown": markdown(result),
+        "markdown": markdown(comparisons),
         "image": _data_uri(plot.read_bytes()) if plot.exists() else None,
     }
 

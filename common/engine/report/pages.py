@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from common.config import ROOT, UserError
-from common.engine.comparison.evidence import evidence_rows
-from common.engine.comparison.pages import counts, read_results, verdict_counts
+from common.engine.comparison.evidence import counts, evidence_rows, verdict_counts
 from common.engine.report.contents import project_contents
 from common.registry import list_projects
 
@@ -59,7 +59,7 @@ def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
         ``index.html``.
     """
     out, runs = out or ROOT / "reports", runs or Path("runs")
-    papers, results = list_projects(), read_results(ROOT / "results")
+    papers, rows = list_projects(), evidence_rows()
     shown = []
     for slug, paper in papers.items():
         contents = _with_text(project_contents(slug, runs), out)
@@ -70,9 +70,8 @@ def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
         )
         if page:
             _write(out / page, "project.html", title=slug, projects=[contents], home=INDEX)
-        verdicts = verdict_counts(results[slug]) if slug in results else "not run"
+        verdicts = verdict_counts([row for row in rows if row.project == slug])
         shown.append({**contents, "paper": paper, "page": page, "verdicts": verdicts})
-    rows = evidence_rows()
     _write(
         out / INDEX,
         "index.html",
@@ -111,8 +110,9 @@ def _html(markdown: str) -> Markup:
 
 
 def _visible(markdown: str) -> str:
-    """Without the comments that mark generated parts."""
-    return "\n".join(line for line in markdown.splitlines() if not line.startswith("<!--"))
+    """Without the comments that mark generated parts, and nothing folded away."""
+    lines = (line for line in markdown.splitlines() if not line.startswith("<!--"))
+    return re.sub(r"<details[^>]*><summary>(.*)</summary>|</details>", r"\1", "\n".join(lines))
 
 
 def _write(path: Path, template: str, **values: Any) -> None:

@@ -19,8 +19,8 @@ import optuna
 from optuna.trial import TrialState
 
 from common.config import UserError
-from common.engine.comparison.runs import metric_of, refuse_beaten, why_failed
-from common.engine.comparison.schedule import POLL, told_to_end
+from common.engine.comparison.processes import POLL, told_to_end, why_failed
+from common.engine.comparison.runs import metric_of, refuse_ignored
 from common.engine.sweeps.schema import Prune, Sweep, words_of
 from common.engine.sweeps.trials import TrialRun
 from common.engine.tracking import read_metrics
@@ -61,7 +61,7 @@ class ArmStudy:
     ) -> None:
         self.project, self.sweep, self.arm, self.runs = project, sweep, arm, runs
         taken = [*sweep.shared, *overrides, *sweep.space, "seed"]
-        refuse_beaten(words, taken, "sweep.yaml, or the arm, sets it for every trial")
+        refuse_ignored(words, taken, "sweep.yaml, or the arm, sets it for every trial")
         self.words = [*words, *words_of(sweep.shared), *words_of(overrides), f"seed={sweep.seed}"]
         self.settings = [sorted(self.words), config, code_hash(project)]
         space = {key: asdict(axis) for key, axis in sweep.space.items()}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.engine.comparison.runs import COMMAND, RunProcess, start_process
+from common.engine.comparison.processes import COMMAND, RunProcess, start_process
 
 
 @dataclass

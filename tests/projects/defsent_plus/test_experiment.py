@@ -11,7 +11,8 @@ from common.config import UserError, load
 from common.data.tables import read_jsonl
 from common.data.text.sets import load_sts
 from common.encoders.state_dict import read_state_dict
-from common.engine.comparison.spec import claims_of, default_arms, read_comparison
+from common.engine.comparison.claims import claims_of
+from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.trained import export
 from common.engine.workspace import Workspace

@@ -12,7 +12,8 @@ from common.config import ROOT, UserError, load
 from common.data.text.augment import Repetition
 from common.data.text.repeated_views import RepeatedSubwords
 from common.data.text.views import TextViews
-from common.engine.comparison.spec import claims_of, read_comparison
+from common.engine.comparison.claims import claims_of
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
 from common.evaluation.text.sts import partial_spearman, spearman

@@ -12,7 +12,8 @@ from common.data.image_text.captions import CaptionedImages, CaptionFiles, Capti
 from common.data.image_text.drawings import words
 from common.data.lookup import bundled
 from common.data.packed import Packed
-from common.engine.comparison.spec import claims_of, read_comparison
+from common.engine.comparison.claims import claims_of
+from common.engine.comparison.spec import read_comparison
 from common.engine.workspace import Workspace, read_json
 from common.families.image_text import drawings, drawings_evaluation
 from common.families.image_text.drawings_evaluation import recall_both_ways

@@ -12,6 +12,7 @@ from common.config import UserError, config_names
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.state_dict import read_state_dict
 from common.engine import checkpoint as ckpt
+from common.engine.comparison.claims import claims_of
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
@@ -458,7 +459,7 @@ def test_the_comparison_has_the_paper_s_arms():
     """Checklist 17: dense and experts by default; single domains, one layer, routers on demand."""
     spec = read_comparison("moe_embeddings")
     assert {"dense", "moe", "wrong_routing"} == set(default_arms(spec))
-    assert "moe > untrained and moe > raw" in {claim["claim"] for claim in spec.claims}
+    assert "moe > untrained and moe > raw" in {claim.text for claim in claims_of(spec)}
     assert {"single@cisi", "single@npl", "single@esco", "one_layer", "sentence"} <= set(spec.arms)
 
 

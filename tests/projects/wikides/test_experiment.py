@@ -13,6 +13,7 @@ from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
+from common.engine.comparison.claims import claims_of
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep, words_of
@@ -370,7 +371,7 @@ def test_compare_has_the_row_s_arms_at_equal_budget():
         cfg = config(*words_of(arm), name="mini")
         assert cfg.trainer.max_steps == 600
         assert cfg.optim.lr in sweep.space["optim.lr"].values
-    texts = [claim["claim"] for claim in spec.claims]
+    texts = [claim.text for claim in claims_of(spec)]
     assert any("fusion > random" in text for text in texts)
     assert spec.seeds == [11, 12, 13]
     # the sweep tries rates at the same steps, both margins as one

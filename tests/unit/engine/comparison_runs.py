@@ -2,7 +2,7 @@
 
 import json
 
-from common.engine.comparison.judge import summarise
+from common.engine.comparison.results import summarise
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 
@@ -18,11 +18,11 @@ META = {
     "global_batch_size": 4,
     "samples_per_second": 3.0,
 }
-PROJECT = "dcl"  # whose code and design the results are stamped with
+PROJECT = "dcl"  # whose claims and design the results are of
 
 
 class FakeRun(PlannedRun):
-    """A finished run; metrics are ``score``, what is given, and two constants."""
+    """A finished run; metrics are ``score``, those of the test, and two constants."""
 
     def __init__(self, folder, arm, seed, value, items=None, baseline=False, **metrics):
         self.arm, self.seed, self.is_baseline = arm, seed, baseline
@@ -39,33 +39,53 @@ class FakeRun(PlannedRun):
         return self
 
 
+def claim_entry(text, **options):
+    """``a > b`` as compare.yaml has it."""
+    left, right = text.split(" > ")
+    return {"left": left, "right": right, **options}
+
+
+def spec_of(arms, claims, **options):
+    """A comparison of dcl whose claims are entries, or texts like ``a > b``."""
+    appendix = options.pop("appendix", [])
+    entries = [
+        [claim_entry(claim) if isinstance(claim, str) else claim for claim in part]
+        for part in (claims, appendix)
+    ]
+    return Comparison(
+        metric=options.pop("metric", "score"),
+        arms={arm: {} for arm in arms},
+        claims=entries[0],
+        appendix=entries[1],
+        project=PROJECT,
+        **{"name": "main", **options},
+    )
+
+
+def runs_of(folder, values, items=None, baselines=None, metrics=None):
+    """Finished runs of arms with these values, one per seed, and of baselines."""
+    items, metrics = items or {}, metrics or {}
+    runs = [
+        FakeRun(folder, arm, seed, value, items.get(arm), **metrics.get(arm, {}))
+        for arm, column in values.items()
+        for seed, value in enumerate(column)
+    ]
+    return runs + [
+        FakeRun(folder, name, 0, value, items.get(name), baseline=True)
+        for name, value in (baselines or {}).items()
+    ]
+
+
 def result_of(folder, values, claims, *, items=None, baselines=None, metrics=None, **options):
     """Result of a comparison whose arms have these values, one per seed.
 
     `items` and `metrics`: per arm the content of items/*.json and further metrics, of every seed.
     """
-    items, baselines, metrics = items or {}, baselines or {}, metrics or {}
-    spec = Comparison(
-        metric="score",
-        arms={arm: {} for arm in values},
-        claims=claims,
-        baselines=list(baselines),
-        **options,
-    )
-    plan = [
-        FakeRun(folder, arm, seed, value, items.get(arm), **metrics.get(arm, {}))
-        for arm, own in values.items()
-        for seed, value in enumerate(own)
-    ]
-    plan += [
-        FakeRun(folder, name, 0, value, items.get(name), baseline=True)
-        for name, value in baselines.items()
-    ]
-    return summarise(PROJECT, spec, list(values), plan)
+    spec = spec_of(values, claims, baselines=list(baselines or {}), **options)
+    return summarise(spec, list(values), runs_of(folder, values, items, baselines, metrics))
 
 
 def claim_of(folder, values, claim, **options):
     """The only claim of such a result."""
-    claims = [claim if isinstance(claim, str) else {"claim": claim["claim"], **claim}]
-    (found,) = result_of(folder, values, claims, **options)["claims"]
-    return found
+    (judged,) = result_of(folder, values, [claim], **options)["claims"]
+    return judged

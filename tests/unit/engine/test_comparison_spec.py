@@ -7,14 +7,15 @@ import pytest
 
 from common.config import ROOT, UserError
 from common.engine.comparison import spec as spec_module
+from common.engine.comparison.claims import claims_of
 from common.engine.comparison.spec import (
     choose_arms,
     choose_comparisons,
     choose_seeds,
-    claims_of,
     read_comparison,
     read_comparisons,
 )
+from common.registry import list_projects
 
 
 @pytest.fixture
@@ -33,18 +34,7 @@ def read(tmp_path, monkeypatch):
 ARMS = "arms: {a: {}, b: {x.y: 1}, c: {}}\n"
 
 
-def test_the_short_form_still_loads(read):
-    """As every compare.yaml was before: chains, own metrics and margins, claims on optional arms."""
-    text = ARMS + "default_arms: [a, b]\nclaims: [a > b, 'a > c (recall, margin 0.01)', a > b > c]"
-    (spec,) = read(text)
-    claims = claims_of(spec)
-    assert [c.text for c in claims] == ["a > b", "a > b", "a > c in recall - 0.01", "b > c"]
-    assert [c.appendix for c in claims] == [False, False, True, True]
-    assert (claims[2].metric, claims[2].threshold) == ("recall", -0.01)
-    assert spec.seeds == [0, 1, 2]
-
-
-def test_the_long_form(read):
+def test_claims_have_fields(read):
     text = (
         ARMS
         + """
@@ -52,17 +42,47 @@ shared: {s.t: 2}
 seeds: [4, 5]
 margin: 0.1
 claims:
-  - {claim: a > b, paper: "table 1", metric: recall, at_least: 0.05}
-  - claim: spread(a, c) < spread(b, c)
-  - {claim: a < b, direction: min, margin: 0}
+  - {left: a, right: b, paper: "table 1", metric: recall, at_least: 0.05}
+  - {left: a, right: c, margin: 0}
+  - {left: a, right: [b, 0.5], direction: min}
+appendix:
+  - {left: c, right: a, metric: cost, direction: min}
 """
     )
     (spec,) = read(text)
     assert spec.arms["b"] == {"s.t": 2, "x.y": 1}
-    first, second, third = claims_of(spec)
+    first, second, third, fourth = claims_of(spec)
+    assert first.text == "a > b in recall by at least 0.05"
     assert (first.metric, first.threshold, first.paper) == ("recall", 0.05, "table 1")
-    assert (second.signs, second.threshold) == ((-1.0,), -0.1)
-    assert (third.signs, third.threshold, third.maximise) == ((-1.0,), 0.0, False)
+    assert (second.sign, second.threshold, second.maximise) == (1.0, 0.0, True)
+    assert (third.text, third.sign, third.threshold) == ("a < b and a < 0.5", -1.0, -0.1)
+    assert (third.arms, third.maximise) == (["a", "b"], False)
+    assert [claim.appendix for claim in claims_of(spec)] == [False, False, False, True]
+    assert fourth.text == "c < a in cost"
+
+
+def test_a_function_of_the_project_makes_the_sides(read):
+    rates = "arms: {dcl@lr1: {}, dcl@lr2: {}, infonce@lr1: {}, infonce@lr2: {}}\n"
+    entry = "left: [dcl@lr1, dcl@lr2], right: [infonce@lr1, infonce@lr2], text: rates"
+    (spec,) = read(f"{rates}claims: [{{{entry}, function: means}}]")
+    (claim,) = claims_of(spec)
+    values = {"dcl@lr1": 4.0, "dcl@lr2": 6.0, "infonce@lr1": 1.0, "infonce@lr2": 5.0}
+    assert claim.parts(values) == {"rates": (5.0, 3.0)}
+    with pytest.raises(UserError, match="no function 'mean' in .*claims.py; did you mean 'means'"):
+        read(f"{rates}claims: [{{{entry}, function: mean}}]")
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_every_comparison_can_be_read(project):
+    """Arms are known, claims run by default, functions exist and have a number for each side."""
+    for spec in read_comparisons(project):
+        assert len(spec.arms) >= 2
+        claims = claims_of(spec)
+        assert not all(claim.appendix for claim in claims)
+        values = {name: 0.1 * i for i, name in enumerate([*spec.arms, *spec.baselines])}
+        for claim in claims:
+            parts = claim.parts({arm: values[arm] for arm in claim.arms})
+            assert all(float(side) == side for sides in parts.values() for side in sides)
 
 
 def test_further_comparisons_inherit_what_they_do_not_name(read):
@@ -70,9 +90,9 @@ def test_further_comparisons_inherit_what_they_do_not_name(read):
         ARMS
         + """
 seeds: [4, 5]
-claims: [{claim: a > b}]
+claims: [{left: a, right: b}]
 more:
-  transfer: {metric: other, direction: min, arms: {d: {}, e: {}}, claims: [{claim: d > e}]}
+  transfer: {metric: other, direction: min, arms: {d: {}, e: {}}, claims: [{left: d, right: e}]}
 """
     )
     main, more = read(text)
@@ -91,7 +111,7 @@ more:
 
 
 def test_an_arm_of_that_name_goes_before_every_arm(read):
-    (spec,) = read("arms: {full: {}, none: {}}\nclaims: [full > none]\n")
+    (spec,) = read("arms: {full: {}, none: {}}\nclaims: [{left: full, right: none}]\n")
     assert choose_arms([spec], ["full"]) == [["full"]]
     assert choose_arms([spec], ["all"]) == [["full", "none"]]
 
@@ -99,13 +119,21 @@ def test_an_arm_of_that_name_goes_before_every_arm(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (ARMS + "claims: [a > d]", "claim 'a > d': no arm 'd'"),
-        (ARMS + "claims: [{claim: a > b, papr: x}]", "unknown key 'papr'; did you mean 'paper'"),
-        (ARMS + "claims: [{paper: x}]", "no value for claim"),
-        (ARMS + "claims: [{claim: a > b, margin: -1}]", "must be >= 0"),
-        (ARMS + "claims: [{claim: 1 > 2}]", "compares no arms"),
+        (ARMS + "claims: [{left: a, right: d}]", "claim 'a > d': no arm 'd'"),
+        (
+            ARMS + "claims: [{left: a, right: b, papr: x}]",
+            "unknown key 'papr'; did you mean 'paper'",
+        ),
+        (ARMS + "claims: [{paper: x}]", "no value for left, right"),
+        (ARMS + "claims: [a > b]", "claim 'a > b': write {left: ..., right: ...}"),
+        (ARMS + "claims: [{left: [a, b], right: c}]", "several need a function"),
+        (
+            ARMS + "claims: [{left: a, right: b, function: means}]",
+            "function and text come together",
+        ),
+        (ARMS + "claims: [{left: a, right: b, margin: -1}]", "must be >= 0"),
         (ARMS + "default_arms: [a, d]", "default_arms: no arm 'd'"),
-        (ARMS + "default_arms: [a]\nclaims: [{claim: a > b}]", "'b' does not run by default"),
+        (ARMS + "default_arms: [a]\nclaims: [{left: a, right: b}]", "'b' does not run by default"),
         (ARMS + "seeds: []", "seeds must be distinct"),
         (ARMS + "seeds: [1, 1]", "seeds must be distinct"),
         (ARMS + "seed: [1]", "unknown key 'seed'; did you mean 'seeds'"),
@@ -123,13 +151,13 @@ def test_mistakes_are_named(read, text, message):
 
 
 def test_optional_arms_may_be_claimed_in_the_appendix(read):
-    text = ARMS + "default_arms: [a]\nappendix: [{claim: a > b}]"
+    text = ARMS + "default_arms: [a]\nappendix: [{left: a, right: b}]"
     (claim,) = claims_of(read(text)[0])
     assert claim.appendix
 
 
 def test_baselines_of_the_project_stand_beside_the_arms(read):
-    (spec,) = read(ARMS + "baselines: [raw_pixels, chance]\nclaims: [{claim: a > raw_pixels}]")
+    (spec,) = read(ARMS + "baselines: [raw_pixels, chance]\nclaims: [{left: a, right: raw_pixels}]")
     assert claims_of(spec)[0].arms == ["a", "raw_pixels"]
 
 
@@ -168,7 +196,10 @@ def test_arms_and_seeds_are_refused_before_torch_is_imported(words, message):
 
 
 def test_one_of_several_comparisons_is_named(read):
-    specs = read(ARMS + "claims: [a > b]\nmore: {late: {arms: {a: {}, b: {}}, claims: [b > a]}}")
+    specs = read(
+        ARMS + "claims: [{left: a, right: b}]\n"
+        "more: {late: {arms: {a: {}, b: {}}, claims: [{left: b, right: a}]}}"
+    )
     assert choose_comparisons(specs, "") == specs
     assert choose_comparisons(specs, "main") == specs[:1]
     assert choose_comparisons(specs, "late") == specs[1:]

@@ -57,7 +57,7 @@ class Logger:
 def result(tmp_path):
     main = result_of(tmp_path / "a", {"a": HIGH, "b": MIDDLE}, ["a > b"])
     further = result_of(tmp_path / "b", {"c": LOW, "d": MIDDLE}, ["c > d"], name="second")
-    return {**main, "more": [further], "code": "0" * 16, "base": "mini"}
+    return [main, further]
 
 
 def test_a_tracked_comparison_logs_its_verdicts_table_and_picture(result, tmp_path, monkeypatch):

@@ -1,156 +1,132 @@
-"""What README and docs/evidence.md say about the published comparisons."""
+"""Every claim with its verdict: rows, counts, the page, README's table and the image."""
 
-import json
+from xml.etree import ElementTree
 
 from common.engine.checkpoint import mark_finished
-from common.engine.comparison import results
-from common.engine.comparison.pages import (
+from common.engine.comparison import evidence, results
+from common.engine.comparison.evidence import (
+    COLOURS,
+    NOT_RUN,
+    VERDICTS,
     Row,
     counts,
+    evidence_image,
     evidence_page,
+    evidence_rows,
     project_table,
-    read_results,
-    verdict_counts,
 )
 from common.registry import field_of, list_projects
-from tests.unit.engine.comparison_runs import FakeRun
-
-CLAIMS = [
-    {"claim": "a > b", "verdict": "supported", "difference": 0.125, "interval": [0.05, 0.2]},
-    {
-        "claim": "a > c",
-        "verdict": "not shown at this scale",
-        "metric": "other",
-        "paper": "2.1 points",
-    },
-]
-RESULT = {
-    "claims": CLAIMS,
-    "metric": "recall",
-    "direction": "min",
-    "base": "mini",
-    "seeds": [3, 4],
-    "date": "2026-01-02",
-    "commit": "0123456789abcdef",
-    "dirty": True,
-}
+from tests.unit.engine.comparison_runs import FakeRun, claim_entry, result_of, spec_of
 
 
-def row(page: str, start: str) -> str:
-    (found,) = [line for line in page.splitlines() if line.startswith(start)]
-    return found
+def row(project, verdict="supported", **more):
+    base = {"claim": "a > b", "difference": "+0.1", "paper": "ours", "version": "0.1.0"}
+    return Row(project=project, verdict=verdict, **base | more)
 
 
-def test_counts_are_in_the_order_of_the_verdicts_and_keep_unknown_ones():
-    verdicts = ["contradicted", "supported", "odd", "not testable here", "supported"]
-    claims = [{"verdict": verdict} for verdict in verdicts]
-    shown = verdict_counts({"claims": claims})
-    assert shown == "2 supported, 1 contradicted, 1 not testable, 1 odd"
-    assert verdict_counts({"claims": []}) == "no claims"
-    further = {"claims": [{"verdict": "supported"}]}
-    assert (
-        verdict_counts({"claims": claims[:1], "more": [further]}) == "1 supported, 1 contradicted"
+def test_rows_are_the_counted_claims_with_their_published_verdicts(tmp_path, monkeypatch):
+    """A claim that counts again after the appendix keeps its verdict; one without is not run."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    published = ["a > b", claim_entry("b > a", published=[3, 1])]
+    values = {"a": [0.5, 0.6, 0.4], "b": [0.5, 0.5, 0.5], "c": [0.4, 0.4, 0.4]}
+    result = result_of(tmp_path / "runs", values, published, baselines={"raw": 0.9})
+    result["claims"], result["appendix"] = result["claims"][1:], result["claims"][:1]
+    results.write_results("dcl", [result])
+    spec = spec_of("abc", [*published, "a > c"], appendix=["b > c"])
+    monkeypatch.setattr(evidence, "read_comparisons", lambda project: [spec])
+    first, second, third = evidence_rows(["dcl"])
+    assert (first.claim, first.verdict, first.below) == ("a > b", "inconclusive", "raw")
+    assert (first.version, first.too_small) == (results.__version__, False)
+    assert (second.verdict, second.too_small) == ("inconclusive", True)
+    assert (third.claim, third.verdict, third.version) == ("a > c", NOT_RUN, "")
+
+
+def test_every_published_claim_is_listed():
+    rows = evidence_rows()
+    assert {row.verdict for row in rows} <= {*VERDICTS, NOT_RUN}
+    published = [c for p in list_projects() for c in results.read_results(p)]
+    assert sum(row.verdict != NOT_RUN for row in rows) == sum(len(c["claims"]) for c in published)
+
+
+def test_counts_say_what_was_found():
+    rows = [
+        row("x"),
+        row("x", "contradicted", below="overlap"),
+        row("y", "inconclusive", paper="70 against 60", too_small=True),
+        row("y", NOT_RUN),
+    ]
+    assert counts(rows) == (
+        "4 claims of 2 projects: 1 supported, 1 inconclusive, 1 contradicted, 0 not testable here,"
+        " 1 not run. In 1 a method is worse than the best training-free baseline. In 1 inconclusive"
+        " cases the data rule out an effect as large as the paper's. 3 claims are expectations of"
+        " ours, the others are statements of the papers."
     )
+    assert counts([row("x")]).startswith("1 claims of 1 projects: 1 supported, 0 inconclusive")
+    assert "worse" not in counts([row("x")])
 
 
-def test_the_readme_counts_links_and_says_what_has_not_been_run():
-    table = project_table(
-        {"one": "One.", "two": "Two."}, {"one": RESULT}, dict.fromkeys(["one", "two"], "Texts")
-    )
-    counts = "[1 supported, 1 not shown](docs/evidence.md#one)"
-    assert row(table, "| [one]") == f"| [one](projects/one/README.md) | One. | {counts} |"
-    assert row(table, "| [two]").endswith("| not run |")
-    assert "**" not in table
-    assert table.startswith("### Texts\n\n| project |")
+def test_the_page_has_a_line_for_each_claim():
+    rows = [row("one", below="tfidf", claim="a@* > b"), row("two", NOT_RUN, paper="", version="")]
+    page = evidence_page(rows)
+    card = "[one](../projects/one/README.md)"
+    line = rf"| {card} | a@\* > b | supported (worse than tfidf) | +0.1 | ours | 0.1.0 |"
+    assert line in page.splitlines()
+    assert "| a > b | not run | +0.1 | not stated |  |" in page
+    assert counts(rows) in page
 
 
-def test_the_table_has_a_part_for_each_field_the_largest_first():
-    projects, fields = (
-        dict.fromkeys("abc", "A paper."),
-        {"a": "Speech", "b": "Images", "c": "Images"},
-    )
-    table = project_table(projects, {}, fields)
+def test_the_readme_has_a_table_for_each_field_the_largest_first():
+    projects = dict.fromkeys("abc", "A paper.")
+    fields = {"a": "Speech", "b": "Images", "c": "Images"}
+    table = project_table(projects, fields, [row("b"), row("b", "contradicted")])
     assert [line for line in table.splitlines() if line.startswith("###")] == [
         "### Images",
         "### Speech",
     ]
     assert table.index("[b]") < table.index("[c]") < table.index("[a]")
+    verdicts = "[1 supported, 1 contradicted](projects/b/README.md#results)"
+    assert f"| [b](projects/b/README.md) | A paper. | {verdicts} |" in table
+
+
+def test_evidence_is_written_into_docs_and_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- evidence:begin -->\nold\n<!-- evidence:end -->\nb\n")
+    assert evidence.write_evidence([row("x")]) == ["docs/evidence.md", "README.md"]
+    text = readme.read_text()
+    assert "old" not in text
+    assert "1 claims of 1 projects: 1 supported" in text
+    assert text.endswith("<!-- evidence:end -->\nb\n")
+    readme.write_text("no block")
+    assert evidence.write_evidence([row("x")]) == ["docs/evidence.md"]
+
+
+def test_the_image_has_a_square_for_every_claim_and_a_legend_for_every_mark():
+    rows = [
+        row("one"),
+        row("one", "contradicted", below="tfidf", claim="a < b"),
+        row("two", NOT_RUN),
+    ]
+    root = ElementTree.fromstring(evidence_image(rows))
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    squares = root.findall("svg:rect", space)
+    claims = [s for s in squares if s.find("svg:title", space) is not None]
+    words = ("supported", "contradicted", NOT_RUN)
+    assert [s.get("fill") for s in claims] == [COLOURS[word] for word in words]
+    assert [s.get("stroke") for s in claims] == ["#777", "#111", "#777"]
+    assert claims[1].find("svg:title", space).text.startswith("a < b: contradicted")
+    texts = {t.text for t in root.findall("svg:text", space)}
+    assert texts == {"one", "two", *COLOURS, "worse than a training-free baseline"}
+    legend = [s for s in squares[1:] if s not in claims]
+    assert {s.get("fill") for s in legend} == set(COLOURS.values())
+    assert not any(s.get("fill-opacity") for s in squares)
 
 
 def test_every_project_has_a_field():
-    fields = {slug: field_of(slug) for slug in list_projects()}
-    assert fields["simcse"] == "Sentence embeddings"  # by its family
-    assert fields["trend"] == "LiDAR"  # stated by its docstring
-    assert "Others" not in fields.values()
-
-
-def claim(text, verdict, **more):
-    base = {"here": "+0.1250", "paper": "", "below": "", "date": "2026-01-02", "state": "fresh"}
-    return Row(project="one", claim=text, verdict=verdict, minutes=12.4, **base | more)
-
-
-def test_the_page_has_a_row_for_each_claim():
-    rows = [
-        claim("a > b", "supported", below="overlap"),
-        claim("a > c", "not run", here="", paper="2.1 points", date="", state="not run"),
-    ]
-    page = evidence_page(["one", "two"], {"one": RESULT}, rows)
-    assert "config `mini`; lower is better; commit 0123456789 with local changes." in page
-    assert row(page, "| a > b") == (
-        "| a > b | supported (below overlap) | +0.1250 | not stated | 2026-01-02 | fresh | 12 |"
-    )
-    assert row(page, "| a > c") == "| a > c | not run |  | 2.1 points |  | not run | 12 |"
-    assert "## two\n\n[Card](../projects/two/README.md).\n\nnot run\n" in page
-    assert counts(rows) in page
-
-
-def test_void_results_say_so_everywhere():
-    void = {**RESULT, "void": "Void: another vocabulary."}
-    projects = {"one": "One.", "two": "Two.", "three": "Three."}
-    published = {"one": void, "two": RESULT, "three": void}
-    table = project_table(projects, published, dict.fromkeys(projects, "Images"))
-    assert "[void until re-run (was: 1 supported, 1 not shown)]" in row(table, "| [one]")
-    assert "void" not in row(table, "| [two]")
-    assert table.endswith("|\n\n**one, three**: Void: another vocabulary.\n")
-    page = evidence_page(["one"], published, [claim("a > b", "supported")])
-    assert "**Void: another vocabulary.**" in page
-    assert "| void (was: supported) |" in row(page, "| a > b")
-
-
-def test_the_table_of_a_card_begins_with_the_reason():
-    arms = {"a": {"metrics": {"recall": [0.5]}, "wall_seconds": [1], "num_steps": 1}}
-    hardware = {"gpu": None, "cpu": "some", "cores": 1}
-    result = RESULT | {"arms": arms, "also": [], "claims": [], "note": "", "hardware": hardware}
-    assert results.markdown(result).startswith("| arm |")
-    assert results.markdown(result | {"void": "Void."}).startswith("**Void.**\n\n| arm |")
-
-
-def test_results_are_read_by_project(tmp_path):
-    (tmp_path / "one.json").write_text(json.dumps(RESULT))
-    (tmp_path / "one.png").write_bytes(b"")
-    assert read_results(tmp_path) == {"one": RESULT}
-
-
-def test_a_baseline_named_chance_takes_the_place_of_the_row_of_chance_values():
-    entry = {"metrics": {"m": [0.5], "m_chance": [0.1]}, "wall_seconds": [1.0]}
-    baseline = {"metrics": {"m": [0.2]}, "wall_seconds": [1.0]}
-    for baselines, value in (({}, "0.1000"), ({"chance": baseline}, "0.2000")):
-        rows = results._table(["m"], {"a": entry}, baselines)
-        (row,) = [row for row in rows if "*chance*" in row]
-        assert value in row
-
-
-def test_steps_of_all_stages_are_told_and_of_old_results_those_that_are_known():
-    """Stages are read from a run's folder; a stage that isn't finished isn't counted."""
-    old = {"a": {"num_steps": 5}, "b": {"num_steps": 10}}
-    assert results.steps_text({"a": old["a"]}) == "5 steps each"
-    assert results.steps_text(old) == "10 / 5 steps each"
-    both = {"num_steps": 4, "stage_steps": {"pretrain": 4, "finetune": 2}}
-    assert results.steps_text({"a": both, "b": both}) == "4 + 2 steps each"
-    one = {"num_steps": 6, "stage_steps": {"finetune": 6}}
-    assert (
-        results.steps_text({"a": both, "b": one, "c": both}) == "steps by stage 4 + 2 (a, c), 6 (b)"
-    )
+    found = {slug: field_of(slug) for slug in list_projects()}
+    assert found["simcse"] == "Sentence embeddings"
+    assert found["trend"] == "LiDAR"
+    assert "Others" not in found.values()
 
 
 def test_a_run_knows_the_steps_of_its_finished_stages(tmp_path):

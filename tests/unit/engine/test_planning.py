@@ -1,16 +1,12 @@
 """The plan of a comparison: runs, minutes, and what it can resolve."""
 
-import json
-import re
-
 import numpy as np
 import pytest
 
-from common.engine.comparison import planning
-from common.engine.comparison.planning import POWER_ERRORS, make_plan, what_it_takes
+from common.engine.comparison import planning, results
+from common.engine.comparison.planning import POWER_ERRORS, make_plan
 from common.engine.comparison.schema import Comparison
-from common.engine.comparison.spec import claims_of
-from tests.unit.engine.comparison_runs import FakeRun, result_of
+from tests.unit.engine.comparison_runs import FakeRun, result_of, spec_of
 
 NOISE = [0.0, 0.1, 0.2, 0.3]
 
@@ -18,10 +14,10 @@ NOISE = [0.0, 0.1, 0.2, 0.3]
 @pytest.fixture
 def plan_of(tmp_path, monkeypatch):
     """`plan_of(values, seeds, ...)`: the plan of a > b with these seeds, given finished runs."""
-    monkeypatch.setattr(planning, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
 
     def plan_of(values, seeds, items=None, jobs=1, claim="a > b"):
-        spec = Comparison(metric="score", arms={"a": {}, "b": {}}, claims=[claim])
+        spec = spec_of("ab", [claim])
         done = {
             arm: [
                 FakeRun(tmp_path / "runs", arm, s, v, (items or {}).get(arm))
@@ -29,7 +25,7 @@ def plan_of(tmp_path, monkeypatch):
             ]
             for arm, own in values.items()
         }
-        monkeypatch.setattr(planning, "_at_hand", lambda plan, name: done.get(name, []))
+        monkeypatch.setattr(planning, "_finished", lambda plan, name: done.get(name, []))
         runs = [
             FakeRun(tmp_path / "planned", arm, 10 + s, 0.0) for arm in "ab" for s in range(seeds)
         ]
@@ -40,7 +36,7 @@ def plan_of(tmp_path, monkeypatch):
     return plan_of
 
 
-def test_minutes_are_those_of_runs_at_hand(plan_of):
+def test_minutes_are_those_of_finished_runs(plan_of):
     plan = plan_of({"a": NOISE, "b": [0.0] * 4}, 8)
     assert (plan.num_runs, plan.num_missing, plan.minutes) == (16, 16, 16.0)
 
@@ -53,7 +49,7 @@ def test_more_seeds_resolve_smaller_differences(plan_of):
     (one,) = plan_of({"a": NOISE, "b": [0.0] * 4}, 8).resolutions
     expected = POWER_ERRORS * np.std(NOISE, ddof=1) / np.sqrt(8)
     assert one.difference == pytest.approx(expected)
-    assert "4 seeds at hand, 8 planned, no items" in one.source
+    assert "4 finished seeds, 8 planned, no items" in one.source
 
 
 def test_noise_that_both_arms_share_does_not_count(plan_of):
@@ -73,13 +69,12 @@ def test_without_any_run_it_says_so(plan_of):
     assert plan.minutes is None
     assert plan.resolutions[0].difference is None
     assert "minutes" in plan.lines()[0]
-    assert "resolves unknown (no runs at hand" in plan.lines()[1]
+    assert "resolves unknown (nothing has run" in plan.lines()[1]
 
 
 def test_a_published_result_stands_in(plan_of, tmp_path):
     result = result_of(tmp_path / "old", {"a": NOISE, "b": [0.0] * 4}, ["a > b"])
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/dcl.json").write_text(json.dumps(result))
+    results.write_results("dcl", [result])
     plan = plan_of({}, 8)
     assert plan.minutes == 16.0
     (one,) = plan.resolutions
@@ -89,41 +84,6 @@ def test_a_published_result_stands_in(plan_of, tmp_path):
     assert "noise of the result of" in one.source
 
 
-def needed(tmp_path, values, claim, items=None):
-    result = result_of(tmp_path / "runs", values, [claim], items=items)
-    arms = {arm: {} for arm in values}
-    (known,) = claims_of(Comparison(metric="score", arms=arms, claims=[claim]))
-    return what_it_takes(known, result)
-
-
-def test_what_a_difference_of_its_size_would_take(tmp_path):
-    """Seeds where these are its noise; none where the same test items are.
-
-    A minute a run, as the runs say.
-    """
-    values = {"a": [0.45, 0.6, 0.55, 0.5], "b": [0.5] * 4}
-    count = np.ceil(np.var(values["a"], ddof=1) / (0.025 / POWER_ERRORS) ** 2)
-    text = needed(tmp_path / "seeds", values, "a > b")
-    seeds, minutes = re.fullmatch(r"(\d+) seeds \((\d+) minutes\) would tell .*", text).groups()
-    assert float(seeds) == pytest.approx(count, rel=0.05)
-    assert int(minutes) == 2 * int(seeds)
-    assert (
-        float(needed(tmp_path / "margin", values, {"claim": "a > b", "margin": 0.05}).split()[0])
-        < count
-    )
-    draw = np.random.default_rng(0)
-    few = {arm: {"score": (draw.random(40) < 0.5).astype(float).tolist()} for arm in "ab"}
-    same = {arm: [float(np.mean(own["score"]))] * 4 for arm, own in few.items()}
-    assert "too few items" in needed(tmp_path / "items", same, "a > b", few)
-
-
-def test_of_what_cannot_be_said_nothing_is(tmp_path):
-    values = {"a": [0.45, 0.6], "b": [0.5, 0.5], "c": [0.4, 0.4]}
-    for number, claim in enumerate(("a > b and a > c", "spread(a, b) < spread(a, c)")):
-        assert needed(tmp_path / str(number), values, claim) == ""
-    assert needed(tmp_path / "one", {"a": [0.5], "b": [0.4]}, "a > b") == ""
-
-
 def test_pilots_with_the_same_config_are_found(tmp_path):
     """Runs with other seeds count, runs with another config do not."""
     from common.engine.comparison.runs import PlannedRun
@@ -131,9 +91,11 @@ def test_pilots_with_the_same_config_are_found(tmp_path):
     spec = Comparison(metric="knn5_top1", base="smoke", arms={"a": {}, "b": {"optim.lr": 0.5}})
     words = [f"runs_dir={tmp_path}"]
     for run in (PlannedRun("dcl", spec, "a", 100, words), PlannedRun("dcl", spec, "b", 101, words)):
-        folder = run.path.with_name(f"{run.stem.replace('compare-b', 'compare-a')}-01dc0de")
+        folder = run.path.with_name(
+            f"{run.stem.replace('compare-b', 'compare-a')}-01dc0de-20260101"
+        )
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text("{}")
-    found = planning._at_hand([PlannedRun("dcl", spec, "a", 0, words)], "a")
+    found = planning._finished([PlannedRun("dcl", spec, "a", 0, words)], "a")
     assert [run.seed for run in found] == [100]
-    assert found[0].path.name.endswith("01dc0de")
+    assert found[0].path.name.endswith("01dc0de-20260101")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from common.config import ROOT, UserError
+from common.engine.comparison import results
 from common.engine.comparison.evidence import evidence_rows
 from common.engine.report import contents, pages
 from common.engine.report.pages import write_report, write_site
@@ -130,7 +131,7 @@ def test_html_in_a_card_is_text_and_links_start_at_its_folder(tmp_path, monkeypa
         "# demo\n<script>alert(1)</script>\n\n<!-- results:begin -->\n[c](compare.md)\n"
     )
     monkeypatch.setattr(pages, "ROOT", tmp_path)
-    monkeypatch.setattr(contents, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     found = pages._with_text(contents.project_contents("demo", tmp_path / "runs"), tmp_path / "out")
     text = (tmp_path / "out" / found["card"]).read_text()
     assert "<script>" not in text

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from common.config import UserError
+from common.engine.comparison import processes, schedule
 from common.engine.comparison import runs as runs_module
-from common.engine.comparison import schedule
-from common.engine.comparison.runs import PlannedRun, last_line
+from common.engine.comparison.processes import last_line
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schedule import run_all
 from tests.forked import forked
 
@@ -29,9 +30,6 @@ class Script(PlannedRun):
     def __init__(self, folder, name, program=FINISH, code="c0de", config="c0f"):
         self.path, self.run_id, self.program, self.code = folder / name, name, program, code
         self.config_hash = config
-
-    def _code(self):
-        return "c0de"
 
     def _config_hash(self):
         return "c0f"
@@ -47,7 +45,8 @@ def quick(monkeypatch):
     """Without the progress display, which loads Lightning."""
     monkeypatch.setitem(sys.modules, "common.engine.progress", NO_PROGRESS)
     monkeypatch.setattr(schedule, "POLL", 0.02)
-    monkeypatch.setattr(runs_module, "GRACE", 0.5)
+    monkeypatch.setattr(runs_module, "code_state", lambda: {"commit": "c0de", "dirty": False})
+    monkeypatch.setattr(processes, "GRACE", 0.5)
 
 
 def test_processes_share_the_cores_and_do_not_spin(tmp_path, monkeypatch):
@@ -138,7 +137,7 @@ def test_relative_folders_are_those_of_whoever_starts_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     program = "import common.config; open('runs/a/metrics.json', 'w').write('{}')"
-    started = runs_module.start_process(Path("runs/a"), [sys.executable, "-c", program], 1)
+    started = processes.start_process(Path("runs/a"), [sys.executable, "-c", program], 1)
     started.popen.wait(60)
     assert started.ended() == 0
     assert (tmp_path / "runs/a/metrics.json").exists()

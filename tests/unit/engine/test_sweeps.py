@@ -15,7 +15,7 @@ import yaml
 from optuna.trial import TrialState
 
 from common.config import UserError
-from common.engine.comparison import runs as runs_module
+from common.engine.comparison import processes
 from common.engine.comparison.schema import from_mapping
 from common.engine.sweeps import schema as schema_module
 from common.engine.sweeps import study as study_module
@@ -39,7 +39,7 @@ FINISH = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(study_module, "POLL", 0.02)
-    monkeypatch.setattr(runs_module, "GRACE", 1.0)
+    monkeypatch.setattr(processes, "GRACE", 1.0)
 
 
 @pytest.fixture

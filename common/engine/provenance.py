@@ -1,0 +1,35 @@
+"""Which code a run or a result is of: commit, local changes, locked packages."""
+
+import hashlib
+import subprocess
+from typing import Any
+
+from common.config import ROOT
+
+LOCK = "requirements.lock"
+# what runs read; a card that `make compare` has written is no change of the code
+READ_BY_RUNS = ("common", "projects", "configs", "data", LOCK, ":(exclude)*.md")
+
+
+def git(*words: str) -> str | None:
+    """What a git command prints about the repository; None if it fails or there is no git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def code_state() -> dict[str, Any]:
+    """Commit of the code (None without git), and whether files that runs read differ from it."""
+    commit = git("rev-parse", "HEAD")
+    return {
+        "commit": commit,
+        "dirty": bool(commit and git("status", "--porcelain", "--", *READ_BY_RUNS)),
+    }
+
+
+def lock_hash() -> str | None:
+    """Twelve hexadecimal digits of the locked packages; None where the file is missing."""
+    path = ROOT / LOCK
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else None
