@@ -21,8 +21,8 @@ ELSEWHERE = {
 def snippets(project: str) -> list[str]:
     """The Python blocks of a card that a smoke run can serve."""
     card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
-    found = BLOCK.findall(card)
-    return [code for i, code in enumerate(found) if (project, i) not in ELSEWHERE]
+    actual = BLOCK.findall(card)
+    return [code for i, code in enumerate(actual) if (project, i) not in ELSEWHERE]
 
 
 def at_hand(folder: Path) -> None:

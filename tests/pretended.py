@@ -80,7 +80,8 @@ class Placed(torch.Tensor):
 
 
 class _Functions(TorchFunctionMode):
-    """What copies to a device out of the dispatcher's sight: `torch.tensor` and lists of indices."""
+    """What copies to a device out of the dispatcher's sight: `torch.tensor` and lists of
+    indices."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args = tuple(DEVICE if _is_cuda(x) else x for x in args)

@@ -31,5 +31,5 @@ class TableEncoder(nn.Module):
         self.tower, self.num_features = Table(rows, dim, phase), dim
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        found: Tensor = self.tower(input_ids, attention_mask)
-        return found
+        actual: Tensor = self.tower(input_ids, attention_mask)
+        return actual

@@ -30,9 +30,9 @@ def test_something_was_found():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_the_figures_of_its_card(name):
     folder = BUNDLED / "models" / name
-    card, found = stated(folder), figures(folder)
-    assert found.keys() == card.keys()
-    for figure, value in found.items():
+    card, actual = stated(folder), figures(folder)
+    assert actual.keys() == card.keys()
+    for figure, value in actual.items():
         assert value == pytest.approx(card[figure], abs=TOLERANCE.get(figure, 0.01)), figure
 
 

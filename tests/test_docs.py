@@ -63,25 +63,25 @@ def broken_links(path: Path) -> list[str]:
 
 def names_of(path: Path) -> set[str]:
     """Functions, classes, methods and module-level names that a Python file defines or imports."""
-    found = set()
+    actual = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            actual.add(node.name)
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
-            found |= {alias.asname or alias.name for alias in node.names}
+            actual |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {t.id for t in targets if isinstance(t, ast.Name)}
-    return found
+            actual |= {t.id for t in targets if isinstance(t, ast.Name)}
+    return actual
 
 
 def module_path(name: str) -> Path | None:
     """File of a module of this repository."""
     stem = ROOT / name.replace(".", "/")
-    found = [p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.exists()]
-    return found[0] if found else None
+    actual = [p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.exists()]
+    return actual[0] if actual else None
 
 
 def broken_imports(text: str) -> list[str]:

@@ -54,11 +54,11 @@ def device(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "unmet", lambda: "")
 
     def use(programs, *words, two=()):
-        found = [
+        actual = [
             Piece(name, "a test", ["-c", code], 2 if name in two else 1)
             for name, code in programs.items()
         ]
-        monkeypatch.setattr(gpu_check, "pieces", lambda out: found)
+        monkeypatch.setattr(gpu_check, "pieces", lambda out: actual)
         return gpu_check.main(["--out", str(tmp_path), *words])
 
     return use
@@ -252,5 +252,5 @@ def test_a_file_that_holds_its_header_alone_has_one_header(monkeypatch, tmp_path
     monkeypatch.setattr(bench, "measure", lambda *arguments: iter([row]))
     assert bench.main() == 0
     assert len(out.read_text().splitlines()) == 2
-    assert [found["candidate"] for found in bench.rows_at_hand(out)] == ["ours"]
+    assert [actual["candidate"] for actual in bench.rows_at_hand(out)] == ["ours"]
     assert "| row-only | ours | 2.0 (1.0 ms), 3 MiB |" in gpu_table(out)

@@ -79,8 +79,8 @@ for name in {order}:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     loaded = {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines()}
     assert loaded.keys() == MAY_LOAD.keys(), done.stderr
-    for name, found in loaded.items():
-        assert found <= set(MAY_LOAD[name]), f"{name} loads {found - set(MAY_LOAD[name])}"
+    for name, actual in loaded.items():
+        assert actual <= set(MAY_LOAD[name]), f"{name} loads {actual - set(MAY_LOAD[name])}"
 
 
 def test_faces_hold_a_docstring_only():

@@ -33,9 +33,9 @@ def words(folder: Path, *more: str) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as actual:
+        actual.bind(("localhost", 0))
+        return int(actual.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -125,22 +125,23 @@ def test_weights_of_another_vocabulary_are_refused(trained, tmp_path, monkeypatc
 
 
 def test_variants_of_held_out_drawings_are_not_trained_on():
-    """Neither families that attribute queries are asked of, nor variants of the pool's test side."""
+    """Neither families that attribute queries are asked of, nor variants of the pool's test
+    side."""
     from common.data.splits import emoji_split
     from projects.rtd.variants import family_of, family_split, tone_of
     from scripts.pretrain import drawings
 
-    found = drawings.training_drawings(None, 8)
-    toned = [name for name in found.names if tone_of(name)]
-    assert len(found.images) == len(found.names) == len(found.phrasings)
+    actual = drawings.training_drawings(None, 8)
+    toned = [name for name in actual.names if tone_of(name)]
+    assert len(actual.images) == len(actual.names) == len(actual.phrasings)
     assert len(toned) > 400
     assert {family_split(name) for name in toned} == {"train"}
-    assert "waving hand" in found.names or family_split("waving hand") == "test"
+    assert "waving hand" in actual.names or family_split("waving hand") == "test"
     bases = {name: base for _, base, name in drawings.tones(None)}
     assert {emoji_split(bases[name]) for name in toned} == {"train"}
     every = [name for *_, name in drawings.tones(None)]
     families = drawings.variant_families(every)
-    assert not [n for n in found.names if family_of(n) in families and family_split(n) == "test"]
+    assert not [n for n in actual.names if family_of(n) in families and family_split(n) == "test"]
 
 
 def test_a_batch_of_pictures_is_a_function_of_its_key_and_repeats_no_drawing():

@@ -1,4 +1,5 @@
-"""FSDP2 against DDP on two processes: one project of every family trains the same weights; resume."""
+"""FSDP2 against DDP on two processes: one project of every family trains the same weights;
+resume."""
 
 import shutil
 

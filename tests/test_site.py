@@ -1,4 +1,5 @@
-"""The documentation site: a strict build without a network, and the examples of its library page."""
+"""The documentation site: a strict build without a network, and the examples of its library
+page."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""The commands of the pages on own data and on machines: their settings are accepted, and enough."""
+"""The commands of the pages on own data and on machines: their settings are accepted, and
+enough."""
 
 import re
 import shlex
@@ -33,31 +34,32 @@ class Command(NamedTuple):
 
     @property
     def left(self) -> list[str]:
-        """Settings of the config's own data, sets and machines that the command leaves as they are."""
+        """Settings of the config's own data, sets and machines that the command leaves as they
+        are."""
         cfg, given = self.config, {word.partition("=")[0] for word in self.words}
-        data, found = cfg.data, []
+        data, actual = cfg.data, []
         source = getattr(data, "source", None)
         if source == "file":
-            found += [k for k, v in OF_THE_SET.items() if getattr(data, k, v) != v]
+            actual += [k for k, v in OF_THE_SET.items() if getattr(data, k, v) != v]
         if source == "webdataset" and "data.num_samples" not in given:
-            found.append("num_samples")
+            actual.append("num_samples")
         if self.text.startswith("make train"):
-            found += ["num_nodes"] if cfg.trainer.num_nodes > 1 else []
+            actual += ["num_nodes"] if cfg.trainer.num_nodes > 1 else []
             if "data.root" in given:
                 judged = {name: getattr(cfg.eval, name, None) for name in JUDGED}  # type: ignore[attr-defined]
                 sets = {k: [v] if isinstance(v, str) else v or [] for k, v in judged.items()}
-                found += [
+                actual += [
                     name
                     for name, own in sets.items()
                     if f"eval.{name}" not in given
                     and not all((ROOT / "data" / place).is_dir() for place in own)
                 ]
-        return found
+        return actual
 
 
 def commands(page: str) -> list[Command]:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    return [Command(found.strip()) for found in COMMAND.findall(text)]
+    return [Command(actual.strip()) for actual in COMMAND.findall(text)]
 
 
 SHOWN = [*commands("your-data.md"), *commands("scaling.md")]

@@ -1,4 +1,5 @@
-"""Configs of all projects load, and what does not fit is refused in one sentence with exit code 2."""
+"""Configs of all projects load, and what does not fit is refused in one sentence with exit code
+2."""
 
 import json
 

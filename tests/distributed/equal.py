@@ -34,12 +34,12 @@ def assert_ranks_equal_one(
     """
     alone = steps(distributed=False, **settings)
     assert alone
-    for rank, found in enumerate(ranks.run(steps, distributed=True, **settings)):
-        other = sorted(found.keys() ^ alone.keys())
+    for rank, actual in enumerate(ranks.run(steps, distributed=True, **settings)):
+        other = sorted(actual.keys() ^ alone.keys())
         assert not other, f"rank {rank} and one process have other names: {other}"
         for name, value in alone.items():
             torch.testing.assert_close(
-                found[name],
+                actual[name],
                 value,
                 rtol=rtol,
                 atol=atol,

@@ -33,7 +33,8 @@ def as_torchrun() -> Iterator[None]:
 
 
 def train_on_two(slug: str, words: list[str]) -> float:
-    """Train a smoke config; the share of the parameters that this rank holds after its last step."""
+    """Train a smoke config; the share of the parameters that this rank holds after its last
+    step."""
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "tracking.wandb=disabled"]
     held: list[float] = []
     after = ContrastiveModule.on_before_optimizer_step

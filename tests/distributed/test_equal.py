@@ -8,17 +8,17 @@ from tests.distributed.equal import assert_ranks_equal_one
 
 
 def steps(distributed, wrong=""):
-    found = {"weight": torch.ones(2), "bias": torch.zeros(1)}
+    actual = {"weight": torch.ones(2), "bias": torch.zeros(1)}
     if distributed and rank() == 1:  # the second rank alone is wrong
         if wrong == "value":
-            found["bias"] += 1e-3
+            actual["bias"] += 1e-3
         elif wrong == "missing":
-            del found["bias"]
+            del actual["bias"]
         elif wrong == "more":
-            found["other"] = torch.zeros(1)
+            actual["other"] = torch.zeros(1)
         elif wrong == "nan":
-            found["bias"] += torch.nan
-    return found
+            actual["bias"] += torch.nan
+    return actual
 
 
 def test_equal_ranks_pass_and_give_what_one_process_had(two_ranks):

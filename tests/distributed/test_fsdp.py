@@ -43,13 +43,13 @@ def gradients_worker(precision: str) -> dict[str, tuple[torch.dtype, list[float]
     shard(module, {Part}, init_device_mesh("cpu", (process.world_size(),)), precision)
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     module.training_step(torch.tensor(GRADIENTS[process.rank()], dtype=dtype), 0).backward()
-    found = {}
+    actual = {}
     for name, parameter in module.named_parameters():
         grad = parameter.grad
         assert grad is not None
         whole = grad.full_tensor() if isinstance(grad, DTensor) else grad
-        found[name] = (whole.dtype, whole.unique().tolist())
-    return found
+        actual[name] = (whole.dtype, whole.unique().tolist())
+    return actual
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
@@ -57,9 +57,9 @@ def test_gradients_are_summed_in_float32(pool, precision):
     """Blocks, what lies outside of them, and scalars; then kept in the dtype of the weights."""
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     mean = torch.tensor(GRADIENTS, dtype=torch.float64).mean().to(dtype).item()
-    wanted = (dtype, [mean])
-    for found in pool(4).run(gradients_worker, precision=precision):
-        assert found == {"block.weight": wanted, "weight": wanted, "scale": wanted}
+    expected = (dtype, [mean])
+    for actual in pool(4).run(gradients_worker, precision=precision):
+        assert actual == {"block.weight": expected, "weight": expected, "scale": expected}
 
 
 def test_a_copy_takes_over_the_memory_and_leaves_the_module_as_it_was():

@@ -44,9 +44,9 @@ def test_official_values_of_two_ranks(pool, pair, backend):
         scale=first["logit_scale"],
         backend=backend,
     )
-    for recorded, found in zip(pair, results, strict=True):
+    for recorded, actual in zip(pair, results, strict=True):
         assert recorded["rank"] in (0, 1)
-        for name, value in found.items():
+        for name, value in actual.items():
             if name == "grad_logit_scale":
                 continue
             truth = torch.tensor(recorded[name], dtype=torch.float64)
@@ -55,7 +55,7 @@ def test_official_values_of_two_ranks(pool, pair, backend):
     # matrix: the shares of a rank differ, what DDP makes of them does not.
     shares = [
         mean([record["grad_logit_scale"] for record in pair]),
-        mean([float(found["grad_logit_scale"]) for found in results]),
+        mean([float(actual["grad_logit_scale"]) for actual in results]),
     ]
     assert shares[0] == pytest.approx(shares[1], rel=1e-9)
 

@@ -56,8 +56,8 @@ def assert_equal(results: list[tuple[float, Gradients]], truth: tuple[float, Gra
     """Mean of the losses and every rank's gradients equal those of one process."""
     mean = sum(loss for loss, _ in results) / len(results)
     assert mean == pytest.approx(truth[0], rel=BOUND, abs=BOUND)
-    for _, found in results:
-        assert difference(found, truth[1]) <= BOUND
+    for _, actual in results:
+        assert difference(actual, truth[1]) <= BOUND
 
 
 @pytest.mark.parametrize("shard", SHARDS)

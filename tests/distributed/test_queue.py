@@ -22,10 +22,10 @@ def test_labels_are_gathered_with_their_rows(pool):
     """Two ranks hold the queue of one process: rows, ids and groups, in rank order."""
     for steps in (1, 3):
         want = filled(steps)
-        for found in pool(2).run(filled, steps=steps):
-            assert found.keys() == want.keys()
+        for actual in pool(2).run(filled, steps=steps):
+            assert actual.keys() == want.keys()
             for name, value in want.items():
-                assert torch.equal(found[name], value), name
+                assert torch.equal(actual[name], value), name
     assert sorted(want["label_ids"].tolist()) == [7, 8, 9, 10, 11]
     angle = want["features"][:, 0] / want["features"][:, 1]
     torch.testing.assert_close(angle, want["label_ids"].float() + 1)

@@ -110,8 +110,8 @@ def test_gradient_accumulation(pool, case):
     model = Towers()
     for sizes in MICRO:
         (model(case, make_batch(sizes)) / len(MICRO)).backward()
-    for found in pool(2).run(accumulation_worker, case=case):
-        assert difference(found, gradients(model)) <= BOUND
+    for actual in pool(2).run(accumulation_worker, case=case):
+        assert difference(actual, gradients(model)) <= BOUND
 
 
 class Cached(torch.nn.Module):
@@ -172,8 +172,8 @@ def two_pass_worker(sync_all: bool = False) -> tuple[float, Gradients, int]:
             rows = slice(2 * i, 2 * i + 2)
             surrogate = (x * leaves[0].grad[rows]).sum() + (y * leaves[1].grad[rows]).sum()
             (surrogate + (scale * leaves[2].grad if last else 0)).backward()
-    found = {name.removeprefix("towers."): grad for name, grad in gradients(ddp).items()}
-    return loss.item(), found, len(reductions)
+    actual = {name.removeprefix("towers."): grad for name, grad in gradients(ddp).items()}
+    return loss.item(), actual, len(reductions)
 
 
 def count_reductions(
@@ -263,22 +263,22 @@ def flat(grads: Gradients, scale: bool = False) -> Tensor:
 
 @pytest.mark.parametrize("loss", [local_with_gradient, global_with_gradient])
 def test_both_dense_recipes_with_gradient_are_exact(pool, loss):
-    found = pool(2).run(recipe_worker, loss=loss, shard="even")[0]
-    assert difference(found, one_process("clip", "even")[1]) <= BOUND
+    actual = pool(2).run(recipe_worker, loss=loss, shard="even")[0]
+    assert difference(actual, one_process("clip", "even")[1]) <= BOUND
 
 
 def test_local_loss_without_gradient_points_elsewhere(pool):
-    found = pool(2).run(recipe_worker, loss=local_without_gradient, shard="even")[0]
+    actual = pool(2).run(recipe_worker, loss=local_without_gradient, shard="even")[0]
     truth = one_process("clip", "even")[1]
-    cosine = F.cosine_similarity(flat(found), flat(truth), dim=0)
+    cosine = F.cosine_similarity(flat(actual), flat(truth), dim=0)
     assert 0.5 < cosine < 0.999
 
 
 def test_global_loss_without_gradient_is_too_small_by_the_world_size(pool):
-    found = pool(2).run(recipe_worker, loss=global_without_gradient, shard="even")[0]
+    actual = pool(2).run(recipe_worker, loss=global_without_gradient, shard="even")[0]
     truth = one_process("clip", "even")[1]
-    torch.testing.assert_close(flat(found), flat(truth) / 2)  # encoders
-    torch.testing.assert_close(flat(found, scale=True), flat(truth, scale=True))  # not the scale
+    torch.testing.assert_close(flat(actual), flat(truth) / 2)  # encoders
+    torch.testing.assert_close(flat(actual, scale=True), flat(truth, scale=True))  # not the scale
 
 
 def test_plain_means_of_unequal_batches_are_not_the_global_mean(pool):

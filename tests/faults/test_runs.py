@@ -91,12 +91,12 @@ def assert_equal(run, wanted):
 
 def test_a_flipped_bit_is_named_and_an_older_checkpoint_taken(killed, capsys):
     """Resumed without a word of its settings, the run is the one that was begun."""
-    project, wanted, folder, run = killed
+    project, expected, folder, run = killed
     newest = checkpoints(run)[-1]
     flip(newest)
     assert train(project, folder, "resume=latest") == 0
     assert f"{newest.name} does not match its checksum" in capsys.readouterr().out
-    assert_equal(run, wanted)
+    assert_equal(run, expected)
 
 
 def test_what_was_logged_past_the_last_checkpoint_is_not_logged_twice(runs, tmp_path):
@@ -110,21 +110,21 @@ def test_what_was_logged_past_the_last_checkpoint_is_not_logged_twice(runs, tmp_
 
 def test_all_damaged_is_refused_and_nothing_begins_anew(killed, capsys):
     project, _, folder, run = killed
-    found = checkpoints(run)
-    for path in found:
+    actual = checkpoints(run)
+    for path in actual:
         flip(path)
     rows = (run / "metrics.csv").read_bytes()
     for _ in range(2):  # nor does the first refusal make the second one start anew
         assert train(project, folder, "resume=r") == 2
         (said,) = capsys.readouterr().err.strip().splitlines()
         assert "is intact" in said
-        assert all(path.name in said for path in found)
-    assert checkpoints(run) == found
+        assert all(path.name in said for path in actual)
+    assert checkpoints(run) == actual
     assert (run / "metrics.csv").read_bytes() == rows
 
 
 def test_other_settings_are_refused_by_name_and_what_may_change_is_recorded(killed, capsys):
-    project, wanted, folder, run = killed
+    project, expected, folder, run = killed
     before = (run / "meta.json").read_bytes()
     assert train(project, folder, "resume=r", "optim.lr=0.5", "seed=7") == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
@@ -133,7 +133,7 @@ def test_other_settings_are_refused_by_name_and_what_may_change_is_recorded(kill
     assert (run / "meta.json").read_bytes() == before
     assert train(project, folder, "resume=r", "trainer.keep_checkpoints=5") == 0
     assert "trainer.keep_checkpoints" in (run / "meta.json").read_text()
-    assert_equal(run, wanted)
+    assert_equal(run, expected)
 
 
 def test_a_second_writer_is_refused(killed, capsys):
@@ -146,7 +146,7 @@ def test_a_second_writer_is_refused(killed, capsys):
 def test_a_signal_in_the_evaluation_ends_with_its_code_and_eval_leaves_the_metrics_alone(
     killed, monkeypatch
 ):
-    project, wanted, folder, run = killed
+    project, expected, folder, run = killed
     plain = engine.evaluate_module
 
     def interrupted(*args):
@@ -160,7 +160,7 @@ def test_a_signal_in_the_evaluation_ends_with_its_code_and_eval_leaves_the_metri
     assert not (run / "metrics.json").exists()
     monkeypatch.setattr(engine, "evaluate_module", plain)
     assert train(project, folder, "resume=latest") == 0
-    assert_equal(run, wanted)
+    assert_equal(run, expected)
     before = (run / "metrics.json").read_bytes()
     assert cli.main(["eval", project, "smoke", f"runs_dir={folder}", "--run", "r"]) == 0
     assert (run / "metrics.json").read_bytes() == before

@@ -64,7 +64,8 @@ def distance(got: Tensor, want: Tensor) -> float:
 
 
 def close(got: Tensor, want: Tensor, rtol: float, scale: float) -> bool:
-    """Relative to the value, or to logits of this scale: a confident row's loss is their rounding."""
+    """Relative to the value, or to logits of this scale: a confident row's loss is their
+    rounding."""
     error = float((got.double() - want).norm())
     return error <= rtol * float(want.norm()) + ROUNDING * scale
 
@@ -342,9 +343,9 @@ def test_the_tuner_finds_tiles_that_change_no_result() -> None:
     q, k = unit(1024, 128, 0, torch.bfloat16), unit(1024, 128, 1, torch.bfloat16)
     want = clip(q, k, torch.tensor(20.0, device=CUDA), "triton")
     few = lambda family, operand: candidates(family, operand)[:6]  # noqa: E731  # each is compiled
-    found = tune(1024, 128, torch.bfloat16, families=("lse",), variants=("plain",), tiles=few)
-    assert found
-    for key, (tile, ms, _) in found.items():
+    actual = tune(1024, 128, torch.bfloat16, families=("lse",), variants=("plain",), tiles=few)
+    assert actual
+    for key, (tile, ms, _) in actual.items():
         assert ms > 0
         override(key, tile)
         try:

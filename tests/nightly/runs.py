@@ -93,7 +93,8 @@ class Run:
         return spent
 
     def reached(self) -> str:
-        """How far it has come: "import", "ended", or the newest stage and whether that is finished."""
+        """How far it has come: "import", "ended", or the newest stage and whether that is
+        finished."""
         if not self.is_begun:
             return "import"
         if self.is_done:
@@ -105,7 +106,8 @@ class Run:
         return f"{newest.name} {'done' if (newest / 'finished.json').exists() else 'begun'}"
 
     def result(self) -> dict[str, object]:
-        """What must be equal: metrics, rows of the log without times, last weights of each stage."""
+        """What must be equal: metrics, rows of the log without times, last weights of each
+        stage."""
         with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = [
                 (row["stage"], row["step"], row["name"], row["value"])

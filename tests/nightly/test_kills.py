@@ -18,7 +18,8 @@ def undisturbed(request, tmp_path_factory):
 
 @pytest.mark.timeout(0)
 def test_a_kill_at_a_random_time_changes_nothing(undisturbed, pytestconfig, capsys):
-    """Import, set-up, each stage, the writing of a checkpoint, evaluation: whatever the time hits."""
+    """Import, set-up, each stage, the writing of a checkpoint, evaluation: whatever the time
+    hits."""
     project, folder, expected, begun, spent = undisturbed
     different: list[tuple[int, str]] = []
     hit: Counter[str] = Counter()

@@ -183,9 +183,9 @@ def test_the_tests_helper_gives_what_load_gives():
     first.eval.sets.append("changed")
     assert merged_once.load(Own, "simcse", "mini", words).eval.sets == ["stsb-dev"]
     assert merged_once.load(Own, "simcse", "smoke") == load(Own, "simcse", "smoke")
-    with pytest.raises(UserError) as wanted:
+    with pytest.raises(UserError) as expected:
         load(Own, "simcse", "mini", ["optim.lrr=1"])
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as actual:
         merged_once.load(Own, "simcse", "mini", ["optim.lrr=1"])
-    assert str(found.value) == str(wanted.value)
+    assert str(actual.value) == str(expected.value)
     assert config_module._chain(config_module.config_path("simcse", "mini"))  # whole again

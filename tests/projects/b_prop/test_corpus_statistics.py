@@ -18,17 +18,17 @@ ROWS = [{"red": 3, "fox": 1}, {"red": 1, "cow": 5}, {"fox": 1}]
 
 
 def test_counts_and_backgrounds():
-    found = CorpusStatistics.of(ROWS)
-    assert (found.num_documents, found.num_words) == (3, 11)
-    assert found.mean_length == pytest.approx(11 / 3)
-    assert found.background() == {"red": 0.4, "fox": 0.4, "cow": 0.2}
-    assert found.background("tf", 4) == {"red": 4 / 9, "cow": 5 / 9}
-    assert found.idf("cow") == pytest.approx(math.log(3))
-    assert found.idf("zebra") == pytest.approx(math.log(4))
-    again = CorpusStatistics.from_json(json.loads(json.dumps(found.to_json())))
-    assert again == found
+    actual = CorpusStatistics.of(ROWS)
+    assert (actual.num_documents, actual.num_words) == (3, 11)
+    assert actual.mean_length == pytest.approx(11 / 3)
+    assert actual.background() == {"red": 0.4, "fox": 0.4, "cow": 0.2}
+    assert actual.background("tf", 4) == {"red": 4 / 9, "cow": 5 / 9}
+    assert actual.idf("cow") == pytest.approx(math.log(3))
+    assert actual.idf("zebra") == pytest.approx(math.log(4))
+    again = CorpusStatistics.from_json(json.loads(json.dumps(actual.to_json())))
+    assert again == actual
     with pytest.raises(UserError, match="lower the least count"):
-        found.background(min_count=9)
+        actual.background(min_count=9)
 
 
 def test_smoothing_sums_to_one_and_moves_towards_the_collection():

@@ -82,7 +82,8 @@ def test_item_4_only_whole_words_of_the_document_are_masked():
 
 
 def test_item_5_truncation_takes_from_the_document_alone():
-    """Checklist 5: the word set is whole, also where a query would be cut; the last piece is [SEP]."""
+    """Checklist 5: the word set is whole, also where a query would be cut; the last piece is
+    [SEP]."""
     data = pairs_of("model.max_length=44", "model.max_first=4", "words.poisson_mean=4")
     batch = data[[(i, 0) for i in range(8)]]
     ids, longest = originals(batch), 0
@@ -237,8 +238,8 @@ def test_word_sets_are_those_of_the_training(tmp_path):
     data = pairs_of()
     for place in (0, 7):
         for i, pair in enumerate(rows[place]["rep_word_sets"]):
-            wanted = data.draw(place * 2 + i, 2)[1]
-            assert [words for words, _ in pair] == [" ".join(words) for words, _ in wanted]
+            expected = data.draw(place * 2 + i, 2)[1]
+            assert [words for words, _ in pair] == [" ".join(words) for words, _ in expected]
             assert pair[0][1] >= pair[1][1]
 
 

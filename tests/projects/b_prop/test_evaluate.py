@@ -18,21 +18,22 @@ from tests.projects.b_prop.conftest import config, module_of
 
 
 def test_item_15_queries_without_relevant_candidates_count(tmp_path):
-    """Checklist 15: they are 0 in the mean, before and after fine-tuning, and so is an empty list."""
+    """Checklist 15: they are 0 in the mean, before and after fine-tuning, and so is an empty
+    list."""
     corpus = {"a": "red fox", "b": "blue cow", "c": "green tree", "d": "red cow"}
     queries = {"q1": "red", "q2": "zebra", "q3": "cow"}
     data = RetrievalSet(corpus, queries, {"q1": {"a": 1}, "q2": {"c": 1}, "q3": {"a": 1}})
     # q2 has no candidate, q3 no relevant one
     candidates = {"q1": {"a": 1.0, "b": 0.5}, "q3": {"b": 2.0, "d": 1.0}}
     cfg = config("eval.tune.folds=3", "eval.query_counts=[]")
-    found = evaluation.score_ranker(
+    actual = evaluation.score_ranker(
         cfg, build_ranker(cfg), {"toy": (data, candidates)}, Workspace(tmp_path)
     )
     for row in ("", "tuned_"):
         items = json.loads((tmp_path / f"items/{row}toy_ndcg_at_10.json").read_text())
         assert items[0] > 0.6
         assert items[1:] == [0.0, 0.0]
-        assert found[f"{row}toy_ndcg_at_10"] == pytest.approx(items[0] / 3)
+        assert actual[f"{row}toy_ndcg_at_10"] == pytest.approx(items[0] / 3)
 
 
 def test_item_15_queries_without_any_relevant_document_count(tmp_path):
@@ -41,18 +42,18 @@ def test_item_15_queries_without_any_relevant_document_count(tmp_path):
     data = RetrievalSet({"a": "red", "b": "cow"}, dict.fromkeys(qrels, "red"), qrels)
     run = {query: {"a": 2.0, "b": 1.0} for query in qrels}
     for row in ("", "oracle_"):
-        found = evaluation.score_runs({"toy": (data, run)}, {"toy": run}, row, Workspace(tmp_path))
+        actual = evaluation.score_runs({"toy": (data, run)}, {"toy": run}, row, Workspace(tmp_path))
         assert json.loads((tmp_path / f"items/{row}toy_ndcg_at_10.json").read_text()) == [0, 1, 0]
-        assert found[f"{row}toy_mrr"] == pytest.approx(1 / 3)
+        assert actual[f"{row}toy_mrr"] == pytest.approx(1 / 3)
 
 
 def test_candidates_are_not_filtered_by_id():
     """Queries and documents are numbered apart: a query's own number may be its best document."""
     corpus = {"1": "red fox", "2": "red cow", "3": "green tree"}
     data = RetrievalSet(corpus, {"1": "red fox", "3": "cow"}, {"1": {"1": 1}, "3": {"2": 1}})
-    found = first_stage(data, 2)
-    assert [*found["1"]] == ["1", "2"]
-    assert [*found["3"]] == ["2"]  # nothing without a common word
+    actual = first_stage(data, 2)
+    assert [*actual["1"]] == ["1", "2"]
+    assert [*actual["3"]] == ["2"]  # nothing without a common word
     assert [*first_stage(data, 1)["1"]] == ["1"]
 
 
@@ -64,9 +65,9 @@ def test_query_likelihood_is_counted_only_where_it_is_asked_for(tmp_path, monkey
     words = ["eval.lexical=false", "eval.tune.steps=0", "eval.query_counts=[]"]
     cfg = config(*words)
     sets = evaluation.evaluation_sets(cfg)
-    found = evaluation.score_ranker(cfg, build_ranker(cfg), sets, Workspace(tmp_path))
-    assert "synthetic_ndcg_at_10" in found
-    assert "ql_tau" not in found
+    actual = evaluation.score_ranker(cfg, build_ranker(cfg), sets, Workspace(tmp_path))
+    assert "synthetic_ndcg_at_10" in actual
+    assert "ql_tau" not in actual
 
 
 def test_a_curve_names_no_more_queries_than_a_fold_has():
@@ -85,8 +86,8 @@ def test_lexical_orders():
     likely = query_likelihood(data, candidates, config("words.mu=2").words)["q"]
     assert likely["a"] > max(likely["b"], likely["c"])
     back = {"red": 2 / 6, "fox": 1 / 6}  # of document frequencies; zebra is nowhere
-    wanted = math.log((1 + 2 * back["red"]) / 7) + math.log(2 * back["fox"] / 7)
-    assert likely["b"] == pytest.approx(wanted)
+    expected = math.log((1 + 2 * back["red"]) / 7) + math.log(2 * back["fox"] / 7)
+    assert likely["b"] == pytest.approx(expected)
     assert shared_words(data, candidates)["q"] == {"a": 2.0, "b": 1.0, "c": 0.0}
     assert best_order(data, candidates)["q"] == {"a": 0.0, "b": 1.0, "c": 0.0}
     assert agreement({"q": likely}, {"q": likely}) == pytest.approx(1)
@@ -127,8 +128,8 @@ def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
     for kind in ("unigram", "attention", "entropy"):
         cfg = config(f"eval.sets=[{folder}]", f"words.distribution={kind}", "eval.query_counts=[]")
         workspace = Workspace(tmp_path / kind)
-        found = evaluation.word_quality(cfg, workspace)
-        assert 0 <= found["word_title_overlap"] <= 0.5  # zebra is in no text
+        actual = evaluation.word_quality(cfg, workspace)
+        assert 0 <= actual["word_title_overlap"] <= 0.5  # zebra is in no text
         counts.add(len(json.loads((tmp_path / kind / "items/word_idf.json").read_text())))
     assert counts == {6}
     rows = {}
@@ -136,11 +137,11 @@ def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
         workspace = Workspace(tmp_path / name)
         rows[name] = getattr(baselines, name)(cfg, workspace)
         assert rows[name].keys() == {"word_idf", "word_title_overlap"}
-    assert rows["words_entropy"] == found
-    assert rows["words_unigram"] != found
+    assert rows["words_entropy"] == actual
+    assert rows["words_unigram"] != actual
     # a stem is counted as a stem: with one word to each nothing changes
     cfg = config(f"eval.sets=[{folder}]", "words.stemming=true", "eval.query_counts=[]")
-    assert evaluation.word_quality(cfg, workspace) == pytest.approx(found)
+    assert evaluation.word_quality(cfg, workspace) == pytest.approx(actual)
     # a collection of millions is not read whole
     monkeypatch.setattr(evaluation, "WORD_DOCUMENTS", 2)
     evaluation.word_quality(cfg, workspace)
@@ -175,13 +176,13 @@ def test_queries_of_a_set_can_be_fewer():
 
 
 def test_baselines_stand_under_both_names(tmp_path):
-    found = {}
+    actual = {}
     for name in ("bm25", "query_likelihood", "shared_words", "random_order", "untrained"):
         workspace = Workspace(tmp_path / name)
-        found[name] = getattr(baselines, name)(config(), workspace)
+        actual[name] = getattr(baselines, name)(config(), workspace)
         assert (tmp_path / name / "items/tuned_synthetic_ndcg_at_10.json").is_file()
-    assert found["bm25"]["synthetic_ndcg_at_10"] == found["bm25"]["tuned_synthetic_ndcg_at_10"]
-    assert found["bm25"]["synthetic_ndcg_at_10"] > found["random_order"]["synthetic_ndcg_at_10"]
+    assert actual["bm25"]["synthetic_ndcg_at_10"] == actual["bm25"]["tuned_synthetic_ndcg_at_10"]
+    assert actual["bm25"]["synthetic_ndcg_at_10"] > actual["random_order"]["synthetic_ndcg_at_10"]
 
 
 def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
@@ -194,13 +195,13 @@ def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
             "words.labels=random",
         )
         module = module_of()
-        found = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / kind))
-        assert found.keys() == {f"pair_{name}" for name in evaluation.PAIR_ORDERS}
+        actual = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / kind))
+        assert actual.keys() == {f"pair_{name}" for name in evaluation.PAIR_ORDERS}
         items = json.loads((tmp_path / kind / "items/pair_accuracy.json").read_text())
         assert len(items) == 40
-        assert found["pair_accuracy"] == pytest.approx(sum(items) / 40)
+        assert actual["pair_accuracy"] == pytest.approx(sum(items) / 40)
         # B-PROP's words all stand in their document, so that sharing them says nothing
-        assert (found["pair_shared_words"] > 0.6) == decided
+        assert (actual["pair_shared_words"] > 0.6) == decided
     with torch.no_grad():
         for head in module.ranker.head_parameters().values():
             head.zero_()
@@ -226,12 +227,12 @@ def test_a_strangers_document_tells_whether_the_head_looks_at_its_own(tmp_path, 
     def sets_alone(input_ids, attention_mask, token_type_ids):
         return (input_ids * (token_type_ids == 0)).sum(1, keepdim=True).float()
 
-    found = {}
+    actual = {}
     for name, forward in (("shared", shared), ("alone", sets_alone)):
         monkeypatch.setattr(ranker, "forward", forward)
-        found[name] = evaluation.pair_quality(cfg, ranker, Workspace(tmp_path / name))
+        actual[name] = evaluation.pair_quality(cfg, ranker, Workspace(tmp_path / name))
         items = json.loads((tmp_path / name / "items/pair_other_document.json").read_text())
-        assert found[name]["pair_other_document"] == pytest.approx(sum(items) / 60)
-    looks, blind = found["shared"], found["alone"]
+        assert actual[name]["pair_other_document"] == pytest.approx(sum(items) / 60)
+    looks, blind = actual["shared"], actual["alone"]
     assert looks["pair_accuracy"] > 0.6 > looks["pair_other_document"]
     assert blind["pair_accuracy"] == blind["pair_other_document"]

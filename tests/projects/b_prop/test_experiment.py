@@ -49,8 +49,9 @@ def test_training_learns_which_set_is_better():
 
 
 def test_item_16_one_table_holds_all_rows(full_run):
-    """Checklist 16: zero-shot, fine-tuned, the curve, without pre-training; BM25 in the same table."""
-    found = metrics_of(full_run)
+    """Checklist 16: zero-shot, fine-tuned, the curve, without pre-training; BM25 in the same
+    table."""
+    actual = metrics_of(full_run)
     rows = [
         "",
         "tuned_",
@@ -67,12 +68,12 @@ def test_item_16_one_table_holds_all_rows(full_run):
     for row in rows:
         items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
         assert len(items) == 12
-        assert found[f"{row}synthetic_ndcg_at_10"] == pytest.approx(sum(items) / 12)
-        assert f"{row}synthetic_precision_at_20" in found
-    assert found["oracle_synthetic_ndcg_at_10"] >= max(
-        found[f"{r}synthetic_ndcg_at_10"] for r in rows
+        assert actual[f"{row}synthetic_ndcg_at_10"] == pytest.approx(sum(items) / 12)
+        assert f"{row}synthetic_precision_at_20" in actual
+    assert actual["oracle_synthetic_ndcg_at_10"] >= max(
+        actual[f"{r}synthetic_ndcg_at_10"] for r in rows
     )
-    assert "untrained_ql_tau" in found
+    assert "untrained_ql_tau" in actual
     assert [p.name for p in sorted((full_run / "checkpoints").iterdir())] == [
         "finetune",
         "pretrain",
@@ -110,9 +111,9 @@ def test_item_16_without_pre_training_no_weight_moves(tmp_path):
     own = read_comparison("b_prop").arms["no_pretraining"]
     words = [f"{key}={json.dumps(value)}" for key, value in own.items()]
     run = train("b_prop", "smoke", [*words, f"runs_dir={tmp_path}", "run_id=none", *QUICK])
-    found = ckpt.load(next((run / "checkpoints/pretrain").glob("step-*.ckpt")))["state_dict"]
+    actual = ckpt.load(next((run / "checkpoints/pretrain").glob("step-*.ckpt")))["state_dict"]
     for name, value in at_start(config()).state_dict().items():
-        torch.testing.assert_close(found[f"ranker.{name}"], value, rtol=0, atol=1e-11, msg=name)
+        torch.testing.assert_close(actual[f"ranker.{name}"], value, rtol=0, atol=1e-11, msg=name)
 
 
 # -- weights in and out --------------------------------------------------------------------------
@@ -131,7 +132,8 @@ def test_export_reloads_with_equal_scores(tmp_path):
 
 @pytest.mark.slow
 def test_item_12_fine_tuning_goes_on_from_an_export_with_its_head(tmp_path):
-    """Checklist 12: head=keep trains the pre-trained head, head=new another; BERT has none to keep."""
+    """Checklist 12: head=keep trains the pre-trained head, head=new another; BERT has none to
+    keep."""
     build(config()).export(module_of().eval(), tmp_path / "out")
     words = [
         f"runs_dir={tmp_path}",
@@ -186,16 +188,16 @@ def test_rank_takes_given_candidates_and_text_files(full_run, tmp_path):
     (tmp_path / "docs.txt").write_text("people and houses\nmen at work\nthe world of work\n")
     (tmp_path / "q.txt").write_text("work\nzebra\n")
     files = [f"rank.documents={tmp_path}/docs.txt", f"rank.queries={tmp_path}/q.txt"]
-    found = run(*files)
-    assert sorted(found[0]["documents"]) == ["men at work", "the world of work"]
-    assert found[0]["scores"] == sorted(found[0]["scores"], reverse=True)
-    assert found[1] == {"query": "zebra", "documents": [], "scores": []}
+    actual = run(*files)
+    assert sorted(actual[0]["documents"]) == ["men at work", "the world of work"]
+    assert actual[0]["scores"] == sorted(actual[0]["scores"], reverse=True)
+    assert actual[1] == {"query": "zebra", "documents": [], "scores": []}
     given = {"query": "work", "documents": ["men at work", "people", "the world of work"]}
     (tmp_path / "in.jsonl").write_text(json.dumps(given) + "\n")
     again = run(f"rank.input={tmp_path}/in.jsonl")[0]
     assert {*again["documents"]} == {*given["documents"]}
     scores = dict(zip(again["documents"], again["scores"], strict=True))
-    for document, score in zip(found[0]["documents"], found[0]["scores"], strict=True):
+    for document, score in zip(actual[0]["documents"], actual[0]["scores"], strict=True):
         assert scores[document] == pytest.approx(score, abs=1e-4)
     (tmp_path / "in.jsonl").write_text('{"query": "work", "documents": "men"}\n')
     with pytest.raises(UserError, match="documents a list of texts"):

@@ -35,17 +35,17 @@ from tests.unit.losses.golden import assert_close
 def test_item_3_losses_equal_the_golden_values(case, norm, loss, grad):
     """Checklist 3: value and gradient of the released loss and of the paper's."""
     scores = scores_of(case["scale"]).detach().requires_grad_()
-    found = rop_loss(scores.reshape(4, 2), norm).loss
-    found.backward()
-    assert_close(found, case[loss])
+    actual = rop_loss(scores.reshape(4, 2), norm).loss
+    actual.backward()
+    assert_close(actual, case[loss])
     assert_close(scores.grad, case[grad])
 
 
 def test_item_3_twin_reversed_pairs_miss_the_golden_value():
     """The comparison can fail: with the members swapped the loss is another."""
     case = GOLDEN["outputs"]["rop_loss"][1]
-    found = rop_loss(scores_of(3.0).reshape(4, 2).flip(1)).loss
-    assert abs(float(found) - case["loss_softmax_hinge_code"]) > 1e-3
+    actual = rop_loss(scores_of(3.0).reshape(4, 2).flip(1)).loss
+    assert abs(float(actual) - case["loss_softmax_hinge_code"]) > 1e-3
 
 
 def explicit(module, batch):
@@ -64,10 +64,10 @@ def test_item_13_the_loss_is_the_plain_sum():
     module = module_of().eval().double()
     batch = batch_of(4)
     rop, mlm = explicit(module, batch)
-    found = module.losses(batch)
-    torch.testing.assert_close(found["rop"], rop)
-    torch.testing.assert_close(found["mlm"], mlm)
-    torch.testing.assert_close(found["loss"], rop + mlm)
+    actual = module.losses(batch)
+    torch.testing.assert_close(actual["rop"], rop)
+    torch.testing.assert_close(actual["mlm"], mlm)
+    torch.testing.assert_close(actual["loss"], rop + mlm)
     assert (batch["labels"][0::2] != -100).any()
     assert (batch["labels"][1::2] != -100).any()
     alone = module_of("method.mlm=false").eval()
@@ -143,5 +143,5 @@ def test_item_12_the_head_stays_when_the_checkpoint_becomes_a_ranker(tmp_path):
 def test_item_2_twin_a_mean_of_means_is_another_training(two_ranks):
     """The comparison above can fail: ranks hold different numbers of masked words."""
     whole = two_steps(False)
-    found = two_ranks.run(two_steps, distributed=True, local_mean=True)[0]
-    assert abs(float(found["losses"][0] - whole["losses"][0])) > 1e-6
+    actual = two_ranks.run(two_steps, distributed=True, local_mean=True)[0]
+    assert abs(float(actual["losses"][0] - whole["losses"][0])) > 1e-6

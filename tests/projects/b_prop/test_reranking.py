@@ -59,22 +59,24 @@ def ranker():
 
 def test_reranking_changes_the_order_and_nothing_else():
     data, candidates = toy()
-    found = reranked(
+    actual = reranked(
         data,
         {"q0": candidates["q0"]},
         lambda pairs: torch.tensor([float(len(d)) for _, d in pairs]),
     )
-    assert found["q0"].keys() == candidates["q0"].keys()
-    assert found["q0"]["d0"] == len("people work 0")
-    assert found["q3"] == {}  # keeps its place, so that it counts in the mean
-    assert per_query_metrics(data.qrels, found)["q3"]["ndcg_at_10"] == 0
+    assert actual["q0"].keys() == candidates["q0"].keys()
+    assert actual["q0"]["d0"] == len("people work 0")
+    assert actual["q3"] == {}  # keeps its place, so that it counts in the mean
+    assert per_query_metrics(data.qrels, actual)["q3"]["ndcg_at_10"] == 0
     with pytest.raises(UserError, match="one of them is not in the set"):
         reranked(data, {"q0": {"gone": 1.0}}, lambda pairs: torch.zeros(1))
 
 
 def test_precision_divides_by_the_cut_off():
-    found = per_query_metrics({"q": {"a": 1, "b": 1}}, {"q": {"a": 2.0, "c": 1.0}}, ks=(1, 10))["q"]
-    assert (found["precision_at_1"], found["precision_at_10"]) == (1.0, 0.1)
+    actual = per_query_metrics({"q": {"a": 1, "b": 1}}, {"q": {"a": 2.0, "c": 1.0}}, ks=(1, 10))[
+        "q"
+    ]
+    assert (actual["precision_at_1"], actual["precision_at_10"]) == (1.0, 0.1)
 
 
 def test_a_run_file_is_read_to_a_depth(tmp_path):
@@ -150,8 +152,8 @@ def test_fine_tuning_learns_and_leaves_the_ranker_alone(loss, size):
         assert torch.equal(value, again.state_dict()[name]), name
 
     def hits(some):
-        found = per_query_metrics(data.qrels, rank(some, data, candidates))
-        return sum(row["mrr"] for row in found.values()) / len(found)
+        actual = per_query_metrics(data.qrels, rank(some, data, candidates))
+        return sum(row["mrr"] for row in actual.values()) / len(actual)
 
     assert hits(tuned) == 1
     assert hits(own) < 0.9  # all scores are equal, and documents with the lower id come last
@@ -178,8 +180,8 @@ def test_cross_validation_never_trains_on_what_it_ranks(monkeypatch):
     monkeypatch.setattr(reranking, "fine_tune", spy)
     monkeypatch.setattr(reranking, "rank", watch)
     options = RankerTuning(folds=4, steps=1)
-    found = cross_validated(ranker(), data, candidates, options, seed=0)
-    assert found.keys() == data.queries.keys()
+    actual = cross_validated(ranker(), data, candidates, options, seed=0)
+    assert actual.keys() == data.queries.keys()
     for before, asked in zip(trained, ranked, strict=True):
         assert not before & asked
         assert len(before) == 6

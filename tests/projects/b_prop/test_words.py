@@ -56,9 +56,9 @@ def background():
 def test_item_7_saturation_and_random_distribution_equal_the_golden_values():
     """Checklist 7: the mean over documents counts absent words as 0; both sum to 1."""
     assert saturated(0) == pytest.approx(INPUTS["saturated_doc0"], rel=1e-6)
-    found = background()
-    assert found == pytest.approx(INPUTS["random_distribution"], rel=1e-6)
-    assert sum(found.values()) == pytest.approx(1, abs=1e-12)
+    actual = background()
+    assert actual == pytest.approx(INPUTS["random_distribution"], rel=1e-6)
+    assert sum(actual.values()) == pytest.approx(1, abs=1e-12)
     assert term_distribution(np.array(list(saturated(0).values()))).sum() == pytest.approx(1)
     # a word of one document of two has half of the weight of one that is in both
     assert random_distribution({"a": 0.4, "b": 0.8}, 2)["a"] == pytest.approx(1 / 3)
@@ -75,8 +75,8 @@ def test_item_8_contrastive_weights_and_sets_equal_the_golden_values(case):
     p = np.array(list(chances.values()))
     candidates = Candidates(list(gamma), p / p.sum(), np.array(list(gamma.values())), False)
     drawn = sample_word_sets(candidates, 3, 3.0, np.random.RandomState(0))
-    for pair, wanted in zip(drawn, case["word_sets_numpy_seed0"], strict=True):
-        for (words, score), (text, value) in zip(pair, wanted, strict=True):
+    for pair, expected in zip(drawn, case["word_sets_numpy_seed0"], strict=True):
+        for (words, score), (text, value) in zip(pair, expected, strict=True):
             assert " ".join(words) == text
             assert score == pytest.approx(value, rel=1e-6, abs=1e-12)
 
@@ -85,11 +85,11 @@ def test_item_10_dirichlet_and_keep_probability_equal_the_golden_values():
     """Checklist 10: P(w|D) of all words of the vocabulary, summing to 1."""
     back = {w: (k + 1) / 136 for k, w in enumerate(WORDS)}
     counts = {"alpha": 3, "delta": 1, "kernel": 2}
-    found = {w: dirichlet(w, counts, 6, back, 10) for w in WORDS}
-    assert found == pytest.approx(OUTPUTS["prop_dirichlet"], rel=1e-6)
-    assert sum(found.values()) == pytest.approx(1)
-    for frequency, wanted in OUTPUTS["prop_keep_probability_t1e4"].items():
-        assert keep_probability(float(frequency), 1e-4) == pytest.approx(wanted, rel=1e-6)
+    actual = {w: dirichlet(w, counts, 6, back, 10) for w in WORDS}
+    assert actual == pytest.approx(OUTPUTS["prop_dirichlet"], rel=1e-6)
+    assert sum(actual.values()) == pytest.approx(1)
+    for frequency, expected in OUTPUTS["prop_keep_probability_t1e4"].items():
+        assert keep_probability(float(frequency), 1e-4) == pytest.approx(expected, rel=1e-6)
 
 
 # -- distributions -------------------------------------------------------------------------------
@@ -100,8 +100,8 @@ def test_item_10_dirichlet_and_keep_probability_equal_the_golden_values():
 )
 def test_item_8_words_without_attention_have_no_weight(method, wanted):
     """Checklist 8: also where the collection's attention rounds to 0 too; chances stay numbers."""
-    found = contrastive_weights(np.array([0, 0.5, 0.5]), np.array([0, 0, 0.25]), method)
-    assert found.tolist() == wanted
+    actual = contrastive_weights(np.array([0, 0.5, 0.5]), np.array([0, 0, 0.25]), method)
+    assert actual.tolist() == wanted
     words = config().words
     row = row_of({"red": 1, "cow": 1}, attention=[0.0, 0.03])
     candidates = WordSampler(words, Collection.of([row], words)).candidates(row, None)
@@ -116,22 +116,22 @@ def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
     sampler = WordSampler(words, counts_collection(counts, words))
     assert sampler.mu == 4.0
     assert sampler.background == {"red": 2 / 5, "fox": 2 / 5, "cow": 1 / 5}
-    found = sampler.candidates(
+    actual = sampler.candidates(
         row_of({"red": 3, "fox": 1, "the": 9, "7": 2}), np.random.default_rng(0)
     )
-    assert found.replace
-    assert list(found.words[:2]) == ["red", "fox"]
-    assert {"the", "7", "one"}.isdisjoint(found.words)  # stop word, no letters, too rare
-    scores = dict(zip(found.words, found.scores, strict=True))
+    assert actual.replace
+    assert list(actual.words[:2]) == ["red", "fox"]
+    assert {"the", "7", "one"}.isdisjoint(actual.words)  # stop word, no letters, too rare
+    scores = dict(zip(actual.words, actual.scores, strict=True))
     assert scores["red"] == pytest.approx(math.log((3 + 4 * 0.4) / (4 + 4)))
     assert scores["cow"] == pytest.approx(math.log(4 * 0.2 / 8))
     # probability: likelihood times what passes the sub-sampling of frequent words
     keep = {
         w: min(1.0, keep_probability(tf / 12)) for w, tf in (("red", 4), ("fox", 2), ("cow", 5))
     }
-    product = {w: math.exp(scores[w]) * keep[w] for w in found.words}
+    product = {w: math.exp(scores[w]) * keep[w] for w in actual.words}
     total = sum(product.values())
-    assert found.probabilities == pytest.approx([product[w] / total for w in found.words])
+    assert actual.probabilities == pytest.approx([product[w] / total for w in actual.words])
     tf = config("words.distribution=unigram", "words.background=tf", "words.min_count=1").words
     assert WordSampler(tf, counts_collection(counts, tf)).background["cow"] == pytest.approx(5 / 12)
 
@@ -177,24 +177,25 @@ def test_vanilla_attention_is_the_distribution_without_contrast():
     """P(w|D) of letters-only words, drawn without repetition, scored by its logarithm."""
     words = config("words.distribution=attention").words
     row = row_of({"red": 1, "the": 1, "x1": 1}, attention=[0.03, 0.01, 0.5])
-    found = WordSampler(words, Collection.of([row], words)).candidates(row, None)
-    wanted = np.array([0.75, 0.5]) / 1.25
-    assert found.words == ["red", "the"]
-    assert not found.replace
-    assert found.probabilities == pytest.approx(wanted)
-    assert found.scores == pytest.approx(np.log(wanted))
+    actual = WordSampler(words, Collection.of([row], words)).candidates(row, None)
+    expected = np.array([0.75, 0.5]) / 1.25
+    assert actual.words == ["red", "the"]
+    assert not actual.replace
+    assert actual.probabilities == pytest.approx(expected)
+    assert actual.scores == pytest.approx(np.log(expected))
 
 
 def test_item_7_all_words_take_part_in_the_random_distribution():
-    """Checklist 7: P(w|R) sums to 1 over the vocabulary, numbers included; gamma leaves them out."""
+    """Checklist 7: P(w|R) sums to 1 over the vocabulary, numbers included; gamma leaves them
+    out."""
     words = config().words
     row = row_of({"red": 1, "cow": 1, "7": 1}, attention=[0.01, 0.03, 0.01])
     sampler = WordSampler(words, Collection.of([row, row], words))
-    found = sampler.background
-    assert found == pytest.approx({"red": 0.5 / 1.75, "cow": 0.75 / 1.75, "7": 0.5 / 1.75})
+    actual = sampler.background
+    assert actual == pytest.approx({"red": 0.5 / 1.75, "cow": 0.75 / 1.75, "7": 0.5 / 1.75})
     candidates = sampler.candidates(row, None)
     assert candidates.words == ["red", "cow"]
-    assert candidates.scores[0] == pytest.approx(-found["red"] * math.log2(found["red"]))
+    assert candidates.scores[0] == pytest.approx(-actual["red"] * math.log2(actual["red"]))
 
 
 @pytest.mark.parametrize(
@@ -229,20 +230,21 @@ def test_item_8_function_words_fall_by_the_contrast():
     for kind in ("attention", "entropy", "subtract"):
         own = config(*words, f"words.distribution={kind}").words
         sampler = WordSampler(own, Collection.of(rows, own))
-        found = []
+        actual = []
         for row in rows:
             candidates = sampler.candidates(row, None)
             order = [candidates.words[i] for i in np.argsort(-candidates.scores, kind="stable")]
-            found += [
+            actual += [
                 order.index(w) / len(order) for w in ("the", "of", "and", "in", "a") if w in order
             ]
-        ranks[kind] = np.mean(found)
+        ranks[kind] = np.mean(actual)
     assert ranks["entropy"] > ranks["attention"] + 0.05
     assert ranks["subtract"] > ranks["attention"] + 0.05
 
 
 def test_item_6_extraction_is_frozen_and_repeatable():
-    """Checklist 6: twice the same, without gradient or dropout; first pieces, summed over places."""
+    """Checklist 6: twice the same, without gradient or dropout; first pieces, summed over
+    places."""
     cfg = config()
     torch.manual_seed(0)
     ranker = cross_encoder("random", config=cfg.model.config, max_length=64).train()
@@ -289,7 +291,8 @@ def test_parity_extraction_hides_later_pieces_and_keeps_the_special_tokens():
 
 
 def test_stems_are_shared_and_become_words_again():
-    """Attention and counts are summed over the words of a stem; a drawn stem is one of its words."""
+    """Attention and counts are summed over the words of a stem; a drawn stem is one of its
+    words."""
     words = config("words.stemming=true").words
     row = row_of({"library": 1, "libraries": 2, "cow": 1}, attention=[0.01, 0.02, 0.01])
     collection = Collection.of([row], words)

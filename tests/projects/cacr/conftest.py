@@ -66,8 +66,8 @@ def batch(
     """Views of random images."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(views, rows, 3, size, size, generator=generator).to(dtype)
-    found = {"views": pixels, "ids": torch.arange(rows), "skipped": 0}
+    actual = {"views": pixels, "ids": torch.arange(rows), "skipped": 0}
     if local_views:
         local = torch.randn(local_views, rows, 3, size // 2, size // 2, generator=generator)
-        found["local_views"] = local.to(dtype)
-    return found
+        actual["local_views"] = local.to(dtype)
+    return actual

@@ -88,8 +88,12 @@ def test_item_13_halves_and_classes_are_told_apart():
     """Checklist 13: tail are the classes of low index; classes without images are left out."""
     correct = {"knn5_top1": torch.tensor([True, False, False, True])}
     labels = torch.tensor([0, 1, 2, 2])
-    found = by_frequency(correct, labels, torch.tensor([True, True, False, False]))
-    assert (found["knn5_tail_top1"], found["knn5_head_top1"], found["knn5_gap"]) == (0.5, 0.5, 0.0)
+    actual = by_frequency(correct, labels, torch.tensor([True, True, False, False]))
+    assert (actual["knn5_tail_top1"], actual["knn5_head_top1"], actual["knn5_gap"]) == (
+        0.5,
+        0.5,
+        0.0,
+    )
     other = by_frequency(correct, labels, torch.tensor([False, False, True, False]))
     assert (other["knn5_tail_top1"], other["knn5_gap"]) == (0.5, 0.0)
     assert tail_classes(config(), ["a", "b", "c"]).tolist() == [True, False, False]
@@ -188,8 +192,8 @@ def test_mechanism_of_the_momentum_form_has_the_temperature_of_its_loss():
         torch.manual_seed(0)
         cfg = config(*words, f"method.temperature={temperature}")
         with torch.inference_mode():
-            found = mechanism(cfg, CACR(cfg).eval(), image_part(cfg, "test").data)
-        entropies.append((found["positive_entropy"], found["negative_entropy"]))
+            actual = mechanism(cfg, CACR(cfg).eval(), image_part(cfg, "test").data)
+        entropies.append((actual["positive_entropy"], actual["negative_entropy"]))
     assert entropies[0] < entropies[1]
     assert entropies[0][1] < entropies[1][1]
 
@@ -213,8 +217,8 @@ def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
 def test_rank_returns_the_image_itself_first():
     torch.manual_seed(0)
     module, images = CACR(config()).eval(), torch.randn(5, 3, 16, 16)
-    found = module.rank(images, images, k=2)
-    assert found.indices[:, 0].tolist() == list(range(5))
+    actual = module.rank(images, images, k=2)
+    assert actual.indices[:, 0].tolist() == list(range(5))
     assert module.encode(images).shape == (5, 16)
 
 

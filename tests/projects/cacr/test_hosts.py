@@ -72,28 +72,30 @@ def test_item_14_the_queue_s_diagnostics_are_those_of_its_negatives(in_batch):
     others = torch.cdist(query, query).fill_diagonal_(torch.inf)
     distance = torch.cat([stored, others], 1) if in_batch else stored
     entropy = torch.special.entr((-2.0 * distance.square()).softmax(1)).sum(1).mean()
-    found = module.losses(batch())["negative_entropy"]
-    torch.testing.assert_close(found, entropy, rtol=1e-4, atol=1e-4)
+    actual = module.losses(batch())["negative_entropy"]
+    torch.testing.assert_close(actual, entropy, rtol=1e-4, atol=1e-4)
 
 
 def test_item_14_momentum_diagnostics_are_predictions_against_keys():
-    """Checklist 14: pi- is a softmax over the keys of other samples, at 1 / T of half a distance."""
+    """Checklist 14: pi- is a softmax over the keys of other samples, at 1 / T of half a
+    distance."""
     module = module_of("momentum", "method.temperature=0.5")
     with torch.no_grad():
         key = F.normalize(embed_views(module.momentum_encoder, batch()["views"])[0], dim=1)
         query = F.normalize(module._predict(batch()["views"])[1], dim=1)
     logits = (query @ key.T / 0.5).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
     entropy = torch.special.entr(logits.softmax(1)).sum(1).mean()
-    found = module.losses(batch())["negative_entropy"]
-    torch.testing.assert_close(found, entropy, rtol=1e-4, atol=1e-4)
+    actual = module.losses(batch())["negative_entropy"]
+    torch.testing.assert_close(actual, entropy, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 @torch.no_grad()
 def test_item_14_positives_of_the_diagnostics_are_the_other_views(host):
-    """Checklist 14: pi+ is a softmax over the views but the first; the batch's pi- over the second."""
+    """Checklist 14: pi+ is a softmax over the views but the first; the batch's pi- over the
+    second."""
     module, views = with_other_keys(host), batch()["views"]
-    found = module.losses(batch())
+    actual = module.losses(batch())
     if host == "momentum":
         query, others = embed_views(module.momentum_encoder, views)[0], module._predict(views)[1:]
     else:
@@ -103,12 +105,12 @@ def test_item_14_positives_of_the_diagnostics_are_the_other_views(host):
     query, others = F.normalize(query, dim=-1), F.normalize(others, dim=-1)
     logits = module.tau_pos * (query - others).square().sum(-1)
     entropy = torch.special.entr(logits.softmax(0)).sum(0).mean()
-    torch.testing.assert_close(found["positive_entropy"], entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual["positive_entropy"], entropy, rtol=1e-5, atol=1e-5)
     if host == "batch":
         logits = -module.tau_neg * torch.cdist(query, others[0]).square()
         pushed = logits.fill_diagonal_(-torch.inf).softmax(1)
         entropy = torch.special.entr(pushed).sum(1).mean()
-        torch.testing.assert_close(found["negative_entropy"], entropy, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(actual["negative_entropy"], entropy, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -125,8 +127,8 @@ def test_a_diverged_batch_has_terms_by_which_the_training_stops(host):
 
 def test_item_14_diagnostics_keep_their_digits_in_half_precision():
     module = module_of("batch").bfloat16()
-    found = module.losses(batch(dtype=torch.bfloat16))
-    assert found["negative_entropy"].dtype == torch.float32
+    actual = module.losses(batch(dtype=torch.bfloat16))
+    assert actual["negative_entropy"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("host", ["queue", "momentum"])
@@ -140,7 +142,8 @@ def test_item_7_momentum_encoder_and_weights_receive_no_gradient(host):
 
 @pytest.mark.parametrize(("host", "name"), [("queue", "terms"), ("momentum", "forward")])
 def test_item_7_keys_are_the_momentum_encoder_s(monkeypatch, host, name):
-    """Checklist 7: what the loss and the queue get is its output, not that of the trained network."""
+    """Checklist 7: what the loss and the queue get is its output, not that of the trained
+    network."""
     module, seen = with_other_keys(host), []
     call = getattr(module.objective, name)
 
@@ -150,12 +153,12 @@ def test_item_7_keys_are_the_momentum_encoder_s(monkeypatch, host, name):
 
     monkeypatch.setattr(module.objective, name, recorded)
     module.losses(batch())
-    wanted = embed_views(module.momentum_encoder, batch()["views"])
+    expected = embed_views(module.momentum_encoder, batch()["views"])
     (keys,) = seen
-    torch.testing.assert_close(torch.stack([*keys]), wanted)
+    torch.testing.assert_close(torch.stack([*keys]), expected)
     assert not any(key.requires_grad for key in keys)
     for rows in module._new_rows:
-        torch.testing.assert_close(rows, wanted[-1])
+        torch.testing.assert_close(rows, expected[-1])
 
 
 def test_item_7_the_queue_holds_no_keys_of_the_batch_at_loss_time():
@@ -167,8 +170,8 @@ def test_item_7_the_queue_holds_no_keys_of_the_batch_at_loss_time():
     with torch.no_grad():
         keys = embed_views(module.momentum_encoder, batch()["views"])[-1]
     module.after_optimizer_step()
-    wanted = nn.functional.normalize(keys, dim=1)
-    torch.testing.assert_close(module.queue.features[:6], wanted, rtol=1e-4, atol=1e-5)
+    expected = nn.functional.normalize(keys, dim=1)
+    torch.testing.assert_close(module.queue.features[:6], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(module.queue.features[6:], before[6:])
 
 

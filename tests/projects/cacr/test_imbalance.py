@@ -20,8 +20,8 @@ def test_linear_sizes_match_the_rule():
 
 def test_exponential_sizes_match_the_rule():
     rows = imbalanced_rows(LABELS, 5, "exponential", 0)
-    wanted = [int(100 * math.exp(c + 1 - 5)) for c in range(5)]
-    assert LABELS[rows].bincount(minlength=5).tolist() == wanted
+    expected = [int(100 * math.exp(c + 1 - 5)) for c in range(5)]
+    assert LABELS[rows].bincount(minlength=5).tolist() == expected
 
 
 def test_rows_are_unique_ascending_and_drawn_by_the_seed():

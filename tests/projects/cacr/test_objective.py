@@ -95,8 +95,8 @@ def test_golden_comparison_can_fail():
     case = dict(MULTI_VIEW[1], tau_neg=1.3)
     cfg = golden_method(case)
     views = torch.stack(golden_views(case))
-    found = multi_view_terms(build_objective(cfg), views, cfg)["loss"]
-    assert abs(float(found) - case["outputs"]["total"]) > 0.01
+    actual = multi_view_terms(build_objective(cfg), views, cfg)["loss"]
+    assert abs(float(actual) - case["outputs"]["total"]) > 0.01
 
 
 # -- checklist -----------------------------------------------------------------------------------
@@ -153,40 +153,40 @@ def test_item_2_large_tau_sees_the_farthest_positive_and_the_nearest_negative_on
 def test_item_3_none_is_the_linear_contrast_of_uniform_averages():
     """Checklist 3: with unit vectors 2 - 2 E[z z+] and -(2 - 2 E[z z-])."""
     z = random_views(3, 6)
-    found = multi_view(z, weighting="none")
+    actual = multi_view(z, weighting="none")
     similar = torch.einsum("xid,yjd->xyij", z, z)
     pairs = [(x, y) for x in range(3) for y in range(x + 1, 3)]
     positive = torch.stack([similar[x, y].diagonal().mean() for x, y in pairs]).mean()
     others = ~torch.eye(6, dtype=torch.bool)
     negative = torch.stack([similar[x, y][others].mean() for x, y in pairs]).mean()
-    close(found["attraction"], 2 - 2 * positive)
-    close(found["repulsion"], -(2 - 2 * negative))
+    close(actual["attraction"], 2 - 2 * positive)
+    close(actual["repulsion"], -(2 - 2 * negative))
 
 
 def test_item_3_each_ablation_changes_one_term():
     """Checklist 3: without_w1 the attraction, without_w2 the repulsion, none both."""
     z = random_views(4, 6)
-    found = {w: multi_view(z, weighting=w) for w in WEIGHTINGS}
+    actual = {w: multi_view(z, weighting=w) for w in WEIGHTINGS}
     for name, attracted, repelled in (
         ("full", "full", "full"),
         ("without_w1", "none", "full"),
         ("without_w2", "full", "none"),
     ):
-        close(found[name]["attraction"], found[attracted]["attraction"])
-        close(found[name]["repulsion"], found[repelled]["repulsion"])
-    assert found["full"]["attraction"] > found["none"]["attraction"] + 1e-3
-    assert found["full"]["repulsion"] > found["none"]["repulsion"] + 1e-3
+        close(actual[name]["attraction"], actual[attracted]["attraction"])
+        close(actual[name]["repulsion"], actual[repelled]["repulsion"])
+    assert actual["full"]["attraction"] > actual["none"]["attraction"] + 1e-3
+    assert actual["full"]["repulsion"] > actual["none"]["repulsion"] + 1e-3
 
 
 def test_item_4_one_positive_is_plain_alignment():
     """Checklist 4: K = 1, for every inverse temperature."""
     z = random_views(2, 6)
     assert (attraction_weights(z[0], z[1:], 7.0) == 1).all()
-    wanted = (z[0] - z[1]).square().sum(1).mean()
-    close(multi_view(z, tau_pos=7.0)["attraction"], wanted)
+    expected = (z[0] - z[1]).square().sum(1).mean()
+    close(multi_view(z, tau_pos=7.0)["attraction"], expected)
     more = random_views(3, 6)
-    found = multi_view(more, tau_pos=7.0)["attraction"]
-    assert abs(float(found) - float((more[0] - more[1]).square().sum(1).mean())) > 1e-3
+    actual = multi_view(more, tau_pos=7.0)["attraction"]
+    assert abs(float(actual) - float((more[0] - more[1]).square().sum(1).mean())) > 1e-3
 
 
 def test_item_6_alpha_and_beta_scale_the_terms_and_nothing_else():
@@ -232,12 +232,12 @@ def test_item_8_local_queries_are_weighted_by_their_distance():
     """Checklist 8: with more than one query the weights are softmax(distance / T) and fixed."""
     q, k = random_views(4, 5).requires_grad_(), random_views(1, 5, seed=1)
     weight = ((q - k).square().sum(-1) / 0.5)[1:].softmax(0).detach()
-    wanted = sum(
+    expected = sum(
         (weight[v] * 2 * 0.5 * info_nce(q[v + 1], k[0], 2.0).per_sample).mean() for v in range(3)
     )
-    found = with_momentum([*q], [*k], cost="rbf", temperature=0.5)
-    close(found, wanted)
-    (left,), (right,) = torch.autograd.grad(found, q), torch.autograd.grad(wanted, q)
+    actual = with_momentum([*q], [*k], cost="rbf", temperature=0.5)
+    close(actual, expected)
+    (left,), (right,) = torch.autograd.grad(actual, q), torch.autograd.grad(expected, q)
     gradient_at_sphere = right - (right * q).sum(-1, keepdim=True) * q  # prepare() normalises
     torch.testing.assert_close(left, gradient_at_sphere.detach(), **EXACT)
 
@@ -259,8 +259,8 @@ def test_item_11_debiased_repulsion_is_its_formula():
     """Checklist 11: (-tau+ c_pos - beta c_neg) / (1 - tau+), and 0 is the plain form."""
     z = random_views(2, 6)
     plain = multi_view(z, beta=0.5)["repulsion"]
-    found = multi_view(z, beta=0.5, tau_plus=0.1)["repulsion"]
-    close(found, (plain - 0.1 * (z[0] - z[1]).square().sum(1).mean()) / 0.9)
+    actual = multi_view(z, beta=0.5, tau_plus=0.1)["repulsion"]
+    close(actual, (plain - 0.1 * (z[0] - z[1]).square().sum(1).mean()) / 0.9)
 
 
 @pytest.mark.parametrize("host", ["batch", "queue", "momentum"])
@@ -273,14 +273,14 @@ def test_item_12_embeddings_are_unit_norm_before_costs(host):
 
 def test_detached_weights_change_the_gradient_and_not_the_value():
     z = random_views(4, 6)
-    found = []
+    actual = []
     for detach in (False, True):
         leaf = z.clone().requires_grad_()
         loss = multi_view(leaf, detach_weights=detach)["loss"]
         loss.backward()
-        found.append((float(loss), leaf.grad))
-    assert found[0][0] == pytest.approx(found[1][0], abs=1e-12)
-    assert not torch.allclose(found[0][1], found[1][1], rtol=1e-3)
+        actual.append((float(loss), leaf.grad))
+    assert actual[0][0] == pytest.approx(actual[1][0], abs=1e-12)
+    assert not torch.allclose(actual[0][1], actual[1][1], rtol=1e-3)
 
 
 # -- baseline ------------------------------------------------------------------------------------
@@ -291,20 +291,20 @@ def test_infonce_arm_is_the_mean_over_pairs_of_symmetric_info_nce():
     z, tau = random_views(3, 6), 1 / 4
     labels = torch.arange(6)
     pairs = [(x, y) for x in range(3) for y in range(3) if x != y]
-    wanted = torch.stack([F.cross_entropy(z[x] @ z[y].T / tau, labels) for x, y in pairs]).mean()
-    found = multi_view(z, loss="infonce", tau_neg=2.0)["loss"]
-    close(found, 2 * tau * wanted)
+    expected = torch.stack([F.cross_entropy(z[x] @ z[y].T / tau, labels) for x, y in pairs]).mean()
+    actual = multi_view(z, loss="infonce", tau_neg=2.0)["loss"]
+    close(actual, 2 * tau * expected)
 
 
 def test_infonce_without_its_positive_repels_like_detached_cacr():
     """The gradient of the repulsion is that of 2 tau * log-sum over negatives (sheet: relation)."""
     z = random_views(2, 6).requires_grad_()
     loss = multi_view(z, alpha=0.0, tau_neg=2.0, detach_weights=True)["loss"]
-    (found,) = torch.autograd.grad(loss, z)
+    (actual,) = torch.autograd.grad(loss, z)
     logits = (z[0] @ z[1].T / 0.25).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
-    (wanted,) = torch.autograd.grad(2 * 0.25 * logits.logsumexp(1).mean(), z)
-    wanted = wanted - (wanted * z).sum(-1, keepdim=True) * z
-    torch.testing.assert_close(found, wanted.detach(), **EXACT)
+    (expected,) = torch.autograd.grad(2 * 0.25 * logits.logsumexp(1).mean(), z)
+    expected = expected - (expected * z).sum(-1, keepdim=True) * z
+    torch.testing.assert_close(actual, expected.detach(), **EXACT)
 
 
 # -- queue ---------------------------------------------------------------------------------------
@@ -345,12 +345,12 @@ def test_queue_form_is_its_formula(in_batch, cached, weighting):
         "weighting": weighting,
     }
     left, right = z.clone().requires_grad_(), z.clone().requires_grad_()
-    found = with_queue(left, k, queue, **options)
+    actual = with_queue(left, k, queue, **options)
     unit = F.normalize(right, dim=-1)
     pulled, pushed = slow_queue(unit, k, queue, 1.0, 2.0, in_batch, cached, weighting)
-    close(found["attraction"], 0.5 * pulled.detach())
-    close(found["repulsion"], 2 * pushed.detach())
-    found["loss"].backward()
+    close(actual["attraction"], 0.5 * pulled.detach())
+    close(actual["repulsion"], 2 * pushed.detach())
+    actual["loss"].backward()
     (0.5 * pulled + 2 * pushed).backward()
     torch.testing.assert_close(left.grad, right.grad, **EXACT)
 
@@ -360,16 +360,16 @@ def test_queue_baseline_is_moco_s_loss_on_the_negatives_of_cacr(in_batch):
     """Every other view's key against the queue and, as in CACR, other samples' queries."""
     z, k = random_views(3, 5), random_views(3, 5, seed=1)
     queue = F.normalize(wave(9, 8, 0.5), dim=1)
-    tau, wanted = 1 / 4, []
+    tau, expected = 1 / 4, []
     for x in range(3):
         logits = [z[x] @ queue.T]
         if in_batch:
             logits.append((z[x] @ z[x].T)[~torch.eye(5, dtype=torch.bool)].view(5, 4))
         for y in {0, 1, 2} - {x}:
             row = torch.cat([(z[x] * k[y]).sum(1, keepdim=True), *logits], 1) / tau
-            wanted.append(F.cross_entropy(row, torch.zeros(5, dtype=torch.long)))
+            expected.append(F.cross_entropy(row, torch.zeros(5, dtype=torch.long)))
     options = {"tau_neg": 2.0, "in_batch_negatives": in_batch}
-    close(with_queue(z, k, queue, loss="infonce", **options)["loss"], 2 * tau * sum(wanted) / 6)
+    close(with_queue(z, k, queue, loss="infonce", **options)["loss"], 2 * tau * sum(expected) / 6)
 
 
 @pytest.mark.parametrize("options", [{"loss": "infonce"}, {"weighting": "without_w1"}])
@@ -377,10 +377,10 @@ def test_momentum_baseline_averages_moco_v3_s_loss_over_the_views(options):
     """No view weighs more than another; CACR's own weights give another value."""
     q, k = random_views(4, 5), random_views(1, 5, seed=1)
     labels = torch.arange(5)
-    wanted = sum(2 * 0.5 * F.cross_entropy(q[v] @ k[0].T * 2.0, labels) for v in (1, 2, 3)) / 3
+    expected = sum(2 * 0.5 * F.cross_entropy(q[v] @ k[0].T * 2.0, labels) for v in (1, 2, 3)) / 3
     same = {"cost": "rbf", "temperature": 0.5}
-    close(with_momentum([*q], [*k], **same, **options), wanted)
-    assert abs(float(with_momentum([*q], [*k], **same) - wanted)) > 1e-3
+    close(with_momentum([*q], [*k], **same, **options), expected)
+    assert abs(float(with_momentum([*q], [*k], **same) - expected)) > 1e-3
 
 
 def test_cached_queue_product_is_another_loss():
@@ -398,12 +398,12 @@ def test_cached_queue_product_is_another_loss():
 def test_item_14_diagnostics_are_entropy_and_rank_correlation():
     """Checklist 14: bounds, signs, and what small inverse temperatures do."""
     z = random_views(5, 12)
-    found = weight_diagnostics(z[0], z[1:], z[1], 1.0, 2.0)
+    actual = weight_diagnostics(z[0], z[1:], z[1], 1.0, 2.0)
     pi = attraction_weights(z[0].float(), z[1:].float(), 1.0)
-    assert found["positive_entropy"] == pytest.approx(float(-(pi * pi.log()).sum(1).mean()))
-    assert 0 < found["negative_entropy"] < math.log(11)
-    assert found["positive_rank_correlation"] > 0.3
-    assert found["negative_rank_correlation"] < -0.3
+    assert actual["positive_entropy"] == pytest.approx(float(-(pi * pi.log()).sum(1).mean()))
+    assert 0 < actual["negative_entropy"] < math.log(11)
+    assert actual["positive_rank_correlation"] > 0.3
+    assert actual["negative_rank_correlation"] < -0.3
     flat = weight_diagnostics(z[0], z[1:], z[1], 1e-6, 1e-6)
     assert flat["positive_entropy"] == pytest.approx(math.log(4), abs=1e-5)
     assert flat["negative_entropy"] == pytest.approx(math.log(11), abs=1e-5)
@@ -426,13 +426,13 @@ def test_item_14_negative_twin_shuffled_weights_do_not_follow_the_distance():
 def test_item_14_anchors_and_a_queue_of_other_samples():
     """Checklist 14: what is repelled may differ from what is attracted, and no row be left out."""
     z, queue = random_views(3, 6).float(), random_views(1, 9, seed=1)[0].float()
-    found = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1], in_batch=False)
+    actual = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1], in_batch=False)
     weights = (-2.0 * torch.cdist(z[1], queue).square()).softmax(1)
-    assert found["negative_entropy"] == pytest.approx(
+    assert actual["negative_entropy"] == pytest.approx(
         float(torch.special.entr(weights).sum(1).mean()), rel=1e-5
     )
     whole = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1])
-    assert whole["negative_entropy"] < found["negative_entropy"]
+    assert whole["negative_entropy"] < actual["negative_entropy"]
 
 
 def test_item_14_many_pairs_are_thinned_out_for_the_rank_correlation(monkeypatch):
@@ -473,24 +473,24 @@ OPTIONS = [
 def test_negatives_of_all_ranks_count(two_ranks, host, options):
     """The mean over two ranks is the loss of the global batch; without gathering it is not."""
     z, keys = random_views(3, 6), random_views(3, 6, seed=1)
-    wanted = float(objective_value(host, z, keys, **options))
-    found = two_ranks.run(one_rank_loss, host=host, **options)
+    expected = float(objective_value(host, z, keys, **options))
+    actual = two_ranks.run(one_rank_loss, host=host, **options)
     if options.get("reduction") == "sum":
-        found = [2 * value for value in found]  # a sum over the rows of a device
-    assert sum(found) / 2 == pytest.approx(wanted, abs=1e-10)
+        actual = [2 * value for value in actual]  # a sum over the rows of a device
+    assert sum(actual) / 2 == pytest.approx(expected, abs=1e-10)
     local = float(objective_value(host, z[:, :3], keys[:, :3], **options, gather=False))
-    assert abs(local - wanted) > 1e-4
+    assert abs(local - expected) > 1e-4
 
 
 @pytest.mark.parametrize("host", ["batch", "queue"])
 @pytest.mark.parametrize("rows", [3, 17])
 def test_blocked_and_dense_agree_for_odd_sizes(host, rows):
     """Forward and backward of the tiled path on the CPU."""
-    found = []
+    actual = []
     for backend in ("dense", "blocked"):
         z = random_views(3, rows).requires_grad_()
         loss = objective_value(host, z, random_views(3, rows, seed=1), loss_backend=backend)
         loss.backward()
-        found.append((loss, z.grad))
-    for left, right in zip(*found, strict=True):
+        actual.append((loss, z.grad))
+    for left, right in zip(*actual, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)

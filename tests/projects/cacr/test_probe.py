@@ -32,9 +32,9 @@ def probed(*words, separable=True):
     with torch.inference_mode():
         features = encoder(eval_transform(cfg.data).batch(test.data.images))
         seen.clear()
-        found, right = adam_probe(cfg, encoder, bank, Frozen(features, test.labels, test.labels))
+        actual, right = adam_probe(cfg, encoder, bank, Frozen(features, test.labels, test.labels))
     assert encoder.scale.grad is None
-    return found, right, seen
+    return actual, right, seen
 
 
 def test_adam_probe_learns_from_fresh_crops_of_the_bank_alone(monkeypatch):
@@ -55,16 +55,16 @@ def test_adam_probe_learns_from_fresh_crops_of_the_bank_alone(monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", recorded)
     monkeypatch.setattr(probe, "RATE", 0.05)
     monkeypatch.setattr(probe, "BATCH", 100)
-    found, right, seen = probed()
+    actual, right, seen = probed()
     assert [(c.size, c.scale, c.flip_prob) for c in crops] == [(16, (0.4, 1.0), 0.5)]
     assert betas == {(0.5, 0.999)}
-    assert found["adam_probe_top1"] == pytest.approx(float(right.double().mean()))
-    assert found["adam_probe_best_top1"] >= found["adam_probe_top1"] > 2 / 8  # chance is 1 / 8
+    assert actual["adam_probe_top1"] == pytest.approx(float(right.double().mean()))
+    assert actual["adam_probe_best_top1"] >= actual["adam_probe_top1"] > 2 / 8  # chance is 1 / 8
     assert [len(images) for images in seen] == [100, 100, 56] * 6
     first, second = (sum(x.sum(0) for x in seen[at : at + 3]) for at in (0, 3))
     assert not torch.allclose(first, second, atol=0.1)  # other crops, not another order alone
     assert lr == pytest.approx([0.05] * 12 + [0.01] * 3 + [0.002] * 3)
-    assert probed()[0] == found
+    assert probed()[0] == actual
 
 
 def test_adam_probe_on_features_without_information_stays_at_chance():

@@ -67,15 +67,15 @@ def rows_of(batch: dict, own: slice, pairs: int) -> dict:
     inputs = {
         k: torch.cat([half[own] for half in v.split(pairs)]) for k, v in batch["inputs"].items()
     }
-    found = {"inputs": inputs, "language": batch["language"][own], "ids": batch["ids"][own]}
+    actual = {"inputs": inputs, "language": batch["language"][own], "ids": batch["ids"][own]}
     if "masked" in batch:
         chosen = (batch["ids"] % 4 == 0).nonzero()[:, 0]
         mine = torch.isin(chosen, torch.arange(pairs)[own])
-        found |= {
+        actual |= {
             "masked": {k: v[mine] for k, v in batch["masked"].items()},
             "labels": batch["labels"][mine],
         }
-    return found
+    return actual
 
 
 def pairs_of(rows: int, seed: int = 0, dim: int = 6) -> tuple[Tensor, Tensor]:

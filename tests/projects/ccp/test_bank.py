@@ -12,12 +12,12 @@ def test_bank_keeps_the_order_and_names_of_the_golden_values():
     """Oldest first, -1 where nothing was written, rows that are left from the beginning."""
     bank = SharedBank(4, 1, ["language"], initial="random")
     bank.features.zero_()
-    for t, wanted in enumerate(GOLDEN["family_bank"]):
+    for t, expected in enumerate(GOLDEN["family_bank"]):
         bank.enqueue(torch.full((2, 1), t + 1.0), language=torch.tensor([t, t]))
         rows, labels = bank.oldest_first()
-        assert rows[:, 0].tolist() == wanted["first_column"]
-        assert labels["language"].tolist() == wanted["ids"]
-        assert bank.unfilled == wanted["random_left"]
+        assert rows[:, 0].tolist() == expected["first_column"]
+        assert labels["language"].tolist() == expected["ids"]
+        assert bank.unfilled == expected["random_left"]
 
 
 def test_item_2_other_languages_never_push_out_the_rows_of_a_language():

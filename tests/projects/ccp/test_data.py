@@ -111,14 +111,15 @@ def test_the_simulated_language_shares_no_piece():
 
 
 def test_item_12_calibration_text_is_of_the_training_side():
-    """Checklist 12: no sentence of the test pairs, also where a training file holds some of them."""
+    """Checklist 12: no sentence of the test pairs, also where a training file holds some of
+    them."""
     cfg = config()
     (sides,) = bitext_pairs(cfg).values()
     for language in (ENGLISH, SIMULATED):
-        found = calibration_sentences(cfg, language, sides[0])
-        assert len(found) == 40
-        assert not {*found} & {*sides[0]}
-        assert {*found} <= {s for d in training_documents(cfg)[language] for s in d}
+        actual = calibration_sentences(cfg, language, sides[0])
+        assert len(actual) == 40
+        assert not {*actual} & {*sides[0]}
+        assert {*actual} <= {s for d in training_documents(cfg)[language] for s in d}
     kept = training_documents(cfg)[ENGLISH][0][:3]
     assert not {*calibration_sentences(cfg, ENGLISH, kept)} & {*kept}
     held = {s for d in heldout_documents(cfg) for s in d}
@@ -138,9 +139,9 @@ def test_texts_are_prepared_in_every_part_of_the_evaluation_as_in_a_search():
     plain, cfg = config(), config("eval.normalize_text=true", "eval.lower_case=true")
     towers = recipe_of(cfg).build().eval()
     texts = ["The\u2026 People\u00a0of", "the... people of"]
-    found = encode_language(towers, texts, ENGLISH, cfg.eval)
-    assert torch.equal(found, recipe_of(cfg).documents(towers, texts))
-    assert torch.equal(found[0], found[1])
+    actual = encode_language(towers, texts, ENGLISH, cfg.eval)
+    assert torch.equal(actual, recipe_of(cfg).documents(towers, texts))
+    assert torch.equal(actual[0], actual[1])
     assert not torch.allclose(*encode_language(towers, texts, ENGLISH, plain.eval))
     kept = training_documents(cfg)[ENGLISH][0][:3]
     loud = [s.upper() for s in kept]
@@ -211,8 +212,8 @@ def test_calibration_files_are_read_as_written(tmp_path):
 def test_item_17_answers_count_within_the_first_tokens_of_all_passages():
     """Checklist 17: hand-made; yes and no do not count; the budget cuts inside a passage."""
     passages = ["one two three.", "four five Paris six"]
-    found = answer_within_tokens(passages, ["Paris", "London"], (6, 7))
-    assert found == {6: False, 7: True}  # "three" and "." are two tokens
+    actual = answer_within_tokens(passages, ["Paris", "London"], (6, 7))
+    assert actual == {6: False, 7: True}  # "three" and "." are two tokens
     assert answer_within_tokens(passages, ["yes", "no"]) is None
     assert answer_within_tokens(passages, ["yes", "three"], (3,)) == {3: True}
     assert answer_within_tokens(["Rome"], ["Paris"]) == {2000: False, 5000: False}

@@ -38,15 +38,15 @@ def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run
     """Checklist 16, 18: both directions, each step of the calibration, separation; logged in
     training.
     """
-    found = json.loads((full_run / "metrics.json").read_text())
+    actual = json.loads((full_run / "metrics.json").read_text())
     for stage in ("raw", "shifted", "scaled"):
         for side in ("forward", "backward"):
-            assert 0 <= found[f"bitext_en-permuted_{stage}_{side}"] <= 1
-        both = [found[f"bitext_en-permuted_{stage}_{side}"] for side in ("forward", "backward")]
-        assert found[f"bitext_average_{stage}"] == pytest.approx(sum(both) / 2)
-    gain = found["bitext_average_scaled"] - found["bitext_average_raw"]
-    assert found["bitext_en-permuted_gain"] == pytest.approx(gain)
-    assert found["untrained_neighbour_hit_at_10"] > 0
+            assert 0 <= actual[f"bitext_en-permuted_{stage}_{side}"] <= 1
+        both = [actual[f"bitext_en-permuted_{stage}_{side}"] for side in ("forward", "backward")]
+        assert actual[f"bitext_average_{stage}"] == pytest.approx(sum(both) / 2)
+    gain = actual["bitext_average_scaled"] - actual["bitext_average_raw"]
+    assert actual["bitext_en-permuted_gain"] == pytest.approx(gain)
+    assert actual["untrained_neighbour_hit_at_10"] > 0
     names = (full_run / "metrics.csv").read_text()
     for name in (
         "train/accuracy",
@@ -63,8 +63,8 @@ def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run
 def test_item_16_a_run_is_evaluated_with_the_rotation_that_the_command_asks_for(full_run):
     """Checklist 16: the run's own settings, and what is typed on top of them, as the card says."""
     words = [f"runs_dir={full_run.parents[2]}", "eval.rotation_steps=1", "eval.untrained=false"]
-    _, found = evaluate("ccp", "smoke", words, "full", None)
-    assert 0 <= found["bitext_en-permuted_rotated_accuracy"] <= 1
+    _, actual = evaluate("ccp", "smoke", words, "full", None)
+    assert 0 <= actual["bitext_en-permuted_rotated_accuracy"] <= 1
     assert "bitext_average_rotated" not in json.loads((full_run / "metrics.json").read_text())
 
 
@@ -85,10 +85,10 @@ def test_item_16_pairs_with_english_and_without(tmp_path):
         "eval.rotation_steps=1",
     )
     towers = recipe_of(cfg).build().eval()
-    found = bitext(cfg, towers, None)
+    actual = bitext(cfg, towers, None)
     for stage in ("raw", "shifted", "scaled", "rotated"):
-        assert found[f"bitext_english_{stage}"] == found[f"bitext_de-en_{stage}_accuracy"]
-        assert found[f"bitext_other_{stage}"] == found[f"bitext_de-fr_{stage}_accuracy"]
+        assert actual[f"bitext_english_{stage}"] == actual[f"bitext_de-en_{stage}_accuracy"]
+        assert actual[f"bitext_other_{stage}"] == actual[f"bitext_de-fr_{stage}_accuracy"]
     (tmp_path / "tatoeba.deu-fra.fra").write_text("x\n")
     with pytest.raises(UserError, match="equally many lines"):
         bitext(cfg, towers, None)
@@ -138,9 +138,9 @@ def test_item_17_xor_sets_are_asked_by_language(tmp_path):
             "".join(json.dumps(r) + "\n" for r in asked)
         )
     cfg = config(f"data.root={tmp_path}", 'eval.xor=["xor@ar","xor@te"]')
-    found = xor_retrieve(cfg, recipe_of(cfg).build().eval(), None)
-    assert (found["xor_ar_r_at_2kt"], found["xor_te_r_at_2kt"]) == (1.0, 0.0)
-    assert found["xor_r_at_5kt"] == 0.5
+    actual = xor_retrieve(cfg, recipe_of(cfg).build().eval(), None)
+    assert (actual["xor_ar_r_at_2kt"], actual["xor_te_r_at_2kt"]) == (1.0, 0.0)
+    assert actual["xor_r_at_5kt"] == 0.5
 
 
 def test_item_17_xor_passages_are_never_taken_for_the_question(tmp_path):
@@ -162,8 +162,8 @@ def test_item_17_xor_passages_are_never_taken_for_the_question(tmp_path):
         )
     cfg = config(f"data.root={tmp_path}", 'eval.xor=["xor@ar","xor@bn"]')
     towers = recipe_of(cfg).build().eval()
-    found = xor_retrieve(cfg, towers, None)
-    assert found == {
+    actual = xor_retrieve(cfg, towers, None)
+    assert actual == {
         "xor_ar_r_at_2kt": 1.0,
         "xor_ar_r_at_5kt": 1.0,
         "xor_r_at_2kt": 1.0,
@@ -366,17 +366,17 @@ def test_calibrate_reads_all_files_before_it_encodes(tmp_path, monkeypatch):
 
 def test_baselines_score_what_the_method_is_scored_on(tmp_path):
     """Equal names and items; made-up documents share words."""
-    found = {}
+    actual = {}
     for name in baselines.__all__:
-        found[name] = getattr(baselines, name)(config(), Workspace(tmp_path / name))
+        actual[name] = getattr(baselines, name)(config(), Workspace(tmp_path / name))
         items = json.loads((tmp_path / name / "items/neighbour_hit_at_10.json").read_text())
-        assert sum(items) / 20 == found[name]["neighbour_hit_at_10"]
-    assert found["tfidf"]["neighbour_hit_at_10"] == 1.0
-    plain = found["untrained"]["neighbour_hit_at_10"]
+        assert sum(items) / 20 == actual[name]["neighbour_hit_at_10"]
+    assert actual["tfidf"]["neighbour_hit_at_10"] == 1.0
+    plain = actual["untrained"]["neighbour_hit_at_10"]
     assert (
-        found["untrained"]["neighbour_hit_at_10_scaled"]
+        actual["untrained"]["neighbour_hit_at_10_scaled"]
         != plain
-        != found["whitened"]["neighbour_hit_at_10"]
+        != actual["whitened"]["neighbour_hit_at_10"]
     )
     assert neighbour_lists([["a", "b"], ["c"]], 2) == [{1}, {0}, set()]
 
@@ -416,10 +416,10 @@ def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
     rows = inspect("ccp", name, [f"data.root={tmp_path}"])
     assert rows["negatives per query"] == ("8,190" if name == "paper" else "95")
     named = [key for key, value in rows.items() if "MISSING" in value and "(evaluation)" in key]
-    wanted = (
+    expected = (
         "data: de-en eng (evaluation)" if name == "paper" else "data: xor@ar questions (evaluation)"
     )
-    assert wanted in named
+    assert expected in named
     assert any("MISSING" in value for value in rows.values())
 
 

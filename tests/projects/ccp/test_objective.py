@@ -31,7 +31,8 @@ from tests.unit.losses.golden import assert_close, fill
 @pytest.mark.parametrize("case", GOLDEN["ccp_loss"])
 @pytest.mark.parametrize("backend", ["dense", "blocked"])
 def test_both_directions_with_asymmetric_norm_and_bank_equal_the_golden_values(case, backend):
-    """Equations 1 and 2: losses and gradients; centres with batch, contexts with running moments."""
+    """Equations 1 and 2: losses and gradients; centres with batch, contexts with running
+    moments."""
     center, context = fill((4, 6), 1.7), fill((4, 6), 0.7)
     bank = F.normalize(fill((5, 4), 2.5).detach(), dim=1)
     every = torch.ones(5, dtype=torch.bool)
@@ -67,22 +68,22 @@ def test_symmetric_mode_and_masks_equal_the_golden_values(case):
         "center_valid": valid,
     }
     for name, in_batch in (("symmetric", True), ("one_direction_bank_only", False)):
-        wanted = case[name]
+        expected = case[name]
         query, key = fill((3, 4), 1.7), fill((3, 4), 0.7)
         terms = Objective(case["tau"], in_batch=in_batch)(query, key, **banks)
         loss = 3 * (terms.loss if in_batch else terms.center_to_context.loss)
         loss.backward()
-        assert float(loss.detach()) == pytest.approx(wanted["loss_sum"], rel=1e-5)
-        assert float(query.grad.norm()) == pytest.approx(wanted["grad_norm_query"], rel=1e-5)
-        assert float(key.grad.norm()) == pytest.approx(wanted["grad_norm_key"], rel=1e-5)
+        assert float(loss.detach()) == pytest.approx(expected["loss_sum"], rel=1e-5)
+        assert float(query.grad.norm()) == pytest.approx(expected["grad_norm_query"], rel=1e-5)
+        assert float(key.grad.norm()) == pytest.approx(expected["grad_norm_key"], rel=1e-5)
 
 
 def test_head_equals_the_golden_values():
     """Layers, batch norm in training, the running mean after a step, evaluation."""
-    wanted = GOLDEN["family_head"]
+    expected = GOLDEN["family_head"]
     head = PairHead(5, norm="plain", eps=1e-12).double().train()
     parts = [head.first.weight, head.second.weight, head.first_norm.weight, head.first_norm.bias]
-    assert [list(p.shape) for p in parts] == [shape for _, shape in wanted["parameters"]]
+    assert [list(p.shape) for p in parts] == [shape for _, shape in expected["parameters"]]
     assert sum(p.numel() for p in head.parameters()) == sum(p.numel() for p in parts)
     with torch.no_grad():
         for i, matrix in enumerate(parts[:2]):
@@ -90,9 +91,9 @@ def test_head_equals_the_golden_values():
         parts[2].copy_(1 + 0.1 * fill((5,), 0.1 + 2))
         parts[3].copy_(0.1 * fill((5,), 0.1 + 3))
     x = fill((4, 5), 0.7)
-    assert_close(head.project(x, batch_statistics=True).flatten()[:6], wanted["train_first6"])
-    assert_close(head.first_norm.running_mean, wanted["running_mean_after_one_step"])
-    assert_close(head.eval().project(x).flatten()[:6], wanted["eval_first6"])
+    assert_close(head.project(x, batch_statistics=True).flatten()[:6], expected["train_first6"])
+    assert_close(head.first_norm.running_mean, expected["running_mean_after_one_step"])
+    assert_close(head.eval().project(x).flatten()[:6], expected["eval_first6"])
 
 
 @pytest.mark.parametrize("case", GOLDEN["dpr_loss"])
@@ -124,9 +125,9 @@ def test_item_17_mrtydi_metrics_equal_the_golden_values():
     labels = {"q1": {"d1": 1, "d9": 1}, "q2": {"d3": 1}, "q3": {"d4": 1}}
     ranked = {"q1": ["d5", "d9", "d1"], "q2": ["d3"], "q4": ["d4"]}
     run = {q: {d: -float(i) for i, d in enumerate(own)} for q, own in ranked.items()}
-    found = ranking_metrics(labels, run, (100,))
-    assert found["mrr_at_100"] == pytest.approx(GOLDEN["mrtydi"]["MRR@100"])
-    assert found["recall_at_100"] == pytest.approx(GOLDEN["mrtydi"]["Recall@100"])
+    actual = ranking_metrics(labels, run, (100,))
+    assert actual["mrr_at_100"] == pytest.approx(GOLDEN["mrtydi"]["MRR@100"])
+    assert actual["recall_at_100"] == pytest.approx(GOLDEN["mrtydi"]["Recall@100"])
 
 
 def test_item_11_calibration_equals_the_golden_values():
@@ -161,9 +162,9 @@ def test_item_5_the_running_side_has_the_statistics_of_before_this_step():
     """Checklist 5: what the batch side adds in this step does not reach the other side."""
     head = golden_head()
     center, context = pairs_of(4)
-    wanted = golden_head().eval().project(context)
-    torch.testing.assert_close(head(center, context)[1], wanted)
-    assert not torch.allclose(head.eval().project(context), wanted)  # the step did move them
+    expected = golden_head().eval().project(context)
+    torch.testing.assert_close(head(center, context)[1], expected)
+    assert not torch.allclose(head.eval().project(context), expected)  # the step did move them
 
 
 def test_item_6_sides_alternate_and_only_the_batch_side_moves_the_statistics():
@@ -173,8 +174,8 @@ def test_item_6_sides_alternate_and_only_the_batch_side_moves_the_statistics():
     for side in (center, context, center, context):
         mean = head.first_norm.running_mean.clone()
         head(center, context)
-        wanted = torch.lerp(mean, head.first(side).mean(0), 0.1)
-        torch.testing.assert_close(head.first_norm.running_mean, wanted)
+        expected = torch.lerp(mean, head.first(side).mean(0), 0.1)
+        torch.testing.assert_close(head.first_norm.running_mean, expected)
     assert int(head.turn) == 4
 
 
@@ -263,7 +264,8 @@ def test_item_9_exchanging_sides_and_banks_exchanges_the_terms(in_batch):
 
 @pytest.mark.parametrize("in_batch", [True, False])
 def test_an_empty_bank_gives_a_finite_loss_and_gradient(in_batch):
-    """The first step of ``bank_initial=masked``; without batch mates nothing is left to tell apart."""
+    """The first step of ``bank_initial=masked``; without batch mates nothing is left to tell
+    apart."""
     center, context = (x.requires_grad_() for x in pairs_of(3))
     bank, valid = pairs_of(4, 3)[0], torch.zeros(4, dtype=torch.bool)
     terms = Objective(0.1, in_batch=in_batch)(
@@ -290,7 +292,8 @@ def explicit(query, key, negatives, tau):
     ("language_bank", "sides"), [(True, "both"), (True, "own"), (False, "both")]
 )
 def test_items_2_3_and_15_negatives_are_of_the_language_and_of_earlier_steps(language_bank, sides):
-    """Checklist 2, 3, 15: the loss equals that over exactly these rows; the bank is written later."""
+    """Checklist 2, 3, 15: the loss equals that over exactly these rows; the bank is written
+    later."""
     words = [
         f"method.language_bank={str(language_bank).lower()}",
         f"method.bank_sides={sides}",
@@ -378,14 +381,14 @@ def test_a_rank_without_masked_tokens_gives_its_head_a_gradient():
 
 def test_recomputed_layers_give_equal_gradients():
     """``model.grad_checkpointing``: of both towers; it changes memory alone."""
-    found = []
+    actual = []
     for words in ([], ["model.grad_checkpointing=true"]):
         module, batch = module_of(*words), training_set()[[(i, 0) for i in range(8)]]
         assert module.encoder.passage.tower.model.is_gradient_checkpointing == bool(words)
         module.losses(batch)["loss"].backward()
-        found.append({n: p.grad for n, p in module.named_parameters()})
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
+        actual.append({n: p.grad for n, p in module.named_parameters()})
+    for name, value in actual[0].items():
+        torch.testing.assert_close(actual[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
     split = tuned_module("model.grad_checkpointing=true").encoder
     assert split.question.tower.model.is_gradient_checkpointing
 
@@ -408,9 +411,9 @@ def test_item_18_separation_tells_collapse_to_language_identity():
     label = torch.arange(2).repeat_interleave(200)
     mixed = torch.randn(400, 8)
     split = F.one_hot(label, 8).float() + 0.01 * torch.randn(400, 8)
-    found, collapsed = separation(mixed, label), separation(split, label)
+    actual, collapsed = separation(mixed, label), separation(split, label)
     assert collapsed["language_distance"] > 100 * collapsed["within_variance"]
-    assert found["language_distance"] < 0.1 * found["within_variance"]
+    assert actual["language_distance"] < 0.1 * actual["within_variance"]
     assert other_language_share(mixed.split(200)) == pytest.approx(0.5, abs=0.05)
     assert other_language_share(split.split(200)) == 0.0
     assert separation(mixed, torch.full((400,), -1))["within_variance"] == 0
@@ -433,8 +436,8 @@ def test_item_18_leakage_shows_what_batch_statistics_add():
     context = center + 0.05 * torch.randn(512, 8)
     shift = torch.arange(8).repeat_interleave(64)[:, None] * 40.0
     before = {k: v.clone() for k, v in head.state_dict().items()}
-    found = leakage(head, center + shift, context + shift, 64)
-    assert found["leakage"] == found["accuracy_batch"] - found["accuracy_single"] > 0.3
+    actual = leakage(head, center + shift, context + shift, 64)
+    assert actual["leakage"] == actual["accuracy_batch"] - actual["accuracy_single"] > 0.3
     assert leakage(PairHead(8, norm="none"), center, context, 64)["leakage"] == 0
     assert all(torch.equal(v, before[k]) for k, v in head.state_dict().items())
 

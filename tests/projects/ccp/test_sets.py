@@ -91,12 +91,12 @@ def test_item_17_training_questions_of_mrtydi_are_what_the_fine_tuning_reads(tmp
     words = [f"sets.input={tmp_path}", f"sets.output={tmp_path}/th", "sets.part=train"]
     task = build(config(*words)).tasks["sets"]
     task(Workspace(tmp_path / "task"))
-    found = read_passages(tmp_path / "th/train.jsonl")
-    assert [(r.question, r.positives) for r in found] == [
+    actual = read_passages(tmp_path / "th/train.jsonl")
+    assert [(r.question, r.positives) for r in actual] == [
         ("Who?", ("Title 2 Text 2.", "Title 0 Text 0.")),
         ("When?", ("Title 1 Text 1.",)),
     ]
-    assert not any(r.negatives or r.hard_negatives for r in found)
+    assert not any(r.negatives or r.hard_negatives for r in actual)
     assert [p.name for p in (tmp_path / "th").iterdir()] == ["train.jsonl"]
     (tmp_path / "qrels.train.txt").write_text("7 Q0 5#0 1\n")
     with pytest.raises(UserError, match="'5#0', which docs.jsonl lacks"):

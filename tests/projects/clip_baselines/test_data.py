@@ -31,17 +31,17 @@ def data_of(*words):
 def test_item_1_batch_has_a_clean_pair_and_k_views():
     """Checklist 1: shapes; the same sample everywhere; the views differ from each other."""
     data = build_data(config("data.num_augs=3"), TOKENIZER).train_set
-    found = data[[(i, 2) for i in (5, 0, 9)]]
-    assert found["images"].shape == (3, 3, 32, 32)
-    assert found["views"].shape == (3, 3, 3, 32, 32)
-    assert found["tokens"].shape == (3, 4, 16)
-    assert found["ids"].tolist() == [5, 0, 9]
-    assert [len(texts) for texts in found["texts"]] == [4, 4, 4]
-    assert not torch.equal(found["views"][0], found["views"][1])
+    actual = data[[(i, 2) for i in (5, 0, 9)]]
+    assert actual["images"].shape == (3, 3, 32, 32)
+    assert actual["views"].shape == (3, 3, 3, 32, 32)
+    assert actual["tokens"].shape == (3, 4, 16)
+    assert actual["ids"].tolist() == [5, 0, 9]
+    assert [len(texts) for texts in actual["texts"]] == [4, 4, 4]
+    assert not torch.equal(actual["views"][0], actual["views"][1])
     alone = data[[(0, 2)]]
-    assert torch.equal(alone["images"][0], found["images"][1])  # independent of the batch
-    assert torch.equal(alone["tokens"][0], found["tokens"][1])
-    torch.testing.assert_close(alone["views"][:, 0], found["views"][:, 1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(alone["images"][0], actual["images"][1])  # independent of the batch
+    assert torch.equal(alone["tokens"][0], actual["tokens"][1])
+    torch.testing.assert_close(alone["views"][:, 0], actual["views"][:, 1], rtol=1e-4, atol=1e-5)
 
 
 def test_item_16_without_views_there_is_the_clean_pair_alone():
@@ -65,14 +65,14 @@ def test_item_13_exactly_one_operation_and_none_of_them_empties_a_text():
     kinds = Counter()
     words = CAPTION.split()
     for i in range(600):
-        found = view(CAPTION, rng(i)).split()
-        if len(found) < len(words) and set(found) <= set(words):
+        actual = view(CAPTION, rng(i)).split()
+        if len(actual) < len(words) and set(actual) <= set(words):
             kinds["delete"] += 1
-        elif sorted(found) == sorted(words) and found != words:
+        elif sorted(actual) == sorted(words) and actual != words:
             kinds["swap"] += 1
-        elif found != words:
+        elif actual != words:
             kinds["replace"] += 1
-            changed = [w for w in words if w not in found]
+            changed = [w for w in words if w not in actual]
             assert len(changed) <= 1  # a synonym may hold the word; max(1, 0.1 * 9 words)
         else:
             kinds["same"] += 1  # deletion drops each word with probability 0.1, so maybe none
@@ -94,9 +94,9 @@ def test_item_13_stop_words_go_with_their_probability_from_clean_and_augmented_t
     """Checklist 13: 0.8 of the accesses; `clean_before_augment` lower-cases first."""
     clean, view = text_changes(data_of("data.eda_weights=[0,0,0,1]"))
     for change in (clean, view):
-        found = [change(CAPTION, rng(i)) for i in range(500)]
-        assert set(found) == {CAPTION, "photo large dog red sofa"}
-        assert abs(found.count(CAPTION) / 500 - 0.2) < 0.06
+        actual = [change(CAPTION, rng(i)) for i in range(500)]
+        assert set(actual) == {CAPTION, "photo large dog red sofa"}
+        assert abs(actual.count(CAPTION) / 500 - 0.2) < 0.06
     words = ["data.clean_before_augment=true", "data.remove_stopwords_prob=0"]
     clean, _ = text_changes(data_of(*words))
     assert clean("Two  CATS &amp; me", rng()) == "two cats & me"
@@ -166,9 +166,9 @@ def test_an_empty_caption_is_never_drawn_and_single_is_one_text_for_all_views(pa
 def test_an_unreadable_picture_is_left_out_of_all_parts(pairs, tmp_path):
     (tmp_path / "2.png").write_bytes(b"no image")
     data = build_data(config(*pairs, "data.max_corrupt=1.0"), TOKENIZER).train_set
-    found = data[[(i, 0) for i in range(4)]]
-    assert (found["ids"].tolist(), found["skipped"]) == ([0, 1, 3], 1)
-    assert len(found["images"]) == found["views"].shape[1] == len(found["tokens"]) == 3
+    actual = data[[(i, 0) for i in range(4)]]
+    assert (actual["ids"].tolist(), actual["skipped"]) == ([0, 1, 3], 1)
+    assert len(actual["images"]) == actual["views"].shape[1] == len(actual["tokens"]) == 3
 
 
 def test_mini_mixes_drawings_and_photographs():
@@ -184,10 +184,10 @@ def test_mini_mixes_drawings_and_photographs():
     drawings = round(0.1 * 3456)
     assert len(data) == round(drawings / 0.75)
     assert len(data.images) == drawings + cfg.data.photos == drawings + 4500
-    found = data[[(i, 0) for i in (3, drawings + 1, drawings + 2)]]
+    actual = data[[(i, 0) for i in (3, drawings + 1, drawings + 2)]]
     known = {t.format(c) for t in TEMPLATES for c in CLASSES}
-    assert [texts[0] in known for texts in found["texts"]] == [False, True, True]
-    assert found["ids"][0] == 3
-    assert min(found["ids"][1:]) >= drawings
+    assert [texts[0] in known for texts in actual["texts"]] == [False, True, True]
+    assert actual["ids"][0] == 3
+    assert min(actual["ids"][1:]) >= drawings
     again = data[[(drawings + 1, e) for e in range(5)]]["ids"].tolist()
     assert len(set(again)) > 1

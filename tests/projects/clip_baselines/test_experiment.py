@@ -1,4 +1,5 @@
-"""The experiment as the commands drive it: read-outs, export, resume, card (checklist 14, 16, 17)."""
+"""The experiment as the commands drive it: read-outs, export, resume, card (checklist 14, 16,
+17)."""
 
 import json
 import shlex
@@ -44,7 +45,8 @@ def resisc(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_validates_and_reports_its_cost(resisc, tmp_path):
-    """Checklist 17: speed and memory are metrics; BYOLIP has its momentum copy in the checkpoint."""
+    """Checklist 17: speed and memory are metrics; BYOLIP has its momentum copy in the
+    checkpoint."""
     words = [
         f"runs_dir={tmp_path}",
         "method.name=byolip",
@@ -70,12 +72,12 @@ def test_item_14_readouts_are_z_h_and_nine_ensembles_of_cosines():
         {k: F.normalize(torch.randn(5, 4, generator=g), dim=1) for k in ("z", "h")}
         for _ in range(2)
     )
-    found, other = readouts(a), readouts(b)
-    assert list(found) == ["z", "h", *(f"ens_{w}" for w in WEIGHTS)]
+    actual, other = readouts(a), readouts(b)
+    assert list(actual) == ["z", "h", *(f"ens_{w}" for w in WEIGHTS)]
     assert WEIGHTS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     for w in WEIGHTS:
         expected = w * a["z"] @ b["z"].T + (1 - w) * a["h"] @ b["h"].T
-        torch.testing.assert_close(found[f"ens_{w}"] @ other[f"ens_{w}"].T, expected)
+        torch.testing.assert_close(actual[f"ens_{w}"] @ other[f"ens_{w}"].T, expected)
     assert list(readouts({"z": a["z"]})) == ["z"]
     assert combined(a, 1.0).shape == (5, 8)
 
@@ -115,7 +117,8 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
 
 
 def test_loss_on_training_names_is_of_drawings_that_were_trained_on(monkeypatch):
-    """The seed draws a share of the pool; the others are unseen, so they don't count as training."""
+    """The seed draws a share of the pool; the others are unseen, so they don't count as
+    training."""
     cfg = config("data.train_fraction=0.05", name="mini")
     module = build(cfg).plan().module().eval()
     seen = []
@@ -125,13 +128,13 @@ def test_loss_on_training_names_is_of_drawings_that_were_trained_on(monkeypatch)
     )
     held_out = F.normalize(torch.randn(150, 128), dim=1)
     with torch.inference_mode():
-        found = evaluation.name_losses(cfg, module, held_out, held_out)
+        actual = evaluation.name_losses(cfg, module, held_out, held_out)
     _, texts = pool_pairs(cfg, eval_transform(cfg.data))
     trained = {texts.texts(i)[0] for i in range(len(texts))}
     assert len(texts) == round(0.05 * 3456)
     assert len(seen) == 128
     assert set(seen) <= trained
-    assert found["loss_gap"] == found["pair_loss_test"] - found["pair_loss_train"]
+    assert actual["loss_gap"] == actual["pair_loss_test"] - actual["pair_loss_train"]
 
 
 def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_path, monkeypatch):
@@ -148,14 +151,14 @@ def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_p
         "embed_texts",
         lambda texts: {k: torch.tensor([v["beach" in t] for t in texts]) for k, v in names.items()},
     )
-    found = evaluation.evaluate_image_set(cfg, module, "resisc45")
-    assert set(found) == {
+    actual = evaluation.evaluate_image_set(cfg, module, "resisc45")
+    assert set(actual) == {
         "resisc45_top1",
         *(f"resisc45_{r}_top1" for r in ["z", "h", *(f"ens_{w}" for w in WEIGHTS)]),
     }
     # z says airport and h says beach for every image, so each is right for half of them; a tie is
     # wrong
-    wrong = {key for key, value in found.items() if value != 0.5}
+    wrong = {key for key, value in actual.items() if value != 0.5}
     assert wrong == {"resisc45_ens_0.5_top1"}
     judged = []
     original = evaluation.zeroshot_accuracy
@@ -218,7 +221,8 @@ def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tm
 
 
 def test_item_16_one_grid_of_recipes_and_methods():
-    """Checklist 16: every ingredient of the strong recipe is a switch of its own in compare.yaml."""
+    """Checklist 16: every ingredient of the strong recipe is a switch of its own in
+    compare.yaml."""
     from common.engine.comparison.spec import read_comparison
 
     arms = read_comparison("clip_baselines").arms
@@ -320,8 +324,8 @@ def test_every_main_setting_has_a_config_with_its_values():
         cfg = config(name=name)
         text = cfg.model.open_clip["text_cfg"]
         method, optim = cfg.method, cfg.optim
-        found = (cfg.trainer.max_epochs, text["layers"], method.text_dropout, method.reduction)
+        actual = (cfg.trainer.max_epochs, text["layers"], method.text_dropout, method.reduction)
         cleaned = cfg.data.clean_before_augment
-        assert (*found, optim.weight_decay, optim.lr, cleaned) == row, name
+        assert (*actual, optim.weight_decay, optim.lr, cleaned) == row, name
     assert config(name="paper").data.remove_stopwords_prob == 0.9
     assert config(name="paper_29m").data.captions_of_views == "multi"

@@ -34,7 +34,7 @@ def test_parts_that_do_not_fit_are_refused():
 
 
 def test_a_batch_depends_on_index_and_epoch_alone():
-    found = pairs(True)
-    one, two = found[[(2, 1)]], found[[(0, 5), (2, 1)]]
+    actual = pairs(True)
+    one, two = actual[[(2, 1)]], actual[[(0, 5), (2, 1)]]
     assert torch.equal(one["views"][:, 0], two["views"][:, 1])
     assert torch.equal(one["images"][0], two["images"][1])

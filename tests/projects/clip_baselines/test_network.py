@@ -76,7 +76,8 @@ def test_item_2_noise_in_the_text_tower_is_on_the_views_only(noise):
 @pytest.mark.parametrize("basic", [False, True], ids=["strong", "basic"])
 @pytest.mark.parametrize("method", METHODS)
 def test_item_16_every_cell_of_the_grid_trains_all_its_parameters(method, basic):
-    """Checklist 16: ten cells; the loss is finite and a gradient reaches every trained parameter."""
+    """Checklist 16: ten cells; the loss is finite and a gradient reaches every trained
+    parameter."""
     module = module_of(*words_of(method, basic))
     terms = module.losses(batch(views=module.num_views))
     terms["loss"].backward()
@@ -90,7 +91,8 @@ def test_item_16_every_cell_of_the_grid_trains_all_its_parameters(method, basic)
 def test_items_3_to_9_a_method_s_loss_is_that_of_its_functions_with_the_published_constants(
     method, basic
 ):
-    """Checklist 3, 4 and 6 to 9: scales, smoothing, reduction and the factor of what a *LIP adds."""
+    """Checklist 3, 4 and 6 to 9: scales, smoothing, reduction and the factor of what a *LIP
+    adds."""
     words = [*words_of(method, basic), "method.text_dropout=0", "method.local_scale_init=5"]
     module = module_of(*words).eval()
     rows = batch(views=module.num_views)
@@ -101,20 +103,22 @@ def test_items_3_to_9_a_method_s_loss_is_that_of_its_functions_with_the_publishe
         local = scale if module.local_scale is None else module.local_scale()
         smoothing = 0.0 if method == "swalip" else 0.1
         sides = [own[side] for own in (out.z, out.h) for side in ("image", "text")]
-        wanted = cl2l(*sides, scale, local, label_smoothing=smoothing, reduction="sum")["loss"]
+        expected = cl2l(*sides, scale, local, label_smoothing=smoothing, reduction="sum")["loss"]
         if method == "barlip":
-            wanted += barlip(out.v["image"], out.v["text"], off_diagonal=5e-3, weight=0.025)
+            expected += barlip(out.v["image"], out.v["text"], off_diagonal=5e-3, weight=0.025)
         elif method == "swalip" and basic:
-            wanted += 0.2 * swalip_v1(*(prototype_scores(module.heads, out.v[s][0]) for s in out.v))
+            expected += 0.2 * swalip_v1(
+                *(prototype_scores(module.heads, out.v[s][0]) for s in out.v)
+            )
         elif method == "swalip":
-            wanted += 0.2 * swalip(out.h["image"], out.h["text"], local)
+            expected += 0.2 * swalip(out.h["image"], out.h["text"], local)
         elif method != "clip":
             target = out
             if module.average is not None:
                 copy = module.average.network
                 target = encode(copy["encoder"], copy["heads"], rows, module.method)
-            wanted += siamlip(out.p["image"], out.p["text"], target.v["image"], target.v["text"])
-        torch.testing.assert_close(module.losses(rows)["loss"], wanted)
+            expected += siamlip(out.p["image"], out.p["text"], target.v["image"], target.v["text"])
+        torch.testing.assert_close(module.losses(rows)["loss"], expected)
     assert float(scale) > 14
     assert basic or float(local) == pytest.approx(5)
 
@@ -242,10 +246,10 @@ def of_one_process():
 @pytest.mark.parametrize("word", ["method.sync_batchnorm=false", "method.gather_grad=false"])
 def test_items_12_and_15_twins_without_either_they_differ(two_ranks, word):
     """Checklist 12, 15: the comparison above can fail."""
-    found = two_ranks.run(two_steps, words=["method.gather_grad=true", word], distributed=True)[0]
+    actual = two_ranks.run(two_steps, words=["method.gather_grad=true", word], distributed=True)[0]
     whole = of_one_process()
     name = "encoder.model.text_projection"
-    assert not torch.allclose(found[f"grad {name}"], whole[f"grad {name}"], rtol=1e-4, atol=1e-8)
+    assert not torch.allclose(actual[f"grad {name}"], whole[f"grad {name}"], rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize(

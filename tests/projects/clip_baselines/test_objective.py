@@ -46,10 +46,10 @@ def near(value, expected):
 
 
 def inputs(rows, dim):
-    found = {name: matrix(phase, rows, dim) for name, phase in PHASES.items()}
+    actual = {name: matrix(phase, rows, dim) for name, phase in PHASES.items()}
     scales = torch.tensor(1 / 0.07, dtype=torch.float64), torch.tensor(10.0, dtype=torch.float64)
-    found["logit_scale"], found["h_logit_scale"] = (s.requires_grad_() for s in scales)
-    return found
+    actual["logit_scale"], actual["h_logit_scale"] = (s.requires_grad_() for s in scales)
+    return actual
 
 
 def side(x, letter, name, momentum=""):
@@ -126,9 +126,9 @@ def test_item_4_sum_is_twice_the_mean_and_nothing_else():
 def test_item_5_without_views_it_is_plain_clip():
     """Checklist 5: K = 0, whatever the smoothing."""
     z = matrix(1, 6, 8), matrix(2, 6, 8)
-    found = cl2l(*z, [], [], 1 / 0.07, 10.0, label_smoothing=0.1)["loss"]
-    assert near(found, clip(unit(z[0]), unit(z[1]), 1 / 0.07).loss.item())
-    assert near(found, GOLDEN["swalip_v1"]["clip_loss"])
+    actual = cl2l(*z, [], [], 1 / 0.07, 10.0, label_smoothing=0.1)["loss"]
+    assert near(actual, clip(unit(z[0]), unit(z[1]), 1 / 0.07).loss.item())
+    assert near(actual, GOLDEN["swalip_v1"]["clip_loss"])
 
 
 def test_different_numbers_of_views_are_refused():
@@ -178,11 +178,11 @@ def test_item_10_sinkhorn(case):
     """Checklist 10: rows sum to 1, first row and column sums of the golden matrices."""
     size = case["N"] * case["K"]
     scores = torch.cos(1 + torch.arange(size, dtype=torch.float64).reshape(case["N"], case["K"]))
-    found = sinkhorn(scores)
+    actual = sinkhorn(scores)
     for ours, theirs in (
-        (found.sum(1), case["row_sums"]),
-        (found.sum(0), case["col_sums"]),
-        (found[0], case["first_row"]),
+        (actual.sum(1), case["row_sums"]),
+        (actual.sum(0), case["col_sums"]),
+        (actual[0], case["first_row"]),
     ):
         torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64))
 
@@ -190,33 +190,33 @@ def test_item_10_sinkhorn(case):
 def test_item_9_prototypes_equal_the_golden_value():
     """Checklist 9, basic form: SwALIPV1 over shared prototypes."""
     index = torch.arange(60, dtype=torch.float64).reshape(6, 10)
-    found = swalip_v1(torch.cos(1 + index), torch.cos(2 + index), 10.0)
-    assert near(found, GOLDEN["swalip_v1"]["swalip_loss"])
+    actual = swalip_v1(torch.cos(1 + index), torch.cos(2 + index), 10.0)
+    assert near(actual, GOLDEN["swalip_v1"]["swalip_loss"])
     z = matrix(1, 6, 8), matrix(2, 6, 8)
-    total = cl2l(*z, [], [], 1 / 0.07, 10.0)["loss"] + found
+    total = cl2l(*z, [], [], 1 / 0.07, 10.0)["loss"] + actual
     assert near(total, GOLDEN["swalip_v1"]["loss"])
 
 
 def test_item_12_keys_of_two_ranks_are_detached_by_default(two_ranks):
     """Checklist 12: losses and gradients of either rank equal the golden values."""
-    for found, expected in zip(
+    for actual, expected in zip(
         two_ranks.run(golden_rank), GOLDEN["two_ranks"]["results"], strict=True
     ):
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for name, values in expected.items():
             for key, value in values.items():
-                assert near(found[name][key], value), (name, key)
+                assert near(actual[name][key], value), (name, key)
 
 
 def test_item_12_the_flag_lets_gradients_through_the_keys(two_ranks):
     """Checklist 12: same losses, other gradients."""
-    for found, golden in zip(
+    for actual, golden in zip(
         two_ranks.run(golden_rank, gather_grad=True), GOLDEN["two_ranks"]["results"], strict=True
     ):
         for name, values in golden.items():
-            assert near(found[name]["loss"], values["loss"])
+            assert near(actual[name]["loss"], values["loss"])
             assert not near(
-                found[name]["grad_norm_h_image_local0"], values["grad_norm_h_image_local0"]
+                actual[name]["grad_norm_h_image_local0"], values["grad_norm_h_image_local0"]
             )
 
 
@@ -235,6 +235,6 @@ def test_16_bit_training_forms_the_cosines_in_float32():
     h = [[torch.randn(16, 8, generator=g) for _ in range(2)] for _ in range(2)]
     scale = torch.tensor(10.0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = swalip(*h, scale), cl2l(h[0][0], h[1][0], *h, scale, scale)["loss"]
-    torch.testing.assert_close(found[0], swalip(*h, scale))
-    torch.testing.assert_close(found[1], cl2l(h[0][0], h[1][0], *h, scale, scale)["loss"])
+        actual = swalip(*h, scale), cl2l(h[0][0], h[1][0], *h, scale, scale)["loss"]
+    torch.testing.assert_close(actual[0], swalip(*h, scale))
+    torch.testing.assert_close(actual[1], cl2l(h[0][0], h[1][0], *h, scale, scale)["loss"])

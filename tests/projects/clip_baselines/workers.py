@@ -15,7 +15,7 @@ from tests.projects.clip_baselines.conftest import batch, matrix, module_of, sha
 def golden_rank(gather_grad: bool = False) -> dict[str, dict[str, Any]]:
     """Losses and gradient norms of this rank: 4 of 8 golden rows, d = 8."""
     own = slice(4 * process.rank(), 4 * process.rank() + 4)
-    found = {}
+    actual = {}
     for name, smoothing in (("CL2LLoss(sum, ls 0.1)", 0.1), ("SwALIPLoss(sum, ls 0)", 0.0)):
         m = [matrix(phase, 8, 8).detach()[own].clone().requires_grad_() for phase in range(1, 7)]
         h = [m[2], m[3]], [m[4], m[5]]
@@ -25,7 +25,7 @@ def golden_rank(gather_grad: bool = False) -> dict[str, dict[str, Any]]:
             extra = swalip(*h, 10.0, gather_grad=gather_grad)
             loss = loss + 0.2 * extra
         loss.backward()
-        found[name] = {
+        actual[name] = {
             "rank": process.rank(),
             "loss": loss.item(),
             "grad_norm_z_image_global": m[0].grad.norm().item(),
@@ -33,8 +33,8 @@ def golden_rank(gather_grad: bool = False) -> dict[str, dict[str, Any]]:
             "grad_norm_h_text_local1": m[5].grad.norm().item(),
         }
         if smoothing == 0:
-            found[name]["swalip_loss"] = extra.item()
-    return found
+            actual[name]["swalip_loss"] = extra.item()
+    return actual
 
 
 def two_steps(words: list[str], distributed: bool) -> dict[str, Tensor]:
@@ -50,8 +50,8 @@ def two_steps(words: list[str], distributed: bool) -> dict[str, Tensor]:
         rows = share_of(whole, own_share(distributed))
         rows["images"], rows["views"] = rows["images"].double(), rows["views"].double()
         batches.append(rows)
-    found = sgd_steps(
+    actual = sgd_steps(
         module, batches, distributed, lr=0.05, momentum=0.0, broadcast_buffers=False, record=True
     )
     used = torch.cat(tokens).unique()
-    return {k: v[used] if k.endswith("token_embedding.weight") else v for k, v in found.items()}
+    return {k: v[used] if k.endswith("token_embedding.weight") else v for k, v in actual.items()}

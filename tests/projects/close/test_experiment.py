@@ -74,11 +74,11 @@ def test_item_1_training_on_text_opens_no_image(cache, monkeypatch):
     pairs = bundled.examples
     monkeypatch.setattr(bundled, "examples", lambda *args: pairs(*args)[::500])
     words = [*TINY, f"model.cache={cache}", "data.batch_size=4"]
-    found = opened_in_training(config("data.source=bundled", *words))
-    assert any("train.csv" in path for path in found)
-    assert not [path for path in found if is_image(path)]
-    found = opened_in_training(config("data.source=bundled", "data.inputs=image", *words))
-    assert [path for path in found if is_image(path)]
+    actual = opened_in_training(config("data.source=bundled", *words))
+    assert any("train.csv" in path for path in actual)
+    assert not [path for path in actual if is_image(path)]
+    actual = opened_in_training(config("data.source=bundled", "data.inputs=image", *words))
+    assert [path for path in actual if is_image(path)]
 
 
 def coco(tmp_path: Path) -> Path:
@@ -188,14 +188,15 @@ def test_item_6_official_questions_and_explanations(tmp_path):
         for g in ("neutral", "-")
     ]
     (root / "snli_ve/snli_ve_train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = load_examples(official_config(root, "data.task=ve"), "train")
-    assert [(e.texts, e.context, e.targets, e.image) for e in found] == [
+    actual = load_examples(official_config(root, "data.task=ve"), "train")
+    assert [(e.texts, e.context, e.targets, e.image) for e in actual] == [
         (("a man",), "he sits", ("neutral",), "flickr30k-images/12.jpg")
     ]
 
 
 def visual_news(tmp_path: Path) -> Path:
-    """Visual News as it is packed: a whole row, one without its picture, one without its article."""
+    """Visual News as it is packed: a whole row, one without its picture, one without its
+    article."""
     folder = tmp_path / "visual_news/origin"
     rows = [
         {
@@ -225,19 +226,20 @@ def test_news_lie_below_origin_and_rows_without_files_are_counted(tmp_path):
     news = official_config(root, "data.task=news")
     assert all(need.present for need in official.requirements(news))
     with pytest.warns(UserWarning, match="1 of 3 rows lack their article and"):
-        found = load_examples(news, "train")
-    assert [e.targets for e in found] == [("the mayor 0",), ("the mayor 1",)]
-    assert found[0].context == "First line."
-    assert image_opener(news)(found[0].image).size == (30, 20)
+        actual = load_examples(news, "train")
+    assert [e.targets for e in actual] == [("the mayor 0",), ("the mayor 1",)]
+    assert actual[0].context == "First line."
+    assert image_opener(news)(actual[0].image).size == (30, 20)
     images = official_config(root, "data.task=news", "data.inputs=image")
     for cfg, part in ((news, "dev"), (news, "test"), (images, "train")):
         with pytest.warns(UserWarning, match="2 of 3 rows lack their article or picture"):
-            assert load_examples(cfg, part) == found[:1]
+            assert load_examples(cfg, part) == actual[:1]
 
 
 @pytest.mark.parametrize("task", ["vqa", "evqa"])
 def test_the_test_questions_are_no_development_part(task, tmp_path, monkeypatch):
-    """Tuning on "dev" read the part that is reported; refused before anything is trained or read."""
+    """Tuning on "dev" read the part that is reported; refused before anything is trained or
+    read."""
     monkeypatch.setattr(official, "requirements", lambda data: pytest.fail("read too early"))
     with pytest.raises(UserError, match=r"no development part.*s_cap"):
         load_examples(official_config(tmp_path, f"data.task={task}"), "dev")
@@ -280,7 +282,7 @@ def test_files_that_are_missing_or_of_another_form_are_named(tmp_path):
 )
 def test_item_18_all_tasks_share_one_module(task, inputs, tmp_path):
     """Checklist 18: text-trained, without noise and image-trained, each to its metrics."""
-    wanted = {"ve": "accuracy", "vqa": "vqa_score", "evqa": "vqa_score"}.get(task, "cider")
+    expected = {"ve": "accuracy", "vqa": "vqa_score", "evqa": "vqa_score"}.get(task, "cider")
     cfg = config(
         f"data.task={task}",
         f"data.inputs={inputs}",
@@ -292,9 +294,9 @@ def test_item_18_all_tasks_share_one_module(task, inputs, tmp_path):
     stage = next(stages(cfg))
     loss = stage.module.losses(stage.data.train_set[[(0, 0), (1, 0)]])["loss"]
     loss.backward()
-    found = build(cfg).evaluate(stage.module, Workspace(tmp_path))
-    assert 0 <= found[wanted] <= 1000
-    assert (tmp_path / f"items/{wanted}.json").exists()
+    actual = build(cfg).evaluate(stage.module, Workspace(tmp_path))
+    assert 0 <= actual[expected] <= 1000
+    assert (tmp_path / f"items/{expected}.json").exists()
     assert (tmp_path / "gallery/texts/gallery.json").exists()
 
 
@@ -314,9 +316,9 @@ def test_texts_in_evaluation_pass_the_adapter_without_noise(clip, tmp_path, monk
     inputs = make_inputs(cfg, clip, examples, "text")
     rows = rows_of(cfg, module, inputs, examples, training=False)
     with torch.no_grad():
-        wanted = module.eval().vectors(rows[[(i, 0) for i in range(4)]])
-    torch.testing.assert_close(seen, [wanted])
-    assert not torch.allclose(evaluate.unit_vectors(inputs, examples), wanted, atol=0.1)
+        expected = module.eval().vectors(rows[[(i, 0) for i in range(4)]])
+    torch.testing.assert_close(seen, [expected])
+    assert not torch.allclose(evaluate.unit_vectors(inputs, examples), expected, atol=0.1)
 
 
 def test_scores_by_hand():
@@ -394,8 +396,8 @@ def test_task_caption_writes_for_a_user_s_picture(run, tmp_path):
         f"caption.inputs=[{tmp_path}/mine.png]",
         "caption.texts=[a red ball]",
     )
-    found = tasks.caption(cfg, Workspace(tmp_path / "work"))
-    assert len(found) == 2
+    actual = tasks.caption(cfg, Workspace(tmp_path / "work"))
+    assert len(actual) == 2
     assert "mine.png" in (tmp_path / "work/notes.txt").read_text()
     assert (tmp_path / "work/gallery/texts/gallery.json").exists()
     with pytest.raises(UserError, match=r"caption\.run"):
@@ -447,8 +449,8 @@ def test_item_17_gap_report_and_sensitivity_curve(run, tmp_path):
     exported = tmp_path / "export"
     build(config()).export(load_run(run), exported)
     words = ["eval.items=8", "eval.num_beams=1", "eval.noises=[0.0,0.2]", "eval.offsets=[0.0,1.0]"]
-    found = tasks.gap(config(*words, f"caption.run={exported}"), Workspace(tmp_path))
-    assert set(found) == {
+    actual = tasks.gap(config(*words, f"caption.run={exported}"), Workspace(tmp_path))
+    assert set(actual) == {
         "paired",
         "unpaired",
         "text_text",
@@ -459,9 +461,9 @@ def test_item_17_gap_report_and_sensitivity_curve(run, tmp_path):
         "offset_0",
         "offset_1",
     }
-    assert found["noise_0"] == found["offset_0"]
+    assert actual["noise_0"] == actual["offset_0"]
     assert (tmp_path / "plots/sensitivity.png").exists()
-    assert json.loads((tmp_path / "gap.json").read_text()) == found
+    assert json.loads((tmp_path / "gap.json").read_text()) == actual
 
 
 def test_gap_refuses_a_model_of_another_dual_encoder_and_a_single_pair(tmp_path):
@@ -476,13 +478,13 @@ def test_gap_refuses_a_model_of_another_dual_encoder_and_a_single_pair(tmp_path)
 def test_statistics_are_written_and_read(clip, tmp_path):
     """TASK=statistics -> method.statistics=<file>."""
     path = tasks.write_statistics(config(), Workspace(tmp_path))
-    found = [
+    actual = [
         module_of(
             config("method.adapter=linear", f"method.statistics={where}"), clip
         ).adapter.weight
         for where in ("pairs", path)
     ]
-    assert torch.equal(*found)
+    assert torch.equal(*actual)
 
 
 def test_statistics_of_a_csv_of_own_pairs(tmp_path):
@@ -500,8 +502,8 @@ def test_statistics_of_a_csv_of_own_pairs(tmp_path):
     assert "3 pairs of" in (tmp_path / "w/notes.txt").read_text()
     clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
     images = clip.encode_images([Image.new("RGB", (32, 32), c) for c in colours])
-    wanted = gap_statistics(clip.encode_texts([f"something, {c}" for c in colours]), images)
-    assert torch.allclose(read_gap_statistics(path).shift, wanted.shift, atol=1e-6)
+    expected = gap_statistics(clip.encode_texts([f"something, {c}" for c in colours]), images)
+    assert torch.allclose(read_gap_statistics(path).shift, expected.shift, atol=1e-6)
     table.write_text("red.png,red\n")
     with pytest.raises(UserError, match="two or more"):
         tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
@@ -555,8 +557,8 @@ def test_item_16_a_plain_text_file_is_a_training_set(tmp_path):
     assert examples[0] == Example(
         ("It was somebody who walked by the sea",), "", ("it was somebody who walked by the sea",)
     )
-    found = opened_in_training(cfg)
-    assert not [p for p in found if is_image(p) or "drawings" in p]
+    actual = opened_in_training(cfg)
+    assert not [p for p in actual if is_image(p) or "drawings" in p]
     with pytest.raises(UserError, match="no line of 30 to 40 words"):
         read_texts(path, 30, 40, {})
 
@@ -708,7 +710,7 @@ def test_baselines_run_on_held_out_pictures(monkeypatch, tmp_path):
         lambda data, part, seed: pairs(data, part, seed)[:: 120 if part == "test" else 60],
     )
     cfg = config("data.source=bundled", "eval.num_beams=1", *TINY)
-    found = {
+    actual = {
         name: getattr(baselines, name)(cfg, Workspace(tmp_path / name))
         for name in (
             "random_caption",
@@ -719,9 +721,9 @@ def test_baselines_run_on_held_out_pictures(monkeypatch, tmp_path):
             "untrained",
         )
     }
-    assert all(set(m) == {"class_word", "name_f1"} for m in found.values())
-    assert found["zero_shot"]["class_word"] > 0.3
-    assert found["nearest_caption"]["class_word"] > found["majority"]["class_word"]
+    assert all(set(m) == {"class_word", "name_f1"} for m in actual.values())
+    assert actual["zero_shot"]["class_word"] > 0.3
+    assert actual["nearest_caption"]["class_word"] > actual["majority"]["class_word"]
     with pytest.raises(UserError, match=r"data\.source=bundled"):
         baselines.majority(config(), Workspace(tmp_path))
 

@@ -24,38 +24,38 @@ def pairs(count=400, dim=6):
 
 def test_report_equals_all_pairs_one_by_one():
     text, image = pairs(5)
-    found = gap_report(3 * text, image)
+    actual = gap_report(3 * text, image)
     cosine = image @ text.T
     off = ~torch.eye(5, dtype=torch.bool)
-    assert found["paired"] == pytest.approx(float(cosine.diag().mean()), abs=1e-6)
-    assert found["unpaired"] == pytest.approx(float(cosine[off].mean()), abs=1e-6)
-    assert found["text_text"] == pytest.approx(float((text @ text.T)[off].mean()), abs=1e-6)
-    assert found["image_image"] == pytest.approx(float((image @ image.T)[off].mean()), abs=1e-6)
-    assert found["offset"] == pytest.approx(float((image.mean(0) - text.mean(0)).norm()), abs=1e-6)
+    assert actual["paired"] == pytest.approx(float(cosine.diag().mean()), abs=1e-6)
+    assert actual["unpaired"] == pytest.approx(float(cosine[off].mean()), abs=1e-6)
+    assert actual["text_text"] == pytest.approx(float((text @ text.T)[off].mean()), abs=1e-6)
+    assert actual["image_image"] == pytest.approx(float((image @ image.T)[off].mean()), abs=1e-6)
+    assert actual["offset"] == pytest.approx(float((image.mean(0) - text.mean(0)).norm()), abs=1e-6)
     with pytest.raises(ValueError, match="no pairs"):
         gap_report(text, image[:4])
 
 
 def test_statistics_are_mean_covariance_and_least_squares():
     text, image = pairs()
-    found = gap_statistics(text, image)
-    torch.testing.assert_close(found.shift, (image - text).mean(0))
+    actual = gap_statistics(text, image)
+    torch.testing.assert_close(actual.shift, (image - text).mean(0))
     torch.testing.assert_close(
-        found.root @ found.root.T, torch.cov((image - text).T), atol=1e-6, rtol=1e-4
+        actual.root @ actual.root.T, torch.cov((image - text).T), atol=1e-6, rtol=1e-4
     )
     design = torch.cat([text, torch.ones(len(text), 1)], 1)
     best = torch.linalg.lstsq(design, image).solution
-    torch.testing.assert_close(found.weight, best[:-1].T, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(found.bias, best[-1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(actual.weight, best[:-1].T, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(actual.bias, best[-1], atol=1e-4, rtol=1e-3)
 
 
 def test_adapters_bring_texts_nearer_to_their_images():
     text, image = pairs()
-    found = gap_statistics(text, image)
+    actual = gap_statistics(text, image)
     before = float((text * image).sum(1).mean())
     for adapter in (
-        TextAdapter("shift", shift=found.shift),
-        TextAdapter("linear", weight=found.weight, bias=found.bias),
+        TextAdapter("shift", shift=actual.shift),
+        TextAdapter("linear", weight=actual.weight, bias=actual.bias),
     ):
         for mode in (True, False):  # no noise: the same in training
             assert float((adapter.train(mode)(text) * image).sum(1).mean()) > before + 0.05
@@ -63,10 +63,10 @@ def test_adapters_bring_texts_nearer_to_their_images():
 
 def test_structured_noise_has_the_covariance_and_its_factor():
     text, image = pairs()
-    found = gap_statistics(text, image)
-    adapter = TextAdapter("covariance", 0.1, shift=found.shift, root=found.root, factor=3.0)
+    actual = gap_statistics(text, image)
+    adapter = TextAdapter("covariance", 0.1, shift=actual.shift, root=actual.root, factor=3.0)
     noise = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(1))
-    want = text[:2] + found.shift + 3 * noise[:, 1] @ found.root.T + 0.1 * noise[:, 0]
+    want = text[:2] + actual.shift + 3 * noise[:, 1] @ actual.root.T + 0.1 * noise[:, 0]
     torch.testing.assert_close(adapter(text[:2], noise), F.normalize(want, dim=1))
     assert torch.equal(adapter.eval()(text[:2]), text[:2])
     assert adapter.num_draws == 2

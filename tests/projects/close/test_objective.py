@@ -31,17 +31,17 @@ def test_item_3_noise_equals_the_golden_values():
     """Checklist 3: re-normalised in training, the identity in evaluation."""
     vectors, noise = golden_noise()
     want, scale = GOLDEN["noise"], GOLDEN["noise"]["scale"]
-    found = add_noise(vectors, noise, scale)
+    actual = add_noise(vectors, noise, scale)
     torch.testing.assert_close(
-        found[0].tolist(), want["train_renormalised_row0"], rtol=1e-6, atol=0
+        actual[0].tolist(), want["train_renormalised_row0"], rtol=1e-6, atol=0
     )
-    torch.testing.assert_close(found.norm(dim=1).tolist(), want["norms"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(actual.norm(dim=1).tolist(), want["norms"], rtol=1e-6, atol=0)
     raw = add_noise(vectors, noise, scale, renormalize=False)
     torch.testing.assert_close(
         raw[0].tolist(), want["train_not_renormalised_row0"], rtol=1e-6, atol=0
     )
     adapter = TextAdapter("noise", scale)
-    torch.testing.assert_close(adapter(vectors, noise[:, None]), found)
+    torch.testing.assert_close(adapter(vectors, noise[:, None]), actual)
     assert torch.equal(adapter.eval()(vectors, noise[:, None]), vectors)
     with pytest.raises(ValueError, match="needs 1 draw"):
         adapter.train()(vectors)
@@ -56,9 +56,9 @@ def test_item_3_noise_leaves_the_expected_cosine(scale, cosine):
     w, generator = float(scale), torch.Generator().manual_seed(0)
     vectors = F.normalize(torch.randn(2000, 768, generator=generator), dim=1)
     noise = torch.randn(2000, 768, generator=generator)
-    found = float((add_noise(vectors, noise, w) * vectors).sum(1).mean())
-    assert found == pytest.approx(cosine, abs=4e-3)
-    assert found == pytest.approx(1 / math.sqrt(1 + 768 * w * w), abs=5e-3)
+    actual = float((add_noise(vectors, noise, w) * vectors).sum(1).mean())
+    assert actual == pytest.approx(cosine, abs=4e-3)
+    assert actual == pytest.approx(1 / math.sqrt(1 + 768 * w * w), abs=5e-3)
 
 
 def test_item_4_texts_of_an_image_are_averaged_before_they_are_normalised():
@@ -68,8 +68,8 @@ def test_item_4_texts_of_an_image_are_averaged_before_they_are_normalised():
     assert objective.segment_mean(values, segments).tolist() == GOLDEN["segment_mean"]
     assert objective.segment_mean(values, segments, 4)[3].tolist() == [0.0, 0.0]
     features = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    found = objective.unit_input(features, torch.tensor([0, 0]), 1)
-    torch.testing.assert_close(found, F.normalize(torch.tensor([[3.0, 1.0]]), dim=1))
+    actual = objective.unit_input(features, torch.tensor([0, 0]), 1)
+    torch.testing.assert_close(actual, F.normalize(torch.tensor([[3.0, 1.0]]), dim=1))
 
 
 def test_item_5_sequences_join_as_in_the_golden_file():
@@ -77,11 +77,11 @@ def test_item_5_sequences_join_as_in_the_golden_file():
     first = torch.arange(12.0).view(2, 2, 3)
     second = 100 + torch.arange(18.0).view(2, 3, 3)
     want = GOLDEN["concat_masked_sequences"]
-    found, mask = objective.concat_masked_sequences(
+    actual, mask = objective.concat_masked_sequences(
         first, second, None, torch.tensor([[1, 1, 0], [1, 0, 0]])
     )
-    assert list(found.shape) == want["shape"]
-    assert found.tolist() == want["seq"]
+    assert list(actual.shape) == want["shape"]
+    assert actual.tolist() == want["seq"]
     assert mask.tolist() == want["mask"]
 
 
@@ -94,15 +94,15 @@ def test_item_9_answers_are_normalised_as_in_the_golden_file(text, want):
 def test_item_9_scores_equal_the_golden_values():
     """Checklist 9: VQA score."""
     given = {"2": {"two": 2, "three": 8}, "Three.": {"two": 2, "three": 8}, "cat": {"dog": 10}}
-    found = [objective.vqa_score(text, annotations) for text, annotations in given.items()]
-    assert found == list(GOLDEN["vqa_score"].values())
+    actual = [objective.vqa_score(text, annotations) for text, annotations in given.items()]
+    assert actual == list(GOLDEN["vqa_score"].values())
 
 
 def test_item_6_targets_of_questions_equal_the_golden_lists():
     """Checklist 6: ties and three votes, up to the first answer that has neither."""
     cases = [{"yes": 6, "no": 3, "maybe": 1}, {"a": 2, "b": 2, "c": 1}, {"red": 8, "dark red": 2}]
-    found = [objective.vqa_training_targets(case) for case in cases]
-    assert found == list(GOLDEN["vqa_training_targets"].values())
+    actual = [objective.vqa_training_targets(case) for case in cases]
+    assert actual == list(GOLDEN["vqa_training_targets"].values())
     assert objective.vqa_training_targets(["b", "a", "b"]) == ["b"]
 
 
@@ -135,8 +135,8 @@ def test_item_10_the_unit_of_the_decay_can_be_chosen(clip, monkeypatch, unit, wa
         max_steps, precision, gradient_clip_val, strategy = 6, "32-true", None, None
 
     monkeypatch.setattr(type(module), "trainer", Trainer())
-    found = module.configure_optimizers()
-    optimizer, schedule = found["optimizer"], found["lr_scheduler"]["scheduler"]
+    actual = module.configure_optimizers()
+    optimizer, schedule = actual["optimizer"], actual["lr_scheduler"]["scheduler"]
     for _ in range(6):
         optimizer.step()
         schedule.step()
@@ -233,15 +233,16 @@ def test_item_5_four_tokens_stand_before_the_text(clip, overrides):
 
 
 def test_item_5_the_question_reaches_the_loss(clip):
-    """Checklist 5: logits with a question are those of vector and question, and others without it."""
+    """Checklist 5: logits with a question are those of vector and question, and others without
+    it."""
     module, _, batch = batch_of(clip, "data.task=vqa", "method.noise=0", keys=((0, 0), (1, 0)))
     ids, mask = batch["context_ids"], batch["context_mask"]
     with torch.no_grad():
-        vectors, found = module.vectors(batch), module.logits(batch)
-        wanted = module.language(vectors, batch["labels"], batch["rows"], ids, mask)
+        vectors, actual = module.vectors(batch), module.logits(batch)
+        expected = module.language(vectors, batch["labels"], batch["rows"], ids, mask)
         alone = module.language(vectors, batch["labels"], batch["rows"])
-    torch.testing.assert_close(found, wanted)
-    assert not torch.allclose(found, alone, atol=1e-3)
+    torch.testing.assert_close(actual, expected)
+    assert not torch.allclose(actual, alone, atol=1e-3)
 
 
 def test_teacher_forcing_of_both_kinds_agrees_with_decoding(clip):
@@ -283,7 +284,8 @@ def test_item_8_the_loss_is_a_mean_over_the_tokens_of_the_batch():
 
 
 def test_item_8_every_target_of_an_input_is_a_row(clip):
-    """Checklist 8: the encoding is repeated for each, and labels end in the end of text, then -100."""
+    """Checklist 8: the encoding is repeated for each, and labels end in the end of text, then
+    -100."""
     module, _, batch = batch_of(clip, "data.task=m_cap")
     assert batch["rows"].tolist() == [0, 0, 1, 1, 2, 2]
     assert len(batch["labels"]) == 6
@@ -348,18 +350,18 @@ def test_prefix_needs_no_encoder_decoder_of_a_kind():
 
 def test_item_12_training_on_images_is_one_switch_of_the_same_code(clip):
     """Checklist 12: the same rows, targets and module; only the vectors differ, and no noise."""
-    found = {}
+    actual = {}
     for kind in ("text", "image"):
         cfg = config(f"data.inputs={kind}", "method.noise=0.2")
         stage = next(stages(cfg))
         rows = stage.data.train_set
         assert isinstance(rows, CloseRows)
         assert isinstance(rows.inputs, ImageInputs) == (kind == "image")
-        found[kind] = rows[[(0, 0), (1, 0)]]
-        assert torch.isfinite(stage.module.losses(found[kind])["loss"])
-    assert torch.equal(found["text"]["labels"], found["image"]["labels"])
-    assert found["text"]["noise"].shape[1] == 1
-    assert found["image"]["noise"].shape[1] == 0
+        actual[kind] = rows[[(0, 0), (1, 0)]]
+        assert torch.isfinite(stage.module.losses(actual[kind])["loss"])
+    assert torch.equal(actual["text"]["labels"], actual["image"]["labels"])
+    assert actual["text"]["noise"].shape[1] == 1
+    assert actual["image"]["noise"].shape[1] == 0
 
 
 def test_an_epoch_is_the_beginning_of_a_shuffled_list(clip):

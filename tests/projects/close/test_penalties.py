@@ -13,8 +13,8 @@ from projects.close.penalties import WrittenPenalty
 
 def test_penalty_counts_what_follows_the_prompt():
     ids = torch.tensor([[3, 3, 1, 1, 2]])  # the prompt is 3 3
-    found = WrittenPenalty(2, 2.0, 1.0)(ids, torch.zeros(1, 5))
-    assert found.tolist() == [[0.0, -5.0, -3.0, 0.0, 0.0]]
+    actual = WrittenPenalty(2, 2.0, 1.0)(ids, torch.zeros(1, 5))
+    assert actual.tolist() == [[0.0, -5.0, -3.0, 0.0, 0.0]]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ PROMPTS = ["the man of the", "it was"]
 
 
 def test_a_frequency_penalty_ends_repetition_and_rows_do_not_depend_on_neighbours(lm):
-    found = lm.continuations(PROMPTS, Policy("greedy"), rngs(0, 0), 12, further=penalty(1e3))
-    for answer in found:
+    actual = lm.continuations(PROMPTS, Policy("greedy"), rngs(0, 0), 12, further=penalty(1e3))
+    for answer in actual:
         words = lm.tokenizer.tokenize(answer.text)
         assert len(words) <= len(set(words)) + 1  # pieces join to others when they are read again
     policy, own = Policy("nucleus", top_p=1.0), penalty(2.0, 1.0)
@@ -60,10 +60,10 @@ def test_further_processors_are_told_the_places_of_their_rows(lm):
     plain = lm.continuations(
         prompts, Policy("greedy"), rngs(0, 0, 0, 0), [4, 30, 4, 4], batch_size=3
     )
-    found = lm.continuations(
+    actual = lm.continuations(
         prompts, Policy("greedy"), rngs(0, 0, 0, 0), [4, 30, 4, 4], batch_size=3, further=further
     )
-    assert found == plain
+    assert actual == plain
     assert sorted(place for rows, _ in seen for place in rows) == [0, 1, 2, 3]
     assert [2] in [rows for rows, _ in seen]
     widths = {tuple(rows): columns for rows, columns in seen}

@@ -51,7 +51,8 @@ from tests.projects.close.conftest import config, module_of, sines
     ],
 )
 def test_check_names_all_files_that_a_config_reads(words, wanted, tmp_path):
-    """Pictures, annotations, parts and statistics were left out: a run stopped after its training."""
+    """Pictures, annotations, parts and statistics were left out: a run stopped after its
+    training."""
     cfg = config("data.source=official", f"data.root={tmp_path}", *words.split())
     missing = [need for need in build(cfg).plan().requirements if not need.present]
     assert {Path(need.location).name for need in missing} == wanted
@@ -72,11 +73,11 @@ def test_what_is_written_answers_the_question_of_its_example(clip, monkeypatch):
         Example(("",), "", ("",), text) for text in ("what is it?", "", "how many of them are red?")
     ]
     vectors, words = sines(3, 128), Words(module.tokenizer, cfg.data.max_context)
-    found = evaluate.written(cfg, module, vectors, examples)
-    assert len(found) == 3
+    actual = evaluate.written(cfg, module, vectors, examples)
+    assert len(actual) == 3
     for part, (own, ids, mask) in zip((slice(0, 2), slice(2, 3)), seen, strict=True):
-        wanted = words.batch([e.context for e in examples[part]])
-        torch.testing.assert_close((own, ids, mask), (vectors[part], *wanted))
+        expected = words.batch([e.context for e in examples[part]])
+        torch.testing.assert_close((own, ids, mask), (vectors[part], *expected))
         assert bool(mask.any())
 
 
@@ -90,8 +91,8 @@ def test_item_17_the_curve_is_of_image_vectors_with_noise_or_along_the_offset(mo
     cfg = config("caption.run=x", "eval.noises=[0.0,0.5]", "eval.offsets=[0.0,2.0]")
     images, offset = normalize(sines(3, 8)), 0.1 * torch.arange(8.0)
     examples = [Example(("a",), "x", ("a",))] * 3
-    found = tasks.sensitivity(cfg, images, offset, examples)
-    assert list(found) == ["noise_0", "noise_0.5", "offset_0", "offset_2"]
+    actual = tasks.sensitivity(cfg, images, offset, examples)
+    assert list(actual) == ["noise_0", "noise_0.5", "offset_0", "offset_2"]
     torch.testing.assert_close(seen[0], images)
     torch.testing.assert_close(seen[2], images)
     torch.testing.assert_close(seen[3], normalize(images + 2 * offset))

@@ -57,7 +57,7 @@ def score(log_probs, row, tokens, power):
 
 def test_wide_beam_finds_the_best_of_all_sequences():
     log_probs, length = table(0), 3
-    found, scores = beam_search(
+    actual, scores = beam_search(
         log_probs, 2, sos=SOS, eos=EOS, pad=PAD, beam_size=200, max_length=length, power=0.6
     )
     for row in range(2):
@@ -67,18 +67,18 @@ def test_wide_beam_finds_the_best_of_all_sequences():
                 candidates.append([SOS, *middle, EOS])
         candidates += [[SOS, *m] for m in itertools.product([1, 2, 4, 5], repeat=length)]
         best = max(candidates, key=lambda t: score(log_probs, row, t, 0.6))
-        assert [t for t in found[row].tolist() if t != PAD] == best
+        assert [t for t in actual[row].tolist() if t != PAD] == best
         assert abs(float(scores[row]) - score(log_probs, row, best, 0.6)) < 1e-4
 
 
 def test_one_beam_is_greedy():
     log_probs = table(1)
-    found, _ = beam_search(log_probs, 3, sos=SOS, eos=EOS, pad=PAD, beam_size=1, max_length=5)
+    actual, _ = beam_search(log_probs, 3, sos=SOS, eos=EOS, pad=PAD, beam_size=1, max_length=5)
     for row in range(3):
         tokens = [SOS]
         while tokens[-1] != EOS and len(tokens) < 6:
             tokens.append(int(log_probs(torch.tensor([tokens]), torch.tensor([row]))[0].argmax()))
-        assert [t for t in found[row].tolist() if t != PAD] == tokens
+        assert [t for t in actual[row].tolist() if t != PAD] == tokens
 
 
 def test_rows_are_searched_independently():

@@ -43,9 +43,9 @@ def test_nearest_mean_knows_the_seen_classes_alone_and_is_the_mean_over_class_or
     known = {id(s.spoken): features(s.spoken) for s in (shared.train, shared.test)}
     monkeypatch.setattr(baselines, "spectra", lambda spoken: known[id(spoken)])
     monkeypatch.setattr(baselines, "NUM_ORDERS", 2)
-    found = baselines.nearest_mean(cfg, Workspace(tmp_path))
+    actual = baselines.nearest_mean(cfg, Workspace(tmp_path))
     train, test = known.values()
-    labels, wanted = shared.train.spoken.labels, []
+    labels, expected = shared.train.spoken.labels, []
     means = [train[labels == c].mean(0) for c in range(12)]
     for seed in (4, 5):
         scenario = build_scenario(config("data.order_by_seed=true", f"seed={seed}"))
@@ -58,7 +58,7 @@ def test_nearest_mean_knows_the_seen_classes_alone_and_is_the_mean_over_class_or
                 if c in seen:
                     far = {k: ((x - means[k]) / spread).norm() for k in seen}
                     right.append(min(far, key=far.get) == c)
-            wanted.append(sum(right) / len(right))
-    assert wanted[:3] != wanted[3:]
-    assert found["avg_accuracy"] == pytest.approx(sum(wanted) / 6)
-    assert found["last_accuracy"] == pytest.approx(wanted[2])
+            expected.append(sum(right) / len(right))
+    assert expected[:3] != expected[3:]
+    assert actual["avg_accuracy"] == pytest.approx(sum(expected) / 6)
+    assert actual["last_accuracy"] == pytest.approx(expected[2])

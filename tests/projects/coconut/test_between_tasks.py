@@ -98,14 +98,15 @@ def test_a_recording_that_training_tolerates_does_not_stop_the_memory(shared):
         kept = rows[rows != bad]
         batch = shared.train.batch(kept.tolist(), [-1] * len(kept), project.CorruptCounter("x"))
         features = module.network.features(batch["waveforms"], batch["lengths"])
-    wanted = select_memory(
+    expected = select_memory(
         features, shared.train.spoken.labels[kept], shared.scenario.classes[0], 2, "herding"
     )
-    assert memory.tolist() == kept[wanted].tolist()
+    assert memory.tolist() == kept[expected].tolist()
 
 
 def test_item_18_hypotheses_of_the_readable_memory_searched_with_kd_beam(shared):
-    """Item 18: the beams are `method.kd_beam`; a recording that cannot be read has no hypothesis."""
+    """Item 18: the beams are `method.kd_beam`; a recording that cannot be read has no
+    hypothesis."""
     module = shared.module(1, shared.module(0), torch.arange(8)).eval()
     damaged(shared.train, 2)
     searches = []
@@ -115,9 +116,9 @@ def test_item_18_hypotheses_of_the_readable_memory_searched_with_kd_beam(shared)
         return torch.stack([torch.tensor([2, 6 + i, 3]) for i in range(len(waveforms))])
 
     module.teacher.network.transcribe = transcribe
-    found = teacher_hypotheses(shared, module)
+    actual = teacher_hypotheses(shared, module)
     assert [search.beam_size for search in searches] == [1]
-    assert found[:, 1].tolist() == [6, 7, 0, 8, 9, 10, 11, 12]
+    assert actual[:, 1].tolist() == [6, 7, 0, 8, 9, 10, 11, 12]
 
 
 def test_a_test_utterance_that_cannot_be_read_is_an_error(shared):
@@ -131,7 +132,8 @@ def test_a_test_utterance_that_cannot_be_read_is_an_error(shared):
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_metrics_over_all_tasks_need_one_way_of_evaluating(tmp_path, caplog, monkeypatch):
-    """An evaluation with another split or search mixed its last task with the run's earlier ones."""
+    """An evaluation with another split or search mixed its last task with the run's earlier
+    ones."""
     monkeypatch.setattr(evaluation, "embedding_map", lambda *_: None)
     monkeypatch.setattr(evaluation, "unseen_speaker", lambda *_: {})
     words = ["data.num_tasks=2", "eval.beam_size=1"]

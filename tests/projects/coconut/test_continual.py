@@ -25,11 +25,11 @@ COUNTS = torch.tensor([10, 20, 10])
 def test_hand_made_matrix():
     after = accuracy_after_each_task(MATRIX, COUNTS)
     assert after.tolist() == pytest.approx([0.9, (5 + 16) / 30, (6 + 4 + 10) / 40])
-    found = continual_metrics(MATRIX, COUNTS)
-    assert found["avg_accuracy"] == pytest.approx((0.9 + 0.7 + 0.5) / 3)
-    assert found["last_accuracy"] == pytest.approx(0.5)
-    assert found["backward_transfer"] == pytest.approx(((0.6 - 0.9) + (0.2 - 0.8)) / 2)
-    assert found["forgetting"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.2)) / 2)
+    actual = continual_metrics(MATRIX, COUNTS)
+    assert actual["avg_accuracy"] == pytest.approx((0.9 + 0.7 + 0.5) / 3)
+    assert actual["last_accuracy"] == pytest.approx(0.5)
+    assert actual["backward_transfer"] == pytest.approx(((0.6 - 0.9) + (0.2 - 0.8)) / 2)
+    assert actual["forgetting"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.2)) / 2)
     assert continual_metrics(MATRIX[:1, :1], COUNTS[:1]).keys() == {"avg_accuracy", "last_accuracy"}
     with pytest.raises(ValueError, match=r"need \(T, T\)"):
         continual_metrics(MATRIX, COUNTS[:2])
@@ -55,23 +55,23 @@ def test_a_task_without_test_items_has_no_part(empty):
     results = TaskResults(scores.masked_fill(torch.arange(3)[:, None] < tasks, NAN), tasks)
     matrix, counts = results.matrix(), results.counts()
     assert matrix[:, empty].isnan().all()
-    found = continual_metrics(matrix, counts)
+    actual = continual_metrics(matrix, counts)
     after = accuracy_after_each_task(matrix, counts)
     seen = after[after.isfinite()]
     assert len(seen) == (2 if empty == 0 else 3)
-    assert found["avg_accuracy"] == pytest.approx(float(seen.mean()))
-    assert float(average_accuracy_items(results).mean()) == pytest.approx(found["avg_accuracy"])
+    assert actual["avg_accuracy"] == pytest.approx(float(seen.mean()))
+    assert float(average_accuracy_items(results).mean()) == pytest.approx(actual["avg_accuracy"])
     old = [matrix[j:, j] for j in kept if j < 2]
-    assert found["last_accuracy"] == pytest.approx(2 / 3)
+    assert actual["last_accuracy"] == pytest.approx(2 / 3)
     transfer = sum(float(own[-1] - own[0]) for own in old) / len(old)
-    assert found["backward_transfer"] == pytest.approx(transfer)
+    assert actual["backward_transfer"] == pytest.approx(transfer)
     forgotten = sum(float(own.max() - own[-1]) for own in old) / len(old)
-    assert found["forgetting"] == pytest.approx(forgotten)
+    assert actual["forgetting"] == pytest.approx(forgotten)
 
 
 def test_without_items_before_the_last_task_nothing_is_forgotten():
-    found = continual_metrics(MATRIX, torch.tensor([0, 0, 10]))
-    assert found == {"avg_accuracy": 1.0, "last_accuracy": 1.0}
+    actual = continual_metrics(MATRIX, torch.tensor([0, 0, 10]))
+    assert actual == {"avg_accuracy": 1.0, "last_accuracy": 1.0}
     with pytest.raises(ValueError, match="no task has test items"):
         continual_metrics(MATRIX, torch.zeros(3, dtype=torch.long))
 

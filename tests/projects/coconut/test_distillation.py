@@ -33,14 +33,14 @@ def padded_batch():
 def test_item_7_mm_is_that_of_the_new_rows():
     """Item 7: S is what is not memory."""
     module, data = module_of("method.nspt_weight=0"), batch(6, 2)
-    found = module.losses(data)["mm"]
+    actual = module.losses(data)["mm"]
     states, mask = module.network.encode(data["waveforms"], data["lengths"])
     audio, text = (
         module.network.embed_audio(states, mask),
         module.network.embed_text(data["text_tokens"]),
     )
-    wanted = mm_loss(audio, text, ~data["is_memory"], module.method.temperature)
-    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+    expected = mm_loss(audio, text, ~data["is_memory"], module.method.temperature)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_item_7_the_text_of_an_utterance_is_its_transcript():
@@ -61,8 +61,8 @@ def test_item_18_audio_distillation_is_the_mean_squared_error_of_pooled_states()
         network.features(data["waveforms"], data["lengths"])[MEMORY]
         for network in (module.network, module.teacher.network)
     )
-    wanted = F.mse_loss(student, teacher)
-    assert float(module.losses(data)["kd"]) == pytest.approx(float(wanted), rel=1e-4)
+    expected = F.mse_loss(student, teacher)
+    assert float(module.losses(data)["kd"]) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_item_18_sequence_distillation_is_the_cross_entropy_on_the_hypotheses():
@@ -79,8 +79,8 @@ def test_item_18_sequence_distillation_is_the_cross_entropy_on_the_hypotheses():
     tokens = module.hypotheses[data["slots"][MEMORY]][:, :5]
     states, mask = module.network.encode(data["waveforms"], data["lengths"])
     logits = module.network.logits(tokens, states[MEMORY], mask[MEMORY])
-    wanted = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD)
-    assert float(module.losses(data)["kd"]) == pytest.approx(float(wanted), rel=1e-4)
+    expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD)
+    assert float(module.losses(data)["kd"]) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_item_18_token_distillation_is_the_softened_divergence_at_real_tokens():
@@ -95,6 +95,6 @@ def test_item_18_token_distillation_is_the_softened_divergence_at_real_tokens():
         for n in (module.network, module.teacher.network)
     )
     divergence = 9 * (teacher.exp() * (teacher - student)).sum(2)
-    wanted = divergence[tokens[MEMORY][:, 1:] != PAD].mean()
-    assert float(divergence.mean()) != pytest.approx(float(wanted), rel=0.01)
-    assert float(module.losses(data)["kd"]) == pytest.approx(float(wanted), rel=1e-4)
+    expected = divergence[tokens[MEMORY][:, 1:] != PAD].mean()
+    assert float(divergence.mean()) != pytest.approx(float(expected), rel=0.01)
+    assert float(module.losses(data)["kd"]) == pytest.approx(float(expected), rel=1e-4)

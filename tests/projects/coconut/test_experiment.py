@@ -131,7 +131,7 @@ def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
     """Item 12: metrics agree with the saved items; heat map and curves exist."""
     run = train_smoke(tmp_path)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    wanted = {
+    expected = {
         "avg_accuracy",
         "last_accuracy",
         "forgetting",
@@ -145,7 +145,7 @@ def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
         "last_accuracy_task3",
         "last_accuracy_chance",
     }
-    assert wanted <= metrics.keys()
+    assert expected <= metrics.keys()
     for name in ("avg_accuracy", "last_accuracy", "unseen_speaker_accuracy"):
         items = json.loads((run / f"items/{name}.json").read_text(encoding="utf-8"))
         assert sum(items) / len(items) == pytest.approx(metrics[name])
@@ -216,9 +216,9 @@ def test_export_gives_equal_outputs_and_the_card_s_lines_work(tmp_path):
         torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-6)
     recognize = Recognizer.load(tmp_path)
     spoken = shared.test.spoken
-    found = recognize([spoken.waveforms[i] for i in range(3)], BeamSearch(max_length=8))
-    assert len(found) == 3
-    assert isinstance(found[0], SpokenTarget)
+    actual = recognize([spoken.waveforms[i] for i in range(3)], BeamSearch(max_length=8))
+    assert len(actual) == 3
+    assert isinstance(actual[0], SpokenTarget)
     seen, transcribe = [], recognize.network.transcribe
     recognize.network.transcribe = lambda waves, *rest: (
         seen.append(len(waves)),

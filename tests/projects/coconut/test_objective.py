@@ -90,8 +90,8 @@ def test_item_5_and_17_every_design_equals_the_equation_in_loops(denominator, de
     """Items 5, 17: positives and negatives come from the bank that the design names."""
     h, teacher = unit_rows(6, 5, 0), unit_rows(6, 5, 1)
     method = MethodConfig(denominator=denominator, design=design, anchors=anchors, temperature=0.5)
-    wanted = slow_nspt(h, teacher, LABELS, MEMORY, 0.5, denominator, design, anchors)
-    assert float(loss(method, h, teacher)) == pytest.approx(wanted, rel=1e-9)
+    expected = slow_nspt(h, teacher, LABELS, MEMORY, 0.5, denominator, design, anchors)
+    assert float(loss(method, h, teacher)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_item_17_all_six_switches_give_different_values():
@@ -175,15 +175,15 @@ def test_item_7_mm_is_symmetric_and_pairs_audio_with_its_own_text():
     """Item 7: loops; swapping the modalities changes nothing, breaking the pairs does."""
     a, t = unit_rows(5, 4, 0), unit_rows(5, 4, 1)
     rows = torch.tensor([True, True, False, True, False])
-    found = mm_loss(a, t, rows, 0.5)
+    actual = mm_loss(a, t, rows, 0.5)
     logits = (a[rows] @ t[rows].T) / 0.5
-    wanted = 0.5 * (
+    expected = 0.5 * (
         F.cross_entropy(logits, torch.arange(3)) + F.cross_entropy(logits.T, torch.arange(3))
     )
-    assert float(found) == pytest.approx(float(wanted), rel=1e-9)
-    assert float(mm_loss(t, a, rows, 0.5)) == pytest.approx(float(found), rel=1e-9)
-    assert abs(float(mm_loss(a, t.flip(0), rows, 0.5) - found)) > 1e-3
-    found.backward()
+    assert float(actual) == pytest.approx(float(expected), rel=1e-9)
+    assert float(mm_loss(t, a, rows, 0.5)) == pytest.approx(float(actual), rel=1e-9)
+    assert abs(float(mm_loss(a, t.flip(0), rows, 0.5) - actual)) > 1e-3
+    actual.backward()
     assert float(a.grad[~rows].abs().sum()) == 0
     assert (a.grad[rows].abs().sum(1) > 0).all()
     assert float(mm_loss(a, t, torch.zeros(5, dtype=torch.bool), 0.5)) == 0
@@ -325,11 +325,11 @@ def test_item_18_alpha_rule_alone_and_with_coconut(kind, alone):
     terms = module.losses(batch(6, 3))
     alpha = rehearsal_weight(3, 6)
     assert alpha == pytest.approx(math.sqrt(0.5))
-    wanted = alpha * terms["kd"] + (1 - alpha) * terms["ce"]
+    expected = alpha * terms["kd"] + (1 - alpha) * terms["ce"]
     if not alone:
-        wanted = wanted + 0.1 * terms["mm"] + 0.5 * (terms["nspt_audio"] + terms["nspt_text"])
+        expected = expected + 0.1 * terms["mm"] + 0.5 * (terms["nspt_audio"] + terms["nspt_text"])
     assert float(terms["kd"]) > 0
-    assert float(terms["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(expected), rel=1e-5)
     none = module.losses(batch(6, 0))
     assert float(none["kd"]) == 0
     if alone:
@@ -344,8 +344,8 @@ def test_item_18_token_distillation_on_all_rows_has_the_weight_k_over_k_plus_1()
         module.network.decoder.output.bias.normal_()
     terms = module.losses(batch(6, 0))
     assert float(terms["kd"]) > 0
-    wanted = 0.5 * terms["kd"] + 0.5 * terms["ce"]
-    assert float(terms["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+    expected = 0.5 * terms["kd"] + 0.5 * terms["ce"]
+    assert float(terms["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_item_18_student_equal_to_its_teacher_has_no_audio_or_token_distillation():

@@ -25,8 +25,8 @@ def test_targets_come_back(kind, size, slots):
         ids = tokenizer.encode_target(target, slots=slots)
         assert (ids[0], ids[-1]) == (SOS, EOS)
         assert again.encode_target(target, slots=slots) == ids
-        found = tokenizer.decode_target([*ids, 0, 0, 9])
-        assert found == (target if slots else target._replace(slots=()))
+        actual = tokenizer.decode_target([*ids, 0, 0, 9])
+        assert actual == (target if slots else target._replace(slots=()))
 
 
 def test_malformed_outputs_become_empty_parts():
@@ -34,8 +34,8 @@ def test_malformed_outputs_become_empty_parts():
     a, b = tokenizer.encode("play again")
     assert tokenizer.decode_target([SOS, a, b]) == SpokenTarget("play again", (), "")
     assert tokenizer.decode_target([SOS, EOS, a]) == SpokenTarget("", (), "")
-    found = tokenizer.decode_target([SOS, a, SEP, b, SEP, a, EOS])  # a segment without filler
-    assert found == SpokenTarget("play", (), "play")
+    actual = tokenizer.decode_target([SOS, a, SEP, b, SEP, a, EOS])  # a segment without filler
+    assert actual == SpokenTarget("play", (), "play")
 
 
 def test_unknown_words_get_the_unknown_id_and_vanish_when_decoded():

@@ -38,8 +38,8 @@ def test_golden_item_2_selection_equals_the_authors_index_lists(case):
         ("herding", "icarl_barycenter_indices"),
         ("closest", "closest_to_mean_indices"),
     ):
-        found = select_memory(x, labels, classes, case["per_class"], method)
-        assert found.tolist() == case[key]
+        actual = select_memory(x, labels, classes, case["per_class"], method)
+        assert actual.tolist() == case[key]
     pick = {"herding": herding, "closest": closest_to_mean}
     assert pick["herding"](x, 2) != pick["closest"](x, 2) or case["N"] == 12
 
@@ -98,9 +98,9 @@ def test_item_2_classes_with_too_few_samples_leave_places_empty():
     """Item 2: never more than there are, and no sample twice."""
     x, labels = wave(5, 3), torch.tensor([0, 0, 1, 1, 1])
     for method in ("random", "closest", "herding"):
-        found = select_memory(x, labels, [0, 1], 3, method)
-        assert sorted(found[:3].tolist()) == [-1, 0, 1]
-        assert sorted(found[3:].tolist()) == [2, 3, 4]
+        actual = select_memory(x, labels, [0, 1], 3, method)
+        assert sorted(actual[:3].tolist()) == [-1, 0, 1]
+        assert sorted(actual[3:].tolist()) == [2, 3, 4]
     same = torch.ones(4, 3)  # degenerate: herding would choose one sample for ever
     assert sorted(herding(same, 3)) == [0, 1, 2]
 
@@ -134,7 +134,8 @@ def test_item_16_splits_orders_and_a_memory_that_is_too_small():
 
 
 def test_item_3_teacher_is_a_frozen_copy_that_does_not_follow():
-    """Item 3: equal at the start of the task, in eval mode, without gradient, unchanged by steps."""
+    """Item 3: equal at the start of the task, in eval mode, without gradient, unchanged by
+    steps."""
     module = module_of()
     module.train()
     assert not module.teacher.network.training
@@ -168,14 +169,14 @@ def test_item_18_hypotheses_are_the_teacher_s_and_are_cached():
     memory[3] = -1
     module = shared.module(1, first, memory).eval()
     with torch.no_grad():
-        found = teacher_hypotheses(shared, module)
+        actual = teacher_hypotheses(shared, module)
         one = shared.train.batch([6], [0], TaskSpeech(shared.train, memory, memory).counter)
         states, mask = module.teacher.network.encode(one["waveforms"], one["lengths"])
         alone = module.teacher.network.generate(states, mask, BeamSearch(2, 0.6, 8))[0]
-    assert found.shape == (8, 9)
-    assert not found[3].any()
-    assert found[6, : len(alone)][alone != 0].tolist()[:3] == alone[alone != 0].tolist()[:3]
-    assert ((found == 3).sum(1) == 1).tolist() == [True, True, True, False, *[True] * 4]
+    assert actual.shape == (8, 9)
+    assert not actual[3].any()
+    assert actual[6, : len(alone)][alone != 0].tolist()[:3] == alone[alone != 0].tolist()[:3]
+    assert ((actual == 3).sum(1) == 1).tolist() == [True, True, True, False, *[True] * 4]
 
 
 # -- baselines -----------------------------------------------------------------------------------

@@ -83,11 +83,11 @@ def golden_module(case: dict, finetune: bool = False) -> CoCoSoDa:
 def batch(rows: int = 4, seed: int = 0) -> dict:
     """Random token rows of different lengths for all four sides."""
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    actual = {}
     for name in SIDES:
         length = 9 if name.endswith("code") else 6
         sizes = torch.randint(3, length + 1, (rows,), generator=generator)
         mask = (torch.arange(length) < sizes[:, None]).long()
         ids = torch.randint(10, 200, (rows, length), generator=generator)
-        found[name] = {"input_ids": ids * mask, "attention_mask": mask}
-    return {**found, "ids": torch.arange(rows)}
+        actual[name] = {"input_ids": ids * mask, "attention_mask": mask}
+    return {**actual, "ids": torch.arange(rows)}

@@ -54,8 +54,8 @@ def test_tokens_cover_all_but_white_space_in_their_order(language):
 
 def test_special_kinds_of_tokens():
     def kind(code, language, text):
-        (found,) = {s.type for s in token_spans(code, language) if code[s.start : s.end] == text}
-        return found
+        (actual,) = {s.type for s in token_spans(code, language) if code[s.start : s.end] == text}
+        return actual
 
     assert kind("x = None", "python", "None") == "literal"
     assert kind(SOURCES["ruby"], "ruby", "@b") == "variable"
@@ -88,8 +88,8 @@ def test_mistakes_and_characters_of_several_bytes_do_not_move_tokens():
 def test_pieces_have_the_type_of_the_token_that_holds_their_first_character():
     code = "return ab + 1"
     offsets = [(0, 3), (3, 6), (7, 8), (8, 9), (9, 10), (10, 11), (12, 13)]
-    found = piece_types(token_spans(code, "python"), offsets)
-    names = [TYPES[t] if t >= 0 else None for t in found]
+    actual = piece_types(token_spans(code, "python"), offsets)
+    names = [TYPES[t] if t >= 0 else None for t in actual]
     assert names == ["keyword"] * 2 + ["identifier"] * 2 + [None, "operator", "number"]
     assert piece_types([], offsets).tolist() == [-1] * 7
     assert split_identifiers("readHTTPLine_2x") == "read HTTPLine 2x"
@@ -141,8 +141,8 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git/x.py").write_text("def hidden(): pass\n")
     (tmp_path / "bad.py").write_bytes(b"\xff\xfe")
-    found = read_functions(tmp_path)
-    names = [(f.path.name, f.line, f.name) for f in found]
+    actual = read_functions(tmp_path)
+    names = [(f.path.name, f.line, f.name) for f in actual]
     assert names == [
         ("a.py", 4, "one"),
         ("a.py", 9, "two"),
@@ -150,9 +150,9 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
         ("c.php", 2, "four"),
         ("script.rb", 1, "script"),
     ]
-    assert found[0].code == "@cache\ndef one(a):\n    return a"
-    assert "Only" in found[1].code  # a body is left
-    assert found[0].place.endswith("a.py:4")
+    assert actual[0].code == "@cache\ndef one(a):\n    return a"
+    assert "Only" in actual[1].code  # a body is left
+    assert actual[0].place.endswith("a.py:4")
     with pytest.raises(UserError, match="does not exist"):
         read_functions(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -199,8 +199,8 @@ def test_functions_of_javascript_are_expressions_as_well(tmp_path):
         "app.get('/', (req, res) => {\n  res.end();\n});\n"
         "const g = function* () { yield 1; };\n"
     )
-    found = functions_in(tmp_path / "a.js", code)
-    assert [(line, name) for line, name, _ in found] == [
+    actual = functions_in(tmp_path / "a.js", code)
+    assert [(line, name) for line, name, _ in actual] == [
         (1, "load"),
         (4, "handle"),
         (4, "go"),
@@ -210,7 +210,7 @@ def test_functions_of_javascript_are_expressions_as_well(tmp_path):
         (9, ""),
         (12, "g"),
     ]
-    assert found[0][2] == "load = async (x) => {\n  return x;\n}"
+    assert actual[0][2] == "load = async (x) => {\n  return x;\n}"
     php = "<?php\n$f = fn($x) => $x;\nfunction four($a) { return $a; }\n"
     assert functions_in(tmp_path / "a.php", php) == [
         (3, "four", "function four($a) { return $a; }")
@@ -335,9 +335,9 @@ def test_cosqa_is_read_as_released_and_as_rows(tmp_path):
 
 def test_bundled_docstrings_keep_their_parts_apart():
     """No docstring of one part in another; whole modules held out for development; names hidden."""
-    found = bundled_docstrings(None, 50, 0)
-    docs = {part: {pair.query for pair in own} for part, own in found.items()}
-    assert {part: len(own) for part, own in found.items()} == {
+    actual = bundled_docstrings(None, 50, 0)
+    docs = {part: {pair.query for pair in own} for part, own in actual.items()}
+    assert {part: len(own) for part, own in actual.items()} == {
         "train": 50,
         "valid": 810,
         "test": 895,
@@ -345,15 +345,15 @@ def test_bundled_docstrings_keep_their_parts_apart():
     assert not docs["train"] & docs["valid"]
     assert not docs["train"] & docs["test"]
     assert not docs["valid"] & docs["test"]
-    modules = {part: {p.key.split(":")[0] for p in own} for part, own in found.items()}
+    modules = {part: {p.key.split(":")[0] for p in own} for part, own in actual.items()}
     assert not modules["train"] & modules["valid"]
     other = {pair.key for pair in bundled_docstrings(None, 50, 1)["train"]}
-    assert other != {pair.key for pair in found["train"]}
-    for pair in found["test"][:200]:
+    assert other != {pair.key for pair in actual["train"]}
+    for pair in actual["test"][:200]:
         name = pair.key.rpartition(":")[2].rpartition(".")[2]
         assert name in pair.code.split()
         assert name not in without_name(pair).code.split() or name == "f"
-    data = set_of_pairs("x", found["test"])
+    data = set_of_pairs("x", actual["test"])
     repeated = [i for i, own in enumerate(data.gold_places) if len(own) > 1]
     assert len(repeated) == 2  # one property and its setter have one name
     with pytest.raises(UserError, match="limit"):

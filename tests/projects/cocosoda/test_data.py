@@ -57,8 +57,8 @@ def test_item_6_a_batch_has_one_language_drawn_with_exponent_seven_tenths(tokeni
     assert len(data) == 128
     drawn = np.concatenate([data.mixture.sets(epoch) for epoch in range(600)])
     share = np.bincount(drawn) / len(drawn)
-    wanted = np.array([8, 40, 80]) ** 0.7
-    np.testing.assert_allclose(share, wanted / wanted.sum(), atol=0.012)
+    expected = np.array([8, 40, 80]) ** 0.7
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=0.012)
     for epoch in (0, 7):
         rows = data.mixture.order(epoch).reshape(-1, 4, 2)
         assert all(len(set(batch[:, 0])) == 1 for batch in rows)
@@ -69,7 +69,8 @@ def test_item_6_a_batch_has_one_language_drawn_with_exponent_seven_tenths(tokeni
 
 
 def test_item_6_a_language_is_gone_through_before_it_repeats(tokenizer):
-    """Pairs come equally often, also over the border of epochs (no replay of a cached first pass)."""
+    """Pairs come equally often, also over the border of epochs (no replay of a cached first
+    pass)."""
     data = languages(tokenizer)
     rows = np.concatenate([data.mixture.order(epoch) for epoch in range(40)])
     for language, size in enumerate((8, 40, 80)):
@@ -159,7 +160,8 @@ def test_item_9_replaced_pieces_have_the_token_of_their_own_type(tokenizer):
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_item_9_rows_without_types_are_masked_in_every_fourth_step_alone(tokenizer, stored):
-    """Checklist 9: as `paper_released` trains; the other three strategies find no type to work on."""
+    """Checklist 9: as `paper_released` trains; the other three strategies find no type to work
+    on."""
     released = config(name="paper_released").data
     assert released.soda.strategies == ["mask", "replace", "replace_type", "mask_type"]
     for typed in (released.typed, True):  # with types: the twin
@@ -195,8 +197,8 @@ def test_pieces_inherit_the_type_of_their_token_also_when_stored(tokenizer):
     assert "".join(pieces[start:stop]).replace("##", "") == "readlines"  # divided at the underscore
     assert set(names[start:stop]) == {"identifier"}
     stored = CodePair("q", "", "python", "k", (tuple(pieces), tuple(names)))
-    for found, wanted in zip(typed_pieces(tokenizer, stored, 100), (ids, types), strict=True):
-        assert np.array_equal(found, wanted)
+    for actual, expected in zip(typed_pieces(tokenizer, stored, 100), (ids, types), strict=True):
+        assert np.array_equal(actual, expected)
     other = CodePair("q", "", "python", "k", (("Ġnot",), ("keyword",)))
     with pytest.raises(UserError, match="no piece of this tokenizer"):
         typed_pieces(tokenizer, other, 100)
@@ -220,15 +222,15 @@ def test_types_go_on_behind_a_comment_within_the_code(tokenizer, language, comme
     lines = with_line_breaks(code, language)
     pair = CodePair("q", " ".join(code), language, "k")
     assert (len(lines), lines.split()) == (len(pair.code), pair.code.split())
-    found = []
+    actual = []
     for shown in (lines, None):
         ids, types = typed_pieces(tokenizer, pair, 100, shown)
         pieces = [p.removeprefix("##") for p in tokenizer.convert_ids_to_tokens(ids.tolist())]
         start = len("".join(pieces)) - len("returnb")
         ends = np.cumsum([len(p) for p in pieces])
-        found.append({TYPES[t] if t >= 0 else "other" for t in types[ends > start]})
-    assert found[0] == {"keyword", "identifier"}
-    assert found[1] == {"other"}
+        actual.append({TYPES[t] if t >= 0 else "other" for t in types[ends > start]})
+    assert actual[0] == {"keyword", "identifier"}
+    assert actual[1] == {"other"}
     assert with_line_breaks(["#{", "x", "}"], "ruby") == "#{ x }"
     assert with_line_breaks([], language) == ""
 

@@ -87,9 +87,9 @@ def test_fine_tuning_is_validated_after_every_epoch_and_at_least_once(tmp_path):
 
 def test_fine_tuning_has_the_rate_of_the_pre_training_unless_it_has_its_own():
     """So that one sweep gives all arms of the comparison the same number of rates."""
-    for own, wanted in (("null", 3e-3), ("0.1", 0.1)):
+    for own, expected in (("null", 3e-3), ("0.1", 0.1)):
         module = module_of(f"finetune.lr={own}", "optim.lr=0.003", finetune=True)
-        assert module.optim.lr == wanted
+        assert module.optim.lr == expected
     sweep, mini = read_sweep("cocosoda"), config(name="mini")
     rates = sweep.space["optim.lr"].values
     assert min(rates) < mini.optim.lr < max(rates)
@@ -155,7 +155,8 @@ def test_training_brings_together_what_shares_a_topic_and_no_token():
 
 
 def test_item_14_missing_and_late_functions_count_zero_and_identity_is_the_key():
-    """Checklist 14: no gold: 0; rank above the limit: 0; the best of several functions of one URL."""
+    """Checklist 14: no gold: 0; rank above the limit: 0; the best of several functions of one
+    URL."""
     data = CodeSearchSet(
         "x", ["a", "b", "c"], ["u1", "gone", "u2"], ["s", "t", "s", "v"], ["u1", "u3", "u1", "u2"]
     )
@@ -191,13 +192,13 @@ def test_item_14_validation_is_the_unweighted_mean_over_sets_of_unequal_size():
         sets.append(CodeSearchSet(name, queries, keys, codes, keys))
     for number, places in ((1, [3, 0, 6, 1]), (0, [1, 0]), (1, [5, 2, 4])):
         mrr.add(encoder, number, [sets[number].queries[i] for i in places], torch.tensor(places))
-    wanted = []
+    expected = []
     for own in sets:
         scores = encoder.encode(own.queries, 1, True) @ encoder.encode(own.codes, 1, True).T
         ranks = gold_ranks(lambda rows, table=scores: table[rows], own.gold_places)
-        wanted.append(search_metrics(reciprocal(ranks))["mrr"])
-    assert abs(wanted[0] - wanted[1]) > 0.1
-    assert float(mrr.compute(encoder, sets)) == pytest.approx(sum(wanted) / 2)
+        expected.append(search_metrics(reciprocal(ranks))["mrr"])
+    assert abs(expected[0] - expected[1]) > 0.1
+    assert float(mrr.compute(encoder, sets)) == pytest.approx(sum(expected) / 2)
     assert not mrr.places
 
 
@@ -214,16 +215,16 @@ def test_item_15_whitening_is_fitted_on_the_whole_code_base():
 
 def test_items_17_and_18_one_table_with_all_rows_and_geometry(full_run):
     """Checklist 17 and 18: untuned, words, the method; before and after; what queries find."""
-    found = metrics_of(full_run)
+    actual = metrics_of(full_run)
     for row in ("", "untrained_", "whitened_", "tfidf_", "bm25_"):
         for metric in ("mrr", "recall_at_1", "recall_at_5", "recall_at_10"):
-            assert 0 <= found[f"{row}synthetic_{metric}"] <= 1
+            assert 0 <= actual[f"{row}synthetic_{metric}"] <= 1
         items = json.loads((full_run / f"items/{row}synthetic_mrr.json").read_text())
-        assert sum(items) / 24 == pytest.approx(found[f"{row}synthetic_mrr"])
+        assert sum(items) / 24 == pytest.approx(actual[f"{row}synthetic_mrr"])
     for name in ("alignment", "uniformity_code", "uniformity_query"):
-        assert found[name] != found[f"untrained_{name}"]
-    assert found["key_start_share"] == pytest.approx(0.9**4)
-    assert found["queue_age"] == 1.5
+        assert actual[name] != actual[f"untrained_{name}"]
+    assert actual["key_start_share"] == pytest.approx(0.9**4)
+    assert actual["queue_age"] == 1.5
     twice = config("trainer.accumulate_grad_batches=2", "trainer.allow_small_negatives=true")
     assert memory(twice)["queue_age"] == 1.0
     assert memory(config("trainer.devices=auto"))["queue_age"] == 1.5  # one process on a CPU
@@ -233,7 +234,7 @@ def test_items_17_and_18_one_table_with_all_rows_and_geometry(full_run):
         row: json.loads((full_run / f"gallery/code search synthetic{row}/gallery.json").read_text())
         for row in rows
     }
-    queries = [[found["query"] for found in own] for own in shown.values()]
+    queries = [[actual["query"] for actual in own] for own in shown.values()]
     assert all(own == queries[0] for own in queries)  # side by side
     assert shown[""] != shown[" tfidf"] != shown[" bm25"]
     assert "untrained" in (full_run / "notes.txt").read_text()
@@ -265,10 +266,10 @@ def test_item_17_languages_one_by_one_and_their_unweighted_mean(tmp_path):
         "data.languages=[go,ruby]",
         "eval.cosqa=cosqa",
     )
-    found = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path / "run"), "tfidf_")
-    assert found["go_mrr"] == pytest.approx(1 / 3)  # all score alike: by place
-    assert found["average_mrr"] == pytest.approx((found["go_mrr"] + found["ruby_mrr"]) / 2)
-    assert found["cosqa_mrr"] == 1.0
+    actual = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path / "run"), "tfidf_")
+    assert actual["go_mrr"] == pytest.approx(1 / 3)  # all score alike: by place
+    assert actual["average_mrr"] == pytest.approx((actual["go_mrr"] + actual["ruby_mrr"]) / 2)
+    assert actual["cosqa_mrr"] == 1.0
     items = json.loads((tmp_path / "run/items/tfidf_average_mrr.json").read_text())
     assert items == {"mean_of": ["tfidf_go_mrr", "tfidf_ruby_mrr"]}
 
@@ -289,22 +290,22 @@ def test_cosqa_beside_itself_is_two_sets(tmp_path):
     assert (test.name, dev.name) == ("cosqa", "cosqa_dev")
     vectors = encoded(cfg, module_of().eval().encoder)
     assert [len(vectors(data)[0]) for data in (test, dev)] == [2, 1]
-    found = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path / "run"))
-    assert (found["cosqa_mrr"], found["cosqa_dev_mrr"]) == (1.0, 1.0)
-    assert "average_mrr" not in found
+    actual = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path / "run"))
+    assert (actual["cosqa_mrr"], actual["cosqa_dev_mrr"]) == (1.0, 1.0)
+    assert "average_mrr" not in actual
 
 
 def test_baselines_score_the_sets_of_the_method(tmp_path):
     """Equal names; words find made-up functions, which share words with their queries."""
-    found = {}
+    actual = {}
     for name in ("bm25", "tfidf", "untrained", "word_embeddings"):
         workspace = Workspace(tmp_path / name)
         metrics = getattr(baselines, name)(config(), workspace)
-        found[name] = metrics["synthetic_mrr"]
+        actual[name] = metrics["synthetic_mrr"]
         assert ("alignment" in metrics) == (name == "untrained")
         assert (tmp_path / name / "items/synthetic_mrr.json").is_file()
-    assert found["tfidf"] > found["untrained"]
-    assert found["bm25"] > found["untrained"]
+    assert actual["tfidf"] > actual["untrained"]
+    assert actual["bm25"] > actual["untrained"]
 
 
 def test_names_are_hidden_and_visible_in_the_bundled_sets(tmp_path):
@@ -312,8 +313,8 @@ def test_names_are_hidden_and_visible_in_the_bundled_sets(tmp_path):
     with pytest.raises(UserError, match=r"eval.names must have at least one entry"):
         config("eval.names=[]")
     cfg = config("data.source=bundled", "data.limit=50", "eval.names=[hidden,visible]")
-    found = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path))
-    assert 0.4 < found["hidden_mrr"] < found["visible_mrr"] - 0.04
+    actual = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path))
+    assert 0.4 < actual["hidden_mrr"] < actual["visible_mrr"] - 0.04
     assert len(json.loads((tmp_path / "items/hidden_mrr.json").read_text())) == 895
 
 
@@ -360,7 +361,7 @@ def test_paper_configs_hold_the_published_recipe():
 def test_evaluation_without_optional_rows(tmp_path):
     """Rows that the config leaves out are not computed."""
     cfg = config("eval.untrained=false", "eval.lexical=false", "eval.whitened=false")
-    found = evaluate(cfg, module_of().eval(), Workspace(tmp_path))
+    actual = evaluate(cfg, module_of().eval(), Workspace(tmp_path))
     assert not [
-        name for name in found if name.startswith(("untrained", "tfidf", "bm25", "whitened"))
+        name for name in actual if name.startswith(("untrained", "tfidf", "bm25", "whitened"))
     ]

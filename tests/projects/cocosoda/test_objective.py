@@ -33,24 +33,24 @@ def test_item_13_two_steps_equal_the_golden_values(case, backend):
     module = golden_module(case)
     module.objective.loss.backend = backend
     table = module.encoder.tower.weight
-    for number, wanted in enumerate(case["steps"]):
+    for number, expected in enumerate(case["steps"]):
         table.grad = None
         rows = golden_batch(number)
         with torch.no_grad():  # columns: candidates of the batch, then the queue
             columns = torch.cat([unit(module, rows["query"]), module.queues["query"].features])
             logits = unit(module, rows["code"]) @ columns.T / case["temperature"]
-        assert_close(logits[0], wanted["logits_row0"])
+        assert_close(logits[0], expected["logits_row0"])
         loss = module.losses(rows)["loss"]
         loss.backward()
-        assert_close(loss, wanted["loss"])
-        assert_close(table.grad.norm(), wanted["grad_norm"])
-        assert_close(table.grad[2], wanted["grad_first4_of_row2"])
+        assert_close(loss, expected["loss"])
+        assert_close(table.grad.norm(), expected["grad_norm"])
+        assert_close(table.grad[2], expected["grad_first4_of_row2"])
         with torch.no_grad():
             table -= 0.01 * table.grad
         module.after_optimizer_step()
         for name, key in (("query", "nl_queue_col0"), ("augmented_code", "masked_code_queue_col0")):
-            assert_close(module.queues[name].features[0], wanted[key])
-        assert {int(module.queues[name].position) for name in KEYS} == {wanted["ptr"]}
+            assert_close(module.queues[name].features[0], expected[key])
+        assert {int(module.queues[name].position) for name in KEYS} == {expected["ptr"]}
 
 
 def test_item_13_twin_without_the_candidates_of_the_batch_misses_the_golden_value():
@@ -78,8 +78,10 @@ def test_items_12_and_13_fine_tuning_asks_queries_for_code_alone():
 def test_item_13_other_golden_values():
     """Checklist 13: recall buckets, probabilities of languages, whitening up to its scale."""
     ranks = [1.0, 0.5, 0.2, 0.25, 0.1, 1 / 9, 1 / 11, 0.0, 0.2, 0.1]
-    found, wanted = search_metrics(ranks), GOLDEN["recall"]
-    assert [found[f"recall_at_{k}"] for k in (1, 5, 10)] == [wanted[f"R@{k}"] for k in (1, 5, 10)]
+    actual, expected = search_metrics(ranks), GOLDEN["recall"]
+    assert [actual[f"recall_at_{k}"] for k in (1, 5, 10)] == [
+        expected[f"R@{k}"] for k in (1, 5, 10)
+    ]
     languages = GOLDEN["language_probabilities"]
     assert_close(
         torch.tensor(source_probabilities(languages["sizes"], languages["exponent"])).double(),
@@ -116,17 +118,17 @@ def test_item_1_the_average_moves_once_a_step_before_it_encodes():
     with torch.no_grad():
         module.encoder.tower.model.embeddings.word_embeddings.weight.add_(1.0)
     own = module.momentum_encoder.network.model.embeddings.word_embeddings.weight
-    wanted = own + 0.25
+    expected = own + 0.25
     module.losses(batch())
-    torch.testing.assert_close(own, wanted)
+    torch.testing.assert_close(own, expected)
     torch.testing.assert_close(
         module._new[0]["augmented_code"], module.keys(batch()["augmented_code"])
     )
     module.losses(batch(seed=1))  # of the same optimiser step
-    torch.testing.assert_close(own, wanted)
+    torch.testing.assert_close(own, expected)
     module.after_optimizer_step()
     module.losses(batch(seed=2))
-    assert not torch.allclose(own, wanted)
+    assert not torch.allclose(own, expected)
 
 
 def explicit(anchor, key, queue, scale):
@@ -161,13 +163,13 @@ def test_item_4_originals_carry_gradient_on_both_sides_and_augmented_keys_do_not
     rows = {name: F.normalize(torch.randn(4, 5), dim=1).requires_grad_() for name in KEYS}
     constant = {**rows, **{k: v.detach() for k, v in rows.items() if k.startswith("augmented")}}
     queues = {name: F.normalize(torch.randn(8, 5), dim=1).requires_grad_() for name in KEYS}
-    found = objective.terms(rows, constant, queues)
-    found["code_to_query"].loss.backward()
+    actual = objective.terms(rows, constant, queues)
+    actual["code_to_query"].loss.backward()
     assert rows["code"].grad is not None
     assert rows["query"].grad is not None
     for value in rows.values():
         value.grad = None
-    found["code_to_augmented_query"].loss.backward()
+    actual["code_to_augmented_query"].loss.backward()
     assert rows["code"].grad is not None
     assert rows["query"].grad is rows["augmented_query"].grad is None
     assert all(queue.grad is None for queue in queues.values())
@@ -179,7 +181,8 @@ def test_item_4_originals_carry_gradient_on_both_sides_and_augmented_keys_do_not
 
 @pytest.mark.parametrize("original", ["online", "momentum"])
 def test_item_5_queues_are_written_after_the_loss_by_the_right_encoder(original):
-    """Checklist 5: originals by the encoder (or the average, if asked), augmented by the average."""
+    """Checklist 5: originals by the encoder (or the average, if asked), augmented by the
+    average."""
     module = module_of(
         "model.dropout=0.0", "method.momentum=0.5", f"method.original_keys={original}"
     )
@@ -194,8 +197,8 @@ def test_item_5_queues_are_written_after_the_loss_by_the_right_encoder(original)
         online = unit(module, rows[name])
         slow = module.keys(rows[name])
         assert not torch.allclose(online, slow, atol=1e-4)
-        wanted = slow if name.startswith("augmented") or original == "momentum" else online
-        torch.testing.assert_close(module.queues[name].features[:4], wanted)
+        expected = slow if name.startswith("augmented") or original == "momentum" else online
+        torch.testing.assert_close(module.queues[name].features[:4], expected)
         assert int(module.queues[name].position) == 4
 
 
@@ -216,12 +219,12 @@ def test_item_11_pads_count_for_nothing_and_vectors_have_unit_length():
     full = {**wide, "attention_mask": torch.ones_like(wide["attention_mask"])}  # the twin
     assert not torch.allclose(module.encoder(**full), module.encoder(**rows), atol=1e-4)
     recipe = recipe_of(config())
-    for found in (
+    for actual in (
         recipe.queries(module.encoder, ["a b"]),
         recipe.documents(module.encoder, ["def f"]),
         module.queues["code"].features,
     ):
-        torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
+        torch.testing.assert_close(actual.norm(dim=1), torch.ones(len(actual)))
 
 
 def test_vectors_of_sixteen_bits_have_unit_length_and_their_average_is_refused():

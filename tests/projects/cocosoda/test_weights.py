@@ -68,7 +68,8 @@ def unixcoder(tmp_path_factory):
 
 
 def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, tmp_path):
-    """Checklist 7: <s> <encoder-only> </s> tokens </s>, in training, search, and after an export."""
+    """Checklist 7: <s> <encoder-only> </s> tokens </s>, in training, search, and after an
+    export."""
     words = [
         f"model.pretrained={unixcoder}",
         "model.config=null",
@@ -106,11 +107,11 @@ def test_item_9_pieces_with_their_space_in_front_have_the_type_of_their_token(un
     """
     words = [f"model.pretrained={unixcoder}", "model.config=null", "model.split_identifiers=false"]
     code = "def read ( path ) : return open ( path )"
-    found = []
+    actual = []
     for prefix in ("null", "<encoder-only>"):
         tokenizer = build_encoder(config(*words, f"model.prefix={prefix}").model).tokenizer
         _, types = typed_pieces(tokenizer, CodePair("q", code, "python", "k"), 50)
-        found.append([TYPES[t] if t >= 0 else "other" for t in types])
-    assert "other" not in found[0]
-    assert found[0] == found[1]
-    assert {"keyword", "identifier", "separators"} == set(found[0])
+        actual.append([TYPES[t] if t >= 0 else "other" for t in types])
+    assert "other" not in actual[0]
+    assert actual[0] == actual[1]
+    assert {"keyword", "identifier", "separators"} == set(actual[0])

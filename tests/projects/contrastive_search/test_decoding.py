@@ -33,21 +33,21 @@ def test_item_10_the_ranking_equals_the_golden_values(case):
     count = torch.arange(candidates * width, dtype=torch.float64)
     hidden = (0.5 + 0.91 * count).cos().view(1, candidates, width)
     probability = torch.arange(candidates, dtype=torch.float64).sin().softmax(0)[None]
-    found = rerank(hidden, sines(1, case["S"], width), probability, case["alpha"])
-    assert int(found.best) == case["selected"]
-    assert found.nearest[0].tolist() == pytest.approx(case["penalty"], rel=1e-9)
-    assert found.score[0].tolist() == pytest.approx(case["score"], rel=1e-9)
+    actual = rerank(hidden, sines(1, case["S"], width), probability, case["alpha"])
+    assert int(actual.best) == case["selected"]
+    assert actual.nearest[0].tolist() == pytest.approx(case["penalty"], rel=1e-9)
+    assert actual.score[0].tolist() == pytest.approx(case["score"], rel=1e-9)
 
 
 @pytest.mark.parametrize("case", GOLDEN["decode_cases"])
 def test_item_10_decoding_equals_the_golden_sequences(case):
     """Checklist 2, 4, 5, 10 on the toy language model, whose states know their position."""
     options = {"candidates": case["k"], "penalty": case["alpha"]}
-    found = search(case["prefix"], case["new_tokens"], **options)
-    assert found == case["sequence"]
+    actual = search(case["prefix"], case["new_tokens"], **options)
+    assert actual == case["sequence"]
     ids = torch.tensor([case["prefix"]])
     slow = contrastive_search(ToyLM(), ids, max_new_tokens=16, passes="expanded", **options)
-    assert slow[0].tolist() == found[len(case["prefix"]) :]  # checklist 12: nothing is random
+    assert slow[0].tolist() == actual[len(case["prefix"]) :]  # checklist 12: nothing is random
 
 
 def test_items_1_and_4_one_candidate_or_no_penalty_is_greedy_search():
@@ -59,8 +59,8 @@ def test_items_1_and_4_one_candidate_or_no_penalty_is_greedy_search():
         "alpha_0": Policy("contrastive_search", penalty=0.0),
         "search": Policy("contrastive_search"),
     }
-    found = decode_side_by_side(lm, ROWS, policies, 12, seeds=[RowSeed(0, i) for i in range(3)])
-    assert found["one"] == found["greedy"] == found["alpha_0"] != found["search"]
+    actual = decode_side_by_side(lm, ROWS, policies, 12, seeds=[RowSeed(0, i) for i in range(3)])
+    assert actual["one"] == actual["greedy"] == actual["alpha_0"] != actual["search"]
 
 
 def by_definition(row, steps, candidates, alpha, full=True, worst=torch.amax):
@@ -88,10 +88,10 @@ def test_items_2_to_4_full_softmax_largest_cosine_and_no_cache():
     wrong_softmax = wrong_penalty = False
     for first in range(11):
         row, options = [first, 2], {"candidates": 4, "penalty": 0.5}
-        found = search(row, 12, **options)
-        assert found == by_definition(row, 12, 4, 0.5)
-        wrong_softmax = wrong_softmax or found != by_definition(row, 12, 4, 0.5, full=False)
-        wrong_penalty = wrong_penalty or found != by_definition(row, 12, 4, 0.5, worst=torch.mean)
+        actual = search(row, 12, **options)
+        assert actual == by_definition(row, 12, 4, 0.5)
+        wrong_softmax = wrong_softmax or actual != by_definition(row, 12, 4, 0.5, full=False)
+        wrong_penalty = wrong_penalty or actual != by_definition(row, 12, 4, 0.5, worst=torch.mean)
     assert wrong_softmax
     assert wrong_penalty
 
@@ -114,7 +114,7 @@ def test_item_5_a_chosen_state_is_that_of_its_candidate():
             return out
 
     model = Drifting()
-    found = search([1, 2, 3], 10, model, candidates=4, penalty=0.6)
+    actual = search([1, 2, 3], 10, model, candidates=4, penalty=0.6)
     assert model.passes == 11  # the prompt, then one pass for each new token
     plain, seen = ToyLM(), [1, 2, 3]
     places = torch.arange(14)
@@ -130,7 +130,7 @@ def test_item_5_a_chosen_state_is_that_of_its_candidate():
         )
         kept.append(states[best])
         seen.append(int(top[best]))
-    assert found == seen
+    assert actual == seen
 
 
 def test_item_6_padding_on_the_left_never_counts():
@@ -168,10 +168,10 @@ def test_item_11_an_end_of_text_in_the_prefix_ends_nothing(end, place, written):
     assert (end in free) == written
     cut = free[: free.index(end) + 1] if written else free
     assert 1 < len(cut) <= (11 if written else 12)  # a row that had ended before would have one
-    found = continued(end)
-    assert found == cut
-    text = f" {lm.tokenizer.decode(found)}".replace(" ##", "")  # a piece goes on with the prefix
-    assert lm.finished(prefix, found) == (text, written, len(found))
+    actual = continued(end)
+    assert actual == cut
+    text = f" {lm.tokenizer.decode(actual)}".replace(" ##", "")  # a piece goes on with the prefix
+    assert lm.finished(prefix, actual) == (text, written, len(actual))
 
 
 def test_items_12_and_14_one_harness_for_all_decoders():
@@ -184,15 +184,15 @@ def test_items_12_and_14_one_harness_for_all_decoders():
         for name in ("greedy", "beam_search", "top_k", "nucleus", "typical", "contrastive_search")
     }
     seeds = [RowSeed(3, i) for i in range(3)]
-    found = decode_side_by_side(lm, ROWS, policies, 6, seeds=seeds, draws=2)
-    assert found == decode_side_by_side(lm, ROWS, policies, 6, seeds=seeds, draws=2)
-    assert {name: len(draws) for name, draws in found.items()} == {
+    actual = decode_side_by_side(lm, ROWS, policies, 6, seeds=seeds, draws=2)
+    assert actual == decode_side_by_side(lm, ROWS, policies, 6, seeds=seeds, draws=2)
+    assert {name: len(draws) for name, draws in actual.items()} == {
         name: 2 if policy.samples else 1 for name, policy in policies.items()
     }
-    assert all(len(ids) == 6 for draws in found.values() for rows in draws for ids in rows)
-    assert found["nucleus"][0] != found["nucleus"][1]
+    assert all(len(ids) == 6 for draws in actual.values() for rows in draws for ids in rows)
+    assert actual["nucleus"][0] != actual["nucleus"][1]
     alone = decode_side_by_side(lm, ROWS[1:2], policies, 6, seeds=seeds[1:2], draws=2)
-    assert {n: [d[1] for d in draws] for n, draws in found.items()} == {
+    assert {n: [d[1] for d in draws] for n, draws in actual.items()} == {
         n: [d[0] for d in draws] for n, draws in alone.items()
     }
 
@@ -200,8 +200,8 @@ def test_items_12_and_14_one_harness_for_all_decoders():
 def test_item_10_diversity_equals_the_golden_values():
     """Checklist 10: the released counter; ours also counts the last n-gram."""
     golden = GOLDEN["diversity"]
-    found = [round(repeated_ngrams(TEXTS, n, official_ngram_count=True), 2) for n in (2, 3, 4)]
-    assert found == golden["rep2_rep3_rep4_percent_rounded2"]
+    actual = [round(repeated_ngrams(TEXTS, n, official_ngram_count=True), 2) for n in (2, 3, 4)]
+    assert actual == golden["rep2_rep3_rep4_percent_rounded2"]
     assert diversity(TEXTS, official_ngram_count=True) == pytest.approx(
         golden["diversity"], rel=1e-9
     )

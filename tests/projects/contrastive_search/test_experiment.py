@@ -41,7 +41,8 @@ def full_run(tmp_path_factory):
 
 
 def test_a_run_measures_the_first_decoder_and_all_of_them(full_run):
-    """The loss falls, the checkpoint of the best development loss is kept, untrained stands beside."""
+    """The loss falls, the checkpoint of the best development loss is kept, untrained stands
+    beside."""
     run, _ = full_run
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["diversity"] == metrics["contrastive_diversity"]
@@ -157,8 +158,8 @@ def test_every_decoder_writes_the_least_number_of_tokens(monkeypatch):
         own, "decode_side_by_side", lambda lm, rows, methods, *_, **__: seen | methods
     )
     cfg = config("eval.min_new_tokens=3")
-    found = own.decode(cfg, tiny_lm(), [], own.policies(cfg), Workspace(None))  # type: ignore[arg-type]
-    assert {name: policy.min_new_tokens for name, policy in found.items()} == dict.fromkeys(
+    actual = own.decode(cfg, tiny_lm(), [], own.policies(cfg), Workspace(None))  # type: ignore[arg-type]
+    assert {name: policy.min_new_tokens for name, policy in actual.items()} == dict.fromkeys(
         cfg.eval.methods, 3
     )
 
@@ -169,14 +170,15 @@ def test_chapter_diversity_is_the_mean_over_chapters_of_that_of_all_their_texts(
     monkeypatch.setattr(own, "nearest_cosine", lambda *_: 0.0)
     lm.finished = lambda prefix, ids: Continuation(plain[ids[0]], False, 1)
     texts = [Passage(group, [5], []) for group in "aba"]
-    found = measure(config(), lm, texts, [[[0], [1], [2]]], {})
+    actual = measure(config(), lm, texts, [[[0], [1], [2]]], {})
     first = 100 * 0.7 * 0.75 * (1 - 0.1667)
-    assert found.items["chapter_diversity"] == pytest.approx([first, 100.0])
-    assert found.metrics["chapter_diversity"] == pytest.approx((first + 100) / 2)
+    assert actual.items["chapter_diversity"] == pytest.approx([first, 100.0])
+    assert actual.metrics["chapter_diversity"] == pytest.approx((first + 100) / 2)
 
 
 def test_item_15_the_prompt_of_a_program_has_no_start_token(tmp_path, monkeypatch):
-    """Checklist 15: HumanEval's prompts are given as they are, also to a model with a start token."""
+    """Checklist 15: HumanEval's prompts are given as they are, also to a model with a start
+    token."""
     lm, seen = tiny_lm(), []
     lm.tokenizer.bos_token = "[CLS]"
     monkeypatch.setattr(
@@ -199,10 +201,10 @@ def test_item_15_open_ended_measures_every_decoder_off_the_shelf(tmp_path, lm_fo
     """Checklist 15: the fourth runner, no training and no run."""
     cfg = config(f"model.pretrained={lm_folder}", "model.config=null", *QUICK)
     workspace = Workspace(tmp_path / "task", "contrastive_search", "smoke")
-    found = build(cfg).tasks["open_ended"](workspace)
-    assert found["diversity"] == found["contrastive_diversity"]
-    assert {"greedy_coherence", "human_diversity", "isotropy"} <= found.keys()
-    assert json.loads((tmp_path / "task/metrics.json").read_text()) == pytest.approx(found)
+    actual = build(cfg).tasks["open_ended"](workspace)
+    assert actual["diversity"] == actual["contrastive_diversity"]
+    assert {"greedy_coherence", "human_diversity", "isotropy"} <= actual.keys()
+    assert json.loads((tmp_path / "task/metrics.json").read_text()) == pytest.approx(actual)
     assert "greedy_coherence" in (tmp_path / "task/metrics.md").read_text()
 
 
@@ -212,12 +214,12 @@ def test_passages_come_evenly_from_held_back_chapters():
     lm = build_module(
         config(*words, "model.pretrained=bundled:causal-lm", "model.config=null")
     ).language_model()
-    found = passages(config(*words), lm)
-    assert [len(own) for own in group_places([p.group for p in found])] == [2, 2, 2, 2]
-    assert {len(p.prefix) for p in found} == {8}
-    assert {len(p.reference) for p in found} == {12}
+    actual = passages(config(*words), lm)
+    assert [len(own) for own in group_places([p.group for p in actual])] == [2, 2, 2, 2]
+    assert {len(p.prefix) for p in actual} == {8}
+    assert {len(p.reference) for p in actual} == {12}
     other = passages(config(*words, "eval.part=dev"), lm)
-    assert not {p.group for p in other} & {p.group for p in found}
+    assert not {p.group for p in other} & {p.group for p in actual}
     with pytest.raises(UserError, match="the dev chapters give"):
         passages(config(*words, "eval.part=dev", "eval.num_prefixes=900"), lm)
 
@@ -228,10 +230,10 @@ def test_official_sets_are_cut_as_published(tmp_path):
     rows = "".join(json.dumps({"text": t}) + "\n" for t in ("short", long, long + " he"))
     (tmp_path / "w.jsonl").write_text(rows)
     words = [f"data.root={tmp_path}", "eval.source=webtext", "eval.file=w.jsonl"]
-    found = passages(config(*words), lm)
-    assert [p.group for p in found] == ["1", "2"]
+    actual = passages(config(*words), lm)
+    assert [p.group for p in actual] == ["1", "2"]
     ids = lm.token_ids(long, special=True)
-    assert (found[0].prefix, found[0].reference) == (ids[:8], ids[8:20])
+    assert (actual[0].prefix, actual[0].reference) == (ids[:8], ids[8:20])
     (tmp_path / "wit.json").write_text(json.dumps({"de": [long]}))
     words = [f"data.root={tmp_path}", "eval.source=wit", "eval.file=wit.json"]
     assert len(passages(config(*words, "eval.language=de"), lm)) == 1
@@ -253,15 +255,15 @@ def test_scorers_by_hand():
     assert value[0] == pytest.approx(model.mean_log_probability(texts[0].prefix, new[0]))
     assert np.isnan(value[1])
     plain = [lm.finished(p.prefix, ids).text for p, ids in zip(texts, new, strict=True)]
-    found = lm_scorer(lm, lm)(texts, new, plain)
+    actual = lm_scorer(lm, lm)(texts, new, plain)
     whole = torch.tensor([texts[0].prefix + new[0]])
     logits = lm.model(whole).logits[0].log_softmax(-1)
     start = len(texts[0].prefix)
     each = [float(logits[i - 1, whole[0, i]]) for i in range(start, whole.shape[1])]
     lm.tokenizer.backend_tokenizer.post_processor = None
-    found = lm_scorer(lm, lm)(texts, new, plain)
-    assert found[0] == pytest.approx(np.mean(each), rel=1e-5)
-    assert np.isnan(found[1])
+    actual = lm_scorer(lm, lm)(texts, new, plain)
+    assert actual[0] == pytest.approx(np.mean(each), rel=1e-5)
+    assert np.isnan(actual[1])
     measured = measure(config(), lm, texts, [new, new], {"trigram": trigram_scorer(model, lm.eos)})
     assert measured.items["coherence"] == [pytest.approx(value[0])]
     states = lm.model(whole, output_hidden_states=True).hidden_states[-1][0]
@@ -273,8 +275,8 @@ def test_scorers_by_hand():
 def test_baselines_save_items_as_the_arms_do(tmp_path):
     workspace = Workspace(tmp_path, "contrastive_search", "smoke")
     for name in ("no_repeat_3", "repetition_penalty", "top_k_5"):
-        found = getattr(baselines, name)(config(*QUICK), workspace)
-        assert found["chapter_diversity"] > 0
+        actual = getattr(baselines, name)(config(*QUICK), workspace)
+        assert actual["chapter_diversity"] > 0
         assert len(json.loads((tmp_path / "items/chapter_diversity.json").read_text())) == 2
 
 
@@ -296,8 +298,8 @@ def test_paper_configs_hold_the_published_decoding(name):
     budget = (cfg.eval.prefix_tokens, cfg.eval.new_tokens, cfg.eval.num_prefixes)
     if cfg.runner.file is not None:
         budget = (None, cfg.runner.new_tokens, cfg.runner.limit)
-    found = (search.candidates, search.penalty, search.exclude_prefix, *budget)
-    assert found == PAPER[name]
+    actual = (search.candidates, search.penalty, search.exclude_prefix, *budget)
+    assert actual == PAPER[name]
     assert search.strategy == "contrastive_search"
     assert (rivals["nucleus"].top_p, rivals["top_k"].top_k) == (0.95, 50)
     assert rivals["beam"].num_beams == (5 if name == "paper_code" else 4)
@@ -338,13 +340,13 @@ def test_the_paper_s_isotropy_is_measured_on_2000_texts_of_256_tokens():
 
 def test_a_paper_config_can_be_checked_without_its_weights():
     """Training from GPT-2: 124 million parameters, what is missing is named."""
-    found = inspect("contrastive_search", "paper", [])
-    assert "124" in found["parameters"]
-    assert "wiki.train.raw" in str(found)
+    actual = inspect("contrastive_search", "paper", [])
+    assert "124" in actual["parameters"]
+    assert "wiki.train.raw" in str(actual)
 
 
 def test_the_tasks_of_the_contract_are_there():
-    wanted = {
+    expected = {
         "decode",
         "evaluate",
         "isotropy",
@@ -355,4 +357,4 @@ def test_the_tasks_of_the_contract_are_there():
         "rating_form",
         "ratings",
     }
-    assert set(build(config()).tasks) == wanted
+    assert set(build(config()).tasks) == expected

@@ -21,7 +21,8 @@ def test_probabilities_sum_to_one(order, context):
 
 
 def test_a_bigram_by_hand():
-    """n(0 1) = 2, n(0 .) = 2, one kind follows 0; below: 1 follows one kind of token, of 2 bigrams."""
+    """n(0 1) = 2, n(0 .) = 2, one kind follows 0; below: 1 follows one kind of token, of 2
+    bigrams."""
     model = NgramModel([[0, 1, 0, 1]], 3, order=2, discount=0.5)
     unigram = (1 - 0.5) / 2 + 0.5 * 2 / 2 / 3
     assert model.probability((0,), 1) == pytest.approx((2 - 0.5) / 2 + 0.5 * 1 / 2 * unigram)

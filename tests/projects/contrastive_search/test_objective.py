@@ -33,8 +33,8 @@ def test_item_8_margin_zero_is_exactly_zero_and_padding_changes_nothing():
     states, mask = sines(case["B"], case["S"], case["D"]), mask_of(case)
     assert float(token_margin_contrastive(states[:, :1].expand(-1, 5, -1), mask, 0.0)) == 0.0
     longer = F.pad(states, (0, 0, 0, 2), value=7.0)
-    found = token_margin_contrastive(longer, F.pad(mask, (0, 2)), 0.5)
-    assert float(found) == pytest.approx(case["loss"], rel=1e-9)
+    actual = token_margin_contrastive(longer, F.pad(mask, (0, 2)), 0.5)
+    assert float(actual) == pytest.approx(case["loss"], rel=1e-9)
     assert float(token_margin_contrastive(states[:, :1], mask[:, :1], 0.5)) == 0.0
     with pytest.raises(ValueError, match="need a mask"):
         token_margin_contrastive(states, mask[:, :2])
@@ -47,8 +47,8 @@ def test_item_9_the_total_is_the_sum_of_both_terms_and_so_is_its_gradient():
     head = torch.arange(8 * 11, dtype=torch.float64).cos().view(8, 11)
     targets = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, -100, -100]])
     terms = SimCTGObjective(0.5)(states @ head, states, targets, mask)
-    wanted = F.cross_entropy((states @ head)[mask.bool()], targets[mask.bool()])
-    assert float(terms["mle"]) == pytest.approx(float(wanted), rel=1e-12)
+    expected = F.cross_entropy((states @ head)[mask.bool()], targets[mask.bool()])
+    assert float(terms["mle"]) == pytest.approx(float(expected), rel=1e-12)
     assert float(terms["loss"]) == pytest.approx(float(terms["mle"] + terms["contrastive"]))
     parts = [
         torch.autograd.grad(terms[n], states, retain_graph=True)[0]
@@ -67,8 +67,8 @@ def test_the_module_shifts_and_masks_as_the_equations_say():
     terms = module.losses(batch)
     out = module.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     each = F.cross_entropy(out.logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-    wanted = (each * mask[:, 1:]).sum() / mask[:, 1:].sum()
-    assert float(terms["mle"]) == pytest.approx(float(wanted), rel=1e-9)
+    expected = (each * mask[:, 1:]).sum() / mask[:, 1:].sum()
+    assert float(terms["mle"]) == pytest.approx(float(expected), rel=1e-9)
     states = out.hidden_states[-1][:, :-1]
     near = token_margin_contrastive(states, mask[:, :-1], 0.5)
     assert float(terms["contrastive"]) == pytest.approx(float(near), rel=1e-9)
@@ -95,13 +95,13 @@ def test_item_7_isotropy_is_a_ratio_of_sums_and_padding_changes_nothing():
     for own, states in zip(apart, (first, second), strict=True):
         own.add(states)
         cosines.add(states)
-    wanted = (apart[0].self_similarity * 30 + apart[1].self_similarity * 6) / 36
-    assert cosines.self_similarity == pytest.approx(wanted)
-    assert wanted != pytest.approx((apart[0].self_similarity + apart[1].self_similarity) / 2)
+    expected = (apart[0].self_similarity * 30 + apart[1].self_similarity * 6) / 36
+    assert cosines.self_similarity == pytest.approx(expected)
+    assert expected != pytest.approx((apart[0].self_similarity + apart[1].self_similarity) / 2)
     batched = TokenCosines()
     both = torch.cat([first, F.pad(second, (0, 0, 0, 3), value=2.0)])
     batched.add(both, torch.tensor([[1] * 6, [1] * 3 + [0] * 3]))
-    assert batched.self_similarity == pytest.approx(wanted)
+    assert batched.self_similarity == pytest.approx(expected)
     with pytest.raises(ValueError, match="two tokens"):
         _ = TokenCosines().isotropy
 

@@ -32,8 +32,8 @@ def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
     assert not (tmp_path / "task/decoded").exists()  # refused before anything is decoded
     cfg = config(*words, "decode.ab_pair=[contrastive,greedy]")
     workspace = place(tmp_path)
-    found = build(cfg).tasks["decode"](workspace)
-    assert set(found) == {
+    actual = build(cfg).tasks["decode"](workspace)
+    assert set(actual) == {
         f"{m}_{k}" for m in ("contrastive", "greedy") for k in ("diversity", "words")
     }
     texts = json.loads((tmp_path / "task/continuations.json").read_text())
@@ -48,7 +48,7 @@ def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
     (part,) = (tmp_path / "task/decoded").iterdir()
     kept = sorted(p for p in part.rglob("*") if p.is_file())
     before = [p.stat().st_mtime_ns for p in kept]
-    assert build(cfg).tasks["decode"](workspace) == found
+    assert build(cfg).tasks["decode"](workspace) == actual
     assert [p.stat().st_mtime_ns for p in kept] == before
     again = tasks.row_function(cfg, tasks.LanguageModel.from_pretrained(lm_folder))
     rows = again(["he was"], [RowSeed(cfg.seed, 1)])
@@ -56,7 +56,8 @@ def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
 
 
 def test_other_weights_of_one_name_are_decoded_anew(tmp_path):
-    """Guards against old texts of a model that was trained again, or exported again, in its folder."""
+    """Guards against old texts of a model that was trained again, or exported again, in its
+    folder."""
     (tmp_path / "prompts.txt").write_text("he was\n", encoding="utf-8")
     lm = tiny_lm()
     lm.tokenizer.save_pretrained(tmp_path / "lm")
@@ -96,9 +97,9 @@ def test_item_13_isotropy_of_any_list_of_models_and_languages_is_one_table(tmp_p
     )
     words = [f"data.root={tmp_path}", "isotropy.file=texts.json", "isotropy.length=12"]
     models = f"isotropy.models={{en: ['{lm_folder}', 'bundled:stories260k'], de: ['{lm_folder}']}}"
-    found = tasks.isotropy_report(config(*words, models), place(tmp_path))
-    assert list(found) == [f"en_{lm_folder}", "en_bundled:stories260k", f"de_{lm_folder}"]
-    assert all(0 < value < 1.5 for value in found.values())
+    actual = tasks.isotropy_report(config(*words, models), place(tmp_path))
+    assert list(actual) == [f"en_{lm_folder}", "en_bundled:stories260k", f"de_{lm_folder}"]
+    assert all(0 < value < 1.5 for value in actual.values())
     table = (tmp_path / "task/isotropy.md").read_text().splitlines()
     assert len(table) == 5
     assert table[2].startswith(f"| en | {lm_folder} | 2 |")
@@ -172,13 +173,13 @@ def test_item_15_few_shot_runners(files, lm_folder, task, metric, monkeypatch):
     words = task_words(
         files, lm_folder, "runner.file=items.json", "runner.num_shots=2", "runner.split=2"
     )
-    found = getattr(runners, task)(config(*words), place(files))
+    actual = getattr(runners, task)(config(*words), place(files))
     assert prompts == [f"c2=2.c3=3.{item['context']}" for item in ARTICLES]
-    assert f"contrastive_{metric}" in found
+    assert f"contrastive_{metric}" in actual
     rows = json.loads((files / "task/2-shot-split-2/predictions_contrastive.json").read_text())
     if task == "summarisation":
         assert [row["prediction"] for row in rows] == ["sea.", "man"]
-        assert found["contrastive_rougeL"] == pytest.approx(100.0)
+        assert actual["contrastive_rougeL"] == pytest.approx(100.0)
 
 
 def test_item_15_splits_and_draws_are_averaged(files, lm_folder, monkeypatch):
@@ -198,13 +199,13 @@ def test_item_15_splits_and_draws_are_averaged(files, lm_folder, monkeypatch):
             json.dumps([{"context": f"file{i}=", "completion": "."}])
         )
     words = task_words(files, lm_folder, "runner.file=items.json", "runner.num_shots=1")
-    found = runners.summarisation(
+    actual = runners.summarisation(
         config(*words, "runner.shots_file=one-{split}.json", "runner.splits=[1,2]"), place(files)
     )
     assert [text.split(".")[0] for text in prompts] == ["file1=", "file2="]
-    assert found["nucleus_rouge1"] == pytest.approx((100 + 50 + 100 + 50) / 4)
-    assert found["nucleus_rouge1_std"] == pytest.approx(50 / 3**0.5)
-    assert (found["greedy_rouge1"], found["greedy_rouge1_std"]) == (100.0, 0.0)
+    assert actual["nucleus_rouge1"] == pytest.approx((100 + 50 + 100 + 50) / 4)
+    assert actual["nucleus_rouge1_std"] == pytest.approx(50 / 3**0.5)
+    assert (actual["greedy_rouge1"], actual["greedy_rouge1_std"]) == (100.0, 0.0)
     folder = files / "task/1-shot-split-1-2"
     rows = json.loads((folder / "predictions_nucleus.json").read_text())
     assert [(row["split"], row["draw"]) for row in rows[::2]] == [(1, 0), (1, 1), (2, 0), (2, 1)]
@@ -224,10 +225,10 @@ def test_item_15_prompts_begin_with_the_start_token_and_answers_end_at_the_line(
         return {"greedy": [[lm.token_ids("yes he") for _ in rows]]}
 
     monkeypatch.setattr(runners, "decode_side_by_side", decoded)
-    found = runners.answers(
+    actual = runners.answers(
         config("eval.methods=[greedy]"), lm, ["the man"], place_nowhere(), stop="e"
     )
-    assert found == {"greedy": [[" y"]]}
+    assert actual == {"greedy": [[" y"]]}
     ((rows, stop),) = seen
     assert rows[0][0] == lm.tokenizer.bos_token_id != rows[0][1]
     assert stop == "e"
@@ -241,9 +242,9 @@ def test_item_15_a_cut_prompt_keeps_its_start_token_and_samplers_their_draws(tmp
         seen.setdefault(policy.strategy, rows) and [[int(rng.integers(5, 300))] for rng in rngs]
     )
     cfg = config("eval.methods=[greedy,nucleus]", "eval.draws=3", "runner.new_tokens=20")
-    found = runners.answers(cfg, lm, ["the man", "the state of the world " * 60], place(tmp_path))
-    assert [len(draws) for draws in found.values()] == [1, 3]
-    assert len({texts[0] for texts in found["nucleus"]}) > 1
+    actual = runners.answers(cfg, lm, ["the man", "the state of the world " * 60], place(tmp_path))
+    assert [len(draws) for draws in actual.values()] == [1, 3]
+    assert len({texts[0] for texts in actual["nucleus"]}) > 1
     short, cut = seen["greedy"]
     assert (short[0], cut[0], len(cut)) == (
         lm.tokenizer.bos_token_id,
@@ -273,13 +274,13 @@ def test_item_15_code_runner_cuts_runs_and_writes_what_the_harness_reads(
         },
     )
     words = task_words(files, lm_folder, "runner.file=code.jsonl")
-    found = runners.code(config(*words), place(files))
-    assert not any("pass" in name for name in found)
+    actual = runners.code(config(*words), place(files))
+    assert not any("pass" in name for name in actual)
     (sample,) = (files / "task/samples_greedy.jsonl").read_text().splitlines()
     assert json.loads(sample) == {"task_id": "T/0", "completion": "    return 1"}
-    found = runners.code(config(*words, "runner.execute=true"), place(files))
-    assert (found["greedy_pass_at_1"], found["beam_pass_at_1"]) == (100.0, 0.0)
-    assert found["nucleus_pass_at_1"] == pytest.approx(100 / 3)
+    actual = runners.code(config(*words, "runner.execute=true"), place(files))
+    assert (actual["greedy_pass_at_1"], actual["beam_pass_at_1"]) == (100.0, 0.0)
+    assert actual["nucleus_pass_at_1"] == pytest.approx(100 / 3)
     assert len((files / "task/samples_nucleus.jsonl").read_text().splitlines()) == 3
     assert not passes("while True: pass", timeout=1)
 
@@ -332,11 +333,11 @@ def test_item_16_blind_form_and_paired_scores_by_language(tmp_path):
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    found = human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
-    assert found["de_human_overall"] == 4
-    assert found["de_nucleus_fluency_minus_human"] == -3
-    assert -1 < found["de_contrastive_coherence_minus_human"] < -0.7
-    assert found["de_contrastive_coherence_minus_human_low"] == -1
+    actual = human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
+    assert actual["de_human_overall"] == 4
+    assert actual["de_nucleus_fluency_minus_human"] == -3
+    assert -1 < actual["de_contrastive_coherence_minus_human"] < -0.7
+    assert actual["de_contrastive_coherence_minus_human_low"] == -1
     rows[0]["fluency"] = "7"
     with filled.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -372,8 +373,8 @@ def test_item_16_forms_of_several_languages_are_one_table_under_one_key(tmp_path
 
     english = rate(form("en"))
     german = form("de", "seed=5")  # written before the English one is read
-    found = human.ratings(config(f"human.form={english}"), place(tmp_path, "task-ratings"))
-    assert (found["en_human_overall"], found["en_contrastive_overall"]) == (5, 1)
+    actual = human.ratings(config(f"human.form={english}"), place(tmp_path, "task-ratings"))
+    assert (actual["en_human_overall"], actual["en_contrastive_overall"]) == (5, 1)
     rate(german)
     both = human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
     assert (

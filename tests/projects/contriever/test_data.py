@@ -63,8 +63,8 @@ def test_item_14_deletion_and_masking_equal_the_golden_values(case):
     """Checklist 14: which tokens stay, from the numbers that the release drew."""
     rng = np.random.RandomState(case["numpy_seed"])
     if case.get("op") == "mask":
-        found = mask_with(np.arange(20), rng, case["p"], case["mask_id"])
-        assert found.tolist() == case["out"]
+        actual = mask_with(np.arange(20), rng, case["p"], case["mask_id"])
+        assert actual.tolist() == case["out"]
     else:
         assert delete_tokens(np.arange(20), rng, case["p"]).tolist() == case["kept"]
 
@@ -168,8 +168,8 @@ def test_item_11_batch_elements_draw_their_source_by_the_coefficient(encoder):
         again = type(train)(streams, encoder.tokenizer, train.two_views, coefficient=coefficient)
         drawn = [again.place(i, 0)[0] for i in range(400)]
         shares.append(sum(drawn) / 400)
-        wanted = [s.num_tokens**coefficient for s in again.streams]
-        assert shares[-1] == pytest.approx(wanted[1] / sum(wanted), abs=0.07)
+        expected = [s.num_tokens**coefficient for s in again.streams]
+        assert shares[-1] == pytest.approx(expected[1] / sum(expected), abs=0.07)
     assert shares[0] > 2 * shares[1]
 
 
@@ -199,9 +199,9 @@ def test_bundled_sources_hold_a_million_pieces_without_titles():
 def test_short_shards_are_joined_and_not_dropped(tmp_path, encoder):
     """A folder of small files: all of their tokens are read."""
     parts = [np.arange(100 * i, 100 * i + n, dtype=np.uint16) for i, n in enumerate([5, 64, 9, 58])]
-    found = joined(parts, 32)
-    assert [len(shard) for shard in found] == [64, 72]
-    assert found[1].tolist() == [*range(5), *range(200, 209), *range(300, 358)]
+    actual = joined(parts, 32)
+    assert [len(shard) for shard in actual] == [64, 72]
+    assert actual[1].tolist() == [*range(5), *range(200, 209), *range(300, 358)]
     (tmp_path / "x").mkdir()
     for i in range(9):
         np.save(tmp_path / f"x/{i}.npy", np.full(20, 50 + i))
@@ -263,7 +263,8 @@ RECORD = PassageRecord(
 
 @pytest.mark.parametrize(("ratio", "skip"), [(0.0, 0), (0.3, 0), (1.0, 0), (1.0, 2)])
 def test_item_15_negatives_are_hard_with_their_probability_beyond_the_skip(ratio, skip):
-    """Checklist 15: n negatives, per-draw probability, first hard ones passed over, no repetition."""
+    """Checklist 15: n negatives, per-draw probability, first hard ones passed over, no
+    repetition."""
     draw = NegativeDraw(3, ratio, skip)
     rows = [draw(RECORD, np.random.default_rng(seed)) for seed in range(300)]
     assert all(len(set(row)) == 3 for row in rows)
@@ -277,8 +278,8 @@ def test_item_15_missing_hard_and_random_negatives_are_filled_up():
     rng = np.random.default_rng(0)
     assert NegativeDraw(3, 1.0, 4)(RECORD, rng)[-1] == "h4"
     bare = replace(RECORD, negatives=(), hard_negatives=("h0",))
-    found = NegativeDraw(3, 1.0)(bare, rng, ["p", "other", "third"])
-    assert sorted(found) == ["h0", "other", "third"]
+    actual = NegativeDraw(3, 1.0)(bare, rng, ["p", "other", "third"])
+    assert sorted(actual) == ["h0", "other", "third"]
 
 
 def test_item_15_batches_of_a_file_hold_golds_then_negatives(tmp_path, encoder):

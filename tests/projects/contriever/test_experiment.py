@@ -90,18 +90,18 @@ def test_training_brings_together_what_shares_a_topic_and_no_token(objective):
 
 def test_item_16_one_table_holds_all_methods_and_the_sets_won(full_run):
     """Checklist 16: BM25 in the same evaluator, nDCG@10 and Recall@100 per set, sets won."""
-    found = metrics_of(full_run)
+    actual = metrics_of(full_run)
     for row in ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_"):
         for metric in ("ndcg_at_10", "recall_at_100", "mrr", "map"):
             items = json.loads((full_run / f"items/{row}synthetic_{metric}.json").read_text())
             assert len(items) == 8  # of twelve queries, four are left for the fine-tuning
-            assert found[f"{row}synthetic_{metric}"] == pytest.approx(sum(items) / 8)
-    assert found["num_sets"] == 1
-    assert found["sets_won_ndcg_at_10"] == float(
-        found["synthetic_ndcg_at_10"] > found["bm25_synthetic_ndcg_at_10"]
+            assert actual[f"{row}synthetic_{metric}"] == pytest.approx(sum(items) / 8)
+    assert actual["num_sets"] == 1
+    assert actual["sets_won_ndcg_at_10"] == float(
+        actual["synthetic_ndcg_at_10"] > actual["bm25_synthetic_ndcg_at_10"]
     )
-    assert found["key_start_share"] == pytest.approx(0.9**4)
-    assert found["queue_age"] == 4.5
+    assert actual["key_start_share"] == pytest.approx(0.9**4)
+    assert actual["queue_age"] == 4.5
     twice = config("trainer.accumulate_grad_batches=2", "eval.beir=[]", "finetune.steps=0")
     assert evaluate(twice, module_of())["queue_age"] == 2.5  # of optimiser steps
 
@@ -179,12 +179,12 @@ def test_item_18_languages_are_sampled_alike_and_scored_within_and_across(tmp_pa
         'eval.groups={across: ["toy@ru"]}',
         "eval.untrained=false",
     )
-    found = evaluate_beir(cfg, recipe_of(cfg), module_of().encoder, Workspace(tmp_path / "run"))
-    assert found["bm25_toy_en_ndcg_at_10"] == found["bm25_toy_en_answer_recall_at_5"] == 1.0
-    assert found["bm25_toy_ru_ndcg_at_10"] == 0.0  # no word in common across scripts
-    assert found["across_mrr"] == found["toy_ru_mrr"] > 0  # three documents: all are ranked
-    assert found["average_mrr"] == pytest.approx((found["toy_en_mrr"] + found["toy_ru_mrr"]) / 2)
-    assert found["average_answer_recall_at_5"] == 1.0
+    actual = evaluate_beir(cfg, recipe_of(cfg), module_of().encoder, Workspace(tmp_path / "run"))
+    assert actual["bm25_toy_en_ndcg_at_10"] == actual["bm25_toy_en_answer_recall_at_5"] == 1.0
+    assert actual["bm25_toy_ru_ndcg_at_10"] == 0.0  # no word in common across scripts
+    assert actual["across_mrr"] == actual["toy_ru_mrr"] > 0  # three documents: all are ranked
+    assert actual["average_mrr"] == pytest.approx((actual["toy_en_mrr"] + actual["toy_ru_mrr"]) / 2)
+    assert actual["average_answer_recall_at_5"] == 1.0
 
 
 def test_answers_count_in_the_text_of_a_passage_alone(tmp_path):
@@ -216,11 +216,11 @@ def test_answers_count_in_the_text_of_a_passage_alone(tmp_path):
         return recipe.documents(encoder, texts)
 
     module, place = module_of(), Workspace(tmp_path / "run")
-    found = evaluate_beir(cfg, replace(recipe, documents=documents), module.encoder, place)
+    actual = evaluate_beir(cfg, replace(recipe, documents=documents), module.encoder, place)
     assert encoded == [["red text 0", "blue text 1"]]  # once for the three parts
     for row in ("", "bm25_"):
         shares = [
-            found[f"{row}qa_{part}_answer_recall_at_5"] for part in ("title", "text", "plain")
+            actual[f"{row}qa_{part}_answer_recall_at_5"] for part in ("title", "text", "plain")
         ]
         assert shares == [0.0, 1.0, 0.0]  # a single string is one answer, not its characters
 
@@ -255,10 +255,10 @@ def test_a_checkpoint_in_the_released_layout_loads(tmp_path, kind):
     text = ["Where was Marie Curie born?"]
     inputs = loaded.tokenize(text)
     with torch.no_grad():
-        wanted = model(**inputs).last_hidden_state.mean(1)
-    torch.testing.assert_close(recipe.queries(loaded, text), wanted)
+        expected = model(**inputs).last_hidden_state.mean(1)
+    torch.testing.assert_close(recipe.queries(loaded, text), expected)
     evaluated = build(cfg).load_export(tmp_path)  # make eval CKPT=<folder>
-    torch.testing.assert_close(recipe.documents(evaluated.encoder, text), wanted)
+    torch.testing.assert_close(recipe.documents(evaluated.encoder, text), expected)
     (tmp_path / "config.json").write_text(json.dumps({**about, "num_hidden_layers": 3}))
     with pytest.raises(UserError, match="would start at random"):
         recipe.build()
@@ -313,8 +313,8 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
     first, second = open_shards(tmp_path / "x")
     assert first.dtype == np.uint16
     tokenizer = recipe_of(config()).build().tokenizer
-    wanted = tokenizer(lines[60], add_special_tokens=False)["input_ids"]
-    assert second[: len(wanted)].tolist() == wanted
+    expected = tokenizer(lines[60], add_special_tokens=False)["input_ids"]
+    assert second[: len(expected)].tolist() == expected
     (tmp_path / "x/x-00000.npy").write_bytes(b"kept")
     task(Workspace(tmp_path / "task"))
     assert (tmp_path / "x/x-00000.npy").read_bytes() == b"kept"
@@ -345,7 +345,8 @@ def test_tokenize_takes_a_byte_order_mark_for_no_text(tmp_path):
 
 
 def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
-    """Guards against shards of old lines: lines added to a short last shard, edited, or taken away."""
+    """Guards against shards of old lines: lines added to a short last shard, edited, or taken
+    away."""
     text, lines = tmp_path / "x.txt", [f"people of the world {i}" for i in range(8)]
     words = [f"tokenize.input={text}", f"tokenize.output={tmp_path}/x", "tokenize.shard_lines=3"]
     tokenizer = recipe_of(config()).build().tokenizer
@@ -354,9 +355,9 @@ def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
         text.write_text("\n".join(lines[:count]))
         task = Workspace(tmp_path / "task")
         build(config(*words)).tasks["tokenize"](task)
-        found = [i for path in sorted((tmp_path / "x").glob("x-*.npy")) for i in np.load(path)]
-        wanted = tokenizer(lines[:count], add_special_tokens=False)["input_ids"]
-        assert found == [i for row in wanted for i in row]
+        actual = [i for path in sorted((tmp_path / "x").glob("x-*.npy")) for i in np.load(path)]
+        expected = tokenizer(lines[:count], add_special_tokens=False)["input_ids"]
+        assert actual == [i for row in expected for i in row]
         return (tmp_path / "task/notes.txt").read_text().splitlines()[-1]
 
     assert run(7).endswith("0 shards were there and are kept")
@@ -469,9 +470,9 @@ def test_mine_takes_no_positive_of_another_record_of_the_question(full_run, tmp_
     words = [f"runs_dir={full_run.parents[2]}", "mine.run=full", f"mine.input={tmp_path}/q.jsonl"]
     workspace = Workspace(tmp_path / "task", "contriever", "smoke")
     build(config(*words, f"mine.output={output}")).tasks["mine"](workspace)
-    found = [record.hard_negatives for record in read_passages(output)]
-    assert found[:2] == [("the world",)] * 2
-    assert {*found[2]} <= {"men at work", "people"}
+    actual = [record.hard_negatives for record in read_passages(output)]
+    assert actual[:2] == [("the world",)] * 2
+    assert {*actual[2]} <= {"men at work", "people"}
     with pytest.raises(UserError, match="is a folder: name"):
         build(config(*words, f"mine.output={tmp_path}/new")).tasks["mine"](workspace)
 
@@ -505,13 +506,13 @@ def test_mine_writes_hard_negatives_that_fine_tuning_reads(full_run, tmp_path):
 
 def test_baselines_score_the_sets_of_the_method(tmp_path):
     """Equal names; LSA and whitening work on few documents."""
-    found = {}
+    actual = {}
     for name in baselines.__all__:
         workspace = Workspace(tmp_path / name)
-        found[name] = getattr(baselines, name)(config(), workspace)["synthetic_recall_at_10"]
+        actual[name] = getattr(baselines, name)(config(), workspace)["synthetic_recall_at_10"]
         assert (tmp_path / name / "items/synthetic_recall_at_100.json").is_file()
-    assert found["bm25"] > found["untrained"]
-    assert found["lsa"] > found["untrained"]
+    assert actual["bm25"] > actual["untrained"]
+    assert actual["lsa"] > actual["untrained"]
 
 
 # -- configs -------------------------------------------------------------------------------------

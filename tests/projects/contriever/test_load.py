@@ -16,14 +16,14 @@ def test_an_exported_encoder_prepares_texts_as_in_evaluation(tmp_path):
     """Quotes, dashes and capitals, which such an encoder never met, reached it raw."""
     cfg, module = config(*SWITCHES), module_of(*SWITCHES).eval()
     build(cfg).export(module, tmp_path)
-    found = load(tmp_path)
-    wanted = recipe_of(cfg).queries(module.encoder, TEXTS)
-    torch.testing.assert_close(found.encode(TEXTS), wanted)
-    torch.testing.assert_close(found.encode(TEXTS[0])[0], wanted[0])
-    assert not torch.allclose(module.encoder.encode(TEXTS), wanted)  # else nothing is tested
+    actual = load(tmp_path)
+    expected = recipe_of(cfg).queries(module.encoder, TEXTS)
+    torch.testing.assert_close(actual.encode(TEXTS), expected)
+    torch.testing.assert_close(actual.encode(TEXTS[0])[0], expected[0])
+    assert not torch.allclose(module.encoder.encode(TEXTS), expected)  # else nothing is tested
     ids = [
         encoder.tokenize([text])["input_ids"]
-        for encoder, text in ((found, TEXTS[0]), (module.encoder, 'the "house" - of the state'))
+        for encoder, text in ((actual, TEXTS[0]), (module.encoder, 'the "house" - of the state'))
     ]
     assert torch.equal(*ids)
     # what evaluates the folder prepares by its own config, once

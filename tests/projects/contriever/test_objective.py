@@ -36,23 +36,23 @@ def test_item_14_two_steps_with_key_encoder_and_queue_equal_the_golden_values(ca
     module = golden_module(case["config"])
     module.objective.loss.backend = backend
     table, copy = module.encoder.tower.weight, module.momentum_encoder.network.weight
-    for number, wanted in enumerate(case["steps"]):
+    for number, expected in enumerate(case["steps"]):
         table.grad = None
         rows = {"query": tokens(4, 1 + number), "key": tokens(4, 5 + number)}
         loss = module.losses(rows)["loss"]
         loss.backward()
-        assert_close(loss, wanted["loss"])
-        assert_close(table.grad.norm(), wanted["grad_norm_E_q"])
-        assert_close(table.grad, wanted["grad_first4"])
+        assert_close(loss, expected["loss"])
+        assert_close(table.grad.norm(), expected["grad_norm_E_q"])
+        assert_close(table.grad, expected["grad_first4"])
         assert copy.grad is None
-        assert wanted["grad_E_k_is_none"]
-        assert_close(copy, wanted["E_k_first4"])
+        assert expected["grad_E_k_is_none"]
+        assert_close(copy, expected["E_k_first4"])
         with torch.no_grad():
             table -= 0.1 * table.grad
         module.after_optimizer_step()
-        assert int(module.queue.position) == wanted["queue_ptr"]
-        assert_close(module.queue.features.T.contiguous(), wanted["queue_first6"])
-        assert_close(module.queue.features.abs().sum(), wanted["queue_abs_sum"])
+        assert int(module.queue.position) == expected["queue_ptr"]
+        assert_close(module.queue.features.T.contiguous(), expected["queue_first6"])
+        assert_close(module.queue.features.abs().sum(), expected["queue_abs_sum"])
 
 
 def test_item_14_twin_in_batch_negatives_miss_the_golden_value():
@@ -60,8 +60,8 @@ def test_item_14_twin_in_batch_negatives_miss_the_golden_value():
     case = GOLDEN["moco"][1]
     module = golden_module(case["config"])
     module.objective.loss.in_batch = True
-    found = module.losses({"query": tokens(4, 1), "key": tokens(4, 5)})["loss"]
-    assert abs(float(found) - case["steps"][0]["loss"]) > 0.05
+    actual = module.losses({"query": tokens(4, 1), "key": tokens(4, 5)})["loss"]
+    assert abs(float(actual) - case["steps"][0]["loss"]) > 0.05
 
 
 @pytest.mark.parametrize("case", GOLDEN["inbatch"])
@@ -79,8 +79,8 @@ def test_item_14_golds_and_negatives_equal_the_golden_values(case):
 @pytest.mark.parametrize("case", GOLDEN["warmup_linear"])
 def test_item_14_schedule_equals_the_golden_values(case):
     """Checklist 14: the released warm-up, which ends at 1 - ratio."""
-    for step, wanted in case["multiplier"].items():
-        found = lr_at(
+    for step, expected in case["multiplier"].items():
+        actual = lr_at(
             int(step),
             lr=2.0,
             total_steps=case["total"],
@@ -88,7 +88,7 @@ def test_item_14_schedule_equals_the_golden_values(case):
             final_lr=2.0 * case["ratio"],
             schedule="warmup_linear",
         )
-        assert found / 2 == pytest.approx(wanted, rel=1e-6)
+        assert actual / 2 == pytest.approx(expected, rel=1e-6)
 
 
 def test_item_1_the_denominator_has_the_positive_and_the_queue_alone():
@@ -149,16 +149,16 @@ def test_item_3_the_key_encoder_moves_once_a_step_before_it_encodes():
     with torch.no_grad():
         module.encoder.tower.model.embeddings.word_embeddings.weight.add_(1.0)
     own = module.momentum_encoder.network.model.embeddings.word_embeddings.weight
-    wanted = own + 0.25
+    expected = own + 0.25
     module.losses(batch())
-    torch.testing.assert_close(own, wanted)
+    torch.testing.assert_close(own, expected)
     again = module.momentum_encoder(*batch()["key"].values())
     torch.testing.assert_close(module._new_keys[0], again)  # encoded after the move
     module.losses(batch(seed=1))  # of the same optimiser step
-    torch.testing.assert_close(own, wanted)
+    torch.testing.assert_close(own, expected)
     module.after_optimizer_step()
     module.losses(batch(seed=2))
-    assert not torch.allclose(own, wanted)
+    assert not torch.allclose(own, expected)
 
 
 @pytest.mark.parametrize(("option", "random"), [("true", True), ("false", False)])

@@ -56,14 +56,14 @@ def test_item_13_matching_is_optimal():
     rng = np.random.default_rng(0)
     for shape in ((3, 4), (4, 3), (4, 4)):
         values = rng.random(shape)
-        found = docs.match(values, threshold=-1)
+        actual = docs.match(values, threshold=-1)
         wide = values if shape[0] <= shape[1] else values.T
         best = max(
             sum(wide[i, j] for i, j in enumerate(p))
             for p in itertools.permutations(range(wide.shape[1]), len(wide))
         )
-        assert sum(values[pair] for pair in found) == pytest.approx(best)
-        assert [j for _, j in found] == sorted(j for _, j in found)
+        assert sum(values[pair] for pair in actual) == pytest.approx(best)
+        assert [j for _, j in actual] == sorted(j for _, j in actual)
     assert docs.match([[0.9, 0.1], [0.2, 0.2]], 0.24) == [(0, 0)]
     near = np.array([[0.5, 0.45], [0.45, 0.5]])
     drawn = {tuple(docs.match(near, 0.0, sample_rng(0, 0, i))) for i in range(200)}
@@ -90,9 +90,9 @@ def test_documents_of_both_layouts():
         "text_list": ["one", "x" * 300, "three"],
         "similarity_matrix": [[0, 0.9, 0], [0.8, 0, 0]],
     }
-    found = docs.document_of(row, 0.24, 30, sample_rng(0, 0, 0))
-    assert found.pictures == (1, 0)
-    assert found.text == "<visual>one<|endofchunk|><visual>" + "x" * 40 + " three<|endofchunk|>"
+    actual = docs.document_of(row, 0.24, 30, sample_rng(0, 0, 0))
+    assert actual.pictures == (1, 0)
+    assert actual.text == "<visual>one<|endofchunk|><visual>" + "x" * 40 + " three<|endofchunk|>"
     row = obelics(
         ["one", None, None, "two", None], t0_i1=0.1, t3_i1=0.3, t0_i2=0.0, t0_i4=0.2, t3_i4=-0.1
     )
@@ -710,8 +710,8 @@ def test_clips_of_howto_are_repaired_as_released(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "VideoFile", Recorder)
     monkeypatch.setattr(Recorder, "asked", [])
     shards = Shards("interleaved_video", data)
-    found = [shards.document(0, sample_rng(0, 0, i))[0].text for i in range(20)]
-    assert {text.count("he cuts") for text in found} == {2, 3}
+    actual = [shards.document(0, sample_rng(0, 0, i))[0].text for i in range(20)]
+    assert {text.count("he cuts") for text in actual} == {2, 3}
     shards.document(0, sample_rng(0, 0, 0))[1](1)
     assert Recorder.asked == [frame_times(63 / 5, 65 / 5, 2)]
     assert clip_seconds("0:00:09 - 0:00:01", repair=True) == (0, 3)  # moved into the video
@@ -830,9 +830,9 @@ def test_item_16_clips_are_in_seconds_of_the_event(videos, monkeypatch):
     assert seen == [frame_times(0, 3, 3)]  # the second clip has tags
     assert clips[1]["tags"] == ["mine"]
     assert len(clips[0]["tags"]) == 2
-    found = build([{"video": "one"}], [])[0]
-    assert [c["clip"] for c in found] == ["0:00:00 - 0:00:08", "0:00:08 - 0:00:16"]
-    assert clip_seconds(found[1]["clip"], 2) == (4, 8)
+    actual = build([{"video": "one"}], [])[0]
+    assert [c["clip"] for c in actual] == ["0:00:00 - 0:00:08", "0:00:08 - 0:00:16"]
+    assert clip_seconds(actual[1]["clip"], 2) == (4, 8)
     late = {"video": "one", "clips": [{"clip": "0:00:16 - 0:00:18"}]}
     with pytest.raises(UserError, match=r"16 seconds at video\.speed=2.* begins later"):
         build([late], [])
@@ -886,18 +886,18 @@ def test_item_16_any_local_model_captions_clips(videos, monkeypatch, tmp_path):
     folder = build_video.write_clips(config(*words), Workspace(tmp_path / "w"))
     assert folder is not None
     count = len(asked)
-    found = {
+    actual = {
         name: json.loads((folder / f"{name}.json").read_text())["clips"] for name in ("one", "two")
     }
-    assert [len(found[n]) for n in ("one", "two")] == [2, 3]
-    assert found["one"][0]["clip"] == "0:00:00 - 0:00:04"
+    assert [len(actual[n]) for n in ("one", "two")] == [2, 3]
+    assert actual["one"][0]["clip"] == "0:00:00 - 0:00:04"
     assert all(
         set(c) == {"clip", "caption"} and c["caption"].endswith(".")
-        for own in found.values()
+        for own in actual.values()
         for c in own
     )
-    assert clip_seconds(found["two"][2]["clip"]) == (8, 12)
-    for own in found.values():  # the caption before stands in the prompt of the next
+    assert clip_seconds(actual["two"][2]["clip"]) == (8, 12)
+    for own in actual.values():  # the caption before stands in the prompt of the next
         for before, clip in itertools.pairwise(own):
             prompt = next(
                 p

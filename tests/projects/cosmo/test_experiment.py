@@ -158,7 +158,8 @@ def test_a_second_stage_needs_a_first_one(stage, folder, tmp_path):
 
 
 def test_item_14_embeddings_are_visual_then_text(model):
-    """Checklist 14: by name and by place, for any selection, the same in any batch, of unit length."""
+    """Checklist 14: by name and by place, for any selection, the same in any batch, of unit
+    length."""
     pictures = [draw("red", "ball"), draw("blue", "bar")]
     both = model.embed(pictures, ["a red ball", "a rather long text about a bar"])
     visual, text = both
@@ -265,11 +266,13 @@ def test_item_17_shots_are_scored():
         seen.extend(p.text.count("<visual>") for p in prompts)
         return ["red"] * len(prompts)
 
-    found = few_shot.evaluate_few_shot(copier, "vqa", items, items, shots=(0, 4))
-    assert found == {"vqa_score_0_shot": 1.0, "vqa_score_4_shot": 1.0}
+    actual = few_shot.evaluate_few_shot(copier, "vqa", items, items, shots=(0, 4))
+    assert actual == {"vqa_score_0_shot": 1.0, "vqa_score_4_shot": 1.0}
     assert seen == [1] * 6 + [5] * 6
-    found = few_shot.evaluate_few_shot(lambda p: ["blue"] * len(p), "vqa", items, items, shots=(4,))
-    assert found["vqa_score_4_shot"] == pytest.approx(4 / 15)
+    actual = few_shot.evaluate_few_shot(
+        lambda p: ["blue"] * len(p), "vqa", items, items, shots=(4,)
+    )
+    assert actual["vqa_score_4_shot"] == pytest.approx(4 / 15)
 
 
 def test_item_17_accuracy_of_questions_is_the_official_one():
@@ -315,17 +318,17 @@ def test_item_17_image_and_video_sets_in_one_table(model, tmp_path):
         "eval.max_new_tokens=2",
         f"data.root={tmp_path}",
     )
-    found = evaluate_sets(cfg, model, Workspace(tmp_path / "w"))
+    actual = evaluate_sets(cfg, model, Workspace(tmp_path / "w"))
     assert {
         "pictures_cider_0_shot",
         "clips_cider_2_shot",
         "asked_vqa_score_2_shot",
         "classes_accuracy",
         "classes_roc_auc",
-    } <= set(found)
-    assert "found_text_to_image_recall_at_1" in found
+    } <= set(actual)
+    assert "found_text_to_image_recall_at_1" in actual
     table = (tmp_path / "w/few_shot.md").read_text()
-    assert table == markdown(cfg.eval.sets, found)
+    assert table == markdown(cfg.eval.sets, actual)
     assert all(
         f"| {name} |" in table for name in ("pictures", "clips", "asked", "found", "classes")
     )
@@ -361,12 +364,12 @@ def test_item_17_class_names_are_put_into_the_published_text(tmp_path):
         asked.extend(texts)
         return SimpleNamespace(visual=torch.eye(3)[[0, 1, 0]], text=torch.eye(3)[:2])
 
-    found = SimpleNamespace(
+    actual = SimpleNamespace(
         embed=embed, module=SimpleNamespace(network=SimpleNamespace(contrastive=True))
     )
     rows = [{"image": "a.png", "label": name} for name in ("bus", "cat", "cat")]
     cfg = shot_sets(tmp_path, "{name: c, task: classification, test: i.jsonl}", i=rows)
-    scores = evaluate_sets(cfg, found, None)
+    scores = evaluate_sets(cfg, actual, None)
     assert asked == ["A photo of a bus", "A photo of a cat"]
     assert scores["c_accuracy"] == pytest.approx(2 / 3)
 
@@ -382,12 +385,12 @@ def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
         captions.replace("NAME", "two"),
     ]
     cfg = shot_sets(tmp_path, *sets, i=rows)
-    found = evaluate_sets(cfg, writer(), Workspace(tmp_path / "w"))
-    assert set(found) == {"one_cider_2_shot", "two_cider_2_shot"}
+    actual = evaluate_sets(cfg, writer(), Workspace(tmp_path / "w"))
+    assert set(actual) == {"one_cider_2_shot", "two_cider_2_shot"}
     table = (tmp_path / "w/few_shot.md").read_text()
     assert "| memes |  |" in table
     assert "| found |  |" in table
-    assert json.loads((tmp_path / "w/few_shot.json").read_text()) == found
+    assert json.loads((tmp_path / "w/few_shot.json").read_text()) == actual
     assert "memes: left empty" in (tmp_path / "w/notes.txt").read_text()
     with pytest.raises(RuntimeError):
         evaluate_sets(cfg, writer(1), Workspace(tmp_path / "v"))
@@ -491,15 +494,15 @@ def test_official_files_become_rows(tmp_path):
         return read_items(tmp_path / "set/rows.jsonl")
 
     output = tmp_path / "set/rows.jsonl"
-    found = made(output=output, karpathy=tmp_path / "k.json", folder="coco")
-    assert found == [(Item([str(tmp_path / "set/coco/v/test.jpg")], ("A dog.",)), "")]
+    actual = made(output=output, karpathy=tmp_path / "k.json", folder="coco")
+    assert actual == [(Item([str(tmp_path / "set/coco/v/test.jpg")], ("A dog.",)), "")]
     asked = {"questions": [{"image_id": 3, "question": "q?", "question_id": 1}]}
     given = {"annotations": [{"question_id": 1, "answers": [{"answer": "x"}]}]}
     (tmp_path / "q.json").write_text(json.dumps(asked))
     (tmp_path / "a.json").write_text(json.dumps(given))
     files = {"questions": tmp_path / "q.json", "annotations": tmp_path / "a.json"}
-    found = made(output=output, **files, image="'i/{:04d}.jpg'")
-    assert found == [(Item([str(tmp_path / "set/i/0003.jpg")], ("x",), "q?"), "")]
+    actual = made(output=output, **files, image="'i/{:04d}.jpg'")
+    assert actual == [(Item([str(tmp_path / "set/i/0003.jpg")], ("x",), "q?"), "")]
     (tmp_path / "root").mkdir()  # a relative place is below data.root, where the table reads it
     words = [f"data.root={tmp_path}/root", f"eval.official.karpathy={tmp_path}/k.json"]
     build(config(*words, "eval.official.output=few_shot/coco/test.jsonl")).tasks["few_shot_rows"](
@@ -639,13 +642,13 @@ def test_instruction_tuning_trains_all_rows_of_the_vocabulary():
 
 def test_paper_configs_can_be_checked_without_their_weights():
     """Sizes on the meta device: blocks, learnable parameters."""
-    found = {}
+    actual = {}
     for name in ("paper", "paper_18m", "paper_reference"):
         with torch.device("meta"):
             network = build(config(name=name)).plan().module().network
         assert len(network.resampler.latents) == (64 if name == "paper_reference" else 65)
-        found[name] = len(network.language.blocks)
-    assert found == {"paper": 6, "paper_18m": 12, "paper_reference": 24}
+        actual[name] = len(network.language.blocks)
+    assert actual == {"paper": 6, "paper_18m": 12, "paper_reference": 24}
 
 
 def test_held_out_pictures_and_ranks():
@@ -653,21 +656,21 @@ def test_held_out_pictures_and_ranks():
     changes the lists.
     """
     cfg = config("eval.items=40", "eval.split=dev", name="mini")
-    found = judged(cfg)
-    assert found.candidates.shape == (40, 10)
-    assert found.candidates[:, 0].tolist() == list(range(40))
-    assert all(len({found.names[i] for i in row}) == 10 for row in found.candidates.tolist())
+    actual = judged(cfg)
+    assert actual.candidates.shape == (40, 10)
+    assert actual.candidates[:, 0].tolist() == list(range(40))
+    assert all(len({actual.names[i] for i in row}) == 10 for row in actual.candidates.tolist())
     other = judged(
         config(
             "eval.items=40", "eval.split=dev", "seed=9", "method.contrastive_weight=0", name="mini"
         )
     )
-    assert torch.equal(other.candidates, found.candidates)
-    assert other.names == found.names
-    found = judged(config("eval.items=50", "eval.split=dev", name="mini_drawings"))
-    assert len(set(found.names)) == 50
-    assert all(len(set(row)) == 32 for row in found.candidates.tolist())
-    assert found.candidates[:, 0].tolist() == list(range(50))
+    assert torch.equal(other.candidates, actual.candidates)
+    assert other.names == actual.names
+    actual = judged(config("eval.items=50", "eval.split=dev", name="mini_drawings"))
+    assert len(set(actual.names)) == 50
+    assert all(len(set(row)) == 32 for row in actual.candidates.tolist())
+    assert actual.candidates[:, 0].tolist() == list(range(50))
     parts = {p: {image for image, _ in drawings(None, p)} for p in ("train", "dev", "test")}
     assert not parts["train"] & (parts["dev"] | parts["test"])
     assert not parts["dev"] & parts["test"]
@@ -680,7 +683,7 @@ def test_a_name_is_judged_by_its_likelihood_with_each_picture(stage, monkeypatch
     """-log p of every candidate by itself, without padding; gates are wide open, pictures count."""
     module, names = stage.module, ["a purple drawing of a star", "a ball", "a red box", "a cat"]
     candidates = torch.tensor([[0, 2, 1], [1, 3, 0], [2, 1, 3], [3, 0, 2]])
-    found = Judged([], names, candidates)
+    actual = Judged([], names, candidates)
     torch.manual_seed(1)
     network, words = module.network.eval(), Words(module.tokenizer, config().data)
     patches = 5 * torch.randn(4, 1, 1, 1, network.visual_head.in_features).expand(4, 1, 1, 5, -1)
@@ -699,8 +702,8 @@ def test_a_name_is_judged_by_its_likelihood_with_each_picture(stage, monkeypatch
                 each = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
                 want[i, j] = -each[told].sum()
         cfg = config("eval.batch_size=6")  # two names at a time, by length
-        losses, number = name_losses(cfg, module, found, patches)
-        metrics = likelihood_metrics(cfg, module, found, patches, None)
+        losses, number = name_losses(cfg, module, actual, patches)
+        metrics = likelihood_metrics(cfg, module, actual, patches, None)
     assert float((want - want[:, :1])[:, 1:].abs().min()) > 1e-3
     torch.testing.assert_close(losses, want, rtol=0, atol=2e-4)
     assert torch.equal(number, tokens)
@@ -719,7 +722,7 @@ def test_baselines(tmp_path):
     """The frozen model alone ranks at chance; the dual encoder is far above it."""
     cfg = config("eval.items=40", "eval.written=10", name="mini")
     names = ("chance", "gates_shut", "dual_encoder")
-    found = {n: getattr(baselines, n)(cfg, Workspace(tmp_path / n)) for n in names}
-    assert found["chance"]["mrr"] == pytest.approx(sum(1 / k for k in range(1, 11)) / 10)
-    assert found["gates_shut"]["mrr"] == pytest.approx(found["chance"]["mrr"], abs=0.12)
-    assert found["dual_encoder"]["mrr"] > found["chance"]["mrr"] + 0.2
+    actual = {n: getattr(baselines, n)(cfg, Workspace(tmp_path / n)) for n in names}
+    assert actual["chance"]["mrr"] == pytest.approx(sum(1 / k for k in range(1, 11)) / 10)
+    assert actual["gates_shut"]["mrr"] == pytest.approx(actual["chance"]["mrr"], abs=0.12)
+    assert actual["dual_encoder"]["mrr"] > actual["chance"]["mrr"] + 0.2

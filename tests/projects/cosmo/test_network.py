@@ -100,9 +100,9 @@ def test_item_3_resampler_and_pooling_equal_the_golden_values(float64):
     filled(pooling.feed_forward)
     pooling.query.data = sines(1, 16, phase=3)
     states = sines(3, 6, 16)
-    found, want = pooling(states), GOLDEN["text_pooling"]
-    close(found[0, :4], want["row0_first4"])
-    close(found.norm(), want["norm"])
+    actual, want = pooling(states), GOLDEN["text_pooling"]
+    close(actual[0, :4], want["row0_first4"])
+    close(actual.norm(), want["norm"])
     mask = torch.tensor([[1] * 4 + [0] * 2] * 3)
     close(pooling(states, mask), pooling(states[:, :4]).tolist())  # masked padding is no text
 
@@ -301,7 +301,8 @@ def test_item_8_latent_0_is_the_contrastive_query():
 
 
 def test_item_8_the_vector_is_a_mean_over_pictures():
-    """Checklist 8: latent 0 of every picture counts; with the first one alone the others would not."""
+    """Checklist 8: latent 0 of every picture counts; with the first one alone the others would
+    not."""
     network, patches = network_of(), sines(2, 3, 1, 3, WIDTH)
     with torch.no_grad():
         media, pooled = network.media(patches)
@@ -364,7 +365,7 @@ def test_generation_sees_what_the_prompt_saw():
     ids = torch.tensor([[1, 0, MEDIA, 5, MEDIA, 6], [0, 5, MEDIA, 4, 7, 8]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
     media = network.media(patches)[0]
-    found = lm.generate(
+    actual = lm.generate(
         ids,
         mask,
         media,
@@ -376,7 +377,7 @@ def test_generation_sees_what_the_prompt_saw():
     )
     for row in range(2):
         text = ids[row][mask[row] == 1]
-        for token in found[row]:
+        for token in actual[row]:
             with torch.no_grad():
                 logits = lm(text[None], torch.ones(1, len(text)), media[row : row + 1]).logits[
                     0, -1

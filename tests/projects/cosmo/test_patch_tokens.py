@@ -22,6 +22,6 @@ def test_a_trunk_with_channels_last_has_one_token_for_each_place():
         window_size=2,
     ).eval()
     pixels = torch.randn(2, 3, 64, 64)
-    found = patch_tokens(tower, pixels)
-    assert found.shape == (2, 4, tower.trunk.num_features)
-    torch.testing.assert_close(found.mean(1), tower.trunk(pixels))
+    actual = patch_tokens(tower, pixels)
+    assert actual.shape == (2, 4, tower.trunk.num_features)
+    torch.testing.assert_close(actual.mean(1), tower.trunk(pixels))

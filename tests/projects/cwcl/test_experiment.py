@@ -121,8 +121,8 @@ def test_item_13_towers_can_be_chosen():
         ["model.vision=cifar_resnet32"],
     ):
         module = module_of(*CLIP, "model.vision_pretrained=random", *words)
-        found = module.losses(batch_of(4))
-        assert bool(torch.isfinite(found["loss"])), words
+        actual = module.losses(batch_of(4))
+        assert bool(torch.isfinite(actual["loss"])), words
     assert isinstance(ImageTextCWCL(config(name="mini")).encoder.text_tower, BagOfWords)
     with pytest.raises(UserError, match="6n"):
         module_of(*CLIP, "model.vision_pretrained=random", "model.vision=cifar_resnet21")
@@ -232,13 +232,13 @@ def test_items_11_15_16_evaluation_of_photographs(tmp_path, monkeypatch):
     few = captioned_cifar
 
     def small(data, part, seed):
-        found = few(data, part, seed)
+        actual = few(data, part, seed)
         rows = slice(0, 200)
-        return found._replace(
-            images=found.images[rows],
-            texts=found.texts[rows],
-            labels=found.labels[rows],
-            named=found.named[rows],
+        return actual._replace(
+            images=actual.images[rows],
+            texts=actual.texts[rows],
+            labels=actual.labels[rows],
+            named=actual.named[rows],
         )
 
     monkeypatch.setattr(evaluate, "captioned_cifar", small)
@@ -258,23 +258,24 @@ def test_items_11_and_16_pairs_are_compared_across_the_modalities():
     texts[1, :2] = torch.tensor([0.8, 0.6])  # picture 0 is nearest to it, and it to picture 1
     texts[[2, 3]] = images[[3, 2]]
     cfg = config("eval.structure_pairs=6")
-    found = pair_metrics(cfg, images, texts)
-    assert found["image_to_text_recall_at_1"] == pytest.approx(10 / 12)
-    assert found["text_to_image_recall_at_1"] == pytest.approx(9 / 12)
-    assert found["text_to_image_recall_at_5"] == pytest.approx(10 / 12)
-    assert found["retrieval_recall_at_10"] == pytest.approx(10 / 12)
-    assert found["retrieval_recall_at_10_chance"] == pytest.approx(10 / 12)
+    actual = pair_metrics(cfg, images, texts)
+    assert actual["image_to_text_recall_at_1"] == pytest.approx(10 / 12)
+    assert actual["text_to_image_recall_at_1"] == pytest.approx(9 / 12)
+    assert actual["text_to_image_recall_at_5"] == pytest.approx(10 / 12)
+    assert actual["retrieval_recall_at_10"] == pytest.approx(10 / 12)
+    assert actual["retrieval_recall_at_10_chance"] == pytest.approx(10 / 12)
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(8, 5, generator=generator) for _ in range(2))
-    found = pair_metrics(cfg, u, v)
+    actual = pair_metrics(cfg, u, v)
     want = structure_spearman(u[:6], v[:6])
-    assert found["structure_spearman"] == want != pytest.approx(structure_spearman(u, v))
+    assert actual["structure_spearman"] == want != pytest.approx(structure_spearman(u, v))
     assert abs(want) < 0.9
-    assert found["structure_cka"] == linear_cka(u[:6], v[:6]) < 0.9
+    assert actual["structure_cka"] == linear_cka(u[:6], v[:6]) < 0.9
 
 
 def test_item_15_captions_hold_the_shares_of_class_words_that_the_config_names():
-    """Checklist 15: pairs are what training sees; a quarter right, a quarter wrong, half neutral."""
+    """Checklist 15: pairs are what training sees; a quarter right, a quarter wrong, half
+    neutral."""
     cfg = config(name="mini")
     part = captioned_cifar(cfg.data, "train", 0)
     right = part.named == part.labels
@@ -305,7 +306,7 @@ def test_paper_configs_hold_the_recipe_of_the_sheet(name):
     pairs = (
         cfg.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
     )
-    found = (
+    actual = (
         cfg.pair,
         cfg.method.weight_mode,
         cfg.model.locked,
@@ -313,7 +314,7 @@ def test_paper_configs_hold_the_recipe_of_the_sheet(name):
         optim.lr,
         trainer.max_epochs,
     )
-    assert found == PAPER[name]
+    assert actual == PAPER[name]
     assert (optim.name, optim.schedule, trainer.precision) == ("adamw", "cosine", "bf16-mixed")
     assert optim.warmup_epochs > 0
     assert cfg.method.reduction_factor == 1  # the sum of both directions
@@ -370,9 +371,9 @@ def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch
     monkeypatch.setattr(locked, "image_tower", released)
     pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    wanted = released()((pixels - 0.5) / 0.5)
+    expected = released()((pixels - 0.5) / 0.5)
     given = (pixels - mean) / std
-    assert not torch.allclose(released()(given), wanted, atol=1e-2)
+    assert not torch.allclose(released()(given), expected, atol=1e-2)
     trunk = {"timm_model_name": name, "timm_pool": "token", "timm_proj": "none", "image_size": 224}
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     whole = {"embed_dim": 192, "vision_cfg": trunk, "text_cfg": text}
@@ -382,8 +383,8 @@ def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch
     ):
         module = module_of(*words, f"model.vision_pretrained=timm:{name}").eval()
         with torch.no_grad():
-            found = locked.tower_features(module.encoder, given)
-        assert torch.allclose(found, wanted, atol=1e-4), words
+            actual = locked.tower_features(module.encoder, given)
+        assert torch.allclose(actual, expected, atol=1e-4), words
     with pytest.raises(UserError, match="cannot take up the difference"):
         locked.fold_normalization(
             torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1)),
@@ -406,7 +407,7 @@ def test_smoothing_of_the_comparison_matches_the_entropy_of_the_weights():
     torch.manual_seed(0)
     module = ImageTextCWCL(cfg)
     training_data(cfg, module)
-    found = training_weights(cfg, module)
-    assert found["matching_smoothing"] == pytest.approx(share, abs=0.005)
-    assert found["weight_same_class"] > found["weight_other_class"] + 0.1
-    assert found["mass_same_class"] > found["mass_same_class_chance"] + 0.02
+    actual = training_weights(cfg, module)
+    assert actual["matching_smoothing"] == pytest.approx(share, abs=0.005)
+    assert actual["weight_same_class"] > actual["weight_other_class"] + 0.1
+    assert actual["mass_same_class"] > actual["mass_same_class_chance"] + 0.02

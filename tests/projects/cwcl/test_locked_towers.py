@@ -1,4 +1,5 @@
-"""Given image towers see the pixels that their weights learnt with, whatever library they are from."""
+"""Given image towers see the pixels that their weights learnt with, whatever library they are
+from."""
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def normalised(pixels, pair):
 
 @pytest.mark.parametrize(("bias", "padding"), [(True, 0), (False, 0), (True, 1)])
 def test_weights_of_torchvision_see_the_pixels_that_they_learnt_with(monkeypatch, bias, padding):
-    """Only timm's did; the patches of a ViT take the difference up, other first layers are refused."""
+    """Only timm's did; the patches of a ViT take the difference up, other first layers are
+    refused."""
 
     def tower(*_):
         torch.manual_seed(0)
@@ -45,8 +47,8 @@ def test_weights_of_torchvision_see_the_pixels_that_they_learnt_with(monkeypatch
         assert torch.equal(locked.tower_features(same, normalised(pixels, IMAGENET)), want)
     if bias and not padding:
         folded = locked.build_locked(**options, normalization=CLIP)
-        found = locked.tower_features(folded, normalised(pixels, CLIP))
-        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
+        actual = locked.tower_features(folded, normalised(pixels, CLIP))
+        torch.testing.assert_close(actual, want, atol=1e-5, rtol=1e-4)
     else:
         with pytest.raises(UserError, match=r"set data\.normalize to theirs"):
             locked.build_locked(**options, normalization=CLIP)
@@ -72,5 +74,5 @@ def test_a_whole_open_clip_model_sees_the_pixels_that_it_learnt_with(tmp_path, v
                 locked.build_locked(pretrained=str(tmp_path), normalization=CLIP)
             return
         folded = locked.build_locked(pretrained=str(tmp_path), normalization=CLIP).eval()
-        found = locked.tower_features(folded, normalised(pixels, CLIP))
-        torch.testing.assert_close(found, want, atol=1e-4, rtol=1e-3)
+        actual = locked.tower_features(folded, normalised(pixels, CLIP))
+        torch.testing.assert_close(actual, want, atol=1e-4, rtol=1e-3)

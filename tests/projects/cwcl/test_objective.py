@@ -1,4 +1,5 @@
-"""Weights, targets, both directions, golden values, weight modes, ranks (checklist 1-4, 6-9, 12)."""
+"""Weights, targets, both directions, golden values, weight modes, ranks (checklist 1-4, 6-9,
+12)."""
 
 import json
 import math
@@ -39,9 +40,9 @@ def test_item_4_loss_and_gradients_equal_the_closed_form(case, backend):
     own = Objective("cosine", backend=backend)(anchor, other, scale).loss
     assert own.item() == pytest.approx(case["weights_from_anchor_embeddings_total"], rel=1e-9)
     out.loss.backward()
-    found = (float(anchor.grad.norm()), float(other.grad.norm()))
-    assert found[0] == pytest.approx(case["grad_norm_anchor_unnormalised"], rel=1e-8)
-    assert found[1] == pytest.approx(case["grad_norm_other_unnormalised"], rel=1e-8)
+    actual = (float(anchor.grad.norm()), float(other.grad.norm()))
+    assert actual[0] == pytest.approx(case["grad_norm_anchor_unnormalised"], rel=1e-8)
+    assert actual[1] == pytest.approx(case["grad_norm_other_unnormalised"], rel=1e-8)
 
 
 @pytest.mark.parametrize("case", GOLDEN["third_party_C1"])
@@ -76,7 +77,8 @@ def test_item_1_weights_are_half_the_cosine_plus_a_half_without_gradient(case):
 
 
 def test_item_1_weights_come_from_the_frozen_side_alone():
-    """Checklist 1: other trained embeddings leave the weights as they are, other features do not."""
+    """Checklist 1: other trained embeddings leave the weights as they are, other features do
+    not."""
     case = GOLDEN["closed_form"][1]
     anchor, other, features = inputs(case)
     total = Objective()(anchor, other, 10.0, features).loss
@@ -117,17 +119,18 @@ def test_items_3_and_9_every_weight_mode_has_its_targets():
     }
     for mode, (weights, reverse) in written.items():
         share = 0.4 if mode == "smoothing" else 0.0
-        found = Objective(mode, smoothing=share)(anchor, other, 10.0, features, labels)
-        wanted = sum(dense(anchor, other, 10.0, weights, reverse))
-        assert found.loss.item() == pytest.approx(float(wanted), rel=1e-9), mode
-        assert found.per_sample.mean().item() == pytest.approx(float(wanted), rel=1e-9), mode
+        actual = Objective(mode, smoothing=share)(anchor, other, 10.0, features, labels)
+        expected = sum(dense(anchor, other, 10.0, weights, reverse))
+        assert actual.loss.item() == pytest.approx(float(expected), rel=1e-9), mode
+        assert actual.per_sample.mean().item() == pytest.approx(float(expected), rel=1e-9), mode
         cfg = config(f"method.weight_mode={mode}", f"method.smoothing={share}")
         assert cfg.method.weight_mode == mode
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_item_6_soft_targets_are_computed_in_float32_and_stay_finite(dtype):
-    """Checklist 6: half precision in, float32 loss out; probabilities that underflow are no log 0."""
+    """Checklist 6: half precision in, float32 loss out; probabilities that underflow are no log
+    0."""
     p = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(0)), dim=1).to(dtype)
     q = (-p).requires_grad_()
     out = Objective("cosine")(p, q, 100.0, p)
@@ -168,10 +171,10 @@ def test_item_12_the_multiplier_is_clamped_after_every_step(make):
     module = make()
     assert float(module.logit_scale()) == pytest.approx(1 / 0.07, rel=1e-6)
     assert isinstance(module.logit_scale, LogitScale)
-    for value, wanted in ((7.0, math.log(100)), (-3.0, 0.0)):
+    for value, expected in ((7.0, math.log(100)), (-3.0, 0.0)):
         module.logit_scale.log_scale.data.fill_(value)
         module.after_optimizer_step()
-        assert float(module.logit_scale.log_scale) == pytest.approx(wanted, abs=1e-6)
+        assert float(module.logit_scale.log_scale) == pytest.approx(expected, abs=1e-6)
 
 
 def test_matching_smoothing_has_the_entropy_of_the_targets():
@@ -182,10 +185,10 @@ def test_matching_smoothing_has_the_entropy_of_the_targets():
     assert mean_entropy(smoothed) == pytest.approx(mean_entropy(targets), rel=1e-9)
     with pytest.raises(ValueError, match="no smoothed target"):
         matching_smoothing(math.log(8), 8)
-    found = weight_statistics(wave(3, 8, 12), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
-    assert found["matching_smoothing"] == pytest.approx(share)
-    assert found["mass_same_class_chance"] == 0.5
-    assert found["weight_same_class"] > found["weight_other_class"]
+    actual = weight_statistics(wave(3, 8, 12), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+    assert actual["matching_smoothing"] == pytest.approx(share)
+    assert actual["mass_same_class_chance"] == 0.5
+    assert actual["weight_same_class"] > actual["weight_other_class"]
 
 
 @pytest.mark.parametrize(

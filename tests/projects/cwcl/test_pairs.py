@@ -20,7 +20,11 @@ def test_speech_commands_follow_the_official_lists(tmp_path):
     (tmp_path / "testing_list.txt").write_text("yes/a.wav\nno/a.wav\n")
     (tmp_path / "validation_list.txt").write_text("yes/b.wav\n")
     parts = {part: load_speech_commands(tmp_path, part) for part in ("train", "dev", "test")}
-    assert {part: len(found) for part, found in parts.items()} == {"train": 3, "dev": 1, "test": 2}
+    assert {part: len(actual) for part, actual in parts.items()} == {
+        "train": 3,
+        "dev": 1,
+        "test": 2,
+    }
     assert parts["test"].class_names == ["no", "yes"]
     assert [t.transcript for t in parts["train"].targets] == ["no", "no", "yes"]
     assert parts["test"].waveforms[0].shape == (160,)
@@ -33,8 +37,8 @@ def test_speech_commands_follow_the_official_lists(tmp_path):
 def test_manifest_rows_need_audio_and_text(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"audio": "a.wav", "text": "Hello, you!"}\n', encoding="utf-8")
-    found = load_manifest(path)
-    assert found.targets[0].transcript == found.targets[0].intent == "hello you"
+    actual = load_manifest(path)
+    assert actual.targets[0].transcript == actual.targets[0].intent == "hello you"
     path.write_text('{"audio": "a.wav"}\n', encoding="utf-8")
     with pytest.raises(UserError, match="text"):
         load_manifest(path)

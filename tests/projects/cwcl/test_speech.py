@@ -124,8 +124,8 @@ def test_items_11_15_16_intents_keywords_and_structure(recorded, tmp_path):
     metrics = build(cfg).evaluate(build_module(cfg), Workspace(tmp_path / "run"))
     assert metrics["pairs_intent_top1_chance"] == pytest.approx(1 / 3)
     assert metrics["commands_keyword_top1_chance"] == pytest.approx(1 / 3)
-    wanted = {"intent_top1_text", "structure_spearman", "structure_cka", "untrained_intent_top1"}
-    assert {f"pairs_{name}" for name in wanted} <= metrics.keys()
+    expected = {"intent_top1_text", "structure_spearman", "structure_cka", "untrained_intent_top1"}
+    assert {f"pairs_{name}" for name in expected} <= metrics.keys()
     assert "pairs_speech_to_text_recall_at_1" in metrics
     assert {p.name for p in (tmp_path / "run/items").iterdir()} == {
         "pairs_intent_top1.json",
@@ -145,18 +145,18 @@ def test_items_11_and_16_speech_is_compared_with_its_transcripts(monkeypatch):
     held_out = SimpleNamespace(targets=targets)
     monkeypatch.setattr(spoken_module, "encode_speech", lambda *_: (speech, held_out))
     cfg = spoken("eval.structure_pairs=6")
-    found = spoken_module.zero_shot(cfg, module, held_out)
-    assert found["text_to_speech_recall_at_1"] == pytest.approx(4 / 6)
-    assert found["speech_to_text_recall_at_1"] == pytest.approx(3 / 6)
+    actual = spoken_module.zero_shot(cfg, module, held_out)
+    assert actual["text_to_speech_recall_at_1"] == pytest.approx(4 / 6)
+    assert actual["speech_to_text_recall_at_1"] == pytest.approx(3 / 6)
     generator = torch.Generator().manual_seed(0)
     vectors |= {text: torch.randn(8, generator=generator) for text in said}
     speech = torch.randn(7, 8, generator=generator)
-    found = spoken_module.zero_shot(cfg, module, held_out)
+    actual = spoken_module.zero_shot(cfg, module, held_out)
     text = module.encode_texts(said)
     want = structure_spearman(text, speech[:6])
-    assert found["structure_spearman"] == want
+    assert actual["structure_spearman"] == want
     assert abs(want) < 0.9
-    assert found["structure_cka"] == linear_cka(text, speech[:6]) < 0.9
+    assert actual["structure_cka"] == linear_cka(text, speech[:6]) < 0.9
 
 
 def manifest(folder, rows):
@@ -190,9 +190,9 @@ def test_item_15_both_intent_sets_of_the_paper_are_judged_whole(recorded):
         "eval.intents=[slurp,pairs.jsonl]",
         "speech.max_characters=10",
     ]
-    found = dict(held_out_sets(spoken(*words)))
-    assert {name: len(part) for name, part in found.items()} == {"slurp_": 2, "pairs_": 3}
-    assert {t.intent for t in found["slurp_"].targets} == {"alarm_set"}
+    actual = dict(held_out_sets(spoken(*words)))
+    assert {name: len(part) for name, part in actual.items()} == {"slurp_": 2, "pairs_": 3}
+    assert {t.intent for t in actual["slurp_"].targets} == {"alarm_set"}
     assert [t.transcript for t in training_set(spoken(*words)).targets] == ["stop it"]
     rate = [words[0], words[2]]  # lengths of the source itself are not limited
     with pytest.raises(UserError, match="slurp has 16000 Hz, this model reads 8000 Hz"):
@@ -225,10 +225,10 @@ def test_unreadable_recordings_are_left_out_of_the_evaluation(recorded):
     torch.manual_seed(0)
     module = build_module(cfg).eval()
     with torch.no_grad():
-        found, kept = encode_speech(cfg, module, dict(held_out_sets(cfg))["own_"])
-    assert found.shape == (39, 256)
+        actual, kept = encode_speech(cfg, module, dict(held_out_sets(cfg))["own_"])
+    assert actual.shape == (39, 256)
     assert {t.intent for t in kept.targets} == {"a"}
-    assert torch.allclose(found.norm(dim=1), torch.ones(39))
+    assert torch.allclose(actual.norm(dim=1), torch.ones(39))
     manifest(recorded, rows[-2:])
     with torch.no_grad(), pytest.raises(UserError, match="1 of 2 samples are corrupt"):
         encode_speech(cfg, module, dict(held_out_sets(cfg))["own_"])
@@ -270,9 +270,9 @@ def test_item_13_speech_towers_can_be_chosen(encoder):
     torch.manual_seed(0)
     module = build_module(cfg)
     waveforms, lengths = pad_waveforms([torch.randn(9000), torch.randn(16000)])
-    found = module.speech(waveforms, lengths)
-    assert found.shape == (2, 256)
-    assert bool(torch.isfinite(found).all())
+    actual = module.speech(waveforms, lengths)
+    assert actual.shape == (2, 256)
+    assert bool(torch.isfinite(actual).all())
     with pytest.raises(UserError, match="reads 16 kHz"):
         built(f"speech_model.encoder={encoder}")
 

@@ -76,11 +76,11 @@ def test_template_sweep_ends_at_the_ensemble():
 
     images, labels = torch.randn(30, 4, generator=generator), torch.arange(30) % 3
     names, templates = ["a", "b", "c"], ["{} 1", "{} 2", "{} 3"]
-    found = template_sweep(images, labels, encode, names, templates, [1, 3])
+    actual = template_sweep(images, labels, encode, names, templates, [1, 3])
     for count in (1, 3):
         classes = class_embeddings(encode, names, templates[:count])
-        wanted = zeroshot_accuracy(images, labels, classes, ks=(1,))["top1"]
-        assert found[f"top1_templates_{count}"] == wanted
+        expected = zeroshot_accuracy(images, labels, classes, ks=(1,))["top1"]
+        assert actual[f"top1_templates_{count}"] == expected
     with pytest.raises(ValueError, match="counts"):
         template_sweep(images, labels, encode, names, templates, [4])
     with pytest.raises(ValueError, match="exactly once"):
@@ -91,7 +91,7 @@ def test_template_sweep_ends_at_the_ensemble():
         asked.append(len(texts))
         return encode(texts)
 
-    assert template_sweep(images, labels, counted, names, templates, [1, 3], batch_size=2) == found
+    assert template_sweep(images, labels, counted, names, templates, [1, 3], batch_size=2) == actual
     assert asked == [2, 1] * 3
 
 
@@ -103,10 +103,10 @@ def test_spoken_classes_are_the_mean_of_their_texts():
     )
     assert classes[0].tolist() == pytest.approx([0.5**0.5] * 2)
     assert class_phrase("alarm_set") == "alarm set"
-    found, items = spoken_zeroshot(
+    actual, items = spoken_zeroshot(
         torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 0]), classes
     )
     assert items == [1.0, 0.0, 0.0]  # a zero vector ties with everything
-    assert found == {"top1": pytest.approx(1 / 3), "top1_chance": 0.5}
+    assert actual == {"top1": pytest.approx(1 / 3), "top1_chance": 0.5}
     with pytest.raises(ValueError, match="needs a text"):
         prompt_embeddings(lambda texts: torch.zeros(1, 2), [[]])

@@ -32,17 +32,18 @@ def test_items_1_3_and_9_the_loss_of_images_and_texts_written_out(words):
         centred = raw - raw.mean(0)
         frozen = module.encoder.image_proj(centred)
         trained = module.encoder.encode_text(batch["tokens"])
-        found = module.losses(batch)["loss"]
+        actual = module.losses(batch)["loss"]
         weights = similarity_weights(raw if RAW in words else centred)
         if CLASSES in words:
             weights = same(module.classes[batch["ids"]])
-        wanted = sum(dense(frozen, trained, module.logit_scale(), weights))
-    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+        expected = sum(dense(frozen, trained, module.logit_scale(), weights))
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("words", [(), (RAW,), (CLASSES,)])
 def test_items_1_3_and_9_the_loss_of_texts_and_speech_written_out(words):
-    """Checklist 1, 3, 9: texts are the frozen side; with "classes" equal transcripts are positives."""
+    """Checklist 1, 3, 9: texts are the frozen side; with "classes" equal transcripts are
+    positives."""
     module = spoken_of(*words).eval()
     raw = 1 + torch.randn(6, 12)
     batch = {
@@ -56,12 +57,12 @@ def test_items_1_3_and_9_the_loss_of_texts_and_speech_written_out(words):
         module.mean.copy_(raw.mean(0))
         frozen = raw - raw.mean(0)
         trained = module.speech(batch["waveforms"], batch["lengths"])
-        found = module.losses(batch)["loss"]
+        actual = module.losses(batch)["loss"]
         weights = similarity_weights(raw if RAW in words else frozen)
         if CLASSES in words:
             weights = same(batch["texts"])
-        wanted = sum(dense(frozen, trained, module.logit_scale(), weights))
-    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+        expected = sum(dense(frozen, trained, module.logit_scale(), weights))
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(("shift", "accuracy"), [(0, 1.0), (1, 0.0)])
@@ -72,10 +73,10 @@ def test_prototypes_are_of_what_captions_name_and_not_of_labels(
     called.
     """
     labels = torch.arange(3).repeat(4)
-    found = CaptionedImages(
+    actual = CaptionedImages(
         torch.eye(3)[labels], [""] * 12, labels, (labels + shift) % 3, ["a", "b", "c"]
     )
-    monkeypatch.setattr(baselines, "captioned_cifar", lambda *_: found)
+    monkeypatch.setattr(baselines, "captioned_cifar", lambda *_: actual)
     monkeypatch.setattr(baselines, "training_data", lambda cfg, module: None)
     monkeypatch.setattr(baselines, "image_features", lambda cfg, module, images: images)
     assert baselines.noisy_prototype(config(), Workspace(tmp_path)) == {"zeroshot_top1": accuracy}
@@ -85,11 +86,11 @@ def test_the_tower_s_own_head_is_judged_by_labels(monkeypatch, tmp_path):
     """A ceiling, whatever captions say: here all of them name a wrong class."""
 
     def few(data, part, seed):
-        found = captioned_cifar(data, part, seed)
-        assert not bool((found.named == found.labels).any())
+        actual = captioned_cifar(data, part, seed)
+        assert not bool((actual.named == actual.labels).any())
         rows = slice(0, 40)
-        return found._replace(
-            images=found.images[rows], labels=found.labels[rows], named=found.named[rows]
+        return actual._replace(
+            images=actual.images[rows], labels=actual.labels[rows], named=actual.named[rows]
         )
 
     monkeypatch.setattr(baselines, "captioned_cifar", few)

@@ -67,12 +67,12 @@ def test_multiplier_grows_and_steadies_with_batch_size(tmp_path):
     """The mechanism: mean of q_B rises, its variation falls, on the same pairs."""
     cfg = config("eval.npc_batch_sizes=[4,8,16,64]")
     z_1, z_2 = random_views(256, dim=16)
-    found = [batch_npc(cfg, z_1, z_2, size) for size in cfg.eval.npc_batch_sizes]
-    means = [float(npc.mean()) for npc in found]
-    variations = [float(npc.std() / npc.mean()) for npc in found]
+    actual = [batch_npc(cfg, z_1, z_2, size) for size in cfg.eval.npc_batch_sizes]
+    means = [float(npc.mean()) for npc in actual]
+    variations = [float(npc.std() / npc.mean()) for npc in actual]
     assert means == sorted(means)
     assert variations == sorted(variations, reverse=True)
-    assert [len(npc) for npc in found] == [512] * 4
+    assert [len(npc) for npc in actual] == [512] * 4
 
 
 def test_mechanism_table_is_deterministic(tmp_path):
@@ -89,8 +89,8 @@ def test_mechanism_table_is_deterministic(tmp_path):
 def test_rank_returns_the_image_itself_first():
     torch.manual_seed(0)
     module, images = DCL(config()).eval(), torch.randn(5, 3, 16, 16)
-    found = module.rank(images, images, k=2)
-    assert found.indices[:, 0].tolist() == list(range(5))
+    actual = module.rank(images, images, k=2)
+    assert actual.indices[:, 0].tolist() == list(range(5))
     assert module.encode(images).shape == (5, 16)
 
 
@@ -273,8 +273,8 @@ def test_item_13_other_settings_are_trained_anew(tmp_path):
             "sensitivity.epoch_factors=[]",
             *words,
         )
-        found = run_sensitivity(cfg, Workspace(tmp_path / "task", "dcl", "smoke"), fake)
-        return found["values"]["temperature"]["0.5"]["dcl"]
+        actual = run_sensitivity(cfg, Workspace(tmp_path / "task", "dcl", "smoke"), fake)
+        return actual["values"]["temperature"]["0.5"]["dcl"]
 
     assert run() == [1.0]
     for i, word in enumerate(["optim.lr=0.1", "data.image_size=12", "model.widths=[8,8]"], start=2):
@@ -287,7 +287,8 @@ def test_item_13_other_settings_are_trained_anew(tmp_path):
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_mini_has_thirty_runs_a_seed(tmp_path):
-    """Item 13: thirteen cells of which four are the config itself, three losses, consecutive seeds."""
+    """Item 13: thirteen cells of which four are the config itself, three losses, consecutive
+    seeds."""
     cfg, runs = config("seed=3", "sensitivity.num_seeds=2", name="mini"), []
 
     def fake(project, name, overrides):
@@ -301,7 +302,7 @@ def test_item_13_mini_has_thirty_runs_a_seed(tmp_path):
 
     result = run_sensitivity(cfg, Workspace(tmp_path, "dcl", "mini"), fake)
     assert {pair: runs.count(pair) for pair in runs} == {(x, s): 10 for x in LOSSES for s in "34"}
-    assert all(found == [3.0, 4.0] for found in result["values"]["lr"]["3.0"].values())
+    assert all(actual == [3.0, 4.0] for actual in result["values"]["lr"]["3.0"].values())
 
 
 def test_item_13_a_cell_is_scaled_once_and_warms_up_in_proportion():

@@ -67,8 +67,8 @@ def test_moco_compares_the_first_view_with_the_momentum_encoder_s_second():
         for parameter in module.momentum_encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     key = module.momentum_encoder(batch()["view_2"])
-    wanted = module.objective(module.network(batch()["view_1"]), key, module.queue.features).loss
-    torch.testing.assert_close(module.losses(batch())["loss"], wanted)
+    expected = module.objective(module.network(batch()["view_1"]), key, module.queue.features).loss
+    torch.testing.assert_close(module.losses(batch())["loss"], expected)
     torch.testing.assert_close(torch.cat(module._new_rows), key)
 
 
@@ -80,8 +80,8 @@ def test_nnclr_compares_neighbours_of_a_view_with_predictions_of_the_other(reduc
     p_1, p_2 = module.predictor(z).chunk(2)
     stored = module.support.features
     near_1, near_2 = stored[(nn.functional.normalize(z, dim=1) @ stored.T).argmax(1)].chunk(2)
-    wanted = module.objective(near_1, p_2).loss + module.objective(near_2, p_1).loss
-    torch.testing.assert_close(module.losses(batch())["loss"], factor * wanted)
+    expected = module.objective(near_1, p_2).loss + module.objective(near_2, p_1).loss
+    torch.testing.assert_close(module.losses(batch())["loss"], factor * expected)
 
 
 def test_item_11_keys_and_neighbours_carry_no_gradient():

@@ -87,8 +87,8 @@ def test_formulas_of_the_golden_file(case):
 def test_golden_comparison_can_fail():
     """Negative twin: another temperature misses the values."""
     case = GOLDEN["cases"][0]
-    found = TwoViewObjective(method("dcl", 0.3))(*views(case)).loss
-    assert abs(float(found) - case["outputs"]["DCL"]["sum"]) > 0.01
+    actual = TwoViewObjective(method("dcl", 0.3))(*views(case)).loss
+    assert abs(float(actual) - case["outputs"]["DCL"]["sum"]) > 0.01
 
 
 # -- checklist -----------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_item_1_neither_self_nor_positive_enters_the_sum():
     logits = both @ both.T / 0.1
     index = torch.arange(10)
     other = (index[:, None] - index) % 5 != 0
-    wanted = logits.masked_fill(~other, -torch.inf).logsumexp(1)
+    expected = logits.masked_fill(~other, -torch.inf).logsumexp(1)
     assert (other.sum(1) == 8).all()
-    close(anchor_scores(z_1, z_2, 10.0).negatives, wanted)
+    close(anchor_scores(z_1, z_2, 10.0).negatives, expected)
 
 
 @pytest.mark.parametrize("host", ["simclr", "nnclr"])
@@ -121,26 +121,26 @@ def test_item_1_negatives_of_all_ranks_count(two_ranks, loss, host):
     z_1, z_2 = random_views(6)
     whole, options = method(loss), method(loss, gather=False)
     if host == "simclr":
-        wanted = float(TwoViewObjective(whole)(z_1, z_2).loss)
+        expected = float(TwoViewObjective(whole)(z_1, z_2).loss)
         local = float(TwoViewObjective(options)(z_1[:3], z_2[:3]).loss)
     else:
-        wanted = float(OneWayObjective(whole, in_batch=True)(z_1, z_2).loss)
+        expected = float(OneWayObjective(whole, in_batch=True)(z_1, z_2).loss)
         local = float(OneWayObjective(options, in_batch=True)(z_1[:3], z_2[:3]).loss)
-    found = two_ranks.run(one_rank_loss, loss=loss, host=host)
-    assert sum(found) / 2 == pytest.approx(wanted, abs=1e-10)
-    assert abs(local - wanted) > 1e-3
+    actual = two_ranks.run(one_rank_loss, loss=loss, host=host)
+    assert sum(actual) / 2 == pytest.approx(expected, abs=1e-10)
+    assert abs(local - expected) > 1e-3
 
 
 def test_item_2_queue_loss_sees_the_queue_alone():
     """Item 2: neither the positive nor other keys of the batch are in MoCo-DCL's denominator."""
     q, k = random_views(5)
     queue = F.normalize(wave(12, 8, 0.5), dim=1)
-    wanted = ((q @ queue.T / 0.1).logsumexp(1) - (q * k).sum(1) / 0.1).mean()
-    close(OneWayObjective(method("dcl"), in_batch=False)(q, k, queue).loss, wanted)
+    expected = ((q @ queue.T / 0.1).logsumexp(1) - (q * k).sum(1) / 0.1).mean()
+    close(OneWayObjective(method("dcl"), in_batch=False)(q, k, queue).loss, expected)
     coupled = OneWayObjective(method("infonce"), in_batch=False)(q, k, queue).loss
     logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / 0.1
     close(coupled, F.cross_entropy(logits, torch.zeros(5, dtype=torch.long)))
-    assert float(coupled) > float(wanted)
+    assert float(coupled) > float(expected)
 
 
 def test_nnclr_loss_is_the_formula_of_the_paper():
@@ -148,8 +148,8 @@ def test_nnclr_loss_is_the_formula_of_the_paper():
     nn_, p = random_views(5)
     logits = nn_ @ p.T / 0.1
     own = torch.eye(5, dtype=torch.bool)
-    wanted = (logits.masked_fill(own, -torch.inf).logsumexp(1) - logits.diagonal()).mean()
-    close(OneWayObjective(method("dcl"), in_batch=True)(nn_, p).loss, wanted)
+    expected = (logits.masked_fill(own, -torch.inf).logsumexp(1) - logits.diagonal()).mean()
+    close(OneWayObjective(method("dcl"), in_batch=True)(nn_, p).loss, expected)
 
 
 def test_item_4_weights_average_to_one_and_punish_easy_pairs():
@@ -236,8 +236,8 @@ def test_dclw_on_one_way_hosts_is_the_weighted_formula():
     queue = F.normalize(wave(12, 8, 0.5), dim=1)
     positive = (q * k).sum(1)
     weight = von_mises_fisher_weight(positive, 0.5)
-    wanted = ((q @ queue.T / 0.1).logsumexp(1) - weight * positive / 0.1).mean()
-    close(OneWayObjective(method("dclw"), in_batch=False)(q, k, queue).loss, wanted)
+    expected = ((q @ queue.T / 0.1).logsumexp(1) - weight * positive / 0.1).mean()
+    close(OneWayObjective(method("dclw"), in_batch=False)(q, k, queue).loss, expected)
 
 
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "dclw"])
@@ -253,13 +253,13 @@ def test_multiplier_is_the_same_for_every_loss(loss):
 @pytest.mark.parametrize("loss", ["dcl", "dclw"])
 def test_item_12_blocked_and_dense_agree_for_odd_sizes(loss, rows):
     """Item 12: forward and backward of the tiled path on the CPU."""
-    found = {}
+    actual = {}
     for backend in ("dense", "blocked"):
         z = [x.clone().requires_grad_() for x in random_views(rows)]
         out = TwoViewObjective(method(loss, loss_backend=backend))(*z).loss
         out.backward()
-        found[backend] = (out, *(x.grad for x in z))
-    for left, right in zip(found["dense"], found["blocked"], strict=True):
+        actual[backend] = (out, *(x.grad for x in z))
+    for left, right in zip(actual["dense"], actual["blocked"], strict=True):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
 
 
@@ -268,13 +268,13 @@ def test_item_12_blocked_and_dense_agree_for_odd_sizes(loss, rows):
 @pytest.mark.parametrize("rows", [3, 129, 515])
 def test_item_12_triton_and_dense_agree_for_odd_sizes(rows):
     """Item 12: forward and backward of the fused kernels."""
-    found = {}
+    actual = {}
     for backend in ("dense", "triton"):
         z = [x.float().cuda().requires_grad_() for x in random_views(rows, 32)]
         out = TwoViewObjective(method("dcl", loss_backend=backend))(*z).loss
         out.backward()
-        found[backend] = (out, *(x.grad for x in z))
-    for left, right in zip(found["dense"], found["triton"], strict=True):
+        actual[backend] = (out, *(x.grad for x in z))
+    for left, right in zip(actual["dense"], actual["triton"], strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
 
 

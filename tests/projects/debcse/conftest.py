@@ -18,11 +18,11 @@ config = configs_of(Config, "debcse")
 
 def sentence(slots: tuple[int, ...], rng: np.random.Generator) -> str:
     """A wording of a meaning: a synonym for each slot, fillers between."""
-    found = []
+    actual = []
     for slot, value in enumerate(slots):
-        found += [f"um{i}" for i in rng.integers(3, size=rng.integers(0, 3))]
-        found.append(f"s{slot}v{value}x{rng.integers(SYNONYMS)}")
-    return " ".join(found)
+        actual += [f"um{i}" for i in rng.integers(3, size=rng.integers(0, 3))]
+        actual.append(f"s{slot}v{value}x{rng.integers(SYNONYMS)}")
+    return " ".join(actual)
 
 
 def meaning(text: str) -> tuple[int, ...]:

@@ -62,15 +62,15 @@ def test_progress_is_shown(tmp_path, monkeypatch, capsys):
 
 
 def draws_of(mined, **options):
-    cfg, found = mined
-    anchors = np.arange(found.pools.num_anchors)
-    own = PairSampler(found.pools, IpwConfig(**options), cfg.seed)
+    cfg, actual = mined
+    anchors = np.arange(actual.pools.num_anchors)
+    own = PairSampler(actual.pools, IpwConfig(**options), cfg.seed)
     return own.draw(anchors, np.zeros_like(anchors))
 
 
 def test_pools_hold_the_nearest_the_lexical_and_random_sentences(mined):
-    _, found = mined
-    pools = found.pools
+    _, actual = mined
+    pools = actual.pools
     assert pools.positive_ids.shape == (len(TEXTS), 8 + 1)
     assert pools.negative_ids.shape == (len(TEXTS), 24)
     scorer = MeaningScorer()
@@ -97,11 +97,11 @@ def test_pools_hold_the_nearest_the_lexical_and_random_sentences(mined):
 
 
 def test_thresholds_are_quantiles_or_given(tmp_path, mined):
-    _, found = mined
-    near = found.pools.semantic[0][:, :8]
-    assert found.pools.theta_pos == pytest.approx(np.quantile(near, 0.5), abs=1e-5)
-    lexical = found.pools.semantic[1][:, :12]
-    assert found.pools.theta_neg == pytest.approx(np.quantile(lexical, 0.5), abs=1e-5)
+    _, actual = mined
+    near = actual.pools.semantic[0][:, :8]
+    assert actual.pools.theta_pos == pytest.approx(np.quantile(near, 0.5), abs=1e-5)
+    lexical = actual.pools.semantic[1][:, :12]
+    assert actual.pools.theta_neg == pytest.approx(np.quantile(lexical, 0.5), abs=1e-5)
     _, given = mined_with(tmp_path, "ipw.theta_pos=0.8", "ipw.theta_neg=0.6")
     assert (given.pools.theta_pos, given.pools.theta_neg) == (0.8, 0.6)
     with pytest.raises(UserError, match="must lie below"):
@@ -147,16 +147,16 @@ def test_another_scorer_or_corpus_has_a_cache_of_its_own(tmp_path):
 def test_cosines_of_a_whitened_scorer_are_those_after_whitening_on_the_corpus(tmp_path):
     """Candidates, their stored similarities, and what other pairs are measured with."""
     scorer = MeaningScorer()
-    cfg, found = mined_with(tmp_path, "scorer.whiten=true", scorer=scorer)
+    cfg, actual = mined_with(tmp_path, "scorer.whiten=true", scorer=scorer)
     _, plain = mined_with(tmp_path, scorer=scorer)
-    assert found.folder != plain.folder
+    assert actual.folder != plain.folder
     rows = scorer.encode(TEXTS)
     rows = torch.nn.functional.normalize(fit_whitening(rows, ridge=RIDGE)(rows), dim=1)
-    ids, cosine = found.pools.positive_ids[:, :8], (rows @ rows.T).numpy()
+    ids, cosine = actual.pools.positive_ids[:, :8], (rows @ rows.T).numpy()
     anchors = np.arange(len(TEXTS))[:, None]
-    np.testing.assert_allclose(found.pools.semantic[0][:, :8], cosine[anchors, ids], atol=1e-4)
-    assert np.abs(found.pools.semantic[0][:, :8] - plain.pools.semantic[0][:, :8]).max() > 0.01
-    with scorer_encoding(cfg, scorer, found) as encode:
+    np.testing.assert_allclose(actual.pools.semantic[0][:, :8], cosine[anchors, ids], atol=1e-4)
+    assert np.abs(actual.pools.semantic[0][:, :8] - plain.pools.semantic[0][:, :8]).max() > 0.01
+    with scorer_encoding(cfg, scorer, actual) as encode:
         others = torch.nn.functional.normalize(encode(TEXTS[:5]), dim=1)
     assert torch.allclose(others, rows[:5], atol=1e-4)
 
@@ -181,9 +181,9 @@ def test_item_7_scorer_is_left_as_it_was(tmp_path):
 def test_item_11_surface_similarity_of_the_corpus(tmp_path, kind):
     """Checklist 11: symmetric, 1 for equal texts, 0 for word lists with nothing in common."""
     texts = [*TEXTS[:30], "aa bb cc", "dd ee ff", "aa bb"]
-    _, found = mined_with(tmp_path, f"surface.kind={kind}", texts=texts)
+    _, actual = mined_with(tmp_path, f"surface.kind={kind}", texts=texts)
     left, right = (i.ravel() for i in np.indices((33, 33)))
-    s, back = found.surface(left, right), found.surface(right, left)
+    s, back = actual.surface(left, right), actual.surface(right, left)
     np.testing.assert_array_equal(s, back)
     table = s.reshape(33, 33)
     assert (np.diag(table) == 1).all()
@@ -195,19 +195,19 @@ def test_item_11_surface_similarity_of_the_corpus(tmp_path, kind):
 
 def test_item_14_surface_similarity_is_bounded_by_the_ratio_of_lengths(mined):
     """Checklist 14: s <= min / max of the lengths in words; the bound is reached and can fail."""
-    _, found = mined
-    ids, s, sizes = found.pools.negative_ids, found.pools.surface[1], found.surface.word_counts
+    _, actual = mined
+    ids, s, sizes = actual.pools.negative_ids, actual.pools.surface[1], actual.surface.word_counts
     rows, columns = np.nonzero(ids >= 0)
     a, b = sizes[rows], sizes[ids[rows, columns]]
     ratio = np.minimum(a, b) / np.maximum(a, b)
     assert (s[rows, columns] <= ratio + 1e-6).all()
-    assert not (found.surface(ids[rows, columns], ids[rows, columns]) <= ratio).all()
+    assert not (actual.surface(ids[rows, columns], ids[rows, columns]) <= ratio).all()
 
 
 def test_item_14_length_bias(mined):
     """Checklist 14: IPW positives differ more in length than semantic-only ones, twins by 0."""
-    _, found = mined
-    sizes = found.surface.word_counts
+    _, actual = mined
+    sizes = actual.surface.word_counts
     mean = {
         name: length_difference(draws_of(mined, negatives="none", **options), sizes).mean()
         for name, options in {
@@ -259,8 +259,8 @@ def test_label_shares_of_a_draw_by_hand():
         frozenset("cd"): "contradiction",
     }
     ids = np.array([[1, 2], [0, 0], [3, 4], [3, 0], [0, 1]])  # d draws itself, e has no label
-    found = label_shares(texts, np.arange(5), ids, labels)
-    assert found == {
+    actual = label_shares(texts, np.arange(5), ids, labels)
+    assert actual == {
         "positive_entailment_share": pytest.approx(2 / 3),
         "positive_contradiction_share": pytest.approx(1 / 3),
         "positive_entailment_share_most": pytest.approx(2 / 3),  # c has none
@@ -281,19 +281,19 @@ def test_variants_follow_the_corpus(tmp_path):
     assert all(set(a.split()) == set(b.split()) for a, b in zip(TEXTS, copies, strict=True))
     assert any(len(a.split()) < len(b.split()) for a, b in zip(TEXTS, copies, strict=True))
     assert with_variants(cfg, TEXTS) == texts
-    found = mine(cfg, TEXTS, MeaningScorer())
-    variant = found.pools.positive_ids >= len(TEXTS)
+    actual = mine(cfg, TEXTS, MeaningScorer())
+    variant = actual.pools.positive_ids >= len(TEXTS)
     rows, columns = np.nonzero(variant)
     assert len(rows)
-    assert (found.pools.positive_ids[rows, columns] == rows + len(TEXTS)).all()
-    assert found.pools.negative_ids.max() < len(TEXTS)
+    assert (actual.pools.positive_ids[rows, columns] == rows + len(TEXTS)).all()
+    assert actual.pools.negative_ids.max() < len(TEXTS)
 
 
 def test_pool_of_the_twin_alone(tmp_path):
-    _, found = mined_with(tmp_path, "pool.pos_k=0", "pool.neg_lex=0", "pool.neg_rand=0")
-    assert found.pools.positive_ids.tolist() == [[i] for i in range(len(TEXTS))]
-    assert found.pools.negative_ids.shape[1] == 0
-    draws = PairSampler(found.pools, IpwConfig(), 0).draw(np.arange(5), np.zeros(5, dtype=int))
+    _, actual = mined_with(tmp_path, "pool.pos_k=0", "pool.neg_lex=0", "pool.neg_rand=0")
+    assert actual.pools.positive_ids.tolist() == [[i] for i in range(len(TEXTS))]
+    assert actual.pools.negative_ids.shape[1] == 0
+    draws = PairSampler(actual.pools, IpwConfig(), 0).draw(np.arange(5), np.zeros(5, dtype=int))
     assert draws.ids[:, 0].tolist() == list(range(5))
     assert draws.fallback.tolist() == [[False, True]] * 5
 
@@ -314,10 +314,10 @@ def test_paraphrases_are_cached_by_sentence_and_become_candidates(tmp_path, monk
     cfg = config(
         f"pool.paraphrases={tmp_path / 'written'}", "pool.repetition=false", f"runs_dir={tmp_path}"
     )
-    found = mine(cfg, TEXTS, MeaningScorer())
-    assert found.texts[len(TEXTS)] == "another wording"
-    assert len(TEXTS) in found.pools.positive_ids[0]
-    assert found.pools.positive_ids[1:].max() < len(TEXTS)  # equal texts are no candidates
+    actual = mine(cfg, TEXTS, MeaningScorer())
+    assert actual.texts[len(TEXTS)] == "another wording"
+    assert len(TEXTS) in actual.pools.positive_ids[0]
+    assert actual.pools.positive_ids[1:].max() < len(TEXTS)  # equal texts are no candidates
 
 
 def test_no_sentence_is_cut_from_its_prompt(tmp_path, monkeypatch, capsys):
@@ -374,15 +374,15 @@ def test_prompt_and_parser():
 
 def test_item_13_record_holds_what_was_drawn(mined):
     """Checklist 13: features of drawn and supervised pairs, shares and thresholds."""
-    _, found = mined
+    _, actual = mined
     record = PairRecord()
     assert not record.filled
     supervised = np.random.default_rng(0).random((2, 30, 3))
     labels = same_meaning(TEXTS)
-    record.fill(found, PairSampler(found.pools, IpwConfig(), 0), list(supervised), labels)
+    record.fill(actual, PairSampler(actual.pools, IpwConfig(), 0), list(supervised), labels)
     summary = dict(zip(SUMMARY, record.summary.tolist(), strict=True))
     draws = draws_of(mined)
-    assert summary["theta_pos"] == pytest.approx(found.pools.theta_pos)
+    assert summary["theta_pos"] == pytest.approx(actual.pools.theta_pos)
     assert summary["positive_self_share"] == pytest.approx(
         (draws.ids[:, 0] == draws.anchors).mean()
     )

@@ -144,7 +144,7 @@ def test_rows_of_more_shards_than_a_process_may_open(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 4, before[1]))
     try:
-        found = list(cache.rows(texts))
+        actual = list(cache.rows(texts))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert [row["length"] for row in found] == [len(text) for text in texts]
+    assert [row["length"] for row in actual] == [len(text) for text in texts]

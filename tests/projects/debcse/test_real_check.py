@@ -95,8 +95,8 @@ def candidates(count: int, rng: np.random.Generator) -> tuple[list[str], np.ndar
             for i, row in enumerate(rows)
         ]
 
-    found = pools(scored(positives), scored(negatives), theta_pos=0.8, theta_neg=0.6)
-    return texts, surface.word_counts, found
+    actual = pools(scored(positives), scored(negatives), theta_pos=0.8, theta_neg=0.6)
+    return texts, surface.word_counts, actual
 
 
 def encoder(seed: int) -> SentenceEncoder:
@@ -133,23 +133,23 @@ class Task(NamedTuple):
 def task(seed: int, count: int) -> Task:
     """Candidates of `count` anchors, and 600 graded pairs."""
     rng = np.random.default_rng(seed)
-    texts, counts, found = candidates(count, rng)
+    texts, counts, actual = candidates(count, rng)
     first, second, gold = [], [], []
     for _ in range(600):
         slots, other = rng.integers(VALUES, size=SLOTS), int(rng.integers(SLOTS + 1))
         first.append(sentence(slots, rng))
         second.append(sentence(changed(slots, other, rng), rng))
         gold.append(SLOTS - other)
-    return Task(texts, counts, found, first, second, gold)
+    return Task(texts, counts, actual, first, second, gold)
 
 
 def trained_score(arm: str, seed: int, steps: int = 31, rows: int = 32, count: int = 960) -> float:
     """Spearman on graded pairs after training with the pairs that the arm draws."""
-    texts, counts, found, first, second, gold = task(seed, count)
+    texts, counts, actual, first, second, gold = task(seed, count)
     cfg = config("model.pooling=avg", "model.mlp_only_train=false", *ARMS[arm])
     module = DebCSE(cfg, encoder(seed)).train()
     views = SampledViews(
-        texts, counts, PairSampler(found, cfg.ipw, seed), module.encoder.tokenizer, max_length=32
+        texts, counts, PairSampler(actual, cfg.ipw, seed), module.encoder.tokenizer, max_length=32
     )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0.0)
     for step in range(steps):

@@ -20,10 +20,10 @@ def chances(s, m, side, threshold=None, **options):
     open_end = -2.0 if side == "positive" else 2.0
     limit = open_end if threshold is None else threshold
     present = np.ones_like(s, dtype=bool)
-    found = probabilities(
+    actual = probabilities(
         s, m, present, IpwConfig(**{**PLAIN, **options}), side=side, threshold=limit
     )
-    return found[0]
+    return actual[0]
 
 
 def random_tables(rows=200, columns=7, seed=0):
@@ -33,15 +33,15 @@ def random_tables(rows=200, columns=7, seed=0):
 
 
 def test_worked_example_of_positives():
-    found = chances([1.0, 0.5, 0.5], [0.9, 0.9, 0.8], "positive")
-    np.testing.assert_allclose(found, [0.0566, 0.6897, 0.2537], atol=5e-5)
+    actual = chances([1.0, 0.5, 0.5], [0.9, 0.9, 0.8], "positive")
+    np.testing.assert_allclose(actual, [0.0566, 0.6897, 0.2537], atol=5e-5)
     ratios = [1, math.exp(2.5), math.exp(1.5)]
-    np.testing.assert_allclose(found, np.array(ratios) / sum(ratios), rtol=1e-12)
+    np.testing.assert_allclose(actual, np.array(ratios) / sum(ratios), rtol=1e-12)
 
 
 def test_worked_example_of_negatives():
-    found = chances([0.1, 0.6, 0.6], [0.2, 0.2, 0.4], "negative")
-    np.testing.assert_allclose(found, [0.0674, 0.8214, 0.1112], atol=5e-5)
+    actual = chances([0.1, 0.6, 0.6], [0.2, 0.2, 0.4], "negative")
+    np.testing.assert_allclose(actual, [0.0674, 0.8214, 0.1112], atol=5e-5)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -50,15 +50,15 @@ def test_item_2_probabilities(side, clip):
     """Checklist 2: non-negative, sum to 1 per anchor, zero where the threshold fails."""
     s, m, present = random_tables()
     options = IpwConfig(clip=clip)
-    found = probabilities(s, m, present, options, side=side, threshold=0.3)
+    actual = probabilities(s, m, present, options, side=side, threshold=0.3)
     passes = present & (m >= 0.3 if side == "positive" else m <= 0.3)
-    assert (found >= 0).all()
-    assert (found[~passes] == 0).all()
-    assert (found[passes] > 0).all()
+    assert (actual >= 0).all()
+    assert (actual[~passes] == 0).all()
+    assert (actual[passes] > 0).all()
     some = passes.any(axis=1)
     assert 0 < some.sum() < len(some)  # rows of both kinds are in the data
-    np.testing.assert_allclose(found[some].sum(axis=1), 1, rtol=1e-12)
-    assert (found[~some] == 0).all()
+    np.testing.assert_allclose(actual[some].sum(axis=1), 1, rtol=1e-12)
+    assert (actual[~some] == 0).all()
 
 
 @pytest.mark.parametrize("m", [-0.2, 0.4, 0.9])
@@ -87,7 +87,7 @@ def test_item_4_semantic_preference(s):
 def test_item_5_infinite_lambda_is_semantic_only(side):
     """Checklist 5: pi becomes uniform; at the default lambda it is not."""
     s, m, present = random_tables()
-    found = [
+    actual = [
         probabilities(s, m, present, options, side=side, threshold=0.0)
         for options in (
             IpwConfig(surface_temperature=math.inf),
@@ -95,8 +95,8 @@ def test_item_5_infinite_lambda_is_semantic_only(side):
             IpwConfig(),
         )
     ]
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
-    assert np.abs(found[0] - found[2]).max() > 0.1
+    np.testing.assert_allclose(actual[0], actual[1], rtol=1e-12)
+    assert np.abs(actual[0] - actual[2]).max() > 0.1
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -117,8 +117,8 @@ def test_extreme_temperatures_stay_finite():
     s, m, present = random_tables()
     options = IpwConfig(surface_temperature=1e-4, semantic_temperature=1e-4, clip=None)
     for side in SIDES:
-        found = probabilities(s, m, present, options, side=side, threshold=0.0)
-        assert np.isfinite(found).all()
+        actual = probabilities(s, m, present, options, side=side, threshold=0.0)
+        assert np.isfinite(actual).all()
 
 
 def test_negatives_have_a_temperature_of_their_own():
@@ -127,8 +127,8 @@ def test_negatives_have_a_temperature_of_their_own():
     for side in SIDES:
         np.testing.assert_allclose(chances(s, m, side, **same), chances(s, m, side))
     softer = chances(s, m, "negative", negative_temperature=0.4)
-    wanted = np.exp(-np.array(m) / 0.4)
-    np.testing.assert_allclose(softer, wanted / wanted.sum())
+    expected = np.exp(-np.array(m) / 0.4)
+    np.testing.assert_allclose(softer, expected / expected.sum())
     np.testing.assert_allclose(
         chances(s, m, "positive", negative_temperature=0.4), chances(s, m, "positive")
     )
@@ -239,7 +239,8 @@ def test_item_10_fallbacks():
 
 
 def test_item_19_each_switch_alone_changes_the_draws():
-    """Checklist 19: surface, semantic, positive IPW, negative IPW, each alone; nothing else does."""
+    """Checklist 19: surface, semantic, positive IPW, negative IPW, each alone; nothing else
+    does."""
     anchors = np.arange(40)
     full = {side: sampler().probabilities(anchors, side) for side in SIDES}
 

@@ -56,13 +56,13 @@ def test_item_12_loss_is_simcse_s_on_the_triplets(case):
     z = sentence_head(case["d"])(h) if case["mlp"] else h
     out = objective(*z.unbind(1))
     out.loss.backward()
-    wanted = case["outputs"]
-    assert_close(out.loss, wanted["loss"])
+    expected = case["outputs"]
+    assert_close(out.loss, expected["loss"])
     gradient = h.grad
-    assert_close(gradient[:, 0].norm(), wanted["grad_norm_anchor"])
-    assert_close(gradient[:, 1].norm(), wanted["grad_norm_positive"])
+    assert_close(gradient[:, 0].norm(), expected["grad_norm_anchor"])
+    assert_close(gradient[:, 1].norm(), expected["grad_norm_positive"])
     if case["S"] == 3:
-        assert_close(gradient[:, 2].norm(), wanted["grad_norm_hard_negative"])
+        assert_close(gradient[:, 2].norm(), expected["grad_norm_hard_negative"])
     assert float(grad_norm(h)) > 0
 
 
@@ -71,11 +71,11 @@ def test_loss_by_the_sheet_s_formula():
     z = torch.nn.functional.normalize(sentences(5, 3, 8).detach(), dim=2)
     a, p, n = z.unbind(1)
     e_p, e_n = (a @ p.T / 0.5).exp(), (a @ n.T / 0.5).exp()
-    wanted = -(e_p.diag() / (e_p + e_n).sum(1)).log().mean()
-    found = Objective(MethodConfig(temperature=0.5))(a, p, n).loss
-    assert_close(found, wanted)
+    expected = -(e_p.diag() / (e_p + e_n).sum(1)).log().mean()
+    actual = Objective(MethodConfig(temperature=0.5))(a, p, n).loss
+    assert_close(actual, expected)
     without = -(e_p.diag() / (e_p.sum(1) - e_p.diag() + e_n.sum(1))).log().mean()
-    assert abs(float(found - without)) > 1e-3
+    assert abs(float(actual - without)) > 1e-3
 
 
 @pytest.mark.parametrize("alpha", [0.25, 3.0])
@@ -88,18 +88,18 @@ def test_hard_weight_multiplies_the_own_hard_negative_s_term(alpha):
     def loss(negatives):
         return -(e_p.diag() / (e_p.sum(1) + negatives.sum(1))).log().mean()
 
-    found = Objective(MethodConfig(temperature=0.5, hard_weight=alpha))(a, p, n).loss
-    assert_close(found, loss(e_n * (1 + (alpha - 1) * own)))
+    actual = Objective(MethodConfig(temperature=0.5, hard_weight=alpha))(a, p, n).loss
+    assert_close(actual, loss(e_n * (1 + (alpha - 1) * own)))
     # twins: the weight left out, added as it is, and given to all hard negatives
     for other in (e_n, e_n * (1 + (np.exp(alpha) - 1) * own), e_n * alpha):
-        assert abs(float(found - loss(other))) > 1e-3
+        assert abs(float(actual - loss(other))) > 1e-3
 
 
 def test_twin_term_adds_half_a_loss():
     a, p, n, t = sentences(5, 4, 8).detach().unbind(1)
     plain, extra = Objective(MethodConfig()), Objective(MethodConfig(twin_weight=0.5))
-    wanted = plain(a, p, n).loss + 0.5 * plain(a, t, n).loss
-    assert_close(extra(a, p, n, t).loss, wanted)
+    expected = plain(a, p, n).loss + 0.5 * plain(a, t, n).loss
+    assert_close(extra(a, p, n, t).loss, expected)
 
 
 def test_gradient_reaches_every_parameter_through_all_views():
@@ -328,11 +328,11 @@ def test_item_17_report_and_mining_tasks(full_run, tmp_path):
     """Checklist 17: one command each; a missing scorer is said."""
     cfg = config(f"runs_dir={full_run.parents[2]}")
     workspace = Workspace(tmp_path / "pairs", "debcse", "smoke")
-    found = report_pairs(cfg, workspace)
-    assert list(found) == ["uniform", "surface_only", "semantic_only", "ipw"]
-    for row in found.values():
+    actual = report_pairs(cfg, workspace)
+    assert list(actual) == ["uniform", "surface_only", "semantic_only", "ipw"]
+    for row in actual.values():
         assert {"positive_surface_distance", "negative_length_ratio_distance"} <= row.keys()
-    assert found["ipw"]["positive_surface"] <= found["semantic_only"]["positive_surface"]
+    assert actual["ipw"]["positive_surface"] <= actual["semantic_only"]["positive_surface"]
     assert "| metric | uniform |" in (workspace.path / "pairs.md").read_text(encoding="utf-8")
     assert (workspace.path / "plots/pairs ipw.png").exists()
     path = mine_pairs(cfg, workspace)

@@ -56,12 +56,12 @@ def dictionary_file(tmp_path, text=LINES, encoding="utf-16", *options):
 
 def test_item_14_reader_takes_several_definitions_and_the_encoding(tmp_path):
     """Checklist 14: lines of the release, in UTF-16; row i is entry i."""
-    found = load_dictionary(dictionary_file(tmp_path))
-    assert found.entries == ["ice cream", "zorbifex qq", "work"]
-    assert found.definitions[0] == ["frozen dessert", "sweet food made of milk"]
-    assert found.definitions[2] == ["effort", "what is done"]
-    assert found.pairs()[1] == ("sweet food made of milk", 0)
-    assert found.num_definitions == 5
+    actual = load_dictionary(dictionary_file(tmp_path))
+    assert actual.entries == ["ice cream", "zorbifex qq", "work"]
+    assert actual.definitions[0] == ["frozen dessert", "sweet food made of milk"]
+    assert actual.definitions[2] == ["effort", "what is done"]
+    assert actual.pairs()[1] == ("sweet food made of milk", 0)
+    assert actual.num_definitions == 5
     with pytest.raises(UserError, match=r"set data\.encoding"):
         load_dictionary(dictionary_file(tmp_path, encoding="latin-1"))
 
@@ -81,9 +81,9 @@ def test_item_14_byte_order_mark_further_columns_and_repeated_entries(tmp_path):
         pytest.warns(UserWarning, match="1 lines repeat an entry"),
         pytest.warns(UserWarning, match="1 lines have more than two columns"),
     ):
-        found = load_dictionary(cfg)
-    assert found.entries == ["ice", "work", "work"]
-    assert found.definitions == [["frozen water"], ["effort"], ["what is done"]]
+        actual = load_dictionary(cfg)
+    assert actual.entries == ["ice", "work", "work"]
+    assert actual.definitions == [["frozen water"], ["effort"], ["what is done"]]
     cfg.data.file = str(tmp_path)
     with pytest.raises(UserError, match="name a file"):
         load_dictionary(cfg)
@@ -92,11 +92,11 @@ def test_item_14_byte_order_mark_further_columns_and_repeated_entries(tmp_path):
 def test_item_2_entries_of_several_and_of_unknown_words(tmp_path):
     """Checklist 2: n is the number of entries, whatever the vocabulary."""
     cfg = dictionary_file(tmp_path)
-    found = load_dictionary(cfg)
-    matrix = cached_entries(cfg, found, build_encoder(cfg.model))
+    actual = load_dictionary(cfg)
+    matrix = cached_entries(cfg, actual, build_encoder(cfg.model))
     assert matrix.shape == (3, 32)
     assert torch.isfinite(matrix).all()
-    views = definition_views(cfg, build_encoder(cfg.model), found)
+    views = definition_views(cfg, build_encoder(cfg.model), actual)
     batch = views[[(i, 0) for i in range(5)]]
     assert batch["labels"].tolist() == [0, 0, 1, 2, 2]
     assert len(module_of("data.limit=300").entries) > 256  # pieces of the tokenizer
@@ -122,31 +122,31 @@ def test_item_12_long_definitions_are_refused_or_cut(tmp_path):
 
 def test_held_out_definitions_are_trained_on_for_no_entry():
     """A synonym with the same text would give the answer away; any entry of the text is gold."""
-    found = load_dictionary(config())
-    trained = {text for text, _ in found.pairs()}
-    assert found.held_out
-    assert not trained & {text for text, _ in found.held_out}
+    actual = load_dictionary(config())
+    trained = {text for text, _ in actual.pairs()}
+    assert actual.held_out
+    assert not trained & {text for text, _ in actual.held_out}
     everything = load_dictionary(config("data.held_out=0"))
-    assert everything.num_definitions > found.num_definitions
+    assert everything.num_definitions > actual.num_definitions
     owners = {
         text: {
             e
             for e, texts in zip(everything.entries, everything.definitions, strict=True)
             if text in texts
         }
-        for text, _ in found.held_out
+        for text, _ in actual.held_out
     }
-    for text, gold in found.held_out:
-        assert {found.entries[row] for row in gold} == owners[text] & set(found.entries)
+    for text, gold in actual.held_out:
+        assert {actual.entries[row] for row in gold} == owners[text] & set(actual.entries)
 
 
 def test_bundled_wordnet_has_entries_of_several_words_and_shared_definitions():
     """Sizes of the row in the plan: lemmas in lower case; synonyms share their definition."""
-    found = load_dictionary(config("data.held_out=0", "data.exclude_sets=[]", name="mini"))
-    sizes = found.statistics()
-    assert len(found.entries) == 20811
+    actual = load_dictionary(config("data.held_out=0", "data.exclude_sets=[]", name="mini"))
+    sizes = actual.statistics()
+    assert len(actual.entries) == 20811
     assert round(sizes["multi_word_share"] * 20811) == 6232
-    assert sum(len(texts) > 1 for texts in found.definitions) > 5000
+    assert sum(len(texts) > 1 for texts in actual.definitions) > 5000
     assert sizes["shared_definition_share"] > 0.5
     held = load_dictionary(config("data.exclude_sets=[]", name="mini")).held_out
     assert 800 < len(held) < 1300
@@ -158,24 +158,25 @@ def test_no_definition_of_the_mini_experiment_is_a_text_of_the_evaluation():
     """SemEval's OnWN and FNWN pairs hold WordNet's own definitions, with a full stop or without."""
     cfg = config(name="mini")
     assert {*cfg.eval.sets, cfg.eval.dev} <= set(cfg.data.exclude_sets)
-    found = load_dictionary(cfg)
-    known = {" ".join(words(t)) for t in [*definitions(cfg), *(t for t, _ in found.held_out)]}
+    actual = load_dictionary(cfg)
+    known = {" ".join(words(t)) for t in [*definitions(cfg), *(t for t, _ in actual.held_out)]}
     for name in (*cfg.eval.sets, cfg.eval.dev):
         sts = load_sts(None, name)
         assert not known & {" ".join(words(t)) for t in [*sts.first, *sts.second]}, name
-    assert found.statistics()["num_excluded_definitions"] > 500
-    assert len(found.held_out) > 700
-    assert len(found.entries) > 19000
+    assert actual.statistics()["num_excluded_definitions"] > 500
+    assert len(actual.held_out) > 700
+    assert len(actual.entries) > 19000
 
 
 def test_baselines_are_fitted_on_a_draw_of_the_definitions():
-    """At most 5,000 are used, and those of the file's beginning are nouns of the most general kind."""
+    """At most 5,000 are used, and those of the file's beginning are nouns of the most general
+    kind."""
     cfg = config("data.exclude_sets=[]", name="mini")
     in_order = list(dict.fromkeys(text for text, _ in load_dictionary(cfg).pairs()))
-    found = definitions(cfg)
-    assert len(set(found)) == len(found) == FIT_TEXTS
-    assert set(found) <= set(in_order)
-    share = len(set(found) & set(in_order[:FIT_TEXTS])) / FIT_TEXTS
+    actual = definitions(cfg)
+    assert len(set(actual)) == len(actual) == FIT_TEXTS
+    assert set(actual) <= set(in_order)
+    share = len(set(actual) & set(in_order[:FIT_TEXTS])) / FIT_TEXTS
     assert share == pytest.approx(FIT_TEXTS / len(in_order), abs=0.05)
 
 
@@ -191,8 +192,8 @@ def test_tfidf_finds_the_entry_whose_nearest_definition_is_nearest(tmp_path, mon
         ("the salt of a sea", (1,)),
         ("frozen coin", (1,)),  # nearest to the other entry
     ]
-    found = Dictionary(["ice", "brine"], definitions, held_out)
-    monkeypatch.setattr(baselines, "load_dictionary", lambda _: found)
+    actual = Dictionary(["ice", "brine"], definitions, held_out)
+    monkeypatch.setattr(baselines, "load_dictionary", lambda _: actual)
     monkeypatch.setattr(baselines.family, "tfidf", lambda *_: {"sts": 0.5})
     metrics = baselines.tfidf(config(), Workspace(tmp_path))
     assert metrics == {
@@ -202,29 +203,29 @@ def test_tfidf_finds_the_entry_whose_nearest_definition_is_nearest(tmp_path, mon
         "reverse_top10": 1.0,
         "reverse_top10_chance": 1.0,
     }
-    found.held_out.clear()
+    actual.held_out.clear()
     assert baselines.tfidf(config(), Workspace(tmp_path)) == {"sts": 0.5}
 
 
 def test_pitfall_entries_that_share_a_definition_are_counted():
     """Contradictory labels: three of the four pairs have a text of two entries."""
-    found = Dictionary(["a", "b", "c d"], [["x"], ["x", "y"], ["z"]], [], num_dropped=1)
-    assert found.statistics()["shared_definition_share"] == 0.5
-    assert found.statistics()["dropped_entry_share"] == 0.25
-    assert found.statistics()["multi_word_share"] == pytest.approx(1 / 3)
+    actual = Dictionary(["a", "b", "c d"], [["x"], ["x", "y"], ["z"]], [], num_dropped=1)
+    assert actual.statistics()["shared_definition_share"] == 0.5
+    assert actual.statistics()["dropped_entry_share"] == 0.25
+    assert actual.statistics()["multi_word_share"] == pytest.approx(1 / 3)
 
 
 def test_item_15_only_entries_of_one_piece_remain_and_the_rest_is_counted():
     """Checklist 15: the share that DefSent must drop."""
-    found = load_dictionary(config(*DEFSENT))
-    assert set(found.entries) <= set(_WORDS)
-    assert len(found.pieces) == len(found.entries) > 3
-    share = found.statistics()["dropped_entry_share"]
-    assert share == pytest.approx(1 - len(found.entries) / 96)
+    actual = load_dictionary(config(*DEFSENT))
+    assert set(actual.entries) <= set(_WORDS)
+    assert len(actual.pieces) == len(actual.entries) > 3
+    share = actual.statistics()["dropped_entry_share"]
+    assert share == pytest.approx(1 - len(actual.entries) / 96)
     tokenizer = build_encoder(config().model).tokenizer
-    assert tokenizer.convert_ids_to_tokens(list(found.pieces)) == found.entries
+    assert tokenizer.convert_ids_to_tokens(list(actual.pieces)) == actual.entries
     views = definition_views(config(*DEFSENT), build_encoder(config().model))
-    assert set(views.labels.tolist()) == set(found.pieces)
+    assert set(views.labels.tolist()) == set(actual.pieces)
 
 
 # -- matrix --------------------------------------------------------------------------------------
@@ -236,15 +237,15 @@ def test_item_3_mean_over_definitions_in_evaluation_mode_whatever_the_padding():
     encoder = build_encoder(cfg.model).train()
     own = definition_encoder(cfg, encoder, "amp")
     texts = [["a b c d e f g h"], ["x", "one two three four five six seven"]]
-    found = entry_matrix(texts, own.encode)
+    actual = entry_matrix(texts, own.encode)
     assert own.encode(texts[0]).equal(own.encode(texts[0]))  # no dropout
     single = torch.stack([own.encode([t])[0] for t in texts[1]])
-    torch.testing.assert_close(found[1], single.mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual[1], single.mean(0), rtol=1e-5, atol=1e-5)
     with evaluation_mode(own):
         ids = own.tokenize(texts[1])
         states = own.tower.model(**ids).last_hidden_state
         over_tokens = states[ids["attention_mask"].bool()].mean(0)
-    assert not torch.allclose(found[1], over_tokens, atol=1e-3)
+    assert not torch.allclose(actual[1], over_tokens, atol=1e-3)
     first = definition_encoder(cfg, encoder, "ac")
     with evaluation_mode(first):
         cls = first.tower.model(**first.tokenize(texts[0])).last_hidden_state[:, 0]
@@ -256,11 +257,11 @@ def test_item_4_one_definition_alone_or_among_many():
     own = definition_encoder(config(), build_encoder(config().model), "amp")
     alone = entry_matrix([["a small thing"]], own.encode)[0]
     many = [["first", "second text of some length " * 3], ["a small thing"], ["a small thing", "x"]]
-    found = entry_matrix(many, own.encode)
-    torch.testing.assert_close(found[1], alone, rtol=0, atol=1e-5)
+    actual = entry_matrix(many, own.encode)
+    torch.testing.assert_close(actual[1], alone, rtol=0, atol=1e-5)
     turned = entry_matrix([texts[::-1] for texts in many[::-1]], own.encode)
-    torch.testing.assert_close(turned.flip(0), found, rtol=0, atol=1e-5)
-    assert not torch.allclose(found[2], alone, atol=1e-3)
+    torch.testing.assert_close(turned.flip(0), actual, rtol=0, atol=1e-5)
+    assert not torch.allclose(actual[2], alone, atol=1e-3)
 
 
 def test_entries_are_kept_and_belong_to_weights_definitions_and_encoding(tmp_path, monkeypatch):
@@ -287,20 +288,20 @@ def golden_matrix(n: int, d: int) -> Tensor:
 @pytest.mark.parametrize("case", load("defsent_plus")["ica_cases"], ids=lambda c: f"d{c['d']}")
 def test_item_10_independent_entries_match_the_recorded_ones(case):
     """Checklist 10: mean 0, population deviation 100, uncorrelated, isotropic; recorded norms."""
-    x, wanted = golden_matrix(case["n"], case["d"]), case["outputs"]
+    x, expected = golden_matrix(case["n"], case["d"]), case["outputs"]
     y = independent_entries(
         x, IcaConfig(enabled=True, max_iter=case["max_iter"], seed=case["seed"])
     )
     assert float(y.mean(0).abs().max()) < 1e-3
-    spread = torch.tensor(wanted["column_std_population"])
+    spread = torch.tensor(expected["column_std_population"])
     torch.testing.assert_close(y.std(0, correction=0), spread, rtol=1e-4, atol=0)
     correlation = torch.corrcoef(y.T.double()) - torch.eye(case["d"]).double()
     assert float(correlation.abs().max()) < 1e-5
-    assert mean_cosine(x) == pytest.approx(wanted["mean_cosine_before"], rel=1e-5)
-    assert mean_cosine(y) == pytest.approx(wanted["mean_cosine_after"], rel=1e-3)
-    norms = torch.tensor(wanted["row_norms_first3"])
+    assert mean_cosine(x) == pytest.approx(expected["mean_cosine_before"], rel=1e-5)
+    assert mean_cosine(y) == pytest.approx(expected["mean_cosine_after"], rel=1e-3)
+    norms = torch.tensor(expected["row_norms_first3"])
     torch.testing.assert_close(y[:3].norm(dim=1), norms, rtol=1e-4, atol=0)
-    row = torch.tensor(wanted["abs_row0_sorted"])
+    row = torch.tensor(expected["abs_row0_sorted"])
     torch.testing.assert_close(y[0].abs().sort().values[: len(row)], row, rtol=1e-3, atol=0)
 
 
@@ -330,10 +331,10 @@ def test_item_13_prompt_pooling_finds_one_mask_and_definitions_meet_no_prompt():
     texts = ["a cat", "", "she wrote [MASK] and [MASK] here", "x " * 90]
     ids = encoder.tokenize(texts)["input_ids"]
     assert ids.eq(mask).sum(1).tolist() == [1] * 4
-    found = encoder.encode(texts)
-    assert torch.isfinite(found).all()
+    actual = encoder.encode(texts)
+    assert torch.isfinite(actual).all()
     unknown = texts[2].replace("[MASK]", "\u2603")
-    torch.testing.assert_close(encoder.encode([unknown])[0], found[2])
+    torch.testing.assert_close(encoder.encode([unknown])[0], actual[2])
     own = definition_encoder(cfg, encoder, "mean")
     plain = build_encoder(config().model)
     assert own.tokenize(["a cat"])["input_ids"].equal(plain.tokenize(["a cat"])["input_ids"])
@@ -347,8 +348,8 @@ def test_item_13_prompt_pooling_finds_one_mask_and_definitions_meet_no_prompt():
 
 def test_reverse_dictionary_counts_any_entry_of_the_definition():
     scores = torch.tensor([[0.0, 3, 2, 1] + [0.5] * 16, [4.0, 3, 2, 1] + [0.5] * 16])
-    found = reverse_metrics(scores, [(2, 1), (3,)])
-    assert (found["reverse_top1"], found["reverse_top10"]) == (0.5, 1.0)
-    assert found["reverse_top1_chance"] == pytest.approx((2 + 1) / 2 / 20)
+    actual = reverse_metrics(scores, [(2, 1), (3,)])
+    assert (actual["reverse_top1"], actual["reverse_top10"]) == (0.5, 1.0)
+    assert actual["reverse_top1_chance"] == pytest.approx((2 + 1) / 2 / 20)
     both = 1 - math.comb(18, 10) / math.comb(20, 10)
-    assert found["reverse_top10_chance"] == pytest.approx((both + 0.5) / 2)
+    assert actual["reverse_top10_chance"] == pytest.approx((both + 0.5) / 2)

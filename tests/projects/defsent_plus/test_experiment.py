@@ -96,13 +96,13 @@ def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_pa
     run, words = finished
     (tmp_path / "texts.txt").write_text("a big house\n\na small dog\n", encoding="utf-8")
     asked = ["lookup.text=something new", f"lookup.file={tmp_path}/texts.txt", "lookup.k=3"]
-    found = []
+    actual = []
     for place in (run, exported):
         cfg = config(words[0], *asked, f"lookup.run={place}")
-        found.append(read_jsonl(lookup(cfg, Workspace(tmp_path / "out", "defsent_plus", "smoke"))))
-    assert found[0] == found[1]
-    assert [row["text"] for row in found[0]] == ["something new", "a big house", "a small dog"]
-    assert all(len(row["entries"]) == 3 for row in found[0])
+        actual.append(read_jsonl(lookup(cfg, Workspace(tmp_path / "out", "defsent_plus", "smoke"))))
+    assert actual[0] == actual[1]
+    assert [row["text"] for row in actual[0]] == ["something new", "a big house", "a small dog"]
+    assert all(len(row["entries"]) == 3 for row in actual[0])
     with pytest.raises(UserError, match="describe what you look for"):
         lookup(config(words[0]), Workspace(tmp_path))
     with pytest.raises(UserError, match="does not exist"):
@@ -140,7 +140,8 @@ def test_a_description_that_is_cut_is_said(finished, tmp_path, capsys):
 
 
 def test_every_entry_of_a_glossary_is_written(tmp_path):
-    """The mini's command lost definitions that are held out, or in an STS set, with their entries."""
+    """The mini's command lost definitions that are held out, or in an STS set, with their
+    entries."""
     sets = load_sts(None, "stsb-dev")
     lines = [f"term {i}\tmeaning number {i}\n" for i in range(60)]
     lines.append(f"of a set\t{sets.first[0]}\n")
@@ -186,7 +187,7 @@ PAPER = {
 @pytest.mark.parametrize("name", PAPER)
 def test_paper_configs_hold_the_published_recipe(name):
     cfg = config(name=name)
-    found = (
+    actual = (
         cfg.rounds,
         cfg.entry.encoding,
         cfg.train.pool,
@@ -194,7 +195,7 @@ def test_paper_configs_hold_the_published_recipe(name):
         cfg.data.batch_size,
         cfg.data.max_length,
     )
-    assert found == PAPER[name]
+    assert actual == PAPER[name]
     defsent = name == "paper_defsent"
     recipe = (
         cfg.trainer.gradient_clip_val,

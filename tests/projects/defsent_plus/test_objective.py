@@ -37,11 +37,11 @@ def test_item_11_loss_is_the_recorded_one(case, backend):
     h, entries, labels = golden_inputs(case)
     out = definition_loss(h, entries, labels, backend)
     out.loss.backward()
-    wanted = case["outputs"]
-    assert_close(out.loss, wanted["loss"])
-    assert_close(grad_norm(h), wanted["grad_norm_h"])
-    assert_close(h.grad[0], wanted["grad_row0"])
-    assert_close(out.per_sample.mean(), wanted["loss"])
+    expected = case["outputs"]
+    assert_close(out.loss, expected["loss"])
+    assert_close(grad_norm(h), expected["grad_norm_h"])
+    assert_close(h.grad[0], expected["grad_row0"])
+    assert_close(out.per_sample.mean(), expected["loss"])
     assert out.hits.tolist() == (h @ entries.T).argmax(1).eq(labels).tolist()
 
 
@@ -65,11 +65,11 @@ def test_the_tiled_loss_equals_the_dense_one_on_long_vectors(scale):
     h = torch.randn(6, 8, generator=generator).mul(scale).requires_grad_()
     entries = scale * torch.randn(3000, 8, generator=generator)
     labels = torch.arange(6) * 400
-    found = definition_loss(h, entries, labels, "blocked")
-    (gradient,) = torch.autograd.grad(found.loss, h)
-    wanted = F.cross_entropy(h.double() @ entries.double().T, labels)
-    (by_hand,) = torch.autograd.grad(wanted, h)
-    assert_close(found.loss, wanted.item(), rel=1e-5)
+    actual = definition_loss(h, entries, labels, "blocked")
+    (gradient,) = torch.autograd.grad(actual.loss, h)
+    expected = F.cross_entropy(h.double() @ entries.double().T, labels)
+    (by_hand,) = torch.autograd.grad(expected, h)
+    assert_close(actual.loss, expected.item(), rel=1e-5)
     torch.testing.assert_close(gradient, by_hand.float(), rtol=1e-4, atol=1e-4)
 
 
@@ -110,8 +110,8 @@ def test_item_7_roberta_takes_the_dense_layer_of_its_head_with_gelu(tmp_path):
     full = AutoModelForMaskedLM.from_pretrained(place)
     assert torch.equal(module.pooler.dense.weight, full.lm_head.dense.weight)
     x = torch.randn(5, 32)
-    wanted = F.gelu(full.lm_head.dense(x))
-    torch.testing.assert_close(module.pooler(x), wanted)
+    expected = F.gelu(full.lm_head.dense(x))
+    torch.testing.assert_close(module.pooler(x), expected)
     assert not torch.allclose(module.pooler(x), torch.tanh(full.lm_head.dense(x)), atol=1e-2)
     assert all(p.requires_grad for p in module.pooler.parameters())
 
@@ -172,13 +172,13 @@ def test_item_9_training_pools_over_real_tokens(pool, kind, tmp_path):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     states = module.encoder.tower.model(input_ids=ids, attention_mask=mask).last_hidden_state
     rows = [row[: int(n)] for row, n in zip(states, mask.sum(1), strict=True)]
-    wanted = {
+    expected = {
         "first": [r[0] for r in rows],
         "mean": [r.mean(0) for r in rows],
         "max": [r.amax(0) for r in rows],
     }
     h = module.hidden(ids, mask)
-    torch.testing.assert_close(h, torch.tanh(module.pooler.dense(torch.stack(wanted[kind]))))
+    torch.testing.assert_close(h, torch.tanh(module.pooler.dense(torch.stack(expected[kind]))))
     wide = F.pad(ids, (0, 5), value=7), F.pad(mask, (0, 5))
     torch.testing.assert_close(module.hidden(*wide), h, rtol=1e-4, atol=1e-5)
 
@@ -214,15 +214,15 @@ def test_item_15_defsent_is_the_frozen_word_prediction_layer(tmp_path):
     inputs = batch(words=200)
     h = module.definitions(inputs["input_ids"], inputs["attention_mask"])
     logits = F.linear(head.norm(F.gelu(head.dense(h))), head.weight, head.bias)
-    found = module.losses(inputs)
+    actual = module.losses(inputs)
     assert module_seed == 0
-    assert_close(found["loss"], F.cross_entropy(logits, inputs["labels"]).item(), rel=1e-5)
-    found["loss"].backward()
+    assert_close(actual["loss"], F.cross_entropy(logits, inputs["labels"]).item(), rel=1e-5)
+    actual["loss"].backward()
     assert all(p.grad is None for p in module.pooler.parameters())
     assert module.entries.shape == (256, 33)
     with torch.no_grad():
         module.entries[:, -1] += torch.arange(256) / 10.0
-    assert abs(float(module.losses(inputs)["loss"] - found["loss"])) > 1e-2
+    assert abs(float(module.losses(inputs)["loss"] - actual["loss"])) > 1e-2
 
 
 def test_item_15_defsent_can_freeze_the_embedding_layer(tmp_path):

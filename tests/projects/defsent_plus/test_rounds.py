@@ -49,13 +49,13 @@ def test_item_5_every_round_restarts_from_the_first_model(tmp_path):
     cfg, dictionary, first, second = two_rounds(tmp_path)
     start = round_module(cfg, dictionary, None, 1)
     for name in ("encoder", "pooler"):
-        wanted, found = (getattr(m, name).state_dict() for m in (start, second))
-        assert all(torch.equal(found[k], v) for k, v in wanted.items())
+        expected, actual = (getattr(m, name).state_dict() for m in (start, second))
+        assert all(torch.equal(actual[k], v) for k, v in expected.items())
         assert not torch.equal(*(next(getattr(m, name).parameters()) for m in (first, second)))
     _, _, before, after = two_rounds(tmp_path, "restart_from_base=false")
     for name in ("encoder", "pooler"):
-        wanted, found = (getattr(m, name).state_dict() for m in (before, after))
-        assert all(torch.equal(found[k], v) for k, v in wanted.items())
+        expected, actual = (getattr(m, name).state_dict() for m in (before, after))
+        assert all(torch.equal(actual[k], v) for k, v in expected.items())
     moved(after)
     assert not torch.equal(*(next(m.encoder.parameters()) for m in (before, after)))
 
@@ -100,10 +100,10 @@ def test_last_round_alone_has_independent_entries(finished):
     module.load_state_dict(state_of(run, "round_1"))
     own = definition_encoder(cfg, module.encoder, "amp")
     with pytest.warns(UserWarning, match="FastICA"):
-        wanted = independent_entries(
+        expected = independent_entries(
             entry_matrix(dictionary.definitions, own.encode), cfg.entry.ica
         )
-    torch.testing.assert_close(ica.norm(dim=1), wanted.norm(dim=1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ica.norm(dim=1), expected.norm(dim=1), rtol=1e-3, atol=1e-3)
     assert mean_cosine(plain) > 0.5 > abs(mean_cosine(ica))
 
 
@@ -222,7 +222,8 @@ def test_a_kept_model_belongs_to_what_it_was_trained_with():
 
 
 def test_a_kept_model_belongs_to_the_weights_that_it_began_with(tmp_path, monkeypatch):
-    """An encoder of the same name may have been trained further since: M_0 counts by its weights."""
+    """An encoder of the same name may have been trained further since: M_0 counts by its
+    weights."""
     starts = []
     real = stages_module.model_path
     monkeypatch.setattr(stages_module, "model_path", lambda *a: starts.append(a[2]) or real(*a))

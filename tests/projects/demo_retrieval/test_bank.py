@@ -49,8 +49,8 @@ def test_item_4_a_copy_with_or_without_a_context_is_no_demonstration():
             bank.nearest([example], 6).positions[0],
             bank.at_random(example, 6, rng, same_task=False),
         ]
-        for found in places:
-            assert {bank.examples[k].question for k in found} == {e.question for e in BARE} - {
+        for actual in places:
+            assert {bank.examples[k].question for k in actual} == {e.question for e in BARE} - {
                 example.question
             }
         assert len(set(bank.at_random(example, 3, rng, same_task=True))) == 3
@@ -260,15 +260,15 @@ def test_item_19_few_answers_of_crossfit_are_listed(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text("".join(f"text {i}\t{gold}\n" for i, gold in enumerate(golds)))
     cfg = config(f"data.root={tmp_path}", "data.shots=16", "data.split_seed=42")
-    found = {name: read_task(f"crossfit/{name}", cfg.data, 0) for name in answers}
-    assert {n: (t.family, len(t.labels)) for n, t in found.items()} == {
+    actual = {name: read_task(f"crossfit/{name}", cfg.data, 0) for name in answers}
+    assert {n: (t.family, len(t.labels)) for n, t in actual.items()} == {
         "emo": ("classification", 3),
         "open": ("qa", 0),
         "long": ("qa", 0),
         "many": ("qa", 0),
     }
-    assert "(a) happy (b) sad (c) very angry \n text 0" in input_text(found["emo"].train[0], "_")
-    assert not found["open"].train[0].options
+    assert "(a) happy (b) sad (c) very angry \n text 0" in input_text(actual["emo"].train[0], "_")
+    assert not actual["open"].train[0].options
 
 
 def test_item_4_parts_of_a_set_share_no_id(tmp_path):
@@ -318,5 +318,5 @@ def test_too_long_questions_of_targets_are_counted_too(tmp_path):
     for meta, want in ((tuple(map(longer, tasks.meta)), {"made_up_other": 1}), ((), {})):
         own = replace(tasks, meta=meta, targets=(longer(tasks.targets[0]), *tasks.targets[1:]))
         write_manifest(module.cfg, module, own, Workspace(tmp_path, "demo_retrieval", "smoke"))
-        found = json.loads((tmp_path / "manifest.json").read_text())
-        assert found["too_long"] == {**want, "made_up_qa": 1}
+        actual = json.loads((tmp_path / "manifest.json").read_text())
+        assert actual["too_long"] == {**want, "made_up_qa": 1}

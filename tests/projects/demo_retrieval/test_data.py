@@ -146,9 +146,9 @@ def test_item_7_texts_hold_no_special_tokens():
 )
 def test_item_12_only_the_next_letter_begins_an_option(text, want):
     """Checklist 12: brackets inside options don't tear them."""
-    found = parse_unifiedqa(f"which? \\n {text}\t{want[0]}", "t")
-    assert found.options == want
-    assert unifiedqa_line(found).partition("\t")[0] == f"which? \\n {text}"
+    actual = parse_unifiedqa(f"which? \\n {text}\t{want[0]}", "t")
+    assert actual.options == want
+    assert unifiedqa_line(actual).partition("\t")[0] == f"which? \\n {text}"
 
 
 def test_item_12_unifiedqa_lines_round_trip():
@@ -160,13 +160,13 @@ def test_item_12_unifiedqa_lines_round_trip():
         "which? \\n (a) x (b) y\tx",
         "who? \\n first. \\n second.\tann",
     ]
-    found = [parse_unifiedqa(line, "unifiedqa/x", i) for i, line in enumerate(lines)]
-    assert [unifiedqa_line(e) for e in found] == lines
-    assert found[0][1:5] == ("who came?", ("ann",), "ann came.", ("ann", "bob lee"))
-    assert found[1].options == () and found[1].context == "ann came."  # noqa: PT018
-    assert (found[2].context, found[3].context) == ("", "")
-    assert found[4].context == "first. \n second."
-    assert "\\n" not in input_text(found[0], "_")
+    actual = [parse_unifiedqa(line, "unifiedqa/x", i) for i, line in enumerate(lines)]
+    assert [unifiedqa_line(e) for e in actual] == lines
+    assert actual[0][1:5] == ("who came?", ("ann",), "ann came.", ("ann", "bob lee"))
+    assert actual[1].options == () and actual[1].context == "ann came."  # noqa: PT018
+    assert (actual[2].context, actual[3].context) == ("", "")
+    assert actual[4].context == "first. \n second."
+    assert "\\n" not in input_text(actual[0], "_")
     assert parse_unifiedqa("'who?' \\n x\t'ann'", "t").answers == ("ann",)
     with pytest.raises(UserError, match="line 4"):
         parse_unifiedqa("no tab", "t", 3)
@@ -271,9 +271,9 @@ def test_training_inputs_are_searched_once(tmp_path):
     first, again = (shown.fixed(bank.examples[:5], kept=True) for _ in range(2))
     assert calls == [5]
     want = plain.nearest(bank.examples[:5], 2)
-    for found in (first, again):
-        assert np.array_equal(found.positions, want.positions)
-        assert torch.equal(found.scores, want.scores)
+    for actual in (first, again):
+        assert np.array_equal(actual.positions, want.positions)
+        assert torch.equal(actual.scores, want.scores)
     bank.nearest_kept([e._replace(id="") for e in bank.examples[:5]], 2)
     bank.nearest_kept(bank.examples[:5], 3)
     bank.nearest_kept(bank.examples[:5], 2, 2.0)
@@ -459,12 +459,12 @@ def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
 def test_item_22_the_paper_s_configs_read_both_collections_and_keep_one_in_the_bank(name, tmp_path):
     """Checklist 22: UnifiedQA + CrossFit, bank of UnifiedQA alone, no set of the target."""
     sizes = ("data.shots=2", "data.dev_shots=2", "data.qa_shots=4")
-    found = read_tasks(config(f"data.root={official(tmp_path)}", *sizes, name=name)).manifest()
+    actual = read_tasks(config(f"data.root={official(tmp_path)}", *sizes, name=name)).manifest()
     others = {"unifiedqa/race", "unifiedqa/squad1_1", "crossfit/ag_news", "crossfit/tweet_qa"}
     others |= {"crossfit/glue-qnli", "crossfit/trec"}
     barred = {"unifiedqa/squad1_1"} if name == "paper" else {"crossfit/trec"}
-    assert found["meta"].keys() == others - barred
-    assert found["bank"].keys() == {n for n in others - barred if n.startswith("unifiedqa/")}
+    assert actual["meta"].keys() == others - barred
+    assert actual["bank"].keys() == {n for n in others - barred if n.startswith("unifiedqa/")}
 
 
 def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
@@ -651,7 +651,8 @@ def test_item_13_the_mixture_has_the_proportions_of_the_config():
 
 
 def test_a_batch_is_that_of_all_processes_of_the_config():
-    """Stages are built before the trainer forms the group of processes, where there is one alone."""
+    """Stages are built before the trainer forms the group of processes, where there is one
+    alone."""
     module, tasks = module_of("trainer.devices=2")
     assert rows_of(module.cfg, module, tasks.targets, 4).mixture.global_batch_size == 8
     fills(module.cfg, 8, 4, "data.batch_size")

@@ -36,18 +36,18 @@ def test_items_19_and_21_one_run_trains_and_scores_three_families(run):
     """Checklist 19, 21: questions, entailment and topics end to end; wall time and peak memory are
     logged.
     """
-    found = json.loads((run / "metrics.json").read_text())
+    actual = json.loads((run / "metrics.json").read_text())
     kinds = [
         f"made_up_topic_{kind}{name}"
         for kind in ("", "generated_", "ranked_")
         for name in ("accuracy", "macro_f1")
     ]
     for name in ("made_up_qa_f1", "made_up_qa_exact", "made_up_nli_accuracy", *kinds):
-        assert 0 <= found[name] <= 1
-    assert found["made_up_topic_macro_f1"] == found["made_up_topic_generated_macro_f1"]
-    assert found["accuracy_chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert found["accuracy"] == pytest.approx(
-        (found["made_up_nli_accuracy"] + found["made_up_topic_accuracy"]) / 2
+        assert 0 <= actual[name] <= 1
+    assert actual["made_up_topic_macro_f1"] == actual["made_up_topic_generated_macro_f1"]
+    assert actual["accuracy_chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert actual["accuracy"] == pytest.approx(
+        (actual["made_up_nli_accuracy"] + actual["made_up_topic_accuracy"]) / 2
     )
     meta = json.loads((run / "meta.json").read_text())
     assert meta["wall_seconds"] > 0
@@ -60,8 +60,8 @@ def test_items_16_and_22_tasks_of_hits_and_sources_are_logged(run):
     """Checklist 13, 16, 22: share of hits of other tasks, counts of an epoch, what is in
     meta-training and bank.
     """
-    found = json.loads((run / "metrics.json").read_text())
-    assert 0 < found["other_task"] < 1
+    actual = json.loads((run / "metrics.json").read_text())
+    assert 0 < actual["other_task"] < 1
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["meta"] == manifest["meta_epoch"] == {"made_up_other": 120}
     assert set(manifest["bank"]) == {"made_up_other", "made_up_qa", "made_up_nli", "made_up_topic"}
@@ -136,9 +136,9 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
     (tmp_path / "in.jsonl").write_text(
         json.dumps({"question": "which?", "context": "a cat", "options": ["cat", "dog"]}) + "\n"
     )
-    found = tasks.answer(config(*words, f"answer.input={tmp_path}/in.jsonl"), workspace)
+    actual = tasks.answer(config(*words, f"answer.input={tmp_path}/in.jsonl"), workspace)
     lines = [json.loads(x) for x in (tmp_path / "task/answers.jsonl").read_text().splitlines()]
-    assert [x["answer"] for x in lines] == found
+    assert [x["answer"] for x in lines] == actual
     assert {d["task"] for d in lines[0]["demonstrations"]} == {"mine"}
     assert len(tasks.answer(config(*words, "answer.question=who?"), workspace)) == 1
     with pytest.raises(UserError, match=r"answer\.run"):
@@ -218,11 +218,11 @@ def test_item_17_an_export_with_random_demonstrations_answers(tmp_path):
     words = [f"answer.run={tmp_path}/export", f"answer.input={tmp_path}/in.jsonl"]
     tasks.answer(config(*words), Workspace(tmp_path / "task", "demo_retrieval", "smoke"))
     lines = [json.loads(x) for x in (tmp_path / "task/answers.jsonl").read_text().splitlines()]
-    found = [[d["context"] for d in line["demonstrations"]] for line in lines]
+    actual = [[d["context"] for d in line["demonstrations"]] for line in lines]
     asked = [Example("", "what is there?", (), "a cat", ("cat", "dog"))] * 3
     shown = load_model(tmp_path / "export")._rows(asked).shown
-    assert found == [[d.context for d in own] for own in shown]
-    assert len({tuple(own) for own in found}) > 1
+    assert actual == [[d.context for d in own] for own in shown]
+    assert len({tuple(own) for own in actual}) > 1
     with pytest.raises(UserError, match="0 demonstrations of another"):  # no silent other bank
         module.bank.at_random(Example("another", "q"), 1, np.random.default_rng(0), same_task=True)
 
@@ -268,9 +268,9 @@ def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tasks.few_shot(cfg, workspace, train)
     assert len(asked) == 3
-    found = tasks.few_shot(cfg, workspace, train)
-    assert found["f1"]["mean"] == pytest.approx(0.44)
-    assert found["f1"]["sd"] == pytest.approx(0.0158113883)
+    actual = tasks.few_shot(cfg, workspace, train)
+    assert actual["f1"]["mean"] == pytest.approx(0.44)
+    assert actual["f1"]["sd"] == pytest.approx(0.0158113883)
     assert [value(w, "data.split_seed") for w in asked] == ["42", "43", "44", "44", "45", "46"]
     assert "resume=draw-44" in asked[3]
     assert all({"optim.lr=0.5", "model.dropout=0.0"} <= set(w) for w in asked)
@@ -352,11 +352,11 @@ def test_baselines_score_the_same_inputs(tmp_path):
         "word_regression",
     ):
         workspace = Workspace(tmp_path / name, "demo_retrieval", "smoke")
-        found = getattr(baselines, name)(cfg, workspace)
+        actual = getattr(baselines, name)(cfg, workspace)
         items = json.loads((tmp_path / name / "items/made_up_topic_accuracy.json").read_text())
-        assert found["made_up_topic_accuracy"] == pytest.approx(sum(items) / len(items))
+        assert actual["made_up_topic_accuracy"] == pytest.approx(sum(items) / len(items))
         if name == "majority":
-            assert found["made_up_topic_accuracy"] == pytest.approx(0.25)
+            assert actual["made_up_topic_accuracy"] == pytest.approx(0.25)
 
 
 def test_the_vote_is_that_of_k_demonstrations(tmp_path, monkeypatch):
@@ -379,9 +379,11 @@ def test_the_vote_is_that_of_k_demonstrations(tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "build_retriever", lambda *_: retriever)
     cfg, items = config("method.k=3"), {}
     for name in ("retrieved_vote", "retrieved_label"):
-        found = getattr(baselines, name)(cfg, Workspace(tmp_path / name, "demo_retrieval", "smoke"))
+        actual = getattr(baselines, name)(
+            cfg, Workspace(tmp_path / name, "demo_retrieval", "smoke")
+        )
         items[name] = json.loads((tmp_path / name / "items/t_accuracy.json").read_text())
-        assert found["t_accuracy"] == found["accuracy"] == sum(items[name]) / 2
+        assert actual["t_accuracy"] == actual["accuracy"] == sum(items[name]) / 2
     assert items == {"retrieved_vote": [1.0, 1.0], "retrieved_label": [0.0, 1.0]}
 
 
@@ -391,8 +393,8 @@ def test_what_is_copied_is_the_answer_of_a_demonstration():
     shown = [Example("t", "q", ("cat",)), Example("other", "q", ("dog",))]
     golds, told = ("sun", "sun", "dog", "cat"), ["The cat.", "sun", "dog", ""]
     rows = SimpleNamespace(examples=[Example("t", "q", (g,)) for g in golds], shown=[shown] * 4)
-    found = mechanism(task, rows, Answers(told, []))
-    assert found == {
+    actual = mechanism(task, rows, Answers(told, []))
+    assert actual == {
         "label_hit": [0.0, 0.0, 1.0, 1.0],
         "copied": [1.0, 0.0, 1.0, 0.0],
         "other_task": [0.5] * 4,
@@ -408,11 +410,11 @@ def test_the_headline_is_the_generated_label_unless_said_otherwise():
     task = Task("t", "classification", ("yes", "no"), ())
     examples = [Example("t", "q", ("yes",)), Example("t", "q", ("no",))]
     for headline, want in (("generated", [1.0, 0.0]), ("ranked", [1.0, 1.0])):
-        found = Answers(["Yes.", "maybe"], ["yes", "no"], headline)
-        items = score(task, examples, found)
+        actual = Answers(["Yes.", "maybe"], ["yes", "no"], headline)
+        items = score(task, examples, actual)
         assert items["accuracy"] == want
         assert (items["generated_accuracy"], items["ranked_accuracy"]) == ([1.0, 0.0], [1.0, 1.0])
-        assert found.told == (found.ranked if headline == "ranked" else found.generated)
+        assert actual.told == (actual.ranked if headline == "ranked" else actual.generated)
     assert config(name="mini").eval.headline == "ranked"
 
 
@@ -432,8 +434,8 @@ def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
     assert (first.name, first.module.optim.lr) == ("denoise", 0.25)
     assert stage_config(cfg.trainer, first).accumulate_grad_batches == 1
     cfg.denoise.max_steps = 0
-    found = [(s.monitor, sorted(s.data.val_sets)) for s in stages(cfg)]
-    assert found == [
+    actual = [(s.monitor, sorted(s.data.val_sets)) for s in stages(cfg)]
+    assert actual == [
         (None, []),
         ("val/f1", ["dev"]),
     ]  # item 5: no development example chooses a step of meta-training
@@ -468,8 +470,8 @@ def test_the_copy_test_shows_an_input_itself(selection):
     """`eval.gold`: a single demonstration with the right answer, whatever the model was trained
     with.
     """
-    module, found = module_of(f"method.selection={selection}", "eval.gold=true", "eval.limit=6")
-    task = found.targets[2]
+    module, actual = module_of(f"method.selection={selection}", "eval.gold=true", "eval.limit=6")
+    task = actual.targets[2]
     rows = rows_to_answer(module.cfg, module, task)
     assert rows.shown == [[e] for e in task.test[:6]]
     batch = rows.collate([0, 1])

@@ -1,4 +1,5 @@
-"""Equations, decoding and the frozen retriever: golden values and properties, items 1-3, 6, 9, 10."""
+"""Equations, decoding and the frozen retriever: golden values and properties, items 1-3, 6, 9,
+10."""
 
 import math
 from types import SimpleNamespace
@@ -66,8 +67,8 @@ def test_rag_sequence_by_hand():
     """Two copies with p = 1/2 and 1/4 of two tokens: log-mean of products."""
     logp = torch.tensor([[math.log(0.5), math.log(0.5)], [math.log(0.25), math.log(0.75)]])
     logits = torch.stack([logp[:1].expand(2, -1), logp[1:].expand(2, -1)])
-    found = rag_sequence_nll(logits, torch.zeros(1, 2), torch.tensor([[0, 0]]))
-    assert float(found) == pytest.approx(-math.log((0.25 + 0.0625) / 2))
+    actual = rag_sequence_nll(logits, torch.zeros(1, 2), torch.tensor([[0, 0]]))
+    assert float(actual) == pytest.approx(-math.log((0.25 + 0.0625) / 2))
 
 
 def test_item_3_weights_sum_to_one_over_the_k_items():
@@ -217,7 +218,7 @@ def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
     scores = fill((2, 3), 1.0)
     common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 5}
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    found = generate_sequence(module.network, ids, mask, scores, **common)
+    actual = generate_sequence(module.network, ids, mask, scores, **common)
     for row in range(2):
         rows, values = slice(3 * row, 3 * row + 3), []
         for k in range(3 * row, 3 * row + 3):
@@ -237,7 +238,7 @@ def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
                 ).logits
             values.append((float(rag_sequence_nll(logits, scores[row : row + 1], text)), text[0]))
         best = min(values, key=lambda pair: pair[0])[1]
-        assert torch.equal(found[row, : len(best)], best)
+        assert torch.equal(actual[row, : len(best)], best)
     module.cfg.method.coupling = "sequence"
     examples = [Example("t", "what is there?")] * 2
     assert module.answers({**batch, "examples": examples}) == ["", ""]  # it wrote no "answer:"
@@ -263,10 +264,10 @@ def test_a_copy_that_reads_the_question_well_has_more_say_in_rag_sequence():
 
     ids = torch.ones(2, 1, dtype=torch.long)
     for sequence, want in ((True, [0.26, 0.555]), (False, [0.5, 0.375])):
-        found = label_log_likelihoods(
+        actual = label_log_likelihoods(
             Copies(), ids, ids, torch.zeros(1, 2), [0], [[1], [2]], start=3, sequence=sequence
         )
-        assert found.exp()[0].tolist() == pytest.approx(want)
+        assert actual.exp()[0].tolist() == pytest.approx(want)
 
 
 @pytest.mark.parametrize("coupling", ["token", "sequence"])
@@ -279,7 +280,7 @@ def test_labels_are_ranked_by_the_likelihood_of_the_mixture(coupling):
     examples = [Example("t", "what is there?"), Example("t", "is it true, or not?")]
     batch = {**batch, "examples": examples}
     labels = ("yes", "no more")
-    found = module.ranked(batch, labels)
+    actual = module.ranked(batch, labels)
     for c, label in enumerate(labels):
         for row, example in enumerate(examples):
             own = module.encoder
@@ -296,7 +297,7 @@ def test_labels_are_ranked_by_the_likelihood_of_the_mixture(coupling):
             asked[:, len(head) :] = IGNORED
             nll = rag_token_nll if coupling == "token" else rag_sequence_nll
             want = nll(logits, scores, asked) - nll(logits, scores, gold)
-            torch.testing.assert_close(found[row, c], want[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(actual[row, c], want[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", GOLDEN["outputs"]["answer_metrics"])

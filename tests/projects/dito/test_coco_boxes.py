@@ -28,7 +28,7 @@ def fixture() -> tuple[dict, list[dict]]:
         "annotations": [],
         "categories": [{"id": c, "name": f"c{c}", "frequency": "rcf"[c % 3]} for c in range(1, 9)],
     }
-    found = []
+    actual = []
     for image in range(1, 31):
         for _ in range(rng.integers(1, 6)):
             w, h = (float(round(v, 3)) for v in rng.uniform(8, 120, 2))
@@ -54,7 +54,7 @@ def fixture() -> tuple[dict, list[dict]]:
                 box = [
                     float(round(v, 3)) for v in (x + dx * w, y + dy * h, w * (1 + dw), h * (1 + dh))
                 ]
-                found.append(
+                actual.append(
                     {
                         "image_id": image,
                         "category_id": kind,
@@ -64,7 +64,7 @@ def fixture() -> tuple[dict, list[dict]]:
                 )
         for _ in range(rng.integers(0, 4)):
             box = [float(round(v, 3)) for v in (*rng.uniform(0, 100, 2), *rng.uniform(10, 90, 2))]
-            found.append(
+            actual.append(
                 {
                     "image_id": image,
                     "category_id": int(rng.integers(1, 9)),
@@ -72,7 +72,7 @@ def fixture() -> tuple[dict, list[dict]]:
                     "score": float(round(rng.uniform(0, 0.7), 4)),
                 }
             )
-    return truth, found
+    return truth, actual
 
 
 # recorded on this fixture from pycocotools 2.0.11 and lvis 0.5.3
@@ -102,13 +102,13 @@ LVIS = {
 def test_coco_figures_are_those_of_pycocotools():
     """AP, AP50, AP75 and sizes; a class without an object has no part."""
     pytest.importorskip("faster_coco_eval", reason="group eval")
-    truth, found = fixture()
-    got = box_metrics(truth, found, groups={"base": [1, 2, 3, 4], "novel": [5, 6, 7]})
+    truth, actual = fixture()
+    got = box_metrics(truth, actual, groups={"base": [1, 2, 3, 4], "novel": [5, 6, 7]})
     for name, value in COCO.items():
         assert got[name] == pytest.approx(value, abs=1e-9), name
     none = box_metrics(truth, [])
     assert none["ap"] == 0
-    assert math.isnan(box_metrics(truth, found, groups={"absent": [8]})["ap_absent"])
+    assert math.isnan(box_metrics(truth, actual, groups={"absent": [8]})["ap_absent"])
 
 
 def sizes() -> dict:
@@ -137,7 +137,8 @@ GROUPS = {"sized": [1], "crowd": [2], "edge": [3]}
 
 
 def test_without_detections_only_what_has_objects_is_zero(monkeypatch):
-    """No detection is found neither among objects of a size that there are none of, nor in crowds."""
+    """No detection is found neither among objects of a size that there are none of, nor in
+    crowds."""
     monkeypatch.setattr(coco_boxes, "_library", lambda: SimpleNamespace(COCO=lambda content: None))
     got = box_metrics(sizes(), [], groups=GROUPS)
     zero = {
@@ -162,17 +163,18 @@ def test_without_detections_figures_are_those_of_a_hopeless_one():
     pytest.importorskip("faster_coco_eval", reason="group eval")
     hopeless = [{"image_id": 1, "category_id": 2, "bbox": [150, 150, 9, 9], "score": 0.1}]
     for truth in (sizes(), sizes() | {"annotations": sizes()["annotations"][3:]}):
-        wanted = box_metrics(truth, hopeless, groups=GROUPS)
-        assert box_metrics(truth, [], groups=GROUPS) == pytest.approx(wanted, nan_ok=True)
+        expected = box_metrics(truth, hopeless, groups=GROUPS)
+        assert box_metrics(truth, [], groups=GROUPS) == pytest.approx(expected, nan_ok=True)
 
 
 def test_lvis_figures_are_those_of_the_lvis_api():
-    """Detections of classes that an image was not checked for do not count; rare, common, frequent."""
+    """Detections of classes that an image was not checked for do not count; rare, common,
+    frequent."""
     pytest.importorskip("faster_coco_eval", reason="group eval")
-    truth, found = fixture()
+    truth, actual = fixture()
     for a in truth["annotations"]:
         a["iscrowd"] = 0
-    got = box_metrics(truth, found, style="lvis")
+    got = box_metrics(truth, actual, style="lvis")
     for name, value in LVIS.items():
         assert got[name] == pytest.approx(value, abs=1e-9), name
 

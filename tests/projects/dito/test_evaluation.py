@@ -16,7 +16,8 @@ from tests.projects.dito.conftest import config, network_of
 
 
 def test_borders_pointing_and_kinds_of_regions():
-    """By hand on small boxes; each kind of region gives unit vectors, whole and centre know no box."""
+    """By hand on small boxes; each kind of region gives unit vectors, whole and centre know no
+    box."""
     cfg = config()
     boxes = torch.tensor([[0.0, 0, 16, 16], [15, 3, 17, 9], [17, 2, 30, 20], [17, 17, 30, 30]])
     assert evaluate.crosses(boxes, cfg).tolist() == [False, True, True, False]
@@ -72,11 +73,11 @@ def test_item_9_each_branch_has_its_temperature(monkeypatch):
 def test_item_9_boxes_are_suppressed_within_a_class(words, labels, scores):
     """Checklist 9: two boxes with an overlap of .8; the better one of each class stays."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 8]])
-    found = detector._suppressed(
+    actual = detector._suppressed(
         boxes, torch.tensor([[0.9, 0.1], [0.8, 0.7]]), config(*words).score
     )
-    assert found.labels.tolist() == labels
-    torch.testing.assert_close(found.scores, torch.tensor(scores))
+    assert actual.labels.tolist() == labels
+    torch.testing.assert_close(actual.scores, torch.tensor(scores))
 
 
 def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):
@@ -89,7 +90,7 @@ def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):
     scenes = Scenes(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), boxes, labels, ["a", "b"])
     best = torch.tensor([[0, 1], [0, 1], [0, 0]])
     monkeypatch.setattr(evaluate, "predicted", lambda *_: (best, torch.ones(3)))
-    found = evaluate.named_regions(
+    actual = evaluate.named_regions(
         config(), SimpleNamespace(trained=[]), scenes, Workspace(tmp_path)
     )
     items = {
@@ -98,7 +99,7 @@ def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):
     }
     assert items == {"": [0.5, 0.5, 1.0], "_border": [0.5, 1.0], "_inside": [0.0, 1.0]}
     for name, values in items.items():
-        assert found[f"region_top1{name}"] == pytest.approx(sum(values) / len(values))
+        assert actual[f"region_top1{name}"] == pytest.approx(sum(values) / len(values))
 
 
 def test_regions_that_move_with_their_scene_do_not_vary(monkeypatch):
@@ -116,20 +117,20 @@ def test_regions_that_move_with_their_scene_do_not_vary(monkeypatch):
         return F.normalize(images[rows, :, y, x] + 3, dim=-1)
 
     def angle(_, boxes):
-        found = boxes[..., 0] / 10
-        return torch.stack([found.cos(), found.sin()], -1)
+        actual = boxes[..., 0] / 10
+        return torch.stack([actual.cos(), actual.sin()], -1)
 
     def constant(_, boxes):
         return torch.tensor([1.0, 0.0]).expand(*boxes.shape[:2], 2)
 
-    found = []
+    actual = []
     for regions in (constant, pixel, angle):
         monkeypatch.setattr(
             evaluate, "regions_of", lambda _, images, boxes, kind, own=regions: own(images, boxes)
         )
-        found.append(evaluate.shift_variance(cfg, network, scenes)["shift_variance"])
+        actual.append(evaluate.shift_variance(cfg, network, scenes)["shift_variance"])
     turned = 5 * (1 - math.cos(0.4)) + 4 * (1 - math.cos(0.8))  # of 5 and 4 boxes that stay
-    assert found == pytest.approx([0, 0, turned / 9], abs=1e-6)
+    assert actual == pytest.approx([0, 0, turned / 9], abs=1e-6)
     assert evaluate.shift_variance(config("eval.regions=whole"), network, scenes) == {}
 
 
@@ -144,8 +145,8 @@ def test_transfer_tells_known_names_from_new_ones(monkeypatch):
     )
     best = torch.tensor([[0, 0], [2, 2]])
     monkeypatch.setattr(evaluate, "predicted", lambda *_: (best, torch.ones(2)))
-    found = evaluate.transfer(config(), SimpleNamespace(trained=[]))
-    assert found == pytest.approx(
+    actual = evaluate.transfer(config(), SimpleNamespace(trained=[]))
+    assert actual == pytest.approx(
         {
             "transfer_region_top1": 0.5,
             "transfer_region_top1_chance": 1 / 3,
@@ -196,18 +197,18 @@ def test_baselines_and_the_transfer_list(tmp_path):
         "data.objects=3",
     ]
     cfg, work = config(*words), Workspace(tmp_path)
-    found = {
+    actual = {
         n: getattr(baselines, n)(cfg, work)
         for n in ("chance", "majority", "template_matching", "untrained")
     }
-    wanted = {"region_top1", "region_top1_border", "region_top1_inside"}
-    assert all(own.keys() == wanted for own in found.values())
-    assert set(found["chance"].values()) == {1 / 60}
-    assert found["template_matching"]["region_top1"] > 5 / 60
-    assert found["template_matching"]["region_top1_border"] > 5 / 60
-    assert all(0 <= v <= 1 for own in found.values() for v in own.values())
+    expected = {"region_top1", "region_top1_border", "region_top1_inside"}
+    assert all(own.keys() == expected for own in actual.values())
+    assert set(actual["chance"].values()) == {1 / 60}
+    assert actual["template_matching"]["region_top1"] > 5 / 60
+    assert actual["template_matching"]["region_top1_border"] > 5 / 60
+    assert all(0 <= v <= 1 for own in actual.values() for v in own.values())
     network = network_of(cfg, ("region",)).eval()
     with torch.no_grad():
-        found = evaluate.transfer(cfg, network)
-    assert found["transfer_region_top1_chance"] < 1 / 60
-    assert "transfer_region_top1_new_names" in found
+        actual = evaluate.transfer(cfg, network)
+    assert actual["transfer_region_top1_chance"] < 1 / 60
+    assert "transfer_region_top1_new_names" in actual

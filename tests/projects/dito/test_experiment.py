@@ -79,11 +79,11 @@ def test_item_13_names_are_given_at_inference(exported):
     picture = Image.new("RGB", (80, 50), "white")
     picture.paste((220, 40, 40), (10, 10, 40, 40))
     for names in (["red square"], ["a dog", "red square", "green circle", "sky"]):
-        found = model(picture, names)
-        assert found
-        assert {f.name for f in found} <= set(names)
-        assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
-        boxes = torch.tensor([f.box for f in found])
+        actual = model(picture, names)
+        assert actual
+        assert {f.name for f in actual} <= set(names)
+        assert [f.score for f in actual] == sorted((f.score for f in actual), reverse=True)
+        boxes = torch.tensor([f.box for f in actual])
         assert float(boxes.min()) >= 0
         assert float(boxes[:, 2].max()) <= 80.01
         assert float(boxes[:, 3].max()) <= 50.01
@@ -93,7 +93,7 @@ def test_item_13_names_are_given_at_inference(exported):
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
     torch.testing.assert_close(model.text_embed(["sky"])[0], model.text_embed(["a dog", "sky"])[1])
     assert model.similarity(picture, ["red square", "sky"]).shape == (2, 8, 8)
-    assert model.draw(picture, found).size[1] >= 256
+    assert model.draw(picture, actual).size[1] >= 256
     with pytest.raises(UserError, match="not among the names"):
         model(picture, ["sky"], base=["sea"])
     with pytest.raises(UserError, match="at least one class name"):
@@ -108,13 +108,13 @@ def test_detections_without_a_trained_rpn_come_from_a_grid():
     images = torch.randn(2, 3, 32, 32)
     network = network_of(cfg, ("image", "region")).eval()
     classes = network.classes(["a", "b", "c"])
-    found = detect(network, images, classes, cfg.score, sizes=[(32, 32), (16, 32)])
-    assert float(found[1].boxes[:, 3].max()) <= 16
+    actual = detect(network, images, classes, cfg.score, sizes=[(32, 32), (16, 32)])
+    assert float(actual[1].boxes[:, 3].max()) <= 16
     with torch.no_grad():
-        vectors = network.region_vectors(images[:1], [found[0].boxes])
+        vectors = network.region_vectors(images[:1], [actual[0].boxes])
         p = (F.normalize(vectors, dim=1) @ classes.T * network.region_scale()).softmax(1)
-    best = p[torch.arange(len(p)), found[0].labels]
-    torch.testing.assert_close(best, found[0].scores)
+    best = p[torch.arange(len(p)), actual[0].labels]
+    torch.testing.assert_close(best, actual[0].scores)
     with pytest.raises(UserError, match="never trained"):
         detect(network_of(cfg, ("image",)), images, classes, cfg.score)
     with pytest.raises(UserError, match="needs a model with the stage detect"):
@@ -250,16 +250,17 @@ def write_set(folder: Path, lvis: bool = False) -> Path:
 
 @pytest.mark.parametrize("novel", ["coco", "lvis"])
 def test_item_10_novel_boxes_of_files_are_left_out_of_training(novel, tmp_path):
-    """Checklist 10: rare or novel classes and crowds are no targets; evaluation keeps all classes."""
+    """Checklist 10: rare or novel classes and crowds are no targets; evaluation keeps all
+    classes."""
     path = write_set(tmp_path, lvis=novel == "lvis")
-    found = coco.read_coco(path, novel, training=True)
-    assert found.names == ["person", "tie", "fork"]
-    assert found.base == [True, False, True]
-    assert [(i.id, i.labels.tolist(), i.boxes.tolist()) for i in found.images] == [
+    actual = coco.read_coco(path, novel, training=True)
+    assert actual.names == ["person", "tie", "fork"]
+    assert actual.base == [True, False, True]
+    assert [(i.id, i.labels.tolist(), i.boxes.tolist()) for i in actual.images] == [
         (11, [1], [[5, 5, 25, 15]]),
         (12, [3], [[0, 0, 30, 60]]),
     ]
-    assert found.images[0].file == ("val/11.jpg" if novel == "lvis" else "11.jpg")
+    assert actual.images[0].file == ("val/11.jpg" if novel == "lvis" else "11.jpg")
     judged = coco.read_coco(path, novel, training=False)
     assert [len(i.labels) for i in judged.images] == [2, 2]  # without the crowd
     cfg = config(
@@ -332,15 +333,15 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
     def spy(net, images, classes, score, base, sizes):
         splits.append(base)
         assert sizes == [(21, 32), (32, 16)]
-        found = plain(net, images, classes, score, base, sizes)
+        actual = plain(net, images, classes, score, base, sizes)
         box = torch.tensor([[1.0, 2.0, 11.0, 14.0]])
-        return [Detections(box, torch.tensor([2]), torch.tensor([0.5])), *found[1:]]
+        return [Detections(box, torch.tensor([2]), torch.tensor([0.5])), *actual[1:]]
 
     monkeypatch.setattr(evaluate, "box_metrics", judge)
     monkeypatch.setattr(evaluate, "detect", spy)
     with evaluation_mode(network):
-        found = evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w"))
-    assert found.keys() == {"box_recall", "ap"}
+        actual = evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w"))
+    assert actual.keys() == {"box_recall", "ap"}
     assert (splits[0] is None) == (novel == "none")
     first = seen["results"][0]
     assert (first["image_id"], first["category_id"]) == (11, 7)
@@ -418,11 +419,11 @@ def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, mo
     cfg = config(*words)
     module = load(cfg, exported)
     box = torch.tensor([[5.0, 5, 25, 15]]) * 32 / 60  # the person of the first picture
-    found = [
+    actual = [
         Detections(b, torch.ones(len(b), dtype=torch.long), torch.ones(len(b)))
         for b in (box, box[:0])
     ]
-    monkeypatch.setattr(evaluate, "detect", lambda *_: found)
+    monkeypatch.setattr(evaluate, "detect", lambda *_: actual)
     assert evaluate.evaluate(cfg, module, Workspace(tmp_path / "w")) == {"box_recall": 0.25}
     assert len(json.loads((tmp_path / "w/detections.json").read_text())) == 1
 
@@ -450,8 +451,8 @@ def test_task_detect_draws_boxes_of_free_names(exported, tmp_path):
         "run.threshold=0.0",
         "run.most=3",
     )
-    found = tasks.detect(cfg, Workspace(tmp_path / "work"))
-    assert len(next(iter(found.values()))) == 3
+    actual = tasks.detect(cfg, Workspace(tmp_path / "work"))
+    assert len(next(iter(actual.values()))) == 3
     listed = json.loads((tmp_path / "work/detections.json").read_text())
     assert {row["name"] for row in listed[f"{tmp_path}/mine.png"]} <= {"a dog", "grass"}
     assert Image.open(tmp_path / "work/boxes/mine.png").size == (384, 256)
@@ -490,8 +491,8 @@ def test_pictures_of_one_stem_have_their_own_files(exported, tmp_path):
         path.parent.mkdir()
         Image.new("RGB", size).save(path)
     cfg = config(f"run.model={exported}", f"run.inputs=[{inputs[0]},{inputs[1]}]", "run.names=[a]")
-    found = tasks.detect(cfg, Workspace(tmp_path / "work"))
-    assert list(found) == [str(path) for path in inputs]
+    actual = tasks.detect(cfg, Workspace(tmp_path / "work"))
+    assert list(actual) == [str(path) for path in inputs]
     drawn = {p.name: Image.open(p).size for p in (tmp_path / "work/boxes").iterdir()}
     assert drawn.keys() == {"mine.png", "mine_2.png"}
     assert drawn["mine.png"] == drawn["mine_2.png"][::-1]
@@ -531,8 +532,8 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     with pytest.raises(UserError, match="patch or region, not 'nonsense'"):
         model.similarity(picture, ["a"], "nonsense")
     cfg = config(f"run.models=[{tmp_path}/baseline,{exported}]", "eval.limit=4", "run.examples=2")
-    found = tasks.report_locality(cfg, Workspace(tmp_path / "work"))
-    assert set(found) == {
+    actual = tasks.report_locality(cfg, Workspace(tmp_path / "work"))
+    assert set(actual) == {
         "1_image_image_pointing_patch",
         "1_image_image_pointing_chance",
         "2_image_region_detect_pointing_patch",

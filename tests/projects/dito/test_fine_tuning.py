@@ -122,11 +122,11 @@ def test_detection_losses_by_hand():
     l1, iou = ft.rpn_losses(centre, boxes, target, truth)
     assert l1.item() == pytest.approx((0.25 + 1 - torch.tensor(2.0).sigmoid().item()) / 256)
     assert iou.item() == pytest.approx(0.5 / 256)
-    offsets, wanted = (
+    offsets, expected = (
         torch.tensor([[2.0, 0, 0, 0], [0.5, 0, 0, 0], [9.0, 0, 0, 0]]),
         torch.zeros(3, 4),
     )
-    loss = ft.region_box_loss(offsets, wanted, torch.tensor([1, 2, 0]))
+    loss = ft.region_box_loss(offsets, expected, torch.tensor([1, 2, 0]))
     assert loss.item() == pytest.approx((1.5 + 0.125) / 3)
     module = module_of("detect")
     for words in ([], ["detect.box_loss=iou"]):

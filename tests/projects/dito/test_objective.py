@@ -46,20 +46,20 @@ def test_items_8_and_9_fused_scores_equal_the_released_ones():
     p = eq.class_probabilities(detector, texts, 0.1)
     q = eq.class_probabilities(vlm, texts, 0.01)
     base = torch.tensor([True, True, False, False])
-    found = {
+    actual = {
         "fused_with_split": eq.fuse_scores(p, q, base),
         "fused_no_split": eq.fuse_scores(p, q, None),
         "final_scores_with_split": eq.detection_scores(
             eq.fuse_scores(p, q, base), torch.arange(5).double().sin().sigmoid()
         ),
     }
-    for name, value in found.items():
+    for name, value in actual.items():
         want = torch.tensor(FUSION[name], dtype=torch.float64)
         torch.testing.assert_close(value, want, rtol=1e-9, atol=1e-30)
     other = torch.cat(
         [q[:, :1] * 0.01, q[:, 1:]], 1
     )  # another background of the VLM changes nothing
-    torch.testing.assert_close(eq.fuse_scores(p, other, base), found["fused_with_split"])
+    torch.testing.assert_close(eq.fuse_scores(p, other, base), actual["fused_with_split"])
 
 
 def test_item_8_background_is_class_0_with_weight_nine_tenths():
@@ -83,7 +83,8 @@ def test_item_8_background_is_class_0_with_weight_nine_tenths():
 
 
 def test_item_5_one_vector_an_image_against_its_caption_alone():
-    """Checklist 5: R unit regions are pooled by maximum or mean; positives are image-level pairs."""
+    """Checklist 5: R unit regions are pooled by maximum or mean; positives are image-level
+    pairs."""
     regions = sines(3, 4, 5)
     unit = F.normalize(regions, dim=-1)
     torch.testing.assert_close(eq.pool_regions(regions), F.normalize(unit.amax(1), dim=-1))
@@ -110,7 +111,8 @@ def test_random_boxes_have_the_area_and_the_aspect_of_the_config():
 
 
 def test_item_4_the_region_stage_trains_pyramid_and_head_without_annotation(monkeypatch):
-    """Checklist 4: no boxes in the batch, others in every step, RPN and frozen parts stand still."""
+    """Checklist 4: no boxes in the batch, others in every step, RPN and frozen parts stand
+    still."""
     module = module_of("region")
     batch = batch_of(module)
     assert not {"boxes", "labels"} & batch.keys()
@@ -183,7 +185,7 @@ def test_item_10_boxes_of_novel_classes_are_no_targets():
     assert 0 < len(base) < len(names)
     assert module.classes.shape[0] == len(base) + 1
     for i in range(32):
-        wanted = [
+        expected = [
             (names[k], b.tolist())
             for k, b in zip(scenes.labels[i].tolist(), scenes.boxes[i], strict=True)
             if is_base(names[k])
@@ -192,7 +194,7 @@ def test_item_10_boxes_of_novel_classes_are_no_targets():
             (base[k - 1], b.tolist())
             for k, b in zip(batch["labels"][i].tolist(), batch["boxes"][i], strict=True)
         ]
-        assert got == wanted
+        assert got == expected
     assert (len(COCO_BASE), len(COCO_NOVEL), COCO_BASE & COCO_NOVEL) == (48, 17, frozenset())
 
 
@@ -269,10 +271,10 @@ def test_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
     """
     loss, hits, grad = unequal_focal(False)
     assert bool(hits.all())
-    found = two_ranks.run(unequal_focal, distributed=True)
-    torch.testing.assert_close((found[0][0] + found[1][0]) / 2, loss)
-    torch.testing.assert_close(torch.cat([f[1] for f in found]), hits)
-    torch.testing.assert_close((found[0][2] + found[1][2]) / 2, grad)
+    actual = two_ranks.run(unequal_focal, distributed=True)
+    torch.testing.assert_close((actual[0][0] + actual[1][0]) / 2, loss)
+    torch.testing.assert_close(torch.cat([f[1] for f in actual]), hits)
+    torch.testing.assert_close((actual[0][2] + actual[1][2]) / 2, grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -48,13 +48,13 @@ def test_every_region_is_cut_from_the_level_of_its_size():
         [[0, 0, 0, 250, 240], [1, 10, 20, 40, 40], [0, 5, 5, 130, 140], [1, 0, 0, 256, 256.0]]
     )
     assert roi_levels(rois[:, 1:], 2, 5).tolist() == [4, 2, 3, 4]
-    found = multilevel_roi_align(maps, [4, 8, 16, 32], rois)
+    actual = multilevel_roi_align(maps, [4, 8, 16, 32], rois)
     for i, level in enumerate((2, 0, 1, 2)):
         stride = (4, 8, 16, 32)[level]
         want = roi_align(
             maps[level], rois[i : i + 1], 7, 1 / stride, sampling_ratio=2, aligned=True
         )
-        torch.testing.assert_close(found[i : i + 1], want)
+        torch.testing.assert_close(actual[i : i + 1], want)
     assert with_image([torch.ones(2, 4), torch.zeros(0, 4), torch.ones(1, 4)])[:, 0].tolist() == [
         0,
         0,
@@ -68,9 +68,9 @@ def test_half_precision_maps_do_not_round_the_boxes(dtype):
     torch.manual_seed(0)
     maps = [torch.randn(1, 4, 256, 256).to(dtype)]
     rois = torch.tensor([[0, 703.3, 511.7, 903.1, 777.9]])
-    found = multilevel_roi_align(maps, [4], rois)
-    assert found.dtype == dtype
-    assert torch.equal(found, multilevel_roi_align([maps[0].float()], [4], rois).to(dtype))
+    actual = multilevel_roi_align(maps, [4], rois)
+    assert actual.dtype == dtype
+    assert torch.equal(actual, multilevel_roi_align([maps[0].float()], [4], rois).to(dtype))
 
 
 def test_offsets_are_those_of_fast_rcnn_and_invertible():
@@ -113,15 +113,15 @@ def test_a_quarter_of_the_sampled_regions_is_foreground():
             torch.rand(40, 4, generator=g) + torch.tensor([50.0, 50, 60, 60]),
         ]
     )
-    found = bx.sample_regions(proposals, truth, labels, torch.Generator().manual_seed(1), count=16)
-    assert found.labels.tolist().count(0) == 12
-    assert set(found.labels.tolist()) <= {0, 3, 5}
-    assert bool((found.offsets[found.labels == 0] == 0).all())
-    rows = found.labels > 0
-    back = bx.apply_offsets(found.offsets[rows], found.boxes[rows])
-    torch.testing.assert_close(back, truth[(found.labels[rows] == 5).long()], atol=1e-4, rtol=1e-5)
+    actual = bx.sample_regions(proposals, truth, labels, torch.Generator().manual_seed(1), count=16)
+    assert actual.labels.tolist().count(0) == 12
+    assert set(actual.labels.tolist()) <= {0, 3, 5}
+    assert bool((actual.offsets[actual.labels == 0] == 0).all())
+    rows = actual.labels > 0
+    back = bx.apply_offsets(actual.offsets[rows], actual.boxes[rows])
+    torch.testing.assert_close(back, truth[(actual.labels[rows] == 5).long()], atol=1e-4, rtol=1e-5)
     again = bx.sample_regions(proposals, truth, labels, torch.Generator().manual_seed(1), count=16)
-    assert torch.equal(found.boxes, again.boxes)
+    assert torch.equal(actual.boxes, again.boxes)
     empty = bx.sample_regions(proposals, truth[:0], labels[:0], g, count=16)
     assert empty.labels.tolist() == [0] * 16
 
@@ -160,10 +160,10 @@ def test_proposals_are_clipped_sorted_and_without_duplicates():
     places = rpn.places_of(maps, [8, 16])
     boxes = rpn.boxes_at(places, torch.zeros_like(distances))[0]
     torch.testing.assert_close(boxes[0], torch.tensor([-28.0, -28, 36, 36]))
-    found = rpn.propose(logits[0], boxes, places, (64, 64), top=5, keep=9)
-    assert float(found.boxes.min()) >= 0
-    assert float(found.boxes.max()) <= 64
-    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    actual = rpn.propose(logits[0], boxes, places, (64, 64), top=5, keep=9)
+    assert float(actual.boxes.min()) >= 0
+    assert float(actual.boxes.max()) <= 64
+    assert actual.scores.tolist() == sorted(actual.scores.tolist(), reverse=True)
     assert len(rpn.propose(logits[0], boxes, places, (64, 64), top=5, nms_iou=1.0).boxes) == 10
     doubled = rpn.propose(
         logits[0].repeat(2)[:80] * 0, boxes[:1].repeat(80, 1), places, (64, 64), nms_iou=0.7
@@ -176,10 +176,10 @@ def test_proposals_take_scores_of_half_precision(dtype):
     places = rpn.Places(torch.rand(9, 2) * 32, torch.full((9,), 8.0), [9])
     low = torch.rand(9, 2) * 10
     boxes, logits = torch.cat([low, low + 10], 1), torch.randn(9).to(dtype)
-    found = rpn.propose(logits, boxes, places, (32, 32))
+    actual = rpn.propose(logits, boxes, places, (32, 32))
     want = rpn.propose(logits.float(), boxes, places, (32, 32))
-    assert found.scores.dtype == torch.float32
-    assert torch.equal(found.boxes, want.boxes)
+    assert actual.scores.dtype == torch.float32
+    assert torch.equal(actual.boxes, want.boxes)
 
 
 def test_the_head_gives_vectors_and_offsets():

@@ -101,7 +101,8 @@ def test_a_single_image_stage_takes_the_kept_weights(tmp_path):
 
 
 def test_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
-    """Checklist 12: a detector goes on with the stored VLM, not with its own fine-tuned backbone."""
+    """Checklist 12: a detector goes on with the stored VLM, not with its own fine-tuned
+    backbone."""
     source = exported_to(tmp_path, ("image", "region", "detect"), vlm=True)
     for stages in ("[detect]", "[region]"):
         cfg = config(*SHORT, f"method.stages={stages}", f"model.init_from={tmp_path}")
@@ -191,21 +192,21 @@ def test_paper_configs_agree_with_each_other():
     """COCO's steps belong to batch 256; text tower by the released table; the baseline sees the
     same pixels.
     """
-    found = {
+    actual = {
         name: config(name=name)
         for name in ("paper", "paper_coco", "paper_lvis", "paper_image_continued")
     }
-    coco, lvis = found["paper_coco"], found["paper_lvis"]
+    coco, lvis = actual["paper_coco"], actual["paper_lvis"]
     batch = coco.data.batch_size * coco.trainer.devices * coco.trainer.num_nodes
     assert batch == 256
     assert coco.trainer.max_steps * batch / coco.data.num_samples == pytest.approx(100, abs=1)
     assert (coco.optim.lr, coco.trainer.max_steps) == (lvis.optim.lr, lvis.trainer.max_steps)
-    assert {k: found["paper"].model.text[k] for k in ("width", "heads", "layers")} == {
+    assert {k: actual["paper"].model.text[k] for k in ("width", "heads", "layers")} == {
         "width": 768,
         "heads": 12,
         "layers": 12,
     }
-    stage, baseline = found["paper"], found["paper_image_continued"]
+    stage, baseline = actual["paper"], actual["paper_image_continued"]
     for part in ("data", "optim", "trainer"):
         assert getattr(stage, part) == getattr(baseline, part), part
     assert baseline.method.continues

@@ -112,10 +112,10 @@ def test_positions_are_resized_bilinearly():
         net.positions.zero_()
         net.positions[0, ..., 0] = ramp[:, None]
         net.positions[0, ..., 1] = 10 * ramp
-    found = net.positions_for(16, 24)
-    assert found.shape == (1, 16, 24, 16)
+    actual = net.positions_for(16, 24)
+    assert actual.shape == (1, 16, 24, 16)
     rows = ((torch.arange(16) + 0.5) / 2 - 0.5).clamp(0, 7)  # centres of pixels are aligned
     columns = ((torch.arange(24) + 0.5) / 3 - 0.5).clamp(0, 7)
-    torch.testing.assert_close(found[0, ..., 0], rows[:, None].expand(16, 24))
-    torch.testing.assert_close(found[0, ..., 1], 10 * columns.expand(16, 24))
-    assert float(found[..., 2:].detach().abs().max()) == 0
+    torch.testing.assert_close(actual[0, ..., 0], rows[:, None].expand(16, 24))
+    torch.testing.assert_close(actual[0, ..., 1], 10 * columns.expand(16, 24))
+    assert float(actual[..., 2:].detach().abs().max()) == 0

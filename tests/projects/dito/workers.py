@@ -26,7 +26,8 @@ def three_steps(stage: str, words: list[str], distributed: bool) -> dict[str, Te
 
 
 def unequal_focal(distributed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, hits and gradient of the images of eight pairs; of two ranks one has five, one three."""
+    """Loss, hits and gradient of the images of eight pairs; of two ranks one has five, one
+    three."""
     pairs = sines(2, 8, 4).flip(1)
     image, text = pairs[0].requires_grad_(), pairs[0].detach() + 0.1 * pairs[1]
     own = slice(0, 5) if rank() == 0 else slice(5, 8)

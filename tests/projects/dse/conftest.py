@@ -52,8 +52,8 @@ def run_of(folder: Path, *overrides: str) -> Path:
 
 def metrics_of(run: Path) -> dict[str, float]:
     """What it was evaluated to."""
-    found: dict[str, float] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return found
+    actual: dict[str, float] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return actual
 
 
 @pytest.fixture(scope="session")

@@ -44,15 +44,15 @@ def test_stored_vectors_give_the_scores_of_the_pairs(kind):
     module = student(f"student.head.kind={kind}", *words)
     scorer = module.scorer
     stored = scorer.encode(OTHERS)
-    found = scorer.score_all(TEXTS, stored)
-    assert found.shape == (4, 5, module.task.num_logits)
+    actual = scorer.score_all(TEXTS, stored)
+    assert actual.shape == (4, 5, module.task.num_logits)
     for q, query in enumerate(TEXTS):
         for k, other in enumerate(OTHERS):
             inputs = scorer.encoder.tokenize([query, other])
             with torch.no_grad():
                 joint = scorer(**inputs)[0]
-            torch.testing.assert_close(found[q, k], joint, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(scorer.score(TEXTS, OTHERS[:4]), found.diagonal().T)
+            torch.testing.assert_close(actual[q, k], joint, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scorer.score(TEXTS, OTHERS[:4]), actual.diagonal().T)
 
 
 def test_a_symmetric_score_is_asked_for():
@@ -118,14 +118,14 @@ def test_vectors_with_transformers_alone(tmp_path):
 
 def test_metrics_of_a_run_stand_beside_its_teacher(trained):
     """Checklist 16, one run: degradation, agreement, R2 of the logits, chance."""
-    found = metrics_of(trained)
-    loss = (found["teacher_test_accuracy"] - found["test_accuracy"]) / found[
+    actual = metrics_of(trained)
+    loss = (actual["teacher_test_accuracy"] - actual["test_accuracy"]) / actual[
         "teacher_test_accuracy"
     ]
-    assert found["test_relative_degradation"] == pytest.approx(loss)
-    assert 0 <= found["test_agreement"] <= 1
-    assert found["test_logit_r2"] < 1
-    assert found["test_accuracy_chance"] >= 1 / 3
+    assert actual["test_relative_degradation"] == pytest.approx(loss)
+    assert 0 <= actual["test_agreement"] <= 1
+    assert actual["test_logit_r2"] < 1
+    assert actual["test_accuracy_chance"] >= 1 / 3
 
 
 def test_degradation_of_two_classes_is_that_of_accuracy(monkeypatch):
@@ -135,9 +135,9 @@ def test_degradation_of_two_classes_is_that_of_accuracy(monkeypatch):
     logits = {"teacher": [[-1.0], [-2.0], [-3.0], [-4.0]], "own": [[1.0], [1.0], [-1.0], [1.0]]}
     teacher, own = (torch.tensor(x) for x in logits.values())
     monkeypatch.setattr(evaluate, "teacher_logits", lambda *_: teacher)
-    found = evaluate.against_teacher(cfg, "test", data, own)
-    assert found["teacher_test_f1"] == 0
-    assert found["test_relative_degradation"] == pytest.approx((0.75 - 0.5) / 0.75)
+    actual = evaluate.against_teacher(cfg, "test", data, own)
+    assert actual["teacher_test_f1"] == 0
+    assert actual["test_relative_degradation"] == pytest.approx((0.75 - 0.5) / 0.75)
     data.labels[:] = 1  # its accuracy is 0 too
     assert "test_relative_degradation" not in evaluate.against_teacher(cfg, "test", data, own)
 
@@ -242,9 +242,9 @@ def test_break_even_and_speedup():
     assert costs.break_even(1) == 1.0
     assert Costs(9.0, 5.0, 1.0).break_even(1) == float("inf")
     options = SpeedConfig(queries=10, candidates=[1, 20])
-    found = speed_metrics(costs, options)
-    assert found["speedup_10x20"] == pytest.approx(1000 / 260)
-    assert found["break_even_candidates_one_query"] == 1.0
+    actual = speed_metrics(costs, options)
+    assert actual["speedup_10x20"] == pytest.approx(1000 / 260)
+    assert actual["break_even_candidates_one_query"] == 1.0
     table = speed_table(costs, options)
     assert [row[1] for row in table] == ["K", "1", "20"]
 
@@ -254,8 +254,8 @@ def test_speed_is_measured_and_grows_with_reuse():
     options = SpeedConfig(queries=16, candidates=[2, 200], teacher_pairs=64, repeats=2)
     own, texts = student().scorer, [f"{a} {b}" for a in TEXTS for b in OTHERS]
     costs = measure_costs(own, classifier(), TEXTS * 4, texts * 10, options)
-    found = speed_metrics(costs, options)
-    assert 0 < found["speedup_16x2"] < found["speedup_16x200"]
+    actual = speed_metrics(costs, options)
+    assert 0 < actual["speedup_16x2"] < actual["speedup_16x200"]
     assert min(costs.text, costs.pair, costs.head) > 0
 
 
@@ -271,9 +271,9 @@ def test_the_vectors_are_a_universal_embedding(tmp_path, monkeypatch):
     )
     before = {k: v.clone() for k, v in module.state_dict().items()}
     cfg = config("eval.sts=[stsb-test]", "eval.transfer=[TREC]")
-    found = evaluate.embedding_metrics(cfg, module, Workspace(tmp_path))
+    actual = evaluate.embedding_metrics(cfg, module, Workspace(tmp_path))
     assert {"stsb_test_spearman", "sts_average_spearman", "trec_accuracy", "mean_cosine"} <= set(
-        found
+        actual
     )
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
     universal = config(name="paper_allnli")
@@ -330,13 +330,14 @@ def test_ranking_works_where_the_config_says(tmp_path, monkeypatch):
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     words = [f"rank.queries={tmp_path}/q", f"rank.candidates={tmp_path}/c", "rank.k=2"]
     cfg = config(*words, "trainer.accelerator=auto")
-    found = tasks.rank(cfg, Workspace(tmp_path), None)
-    assert [len(rows) for rows in found] == [2] * len(TEXTS)
+    actual = tasks.rank(cfg, Workspace(tmp_path), None)
+    assert [len(rows) for rows in actual] == [2] * len(TEXTS)
     assert set(seen) == {(module.scorer, "auto")}
 
 
 def test_ranking_and_scoring_say_what_is_cut_or_left_out(tmp_path, trained, monkeypatch, capsys):
-    """Texts were read up to the training length, and rows without a label left out, without a word."""
+    """Texts were read up to the training length, and rows without a label left out, without a
+    word."""
     (tmp_path / "q.txt").write_text("a cat\n", encoding="utf-8")
     (tmp_path / "c.txt").write_text("a dog\n" + "very " * 40 + "old\n", encoding="utf-8")
     words = [f"runs_dir={trained.parents[2]}", f"rank.queries={tmp_path}/q.txt"]
@@ -375,15 +376,16 @@ def test_ranking_and_scoring_say_what_is_cut_or_left_out(tmp_path, trained, monk
 )
 def test_baselines_without_training(tmp_path, name):
     cfg = config()
-    found = getattr(baselines, name)(cfg, Workspace(tmp_path))
-    assert 0.1 <= found["test_accuracy"] <= 1
+    actual = getattr(baselines, name)(cfg, Workspace(tmp_path))
+    assert 0.1 <= actual["test_accuracy"] <= 1
     if name == "majority":
         regression = config("data.task=stsb", "eval.parts=[dev]", "data.limit=60")
         assert baselines.majority(regression, Workspace(tmp_path))["dev_pearson"] == 0
 
 
 def test_trees_see_that_overlap_tells_most_in_the_middle(tmp_path, monkeypatch):
-    """Pairs of one class overlap by half, the others hardly or almost wholly: no line parts them."""
+    """Pairs of one class overlap by half, the others hardly or almost wholly: no line parts
+    them."""
     rng = np.random.default_rng(0)
     shared = rng.random((400, 1))
     labels = (abs(shared[:, 0] - 0.5) < 0.25).astype(np.int64)
@@ -397,8 +399,8 @@ def test_trees_see_that_overlap_tells_most_in_the_middle(tmp_path, monkeypatch):
 
 def test_the_students_first_weights_are_a_baseline(tmp_path):
     cfg = config("eval.speed.queries=0", "distill.alpha=0.0")
-    found = baselines.untrained_student(cfg, Workspace(tmp_path))
+    actual = baselines.untrained_student(cfg, Workspace(tmp_path))
     module = first_student(cfg).eval()
     want = evaluate.evaluate_pairs(cfg, module, Workspace(tmp_path))
-    assert found["test_accuracy"] == want["test_accuracy"]
+    assert actual["test_accuracy"] == want["test_accuracy"]
     assert Path(tmp_path / "items/test_accuracy.json").is_file()

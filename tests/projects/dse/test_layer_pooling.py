@@ -28,7 +28,8 @@ def encoder(kind="concat_top_mean", **options):
 
 @pytest.mark.parametrize("kind", LAYER_KINDS)
 def test_sizes_padding_and_gradients(kind):
-    """A text's vector does not depend on its neighbours; everything on the transformer is trained."""
+    """A text's vector does not depend on its neighbours; everything on the transformer is
+    trained."""
     own = encoder(kind).eval()
     together = own.encode(TEXTS)
     assert together.shape == (3, SIZES.get(kind, 16))
@@ -44,7 +45,7 @@ def test_sizes_padding_and_gradients(kind):
 @pytest.mark.parametrize("kind", ["cls", "bilstm"])
 def test_padding_on_the_left_changes_nothing(kind):
     own = encoder(kind).eval()
-    wanted = own.encode(TEXTS)
+    expected = own.encode(TEXTS)
     inputs = own.tokenize(TEXTS)
     states = own.tower.model(**inputs).last_hidden_state
     left, moved = torch.zeros_like(inputs["attention_mask"]), torch.zeros_like(states)
@@ -52,8 +53,8 @@ def test_padding_on_the_left_changes_nothing(kind):
         left[i, -count:], moved[i, -count:] = 1, states[i, :count]
     own.tower.model.forward = lambda **_: SimpleNamespace(last_hidden_state=moved)
     with torch.no_grad():
-        found = own.tower(inputs["input_ids"], left)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        actual = own.tower(inputs["input_ids"], left)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_then_the_map():

@@ -20,7 +20,8 @@ def test_a_teacher_opens_as_the_cross_encoder_that_it_is(tmp_path, pooling):
 
 
 def test_a_student_opens_and_another_folder_is_named(tmp_path):
-    """The file that is there decides; without any, both kinds are named, not a missing file of one."""
+    """The file that is there decides; without any, both kinds are named, not a missing file of
+    one."""
     scorer = student().scorer
     save_scorer(scorer, tmp_path / "student")
     torch.testing.assert_close(load(tmp_path / "student").encode(TEXTS), scorer.encode(TEXTS))

@@ -60,7 +60,7 @@ def golden_labels(kind, classes):
 )
 def test_golden_poolers(case):
     """Checklist 2: pooled vectors of the official code."""
-    found = pool_layers(
+    actual = pool_layers(
         layers(),
         MASK,
         KINDS[case["pooler"]],
@@ -68,8 +68,8 @@ def test_golden_poolers(case):
         use_cls=case["use_cls"],
         sqrt_len=case["divide_by_sqrt"],
     )
-    assert list(found.shape) == case["shape"]
-    assert found[1].tolist() == pytest.approx(case["row1"], rel=1e-6)
+    assert list(actual.shape) == case["shape"]
+    assert actual[1].tolist() == pytest.approx(case["row1"], rel=1e-6)
 
 
 @pytest.mark.parametrize("case", GOLDEN["head_cases"], ids=lambda c: f"{c['task']}-{c['alpha']}")
@@ -104,8 +104,8 @@ def test_default_pooling_reads_every_token_but_the_first_and_no_padding():
         changed = [state.clone() for state in states]
         changed[-1][1, position] += 1
         assert (pool_layers(changed, mask)[1] != before).any() == matters
-    found = student("student.pool.top_layers=2").scorer.encoder
-    assert found.num_features == 2 * found.tower.model.config.hidden_size
+    actual = student("student.pool.top_layers=2").scorer.encoder
+    assert actual.num_features == 2 * actual.tower.model.config.hidden_size
 
 
 def test_a_sentence_of_one_token_is_pooled_over_it():
@@ -119,12 +119,12 @@ def test_maximum_keeps_the_graph_and_leaves_its_input_alone():
     """Pitfall: the released maximum writes into its input."""
     states = [state.requires_grad_() for state in layers()]
     copies = [state.detach().clone() for state in states]
-    found = pool_layers(states, MASK, "concat_top_max", top_layers=2)
+    actual = pool_layers(states, MASK, "concat_top_max", top_layers=2)
     want = torch.stack(
         [torch.cat([s[b, 1:n] for s in copies[-2:]], 1).amax(0) for b, n in enumerate(MASK.sum(1))]
     )
-    torch.testing.assert_close(found, want)
-    found.sum().backward()
+    torch.testing.assert_close(actual, want)
+    actual.sum().backward()
     assert all(torch.equal(s, c) for s, c in zip(states, copies, strict=True))
     assert states[-1].grad.abs().sum() > 0
 
@@ -148,14 +148,14 @@ def test_distillation_is_summed_over_classes_and_averaged_over_pairs():
 def test_binary_teachers_become_one_logit():
     """Checklist 5: t_1 - t_0, whose sigmoid is the softmax's probability of class 1."""
     logits = torch.tensor([[0.3, 1.1], [2.0, -1.0]])
-    found = binary_logit(logits, TASKS["mrpc"])
-    assert found.shape == (2, 1)
-    torch.testing.assert_close(found.sigmoid()[:, 0], logits.softmax(1)[:, 1])
+    actual = binary_logit(logits, TASKS["mrpc"])
+    assert actual.shape == (2, 1)
+    torch.testing.assert_close(actual.sigmoid()[:, 0], logits.softmax(1)[:, 1])
     labels = torch.tensor([[1.0], [0.0]])
-    loss = Objective("binary", 0.0)(found, labels)["loss"]
+    loss = Objective("binary", 0.0)(actual, labels)["loss"]
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.tensor([1, 0])))
     with pytest.raises(ValueError, match="do not fit"):  # (B,) would be broadcast to (B, B)
-        Objective("binary", 0.0)(found, labels[:, 0])
+        Objective("binary", 0.0)(actual, labels[:, 0])
     with pytest.raises(ValueError, match="logits a pair"):
         binary_logit(torch.zeros(2, 3), TASKS["mrpc"])
 

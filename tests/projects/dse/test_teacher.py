@@ -47,11 +47,11 @@ def test_logits_are_those_of_evaluation_mode_in_the_order_of_the_pairs(tmp_path)
     for part in teacher.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.9
-    found = joined(PAIRS, read_scores(stored(tmp_path, teacher=teacher)), "x")
+    actual = joined(PAIRS, read_scores(stored(tmp_path, teacher=teacher)), "x")
     assert teacher.training
     with torch.no_grad():
         alone = torch.cat([teacher.eval()(**teacher.tokenize([pair])) for pair in PAIRS])
-    torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_logits_of_other_pairs_are_refused(tmp_path):
@@ -89,8 +89,8 @@ def test_a_file_of_another_teacher(tmp_path):
         {"first": a, "second": b, "logits": [0.0, float(i), 1.0]} for i, (a, b) in enumerate(PAIRS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = joined(PAIRS, read_scores(path), path)
-    assert found[:, 1].tolist() == list(range(12))
+    actual = joined(PAIRS, read_scores(path), path)
+    assert actual[:, 1].tolist() == list(range(12))
     assert read_scores(path)[3]["key"] == content_key(PAIRS[3])
     path.write_text('{"logits": [1]}\n', encoding="utf-8")
     with pytest.raises(UserError, match="needs first and second"):
@@ -129,11 +129,11 @@ def test_the_student_starts_from_the_language_model_and_not_from_the_teacher(tmp
     cfg = config(
         f"runs_dir={trained.parents[2]}", "eval.speed.queries=0", "trainer.val_every_n_steps=null"
     )
-    found = build(cfg).stages()
-    teacher = next(found)
+    actual = build(cfg).stages()
+    teacher = next(actual)
     assert teacher.weights is not None  # of the run before: trained once
     ckpt.load_weights(teacher.module, teacher.weights)  # as the engine does
-    student = next(found)
+    student = next(actual)
     (alone,) = build(config("distill.alpha=0.0")).stages()
     first = student.module.scorer.state_dict()
     for name, value in alone.module.scorer.state_dict().items():
@@ -209,16 +209,16 @@ def test_any_pair_classifier_is_a_teacher(tmp_path, kind):
     module = teacher_module(cfg)
     inputs = module.classifier.tokenize(data.pairs[:3])
     if kind == "xlnet":
-        wanted = tokenizer(
+        expected = tokenizer(
             *map(list, zip(*data.pairs[:3], strict=True)),
             padding=True,
             return_token_type_ids=True,
             return_tensors="pt",
         )
-        assert torch.equal(inputs["input_ids"], wanted["input_ids"])
-        assert torch.equal(inputs["attention_mask"], wanted["attention_mask"])
+        assert torch.equal(inputs["input_ids"], expected["input_ids"])
+        assert torch.equal(inputs["attention_mask"], expected["attention_mask"])
         segments = inputs["token_type_ids"][inputs["attention_mask"] == 1]
-        assert torch.equal(segments, wanted["token_type_ids"][wanted["attention_mask"] == 1])
+        assert torch.equal(segments, expected["token_type_ids"][expected["attention_mask"] == 1])
     with torch.no_grad():
         torch.testing.assert_close(
             module.eval().classifier(**inputs), logits[:3], atol=1e-5, rtol=1e-4
@@ -295,13 +295,13 @@ def test_a_corrected_file_has_a_teacher_of_its_own(tmp_path):
     """A kept teacher of the same name and settings was trained on other labels."""
     files = [f"data.{part}_file={tmp_path}/{part}.tsv" for part in ("train", "dev", "test")]
     cfg = config("data.task=file", *files, "data.labels=[other,same]", f"runs_dir={tmp_path}")
-    found = []
+    actual = []
     for train, test in (("same", "same"), ("same", "other"), ("other", "other")):
         for part, label in (("train", train), ("dev", "same"), ("test", test)):
             (tmp_path / f"{part}.tsv").write_text(f"first\tsecond\tlabel\na\tb\t{label}\n", "utf-8")
-        found.append(stages.teacher_path(cfg))
-    assert found[0] == found[1]  # the test part plays no part in training
-    assert found[1] != found[2]
+        actual.append(stages.teacher_path(cfg))
+    assert actual[0] == actual[1]  # the test part plays no part in training
+    assert actual[1] != actual[2]
     (tmp_path / "test.tsv").unlink()
     needed = {r.location: r.present for r in experiment.requirements(cfg)}
     assert needed == {f"{tmp_path}/{part}.tsv": part != "test" for part in ("train", "dev", "test")}

@@ -50,19 +50,19 @@ def test_scores_are_raw_and_predictions_are_not_clamped():
     beyond = np.array([[9.0], [-4.0], [1.0]])
     clamped = np.clip(beyond, 0, 5)
     gold = np.array([5.0, 0.0, 1.0])
-    found = score_pair_task(beyond, gold, "regression")["pearson"]
-    assert found != pytest.approx(score_pair_task(clamped, gold, "regression")["pearson"])
+    actual = score_pair_task(beyond, gold, "regression")["pearson"]
+    assert actual != pytest.approx(score_pair_task(clamped, gold, "regression")["pearson"])
 
 
 def test_thresholds_are_probabilities():
     """Checklist 14: sigmoid(logit) > threshold; a logit of 0 is 0.5 and does not count."""
     logits, gold = np.array([[0.0], [0.4], [-0.4], [3.0]]), np.array([1, 1, 1, 0])
-    found = score_pair_task(logits, gold, "binary", (0.5, 0.4))
-    assert found["accuracy"] == 0.25
-    assert found["f1"] == pytest.approx(2 * 1 / (2 + 3))
-    assert found["accuracy_at_0.4"] == 0.75  # sigmoid(-0.4) = 0.401: all four are told positive
-    assert found["f1_at_0.4"] == pytest.approx(2 * 3 / (4 + 3))
-    assert main_score(found, "binary") == found["f1_at_0.4"]
+    actual = score_pair_task(logits, gold, "binary", (0.5, 0.4))
+    assert actual["accuracy"] == 0.25
+    assert actual["f1"] == pytest.approx(2 * 1 / (2 + 3))
+    assert actual["accuracy_at_0.4"] == 0.75  # sigmoid(-0.4) = 0.401: all four are told positive
+    assert actual["f1_at_0.4"] == pytest.approx(2 * 3 / (4 + 3))
+    assert main_score(actual, "binary") == actual["f1_at_0.4"]
 
 
 @pytest.mark.parametrize("kind", ["concat_top_mean", "bilstm", "cls"])

@@ -63,9 +63,9 @@ def test_item_14_groups_and_partial_correlation():
     assert bad["length_partial_correlation"] < -0.99
     near = difference <= 3
     mixed = pairs(torch.tensor(np.where(near, 1.5 - gold, gold)))
-    found = pair_bias(x, mixed, gold, (lengths[0], lengths[1]))
-    assert found["spearman_similar_length"] == pytest.approx(1.0)
-    assert found["spearman_different_length"] == pytest.approx(-1.0)
+    actual = pair_bias(x, mixed, gold, (lengths[0], lengths[1]))
+    assert actual["spearman_similar_length"] == pytest.approx(1.0)
+    assert actual["spearman_different_length"] == pytest.approx(-1.0)
     equal = pair_bias(x, honest, gold, (lengths[0], lengths[0]))
     assert "spearman_different_length" not in equal
 
@@ -77,9 +77,9 @@ def test_item_14_partial_correlation_equals_that_of_the_residuals():
     x, y = z + rng.random(200), z + rng.random(200)
     rank = [np.argsort(np.argsort(v)).astype(float) for v in (x, y, z)]
     left, right = (v - np.polyval(np.polyfit(rank[2], v, 1), rank[2]) for v in (rank[0], rank[1]))
-    wanted = np.corrcoef(left, right)[0, 1]
-    assert partial_spearman(x, y, z) == pytest.approx(wanted, abs=1e-9)
-    assert abs(spearman(x, y) - wanted) > 0.2  # the twin: the plain correlation is another
+    expected = np.corrcoef(left, right)[0, 1]
+    assert partial_spearman(x, y, z) == pytest.approx(expected, abs=1e-9)
+    assert abs(spearman(x, y) - expected) > 0.2  # the twin: the plain correlation is another
     assert partial_spearman(z, y, z) == 0.0
 
 

@@ -50,19 +50,19 @@ def test_item_12_loss_and_gradients_equal_the_golden_values(case):
     anchor, positive = wave(case["B"], 2, case["d"])
     loss = golden_module(case).objective(anchor, positive).loss
     loss.backward()
-    wanted = case["outputs"]
-    close(loss, wanted["loss"])
-    close(anchor.grad.norm(), wanted["grad_norm_anchor"])
-    close(positive.grad.norm(), wanted["grad_norm_positive"])
-    close(anchor.grad[0], wanted["grad_anchor_row0_first5"])
-    close(positive.grad[1], wanted["grad_positive_row1_first5"])
+    expected = case["outputs"]
+    close(loss, expected["loss"])
+    close(anchor.grad.norm(), expected["grad_norm_anchor"])
+    close(positive.grad.norm(), expected["grad_norm_positive"])
+    close(anchor.grad[0], expected["grad_anchor_row0_first5"])
+    close(positive.grad[1], expected["grad_positive_row1_first5"])
 
 
 def test_item_12_twin_another_temperature_misses_the_golden_value():
     """The comparison with the golden values can fail."""
     case = {**GOLDEN["loss_cases"][1], "temperature": 0.07}
-    found = golden_module(case).objective(*wave(case["B"], 2, case["d"])).loss
-    assert abs(float(found) - case["outputs"]["loss"]) > 0.1
+    actual = golden_module(case).objective(*wave(case["B"], 2, case["d"])).loss
+    assert abs(float(actual) - case["outputs"]["loss"]) > 0.1
 
 
 def test_item_3_without_repetition_and_queue_it_is_simcse():
@@ -71,15 +71,15 @@ def test_item_3_without_repetition_and_queue_it_is_simcse():
     assert module.queue is module.momentum_encoder is None
     rows = batch(extra=0)
     torch.manual_seed(7)
-    found = module.losses(rows)["loss"]
+    actual = module.losses(rows)["loss"]
     torch.manual_seed(7)
     anchor, positive = module.encoder(rows["input_ids"], rows["attention_mask"]).chunk(2)
     assert not torch.equal(anchor, positive)  # dropout
-    torch.testing.assert_close(found, explicit(anchor, positive), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, explicit(anchor, positive), rtol=1e-12, atol=1e-12)
     queued = module_of().double()
     torch.manual_seed(7)
     first = queued.losses(rows)["loss"]  # the queue is empty at the first step
-    torch.testing.assert_close(found, first, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, first, rtol=1e-12, atol=1e-12)
 
 
 # -- queue ---------------------------------------------------------------------------------------
@@ -96,11 +96,11 @@ def test_item_4_the_queue_holds_earlier_batches_only():
         assert filled == min(10, 4 * number)
         z = module.encoder(rows["input_ids"], rows["attention_mask"]).chunk(2)
         keys = module.keys(rows["input_ids"][:4], rows["attention_mask"][:4])
-        wanted = explicit(*z, earlier)
-        found = step(module, number)
-        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        expected = explicit(*z, earlier)
+        actual = step(module, number)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
         own = explicit(*z, torch.cat([earlier, keys])[-10:])  # the twin: with the batch's own keys
-        assert abs(float(own - wanted)) > 1e-3
+        assert abs(float(own - expected)) > 1e-3
         earlier = torch.cat([earlier, keys])[-10:]
     assert module.negatives_per_query(4) == 13
 
@@ -112,11 +112,11 @@ def test_item_5_the_oldest_keys_are_dropped_first():
     for i in range(0, 12, 2):
         queue.enqueue(torch.cat(rows[i : i + 2]))
         kept = range(max(0, i - 3), i + 2)
-        wanted = {round(float(F.normalize(rows[k], dim=1)[0, 1]), 5) for k in kept}
-        assert {round(float(v), 5) for v in queue.rows()[:, 1]} == wanted
+        expected = {round(float(F.normalize(rows[k], dim=1)[0, 1]), 5) for k in kept}
+        assert {round(float(v), 5) for v in queue.rows()[:, 1]} == expected
     whole = GrowingQueue(5, 2)
     whole.enqueue(torch.cat(rows))
-    assert {round(float(v), 5) for v in whole.rows()[:, 1]} == wanted
+    assert {round(float(v), 5) for v in whole.rows()[:, 1]} == expected
     assert len(whole.rows()) == 5
 
 
@@ -138,12 +138,12 @@ def test_item_6_no_gradient_reaches_keys_queue_and_momentum_encoder():
     logits = [F.normalize(anchor, dim=1) @ F.normalize(positive, dim=1).T]
     logits += [F.normalize(anchor.detach(), dim=1) @ F.normalize(queue, dim=1).T]
     stopped = F.cross_entropy(torch.cat(logits, 1) / 0.05, torch.arange(case["B"]))
-    wanted = torch.autograd.grad(stopped, (anchor, positive))
-    found = torch.autograd.grad(
+    expected = torch.autograd.grad(stopped, (anchor, positive))
+    actual = torch.autograd.grad(
         golden_module(case).objective(anchor, positive).loss, (anchor, positive)
     )
-    torch.testing.assert_close(found[1], wanted[1])
-    assert float((found[0] - wanted[0]).norm()) > 0.1
+    torch.testing.assert_close(actual[1], expected[1])
+    assert float((actual[0] - expected[0]).norm()) > 0.1
 
 
 # -- momentum encoder ----------------------------------------------------------------------------
@@ -175,13 +175,13 @@ def test_item_7_keys_are_momentum_states_under_the_online_head():
     assert module.momentum_encoder.network.cls_head is None
     head = module.encoder.tower.cls_head
     states = module.encoder.tower.model.eval()(input_ids=ids, attention_mask=mask)
-    wanted = head(states.last_hidden_state[:, 0])
-    torch.testing.assert_close(module.keys(ids, mask), wanted.detach())
+    expected = head(states.last_hidden_state[:, 0])
+    torch.testing.assert_close(module.keys(ids, mask), expected.detach())
     with torch.no_grad():
         head[0].weight.mul_(2)
         module.encoder.tower.model.embeddings.word_embeddings.weight.mul_(2)  # not in the copy
-    wanted = head(states.last_hidden_state[:, 0])
-    torch.testing.assert_close(module.keys(ids, mask), wanted.detach())
+    expected = head(states.last_hidden_state[:, 0])
+    torch.testing.assert_close(module.keys(ids, mask), expected.detach())
 
 
 @pytest.mark.parametrize("order", ["before_step", "after_step"])
@@ -198,8 +198,8 @@ def test_item_8_the_gap_shrinks_by_the_decay_once_per_step(order):
         inside = 0.995 ** (number if order == "before_step" else number - 1)
         torch.testing.assert_close(own - copy, torch.full_like(own, inside), rtol=1e-9, atol=0)
         module.after_optimizer_step()
-        wanted = torch.full_like(own, 0.995**number)
-        torch.testing.assert_close(own - copy, wanted, rtol=1e-9, atol=0)
+        expected = torch.full_like(own, 0.995**number)
+        torch.testing.assert_close(own - copy, expected, rtol=1e-9, atol=0)
     assert len(module.queue.rows()) == 20  # both batches of a step entered
 
 
@@ -256,12 +256,12 @@ def test_item_11_evaluation_is_the_raw_state_of_the_online_encoder():
 
 def test_item_13_twin_queues_of_their_own_would_differ(two_ranks):
     """The comparison can fail: as released, each rank queues its own keys only."""
-    wanted = three_steps(0.9, distributed=False)
-    found = two_ranks.run(three_steps, decay=0.9, distributed=True, own_queue=True)
-    assert not torch.allclose(found[0]["queue.features"], found[1]["queue.features"], atol=1e-4)
-    for state in found:
+    expected = three_steps(0.9, distributed=False)
+    actual = two_ranks.run(three_steps, decay=0.9, distributed=True, own_queue=True)
+    assert not torch.allclose(actual[0]["queue.features"], actual[1]["queue.features"], atol=1e-4)
+    for state in actual:
         assert int(state["queue.filled"]) == 12  # of 20 keys
-        assert not torch.allclose(state["losses"], wanted["losses"], rtol=1e-6)
+        assert not torch.allclose(state["losses"], expected["losses"], rtol=1e-6)
 
 
 def test_mean_pooling_has_no_head():

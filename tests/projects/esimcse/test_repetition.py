@@ -57,12 +57,12 @@ def test_item_12_repeated_ids_equal_the_golden_ones(case):
     """Checklist 12: the official sub-word repetition, id by id, with its draws."""
     draws = PythonDraws(case["python_random_seed"])
     augment = RepeatedSubwords(Repetition(case["dup_rate"]), case["max_seq_length"] - 2)
-    for count, length, wanted in zip(
+    for count, length, expected in zip(
         case["content_token_counts"], case["anchor_lengths"], case["repeated_view_ids"], strict=True
     ):
         content = [1000 + k for k in range(count)]
         assert 2 + len(augment(content, draws, 0)) == length
-        assert [101, *augment(content, draws, 1), 102] == wanted
+        assert [101, *augment(content, draws, 1), 102] == expected
 
 
 def test_item_12_twin_another_seed_gives_other_ids():
@@ -70,11 +70,11 @@ def test_item_12_twin_another_seed_gives_other_ids():
     first, second = GOLDEN["repetition_cases"]
     augment = RepeatedSubwords(Repetition(first["dup_rate"]), 30)
     draws = PythonDraws(second["python_random_seed"])
-    found = [
+    actual = [
         [101, *augment([1000 + k for k in range(n)], draws, 1), 102]
         for n in first["content_token_counts"]
     ]
-    assert found != first["repeated_view_ids"]
+    assert actual != first["repeated_view_ids"]
 
 
 # -- checklist -----------------------------------------------------------------------------------
@@ -134,10 +134,10 @@ def test_words_are_doubled_but_never_the_last_one():
     assert augment(text, rng, 0) == text
     extra, doubled = set(), set()
     for _ in range(300):
-        found = augment(text, rng, 1).split(" ")
-        assert drop_repeats(found, words) == len(found) - len(words)
-        extra.add(len(found) - len(words))
-        doubled |= {w for w in words if found.count(w) == 2}
+        actual = augment(text, rng, 1).split(" ")
+        assert drop_repeats(actual, words) == len(actual) - len(words)
+        extra.add(len(actual) - len(words))
+        doubled |= {w for w in words if actual.count(w) == 2}
     assert extra == set(range(4))  # max(2, floor(0.5 * 8)), the end left out
     assert doubled == set(words[:-1])
     assert all(augment("one", rng, 1) == "one" for _ in range(20))
@@ -148,10 +148,10 @@ def test_draws_are_even_over_number_and_place():
     repeat, rng = Repetition(0.32), np.random.default_rng(0)
     places, extra = np.zeros(10), np.zeros(3)
     for _ in range(6000):
-        found = repeat(range(10), rng)
-        extra[len(found) - 10] += 1
-        for i in set(found):
-            places[i] += found.count(i) == 2
+        actual = repeat(range(10), rng)
+        extra[len(actual) - 10] += 1
+        for i in set(actual):
+            places[i] += actual.count(i) == 2
     np.testing.assert_allclose(extra / 6000, 1 / 3, atol=0.03)
     np.testing.assert_allclose(places / places.sum(), 0.1, atol=0.02)
 
@@ -167,8 +167,8 @@ def test_repetition_refuses_bad_options(options):
 
 def test_long_texts_are_cut_before_repetition_so_the_second_view_may_be_longer():
     data = views_of("data.max_length=8", "repetition.rate=1.0")
-    found = data[[(i, e) for e in range(4) for i in range(len(data))]]
-    first, second = found["attention_mask"].sum(1).chunk(2)
+    actual = data[[(i, e) for e in range(4) for i in range(len(data))]]
+    first, second = actual["attention_mask"].sum(1).chunk(2)
     assert int(first.max()) == 8
     assert int(second.max()) == 8 + 6  # min(10, floor(1.0 * 8)) - 1 is 7, six inner tokens
     words = views_of("data.max_length=8", "repetition.level=word", "repetition.rate=1.0")

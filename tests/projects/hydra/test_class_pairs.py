@@ -123,11 +123,11 @@ def test_classes_hand_out_their_samples_in_one_order():
     """Labels with gaps, out of order; the draws are those of a search for each class."""
     labels = torch.tensor([7, 3, 3, 7, 0, 7, 0, 3, 0, 7, 3, 0])
     rng, members = sample_rng(5, 0, 0), {c: np.flatnonzero(labels == c) for c in (0, 3, 7)}
-    wanted = []
+    expected = []
     for _ in range(3):
         for c in rng.choice([0, 3, 7], 2, replace=False):
             if len(members[c]) == 4:
                 members[c] = rng.permutation(members[c])
-            wanted += members[c][:2].tolist()
+            expected += members[c][:2].tolist()
             members[c] = members[c][2:] if len(members[c]) > 2 else np.flatnonzero(labels == c)
-    assert class_balanced_order(labels, 2, 2, sample_rng(5, 0, 0)).tolist() == wanted
+    assert class_balanced_order(labels, 2, 2, sample_rng(5, 0, 0)).tolist() == expected

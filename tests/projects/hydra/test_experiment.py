@@ -104,11 +104,12 @@ def test_item_15_wordnet_distances_of_the_cifar_classes():
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_15_overlap_and_its_correlation_are_those_of_a_worked_example(tmp_path):
-    """Item 15: overlaps .2 .1 .6 of ab ac bc against distances 3 5 4: ranks 2 1 3, 1 3 2, rho -.5."""
+    """Item 15: overlaps .2 .1 .6 of ab ac bc against distances 3 5 4: ranks 2 1 3, 1 3 2, rho
+    -.5."""
     net = HydraNet(3, widths=(8,), projector_dim=8, out_dim=2)
     net.gate = OwnGates(torch.tensor([[1, 0], [0.2, 1], [0.1, 0.58]]))
-    wanted = torch.tensor([[1, 0.2, 0.1], [0.2, 1.04, 0.6], [0.1, 0.6, 0.3464]])
-    assert torch.allclose(gate_overlap(net), wanted, atol=1e-6)
+    expected = torch.tensor([[1, 0.2, 0.1], [0.2, 1.04, 0.6], [0.1, 0.6, 0.3464]])
+    assert torch.allclose(gate_overlap(net), expected, atol=1e-6)
     file = tmp_path / "hierarchy.txt"
     file.write_text("root/a\nroot/x/b\nroot/x/y/z/c\n", encoding="utf-8")
     z, labels = F.normalize(torch.randn(6, 2), dim=1), torch.arange(6) % 3
@@ -131,8 +132,8 @@ def test_exported_and_class_similarities_are_those_that_were_trained(renormalise
         return F.cosine_similarity(*pair, dim=0) if renormalise else pair[0] @ pair[1]
 
     with torch.no_grad():
-        found = net.similarity(images, images.roll(3, 0), labels, labels.roll(3))
-        assert torch.allclose(found[9], similarity(9, 6), atol=1e-6)
+        actual = net.similarity(images, images.roll(3, 0), labels, labels.roll(3))
+        assert torch.allclose(actual[9], similarity(9, 6), atol=1e-6)
         by_class = class_similarity(net, z, labels)
         four = [similarity(i, j) for i in (2, 10) for j in (5, 13)]
     assert torch.allclose(by_class[2, 5], torch.stack(four).mean(), atol=1e-6)
@@ -166,11 +167,11 @@ def test_item_13_subspace_precision_tells_a_fitting_gate_from_its_controls():
     z, labels, attributes = attribute_world()
     net = HydraNet(6, widths=(8,), projector_dim=8, out_dim=18)
     net.gate = SharedAttributes(attributes)
-    found = subspace_precision(net, z, labels, k=10)
-    assert found["subspace_precision_chance"] == pytest.approx(1 / 5)
-    assert found["subspace_precision_no_gate"] == pytest.approx(1 / 5, abs=1e-6)
-    assert found["subspace_precision"] > found["subspace_precision_random_gate"] + 0.1
-    assert found["pair_precision_chance"] == pytest.approx(2 / 6)
+    actual = subspace_precision(net, z, labels, k=10)
+    assert actual["subspace_precision_chance"] == pytest.approx(1 / 5)
+    assert actual["subspace_precision_no_gate"] == pytest.approx(1 / 5, abs=1e-6)
+    assert actual["subspace_precision"] > actual["subspace_precision_random_gate"] + 0.1
+    assert actual["pair_precision_chance"] == pytest.approx(2 / 6)
     net.gate = OpenGate(6, 18)
     closed = subspace_precision(net, z, labels, k=10)
     assert closed["subspace_precision"] == closed["subspace_precision_no_gate"]
@@ -211,8 +212,8 @@ def test_item_13_a_gate_trained_alone_on_frozen_features_beats_its_controls():
         optimizer.step()
     gate.eval()
     with torch.no_grad():
-        found = subspace_precision(net, z, labels, k=10)
-    assert found["subspace_precision"] > found["subspace_precision_random_gate"] + 0.1
+        actual = subspace_precision(net, z, labels, k=10)
+    assert actual["subspace_precision"] > actual["subspace_precision_random_gate"] + 0.1
 
 
 @pytest.mark.slow

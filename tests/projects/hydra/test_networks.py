@@ -71,8 +71,8 @@ def test_item_12_basic_gate_is_the_sheet_s_network():
     table = weights["label_embedding.weight"]
     x = ((table[A] + table[B]) / 2).relu() * shrink
     x = (x @ weights["mlp.2.weight"].T + weights["mlp.2.bias"]).relu() * shrink
-    wanted = torch.sigmoid(x @ weights["mlp.5.weight"].T + weights["mlp.5.bias"])
-    assert torch.allclose(gate(A, B), wanted, atol=1e-6)
+    expected = torch.sigmoid(x @ weights["mlp.5.weight"].T + weights["mlp.5.bias"])
+    assert torch.allclose(gate(A, B), expected, atol=1e-6)
 
 
 def test_item_12_noise_of_the_gates_is_that_of_their_papers():
@@ -80,15 +80,15 @@ def test_item_12_noise_of_the_gates_is_that_of_their_papers():
     logits = torch.linspace(-1, 1, 40).view(2, 20)
     gumbel, stochastic = gate_of(type="gumbel", temperature=2.0), gate_of(type="stochastic")
     torch.manual_seed(5)
-    found = gumbel.open(logits)
+    actual = gumbel.open(logits)
     torch.manual_seed(5)
     noise = torch.distributions.Exponential(1.0).sample(logits.shape).log()
-    assert torch.allclose(found, torch.sigmoid((logits - noise) / 2), atol=1e-6)
+    assert torch.allclose(actual, torch.sigmoid((logits - noise) / 2), atol=1e-6)
     torch.manual_seed(5)
-    found = stochastic.open(logits)
+    actual = stochastic.open(logits)
     torch.manual_seed(5)
-    wanted = (logits + 0.5 + 0.5 * torch.randn(logits.shape)).clamp(0, 1)
-    assert torch.allclose(found, wanted, atol=1e-6)
+    expected = (logits + 0.5 + 0.5 * torch.randn(logits.shape)).clamp(0, 1)
+    assert torch.allclose(actual, expected, atol=1e-6)
     assert torch.allclose(gumbel.eval().open(logits), torch.sigmoid(logits / 2))
     assert torch.allclose(stochastic.eval().open(logits), (logits + 0.5).clamp(0, 1))
 
@@ -120,12 +120,12 @@ def grads(module, batch):
 @pytest.mark.parametrize("views", [1, 2])
 def test_item_7_gradient_reaches_every_part(views):
     """Item 7: label embedding, MLP, projector, encoder, head."""
-    found = grads(module_of(f"data.views={views}"), batch_of(views=views))
-    assert [n for n, g in found.items() if g is None] == []
-    zero = [n for n, g in found.items() if not bool(g.any())]
+    actual = grads(module_of(f"data.views={views}"), batch_of(views=views))
+    assert [n for n, g in actual.items() if g is None] == []
+    zero = [n for n, g in actual.items() if not bool(g.any())]
     assert zero == []
-    assert any("label_embedding" in n for n in found)
-    assert any("gate.mlp" in n for n in found)
+    assert any("label_embedding" in n for n in actual)
+    assert any("gate.mlp" in n for n in actual)
 
 
 def test_item_7_online_head_does_not_reach_the_encoder():
@@ -133,10 +133,10 @@ def test_item_7_online_head_does_not_reach_the_encoder():
     batch = batch_of(classes=4)
     batch["partner_labels"] = torch.full((24,), 7)  # no positives: the pair loss is 0
     for sup_loss, reached in ((False, False), (True, True)):
-        found = grads(module_of(f"online_head.sup_loss={sup_loss}"), batch)
-        encoder = [g for n, g in found.items() if "encoder" in n and g is not None]
+        actual = grads(module_of(f"online_head.sup_loss={sup_loss}"), batch)
+        encoder = [g for n, g in actual.items() if "encoder" in n and g is not None]
         assert any(bool(g.any()) for g in encoder) == reached
-        assert bool(found["network.head.weight"].any())
+        assert bool(actual["network.head.weight"].any())
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_item_7_online_head_does_not_reach_the_encoder():
 def test_baselines_build_and_train_only_what_they_use(overrides, unused):
     module = module_of(*overrides)
     views = 2 if "data.views=2" in overrides else 1
-    found = grads(module, batch_of(views=views))
-    assert [n for n, g in found.items() if g is None or not bool(g.any())] == []
-    assert not any(f"network.{part}." in n for part in unused for n in found)
+    actual = grads(module, batch_of(views=views))
+    assert [n for n, g in actual.items() if g is None or not bool(g.any())] == []
+    assert not any(f"network.{part}." in n for part in unused for n in actual)
 
 
 def test_simclr_baseline_ignores_labels_and_supcon_does_not():
@@ -239,8 +239,8 @@ def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
     assert scale[id(module.network.encoder.backbone.layer4[1].conv2.weight)] == 0.5
     assert scale[id(module.network.encoder.backbone.conv1.weight)] == 0.5**9
     grouped = [id(p) for g in groups for p in g["params"]]
-    wanted = [id(p) for p in module.parameters() if p.requires_grad]
-    assert sorted(grouped) == sorted(wanted)
+    expected = [id(p) for p in module.parameters() if p.requires_grad]
+    assert sorted(grouped) == sorted(expected)
 
 
 def test_wrong_settings_are_user_errors():

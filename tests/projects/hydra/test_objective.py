@@ -36,8 +36,8 @@ def assert_golden(x, gate, loss, wanted):
         "grad_x_first4": x.grad.flatten()[:4],
         "grad_gate_first4": gate.grad.flatten()[:4],
     }
-    for name, found in pairs.items():
-        torch.testing.assert_close(found, torch.tensor(wanted[name]).double(), **close)
+    for name, actual in pairs.items():
+        torch.testing.assert_close(actual, torch.tensor(wanted[name]).double(), **close)
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -49,8 +49,8 @@ def test_item_2_module_reproduces_the_golden_values(case):
     scale = torch.tensor(1 / case["temperature"], dtype=torch.float64)
     terms = module.gated_pairs(x, None, {"labels": labels, "partner_labels": partners}, scale)
     assert_golden(x, gate, terms["objective"], case["outputs"])
-    wanted = case["outputs"]["gate_activation_mean_sum"]
-    assert float(terms["gate_activation"]) == pytest.approx(wanted, rel=1e-6)
+    expected = case["outputs"]["gate_activation_mean_sum"]
+    assert float(terms["gate_activation"]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -70,8 +70,8 @@ def test_item_2_logit_is_the_sum_over_gated_coordinates():
     logits = gated_logits(z, z, gate, 1 / 0.1)
     for i in range(5):
         for j in range(5):
-            wanted = sum(z[i, k] * gate[i, k] ** 2 * z[j, k] for k in range(4)) / 0.1
-            assert float(logits[i, j]) == pytest.approx(float(wanted), abs=1e-5)
+            expected = sum(z[i, k] * gate[i, k] ** 2 * z[j, k] for k in range(4)) / 0.1
+            assert float(logits[i, j]) == pytest.approx(float(expected), abs=1e-5)
     assert not torch.allclose(logits, 10 * (z * gate) @ z.T, atol=1e-3)
 
 
@@ -105,10 +105,10 @@ def test_item_4_each_positive_stands_alone_against_the_negatives():
         for j in masks.positives[i].nonzero()[:, 0]:
             own = torch.cat([logits[i, j][None], negatives])
             terms.append(F.cross_entropy(own[None], torch.tensor([0])))
-    wanted = torch.stack(terms).mean()
-    found = HydraLoss(exclude_self=False)(z, gate, labels, partners, 5.0).loss
-    assert torch.allclose(found, wanted, rtol=1e-5)
-    assert torch.allclose(dense_pair_loss(z, z, gate, labels, partners, 5.0), wanted, rtol=1e-5)
+    expected = torch.stack(terms).mean()
+    actual = HydraLoss(exclude_self=False)(z, gate, labels, partners, 5.0).loss
+    assert torch.allclose(actual, expected, rtol=1e-5)
+    assert torch.allclose(dense_pair_loss(z, z, gate, labels, partners, 5.0), expected, rtol=1e-5)
 
 
 def test_item_5_identical_pairs_with_an_open_gate_are_supcon_with_separate_denominators():
@@ -116,17 +116,17 @@ def test_item_5_identical_pairs_with_an_open_gate_are_supcon_with_separate_denom
     torch.manual_seed(0)
     labels = torch.arange(12) % 3
     z = F.normalize(torch.randn(12, 6), dim=1)
-    found = HydraLoss()(z, torch.ones(12, 6), labels, labels, 5.0).loss
+    actual = HydraLoss()(z, torch.ones(12, 6), labels, labels, 5.0).loss
     logits, terms = 5.0 * z @ z.T, []
     for i in range(12):
         negatives = logits[i][labels != labels[i]].exp().sum()
         for j in range(12):
             if j != i and labels[j] == labels[i]:
                 terms.append((logits[i, j].exp() + negatives).log() - logits[i, j])
-    assert torch.allclose(found, torch.stack(terms).mean(), rtol=1e-5)
+    assert torch.allclose(actual, torch.stack(terms).mean(), rtol=1e-5)
     from common.losses.multi_positive import SupConLoss
 
-    assert not torch.allclose(found, SupConLoss()(z, labels, 5.0).loss, rtol=1e-3)
+    assert not torch.allclose(actual, SupConLoss()(z, labels, 5.0).loss, rtol=1e-3)
 
 
 def test_item_6_arbitrary_partners_are_a_permutation_in_every_training_batch():
@@ -209,17 +209,17 @@ def test_item_11_activation_and_entropy_of_the_gates_are_logged():
 
 def test_renormalised_logits_are_cosines_in_the_subspace():
     z, gate = F.normalize(torch.randn(5, 6), dim=1), torch.rand(5, 6)
-    found = gated_logits(z, z, gate, 10.0, renormalise=True)
+    actual = gated_logits(z, z, gate, 10.0, renormalise=True)
     query = F.normalize(z * gate, dim=1)
     key = F.normalize(z[None] * gate[:, None], dim=2)  # the (N, M, D) tensor of the paper's form
-    assert torch.allclose(found, 10 * torch.einsum("nd,nmd->nm", query, key), atol=1e-5)
+    assert torch.allclose(actual, 10 * torch.einsum("nd,nmd->nm", query, key), atol=1e-5)
 
 
 def test_alpha_subtracts_the_open_similarity_and_is_learned():
     z, gate = F.normalize(torch.randn(5, 6), dim=1), torch.rand(5, 6)
     plain = gated_logits(z, z, gate, 10.0)
-    found = gated_logits(z, z, gate, 10.0, alpha=2.0)
-    assert torch.allclose(found, plain - 10 * 2 * z @ z.T, atol=1e-5)  # both are scaled
+    actual = gated_logits(z, z, gate, 10.0, alpha=2.0)
+    assert torch.allclose(actual, plain - 10 * 2 * z @ z.T, atol=1e-5)  # both are scaled
     module = module_of("method.alpha=0.5")
     module.losses(batch_of())["loss"].backward()
     assert module.alpha.grad.abs() > 0
@@ -234,12 +234,12 @@ def test_rows_weigh_by_their_positives_or_equally(row_mean):
     per_row, counts = per_positive_loss(gated_logits(z, z, gate, 10.0), masks)
     assert counts.tolist() == [1, 1, 0, 3, 3]
     own = per_row[0] + per_row[1] + per_row[3] / 3 + per_row[4] / 3
-    wanted = own / 5 if row_mean else per_row.sum() / 8
+    expected = own / 5 if row_mean else per_row.sum() / 8
     module = module_of(f"method.row_mean={row_mean}", "method.exclude_self=false")
     module.network.gate = FixedGate(gate)
     batch = {"labels": labels, "partner_labels": partners}
-    found = module.gated_pairs(z, None, batch, torch.tensor(10.0))["objective"]
-    assert torch.allclose(found, wanted, rtol=1e-5)
+    actual = module.gated_pairs(z, None, batch, torch.tensor(10.0))["objective"]
+    assert torch.allclose(actual, expected, rtol=1e-5)
 
 
 def test_excluding_the_sample_itself_is_a_switch():
@@ -258,6 +258,6 @@ def test_two_views_contrast_view_1_with_view_2():
     query, key = module.network(batch["view_1"])[1], module.network(batch["view_2"])[1]
     labels, partners = batch["labels"], batch["partner_labels"]
     gate = module.network.gate(labels, partners)
-    wanted = dense_pair_loss(query, key, gate, labels, partners, module.logit_scale())
-    found = module.losses(batch)["objective"]
-    assert torch.allclose(found, wanted, rtol=1e-4)
+    expected = dense_pair_loss(query, key, gate, labels, partners, module.logit_scale())
+    actual = module.losses(batch)["objective"]
+    assert torch.allclose(actual, expected, rtol=1e-4)

@@ -202,7 +202,8 @@ def test_item_16_word_level_augmentation_instead_of_rewrites(official, kind):
     "options", [["data.augmentation=eda", "data.num_rewrites=2"], ["data.augmentation=none"]]
 )
 def test_a_share_of_altered_captions_needs_captions_that_are_altered_anew(official, options):
-    """Fixed versions are all altered and rewrites are no alterations: the share would do nothing."""
+    """Fixed versions are all altered and rewrites are no alterations: the share would do
+    nothing."""
     csv_config(official, *options)
     with pytest.raises(UserError, match=r"data\.augment_prob is of captions that are altered"):
         csv_config(official, *options, "data.augment_prob=0.5")

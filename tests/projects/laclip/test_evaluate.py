@@ -114,16 +114,16 @@ def test_items_of_the_primary_metric_are_the_classes(tmp_path):
         ["red", "red", "blue", "green", "green", "red"],
         ["red", "red", "red", "red", "green", "blue"],
     )
-    found = pool_metrics(planted(), held, Workspace(tmp_path))
-    assert found["zeroshot_mean_per_class"] == pytest.approx((0.5 + 1 + 0) / 3)
-    assert found["zeroshot_top1"] == pytest.approx(3 / 6)
+    actual = pool_metrics(planted(), held, Workspace(tmp_path))
+    assert actual["zeroshot_mean_per_class"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert actual["zeroshot_top1"] == pytest.approx(3 / 6)
     assert read_json(tmp_path / "items/zeroshot_mean_per_class.json") == [0.5, 1.0, 0.0]
     for name in ("bare_mean_per_class", "name_recall_at_10", "keyword_recall_at_10"):
         items = read_json(tmp_path / f"items/{name}.json")
-        assert sum(items) / len(items) == pytest.approx(found[name])
+        assert sum(items) / len(items) == pytest.approx(actual[name])
     of = read_json(tmp_path / "items/score.json")["mean_of"]
-    assert found["score"] == pytest.approx(sum(found[name] for name in of) / 2)
-    assert found["zeroshot_top1_chance"] == 1 / 3
+    assert actual["score"] == pytest.approx(sum(actual[name] for name in of) / 2)
+    assert actual["zeroshot_top1_chance"] == 1 / 3
 
 
 def test_recall_takes_equal_names_for_each_other():
@@ -133,8 +133,8 @@ def test_recall_takes_equal_names_for_each_other():
     said = ["cat", "cat", *map(str, range(10))]
     assert recall_both_ways(rows, swapped, said)[0].tolist() == [1.0] * 12
     away = -rows  # its own text is the farthest of twelve
-    found, chance = recall_both_ways(rows, away, [str(i) for i in range(12)])
-    assert found.tolist() == [0.0] * 12
+    actual, chance = recall_both_ways(rows, away, [str(i) for i in range(12)])
+    assert actual.tolist() == [0.0] * 12
     assert chance == pytest.approx(10 / 12)
 
 
@@ -156,9 +156,9 @@ def test_prompt_agreement_tells_meaning_from_wording():
 def test_drawn_texts_are_those_of_training(words, altered, texts):
     """In small: the share of draws that are not the name, and how many texts a drawing has."""
     pairs = training_pairs(config("data.train_fraction=0.02", "seed=3", *words, name="mini"))
-    found = drawn_texts(pairs, epochs=12, step=2)
-    assert altered[0] <= found["text_altered_share"] <= altered[1]
-    assert texts[0] <= found["texts_per_image"] <= texts[1]
+    actual = drawn_texts(pairs, epochs=12, step=2)
+    assert altered[0] <= actual["text_altered_share"] <= altered[1]
+    assert texts[0] <= actual["texts_per_image"] <= texts[1]
 
 
 def test_image_sets_of_the_config_are_judged_on_the_pool_too(tmp_path, monkeypatch):
@@ -172,8 +172,8 @@ def test_image_sets_of_the_config_are_judged_on_the_pool_too(tmp_path, monkeypat
         monkeypatch.setattr(evaluate, name, lambda *_: zeros)
     judge = lambda names: {f"{n}_training": float(module.training) for n in names}  # noqa: E731
     monkeypatch.setattr(evaluate, "protocol", lambda *_: judge)
-    found = evaluate.evaluate_drawings(cfg, module, Workspace(tmp_path), lambda: LaCLIP(cfg))
-    assert found["cifar10_training"] == 0
+    actual = evaluate.evaluate_drawings(cfg, module, Workspace(tmp_path), lambda: LaCLIP(cfg))
+    assert actual["cifar10_training"] == 0
 
 
 @pytest.mark.parametrize(("drawings", "judged"), [(600, 256), (300, 256), (200, 128), (100, None)])
@@ -192,9 +192,9 @@ def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, 
     monkeypatch.setattr(
         drawings_evaluation, "pair_loss", lambda _, i, t: float(seen.append((i, t)) or 1)
     )
-    found = evaluate.name_losses(config(), None, held, pairs)
-    assert found["pair_loss_test"] == 1
-    assert ("pair_loss_train" in found) == ("loss_gap" in found) == (judged is not None)
+    actual = evaluate.name_losses(config(), None, held, pairs)
+    assert actual["pair_loss_test"] == 1
+    assert ("pair_loss_train" in actual) == ("loss_gap" in actual) == (judged is not None)
     if judged:
         shown = [image for images, names in seen if names[0] == "x" for image in images.tolist()]
         assert len(shown) == len({str(image) for image in shown}) == judged
@@ -206,8 +206,8 @@ def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatc
     test = colour_rows(["red", "blue", "green"], ["red", "blue", "green"])
     monkeypatch.setattr(baselines, "pool_pairs", lambda *_: pairs)
     monkeypatch.setattr(baselines, "held_out", lambda _: test)
-    found = baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))
-    assert found["bare_mean_per_class"] == 1
+    actual = baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))
+    assert actual["bare_mean_per_class"] == 1
     swapped = test._replace(labels=torch.tensor([1, 0, 2]))
     monkeypatch.setattr(baselines, "held_out", lambda _: swapped)
     assert baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))["bare_top1"] == 0
@@ -222,12 +222,12 @@ def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatc
 def test_untrained_model_is_near_chance(tmp_path, monkeypatch, dev):
     monkeypatch.setattr(baselines, "held_out", lambda _: dev)
     cfg = config("eval.split=dev", name="mini")
-    found = baselines.untrained(cfg, Workspace(tmp_path))
-    monkeypatch.setattr(baselines, "untrained", lambda *_: found)
+    actual = baselines.untrained(cfg, Workspace(tmp_path))
+    monkeypatch.setattr(baselines, "untrained", lambda *_: actual)
     chance = baselines.chance(cfg, Workspace(tmp_path))
     assert chance["bare_top1"] == 1 / len(dev.classes)
-    assert found["zeroshot_mean_per_class"] < 0.06
-    assert found["name_recall_at_10"] < 2 * chance["name_recall_at_10"]
+    assert actual["zeroshot_mean_per_class"] < 0.06
+    assert actual["name_recall_at_10"] < 2 * chance["name_recall_at_10"]
 
 
 def test_claimed_arms_differ_in_their_texts_alone():

@@ -42,9 +42,9 @@ def assert_golden(found, golden):
 @pytest.mark.parametrize("case", GOLDEN["clip_loss"]["world_size_1"])
 def test_item_5_loss_and_gradients_equal_the_golden_values_on_one_rank(case):
     """Item 5: official loss, gradient norms and first gradient entries, float64."""
-    found = golden_run([case])[0]
-    assert_golden(found, case)
-    assert close(found["grad_logit_scale"], case["grad_logit_scale"])
+    actual = golden_run([case])[0]
+    assert_golden(actual, case)
+    assert close(actual["grad_logit_scale"], case["grad_logit_scale"])
 
 
 def test_item_5_gathered_loss_equals_the_golden_values_on_two_ranks(two_ranks):
@@ -60,8 +60,8 @@ def test_item_5_gathered_loss_equals_the_golden_values_on_two_ranks(two_ranks):
         index = [c["local_N"] for c in cases].index(case["local_N"])
         assert_golden(by_rank[case["rank"]][index], case)
         both = [c["grad_logit_scale"] for c in golden if c["local_N"] == case["local_N"]]
-        found = [results[index]["grad_logit_scale"] for results in by_rank]
-        assert close(sum(found), sum(both))
+        actual = [results[index]["grad_logit_scale"] for results in by_rank]
+        assert close(sum(actual), sum(both))
 
 
 def test_item_5_negative_twin_local_loss_differs_from_the_golden_values():
@@ -155,8 +155,8 @@ def test_item_7_schedule_equals_the_golden_values():
         "warmup_start_lr": 1e-6,
         "final_lr": 1e-5,
     }
-    found = [lr_at(step, **options) for step in (0, 1, 9, 10, 11, 25, 39)]
-    assert all(close(a, b) for a, b in zip(found, golden, strict=True))
+    actual = [lr_at(step, **options) for step in (0, 1, 9, 10, 11, 25, 39)]
+    assert all(close(a, b) for a, b in zip(actual, golden, strict=True))
 
 
 def test_item_7_paper_configs_use_that_schedule():
@@ -245,11 +245,11 @@ def test_item_10_over_long_text_equals_the_golden_length_and_end():
 
 def test_item_14_templates_are_averaged_and_renormalised(module):
     """Item 14: class embedding = unit(mean of unit template embeddings)."""
-    found = class_embeddings(module.encode_texts, ["cat", "dog"], LACLIP_TEMPLATES)
+    actual = class_embeddings(module.encode_texts, ["cat", "dog"], LACLIP_TEMPLATES)
     for row, name in enumerate(("cat", "dog")):
         texts = [template.replace("{}", name) for template in LACLIP_TEMPLATES]
         mean = F.normalize(module.encode_texts(texts), dim=1).mean(0)
-        assert torch.allclose(found[row], F.normalize(mean, dim=0), atol=1e-6)
+        assert torch.allclose(actual[row], F.normalize(mean, dim=0), atol=1e-6)
         assert float(mean.norm()) < 0.999999  # so that the second normalisation matters
     assert len(LACLIP_TEMPLATES) == 7
 

@@ -46,10 +46,10 @@ def own(tmp_path):
 
 def test_recalls_of_both_directions_with_several_captions_a_picture(own, tmp_path, monkeypatch):
     cfg = config("eval.pairs=own/held_out.csv", f"data.root={own}", "eval.batch_size=3")
-    found = pairs.read_pairs(cfg, "own/held_out.csv")
-    assert [path.stem for path in found.paths] == ["red", "green", "blue", "grey"]
-    assert found.image_of_text.tolist() == [0, 1, 0, 2, 3, 1]
-    assert found.texts[2] == "a tomato"
+    actual = pairs.read_pairs(cfg, "own/held_out.csv")
+    assert [path.stem for path in actual.paths] == ["red", "green", "blue", "grey"]
+    assert actual.image_of_text.tolist() == [0, 1, 0, 2, 3, 1]
+    assert actual.texts[2] == "a tomato"
     torch.manual_seed(0)
     module, workspace = LaCLIP(cfg).eval(), Workspace(tmp_path / "run")
     encoded = {}
@@ -60,11 +60,11 @@ def test_recalls_of_both_directions_with_several_captions_a_picture(own, tmp_pat
         )
     with torch.inference_mode():
         metrics = pairs.evaluate_pairs(cfg, module, workspace, "own/held_out.csv")
-        one = pairs.eval_transform(cfg.data).one(Image.open(found.paths[3]).convert("RGB"), None)
+        one = pairs.eval_transform(cfg.data).one(Image.open(actual.paths[3]).convert("RGB"), None)
         alone = torch.nn.functional.normalize(module.encoder.encode_image(one[None]), dim=1)
     torch.testing.assert_close(encoded["encode_files"][3:], alone, rtol=1e-4, atol=1e-5)
-    wanted = image_text_retrieval(*encoded.values(), found.image_of_text)
-    assert metrics == {f"pairs_{name}": value for name, value in wanted.items()}
+    expected = image_text_retrieval(*encoded.values(), actual.image_of_text)
+    assert metrics == {f"pairs_{name}": value for name, value in expected.items()}
     assert metrics["pairs_text_to_image_recall_at_1_chance"] == 1 / 4
     items = json.loads((tmp_path / "run/items/pairs_text_to_image_recall_at_10.json").read_text())
     assert items == [1.0] * 6  # of four pictures
@@ -82,8 +82,8 @@ def test_the_right_picture_of_a_caption_is_its_own(own):
     assert image_text_retrieval(images, right, read.image_of_text)["recall_mean"] == 1
     wrong = right.clone()
     wrong[2] = images[3]
-    found = image_text_retrieval(images, wrong, read.image_of_text, (1,))
-    assert found["text_to_image_recall_at_1"] == pytest.approx(5 / 6)
+    actual = image_text_retrieval(images, wrong, read.image_of_text, (1,))
+    assert actual["text_to_image_recall_at_1"] == pytest.approx(5 / 6)
 
 
 @pytest.mark.slow

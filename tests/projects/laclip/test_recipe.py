@@ -118,7 +118,8 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_paper_configs_hold_the_recipe(name):
-    """QK-norm towers and 8,192 pairs on curated sets, open_clip's recipe and 32,768 on LAION-400M."""
+    """QK-norm towers and 8,192 pairs on curated sets, open_clip's recipe and 32,768 on
+    LAION-400M."""
     assert_recipe("laclip", name, RECIPES[name])
 
 

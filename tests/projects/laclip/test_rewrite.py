@@ -276,8 +276,8 @@ def test_shares_joined_are_one_process(captions, tmp_path):
     for share in ("1/2", "0/2"):
         assert not (tmp_path / "out.txt").exists()
         cfg = run_cfg(captions, tmp_path / "out.txt")
-        found = rewrite_file(cfg, task=RowMapConfig(share, chunk_size=4))
-        assert found.complete == (share == "0/2")
+        actual = rewrite_file(cfg, task=RowMapConfig(share, chunk_size=4))
+        assert actual.complete == (share == "0/2")
     assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "whole.txt").read_bytes()
 
 

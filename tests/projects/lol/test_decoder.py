@@ -83,14 +83,14 @@ def test_a_batch_scores_what_single_passes_score(models, norm, refocus):
     original's, only answer tokens count, padding changes nothing."""
     method = {**FULL, "early_exit_norm": norm, "refocus": refocus}
     decoder = decoder_of(models, **method)
-    found = decoder.score(QUESTION, ANSWERS)
+    actual = decoder.score(QUESTION, ANSWERS)
     expected = [by_hand(decoder, answer) for answer in ANSWERS]
-    assert found == pytest.approx([value for value, _ in expected], rel=1e-6)
+    assert actual == pytest.approx([value for value, _ in expected], rel=1e-6)
     alone = decoder_of(models, batch_size=1, **method)
-    assert alone.score(QUESTION, ANSWERS) == pytest.approx(found, rel=1e-6)
+    assert alone.score(QUESTION, ANSWERS) == pytest.approx(actual, rel=1e-6)
     seen = decoder.explain(QUESTION, ANSWERS[2])
     assert seen.layers == expected[2][1]
-    assert sum(seen.scores) == pytest.approx(found[2], rel=1e-6)
+    assert sum(seen.scores) == pytest.approx(actual[2], rel=1e-6)
     assert norm or len(set(seen.layers)) > 1
 
 
@@ -123,11 +123,12 @@ def test_without_weights_it_is_greedy_for_any_amateur(models):
 
 
 def test_writing_is_scoring_anew_at_every_step(models):
-    """Checklist 10: three caches of their own positions; rows of other lengths beside each other."""
+    """Checklist 10: three caches of their own positions; rows of other lengths beside each
+    other."""
     decoder = decoder_of(models, **FULL, alpha_plausibility=0.05)
     questions = [QUESTION, "who", "where are the other people of the world now"]
-    found = decoder.generate(questions, new_tokens=5, stop="")
-    for question, text in zip(questions, found, strict=True):
+    actual = decoder.generate(questions, new_tokens=5, stop="")
+    for question, text in zip(questions, actual, strict=True):
         prompts, _ = decoder._tokens(decoder.contexts(question), "a")
         assert len(prompts["instructed"]) > len(prompts["original"]) == len(prompts["amateur"])
         ids: list[int] = []
@@ -142,15 +143,16 @@ def test_draws_belong_to_their_row(models):
     policy = Policy("nucleus", top_p=0.9)
     rngs = lambda: [np.random.default_rng(i) for i in range(3)]  # noqa: E731
     questions = [QUESTION, "who", "where"]
-    found = decoder.generate(questions, new_tokens=4, policy=policy, rngs=rngs())
+    actual = decoder.generate(questions, new_tokens=4, policy=policy, rngs=rngs())
     alone = decoder.generate(["where"], new_tokens=4, policy=policy, rngs=rngs()[2:])
-    assert found[2:] == alone
+    assert actual[2:] == alone
     with pytest.raises(UserError, match="greedily or by sampling"):
         decoder.generate(["who"], policy=Policy("beam_search"))
 
 
 def test_every_term_makes_only_its_own_passes(models, monkeypatch):
-    """Checklist 12, 15, 16: parts and baselines by config; no third pass without the refocus term."""
+    """Checklist 12, 15, 16: parts and baselines by config; no third pass without the refocus
+    term."""
     calls: list[int] = []
     real = tracks._Stream.step
 
@@ -242,7 +244,8 @@ def test_without_its_adapters_the_original_is_bitwise_itself(lora_models):
 
 
 def test_the_boundary_of_the_answer_is_checked(models):
-    """Checklist 8: a tokenizer that joins prompt and answer is refused, and so is an empty answer."""
+    """Checklist 8: a tokenizer that joins prompt and answer is refused, and so is an empty
+    answer."""
     decoder = decoder_of(models, **GREEDY)
     prompts, ids = decoder._tokens(decoder.contexts(QUESTION), "it is a man")
     whole = models.lm.token_ids(decoder.contexts(QUESTION).neutral + " it is a man", special=True)

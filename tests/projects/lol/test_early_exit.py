@@ -1,4 +1,5 @@
-"""Exits at lower layers: which layers, with and without the last norm, and the choice among them."""
+"""Exits at lower layers: which layers, with and without the last norm, and the choice among
+them."""
 
 import pytest
 import torch
@@ -34,8 +35,8 @@ def test_the_last_exit_is_the_model_itself_with_and_without_the_flag(kind):
     last, first = num_blocks(model), out.hidden_states[1]
     assert len(out.hidden_states) == last + 1
     for norm in (False, True):
-        found = exit_logits(model, out.hidden_states[last], last, norm=norm)
-        torch.testing.assert_close(found, out.logits)
+        actual = exit_logits(model, out.hidden_states[last], last, norm=norm)
+        torch.testing.assert_close(actual, out.logits)
     head = model.get_output_embeddings()
     assert torch.equal(exit_logits(model, first, 1), head(first))
     assert torch.equal(exit_logits(model, first, 1, norm=True), head(final_norm(model)(first)))
@@ -52,8 +53,8 @@ def test_exits_are_scaled_and_bounded_as_the_model_s_logits_are(kind):
     model = AutoModelForCausalLM.from_config(config).double().eval()
     out = model(torch.tensor([[3, 9, 4]]), output_hidden_states=True)
     for norm in (False, True):
-        found = exit_logits(model, out.hidden_states[2], 2, norm=norm)
-        torch.testing.assert_close(found, out.logits)
+        actual = exit_logits(model, out.hidden_states[2], 2, norm=norm)
+        torch.testing.assert_close(actual, out.logits)
     first = out.hidden_states[1]
     expected = after(model.get_output_embeddings()(first))
     torch.testing.assert_close(exit_logits(model, first, 1), expected)

@@ -90,8 +90,8 @@ def test_an_export_is_read_by_the_libraries_of_its_users(full_run, tmp_path):
     original = AutoModelForCausalLM.from_pretrained(tmp_path / "export/original").eval()
     ids = tokenizer("what is a rose", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        found = original(ids).logits[:, :-1]
-        torch.testing.assert_close(found, own["original"])
+        actual = original(ids).logits[:, :-1]
+        torch.testing.assert_close(actual, own["original"])
         amateur = PeftModel.from_pretrained(original, str(tmp_path / "export/amateur")).eval()
         torch.testing.assert_close(amateur(ids).logits[:, :-1], own["amateur"])
 
@@ -267,10 +267,10 @@ def test_both_benchmarks_run_on_files(tmp_path):
     assert (question.true, question.best) == (["he.", "a man."], 1)
     assert question.false == ["it.", "they.", "she."]
     assert len(load_questions(config(*words, "eval.source=truthfulqa"))) == 553
-    found = evaluate(
+    actual = evaluate(
         cfg, with_amateur(cfg, *build_original(cfg)), Workspace(tmp_path / "w", "lol", "smoke")
     )
-    assert 0 <= found["greedy_mc2"] <= 100
+    assert 0 <= actual["greedy_mc2"] <= 100
     (tmp_path / "f").mkdir()
     for name, prefix in (("news", "full_prefix"), ("wiki", "turncated_prefixes")):
         with (tmp_path / f"f/{name}_factor.csv").open("w", newline="") as file:
@@ -280,13 +280,13 @@ def test_both_benchmarks_run_on_files(tmp_path):
     cfg = config(*words, "eval.source=factor", "eval.file=f", "eval.methods=[greedy]")
     assert [q.groups for q in load_questions(cfg)] == [("news",), ("wiki",)]
     module = with_amateur(cfg, *build_original(cfg)).eval()
-    found = evaluate(cfg, module, Workspace(tmp_path / "v", "lol", "smoke"))
+    actual = evaluate(cfg, module, Workspace(tmp_path / "v", "lol", "smoke"))
     decoder = build_decoder(cfg, module, "greedy")
     for q in load_questions(cfg):
         context = decoder.prompts.plain(q.text)
         assert context.neutral == q.text
         scores = decoder.score_rows([(context, a) for a in [*q.true, *q.false]])
-        assert found[f"accuracy_{q.groups[0]}"] == 100 * (scores[0] >= max(scores))
+        assert actual[f"accuracy_{q.groups[0]}"] == 100 * (scores[0] >= max(scores))
     with pytest.raises(UserError, match="AI21Labs"):
         load_questions(config(*words, "eval.source=factor", "eval.file=none"))
     (tmp_path / "u.csv").write_text((tmp_path / "t.csv").read_text().replace("a man,", "none,"))
@@ -309,9 +309,9 @@ def test_answers_questions_and_reasoning_of_one_s_own(full_run, tmp_path):
     ):
         cfg, experiment = prepare("lol", "smoke", [*base, f"generate.file={file}"])
         place = Workspace(tmp_path / task, "lol", "smoke")
-        found = experiment.tasks[task](place)
+        actual = experiment.tasks[task](place)
         assert (tmp_path / task / "answers.jsonl").is_file()
-        assert found
+        assert actual
     explained = json.loads((tmp_path / "generate/tokens.json").read_text())
     assert {
         "token",
@@ -411,10 +411,10 @@ def test_false_answers_are_written_and_filtered(tmp_path, capsys):
         "data.source=file",
         "data.file=hallucinated.jsonl",
     )
-    found = tasks.hallucinate(cfg, Workspace(tmp_path, "lol", "smoke"))
-    assert found["questions"] == 2
-    assert len(read_hallucinations(cfg)) == found["kept"] > 0
-    assert f"{found['kept']:.0f} of 2 questions" in capsys.readouterr().out.replace("\n", " ")
+    actual = tasks.hallucinate(cfg, Workspace(tmp_path, "lol", "smoke"))
+    assert actual["questions"] == 2
+    assert len(read_hallucinations(cfg)) == actual["kept"] > 0
+    assert f"{actual['kept']:.0f} of 2 questions" in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -451,8 +451,8 @@ def test_own_files_of_hallucinations(tmp_path):
 def test_baselines_save_items_as_the_arms_do(tmp_path):
     cfg, workspace = config(), Workspace(tmp_path, "lol", "smoke")
     for name in ("commonest", "most_said", "longest", "untrained"):
-        found = getattr(baselines, name)(cfg, workspace)
-        assert 0 <= found["mc_mean"] <= 100
+        actual = getattr(baselines, name)(cfg, workspace)
+        assert 0 <= actual["mc_mean"] <= 100
         assert len(json.loads((tmp_path / "items/mc1.json").read_text())) == 6
     assert [
         is_baseline(config().methods[n])
@@ -469,8 +469,8 @@ def test_baselines_save_items_as_the_arms_do(tmp_path):
 
 def test_a_paper_config_can_be_checked_without_its_weights():
     """LLaMA2-7B with adapters; what is missing is named."""
-    found = inspect("lol", "paper", [])
-    assert "halueval" in str(found)
+    actual = inspect("lol", "paper", [])
+    assert "halueval" in str(actual)
 
 
 def test_the_tasks_and_the_example_of_the_card(full_run):

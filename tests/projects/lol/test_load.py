@@ -1,4 +1,5 @@
-"""`load` of an export: with the settings of its run, on the original that its adapters belong to."""
+"""`load` of an export: with the settings of its run, on the original that its adapters belong
+to."""
 
 import json
 
@@ -43,10 +44,10 @@ def test_settings_of_the_command_line_come_back(adapters, tmp_path):
     """
     words, module = adapters
     exported_by("lol", tmp_path / "export", words)
-    found = load(tmp_path / "export")
-    assert found.method.beta == 0.5
+    actual = load(tmp_path / "export")
+    assert actual.method.beta == 0.5
     expected = build_decoder(config(*words), module, "lol").score("who", ["a man", "it is"])
-    assert found.score("who", ["a man", "it is"]) == pytest.approx(expected, abs=1e-5)
+    assert actual.score("who", ["a man", "it is"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_adapters_never_lie_on_another_original(adapters, tmp_path):
@@ -58,9 +59,9 @@ def test_adapters_never_lie_on_another_original(adapters, tmp_path):
     tiny(2).float().save_pretrained(other)
     tokens().save_pretrained(other)
     exported_by("lol", export, [*OWN, f"model.pretrained={other}"])  # as a config would have it
-    found, own = load(export).models.lm.model, module.model
+    actual, own = load(export).models.lm.model, module.model
     ids = torch.tensor([[2, 7, 9]])
-    torch.testing.assert_close(found(ids).logits, own(ids).logits)
+    torch.testing.assert_close(actual(ids).logits, own(ids).logits)
     path = export / "amateur/adapter_config.json"
     about = json.loads(path.read_text())
     for base, said in ((None, "names no model"), ("original", "has lost original/")):

@@ -40,7 +40,7 @@ def test_turned_answers_and_the_gain_by_hand():
     }
     others = {"lol": 50.0, "greedy": 20.0, "icd": 30.0}
     items = {n: {"mc1": mc1, "mc2": [others[n]], "mc3": [others[n]]} for n, mc1 in firsts.items()}
-    found = compared(methods, items, list(methods))
-    assert found == pytest.approx(
+    actual = compared(methods, items, list(methods))
+    assert actual == pytest.approx(
         {"turned_right": 40.0, "turned_wrong": 20.0, "gain_over_best": 20.0}
     )

@@ -12,20 +12,20 @@ from projects.lol.multiple_choice import (
 
 
 def test_measures_by_hand():
-    found = truthful_choice([-1.0, -4.0, -2.5], [-3.0, -5.0], best=2)
+    actual = truthful_choice([-1.0, -4.0, -2.5], [-3.0, -5.0], best=2)
     mass = [math.exp(x) for x in (-1.0, -4.0, -2.5)]
     rest = math.exp(-3.0) + math.exp(-5.0)
-    assert found["mc1"] == 1.0
-    assert found["mc2"] == pytest.approx(sum(mass) / (sum(mass) + rest), rel=1e-12)
-    assert found["mc3"] == pytest.approx(2 / 3)
+    assert actual["mc1"] == 1.0
+    assert actual["mc2"] == pytest.approx(sum(mass) / (sum(mass) + rest), rel=1e-12)
+    assert actual["mc3"] == pytest.approx(2 / 3)
     assert truthful_choice([-3.0], [-3.0], best=0)["mc1"] == 0.0  # above, not as good as
 
 
 def test_each_side_that_vanishes_is_halved_by_itself():
     """-1600 is halved to -400 (exp > 0 in float64), the other side stays."""
-    found = truthful_choice([-1600.0], [-400.0, -5.0], best=0)
+    actual = truthful_choice([-1600.0], [-400.0, -5.0], best=0)
     expected = math.exp(-400) / (math.exp(-400) + math.exp(-400) + math.exp(-5))
-    assert found["mc2"] == pytest.approx(expected, rel=1e-12)
+    assert actual["mc2"] == pytest.approx(expected, rel=1e-12)
     both = truthful_choice([-2000.0], [-3000.0], best=0)  # to -500 and -375
     assert both["mc2"] == pytest.approx(1 / (1 + math.exp(125)), rel=1e-9)
 

@@ -29,12 +29,12 @@ def test_contrasts_are_the_golden_ones(case):
     shape, weight = (case["T"], case["V"]), case.get("amateur_weight", 1.0)
     weights = Weights(weight, 1.0, 1.0, 0.0, 0.0, alpha=case["relative_top"])
     logits = Logits(sines(shape, 0.3), sines(shape, 1.1))
-    found = lol_scores(logits, weights, removed=-1000.0)
+    actual = lol_scores(logits, weights, removed=-1000.0)
     expected = torch.tensor(case["contrast_scores"], dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-    assert found.argmax(-1).tolist() == case["argmax"]
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
+    assert actual.argmax(-1).tolist() == case["argmax"]
     if "filtered_out_mask" in case:
-        assert torch.equal(found == -1000, torch.tensor(case["filtered_out_mask"]).bool())
+        assert torch.equal(actual == -1000, torch.tensor(case["filtered_out_mask"]).bool())
 
 
 @pytest.mark.parametrize("case", GOLDEN["layer_choice_cases"])
@@ -54,9 +54,9 @@ def test_measures_are_the_golden_ones():
     """Checklist 9: MC1, MC2, MC3."""
     sides = [([-3.0, -7.5, -4.2], [-3.5, -6.0]), ([-10.0], [-9.0, -11.0, -12.0])]
     for (true, false), case in zip(sides, GOLDEN["mc_cases"], strict=True):
-        found = truthful_choice(true, false, best=0)
+        actual = truthful_choice(true, false, best=0)
         for name, value in case.items():
-            assert found[name.lower()] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+            assert actual[name.lower()] == pytest.approx(value, rel=1e-6, abs=1e-9), name
 
 
 def test_both_weights_of_the_amateur_act_by_themselves():
@@ -64,9 +64,9 @@ def test_both_weights_of_the_amateur_act_by_themselves():
     logits = Logits(drawn(0), drawn(1), drawn(2), drawn(3))
     p, q, low_p, low_q = (x.log_softmax(-1) for x in (drawn(0), drawn(1), drawn(2), drawn(3)))
     for final, lower in ((1.0, 1.0), (0.25, 1.0), (1.0, 0.5), (0.0, 0.3)):
-        found = lol_scores(logits, Weights(final, lower, 0.8, 0.3, 0.0))
+        actual = lol_scores(logits, Weights(final, lower, 0.8, 0.3, 0.0))
         expected = 0.8 * (p - final * q) + 0.3 * (low_p - lower * low_q)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_refocus_term_and_the_instructed_original():
@@ -96,8 +96,8 @@ def test_plausibility_is_the_original_s_before_anything_is_subtracted():
         Weights(0.5, 1.0, 0.0, 1.0, 0.0, alpha=0.3),
         Weights(1.0, 1.0, 1.0, 0.0, 0.0, alpha=0.3, instruct_original=True),
     ):
-        found = lol_scores(Logits(*(drawn(i) for i in range(6))), weights)
-        assert torch.equal(found.isfinite(), kept)
+        actual = lol_scores(Logits(*(drawn(i) for i in range(6))), weights)
+        assert torch.equal(actual.isfinite(), kept)
     strict = lol_scores(Logits(drawn(0), drawn(1)), Weights(1, 1, 1, 0, 0, alpha=1.0))
     assert torch.equal(strict.isfinite().sum(-1), torch.ones(2, 3, dtype=torch.int64))
     assert lol_scores(Logits(drawn(0), drawn(1)), ICD).isfinite().all()

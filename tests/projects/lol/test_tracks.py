@@ -38,8 +38,8 @@ def test_writing_with_caches_is_reading_anew_at_every_step(kind):
     def both(readings, new):
         return (readings[0].logits - 0.7 * readings[1].logits)[:, 0].argmax(-1)
 
-    found = write([Track(model, PROMPTS), Track(model, LONGER)], both, 5, pad=PAD)
-    for row, prompt, longer in zip(found.tolist(), PROMPTS, LONGER, strict=True):
+    actual = write([Track(model, PROMPTS), Track(model, LONGER)], both, 5, pad=PAD)
+    for row, prompt, longer in zip(actual.tolist(), PROMPTS, LONGER, strict=True):
         seen: list[int] = []
         for _ in range(5):
             one, two = (model(torch.tensor([p + seen])).logits[0, -1] for p in (prompt, longer))
@@ -51,10 +51,10 @@ def test_writing_stops_when_all_rows_have_ended():
     model, ends = tiny_model(), torch.zeros(120, dtype=torch.bool)
     plan = iter([[3, 5, 5], [5, 3, 3], [1, 1, 1]])
     ends[5] = True
-    found = write(
+    actual = write(
         [Track(model, PROMPTS)], lambda *_: torch.tensor(next(plan)), 3, pad=PAD, ends=ends
     )
-    assert found.tolist() == [[3, 5], [5, 3], [5, 3]]
+    assert actual.tolist() == [[3, 5], [5, 3], [5, 3]]
 
 
 def test_what_is_around_a_track_is_entered_at_every_pass():

@@ -14,7 +14,8 @@ ROWS = ["a man", "the people of this world are men", "it", "little good time", "
 
 
 def three_steps(kind: str, distributed: bool) -> dict[str, Tensor]:
-    """Weights after three steps on six answers of uneven lengths; the first of two ranks has four."""
+    """Weights after three steps on six answers of uneven lengths; the first of two ranks has
+    four."""
     cfg = config(
         "base.steps=0",
         f"amateur.kind={kind}",

@@ -70,19 +70,19 @@ def test_checklist_10_examples_are_all_prefixes_without_held_out_items(kind):
     """Checklist 10: number and content of the pairs; validation and test items in none of them."""
     cfg = config(f"data.prefixes={kind}", "data.max_length=50")
     sets, data = load_sets(cfg), training(f"data.prefixes={kind}", "data.max_length=50")
-    found = {}
+    actual = {}
     for index in range(len(data)):
         items, targets = data.example(index)
         for place in np.flatnonzero(targets):
             pair = (*items[: place + 1].tolist(), int(targets[place]))
-            found[pair] = found.get(pair, 0) + 1
-    wanted = {}
+            actual[pair] = actual.get(pair, 0) + 1
+    expected = {}
     for own in sets.log.sequences:
         for end in range(1, len(own) - 2):  # n - 3 prefixes: the last two items are held out
             pair = (*own[:end].tolist(), int(own[end]))
-            wanted[pair] = wanted.get(pair, 0) + 1
-    assert found == wanted
-    assert len(data) == (sum(wanted.values()) if kind == "each" else len(sets.split.users))
+            expected[pair] = expected.get(pair, 0) + 1
+    assert actual == expected
+    assert len(data) == (sum(expected.values()) if kind == "each" else len(sets.split.users))
 
 
 def test_bundled_log_has_the_counts_that_the_config_promises():
@@ -128,8 +128,8 @@ def test_validation_is_on_the_item_before_the_last():
     cfg = config()
     sets = load_sets(cfg)
     held_out = build_data(cfg, sets).val_sets["valid"]
-    found = [(own.tolist(), target) for own, target in (held_out[i] for i in range(len(held_out)))]
-    assert found == [(own[:-2].tolist(), own[-2]) for own in sets.log.sequences]
+    actual = [(own.tolist(), target) for own, target in (held_out[i] for i in range(len(held_out)))]
+    assert actual == [(own[:-2].tolist(), own[-2]) for own in sets.log.sequences]
 
 
 @pytest.mark.parametrize("masked", ["true", "false"])
@@ -145,10 +145,10 @@ def test_validation_ranks_as_the_evaluation_does(masked):
             rows = [held_out[i] for i in range(start, min(start + 50, len(held_out)))]
             module.validation.add(held_out.collate(rows))
         part = config(*words, "eval.part=valid")
-        wanted = rank_metrics(ranks_of(part, sets, encoder_score(module.encoder, 3)), [5, 10, 20])
-    found = module.validation.result()
-    assert found.pop("val/mrr_at_10_rounded") == round(wanted["mrr_at_10"], 4)
-    assert found == pytest.approx({f"val/{name}": value for name, value in wanted.items()})
+        expected = rank_metrics(ranks_of(part, sets, encoder_score(module.encoder, 3)), [5, 10, 20])
+    actual = module.validation.result()
+    assert actual.pop("val/mrr_at_10_rounded") == round(expected["mrr_at_10"], 4)
+    assert actual == pytest.approx({f"val/{name}": value for name, value in expected.items()})
 
 
 def test_each_operator_has_its_own_ratio():

@@ -32,19 +32,19 @@ def run(smoke_runs):
 
 def test_checklist_11_and_14_full_ranking_of_all_rows_by_one_protocol(run, tmp_path):
     """Checklist 11, 14: method, untrained encoder and counting rows; HR and NDCG at 5, 10, 20."""
-    found = metrics_of(run)
+    actual = metrics_of(run)
     rows = ("", "untrained_", "popularity_", "markov_", "skip_markov_", "item_knn_")
     for row in rows:
         for k in (5, 10, 20):
-            assert 0 <= found[f"{row}ndcg_at_{k}"] <= found[f"{row}hr_at_{k}"] <= 1
+            assert 0 <= actual[f"{row}ndcg_at_{k}"] <= actual[f"{row}hr_at_{k}"] <= 1
     cfg = config()
     for name in ("popularity", "markov", "skip_markov", "item_knn", "untrained"):
         own = getattr(baselines, name)(cfg, Workspace(tmp_path / name))
-        assert own["ndcg_at_20"] == pytest.approx(found[f"{name}_ndcg_at_20"]), name
+        assert own["ndcg_at_20"] == pytest.approx(actual[f"{name}_ndcg_at_20"]), name
     saved = json.loads((run / "items/ndcg_at_20.json").read_text(encoding="utf-8"))
     assert len(saved) == len(load_sets(cfg).split.users)
-    assert sum(saved) / len(saved) == pytest.approx(found["ndcg_at_20"])
-    assert {"z_positive_cosine", "z_negative_spread", "length_low_ndcg_at_20"} <= found.keys()
+    assert sum(saved) / len(saved) == pytest.approx(actual["ndcg_at_20"])
+    assert {"z_positive_cosine", "z_negative_spread", "length_low_ndcg_at_20"} <= actual.keys()
 
 
 def test_checklist_11_the_history_stays_by_default_and_padding_never_counts():
@@ -95,14 +95,14 @@ def test_checklist_12_export_holds_the_encoder_alone_and_reloads_equal(run):
         f"multi_head_attention.{x}" for x in ("query", "key", "value", "dense", "LayerNorm")
     ]
     feed = [f"feed_forward.{x}" for x in ("dense_1", "dense_2", "LayerNorm")]
-    wanted = {f"{layer}.{x}.{kind}" for x in (*attention, *feed) for kind in ("weight", "bias")}
-    wanted |= {
+    expected = {f"{layer}.{x}.{kind}" for x in (*attention, *feed) for kind in ("weight", "bias")}
+    expected |= {
         "item_embedding.weight",
         "position_embedding.weight",
         "LayerNorm.weight",
         "LayerNorm.bias",
     }
-    assert state.keys() == wanted
+    assert state.keys() == expected
     experiment = build(config())
     loaded = experiment.load_export(folder)
     assert loaded.augmenters is None
@@ -175,15 +175,18 @@ def test_vectors_and_item_matrix_give_the_scores_back(run, tmp_path):
     """Sheet, inference: user vectors and item matrix for a vector index."""
     words = [f"runs_dir={run.parents[2]}", f"recommend.output={tmp_path}"]
     run_task("mclrec", "smoke", words, "vectors")
-    found = read_state_dict(tmp_path / "vectors.safetensors")
+    actual = read_state_dict(tmp_path / "vectors.safetensors")
     names = json.loads((tmp_path / "names.json").read_text(encoding="utf-8"))
-    assert found["users"].shape == (len(names["users"]), 16)
-    assert found["items"].shape == (len(names["items"]), 16)
+    assert actual["users"].shape == (len(names["users"]), 16)
+    assert actual["items"].shape == (len(names["items"]), 16)
     folder = export("mclrec", "smoke", words[:1], "latest", None)
     recommender = load_recommender(folder)
     own = load_sets(config()).log.sequences[0]
     torch.testing.assert_close(
-        found["users"][0] @ found["items"].T, recommender.scores([own])[0, 1:], rtol=1e-4, atol=1e-5
+        actual["users"][0] @ actual["items"].T,
+        recommender.scores([own])[0, 1:],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -220,8 +223,8 @@ def test_the_order_of_an_own_log_is_not_guessed_silently(tmp_path, capsys):
     ):
         log.write_text(f"{header}\n{','.join('1' * (header.count(',') + 1))}\n", encoding="utf-8")
         tasks.own_log(str(log), Workspace(tmp_path))
-        found = capsys.readouterr().out
-        assert ("has no column timestamp" in found and "by one of time" in found) == said
+        actual = capsys.readouterr().out
+        assert ("has no column timestamp" in actual and "by one of time" in actual) == said
     for name, lines in (
         ("a.txt", "u 1 2\nu 3\n"),
         ("a.jsonl", '{"user": "u", "items": [1]}\n' * 2),
@@ -263,7 +266,8 @@ def test_outputs_are_checked_before_the_work(run, tmp_path):
 
 
 def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
-    """Sheet, data: k-core of raw interactions, written in the release's format, read by the config."""
+    """Sheet, data: k-core of raw interactions, written in the release's format, read by the
+    config."""
     lines = [f"u{u},i{(u + n) % 7},{n}" for u in range(12) for n in range(6)]
     raw, ready = tmp_path / "raw.csv", tmp_path / "log.inter"
     raw.write_text(
@@ -287,9 +291,9 @@ def test_groups_are_thirds_of_the_users_by_history_and_by_popularity(tmp_path):
     cfg = config("eval.ks=[20,5]")  # the largest k is the headline
     sets = load_sets(cfg)
     ranks = np.random.default_rng(0).integers(1, 40, len(sets.split.users))
-    found = evaluation.metrics_of(cfg, sets, ranks, Workspace(tmp_path))
-    assert found["hr_at_20_chance"] == 20 / sets.num_items
-    assert "hr_at_5_chance" not in found
+    actual = evaluation.metrics_of(cfg, sets, ranks, Workspace(tmp_path))
+    assert actual["hr_at_20_chance"] == 20 / sets.num_items
+    assert "hr_at_5_chance" not in actual
     trained = [item for own in sets.split.train for item in own]
     of = {
         "length": [len(own) - 1 for own in sets.log.sequences],
@@ -304,7 +308,7 @@ def test_groups_are_thirds_of_the_users_by_history_and_by_popularity(tmp_path):
             "high": [g for g, v in zip(gain, values, strict=True) if v > second],
         }
         for group, own in groups.items():
-            assert found[f"{name}_{group}_ndcg_at_20"] == pytest.approx(np.mean(own)), group
+            assert actual[f"{name}_{group}_ndcg_at_20"] == pytest.approx(np.mean(own)), group
 
 
 @pytest.mark.parametrize(
@@ -317,16 +321,16 @@ def test_every_arm_has_the_cosines_of_its_encoded_views(words):
     cfg, module = config("data.prefixes=one_pass", *words), module_of(*words).eval()
     sets = load_sets(cfg)
     with torch.no_grad():
-        found = evaluation.view_cosines(cfg, module, sets)
+        actual = evaluation.view_cosines(cfg, module, sets)
     kinds = ("positive_cosine", "negative_cosine", "negative_spread")
     letters = "h" if words else "hz"
-    assert found.keys() == {f"{letter}_{kind}" for letter in letters for kind in kinds}
+    assert actual.keys() == {f"{letter}_{kind}" for letter in letters for kind in kinds}
     rows = evaluation.training_set(cfg, sets, views=True)[
         [(i, 0) for i in range(len(sets.split.users))]
     ]
     h_1, h_2 = module.encode_views(rows)
     pairs = torch.cosine_similarity(h_1, h_2)
-    assert found["h_positive_cosine"] == pytest.approx(pairs.mean().item(), abs=1e-5)
+    assert actual["h_positive_cosine"] == pytest.approx(pairs.mean().item(), abs=1e-5)
 
 
 def test_noise_is_put_into_test_histories_alone():
@@ -368,8 +372,8 @@ def test_paper_configs_hold_the_sheet_s_recipe(name):
     """Sheet, training recipe."""
     cfg = config(name=name)
     method, model = cfg.method, cfg.model
-    found = (method.cl1_weight, method.cl2_weight, model.hidden_dropout, cfg.data.num_actions)
-    assert found == PAPER[name]
+    actual = (method.cl1_weight, method.cl2_weight, model.hidden_dropout, cfg.data.num_actions)
+    assert actual == PAPER[name]
     assert model.attention_dropout == model.hidden_dropout
     assert (method.steps, method.regulariser, method.reg_pairs, method.update) == (
         3,

@@ -36,12 +36,12 @@ def test_the_history_stays_among_the_candidates_unless_masked():
 
 
 def test_metrics_by_hand():
-    found = rank_metrics(np.array([1, 4, 6, 30]), ks=(5, 20))
-    assert found["hr_at_5"] == 0.5
-    assert found["hr_at_20"] == 0.75
-    assert found["ndcg_at_5"] == pytest.approx((1 + 1 / math.log2(5)) / 4)
-    assert found["ndcg_at_20"] == pytest.approx((1 + 1 / math.log2(5) + 1 / math.log2(7)) / 4)
-    assert found["mrr_at_5"] == pytest.approx((1 + 1 / 4) / 4)
+    actual = rank_metrics(np.array([1, 4, 6, 30]), ks=(5, 20))
+    assert actual["hr_at_5"] == 0.5
+    assert actual["hr_at_20"] == 0.75
+    assert actual["ndcg_at_5"] == pytest.approx((1 + 1 / math.log2(5)) / 4)
+    assert actual["ndcg_at_20"] == pytest.approx((1 + 1 / math.log2(5) + 1 / math.log2(7)) / 4)
+    assert actual["mrr_at_5"] == pytest.approx((1 + 1 / 4) / 4)
 
 
 def test_popularity_counts_and_markov_follows():
@@ -52,17 +52,17 @@ def test_popularity_counts_and_markov_follows():
 
 
 def test_skip_markov_weighs_distance_and_age():
-    found = markov(TRAIN, 4, reach=2, memory=2)([np.array([4, 2])])[0].round(decimals=3)
+    actual = markov(TRAIN, 4, reach=2, memory=2)([np.array([4, 2])])[0].round(decimals=3)
     # after 2: 3 twice; before it 4 (half weight): 2 once, 1 once, 3 at two places (half)
-    assert found.tolist() == [0, 0.5, 0.5, 2 + 0.5 * 0.5, 0]
+    assert actual.tolist() == [0, 0.5, 0.5, 2 + 0.5 * 0.5, 0]
 
 
 def test_item_knn_is_the_cosine_of_the_users_of_two_items():
-    found = item_knn(TRAIN, 4)([np.array([3]), np.array([1, 2])])
-    assert found[0].round(decimals=3).tolist() == pytest.approx(
+    actual = item_knn(TRAIN, 4)([np.array([3]), np.array([1, 2])])
+    assert actual[0].round(decimals=3).tolist() == pytest.approx(
         [0, 1 / math.sqrt(6), 2 / math.sqrt(6), 0, 1 / 2], abs=1e-3
     )
-    assert found[1, 3].item() == pytest.approx(3 / math.sqrt(6), abs=1e-3)
+    assert actual[1, 3].item() == pytest.approx(3 / math.sqrt(6), abs=1e-3)
 
 
 def test_popularity_decides_between_equal_scores():

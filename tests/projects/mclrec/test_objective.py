@@ -98,7 +98,8 @@ def test_checklist_3_unit_rows_and_separate_weights_unless_configured():
 
 
 def test_checklist_4_anchors_and_negatives_counted_one_by_one():
-    """Checklist 4: 2B anchors, 2(B - 1) negatives, self excluded, dot products (no cosines), mean."""
+    """Checklist 4: 2B anchors, 2(B - 1) negatives, self excluded, dot products (no cosines),
+    mean."""
     h_1, h_2 = golden_views({"B": 5, "D": 3})
     objective = Objective(MethodConfig())
     assert objective.cl1(h_1, h_2).item() == pytest.approx(slow_info_nce(h_1, h_2).item(), rel=1e-9)
@@ -113,38 +114,40 @@ def test_cosines_instead_of_products_in_cl1_alone():
     h_1, h_2 = golden_views({"B": 5, "D": 3})
     unit_1, unit_2 = (x / x.norm(dim=1, keepdim=True) for x in (h_1, h_2))
     method = MethodConfig(cl1_weight=0.1, similarity="cosine", temperature=0.5)
-    found = Objective(method).cl1(h_1, h_2).item()
-    wanted = slow_info_nce(unit_1 * 2**0.5, unit_2 * 2**0.5).item()
-    assert found == pytest.approx(wanted, rel=1e-9)
-    assert found != pytest.approx(slow_info_nce(h_1 * 2**0.5, h_2 * 2**0.5).item(), rel=1e-3)
+    actual = Objective(method).cl1(h_1, h_2).item()
+    expected = slow_info_nce(unit_1 * 2**0.5, unit_2 * 2**0.5).item()
+    assert actual == pytest.approx(expected, rel=1e-9)
+    assert actual != pytest.approx(slow_info_nce(h_1 * 2**0.5, h_2 * 2**0.5).item(), rel=1e-3)
     four = (h_1, h_2, h_1.sin(), h_2.cos())
     products = Objective(MethodConfig())
     assert Objective(method).meta(*four)["meta"].item() == products.meta(*four)["meta"].item()
 
 
 def test_checklist_5_cl2_has_three_pairs_and_cl1_one():
-    """Checklist 5: (z1, z2), (h1, z2), (h2, z1), without h1 with h2 and without its own augmenter."""
+    """Checklist 5: (z1, z2), (h1, z2), (h2, z1), without h1 with h2 and without its own
+    augmenter."""
     h_1, h_2 = golden_views({"B": 4, "D": 6})
     z_1, z_2 = (h_1 * 0.7).sin(), (h_2 * 1.3).cos()
     objective = Objective(MethodConfig())
-    wanted = slow_info_nce(z_1, z_2) + slow_info_nce(h_1, z_2) + slow_info_nce(h_2, z_1)
-    assert objective.cl2(h_1, h_2, z_1, z_2).item() == pytest.approx(wanted.item(), rel=1e-9)
+    expected = slow_info_nce(z_1, z_2) + slow_info_nce(h_1, z_2) + slow_info_nce(h_2, z_1)
+    assert objective.cl2(h_1, h_2, z_1, z_2).item() == pytest.approx(expected.item(), rel=1e-9)
     assert objective.cl1(h_1, h_2).item() == pytest.approx(slow_info_nce(h_1, h_2).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("rowwise", [True, False])
 def test_checklist_6_regulariser_by_its_sums(rowwise):
-    """Checklist 6: thresholds of an anchor or of the batch, never negative, over the stated pairs."""
+    """Checklist 6: thresholds of an anchor or of the batch, never negative, over the stated
+    pairs."""
     for shift in (0.0, 1.0, 2.0):
         x_1, x_2 = (x + shift for x in golden_views({"B": 4, "D": 3}))
-        found = regulariser(x_1, x_2, rowwise=rowwise).item()
-        assert found == pytest.approx(slow_regulariser(x_1, x_2, rowwise), rel=1e-9)
-        assert found >= 0
+        actual = regulariser(x_1, x_2, rowwise=rowwise).item()
+        assert actual == pytest.approx(slow_regulariser(x_1, x_2, rowwise), rel=1e-9)
+        assert actual >= 0
     h_1, h_2 = golden_views({"B": 4, "D": 3})
     z_1, z_2 = h_1.sin(), h_2.cos()
-    for pairs, wanted in ((3, ((z_1, z_2), (h_1, z_2), (h_2, z_1))), (1, ((z_1, z_2),))):
+    for pairs, expected in ((3, ((z_1, z_2), (h_1, z_2), (h_2, z_1))), (1, ((z_1, z_2),))):
         method = MethodConfig(reg_pairs=pairs, regulariser="rowwise" if rowwise else "batchwise")
-        total = sum(slow_regulariser(*pair, rowwise) for pair in wanted)
+        total = sum(slow_regulariser(*pair, rowwise) for pair in expected)
         assert Objective(method).regularise(h_1, h_2, z_1, z_2).item() == pytest.approx(
             total, rel=1e-9
         )
@@ -173,12 +176,12 @@ def test_checklist_7_beta_weighs_the_encoder_s_terms_and_none_of_the_augmenters(
     reg = sum(slow_regulariser(*p, True) for p in (z, (h[0], z[1]), (h[1], z[0])))
     for beta in (0.3, 0.6):
         objective = Objective(MethodConfig(cl1_weight=0.2, cl2_weight=beta))
-        wanted = 2 + 0.2 * cl1 + beta * (cl2 + 0.1 * reg)
+        expected = 2 + 0.2 * cl1 + beta * (cl2 + 0.1 * reg)
         assert objective.encoder_loss(rec, h, z)["loss"].item() == pytest.approx(
-            wanted.item(), rel=1e-9
+            expected.item(), rel=1e-9
         )
-        found = objective.augmenter_loss(h, z)["loss"].item()
-        assert found == pytest.approx((cl2 + 0.1 * reg).item(), rel=1e-9)
+        actual = objective.augmenter_loss(h, z)["loss"].item()
+        assert actual == pytest.approx((cl2 + 0.1 * reg).item(), rel=1e-9)
     without = Objective(MethodConfig(cl2=False)).augmenter_loss(h, z)["loss"].item()
     assert without == pytest.approx(0.1 * reg, rel=1e-9)
     without = Objective(MethodConfig(reg_weight=0)).augmenter_loss(h, z)["loss"].item()
@@ -195,16 +198,18 @@ def test_checklist_7_the_module_hands_the_same_views_to_both_losses():
     vectors = module.encoder.user_vectors(rows["items"], rows["lengths"])
     targets = rows["targets"].gather(1, rows["lengths"][:, None] - 1)[:, 0]
     rec = recommendation_loss(module.encoder.scores(vectors), targets)
-    wanted = module.objective.encoder_loss(rec, h, z)
-    for name, value in wanted.items():
+    expected = module.objective.encoder_loss(rec, h, z)
+    for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, msg=name)
 
 
 def test_recommendation_loss_is_a_softmax_over_all_rows_with_the_padding():
     """Sheet: nothing is masked, row 0 takes part."""
     scores = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]], dtype=torch.float64)
-    wanted = (scores.exp().sum(1).log() - torch.tensor([2.0, 0.0])).mean()
-    assert recommendation_loss(scores, torch.tensor([2, 1])).item() == pytest.approx(wanted.item())
+    expected = (scores.exp().sum(1).log() - torch.tensor([2.0, 0.0])).mean()
+    assert recommendation_loss(scores, torch.tensor([2, 1])).item() == pytest.approx(
+        expected.item()
+    )
 
 
 def test_a_single_pair_and_a_weight_of_nothing_are_refused():

@@ -16,11 +16,11 @@ def test_lists_come_back_equal_and_damaged_folders_are_named(tmp_path):
     made = Recommender(SASRec(3, **options), ["a", "b", "c"])
     folder = save_recommender(made, tmp_path / "x", options)
     assert json.loads((folder / "config.json").read_text())["num_items"] == 3
-    found = load_recommender(folder)
-    wanted = made(["a", "?", "b"], k=9)
-    assert [item for item, _ in wanted] == ["c"]
-    assert found(["a", "b"], k=9) == wanted
-    assert len(found(["a"] * 9, k=9, mask_history=False)) == 3  # the last four are read
+    actual = load_recommender(folder)
+    expected = made(["a", "?", "b"], k=9)
+    assert [item for item, _ in expected] == ["c"]
+    assert actual(["a", "b"], k=9) == expected
+    assert len(actual(["a"] * 9, k=9, mask_history=False)) == 3  # the last four are read
     (folder / "items.json").write_text('["a"]')
     with pytest.raises(UserError, match="must list 3 items"):
         load_recommender(folder)

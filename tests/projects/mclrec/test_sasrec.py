@@ -49,12 +49,12 @@ def slow(model, items):
 def test_states_equal_those_of_the_equations():
     model = encoder()
     with torch.no_grad():
-        found = model(ITEMS, LENGTHS)
+        actual = model(ITEMS, LENGTHS)
         for row, length in zip(range(3), LENGTHS, strict=True):
-            wanted = slow(model, ITEMS[row, :length])
-            torch.testing.assert_close(found[row, :length], wanted, rtol=1e-5, atol=1e-6)
+            expected = slow(model, ITEMS[row, :length])
+            torch.testing.assert_close(actual[row, :length], expected, rtol=1e-5, atol=1e-6)
         vectors = model.user_vectors(ITEMS, LENGTHS)
-        torch.testing.assert_close(vectors, found[torch.arange(3), LENGTHS - 1])
+        torch.testing.assert_close(vectors, actual[torch.arange(3), LENGTHS - 1])
         torch.testing.assert_close(model.scores(vectors), vectors @ model.item_embedding.weight.T)
 
 

@@ -88,11 +88,11 @@ def test_both_kinds_of_prefixes_hold_the_same_pairs():
     assert (len(each), len(whole)) == (4, 2)
 
     def pairs(data):
-        found = []
+        actual = []
         for index in range(len(data)):
             items, targets = data.example(index)
-            found += [(*items[: p + 1], t) for p, t in enumerate(targets) if t]
-        return found
+            actual += [(*items[: p + 1], t) for p, t in enumerate(targets) if t]
+        return actual
 
     assert pairs(each) == pairs(whole) == [(5, 6), (5, 6, 7), (5, 6, 7, 8), (1, 2)]
     short = Prefixes(sequences, max_length=2, seed=0)
@@ -126,9 +126,9 @@ def test_views_take_two_different_operators_and_leave_single_items_alone():
     kinds = set()
     for seed in range(60):
         views = two_views(items, RATIOS, np.random.default_rng(seed))
-        found = tuple("crop" if len(v) < 10 else "mask" if 0 in v else "reorder" for v in views)
-        assert found[0] != found[1]
-        kinds.add(found)
+        actual = tuple("crop" if len(v) < 10 else "mask" if 0 in v else "reorder" for v in views)
+        assert actual[0] != actual[1]
+        kinds.add(actual)
     assert len(kinds) == len(OPERATORS) * (len(OPERATORS) - 1)
     alone = np.array([7])
     assert all(v.tolist() == [7] for v in two_views(alone, RATIOS, np.random.default_rng(0)))

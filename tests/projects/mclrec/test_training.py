@@ -101,15 +101,15 @@ def test_two_steps_are_those_of_algorithm_1_and_the_logged_loss_is_the_encoder_s
     assert [name for name, *_ in module.moved] == 2 * ["encoder", "augmenters"]
     logged = module.logged_terms()
     assert {"loss", "rec", "cl1", "cl2", "regulariser", "augmenter_loss"} <= logged.keys()
-    wanted = (
+    expected = (
         logged["rec"] + 0.01 * logged["cl1"] + 0.05 * (logged["cl2"] + 0.1 * logged["regulariser"])
     )
-    torch.testing.assert_close(logged["loss"], wanted)
+    torch.testing.assert_close(logged["loss"], expected)
 
 
 def test_checklist_14_all_arms_train_in_one_evaluator(tmp_path):
     """Checklist 14: one or two optimisers, the terms of each arm, and gradients for all it has."""
-    wanted = {
+    expected = {
         "sasrec": {"rec"},
         "cl4srec": {"rec", "cl1"},
         "joint": {"rec", "cl1", "cl2", "regulariser"},
@@ -127,7 +127,7 @@ def test_checklist_14_all_arms_train_in_one_evaluator(tmp_path):
         trainer.fit(module, stage.data)
         assert len(trainer.optimizers) == (2 if name == "no_cl1" else 1), name
         assert (module.augmenters is None) == (name in ("sasrec", "cl4srec"))
-        assert module.logged_terms().keys() - {"loss"} == wanted[name], name
+        assert module.logged_terms().keys() - {"loss"} == expected[name], name
         after = snapshot(module)
         assert not [k for k in after if torch.equal(before[k], after[k])], name
 
@@ -189,11 +189,11 @@ def test_two_processes_train_as_one(two_ranks, tmp_path, further):
     trainer.
     """
     one = train_ranks(tmp_path / "one", devices=1, batch_size=16, further=further)
-    found = two_ranks.run(
+    actual = two_ranks.run(
         train_ranks, folder=tmp_path / "two", devices=2, batch_size=8, further=further
     )
     for name, value in one.items():
-        for rank in found:
+        for rank in actual:
             torch.testing.assert_close(rank[name], value, rtol=1e-6, atol=1e-8, msg=name)
     if further:
         return

@@ -55,8 +55,8 @@ def test_checklist_10_masked_strings_equal_the_golden_cases(case):
     cfg = config(f"augment.span_chars={case['mask_len']}")
     views = MirrorViews(span_mask(cfg, tiny_tokenizer()))
     rng = LegacyRng(case["numpy_legacy_seed"])
-    found = [views(text, rng, 1) for text in GOLDEN["span_mask_sentences"]]
-    assert found == case["outputs"]
+    actual = [views(text, rng, 1) for text in GOLDEN["span_mask_sentences"]]
+    assert actual == case["outputs"]
 
 
 def test_checklist_10_negative_twin_another_seed_masks_elsewhere():

@@ -75,13 +75,13 @@ def test_hook_equals_heads_scaled_by_hand(attention):
 
 
 def test_eager_and_sdpa_agree_and_other_draws_do_not():
-    found = {}
+    actual = {}
     for attention in ("eager", "sdpa"):
         net = model(attention=attention).train()
         add_drop_head(net, 0.3)
-        found[attention] = states(net)
-    torch.testing.assert_close(found["eager"], found["sdpa"], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found["sdpa"], states(net, seed=1), atol=1e-3)
+        actual[attention] = states(net)
+    torch.testing.assert_close(actual["eager"], actual["sdpa"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(actual["sdpa"], states(net, seed=1), atol=1e-3)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

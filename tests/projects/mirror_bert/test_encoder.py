@@ -34,12 +34,12 @@ def test_checklist_4_poolers_on_padded_rows(pooling):
     module = module_of(config(f"model.pooling={pooling}", "model.max_length=32")).eval()
     inputs = module.encoder.tokenize(TEXTS)
     states, mask = hidden(module, inputs), inputs["attention_mask"].unsqueeze(-1)
-    wanted = {
+    expected = {
         "avg_all": states.mean(1),
         "avg": (states * mask).sum(1) / mask.sum(1),
         "cls_before_pooler": states[:, 0],
     }[pooling]
-    torch.testing.assert_close(module.encoder(**inputs), wanted)
+    torch.testing.assert_close(module.encoder(**inputs), expected)
 
 
 def test_checklist_4_mean_uses_a_fixed_length_in_training_and_inference():
@@ -65,14 +65,14 @@ def test_checklist_4_mean_uses_a_fixed_length_in_training_and_inference():
 
 def test_checklist_5_max_length_at_inference_changes_mean_but_not_cls():
     """Checklist 5: documented behaviour of the padding-inclusive mean."""
-    found = {}
+    actual = {}
     for pooling in ("avg_all", "cls_before_pooler", "avg"):
         for length in (32, 48):
             cfg = config(f"model.pooling={pooling}", f"model.max_length={length}")
-            found[pooling, length] = module_of(cfg).encoder.encode(TEXTS)
-    assert not torch.allclose(found["avg_all", 32], found["avg_all", 48], atol=1e-3)
+            actual[pooling, length] = module_of(cfg).encoder.encode(TEXTS)
+    assert not torch.allclose(actual["avg_all", 32], actual["avg_all", 48], atol=1e-3)
     for pooling in ("cls_before_pooler", "avg"):
-        torch.testing.assert_close(found[pooling, 32], found[pooling, 48])
+        torch.testing.assert_close(actual[pooling, 32], actual[pooling, 48])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

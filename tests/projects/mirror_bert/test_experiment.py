@@ -36,7 +36,8 @@ def few_pairs(folder):
 
 @pytest.fixture(scope="module")
 def lexical_run(tmp_path_factory):
-    """Job titles and words through the whole engine, with validation; a part of the bundled sets."""
+    """Job titles and words through the whole engine, with validation; a part of the bundled
+    sets."""
     folder = tmp_path_factory.mktemp("lexical")
     for name, count in (("esco-occupations/occupations", 150), ("wordnet/synsets", 400)):
         rows = read_jsonl(ROOT / f"data/{name}.jsonl.gz")[:count]
@@ -187,7 +188,8 @@ def test_export_keeps_the_embeddings(overrides, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
-    """A pooling given on the command line of `train` need not be given again: no weight tells it."""
+    """A pooling given on the command line of `train` need not be given again: no weight tells
+    it."""
     words = [f"runs_dir={tmp_path}", "trainer.max_steps=1", "eval.untrained=false"]
     run = train("mirror_bert", "smoke", [*words, "run_id=a", "model.pooling=cls_before_pooler"])
     folder = export("mirror_bert", "smoke", words[:1], None, None)

@@ -40,8 +40,8 @@ def test_checklist_3_loss_and_gradients_equal_the_golden_values(case):
 
 def test_checklist_3_negative_twin_another_temperature_misses_the_values():
     case = GOLDEN["loss_cases"][0]
-    found = module_of(config("method.temperature=0.05")).contrast(*golden_views(case)).loss
-    assert abs(float(found) - case["outputs"]["loss"]) > 0.1
+    actual = module_of(config("method.temperature=0.05")).contrast(*golden_views(case)).loss
+    assert abs(float(actual) - case["outputs"]["loss"]) > 0.1
 
 
 @pytest.mark.parametrize("rows", [2, 5, 8])
@@ -84,9 +84,9 @@ def test_similarities_are_float32_under_half_precision():
     case = GOLDEN["loss_cases"][0]
     views = [view.detach().float() for view in golden_views(case)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = module_of(config("method.temperature=0.04")).contrast(*views).loss
-    assert found.dtype == torch.float32
-    close(found, case["outputs"]["loss"], 1e-5)
+        actual = module_of(config("method.temperature=0.04")).contrast(*views).loss
+    assert actual.dtype == torch.float32
+    close(actual, case["outputs"]["loss"], 1e-5)
 
 
 # -- two processes -------------------------------------------------------------------------------
@@ -95,18 +95,18 @@ def test_similarities_are_float32_under_half_precision():
 @pytest.mark.parametrize("case", CASES)
 def test_checklist_12_negatives_are_global(two_ranks, case):
     """Checklist 12: the mean over two ranks is the loss of the whole batch."""
-    found = two_ranks.run(loss_of_half, case=case, gather=True)
-    close(sum(found) / 2, case["outputs"]["loss"])
+    actual = two_ranks.run(loss_of_half, case=case, gather=True)
+    close(sum(actual) / 2, case["outputs"]["loss"])
 
 
 def test_checklist_12_negative_twin_without_gathering_it_is_not(two_ranks):
     case = GOLDEN["loss_cases"][1]
-    found = two_ranks.run(loss_of_half, case=case, gather=False)
-    assert abs(sum(found) / 2 - case["outputs"]["loss"]) > 0.1
+    actual = two_ranks.run(loss_of_half, case=case, gather=False)
+    assert abs(sum(actual) / 2 - case["outputs"]["loss"]) > 0.1
 
 
 def test_checklist_12_two_processes_train_as_one(two_ranks):
     """Checklist 12: equal weights after three steps; without gathering they differ."""
-    wanted = assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-8, atol=1e-10)
+    expected = assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-8, atol=1e-10)
     local = two_ranks.run(three_steps, distributed=True, gather=False)[0]
-    assert any(not torch.allclose(local[name], wanted[name], atol=1e-6) for name in wanted)
+    assert any(not torch.allclose(local[name], expected[name], atol=1e-6) for name in expected)

@@ -126,8 +126,8 @@ def test_checklist_7_training_ignores_labels_and_uses_positive_pairs(tmp_path):
     pairs = load_pairs(config(*words), "test")
     flipped = {"d": [p._replace(label=1 - p.label) for p in pairs["d"]]}
     scores = {"d": torch.tensor([0.9, 0.1]).numpy()}
-    found = [score_row(config(*words), scores, p)["d_auc"] for p in (pairs, flipped)]
-    assert found == [1.0, 0.0]
+    actual = [score_row(config(*words), scores, p)["d_auc"] for p in (pairs, flipped)]
+    assert actual == [1.0, 0.0]
 
 
 def test_checklist_8_batches_mix_domains_unless_asked_otherwise():
@@ -174,12 +174,12 @@ def test_a_seed_draws_another_part_of_the_training_pairs():
 
 def test_the_control_routes_by_the_text_and_not_by_the_domain():
     route = expert_of(config("method.assignment=hashed"))
-    found = [route(f"text {i}", 0) for i in range(60)]
-    assert found == [route(f"text {i}", 2) for i in range(60)]
-    assert {found.count(e) > 10 for e in range(3)} == {True}
+    actual = [route(f"text {i}", 0) for i in range(60)]
+    assert actual == [route(f"text {i}", 2) for i in range(60)]
+    assert {actual.count(e) > 10 for e in range(3)} == {True}
     for word in ("hashes=1", "seed=1"):
         other = expert_of(config("method.assignment=hashed", word))
-        assert found != [other(f"text {i}", 0) for i in range(60)]
+        assert actual != [other(f"text {i}", 0) for i in range(60)]
 
 
 @pytest.mark.parametrize("end", ["csv", "parquet", "data"])
@@ -200,9 +200,9 @@ def test_published_layouts_are_read(tmp_path, end):
                 pq.write_table(
                     pa.Table.from_pylist([row]), tmp_path / f"data/{part}-0000{i}-of-00002.parquet"
                 )
-    found = read_pairs(tmp_path, "d")
-    assert [len(found[part]) for part in PARTS] == [2 if end == "data" else 1] * 3
-    assert found["test"][0] == ("a test", "b test", 1, "d")
+    actual = read_pairs(tmp_path, "d")
+    assert [len(actual[part]) for part in PARTS] == [2 if end == "data" else 1] * 3
+    assert actual["test"][0] == ("a test", "b test", 1, "d")
 
 
 def test_checklist_14_documents_of_the_test_leave_the_other_parts_of_all_domains(tmp_path):
@@ -224,13 +224,13 @@ def test_checklist_14_documents_of_the_test_leave_the_other_parts_of_all_domains
         "data.paths={x: x, y: y}",
     ]
     with pytest.warns(UserWarning, match="pairs of the part 'train' are left out") as said:
-        found = {part: load_pairs(config(*words), part) for part in PARTS}
+        actual = {part: load_pairs(config(*words), part) for part in PARTS}
     assert "1 pairs of the part 'valid'" in "".join(str(w.message) for w in said)
-    assert [(p.a, p.b) for p in found["train"]["y"]] == [("t3", "t4")]
-    assert found["train"]["x"] == []  # t1 is tested in y
-    assert [(p.a, p.b) for p in found["valid"]["y"]] == [("w1", "w2"), ("w1", "w3")]
-    assert [len(own) for own in found["test"].values()] == [2, 2]  # as they are
-    seen = [{t for own in found[part].values() for p in own for t in (p.a, p.b)} for part in PARTS]
+    assert [(p.a, p.b) for p in actual["train"]["y"]] == [("t3", "t4")]
+    assert actual["train"]["x"] == []  # t1 is tested in y
+    assert [(p.a, p.b) for p in actual["valid"]["y"]] == [("w1", "w2"), ("w1", "w3")]
+    assert [len(own) for own in actual["test"].values()] == [2, 2]  # as they are
+    seen = [{t for own in actual[part].values() for p in own for t in (p.a, p.b)} for part in PARTS]
     assert not any(one & other for one, other in itertools.combinations(seen, 2))
 
 
@@ -312,6 +312,6 @@ def test_bundled_domains_have_disjoint_parts_and_words_help():
         assert not any(a & b for a, b in itertools.combinations(seen, 2))
     cfg = config("data.source=bundled", "data.domains=[npl, esco]")
     tests = {name: own["test"] for name, own in pairs.items()}
-    found = score_row(cfg, tfidf_scores(tests), tests)
-    assert found["esco_auc"] > 0.8
-    assert found["npl_auc"] > 0.75
+    actual = score_row(cfg, tfidf_scores(tests), tests)
+    assert actual["esco_auc"] > 0.8
+    assert actual["npl_auc"] > 0.75

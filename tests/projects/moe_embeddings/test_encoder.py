@@ -33,12 +33,12 @@ def shaken(encoder):
 def test_checklist_1_after_conversion_outputs_are_those_of_the_dense_model(words):
     """Checklist 1: for every assignment, with domain tokens; and not once experts differ."""
     dense, mixed = encoder_of("model.routing=dense", *words), encoder_of(*words)
-    wanted = dense.encode(TEXTS, DOMAINS, normalize=False)
+    expected = dense.encode(TEXTS, DOMAINS, normalize=False)
     for experts in ([2, 0, 1, 0], [0] * 4, [1, 1, 2, 2]):
-        found = mixed.encode(TEXTS, DOMAINS, experts=experts, normalize=False)
-        torch.testing.assert_close(found, wanted)
+        actual = mixed.encode(TEXTS, DOMAINS, experts=experts, normalize=False)
+        torch.testing.assert_close(actual, expected)
     shaken(mixed)
-    assert not torch.allclose(mixed.encode(TEXTS, DOMAINS, normalize=False), wanted, atol=1e-4)
+    assert not torch.allclose(mixed.encode(TEXTS, DOMAINS, normalize=False), expected, atol=1e-4)
 
 
 def test_checklist_3_the_order_of_documents_is_kept_for_any_mixture():
@@ -99,23 +99,23 @@ def test_padding_does_not_change_vectors():
     rows = encoder.token_rows(TEXTS, [0] * 4)
     inputs = encoder.pad(rows)
     with torch.no_grad():
-        found = encoder(**inputs, expert=[0] * 4)
+        actual = encoder(**inputs, expert=[0] * 4)
         alone = encoder(**encoder.pad(rows[2:3]), expert=[0])
-    torch.testing.assert_close(found[2:3], alone)
+    torch.testing.assert_close(actual[2:3], alone)
 
 
 def test_the_pooler_is_mean_norm_linear_tanh_linear():
     encoder = encoder_of()
     inputs = encoder.pad(encoder.token_rows(TEXTS, [1] * 4))
     with torch.no_grad():
-        found = encoder(**inputs, expert=[1] * 4)
+        actual = encoder(**inputs, expert=[1] * 4)
         encoder.routes.begin(torch.tensor([1] * 4))
         states = encoder.model(**inputs).last_hidden_state
         mask = inputs["attention_mask"][..., None]
         mean = (states * mask).sum(1) / mask.sum(1)
         pooler = encoder.pooler
-        wanted = pooler.outer(torch.tanh(pooler.inner(pooler.norm(mean))))
-    torch.testing.assert_close(found, wanted)
+        expected = pooler.outer(torch.tanh(pooler.inner(pooler.norm(mean))))
+    torch.testing.assert_close(actual, expected)
 
 
 def test_checklist_10_single_moe_converts_layer_l_half_alone():
@@ -160,10 +160,10 @@ def test_generation_a_gated_experts_begin_as_the_plain_layer_behind_its_norm():
         torch.testing.assert_close(block.output(y, x), x + mix(norm(x)))
     inputs = encoder.pad(encoder.token_rows(TEXTS, [0] * 4))
     with torch.no_grad():
-        found = encoder(**inputs)
+        actual = encoder(**inputs)
         encoder.routes.begin(mask=inputs["attention_mask"])
         first = encoder.model(**inputs).last_hidden_state[:, 0]
-        torch.testing.assert_close(found, encoder.pooler.dense(first).tanh())
+        torch.testing.assert_close(actual, encoder.pooler.dense(first).tanh())
     with pytest.raises(UserError, match="for BERT and its relatives"):
         encoder_of("model.block=gated", MODERNBERT)
 
@@ -178,10 +178,10 @@ def test_adapters_train_the_experts_alone_and_are_folded_in_on_export(tmp_path):
         for name, p in encoder.named_parameters():
             if "lora_B" in name:
                 p.normal_()
-    found = encoder.encode(TEXTS, DOMAINS)
+    actual = encoder.encode(TEXTS, DOMAINS)
     save_encoder(encoder, tmp_path)
-    torch.testing.assert_close(load_encoder(tmp_path).encode(TEXTS, DOMAINS), found)
-    torch.testing.assert_close(encoder.encode(TEXTS, DOMAINS), found)  # the trained one stays
+    torch.testing.assert_close(load_encoder(tmp_path).encode(TEXTS, DOMAINS), actual)
+    torch.testing.assert_close(encoder.encode(TEXTS, DOMAINS), actual)  # the trained one stays
     for routed in ROUTED.values():  # routers are new: they learn beside the adapters
         parts = encoder_of("model.lora_rank=2", *routed).named_parameters()
         gates = [p.requires_grad for n, p in parts if n.endswith(".gate.weight")]
@@ -225,7 +225,8 @@ def test_a_domain_keeps_its_token_in_a_tokenizer_of_a_class_with_a_template(tmp_
     "words", [[], [MODERNBERT, "model.layers=middle"]], ids=["bert", "modernbert"]
 )
 def test_a_domain_is_a_plain_model_for_other_libraries(words, tmp_path):
-    """One folder per expert: transformers alone gives the vectors, text in, no word about domains."""
+    """One folder per expert: transformers alone gives the vectors, text in, no word about
+    domains."""
     encoder = shaken(encoder_of(*words))
     save_encoder(encoder, tmp_path)
     for name in ("red", "blue"):
@@ -242,12 +243,12 @@ def test_a_domain_is_a_plain_model_for_other_libraries(words, tmp_path):
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
             ).last_hidden_state
             mask = inputs["attention_mask"][..., None]
-            found = encoder.pooler.outer(
+            actual = encoder.pooler.outer(
                 encoder.pooler.inner(
                     encoder.pooler.norm((states * mask).sum(1) / mask.sum(1))
                 ).tanh()
             )
-        torch.testing.assert_close(found, encoder.encode(TEXTS, name, normalize=False))
+        torch.testing.assert_close(actual, encoder.encode(TEXTS, name, normalize=False))
         kinds = [
             m["type"].rpartition(".")[2] for m in json.loads((folder / "modules.json").read_text())
         ]

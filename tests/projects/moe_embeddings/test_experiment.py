@@ -40,7 +40,7 @@ def full_run(smoke_runs):
 
 def test_checklist_9_and_17_f1_max_by_domain_and_on_the_union_for_every_row(full_run):
     """Checklist 9, 17: trained, untrained, TF-IDF, wrong experts; items whose mean is the AUC."""
-    found = metrics_of(full_run)
+    actual = metrics_of(full_run)
     for row in ("", "untrained_", "tfidf_", "wrong_routing_"):
         for part in ("red", "green", "blue", "all"):
             for metric in (
@@ -53,14 +53,14 @@ def test_checklist_9_and_17_f1_max_by_domain_and_on_the_union_for_every_row(full
                 "positive",
                 "negative",
             ):
-                assert f"{row}{part}_{metric}" in found
-        own = [found[f"{row}{d}_f1"] for d in ("red", "green", "blue")]
-        assert found[f"{row}macro_f1"] == found[f"{row}home_f1"] == pytest.approx(np.mean(own))
+                assert f"{row}{part}_{metric}" in actual
+        own = [actual[f"{row}{d}_f1"] for d in ("red", "green", "blue")]
+        assert actual[f"{row}macro_f1"] == actual[f"{row}home_f1"] == pytest.approx(np.mean(own))
     items = json.loads((full_run / "items/all_auc.json").read_text())
-    assert np.mean(items) == pytest.approx(found["all_auc"])
-    assert found["gradient_cosine"] == 0.0  # enforced experts share no weight
-    assert -1 <= found["shared_gradient_cosine"] <= 1
-    assert found["parameters"] > found["active_parameters"]
+    assert np.mean(items) == pytest.approx(actual["all_auc"])
+    assert actual["gradient_cosine"] == 0.0  # enforced experts share no weight
+    assert -1 <= actual["shared_gradient_cosine"] <= 1
+    assert actual["parameters"] > actual["active_parameters"]
 
 
 def test_checklist_9_the_union_has_one_threshold_and_equals_scikit_learn():
@@ -74,14 +74,14 @@ def test_checklist_9_the_union_has_one_threshold_and_equals_scikit_learn():
         for d, shift in (("red", 0), ("green", 0.5))
     }
     cfg = config("data.domains=[red, green]", "data.train_domains=[green]")
-    found = score_row(cfg, scores, pairs)
+    actual = score_row(cfg, scores, pairs)
     for name, values in (*scores.items(), ("all", np.concatenate(list(scores.values())))):
         labels = np.arange(len(values)) % 2
         precision, recall, _ = precision_recall_curve(labels, values)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        assert found[f"{name}_f1"] == pytest.approx(f1.max())
-    assert found["all_f1"] < found["macro_f1"]
-    assert found["home_f1"] == found["green_f1"]
+        assert actual[f"{name}_f1"] == pytest.approx(f1.max())
+    assert actual["all_f1"] < actual["macro_f1"]
+    assert actual["home_f1"] == actual["green_f1"]
 
 
 def test_scores_are_cosines_and_documents_are_embedded_once():
@@ -91,9 +91,9 @@ def test_scores_are_cosines_and_documents_are_embedded_once():
         asked.append((domain, texts))
         return torch.nn.functional.normalize(torch.tensor([[len(t), 1.0] for t in texts]), dim=1)
 
-    found = scores_of(embed, {"d": [Pair("a", "bb", 1, "d"), Pair("bb", "a", 0, "d")]})
+    actual = scores_of(embed, {"d": [Pair("a", "bb", 1, "d"), Pair("bb", "a", 0, "d")]})
     assert asked == [("d", ["a", "bb"])]
-    assert found["d"] == pytest.approx([3 / (2 * 5) ** 0.5] * 2)
+    assert actual["d"] == pytest.approx([3 / (2 * 5) ** 0.5] * 2)
     pairs = {"d": [Pair("a", "b", 1, "d"), Pair("c", "d", 1, "d"), Pair("e", "f", 0, "d")]}
     same = {"d": np.array([0.3, 0.2, 0.1])}
     assert paired_p(same, same, pairs) == 1.0
@@ -103,8 +103,8 @@ def test_dense_gradients_of_equal_domains_agree_and_leave_no_trace():
     """Mechanism: feed-forward weights that all domains share have a cosine; modes stay."""
     words = ["model.routing=dense", "model.domain_tokens=false", "model.dropout=0"]
     module, cfg = module_of(*words), config(*words)
-    found = gradient_cosines(cfg, module)
-    assert abs(found["gradient_cosine"]) > 1e-3
+    actual = gradient_cosines(cfg, module)
+    assert abs(actual["gradient_cosine"]) > 1e-3
     assert module.training
     assert all(p.grad is None for p in module.parameters())
 
@@ -115,13 +115,13 @@ def test_gradients_of_an_encoder_that_was_on_a_gpu_in_inference_mode(words):
     out.
     """
     module, cfg = module_of(*words), config(*words)
-    wanted = gradient_cosines(cfg, module)
+    expected = gradient_cosines(cfg, module)
     with torch.inference_mode():
         tensors = [*module.encoder.parameters(), *module.encoder.buffers()]
         for tensor in tensors:
             tensor.data = tensor.data.clone()
         assert all(tensor.is_inference() for tensor in tensors)
-        assert gradient_cosines(cfg, module) == wanted
+        assert gradient_cosines(cfg, module) == expected
 
 
 def test_gradients_are_compared_by_one_process_alone(monkeypatch):
@@ -150,18 +150,18 @@ def test_the_validation_loss_is_a_mean_over_positive_pairs():
     sides = [
         module.encoder.encode([p[i] for p in right[:5]], "red", normalize=False) for i in (0, 1)
     ]
-    wanted = float(module.objective(*sides).loss) * 5 / 6  # the other one has no negatives: 0
-    found = module.validation.result()
-    assert found["loss"] == pytest.approx(wanted, rel=1e-5)
-    assert {"f1", "auc"} <= found.keys()
+    expected = float(module.objective(*sides).loss) * 5 / 6  # the other one has no negatives: 0
+    actual = module.validation.result()
+    assert actual["loss"] == pytest.approx(expected, rel=1e-5)
+    assert {"f1", "auc"} <= actual.keys()
 
 
 def test_a_reference_that_is_not_here_costs_its_row_alone(tmp_path):
     """Offline the rows of the trained model are not lost; `make check` names the weights."""
     words = ["eval.references={gone: nobody/nothing}", *QUICK]
-    found = build(config(*words)).evaluate(module_of().eval(), Workspace(tmp_path))
-    assert "all_auc" in found
-    assert not any(name.startswith("gone_") for name in found)
+    actual = build(config(*words)).evaluate(module_of().eval(), Workspace(tmp_path))
+    assert "all_auc" in actual
+    assert not any(name.startswith("gone_") for name in actual)
     assert "weights: nobody/nothing" in {r.name for r in requirements(config(*words))}
     assert "weights: bundled:text-encoder" in {r.name for r in requirements(config(name="mini"))}
 
@@ -204,10 +204,11 @@ def test_training_separates_domains_whose_words_mean_different_things():
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["f1", "loss"])
 def test_training_stops_early_on_validation_pairs(monitor, tmp_path, monkeypatch):
-    """Sheet, recipe: patience on F1 of the validation part, or on its loss; the best step is kept."""
+    """Sheet, recipe: patience on F1 of the validation part, or on its loss; the best step is
+    kept."""
     losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
-    found = lambda scores: {"loss": (x := next(losses)), "f1": -x, "auc": 0.5}  # noqa: E731
-    monkeypatch.setattr(PairScores, "result", found)
+    actual = lambda scores: {"loss": (x := next(losses)), "f1": -x, "auc": 0.5}  # noqa: E731
+    monkeypatch.setattr(PairScores, "result", actual)
     words = [
         f"runs_dir={tmp_path}",
         *QUICK,
@@ -255,9 +256,9 @@ def test_single_domain_models_are_dense_models_of_one_domain(tmp_path):
         "data.train_domains=[green]",
         "trainer.max_steps=2",
     ]
-    found = metrics_of(train("moe_embeddings", "smoke", words))
-    assert found["home_auc"] == found["green_auc"]
-    assert {"red_auc", "all_auc"} <= found.keys()
+    actual = metrics_of(train("moe_embeddings", "smoke", words))
+    assert actual["home_auc"] == actual["green_auc"]
+    assert {"red_auc", "all_auc"} <= actual.keys()
 
 
 def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_path, capsys):
@@ -312,9 +313,9 @@ def test_embed_works_in_blocks_that_show_progress(tmp_path, monkeypatch):
     folder = tasks.embed(
         config(f"use.file={tmp_path}/docs.jsonl", "eval.batch_size=2"), None, place
     )
-    found = read_state_dict(folder / "embeddings.safetensors")["embeddings"]
+    actual = read_state_dict(folder / "embeddings.safetensors")["embeddings"]
     want = module.encoder.encode([r["text"] for r in rows], [r["domain"] for r in rows])
-    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(actual, want)
     assert seen == [3]
 
 
@@ -375,7 +376,8 @@ def test_pairs_of_own_citations_train(tmp_path):
     ],
 )
 def test_pairs_of_broken_files_are_told(docs, cites, told, tmp_path):
-    """Nothing was written without a word, lists were texts, and rows without a name cited together."""
+    """Nothing was written without a word, lists were texts, and rows without a name cited
+    together."""
     write_jsonl(tmp_path / "docs.jsonl", docs)
     (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(cites) + "\n")
     words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl"]
@@ -384,7 +386,8 @@ def test_pairs_of_broken_files_are_told(docs, cites, told, tmp_path):
 
 
 def test_pairs_say_what_they_leave_out(tmp_path, capsys):
-    """A domain cut to `pairs.most`, empty and equal documents and unknown ids once left no trace."""
+    """A domain cut to `pairs.most`, empty and equal documents and unknown ids once left no
+    trace."""
     docs = [{"id": f"d{i}", "text": f"words {i}"} for i in range(30)]
     docs += [{"id": "e", "text": " "}, {"id": "f", "text": "words 0"}]
     write_jsonl(tmp_path / "docs.jsonl", docs)
@@ -416,8 +419,8 @@ def test_pairs_say_what_they_leave_out(tmp_path, capsys):
 
 def test_baselines_have_the_names_of_the_method(tmp_path):
     for name in ("tfidf", "untrained"):
-        found = getattr(baselines, name)(config(), Workspace(tmp_path / name))
-        assert {"all_auc", "all_f1", "macro_auc"} <= found.keys()
+        actual = getattr(baselines, name)(config(), Workspace(tmp_path / name))
+        assert {"all_auc", "all_f1", "macro_auc"} <= actual.keys()
         assert (tmp_path / name / "items/all_auc.json").is_file()
 
 

@@ -62,12 +62,12 @@ def model_of(kind, device="cpu"):
 
 def maps():
     """The golden experts x @ M_i."""
-    found = []
+    actual = []
     for i in range(4):
         layer = nn.Linear(4, 4, bias=False).double()
         layer.weight.data = fill((4, 4), i).detach().T.contiguous()
-        found.append(layer)
-    return found
+        actual.append(layer)
+    return actual
 
 
 def golden_layer(routing, routes):
@@ -85,9 +85,9 @@ def test_enforced_routing_equals_the_golden_values_by_any_way_of_telling_it():
     layer = golden_layer("enforced", routes)
     routes.begin(assignment)
     out = layer(x)
-    wanted = GOLDEN["enforced_routing"]
-    assert_close(out, wanted["out_first8"])
-    assert_close(out.abs().sum(), wanted["out_abs_sum"])
+    expected = GOLDEN["enforced_routing"]
+    assert_close(out, expected["out_first8"])
+    assert_close(out.abs().sum(), expected["out_abs_sum"])
     order = assignment.argsort(stable=True)
     routes.begin(sizes=[2, 1, 2, 0])  # rows side by side: no row is moved
     torch.testing.assert_close(layer(x[order])[order.argsort()], out)
@@ -101,9 +101,9 @@ def test_enforced_routing_equals_the_golden_values_by_any_way_of_telling_it():
 def test_mixed_experts_equal_the_golden_values(level):
     routes = Routes()
     routes.begin()
-    wanted = GOLDEN["topk_blocks"]
-    assert_close(golden_layer(level, routes)(fill((5, 2, 4), 0.5)), wanted[f"{level}_first8"])
-    assert_close(routes.logits[0][0], wanted[f"{level}_router_logits_row0"], absolute=1e-10)
+    expected = GOLDEN["topk_blocks"]
+    assert_close(golden_layer(level, routes)(fill((5, 2, 4), 0.5)), expected[f"{level}_first8"])
+    assert_close(routes.logits[0][0], expected[f"{level}_router_logits_row0"], absolute=1e-10)
 
 
 # -- routing -------------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def test_token_routing_preserves_outputs_at_the_start_and_sentence_routing_does_
 def test_one_layer_is_the_one_in_the_middle():
     model = model_of("bert")
     to_mixture(model, 2, layers="middle")
-    found = [isinstance(f.block.intermediate, MixtureOfExperts) for f in feed_forwards(model)]
-    assert found == [False, True, False]
+    actual = [isinstance(f.block.intermediate, MixtureOfExperts) for f in feed_forwards(model)]
+    assert actual == [False, True, False]
 
 
 def test_parameters_in_all_and_of_a_document():

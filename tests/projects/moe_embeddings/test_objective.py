@@ -1,4 +1,5 @@
-"""Losses against golden values and sums by hand; gradients of experts; two processes against one."""
+"""Losses against golden values and sums by hand; gradients of experts; two processes against
+one."""
 
 import pytest
 import torch
@@ -54,9 +55,9 @@ def test_checklist_6_targets_are_constants_and_one_points_to_another_document():
     s, diagonal = a @ b.T, torch.arange(8)
     plain = (F.cross_entropy(s, diagonal) + F.cross_entropy(s.T, diagonal)) / 2
     by_hand = (F.cross_entropy(s, rows) + F.cross_entropy(s.T, columns)) / 2
-    found = objective_of("mnr_plus")(a, b).loss
-    torch.testing.assert_close(found, by_hand)
-    assert abs(float(found - plain)) > 1e-3
+    actual = objective_of("mnr_plus")(a, b).loss
+    torch.testing.assert_close(actual, by_hand)
+    assert abs(float(actual - plain)) > 1e-3
 
 
 def test_checklist_6_a_learned_temperature_has_the_golden_gradient_and_stays_positive():
@@ -82,11 +83,11 @@ def test_cosine_and_temperature_combine_with_every_loss(kind):
     a, b = fill((4, 6), 0.2).detach(), fill((4, 6), 1.7).detach()
     words = ["method.temperature=0.5", f"method.learn_temperature={str(kind == 'learned').lower()}"]
     for name in ("mnr", "mnr_plus"):
-        found = objective_of(f"{name}_normalised", *words)(a, b).loss
+        actual = objective_of(f"{name}_normalised", *words)(a, b).loss
         s = 2 * F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
         target = torch.arange(4)
         there, back = F.cross_entropy(s, target), F.cross_entropy(s.T, target)
-        torch.testing.assert_close(found.detach(), there if name == "mnr" else (there + back) / 2)
+        torch.testing.assert_close(actual.detach(), there if name == "mnr" else (there + back) / 2)
 
 
 def test_half_precision_is_compared_in_float32():
@@ -141,8 +142,8 @@ def test_twin_negatives_of_one_rank_are_another_objective(two_ranks):
     """The comparison can fail; ``method.gather=false`` is the released objective."""
     words = ["method.gather=false"]
     whole = two_steps(words, distributed=False)
-    found = two_ranks.run(two_steps, words=words, distributed=True)[0]
-    assert any(not torch.allclose(found[name], value, rtol=1e-6) for name, value in whole.items())
+    actual = two_ranks.run(two_steps, words=words, distributed=True)[0]
+    assert any(not torch.allclose(actual[name], value, rtol=1e-6) for name, value in whole.items())
 
 
 @pytest.mark.parametrize(

@@ -15,27 +15,27 @@ def test_equal_to_scikit_learn(digits):
     scores = np.round(rng.normal(size=300) + labels, digits)
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    found, best = pair_metrics(scores, labels), int(f1.argmax())
-    assert found["f1"] == pytest.approx(f1[best], rel=1e-12)
-    assert found["precision"] == pytest.approx(precision[best])
-    assert found["recall"] == pytest.approx(recall[best])
-    assert found["threshold"] == thresholds[best]
-    assert found["auc"] == pytest.approx(roc_auc_score(labels, scores))
+    actual, best = pair_metrics(scores, labels), int(f1.argmax())
+    assert actual["f1"] == pytest.approx(f1[best], rel=1e-12)
+    assert actual["precision"] == pytest.approx(precision[best])
+    assert actual["recall"] == pytest.approx(recall[best])
+    assert actual["threshold"] == thresholds[best]
+    assert actual["auc"] == pytest.approx(roc_auc_score(labels, scores))
     every = [accuracy_score(labels, scores >= t) for t in [*thresholds, np.inf]]
-    assert found["accuracy"] == pytest.approx(max(every))
-    assert found["ratio"] == pytest.approx(scores[labels].mean() / scores[~labels].mean())
+    assert actual["accuracy"] == pytest.approx(max(every))
+    assert actual["ratio"] == pytest.approx(scores[labels].mean() / scores[~labels].mean())
 
 
 def test_golden_values():
     scores = fill((40,), 0.15).detach()
-    found = max_f1(scores, fill((40,), 2.2).detach() + 0.8 * scores > 0)
-    wanted = load("moe_embeddings")["outputs"]["max_f1"]
-    assert found == pytest.approx(wanted, rel=1e-6)
+    actual = max_f1(scores, fill((40,), 2.2).detach() + 0.8 * scores > 0)
+    expected = load("moe_embeddings")["outputs"]["max_f1"]
+    assert actual == pytest.approx(expected, rel=1e-6)
 
 
 def test_equal_scores_are_all_positive():
-    found = max_f1([0.5] * 4, [True, True, False, False])
-    assert (found["f1"], found["recall"]) == (pytest.approx(2 / 3), 1.0)
+    actual = max_f1([0.5] * 4, [True, True, False, False])
+    assert (actual["f1"], actual["recall"]) == (pytest.approx(2 / 3), 1.0)
     assert roc_auc_items([0.5] * 4, [True, True, False, False]) == [0.5, 0.5]
 
 

@@ -28,9 +28,9 @@ def test_golden_values_of_balance_and_given_experts():
 
 def test_golden_values_of_the_growing_table_over_two_calls():
     loss = AccumulatedInformation(3, 4, 2).double()
-    found = [0.01 * loss(layers(), LABELS) for _ in range(2)]
-    assert_close(torch.stack(found), GOLDEN["MI_two_calls"])
-    assert not found[0].requires_grad
+    actual = [0.01 * loss(layers(), LABELS) for _ in range(2)]
+    assert_close(torch.stack(actual), GOLDEN["MI_two_calls"])
+    assert not actual[0].requires_grad
     assert "table" in loss.state_dict()
 
 
@@ -44,8 +44,8 @@ def test_information_is_what_counting_gives_and_has_a_gradient():
     """Two of three tasks share an expert: log 3 - 2/3 log 2; an even router tells nothing."""
     logits = torch.tensor([[90.0, 0], [90.0, 0], [0, 90.0]], dtype=torch.float64)
     logits.requires_grad_()
-    found = router_information([logits], torch.tensor([0, 1, 2]), 3)
-    assert float(found) == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
+    actual = router_information([logits], torch.tensor([0, 1, 2]), 3)
+    assert float(actual) == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
     assert float(
         router_information([torch.zeros(3, 2)], torch.tensor([0, 1, 2]), 3)
     ) == pytest.approx(0.0, abs=1e-7)

@@ -45,8 +45,8 @@ def batch_of(*words: str, count: int = 8, epoch: int = 0) -> EntityBatch:
     """The first samples of the training set."""
     cfg = config(*words)
     data: Any = training_data(cfg, small_set(cfg), TOKENIZER).train_set
-    found: EntityBatch = data[[(i, epoch) for i in range(count)]]
-    return found
+    actual: EntityBatch = data[[(i, epoch) for i in range(count)]]
+    return actual
 
 
 def write_knowledge(folder: Path) -> Path:

@@ -14,13 +14,13 @@ def test_equal_to_one_query_at_a_time():
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 6, generator=g), torch.randint(0, 7, (40,), generator=g)
     y[0] = 99  # alone in its class
-    found = average_precisions(x, y, chunk_size=7)
+    actual = average_precisions(x, y, chunk_size=7)
     scores = F.normalize(x, dim=1) @ F.normalize(x, dim=1).T
-    assert found[0].isnan()
+    assert actual[0].isnan()
     for q in range(1, 40):
         others = [i for i in scores[q].argsort(descending=True, stable=True).tolist() if i != q]
         relevant = np.array([bool(y[i] == y[q]) for i in others])
-        assert float(found[q]) == pytest.approx(average_precision(relevant, int(relevant.sum())))
+        assert float(actual[q]) == pytest.approx(average_precision(relevant, int(relevant.sum())))
 
 
 def test_chance_is_the_mean_over_random_orders():
@@ -35,11 +35,11 @@ def test_macro_mean_and_domains():
     x = torch.tensor([[1.0, 0], [1, 0.1], [1, 0.2], [0, 1], [1, 0.05]])
     y = torch.tensor([0, 0, 0, 5, 5])
     ap = average_precisions(x, y)
-    found = class_retrieval(x, y, {"first": [0], "second": [5]})
-    assert found["map"] == pytest.approx(float(ap.mean()))
-    assert found["map_first"] == pytest.approx(float(ap[:3].mean()))
-    assert found["map_second"] == pytest.approx(float(ap[3:].mean()))
-    assert found["map_macro"] == pytest.approx((found["map_first"] + found["map_second"]) / 2)
+    actual = class_retrieval(x, y, {"first": [0], "second": [5]})
+    assert actual["map"] == pytest.approx(float(ap.mean()))
+    assert actual["map_first"] == pytest.approx(float(ap[:3].mean()))
+    assert actual["map_second"] == pytest.approx(float(ap[3:].mean()))
+    assert actual["map_macro"] == pytest.approx((actual["map_first"] + actual["map_second"]) / 2)
     with pytest.raises(ValueError, match="'third' has no query"):
         class_retrieval(x, y, {"third": [7]})
     with pytest.raises(ValueError, match="two items"):

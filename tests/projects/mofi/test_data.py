@@ -58,16 +58,16 @@ def test_item_16_contrastive_text_is_switchable(text):
     """Checklist 16: the drawn entity's name, name and description, or the image's alt-text."""
     data = data_of(f"data.text={text}")
     batch = data[[(i, 3) for i in range(6)]]
-    for index, (label, found) in enumerate(
+    for index, (label, actual) in enumerate(
         zip(batch["labels"].tolist(), batch["texts"], strict=True)
     ):
         entity = data.data.table[label]
-        wanted = {
+        expected = {
             "name": entity.name,
             "name_description": f"{entity.name}, {entity.description}",
             "alt_text": data.data.alt_texts[index],
         }[text]
-        assert found == wanted
+        assert actual == expected
     assert torch.equal(batch["tokens"], TOKENIZER(batch["texts"]))
 
 
@@ -78,44 +78,44 @@ def test_items_11_14_recipes_and_clip_see_the_same_images():
         ("method.recipe=contrastive", "data.text=name"),
         ("method.recipe=contrastive", "data.text=alt_text", "method.same_entity=negative"),
     ]
-    found = [batch_of(*words, epoch=2) for words in arms]
-    for other in found[1:]:
-        assert torch.equal(other["images"], found[0]["images"])
-        assert torch.equal(other["labels"], found[0]["labels"])
-        assert torch.equal(other["entities"], found[0]["entities"])
-    assert found[1]["texts"] != found[2]["texts"]
+    actual = [batch_of(*words, epoch=2) for words in arms]
+    for other in actual[1:]:
+        assert torch.equal(other["images"], actual[0]["images"])
+        assert torch.equal(other["labels"], actual[0]["labels"])
+        assert torch.equal(other["entities"], actual[0]["entities"])
+    assert actual[1]["texts"] != actual[2]["texts"]
 
 
 @pytest.fixture(scope="module")
 def pool():
     cfg = config(*POOL, name="mini")
-    found = read_pool(cfg)
-    return cfg, found, linked_rows(cfg, found)
+    actual = read_pool(cfg)
+    return cfg, actual, linked_rows(cfg, actual)
 
 
 @pytest.mark.slow
 def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
     """Three quarters of the photographs' captions name the class; the truth is not in the rows."""
-    cfg, found, rows = pool
+    cfg, actual, rows = pool
     words = {i: set(aliases) for i, aliases in CLASS_ALIASES.items()}
     right = [
         any(w in text for w in words[y])
-        for text, y in zip(found.alt_texts[:200], found.truth, strict=False)
+        for text, y in zip(actual.alt_texts[:200], actual.truth, strict=False)
     ]
     assert 0.6 < np.mean(right) < 0.9
-    assert len(rows) == len(found.images) == 200 + round(0.05 * 1879)
-    share, count = precision(cfg, rows, found.truth)
+    assert len(rows) == len(actual.images) == 200 + round(0.05 * 1879)
+    share, count = precision(cfg, rows, actual.truth)
     assert count > len(rows)
     assert 0.3 < share < 0.8
     again = read_pool(config(*POOL, "data.train_fraction=0.01", name="mini"))
-    assert again.alt_texts[:200] == found.alt_texts[:200]
+    assert again.alt_texts[:200] == actual.alt_texts[:200]
 
 
 def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
     """Halves are disjoint, cover all, and depend on the seed; the filter is plain CLIP on
     alt-texts.
     """
-    cfg, found, rows = pool
+    cfg, actual, rows = pool
     learnt, judged = [], []
     for name, stub in {
         "MOFI": lambda cfg: torch.nn.Linear(1, 1),
@@ -126,12 +126,12 @@ def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
         "score_rows": lambda cfg, module, pool, rows, part: judged.append(set(part.tolist())),
     }.items():
         monkeypatch.setattr(f"projects.mofi.stages.{name}", stub)
-    assert [stage.name for stage in scored(cfg, found, rows)] == ["filter_0", "filter_1"]
+    assert [stage.name for stage in scored(cfg, actual, rows)] == ["filter_0", "filter_1"]
     assert [own & other for own, other in zip(learnt, judged, strict=True)] == [set(), set()]
-    assert judged[0] | judged[1] == set(range(len(found.images)))
-    halves = half_of(cfg, found.names)
+    assert judged[0] | judged[1] == set(range(len(actual.images)))
+    halves = half_of(cfg, actual.names)
     assert 0.35 < halves.double().mean() < 0.65
-    assert not torch.equal(halves, half_of(config("seed=5", name="mini"), found.names))
+    assert not torch.equal(halves, half_of(config("seed=5", name="mini"), actual.names))
     own = filter_config(cfg)
     assert (own.method.recipe, own.method.same_entity, own.data.text) == (
         "contrastive",
@@ -157,13 +157,13 @@ def test_the_filters_do_not_depend_on_the_rate_of_the_recipe():
 
 def test_selection_of_the_pool_raises_the_precision_of_labels(pool):
     """With scores that tell right from wrong, the kept labels are better; images without any go."""
-    _cfg, found, rows = pool
+    _cfg, actual, rows = pool
     marked = [
         {**row, "entities": [e | {"clip_score": float(e["id"] == y)} for e in row["entities"]]}
-        for row, y in zip(rows, found.truth, strict=True)
+        for row, y in zip(rows, actual.truth, strict=True)
     ]
     own = config(*POOL[:2], "select.threshold=0.5", "select.min_images=2", name="mini")
-    data, quality = pool_set(own, found, marked)
+    data, quality = pool_set(own, actual, marked)
     before, after, kept, images = quality.tolist()
     assert after == 1 > before
     assert 0 < kept < images < 1

@@ -56,16 +56,17 @@ class Scripted:
 
 
 def test_item_9_mentions_are_substrings_of_the_alt_text(known):
-    """Checklist 9: by dictionary and by language model; what the caption does not say is dropped."""
+    """Checklist 9: by dictionary and by language model; what the caption does not say is
+    dropped."""
     text = "A SKYLARK and two eagles over a Golden Eagle's tree"
-    (found,) = dictionary_extractor(known, 8)([text], RNGS)
-    assert found == ["SKYLARK", "eagles", "Golden Eagle", "tree"]
-    assert named_extractor(known, 8)([text], RNGS) == [found]  # what TASK=build uses
+    (actual,) = dictionary_extractor(known, 8)([text], RNGS)
+    assert actual == ["SKYLARK", "eagles", "Golden Eagle", "tree"]
+    assert named_extractor(known, 8)([text], RNGS) == [actual]  # what TASK=build uses
     generate = Scripted("- skylark\n- a zebra\nthe\nTREE\nskylark\neagles", "NONE")
-    found, nothing = lm_extractor(generate, 2, 64)([text, "a day"], RNGS[:2])
-    assert found == ["SKYLARK", "tree"]  # no zebra, no stop word, each once, two at most
+    actual, nothing = lm_extractor(generate, 2, 64)([text, "a day"], RNGS[:2])
+    assert actual == ["SKYLARK", "tree"]  # no zebra, no stop word, each once, two at most
     assert nothing == []
-    assert all(mention in text for mention in found)
+    assert all(mention in text for mention in actual)
     assert "A SKYLARK and" in generate.prompts[0]
 
 
@@ -79,8 +80,8 @@ def test_item_9_limit_and_empty_mentions():
 def test_ner_model_gives_spans(tmp_path, known):
     """Any token-classification model of transformers; stop words and repetitions go."""
     model = save_tagger(tmp_path, ["an", "in"], ["eagle", "tree", "a"])
-    found = ner_extractor(model, 8, 2, "cpu")(["an eagle in a tree in a tree"], RNGS)
-    assert found == [["eagle", "tree"]]
+    actual = ner_extractor(model, 8, 2, "cpu")(["an eagle in a tree in a tree"], RNGS)
+    assert actual == [["eagle", "tree"]]
 
 
 def test_links_weigh_prior_and_context(known):
@@ -107,10 +108,10 @@ def test_links_by_a_language_model_fall_back_to_the_prior(known):
 
     def linked(answer):
         generate = Scripted(answer)
-        (found,) = lm_linker(known, generate, 8)(["a lark"], [["lark"]], RNGS)
+        (actual,) = lm_linker(known, generate, 8)(["a lark"], [["lark"]], RNGS)
         assert "1: lark: a small song bird" in generate.prompts[0]
         assert "0: none of these" in generate.prompts[0]
-        return [ids[link.entity] for link in found]
+        return [ids[link.entity] for link in actual]
 
     assert linked("2") == ["Q2"]
     assert linked("0") == []
@@ -153,40 +154,41 @@ def test_item_13_frequency_filter_and_numbers_are_deterministic():
     order.
     """
     rows = rows_of([("B", 1), ("Z", 1)], [("A", 1)], [("B", 1)], [("A", 1), ("B", 1)], [("Z", 1)])
-    found, numbers = frequency_filter(rows, 2)
+    actual, numbers = frequency_filter(rows, 2)
     assert numbers == {"A": 0, "B": 1, "Z": 2}
-    found, numbers = frequency_filter(rows, 3)
+    actual, numbers = frequency_filter(rows, 3)
     assert numbers == {"B": 0}
-    assert [row["image"] for row in found] == ["0.png", "2.png", "3.png"]
+    assert [row["image"] for row in actual] == ["0.png", "2.png", "3.png"]
     again, same = frequency_filter(list(reversed(rows)), 3)
     assert same == numbers
-    assert list(reversed(again)) == found
-    assert entity_table(found, numbers) == [("B", "b", "", 3)]
+    assert list(reversed(again)) == actual
+    assert entity_table(actual, numbers) == [("B", "b", "", 3)]
 
 
 def test_item_13_cap_keeps_the_root_of_a_frequent_entity():
     """Checklist 13: of n > cap images about sqrt(cap / n) stay, the same ones each time."""
     rows = rows_of(*[[("A", 1)]] * 1600, *[[("B", 1)]] * 50)
-    found, _ = frequency_filter(rows, 5, cap=100)
-    kept = Counter(e["id"] for row in found for e in row["entities"])
+    actual, _ = frequency_filter(rows, 5, cap=100)
+    kept = Counter(e["id"] for row in actual for e in row["entities"])
     assert kept["B"] == 50
     assert abs(kept["A"] - 400) < 60  # 1600 * sqrt(100 / 1600)
-    assert frequency_filter(rows, 5, cap=100)[0] == found
+    assert frequency_filter(rows, 5, cap=100)[0] == actual
 
 
 def test_item_8_statistics_of_the_set():
-    """Checklist 8: entities per image, tail histogram, scores of kept and dropped, what is dropped."""
+    """Checklist 8: entities per image, tail histogram, scores of kept and dropped, what is
+    dropped."""
     linked = rows_of([("A", 0.31), ("B", 0.12)], [("A", 0.22)], [("C", 0.1)])
     kept, dropped = split_by_score(linked, config("select.threshold=0.2").select)
     left, _ = frequency_filter(kept, 1)
-    found = statistics(left, linked, dropped)
-    assert (found["num_images"], found["num_images_before"]) == (2, 3)
-    assert (found["num_entities"], found["num_entities_before"]) == (1, 3)
-    assert found["entities_per_image"] == {"1": 2}
-    assert found["images_per_entity_log2"] == {"1": 1}
-    assert found["clip_score_kept"] == {"0.20": 1, "0.30": 1}
-    assert found["clip_score_dropped"] == {"0.10": 2}
-    assert found["dropped_most"] == [
+    actual = statistics(left, linked, dropped)
+    assert (actual["num_images"], actual["num_images_before"]) == (2, 3)
+    assert (actual["num_entities"], actual["num_entities_before"]) == (1, 3)
+    assert actual["entities_per_image"] == {"1": 2}
+    assert actual["images_per_entity_log2"] == {"1": 1}
+    assert actual["clip_score_kept"] == {"0.20": 1, "0.30": 1}
+    assert actual["clip_score_dropped"] == {"0.10": 2}
+    assert actual["dropped_most"] == [
         {"name": "b", "dropped": 1, "of": 1},
         {"name": "c", "dropped": 1, "of": 1},
     ]
@@ -226,10 +228,10 @@ def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, ca
     assert "8 of 12 images, 4 of 4 entities" in told
     assert "1 images could not be read, such as" in told
     assert "10.png" in told
-    found = json.loads((captions.parent / "report.json").read_text())
+    actual = json.loads((captions.parent / "report.json").read_text())
     rows = [json.loads(line) for line in Path(cfg.build.output).read_text().splitlines()]
-    assert found["num_images"] == len(rows) == 8  # three say nothing, one is no image
-    assert found["num_unreadable"] == 1
+    assert actual["num_images"] == len(rows) == 8  # three say nothing, one is no image
+    assert actual["num_unreadable"] == 1
     for row in rows:
         for entity in row["entities"]:
             assert entity.keys() == {"id", "name", "description", "link_prob", "clip_score"}
@@ -250,10 +252,10 @@ def test_other_vectors_or_pictures_are_another_set(captions, tmp_path, monkeypat
     """Finished chunks were taken for those of a new file of vectors, or of another folder of
     images.
     """
-    path, found = tmp_path / "v.safetensors", {}
+    path, actual = tmp_path / "v.safetensors", {}
 
     def mapped(step, rows, *_):
-        found[step.name] = step.settings
+        actual[step.name] = step.settings
         return SimpleNamespace(complete=step.name != "score", rows=lambda: rows)
 
     monkeypatch.setattr("projects.mofi.build_set.map_rows", mapped)
@@ -261,7 +263,7 @@ def test_other_vectors_or_pictures_are_another_set(captions, tmp_path, monkeypat
     for scale, images in ((1, "a"), (2, "a"), (2, "b")):
         save_file({"vectors": scale * torch.eye(5)}, path)
         run(build_words(captions, "clip", f"build.vectors={path}", f"build.images={images}"))
-        told.append((found["link"], found["score"]))
+        told.append((actual["link"], actual["score"]))
     assert [a != b for a, b in zip(told[0], told[1], strict=True)] == [True, False]
     assert [a != b for a, b in zip(told[1], told[2], strict=True)] == [False, True]
     with pytest.raises(UserError, match="absent.* cannot be read"):
@@ -292,11 +294,11 @@ def test_shares_of_the_work_are_joined(captions, exported):
     """Two shares of each stage, then join."""
     for _ in range(4):
         for share in ("0/2", "1/2"):
-            found = run(build_words(captions, exported, f"task.shard={share}"))
-        if found is not None:
+            actual = run(build_words(captions, exported, f"task.shard={share}"))
+        if actual is not None:
             break
-    assert found is not None
-    assert found["num_images"] == 8
+    assert actual is not None
+    assert actual["num_images"] == 8
 
 
 def test_names_keep_digits_accents_and_scripts(tmp_path):
@@ -318,9 +320,9 @@ def test_names_keep_digits_accents_and_scripts(tmp_path):
     known = read_knowledge(path)
     assert [known.candidates(name) for name in names] == [[i] for i in range(7)]
     text = f"Two Boeing 747s over the land; a Boeing 737 to A\u030aland, {names[5]} at 3M"
-    (found,) = named_extractor(known, 8)([text], RNGS)
-    assert found == ["Boeing 747s", "land", "Boeing 737", "A\u030aland", names[5], "3M"]
-    (links,) = table_linker(known, None)([text], [found], RNGS)
+    (actual,) = named_extractor(known, 8)([text], RNGS)
+    assert actual == ["Boeing 747s", "land", "Boeing 737", "A\u030aland", names[5], "3M"]
+    (links,) = table_linker(known, None)([text], [actual], RNGS)
     assert [link.entity for link in links] == [0, 6, 1, 3, 5, 4]
     path.write_text("id\tname\tdescription\tprior\taliases\nQ9\t!!!\t\t1\t\n", "utf-8")
     with pytest.raises(UserError, match="Q9.*no letter or digit"):

@@ -26,11 +26,11 @@ def test_item_10_gpr1200_excludes_the_query_and_divides_by_the_relevant():
     """Checklist 10: by hand; a relevant item that ranks last still counts in the divisor."""
     x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [-1.0, 0.0]])
     y = torch.tensor([0, 1, 1, 1, 0])
-    found = class_retrieval(x, y)
+    actual = class_retrieval(x, y)
     # query 0: only item 4 is relevant and last of four: 1/4; query 4: likewise item 0
     # query 1: ranks of 2 and 3 are 2 and 1; query 2: 1, 3 -> ranks 1, 2; query 3: 0 first? .8 < .96
     by_hand = (1 / 4 + 1 + 1 + (1 / 1 + 2 / 3) / 2 + 1 / 4) / 5
-    assert found["map"] == pytest.approx(by_hand)
+    assert actual["map"] == pytest.approx(by_hand)
 
 
 def gpr_folder(folder: Path, classes=(3, 250, 10)) -> Path:
@@ -51,10 +51,10 @@ def test_item_10_gpr1200_of_a_folder(tmp_path):
     assert labels.tolist() == [3] * 3 + [10] * 3 + [250] * 3
     module = module_of().eval()
     with torch.inference_mode():
-        found = gpr1200_metrics(config(), module, folder, Workspace(tmp_path))
-    assert found["gpr1200_map"] == pytest.approx(1)
-    assert {"gpr1200_map_landmarks", "gpr1200_map_nature"} <= found.keys()
-    assert "gpr1200_map_faces" not in found
+        actual = gpr1200_metrics(config(), module, folder, Workspace(tmp_path))
+    assert actual["gpr1200_map"] == pytest.approx(1)
+    assert {"gpr1200_map_landmarks", "gpr1200_map_nature"} <= actual.keys()
+    assert "gpr1200_map_faces" not in actual
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 120, 3), dtype=np.uint8))
     image.save(tmp_path / "x.png")
     plain, released = (
@@ -117,7 +117,8 @@ def test_a_run_has_class_vectors_and_one_report(smoke_runs):
 
 
 def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
-    """Checklist 14, 15: retrieval, zero-shot, kNN and probe of one model; galleries; near chance."""
+    """Checklist 14, 15: retrieval, zero-shot, kNN and probe of one model; galleries; near
+    chance."""
     from projects.mofi import evaluate as module_of_evaluation
 
     monkeypatch.setattr(module_of_evaluation, "JUDGED_PHOTOS", 200)
@@ -132,7 +133,7 @@ def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
     module = untrained(lambda: MOFI(cfg, None, 20), 0)
     module.quality.copy_(torch.tensor([0.5, 0.7, 0.6, 0.8]))
     metrics = evaluate(cfg, module, Workspace(tmp_path))
-    wanted = {
+    expected = {
         "cifar_map",
         "drawings_map_macro",
         "drawings_map_head",
@@ -142,7 +143,7 @@ def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
         "linear_probe_top1",
         "label_precision_after",
     }
-    assert wanted <= metrics.keys()
+    assert expected <= metrics.keys()
     assert asked == ["train"]  # kNN and probe learn from no photograph of the test
     assert metrics["cifar_map_chance"] == pytest.approx(0.12, abs=0.01)
     assert metrics["zeroshot_top1"] < 0.25
@@ -184,9 +185,9 @@ def test_near_copies_and_trivial_features():
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 200, (3, 3, 36, 36), generator=g, dtype=torch.uint8)
     images[1] = images[0] + 50
-    found = near_copies(images, ["red lark one", "oak", "red lark two"], 0.9)
-    assert found[0] == [True, True, True]
-    assert not found[1][2]
+    actual = near_copies(images, ["red lark one", "oak", "red lark two"], 0.9)
+    assert actual[0] == [True, True, True]
+    assert not actual[1][2]
     assert colour_features(images).shape == (3, 64)
     assert colour_features(images).sum(1).tolist() == [36 * 36] * 3
     assert pixel_features(images).shape == (3, 768)
@@ -235,9 +236,9 @@ def test_a_long_table_of_entities_is_embedded_in_batches(exported, monkeypatch):
         return own(tokens)
 
     monkeypatch.setattr(model.encoder, "encode_text", encode_text)
-    found = model.encode_text(texts)
+    actual = model.encode_text(texts)
     assert sizes == [BATCH, 3]
-    assert torch.allclose(found, torch.nn.functional.normalize(whole, dim=1), atol=1e-6)
+    assert torch.allclose(actual, torch.nn.functional.normalize(whole, dim=1), atol=1e-6)
 
 
 def test_a_model_without_a_trained_text_tower_does_not_annotate(tmp_path):
@@ -278,7 +279,8 @@ def test_pictures_that_are_asked_about_are_read_before_the_gallery(exported, tmp
 
 
 def test_check_shows_the_memory_of_two_million_classes(tmp_path):
-    """Paper configs: every setting builds; class vectors with their moments, whole and shared out."""
+    """Paper configs: every setting builds; class vectors with their moments, whole and shared
+    out."""
     from common.engine.check import inspect
 
     rows = inspect(

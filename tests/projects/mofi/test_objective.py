@@ -35,16 +35,16 @@ def dense(f, w, labels, scale=32.0, margin=0.0):
 @pytest.mark.parametrize("case", GOLDEN["cases"])
 def test_golden_values_of_the_sampled_margin_softmax(case, two_ranks):
     """Golden: loss and gradients, by one process and by two that share rows and classes."""
-    one, wanted = golden_case(case, False), case["outputs"]
-    assert_close(one["loss"], wanted["loss"])
-    assert_close(one["norm"], wanted["grad_norm_features"])
-    assert_close(one["matrix"].norm(), wanted["grad_norm_class_matrix"])
-    assert_close(one["features"], wanted["grad_features_first4"])
+    one, expected = golden_case(case, False), case["outputs"]
+    assert_close(one["loss"], expected["loss"])
+    assert_close(one["norm"], expected["grad_norm_features"])
+    assert_close(one["matrix"].norm(), expected["grad_norm_class_matrix"])
+    assert_close(one["features"], expected["grad_features_first4"])
     zero = (one["matrix"].abs().sum(1) == 0).nonzero()[:, 0].tolist()
-    assert zero == wanted["rows_with_zero_gradient"]
+    assert zero == expected["rows_with_zero_gradient"]
     two = two_ranks.run(golden_case, case=case, distributed=True)
     for rank in two:
-        assert_close(rank["loss"], wanted["loss"])
+        assert_close(rank["loss"], expected["loss"])
     torch.testing.assert_close(torch.cat([r["features"] for r in two]), one["features"])
     torch.testing.assert_close(sum(r["matrix"] for r in two), one["matrix"])
 
@@ -67,9 +67,9 @@ def test_item_2_margin_is_on_the_true_class_only(margin_on):
     cosines = F.normalize(f, dim=1) @ F.normalize(w, dim=1).T
     own = F.one_hot(y, 12).bool()
     true = cosines - 0.3 if margin_on == "cosine" else (cosines.acos() + 0.3).cos()
-    wanted = F.cross_entropy(20 * torch.where(own, true, cosines), y)
-    found = classification_loss(f, w, ALL, y, scale=20, margin=0.3, margin_on=margin_on)
-    torch.testing.assert_close(found, wanted)
+    expected = F.cross_entropy(20 * torch.where(own, true, cosines), y)
+    actual = classification_loss(f, w, ALL, y, scale=20, margin=0.3, margin_on=margin_on)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_item_2_angle_beyond_pi_still_falls():
@@ -105,8 +105,8 @@ def test_item_3_other_entities_of_an_image_are_no_negatives():
     cosines = 32 * (F.normalize(f, dim=1) @ F.normalize(w, dim=1).T)
     for row, column in ((0, 5), (3, 4), (4, 0)):
         cosines[row, column] = -torch.inf
-    found = classification_loss(f, w, ALL, y, margin=0, entities=entities)
-    torch.testing.assert_close(found, F.cross_entropy(cosines, y))
+    actual = classification_loss(f, w, ALL, y, margin=0, entities=entities)
+    torch.testing.assert_close(actual, F.cross_entropy(cosines, y))
 
 
 def test_item_3_labels_of_the_batch_are_always_sampled():
@@ -125,9 +125,9 @@ def test_item_3_labels_of_the_batch_are_always_sampled():
 def test_item_4_all_classes_equal_the_full_softmax():
     """Checklist 4: S = all classes, loss and both gradients."""
     f, w, y = inputs()
-    found = torch.autograd.grad(classification_loss(f, w, ALL, y, margin=0.2), (f, w))
-    wanted = torch.autograd.grad(dense(f, w, y, margin=0.2), (f, w))
-    torch.testing.assert_close(found, wanted)
+    actual = torch.autograd.grad(classification_loss(f, w, ALL, y, margin=0.2), (f, w))
+    expected = torch.autograd.grad(dense(f, w, y, margin=0.2), (f, w))
+    torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(
         classification_loss(f, w, ALL, y, margin=0.2), dense(f, w, y, margin=0.2)
     )
@@ -164,8 +164,8 @@ def test_item_6_the_sum_and_both_ends():
     terms = {"cls": torch.tensor(2.0), "con": torch.tensor(4.0)}
     assert float(multi_task(terms, 0.9)) == pytest.approx(0.9 * 2 + 0.1 * 4)
     batch = batch_of()
-    found = module_of().losses(batch)
-    torch.testing.assert_close(found["loss"], 0.9 * found["cls"] + 0.1 * found["con"])
+    actual = module_of().losses(batch)
+    torch.testing.assert_close(actual["loss"], 0.9 * actual["cls"] + 0.1 * actual["con"])
     for recipe, weight in (("supervised", 1), ("contrastive", 0)):
         single = module_of(f"method.recipe={recipe}")
         ends = module_of(f"method.cls_weight={weight}")
@@ -195,10 +195,10 @@ def test_item_7_pairs_with_a_common_entity_are_masked():
     torch.testing.assert_close(contrastive_loss(*args, "negative"), plain)
     scores = scores.clone()
     scores[0, 2] = scores[2, 0] = -torch.inf
-    wanted = (
+    expected = (
         F.cross_entropy(scores, torch.arange(4)) + F.cross_entropy(scores.T, torch.arange(4))
     ) / 2
-    torch.testing.assert_close(contrastive_loss(*args), wanted)
+    torch.testing.assert_close(contrastive_loss(*args), expected)
     assert shared_entity_mask(entities) is not None
 
 
@@ -209,10 +209,10 @@ def test_item_7_equal_entities_as_positives():
     log_p = (5 * F.normalize(u, dim=1) @ F.normalize(v, dim=1).T).log_softmax(1)
     log_q = (5 * F.normalize(v, dim=1) @ F.normalize(u, dim=1).T).log_softmax(1)
     weight = torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1.0]], dtype=torch.float64)
-    wanted = -((log_p + log_q) * weight).sum() / 6
+    expected = -((log_p + log_q) * weight).sum() / 6
     entities = labels[:, None]
-    found = contrastive_loss(u, v, 5.0, labels, entities, "positive")
-    torch.testing.assert_close(found, wanted)
+    actual = contrastive_loss(u, v, 5.0, labels, entities, "positive")
+    torch.testing.assert_close(actual, expected)
 
 
 def test_log_q_correction_lowers_the_logits_of_classes_that_are_drawn_often():
@@ -220,8 +220,8 @@ def test_log_q_correction_lowers_the_logits_of_classes_that_are_drawn_often():
     f, w, y = inputs()
     counts = torch.linspace(-2, 0, 12, dtype=torch.float64)
     cosines = 32 * (F.normalize(f, dim=1) @ F.normalize(w, dim=1).T) - counts
-    found = classification_loss(f, w, ALL, y, margin=0, log_counts=counts)
-    torch.testing.assert_close(found, F.cross_entropy(cosines, y))
+    actual = classification_loss(f, w, ALL, y, margin=0, log_counts=counts)
+    torch.testing.assert_close(actual, F.cross_entropy(cosines, y))
     words = ("method.sampling=frequency", "method.logq_correction=true", "method.sampled=10")
     corrected, plain = module_of(*words), module_of(words[0], words[2])
     losses = [m.losses(batch_of())["cls"] for m in (corrected, plain)]
@@ -238,8 +238,8 @@ def test_item_4_all_classes_under_frequency_sampling_are_the_full_softmax():
     classifier, batch = module.classifier, batch_of()
     f, y = torch.randn(len(batch["labels"]), classifier.matrix.dim), batch["labels"]
     others = batch["entities"]
-    found = classifier(f, y, others)
+    actual = classifier(f, y, others)
     cosines = 32 * F.normalize(f, dim=1) @ F.normalize(classifier.matrix.weight, dim=1).T
     for row, own, label in zip(cosines, others, y, strict=True):
         row[[e for e in own.tolist() if e >= 0 and e != label]] = -torch.inf
-    torch.testing.assert_close(found, F.cross_entropy(cosines, y))
+    torch.testing.assert_close(actual, F.cross_entropy(cosines, y))

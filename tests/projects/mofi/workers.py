@@ -30,7 +30,8 @@ def golden_case(case: dict[str, Any], distributed: bool) -> dict[str, Any]:
 
 
 def three_steps(words: list[str], distributed: bool) -> dict[str, Tensor]:
-    """State after three SGD steps of eight images; each of two ranks has four and half the classes."""
+    """State after three SGD steps of eight images; each of two ranks has four and half the
+    classes."""
     module = module_of(*words).double()
     module.current_lr = lambda: RATE  # type: ignore[method-assign]
     for part in module.modules():

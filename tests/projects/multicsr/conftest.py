@@ -33,7 +33,8 @@ def module(*overrides: str) -> MultiCSR:
 
 
 def golden_views(case: dict) -> tuple[Tensor, Tensor]:
-    """Student and mask model of a golden case, (B, 3, D) float64 each; the student wants gradients."""
+    """Student and mask model of a golden case, (B, 3, D) float64 each; the student wants
+    gradients."""
     b = torch.arange(case["B"], dtype=torch.float64)[:, None, None]
     s = torch.arange(3, dtype=torch.float64)[None, :, None]
     j = torch.arange(case["d"], dtype=torch.float64)
@@ -45,9 +46,9 @@ def golden_views(case: dict) -> tuple[Tensor, Tensor]:
 
 def tokenizer():
     """The built-in one, with an end of text."""
-    found = tiny_tokenizer(300)
-    found.eos_token = found.sep_token
-    return found
+    actual = tiny_tokenizer(300)
+    actual.eos_token = actual.sep_token
+    return actual
 
 
 def causal_model(seed: int = 0) -> LanguageModel:
@@ -86,7 +87,8 @@ def sequence_model(seed: int = 0) -> SequenceToSequence:
 
 
 def answering(text: str):
-    """In the place of `continuations`: every prompt has this answer, cut at `stop` as a model's is."""
+    """In the place of `continuations`: every prompt has this answer, cut at `stop` as a model's
+    is."""
 
     def continuations(prompts, *args, stop=None, **options):
         return [
@@ -106,10 +108,10 @@ def models() -> dict[str, LanguageModel | SequenceToSequence]:
 @pytest.fixture(scope="session")
 def model_folders(models, tmp_path_factory) -> dict[str, str]:
     """The same in folders, as a config names them."""
-    found = {}
+    actual = {}
     for name, model in models.items():
         folder = tmp_path_factory.mktemp(name)
         model.model.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
-        found[name] = str(folder)
-    return found
+        actual[name] = str(folder)
+    return actual

@@ -56,13 +56,13 @@ def step_by_step(model, wanted, opposite, omega, plausibility, count):
 
 def test_logits_are_a_difference_with_a_plausibility_guard():
     """Checklist 2: l - omega l^; a token far below the likeliest one is never chosen."""
-    wanted = torch.tensor([[2.0, 1.9, -5.0]])
+    expected = torch.tensor([[2.0, 1.9, -5.0]])
     opposite = torch.tensor([[4.0, 1.0, -60.0]])
-    assert torch.equal(opposite_logits(wanted, opposite, 0.0), wanted)
+    assert torch.equal(opposite_logits(expected, opposite, 0.0), expected)
     torch.testing.assert_close(
-        opposite_logits(wanted, opposite, 0.5), torch.tensor([[0.0, 1.4, 25.0]])
+        opposite_logits(expected, opposite, 0.5), torch.tensor([[0.0, 1.4, 25.0]])
     )
-    guarded = opposite_logits(wanted, opposite, 0.5, 0.1)
+    guarded = opposite_logits(expected, opposite, 0.5, 0.1)
     assert guarded.argmax() == 1
     assert guarded[0, 2] == -torch.inf
 
@@ -74,13 +74,13 @@ def test_without_weight_it_is_greedy_decoding_token_by_token(models, kind):
     rngs = [sample_rng(0, 0, i) for i in range(len(WANTED))]
     plain = model.continuations(WANTED, GREEDY, rngs, 8)
     for guard in (0.0, 0.1):
-        found = contrastive_answers(
+        actual = contrastive_answers(
             model, WANTED, AGAINST, omega=0.0, plausibility=guard, max_new_tokens=8, batch_size=3
         )
-        assert [c.num_tokens for c in found] == [c.num_tokens for c in plain]
-        assert [c.text for c in found] == [c.text for c in plain]
+        assert [c.num_tokens for c in actual] == [c.num_tokens for c in plain]
+        assert [c.text for c in actual] == [c.text for c in plain]
     against = contrastive_answers(model, WANTED, AGAINST, omega=0.9, max_new_tokens=8)
-    assert [c.text for c in against] != [c.text for c in found]
+    assert [c.text for c in against] != [c.text for c in actual]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,8 +95,8 @@ def test_penalties_that_a_model_brings_along_choose_no_token(
     path.write_text(json.dumps(json.loads(path.read_text()) | brought))
 
     def answers(model):
-        found = contrastive_answers(model, WANTED, AGAINST, omega=0.0, max_new_tokens=12)
-        return [c.text for c in found]
+        actual = contrastive_answers(model, WANTED, AGAINST, omega=0.0, max_new_tokens=12)
+        return [c.text for c in actual]
 
     plain = answers(load_model(str(source)))
     assert answers(load_model(str(folder))) == plain
@@ -110,28 +110,28 @@ def test_both_branches_have_the_same_prefix(models, kind):
     """Checklist 2: cached batches choose what a loop over single rows chooses, token by token."""
     model = models[kind]
     with torch.no_grad():
-        wanted = [
+        expected = [
             step_by_step(model, a, b, 0.7, 0.1, 8) for a, b in zip(WANTED, AGAINST, strict=True)
         ]
-    found = contrastive_answers(
+    actual = contrastive_answers(
         model, WANTED, AGAINST, omega=0.7, plausibility=0.1, max_new_tokens=8, batch_size=4
     )
     if kind == "causal":
         prompts = [model.token_ids(text, special=True) for text in WANTED]
-        texts = [model.finished(a, b).text for a, b in zip(prompts, wanted, strict=True)]
+        texts = [model.finished(a, b).text for a, b in zip(prompts, expected, strict=True)]
     else:
-        texts = [model.tokenizer.decode(row, skip_special_tokens=True) for row in wanted]
-    assert [c.text for c in found] == texts
-    assert [c.num_tokens for c in found] == [len(row) for row in wanted]
+        texts = [model.tokenizer.decode(row, skip_special_tokens=True) for row in expected]
+    assert [c.text for c in actual] == texts
+    assert [c.num_tokens for c in actual] == [len(row) for row in expected]
 
 
 def test_more_weight_chooses_tokens_that_the_opposite_branch_likes_less():
     """Sheet, small check: the opposite logit of the chosen token falls as omega grows."""
     generator = torch.Generator().manual_seed(0)
-    wanted, opposite = torch.randn(2, 64, 50, generator=generator)
+    expected, opposite = torch.randn(2, 64, 50, generator=generator)
     means = []
     for omega in (0.0, 0.3, 1.0, 3.0):
-        token = opposite_logits(wanted, opposite, omega).argmax(1, keepdim=True)
+        token = opposite_logits(expected, opposite, omega).argmax(1, keepdim=True)
         means.append(float(opposite.gather(1, token).mean()))
     assert means == sorted(means, reverse=True)
     assert means[0] > means[-1] + 1
@@ -142,7 +142,7 @@ def test_draws_at_temperature_one_follow_the_rows_own_stream(models):
 
     def draw(rows, seed):
         rngs = [sample_rng(seed, 0, i) for i in rows]
-        found = contrastive_answers(
+        actual = contrastive_answers(
             models["causal"],
             [WANTED[i] for i in rows],
             [AGAINST[i] for i in rows],
@@ -150,7 +150,7 @@ def test_draws_at_temperature_one_follow_the_rows_own_stream(models):
             max_new_tokens=6,
             rngs=rngs,
         )
-        return [c.text for c in found]
+        return [c.text for c in actual]
 
     assert draw([0, 1, 2], 0) == [draw([i], 0)[0] for i in (0, 1, 2)]
     assert draw([0, 1, 2], 0) != draw([0, 1, 2], 1)
@@ -276,11 +276,11 @@ def test_a_chat_model_may_open_with_a_line_break(models, monkeypatch, tmp_path):
     model = models["causal"]
     monkeypatch.setattr("projects.multicsr.generation.load_model", lambda name: model)
     monkeypatch.setattr(model, "continuations", answering("\n\nIt is wet.\nAnything else?"))
-    for template, wanted in (("{{ messages[0].content }}", "It is wet."), (None, "")):
+    for template, expected in (("{{ messages[0].content }}", "It is wet."), (None, "")):
         monkeypatch.setattr(model.tokenizer, "chat_template", template)
         folder = tmp_path / str(template is None)
         (record,) = write_records(Stage1Config(model="any"), ["it rains"], folder).rows()
-        assert {part["text"] for part in record.values()} == {wanted}
+        assert {part["text"] for part in record.values()} == {expected}
 
 
 def test_the_cache_of_the_opposite_branch_reads_each_token_once(models, monkeypatch):

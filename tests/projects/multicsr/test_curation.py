@@ -60,12 +60,12 @@ def test_errors_are_made_in_exact_shares_and_are_what_they_say():
             assert triplet.sent1 != positive
             assert triplet.sent1.startswith("entailed")
         else:
-            wanted = {
+            expected = {
                 "": (positive, negative),
                 "reversed": (negative, positive),
                 "drifted": (neutral, negative),
             }
-            assert triplet[1:3] == wanted[error]
+            assert triplet[1:3] == expected[error]
     assert rows != spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25, drifted=0.1), 4)
     with pytest.raises(UserError, match="sum to more than 1"):
         config("data.spoil.unrelated=0.6", "data.spoil.reversed=0.6", name="mini")
@@ -74,10 +74,10 @@ def test_errors_are_made_in_exact_shares_and_are_what_they_say():
 def test_stage_2_mends_what_is_reversed_and_drops_the_rest():
     """Checklist 5: reversed triplets are put right before the filter; metrics by kind of error."""
     rows = oracle(spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25, drifted=0.1), 0))
-    found = curated(config("stage2.enabled=true"), rows)
-    assert len(found.kept) == 28
-    assert all(t.sent1.startswith("entailed") for t in found.kept)
-    metrics = data_metrics(prepared(found, rows))
+    actual = curated(config("stage2.enabled=true"), rows)
+    assert len(actual.kept) == 28
+    assert all(t.sent1.startswith("entailed") for t in actual.kept)
+    metrics = data_metrics(prepared(actual, rows))
     assert metrics["kept_share"] == 0.7
     assert metrics["swap_rate"] == 18 / 40  # unrelated ones are exchanged too, and dropped
     assert metrics["filter_precision"] == metrics["filter_recall"] == 1
@@ -94,15 +94,15 @@ def prepared(found, rows):
 @pytest.mark.parametrize("keep", ["random", "overlap", "oracle"])
 def test_controls_keep_as_many_as_the_rule(keep):
     rows = oracle(spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25), 0))
-    found = curated(config(f"stage2.keep={keep}"), rows)
-    wanted = 22 if keep == "oracle" else 32  # so many are without error
-    assert len(found.kept) == wanted
-    errors = [rows[i].error for i in found.places]
+    actual = curated(config(f"stage2.keep={keep}"), rows)
+    expected = 22 if keep == "oracle" else 32  # so many are without error
+    assert len(actual.kept) == expected
+    errors = [rows[i].error for i in actual.places]
     assert any(errors) == (keep != "oracle")
-    assert found.places == sorted(found.places)
+    assert actual.places == sorted(actual.places)
     if keep == "random":
-        assert not found.swapped
-        assert curated(config("stage2.keep=random", "seed=7"), rows).places != found.places
+        assert not actual.swapped
+        assert curated(config("stage2.keep=random", "seed=7"), rows).places != actual.places
 
 
 def test_reversed_triplets_count_whether_kept_or_not():
@@ -111,8 +111,8 @@ def test_reversed_triplets_count_whether_kept_or_not():
         GradedTriplet("a b c d", "a b c d", "x y", 4.5, 1.0),
         GradedTriplet("e f g h", "p q", "e f r s", 1.0, 0.5),
     ]
-    found = curated(config("stage2.keep=overlap"), [Spoilt(row, "") for row in rows])
-    assert (found.places, found.swapped) == ([0], [1])
+    actual = curated(config("stage2.keep=overlap"), [Spoilt(row, "") for row in rows])
+    assert (actual.places, actual.swapped) == ([0], [1])
 
 
 def test_scores_have_to_come_from_somewhere(tmp_path):
@@ -242,8 +242,8 @@ def test_a_digit_of_two_tokens_has_the_probability_of_both():
         with torch.no_grad():
             log_p = model.model(input_ids=torch.tensor([row])).logits[0].log_softmax(-1)
         p.append(sum(float(log_p[i - 1, row[i]]) for i in range(start, len(row))))
-    wanted = float(torch.tensor(p).softmax(0) @ torch.arange(6.0))
-    assert expected_grades(model, [prompt], 3) == pytest.approx([wanted], abs=1e-3)
+    expected = float(torch.tensor(p).softmax(0) @ torch.arange(6.0))
+    assert expected_grades(model, [prompt], 3) == pytest.approx([expected], abs=1e-3)
 
 
 def test_the_digit_follows_the_head_of_a_chat_turn_without_a_space(models, monkeypatch):
@@ -331,8 +331,8 @@ def test_corpora_made_elsewhere_enter_at_stage_2(tmp_path):
         t._replace(positive_score=4.0, negative_score=float(i)) for i, t in enumerate(TRIPLETS)
     ]
     write_triplets(tmp_path / "scored.csv", graded[::-1], scores=True)
-    found = prepare(config(*words, f"stage2.scores={tmp_path / 'scored.csv'}"))
-    assert [t.sent0 for t in found.triplets] == ["a0", "a1", "a2", "a3"]
+    actual = prepare(config(*words, f"stage2.scores={tmp_path / 'scored.csv'}"))
+    assert [t.sent0 for t in actual.triplets] == ["a0", "a1", "a2", "a3"]
     write_triplets(tmp_path / "scored.csv", graded[1:], scores=True)
     with pytest.raises(UserError, match="no score of 'a0'"):
         prepare(config(*words, f"stage2.scores={tmp_path / 'scored.csv'}"))
@@ -368,5 +368,5 @@ def test_the_word_judge_has_seen_no_label_of_the_premises_it_grades():
 
 def test_controls_report_no_means_of_grades_that_they_do_not_have():
     rows = oracle(spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25), 0))
-    found = curated(config("stage2.keep=random"), rows).metrics()
-    assert set(found) == {"kept_share", "swap_rate", "parse_failure_rate"}
+    actual = curated(config("stage2.keep=random"), rows).metrics()
+    assert set(actual) == {"kept_share", "swap_rate", "parse_failure_rate"}

@@ -74,10 +74,10 @@ def test_reversed_triplets_are_swapped_before_the_filter():
     assert unreversed(graded(1, 4)) == GradedTriplet("p", "r", "q", 4, 1)
     assert unreversed(graded(4, 4)) == graded(4, 4)
     rows = [graded(1, 4), graded(4, 1), graded(None, 4), graded(2, 2)]
-    found = curate(rows, TripletFilter().keeps)
-    assert found.kept == [GradedTriplet("p", "r", "q", 4, 1), graded(4, 1)]
-    assert (found.places, found.swapped, found.unscored) == ([0, 1], [0], 1)
-    assert found.metrics() == pytest.approx(
+    actual = curate(rows, TripletFilter().keeps)
+    assert actual.kept == [GradedTriplet("p", "r", "q", 4, 1), graded(4, 1)]
+    assert (actual.places, actual.swapped, actual.unscored) == ([0, 1], [0], 1)
+    assert actual.metrics() == pytest.approx(
         {
             "kept_share": 0.5,
             "swap_rate": 1 / 3,
@@ -110,8 +110,8 @@ def test_texts_with_carriage_returns_come_back_whole(tmp_path):
     ]
     for scores in (True, False):
         write_triplets(tmp_path / "x.csv", rows, scores=scores)
-        found = read_triplets(tmp_path / "x.csv")
-        assert found == rows if scores else [r.texts for r in found] == [r.texts for r in rows]
+        actual = read_triplets(tmp_path / "x.csv")
+        assert actual == rows if scores else [r.texts for r in actual] == [r.texts for r in rows]
     assert (tmp_path / "x.csv").read_bytes().endswith(b"\np,q,r\n")
 
 
@@ -145,8 +145,8 @@ def test_rows_without_a_text_are_left_out_and_counted(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("sent0,sent1,hard_neg\na,b,c\n\na,,c\na,b\n\u00e9,\u732b,d\n", "utf-8")
     with pytest.warns(UserWarning, match="2 of 4 rows lack a text"):
-        found = read_triplets(path)
-    assert [row.texts for row in found] == [("a", "b", "c"), ("\u00e9", "\u732b", "d")]
+        actual = read_triplets(path)
+    assert [row.texts for row in actual] == [("a", "b", "c"), ("\u00e9", "\u732b", "d")]
 
 
 def test_scores_are_joined_by_content():

@@ -23,21 +23,21 @@ def random_views(rows: int = 5, dim: int = 6, seed: int = 0) -> tuple[torch.Tens
 def test_official_bce_has_the_golden_values(case):
     """Checklist 11: loss, cosines of the mask model, mask and gradients of the release."""
     student, teacher = golden_views(case)
-    wanted = case["outputs"]
+    expected = case["outputs"]
     keep = keep_mask(*teacher.unbind(1), case["phi"])
-    assert keep.int().tolist() == wanted["keep_mask_rows"]
+    assert keep.int().tolist() == expected["keep_mask_rows"]
     unit = F.normalize(teacher, dim=2)
     cosine = unit[:, 0] @ torch.cat([unit[:, 1], unit[:, 2]]).T
-    assert_close(cosine, wanted["teacher_cosine_rows"])
+    assert_close(cosine, expected["teacher_cosine_rows"])
     objective = Objective(case["temperature"], "official_bce", case["phi"])
     out = objective(student.unbind(1), teacher.unbind(1))
     out.loss.backward()
-    assert_close(out.loss, wanted["loss"])
+    assert_close(out.loss, expected["loss"])
     grad = student.grad
     for view, name in enumerate(("anchor", "positive", "hard_negative")):
-        assert_close(grad[:, view].norm(), wanted[f"grad_norm_{name}"])
-    assert_close(grad[0, 0], wanted["grad_anchor_row0_first5"])
-    assert_close(grad[1, 2], wanted["grad_hardneg_row1_first5"])
+        assert_close(grad[:, view].norm(), expected[f"grad_norm_{name}"])
+    assert_close(grad[0, 0], expected["grad_anchor_row0_first5"])
+    assert_close(grad[1, 2], expected["grad_hardneg_row1_first5"])
 
 
 def test_a_masked_entry_counts_as_one_in_the_release_and_not_at_all_in_the_paper():
@@ -53,8 +53,8 @@ def test_a_masked_entry_counts_as_one_in_the_release_and_not_at_all_in_the_paper
     assert_close(Objective(0.1, phi=0.3)(views, guides).loss, left_out.mean())
     p = torch.where(keep, s, 0.0).exp()
     p = p / p.sum(1, keepdim=True)
-    wanted = -(hot * p.log() + (1 - hot) * (1 - p).log()).mean()
-    assert_close(Objective(0.1, "official_bce", 0.3)(views, guides).loss, wanted)
+    expected = -(hot * p.log() + (1 - hot) * (1 - p).log()).mean()
+    assert_close(Objective(0.1, "official_bce", 0.3)(views, guides).loss, expected)
 
 
 def test_the_own_positive_is_never_masked_and_the_own_hard_negative_can_be():
@@ -91,11 +91,11 @@ def test_half_precision_does_not_move_the_threshold():
 def test_without_masking_it_is_supervised_simcse(guided):
     """Checklist 1 and 10: phi above 1, or stage 3 off, gives SimCSE's loss with hard negatives."""
     views, guides = random_views(), random_views(seed=2)
-    found = Objective(0.05, phi=1.1)(views, guides if guided else None).loss
+    actual = Objective(0.05, phi=1.1)(views, guides if guided else None).loss
     unit = [F.normalize(view, dim=1) for view in views]
-    assert_close(found, info_nce(unit[0], unit[1], 20.0, hard_negatives=unit[2]).loss)
+    assert_close(actual, info_nce(unit[0], unit[1], 20.0, hard_negatives=unit[2]).loss)
     masked = Objective(0.05, phi=0.1)(views, guides).loss
-    assert float(masked) < float(found)
+    assert float(masked) < float(actual)
 
 
 def test_the_threshold_is_a_cosine_at_any_temperature():
@@ -103,8 +103,8 @@ def test_the_threshold_is_a_cosine_at_any_temperature():
     views, guides = random_views(), random_views(seed=1)
     keep = keep_mask(*guides, 0.3)
     for tau in (0.05, 0.5):
-        found = Objective(tau, "official_bce", 0.3)(views, guides).loss
-        assert_close(found, official_bce(*views, keep, tau).loss)
+        actual = Objective(tau, "official_bce", 0.3)(views, guides).loss
+        assert_close(actual, official_bce(*views, keep, tau).loss)
 
 
 def test_probabilities_of_one_stay_finite():
@@ -125,8 +125,8 @@ def test_probabilities_of_one_stay_finite():
 @pytest.mark.parametrize("variant", ["masked_infonce", "official_bce"])
 def test_two_ranks_mask_with_all_columns(two_ranks, variant):
     """Checklist 12: loss and gradient of two processes are those of one on the whole batch."""
-    wanted_loss, wanted = loss_and_gradient(variant, distributed=False)
-    found = two_ranks.run(loss_and_gradient, variant=variant, distributed=True)
-    assert sum(loss for loss, _ in found) / 2 == pytest.approx(wanted_loss, rel=1e-9)
-    for _, grad in found:
-        torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-12)
+    wanted_loss, expected = loss_and_gradient(variant, distributed=False)
+    actual = two_ranks.run(loss_and_gradient, variant=variant, distributed=True)
+    assert sum(loss for loss, _ in actual) / 2 == pytest.approx(wanted_loss, rel=1e-9)
+    for _, grad in actual:
+        torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-12)

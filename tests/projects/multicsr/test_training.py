@@ -84,8 +84,8 @@ def test_with_all_stages_off_it_is_supervised_simcse():
     data = batch(cfg, model)
     z = [torch.nn.functional.normalize(x, dim=1) for x in model.views(data, 3)]
     logits = z[0] @ torch.cat(z[1:]).T / 0.05
-    wanted = torch.nn.functional.cross_entropy(logits, torch.arange(8))
-    assert_close(model.losses(data)["loss"], wanted.item(), 1e-5)
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(8))
+    assert_close(model.losses(data)["loss"], expected.item(), 1e-5)
 
 
 @pytest.mark.parametrize("on", [(), (2,), (3,), (2, 3), (1,), (1, 2), (1, 2, 3)])
@@ -148,12 +148,12 @@ def test_the_student_alone_is_exported(tmp_path):
     model = module().eval()
     experiment.export(model, tmp_path / "export")
     again = experiment.load_export(tmp_path / "export")
-    wanted, found = model.encoder.encode(TEXTS), again.encoder.encode(TEXTS)
-    torch.testing.assert_close(found, wanted)
+    expected, actual = model.encoder.encode(TEXTS), again.encoder.encode(TEXTS)
+    torch.testing.assert_close(actual, expected)
     cfg = config("model.mlp_only_train=false")
     torch.manual_seed(0)
     pooled = make_module(cfg, build_encoder(cfg.model)).encoder.encode(TEXTS)
-    assert not torch.allclose(pooled, wanted, atol=1e-3)  # the second pooler of the script
+    assert not torch.allclose(pooled, expected, atol=1e-3)  # the second pooler of the script
     assert not any("guide" in path.name for path in (tmp_path / "export").rglob("*"))
 
 
@@ -175,8 +175,8 @@ def test_equally_near_sentences_are_half_a_hit(monkeypatch):
 
     rows = [["a b", "a b"], ["a", "a"], ["b", "c"]]
     monkeypatch.setattr(baselines, "held_back", lambda cfg: rows)
-    found = baselines._triplets(config("eval.triplets=true"), Seen(), baselines.word_overlap)
-    assert found == {"triplet_accuracy": 0.75}
+    actual = baselines._triplets(config("eval.triplets=true"), Seen(), baselines.word_overlap)
+    assert actual == {"triplet_accuracy": 0.75}
 
 
 class Seen:
@@ -205,10 +205,10 @@ def test_every_baseline_has_what_the_claims_read(monkeypatch):
     main, ablation = (part.baselines for part in read_comparisons("multicsr"))
     for name in {*main, *ablation}:
         seen = Seen()
-        found = getattr(baselines, name)(cfg, seen)
-        assert ("triplet_accuracy" in found) == (name in main), name
-        assert (search <= set(found)) == (name not in ("jaccard", "judge")), name
-        assert {"triplet_accuracy", *search} & set(found) <= set(seen.names)
+        actual = getattr(baselines, name)(cfg, seen)
+        assert ("triplet_accuracy" in actual) == (name in main), name
+        assert (search <= set(actual)) == (name not in ("jaccard", "judge")), name
+        assert {"triplet_accuracy", *search} & set(actual) <= set(seen.names)
 
 
 def test_the_paper_configs_hold_the_recipe():
@@ -266,15 +266,15 @@ def test_the_evaluation_asks_no_language_model_and_waits_for_nobody(
         "stage2.gamma=0",
     ]
     cfg = config(*words, f"runs_dir={tmp_path / 'here'}")
-    wanted = data_metrics(prepare(cfg))
+    expected = data_metrics(prepare(cfg))
 
     def refuse(*args, **kwargs):
         raise AssertionError("work of stages 1 and 2")
 
     for place, name in ((data, "barrier"), (generation, "load_model"), (judges, "load_model")):
         monkeypatch.setattr(place, name, refuse)
-    assert kept_data_metrics(cfg) == wanted
-    assert wanted["triplets"] > 0
+    assert kept_data_metrics(cfg) == expected
+    assert expected["triplets"] > 0
     with pytest.warns(UserWarning, match="no figures on the training triplets"):
         assert kept_data_metrics(config(*words, f"runs_dir={tmp_path / 'elsewhere'}")) == {}
 
@@ -344,7 +344,8 @@ def test_few_triplets_are_refused():
 
 
 def test_generation_task_writes_the_documented_header(model_folders, tmp_path, capsys):
-    """Checklist 13: sent0,sent1,hard_neg; records beside it, of distinct premises that are counted."""
+    """Checklist 13: sent0,sent1,hard_neg; records beside it, of distinct premises that are
+    counted."""
     (tmp_path / "p.txt").write_text("\n".join([*TEXTS, TEXTS[0], ""]) + "\n")
     words = [
         "data.source=file",

@@ -47,12 +47,12 @@ CANDIDATES = [0.95, 0.91, 0.88, 0.83, 0.8, 0.79, 0.6, 0.41, 0.4, 0.1]
 def test_golden_selection_of_negatives(case):
     """Checklist 7: nothing above margin x positive score survives; the first k of the rest."""
     scores = torch.tensor([CANDIDATES], dtype=torch.float64)
-    found = SearchResult(scores, torch.arange(len(CANDIDATES))[None])
+    actual = SearchResult(scores, torch.arange(len(CANDIDATES))[None])
     limit = torch.tensor([case["pos_score"]], dtype=torch.float64)
-    chosen = select_negatives(found, case["k"], limit, ratio=case["margin"])
+    chosen = select_negatives(actual, case["k"], limit, ratio=case["margin"])
     assert [i for i in chosen[0].tolist() if i >= 0] == case["selected_candidate_indices"]
     assert all(CANDIDATES[i] <= case["threshold"] for i in case["selected_candidate_indices"])
-    assert select_negatives(found, case["k"])[0].tolist() == list(range(case["k"]))  # naive
+    assert select_negatives(actual, case["k"])[0].tolist() == list(range(case["k"]))  # naive
 
 
 def test_mined_set_never_has_positives_as_negatives():
@@ -81,15 +81,15 @@ def test_class_examples():
     texts = [f"text {i}" for i in range(30)]
     labels = [str(i % 3) for i in range(30)]
     of = dict(zip(texts, labels, strict=True))
-    found = class_records(texts, labels, 4, seed=1)
-    assert len(found) == 30
-    for record in found:
+    actual = class_records(texts, labels, 4, seed=1)
+    assert len(actual) == 30
+    for record in actual:
         assert record.positives[0] != record.query
         assert of[record.positives[0]] == of[record.query] == record.label
         assert len(record.negatives) == 4
         assert all(of[text] != record.label for text in record.negatives)
-    assert found == class_records(texts, labels, 4, seed=1)
-    assert found != class_records(texts, labels, 4, seed=2)
+    assert actual == class_records(texts, labels, 4, seed=1)
+    assert actual != class_records(texts, labels, 4, seed=2)
 
 
 def test_a_text_of_two_classes_is_not_its_own_negative():
@@ -118,8 +118,8 @@ def test_class_names_as_documents():
 
 def test_graded_pairs():
     """Checklist 9: pairs below 4 are dropped, both directions are there."""
-    found = sts_records(["a", "c", "e"], ["b", "d", "f"], [4.0, 3.9, 5.0])
-    assert {(r.query, r.positives[0]) for r in found} == {
+    actual = sts_records(["a", "c", "e"], ["b", "d", "f"], [4.0, 3.9, 5.0])
+    assert {(r.query, r.positives[0]) for r in actual} == {
         ("a", "b"),
         ("b", "a"),
         ("e", "f"),
@@ -211,8 +211,8 @@ def test_batches_do_not_depend_on_ranks():
                 part["query"]["input_ids"], part["query"]["attention_mask"], strict=True
             )
         ]
-        wanted = zip(one["query"]["input_ids"], one["query"]["attention_mask"], strict=True)
-        assert rows == [row[mask.bool()].tolist() for row, mask in wanted]
+        expected = zip(one["query"]["input_ids"], one["query"]["attention_mask"], strict=True)
+        assert rows == [row[mask.bool()].tolist() for row, mask in expected]
         assert one["document"]["input_ids"].shape[0] == 8 * 3
 
 
@@ -366,7 +366,8 @@ def test_development_sets_are_apart_from_the_test_sets():
 
 
 def test_sets_of_a_config(tmp_path):
-    """Registry entries, own sets, files of the unified form, and what is said when one is missing."""
+    """Registry entries, own sets, files of the unified form, and what is said when one is
+    missing."""
     path = tmp_path / "own.jsonl"
     row = {
         "task": "own",

@@ -32,11 +32,11 @@ def test_retrieval_instructs_queries_only():
         seen.append((list(texts), told))
         return torch.eye(4)[: len(texts)]
 
-    found = score_set(encode, SETS["find"], "find")
-    assert (found.kind, found.metric) == ("retrieval", "find_ndcg_at_10")
-    assert found.items[:2] == [1.0, 1.0]
-    assert 0 < found.items[2] < 1
-    assert found.value == pytest.approx(sum(found.items) / 3)
+    actual = score_set(encode, SETS["find"], "find")
+    assert (actual.kind, actual.metric) == ("retrieval", "find_ndcg_at_10")
+    assert actual.items[:2] == [1.0, 1.0]
+    assert 0 < actual.items[2] < 1
+    assert actual.value == pytest.approx(sum(actual.items) / 3)
     assert seen == [(["fox", "car", "tree"], "find"), (DOCUMENTS, "")]
 
 
@@ -63,8 +63,8 @@ def test_v_measure_is_the_mean_of_several_starts(monkeypatch):
     import projects.nv_embed.embedding_benchmark.sets as module
 
     monkeypatch.setattr(module, "clustering_v_measure", lambda x, labels, *, seed: float(seed))
-    found = score_set(lambda texts, _: torch.eye(4), SETS["groups"], "groups")
-    assert found.value == pytest.approx(sum(range(module.STARTS)) / module.STARTS)
+    actual = score_set(lambda texts, _: torch.eye(4), SETS["groups"], "groups")
+    assert actual.value == pytest.approx(sum(range(module.STARTS)) / module.STARTS)
 
 
 def test_few_shots_of_a_set(monkeypatch):
@@ -84,8 +84,8 @@ def test_few_shots_of_a_set(monkeypatch):
         [0, 1],
     ]
     few = Classes("", *rows, shots=2, draws=4)
-    found = score_set(tfidf_of(few), few, "x")
-    assert (found.metric, found.items, asked) == ("x_accuracy", [0.25, 0.5], [(2, 4)])
+    actual = score_set(tfidf_of(few), few, "x")
+    assert (actual.metric, actual.items, asked) == ("x_accuracy", [0.25, 0.5], [(2, 4)])
     whole = Classes("", *rows)
     assert score_set(tfidf_of(whole), whole, "x").items == [1.0, 1.0]
     assert len(asked) == 1

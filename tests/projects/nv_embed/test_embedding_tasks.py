@@ -37,7 +37,8 @@ def test_retrieval_and_reranking():
 
 
 def test_a_collapsed_encoder_reranks_nothing():
-    """The right candidate comes first in its list; of equal ones it is the last, rounding or not."""
+    """The right candidate comes first in its list; of equal ones it is the last, rounding or
+    not."""
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(5, generator=generator)
     texts = torch.stack([one * scale for scale in (1.0, 3.0, 0.7, 1.1)])
@@ -66,18 +67,18 @@ def test_few_shots_are_the_mean_over_draws():
     from common.data.samplers import sample_rng
 
     (x, y), (test_x, test_y) = blobs(noise=0.8), blobs(count=90, noise=0.8, seed=1)
-    found = few_shot_correct(x, y, test_x, test_y, shots=2, draws=3)
-    wanted = torch.zeros(90)
+    actual = few_shot_correct(x, y, test_x, test_y, shots=2, draws=3)
+    expected = torch.zeros(90)
     for draw in range(3):
         order = sample_rng(0, draw, 0, 2**31 + 61).permutation(60)
         rows = [i for c in range(3) for i in [i for i in order if y[i] == c][:2]]
         probe = LogisticRegression(C=1.0).fit(x[rows].numpy(), y[rows].numpy())
-        wanted += torch.from_numpy(probe.predict(test_x.numpy()) == test_y.numpy()) / 3
-    assert (found - wanted).abs().mean() < 0.02
-    assert set(found.mul(3).round().tolist()) == {0, 1, 2, 3}
+        expected += torch.from_numpy(probe.predict(test_x.numpy()) == test_y.numpy()) / 3
+    assert (actual - expected).abs().mean() < 0.02
+    assert set(actual.mul(3).round().tolist()) == {0, 1, 2, 3}
     more = few_shot_correct(x, y, test_x, test_y, shots=20, draws=3)
-    assert more.mean() > found.mean()
-    assert torch.equal(found, few_shot_correct(x, y, test_x, test_y, shots=2, draws=3))
+    assert more.mean() > actual.mean()
+    assert torch.equal(actual, few_shot_correct(x, y, test_x, test_y, shots=2, draws=3))
 
 
 def test_few_shots_of_two_classes_have_the_penalty_of_scikit_learn(monkeypatch):
@@ -116,8 +117,8 @@ def test_pairs_equal_scikit_learn():
     first, second = torch.randn(2, 20, 5, generator=torch.Generator().manual_seed(0))
     same = [i % 3 == 0 for i in range(20)]
     cosine = torch.nn.functional.cosine_similarity(first, second)
-    wanted = average_precision_score(same, cosine.numpy())
-    assert pair_average_precision(first, second, same) == pytest.approx(wanted)
+    expected = average_precision_score(same, cosine.numpy())
+    assert pair_average_precision(first, second, same) == pytest.approx(expected)
 
 
 def test_summarisation():
@@ -142,7 +143,7 @@ def test_items_of_spearman_and_of_the_average():
 
 
 def test_averages_by_type():
-    found = type_averages({"sts": {"a": 0.2, "b": 0.4}, "retrieval": {"c": 0.9}})
-    assert found["sts_average"] == pytest.approx(0.3)
-    assert found["retrieval_average"] == pytest.approx(0.9)
-    assert found["average"] == pytest.approx(0.5)  # over tasks, not over types
+    actual = type_averages({"sts": {"a": 0.2, "b": 0.4}, "retrieval": {"c": 0.9}})
+    assert actual["sts_average"] == pytest.approx(0.3)
+    assert actual["retrieval_average"] == pytest.approx(0.9)
+    assert actual["average"] == pytest.approx(0.5)  # over tasks, not over types

@@ -90,11 +90,11 @@ def test_instruction_is_attended_to_but_not_pooled(pooling):
     inputs = model.tokenize(TEXTS[:1], "find")
     span = int((inputs["pool_mask"] == 0).sum())
     assert span > 3
-    found = states(model.model, inputs["input_ids"], inputs["attention_mask"])
-    noisy = found.clone()
+    actual = states(model.model, inputs["input_ids"], inputs["attention_mask"])
+    noisy = actual.clone()
     noisy[:, :span] += torch.randn(noisy[:, :span].shape)
     masks = inputs["attention_mask"], inputs["pool_mask"]
-    same = torch.allclose(model.pooler(found, *masks), model.pooler(noisy, *masks), atol=1e-5)
+    same = torch.allclose(model.pooler(actual, *masks), model.pooler(noisy, *masks), atol=1e-5)
     # self-attention in the pooler sees the instruction, as the language model does
     assert same == (pooling != "self_attention")
     everything = encoder(f"model.pooling={pooling}", "model.instruction_span=pooled").eval()
@@ -167,7 +167,7 @@ def test_padding_changes_nothing(pooling, causal):
 def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling, causal):
     """In the order of the batch, with less arithmetic on padding, in training only; in float64."""
     words = (f"model.pooling={pooling}", f"model.causal={causal}", "model.lora_dropout=0")
-    found, cells = [], []
+    actual, cells = [], []
     model = encoder(*words).double()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start
@@ -181,10 +181,10 @@ def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling,
         z = model(**model.tokenize(TEXTS, "find"))
         (z * torch.arange(1.0, 5.0)[:, None]).sin().sum().backward()
         grads = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
-        found.append((z, grads, cells))
+        actual.append((z, grads, cells))
         model.eval()(**model.tokenize(TEXTS, "find"))
         assert len(cells) == groups + 1
-    (z, grads, cells), (z_groups, grads_groups, cells_groups) = found
+    (z, grads, cells), (z_groups, grads_groups, cells_groups) = actual
     torch.testing.assert_close(z_groups, z)
     assert not torch.allclose(z_groups.flip(0), z, atol=1e-3)  # the order is observable
     assert grads_groups.keys() == grads.keys()
@@ -318,14 +318,14 @@ def test_merging_the_adapters_reproduces_the_outputs():
 
 
 def test_gradient_checkpointing_gives_equal_gradients():
-    found = []
+    actual = []
     for checkpointing in (False, True):
         model = encoder(f"model.grad_checkpointing={checkpointing}", "model.lora_dropout=0").train()
         model(**model.tokenize(TEXTS, "find")).square().sum().backward()
         assert model.model.is_gradient_checkpointing == checkpointing
-        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.allclose(found[0][n], found[1][n], rtol=1e-4, atol=1e-6) for n in found[0])
+        actual.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert actual[0].keys() == actual[1].keys()
+    assert all(torch.allclose(actual[0][n], actual[1][n], rtol=1e-4, atol=1e-6) for n in actual[0])
 
 
 def test_frozen_weights_in_bfloat16():

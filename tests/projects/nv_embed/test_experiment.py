@@ -56,12 +56,12 @@ def exported(trained):
 
 def test_schedules_have_equal_total_steps():
     """Checklist 17: two stages, reversed, single with and without in-batch negatives."""
-    found = {}
+    actual = {}
     for schedule in ("two_stage", "reversed", "single", "single_in_batch"):
         plans = stage_plans(config(f"method.schedule={schedule}", "method.stage_1_steps=1"))
         assert sum(plan.steps for plan in plans) == 4
-        found[schedule] = [(plan.retrieval_only, plan.in_batch) for plan in plans]
-    assert found == {
+        actual[schedule] = [(plan.retrieval_only, plan.in_batch) for plan in plans]
+    assert actual == {
         "two_stage": [(True, True), (False, False)],
         "reversed": [(False, False), (True, True)],
         "single": [(False, False)],
@@ -76,8 +76,8 @@ def test_a_stage_without_rate_of_its_own_has_the_other_s():
     for schedule, rates in (("two_stage", [0.5, 0.5]), ("single", [0.5])):
         cfg = config("optim.lr=0.5", "method.stage_2_lr=null", f"method.schedule={schedule}")
         encoder = build_encoder(cfg.model)
-        found = [NvEmbed(cfg, encoder, in_batch=plan.in_batch) for plan in stage_plans(cfg)]
-        assert [module.optim.lr for module in found] == rates
+        actual = [NvEmbed(cfg, encoder, in_batch=plan.in_batch) for plan in stage_plans(cfg)]
+        assert [module.optim.lr for module in actual] == rates
 
 
 def test_the_comparison_has_equal_arms_equal_search_and_fresh_seeds():
@@ -117,28 +117,29 @@ def test_the_comparison_has_equal_arms_equal_search_and_fresh_seeds():
 
 def test_paper_ablations_of_the_data():
     """Checklist 12 and the table S0 to S3: what each adds to the one before."""
-    found = {}
+    actual = {}
     for name in ("paper_s0", "paper_s1", "paper_s2", "paper"):
         sets = trained_on(config(name=name)).data.sets
-        found[name] = {k: (v.path, v.samples) for k, v in sets.items()}
-    assert len(found["paper"]) == 37
-    assert found["paper"].keys() - found["paper_s2"].keys() == {"synthetic_pairs"}
+        actual[name] = {k: (v.path, v.samples) for k, v in sets.items()}
+    assert len(actual["paper"]) == 37
+    assert actual["paper"].keys() - actual["paper_s2"].keys() == {"synthetic_pairs"}
     new = {"hover", "scifact", "nfcorpus", "miracl", "mrtydi"}
-    assert found["paper_s2"].keys() - found["paper_s1"].keys() == new
-    assert found["paper_s0"].keys() == found["paper_s1"].keys()
-    other = {k for k, v in found["paper_s0"].items() if v != found["paper_s1"][k]}
-    assert other == {k for k, (path, _) in found["paper_s1"].items() if path.startswith("mined/")}
+    assert actual["paper_s2"].keys() - actual["paper_s1"].keys() == new
+    assert actual["paper_s0"].keys() == actual["paper_s1"].keys()
+    other = {k for k, v in actual["paper_s0"].items() if v != actual["paper_s1"][k]}
+    assert other == {k for k, (path, _) in actual["paper_s1"].items() if path.startswith("mined/")}
     assert {
         "sts12",
         "sts22",
         "sts_benchmark",
         "msmarco",
     } <= other  # retrieval sets and STS are mined
-    assert all(found["paper_s0"][k][0].startswith("naive/") for k in other)
+    assert all(actual["paper_s0"][k][0].startswith("naive/") for k in other)
 
 
 def test_no_paper_config_trains_on_arguana_s_test_part():
-    """BEIR has no other part of it; the original corpus's training part is given as the card says."""
+    """BEIR has no other part of it; the original corpus's training part is given as the card
+    says."""
     names = [path.stem for path in (ROOT / "configs/nv_embed").glob("paper*.yaml")]
     assert len(names) > 8
     assert not any("arguana" in config(name=name).data.sets for name in names)
@@ -155,23 +156,23 @@ def test_no_paper_config_trains_on_arguana_s_test_part():
 def test_baselines_score_the_sets_of_the_arms(trained, tmp_path, name):
     """Under the names that trained arms have, with items; none of them is the trained encoder."""
     cfg = config(*FEW)
-    found = getattr(baselines, name)(cfg, Workspace(tmp_path))
-    assert {"retrieval_ndcg_at_10", "sts_spearman", "primary_average"} <= found.keys()
+    actual = getattr(baselines, name)(cfg, Workspace(tmp_path))
+    assert {"retrieval_ndcg_at_10", "sts_spearman", "primary_average"} <= actual.keys()
     items = json.loads((tmp_path / "items/primary_average.json").read_text())
-    assert sum(items) / len(items) == pytest.approx(found["primary_average"])
+    assert sum(items) / len(items) == pytest.approx(actual["primary_average"])
     stored = json.loads((trained / "metrics.json").read_text())
     if name == "tfidf":
-        assert found["retrieval_ndcg_at_10"] == stored["tfidf_retrieval_ndcg_at_10"]
-    assert found["retrieval_ndcg_at_10"] != stored["retrieval_ndcg_at_10"]
+        assert actual["retrieval_ndcg_at_10"] == stored["tfidf_retrieval_ndcg_at_10"]
+    assert actual["retrieval_ndcg_at_10"] != stored["retrieval_ndcg_at_10"]
     if name == "chance":
-        assert found["retrieval_ndcg_at_10"] < 0.3
+        assert actual["retrieval_ndcg_at_10"] < 0.3
 
 
 def test_cosines_within_and_between_classes():
     rows = {"a": [1.0, 0], "b": [0.6, 0.8], "c": [0, 1.0]}
     data = Classes("", [], [], ["a", "b", "c"], [0, 0, 1])
-    found = class_cosines(lambda texts, _: torch.tensor([rows[t] for t in texts]), data)
-    assert found == pytest.approx({"within_cosine": 0.6, "between_cosine": 0.4})
+    actual = class_cosines(lambda texts, _: torch.tensor([rows[t] for t in texts]), data)
+    assert actual == pytest.approx({"within_cosine": 0.6, "between_cosine": 0.4})
 
 
 def test_second_stage_goes_on_with_the_weights_and_a_new_optimiser():
@@ -199,9 +200,9 @@ def test_second_stage_starts_fresh_in_the_fit(trained):
 
 def base_weights(state):
     """Those of the language model without adapters."""
-    found = {n: v for n, v in state.items() if n.startswith("encoder.model.") and "lora_" not in n}
-    assert len(found) > 10
-    return {n.replace(".base_layer", ""): v for n, v in found.items()}
+    actual = {n: v for n, v in state.items() if n.startswith("encoder.model.") and "lora_" not in n}
+    assert len(actual) > 10
+    return {n.replace(".base_layer", ""): v for n, v in actual.items()}
 
 
 def test_base_weights_are_bit_identical_after_training(trained):
@@ -219,7 +220,8 @@ def test_base_weights_are_bit_identical_after_training(trained):
 
 
 def test_without_adapters_the_base_weights_are_trained():
-    """The negative twin of checklist 10: by a step of the optimiser that the module's groups make."""
+    """The negative twin of checklist 10: by a step of the optimiser that the module's groups
+    make."""
     model = module("model.lora_rank=null", in_batch=True).train()
     start = {name: value.clone() for name, value in base_weights(model.state_dict()).items()}
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=0.5)
@@ -322,12 +324,12 @@ def test_export_reloads_with_equal_embeddings(trained, exported, tmp_path):
     _, experiment = prepare("nv_embed", "smoke", [])
     module = experiment.plan().module()
     ckpt.load_weights(module, ckpt.finished(trained / "checkpoints/blended"))
-    wanted, found = (
+    expected, actual = (
         experiment.embed(module.eval()),
         experiment.embed(experiment.load_export(folder)),
     )
-    for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-5)
     assert AutoModel.from_pretrained(folder).config.is_causal is False
     assert not list(folder.rglob("*.py"))
     _, metrics = evaluate("nv_embed", "smoke", [f"runs_dir={tmp_path}", *FEW], None, str(folder))
@@ -348,13 +350,13 @@ def test_sentence_transformers_gives_equal_embeddings(trained):
     ckpt.load_weights(module, ckpt.finished(trained / "checkpoints/blended"))
     folder = save_instructed(module.encoder, trained / "st", {"titles": "find a title"})
     texts = ["the cat sleeps", "two men", "a long walk in the old town"]
-    wanted = module.encoder.encode(texts, instruction="find a title")
+    expected = module.encoder.encode(texts, instruction="find a title")
     plain = module.encoder.encode(texts)
     opened = open_in_sentence_transformers(folder)
     trusted = library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     for model in (opened, trusted):
-        found = torch.from_numpy(model.encode(texts, prompt_name="titles"))
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        actual = torch.from_numpy(model.encode(texts, prompt_name="titles"))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
             torch.from_numpy(model.encode(texts)), plain, rtol=1e-4, atol=1e-5
         )
@@ -418,7 +420,8 @@ def test_mining_task_writes_records_that_train(exported, tmp_path):
 
 
 def test_mteb_tasks_are_those_of_the_english_benchmark(monkeypatch):
-    """Checklist 16: the benchmark's own task (language and split), not all languages of that name."""
+    """Checklist 16: the benchmark's own task (language and split), not all languages of that
+    name."""
     task = SimpleNamespace(metadata=SimpleNamespace(name="STS17"), hf_subsets=["en-en"])
     asked = []
     library = SimpleNamespace(
@@ -469,9 +472,9 @@ def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_pa
     )
     cfg = config(f"runs_dir={tmp_path}")
     workspace = Workspace(tmp_path / "task", "nv_embed", "smoke")
-    module, found = trained_module(build(cfg), workspace, "other", cfg.runs_dir)
-    assert (module.encoder.max_length, found) == (7, run)
-    module, found = trained_module(build(cfg), workspace, str(trained), cfg.runs_dir)
+    module, actual = trained_module(build(cfg), workspace, "other", cfg.runs_dir)
+    assert (module.encoder.max_length, actual) == (7, run)
+    module, actual = trained_module(build(cfg), workspace, str(trained), cfg.runs_dir)
     assert module.encoder.max_length != 7
     build(cfg).export(module, tmp_path / "export")
     exported = str(tmp_path / "export")

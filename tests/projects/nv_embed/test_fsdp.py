@@ -31,8 +31,8 @@ def one_process(tmp_path_factory):
 def sharded(tmp_path_factory, pool):
     """Folder of a run of two sharded processes."""
     folder = tmp_path_factory.mktemp("two")
-    found = pool(2).run(train_sharded, folder=str(folder), words=["data.batch_size=4"])
-    (first, wrapped), (second, _) = found
+    actual = pool(2).run(train_sharded, folder=str(folder), words=["data.batch_size=4"])
+    (first, wrapped), (second, _) = actual
     assert first == second
     assert wrapped == 3  # two blocks and the rest
     (run,) = (p.parent for p in folder.glob("nv_embed/smoke/*/meta.json"))
@@ -47,9 +47,9 @@ def test_two_sharded_processes_equal_one(one_process, sharded):
     """
     run = sharded
     for stage in ("retrieval", "blended"):
-        wanted, sharded = weights(one_process, stage), weights(run, stage)
-        assert list(sharded) == list(wanted)
-        for name, value in wanted.items():
+        expected, sharded = weights(one_process, stage), weights(run, stage)
+        assert list(sharded) == list(expected)
+        for name, value in expected.items():
             torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5, msg=name)
     moved = weights(one_process, "retrieval"), weights(one_process, "blended")
     name = "encoder.pooler.layer.latents"

@@ -114,19 +114,19 @@ def test_retrieval_equals_ours(encoder, tmp_path):
     """Fifteen queries and some hundred texts of CISI, all cut short."""
     data = load_beir(data_root() / "retrieval-cisi")
     kept = dict(islice(data.qrels.items(), 15))
-    wanted = {document for own in kept.values() for document in own}
-    rest = [i for i in data.corpus if i not in wanted][:100]
-    corpus = {i: data.corpus[i][:200] for i in [*sorted(wanted)[:300], *rest]}
+    expected = {document for own in kept.values() for document in own}
+    rest = [i for i in data.corpus if i not in expected][:100]
+    corpus = {i: data.corpus[i][:200] for i in [*sorted(expected)[:300], *rest]}
     # CISI numbers both from 1, and a document of the query's own number is left out by us
     queries = {f"q{i}": data.queries[i][:100] for i in kept}
     qrels = {f"q{q}": {d: g for d, g in own.items() if d in corpus} for q, own in kept.items()}
     small = RetrievalSet(corpus, queries, qrels)
     path = tmp_path / "mteb.json"
-    found = evaluate_mteb(encoder, [local_retrieval(small)], path, name="tiny", batch_size=16)
+    actual = evaluate_mteb(encoder, [local_retrieval(small)], path, name="tiny", batch_size=16)
     run = dense_run(small, encoder.encode, encoder.encode, depth=100)
     ours = run_scores(small, run, (10, 100)).metrics
     theirs = json.loads(path.read_text())["tasks"][0]["scores"]["test"][0]
-    assert found["mteb_LocalRetrieval"] == theirs["ndcg_at_10"]
+    assert actual["mteb_LocalRetrieval"] == theirs["ndcg_at_10"]
     assert 0 < ours["ndcg_at_10"] < 1
     for metric in ("ndcg_at_10", "ndcg_at_100", "recall_at_10", "recall_at_100"):
         assert theirs[metric] == pytest.approx(ours[metric], abs=1e-5), metric  # five digits
@@ -140,12 +140,12 @@ def test_prompts_reach_the_encoder_and_the_report(encoder, tmp_path):
         return encoder.encode(texts)
 
     prompts = {"STS": "same meaning: ", "Retrieval": "never: "}
-    found = evaluate_mteb(encode, [local_sts()], tmp_path / "m.json", name="f", prompts=prompts)
+    actual = evaluate_mteb(encode, [local_sts()], tmp_path / "m.json", name="f", prompts=prompts)
     assert sorted(set(seen)) == sorted(f"same meaning: {text}" for text in FIRST + SECOND)
     report = json.loads((tmp_path / "m.json").read_text())
     assert report["prompts"] == {"LocalSTS/text": "same meaning: "}
     a, b = (encoder.encode([f"same meaning: {t}" for t in part]) for part in (FIRST, SECOND))
-    assert found["mteb_LocalSTS"] == pytest.approx(spearman(pair_cosine(a, b), GOLD), abs=1e-6)
+    assert actual["mteb_LocalSTS"] == pytest.approx(spearman(pair_cosine(a, b), GOLD), abs=1e-6)
 
 
 def test_adapter_is_an_encoder_of_mteb(encoder):
@@ -170,10 +170,10 @@ def test_an_encoder_that_takes_prompts_apart_gets_texts_without_them(encoder, tm
             seen.append((sorted(texts), prompt))
             return encoder.encode(texts)
 
-    found = evaluate_mteb(
+    actual = evaluate_mteb(
         Instructed(), [local_sts()], tmp_path / "m.json", name="i", prompts={"STS": "same meaning"}
     )
     assert {prompt for _, prompt in seen} == {"same meaning"}
     assert all(not text.startswith("same meaning") for texts, _ in seen for text in texts)
     ours = spearman(pair_cosine(encoder.encode(FIRST), encoder.encode(SECOND)), GOLD)
-    assert found["mteb_LocalSTS"] == pytest.approx(ours, abs=1e-6)
+    assert actual["mteb_LocalSTS"] == pytest.approx(ours, abs=1e-6)

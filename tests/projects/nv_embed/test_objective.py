@@ -67,10 +67,10 @@ def test_query_side_only():
     q, p, n = vectors()
     method = MethodConfig(temperature=0.1)
     logits = torch.cat([q @ p.T, (q[:, None] @ n.flatten(0, 1).T)[:, 0]], dim=1) / 0.1
-    wanted = F.cross_entropy(logits, torch.arange(3))
-    assert_close(Objective(method, in_batch=True)(q, p, n).loss, wanted)
+    expected = F.cross_entropy(logits, torch.arange(3))
+    assert_close(Objective(method, in_batch=True)(q, p, n).loss, expected)
     back = F.cross_entropy((p @ q.T) / 0.1, torch.arange(3))
-    assert abs(float(wanted - back)) > 1e-3
+    assert abs(float(expected - back)) > 1e-3
 
 
 def test_frozen_weights_in_bfloat16_beside_trained_ones_in_float32(pool):
@@ -103,7 +103,7 @@ def test_documents_of_the_own_class_can_be_left_out():
     q, p, n = vectors()
     label, documents = torch.tensor([4, 4, -1]), torch.tensor([[4, 5, -1], [4, 4, 5], [-1, 4, -1]])
     method = MethodConfig(temperature=0.1)
-    found = Objective(method, in_batch=True)(q, p, n, own_class(label, documents)).per_sample
+    actual = Objective(method, in_batch=True)(q, p, n, own_class(label, documents)).per_sample
     for i in range(3):
         terms = [(q[i] @ p[i]) / 0.1]
         for j in range(3):
@@ -113,10 +113,10 @@ def test_documents_of_the_own_class_can_be_left_out():
                 for k, (d, of) in enumerate(columns)
                 if (j, k) != (i, 0) and not (label[i] >= 0 and of == label[i])
             ]
-        assert_close(found[i], torch.stack(terms).logsumexp(0) - terms[0])
+        assert_close(actual[i], torch.stack(terms).logsumexp(0) - terms[0])
     every = Objective(method, in_batch=True)(q, p, n).per_sample
-    assert (found[:2] < every[:2] - 1e-4).all()
-    assert_close(found[2], every[2])  # without class, nothing is left out
+    assert (actual[:2] < every[:2] - 1e-4).all()
+    assert_close(actual[2], every[2])  # without class, nothing is left out
     assert not module("method.mask_own_class=true").mask  # there are no batch mates
     model = module("method.mask_own_class=true", "model.lora_dropout=0", in_batch=True).train()
     masked = float(model.losses(batch_of(8))["loss"].detach())

@@ -66,13 +66,13 @@ def test_a_decoder_of_sentence_transformers_is_a_teacher(tmp_path, pooling):
     teacher = load_teacher(str(tmp_path), MODEL)
     texts, told = ["a red fox", "no"], "Find it"
     for instruction, prefix in ((told, f"Instruct: {told}\nQuery: "), ("", "")):
-        for text, found in zip(texts, teacher.encode(texts, instruction=instruction), strict=True):
+        for text, actual in zip(texts, teacher.encode(texts, instruction=instruction), strict=True):
             ids = teacher.tokenizer(prefix + text, return_tensors="pt")["input_ids"]
             assert ids[0, -1] == teacher.tokenizer.convert_tokens_to_ids("[SEP]")  # ends every text
             with torch.no_grad():
                 states = model(input_ids=ids).last_hidden_state[0]  # causal, as the file says
-            wanted = states[-1] if pooling.endswith("lasttoken") else states.mean(dim=0)
-            torch.testing.assert_close(found, F.normalize(wanted, dim=0), rtol=1e-5, atol=1e-5)
+            expected = states[-1] if pooling.endswith("lasttoken") else states.mean(dim=0)
+            torch.testing.assert_close(actual, F.normalize(expected, dim=0), rtol=1e-5, atol=1e-5)
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
@@ -193,8 +193,8 @@ def test_negatives_are_mined_from_the_whole_corpus(tmp_path):
     ]
     with pytest.raises(UserError, match=r"another folder in data\.mining\.output"):
         mine(config(*SETS, *words), Workspace(tmp_path / "run"), None)
-    found = {r.query: r.negatives for r in read_task(folder / "msmarco.jsonl").records}
-    assert found["red fox runs"][0] == passages["b"]
+    actual = {r.query: r.negatives for r in read_task(folder / "msmarco.jsonl").records}
+    assert actual["red fox runs"][0] == passages["b"]
 
 
 def test_the_corpus_is_that_of_the_set_that_is_read(tmp_path, monkeypatch):

@@ -187,13 +187,13 @@ def reference(state, ids, first_pooled):
         attend["norm_context.weight"],
         attend["norm_context.bias"],
     )
-    found = []
+    actual = []
     for head in range(POOL_HEADS):
         rows = slice(head * POOL_HEAD, (head + 1) * POOL_HEAD)
         keys, values = attend["fn.to_kv.weight"].chunk(2)
         score = (h @ attend["fn.to_q.weight"][rows].T) @ (z @ keys[rows].T).T
-        found.append((score / POOL_HEAD**0.5).softmax(-1) @ (z @ values[rows].T))
-    x = x + torch.cat(found, -1) @ attend["fn.to_out.weight"].T
+        actual.append((score / POOL_HEAD**0.5).softmax(-1) @ (z @ values[rows].T))
+    x = x + torch.cat(actual, -1) @ attend["fn.to_out.weight"].T
     h = F.layer_norm(x, (DIM,), feed["norm.weight"], feed["norm.bias"])
     value, gate = (h @ feed["fn.net.0.weight"].T + feed["fn.net.0.bias"]).chunk(2, -1)
     gate = gate * (1 + torch.erf(gate / 2**0.5)) / 2
@@ -209,21 +209,23 @@ def word_ids(text):
 @pytest.mark.parametrize("span", ["released", "exact"])
 @pytest.mark.parametrize("instruction", ["", "find a fox"])
 def test_embeddings_are_those_of_the_release(checkpoint, instruction, span):
-    """`pretrained:` on a released checkpoint: decoder, pooler and masks by an independent forward."""
+    """`pretrained:` on a released checkpoint: decoder, pooler and masks by an independent
+    forward."""
     model = load_released(checkpoint, max_length=32, span=span)
     prefix = f"Instruct: {instruction}\nQuery: " if instruction else ""
     count = len(word_ids(prefix)) - 2  # without BOS and EOS
     first = (count if span == "released" else count + 1) if instruction else 0
-    wanted = torch.stack([reference(weights(), word_ids(prefix + t), first) for t in TEXTS])
-    found = model.encode(TEXTS, instruction=instruction)
-    torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-5)
+    expected = torch.stack([reference(weights(), word_ids(prefix + t), first) for t in TEXTS])
+    actual = model.encode(TEXTS, instruction=instruction)
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-5)
     changed = {k: v.flip(0) if k.endswith("0.fn.to_kv.weight") else v for k, v in weights().items()}
     other = torch.stack([reference(changed, word_ids(prefix + t), first) for t in TEXTS])
-    assert not torch.allclose(found, other.float(), atol=1e-3)  # keys and values changed places
+    assert not torch.allclose(actual, other.float(), atol=1e-3)  # keys and values changed places
 
 
 def test_the_config_s_encoder_is_released_weights_with_new_adapters(checkpoint):
-    """Through `model.pretrained`: equal embeddings before training, adapters and pooler trainable."""
+    """Through `model.pretrained`: equal embeddings before training, adapters and pooler
+    trainable."""
     words = [f"model.pretrained={checkpoint}", "model.config=null", *POOLER]
     model = build_encoder(config(*words).model).eval()
     plain = load_encoder(checkpoint, config(*words).model)
@@ -244,18 +246,18 @@ def test_shards_and_stored_buffers(tmp_path, checkpoint):
     state = weights() | {"embedding_model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
     folder = write(tmp_path / "shards", state, shards=3)
     assert not (tmp_path / "shards/model.safetensors").exists()
-    found = load_released(folder, max_length=32).encode(TEXTS)
-    assert torch.equal(found, load_released(checkpoint, max_length=32).encode(TEXTS))
+    actual = load_released(folder, max_length=32).encode(TEXTS)
+    assert torch.equal(actual, load_released(checkpoint, max_length=32).encode(TEXTS))
 
 
 def test_names():
     """A pure mapping: every tensor has one place, and what has none is named."""
     state = weights()
-    found = own_names(state, "here")
-    assert len(found) == len(state)
-    for name in found:
+    actual = own_names(state, "here")
+    assert len(actual) == len(state)
+    for name in actual:
         assert name.startswith(("model.", "pooler.layer."))
-    assert found["pooler.layer.latents"] is state["latent_attention_model.latents"]
+    assert actual["pooler.layer.latents"] is state["latent_attention_model.latents"]
     with pytest.raises(UserError, match=r"here .*unexpected tensor lm_head.weight"):
         own_names(state | {"lm_head.weight": torch.ones(1)}, "here")
     decoder = {k: v for k, v in state.items() if k.startswith("embedding_model.")}

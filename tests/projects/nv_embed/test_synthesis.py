@@ -1,4 +1,5 @@
-"""Synthetic examples: prompts, answers that are repaired or dropped, resume, and training on them."""
+"""Synthetic examples: prompts, answers that are repaired or dropped, resume, and training on
+them."""
 
 import json
 from functools import cache
@@ -39,11 +40,11 @@ class Script:
         self.prompts = []
 
     def continuations(self, prompts, policy, rngs, budget, *, batch_size, stop):
-        found = []
+        actual = []
         for prompt in prompts:
             self.prompts.append(prompt)
-            found.append(Continuation(self.answer(prompt, len(self.prompts)), True, 1))
-        return found
+            actual.append(Continuation(self.answer(prompt, len(self.prompts)), True, 1))
+        return actual
 
     def answer(self, prompt, number):
         if prompt.endswith('["'):
@@ -113,11 +114,11 @@ def test_both_steps_with_answers_of_every_kind(script, tmp_path):
         "Find the book of an author.",
         "Find the town of a river.",
     ]
-    found = read_task(path)
-    assert (found.name, found.kind, found.symmetric) == ("synthetic_pairs", "retrieval", False)
-    assert [r.query for r in found.records] == ["q3", "q5"]
-    assert found.instruction == tasks[0]["task"]  # that of the first and the third example
-    assert [r.negatives for r in found.records] == [("no",)] * 2
+    actual = read_task(path)
+    assert (actual.name, actual.kind, actual.symmetric) == ("synthetic_pairs", "retrieval", False)
+    assert [r.query for r in actual.records] == ["q3", "q5"]
+    assert actual.instruction == tasks[0]["task"]  # that of the first and the third example
+    assert [r.negatives for r in actual.records] == [("no",)] * 2
     notes = (tmp_path / "notes.txt").read_text()
     assert "2 tasks of 6 that were written" in notes
     assert "2 usable examples of 4" in notes  # two repeat one text in all fields
@@ -177,7 +178,8 @@ def test_the_bundled_language_model_writes_records_and_resumes(tmp_path, monkeyp
 
 
 def test_two_shares_take_two_passes_and_write_the_same_file(script, tmp_path):
-    """The second step needs all shares of the first; the share that finishes last writes the file."""
+    """The second step needs all shares of the first; the share that finishes last writes the
+    file."""
     words = [*SMALL, "task.chunk_size=1"]
     script.answer = lambda prompt, number: (
         'Find the town of a river.", "Find a book of an author."]'
@@ -207,9 +209,9 @@ def test_a_server_writes_the_examples(tmp_path, api):
 
     with CompletionServer(answer) as server:
         cfg = config(*SMALL, f"generator.endpoint={server.url}", f"generator.api={api}")
-        found = read_task(synthesize(cfg, Workspace(tmp_path)))
-    assert len(found.records) == 4
-    assert all(r.positives[0][1:] == r.query[1:] for r in found.records)
+        actual = read_task(synthesize(cfg, Workspace(tmp_path)))
+    assert len(actual.records) == 4
+    assert all(r.positives[0][1:] == r.query[1:] for r in actual.records)
     assert {r["path"] for r in server.requests} == {
         "/v1/chat/completions" if api == "chat" else "/v1/completions"
     }
@@ -238,8 +240,8 @@ def test_examples_train_under_their_own_instruction(tmp_path):
     batch = data[[(i, 0) for i in range(4)]]
     for i, ids in enumerate(batch["query"]["input_ids"].tolist()):
         record = data.example(i, 0)[1]
-        wanted = model.token_rows([record.query], record.instruction)[0][0]
-        assert ids[: len(wanted)] == wanted
+        expected = model.token_rows([record.query], record.instruction)[0][0]
+        assert ids[: len(expected)] == expected
     one = [EmbeddingRecord("q", ("p",), ("n",), instruction="find it")] * 2
     write_task(path, EmbeddingTask("synthetic_pairs", "retrieval", "", one))
     (task,) = training_tasks(cfg)

@@ -65,7 +65,8 @@ def mixed_step() -> tuple[set[str], set[str]]:
 
 
 def train_sharded(folder: str, words: list[str]) -> tuple[str, int]:
-    """Runs on every rank of the pool, as torchrun would start it: run folder, sharded modules seen."""
+    """Runs on every rank of the pool, as torchrun would start it: run folder, sharded modules
+    seen."""
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp"]
     losses, seen = NvEmbed.losses, []
 

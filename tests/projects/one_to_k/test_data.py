@@ -75,10 +75,10 @@ def test_item_17_arms_see_one_text_or_the_pivot_and_another():
     assert drawn.shape == (64, 1)
     assert set(drawn.flatten().tolist()) == {0, 1, 2, 3}
     pivot = (*PLAIN, "method.objective=pivot", "data.pivot=l2")
-    found = torch.cat([batch_of(*pivot, epoch=e)["languages"] for e in range(8)])
+    actual = torch.cat([batch_of(*pivot, epoch=e)["languages"] for e in range(8)])
     assert build_data(config(*pivot)).train_set.languages[0] == "l2"
-    assert set(found[:, 0].tolist()) == {0}
-    assert set(found[:, 1].tolist()) == {1, 2, 3}
+    assert set(actual[:, 0].tolist()) == {0}
+    assert set(actual[:, 1].tolist()) == {1, 2, 3}
 
 
 def test_item_17_equal_steps_and_equal_texts_are_arms_of_the_comparison():
@@ -157,11 +157,11 @@ def test_broken_json_lines_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no file .*part_\*"):
         CaptionLines(tmp_path / "part_*.data")
     (tmp_path / "part_0.data").write_text('{"caption": {"en": "a"}}\nnot json\n')
-    found = CaptionLines(tmp_path / "part_*.data")
+    actual = CaptionLines(tmp_path / "part_*.data")
     with pytest.raises(UserError, match="line 2 is not JSON"):
-        found[1]
+        actual[1]
     with pytest.raises(UserError, match="no image_path"):
-        found.image_path(0)
+        actual.image_path(0)
 
 
 def test_blank_lines_are_no_samples_and_errors_name_their_file(tmp_path):
@@ -171,14 +171,14 @@ def test_blank_lines_are_no_samples_and_errors_name_their_file(tmp_path):
     ]
     (tmp_path / "part_0.data").write_bytes(f"\ufeff{rows[0]}\r\n\r\n{rows[1]}\r\n \r\n".encode())
     (tmp_path / "part_1.data").write_text(f'\n{rows[2]}\n\n{{"caption": {{"en": "a"}}}}\nno\n\n')
-    found = CaptionLines(tmp_path / "part_*.data")
-    assert len(found) == 5
-    assert [found[i]["en"] for i in range(3)] == ["text 0", "text 1", "text 2"]
-    assert [found.image_path(i) for i in range(3)] == ["0.png", "1.png", "2.png"]
+    actual = CaptionLines(tmp_path / "part_*.data")
+    assert len(actual) == 5
+    assert [actual[i]["en"] for i in range(3)] == ["text 0", "text 1", "text 2"]
+    assert [actual.image_path(i) for i in range(3)] == ["0.png", "1.png", "2.png"]
     with pytest.raises(UserError, match=r"part_1\.data, line 4 has no image_path"):
-        found.image_path(3)
+        actual.image_path(3)
     with pytest.raises(UserError, match=r"part_1\.data, line 5 is not JSON"):
-        found[4]
+        actual[4]
     for path in tmp_path.glob("part_*"):
         path.write_text("\n\n")
     with pytest.raises(UserError, match=r"part_\*\.data has no line"):
@@ -311,7 +311,8 @@ def test_item_18_readers_of_the_four_benchmarks(tmp_path):
 
 
 def test_item_18_the_five_test_captions_of_multi30k_are_found_under_the_name_of_task2(tmp_path):
-    """Checklist 18: test_2016_flickr of task1 is test_2016 of task2; one caption instead is told."""
+    """Checklist 18: test_2016_flickr of task1 is test_2016 of task2; one caption instead is
+    told."""
     multi30k_files(tmp_path)
     five = read_benchmark("multi30k", tmp_path, ["en"], "test_2016_flickr")["en"]
     assert five.texts == tuple(f"{x} {i}" for x in ("one", "two") for i in range(1, 6))
@@ -337,8 +338,8 @@ def test_item_18_files_of_other_systems_and_damaged_ones(tmp_path):
     (tasks / "image_splits/test_2016_flickr.txt").write_bytes("\ufeff1.jpg\r\n2.jpg\r\n".encode())
     packed = tasks / "raw/test_2016_flickr.fr.gz"
     packed.write_bytes(gzip.compress("\ufeffun\r\ndeux\r\n".encode()))
-    found = read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")["fr"]
-    assert (found.images, found.texts) == (("1.jpg", "2.jpg"), ("un", "deux"))
+    actual = read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")["fr"]
+    assert (actual.images, actual.texts) == (("1.jpg", "2.jpg"), ("un", "deux"))
     packed.write_bytes(packed.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"fr\.gz is no text file.*damaged.*get it again"):
         read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")
@@ -349,7 +350,8 @@ def test_item_18_files_of_other_systems_and_damaged_ones(tmp_path):
 
 
 def test_item_18_coco_is_karpathy_s_split_in_english_and_japanese(tmp_path):
-    """Checklist 18: one name a picture, and no image of another split, in whichever file it stands."""
+    """Checklist 18: one name a picture, and no image of another split, in whichever file it
+    stands."""
     coco_files(tmp_path)
     test = read_benchmark("coco", tmp_path, ["en", "ja", "zh"], "test")
     assert (
@@ -511,11 +513,11 @@ def test_translation_keeps_texts_that_are_there(translator, tmp_path):
         "prompt": "{language}: {text}",
     }
     translate_file(TranslateConfig(**options), Workspace(tmp_path / "w"))
-    found = [
+    actual = [
         json.loads(x)["caption"] for x in (tmp_path / "out.data").read_text("utf-8").splitlines()
     ]
-    assert found[0] == {"en": "a dog", "id": "anjing"}
-    empty = int(not found[1]["id"])
+    assert actual[0] == {"en": "a dog", "id": "anjing"}
+    empty = int(not actual[1]["id"])
     told = (tmp_path / "w/notes.txt").read_text()
     assert f"1 texts were there and are kept; {empty} came out empty" in told
     with pytest.raises(UserError, match="names the source 'en'"):

@@ -42,17 +42,17 @@ def test_items_13_18_one_table_of_recall_spread_and_mrv():
         "en": Ranks(torch.tensor([1, 1]), torch.tensor([1, 3])),
         "de": Ranks(torch.tensor([1, 5]), torch.tensor([1, 1])),
     }
-    found = cross_lingual_metrics(ranks, aligned=True, ks=(1, 2))
-    assert found["en_recall_mean"] == pytest.approx(0.75)
-    assert found["de_text_to_image_recall_at_1"] == 1.0
-    assert found["recall_mean"] == pytest.approx(0.75)
-    assert found["recall_spread"] == pytest.approx(0.0)
-    assert found["image_to_text_recall_at_1"] == pytest.approx(0.75)
-    assert found["image_to_text_mrv_std"] == pytest.approx(1.0)
-    assert found["text_to_image_mrv_std"] == pytest.approx(0.5)
-    assert found["text_to_image_mrv_var"] == pytest.approx(0.5)
-    assert found["mrv_std"] == pytest.approx(0.75)
-    assert found["mrv_over_mean_rank"] == pytest.approx((1.0 / 2 + 0.5 / 1.5) / 2)
+    actual = cross_lingual_metrics(ranks, aligned=True, ks=(1, 2))
+    assert actual["en_recall_mean"] == pytest.approx(0.75)
+    assert actual["de_text_to_image_recall_at_1"] == 1.0
+    assert actual["recall_mean"] == pytest.approx(0.75)
+    assert actual["recall_spread"] == pytest.approx(0.0)
+    assert actual["image_to_text_recall_at_1"] == pytest.approx(0.75)
+    assert actual["image_to_text_mrv_std"] == pytest.approx(1.0)
+    assert actual["text_to_image_mrv_std"] == pytest.approx(0.5)
+    assert actual["text_to_image_mrv_var"] == pytest.approx(0.5)
+    assert actual["mrv_std"] == pytest.approx(0.75)
+    assert actual["mrv_over_mean_rank"] == pytest.approx((1.0 / 2 + 0.5 / 1.5) / 2)
     assert "mrv_std" not in cross_lingual_metrics(ranks, aligned=False)
 
 
@@ -200,11 +200,11 @@ def test_item_18_xflickrco_has_recall_in_eight_languages_and_mrv_over_four():
     ranks = {x: Ranks(torch.tensor([1]), torch.tensor([1])) for x in ("de", "en", "ja", "zh")}
     ranks["ru"] = Ranks(torch.tensor([11]), torch.tensor([11]))
     one = LanguageSet(("a",), ("b",), (0,))
-    found = EvalSet(dict.fromkeys(ranks, one), torch.zeros)
-    own = table("xflickrco", ranks, found)
+    actual = EvalSet(dict.fromkeys(ranks, one), torch.zeros)
+    own = table("xflickrco", ranks, actual)
     assert (own["mrv_std"], own["recall_mean"]) == (0.0, pytest.approx(0.8))
     assert own["recall_spread"] == 1.0
-    assert table("multi30k", ranks, found)["mrv_std"] == pytest.approx(4.0)
+    assert table("multi30k", ranks, actual)["mrv_std"] == pytest.approx(4.0)
     few = {x: ranks[x] for x in ("en", "ru")}
     assert table("xflickrco", few, EvalSet(dict.fromkeys(few, one), torch.zeros))["mrv_std"] == 5.0
 
@@ -217,13 +217,13 @@ def test_items_13_18_mrv_leaves_out_the_image_that_a_language_lacks(tmp_path):
     )
     first, second = torch.tensor([1, 9, 5]), torch.tensor([1, 3])
     ranks = {x: Ranks(first, first) for x in ("en", "ja", "zh")} | {"de": Ranks(second, second)}
-    found = EvalSet({x: part if x == "de" else whole for x in ranks}, torch.zeros)
+    actual = EvalSet({x: part if x == "de" else whole for x in ranks}, torch.zeros)
     by_hand = torch.tensor([5.0, 5, 5, 3]).std(correction=0).item() / 2  # a: 0, c
-    assert table("xflickrco", ranks, found)["mrv_std"] == pytest.approx(by_hand)
-    save_items(Workspace(tmp_path), "xflickrco", ranks, found)
+    assert table("xflickrco", ranks, actual)["mrv_std"] == pytest.approx(by_hand)
+    save_items(Workspace(tmp_path), "xflickrco", ranks, actual)
     assert read_items(tmp_path) == {"mrv_std": pytest.approx([0, 2 * by_hand] * 2)}
-    assert not any("mrv" in key for key in table("wit", ranks, found))
-    several = EvalSet({**found.sets, "de": LanguageSet(("a",), ("x", "z"), (0, 0))}, torch.zeros)
+    assert not any("mrv" in key for key in table("wit", ranks, actual))
+    several = EvalSet({**actual.sets, "de": LanguageSet(("a",), ("x", "z"), (0, 0))}, torch.zeros)
     assert not any("mrv" in key for key in table("xflickrco", ranks, several))
 
 
@@ -279,9 +279,9 @@ def test_items_13_18_all_mrv_is_over_the_headline_s_languages(tmp_path):
     for name, values in items.items():
         assert sum(values) / len(values) == pytest.approx(metrics[name], rel=1e-9), name
         assert metrics[f"untrained_{name}"] == metrics[name]
-    found = evaluation_sets(cfg, build_tokenizer(cfg.model))["xflickrco"]
+    actual = evaluation_sets(cfg, build_tokenizer(cfg.model))["xflickrco"]
     with torch.inference_mode():
-        ranks, _ = ranks_of(cfg, module.eval().network, found, build_tokenizer(cfg.model))
+        ranks, _ = ranks_of(cfg, module.eval().network, actual, build_tokenizer(cfg.model))
     everything = cross_lingual_metrics(ranks, aligned=True)["mrv_std"]
     assert everything > metrics["mrv_std"] + 0.2  # so the test can fail
     assert untrained_model(cfg, Workspace(ROOT / "unused"))["mrv_std"] == metrics["mrv_std"]
@@ -317,10 +317,10 @@ def test_the_untrained_row_of_fine_tuning_is_the_export_that_it_starts_from(tmp_
         "seed=9",
         "method.objective=random_language",
     )
-    (found,) = evaluation_sets(cfg, build_tokenizer(cfg.model)).values()
+    (actual,) = evaluation_sets(cfg, build_tokenizer(cfg.model)).values()
     with torch.inference_mode():
-        ranks, _ = ranks_of(cfg, module.network, found, build_tokenizer(cfg.model))
-    expected = table("synthetic", ranks, found)
+        ranks, _ = ranks_of(cfg, module.network, actual, build_tokenizer(cfg.model))
+    expected = table("synthetic", ranks, actual)
     assert untrained_model(cfg, Workspace(ROOT / "unused")) == expected
     metrics = build(cfg).evaluate(module_of(*PLAIN, seed=2), Workspace(tmp_path / "run"))
     for name in ("recall_mean", "mrv_std"):
@@ -393,8 +393,8 @@ def test_fine_tuning_is_validated_where_the_release_validates(tmp_path):
     folder.mkdir(parents=True)
     (folder / "val.jsonl").write_text('{"img_path": "1.jpg", "sentences": ["a dog"]}\n')
     words = (f"data.root={tmp_path}", "data.source=xflickrco", "data.languages=[de]")
-    found = validation_set(config(*words), build_tokenizer(config().model))
-    assert {x: own.texts for x, own in found.sets.items()} == {"en": ("a dog",)}
+    actual = validation_set(config(*words), build_tokenizer(config().model))
+    assert {x: own.texts for x, own in actual.sets.items()} == {"en": ("a dog",)}
     with pytest.raises(UserError, match=r"val\.txt"):
         validation_set(config(*words, "data.source=multi30k"), build_tokenizer(config().model))
 

@@ -37,11 +37,11 @@ def test_item_10_every_second_layer_of_the_pretrained_model_is_taken(tmp_path):
     model = AutoModel.from_config(AutoConfig.for_model(kind.pop("model_type"), **kind))
     model.save_pretrained(tmp_path)
     keep = list(range(1, 24, 2))
-    found = split_fusion_encoder(str(tmp_path), split=6, context_dim=8, keep=keep)
-    assert len(found.layers) == 12
-    assert len(found.cross) == 6
+    actual = split_fusion_encoder(str(tmp_path), split=6, context_dim=8, keep=keep)
+    assert len(actual.layers) == 12
+    assert len(actual.cross) == 6
     for new, old in enumerate(keep):
-        ours = found.layers[new].intermediate.dense.weight
+        ours = actual.layers[new].intermediate.dense.weight
         assert torch.equal(ours, model.encoder.layer[old].intermediate.dense.weight)
     with pytest.raises(UserError, match="has 24"):
         split_fusion_encoder(str(tmp_path), split=6, context_dim=8, keep=[1, 24])
@@ -50,21 +50,21 @@ def test_item_10_every_second_layer_of_the_pretrained_model_is_taken(tmp_path):
 
 def test_item_9_the_text_part_never_sees_the_image_and_the_fusion_part_does():
     """Checklist 9: states of `text` are those of layers 0-5 of the plain model; `fuse` reacts."""
-    found = encoder(keep=list(range(12)))
+    actual = encoder(keep=list(range(12)))
     ids = torch.tensor([[3, 4, 5, 6], [7, 8, 1, 1]])
-    states, mask = found.text(ids)
-    plain = AutoModel.from_config(found.config, attn_implementation="eager").eval()
-    plain.embeddings, plain.encoder.layer = found.embeddings, found.layers[:6]
+    states, mask = actual.text(ids)
+    plain = AutoModel.from_config(actual.config, attn_implementation="eager").eval()
+    plain.embeddings, plain.encoder.layer = actual.embeddings, actual.layers[:6]
     expected = plain(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     assert torch.allclose(states[mask], expected[mask], atol=1e-5)
-    one, two = (found.fuse(states, mask, torch.full((2, 3, 8), v)) for v in (0.1, -0.7))
+    one, two = (actual.fuse(states, mask, torch.full((2, 3, 8), v)) for v in (0.1, -0.7))
     assert not torch.allclose(one, two, atol=1e-3)
     one.sum().backward()
-    assert all(p.grad is None or p.grad.abs().sum() > 0 for p in found.cross.parameters())
+    assert all(p.grad is None or p.grad.abs().sum() > 0 for p in actual.cross.parameters())
     with torch.no_grad():  # padding changes nothing
-        short, real = found.text(ids[1:, :2])
+        short, real = actual.text(ids[1:, :2])
         assert torch.allclose(short, states[1:, :2], atol=1e-5)
-        seen = found.fuse(short, real, torch.full((1, 3, 8), 0.1))
+        seen = actual.fuse(short, real, torch.full((1, 3, 8), 0.1))
         assert torch.allclose(seen, one[1:, :2], atol=1e-5)
 
 
@@ -83,7 +83,8 @@ def test_image_tokens_are_the_mean_and_the_grid():
 
 
 def test_item_7_matching_and_mlm_use_the_same_text(monkeypatch):
-    """Checklist 7: the masked text that is fused is the masked version of the text that is matched."""
+    """Checklist 7: the masked text that is fused is the masked version of the text that is
+    matched."""
     words = ("data.mask_probability=0", "data.max_masks=1", "data.span_probability=0")
     module, batch = module_of(*words), batch_of(*words)
     chosen = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0])

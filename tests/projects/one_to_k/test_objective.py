@@ -31,11 +31,11 @@ def test_items_1_2_12_golden_values_of_two_ranks(two_ranks, case):
     The release repeats the global loss on both ranks and keeps the own slice of the gradient. Ours
     is the loss of the own rows: the mean over ranks is the same, a row's gradient twice as large.
     """
-    found = two_ranks.run(golden_case, case=case, world_size=2)
+    actual = two_ranks.run(golden_case, case=case, world_size=2)
     for name in ("loss", "grad_temp"):
-        assert_close(torch.stack([f[name] for f in found]).mean(), case[name])
+        assert_close(torch.stack([f[name] for f in actual]).mean(), case[name])
     for name in ("grad_norm_image", "grad_norm_text", "grad_image_first4"):
-        assert_close(0.5 * found[case["rank"]][name], case[name])
+        assert_close(0.5 * actual[case["rank"]][name], case[name])
 
 
 def test_item_3_k_of_one_is_info_nce():
@@ -136,9 +136,9 @@ def test_item_13_mean_rank_variance_has_the_golden_values():
     index = torch.arange(10)
     ranks = torch.stack([(index * (x + 2) + 3 * x) % 7 for x in range(4)])
     for shift in (0, 1):  # ranks from 0 and from 1
-        found = mean_rank_variance(ranks + shift)
-        assert found["mrv_std"] == pytest.approx(GOLDEN["mrv"]["mean_std"], rel=1e-9)
-        assert found["mrv_var"] == pytest.approx(GOLDEN["mrv"]["mean_var"], rel=1e-9)
+        actual = mean_rank_variance(ranks + shift)
+        assert actual["mrv_std"] == pytest.approx(GOLDEN["mrv"]["mean_std"], rel=1e-9)
+        assert actual["mrv_var"] == pytest.approx(GOLDEN["mrv"]["mean_var"], rel=1e-9)
     with pytest.raises(ValueError, match="languages, queries"):
         mean_rank_variance(ranks[0])
 

@@ -49,13 +49,14 @@ def run_of(folder: Path, *overrides: str) -> Path:
 def weights_of(run: Path) -> dict[str, object]:
     """What a run trained last."""
     path, _ = ckpt.newest_intact(run / "checkpoints/train")
-    found: dict[str, object] = ckpt.load(path)["state_dict"]
-    return found
+    actual: dict[str, object] = ckpt.load(path)["state_dict"]
+    return actual
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a P-tuning and a full fine-tuning run with EDA, with contrast as well as without."""
+    """Folder of a P-tuning and a full fine-tuning run with EDA, with contrast as well as
+    without."""
     folder = tmp_path_factory.mktemp("peft_augmentation")
     for name, words in (
         ("prefix", ["contrast.weight=0", "trainer.max_steps=2"]),

@@ -81,8 +81,8 @@ def test_shares_of_mixtures():
 
 def test_metrics_of_classes():
     """Hand-made; macro F1 leaves out a class that never occurs."""
-    found = score_classes([0, 0, 1, 2], [0, 1, 1, 2], 4)
-    assert found == {"accuracy": 0.75, "macro_f1": pytest.approx((2 / 3 + 2 / 3 + 1) / 3)}
+    actual = score_classes([0, 0, 1, 2], [0, 1, 1, 2], 4)
+    assert actual == {"accuracy": 0.75, "macro_f1": pytest.approx((2 / 3 + 2 / 3 + 1) / 3)}
     two = score_classes([1, 1, 0, 0, 0], [1, 0, 0, 0, 1], 2)
     assert two["f1"] == 0.5
     assert two["matthews"] == pytest.approx(np.corrcoef([1, 1, 0, 0, 0], [1, 0, 0, 0, 1])[0, 1])
@@ -101,11 +101,11 @@ def test_silhouette_is_that_of_its_definition():
         a = distance[i, own].mean()
         b = min(distance[i, labels == c].mean() for c in labels.unique() if c != labels[i])
         rows.append((b - a) / max(a, b))
-    found = class_separation(x, labels)
-    assert found["silhouette"] == pytest.approx(float(torch.stack(rows).mean()), abs=1e-5)
+    actual = class_separation(x, labels)
+    assert actual["silhouette"] == pytest.approx(float(torch.stack(rows).mean()), abs=1e-5)
     spread = class_separation(torch.cat([x, 3 * x]), labels.repeat(2))
     assert spread["separation_ratio"] == pytest.approx(
-        found["separation_ratio"]
+        actual["separation_ratio"]
     )  # lengths are no matter
     with pytest.raises(ValueError, match="two to N - 1"):
         class_separation(x, torch.zeros(9))
@@ -121,11 +121,11 @@ def test_alterations_grow_and_are_the_same_every_time():
     text = " ".join(f"x{c}" for c in "abcdefghijklmnopqrst")
     left = []
     for alpha in (0.0, 0.1, 0.5):
-        found = altered(text, alpha, text_rng(0, 0, text))
-        assert found == altered(text, alpha, text_rng(0, 0, text))
-        left.append(len(found.split()))
-        assert set(found.split()) <= set(text.split())
-        assert (found == text) == (alpha == 0)
+        actual = altered(text, alpha, text_rng(0, 0, text))
+        assert actual == altered(text, alpha, text_rng(0, 0, text))
+        left.append(len(actual.split()))
+        assert set(actual.split()) <= set(text.split())
+        assert (actual == text) == (alpha == 0)
     assert left[0] == 20
     assert left[2] < left[1]
     assert altered("10/10", 0.5, text_rng(0, 0, "")) == "10/10"
@@ -162,15 +162,15 @@ def test_evaluation_leaves_items_of_every_copy():
     texts = [("the cat sees a dog",), ("rain and wind",), ("bank and coin",)] * 2
     data = LabelledSet(texts, np.array([0, 1, 2] * 2), model.classes)
     space = Workspace()
-    found = evaluate_classifier(
+    actual = evaluate_classifier(
         model, data, TASKS["synthetic"], ClassifierEval(alterations=[0.5]), space
     )  # type: ignore[arg-type]
     assert set(space.saved) == {"test_accuracy", "test_accuracy_altered_0.5"}
-    assert found["test_accuracy"] == np.mean(space.saved["test_accuracy"])
-    assert found["robustness_0.5"] == pytest.approx(
-        found["test_accuracy_altered_0.5"] - found["test_accuracy"]
+    assert actual["test_accuracy"] == np.mean(space.saved["test_accuracy"])
+    assert actual["robustness_0.5"] == pytest.approx(
+        actual["test_accuracy_altered_0.5"] - actual["test_accuracy"]
     )
-    assert "test_silhouette_altered_0.5" in found
+    assert "test_silhouette_altered_0.5" in actual
     with pytest.raises(UserError, match="empty"):
         LabelledSet([], np.array([]), model.classes)
 
@@ -187,9 +187,9 @@ def test_classes_that_cannot_be_separated_leave_the_other_metrics(labels, caplog
     )
     texts = [("the cat sees a dog",), ("rain and wind",), ("bank and coin",)][: len(labels)]
     data = LabelledSet(texts, np.array(labels), model.classes)
-    found = evaluate_classifier(model, data, TASKS["synthetic"], ClassifierEval(alterations=[0.5]))
-    assert {"test_accuracy", "test_accuracy_altered_0.5"} <= set(found)
-    assert not any("silhouette" in name for name in found)
+    actual = evaluate_classifier(model, data, TASKS["synthetic"], ClassifierEval(alterations=[0.5]))
+    assert {"test_accuracy", "test_accuracy_altered_0.5"} <= set(actual)
+    assert not any("silhouette" in name for name in actual)
     assert "eval.separation is left out" in caplog.text
     caplog.clear()
     evaluate_classifier(model, data, TASKS["synthetic"], ClassifierEval(separation=False))
@@ -203,9 +203,9 @@ def test_the_classes_of_an_own_test_file_are_those_of_training(tmp_path):
     files = {part: str(tmp_path / f"{part}.csv") for part in ("train", "test")}
     data = LabelledData(task="file", train_file=files["train"], test_file=files["test"])
     cfg = SimpleNamespace(data=data, eval=ClassifierEval(), seed=0)
-    found = scored_part(cfg)
-    assert found.classes == class_names(data) == ("a", "b", "c")
-    assert found.labels.tolist() == [2, 1]
+    actual = scored_part(cfg)
+    assert actual.classes == class_names(data) == ("a", "b", "c")
+    assert actual.labels.tolist() == [2, 1]
     (tmp_path / "test.csv").write_text("text,label\nfour,d\n")
     with pytest.raises(UserError, match=r"test\.csv: label 'd'"):
         scored_part(cfg)

@@ -50,8 +50,8 @@ def test_the_four_operations_together():
     same = [module.eda(text, synonyms, random.Random(3), copies=4) for _ in range(2)]
     assert same[0] == same[1]
     words = ["the", "movie", "the", "movie"]
-    found = module.synonym_replacement(words, 1, random.Random(0), synonyms)
-    assert found == ["the", "motion", "picture", "the", "motion", "picture"]
+    actual = module.synonym_replacement(words, 1, random.Random(0), synonyms)
+    assert actual == ["the", "motion", "picture", "the", "motion", "picture"]
     inserted = module.random_insertion(["great", "great"], 2, random.Random(0), synonyms)
     assert sorted(inserted) == ["great", "great", "large", "large"]
     assert module.random_insertion(["the"], 1, random.Random(0), synonyms) == ["the"]
@@ -61,7 +61,8 @@ def test_the_four_operations_together():
 
 
 def test_copies_stay_with_their_example_and_nothing_else_is_altered():
-    """Checklist 7: copies are of training examples alone; development and test texts are as read."""
+    """Checklist 7: copies are of training examples alone; development and test texts are as
+    read."""
     cfg = config()
     train, dev = labelled_parts(cfg.data, 0)
     copies = copies_of_training(cfg, train)
@@ -86,8 +87,8 @@ def test_one_text_of_an_entailment_pair_is_reworded():
         (own,) = eda_copies(pair, {}, TASKS[name].reworded, alpha=0.5, copies=8)
         moved = {place for copy in own for place in (0, 1) if copy[place] != pair.texts[0][place]}
         assert moved == changed
-        (found,) = altered_texts(pair, TASKS[name], 0.5)
-        assert {place for place in (0, 1) if found[place] != pair.texts[0][place]} == changed
+        (actual,) = altered_texts(pair, TASKS[name], 0.5)
+        assert {place for place in (0, 1) if actual[place] != pair.texts[0][place]} == changed
 
 
 def test_subsets_are_stratified_seeded_and_the_same_for_all_methods():
@@ -139,8 +140,8 @@ def test_a_cache_is_written_offline_and_read_by_id(tmp_path):
     known = [i for i in range(len(other)) if i not in lacking]
     assert len(known) > 2
     with pytest.warns(UserWarning, match=f"no copy of 1 of the {len(known) + 1} "):
-        found = cached_copies(other.subset([*known, lacking[0]]), cache, (0,))
-    assert [len(own) for own in found] == [1] * len(known) + [0]
+        actual = cached_copies(other.subset([*known, lacking[0]]), cache, (0,))
+    assert [len(own) for own in actual] == [1] * len(known) + [0]
 
 
 def test_a_translation_of_other_settings_is_another_cache():
@@ -191,9 +192,9 @@ def test_back_translation_goes_there_and_back(sample, monkeypatch):
         f"copies.sample={sample}",
     ).copies
     seeds = [RowSeed(0, key) for key in range(2)]
-    found = row_function(own)([{"text": "a cat"}, {"text": "rain"}], seeds)
+    actual = row_function(own)([{"text": "a cat"}, {"text": "rain"}], seeds)
     drawn = [str(seed.rng(0).integers(9**9)) if sample else "" for seed in seeds]
-    assert found == [f"en@cpu(de@cpu(a cat)){drawn[0]}", f"en@cpu(de@cpu(rain)){drawn[1]}"]
+    assert actual == [f"en@cpu(de@cpu(a cat)){drawn[0]}", f"en@cpu(de@cpu(rain)){drawn[1]}"]
     assert calls == [("de@cpu", 3, 9, 2), ("en@cpu", 0.9 if sample else 3, 9, 2)]
 
 
@@ -217,12 +218,12 @@ def test_a_paraphrase_is_asked_for_with_the_text(monkeypatch):
     ).copies
     seeds = [RowSeed(0, key) for key in range(2)]
     texts = ["the bank {charged} my card", "rain"]
-    found = row_function(own)([{"text": text} for text in texts], seeds)
-    assert found == [f"{seed.rng(0).integers(9**9)} of 9" for seed in seeds]
+    actual = row_function(own)([{"text": text} for text in texts], seeds)
+    assert actual == [f"{seed.rng(0).integers(9**9)} of 9" for seed in seeds]
     assert [prompt.text.partition("\n\n")[2] for prompt in asked] == texts
     assert all(prompt.turn and "Keep its meaning" in prompt.text for prompt in asked)
-    wanted = {"model": "bundled:causal-lm", "temperature": 0.9, "batch_size": 2, "stop": "\n"}
-    assert wanted.items() <= options.items()
+    expected = {"model": "bundled:causal-lm", "temperature": 0.9, "batch_size": 2, "stop": "\n"}
+    assert expected.items() <= options.items()
 
 
 def test_what_a_rewording_must_be():
@@ -271,7 +272,8 @@ def test_official_files_are_read(tmp_path):
 
 
 def test_cells_of_own_tables(tmp_path):
-    """White space around a cell is no part of it; blank ones became a class "" or were trained on."""
+    """White space around a cell is no part of it; blank ones became a class "" or were trained
+    on."""
     own = tmp_path / "own.csv"
     own.write_text('text,label\n"hello ",x\nworld, y\nbye,y \n')
     data = read_labelled(own_task([]), "train", files=[str(own)])

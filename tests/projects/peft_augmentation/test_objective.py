@@ -26,8 +26,8 @@ def test_mixup_mixes_labels_with_the_share_of_the_features():
     labels, partner = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 3, 0])
     share = torch.tensor([0.2, 0.7, 1.0, 0.0])
     own, other = (F.cross_entropy(logits, y, reduction="none") for y in (labels, labels[partner]))
-    found = mixup_loss(logits, labels, share, partner)
-    torch.testing.assert_close(found, share * own + (1 - share) * other)
+    actual = mixup_loss(logits, labels, share, partner)
+    torch.testing.assert_close(actual, share * own + (1 - share) * other)
     torch.testing.assert_close(mixup_loss(logits, labels, torch.ones(4), partner), own)
 
 
@@ -46,16 +46,16 @@ def test_mixtures_of_a_batch(layer, monkeypatch):
         monkeypatch.setattr(
             "projects.peft_augmentation.module.mixture", lambda *_, drawn=drawn: drawn
         )
-        found = module.losses(batch)["loss"]
+        actual = module.losses(batch)["loss"]
         if share == 1.0 and layer == "sentence":
-            torch.testing.assert_close(found, plain)
+            torch.testing.assert_close(actual, plain)
         if layer == "sentence":
             states = module.classifier.vectors(**batch["inputs"])
             mixed = module.classifier.head(share * states + (1 - share) * states[partner])
             want = (plain + mixup_loss(mixed, batch["labels"], drawn[0], partner).mean()) / 2
-            torch.testing.assert_close(found, want)
+            torch.testing.assert_close(actual, want)
         else:
-            assert abs(float(found - plain)) > (0 if share == 1.0 else 1e-4)
+            assert abs(float(actual - plain)) > (0 if share == 1.0 else 1e-4)
 
 
 @pytest.mark.parametrize(("layer", "at"), [("input", 0), ("middle", 1)])
@@ -71,14 +71,14 @@ def test_mixtures_inside_the_encoder(layer, at, monkeypatch):
         share = torch.full((2,), value)
         drawn = lambda *_, share=share: (share, partner)  # noqa: E731
         monkeypatch.setattr("projects.peft_augmentation.module.mixture", drawn)
-        found = module.losses({"inputs": inputs, "labels": labels})["loss"]
+        actual = module.losses({"inputs": inputs, "labels": labels})["loss"]
         want = F.cross_entropy(model(**inputs), labels)
         if value < 1:
             longer = {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
             with mixed_at(model.backbone, at, lambda x: 0.25 * x + 0.75 * x[partner]):
                 mixed = mixup_loss(model(**longer), labels, share, partner)
             want = (want + mixed.mean()) / 2
-        torch.testing.assert_close(found, want)
+        torch.testing.assert_close(actual, want)
 
 
 def test_input_mixup_of_equally_long_texts_is_that_of_their_embeddings():
@@ -145,7 +145,7 @@ def test_further_forms():
 
 def test_weight_zero_is_no_contrast():
     """Checklist 9: the same loss bit for bit, whatever the other options of the term."""
-    found = []
+    actual = []
     for words in (
         ["contrast.weight=0"],
         ["contrast.weight=0", "contrast.temperature=0.3", "contrast.form=nt_xent"],
@@ -154,9 +154,9 @@ def test_weight_zero_is_no_contrast():
         terms = module.losses(batch_of(module, *words))
         assert "contrast" not in terms
         assert not module.in_batch_negatives
-        found.append(terms["loss"])
-    assert torch.equal(*found)
-    torch.testing.assert_close(found[0], terms["cross_entropy"])
+        actual.append(terms["loss"])
+    assert torch.equal(*actual)
+    torch.testing.assert_close(actual[0], terms["cross_entropy"])
 
 
 def test_without_copies_the_term_sees_originals_alone():

@@ -82,17 +82,17 @@ def test_the_grid_marks_what_augmentation_costs_and_the_contrast_is_read_against
     text = grid(rows)
     (small,) = [x for x in text.splitlines() if x.startswith("| P-tuning | eda | no | small")]
     assert small == "| P-tuning | eda | no | small | 0.6150 ± 0.0071 | 0.2150 ± 0.0071 (lower) |"
-    found = differences(rows)
+    actual = differences(rows)
     assert (
         "| eda - none | P-tuning | small | hard, n=100 | -0.3000 (lower) | 0.0000 | 0 of 2 |"
-        in found
+        in actual
     )
     assert (
         "| eda + contrast - eda | P-tuning | large | easy, n=100 | +0.0400 | 0.0000 | 2 of 2 |"
-        in found
+        in actual
     )
-    assert "encoder large: -0.1500" in found
-    assert "task easy, n=100: -0.0500" in found
+    assert "encoder large: -0.1500" in actual
+    assert "task easy, n=100: -0.0500" in actual
     task(runs, "table", "table.metrics=[accuracy,accuracy_altered_0.3,silhouette_altered_0.3]")
     told = newest(runs, "table.md").read_text()
     assert told.count("eda + contrast - eda | P-tuning") == 3

@@ -11,7 +11,8 @@ ROWS = 8
 
 
 def three_steps(distributed: bool) -> dict[str, Tensor]:
-    """Weights after three steps of P-tuning on eight examples with their copies, contrast included."""
+    """Weights after three steps of P-tuning on eight examples with their copies, contrast
+    included."""
     words = ["contrast.weight=0.5", *STILL]
     module, cfg = module_of(*words).double(), config(*words)
     data = training_data(cfg, module).train_set

@@ -80,7 +80,8 @@ def test_item_1_the_assistants_turn_is_open_and_ends_with_a_quote():
 
 
 def test_item_1_each_part_of_the_prompt_can_be_left_out():
-    """Checklist 1, 16: system sentence, one word, lower case, opening of the answer, three words."""
+    """Checklist 1, 16: system sentence, one word, lower case, opening of the answer, three
+    words."""
     show = Templated(LLAMA)
     assert show(PromptConfig(prefilled=False)).endswith("<|eot|><|start|>assistant<|header|>\n\n")
     assert SYSTEM not in show(PromptConfig(system=False))
@@ -138,8 +139,8 @@ def test_item_2_the_dense_vector_is_the_state_of_the_last_prompt_token():
     """Checklist 2: after the final norm, whatever the padding on its right."""
     encoder = encoder_of()
     lm = encoder.lm
-    found = encoder.encode(TEXTS, "passage", batch_size=4)
-    for text, vector in zip(TEXTS, found["dense"], strict=True):
+    actual = encoder.encode(TEXTS, "passage", batch_size=4)
+    for text, vector in zip(TEXTS, actual["dense"], strict=True):
         (row,) = encoder.rows([text], "passage")
         with torch.no_grad():
             output = lm.model(torch.tensor([row]), output_hidden_states=True)
@@ -154,7 +155,7 @@ def test_item_2_the_dense_vector_is_the_state_of_the_last_prompt_token():
         torch.testing.assert_close(lm(**inputs), lm(**wider), rtol=1e-4, atol=1e-5)
     long = encoder_of("model.representation.normalize=false").encode(TEXTS, "passage")["dense"]
     assert not torch.allclose(long.norm(dim=1), torch.ones(4), atol=0.1)
-    torch.testing.assert_close(F.normalize(long, dim=1), found["dense"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(F.normalize(long, dim=1), actual["dense"], rtol=1e-4, atol=1e-5)
 
 
 def test_item_9_zero_shot_has_nothing_to_train_and_no_graph():
@@ -181,10 +182,10 @@ def test_an_empty_text_without_prompt_has_a_vector():
     for kind in ("first_token", "mean"):
         bare = variant(encoder_of(), PromptConfig(framed=False), kind=kind)
         assert bare.lm.tokenizer.bos_token_id is None
-        found = bare.encode(["", "a good house"], "passage")
+        actual = bare.encode(["", "a good house"], "passage")
         alone = bare.encode(["a good house"], "passage")
-        assert bool(found["dense"].isfinite().all())
-        torch.testing.assert_close(found["dense"][1:], alone["dense"], rtol=1e-4, atol=1e-5)
+        assert bool(actual["dense"].isfinite().all())
+        torch.testing.assert_close(actual["dense"][1:], alone["dense"], rtol=1e-4, atol=1e-5)
 
 
 # -- sparse --------------------------------------------------------------------------------------
@@ -210,15 +211,15 @@ def named(vector):
 @pytest.mark.parametrize("case", [0, 1])
 def test_items_4_and_6_golden_vectors(case):
     """Checklist 4: round(100 log(1 + max(0, logit))) of the tokens of the text; with expansion."""
-    wanted = GOLDEN["outputs"]["sparse"][case]
+    expected = GOLDEN["outputs"]["sparse"][case]
     vocabulary = {token: i for i, token in enumerate(GOLDEN["inputs"]["vocabulary"])}
     allowed = expansion_ids(vocabulary)
     assert allowed == GOLDEN["outputs"]["filtered_ids"]
     own = golden_in_text()("The quick brown fox jumps over the lazy dog.")
-    found = impact_vector(
-        golden_values(), own, expansion=wanted["expansion_tokens"], allowed=allowed
+    actual = impact_vector(
+        golden_values(), own, expansion=expected["expansion_tokens"], allowed=allowed
     )
-    assert named(found) == sorted(wanted["vector"])
+    assert named(actual) == sorted(expected["vector"])
 
 
 def test_item_5_golden_fallback():
@@ -256,9 +257,9 @@ def test_item_4_weights_are_those_of_the_logits_at_the_texts_own_tokens():
 def test_item_6_at_most_128_tokens_of_the_text():
     """Checklist 6: the ones with the largest weights."""
     values = torch.arange(300.0)
-    found = impact_vector(values, list(range(0, 300, 2)))
-    assert sorted(found) == list(range(44, 300, 2))
-    assert len(found) == 128
+    actual = impact_vector(values, list(range(0, 300, 2)))
+    assert sorted(actual) == list(range(44, 300, 2))
+    assert len(actual) == 128
     assert (
         len(encoder_of("model.representation.most=2").encode(TEXTS[3], "query")["sparse"][0]) == 2
     )
@@ -283,19 +284,19 @@ def test_item_10_each_answer_ends_by_itself():
     for i, row in enumerate(rows):
         text = [lm.tokenizer.decode([t]) for t in free.tokens[i].tolist()]
         ends = [place for place, piece in enumerate(text) if stop in piece]
-        wanted = max(ends[0], 1) if ends else 6
-        assert int(together.counts[i]) == wanted
+        expected = max(ends[0], 1) if ends else 6
+        assert int(together.counts[i]) == expected
         alone = lm.answer([row], 6, stop)
-        assert alone.tokens[0, :wanted].tolist() == together.tokens[i, :wanted].tolist()
+        assert alone.tokens[0, :expected].tolist() == together.tokens[i, :expected].tolist()
         torch.testing.assert_close(
-            alone.states[0, :wanted], together.states[i, :wanted], rtol=1e-4, atol=1e-4
+            alone.states[0, :expected], together.states[i, :expected], rtol=1e-4, atol=1e-4
         )
-        assert not together.states[i, wanted:].any()
+        assert not together.states[i, expected:].any()
         # states are those that a pass over prompt and answer has, each before its token
-        whole = torch.tensor([row + free.tokens[i, : wanted - 1].tolist()])
+        whole = torch.tensor([row + free.tokens[i, : expected - 1].tolist()])
         with torch.no_grad():
             states = lm.all_states(whole, torch.ones_like(whole))[0, len(row) - 1 :]
-        torch.testing.assert_close(states, together.states[i, :wanted], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(states, together.states[i, :expected], rtol=1e-3, atol=1e-3)
     assert len(set(together.counts.tolist())) > 1
     with pytest.raises(UserError, match="shorten the texts"):
         lm.answer(rows, 257, '"')
@@ -338,7 +339,7 @@ def test_items_10_and_11_alternative_representations(kind, monkeypatch):
     monkeypatch.setattr(
         lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool)
     )
-    found = encoder.encode(TEXTS[:2], "query")
+    actual = encoder.encode(TEXTS[:2], "query")
     answers = lm.answer(encoder.rows(TEXTS[:2], "query"), 4, '"')
     states = answers.states[0]
     groups = {
@@ -348,12 +349,12 @@ def test_items_10_and_11_alternative_representations(kind, monkeypatch):
         "multi_word_single": [torch.stack([states[:2].mean(0), states[2:].mean(0)]).mean(0)],
         "multi_word_multi": [states[:2].mean(0), states[2:].mean(0)],
     }[kind]
-    own = found["owner"] == 0
-    torch.testing.assert_close(found["dense"][own], torch.stack(groups), rtol=1e-4, atol=1e-4)
-    assert found["owner"].tolist() == sorted([0, 1] * len(groups))
+    own = actual["owner"] == 0
+    torch.testing.assert_close(actual["dense"][own], torch.stack(groups), rtol=1e-4, atol=1e-4)
+    assert actual["owner"].tolist() == sorted([0, 1] * len(groups))
     if kind == "multi_token_single":
         best = log1p_relu(lm.logits(states).amax(0))
-        for token, weight in found["sparse"][0].items():
+        for token, weight in actual["sparse"][0].items():
             assert abs(weight - 100 * float(best[token])) <= 0.51
 
 
@@ -372,11 +373,11 @@ def test_words_of_several_vectors_are_means_of_unit_vectors(monkeypatch):
     monkeypatch.setattr(
         lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool)
     )
-    found = encoder.encode(TEXTS[:1], "query")["dense"]
+    actual = encoder.encode(TEXTS[:1], "query")["dense"]
     states = F.normalize(lm.answer(encoder.rows(TEXTS[:1], "query"), 3, '"').states[0], dim=-1)
     torch.testing.assert_close(
-        found, torch.stack([states[:2].mean(0), states[2]]), rtol=1e-4, atol=1e-5
+        actual, torch.stack([states[:2].mean(0), states[2]]), rtol=1e-4, atol=1e-5
     )
-    assert float(found[0].norm()) < 0.999
+    assert float(actual[0].norm()) < 0.999
     single = variant(encoder, encoder.prompt, kind="multi_word_single").encode(TEXTS[:1], "query")
     assert float(single["dense"].norm()) == pytest.approx(1.0, abs=1e-5)

@@ -79,7 +79,7 @@ def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_ru
     """Checklist 16: dense, sparse, hybrid with the sweep of alpha, BM25, further models and
     prompts.
     """
-    found = json.loads((full_run / "metrics.json").read_text())
+    actual = json.loads((full_run / "metrics.json").read_text())
     rows = [
         "",
         "dense_",
@@ -98,20 +98,24 @@ def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_ru
     table = (full_run / "table.md").read_text()
     for row in rows:
         for metric in ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10"):
-            value = found[f"{row}synthetic_{metric}"]
+            value = actual[f"{row}synthetic_{metric}"]
             assert f"{100 * value:.2f}" in table
         assert f"| {row.rstrip('_') or 'method'} |" in table
         items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
-        assert found[f"{row}synthetic_ndcg_at_10"] == pytest.approx(np.mean(items))
+        assert actual[f"{row}synthetic_ndcg_at_10"] == pytest.approx(np.mean(items))
     assert (
-        found["synthetic_ndcg_at_10"]
-        == found["hybrid_synthetic_ndcg_at_10"]
-        == found["alpha_0.5_synthetic_ndcg_at_10"]
+        actual["synthetic_ndcg_at_10"]
+        == actual["hybrid_synthetic_ndcg_at_10"]
+        == actual["alpha_0.5_synthetic_ndcg_at_10"]
     )
-    assert found["bare_alpha_0.5_synthetic_ndcg_at_10"] == found["bare_hybrid_synthetic_ndcg_at_10"]
+    assert (
+        actual["bare_alpha_0.5_synthetic_ndcg_at_10"] == actual["bare_hybrid_synthetic_ndcg_at_10"]
+    )
     # documents of one list only go behind at the ends of the sweep: the first ten are the same
-    assert found["alpha_1_synthetic_mrr_at_10"] == pytest.approx(found["dense_synthetic_mrr_at_10"])
-    assert -1 <= found["synthetic_weight_idf_correlation"] <= 1
+    assert actual["alpha_1_synthetic_mrr_at_10"] == pytest.approx(
+        actual["dense_synthetic_mrr_at_10"]
+    )
+    assert -1 <= actual["synthetic_weight_idf_correlation"] <= 1
     assert [p.name for p in (full_run / "checkpoints").iterdir() if p.is_dir()] != []
 
 
@@ -120,9 +124,9 @@ def test_item_16_another_language_model_is_a_row(tmp_path):
     save_encoder(encoder_of(), tmp_path / "other")
     rows = f"eval.rows={{other: {{pretrained: {tmp_path}/other, prompt: {{words: free}}}}}}"
     cfg = config("eval.untrained=false", rows, "eval.alphas=[0.5]", "eval.ranking=dense")
-    found = build(cfg).tasks["evaluate"](Workspace(tmp_path / "task"))
-    assert "other_hybrid_synthetic_ndcg_at_10" in found
-    assert found["synthetic_ndcg_at_10"] == found["dense_synthetic_ndcg_at_10"]
+    actual = build(cfg).tasks["evaluate"](Workspace(tmp_path / "task"))
+    assert "other_hybrid_synthetic_ndcg_at_10" in actual
+    assert actual["synthetic_ndcg_at_10"] == actual["dense_synthetic_ndcg_at_10"]
     assert "| other_sparse |" in (tmp_path / "task/table.md").read_text()
 
 
@@ -137,7 +141,8 @@ def test_zero_shot_trains_nothing(tmp_path):
 
 
 def test_export_opens_in_transformers_and_gives_equal_representations(tmp_path):
-    """Adapters are merged; the folder says what is asked; a plain folder takes the config's prompt."""
+    """Adapters are merged; the folder says what is asked; a plain folder takes the config's
+    prompt."""
     module = module_of("model.prompt.words=three", "model.representation.most=3")
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -172,7 +177,8 @@ def test_export_opens_in_transformers_and_gives_equal_representations(tmp_path):
 
 
 def test_search_over_the_users_files(full_run, tmp_path, capsys):
-    """A file is indexed and kept; opened and extended; another prompt is refused; zero-shot works."""
+    """A file is indexed and kept; opened and extended; another prompt is refused; zero-shot
+    works."""
     search = index_two_files(build, config, full_run, tmp_path, capsys)
     shown = search("search.alpha=0.0")
     assert shown.split("\n  ")[1].endswith("men at work")  # the only text with the word
@@ -189,7 +195,8 @@ def test_search_over_the_users_files(full_run, tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["first_token", "multi_token_multi"])
 def test_encode_writes_files_in_parts(tmp_path, kind):
-    """Shares are joined; the files hold what `encode` gives; a finished part is not computed again."""
+    """Shares are joined; the files hold what `encode` gives; a finished part is not computed
+    again."""
     (tmp_path / "in").mkdir()
     rows = [{"_id": f"x{i}", "title": "", "text": text} for i, text in enumerate(TEXTS)]
     (tmp_path / "in/corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -215,18 +222,18 @@ def test_encode_writes_files_in_parts(tmp_path, kind):
     run("task.shard=0/2")
     run()
     encoder = encoder_of(f"model.representation.kind={kind}", "model.representation.max_tokens=2")
-    found = encoder.encode(TEXTS, "passage", batch_size=2)
-    first = torch.searchsorted(found["owner"], torch.arange(4))
+    actual = encoder.encode(TEXTS, "passage", batch_size=2)
+    first = torch.searchsorted(actual["owner"], torch.arange(4))
     held = load_file(tmp_path / "out/rep-0/dense.safetensors")["vectors"]
-    torch.testing.assert_close(held, found["dense"][first], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(held, actual["dense"][first], rtol=1e-3, atol=1e-4)
     assert json.loads((tmp_path / "out/rep-0/ids.json").read_text()) == ["x0", "x1", "x2", "x3"]
     lines = (tmp_path / "out/rep-0/sparse.jsonl").read_text().splitlines()
     names = {i: t for t, i in encoder.lm.tokenizer.get_vocab().items()}
-    assert json.loads(lines[2])["vector"].keys() == {names[t] for t in found["sparse"][first[2]]}
+    assert json.loads(lines[2])["vector"].keys() == {names[t] for t in actual["sparse"][first[2]]}
     vectors, ids = pickle.loads((tmp_path / "out/rep-0/dense.pkl").read_bytes())
     assert vectors.dtype == np.float32
     assert ids == ["x0", "x1", "x2", "x3"]
-    assert (tmp_path / "out/rep-1").exists() == (int(found["owner"].bincount().max()) > 1)
+    assert (tmp_path / "out/rep-1").exists() == (int(actual["owner"].bincount().max()) > 1)
     with pytest.raises(UserError, match="encode.input"):
         build(config()).tasks["encode"](Workspace(tmp_path / "t"))
 
@@ -254,12 +261,12 @@ def test_encode_reads_the_queries_of_a_folder(tmp_path, seen):
         build(config(*words, *further)).tasks["encode"](Workspace(tmp_path / "task"))
         return load_file(tmp_path / "out/rep-0/dense.safetensors")["vectors"]
 
-    found = run("eval.lower_case=true")
+    actual = run("eval.lower_case=true")
     assert seen == ["men at work"]
     assert json.loads((tmp_path / "out/rep-0/ids.json").read_text()) == ["q"]
     assert (tmp_path / "out/rep-0/queries.tsv").read_text().startswith("q\t")
-    wanted = encoder_of().encode("men at work", "query")["dense"]
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    expected = encoder_of().encode("men at work", "query")["dense"]
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match="another lower_case"):
         run()
     passages = run("encode.role=passage", f"encode.output={tmp_path}/p")
@@ -345,23 +352,23 @@ def test_search_prepares_texts_as_the_evaluation_does(tmp_path, capsys, seen):
 
 
 def test_averages_over_sets_are_columns_of_the_table():
-    found = {
+    actual = {
         f"{row}{name}_ndcg_at_10": v
         for row in ("", "bm25_")
         for name, v in (("a", 0.1), ("b", 0.3), ("average", 0.2))
     }
-    shown = table(found, ["", "bm25_"], ["a", "b", "average"])
+    shown = table(actual, ["", "bm25_"], ["a", "b", "average"])
     assert "| row | a_ndcg_at_10 | b_ndcg_at_10 | average_ndcg_at_10 |" in shown
     assert "| bm25 | 10.00 | 30.00 | 20.00 |" in shown
 
 
 def test_baselines_score_the_sets_of_the_method(tmp_path):
-    found = {}
+    actual = {}
     for name in baselines.__all__:
         workspace = Workspace(tmp_path / name)
-        found[name] = getattr(baselines, name)(config(), workspace)["synthetic_ndcg_at_10"]
+        actual[name] = getattr(baselines, name)(config(), workspace)["synthetic_ndcg_at_10"]
         assert (tmp_path / name / "items/synthetic_ndcg_at_10.json").is_file()
-    assert found["idf_tokens"] > found["untrained_hybrid"]
+    assert actual["idf_tokens"] > actual["untrained_hybrid"]
 
 
 # -- configs -------------------------------------------------------------------------------------

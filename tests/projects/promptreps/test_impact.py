@@ -23,14 +23,14 @@ def test_the_best_documents_are_those_of_all_sums_with_ties_to_the_lower_index(s
     assert len(index) == 500
     assert index.num_postings == (table > 0).sum()
     queries = [{1: 3, 5: 1, 7: 2}, {0: 1}, {99: 4}, {2: 0}, {}]
-    found = index.search(queries, k)
+    actual = index.search(queries, k)
     for row, query in enumerate(queries):
         scores = sum((w * table[:, t] for t, w in query.items() if t < 12), np.zeros(500))
         order = np.lexsort((np.arange(500), -scores))[:k]
         order = order[scores[order] > 0]
-        assert found.indices[row, : len(order)].tolist() == order.tolist()
-        np.testing.assert_allclose(found.scores[row, : len(order)], scores[order], rtol=1e-12)
-        assert found.indices[row, len(order) :].eq(-1).all()
+        assert actual.indices[row, : len(order)].tolist() == order.tolist()
+        np.testing.assert_allclose(actual.scores[row, : len(order)], scores[order], rtol=1e-12)
+        assert actual.indices[row, len(order) :].eq(-1).all()
 
 
 def test_large_whole_weights_stay_exact():

@@ -40,7 +40,8 @@ def golden_inputs():
 
 @pytest.mark.parametrize("case", GOLDEN["outputs"]["training"])
 def test_item_12_golden_losses(case):
-    """Checklist 12: cosines over tau, and raw dot products of weights; all passages are candidates."""
+    """Checklist 12: cosines over tau, and raw dot products of weights; all passages are
+    candidates."""
     query, passage, u, v = golden_inputs()
     terms = Objective(MethodConfig(temperature=case["dense_temperature"]))(query, passage, u, v)
     assert float(terms.dense) == pytest.approx(case["loss_dense"], rel=1e-9)
@@ -121,14 +122,14 @@ def test_answers_are_learnt_token_by_token_up_to_the_closing_quote():
         for own in texts
     ]
     with torch.no_grad():
-        found = module.losses(batch)["loss"]
+        actual = module.losses(batch)["loss"]
         logits = encoder.lm.model(batch["input_ids"], batch["attention_mask"]).logits
-    wanted = []
+    expected = []
     for scores, labels, first in zip(logits, batch["labels"], batch["first"], strict=True):
         place, words = (labels >= 0).nonzero()[:, 0], first[first >= 0]
         opening = F.cross_entropy(scores[place[:1]].expand(len(words), -1), words)
-        wanted.append(opening + F.cross_entropy(scores[place[1:]], labels[place[1:]]))
-    torch.testing.assert_close(found, torch.stack(wanted).mean())
+        expected.append(opening + F.cross_entropy(scores[place[1:]], labels[place[1:]]))
+    torch.testing.assert_close(actual, torch.stack(expected).mean())
     assert not module.in_batch_negatives
     logits = torch.zeros(3, 4)
     assert float(
@@ -224,12 +225,12 @@ def spaced_ids(tokenizer, texts):
 def test_words_are_guessed_as_they_were_learnt(monkeypatch):
     """Behind a bare text with a space before them."""
     monkeypatch.setattr("projects.promptreps.data.plain_ids", spaced_ids)
-    for framed, wanted in ((True, 8), (False, 7)):
+    for framed, expected in ((True, 8), (False, 7)):
         own = variant(encoder_of(), PromptConfig(framed=framed))
-        assert first_tokens(own, ["men", "work"]) == [wanted, wanted]
+        assert first_tokens(own, ["men", "work"]) == [expected, expected]
         batch = AnswerBatches([WordedText("at sea", ("men", "work"))], own, 0)[[(0, 0)]]
-        assert batch["first"].tolist() == [[wanted, wanted]]
-        assert int(batch["labels"][batch["labels"] >= 0][0]) == wanted
+        assert batch["first"].tolist() == [[expected, expected]]
+        assert int(batch["labels"][batch["labels"] >= 0][0]) == expected
 
 
 def test_the_probe_asks_behind_a_bare_text_for_what_stands_there(monkeypatch):

@@ -33,10 +33,10 @@ IDS = [f"d{i}" for i in range(len(TEXTS))]
 @pytest.mark.parametrize("case", GOLDEN["outputs"]["fusion"])
 def test_item_7_golden_fusion(case):
     """Checklist 7: a run's only hit has 0; a document of one list counts 0 in the other."""
-    found = fuse(RUNS["run1"], RUNS["run2"], case["alpha"])
-    assert found.keys() == case["fused"].keys()
+    actual = fuse(RUNS["run1"], RUNS["run2"], case["alpha"])
+    assert actual.keys() == case["fused"].keys()
     for query, hits in case["fused"].items():
-        assert found[query] == pytest.approx(hits)
+        assert actual[query] == pytest.approx(hits)
 
 
 def test_item_7_queries_without_a_hit_and_the_least_width():
@@ -55,11 +55,11 @@ def test_several_representations_golden():
         [{"q1": {"d1": 1.0, "d2": 0.2}}, {"q1": {"d1": 0.4, "d3": 0.9}}],
         [{"q1": {"d2": 0.5}}, {"q1": {"d2": 0.7, "d1": 0.1}}],
     ]
-    wanted = GOLDEN["outputs"]["max_pooling"]["q1"]
-    found = max_sum(lists, depth=3)["q1"]
-    assert found == pytest.approx(wanted["docs"])
-    assert min(found.values()) == pytest.approx(wanted["min_score"])
-    assert max(found.values()) == pytest.approx(wanted["max_score"])
+    expected = GOLDEN["outputs"]["max_pooling"]["q1"]
+    actual = max_sum(lists, depth=3)["q1"]
+    assert actual == pytest.approx(expected["docs"])
+    assert min(actual.values()) == pytest.approx(expected["min_score"])
+    assert max(actual.values()) == pytest.approx(expected["max_score"])
     assert list(max_sum(lists, depth=1)["q1"]) == ["d1"]
     assert max_sum([[{"q": {"a": -1.0}}]]) == {"q": {"a": 0.0}}
 
@@ -139,7 +139,7 @@ def test_item_16_a_set_s_name_may_end_with_that_of_another(tmp_path, monkeypatch
     monkeypatch.setattr("projects.promptreps.evaluate.load_set", lambda cfg, place: data)
     words = ["eval.untrained=false", "eval.alphas=[0.5]"]
     cfg = config(*words, "eval.beir=[beir/fever, beir/climate-fever]")
-    found = evaluate(cfg, encoder_of(), Workspace(tmp_path))
+    actual = evaluate(cfg, encoder_of(), Workspace(tmp_path))
     ranked = ["dense", "sparse", "hybrid", "alpha_0.5"]
     further = [f"{model}_{name}" for model in cfg.eval.rows for name in ranked]
     rows = ["method", *ranked, "bm25", *further]
@@ -147,7 +147,7 @@ def test_item_16_a_set_s_name_may_end_with_that_of_another(tmp_path, monkeypatch
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == rows
     for row in rows:
         prefix = "" if row == "method" else f"{row}_"
-        assert found[f"{prefix}average_map"] == found[f"{prefix}fever_map"]
+        assert actual[f"{prefix}average_map"] == actual[f"{prefix}fever_map"]
 
 
 def test_search_returns_the_fused_list_and_both_runs():
@@ -155,11 +155,11 @@ def test_search_returns_the_fused_list_and_both_runs():
     encoder = encoder_of()
     encoded = encoder.encode(TEXTS, "passage")
     query = encoder.encode("men at work", "query")
-    found = search(DenseIndex(encoded, IDS), SparseIndex(encoded, IDS), query, alpha=0.3, depth=3)
-    assert len(found.dense) == 3
-    wanted = fuse({"q": found.dense}, {"q": found.sparse}, 0.3)["q"]
-    assert dict(found.fused) == pytest.approx({d: wanted[d] for d, _ in found.fused})
-    scores = [score for _, score in found.fused]
+    actual = search(DenseIndex(encoded, IDS), SparseIndex(encoded, IDS), query, alpha=0.3, depth=3)
+    assert len(actual.dense) == 3
+    expected = fuse({"q": actual.dense}, {"q": actual.sparse}, 0.3)["q"]
+    assert dict(actual.fused) == pytest.approx({d: expected[d] for d, _ in actual.fused})
+    scores = [score for _, score in actual.fused]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -187,6 +187,6 @@ def test_item_15_files_of_an_impact_index(tmp_path):
         counted = {t: text.split().count(names[t]) for t in vector}
         assert counted == vector
         # what an impact searcher sums: count in the query times weight in the document
-        wanted = [sum(vector[t] * d.get(t, 0) for t in vector) for d in documents]
-        found = index.scores(counted)
-        assert found.tolist() == wanted, query
+        expected = [sum(vector[t] * d.get(t, 0) for t in vector) for d in documents]
+        actual = index.scores(counted)
+        assert actual.tolist() == expected, query

@@ -69,8 +69,8 @@ def test_beams_are_scored_by_their_whole_text():
         assert all(any(t.startswith(b) and t != b for b in before) for t in after)
         assert seen == [" ".join(t.split()) for t in after]
     vector = ranker.model.encode(PREFIX, "prefix")[0]
-    wanted = scores(ranker.model, vector, rounds[-1]).sort(descending=True).values[:2]
-    torch.testing.assert_close(torch.tensor([b.score for b in beams]), wanted)
+    expected = scores(ranker.model, vector, rounds[-1]).sort(descending=True).values[:2]
+    torch.testing.assert_close(torch.tensor([b.score for b in beams]), expected)
     assert all(b.ended for b in beams)
 
 
@@ -142,8 +142,8 @@ class LikesNothing:
 def test_an_empty_continuation_never_wins_over_another():
     """Re-ranking, beam search and likelihood; where all are empty one of them is the result."""
     options = {"num_samples": 4, "max_tokens": 8}
-    found = overgenerate(LikesNothing(), Silent(), PREFIX, Policy(), **options)
-    assert found[0].text == " word."
+    actual = overgenerate(LikesNothing(), Silent(), PREFIX, Policy(), **options)
+    assert actual[0].text == " word."
     assert LikesNothing().encode(".", "suffix") > LikesNothing().encode("word.", "suffix")
     beams = beam_search(LikesNothing(), Silent(), PREFIX, Policy(), segment_tokens=4, **options)
     assert beams[0].text == " word."
@@ -213,10 +213,10 @@ def test_three_raters_by_majority(tmp_path):
                 choice = row["Order"].split(",").index(name) + 1
                 writer.writerow([row["InstanceNum"], choice, f"{name} fits"])
     workspace = Workspace(tmp_path / "task", "rankgen", "smoke")
-    found = tasks.preference(config(f"preference.answers={tmp_path}/answers.csv"), workspace)
-    assert found["majority_share"] == pytest.approx(2 / 3)
+    actual = tasks.preference(config(f"preference.answers={tmp_path}/answers.csv"), workspace)
+    assert actual["majority_share"] == pytest.approx(2 / 3)
     kept = json.loads((tmp_path / "task/preference.json").read_text())
-    assert kept == pytest.approx(found)
+    assert kept == pytest.approx(actual)
     other = config(f"preference.answers={tmp_path}/answers.csv", "preference.system=nucleus")
     assert tasks.preference(other, workspace)["majority_share"] == pytest.approx(1 / 3)
     rows = (tmp_path / "answers.csv").read_text().splitlines()

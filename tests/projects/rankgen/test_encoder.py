@@ -59,11 +59,11 @@ def test_first_position_bias_free_projection_no_norm():
     model = encoder().eval()
     inputs = model.pad(model.token_ids(TEXTS, "prefix"))
     states = model.tower.model(**inputs).last_hidden_state
-    wanted = states[:, 0] @ model.projection.weight.T
-    found = model.encode(TEXTS, "prefix")
-    torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-6)
+    expected = states[:, 0] @ model.projection.weight.T
+    actual = model.encode(TEXTS, "prefix")
+    torch.testing.assert_close(actual, expected.detach(), rtol=1e-5, atol=1e-6)
     assert model.projection.bias is None
-    assert not torch.allclose(found.norm(dim=1), torch.ones(2))
+    assert not torch.allclose(actual.norm(dim=1), torch.ones(2))
 
 
 def test_long_texts_are_cut_and_the_marker_is_not():
@@ -120,19 +120,19 @@ def test_released_weights_load_and_give_the_released_vectors(released, kind):
     Vectors of the release's way.
     """
     folder, model = released
-    found = build_encoder(str(folder))
+    actual = build_encoder(str(folder))
     texts = [*TEXTS, " ".join(["time"] * 700)]
-    wanted = released_encode(model, found.tokenizer, texts, kind)
-    torch.testing.assert_close(found.encode(texts, kind), wanted, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(build_encoder("random", config=T5).encode(texts, kind), wanted)
+    expected = released_encode(model, actual.tokenizer, texts, kind)
+    torch.testing.assert_close(actual.encode(texts, kind), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(build_encoder("random", config=T5).encode(texts, kind), expected)
 
 
 def test_released_files_of_torch_and_separate_tokenizer(released, tmp_path):
     folder, model = released
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    found = build_encoder(str(tmp_path), tokenizer=str(folder))
-    assert torch.equal(found.projection.weight, model.projection.weight)
+    actual = build_encoder(str(tmp_path), tokenizer=str(folder))
+    assert torch.equal(actual.projection.weight, model.projection.weight)
     missing = {k: v for k, v in model.state_dict().items() if k != "projection.weight"}
     torch.save(missing, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="missing: weight"):
@@ -155,11 +155,11 @@ def test_export_reloads(tmp_path, pooling):
     torch.manual_seed(0)
     model = build_encoder("random", config=T5, prefix_length=48, suffix_length=32, pooling=pooling)
     save_encoder(model, tmp_path)
-    found = load_encoder(tmp_path)
-    assert found.lengths == model.lengths
+    actual = load_encoder(tmp_path)
+    assert actual.lengths == model.lengths
     assert (tmp_path / "released").is_dir() == (pooling == "first")
     for kind in MARKERS:
-        assert torch.equal(found.encode(TEXTS, kind), model.encode(TEXTS, kind))
+        assert torch.equal(actual.encode(TEXTS, kind), model.encode(TEXTS, kind))
     (tmp_path / "prefix_suffix_encoder.json").write_text("{}")
     with pytest.raises(UserError, match="no exported prefix and suffix encoder"):
         load_encoder(tmp_path)
@@ -173,10 +173,10 @@ def test_export_gives_equal_vectors_in_sentence_transformers(tmp_path, kind):
     model = encoder()
     save_encoder(model, tmp_path)
     other = library.SentenceTransformer(str(tmp_path), device="cpu")
-    found = other.encode(TEXTS, prompt_name=kind, convert_to_tensor=True)
-    torch.testing.assert_close(found, model.encode(TEXTS, kind), rtol=1e-4, atol=1e-5)
-    assert float(other.similarity(found, found)[0, 0]) == pytest.approx(
-        float(found[0] @ found[0]), rel=1e-4
+    actual = other.encode(TEXTS, prompt_name=kind, convert_to_tensor=True)
+    torch.testing.assert_close(actual, model.encode(TEXTS, kind), rtol=1e-4, atol=1e-5)
+    assert float(other.similarity(actual, actual)[0, 0]) == pytest.approx(
+        float(actual[0] @ actual[0]), rel=1e-4
     )
 
 
@@ -222,7 +222,8 @@ def test_random_weights_with_a_tokenizer_of_their_own():
 
 @pytest.mark.parametrize("source", ["bundled:text-encoder", "random"])
 def test_first_layers_are_kept(tmp_path, source):
-    """Their states are those of the whole transformer after so many layers; an export has no more."""
+    """Their states are those of the whole transformer after so many layers; an export has no
+    more."""
     options = {
         "prefix_length": 32,
         "suffix_length": 32,
@@ -235,11 +236,11 @@ def test_first_layers_are_kept(tmp_path, source):
     inputs = whole.pad(whole.token_ids(TEXTS, "prefix"))
     with torch.no_grad():
         states = whole.tower.model.eval()(**inputs, output_hidden_states=True).hidden_states[1]
-        found = part.tower.model.eval()(**inputs).last_hidden_state
+        actual = part.tower.model.eval()(**inputs).last_hidden_state
     if source == "random":  # T5's last norm follows
         states = whole.tower.model.encoder.final_layer_norm(states)
-    states, found = (x[inputs["attention_mask"].bool()] for x in (states, found))
-    torch.testing.assert_close(found, states)
+    states, actual = (x[inputs["attention_mask"].bool()] for x in (states, actual))
+    torch.testing.assert_close(actual, states)
     save_encoder(part, tmp_path)
     assert torch.equal(load_encoder(tmp_path).encode(TEXTS, "suffix"), part.encode(TEXTS, "suffix"))
     with pytest.raises(UserError, match="layers=9"):

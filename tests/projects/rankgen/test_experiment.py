@@ -108,13 +108,13 @@ def test_batches_hold_the_marked_texts_of_their_triples():
         ("generated", "suffix", 3),
     ):
         texts = [rows[i][column] for i in (2, 1)]
-        for ids, mask, wanted in zip(
+        for ids, mask, expected in zip(
             batch[name]["input_ids"],
             batch[name]["attention_mask"],
             model.token_ids(texts, kind),
             strict=True,
         ):
-            assert ids[mask.bool()].tolist() == wanted
+            assert ids[mask.bool()].tolist() == expected
     assert "generated" not in TripleBatches(TripleList(rows), model, False)[[(0, 0)]]
 
 
@@ -132,8 +132,8 @@ def test_document_batches_are_the_default_and_mixed_ones_a_switch():
         sampler = data._sampler(0, 1, 12)
         return [{int(data.train_set.triples.documents[i]) for i, _ in batch} for batch in sampler]
 
-    assert all(len(found) == 1 for found in documents())
-    assert any(len(found) > 1 for found in documents("data.batches=mixed"))
+    assert all(len(actual) == 1 for actual in documents())
+    assert any(len(actual) > 1 for actual in documents("data.batches=mixed"))
 
 
 def test_triple_file(tmp_path):
@@ -142,9 +142,9 @@ def test_triple_file(tmp_path):
         {"doc_id": f"d{i // 3}", "prefix": f"p{i}", "gold": "g", "generated": "x"} for i in range(9)
     ]
     write_jsonl(path, rows)
-    found = TripleFile(path)
-    assert (len(found), found[4].prefix) == (9, "p4")
-    assert found.documents.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    actual = TripleFile(path)
+    assert (len(actual), actual[4].prefix) == (9, "p4")
+    assert actual.documents.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     cfg = config(f"data.root={tmp_path}", "data.source=file", "data.file=triples.jsonl")
     assert len(train_triples(cfg)) == 9
     limited = [replace(cfg, data=replace(cfg.data, limit=4), seed=s) for s in (0, 1)]
@@ -277,7 +277,8 @@ def test_negatives_end_like_golds_and_are_as_long():
 
 
 def test_a_negative_that_is_too_short_is_sampled_again(monkeypatch):
-    """With another random stream; only for the windows that lack one, and `attempts` times at most."""
+    """With another random stream; only for the windows that lack one, and `attempts` times at
+    most."""
     import projects.rankgen.generate as stage
 
     calls = []
@@ -305,15 +306,15 @@ def test_a_negative_that_is_too_short_is_sampled_again(monkeypatch):
 
 def test_halves_are_written_for_the_generator(tmp_path, books):
     """Checklist 9: documents of both files are disjoint."""
-    found = []
+    actual = []
     for half in ("generator", "ranker"):
         cfg = config(*books, f"window.half={half}", f"window.output={tmp_path}/{half}.jsonl")
         rows = read_jsonl(
             write_windows(cfg, Workspace(tmp_path / "task")), ("doc_id", "prefix", "gold")
         )
-        found.append({row["doc_id"] for row in rows})
-    assert not found[0] & found[1]
-    assert found[0] | found[1] == {"four", "one", "three", "two"}
+        actual.append({row["doc_id"] for row in rows})
+    assert not actual[0] & actual[1]
+    assert actual[0] | actual[1] == {"four", "one", "three", "two"}
 
 
 def test_windows_go_where_the_user_says(tmp_path, books, monkeypatch):
@@ -344,11 +345,11 @@ def test_windows_of_the_paper():
     window = config(name="paper").window
     assert (window.prefix_words, window.min_words, window.max_words) == (256, 10, 128)
     assert window.overlap
-    found = book_windows(replace(config(), window=replace(window, limit=40)))
-    lengths = [len(w.prefix.split()) for w in found]
+    actual = book_windows(replace(config(), window=replace(window, limit=40)))
+    lengths = [len(w.prefix.split()) for w in actual]
     assert max(lengths) <= 256
     assert sum(lengths) / len(lengths) > 230
-    assert all(10 <= len(w.continuation.split()) <= 128 for w in found)
+    assert all(10 <= len(w.continuation.split()) <= 128 for w in actual)
 
 
 @pytest.mark.usefixtures("one_book")
@@ -446,9 +447,9 @@ def test_baselines(tmp_path):
         # equal lengths are half a pair; 3 against 5 and 3 against 3: the shorter wins
         assert baselines.length(cfg, space) == {"inbook_accuracy": 0.5, "generated_accuracy": 0.75}
         assert baselines.tfidf(cfg, space)["inbook_accuracy"] == 1.0
-        found = baselines.chance(cfg, space)
-    assert found["inbook_accuracy"] == found["generated_accuracy"] == 0.5
-    assert found["retrieval_recall_at_1"] == 0.5
+        actual = baselines.chance(cfg, space)
+    assert actual["inbook_accuracy"] == actual["generated_accuracy"] == 0.5
+    assert actual["retrieval_recall_at_1"] == 0.5
     save_language_model(tmp_path / "lm")
     lm = config(f"generator.model={tmp_path}/lm", "generator.device=cpu")
     assert set(baselines.perplexity(lm, space)) == {"inbook_accuracy", "generated_accuracy"}
@@ -550,14 +551,14 @@ def test_one_harness_for_all_methods(tmp_path):
     )
     prefixes = ["the state of the world", "a man in his house"]
     lm, ranker = language_model(), encoder()
-    found = decode_all(cfg, ranker, lm, prefixes, METHODS, Workspace(tmp_path))
-    assert list(found) == list(METHODS)
-    assert all(len(texts) == 2 for texts in found.values())
-    metrics = text_metrics(prefixes, found)
+    actual = decode_all(cfg, ranker, lm, prefixes, METHODS, Workspace(tmp_path))
+    assert list(actual) == list(METHODS)
+    assert all(len(texts) == 2 for texts in actual.values())
+    metrics = text_metrics(prefixes, actual)
     assert {f"{m}_rep" for m in METHODS} <= metrics.keys()
     assert not any(name.endswith("mauve") for name in metrics)
     alone = decode_all(cfg, ranker, lm, prefixes, ["nucleus"], Workspace(tmp_path))
-    assert alone["nucleus"] == found["nucleus"]  # the first of the ranked samples
+    assert alone["nucleus"] == actual["nucleus"]  # the first of the ranked samples
     quoted = TripleList([Triple("d", prefixes[0], "“I will,” he said. “Now.”", "x")])
     few = config("eval.decode_prefixes=1", "decode.num_samples=2", "decode.max_tokens=8")
     continuations.decode_metrics(few, ranker, lm, quoted, Workspace(tmp_path))
@@ -661,7 +662,8 @@ def test_other_weights_of_one_name_are_decoded_anew(tmp_path, full_run, monkeypa
 
 
 def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
-    """Held-back prefixes with their golds: MAUVE where the library is, a figure, readable samples."""
+    """Held-back prefixes with their golds: MAUVE where the library is, a figure, readable
+    samples."""
     import projects.rankgen.continuations as stage
     from common.engine.report.pages import write_report
 
@@ -721,17 +723,17 @@ def test_mauve_compares_features_of_its_own_model(tmp_path, monkeypatch):
     )
     assert stage.mauve_judge(config(), lm)() is lm
     judge = stage.mauve_judge(config("decode.mauve_model=gpt2-large"), language_model)
-    found = {"human": ["a man."] * 20, "nucleus": ["the state."] * 20}
-    few = {name: texts[:19] for name, texts in found.items()}
+    actual = {"human": ["a man."] * 20, "nucleus": ["the state."] * 20}
+    few = {name: texts[:19] for name, texts in actual.items()}
     stage.repeated_metrics(["p"] * 19, [few], judge, Workspace(tmp_path))
     assert asked == []
-    again = [found, {"nucleus": found["nucleus"]}]
+    again = [actual, {"nucleus": actual["nucleus"]}]
     metrics = stage.repeated_metrics(["p"] * 20, again, judge, Workspace(tmp_path))
     assert (metrics["nucleus_mauve"], asked) == (0.5, ["gpt2-large"])
     monkeypatch.undo()
     absent = stage.mauve_judge(config("decode.mauve_model=bundled:nothing"), lm)
     assert "nucleus_mauve" not in stage.repeated_metrics(
-        ["p"] * 20, [found], absent, Workspace(tmp_path)
+        ["p"] * 20, [actual], absent, Workspace(tmp_path)
     )
     assert "does not exist" in (tmp_path / "notes.txt").read_text()
 
@@ -841,8 +843,8 @@ def test_training_learns_the_synthetic_documents(full_run):
 
 def test_values_of_the_paper():
     """Batches, optimiser, decoding and scoring as the sheet of the paper has them."""
-    wanted = {"paper": 4096, "paper_large": 4096, "paper_xl": 1536}
-    for name, triples in wanted.items():
+    expected = {"paper": 4096, "paper_large": 4096, "paper_xl": 1536}
+    for name, triples in expected.items():
         cfg = config(name=name)
         assert cfg.data.batch_size * cfg.trainer.devices == triples
         assert (cfg.data.batches, cfg.method.negatives) == ("document", "both")

@@ -50,10 +50,10 @@ def slow(p, c, g, negatives):
 def test_switches_equal_the_equation(negatives):
     """Checklist 6: each variant by a loop; the variants differ."""
     p, c, g = (x.detach() for x in vectors(5, 7))
-    found = Objective(MethodConfig(negatives=negatives))(p, c, g).loss
-    assert_close(found, slow(p, c, g, negatives))
+    actual = Objective(MethodConfig(negatives=negatives))(p, c, g).loss
+    assert_close(actual, slow(p, c, g, negatives))
     other = "inbook" if negatives != "inbook" else "both"
-    assert abs(float(found - slow(p, c, g, other))) > 1e-3
+    assert abs(float(actual - slow(p, c, g, other))) > 1e-3
 
 
 def test_large_dot_products_do_not_overflow():
@@ -86,12 +86,12 @@ def test_gradient_reaches_every_weight_through_all_three_texts():
     ]
     assert untouched == []
     for name in ("prefix", "gold", "generated"):
-        found = module._vectors
-        module._vectors = lambda x, n=name, f=found: f(x) if x is batch[n] else f(x).detach()
+        actual = module._vectors
+        module._vectors = lambda x, n=name, f=actual: f(x) if x is batch[n] else f(x).detach()
         module.zero_grad()
         module.losses(batch)["loss"].backward()
         assert module.encoder.projection.weight.grad.abs().sum() > 0, name
-        module._vectors = found
+        module._vectors = actual
 
 
 def test_gradient_cache_changes_nothing():
@@ -116,12 +116,12 @@ def test_gradient_cache_changes_nothing():
 def test_without_gathering_two_processes_differ(two_ranks):
     """The comparison can fail."""
     overrides = ["method.negatives=both"]
-    wanted = three_steps(overrides, distributed=False)
+    expected = three_steps(overrides, distributed=False)
     (state, _) = two_ranks.run(
         three_steps, overrides=[*overrides, "method.gather=false"], distributed=True
     )
     name = "encoder.projection.weight"
-    assert not torch.allclose(state[name], wanted[name], rtol=1e-8, atol=1e-10)
+    assert not torch.allclose(state[name], expected[name], rtol=1e-8, atol=1e-10)
 
 
 def test_negatives_per_query():

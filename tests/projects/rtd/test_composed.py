@@ -51,7 +51,8 @@ def wanted(references, texts):
 
 
 def test_fashion_iq_joins_both_captions_in_both_orders(tmp_path):
-    """Checklist 15 of RTD: candidates outside of the gallery are references; captions are stripped."""
+    """Checklist 15 of RTD: candidates outside of the gallery are references; captions are
+    stripped."""
     row = {"candidate": "c", "target": "a", "captions": ["is longer?", "is red."]}
     write(tmp_path / "captions/cap.dress.val.json", [row])
     write(tmp_path / "image_splits/split.dress.val.json", ["a", "b"])
@@ -89,7 +90,8 @@ def test_fashion_iq_joins_both_captions_in_both_orders(tmp_path):
 
 
 def test_cirr_takes_the_reference_out_and_ranks_within_the_group(tmp_path):
-    """Checklist 10, 15 of RTD: R@k without the reference; recall among the group's other members."""
+    """Checklist 10, 15 of RTD: R@k without the reference; recall among the group's other
+    members."""
     group = {"id": 1, "members": ["a", "b", "c"]}
     rows = [
         {

@@ -86,12 +86,12 @@ def test_item_6_captions_cannot_contain_the_placeholder(tmp_path):
 def test_item_12_rules_swap_one_key_phrase():
     """Checklist 12: T_t differs from T_r in one phrase, T_c names both by a template."""
     for seed in range(20):
-        found = rule_triplet(
+        actual = rule_triplet(
             "a dog under the tree", ["a red box"], TAGGER, np.random.default_rng(seed)
         )
-        assert found.target in ("a red box under the tree", "a dog under a red box")
-        old = "a dog" if found.target.startswith("a red") else "the tree"
-        assert found.condition in [t.format(A=old, B="a red box") for t in SWAPS]
+        assert actual.target in ("a red box under the tree", "a dog under a red box")
+        old = "a dog" if actual.target.startswith("a red") else "the tree"
+        assert actual.condition in [t.format(A=old, B="a red box") for t in SWAPS]
     assert rule_triplet("it runs", ["a cat"], TAGGER, np.random.default_rng(0)) is None
     assert rule_triplet("a cat", ["A cat"], TAGGER, np.random.default_rng(0)) is None
 
@@ -168,9 +168,9 @@ def test_item_12_and_14_a_bundled_causal_model_writes_phrases(tmp_path):
         "phrases.max_new_tokens=6",
     ]
     make_phrases(config(*words), Workspace(tmp_path / "w"))
-    found = json.loads((tmp_path / "p.json").read_text())["dog"]
-    assert found
-    assert all(text.startswith("a photo of dog") for text in found)
+    actual = json.loads((tmp_path / "p.json").read_text())["dog"]
+    assert actual
+    assert all(text.startswith("a photo of dog") for text in actual)
 
 
 def test_item_12_and_14_phrases_of_a_concept_with_capital_letters_reach_searle(tmp_path):
@@ -201,7 +201,8 @@ def test_item_12_and_14_phrases_of_a_concept_with_capital_letters_reach_searle(t
 
 
 def test_item_12_a_caption_that_rules_cannot_change_is_left_out(tmp_path):
-    """Guards against a second triplet of another caption in its place, and a count that hides it."""
+    """Guards against a second triplet of another caption in its place, and a count that hides
+    it."""
     source, target = tmp_path / "captions.txt", tmp_path / "t.json"
     source.write_text("a red dog\nof with from\na cat under a tree\n")
     words = [f"triplets.input={source}", f"triplets.output={target}", "data.source=drawings"]
@@ -300,8 +301,8 @@ def test_baselines_of_the_small_task(tmp_path):
         "untrained",
         "chance",
     ):
-        found = getattr(baselines, name)(cfg, workspace)
-        assert 0 <= found["recall_at_1"] <= 1, name
+        actual = getattr(baselines, name)(cfg, workspace)
+        assert 0 <= actual["recall_at_1"] <= 1, name
     assert baselines.chance(cfg, workspace)["recall_at_1"] == pytest.approx(1 / 63)
 
 

@@ -35,10 +35,10 @@ def test_item_14_the_distillation_is_nt_xent_at_its_temperature():
     images = torch.randn(3, 32)
     tokens = torch.randn(3, 32)
     data = Inverted(images, tokens, torch.zeros(3, 1).long(), Phrases(["cat"]), composer.tokens, 0)
-    found = Searle(cfg, composer).losses(data[[(i, 0) for i in range(3)]])["distil"]
+    actual = Searle(cfg, composer).losses(data[[(i, 0) for i in range(3)]])["distil"]
     both = F.normalize(torch.cat([tokens, composer.phi(images)]), dim=1)
     scores = (both @ both.T / 0.25).fill_diagonal_(-math.inf)
-    torch.testing.assert_close(found, F.cross_entropy(scores, torch.arange(6).roll(3)))
+    torch.testing.assert_close(actual, F.cross_entropy(scores, torch.arange(6).roll(3)))
 
 
 class Scripted:
@@ -50,7 +50,8 @@ class Scripted:
 
 
 def test_item_14_inversion_steps_by_hand(monkeypatch):
-    """Checklist 14: image term + .5 phrase term, AdamW, and the mean of the tokens is what counts."""
+    """Checklist 14: image term + .5 phrase term, AdamW, and the mean of the tokens is what
+    counts."""
     words = ["phi.searle.steps=2", "phi.searle.ema_decay=0.75", "phi.searle.weight_decay=0.1"]
     cfg, composer = still(*words)
     monkeypatch.setattr("projects.rtd.oti.TEMPLATES", ("a photo of {}",))
@@ -106,7 +107,8 @@ def test_item_14_noise_of_the_host_lincir_has_its_scale():
 
 @pytest.mark.slow
 def test_images_are_inverted_when_phi_is_fitted_and_not_on_a_later_resume(tmp_path, monkeypatch):
-    """Checklist 16: the time of the inversion is the host's; a finished host needs no tokens again."""
+    """Checklist 16: the time of the inversion is the host's; a finished host needs no tokens
+    again."""
     calls: list[int] = []
     spent: list[dict[str, float]] = []
 

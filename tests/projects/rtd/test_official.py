@@ -62,8 +62,8 @@ def root(tmp_path_factory):
         "relative_caption": "is yellow",
         "gt_img_ids": [4],
     }
-    for split, found in (("val", rows), ("test1", hidden)):
-        write(root / f"CIRR/captions/cap.rc2.{split}.json", found)
+    for split, actual in (("val", rows), ("test1", hidden)):
+        write(root / f"CIRR/captions/cap.rc2.{split}.json", actual)
         write(
             root / f"CIRR/image_splits/split.rc2.{split}.json",
             {n: f"./dev/{n}.png" for n in COLOURS},
@@ -106,20 +106,20 @@ def painter(root, monkeypatch, *words):
 def test_item_15_public_targets_are_scored_before_and_after(root, monkeypatch, tmp_path):
     """Checklist 14, 15: both text towers, each set under its name, nothing for a server."""
     cfg, module = painter(root, monkeypatch)
-    found = evaluate(cfg, module, Workspace(tmp_path))
+    actual = evaluate(cfg, module, Workspace(tmp_path))
     names = ("cirr_recall_at_1", "cirr_subset_recall_at_1", "circo_map_at_5")
-    assert [found[name] for name in names] == [1.0, 1.0, 1.0]
-    assert [found[f"before_{name}"] < 1 for name in names] == [True, True, True]
-    assert found["before_cirr_recall_at_1"] == 0
-    assert not any("submitted" in name for name in found)
+    assert [actual[name] for name in names] == [1.0, 1.0, 1.0]
+    assert [actual[f"before_{name}"] < 1 for name in names] == [True, True, True]
+    assert actual["before_cirr_recall_at_1"] == 0
+    assert not any("submitted" in name for name in actual)
     assert not (tmp_path / "submission").exists()
 
 
 def test_item_15_hidden_targets_are_written_for_the_servers(root, monkeypatch, tmp_path):
     """Checklist 15: the run ends well although no set has a figure."""
     cfg, module = painter(root, monkeypatch, "eval.official_split=test")
-    found = evaluate(cfg, module, Workspace(tmp_path))
-    own = {name: value for name, value in found.items() if not name.startswith("cost_")}
+    actual = evaluate(cfg, module, Workspace(tmp_path))
+    own = {name: value for name, value in actual.items() if not name.startswith("cost_")}
     assert own == {"cirr_submitted": 2.0, "circo_submitted": 1.0}
     files = {p.name: json.loads(p.read_text()) for p in (tmp_path / "submission").iterdir()}
     assert sorted(files) == ["circo.json", "cirr_recall.json", "cirr_subset.json"]
@@ -141,7 +141,8 @@ def test_item_15_validation_on_cirr_leaves_the_reference_out(root, monkeypatch):
 
 
 def test_item_15_every_set_has_its_parts_and_pictures_may_be_padded():
-    """Checklist 15: names of the sets; with a target ratio the borders of a wide picture are seen."""
+    """Checklist 15: names of the sets; with a target ratio the borders of a wide picture are
+    seen."""
     cfg = config(*FILES, "eval.fashioniq=F", "eval.genecis=G", "data.root=.")
     assert [name for name, _ in official_sets(cfg)] == [
         "fashioniq_dress",

@@ -70,14 +70,14 @@ def test_the_pseudo_word_takes_the_place_of_token_259_and_of_no_other(clip, hugg
             lambda t: t.model.text_model.embeddings.token_embedding,
         ),
     ):
-        found, plain = tower(ids, pseudo, place), tower(ids)
-        torch.testing.assert_close(found[1], plain[1])
-        assert not torch.allclose(found[0], plain[0], atol=1e-3)
+        actual, plain = tower(ids, pseudo, place), tower(ids)
+        torch.testing.assert_close(actual[1], plain[1])
+        assert not torch.allclose(actual[0], plain[0], atol=1e-3)
         weights = embedding(tower).weight
         kept = weights[place].clone()
         for row in (0, 2):
             weights[place] = pseudo[row]
-            torch.testing.assert_close(found[row], tower(ids[row : row + 1])[0])
+            torch.testing.assert_close(actual[row], tower(ids[row : row + 1])[0])
         weights[place] = kept
 
 

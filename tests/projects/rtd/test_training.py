@@ -168,8 +168,8 @@ def test_item_14_the_losses_of_the_hosts_are_what_their_papers_say():
     batch = host_data(cfg, LinCIR(cfg, composer)).train_set[[(i, 0) for i in range(4)]]
     whole = composer.anchor(batch["caption"])
     hidden = composer.anchor(batch["hidden"], composer.phi(whole + batch["noise"]))
-    found = LinCIR(cfg, composer).losses(batch)["loss"]
-    torch.testing.assert_close(found, (hidden - whole).square().mean())
+    actual = LinCIR(cfg, composer).losses(batch)["loss"]
+    torch.testing.assert_close(actual, (hidden - whole).square().mean())
     pictures = {"images": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
     image = F.normalize(composer.encoder.encode_image(pictures["images"]), dim=1)
     raw = composer.encoder.encode_image(pictures["images"])

@@ -21,8 +21,8 @@ def test_metrics_are_the_means_of_their_items(name, tmp_path):
         json.loads((tmp_path / "items/corner_from_common.json").read_text()),
         strict=True,
     )
-    found = json.loads((tmp_path / "items/corner_separation.json").read_text())
-    assert found == pytest.approx([a - b for a, b in pairs])
+    actual = json.loads((tmp_path / "items/corner_separation.json").read_text())
+    assert actual == pytest.approx([a - b for a, b in pairs])
     if name != "untrained":  # one code in both places
         assert metrics["corner_separation"] == 0
     if name == "chance":

@@ -238,12 +238,12 @@ def test_rescaling_is_the_release_s_fixed_map_before_the_augmentation():
     images = rng.integers(0, 256, (3, 20, 20, 3), np.uint8)  # RGB
     images[0, 0, 0], images[0, 0, 1], images[1] = 0, 255, images[1] // 4
     # BGR and moments of [0, 1] on bytes, as cv2 and the release have them
-    found = (images[..., ::-1] - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
-    found = (found - found.min()) / (0.001 + (found - found.min()).max())
+    actual = (images[..., ::-1] - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
+    actual = (actual - actual.min()) / (0.001 + (actual - actual.min()).max())
     pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
-    wanted = torch.from_numpy(found[..., ::-1].copy()).permute(0, 3, 1, 2)
+    expected = torch.from_numpy(actual[..., ::-1].copy()).permute(0, 3, 1, 2)
     ours = rescaled(pixels)
-    assert float((ours / 255 - wanted).abs().max()) < 0.51 / 255
+    assert float((ours / 255 - expected).abs().max()) < 0.51 / 255
     on, off = (config(f"data.rescale={x}", "data.rotation=20").data for x in ("minmax", "none"))
     rngs = [[np.random.default_rng(i) for i in range(3)] for _ in range(3)]
     views = train_transform(on).batch(pixels, rngs[0])

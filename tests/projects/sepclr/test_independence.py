@@ -22,8 +22,8 @@ def test_hsic_is_the_trace_of_centred_kernels():
     x, y = codes()
     k, m = (torch.exp(-torch.cdist(z, z).square() / (2 * 0.7)) for z in (x, y))
     centre = torch.eye(12, dtype=torch.float64) - 1 / 12
-    wanted = torch.trace(k @ centre @ m @ centre) / 12**2
-    torch.testing.assert_close(hsic(x, y, 0.7), wanted)
+    expected = torch.trace(k @ centre @ m @ centre) / 12**2
+    torch.testing.assert_close(hsic(x, y, 0.7), expected)
     assert float(hsic(x, x)) > 1.2 * float(hsic(x, y))
     assert float(hsic(x, torch.ones_like(y))) == pytest.approx(0, abs=1e-12)
 
@@ -40,8 +40,8 @@ def test_club_bound_is_the_explicit_mean_over_pairs():
     mean, log_variance = x[:, :2], 0.3 * x[:, 1:]
     normal = torch.distributions.Normal(mean[:, None], (0.5 * log_variance).exp()[:, None])
     log_q = normal.log_prob(y[None]).sum(-1)  # (i, j): q(y_j | x_i)
-    wanted = (log_q.diagonal() - log_q.mean(1)).mean()
-    torch.testing.assert_close(club_bound(mean, log_variance, y), wanted)
+    expected = (log_q.diagonal() - log_q.mean(1)).mean()
+    torch.testing.assert_close(club_bound(mean, log_variance, y), expected)
     torch.testing.assert_close(gaussian_nll(mean, log_variance, y), -log_q.diagonal().mean())
 
 

@@ -113,8 +113,8 @@ def test_item_9_weights_and_widths_of_the_config_reach_the_objective(arm):
     data = batch(num_factors=1)
     data["factors"] = data["factors"] / 10
     torch.manual_seed(1)
-    found = module.losses(data)["loss"]
-    torch.testing.assert_close(found, expected_loss(module, data))
+    actual = module.losses(data)["loss"]
+    torch.testing.assert_close(actual, expected_loss(module, data))
 
 
 def test_item_9_the_loss_is_the_weighted_sum_of_its_terms():
@@ -122,14 +122,14 @@ def test_item_9_the_loss_is_the_weighted_sum_of_its_terms():
     weights = {"salient_weight": 7.0, "background_weight": 3.0, "leakage_weight": 5.0}
     module = module_of(*[f"method.{k}={v}" for k, v in weights.items()])
     t = module.losses(batch())
-    wanted = (
+    expected = (
         t["common_align"]
         + 2 * t["common_uniform"]
         + 3 * t["salient_reg"]
         + 5 * t["kjem"]
         + 7 * (t["salient_align"] + 2 * t["salient_uniform"])
     )
-    torch.testing.assert_close(t["loss"], wanted)
+    torch.testing.assert_close(t["loss"], expected)
     zeros = module_of(*[f"method.{k}=0" for k in weights])
     t = zeros.losses(batch())
     torch.testing.assert_close(t["loss"], t["common_align"] + 2 * t["common_uniform"])
@@ -177,13 +177,13 @@ def test_item_11_four_forward_passes_see_both_views():
 
 def test_item_14_the_switch_changes_the_penalty_alone():
     """Item 14: all other terms agree; none has no penalty and equals lambda 0 in value."""
-    found = {kind: module_of(f"method.leakage={kind}").losses(batch()) for kind in LEAKAGES}
-    for kind, terms in found.items():
-        assert float(terms["salient_uniform"]) == float(found["kjem"]["salient_uniform"])
+    actual = {kind: module_of(f"method.leakage={kind}").losses(batch()) for kind in LEAKAGES}
+    for kind, terms in actual.items():
+        assert float(terms["salient_uniform"]) == float(actual["kjem"]["salient_uniform"])
         assert (kind in terms) == (kind != "none")
-    assert len({float(terms["loss"]) for terms in found.values()}) == len(LEAKAGES)
+    assert len({float(terms["loss"]) for terms in actual.values()}) == len(LEAKAGES)
     without = module_of("method.leakage_weight=0").losses(batch())
-    torch.testing.assert_close(without["loss"], found["none"]["loss"])
+    torch.testing.assert_close(without["loss"], actual["none"]["loss"])
 
 
 def test_item_14_vclub_trains_its_network_by_likelihood_alone():
@@ -294,10 +294,10 @@ def test_settings_that_do_not_fit_are_refused():
 
 def test_two_processes_without_gathering_do_not(two_ranks):
     """The comparison can fail."""
-    wanted = three_steps([], distributed=False)
+    expected = three_steps([], distributed=False)
     options = {"overrides": ["method.gather=false"], "distributed": True}
     state = two_ranks.run(three_steps, **options)[0]
-    assert max(float((state[k] - v).abs().max()) for k, v in wanted.items()) > 1e-4
+    assert max(float((state[k] - v).abs().max()) for k, v in expected.items()) > 1e-4
 
 
 # -- exact resume --------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The terms of the objective: golden values, masks, degenerate batches, attributes (items 2-6, 10)."""
+"""The terms of the objective: golden values, masks, degenerate batches, attributes (items 2-6,
+10)."""
 
 import math
 
@@ -43,16 +44,16 @@ def test_item_6_terms_total_and_gradients_are_the_recorded_ones(case):
     n, dc, ds = case["N"], case["d_common"], case["d_salient"]
     common = [wave(n, dc, 1.0), wave(n, dc, 1.3)]
     salient = [wave(n, ds, 0.2), wave(n, ds, 0.6)]
-    found = total_of(case, common, salient, torch.arange(n) % 2 == 1)
-    wanted = case["outputs"]
-    for name, value in found.items():
-        close(value, wanted[name])
-    found["total"].backward()
-    close(common[0].grad.norm(), wanted["grad_norm_c1"])
-    close(salient[0].grad.norm(), wanted["grad_norm_s1"])
-    close(common[0].grad, wanted["grad_c1_first4"])
-    close(salient[0].grad[0], wanted["grad_s1_row0_background"])
-    close(salient[0].grad[1], wanted["grad_s1_row1_target"])
+    actual = total_of(case, common, salient, torch.arange(n) % 2 == 1)
+    expected = case["outputs"]
+    for name, value in actual.items():
+        close(value, expected[name])
+    actual["total"].backward()
+    close(common[0].grad.norm(), expected["grad_norm_c1"])
+    close(salient[0].grad.norm(), expected["grad_norm_s1"])
+    close(common[0].grad, expected["grad_c1_first4"])
+    close(salient[0].grad[0], expected["grad_s1_row0_background"])
+    close(salient[0].grad[1], expected["grad_s1_row1_target"])
 
 
 def test_item_6_negative_twin_swapped_sets_give_other_values():
@@ -61,10 +62,10 @@ def test_item_6_negative_twin_swapped_sets_give_other_values():
     n = case["N"]
     common = [wave(n, case["d_common"], 1.0), wave(n, case["d_common"], 1.3)]
     salient = [wave(n, case["d_salient"], 0.2), wave(n, case["d_salient"], 0.6)]
-    found = total_of(case, common, salient, torch.arange(n) % 2 == 0)
-    close(found["common_align"], case["outputs"]["common_align"])
+    actual = total_of(case, common, salient, torch.arange(n) % 2 == 0)
+    close(actual["common_align"], case["outputs"]["common_align"])
     for name in ("salient_align", "salient_uniform", "salient_reg", "k_jem"):
-        assert abs(float(found[name]) - case["outputs"][name]) > 1e-3, name
+        assert abs(float(actual[name]) - case["outputs"][name]) > 1e-3, name
 
 
 def test_item_2_only_the_common_head_is_normalised():
@@ -110,8 +111,8 @@ def test_item_4_alignment_sees_targets_and_uniformity_sees_all():
     distance = (rows[i] - rows[j]).square().sum(1)
     other = torch.cat([salient[1][:4], torch.zeros(4, 3, dtype=torch.float64)])
     other_distance = (other[i] - other[j]).square().sum(1)
-    wanted = ((-distance).exp().mean().log() + (-other_distance).exp().mean().log()) / 2
-    close(whole.salient_uniform, wanted, rel=1e-10)
+    expected = ((-distance).exp().mean().log() + (-other_distance).exp().mean().log()) / 2
+    close(whole.salient_uniform, expected, rel=1e-10)
     alone = sepclr_terms([x[:4] for x in common], [x[:4] for x in salient], target[:4])
     assert abs(float(alone.salient_uniform) - float(whole.salient_uniform)) > 0.1
 
@@ -123,12 +124,12 @@ def test_item_5_uniformity_excludes_self_and_joint_entropy_includes_it():
     close(k_jem(heads(6, 4, 3), far, target, 0.5), -math.log(6), rel=1e-9)
     assert float(sepclr_terms(heads(6, 4, 3), far, target).salient_uniform) < -100
     common, salient = heads(6, 4, 3), heads(6, 2, 4)
-    wanted = []
+    expected = []
     for c, s in zip(common, salient, strict=True):
         c = F.normalize(c, dim=1)
         distances = torch.cdist(c, c).square() + torch.cdist(s, s).square()
-        wanted.append((-distances).exp().mean(1).log().mean())
-    close(k_jem(common, salient, target, 0.5), torch.stack(wanted).mean(), rel=1e-9)
+        expected.append((-distances).exp().mean(1).log().mean())
+    close(k_jem(common, salient, target, 0.5), torch.stack(expected).mean(), rel=1e-9)
 
 
 @pytest.mark.parametrize("num_targets", [0, 8])
@@ -182,7 +183,7 @@ def test_item_12_a_dimension_sees_its_own_attribute_only():
 def test_supervised_term_equals_the_explicit_sum():
     y, discrete = attributes_of()
     target, s = torch.arange(8) < 6, heads(8, 3)[0].detach()
-    wanted = 0.0
+    expected = 0.0
     for a in range(3):
         tau = 0.5 if discrete[a] else 0.025
         width = 1e-5 if discrete[a] else 2 * tau
@@ -195,8 +196,8 @@ def test_supervised_term_equals_the_explicit_sum():
         rows = torch.where(target, s[:, a], 0.0)
         gaps = [(rows[i] - rows[j]) ** 2 for i in range(8) for j in range(i + 1, 8)]
         spread = torch.stack(gaps).neg().exp().mean().log()
-        wanted += (0.5 * (torch.stack(pulled).mean() + reg) + spread) / 3
-    close(attribute_loss(s, target, y, discrete), wanted, rel=1e-9)
+        expected += (0.5 * (torch.stack(pulled).mean() + reg) + spread) / 3
+    close(attribute_loss(s, target, y, discrete), expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("num_targets", [0, 1, 8])
@@ -221,6 +222,6 @@ def test_gaussian_kl_is_zero_for_the_prior_only():
     zero = torch.zeros(2, 3)
     assert gaussian_kl(zero, zero).tolist() == [0.0, 0.0]
     normal = torch.distributions.Normal(torch.tensor([1.0]), torch.tensor([2.0]))
-    wanted = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
-    found = gaussian_kl(torch.tensor([[1.0]]), torch.tensor([[4.0]]).log())
-    torch.testing.assert_close(found, wanted)
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+    actual = gaussian_kl(torch.tensor([[1.0]]), torch.tensor([[4.0]]).log())
+    torch.testing.assert_close(actual, expected)

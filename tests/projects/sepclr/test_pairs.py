@@ -286,8 +286,8 @@ def test_eight_further_findings_leave_a_radiograph_of_chexpert_out(other):
     row = {"Frontal/Lateral": "Frontal", "AP/PA": "AP", "No Finding": "", "Edema": "1.0"}
     row |= dict.fromkeys((*set(CHEXPERT_TARGETS) - {"Edema"}, *CHEXPERT_OTHERS), "")
     assert len(CHEXPERT_OTHERS) == 8
-    found = [_chexpert_class(row | {other: value}) for value in ("", "0.0", "1.0", "-1.0")]
-    assert found == [1, 1, None, None]
+    actual = [_chexpert_class(row | {other: value}) for value in ("", "0.0", "1.0", "-1.0")]
+    assert actual == [1, 1, None, None]
 
 
 def test_odir_takes_every_eye_once_and_single_labels(tmp_path):

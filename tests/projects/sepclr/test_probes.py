@@ -46,15 +46,15 @@ def perfect_codes(pair):
 
 def test_perfect_codes_have_no_separation_error():
     pair = pair_of()
-    found = space_probes((pair, perfect_codes(pair)), (pair, perfect_codes(pair)))
-    values = {name: probe.value for name, probe in found.items()}
+    actual = space_probes((pair, perfect_codes(pair)), (pair, perfect_codes(pair)))
+    values = {name: probe.value for name, probe in actual.items()}
     assert values["object_from_common"] == values["digit_from_salient"] == 1
     assert values["domain_from_salient"] == 1
     assert values["digit_from_common"] == pytest.approx(0.25)
     assert values["object_from_salient"] == values["domain_from_common"] == 0.5
     assert values["age_from_common"] == pytest.approx(0, abs=1e-6)
-    assert values["age_from_salient"] == pytest.approx(found["age_from_salient"].chance, abs=1e-6)
-    assert separation_error(found, pair.salient) == pytest.approx(0)
+    assert values["age_from_salient"] == pytest.approx(actual["age_from_salient"].chance, abs=1e-6)
+    assert separation_error(actual, pair.salient) == pytest.approx(0)
 
 
 def test_leaking_codes_are_found_out():
@@ -62,9 +62,9 @@ def test_leaking_codes_are_found_out():
     pair = pair_of()
     both = torch.cat([perfect_codes(pair).common_rep, perfect_codes(pair).salient_rep], 1)
     codes = Codes(both, both, both, both)
-    found = space_probes((pair, codes), (pair, codes))
-    assert found["digit_from_common"].value == 1
-    assert separation_error(found, pair.salient) == pytest.approx((0.75 + 0.5 + 0.5) / 6)
+    actual = space_probes((pair, codes), (pair, codes))
+    assert actual["digit_from_common"].value == 1
+    assert separation_error(actual, pair.salient) == pytest.approx((0.75 + 0.5 + 0.5) / 6)
 
 
 def test_domain_probe_may_read_the_heads():
@@ -97,16 +97,16 @@ def test_probes_agree_with_scikit_learn():
     fit, test = slice(0, 200), slice(200, 300)
     tensors = [(torch.from_numpy(x[part]), torch.from_numpy(y[part])) for part in (fit, test)]
     model = LogisticRegression(max_iter=1000).fit(x[fit], y[fit])
-    found = class_probe(*tensors, 3, standardize=False)
-    assert found.value == pytest.approx(model.score(x[test], y[test]), abs=0.011)
+    actual = class_probe(*tensors, 3, standardize=False)
+    assert actual.value == pytest.approx(model.score(x[test], y[test]), abs=0.011)
     balanced = class_probe(*tensors, 3, balanced=True, standardize=False)
-    wanted = balanced_accuracy_score(y[test], model.predict(x[test]))
-    assert balanced.value == pytest.approx(wanted, abs=0.02)
+    expected = balanced_accuracy_score(y[test], model.predict(x[test]))
+    assert balanced.value == pytest.approx(expected, abs=0.02)
     z = x @ rng.standard_normal(6) + 3
     tensors = [(torch.from_numpy(x[part]), torch.from_numpy(z[part])) for part in (fit, test)]
     line = LinearRegression().fit(x[fit], z[fit])
-    wanted = np.abs(line.predict(x[test]) - z[test]).mean()
-    assert number_probe(*tensors, standardize=False).value == pytest.approx(wanted, abs=1e-8)
+    expected = np.abs(line.predict(x[test]) - z[test]).mean()
+    assert number_probe(*tensors, standardize=False).value == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -123,8 +123,8 @@ def test_probe_weights_are_those_of_scikit_learn(num_classes):
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
     np.testing.assert_allclose(weight.numpy(), model.coef_, atol=1e-4)
     bias = bias if num_classes == 2 else bias - bias.mean()
-    wanted = model.intercept_ if num_classes == 2 else model.intercept_ - model.intercept_.mean()
-    np.testing.assert_allclose(bias.numpy(), wanted, atol=1e-4)
+    expected = model.intercept_ if num_classes == 2 else model.intercept_ - model.intercept_.mean()
+    np.testing.assert_allclose(bias.numpy(), expected, atol=1e-4)
 
 
 def test_auc_counts_pairs():

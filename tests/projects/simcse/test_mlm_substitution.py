@@ -40,8 +40,8 @@ def changed(before, after):
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.5])
 def test_exactly_the_drawn_share_is_replaced_and_nothing_else(tokenizer, model, rate):
     rows = plain(tokenizer, WORDS, "a cat", "x")
-    found = MlmSubstitution(model, tokenizer, rate, 64)(rows, rngs(3))
-    for row, new in zip(rows, found, strict=True):
+    actual = MlmSubstitution(model, tokenizer, rate, 64)(rows, rngs(3))
+    for row, new in zip(rows, actual, strict=True):
         assert len(changed(row, new)) == max(1, round(rate * len(row)))
         assert not set(new) & set(tokenizer.all_special_ids)
     assert rows == plain(tokenizer, WORDS, "a cat", "x")  # a copy was changed

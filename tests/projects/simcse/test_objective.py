@@ -1,4 +1,5 @@
-"""The loss of SimCSE: golden values, shape of the contrast, hard negatives, masked language model."""
+"""The loss of SimCSE: golden values, shape of the contrast, hard negatives, masked language
+model."""
 
 import pytest
 import torch
@@ -70,10 +71,10 @@ def alone(case, anchor=0, **options):
 def test_golden_logit_of_the_own_hard_negative(case):
     """Checklist 11: the recorded logits hold the weight; without it the comparison fails."""
     row, weight = case["outputs"]["logits_row0_first6"], case["hard_negative_logit_weight"]
-    wanted = row[case["B"]] - row[0]
-    assert alone(case, hard_negative_logit=weight) == pytest.approx(wanted, rel=1e-6)
+    expected = row[case["B"]] - row[0]
+    assert alone(case, hard_negative_logit=weight) == pytest.approx(expected, rel=1e-6)
     for other in {0.0, -weight, weight + 0.1} - {weight}:
-        assert alone(case, hard_negative_logit=other) != pytest.approx(wanted, rel=1e-3)
+        assert alone(case, hard_negative_logit=other) != pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("hard", [False, True])

@@ -80,8 +80,8 @@ def test_which_state_is_evaluated(only_train):
     with torch.no_grad():
         first = model.encoder.tower.model(**inputs).last_hidden_state[:, 0]
         through_head = model.encoder.tower.cls_head(first)
-    found = model.encoder.encode(TEXTS)
-    torch.testing.assert_close(found, first if only_train else through_head, rtol=1e-4, atol=1e-5)
+    actual = model.encoder.encode(TEXTS)
+    torch.testing.assert_close(actual, first if only_train else through_head, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(first, through_head, atol=1e-2)
     model.train()
     z = model.encoder(**inputs)  # the head acts in training in both cases

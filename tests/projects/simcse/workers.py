@@ -10,7 +10,8 @@ from tests.projects.simcse.conftest import module
 
 
 def masked_term(distributed: bool) -> tuple[float, Tensor]:
-    """Masked-word loss of eight sentences and its gradient; two ranks hold 3 and 18 masked words."""
+    """Masked-word loss of eight sentences and its gradient; two ranks hold 3 and 18 masked
+    words."""
     model = module("method.mlm_weight=1.0", "model.dropout=0.0").double().eval()
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 100, (16, 7), generator=generator)

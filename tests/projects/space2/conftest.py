@@ -43,8 +43,8 @@ def finetune_of(*overrides: str) -> Finetune:
 def batch_of(module: Space2, *overrides: str, rows: int = 8, first: int = 0) -> dict[str, Any]:
     """A training batch of both streams."""
     data = training_data(config(*overrides), module.network.texts).train_set
-    found: dict[str, Any] = data[[(first + i, 0) for i in range(rows)]]  # type: ignore[index]
-    return found
+    actual: dict[str, Any] = data[[(first + i, 0) for i in range(rows)]]  # type: ignore[index]
+    return actual
 
 
 def run_of(folder: Path, *overrides: str) -> Path:

@@ -44,7 +44,8 @@ def test_words_and_letters_by_hand(vectors):
 
 
 def test_states_are_means_over_the_tokens_of_a_text_and_whitened_on_what_is_scored(vectors):
-    """Padding does not count; a raw vector does not depend on the other texts, a whitened one does."""
+    """Padding does not count; a raw vector does not depend on the other texts, a whitened one
+    does."""
     alone, beside = (vectors(baselines.raw_mean, [*TEXTS[:2], *more]) for more in ((), (LONG,)))
     torch.testing.assert_close(beside[:2], alone, rtol=1e-4, atol=1e-5)
     alone, beside = (vectors(baselines.raw_whitened, [*TEXTS[:2], *more]) for more in ((), (LONG,)))
@@ -57,6 +58,6 @@ def test_every_baseline_has_the_figures_of_a_run(tmp_path):
     """
     cfg, workspace = config(), Workspace(tmp_path)
     for name in ("word_overlap", "raw_whitened", "untrained"):
-        found = getattr(baselines, name)(cfg, workspace)
-        assert -1 <= found["turn_spearman"] <= 1
-        assert any(key.startswith("view_") for key in found) == (name == "untrained")
+        actual = getattr(baselines, name)(cfg, workspace)
+        assert -1 <= actual["turn_spearman"] <= 1
+        assert any(key.startswith("view_") for key in actual) == (name == "untrained")

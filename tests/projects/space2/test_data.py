@@ -102,8 +102,8 @@ def test_what_is_too_long_keeps_its_last_tokens():
     own = texts(8, 2)
     (long,) = own.utterances([Turn(True, "a b c d e f g h i j")])
     assert own.tokenizer.decode(long.ids[1:-1]).split() == list("efghij")
-    found = own.utterances([Turn(True, "x"), Turn(False, "a b c d e f"), Turn(True, "a b")])
-    row = own.row(found, True)
+    actual = own.utterances([Turn(True, "x"), Turn(False, "a b c d e f"), Turn(True, "a b")])
+    row = own.row(actual, True)
     assert len(row.ids) == 8
     assert row.turns.tolist() == [2] * 4 + [1] * 4
     assert row.positions.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
@@ -146,7 +146,8 @@ def test_values_are_always_masked_and_never_with_random_tokens():
 
 
 def test_a_labelled_batch_never_mixes_corpora():
-    """Checklist 8: over epochs, one corpus after the other; a batch put together of two is refused."""
+    """Checklist 8: over epochs, one corpus after the other; a batch put together of two is
+    refused."""
     stream = corpora_stream([21, 13], seed=3, global_batch_size=4)
     for epoch in range(3):
         order = stream.order(epoch)
@@ -170,8 +171,8 @@ def test_the_shorter_stream_begins_anew_within_the_epoch():
     data = PairedStreams(streams, {n: lambda places, epoch: (places, epoch) for n in streams})
     assert len(data) == 24
     for step in range(6):
-        found = data[[(4 * step + i, 2) for i in range(4)]]
-        seen.append([row for _, row in found["short"][0]])
+        actual = data[[(4 * step + i, 2) for i in range(4)]]
+        seen.append([row for _, row in actual["short"][0]])
         assert len(set(seen[-1])) == 4
     assert seen[0] != seen[1] or seen[1] != seen[2]
     assert len({r for s in seen for r in s}) == 5  # what did not fit waits for the next pass
@@ -195,10 +196,10 @@ def test_no_epoch_repeats_an_order_of_another():
 
 def test_words_of_a_parse_may_hold_colons():
     """The word was cut at its first colon, and what followed was its tag."""
-    found = parse_line("at:O 10:30:B-time ::O pm:I-time <=> IN:SET_ALARM")
-    assert found.words == ("at", "10:30", ":", "pm")
-    assert found.tags == ("O", "B-time", "O", "I-time")
-    assert found.intent == "IN:SET_ALARM"
+    actual = parse_line("at:O 10:30:B-time ::O pm:I-time <=> IN:SET_ALARM")
+    assert actual.words == ("at", "10:30", ":", "pm")
+    assert actual.tags == ("O", "B-time", "O", "I-time")
+    assert actual.intent == "IN:SET_ALARM"
     for line in ("at:O 10 <=> X", "at: <=> X", ":O <=> X", "at:O", "at:O <=> "):
         with pytest.raises(UserError, match="a line of TOP"):
             parse_line(line)
@@ -379,14 +380,14 @@ def test_scores_of_views_are_those_of_their_own_sub_spaces():
     ]
     domain, slot = torch.eye(2)[[0, 0, 1, 1]], torch.eye(2)[[0, 1, 0, 1]]
     held = HeldOut((), [], frames)
-    found = view_scores(held, torch.stack([domain, slot], 1), ["D", "S"])
+    actual = view_scores(held, torch.stack([domain, slot], 1), ["D", "S"])
     swapped = view_scores(held, torch.stack([slot, domain], 1), ["D", "S"])
     for view in ("D", "S"):
-        assert found[f"view_spearman_{view}"] == pytest.approx(1.0)
+        assert actual[f"view_spearman_{view}"] == pytest.approx(1.0)
         assert swapped[f"view_spearman_{view}"] < 0
-        assert found[f"view_neighbour_{view}"] == 1.0
+        assert actual[f"view_neighbour_{view}"] == 1.0
         assert swapped[f"view_neighbour_{view}"] == 0.0
-        assert found[f"view_neighbour_{view}_chance"] == pytest.approx(1 / 3)
+        assert actual[f"view_neighbour_{view}_chance"] == pytest.approx(1 / 3)
 
 
 def test_dropout_comes_before_the_norm_and_spares_the_front_slot():
@@ -407,7 +408,8 @@ def test_dropout_comes_before_the_norm_and_spares_the_front_slot():
 
 
 def test_bundled_sets_do_not_share_services_or_intents():
-    """The scored services and intents are none that was trained on; dev and test share no dialogue."""
+    """The scored services and intents are none that was trained on; dev and test share no
+    dialogue."""
     seen, new = (sets.clinc("test", seen) for seen in (True, False))
     names = [{d.turns[0].intent for d in c.dialogs} for c in (seen, new)]
     assert [len(n) for n in names] == [100, 50]

@@ -51,31 +51,31 @@ ARMS = {
 
 def test_all_arms_run_from_one_config_group():
     """Checklist 15: each with its batches, all with different losses."""
-    found = {}
+    actual = {}
     for name, words in ARMS.items():
         module = module_of(*words, *STILL)
         batch = batch_of(module, *words, *STILL)
-        wanted = {"self": {"unlabelled"}, "semi": {"labelled", "unlabelled"}}.get(
+        expected = {"self": {"unlabelled"}, "semi": {"labelled", "unlabelled"}}.get(
             name, {"labelled"}
         )
-        assert set(batch) == wanted
-        found[name] = module.losses(batch)["loss"]
-        found[name].backward()
+        assert set(batch) == expected
+        actual[name] = module.losses(batch)["loss"]
+        actual[name].backward()
         unused = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
         assert not unused, (name, unused)
-    assert len({round(x.item(), 5) for x in found.values()}) == len(ARMS)
+    assert len({round(x.item(), 5) for x in actual.values()}) == len(ARMS)
 
 
 def test_a_run_reports_trees_neighbours_and_few_shot_classes(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    wanted = {
+    expected = {
         "turn_spearman",
         "tree_spearman",
         "tree_spearman_related",
         "neighbour_score",
         "turn_spearman_sentence",
     }
-    assert wanted <= metrics.keys()
+    assert expected <= metrics.keys()
     assert {f"view_spearman_{v}" for v in ("D", "I", "DISV")} <= metrics.keys()
     assert len(json.loads((run / "items/turn_spearman.json").read_text())) > 10
     assert list(run.glob("**/gallery.json"))
@@ -97,7 +97,8 @@ def test_scores_of_similarities_by_hand(tmp_path):
 
 
 def test_an_export_opens_in_transformers_with_equal_outputs(run, tmp_path):
-    """A plain BERT: dialogues by shifted positions and token types, requests by its own tokenizer."""
+    """A plain BERT: dialogues by shifted positions and token types, requests by its own
+    tokenizer."""
     module = module_of().eval()
     network = module.network
     with torch.no_grad():  # no table may be near nothing
@@ -122,9 +123,11 @@ def test_an_export_opens_in_transformers_with_equal_outputs(run, tmp_path):
             model(**own).last_hidden_state[mask], states[mask], atol=2e-5, rtol=1e-4
         )
         texts = ["a cheap hotel in the north", "the bank"]
-        found = model(**tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state[:, 0]
+        actual = model(**tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state[
+            :, 0
+        ]
     again = load_model(tmp_path)
-    torch.testing.assert_close(again.encode(texts), found, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(again.encode(texts), actual, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(again.encode(texts), network.encode(network.texts.texts(texts)))
     assert as_bert(network.encoder).config.type_vocab_size == 32
     assert not [p for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".ckpt")]
@@ -163,7 +166,8 @@ def test_views_are_unit_vectors(run, tmp_path):
 
 
 def test_what_was_not_trained_is_not_scored_and_not_exported(tmp_path):
-    """Arm view_I: its own sub-space is scored, and an export names it; a fine-tuned BERT has none."""
+    """Arm view_I: its own sub-space is scored, and an export names it; a fine-tuned BERT has
+    none."""
     words = ["method.views=[I]", "method.learning=super", "eval.turns=20", "eval.act_turns=20"]
     module, cfg = module_of(*words).eval(), config(*words)
     first = build(cfg).evaluate(module, Workspace(tmp_path / "w"))
@@ -187,7 +191,8 @@ def test_what_was_not_trained_is_not_scored_and_not_exported(tmp_path):
 
 
 def test_an_export_as_start_keeps_to_the_options(tmp_path):
-    """Lengths beyond its tables and other sub-spaces are refused; attention is what was asked for."""
+    """Lengths beyond its tables and other sub-spaces are refused; attention is what was asked
+    for."""
     folder.export(config(), module_of().eval(), tmp_path)
     start = [f"model.pretrained={tmp_path}", "model.config=null"]
     for words, said in (
@@ -222,8 +227,8 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
         assert "1 of 3 requests are cut to their last" in said
         with pytest.raises(UserError, match=r"classify\.input"):
             run_task("space2", "smoke", words[:1], "classify")
-    found = max(run.parents[2].rglob("predictions.tsv"), key=lambda p: p.stat().st_mtime)
-    told = found.read_text().splitlines()
+    actual = max(run.parents[2].rglob("predictions.tsv"), key=lambda p: p.stat().st_mtime)
+    told = actual.read_text().splitlines()
     assert told[:2] == ["hotel\tI want a hotel in the north", "taxi\tI want a taxi in the south"]
     assert len(told) == 3
     tuned = finetune_of().eval()
@@ -299,8 +304,8 @@ def test_every_task_has_a_head_a_loss_and_its_metric(kind, tmp_path):
     folder.export(cfg, module.eval(), tmp_path / "export")
     again = folder.load(cfg, tmp_path / "export")
     assert build(cfg).evaluate(again, Workspace(tmp_path))[METRIC[kind]] == after
-    want, found = (folder.embed(cfg, m) for m in (module, again))
-    assert all(torch.equal(want[name], found[name]) for name in want)
+    want, actual = (folder.embed(cfg, m) for m in (module, again))
+    assert all(torch.equal(want[name], actual[name]) for name in want)
 
 
 def test_fine_tuning_adds_kl_and_masked_words():
@@ -309,10 +314,10 @@ def test_fine_tuning_adds_kl_and_masked_words():
     batch = task_batches(config("train=finetune", *STILL), module).train_set[
         [(i, 0) for i in range(6)]
     ]
-    found = module.losses(batch)
-    assert found["kl"].abs() < 1e-6
+    actual = module.losses(batch)
+    assert actual["kl"].abs() < 1e-6
     torch.testing.assert_close(
-        found["loss"], found["ce"] + 0.1 * found["mlm"], atol=1e-5, rtol=1e-5
+        actual["loss"], actual["ce"] + 0.1 * actual["mlm"], atol=1e-5, rtol=1e-5
     )
     seen = []
     module.network.encoder.register_forward_hook(lambda m, args, out: seen.append(len(out)))
@@ -321,9 +326,11 @@ def test_fine_tuning_adds_kl_and_masked_words():
     assert "kl" not in module.losses(batch)
     assert seen == [12, 6, 6, 6]  # two copies and the hidden words; without KL one copy
     noisy = finetune_of("model.dropout=0.3")
-    found = noisy.losses(batch)
-    assert found["kl"] > 0
-    torch.testing.assert_close(found["loss"], found["ce"] + 5 * found["kl"] + 0.1 * found["mlm"])
+    actual = noisy.losses(batch)
+    assert actual["kl"] > 0
+    torch.testing.assert_close(
+        actual["loss"], actual["ce"] + 5 * actual["kl"] + 0.1 * actual["mlm"]
+    )
     noisy.only_words = True
     assert set(noisy.losses(batch)) == {"mlm", "loss"}
     logits = {"intent": torch.zeros(4, 2), "tags": torch.randn(4, 3, 5)}
@@ -357,9 +364,9 @@ def test_restaurants_8k_is_read_as_dialoglue_reads_it():
         "context": {"requestedSlots": ["time"]},
         "labels": [{"slot": "time", "valueSpan": {"endIndex": 3}}],
     }
-    found = span_example(row)
-    assert found.words == ("time", "six", "or", "six")
-    assert found.tags == ("O", "B-time", "O", "B-time")
+    actual = span_example(row)
+    assert actual.words == ("time", "six", "or", "six")
+    assert actual.tags == ("O", "B-time", "O", "B-time")
     for kind in ("slot", "top"):
         examples = read_examples(kind, "bundled", "dev")
         assert len(examples) > 600
@@ -391,8 +398,8 @@ def gates_of(**changes):
     slots = ["hotel-area", "hotel-internet", "hotel-name", "taxi-area"]
     example = Example((Turn(True, "somewhere in the north please"),), **changes)
     row = texts.row(texts.utterances(example.turns), True)
-    found = state_labels(example, row, texts, slots)
-    return {s: GATES[g] for s, g in zip(slots, found["gate"], strict=True)}, found, row, texts
+    actual = state_labels(example, row, texts, slots)
+    return {s: GATES[g] for s, g in zip(slots, actual["gate"], strict=True)}, actual, row, texts
 
 
 def test_states_become_gates_spans_and_references():
@@ -405,22 +412,22 @@ def test_states_become_gates_spans_and_references():
         "hotel-name": "the ritz",
         "taxi-area": "dontcare",
     }
-    gates, found, row, texts = gates_of(state=state, told={"hotel-name": "the ritz"})
+    gates, actual, row, texts = gates_of(state=state, told={"hotel-name": "the ritz"})
     assert gates == {
         "hotel-area": "copy_value",
         "hotel-internet": "true",
         "hotel-name": "inform",
         "taxi-area": "dontcare",
     }
-    start, end = found["start"][0], found["end"][0]
+    start, end = actual["start"][0], actual["end"][0]
     assert texts.tokenizer.decode(row.ids[start : end + 1].tolist()).replace(" ##", "") == "north"
-    assert (found["start"][1:] == -100).all()
-    gates, found, *_ = gates_of(
+    assert (actual["start"][1:] == -100).all()
+    gates, actual, *_ = gates_of(
         state={"hotel-area": "south", "taxi-area": "south"}, before={"hotel-area": "south"}
     )
     assert gates["hotel-area"] == "none"
     assert gates["taxi-area"] == "refer"
-    assert found["refer"][3] == 0
+    assert actual["refer"][3] == 0
     assert (
         gates_of(state={"hotel-name": "hilton"})[0]["hotel-name"] == "none"
     )  # nowhere to point at
@@ -453,12 +460,12 @@ def test_masked_prediction_may_come_first(tmp_path):
         "trainer.val_every_n_steps=1",
         "optim.warmup_steps=9",
     ]
-    found = run_of(tmp_path / "runs", "run_id=f", *words)
-    assert sorted(p.name for p in (found / "checkpoints").iterdir()) == ["finetune", "mlm"]
-    assert 0 <= json.loads((found / "metrics.json").read_text())["test_accuracy"] <= 1
-    assert (found / "checkpoints/finetune/best.ckpt").is_file()
-    assert not (found / "checkpoints/mlm/best.ckpt").exists()
-    rows = (found / "metrics.csv").read_text().splitlines()
+    actual = run_of(tmp_path / "runs", "run_id=f", *words)
+    assert sorted(p.name for p in (actual / "checkpoints").iterdir()) == ["finetune", "mlm"]
+    assert 0 <= json.loads((actual / "metrics.json").read_text())["test_accuracy"] <= 1
+    assert (actual / "checkpoints/finetune/best.ckpt").is_file()
+    assert not (actual / "checkpoints/mlm/best.ckpt").exists()
+    rows = (actual / "metrics.csv").read_text().splitlines()
     assert sum("val/score" in row for row in rows) == 2
     with pytest.raises(UserError, match="no validation"):
         config("trainer.val_every_n_steps=2")

@@ -189,8 +189,8 @@ def test_label_maps_count_in_predictions_and_in_the_metric(tmp_path):
             torch.nn.functional.one_hot(torch.tensor([GATES.index("inform")]), len(GATES)).float()
         )
     }
-    found = [updated(logits, row, {}, example, texts, ["hotel-name"], m) for m in ({}, maps)]
-    assert [f["hotel-name"] for f in found] == ["b and b", "guest house"]
+    actual = [updated(logits, row, {}, example, texts, ["hotel-name"], m) for m in ({}, maps)]
+    assert [f["hotel-name"] for f in actual] == ["b and b", "guest house"]
     (tmp_path / "bad.json").write_text('{"a": "b"}')
     with pytest.raises(UserError, match="label_maps"):
         label_maps(config("task.kind=dst", f"task.label_maps={tmp_path}/bad.json"))

@@ -39,8 +39,8 @@ NOTHING = {
 @pytest.mark.parametrize("case", OUT["tree_score_pairs"], ids=lambda c: f"{c['i']}-{c['j']}")
 def test_ten_view_scores_are_golden(case):
     """Checklist 1: ten views, lower-casing, placeholders."""
-    found = view_scores(FRAMES[case["i"]], FRAMES[case["j"]])
-    assert found == pytest.approx(case["ten_views"], abs=1e-9)
+    actual = view_scores(FRAMES[case["i"]], FRAMES[case["j"]])
+    assert actual == pytest.approx(case["ten_views"], abs=1e-9)
 
 
 def test_placeholders_go_by_substring():
@@ -48,11 +48,11 @@ def test_placeholders_go_by_substring():
     lower case.
     """
     tree = {"Hotel": {"DEFAULT_INTENT": {"Area": [{"value": " North "}]}}}
-    found = view_sets(tree)
-    assert found["S"] == {"area"}
-    assert found["SV"] == {"area-north"}
-    assert found["D"] == {"hotel"}
-    assert not any(found[v] for v in ("I", "DI", "IS", "DIS", "ISV", "DISV"))
+    actual = view_sets(tree)
+    assert actual["S"] == {"area"}
+    assert actual["SV"] == {"area-north"}
+    assert actual["D"] == {"hotel"}
+    assert not any(actual[v] for v in ("I", "DI", "IS", "DIS", "ISV", "DISV"))
     mine = {"my_default_domain_2": {"ask": {}}}
     assert not view_sets(mine)["D"]  # contains the word
 
@@ -135,12 +135,12 @@ def test_the_loss_is_the_mean_over_the_triggered_views():
     """Checklist 5: each view in its own sub-space with its own scores."""
     vectors = torch.randn(2 * len(FRAMES), 3, 8, generator=torch.Generator().manual_seed(2))
     views = ("D", "S", "DISV")
-    found = multi_view_contrast(vectors, [ids_of(FRAMES, v) for v in views])
+    actual = multi_view_contrast(vectors, [ids_of(FRAMES, v) for v in views])
     matrix = torch.from_numpy(view_matrices(FRAMES, views))
     z = F.normalize(vectors, dim=-1)
     want = [soft_contrast(torch.stack(z[:, k].chunk(2), 1), matrix[k]) for k in range(3)]
-    torch.testing.assert_close(torch.stack([found[str(k)] for k in range(3)]), torch.stack(want))
-    torch.testing.assert_close(found["loss"], torch.stack(want).mean())
+    torch.testing.assert_close(torch.stack([actual[str(k)] for k in range(3)]), torch.stack(want))
+    torch.testing.assert_close(actual["loss"], torch.stack(want).mean())
 
 
 def test_one_score_a_pair_is_the_mean_over_its_views():
@@ -148,7 +148,7 @@ def test_one_score_a_pair_is_the_mean_over_its_views():
     frames = [*FRAMES, NOTHING]
     vectors = torch.randn(2 * len(frames), 6, generator=torch.Generator().manual_seed(2))
     sets = [ids_of(frames, v) for v in VIEWS]
-    found = multi_view_contrast(vectors[:, None], sets, combined=True)
+    actual = multi_view_contrast(vectors[:, None], sets, combined=True)
     weights = torch.tensor(
         [
             [0.0 if is_empty(a) or is_empty(b) else combined_score(a, b) for a in frames]
@@ -156,7 +156,7 @@ def test_one_score_a_pair_is_the_mean_over_its_views():
         ]
     )
     want = soft_contrast(torch.stack(F.normalize(vectors, dim=-1).chunk(2), 1), weights)
-    torch.testing.assert_close(found["loss"], want)
+    torch.testing.assert_close(actual["loss"], want)
     module = module_of("method.score=combined", "method.learning=super")
     assert not module.network.views
     assert not module.network.projection.weight.requires_grad
@@ -185,9 +185,9 @@ def test_the_loss_of_states_by_hand():
         "end": torch.zeros(1, 2, 5),
     }
     labels = {"gate": [[2, 5]], "start": [[1, -100]], "end": [[1, -100]], "refer": [[-100, 0]]}
-    found = state_loss(logits, {k: torch.tensor(v) for k, v in labels.items()}, 0.6)
+    actual = state_loss(logits, {k: torch.tensor(v) for k, v in labels.items()}, 0.6)
     log4, log5, log3, log7 = (torch.tensor(float(n)).log() for n in (4, 5, 3, 7))
-    torch.testing.assert_close(found, 2 * 0.6 * log7 + 0.2 * ((log4 + log5) / 2 + log3))
+    torch.testing.assert_close(actual, 2 * 0.6 * log7 + 0.2 * ((log4 + log5) / 2 + log3))
 
 
 def test_one_view_trains_its_slice_alone():
@@ -221,27 +221,29 @@ def test_r_drop_is_golden():
         assert symmetric_kl(p, q).item() == pytest.approx(case["symmetric_kl"], rel=1e-9)
         assert symmetric_kl(q, p).item() == pytest.approx(case["symmetric_kl"], rel=1e-9)
         labels = torch.arange(case["B"]) % 2
-        found = r_drop(torch.cat([p, q]), labels)
+        actual = r_drop(torch.cat([p, q]), labels)
         ce = (F.cross_entropy(p, labels) + F.cross_entropy(q, labels)) / 2
         want = ce.item() + 5 * case["symmetric_kl"]
         alone = r_drop(p, labels, 0.0)  # no KL, one copy
         assert alone["loss"].item() == pytest.approx(F.cross_entropy(p, labels).item(), rel=1e-6)
         assert "kl" not in alone
-        assert found["loss"].item() == pytest.approx(want, rel=1e-6)
+        assert actual["loss"].item() == pytest.approx(want, rel=1e-6)
 
 
 def test_total_is_the_plain_sum_with_a_tenth_of_masked_prediction():
     """Checklist 10."""
     module = module_of(*STILL)
-    found = module.losses(batch_of(module, *STILL))
-    want = sum(found[f"{k}_contrast"] + 0.1 * found[f"{k}_mlm"] for k in ("labelled", "unlabelled"))
-    torch.testing.assert_close(found["loss"], want)
-    assert found["labelled_mlm"] > 1
+    actual = module.losses(batch_of(module, *STILL))
+    want = sum(
+        actual[f"{k}_contrast"] + 0.1 * actual[f"{k}_mlm"] for k in ("labelled", "unlabelled")
+    )
+    torch.testing.assert_close(actual["loss"], want)
+    assert actual["labelled_mlm"] > 1
     # the same texts without their labels have another contrast: trees enter one batch alone
     other = [*STILL, "method.score=none"]
     plain = module.losses(batch_of(module, *other))
-    assert plain["labelled_contrast"] != found["labelled_contrast"]
-    torch.testing.assert_close(plain["unlabelled_contrast"], found["unlabelled_contrast"])
+    assert plain["labelled_contrast"] != actual["labelled_contrast"]
+    torch.testing.assert_close(plain["unlabelled_contrast"], actual["unlabelled_contrast"])
 
 
 def test_two_processes_may_fine_tune_without_masked_prediction_after_it_came_first(two_ranks):

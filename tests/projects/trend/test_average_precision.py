@@ -43,10 +43,10 @@ def test_item_17_perfect_boxes():
     """Item 17: mAP 1, no error; NDS 0.9 without attributes and 1 with them."""
     rows = [(10, 0, 0.1, 3), (-5, 4, 1.0, 0), (0, 20, 2.0, 1)]
     same = [frame(rows)]
-    found = nuscenes_metrics(same, same, ["car"])
-    assert found["map"] == pytest.approx(1.0)
-    assert [found[k] for k in ("mate", "mase", "maoe", "mave", "maae")] == [0, 0, 0, 0, 1]
-    assert found["nds"] == pytest.approx(0.9)
+    actual = nuscenes_metrics(same, same, ["car"])
+    assert actual["map"] == pytest.approx(1.0)
+    assert [actual[k] for k in ("mate", "mase", "maoe", "mave", "maae")] == [0, 0, 0, 0, 1]
+    assert actual["nds"] == pytest.approx(0.9)
     named = [frame(rows, attributes=["moving", "", "parked"])]
     assert nuscenes_metrics(named, named, ["car"])["nds"] == pytest.approx(1.0)
 
@@ -54,11 +54,11 @@ def test_item_17_perfect_boxes():
 def test_item_17_a_box_counts_within_its_distance_only():
     """Item 17: shifted by 1.5 m it is found at 2 and 4 m, not at 0.5 and 1 m."""
     true = [frame([(10, 0, 0, 0)])]
-    found = nuscenes_metrics([frame([(11.5, 0, 0, 0)])], true, ["car"])
-    assert [found[f"map_{d}m"] for d in (0.5, 1.0, 2.0, 4.0)] == pytest.approx([0, 0, 1, 1])
-    assert found["map"] == pytest.approx(0.5)
-    assert found["mate"] == pytest.approx(1.5)
-    assert found["nds"] == pytest.approx(nds(0.5, {"a": 1.5, "b": 0, "c": 0, "d": 0, "e": 1}))
+    actual = nuscenes_metrics([frame([(11.5, 0, 0, 0)])], true, ["car"])
+    assert [actual[f"map_{d}m"] for d in (0.5, 1.0, 2.0, 4.0)] == pytest.approx([0, 0, 1, 1])
+    assert actual["map"] == pytest.approx(0.5)
+    assert actual["mate"] == pytest.approx(1.5)
+    assert actual["nds"] == pytest.approx(nds(0.5, {"a": 1.5, "b": 0, "c": 0, "d": 0, "e": 1}))
 
 
 def test_item_17_average_precision_by_hand():
@@ -94,12 +94,12 @@ def test_item_17_errors_of_orientation_size_and_speed():
     true = [frame([(0, 0, 0.0, 2)])]
     turned = boxes((0, 0, 2 * np.pi - 0.5, 5))
     turned[0, 3] = 8
-    found = nuscenes_metrics(
+    actual = nuscenes_metrics(
         [FrameBoxes(turned, np.zeros(1, dtype=np.int64), np.ones(1))], true, ["car"]
     )
-    assert found["maoe"] == pytest.approx(0.5)
-    assert found["mave"] == pytest.approx(3.0)
-    assert found["mase"] == pytest.approx(0.5)
+    assert actual["maoe"] == pytest.approx(0.5)
+    assert actual["mave"] == pytest.approx(3.0)
+    assert actual["mase"] == pytest.approx(0.5)
     half = [frame([(0, 0, np.pi - 0.1, 2)])]
     assert nuscenes_metrics(half, true, ["barrier"])["maoe"] == pytest.approx(0.1)
     assert nuscenes_metrics(half, true, ["car"])["maoe"] == pytest.approx(np.pi - 0.1)
@@ -107,10 +107,10 @@ def test_item_17_errors_of_orientation_size_and_speed():
 
 def test_classes_count_equally_and_missing_ones_as_zero():
     true = [frame([(0, 0, 0, 0), (9, 9, 0, 0)], labels=[0, 1])]
-    found = nuscenes_metrics([frame([(0, 0, 0, 0)])], true, ["car", "bus"])
-    assert found["map"] == pytest.approx(0.5)
-    assert (found["ap_car"], found["ap_bus"]) == pytest.approx((1.0, 0.0))
-    assert found["mate"] == pytest.approx(0.5)  # a class that is not found has errors of 1
+    actual = nuscenes_metrics([frame([(0, 0, 0, 0)])], true, ["car", "bus"])
+    assert actual["map"] == pytest.approx(0.5)
+    assert (actual["ap_car"], actual["ap_bus"]) == pytest.approx((1.0, 0.0))
+    assert actual["mate"] == pytest.approx(0.5)  # a class that is not found has errors of 1
     with pytest.raises(ValueError, match="frames"):
         nuscenes_metrics([], true, ["car"])
 
@@ -148,11 +148,11 @@ def test_once_takes_car_bus_and_truck_for_one_class():
     rows = [(0, 0, 0, 0), (10, 0, 0, 0), (20, 0, 0, 0), (0, 10, 0, 0), (0, 20, 0, 0)]
     true = [frame(rows, labels=range(5))]
     called = [frame(rows, labels=[0, 0, 2, 3, 4])]
-    found = once_metrics(called, true, names)
-    assert found["map"] == pytest.approx(1.0)
-    values = {name: found[f"ap_{name}"] for name in ("Vehicle", *names)}
-    wanted = {"Vehicle": 1, "Car": 1, "Bus": 0, "Truck": 1, "Pedestrian": 1, "Cyclist": 1}
-    assert values == pytest.approx(wanted)  # single classes stay apart
+    actual = once_metrics(called, true, names)
+    assert actual["map"] == pytest.approx(1.0)
+    values = {name: actual[f"ap_{name}"] for name in ("Vehicle", *names)}
+    expected = {"Vehicle": 1, "Car": 1, "Bus": 0, "Truck": 1, "Pedestrian": 1, "Cyclist": 1}
+    assert values == pytest.approx(expected)  # single classes stay apart
     apart = once_metrics(called, true, names, superclasses={})
     assert apart["map"] == pytest.approx(0.8)
     assert "ap_Vehicle" not in apart
@@ -166,8 +166,8 @@ def test_boxes_beyond_the_range_of_their_class_do_not_count():
     rows = [(10, 0, 0, 0), (0, 45, 0, 0)]
     true = [frame(rows, labels=[0, 0], attributes=["standing", "moving"])]
     near = [frame(rows[:1], attributes=["standing"])]
-    found = nuscenes_metrics(near, true, ["pedestrian"])
-    assert (found["map"], found["nds"]) == pytest.approx((1.0, 1.0))
+    actual = nuscenes_metrics(near, true, ["pedestrian"])
+    assert (actual["map"], actual["nds"]) == pytest.approx((1.0, 1.0))
     assert nuscenes_metrics(near, true, ["car"])["map"] < 0.5
     assert nuscenes_metrics(near, true, ["pedestrian"], ranges={})["map"] < 0.5
     false = [frame(rows, [0.5, 0.9], labels=[0, 0])]  # the far one would come first

@@ -10,9 +10,9 @@ GRID = BevGrid((-4.0, -8.0), (1.0, 2.0), (8, 16))  # 8 rows along y, 16 columns 
 
 def test_neighbours_of_a_peak_count_for_crowded_classes_alone():
     heat = torch.tensor([0.9, 0.8, 0.1, 0.2]).expand(1, 2, 1, 4)
-    for crowded, wanted in (((), [2, 2]), ((1,), [2, 4])):
+    for crowded, expected in (((), [2, 2]), ((1,), [2, 4])):
         scores, labels, _ = heat_peaks(heat, 8, crowded)
-        assert labels[scores > 0].bincount(minlength=2).tolist() == wanted
+        assert labels[scores > 0].bincount(minlength=2).tolist() == expected
 
 
 def test_queries_of_crowded_classes_may_be_neighbours():
@@ -34,9 +34,9 @@ def test_queries_are_decoded_from_their_cells():
     out = QueryOutput(
         torch.zeros(1, 2, 8, 16), logits[None], codes[None], cells[None], torch.ones(1, 2)
     )
-    (found,) = TransFusionHead(4, 8, 2, GRID, 2).decode(out)
-    torch.testing.assert_close(found.boxes, boxes)
-    assert found.labels.tolist() == [1, 0]
+    (actual,) = TransFusionHead(4, 8, 2, GRID, 2).decode(out)
+    torch.testing.assert_close(actual.boxes, boxes)
+    assert actual.labels.tolist() == [1, 0]
 
 
 def test_queries_start_at_column_and_row_of_their_peaks():

@@ -63,15 +63,15 @@ def test_item_17_metrics_of_the_project_s_frames():
     cfg = config("data.test_sequences=3")
     frames = probes.test_frames(cfg)
     assert sum(len(f["boxes"]) for f in frames) > 10
-    found, _ = probes.detection_metrics(cfg, Oracle(frames, 0.0), frames)
-    assert found["map"] == pytest.approx(1.0)
-    assert found["nds"] == pytest.approx(0.9)
+    actual, _ = probes.detection_metrics(cfg, Oracle(frames, 0.0), frames)
+    assert actual["map"] == pytest.approx(1.0)
+    assert actual["nds"] == pytest.approx(0.9)
     apart = [{**f, "boxes": f["boxes"][:1], "labels": f["labels"][:1]} for f in frames]
     classes = {cfg.finetune.classes[int(f["labels"][0])] for f in apart if len(f["labels"])}
     moved, _ = probes.detection_metrics(cfg, Oracle(apart, 1.5), apart)
     share = len(classes) / len(cfg.finetune.classes)  # classes that do not occur count as zero
-    wanted = {"map_0.5m": 0.0, "map_1.0m": 0.0, "map_2.0m": share, "map_4.0m": share}
-    assert {k: moved[k] for k in wanted} == pytest.approx(wanted)
+    expected = {"map_0.5m": 0.0, "map_1.0m": 0.0, "map_2.0m": share, "map_4.0m": share}
+    assert {k: moved[k] for k in expected} == pytest.approx(expected)
 
 
 def test_item_18_simulated_parts_are_functions_of_the_seed():
@@ -86,7 +86,8 @@ def test_item_18_simulated_parts_are_functions_of_the_seed():
 
 
 def test_item_19_metres_meet_the_cells_of_the_volume():
-    """Item 19: at a cell's centre the field reads that cell, x fastest; beyond the box its border."""
+    """Item 19: at a cell's centre the field reads that cell, x fastest; beyond the box its
+    border."""
     network = module_of("data.high=[25.6,12.8,4.0]", "data.voxel=[3.2,1.6,1.6]").network
     field, grid = network.field, network.encoder.grid
     depth, rows, columns = network.encoder.volume_shape
@@ -95,11 +96,11 @@ def test_item_19_metres_meet_the_cells_of_the_volume():
     size = (high - low) / torch.tensor([columns, rows, depth])
     for z, y, x in ((0, 0, 0), (1, 3, 5), (depth - 1, rows - 1, columns - 1), (0, 7, 2)):
         centre = low + size * (torch.tensor([x, y, z]) + 0.5)
-        found = trilinear(volume, field.place(centre)[None, None])
-        assert float(found) == pytest.approx(float(volume[0, 0, z, y, x]), abs=1e-2)
+        actual = trilinear(volume, field.place(centre)[None, None])
+        assert float(actual) == pytest.approx(float(volume[0, 0, z, y, x]), abs=1e-2)
         half = trilinear(volume, field.place(centre + size * torch.tensor([0.5, 0, 0]))[None, None])
         step = 0.5 if x + 1 < columns else 0.0
-        assert float(half - found) == pytest.approx(step, abs=1e-2)
+        assert float(half - actual) == pytest.approx(step, abs=1e-2)
     far = trilinear(volume, field.place(high + 99)[None, None])
     assert float(far) == float(volume[0, 0, -1, -1, -1])
 
@@ -125,8 +126,8 @@ def test_item_20_the_sparse_encoder_runs_in_the_precision_of_its_configs(monkeyp
     """Under bf16-mixed the first step raised: products in bfloat16 onto a sum in float32."""
     monkeypatch.setitem(sys.modules, "spconv", None)
     monkeypatch.setitem(sys.modules, "spconv.pytorch", None)
-    found = [config(name=name) for name in config_names("trend")]
-    sparse = [cfg.trainer.precision for cfg in found if cfg.model.encoder == "voxel_res_8x"]
+    actual = [config(name=name) for name in config_names("trend")]
+    sparse = [cfg.trainer.precision for cfg in actual if cfg.model.encoder == "voxel_res_8x"]
     assert len(sparse) >= 13
     words = ["data.voxel=[1.6,1.6,0.4]", "model.encoder=voxel_res_8x", "model.widths=[4,4,8,16]"]
     module, batch = module_of(*words), batch_of(*words)

@@ -53,11 +53,11 @@ def test_judged_rays_keep_their_share_of_the_scan():
 
 def test_all_arms_are_asked_for_the_same_returns():
     """Also the arm that trains on the ground; the evaluation's own threshold changes them."""
-    found = {
+    actual = {
         name: held_out(config(name), "simulated", 40)[0].targets[1].rays["directions"]
         for name in ("seed=0", "data.ground_threshold=-1", "eval.ground_threshold=-1")
     }
-    first, arm, other = found.values()
+    first, arm, other = actual.values()
     np.testing.assert_array_equal(first, arm)
     assert not np.array_equal(first, other)
 
@@ -69,8 +69,8 @@ def test_no_moving_return_is_no_perfect_forecast():
     for one in held:
         for target in one.targets:
             target.moving[:] = False
-    found = summary(held, errors, 2)
-    assert {k for k in known if "moving" in k} == known.keys() - found.keys() != set()
+    actual = summary(held, errors, 2)
+    assert {k for k in known if "moving" in k} == known.keys() - actual.keys() != set()
     assert all(v == pytest.approx(1) for v in known.values())
 
 
@@ -101,9 +101,9 @@ def test_item_16_without_pretraining_nothing_is_forecast(tmp_path):
     )
     cfg = config(*words, "eval.untrained=false")
     with torch.inference_mode():
-        found = evaluate(cfg, Finetune(cfg).eval(), Workspace(tmp_path))
-    assert not [k for k in found if "forecast" in k or "current" in k]
-    assert {"map_2.0m", "nds"} <= found.keys()
+        actual = evaluate(cfg, Finetune(cfg).eval(), Workspace(tmp_path))
+    assert not [k for k in actual if "forecast" in k or "current" in k]
+    assert {"map_2.0m", "nds"} <= actual.keys()
     assert [r.name for r in requirements(config(name="paper_waymo"))] == ["data: waymo"]
     assert [r.name for r in requirements(config(name="paper"))] == ["data: once"]
 
@@ -137,18 +137,18 @@ def test_held_out_parts_of_sets_without_official_ones(tmp_path, monkeypatch):
 def test_baselines_report_what_the_arms_do(tmp_path):
     """Copy, median, usual boxes and the untrained network: metrics, and items to pair claims by."""
     cfg = config("data.test_sequences=3", "data.train_sequences=8", "finetune.frames=20")
-    found, space = {}, Workspace(tmp_path)
+    actual, space = {}, Workspace(tmp_path)
     with torch.inference_mode():
         for name in ("copy_frame", "median_range", "usual_boxes", "untrained"):
-            found[name] = getattr(baselines, name)(cfg, space)
+            actual[name] = getattr(baselines, name)(cfg, space)
             if name != "usual_boxes":
                 path = tmp_path / "items/forecast_moving_l1.json"
                 items = json.loads(path.read_text(encoding="utf-8"))
-                assert np.mean(items) == pytest.approx(found[name]["forecast_moving_l1"])
-    assert found["copy_frame"]["current_l1"] < 0.1 < found["median_range"]["current_l1"]
-    assert found["median_range"]["forecast_l1"] < 0.7 * found["untrained"]["forecast_l1"]
-    assert found["usual_boxes"]["map"] > 0
-    assert {"segmentation_miou", *found["usual_boxes"]} <= found["untrained"].keys()
+                assert np.mean(items) == pytest.approx(actual[name]["forecast_moving_l1"])
+    assert actual["copy_frame"]["current_l1"] < 0.1 < actual["median_range"]["current_l1"]
+    assert actual["median_range"]["forecast_l1"] < 0.7 * actual["untrained"]["forecast_l1"]
+    assert actual["usual_boxes"]["map"] > 0
+    assert {"segmentation_miou", *actual["usual_boxes"]} <= actual["untrained"].keys()
 
 
 def test_the_median_of_a_direction():

@@ -90,8 +90,8 @@ def test_item_1_everything_is_in_the_first_frame(augmented):
         np.testing.assert_allclose(batch["origins"][0, 1, :2], pose[:2, 3], atol=1e-4)
         assert batch["times"][0].tolist() == pytest.approx([0, 0.5 * steps])
         if not augmented:
-            wanted = np.linalg.inv(data.pose(0, 0)) @ landmark
-            np.testing.assert_allclose(ends[0, 0, 0], wanted[:3], atol=1e-4)
+            expected = np.linalg.inv(data.pose(0, 0)) @ landmark
+            np.testing.assert_allclose(ends[0, 0, 0], expected[:3], atol=1e-4)
     assert ahead == {1, 2}
 
 
@@ -140,8 +140,8 @@ def test_corrupt_frames_are_passed_over_and_many_of_them_stop_the_run():
 def test_item_9_stages_grow_and_forecast_from_the_start():
     """Item 9: two stages of configurable length; the first one already forecasts a frame."""
     stages = build(config("finetune.steps=0", "method.steps=[5,7]")).stages()
-    found = [(s.name, dict(s.trainer), s.data.train_set.horizon) for s in stages]
-    assert found == [("pretrain_1", {"max_steps": 5}, 1), ("pretrain_2", {"max_steps": 7}, 2)]
+    actual = [(s.name, dict(s.trainer), s.data.train_set.horizon) for s in stages]
+    assert actual == [("pretrain_1", {"max_steps": 5}, 1), ("pretrain_2", {"max_steps": 7}, 2)]
     method = config(name="paper").method
     assert (method.horizons, method.epochs) == ([1, 4], [12, 36])
     assert config(name="paper_no_curriculum").method.horizons == [4]
@@ -159,8 +159,8 @@ def test_the_bundled_drive_is_split_with_a_gap():
     assert not set(parts["train"]) & set(parts["test"])
     held = held_out(cfg, "kitti_clip", rays=50, step=5)
     assert [len(h.targets) for h in held] == [4, 4, 4]
-    found = summary(held, copy_errors(held), 3)
-    assert found["current_l1"] < 0.1 < found["forecast_l1_t3"] < 6
+    actual = summary(held, copy_errors(held), 3)
+    assert actual["current_l1"] < 0.1 < actual["forecast_l1_t3"] < 6
 
 
 # -- fine-tuning ---------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def detector_of(*overrides):
 def test_crowded_classes_reach_the_head_by_their_place():
     cfg = config("finetune.detector=transfusion")
     last = cfg.finetune.classes[-1]
-    found = detector_of("finetune.detector=transfusion", f"finetune.crowded=[{last}]")
-    assert found.head.crowded == [len(cfg.finetune.classes) - 1]
+    actual = detector_of("finetune.detector=transfusion", f"finetune.crowded=[{last}]")
+    assert actual.head.crowded == [len(cfg.finetune.classes) - 1]
 
 
 def test_item_14_only_the_encoder_is_transferred():
@@ -219,9 +219,9 @@ def test_item_16_both_detectors_learn(kind):
         optimizer.step()
         losses.append(float(terms["loss"].detach()))
     assert losses[-1] < 0.8 * losses[0]
-    found = module.eval().detectors["pretrained"].detect(batch["points"], batch["owner"], 2)
-    assert [b.boxes.shape[1] for b in found] == [9, 9]
-    assert all((b.scores.diff() <= 0).all() for b in found)
+    actual = module.eval().detectors["pretrained"].detect(batch["points"], batch["owner"], 2)
+    assert [b.boxes.shape[1] for b in actual] == [9, 9]
+    assert all((b.scores.diff() <= 0).all() for b in actual)
     empty = {
         **batch,
         "boxes": [b[:0] for b in batch["boxes"]],
@@ -255,11 +255,11 @@ def test_item_14_detectors_beside_each_other_are_clipped_apart():
             p.grad = torch.zeros_like(p)
         next(module.detectors[name].parameters()).grad.view(-1)[0] = norm
     module.configure_gradient_clipping(None, 35.0)
-    found = {
+    actual = {
         name: float(torch.stack([p.grad.norm() for p in d.parameters()]).norm())
         for name, d in module.detectors.items()
     }
-    assert found == pytest.approx({"pretrained": 35.0, "scratch": 20.0}, rel=1e-5)
+    assert actual == pytest.approx({"pretrained": 35.0, "scratch": 20.0}, rel=1e-5)
 
 
 def test_what_a_later_stage_lacks_is_said_before_pretraining(tmp_path):
@@ -325,13 +325,14 @@ def test_box_codes_heat_maps_and_decoding_agree():
     head = CenterHead(4, 8, 3, grid)
     maps = torch.zeros(1, 10, 16, 16)
     maps[0, :, cell[:, 1], cell[:, 0]] = code.T
-    (found,) = head.decode(logits[None], maps, threshold=0.9)
-    order = found.labels.argsort(descending=True)
-    torch.testing.assert_close(found.boxes[order], boxes)
+    (actual,) = head.decode(logits[None], maps, threshold=0.9)
+    order = actual.labels.argsort(descending=True)
+    torch.testing.assert_close(actual.boxes[order], boxes)
 
 
 def test_sources_with_boxes_are_found_and_missing_sets_are_named(tmp_path):
-    """Items 15, 16: data sets and detectors are selectable; each paper config says what it lacks."""
+    """Items 15, 16: data sets and detectors are selectable; each paper config says what it
+    lacks."""
     assert labelled_source(config("data.sources=[kitti_clip,simulated]")) == "simulated"
     with pytest.raises(UserError, match="has boxes"):
         labelled_source(config("data.sources=[kitti_clip]"))
@@ -356,7 +357,7 @@ def test_item_15_ablations_and_papers(name):
     """Items 15, 16: the configs of the paper's tables."""
     cfg = config(name=name)
     assert (cfg.data.rays, cfg.method.samples, cfg.model.widths[-1]) == (12288, 48, 128)
-    wanted = {
+    expected = {
         "paper_field_only": ([0], True),
         "paper_recurrent_only": ([1, 4], False),
         "paper_horizon_2": ([1, 2], True),
@@ -364,9 +365,9 @@ def test_item_15_ablations_and_papers(name):
         "paper_horizon_5": ([1, 5], True),
         "paper_no_curriculum": ([4], True),
     }.get(name, ([1, 4], True))
-    assert (cfg.method.horizons, cfg.method.time_encoding) == wanted
+    assert (cfg.method.horizons, cfg.method.time_encoding) == expected
     assert sum(cfg.method.epochs) == 48  # as long as the method itself
-    assert cfg.frames_ahead == max(4, wanted[0][-1])  # and on the same scans, also of T = 0
+    assert cfg.frames_ahead == max(4, expected[0][-1])  # and on the same scans, also of T = 0
     assert (cfg.data.sampling == "spread") == (name == "paper_spread_rays")
     assert (cfg.data.ground_threshold < 0) == (name == "paper_all_returns")
     scans = cfg.finetune.batch_size * cfg.trainer.devices * cfg.trainer.accumulate_grad_batches
@@ -455,8 +456,8 @@ def test_published_errors_see_each_frame_from_its_own_origin_at_its_own_time():
     network = module_of().eval().network
     held = held_out(cfg, "simulated", 20)
     with torch.no_grad():
-        found = errors_of(cfg, network, held).ranges
-    for one, own in zip(held[:2], found, strict=False):
+        actual = errors_of(cfg, network, held).ranges
+    for one, own in zip(held[:2], actual, strict=False):
         for step, target in enumerate(one.targets):
             points, actions = torch.from_numpy(one.points).float(), torch.tensor(one.actions[:step])
 
@@ -468,8 +469,8 @@ def test_published_errors_see_each_frame_from_its_own_origin_at_its_own_time():
                     )
                 return ranges.double().numpy() - rays["ranges"]
 
-            wanted = error(target.rays["origin"], target.time)
-            np.testing.assert_allclose(own[step], wanted, atol=1e-3)
+            expected = error(target.rays["origin"], target.time)
+            np.testing.assert_allclose(own[step], expected, atol=1e-3)
             if step:
                 first = one.targets[0]
                 for twin in (

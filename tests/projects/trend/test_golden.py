@@ -79,23 +79,23 @@ def rendered(network: TrendNetwork, case: dict, chunk: int | None = None) -> dic
 @pytest.mark.parametrize("case", GOLDEN["cases"])
 def test_item_6_golden_planes_through_the_network(case):
     """Item 6: range, opacity and both gradients of `TrendNetwork.render` equal the golden ones."""
-    found = rendered(plane_network(case), case)
-    for name, value in found.items():
+    actual = rendered(plane_network(case), case)
+    for name, value in actual.items():
         assert value == pytest.approx(case["outputs"][name], rel=1e-6), name
 
 
 def test_item_6_golden_planes_can_be_missed():
     """Item 6, negative twin: another opacity mode, sharpness or number of samples is noticed."""
     case = GOLDEN["cases"][0]
-    wanted = case["outputs"]["rendered_range_unnormalised"]
+    expected = case["outputs"]["rendered_range_unnormalised"]
     others = [
         (plane_network(case, "method.alpha_mode=midpoint"), case),
         (plane_network({**case, "kappa": 2 * case["kappa"]}), case),
         (plane_network({**case, "samples": case["samples"] + 1}), case),
     ]
     for network, own in others:
-        found = rendered(network, own)["rendered_range_unnormalised"]
-        assert found != pytest.approx(wanted, rel=1e-3)
+        actual = rendered(network, own)["rendered_range_unnormalised"]
+        assert actual != pytest.approx(expected, rel=1e-3)
 
 
 def test_item_6_the_range_converges_to_the_plane_as_z_and_the_samples_grow():
@@ -103,7 +103,7 @@ def test_item_6_the_range_converges_to_the_plane_as_z_and_the_samples_grow():
     errors = []
     for samples, kappa in ((9, 4.0), (65, 100.0), (513, 2000.0)):
         case = {**GOLDEN["cases"][0], "samples": samples, "kappa": kappa}
-        found = rendered(plane_network(case), case)["rendered_range_unnormalised"]
-        errors.append(abs(found - case["plane_distance"]))
+        actual = rendered(plane_network(case), case)["rendered_range_unnormalised"]
+        errors.append(abs(actual - case["plane_distance"]))
         assert errors[-1] <= 7.0 / (samples - 1)
     assert errors == sorted(errors, reverse=True)

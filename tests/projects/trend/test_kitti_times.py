@@ -8,7 +8,8 @@ from projects.trend.scans.kitti import kitti_raw, semantic_kitti
 
 
 def test_kitti_scans_have_the_times_of_their_numbers(tmp_path):
-    """Drive 0009 lacks four scans, whose lines are there: the later ones were given earlier times."""
+    """Drive 0009 lacks four scans, whose lines are there: the later ones were given earlier
+    times."""
     drive = tmp_path / "2011_09_26/2011_09_26_drive_0009_sync"
     for part in ("velodyne_points/data", "oxts/data"):
         (drive / part).mkdir(parents=True)

@@ -53,11 +53,11 @@ def test_an_unknown_velocity_is_a_target_of_zero_and_no_error():
     samples = LabelledFrames(FrameLists([[frame]]), [(0, 0)], SELECT, PlanarAugment(), seed=0)
     assert samples[[(0, 0)]]["boxes"][0][:, 7:].tolist() == [[2, 0], [0, 0]]
     truth = SELECT(frame, STILL)
-    found = truth["boxes"].astype(np.float64)
-    found[:, 7:] = [[3, 0], [7, 0]]
+    actual = truth["boxes"].astype(np.float64)
+    actual[:, 7:] = [[3, 0], [7, 0]]
     scores, labels = np.array([0.9, 0.8]), truth["labels"]
     metrics = nuscenes_metrics(
-        [FrameBoxes(found, labels, scores)], [FrameBoxes(truth["boxes"], labels, scores)], ["car"]
+        [FrameBoxes(actual, labels, scores)], [FrameBoxes(truth["boxes"], labels, scores)], ["car"]
     )
     assert metrics["mave"] == pytest.approx(1.0)
 

@@ -30,8 +30,8 @@ def test_item_3_action_embedding_has_34_values():
     code = embed_action(action, 32)
     assert code.shape == (1, 34)
     rates = torch.tensor([10000 ** (-i / 8) for i in range(8)], dtype=torch.float64)
-    wanted = [f(v * rates) for v in (1.5, -0.5) for f in (torch.sin, torch.cos)]
-    torch.testing.assert_close(code[0, :32], torch.cat(wanted))
+    expected = [f(v * rates) for v in (1.5, -0.5) for f in (torch.sin, torch.cos)]
+    torch.testing.assert_close(code[0, :32], torch.cat(expected))
     torch.testing.assert_close(code[0, 32:], torch.stack([action[0, 2].sin(), action[0, 2].cos()]))
     full_turn = embed_action(action + torch.tensor([0, 0, 2 * torch.pi], dtype=torch.float64), 32)
     torch.testing.assert_close(full_turn, code)
@@ -87,7 +87,8 @@ def error_of_a_wall(kind: str) -> float:
 
 
 def test_item_3_an_action_that_tells_something_is_learnt():
-    """Item 3: the path from action to range works; twins: without the action, and with another's."""
+    """Item 3: the path from action to range works; twins: without the action, and with
+    another's."""
     true = error_of_a_wall("true")
     assert true < 1.3
     for kind in ("zero", "shuffled"):
@@ -108,11 +109,11 @@ def test_item_3_split_convolution_equals_the_one_of_the_concatenation(size):
         return recurrent.volume(torch.cat([volume, code], dim=1))
 
     inputs = [volume, *recurrent.parameters()]
-    found, wanted = recurrent.step(volume, action), joined()
-    torch.testing.assert_close(found, wanted)
+    actual, expected = recurrent.step(volume, action), joined()
+    torch.testing.assert_close(actual, expected)
     for a, b in zip(
-        torch.autograd.grad(found.square().sum(), inputs),
-        torch.autograd.grad(wanted.square().sum(), inputs),
+        torch.autograd.grad(actual.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -158,16 +159,16 @@ def test_item_5_intensity_at_the_observed_point():
     assert scan.intensity.shape == rays.ranges.shape
     points = rays.origins[:, None] + rays.ranges[..., None] * rays.directions
     values = network.field.geometry_at(network.field.project(volume, rays.time), points)
-    wanted = network.field.intensity_at(volume, points, rays.directions, values.geometry)
-    torch.testing.assert_close(scan.intensity, wanted)
+    expected = network.field.intensity_at(volume, points, rays.directions, values.geometry)
+    torch.testing.assert_close(scan.intensity, expected)
     torch.testing.assert_close(scan.surface, values.sdf)  # item 12: SDF of the observed points
     turned = network.field.intensity_at(volume, points, -rays.directions, values.geometry)
-    assert not torch.allclose(turned, wanted)
+    assert not torch.allclose(turned, expected)
     module.network.intensity_at = "rendered"
     other = network.render(volume, rays)
     torch.testing.assert_close(other.surface, values.sdf)
-    assert not torch.allclose(other.intensity, wanted)
-    assert torch.equal(network.render(volume, rays._replace(ranges=None)).surface, 0 * wanted)
+    assert not torch.allclose(other.intensity, expected)
+    assert torch.equal(network.render(volume, rays._replace(ranges=None)).surface, 0 * expected)
 
 
 @pytest.mark.parametrize("option", ["method.alpha_mode=midpoint", "method.importance_samples=6"])
@@ -214,12 +215,12 @@ def test_item_8_loss_is_the_weighted_sum_of_both_frames():
     ]
     module, batch = module_of(*weights, "method.jitter=false"), batch_of()
     terms = module.losses(batch)
-    wanted = sum(
+    expected = sum(
         w * terms[f"{frame}_{term}"]
         for frame in ("current", "future")
         for w, term in ((2, "range"), (3, "intensity"), (5, "surface"))
     )
-    torch.testing.assert_close(terms["loss"], wanted)
+    torch.testing.assert_close(terms["loss"], expected)
     scans = module.render(batch)
     error = (scans[1].ranges - batch["ranges"][:, 1]).abs().mean()
     torch.testing.assert_close(terms["future_range"], error)
@@ -270,32 +271,32 @@ def test_each_frame_is_seen_from_its_own_origin_at_its_own_time():
     """Items 1, 4: `render` is the network's rendering with the rays of that frame."""
     module, batch = module_of("method.jitter=false"), batch_of("method.jitter=false")
     network = module.eval().network
-    found = module.render(batch)
+    actual = module.render(batch)
     volume = network.encode(batch["points"], batch["owner"], 2)
     future = network.recurrent(volume, batch["actions"], batch["steps"][:, 1])
     for frame, own in enumerate((volume, future)):
-        wanted = network.render(own, rays_of(batch, frame))
-        for a, b in zip(found[frame], wanted, strict=True):
+        expected = network.render(own, rays_of(batch, frame))
+        for a, b in zip(actual[frame], expected, strict=True):
             torch.testing.assert_close(a, b)
     rays, now = rays_of(batch, 1), rays_of(batch, 0)
     assert not torch.equal(rays.origins, now.origins)
     for other in (rays._replace(origins=now.origins), rays._replace(time=now.time)):  # twins
-        assert not torch.allclose(network.render(future, other).ranges, found[1].ranges)
+        assert not torch.allclose(network.render(future, other).ranges, actual[1].ranges)
 
 
 def test_chunked_rendering_equals_unchunked_with_gradients():
     torch.manual_seed(0)
     batch = as_double(batch_of("data.rays=20"))
-    found = []
+    actual = []
     for chunk in ("null", "7", "20", "1"):
         module = module_of(
             "data.rays=20", "method.jitter=false", f"method.ray_chunk={chunk}"
         ).double()
         terms = module.losses(batch)
         terms["loss"].backward()
-        found.append([terms["loss"].detach(), *[p.grad for p in module.parameters()]])
-    for other in found[1:]:
-        for a, b in zip(found[0], other, strict=True):
+        actual.append([terms["loss"].detach(), *[p.grad for p in module.parameters()]])
+    for other in actual[1:]:
+        for a, b in zip(actual[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 

@@ -18,8 +18,8 @@ def test_golden_planes(case):
     sharpness = torch.tensor(float(case["kappa"]), dtype=torch.float64, requires_grad=True)
     out = render_sdf(sdf, distances, sharpness)
     out.ranges.backward()
-    wanted = case["outputs"]
-    found = {
+    expected = case["outputs"]
+    actual = {
         "rendered_range_unnormalised": float(out.ranges),
         "opacity": float(out.opacity),
         "argmax_weight_index": int(out.weights.argmax()),
@@ -27,8 +27,8 @@ def test_golden_planes(case):
         "grad_norm_sdf": float(sdf.grad.norm()),
         "grad_kappa": float(sharpness.grad),
     }
-    for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=1e-6), name
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, rel=1e-6), name
 
 
 @pytest.mark.parametrize("mode", ["consecutive", "midpoint"])
@@ -103,14 +103,14 @@ def test_samples_lie_in_the_box():
     assert ((inside - low).min() > -1e-4) & ((high - inside).min() > -1e-4)
     assert (far > near).all()
     for jitter in (False, True):
-        found = stratified(near, far, 8, jitter=jitter)
-        assert (found.diff(dim=-1) > 0).all()
-        assert (found >= near[..., None]).all()
-        assert (found <= far[..., None] + 1e-4).all()
-    more = importance(found, torch.eye(50, 7)[None].expand(2, -1, -1), 4)
+        actual = stratified(near, far, 8, jitter=jitter)
+        assert (actual.diff(dim=-1) > 0).all()
+        assert (actual >= near[..., None]).all()
+        assert (actual <= far[..., None] + 1e-4).all()
+    more = importance(actual, torch.eye(50, 7)[None].expand(2, -1, -1), 4)
     assert more.shape[-1] == 12
     assert (more.diff(dim=-1) >= 0).all()
-    first = (more[0, 0] >= found[0, 0, 0]) & (more[0, 0] <= found[0, 0, 1])
+    first = (more[0, 0] >= actual[0, 0, 0]) & (more[0, 0] <= actual[0, 0, 1])
     assert int(first.sum()) >= 5  # weight on the first section draws samples there
 
 

@@ -34,8 +34,10 @@ def test_one_key_finds_the_same_voxels_in_the_same_order(span, dtype):
         points[:, rng.integers(3)] *= rng.choice([0.0, 1e-3, 1.0])
         points = np.concatenate([points, points[: len(points) // 3]])
         count = int(rng.integers(1, len(points) + 1))
-        own, wanted = (f(points, count, np.random.default_rng(seed + 9)) for f in (spread, by_rows))
-        np.testing.assert_array_equal(own, wanted)
+        own, expected = (
+            f(points, count, np.random.default_rng(seed + 9)) for f in (spread, by_rows)
+        )
+        np.testing.assert_array_equal(own, expected)
 
 
 def test_cells_beyond_64_bits_are_told_apart():

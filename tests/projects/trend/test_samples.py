@@ -31,12 +31,13 @@ def test_item_2_the_encoder_sees_the_current_scan():
     samples = samples_of("data.mask_rate=0")
     item, data = samples.items[3], samples.data
     current = samples.sets[0].frame(item.sequence, item.first).points
-    wanted = current[inside(current, np.array(data.low), np.array(data.high)), :4]
-    np.testing.assert_array_equal(samples[[(3, 0)]]["points"].numpy(), wanted)
+    expected = current[inside(current, np.array(data.low), np.array(data.high)), :4]
+    np.testing.assert_array_equal(samples[[(3, 0)]]["points"].numpy(), expected)
 
 
 def test_item_13_the_encoder_s_points_are_augmented_with_the_rays():
-    """Item 13: every current ray ends on one of them; twin: not on those of another augmentation."""
+    """Item 13: every current ray ends on one of them; twin: not on those of another
+    augmentation."""
     samples = samples_of("data.mask_rate=0", *AUGMENTED)
     ends, points = [], []
     for epoch in range(3):
@@ -67,12 +68,12 @@ def test_item_8_each_frame_has_its_own_targets():
     terms, scans = module.losses(batch), module.render(batch)
     for i, name in enumerate(("current", "future")):
         scan = scans[i]
-        wanted = {
+        expected = {
             "range": scan.ranges - batch["ranges"][:, i],
             "intensity": scan.intensity - batch["intensity"][:, i],
             "surface": scan.surface,
         }
-        for key, error in wanted.items():
+        for key, error in expected.items():
             torch.testing.assert_close(terms[f"{name}_{key}"], error.abs().mean())
         other = scan.intensity - batch["intensity"][:, 1 - i]
         assert not torch.allclose(other.abs().mean(), terms[f"{name}_intensity"], atol=1e-4)
@@ -96,9 +97,9 @@ def test_options_of_the_recurrence_are_those_of_the_config(residual):
 
 def test_item_9_all_stages_train_one_network():
     """Items 9, 14: the next horizon, and the detector, start from what was trained before."""
-    found = list(build(config()).stages())
-    assert [s.name for s in found] == ["pretrain_1", "pretrain_2", "finetune"]
-    assert all(s.module.network is found[0].module.network for s in found)
+    actual = list(build(config()).stages())
+    assert [s.name for s in actual] == ["pretrain_1", "pretrain_2", "finetune"]
+    assert all(s.module.network is actual[0].module.network for s in actual)
 
 
 def test_item_14_the_rate_of_fine_tuning_is_scaled():
@@ -110,7 +111,8 @@ def test_item_14_the_rate_of_fine_tuning_is_scaled():
 
 
 def test_parts_of_the_official_sets(monkeypatch, tmp_path):
-    """Item 16: labels of the training part, drive 08 and the validation parts for the test alone."""
+    """Item 16: labels of the training part, drive 08 and the validation parts for the test
+    alone."""
     opened = {}
     for name in ("once", "waymo", "nuscenes", "semantic_kitti"):
         monkeypatch.setattr(sources, name, lambda root, split=None, scenes=None: split or scenes)
@@ -149,9 +151,9 @@ def test_check_reads_batch_length_and_scans_of_fine_tuning_alone():
         [*ALONE, "finetune.frames=0", "finetune.bev_width=400"],
         "activations (upper estimate)",
     )
-    found = inspect("trend", "smoke", [*words, "data.rays=999999"])
-    assert (found["samples"], found["steps"]) == ("3", "3")
-    assert 0.005 < float(found[key].split()[0]) < 0.1
+    actual = inspect("trend", "smoke", [*words, "data.rays=999999"])
+    assert (actual["samples"], actual["steps"]) == ("3", "3")
+    assert 0.005 < float(actual[key].split()[0]) < 0.1
 
 
 def test_compilation_reaches_the_parts_that_are_called(monkeypatch):
@@ -161,8 +163,8 @@ def test_compilation_reaches_the_parts_that_are_called(monkeypatch):
     module.compile_encoders()
     tuned = Finetune(config(), module.network)
     tuned.compile_encoders()
-    wanted = [module.network.encoder, module.network.recurrent, *tuned.detectors.values()]
-    assert [id(part) for part in seen] == [id(part) for part in wanted]
+    expected = [module.network.encoder, module.network.recurrent, *tuned.detectors.values()]
+    assert [id(part) for part in seen] == [id(part) for part in expected]
 
 
 # -- evaluation ----------------------------------------------------------------------------------
@@ -195,8 +197,8 @@ def test_item_14_references_begin_with_the_weights_of_training(monkeypatch, tmp_
     evaluate(cfg, first, Workspace(tmp_path))
     starts = {"detector": scratch.module.detectors["pretrained"], "network": first.network}
     for name, start in starts.items():
-        found = seen[name].state_dict()
-        assert all(torch.equal(v, found[k]) for k, v in start.state_dict().items()), name
+        actual = seen[name].state_dict()
+        assert all(torch.equal(v, actual[k]) for k, v in start.state_dict().items()), name
 
 
 def test_item_3_errors_of_a_network_that_never_learnt_to_forecast_are_of_a_still_volume():
@@ -221,10 +223,10 @@ def test_item_3_errors_of_a_network_that_never_learnt_to_forecast_are_of_a_still
         return ranges.numpy() - target.rays["ranges"]
 
     with torch.no_grad():
-        found = errors_of(cfg, network, [one]).ranges[0][-1]
-    np.testing.assert_allclose(found, last(), atol=1e-3)
+        actual = errors_of(cfg, network, [one]).ranges[0][-1]
+    np.testing.assert_allclose(actual, last(), atol=1e-3)
     network.forecasts = True
-    assert np.abs(last() - found).max() > 1e-2
+    assert np.abs(last() - actual).max() > 1e-2
 
 
 def test_shuffled_actions_are_those_of_another_drive_or_half_the_set_away(tmp_path):
@@ -238,11 +240,13 @@ def test_shuffled_actions_are_those_of_another_drive_or_half_the_set_away(tmp_pa
     assert of(range(5), 2) == [1, 0, 3, 2, 1]  # neighbours of the batch; the last one is alone
     assert of([0] * 6, 4) == [3, 4, 5, 0, 1, 2]
     with torch.no_grad():
-        found = errors_of(cfg, network, held, "shuffled").ranges
+        actual = errors_of(cfg, network, held, "shuffled").ranges
         held[0].actions, held[1].actions = held[1].actions, held[0].actions
-        wanted, true = (errors_of(cfg, network, held, kind).ranges for kind in ("true", "shuffled"))
+        expected, true = (
+            errors_of(cfg, network, held, kind).ranges for kind in ("true", "shuffled")
+        )
         single = forecast_metrics(config(), network, None, held[:1], Workspace(tmp_path), "")
-    for a, b, other in zip(found, wanted, true, strict=True):
+    for a, b, other in zip(actual, expected, true, strict=True):
         np.testing.assert_array_equal(a[2], b[2])
         assert not np.allclose(a[2], other[2])
     assert "zero_actions_change" in single
@@ -268,7 +272,7 @@ def test_scans_of_the_detector_s_test_are_read_when_their_turn_comes(monkeypatch
     assert not read
     detector = Finetune(cfg).eval().detectors["pretrained"]
     with torch.no_grad():
-        found, wanted = probes.detect(detector, frames, cfg.eval.batch_size)
+        actual, expected = probes.detect(detector, frames, cfg.eval.batch_size)
     assert read == [(s, i) for s in range(2) for i in range(3)]
-    assert len(found) == len(wanted) == 6
-    assert sum(len(w.boxes) for w in wanted) > 5
+    assert len(actual) == len(expected) == 6
+    assert sum(len(w.boxes) for w in expected) > 5

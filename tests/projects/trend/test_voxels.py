@@ -41,15 +41,15 @@ def test_interpolation_equals_brute_force_with_borders_and_axes():
     volume = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64)
     special = [[-1, -1, -1], [1, 1, 1], [1.7, 0, -3], [0.99, -0.99, 0.3], [0, 0, 0]]
     positions = torch.cat([torch.tensor(special).double(), 2.4 * torch.rand(40, 3).double() - 1.2])
-    found = trilinear(volume, positions.expand(2, -1, -1))
+    actual = trilinear(volume, positions.expand(2, -1, -1))
     for b, row in itertools.product(range(2), range(45)):
-        wanted = brute_force(volume[b], positions[row].tolist())
-        torch.testing.assert_close(found[b, row], wanted)
+        expected = brute_force(volume[b], positions[row].tolist())
+        torch.testing.assert_close(actual[b, row], expected)
     grid = positions.view(1, -1, 1, 1, 3).expand(2, -1, -1, -1, -1)
     same = grid_sample(volume, grid, padding_mode="border", align_corners=False)
-    torch.testing.assert_close(found, same[..., 0, 0].transpose(1, 2))
+    torch.testing.assert_close(actual, same[..., 0, 0].transpose(1, 2))
     swapped = trilinear(volume, positions.flip(1).expand(2, -1, -1))
-    assert not torch.allclose(found, swapped)
+    assert not torch.allclose(actual, swapped)
 
 
 def test_interpolation_gradients():
@@ -93,14 +93,14 @@ def test_sparse_convolution_equals_the_dense_one(submanifold):
     torch.nn.init.normal_(conv.bias)
     out = conv(voxels)
     kernel = conv.weight.permute(0, 4, 1, 2, 3)
-    wanted = conv3d(voxels.dense(), kernel, conv.bias, stride=step, padding=pad)
+    expected = conv3d(voxels.dense(), kernel, conv.bias, stride=step, padding=pad)
     b, z, y, x = out.coords.unbind(1)
-    torch.testing.assert_close(out.features, wanted[b, :, z, y, x])
-    assert out.dense().shape == wanted.shape
+    torch.testing.assert_close(out.features, expected[b, :, z, y, x])
+    assert out.dense().shape == expected.shape
     if submanifold:
         assert torch.equal(out.coords, voxels.coords)
     else:
-        rest = (wanted - conv.bias.view(1, -1, 1, 1, 1)).clone()
+        rest = (expected - conv.bias.view(1, -1, 1, 1, 1)).clone()
         rest[b, :, z, y, x] = 0
         assert float(rest.abs().max()) < 1e-12  # no active cell was missed
     assert torch.autograd.gradcheck(
@@ -129,12 +129,12 @@ def test_the_spconv_backend_gives_the_same_volume():
     theirs.load_state_dict(ours.state_dict())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     given = points.to(device), owner.to(device), 2
-    found, wanted = ours.to(device)(*given), theirs.to(device)(*given)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    actual, expected = ours.to(device)(*given), theirs.to(device)(*given)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     if device == "cpu":  # its backward pass wants a driver
         return
-    found.square().sum().backward()
-    wanted.square().sum().backward()
+    actual.square().sum().backward()
+    expected.square().sum().backward()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
 
@@ -189,9 +189,9 @@ def test_paper_grid_has_the_published_volume():
 
 def test_sinusoids_are_those_of_the_transformer():
     values = torch.tensor([1.0, 2.5], dtype=torch.float64)
-    found = sinusoidal(values, 16)
+    actual = sinusoidal(values, 16)
     rates = torch.tensor([10000 ** (-i / 8) for i in range(8)], dtype=torch.float64)
-    torch.testing.assert_close(found[1], torch.cat([(2.5 * rates).sin(), (2.5 * rates).cos()]))
+    torch.testing.assert_close(actual[1], torch.cat([(2.5 * rates).sin(), (2.5 * rates).cos()]))
     with pytest.raises(ValueError, match="even"):
         sinusoidal(values, 3)
 
@@ -204,6 +204,6 @@ def test_convolutions_run_under_autocast():
     voxels = Voxels(torch.randn(3, 2), coords, (2, 2, 2), 1)
     plain = conv(voxels).features
     with torch.autocast("cpu", torch.bfloat16):
-        found = conv(voxels).features
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, plain, atol=0.05, rtol=0.05)
+        actual = conv(voxels).features
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, plain, atol=0.05, rtol=0.05)

@@ -27,7 +27,8 @@ def words_of(batch, side):
 
 
 def test_checklist_1_pairs_are_title_and_skills_of_one_advert_and_no_standard_title(esco):
-    """Checklist 1 and 18: a training row has no standard title; its loader does not look for one."""
+    """Checklist 1 and 18: a training row has no standard title; its loader does not look for
+    one."""
     assert [f.name for f in Ad.__dataclass_fields__.values()] == ["id", "title", "skills"]
     cfg = config("data.max_skill_len=128")
     ads = load_data(cfg).ads
@@ -59,8 +60,8 @@ def test_checklist_5_skills_are_shuffled_at_every_draw_and_sorted_in_evaluation(
         assert sum(d[0] == skill for d in draws) / 300 == pytest.approx(1 / 6, abs=0.08)
         assert sum(skill in d for d in draws) / 300 == pytest.approx(2 / 3, abs=0.1)
     encoder = build_encoder(cfg).eval()
-    found = encoder.encode_skills([ad.skills, ad.skills[::-1]])
-    assert torch.equal(found[0], found[1])
+    actual = encoder.encode_skills([ad.skills, ad.skills[::-1]])
+    assert torch.equal(actual[0], actual[1])
 
 
 def test_checklist_6_the_title_does_not_occur_in_the_skills(esco):
@@ -77,8 +78,8 @@ def test_checklist_6_the_title_does_not_occur_in_the_skills(esco):
 
 
 def contains(skills, title):
-    wanted = f" {' '.join(title_key(title).split())} "
-    return any(wanted in f" {title_key(skill)} " for skill in skills)
+    expected = f" {' '.join(title_key(title).split())} "
+    return any(expected in f" {title_key(skill)} " for skill in skills)
 
 
 def test_checklist_7_adverts_without_enough_skills_are_dropped_and_counted():
@@ -182,7 +183,8 @@ def test_bundled_parts_do_not_depend_on_the_seed_but_the_training_draw_does(esco
 
 
 def test_hashes_are_of_titles_without_case_and_of_sets_of_skills():
-    """Checklist 3: lower case and stripped; skills in any order; below 2**62 and equal everywhere."""
+    """Checklist 3: lower case and stripped; skills in any order; below 2**62 and equal
+    everywhere."""
     assert title_hash(" Data  Engineer") == title_hash("data engineer") != title_hash("engineer")
     assert skills_hash(["b", "A"]) == skills_hash(["a", "B", "b"]) != skills_hash(["ab"])
     assert title_hash("nurse") == 265899382957354748  # the same in every process and version

@@ -77,9 +77,9 @@ def test_checklist_17_gains_are_over_the_best_baseline_by_hand():
         for s in ("titles", "with_skills")
         for row, v in (("", 0.6), ("a_", 0.5), ("b_", 0.2))
     }
-    found = gains(metrics, ["a", "b"])
-    assert found["titles_gain_absolute"] == pytest.approx(0.1)
-    assert found["with_skills_gain_relative"] == pytest.approx(0.2)
+    actual = gains(metrics, ["a", "b"])
+    assert actual["titles_gain_absolute"] == pytest.approx(0.1)
+    assert actual["with_skills_gain_relative"] == pytest.approx(0.2)
     assert gains(metrics, []) == {}
 
 
@@ -99,8 +99,8 @@ def test_checklist_9_and_12_beta_1_is_titles_only_and_no_skills_fall_back_to_the
     torch.testing.assert_close(encoder.encode_ads(TITLES, SKILLS, 1.0), alone, **close)
     torch.testing.assert_close(encoder.encode_ads(TITLES, [()] * 4, 0.3), alone, **close)
     half = encoder.encode_ads(TITLES, SKILLS, 0.5)
-    wanted = F.normalize((alone + encoder.encode_skills(SKILLS)) / 2, dim=1)
-    torch.testing.assert_close(half, wanted, **close)
+    expected = F.normalize((alone + encoder.encode_skills(SKILLS)) / 2, dim=1)
+    torch.testing.assert_close(half, expected, **close)
     assert not torch.allclose(half, alone, atol=1e-3)
     # the evaluator ranks by the same cosines
     scores = half @ alone.T
@@ -191,7 +191,8 @@ class WordTable(torch.nn.Module):
 
 
 def test_titles_of_disjoint_words_meet_through_their_skills_and_skills_help():
-    """Sheet, small real check: trained is far above untrained and words; with skills above titles."""
+    """Sheet, small real check: trained is far above untrained and words; with skills above
+    titles."""
     cfg = config("data.occupations=40", "data.limit=1000")
     sets = load_data(cfg)
     data = sets.test
@@ -227,9 +228,9 @@ def test_export_is_a_folder_of_sentence_transformers_and_reloads_equal(head, tmp
     cfg, module = config(*words), module_of(*words).eval()
     experiment = build(cfg)
     experiment.export(module, tmp_path)
-    found = experiment.embed(experiment.load_export(tmp_path))
+    actual = experiment.embed(experiment.load_export(tmp_path))
     for name, value in experiment.embed(module).items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-6)
     for side in ("titles", "skills") if head else (".",):
         modules = json.loads((tmp_path / side / "modules.json").read_text(encoding="utf-8"))
         kinds = [m["type"].rpartition(".")[2] for m in modules]
@@ -246,7 +247,8 @@ def test_export_is_a_folder_of_sentence_transformers_and_reloads_equal(head, tmp
 
 
 def test_checklist_15_candidates_are_exchanged_without_training(run, tmp_path, capsys):
-    """Checklist 15: a list with titles that no advert had; search and normalisation answer from it."""
+    """Checklist 15: a list with titles that no advert had; search and normalisation answer from
+    it."""
     listed, ads, out = (tmp_path / n for n in ("list.txt", "ads.jsonl", "out.jsonl"))
     listed.write_text("quantum plumber\nlunar barber\n", encoding="utf-8")
     write_jsonl(
@@ -328,7 +330,8 @@ def test_checklist_19_the_benchmark_scores_embeddings_of_any_model(tmp_path):
 def test_the_tasks_say_which_beta_they_take_and_refuse_what_they_would_pass_over(
     run, tmp_path, capsys
 ):
-    """Half a share was taken for the tuned one, descriptions and eval.query were not read: no word."""
+    """Half a share was taken for the tuned one, descriptions and eval.query were not read: no
+    word."""
     ads, runs = tmp_path / "ads.jsonl", f"runs_dir={run.parents[2]}"
     write_jsonl(ads, [{"title": "baker", "skills": ["x"]}])
     words = [runs, f"normalise.input={ads}", f"normalise.output={tmp_path / 'out.jsonl'}"]
@@ -346,7 +349,8 @@ def test_the_tasks_say_which_beta_they_take_and_refuse_what_they_would_pass_over
 
 
 def test_references_are_looked_for_before_the_training(tmp_path):
-    """They were opened after it, and word vectors not below the data root as all other files are."""
+    """They were opened after it, and word vectors not below the data root as all other files
+    are."""
     words = [f"data.root={tmp_path}", "eval.references={fasttext: x/words.vec}"]
     with pytest.raises(UserError, match=r"references\.fasttext: .*x/words\.vec does not exist"):
         next(stages.stages(config(*words)))
@@ -365,18 +369,19 @@ def test_references_are_looked_for_before_the_training(tmp_path):
 
 
 def test_baselines_have_the_metrics_of_the_method(run, tmp_path):
-    """Checklist 16: what needs no training is scored by the same function; whitening changes ranks."""
+    """Checklist 16: what needs no training is scored by the same function; whitening changes
+    ranks."""
     cfg = config("eval.beta=0.5")
-    found = {
+    actual = {
         n: getattr(baselines, n)(cfg, Workspace(tmp_path / n))
         for n in ("tfidf", "char_ngrams", "raw", "whitened", "untrained")
     }
-    keys = found["tfidf"].keys()
-    assert all(f.keys() == keys for f in found.values())
+    keys = actual["tfidf"].keys()
+    assert all(f.keys() == keys for f in actual.values())
     assert keys <= metrics_of(run).keys()
-    assert found["raw"] == found["untrained"]  # the smoke config starts from random weights
-    assert found["raw"]["titles_mrr"] != found["whitened"]["titles_mrr"]
-    assert metrics_of(run)["tfidf_titles_mrr"] == found["tfidf"]["titles_mrr"]
+    assert actual["raw"] == actual["untrained"]  # the smoke config starts from random weights
+    assert actual["raw"]["titles_mrr"] != actual["whitened"]["titles_mrr"]
+    assert metrics_of(run)["tfidf_titles_mrr"] == actual["tfidf"]["titles_mrr"]
 
 
 @pytest.mark.parametrize("name", ["paper", "paper_asymmetric"])
@@ -403,7 +408,8 @@ def test_paper_configs_hold_the_sheet_s_recipe_and_say_what_is_missing(name, tmp
 
 
 def test_compare_has_the_default_arms_and_the_abstract_s_figures():
-    """Row of the mini: trained, JobBERT-like and the trivial baselines; claims name their source."""
+    """Row of the mini: trained, JobBERT-like and the trivial baselines; claims name their
+    source."""
     spec = read_comparison("vacancysbert")
     assert {"trained", "jobbert_like"} <= spec.arms.keys()
     assert set(spec.baselines) == {"tfidf", "char_ngrams", "raw", "whitened", "untrained"}

@@ -1,4 +1,5 @@
-"""The extraction stage: dictionary and language model, cached, resumable, one call for all files."""
+"""The extraction stage: dictionary and language model, cached, resumable, one call for all
+files."""
 
 import json
 

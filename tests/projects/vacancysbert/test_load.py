@@ -17,10 +17,10 @@ def test_an_encoder_with_a_map_for_each_side_opens(tmp_path):
     with pytest.raises(UserError, match="no exported model"):
         load(tmp_path)
     exported_by("vacancysbert", tmp_path, words)
-    found, titles = load(tmp_path), [*TITLES, "Java developer (m/f/d)"]
-    assert found.clean
-    torch.testing.assert_close(found.encode_titles(titles), module.encoder.encode_titles(titles))
-    torch.testing.assert_close(found.encode_skills(SKILLS), module.encoder.encode_skills(SKILLS))
+    actual, titles = load(tmp_path), [*TITLES, "Java developer (m/f/d)"]
+    assert actual.clean
+    torch.testing.assert_close(actual.encode_titles(titles), module.encoder.encode_titles(titles))
+    torch.testing.assert_close(actual.encode_skills(SKILLS), module.encoder.encode_skills(SKILLS))
     exported_by("vacancysbert", tmp_path)  # of an older version: the map is there for all that
     assert load(tmp_path).num_features == 48
     with pytest.raises(UserError, match="neither an exported encoder"):

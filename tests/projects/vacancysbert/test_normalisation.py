@@ -36,21 +36,21 @@ def test_checklist_8_one_gold_candidate_monotone_in_k_and_1_at_all_candidates():
     scores = torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.3], [0.8, 0.7, 0.1, 0.5]])
     ranks = gold_ranks(lambda rows: scores[rows], data.gold)
     assert ranks.tolist() == [1, 3, 4]  # the tie of the second row counts against it
-    found = rank_metrics(ranks, data, (1, 2, 3, 4))
-    assert [found[f"all_recall_at_{k}"] for k in (1, 2, 3, 4)] == pytest.approx(
+    actual = rank_metrics(ranks, data, (1, 2, 3, 4))
+    assert [actual[f"all_recall_at_{k}"] for k in (1, 2, 3, 4)] == pytest.approx(
         [1 / 3, 1 / 3, 2 / 3, 1]
     )
-    assert found["all_mrr"] == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
-    assert found["zero_overlap_recall_at_3"] == 0.5
-    assert found["recall_at_3"] == found["all_recall_at_3"]  # the formula: every query once
-    assert found["recall_at_3_chance"] == 0.75
+    assert actual["all_mrr"] == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
+    assert actual["zero_overlap_recall_at_3"] == 0.5
+    assert actual["recall_at_3"] == actual["all_recall_at_3"]  # the formula: every query once
+    assert actual["recall_at_3_chance"] == 0.75
 
 
 def test_rows_that_name_a_part_are_in_that_part_alone():
     data = title_benchmark([TitleRow("a b", "c", part="all"), TitleRow("d", "c", part="hard")])
     assert data.parts == {"all": [0], "hard": [1]}
-    found = rank_metrics(torch.tensor([1, 2]), data, (1,))
-    assert found["recall_at_1"] == 0.5  # the mean of both
+    actual = rank_metrics(torch.tensor([1, 2]), data, (1,))
+    assert actual["recall_at_1"] == 0.5  # the mean of both
     named = title_benchmark(
         [TitleRow("a", "c", part="zero_overlap"), TitleRow("c", "c", part="hard")]
     )
@@ -81,12 +81,12 @@ def test_embeddings_of_any_model_are_scored_with_and_without_skills():
     data = title_benchmark(ROWS[:3], LISTED)
     eye = torch.eye(4)
     titles, skills = eye[[3, 1, 3]], eye[[0, 0, 2]]
-    found = score_embeddings(data, titles, eye, skills, beta=0.4)
-    assert found["titles_all_recall_at_1"] == pytest.approx(1 / 3)
-    assert found["with_skills_all_recall_at_1"] == 1.0
+    actual = score_embeddings(data, titles, eye, skills, beta=0.4)
+    assert actual["titles_all_recall_at_1"] == pytest.approx(1 / 3)
+    assert actual["with_skills_all_recall_at_1"] == 1.0
     assert "with_skills_mrr" not in score_embeddings(data, titles, eye)
     assert (
-        score_embeddings(data, titles, eye, skills, 1.0)["with_skills_mrr"] == found["titles_mrr"]
+        score_embeddings(data, titles, eye, skills, 1.0)["with_skills_mrr"] == actual["titles_mrr"]
     )
     with pytest.raises(ValueError, match="as many embeddings"):
         score_embeddings(data, titles[:2], eye)

@@ -34,13 +34,13 @@ def test_checklist_3_same_titles_or_same_skills_are_masked_and_the_diagonal_is_n
 ):
     """Checklist 3: w_ij = 0 for either kind of duplicate, w_ii = 1, in both directions."""
     words = [f"method.symmetric={symmetric}", f"method.loss_backend={backend}"]
-    found = Objective(config("method.temperature=0.5", *words).method)(T, S, SAME)
-    assert float(found.loss) == pytest.approx(float(by_hand(T, S, MASK, 2, symmetric)), rel=1e-9)
+    actual = Objective(config("method.temperature=0.5", *words).method)(T, S, SAME)
+    assert float(actual.loss) == pytest.approx(float(by_hand(T, S, MASK, 2, symmetric)), rel=1e-9)
     # the comparison can fail: neither mask alone, nor none, gives this value
     eye = torch.eye(4, dtype=torch.bool)
     only = [(SAME[:, kind : kind + 1] != SAME[:, kind]) | eye for kind in (0, 1)]
     for wrong in (MASK | True, *only):
-        assert abs(float(by_hand(T, S, wrong, 2, symmetric)) - float(found.loss)) > 1e-3
+        assert abs(float(by_hand(T, S, wrong, 2, symmetric)) - float(actual.loss)) > 1e-3
     assert float(masked_share(SAME)) == pytest.approx(4 / 12)
 
 
@@ -49,8 +49,8 @@ def test_checklist_4_without_duplicates_it_is_symmetric_info_nce_of_scale_20():
     objective = Objective(config().method)
     eye = torch.eye(2, dtype=torch.float64)
     distinct = torch.tensor([[0, 0], [1, 1]])
-    wanted = torch.log1p(torch.tensor(-20.0, dtype=torch.float64).exp())
-    assert float(objective(eye, eye, distinct).loss) == pytest.approx(float(wanted), rel=1e-6)
+    expected = torch.log1p(torch.tensor(-20.0, dtype=torch.float64).exp())
+    assert float(objective(eye, eye, distinct).loss) == pytest.approx(float(expected), rel=1e-6)
     distinct = torch.arange(4)[:, None].expand(4, 2).contiguous()
     plain = by_hand(T, S, MASK | True, 20)
     assert float(objective(T, S, distinct).loss) == pytest.approx(float(plain), rel=1e-9)
@@ -67,8 +67,8 @@ def test_jobbert_like_baseline_predicts_single_skills_by_a_softmax_over_those_of
     query, flat = T.repeat_interleave(2, 0), ids.flatten()
     owner = titles.repeat_interleave(2)
     keep = (flat[:, None] != flat) & (owner[:, None] != owner) | torch.eye(8).bool()
-    wanted = by_hand(query, objective.table.weight[flat], keep, 20, symmetric=False)
-    assert float(objective(T, ids, titles).loss.detach()) == pytest.approx(float(wanted.detach()))
+    expected = by_hand(query, objective.table.weight[flat], keep, 20, symmetric=False)
+    assert float(objective(T, ids, titles).loss.detach()) == pytest.approx(float(expected.detach()))
 
 
 def test_checklist_2_both_towers_share_their_weights_unless_a_head_for_each_is_asked_for():

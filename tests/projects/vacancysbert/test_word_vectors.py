@@ -9,8 +9,8 @@ from projects.vacancysbert.word_vectors import read_word_vectors
 def test_texts_are_means_of_their_known_words(tmp_path):
     path = tmp_path / "a.vec"
     path.write_text("3 2\nred 1 0\nfox 0 3\nRed 9 9\n", encoding="utf-8")
-    found = read_word_vectors(path)
-    assert found(["Red, fox!", "fox fox blue", "none"]).tolist() == [[0.5, 1.5], [0, 3], [0, 0]]
+    actual = read_word_vectors(path)
+    assert actual(["Red, fox!", "fox fox blue", "none"]).tolist() == [[0.5, 1.5], [0, 3], [0, 0]]
     assert read_word_vectors(path, limit=1)(["red", "fox"]).tolist() == [[1, 0], [0, 0]]
 
 

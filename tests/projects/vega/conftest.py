@@ -133,10 +133,10 @@ def official(root: Path) -> str:
 
 def weights_of(run: Path, stage: str) -> dict[str, torch.Tensor]:
     """What a stage of a run trained last."""
-    found: dict[str, torch.Tensor] = ckpt.load(ckpt.newest_intact(run / "checkpoints" / stage)[0])[
+    actual: dict[str, torch.Tensor] = ckpt.load(ckpt.newest_intact(run / "checkpoints" / stage)[0])[
         "state_dict"
     ]
-    return found
+    return actual
 
 
 @pytest.fixture(scope="session")

@@ -72,18 +72,18 @@ def test_tricks_that_do_nothing_leave_the_weights_of_plain_fine_tuning(tmp_path,
     """Checklist 9, 10: no rounds, or mu = 0: bit for bit the same last weights."""
     own = [word for word in PLAIN if word.split("=")[0] not in {w.split("=")[0] for w in words}]
     run = run_of(tmp_path, "run_id=x", "trainer.max_steps=2", *own, *FAST, *words)
-    found, wanted = weights_of(run, "finetune"), weights_of(plain_run, "finetune")
+    actual, expected = weights_of(run, "finetune"), weights_of(plain_run, "finetune")
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["finetune"]
-    assert all(torch.equal(found[n], wanted[n]) for n in wanted if not n.endswith("record"))
+    assert all(torch.equal(actual[n], expected[n]) for n in expected if not n.endswith("record"))
 
 
 def test_calibration_changes_contradicted_examples_alone():
     """Checklist 10: q = (1 - mu) onehot + mu p where another class has at least the threshold."""
     data = LabelledSet([(str(i),) for i in range(4)], np.array([0, 0, 1, 1]), ("a", "b"))
     seen = np.array([[0.95, 0.05], [0.1, 0.9], [0.85, 0.15], [0.02, 0.98]], dtype=np.float32)
-    found, flagged = calibrated(data, seen, 0.9, 0.5)
+    actual, flagged = calibrated(data, seen, 0.9, 0.5)
     assert flagged.tolist() == [False, True, False, False]
-    np.testing.assert_allclose(found.labels, [[1, 0], [0.55, 0.45], [0, 1], [0, 1]], atol=1e-6)
+    np.testing.assert_allclose(actual.labels, [[1, 0], [0.55, 0.45], [0, 1], [0, 1]], atol=1e-6)
     assert calibrated(data, seen, 0.8, 0.5)[1].tolist() == [False, True, True, False]
     same, flagged = calibrated(data, seen, 0.9, 0.0)
     assert same is data
@@ -162,17 +162,18 @@ def test_pseudo_labels():
 def test_rounds_go_on_from_the_weights_with_a_lower_rate():
     """Checklist 9: r rounds, lr x scale, the union of training examples and pseudo labels."""
     cfg = config("transductive.rounds=2", "transductive.threshold=0", *PLAIN[:2])
-    found = list(stages(cfg))
-    assert [s.name for s in found] == ["finetune", "transductive_1", "transductive_2"]
-    assert found[2].module.classifier is found[0].module.classifier
-    assert found[1].module.optim.lr == pytest.approx(0.3 * cfg.optim.lr)
-    assert len(found[1].data.train_set) == len(training_part(cfg)) + len(target_texts(cfg))
-    assert found[1].trainer["max_epochs"] == cfg.transductive.epochs
-    assert found[1].module.noted()["pseudo_share"] == 1.0
+    actual = list(stages(cfg))
+    assert [s.name for s in actual] == ["finetune", "transductive_1", "transductive_2"]
+    assert actual[2].module.classifier is actual[0].module.classifier
+    assert actual[1].module.optim.lr == pytest.approx(0.3 * cfg.optim.lr)
+    assert len(actual[1].data.train_set) == len(training_part(cfg)) + len(target_texts(cfg))
+    assert actual[1].trainer["max_epochs"] == cfg.transductive.epochs
+    assert actual[1].module.noted()["pseudo_share"] == 1.0
 
 
 def test_rounds_label_anew_and_keep_the_calibrated_targets(monkeypatch):
-    """Checklist 9, 10: each round reads the model as it is then, at one rate, beside soft targets."""
+    """Checklist 9, 10: each round reads the model as it is then, at one rate, beside soft
+    targets."""
     cfg = config(
         "self_calibration.k=1",
         "transductive.rounds=2",
@@ -236,10 +237,10 @@ def test_a_start_on_a_tuned_classifier_keeps_its_dense_layer(tmp_path):
         f"model.pretrained={folder}",
     ]
     started = first_classifier(config(*words, name="mini"))
-    wanted = tuned.classifier.backbone.state_dict()
-    found = started.backbone.state_dict()
-    assert {"pooler.dense.weight", "pooler.dense.bias"} <= found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    expected = tuned.classifier.backbone.state_dict()
+    actual = started.backbone.state_dict()
+    assert {"pooler.dense.weight", "pooler.dense.bias"} <= actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert started.head.weight.shape[0] == 2
     assert started.training
     with pytest.raises(UserError, match=r"model\.config"):
@@ -317,8 +318,8 @@ def test_exports_open_in_transformers(tmp_path, task):
     )
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
-        found = opened(**inputs).logits
-    torch.testing.assert_close(found, module.classifier.score(texts), atol=1e-5, rtol=1e-4)
+        actual = opened(**inputs).logits
+    torch.testing.assert_close(actual, module.classifier.score(texts), atol=1e-5, rtol=1e-4)
     assert list(opened.config.id2label.values()) == list(GLUE[task].classes)
     again = load_finetuned(folder)
     torch.testing.assert_close(

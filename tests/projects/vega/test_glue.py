@@ -35,10 +35,10 @@ def test_metrics_by_hand():
     """Checklist 12: the metrics of every task, and the mean of two where there are two."""
     gold, told = [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]
     assert glue_metrics("cola", told, gold)["matthews"] == pytest.approx(1 / 6)
-    found = glue_metrics("qqp", told, gold)
-    assert found["f1"] == pytest.approx(2 / 3)
-    assert found["accuracy"] == pytest.approx(0.6)
-    assert found["score"] == pytest.approx((2 / 3 + 0.6) / 2)
+    actual = glue_metrics("qqp", told, gold)
+    assert actual["f1"] == pytest.approx(2 / 3)
+    assert actual["accuracy"] == pytest.approx(0.6)
+    assert actual["score"] == pytest.approx((2 / 3 + 0.6) / 2)
     assert glue_metrics("mnli", [0, 1, 2], [0, 2, 2]) == pytest.approx(
         {"accuracy": 2 / 3, "score": 2 / 3}
     )
@@ -141,8 +141,8 @@ def test_rows_of_own_files_without_a_text_or_score(tmp_path):
 
     write()
     with pytest.warns(UserWarning, match=r"own\.jsonl: 2 of 3 rows with a label lack a text"):
-        found = read_part(GLUE["stsb"], "train", None, "file", str(own))
-    assert (found.texts, found.labels.tolist()) == ([("a", "b")], [2.0])
+        actual = read_part(GLUE["stsb"], "train", None, "file", str(own))
+    assert (actual.texts, actual.labels.tolist()) == ([("a", "b")], [2.0])
     inputs = read_inputs(GLUE["stsb"], "test", None, "file", str(own))
     assert inputs.texts == [("a", "b"), ("c", ""), (" ", "f"), ("g", "h")]
     for score in (math.nan, math.inf):
@@ -197,10 +197,10 @@ def test_a_part_without_labels_is_predicted_and_not_scored(tmp_path):
     for part, scored in (("dev", True), ("test", False)):
         cfg = config(*words, f"eval.part={part}", "transductive.part=test")
         workspace = Workspace(tmp_path / part)
-        found = evaluate(cfg, FineTune(cfg, first_classifier(cfg)), workspace)
-        assert any(name.endswith("_score") for name in found) == scored
-        assert found["test_predicted"] == 2  # a run without any metric could not be finished
-        assert "logit_change" in found
+        actual = evaluate(cfg, FineTune(cfg, first_classifier(cfg)), workspace)
+        assert any(name.endswith("_score") for name in actual) == scored
+        assert actual["test_predicted"] == 2  # a run without any metric could not be finished
+        assert "logit_change" in actual
         for name in ("test", "test_mm"):
             lines = (workspace.path / f"predictions-{name}.tsv").read_text().splitlines()
             assert lines[0] == "index\tprediction"
@@ -218,16 +218,16 @@ def test_a_part_without_labels_is_predicted_and_not_scored(tmp_path):
 def test_logits_change_with_the_noise_on_the_embeddings():
     """The sheet's small check: nothing at vanishing noise, tenfold for ten times the noise."""
     cfg = config()
-    module, found = FineTune(cfg, first_classifier(cfg)), {}
+    module, actual = FineTune(cfg, first_classifier(cfg)), {}
     for noise in (0.0, 1e-8, 1e-3, 1e-2, 0.1, 1.0):
         cfg.eval.noise = noise
-        found[noise] = logit_change(cfg, module)
-    assert found[0.0] == 0
-    assert found[1e-8] < 1e-5
-    assert found[1e-2] == pytest.approx(10 * found[1e-3], rel=0.05)
-    assert 1e-4 < found[1e-3] < found[1e-2] < found[0.1] < found[1.0]
+        actual[noise] = logit_change(cfg, module)
+    assert actual[0.0] == 0
+    assert actual[1e-8] < 1e-5
+    assert actual[1e-2] == pytest.approx(10 * actual[1e-3], rel=0.05)
+    assert 1e-4 < actual[1e-3] < actual[1e-2] < actual[0.1] < actual[1.0]
     cfg.eval.noise = 0.1
-    assert logit_change(cfg, module) == found[0.1]  # the same noise for all strategies
+    assert logit_change(cfg, module) == actual[0.1]  # the same noise for all strategies
 
 
 def test_configs_of_the_paper():
@@ -303,7 +303,7 @@ def test_similarities_without_a_model_by_hand(tmp_path, monkeypatch):
     short = SimpleNamespace(first=["a b", "a"], second=["a c", "a"])
     told = []
     monkeypatch.setattr(baselines, "save_sts_items", lambda *args: None)
-    monkeypatch.setattr(baselines, "score_sts", lambda sets, found: told.extend(found.values()))
+    monkeypatch.setattr(baselines, "score_sts", lambda sets, actual: told.extend(actual.values()))
     for baseline, data in ((baselines.jaccard, pairs), (baselines.tfidf, short)):
         monkeypatch.setattr(baselines.pre, "sts_set", lambda cfg, name, data=data: data)
         cfg = config(name="smoke_pretrain")

@@ -63,8 +63,8 @@ def test_samples_have_the_softmax_s_shares():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20000, 1)
     uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0))
     for temperature in (1.0, 0.5):
-        found = sample_tokens(logits, uniform, temperature).bincount(minlength=4) / 20000
-        torch.testing.assert_close(found, (logits[0] / temperature).softmax(0), atol=0.01, rtol=0)
+        actual = sample_tokens(logits, uniform, temperature).bincount(minlength=4) / 20000
+        torch.testing.assert_close(actual, (logits[0] / temperature).softmax(0), atol=0.01, rtol=0)
 
 
 def test_a_seventh_of_the_tokens_is_masked():
@@ -148,13 +148,13 @@ def test_attention_without_positions_is_the_usual_one_and_only_distances_count()
         AutoModel.from_config(AutoConfig.for_model(**fields)).eval().encoder.layer[0].attention.self
     )
     x = torch.randn(2, 5, 32)
-    found, _ = plain(x, torch.ones(2, 1, 5, 5))
+    actual, _ = plain(x, torch.ones(2, 1, 5, 5))
     q, k, v = (
         part(x).view(2, 5, 2, 16).transpose(1, 2)
         for part in (plain.query_proj, plain.key_proj, plain.value_proj)
     )
-    wanted = ((q @ k.transpose(2, 3) / 4).softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 32)
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    expected = ((q @ k.transpose(2, 3) / 4).softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 32)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
     model = build_pretraining(config(*STILL, name="smoke_pretrain")).discriminator.eval()
     ids, moved = torch.tensor([[2, 9, 10, 11, 3]]), torch.tensor([[0, 0, 2, 9, 10, 11, 3]])
     states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
@@ -222,10 +222,12 @@ def test_phase_2_begins_with_the_weights_of_another_run_s_phase_1(
     with pytest.raises(KeyError, match="enough"):
         run_of(tmp_path, *words, name="smoke_pretrain")
     assert phases == [2]
-    wanted = {k: v for k, v in weights_of(pretrained_run, "rtd").items() if k.startswith("model.")}
-    assert {k.split(".")[1] for k in wanted} == {"generator", "discriminator", "head"}
-    assert begun.keys() == wanted.keys()
-    assert all(torch.equal(begun[k], wanted[k]) for k in wanted)
+    expected = {
+        k: v for k, v in weights_of(pretrained_run, "rtd").items() if k.startswith("model.")
+    }
+    assert {k.split(".")[1] for k in expected} == {"generator", "discriminator", "head"}
+    assert begun.keys() == expected.keys()
+    assert all(torch.equal(begun[k], expected[k]) for k in expected)
     with pytest.raises(UserError, match="no checkpoint"):
         next(stages(config("pretrain.phase1_weights=no.ckpt", name="smoke_pretrain")))
 
@@ -277,14 +279,14 @@ def test_phase_2_has_a_rate_a_warm_up_and_a_batch_of_its_own():
         "pretrain.phase2_batch_size=4",
         "optim.warmup_steps=2",
     ]
-    for words, phase, wanted in (
+    for words, phase, expected in (
         (own, 2, (3e-5, 7, 4)),
         (own, 1, (1e-2, 2, 8)),
         (own[3:], 2, (1e-2, 2, 8)),
     ):
         module, _ = pretrain_of(*words, phase=phase)
         size = training_data(config(*words, name="smoke_pretrain"), module).batch_size
-        assert (module.optim.lr, module.optim.warmup_steps, size) == wanted
+        assert (module.optim.lr, module.optim.warmup_steps, size) == expected
 
 
 def test_a_contrast_without_dropout_is_refused():
@@ -317,16 +319,16 @@ def test_no_packed_row_draws_the_sentence_of_another(texts, words):
 
 def test_without_gamma_a_step_is_one_of_phase_1():
     """Checklist 15: the same batch, the same gradient; with gamma the replaced tokens stay."""
-    found = []
+    actual = []
     for words, phase in ((["pretrain.cl_gamma=0"], 2), ([], 1), ([], 2)):
         module, batch = pretrain_of(*words, phase=phase)
         torch.manual_seed(1)
         terms = module.losses(batch)
         terms["loss"].backward()
-        found.append(
+        actual.append(
             (terms, {n: p.grad for n, p in module.named_parameters() if p.grad is not None})
         )
-    (zero, one), first, full = found[0], found[1], found[2]
+    (zero, one), first, full = actual[0], actual[1], actual[2]
     assert torch.equal(zero["loss"], first[0]["loss"])
     assert one.keys() == first[1].keys()
     assert all(torch.equal(one[name], first[1][name]) for name in one)
@@ -370,8 +372,8 @@ def test_decoupled_steps(monkeypatch):
     first, second = losses
     assert set(first) == {"loss", "mlm"}
     assert first["loss"] == first["mlm"] > 0
-    wanted = own.rtd_lambda * second["rtd"] + own.cl_gamma * second["contrast"]
-    assert second["loss"] == pytest.approx(wanted, rel=1e-6)
+    expected = own.rtd_lambda * second["rtd"] + own.cl_gamma * second["contrast"]
+    assert second["loss"] == pytest.approx(expected, rel=1e-6)
     assert min(second["rtd"], second["contrast"]) > 0
     assert "mlm" not in second
     assert len(made) == len(read) == 1
@@ -435,8 +437,8 @@ def test_the_vector_that_is_scored_is_the_one_that_the_config_names():
         with torch.no_grad():
             states = module.eval().model.states(inputs["input_ids"], inputs["attention_mask"])
         mask = inputs["attention_mask"][..., None]
-        wanted = states[:, 0] if pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
-        torch.testing.assert_close(encoder.encode(texts), wanted, atol=1e-5, rtol=1e-4)
+        expected = states[:, 0] if pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
+        torch.testing.assert_close(encoder.encode(texts), expected, atol=1e-5, rtol=1e-4)
     assert config(name="paper_pretrain").pretrain.pooling == "cls"
 
 

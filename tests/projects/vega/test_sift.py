@@ -35,9 +35,9 @@ def test_the_perturbation_step_reproduces_the_golden_values():
     """Checklist 7: row-wise largest entry, 1e-6."""
     delta = torch.full((2, 4), 0.005, dtype=torch.float64)
     grad = torch.tensor([[1, -2, 0.5, 0], [0.1, 0.2, -0.4, 0.3]], dtype=torch.float64)
-    found = perturbation_step(delta, grad, 1e-4)
+    actual = perturbation_step(delta, grad, 1e-4)
     torch.testing.assert_close(
-        found,
+        actual,
         torch.tensor(OUT["perturbation_after_one_step"], dtype=torch.float64),
         atol=1e-6,
         rtol=0,
@@ -115,11 +115,11 @@ def test_a_row_s_step_does_not_hang_on_the_size_of_the_batch(monkeypatch):
     module.double()  # in single precision the gradient at so small a change is mostly rounding
     # small changes: gradients about as large as the 1e-6, as they are in an encoder of use
     monkeypatch.setattr(perturbation, "first_perturbation", lambda like, std: 1e-4 * like.sin())
-    ascend, found = EmbeddingPerturbation.ascend, {}
+    ascend, actual = EmbeddingPerturbation.ascend, {}
 
     def noting(self, *given):
         deltas = ascend(self, *given)
-        found[len(deltas[0])] = deltas[0] - 1e-4 * self.noted[0].detach().sin()
+        actual[len(deltas[0])] = deltas[0] - 1e-4 * self.noted[0].detach().sin()
         return deltas
 
     monkeypatch.setattr(EmbeddingPerturbation, "ascend", noting)
@@ -127,8 +127,8 @@ def test_a_row_s_step_does_not_hang_on_the_size_of_the_batch(monkeypatch):
         inputs = {name: x[:rows] for name, x in batch["inputs"].items()}
         terms = module.losses({"inputs": inputs, "labels": batch["labels"][:rows]})
         assert terms["sift"].shape == ()  # the term itself is a mean
-    torch.testing.assert_close(found[8][:2], found[2], atol=1e-12, rtol=1e-6)
-    share = float(found[2].abs().max()) / module.sift.lr
+    torch.testing.assert_close(actual[8][:2], actual[2], atol=1e-12, rtol=1e-6)
+    share = float(actual[2].abs().max()) / module.sift.lr
     assert 0.1 < share < 0.9  # so the 1e-6 is neither all of the divisor nor nothing
 
 
@@ -169,9 +169,9 @@ def test_the_training_loss_has_the_change_of_the_logits_by_hand(monkeypatch):
         changed = module.classifier(**inputs)
     t, s = clean.softmax(1), changed.softmax(1)
     assert (s - t).abs().max() > 1e-2  # else there is nothing to tell apart
-    wanted = -(t * s.log() + s * t.log()).sum(1).mean()
-    torch.testing.assert_close(terms["sift"], wanted)
-    torch.testing.assert_close(terms["loss"], F.cross_entropy(clean, labels) + 3 * wanted)
+    expected = -(t * s.log() + s * t.log()).sum(1).mean()
+    torch.testing.assert_close(terms["sift"], expected)
+    torch.testing.assert_close(terms["loss"], F.cross_entropy(clean, labels) + 3 * expected)
     backbone = module.classifier.backbone
     weights = [
         module.classifier.head.weight,
@@ -180,7 +180,7 @@ def test_the_training_loss_has_the_change_of_the_logits_by_hand(monkeypatch):
     ]
     apart = (s - t).detach() / len(labels)
     by_hand = torch.autograd.grad((changed, clean), weights, (apart, -apart))
-    found = torch.autograd.grad(terms["sift"], weights)
-    for a, b in zip(found, by_hand, strict=True):
+    actual = torch.autograd.grad(terms["sift"], weights)
+    for a, b in zip(actual, by_hand, strict=True):
         assert b.abs().max() > 0
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)

@@ -56,8 +56,8 @@ def test_epochs_are_validated_where_that_is_asked_for(tmp_path):
     is.
     """
     run = run_of(tmp_path, "run_id=x", *EPOCHS, "trainer.max_epochs=2", "eval.noise=0", *PLAIN)
-    found = json.loads((run / "checkpoints/finetune/validations.json").read_text())
-    assert set(found) == {"4", "8"}  # 96 examples, 24 a step
+    actual = json.loads((run / "checkpoints/finetune/validations.json").read_text())
+    assert set(actual) == {"4", "8"}  # 96 examples, 24 a step
     for more, monitor in (
         ("trainer.val_every_n_steps=3", "val/score"),
         ("eval.every_epoch=false", None),

@@ -106,7 +106,8 @@ def test_submissions_take_runs_that_were_adapted_to_test_inputs(tmp_path):
 
 
 def test_baselines_and_evaluations_are_neither_rows_nor_sent(tmp_path):
-    """Checklist 14, 17: a baseline has the settings and the seed of an arm, an evaluation has none."""
+    """Checklist 14, 17: a baseline has the settings and the seed of an arm, an evaluation has
+    none."""
     arm = finished_run(tmp_path, "arm", "seed=3", *PLAIN, age=9, dev_score=0.7)
     low = finished_run(tmp_path, "compare-baseline-majority", "seed=3", *PLAIN, dev_score=0.1)
     (low / "meta.json").write_text('{"baseline": "majority"}')
@@ -127,7 +128,7 @@ def test_submissions_take_what_was_chosen_and_say_what_they_send(tmp_path, monke
     combination.
     """
     sift = [*PLAIN[1:], "sift.enabled=true"]
-    wanted = finished_run(tmp_path, "sift-0", "seed=0", *sift, age=9)
+    expected = finished_run(tmp_path, "sift-0", "seed=0", *sift, age=9)
     newest = finished_run(tmp_path, "plain-0", "seed=0", *PLAIN, age=8)
     finished_run(tmp_path, "select-sst2-start+sift-0-abc", "seed=0", *sift, age=1)
     cfg, workspace = config(f"runs_dir={tmp_path}"), Workspace(tmp_path, "vega", "smoke")
@@ -136,7 +137,7 @@ def test_submissions_take_what_was_chosen_and_say_what_they_send(tmp_path, monke
     file = tmp_path / "vega/smoke/task-select/selection.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"tasks": {"sst2": own}}))
-    assert runs_of(cfg, workspace, "sst2") == [str(wanted)]
+    assert runs_of(cfg, workspace, "sst2") == [str(expected)]
     assert not runs_of(config(f"runs_dir={tmp_path}", "data.task=rte"), workspace, "rte")
     asked = {}
 
@@ -150,9 +151,9 @@ def test_submissions_take_what_was_chosen_and_say_what_they_send(tmp_path, monke
     task(tmp_path, "submit", "submit.train=true")
     assert "sst2" not in asked
     notes = (tmp_path / "vega/smoke/task-submit/notes.txt").read_text()
-    assert f"sst2: {wanted}\n" in notes
+    assert f"sst2: {expected}\n" in notes
     assert f"rte: {tmp_path}\n" in notes
-    shutil.rmtree(wanted)
+    shutil.rmtree(expected)
     with pytest.raises(UserError, match=r"sst2 \(start\+sift, chosen by select\)"):
         task(tmp_path, "submit")
     task(tmp_path, "submit", "submit.train=true")
@@ -256,9 +257,9 @@ def test_strategies_are_chosen_on_development_data_by_the_median():
     scores = {
         "sst2": {"rtd": [0.7, 0.9, 0.8], "rtd_cl": [0.99, 0.1, 0.2], "rtd+sift": [0.8, 0.8, 0.8]}
     }
-    found = chosen(scores)["sst2"]
-    assert found["chosen"] == "rtd"
-    assert found["medians"]["rtd_cl"] == 0.2
+    actual = chosen(scores)["sst2"]
+    assert actual["chosen"] == "rtd"
+    assert actual["medians"]["rtd_cl"] == 0.2
     assert "| rtd | **0.8000** |" in grid(scores)
 
 
@@ -299,11 +300,11 @@ def test_selection_trains_every_combination_and_reads_no_test_labels(tmp_path, m
         for given in asked
     }
     assert kept == {(3e-4, 50, 0.6)}
-    found = json.loads((tmp_path / "vega/smoke/task-select/selection.json").read_text())
-    assert found["tasks"]["sst2"]["chosen"] == "rtd_cl+sift"
-    wanted = {"model.pretrained": "b", "sift.enabled": True, "transductive.enabled": False}
-    assert wanted.items() <= found["tasks"]["sst2"]["settings"].items()
-    assert "test_score" not in json.dumps(found)
+    actual = json.loads((tmp_path / "vega/smoke/task-select/selection.json").read_text())
+    assert actual["tasks"]["sst2"]["chosen"] == "rtd_cl+sift"
+    expected = {"model.pretrained": "b", "sift.enabled": True, "transductive.enabled": False}
+    assert expected.items() <= actual["tasks"]["sst2"]["settings"].items()
+    assert "test_score" not in json.dumps(actual)
     task(tmp_path, "select", *words)
     assert len(asked) == 16
     # other weights under the same name, or another rate: other runs
@@ -314,8 +315,8 @@ def test_selection_trains_every_combination_and_reads_no_test_labels(tmp_path, m
     assert len(asked) == 22
     task(tmp_path, "select", *few, "select.tasks=[mnli]")
     assert len(asked) == 26
-    found = json.loads((tmp_path / "vega/smoke/task-select/selection.json").read_text())
-    assert found["tasks"]["mnli"]["medians"]["rtd_cl+sift"] == pytest.approx(0.8)
+    actual = json.loads((tmp_path / "vega/smoke/task-select/selection.json").read_text())
+    assert actual["tasks"]["mnli"]["medians"]["rtd_cl+sift"] == pytest.approx(0.8)
     with pytest.raises(UserError, match="did you mean 'sst2'"):
         task(tmp_path, "select", "select.tasks=[sst]")
     own = ["data.source=file", "data.train_file=x.tsv", "data.dev_file=y.tsv", "select.seeds=[3]"]

@@ -152,10 +152,10 @@ def tv(folder, name: str = "tvqa", labelled: bool = True):
 def test_item_16_three_sets_feed_one_model_with_their_own_metrics(name, tmp_path):
     cfg = tv(tmp_path, name)
     cfg.eval.split, cfg.eval.mask_probs, cfg.data.max_objects = "dev", [], 0
-    found = list(stages(cfg))
-    assert [s.name for s in found] == ["pretrain", "train"]
-    module = found[1].module
-    module.losses(found[1].data.train_set[[(0, 0), (3, 0)]])["loss"].backward()
+    actual = list(stages(cfg))
+    assert [s.name for s in actual] == ["pretrain", "train"]
+    module = actual[1].module
+    module.losses(actual[1].data.train_set[[(0, 0), (3, 0)]])["loss"].backward()
     metrics = evaluate(cfg, module, Workspace(tmp_path / "w"))
     assert ("miou" in metrics, "asa" in metrics) == ((name == "tvqa_plus"),) * 2
     levels = {k for k in metrics if "level" in k}
@@ -208,7 +208,8 @@ def _context(words, objects, sentence):
 
 
 def test_item_12_spans_in_time(tmp_path):
-    """Checklist 12: targets from `ts`; and item 16's metrics as the official program computes them."""
+    """Checklist 12: targets from `ts`; and item 16's metrics as the official program computes
+    them."""
     said = [Sentence(float(k), k + 0.8, "x") for k in range(4)]
     assert sentences_in_span(said, read_span("0.5-2.4")) == (0, 2)
     assert sentences_in_span(said, read_span("0.85-0.95")) is None
@@ -216,10 +217,10 @@ def test_item_12_spans_in_time(tmp_path):
     assert read_span(None) is None
     assert temporal_iou((0, 1), (2, 4)) == 0
     assert temporal_iou((1, 3), (2, 4)) == pytest.approx(1 / 3)
-    found = span_metrics([0.3, 0.5, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0])
-    assert (found["miou"], found["asa"]) == (0.45, 0.25)
-    assert found["span_recall_0.3"] == 0.5  # NumPy's third bound is a little more than 0.3
-    assert found["span_recall_0.5"] == 0.5
+    actual = span_metrics([0.3, 0.5, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0])
+    assert (actual["miou"], actual["asa"]) == (0.45, 0.25)
+    assert actual["span_recall_0.3"] == 0.5  # NumPy's third bound is a little more than 0.3
+    assert actual["span_recall_0.5"] == 0.5
     start, end = torch.tensor([[0.0, 6.0, 0.0]]), torch.tensor([[5.0, 0.0, 4.0]])
     assert best_span(start, end, torch.ones(1, 3).bool()).tolist() == [[1, 2]]
     assert best_span(start, end, torch.tensor([[True, True, False]])).tolist() == [[1, 1]]
@@ -334,13 +335,13 @@ def test_pre_training_sees_the_whole_clip_whatever_is_localised(tmp_path):
 def test_item_14_a_set_without_answers_writes_a_submission(tmp_path):
     cfg = tv(tmp_path, labelled=False)
     module = VideoQA(cfg, network_of(cfg))
-    found = evaluate(cfg, module, Workspace(tmp_path / "w"))
+    actual = evaluate(cfg, module, Workspace(tmp_path / "w"))
     told = json.loads((tmp_path / "w/submission.json").read_text())
-    assert found["questions"] == 6
+    assert actual["questions"] == 6
     with evaluated(module, "cpu"):
-        wanted = chosen_by(cfg, module)
-    assert told == {str(i): place for i, place in enumerate(wanted)}
-    assert len(set(wanted)) > 1
+        expected = chosen_by(cfg, module)
+    assert told == {str(i): place for i, place in enumerate(expected)}
+    assert len(set(expected)) > 1
     for steps in (1, None):
         cfg.pretrain.steps = steps
         with pytest.raises(UserError, match="no answer"):
@@ -352,11 +353,11 @@ def test_item_14_a_set_without_answers_writes_a_submission(tmp_path):
 
 def test_simulated_clips():
     """Two wrong candidates are right for other sentences of the clip; parts share no sentence."""
-    found, frames = simulated_set(None, "dev", 30, 0)
-    assert len(found.questions) == 30
-    assert Counter(q.kind for q in found.questions) == {"seen": 12, "said": 9, "word": 9}
-    for q in found.questions:
-        clip = found.clips[q.clip]
+    actual, frames = simulated_set(None, "dev", 30, 0)
+    assert len(actual.questions) == 30
+    assert Counter(q.kind for q in actual.questions) == {"seen": 12, "said": 9, "word": 9}
+    for q in actual.questions:
+        clip = actual.clips[q.clip]
         j, last = sentences_in_span(clip.sentences, q.span)
         assert j == last
         assert len(set(q.candidates)) == 5
@@ -371,8 +372,8 @@ def test_simulated_clips():
         seen = frames(clip.name)
         assert len(seen.features) == len(seen.times)
     assert not set(sentences(None, "dev")) & set(sentences(None, "test"))
-    assert simulated_set(None, "dev", 30, 0)[0] == found
-    assert simulated_set(None, "dev", 30, 1)[0] != found
+    assert simulated_set(None, "dev", 30, 0)[0] == actual
+    assert simulated_set(None, "dev", 30, 1)[0] != actual
     cfg = config("eval.split=dev", "eval.limit=90", name="mini")
     ceiling, words, low = (
         f(cfg, _silent())
@@ -522,14 +523,14 @@ def test_answers_about_a_clip_of_one_s_own(run, tmp_path):
     module = VideoQA(cfg, network_of(cfg))
     export(cfg, module, folder)
     place = Workspace(tmp_path / "task")
-    found = tasks.answer(cfg, place, build(cfg))
-    assert [len(a.probabilities) for a in found] == [3, 2]
+    actual = tasks.answer(cfg, place, build(cfg))
+    assert [len(a.probabilities) for a in actual] == [3, 2]
     assert (tmp_path / "task/plots/looked-0.png").stat().st_size > 1000
     written = json.loads((tmp_path / "task/answers.json").read_text())
-    assert written[0]["answer"] == found[0].text
+    assert written[0]["answer"] == actual[0].text
     assert sum(written[0]["probabilities"].values()) == pytest.approx(1)
-    assert found[0].looked.shape == (2, 9)
-    assert found[0].looked[0, 4:].eq(0).all()  # 1.2 seconds are four frames
+    assert actual[0].looked.shape == (2, 9)
+    assert actual[0].looked[0, 4:].eq(0).all()  # 1.2 seconds are four frames
     again = Answerer.open(folder)(
         pictures_of(tmp_path / "frames"),
         tmp_path / "said.json",
@@ -537,7 +538,7 @@ def test_answers_about_a_clip_of_one_s_own(run, tmp_path):
         ["a cup", "a dog", "a car"],
         fps=3,
     )
-    assert again.probabilities == found[0].probabilities
+    assert again.probabilities == actual[0].probabilities
     cfg.answer.run = str(run)  # of a run instead of an export
     place.project, place.config = "video_qa", "smoke"
     assert len(tasks.answer(cfg, place, build(cfg))) == 2
@@ -668,14 +669,14 @@ def test_labels_of_any_detector(tmp_path):
         "prepare.most=2",
         "prepare.device=cpu",
     )
-    found = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
-    assert len(found["a"]) == 3
-    assert all(0 < len(labels) <= 2 for labels in found["a"])
+    actual = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
+    assert len(actual["a"]) == 3
+    assert all(0 < len(labels) <= 2 for labels in actual["a"])
 
 
 def test_metrics_of_a_run(run):
     """Mechanism columns; item 17: terms are logged apart."""
-    found = json.loads((run / "metrics.json").read_text())
+    actual = json.loads((run / "metrics.json").read_text())
     assert {
         "accuracy",
         "accuracy_chance",
@@ -683,9 +684,9 @@ def test_metrics_of_a_run(run):
         "asa",
         "attention_on_own_span",
         "accuracy_masked_0.3",
-    } <= found.keys()
-    assert found["attention_on_own_span"] == pytest.approx(1.0)  # local
-    assert found["pretraining_questions"] == found["train_questions"] == 48
+    } <= actual.keys()
+    assert actual["attention_on_own_span"] == pytest.approx(1.0)  # local
+    assert actual["pretraining_questions"] == actual["train_questions"] == 48
     curves = (run / "metrics.csv").read_text()
     assert all(
         f",train/{term}," in curves for term in ("loss", "answer", "localisation", "contrast")
@@ -697,9 +698,9 @@ def test_metrics_of_a_run(run):
 def test_masked_inputs_of_the_evaluation_spare_special_tokens():
     cfg = config()
     batch, words = batch_of(cfg), rows_of(cfg).words
-    found = masked_ids(batch["input_ids"], words, 1.0, torch.Generator().manual_seed(0))
-    special = (found == words.cls) | (found == words.sep) | (found == words.pad)
-    assert found[~special].eq(words.mask).all()
+    actual = masked_ids(batch["input_ids"], words, 1.0, torch.Generator().manual_seed(0))
+    special = (actual == words.cls) | (actual == words.sep) | (actual == words.pad)
+    assert actual[~special].eq(words.mask).all()
     assert special.any()
 
 

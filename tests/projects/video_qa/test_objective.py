@@ -81,7 +81,7 @@ def test_item_2_what_a_sentence_sees_by_hand(fusion, pool):
     tokens = 20 * torch.randn(
         *mask.shape, net.encoder.config.hidden_size
     )  # that look at one frame each
-    found, _ = net.seen(batch, tokens, mask)
+    actual, _ = net.seen(batch, tokens, mask)
     count = mask.sum(-1)
     b, a, n = ((count > 1) & (count < mask.shape[-1])).nonzero()[0].tolist()
     allowed = frame_reach(batch["frame_spans"], batch["frame_mask"], "global")
@@ -94,7 +94,7 @@ def test_item_2_what_a_sentence_sees_by_hand(fusion, pool):
         parts = (h @ weight[0].T, seen @ weight[1].T, (h * seen) @ weight[2].T)
         seen = (sum(parts) + net.fuse[0].bias).relu()
     want = seen.amax(0) if pool == "max" else seen.mean(0)
-    torch.testing.assert_close(found[b, a, n], want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual[b, a, n], want, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(seen.amax(0), seen.mean(0), atol=1e-2)
 
 
@@ -151,7 +151,7 @@ def test_the_contrast_keeps_its_precision_under_autocast(similarity, temperature
     near = z[torch.arange(4), labels] + 0.1 * torch.randn(4, 48)
     own = {"similarity": similarity, "temperature": temperature}
 
-    def found(autocast):
+    def actual(autocast):
         masked, candidates = near.clone().requires_grad_(), z.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             rounded = torch.einsum("bd,bad->ba", near, z).dtype
@@ -162,10 +162,10 @@ def test_the_contrast_keeps_its_precision_under_autocast(similarity, temperature
         assert logits.dtype == half.dtype == torch.float32
         return logits, loss, *torch.autograd.grad(loss, [masked, candidates])
 
-    wanted = found(False)
-    assert all(torch.equal(a, b) for a, b in zip(found(True), wanted, strict=True))
-    assert 0.01 < wanted[1] < 2
-    assert wanted[2].abs().max() > 0.01
+    expected = actual(False)
+    assert all(torch.equal(a, b) for a, b in zip(actual(True), expected, strict=True))
+    assert 0.01 < expected[1] < 2
+    assert expected[2].abs().max() > 0.01
 
 
 @pytest.mark.parametrize("scope", ["all", "answer", "subtitle"])
@@ -253,8 +253,8 @@ def test_items_6_7_13_and_17_the_contrastive_branch():
         .eval()
         .losses(batch)
     )
-    wanted = terms["answer"] + 0.25 * terms["localisation"] + 0.5 * terms["contrast"]
-    assert torch.allclose(halved["loss"], wanted)
+    expected = terms["answer"] + 0.25 * terms["localisation"] + 0.5 * terms["contrast"]
+    assert torch.allclose(halved["loss"], expected)
 
 
 def test_item_17_pre_training_has_neither_auxiliary_term():
@@ -313,10 +313,10 @@ def test_item_12_spans_and_questions_without_one():
 
 def test_item_19_a_frame_belongs_to_every_sentence_that_covers_it():
     said = [Sentence(0, 1, "a"), Sentence(0.5, 2, "b"), Sentence(2.05, 2.2, "c")]
-    found = frames_of_sentences(said, frame_times(9, 3))
-    assert found.sum(1).tolist() == [4, 5, 1]
-    assert found[:2, 2:4].all()  # seconds 0.67 and 1.0
-    assert found[2].argmax() == 6  # floor(3 * 2.125): no frame is inside
+    actual = frames_of_sentences(said, frame_times(9, 3))
+    assert actual.sum(1).tolist() == [4, 5, 1]
+    assert actual[:2, 2:4].all()  # seconds 0.67 and 1.0
+    assert actual[2].argmax() == 6  # floor(3 * 2.125): no frame is inside
     local, everywhere = (config(f"model.attention={reach}") for reach in ("local", "global"))
     assert network_of(local).state_dict().keys() == network_of(everywhere).state_dict().keys()
 
@@ -357,18 +357,18 @@ def test_a_small_random_encoder_begins_with_attention_to_equal_tokens():
     """model.alike: keys are queries, positions count .3 and segments .5; all else as without it."""
     alike = network_of(config(name="mini")).state_dict()
     plain = network_of(config("model.alike=false", name="mini")).state_dict()
-    wanted = dict(plain)
+    expected = dict(plain)
     for name, share in (("position", 0.3), ("token_type", 0.5)):
-        wanted[f"encoder.embeddings.{name}_embeddings.weight"] = (
+        expected[f"encoder.embeddings.{name}_embeddings.weight"] = (
             share * plain[f"encoder.embeddings.{name}_embeddings.weight"]
         )
     for layer in range(2):
         own = f"encoder.encoder.layer.{layer}.attention.self"
         assert torch.equal(alike[f"{own}.key.weight"], alike[f"{own}.query.weight"])
         assert not torch.equal(plain[f"{own}.key.weight"], plain[f"{own}.query.weight"])
-        wanted[f"{own}.key.weight"] = plain[f"{own}.query.weight"]
-    assert alike.keys() == wanted.keys()
-    assert not [name for name in wanted if not torch.equal(alike[name], wanted[name])]
+        expected[f"{own}.key.weight"] = plain[f"{own}.query.weight"]
+    assert alike.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(alike[name], expected[name])]
 
 
 def test_two_rates():

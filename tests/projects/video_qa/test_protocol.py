@@ -58,7 +58,8 @@ def test_item_18_objects_of_clips_without_features():
 
 
 def test_sentences_outside_a_clip_are_dropped():
-    """The sheet's preprocessing: those after its end and before its beginning, and those beyond N."""
+    """The sheet's preprocessing: those after its end and before its beginning, and those beyond
+    N."""
     said = [Sentence(-3, -1, "a"), Sentence(-1, 0.5, "b"), Sentence(1, 2, "c"), Sentence(4, 5, "d")]
     assert [s.text for s in within(said, 4.0, 9)] == ["b", "c"]
     assert [s.text for s in within(said, None, 2)] == ["b", "c"]
@@ -162,19 +163,20 @@ def test_item_17_localisation_goes_by_the_right_candidate():
     net, batch = network_of(cfg), batch_of(cfg, 8)
     out = net(batch)
     assert not out.scores.argmax(1).eq(batch["labels"]).all()
-    wanted = localisation_loss(
+    expected = localisation_loss(
         net.span_logits(out, batch["labels"]), batch["sentence_mask"], batch["spans"]
     )
     term = VideoQA(cfg, net).losses(batch)["localisation"]
-    assert torch.equal(term, wanted)
+    assert torch.equal(term, expected)
     own = localisation_loss(
         net.span_logits(out, out.scores.argmax(1)), batch["sentence_mask"], batch["spans"]
     )
-    assert not torch.equal(own, wanted)
+    assert not torch.equal(own, expected)
 
 
 def test_item_16_spans_are_judged_by_the_chosen_candidate(monkeypatch):
-    """No right answer enters mIoU and ASA: the span is that of the candidate that the model chose."""
+    """No right answer enters mIoU and ASA: the span is that of the candidate that the model
+    chose."""
     cfg = config("eval.limit=16")
     module = VideoQA(cfg, network_of(cfg))
     asked = []
@@ -187,15 +189,15 @@ def test_item_16_spans_are_judged_by_the_chosen_candidate(monkeypatch):
     monkeypatch.setattr(module.network, "span_logits", logits)
     loaded = judged_part(cfg)
     with evaluated(module, "cpu"):
-        found = judge(cfg, module, loaded, Words(build_tokenizer(cfg)))
-    assert torch.cat(asked).tolist() == found.chosen
-    assert found.chosen != [q.answer for q in loaded.questions]
-    for q, chosen, iou in zip(loaded.questions, found.chosen, found.ious, strict=True):
+        actual = judge(cfg, module, loaded, Words(build_tokenizer(cfg)))
+    assert torch.cat(asked).tolist() == actual.chosen
+    assert actual.chosen != [q.answer for q in loaded.questions]
+    for q, chosen, iou in zip(loaded.questions, actual.chosen, actual.ious, strict=True):
         told = loaded.clips[q.clip].sentences[chosen % 3][:2]
         assert iou == (
             None if q.span is None else pytest.approx(temporal_iou(told, q.span), abs=1e-5)
         )
-    assert None in found.ious
+    assert None in actual.ious
 
 
 def test_the_text_stream_is_the_first_token_s():
@@ -245,7 +247,8 @@ def test_descriptions_of_another_form_are_refused(change, said, tmp_path):
 
 
 def test_objects_of_a_clip_of_one_s_own(tmp_path):
-    """A description carries labels, at its own frames a second, to a model that looks at no frames."""
+    """A description carries labels, at its own frames a second, to a model that looks at no
+    frames."""
     cfg = config("model.streams=text", "data.fps=6")
     answerer = Answerer(exported_of(VideoQA(cfg, network_of(cfg))))
     told = {
@@ -256,13 +259,15 @@ def test_objects_of_a_clip_of_one_s_own(tmp_path):
     }
     (tmp_path / "clip.json").write_text(json.dumps(told))
     read = read_description(str(tmp_path / "clip.json"))
-    found = answerer.answer(read.clip, None, *read.questions[0], read.fps)
-    assert found.view.objects == [("cup",), ("dog",)]
+    actual = answerer.answer(read.clip, None, *read.questions[0], read.fps)
+    assert actual.view.objects == [("cup",), ("dog",)]
     called = answerer(
         [], [(0, 0.9, "a"), (1, 1.9, "b")], "Who?", ["I", "you"], fps=1, objects=[["cup"], ["dog"]]
     )
-    assert called.probabilities == found.probabilities
-    assert answerer.answer(read.clip, None, *read.questions[0]).probabilities != found.probabilities
+    assert called.probabilities == actual.probabilities
+    assert (
+        answerer.answer(read.clip, None, *read.questions[0]).probabilities != actual.probabilities
+    )
 
 
 def test_pictures_are_turned_and_prices_are_no_formulas(tmp_path):

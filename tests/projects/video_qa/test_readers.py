@@ -98,8 +98,8 @@ def test_clips_whose_pictures_cannot_be_labelled_are_left_out_and_counted(tmp_pa
         "prepare.threshold=0.0",
         "prepare.device=cpu",
     )
-    found = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
-    assert found.keys() == {f"c{k}" for k in range(21)} - {"c7"}
+    actual = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
+    assert actual.keys() == {f"c{k}" for k in range(21)} - {"c7"}
     for k in (21, 22, 23):
         (tmp_path / f"clips/c{k}").mkdir()
     cfg.prepare.output = str(tmp_path / "b.jsonl")
@@ -126,11 +126,11 @@ def test_long_clips_keep_frames_of_their_whole_length(tmp_path, monkeypatch):
     write_tensors(tmp_path / "c.safetensors", {"features": stored})
     clip = Clip("c", tuple(Sentence(10.0 * k, 10.0 * k + 5, "x") for k in range(20)))
     for source in (FeatureFiles(tmp_path, 3.0, 4), table_of(monkeypatch, c=stored.numpy())):
-        found = source("c")
-        assert len(found.features) == len(found.times) == 300
-        assert found.times[-1] == pytest.approx(599 / 3)
-        assert np.allclose(found.times, found.features[:, 0].numpy() / 3)
-        assert np.diff(found.times).max() <= 1.0 + 1e-9
+        actual = source("c")
+        assert len(actual.features) == len(actual.times) == 300
+        assert actual.times[-1] == pytest.approx(599 / 3)
+        assert np.allclose(actual.times, actual.features[:, 0].numpy() / 3)
+        assert np.diff(actual.times).max() <= 1.0 + 1e-9
         view = clip_view(clip, source, Layout(), None)
         assert len(view.sentences) == 20
         assert view.spans.sum(1).min() >= 7  # of 15 frames in five seconds
@@ -182,9 +182,9 @@ def test_item_14_dramaqa_s_submission_is_what_its_judges_read(tmp_path):
     module = VideoQA(cfg, network_of(cfg))
     evaluate(cfg, module, Workspace(tmp_path / "w"))
     with evaluated(module, "cpu"):
-        wanted = chosen_by(cfg, module)
+        expected = chosen_by(cfg, module)
     told = json.loads((tmp_path / "w/submission.json").read_text())
-    assert told == [{"correct_idx": place, "qid": i} for i, place in enumerate(wanted)]
+    assert told == [{"correct_idx": place, "qid": i} for i, place in enumerate(expected)]
     (folder / "AnotherMissOhQA_test_set.json").write_text("[]")
     with pytest.raises(UserError, match=r"eval\.split=test of dramaqa has no question"):
         judged_part(cfg)
@@ -194,7 +194,7 @@ def test_a_token_is_masked_everywhere_or_nowhere_in_a_question():
     """Beside all candidates and sentences alike; questions differ, and the rate is kept."""
     batch, words = batch_of(config()), rows_of(config()).words
     ids = batch["input_ids"]
-    found = masked_ids(ids, words, 0.5, torch.Generator().manual_seed(0))
+    actual = masked_ids(ids, words, 0.5, torch.Generator().manual_seed(0))
     special = {words.cls, words.sep, words.pad}
     hidden = [
         {
@@ -202,11 +202,11 @@ def test_a_token_is_masked_everywhere_or_nowhere_in_a_question():
             for t in row.unique()
             if int(t) not in special and seen[row == t].eq(words.mask).all()
         }
-        for row, seen in zip(ids, found, strict=True)
+        for row, seen in zip(ids, actual, strict=True)
     ]
     shown = [
         {int(t) for t in row.unique()} & {int(t) for t in seen.unique()} - special
-        for row, seen in zip(ids, found, strict=True)
+        for row, seen in zip(ids, actual, strict=True)
     ]
     assert all(h and s and not h & s for h, s in zip(hidden, shown, strict=True))
     both = sum(map(len, hidden)), sum(map(len, shown))

@@ -46,7 +46,8 @@ def finished(tmp_path_factory):
 
 
 def test_item_14_a_run_reports_geometry_and_whitening_as_post_processing(finished):
-    """Checklist 14: uniformity and alignment, raw and whitened afterwards, trained and untrained."""
+    """Checklist 14: uniformity and alignment, raw and whitened afterwards, trained and
+    untrained."""
     run, _ = finished
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics.keys() >= MECHANISM | {"stsb_test_spearman", "uniformity", "alignment"}
@@ -62,15 +63,15 @@ def test_item_11_evaluation_has_neither_whitening_nor_mlp(tmp_path):
     """Checklist 11: raw [CLS] whatever the head holds; the batch size has no influence."""
     cfg, module = config(), module_of()
     texts = [row[0] for row in text_rows(cfg.data, 0)[:20]]
-    wanted = module.encoder.encode(texts, batch_size=20)
+    expected = module.encoder.encode(texts, batch_size=20)
     ids = module.encoder.tokenize(texts[:1])
     with torch.no_grad():
         module.head.dense.weight.fill_(9.0)
         raw = module.encoder.eval().tower.model(**ids).last_hidden_state[:, 0]
-    torch.testing.assert_close(wanted[:1], raw, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(expected[:1], raw, rtol=1e-4, atol=1e-5)
     for size in (1, 7):
-        found = module.encoder.encode(texts, batch_size=size)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        actual = module.encoder.encode(texts, batch_size=size)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     experiment = build(cfg)
     experiment.export(module, tmp_path)
     assert not any("dense" in p.name.lower() for p in tmp_path.iterdir())
@@ -102,10 +103,10 @@ def test_whitening_afterwards_undoes_a_linear_distortion():
     names = [str(i) for i in range(200)]
     sts = StsSet("toy", names[:100], names[100:], (gold + 1).tolist())
     embedded = _Embedded(lambda texts: x[[int(t) for t in texts]], sts)
-    found = embedded.whitened(x[200:], "score")
+    actual = embedded.whitened(x[200:], "score")
     assert embedded.spearman() < 0.8
-    assert found["whitened_score"] > 0.95
-    assert found["whitened_uniformity"] < uniformity(embedded.everything)
+    assert actual["whitened_score"] > 0.95
+    assert actual["whitened_uniformity"] < uniformity(embedded.everything)
     assert embedded.rank()["participation_ratio"] < 3
     assert embedded.look_up(["7"]).tolist() == x[7:8].tolist()
 
@@ -126,11 +127,11 @@ def test_batch_whitening_measures_the_diversity_of_shuffled_views():
 def test_mechanism_leaves_the_module_as_it_was():
     cfg, module = config("eval.untrained=false"), module_of()
     state = torch.get_rng_state()
-    found = mechanism(cfg, module)
+    actual = mechanism(cfg, module)
     assert module.training
     assert module.head.training
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(name.startswith("untrained") for name in found)
+    assert not any(name.startswith("untrained") for name in actual)
     with encoding(cfg, module.encoder) as encode:
         assert encode(["a b"]).shape == (1, 32)
 

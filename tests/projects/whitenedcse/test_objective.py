@@ -44,7 +44,7 @@ def test_item_12_whitening_matches_the_official_values(case):
     x.requires_grad_()
     y = layer(x, permutations)
     (y * weights).sum().backward()
-    found = {
+    actual = {
         "y_row0_first6": y[0, 0, :6],
         "y_rowN-1_first6": y[-1, -1, :6],
         "y_frobenius": y.norm(),
@@ -52,10 +52,10 @@ def test_item_12_whitening_matches_the_official_values(case):
         "grad_frobenius_of_sum(y*c)": x.grad.norm(),
         "grad_row0_first6": x.grad[0, 0, :6],
     }
-    assert found.keys() == case["outputs"].keys()
-    for name, value in found.items():
-        wanted = torch.tensor(case["outputs"][name])
-        torch.testing.assert_close(value.detach(), wanted, rtol=5e-6, atol=5e-6, msg=name)
+    assert actual.keys() == case["outputs"].keys()
+    for name, value in actual.items():
+        expected = torch.tensor(case["outputs"][name])
+        torch.testing.assert_close(value.detach(), expected, rtol=5e-6, atol=5e-6, msg=name)
 
 
 @pytest.mark.parametrize("change", ["permutation", "method", "gradient"])
@@ -70,9 +70,9 @@ def test_item_12_the_comparison_can_fail(change):
     x.requires_grad_()
     y = layer(x, permutations.roll(1, 1) if change == "permutation" else permutations)
     (y * weights).sum().backward()
-    found, name = (y, "y") if change != "gradient" else (x.grad, "grad")
-    wanted = torch.tensor(case["outputs"][f"{name}_row0_first6"])
-    assert not torch.allclose(found[0, 0, :6], wanted, rtol=1e-2)
+    actual, name = (y, "y") if change != "gradient" else (x.grad, "grad")
+    expected = torch.tensor(case["outputs"][f"{name}_row0_first6"])
+    assert not torch.allclose(actual[0, 0, :6], expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize("case", [c for c in SIMCSE["cases"] if c["S"] == 2])
@@ -90,8 +90,8 @@ def test_item_9_without_whitening_and_m_2_it_is_simcse(case):
     assert float(loss) == pytest.approx(out["loss"], rel=1e-9)
     assert float(h.grad[0].norm()) == pytest.approx(out["grad_norm_anchor"], rel=1e-6)
     assert float(h.grad[1].norm()) == pytest.approx(out["grad_norm_positive"], rel=1e-6)
-    wanted = torch.tensor(out["grad_anchor_row0_first5"], dtype=torch.float64)
-    torch.testing.assert_close(h.grad[0, 0, :5], wanted, rtol=1e-6, atol=1e-9)
+    expected = torch.tensor(out["grad_anchor_row0_first5"], dtype=torch.float64)
+    torch.testing.assert_close(h.grad[0, 0, :5], expected, rtol=1e-6, atol=1e-9)
     whitened, _ = Objective(method(case["temperature"]))(build_whitening(dim, sgw(dim))(h.detach()))
     assert float(whitened) != pytest.approx(out["loss"], rel=1e-3)
 
@@ -106,10 +106,10 @@ def test_item_1_blocks_are_white_inside_groups_only(dim, groups):
     x = features(rows=max(64, 4 * size), dim=dim, views=2).float()
     y = build_whitening(dim, sgw(groups, shuffle=False))(x)
     assert float(y.mean(1).abs().max()) < 1e-5
-    found, inside = covariance(y), torch.block_diag(*[torch.ones(size, size)] * groups).bool()
+    actual, inside = covariance(y), torch.block_diag(*[torch.ones(size, size)] * groups).bool()
     expected = torch.eye(dim)[inside].expand(2, -1)
-    torch.testing.assert_close(found[:, inside], expected, rtol=0, atol=1e-3)
-    assert float(found[:, ~inside].abs().max()) > 0.1
+    torch.testing.assert_close(actual[:, inside], expected, rtol=0, atol=1e-3)
+    assert float(actual[:, ~inside].abs().max()) > 0.1
 
 
 def test_item_2_white_input_comes_back_whatever_the_permutation():
@@ -152,10 +152,10 @@ def test_item_4_official_layout_keeps_the_views_of_a_sentence_together():
     assert not torch.allclose(other[0], other[1])
     distinct = features(rows=12)
     torch.manual_seed(1)
-    found = head.whiten(distinct)
+    actual = head.whiten(distinct)
     torch.manual_seed(1)
     by_hand = head.whitening(distinct.transpose(0, 1).reshape(36, 8).view(3, 12, 8))
-    torch.testing.assert_close(found[1, 5], by_hand.view(36, 8)[5 * 3 + 1])
+    torch.testing.assert_close(actual[1, 5], by_hand.view(36, 8)[5 * 3 + 1])
 
 
 def test_item_5_groups_divide_the_dimension_and_one_group_does_not_shuffle():
@@ -198,10 +198,10 @@ def test_item_8_whitening_leaves_autocast():
     """Checklist 8: bfloat16 autocast changes neither dtype nor values."""
     x = features().float()
     layer = build_whitening(8, sgw(2, shuffle=False))
-    wanted = layer(x)
+    expected = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         assert (x[0] @ x[0].T).dtype == torch.bfloat16  # autocast is on
-        assert torch.equal(layer(x), wanted)
+        assert torch.equal(layer(x), expected)
 
 
 def test_item_13_a_batch_too_small_for_a_group_is_refused():
@@ -228,10 +228,10 @@ def test_item_10_loss_is_the_sum_over_positives_from_the_first_view(num_views):
     """Checklist 10: m - 1 terms, anchors view 1; a mean or another anchor would differ."""
     z = features(views=num_views)
     loss, _ = Objective(method())(z)
-    wanted = sum(info_nce(z[0], z[v], 0.05) for v in range(1, num_views))
-    assert float(loss) == pytest.approx(float(wanted), rel=1e-9)
+    expected = sum(info_nce(z[0], z[v], 0.05) for v in range(1, num_views))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-9)
     if num_views > 2:
-        assert float(loss) != pytest.approx(float(wanted) / (num_views - 1), rel=1e-2)
+        assert float(loss) != pytest.approx(float(expected) / (num_views - 1), rel=1e-2)
         swapped, _ = Objective(method())(z.flip(0))
         assert float(swapped) != pytest.approx(float(loss), rel=1e-4)
 
@@ -243,9 +243,9 @@ def test_item_10_module_contrasts_view_major_rows():
     rows["attention_mask"][8:16] = rows["attention_mask"][8:16].roll(1, 0)
     terms = module.losses(rows)
     z = module.head(module.encoder(rows["input_ids"], rows["attention_mask"]).view(3, 8, -1))
-    wanted = info_nce(z[0], z[1], 0.05) + info_nce(z[0], z[2], 0.05)
-    torch.testing.assert_close(terms["loss"], wanted)
-    torch.testing.assert_close(terms["loss_per_positive"], wanted / 2)
+    expected = info_nce(z[0], z[1], 0.05) + info_nce(z[0], z[2], 0.05)
+    torch.testing.assert_close(terms["loss"], expected)
+    torch.testing.assert_close(terms["loss_per_positive"], expected / 2)
     assert info_nce(z[0], z[1], 0.05) > 2 * info_nce(z[0], z[2], 0.05)
 
 
@@ -291,7 +291,8 @@ def test_dense_layer_starts_small_and_unbiased():
     ("position", "detach"), [("none", True), ("before_mlp", True), ("after_mlp", False)]
 )
 def test_two_processes_equal_one(two_ranks, position, detach):
-    """With synchronised statistics, losses and weights after three steps are those of one process."""
+    """With synchronised statistics, losses and weights after three steps are those of one
+    process."""
     options = {"position": position, "sync": True, "detach": detach}
     losses, weights = three_steps(**options, distributed=False)
     (losses_0, weights_0), (losses_1, _) = two_ranks.run(three_steps, **options, distributed=True)

@@ -31,12 +31,12 @@ def test_methods_are_rotations_of_each_other_with_their_own_marks():
     """ZCA is nearest to the input, PCA orders by variance, Cholesky is triangular."""
     x = correlated(blocks=1)[0]
     centred = x - x.mean(0)
-    found = {m: relation(x, m) for m in METHODS}
-    for y in found.values():
-        torch.testing.assert_close(y @ y.T, found["zca"] @ found["zca"].T)
-    assert not torch.allclose(found["zca"], found["pca"])
+    actual = {m: relation(x, m) for m in METHODS}
+    for y in actual.values():
+        torch.testing.assert_close(y @ y.T, actual["zca"] @ actual["zca"].T)
+    assert not torch.allclose(actual["zca"], actual["pca"])
     scale = centred.std(0, correction=0)
-    distance = {m: float((y - centred / scale).square().sum()) for m, y in found.items()}
+    distance = {m: float((y - centred / scale).square().sum()) for m, y in actual.items()}
     assert distance["zca"] < min(distance["pca"], distance["cholesky"])
     weight = whitening_matrix(covariance(centred), "cholesky")
     assert torch.equal(weight, weight.triu())
@@ -48,10 +48,10 @@ def test_methods_are_rotations_of_each_other_with_their_own_marks():
 
 def test_groups_are_white_inside_and_correlated_between():
     y = relation(correlated(), "zca", groups=4)
-    found = covariance(y)
+    actual = covariance(y)
     inside = torch.block_diag(*[torch.ones(2, 2)] * 4).bool()
-    torch.testing.assert_close(found[:, inside], torch.eye(8).double()[inside].expand(2, -1))
-    assert float(found[:, ~inside].abs().max()) > 0.1
+    torch.testing.assert_close(actual[:, inside], torch.eye(8).double()[inside].expand(2, -1))
+    assert float(actual[:, ~inside].abs().max()) > 0.1
 
 
 def test_blocks_have_statistics_of_their_own():
@@ -121,12 +121,12 @@ def test_gradient_with_and_without_the_whitening_matrix(method, detach):
 
 
 def test_gradients_of_the_two_options_differ():
-    found = []
+    actual = []
     for detach in (True, False):
         x = correlated().requires_grad_()
         relation(x, "zca", groups=2, detach=detach).sin().sum().backward()
-        found.append(x.grad)
-    assert not torch.allclose(*found)
+        actual.append(x.grad)
+    assert not torch.allclose(*actual)
 
 
 def test_ridge_acts_on_degenerate_groups_only():

@@ -41,7 +41,8 @@ def describer(*overrides: str) -> Describer:
 
 @pytest.fixture(scope="session")
 def generator_folder(tmp_path_factory):
-    """An exported tiny generator, which writes words to the end, as special tokens are suppressed."""
+    """An exported tiny generator, which writes words to the end, as special tokens are
+    suppressed."""
     folder = tmp_path_factory.mktemp("generator")
     module = describer().eval()
     module.model.generation_config.suppress_tokens = list(range(5))

@@ -52,10 +52,10 @@ class Widths:
 def items():
     """Sixty items of nine topics, some of two."""
     topics = ["town", *["river"] * 2, *["lake"] * 3]
-    found = [item(i, "town", *(["castle"] if i % 9 == 0 else [])) for i in range(30)]
-    found += [item(30 + i, topics[i % 6]) for i in range(12)]
-    found += [item(42 + i, f"rare {i % 5}", *(["lake"] if i == 3 else [])) for i in range(18)]
-    return found
+    actual = [item(i, "town", *(["castle"] if i % 9 == 0 else [])) for i in range(30)]
+    actual += [item(30 + i, topics[i % 6]) for i in range(12)]
+    actual += [item(42 + i, f"rare {i % 5}", *(["lake"] if i == 3 else [])) for i in range(18)]
+    return actual
 
 
 def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path, items):
@@ -82,10 +82,10 @@ def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path
             for part in ("training", "validation", "test")
         }
         everything = [row for part in rows.values() for row in part]
-        found = {r["wikidata_id"] for r in everything}
-        assert len(found) == len(everything)
-        assert found - {"Q94"} == {r["wikidata_id"] for r in items}
-        assert ("Q94" in found) == (split == "random")
+        actual = {r["wikidata_id"] for r in everything}
+        assert len(actual) == len(everything)
+        assert actual - {"Q94"} == {r["wikidata_id"] for r in items}
+        assert ("Q94" in actual) == (split == "random")
         assert set(everything[0]) == {
             "wikidata_id",
             "label",
@@ -179,8 +179,8 @@ def test_checklist_2_the_pool_is_the_union_of_all_beam_widths_and_the_instance_n
     texts = [PARAGRAPH, "A small cat is a pet of the house."]
     widths = [1, 2, 3, 5, 8]
     runs = [model.beam_search(texts, width, 6, batch_size=1) for width in widths]
-    found = beam_sweep(model, texts, widths, 6)
-    for i, own in enumerate(found):
+    actual = beam_sweep(model, texts, widths, 6)
+    for i, own in enumerate(actual):
         assert own == [run[i] for run in runs]
     stub = Widths()
     outputs = beam_sweep(stub, ["a", "b"], range(1, 26), 6, batch_size=8)[1]
@@ -210,7 +210,7 @@ def test_checklist_2_the_pool_is_the_union_of_all_beam_widths_and_the_instance_n
     ]
     run_task("wikides", "smoke", words, "candidates")
     made = read_jsonl(out)
-    assert [row["candidate"] for row in made] == [[*distinct(own), "town", "pet"] for own in found]
+    assert [row["candidate"] for row in made] == [[*distinct(own), "town", "pet"] for own in actual]
     assert [row["phase1"] for row in made] == runs[0]  # of the first width
     row, _ = read_rows(out, ranking=True)
     assert (row.phase1, row.baseline) == (runs[0][0], "town")
@@ -253,13 +253,13 @@ def test_a_generator_with_few_positions_writes_to_their_end(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     own = CandidatesConfig(generator=str(tmp_path), widths=[1, 2], max_new_tokens=40, device="cpu")
-    (found,) = build_sweep(own)([{"source": PARAGRAPH, "names": []}], [])
+    (actual,) = build_sweep(own)([{"source": PARAGRAPH, "names": []}], [])
     generator = SequenceToSequence.from_pretrained(str(tmp_path), "cpu")
-    assert found["phase1"] == generator.beam_search([PARAGRAPH], 1, 12)[0] != ""
+    assert actual["phase1"] == generator.beam_search([PARAGRAPH], 1, 12)[0] != ""
     encoder = ranker().encoder.eval()
     assert (
         describe(generator, encoder, PARAGRAPH, widths=[1], max_new_tokens=40)[0][0]
-        == found["phase1"]
+        == actual["phase1"]
     )
     with pytest.raises(IndexError):  # the twin
         generator.beam_search([PARAGRAPH], 1, 40)
@@ -307,13 +307,13 @@ def test_files_are_read_checked_and_filtered(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", [{"source": "a", "target": "b", "candidate": "c"}])
     with pytest.raises(UserError, match="line 1: source and target"):
         load_rows(config(*words), "train")
-    for more, wanted in (
+    for more, expected in (
         ({}, (None, None)),
         ({"phase1": "t", "baseline_candidates": []}, ("t", "")),
     ):
         write_jsonl(tmp_path / "train.jsonl", [{**rows[0], **more}])
         (row,) = load_rows(config(*words), "train")
-        assert (row.phase1, row.baseline) == wanted
+        assert (row.phase1, row.baseline) == expected
     for name in ("phase1", "baseline_candidates"):
         write_jsonl(tmp_path / "train.jsonl", [{**rows[0], name: 5}])
         with pytest.raises(UserError, match=f"line 1: {name} is a"):
@@ -325,7 +325,8 @@ def test_files_are_read_checked_and_filtered(tmp_path):
 
 
 def test_a_part_without_rows_is_told_by_what_the_config_asks_for(tmp_path):
-    """Bad input: candidates are named in phase II alone, and the setting that has dropped all rows."""
+    """Bad input: candidates are named in phase II alone, and the setting that has dropped all
+    rows."""
     words = ["data.source=files", f"data.root={tmp_path}"]
     words += [f"data.{part}=rows.jsonl" for part in ("train", "dev", "test")]
     path = tmp_path / "rows.jsonl"
@@ -350,7 +351,8 @@ def test_settings_without_an_effect_are_refused():
 
 
 def test_the_bundled_rows_are_those_of_the_mini():
-    """Row of the mini: 3,000 / 985 / 989 paragraphs, no training description among its candidates."""
+    """Row of the mini: 3,000 / 985 / 989 paragraphs, no training description among its
+    candidates."""
     cfg = config(name="mini")
     parts = {part: load_rows(cfg, part) for part in ("train", "dev", "test")}
     assert [len(rows) for rows in parts.values()] == [3000, 985, 989]

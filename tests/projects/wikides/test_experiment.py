@@ -41,25 +41,25 @@ def run(tmp_path_factory):
 
 def test_checklist_11_both_families_of_metrics_are_reported(run):
     """Checklist 11: every row has ROUGE against description and paragraph; items are saved."""
-    found = metrics_of(run)
+    actual = metrics_of(run)
     rows = ["", "sim_", "fusion_", "untrained_", *(f"{name}_" for name in selectors.SELECTORS)]
     for row in rows:
         for family in ("gold", "source"):
             for kind in ("rouge_1", "rouge_2", "rouge_l"):
-                assert 0 <= found[f"{row}{family}_{kind}"] <= 1
+                assert 0 <= actual[f"{row}{family}_{kind}"] <= 1
     # the same measures of the chosen text, phase I's, the baseline's, and the gold text's with the
     # source
     for name in ("bleu", "bleu_unsmoothed", "meteor", "rouge_l_precision", "rouge_l_recall"):
         for row in ("", "phase1_", "baseline_"):
-            assert {f"{row}gold_{name}", f"{row}source_{name}"} <= found.keys()
-        assert f"reference_source_{name}" in found
-    assert not any(name.startswith("reference_gold") for name in found)
+            assert {f"{row}gold_{name}", f"{row}source_{name}"} <= actual.keys()
+        assert f"reference_source_{name}" in actual
+    assert not any(name.startswith("reference_gold") for name in actual)
     saved = json.loads((run / "items/gold_rouge_l.json").read_text(encoding="utf-8"))
-    assert sum(saved) / len(saved) == pytest.approx(found["gold_rouge_l"])
-    assert found["oracle_gold_rouge_l"] == max(found[f"{r}gold_rouge_l"] for r in rows)
-    assert found["rouge_1_source_rouge_1"] >= found["sim_source_rouge_1"]
-    gain = found["source_rouge_1"] - found["phase1_source_rouge_1"]
-    assert found["gain_source_rouge_1"] == pytest.approx(gain)
+    assert sum(saved) / len(saved) == pytest.approx(actual["gold_rouge_l"])
+    assert actual["oracle_gold_rouge_l"] == max(actual[f"{r}gold_rouge_l"] for r in rows)
+    assert actual["rouge_1_source_rouge_1"] >= actual["sim_source_rouge_1"]
+    gain = actual["source_rouge_1"] - actual["phase1_source_rouge_1"]
+    assert actual["gain_source_rouge_1"] == pytest.approx(gain)
     table = (run / "notes.txt").read_text(encoding="utf-8")
     assert "gold_rouge_l" in table
     assert "reference" in table
@@ -100,13 +100,13 @@ def test_checklist_9_a_learning_rate_of_0_leaves_the_weights_and_the_ranking_as_
     ]
     run = train("wikides", "smoke", [*words, "run_id=z"])
     state = ckpt.load(run / "checkpoints/rank/step-00000002.ckpt")["state_dict"]
-    found = metrics_of(run)
+    actual = metrics_of(run)
     before = {
-        k.removeprefix("untrained_"): v for k, v in found.items() if k.startswith("untrained_")
+        k.removeprefix("untrained_"): v for k, v in actual.items() if k.startswith("untrained_")
     }
-    assert before == {name: found[name] for name in before}
+    assert before == {name: actual[name] for name in before}
     cls = baselines.untrained_cls(config(*words), Workspace(tmp_path / "b"))
-    assert cls["gold_rouge_l"] == found["gold_rouge_l"]
+    assert cls["gold_rouge_l"] == actual["gold_rouge_l"]
     from common.encoders.modes import untrained
     from projects.wikides.encoder import build_encoder
 
@@ -148,8 +148,8 @@ def test_the_ranker_s_export_opens_in_transformers_and_reloads_equal(head, tmp_p
     words = [f"model.head_dim={head}", "model.pooling=cls_before_pooler"]
     module, experiment = ranker(*words).eval(), build(config(*words))
     experiment.export(module, tmp_path)
-    found = experiment.embed(experiment.load_export(tmp_path))["texts"]
-    torch.testing.assert_close(found, experiment.embed(module)["texts"], rtol=0, atol=1e-6)
+    actual = experiment.embed(experiment.load_export(tmp_path))["texts"]
+    torch.testing.assert_close(actual, experiment.embed(module)["texts"], rtol=0, atol=1e-6)
     model, tokenizer = (
         AutoModel.from_pretrained(tmp_path).eval(),
         AutoTokenizer.from_pretrained(tmp_path),
@@ -169,15 +169,18 @@ def test_the_generator_s_export_opens_in_transformers_and_generates_the_same(gen
     tokenizer = AutoTokenizer.from_pretrained(generator_folder)
     ids = tokenizer([PARAGRAPH], return_tensors="pt", truncation=True, max_length=48)
     start = torch.tensor([[model.config.decoder_start_token_id]])
-    wanted = model(**{k: ids[k] for k in ("input_ids", "attention_mask")}, decoder_input_ids=start)
+    expected = model(
+        **{k: ids[k] for k in ("input_ids", "attention_mask")}, decoder_input_ids=start
+    )
     own = again.model(
         input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], decoder_input_ids=start
     )
-    torch.testing.assert_close(own.logits, wanted.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(own.logits, expected.logits, rtol=0, atol=1e-6)
 
 
 def test_phase_1_learns_to_describe():
-    """Sheet, small real check: the loss falls, and the described text comes near to the gold one."""
+    """Sheet, small real check: the loss falls, and the described text comes near to the gold
+    one."""
     from projects.wikides.batches import DescribeRows
     from projects.wikides.describe import describe_rows
 
@@ -227,8 +230,8 @@ def test_tasks_rank_and_describe_texts_of_one_s_own(run, generator_folder, tmp_p
 
     model = SequenceToSequence.from_pretrained(str(generator_folder), "cpu")
     encoder = ranker().encoder.eval()
-    found = describe(model, encoder, PARAGRAPH, widths=[1, 3], max_new_tokens=5)
-    assert found == rank(encoder, PARAGRAPH, [text for text, _ in found])
+    actual = describe(model, encoder, PARAGRAPH, widths=[1, 3], max_new_tokens=5)
+    assert actual == rank(encoder, PARAGRAPH, [text for text, _ in actual])
     with pytest.raises(ValueError, match="candidate"):
         rank(encoder, PARAGRAPH, [])
     with pytest.raises(UserError, match="phase=rank"):
@@ -239,7 +242,8 @@ def test_tasks_rank_and_describe_texts_of_one_s_own(run, generator_folder, tmp_p
 
 
 def test_checklist_14_the_form_is_blind_and_choices_are_percent_with_ties(run, tmp_path):
-    """Checklist 14: no system's name in the form; shares by hand, a letter of two systems shared."""
+    """Checklist 14: no system's name in the form; shares by hand, a letter of two systems
+    shared."""
     given = tmp_path / "texts.jsonl"
     rows = [
         {"source": f"p{i}", "gold": f"gold {i}", "phase1": f"one {i}", "phase2": f"two {i}"}
@@ -271,10 +275,10 @@ def test_checklist_14_the_form_is_blind_and_choices_are_percent_with_ties(run, t
     words = [runs, f"choices.forms=[{filled}]", f"choices.key={key}"]
     run_task("wikides", "smoke", words, "choices")
     (path,) = tmp_path.rglob("choices.json")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["phase2_percent"] == 25
-    assert found["tie_percent"] == 25
-    assert found["gold_percent"] == found["phase1_percent"] == 25
+    actual = json.loads(path.read_text(encoding="utf-8"))
+    assert actual["phase2_percent"] == 25
+    assert actual["tie_percent"] == 25
+    assert actual["gold_percent"] == actual["phase1_percent"] == 25
     # without a file: the test rows, phase II by the trained ranker
     run_task("wikides", "smoke", [f"runs_dir={run.parents[2]}", "form.items=5"], "form")
     filled.write_text("item,choice\n0,Z\n", encoding="utf-8")
@@ -283,7 +287,8 @@ def test_checklist_14_the_form_is_blind_and_choices_are_percent_with_ties(run, t
 
 
 def test_checklist_15_polarities_and_their_agreement(tmp_path):
-    """Checklist 15: by labelled texts and by a sequence classifier of one's own; the table by hand."""
+    """Checklist 15: by labelled texts and by a sequence classifier of one's own; the table by
+    hand."""
     table = polarity_table(
         {"source": ["+", "-", "-"], "gold": ["+", "-", "+"], "phase2": ["-"] * 3}
     )
@@ -300,8 +305,8 @@ def test_checklist_15_polarities_and_their_agreement(tmp_path):
     words = [runs, f"sentiment.input={given}"]
     run_task("wikides", "smoke", [*words, f"sentiment.labelled={labelled}"], "sentiment")
     (path,) = tmp_path.rglob("sentiment.json")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert (found["source_agrees_gold"], found["source_agrees_phase2"]) == (1, 0)
+    actual = json.loads(path.read_text(encoding="utf-8"))
+    assert (actual["source_agrees_gold"], actual["source_agrees_phase2"]) == (1, 0)
     from transformers import AutoModelForSequenceClassification, BertConfig
 
     from common.encoders.text.tiny_tokenizer import tiny_tokenizer
@@ -338,8 +343,8 @@ def test_bert_score_of_an_encoder_is_beside_the_others_if_asked(tmp_path):
     assert (precision, recall, f1) == pytest.approx((1, 1, 1), abs=1e-5)
     assert lower < 1
     cfg = config(f"eval.bert_score={tmp_path}", "eval.grid=false")
-    found = evaluate_encoder(cfg, ranker().encoder.eval(), ROWS, Workspace(tmp_path / "w"))
-    assert {"gold_bert_score", "source_bert_score_recall"} <= found.keys()
+    actual = evaluate_encoder(cfg, ranker().encoder.eval(), ROWS, Workspace(tmp_path / "w"))
+    assert {"gold_bert_score", "source_bert_score_recall"} <= actual.keys()
 
 
 def test_baselines_have_the_metrics_of_the_method_and_the_row_s_figures(tmp_path):
@@ -347,13 +352,13 @@ def test_baselines_have_the_metrics_of_the_method_and_the_row_s_figures(tmp_path
     oracle.
     """
     spec = read_comparison("wikides")
-    wanted = {*selectors.SELECTORS, "surface", "untrained_cls", "untrained_mean"}
-    assert set(spec.baselines) == wanted
-    found = {n: getattr(baselines, n)(config(), Workspace(tmp_path / n)) for n in spec.baselines}
+    expected = {*selectors.SELECTORS, "surface", "untrained_cls", "untrained_mean"}
+    assert set(spec.baselines) == expected
+    actual = {n: getattr(baselines, n)(config(), Workspace(tmp_path / n)) for n in spec.baselines}
     keys = {f"{family}_rouge_{n}" for family in ("gold", "source") for n in "12l"} | {"words"}
-    assert all(keys <= own.keys() for own in found.values())
-    assert found["shortest"]["words"] < found["random"]["words"] < found["longest"]["words"]
-    assert found["surface"]["gold_rouge_l"] > found["random"]["gold_rouge_l"]
+    assert all(keys <= own.keys() for own in actual.values())
+    assert actual["shortest"]["words"] < actual["random"]["words"] < actual["longest"]["words"]
+    assert actual["surface"]["gold_rouge_l"] > actual["random"]["gold_rouge_l"]
     rows = load_rows(config(name="mini"), "test")
     figures = {name: selectors.SELECTORS[name](rows) for name in ("longest", "first")}
     for name, wanted_gold in (("longest", 0.423), ("first", 0.370)):
@@ -363,7 +368,8 @@ def test_baselines_have_the_metrics_of_the_method_and_the_row_s_figures(tmp_path
 
 
 def test_compare_has_the_row_s_arms_at_equal_budget():
-    """Row of the mini: SimCLS, the official loss with a learning rate above 0, fusion; equal steps."""
+    """Row of the mini: SimCLS, the official loss with a learning rate above 0, fusion; equal
+    steps."""
     spec = read_comparison("wikides")
     assert {"simcls", "official", "fusion"} <= spec.arms.keys()
     sweep = read_sweep("wikides")

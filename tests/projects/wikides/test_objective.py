@@ -32,7 +32,8 @@ def inputs(case):
 @pytest.mark.parametrize("case", GOLDEN)
 @pytest.mark.parametrize(("loss", "name"), [("simcls", "simcls"), ("official", "wikides")])
 def test_checklist_5_both_modes_equal_the_golden_values(case, loss, name):
-    """Checklist 5: value and gradients; the description is pulled up by simcls, down by official."""
+    """Checklist 5: value and gradients; the description is pulled up by simcls, down by
+    official."""
     method = MethodConfig(loss=loss, margin=case["can_margin"], gold_margin=case["gold_margin"])
     scores, gold, mask = inputs(case)
     out = Objective(method)(scores, gold, mask)
@@ -44,14 +45,15 @@ def test_checklist_5_both_modes_equal_the_golden_values(case, loss, name):
 
 
 def test_checklist_5_the_margin_grows_with_the_distance_of_ranks():
-    """Checklist 5: equal scores cost lambda d for each distance d, and lambda_g for the gold term."""
+    """Checklist 5: equal scores cost lambda d for each distance d, and lambda_g for the gold
+    term."""
     scores, gold = torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     method = MethodConfig(margin=0.1, gold_margin=0.03)
-    found = Objective(method)(scores, gold, torch.ones(1, 4).bool()).loss
-    assert float(found) == pytest.approx(0.03 + 0.1 * (1 + 2 + 3))
+    actual = Objective(method)(scores, gold, torch.ones(1, 4).bool()).loss
+    assert float(actual) == pytest.approx(0.03 + 0.1 * (1 + 2 + 3))
     one = MethodConfig(margin=0.1, gold_margin=None)  # lambda for both
-    found = Objective(one)(scores, gold, torch.ones(1, 4).bool()).loss
-    assert float(found) == pytest.approx(0.1 + 0.1 * (1 + 2 + 3))
+    actual = Objective(one)(scores, gold, torch.ones(1, 4).bool()).loss
+    assert float(actual) == pytest.approx(0.1 + 0.1 * (1 + 2 + 3))
 
 
 def test_checklist_6_places_without_a_candidate_count_for_nothing():
@@ -94,7 +96,8 @@ def test_checklist_6_repeats_are_in_the_official_batches_alone():
 
 
 def test_better_candidates_come_first_by_the_chosen_measure():
-    """Sheet, data: order by ROUGE with the description, by beams, or by ROUGE with the paragraph."""
+    """Sheet, data: order by ROUGE with the description, by beams, or by ROUGE with the
+    paragraph."""
     tokenize = ranker().encoder.encoder.tokenize
     orders = {
         name: RankRows(config(f"data.order={name}"), ROWS[:1], tokenize, training=True).texts[0]
@@ -119,16 +122,16 @@ def test_checklist_7_fusion_is_the_harmonic_mean_and_0_where_the_sum_is_not_posi
     """Checklist 7: by hand; neither values nor gradients are NaN at a sum of 0."""
     sim = torch.tensor([0.5, 0.0, -0.5, -0.2, -0.4], dtype=torch.float64, requires_grad=True)
     rouge = torch.tensor([0.25, 0.0, 0.25, 0.2, 0.6], dtype=torch.float64)
-    found = fused(sim, rouge)
-    assert found.tolist() == pytest.approx([1 / 3, 0, 0, 0, -2.4])
-    found.sum().backward()
+    actual = fused(sim, rouge)
+    assert actual.tolist() == pytest.approx([1 / 3, 0, 0, 0, -2.4])
+    actual.sum().backward()
     assert sim.grad.isfinite().all()
     assert sim.grad[2] == 0
     assert sim.grad[0] > 0
     sims, half = torch.tensor([-0.5, 0.5]), torch.tensor([0.5, 0.5])
-    for name, wanted in (("clamp", [0.0, 0.5]), ("unit", [1 / 3, 0.6]), ("raw", [0.0, 0.5])):
+    for name, expected in (("clamp", [0.0, 0.5]), ("unit", [1 / 3, 0.6]), ("raw", [0.0, 0.5])):
         method = MethodConfig(use_rouge=True, sim_range=name)
-        assert Objective(method).score(sims, half).tolist() == pytest.approx(wanted)
+        assert Objective(method).score(sims, half).tolist() == pytest.approx(expected)
         alone = Objective(MethodConfig(sim_range=name)).score(sims, half)
         assert alone.tolist() == sims.tolist()  # without fusion nothing is cut, nor its gradient
 
@@ -189,9 +192,9 @@ def test_training_figures_count_what_is_on_top():
     batch = data[[(0, 0), (1, 0)]]
     scores = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.1, 9.0]])  # the last place is empty
     module.scores = lambda _: (scores, torch.tensor([0.25, 0.9]))
-    found = module.losses(batch)
-    assert float(found["gold_on_top"]) == 0.5
-    assert float(found["top1"]) == 0.5
+    actual = module.losses(batch)
+    assert float(actual["gold_on_top"]) == 0.5
+    assert float(actual["top1"]) == 0.5
     module.scores = lambda _: (scores, torch.tensor([0.4, 0.9]))
     assert float(module.losses(batch)["gold_on_top"]) == 1
 
@@ -203,8 +206,8 @@ def test_checklist_8_rouge_is_of_the_source_without_case_and_without_gradient():
         config("data.order=beam"), rows, ranker().encoder.encoder.tokenize, training=True
     )
     words = len(rows[0].source.split())
-    wanted = [2 * 2 / (2 + words), 2 * 1 / (2 + words)]  # clipped counts
-    assert data[[(0, 0)]]["rouge"][0].tolist() == pytest.approx(wanted)
+    expected = [2 * 2 / (2 + words), 2 * 1 / (2 + words)]  # clipped counts
+    assert data[[(0, 0)]]["rouge"][0].tolist() == pytest.approx(expected)
     sim, rouge = (torch.tensor([x], requires_grad=True) for x in (0.4, 0.3))
     score = Objective(MethodConfig(use_rouge=True)).score(sim, rouge)
     score.sum().backward()
@@ -231,10 +234,10 @@ def test_checklist_4_one_encoder_first_token_and_cosine():
     for b, row in enumerate(ROWS[:2]):
         document = vector(row.source)
         for c, text in enumerate(row.candidates):
-            wanted = F.cosine_similarity(document, vector(text), dim=0)
-            torch.testing.assert_close(scores[b, c], wanted, rtol=0, atol=1e-6)
-        wanted = F.cosine_similarity(document, vector(row.target), dim=0)
-        torch.testing.assert_close(gold[b], wanted, rtol=0, atol=1e-6)
+            expected = F.cosine_similarity(document, vector(text), dim=0)
+            torch.testing.assert_close(scores[b, c], expected, rtol=0, atol=1e-6)
+        expected = F.cosine_similarity(document, vector(row.target), dim=0)
+        torch.testing.assert_close(gold[b], expected, rtol=0, atol=1e-6)
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in tower.parameters())
 
 

@@ -33,14 +33,14 @@ def test_an_exported_ranker_scores_as_its_run_was_trained(tmp_path):
     ]
     run_task("wikides", "smoke", task, "rank")
     fusion = MethodConfig(use_rouge=True, sim_range="unit")
-    wanted = [rank(module.encoder, r.source, r.candidates, fusion) for r in ROWS]
-    for row, own in zip(read_jsonl(out), wanted, strict=True):
+    expected = [rank(module.encoder, r.source, r.candidates, fusion) for r in ROWS]
+    for row, own in zip(read_jsonl(out), expected, strict=True):
         assert row["scores"] == pytest.approx([score for _, score in own], abs=2e-5)
     plain = rank(module.encoder, PARAGRAPH, ROWS[0].candidates)
-    assert abs(plain[0][1] - wanted[0][0][1]) > 1e-2  # the twin
+    assert abs(plain[0][1] - expected[0][0][1]) > 1e-2  # the twin
     encoder, experiment = load(folder), build(config())
-    found = rank(encoder, PARAGRAPH, ROWS[0].candidates)
-    assert [score for _, score in found] == pytest.approx([s for _, s in wanted[0]], abs=1e-5)
+    actual = rank(encoder, PARAGRAPH, ROWS[0].candidates)
+    assert [score for _, score in actual] == pytest.approx([s for _, s in expected[0]], abs=1e-5)
     assert rank(encoder, PARAGRAPH, ROWS[0].candidates, MethodConfig())[0][1] == pytest.approx(
         plain[0][1], abs=1e-5
     )
@@ -116,8 +116,8 @@ def test_bert_score_of_byte_level_pieces_begins_with_a_space(tmp_path):
         return greedy_match(one, other, counts, others)
 
     score = BertScore(str(tmp_path))
-    found, same = score(["old", " old "], ["a cold", "old"])
-    assert found == pytest.approx(match(" old", " a cold"), abs=1e-5)
-    assert abs(found[0] - match("old", "a cold")[0]) > 1e-3  # the twin
+    actual, same = score(["old", " old "], ["a cold", "old"])
+    assert actual == pytest.approx(match(" old", " a cold"), abs=1e-5)
+    assert abs(actual[0] - match("old", "a cold")[0]) > 1e-3  # the twin
     assert same == pytest.approx((1, 1, 1), abs=1e-5)
     assert score([""], ["old"]) == [(0.0, pytest.approx(score([""], ["old"])[0][1]), 0.0)]

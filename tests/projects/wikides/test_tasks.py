@@ -36,28 +36,30 @@ def test_phase_1_s_text_and_the_baseline_are_rows_where_the_paragraphs_bring_the
         "reference_words",
     }
     some = [rows[0], rows[1]._replace(phase1=None)]  # as long as one is not known there is no row
-    found = given_rows(cfg, some)
-    assert "baseline_gold_rouge_1" in found
-    assert not any(name.startswith("phase1") for name in found)
-    assert gains({**found, "source_rouge_1": 0.5}) == {}
+    actual = given_rows(cfg, some)
+    assert "baseline_gold_rouge_1" in actual
+    assert not any(name.startswith("phase1") for name in actual)
+    assert gains({**actual, "source_rouge_1": 0.5}) == {}
     metrics = {f"{f}_rouge_{n}": 0.75 for f in ("gold", "source") for n in "12l"}
     metrics |= {"phase1_source_rouge_1": 0.5}
     assert gains(metrics) == {"gain_source_rouge_1": 0.25}
     # phase I reports both too
-    found = build(cfg).evaluate(describer("generator.max_new_tokens=3").eval(), Workspace(tmp_path))
+    actual = build(cfg).evaluate(
+        describer("generator.max_new_tokens=3").eval(), Workspace(tmp_path)
+    )
     own = [rouge_f(str(row.baseline), row.target) for row in rows]
-    assert found["baseline_gold_rouge_1"] == pytest.approx(sum(own) / len(own))
-    assert {"baseline_gold_meteor", "reference_source_bleu_unsmoothed"} <= found.keys()
+    assert actual["baseline_gold_rouge_1"] == pytest.approx(sum(own) / len(own))
+    assert {"baseline_gold_meteor", "reference_source_bleu_unsmoothed"} <= actual.keys()
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_or_highest_value():
     """Finding: what is watched, and whether less or more of it is better."""
-    wanted = {
+    expected = {
         ("smoke", "eval.monitor=source"): ("val/selection_loss", "min"),
         ("smoke", "eval.monitor=gold"): ("val/gold_rouge", "max"),
         ("smoke_describe", "seed=1"): ("val/token_loss", "min"),
     }
-    for (name, word), own in wanted.items():
+    for (name, word), own in expected.items():
         stage = next(build(config(word, name=name)).stages())
         assert (stage.monitor, stage.monitor_mode) == own
 
@@ -119,8 +121,8 @@ def test_tasks_score_as_the_run_was_trained(tmp_path, monkeypatch):
     words[0] = f"describe.input={tmp_path}/latin.txt"
     with pytest.raises(UserError, match="no text file in UTF-8"):  # once a traceback
         tasks.describe(config(*words), Workspace(tmp_path / "d"), None)
-    wanted = rank(module.encoder, PARAGRAPH, ["old town"], MethodConfig(use_rouge=True))
-    assert read_jsonl(out)[0]["scores"] == [round(wanted[0][1], 5)]
+    expected = rank(module.encoder, PARAGRAPH, ["old town"], MethodConfig(use_rouge=True))
+    assert read_jsonl(out)[0]["scores"] == [round(expected[0][1], 5)]
     # the form, with rows that tell phase I's text
     folder = tasks.form(config("form.items=6"), Workspace(tmp_path / "f"), None)
     lines = list(csv.DictReader((folder / "form.csv").open(encoding="utf-8", newline="")))
@@ -140,13 +142,14 @@ def test_tasks_score_as_the_run_was_trained(tmp_path, monkeypatch):
         tasks.form(config(), Workspace(tmp_path / "f"), None)
     asked = []
     monkeypatch.setattr(tasks, "classifier", lambda _: lambda own: asked.append(own) or ["+"] * 2)
-    found = tasks.sentiment(config(), Workspace(tmp_path / "s"), None)
+    actual = tasks.sentiment(config(), Workspace(tmp_path / "s"), None)
     assert len(asked) == 3
-    assert not any("phase1" in name for name in found)
+    assert not any("phase1" in name for name in actual)
 
 
 def test_a_text_that_some_rows_alone_have_is_refused(tmp_path, monkeypatch):
-    """Checklist 14 and 15: a system is never left out of a form, nor of the table, without a word."""
+    """Checklist 14 and 15: a system is never left out of a form, nor of the table, without a
+    word."""
     monkeypatch.setattr(tasks, "classifier", lambda _: lambda own: ["+"] * len(own))
     given, place = tmp_path / "texts.jsonl", Workspace(tmp_path / "w")
     whole = {"source": "s", "gold": "g", "phase1": "one", "phase2": "two"}

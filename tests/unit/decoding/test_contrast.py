@@ -14,10 +14,10 @@ def test_values_by_hand():
     expert = torch.tensor([0.6, 0.35, 0.05], dtype=torch.float64)
     amateur = torch.tensor([0.8, 0.1, 0.1], dtype=torch.float64)
     # logits differ from log-probabilities by a constant, which must not matter
-    found = contrast(expert.log() + 5, amateur.log() - 2, alpha=0.1, beta=0.5, removed=-1000.0)
+    actual = contrast(expert.log() + 5, amateur.log() - 2, alpha=0.1, beta=0.5, removed=-1000.0)
     expected = expert.log() - 0.5 * amateur.log()
     expected[2] = -1000.0  # 0.05 < 0.1 * 0.6
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
 
 
 def test_the_likeliest_token_is_never_removed():
@@ -32,13 +32,13 @@ def test_the_likeliest_token_is_never_removed():
 def test_without_weight_an_amateur_says_nothing_even_where_it_rules_a_token_out():
     expert, amateur = logits(0, 2, 6), logits(1, 2, 6)
     amateur[:, 2] = -torch.inf
-    found = contrast(expert, amateur, alpha=0.0, beta=0.0)
-    torch.testing.assert_close(found, expert.log_softmax(-1))
+    actual = contrast(expert, amateur, alpha=0.0, beta=0.0)
+    torch.testing.assert_close(actual, expert.log_softmax(-1))
 
 
 def test_half_precision_is_widened():
-    found = contrast(logits(0, 6).bfloat16(), logits(1, 6).bfloat16(), alpha=0.1)
-    assert found.dtype == torch.float32
+    actual = contrast(logits(0, 6).bfloat16(), logits(1, 6).bfloat16(), alpha=0.1)
+    assert actual.dtype == torch.float32
 
 
 def test_other_places_or_an_unknown_share_are_refused():

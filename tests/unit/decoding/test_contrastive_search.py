@@ -48,14 +48,14 @@ def cache_free(model, row, steps, candidates, penalty, exclude=0):
     seen = list(row)
     for _ in range(steps):
         probability = torch.softmax(model(torch.tensor([seen])).logits[0, -1], -1)
-        found = []
+        actual = []
         for token in probability.topk(candidates).indices.tolist():
             out = model(torch.tensor([[*seen, token]]), output_hidden_states=True)
             states = out.hidden_states[-1][0]
             near = torch.cosine_similarity(states[-1:], states[exclude:-1])
             worst = near.max() if len(near) else 0.0
-            found.append((float((1 - penalty) * probability[token] - penalty * worst), token))
-        seen.append(max(found, key=lambda pair: pair[0])[1])
+            actual.append((float((1 - penalty) * probability[token] - penalty * worst), token))
+        seen.append(max(actual, key=lambda pair: pair[0])[1])
     return seen[len(row) :]
 
 
@@ -64,10 +64,10 @@ def cache_free(model, row, steps, candidates, penalty, exclude=0):
 def test_a_padded_batch_equals_the_definition_row_by_row(kind):
     model = tiny_model(kind)
     ids, mask = padded(ROWS)
-    found = contrastive_search(
+    actual = contrastive_search(
         model, ids, attention_mask=mask, max_new_tokens=8, candidates=4, penalty=0.6
     )
-    assert found.tolist() == [cache_free(model, row, 8, 4, 0.6) for row in ROWS]
+    assert actual.tolist() == [cache_free(model, row, 8, 4, 0.6) for row in ROWS]
 
 
 @pytest.mark.parametrize("passes", ["shared", "expanded", "sequential"])
@@ -80,8 +80,8 @@ def test_all_ways_to_encode_candidates_give_the_same_tokens(passes):
         cache_free(model, row, 8, 4, 0.6) for row in ROWS
     ]
     without = contrastive_search(model, ids, exclude_prefix=True, penalty=0.9, **options)
-    wanted = [cache_free(model, row, 8, 4, 0.9, exclude=len(row)) for row in ROWS]
-    assert without.tolist() == wanted
+    expected = [cache_free(model, row, 8, 4, 0.9, exclude=len(row)) for row in ROWS]
+    assert without.tolist() == expected
 
 
 @torch.no_grad()
@@ -134,8 +134,8 @@ def test_rerank_breaks_ties_by_rank_and_ignores_masked_states():
     states, probability = torch.ones(1, 3, 2), torch.full((1, 3), 0.2)
     assert int(rerank(states, torch.ones(1, 1, 2), probability, 0.5).best) == 0
     context = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]])
-    found = rerank(states, context, probability, 0.5, torch.tensor([[0, 1]]))
-    torch.testing.assert_close(found.nearest, -torch.ones(1, 3))
+    actual = rerank(states, context, probability, 0.5, torch.tensor([[0, 1]]))
+    torch.testing.assert_close(actual.nearest, -torch.ones(1, 3))
     nothing = rerank(states, context, probability, 0.5, torch.tensor([[0, 0]]))
     torch.testing.assert_close(nothing.score, torch.full((1, 3), 0.1))
 

@@ -69,10 +69,10 @@ def test_sampling_frequencies_are_the_model_s_probabilities():
     rngs = [np.random.default_rng(0)] * 4000
 
     def frequencies(policy):
-        found = scores.expand(4000, 4)
+        actual = scores.expand(4000, 4)
         for step in processors(policy, rngs):
-            found = step(torch.zeros(4000, 1, dtype=torch.long), found)
-        return torch.bincount(found.argmax(1), minlength=4) / 4000
+            actual = step(torch.zeros(4000, 1, dtype=torch.long), actual)
+        return torch.bincount(actual.argmax(1), minlength=4) / 4000
 
     torch.testing.assert_close(frequencies(Policy("ancestral")), scores.exp()[0], atol=0.03, rtol=0)
     nucleus = frequencies(Policy("nucleus", top_p=0.75))
@@ -85,8 +85,8 @@ def test_sampling_frequencies_are_the_model_s_probabilities():
 def test_a_stream_is_used_once_per_token():
     draw = SeededSampling([np.random.default_rng(0)])
     tokens = [int(draw(torch.zeros(1, 1), torch.zeros(1, 100)).argmax()) for _ in range(3)]
-    wanted = [int(u * 100) for u in np.random.default_rng(0).random(3)]
-    assert tokens == wanted
+    expected = [int(u * 100) for u in np.random.default_rng(0).random(3)]
+    assert tokens == expected
 
 
 def test_contrastive_decoding_by_hand():
@@ -96,19 +96,19 @@ def test_contrastive_decoding_by_hand():
             return type("Out", (), {"logits": logits})
 
     expert = torch.tensor([[0.6, 0.35, 0.05]]).log()
-    found = ContrastiveDecoding(Amateur(), 0.5)(torch.zeros(1, 2, dtype=torch.long), expert)
-    assert found[0, 0].exp() == pytest.approx(6 / 7)
-    assert found[0, 1].exp() == pytest.approx(3.5)
-    assert found[0, 2] == -torch.inf  # less than half as likely as the best
-    assert int(found.argmax()) == 1
+    actual = ContrastiveDecoding(Amateur(), 0.5)(torch.zeros(1, 2, dtype=torch.long), expert)
+    assert actual[0, 0].exp() == pytest.approx(6 / 7)
+    assert actual[0, 1].exp() == pytest.approx(3.5)
+    assert actual[0, 2] == -torch.inf  # less than half as likely as the best
+    assert int(actual.argmax()) == 1
     with pytest.raises(UserError, match="needs an amateur"):
         processors(Policy("contrastive_decoding"), [])
 
 
 def test_budgets_per_row_and_long_prompts():
     lm = tiny_lm()
-    found = lm.continuations(PROMPTS, Policy("greedy"), streams(2), [2, 5])
-    assert [c.num_tokens for c in found] == [2, 5]
+    actual = lm.continuations(PROMPTS, Policy("greedy"), streams(2), [2, 5])
+    assert [c.num_tokens for c in actual] == [2, 5]
     long = " ".join(["state"] * 100)
     (cut,) = lm.continuations([long], Policy("greedy"), streams(1), 8)
     (short,) = lm.continuations([" ".join(["state"] * 39)], Policy("greedy"), streams(1), 8)
@@ -123,13 +123,13 @@ def test_budgets_per_row_and_long_prompts():
 
 def test_end_of_text_ends_a_row():
     lm = tiny_lm(eos="[SEP]")
-    found = lm.continuations(
+    actual = lm.continuations(
         [PROMPTS[0]] * 60, Policy("ancestral", temperature=9.0), streams(60), 30
     )
-    ended = [c for c in found if c.ended]
+    ended = [c for c in actual if c.ended]
     assert ended
-    assert all(c.ended == (c.num_tokens < 30) for c in found if c.num_tokens < 30)
-    assert all("[SEP]" not in c.text for c in found)
+    assert all(c.ended == (c.num_tokens < 30) for c in actual if c.num_tokens < 30)
+    assert all("[SEP]" not in c.text for c in actual)
 
 
 def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
@@ -137,22 +137,22 @@ def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
     lm = tiny_lm()
     lm.tokenizer.backend_tokenizer.post_processor = None  # no [CLS] and [SEP], as causal models
     texts = ["is well made.", "he"]
-    found = lm.log_likelihood(PROMPTS, texts)
-    for prompt, text, value in zip(PROMPTS, texts, found, strict=True):
+    actual = lm.log_likelihood(PROMPTS, texts)
+    for prompt, text, value in zip(PROMPTS, texts, actual, strict=True):
         before, whole = lm.token_ids(prompt, True), lm.token_ids(f"{prompt} {text}", True)
         assert whole[: len(before)] == before
         logits = torch.log_softmax(lm.model(torch.tensor([whole])).logits[0], -1)
         each = [logits[i - 1, whole[i]] for i in range(len(before), len(whole))]
         assert float(value) == pytest.approx(float(torch.stack(each).mean()), abs=1e-5)
-    assert not torch.allclose(lm.log_likelihood(PROMPTS[::-1], texts), found)
+    assert not torch.allclose(lm.log_likelihood(PROMPTS[::-1], texts), actual)
 
 
 def test_an_empty_continuation_has_likelihood_0():
     lm = tiny_lm()
     lm.tokenizer.backend_tokenizer.post_processor = None
-    found = lm.log_likelihood([PROMPTS[0]] * 2, ["", "he"], joint=" the ")  # a joint is no text
-    assert float(found[0]) == 0
-    assert float(found[1]) < 0
+    actual = lm.log_likelihood([PROMPTS[0]] * 2, ["", "he"], joint=" the ")  # a joint is no text
+    assert float(actual[0]) == 0
+    assert float(actual[1]) < 0
 
 
 OWN = {
@@ -169,8 +169,8 @@ def test_a_model_s_own_settings_do_not_change_a_policy(strategy):
     """`generate` fills what is left open from the model's generation config."""
     plain, own = tiny_lm(), tiny_lm()
     own.model.generation_config.update(**OWN)
-    found = [lm.continuations(PROMPTS, Policy(strategy), streams(2), 12) for lm in (plain, own)]
-    assert found[0] == found[1]
+    actual = [lm.continuations(PROMPTS, Policy(strategy), streams(2), 12) for lm in (plain, own)]
+    assert actual[0] == actual[1]
 
 
 def test_what_ends_texts_of_the_model_ends_them_here():
@@ -195,9 +195,9 @@ def test_a_stop_character_is_held_back_too():
     (short,) = lm.continuations(PROMPTS[:1], Policy("ancestral"), streams(1), 12, **options)
     assert short.num_tokens < 6
     held = Policy("ancestral", min_new_tokens=6)
-    (found,) = lm.continuations(PROMPTS[:1], held, streams(1), 12, **options)
-    assert found.num_tokens > 6
-    assert stop not in found.text
+    (actual,) = lm.continuations(PROMPTS[:1], held, streams(1), 12, **options)
+    assert actual.num_tokens > 6
+    assert stop not in actual.text
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -217,16 +217,16 @@ def test_tables_of_logits_may_be_padded_to_other_sizes():
         lm.model.resize_token_embeddings(experts)
         lm.amateur = tiny_lm(seed=1).model
         lm.amateur.resize_token_embeddings(amateurs)
-        (found,) = lm.continue_ids([[5, 6, 7]], Policy("contrastive_decoding"), streams(1), 8)
-        assert max(found) < 300
+        (actual,) = lm.continue_ids([[5, 6, 7]], Policy("contrastive_decoding"), streams(1), 8)
+        assert max(actual) < 300
 
 
 def test_features_are_the_last_token_s_state():
     lm = tiny_lm()
-    found = lm.features(PROMPTS)
+    actual = lm.features(PROMPTS)
     ids = torch.tensor([lm.token_ids(PROMPTS[0], True)])
     state = lm.model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
-    torch.testing.assert_close(found[0], state.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual[0], state.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_features_take_no_more_of_the_head_than_one_place():
@@ -239,8 +239,8 @@ def test_features_take_no_more_of_the_head_than_one_place():
 
 def test_bundled_model_loads():
     lm = LanguageModel.from_pretrained("bundled:stories260k", "cpu")
-    (found,) = lm.continuations(["Once upon a time, there was a"], Policy("greedy"), streams(1), 8)
-    assert found.text.startswith(" ")
+    (actual,) = lm.continuations(["Once upon a time, there was a"], Policy("greedy"), streams(1), 8)
+    assert actual.text.startswith(" ")
     assert lm.count_tokens("a little girl") > 2
 
 

@@ -33,8 +33,8 @@ def ask(server, prompts=PROMPTS, policy=POLICY, stop=None, **options):
 def test_completions_in_order_with_each_row_s_seed():
     seeds = [int(rng.integers(2**31)) for rng in streams()]
     with CompletionServer(seconds=0.02) as server:
-        found = ask(server, stop="\n", requests=3)
-    assert found == [f" row {i} said {seed}" for i, seed in enumerate(seeds)]
+        actual = ask(server, stop="\n", requests=3)
+    assert actual == [f" row {i} said {seed}" for i, seed in enumerate(seeds)]
     assert server.most_flying == 3
     request = next(r for r in server.requests if r["body"]["seed"] == seeds[4])
     assert request["path"] == "/v1/completions"
@@ -87,8 +87,8 @@ def test_options_that_a_server_is_not_asked_for_are_refused(option):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_passing_failure_is_tried_again(status, capsys):
     with CompletionServer(trouble=lambda n: (status, "busy") if n < 2 else None) as server:
-        found = ask(server, PROMPTS[:1])
-    assert found[0].startswith(" row 0")
+        actual = ask(server, PROMPTS[:1])
+    assert actual[0].startswith(" row 0")
     assert len(server.requests) == 3
     assert f"answered {status}: busy; trying again" in capsys.readouterr().err
 

@@ -157,12 +157,12 @@ def test_settings_of_an_encoder_decoder_do_not_change_a_policy(which):
         "encoder_no_repeat_ngram_size": 1,
         "num_beams": 3,
     }
-    found = []
+    actual = []
     for settings in ({}, own):
         model = SequenceToSequence(sequence_models()[which], tiny_tokenizer(300), "cpu")
         model.model.generation_config.update(**settings)
-        found.append(model.continuations(PROMPTS, Policy("greedy"), streams(3), 9))
-    assert found[0] == found[1]
+        actual.append(model.continuations(PROMPTS, Policy("greedy"), streams(3), 9))
+    assert actual[0] == actual[1]
     model.model.generation_config.eos_token_id = [
         3,
         *range(4, 300),

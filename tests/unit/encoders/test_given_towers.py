@@ -22,8 +22,8 @@ FOLDER = BUNDLED / "models" / "cifar-resnet20"
 def accuracy(network: CifarResNet, num: int = 2000) -> float:
     test = load_cifar10(None, "test")
     images = EvalTransform(32).batch(test.images[:num])
-    found = torch.cat([network.logits(part) for part in images.split(250)]).argmax(1)
-    return float((found == test.labels[:num]).double().mean())
+    actual = torch.cat([network.logits(part) for part in images.split(250)]).argmax(1)
+    return float((actual == test.labels[:num]).double().mean())
 
 
 def test_the_bundled_resnet_has_the_accuracy_of_its_card():
@@ -46,22 +46,22 @@ def test_weights_of_another_depth_are_refused():
 def test_bag_of_words_is_the_mean_of_what_stands_between_start_and_end():
     tower = BagOfWords(10, 4)
     tokens = torch.tensor([[8, 3, 5, 9, 0], [8, 9, 0, 0, 0]])
-    found = tower(tokens)
+    actual = tower(tokens)
     table = tower.embedding.weight
-    assert torch.allclose(found[0], (table[3] + table[5]) / 2)
-    assert not bool(found[1].any())
-    assert torch.allclose(tower(torch.tensor([[8, 5, 3, 9, 7]]))[0], found[0])
+    assert torch.allclose(actual[0], (table[3] + table[5]) / 2)
+    assert not bool(actual[1].any())
+    assert torch.allclose(tower(torch.tensor([[8, 5, 3, 9, 7]]))[0], actual[0])
 
 
 def test_whisper_features_are_those_of_the_library():
     from transformers import WhisperFeatureExtractor
 
     sound = np.sin(np.arange(7000) / 11).astype(np.float32) * 0.2
-    wanted = WhisperFeatureExtractor(chunk_length=1)(
+    expected = WhisperFeatureExtractor(chunk_length=1)(
         sound, sampling_rate=16000, return_tensors="pt"
     )
-    found = WhisperLogMel(num_frames=100)(torch.from_numpy(sound)[None])
-    torch.testing.assert_close(found, wanted["input_features"], atol=1e-4, rtol=1e-4)
+    actual = WhisperLogMel(num_frames=100)(torch.from_numpy(sound)[None])
+    torch.testing.assert_close(actual, expected["input_features"], atol=1e-4, rtol=1e-4)
 
 
 def test_whisper_counts_the_states_of_the_recording():

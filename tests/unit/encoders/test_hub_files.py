@@ -23,9 +23,9 @@ def test_one_file_and_shards(tmp_path):
     index = {"weight_map": {key: f"part{i}.safetensors" for i, key in enumerate(STATE)}}
     (tmp_path / "shards/model.safetensors.index.json").write_text(json.dumps(index))
     for name in ("one", "torch", "shards"):
-        found = read_pretrained_state(resolve_pretrained(str(tmp_path / name)))
-        assert found.keys() == STATE.keys()
-        assert all(torch.equal(found[k], STATE[k]) for k in STATE)
+        actual = read_pretrained_state(resolve_pretrained(str(tmp_path / name)))
+        assert actual.keys() == STATE.keys()
+        assert all(torch.equal(actual[k], STATE[k]) for k in STATE)
     (tmp_path / "shards/part1.safetensors").unlink()
     with pytest.raises(UserError, match=r"part1\.safetensors is missing"):
         read_pretrained_state(resolve_pretrained(str(tmp_path / "shards")))

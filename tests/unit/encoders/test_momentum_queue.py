@@ -88,8 +88,8 @@ def test_queue_replaces_the_oldest_rows_first():
     queue = FeatureQueue(4, 2)
     queue.enqueue(rows(0, 10, 20))
     queue.enqueue(rows(30, 40, 50))  # wraps around
-    wanted = rows(40, 50, 20, 30)
-    torch.testing.assert_close(queue.features, wanted)
+    expected = rows(40, 50, 20, 30)
+    torch.testing.assert_close(queue.features, expected)
     assert int(queue.position) == 2
     assert len(queue) == 4
 
@@ -146,10 +146,10 @@ def test_nearest_is_the_row_of_largest_cosine():
     support = SupportSet(3, 2)
     support.enqueue(rows(0, 90, 180))
     query = (5 * rows(10, 100, 170)).requires_grad_()
-    found = support.nearest(query)
-    torch.testing.assert_close(found, rows(0, 90, 180))
-    assert not found.requires_grad
-    found.zero_()
+    actual = support.nearest(query)
+    torch.testing.assert_close(actual, rows(0, 90, 180))
+    assert not actual.requires_grad
+    actual.zero_()
     torch.testing.assert_close(support.features, rows(0, 90, 180))  # a copy
 
 

@@ -97,11 +97,11 @@ def cached(monkeypatch, *files):
     """The hub's cache holds these files and no other; returns what was asked for."""
     asked = []
 
-    def found(repo, name="config.json"):
+    def is_cached(repo, name="config.json"):
         asked.append((repo, name))
         return name in files
 
-    monkeypatch.setattr(pretrained, "_in_hub_cache", found)
+    monkeypatch.setattr(pretrained, "_in_hub_cache", is_cached)
     return asked
 
 

@@ -1,4 +1,5 @@
-"""Batch norm over ranks: equal to the ordinary one on one process, and to the whole batch on two."""
+"""Batch norm over ranks: equal to the ordinary one on one process, and to the whole batch on
+two."""
 
 import pytest
 import torch

@@ -98,14 +98,15 @@ def test_half_precision_with_a_scaler_is_refused():
 
 def test_part_gradients_leave_all_others_alone():
     a, b = torch.tensor([2.0], requires_grad=True), torch.tensor([3.0], requires_grad=True)
-    (found,) = part_gradients((a * b).sum(), [a])
-    assert found.tolist() == [3.0]
+    (actual,) = part_gradients((a * b).sum(), [a])
+    assert actual.tolist() == [3.0]
     assert a.grad is None
     assert b.grad is None
 
 
 def test_every_step_is_clipped_on_its_own():
-    """As the trainer clips where it makes the steps: gradients of norm 3, 2 and so on become 0.1."""
+    """As the trainer clips where it makes the steps: gradients of norm 3, 2 and so on become
+    0.1."""
     module = Players()
     module.largest_norm = 0.1
     fit(module, 1)

@@ -116,7 +116,8 @@ def test_activations_that_cannot_be_counted_are_said_and_the_rest_is_shown():
 
 
 def test_fewer_samples_than_a_batch_tell_no_number_of_steps(tmp_path):
-    """Interaction logs that are not here counted as one sample, and the paper's cost as one step."""
+    """Interaction logs that are not here counted as one sample, and the paper's cost as one
+    step."""
     trainer = TrainerConfig(max_epochs=100, max_steps=None)
     cfg = ExperimentConfig(data=DataConfig(batch_size=256), trainer=trainer)
     batch = cfg.data.batch_size

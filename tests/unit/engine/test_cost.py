@@ -43,9 +43,9 @@ def test_a_config_that_cannot_be_built_is_named_with_the_reason(monkeypatch):
         raise UserError("no | size")
 
     monkeypatch.setattr(cost, "measure", refuse)
-    found = list(cost.all_costs(["dcl"]))
-    assert [f.config for f in found] == paper_configs("dcl")
-    assert "| not known: no   size |" in page(found)
+    actual = list(cost.all_costs(["dcl"]))
+    assert [f.config for f in actual] == paper_configs("dcl")
+    assert "| not known: no   size |" in page(actual)
 
 
 def test_the_page_has_a_row_per_config_and_leaves_blank_what_is_not_known():

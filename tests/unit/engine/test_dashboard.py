@@ -13,15 +13,15 @@ from tests.unit.engine.test_compare import HIGH, LOW, MIDDLE, result_of
 
 
 def test_a_dashboard_shows_the_metrics_of_the_comparison_for_the_projects_runs():
-    found = dashboard("vacancysbert", "mini")
+    actual = dashboard("vacancysbert", "mini")
     (spec, *_) = read_comparisons("vacancysbert")
-    bars = [panel["bar"] for panel in found["sections"]["Results"]]
+    bars = [panel["bar"] for panel in actual["sections"]["Results"]]
     assert bars[: 1 + len(spec.also)] == [f"test/{name}" for name in (spec.metric, *spec.also)]
-    assert found["tags"] == ["project:vacancysbert"]
-    curves = [panel["curve"] for panel in found["sections"]["Curves"]]
+    assert actual["tags"] == ["project:vacancysbert"]
+    curves = [panel["curve"] for panel in actual["sections"]["Curves"]]
     assert any(re.search(curve, "train/loss") for curve in curves)
     assert not any(re.search(curve, "test/titles_recall_at_10") for curve in curves)
-    json.dumps(found)  # what DRY_RUN=1 prints
+    json.dumps(actual)  # what DRY_RUN=1 prints
 
 
 def test_without_the_library_the_way_out_is_said():

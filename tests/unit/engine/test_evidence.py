@@ -123,10 +123,10 @@ def test_the_image_has_a_square_for_every_claim_and_a_legend_for_every_mark():
 
 
 def test_every_project_has_a_field():
-    found = {slug: field_of(slug) for slug in list_projects()}
-    assert found["simcse"] == "Sentence embeddings"
-    assert found["trend"] == "LiDAR"
-    assert "Others" not in found.values()
+    actual = {slug: field_of(slug) for slug in list_projects()}
+    assert actual["simcse"] == "Sentence embeddings"
+    assert actual["trend"] == "LiDAR"
+    assert "Others" not in actual.values()
 
 
 def test_a_run_knows_the_steps_of_its_finished_stages(tmp_path):

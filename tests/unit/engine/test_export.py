@@ -56,7 +56,8 @@ def test_a_checkpoint_is_exported_beside_it_under_its_own_name(weights):
 def test_a_run_whose_tokenizer_is_not_here_is_not_opened_with_another(
     weights, monkeypatch, name, present, refused
 ):
-    """A plan builds a stand-in for absent weights, whose sizes fit and whose tokenizer is made up."""
+    """A plan builds a stand-in for absent weights, whose sizes fit and whose tokenizer is made
+    up."""
     experiment = run.prepare("toy", "smoke", [])[1]
     needs = Requirement(name, "there", present, "download it once")
     planned = replace(experiment, plan=lambda: replace(experiment.plan(), requirements=(needs,)))

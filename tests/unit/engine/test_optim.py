@@ -68,7 +68,8 @@ def test_weight_decay_spares_vectors_norms_and_scales():
 
 
 def test_layer_decay_spares_what_timm_exempts():
-    """Class token and position embeddings have three dimensions; a residual network names nothing."""
+    """Class token and position embeddings have three dimensions; a residual network names
+    nothing."""
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         net = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)

@@ -96,6 +96,6 @@ def test_pilots_with_the_same_config_are_found(tmp_path):
         )
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text("{}")
-    found = planning._finished([PlannedRun("dcl", spec, "a", 0, words)], "a")
-    assert [run.seed for run in found] == [100]
-    assert found[0].path.name.endswith("01dc0de-20260101")
+    actual = planning._finished([PlannedRun("dcl", spec, "a", 0, words)], "a")
+    assert [run.seed for run in actual] == [100]
+    assert actual[0].path.name.endswith("01dc0de-20260101")

@@ -38,17 +38,17 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found["href"]] if tag == "a" else []
-        self.images += [found] if tag == "img" else []
+        actual = dict(attrs)
+        self.ids += [actual["id"]] if "id" in actual else []
+        self.links += [actual["href"]] if tag == "a" else []
+        self.images += [actual] if tag == "img" else []
         self.sources += [
             v for k, v in attrs if k in ("src", "srcset") or (tag == "link" and k == "href")
         ]
         if tag == "table":
             self.loose_tables += self.stack[-1:] != ["wide"]
         if tag == "div":
-            self.stack.append(found.get("class", ""))
+            self.stack.append(actual.get("class", ""))
 
     def handle_endtag(self, tag):
         if tag == "div":
@@ -132,8 +132,10 @@ def test_html_in_a_card_is_text_and_links_start_at_its_folder(tmp_path, monkeypa
     )
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    found = pages._with_text(contents.project_contents("demo", tmp_path / "runs"), tmp_path / "out")
-    text = (tmp_path / "out" / found["card"]).read_text()
+    actual = pages._with_text(
+        contents.project_contents("demo", tmp_path / "runs"), tmp_path / "out"
+    )
+    text = (tmp_path / "out" / actual["card"]).read_text()
     assert "<script>" not in text
     assert "results:begin" not in text
     assert '<base href="../../projects/demo/">' in text

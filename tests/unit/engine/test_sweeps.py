@@ -73,10 +73,10 @@ def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, pr
     lines = list(work(both, jobs=2, threads=1))
     assert len(lines) == 6
     text = write_results("dcl", sweep, both, tmp_path / "sweep")
-    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert found["best"]["a"] == {"value": 1.0, "settings": {"optim.lr": 0.01}}
-    assert found["best"]["b"] == {"value": 1.0, "settings": {"optim.lr": 0.1}}
-    assert sorted(t["settings"]["optim.lr"] for t in found["trials"] if t["arm"] == "a") == [
+    actual = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert actual["best"]["a"] == {"value": 1.0, "settings": {"optim.lr": 0.01}}
+    assert actual["best"]["b"] == {"value": 1.0, "settings": {"optim.lr": 0.1}}
+    assert sorted(t["settings"]["optim.lr"] for t in actual["trials"] if t["arm"] == "a") == [
         0.001,
         0.01,
         0.1,
@@ -97,9 +97,9 @@ def test_a_grid_is_widened_without_running_its_finished_points_again(tmp_path, p
     sweep, (more,) = studies(tmp_path, arms=("a",), **wider)
     assert len(list(work([more], jobs=1, threads=1))) == 4
     write_results("dcl", sweep, [more], tmp_path / "sweep")
-    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert len(found["trials"]) == 4
-    assert found["best"]["a"]["settings"] == {"optim.lr": 0.01}
+    actual = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert len(actual["trials"]) == 4
+    assert actual["best"]["a"]["settings"] == {"optim.lr": 0.01}
 
 
 def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
@@ -109,11 +109,11 @@ def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
     assert [s.target for s in both] == [6, 3]
     assert len(list(work(both, jobs=2, threads=1))) == 9
     text = write_results("dcl", sweep, both, tmp_path / "sweep")
-    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "a"} == {
+    actual = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert {tuple(t["settings"]) for t in actual["trials"] if t["arm"] == "a"} == {
         ("optim.lr", "method.k")
     }
-    assert {tuple(t["settings"]) for t in found["trials"] if t["arm"] == "b"} == {("optim.lr",)}
+    assert {tuple(t["settings"]) for t in actual["trials"] if t["arm"] == "b"} == {("optim.lr",)}
     assert "| arm | optim.lr | method.k | score |" in text
     assert "| b | 0.1 |  | 1.0000 |" in text
     assert "method.k (widen it)" in text  # of a; 1 and 2 are both ends
@@ -339,9 +339,9 @@ def test_what_the_file_says_wrong_is_named(tmp_path, monkeypatch, change, said):
 
 
 def test_a_sweep_file_fits_its_project_and_its_comparison():
-    found = [p for p in list_projects() if (schema_module.CONFIG_DIR / p / "sweep.yaml").exists()]
-    assert found
-    for project in found:
+    actual = [p for p in list_projects() if (schema_module.CONFIG_DIR / p / "sweep.yaml").exists()]
+    assert actual
+    for project in actual:
         sweep = read_sweep(project)
         assert arms_of(project, sweep, [])
         from common.engine.comparison.spec import read_comparison
@@ -377,20 +377,20 @@ def test_the_same_sweep_for_weights_and_biases():
         metric="m", direction="min", space=axes, prune=Prune("val/m"), shared={"a.b": "x y"}
     )
     own = {"method.loss": "dclw"}  # an arm's, which come after what all share
-    found = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"], own))
-    assert found["method"] == "bayes"
-    assert found["metric"] == {"name": "test/m", "goal": "minimize"}  # as a run logs it
-    assert found["parameters"]["optim.lr"] == {
+    actual = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"], own))
+    assert actual["method"] == "bayes"
+    assert actual["metric"] == {"name": "test/m", "goal": "minimize"}  # as a run logs it
+    assert actual["parameters"]["optim.lr"] == {
         "distribution": "log_uniform_values",
         "min": 1e-4,
         "max": 1.0,
     }
-    assert found["parameters"]["method.k"] == {"distribution": "int_uniform", "min": 1, "max": 9}
-    assert found["command"][:7] == ["${env}", "python", "-m", "common.cli", "train", "dcl", "mini"]
-    assert "trainer.devices=2" in found["command"]
-    assert found["command"].index('a.b="x y"') < found["command"].index('method.loss="dclw"')
-    assert found["command"][-1] == "${args_no_hyphens}"
-    assert found["run_cap"] == 20
+    assert actual["parameters"]["method.k"] == {"distribution": "int_uniform", "min": 1, "max": 9}
+    assert actual["command"][:7] == ["${env}", "python", "-m", "common.cli", "train", "dcl", "mini"]
+    assert "trainer.devices=2" in actual["command"]
+    assert actual["command"].index('a.b="x y"') < actual["command"].index('method.loss="dclw"')
+    assert actual["command"][-1] == "${args_no_hyphens}"
+    assert actual["run_cap"] == 20
 
 
 def test_the_weights_and_biases_sweep_has_a_file_for_each_arm(tmp_path):

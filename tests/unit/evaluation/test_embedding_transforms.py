@@ -93,8 +93,8 @@ def test_components_separate_sources_that_whitening_only_decorrelates():
     mixed = sources @ torch.tensor([[1.0, 0.6], [0.2, 1.0]])
 
     def best_match(y: Tensor) -> float:
-        found = torch.corrcoef(torch.cat([sources, y], 1).T)[:2, 2:].abs()
-        return float(found.max(1).values.min())
+        actual = torch.corrcoef(torch.cat([sources, y], 1).T)[:2, 2:].abs()
+        return float(actual.max(1).values.min())
 
     assert best_match(fit_ica(mixed)(mixed)) > 0.99
     assert best_match(fit_whitening(mixed)(mixed)) < 0.95

@@ -37,7 +37,8 @@ def test_rank_correlations_are_those_of_the_drawn_items():
 
 
 def test_an_average_over_sets_draws_items_within_each_set():
-    """Two sets whose items are constant have no variance, whatever their sizes; mixed, they would."""
+    """Two sets whose items are constant have no variance, whatever their sizes; mixed, they
+    would."""
     sets = [Scores(np.zeros((1, 5))), Scores(np.ones((1, 50)))]
     point, samples = resample({"a": sets}, num_samples=20)
     assert point["a"] == 0.5  # unweighted

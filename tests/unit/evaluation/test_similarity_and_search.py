@@ -56,8 +56,8 @@ def test_excluded_items_are_never_returned():
     plain = search(gallery, gallery, 1).indices[:, 0]
     without = search(gallery, gallery, 8, exclude=range(9), chunk_size=4).indices
     assert plain.tolist() == list(range(9))  # the negative twin: without it, all find themselves
-    for row, found in enumerate(without.tolist()):
-        assert sorted([*found, row]) == list(range(9))
+    for row, actual in enumerate(without.tolist()):
+        assert sorted([*actual, row]) == list(range(9))
 
 
 def test_half_precision_input_is_searched_in_float32():

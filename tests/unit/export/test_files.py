@@ -9,10 +9,10 @@ from common.export.files import output_file
 def test_a_task_writes_where_it_was_told_or_into_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert output_file(None, tmp_path, "ranked.jsonl") == tmp_path / "ranked.jsonl"
-    found = output_file("~/new/mine.jsonl", tmp_path, "ranked.jsonl")
-    assert found == tmp_path / "home/new/mine.jsonl"
-    assert found.parent.is_dir()
-    assert not found.exists()
+    actual = output_file("~/new/mine.jsonl", tmp_path, "ranked.jsonl")
+    assert actual == tmp_path / "home/new/mine.jsonl"
+    assert actual.parent.is_dir()
+    assert not actual.exists()
 
 
 def test_a_folder_and_what_is_read_are_no_outputs(tmp_path, monkeypatch):

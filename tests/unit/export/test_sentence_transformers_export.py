@@ -58,8 +58,8 @@ def test_the_library_and_we_load_equal_embeddings(pooling, options, tmp_path):
     expected = encoder.encode(TEXTS)
     save_sentence_transformers(encoder, tmp_path)
     theirs = library.SentenceTransformer(str(tmp_path), device="cpu")
-    found = theirs.encode(TEXTS, convert_to_tensor=True)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    actual = theirs.encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     kinds = [type(module).__name__ for module in theirs]
     assert ("Dense" in kinds) == (pooling == "cls" and "mlp_only_train" not in options)
     assert ("Normalize" in kinds) == bool(options.get("normalize"))
@@ -98,7 +98,8 @@ def test_older_folders_name_their_length_by_architecture(tmp_path):
 
 
 def test_module_list_of_other_classes(tmp_path):
-    """One writer for every encoder: own classes keep their names, subfolders and prompts are there."""
+    """One writer for every encoder: own classes keep their names, subfolders and prompts are
+    there."""
     parts = [("here.Module", ""), ("Normalize", "1_Normalize")]
     write_modules(tmp_path, parts, prompts={"titles": "Find: "}, similarity="dot")
     modules = json.loads((tmp_path / "modules.json").read_text())
@@ -163,7 +164,8 @@ def test_plain_transformers_round_trip(pooling, options, tmp_path):
 
 
 def test_the_head_becomes_the_pooler_of_the_plain_model(tmp_path):
-    """The always-on head is what AutoModel gives as pooler_output, as in SimCSE's released models."""
+    """The always-on head is what AutoModel gives as pooler_output, as in SimCSE's released
+    models."""
     encoder = build("cls")
     save_transformers(encoder, tmp_path)
     model = AutoModel.from_pretrained(tmp_path).eval()

@@ -12,9 +12,9 @@ from tests.unit.kernels.cases import unit
 
 
 def rows_loss(q: Tensor, k: Tensor, scale: Tensor) -> Tensor:
-    found = info_nce_rows(q, k, scale, Diagonal(), backend="blocked")
-    assert found is not None
-    return found.total
+    actual = info_nce_rows(q, k, scale, Diagonal(), backend="blocked")
+    assert actual is not None
+    return actual.total
 
 
 def softplus_loss(q: Tensor, k: Tensor, scale: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ def test_halves_give_what_the_whole_matrix_gives(name, top1, monkeypatch):
     monkeypatch.setattr(tiling, "SINGLE", 1)
     blocked, hits = statistics(name, "blocked", top1)
     dense, expected = statistics(name, "dense", top1)
-    for found, value in zip(blocked, dense, strict=True):
-        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
+    for actual, value in zip(blocked, dense, strict=True):
+        torch.testing.assert_close(actual, value, rtol=1e-5, atol=1e-5)
     assert hits is None or torch.equal(hits, expected)
     assert not top1 or name not in ONE_SIDED or 0 < expected.sum() < N
 
@@ -98,7 +98,9 @@ def test_nt_xent_visits_half_of_the_tiles(monkeypatch):
     visited = []
     tiles = tiling.Sweep.tiles
     monkeypatch.setattr(
-        tiling.Sweep, "tiles", lambda own: visited.extend(found := list(tiles(own))) or iter(found)
+        tiling.Sweep,
+        "tiles",
+        lambda own: visited.extend(actual := list(tiles(own))) or iter(actual),
     )
     views = normalize(torch.randn(2, 16, 8, generator=RANDOM), dim=-1).requires_grad_()
     nt_xent(*views, 5.0, backend="blocked").loss.backward()

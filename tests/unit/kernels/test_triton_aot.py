@@ -346,7 +346,8 @@ def test_a_last_batch_of_any_size_needs_no_other_registers(operand: str) -> None
 
 @pytest.mark.parametrize("name", ["clip", pytest.param("online_top1", marks=pytest.mark.nightly)])
 def test_loads_run_ahead_across_tiles_by_blocks_and_by_addresses(name: str) -> None:
-    """The product of a step may still run when the loop goes on, whichever way its operands come."""
+    """The product of a step may still run when the loop goes on, whichever way its operands
+    come."""
     by_blocks = compile_lse(VARIANTS[name], "bf16", 90)
     by_addresses = compile_lse(VARIANTS[name], "bf16", 90, tma=False)
     assert "cp.async.bulk.tensor" in by_blocks.ptx

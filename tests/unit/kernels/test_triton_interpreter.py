@@ -39,7 +39,8 @@ NAMES = {group: list(cases) for group, cases in triton_cases.all_cases().items()
 
 @cache
 def results() -> dict[str, dict[str, dict[str, Any]]]:
-    """Errors by group, case and quantity; one process for all, as most of a small one is imports."""
+    """Errors by group, case and quantity; one process for all, as most of a small one is
+    imports."""
     env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.unit.kernels.triton_cases"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)

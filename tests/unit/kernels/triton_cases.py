@@ -319,11 +319,11 @@ def main() -> None:
                 override((family, 0, operand, variant), TILE)
     triton_launch.FIXED_SIZE = 1  # the small problems here must reach the fixed shift as well
     assert triton_program.lower(All()).code == "and"
-    found = {
+    actual = {
         group: {n: run() for n, run in cases.items() if not sys.argv[1:] or n in sys.argv}
         for group, cases in all_cases().items()
     }
-    json.dump(found, sys.stdout)
+    json.dump(actual, sys.stdout)
 
 
 if __name__ == "__main__":

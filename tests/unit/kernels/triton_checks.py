@@ -161,7 +161,7 @@ def tuner() -> Errors:
         ran.append(run())
         return 1.0 if len(ran) % 3 == 0 else 2.0
 
-    found = tune(
+    actual = tune(
         40,
         16,
         torch.float32,
@@ -170,7 +170,7 @@ def tuner() -> Errors:
         device="cpu",
         tiles=lambda *_: [small, large],
     )
-    wrong = len(found) != len(FAMILIES) or any(tile != large for tile, *_ in found.values())
+    wrong = len(actual) != len(FAMILIES) or any(tile != large for tile, *_ in actual.values())
     fields = [
         (
             x

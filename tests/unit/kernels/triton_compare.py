@@ -154,10 +154,10 @@ def compare_softplus(p: Problem, offset: Tensor | None, upstream: Tensor | None)
         errors["doffset"] = distance(grads.d_offset, doffset[0])
     errors["fused"] = error(sums.value, want)
     if p.top1:
-        for name, found in (("", got), ("fused_", sums)):
-            errors[name + "best"] = error(found.best, truth.best)
-            errors[name + "positive"] = error(found.positive, truth.positive)
-            errors[name + "hit"] = float((found.hit != truth.hit).sum())
+        for name, actual in (("", got), ("fused_", sums)):
+            errors[name + "best"] = error(actual.best, truth.best)
+            errors[name + "positive"] = error(actual.positive, truth.positive)
+            errors[name + "hit"] = float((actual.hit != truth.hit).sum())
     return errors
 
 

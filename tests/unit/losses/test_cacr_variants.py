@@ -33,11 +33,11 @@ def test_rbf_repulsion_is_its_sum(weighted, detach):
     """Values and gradients, weights fixed or not."""
     left, right = (views(2).requires_grad_() for _ in range(2))
     options = {"weighted": weighted, "detach_weights": detach}
-    found = rbf_repulsion(left[0], left[1], TAU, T, **options).cost
-    wanted = slow_rbf(right[0], right[1], weighted, detach)
-    torch.testing.assert_close(found, wanted)
-    found.log().sum().backward()
-    wanted.log().sum().backward()
+    actual = rbf_repulsion(left[0], left[1], TAU, T, **options).cost
+    expected = slow_rbf(right[0], right[1], weighted, detach)
+    torch.testing.assert_close(actual, expected)
+    actual.log().sum().backward()
+    expected.log().sum().backward()
     torch.testing.assert_close(left.grad, right.grad)
 
 
@@ -57,9 +57,9 @@ def test_rbf_loss_is_the_log_of_the_batch_mean_over_pairs(weighting):
     pairs = [(0, 1), (0, 2), (1, 2)]
     terms = [slow_rbf(z[x], z[y], weighted, False).mean().log() for x, y in pairs]
     loss = CACRLoss(tau_negative=TAU, beta=0.5, weighting=weighting, cost="rbf", rbf_t=T)
-    found = loss.terms(z).repulsion
-    torch.testing.assert_close(found, (0.5 * torch.stack(terms).mean()).expand(6))
-    assert found.mean() < 0
+    actual = loss.terms(z).repulsion
+    torch.testing.assert_close(actual, (0.5 * torch.stack(terms).mean()).expand(6))
+    assert actual.mean() < 0
 
 
 def test_weighted_rbf_cost_is_larger_than_the_uniform_one():

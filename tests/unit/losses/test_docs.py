@@ -1,4 +1,5 @@
-"""Doctests run, and every public loss says where its equation comes from and how it is distributed."""
+"""Doctests run, and every public loss says where its equation comes from and how it is
+distributed."""
 
 import doctest
 import importlib

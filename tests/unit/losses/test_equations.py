@@ -144,9 +144,9 @@ def value_and_gradients(loss: Pair, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 def test_equals_the_slow_equation(name, backend):
     module, reference = CASES[name]
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
-    found = value_and_gradients(module(backend=backend), x, y)
-    wanted = value_and_gradients(reference, x, y)
-    for one, other in zip(found, wanted, strict=True):
+    actual = value_and_gradients(module(backend=backend), x, y)
+    expected = value_and_gradients(reference, x, y)
+    for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
@@ -162,18 +162,18 @@ def test_label_smoothing_equals_torch():
     queue = normal(3, D, seed=4)
     columns = unit(torch.cat([k, hard.flatten(0, 1), queue]))
     logits, target = scale * unit(q) @ columns.T, torch.arange(N)
-    found = InfoNCELoss(label_smoothing=0.2)(q, k, scale, hard_negatives=hard, queue=queue).loss
-    torch.testing.assert_close(found, F.cross_entropy(logits, target, label_smoothing=0.2))
+    actual = InfoNCELoss(label_smoothing=0.2)(q, k, scale, hard_negatives=hard, queue=queue).loss
+    torch.testing.assert_close(actual, F.cross_entropy(logits, target, label_smoothing=0.2))
     both = scale * unit(q) @ unit(k).T
-    wanted = [F.cross_entropy(s, target, label_smoothing=0.3) for s in (both, both.T)]
-    found = ClipLoss(label_smoothing=0.3)(q, k, scale).loss
-    torch.testing.assert_close(found, 0.5 * (wanted[0] + wanted[1]))
+    expected = [F.cross_entropy(s, target, label_smoothing=0.3) for s in (both, both.T)]
+    actual = ClipLoss(label_smoothing=0.3)(q, k, scale).loss
+    torch.testing.assert_close(actual, 0.5 * (expected[0] + expected[1]))
     lone = torch.cat(
         [scale * (unit(q) * unit(k)).sum(1, keepdim=True), scale * unit(q) @ unit(queue).T], 1
     )
-    found = InfoNCELoss(in_batch=False, label_smoothing=0.1)(q, k, scale, queue=queue).loss
-    wanted = F.cross_entropy(lone, torch.zeros(N, dtype=torch.long), label_smoothing=0.1)
-    torch.testing.assert_close(found, wanted)
+    actual = InfoNCELoss(in_batch=False, label_smoothing=0.1)(q, k, scale, queue=queue).loss
+    expected = F.cross_entropy(lone, torch.zeros(N, dtype=torch.long), label_smoothing=0.1)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_masks_drop_exactly_the_pairs_they_name():
@@ -183,23 +183,23 @@ def test_masks_drop_exactly_the_pairs_they_name():
     logits = scale * q @ torch.cat([k, hard]).T
     same = ids[:, None] == torch.cat([ids, hard_ids])[None, :]
     same[torch.arange(N), torch.arange(N)] = False
-    wanted = F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(N))
-    found = InfoNCELoss()(q, k, scale, hard_negatives=hard, mask=id_mask(ids, hard_ids))
-    torch.testing.assert_close(found.loss, wanted)
+    expected = F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(N))
+    actual = InfoNCELoss()(q, k, scale, hard_negatives=hard, mask=id_mask(ids, hard_ids))
+    torch.testing.assert_close(actual.loss, expected)
 
     u, v = unit(FEATURES), unit(FEATURES + normal(N, 3, seed=5))
     similar = u @ v.T > (u * v).sum(1, keepdim=True) - 0.1
     similar.fill_diagonal_(False)
     assert similar.any()
-    wanted = F.cross_entropy((scale * q @ k.T).masked_fill(similar, -torch.inf), torch.arange(N))
-    found = InfoNCELoss()(q, k, scale, mask=guide_mask(u, [v], margin=0.1)).loss
-    torch.testing.assert_close(found, wanted)
+    expected = F.cross_entropy((scale * q @ k.T).masked_fill(similar, -torch.inf), torch.arange(N))
+    actual = InfoNCELoss()(q, k, scale, mask=guide_mask(u, [v], margin=0.1)).loss
+    torch.testing.assert_close(actual, expected)
 
     similar = u @ v.T > 0.5
     similar.fill_diagonal_(False)
-    wanted = F.cross_entropy((scale * q @ k.T).masked_fill(similar, -torch.inf), torch.arange(N))
-    found = InfoNCELoss()(q, k, scale, mask=guide_mask(u, [v], threshold=0.5)).loss
-    torch.testing.assert_close(found, wanted)
+    expected = F.cross_entropy((scale * q @ k.T).masked_fill(similar, -torch.inf), torch.arange(N))
+    actual = InfoNCELoss()(q, k, scale, mask=guide_mask(u, [v], threshold=0.5)).loss
+    torch.testing.assert_close(actual, expected)
 
 
 def test_clip_masks_both_directions_by_id():
@@ -207,8 +207,8 @@ def test_clip_masks_both_directions_by_id():
     ids, target = torch.tensor([0, 1, 0, 2, 3, 1, 4]), torch.arange(N)
     same = (ids[:, None] == ids).fill_diagonal_(False)
     logits = (scale * x @ y.T).masked_fill(same, -torch.inf)
-    wanted = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-    torch.testing.assert_close(ClipLoss()(x, y, scale, ids=ids).loss, wanted)
+    expected = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+    torch.testing.assert_close(ClipLoss()(x, y, scale, ids=ids).loss, expected)
     plain = ClipLoss()(x, y, scale).loss
     torch.testing.assert_close(ClipLoss()(x, y, scale, ids=target).loss, plain)
 
@@ -223,10 +223,10 @@ def test_hardness_margin_and_own_hard_negatives():
     hard = unit(normal(N, 2, D, seed=3))
     cosine = q @ k.T
     off = 1 - torch.eye(N, dtype=torch.float64)
-    wanted = F.cross_entropy(scale * cosine + 3.0 * cosine.detach() * off, target)
-    torch.testing.assert_close(InfoNCELoss(hardness=3.0)(q, k, scale).loss, wanted)
-    wanted = F.cross_entropy(scale * (cosine - 0.2 * torch.eye(N)), target)
-    torch.testing.assert_close(InfoNCELoss(margin=0.2)(q, k, scale).loss, wanted)
+    expected = F.cross_entropy(scale * cosine + 3.0 * cosine.detach() * off, target)
+    torch.testing.assert_close(InfoNCELoss(hardness=3.0)(q, k, scale).loss, expected)
+    expected = F.cross_entropy(scale * (cosine - 0.2 * torch.eye(N)), target)
+    torch.testing.assert_close(InfoNCELoss(margin=0.2)(q, k, scale).loss, expected)
     own = torch.cat([cosine.diagonal()[:, None], torch.einsum("nd,nkd->nk", q, hard)], 1)
     loss = InfoNCELoss(in_batch=False, own_hard_only=True)
     out = loss(q, k, scale, hard_negatives=hard)
@@ -236,31 +236,31 @@ def test_hardness_margin_and_own_hard_negatives():
 
 def test_symmetric_query_negatives_are_nt_xent():
     q, k = normal(N, D, seed=1), normal(N, D, seed=2)
-    found = InfoNCELoss(symmetric=True, query_negatives=True)(q, k, SCALE)
-    wanted = NTXentLoss()(q, k, SCALE)
-    torch.testing.assert_close(found.loss, wanted.loss)
-    torch.testing.assert_close(found.per_sample, wanted.per_sample)
+    actual = InfoNCELoss(symmetric=True, query_negatives=True)(q, k, SCALE)
+    expected = NTXentLoss()(q, k, SCALE)
+    torch.testing.assert_close(actual.loss, expected.loss)
+    torch.testing.assert_close(actual.per_sample, expected.per_sample)
 
 
 def test_symmetric_info_nce_is_clip_also_where_it_takes_two_sweeps():
     q, k = normal(N, D, seed=1), normal(N, D, seed=2)
-    wanted = ClipLoss()(q, k, SCALE).loss
-    torch.testing.assert_close(InfoNCELoss(True)(q, k, SCALE).loss, wanted)
+    expected = ClipLoss()(q, k, SCALE).loss
+    torch.testing.assert_close(InfoNCELoss(True)(q, k, SCALE).loss, expected)
     nothing = id_mask(torch.arange(N))
-    torch.testing.assert_close(InfoNCELoss(True)(q, k, SCALE, mask=nothing).loss, wanted)
+    torch.testing.assert_close(InfoNCELoss(True)(q, k, SCALE, mask=nothing).loss, expected)
 
 
 def test_hits_are_those_of_the_largest_logit():
     q, k, hard, queue = (normal(9, D, seed=s) for s in (1, 2, 3, 4))
     columns = unit(torch.cat([k, hard, queue]))
-    wanted = (unit(q) @ columns.T).argmax(1) == torch.arange(9)
+    expected = (unit(q) @ columns.T).argmax(1) == torch.arange(9)
     q[:4] = k[:4] + 0.1 * q[:4]
-    wanted = (unit(q) @ columns.T).argmax(1) == torch.arange(9)
-    assert 0 < wanted.sum() < 9
+    expected = (unit(q) @ columns.T).argmax(1) == torch.arange(9)
+    assert 0 < expected.sum() < 9
     out = InfoNCELoss()(q, k, SCALE, hard_negatives=hard, queue=queue)
-    assert torch.equal(out.hits, wanted)
-    wanted = (unit(q) @ unit(k).T).argmax(1) == torch.arange(9)
-    assert torch.equal(ClipLoss()(q, k, SCALE).hits, wanted)
+    assert torch.equal(out.hits, expected)
+    expected = (unit(q) @ unit(k).T).argmax(1) == torch.arange(9)
+    assert torch.equal(ClipLoss()(q, k, SCALE).hits, expected)
 
 
 @pytest.mark.parametrize("name", ["attraction", "repulsion"])
@@ -286,15 +286,15 @@ def test_detached_weights_keep_the_value_and_stop_the_gradient(name):
 
     torch.testing.assert_close(run(True), run(False))
     fixed, free = (torch.autograd.grad(run(detach), (x, y)) for detach in (True, False))
-    for found, wanted in zip(fixed, torch.autograd.grad(by_hand(), (x, y)), strict=True):
-        torch.testing.assert_close(found, wanted)
+    for actual, expected in zip(fixed, torch.autograd.grad(by_hand(), (x, y)), strict=True):
+        torch.testing.assert_close(actual, expected)
     assert not torch.allclose(fixed[0], free[0])
 
 
 def test_euclidean_momentum_cost():
     q, k = (unit(normal(N, D, seed=s)) for s in (1, 2))
     q.requires_grad_()
-    found = cacr_momentum(torch.stack([q, q.flip(0)]), k, 0.5, cost="euclidean").loss
+    actual = cacr_momentum(torch.stack([q, q.flip(0)]), k, 0.5, cost="euclidean").loss
     total = torch.zeros((), dtype=torch.float64)
     views = [q, q.flip(0)]
     for n in range(N):
@@ -304,23 +304,23 @@ def test_euclidean_momentum_cost():
             others = torch.arange(N) != n
             pi = (-cost[others] / 0.5).softmax(0).detach()
             total = total + weight * (cost[n] - (pi * cost[others]).sum()) / N
-    torch.testing.assert_close(found, total)
-    for a, b in zip(torch.autograd.grad(found, q), torch.autograd.grad(total, q), strict=True):
+    torch.testing.assert_close(actual, total)
+    for a, b in zip(torch.autograd.grad(actual, q), torch.autograd.grad(total, q), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_distances_and_uniformity_by_hand():
     x, y = normal(N, D, seed=1), normal(5, D, seed=2)
-    wanted = (x[:, None] - y[None]).square().sum(-1)
-    torch.testing.assert_close(pairwise_squared_distance(x, y), wanted)
+    expected = (x[:, None] - y[None]).square().sum(-1)
+    torch.testing.assert_close(pairwise_squared_distance(x, y), expected)
     pairs = torch.pdist(x).square()
     torch.testing.assert_close(uniformity(x, 0.7), (-pairs / 1.4).exp().mean().log())
     s = normal(N, 2, seed=3)
     both = pairwise_squared_distance(x, x) + pairwise_squared_distance(s, s)
-    wanted = (-both / 1.4).exp().mean(1).log().mean()
-    torch.testing.assert_close(joint_entropy(x, s, 0.7), wanted)
-    wanted = (-pairwise_squared_distance(x, y) * 0.6 / 2).logsumexp(1)
-    torch.testing.assert_close(gaussian_log_sum(x, y, 0.6), wanted)
+    expected = (-both / 1.4).exp().mean(1).log().mean()
+    torch.testing.assert_close(joint_entropy(x, s, 0.7), expected)
+    expected = (-pairwise_squared_distance(x, y) * 0.6 / 2).logsumexp(1)
+    torch.testing.assert_close(gaussian_log_sum(x, y, 0.6), expected)
 
 
 def test_align_uniform_is_the_weighted_sum_and_its_rows_are_below_it():
@@ -329,10 +329,10 @@ def test_align_uniform_is_the_weighted_sum_and_its_rows_are_below_it():
     u, v = F.normalize(x, dim=1), F.normalize(y, dim=1)
     align = (u - v).square().sum(1).mean()
     uniform = sum((-2 * torch.pdist(z).square()).exp().mean().log() / 2 for z in (u, v))
-    wanted = 0.7 * align + 1.3 * uniform
-    torch.testing.assert_close(out.loss, wanted)
+    expected = 0.7 * align + 1.3 * uniform
+    torch.testing.assert_close(out.loss, expected)
     torch.testing.assert_close(
-        torch.autograd.grad(out.loss, [x, y]), torch.autograd.grad(wanted, [x, y])
+        torch.autograd.grad(out.loss, [x, y]), torch.autograd.grad(expected, [x, y])
     )
     assert out.per_sample.mean() < out.loss  # mean of logs against log of the mean
     rows = AlignUniformLoss(0.7, 0.0)(x, y)
@@ -342,14 +342,14 @@ def test_align_uniform_is_the_weighted_sum_and_its_rows_are_below_it():
 def test_margin_ranking_equals_torch():
     high, low = normal(N, 1, seed=1)[:, 0], normal(N, 1, seed=2)[:, 0]
     out = MarginRankingLoss(0.3)(high, low)
-    wanted = F.margin_ranking_loss(high, low, torch.ones(N), margin=0.3)
-    torch.testing.assert_close(out.loss, wanted)
+    expected = F.margin_ranking_loss(high, low, torch.ones(N), margin=0.3)
+    torch.testing.assert_close(out.loss, expected)
     assert torch.equal(out.hits, high > low)
 
 
 def test_triplet_equals_torch():
     a, p, n = (normal(N, D, seed=s) for s in (1, 2, 3))
-    wanted = F.triplet_margin_loss(a, p, n, margin=0.5, eps=0)
-    torch.testing.assert_close(TripletLoss(0.5, "euclidean")(a, p, n).loss, wanted)
+    expected = F.triplet_margin_loss(a, p, n, margin=0.5, eps=0)
+    torch.testing.assert_close(TripletLoss(0.5, "euclidean")(a, p, n).loss, expected)
     cosine = (1 - F.cosine_similarity(a, p)) - (1 - F.cosine_similarity(a, n)) + 0.5
     torch.testing.assert_close(TripletLoss(0.5, "cosine")(a, p, n).loss, cosine.relu().mean())

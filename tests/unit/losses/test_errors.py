@@ -1,4 +1,5 @@
-"""Wrong shapes and options are refused with a message that says what was found and what is valid."""
+"""Wrong shapes and options are refused with a message that says what was found and what is
+valid."""
 
 import pytest
 import torch

@@ -73,9 +73,9 @@ def test_clip_with_label_smoothing_on_local_pairs(case):
     leaves |= {"h_logit_scale": local_scale}
     leaves |= {f"h_image_local[{i}]": x for i, x in enumerate(images)}
     leaves |= {f"h_text_local[{i}]": x for i, x in enumerate(texts)}
-    for name, wanted in case["grads"].items():
-        assert_close(grad_norm(leaves[name]), wanted["norm"])
-        assert_close(leaves[name].grad, wanted["first3"])
+    for name, expected in case["grads"].items():
+        assert_close(grad_norm(leaves[name]), expected["norm"])
+        assert_close(leaves[name].grad, expected["first3"])
 
 
 @pytest.mark.parametrize("case", load("simcse")["cases"])
@@ -112,13 +112,13 @@ def test_info_nce_with_queue(case):
 
 @pytest.mark.parametrize("case", load("mirror_bert")["loss_cases"])
 def test_nt_xent(case):
-    h, wanted = sentences(case["B"], 2, case["d"]), case["outputs"]
+    h, expected = sentences(case["B"], 2, case["d"]), case["outputs"]
     out = NTXentLoss()(h[:, 0], h[:, 1], 1 / case["temperature"])
     out.loss.backward()
-    assert_close(out.loss, wanted["loss"])
+    assert_close(out.loss, expected["loss"])
     for view, row in ((0, 0), (1, 1)):
-        assert_close(h.grad[:, view].norm(), wanted[f"grad_norm_view{view}"])
-        assert_close(h.grad[row, view], wanted[f"grad_view{view}_row{row}_first5"])
+        assert_close(h.grad[:, view].norm(), expected[f"grad_norm_view{view}"])
+        assert_close(h.grad[row, view], expected[f"grad_view{view}_row{row}_first5"])
 
 
 @pytest.mark.parametrize("case", load("mclrec")["outputs"])
@@ -132,59 +132,59 @@ def test_nt_xent_of_dot_products(case):
 @pytest.mark.parametrize("case", load("dcl")["cases"])
 @pytest.mark.parametrize("name", ["DCL", "DCLW"])
 def test_dcl(case, name):
-    n, d, wanted = case["N"], case["d"], case["outputs"][name]
+    n, d, expected = case["N"], case["d"], case["outputs"][name]
     x1, x2 = wave(n, d, 1.0), wave(n, d, 1.3)
     z1, z2 = unit(x1), unit(x2)
     z1.retain_grad()
     loss = DCLLoss(weighted=name == "DCLW", sigma=case["sigma"])
     out = loss(z1, z2, 1 / case["temperature"])
     out.loss.backward()
-    assert_close(out.loss, wanted["sum"])
-    assert_close(grad_norm(x1), wanted["grad_norm_x1"])
-    assert_close(x2.grad, wanted["grad_x2_first4"])
+    assert_close(out.loss, expected["sum"])
+    assert_close(grad_norm(x1), expected["grad_norm_x1"])
+    assert_close(x2.grad, expected["grad_x2_first4"])
     if name == "DCLW":
         weight = von_mises_fisher_weight((z1 * z2).sum(-1), case["sigma"])
-        assert_close(weight, wanted["weights_12_first4"])
-        assert_close(weight.mean(), wanted["weights_mean"])
+        assert_close(weight, expected["weights_12_first4"])
+        assert_close(weight.mean(), expected["weights_mean"])
 
 
 @pytest.mark.parametrize("case", load("dcl")["cases"])
 def test_dcl_formulas(case):
-    n, d, scale, wanted = case["N"], case["d"], 1 / case["temperature"], case["outputs"]
+    n, d, scale, expected = case["N"], case["d"], 1 / case["temperature"], case["outputs"]
     x1, x2, queue = wave(n, d, 1.0), wave(n, d, 1.3), wave(3 * n, d, 0.5)
-    assert_close(DCLLoss()(x1, x2, scale).loss, wanted["formula_exact_mask_DCL_sum"])
+    assert_close(DCLLoss()(x1, x2, scale).loss, expected["formula_exact_mask_DCL_sum"])
     nt_xent = NTXentLoss()(x1, x2, scale).loss
-    assert_close(nt_xent, wanted["formula_simclr_ntxent_mean_over_2N"])
+    assert_close(nt_xent, expected["formula_simclr_ntxent_mean_over_2N"])
     for decoupled, key in ((True, "formula_moco_dcl_mean"), (False, "formula_moco_infonce_mean")):
         loss = InfoNCELoss(in_batch=False, decoupled=decoupled)
-        assert_close(loss(x1, x2, scale, queue=queue).loss, wanted[key])
+        assert_close(loss(x1, x2, scale, queue=queue).loss, expected[key])
 
 
 @pytest.mark.parametrize("case", load("rtd")["cases"])
 def test_target_anchored(case):
-    n, d, scale, wanted = case["N"], case["d"], 1 / case["temperature"], case["outputs"]
+    n, d, scale, expected = case["N"], case["d"], 1 / case["temperature"], case["outputs"]
     if case["variant"] == "refined batch":
         target, reference = wave(n, d, 1.0), wave(n, d, 2.0)
         composed, special = wave(n, d, 1.2), wave(n, d, 2.2)
         loss = TargetAnchoredLoss()
         out = loss(torch.cat([target, reference]), torch.cat([composed, special]), scale)
         out.loss.backward()
-        assert_close(out.loss, wanted["loss"])
-        assert_close(loss(target, composed, scale).loss, wanted["loss_without_refinement"])
-        assert_close(grad_norm(composed), wanted["grad_norm_rc"])
-        assert_close(grad_norm(special), wanted["grad_norm_special"])
+        assert_close(out.loss, expected["loss"])
+        assert_close(loss(target, composed, scale).loss, expected["loss_without_refinement"])
+        assert_close(grad_norm(composed), expected["grad_norm_rc"])
+        assert_close(grad_norm(special), expected["grad_norm_special"])
         assert target.grad is None
         assert reference.grad is None
         return
     target, composed = wave(n, d, 1.0), wave(n, d, 1.4)
     out = NTXentLoss()(target, composed, scale)
     out.loss.backward()
-    assert_close(out.loss, wanted["loss"])
-    assert_close(grad_norm(target), wanted["grad_norm_target"])
-    assert_close(composed.grad, wanted["grad_composed_first4"])
+    assert_close(out.loss, expected["loss"])
+    assert_close(grad_norm(target), expected["grad_norm_target"])
+    assert_close(composed.grad, expected["grad_composed_first4"])
     composed.grad = None
     TargetAnchoredLoss()(target.detach(), composed, scale).loss.backward()
-    assert_close(composed.grad, wanted["grad_composed_first4"])
+    assert_close(composed.grad, expected["grad_composed_first4"])
 
 
 @pytest.mark.parametrize("case", load("cwcl")["outputs"]["closed_form"])
@@ -261,7 +261,7 @@ def test_targets_shared_by_equal_ids(case):
 
 @pytest.mark.parametrize("case", load("hydra")["cases"])
 def test_hydra(case):
-    n, d, classes, wanted = case["N"], case["d"], case["classes"], case["outputs"]
+    n, d, classes, expected = case["N"], case["d"], case["classes"], case["outputs"]
     x, index = wave(n, d, 1), torch.arange(n)
     y1, y2 = (2 * index) % classes, (3 * index + 1) % classes
     y2 = y1 if case["kind"] == "identical" else y2
@@ -272,11 +272,11 @@ def test_hydra(case):
     loss = HydraLoss(exclude_self=False)
     out = loss(x, gate, y1, y2, 1 / case["temperature"])
     out.loss.backward()
-    assert_close(out.loss, wanted["loss"])
-    assert_close(grad_norm(x), wanted["grad_norm_x"])
-    assert_close(grad_norm(gate), wanted["grad_norm_gate"])
-    assert_close(x.grad, wanted["grad_x_first4"])
-    assert_close(gate.grad, wanted["grad_gate_first4"])
+    assert_close(out.loss, expected["loss"])
+    assert_close(grad_norm(x), expected["grad_norm_x"])
+    assert_close(grad_norm(gate), expected["grad_norm_gate"])
+    assert_close(x.grad, expected["grad_x_first4"])
+    assert_close(gate.grad, expected["grad_gate_first4"])
 
 
 MULTI_VIEW = [c for c in load("cacr")["cases"] if "views_total_K_plus_1" in c]
@@ -295,28 +295,28 @@ def test_cacr(case):
         tau_plus=case["tau_plus"] if case["with_debiased"] else 0.0,
         normalize=False,
     )
-    terms, wanted = loss.terms(torch.stack(views)), case["outputs"]
+    terms, expected = loss.terms(torch.stack(views)), case["outputs"]
     out = loss(torch.stack(views))
     out.loss.backward()
-    assert_close(terms.attraction.mean(), wanted["loss_attraction"])
-    assert_close(terms.repulsion.mean(), wanted["loss_repulsion"])
-    assert_close(out.loss, wanted["total"])
-    assert_close(grad_norm(views[0]), wanted["grad_norm_z0"])
-    assert_close(grad_norm(views[-1]), wanted["grad_norm_zlast"])
-    assert_close(views[0].grad, wanted["grad_z0_first4"])
+    assert_close(terms.attraction.mean(), expected["loss_attraction"])
+    assert_close(terms.repulsion.mean(), expected["loss_repulsion"])
+    assert_close(out.loss, expected["total"])
+    assert_close(grad_norm(views[0]), expected["grad_norm_z0"])
+    assert_close(grad_norm(views[-1]), expected["grad_norm_zlast"])
+    assert_close(views[0].grad, expected["grad_z0_first4"])
 
 
 @pytest.mark.parametrize("case", [c for c in load("cacr")["cases"] if "n_query_views" in c])
 def test_cacr_momentum(case):
-    n, d, wanted = case["N"], case["d"], case["outputs"]
+    n, d, expected = case["N"], case["d"], case["outputs"]
     queries = [wave(n, d, 1 + 0.3 * v) for v in range(case["n_query_views"])]
     key = wave(n, d, 2.5)
     views = torch.stack([unit(q) for q in queries])
     out = cacr_momentum(views, unit(key), case["T"])
     out.loss.backward()
-    assert_close(out.loss, wanted["loss"])
-    assert_close(grad_norm(queries[0]), wanted["grad_norm_q0"])
-    assert_close(queries[0].grad, wanted["grad_q0_first4"])
+    assert_close(out.loss, expected["loss"])
+    assert_close(grad_norm(queries[0]), expected["grad_norm_q0"])
+    assert_close(queries[0].grad, expected["grad_q0_first4"])
     assert key.grad is None
 
 
@@ -339,19 +339,19 @@ def test_common_and_salient_terms(case):
             [joint_entropy(a, b, tau) for a, b in zip(codes, masked, strict=True)]
         ).mean(),
     }
-    wanted = case["outputs"]
+    expected = case["outputs"]
     for name, value in terms.items():
-        assert_close(value, wanted[name])
+        assert_close(value, expected[name])
     total = terms["common_align"] + 2 * terms["common_uniform"]
     total += case["salient_term_beta"] * (terms["salient_align"] + 2 * terms["salient_uniform"])
     total += case["salient_reg_beta"] * terms["salient_reg"] + case["jem_lambda"] * terms["k_jem"]
     total.backward()
-    assert_close(total, wanted["total"])
-    assert_close(grad_norm(c[0]), wanted["grad_norm_c1"])
-    assert_close(grad_norm(s[0]), wanted["grad_norm_s1"])
-    assert_close(c[0].grad, wanted["grad_c1_first4"])
-    assert_close(s[0].grad[0], wanted["grad_s1_row0_background"])
-    assert_close(s[0].grad[1], wanted["grad_s1_row1_target"])
+    assert_close(total, expected["total"])
+    assert_close(grad_norm(c[0]), expected["grad_norm_c1"])
+    assert_close(grad_norm(s[0]), expected["grad_norm_s1"])
+    assert_close(c[0].grad, expected["grad_c1_first4"])
+    assert_close(s[0].grad[0], expected["grad_s1_row0_background"])
+    assert_close(s[0].grad[1], expected["grad_s1_row1_target"])
 
 
 @pytest.mark.parametrize("case", load("space2")["outputs"]["supcon_cases"])
@@ -377,22 +377,22 @@ def test_soft_sup_con(case):
 @pytest.mark.parametrize("case", load("space2")["outputs"]["rdrop_cases"])
 def test_symmetric_kl(case):
     shape = (case["B"], case["C"])
-    found = symmetric_kl(flat(shape, "sin", 0, 1.0), flat(shape, "cos", 0, 0.7))
-    assert_close(found, case["symmetric_kl"])
+    actual = symmetric_kl(flat(shape, "sin", 0, 1.0), flat(shape, "cos", 0, 0.7))
+    assert_close(actual, case["symmetric_kl"])
 
 
 @pytest.mark.parametrize("case", load("mofi")["cases"])
 def test_prototypes_with_margin(case):
-    b, c, d, wanted = case["B"], case["C"], case["D"], case["outputs"]
+    b, c, d, expected = case["B"], case["C"], case["D"], case["outputs"]
     f, w = wave(b, d, 1), flat((c, d), "sin", 0.3, 0.7)
     chosen = torch.tensor(case["class_set"])
     labels = torch.searchsorted(chosen, (3 * torch.arange(b) + 1) % c)
     out = prototype_softmax(unit(f), unit(w)[chosen], labels, case["scale"], margin=case["margin"])
     out.loss.backward()
-    assert_close(out.loss, wanted["loss"])
-    assert_close(grad_norm(f), wanted["grad_norm_features"])
-    assert_close(grad_norm(w), wanted["grad_norm_class_matrix"])
-    assert_close(f.grad, wanted["grad_features_first4"])
+    assert_close(out.loss, expected["loss"])
+    assert_close(grad_norm(f), expected["grad_norm_features"])
+    assert_close(grad_norm(w), expected["grad_norm_class_matrix"])
+    assert_close(f.grad, expected["grad_features_first4"])
 
 
 @pytest.mark.parametrize("case", load("ccp")["outputs"]["dpr_loss"])
@@ -421,10 +421,10 @@ def test_bank_of_one_language(case, symmetric):
         outputs.append(loss(y, x, 1 / case["tau"], queue=bank, mask=mask))
     total = sum(out.per_sample.sum() for out in outputs)
     total.backward()
-    wanted = case["symmetric" if symmetric else "one_direction_bank_only"]
-    assert_close(total, wanted["loss_sum"], rel=1e-5)  # recorded in float32
-    assert_close(grad_norm(x), wanted["grad_norm_query"], rel=1e-5)
-    assert_close(grad_norm(y), wanted["grad_norm_key"], rel=1e-5)
+    expected = case["symmetric" if symmetric else "one_direction_bank_only"]
+    assert_close(total, expected["loss_sum"], rel=1e-5)  # recorded in float32
+    assert_close(grad_norm(x), expected["grad_norm_query"], rel=1e-5)
+    assert_close(grad_norm(y), expected["grad_norm_key"], rel=1e-5)
 
 
 @pytest.mark.parametrize("case", load("contriever")["outputs"]["inbatch"])

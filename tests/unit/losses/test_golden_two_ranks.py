@@ -33,14 +33,14 @@ def run_clip(rows: int, dim: int, scale: float) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CLIP)
 def test_clip_loss_of_the_own_rows(two_ranks, case):
     """The official loss, too, is that of a rank's rows, gathered with gradient."""
-    found = two_ranks.run(run_clip, rows=case["local_N"], dim=case["d"], scale=case["logit_scale"])
-    for name, value in found[case["rank"]].items():
+    actual = two_ranks.run(run_clip, rows=case["local_N"], dim=case["d"], scale=case["logit_scale"])
+    for name, value in actual[case["rank"]].items():
         if name != "grad_logit_scale":
             assert_close(value, case[name])
     # Rows in one direction share their columns' sums: the two ranks' shares of the scale gradient
     # differ between programs, their mean does not.
     twin = next(c for c in CLIP if c["rank"] != case["rank"] and c["d"] == case["d"])
-    mean = torch.stack([f["grad_logit_scale"] for f in found]).mean()
+    mean = torch.stack([f["grad_logit_scale"] for f in actual]).mean()
     assert_close(mean, 0.5 * (case["grad_logit_scale"] + twin["grad_logit_scale"]))
 
 
@@ -70,8 +70,8 @@ def test_one_to_k(two_ranks, case):
     Ours is the loss of the own rows: its mean over ranks is the same loss, and a row's gradient is
     twice as large, which averaging over two ranks undoes.
     """
-    found = two_ranks.run(run_one_to_k, case=case)
+    actual = two_ranks.run(run_one_to_k, case=case)
     for name in ("loss", "grad_temp"):
-        assert_close(torch.stack([f[name] for f in found]).mean(), case[name])
+        assert_close(torch.stack([f[name] for f in actual]).mean(), case[name])
     for name in ("grad_norm_image", "grad_norm_text", "grad_image_first4"):
-        assert_close(0.5 * found[case["rank"]][name], case[name])
+        assert_close(0.5 * actual[case["rank"]][name], case[name])

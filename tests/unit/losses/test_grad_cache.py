@@ -58,10 +58,10 @@ def assert_same(found: Parameters, wanted: Parameters) -> None:
 def test_equals_one_large_pass(loss, chunk):
     model, (x, y) = towers(), batch()
     scale = model["scale"]
-    wanted = loss(model["x"](x), model["y"](y), scale())
-    found = loss(cached_encode(model["x"], x, chunk), cached_encode(model["y"], y, chunk), scale())
-    torch.testing.assert_close(found.loss, wanted.loss)
-    assert_same(gradients(model, found.loss), gradients(model, wanted.loss))
+    expected = loss(model["x"](x), model["y"](y), scale())
+    actual = loss(cached_encode(model["x"], x, chunk), cached_encode(model["y"], y, chunk), scale())
+    torch.testing.assert_close(actual.loss, expected.loss)
+    assert_same(gradients(model, actual.loss), gradients(model, expected.loss))
 
 
 @pytest.mark.parametrize("chunk", [3, 5])
@@ -70,11 +70,11 @@ def test_dropout_masks_are_those_of_the_first_pass(chunk):
     loss, scale = ClipLoss(), model["scale"]
     torch.manual_seed(7)
     plain = loss(plain_chunks(model["x"], x, chunk), plain_chunks(model["y"], y, chunk), scale())
-    wanted = gradients(model, plain.loss)
+    expected = gradients(model, plain.loss)
     torch.manual_seed(7)
     cached = loss(cached_encode(model["x"], x, chunk), cached_encode(model["y"], y, chunk), scale())
     after_forward = torch.get_rng_state()
-    assert_same(gradients(model, cached.loss), wanted)
+    assert_same(gradients(model, cached.loss), expected)
     assert torch.equal(torch.get_rng_state(), after_forward)  # backward drew nothing
 
 
@@ -89,13 +89,13 @@ def test_without_restoring_the_random_state_the_gradient_is_another(monkeypatch)
     loss, scale = ClipLoss(), model["scale"]
     torch.manual_seed(7)
     plain = loss(plain_chunks(model["x"], x, 3), plain_chunks(model["y"], y, 3), scale())
-    wanted = gradients(model, plain.loss)
+    expected = gradients(model, plain.loss)
     monkeypatch.setattr(grad_cache, "checkpoint", careless)
     torch.manual_seed(7)
-    found = loss(cached_encode(model["x"], x, 3), cached_encode(model["y"], y, 3), scale())
-    torch.testing.assert_close(found.loss, plain.loss)
+    actual = loss(cached_encode(model["x"], x, 3), cached_encode(model["y"], y, 3), scale())
+    torch.testing.assert_close(actual.loss, plain.loss)
     with pytest.raises(AssertionError):
-        assert_same(gradients(model, found.loss), wanted)
+        assert_same(gradients(model, actual.loss), expected)
 
 
 def test_only_one_chunk_is_alive_during_backward():
@@ -144,7 +144,7 @@ def test_without_gradients_nothing_is_recorded():
 
 
 def test_a_gradient_scaler_sees_the_gradients_of_the_large_pass():
-    found = {}
+    actual = {}
     for cached in (True, False):
         model, (x, y) = towers(), batch()
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
@@ -155,8 +155,8 @@ def test_a_gradient_scaler_sees_the_gradients_of_the_large_pass():
         scaled = {name: p.grad.clone() for name, p in model.named_parameters()}
         scaler.step(optimizer)
         scaler.update()
-        found[cached] = scaled, {name: p.detach() for name, p in model.named_parameters()}
-    for one, other in zip(found[True], found[False], strict=True):
+        actual[cached] = scaled, {name: p.detach() for name, p in model.named_parameters()}
+    for one, other in zip(actual[True], actual[False], strict=True):
         assert_same(one, other)
 
 
@@ -228,16 +228,16 @@ def run_ddp(cached: bool) -> Parameters:
 def test_ddp_reduces_the_cached_gradient_once(two_ranks):
     model, (x, y) = towers(), batch()
     loss = ClipLoss()(model["x"](x), model["y"](y), model["scale"]()).loss
-    wanted = gradients(model, loss)
-    for found in two_ranks.run(run_ddp, cached=True):
-        assert_same(found, wanted)
+    expected = gradients(model, loss)
+    for actual in two_ranks.run(run_ddp, cached=True):
+        assert_same(actual, expected)
 
 
 def test_a_tensor_without_dimensions_is_handed_on_and_no_rows_are_one_chunk():
     layer, x = nn.Linear(6, 4).double(), batch()[0]
     parts = {"x": x, "scale": torch.tensor(2.0)}
-    found = cached_encode(lambda b: layer(b["x"]) * b["scale"], parts, 3)
-    torch.testing.assert_close(found, 2 * layer(x))
+    actual = cached_encode(lambda b: layer(b["x"]) * b["scale"], parts, 3)
+    torch.testing.assert_close(actual, 2 * layer(x))
     empty = cached_encode(layer, x[:0], 3)
     assert empty.shape == (0, 4)
     empty.sum().backward()

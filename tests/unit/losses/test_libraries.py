@@ -33,8 +33,10 @@ def test_open_clip_clip(scale):
     from open_clip.loss import ClipLoss
 
     (x, y), s = embeddings(), torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-    wanted = ClipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s)
-    assert_same(gradients(image_text.ClipLoss()(x, y, s).loss, x, y, s), gradients(wanted, x, y, s))
+    expected = ClipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s)
+    assert_same(
+        gradients(image_text.ClipLoss()(x, y, s).loss, x, y, s), gradients(expected, x, y, s)
+    )
 
 
 def test_open_clip_siglip():
@@ -42,9 +44,9 @@ def test_open_clip_siglip():
 
     (x, y) = embeddings()
     s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (10.0, -10.0))
-    wanted = SigLipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s, b)
-    found = image_text.SigLipLoss()(x, y, s, b).loss
-    assert_same(gradients(found, x, y, s, b), gradients(wanted, x, y, s, b))
+    expected = SigLipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s, b)
+    actual = image_text.SigLipLoss()(x, y, s, b).loss
+    assert_same(gradients(actual, x, y, s, b), gradients(expected, x, y, s, b))
 
 
 def test_sentence_transformers_multiple_negatives_ranking():
@@ -54,19 +56,19 @@ def test_sentence_transformers_multiple_negatives_ranking():
     x, y = embeddings()
     hard = torch.randn(N, D, dtype=torch.float64)
     loss = library.MultipleNegativesRankingLoss(model=None, scale=20.0)
-    wanted = loss.compute_loss_from_embeddings([x, y, hard], None)
-    found = InfoNCELoss()(x, y, 20.0, hard_negatives=hard).loss
-    assert_same(gradients(found, x, y), gradients(wanted, x, y), rel=1e-6)
+    expected = loss.compute_loss_from_embeddings([x, y, hard], None)
+    actual = InfoNCELoss()(x, y, 20.0, hard_negatives=hard).loss
+    assert_same(gradients(actual, x, y), gradients(expected, x, y), rel=1e-6)
 
 
 def test_lightly_nt_xent_and_dcl():
     library = pytest.importorskip("lightly.loss", reason="lightly is not installed")
     x, y = embeddings()
-    wanted = library.NTXentLoss(temperature=0.1)(x, y)
-    assert_same(gradients(NTXentLoss()(x, y, 10.0).loss, x, y), gradients(wanted, x, y), 1e-6)
-    wanted = library.DCLLoss(temperature=0.1)(x, y)  # mean of the directions, ours is the sum
-    found = 0.5 * DCLLoss()(x, y, 10.0).loss
-    assert_same(gradients(found, x, y), gradients(wanted, x, y), 1e-6)
+    expected = library.NTXentLoss(temperature=0.1)(x, y)
+    assert_same(gradients(NTXentLoss()(x, y, 10.0).loss, x, y), gradients(expected, x, y), 1e-6)
+    expected = library.DCLLoss(temperature=0.1)(x, y)  # mean of the directions, ours is the sum
+    actual = 0.5 * DCLLoss()(x, y, 10.0).loss
+    assert_same(gradients(actual, x, y), gradients(expected, x, y), 1e-6)
 
 
 def test_pytorch_metric_learning_sup_con():
@@ -76,6 +78,6 @@ def test_pytorch_metric_learning_sup_con():
     x, y = embeddings()
     labels = torch.arange(2 * N) % 4
     z = torch.cat([x, y])
-    wanted = library.SupConLoss(temperature=0.1)(z, labels)
-    found = SupConLoss()(z, labels, 10.0).loss
-    assert_same(gradients(found, x, y), gradients(wanted, x, y), rel=1e-6)
+    expected = library.SupConLoss(temperature=0.1)(z, labels)
+    actual = SupConLoss()(z, labels, 10.0).loss
+    assert_same(gradients(actual, x, y), gradients(expected, x, y), rel=1e-6)

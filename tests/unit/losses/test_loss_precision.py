@@ -144,8 +144,8 @@ def test_half_precision_is_widened_before_anything_is_computed(name):
     x, y = (torch.randn(6, 8).bfloat16().float() for _ in range(2))
     if name == "soft_cross_entropy":  # whose targets would be rounded
         y = torch.zeros(6, 8)
-    wanted = HALVES[name](x, y)
+    expected = HALVES[name](x, y)
     with torch.autocast("cpu", torch.bfloat16):
-        found = HALVES[name](x.bfloat16(), y.bfloat16())
-    assert found.dtype == torch.float32
-    assert torch.equal(found, wanted)
+        actual = HALVES[name](x.bfloat16(), y.bfloat16())
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, expected)

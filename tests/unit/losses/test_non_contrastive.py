@@ -49,8 +49,8 @@ def test_sinkhorn_against_plain_normalisation():
 
 
 def test_sinkhorn_survives_scores_whose_exponential_overflows():
-    found = sinkhorn(torch.tensor([[900.0, 0.0], [0.0, 900.0]]), epsilon=1.0)
-    torch.testing.assert_close(found, torch.eye(2))
+    actual = sinkhorn(torch.tensor([[900.0, 0.0], [0.0, 900.0]]), epsilon=1.0)
+    torch.testing.assert_close(actual, torch.eye(2))
 
 
 def test_swapped_prediction_is_a_cross_entropy_without_gradient_to_the_assignment():
@@ -73,13 +73,13 @@ def test_errors():
 def test_terms_of_vicreg_are_exact_under_autocast():
     """A covariance of bfloat16 products would be off by per cents."""
     x, y = rows(64, 8, 0).detach().float(), rows(64, 8, 1).detach().float()
-    wanted = vicreg_terms(x, y)
+    expected = vicreg_terms(x, y)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = x.T @ x
-        found = vicreg_terms(x, y)
+        actual = vicreg_terms(x, y)
     assert rounded.dtype == torch.bfloat16  # what autocast does outside of the loss
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -92,7 +92,7 @@ def test_half_precision_codes_are_summed_in_float32(dtype):
     scores = rows(32, 16, 2).detach().clamp(-1, 1).to(dtype)
     assignment = sinkhorn(scores)
     torch.testing.assert_close(assignment, sinkhorn(scores.float()))
-    found = swapped_prediction(assignment, scores, 10.0)
-    torch.testing.assert_close(found, swapped_prediction(assignment, scores.float(), 10.0))
-    found = negative_cosine(codes, codes.flip(0))
-    torch.testing.assert_close(found, negative_cosine(codes.float(), codes.flip(0).float()))
+    actual = swapped_prediction(assignment, scores, 10.0)
+    torch.testing.assert_close(actual, swapped_prediction(assignment, scores.float(), 10.0))
+    actual = negative_cosine(codes, codes.flip(0))
+    torch.testing.assert_close(actual, negative_cosine(codes.float(), codes.flip(0).float()))

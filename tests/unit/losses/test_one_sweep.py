@@ -42,14 +42,14 @@ def pair() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", FUSED)
 def test_the_mean_and_the_rows_have_the_gradients_of_the_dense_loss(name):
     weight = torch.linspace(0, 2, N, dtype=torch.float64)
-    found = []
+    actual = []
     for backend in ("blocked", "dense"):
         x, y = pair()
         out = FUSED[name](x, y, backend)
         for value in (out.loss, (weight * out.per_sample).sum(), 3 * out.loss - out.per_sample[2]):
-            found += [value.detach(), *torch.autograd.grad(value, (x, y), retain_graph=True)]
-    half = len(found) // 2
-    for one, other in zip(found[:half], found[half:], strict=True):
+            actual += [value.detach(), *torch.autograd.grad(value, (x, y), retain_graph=True)]
+    half = len(actual) // 2
+    for one, other in zip(actual[:half], actual[half:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
@@ -92,9 +92,9 @@ def test_samples_and_hits_need_no_second_product(name, monkeypatch):
 def test_hits_of_the_sigmoid_loss_are_those_of_the_logits(backend, scale):
     x, y = pair()
     y = F.normalize(y + (torch.arange(N)[:, None] % 2) * x.detach(), dim=1)
-    wanted = (scale * x @ y.T).argmax(1) == torch.arange(N)
-    assert 0 < wanted.sum() < N
-    assert torch.equal(siglip(x, y, scale, -2.0, backend=backend).hits, wanted)
+    expected = (scale * x @ y.T).argmax(1) == torch.arange(N)
+    assert 0 < expected.sum() < N
+    assert torch.equal(siglip(x, y, scale, -2.0, backend=backend).hits, expected)
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -115,5 +115,5 @@ def test_queue_without_mates_forms_its_gradient_in_one_sweep(hard, monkeypatch):
     wanted = torch.nn.functional.cross_entropy(logits, torch.zeros(6, dtype=torch.long))
     torch.testing.assert_close(out.loss, wanted)
     assert torch.equal(out.hits, logits.argmax(1) == 0)
-    found, expected = (torch.autograd.grad(x, query)[0] for x in (out.loss, wanted))
-    torch.testing.assert_close(found, expected)
+    actual, expected = (torch.autograd.grad(x, query)[0] for x in (out.loss, wanted))
+    torch.testing.assert_close(actual, expected)

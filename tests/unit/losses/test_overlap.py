@@ -39,11 +39,11 @@ def views(size=11, dim=5):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_tiles_are_jaccard_indices(dtype):
     own, sets = sets_of()
-    found = torch.cat(
+    actual = torch.cat(
         [sets.rows(a, min(a + 4, 11), torch.empty(0, dtype=dtype)) for a in (0, 4, 8)]
     )
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
-    torch.testing.assert_close(found.double(), dense(own), atol=tolerance, rtol=0)
+    torch.testing.assert_close(actual.double(), dense(own), atol=tolerance, rtol=0)
     empty = SetOverlap(torch.empty(0, dtype=torch.long), torch.zeros(3, dtype=torch.long))
     assert torch.equal(empty.rows(0, 3, torch.empty(0)), torch.eye(3))
     with pytest.raises(ValueError, match="add up"):
@@ -61,15 +61,15 @@ def test_loss_and_gradient_are_those_of_the_dense_form(tile, monkeypatch):
     """Weights that stand in a (2N, 2N) matrix, against tiles of any size."""
     monkeypatch.setattr(overlap, "TILE", tile)
     own, sets = sets_of()
-    found, want = (views().requires_grad_() for _ in range(2))
-    tiled = weighted_two_view(found[0], found[1], 9.0, sets)
+    actual, want = (views().requires_grad_() for _ in range(2))
+    tiled = weighted_two_view(actual[0], actual[1], 9.0, sets)
     both = want.flatten(0, 1)
     whole = weighted_info_nce(both, both, 9.0, dense(own).repeat(2, 2), exclude_self=True)
     torch.testing.assert_close(tiled.loss, whole.loss)
     torch.testing.assert_close(tiled.per_sample, whole.per_sample.view(2, -1).mean(0))
     tiled.loss.backward()
     whole.loss.backward()
-    torch.testing.assert_close(found.grad, want.grad)
+    torch.testing.assert_close(actual.grad, want.grad)
 
 
 def test_weights_need_not_be_symmetric():
@@ -91,9 +91,9 @@ def test_a_batch_is_never_a_matrix_of_pairs(monkeypatch):
     made = SetOverlap.rows
 
     def watched(self, start, stop, like):
-        found = made(self, start, stop, like)
-        sizes.append(tuple(found.shape))
-        return found
+        actual = made(self, start, stop, like)
+        sizes.append(tuple(actual.shape))
+        return actual
 
     monkeypatch.setattr(SetOverlap, "rows", watched)
     g = torch.Generator().manual_seed(0)

@@ -158,11 +158,11 @@ UNCHANGED = [
 def test_half_precision_is_computed_in_float32(name):
     x, y = normal(N, D, seed=1).bfloat16(), normal(N, D, seed=2).bfloat16()
     x.requires_grad_()
-    wanted = LOSSES[name](x.detach().float(), y.float(), 20.0).loss
+    expected = LOSSES[name](x.detach().float(), y.float(), 20.0).loss
     with torch.autocast("cpu", torch.bfloat16):
         out = LOSSES[name](x, y, 20.0)
     assert out.loss.dtype == torch.float32
-    torch.testing.assert_close(out.loss.detach(), wanted)
+    torch.testing.assert_close(out.loss.detach(), expected)
     out.loss.backward()
     assert x.grad.dtype == torch.bfloat16
 
@@ -182,8 +182,8 @@ def test_one_pair(name):
 def test_per_sample_gradients_can_be_weighted():
     x, y = normal(N, D, seed=1).requires_grad_(), normal(N, D, seed=2)
     weight = torch.tensor([1.0, 0, 0, 2, 0, 0], dtype=torch.float64)
-    found = torch.autograd.grad((weight * InfoNCELoss()(x, y, 4.0).per_sample).sum(), x)[0]
-    assert (found.abs().sum(1) > 0).tolist() == (weight > 0).tolist()
+    actual = torch.autograd.grad((weight * InfoNCELoss()(x, y, 4.0).per_sample).sum(), x)[0]
+    assert (actual.abs().sum(1) > 0).tolist() == (weight > 0).tolist()
 
 
 def test_rows_without_a_positive_do_not_count():
@@ -199,9 +199,9 @@ def test_rows_without_a_positive_do_not_count():
 def test_sup_con_with_unique_labels_per_pair_is_nt_xent():
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
     views = torch.stack([x, y], 1)
-    wanted = NTXentLoss()(x, y, 4.0).loss
+    expected = NTXentLoss()(x, y, 4.0).loss
     for mode in ("out", "in"):
-        torch.testing.assert_close(SupConLoss(mode)(views, torch.arange(N), 4.0).loss, wanted)
+        torch.testing.assert_close(SupConLoss(mode)(views, torch.arange(N), 4.0).loss, expected)
 
 
 def test_sup_con_with_a_bank():
@@ -267,12 +267,13 @@ def test_teacher_that_equals_the_student_has_no_gradient():
 
 
 def test_cwcl_with_orthogonal_features_prefers_its_own_partner_only():
-    """Weights are 1 on the diagonal and 1/2 elsewhere, so the loss is a mix of two cross entropies."""
+    """Weights are 1 on the diagonal and 1/2 elsewhere, so the loss is a mix of two cross
+    entropies."""
     x, y = F.normalize(normal(N, N, seed=1), dim=1), F.normalize(normal(N, N, seed=2), dim=1)
     log_p = (4 * x @ y.T).log_softmax(1)
-    wanted = -(0.5 * log_p.sum(1) + 0.5 * log_p.diagonal()) / (0.5 * N + 0.5)
+    expected = -(0.5 * log_p.sum(1) + 0.5 * log_p.diagonal()) / (0.5 * N + 0.5)
     guide = torch.eye(N, dtype=torch.float64)
-    torch.testing.assert_close(cwcl(x, y, guide, guide, 4.0).per_sample, wanted)
+    torch.testing.assert_close(cwcl(x, y, guide, guide, 4.0).per_sample, expected)
 
 
 def test_cacr_weights():
@@ -293,8 +294,8 @@ def test_cacr_weights():
 
 def test_rbf_momentum_with_one_view_is_info_nce_times_two_temperatures():
     q, k = (F.normalize(normal(N, D, seed=s), dim=1) for s in (1, 2))
-    found = cacr_momentum(q[None], k, 0.2).loss
-    torch.testing.assert_close(found, 0.4 * info_nce(q, k, 5.0).loss)
+    actual = cacr_momentum(q[None], k, 0.2).loss
+    torch.testing.assert_close(actual, 0.4 * info_nce(q, k, 5.0).loss)
 
 
 def test_symmetric_kl_is_invariant_to_shifts_of_the_logits():
@@ -322,20 +323,20 @@ def test_the_logit_of_own_hard_negatives_is_exact_however_near_they_are(logit, b
     """Their weight was corrected by a difference, which cancels where they are most of the sum."""
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
     hard = x[:, None] + 0.1 * normal(N, 2, D, seed=3)
-    found = []
+    actual = []
     for dtype in (torch.float32, torch.float64):
         query = x.to(dtype, copy=True).requires_grad_()
         loss = InfoNCELoss(hard_logit=logit, backend=backend)
         out = loss(query, y.to(dtype), 100.0, hard_negatives=hard.to(dtype))
         out.loss.backward()
-        found.append((out.per_sample.detach().double(), query.grad.double()))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
+        actual.append((out.per_sample.detach().double(), query.grad.double()))
+    torch.testing.assert_close(actual[0][0], actual[1][0], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(actual[0][1], actual[1][1], rtol=1e-3, atol=1e-3)
     q, k, h = (F.normalize(z, dim=-1) for z in (x, y, hard))
     own = torch.eye(N, dtype=torch.float64).repeat_interleave(2, 1)
     logits = 100 * torch.cat([q @ k.T, q @ h.flatten(0, 1).T + logit / 100 * own], 1)
-    wanted = F.cross_entropy(logits, torch.arange(N), reduction="none")
-    torch.testing.assert_close(found[1][0], wanted)
+    expected = F.cross_entropy(logits, torch.arange(N), reduction="none")
+    torch.testing.assert_close(actual[1][0], expected)
 
 
 def test_a_decoupled_row_without_negatives_holds_nothing():
@@ -350,7 +351,8 @@ def test_a_decoupled_row_without_negatives_holds_nothing():
 
 
 def test_duplicates_of_the_positive_count_under_its_own_similarity():
-    """The bound was one product and the candidates others: rounding kept or masked them by chance."""
+    """The bound was one product and the candidates others: rounding kept or masked them by
+    chance."""
     u = F.normalize(normal(64, 384, seed=1).float(), dim=1).repeat(2, 1)
     v = F.normalize(u + 0.05 * normal(1, 384, seed=2).float(), dim=1)
     mask = guide_mask(u, [v])

@@ -154,18 +154,18 @@ def siglip_hits(mode: str) -> Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one_process(two_ranks, case):
     first, second = two_ranks.run(run, case=case)
-    wanted = run(case)
-    torch.testing.assert_close(0.5 * (first[0] + second[0]), wanted[0])
-    for one, other, whole in zip(first[1:], second[1:], wanted[1:], strict=True):
+    expected = run(case)
+    torch.testing.assert_close(0.5 * (first[0] + second[0]), expected[0])
+    for one, other, whole in zip(first[1:], second[1:], expected[1:], strict=True):
         # a row's gradient is twice that of the mean loss, which averaging over two ranks undoes
         torch.testing.assert_close(0.5 * torch.cat([one, other]), whole, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["gather", "ring"])
 def test_hits_of_the_sigmoid_loss_are_those_of_the_whole_batch(two_ranks, mode):
-    wanted = siglip_hits(mode)
-    assert 0 < wanted.sum() < N
-    assert torch.equal(torch.cat(list(two_ranks.run(siglip_hits, mode=mode))), wanted)
+    expected = siglip_hits(mode)
+    assert 0 < expected.sum() < N
+    assert torch.equal(torch.cat(list(two_ranks.run(siglip_hits, mode=mode))), expected)
 
 
 SHARED = {  # keys that all ranks hold alike, such as prototypes
@@ -266,8 +266,8 @@ def alone() -> Tensor:
 
 def test_sampled_classes_without_a_group_are_those_of_one_process(two_ranks):
     assert len(alone()) == N
-    for found in two_ranks.run(alone):
-        torch.testing.assert_close(found, alone())
+    for actual in two_ranks.run(alone):
+        torch.testing.assert_close(actual, alone())
 
 
 def overlapping(x: Tensor, y: Tensor) -> Tensor:
@@ -363,8 +363,9 @@ def whole_state(rows: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("rows", [2, 4, 100])
 def test_a_matrix_of_two_ranks_is_saved_in_parts(two_ranks, rows):
-    """A device would not hold a matrix of millions of classes beside its share, three times over."""
-    wanted = whole_state(rows)
-    for found in two_ranks.run(whole_state, rows=rows):
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[name], x) for name, x in wanted.items())
+    """A device would not hold a matrix of millions of classes beside its share, three times
+    over."""
+    expected = whole_state(rows)
+    for actual in two_ranks.run(whole_state, rows=rows):
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[name], x) for name, x in expected.items())

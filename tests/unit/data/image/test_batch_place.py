@@ -102,12 +102,12 @@ def test_ranks_divide_the_keys_of_a_global_batch(world_size):
 def test_every_transform_of_batches_is_tried():
     classes = {type(t).__name__ for t in TRANSFORMS.values()} | {"Distorted"}
     assert SeededPipeline.__name__ in classes
-    found = set()
+    actual = set()
     for path in [*(ROOT / "common").rglob("*.py"), *(ROOT / "projects").rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         for node in ast.parse(text).body if "rngs" in text else ():
             if isinstance(node, ast.ClassDef):
                 methods = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef)}
                 taken = [a.arg for a in methods["batch"].args.args] if "batch" in methods else []
-                found |= {node.name} if "rngs" in taken else set()
-    assert found - WRAPPERS == classes
+                actual |= {node.name} if "rngs" in taken else set()
+    assert actual - WRAPPERS == classes

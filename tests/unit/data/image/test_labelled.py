@@ -64,8 +64,8 @@ def test_size_limit_and_seed():
 
 
 def test_subset_keeps_the_order_and_refuses_what_does_not_fit():
-    found = balanced_subset(toy(), 6)
-    assert found.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    actual = balanced_subset(toy(), 6)
+    assert actual.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     for limit in (7, 2, 21):
         with pytest.raises(UserError, match=f"limit={limit}: give a multiple of 3"):
             balanced_subset(toy(), limit)
@@ -130,7 +130,8 @@ def test_official_cifar10_layout_is_read(tmp_path, monkeypatch):
 
 
 def test_official_stl10_layout_is_read(tmp_path, monkeypatch):
-    """Binary files hold columns; unlabelled images come after the training images, without class."""
+    """Binary files hold columns; unlabelled images come after the training images, without
+    class."""
     from torchvision import datasets
 
     folder = tmp_path / "stl10_binary"
@@ -212,10 +213,10 @@ def test_imagenet_lists(tmp_path):
         folder.mkdir(parents=True)
         for file in files:
             (folder / file).write_bytes(b"")
-    found = imagenet_files(str(tmp_path), "train")
-    assert found.paths == ["n01/a.jpg", "n01/b.JPEG", "n02/c.png"]
-    assert found.labels.tolist() == [0, 0, 1]
-    assert found.path(2) == tmp_path / "imagenet/train/n02/c.png"
+    actual = imagenet_files(str(tmp_path), "train")
+    assert actual.paths == ["n01/a.jpg", "n01/b.JPEG", "n02/c.png"]
+    assert actual.labels.tolist() == [0, 0, 1]
+    assert actual.path(2) == tmp_path / "imagenet/train/n02/c.png"
     with pytest.raises(UserError, match="lacks 100 class folders"):
         imagenet_files(str(tmp_path), "train", subset=True)
     with pytest.raises(UserError, match="imagenet/val does not exist"):
@@ -236,9 +237,9 @@ def test_folders_that_would_shift_the_labels_of_imagenet(tmp_path):
     train, val = (tmp_path / "imagenet" / split for split in ("train", "val"))
     touch(train, "n01/a.jpg", "n02/b.jpg", ".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg")
     touch(val, "c.JPEG")
-    found = imagenet_files(str(tmp_path), "train")  # val is judged when it is read
-    assert found.class_names == ["n01", "n02"]
-    assert found.labels.tolist() == [0, 1]
+    actual = imagenet_files(str(tmp_path), "train")  # val is judged when it is read
+    assert actual.class_names == ["n01", "n02"]
+    assert actual.labels.tolist() == [0, 1]
     with pytest.raises(UserError, match="val has no class folders: sort its pictures into one"):
         imagenet_files(str(tmp_path), "val")
     touch(val, "n01/c.JPEG")

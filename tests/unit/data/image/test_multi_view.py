@@ -71,8 +71,8 @@ def test_a_view_does_not_depend_on_its_place_in_the_batch(
     order = torch.randperm(128, generator=torch.Generator().manual_seed(1)).tolist()
     for start in range(0, 128, batch_size):
         rows = order[start : start + batch_size]
-        found = data[[keys[row] for row in rows]]["views"]
-        torch.testing.assert_close(found, alone[:, rows], atol=1e-4, rtol=0)
+        actual = data[[keys[row] for row in rows]]["views"]
+        torch.testing.assert_close(actual, alone[:, rows], atol=1e-4, rtol=0)
 
 
 def test_batches_and_files_draw_the_same_coins():
@@ -95,8 +95,8 @@ def test_each_view_has_its_own_transform():
     pixels = images().float() / 255
     torch.testing.assert_close(first, pixels, atol=1e-5, rtol=0)
     torch.testing.assert_close(third, first)
-    wanted = torch.where(images() >= 128, 1 - pixels, pixels)
-    assert ((second - wanted).abs() < 1e-4).float().mean() > 0.99  # rounding at the threshold
+    expected = torch.where(images() >= 128, 1 - pixels, pixels)
+    assert ((second - expected).abs() < 1e-4).float().mean() > 0.99  # rounding at the threshold
     assert (second - first).abs().max() > 0.5
 
 

@@ -31,13 +31,13 @@ def test_every_order_of_the_colour_operations_equals_torchvision():
     generator = torch.Generator().manual_seed(1)
     factors = 1.8 * torch.rand(24, 4, generator=generator)
     factors[:, 3] = torch.rand(24, generator=generator) - 0.5
-    found = jitter_colours(images.clone(), factors, orders)
+    actual = jitter_colours(images.clone(), factors, orders)
     assert len({tuple(order) for order in orders.tolist()}) == 24
     for i in range(24):
-        wanted = images[i]
+        expected = images[i]
         for kind in orders[i].tolist():
-            wanted = OPERATIONS[kind](wanted, float(factors[i, kind]))
-        torch.testing.assert_close(found[i], wanted, atol=2e-6, rtol=0)
+            expected = OPERATIONS[kind](expected, float(factors[i, kind]))
+        torch.testing.assert_close(actual[i], expected, atol=2e-6, rtol=0)
 
 
 def test_hue_of_a_whole_turn_changes_nothing_and_of_half_a_turn_does():
@@ -49,10 +49,10 @@ def test_hue_of_a_whole_turn_changes_nothing_and_of_half_a_turn_does():
 @pytest.mark.parametrize(("size", "kernel"), [(16, 3), (96, 9)])
 def test_blur_equals_torchvision_with_each_image_s_own_width(size, kernel):
     images, sigma = pictures(4, size), torch.tensor([0.2, 0.7, 1.3, 2.0])
-    found = gaussian_blur(images, sigma)
+    actual = gaussian_blur(images, sigma)
     for i in range(4):
-        wanted = F.gaussian_blur(images[i], [kernel, kernel], [float(sigma[i])] * 2)
-        torch.testing.assert_close(found[i], wanted, atol=1e-5, rtol=0)
+        expected = F.gaussian_blur(images[i], [kernel, kernel], [float(sigma[i])] * 2)
+        torch.testing.assert_close(actual[i], expected, atol=1e-5, rtol=0)
 
 
 def test_a_view_depends_on_its_own_generator_alone():
@@ -92,8 +92,8 @@ def test_hue_equals_the_modulo_formula():
     k = (
         torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + (hue + 6 * turns[:, None, None])[:, None]
     ) % 6
-    wanted = value[:, None] - (value - low)[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
-    torch.testing.assert_close(shift_hue(images, turns), wanted, atol=1e-6, rtol=0)
+    expected = value[:, None] - (value - low)[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    torch.testing.assert_close(shift_hue(images, turns), expected, atol=1e-6, rtol=0)
 
 
 def test_without_any_augmentation_the_image_stays():
@@ -107,8 +107,8 @@ def test_without_any_augmentation_the_image_stays():
         **PLAIN,
     )
     images = (pictures(4) * 255).byte()
-    found = off.batch(images, rngs(4))
-    torch.testing.assert_close(found, images.float() / 255, atol=1e-5, rtol=0)
+    actual = off.batch(images, rngs(4))
+    torch.testing.assert_close(actual, images.float() / 255, atol=1e-5, rtol=0)
 
 
 def test_coins_fall_with_their_probabilities():
@@ -124,8 +124,8 @@ def test_strengths_bound_the_factors():
     transform = SimCLRTransform(8, jitter=(0.4, 1.5, 0.0, 0.1))
     uniform = np.stack([np.zeros(4), np.ones(4)])
     factors = transform._factors(uniform, torch.tensor([True, True]))
-    wanted = torch.tensor([[0.6, 0.0, 1.0, -0.1], [1.4, 2.5, 1.0, 0.1]])
-    torch.testing.assert_close(factors, wanted)
+    expected = torch.tensor([[0.6, 0.0, 1.0, -0.1], [1.4, 2.5, 1.0, 0.1]])
+    torch.testing.assert_close(factors, expected)
     off = transform._factors(uniform, torch.tensor([False, False]))
     assert torch.equal(off, torch.tensor([[1.0, 1.0, 1.0, 0.0]] * 2))
 

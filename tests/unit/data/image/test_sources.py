@@ -53,7 +53,8 @@ def test_batch_equals_sample_by_sample(images):
 
 
 def test_crop_equals_cut_and_resize(images):
-    """Where the crop is enlarged, antialiasing does nothing and torchvision gives the same pixels."""
+    """Where the crop is enlarged, antialiasing does nothing and torchvision gives the same
+    pixels."""
     transform = TrainTransform(24, scale=(0.5, 0.6), **PLAIN)
     got = transform.batch(images, rngs(6)) * 255
     for i, rng in enumerate(rngs(6)):
@@ -128,7 +129,8 @@ def test_image_files_stop_when_nothing_or_too_much_is_unreadable(tmp_path):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_the_centres_of_a_box_are_where_its_pixels_come_from(flip):
-    """A ramp says at every pixel where it lies; boxes touch no border, where values are repeated."""
+    """A ramp says at every pixel where it lies; boxes touch no border, where values are
+    repeated."""
     size = 32
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     ramp = torch.stack([y, x, 0 * x]).byte()[None]
@@ -136,8 +138,8 @@ def test_the_centres_of_a_box_are_where_its_pixels_come_from(flip):
     for index in range(5):
         box = transform.box(sample_rng(0, 0, index), size, size)
         crop = transform.batch(ramp, [sample_rng(0, 0, index)])[0, :2]
-        found = torch.nn.functional.avg_pool2d(crop, 4).permute(1, 2, 0) + 0.5
-        torch.testing.assert_close(found, box.centres(4, 4), atol=0.25, rtol=0)
+        actual = torch.nn.functional.avg_pool2d(crop, 4).permute(1, 2, 0) + 0.5
+        torch.testing.assert_close(actual, box.centres(4, 4), atol=0.25, rtol=0)
         assert box.flip == bool(flip)
 
 

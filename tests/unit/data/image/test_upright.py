@@ -17,8 +17,8 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
         str(tmp_path / "phone.jpg"),
         Image.open(tmp_path / "phone.jpg"),
     ):
-        found = upright(picture)
-        assert (found.size, found.mode) == ((24, 48), "RGB")
+        actual = upright(picture)
+        assert (actual.size, actual.mode) == ((24, 48), "RGB")
 
 
 def test_what_is_no_picture_is_named(tmp_path):

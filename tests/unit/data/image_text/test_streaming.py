@@ -105,7 +105,8 @@ def test_too_many_broken_samples_stop_the_run(tmp_path, stream):
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
 @pytest.mark.parametrize("first", [1, 8, 13])
 def test_resume_gives_the_very_same_batches(tmp_path, stream, num_workers, first):
-    """Epochs of 10 batches; positions within an epoch, across its end, and for any process count."""
+    """Epochs of 10 batches; positions within an epoch, across its end, and for any process
+    count."""
     shards = write_shards(tmp_path, 4, 13, broken=(20,))
     whole = read(stream(shards, num_samples=52), 18, num_workers)
     resumed = stream(shards, num_samples=52)

@@ -77,12 +77,12 @@ def test_no_negative_answers_the_question_and_none_is_drawn_twice():
 def test_draws_without_clashes_take_the_random_numbers_in_their_order():
     record = PassageRecord("q", ("p",), ("n0", "n1"), ("h0", "h1", "h2"))
     rng, others = np.random.default_rng(3), ["p", "o0", "o1", "o2"]
-    found = NegativeDraw(4, 0.3)(record, np.random.default_rng(3), others)
+    actual = NegativeDraw(4, 0.3)(record, np.random.default_rng(3), others)
     hard = int((rng.random(4) < 0.3).sum())
     want = [record.negatives[i] for i in rng.permutation(2)[: 4 - hard]]
     fill = [others[i] for i in rng.permutation(4) if i] if 4 - hard > 2 else []
     want += fill[: 4 - hard - len(want)]
-    assert found == want + [record.hard_negatives[i] for i in rng.permutation(3)[:hard]]
+    assert actual == want + [record.hard_negatives[i] for i in rng.permutation(3)[:hard]]
 
 
 class SmallPermutations(np.random.Generator):
@@ -108,5 +108,5 @@ def test_negatives_are_found_however_few_passages_are_left(monkeypatch):
     others = [f"p{i}" for i in range(200)]
     record = PassageRecord("q", tuple(others[3:]))
     for seed in range(5):
-        found = NegativeDraw(3)(record, np.random.default_rng(seed), others)
-        assert sorted(found) == ["p0", "p1", "p2"]
+        actual = NegativeDraw(3)(record, np.random.default_rng(seed), others)
+        assert sorted(actual) == ["p0", "p1", "p2"]

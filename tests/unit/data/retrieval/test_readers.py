@@ -71,10 +71,10 @@ def test_beir_holds_what_is_judged_only(tmp_path):
     docs = [{"_id": str(i), "title": "", "text": f"{i} " + "word " * 500} for i in range(1000)]
     write_beir(tmp_path, docs, ["q 17 1", "q 4 0"])
     tracemalloc.start()
-    (found,) = read_records(tmp_path, "beir")
+    (actual,) = read_records(tmp_path, "beir")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.positives[0].startswith("17 word")
+    assert actual.positives[0].startswith("17 word")
     assert peak < 0.5e6  # all of them: 2.5 MB
 
 
@@ -86,8 +86,8 @@ def test_pairs(tmp_path):
         {"query": "q", "pos": "p"},
         {"set": ["x", "y", "z"]},
     ]
-    found = read_records(lines(tmp_path / "pairs.jsonl.gz", rows), "pairs")
-    assert [(r.query, r.positives, r.negatives) for r in found] == [
+    actual = read_records(lines(tmp_path / "pairs.jsonl.gz", rows), "pairs")
+    assert [(r.query, r.positives, r.negatives) for r in actual] == [
         ("a", ("b",), ()),
         ("a", ("b",), ("c",)),
         ("q", ("p",), ("n", "m")),
@@ -106,8 +106,8 @@ def test_dpr_tevatron_and_squad(tmp_path):
     (tmp_path / "dpr.json").write_text(json.dumps(dpr))
     assert read_records(tmp_path / "dpr.json", "dpr") == [EmbeddingRecord("q", ("T t",), ("n",))]
     row = {"query": "q", "positive_passages": [passage], "negative_passages": [{"text": "n"}]}
-    found = read_records(lines(tmp_path / "t.jsonl", [row]), "tevatron")
-    assert found == [EmbeddingRecord("q", ("T t",), ("n",))]
+    actual = read_records(lines(tmp_path / "t.jsonl", [row]), "tevatron")
+    assert actual == [EmbeddingRecord("q", ("T t",), ("n",))]
     squad = {"data": [{"paragraphs": [{"context": "c", "qas": [{"question": " who? "}]}]}]}
     (tmp_path / "squad.json").write_text(json.dumps(squad))
     assert read_records(tmp_path / "squad.json", "squad") == [EmbeddingRecord("who?", ("c",))]
@@ -125,8 +125,8 @@ def test_nli_and_sts(tmp_path):
         {"sentence1": "p", "sentence2": h, "gold_label": g}
         for h, g in (("e", "entailment"), ("c", "contradiction"), ("n", "neutral"), ("x", "-"))
     ]
-    found = read_records(lines(tmp_path / "nli.jsonl", rows), "nli")
-    assert found == [EmbeddingRecord("p", ("e",), ("c", "n"))]
+    actual = read_records(lines(tmp_path / "nli.jsonl", rows), "nli")
+    assert actual == [EmbeddingRecord("p", ("e",), ("c", "n"))]
     assert nli_records([("p", "c", "contradiction")]) == []
     (tmp_path / "sts.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t4.5\nc\td\t1\n")
     assert len(read_records(tmp_path / "sts.tsv", "sts")) == 2
@@ -139,8 +139,8 @@ def test_labels(tmp_path):
     (tmp_path / "c.csv").write_text("text,label,label_text\na,0,joy\nb,1,fear\n")
     assert read_labels(tmp_path / "c.csv", "labelled") == (["a", "b"], ["joy", "fear"])
     rows = [{"sentences": ["a", "b"], "labels": ["x", "y"]}, {"sentences": ["c"], "labels": ["x"]}]
-    found = read_labels(lines(tmp_path / "k.jsonl", rows), "clusters")
-    assert found == (["a", "b", "c"], ["x", "y", "x"])
+    actual = read_labels(lines(tmp_path / "k.jsonl", rows), "clusters")
+    assert actual == (["a", "b", "c"], ["x", "y", "x"])
     with pytest.raises(UserError, match="layout 'clusters'"):
         read_labels(tmp_path / "c.csv", "clusters")
     for broken in ({"text": "b"}, {"text": "b", "label": None}, {"text": "b", "label": " "}):
@@ -196,8 +196,8 @@ def test_unified_records_of_one_text_and_of_numbered_classes(tmp_path):
         "symmetric": True,
     }
     rows = [row | {"label": label} for label in (0, 1, "two", None)]
-    found = read_task(lines(tmp_path / "t.jsonl", rows)).records
-    assert [(r.positives, r.label) for r in found] == [
+    actual = read_task(lines(tmp_path / "t.jsonl", rows)).records
+    assert [(r.positives, r.label) for r in actual] == [
         (("a text",), "0"),
         (("a text",), "1"),
         (("a text",), "two"),
@@ -218,7 +218,8 @@ def test_unknown_kinds(tmp_path):
 
 
 def test_registry():
-    """Instruction for every set; the 56 English MTEB tasks by type; symmetric ones on both sides."""
+    """Instruction for every set; the 56 English MTEB tasks by type; symmetric ones on both
+    sides."""
     assert all(
         known.instruction and known.layout in get_args(Layout) for known in TRAINING_SETS.values()
     )

@@ -48,15 +48,15 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_rows_come_back_in_order_with_their_own_seeds(tmp_path):
-    found = map_rows(step(), ROWS, tmp_path)
-    rows = list(found.rows())
+    actual = map_rows(step(), ROWS, tmp_path)
+    rows = list(actual.rows())
     assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
     for i, row in enumerate(rows):
         assert row["number"] == sample_rng(3, 0, i, 5).integers(1 << 30)
         assert row["again"] == sample_rng(3, 1, i, 5).integers(9)
-    assert (found.computed, found.complete) == (11, True)
-    assert "11 of 11 rows" in found.summary
-    assert "rows/s" in found.summary
+    assert (actual.computed, actual.complete) == (11, True)
+    assert "11 of 11 rows" in actual.summary
+    assert "rows/s" in actual.summary
     assert sorted(content(tmp_path)) == [
         "manifest.json",
         *(f"part-00000{i}.jsonl" for i in range(3)),
@@ -105,9 +105,9 @@ def test_killed_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):
 def test_nothing_is_built_if_nothing_is_missing(tmp_path):
     map_rows(step(), ROWS, tmp_path)
     done = RowMap("number", lambda: pytest.fail("built again"), {"model": "a"}, 3, 4)
-    found = map_rows(done, ROWS, tmp_path)
-    assert found.computed == 0
-    assert len(list(found.rows())) == 11
+    actual = map_rows(done, ROWS, tmp_path)
+    assert actual.computed == 0
+    assert len(list(actual.rows())) == 11
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -115,12 +115,12 @@ def test_shares_in_any_order_are_one_process(tmp_path, count):
     map_rows(step(), ROWS, tmp_path / "whole")
     calls, folder = [], tmp_path / "shared"
     for index in reversed(range(count)):
-        found = map_rows(step(numbered(calls)), ROWS, folder, RowMapConfig(f"{index}/{count}"))
-        assert found.complete == (index == 0)
-        if not found.complete:
-            assert "task.shard=join" in found.summary
+        actual = map_rows(step(numbered(calls)), ROWS, folder, RowMapConfig(f"{index}/{count}"))
+        assert actual.complete == (index == 0)
+        if not actual.complete:
+            assert "task.shard=join" in actual.summary
             with pytest.raises(UserError, match="left to other shares"):
-                found.rows()
+                actual.rows()
     assert len(calls) == 3  # no chunk twice
     assert content(folder) == content(tmp_path / "whole")
     joined = map_rows(step(), ROWS, folder, RowMapConfig("join"))
@@ -164,11 +164,11 @@ def test_other_settings_are_refused_by_name(tmp_path, change, named):
 
 
 def test_a_damaged_part_is_named(tmp_path):
-    found = map_rows(step(), ROWS, tmp_path)
+    actual = map_rows(step(), ROWS, tmp_path)
     path = tmp_path / "part-000001.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=r"part-000001\.jsonl is missing or damaged"):
-        list(found.rows())
+        list(actual.rows())
     path.unlink()
     assert map_rows(step(), ROWS, tmp_path).computed == 4
 

@@ -69,8 +69,8 @@ def run_and_die(folder):
 def test_two_workers_are_one_process_and_continue_after_a_kill(tmp_path):
     pytest.importorskip("ray", reason="ray is in the optional group `scale`")
     map_rows(step(), ROWS, tmp_path / "one")
-    found = map_rows(step(), ROWS, tmp_path / "two", RowMapConfig(**RAY))
-    assert found.computed == 26
+    actual = map_rows(step(), ROWS, tmp_path / "two", RowMapConfig(**RAY))
+    assert actual.computed == 26
     assert content(tmp_path / "two") == content(tmp_path / "one")
     program = f"from {__name__} import run_and_die; run_and_die({str(tmp_path / 'killed')!r})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT)  # a fork cannot use Ray again

@@ -35,10 +35,10 @@ def test_stereo_is_averaged_and_another_rate_is_resampled(tmp_path):
     sound = np.sin(2 * np.pi * 200 * time).astype(np.float32)
     path = tmp_path / "a.wav"
     wavfile.write(path, 8000, np.stack([sound, 0 * sound], 1))
-    found = load_waveform(path, 16000)
-    assert found.shape == (16000,)
-    wanted = 0.5 * torch.sin(2 * torch.pi * 200 * torch.arange(16000) / 16000)
-    torch.testing.assert_close(found[500:-500], wanted[500:-500], atol=0.01, rtol=0)
+    actual = load_waveform(path, 16000)
+    assert actual.shape == (16000,)
+    expected = 0.5 * torch.sin(2 * torch.pi * 200 * torch.arange(16000) / 16000)
+    torch.testing.assert_close(actual[500:-500], expected[500:-500], atol=0.01, rtol=0)
 
 
 def test_damaged_and_missing_files_are_os_errors(tmp_path):

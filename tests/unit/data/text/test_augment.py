@@ -80,8 +80,8 @@ def test_span_mask_replaces_exactly_the_drawn_characters():
     for seed in range(50):
         start = int(rng(seed).integers(len(SENTENCE) - 5))
         first = SENTENCE.index(SENTENCE[start : start + 5])
-        wanted = f"{SENTENCE[:first]} [MASK] {SENTENCE[first + 5 :]}"
-        assert SpanMask(5)(SENTENCE, rng(seed)) == wanted
+        expected = f"{SENTENCE[:first]} [MASK] {SENTENCE[first + 5 :]}"
+        assert SpanMask(5)(SENTENCE, rng(seed)) == expected
     assert SpanMask(5, mask="<mask>")(SENTENCE, rng()) == SpanMask(5)(SENTENCE, rng()).replace(
         "[MASK]", "<mask>"
     )
@@ -90,8 +90,8 @@ def test_span_mask_replaces_exactly_the_drawn_characters():
 def test_span_mask_takes_the_first_occurrence():
     """A repeating text: whatever is drawn, what is masked is the first place that reads alike."""
     text = "abcd" * 10
-    found = {SpanMask(4)(text, rng(seed)) for seed in range(40)}
-    assert found == {f"{text[:i]} [MASK] {text[i + 4 :]}" for i in range(4)}
+    actual = {SpanMask(4)(text, rng(seed)) for seed in range(40)}
+    assert actual == {f"{text[:i]} [MASK] {text[i + 4 :]}" for i in range(4)}
 
 
 def test_span_mask_leaves_short_texts_and_span_zero():

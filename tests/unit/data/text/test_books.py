@@ -53,12 +53,13 @@ def test_sentences_end_at_punctuation_quotes_and_capitals():
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_windows_continue_exactly_where_the_prefix_ends(overlap):
-    """Checklist 8: whole sentences, at most 60 words, the continuation is the next text, 10 to 30."""
+    """Checklist 8: whole sentences, at most 60 words, the continuation is the next text, 10 to
+    30."""
     text = chapter([7, 12, 9, 20, 14, 3, 18, 25, 6, 11, 40, 8, 9, 15, 12, 10, 22])
-    found = chapter_windows(text, prefix_words=60, min_words=10, max_words=30, overlap=overlap)
+    actual = chapter_windows(text, prefix_words=60, min_words=10, max_words=30, overlap=overlap)
     whole = " ".join(text.sentences)
-    assert found
-    for window in found:
+    assert actual
+    for window in actual:
         assert f"{window.prefix} {window.continuation}" in whole
         assert len(window.prefix.split()) <= 60
         assert 10 <= len(window.continuation.split()) <= 30
@@ -68,8 +69,8 @@ def test_windows_continue_exactly_where_the_prefix_ends(overlap):
         longer = len(window.prefix.split()) + len(text.sentences[first - 1].split())
         assert first > 0
         assert longer > 60  # no further sentence would have fitted
-    ends = [w.start + len(w.continuation.split(".")) - 1 for w in found]
-    pairs = list(zip(ends, found[1:], strict=False))
+    ends = [w.start + len(w.continuation.split(".")) - 1 for w in actual]
+    pairs = list(zip(ends, actual[1:], strict=False))
     disjoint = all(end <= window.start for end, window in pairs)
     assert disjoint != overlap
 
@@ -85,9 +86,9 @@ def test_continuations_have_all_lengths_and_depend_on_the_seed():
 
 def test_a_long_sentence_or_a_short_chapter_gives_no_window():
     assert chapter_windows(chapter([4, 4]), prefix_words=20) == []
-    found = chapter_windows(chapter([9] * 6 + [200] + [9] * 6), prefix_words=20, max_words=30)
-    assert found
-    assert all(len(w.prefix.split()) <= 20 and len(w.continuation.split()) <= 30 for w in found)
+    actual = chapter_windows(chapter([9] * 6 + [200] + [9] * 6), prefix_words=20, max_words=30)
+    assert actual
+    assert all(len(w.prefix.split()) <= 20 and len(w.continuation.split()) <= 30 for w in actual)
 
 
 def test_halves_share_no_chapter():

@@ -149,9 +149,9 @@ class _Counted:
         self.tokenizer, self.asked = tokenizer, asked
 
     def __call__(self, texts, **options):
-        found = self.tokenizer(texts, **options)
-        self.asked.append((len(texts), set(found)))
-        return found
+        actual = self.tokenizer(texts, **options)
+        self.asked.append((len(texts), set(actual)))
+        return actual
 
     def __getattr__(self, name):
         return getattr(self.tokenizer, name)

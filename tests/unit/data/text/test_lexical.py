@@ -36,8 +36,8 @@ def test_edit_distance_equals_the_table():
         for side, fill in ((i, -1), (j, -2))
     ]
     sizes = np.array([len(t) for t in texts])
-    found = edit_distance(padded[0], sizes[i], padded[1], sizes[j])
-    assert found.tolist() == [slow(texts[a], texts[b]) for a, b in zip(i, j, strict=True)]
+    actual = edit_distance(padded[0], sizes[i], padded[1], sizes[j])
+    assert actual.tolist() == [slow(texts[a], texts[b]) for a, b in zip(i, j, strict=True)]
 
 
 def test_edit_distance_of_nothing():

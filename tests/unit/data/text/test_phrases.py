@@ -5,9 +5,9 @@ from common.data.occupations import load_occupations, load_skill_labels
 
 def test_bundled_occupations_and_skills():
     """2,607 distinct titles; no alternative title repeats its preferred one."""
-    found = load_occupations()
-    assert len({o.title.casefold() for o in found}) == len(found) == 2607
-    assert all(o.title.casefold() not in {t.casefold() for t in o.other_titles} for o in found)
+    actual = load_occupations()
+    assert len({o.title.casefold() for o in actual}) == len(actual) == 2607
+    assert all(o.title.casefold() not in {t.casefold() for t in o.other_titles} for o in actual)
     labels = load_skill_labels()
     assert labels["sports medicine"] == "sport and exercise medicine"
     assert all(labels[name] == name for name in set(labels.values()))

@@ -23,9 +23,9 @@ def test_function_words_go_whatever_their_case_and_punctuation():
 def test_eda_takes_operations_by_weight_and_keep_changes_nothing():
     eda = Eda({"red": ["crimson"]}, operations=("replace", "keep"), weights=(1.0, 3.0))
     rng = np.random.default_rng(0)
-    found = Counter(eda("red cat", rng) for _ in range(800))
-    assert set(found) == {"red cat", "crimson cat"}
-    assert abs(found["red cat"] / 800 - 0.75) < 0.05
+    actual = Counter(eda("red cat", rng) for _ in range(800))
+    assert set(actual) == {"red cat", "crimson cat"}
+    assert abs(actual["red cat"] / 800 - 0.75) < 0.05
     for weights in ((1.0,), (0.0, 0.0), (1.0, -1.0)):
         with pytest.raises(ValueError, match="weight"):
             Eda(operations=("replace", "keep"), weights=weights)

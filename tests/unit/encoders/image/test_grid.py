@@ -10,7 +10,8 @@ from common.encoders.image.grid import GridTower, grid_tokens, grid_tower
 
 @pytest.mark.parametrize("name", ["conv", "test_vit", "test_convnext"])
 def test_a_tower_has_one_token_for_each_place_and_their_mean(name):
-    """A transformer's class token has no place: counted, it would shift the match of places by one."""
+    """A transformer's class token has no place: counted, it would shift the match of places by
+    one."""
     size = 16 if name == "conv" else 160
     tower = grid_tower(name, widths=(8, 12)).eval()
     with torch.no_grad():

@@ -108,9 +108,9 @@ def test_weights_fill_the_encoder_or_are_refused(tmp_path):
         whisper_tower("bundled:text-encoder")
     model = wav2vec2_encoder("random", SMALL).model.half()
     model.save_pretrained(tmp_path)
-    found = wav2vec2_encoder(str(tmp_path))
-    assert found.model.dtype == torch.float32  # whatever the file has
-    assert found.model.training
+    actual = wav2vec2_encoder(str(tmp_path))
+    assert actual.model.dtype == torch.float32  # whatever the file has
+    assert actual.model.training
     tensors = load_file(tmp_path / "model.safetensors")
     save_file(
         {k: v for k, v in tensors.items() if "intermediate_dense.weight" not in k},

@@ -34,11 +34,11 @@ def small(seed=0, **options):
 def test_pair_ids_are_those_of_the_tokenizer_and_cut_the_second_alone():
     tokenizer = tiny_tokenizer(300)
     first, second = "the people", "of the world and more"
-    wanted = tokenizer(first, second, return_token_type_ids=True)
+    expected = tokenizer(first, second, return_token_type_ids=True)
     own = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (first, second)]
     ids, segments = pair_ids(*own, tokenizer, 99)
-    assert ids == wanted["input_ids"]
-    assert segments == wanted["token_type_ids"]
+    assert ids == expected["input_ids"]
+    assert segments == expected["token_type_ids"]
     cut, _ = pair_ids(*own, tokenizer, len(own[0]) + 5)
     assert cut == [*ids[: len(own[0]) + 4], tokenizer.sep_token_id]
     with pytest.raises(ValueError, match="no room"):
@@ -190,8 +190,8 @@ def test_the_longer_text_is_cut():
     for a in range(9):
         for b in range(9):
             for room in (2, 5, 6):
-                found = cut_longest(list(range(a)), list(range(b)), room)
-                assert found == popped(range(a), range(b), room), (a, b, room)
+                actual = cut_longest(list(range(a)), list(range(b)), room)
+                assert actual == popped(range(a), range(b), room), (a, b, room)
     own = small(cut="longest", max_length=12)
     row = own.tokenize([("people " * 3, "the world " * 20)])["input_ids"]
     assert row.shape[1] == 12
@@ -223,8 +223,8 @@ def test_a_head_on_the_means_of_both_texts(tmp_path):
     own = small(num_labels=3, pooling="segments", hidden_dims=(8,), cut="longest").eval()
     pairs = [("people of the world", "more"), ("a", "b c d e")]
     inputs = own.tokenize(pairs)
-    found = own.score(pairs)
-    assert found.shape == (2, 3)
+    actual = own.score(pairs)
+    assert actual.shape == (2, 3)
     with pytest.raises(UserError, match="pooling=classifier"):
         own.with_states(**inputs)
     with torch.no_grad():
@@ -232,10 +232,10 @@ def test_a_head_on_the_means_of_both_texts(tmp_path):
         kind, real = inputs["token_type_ids"], inputs["attention_mask"]
         for i in range(2):
             u, v = (states[i][(kind[i] == k) & (real[i] == 1)].mean(0) for k in (0, 1))
-            torch.testing.assert_close(own.pair_head(u, v), found[i], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(own.pair_head(u, v), actual[i], atol=1e-5, rtol=1e-4)
     save_cross_encoder(own, tmp_path / "own")
     again = load_cross_encoder(tmp_path / "own")
-    torch.testing.assert_close(again.score(pairs), found)
+    torch.testing.assert_close(again.score(pairs), actual)
     assert again.cut == "longest"
     encoder = AutoModel.from_pretrained(tmp_path / "own").eval()
     with torch.no_grad():

@@ -95,11 +95,11 @@ def test_an_exported_tokenizer_ends_texts_whatever_its_class(tmp_path):
     model = AutoModel.from_config(config).eval()
     model.config.is_causal = True
     encoder = InstructedEncoder(model, TokenPooler("last", 16), tokenizer, max_length=16).eval()
-    wanted = encoder.encode(["ab", "b"])
+    expected = encoder.encode(["ab", "b"])
     save_instructed(encoder, tmp_path)
     assert (
         AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"] == tokenizer("ab")["input_ids"]
     )
-    torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), wanted)
+    torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), expected)
     GPTNeoXTokenizer(vocab=vocab, merges=[]).save_pretrained(tmp_path)  # as written before
-    torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), wanted)
+    torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), expected)

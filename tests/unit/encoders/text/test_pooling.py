@@ -35,8 +35,8 @@ def test_values_of_the_padded_row(mask, first, end):
     marked = torch.zeros(2, 4, dtype=torch.bool)
     marked[:, first + 1] = True
     for name, value in expected.items():
-        found = pool(layers, mask, name, mask_tokens=marked)
-        torch.testing.assert_close(found[0], value)
+        actual = pool(layers, mask, name, mask_tokens=marked)
+        torch.testing.assert_close(actual[0], value)
 
 
 @pytest.mark.parametrize("pooling", sorted(set(POOLINGS) - {"avg_all"}))

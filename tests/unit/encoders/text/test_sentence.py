@@ -38,10 +38,10 @@ def encoder() -> SentenceEncoder:
 def test_order_and_batch_size_do_not_change_embeddings(encoder):
     alone = torch.cat([encoder.encode([text]) for text in TEXTS])
     for batch_size in (1, 2, 3, 64):
-        found = encoder.encode(TEXTS, batch_size=batch_size)
-        assert found.shape == (6, 32)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, alone)
+        actual = encoder.encode(TEXTS, batch_size=batch_size)
+        assert actual.shape == (6, 32)
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, alone)
     assert not torch.allclose(alone[0], alone[2], atol=1e-2)  # the order is observable
     assert encoder.encode("No.").shape == (1, 32)
 
@@ -55,8 +55,8 @@ def test_more_texts_than_a_window(encoder, monkeypatch):
         seen.append(total)
         return batches
 
-    found = encoder.encode(texts, batch_size=3, progress=progress)
-    torch.testing.assert_close(found, torch.cat([encoder.encode([t]) for t in texts]))
+    actual = encoder.encode(texts, batch_size=3, progress=progress)
+    torch.testing.assert_close(actual, torch.cat([encoder.encode([t]) for t in texts]))
     assert seen == [8]
 
 
@@ -184,7 +184,7 @@ def test_tiny_tokenizer_writes_and_reads_ascii():
 @pytest.mark.parametrize("pooling", ["avg", "cls", "last_token", "avg_first_last"])
 def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling, groups):
     """In the order of the batch, with less arithmetic on padding; without dropout, in float64."""
-    found = []
+    actual = []
     for count in (1, groups):
         torch.manual_seed(0)
         encoder = sentence_encoder(
@@ -198,8 +198,8 @@ def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling,
         z = encoder.train()(**encoder.tokenize(TEXTS))
         (z * torch.arange(1.0, 7.0)[:, None]).sin().sum().backward()
         grads = {k: p.grad for k, p in encoder.named_parameters() if p.grad is not None}
-        found.append((z, grads, cells))
-    (z, grads, cells), (z_groups, grads_groups, cells_groups) = found
+        actual.append((z, grads, cells))
+    (z, grads, cells), (z_groups, grads_groups, cells_groups) = actual
     torch.testing.assert_close(z_groups, z)
     assert not torch.allclose(z_groups.flip(0), z, atol=1e-3)  # the order is observable
     assert grads_groups.keys() == grads.keys()

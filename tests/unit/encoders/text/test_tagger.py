@@ -8,7 +8,8 @@ from tests.taggers import save_tagger
 
 
 def test_spans_are_what_the_model_marks_as_the_text_writes_it(tmp_path):
-    """In the order of the text, with spaces of any number, of texts that are padded in one batch."""
+    """In the order of the text, with spaces of any number, of texts that are padded in one
+    batch."""
     find = span_tagger(save_tagger(tmp_path, ["an", "in", "a"], ["eagle", "tree"]), 2, "cpu")
     texts = ["an  eagle in a tree", "in a tree", "an"]
     assert find(texts) == [["eagle", "tree"], ["tree"], []]

@@ -78,8 +78,8 @@ def test_cutting_shortens_the_text_alone():
 
 def test_mask_pooling_takes_the_state_at_the_mask():
     model, plain = encoder(), encoder(pooling="cls_before_pooler", template=None)
-    found = model.encode(TEXTS)
-    for row, text in zip(found, TEXTS, strict=True):
+    actual = model.encode(TEXTS)
+    for row, text in zip(actual, TEXTS, strict=True):
         inputs = plain.tokenize([TEMPLATE.replace("{text}", text)])
         place = inputs["input_ids"][0].eq(plain.tokenizer.mask_token_id).nonzero().item()
         with torch.no_grad():

@@ -79,7 +79,8 @@ def test_train_only_head_and_its_initial_weights():
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("kind", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_dropout_acts_in_training_only(attention, kind):
-    """Both kinds of dropout act under both kinds of attention, with other masks per pass and row."""
+    """Both kinds of dropout act under both kinds of attention, with other masks per pass and
+    row."""
     config = {"model_type": "bert", **SIZES, "hidden_dropout_prob": 0.0}
     config |= {"attention_probs_dropout_prob": 0.0, kind: 0.3}
     tower = text_tower("random", "avg", config=config, attention=attention)
@@ -149,9 +150,9 @@ def test_dropout_override_leaves_whole_layers_alone():
         "encoder_attention_heads": 2,
         "decoder_attention_heads": 2,
     }
-    found = load_transformer("random", config=config, dropout=0.35).config
-    assert (found.dropout, found.activation_dropout) == (0.35, 0.35)
-    assert found.encoder_layerdrop == 0.1
+    actual = load_transformer("random", config=config, dropout=0.35).config
+    assert (actual.dropout, actual.activation_dropout) == (0.35, 0.35)
+    assert actual.encoder_layerdrop == 0.1
 
 
 def test_loading_reports_nothing(bert, tmp_path, caplog):

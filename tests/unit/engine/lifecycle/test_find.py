@@ -21,10 +21,10 @@ def test_a_baseline_and_an_evaluation_of_other_weights_are_no_trained_runs(tmp_p
             (folder / "config.yaml").write_text("seed: 1")
         if meta is not None:
             write_json(folder / "meta.json", meta)
-    (found,) = finished_runs([], tmp_path, "dse")
-    assert found.name == "run"
-    assert run_settings(found) == {"seed": 1}
-    assert run_metrics(found) == {"accuracy": 0.5}
+    (actual,) = finished_runs([], tmp_path, "dse")
+    assert actual.name == "run"
+    assert run_settings(actual) == {"seed": 1}
+    assert run_metrics(actual) == {"accuracy": 0.5}
     named = finished_runs([str(tmp_path / "x")], tmp_path, "dse")
     with pytest.raises(UserError, match="no run"):
         run_settings(named[0])

@@ -41,20 +41,20 @@ def test_runs_are_listed_in_their_order_with_state_and_primary_metric(make, tmp_
     make("b", 2, 0.5, resolved={"tracking": {"tags": ["arm:trained"]}})
     make("a", 1, state="running")
     make("c", 3, project="gone", state="failed")
-    found = index.entries(tmp_path)
-    assert [(e.run, e.state, e.value, e.arm) for e in found] == [
+    actual = index.entries(tmp_path)
+    assert [(e.run, e.state, e.value, e.arm) for e in actual] == [
         ("a", "stopped", None, ""),
         ("b", "finished", 0.5, "trained"),
         ("c", "failed", None, ""),
     ]
-    assert found[1].metric == "titles_recall_at_10"
+    assert actual[1].metric == "titles_recall_at_10"
     assert [e.run for e in index.entries(tmp_path, "gone")] == ["c"]
 
 
 def test_conditions(make, tmp_path):
     for number in range(4):
         make(str(number), number, 0.1 * number, seed=number)
-    found = index.entries(tmp_path)
+    actual = index.entries(tmp_path)
     for where, expected in {
         "": "0123",
         "seed>=2": "23",
@@ -62,7 +62,7 @@ def test_conditions(make, tmp_path):
         "state!=finished": "",
         "run=3": "3",
     }.items():
-        assert "".join(e.run for e in index.select(found, where)) == expected, where
+        assert "".join(e.run for e in index.select(actual, where)) == expected, where
     for where, words in {
         "sed=1": "did you mean 'seed'",
         "seed": "field=value",
@@ -71,7 +71,7 @@ def test_conditions(make, tmp_path):
         "state=stoppd": "no state 'stoppd'; did you mean 'stopped'",
     }.items():
         with pytest.raises(UserError, match=words):
-            index.select(found, where)
+            index.select(actual, where)
 
 
 def test_differences_are_settings_and_metrics(make, tmp_path):

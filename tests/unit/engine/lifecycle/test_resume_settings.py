@@ -84,7 +84,8 @@ def test_what_may_change_is_recorded(toy, broken_at, tmp_path):
 
 
 def test_latest_is_the_last_started_unfinished_run(toy, broken_at, tmp_path):
-    """Neither one that failed before its first step, nor one that finished, nor the last touched."""
+    """Neither one that failed before its first step, nor one that finished, nor the last
+    touched."""
     with pytest.raises(UserError, match="no run of toy/smoke"):
         toy("resume=latest")
     toy("run_id=done")
@@ -94,8 +95,8 @@ def test_latest_is_the_last_started_unfinished_run(toy, broken_at, tmp_path):
     broken_at(None)
     with pytest.raises(UserError) as error:
         toy("resume=latest")
-    wanted = "nothing to resume of toy/smoke"
-    assert str(error.value).startswith(wanted)
+    expected = "nothing to resume of toy/smoke"
+    assert str(error.value).startswith(expected)
     assert "done (finished), failed (failed before its first step)" in str(error.value)
     break_off(toy, broken_at, "run_id=older")
     break_off(toy, broken_at, "run_id=newer")

@@ -36,15 +36,15 @@ class Encoder(nn.Module):
 def test_features_are_those_of_evaluation_mode_and_leave_no_trace():
     images = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8)
     encoder, transform = Encoder().train(), EvalTransform(8)
-    found = frozen_features(encoder, images, transform.batch, batch_size=3)
-    wanted = transform.batch(images).mean((2, 3)) / (1 + 1e-5) ** 0.5
-    torch.testing.assert_close(found, wanted)
+    actual = frozen_features(encoder, images, transform.batch, batch_size=3)
+    expected = transform.batch(images).mean((2, 3)) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(actual, expected)
     assert encoder.training
     assert torch.equal(encoder.norm.running_mean, torch.zeros(3))
-    assert not found.requires_grad
+    assert not actual.requires_grad
     source = CachedImages(images, transform)
     again, kept = source_features(encoder, source, batch_size=3)
-    torch.testing.assert_close(again, found)
+    torch.testing.assert_close(again, actual)
     assert kept.tolist() == list(range(7))
 
 
@@ -108,15 +108,15 @@ def test_metrics_of_separable_and_of_random_features():
 
 def test_principal_components_do_not_depend_on_the_sign_of_the_solver():
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([5, 3, 1, 1])
-    found = principal_components(x)
-    assert found.shape == (20, 2)
+    actual = principal_components(x)
+    assert actual.shape == (20, 2)
     torch.testing.assert_close(
-        found.mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0
+        actual.mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0
     )
-    assert abs(float((found[:, 0] * found[:, 1]).sum())) < 1e-6
-    variance = found.var(0)
+    assert abs(float((actual[:, 0] * actual[:, 1]).sum())) < 1e-6
+    variance = actual.var(0)
     assert variance[0] > variance[1]
-    torch.testing.assert_close(principal_components(-x), -found)
+    torch.testing.assert_close(principal_components(-x), -actual)
 
 
 def test_map_has_a_legend_entry_for_each_class(tmp_path):

@@ -35,5 +35,5 @@ def test_l2_of_is_the_strength_of_scikit_learn(classes):
     fit = fit_logistic_regression(
         torch.from_numpy(x), torch.from_numpy(y), l2_of(0.3, 60, classes), classes, tolerance=1e-9
     )
-    found = torch.softmax(torch.from_numpy(x) @ fit[0].T + fit[1], 1).numpy()
-    np.testing.assert_allclose(found, known.predict_proba(x), atol=1e-5)
+    actual = torch.softmax(torch.from_numpy(x) @ fit[0].T + fit[1], 1).numpy()
+    np.testing.assert_allclose(actual, known.predict_proba(x), atol=1e-5)

@@ -14,15 +14,15 @@ def test_cider_by_hand():
     """
     references = [["a b c"], ["b d"]]
     cider = captions.Cider(references)
-    found = cider.scores(["a b", "b d"])
+    actual = cider.scores(["a b", "b d"])
     w = math.log(2)
     penalty = math.exp(-1 / 72)  # one bigram against two
     # unigrams: a shared (w), b everywhere (0); bigrams: "a b" of "a b", "b c"
     one = w * w / (w * (w * math.sqrt(2)))
     two = w * w / (w * (w * math.sqrt(2)))
-    assert found[0] == pytest.approx(10 / 4 * penalty * (one + two))
+    assert actual[0] == pytest.approx(10 / 4 * penalty * (one + two))
     # no trigram in "b d": these orders count 0
-    assert found[1] == pytest.approx(10 / 4 * 2)
+    assert actual[1] == pytest.approx(10 / 4 * 2)
 
 
 def test_cider_clips_repetition_and_means_over_references():
@@ -80,11 +80,11 @@ def test_rouge_takes_precision_and_recall_from_different_references():
     has less.
     """
     words, references = list("abcd"), [list("ab"), list("axbycz")]
-    wanted = 2.44 * 0.75 / (1 + 1.44 * 0.75)
-    assert captions.coco_rouge_l(words, references) == pytest.approx(wanted)
+    expected = 2.44 * 0.75 / (1 + 1.44 * 0.75)
+    assert captions.coco_rouge_l(words, references) == pytest.approx(expected)
     assert captions.coco_rouge_l(words, references[:1]) == pytest.approx(2.44 * 0.5 / 1.72)
     _, items = captions.caption_metrics(["A, b c d."], [["A b.", "a x b y c z"]])
-    assert items["rouge_l"] == pytest.approx([wanted])
+    assert items["rouge_l"] == pytest.approx([expected])
 
 
 def test_rouge_counts_words_in_order():

@@ -19,8 +19,8 @@ PAIRS = GOLDEN["inputs"]["rep_and_f1_pairs_prefix_suffix"]
 
 def test_truncation_reproduces_the_released_strings():
     """RankGen checklist 12; unchanged where no sentence ends."""
-    found = [truncate(text) for text in GOLDEN["inputs"]["truncate"]]
-    assert found == GOLDEN["outputs"]["truncate"]
+    actual = [truncate(text) for text in GOLDEN["inputs"]["truncate"]]
+    assert actual == GOLDEN["outputs"]["truncate"]
     assert truncate("nothing ends here") == "nothing ends here"
     assert truncate("Yes; no", ends=".?!") == "Yes; no"
 

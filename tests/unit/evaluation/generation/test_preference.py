@@ -26,8 +26,8 @@ def answers(path, form, raters=3):
         writer.writerow(["InstanceNum", "Choice", "Explanation"])
         for i, row in enumerate(rows):
             for r in range(raters):
-                wanted = "b" if (i + r) % 4 == 0 else "a"
-                place = 1 if row["First"][0] == wanted else 2
+                expected = "b" if (i + r) % 4 == 0 else "a"
+                place = 1 if row["First"][0] == expected else 2
                 writer.writerow([row["InstanceNum"], place, "it fits"])
     return rows
 
@@ -42,14 +42,16 @@ def test_round_trip(tmp_path):
     for row in rows:
         texts = [row["First"], row["Second"]]
         assert [t[0] for t in texts] == orders[row["InstanceNum"]].split(",")
-    found = read_answers(path)
-    assert found[0].explanation == "it fits"
-    assert set(majority(found).values()) == {"a"}
-    metrics = preference_metrics(found, "a")
+    actual = read_answers(path)
+    assert actual[0].explanation == "it fits"
+    assert set(majority(actual).values()) == {"a"}
+    metrics = preference_metrics(actual, "a")
     assert metrics["majority_share"] == 1.0
-    assert metrics["vote_share"] == pytest.approx(sum(x.chosen == "a" for x in found) / len(found))
+    assert metrics["vote_share"] == pytest.approx(
+        sum(x.chosen == "a" for x in actual) / len(actual)
+    )
     assert metrics["vote_share"] < 1.0
-    assert preference_metrics(found, "b")["majority_share"] == 0.0
+    assert preference_metrics(actual, "b")["majority_share"] == 0.0
 
 
 def test_the_form_is_blind_and_asks_for_what_is_read(tmp_path):
@@ -102,9 +104,9 @@ def test_release_format(tmp_path):
     ]
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    found = read_answers(path)
-    assert [a.chosen for a in found] == ["nucleus", "nucleus", "beam", "beam"]
-    assert majority(found) == {"h1": "nucleus", "h2": "beam"}
+    actual = read_answers(path)
+    assert [a.chosen for a in actual] == ["nucleus", "nucleus", "beam", "beam"]
+    assert majority(actual) == {"h1": "nucleus", "h2": "beam"}
 
 
 def test_ties_count_half(tmp_path):
@@ -112,16 +114,16 @@ def test_ties_count_half(tmp_path):
     write_form(form, ["p"], {"a": ["x"], "b": ["y"]})
     with path.open("w", encoding="utf-8") as file:
         file.write('InstanceNum,Order,Choice\n0,"a,b",1\n0,"a,b",2\n')
-    found = read_answers(path)
-    assert majority(found) == {"0": None}
-    assert preference_metrics(found, "a")["majority_share"] == 0.5
+    actual = read_answers(path)
+    assert majority(actual) == {"0": None}
+    assert preference_metrics(actual, "a")["majority_share"] == 0.5
 
 
 def test_fleiss_kappa_by_hand():
     """Two instances agree, one is split 2:1: P = 7/9, chance = (5/9)^2 + (4/9)^2."""
     chance = 25 / 81 + 16 / 81
-    wanted = (7 / 9 - chance) / (1 - chance)
-    assert fleiss_kappa([[3, 0], [0, 3], [2, 1]]) == pytest.approx(wanted)
+    expected = (7 / 9 - chance) / (1 - chance)
+    assert fleiss_kappa([[3, 0], [0, 3], [2, 1]]) == pytest.approx(expected)
     assert math.isnan(fleiss_kappa([[3, 0], [3, 0]]))
     assert math.isnan(fleiss_kappa([[1, 0]]))
 

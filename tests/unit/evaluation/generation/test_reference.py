@@ -1,4 +1,5 @@
-"""ROUGE, BLEU, METEOR against the libraries' own definitions; BERTScore's matching; blind choices."""
+"""ROUGE, BLEU, METEOR against the libraries' own definitions; BERTScore's matching; blind
+choices."""
 
 import csv
 import re
@@ -23,12 +24,12 @@ TEXT, REFERENCE = "The cats of Oslo", "the CAT in the hat of Oslo"
 
 
 def test_rouge_is_that_of_clipped_n_grams_without_case_and_stemming():
-    found = rouge(TEXT, REFERENCE)
-    assert found["rouge_1"] == pytest.approx(
+    actual = rouge(TEXT, REFERENCE)
+    assert actual["rouge_1"] == pytest.approx(
         (3 / 4, 3 / 7, 6 / 11)
     )  # the, of, oslo; cats is no cat
-    assert found["rouge_2"] == pytest.approx((1 / 3, 1 / 6, 2 / 9))
-    assert found["rouge_l"] == pytest.approx((3 / 4, 3 / 7, 6 / 11))
+    assert actual["rouge_2"] == pytest.approx((1 / 3, 1 / 6, 2 / 9))
+    assert actual["rouge_l"] == pytest.approx((3 / 4, 3 / 7, 6 / 11))
     assert rouge_f("a a a", "a b") == pytest.approx(2 * (1 / 3) * (1 / 2) / (5 / 6))
     assert rouge_f("", REFERENCE) == 0
     assert rouge_f("oslo of", "of oslo", "rouge_l") == pytest.approx(1 / 2)  # the order counts
@@ -41,10 +42,10 @@ def test_bleu_of_short_sentences_and_meteor_by_stems():
     # without smoothing: words between spaces with their case, 0 below four words or a missing order
     assert bleu_unsmoothed("a small town", "a small town") == 0
     assert bleu_unsmoothed("a b c d", "a b c d e f") == pytest.approx(2.718281828 ** (1 - 6 / 4))
-    wanted = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
-    assert bleu_unsmoothed("a b c d x", "a b c d") == pytest.approx(wanted)
+    expected = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
+    assert bleu_unsmoothed("a b c d x", "a b c d") == pytest.approx(expected)
     assert bleu_unsmoothed("A b c d x", "a b c d") == 0
-    assert bleu_unsmoothed("a a b c d", "a b c d") == pytest.approx(wanted)  # clipped counts
+    assert bleu_unsmoothed("a a b c d", "a b c d") == pytest.approx(expected)  # clipped counts
     assert bleu_unsmoothed("a b c d", "") == 0
     assert meteor("small towns", "small town") > 0.9 > meteor("small lake", "small town")
     means, values = mean_scores([TEXT, "x"], [REFERENCE, "x"])
@@ -102,10 +103,10 @@ def test_a_form_names_no_system_and_its_key_gives_the_shares(tmp_path):
         forms.append(tmp_path / f"rater{number}.csv")
         lines = ["item,choice", *(f"{i},{pick}" for i, pick in enumerate(picks))]
         forms[-1].write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found = choice_shares(forms, key)
-    wanted = {"alpha": 12.5, "beta": 12.5, "gamma": 50, "tie": 25}
-    assert {name: found[f"{name}_percent"] for name in wanted} == wanted
-    assert found["votes"] == 4
+    actual = choice_shares(forms, key)
+    expected = {"alpha": 12.5, "beta": 12.5, "gamma": 50, "tie": 25}
+    assert {name: actual[f"{name}_percent"] for name in expected} == expected
+    assert actual["votes"] == 4
     with pytest.raises(UserError, match="two to eight"):
         write_choice_form(form, key, ["s"], {"one": ["a"]}, 0)
     with pytest.raises(UserError, match="filled-in"):

@@ -75,10 +75,10 @@ def test_a_protocol_can_be_of_some_sets_alone(root, monkeypatch):
     monkeypatch.setitem(IMAGE_SETS, "imagenet", IMAGE_SETS["resisc45"])
     protocols = ["zeroshot", "imagenet:knn", "downstream:linear_probe"]
     judge = ImageSetProtocol(mean_color, color_of, PLAIN, root, protocols=protocols)
-    found = judge(["imagenet", "resisc45"])
+    actual = judge(["imagenet", "resisc45"])
     of = {"imagenet": ("zeroshot", "knn"), "resisc45": ("zeroshot", "linear_probe")}
     for name, kinds in of.items():
-        own = [key.removeprefix(f"{name}_") for key in found if key.startswith(name)]
+        own = [key.removeprefix(f"{name}_") for key in actual if key.startswith(name)]
         assert all(key.startswith(kinds) for key in own)
         assert all(any(key.startswith(kind) for key in own) for kind in kinds)
     with pytest.raises(UserError, match="unknown image set 'cifar'.*; did you mean 'cifar10'"):

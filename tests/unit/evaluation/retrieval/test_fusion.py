@@ -18,26 +18,26 @@ SECOND = {"q": {"c": 0.9, "d": 0.1}}
 
 
 def test_linear_fusion_scales_each_run_within_a_query():
-    found = linear_fusion([FIRST, SECOND], [0.25, 0.75])
-    assert found["q"] == pytest.approx({"c": 0.75, "a": 0.25, "b": 0.125, "d": 0.0})
-    assert list(found["q"]) == ["c", "a", "b", "d"]
-    assert found["only"] == {"x": 0.25}
+    actual = linear_fusion([FIRST, SECOND], [0.25, 0.75])
+    assert actual["q"] == pytest.approx({"c": 0.75, "a": 0.25, "b": 0.125, "d": 0.0})
+    assert list(actual["q"]) == ["c", "a", "b", "d"]
+    assert actual["only"] == {"x": 0.25}
     assert list(linear_fusion([FIRST, SECOND], depth=2)["q"]) == ["c", "a"]
     shifted = {q: {d: 3 * s - 7 for d, s in hits.items()} for q, hits in FIRST.items()}
     again = linear_fusion([shifted, SECOND], [0.25, 0.75])
-    assert again["q"] == pytest.approx(found["q"])  # no run wins by its unit
+    assert again["q"] == pytest.approx(actual["q"])  # no run wins by its unit
     for runs, weights in (([], None), ([FIRST], [1.0, 2.0])):
         with pytest.raises(ValueError, match="weights"):
             linear_fusion(runs, weights)
 
 
 def test_reciprocal_ranks_do_not_see_the_scores():
-    found = reciprocal_rank_fusion([FIRST, SECOND])
-    assert found["q"]["c"] == pytest.approx(1 / 63 + 1 / 61)
-    assert found["q"]["a"] == pytest.approx(1 / 61)
-    assert list(found["q"]) == ["c", "a", "d", "b"]
+    actual = reciprocal_rank_fusion([FIRST, SECOND])
+    assert actual["q"]["c"] == pytest.approx(1 / 63 + 1 / 61)
+    assert actual["q"]["a"] == pytest.approx(1 / 61)
+    assert list(actual["q"]) == ["c", "a", "d", "b"]
     squared = {q: {d: s**2 for d, s in hits.items()} for q, hits in FIRST.items()}
-    assert reciprocal_rank_fusion([squared, SECOND]) == found
+    assert reciprocal_rank_fusion([squared, SECOND]) == actual
     with pytest.raises(ValueError, match="no run"):
         reciprocal_rank_fusion([])
 
@@ -112,5 +112,5 @@ def test_answers_are_found_by_words_in_any_form_of_their_letters():
     assert has_answer("a \u200bb", ["a b"])  # invisible characters and underscores as in DPR
     assert has_answer("x_y", ["y"])
     assert not has_answer("\u0939\u093f\u0928", ["\u0939"])  # a vowel sign belongs to its letter
-    found = answer_recall([["no", "the end"], ["x"]], [["end"], ["y"]], (1, 2))
-    assert found == {"recall_at_1": [0.0, 0.0], "recall_at_2": [1.0, 0.0]}
+    actual = answer_recall([["no", "the end"], ["x"]], [["end"], ["y"]], (1, 2))
+    assert actual == {"recall_at_1": [0.0, 0.0], "recall_at_2": [1.0, 0.0]}

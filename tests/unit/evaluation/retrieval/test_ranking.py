@@ -36,8 +36,8 @@ def random_case(seed: int = 0, queries: int = 12, documents: int = 40):
         grades = rng.integers(0, 4, size=8)
         grades[0] = 2
         qrels[f"q{q}"] = {f"d{d}": int(g) for d, g in zip(judged, grades, strict=True)}
-        found = rng.choice(documents, 25, replace=False)
-        run[f"q{q}"] = {f"d{d}": float(rng.normal()) for d in found}
+        actual = rng.choice(documents, 25, replace=False)
+        run[f"q{q}"] = {f"d{d}": float(rng.normal()) for d in actual}
     return qrels, run
 
 
@@ -169,7 +169,7 @@ NAMES = {
 
 def test_equals_trec_eval_on_the_judgements_of_cisi():
     """Recorded values of trec_eval on a real set of judgements, ties included, to 1e-9."""
-    qrels = {q: {str(d): 1 for d in found} for q, found in TREC["qrels"].items()}
+    qrels = {q: {str(d): 1 for d in actual} for q, actual in TREC["qrels"].items()}
     run = {
         q: {str(d): s for d, s in zip(hits["documents"], hits["scores"], strict=True)}
         for q, hits in TREC["run"].items()
@@ -192,8 +192,8 @@ def test_equals_trec_eval_on_a_whole_set(name):
     if not folder.is_dir():
         pytest.skip(f"no {name} (BEIR layout) below DATA_DIR")
     data = load_beir(folder)
-    found = BM25(list(data.corpus.values())).search(list(data.queries.values()), 200)
-    run = to_run(found, list(data.queries), list(data.corpus))
+    actual = BM25(list(data.corpus.values())).search(list(data.queries.values()), 200)
+    run = to_run(actual, list(data.queries), list(data.corpus))
     measures = {"ndcg_cut.10,100", "recall.10,100", "map", "map_cut.10,100", "recip_rank"}
     reference = pytrec_eval.RelevanceEvaluator(data.qrels, measures).evaluate(run)
     for query, row in per_query_metrics(data.qrels, run, ks=(10, 100)).items():

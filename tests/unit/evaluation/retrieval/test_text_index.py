@@ -26,14 +26,14 @@ def test_hits_are_the_sorted_cosines(backend):
     index = TextIndex(encoder, TEXTS, batch_size=2, backend=backend)
     queries = ["a dog runs", "the sun"]
     cosine = encoder.similarity(queries, TEXTS)
-    found = index.search(queries, k=3)
-    for row, hits in zip(cosine, found, strict=True):
+    actual = index.search(queries, k=3)
+    for row, hits in zip(cosine, actual, strict=True):
         best = row.argsort(descending=True)[:3].tolist()
         assert [hit.position for hit in hits] == best
         assert [hit.text for hit in hits] == [TEXTS[i] for i in best]
         assert [hit.score for hit in hits] == pytest.approx(row[best].tolist(), abs=1e-5)
-    assert found[0][0].text == "a dog runs"
-    assert found[0][0].score == pytest.approx(1.0, abs=1e-5)
+    assert actual[0][0].text == "a dog runs"
+    assert actual[0][0].score == pytest.approx(1.0, abs=1e-5)
 
 
 def test_threshold_and_limits():
@@ -79,7 +79,8 @@ def test_embeddings_that_are_no_numbers_are_refused():
 
 
 def test_a_stored_index_is_opened_without_encoding_and_extended(tmp_path):
-    """Texts, vectors and metric come back; new texts are encoded once; another encoder is refused."""
+    """Texts, vectors and metric come back; new texts are encoded once; another encoder is
+    refused."""
     seen = []
 
     def rows(texts):

@@ -43,8 +43,8 @@ def test_bm25_as_teacher():
 
 def test_pair_scores_are_the_lowest_of_a_querys_documents():
     index = BM25(DOCUMENTS)
-    found = index.search(["red fox", "blue car"], k=5)
-    table = torch.zeros(2, 5, dtype=torch.float64).scatter(1, found.indices, found.scores)
+    actual = index.search(["red fox", "blue car"], k=5)
+    table = torch.zeros(2, 5, dtype=torch.float64).scatter(1, actual.indices, actual.scores)
     scores = index.pair_scores(["red fox", "blue car"], [[0, 2], [3]])
     torch.testing.assert_close(scores, torch.stack([table[0, [0, 2]].min(), table[1, 3]]))
     with pytest.raises(ValueError, match="every query"):

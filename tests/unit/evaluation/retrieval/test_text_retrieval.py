@@ -62,7 +62,8 @@ def test_bm25_equals_the_formula(k1, b):
 
 
 def test_scores_do_not_depend_on_the_order_of_the_words():
-    """Sums of the same numbers in another order differ in their last bits, which would undo ties."""
+    """Sums of the same numbers in another order differ in their last bits, which would undo
+    ties."""
     words = [f"word{i}" for i in range(7)]
     rng = np.random.default_rng(0)
     index = BM25([" ".join(rng.choice(words, 9)) for _ in range(40)])
@@ -167,8 +168,8 @@ def test_beir_judges_a_few_documents_that_it_does_not_hold(tmp_path, caplog):
     data = load_beir(tmp_path)
     assert "judges 1 documents that the collection does not hold, such as gone" in caplog.text
     assert data.relevant("1") == ["d29"]
-    found = per_query_metrics(data.qrels, {"1": {"d29": 1.0}}, ks=(10,))
-    assert found["1"]["recall_at_10"] == 0.5
+    actual = per_query_metrics(data.qrels, {"1": {"d29": 1.0}}, ks=(10,))
+    assert actual["1"]["recall_at_10"] == 0.5
     assert reduced(data, 5).qrels["1"] == {"d29": 1, "gone": 1}
     assert reduced(data, 5).qrels["2"].keys() <= reduced(data, 5).corpus.keys()
 
@@ -295,8 +296,8 @@ def test_mining_returns_the_nearest_non_positives():
 
 def test_mining_drops_candidates_that_are_too_close_to_the_positive():
     query = torch.tensor([[1.0, 0.0]])
-    found = mine_hard_negatives(query, GALLERY, [0], 4, max_positive_ratio=0.95)
-    assert found.tolist() == [[2, 3, 4, -1]]  # item 1 scores 0.99 > 0.95
+    actual = mine_hard_negatives(query, GALLERY, [0], 4, max_positive_ratio=0.95)
+    assert actual.tolist() == [[2, 3, 4, -1]]  # item 1 scores 0.99 > 0.95
     strict = mine_hard_negatives(query, GALLERY, [2], 2, max_positive_ratio=0.95)
     assert strict.tolist() == [[3, 4]]  # items 0 and 1 score above the positive
     assert mine_hard_negatives(query, GALLERY, [2], 2).tolist() == [[0, 1]]  # twin: no filter

@@ -187,14 +187,14 @@ def test_untrained_metrics_are_of_a_draw_of_the_seed_s_own(tmp_path, monkeypatch
     cfg.data.source = "pool"
     trained = OneDirection(cfg)
     before = torch.get_rng_state()
-    found = evaluation.evaluate_image_text(
+    actual = evaluation.evaluate_image_text(
         cfg, trained, Workspace(tmp_path), lambda: OneDirection(cfg)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert seen == [sums["own"], float(sum(p.double().sum() for p in trained.parameters()))]
     assert len({*seen, sums["training"]}) == 3
-    assert found["untrained_retrieval_recall_at_10"] == 0.5
-    assert found["pair_loss_train"] == 0.0  # fewer than a batch
+    assert actual["untrained_retrieval_recall_at_10"] == 0.5
+    assert actual["pair_loss_train"] == 0.0  # fewer than a batch
 
 
 @pytest.mark.parametrize(

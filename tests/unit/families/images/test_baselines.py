@@ -16,7 +16,7 @@ from tests.placed import passes_within_evaluated
 def test_metrics_are_the_means_of_their_items(tmp_path, project):
     cfg = load(importlib.import_module(f"projects.{project}").Config, project, "smoke")
     baselines = importlib.import_module(f"projects.{project}.baselines")
-    found = {}
+    actual = {}
     for name in ("raw_pixels", "untrained", "chance"):
         with torch.inference_mode():
             metrics = getattr(baselines, name)(cfg, Workspace(tmp_path / name))
@@ -25,10 +25,10 @@ def test_metrics_are_the_means_of_their_items(tmp_path, project):
         for file in files:
             items = json.loads(file.read_text())
             assert metrics[file.stem] == pytest.approx(sum(items) / len(items))
-        found[name] = metrics[f"knn{cfg.eval.items_k}_top1"]
-    assert found["chance"] <= 0.5  # balanced classes
-    assert found["raw_pixels"] > found["chance"]
-    assert found["untrained"] > found["chance"]
+        actual[name] = metrics[f"knn{cfg.eval.items_k}_top1"]
+    assert actual["chance"] <= 0.5  # balanced classes
+    assert actual["raw_pixels"] > actual["chance"]
+    assert actual["untrained"] > actual["chance"]
 
 
 def test_an_untrained_encoder_is_placed_as_the_config_says(tmp_path, monkeypatch):

@@ -80,12 +80,12 @@ def test_the_classifier_learns_and_the_encoder_stays_as_it_was(exported, tmp_pat
     network, images = load_model(out), torch.rand(2, 3, 16, 16)
     assert network(images).shape == (2, CLASSES)  # what `common.models.load` opens
     assert load_model(encoder).encoder(images).shape[0] == 2
-    found = importlib.import_module("safetensors.torch").load_file(out / "model.safetensors")
+    actual = importlib.import_module("safetensors.torch").load_file(out / "model.safetensors")
     before = importlib.import_module("safetensors.torch").load_file(encoder / "model.safetensors")
     shared = [name for name in before if name.startswith("encoder.")]
     assert shared
-    assert all(torch.equal(found[name], before[name]) for name in shared)  # statistics too
-    assert found["classifier.weight"].abs().max() > 0
+    assert all(torch.equal(actual[name], before[name]) for name in shared)  # statistics too
+    assert actual["classifier.weight"].abs().max() > 0
 
 
 def test_training_mode_leaves_the_statistics_of_the_encoder():
@@ -123,9 +123,9 @@ def test_equal_logits_are_no_luck(tmp_path):
     test = ImagePart(LabelledPixels(images, torch.arange(16) % 8, [str(c) for c in range(8)]))
     cfg.data.image_size = 16
     with torch.no_grad():
-        found = linear.evaluate_linear(cfg, module, test, Workspace(tmp_path))
-    assert found["linear_top1"] == 1 / 8
-    assert found["linear_top5"] == 5 / 8 == found["linear_top5_chance"]
+        actual = linear.evaluate_linear(cfg, module, test, Workspace(tmp_path))
+    assert actual["linear_top1"] == 1 / 8
+    assert actual["linear_top5"] == 5 / 8 == actual["linear_top5_chance"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -139,9 +139,9 @@ def test_logits_that_are_no_numbers_are_wrong(tmp_path, value):
     images = torch.zeros(16, 3, 16, 16, dtype=torch.uint8)
     test = ImagePart(LabelledPixels(images, torch.arange(16) % 8, [str(c) for c in range(8)]))
     with torch.no_grad():
-        found = linear.evaluate_linear(cfg, module, test, Workspace(tmp_path))
+        actual = linear.evaluate_linear(cfg, module, test, Workspace(tmp_path))
     names = ("linear_top1", "linear_top5", "linear_mean_per_class")
-    assert [found[name] for name in names] == [0, 0, 0]
+    assert [actual[name] for name in names] == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("unrendered_figures")

@@ -33,8 +33,8 @@ def test_it_learns_separable_features_and_shuffled_labels_are_not_learned():
     probe, shuffled = (OnlineProbe(y, 2, lr=0.05) for _ in range(2))
     other = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
     for _ in range(40):
-        found, wrong = probe.step(x, y), shuffled.step(x, other)
-    assert float(found["online_top1"]) == 1.0
+        actual, wrong = probe.step(x, y), shuffled.step(x, other)
+    assert float(actual["online_top1"]) == 1.0
     assert float(wrong["online_top1"]) < 0.9
 
 
@@ -98,7 +98,7 @@ def test_a_restored_state_goes_where_the_features_are():
     probe, other = OnlineProbe(y, 2), OnlineProbe(y, 2)
     probe.step(x, y)
     other.load_state_dict(probe.state_dict())
-    found = other.step(x.to("meta"), y.to("meta"))
+    actual = other.step(x.to("meta"), y.to("meta"))
     (state,) = other.optimizer.state.values()
-    assert {t.device.type for t in (other.weight, state["exp_avg"], *found.values())} == {"meta"}
+    assert {t.device.type for t in (other.weight, state["exp_avg"], *actual.values())} == {"meta"}
     assert float(state["step"]) == 2

@@ -146,9 +146,9 @@ def test_stage_export_and_embeddings(tmp_path):
     experiment.export(stage.module, tmp_path)
     again = experiment.load_export(tmp_path)
     assert torch.equal(again.encoder.weight, stage.module.encoder.weight)
-    found = experiment.embed(again)
-    assert found.keys() == {"queries", "documents"}
-    torch.testing.assert_close(found["queries"], 2 * found["documents"])
+    actual = experiment.embed(again)
+    assert actual.keys() == {"queries", "documents"}
+    torch.testing.assert_close(actual["queries"], 2 * actual["documents"])
 
 
 def test_tasks_are_given_the_experiment(tmp_path):
@@ -175,11 +175,11 @@ def test_the_untrained_encoder_stands_beside_the_trained_one(tmp_path):
 
     workspace = Workspace(tmp_path)
     state = torch.random.get_rng_state()
-    found = before_and_after(cfg, recipe(), encoder, measure, workspace)
+    actual = before_and_after(cfg, recipe(), encoder, measure, workspace)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert found.keys() == {"sum", "sum_chance", "untrained_sum"}
+    assert actual.keys() == {"sum", "sum_chance", "untrained_sum"}
     torch.manual_seed(cfg.seed)
-    assert found["untrained_sum"] == pytest.approx(float(Bag().weight.sum()))
+    assert actual["untrained_sum"] == pytest.approx(float(Bag().weight.sum()))
     assert seen[0] == (encoder, False, False)
     assert seen[1][1:] == (True, False)
     assert encoder.training
@@ -192,14 +192,14 @@ def test_the_untrained_encoder_stands_beside_the_trained_one(tmp_path):
 
 def test_beir_sets_beside_lexical_rows(tmp_path, beir):
     cfg = Config(eval=RetrievalEval(beir=[str(beir)]))
-    found = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
-    assert found["small_ndcg_at_10"] == found["bm25_small_ndcg_at_10"] == 1.0
-    assert found["tfidf_small_mrr"] == 1.0
-    assert found["untrained_small_ndcg_at_10"] == 0.5  # the right one is the last of three
+    actual = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
+    assert actual["small_ndcg_at_10"] == actual["bm25_small_ndcg_at_10"] == 1.0
+    assert actual["tfidf_small_mrr"] == 1.0
+    assert actual["untrained_small_ndcg_at_10"] == 0.5  # the right one is the last of three
     for row in ("", "untrained_", "bm25_", "tfidf_"):
         items = json.loads((tmp_path / f"run/items/{row}small_ndcg_at_10.json").read_text())
         assert len(items) == 3
-        assert sum(items) / 3 == pytest.approx(found[f"{row}small_ndcg_at_10"])
+        assert sum(items) / 3 == pytest.approx(actual[f"{row}small_ndcg_at_10"])
     gallery = json.loads(
         (tmp_path / "run/gallery/nearest documents small/gallery.json").read_text()
     )
@@ -214,10 +214,10 @@ def test_evaluation_of_an_experiment_adds_the_sets(tmp_path, beir):
     cfg = Config(data=DataConfig(root=str(beir.parent)), eval=RetrievalEval(beir=["small"]))
     (beir / "qrels").mkdir()
     (beir / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tc\t1\n")
-    found = experiment_of(cfg).evaluate(Module(perfect()), Workspace(tmp_path / "run"))
-    assert found["own"] == 1.0
-    assert found["small_recall_at_10"] == 1.0  # three documents
-    assert found["small_ndcg_at_10"] < 1  # the test part judges otherwise
+    actual = experiment_of(cfg).evaluate(Module(perfect()), Workspace(tmp_path / "run"))
+    assert actual["own"] == 1.0
+    assert actual["small_recall_at_10"] == 1.0  # three documents
+    assert actual["small_ndcg_at_10"] < 1  # the test part judges otherwise
     cfg.eval.beir = ["nowhere"]
     with pytest.raises(UserError, match=r"eval\.beir takes folders"):
         experiment_of(cfg).evaluate(Module(perfect()), Workspace(tmp_path / "run"))
@@ -279,22 +279,22 @@ def test_merged_rows_averages_and_sets_won(tmp_path, beir):
             for i, text in CORPUS.items()
         )
     )
-    found = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
+    actual = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
     first, second = set_names(sets).values()
     assert first != second
     for row in ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_"):
-        own = [found[f"{row}{name}_ndcg_at_10"] for name in (first, second)]
-        assert found[f"{row}average_ndcg_at_10"] == pytest.approx(sum(own) / 2)
+        own = [actual[f"{row}{name}_ndcg_at_10"] for name in (first, second)]
+        assert actual[f"{row}average_ndcg_at_10"] == pytest.approx(sum(own) / 2)
         stored = json.loads((tmp_path / f"run/items/{row}average_mrr.json").read_text())
         assert stored == {"mean_of": [f"{row}{first}_mrr", f"{row}{second}_mrr"]}
-    assert (found["num_sets"], found["sets_won_ndcg_at_10"]) == (2, 0)  # a draw is not won
-    assert found["small_titles_mrr"] == 1.0
-    assert "bm25_small_titles_mrr" not in found
+    assert (actual["num_sets"], actual["sets_won_ndcg_at_10"]) == (2, 0)  # a draw is not won
+    assert actual["small_titles_mrr"] == 1.0
+    assert "bm25_small_titles_mrr" not in actual
     grouped = Config(eval=RetrievalEval(beir=sets, groups={"both": sets}, untrained=False))
-    found = evaluate_beir(grouped, recipe(), perfect(), Workspace(tmp_path / "run"))
-    assert found["num_sets"] == 1
-    assert "both_map" in found
-    assert "average_map" not in found
+    actual = evaluate_beir(grouped, recipe(), perfect(), Workspace(tmp_path / "run"))
+    assert actual["num_sets"] == 1
+    assert "both_map" in actual
+    assert "average_map" not in actual
     with pytest.raises(ValueError, match=r"no set of eval\.beir"):
         RetrievalEval(beir=sets, groups={"x": ["y"]})
     with pytest.raises(ValueError, match=r"needs eval\.lexical"):
@@ -309,16 +309,16 @@ def test_a_development_set_leaves_the_metrics_of_a_test_set_of_the_same_folder_n
     (twin / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n1\tc\t1\n")  # another judgement
     alone = Config(eval=RetrievalEval(beir=[str(beir)], lexical=False, untrained=False))
     (name,) = set_names([str(beir)]).values()
-    wanted = evaluate_beir(alone, recipe(), perfect(), Workspace(tmp_path / "alone"))
+    expected = evaluate_beir(alone, recipe(), perfect(), Workspace(tmp_path / "alone"))
     both = Config(eval=RetrievalEval(beir=[str(beir)], dev=[str(twin), str(beir)], untrained=False))
-    found = evaluate_beir(both, recipe(), perfect(), Workspace(tmp_path / "both"))
+    actual = evaluate_beir(both, recipe(), perfect(), Workspace(tmp_path / "both"))
     ((_, test),), ((_, dev),) = (own.items() for own in named_sets(both.eval))
     assert (name, test != dev) == ("small", True)
-    assert found[f"{test}_mrr"] == wanted["small_mrr"] == 1.0
-    assert found[f"{dev}_mrr"] < 1.0
-    assert "small_mrr" not in found
+    assert actual[f"{test}_mrr"] == expected["small_mrr"] == 1.0
+    assert actual[f"{dev}_mrr"] < 1.0
+    assert "small_mrr" not in actual
     baseline = bm25(both, Workspace(tmp_path / "bm25"))  # beside which `make compare` reads it
-    assert baseline[f"{test}_mrr"] == found[f"bm25_{test}_mrr"]
+    assert baseline[f"{test}_mrr"] == actual[f"bm25_{test}_mrr"]
     assert f"{dev}_mrr" not in baseline
 
 
@@ -362,8 +362,8 @@ def test_passages_of_one_id_are_refused(tmp_path, beir):
     lines = (beir / "corpus.jsonl").read_text()
     first = json.loads(lines.splitlines()[0])
     (beir / "corpus.jsonl").write_text(lines + json.dumps(first) + "\n")
-    found = evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
-    assert found["small_answer_recall_at_5"] == 1.0
+    actual = evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
+    assert actual["small_answer_recall_at_5"] == 1.0
     for change in ({"text": "another"}, {"title": "another"}):
         (beir / "corpus.jsonl").write_text(lines + json.dumps(first | change) + "\n")
         with pytest.raises(UserError, match="two texts of the id 'a'"):

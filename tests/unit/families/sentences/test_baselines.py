@@ -1,4 +1,5 @@
-"""Baselines without training: their scores are those of their items; post-processing does its work."""
+"""Baselines without training: their scores are those of their items; post-processing does its
+work."""
 
 import json
 

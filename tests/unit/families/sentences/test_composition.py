@@ -146,9 +146,9 @@ def test_metrics_are_those_that_the_method_names(tmp_path):
     cfg, workspace = Config(), Workspace(tmp_path, "dictionary", "smoke")
     alone = experiment(cfg, evaluate=lambda cfg, module, _: own_metrics(cfg, module))
     module = Reverse(cfg, first_encoder(cfg)).eval()
-    found = alone.evaluate(module, workspace)
-    assert found.keys() == {"entry_spread", "untrained_entry_spread"}
-    assert found["entry_spread"] == pytest.approx(found["untrained_entry_spread"])
+    actual = alone.evaluate(module, workspace)
+    assert actual.keys() == {"entry_spread", "untrained_entry_spread"}
+    assert actual["entry_spread"] == pytest.approx(actual["untrained_entry_spread"])
     with pytest.raises(UserError, match=r"name one in eval\.sets"):
         experiment(cfg).evaluate(module, workspace)  # the shared evaluation needs one
     both = Config(eval=StsEval(sets=["stsb-dev"], untrained=False))
@@ -156,8 +156,8 @@ def test_metrics_are_those_that_the_method_names(tmp_path):
     def evaluate(cfg, module, workspace):
         return evaluate_sentences(cfg, module, workspace) | own_metrics(cfg, module)
 
-    found = experiment(both, evaluate).evaluate(module, workspace)
-    assert {"stsb_dev_spearman", "uniformity", "entry_spread"} <= found.keys()
+    actual = experiment(both, evaluate).evaluate(module, workspace)
+    assert {"stsb_dev_spearman", "uniformity", "entry_spread"} <= actual.keys()
 
 
 def test_check_lists_what_the_method_needs_and_search_what_it_lacks(tmp_path):

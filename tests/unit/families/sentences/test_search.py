@@ -89,9 +89,9 @@ def test_the_encoder_is_placed_and_fed_as_the_config_says(exported, monkeypatch,
     queries.write_text("\n".join(TEXTS), encoding="utf-8")
     words = [f"search.file={exported}/texts.txt", f"search.queries={queries}"]
     search(exported, *words)
-    wanted = capsys.readouterr().out
+    expected = capsys.readouterr().out
     seen = passes_within_evaluated(monkeypatch, own_search)
     search(exported, *words, "trainer.accelerator=gpu", "eval.batch_size=2")
-    assert capsys.readouterr().out == wanted
+    assert capsys.readouterr().out == expected
     assert {accelerator for _, accelerator in seen} == {"gpu"}
     assert len(seen) == 4  # three texts and three queries in pairs

@@ -97,7 +97,8 @@ def test_every_pooling_can_be_exported(pooling, tmp_path):
 
 
 def test_labels_are_compared_as_the_names_of_a_model_are():
-    """ENTAILMENT of a model is "Entailment" of a task: its columns were taken in their own order."""
+    """ENTAILMENT of a model is "Entailment" of a task: its columns were taken in their own
+    order."""
     config = SimpleNamespace(label2id={"CONTRADICTION": 0, "Not-Sure": 1, "ENTAILMENT": 2})
     classifier = SimpleNamespace(model=SimpleNamespace(config=config), num_labels=3)
     for labels in (

@@ -206,7 +206,8 @@ def test_another_mask_is_another_kernel(launches: Launches) -> None:
 def test_only_aligned_operands_of_tensor_cores_are_copied_by_blocks(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of 16 bytes; float32 without TF32, other cards and CONTRASTIVE_TMA=0 read by addresses."""
+    """Rows of 16 bytes; float32 without TF32, other cards and CONTRASTIVE_TMA=0 read by
+    addresses."""
 
     def copied(dim: int, dtype: torch.dtype = torch.bfloat16, rows: int = 128) -> bool:
         q = torch.zeros(640, dim, dtype=dtype)
@@ -247,7 +248,8 @@ def test_tf32_products_are_permitted_until_their_last_user_is_done() -> None:
 
 
 def test_a_row_of_nan_is_not_an_empty_one() -> None:
-    """A card's maximum drops NaN, so such a row comes as (-inf, NaN); the interpreter's keeps it."""
+    """A card's maximum drops NaN, so such a row comes as (-inf, NaN); the interpreter's keeps
+    it."""
     top = torch.tensor([-torch.inf, -torch.inf, 2.0, torch.nan])
     total = torch.tensor([0.0, torch.nan, 4.0, torch.nan])
     lse = triton_pair.finish_lse(top, total, None, 4, may_be_empty=True)

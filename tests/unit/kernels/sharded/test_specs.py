@@ -11,8 +11,8 @@ SHARDS = Shards(1, (8, 8), (8, 8))
 
 def indices(spec: Spec) -> torch.Tensor:
     leaves = spec.parts if isinstance(spec, And) else (spec,)
-    (found,) = (leaf.pos for leaf in leaves if isinstance(leaf, Index))
-    return found
+    (actual,) = (leaf.pos for leaf in leaves if isinstance(leaf, Index))
+    return actual
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -23,5 +23,5 @@ def test_partners_lie_where_the_queries_lie(spec: Spec, device: str) -> None:
 
 
 def test_partners_are_rows_of_the_own_rank() -> None:
-    found = indices(globalise(Partner(4), SHARDS, None, torch.device("cpu")))
-    assert found.tolist() == [12, 13, 14, 15, 8, 9, 10, 11]
+    actual = indices(globalise(Partner(4), SHARDS, None, torch.device("cpu")))
+    assert actual.tolist() == [12, 13, 14, 15, 8, 9, 10, 11]
