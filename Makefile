@@ -8,7 +8,7 @@ unexport $(TYPED)  # make would evaluate them for the environment of a recipe
 override VERBS   := list show check check-all train eval export run smoke compare compare-all evidence \
                     sweep runs diff report prune dashboard new-project
 override SCRIPTS := mutants bench gpu-check faults
-override PLAIN   := help setup test test-all pin test-gpu lint type imports docs tables lock clean
+override PLAIN   := help setup test test-all pin test-gpu lint type imports docs lock clean
 
 # before anything runs: make reaches a word without a rule last
 $(foreach each.goal,$(filter-out $(VERBS) $(SCRIPTS) $(PLAIN) .venv/%,$(MAKECMDGOALS)),\
@@ -79,9 +79,6 @@ imports: $(STAMP) ## import directions
 docs: $(STAMP) ## the documentation site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && \
 	  echo 'build/site/index.html; with search: python -m http.server -d build/site'
-
-tables: $(STAMP) ## README's table of projects
-	@exec $(PY) scripts/make_tables.py
 
 lock: ## recompile the lock files from pyproject.toml
 	@for extra in "" eval; do \

@@ -423,7 +423,10 @@ VERBS = {
         options={"--jobs": JOBS},
     ),
     "evidence": Verb(
-        COMPARING, "List all claims and verdicts; writes docs/evidence.md.", "evidence", _evidence
+        COMPARING,
+        "List all claims and verdicts; writes docs/evidence.md and README's table.",
+        "evidence",
+        _evidence,
     ),
     "sweep": Verb(
         COMPARING,

@@ -169,7 +169,7 @@ def compare_all(projects: Sequence[str], jobs: int) -> None:
 
 
 def evidence() -> None:
-    """Print every claim with its verdict; write docs/evidence.md, its image and README's counts."""
+    """Print every claim with its verdict; write docs/evidence.md and README's table."""
     from common.engine.comparison.evidence import counts, evidence_rows, write_evidence
 
     rows = evidence_rows()

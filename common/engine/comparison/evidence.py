@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from common.config import ROOT
+from common.config import ROOT, UserError
 from common.engine.comparison.cards import difference_text, escaped, verdict_word
 from common.engine.comparison.claims import claims_of
 from common.engine.comparison.results import read_results
 from common.engine.comparison.spec import read_comparisons
 from common.engine.workspace import write_text
-from common.registry import list_projects
+from common.registry import field_of, list_projects
 
-README = re.compile(r"(<!-- evidence:begin -->\n).*?(<!-- evidence:end -->)", re.S)
 VERDICTS = ("supported", "inconclusive", "contradicted", "not testable here")
 NOT_RUN = "not run"
 HEAD = """# Evidence
@@ -169,19 +168,34 @@ def project_table(
 
 
 def write_evidence(rows: Sequence[Row]) -> list[str]:
-    """Write docs/evidence.md with its image and the counts in README.
+    """Write docs/evidence.md with its image, and README's counts and table of projects.
 
-    Returns what was written.
+    Returns:
+        Names of the two documents.
+
+    Raises:
+        UserError: README.md lacks the markers of a part.
     """
+    projects = list_projects()
+    fields = {slug: field_of(slug) for slug in projects}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = _replace_part(readme, "evidence", counts(rows) + "\n")
+    readme = _replace_part(readme, "projects", project_table(projects, fields, rows))
+    write_text(ROOT / "README.md", readme)
     (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
     write_text(ROOT / "docs/images/evidence.svg", evidence_image(rows))
     write_text(ROOT / "docs/evidence.md", evidence_page(rows))
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if not README.search(text):
-        return ["docs/evidence.md"]
-    write_text(readme, README.sub(lambda m: f"{m[1]}{counts(rows)}\n{m[2]}", text))
     return ["docs/evidence.md", "README.md"]
+
+
+def _replace_part(text: str, name: str, content: str) -> str:
+    """The text with `content` between the markers of that name."""
+    part = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.S)
+    if not part.search(text):
+        raise UserError(
+            f"README.md lacks '<!-- {name}:begin -->' ... '<!-- {name}:end -->': add it"
+        )
+    return part.sub(lambda match: match[1] + content + match[2], text)
 
 
 # -- the evidence as an image -------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from xml.etree import ElementTree
 
+import pytest
+
+from common.config import UserError
 from common.engine.checkpoint import mark_finished
 from common.engine.comparison import evidence, results
 from common.engine.comparison.evidence import (
@@ -91,14 +94,24 @@ def test_the_readme_has_a_table_for_each_field_the_largest_first():
 def test_evidence_is_written_into_docs_and_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- evidence:begin -->\nold\n<!-- evidence:end -->\nb\n")
-    assert evidence.write_evidence([row("x")]) == ["docs/evidence.md", "README.md"]
+    parts = [
+        f"<!-- {part}:begin -->\nold\n<!-- {part}:end -->" for part in ("evidence", "projects")
+    ]
+    readme.write_text("\n".join(["a", *parts, "b\n"]))
+    assert evidence.write_evidence([row("dcl")]) == ["docs/evidence.md", "README.md"]
     text = readme.read_text()
     assert "old" not in text
     assert "1 claims of 1 projects: 1 supported" in text
-    assert text.endswith("<!-- evidence:end -->\nb\n")
-    readme.write_text("no block")
-    assert evidence.write_evidence([row("x")]) == ["docs/evidence.md"]
+    assert "| [1 supported](projects/dcl/README.md#results) |" in text
+    assert text.endswith("<!-- projects:end -->\nb\n")
+
+
+def test_a_readme_without_markers_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("no block")
+    with pytest.raises(UserError, match="evidence:begin"):
+        evidence.write_evidence([row("dcl")])
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_the_image_has_a_square_for_every_claim_and_a_legend_for_every_mark():
