@@ -105,18 +105,19 @@ def test_a_run_goes_on_where_it_was_interrupted(case, smoke_runs, tmp_path):
     places = [(number, True) for number in range(len(stages))]
     places += [(len(stages) - 1, False)] if len(stages) > 1 else []
     for number, inside in places:
-        copy, stage = interrupted(whole, tmp_path, number)
+        folder = tmp_path / f"{number}-{inside}"  # no weights that an earlier resume has kept
+        copy, stage = interrupted(whole, folder, number)
         if inside:
             middle = ckpt.saved_checkpoints(stage)[-1]
             assert not same(state(middle), expected[stage.name]["last"])  # the twin
         else:
             shutil.rmtree(stage)
-        own = [f"runs_dir={tmp_path}", *EVERY_STEP, *words, f"resume={whole.name}"]
+        own = [f"runs_dir={folder}", *EVERY_STEP, *words, f"resume={whole.name}"]
         assert train(project, config, own) == copy
         assert same(final_states(copy), expected), stage.name
         again = {k: v for k, v in metrics_of(copy).items() if not MEASURED.search(k)}
         assert same(again, metrics), stage.name
-        shutil.rmtree(copy)
+        shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("unrendered_figures")
