@@ -207,7 +207,7 @@ COLOURS = {
     "not testable here": "#7a5fb0",
     NOT_RUN: "#ffffff",
 }
-SIDE, GAP, LINE, NAME, WIDTH, EDGE = 14, 4, 22, 150, 400, 8  # pixels
+SIDE, GAP, LINE, NAME, WIDTH, EDGE, TOP = 14, 4, 22, 150, 400, 8, 55  # pixels
 COLUMNS = 2
 FONT = "font-family='sans-serif' font-size='13'"
 PLAIN, WORSE = "stroke='#777' stroke-width='0.8'", "stroke='#111' stroke-width='2.5'"
@@ -223,11 +223,11 @@ def evidence_image(rows: Sequence[Row]) -> str:
     height = -(-len(projects) // COLUMNS)
     shapes = _legend()
     for number, project in enumerate(projects):
-        x, y = EDGE + number // height * WIDTH, (number % height + 2) * LINE
+        x, y = EDGE + number // height * WIDTH, TOP + number % height * LINE
         shapes.append(_text(x, y, escape(project)))
         claims = [row for row in rows if row.project == project]
         shapes += [_claim(row, x + NAME + i * (SIDE + GAP), y) for i, row in enumerate(claims)]
-    size = COLUMNS * WIDTH + EDGE, (height + 2) * LINE
+    size = COLUMNS * WIDTH + EDGE, TOP + height * LINE
     box = f"viewBox='0 0 {size[0]} {size[1]}' width='{size[0]}'"
     ground = f"<rect width='{size[0]}' height='{size[1]}' fill='#ffffff'/>"
     head = f"<svg xmlns='http://www.w3.org/2000/svg' {box}>"
@@ -251,8 +251,11 @@ def _text(x: int, y: int, text: str) -> str:
 def _legend() -> list[str]:
     entries = [(word, colour, PLAIN) for word, colour in COLOURS.items()]
     entries.append(("worse than a training-free baseline", "#ffffff", WORSE))
-    shapes, x = [], EDGE
+    shapes, x, y = [], EDGE, 4
     for word, colour, edge in entries:
-        shapes += [_square(x, 6, colour, edge), _text(x + SIDE + GAP, 6, word)]
-        x += SIDE + 22 + 7 * len(word)
+        width = SIDE + 22 + 7 * len(word)
+        if x + width > COLUMNS * WIDTH:
+            x, y = EDGE, y + LINE
+        shapes += [_square(x, y, colour, edge), _text(x + SIDE + GAP, y, word)]
+        x += width
     return shapes
