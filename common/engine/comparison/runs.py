@@ -17,7 +17,7 @@ from common.engine.provenance import code_state
 from common.registry import config_class
 
 BASELINES = "baselines"  # module of a project whose functions `baselines:` names
-STARTED = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"  # of this command
+STARTED = f"{datetime.datetime.now():%Y%m%d_%H%M%S}"  # of this command
 
 
 @cache
@@ -25,11 +25,12 @@ def present_code() -> str:
     """The code in the name of a run, read once until `present_code.cache_clear`.
 
     The commit, where the tree is clean. With local changes, or without git, the time of this
-    command is added, so that no other command reuses the run.
+    command is added, so that no other command reuses the run. No hyphen: `make prune` compares
+    names without their last part.
     """
     code = code_state()
     commit = (code["commit"] or "unknown")[:12]
-    return commit if code["commit"] and not code["dirty"] else f"{commit}-changed-{STARTED}"
+    return commit if code["commit"] and not code["dirty"] else f"{commit}_changed_{STARTED}"
 
 
 class PlannedRun:

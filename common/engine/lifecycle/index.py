@@ -145,8 +145,8 @@ def _what_ran(entry: Entry) -> tuple[Any, ...]:
     else:  # names, places and tracking of runs change nothing in them
         aside = ("tracking", "run_id", "resume", "runs_dir")
         settings = {name: value for name, value in settings.items() if name not in aside}
-    # arms may share settings with each other and with a baseline; the last part of their names is a
-    # hash of the code
+    # arms may share settings with each other and with a baseline; the last part of their names is
+    # the code
     arm = entry.run.rpartition("-")[0] if entry.run.startswith(OWNED) else ""
     text = json.dumps(settings, sort_keys=True)
     return entry.project, entry.config, entry.seed, meta.get("baseline"), arm, text

@@ -115,6 +115,7 @@ def test_a_run_is_reused_with_equal_config_and_commit_of_a_clean_tree(code, monk
 @pytest.mark.parametrize("commit", ["a" * 40, None])
 def test_no_other_command_reuses_a_run_with_local_changes_or_without_git(code, monkeypatch, commit):
     code(commit, dirty=commit is not None)
+    assert runs.present_code().count("-") == 0  # the last part of a name, for `make prune`
     first = run_id()
     assert run_id() == first  # within a command, two comparisons may share it
     monkeypatch.setattr(runs, "STARTED", "another command")
