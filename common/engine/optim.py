@@ -103,11 +103,11 @@ def layer_decay_groups(
 
     # position embeddings and class tokens of a transformer; a convolutional network names none
     exempt: Any = getattr(encoder, "no_weight_decay", set)()
-    found = param_groups_layer_decay(
+    groups = param_groups_layer_decay(
         encoder, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
     )
     kept = ("params", "weight_decay", "lr_scale")
-    return [{name: group[name] for name in kept} for group in found]
+    return [{name: group[name] for name in kept} for group in groups]
 
 
 def scaled_lr(lr: float, global_batch_size: int, rule: str = "linear", base: int = 256) -> float:

@@ -39,7 +39,7 @@ MEMORY = ("OutOfMemoryError", "MemoryError")
 class Run:
     """One run, ``runs/<project>/<config>/<run-id>/``.
 
-    `meta.json` holds what is known of it. A context manager: inside the block the run is locked,
+    `meta.json` is its record. A context manager: inside the block the run is locked,
     and how the block ends becomes its state.
 
     Args:
