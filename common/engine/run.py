@@ -174,7 +174,7 @@ def _fit(
         ckpt.load_weights(stage.module, final)
     except ckpt.Damaged as error:
         raise _unusable(error, final) from error
-    if not trainer_cfg.precision.endswith("-mixed"):
+    if trainer_cfg.precision in ("bf16-true", "64-true"):
         stage.module.float()  # evaluation and export are in float32 whatever the weights were in
     if trainer.is_global_zero:
         ckpt.mark_finished(folder, final, index)
