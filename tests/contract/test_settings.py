@@ -105,7 +105,7 @@ def test_list_names_all_projects(capsys):
         (["train", "laclip", "smok"], "did you mean 'smoke'"),
         (["train"], "name a project"),
         (["run", "laclip", "smoke"], "name a task"),
-        (["train", "laclip", "smoke", "extra"], "override"),
+        (["train", "laclip", "smoke", "extra"], "section.key=value"),
     ],
 )
 def test_wrong_words_end_with_code_2(words, message, capsys):
