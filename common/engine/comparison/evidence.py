@@ -143,7 +143,7 @@ def evidence_page(rows: Sequence[Row]) -> str:
 def project_table(
     projects: Mapping[str, str], fields: Mapping[str, str], rows: Sequence[Row]
 ) -> str:
-    """Tables of the README, one for each field, the largest first.
+    """Table of the README, by field, the largest field first.
 
     Args:
         projects: slug -> one line on the paper.
@@ -151,20 +151,14 @@ def project_table(
         rows: all claims.
     """
     sizes = Counter(fields[slug] for slug in projects)
-    tables = []
-    for field in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        lines = [
-            f"### {field}\n",
-            "| project | paper | claims of `make compare` |",
-            "|---|---|---|",
-        ]
-        for slug, text in projects.items():
-            if fields[slug] == field:
-                claims = verdict_counts([row for row in rows if row.project == slug])
-                link = f"[{slug}](projects/{slug}/README.md)"
-                lines.append(f"| {link} | {text} | [{claims}](projects/{slug}/README.md#results) |")
-        tables.append("\n".join(lines) + "\n")
-    return "\n".join(tables)
+    lines = ["| field | project | paper | claims |", "|---|---|---|---|"]
+    for slug in sorted(projects, key=lambda name: (-sizes[fields[name]], fields[name], name)):
+        claims = verdict_counts([row for row in rows if row.project == slug])
+        card = f"projects/{slug}/README.md"
+        lines.append(
+            f"| {fields[slug]} | [{slug}]({card}) | {projects[slug]} | [{claims}]({card}#results) |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def write_evidence(rows: Sequence[Row]) -> list[str]:
