@@ -26,6 +26,7 @@ from projects.debcse.stages import scorer_module, scorer_path
 from projects.debcse.tasks import mine_pairs, report_pairs
 from tests.projects.debcse.conftest import config, tiny_scorer
 from tests.projects.debcse.workers import triplet_views
+from tests.smoke import EVERY_STEP
 from tests.unit.losses.golden import assert_close, grad_norm, load, sentence_head, sentences
 
 CASES = load("simcse")["cases"]
@@ -326,7 +327,7 @@ def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
 
 def test_item_17_report_and_mining_tasks(full_run, tmp_path):
     """Checklist 17: one command each; a missing scorer is said."""
-    cfg = config(f"runs_dir={full_run.parents[2]}")
+    cfg = config(f"runs_dir={full_run.parents[2]}", *EVERY_STEP)  # the scorer belongs to them
     workspace = Workspace(tmp_path / "pairs", "debcse", "smoke")
     actual = report_pairs(cfg, workspace)
     assert list(actual) == ["uniform", "surface_only", "semantic_only", "ipw"]
