@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from common.config import load
-from common.engine.comparison.runs import PlannedRun, scores
+from common.engine.comparison.runs import PlannedRun
+from common.engine.comparison.values import ArmValues
 from common.engine.workspace import Workspace
 from common.evaluation.resampling import resample
 from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
@@ -19,7 +20,7 @@ NAMES = ["jaccard", "tfidf", "raw", "centred", "whitened", "untrained"]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def evaluated(tmp_path_factory):
     """Metrics and workspace of every baseline on the smoke config."""
     cfg = load(Config, "simcse", "smoke")
     folders = {name: tmp_path_factory.mktemp(name) for name in NAMES}
@@ -31,11 +32,13 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_average_is_that_of_the_items_of_all_sets(found, name):
-    metrics, folder = found[name]
+def test_the_average_is_that_of_the_items_of_all_sets(evaluated, name):
+    metrics, folder = evaluated[name]
     run = PlannedRun.__new__(PlannedRun)
     run.path = folder
-    sets = scores([run], "sts_average_spearman")
+    items = run.items("sts_average_spearman")
+    values = ArmValues([0], {}, [None], {"sts_average_spearman": [items]})
+    sets = values.scores("sts_average_spearman")
     assert [s.num_items for s in sets] == [64, 64]  # stsb-test and sts12, drawn apart
     (average,) = resample({name: sets}, num_samples=1)[0].values()
     assert average == pytest.approx(metrics["sts_average_spearman"])
@@ -44,8 +47,8 @@ def test_the_average_is_that_of_the_items_of_all_sets(found, name):
     assert average == pytest.approx(np.mean([metrics[n] for n in names]))
 
 
-def test_post_processing_changes_the_geometry(found):
-    geometry = {name: found[name][0] for name in ("raw", "centred", "whitened", "untrained")}
+def test_post_processing_changes_the_geometry(evaluated):
+    geometry = {name: evaluated[name][0] for name in ("raw", "centred", "whitened", "untrained")}
     assert geometry["raw"]["mean_cosine"] > 0.9  # a random transformer maps all texts alike
     assert geometry["centred"]["mean_cosine"] < 0.3
     assert geometry["whitened"]["uniformity"] < geometry["centred"]["uniformity"] - 0.1
