@@ -19,6 +19,7 @@ from projects.dcl.evaluate import batch_npc, mechanism, two_views
 from projects.dcl.module import DCL
 from projects.dcl.sensitivity import base_steps, cells, run_sensitivity, table
 from tests.projects.dcl.conftest import HOSTS, LOSSES, config, random_views
+from tests.projects.dcl.workers import one_rank_npc
 
 
 @pytest.mark.slow
@@ -75,6 +76,14 @@ def test_multiplier_grows_and_steadies_with_batch_size(tmp_path):
     assert [len(npc) for npc in actual] == [512] * 4
 
 
+def test_multiplier_of_an_evaluation_is_of_the_rank_s_own_pairs(two_ranks):
+    """One rank evaluates alone: a gather of negatives would wait for the others for ever."""
+    assert config().method.gather
+    expected = [batch_npc(config(), *random_views(8, seed=seed), 4) for seed in (0, 1)]
+    torch.testing.assert_close(two_ranks.run(one_rank_npc), expected)
+    assert not torch.allclose(*expected)
+
+
 def test_mechanism_table_is_deterministic(tmp_path):
     cfg, workspace = config(), Workspace(tmp_path)
     torch.manual_seed(0)
@@ -118,6 +127,16 @@ def test_batches_do_not_depend_on_the_order_of_access():
     torch.testing.assert_close(whole["view_1"][1], alone["view_1"][0], rtol=1e-4, atol=1e-4)
     assert not torch.equal(whole["view_1"], whole["view_2"])
     assert whole["view_1"].shape == (3, 3, 16, 16)
+
+
+def test_seed_draws_the_views():
+    """Of the same images: other crops and colours for another seed, the same for the same."""
+    first, again, other = (build_data(config(f"seed={seed}")).train_set for seed in (0, 0, 1))
+    assert torch.equal(first.images.images, other.images.images)
+    keys = [(3, 0), (9, 0)]
+    for view in ("view_1", "view_2"):
+        assert torch.equal(first[keys][view], again[keys][view])
+        assert not torch.equal(first[keys][view], other[keys][view])
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from common.distributed import process
 from common.families.images.linear import LinearClassification, LinearNetwork
+from projects.dcl.evaluate import batch_npc
 from projects.dcl.module import DCL
 from projects.dcl.objective import OneWayObjective, TwoViewObjective
 from tests.distributed.wrapped import linear_network, sgd_steps
@@ -18,6 +19,11 @@ def one_rank_loss(loss: str, host: str) -> float:
     if host == "simclr":
         return float(TwoViewObjective(method(loss))(z_1[own], z_2[own]).loss)
     return float(OneWayObjective(method(loss), in_batch=True)(z_1[own], z_2[own]).loss)
+
+
+def one_rank_npc() -> Tensor:
+    """q_B of this rank's own eight pairs in batches of four."""
+    return batch_npc(config(), *random_views(8, seed=process.rank()), batch_size=4)
 
 
 def three_steps(host: str, distributed: bool, synced: bool = False) -> dict[str, Tensor]:

@@ -138,6 +138,15 @@ def test_recall_takes_equal_names_for_each_other():
     assert chance == pytest.approx(10 / 12)
 
 
+@pytest.mark.parametrize(("rank", "recall"), [(10, 1.0), (11, 0.0)])
+def test_recall_at_ten_counts_the_tenth_of_a_ranking(rank, recall):
+    """Twelve drawings whose own text comes at the same rank in both directions."""
+    i = torch.arange(12)
+    texts = ((i - i[:, None] - rank) % 12).float()  # row: a text's scores of the drawings
+    actual, _ = recall_both_ways(torch.eye(12), texts, [str(n) for n in range(12)])
+    assert actual.tolist() == [recall] * 12
+
+
 def test_prompt_agreement_tells_meaning_from_wording():
     assert prompt_agreement(planted(), COLOURS) == pytest.approx(1, abs=1e-5)
     assert prompt_agreement(planted(1.0), COLOURS) == pytest.approx(0, abs=1e-5)

@@ -73,6 +73,23 @@ def test_recalls_of_both_directions_with_several_captions_a_picture(own, tmp_pat
         assert len(rows) == 4
 
 
+def test_the_tenth_picture_of_a_ranking_is_found_and_the_eleventh_is_not(tmp_path, monkeypatch):
+    """The items of a caption, whose mean is the metric."""
+    for i in range(12):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    table = "".join(f"{i}.png,picture {i}\n" for i in range(12))
+    (tmp_path / "held_out.csv").write_text(table, encoding="utf-8")
+    i, ranks = torch.arange(12), torch.tensor([10, 11] * 6)
+    texts = ((i - i[:, None] - ranks[:, None]) % 12).float()  # row: a caption's scores of pictures
+    monkeypatch.setattr(pairs, "encode_files", lambda *_: torch.eye(12))
+    monkeypatch.setattr(pairs, "encode_texts", lambda *_: texts)
+    cfg, workspace = config(f"data.root={tmp_path}"), Workspace(tmp_path / "run")
+    metrics = pairs.evaluate_pairs(cfg, LaCLIP(cfg).eval(), workspace, "held_out.csv")
+    items = json.loads((tmp_path / "run/items/pairs_text_to_image_recall_at_10.json").read_text())
+    assert items == [1.0, 0.0] * 6
+    assert metrics["pairs_text_to_image_recall_at_10"] == 0.5
+
+
 def test_the_right_picture_of_a_caption_is_its_own(own):
     """A model that knows colours finds all; one that is wrong in one caption loses it."""
     cfg = config(f"data.root={own}")

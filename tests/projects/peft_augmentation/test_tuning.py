@@ -10,6 +10,7 @@ from common.encoders.text.tower import quiet
 from common.encoders.text.tuned.classifier import Tuning, text_classifier
 from common.encoders.text.tuned.prefix import Prefix
 from common.export.tuned_classifier import load_classifier, save_classifier
+from projects.peft_augmentation import build
 from projects.peft_augmentation.stages import training_data
 from tests.projects.peft_augmentation.conftest import (
     FAST,
@@ -225,6 +226,22 @@ def test_exports_open_in_transformers_and_peft(tmp_path, kind, pooling):
     with torch.no_grad():
         states = opened.eval()(**inputs).last_hidden_state
         torch.testing.assert_close(states, model.states(**inputs).last_hidden_state)
+
+
+@pytest.mark.parametrize(("merge", "kind"), [("false", "lora"), ("true", "full")])
+def test_an_export_keeps_its_adapter_unless_the_config_merges_it(tmp_path, merge, kind):
+    """Inference: both folders score as the classifier does."""
+    words = ["tuning.kind=lora", f"export.merge={merge}"]
+    module = module_of(*words).eval()
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    build(config(*words)).export(module, tmp_path)
+    again = load_classifier(tmp_path)
+    assert again.tuning.kind == kind
+    assert (tmp_path / "adapter").exists() == (kind == "lora")
+    expected = module.classifier.score(TEXTS)
+    torch.testing.assert_close(again.score(TEXTS), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_damaged_or_unfit_exports_are_refused(tmp_path):

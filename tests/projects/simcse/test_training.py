@@ -205,6 +205,24 @@ def test_missing_cells_do_not_stop_the_collator(tmp_path):
     assert torch.isfinite(model.losses(data)["loss"])
 
 
+def test_a_hard_negative_is_the_third_view_of_its_row(tmp_path):
+    """The loss is that of anchors, positives and hard negatives, each encoded in its own row."""
+    rows = [("a cat", "a small cat", "a dog"), ("two men", "people", "rain")]
+    path = tmp_path / "train.csv"
+    lines = ["sent0,sent1,hard_neg", *map(",".join, rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ["data.source=file", f"data.file={path}", "data.limit=null", "method.mlm_weight=0.0"]
+    cfg = config(*words, "model.mlp_only_train=false")
+    model = SimCSE(cfg, encoder(cfg)).eval()
+    with torch.no_grad():
+        data = batch(cfg, model, rows=2)
+        actual, loss = model.embed(data), model.losses(data)["loss"]
+        expected = [model.encoder.encode(list(column)) for column in zip(*rows, strict=True)]
+        torch.testing.assert_close(actual, tuple(expected), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loss, model.objective(*actual).loss)
+        assert not torch.isclose(loss, model.objective(*actual[:2]).loss, rtol=1e-2)
+
+
 def test_same_mask_and_own_hard_negative_need_the_rows_that_they_are_about(tmp_path):
     """An option that could have no effect, or another one than it says, is refused."""
     for words in (["data.source=nli"], ["data.augment=delete"]):
