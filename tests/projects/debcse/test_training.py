@@ -246,8 +246,11 @@ def test_item_7_scorer_is_no_part_of_the_trained_module(full_run):
     scorer, trained = weights(full_run, "scorer"), weights(full_run)
     assert scorer.keys() == trained.keys()
     assert not same_weights(scorer, trained)
-    (kept,) = (full_run.parents[1] / "offline").glob("scorer-*.ckpt")
-    assert same_weights(ckpt.load(kept)["state_dict"], scorer)
+    kept = [
+        ckpt.load(path)["state_dict"]
+        for path in (full_run.parents[1] / "offline").glob("scorer-*.ckpt")
+    ]
+    assert any(same_weights(state, scorer) for state in kept)
 
 
 @pytest.mark.slow

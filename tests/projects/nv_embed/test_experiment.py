@@ -467,6 +467,7 @@ def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_pa
     run = tmp_path / "nv_embed/smoke/other"
     shutil.copytree(trained, run)
     meta = json.loads((run / "meta.json").read_text())
+    meta["resolved"]["model"]["max_length"] = 7
     (run / "meta.json").write_text(
         json.dumps({**meta, "overrides": [*meta["overrides"], "model.max_length=7"]})
     )

@@ -10,7 +10,8 @@ from torch import nn
 from common.engine.run import train
 from tests.pretended import GENERATOR_FREE, pretended_device
 
-PROJECTS = ("simcse", "trend")  # the others: tests/nightly/test_pretended_device.py
+# the others: tests/nightly/test_pretended_device.py; passes by length depend on the device
+PROJECTS = {"simcse": ["model.length_groups=1"], "trend": []}
 
 
 @pytest.mark.parametrize("project", PROJECTS)
@@ -19,7 +20,13 @@ def test_a_run_elsewhere_gives_the_numbers_of_the_cpu(project, tmp_path, monkeyp
         path = train(
             project,
             "smoke",
-            [f"runs_dir={tmp_path}", "tracking.wandb=disabled", f"run_id={name}", *placed],
+            [
+                f"runs_dir={tmp_path}",
+                "tracking.wandb=disabled",
+                f"run_id={name}",
+                *PROJECTS.get(project, ()),
+                *placed,
+            ],
         )
         rows = csv.DictReader((path / "metrics.csv").open())
         losses = [r["value"] for r in rows if r["name"] == "train/loss"]

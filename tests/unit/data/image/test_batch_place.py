@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.functional import to_tensor
 
 from common.config import ROOT
 from common.data.image import simclr
@@ -18,6 +19,7 @@ from common.data.image.pipelines import SeededPipeline, dino_crop, rand_augment
 from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import EvalTransform, SquareTransform, TrainTransform
 from common.data.samplers import SeededBatchSampler, sample_rng
+from projects.rtd.pictures import TowerTransform
 from projects.sepclr.augment import Distorted, Rescaled
 
 SIZE, NUM = 8, 23
@@ -31,6 +33,7 @@ TRANSFORMS = {
     "views": ViewStack((COLOUR, COLOUR, TrainTransform(SIZE), COLOUR)),
     "rand_augment": rand_augment(SIZE, (0.5, 1.0), 0.5, *MOMENTS),
     "dino": dino_crop(SIZE, (0.5, 1.0), 1, *MOMENTS),
+    "tower": TowerTransform(SIZE, lambda image: to_tensor(image.resize((SIZE, SIZE)))),
     "distorted": Rescaled(Distorted(COLOUR, rotation=20.0, vertical_flip_prob=0.5, noise=0.1)),
 }
 # batched by the transform that it holds, or takes no batch
