@@ -130,7 +130,7 @@ def _below(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     methods: dict[str, dict[str, None]] = {}
     for claim in claims:
         for low in claim["below"]:
-            baseline = f"{low['baseline']} ({claim['metric']} {low['baseline_value']:.4f})"
+            baseline = f"{low['baseline']} ({low['metric']} {low['baseline_value']:.4f})"
             methods.setdefault(baseline, {})[f"{low['arm']} ({low['value']:.4f})"] = None
     return [f"{baseline}: {', '.join(arms)}" for baseline, arms in methods.items()]
 

@@ -107,10 +107,10 @@ def against_published(result: Mapping[str, Any], published: Sequence[float]) -> 
         return {**result, "published": entry}
     low, high = result["interval"]
     entry["excluded"] = not low <= effect <= high
-    beside = {**result, "published": entry}
+    judged = {**result, "published": entry}
     if result["verdict"] != "not shown" or entry["excluded"] or (high - low) / 2 < abs(effect):
-        return beside
-    return {**beside, "interval_verdict": result["verdict"], "verdict": NOT_TESTABLE}
+        return judged
+    return {**judged, "interval_verdict": result["verdict"], "verdict": NOT_TESTABLE}
 
 
 def comparable(claim: Claim, arms: Mapping[str, ArmValues]) -> tuple[dict[str, list[Scores]], str]:
@@ -184,8 +184,9 @@ def below_baselines(
     best = max(values, key=lambda name: better * values[name])
     methods = [arm for arm in claim.left if arm not in spec.baselines]
     means = {arm: arms[arm].mean(claim.metric) for arm in dict.fromkeys(methods)}
+    reference = {"metric": claim.metric, "baseline": best, "baseline_value": values[best]}
     return [
-        {"arm": arm, "value": mean, "baseline": best, "baseline_value": values[best]}
+        {"arm": arm, "value": mean, **reference}
         for arm, mean in means.items()
         if better * mean < better * values[best]
     ]
