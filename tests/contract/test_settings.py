@@ -2,12 +2,22 @@
 2."""
 
 import json
+import re
+import shlex
 
 import pytest
 from omegaconf import OmegaConf
 
 from common.cli import main
-from common.config import CONFIG_DIR, _chain, config_names, config_path, leaf_keys
+from common.config import (
+    CONFIG_DIR,
+    ROOT,
+    UserError,
+    _chain,
+    config_names,
+    config_path,
+    leaf_keys,
+)
 from common.engine.comparison.claims import claims_of
 from common.engine.comparison.spec import default_arms, read_comparisons
 from common.registry import config_class
@@ -111,3 +121,41 @@ def test_list_names_all_projects(capsys):
 def test_wrong_words_end_with_code_2(words, message, capsys):
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+FENCE = re.compile(r"```sh\n(.*?)```", re.S)
+
+
+def commands_of(card: str) -> list[list[str]]:
+    """Words behind ``make`` of the commands in a card's shell blocks."""
+    lines = (
+        line
+        for block in FENCE.findall(card)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("make ")
+    )
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def settings_of(words: list[str]) -> tuple[str, list[str]]:
+    """Config and settings of a command."""
+    options = dict(word.split("=", 1) for word in words if word.split("=", 1)[0].isupper())
+    settings = [word for word in words[1:] if not word.split("=", 1)[0].isupper()]
+    return options.get("CONFIG", "paper" if words[0] == "check" else "mini"), settings
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_commands_of_the_card_have_valid_settings(project):
+    """In shell blocks, as a reader pastes them."""
+    card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+    commands = commands_of(card)
+    assert commands
+    for words in commands:
+        assert all("=" in word for word in words[1:]), words
+        load(config_class(project), project, *settings_of(words))
+
+
+def test_a_wrong_setting_of_a_card_is_noticed():
+    (words,) = commands_of("```sh\nmake train PROJECT=simcse \\\n  optim.lrr=1  # a comment\n```")
+    with pytest.raises(UserError, match=r"optim\.lrr"):
+        load(config_class("simcse"), "simcse", *settings_of(words))

@@ -1,7 +1,6 @@
 """Runs, export, tasks and configs as the commands drive them: items 12 and 16."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -246,16 +245,6 @@ def test_paper_configs_hold_the_published_recipe():
     # a folder that holds attention counts no word beyond its pieces: PROP has one of its own
     assert prop.data.documents != entropy.data.documents
     assert (prop.prepare.keep_words, prop.prepare.attention) == (512, False)
-
-
-def test_the_card_prepares_documents_as_they_are_trained_on():
-    """`mini`, which commands take by default, cuts documents at 48 pieces."""
-    card = Path(build.__code__.co_filename).with_name("README.md").read_text(encoding="utf-8")
-    commands = [
-        line for line in card.splitlines() if line.startswith("| `make run") and "prepare" in line
-    ]
-    assert len(commands) == 2
-    assert all("CONFIG=paper" in line for line in commands)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,9 @@
 
 import gzip
 import json
-import re
-import shlex
-from pathlib import Path
 
 import pytest
 
-import projects.ccp
 from common.config import UserError
 from common.data.retrieval.passages import read_passages
 from common.engine.workspace import Workspace
@@ -101,13 +97,3 @@ def test_item_17_training_questions_of_mrtydi_are_what_the_fine_tuning_reads(tmp
     (tmp_path / "qrels.train.txt").write_text("7 Q0 5#0 1\n")
     with pytest.raises(UserError, match="'5#0', which docs.jsonl lacks"):
         task(Workspace(tmp_path / "task"))
-
-
-def test_commands_of_the_card_can_be_pasted_into_a_shell():
-    """Words with spaces are quoted: every word is one setting."""
-    card = (Path(projects.ccp.__file__).parent / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"`make ([^`]+)`", card)
-    assert len(commands) >= 10
-    for command in commands:
-        words = shlex.split(command)[1:]
-        assert all("=" in w and w.count("{") == w.count("}") for w in words), command
