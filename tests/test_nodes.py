@@ -106,6 +106,7 @@ def tasks(folder: Path, said: Path, sleep: str = "0") -> list[Command]:
     ]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_its_end_saves_and_goes_on_when_it_is_queued_again(tmp_path, alone):
     first = tasks(tmp_path, tmp_path / "first", sleep="0.15")
     run = tmp_path / "toy/smoke/slurm-77"

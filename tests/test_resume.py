@@ -128,6 +128,7 @@ def test_truncated_checkpoint_is_never_chosen(tmp_path):
     assert ckpt.newest_intact(tmp_path)[0] == whole
 
 
+@pytest.mark.slow
 def test_wandb_keeps_its_run_id_after_resume(tmp_path):
     """One offline run per job: both processes write under the run folder with the same id.
 

@@ -40,6 +40,7 @@ QUICK = "classification"
 @pytest.mark.parametrize(
     "family", [f if f == QUICK else pytest.param(f, marks=pytest.mark.slow) for f in PROJECTS]
 )
+@pytest.mark.slow
 def test_shards_train_the_weights_of_copies(family, tmp_path, pool):
     slug, *own = PROJECTS[family]
     for strategy in ("ddp", "fsdp"):

@@ -176,7 +176,10 @@ ELSEWHERE = {  # compared in another way, in tests/projects
     ("project", "case"),
     [
         pytest.param(
-            project, case, id=f"{project}-{number}", marks=pytest.mark.slow if number else ()
+            project,
+            case,
+            id=f"{project}-{number}",
+            marks=pytest.mark.slow if number or project not in FAMILIES.values() else (),
         )
         for project, cases in CASES.items()
         for number, case in enumerate(cases)

@@ -89,7 +89,10 @@ def interrupted(run, folder, number):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case[0] in FAMILIES.values() else pytest.mark.slow)
+        pytest.param(
+            case,
+            marks=() if case[0] in FAMILIES.values() and len(case) == 2 else pytest.mark.slow,
+        )
         for case in CASES
     ],
     ids=" ".join,

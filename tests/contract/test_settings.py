@@ -54,6 +54,7 @@ def test_misspelt_keys_and_wrong_types_are_refused(project, word, message, tmp_p
 
 
 @pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.slow
 def test_arms_of_the_comparison_are_valid_overrides(project):
     specs = read_comparisons(project)
     assert specs

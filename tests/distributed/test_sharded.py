@@ -527,6 +527,7 @@ def compiled_worker() -> tuple[Tensor, Tensor]:
     return eager, torch.autograd.grad(torch.compile(loss, backend="aot_eager")(q), q)[0]
 
 
+@pytest.mark.slow
 def test_inside_torch_compile(pool):
     for eager, compiled in pool(2).run(compiled_worker):
         torch.testing.assert_close(compiled, eager)

@@ -333,6 +333,7 @@ def test_cosqa_is_read_as_released_and_as_rows(tmp_path):
         read_cosqa(tmp_path / "go")
 
 
+@pytest.mark.slow
 def test_bundled_docstrings_keep_their_parts_apart():
     """No docstring of one part in another; whole modules held out for development; names hidden."""
     actual = bundled_docstrings(None, 50, 0)

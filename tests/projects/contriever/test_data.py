@@ -183,6 +183,7 @@ def test_chunks_are_disjoint_from_an_offset_that_each_epoch_draws(encoder):
     assert flat.tolist() == stream.shards[0][5 : 5 + len(flat)].tolist()
 
 
+@pytest.mark.slow
 def test_bundled_sources_hold_a_million_pieces_without_titles():
     """What `mini` trains on; the titles are left for the development queries."""
     from common.encoders.text.tower import load_tokenizer

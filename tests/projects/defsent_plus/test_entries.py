@@ -140,6 +140,7 @@ def test_held_out_definitions_are_trained_on_for_no_entry():
         assert {actual.entries[row] for row in gold} == owners[text] & set(actual.entries)
 
 
+@pytest.mark.slow
 def test_bundled_wordnet_has_entries_of_several_words_and_shared_definitions():
     """Sizes of the row in the plan: lemmas in lower case; synonyms share their definition."""
     actual = load_dictionary(config("data.held_out=0", "data.exclude_sets=[]", name="mini"))

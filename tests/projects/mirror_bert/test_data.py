@@ -145,6 +145,7 @@ def test_files_that_cannot_serve_are_named(text_file, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["sentences", "lexicon"])
+@pytest.mark.slow
 def test_bundled_sources_draw_ten_thousand_strings_by_seed(source):
     words = [f"data.source={source}", "data.limit=10000"]
     rows = training_rows(config(*words))

@@ -303,6 +303,7 @@ def test_queries_that_judge_much_of_a_collection_relevant_pair_no_documents():
     assert sum(frozenset((ends[i], ends[j])) in known for i, j in drawn) / 4000 < 0.16
 
 
+@pytest.mark.slow
 def test_bundled_domains_have_disjoint_parts_and_words_help():
     """The mini's sets: 2,000 balanced test pairs each; TF-IDF is well above chance on ESCO."""
     pairs = {name: bundled_pairs(name, None, 1000) for name in ("npl", "esco")}

@@ -396,6 +396,7 @@ def test_sets_of_a_config(tmp_path):
             of_stage(training_tasks(cfg), retrieval_only=True)
 
 
+@pytest.mark.slow
 def test_bundled_sets():
     """Every set of the mini config is there, with negatives where its kind has them."""
     sets = (

@@ -137,6 +137,7 @@ def test_a_model_without_usable_answers_is_a_user_error(script, tmp_path, monkey
         synthesize(config(*SMALL), Workspace(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_bundled_language_model_writes_records_and_resumes(tmp_path, monkeypatch):
     """Two formats with `bundled:causal-lm`; one that was stopped ends with the same records."""
     monkeypatch.setattr(LanguageModel, "from_pretrained", cache(LanguageModel.from_pretrained))

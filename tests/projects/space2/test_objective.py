@@ -246,6 +246,7 @@ def test_total_is_the_plain_sum_with_a_tenth_of_masked_prediction():
     torch.testing.assert_close(plain["unlabelled_contrast"], actual["unlabelled_contrast"])
 
 
+@pytest.mark.slow
 def test_two_processes_may_fine_tune_without_masked_prediction_after_it_came_first(two_ranks):
     """The words' head had to have a gradient in a stage that gives it none, which DDP refuses."""
     assert two_ranks.run(words_then_task, distributed=True) == [[True, False]] * 2

@@ -169,6 +169,7 @@ def test_checklist_6_skills_of_a_test_file_do_not_name_its_titles(tmp_path):
     assert [ad.title for ad in sets.ads] == ["a title"]
 
 
+@pytest.mark.slow
 def test_bundled_parts_do_not_depend_on_the_seed_but_the_training_draw_does(esco):
     """Design of the mini: test and training skills come from different sentences."""
     a, b = (load_data(config("data.limit=500", f"seed={s}", name="mini")) for s in (1, 2))

@@ -26,6 +26,7 @@ def accuracy(network: CifarResNet, num: int = 2000) -> float:
     return float((actual == test.labels[:num]).double().mean())
 
 
+@pytest.mark.slow
 def test_the_bundled_resnet_has_the_accuracy_of_its_card():
     network = cifar_resnet(20, "bundled:cifar-resnet20").eval()
     assert accuracy(network) == pytest.approx(stated(FOLDER)["accuracy"], abs=0.002)

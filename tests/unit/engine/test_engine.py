@@ -21,6 +21,7 @@ def final_state(run: Path, stage: str = "stage0") -> dict:
     return ckpt.load(path)
 
 
+@pytest.mark.slow
 def test_run_folder_and_two_processes_equal_one(tmp_path, monkeypatch):
     """CPU DDP with two processes has the joint batch's loss and, after training, its weights.
 

@@ -44,6 +44,7 @@ def test_rows_are_the_counted_claims_with_their_published_verdicts(tmp_path, mon
     assert (third.claim, third.verdict, third.version) == ("a > c", NOT_RUN, "")
 
 
+@pytest.mark.slow
 def test_every_published_claim_is_listed():
     rows = evidence_rows()
     assert {row.verdict for row in rows} <= {*VERDICTS, NOT_RUN}

@@ -11,7 +11,7 @@ from common.engine.run import train
 from tests.pretended import GENERATOR_FREE, pretended_device
 
 # the others: tests/nightly/test_pretended_device.py; passes by length depend on the device
-PROJECTS = {"simcse": ["model.length_groups=1"], "trend": []}
+PROJECTS = {"simcse": ["model.length_groups=1"]}
 
 
 @pytest.mark.parametrize("project", PROJECTS)

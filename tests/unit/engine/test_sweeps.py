@@ -338,6 +338,7 @@ def test_what_the_file_says_wrong_is_named(tmp_path, monkeypatch, change, said):
         read_sweep("dcl")
 
 
+@pytest.mark.slow
 def test_a_sweep_file_fits_its_project_and_its_comparison():
     actual = [p for p in list_projects() if (schema_module.CONFIG_DIR / p / "sweep.yaml").exists()]
     assert actual

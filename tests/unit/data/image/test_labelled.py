@@ -31,6 +31,7 @@ def toy(per_class: int = 6) -> LabelledPixels:
     return LabelledPixels(images, torch.arange(count) % 3, ["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_bundled_cifar10_is_balanced_apart_and_small():
     train, test = load_cifar10(None, "train"), load_cifar10(None, "test")
     assert train.images.shape == (10000, 3, 32, 32)

@@ -49,6 +49,7 @@ def test_phrasings_are_varied_and_use_the_drawings_own_words(pool):
     assert different > 90
 
 
+@pytest.mark.slow
 def test_bundled_texts_are_what_the_code_writes(tmp_path):
     """The tracked files can be made again, byte for byte."""
     write_pool_texts(tmp_path, str(BUNDLED))

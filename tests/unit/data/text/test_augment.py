@@ -66,6 +66,7 @@ def test_dropout_rate_and_floor():
         Eda({}, alpha=0.0)
 
 
+@pytest.mark.slow
 def test_synonyms_of_the_bundled_wordnet():
     table = synonyms_from_synsets(read_jsonl(BUNDLED / "wordnet/synsets.jsonl.gz", ["lemmas"]))
     assert "automobile" in table["car"]

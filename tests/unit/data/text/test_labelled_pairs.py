@@ -218,6 +218,7 @@ def test_own_gzipped_table(tmp_path):
         read_pairs(task, "train", files=[str(path)])
 
 
+@pytest.mark.slow
 def test_no_request_of_the_test_part_is_trained_on():
     """Six of BANKING77's are in both parts, one more but for white space."""
     plain = {

@@ -68,6 +68,7 @@ def test_sources_are_filtered_and_checked(root):
         load_sentences(root, split="dev")
 
 
+@pytest.mark.slow
 def test_bundled_sets_have_the_documented_sizes():
     train, test = (len(load_sentences(None, split=split)) for split in ("train", "test"))
     assert train + test > 250_000

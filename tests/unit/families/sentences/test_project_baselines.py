@@ -11,6 +11,7 @@ from common.registry import config_class
 
 @pytest.mark.parametrize("project", ["debcse", "esimcse", "mirror_bert"])
 @pytest.mark.parametrize("name", ["centred", "whitened"])
+@pytest.mark.slow
 def test_centre_and_whitening_are_fitted_on_what_the_arms_train_on(project, name, monkeypatch):
     """They saw another draw, and other sources, of the bundled sentences; parts are drawn alike."""
     cfg = load(config_class(project), project, "mini", ["seed=3"])
