@@ -112,9 +112,13 @@ def targets(slug: str) -> list[Path]:
 
 
 def _imported(file: Path, prefix: str) -> Iterator[Path]:
+    package = ".".join(file.relative_to(ROOT).parent.parts)
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(prefix):
-            yield ROOT / f"{(node.module or '').replace('.', '/')}.py"
+        if isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            name = importlib.util.resolve_name(name, package)
+            if name.startswith(prefix):
+                yield ROOT / f"{name.replace('.', '/')}.py"
 
 
 def tests_of(slug: str, path: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.util import resolve_name
 
 import grimp
 import pytest
@@ -81,6 +82,50 @@ for name in {order}:
     assert loaded.keys() == MAY_LOAD.keys(), done.stderr
     for name, actual in loaded.items():
         assert actual <= set(MAY_LOAD[name]), f"{name} loads {actual - set(MAY_LOAD[name])}"
+
+
+PUBLISHED = ("losses", "kernels", "distributed")  # also built alone, under another name
+
+
+def foreign_imports(source: str, package: str) -> list[str]:
+    """What a module of `package` imports that a distribution of the three packages lacks."""
+    allowed = {*sys.stdlib_module_names, "torch", "numpy", "triton"}
+    foreign = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            foreign += [
+                alias.name for alias in node.names if alias.name.split(".")[0] not in allowed
+            ]
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            foreign += [node.module] if node.module.split(".")[0] not in allowed else []
+        if isinstance(node, ast.ImportFrom) and node.level:
+            name = resolve_name("." * node.level + (node.module or ""), package)
+            foreign += [name] if name.split(".")[1:2] not in [[p] for p in PUBLISHED] else []
+    return foreign
+
+
+def test_published_packages_import_each_other_relatively_and_torch():
+    files = [path for name in PUBLISHED for path in (ROOT / "common" / name).rglob("*.py")]
+    assert len(files) > 50
+    for path in files:
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        assert foreign_imports(path.read_text(encoding="utf-8"), package) == [], path
+
+
+@pytest.mark.parametrize(
+    ("line", "foreign"),
+    [
+        ("from ..distributed.process import rank", []),
+        ("from .output import unit", []),
+        ("import torch.nn.functional as F", []),
+        ("from ..config import UserError", ["common.config"]),
+        ("from .. import registry", ["common"]),
+        ("from common.losses.output import unit", ["common.losses.output"]),
+        ("def f():\n    import scipy.stats", ["scipy.stats"]),
+    ],
+)
+def test_foreign_imports_are_noticed(line, foreign):
+    assert foreign_imports(line, "common.losses") == foreign
 
 
 def test_faces_hold_a_docstring_only():

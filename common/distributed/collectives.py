@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here
 
-from common.distributed.process import rank, world_size
+from .process import rank, world_size
 
 
 def gather_sizes(

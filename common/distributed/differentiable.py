@@ -9,14 +9,14 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.autograd.function import FunctionCtx
 
-from common.distributed.collectives import (
+from .collectives import (
     check_rows,
     gather_rows,
     gather_sizes,
     shard_sizes,
     sum_and_scatter,
 )
-from common.distributed.process import GradReduction, gradient_factor, world_size
+from .process import GradReduction, gradient_factor, world_size
 
 
 class _AllGather(torch.autograd.Function):

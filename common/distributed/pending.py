@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from common.distributed.collectives import pad_rows
-from common.distributed.process import rank, world_size
+from .collectives import pad_rows
+from .process import rank, world_size
 
 
 @dataclass

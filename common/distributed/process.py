@@ -33,7 +33,7 @@ def is_rank_zero() -> bool:
 def default_group() -> dist.ProcessGroup | None:
     """The group of all processes, or None when there is only one process.
 
-    For the functions of `common.kernels`, where `group=None` means "not sharded".
+    For the functions of `kernels`, where `group=None` means "not sharded".
     """
     return dist.group.WORLD if world_size() > 1 else None
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from common.distributed.process import rank, world_size
+from .process import rank, world_size
 
 
 @dataclass

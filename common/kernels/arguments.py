@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.kernels import ops
-from common.kernels.core.problem import PRECISIONS, Problem, stat_dtype
-from common.kernels.specs.weights import Spec, encode
+from . import ops
+from .core.problem import PRECISIONS, Problem, stat_dtype
+from .specs.weights import Spec, encode
 
 FIXED_SCALE = 120.0  # largest |scale| for which one shift serves all exponentials in float32
 

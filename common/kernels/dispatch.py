@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from common.kernels.blocked import sweep as blocked
-from common.kernels.core.problem import Problem
+from .blocked import sweep as blocked
+from .core.problem import Problem
 
 Backend = Literal["auto", "dense", "blocked", "triton"]
 
@@ -49,7 +49,7 @@ def choose(problem: Problem, backend: str, tiled: bool = False) -> str:
 def tiled_module(backend: str) -> ModuleType:
     """The module of a tiled back end, see `problem` for its functions."""
     if backend == "triton":
-        from common.kernels.gpu import backend as triton_backend  # imports triton: only on demand
+        from .gpu import backend as triton_backend  # imports triton: only on demand
 
         return triton_backend
     return blocked
@@ -57,7 +57,7 @@ def tiled_module(backend: str) -> ModuleType:
 
 def _triton_reason(problem: Problem) -> str | None:
     try:
-        from common.kernels.gpu import backend as triton_backend
+        from .gpu import backend as triton_backend
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
     reason: str | None = triton_backend.unsupported(problem)

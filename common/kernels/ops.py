@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.blocked.rows import row_values, valid_rows
-from common.kernels.blocked.tiling import kept_tiles
-from common.kernels.core.problem import (
+from .blocked.rows import row_values, valid_rows
+from .blocked.tiling import kept_tiles
+from .core.problem import (
     PRECISIONS,
     Gradients,
     Problem,
@@ -21,8 +21,8 @@ from common.kernels.core.problem import (
     Upstream,
     stat_dtype,
 )
-from common.kernels.dispatch import tiled_module
-from common.kernels.specs.weights import decode
+from .dispatch import tiled_module
+from .specs.weights import decode
 
 _Output = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 

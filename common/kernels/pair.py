@@ -6,17 +6,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels import dispatch, ops
-from common.kernels.arguments import flatten, make_problem, prepare
-from common.kernels.blocked.rows import valid_rows
-from common.kernels.core import reference
-from common.kernels.core.linear import is_symmetric
-from common.kernels.core.problem import Problem
-from common.kernels.dispatch import blocked_autograd
-from common.kernels.row_loss import info_nce_rows, softplus_rows
-from common.kernels.sharded import statistics as sharded
-from common.kernels.sharded.plan import Group, as_sharding
-from common.kernels.specs.weights import Diagonal, Spec
+from . import dispatch, ops
+from .arguments import flatten, make_problem, prepare
+from .blocked.rows import valid_rows
+from .core import reference
+from .core.linear import is_symmetric
+from .core.problem import Problem
+from .dispatch import blocked_autograd
+from .row_loss import info_nce_rows, softplus_rows
+from .sharded import statistics as sharded
+from .sharded.plan import Group, as_sharding
+from .specs.weights import Diagonal, Spec
 
 __all__ = ["PairStats", "blocked_autograd", "info_nce", "pair_softplus", "pair_stats"]
 

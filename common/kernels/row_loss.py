@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels import dispatch, ops, softplus_ops
-from common.kernels.arguments import flatten, make_problem, prepare
-from common.kernels.blocked.rows import row_values, valid_rows
-from common.kernels.core import reference
-from common.kernels.core.linear import is_symmetric, split
-from common.kernels.core.problem import Problem, SoftplusSums
-from common.kernels.sharded.plan import Group, as_sharding
-from common.kernels.sharded.statistics import sharded_softplus
-from common.kernels.specs.weights import Spec
+from . import dispatch, ops, softplus_ops
+from .arguments import flatten, make_problem, prepare
+from .blocked.rows import row_values, valid_rows
+from .core import reference
+from .core.linear import is_symmetric, split
+from .core.problem import Problem, SoftplusSums
+from .sharded.plan import Group, as_sharding
+from .sharded.statistics import sharded_softplus
+from .specs.weights import Spec
 
 
 class RowLoss(NamedTuple):

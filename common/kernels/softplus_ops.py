@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.core.problem import Problem, stat_dtype
-from common.kernels.dispatch import tiled_module
-from common.kernels.ops import (
+from .core.problem import Problem, stat_dtype
+from .dispatch import tiled_module
+from .ops import (
     autocast_off,
     cast,
     differentiable_once,

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from common.losses.base import PairLoss
-from common.losses.functional.geometry import align_uniform
-from common.losses.output import LossOutput
+from .base import PairLoss
+from .functional.geometry import align_uniform
+from .output import LossOutput
 
 
 class AlignUniformLoss(PairLoss):

@@ -5,11 +5,11 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from common.distributed.process import default_group
-from common.kernels.core.problem import PRECISIONS
-from common.kernels.dispatch import Backend
-from common.losses.functional.kernel import KernelOptions
-from common.losses.output import DistributedKind, embeddings
+from ..distributed.process import default_group
+from ..kernels.core.problem import PRECISIONS
+from ..kernels.dispatch import Backend
+from .functional.kernel import KernelOptions
+from .output import DistributedKind, embeddings
 
 
 class PairLoss(nn.Module):
@@ -21,7 +21,7 @@ class PairLoss(nn.Module):
             DDP and FSDP take of gradients) is the loss of the global batch, also if ranks have
             unequal row counts.
         normalize: L2-normalise the inputs; False compares dot products.
-        backend: "auto", "dense", "blocked" or "triton", see `common.kernels`.
+        backend: "auto", "dense", "blocked" or "triton", see `kernels`.
         memory_budget: bytes of N x M storage that may be kept to save recomputation; None for 0.
         precision: of the products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
             everything else float32), or "auto": half under autocast, else exact. See
@@ -57,7 +57,7 @@ class PairLoss(nn.Module):
 
     @property
     def kernel(self) -> KernelOptions:
-        """Options for the functions of `common.losses.functional`."""
+        """Options for the functions of `functional`."""
         return {
             "group": default_group() if self.gather else None,
             "backend": self.backend,

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.losses.base import PairLoss, check_fraction
-from common.losses.functional.cacr import COSTS, WEIGHTINGS, CacrTerms, cacr, cacr_momentum
-from common.losses.functional.cacr_queue import cacr_queue
-from common.losses.functional.kernel import mean_loss
-from common.losses.output import LossOutput
+from .base import PairLoss, check_fraction
+from .functional.cacr import COSTS, WEIGHTINGS, CacrTerms, cacr, cacr_momentum
+from .functional.cacr_queue import cacr_queue
+from .functional.kernel import mean_loss
+from .output import LossOutput
 
 Weighting = Literal["full", "without_w1", "without_w2", "none"]
 RepulsionCost = Literal["euclidean", "rbf"]

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from common.losses.base import PairLoss, check_fraction
-from common.losses.functional.info_nce import clip
-from common.losses.functional.masks import id_mask
-from common.losses.functional.siglip import siglip
-from common.losses.output import LossOutput
+from .base import PairLoss, check_fraction
+from .functional.info_nce import clip
+from .functional.masks import id_mask
+from .functional.siglip import siglip
+from .output import LossOutput
 
 
 class ClipLoss(PairLoss):

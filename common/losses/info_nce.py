@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from common.kernels.specs.weights import Spec
-from common.losses.base import PairLoss, check_fraction
-from common.losses.functional.info_nce import clip, info_nce
-from common.losses.functional.masks import hardness_bias, id_mask
-from common.losses.output import LossOutput
+from ..kernels.specs.weights import Spec
+from .base import PairLoss, check_fraction
+from .functional.info_nce import clip, info_nce
+from .functional.masks import hardness_bias, id_mask
+from .output import LossOutput
 
 
 class InfoNCELoss(PairLoss):

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from common.losses.functional.margin import DISTANCES, Distance, margin_ranking, triplet
-from common.losses.output import DistributedKind, LossOutput
+from .functional.margin import DISTANCES, Distance, margin_ranking, triplet
+from .output import DistributedKind, LossOutput
 
 
 class TripletLoss(nn.Module):

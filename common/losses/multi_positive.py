@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.losses.base import PairLoss
-from common.losses.functional.multi_positive import disparate, one_to_k, sup_con
-from common.losses.output import LossOutput
+from .base import PairLoss
+from .functional.multi_positive import disparate, one_to_k, sup_con
+from .output import LossOutput
 
 
 class SupConLoss(PairLoss):

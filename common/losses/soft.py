@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from common.losses.base import PairLoss
-from common.losses.functional.info_nce import info_nce
-from common.losses.functional.soft import cwcl, distillation
-from common.losses.output import LossOutput
+from .base import PairLoss
+from .functional.info_nce import info_nce
+from .functional.soft import cwcl, distillation
+from .output import LossOutput
 
 
 class CWCLLoss(PairLoss):

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from common.losses.base import PairLoss
-from common.losses.functional.multi_positive import sup_con
-from common.losses.output import LossOutput
+from .base import PairLoss
+from .functional.multi_positive import sup_con
+from .output import LossOutput
 
 
 class SoftItcLoss(PairLoss):

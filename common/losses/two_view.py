@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from common.losses.base import PairLoss, check_fraction
-from common.losses.functional.two_view import (
+from .base import PairLoss, check_fraction
+from .functional.two_view import (
     dcl,
     debiased,
     nt_xent,
     target_anchored,
     von_mises_fisher_weight,
 )
-from common.losses.output import LossOutput
+from .output import LossOutput
 
 
 class NTXentLoss(PairLoss):

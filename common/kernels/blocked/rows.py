@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.blocked.tiling import (
+from ..core.linear import linear_backward, linear_forward, num_positives, split
+from ..core.problem import Gradients, Problem, RawStats
+from ..specs.weights import Tile
+from .tiling import (
     Sweep,
     TopOne,
     exp_shifted_,
@@ -19,9 +22,6 @@ from common.kernels.blocked.tiling import (
     masks,
     sum_floor,
 )
-from common.kernels.core.linear import linear_backward, linear_forward, num_positives, split
-from common.kernels.core.problem import Gradients, Problem, RawStats
-from common.kernels.specs.weights import Tile
 
 
 def valid_rows(problem: Problem, row_lse: Tensor) -> Tensor:

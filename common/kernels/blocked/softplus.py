@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.blocked.tiling import Sweep, TopOne, view
-from common.kernels.core.problem import Gradients, Problem, SoftplusSums
-from common.kernels.specs.weights import Tile
+from ..core.problem import Gradients, Problem, SoftplusSums
+from ..specs.weights import Tile
+from .tiling import Sweep, TopOne, view
 
 
 def softplus_forward(problem: Problem, bias: Tensor, offset: Tensor | None) -> SoftplusSums:

@@ -15,9 +15,12 @@ tile, see `linear`. It runs on any device; on CUDA it is the fallback and the cr
 import torch
 from torch import Tensor
 
-from common.kernels.blocked.rows import info_nce_rows
-from common.kernels.blocked.softplus import softplus_backward, softplus_forward, softplus_fused
-from common.kernels.blocked.tiling import (
+from ..core.linear import linear_backward, linear_forward, split
+from ..core.problem import Gradients, Problem, RawStats, Upstream
+from ..specs.weights import Spec, Tile
+from .rows import info_nce_rows
+from .softplus import softplus_backward, softplus_forward, softplus_fused
+from .tiling import (
     FixedSums,
     OnlineSums,
     Sweep,
@@ -28,9 +31,6 @@ from common.kernels.blocked.tiling import (
     masks,
     view,
 )
-from common.kernels.core.linear import linear_backward, linear_forward, split
-from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream
-from common.kernels.specs.weights import Spec, Tile
 
 __all__ = [
     "backward",

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from common.kernels.core.problem import Problem
-from common.kernels.specs.weights import Spec, Tile
+from ..core.problem import Problem
+from ..specs.weights import Spec, Tile
 
 ROWS, COLS = 512, 1024  # tile; flat optimum between 0.5 and 2 M elements
 SINGLE = 2**21  # up to this many pairs: one tile, kept from forward to backward

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from common.kernels.core.problem import Problem
-from common.kernels.specs.base import And
-from common.kernels.specs.weights import (
+from ..specs.base import And
+from ..specs.weights import (
     Block,
     Diagonal,
     Exclude,
@@ -26,6 +25,7 @@ from common.kernels.specs.weights import (
     Tile,
     Uniform,
 )
+from .problem import Problem
 
 _CHUNK, _CHUNK_CUDA = (
     2048,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels.specs.weights import Spec, Tile
+from ..specs.weights import Spec, Tile
 
 PRECISIONS = ("exact", "tf32", "half")
 """Operands of the products of float32 inputs; sums, exponentials and gradients are float32 in each.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.core.problem import Problem, RawStats, SoftplusSums
+from .problem import Problem, RawStats, SoftplusSums
 
 
 def forward(problem: Problem) -> RawStats:

@@ -14,11 +14,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from common.kernels.blocked.rows import row_weights, valid_rows
-from common.kernels.core.linear import linear_backward, num_positives, split
-from common.kernels.core.problem import Gradients, Problem, RawStats, SoftplusSums
-from common.kernels.gpu import run_pairs
-from common.kernels.gpu.launch import (
+from ..blocked.rows import row_weights, valid_rows
+from ..core.linear import linear_backward, num_positives, split
+from ..core.problem import Gradients, Problem, RawStats, SoftplusSums
+from ..specs.base import Spec
+from ..specs.weights import Diagonal, Index, Partner
+from . import run_pairs
+from .launch import (
     WORKSPACE_BYTES,
     Plan,
     dense_products,
@@ -31,7 +33,7 @@ from common.kernels.gpu.launch import (
     part,
     unsupported,
 )
-from common.kernels.gpu.run_pairs import (
+from .run_pairs import (
     accumulate,
     finish_rows,
     kept_shapes,
@@ -39,8 +41,6 @@ from common.kernels.gpu.run_pairs import (
     merge_splits,
     product,
 )
-from common.kernels.specs.base import Spec
-from common.kernels.specs.weights import Diagonal, Index, Partner
 
 __all__ = [
     "backward",

@@ -25,7 +25,7 @@ See ``kernel_tiles`` for the naming of tile coordinates and ``run_pairs`` for th
 import triton
 import triton.language as tl
 
-from common.kernels.gpu.kernel_tiles import (
+from .kernel_tiles import (
     LOG2E,
     bias,
     keep,

@@ -12,8 +12,8 @@ Rules and names as in ``kernel_pairs``; like there, outputs are only overwritten
 import triton
 import triton.language as tl
 
-from common.kernels.gpu.kernel_pairs import pairs, row_factor
-from common.kernels.gpu.kernel_tiles import LOG2E, bias, positives, scores
+from .kernel_pairs import pairs, row_factor
+from .kernel_tiles import LOG2E, bias, positives, scores
 
 
 @triton.jit

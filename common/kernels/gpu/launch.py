@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.core.linear import linear_forward, split
-from common.kernels.core.problem import Problem
-from common.kernels.gpu.lowering import Program, is_bounded, lower, many_positives
-from common.kernels.gpu.tile_table import TileConfig, tile_config
-from common.kernels.specs.base import And, Spec
-from common.kernels.specs.weights import Diagonal, Index, LowRank, Partner
+from ..core.linear import linear_forward, split
+from ..core.problem import Problem
+from ..specs.base import And, Spec
+from ..specs.weights import Diagonal, Index, LowRank, Partner
+from .lowering import Program, is_bounded, lower, many_positives
+from .tile_table import TileConfig, tile_config
 
 WORKSPACE_BYTES = 256 * 2**20
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -36,7 +36,7 @@ _WAVES = 4  # programs per multiprocessor that a forward launch should have at l
 @lru_cache(maxsize=1)
 def modules() -> tuple[ModuleType, ModuleType]:
     """The kernels with and without a partition function, imported at the first use."""
-    from common.kernels.gpu import kernel_pairs, kernel_softplus
+    from . import kernel_pairs, kernel_softplus
 
     return kernel_pairs, kernel_softplus
 

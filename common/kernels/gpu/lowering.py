@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels.specs.base import SIDES, All, And, Or, Spec
+from ..specs.base import SIDES, All, And, Or, Spec
 
 _MASKS = ("exclude_self", "exclude_positive", "only_positive", "exclude", "valid", "threshold")
 _FEATURES = ("lowrank", "threshold")

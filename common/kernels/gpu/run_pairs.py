@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.core.linear import linear_backward
-from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream
-from common.kernels.gpu.launch import (
+from ..core.linear import linear_backward
+from ..core.problem import Gradients, Problem, RawStats, Upstream
+from .launch import (
     WORKSPACE_BYTES,
     Plan,
     grad_dtype,
@@ -36,7 +36,7 @@ from common.kernels.gpu.launch import (
     on_device,
     part,
 )
-from common.kernels.gpu.lowering import one_positive
+from .lowering import one_positive
 
 _LN2 = 0.6931471805599453
 

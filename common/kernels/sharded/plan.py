@@ -18,16 +18,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.distributed.collectives import all_gather_no_grad, reduce_scatter_rows
-from common.distributed.process import GradReduction, rank, world_size
-from common.distributed.ring import ring_exchange, ring_start
-from common.kernels.core.problem import Gradients, Problem, RawStats, SoftplusSums, Upstream
-from common.kernels.sharded.specs import Shards, globalise, slice_keys
-from common.kernels.specs.weights import Tile
+from ...distributed.collectives import all_gather_no_grad, reduce_scatter_rows
+from ...distributed.process import GradReduction, rank, world_size
+from ...distributed.ring import ring_exchange, ring_start
+from ..core.problem import Gradients, Problem, RawStats, SoftplusSums, Upstream
+from ..specs.weights import Tile
+from .specs import Shards, globalise, slice_keys
 
 
 class Backend(Protocol):
-    """The part of a back end module that sharding uses; see `common.kernels.core.problem`."""
+    """The part of a back end module that sharding uses; see `core.problem`."""
 
     def forward(self, problem: Problem) -> RawStats: ...  # noqa: D102
 

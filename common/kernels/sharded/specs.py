@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.distributed.collectives import all_gather_no_grad
-from common.kernels.specs.weights import SIDES, And, Index, Or, Partner, Spec
+from ...distributed.collectives import all_gather_no_grad
+from ..specs.weights import SIDES, And, Index, Or, Partner, Spec
 
 KEYS_PER_QUERY = {"diagonal", "exclude_self", "partner", "labels", "block"}
 

@@ -2,7 +2,7 @@
 
 Every rank calls with its own rows and keys and gets the statistics of *its* rows and *its* columns
 against the whole batch. The backward returns the gradient of `sum_r L_r`, as every collective of
-`common.distributed`; with `L_r = rank_mean(...)` that is world size times the gradient of the
+`distributed`; with `L_r = rank_mean(...)` that is world size times the gradient of the
 global mean, which DDP averages back. `d scale` is the local share; its mean over ranks is exact.
 
 | mode   | forward                                   | backward                       | memory |
@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from common.distributed.collectives import log_sum_exp_over_ranks
-from common.distributed.differentiable import all_reduce_sum, global_mean
-from common.distributed.pending import Pending, start_gather, start_reduce
-from common.kernels.core.linear import num_positives
-from common.kernels.core.problem import (
+from ...distributed.collectives import log_sum_exp_over_ranks
+from ...distributed.differentiable import all_reduce_sum, global_mean
+from ...distributed.pending import Pending, start_gather, start_reduce
+from ..core.linear import num_positives
+from ..core.problem import (
     Gradients,
     Problem,
     RawStats,
@@ -38,8 +38,8 @@ from common.kernels.core.problem import (
     Upstream,
     merge_rows,
 )
-from common.kernels.ops import differentiable_once
-from common.kernels.sharded.plan import (
+from ..ops import differentiable_once
+from .plan import (
     Backend,
     Plan,
     Sharding,

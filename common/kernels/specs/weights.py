@@ -60,7 +60,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from common.kernels.specs.base import (
+from .base import (
     SIDES,
     All,
     And,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision, mean_rows
+from ..output import LossOutput, at_least_float32, check_pair, full_precision, mean_rows
 
 Denominator = Literal["with_positive", "literal", "literal_self"]
 

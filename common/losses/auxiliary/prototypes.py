@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed.collectives import log_sum_exp_over_ranks
-from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum
-from common.kernels.row_loss import info_nce_rows
-from common.kernels.specs.weights import Bias, Exclude, ExcludePositive, Index, Spec
-from common.losses.functional.kernel import (
+from ...distributed.collectives import log_sum_exp_over_ranks
+from ...distributed.differentiable import all_gather_with_grad, all_reduce_sum
+from ...kernels.row_loss import info_nce_rows
+from ...kernels.specs.weights import Bias, Exclude, ExcludePositive, Index, Spec
+from ..functional.kernel import (
     KernelOptions,
     first_row,
     local,
@@ -23,7 +23,7 @@ from common.losses.functional.kernel import (
     rows_of_all_ranks,
     sweep,
 )
-from common.losses.output import LossOutput, check_pair, full_precision
+from ..output import LossOutput, check_pair, full_precision
 
 Margin = Literal["cosine", "angle"]
 NEAREST = 1e-7  # to cosines of 1 and -1, where the angle has no derivative

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.distributed.differentiable import rank_mean_of_sums
-from common.losses.output import at_least_float32, full_precision
+from ...distributed.differentiable import rank_mean_of_sums
+from ..output import at_least_float32, full_precision
 
 IGNORED = -100  # label of a position where nothing is predicted, as in transformers
 

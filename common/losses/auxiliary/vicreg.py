@@ -6,7 +6,7 @@
 import torch
 from torch import Tensor
 
-from common.losses.output import at_least_float32, full_precision
+from ..output import at_least_float32, full_precision
 
 
 @full_precision

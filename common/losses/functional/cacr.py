@@ -9,10 +9,11 @@ from typing import Literal, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from common.kernels.specs.weights import Diagonal, ExcludePositive, ExcludeSelf, Spec
-from common.losses.functional.geometry import gaussian_factors
-from common.losses.functional.info_nce import info_nce
-from common.losses.functional.kernel import (
+from ...kernels.specs.weights import Diagonal, ExcludePositive, ExcludeSelf, Spec
+from ..output import LossOutput, at_least_float32, check_pair, full_precision
+from .geometry import gaussian_factors
+from .info_nce import info_nce
+from .kernel import (
     KernelOptions,
     count_rows,
     mean_loss,
@@ -20,7 +21,6 @@ from common.losses.functional.kernel import (
     sum_over_ranks,
     sweep,
 )
-from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
 
 WEIGHTINGS = ("full", "without_w1", "without_w2", "none")
 COSTS = ("euclidean", "rbf")

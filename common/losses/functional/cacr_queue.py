@@ -8,16 +8,17 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from common.kernels.specs.weights import All, ExcludeSelf, Spec
-from common.losses.functional.cacr import (
+from ...kernels.specs.weights import All, ExcludeSelf, Spec
+from ..output import at_least_float32, full_precision
+from .cacr import (
     WEIGHTINGS,
     CacrTerms,
     WeightedCost,
     _check_views,
     _uniform_repulsion,
 )
-from common.losses.functional.geometry import gaussian_factors
-from common.losses.functional.kernel import (
+from .geometry import gaussian_factors
+from .kernel import (
     KernelOptions,
     Stats,
     count_rows,
@@ -25,7 +26,6 @@ from common.losses.functional.kernel import (
     process_group,
     sweep,
 )
-from common.losses.output import at_least_float32, full_precision
 
 
 @full_precision

@@ -1,6 +1,6 @@
 """Agreement of class pairs in gated subspaces on explicit logits (Hydra, SimLAP).
 
-`common.losses.multi_positive.HydraLoss` never stores the N x M logits, which its similarity allows:
+`HydraLoss` never stores the N x M logits, which its similarity allows:
 it is bilinear in query and key. This form takes any logits, at that cost.
 
 # N queries, M keys, D dim
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum, rank_mean
-from common.distributed.process import default_group
-from common.losses.functional.kernel import (
+from ...distributed.differentiable import all_gather_with_grad, all_reduce_sum, rank_mean
+from ...distributed.process import default_group
+from .kernel import (
     KernelOptions,
     first_row,
     row_counts,

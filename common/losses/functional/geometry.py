@@ -16,9 +16,10 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from common.distributed.collectives import log_sum_exp_over_ranks
-from common.kernels.specs.weights import All, ExcludeSelf, Spec
-from common.losses.functional.kernel import (
+from ...distributed.collectives import log_sum_exp_over_ranks
+from ...kernels.specs.weights import All, ExcludeSelf, Spec
+from ..output import LossOutput, at_least_float32, check_pair, full_precision
+from .kernel import (
     KernelOptions,
     count_rows,
     mean_loss,
@@ -27,7 +28,6 @@ from common.losses.functional.kernel import (
     sweep,
     whole_loss,
 )
-from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
 
 
 @full_precision

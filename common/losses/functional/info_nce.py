@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.row_loss import info_nce_rows
-from common.kernels.sharded.specs import map_side, slice_keys
-from common.kernels.specs.weights import (
+from ...kernels.row_loss import info_nce_rows
+from ...kernels.sharded.specs import map_side, slice_keys
+from ...kernels.specs.weights import (
     Diagonal,
     Exclude,
     ExcludePositive,
@@ -22,7 +22,8 @@ from common.kernels.specs.weights import (
     Spec,
     Valid,
 )
-from common.losses.functional.kernel import (
+from ..output import LossOutput, check_pair, full_precision
+from .kernel import (
     KernelOptions,
     count_rows,
     first_row,
@@ -33,7 +34,6 @@ from common.losses.functional.kernel import (
     sum_over_ranks,
     sweep,
 )
-from common.losses.output import LossOutput, check_pair, full_precision
 
 
 @full_precision

@@ -7,26 +7,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.distributed.collectives import all_gather_no_grad
-from common.distributed.differentiable import all_reduce_sum, rank_mean
-from common.distributed.process import gradient_factor, rank, world_size
-from common.kernels.pair import pair_stats
-from common.kernels.sharded.plan import Group, as_sharding, shard_rows
-from common.kernels.specs.weights import Spec
-from common.losses.output import mean_rows
+from ...distributed.collectives import all_gather_no_grad
+from ...distributed.differentiable import all_reduce_sum, rank_mean
+from ...distributed.process import gradient_factor, rank, world_size
+from ...kernels.pair import pair_stats
+from ...kernels.sharded.plan import Group, as_sharding, shard_rows
+from ...kernels.specs.weights import Spec
+from ..output import mean_rows
 
 
 class KernelOptions(TypedDict, total=False):
     """Keyword options that every loss on pairs hands to the kernel.
 
     Attributes:
-        group: processes that share the batch (`common.distributed.default_group()`, or a
+        group: processes that share the batch (`distributed.default_group()`, or a
             `Sharding` for ring mode); rows are contrasted with the keys of all of them and the
             loss is that of the own rows, weighted for gradient averaging. None is one process.
         backend: "auto" | "dense" | "blocked" | "triton".
         memory_budget: bytes of N x M storage that may be used to save recomputation.
         unit_norm: whether all embeddings are unit vectors (permits a fixed shift).
-        precision: "exact" | "tf32" | "half", see `common.kernels.core.problem.PRECISIONS`.
+        precision: "exact" | "tf32" | "half", see `kernels.core.problem.PRECISIONS`.
     """
 
     group: Group
@@ -37,7 +37,7 @@ class KernelOptions(TypedDict, total=False):
 
 
 class Stats(NamedTuple):
-    """`common.kernels.PairStats` without None: statistics not asked for are empty."""
+    """`kernels.PairStats` without None: statistics not asked for are empty."""
 
     row_lse: Tensor
     col_lse: Tensor
@@ -57,7 +57,7 @@ def sweep(
     top1: bool = False,
     **kernel: Unpack[KernelOptions],
 ) -> Stats:
-    """Statistics of all pairs; see `common.kernels.pair_stats`."""
+    """Statistics of all pairs; see `kernels.pair_stats`."""
     options = {"columns": columns, "moment": moment, "top1": top1, **kernel}
     stats = pair_stats(query, key, scale, spec, **options)  # type: ignore[arg-type]
     empty = stats.row_lse.new_empty(0)

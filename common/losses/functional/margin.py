@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
+from ..output import LossOutput, at_least_float32, check_pair, full_precision
 
 Distance = Literal["euclidean", "squared", "cosine"]
 DISTANCES = ("euclidean", "squared", "cosine")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.kernels.specs.weights import Bias, Exclude, Threshold
+from ...kernels.specs.weights import Bias, Exclude, Threshold
 
 # Candidates are compared in products of matrices, the positive is one product of its own: equal
 # vectors differ by rounding, some 1e-7 of a cosine in float32.

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.pair import pair_softplus
-from common.kernels.specs.weights import Block, Exclude, ExcludePositive, Labels, OnlyPositive
-from common.losses.functional.info_nce import clip
-from common.losses.functional.kernel import (
+from ...kernels.pair import pair_softplus
+from ...kernels.specs.weights import Block, Exclude, ExcludePositive, Labels, OnlyPositive
+from ..output import LossOutput, check_pair, full_precision
+from .info_nce import clip
+from .kernel import (
     KernelOptions,
     count_rows,
     key_options,
@@ -22,7 +23,6 @@ from common.losses.functional.kernel import (
     sum_over_ranks,
     sweep,
 )
-from common.losses.output import LossOutput, check_pair, full_precision
 
 
 def check_labels(query: Tensor, key: Tensor, query_labels: Tensor, key_labels: Tensor) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.distributed.collectives import log_sum_exp_over_ranks
-from common.losses.functional.kernel import (
+from ...distributed.collectives import log_sum_exp_over_ranks
+from ..output import at_least_float32, check_pair, full_precision
+from .kernel import (
     KernelOptions,
     count_rows,
     mean_loss,
@@ -19,7 +20,6 @@ from common.losses.functional.kernel import (
     sum_over_ranks,
     whole_loss,
 )
-from common.losses.output import at_least_float32, check_pair, full_precision
 
 
 @full_precision

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.functional.margin import margin_ranking
-from common.losses.output import LossOutput, at_least_float32, full_precision
+from ..output import LossOutput, at_least_float32, full_precision
+from .margin import margin_ranking
 
 RankingLoss = Literal["hinge", "softmax_hinge", "groupwise"]
 

@@ -7,10 +7,10 @@ from typing import Unpack
 
 from torch import Tensor
 
-from common.kernels.row_loss import softplus_rows
-from common.kernels.specs.weights import Diagonal
-from common.losses.functional.kernel import KernelOptions, mean_loss
-from common.losses.output import LossOutput, check_pair, full_precision
+from ...kernels.row_loss import softplus_rows
+from ...kernels.specs.weights import Diagonal
+from ..output import LossOutput, check_pair, full_precision
+from .kernel import KernelOptions, mean_loss
 
 
 @full_precision

@@ -8,8 +8,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from common.kernels.specs.weights import All, ExcludeSelf, LowRank, Spec
-from common.losses.functional.kernel import (
+from ...kernels.specs.weights import All, ExcludeSelf, LowRank, Spec
+from ..output import LossOutput, at_least_float32, check_pair, full_precision
+from .kernel import (
     KernelOptions,
     count_rows,
     key_options,
@@ -18,7 +19,6 @@ from common.losses.functional.kernel import (
     sum_over_ranks,
     sweep,
 )
-from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
 
 
 @full_precision

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed.differentiable import all_gather_with_grad
-from common.kernels.specs.weights import ExcludePositive, nt_xent_spec
-from common.losses.functional.kernel import (
+from ...distributed.differentiable import all_gather_with_grad
+from ...kernels.specs.weights import ExcludePositive, nt_xent_spec
+from ..output import LossOutput, check_pair, full_precision
+from .kernel import (
     KernelOptions,
     count_rows,
     mean_loss,
@@ -22,7 +23,6 @@ from common.losses.functional.kernel import (
     row_counts,
     sweep,
 )
-from common.losses.output import LossOutput, check_pair, full_precision
 
 
 class AnchorScores(NamedTuple):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.distributed.differentiable import all_gather_with_grad
-from common.distributed.process import default_group, world_size
-from common.losses.functional.kernel import KernelOptions, first_row, row_counts
-from common.losses.output import full_precision, unit
+from ...distributed.differentiable import all_gather_with_grad
+from ...distributed.process import default_group, world_size
+from ..functional.kernel import KernelOptions, first_row, row_counts
+from ..output import full_precision, unit
 
 
 @full_precision

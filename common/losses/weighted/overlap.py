@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.distributed.collectives import all_gather_no_grad
-from common.distributed.differentiable import all_gather_with_grad
-from common.kernels.specs.weights import ExcludeSelf
-from common.losses.functional.kernel import (
+from ...distributed.collectives import all_gather_no_grad
+from ...distributed.differentiable import all_gather_with_grad
+from ...kernels.specs.weights import ExcludeSelf
+from ..functional.kernel import (
     KernelOptions,
     first_row,
     mean_loss,
@@ -25,7 +25,7 @@ from common.losses.functional.kernel import (
     rows_of_all_ranks,
     sweep,
 )
-from common.losses.output import LossOutput, check_pair, full_precision
+from ..output import LossOutput, check_pair, full_precision
 
 TILE = 1024  # rows of weights at a time
 
