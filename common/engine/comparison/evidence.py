@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -19,16 +19,33 @@ VERDICTS = ("supported", "inconclusive", "contradicted", "not testable here")
 NOT_RUN = "not run"
 HEAD = """# Evidence
 
-Each line is one claim: a statement of a paper, or an expectation of ours, that `make compare` tested on bundled data
-with models small enough for a CPU. Differences come with 95 % bootstrap intervals over seeds and test items.
-[Comparisons](compare.md) explains the verdicts; the project's card has all arms and metrics. DebCSE, VacancySBERT, Video QA and, in three places, LOL
-are reconstructions from what could be read of the papers, so their verdicts are about our reading of the method.
+![A bar for each field: how many claims are supported, inconclusive, contradicted or not testable](images/evidence.svg)
 
-{counts}
+{summary}
+
+Below is one line for each claim. The difference has a 95 % bootstrap interval over seeds and test items. "Worse than"
+gives the training-free baseline that scores better than the claim's method; "paper's effect excluded" means that the
+interval rules out an effect as large as the paper's. [Comparisons](compare.md) defines the words, and each project's
+card has all arms, metrics and data. DebCSE, VacancySBERT, video QA and parts of LOL are reconstructions from what
+could be read of the papers.
+"""
+COLUMNS = """
+## {field}
 
 | project | claim | verdict | difference, 95 % interval | paper | measured at |
 |---|---|---|---|---|---|
 """
+SUMMARY = (
+    "We tested {claims} claims of {projects} papers again, on bundled data and with models that a CPU trains in"
+    " minutes: {theirs} are statements of the papers and {ours} are expectations of our own."
+    " {supported} claims are supported, {inconclusive} inconclusive and {contradicted} contradicted; {untested}."
+    " In {behind} of the {projects} projects the best trained model scores lower than the best baseline that needs"
+    " no training."
+    " Most of these work on text: the bundled text encoder has five million parameters and few texts to learn from,"
+    " while methods that count words, such as TF-IDF and BM25, are strong there."
+    " So a verdict says whether one way of training beats another at this size; it neither recommends the method for"
+    " the task nor checks the numbers that a paper reports at full size."
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,56 @@ def counts(rows: Sequence[Row]) -> str:
     return text
 
 
+def behind_baseline(projects: Sequence[str]) -> list[str]:
+    """Projects whose best arm is worse than the best training-free baseline.
+
+    Judged by the primary metric of the first comparison. Bounds are not baselines, and neither is
+    chance, which is the best value of a metric that measures leakage.
+    """
+    behind = []
+    for project in projects:
+        for comparison in read_results(project)[:1]:
+            better = max if comparison["direction"] == "max" else min
+            rivals = comparison["baselines"].items()
+            skipped = {"chance", *comparison["bounds"]}
+            arms = _means(comparison["arms"].items(), comparison["metric"])
+            baselines = _means(
+                ((k, v) for k, v in rivals if k not in skipped), comparison["metric"]
+            )
+            if arms and baselines and better(arms + baselines) not in arms:
+                behind.append(project)
+    return behind
+
+
+def _means(rows: Iterable[tuple[str, Mapping[str, Any]]], metric: str) -> list[float]:
+    return [row["metrics"][metric][0] for _, row in rows if metric in row["metrics"]]
+
+
+def summary(rows: Sequence[Row], behind: int) -> str:
+    """What was tested and what came out, for a reader outside the project.
+
+    Args:
+        rows: all claims.
+        behind: number of projects of `behind_baseline`.
+    """
+    number = Counter(row.verdict for row in rows)
+    ours = sum(row.paper.startswith("ours") for row in rows)
+    untested = f"{number['not testable here']} could not be tested at this size"
+    if number[NOT_RUN]:
+        untested += f", and {number[NOT_RUN]} waits for its runs"
+    return SUMMARY.format(
+        claims=len(rows),
+        projects=len({row.project for row in rows}),
+        theirs=len(rows) - ours,
+        ours=ours,
+        supported=number["supported"],
+        contradicted=number["contradicted"],
+        inconclusive=number["inconclusive"],
+        untested=untested,
+        behind=behind,
+    )
+
+
 def verdict_counts(rows: Sequence[Row]) -> str:
     """How many claims of a project have which verdict.
 
@@ -124,20 +191,40 @@ def verdict_counts(rows: Sequence[Row]) -> str:
     return ", ".join(words) or "no claims"
 
 
-def evidence_page(rows: Sequence[Row]) -> str:
-    """docs/evidence.md: what was tested, the counts, and a line for each claim."""
-    lines = []
-    for row in rows:
-        cells = [
-            f"[{row.project}](../projects/{row.project}/README.md)",
-            escaped(row.claim),
-            row.verdict + (f" (worse than {row.below})" if row.below else ""),
-            row.difference,
-            escaped(row.paper) or "not stated",
-            row.version,
-        ]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return HEAD.format(counts=counts(rows)) + "".join(lines)
+def evidence_page(rows: Sequence[Row], fields: Mapping[str, str], behind: int) -> str:
+    """docs/evidence.md: the image, the summary, and a line for each claim, by field.
+
+    Args:
+        rows: all claims.
+        fields: slug -> what the project is about.
+        behind: number of projects of `behind_baseline`.
+    """
+    text = HEAD.format(summary=summary(rows, behind))
+    for field, claims in by_field(rows, fields).items():
+        text += COLUMNS.format(field=field) + "".join(_line(row) for row in claims)
+    return text
+
+
+def _line(row: Row) -> str:
+    remarks = ["paper's effect excluded"] if row.too_small else []
+    remarks += [f"worse than {row.below}"] if row.below else []
+    cells = [
+        f"[{row.project}](../projects/{row.project}/README.md)",
+        escaped(row.claim),
+        row.verdict + (f" ({'; '.join(remarks)})" if remarks else ""),
+        row.difference,
+        escaped(row.paper) or "not stated",
+        row.version,
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def by_field(rows: Sequence[Row], fields: Mapping[str, str]) -> dict[str, list[Row]]:
+    """Claims by field, the field of most projects first."""
+    sizes = Counter(fields.values())
+    order = sorted(sizes, key=lambda field: (-sizes[field], field))
+    grouped = {field: [row for row in rows if fields[row.project] == field] for field in order}
+    return {field: claims for field, claims in grouped.items() if claims}
 
 
 def project_table(
@@ -177,8 +264,9 @@ def write_evidence(rows: Sequence[Row]) -> list[str]:
     readme = _replace_part(readme, "projects", project_table(projects, fields, rows))
     write_text(ROOT / "README.md", readme)
     (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
-    write_text(ROOT / "docs/images/evidence.svg", evidence_image(rows))
-    write_text(ROOT / "docs/evidence.md", evidence_page(rows))
+    write_text(ROOT / "docs/images/evidence.svg", evidence_image(rows, fields))
+    page = evidence_page(rows, fields, len(behind_baseline(projects)))
+    write_text(ROOT / "docs/evidence.md", page)
     return ["docs/evidence.md", "README.md"]
 
 
@@ -195,61 +283,77 @@ def _replace_part(text: str, name: str, content: str) -> str:
 # -- the evidence as an image -------------------------------------------------------------------
 
 COLOURS = {
-    "supported": "#2a9d55",
-    "inconclusive": "#e0a526",
-    "contradicted": "#c8402f",
-    "not testable here": "#7a5fb0",
-    NOT_RUN: "#ffffff",
+    "supported": "#1f8a4c",
+    "inconclusive": "#b87d14",
+    "contradicted": "#c43d2f",
+    "not testable here": "#7a68b8",
+    NOT_RUN: "#8c959f",
 }
-SIDE, GAP, LINE, NAME, WIDTH, EDGE, TOP = 14, 4, 22, 150, 400, 8, 55  # pixels
-COLUMNS = 2
-FONT = "font-family='sans-serif' font-size='13'"
-PLAIN, WORSE = "stroke='#777' stroke-width='0.8'", "stroke='#111' stroke-width='2.5'"
+STYLE = (  # ground and ink by the reader's colour scheme
+    "text{font:16px sans-serif}.number{font-weight:bold;fill:#fff}"
+    ".ground{fill:#fff}.ink{fill:#1f2328}"
+    "@media(prefers-color-scheme:dark){.ground{fill:#161b22}.ink{fill:#e6edf3}}"
+)
+WIDTH, EDGE, NAME, BAR, LINE = 580, 12, 214, 20, 38  # pixels; a phone shows two thirds of them
+DIGIT = 10  # pixels of a digit
+NOTE = "worse than the best training-free baseline"
 
 
-def evidence_image(rows: Sequence[Row]) -> str:
-    """SVG: a line for each project and a square for each claim, its colour the verdict.
+def evidence_image(rows: Sequence[Row], fields: Mapping[str, str]) -> str:
+    """SVG: a bar for each field, whose parts are the numbers of claims by verdict.
 
-    A thick edge marks a method that is worse than the best training-free baseline. Browsers show
-    the claim as the text of its square.
+    A line below a bar is as long as the number of claims whose method is worse than the best
+    training-free baseline. Ground and ink follow the reader's colour scheme.
     """
-    projects = list(dict.fromkeys(row.project for row in rows))
-    height = -(-len(projects) // COLUMNS)
-    shapes = _legend()
-    for number, project in enumerate(projects):
-        x, y = EDGE + number // height * WIDTH, TOP + number % height * LINE
-        shapes.append(_text(x, y, escape(project)))
-        claims = [row for row in rows if row.project == project]
-        shapes += [_claim(row, x + NAME + i * (SIDE + GAP), y) for i, row in enumerate(claims)]
-    size = COLUMNS * WIDTH + EDGE, TOP + height * LINE
-    box = f"viewBox='0 0 {size[0]} {size[1]}' width='{size[0]}'"
-    ground = f"<rect width='{size[0]}' height='{size[1]}' fill='#ffffff'/>"
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' {box}>"
+    grouped = by_field(rows, fields)
+    unit = (WIDTH - NAME - EDGE) / max(map(len, grouped.values()), default=1)
+    shapes, top = _legend(rows)
+    for row, (field, claims) in enumerate(grouped.items()):
+        shapes += _bar(field, claims, top + row * LINE, unit)
+    height = top + len(grouped) * LINE
+    box = f"viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}'"
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' {box}><style>{STYLE}</style>"
+    ground = f"<rect class='ground' width='{WIDTH}' height='{height}' rx='8'/>"
     return "\n".join([head, ground, *shapes, "</svg>"]) + "\n"
 
 
-def _claim(row: Row, x: int, y: int) -> str:
-    title = escape(f"{row.claim}: {row.verdict} {row.difference}".strip())
-    return _square(x, y, COLOURS[row.verdict], WORSE if row.below else PLAIN, title)
+def _bar(field: str, claims: Sequence[Row], y: int, unit: float) -> list[str]:
+    shapes, x = [_text(EDGE, y, escape(field))], float(NAME)
+    number = Counter(row.verdict for row in claims)
+    for word, colour in COLOURS.items():
+        if number[word]:
+            width = number[word] * unit
+            shapes.append(_box(x, y, width, BAR, f"fill='{colour}'"))
+            if width > DIGIT * (len(str(number[word])) + 0.5):
+                middle = "class='number' text-anchor='middle'"
+                shapes.append(_text(x + width / 2, y, str(number[word]), middle))
+            x += width
+    below = sum(bool(row.below) for row in claims)
+    return [*shapes, _box(NAME, y + BAR + 3, below * unit, 4, "class='ink'")]
 
 
-def _square(x: int, y: int, colour: str, edge: str, title: str = "") -> str:
-    shape = f"<rect x='{x}' y='{y}' width='{SIDE}' height='{SIDE}' fill='{colour}' {edge}"
-    return f"{shape}><title>{title}</title></rect>" if title else f"{shape}/>"
-
-
-def _text(x: int, y: int, text: str) -> str:
-    return f"<text x='{x}' y='{y + 12}' {FONT} fill='#333'>{text}</text>"
-
-
-def _legend() -> list[str]:
-    entries = [(word, colour, PLAIN) for word, colour in COLOURS.items()]
-    entries.append(("worse than a training-free baseline", "#ffffff", WORSE))
-    shapes, x, y = [], EDGE, 4
-    for word, colour, edge in entries:
-        width = SIDE + 22 + 7 * len(word)
-        if x + width > COLUMNS * WIDTH:
-            x, y = EDGE, y + LINE
-        shapes += [_square(x, y, colour, edge), _text(x + SIDE + GAP, y, word)]
+def _legend(rows: Sequence[Row]) -> tuple[list[str], int]:
+    """Shapes, and where the first bar starts."""
+    number = Counter(row.verdict for row in rows)
+    shapes, x, y = [], EDGE, EDGE
+    for word, colour in COLOURS.items():
+        text = f"{number[word]} {word}"
+        width = BAR + 26 + 9 * len(text)
+        if x + width > WIDTH:
+            x, y = EDGE, y + BAR + 8
+        shapes += [_box(x, y, BAR, BAR, f"fill='{colour}'"), _text(x + BAR + 6, y, text)]
         x += width
-    return shapes
+    y += BAR + 8
+    below = sum(bool(row.below) for row in rows)
+    shapes += [_box(EDGE, y + BAR / 2 - 2, BAR, 4, "class='ink'")]
+    shapes += [_text(EDGE + BAR + 6, y, f"{below} {NOTE}")]
+    return shapes, y + BAR + 24
+
+
+def _box(x: float, y: float, width: float, height: float, paint: str) -> str:
+    place = f"x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height}'"
+    return f"<rect {place} {paint}/>"
+
+
+def _text(x: float, y: float, text: str, style: str = "class='ink'") -> str:
+    return f"<text x='{x:.1f}' y='{y + 16:.1f}' {style}>{text}</text>"

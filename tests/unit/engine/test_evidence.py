@@ -12,11 +12,14 @@ from common.engine.comparison.evidence import (
     NOT_RUN,
     VERDICTS,
     Row,
+    behind_baseline,
+    by_field,
     counts,
     evidence_image,
     evidence_page,
     evidence_rows,
     project_table,
+    summary,
 )
 from common.registry import field_of, list_projects
 from tests.unit.engine.comparison_runs import FakeRun, claim_entry, result_of, spec_of
@@ -69,14 +72,37 @@ def test_counts_say_what_was_found():
     assert "worse" not in counts([row("x")])
 
 
-def test_the_page_has_a_line_for_each_claim():
+def test_a_project_is_behind_where_a_baseline_without_training_is_better(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    values = {"a": [0.5], "b": [0.6]}
+    for project, raw, more in (
+        ("dcl", 0.7, {}),
+        ("cacr", 0.55, {}),
+        ("hydra", 0.7, {"bounds": ["raw"]}),
+        ("mofi", 0.55, {"direction": "min"}),
+        ("sepclr", 0.4, {"direction": "min"}),
+    ):
+        result = result_of(tmp_path / "runs" / project, values, ["a > b"], baselines={"raw": raw})
+        results.write_results(project, [result | more])
+    assert behind_baseline(["dcl", "cacr", "hydra", "mofi", "sepclr"]) == ["dcl", "sepclr"]
+
+
+def test_the_page_has_a_summary_and_a_line_for_each_claim_by_field():
     rows = [row("one", below="tfidf", claim="a@* > b"), row("two", NOT_RUN, paper="", version="")]
-    page = evidence_page(rows)
+    rows.append(row("three", "inconclusive", too_small=True, below="bm25"))
+    fields = {"one": "Speech", "two": "Images", "three": "Images", "none": "Video"}
+    page = evidence_page(rows, fields, 1)
     card = "[one](../projects/one/README.md)"
     line = rf"| {card} | a@\* > b | supported (worse than tfidf) | +0.1 | ours | 0.1.0 |"
     assert line in page.splitlines()
     assert "| a > b | not run | +0.1 | not stated |  |" in page
-    assert counts(rows) in page
+    assert "| inconclusive (paper's effect excluded; worse than bm25) |" in page
+    assert summary(rows, 1) in page
+    assert "3 claims of 3 papers" in summary(rows, 1)
+    assert "1 are statements of the papers and 2 are expectations" in summary(rows, 1)
+    assert page.index("## Images") < page.index("[two]") < page.index("## Speech")
+    assert "## Video" not in page
+    assert list(by_field(rows, fields)) == ["Images", "Speech"]
 
 
 def test_the_readme_lists_projects_by_field_the_largest_first():
@@ -111,25 +137,25 @@ def test_a_readme_without_markers_is_left_as_it_is(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_the_image_has_a_square_for_every_claim_and_a_legend_for_every_mark():
-    rows = [
-        row("one"),
-        row("one", "contradicted", below="tfidf", claim="a < b"),
-        row("two", NOT_RUN),
-    ]
-    root = ElementTree.fromstring(evidence_image(rows))
+def test_a_bar_of_the_image_is_as_long_as_its_claims_and_every_mark_has_a_legend():
+    rows = [row("one"), row("one"), row("one", "contradicted", below="tfidf"), row("two", NOT_RUN)]
+    root = ElementTree.fromstring(evidence_image(rows, {"one": "Speech", "two": "Images"}))
     space = {"svg": "http://www.w3.org/2000/svg"}
-    squares = root.findall("svg:rect", space)
-    claims = [s for s in squares if s.find("svg:title", space) is not None]
-    words = ("supported", "contradicted", NOT_RUN)
-    assert [s.get("fill") for s in claims] == [COLOURS[word] for word in words]
-    assert [s.get("stroke") for s in claims] == ["#777", "#111", "#777"]
-    assert claims[1].find("svg:title", space).text.startswith("a < b: contradicted")
-    texts = {t.text for t in root.findall("svg:text", space)}
-    assert texts == {"one", "two", *COLOURS, "worse than a training-free baseline"}
-    legend = [s for s in squares[1:] if s not in claims]
-    assert {s.get("fill") for s in legend} == set(COLOURS.values())
-    assert not any(s.get("fill-opacity") for s in squares)
+    boxes = root.findall("svg:rect", space)[1:]  # after the ground
+    marks, bars = len(COLOURS) + 1, root.findall("svg:text", space)
+    assert [b.get("fill") for b in boxes[: marks - 1]] == list(COLOURS.values())
+    drawn = [(b.get("fill"), float(b.get("width"))) for b in boxes[marks:]]
+    unit = drawn[0][1]  # of one claim: the field of equal size that comes first by name
+    assert [colour for colour, _ in drawn] == [
+        COLOURS[NOT_RUN],
+        None,
+        COLOURS["supported"],
+        COLOURS["contradicted"],
+        None,
+    ]
+    assert [width / unit for _, width in drawn] == pytest.approx([1, 0, 2, 1, 1], abs=0.01)
+    assert {t.text for t in bars} >= {"Images", "Speech", "2 supported", "1 contradicted"}
+    assert "1 worse than the best training-free baseline" in {t.text for t in bars}
 
 
 def test_every_project_has_a_field():
