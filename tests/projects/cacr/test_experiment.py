@@ -102,6 +102,7 @@ def test_item_13_halves_and_classes_are_told_apart():
     assert report == {"knn5_top1": {"a": 1.0, "b": 0.0, "c": 0.5}}
 
 
+@pytest.mark.slow
 def test_item_13_balanced_and_imbalanced_arms_have_equal_size():
     """Checklist 13: the arms of the comparison; bank and test do not depend on the subset."""
     arms, parts = read_comparison("cacr").arms, {}

@@ -171,6 +171,7 @@ def test_an_unreadable_picture_is_left_out_of_all_parts(pairs, tmp_path):
     assert len(actual["images"]) == actual["views"].shape[1] == len(actual["tokens"]) == 3
 
 
+@pytest.mark.slow
 def test_mini_mixes_drawings_and_photographs():
     """A quarter photographs in expectation, with the captions of their classes; no test images."""
     cfg = config(

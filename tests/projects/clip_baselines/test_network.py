@@ -243,6 +243,7 @@ def of_one_process():
     return two_steps(["method.gather_grad=true"], distributed=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["method.sync_batchnorm=false", "method.gather_grad=false"])
 def test_items_12_and_15_twins_without_either_they_differ(two_ranks, word):
     """Checklist 12, 15: the comparison above can fail."""

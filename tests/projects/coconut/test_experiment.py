@@ -267,6 +267,7 @@ def test_history_knows_what_was_not_evaluated():
     assert float(history.cosine[1]) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
     rows = inspect("coconut", name, [f"data.root={tmp_path}"])

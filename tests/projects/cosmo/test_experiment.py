@@ -651,6 +651,7 @@ def test_paper_configs_can_be_checked_without_their_weights():
     assert actual == {"paper": 6, "paper_18m": 12, "paper_reference": 24}
 
 
+@pytest.mark.slow
 def test_held_out_pictures_and_ranks():
     """The own picture first, one of each class or distinct names beside it; no seed and no arm
     changes the lists.

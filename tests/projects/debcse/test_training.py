@@ -328,6 +328,7 @@ def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
     assert paper.data.max_length - sum(len(ids) for ids in around) == 32
 
 
+@pytest.mark.slow
 def test_item_17_report_and_mining_tasks(full_run, tmp_path):
     """Checklist 17: one command each; a missing scorer is said."""
     cfg = config(f"runs_dir={full_run.parents[2]}", *EVERY_STEP)  # the scorer belongs to them

@@ -120,6 +120,7 @@ def mean_loss(repetition, steps=70):
     return sum(losses[-10:]) / 10
 
 
+@pytest.mark.slow
 def test_repetition_closes_the_length_shortcut():
     """Dropout alone solves the batch from length; with repetition length is no longer enough."""
     plain, repeated = mean_loss(False), mean_loss(True)

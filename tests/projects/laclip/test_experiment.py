@@ -65,6 +65,7 @@ def test_export_reloads_in_open_clip_with_equal_embeddings(tmp_path):
     assert abs(float(again.logit_scale.log_scale) - 3.25) < 1e-6
 
 
+@pytest.mark.slow
 def test_export_of_the_paper_s_towers_keeps_their_embeddings(tmp_path):
     """GELU image tower with QK norm and QuickGELU text tower, in small."""
     text = "model.text={vocab_size: 49408, context_length: 16, width: 32, heads: 2, layers: 1}"

@@ -62,6 +62,7 @@ def lexical_run(tmp_path_factory):
     return train("mirror_bert", "smoke", [f"runs_dir={folder}", *words])
 
 
+@pytest.mark.slow
 def test_checklist_14_one_trainer_for_words_and_lexical_scores_from_any_pair_file(lexical_run):
     """Checklist 14: the word level is a data source; similarity is Spearman on a file of pairs."""
     metrics = metrics_of(lexical_run)

@@ -116,6 +116,7 @@ def test_a_run_has_class_vectors_and_one_report(smoke_runs):
     assert {"map", "zeroshot_top1", "linear_probe_top1"} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
     """Checklist 14, 15: retrieval, zero-shot, kNN and probe of one model; galleries; near
     chance."""

@@ -150,6 +150,7 @@ def test_no_paper_config_trains_on_arguana_s_test_part():
         assert cfg.data.sets["arguana"].samples == 4000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["chance", "tfidf", "word_vectors", "raw_mean", "whitened_mean", "untrained"]
 )

@@ -611,6 +611,7 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
         tasks.preference(cfg, workspace)
 
 
+@pytest.mark.slow
 def test_a_form_that_cannot_be_written_is_refused_before_decoding(tmp_path, full_run, monkeypatch):
     """Guards against hours of decoding that end without the A/B form that was asked for."""
     save_language_model(tmp_path / "lm")
@@ -661,6 +662,7 @@ def test_other_weights_of_one_name_are_decoded_anew(tmp_path, full_run, monkeypa
     assert names[0] != names[1]
 
 
+@pytest.mark.slow
 def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
     """Held-back prefixes with their golds: MAUVE where the library is, a figure, readable
     samples."""

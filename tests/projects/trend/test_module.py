@@ -86,6 +86,7 @@ def error_of_a_wall(kind: str) -> float:
     return sum(errors[-20:]) / 20
 
 
+@pytest.mark.slow
 def test_item_3_an_action_that_tells_something_is_learnt():
     """Item 3: the path from action to range works; twins: without the action, and with
     another's."""

@@ -26,6 +26,7 @@ def words_of(batch, side):
     return TOKENIZER.batch_decode(batch[side]["input_ids"], skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_checklist_1_pairs_are_title_and_skills_of_one_advert_and_no_standard_title(esco):
     """Checklist 1 and 18: a training row has no standard title; its loader does not look for
     one."""

@@ -351,6 +351,7 @@ def test_item_14_a_set_without_answers_writes_a_submission(tmp_path):
         QuestionPrediction(unknown, {"c": Clip("c", ())})
 
 
+@pytest.mark.slow
 def test_simulated_clips():
     """Two wrong candidates are right for other sentences of the clip; parts share no sentence."""
     actual, frames = simulated_set(None, "dev", 30, 0)

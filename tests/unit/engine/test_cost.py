@@ -59,6 +59,7 @@ def test_the_page_has_a_row_per_config_and_leaves_blank_what_is_not_known():
     assert rows[1].endswith("| a, b, c, d, 2 more |")
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_keep_less_and_pass_forward_again():
     """ccp's `paper` has the switch on: 512 texts of 256 tokens in 24 layers."""
     one = measure("ccp", "paper")

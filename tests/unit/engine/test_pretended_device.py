@@ -14,6 +14,7 @@ from tests.pretended import GENERATOR_FREE, pretended_device
 PROJECTS = {"simcse": ["model.length_groups=1"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", PROJECTS)
 def test_a_run_elsewhere_gives_the_numbers_of_the_cpu(project, tmp_path, monkeypatch):
     def run(name, *placed):

@@ -67,6 +67,7 @@ def studies(folder, arms=("a", "b"), **changes):
     ]
 
 
+@pytest.mark.slow
 def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, program):
     program(FINISH)
     sweep, both = studies(tmp_path)
@@ -147,6 +148,7 @@ def test_other_settings_do_not_take_over_what_was_found_with_the_first(tmp_path,
     assert not other.run_of(other.interrupted()[0]).done
 
 
+@pytest.mark.slow
 def test_another_metric_of_finished_runs_is_read_and_not_the_first_one_s_value(tmp_path, program):
     program(FINISH.replace("{'score': 1", "{'loss': 7.0, 'score': 1"))
     _, (one,) = studies(tmp_path, arms=("a",))

@@ -71,6 +71,7 @@ def allowed(num: int, budget: int = 0) -> int:
     return budget + 2 * 2**22 * 4 + 3 * 2 * num * DIM * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["symmetric", "rows", "self"])
 def test_memory_is_linear_in_the_batch(mode: str) -> None:
     used = measured()[mode, NUM, 0]

@@ -91,6 +91,7 @@ def _try(folder, start, results, stop):
     stop.wait()
 
 
+@pytest.mark.slow
 def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
     context = mp.get_context("fork")
     for _ in range(5):
