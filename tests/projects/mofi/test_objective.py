@@ -109,6 +109,21 @@ def test_item_3_other_entities_of_an_image_are_no_negatives():
     torch.testing.assert_close(actual, F.cross_entropy(cosines, y))
 
 
+def test_item_3_a_step_leaves_out_the_other_entities_of_each_image():
+    """Checklist 3: the module hands all entities of a batch to the loss."""
+    words = ("method.recipe=supervised", "method.sampled=100", "method.margin=0")
+    module, batch = module_of(*words), batch_of()
+    image = module.encoder.encode_image(batch["images"]).detach()
+    matrix = module.classifier.matrix.weight
+    plain = 32 * F.normalize(image, dim=1) @ F.normalize(matrix, dim=1).T
+    masked = plain.clone()
+    for row, own, label in zip(masked, batch["entities"], batch["labels"], strict=True):
+        row[[e for e in own.tolist() if e >= 0 and e != label]] = -torch.inf
+    actual = module.losses(batch)["cls"]
+    torch.testing.assert_close(actual, F.cross_entropy(masked, batch["labels"]))
+    assert not torch.isclose(actual, F.cross_entropy(plain, batch["labels"]))
+
+
 def test_item_3_labels_of_the_batch_are_always_sampled():
     """Checklist 3: every label is in S however small N' is; a label outside of it is refused."""
     module, batch = module_of("method.recipe=supervised", "method.sampled=1"), batch_of(count=16)

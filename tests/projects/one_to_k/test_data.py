@@ -153,6 +153,29 @@ def test_json_lines_give_languages_of_the_first_line_and_leave_out_what_lacks_on
     assert not torch.equal(batch_of(*words, count=8, epoch=1)["images"], batch["images"])
 
 
+@pytest.mark.parametrize("rand_augment", ["false", "true"])
+def test_crops_have_the_share_of_the_picture_that_the_config_gives(tmp_path, rand_augment):
+    """A whole picture shows all of a ramp from black to white, a crop a part of it.
+
+    RandAugment changes some of them, so the median of 32 counts.
+    """
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 256))  # mirroring leaves it
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.stack([ramp] * 3, -1)).save(tmp_path / "images/a.png")
+    row = {"image_path": "a.png", "caption": {"en": "a ramp", "de": "eine Rampe"}}
+    (tmp_path / "pairs.data").write_text((json.dumps(row) + "\n") * 32)
+    source = [f"data.root={tmp_path}", "data.source=jsonl", "data.files=pairs.data"]
+    source += ["data.images=images", "data.languages=[]", f"data.rand_augment={rand_augment}"]
+
+    def median_range(share: float) -> float:
+        words = [*source, f"data.crop_scale=[{share},{share}]", *PLAIN]
+        images = batch_of(*words, count=32)["images"]
+        return float((images.amax((1, 2, 3)) - images.amin((1, 2, 3))).median())
+
+    # the ramp's height is the root of the crop's share, stretched by ratios of 3/4 to 4/3
+    assert 0.35 < median_range(0.25) / median_range(1.0) < 0.65
+
+
 def test_broken_json_lines_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no file .*part_\*"):
         CaptionLines(tmp_path / "part_*.data")

@@ -20,6 +20,22 @@ def batch_of(module, *overrides, rows=8):
     return training_data(config(*overrides), module).train_set[[(i, 0) for i in range(rows)]]
 
 
+def test_the_contrast_compares_vectors_before_the_pooler():
+    """Behind the pooler the term would be another one."""
+    words = ["model.pooling=pooler", "contrast.weight=1", *STILL]
+    module = module_of(*words)
+    batch = batch_of(module, *words)
+    vectors = module.classifier.vectors(**batch["inputs"])
+    pooled = module.classifier.pooled(vectors)
+    logits = module.classifier.classify(pooled)
+    actual = module.losses(batch)["contrast"]
+    before, behind = (
+        module.objective(logits, batch["labels"], x)["contrast"] for x in (vectors, pooled)
+    )
+    torch.testing.assert_close(actual, before)
+    assert not torch.isclose(actual, behind)
+
+
 def test_mixup_mixes_labels_with_the_share_of_the_features():
     """Checklist 8: lambda CE_i + (1 - lambda) CE_j, and plain cross-entropy at lambda = 1."""
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))

@@ -150,6 +150,22 @@ def test_item_16_a_set_s_name_may_end_with_that_of_another(tmp_path, monkeypatch
         assert actual[f"{prefix}average_map"] == actual[f"{prefix}fever_map"]
 
 
+def test_item_8_queries_of_a_set_are_read_behind_the_prompt_of_queries():
+    """Checklist 8: scores are those of queries encoded as queries, not as passages."""
+    encoder = encoder_of()
+    data = RetrievalSet(dict(zip(IDS, TEXTS, strict=True)), {"q": "men at work"}, {"q": {"d1": 1}})
+    runs = search_set(config(), encoder, data)
+    documents = encoder.encode(TEXTS, "passage")
+    indexes = DenseIndex(documents, IDS), SparseIndex(documents, IDS)
+    by_role = {
+        role: component_runs(*indexes, encoder.encode("men at work", role), ["q"], len(IDS))
+        for role in ("query", "passage")
+    }
+    assert runs.dense["q"] == pytest.approx(by_role["query"][0]["q"])
+    assert runs.sparse["q"] == pytest.approx(by_role["query"][1]["q"])
+    assert runs.dense["q"] != pytest.approx(by_role["passage"][0]["q"])
+
+
 def test_search_returns_the_fused_list_and_both_runs():
     """One query: the contract of the library function."""
     encoder = encoder_of()
