@@ -55,18 +55,29 @@ class LanguageModel:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained: str, device: str = "auto", amateur: str | None = None
+        cls,
+        pretrained: str,
+        device: str = "auto",
+        amateur: str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> "LanguageModel":
         """Load from a folder, ``bundled:<name>`` or hub id.
+
+        Args:
+            pretrained: the model.
+            device: "auto" is a GPU if there is one.
+            amateur: for contrastive decoding, a smaller model of the same vocabulary.
+            dtype: of the weights.
 
         Raises:
             UserError: absent or unfitting weights, or an amateur with another vocabulary.
         """
-        model = load_transformer(pretrained, auto_class=AutoModelForCausalLM)
+        model = load_transformer(pretrained, auto_class=AutoModelForCausalLM, dtype=dtype)
         tokenizer = load_tokenizer(pretrained)
         small = None
         if amateur is not None:
-            small = load_transformer(amateur, auto_class=AutoModelForCausalLM)
+            small = load_transformer(amateur, auto_class=AutoModelForCausalLM, dtype=dtype)
             if load_tokenizer(amateur).get_vocab() != tokenizer.get_vocab():
                 raise UserError(
                     f"the amateur {amateur!r} has another vocabulary than {pretrained!r}"

@@ -32,6 +32,8 @@ class ModelConfig:
     pretrained: str = "bundled:causal-lm"  # see common.encoders.pretrained
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
     device: str = "auto"  # of decoding and evaluation
+    # weights of every language model that is not trained: decoders, judges, MAUVE's features
+    dtype: Literal["float32", "bfloat16"] = "float32"
     # how contrastive search encodes its candidates, see common.decoding.contrastive_search
     passes: Literal["auto", "shared", "expanded", "sequential"] = "auto"
 
@@ -142,3 +144,8 @@ class Config(ExperimentConfig):
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     human: HumanConfig = field(default_factory=HumanConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of the tasks that decode
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method.train and self.model.dtype != "float32":
+            raise ValueError("SimCTG trains float32 weights: set model.dtype=float32")

@@ -21,7 +21,7 @@ from projects.contrastive_search.config import Config
 from projects.contrastive_search.data import Passage, check_judges, passages, training_lines
 from projects.contrastive_search.diversity import ORDERS, diversity, repeated_ngrams
 from projects.contrastive_search.harness import decode_side_by_side
-from projects.contrastive_search.module import SimCTG
+from projects.contrastive_search.module import SimCTG, language_model
 from projects.contrastive_search.ngram_model import NgramModel
 from projects.contrastive_search.token_cosines import TokenCosines
 
@@ -128,7 +128,7 @@ def build_scorers(cfg: Config, lm: LanguageModel) -> dict[str, Scorer]:
             ids = lm.tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
             scorers[name] = trigram_scorer(NgramModel(ids, len(lm.tokenizer)), lm.eos)
         else:
-            judge = LanguageModel.from_pretrained(name, cfg.model.device)
+            judge = language_model(cfg, name)
             scorers[name.rsplit("/", 1)[-1].rsplit(":", 1)[-1]] = lm_scorer(lm, judge)
     return scorers
 
@@ -271,7 +271,7 @@ def mauve(cfg: Config, lm: LanguageModel, texts: Sequence[Passage], new: Sequenc
     if not pairs:
         raise UserError("eval.mauve needs references: use a set with whole texts")
     name = cfg.eval.mauve_features
-    judge = lm if name is None else LanguageModel.from_pretrained(name, cfg.model.device)
+    judge = lm if name is None else language_model(cfg, name)
     human, machine = (
         judge.features([lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in side]).numpy()
         for side in zip(*pairs, strict=True)

@@ -86,3 +86,13 @@ class SimCTG(ContrastiveModule):
         lm = LanguageModel(self.model.float(), self.tokenizer, device)
         lm.passes = self.passes
         return lm
+
+
+def language_model(cfg: Config, name: str) -> LanguageModel:
+    """A language model that is not trained, by folder, ``bundled:<name>`` or hub id.
+
+    Raises:
+        UserError: absent or unfitting weights.
+    """
+    dtype = getattr(torch, cfg.model.dtype)
+    return LanguageModel.from_pretrained(name, cfg.model.device, dtype=dtype)

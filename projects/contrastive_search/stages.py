@@ -71,7 +71,10 @@ def build_module(cfg: Config) -> SimCTG:
         UserError: absent or unfitting weights.
     """
     model = load_transformer(
-        cfg.model.pretrained, config=cfg.model.config, auto_class=AutoModelForCausalLM
+        cfg.model.pretrained,
+        config=cfg.model.config,
+        auto_class=AutoModelForCausalLM,
+        dtype=getattr(torch, cfg.model.dtype),
     )
     return SimCTG(cfg, model, _tokenizer(cfg))
 
@@ -93,6 +96,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     settings = {
         "model": cfg.model.pretrained,
         "config": cfg.model.config,
+        "dtype": cfg.model.dtype,
         "seed": cfg.seed if cfg.model.config else 0,
     }
     kept = kept_path(
@@ -125,7 +129,8 @@ def load(cfg: Config, folder: Path) -> SimCTG:
     Raises:
         UserError: not such a folder.
     """
-    model = load_transformer(str(folder), auto_class=AutoModelForCausalLM)
+    dtype = getattr(torch, cfg.model.dtype)
+    model = load_transformer(str(folder), auto_class=AutoModelForCausalLM, dtype=dtype)
     return SimCTG(cfg, model, load_tokenizer(str(folder)))
 
 

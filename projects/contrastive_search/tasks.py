@@ -28,7 +28,7 @@ from projects.contrastive_search.data import language_texts, passages
 from projects.contrastive_search.diversity import diversity
 from projects.contrastive_search.evaluate import evaluate_lm, gallery_row, isotropy, policies
 from projects.contrastive_search.harness import decode_side_by_side
-from projects.contrastive_search.module import SimCTG
+from projects.contrastive_search.module import SimCTG, language_model
 from projects.contrastive_search.stages import build_module
 
 CHUNK = 64  # prompts in a file of finished continuations
@@ -54,7 +54,7 @@ def chosen_model(
     """
     section = cfg.decode
     if section.model is not None:
-        lm = LanguageModel.from_pretrained(section.model, cfg.model.device)
+        lm = language_model(cfg, section.model)
         lm.passes = cfg.model.passes
         return lm, section.model
     if section.run is not None:
@@ -161,31 +161,56 @@ def isotropy_report(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Isotropy of every (language, model) of `isotropy.models`, in one table (``TASK=isotropy``).
 
     Texts are stripped; those shorter than two characters are left out; the first `num_texts` are
-    cut to `length` tokens, start token included where the model has one.
+    cut to `length` tokens, start token included where the model has one. One model is in memory at
+    a time, and its row is written before the next is loaded.
 
     Raises:
-        UserError: no such file, no text of two tokens in a language, or absent weights.
+        UserError: a model without a value: no such file, no text of two tokens in its language,
+            absent weights, or too little memory. The others are measured and written first.
     """
     section = cfg.isotropy
     pairs = [(lang, name) for lang, names in section.models.items() for name in names]
     pairs = pairs or [("en", cfg.model.pretrained)]
     metrics: dict[str, float] = {}
     lines = ["| language | model | texts | isotropy |", "|---|---|---:|---:|"]
+    failures: list[str] = []
     for language, name in pairs:
-        texts = [text.strip() for text in _isotropy_texts(cfg, language)]
-        texts = [text for text in texts if len(text) >= 2][: section.num_texts]
-        lm = LanguageModel.from_pretrained(name, cfg.model.device)
-        limit = min(section.length, lm.context)
-        rows = [lm.token_ids(text, special=True)[:limit] for text in texts]
-        if all(len(row) < 2 for row in rows):
-            raise UserError(f"no text in '{language}' has two tokens of {name}: give longer ones")
-        value = isotropy(lm, rows, section.batch_size)
+        try:
+            value, count = _isotropy_of(cfg, language, name)
+        except UserError as error:
+            failures.append(f"{language} {name}: {error}")
+            continue
+        except (MemoryError, torch.OutOfMemoryError):
+            failures.append(f"{language} {name}: out of memory, set model.dtype=bfloat16")
+            continue
         metrics[f"{language}_{name}"] = value
-        lines.append(f"| {language} | {name} | {len(rows)} | {value:.2f} |")
-    ws.write_text(workspace.folder(".") / "isotropy.md", "\n".join(lines) + "\n")
-    ws.write_json(workspace.path / "isotropy.json", metrics)
+        lines.append(f"| {language} | {name} | {count} | {value:.2f} |")
+        ws.write_text(workspace.folder(".") / "isotropy.md", "\n".join(lines) + "\n")
+        ws.write_json(workspace.path / "isotropy.json", metrics)
     workspace.say("\n".join(lines))
+    if failures:
+        reasons = "; ".join(failures)
+        raise UserError(f"{len(failures)} of {len(pairs)} models have no isotropy ({reasons})")
     return metrics
+
+
+def _isotropy_of(cfg: Config, language: str, name: str) -> tuple[float, int]:
+    """Isotropy of a model, which is loaded for it alone, and the number of texts."""
+    section = cfg.isotropy
+    texts = [text.strip() for text in _isotropy_texts(cfg, language)]
+    texts = [text for text in texts if len(text) >= 2][: section.num_texts]
+    lm = language_model(cfg, name)
+    limit = min(section.length, lm.context)
+    rows = [_started(lm, text)[:limit] for text in texts]
+    if all(len(row) < 2 for row in rows):
+        raise UserError(f"no text in '{language}' has two tokens of {name}: give longer ones")
+    return isotropy(lm, rows, section.batch_size), len(rows)
+
+
+def _started(lm: LanguageModel, text: str) -> list[int]:
+    """Ids behind the start token, where the tokenizer sets one; no [CLS] and [SEP] of BERT's."""
+    first, *rest = lm.token_ids(text, special=True)
+    return [first, *rest] if first == lm.tokenizer.bos_token_id else lm.token_ids(text)
 
 
 def _isotropy_texts(cfg: Config, language: str) -> list[str]:

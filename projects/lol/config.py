@@ -118,6 +118,9 @@ class AmateurConfig:
 
     kind: Literal["lora", "full", "none"] = "lora"  # none: nothing is trained
     path: str | None = None  # adapters or a whole model, loaded instead of trained
+    # what it is trained behind: question: the bare question, in the chat template where there is
+    # one, as ICD; scoring: the prompt that answers are scored behind
+    prompt: Literal["question", "scoring"] = "question"
     rank: Count = 8
     alpha: Positive = 16.0
     dropout: Rate = 0.0

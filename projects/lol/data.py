@@ -1,8 +1,8 @@
-"""What the amateur learns: prompts with hallucinated answers, of which only the answers count."""
+"""What the amateur learns: questions with hallucinated answers, of which only the answers count."""
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,8 @@ HALUEVAL = (
     "10 MB",
 )
 
+Frame = Callable[[str], str]
+
 
 class Hallucination(NamedTuple):
     """A question with an answer that is wrong."""
@@ -37,12 +39,12 @@ class Hallucination(NamedTuple):
 
 
 class Answers(Dataset[dict[str, Tensor]]):
-    """Framed questions and hallucinated answers; the labels are the answer's tokens and its end.
+    """Prompts and hallucinated answers; the labels are the answer's tokens and its end.
 
     Args:
         rows: questions with answers.
         lm: whose tokenizer is used.
-        prompts: frames the questions as at decoding.
+        frame: the prompt of a question.
         length: tokens; longer rows are left out, with a warning that counts them.
 
     Raises:
@@ -50,12 +52,12 @@ class Answers(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, rows: Sequence[Hallucination], lm: LanguageModel, prompts: Prompts, length: int
+        self, rows: Sequence[Hallucination], lm: LanguageModel, frame: Frame, length: int
     ) -> None:
         self.pad = lm.pad
         self.rows: list[tuple[list[int], int]] = []
         for row in rows:
-            prompt = prompts(row.question).neutral
+            prompt = frame(row.question)
             start = len(lm.token_ids(prompt, special=True))
             ids = lm.token_ids(f"{prompt} {row.answer}", special=True)
             ids += [] if lm.eos is None else [lm.eos]
@@ -85,6 +87,13 @@ class Answers(Dataset[dict[str, Tensor]]):
         learnt = (place >= starts[:, None]) & batch["attention_mask"].bool()
         labels = batch["input_ids"].masked_fill(~learnt, IGNORED)
         return {**batch, "labels": labels, "ids": torch.tensor([index for index, _ in keys])}
+
+
+def training_frame(cfg: Config, prompts: Prompts) -> Frame:
+    """What stands around a question when the amateur is trained, see `amateur.prompt`."""
+    if cfg.amateur.prompt == "question":
+        return prompts.bare
+    return lambda question: prompts(question).neutral
 
 
 def hallucinations(cfg: Config, world: World | None) -> list[Hallucination]:

@@ -78,6 +78,14 @@ class Prompts:
         body = "\n\n".join([*asked, self.question.format(question=question)])
         return Contexts(*(self._framed(extra, body) for extra in ("", focus, self.fabricate)))
 
+    def bare(self, question: str) -> str:
+        """A question without instruction and demonstrations, in the chat template if there is one.
+
+        Source: HillZhang1999/ICD, `convert_dataset_for_training.py` (the instruction is the
+        question).
+        """
+        return framed(self.tokenizer, Prompt(question, turn=True)) if self.chat else question
+
     def plain(self, prefix: str, *, keywords: bool = False) -> Contexts:
         """A text that is continued as it stands (FACTOR); instructions come before it."""
         extras = ("", self._focus(prefix, keywords), self.fabricate)

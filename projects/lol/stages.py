@@ -22,7 +22,14 @@ from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.engine.module import freeze
 from common.export.files import write_files
 from projects.lol.config import Config
-from projects.lol.data import Answers, Hallucination, amateur_data, hallucinations, requirements
+from projects.lol.data import (
+    Answers,
+    Hallucination,
+    amateur_data,
+    hallucinations,
+    requirements,
+    training_frame,
+)
 from projects.lol.decoder import Decoder
 from projects.lol.facts import Statements, World, word_tokenizer, world_of
 from projects.lol.lora import load_lora, save_lora
@@ -135,14 +142,12 @@ def stages(cfg: Config) -> Iterator[Stage]:
         yield from _kept(cfg, "base", original, statements(cfg, world, tokenizer), cfg.base.steps)
     module = with_amateur(cfg, model, tokenizer)
     if cfg.amateur.kind != "none" and cfg.amateur.path is None:
-        prompts = Prompts(cfg, tokenizer)
-        rows = Answers(hallucinations(cfg, world), _reader(module), prompts, cfg.data.length)
+        frame = training_frame(cfg, Prompts(cfg, tokenizer))
+        rows = Answers(hallucinations(cfg, world), _reader(module), frame, cfg.data.length)
         yield from _kept(cfg, "amateur", module.train(), amateur_data(cfg, rows), None)
         return
     # nothing is fitted: the stage takes over the weights, as from another run
-    nothing = Answers(
-        [Hallucination(PROBE, PROBE)], _reader(module), Prompts(cfg, tokenizer), 10**6
-    )
+    nothing = Answers([Hallucination(PROBE, PROBE)], _reader(module), str, 10**6)
     kept = kept_path(_folder(cfg), "off-the-shelf", "lol", _settings(cfg, "off-the-shelf"))
     keep_weights(kept, module)
     yield Stage(

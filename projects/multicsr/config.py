@@ -56,7 +56,19 @@ class Stage1Config:
     max_new_tokens: Count = 256
     batch_size: Count = 16
     instruction: Literal["plain", "paraphrase", "concise", "details"] = "plain"
+    # entailment and contradiction: whole prompts with the place {premise}, examples included, such
+    # as those of the release; {}: our own words with `instruction`
+    prompts: dict[str, str] = field(default_factory=dict)
     compare_plain: bool = False  # also decode greedily and note whether the outputs differ
+
+    def __post_init__(self) -> None:
+        if self.prompts and set(self.prompts) != {"entailment", "contradiction"}:
+            raise ValueError("stage1.prompts has two keys, entailment and contradiction, or none")
+        for kind, prompt in self.prompts.items():
+            if "{premise}" not in prompt:
+                raise ValueError(f"stage1.prompts.{kind} needs the place {{premise}}")
+        if self.prompts and self.instruction != "plain":
+            raise ValueError("stage1.instruction chooses among our own prompts: leave it plain")
 
 
 @dataclass
@@ -71,6 +83,8 @@ class Stage2Config:
     score_model: str = "bundled:stories260k"
     # of causal models: text parses the answer, expectation averages over the digits 0 to 5
     read: Literal["text", "expectation"] = "text"
+    # of a language model, with the places {first} and {second}; None: our own words
+    prompt: str | None = None
     batch_size: Count = 16
     alpha: Grade = 3.0
     beta: Grade = 3.0
@@ -80,6 +94,14 @@ class Stage2Config:
     # controls that keep as many triplets as the rule does: drawn, nearest by words, those without
     # error
     keep: Literal["rule", "random", "overlap", "oracle"] = "rule"
+
+    def __post_init__(self) -> None:
+        if self.prompt is None:
+            return
+        if self.judge != "lm":
+            raise ValueError(f"stage2.prompt asks a language model, stage2.judge={self.judge} none")
+        if "{first}" not in self.prompt or "{second}" not in self.prompt:
+            raise ValueError("stage2.prompt needs the places {first} and {second}")
 
 
 @dataclass

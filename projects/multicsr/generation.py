@@ -81,7 +81,7 @@ def build_writer(cfg: Stage1Config) -> RowFunction:
         for number, kind in enumerate(KINDS):
             prompts, opposite = (
                 [
-                    in_frame(model, generation_prompt(text, which, cfg.instruction))
+                    in_frame(model, generation_prompt(text, which, cfg.instruction, cfg.prompts))
                     for text in premises
                 ]
                 for which in (kind, OPPOSITE[kind])
@@ -140,7 +140,9 @@ def settings(cfg: Stage1Config) -> dict[str, Any]:
         "batch_size": cfg.batch_size,
         "quotes": "in pairs",
         "decoding": DECODING,
-        "prompts": content_digest(generation_prompt("", kind, cfg.instruction) for kind in KINDS),
+        "prompts": content_digest(
+            generation_prompt("", kind, cfg.instruction, cfg.prompts) for kind in KINDS
+        ),
     }
 
 

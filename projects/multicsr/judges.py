@@ -64,7 +64,9 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
         raise UserError("stage2.read=expectation is for causal models: set stage2.read=text")
 
     def judge(pairs: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
-        prompts = [in_frame(model, similarity_prompt(first, second)) for first, second in pairs]
+        prompts = [
+            in_frame(model, similarity_prompt(first, second, cfg.prompt)) for first, second in pairs
+        ]
         if cfg.read == "expectation":
             assert isinstance(model, LanguageModel)
             return [
@@ -249,7 +251,7 @@ def lm_scored(
 def lm_settings(cfg: Stage2Config) -> dict[str, Any]:
     """What a language model's grades depend on besides the pairs."""
     read = {"text": f"text, {DECODING}", "expectation": "expectation of whole digits"}[cfg.read]
-    prompt = similarity_prompt("", "")
+    prompt = similarity_prompt("", "", cfg.prompt)
     return {"model": cfg.score_model, "read": read, "batch_size": cfg.batch_size, "prompt": prompt}
 
 

@@ -1,6 +1,7 @@
 """Prompts of stages 1 and 2, and what is read from the answers."""
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 Kind = Literal["entailment", "contradiction"]
@@ -52,17 +53,23 @@ TASKS: dict[str, dict[Kind, str]] = {
 }
 _SENTENCE, _ANSWER = "Sentence:", "Answer:"
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
+_PLACES = re.compile(r"\{(first|second)\}")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 
 
-def generation_prompt(premise: str, kind: Kind, instruction: str = "plain") -> str:
+def generation_prompt(
+    premise: str, kind: Kind, instruction: str = "plain", prompts: Mapping[str, str] | None = None
+) -> str:
     """Task, two worked examples, the premise and an open slot.
 
     Args:
         premise: one sentence; its white space is normalised.
         kind: what is wanted.
         instruction: key of `TASKS`.
+        prompts: of each kind, with the place ``{premise}``, in place of ours.
     """
+    if prompts:
+        return prompts[kind].replace("{premise}", " ".join(premise.split()))
     shown = [f"{_SENTENCE} {a}\n{_ANSWER} {b}" for a, b in EXAMPLES[kind]]
     slot = f"{_SENTENCE} {' '.join(premise.split())}\n{_ANSWER}"
     return "\n\n".join([TASKS[instruction][kind], *shown, slot])
@@ -90,8 +97,17 @@ def parse_sentence(answer: str) -> str:
     return line.strip('"').strip() if line.count('"') == 1 else line  # one that was never closed
 
 
-def similarity_prompt(first: str, second: str) -> str:
-    """Zero-shot question for the similarity of two sentences, 0.0 to 5.0."""
+def similarity_prompt(first: str, second: str, prompt: str | None = None) -> str:
+    """Zero-shot question for the similarity of two sentences, 0.0 to 5.0.
+
+    Args:
+        first: one sentence; its white space is normalised.
+        second: the other.
+        prompt: with the places ``{first}`` and ``{second}``, in place of ours.
+    """
+    if prompt is not None:
+        texts = {"first": " ".join(first.split()), "second": " ".join(second.split())}
+        return _PLACES.sub(lambda place: texts[place[1]], prompt)
     return (
         "Rate how similar sentences (a) and (b) are in meaning, as a number between 0.0 (nothing"
         f" in common) and 5.0 (the same meaning).\n(a) {' '.join(first.split())}\n(b)"

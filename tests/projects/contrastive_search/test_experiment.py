@@ -284,7 +284,7 @@ PAPER = {  # k, alpha, prefix excluded; tokens of a prefix (tasks have prompts) 
     "paper": (5, 0.6, False, 40, 200, 1000),
     "paper_mle": (5, 0.6, False, 40, 200, 1000),
     "paper_open_ended": (5, 0.6, False, 40, 200, 1000),
-    "paper_multilingual": (3, 0.6, False, 16, 64, 100),
+    "paper_multilingual": (4, 0.6, False, 16, 64, 100),
     "paper_summarisation": (5, 0.6, True, None, 128, 1000),
     "paper_translation": (3, 0.4, False, None, 128, 1000),
     "paper_code": (3, 0.4, False, None, 128, 164),
@@ -336,6 +336,8 @@ def test_the_paper_s_isotropy_is_measured_on_2000_texts_of_256_tokens():
     own = config(name="paper_isotropy").isotropy
     assert (own.num_texts, own.length) == (2000, 256)
     assert len(own.models["en"]) == 14  # GPT-2 in four sizes, GPT-Neo in three, OPT in seven
+    names = [name for models in own.models.values() for name in models]
+    assert (len(own.models), len(names), len(set(names))) == (16, 38, 38)
 
 
 def test_a_paper_config_can_be_checked_without_its_weights():

@@ -2,8 +2,10 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from common.config import UserError
 from common.data.row_map.chunks import RowSeed
@@ -12,6 +14,7 @@ from projects.contrastive_search import build, human, runners, tasks
 from projects.contrastive_search.evaluate import policies
 from projects.contrastive_search.programs import passes
 from projects.contrastive_search.ratings import CRITERIA
+from projects.contrastive_search.stages import build_module
 from tests.projects.contrastive_search.conftest import config, tiny_lm
 
 FEW = "eval.methods=[contrastive,greedy]"
@@ -107,6 +110,50 @@ def test_item_13_isotropy_of_any_list_of_models_and_languages_is_one_table(tmp_p
         tasks.isotropy_report(config(*words, f"isotropy.models.fr=[{lm_folder}]"), place(tmp_path))
     with pytest.raises(UserError, match="name texts in 'fr'"):
         tasks.isotropy_report(config(f"isotropy.models.fr=[{lm_folder}]"), place(tmp_path))
+
+
+def test_a_model_that_fails_loses_none_of_the_other_rows(tmp_path, lm_folder, monkeypatch):
+    """The row of a model is written before the next is loaded; the command fails at the end."""
+    (tmp_path / "texts.json").write_text(json.dumps({"en": ["the state of the world"]}))
+    words = [f"data.root={tmp_path}", "isotropy.file=texts.json", "model.dtype=bfloat16"]
+    words += [
+        "method.train=false",
+        f"isotropy.models.en=[large,'{lm_folder}',nowhere,'{lm_folder}']",
+    ]
+    load, written = tasks.language_model, []
+
+    def loaded(cfg, name):
+        path = tmp_path / "task/isotropy.json"
+        written.append(json.loads(path.read_text()) if path.exists() else {})
+        if name == "large":
+            raise torch.OutOfMemoryError
+        return load(cfg, name)
+
+    monkeypatch.setattr(tasks, "language_model", loaded)
+    with pytest.raises(UserError, match=r"2 of 4 models .*en large: out of memory.*en nowhere: "):
+        tasks.isotropy_report(config(*words), place(tmp_path))
+    key = f"en_{lm_folder}"
+    assert [list(row) for row in written] == [[], [], [key], [key]]
+    assert (tmp_path / "task/isotropy.md").read_text().count(str(lm_folder)) == 2
+
+
+def test_models_that_are_not_trained_load_in_bfloat16(lm_folder):
+    cfg = config("method.train=false", "model.dtype=bfloat16")
+    lm = tasks.language_model(cfg, str(lm_folder))
+    assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
+    assert build_module(cfg).model.dtype == torch.bfloat16
+    with pytest.raises(UserError, match=r"model\.dtype=float32"):
+        config("model.dtype=bfloat16", "method.train=true")
+
+
+def test_isotropy_reads_a_start_token_and_no_special_tokens_of_bert(lm_folder):
+    """As released: <s> before OPT's texts, nothing around those of a BERT tokenizer."""
+    lm = tasks.language_model(config(), str(lm_folder))
+    plain = lm.token_ids("the state of")
+    for bos, expected in ((77, [77, *plain]), (None, plain)):
+        lm.tokenizer = SimpleNamespace(bos_token_id=bos)
+        lm.token_ids = lambda text, special=False: [77, *plain] if special else plain
+        assert tasks._started(lm, "the state of") == expected
 
 
 def test_isotropy_says_what_is_wrong_with_its_file(tmp_path, lm_folder):

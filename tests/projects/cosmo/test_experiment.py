@@ -554,10 +554,11 @@ def test_item_18_the_reference_is_a_config():
     assert asked.method == named.method
 
 
-PAPER = {  # B, lr, epochs, interval, c, U
-    "paper": (96, 5e-4, 5, 2, 2, 12),
-    "paper_18m": (64, 3e-4, 20, 1, 1, 12),
-    "paper_mixtral": (32, 5e-5, 5, 4, 4, 16),
+PAPER = {  # B, lr, epochs, threshold, interval, c, U
+    "paper": (96, 5e-4, 5, 0.24, 2, 2, 12),
+    "paper_18m": (64, 3e-4, 20, 0.25, 1, 1, 12),
+    "paper_340m": (96, 5e-4, 5, 0.24, 1, 2, 12),
+    "paper_mixtral": (32, 5e-5, 5, 0.24, 4, 4, 16),
 }
 
 
@@ -569,6 +570,7 @@ def test_paper_configs_hold_the_published_recipe(name):
         own.batch_size,
         cfg.optim.lr,
         cfg.trainer.max_epochs,
+        own.threshold,
         model.interval,
         model.compression,
         model.unimodal_depth,
@@ -576,12 +578,7 @@ def test_paper_configs_hold_the_published_recipe(name):
     assert (cfg.optim.name, cfg.optim.schedule, cfg.optim.warmup_steps) == ("adamw", "cosine", 500)
     assert (cfg.trainer.gradient_clip_val, cfg.trainer.precision) == (1.0, "16-mixed")
     assert (own.max_caption, own.max_document, own.max_images, own.frames) == (32, 128, 3, 3)
-    assert (own.blank_prob, own.threshold, own.speed, own.caption_use) == (
-        0.5,
-        0.24,
-        5,
-        "noisy_only",
-    )
+    assert (own.blank_prob, own.speed, own.caption_use) == (0.5, 5, "noisy_only")
     assert (own.augment, own.normalise) == (True, "imagenet")
     assert (model.vision, cfg.seed) == ("open_clip:ViT-L-14-quickgelu/openai", 42)
     assert (method.contrastive_weight, method.logit_scale_init, method.gather) == (
@@ -641,14 +638,20 @@ def test_instruction_tuning_trains_all_rows_of_the_vocabulary():
 
 
 def test_paper_configs_can_be_checked_without_their_weights():
-    """Sizes on the meta device: blocks, learnable parameters."""
+    """Sizes on the meta device: blocks, and millions of learnable parameters."""
     actual = {}
-    for name in ("paper", "paper_18m", "paper_reference"):
+    for name in ("paper", "paper_340m", "paper_18m", "paper_reference"):
         with torch.device("meta"):
             network = build(config(name=name)).plan().module().network
         assert len(network.resampler.latents) == (64 if name == "paper_reference" else 65)
-        actual[name] = len(network.language.blocks)
-    assert actual == {"paper": 6, "paper_18m": 12, "paper_reference": 24}
+        learnable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        actual[name] = len(network.language.blocks), round(learnable / 1e6)
+    assert actual == {
+        "paper": (6, 213),
+        "paper_340m": (12, 323),
+        "paper_18m": (12, 543),
+        "paper_reference": (24, 944),
+    }
 
 
 @pytest.mark.slow

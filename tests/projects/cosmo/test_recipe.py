@@ -45,7 +45,9 @@ BASE = SHARED | {
 BLOCKS = ("model.unimodal_depth", "model.interval", "model.compression")  # of both (unconfirmed)
 RECIPES = {
     "paper": SHARED,
-    "paper_18m": SHARED,
+    "paper_18m": SHARED
+    | {"data.kinds": ["image_text", "interleaved_image"], "data.threshold": 0.25},
+    "paper_340m": BASE | {"model.interval": 1},
     "paper_mixtral": SHARED
     | {"model.language": "mistralai/Mixtral-8x7B-v0.1", "model.language_dtype": "bfloat16"},
     "paper_redpajama": {key: value for key, value in BASE.items() if key not in BLOCKS}
@@ -94,4 +96,5 @@ def test_paper_configs_hold_the_recipe(name):
     for kind in set(data.kinds) - {"instruction"}:
         own = data.shards[kind]
         patterns = [own] if isinstance(own, str) else own
-        assert {pattern.partition("/")[0] for pattern in patterns} == SETS[kind]
+        sets = {"mmc4"} if (name, kind) == ("paper_18m", "interleaved_image") else SETS[kind]
+        assert {pattern.partition("/")[0] for pattern in patterns} == sets

@@ -20,7 +20,13 @@ from common.engine.trained import load_module, module_of_run
 from common.engine.workspace import Workspace
 from common.losses.auxiliary.tokens import IGNORED
 from projects.lol import baselines, build, tasks
-from projects.lol.data import Answers, Hallucination, hallucinations, read_hallucinations
+from projects.lol.data import (
+    Answers,
+    Hallucination,
+    hallucinations,
+    read_hallucinations,
+    training_frame,
+)
 from projects.lol.evaluate import contrasts, evaluate, is_baseline
 from projects.lol.facts import Statements, statement, word_tokenizer, world_of
 from projects.lol.module import LOL
@@ -155,11 +161,11 @@ def test_the_loss_covers_answer_tokens_alone():
     """
     lm = LanguageModel(tiny(1), tokens(), "cpu")
     lm.eos = 3
-    cfg = config("prompt.question=say {question}")
+    cfg = config()
     data = Answers(
         [Hallucination("who", "a man"), Hallucination("where", "it")],
         lm,
-        Prompts(cfg, lm.tokenizer),
+        lambda question: f"say {question}",
         60,
     )
     batch = data[[(0, 0), (1, 0)]]
@@ -170,16 +176,38 @@ def test_the_loss_covers_answer_tokens_alone():
     gold = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["labels"][:, 1:])
     torch.testing.assert_close(module.losses(batch)["loss"], gold)
     with pytest.raises(UserError, match=r"data\.length"):
-        Answers([Hallucination("who", "a man")], lm, Prompts(cfg, lm.tokenizer), 3)
+        Answers([Hallucination("who", "a man")], lm, lambda question: f"say {question}", 3)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_amateur_is_trained_on_the_bare_question(chat):
+    """As ICD: no instruction, no demonstrations; amateur.prompt=scoring keeps them."""
+    tokenizer = tokens()
+    if chat:
+        tokenizer.chat_template = "{% for m in messages %}user : {{ m.content }} end{% endfor %}"
+    prompts = Prompts(config("prompt.demonstrations=own", "prompt.instruction=say"), tokenizer)
+    bare = training_frame(config("amateur.prompt=question"), prompts)
+    assert bare("who?") == ("user : who? end" if chat else "who?")
+    scoring = training_frame(config("amateur.prompt=scoring"), prompts)
+    assert scoring("who?") == prompts("who?").neutral != bare("who?")
+
+
+def test_the_stage_trains_behind_the_prompt_of_the_config():
+    """Labels begin behind the bare question, or behind the longer prompt of scoring."""
+    starts = {}
+    for word in ("question", "scoring"):
+        (stage,) = stages(config("base.steps=0", f"amateur.prompt={word}"))
+        batch = stage.data.train_set[[(0, 0)]]
+        starts[word] = int((batch["labels"][0] != IGNORED).nonzero()[0])
+    assert starts["question"] < starts["scoring"]
 
 
 def test_answers_that_do_not_fit_are_counted():
     """Own files: nothing is left out in silence."""
     lm = LanguageModel(tiny(1), tokens(), "cpu")
     rows = [Hallucination("who", "a man"), Hallucination("who", "a man " * 20)]
-    prompts = Prompts(config("prompt.question=say {question}"), lm.tokenizer)
     with pytest.warns(UserWarning, match="1 of 2 hallucinated answers are left out"):
-        assert len(Answers(rows, lm, prompts, 20)) == 1
+        assert len(Answers(rows, lm, lambda question: f"say {question}", 20)) == 1
 
 
 def test_key_words_are_named_before_a_continued_text_too():

@@ -49,6 +49,7 @@ SHARED = {
     "amateur.rank": 8,
     "amateur.alpha": 16.0,
     "amateur.targets": ["q_proj", "v_proj"],
+    "amateur.prompt": "question",
     "optim.name": "adamw",
     "optim.lr": 5e-4,
     "optim.schedule": "cosine",

@@ -27,7 +27,7 @@ def three_steps(kind: str, distributed: bool) -> dict[str, Tensor]:
     module = with_amateur(cfg, *build_original(cfg)).double()
     prompts = Prompts(cfg, module.tokenizer)
     rows = [Hallucination("what", text) for text in ROWS]
-    data = Answers(rows, module.models().lm, prompts, 60)
+    data = Answers(rows, module.models().lm, lambda q: prompts(q).neutral, 60)
     module.train()
     own = (range(0, 4) if rank() == 0 else range(4, 6)) if distributed else range(6)
     batches = [data[[(i, 0) for i in own]] for _ in range(3)]

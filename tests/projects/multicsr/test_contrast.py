@@ -13,7 +13,8 @@ from common.data.row_map.options import RowMapConfig
 from common.data.samplers import sample_rng
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
-from projects.multicsr.config import Stage1Config
+from projects.multicsr import judges
+from projects.multicsr.config import Stage1Config, Stage2Config
 from projects.multicsr.contrast import OppositeInstruction, contrastive_answers, opposite_logits
 from projects.multicsr.generation import load_model, write_records, written
 from projects.multicsr.prompts import (
@@ -188,6 +189,46 @@ def test_prompts_have_a_task_two_examples_and_an_open_slot():
     assert similarity_prompt("a b", "c").endswith("(a) a b\n(b) c\nSimilarity:")
     assert parse_sentence('\n "He said no." \nmore') == "He said no."
     assert parse_sentence("  \n") == ""
+
+
+def test_prompts_of_the_config_take_the_place_of_ours(models, tmp_path, monkeypatch):
+    """Both branches of stage 1; the kept records are of these prompts alone."""
+    seen = []
+
+    def answers(model, wanted, opposite, **options):
+        seen.append((wanted[0], opposite[0]))
+        return contrastive_answers(model, wanted, opposite, **{**options, "max_new_tokens": 1})
+
+    monkeypatch.setattr("projects.multicsr.generation.contrastive_answers", answers)
+    monkeypatch.setattr(
+        "projects.multicsr.generation.load_model", lambda name: models["encoder-decoder"]
+    )
+    words = {"entailment": "{premise} So:", "contradiction": "{premise} But:"}
+    options = Stage1Config(enabled=True, model="any", prompts=words)
+    write_records(options, ["it {x}\n rains"], tmp_path)
+    positive, negative = "it {x} rains So:", "it {x} rains But:"
+    assert seen == [(positive, negative), (negative, positive)]
+    with pytest.raises(UserError):
+        write_records(Stage1Config(enabled=True, model="any"), ["it {x}\n rains"], tmp_path)
+    for wrong in ({"entailment": "{premise}"}, {"entailment": "a", "contradiction": "b"}):
+        with pytest.raises(ValueError, match=r"stage1\.prompts"):
+            Stage1Config(prompts=wrong)
+
+
+def test_stage_2_asks_with_the_prompt_of_the_config(models, monkeypatch):
+    asked = []
+    model = models["encoder-decoder"]
+    monkeypatch.setattr(judges, "load_model", lambda name: model)
+    monkeypatch.setattr(
+        model, "continuations", lambda prompts, *args, **options: asked.extend(prompts) or []
+    )
+    judge = judges.build_lm_judge(Stage2Config(judge="lm", prompt="{first} / {second}?"))
+    judge([("it {second} rains", "it\n is wet")], [])
+    assert asked == ["it {second} rains / it is wet?"]
+    with pytest.raises(ValueError, match=r"stage2\.prompt"):
+        Stage2Config(judge="lm", prompt="{first}?")
+    with pytest.raises(ValueError, match=r"stage2\.prompt"):
+        Stage2Config(judge="words", prompt="{first} {second}")
 
 
 @pytest.mark.parametrize(
