@@ -165,6 +165,11 @@ def config_path(project: str, config: str) -> Path:
     return path
 
 
+def lineage(project: str, config: str) -> list[str]:
+    """Names of a config and of those that it extends, the oldest first."""
+    return [path.stem for path, _ in _chain(config_path(project, config))]
+
+
 def load(schema: type[Config], project: str, config: str, overrides: Sequence[str] = ()) -> Config:
     """Build the typed config from schema, YAML chain and overrides.
 

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 from typing import Any
 
+from common import __version__
 from common.config import ROOT
 
 LOCK = "requirements.lock"
@@ -27,6 +28,20 @@ def code_state() -> dict[str, Any]:
         "commit": commit,
         "dirty": bool(commit and git("status", "--porcelain", "--", *READ_BY_RUNS)),
     }
+
+
+def code_identity() -> str:
+    """What two processes have in common that run the same code, in 16 hexadecimal digits.
+
+    That is version and commit, and name, size and time of each file that differs from the commit.
+    """
+    parts = [__version__, git("rev-parse", "HEAD")]
+    changed = git("status", "--porcelain", "-z", "--untracked-files=all", "--", *READ_BY_RUNS)
+    for entry in (changed or "").split("\0"):
+        path = ROOT / entry.lstrip().partition(" ")[2].lstrip()
+        state = path.stat() if path.is_file() else None
+        parts.append(f"{entry} {state.st_size} {state.st_mtime_ns}" if state else entry)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def lock_hash() -> str | None:

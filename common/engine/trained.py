@@ -12,7 +12,7 @@ from common.config import UserError, load, nearest
 from common.engine import checkpoint as ckpt
 from common.engine.experiment import Experiment, M, Requirement
 from common.engine.lifecycle.find import find_finished, finished_stages
-from common.engine.lifecycle.run import Run
+from common.engine.lifecycle.run import Run, now
 from common.engine.lifecycle.settings import as_trained, own_overrides
 from common.engine.run import evaluate_module, prepare
 from common.engine.workspace import Workspace, check_writable, new_run_id, run_folder
@@ -20,6 +20,8 @@ from common.export.files import write_json
 from common.models import ABOUT
 from common.models import about as exported_about
 from common.registry import config_class
+
+EVALUATION = "evaluation.json"  # of an evaluation's folder
 
 
 def prepare_run(
@@ -139,6 +141,7 @@ def evaluate(
     Returns:
         Folder with the written files, ``eval-<time>`` in the run's folder, whose own metrics do
         not change (in the folder of all runs for a file or an exported folder); and the metrics.
+        `EVALUATION` in it says what was evaluated with which settings.
     """
     name = f"eval-{new_run_id()}"
     if path is not None:
@@ -146,12 +149,16 @@ def evaluate(
         check_writable(run_folder(cfg, project, config))
         module = load_module(experiment, Path(path))
         workspace = Workspace(run_folder(cfg, project, config) / name, project, config)
+        about = {"model": path, "config": config, "overrides": list(overrides)}
     else:
-        experiment, trained, _ = prepare_run(project, config, overrides, run or "latest")
+        experiment, trained, words = prepare_run(project, config, overrides, run or "latest")
         check_writable(trained.path)
         module = module_of_run(experiment, trained.path)
         workspace = trained.workspace(name)
-    return workspace.path, evaluate_module(experiment, module, workspace)
+        about = {"model": str(trained.path), "config": trained.meta["config"], "overrides": words}
+    metrics = evaluate_module(experiment, module, workspace)
+    write_json(workspace.path / EVALUATION, {**about, "finished": now()})
+    return workspace.path, metrics
 
 
 def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> None:

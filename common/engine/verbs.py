@@ -1,67 +1,114 @@
 """What each CLI verb shows: thin printing around the engine."""
 
+import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from common.config import UserError, config_names
-
-console = Console(highlight=False, soft_wrap=True, markup=False)  # brackets are text
-
-
-def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
-    """Metrics with the chance level beside each that has one (``<name>_chance``)."""
-
-    def number(name: str) -> str:
-        if name not in metrics:
-            return ""
-        value = metrics[name]
-        return "undefined" if value is None else f"{value:.4f}"
-
-    table = Table(title=title, title_justify="left")
-    for column, justify in (("metric", "left"), ("value", "right"), ("chance", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name in metrics:
-        if not name.endswith("_chance"):
-            table.add_row(name, number(name), number(f"{name}_chance"))
-    return table
+from common.engine.terminal import console, print_table
+from common.evaluation.tables import four_digits
 
 
 def show_run(path: Path) -> None:
-    """Print the metrics of a run that was trained, and its folder; only the main process prints."""
+    """Print what a run has reached, and what to do next; only the main process prints."""
+    from common.engine.lifecycle.find import OWNED
     from common.engine.lifecycle.launch import is_main_process
+    from common.engine.lifecycle.settings import own_overrides
     from common.engine.workspace import read_json
 
     if not is_main_process():
         return
-    title = "/".join(path.parts[-3:-1])
-    console.print(metrics_table(title, read_json(path / "metrics.json")))
-    if skipped := read_json(path / "meta.json").get("skipped_samples"):
+    meta = read_json(path / "meta.json")
+    project, config, words = meta["project"], meta["config"], own_overrides(meta)
+    place = f"runs_dir={path.parents[2]}"
+    evaluated = not path.name.startswith(OWNED)  # a comparison has baselines of its own
+    _show_results(path, project, config, [*words, place], with_baselines=evaluated)
+    if skipped := meta.get("skipped_samples"):
         console.print(f"{skipped:.0f} corrupt samples were skipped")
-    console.print(f"run folder: {path}")
+    _show_next(project, path.parents[2], _export_command(project, config, f"RUN={path.name}"))
+
+
+def _show_results(
+    folder: Path, project: str, config: str, words: Sequence[str], with_baselines: bool = True
+) -> None:
+    """The headline table of a folder with metrics, next to references that are evaluated here."""
+    from common.engine.comparison.references import (
+        FILE,
+        comparison_of,
+        evaluate_baselines,
+        headline,
+    )
+    from common.engine.workspace import read_json, write_json
+
+    metrics = read_json(folder / "metrics.json")
+    baselines, problems = {}, []
+    if with_baselines:
+        baselines, problems = evaluate_baselines(project, config, words, metrics)
+        write_json(folder / FILE, baselines)
+    rows = headline(metrics, baselines, comparison_of(project, config))
+    table = [
+        [
+            row.metric,
+            four_digits(row.value),
+            "" if row.untrained is None else four_digits(row.untrained),
+            "" if row.baseline is None else f"{four_digits(row.baseline[1])} {row.baseline[0]}",
+            "" if row.chance is None else four_digits(row.chance),
+        ]
+        for row in rows
+    ]
+    heads = ["metric", "value", "untrained", "best training-free", "chance"]
+    print_table(f"{project}/{config} {folder.name}", heads, table, right=(1, 2, 4))
+    for problem in problems:
+        console.print(problem)
+    console.print(f"all metrics: {folder / 'metrics.md'}")
+
+
+def _show_next(project: str, runs_dir: Path, model: Sequence[str]) -> None:
+    """Two commands: the report, and the export of a model or how an exported one is opened."""
+    place = [] if runs_dir == Path("runs") else [f"runs_dir={runs_dir}"]
+    console.print(shlex.join(["make", "report", f"PROJECT={project}", *place]))
+    if model[0] == "make":
+        model = [*model, *place]
+    console.print(shlex.join(model))
+
+
+def _export_command(project: str, config: str, model: str) -> list[str]:
+    named = [] if config == "mini" else [f"CONFIG={config}"]
+    return ["make", "export", f"PROJECT={project}", *named, model]
 
 
 def evaluate_baseline(project: str, config: str, overrides: Sequence[str], name: str) -> None:
     """Run a baseline that needs no training and print its metrics."""
     from common.engine.comparison.baselines import evaluate_baseline as run_baseline
 
-    out, metrics = run_baseline(project, config, overrides, name)
-    console.print(metrics_table(f"{project}/{config} {name}", metrics))
-    console.print(f"written: {out / 'metrics.json'}")
+    out, _ = run_baseline(project, config, overrides, name)
+    _show_results(out, project, config, overrides, with_baselines=False)
 
 
 def evaluate(
     project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
 ) -> None:
-    """Evaluate and print the metrics."""
+    """Evaluate a trained model; print its metrics and what to do next."""
+    from common.engine.trained import EVALUATION
     from common.engine.trained import evaluate as evaluate_run
+    from common.engine.workspace import read_json
 
-    out, metrics = evaluate_run(project, config, overrides, which, path)
-    console.print(metrics_table(f"{project}/{config}", metrics))
-    console.print(f"written: {out / 'metrics.json'}")
+    out, _ = evaluate_run(project, config, overrides, which, path)
+    about = read_json(out / EVALUATION)
+    _show_results(out, project, about["config"], about["overrides"])
+    model = Path(about["model"])
+    if path is None:
+        command = _export_command(project, about["config"], f"RUN={model.name}")
+        _show_next(project, model.parents[2], command)
+    elif model.is_file():
+        _show_next(project, out.parents[2], _export_command(project, config, f"CKPT={path}"))
+    else:
+        line = f"from common.models import load; model = load({str(path)!r})"
+        _show_next(project, out.parents[2], ["python", "-c", line])
 
 
 def check(project: str, config: str, overrides: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ def markdown_table(metrics: Mapping[str, SupportsFloat]) -> str:
     >>> print(markdown_table({"top1": 0.5, "top1_chance": 0.1}), end="")
     | metric | value | chance |
     |---|---:|---:|
-    | top1 | 0.5 | 0.1 |
+    | top1 | 0.5000 | 0.1000 |
     """
     values = _numbers(metrics)
     lines = ["| metric | value | chance |", "|---|---:|---:|"]
@@ -37,8 +37,8 @@ def markdown_table(metrics: Mapping[str, SupportsFloat]) -> str:
         if name.endswith(CHANCE) and name.removesuffix(CHANCE) in values:
             continue
         chance = values.get(name + CHANCE)
-        shown = "" if chance is None else _format(chance)
-        lines.append(f"| {name} | {_format(value)} | {shown} |")
+        shown = "" if chance is None else four_digits(chance)
+        lines.append(f"| {name} | {four_digits(value)} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
@@ -62,6 +62,19 @@ def write_report(
     _write(folder / "metrics.md", f"# {title}\n\n{table}")
 
 
+def four_digits(value: float | None) -> str:
+    """A number with four significant digits, whole ones from a thousand on.
+
+    >>> [four_digits(x) for x in (0.5, 0.00123456, 12.3456, 51200.0, None)]
+    ['0.5000', '0.001235', '12.35', '51200', 'undefined']
+    """
+    if value is None or not math.isfinite(value):
+        return "undefined"
+    if 1e3 <= abs(value) < 1e9:
+        return f"{value:.0f}"
+    return f"{value:#.4g}".rstrip(".")
+
+
 def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     if not metrics:
         raise ValueError("the report has no metrics")
@@ -69,10 +82,6 @@ def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
         if not name or "|" in name or "\n" in name:
             raise ValueError(f"metric name {name!r} cannot stand in a table")
     return {name: float(value) for name, value in metrics.items()}
-
-
-def _format(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "undefined"
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,7 +16,15 @@ import torch
 import tests.toy
 from common import cli, config, registry
 from common.engine import run
-from common.engine.comparison import baselines, claims, processes, results, runs, spec
+from common.engine.comparison import (
+    baselines,
+    claims,
+    processes,
+    references,
+    results,
+    runs,
+    spec,
+)
 from tests.forked import forked, print_to
 
 
@@ -24,7 +32,7 @@ def use_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine of this process knows the toy project."""
     folder = Path(tests.toy.__file__).parent / "configs"
     toy = {"load_project": lambda slug: tests.toy, "CONFIG_DIR": folder}
-    for module in (config, registry, baselines, claims, results, spec, run):
+    for module in (config, registry, baselines, claims, references, results, spec, run):
         for name in toy.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, toy[name])
 

@@ -67,9 +67,9 @@ def test_table_shows_chance_beside_the_metric():
     assert markdown_table(METRICS).splitlines() == [
         "| metric | value | chance |",
         "|---|---:|---:|",
-        "| top1 | 0.5 | 0.1 |",
+        "| top1 | 0.5000 | 0.1000 |",
         "| loss | undefined |  |",
-        "| a_chance | 2 |  |",  # no metric of that name: a row of its own
+        "| a_chance | 2.000 |  |",  # no metric of that name: a row of its own
     ]
 
 

@@ -1,0 +1,252 @@
+"""What a run's metrics are read against: untrained weights, training-free baselines, chance.
+
+The baselines are those of the project's compare.yaml, evaluated with the settings of the run. Their
+values are kept in ``<runs_dir>/<project>/baselines`` under a key of data, settings and code, so that
+they cost nothing in later runs.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config import CONFIG_DIR, ExperimentConfig, UserError, lineage, load, to_dict
+from common.data.lookup import BUNDLED, data_root
+from common.engine import workspace as ws
+from common.engine.callbacks import seed_all, step_seed
+from common.engine.comparison.baselines import find_baseline
+from common.engine.comparison.claims import claims_of
+from common.engine.comparison.schema import Comparison
+from common.engine.comparison.spec import read_comparisons
+from common.engine.progress import track
+from common.engine.provenance import code_identity
+from common.evaluation.tables import CHANCE
+from common.registry import config_class
+
+FILE = "baselines.json"  # of a run folder: what its table showed
+MAX_ROWS = 8
+UNTRAINED = "untrained"  # how such baselines, and a run's own metrics of its start, are called
+# settings that no baseline depends on
+OTHER_SETTINGS = ("optim", "trainer", "tracking", "runs_dir", "run_id", "resume")
+MAX_FILES = 20_000  # in data folders; values for larger ones are not kept
+
+Baselines = Mapping[str, Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric next to what it is read against; None where that has no such metric."""
+
+    metric: str
+    value: float | None
+    untrained: float | None
+    baseline: tuple[str, float] | None  # the best one
+    chance: float | None
+
+
+def comparison_of(project: str, config: str) -> Comparison | None:
+    """The comparison that starts from a config, or else the project's first; None without any."""
+    if not (CONFIG_DIR / project / "compare.yaml").is_file():
+        return None
+    comparisons = read_comparisons(project)
+    return next((spec for spec in comparisons if spec.base == config), comparisons[0])
+
+
+def headline(
+    metrics: Mapping[str, float | None], baselines: Baselines, spec: Comparison | None
+) -> list[Row]:
+    """The metrics that the project's comparison shows, at most `MAX_ROWS`.
+
+    Without one of them in `metrics`, as on data of a user, the first of all metrics.
+
+    Args:
+        metrics: of the run.
+        baselines: name -> metrics, of `evaluate_baselines`.
+        spec: of `comparison_of`.
+    """
+    shown = [] if spec is None else [spec.metric, *spec.also]
+    names = [name for name in dict.fromkeys(shown) if name in metrics]
+    names = names or [
+        name
+        for name in metrics
+        if not name.startswith(f"{UNTRAINED}_") and not name.endswith(CHANCE)
+    ]
+    larger_is_better = {} if spec is None else _directions(spec)
+    rows = []
+    for name in names[:MAX_ROWS]:
+        starts = [metrics.get(f"{UNTRAINED}_{name}")]
+        starts += [own.get(name) for other, own in baselines.items() if _is_untrained(other)]
+        levels = [metrics.get(f"{name}{CHANCE}"), baselines.get("chance", {}).get(name)]
+        rows.append(
+            Row(
+                name,
+                metrics[name],
+                _first(starts),
+                _best(name, baselines, spec, larger_is_better),
+                _first(levels),
+            )
+        )
+    return rows
+
+
+def _first(values: Sequence[float | None]) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _directions(spec: Comparison) -> dict[str, bool]:
+    """Whether more is better, of the primary metric and of those that a claim is about."""
+    directions = {spec.metric: spec.direction == "max"}
+    for claim in claims_of(spec):
+        for part in (claim, *claim.others):
+            directions.setdefault(part.metric, part.maximise)
+    return directions
+
+
+def _best(
+    metric: str,
+    baselines: Baselines,
+    spec: Comparison | None,
+    larger_is_better: Mapping[str, bool],
+) -> tuple[str, float] | None:
+    """The best baseline in a metric; where its direction is unknown, the best in the primary one."""
+    if spec is None:
+        return None
+    judged = metric if metric in larger_is_better else spec.metric
+    sign = 1.0 if larger_is_better[judged] else -1.0
+    rivals = {
+        name: values
+        for name, values in baselines.items()
+        if not _is_untrained(name) and name not in ("chance", *spec.bounds)
+    }
+    scores = {
+        name: sign * value for name, own in rivals.items() if (value := own.get(judged)) is not None
+    }
+    if not scores:
+        return None
+    best = max(scores, key=lambda name: scores[name])
+    value = rivals[best].get(metric)
+    return None if value is None else (best, value)
+
+
+def _is_untrained(baseline: str) -> bool:
+    return baseline.startswith(UNTRAINED)
+
+
+# -- values -------------------------------------------------------------------------------------
+
+
+def evaluate_baselines(
+    project: str, config: str, overrides: Sequence[str], metrics: Mapping[str, float | None]
+) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+    """The baselines of a run, kept ones where data, settings and code are the same.
+
+    Only for configs of the comparison's kind: its base, what that extends, and what extends either.
+    At full size a baseline may take longer than the evaluation; `make eval BASELINE=` runs one.
+
+    Args:
+        project: slug.
+        config: name.
+        overrides: those of the run.
+        metrics: of the run; what they have already is not evaluated again.
+
+    Returns:
+        Name -> metrics; and a line for each baseline that can't be evaluated on these data.
+    """
+    spec = comparison_of(project, config)
+    if spec is None or not set(lineage(project, config)) & set(lineage(project, spec.base)):
+        return {}, []
+    cfg = load(config_class(project), project, config, overrides)
+    shown = [row.metric for row in headline(metrics, {}, spec)]
+    names = [name for name in spec.baselines if name not in spec.bounds]
+    if all(f"{UNTRAINED}_{name}" in metrics for name in shown):
+        names = [name for name in names if not _is_untrained(name)]
+    if all(f"{name}{CHANCE}" in metrics for name in shown):
+        names = [name for name in names if name != "chance"]
+    key = cache_key(cfg)
+    folder = Path(cfg.runs_dir) / project / "baselines"
+    paths = {name: folder / f"{name}-{key}.json" for name in names}
+    values = {n: ws.read_json(path) for n, path in paths.items() if key and path.is_file()}
+    missing = [name for name in names if name not in values]
+    problems = []
+    for name in track(missing, "training-free baselines, once for these data"):
+        try:
+            cfg = load(config_class(project), project, config, overrides)
+            values[name] = _evaluate(project, config, cfg, name)
+        except UserError as error:
+            problems.append(f"no baseline {name}: {error}")
+        except KeyboardInterrupt:
+            problems.append(f"without the baselines {', '.join(missing[missing.index(name) :])}")
+            break
+        else:
+            if key is not None:
+                _keep(paths[name], values[name])
+    return {name: values[name] for name in names if name in values}, problems
+
+
+def _evaluate(
+    project: str, config: str, cfg: ExperimentConfig, name: str
+) -> dict[str, float | None]:
+    seed_all(step_seed(cfg.seed, 0, 0, 0))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        values = find_baseline(project, name)(cfg, ws.Workspace(Path(folder), project, config))
+    return {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _keep(path: Path, values: Mapping[str, float | None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")  # another run may write the same
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def cache_key(cfg: ExperimentConfig) -> str | None:
+    """Digest of what a baseline's value depends on: files of data, settings, code.
+
+    A file is identified by name, size and time. None where there are too many to look at.
+    """
+    settings = {key: v for key, v in to_dict(cfg).items() if key not in OTHER_SETTINGS}
+    digest = hashlib.sha256(json.dumps([settings, code_identity()], default=str).encode())
+    root = data_root(cfg.data.root)
+    folders = {path.resolve() for path in (BUNDLED, root) if path.is_dir()}
+    folders |= {
+        (place / text).expanduser().resolve()
+        for text in _texts(settings)
+        for place in (Path(), root)
+        if text.strip("./") and os.path.exists(os.path.expanduser(place / text))
+    }
+    count = 0
+    for path in sorted(folders):
+        for file in _files(path):
+            count += 1
+            if count > MAX_FILES:
+                return None
+            state = file.stat()
+            digest.update(f"{file} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """All texts among settings, of which some are paths."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    for folder, names, files in os.walk(path):
+        names.sort()
+        yield from (Path(folder) / name for name in sorted(files))

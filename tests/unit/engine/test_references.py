@@ -1,0 +1,152 @@
+"""What stands next to a run's metrics, and that kept baselines follow data, settings and code."""
+
+import shlex
+
+import pytest
+
+from common import cli, make
+from common.engine.comparison import references
+from common.engine.comparison.references import evaluate_baselines, headline
+from common.engine.comparison.schema import Comparison
+from common.engine.terminal import table_lines
+from tests.toy import baselines
+from tests.toy.command import Command, use_toy
+
+METRICS = {"accuracy": 0.6, "accuracy_chance": 0.1, "error": 2.0, "untrained_error": 4.0}
+VALUES = {
+    "weak": {"accuracy": 0.0, "error": 3.5},
+    "strong": {"accuracy": 0.7, "error": 2.5},
+    "answers": {"accuracy": 1.0, "error": 0.0},
+    "untrained": {"accuracy": 0.2, "error": 9.0},
+}
+
+
+def comparison(**options):
+    defaults = {"arms": {"a": {}}, "bounds": ["answers"], "baselines": list(VALUES)}
+    return Comparison(metric="accuracy", also=["error"], **defaults, **options)
+
+
+def test_rows_are_the_comparisons_metrics_with_what_they_are_read_against():
+    accuracy, error = headline(METRICS, VALUES, comparison())
+    assert (accuracy.metric, accuracy.value, accuracy.chance) == ("accuracy", 0.6, 0.1)
+    assert accuracy.untrained == 0.2
+    assert error.untrained == 4.0
+    assert accuracy.baseline == ("strong", 0.7)  # a bound knows the answers
+    assert error.baseline == ("strong", 2.5)  # its direction is unknown: of the same baseline
+    assert error.chance is None
+
+
+def test_the_best_baseline_follows_the_direction_of_its_metric():
+    claim = {"left": "a", "right": "weak", "metric": "error", "direction": "min"}
+    values = VALUES | {"low": {"accuracy": -1.0, "error": 1.0}}
+    assert headline(METRICS, values, comparison(claims=[claim]))[1].baseline == ("low", 1.0)
+    assert headline(METRICS, values, comparison(direction="min"))[0].baseline == ("low", -1.0)
+    zero = {"only": {"accuracy": 0.0}}
+    assert headline(METRICS, zero, comparison())[0].baseline == ("only", 0.0)
+
+
+def test_at_most_eight_rows_and_other_metrics_where_none_is_the_comparisons():
+    many = {f"m{i}": float(i) for i in range(20)} | {"untrained_m0": 1.0, "m0_chance": 0.5}
+    rows = headline(many, {}, comparison())
+    assert [row.metric for row in rows] == [f"m{i}" for i in range(8)]
+    assert (rows[0].untrained, rows[0].chance, rows[0].baseline) == (1.0, 0.5, None)
+    assert [row.metric for row in headline(many, {}, None)] == [f"m{i}" for i in range(8)]
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """The toy's baseline reads a file; returns its calls, and a function that evaluates it."""
+    use_toy(monkeypatch)
+    data, calls = tmp_path / "data", []
+    (data / "deep").mkdir(parents=True)
+    (data / "deep/level.txt").write_text("1")
+
+    def constant(cfg, workspace):
+        calls.append(cfg.seed)
+        return {"spread": float((data / "deep/level.txt").read_text())}
+
+    monkeypatch.setattr(baselines, "constant", constant)
+    monkeypatch.setattr(references, "code_identity", lambda: "code")
+
+    def evaluate(*words):
+        overrides = [f"runs_dir={tmp_path}/runs", f"data.root={data}", *words]
+        values, problems = evaluate_baselines("toy", "smoke", overrides, {"spread": 1.0})
+        assert problems == []
+        return values["constant"]["spread"]
+
+    return calls, evaluate, data / "deep/level.txt"
+
+
+def test_a_baseline_is_evaluated_once_for_the_same_data_settings_and_code(counted, monkeypatch):
+    calls, evaluate, _ = counted
+    assert evaluate() == evaluate() == evaluate("optim.lr=0.5", "run_id=other") == 1.0
+    assert len(calls) == 1
+    evaluate("seed=4")
+    evaluate("data.num_samples=32")
+    assert calls == [0, 4, 0]
+    monkeypatch.setattr(references, "code_identity", lambda: "changed code")
+    evaluate()
+    assert len(calls) == 4
+
+
+def test_a_kept_baseline_does_not_outlive_its_data(counted):
+    calls, evaluate, file = counted
+    assert evaluate() == 1.0
+    file.write_text("2.5")
+    assert evaluate() == 2.5
+    file.with_name("further.txt").write_text("")
+    evaluate()
+    assert len(calls) == 3
+
+
+def test_values_for_more_files_than_can_be_looked_at_are_not_kept(counted, monkeypatch):
+    calls, evaluate, _ = counted
+    monkeypatch.setattr(references, "MAX_FILES", 0)
+    evaluate()
+    evaluate()
+    assert len(calls) == 2
+
+
+def test_a_baseline_that_these_data_do_not_have_costs_a_line_and_not_the_table(
+    tmp_path, monkeypatch
+):
+    use_toy(monkeypatch)
+
+    def constant(cfg, workspace):
+        raise references.UserError("no labels in your file")
+
+    monkeypatch.setattr(baselines, "constant", constant)
+    found = evaluate_baselines("toy", "smoke", [f"runs_dir={tmp_path}"], {"spread": 1.0})
+    assert found == ({}, ["no baseline constant: no labels in your file"])
+
+
+def test_train_ends_with_a_table_and_two_commands_that_work(tmp_path):
+    trained = Command(tmp_path / "train", "train", "toy", "smoke", f"runs_dir={tmp_path}/my runs")
+    assert trained.ends() == 0, trained.errors
+    *table, report, export = trained.printed.splitlines()
+    assert any(line.split()[0] == "spread" and "0.1000 constant" in line for line in table)
+    run = next((tmp_path / "my runs/toy/smoke").iterdir())
+    assert table[-1] == f"all metrics: {run / 'metrics.md'}"
+    assert shlex.split(report)[:3] == ["make", "report", "PROJECT=toy"]
+
+    _, target, *typed = shlex.split(export)
+    flags = " ".join(["", "--", *(word.replace(" ", "\\ ") for word in typed)])
+    exported = Command(tmp_path / "e", *make.command(target, {"MAKEFLAGS": flags}, cli.VERBS))
+    assert exported.ends() == 0, exported.errors
+    assert (run / "export").is_dir()
+
+    words = ("eval", "toy", "smoke", f"runs_dir={tmp_path}/my runs")
+    evaluated = Command(tmp_path / "eval", *words)
+    assert evaluated.ends() == 0, evaluated.errors
+    assert evaluated.printed.splitlines()[-2:] == [report, export]
+
+
+def test_no_name_is_broken_on_a_narrow_terminal():
+    rows = [["known_keyword_recall_at_10", "0.1234", "0.2345 hypothesis_overlap_trees"]]
+    heads = ["metric", "value", "best training-free"]
+    for width in (80, 60):
+        lines = table_lines(heads, rows, (1,), width)
+        assert all(len(line) <= width for line in lines)
+        for word in (rows[0][0], "0.1234", "0.2345 hypothesis_overlap_trees"):
+            assert any(word in line for line in lines)
+    assert len(table_lines(heads, rows, (1,), 80)) == 2
