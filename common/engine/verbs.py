@@ -45,7 +45,8 @@ def _show_results(
     from common.engine.workspace import read_json, write_json
 
     metrics = read_json(folder / "metrics.json")
-    baselines, problems = {}, []
+    baselines: dict[str, dict[str, float | None]] = {}
+    problems: list[str] = []
     if with_baselines:
         baselines, problems = evaluate_baselines(project, config, words, metrics)
         write_json(folder / FILE, baselines)
