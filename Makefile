@@ -8,7 +8,7 @@ unexport $(TYPED)  # make would evaluate them for the environment of a recipe
 override VERBS   := list show check check-all train eval export run smoke compare compare-all evidence \
                     sweep runs diff report prune dashboard new-project
 override SCRIPTS := mutants bench gpu-check faults
-override PLAIN   := help setup test test-all pin test-gpu lint type imports docs lock clean
+override PLAIN   := help setup test test-all pin test-gpu lint type imports docs notebooks lock clean
 
 # before anything runs: make reaches a word without a rule last
 $(foreach each.goal,$(filter-out $(VERBS) $(SCRIPTS) $(PLAIN) .venv/%,$(MAKECMDGOALS)),\
@@ -81,8 +81,13 @@ docs: $(STAMP) ## the documentation site, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && \
 	  echo 'build/site/index.html; with search: python -m http.server -d build/site'
 
+notebooks: $(STAMP) ## Jupyter Lab with the notebooks of examples/
+	@test -x $(VENV)/bin/jupyter-lab || \
+	  VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-notebooks.lock
+	@PYTHONPATH="$$PWD" exec $(VENV)/bin/jupyter lab --notebook-dir examples
+
 lock: ## recompile the lock files from pyproject.toml
-	@for extra in "" eval; do \
+	@for extra in "" eval notebooks; do \
 	  $(VENV)/bin/uv pip compile pyproject.toml --extra dev $${extra:+--extra $$extra} --generate-hashes --no-annotate \
 	    --no-header --universal --python-version 3.11 --quiet -o requirements$${extra:+-$$extra}.lock >/dev/null; done
 
