@@ -24,6 +24,8 @@ from .core.problem import (
 from .dispatch import tiled_module
 from .specs.weights import decode
 
+NAMESPACE = __name__.split(".")[0]  # also published under another name; one process may import both
+
 _Output = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -73,7 +75,7 @@ def autocast_off(q: Tensor) -> torch.autocast:
 # --- statistics with exponential sums -----------------------------------------------------------
 
 
-@torch.library.custom_op("contrastive::pair_stats", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::pair_stats", mutates_args=())
 def pair_stats_op(
     q: Tensor,
     k: Tensor | None,
@@ -119,7 +121,7 @@ def _(
     return (*vectors, q.new_empty(shift, dtype=dtype), q.new_empty(kept, dtype=kept_dtype))  # type: ignore[return-value]
 
 
-@torch.library.custom_op("contrastive::pair_stats_backward", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::pair_stats_backward", mutates_args=())
 def pair_stats_backward_op(
     q: Tensor,
     k: Tensor | None,
@@ -206,7 +208,7 @@ def _stats_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
     empty = stats[0].new_empty(0)
     vectors = [empty if g is None else g for g in upstream[:4]]
     dots = need_q or need_scale or need_row_scale
-    dq, dk, row_dot = torch.ops.contrastive.pair_stats_backward(
+    dq, dk, row_dot = pair_stats_backward_op(
         q, k, scale, row_scale, side, stats, vectors, ctx.spec, ctx.flags, ctx.backend, dots, need_k
     )
     d_scale, d_row_scale = scale_grads(row_dot, scale, row_scale, need_scale, need_row_scale)
@@ -242,7 +244,7 @@ pair_stats_op.register_autograd(_stats_backward, setup_context=_save_stats)
 # --- InfoNCE over rows, gradients formed in the forward -----------------------------------------
 
 
-@torch.library.custom_op("contrastive::info_nce_rows", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::info_nce_rows", mutates_args=())
 def info_nce_rows_op(
     q: Tensor,
     k: Tensor,
@@ -313,7 +315,7 @@ def _fused_backward(
         vectors = [empty if x is None else x for x in (g_lse, None, g_lin, None)]
         dots = need_q or need_scale or need_row_scale
         parts.append(
-            torch.ops.contrastive.pair_stats_backward(
+            pair_stats_backward_op(
                 q,
                 k,
                 scale,

@@ -8,6 +8,7 @@ from torch import Tensor
 from .core.problem import Problem, stat_dtype
 from .dispatch import tiled_module
 from .ops import (
+    NAMESPACE,
     autocast_off,
     cast,
     differentiable_once,
@@ -19,7 +20,7 @@ from .ops import (
 )
 
 
-@torch.library.custom_op("contrastive::pair_softplus", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::pair_softplus", mutates_args=())
 def pair_softplus_op(
     q: Tensor,
     k: Tensor,
@@ -62,7 +63,7 @@ def _fake_sums(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     return value, best, positive
 
 
-@torch.library.custom_op("contrastive::pair_softplus_backward", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::pair_softplus_backward", mutates_args=())
 def pair_softplus_backward_op(
     q: Tensor,
     k: Tensor,
@@ -108,7 +109,7 @@ def _(
     return *fake_gradients(q, k, need_q, need_k), vectors[0], vectors[1]
 
 
-@torch.library.custom_op("contrastive::pair_softplus_sum", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::pair_softplus_sum", mutates_args=())
 def pair_softplus_sum_op(
     q: Tensor,
     k: Tensor,
@@ -180,7 +181,7 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     row_scale = rest.pop(0) if ctx.has_row_scale else None
     offset = rest.pop(0) if ctx.has_offset else None
     need_q, need_k, *need = ctx.needs_input_grad[:6]
-    dq, dk, *vectors = torch.ops.contrastive.pair_softplus_backward(
+    dq, dk, *vectors = pair_softplus_backward_op(
         q,
         k,
         scale,
@@ -241,7 +242,7 @@ def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) ->
     parts = [] if g is None else [tuple(x * g for x in ready)]
     if g_rows is not None:
         parts.append(
-            torch.ops.contrastive.pair_softplus_backward(
+            pair_softplus_backward_op(
                 q,
                 k,
                 scale,
