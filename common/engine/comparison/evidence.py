@@ -130,7 +130,7 @@ def counts(rows: Sequence[Row]) -> str:
     return text
 
 
-def behind_baseline(projects: Sequence[str]) -> list[str]:
+def behind_baseline(projects: Iterable[str]) -> list[str]:
     """Projects whose best arm is worse than the best training-free baseline.
 
     Judged by the primary metric of the first comparison. Bounds are not baselines, and neither is
@@ -166,7 +166,7 @@ def summary(rows: Sequence[Row], behind: int) -> str:
     ours = sum(row.paper.startswith("ours") for row in rows)
     untested = f"{number['not testable here']} could not be tested at this size"
     if number[NOT_RUN]:
-        untested += f", and {number[NOT_RUN]} waits for its runs"
+        untested += f", and the runs of {number[NOT_RUN]} are still to come"
     return SUMMARY.format(
         claims=len(rows),
         projects=len({row.project for row in rows}),
@@ -294,7 +294,7 @@ STYLE = (  # ground and ink by the reader's colour scheme
     ".ground{fill:#fff}.ink{fill:#1f2328}"
     "@media(prefers-color-scheme:dark){.ground{fill:#161b22}.ink{fill:#e6edf3}}"
 )
-WIDTH, EDGE, NAME, BAR, LINE = 580, 12, 214, 20, 38  # pixels; a phone shows two thirds of them
+WIDTH, EDGE, NAME, BAR, LINE = 590, 12, 224, 20, 38  # pixels; a phone shows two thirds of them
 DIGIT = 10  # pixels of a digit
 NOTE = "worse than the best training-free baseline"
 
