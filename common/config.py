@@ -268,8 +268,8 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConf
         raise UserError(
             f"{_relative(seen[-1])}: 'extends' names {_relative(path)}, which does not exist"
         ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{_relative(path)} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise UserError(f"{_relative(path)} is not valid YAML in UTF-8: {error}") from error
     if not isinstance(node, DictConfig):
         raise UserError(f"{_relative(path)}: the top level must be a mapping")
     parent = node.pop("extends", None)

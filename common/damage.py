@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.config import ROOT, UserError, first_line
+from common.files import not_utf8
 
 # what readers of npz, gzip, JSON and text raise on content that is cut off or overwritten
-ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, RecursionError)
 
 
 def remedy(path: str | Path) -> str:
@@ -41,6 +42,8 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no {what}: {not_utf8(error)}") from error
     except ERRORS as error:
         said = f"no array {error}" if isinstance(error, KeyError) else first_line(error)
         raise UserError(f"{path} is no {what}, or damaged ({said}): {remedy(path)}") from error
@@ -54,7 +57,7 @@ def parse_json(line: str, path: str | Path, number: int) -> object:
     """
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}, line {number}: not valid JSON ({first_line(error)}): {remedy(path)}"
         ) from error

@@ -1,8 +1,6 @@
 """Lines of text files: by index without holding them in memory, or all at once."""
 
 import hashlib
-import os
-import secrets
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from common.config import UserError
 from common.damage import ERRORS, reading
+from common.files import replacing, utf8
 
 CACHE_FROM_BYTES = 1 << 24  # smaller files are indexed in memory at every start
 
@@ -26,7 +25,7 @@ class LineFile:
         path: the file.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or is not UTF-8.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,7 +39,7 @@ class LineFile:
         return len(self._bounds)
 
     def __getitem__(self, index: int) -> str:
-        """Line without its line break or a byte order mark; undecodable bytes become U+FFFD."""
+        """Line without its line break or a byte order mark."""
         if not 0 <= index < len(self):
             raise IndexError(f"line {index} of {len(self)} in {self.path}")
         return self.span(*self._bounds[index])
@@ -49,7 +48,11 @@ class LineFile:
         """Text between two byte offsets, without a byte order mark and a trailing line break."""
         if self._bytes is None:
             self._bytes = np.memmap(self.path, np.uint8, "r")
-        text = self._bytes[start:end].tobytes().decode("utf-8", errors="replace").rstrip("\r\n")
+        content = self._bytes[start:end].tobytes()
+        try:
+            text = content.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:  # the file has changed since its index was made
+            text = utf8(content, self.path, self.line_at(start) + 1)
         return text.removeprefix("\ufeff") if start == 0 else text
 
     def line_at(self, offset: int) -> int:
@@ -82,9 +85,14 @@ def one_line(text: str) -> str:
 
 
 def line_bounds(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Byte range of every line, line break included."""
+    """Byte range of every line, line break included.
+
+    Raises:
+        UserError: a line is not UTF-8.
+    """
     start = 0
-    for line in file:
+    for number, line in enumerate(file, 1):
+        utf8(line, Path(file.name), number)
         yield start, start + len(line)
         start += len(line)
 
@@ -110,7 +118,8 @@ def cached_index(
     if not cache.is_file():
         table = _table(path, build)
         try:
-            _replace(cache, table)
+            with replacing(cache) as temporary, temporary.open("wb") as file:
+                np.save(file, table)
         except OSError:  # read-only folder: this process keeps the table
             return table
     try:
@@ -125,15 +134,3 @@ def _table(path: Path, build: Callable[[BinaryIO], Iterable[tuple[int, int]]]) -
         for bounds in build(file):
             flat.extend(bounds)
     return np.array(flat, dtype=np.int64).reshape(-1, 2)
-
-
-def _replace(target: Path, table: np.ndarray) -> None:
-    """Write under a temporary name and rename, so that several processes may build at once."""
-    # not mkstemp, whose files nobody else may read
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.save(file, table)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

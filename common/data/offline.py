@@ -7,13 +7,12 @@ the other texts of the corpus, settings) is written into the cache and compared 
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.files import write_text
 
 Row = dict[str, Any]
 Item = str | tuple[str, ...]
@@ -63,22 +62,7 @@ def claim(folder: Path, owner: Mapping[str, Any], what: str = "cache", name: str
                 "delete the folder or name another one"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(owner, indent=2) + "\n").encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, also when several processes write it at once."""
-    # not mkstemp, whose files nobody else may read
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(owner, indent=2) + "\n")
 
 
 def _feed(digest: Any, texts: Iterable[str]) -> None:

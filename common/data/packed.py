@@ -5,7 +5,6 @@
 parallel to the items. Arrays are read at first use; uncompressed ones are memory-mapped.
 """
 
-import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from common.config import UserError
 from common.damage import remedy
 from common.data.corrupt import CorruptCounter
+from common.data.image.decode import decode_image
 
 
 class Decoded(NamedTuple):
@@ -101,9 +101,9 @@ class PackedImages(Packed):
         """Decoded RGB image.
 
         Raises:
-            OSError: the item is not an image.
+            ValueError: the item is not an image.
         """
-        return Image.open(io.BytesIO(self.item(index).tobytes())).convert("RGB")
+        return decode_image(self.item(index).tobytes()).convert("RGB")
 
     def decode(self, size: int, indices: Tensor | np.ndarray | None = None) -> Decoded:
         """Decode once into memory: shorter side resized to `size` (bilinear), centre cropped.
@@ -123,7 +123,7 @@ class PackedImages(Packed):
         for index in range(len(self)) if indices is None else [int(i) for i in indices]:
             try:
                 image = self[index]
-            except (OSError, ValueError, SyntaxError) as error:
+            except ValueError as error:
                 counter.bad(f"item {index}", error)
                 continue
             counter.good()

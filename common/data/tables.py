@@ -10,6 +10,7 @@ from typing import Any
 
 from common.config import UserError, nearest
 from common.damage import parse_json, remedy
+from common.files import not_utf8, write_bytes
 
 Row = dict[str, Any]
 MAX_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
@@ -44,7 +45,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """Write rows as JSON lines; ``.gz`` is compressed, with equal bytes for equal rows."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     data = gzip.compress(text, mtime=0) if str(path).endswith(".gz") else text
-    Path(path).write_bytes(data)
+    write_bytes(Path(path), data)
 
 
 def read_csv(
@@ -141,7 +142,9 @@ class _readable:
             raise UserError(f"table {self.path} does not exist")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | EOFError | UnicodeDecodeError | zlib.error):
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(f"{self.path}: {not_utf8(error)}") from error
+        if isinstance(error, OSError | EOFError | zlib.error):
             raise UserError(f"cannot read {self.path}: {error}; {remedy(self.path)}") from error
 
 

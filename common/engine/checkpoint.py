@@ -1,8 +1,6 @@
 """Checkpoints: written whole or not at all, verified, loaded safely."""
 
-import contextlib
 import math
-import os
 import pickle
 import re
 import time
@@ -19,6 +17,7 @@ from torch import nn
 
 from common.config import UserError
 from common.engine.workspace import read_json, write_json
+from common.files import replacing
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
 VALIDATIONS = "validations.json"
@@ -153,18 +152,10 @@ def write(content: Any, path: Path) -> None:
         UserError: the file cannot be written, for instance because the disk is full; an earlier
             file of this name is unchanged.
     """
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other runs may write the same file
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    except Exception as error:
         reason: BaseException | None = error
         while reason is not None and not isinstance(reason, OSError):
             reason = reason.__context__  # torch raises an error of its own on top
@@ -174,16 +165,6 @@ def write(content: Any, path: Path) -> None:
                 " then resume the run"
             ) from error
         raise
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a new name survive a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def damage(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from common.engine.check import GIB, count_steps, device_memory
 from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
 from common.engine.trainer import world_size
-from common.engine.workspace import write_text
+from common.files import write_text
 from common.registry import list_projects
 
 PEAK = 989e12  # FLOP/s of an H100 SXM in bfloat16 without sparsity, by its data sheet

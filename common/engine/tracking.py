@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from common.config import ExperimentConfig, first_line, to_dict
 from common.engine.workspace import Workspace
+from common.files import replacing
 
 COLUMNS = ("stage", "step", "name", "value")
 PATIENCE = 10.0  # seconds that a W&B server is given at the start of a run
@@ -66,12 +67,10 @@ def drop_rows_after(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
     kept = [row for row in _rows(path) if row["stage"] != stage or int(row["step"]) <= step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(kept)
-    temporary.replace(path)
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

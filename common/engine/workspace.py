@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ROOT, ExperimentConfig, UserError
+from common.files import write_text
 
 
 class Workspace:
@@ -167,20 +168,13 @@ def cpu_name() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that readers never see half of it."""
+    """Write JSON whole and synced, so that neither readers nor a loss of power see half of it."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> Any:
     """Read JSON; UserError when the file is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from common.data.offline import claim, content_digest, write_atomically
+from common.data.offline import claim, content_digest
 from common.encoders.modes import evaluation_mode as evaluation_mode
 from common.evaluation.matrices import blocks
+from common.files import write_bytes
 
 
 class Progress(Protocol):
@@ -125,6 +126,6 @@ def encode_texts(
                 progress=progress,
                 description=f"encode {part.stop}/{len(texts)}",
             )
-            write_atomically(path, save({"embeddings": rows}))
+            write_bytes(path, save({"embeddings": rows}))
         shards.append(load_file(path)["embeddings"])
     return torch.cat(shards)

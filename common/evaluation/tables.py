@@ -5,10 +5,11 @@ A metric ``m`` may come with ``m_chance``, the value of a system that knows noth
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import SupportsFloat
+
+from common.files import write_text
 
 CHANCE = "_chance"
 
@@ -58,8 +59,8 @@ def write_report(
     table = markdown_table(metrics)
     finite = {k: v if math.isfinite(v) else None for k, v in _numbers(metrics).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "metrics.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
-    _write(folder / "metrics.md", f"# {title}\n\n{table}")
+    write_text(folder / "metrics.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "metrics.md", f"# {title}\n\n{table}")
 
 
 def four_digits(value: float | None) -> str:
@@ -82,9 +83,3 @@ def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
         if not name or "|" in name or "\n" in name:
             raise ValueError(f"metric name {name!r} cannot stand in a table")
     return {name: float(value) for name, value in metrics.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -15,23 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.config import UserError
+from common.files import replacing
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then rename it over `path`.
-
-    The folder is created if needed; after an error the old file is untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    """Let `write` fill a temporary file, see `common.files.replacing`; returns `path`."""
+    with replacing(path) as temporary:
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -16,6 +16,7 @@ from common.damage import parse_json
 from common.data.lines import LineFile, read_lines
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.cross_encoder import pad_pairs
+from common.files import replacing
 from projects.b_prop.config import WordsConfig
 from projects.b_prop.corpus_statistics import CorpusStatistics
 from projects.b_prop.distribution import random_distribution, saturate
@@ -364,11 +365,9 @@ def write_documents(folder: Path, rows: Iterable[Row]) -> tuple[int, Path]:
 
 def write_lines(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as JSON lines, one by one; the file appears when it is whole."""
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def _stop_words(name: str) -> frozenset[str]:

@@ -12,6 +12,7 @@ from common.engine.module import ContrastiveModule
 from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import output_file
+from common.files import replacing
 from projects.ccp.calibration import fit_shift_and_scale, save_calibration
 from projects.ccp.config import Config
 from projects.ccp.data import encode_language
@@ -40,29 +41,27 @@ def split(cfg: Config, workspace: Workspace) -> Path:
     read = [str(file) for file in files]
     output = output_file(options.output, workspace.folder("."), "documents.jsonl", read)
     count = alone = 0
-    partial = output.with_name(output.name + ".tmp")  # the file appears whole or not at all
-    try:
-        # written as they come: the text of one file is held, not that of a language
-        with partial.open("w", encoding="utf-8", newline="\n") as target:
-            for file in workspace.progress(files, "split", len(files)):
-                lines = text_lines(file)
-                documents = (
-                    documents_of_lines(lines)
-                    if options.layout == "lines"
-                    else (split_any(line) for line in lines)
-                )
-                for document in documents:
-                    alone += len(document) == 1
-                    for block in in_blocks(document, options.block):
-                        count += 1
-                        target.write(json.dumps({"sentences": block}, ensure_ascii=False) + "\n")
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if not count:
-        partial.unlink()
-        raise UserError(f"{source} holds no document of two or more sentences; see split.layout")
-    partial.replace(output)
+    # written as they come: the text of one file is held, not that of a language
+    with (
+        replacing(output) as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as target,
+    ):
+        for file in workspace.progress(files, "split", len(files)):
+            lines = text_lines(file)
+            documents = (
+                documents_of_lines(lines)
+                if options.layout == "lines"
+                else (split_any(line) for line in lines)
+            )
+            for document in documents:
+                alone += len(document) == 1
+                for block in in_blocks(document, options.block):
+                    count += 1
+                    target.write(json.dumps({"sentences": block}, ensure_ascii=False) + "\n")
+        if not count:
+            raise UserError(
+                f"{source} holds no document of two or more sentences; see split.layout"
+            )
     left_out = f"; {alone:,} of one sentence are left out, see split.layout" if alone else ""
     workspace.say(f"{output}: {count:,} documents{left_out}")
     return output

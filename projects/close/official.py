@@ -13,6 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.lookup import data_root, require
 from common.data.tables import read_jsonl
 from common.engine.experiment import Requirement
@@ -270,9 +271,8 @@ def open_picture(path: Path) -> Image.Image:
         UserError: the file is no image.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        return decode_image(path).convert("RGB")
+    except ValueError as error:
         raise UserError(f"cannot read {path} as an image: {error}") from error
 
 

@@ -16,6 +16,7 @@ from common.decoding.language_model import LanguageModel, cut_note
 from common.engine import workspace as ws
 from common.engine.workspace import Workspace
 from common.evaluation.tables import write_report
+from common.files import write_text
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.evaluate import policies
 from projects.contrastive_search.harness import decode_side_by_side
@@ -77,7 +78,7 @@ def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
                 measures["pass_at_1"] = 100 * float(np.mean(passed))
             runs.setdefault(name, []).append(measures)
         path = workspace.folder(".") / f"samples_{name}.jsonl"
-        ws.write_text(path, "".join(f"{_json(row)}\n" for row in rows))
+        write_text(path, "".join(f"{_json(row)}\n" for row in rows))
     return _reported(averaged(runs), workspace, "code")
 
 

@@ -23,6 +23,7 @@ from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.generation.preference import FORM, KEY, write_form
 from common.evaluation.tables import write_report
+from common.files import write_text
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.data import language_texts, passages
 from projects.contrastive_search.diversity import diversity
@@ -127,7 +128,7 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
         [{"prompt": p, **row} for p, row in zip(prompts, rows, strict=True)],
     )
     page = "\n".join(_page(row) for row in shown)
-    ws.write_text(folder / "continuations.md", page)
+    write_text(folder / "continuations.md", page)
     write_report(metrics, folder, title=f"{name}: decoders side by side")
     if section.ab_pair:
         pair = {m: texts[m] for m in section.ab_pair}
@@ -185,7 +186,7 @@ def isotropy_report(cfg: Config, workspace: Workspace) -> dict[str, float]:
             continue
         metrics[f"{language}_{name}"] = value
         lines.append(f"| {language} | {name} | {count} | {value:.2f} |")
-        ws.write_text(workspace.folder(".") / "isotropy.md", "\n".join(lines) + "\n")
+        write_text(workspace.folder(".") / "isotropy.md", "\n".join(lines) + "\n")
         ws.write_json(workspace.path / "isotropy.json", metrics)
     workspace.say("\n".join(lines))
     if failures:

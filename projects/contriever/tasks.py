@@ -22,6 +22,7 @@ from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.export.files import output_file
 from common.families.retrieval.finetuning import questions
 from common.families.retrieval.sets import set_folder
+from common.files import replacing
 from projects.contriever.config import Config
 from projects.contriever.data import SHARD_SETTINGS, left_out, vocabulary_of
 from projects.contriever.module import Contriever
@@ -88,10 +89,8 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
                 continue
             renewed += path.is_file()
             ids = flat_ids(tokenizer, [prepare(line) for line in lines])
-            partial = path.with_suffix(".tmp")  # the shard appears whole or not at all
-            with partial.open("wb") as target:
+            with replacing(path) as partial, partial.open("wb") as target:
                 np.save(target, ids.astype(np.uint16) if len(tokenizer) <= 2**16 else ids)
-            partial.replace(path)
             write_json(about, [*digests, *stored[len(digests) :]])
             total += len(ids)
         for path in _shards(folder, titles[file])[len(digests) :]:

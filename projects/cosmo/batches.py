@@ -37,7 +37,7 @@ from projects.cosmo.visual_language.patch_tokens import PatchTower
 log = logging.getLogger(__name__)
 DOCUMENT_STREAM, WINDOW_STREAM, PIXEL_STREAM = 61, 62, 63
 ONE_PICTURE = ("image_text", "video_text", "instruction")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError)
 
 
 class CosmoBatch(TypedDict):

@@ -1,6 +1,5 @@
 """Documents of made-up shapes, of the bundled drawings, and of tar shards."""
 
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.image.labelled import LabelledPixels
 from common.data.image.upright import upright
 from common.data.image_text.captions import CaptionFiles
@@ -273,8 +273,7 @@ class BundledRows:
 
 
 def _picture(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as image:
-        return upright(image)
+    return upright(decode_image(content))
 
 
 def _first(sample: Sample, group: str) -> bytes:

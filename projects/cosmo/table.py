@@ -15,9 +15,10 @@ from common.config import UserError
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.tables import read_jsonl
-from common.engine.workspace import Workspace, write_json, write_text
+from common.engine.workspace import Workspace, write_json
 from common.evaluation.image_text.zeroshot import zeroshot_roc_auc
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
+from common.files import write_text
 from projects.cosmo.config import Config, EvalConfig, ShotSet
 from projects.cosmo.few_shot import (
     FEWEST_ANSWERS,

@@ -9,7 +9,8 @@ from PIL import Image
 
 from common.config import UserError
 from common.encoders.modes import evaluated
-from common.engine.workspace import Workspace, write_json, write_text
+from common.engine.workspace import Workspace, write_json
+from common.files import write_text
 from projects.cosmo.build_video import write_clips
 from projects.cosmo.config import Config
 from projects.cosmo.few_shot import FewShotTask, Item, few_shot_prompt

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.image.sources import EvalTransform
 from common.data.text.tokenizers import ClipTokenizer
 from common.encoders.image_text.open_clip_dual import CONFIG_FILE, OpenClipDualEncoder
@@ -141,7 +142,6 @@ def _opened(image: str | Path | Image.Image) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        with Image.open(image) as file:
-            return file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return decode_image(image).convert("RGB")
+    except ValueError as error:
         raise UserError(f"{image} is not a readable picture: {error}") from error

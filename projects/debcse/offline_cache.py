@@ -14,8 +14,8 @@ from common.data.offline import (
     claim,
     content_digest,
     content_key,
-    write_atomically,
 )
+from common.files import write_bytes
 
 _START = b'{"key": "'
 
@@ -74,7 +74,7 @@ class OfflineCache:
             for key, row in zip(keys, rows, strict=True)
         ]
         path = self.folder / f"rows-{content_digest(keys)[:32]}.jsonl"
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
         self._index(path)
 
     def fill(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.lines import read_lines
-from common.data.offline import write_atomically
 from common.data.tables import read_jsonl
 from common.encoders.state_dict import read_state_dict
 from common.evaluation.search import search
 from common.export.files import write_tensors
+from common.files import write_bytes
 from projects.demo_retrieval.config import Selection
 from projects.demo_retrieval.question_answering import normalize_answer
 from projects.demo_retrieval.questions import data_set
@@ -61,7 +61,7 @@ def read_bank(path: Path) -> list[Example]:
 def write_bank(path: Path, bank: Iterable[Example]) -> None:
     """The inverse of `read_bank`."""
     lines = (json.dumps(e._asdict(), ensure_ascii=False) for e in bank)
-    write_atomically(path, "".join(line + "\n" for line in lines).encode("utf-8"))
+    write_bytes(path, "".join(line + "\n" for line in lines).encode("utf-8"))
 
 
 def read_passages(path: Path) -> list[Example]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config import UserError, load, to_dict
 from common.data.tables import read_jsonl
+from common.engine.lifecycle.run import read_meta
 from common.engine.lifecycle.settings import resolved
 from common.engine.workspace import Workspace, read_json, write_json
 from projects.demo_retrieval.bank import write_bank
@@ -175,7 +176,7 @@ def _finished(place: Path, workspace: Workspace, words: list[str]) -> bool:
     """
     if not (place / "meta.json").is_file():
         return False
-    meta = read_json(place / "meta.json")
+    meta = read_meta(place)
     now = resolved(load(Config, workspace.project, workspace.config, words))
     changed = set(_words(now)) ^ set(_words(meta["resolved"]))
     if other := sorted({word.partition("=")[0] for word in changed}):

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.image import sources as im
+from common.data.image.decode import decode_image
 from common.data.lookup import data_root, require
 from common.data.samplers import Rng
 from projects.dito.config import DitoData
@@ -199,8 +200,8 @@ def opened(path: Path) -> Image.Image:
         UserError: no such file, or no image.
     """
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, ValueError) as error:
+        return decode_image(path).convert("RGB")
+    except ValueError as error:
         raise UserError(f"cannot read {path} as an image: {error}") from error
 
 

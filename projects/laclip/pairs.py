@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.image import sources as im
+from common.data.image.decode import decode_image
 from common.data.image_text.captions import CaptionFiles
 from common.data.lookup import data_root, require
 from common.engine.workspace import Workspace
@@ -140,7 +141,6 @@ def show(workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPair
 
 
 def _small(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
+    small = decode_image(path).convert("RGB")
     small.thumbnail((SHOWN, SHOWN))
     return small

@@ -200,7 +200,7 @@ def csv_captions(path: Path) -> tuple[list[str], int]:
 
     files = CaptionFiles(path)
     skipped = 0
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         for row in reader:
             if len(row) > 2 and row[0].endswith(IMAGE_SUFFIXES):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.image.sources import EvalTransform
 from common.data.lines import read_lines
 from common.data.row_map.chunks import RowFunction, RowSeed
@@ -364,7 +364,6 @@ def unit_rows(x: Tensor) -> Tensor:
 def picture(path: Path, transform: EvalTransform) -> Tensor | str:
     """A file as the image tower takes it; what is wrong if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return transform.one(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{path}: {getattr(error, 'strerror', None) or error}"
+        return transform.one(decode_image(path).convert("RGB"))
+    except ValueError as error:
+        return f"{path}: {error}"

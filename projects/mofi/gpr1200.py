@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.lookup import require
 from common.engine.workspace import Workspace
 from common.families.image_text.data import eval_transform, normalization
@@ -72,15 +73,15 @@ def read_image(cfg: Config, path: Path) -> Tensor:
         UserError: the file is no image.
     """
     try:
-        with Image.open(path) as image:
-            if cfg.eval.gpr_resize == "tensor":
-                mean, std = normalization(cfg.data)
-                pixels = released_resize(image.convert("RGB"), cfg.data.image_size)
-                normalized: Tensor = F.normalize(pixels, list(mean), list(std))
-                return normalized
-            return eval_transform(cfg.data).one(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+        image = decode_image(path).convert("RGB")
+    except ValueError as error:
         raise UserError(f"cannot read {path} as an image: {error}") from error
+    if cfg.eval.gpr_resize == "tensor":
+        mean, std = normalization(cfg.data)
+        pixels = released_resize(image, cfg.data.image_size)
+        normalized: Tensor = F.normalize(pixels, list(mean), list(std))
+        return normalized
+    return eval_transform(cfg.data).one(image)
 
 
 def gpr1200_metrics(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from common.config import UserError
-from common.data.offline import content_key, write_atomically
+from common.data.offline import content_key
 from common.data.tables import read_csv
+from common.files import write_bytes
 
 TRIPLET = ("sent0", "sent1", "hard_neg")
 SCORES = ("positive_score", "negative_score")
@@ -252,7 +253,7 @@ def write_triplets(path: str | Path, triplets: Sequence[GradedTriplet], *, score
         (quoting if "\r" in "".join(row.texts) else writer).writerow(cells)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue().encode())
+    write_bytes(path, buffer.getvalue().encode())
 
 
 def with_scores(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image import sources as im
+from common.data.image.decode import decode_image
 from common.data.image.pipelines import mild_rand_augment
 from common.data.image.synthetic import synthetic_pairs
 from common.data.lookup import bundled, data_root, require
@@ -380,6 +381,6 @@ def _benchmark_set(cfg: Config, name: Benchmark, languages: Sequence[str], split
 
 def _picture(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
-    except OSError as error:
+        return decode_image(path)
+    except ValueError as error:
         raise UserError(f"{path}: {error}; an evaluation needs every picture of its set") from error

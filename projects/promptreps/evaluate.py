@@ -6,7 +6,7 @@ import numpy as np
 
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
-from common.engine.workspace import Workspace, write_text
+from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, lexical_run, run_scores
@@ -17,6 +17,7 @@ from common.families.retrieval.evaluation import (
     load_set,
     named_sets,
 )
+from common.files import write_text
 from projects.promptreps.config import Config
 from projects.promptreps.data import first_tokens, worded_texts
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.lookup import require
 
 FASHION_CATEGORIES = ("dress", "shirt", "toptee")
@@ -204,9 +205,8 @@ def open_rgb(path: Path) -> Image.Image:
         UserError: it is missing or no picture.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return decode_image(path).convert("RGB")
+    except ValueError as error:
         raise UserError(f"cannot read {path} as an image: {error}") from error
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.config import UserError
 from common.damage import reading
 from common.data.samplers import Rng
+from common.files import write_text
 from projects.rtd.key_phrases import Tagger, key_phrase_spans
 from projects.rtd.pseudo_tokens import without_placeholder
 
@@ -73,9 +74,7 @@ def read_triplets(path: Path) -> list[Triplet]:
 def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:
     """Write the format that `read_triplets` reads."""
     rows = [dict(zip(COLUMNS, triplet, strict=True)) for triplet in triplets]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(rows, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(rows, ensure_ascii=False, indent=0) + "\n")
 
 
 def key_phrases(captions: Sequence[str], tagger: Tagger) -> list[str]:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, default_collate
 
-from common.config import UserError, nearest
+from common.config import UserError, first_line, nearest
 from common.data.corrupt import CorruptCounter
 from common.data.image.class_names import (
     CALTECH,
@@ -115,12 +114,13 @@ class LabelledImages(Dataset[dict[str, Any] | None]):
         """One sample, or None if its image cannot be read."""
         try:
             image, label = self.data[self.indices[index]]
-            sample = {"images": self.transform.one(image), "labels": int(label), "ids": index}
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self.counter.bad(f"item {self.indices[index]}", error)
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds: each format has a decoder of its own
+            self.counter.bad(f"item {self.indices[index]}", first_line(error))
             return None
         self.counter.good()
-        return sample
+        return {"images": self.transform.one(image), "labels": int(label), "ids": index}
 
     def collate(self, samples: list[dict[str, Any] | None]) -> LabelledBatch:
         """Batch of the readable samples."""

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.image.files import LabelledFiles
 from common.data.image.labelled import LabelledPixels, hold_out, load_cifar10, load_pixels
 from common.data.image.sources import CachedImages, ImageFiles, ImageTransform
@@ -71,9 +72,7 @@ class ImagePart:
         """PIL image for a gallery."""
         if isinstance(self.data, LabelledPixels):
             return F.to_pil_image(self.data.images[index])
-        from PIL import Image
-
-        return F.resize(Image.open(self.data.path(index)).convert("RGB"), [96])
+        return F.resize(decode_image(self.data.path(index)).convert("RGB"), [96])
 
 
 class EvalBatch(TypedDict):

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
+from common.data.image.decode import decode_image
 from common.data.samplers import Rng
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -338,9 +339,8 @@ class ImageFiles:
         """
         path = self.path_of(index)
         try:
-            with Image.open(path) as image:
-                view = self.transform.one(image, rng)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            view = self.transform.one(decode_image(path), rng)
+        except ValueError as error:
             self.counter.bad(str(path), error)
             return None
         self.counter.good()

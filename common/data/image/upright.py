@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # suffixes of what is looked for in folders
 
@@ -23,7 +24,6 @@ def upright(picture: Image.Image | str | Path) -> Image.Image:
     if isinstance(picture, Image.Image):
         return ImageOps.exif_transpose(picture).convert("RGB")
     try:
-        with Image.open(Path(picture).expanduser()) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return ImageOps.exif_transpose(decode_image(Path(picture).expanduser())).convert("RGB")
+    except ValueError as error:
         raise UserError(f"cannot read {picture} as an image: {error}") from error

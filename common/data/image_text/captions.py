@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
+from common.data.corrupt import CorruptCounter
 from common.data.image.sources import ImageSource
 from common.data.lines import LineFile, cached_index
 from common.data.samplers import Key, Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
+from common.files import utf8
 
 TextPolicy = Literal["random", "first", "multi"]
 TextAugment = Callable[[str, Rng], str]
@@ -159,6 +161,7 @@ class CaptionedImages(Dataset[ImageTextBatch]):
         text_policy: see `choose_texts`.
         num_texts: texts per image under policy ``multi``.
         augment_text: applied to every chosen text, e.g. `common.data.text.augment.Eda`.
+        max_corrupt: largest tolerated fraction of samples whose text is empty, in [0, 1].
 
     Raises:
         UserError: sources of different length, or more texts asked for than there are.
@@ -174,6 +177,7 @@ class CaptionedImages(Dataset[ImageTextBatch]):
         text_policy: TextPolicy = "random",
         num_texts: int = 1,
         augment_text: TextAugment | None = None,
+        max_corrupt: float = 0.05,
     ) -> None:
         if len(images) != len(captions):
             raise UserError(f"{len(images)} images but captions for {len(captions)}")
@@ -181,23 +185,43 @@ class CaptionedImages(Dataset[ImageTextBatch]):
         check_policy(text_policy, num_texts, available)
         self.images, self.captions, self.tokenizer, self.seed = images, captions, tokenizer, seed
         self.text_policy, self.num_texts, self.augment_text = text_policy, num_texts, augment_text
+        self.counter = CorruptCounter("captions", max_fraction=max_corrupt)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, keys: Sequence[Key]) -> ImageTextBatch:
-        """Batch of the given ``(index, epoch)`` keys, without samples that cannot be read."""
-        rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in keys]
-        images, kept = self.images.load([index for index, _ in keys], rngs)
-        chosen = [self._texts(*keys[position]) for position in kept]
-        tokens, texts = tokenize(chosen, self.tokenizer, self.text_policy)
+        """Batch of the given ``(index, epoch)`` keys.
+
+        Samples whose image cannot be read or whose text is empty are left out and counted.
+
+        Raises:
+            UserError: none is left, or too many were left out so far (see `CorruptCounter`).
+        """
+        chosen = [self._texts(*key) for key in keys]
+        filled = [i for i, texts in enumerate(chosen) if self._is_filled(keys[i][0], texts)]
+        if not filled:
+            raise UserError(f"all {len(keys)} captions of a batch are empty; see the log")
+        present = [keys[i] for i in filled]
+        rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in present]
+        images, read = self.images.load([index for index, _ in present], rngs)
+        kept = [filled[position] for position in read]
+        tokens, texts = tokenize([chosen[i] for i in kept], self.tokenizer, self.text_policy)
         return {
             "images": images,
             "tokens": tokens,
             "texts": texts,
-            "ids": torch.tensor([keys[position][0] for position in kept]),
+            "ids": torch.tensor([keys[i][0] for i in kept]),
             "skipped": len(keys) - len(kept),
         }
+
+    def _is_filled(self, index: int, texts: Sequence[str]) -> bool:
+        """Whether no text of a sample is empty, counted."""
+        if all(text.strip() for text in texts):
+            self.counter.good()
+            return True
+        self.counter.bad(f"sample {index}", "its caption is empty")
+        return False
 
     def _texts(self, index: int, epoch: int) -> list[str]:
         rng = sample_rng(self.seed, epoch, index, TEXT_STREAM)
@@ -239,8 +263,8 @@ def _pair_bounds(file: BinaryIO) -> Iterator[tuple[int, int]]:
 
     def lines() -> Iterable[str]:
         nonlocal end
-        for raw in file:
-            text, first = raw.decode("utf-8", errors="replace"), end == 0
+        for number, raw in enumerate(file, 1):
+            text, first = utf8(raw, Path(file.name), number), end == 0
             end += len(raw)
             yield text.removeprefix("\ufeff") if first else text
 

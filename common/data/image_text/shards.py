@@ -55,7 +55,7 @@ def sample_texts(sample: Sample, text_keys: Sequence[str]) -> list[str]:
         content = sample[file].decode("utf-8")
         value = json.loads(content)[key] if key else content.strip()
         texts += value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) and text for text in texts):
+    if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"texts must be non-empty strings, got {texts!r}"[:200])
     return texts
 

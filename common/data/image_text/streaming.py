@@ -7,18 +7,17 @@ W and the order of batches is the same as without the interruption. A batch is `
 of a shard stream; the corrupt ones among them are left out, so that skipping ahead decodes nothing.
 """
 
-import io
 import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
-from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
+from common.data.image.decode import decode_image
 from common.data.image.sources import ImageTransform
 from common.data.image_text.captions import (
     IMAGE_STREAM,
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _COUNTERS = 256  # shared slots, one for each loader process
 _SHARD_STREAM, _LANE_STREAM = 2, 3  # random streams besides those of an access
-_READ_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, Image.DecompressionBombError)
+_READ_ERRORS = (ValueError, KeyError, TypeError, RecursionError)
 
 
 class StreamingPairs(IterableDataset[ImageTextBatch]):
@@ -200,8 +199,7 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         name = next((key for key in IMAGE_KEYS if key in sample), None)
         if name is None:
             raise KeyError(f"no image ({', '.join(IMAGE_KEYS)})")
-        with Image.open(io.BytesIO(sample[name])) as image:
-            return self.transform.one(image, rngs[0]), chosen
+        return self.transform.one(decode_image(sample[name]), rngs[0]), chosen
 
 
 class _LaneReader:

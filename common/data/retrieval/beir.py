@@ -36,7 +36,7 @@ def json_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
                 missing = {"_id", "text"} - row.keys()
-            except (json.JSONDecodeError, AttributeError):
+            except (json.JSONDecodeError, AttributeError, RecursionError):
                 raise UserError(f"{path}, line {number} is not a JSON object") from None
             if missing:
                 raise UserError(f"{path}, line {number} lacks {', '.join(sorted(missing))}")

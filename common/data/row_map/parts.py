@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.config import UserError
-from common.data.offline import claim, write_atomically
+from common.data.offline import claim
+from common.files import replacing, write_bytes
 
 MANIFEST = "manifest.json"
 
@@ -74,7 +73,7 @@ class Parts:
 
     def write(self, chunk: int, content: bytes) -> None:
         """Put a chunk in its place; a kill leaves the old state or the new one."""
-        write_atomically(self.path(chunk), content)
+        write_bytes(self.path(chunk), content)
 
     def rows(self) -> Iterator[Any]:
         """All rows in order, one chunk in memory at a time.
@@ -104,17 +103,11 @@ def encoded(rows: Sequence[Any]) -> bytes:
 
 def write_joined(path: Path, lines: Iterable[str]) -> None:
     """Write a text file line by line under a temporary name, then give it its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not mkstemp, whose files nobody else may read
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def rows_digest(rows: Iterable[Any]) -> str:

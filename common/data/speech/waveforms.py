@@ -1,7 +1,6 @@
 """Recorded speech: reading waveforms, their lengths without reading them, and padded batches."""
 
 import importlib.util
-import struct
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.config import UserError
+from common.config import UserError, first_line
 
 
 def load_waveform(path: str | Path, sample_rate: int) -> Tensor:
@@ -87,8 +86,10 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
 
     try:
         rate, samples = wavfile.read(path)
-    except (ValueError, EOFError, struct.error) as error:
-        raise OSError(f"{path} is not a readable WAV file: {error}") from error
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # of many kinds, by where in the header the damage is
+        raise OSError(f"{path} is not a readable WAV file: {first_line(error)}") from error
     if samples.size == 0:
         raise OSError(f"{path} holds no samples")
     if samples.dtype == np.uint8:

@@ -12,7 +12,7 @@ from common.engine.comparison.cards import difference_text, escaped, verdict_wor
 from common.engine.comparison.claims import claims_of
 from common.engine.comparison.results import read_results
 from common.engine.comparison.spec import read_comparisons
-from common.engine.workspace import write_text
+from common.files import write_text
 from common.registry import field_of, list_projects
 
 VERDICTS = ("supported", "inconclusive", "contradicted", "not testable here")

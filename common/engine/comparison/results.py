@@ -22,6 +22,7 @@ from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.values import ArmValues, values_of
 from common.engine.provenance import git, lock_hash
+from common.files import write_text
 
 WIDTH = 120  # of a line of the summary
 DIGITS = 6  # significant digits of its numbers
@@ -203,7 +204,7 @@ def write_results(project: str, comparisons: Sequence[Mapping[str, Any]]) -> Non
         for comparison in comparisons
     ]
     content = rounded({"project": project, "comparisons": summaries})
-    ws.write_text(result_path(project), "\n".join(_lines(content)) + "\n")
+    write_text(result_path(project), "\n".join(_lines(content)) + "\n")
 
 
 def rounded(content: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from common.config import ExperimentConfig, UserError, nearest
-from common.engine.lifecycle.run import Run
+from common.engine.lifecycle.run import Run, intact, read_meta
 from common.engine.workspace import read_json, run_folder
 
 MOST = 8  # runs that a message lists
@@ -97,7 +97,8 @@ def _latest(
 
 
 def _runs(base: Path, project: str, config: str) -> list[Run]:
-    return [Run(path.parent, project, config) for path in sorted(base.glob("*/meta.json"))]
+    folders = intact(path.parent for path in sorted(base.glob("*/meta.json")))
+    return [Run(folder, project, config) for folder in folders]
 
 
 def _listed(runs: Sequence[Run]) -> str:
@@ -128,10 +129,11 @@ def is_trained(folder: Path) -> bool:
 
     Evaluations leave no settings behind; a baseline has those of an arm, whose place it would take.
     """
-    meta = folder / "meta.json"
     if not (folder / "config.yaml").is_file():
         return False
-    return not meta.is_file() or "baseline" not in read_json(meta)
+    if not (folder / "meta.json").is_file():
+        return True
+    return bool(intact([folder])) and "baseline" not in read_meta(folder)
 
 
 def run_settings(run: Path) -> Mapping[str, Any]:

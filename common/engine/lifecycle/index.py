@@ -11,7 +11,7 @@ from common.config import UserError, nearest
 from common.engine.comparison.spec import read_comparison
 from common.engine.lifecycle.find import OWNED
 from common.engine.lifecycle.lock import held
-from common.engine.lifecycle.run import Run, State
+from common.engine.lifecycle.run import Run, State, intact, read_meta
 from common.engine.lifecycle.settings import leaves
 from common.engine.workspace import read_json
 
@@ -68,8 +68,9 @@ def entries(runs_dir: Path, project: str | None = None) -> list[Entry]:
         project: slug; None for all.
     """
     paths = sorted(runs_dir.glob(f"{project or '*'}/*/*/meta.json"))
+    folders = intact(path.parent for path in paths)
     primary: dict[str, str] = {}
-    return sorted((_entry(path.parent, primary) for path in paths), key=lambda entry: entry.started)
+    return sorted((_entry(folder, primary) for folder in folders), key=lambda entry: entry.started)
 
 
 def select(runs: Sequence[Entry], where: str) -> list[Entry]:
@@ -136,7 +137,7 @@ def removable(runs: Sequence[Entry]) -> list[tuple[Entry, str]]:
 
 def _what_ran(entry: Entry) -> tuple[Any, ...]:
     """What two runs must share for the later one to supersede the earlier one."""
-    meta = read_json(entry.path / "meta.json")
+    meta = read_meta(entry.path)
     settings = meta.get("resolved")
     if settings is None:  # of an earlier version: what was typed
         settings = [
@@ -235,7 +236,7 @@ def _fulfils(value: Any, compare: Callable[[Any, Any], bool], operand: str) -> b
 def _described(path: Path) -> dict[str, Any]:
     if not (path / "meta.json").is_file():
         raise UserError(f"{path} is no run folder: it has no meta.json")
-    meta = read_json(path / "meta.json")
+    meta = read_meta(path)
     described = {"commit": meta.get("commit"), **leaves(meta.get("resolved") or {})}
     metrics = path / "metrics.json"
     return described | (leaves({"metrics": read_json(metrics)}) if metrics.exists() else {})

@@ -87,8 +87,8 @@ def wait_for_owner(run: Path) -> None:
     """Stay until the owner of a run, which evaluates alone after the fit, has left it.
 
     All processes of a machine have to take NCCL's communicators down together. A SLURM task on
-    another machine than the owner's goes at once: there the lock of its own job never counts as
-    held.
+    another machine than the owner's leaves at once where the file system does not share locks:
+    there the lock of its own job does not count.
     """
     pause = 0.05
     while lock.held(run):

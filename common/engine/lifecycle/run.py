@@ -1,5 +1,6 @@
 """A run: its folder, settings, provenance, state and lock."""
 
+import contextlib
 import datetime
 import errno
 import os
@@ -17,6 +18,7 @@ from common.engine.lifecycle import lock
 from common.engine.lifecycle.settings import own_overrides, resolved
 from common.engine.provenance import code_state
 from common.engine.workspace import Workspace, cpu_name, read_json, write_json
+from common.files import write_text
 
 PACKAGES = (
     "torch",
@@ -34,6 +36,11 @@ PACKAGES = (
 State = Literal["created", "running", "finished", "failed", "stopped"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = ("OutOfMemoryError", "MemoryError")
+RECORDED = ("project", "config", "overrides", "started")  # what every meta.json has
+
+
+class DamagedRun(UserError):
+    """A run whose meta.json is not what was written."""
 
 
 class Run:
@@ -61,8 +68,8 @@ class Run:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What meta.json says."""
-        return read_json(self.path / "meta.json")  # type: ignore[no-any-return]
+        """The content of meta.json; `DamagedRun` when it is damaged."""
+        return read_meta(self.path)
 
     def record(self, **values: Any) -> None:
         """Merge values into meta.json."""
@@ -218,9 +225,38 @@ class Run:
             sys.stderr.write(f"{self.path}: the state could not be written ({full.strerror})\n")
 
     def _write_config(self, cfg: ExperimentConfig) -> None:
-        temporary = self.path / "config.yaml.tmp"
-        temporary.write_text(to_yaml(cfg), encoding="utf-8")
-        temporary.replace(self.path / "config.yaml")
+        write_text(self.path / "config.yaml", to_yaml(cfg))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of a run's meta.json.
+
+    Raises:
+        DamagedRun: it is not the record of a run; says what to do.
+    """
+    path = folder / "meta.json"
+    try:
+        content = read_json(path)
+        missing = RECORDED if not isinstance(content, dict) else set(RECORDED) - content.keys()
+        if not missing:
+            return content  # type: ignore[no-any-return]
+        reason = f"{path} is no record of a run"
+    except UserError as error:
+        reason = str(error)
+    raise DamagedRun(f"{reason}: restore it from a copy, or delete {folder} if you can do without")
+
+
+def intact(folders: Iterable[Path]) -> list[Path]:
+    """The run folders whose meta.json can be read; the others are reported and left out."""
+    readable = []
+    for folder in folders:
+        try:
+            read_meta(folder)
+            readable.append(folder)
+        except DamagedRun as error:
+            with contextlib.suppress(OSError, ValueError):  # a closed stderr
+                sys.stderr.write(f"left out: {error}\n")
+    return readable
 
 
 def provenance(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from common.engine.comparison.cards import markdown
 from common.engine.comparison.results import read_results, result_path
 from common.engine.lifecycle.find import OWNED
+from common.engine.lifecycle.run import intact, read_meta
 from common.engine.tracking import read_metrics
 from common.engine.workspace import read_json
 
@@ -28,7 +29,7 @@ def project_contents(slug: str, runs: Path) -> dict[str, Any]:
         ``slug``, ``comparison`` (None without a published result), ``runs`` (the latest), ``count``
         (of all) and ``sweeps``.
     """
-    folders = [p.parent for p in (runs / slug).glob("*/*/meta.json")]
+    folders = intact(p.parent for p in sorted((runs / slug).glob("*/*/meta.json")))
     folders = [f for f in folders if not f.name.startswith(OWNED)]
     latest = sorted(folders, key=lambda f: (f / "meta.json").stat().st_mtime)[::-1][:MAX_RUNS]
     return {
@@ -66,7 +67,7 @@ def _run(folder: Path, anchor: str) -> dict[str, Any]:
     return {
         "name": f"{folder.parent.name}/{folder.name}",
         "anchor": anchor,
-        "meta": read_json(folder / "meta.json"),
+        "meta": read_meta(folder),
         "metrics": read_json(metrics) if metrics.exists() else {},
         "curves": _curves(curves) if curves.exists() else None,
         "plots": [{"name": p.stem, "image": _data_uri(p.read_bytes())} for p in plots],

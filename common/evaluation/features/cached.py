@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from common.data.offline import claim, write_atomically
+from common.data.offline import claim
 from common.encoders.state_dict import weights_digest
+from common.files import write_bytes
 
 FILE = "features.safetensors"
 Rows = tuple[Tensor, Tensor]  # features (K, F) and their indices (K,)
@@ -44,6 +45,6 @@ def cached_features(
     path = folder / FILE
     if not path.is_file():
         features, kept = compute()
-        write_atomically(path, save({"features": features.contiguous(), "kept": kept}))
+        write_bytes(path, save({"features": features.contiguous(), "kept": kept}))
     stored = load_file(path)
     return stored["features"], stored["kept"].to(torch.long)

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.offline import write_atomically
 from common.evaluation.encoding import Progress, encode_texts, no_progress
 from common.evaluation.matrices import Metric, as_matrix, blocks, exact_math
 from common.evaluation.search import Backend, SearchResult, search, stable_topk
+from common.files import write_bytes
 
 
 class Encodes(Protocol):
@@ -155,7 +155,7 @@ class TextIndex:
         texts = torch.frombuffer(bytearray(json.dumps(self.texts).encode()), dtype=torch.uint8)
         rows = {"embeddings": self.embeddings.contiguous(), "texts": texts}
         content = save(rows, {"model": model_key, "metric": self.metric})
-        write_atomically(folder / INDEX, content)
+        write_bytes(folder / INDEX, content)
 
     @classmethod
     def open(

@@ -107,7 +107,8 @@ def image_text_data(
     if data.source == "webdataset":
         train = shards(data, transform, tokenizer, options)
     else:
-        train = CaptionedImages(*train_pairs(cfg, transform, texts_from), tokenizer, **options)
+        pairs = train_pairs(cfg, transform, texts_from)
+        train = CaptionedImages(*pairs, tokenizer, max_corrupt=data.max_corrupt, **options)
     return ContrastiveData(
         train,
         batch_size=data.batch_size,

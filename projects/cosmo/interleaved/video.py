@@ -18,6 +18,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.damage import reading
+from common.data.image.decode import decode_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -49,7 +50,7 @@ class FrameFolder:
     def frames(self, times: Sequence[float]) -> list[Image.Image]:
         """Pictures at points in time, in seconds; the last one beyond the end."""
         rows = [min(len(self.files) - 1, max(0, int(t * self.fps))) for t in times]
-        return [Image.open(self.files[row]).convert("RGB") for row in rows]
+        return [decode_image(self.files[row]).convert("RGB") for row in rows]
 
 
 class VideoFile:

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from common.config import UserError
-from common.data.offline import write_atomically
 from common.evaluation.encoding import Progress, no_progress
 from common.evaluation.retrieval.text_index import INDEX, Hit, hits, not_held
+from common.files import write_bytes
 from projects.promptreps.lexical.hybrid import (
     DEPTH,
     DenseIndex,
@@ -111,7 +111,7 @@ class HybridTextIndex:
             ),
         }
         about = {"model": model_key, "metric": self.metric}
-        write_atomically(folder / INDEX, save(content, about))
+        write_bytes(folder / INDEX, save(content, about))
 
     @classmethod
     def open(

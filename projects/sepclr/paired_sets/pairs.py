@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
+from common.data.image.decode import decode_image
 from common.data.image.sources import CachedImages, ImageFiles, ImageSource, ImageTransform
 from common.data.samplers import Key, Rng, sample_rng
 
@@ -109,8 +110,8 @@ class FileStore:
 
     def picture(self, index: int) -> Image.Image:
         """See `SampleStore`."""
-        with Image.open(self.paths[index]) as image:
-            return F.resize(self.prepare(image).convert("RGB"), [96])  # type: ignore[no-any-return]
+        image = self.prepare(decode_image(self.paths[index]))
+        return F.resize(image.convert("RGB"), [96])  # type: ignore[no-any-return]
 
     def rows(self, index: Tensor) -> "FileStore":
         """See `SampleStore`."""

@@ -312,8 +312,8 @@ def test_split_holds_one_file_at_a_time(tmp_path, monkeypatch):
     output, sizes, read = tmp_path / "all.jsonl", [], tasks.text_lines
 
     def lines(file):
-        partial = output.with_name("all.jsonl.tmp")
-        sizes.append(partial.stat().st_size if partial.exists() else None)
+        (partial,) = tmp_path.glob(".all.jsonl.*.tmp")
+        sizes.append(partial.stat().st_size)
         return read(file)
 
     monkeypatch.setattr(tasks, "text_lines", lines)

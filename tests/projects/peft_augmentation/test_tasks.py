@@ -1,5 +1,6 @@
 """Reports of several runs, predictions, resume, configs, comparison."""
 
+import json
 import os
 
 import pytest
@@ -57,7 +58,9 @@ def test_the_newest_pair_is_of_trained_runs_of_the_config(tmp_path):
     for age, (name, kind, length) in enumerate(made):
         run = folder / name
         run.mkdir(parents=True)
-        (run / "meta.json").write_text('{"baseline": "words"}' if name == "words" else "{}")
+        record = {"project": "x", "config": "smoke", "overrides": [], "started": "now"}
+        baseline = {"baseline": "words"} if name == "words" else {}
+        (run / "meta.json").write_text(json.dumps(record | baseline))
         (run / "metrics.json").write_text("{}")
         os.utime(run / "metrics.json", (age, age))
         if kind is not None:

@@ -16,6 +16,10 @@ from common.engine.workspace import Workspace, write_json
 from common.registry import list_projects
 
 META = {
+    "project": "demo",
+    "config": "mini",
+    "overrides": [],
+    "started": "2026-01-01T10:00:00",
     "seed": 0,
     "num_steps": 3,
     "global_batch_size": 4,

@@ -1,7 +1,6 @@
 """Rows in, rows out: order, seeds, restart after SIGKILL, shares, manifest, damaged parts."""
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -88,11 +87,9 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path):
 
 
 def test_killed_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):
-    import common.data.offline as offline
-
-    replace = os.replace
+    replace = Path.replace
     monkeypatch.setattr(
-        offline.os, "replace", lambda old, new: die() if "part" in new.name else replace(old, new)
+        Path, "replace", lambda old, new: die() if "part" in new.name else replace(old, new)
     )
     assert_killed(map_rows, step(), ROWS, tmp_path / "killed")
     monkeypatch.undo()

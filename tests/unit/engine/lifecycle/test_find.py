@@ -20,7 +20,8 @@ def test_a_baseline_and_an_evaluation_of_other_weights_are_no_trained_runs(tmp_p
         if config:
             (folder / "config.yaml").write_text("seed: 1")
         if meta is not None:
-            write_json(folder / "meta.json", meta)
+            record = {"project": "dse", "config": "mini", "overrides": [], "started": "now"}
+            write_json(folder / "meta.json", record | meta)
     (actual,) = finished_runs([], tmp_path, "dse")
     assert actual.name == "run"
     assert run_settings(actual) == {"seed": 1}

@@ -22,6 +22,8 @@ def make(tmp_path):
         write_json(
             path / "meta.json",
             {
+                "project": project,
+                "config": "mini",
                 "seed": 0,
                 "num_steps": 9,
                 "overrides": [f"run_id={run}"],
@@ -148,6 +150,21 @@ def test_a_run_that_is_written_is_not_removed(make, tmp_path):
     lock.release(path)
     index.remove(index.entries(tmp_path))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "5", "\0" * 90, "[" * 100_000, "\xff"])
+def test_a_damaged_record_is_reported_and_hides_no_other_run(make, tmp_path, capsys, content):
+    """Cut off by a loss of power, overwritten, of another program."""
+    make("a")
+    path = make("b") / "meta.json"
+    path.write_text(content, encoding="latin-1")
+    assert [e.run for e in index.entries(tmp_path)] == ["a"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{path}" in said
+    assert f"restore it from a copy, or delete {path.parent}" in said
+    with pytest.raises(UserError, match="restore it from a copy"):
+        index.differences(tmp_path / "vacancysbert/mini/a", path.parent)
 
 
 def test_a_condition_chooses_among_what_is_of_no_use(make, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """One process owns a run folder; a lock whose process is gone does not block it."""
 
+import errno
 import json
 import multiprocessing as mp
 import os
@@ -51,6 +52,7 @@ def test_locks_of_the_dead_are_taken_over(tmp_path):
     locked_by(tmp_path, gone.pid, birth=12345.0)
     lock.acquire(tmp_path)
     assert owner(tmp_path) == os.getpid()
+    lock.release(tmp_path)
 
     zombie = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     locked_by(tmp_path, zombie.pid)
@@ -60,10 +62,12 @@ def test_locks_of_the_dead_are_taken_over(tmp_path):
     while lock.held(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.01)
     lock.acquire(tmp_path)
+    lock.release(tmp_path)
     zombie.wait()
 
     locked_by(tmp_path, os.getppid(), birth=lock._birth(os.getppid()) - 1)
     lock.acquire(tmp_path)
+    lock.release(tmp_path)
     (tmp_path / lock.NAME).write_text('{"pid": 1, "ho')
     lock.acquire(tmp_path)
     assert owner(tmp_path) == os.getpid()
@@ -106,3 +110,64 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
         stop.set()
         for process in processes:
             process.join()
+
+
+# -- locks of the kernel ---------------------------------------------------------------------------
+
+
+def _hold(folder, ready, end):
+    lock.acquire(folder)
+    # a process of another container, whose id means nothing here
+    content = json.loads((folder / lock.NAME).read_text())
+    (folder / lock.NAME).write_text(json.dumps({**content, "pid": 2**30, "birth": 1.0}))
+    ready.set()
+    end.wait()
+
+
+def test_a_living_owner_of_another_process_namespace_keeps_its_lock(tmp_path):
+    context = mp.get_context("fork")
+    ready, end = context.Event(), context.Event()
+    owner = context.Process(target=_hold, args=(tmp_path, ready, end))
+    owner.start()
+    assert ready.wait(20)
+    assert lock.held(tmp_path)
+    with pytest.raises(UserError, match=r"is being written by process 1073741824"):
+        lock.acquire(tmp_path)
+    owner.kill()
+    owner.join()
+    assert not lock.held(tmp_path)  # the kernel has given it back
+    lock.acquire(tmp_path)
+    lock.release(tmp_path)
+
+
+def test_a_child_of_a_killed_owner_does_not_keep_the_lock(tmp_path):
+    """Loader processes outlive a killed run by seconds."""
+    lock.acquire(tmp_path)
+    context = mp.get_context("fork")
+    ready, end = context.Event(), context.Event()
+    child = context.Process(target=lambda: (ready.set(), end.wait()))
+    child.start()
+    assert ready.wait(20)
+    handle = lock._handles.pop(tmp_path.resolve() / lock.NAME)
+    os.close(handle)  # as by a kill: the name stays
+    (tmp_path / lock.NAME).write_text("")
+    assert not lock.held(tmp_path)
+    end.set()
+    child.join()
+
+
+def test_without_locks_in_the_file_system_living_processes_of_this_host_count(
+    tmp_path, monkeypatch, capsys
+):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    locked_by(tmp_path, os.getppid())
+    with pytest.raises(UserError, match="is being written by process"):
+        lock.acquire(tmp_path)
+    assert "has no locks" in capsys.readouterr().err
+    locked_by(tmp_path, os.getppid(), birth=1.0)
+    lock.acquire(tmp_path)
+    lock.release(tmp_path)
+    assert list(tmp_path.iterdir()) == []

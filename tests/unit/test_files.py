@@ -1,0 +1,71 @@
+"""Files are replaced whole and synced; special files and other encodings are refused."""
+
+import os
+import socket
+
+import pytest
+
+from common import files
+from common.config import UserError
+from common.files import refuse_special, replacing, utf8, write_bytes, write_text
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def half(file):
+        file.write_text("ne")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        half(temporary)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    """What a loss of power may drop is what was not synced yet."""
+    path, seen = tmp_path / "new/a.bin", []
+
+    def sync(place):
+        seen.append((place.name, path.exists()))
+
+    monkeypatch.setattr(files, "sync", sync)
+    write_bytes(path, b"x")
+    (first, there), second = seen
+    assert (first.endswith(".tmp"), there) == (True, False)
+    assert second == ("new", True)
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_files_that_are_written_may_be_read_by_others_as_the_umask_says(tmp_path):
+    with replacing(tmp_path / "a") as temporary:
+        temporary.chmod(0o600)  # as some libraries do
+    plain = tmp_path / "b"
+    plain.touch()
+    assert (tmp_path / "a").stat().st_mode == plain.stat().st_mode
+
+
+def test_pipes_devices_and_sockets_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        (tmp_path / "link").symlink_to("/dev/zero")
+        for name, kind in (("pipe", "named pipe"), ("link", "device"), ("socket", "socket")):
+            with pytest.raises(UserError, match=rf"{name} is a {kind}: give a regular file"):
+                refuse_special(tmp_path / name)
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file", tmp_path / "missing"):
+        refuse_special(place)
+
+
+def test_another_encoding_is_named_by_line_and_byte(tmp_path):
+    assert utf8("é".encode(), tmp_path, 1) == "é"
+    with pytest.raises(UserError, match=r"a\.csv, line 4: byte 0xe9 is not UTF-8; save the file"):
+        utf8("a\nb\ncaf\u00e9".encode("latin-1"), tmp_path / "a.csv", 2)
