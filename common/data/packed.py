@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from common.config import UserError
 from common.damage import remedy
 from common.data.corrupt import CorruptCounter
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 
 
 class Decoded(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.lookup import data_root, require
 from common.data.tables import read_jsonl
 from common.engine.experiment import Requirement

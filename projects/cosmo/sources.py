@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.image.labelled import LabelledPixels
 from common.data.image.upright import upright
 from common.data.image_text.captions import CaptionFiles

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.image.sources import EvalTransform
 from common.data.text.tokenizers import ClipTokenizer
 from common.encoders.image_text.open_clip_dual import CONFIG_FILE, OpenClipDualEncoder

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
+from common.data.decode import decode_image
 from common.data.image import sources as im
-from common.data.image.decode import decode_image
 from common.data.lookup import data_root, require
 from common.data.samplers import Rng
 from projects.dito.config import DitoData

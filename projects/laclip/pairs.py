@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.decode import decode_image
 from common.data.image import sources as im
-from common.data.image.decode import decode_image
 from common.data.image_text.captions import CaptionFiles
 from common.data.lookup import data_root, require
 from common.engine.workspace import Workspace

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.image.sources import EvalTransform
 from common.data.lines import read_lines
 from common.data.row_map.chunks import RowFunction, RowSeed

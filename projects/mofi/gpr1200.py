@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.lookup import require
 from common.engine.workspace import Workspace
 from common.families.image_text.data import eval_transform, normalization

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from common.config import UserError
+from common.data.decode import decode_image
 from common.data.image import sources as im
-from common.data.image.decode import decode_image
 from common.data.image.pipelines import mild_rand_augment
 from common.data.image.synthetic import synthetic_pairs
 from common.data.lookup import bundled, data_root, require

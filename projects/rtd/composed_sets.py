@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.lookup import require
 
 FASHION_CATEGORIES = ("dress", "shirt", "toptee")

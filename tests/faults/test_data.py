@@ -8,7 +8,7 @@ from PIL import Image, ImageFile
 
 from common.config import UserError
 from common.damage import parse_json
-from common.data.image.decode import Unreadable, decode_image
+from common.data.decode import Unreadable, decode_image
 from common.data.image.sources import CachedImages, EvalTransform, ImageFiles
 from common.data.image_text.captions import CaptionedImages, CaptionFiles, CaptionLists
 from common.data.image_text.shards import sample_texts

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.image.files import LabelledFiles
 from common.data.image.labelled import LabelledPixels, hold_out, load_cifar10, load_pixels
 from common.data.image.sources import CachedImages, ImageFiles, ImageTransform

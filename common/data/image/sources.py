@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.samplers import Rng
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

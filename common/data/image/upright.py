@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # suffixes of what is looked for in folders
 

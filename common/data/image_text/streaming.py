@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.image.sources import ImageTransform
 from common.data.image_text.captions import (
     IMAGE_STREAM,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.damage import reading
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
-from common.data.image.decode import decode_image
+from common.data.decode import decode_image
 from common.data.image.sources import CachedImages, ImageFiles, ImageSource, ImageTransform
 from common.data.samplers import Key, Rng, sample_rng
 
