@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image import sources as im
+from common.data.image_text.scenes import without_background
 from common.data.lookup import bundled
 from common.data.packed import PackedImages
 from common.data.samplers import Rng, sample_rng
@@ -192,7 +193,7 @@ def emoji_pictures(count: int, root: str | None = None) -> tuple[list[Image.Imag
         raise UserError(f"data.names={count}, but only {len(order)} emoji have a name of one word")
     names = order[:count]
     images = PackedImages(bundled("emoji-captions/images.npz", root))
-    return [without_background(images[first[name]]) for name in names], names
+    return [_cut_out(images[first[name]]) for name in names], names
 
 
 def clipart_pictures(root: str | None = None) -> tuple[list[Image.Image], list[str]]:
@@ -207,7 +208,7 @@ def clipart_pictures(root: str | None = None) -> tuple[list[Image.Image], list[s
     counts = Counter(word for _, word in drawings)
     kept = [(i, word) for i, word in drawings if counts[word] >= TRANSFER_DRAWINGS]
     images = PackedImages(bundled("clipart/images.npz", root))
-    return [without_background(images[i]) for i, _ in kept], [word for _, word in kept]
+    return [_cut_out(images[i]) for i, _ in kept], [word for _, word in kept]
 
 
 def _clipart_words(vocabulary: set[str], root: str | None) -> list[tuple[int, str]]:
@@ -220,18 +221,8 @@ def _clipart_words(vocabulary: set[str], root: str | None) -> list[tuple[int, st
     return drawings
 
 
-def without_background(image: Image.Image) -> Image.Image:
-    """RGBA in which what is nearly white and touches the border is transparent."""
-    from scipy.ndimage import label
-
-    pixels = np.asarray(image.resize((SIDE, SIDE)))
-    parts, _ = label(pixels.min(-1) >= WHITE)
-    edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    outside = np.isin(parts, edge[edge > 0])
-    if outside.mean() > 0.98:  # nothing would be left
-        outside[:] = False
-    alpha = np.where(outside, 0, 255).astype(np.uint8)
-    return Image.fromarray(np.dstack([pixels, alpha]), "RGBA")
+def _cut_out(image: Image.Image) -> Image.Image:
+    return without_background(image.resize((SIDE, SIDE)), white=WHITE, specks=0, blur=0)
 
 
 def shape_pictures(count: int) -> tuple[list[Image.Image], list[str]]:
