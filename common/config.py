@@ -74,6 +74,9 @@ class TrainerConfig:
     num_nodes: Count = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    # products of float32 matrices on CUDA while training, as torch.set_float32_matmul_precision:
+    # high takes TF32 tensor cores (10 bits of mantissa); evaluation is always in full float32
+    matmul: Literal["highest", "high", "medium"] = "high"
     max_steps: Count | None = None  # optimiser steps; exactly one of max_steps / max_epochs
     max_epochs: Positive | None = None  # passes over the training set
     accumulate_grad_batches: Count = 1

@@ -2,6 +2,8 @@
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import group
+from torch.nn.modules._functions import SyncBatchNorm as CudaSyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.distributed.differentiable import all_reduce_sum
@@ -9,7 +11,7 @@ from common.distributed.process import world_size
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm over the rows of all ranks, in plain operations with gradient.
+    """Batch norm over the rows of all ranks: torch's kernels on CUDA, plain operations elsewhere.
 
     `torch.nn.SyncBatchNorm` takes CUDA tensors only, and DDP refuses it on the CPU. On one process,
     and in evaluation mode, this is an ordinary batch norm. Ranks may have different numbers of
@@ -20,10 +22,12 @@ class SyncBatchNorm(_BatchNorm):
         """(N, C, ...) -> the same shape."""
         if world_size() == 1 or not self.training:
             return self._local(x)
+        if x.is_cuda:
+            return self._on_cuda(x)
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         dtype, x = x.dtype, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        rows = x.new_tensor([x.numel() / x.shape[1]])
+        rows = x.new_full((1,), x.numel() / x.shape[1])
         sums = all_reduce_sum(torch.cat([x.sum(dims), rows]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
@@ -34,6 +38,23 @@ class SyncBatchNorm(_BatchNorm):
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
         return output.to(dtype)
+
+    def _on_cuda(self, x: Tensor) -> Tensor:
+        assert self.momentum is not None
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        output: Tensor = CudaSyncBatchNorm.apply(
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            self.eps,
+            self.momentum,
+            group.WORLD,
+            world_size(),
+        )
+        return output
 
     def _local(self, x: Tensor) -> Tensor:
         average = self.training or self.running_mean is None

@@ -51,6 +51,36 @@ class StepSeed(Callback):
         seed_all(step_seed(self.seed, self.stage, batch_idx, trainer.global_rank))
 
 
+class MatmulPrecision(Callback):
+    """Multiply float32 matrices on CUDA as ``trainer.matmul`` says, from fit's begin to its end.
+
+    Elsewhere, and in the evaluation after training, products keep what the process had.
+    """
+
+    def __init__(self, precision: Literal["highest", "high", "medium"]) -> None:
+        self.precision = precision
+        self.before: str | None = None
+
+    def setup(self, trainer: Trainer, module: Any, stage: str) -> None:
+        """Switch, if the fit is on CUDA."""
+        if trainer.strategy.root_device.type == "cuda":
+            self.before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(self.precision)
+
+    def teardown(self, trainer: Trainer, module: Any, stage: str) -> None:
+        """Switch back."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
+        """Switch back: no teardown follows."""
+        self._restore()
+
+    def _restore(self) -> None:
+        if self.before is not None:
+            torch.set_float32_matmul_precision(self.before)
+            self.before = None
+
+
 class LogTerms(Callback):
     """Send loss terms, learning rate, gradient norm and speed to the loggers every n steps.
 

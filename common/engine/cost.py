@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import ROOT, UserError, config_names
+from common.config import ROOT, TrainerConfig, UserError, config_names
 from common.engine.check import GIB, count_steps, device_memory
 from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
@@ -16,7 +16,10 @@ from common.engine.trainer import world_size
 from common.files import write_text
 from common.registry import list_projects
 
-PEAK = 989e12  # FLOP/s of an H100 SXM in bfloat16 without sparsity, by its data sheet
+# FLOP/s of an H100 SXM without sparsity, by its data sheet; float32 products by `trainer.matmul`
+HALF = 989e12
+FLOAT64 = 67e12
+FLOAT32 = {"highest": 67e12, "high": 494.7e12, "medium": HALF}
 UTILISATION = 0.4  # of the peak; what well-tuned training loops report for transformers
 BACKWARD = 3.0  # a step is a forward pass and a backward pass of twice its products
 RECOMPUTED = 4.0  # and a second forward pass where blocks are recomputed
@@ -29,8 +32,10 @@ HEAD = f"""# Cost of the papers
   a forward pass, or {RECOMPUTED:.0f} times where the config recomputes blocks in the backward pass.
   Frozen towers count like trained ones, so recipes with frozen towers cost less. The cell is empty
   where no forward pass can be counted (sparse convolutions, masks that depend on values).
-- **hours** on one H100 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, without data loading and
-  evaluation: a lower bound, not a measurement.
+- **hours** on one H100 at {UTILISATION:.0%} of its peak in the config's precision ({HALF / 1e12:.0f} TFLOP/s
+  in 16 bits; in 32, {FLOAT32["high"] / 1e12:.0f} with `trainer.matmul=high`, which is the default, and
+  {FLOAT32["highest"] / 1e12:.0f} with `highest`), without data loading and evaluation: a lower bound, not
+  a measurement.
 - **GiB** of one device with DDP and, on several devices, with FSDP: weights, gradients, optimiser state
   and activations. It is an upper estimate.
 - **steps** depend on the data where a config counts epochs of data that are not here.
@@ -49,6 +54,7 @@ class Cost:
         parameters: of the module, and of them trained ones.
         flops: of one optimiser step over all devices; None if no forward pass can be counted.
         steps: optimiser steps.
+        peak: FLOP/s of an H100 in the precision of the config.
         devices: processes.
         negatives: per query.
         memory: bytes of one device with DDP; None without a forward pass.
@@ -61,6 +67,7 @@ class Cost:
     parameters: tuple[int, int]
     flops: float | None
     steps: int
+    peak: float
     devices: int
     negatives: int
     memory: float | None
@@ -72,7 +79,7 @@ class Cost:
         """On one H100 at `UTILISATION`."""
         if self.flops is None or not self.steps:
             return None
-        return self.flops * self.steps / (PEAK * UTILISATION) / 3600
+        return self.flops * self.steps / (self.peak * UTILISATION) / 3600
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,20 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         ),
         flops,
         count_steps(cfg, plan.num_samples),
+        peak(cfg.trainer),
         ranks,
         module.negatives_per_query(batch * ranks),
         memory,
         sharded,
         tuple(need.name for need in plan.requirements),
     )
+
+
+def peak(cfg: TrainerConfig) -> float:
+    """FLOP/s of an H100 in the precision that a config trains in."""
+    if cfg.precision == "64-true":
+        return FLOAT64
+    return FLOAT32[cfg.matmul] if cfg.precision == "32-true" else HALF
 
 
 def recomputes(cfg: Any) -> bool:

@@ -214,8 +214,12 @@ def milestone_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-class _OneByOne(torch.optim.Optimizer):
-    """An optimiser whose rule is that of a single parameter: `_update`."""
+class _ByGroup(torch.optim.Optimizer):
+    """An optimiser whose rule is that of a group of parameters: `_update`.
+
+    Its operations take lists of tensors: on a GPU a step of a deep network is bound by how many
+    operations it starts, not by their work.
+    """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
@@ -225,16 +229,25 @@ class _OneByOne(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(parameters, [p.grad for p in parameters], group)
         return loss
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
         raise NotImplementedError
 
+    def _state(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        """Tensors of the optimiser's state, zeros at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
 
-class LARS(_OneByOne):
+
+class LARS(_ByGroup):
     """SGD with momentum and a layer-wise trust ratio eta |w| / (|g + wd w|).
 
     Groups without weight decay are not adapted (biases and norms), as in SimCLR.
@@ -260,22 +273,25 @@ class LARS(_OneByOne):
             },
         )
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        update = grad
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
+        updates = gradients
         if group["weight_decay"] > 0:
-            update = grad + group["weight_decay"] * parameter
-            weight_norm, update_norm = parameter.norm(), update.norm()
-            ratio = group["trust_coefficient"] * weight_norm / update_norm
-            usable = (weight_norm > 0) & (update_norm > 0)
-            update = update * torch.where(usable, ratio, torch.ones_like(ratio))
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-        parameter.add_(state["momentum_buffer"], alpha=-group["lr"])
+            updates = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+            weight_norms = torch.stack(torch._foreach_norm(parameters))
+            update_norms = torch.stack(torch._foreach_norm(updates))
+            ratios = group["trust_coefficient"] * weight_norms / update_norms
+            usable = (weight_norms > 0) & (update_norms > 0)
+            ratios = torch.where(usable, ratios, torch.ones_like(ratios))
+            torch._foreach_mul_(updates, ratios.unbind())
+        momenta = self._state(parameters, "momentum_buffer")
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
 
 
-class BertAdam(_OneByOne):
+class BertAdam(_ByGroup):
     """Adam as BERT was released with: no bias correction, decoupled decay, every gradient clipped.
 
         m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m / (sqrt(v) + eps) + wd w)
@@ -298,12 +314,19 @@ class BertAdam(_OneByOne):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**options, "max_norm": max_norm})
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        grad = grad * (group["max_norm"] / (grad.norm() + 1e-6)).clamp(max=1.0)
-        state = self.state[parameter]
-        if not state:
-            state["m"], state["v"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["m"].lerp_(grad, 1 - group["betas"][0])
-        state["v"].lerp_(grad.square(), 1 - group["betas"][1])
-        update = state["m"] / (state["v"].sqrt() + group["eps"])
-        parameter.sub_(group["lr"] * (update + group["weight_decay"] * parameter))
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
+        norms = torch.stack(torch._foreach_norm(gradients))
+        factors = (group["max_norm"] / (norms + 1e-6)).clamp(max=1.0)
+        gradients = torch._foreach_mul(gradients, factors.unbind())
+        first, second = self._state(parameters, "m"), self._state(parameters, "v")
+        torch._foreach_lerp_(first, gradients, 1 - group["betas"][0])
+        torch._foreach_lerp_(
+            second, torch._foreach_mul(gradients, gradients), 1 - group["betas"][1]
+        )
+        updates = torch._foreach_sqrt(second)
+        torch._foreach_add_(updates, group["eps"])
+        updates = torch._foreach_div(first, updates)
+        torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])

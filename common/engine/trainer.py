@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from common.config import ExperimentConfig, TrainerConfig, UserError, check_ranges
-from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
+from common.engine.callbacks import EMA, LogTerms, MatmulPrecision, SaveBadBatch, StepSeed
 from common.engine.checkpoint import RunCheckpoint, WholeFiles
 from common.engine.experiment import Stage
 from common.engine.module import AlternatingModule
@@ -266,6 +266,7 @@ def _callbacks(
     ema = [] if trainer_cfg.ema_decay is None else [EMA(trainer_cfg.ema_decay)]
     return [
         StepSeed(cfg.seed, index),
+        MatmulPrecision(trainer_cfg.matmul),
         *ema,
         LogTerms(trainer_cfg.log_every_n_steps, samples),
         SaveBadBatch(folder.parents[1]),

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from common.config import OptimConfig
-from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, peak_memory_mib
+from common.engine.callbacks import EMA, LogTerms, MatmulPrecision, SaveBadBatch, peak_memory_mib
 from common.engine.checkpoint import RunCheckpoint
 from common.engine.module import ContrastiveModule, NonFiniteLossError
 from common.engine.tracking import MetricsCSV, drop_rows_after, read_metrics
@@ -159,3 +160,18 @@ def test_validations_are_logged_at_the_step_that_they_follow(tmp_path):
     assert [step for step, _ in curves["train/train/loss"]] == [1, 2, 3, 4]
     drop_rows_after(tmp_path / "metrics.csv", "train", 3)
     assert read_metrics(tmp_path / "metrics.csv")["train/val/score"] == [(2, 0.5)]
+
+
+@pytest.mark.parametrize("end", ["teardown", "on_exception"])
+def test_float32_products_are_those_of_the_config_during_a_fit_on_cuda_alone(end):
+    def on(device):
+        return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+
+    before = torch.get_float32_matmul_precision()
+    callback = MatmulPrecision("medium")
+    callback.setup(on("cpu"), None, "fit")
+    assert torch.get_float32_matmul_precision() == before != "medium"
+    callback.setup(on("cuda"), None, "fit")
+    assert torch.get_float32_matmul_precision() == "medium"
+    getattr(callback, end)(on("cuda"), None, "fit")
+    assert torch.get_float32_matmul_precision() == before

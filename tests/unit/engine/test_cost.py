@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.config import UserError
+from common.config import TrainerConfig, UserError
 from common.engine import cost
 from common.engine.cost import Cost, forward_flops, measure, page, paper_configs
 
@@ -20,7 +20,7 @@ def test_a_step_counts_all_devices_and_accumulated_batches():
     other = measure("contriever", "paper", words)
     assert one.devices == 2 * other.devices
     assert other.flops == pytest.approx(one.flops)
-    assert one.hours == pytest.approx(one.flops * one.steps / (cost.PEAK * cost.UTILISATION) / 3600)
+    assert one.hours == pytest.approx(one.flops * one.steps / (one.peak * cost.UTILISATION) / 3600)
     assert one.parameters[1] == one.parameters[0] / 2  # query and key encoder
     assert one.sharded < one.memory
     # 12 layers of 12 d^2 parameters, 2 operations each, for crops of up to 256 tokens in two
@@ -49,8 +49,10 @@ def test_a_config_that_cannot_be_built_is_named_with_the_reason(monkeypatch):
 
 
 def test_the_page_has_a_row_per_config_and_leaves_blank_what_is_not_known():
-    known = Cost("a", "paper", (2_000_000, 1_000_000), 1e12, 10, 8, 7, 2**30, 2**29, ("w", "x|y"))
-    bare = Cost("a", "paper_2", (1, 1), None, 10, 1, 7, None, None, tuple("abcdef"))
+    known = Cost(
+        "a", "paper", (2_000_000, 1_000_000), 1e12, 10, 1e15, 8, 7, 2**30, 2**29, ("w", "x|y")
+    )
+    bare = Cost("a", "paper_2", (1, 1), None, 10, 1e15, 1, 7, None, None, tuple("abcdef"))
     rows = [line for line in page([known, bare]).splitlines() if line.startswith("| paper")]
     assert rows[0].startswith(
         "| paper | 2.0 (1.0) | 1.0e+12 | 10 | 8 | 7 | 1.0 / 0.5 | 0.0 | w, x\\|y |"
@@ -67,3 +69,16 @@ def test_recomputed_blocks_keep_less_and_pass_forward_again():
     assert one.flops == pytest.approx(kept.flops * cost.RECOMPUTED / cost.BACKWARD)
     assert one.memory < kept.memory / 3
     assert one.memory > 562e6 * 16  # weights, gradients and two moments stay
+
+
+def test_hours_are_those_of_the_precision_that_is_trained_in():
+    peaks = [
+        cost.peak(TrainerConfig(max_steps=1, precision=precision, matmul=matmul))
+        for precision, matmul in [
+            ("32-true", "highest"),
+            ("32-true", "high"),
+            ("bf16-mixed", "highest"),
+        ]
+    ]
+    assert peaks == sorted(peaks)
+    assert len(set(peaks)) == 3

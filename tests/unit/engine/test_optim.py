@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.config import OptimConfig
 from common.engine.optim import (
     LARS,
+    BertAdam,
     build_optimizer,
     build_schedule,
     decay_groups,
@@ -111,6 +113,31 @@ def test_lars_step_by_hand():
     update = torch.tensor([[1.5, 4.0]])
     expected = torch.tensor([[3.0, 4.0]]) - 0.1 * 5.0 / update.norm() * update
     assert torch.allclose(weight.detach(), expected)
+
+
+@pytest.mark.parametrize("optimiser", [LARS, BertAdam])
+def test_a_step_starts_as_many_operations_for_many_parameters_as_for_few(optimiser):
+    """A GPU waits for launches, not for the arithmetic of small tensors."""
+
+    def operations(count: int) -> int:
+        parameters = [nn.Parameter(torch.ones(2, 2)) for _ in range(count)]
+        for parameter in parameters:
+            parameter.grad = torch.ones(2, 2)
+        step = optimiser(parameters, lr=0.1, weight_decay=0.1)
+        step.step()
+        with Operations() as counted:
+            step.step()
+        return counted.count
+
+    assert operations(40) == operations(3) <= 20
+
+
+class Operations(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += 1
+        return function(*arguments, **(keywords or {}))
 
 
 def test_lars_without_weight_decay_is_sgd():
