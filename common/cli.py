@@ -321,15 +321,19 @@ ONE_CONFIG: dict[str, Any] = {"names": ("project", "config"), "required": 1, "se
 OF_COMPARISON: dict[str, Any] = {"names": ("project",), "required": 1, "settings": "any"}
 OF_RUNS: dict[str, Any] = {"names": ("project",), "settings": "runs_dir"}
 
-JOBS = {"type": int, "default": 1, "metavar": "N", "help": "runs at the same time (1)"}
+JOBS = {"type": int, "default": 1, "metavar": "N", "help": "number of parallel runs (1)"}
 ARMS = {
     "default": "",
     "metavar": "A,B",
-    "help": "these arms only; 'full' for every one ('all' where an arm is called full)",
+    "help": "only these arms; 'full' takes every arm ('all' if an arm is called full)",
 }
 RUN = {"metavar": "RUN", "help": "run id, 'latest' or a run folder"}
 CKPT = {"metavar": "PATH", "help": "checkpoint file or exported folder"}
-WHERE = {"default": "", "metavar": "CONDITIONS", "help": "such as state=failed,seed>=3"}
+WHERE = {
+    "default": "",
+    "metavar": "CONDITIONS",
+    "help": "only runs that match, such as state=failed,seed>=3",
+}
 
 TRAINING, COMPARING = "train, evaluate, export", "compare with baselines"
 LOOKING, RUNS = "look without training", "finished runs"
@@ -339,13 +343,13 @@ VERBS = {
     "show": Verb(LOOKING, "Print a resolved config.", "show laclip paper", _show, **ONE_CONFIG),
     "check": Verb(
         LOOKING,
-        "Report parameters, steps, negatives, memory and missing data (default: paper).",
+        "Report parameters, steps, negatives, memory and missing data (default config: paper).",
         "check dcl paper",
         _check,
         **ONE_CONFIG,
     ),
     "check-all": Verb(
-        LOOKING, "Check every paper config; writes reports/cost.md.", "check-all", _check_all
+        LOOKING, "Check every paper config; write reports/cost.md.", "check-all", _check_all
     ),
     "train": Verb(
         TRAINING,
@@ -356,7 +360,7 @@ VERBS = {
             "--arm": {
                 "default": "",
                 "metavar": "NAME",
-                "help": "settings of an arm of compare.yaml",
+                "help": "train this arm of compare.yaml",
             }
         },
         **ONE_CONFIG,
@@ -369,13 +373,13 @@ VERBS = {
         options={
             "--run": RUN,
             "--ckpt": CKPT,
-            "--baseline": {"metavar": "NAME", "help": "a baseline that needs no training"},
+            "--baseline": {"metavar": "NAME", "help": "evaluate this training-free baseline"},
         },
         **ONE_CONFIG,
     ),
     "export": Verb(
         TRAINING,
-        "Write the trained model in its field's format.",
+        "Write the trained model in a format that its field's libraries load.",
         "export laclip mini --run latest",
         _export,
         options={"--run": RUN, "--ckpt": CKPT},
@@ -398,19 +402,25 @@ VERBS = {
     ),
     "compare": Verb(
         COMPARING,
-        "Train every arm with every seed and write the verdict.",
+        "Train every arm with every seed and publish the verdicts.",
         "compare dcl --plan",
         _compare,
         options={
-            "--seeds": {"metavar": "N|A,B", "help": "how many of compare.yaml's seeds, or a list"},
+            "--seeds": {
+                "metavar": "N|A,B",
+                "help": "the first N seeds of compare.yaml, or these seeds",
+            },
             "--jobs": JOBS,
             "--arms": ARMS,
             "--only": {
                 "default": "",
                 "metavar": "NAME",
-                "help": "one comparison: 'main' or a name under more: in compare.yaml",
+                "help": "only this comparison: 'main', or a name under 'more' in compare.yaml",
             },
-            "--plan": {"action": "store_true", "help": "estimate the cost, run nothing"},
+            "--plan": {
+                "action": "store_true",
+                "help": "estimate the cost without running anything",
+            },
         },
         **OF_COMPARISON,
     ),
@@ -424,20 +434,24 @@ VERBS = {
     ),
     "evidence": Verb(
         COMPARING,
-        "List all claims and verdicts; writes docs/evidence.md and README's table.",
+        "List all claims and verdicts; write docs/evidence.md and the tables of README.md.",
         "evidence",
         _evidence,
     ),
     "sweep": Verb(
         COMPARING,
-        "Vary settings by configs/<project>/sweep.yaml, resumable.",
+        "Search the settings of configs/<project>/sweep.yaml; resumable.",
         "sweep mclrec --jobs 2",
         _sweep,
         options={
-            "--trials": {"type": int, "metavar": "N", "help": "trials of each arm; not of a grid"},
+            "--trials": {
+                "type": int,
+                "metavar": "N",
+                "help": "trials for each arm; not for a grid",
+            },
             "--jobs": JOBS,
             "--arms": ARMS,
-            "--wandb": {"action": "store_true", "help": "only write the W&B sweep file"},
+            "--wandb": {"action": "store_true", "help": "only write the sweep file of W&B"},
         },
         **OF_COMPARISON,
     ),
@@ -451,7 +465,7 @@ VERBS = {
     ),
     "diff": Verb(
         RUNS,
-        "Show settings and metrics in which two runs (ids or folders) differ.",
+        "Show the settings and metrics that differ between two runs (ids or folders).",
         "diff 2025-01-31_10-00-00 2025-01-31_11-00-00",
         _diff,
         names=("a", "b"),
@@ -468,7 +482,7 @@ VERBS = {
     ),
     "prune": Verb(
         RUNS,
-        "List failed and superseded runs; --yes deletes them.",
+        "List failed and replaced runs; --yes deletes them.",
         "prune dcl --yes",
         _prune,
         options={
@@ -484,13 +498,13 @@ VERBS = {
         _dashboard,
         options={
             "--entity": {"default": "", "metavar": "NAME", "help": "W&B user or team"},
-            "--dry-run": {"action": "store_true", "help": "print the definition, save nothing"},
+            "--dry-run": {"action": "store_true", "help": "print the definition without saving it"},
         },
         **ONE_CONFIG,
     ),
     "new-project": Verb(
         WRITING,
-        "Write the skeleton of a project on a family; no existing file changes.",
+        "Write the skeleton of a new project without changing existing files.",
         "new-project vicreg --family images",
         _new_project,
         names=("slug",),
