@@ -47,7 +47,9 @@ class ClassifierModel:
 
     pretrained: str = "bundled:text-encoder"  # see common.encoders.resolve_pretrained
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
-    pooling: Literal["pooler", "cls", "mean"] = "cls"  # see common.encoders.text.tuned.classifier
+    layers: Count | None = None  # the first ones of the encoder, for a smaller one; None: all
+    # see common.encoders.text.tuned.classifier; new_pooler: for weights without one (RoBERTa)
+    pooling: Literal["pooler", "new_pooler", "cls", "mean"] = "cls"
     dropout: Rate | None = None  # of the encoder; None: its own
     head_dropout: Rate = 0.1  # on the vector
     attention: Literal["auto", "eager", "sdpa"] = "auto"

@@ -126,6 +126,7 @@ def build_classifier(cfg: ClassificationConfig, planned: bool = False) -> TextCl
         class_names(cfg.data),
         tuning_of(cfg.tuning),
         config=own.config if absent is None else absent,
+        layers=own.layers,
         pooling=own.pooling,
         dropout=own.dropout,
         head_dropout=own.head_dropout,

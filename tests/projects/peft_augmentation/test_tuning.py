@@ -6,7 +6,8 @@ from peft import PeftModel
 from transformers import AutoModel
 
 from common.config import UserError
-from common.encoders.text.tower import quiet
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import architecture, quiet
 from common.encoders.text.tuned.classifier import Tuning, text_classifier
 from common.encoders.text.tuned.prefix import Prefix
 from common.export.tuned_classifier import load_classifier, save_classifier
@@ -251,6 +252,53 @@ def test_damaged_or_unfit_exports_are_refused(tmp_path):
     (tmp_path / "adapter/adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="damaged"):
         load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "lora", "full"])
+def test_weights_without_a_pooler_get_a_new_one(tmp_path, kind):
+    """As released for RoBERTa: drawn at random, and frozen with the backbone of P-tuning."""
+    torch.manual_seed(0)
+    fields = {"model_type": "roberta", **CONFIG}
+    plain = AutoModel.from_config(architecture(fields), add_pooling_layer=False)
+    plain.save_pretrained(tmp_path / "plain")
+    tiny_tokenizer(256).save_pretrained(tmp_path / "plain")
+
+    def of(pooling, seed=1):
+        torch.manual_seed(seed)
+        weights = str(tmp_path / "plain")
+        return text_classifier(weights, ["a", "b"], Tuning(kind), pooling=pooling, max_length=32)
+
+    with pytest.raises(UserError, match=r"does not fill .*pooler"):
+        of("pooler")
+    model = of("new_pooler").eval()
+    dense = model.backbone.pooler.dense
+    assert 0.1 < float(dense.weight.std()) < 0.3  # initializer_range of CONFIG
+    assert dense.weight.requires_grad == (kind == "full")
+    assert torch.equal(of("new_pooler").backbone.pooler.dense.weight, dense.weight)
+    assert not torch.equal(of("new_pooler", 2).backbone.pooler.dense.weight, dense.weight)
+    save_classifier(model, tmp_path / "export")
+    again = load_classifier(tmp_path / "export")  # with the pooler that was drawn
+    torch.testing.assert_close(again.score(TEXTS), model.score(TEXTS), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "lora"])
+def test_a_smaller_backbone_is_the_first_layers(tmp_path, kind):
+    """Checklist 17: two sizes in one comparison; states are those behind the last kept layer."""
+    whole, half = (
+        text_classifier("bundled:text-encoder", ["a", "b"], Tuning(kind), layers=layers).eval()
+        for layers in (None, 2)
+    )
+    inputs = inputs_of(half)
+    behind = whole.backbone(**inputs, output_hidden_states=True).hidden_states
+    actual = half.backbone(**inputs).last_hidden_state
+    torch.testing.assert_close(actual, behind[2])
+    assert not torch.allclose(actual, behind[4])
+    if kind == "prefix":
+        assert half.prefix.layers == 2
+    again = load_classifier(save_classifier(half, tmp_path))
+    torch.testing.assert_close(again.score(TEXTS), half.score(TEXTS), atol=1e-6, rtol=1e-5)
+    with pytest.raises(UserError, match=r"model\.layers=5: this encoder has 4 layers"):
+        text_classifier("bundled:text-encoder", ["a"], Tuning(kind), layers=5)
 
 
 def test_encoders_that_take_no_prefix_are_refused():

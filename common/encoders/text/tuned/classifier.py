@@ -100,7 +100,9 @@ class TextClassifier(nn.Module):
         super().__init__()
         config: Any = backbone.config
         if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
-            raise UserError("model.pooling=pooler: these weights have no pooler; use cls or mean")
+            raise UserError(
+                "model.pooling=pooler: this architecture has no pooler; use cls or mean"
+            )
         if pooling != "mean" and ends_in_cls(tokenizer):
             raise UserError(
                 f"model.pooling={pooling} takes the first token, and this tokenizer puts [CLS]"
@@ -285,6 +287,37 @@ class TextClassifier(nn.Module):
             )
 
 
+def keep_layers(backbone: PreTrainedModel, count: int) -> None:
+    """Leave the first layers of an encoder, in place.
+
+    Raises:
+        UserError: it has fewer, or its layers are not in one list.
+    """
+    stack = blocks(backbone)
+    if count > len(stack):
+        raise UserError(f"model.layers={count}: this encoder has {len(stack)} layers")
+    del stack[count:]
+    backbone.config.num_hidden_layers = count
+
+
+def draw_pooler(backbone: PreTrainedModel) -> None:
+    """Draw a backbone's pooler from the global random state, as a new model's.
+
+    Raises:
+        UserError: an architecture without a pooler.
+    """
+    pooler = getattr(backbone, "pooler", None)
+    if pooler is None:
+        raise UserError(
+            "model.pooling=new_pooler: this architecture has no pooler; use cls or mean"
+        )
+    std = getattr(backbone.config, "initializer_range", 0.02)
+    for layer in pooler.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+
 @contextmanager
 def mixed_at(model: PreTrainedModel, layer: int, mix: Callable[[Tensor], Tensor]) -> Any:
     """Within it, what comes out of a layer is what `mix` makes of it.
@@ -335,7 +368,8 @@ def text_classifier(
     tuning: Tuning | None = None,
     *,
     config: Mapping[str, Any] | None = None,
-    pooling: ClassPooling = "cls",
+    layers: int | None = None,
+    pooling: ClassPooling | Literal["new_pooler"] = "cls",
     dropout: float | None = None,
     head_dropout: float = 0.1,
     attention: Attention = "auto",
@@ -348,14 +382,17 @@ def text_classifier(
         classes: names.
         tuning: what is trained; None: everything.
         config: with "random": ``model_type`` and its fields.
-        pooling: see `TextClassifier`.
+        layers: the first ones of the encoder, a smaller one; None: all.
+        pooling: see `TextClassifier`; "new_pooler" draws the pooler from the global random state,
+            for weights without one, such as RoBERTa's. It is trained with the backbone, so not in
+            parameter-efficient tuning, as in the release of P-tuning v2.
         dropout: overrides every dropout of the encoder; None keeps them.
         head_dropout: on the sentence vector.
         attention: see `common.encoders.text.tower.load_transformer`.
         max_length: see `TextClassifier`.
 
     Raises:
-        UserError: unknown or absent weights, see `TextClassifier`.
+        UserError: unknown or absent weights, more layers than there are, see `TextClassifier`.
     """
     if pretrained == "random":
         fields = {"vocab_size": 256, **(config or {})}
@@ -366,6 +403,11 @@ def text_classifier(
     backbone = load_transformer(
         pretrained, config=config, dropout=dropout, attention=attention, pooler=pooling == "pooler"
     )
+    if layers is not None:
+        keep_layers(backbone, layers)
+    if pooling == "new_pooler":
+        draw_pooler(backbone)
+        pooling = "pooler"
     return TextClassifier(
         backbone,
         tokenizer,
