@@ -19,7 +19,7 @@ def build(cfg: Config) -> "Experiment[PromptReps]":
     from functools import partial
 
     from common.engine.experiment import Experiment
-    from projects.promptreps import evaluate, stages, tasks
+    from projects.promptreps import evaluate, retrieve, stages, tasks
     from projects.promptreps.export import load_encoder, save_encoder
     from projects.promptreps.module import PromptReps
 
@@ -34,6 +34,7 @@ def build(cfg: Config) -> "Experiment[PromptReps]":
             "evaluate": partial(tasks.evaluate_zero_shot, cfg),
             "search": lambda workspace: tasks.search(cfg, workspace, experiment),
             "encode": lambda workspace: tasks.encode(cfg, workspace, experiment),
+            "retrieve": partial(retrieve.retrieve, cfg),
         },
     )
     return experiment

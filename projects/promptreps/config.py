@@ -32,6 +32,16 @@ class EncodeConfig:
     pickle: bool = False  # also write Tevatron's pickle of (vectors, ids)
 
 
+@dataclass
+class RetrieveConfig:
+    """`make run TASK=retrieve`: both searches over what TASK=encode wrote; no model is loaded."""
+
+    passages: str | None = None  # folder that encode.role=passage wrote
+    queries: str | None = None  # folder that encode.role=query wrote, by the same model
+    alpha: Probability = 0.5  # weight of the dense scores
+    judgements: str | None = None  # folder in the BEIR layout whose judgements score the rankings
+
+
 Attention = Literal["auto", "eager", "sdpa"]
 Kind = Literal[
     "first_token",
@@ -178,6 +188,7 @@ class Config(ExperimentConfig):
     eval: EvalConfig = field(default_factory=EvalConfig)
     search: HybridSearchConfig = field(default_factory=HybridSearchConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)
 
     def __post_init__(self) -> None:

@@ -118,6 +118,16 @@ class ClassifyConfig:
 
 
 @dataclass
+class PredictConfig:
+    """`make run TASK=predict`: slots, parses or states of your own texts by a fine-tuned head."""
+
+    run: str = "latest"  # a run of this config, or a folder written by `make export`
+    # one request a line; of dialogue states JSON {dialogue: {"turns": [{"role": "user" | "system",
+    # "text": ...}]}}, see the card
+    input: str | None = None
+
+
+@dataclass
 class ConvertConfig:
     """`make run TASK=convert`: an annotated set as a corpus of semantic trees."""
 
@@ -140,6 +150,7 @@ class Config(ExperimentConfig):
     task: TaskConfig = field(default_factory=TaskConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     convert: ConvertConfig = field(default_factory=ConvertConfig)
 
     def __post_init__(self) -> None:

@@ -27,7 +27,8 @@ def experiment(cfg: Config) -> Experiment[ContrastiveModule]:
         {"convert": tasks.convert},
     )
     classify = partial(tasks.classify, cfg, experiment=base)
-    return replace(base, tasks={**base.tasks, "classify": classify})
+    predict = partial(tasks.predict, cfg, experiment=base)
+    return replace(base, tasks={**base.tasks, "classify": classify, "predict": predict})
 
 
 def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """An exported model on your own texts: vectors, similar requests, answers of its head."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,13 +12,29 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.evaluation.features.linear_probe import fit_logistic_regression
 from projects.space2.dialogs.encoding import Row
-from projects.space2.dialogs.turns import Turn
+from projects.space2.dialogs.tasks import Example, frame_states
+from projects.space2.dialogs.turns import Corpus, Dialog, Turn
 from projects.space2.folder import load_parts
 from projects.space2.heads import TaskHead
 from projects.space2.network import Space2Network
+from projects.space2.scoring import answers, track
 
 Text = str | Sequence[Turn]
 """A request, or a dialogue up to its current turn."""
+
+
+class Slot(NamedTuple):
+    """A slot and the words of the request that fill it."""
+
+    name: str
+    value: str
+
+
+class Parse(NamedTuple):
+    """What a request wants, and its slots in the order of the words."""
+
+    intent: str
+    slots: list[Slot]
 
 
 class DialogModel:
@@ -114,3 +132,77 @@ class DialogModel:
         weight, bias = fit_logistic_regression((train - mean) / std, labels, 1e-2, len(names))
         scores = ((vectors - mean) / std).to(weight) @ weight.T + bias
         return [names[i] for i in scores.argmax(1).tolist()]
+
+    def slots(self, texts: Sequence[str], batch_size: int = 128) -> list[list[Slot]]:
+        """Slots of each request, which is split at spaces.
+
+        Raises:
+            UserError: no head of task.kind=slot or top, or a request without a word.
+        """
+        return [parse.slots for parse in self.parses(texts, batch_size)]
+
+    def parses(self, texts: Sequence[str], batch_size: int = 128) -> list[Parse]:
+        """Intent ("" of a head for slots alone) and slots of each request.
+
+        Raises:
+            UserError: see `slots`.
+        """
+        if self.head is None or self.head.tags is None:
+            raise UserError(
+                "this model has no head for slots: fine-tune it with task.kind=slot or top"
+            )
+        words = [text.split() for text in texts]
+        if not all(words):
+            raise UserError("a request without a word has no slots: leave it out")
+        examples = [Example((Turn(True, " ".join(w)),), words=tuple(w)) for w in words]
+        told = answers(self.network, self.head, examples, batch_size)
+        return [
+            Parse(intent, tagged_slots(w, tags))
+            for w, (intent, tags) in zip(words, told, strict=True)
+        ]
+
+    def states(
+        self, dialogs: Sequence[Sequence[Turn]], batch_size: int = 128
+    ) -> list[list[dict[str, str]]]:
+        """State after each turn of the user, carried on through the dialogue.
+
+        Args:
+            dialogs: turns in order. The frames of the system's turns, where there are any, tell
+                which values it offered, and a value that only the system said is read from them;
+                those of the user's turns are not looked at.
+            batch_size: turns a pass.
+
+        Raises:
+            UserError: no head of task.kind=dst, or no turn of a user.
+        """
+        if self.head is None or self.head.state is None:
+            raise UserError("this model has no head for states: fine-tune it with task.kind=dst")
+        unread = [
+            Dialog(str(i), tuple(replace(t, frame={}) if t.user else t for t in turns))
+            for i, turns in enumerate(dialogs)
+        ]
+        examples = frame_states(Corpus("own", tuple(unread)), self.head.slots)
+        states: list[list[dict[str, str]]] = [[] for _ in dialogs]
+        for example, state in zip(
+            examples, track(self.network, self.head, examples, batch_size), strict=True
+        ):
+            states[int(example.dialog)].append(state)
+        return states
+
+
+def tagged_slots(words: Sequence[str], tags: Sequence[str]) -> list[Slot]:
+    """Runs of words with one slot; B- begins a run.
+
+    >>> tagged_slots("a table at eight pm".split(), ["O", "O", "O", "B-time", "I-time"])
+    [Slot(name='time', value='eight pm')]
+    """
+    slots: list[Slot] = []
+    last = ""
+    for word, tag in zip(words, tags, strict=True):
+        begin, _, name = tag.partition("-")
+        if name and begin == "I" and name == last:
+            slots[-1] = Slot(name, f"{slots[-1].value} {word}")
+        elif name:
+            slots.append(Slot(name, word))
+        last = name
+    return slots

@@ -1,14 +1,15 @@
-"""`make run`: intents of the user's own texts, and annotated sets as corpora of semantic trees."""
+"""`make run`: answers for the user's own texts, and annotated sets as corpora of semantic trees."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from common.config import UserError
 from common.damage import reading
 from common.data.lines import read_lines
 from common.data.lookup import own_file
-from common.data.tables import read_csv
+from common.data.tables import read_csv, write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
@@ -17,7 +18,14 @@ from projects.space2.config import Config
 from projects.space2.dialogs.converters import from_intent, from_spans, from_tags
 from projects.space2.dialogs.multiwoz import multiwoz
 from projects.space2.dialogs.tasks import parse_line
-from projects.space2.dialogs.turns import Corpus, Turn, requests, span_labels
+from projects.space2.dialogs.turns import (
+    Corpus,
+    Dialog,
+    Turn,
+    read_dialogs,
+    requests,
+    span_labels,
+)
 from projects.space2.finetune import Finetune
 from projects.space2.inference import DialogModel
 from projects.space2.module import Space2
@@ -66,6 +74,62 @@ def classify(
     for line in lines:
         workspace.say(line)
     return labels
+
+
+def predict(
+    cfg: Config, workspace: Workspace, experiment: Experiment[ContrastiveModule]
+) -> list[dict[str, Any]]:
+    """Slots, parses or states of a file, by the run's head; also written to predictions.jsonl.
+
+    Raises:
+        UserError: no trained run, no file, an empty one, or a run that was not fine-tuned.
+    """
+    from common.engine.trained import trained_module
+
+    own = cfg.predict
+    if own.input is None:
+        raise UserError("predict.input: name a file of requests, or of dialogues for states")
+    path = own_file(own.input, cfg.data.root, "texts")
+    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    model = model_of(module)
+    if model.head is None or model.head.kind == "intent":
+        raise UserError(
+            "predict.run was not fine-tuned for slots, parses or states: TASK=classify answers with"
+            " intents"
+        )
+    with evaluated(module, cfg.trainer.accelerator):
+        if model.head.kind == "dst":
+            rows = state_rows(model, read_dialogs(path), cfg.eval.batch_size)
+        else:
+            rows = parse_rows(model, read_lines(path), cfg.eval.batch_size)
+    if not rows:
+        raise UserError(f"predict.input: {path} has no text of a user")
+    write_jsonl(workspace.folder(".") / "predictions.jsonl", rows)
+    for row in rows:
+        workspace.say(json.dumps(row, ensure_ascii=False))
+    return rows
+
+
+def parse_rows(model: DialogModel, lines: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
+    """Text, intent if the head has intents, and slots of every line that is not blank."""
+    texts = [line for line in lines if line.strip()]
+    rows: list[dict[str, Any]] = []
+    for text, parse in zip(texts, model.parses(texts, batch_size) if texts else [], strict=True):
+        intent = {"intent": parse.intent} if parse.intent else {}
+        rows.append({"text": text, **intent, "slots": [slot._asdict() for slot in parse.slots]})
+    return rows
+
+
+def state_rows(
+    model: DialogModel, dialogs: Sequence[Dialog], batch_size: int
+) -> list[dict[str, Any]]:
+    """Dialogue, text and state of every turn of a user."""
+    states = model.states([dialog.turns for dialog in dialogs], batch_size)
+    return [
+        {"dialog": dialog.name, "text": turn.text, "state": state}
+        for dialog, own in zip(dialogs, states, strict=True)
+        for turn, state in zip((t for t in dialog.turns if t.user), own, strict=True)
+    ]
 
 
 def filled(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:

@@ -5,12 +5,14 @@ Queries: lines ``id<TAB>token token token``, each token as often as its weight s
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.damage import reading
 from common.data.row_map.parts import write_joined
 from common.data.tables import read_jsonl
 
@@ -108,6 +110,24 @@ def write_query_lines(
     lines = [f"{i}\t{text}" for i, vector in pairs if (text := query_line(vector, names))]
     write_joined(path, lines)
     return len(ids) - len(lines)
+
+
+def read_query_lines(path: Path) -> dict[str, dict[str, int]]:
+    """Query -> token -> weight of `write_query_lines`, or of any other model's query file.
+
+    Raises:
+        UserError: a missing file, or one of another layout.
+    """
+    weights: dict[str, dict[str, int]] = {}
+    with reading(path, "file of queries"):
+        lines = path.read_text("utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        name, tab, text = line.partition("\t")
+        if line and (not tab or name in weights):
+            raise UserError(f"{path}, line {number}: expected an id, once, a tab and its tokens")
+        if line:
+            weights[name] = dict(Counter(text.split(" ")))
+    return weights
 
 
 def _whole(weight: Any, place: object) -> int:

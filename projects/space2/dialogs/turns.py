@@ -79,13 +79,23 @@ def read_corpus(folder: Path, part: str) -> Corpus:
         source="AlibabaResearch/DAMO-ConvAI, space-2 (AnPreDial, UnPreDial)",
         size="3 GB in all",
     )
+    return Corpus(folder.name, read_dialogs(path))
+
+
+def read_dialogs(path: Path) -> tuple[Dialog, ...]:
+    """Dialogues of a file in the released form, see `read_corpus`.
+
+    Raises:
+        UserError: a file of another form.
+    """
     with reading(path, "corpus of dialogues"):
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        dialogs = [
+        content: dict[str, Any] = json.loads(path.read_text("utf-8-sig"))
+        if not isinstance(content, dict):
+            raise UserError(f"{path} must be {{dialogue: {{turns: [...]}}}}")
+        return tuple(
             Dialog(name, tuple(_turn(t, f"{path}, {name}") for t in dialog["turns"]))
             for name, dialog in content.items()
-        ]
-    return Corpus(folder.name, tuple(dialogs))
+        )
 
 
 def _turn(row: dict[str, Any], where: str) -> Turn:

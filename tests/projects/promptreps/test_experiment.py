@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.config import UserError, config_names
 from common.engine.run import train
 from common.engine.workspace import Workspace
+from common.evaluation.retrieval.runs import run_scores
+from common.families.retrieval.evaluation import load_set
 from projects.promptreps import baselines, build, tasks
 from projects.promptreps.encoder import PromptRepsEncoder
-from projects.promptreps.evaluate import table
+from projects.promptreps.evaluate import KS, search_set, table
 from projects.promptreps.export import load_encoder, save_encoder
 from projects.promptreps.stages import kept_answers, stages
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
@@ -236,6 +238,50 @@ def test_encode_writes_files_in_parts(tmp_path, kind):
     assert (tmp_path / "out/rep-1").exists() == (int(actual["owner"].bincount().max()) > 1)
     with pytest.raises(UserError, match="encode.input"):
         build(config()).tasks["encode"](Workspace(tmp_path / "t"))
+
+
+@pytest.mark.parametrize("kind", ["first_token", "multi_token_multi"])
+def test_retrieve_ranks_what_encode_wrote_as_the_evaluation_does(tmp_path, kind):
+    """Checklist 15: without a model, several representations and queries without tokens included."""
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"x{i}", "title": "", "text": text} for i, text in enumerate(TEXTS)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    queries = {"q": "men in the world", "x1": "men at work", "s": "the of"}
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in queries.items())
+    )
+    (folder / "qrels/test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq\tx1\t1\nx1\tx3\t1\ns\tx0\t2\n"
+    )
+    model = [f"model.representation.kind={kind}", "model.representation.max_tokens=2"]
+    words = [f"encode.input={folder}", "encode.zero_shot=true", "method.supervised=false", "seed=0"]
+    words += [f"retrieve.passages={tmp_path}/passage", f"retrieve.queries={tmp_path}/query"]
+
+    def run(task, *further):
+        torch.manual_seed(0)
+        cfg = config(*words, *model, *further)
+        return build(cfg).tasks[task](Workspace(tmp_path / task, "promptreps", "smoke"))
+
+    with pytest.raises(UserError, match=r"has no rep-0/sparse\.jsonl"):
+        run("retrieve")
+    for role in ("passage", "query"):
+        run("encode", f"encode.role={role}", f"encode.output={tmp_path}/{role}")
+    actual = run("retrieve", f"retrieve.judgements={folder}", "retrieve.alpha=0.3")
+    cfg = config("method.supervised=false", *model)
+    data = load_set(cfg, str(folder))
+    expected = search_set(cfg, encoder_of(*model), data)
+    runs = {"dense": expected.dense, "sparse": expected.sparse, "hybrid": expected.fused(0.3)}
+    for name, ranking in runs.items():
+        scores = run_scores(data, ranking, KS).metrics
+        assert {k: actual[f"{name}_{k}"] for k in scores} == pytest.approx(scores), name
+        lines = (tmp_path / f"retrieve/{name}.trec").read_text().splitlines()
+        written = {(q, d): float(score) for q, _, d, _, score, _ in map(str.split, lines)}
+        flat = {(q, d): score for q, hits in ranking.items() for d, score in hits.items()}
+        assert written == pytest.approx(flat, abs=1e-4), name
+    assert run("retrieve") == {}
+    with pytest.raises(UserError, match=r"has no rep-0/queries\.tsv"):
+        run("retrieve", f"retrieve.queries={tmp_path}/passage")
 
 
 def test_encode_reads_the_queries_of_a_folder(tmp_path, seen):

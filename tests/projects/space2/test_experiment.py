@@ -26,7 +26,7 @@ from projects.space2.exported import as_bert, bert_inputs
 from projects.space2.finetune import task_batches, task_loss
 from projects.space2.heads import GATES, TaskHead
 from projects.space2.rows import state_labels, task_row, word_row
-from projects.space2.scoring import track
+from projects.space2.scoring import answers, track
 from projects.space2.stages import stages
 from tests.figures import unrendered
 from tests.placed import passes_within_evaluated
@@ -235,6 +235,72 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
     folder.export(config("train=finetune"), tuned, tmp_path / "export")
     names = load_model(tmp_path / "export").classify(["I want a hotel", "a taxi"])
     assert set(names) <= set(tuned.head.names)
+
+
+@pytest.mark.parametrize(("kind", "bias"), [("slot", 1.0), ("top", 0.0)])
+def test_predict_writes_slots_and_parses_of_own_requests(kind, bias, tmp_path, monkeypatch):
+    """`make run TASK=predict`: what the evaluation scores, as words of the request."""
+    module = finetune_of(f"task.kind={kind}").eval()
+    module.head.tags.bias.data[module.head.tag_names.index("B-area")] += bias  # for some words
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (module, None))
+    texts = ["I want a cheap hotel in the north", "a taxi  to the south"]
+    (tmp_path / "in.txt").write_text(f"{texts[0]}\n\n{texts[1]}\n")
+    cfg = config(f"predict.input={tmp_path}/in.txt", "trainer.accelerator=cpu")
+    rows = tasks.predict(cfg, Workspace(tmp_path), None)
+    assert [row["text"] for row in rows] == texts
+    assert [
+        json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()
+    ] == rows
+    examples = [Example((Turn(True, t),), words=tuple(t.split())) for t in texts]
+    for row, (intent, tags) in zip(
+        rows, answers(module.network, module.head, examples, 8), strict=True
+    ):
+        words = row["text"].split()
+        named = [w for w, tag in zip(words, tags, strict=True) if tag != "O"]
+        assert " ".join(slot["value"] for slot in row["slots"]).split() == named
+        assert row.get("intent", "") == intent
+    assert any(row["slots"] for row in rows)
+    folder.export(config("train=finetune", f"task.kind={kind}"), module, tmp_path / "export")
+    again = load_model(tmp_path / "export").slots(texts)
+    assert [[s._asdict() for s in own] for own in again] == [row["slots"] for row in rows]
+    with pytest.raises(UserError, match=r"task\.kind=dst"):
+        load_model(tmp_path / "export").states([[Turn(True, "a taxi")]])
+
+
+def test_predict_tracks_the_states_of_own_dialogues(tmp_path, monkeypatch):
+    """The system's annotated offers are read, the user's annotation is not."""
+    module = finetune_of("task.kind=dst").eval()
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (module, None))
+    place = module.head.slots[0]
+    domain, slot = place.split("-")
+    offer, said = (
+        {domain: {"inform": {slot: [{"value": value}]}}} for value in ("the moon", "secret")
+    )
+    turns = [
+        {"role": "user", "text": "a hotel", "label": said},
+        {"role": "system", "text": "the moon is free", "label": offer},
+        {"role": "user", "text": "fine"},
+    ]
+    (tmp_path / "in.json").write_text(json.dumps({"x": {"turns": turns}}))
+    # every gate but that of the first slot is shut; that one takes what the system told
+    gate = module.head.state.gate
+    torch.nn.init.zeros_(gate.weight)
+    bias = torch.nn.functional.one_hot(
+        torch.tensor(
+            [GATES.index("inform")] + [GATES.index("none")] * (module.head.state.num_slots - 1)
+        ),
+        len(GATES),
+    )
+    gate.bias.data = bias.float().flatten()
+    cfg = config(f"predict.input={tmp_path}/in.json", "trainer.accelerator=cpu")
+    rows = tasks.predict(cfg, Workspace(tmp_path), None)
+    assert rows == [
+        {"dialog": "x", "text": "a hotel", "state": {}},
+        {"dialog": "x", "text": "fine", "state": {place: "the moon"}},
+    ]
+    monkeypatch.setattr("common.engine.trained.trained_module", lambda *_: (finetune_of(), None))
+    with pytest.raises(UserError, match="fine-tuned for slots"):
+        tasks.predict(cfg, Workspace(tmp_path), None)
 
 
 @pytest.mark.parametrize("tuned", [False, True])
