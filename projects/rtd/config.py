@@ -18,6 +18,9 @@ class TripletData(DataConfig):
     triplets: str | None = None  # JSON of reference_caption, conditioning_caption, target_caption
     captions: str | None = None  # a caption a line, for the host LinCIR and for rules
     images: str | None = None  # folder of pictures, for the hosts SEARLE and Pic2Word
+    # finds key phrases: a pipeline of spaCy by package or folder, as LinCIR's release; lemmas:
+    # WordNet's nouns and adjectives, which hide verbs too
+    tagger: str = "en_core_web_sm"
     rules: bool = False  # make triplets from data.captions by rules, while training
     family_share: Probability = 0.5  # drawings: share of triplets that are changes within a family
     image_size: Count = 224  # of the image tower, in pixels

@@ -21,7 +21,14 @@ from projects.rtd.composer import Composer
 from projects.rtd.config import Config, MethodConfig
 from projects.rtd.drawings import decode, family_triplets, read_drawings, training_captions, unseen
 from projects.rtd.hosts import CaptionBatch, ImageBatch, InvertedBatch
-from projects.rtd.key_phrases import LemmaTagger, Tagger, hide_key_phrases, wordnet_tagger
+from projects.rtd.key_phrases import (
+    LEMMAS,
+    LemmaTagger,
+    Tagger,
+    hide_key_phrases,
+    spacy_tagger,
+    wordnet_tagger,
+)
 from projects.rtd.module import TripletBatch
 from projects.rtd.oti import Phrases, over_ranks
 from projects.rtd.pictures import tower_transform
@@ -103,7 +110,7 @@ class HiddenCaptions(Dataset[CaptionBatch]):
     def __init__(
         self, captions: Sequence[str], tagger: Tagger, tokenizer: Tokenize, dim: int, seed: int
     ) -> None:
-        candidates = [(text, hide_key_phrases(text, tagger)) for text in captions]
+        candidates = zip(captions, hide_key_phrases(captions, tagger), strict=True)
         self.pairs = [(text, hidden) for text, hidden in candidates if hidden is not None]
         if not self.pairs:
             raise UserError("no caption has a noun or adjective that LinCIR could hide")
@@ -213,10 +220,16 @@ def train_captions(cfg: Config) -> tuple[str, ...]:
 
 
 def tagger_of(cfg: Config) -> Tagger:
-    """Finds key phrases: WordNet's nouns and adjectives, or the names of synthetic classes."""
+    """Finds key phrases, see `data.tagger`; of synthetic captions by the names of their classes.
+
+    Raises:
+        UserError: see `SpacyTagger`.
+    """
     if cfg.data.source == "synthetic":
         return LemmaTagger(synthetic_set(cfg).class_names)
-    return wordnet_tagger(cfg.data.root)
+    if cfg.data.tagger == LEMMAS:
+        return wordnet_tagger(cfg.data.root)
+    return spacy_tagger(cfg.data.tagger)
 
 
 def synthetic_set(cfg: Config) -> SyntheticPairs:

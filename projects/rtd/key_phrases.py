@@ -1,25 +1,82 @@
-"""Key phrases of captions, which LinCIR hides: runs of nouns, adjectives and determiners.
-
-The tagger is WordNet's list of lemmas by part of speech, so that it needs no model; any other one
-fits in its place, see `key_phrase_spans`.
-"""
+"""Key phrases of captions, which LinCIR hides: runs of nouns, adjectives and determiners."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
 
+from common.config import UserError
 from common.data.lookup import bundled
 from common.data.tables import read_jsonl
 from common.data.text.stop_words import FUNCTION_WORDS
 from projects.rtd.pseudo_tokens import PLACEHOLDER
 
-Tagger = Callable[
-    [Sequence[str]], Sequence[bool]
-]  # words of a caption -> which belong to key phrases
+Span = tuple[int, int]  # first character, and one beyond the last
+LEMMAS = "lemmas"  # data.tagger: the bundled list in place of a pipeline of spaCy
 DETERMINERS = frozenset(
     ["a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every", "no"]
 )
 _WORD = re.compile(r"[\w'-]+")
+_BATCH = 1000  # captions that a pipeline reads at a time
+
+
+class Tagger(Protocol):
+    """Finds the words that key phrases are made of."""
+
+    def __call__(self, captions: Sequence[str]) -> list[list[Span]]:
+        """Places of the nouns, adjectives and determiners of each caption, in order."""
+
+
+class SpacyTagger:
+    """Nouns, proper nouns, adjectives and determiners by a pipeline of spaCy, as released.
+
+    Source: Gu et al. 2024, "LinCIR", release (`loader.py`, en_core_web_sm), arXiv 2312.01998.
+
+    Args:
+        pipeline: name of an installed package such as "en_core_web_sm", or a folder.
+
+    Raises:
+        UserError: spaCy or the pipeline is not there, or it does not tag.
+    """
+
+    PARTS = frozenset(["NOUN", "PROPN", "ADJ", "DET"])
+    NEEDLESS = ("ner", "lemmatizer")  # parts of speech do not depend on them
+
+    def __init__(self, pipeline: str) -> None:
+        if missing := absent(pipeline):
+            raise UserError(missing)
+        import spacy
+
+        self.pipeline: Any = spacy.load(pipeline, exclude=self.NEEDLESS)
+
+    def __call__(self, captions: Sequence[str]) -> list[list[Span]]:
+        """See `Tagger`."""
+        spans = []
+        for doc in self.pipeline.pipe(captions, batch_size=_BATCH):
+            if len(doc) and not doc.has_annotation("POS"):
+                raise UserError("data.tagger: this pipeline of spaCy tells no parts of speech")
+            spans.append([(t.idx, t.idx + len(t)) for t in doc if t.pos_ in self.PARTS])
+        return spans
+
+
+@lru_cache(1)
+def spacy_tagger(pipeline: str) -> SpacyTagger:
+    """The tagger of a pipeline, loaded once."""
+    return SpacyTagger(pipeline)
+
+
+def absent(pipeline: str) -> str | None:
+    """What is missing of a pipeline of spaCy; None if it is there."""
+    if find_spec("spacy") is None:
+        return f"data.tagger={pipeline} needs spaCy: pip install spacy, or set data.tagger={LEMMAS}"
+    if not Path(pipeline).is_dir() and (not pipeline.isidentifier() or find_spec(pipeline) is None):
+        return (
+            f"data.tagger={pipeline} is no folder and no installed pipeline of spaCy: install one,"
+            f" such as en_core_web_sm, or set data.tagger={LEMMAS}"
+        )
+    return None
 
 
 class LemmaTagger:
@@ -32,13 +89,16 @@ class LemmaTagger:
     def __init__(self, lemmas: Collection[str]) -> None:
         self.lemmas = frozenset(lemmas)
 
-    def __call__(self, words: Sequence[str]) -> list[bool]:
-        """Whether each word belongs to a key phrase.
+    def __call__(self, captions: Sequence[str]) -> list[list[Span]]:
+        """See `Tagger`.
 
-        >>> LemmaTagger(["dog", "red"])(["the", "red", "dogs", "run", "to", "it"])
-        [True, True, True, False, False, False]
+        >>> LemmaTagger(["dog", "red"])(["the red dogs run to it"])
+        [[(0, 3), (4, 7), (8, 12)]]
         """
-        return [self._key(word.lower()) for word in words]
+        return [
+            [match.span() for match in _WORD.finditer(caption) if self._key(match[0].lower())]
+            for caption in captions
+        ]
 
     def _key(self, word: str) -> bool:
         if word in DETERMINERS:
@@ -57,48 +117,43 @@ def wordnet_tagger(root: str | None = None) -> LemmaTagger:
     )
 
 
-def key_phrase_spans(caption: str, tagger: Tagger) -> list[tuple[int, int]]:
-    """Places of the key phrases in a caption; a run of determiners alone is none.
+def key_phrase_spans(captions: Sequence[str], tagger: Tagger) -> list[list[Span]]:
+    """Places of the key phrases of each caption; a run of determiners alone is none.
 
     Words belong to one run where nothing but white space is between them.
     """
-    matches = list(_WORD.finditer(caption))
-    flags = tagger([match[0] for match in matches])
-    spans: list[tuple[int, int]] = []
-    words: list[list[str]] = []
-    for match, flag in zip(matches, flags, strict=True):
-        if not flag:
-            continue
-        if (
-            spans
-            and not caption[spans[-1][1] : match.start()].strip()
-            and _touch(spans[-1][1], match.start(), caption)
-        ):
-            spans[-1] = (spans[-1][0], match.end())
-            words[-1].append(match[0])
-        else:
-            spans.append((match.start(), match.end()))
-            words.append([match[0]])
     return [
-        s
-        for s, run in zip(spans, words, strict=True)
-        if not {w.lower() for w in run} <= DETERMINERS
+        _runs(caption, words) for caption, words in zip(captions, tagger(captions), strict=True)
     ]
 
 
-def _touch(end: int, start: int, caption: str) -> bool:
-    return end < start and caption[end:start].isspace()
+def _runs(caption: str, words: Sequence[Span]) -> list[Span]:
+    runs: list[list[Span]] = []
+    for word in words:
+        if runs and not caption[runs[-1][-1][1] : word[0]].strip():
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+    return [
+        (run[0][0], run[-1][1])
+        for run in runs
+        if any(caption[start:end].lower() not in DETERMINERS for start, end in run)
+    ]
 
 
-def hide_key_phrases(caption: str, tagger: Tagger) -> str | None:
-    """The caption with every key phrase replaced by the placeholder; None if it has no key phrase.
+def hide_key_phrases(captions: Sequence[str], tagger: Tagger) -> list[str | None]:
+    """Captions with every key phrase replaced by the placeholder; None without a key phrase.
 
-    >>> hide_key_phrases("a red dog runs to the tree", LemmaTagger(["dog", "red", "tree"]))
-    '$ runs to $'
+    >>> hide_key_phrases(["a red dog runs to the tree"], LemmaTagger(["dog", "red", "tree"]))
+    ['$ runs to $']
     """
-    spans = key_phrase_spans(caption, tagger)
-    if not spans:
-        return None
+    return [
+        _hidden(caption, spans) if spans else None
+        for caption, spans in zip(captions, key_phrase_spans(captions, tagger), strict=True)
+    ]
+
+
+def _hidden(caption: str, spans: Sequence[Span]) -> str:
     text, last = "", 0
     for start, end in spans:
         text += caption[last:start] + PLACEHOLDER

@@ -41,6 +41,7 @@ from projects.rtd.data import (
 )
 from projects.rtd.evaluate import judge_of
 from projects.rtd.hosts import HOSTS
+from projects.rtd.key_phrases import LEMMAS, absent
 from projects.rtd.module import RTD, ComposedModule
 from projects.rtd.oti import Phrases, invert, nearest_concepts, read_phrases
 
@@ -168,7 +169,7 @@ def kept_phi(cfg: Config) -> Path:
     """Where a host's phi is kept: what RTD does with it does not count."""
     plain = to_dict(cfg)
     parts = {name: plain[name] for name in ("model", "phi", "seed")}
-    data = ("source", "root", "captions", "images", "image_size")
+    data = ("source", "root", "captions", "images", "image_size", "tagger")
     parts["data"] = {name: plain["data"][name] for name in data}
     parts["sentences"] = [cfg.rtd.special, cfg.rtd.l2_normalize, cfg.trainer.precision]
     return kept_path(Path(cfg.runs_dir) / "rtd" / "hosts", cfg.phi.host, "rtd", parts)
@@ -225,6 +226,16 @@ def num_samples(cfg: Config) -> int:
         return cfg.data.num_samples or 1
 
 
+def _tags_captions(cfg: Config) -> bool:
+    """Whether key phrases of captions are looked for: by the host, or by rules for triplets."""
+    data, phi = cfg.data, cfg.phi
+    if data.source == "synthetic":
+        return False
+    concepts = phi.host == "searle" and phi.searle.vocabulary is None
+    by_host = phi.weights is None and (phi.host == "lincir" or concepts)
+    return data.source == "drawings" or data.rules or by_host
+
+
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Weights, training files and evaluation sets."""
     root = data_root(cfg.data.root)
@@ -246,6 +257,11 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         if cfg.data.source == "files" and value is not None:
             path = root / value
             needed.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
+    if _tags_captions(cfg) and cfg.data.tagger != LEMMAS:
+        missing = absent(cfg.data.tagger)
+        needed.append(
+            Requirement("data.tagger", cfg.data.tagger, missing is None, missing or "of spaCy")
+        )
     for name in ("fashioniq", "cirr", "circo", "genecis"):
         folder = getattr(cfg.eval, name)
         if folder is not None:

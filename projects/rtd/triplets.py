@@ -79,7 +79,8 @@ def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:
 
 def key_phrases(captions: Sequence[str], tagger: Tagger) -> list[str]:
     """Distinct key phrases of captions, sorted."""
-    phrases = {c[a:b] for c in captions for a, b in key_phrase_spans(c, tagger)}
+    places = zip(captions, key_phrase_spans(captions, tagger), strict=True)
+    phrases = {caption[a:b] for caption, spans in places for a, b in spans}
     return sorted(phrases)
 
 
@@ -100,7 +101,7 @@ def rule_triplet(caption: str, phrases: Sequence[str], tagger: Tagger, rng: Rng)
     >>> rule_triplet("a dog runs", ["a cat"], tagger, np.random.default_rng(0)).target
     'a cat runs'
     """
-    spans = key_phrase_spans(caption, tagger)
+    (spans,) = key_phrase_spans([caption], tagger)
     if not spans or not phrases:
         return None
     start, end = spans[rng.integers(len(spans))]

@@ -3,6 +3,9 @@ baselines.
 """
 
 import json
+import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.engine.workspace import Workspace
 from projects.rtd import baselines
-from projects.rtd.data import HiddenCaptions, triplet_source
+from projects.rtd.data import HiddenCaptions, tagger_of, triplet_source
 from projects.rtd.drawings import (
     CONDITIONS,
     family_triplets,
@@ -31,10 +34,23 @@ from projects.rtd.evaluate import (
     synthetic_task,
 )
 from projects.rtd.generate import build_prompt, parse, too_long
-from projects.rtd.key_phrases import LemmaTagger, hide_key_phrases, key_phrase_spans
+from projects.rtd.key_phrases import (
+    LemmaTagger,
+    SpacyTagger,
+    hide_key_phrases,
+    key_phrase_spans,
+)
 from projects.rtd.oti import Phrases, read_phrases
+from projects.rtd.stages import requirements
 from projects.rtd.tasks import make_phrases, make_triplets, table
-from projects.rtd.triplets import SWAPS, clean, read_triplets, rule_triplet, same_text
+from projects.rtd.triplets import (
+    SWAPS,
+    clean,
+    key_phrases,
+    read_triplets,
+    rule_triplet,
+    same_text,
+)
 from projects.rtd.variants import family_of
 from tests.projects.rtd.conftest import config
 
@@ -49,15 +65,71 @@ def drawings():
 def test_key_phrases_are_runs_of_nouns_adjectives_and_determiners():
     """LinCIR's captions: commas end a run, determiners alone are none."""
     text = "the red dog, a cat and this runs"
-    assert [text[a:b] for a, b in key_phrase_spans(text, TAGGER)] == ["the red dog", "a cat"]
-    assert hide_key_phrases(text, TAGGER) == "$, $ and this runs"
-    assert hide_key_phrases("it runs to them", TAGGER) is None
+    (spans,) = key_phrase_spans([text], TAGGER)
+    assert [text[a:b] for a, b in spans] == ["the red dog", "a cat"]
+    assert hide_key_phrases([text, "it runs to them"], TAGGER) == ["$, $ and this runs", None]
     rows = HiddenCaptions(
         ["a red dog", "it runs"], TAGGER, lambda texts: torch.zeros(len(texts), 4), 8, 0
     )
     assert len(rows) == 1
     with pytest.raises(UserError, match="noun"):
         HiddenCaptions(["it runs"], TAGGER, lambda texts: torch.zeros(1), 8, 0)
+
+
+class Word(str):
+    """A token of spaCy as far as it is read."""
+
+    def __new__(cls, text, idx, pos_):
+        word = super().__new__(cls, text)
+        word.idx, word.pos_ = idx, pos_
+        return word
+
+
+class Doc(list):
+    """A text that spaCy has read."""
+
+    def has_annotation(self, name):
+        return all(word.pos_ for word in self)
+
+
+def pipeline_of(parts):
+    """A module in the place of spaCy whose pipelines know these words and their parts of speech."""
+
+    def read(captions, batch_size):
+        pattern = re.compile(r"\w+|[^\w\s]")
+        return (
+            Doc(Word(m[0], m.start(), parts.get(m[0], "VERB")) for m in pattern.finditer(caption))
+            for caption in captions
+        )
+
+    return SimpleNamespace(load=lambda name, exclude: SimpleNamespace(pipe=read))
+
+
+def test_key_phrases_by_spacy_are_runs_of_four_parts_of_speech(tmp_path, monkeypatch):
+    """As LinCIR's release: NOUN, PROPN, ADJ and DET; verbs that a list of nouns knows stay."""
+    words = {"a": "DET", "woman": "NOUN", "umbrella": "NOUN", "the": "DET", "red": "ADJ"}
+    words |= {"Paris": "PROPN", "-": "PUNCT", "this": "DET"}
+    monkeypatch.setattr("projects.rtd.key_phrases.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "spacy", pipeline_of(words))
+    tagger = SpacyTagger(str(tmp_path))
+    captions = ["a woman holding the red umbrella looks at Paris", "this runs", "red-red woman"]
+    assert hide_key_phrases(captions, tagger) == ["$ holding $ looks at $", None, "$-$"]
+    assert key_phrases(captions[:1], tagger) == ["Paris", "a woman", "the red umbrella"]
+    monkeypatch.setitem(sys.modules, "spacy", pipeline_of({"a": ""}))
+    with pytest.raises(UserError, match="no parts of speech"):
+        SpacyTagger(str(tmp_path))(["a b"])
+
+
+def test_the_list_of_lemmas_is_read_only_where_it_is_asked_for(tmp_path):
+    (tmp_path / "c.txt").write_text("a dog\n")
+    words = ["data.source=files", f"data.root={tmp_path}", "data.captions=c.txt", "data.rules=true"]
+    assert isinstance(tagger_of(config(*words, "data.tagger=lemmas")), LemmaTagger)
+    for name, missing in (("en_core_web_sm", "pip install spacy|no installed pipeline"),):
+        with pytest.raises(UserError, match=missing):
+            tagger_of(config(*words, f"data.tagger={name}"))
+        needed = {need.name: need for need in requirements(config(*words, f"data.tagger={name}"))}
+        assert not needed["data.tagger"].present
+    assert "data.tagger" not in {n.name for n in requirements(config(*words, "data.tagger=lemmas"))}
 
 
 def test_item_6_captions_cannot_contain_the_placeholder(tmp_path):
@@ -129,7 +201,9 @@ def test_item_12_triplets_come_from_rules_and_from_any_local_model(tmp_path, mon
     source, target = tmp_path / "captions.txt", tmp_path / "t.json"
     source.write_text("a red dog\na cat under a tree\n")
     words = [f"triplets.input={source}", f"triplets.output={target}"]
-    make_triplets(config(*words, "data.source=drawings"), Workspace(tmp_path / "w"))
+    make_triplets(
+        config(*words, "data.source=drawings", "data.tagger=lemmas"), Workspace(tmp_path / "w")
+    )
     assert [t.reference for t in read_triplets(target)] == ["a red dog", "a cat under a tree"]
     asked = []
 
@@ -205,7 +279,12 @@ def test_item_12_a_caption_that_rules_cannot_change_is_left_out(tmp_path):
     it."""
     source, target = tmp_path / "captions.txt", tmp_path / "t.json"
     source.write_text("a red dog\nof with from\na cat under a tree\n")
-    words = [f"triplets.input={source}", f"triplets.output={target}", "data.source=drawings"]
+    words = [
+        f"triplets.input={source}",
+        f"triplets.output={target}",
+        "data.source=drawings",
+        "data.tagger=lemmas",
+    ]
     make_triplets(config(*words), Workspace(tmp_path / "w"))
     assert [t.reference for t in read_triplets(target)] == ["a red dog", "a cat under a tree"]
     assert "2 triplets of 3 captions" in (tmp_path / "w/notes.txt").read_text()
@@ -255,7 +334,9 @@ def test_drawings_of_held_out_families_are_in_no_caption_and_no_triplet(drawings
         assert differs == [q.kind == k for k in ("tone", "gender", "colour")]
         value = {"tone": new.tone, "gender": " ".join(new.gender), "colour": " ".join(new.colour)}
         assert q.condition == CONDITIONS[q.kind][0].format(value[q.kind])
-    size, draw = triplet_source(config("data.source=drawings", "data.family_share=1.0"))
+    size, draw = triplet_source(
+        config("data.source=drawings", "data.tagger=lemmas", "data.family_share=1.0")
+    )
     assert size > 5000
     assert all(draw(i, np.random.default_rng(i)).condition for i in range(5))
 
@@ -311,7 +392,12 @@ def test_tasks_make_the_folders_that_they_write_to(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.txt").write_text("a red dog\na cat under a tree\n")
-    words = ["triplets.input=~/c.txt", "triplets.output=~/new/t.json", "data.source=drawings"]
+    words = [
+        "triplets.input=~/c.txt",
+        "triplets.output=~/new/t.json",
+        "data.source=drawings",
+        "data.tagger=lemmas",
+    ]
     make_triplets(config(*words), Workspace(tmp_path / "w"))
     assert len(read_triplets(tmp_path / "new/t.json")) == 2
     assert not (tmp_path / "~").exists()
@@ -325,6 +411,7 @@ def test_files_without_a_line_are_named(tmp_path):
         f"triplets.input={tmp_path}/c.txt",
         f"triplets.output={tmp_path}/t.json",
         "data.source=drawings",
+        "data.tagger=lemmas",
         f"triplets.keywords={tmp_path}/blank.txt",
     ]
     with pytest.raises(UserError, match=r"triplets\.keywords=.*blank\.txt holds no phrase"):
