@@ -3,7 +3,7 @@
 
 CWCL (a text tower learns against images) or CLOSE (a captioner learns from images): same module,
 batches and CPU, one thread, rounds in turns; a step reads its batch, runs forward and backward and
-the optimiser. What the cache costs (one pass over the images) is measured beside it, with the
+the optimiser. What the cache costs (one pass over the images) is measured alongside it, with the
 number of epochs after which it has paid.
 
     python benchmarks/bench_frozen.py [--project close] [--quick]

@@ -326,7 +326,7 @@ def measure(
 def wrong(row: dict[str, object], precision: str) -> bool:
     """Whether a row of ours has an error that its precision does not explain.
 
-    An error that is no number is one.
+    An error that is not a number is one.
     """
     if not str(row["candidate"]).startswith("ours") or "loss_error" not in row:
         return False

@@ -8,7 +8,7 @@ exported by us, loaded by sentence-transformers), indexed, and searched for othe
 is `encode` and a flat inner-product index of faiss. "search": an index of random unit vectors
 stands already, what is timed is queries that are embedded already, all at once or one by one. Both
 must find the same texts. Ratios are theirs / ours, median of the rounds; CPU seconds, the wall
-clock beside them. Needs the eval group; without it the search alone is measured.
+clock alongside them. Needs the eval group; without it the search alone is measured.
 """
 
 import argparse

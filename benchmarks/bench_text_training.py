@@ -6,7 +6,7 @@ the same real sentence pairs, batch size, maximal length, optimiser, attention a
 included as each does it. Ours runs three times: as it is; with passes by length
 (`model.length_groups`), which leaves the batches as they are; and with batches bucketed by length
 as well (`data.bucket_batches`). Rounds alternate; the ratio is the median over rounds of ours /
-theirs in sentences per second; the same ratio in CPU seconds stands beside it, which other work on
+theirs in sentences per second; the same ratio in CPU seconds stands next to it, which other work on
 the machine disturbs less.
 
     python benchmarks/bench_text_training.py [--quick] [--rounds 5] [--attention sdpa] [--profile]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tune the tiles of the Triton kernels on the card at hand and write the table.
+"""Tune the tiles of the Triton kernels on the card available and write the table.
 
     make bench KERNEL=tiles          # or: python benchmarks/bench_tiles.py [--num 16384]
     CONTRASTIVE_TILES=build/tiles_sm90.json make train PROJECT=...

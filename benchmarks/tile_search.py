@@ -1,4 +1,4 @@
-"""Search for the fastest tiles of the Triton kernels on the card at hand.
+"""Search for the fastest tiles of the Triton kernels on the card available.
 
 Every family of kernels runs on a problem of the size and dtype asked for, once per candidate tile;
 candidates that the card cannot hold are left out. The winner replaces the entry of the fixed table

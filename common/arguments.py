@@ -139,7 +139,7 @@ def _split_words(name: str, verb: Verb, args: argparse.Namespace) -> None:
             raise UserError(f"{name} takes no setting but runs_dir=...: {word}")
         if key.lower() in ("project", "config"):
             raise UserError(
-                f"'{word}' is no setting: type contrastive {name} <project> <config>, or"
+                f"'{word}' is not a setting: type contrastive {name} <project> <config>, or"
                 f" make {name} PROJECT=... CONFIG=..."
             )
     if verb.names != ("projects",):

@@ -61,7 +61,7 @@ def _is_busy() -> bool:
 
 
 def _running_beside(kernel: Path = Path("/proc/loadavg")) -> float:
-    """Fewest threads seen in ten looks that run or could run beside this one.
+    """Fewest threads seen in ten looks that run or could run alongside this one.
 
     An idle machine needs one look.
 

@@ -25,7 +25,7 @@ MOST = 40  # names that a message lists
 
 
 class UserError(Exception):
-    """Something that the user can mend; the CLI prints it as one message and exits with 2."""
+    """Something that the user can fix; the CLI prints it as one message and exits with 2."""
 
 
 @dataclass

@@ -33,7 +33,7 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
 
     Args:
         path: the file that is read inside.
-        what: it is, such as "a packed LiDAR drive".
+        what: it is, without an article, such as "packed LiDAR drive".
 
     Raises:
         UserError: names file, reason and remedy.
@@ -43,10 +43,14 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no {what}: {not_utf8(error)}") from error
+        raise UserError(f"{path} is not {_a(what)}: {not_utf8(error)}") from error
     except ERRORS as error:
         said = f"no array {error}" if isinstance(error, KeyError) else first_line(error)
-        raise UserError(f"{path} is no {what}, or damaged ({said}): {remedy(path)}") from error
+        raise UserError(f"{path} is not {_a(what)}, or damaged ({said}): {remedy(path)}") from error
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def parse_json(line: str, path: str | Path, number: int) -> object:

@@ -20,7 +20,7 @@ KINDS = {
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends.
+    """A temporary file alongside `path`, which takes its place when the block ends.
 
     The file is synced before it is renamed and its folder after, so that a kill, a full disk or a
     loss of power leaves the old content or the new one. Several processes may write the same file.

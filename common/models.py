@@ -9,7 +9,7 @@ from common.config import UserError
 from common.damage import reading
 from common.registry import load_project
 
-ABOUT = "exported.json"  # beside the weights: the project whose `load` reads the folder
+ABOUT = "exported.json"  # alongside the weights: the project whose `load` reads the folder
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def about(folder: Path) -> About:
     if not path.is_file():
         problem = f"it has no {ABOUT}" if folder.is_dir() else "there is no such folder"
         raise UserError(
-            f"{folder} is no exported model, {problem}: write one with make export PROJECT=..."
+            f"{folder} is not an exported model, {problem}: write one with make export PROJECT=..."
         )
     with reading(path, "description of an exported model"):
         contents = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(contents, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("it has no object")
         words = contents.get("overrides", [])
         if not isinstance(words, list):
             raise ValueError("overrides is a list")

@@ -31,7 +31,7 @@ def write_project(slug: str, family: str, root: Path) -> list[Path]:
     """Write the files below `root` and return them.
 
     Raises:
-        UserError: the name is no slug or already used, or there is no such family.
+        UserError: the name is not a slug or already used, or there is no such family.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", slug) or len(slug) > 24:
         raise UserError(

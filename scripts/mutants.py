@@ -3,7 +3,7 @@
 ``python scripts/mutants.py <slug> [--limit 40] [--minutes 30]``: one small change at a time (an
 operator, a number, a condition, a dropped `detach`), the tests run until one fails. Each mutant is
 a fork of one process that has imported the libraries, so it costs the tests and no imports; nothing
-is written but ``build/mutants/<slug>.json``, from which a stopped search goes on. Tests that use
+is written but ``build/mutants/<slug>.json``, from which a stopped search continues. Tests that use
 the pool of processes are left out: a pool takes longer to start than a mutant takes to be noticed.
 """
 

@@ -74,7 +74,7 @@ def test_sigkill_then_resume_is_bit_identical(tmp_path, uninterrupted, stage, st
     """Weights, optimiser, schedule, EMA and queue; mid-epoch (4 batches each) and mid-stage."""
     assert interrupt(tmp_path, stage, step, signal.SIGKILL) == -signal.SIGKILL
     (tmp_path / f"toy/smoke/r/checkpoints/{stage}/step-00000099.tmp").write_bytes(b"half")
-    assert f"{stage}: goes on after step" in run(tmp_path, "resume=latest")
+    assert f"{stage}: continues after step" in run(tmp_path, "resume=latest")
     assert_equal_states(state(tmp_path), uninterrupted)
 
 

@@ -19,7 +19,7 @@ class LineFile:
     """Lines of a UTF-8 text file by index.
 
     The file and its table of line starts are memory-mapped; the table of a large file is built once
-    and kept beside it (in memory where that folder is read-only).
+    and kept alongside it (in memory where that folder is read-only).
 
     Args:
         path: the file.
@@ -72,7 +72,7 @@ def read_lines(path: Path) -> list[str]:
         UserError: there is no such file, or it is not UTF-8.
     """
     if not path.is_file():
-        raise UserError(f"there is no text file {path}: expected one text a line")
+        raise UserError(f"there is no text file {path}: expected one text per line")
     with reading(path, "text file in UTF-8"), path.open(encoding="utf-8-sig", newline="") as file:
         text = file.read()
     lines = text.removesuffix("\n").split("\n") if text else []

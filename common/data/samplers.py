@@ -58,12 +58,12 @@ class SeededBatchSampler:
 
     With `bucket_batches` the order of an epoch is bucketed by length, before it is shared among the
     ranks: each window of that many global batches is sorted by length and cut into batches, whose
-    order is drawn anew. A batch then holds samples of similar length and needs less padding.
+    order is resampled. A batch then holds samples of similar length and needs less padding.
 
     With `groups` a global batch holds samples of one group (document) as long as that group has
     enough unused samples: the samples of each group are shuffled and cut into batches, which come
     in random order; what is left of the groups follows, one group after the other, so that a batch
-    goes on with the next group only where the current one is used up.
+    continues with the next group only where the current one is used up.
 
     Args:
         length: number of samples.

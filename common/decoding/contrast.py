@@ -52,7 +52,7 @@ def contrast(
         )
     expert = log_probabilities(expert_logits)
     score = expert
-    if beta:  # 0 times -inf is no number
+    if beta:  # 0 times -inf is not a number
         score = expert - beta * log_probabilities(amateur_logits)  # Eq. 2
     return score.masked_fill(~plausible(expert, alpha), removed)
 

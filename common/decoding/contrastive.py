@@ -30,7 +30,7 @@ class ContrastiveDecoding(LogitsProcessor):
             read; None: there is no padding.
 
     Tables of logits may be padded to different sizes for one tokenizer; what only the expert's has
-    is no token and never chosen.
+    is not a token and never chosen.
 
     Deviation: the amateur reads its context anew at every step, without a cache.
     """

@@ -90,7 +90,7 @@ def contrastive_search(
         penalty: alpha, in [0, 1]; 0 is greedy search.
         ends: (V,) bool, tokens that end a text; the search stops when all rows have ended. One in a
             prompt ends nothing.
-        min_new_tokens: before so many a token of `ends` is no candidate.
+        min_new_tokens: before so many a token of `ends` is not a candidate.
         exclude_prefix: only new tokens are looked back at.
         passes: how candidates are encoded. "shared": as K tokens at one place that don't see each
             other, over one cache; "expanded": as K rows, over K copies of the cache; "sequential":

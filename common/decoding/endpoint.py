@@ -33,7 +33,7 @@ class EndpointGenerator:
     Args:
         server: address, timeouts and retries.
         model: name of the model at the server.
-        policy: greedy, ancestral, nucleus or top_k (which is no part of OpenAI's own interface).
+        policy: greedy, ancestral, nucleus or top_k (which is not a part of OpenAI's own interface).
         stop: text that ends an answer.
 
     Raises:
@@ -204,7 +204,7 @@ def _unreachable(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "refused the connection (no server there)"
     if isinstance(error, socket.gaierror):
-        return "is no known host"
+        return "is not a known host"
     return f"broke the connection off ({type(error).__name__}: {error})"
 
 

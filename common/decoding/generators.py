@@ -72,7 +72,7 @@ class LocalGenerator:
         its answer, would be another task.
 
         Raises:
-            UserError: the budget leaves no room beside the frame.
+            UserError: the budget leaves no room alongside the frame.
         """
         tokenizer, budget = self.model.tokenizer, self.prompt_budget
         text = framed(tokenizer, prompt)

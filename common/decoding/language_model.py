@@ -119,7 +119,7 @@ class LanguageModel:
             further: processors of logits before the policy's own, see `Further`.
 
         Raises:
-            UserError: no room for a prompt beside the new tokens.
+            UserError: no room for a prompt alongside the new tokens.
         """
         limits = _limits(max_new_tokens, len(prompts))
         rows = [
@@ -154,7 +154,7 @@ class LanguageModel:
         """New token ids of each row, up to and with its end; see `continuations`.
 
         Args:
-            rows: N prompts as token ids that fit the context beside the new tokens.
+            rows: N prompts as token ids that fit the context alongside the new tokens.
             policy: how tokens are chosen.
             rngs: one random stream per row.
             max_new_tokens: most tokens, one number or one per row.
@@ -260,7 +260,7 @@ class LanguageModel:
         return ids or [self.pad]
 
     def fitting(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        """A prompt cut on its left to what the context leaves beside the new tokens.
+        """A prompt cut on its left to what the context leaves alongside the new tokens.
 
         Raises:
             UserError: it leaves nothing.

@@ -36,7 +36,7 @@ def read_pretrained_state(ref: PretrainedRef) -> dict[str, Tensor]:
                 listing = json.loads(index.read_text("utf-8"))
                 named = listing["weight_map"] if isinstance(listing, dict) else None
                 if not isinstance(named, dict):
-                    raise ValueError("weight_map is no object")
+                    raise ValueError("weight_map is not an object")
                 shards = sorted(set(map(str, named.values())))
             paths = [_find(ref, shard) for shard in shards]
             missing = [s for s, p in zip(shards, paths, strict=True) if p is None]

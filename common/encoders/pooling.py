@@ -1,4 +1,4 @@
-"""Mean of states over what is no padding, whatever the states stand for."""
+"""Mean of states over all but padding, whatever the states stand for."""
 
 import torch
 from torch import Tensor

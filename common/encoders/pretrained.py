@@ -41,7 +41,7 @@ _MULTILINGUAL = {**_BERT, "vocab_size": 119547}
 _ROBERTA = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514}
 _XLM_ROBERTA = {**_ROBERTA, "model_type": "xlm-roberta", "vocab_size": 250002}
 # text encoders by Hugging Face id, for `stand_in`: what differs from the defaults of transformers;
-# released models of papers stand beside what they were fine-tuned from
+# released models of papers stand alongside what they were fine-tuned from
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": _BERT,
     "princeton-nlp/unsup-simcse-bert-base-uncased": _BERT,
@@ -174,7 +174,7 @@ def load_filled(kind: Any, ref: PretrainedRef, model_type: str) -> Any:
         model, info = kind.from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, local_files_only=local
         )
-    # the vector of masked frames is drawn anew where fine-tuned weights lack it; it is not used
+    # the vector of masked frames is random where fine-tuned weights lack it; it is not used
     # here
     lost = [key for key in info["missing_keys"] if not key.endswith("masked_spec_embed")]
     lost += [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
@@ -267,7 +267,7 @@ def _in_hub_cache(repo: str, filename: str = "config.json") -> bool:
         return isinstance(try_to_load_from_cache(repo, filename), str)
     except HFValidationError as error:
         raise UserError(
-            f"pretrained={repo!r} is no file or folder here, and no Hugging Face id: "
+            f"pretrained={repo!r} is neither a file or folder here nor a Hugging Face id: "
             f"{first_line(error)}"
         ) from error
 

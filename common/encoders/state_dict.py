@@ -52,7 +52,7 @@ def read_state_dict(path: str | Path, *, entries: Sequence[str] = ()) -> dict[st
         if isinstance(value, Tensor)
     }
     if not tensors:
-        raise UserError(f"{path} holds no tensors")
+        raise UserError(f"{path} has no tensors")
     return tensors
 
 

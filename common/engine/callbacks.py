@@ -134,7 +134,7 @@ class LogTerms(Callback):
         module.log("step", float(trainer.global_step), sync_dist=trainer.world_size > 1)
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
-        """Validation is no waiting for data."""
+        """Validation is not a waiting for data."""
         self.mark = time.perf_counter()
 
     def summary(self, trainer: Trainer) -> dict[str, float]:
@@ -273,7 +273,7 @@ class StopWithoutGain(Callback):
 
     It has no state in checkpoints: a step is saved before it is validated, so a count in there
     would lack the last validation. What was validated up to a step stands in ``validations.json``
-    (`RunCheckpoint`), and a run that goes on counts anew from it.
+    (`RunCheckpoint`), and a run that continues counts anew from it.
 
     Args:
         monitor: validation key, the one that selects the stage's best weights.
@@ -300,7 +300,7 @@ class StopWithoutGain(Callback):
         if checkpoint.monitor != self.monitor:
             raise ValueError(
                 f"{self.monitor} cannot stop a stage whose monitor is {checkpoint.monitor}: its "
-                "values would be lost when the run goes on"
+                "values would be lost when the run resumes"
             )
         self.best, self.waited = -math.inf, 0
         for step, value in sorted(validations(checkpoint.folder).items()):

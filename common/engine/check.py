@@ -139,7 +139,7 @@ class Memory(NamedTuple):
 
     fixed: int  # weights, gradients, optimiser states
     block: int  # weights of the largest block
-    extra: dict[str, int]  # what the plan names beside them
+    extra: dict[str, int]  # what the plan names alongside them
     saved: Saved | None  # None where activations cannot be counted
     reason: str  # why not
 

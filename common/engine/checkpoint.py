@@ -264,7 +264,7 @@ def load(path: Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise UserError(f"{path} holds no 'state_dict'; was it written by this repository?")
+        raise UserError(f"{path} has no 'state_dict'; was it written by this repository?")
     return content
 
 

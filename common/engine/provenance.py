@@ -8,7 +8,7 @@ from common import __version__
 from common.config import ROOT
 
 LOCK = "requirements.lock"
-# what runs read; a card that `make compare` has written is no change of the code
+# what runs read; a card that `make compare` has written is not a change of the code
 READ_BY_RUNS = ("common", "projects", "configs", "data", LOCK, ":(exclude)*.md")
 
 

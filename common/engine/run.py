@@ -158,7 +158,7 @@ def _fit(
             stage.data.start_at(step * trainer.accumulate_grad_batches)
         if trainer.is_global_zero:
             if start is not None:
-                print(f"{stage.name}: goes on after step {step}")  # noqa: T201
+                print(f"{stage.name}: continues after step {step}")  # noqa: T201
             elif run.meta.get("resumed"):
                 print(f"{stage.name}: no checkpoint yet, begins with its first step")  # noqa: T201
             if (precision := run_precision(trainer_cfg)) != trainer_cfg.precision:

@@ -154,7 +154,7 @@ class Tracker(WandbLogger):
             action(*args, **kwargs)
         except Exception as error:  # of many kinds: its service has died, the disk is full
             self.broken = self.lost = True
-            _warn(f"{first_line(error)}; nothing more is sent to it, the run goes on")
+            _warn(f"{first_line(error)}; nothing more is sent to it, the run continues")
 
 
 def wandb_logger(
@@ -192,7 +192,7 @@ def wandb_logger(
         logger.lost = True
         _warn(
             f"{address} takes no run ({first_line(error)}); this run is tracked offline in"
-            f" {workspace.path / 'wandb'}, training goes on"
+            f" {workspace.path / 'wandb'}, training continues"
         )
     return logger
 

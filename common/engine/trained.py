@@ -197,7 +197,7 @@ def export(
 
     Raises:
         UserError: no such run, file or folder, one of another project, or a place that cannot be
-            written or holds something that is no export.
+            written or holds something that is not an export.
     """
     if path is None:
         experiment, trained, words = prepare_run(project, config, overrides, run or "latest")
@@ -239,7 +239,7 @@ def _settings_of_export(
 
 
 def _check_place(out: Path, source: Path) -> None:
-    """Refuse to export where nothing can be written, or over what is no export of ours."""
+    """Refuse to export where nothing can be written, or over what is not an export of ours."""
     if out.exists() and not (out / ABOUT).is_file():
         raise UserError(
             f"{out} is in the way: without {ABOUT} it is no exported model, which would be "

@@ -15,7 +15,7 @@ CHANCE = "_chance"
 
 
 def markdown_table(metrics: Mapping[str, SupportsFloat]) -> str:
-    """Metrics as a markdown table, in the given order, chance values in a column beside.
+    """Metrics as a markdown table, in the given order, chance values in a column alongside.
 
     Args:
         metrics: flat name -> number (also 0-d tensors).

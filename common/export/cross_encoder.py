@@ -1,7 +1,7 @@
 """A cross-encoder as a plain folder of the transformers library, and back.
 
 ``AutoModelForSequenceClassification`` and ``AutoTokenizer`` load the folder; ``cross_encoder.json``
-beside the weights holds the lengths. With a head of its own the folder holds the encoder for
+alongside the weights holds the lengths. With a head of its own the folder holds the encoder for
 ``AutoModel``, and ``pair_head.safetensors``.
 """
 
@@ -68,7 +68,7 @@ def load_cross_encoder(folder: str | Path, **lengths: Any) -> CrossEncoder:
         with reading(path, "description of a cross-encoder"):
             stored = json.loads(path.read_text("utf-8"))
             if not isinstance(stored, dict):
-                raise ValueError("it holds no object")
+                raise ValueError("it has no object")
     labels = stored.pop("num_labels", None) or int(load_config(str(folder)).num_labels)
     options = {**stored, **{k: v for k, v in lengths.items() if v is not None}}
     with_new_head = options.get("pooling") == "segments"  # then the transformer has no head to keep

@@ -79,7 +79,7 @@ def load_projected(folder: str | Path, *, head: bool) -> tuple[SentenceEncoder, 
         about = json.loads((folder / _DENSE / "config.json").read_text("utf-8"))
         sizes = int(about["in_features"]), int(about["out_features"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / _DENSE} holds no Dense module: {error!r}") from error
+        raise UserError(f"{folder / _DENSE} has no Dense module: {error!r}") from error
     if about.get("activation_function") != _IDENTITY:
         raise UserError(f"{folder / _DENSE}: the map must have no activation ({_IDENTITY})")
     linear = nn.Linear(*sizes)

@@ -174,7 +174,7 @@ def _parts(folder: Path) -> dict[str, str]:
         modules = json.loads(path.read_text("utf-8"))
         listed = [(str(m["type"]), str(m["path"])) for m in modules]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no folder of sentence-transformers: {error!r}") from error
+        raise UserError(f"{folder} is not a folder of sentence-transformers: {error!r}") from error
     kinds = tuple(kind.rpartition(".")[2] for kind, _ in listed)
     if kinds not in _ORDERS or any(not k.startswith("sentence_transformers.") for k, _ in listed):
         raise UserError(

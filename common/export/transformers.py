@@ -1,6 +1,6 @@
 """A sentence encoder as a plain folder of the transformers library, and back.
 
-``AutoModel`` and ``AutoTokenizer`` load the folder; ``sentence_encoder.json`` beside the weights
+``AutoModel`` and ``AutoTokenizer`` load the folder; ``sentence_encoder.json`` alongside the weights
 says how texts become embeddings. A [CLS] head becomes the model's own pooler, as in SimCSE's
 released models, so that ``pooler_output`` is the state after the head.
 """

@@ -89,7 +89,9 @@ def load_classifier(folder: str | Path) -> TextClassifier:
         options = {name: stored[name] for name in ("pooling", "max_length", "head_dropout")}
         classes = stored["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no exported classifier, or damaged: {error}") from error
+        raise UserError(
+            f"{folder} is not an exported classifier, or is damaged: {error}"
+        ) from error
     classifier = text_classifier(str(folder), classes, tuning, **options)
     load_state_dict_file(folder / HEAD, classifier.head)
     if classifier.prefix is not None or tuning.kind == "lora":

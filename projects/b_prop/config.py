@@ -42,7 +42,7 @@ class ModelConfig:
 
     pretrained: str = "bundled:text-encoder"  # see common.encoders.resolve_pretrained
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
-    head: Literal["new", "keep"] = "new"  # keep: go on from a pre-trained ranker with its head
+    head: Literal["new", "keep"] = "new"  # keep: continue from a pre-trained ranker with its head
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     max_length: Annotated[int, at_least(8)] = 512  # pieces of set (or query) and document
     max_first: Count = 64  # pieces of a query, which is cut there; word sets are never cut

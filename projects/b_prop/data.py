@@ -57,7 +57,7 @@ class PairBatch(TypedDict):
 
 
 class PairBatches(Dataset[PairBatch]):
-    """Map-style set of pairs of word sets, drawn anew in every epoch; returns whole batches.
+    """Map-style set of pairs of word sets, resampled in every epoch; returns whole batches.
 
     A sample is a pair: no sampler, loader process or rank can part its members. Sets and masks are
     functions of (seed, epoch, index).

@@ -96,7 +96,7 @@ def contrastive_weights(
         return np.maximum(distribution - background, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = np.minimum(distribution * -np.log2(background), MOST)
-    # attention can round to 0, here and in the collection: 0 times infinity is no weight
+    # attention can round to 0, here and in the collection: 0 times infinity is not a weight
     kept: Floats = np.where(distribution > 0, weights, 0.0)
     return kept
 

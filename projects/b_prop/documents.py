@@ -280,7 +280,7 @@ class Collection:
                 values.get("max_document"),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no collection of TASK=prepare: {error!r}") from error
+            raise UserError(f"{path} is not a collection of TASK=prepare: {error!r}") from error
         if collection.max_document != max_document:
             raise UserError(
                 f"{path.parent}: the documents were cut at"
@@ -305,7 +305,7 @@ class Collection:
 
 
 def settings_of(words: WordsConfig) -> dict[str, Any]:
-    """What a collection depends on beside its documents."""
+    """What a collection depends on alongside its documents."""
     names = ("saturation", "saturation_k", "stemming", "stop_words")
     return {name: getattr(words, name) for name in names}
 
@@ -328,7 +328,7 @@ class PreparedDocuments:
     def __init__(self, folder: Path) -> None:
         if not (folder / INDEX).is_file():
             raise UserError(
-                f"{folder} is no folder of prepared documents: make run PROJECT=b_prop "
+                f"{folder} is not a folder of prepared documents: make run PROJECT=b_prop "
                 "CONFIG=<yours> TASK=prepare writes one"
             )
         self.lines = LineFile(folder / DOCUMENTS)
@@ -343,7 +343,7 @@ class PreparedDocuments:
     def __getitem__(self, index: int) -> Row:
         row: Any = parse_json(self.lines[index], self.lines.path, index + 1)
         if not isinstance(row, dict):
-            raise UserError(f"{self.lines.path}, line {index + 1} is no prepared document")
+            raise UserError(f"{self.lines.path}, line {index + 1} is not a prepared document")
         return row
 
 

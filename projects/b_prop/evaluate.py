@@ -193,7 +193,7 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
             document; of
         two orders without training ``pair_shared_words``, words
         that the document holds, and ``pair_idf``, mean inverse document frequency of the words,
-        which does not look at the document. Nothing if prepared documents are not at hand.
+        which does not look at the document. Nothing if prepared documents are not available.
     """
     if cfg.data.source == "files" and not documents_folder(cfg).is_dir():
         return {}

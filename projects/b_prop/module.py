@@ -17,7 +17,7 @@ from projects.b_prop.objective import Objective
 
 
 class BProp(ContrastiveModule):
-    """Word sets scored against their document, masked words beside it.
+    """Word sets scored against their document, masked words alongside it.
 
     Or queries against documents.
 

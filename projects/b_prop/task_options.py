@@ -27,7 +27,7 @@ class RerankEval:
     def __post_init__(self) -> None:
         unknown = [name for name in self.candidates if name not in self.sets]
         if unknown:
-            raise ValueError(f"eval.candidates: '{unknown[0]}' is no set of eval.sets")
+            raise ValueError(f"eval.candidates: '{unknown[0]}' is not a set of eval.sets")
         if self.query_counts and not self.tune.steps:
             raise ValueError("eval.query_counts needs eval.tune.steps")
 
@@ -51,7 +51,7 @@ class RankConfig:
     """`make run TASK=rank`: candidates of the user's own queries in a ranker's order."""
 
     input: str | None = None  # .jsonl of query and documents
-    documents: str | None = None  # or a text file, one document a line, with queries
+    documents: str | None = None  # or a text file, one document per line, with queries
     queries: str | None = None  # text file, one a line
     depth: Count = 100  # BM25 candidates of a query
     output: str | None = None  # .jsonl; None: in the task's folder

@@ -79,11 +79,11 @@ def _found(cfg: Config) -> list[tuple[str, list[str]]]:
     if options.documents is None or options.queries is None:
         raise UserError(
             "name rank.input (.jsonl of query and documents), or rank.documents and rank.queries "
-            "(text files, one text a line)"
+            "(text files, one text per line)"
         )
     collection, queries = _texts(options.documents), _texts(options.queries)
     if not collection or not queries:
-        raise UserError(f"{options.documents} and {options.queries}: one of them holds no text")
+        raise UserError(f"{options.documents} and {options.queries}: one of them has no text")
     try:
         result = BM25(collection).search(queries, min(options.depth, len(collection)))
     except ValueError as error:

@@ -36,7 +36,7 @@ class WordPieces:
 
     @property
     def continues(self) -> list[bool]:
-        """(L,) whether a piece goes on with the word of the piece before it."""
+        """(L,) whether a piece continues with the word of the piece before it."""
         return [a == b for a, b in pairwise([-1, *self.word_of])]
 
 
@@ -51,7 +51,7 @@ def word_pieces(tokenizer: Any, texts: Sequence[str], max_pieces: int) -> list[W
         max_pieces: of a text.
 
     Raises:
-        UserError: the tokenizer is no fast one.
+        UserError: the tokenizer is not a fast one.
 
     >>> from common.encoders.text.tiny_tokenizer import tiny_tokenizer
     >>> pieces = word_pieces(tiny_tokenizer(), ["The cow, the"], 9)[0]

@@ -88,7 +88,7 @@ def pictures_below(cfg: CacrData) -> LabelledFiles:
     """All pictures at any depth below ``data.folder``, without labels (-1).
 
     Raises:
-        UserError: the folder does not exist or holds no pictures.
+        UserError: the folder does not exist or has no pictures.
     """
     assert cfg.folder is not None
     folder = require(
@@ -101,7 +101,7 @@ def pictures_below(cfg: CacrData) -> LabelledFiles:
     files = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
     paths = sorted(str(p.relative_to(folder)) for p in files)
     if not paths:
-        raise UserError(f"{folder} holds no pictures ({', '.join(EXTENSIONS)}) at any depth")
+        raise UserError(f"{folder} has no pictures ({', '.join(EXTENSIONS)}) at any depth")
     return LabelledFiles(folder, paths, torch.full((len(paths),), -1), [])
 
 

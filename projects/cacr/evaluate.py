@@ -31,7 +31,7 @@ VIEW_STREAM = 25
 
 
 def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
-    """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
+    """Probes of the frozen encoder, the untrained encoder alongside them, and the mechanism."""
     if cfg.eval.judge == "none":
         with evaluated(module, cfg.trainer.accelerator):
             return evaluate_unlabelled(cfg, module, workspace)

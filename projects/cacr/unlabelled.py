@@ -18,7 +18,7 @@ from projects.cacr.data import pictures_below, view_transforms
 from projects.cacr.module import CACR
 
 LOOKED_AT = 1000  # pictures, evenly spaced
-SHOWN, NEIGHBOURS = 6, 5  # queries of the gallery, pictures beside each
+SHOWN, NEIGHBOURS = 6, 5  # queries of the gallery, pictures alongside each
 VIEW_STREAM = 25
 
 

@@ -113,7 +113,7 @@ def read_bitext(prefix: Path) -> tuple[list[str], list[str]]:
 
     Args:
         prefix: folder and pair, such as ``tatoeba/deu-eng``: the files are
-            ``tatoeba/tatoeba.deu-eng.deu`` and ``.eng``, one sentence a line.
+            ``tatoeba/tatoeba.deu-eng.deu`` and ``.eng``, one sentence per line.
 
     Raises:
         UserError: a missing file, or files of unequal length.

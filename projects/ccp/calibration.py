@@ -26,7 +26,7 @@ def fit_shift(embeddings: Tensor) -> EmbeddingTransform:
         embeddings: (N, D) of monolingual text.
 
     Raises:
-        ValueError: input that is no finite matrix.
+        ValueError: input that is not a finite matrix.
 
     >>> fit_shift(torch.tensor([[1.0], [3.0]]))(torch.tensor([[5.0]])).tolist()
     [[3.0]]
@@ -44,7 +44,7 @@ def fit_shift_and_scale(embeddings: Tensor) -> EmbeddingTransform:
         embeddings: (N, D) of monolingual text; a constant dimension is shifted only.
 
     Raises:
-        ValueError: input that is no finite matrix.
+        ValueError: input that is not a finite matrix.
 
     >>> fit_shift_and_scale(torch.tensor([[1.0], [5.0]]))(torch.tensor([[7.0]])).tolist()
     [[2.0]]
@@ -97,4 +97,4 @@ def load_calibration(path: str | Path) -> dict[str, EmbeddingTransform]:
         names = sorted({key.rpartition(".")[0] for key in tensors})
         return {n: EmbeddingTransform(tensors[f"{n}.mean"], tensors[f"{n}.matrix"]) for n in names}
     except Exception as error:
-        raise UserError(f"{path} is no calibration file: {error!r}") from error
+        raise UserError(f"{path} is not a calibration file: {error!r}") from error

@@ -68,7 +68,7 @@ class CCPFinetune(FinetuneConfig):
 
 @dataclass
 class CCPEval(RetrievalEval):
-    """Neighbours and bitext beside the sets of the family."""
+    """Neighbours and bitext alongside the sets of the family."""
 
     part: Literal["dev", "test"] = "test"  # bundled: which chapters
     neighbour_queries: Whole = 0  # sentences that look for a neighbour among all held-out ones
@@ -86,7 +86,7 @@ class CCPEval(RetrievalEval):
         super().__post_init__()
         for pair in self.bitext:
             if len(pair.split("-")) != 2 or not all(pair.split("-")):
-                raise ValueError(f"eval.bitext: '{pair}' is no pair of languages such as de-en")
+                raise ValueError(f"eval.bitext: '{pair}' is not a pair of languages such as de-en")
 
 
 @dataclass
@@ -95,7 +95,7 @@ class SplitConfig:
 
     input: str | None = None  # file or folder of .txt files
     output: str | None = None  # .jsonl; None: the task's folder
-    # lines: one sentence a line, a blank line between documents; text: one document a line
+    # lines: one sentence per line, a blank line between documents; text: one document per line
     layout: Literal["lines", "text"] = "lines"
     block: Annotated[int, at_least(2)] = 32  # sentences of a document, at most
 
@@ -120,7 +120,7 @@ class SetsConfig:
 class CalibrateConfig:
     """`make run TASK=calibrate`: shift and scale of some languages, for use with an export."""
 
-    input: dict[str, str] = field(default_factory=dict)  # language -> text file, one text a line
+    input: dict[str, str] = field(default_factory=dict)  # language -> text file, one text per line
     output: str | None = None  # .safetensors; None: in the task's folder
     run: str = "latest"  # run of this config, or a folder written by `make export`
 

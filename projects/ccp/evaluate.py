@@ -51,7 +51,7 @@ PSEUDO = f"{ENGLISH}-{SIMULATED}"
 
 
 def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:
-    """All that stands beside the sets of the family; ``untrained_*`` as the config asks."""
+    """All that stands alongside the sets of the family; ``untrained_*`` as the config asks."""
     recipe = recipe_of(cfg)
     towers = module.encoder
     assert isinstance(towers, Towers)
@@ -85,7 +85,7 @@ def neighbours(
         towers: in evaluation mode.
         workspace: None: no values by query are kept.
         fits: metric -> map of the vectors that training sentences (N, D) give; None: that of shift
-            and scale beside the plain vectors.
+            and scale alongside the plain vectors.
     """
     documents = heldout_documents(cfg)
     if not documents or not cfg.eval.neighbour_queries:

@@ -42,7 +42,7 @@ class DocumentFile(Sequence[list[str]]):
     def __init__(self, path: str | Path) -> None:
         self.path, self.lines = Path(path), LineFile(path)
         if not len(self.lines):
-            raise UserError(f"{path} holds no document")
+            raise UserError(f"{path} has no document")
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -78,7 +78,7 @@ def in_blocks(sentences: Sequence[str], size: int) -> list[list[str]]:
 
 
 def documents_of_lines(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Documents of text with one sentence a line and a blank line between documents.
+    """Documents of text with one sentence per line and a blank line between documents.
 
     >>> list(documents_of_lines(["a", "b", "", " ", "c"]))
     [['a', 'b'], ['c']]
@@ -155,7 +155,7 @@ class LanguageText:
 
 @dataclass(frozen=True)
 class Masking:
-    """Masked-language-model rows beside the pairs.
+    """Masked-language-model rows alongside the pairs.
 
     Attributes:
         every: one of how many centre sentences has a masked copy.

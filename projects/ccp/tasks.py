@@ -59,9 +59,7 @@ def split(cfg: Config, workspace: Workspace) -> Path:
                     count += 1
                     target.write(json.dumps({"sentences": block}, ensure_ascii=False) + "\n")
         if not count:
-            raise UserError(
-                f"{source} holds no document of two or more sentences; see split.layout"
-            )
+            raise UserError(f"{source} has no document of two or more sentences; see split.layout")
     left_out = f"; {alone:,} of one sentence are left out, see split.layout" if alone else ""
     workspace.say(f"{output}: {count:,} documents{left_out}")
     return output

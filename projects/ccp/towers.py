@@ -104,7 +104,7 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
     base = dense_recipe(cfg.model, cfg.eval, norm_query=unit, norm_document=unit)
 
     def prepared(encoder: SentenceEncoder) -> Towers:
-        """With the second tower of a fine-tuned export that the training goes on from."""
+        """With the second tower of a fine-tuned export that the training continues from."""
         encoder.length_groups, encoder.normalize = cfg.model.length_groups, unit
         if cfg.simulated and cfg.model.pretrained == "random":
             size = 2 * len(encoder.tokenizer)

@@ -97,7 +97,7 @@ def zeroshot(images: Both, classes: Both, labels: Tensor, name: str = "top1") ->
 def evaluate(
     cfg: Config, module: Rocket, workspace: Workspace, build: Callable[[], Rocket]
 ) -> dict[str, float]:
-    """All metrics that the config asks for, with speed and memory beside them."""
+    """All metrics that the config asks for, with speed and memory alongside them."""
     metrics = {"logit_scale": float(module.logit_scale()), **cost(workspace)}
     if module.local_scale is not None:
         metrics["local_scale"] = float(module.local_scale())

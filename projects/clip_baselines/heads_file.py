@@ -1,4 +1,4 @@
-"""The MLP heads beside an open_clip folder, which itself has room for the linear heads only."""
+"""The MLP heads alongside an open_clip folder, which itself has room for the linear heads only."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ class Rocket(ImageTextModule):
     Source: Fini et al. 2023 (arXiv 2305.08675).
 
     Attributes:
-        heads: what is trained beside the towers.
+        heads: what is trained alongside the towers.
         local_scale: multiplier of the views' cosines; None without separate heads, where the views
             take that of the clean pair.
         average: momentum copy of towers and heads (BYOLIP), in training mode.

@@ -57,7 +57,7 @@ class ChildHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """All that is trained beside the towers with their linear projections.
+    """All that is trained alongside the towers with their linear projections.
 
     Args:
         dims: widths of image and text features.

@@ -165,7 +165,7 @@ class Words:
 
 
 class CloseRows(Dataset[Any]):
-    """Batches of keys (index, epoch); at most `size` examples an epoch, drawn anew for each.
+    """Batches of keys (index, epoch); at most `size` examples an epoch, resampled for each.
 
     Args:
         examples: all of them.

@@ -25,11 +25,11 @@ class CloseData(DataConfig):
     task: TaskName = "s_cap"
     inputs: Literal["text", "image"] = "text"  # training inputs; image: the upper bound
     splits: list[str] = field(default_factory=lambda: ["train"])  # official, captions: + restval
-    epoch_size: Count = 200_000  # examples of an epoch, drawn anew for each
+    epoch_size: Count = 200_000  # examples of an epoch, resampled for each
     epoch_share: Share = 1.0  # share of all examples that an epoch has at most
     max_context: Count = 64  # tokens of a question, a hypothesis or an article
     max_target: Count = 32  # tokens of a target in training
-    # text: a file with one sentence a line, below data.root, or one that TASK=generate wrote
+    # text: a file with one sentence per line, below data.root, or one that TASK=generate wrote
     text_file: str | None = None
     min_words: Count = 3  # text: shorter lines are left out
     max_words: Count = 30

@@ -71,7 +71,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if cfg.data.text_file is None:
         return bundled_sets
     path = Path(cfg.data.root or "data") / cfg.data.text_file
-    hint = "one sentence a line, or make run PROJECT=close TASK=generate"
+    hint = "one sentence per line, or make run PROJECT=close TASK=generate"
     return (Requirement("training text", str(path), path.exists(), hint), *bundled_sets)
 
 

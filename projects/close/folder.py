@@ -1,4 +1,4 @@
-"""An exported model: a folder of transformers with the prefix and the adapter beside it."""
+"""An exported model: a folder of transformers with the prefix and the adapter alongside it."""
 
 import json
 from pathlib import Path

@@ -164,7 +164,7 @@ def _lines(path: str, name: str) -> list[str]:
     file = Path(path).expanduser()
     lines = [x for x in read_lines(file) if x.strip()] if file.is_file() else []
     if not lines:
-        raise UserError(f"{name}={path} is no text file with a line in it")
+        raise UserError(f"{name}={path} is not a text file with at least one line")
     return lines
 
 

@@ -46,7 +46,7 @@ class Captioner:
             context: question, hypothesis or article, one for all or one for each.
 
         Raises:
-            UserError: a file that is no image.
+            UserError: a file that is not an image.
         """
         return self.write(
             F.normalize(self.clip.encode_images([upright(i) for i in images]), dim=1), context

@@ -64,7 +64,7 @@ def examples(data: CloseData, part: Part) -> list[Example]:
 
 
 def check_part(task: TaskName, part: Part) -> None:
-    """Refuse a development part where there is none; the validation part is no stand-in.
+    """Refuse a development part where there is none; the validation part is not a stand-in.
 
     Raises:
         UserError: the task has none.
@@ -268,7 +268,7 @@ def open_picture(path: Path) -> Image.Image:
     """An RGB image.
 
     Raises:
-        UserError: the file is no image.
+        UserError: the file is not an image.
     """
     try:
         return decode_image(path).convert("RGB")

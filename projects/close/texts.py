@@ -13,7 +13,7 @@ def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str,
     """Sentences of a file.
 
     Args:
-        path: one sentence a line, or with the suffix ``.json`` a list of strings.
+        path: one sentence per line, or with the suffix ``.json`` a list of strings.
         min_words: shorter sentences are left out.
         max_words: longer sentences are left out.
         replace: whole words (names, places) and what stands there instead.
@@ -22,7 +22,7 @@ def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str,
         UserError: no such file, no list of strings, or no sentence of these lengths.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give a text file with one sentence a line")
+        raise UserError(f"{path} does not exist: give a text file with one sentence per line")
     lines = read_lines(path) if path.suffix != ".json" else _strings(path)
     texts = []
     for line in lines:

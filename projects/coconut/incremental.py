@@ -30,7 +30,7 @@ class ClassIncremental:
             if they do not divide evenly.
 
     Raises:
-        UserError: fewer classes than tasks, or an order that is no permutation.
+        UserError: fewer classes than tasks, or an order that is not a permutation.
     """
 
     def __init__(self, order: Sequence[int], num_tasks: int) -> None:

@@ -1,4 +1,4 @@
-"""The network of a config, what is stored beside an exported one, and a teacher's embeddings."""
+"""The network of a config, what is stored alongside an exported one, and a teacher's embeddings."""
 
 from typing import Any
 

@@ -49,7 +49,7 @@ class CodeEval(RetrievalEval):
     names: Annotated[list[Literal["hidden", "visible"]], not_empty] = field(
         default_factory=lambda: ["hidden", "visible"]
     )  # bundled: the function's own name in its code
-    # folder of CoSQA, below data.root: one more set; cosqa_<part> beside data.source=cosqa
+    # folder of CoSQA, below data.root: one more set; cosqa_<part> alongside data.source=cosqa
     cosqa: str | None = None
     cosqa_part: Literal["dev", "test"] = "dev"
     whitened: bool = False  # also whitened_*: vectors whitened on each whole code base

@@ -80,7 +80,7 @@ class CodePairs(Dataset[CodeBatch]):
         pairs: by language.
         tokenizer: fast, of transformers, as `prepare_encoder` leaves it.
         cfg: the experiment's config.
-        augment: whether keys are made beside code and query.
+        augment: whether keys are made alongside code and query.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ def typed_pieces(
         for piece, pair_ids in zip(pieces, ids, strict=True):
             if pair_ids is None or (pair_ids == unknown and piece != tokenizer.unk_token):
                 raise UserError(
-                    f"{pair.key}: {PIECES} holds {piece!r}, which is no piece of this tokenizer: "
+                    f"{pair.key}: {PIECES} has {piece!r}, not a piece of this tokenizer: "
                     "make the rows again with TASK=prepare and the model of this config"
                 )
         both = zip(pieces, kinds, strict=True)

@@ -58,7 +58,7 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
         model: section of the config.
 
     Raises:
-        UserError: a slow tokenizer, or a prefix that is no piece of it.
+        UserError: a slow tokenizer, or a prefix that is not a piece of it.
     """
     from tokenizers import AddedToken, Regex, normalizers
 
@@ -75,7 +75,7 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
     if model.prefix is not None:
         if model.prefix not in tokenizer.get_vocab():
             raise UserError(
-                f"model.prefix={model.prefix} is no piece of this tokenizer: set it to null for"
+                f"model.prefix={model.prefix} is not a piece of this tokenizer: set it to null for"
                 " encoders other than UniXcoder"
             )
         tokenizer.add_special_tokens({"additional_special_tokens": [model.prefix]})

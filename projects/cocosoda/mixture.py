@@ -12,7 +12,7 @@ _SET_STREAM = 2**31 + 33
 
 
 class DrawnMixture(TaskMixture):
-    """Batches of one set each, which is drawn anew for every batch; as many as all examples fill.
+    """Batches of one set each, which is resampled for every batch; as many as all examples fill.
 
     A set is gone through in fresh permutations, as in `TaskMixture`, also from one epoch to the
     next; what does not fill a batch is left for another one, so that no batch holds an example

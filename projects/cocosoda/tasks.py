@@ -99,7 +99,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     Writes ``<language>/{train,valid,test,codebase}.jsonl``, which ``data.source=csn`` reads. Rows
     are worked through in chunks that are kept, so a stopped call goes on, and may be shared out
     (``task.shard``). The released lists of the code bases name functions that no archive holds: how
-    many is said, beside the published size.
+    many is said, alongside the published size.
 
     Returns:
         The folder.

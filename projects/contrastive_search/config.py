@@ -87,7 +87,7 @@ class EvalConfig:
 class DecodeConfig:
     """`make run TASK=decode`: prompts continued by all methods, side by side."""
 
-    file: str | None = None  # one prompt a line; None: prefixes of the evaluation set
+    file: str | None = None  # one prompt per line; None: prefixes of the evaluation set
     model: str | None = None  # any causal LM; None: `run`, or model.pretrained without one
     run: str | None = None  # a run of this config, or a folder written by `make export`
     num_prompts: Count = 8

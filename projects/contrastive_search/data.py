@@ -39,7 +39,7 @@ WIT = (
     "100 MB",
 )
 LINES = (
-    "a text file, one example a line (wiki.train.raw of WikiText-103)",
+    "a text file, one example per line (wiki.train.raw of WikiText-103)",
     "the Stephen Merity data page",
     "540 MB",
 )
@@ -57,7 +57,7 @@ class Passage:
 class Lines(Dataset[dict[str, Tensor]]):
     """One line an example, tokenised and cut; lines of one token or none are left out.
 
-    Rows of a batch are drawn anew at every step, without replacement within it, as the released
+    Rows of a batch are resampled at every step, without replacement within it, as the released
     trainer does: the step's first key is the seed.
 
     Args:

@@ -43,7 +43,7 @@ class Measured(NamedTuple):
 def evaluate(cfg: Config, module: SimCTG, workspace: Workspace) -> dict[str, float]:
     """Metrics of every decoder, ``<method>_<metric>``; without a prefix those of the first one.
 
-    Isotropy and perplexity of the language model, before training too, stand beside them.
+    Isotropy and perplexity of the language model, before training too, stand alongside them.
     """
     lm = module.language_model()
     texts = passages(cfg, lm)
@@ -254,7 +254,7 @@ def mauve(cfg: Config, lm: LanguageModel, texts: Sequence[Passage], new: Sequenc
 
     Empty ones dropped.
 
-    The end of text is no token of a continuation.
+    The end of text is not a token of a continuation.
 
     Source: Su & Collier 2023, section 5.1.2, arXiv 2210.14140; Pillutla et al. 2021, arXiv
     2102.01454.

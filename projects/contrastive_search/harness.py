@@ -39,7 +39,7 @@ def decode_side_by_side(
         Name -> draw -> N rows of new token ids, up to and with their end.
 
     Raises:
-        UserError: a prompt that does not fit the model's context beside the new tokens.
+        UserError: a prompt that does not fit the model's context alongside the new tokens.
     """
     return {
         name: [

@@ -1,4 +1,4 @@
-"""Human evaluation: a blind form of all methods beside the human text, and what raters gave."""
+"""Human evaluation: a blind form of all methods alongside the human text, and what raters gave."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +71,7 @@ def ratings(cfg: Config, workspace: Workspace) -> dict[str, float]:
     named = Path(cfg.human.form)
     forms = sorted(named.glob("*.csv")) if named.is_dir() else [named]
     if not forms:
-        raise UserError(f"human.form={named} holds no .csv: put the filled forms there")
+        raise UserError(f"human.form={named} has no .csv: put the filled forms there")
     key = cfg.human.key
     beside = workspace.path.parent / "task-rating_form" / KEY
     rated = read_ratings(forms, Path(key) if key else beside)

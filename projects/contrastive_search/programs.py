@@ -35,7 +35,7 @@ def passes(program: str, timeout: float = 3.0) -> bool:
     ``if __name__ == "__main__"`` does not run, and a program that exits before its end fails.
 
     It runs in an empty folder, without the environment and the packages of the user, with limits of
-    time and memory and without large files. That keeps accidents small and is no sandbox: run
+    time and memory and without large files. That keeps accidents small and is not a sandbox: run
     programs of a model that you don't trust on a machine that you can lose.
 
     Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code", section 2.3 and

@@ -101,7 +101,7 @@ def read_ratings(forms: Sequence[Path], key: Path) -> list[Rating]:
             scores = {name: _score(row[name], f"{path}, row {number}, {name}") for name in CRITERIA}
             ratings.append(Rating(entry["item"], entry["language"], entry["system"], scores))
     if not ratings:
-        raise UserError(f"{', '.join(map(str, forms))} holds no ratings")
+        raise UserError(f"{', '.join(map(str, forms))} has no ratings")
     return ratings
 
 
@@ -156,7 +156,7 @@ def _read_key(key: Path) -> dict[str, dict[str, str]]:
     try:
         entries: dict[str, dict[str, str]] = json.loads(key.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{key} is no key of a rating form: {error}") from error
+        raise UserError(f"{key} is not a key of a rating form: {error}") from error
     return entries
 
 

@@ -53,7 +53,7 @@ def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
     ``samples_<method>.jsonl`` (``task_id``, ``completion``) is what the official harness reads.
     With
     `runner.execute` the programs run here, each in a process of its own with limits of time and
-    memory, which is no sandbox.
+    memory, which is not a sandbox.
 
     Raises:
         UserError: missing file, or items without ``task_id`` and ``prompt``.
@@ -252,7 +252,7 @@ def _reported(
 
 def _check(items: Sequence[Any], fields: Sequence[str], file: str = "runner.file") -> None:
     if not items:
-        raise UserError(f"{file} holds no items")
+        raise UserError(f"{file} has no items")
     for number, item in enumerate(items):
         if not isinstance(item, dict) or not all(isinstance(item.get(f), str) for f in fields):
             raise UserError(f"item {number} of {file} needs {', '.join(fields)}")

@@ -85,7 +85,7 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
             line.strip() for line in read_lines(Path(section.file).expanduser()) if line.strip()
         ]
         if not prompts:
-            raise UserError(f"{section.file} holds no prompt: one text a line")
+            raise UserError(f"{section.file} has no prompt: one text per line")
     else:
         few = replace(cfg.eval, num_prefixes=section.num_prompts, per_chapter=1)
         selected = passages(replace(cfg, eval=few), lm)
@@ -219,7 +219,7 @@ def _isotropy_texts(cfg: Config, language: str) -> list[str]:
         path = data_root(cfg.data.root) / cfg.isotropy.file
         if not path.is_file():
             raise UserError(
-                f"isotropy.file: {path} is no file: give JSON {{language: [text, ...]}}"
+                f"isotropy.file: {path} is not a file: give JSON {{language: [text, ...]}}"
             )
         return language_texts(path, language)
     if language != "en":

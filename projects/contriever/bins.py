@@ -17,7 +17,7 @@ Prepare = Callable[[NDArray[np.int64], NDArray[np.bool_], np.random.Generator], 
 class TokenBins(Dataset[dict[str, Tensor]]):
     """Sequences sorted by length and cut into bins of at most `tokens` positions, padding included.
 
-    An item is one whole bin. Which sequences of equal length share a bin is drawn anew in every
+    An item is one whole bin. Which sequences of equal length share a bin is resampled in every
     epoch; the number of bins and their shapes stay. Use with ``batch_size=1``.
 
     Args:

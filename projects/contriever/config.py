@@ -58,7 +58,7 @@ class MethodConfig:
 
 @dataclass
 class TokenizeConfig:
-    """`make run TASK=tokenize`: text files (one text a line) -> token shards."""
+    """`make run TASK=tokenize`: text files (one text per line) -> token shards."""
 
     input: str | None = None  # file or folder of .txt files
     output: str | None = None  # folder; None: the task's

@@ -29,7 +29,7 @@ from projects.contriever.stream import ChunkPairs, TokenStream, TwoViews, flat_i
 
 BUNDLED = ("retrieval-cisi", "retrieval-npl")  # texts without their titles, which are dev queries
 SYNTHETIC_DOCUMENTS = 96
-SHARD_SETTINGS = "shards.json"  # beside token shards: what they were written with
+SHARD_SETTINGS = "shards.json"  # alongside token shards: what they were written with
 
 
 def token_streams(cfg: Config, tokenizer: Any) -> dict[str, TokenStream]:

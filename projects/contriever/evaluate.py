@@ -1,4 +1,4 @@
-"""What stands beside the sets: how far the key encoder has come, how the vectors spread."""
+"""What stands alongside the sets: how far the key encoder has come, how the vectors spread."""
 
 import torch
 

@@ -23,7 +23,7 @@ from projects.contriever.data import (
 from projects.contriever.module import Contriever
 from projects.contriever.normalize import preparation
 
-PREPARATION = "contriever.json"  # beside exported weights: what is done to texts
+PREPARATION = "contriever.json"  # alongside exported weights: what is done to texts
 Encode = Callable[[SentenceEncoder, Sequence[str]], Tensor]
 
 

@@ -60,7 +60,7 @@ class TokenStream:
     def __init__(self, shards: Sequence[NDArray[np.integer]], length: int, name: str = "") -> None:
         self.length, self.shards = length, [s for s in shards if len(s) // length > 1]
         if not self.shards:
-            raise UserError(f"source '{name}' holds no {2 * length} tokens in a row, two chunks")
+            raise UserError(f"source '{name}' has no run of {2 * length} tokens (two chunks)")
         counts = [(len(shard) - length) // length for shard in self.shards]
         self._first = np.cumsum([0, *counts])
 
@@ -178,20 +178,20 @@ def open_shards(folder: Path) -> list[NDArray[np.integer]]:
     """The shards of a folder (``*.npy``, in the order of their names), memory-mapped.
 
     Raises:
-        UserError: no folder, no shard in it, or one that is no row of integers.
+        UserError: no folder, no shard in it, or one that is not a row of integers.
     """
     paths = sorted(folder.glob(SHARDS))
     if not paths:
         raise UserError(
-            f"{folder} holds no token shards ({SHARDS}): write them with TASK=tokenize from text "
-            "files with one text a line"
+            f"{folder} has no token shards ({SHARDS}): write them with TASK=tokenize from text "
+            "files with one text per line"
         )
     shards = []
     for path in paths:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
         except ERRORS as error:
-            raise UserError(f"{path} is no NumPy array: {error}") from error
+            raise UserError(f"{path} is not a NumPy array: {error}") from error
         if shard.ndim != 1 or shard.dtype.kind not in "iu":
             raise UserError(f"{path} must be one row of integers, got {shard.dtype} {shard.shape}")
         shards.append(shard)

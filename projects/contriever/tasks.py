@@ -32,12 +32,12 @@ from projects.contriever.stream import SHARDS, flat_ids
 
 
 def tokenize(cfg: Config, workspace: Workspace) -> Path:
-    """Write the ids of text files, one text a line, as shards without borders of texts.
+    """Write the ids of text files, one text per line, as shards without borders of texts.
 
     A shard of the same lines that is there already is kept, so that a stopped task goes on; one of
     other lines is written anew, and one beyond the end of its file is removed. Shards come from
     disjoint lines and may be spread over machines by giving each its own files. What they were
-    written with and from lies beside them (``shards.json``, ``<file>.lines.json``); a folder of
+    written with and from lies alongside them (``shards.json``, ``<file>.lines.json``); a folder of
     other settings is refused.
 
     Returns:
@@ -53,7 +53,9 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     source = Path(options.input).expanduser()
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
-        raise UserError(f"tokenize.input={source} is no text file and no folder of .txt files")
+        raise UserError(
+            f"tokenize.input={source} is neither a text file nor a folder of .txt files"
+        )
     titles = {file: _title(file, source) for file in files}
     for first, second in pairwise(sorted(files, key=lambda file: titles[file])):
         if titles[first] == titles[second]:
@@ -96,7 +98,7 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
         for path in _shards(folder, titles[file])[len(digests) :]:
             stale[path] = digests
     if not total and not kept:
-        raise UserError(f"tokenize.input={source} holds no text")
+        raise UserError(f"tokenize.input={source} has no text")
     for path, digests in stale.items():
         path.unlink()
         write_json(folder / f"{path.stem.rpartition('-')[0]}.lines.json", digests)
@@ -139,7 +141,7 @@ def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
 
 
 def _parts(file: Path, count: int) -> Iterator[list[str]]:
-    # a byte order mark is no text
+    # a byte order mark is not a text
     with reading(file, "text file in UTF-8"), file.open(encoding="utf-8-sig") as lines:
         texts = (line.strip() for line in lines)
         kept = (text for text in texts if text)

@@ -190,7 +190,7 @@ def build_shots(cfg: Config) -> RowFunction:
                 raise UserError(
                     f"{row['video']} has {video.seconds * options.speed:g} seconds at"
                     f" video.speed={options.speed:g}, its clip {entry['clip']} begins later: set"
-                    " video.speed, or mend the clip"
+                    " video.speed, or fix the clip"
                 )
             description = {name: entry[name] for name in ("clip", *INPUTS) if entry.get(name)}
             if options.tags and "tags" not in description:
@@ -230,9 +230,9 @@ def distinct(bounds: Sequence[float]) -> list[str]:
 def build_captions(cfg: Config) -> RowFunction:
     """Lists of clips -> lists of ``{"clip", "caption", "shortened"}``.
 
-    The videos of a chunk go on side by side.
+    The videos of a chunk continue side by side.
 
-    An empty caption is drawn again; one that stays empty is no sentence before the next clip.
+    An empty caption is drawn again; one that stays empty is not a sentence before the next clip.
     """
     options = cfg.video
     generate = text_generator(options.model, policy_of(cfg), cfg.generator, stop="\n")

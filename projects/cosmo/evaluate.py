@@ -1,6 +1,6 @@
 """How well names tell pictures apart: by their likelihood, the same route for all arms.
 
-By the latent heads, beside it.
+By the latent heads, alongside it.
 """
 
 from collections.abc import Sequence

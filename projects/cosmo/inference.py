@@ -47,7 +47,7 @@ class PictureModel:
             question: one for all.
 
         Raises:
-            UserError: a file that is no image.
+            UserError: a file that is not an image.
         """
         if question is None:
             return self.write([Prompt("<visual>", (image,)) for image in images])
@@ -180,7 +180,7 @@ def opened(image: Any) -> Image.Image:
     """A PIL image or the image of a file as RGB, turned as its camera says.
 
     Raises:
-        UserError: a file that is no image.
+        UserError: a file that is not an image.
     """
     if isinstance(image, Image.Image):
         return upright(image)

@@ -251,7 +251,7 @@ def build_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
 
 
 def dry_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
-    """As `build_network` where weights are at hand.
+    """As `build_network` where weights are available.
 
     Else, on the meta device, their shapes without a tokenizer.
     """

@@ -338,7 +338,7 @@ class Instructions:
             roles = {str(turn["from"]) for row in self.rows for turn in row["conversations"]}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"{path} is no JSON list of image and conversations (from, value): {error!r}"
+                f"{path} is not a JSON list of image and conversations (from, value): {error!r}"
             ) from error
         if roles - set(ROLES):
             raise UserError(

@@ -32,7 +32,7 @@ from projects.cosmo.inference import PictureModel
 ROW_STREAM = 92
 CLASS_TEXT = "A photo of a {}"
 RETRIEVED = ("image_to_text_recall_at_1", "text_to_image_recall_at_1", "recall_mean")
-# what a row of a task needs beside its picture
+# what a row of a task needs alongside its picture
 NEEDS = {
     "caption": ("texts",),
     "vqa": ("question", "texts"),
@@ -57,7 +57,7 @@ def read_items(
         path: JSON lines.
         limit: None: all rows.
         seed: of the draw.
-        needs: fields that a row must have beside its picture.
+        needs: fields that a row must have alongside its picture.
 
     Raises:
         UserError: a missing file, or a row without picture, without one of `needs`, or with texts

@@ -102,7 +102,7 @@ class CwclEval(ImageTextEval):
     sweep: Counts = field(default_factory=lambda: [1, 3, 7])  # numbers of templates
     pairs: str | None = None  # held-out CSV path,caption: retrieval and structure
     structure_pairs: Count = 1000  # held-out pairs that similarity matrices are compared on
-    # spoken intents beside those of speech.source: slurp, fsc, or a JSONL {audio, text, intent}
+    # spoken intents alongside those of speech.source: slurp, fsc, or a JSONL {audio, text, intent}
     intents: list[str] = field(default_factory=list)  # below data.root
     keywords: str | None = None  # folder of Speech Commands V2, below data.root
     intent_prompts: list[str] = field(default_factory=lambda: ["{}"])  # of class names

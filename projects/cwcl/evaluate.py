@@ -42,7 +42,7 @@ def evaluate_pairs(
     workspace: Workspace,
     build: Callable[[], ImageTextCWCL],
 ) -> dict[str, float]:
-    """Metrics beside those of the family, for the sources that have held-out data.
+    """Metrics alongside those of the family, for the sources that have held-out data.
 
     Args:
         cfg: the experiment's config.

@@ -77,7 +77,7 @@ class LockedModel:
         """Unit embeddings (N, D) of pictures or their files, `batch_size` at a time.
 
         Raises:
-            UserError: a file that is no picture.
+            UserError: a file that is not a picture.
         """
         parts = [torch.empty(0, self.encoder.embed_dim)]
         with evaluation_mode(self.encoder):

@@ -115,7 +115,7 @@ def encode_speech(
 
 
 def evaluate(cfg: Config, module: SpeechTextCWCL, workspace: Workspace) -> dict[str, float]:
-    """Intents, keywords, retrieval and structure on held-out sets; the untrained model beside it.
+    """Intents, keywords, retrieval and structure on held-out sets; the untrained model next to it.
 
     The transcript's own embedding among the class texts is the text model's ceiling (``*_text``).
     """

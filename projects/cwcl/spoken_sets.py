@@ -88,7 +88,7 @@ def intent_texts(cfg: Config) -> dict[str, list[str]]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     rows = stored.values() if isinstance(stored, dict) else [None]
     if not all(isinstance(r, list) and r and all(isinstance(t, str) for t in r) for r in rows):
         raise UserError(f'{path} must hold {{"intent": ["an utterance", ...], ...}}')

@@ -25,7 +25,7 @@ VIEW_STREAM = 23
 
 
 def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]:
-    """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
+    """Probes of the frozen encoder, the untrained encoder alongside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
         parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)

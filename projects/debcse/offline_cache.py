@@ -32,7 +32,7 @@ class OfflineCache:
             existing cache whatever it was made with.
 
     Raises:
-        UserError: the folder was made with other settings, is no cache, or a shard is damaged.
+        UserError: the folder was made with other settings, is not a cache, or a shard is damaged.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any] | None) -> None:
@@ -40,7 +40,7 @@ class OfflineCache:
         if settings is not None:
             claim(self.folder, settings, "offline cache")
         elif not (self.folder / CLAIM).is_file():
-            raise UserError(f"{folder} is no offline cache: it has no {CLAIM}")
+            raise UserError(f"{folder} is not an offline cache: it has no {CLAIM}")
         self._places: dict[str, tuple[Path, int]] = {}
         for path in sorted(self.folder.glob("rows-*.jsonl")):
             self._index(path)

@@ -26,7 +26,7 @@ def build_prompt(sentence: str) -> str:
 def parse_paraphrase(completion: str, sentence: str) -> str:
     """First line up to a further arrow; the sentence itself where fewer than two words are left.
 
-    A text that equals its sentence is no candidate; one that means something else fails the
+    A text that equals its sentence is not a candidate; one that means something else fails the
     semantic threshold of the sampler.
     """
     text = completion.strip().split("\n", 1)[0].split(ARROW, 1)[0].strip()

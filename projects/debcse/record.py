@@ -102,7 +102,7 @@ class PairRecord(nn.Module):
         sizes = mined.surface.word_counts
         for side in range(2):
             scored = ~np.isnan(draws.semantic[:, side])
-            scored &= draws.ids[:, side] != anchors  # a dropout twin is no pair of sentences
+            scored &= draws.ids[:, side] != anchors  # a dropout twin is not a pair of sentences
             scored = np.flatnonzero(scored)[:SAMPLE]
             ids = draws.ids[scored, side]
             ratio = length_ratio(sizes[anchors[scored]], sizes[ids])

@@ -63,7 +63,7 @@ def sampled_views(cfg: Config, mined: Mined, encoder: SentenceEncoder) -> Sample
 
 
 def fill_record(cfg: Config, module: DebCSE, mined: Mined, scorer: SentenceEncoder) -> None:
-    """Note what will be drawn, beside supervised pairs under the same scorer."""
+    """Note what will be drawn, alongside supervised pairs under the same scorer."""
     with scorer_encoding(cfg, scorer, mined) as encode:
         supervised = supervised_features(cfg, encode)
     sampler = PairSampler(mined.pools, cfg.ipw, cfg.seed)

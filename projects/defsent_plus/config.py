@@ -92,7 +92,7 @@ class Config(ExperimentConfig):
     data: DictionaryData = field(default_factory=DictionaryData)
     model: TextModel = field(default_factory=lambda: TextModel(pooling="avg"))
     rounds: Count = 3
-    restart_from_base: bool = True  # every round; False: it goes on from the last one (ablation)
+    restart_from_base: bool = True  # every round; False: it continues from the last one (ablation)
     entry: EntryConfig = field(default_factory=EntryConfig)
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -154,7 +154,7 @@ def dictionary_requirements(cfg: Config) -> tuple[Requirement, ...]:
         return (bundled_requirement("wordnet"),)
     if cfg.data.source == "file":
         path = text_path(cfg.data)
-        hint = "a line an entry: entry, tab, definitions; see the card, Data"
+        hint = "one entry per line: entry, tab, definitions; see the card, Data"
         return (Requirement("data: dictionary", str(path), path.is_file(), hint),)
     return ()
 
@@ -315,7 +315,7 @@ def _rows(cfg: Config) -> list[tuple[str, list[str]]]:
         lines = path.read_text(encoding=data.encoding).split("\n")
     except FileNotFoundError:
         raise UserError(
-            f"dictionary {path} does not exist: give data.file, a line an entry (entry, tab, "
+            f"dictionary {path} does not exist: give data.file, one entry per line (entry, tab, "
             "definitions)"
         ) from None
     except OSError as error:

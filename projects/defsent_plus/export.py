@@ -1,4 +1,4 @@
-"""A trained model as a folder: the encoder for its library, the reverse dictionary beside it."""
+"""A trained model as a folder: the encoder for its library, the reverse dictionary alongside it."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def load_export(folder: str | Path) -> DefSentPlus:
         cfg = _settings(about)
         dictionary = Dictionary([str(e) for e in about["entries"]], [], [], tuple(about["pieces"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no export of this project: {error!r}") from error
+        raise UserError(f"{folder} is not an export of this project: {error!r}") from error
     module = DefSentPlus(cfg, load_sentence_encoder(folder), 1, dictionary)
     tensors = read_state_dict(place / "model.safetensors")
     if tensors["entries"].shape != module.entries.shape:

@@ -21,7 +21,7 @@ from projects.defsent_plus.entries import offline_folder, round_entries
 from projects.defsent_plus.first_weights import fill_pooler
 from projects.defsent_plus.module import DefSentPlus
 
-# what the model of a round depends on, beside the number of the round
+# what the model of a round depends on, alongside the number of the round
 _SETTINGS = (
     "data",
     "model",
@@ -79,7 +79,7 @@ def round_module(
         if before is not None:
             module.isotropy[: number - 1] = before.isotropy
         module.isotropy[number - 1] = torch.tensor(cosines, dtype=torch.float64)
-    if before is not None and not cfg.restart_from_base:  # the ablation: go on from M_{k-1}
+    if before is not None and not cfg.restart_from_base:  # the ablation: continue from M_{k-1}
         module.encoder.load_state_dict(deepcopy(before.encoder.state_dict()))
         module.pooler.load_state_dict(before.pooler.state_dict())
     return module.train()

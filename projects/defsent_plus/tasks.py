@@ -63,7 +63,7 @@ def lookup(cfg: Config, workspace: Workspace, experiment: Experiment[DefSentPlus
     if options.file is not None:
         path = Path(options.file).expanduser()
         if not path.is_file():
-            raise UserError(f"lookup.file {path} does not exist: give one description a line")
+            raise UserError(f"lookup.file {path} does not exist: give one description per line")
         try:
             lines = path.read_text("utf-8-sig").split("\n")
         except UnicodeError as error:

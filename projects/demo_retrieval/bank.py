@@ -54,7 +54,7 @@ def read_bank(path: Path) -> list[Example]:
             raise UserError(f"{path}, row {i + 1} has no answer: a demonstration is labelled")
         examples.append(example)
     if not examples:
-        raise UserError(f"{path} holds no demonstration")
+        raise UserError(f"{path} has no demonstration")
     return examples
 
 
@@ -72,7 +72,7 @@ def read_passages(path: Path) -> list[Example]:
     """
     texts = [" ".join(line.split()) for line in read_lines(path) if line.strip()]
     if not texts:
-        raise UserError(f"{path} holds no passage: expected one a line")
+        raise UserError(f"{path} has no passage: expected one per line")
     return [Example("passages", "", (), text, (), str(i)) for i, text in enumerate(texts)]
 
 
@@ -255,7 +255,7 @@ class Demonstrations:
 
     @property
     def random(self) -> bool:
-        """Whether they are drawn anew at every access."""
+        """Whether they are resampled at every access."""
         return self.selection in ("random_task", "random_bank")
 
     def fixed(self, examples: Sequence[Example], *, kept: bool = False) -> Hits | None:

@@ -16,7 +16,7 @@ class DemoData(DataConfig):
     bank: list[str] = field(default_factory=list)  # whose training examples are demonstrations
     bank_targets: bool = True  # the targets' few training examples are in the bank, too
     bank_file: str | None = None  # demonstrations (JSONL) in place of `bank`
-    passages: str | None = None  # method.selection=passages: one passage a line
+    passages: str | None = None  # method.selection=passages: one passage per line
     exclude_eval_tasks: bool = True  # neither meta-training nor bank hold the targets' data sets
     shots: Count = 16  # of each class of a target
     qa_shots: Count = 128  # of a target without classes
@@ -142,7 +142,7 @@ class EvalConfig:
     num_beams: Count = 1
     max_new_tokens: Count = 35
     batch_size: Count = 32  # inputs of a pass, K copies each
-    generate: bool = True  # tasks with labels: free answers beside the ranked labels
+    generate: bool = True  # tasks with labels: free answers alongside the ranked labels
     rank: bool = True  # tasks with labels: by likelihood
     headline: Literal["generated", "ranked"] = "generated"  # which of the two is `accuracy`
     gold: bool = False  # copy test: the only demonstration is the input itself with its answer

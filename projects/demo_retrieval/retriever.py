@@ -262,6 +262,6 @@ def load_retriever(cfg: RetrieverConfig, folder: Path, accelerator: str = "auto"
         about: Mapping[str, Any] = json.loads((folder / TERMS).read_text(encoding="utf-8"))
         terms = list(map(str, about["terms"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / TERMS} is no exported retriever: {error!r}") from error
+        raise UserError(f"{folder / TERMS} is not an exported retriever: {error!r}") from error
     state = read_state_dict(folder / VECTORS)
     return TfidfSvd(terms, state["idf"], state["components"])

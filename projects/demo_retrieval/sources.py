@@ -93,7 +93,7 @@ def expand(names: Iterable[str], data: DemoData) -> list[str]:
                 if p.is_dir() and not p.name.startswith(CONTRAST)
             )
             if not matches:
-                raise UserError(f"{base} holds no task: expected {_LAYOUT[base.name][0]}")
+                raise UserError(f"{base} has no task: expected {_LAYOUT[base.name][0]}")
         else:
             matches = [n for n in (*BUNDLED, *MADE_UP) if fnmatch(n, name)] or [name]
         for task in matches:
@@ -265,7 +265,7 @@ def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
         for path in sorted(folder.glob(pattern))
     ]
     if not paths:
-        raise UserError(f"{folder} holds no {name}_<shots>_<seed>_train.tsv")
+        raise UserError(f"{folder} has no {name}_<shots>_<seed>_train.tsv")
     return paths[0].name.removesuffix("_train.tsv")
 
 

@@ -57,7 +57,7 @@ class Tasks:
     removed: int
 
     def manifest(self) -> dict[str, Any]:
-        """Names and sizes, as they are written beside a run."""
+        """Names and sizes, as they are written alongside a run."""
         counts: dict[str, int] = {}
         for example in self.bank:
             counts[example.task] = counts.get(example.task, 0) + 1

@@ -46,7 +46,7 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     # no task and no id: nothing of the bank is the question itself, but for equal texts
     examples = [e._replace(task="", answers=(), id="") for e in read]
     if not examples:
-        raise UserError(f"{settings.input} holds no question")
+        raise UserError(f"{settings.input} has no question")
     model = Answerer(settings.run, settings.bank)
     answers, demonstrations = model.answered(examples)
     strange, arbitrary = model.unknown(examples)
@@ -110,7 +110,7 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
 
     Args:
         cfg: the config of each run, but for its draw.
-        workspace: of the task; the runs lie below it, few_shot.json beside them.
+        workspace: of the task; the runs lie below it, few_shot.json alongside them.
         train: trains a config with overrides and returns the run folder.
 
     Raises:

@@ -317,7 +317,7 @@ class Encoder:
         return int(self.suffix[-1])
 
     def ids(self, text: str) -> list[int]:
-        """Ids without special tokens: a text that holds the mask token's name holds no mask."""
+        """Ids without special tokens: a text that holds the mask token's name has no mask."""
         encoded = self.tokenizer(
             text,
             add_special_tokens=False,

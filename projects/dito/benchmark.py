@@ -1,7 +1,7 @@
 """CPU time of DITO's box head, and of average precision by faster-coco-eval against pycocotools.
 
 The head: RoIAlign over two levels, convolutions, vectors, forward and backward, for 1 to 16 boxes
-an image (mini config, batch 64, one thread), beside the frozen backbone's own pass. Evaluation:
+an image (mini config, batch 64, one thread), alongside the frozen backbone's own pass. Evaluation:
 made-up detections of 80 classes; pycocotools is left out where it is not installed (it is in no
 group).
 

@@ -148,7 +148,7 @@ def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
         images = [_annotated(i, annotations[i["id"]]) for i in content["images"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
-            f"{path} is no annotation file of COCO or LVIS ({error!r}): {LAYOUT}"
+            f"{path} is not an annotation file of COCO or LVIS ({error!r}): {LAYOUT}"
         ) from error
     if training:  # item 10: novel boxes are no targets; images left without any are no samples
         images = [i for i in images if len(i.labels)]

@@ -98,7 +98,7 @@ class MethodConfig:
     """Stages, random boxes, pooling and what is frozen."""
 
     stages: Plan = field(default_factory=lambda: ["image", "region"])
-    continues: bool = False  # an image stage that goes on from model.init_from and needs it
+    continues: bool = False  # an image stage that continues from model.init_from and needs it
     image_steps: Count | None = None  # of the first image stage; None: trainer.max_steps
     image_lr: Positive | None = None  # of the first image stage; None: optim.lr
     detect_steps: Count | None = None

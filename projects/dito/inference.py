@@ -67,7 +67,7 @@ class Detector:
             threshold: least score.
 
         Raises:
-            UserError: a file that is no image, no names, or a `base` that is no name.
+            UserError: a file that is not an image, no names, or a `base` that is not a name.
         """
         if base is None:
             base = [name for name in names if name in self.network.base_names]

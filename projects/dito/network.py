@@ -36,7 +36,7 @@ FROM_PRETRAINING = (
     "vlm",
 )
 VLM_CROP = 14
-SETTINGS = "dito.json"  # beside the weights of an exported folder
+SETTINGS = "dito.json"  # alongside the weights of an exported folder
 TEMP_DET = 0.1  # released; of folders that do not name theirs
 
 
@@ -225,7 +225,7 @@ def build_network(model: ModelConfig, rpn_convs: int = 1) -> DitoNetwork:
 def load_pretraining(network: DitoNetwork, state: dict[str, Tensor], source: str) -> None:
     """Weights of an earlier stage, all but RPN, box offsets and the detector's temperature.
 
-    A frozen VLM that the earlier stage kept is the one of this network: the backbone beside it has
+    A frozen VLM that the earlier stage kept is the one of this network: the backbone next to it has
     been trained since.
 
     Raises:

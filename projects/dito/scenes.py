@@ -30,7 +30,7 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 SHAPES = ("circle", "square", "triangle")
-WHITE = 244  # from here on, what touches the border is no part of a drawing
+WHITE = 244  # from here on, what touches the border is not a part of a drawing
 OVERLAP = 0.3  # share of the smaller object that another one may cover
 TRIES = 12
 BASE_SHARE = 0.75  # names with boxes in the detector's training

@@ -155,7 +155,7 @@ class LayerTower(TextTower):
         }
 
     def own_state(self) -> dict[str, Tensor]:
-        """Weights beside those of the transformer: pooler, LSTM, linear map."""
+        """Weights alongside those of the transformer: pooler, LSTM, linear map."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("model.")}
 
     def forward(

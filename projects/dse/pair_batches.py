@@ -69,7 +69,7 @@ class SequencePairs(Dataset[SequenceBatch]):
 
 
 class TowerPairs(TextViews):
-    """Map-style set for two towers, with the teacher's logits beside the labels if there are any.
+    """Map-style set for two towers, with the teacher's logits next to the labels if there are any.
 
     Args:
         data: pairs.

@@ -93,7 +93,7 @@ class MethodConfig:
 class RewriteConfig:
     """`make run TASK=rewrite`: a language model writes one rewrite per line."""
 
-    input: str | None = None  # text file, one caption a line, or the CSV of the pairs
+    input: str | None = None  # text file, one caption per line, or the CSV of the pairs
     output: str | None = None  # finished chunks are kept in <output>.parts
     model: str = "bundled:stories260k"  # bundled:<name>, local folder or Hugging Face id
     source_type: Literal["chatgpt", "bard", "mscoco", "coco", "human"] = "chatgpt"

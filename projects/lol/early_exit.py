@@ -45,7 +45,7 @@ def candidate_layers(layers: Bucket | Sequence[int], blocks: int) -> list[int]:
         blocks: of the decoder.
 
     Raises:
-        UserError: a layer that is no lower layer of this decoder, none, or one twice.
+        UserError: a layer that is not a lower layer of this decoder, none, or one twice.
 
     >>> candidate_layers("dola_high", 32), candidate_layers("dola_low", 6), candidate_layers("pli_low", 16)
     ([16, 18, 20, 22, 24, 26, 28, 30], [0, 2], [2, 4])

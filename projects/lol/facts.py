@@ -183,7 +183,7 @@ def statement(fact: Fact, forum_myths: float, rng: Rng) -> str:
 
 
 class Statements(Dataset[dict[str, Tensor]]):
-    """Statements about all nouns, drawn anew at every step; one noun an index.
+    """Statements about all nouns, resampled at every step; one noun an index.
 
     Args:
         world: what is said.

@@ -68,8 +68,7 @@ def load_lora(model: nn.Module, folder: Path) -> None:
         weights = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder} is no folder of adapters (adapter_config.json, adapter_model.safetensors):"
-            f" {error}"
+            f"{folder} has no adapters (adapter_config.json, adapter_model.safetensors): {error}"
         ) from error
     if config.peft_type != "LORA":
         raise UserError(f"{folder}: only LoRA adapters are read, these are {config.peft_type}")

@@ -55,7 +55,7 @@ class LOL(ContrastiveModule):
         self.device_of_decoding = cfg.model.device
 
     def train(self, mode: bool = True) -> "LOL":
-        """The mode; an original beside which an amateur is trained stays in evaluation."""
+        """The mode; an original alongside which an amateur is trained stays in evaluation."""
         super().train(mode)
         if self.amateur is not None:
             self.model.eval()

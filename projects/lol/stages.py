@@ -197,7 +197,7 @@ def _settings(cfg: Config, stage: str) -> dict[str, Any]:
         plain["trainer"] = {
             k: v for k, v in plain["trainer"].items() if k not in ("max_steps", "max_epochs")
         }
-    else:  # what the refocus prompt says is no part of the training
+    else:  # what the refocus prompt says is not a part of the training
         plain["prompt"] = {
             k: v for k, v in plain["prompt"].items() if k not in ("truthful", "fabricate")
         }

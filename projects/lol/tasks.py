@@ -52,12 +52,12 @@ def generate(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> 
     """
     section = cfg.generate
     if section.file is None:
-        raise UserError("set generate.file: a text file with one question a line")
+        raise UserError("set generate.file: a text file with one question per line")
     questions = [
         line.strip() for line in read_lines(Path(section.file).expanduser()) if line.strip()
     ]
     if not questions:
-        raise UserError(f"{section.file} holds no question: one a line")
+        raise UserError(f"{section.file} has no question: one per line")
     decoder = decoder_of(cfg, workspace, experiment)
     answers = written(cfg, decoder, questions[: section.limit])
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=False)]
@@ -146,7 +146,7 @@ def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
         )
     rows = read_jsonl(Path(section.file).expanduser(), ("question", "answer"))
     if not rows:
-        raise UserError(f"{section.file} holds no question")
+        raise UserError(f"{section.file} has no question")
     for i, row in enumerate(rows, start=1):
         texts = (row["question"], row["answer"], row.get("knowledge") or "")
         if not all(isinstance(text, str) for text in texts):

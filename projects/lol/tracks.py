@@ -30,7 +30,7 @@ class Track:
     Attributes:
         model: causal LM of transformers, in evaluation mode.
         prompts: B rows of token ids, none empty.
-        layers: indices of the hidden states that are wanted beside the logits.
+        layers: indices of the hidden states that are wanted alongside the logits.
         around: entered around every pass, such as a switch of adapters.
     """
 

@@ -1,4 +1,4 @@
-"""Full ranking of all items for every user, with what the trivial recommenders reach beside it."""
+"""Full ranking of all items for every user, with what the trivial recommenders reach next to it."""
 
 from collections.abc import Callable, Mapping, Sequence
 

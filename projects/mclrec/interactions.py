@@ -103,7 +103,7 @@ def frequent(histories: Sequence[History], users: int, items: int) -> list[Histo
 
 
 def write_inter(histories: Iterable[History], path: str | Path) -> Path:
-    """Write RecBole's ``.inter``: one interaction a line, in the order of each user."""
+    """Write RecBole's ``.inter``: one interaction per line, in the order of each user."""
     path = Path(path)
     lines = (f"{user}\t{item}\n" for user, items in histories for item in items)
     path.write_text("user_id:token\titem_id:token\n" + "".join(lines), encoding="utf-8")

@@ -56,7 +56,7 @@ class MCLRec(AlternatingModule):
         return {"encoder": self.encoder, "augmenters": self.augmenters}
 
     def updates(self, batch: SequenceBatch) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """The optimiser steps of a batch; dropout is drawn anew in each."""
+        """The optimiser steps of a batch; dropout is resampled in each."""
         yield "encoder", self.losses(batch)  # Alg. 1, theta
         yield "augmenters", self.augmenter_terms(batch)  # Alg. 1, phi
         if self.method.steps == 3:  # released code

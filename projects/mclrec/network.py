@@ -54,7 +54,7 @@ class Augmenters(nn.Module):
 
 
 def encoder_options(model: ModelConfig, max_length: int) -> dict[str, Any]:
-    """Arguments of `SASRec`, beside the number of items."""
+    """Arguments of `SASRec`, alongside the number of items."""
     return {
         "dim": model.dim,
         "num_layers": model.num_layers,

@@ -86,7 +86,7 @@ def save_recommender(recommender: Recommender, folder: Path, options: dict[str, 
     Args:
         recommender: what is written.
         folder: created if needed.
-        options: arguments of `SASRec` beside the number of items.
+        options: arguments of `SASRec` alongside the number of items.
     """
     size = recommender.encoder.num_items
     save_safetensors(recommender.encoder, folder, {"num_items": size, **options})

@@ -65,7 +65,7 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
     """Write user vectors and the item matrix, whose products are the scores, for a vector index.
 
     Returns:
-        ``vectors.safetensors`` with ``users`` (U, D) and ``items`` (I, D); names beside it.
+        ``vectors.safetensors`` with ``users`` (U, D) and ``items`` (I, D); names alongside it.
 
     Raises:
         UserError: no trained run, or an unreadable file.

@@ -39,7 +39,7 @@ def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
     task = title_search(cfg.data.root, cfg.eval.titles, cfg.eval.num_titles)
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit(task.gallery)
     similar = vectors.transform(task.queries) @ vectors.transform(task.gallery).T
-    # rows of cosines beside unit vectors: what vectors of a dimension for each title would give
+    # rows of cosines alongside unit vectors: what vectors of a dimension for each title would give
     rows = {id(task.queries): torch.from_numpy(similar.toarray()).float()}
     metrics, hits = evaluate_titles(
         lambda texts: rows.get(id(texts), torch.eye(len(task.gallery))), task

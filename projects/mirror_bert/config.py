@@ -21,7 +21,7 @@ class MirrorData(SentenceData):
     """Raw strings."""
 
     # sentences: half STS-B training text, half sentences-en; lexicon: half ESCO titles, half
-    # WordNet lemmas; file: one string a line
+    # WordNet lemmas; file: one string per line
     source: Source = "sentences"  # type: ignore[assignment]
     pairwise: bool = False  # file: lines of text1||text2, other lines are skipped
     dedup: bool = False  # file: keep one of equal lines

@@ -111,7 +111,9 @@ def span_mask(cfg: Config, tokenizer: "PreTrainedTokenizerBase") -> SpanMask:
 def _file_rows(cfg: Config) -> list[tuple[str, ...]]:
     path = text_path(cfg.data)
     if not path.is_file():
-        raise UserError(f"data.file: {path} does not exist; give a text file of one string a line")
+        raise UserError(
+            f"data.file: {path} does not exist; give a text file of one string per line"
+        )
     lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
     rows: list[tuple[str, ...]] = [tuple(line.split(_SEPARATOR)) for line in lines if line]
     if cfg.data.pairwise:

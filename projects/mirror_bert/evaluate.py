@@ -1,4 +1,4 @@
-"""Lexical tasks, cosine distributions and learning curve beside the shared STS evaluation."""
+"""Lexical tasks, cosine distributions and learning curve alongside the shared STS evaluation."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -37,7 +37,7 @@ Embed = Callable[[list[str], str], Tensor]
 def evaluate(cfg: Config, module: MoeEmbeddings, workspace: Workspace) -> dict[str, float]:
     """All rows of the table; metrics are ``<row><domain>_<metric>``.
 
-    Beside the domains there are "all", their union under one threshold, "macro", their mean, and
+    Alongside the domains there are "all", their union under one threshold, "macro", their mean, and
     "home", the mean over the domains that were trained on.
 
     Raises:

@@ -74,7 +74,7 @@ def load_encoder(folder: str | Path) -> DomainEncoder:
         about = json.loads((folder / LAYOUT).read_text("utf-8"))
         layout = Layout(**{**about, "domains": tuple(about["domains"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no exported mixture of experts: {error!r}") from error
+        raise UserError(f"{folder} is not an exported mixture of experts: {error!r}") from error
     tokenizer = load_tokenizer(str(folder))
     with quiet():
         model: Any = AutoModel.from_config(  # type: ignore[no-untyped-call]

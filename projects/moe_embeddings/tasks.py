@@ -52,7 +52,7 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
     texts: dict[str, dict[str, str]] = defaultdict(dict)
     listed = read_jsonl(Path(options.documents).expanduser(), ("id", "text"))
     if not listed:
-        raise UserError(f"{options.documents} holds no document")
+        raise UserError(f"{options.documents} has no document")
     for number, row in enumerate(listed, 1):
         if row["id"] is None or not isinstance(row["text"], str | None):
             raise UserError(
@@ -150,7 +150,7 @@ def documents(cfg: Config) -> list[Row]:
     if cfg.use.file is not None:
         rows = read_jsonl(Path(cfg.use.file).expanduser(), ("text", "domain"))
         if not rows:
-            raise UserError(f"{cfg.use.file} holds no document")
+            raise UserError(f"{cfg.use.file} has no document")
         for number, row in enumerate(rows, 1):
             if not isinstance(row["text"], str) or not row["text"].strip():
                 raise UserError(f"{cfg.use.file}: document {number} has no text")

@@ -158,7 +158,7 @@ def read_input(path: Path) -> list[Row]:
             raise UserError(f"{path}, line {number}: image, alt_text and title are strings")
         rows.append({"image": image, "alt_text": f"{title}. {text}" if title else text})
     if not rows:
-        raise UserError(f"{path} has no row: write one JSON object a line")
+        raise UserError(f"{path} has no row: write one JSON object per line")
     return rows
 
 

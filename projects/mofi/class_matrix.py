@@ -23,7 +23,7 @@ class ClassMatrix(nn.Module):
     The rows of a step are taken out as a leaf (`take`), the loss is back-propagated to them, and
     `update_` moves these rows alone, by Adam with decoupled weight decay (rows that were not taken
     keep their moments, "lazy" Adam). Weights and moments are buffers: optimiser, DDP and gradient
-    clipping know nothing of them, and the state dict holds all that a run goes on from.
+    clipping know nothing of them, and the state dict holds all that a run continues from.
 
     Between `shard_` and `whole_` rank r holds the classes c with c % W = r; the state dict is that
     of the whole matrix all the same, so a checkpoint does not depend on the number of ranks. It is

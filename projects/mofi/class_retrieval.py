@@ -17,7 +17,7 @@ def average_precisions(features: Tensor, labels: Tensor, *, chunk_size: int = 10
 
         AP_q = 1 / R_q * sum_{k: item k of the ranking is relevant} precision@k,   R_q = N_y - 1
 
-    Equal similarities go to the lower index. An item that is alone in its class is no query.
+    Equal similarities go to the lower index. An item that is alone in its class is not a query.
 
     Source: Schall et al. 2021, "GPR1200", section 4 (mAP, the query removed), arXiv 2111.13122.
 
@@ -27,7 +27,7 @@ def average_precisions(features: Tensor, labels: Tensor, *, chunk_size: int = 10
         chunk_size: queries per block of similarities.
 
     Returns:
-        (N,) float64, NaN where an item is no query.
+        (N,) float64, NaN where an item is not a query.
 
     Raises:
         ValueError: shapes do not fit, or no class has two items.

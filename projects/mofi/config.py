@@ -17,7 +17,7 @@ class EntityData(ImageTextData):
     # jsonl: rows of the data engine; pool: bundled drawings and photographs, sent through the
     # engine
     source: Literal["jsonl", "pool", "synthetic"] = "jsonl"  # type: ignore[assignment]
-    files: str | None = None  # JSONL of the engine, below data.root; entities.tsv lies beside it
+    files: str | None = None  # JSONL of the engine, below data.root; entities.tsv lies alongside it
     image_root: str | None = None  # folder of its image paths, below data.root; None: the JSONL's
     text: Literal["name", "name_description", "alt_text"] = "name_description"  # contrastive text
     max_entities: Count = 8  # of an image; the engine keeps build.max_mentions
@@ -42,7 +42,7 @@ class BuildConfig:
     """`make run TASK=build`: images with alt-texts -> images with entities."""
 
     input: str | None = None  # JSONL with image, alt_text and perhaps title
-    output: str | None = None  # JSONL; entities.tsv and report.json are written beside it
+    output: str | None = None  # JSONL; entities.tsv and report.json are written alongside it
     images: str | None = None  # folder of the image paths; None: that of the input
     # tab-separated: id, name, description, prior, aliases joined by |; None: bundled WordNet nouns
     knowledge: str | None = None

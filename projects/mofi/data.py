@@ -226,7 +226,7 @@ class AltTexts:
 
 
 def files_of(cfg: Config) -> tuple[Path, Path]:
-    """The JSONL and the table of entities beside it."""
+    """The JSONL and the table of entities alongside it."""
     path = data_root(cfg.data.root) / str(cfg.data.files)
     return path, path.with_name(TABLE)
 
@@ -235,7 +235,7 @@ def read_entities(path: Path) -> list[EntityName]:
     """The table of a set.
 
     Raises:
-        UserError: missing file or columns, or a count that is no number.
+        UserError: missing file or columns, or a count that is not a number.
     """
     rows = read_table(path, ("id", "name", "description", "count"))
     try:

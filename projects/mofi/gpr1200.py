@@ -70,7 +70,7 @@ def read_image(cfg: Config, path: Path) -> Tensor:
     """What the image tower takes of a file.
 
     Raises:
-        UserError: the file is no image.
+        UserError: the file is not an image.
     """
     try:
         image = decode_image(path).convert("RGB")

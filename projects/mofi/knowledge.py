@@ -166,7 +166,7 @@ def read_knowledge(path: Path | None, root: str | None = None) -> Knowledge:
         root: ``cfg.data.root``.
 
     Raises:
-        UserError: no such file, a column is missing, a prior is no positive number, or an entity
+        UserError: no such file, a column is missing, a prior is not a positive number, or an entity
             without a letter or digit in its names.
     """
     return NamedKnowledge(bundled_knowledge(root).entities if path is None else _read(path))
@@ -180,11 +180,13 @@ def _read(path: Path) -> list[Entity]:
         except ValueError:
             prior = math.nan
         if not 0 < prior < math.inf:
-            raise UserError(f"{path}, line {number}: prior '{row['prior']}' is no positive number")
+            raise UserError(
+                f"{path}, line {number}: prior '{row['prior']}' is not a positive number"
+            )
         aliases = tuple(a.strip().lower() for a in row["aliases"].split("|") if a.strip())
         entities.append(Entity(row["id"], row["name"], row["description"], prior, aliases))
     if not entities:
-        raise UserError(f"{path} has no entity: write one a line below the header")
+        raise UserError(f"{path} has no entity: write one per line below the header")
     nameless = [e.id for e in entities if not any(map(name_key, (e.name, *e.aliases)))]
     if nameless:
         raise UserError(

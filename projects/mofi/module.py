@@ -74,7 +74,7 @@ class MOFI(ImageTextModule):
         loss = multi_task(terms, self.cls_weight)
         return {"loss": loss, **terms, "logit_scale": scale.detach()}
 
-    # -- class vectors beside the optimiser -------------------------------------------------------
+    # -- class vectors next to the optimiser -------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Share the classes out, and keep DDP from averaging or broadcasting them."""

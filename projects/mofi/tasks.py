@@ -64,7 +64,7 @@ class Embedder:
         """Unit rows (B, D) of pictures or files; `progress` wraps the loop over batches.
 
         Raises:
-            UserError: a file that is no image.
+            UserError: a file that is not an image.
         """
 
         def rows(batch: list[Image.Image | str | Path]) -> Tensor:
@@ -169,7 +169,7 @@ def refuse_untrained_texts(export: Path) -> None:
     if recipe == "supervised" or (recipe == "multitask" and weight == 1):
         raise UserError(
             f"annotate.run={export} was trained by classes alone: its text tower is untrained, and"
-            " an export holds no class vectors. Take a model of recipe multitask or contrastive;"
+            " an export has no class vectors. Take a model of recipe multitask or contrastive;"
             " TASK=search needs no texts"
         )
 
@@ -182,7 +182,7 @@ def search(cfg: Config, workspace: Workspace) -> None:
     folder = Path(options.gallery).expanduser()
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
-        raise UserError(f"{options.gallery} holds no image ({', '.join(PICTURES)})")
+        raise UserError(f"{options.gallery} has no image ({', '.join(PICTURES)})")
     model = Embedder(Path(options.run).expanduser())
     asked = model.encode_image(options.inputs)  # first: a wrong name is told before the long part
     gallery = model.encode_image(paths, workspace.progress)

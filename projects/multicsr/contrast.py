@@ -144,7 +144,7 @@ def contrastive_answers(
         stop: a character that ends an answer, such as a line break.
 
     Raises:
-        UserError: no room for a prompt beside the new tokens.
+        UserError: no room for a prompt alongside the new tokens.
     """
     causal = isinstance(model, LanguageModel)
 

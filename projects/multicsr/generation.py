@@ -46,7 +46,7 @@ def takes_turns(model: Model) -> bool:
 
 
 def end_of_answer(model: Model) -> str | None:
-    """The character that ends an answer: a line break, of causal models that go on with a text.
+    """The character that ends an answer: a line break, of causal models that continue with a text.
 
     A chat model may open with line breaks and ends its turn itself, as an encoder-decoder does.
     """
@@ -116,7 +116,7 @@ def write_records(
     options: RowMapConfig | None = None,
     display: Callable[[str, int], Display] | None = None,
 ) -> MappedRows:
-    """Records of premises in files of `folder`; a killed job goes on, shares are joined.
+    """Records of premises in files of `folder`; a killed job continues, shares are joined.
 
     Raises:
         UserError: the folder was made from other premises or with other settings; no such model.

@@ -221,7 +221,7 @@ def read_triplets(path: str | Path) -> list[GradedTriplet]:
         try:
             grades = [float(row[name]) if row[name].strip() else None for name in scored]
         except ValueError:
-            raise UserError(f"{path}, line {number}: a score is no number") from None
+            raise UserError(f"{path}, line {number}: a score is not a number") from None
         if not all(grade is None or 0 <= grade < _ABOVE for grade in grades):  # nan is refused too
             raise UserError(f"{path}, line {number}: a score is not from 0 to 5.9")
         if all(row[name].strip() for name in TRIPLET):

@@ -270,7 +270,7 @@ def rule_of(cfg: Stage2Config) -> TripletFilter:
     """The three inequalities of the config.
 
     Raises:
-        UserError: own thresholds beside a preset, which has its own; a gap beside one without.
+        UserError: own thresholds next to a preset, which has its own; a gap next to one without.
     """
     if cfg.preset is None:
         return TripletFilter(cfg.alpha, cfg.beta, cfg.gamma, cfg.gap_mode)

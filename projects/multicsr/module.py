@@ -1,4 +1,4 @@
-"""The student, the frozen mask model beside it, and the loss of stage 3."""
+"""The student, the frozen mask model alongside it, and the loss of stage 3."""
 
 import warnings
 from collections.abc import Mapping

@@ -124,7 +124,7 @@ def _triplets(cfg: Config, workspace: Workspace) -> list[GradedTriplet]:
 
 
 def _parts(path: Path) -> Path:
-    """Where what a language model wrote or graded is kept beside a task's CSV."""
+    """Where what a language model wrote or graded is kept alongside a task's CSV."""
     return path.with_name(path.name + ".parts")
 
 
@@ -135,7 +135,7 @@ def _output(cfg: Config, workspace: Workspace, name: str, *, goes_on: bool = Fal
         cfg: the experiment's config.
         workspace: of the task.
         name: of the file, where the config names none.
-        goes_on: a file beside its own `_parts` may be written again.
+        goes_on: a file alongside its own `_parts` may be written again.
 
     Raises:
         UserError: it is read from as well, or it is there already.

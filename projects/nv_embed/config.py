@@ -78,7 +78,7 @@ class MethodConfig:
     )
     shared_hard_negatives: bool = True  # in-batch: other queries' hard negatives count too
     mask_own_class: bool = (
-        False  # in-batch: what is known to be of the query's class is no negative (ours)
+        False  # in-batch: what is known to be of the query's class is not a negative (ours)
     )
     gather: bool = True  # in-batch negatives of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
@@ -156,7 +156,7 @@ class Config(ExperimentConfig):
         if self.data.source == "sets" and not self.data.sets:
             raise ValueError("data.sets names no training set")
         if unknown := set(self.method.without) - set(self.data.sets):
-            raise ValueError(f"method.without: data.sets holds no {', '.join(sorted(unknown))}")
+            raise ValueError(f"method.without: data.sets has no {', '.join(sorted(unknown))}")
         sets = SYNTHETIC_EVAL if self.data.source == "synthetic" else BUNDLED_EVAL
         for name in (*self.eval.tasks, *self.eval.primary):
             if name not in sets:

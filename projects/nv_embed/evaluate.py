@@ -51,7 +51,7 @@ class Encoded:
 def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, float]:
     """Main score of every task, averages by type, the mean of the primary tasks, and the mechanism.
 
-    Beside them ``tfidf_*`` and, if the config asks, ``untrained_*``.
+    Alongside them ``tfidf_*`` and, if the config asks, ``untrained_*``.
     """
     sets = {name: build_set(cfg, name) for name in cfg.eval.tasks}
 

@@ -52,7 +52,7 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
     spare_inputs(cfg, folder, options.texts, tests, "overlap.output")
     for name, place in options.texts.items():
         if name not in cfg.data.sets:
-            raise UserError(f"overlap.texts: data.sets holds no set '{name}'")
+            raise UserError(f"overlap.texts: data.sets has no set '{name}'")
         tested = evaluation_texts(data_root(cfg.data.root) / Path(place).expanduser())
         source = cfg.data.sets[name]
         layout = described(name, source).layout
@@ -132,7 +132,7 @@ def evaluation_texts(path: Path) -> list[str]:
     texts = [text for text in texts if text]
     if not texts:
         raise UserError(
-            f"{path} holds no texts: lines, or a column 'text', 'query', 'first' or 'second'"
+            f"{path} has no texts: lines, or a column 'text', 'query', 'first' or 'second'"
         )
     return texts
 

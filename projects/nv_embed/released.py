@@ -125,7 +125,7 @@ def own_names(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     if strangers or empty:
         problems = [f"unexpected tensor {name}" for name in strangers[:3]]
         problems += [f"no tensor {part}*" for part in empty]
-        raise UserError(f"{source} is no checkpoint of an {RELEASED}: {'; '.join(problems)}")
+        raise UserError(f"{source} is not a checkpoint of an {RELEASED}: {'; '.join(problems)}")
     return renamed
 
 

@@ -88,7 +88,7 @@ def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[Embedd
     """
     chosen = [task for task in tasks if task.kind == "retrieval" or not retrieval_only]
     if not chosen:
-        raise UserError("data.sets holds no retrieval set for the stage with in-batch negatives")
+        raise UserError("data.sets has no retrieval set for the stage with in-batch negatives")
     return chosen
 
 
@@ -162,7 +162,7 @@ def recipe_of(cfg: Config) -> EncoderRecipe[InstructedEncoder]:
     """How the encoder is made, stored and asked; queries outside training have no instruction."""
 
     def planned() -> InstructedEncoder:
-        # without recomputation, whose saving the estimate of `make check` shows beside
+        # without recomputation, whose saving the estimate of `make check` shows alongside
         return planned_encoder(replace(cfg.model, grad_checkpointing=False))
 
     def queries(encoder: InstructedEncoder, texts: Sequence[str]) -> Tensor:

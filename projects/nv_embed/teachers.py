@@ -40,7 +40,7 @@ def load_teacher(place: str, model: ModelConfig) -> InstructedEncoder:
         return load_encoder(place, model)
     if ref.path is None:
         raise UserError(
-            f"data.mining.encoder={place} is no released checkpoint and no folder here: download"
+            f"data.mining.encoder={place} is neither a released checkpoint nor a folder: download"
             " the teacher and name its folder"
         )
     pooling, with_prompt = _pooling(ref.path)

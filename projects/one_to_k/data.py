@@ -249,7 +249,7 @@ def emoji_rows(cfg: Config, split: str) -> tuple[list[int], list[dict[str, str]]
 
 
 def caption_rows(cfg: Config, split: str) -> list[dict[str, str]]:
-    """Aligned captions of a JSONL file, one object a line with a text for each language."""
+    """Aligned captions of a JSONL file, one object per line with a text for each language."""
     pattern = cfg.data.files or "multi30k-captions/<split>.jsonl.gz"
     path = data_root(cfg.data.root) / pattern.replace("<split>", split)
     require(

@@ -41,7 +41,7 @@ KS = (1, 5, 10)
 def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, float]:
     """Metrics of every set: those of the source plain, those of a benchmark under its name.
 
-    Beside those of the source stand chance and the ``recall_mean`` and, where it has one,
+    Alongside those of the source stand chance and the ``recall_mean`` and, where it has one,
     ``mrv_std`` of the model before its training.
     """
     tokenizer, metrics = build_tokenizer(cfg.model), {"temperature": float(module.temperature())}

@@ -23,7 +23,7 @@ from projects.one_to_k.network import CrossLingualNetwork, build_network
 def save_export(
     cfg: Config, network: CrossLingualNetwork, temperature: float, folder: Path
 ) -> None:
-    """``model.safetensors`` and ``config.json``; the tokenizer of a transformer beside them."""
+    """``model.safetensors`` and ``config.json``; the tokenizer of a transformer alongside them."""
     tokenizer = build_tokenizer(cfg.model)
     reading: dict[str, Any] = {
         "image_size": cfg.data.image_size,

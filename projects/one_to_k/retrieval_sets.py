@@ -83,7 +83,7 @@ def read_benchmark(
 
     Layouts below `root`, file names those of the releases:
 
-    - multi30k: ``multi30k/task1/image_splits/<split>.txt`` with one file name a line, and
+    - multi30k: ``multi30k/task1/image_splits/<split>.txt`` with one file name per line, and
       ``multi30k/task1/raw/<split>.<language>[.gz]``; in English and German the five captions an
       image of ``multi30k/task2/raw/<split>.{1..5}.<language>[.gz]`` where they are there
       ("test_2016_flickr" is "test_2016" there), else the one of task1, with a warning.

@@ -123,4 +123,4 @@ def _check(place: str, line: str, source: str) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place} has no text in '{source}' under caption: {error}") from error
     if not isinstance(caption, str):
-        raise UserError(f"{place}: the text in '{source}' is no string")
+        raise UserError(f"{place}: the text in '{source}' is not a string")

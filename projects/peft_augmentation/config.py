@@ -85,7 +85,7 @@ class PredictConfig:
     """`make run TASK=predict`: classes of your own texts."""
 
     run: str = "latest"  # run of this config, or a folder written by `make export`
-    input: str | None = None  # one text a line; of a pair, separated by a tab
+    input: str | None = None  # one text per line; of a pair, separated by a tab
 
 
 @dataclass

@@ -35,7 +35,7 @@ class PeftAugmentation(ClassifierModule):
         )  # of a loss whose value depends on the batch
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Loss and terms of originals, and of copies or mixtures beside them."""
+        """Loss and terms of originals, and of copies or mixtures alongside them."""
         inputs, labels = batch["inputs"], batch["labels"]
         vectors = in_length_groups(self.classifier.vectors, self.length_groups, **inputs)
         pooled = self.classifier.pooled(vectors)

@@ -141,7 +141,7 @@ class MethodConfig:
     """The supervised objective."""
 
     supervised: bool = False  # False: zero-shot, nothing is trained on questions
-    hybrid: bool = True  # the sparse loss beside the dense one
+    hybrid: bool = True  # the sparse loss alongside the dense one
     temperature: Positive = 0.01  # tau of the dense loss, divides cosines
     lora_rank: Count | None = 8  # None: all weights are trained
     lora_alpha: Positive = 64.0
@@ -172,7 +172,7 @@ class EvalConfig(RetrievalEval):
         default_factory=lambda: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     )
     depth: Count = 1000  # documents of each list
-    remove_query: bool = True  # the document with the id of the query is no hit
+    remove_query: bool = True  # the document with the id of the query is not a hit
     rows: dict[str, Row] = field(default_factory=dict)  # zero-shot rows of the same table
     probe: Whole = 0  # held-out texts of the answer stage whose word is guessed
 

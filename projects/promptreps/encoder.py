@@ -136,7 +136,7 @@ class PromptRepsEncoder(nn.Module):
                     chosen, self._represent([rows[i] for i in chosen]), strict=True
                 ):
                     vectors = F.normalize(_wide(vectors), dim=-1) if unit else _wide(vectors)
-                    dense[i] = vectors.cpu()  # millions of passages do not fit beside the model
+                    dense[i] = vectors.cpu()  # millions of passages do not fit alongside the model
                     sparse[i] = self._weighted(texts[i], values)
         counts = torch.tensor([len(row) for row in sparse])
         return {

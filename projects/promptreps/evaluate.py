@@ -201,7 +201,7 @@ def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
 
 
 def table(metrics: dict[str, float], rows: list[str], names: list[str]) -> str:
-    """All rows beside each other, as Markdown."""
+    """All rows alongside each other, as Markdown."""
     keys = [f"{name}_{metric}" for name in names for metric in SHOWN]
     keys = [key for key in keys if any(f"{row}{key}" in metrics for row in rows)]
     lines = ["| row | " + " | ".join(keys) + " |", "|---|" + "--:|" * len(keys)]

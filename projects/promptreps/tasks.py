@@ -74,7 +74,7 @@ def prepared_encode(cfg: Config, encoder: PromptRepsEncoder) -> EncodeBoth:
 
 
 def settings_of(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, Any]:
-    """What representations depend on beside the weights."""
+    """What representations depend on alongside the weights."""
     prepared = {"normalize_text": cfg.eval.normalize_text, "lower_case": cfg.eval.lower_case}
     return {"prompt": asdict(encoder.prompt), "representation": asdict(encoder.options)} | prepared
 
@@ -165,11 +165,11 @@ def collection(cfg: Config, place: str) -> dict[str, str]:
     for number, row in enumerate(read_jsonl(path, ("_id", "text")), start=1):
         name, text = str(row["_id"]), row["text"]
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{path}, query {number}: the text of '{name}' is no text, or empty")
+            raise UserError(f"{path}, query {number}: the text of '{name}' is not a text, or empty")
         if texts.setdefault(name, text) != text:
             raise UserError(f"{path}, query {number}: two queries have the id '{name}' and differ")
     if not texts:
-        raise UserError(f"{path} holds no query")
+        raise UserError(f"{path} has no query")
     return texts
 
 

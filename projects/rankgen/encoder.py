@@ -277,7 +277,7 @@ def stored_config(ref: PretrainedRef) -> Any:
 
 
 def load_words(ref: PretrainedRef, tokenizer: str | None) -> Any:
-    """Tokenizer beside the weights, or the one that the config names.
+    """Tokenizer alongside the weights, or the one that the config names.
 
     The released checkpoints come without; they were trained with that of T5 v1.1 of their size.
     """

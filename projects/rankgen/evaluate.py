@@ -35,7 +35,7 @@ GALLERY_QUERIES = 6
 
 
 def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, float]:
-    """Metrics of the trained encoder; of the untrained one, TF-IDF and the generator beside them.
+    """Metrics of the trained encoder; of the untrained one, TF-IDF and the generator next to them.
 
     Accuracies of each prefix are saved for `make compare`.
     """

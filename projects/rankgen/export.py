@@ -65,7 +65,7 @@ def save_released(encoder: PrefixSuffixEncoder, folder: Path) -> None:
     """Write ``config.json``, weights and tokenizer as the released checkpoints have them.
 
     Raises:
-        UserError: the backbone is no T5.
+        UserError: the backbone is not a T5.
     """
     config = encoder.tower.model.config
     if config.model_type != "t5":
@@ -92,7 +92,9 @@ def load_encoder(folder: Path) -> PrefixSuffixEncoder:
         sizes = int(lengths["prefix"]), int(lengths["suffix"])
         pooling = POOLERS[lengths["pooling"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no exported prefix and suffix encoder: {error!r}") from error
+        raise UserError(
+            f"{folder} is not an exported prefix and suffix encoder: {error!r}"
+        ) from error
     place = str(folder)
     stored = stored_config(resolve_pretrained(place))
     model = load_transformer(place, auto_class=encoder_class(stored.model_type))

@@ -34,7 +34,7 @@ def read_answers(path: Path, key: Path | None = None) -> list[Answer]:
 
     Args:
         path: the answers.
-        key: of the form; None: ``ab_key.csv`` beside the answers.
+        key: of the form; None: ``ab_key.csv`` alongside the answers.
 
     Raises:
         UserError: missing file, key or columns, an instance that the key lacks, or a row without a
@@ -42,7 +42,7 @@ def read_answers(path: Path, key: Path | None = None) -> list[Answer]:
     """
     rows = read_csv(path)
     if not rows:
-        raise UserError(f"{path} holds no answers")
+        raise UserError(f"{path} has no answers")
     names = ("HITId", "Input.Order", "Answer.utterance")
     if not set(names) <= rows[0].keys():
         names = ("InstanceNum", "Order", "Choice")

@@ -105,7 +105,7 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
 def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Majority votes and agreement of raters (``TASK=preference``).
 
-    The key of the form is looked for beside the answers, then where ``TASK=decode`` wrote it.
+    The key of the form is looked for alongside the answers, then where ``TASK=decode`` wrote it.
 
     Raises:
         UserError: no file of answers, or one that cannot be read or does not fit its key.
@@ -143,7 +143,7 @@ def read_prefixes(path: Path) -> list[Triple]:
     lines = [line.strip() for line in read_lines(path)]
     triples = [Triple("file", line, "", None) for line in lines if line]
     if not triples:
-        raise UserError(f"{path} holds no prefix: one text per line")
+        raise UserError(f"{path} has no prefix: one text per line")
     return triples
 
 

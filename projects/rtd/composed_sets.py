@@ -91,7 +91,7 @@ def fashion_iq(root: Path, category: str, split: str = "val") -> ComposedSet:
 
 
 def cirr(root: Path, split: str = "val") -> ComposedSet:
-    """CIRR; the reference is no answer.
+    """CIRR; the reference is not an answer.
 
     Source: Liu et al. 2021, arXiv 2108.04024.
 

@@ -103,7 +103,7 @@ class Composer(nn.Module):
 
         Args:
             images: (B, P) image embeddings of the references, not normalised.
-            texts: conditions, which go on after "a photo of $ that".
+            texts: conditions, which continue after "a photo of $ that".
             anchor: with CLIP's own text tower: the host alone.
             template: another sentence, such as one without condition.
 
@@ -164,7 +164,7 @@ def load_phi(phi: nn.Module, kind: PhiKind, path: Path) -> None:
     stored, state = phi_state(read_state_dict(path, entries=PHI_ENTRIES))
     if not state or stored != kind:
         hosts = {"gelu": "lincir or searle", "relu": "pic2word"}
-        raise UserError(f"{path} holds no phi of this host; set phi.host={hosts[stored]}")
+        raise UserError(f"{path} has no phi of this host; set phi.host={hosts[stored]}")
     load_state(phi, state, source=str(path))
 
 

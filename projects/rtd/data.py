@@ -278,7 +278,7 @@ def host_images(cfg: Config, encoder: OpenClipDualEncoder) -> tuple[im.ImageSour
         folder = data_root(data.root) / str(data.images)
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
         if not paths:
-            raise UserError(f"{folder} (data.images) holds no picture ({', '.join(PICTURES)})")
+            raise UserError(f"{folder} (data.images) has no picture ({', '.join(PICTURES)})")
         return im.ImageFiles(lambda i: paths[i], len(paths), transform), len(paths)
     if data.source == "synthetic":
         images = synthetic_set(cfg).images

@@ -71,7 +71,7 @@ def load_composer(folder: Path) -> Composer:
         composer = Composer(encoder, phi, options["template"], l2_normalize=options["l2_normalize"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} is no folder that this project exported (make export PROJECT=rtd): {error}"
+            f"{folder} is not an export of this project (make export PROJECT=rtd): {error}"
         ) from error
     load_state(phi, read_state_dict(folder / PHI_WEIGHTS), source=str(folder / PHI_WEIGHTS))
     composer.freeze(phi=False, student=False)

@@ -43,7 +43,7 @@ class ComposedSearch:
         """Unit rows (N, D) of pictures or files, by the untouched image tower.
 
         Raises:
-            UserError: a file that is no picture.
+            UserError: a file that is not a picture.
         """
         return F.normalize(self._images(pictures, batch_size), dim=1)
 

@@ -70,7 +70,7 @@ def read_phrases(path: str | None) -> dict[str, list[str]]:
         return {str(k): [str(p) for p in v] for k, v in stored.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path} is no JSON of concept -> phrases (TASK=phrases): {error}"
+            f"{path} is not JSON of concept -> phrases (TASK=phrases): {error}"
         ) from error
 
 

@@ -17,7 +17,7 @@ def before_after(runs: Sequence[Path]) -> str:
     """Markdown of the headline metrics before and after, and of the cost, a run after the other.
 
     Raises:
-        UserError: a folder that holds no finished run of this project.
+        UserError: a folder that has no finished run of this project.
     """
     rows, costs = [], []
     for run in runs:
@@ -66,7 +66,7 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, float]]:
         metrics = read_json(run / "metrics.json")
         return {k: config[k] for k in ("phi", "model", "trainer", "rtd")}, metrics
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{run} holds no finished run of this project: {error}") from error
+        raise UserError(f"{run} has no finished run of this project: {error}") from error
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -52,10 +52,10 @@ def search(cfg: Config, workspace: Workspace) -> None:
     output = None if options.output is None else picture_file(options.output)
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
-        raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
+        raise UserError(f"{folder} has no picture ({', '.join(PICTURES)})")
     itself = [i for i, p in enumerate(paths) if p.resolve() == reference.resolve()]
     if len(itself) == len(paths):
-        raise UserError(f"{folder} holds no picture but the reference")
+        raise UserError(f"{folder} has no picture but the reference")
     if output is not None and output.resolve() in {p.resolve() for p in (reference, *paths)}:
         raise UserError(
             f"search.output={output} is a picture that is searched with, and would be written over:"
@@ -88,7 +88,7 @@ def picture_file(output: str) -> Path:
     path, kinds = Path(output).expanduser(), FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
         raise UserError(
-            f"search.output={output} is no picture: end it in .png (or"
+            f"search.output={output} is not a picture: end it in .png (or"
             f" .{', .'.join(sorted(kinds))})"
         )
     return path
@@ -103,7 +103,7 @@ def draw(reference: Path, text: str, answers: list[tuple[Path, Found]]) -> "Figu
     shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in answers]
     for axes, (path, title) in zip(cells, shown, strict=True):
         axes.imshow(upright(path))
-        axes.set_title(title.replace("$", r"\$"), fontsize=8, wrap=True)  # a price is no formula
+        axes.set_title(title.replace("$", r"\$"), fontsize=8, wrap=True)  # a price is not a formula
         axes.axis("off")
     return figure
 
@@ -157,9 +157,9 @@ def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
         phrases = key_phrases(captions, tagger)
     if not captions or not phrases:
         what = (
-            f"triplets.keywords={path} holds no phrase"
+            f"triplets.keywords={path} has no phrase"
             if captions and path
-            else "triplets.input holds no caption with a noun"
+            else "triplets.input has no caption with a noun"
         )
         raise UserError(what)
     drawn = []
@@ -187,7 +187,7 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
     lines = read_lines(source)
     concepts = list(dict.fromkeys(name for line in lines if (name := without_placeholder(line))))
     if not concepts:
-        raise UserError(f"phrases.concepts={source} holds no concept: write one a line")
+        raise UserError(f"phrases.concepts={source} has no concept: write one per line")
     rows = [[concept, i] for concept in concepts for i in range(options.per_concept)]
     step = RowMap(
         "phrases",

@@ -67,7 +67,7 @@ def read_triplets(path: Path) -> list[Triplet]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: needs records with {', '.join(COLUMNS)}; {error!r}") from error
     if not triplets:
-        raise UserError(f"{path} holds no triplet")
+        raise UserError(f"{path} has no triplet")
     return triplets
 
 

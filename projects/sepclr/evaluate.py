@@ -30,7 +30,7 @@ NUM_DECODED = 8
 
 
 def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, float]:
-    """Probes of the frozen codes, the untrained encoders beside them, and the mechanism."""
+    """Probes of the frozen codes, the untrained encoders alongside them, and the mechanism."""
     pairs = set_pair(cfg, "train"), set_pair(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
         train, test = (features(cfg, module.network, pair, workspace) for pair in pairs)

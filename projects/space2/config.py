@@ -111,7 +111,7 @@ class ClassifyConfig:
     """`make run TASK=classify`: intents of your own texts."""
 
     run: str = "latest"  # a run of this config, or a folder written by `make export`
-    input: str | None = None  # one request a line
+    input: str | None = None  # one request per line
     examples: str | None = (
         None  # CSV or TSV (text, label); needed where the model has no intent head
     )

@@ -169,7 +169,7 @@ class DialogWordHead(nn.Module):
 
     Args:
         encoder: whose table is read; it is not a parameter of this module.
-        pretrained: checkpoint whose head is taken over; None: drawn anew.
+        pretrained: checkpoint whose head is taken over; None: a random one.
     """
 
     def __init__(self, encoder: DialogEncoder, pretrained: str | None = None) -> None:

@@ -19,7 +19,7 @@ _SMOOTH = 1e-5  # added to every denominator by the released code
 def spans_of(tags: Sequence[str]) -> list[str]:
     """Spans "slot:start-end" of IOB tags.
 
-    An I- that does not go on with its slot ends it and counts as O.
+    An I- that does not continue with its slot ends it and counts as O.
 
     >>> spans_of(["B-time", "I-time", "O", "I-time", "B-date"])
     ['time:0-2', 'date:4-5']

@@ -147,7 +147,9 @@ def load_dialog_encoder(
         with torch.no_grad():
             encoder.embeddings.turn_embeddings.weight.copy_(turn)
     except Exception as error:  # transformers has no class of its own for damage
-        raise UserError(f"{folder} is no exported dialogue encoder, or damaged: {error}") from error
+        raise UserError(
+            f"{folder} is not an exported dialogue encoder, or damaged: {error}"
+        ) from error
     return encoder.eval(), tokenizer, settings, tensors
 
 

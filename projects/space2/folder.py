@@ -1,4 +1,4 @@
-"""Exports: a BERT for transformers with projection and head beside it, and back."""
+"""Exports: a BERT for transformers with projection and head alongside it, and back."""
 
 from pathlib import Path
 from typing import Any

@@ -178,7 +178,7 @@ def _set_dropout(network: Space2Network, model: ModelConfig) -> None:
 def save_network(
     network: Space2Network, folder: Path, settings: dict[str, Any], parts: dict[str, nn.Module]
 ) -> Path:
-    """Export: a BERT for transformers, projection and heads beside it."""
+    """Export: a BERT for transformers, projection and heads alongside it."""
     description = {
         "dim": network.dim,
         "shared": network.shared,

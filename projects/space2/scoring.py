@@ -134,7 +134,7 @@ def track(
     The n-th turns of all dialogues are read together, since each needs the state before it.
 
     Source: Heck et al. 2020, section 3.5, arXiv 2005.02877; `told_value` reads informed and
-    referred values with the gold one at hand, as the released metric does.
+    referred values with the gold one available, as the released metric does.
     """
     states: list[dict[str, str]] = [{} for _ in examples]
     order: dict[str, list[int]] = {}

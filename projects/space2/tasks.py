@@ -45,7 +45,7 @@ def classify(
 
     own = cfg.classify
     if own.input is None:
-        raise UserError("classify.input: name a text file with one request a line")
+        raise UserError("classify.input: name a text file with one request per line")
     path = own_file(own.input, cfg.data.root, "requests")
     read = read_lines(path)
     texts = [line for line in read if line.strip()]
@@ -140,7 +140,7 @@ def filled(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
     """
     rows = [tuple(str(row[name]) for name in columns) for row in read_csv(path, columns)]
     if not rows:
-        raise UserError(f"{path} holds no row below its header: {', '.join(columns)}")
+        raise UserError(f"{path} has no row below its header: {', '.join(columns)}")
     for number, row in enumerate(rows, start=1):
         for name, cell in zip(columns, row, strict=True):
             if not cell.strip():

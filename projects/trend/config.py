@@ -114,7 +114,7 @@ class FinetuneConfig(DetectorOptions, PlanarAugment):
     source: Source | None = None  # None: the first of data.sources that has boxes
     folder: str | None = None
     frames: Whole = 30  # labelled frames, evenly spaced; 0: all
-    scratch: bool = True  # train the same detector from random weights beside it
+    scratch: bool = True  # train the same detector from random weights alongside it
     batch_size: Count = 4  # per device
     lr_scale: Positive = 1.0  # of optim.lr
     # in place of pre-training: the folder of an exported backbone, or random (scratch); batch_size

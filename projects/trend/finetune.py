@@ -1,4 +1,4 @@
-"""Detection fine-tuning: the pre-trained encoder under a new detector, a random one beside it."""
+"""Detection fine-tuning: the pre-trained encoder under a new detector, a random one next to it."""
 
 import copy
 import dataclasses
@@ -38,7 +38,7 @@ class Finetune(ContrastiveModule):
     Both have the same design, the same initial neck, backbone and head, the same batches and the
     same number of steps; they share no parameter, and each is clipped by its own gradient norm.
     What is initialised here depends on the seed alone, so that runs of other pre-training start
-    from the same detector. The pre-training network stays beside them, frozen, so that forecasts
+    from the same detector. The pre-training network stays alongside them, frozen, so that forecasts
     can be evaluated.
 
     Source: Chen et al. 2025, "TREND", section 4 (fine-tuning protocol), arXiv 2412.03054.
@@ -87,7 +87,7 @@ class Finetune(ContrastiveModule):
         return {"loss": total, **logged}
 
     def compile_encoders(self) -> None:
-        """Each detector; the network beside them is not trained."""
+        """Each detector; the network alongside them is not trained."""
         for detector in self.detectors.values():
             detector.compile()
 

@@ -228,7 +228,7 @@ def _full_precision(device: str) -> AbstractContextManager[Any]:
 
 
 def encoder_options(cfg: Config) -> dict[str, Any]:
-    """Arguments of `build_voxel_encoder`: what is stored beside an exported backbone."""
+    """Arguments of `build_voxel_encoder`: what is stored alongside an exported backbone."""
     data, model = cfg.data, cfg.model
     return {
         "name": model.encoder,

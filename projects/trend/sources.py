@@ -109,7 +109,7 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
 
 
 def check_part(name: Source, part: LidarPart) -> None:
-    """Refuse a development part where there is none; the official test part is no stand-in.
+    """Refuse a development part where there is none; the official test part is not a stand-in.
 
     Raises:
         UserError: the set has none.

@@ -73,7 +73,7 @@ class ExtractConfig:
     kind: Literal["dictionary", "lm", "ner", "clauses", "precomputed"] = "dictionary"
     inputs: list[str] = field(default_factory=list)  # training and test files, in one call
     output: str | None = None  # folder of the files <name>.jsonl; None: the task's
-    dictionary: str | None = None  # one skill a line; None: ESCO's labels
+    dictionary: str | None = None  # one skill per line; None: ESCO's labels
     max_words: Count = 6  # all but dictionary: longer items are dropped
     ner_model: str | None = None  # ner: folder or hub id of a token-classification model
     model: str = "bundled:causal-lm"  # lm: folder or hub id of a causal or encoder-decoder model
@@ -89,7 +89,7 @@ class NormaliseConfig:
     """`make run TASK=normalise`: standard titles for adverts, from any list of candidates."""
 
     input: str | None = None  # {"title", "skills"?} a line; None: some test rows
-    candidates: str | None = None  # one title a line; None: those of the benchmark
+    candidates: str | None = None  # one title per line; None: those of the benchmark
     output: str | None = None  # .jsonl; None: in the task's folder
     run: str = "latest"  # run of this config, or a folder written by `make export`
     k: Count = 5
@@ -109,7 +109,7 @@ class VacancyEval(RetrievalEval):
     """Title normalisation: Recall@1, @5, @10 and MRR, titles alone and with skills."""
 
     part: Literal["dev", "test"] = "test"
-    beta: Probability | None = 0.5  # share of the title beside the skills; None: best on dev
+    beta: Probability | None = 0.5  # share of the title alongside the skills; None: best on dev
     query: Literal["mean", "concatenated"] = "mean"  # concatenated: one text "title: skills"
     # further rows of the table: name -> pretrained string, folder of sentence-transformers, or file
     # of word vectors (.vec)

@@ -85,7 +85,7 @@ class AdBatch(TypedDict, total=False):
     """B adverts."""
 
     title: TextInputs  # B texts
-    skills: TextInputs  # B texts, the skills in an order that is drawn anew
+    skills: TextInputs  # B texts, the skills in an order that is resampled
     skill_ids: Tensor  # (B, S) int64, skills in place of the text above
     duplicates: Tensor  # (B, 2) int64, hashes of title and skill set
     ids: Tensor  # (B,) int64, places in the training set

@@ -149,7 +149,7 @@ def setting_ranks(
         cfg: the project's config.
         compare: see `score_row`.
         data: the benchmark.
-        beta: share of the title beside skills; 1 is the title alone.
+        beta: share of the title alongside skills; 1 is the title alone.
     """
     titles = [row.title for row in data.rows]
     alone = compare(titles, "titles", data.candidates)

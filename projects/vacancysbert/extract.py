@@ -1,7 +1,7 @@
 """`make run TASK=extract`: descriptions of adverts -> skills, once, offline and resumable.
 
 Training and test files go through one call, so the same settings hold for both. Finished chunks are
-kept beside the outputs; other settings or other rows are refused there.
+kept alongside the outputs; other settings or other rows are refused there.
 """
 
 import re
@@ -87,7 +87,7 @@ def _check(value: Any, kind: str, place: str) -> None:
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
-    """What skills depend on beside their description."""
+    """What skills depend on alongside their description."""
     options = cfg.extract
     settings: dict[str, Any] = {"kind": options.kind}
     if options.kind == "dictionary":
@@ -172,7 +172,7 @@ def _labels(dictionary: str | None, root: str | None) -> dict[str, str]:
     lines = (line.strip() for line in read_lines(Path(dictionary).expanduser()))
     labels = {line: line for line in lines if line}
     if not labels:
-        raise UserError(f"extract.dictionary={dictionary} holds no skill")
+        raise UserError(f"extract.dictionary={dictionary} has no skill")
     return labels
 
 

@@ -69,7 +69,7 @@ class TitleBenchmark:
         """Parts whose mean is the overall figure: those that rows name, and "all" other rows.
 
         "zero_overlap", where no row names it, holds rows of "all" a second time and is a figure
-        beside it.
+        alongside it.
         """
         named = {row.part or ALL for row in self.rows}
         return [part for part in self.parts if part in named]
@@ -174,7 +174,7 @@ def read_candidates(path: str | Path) -> list[str]:
     """
     titles = [line.strip() for line in read_lines(Path(path)) if line.strip()]
     if not titles:
-        raise UserError(f"{path} holds no title")
+        raise UserError(f"{path} has no title")
     return titles
 
 

@@ -58,7 +58,7 @@ def sentences(text: str) -> list[str]:
 def clauses(text: str, max_words: int = 12) -> list[str]:
     """Lower-cased pieces between commas, conjunctions and the like, without leading function words.
 
-    A rough stand-in for phrases of a text where no list of them and no parser is at hand.
+    A rough stand-in for phrases of a text where no list of them and no parser is available.
 
     Args:
         text: of any length.

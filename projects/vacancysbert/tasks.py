@@ -55,7 +55,7 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
             ads.append((title, strings(row.get("skills") or [], place)))
         if not ads:
             raise UserError(
-                f'{options.input} holds no advert: write one a line, such as {{"title": "..."}}'
+                f'{options.input} has no advert: write one per line, such as {{"title": "..."}}'
             )
     else:
         ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]

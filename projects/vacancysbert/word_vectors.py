@@ -71,5 +71,5 @@ def read_word_vectors(path: str | Path, limit: int | None = None) -> WordVectors
                 raise UserError(f"{path}, line {number}: {len(vector)} numbers, not {width}")
             vectors.setdefault(word.lower(), vector)
     if not vectors:
-        raise UserError(f"{path} holds no word vector")
+        raise UserError(f"{path} has no word vector")
     return WordVectors(vectors)

@@ -29,7 +29,7 @@ class PretrainConfig:
     """Phase 1, replaced-token detection; phase 2, the same with a contrast of sentences."""
 
     texts: Literal["sentences", "synthetic", "file"] = "sentences"  # sentences: the bundled ones
-    file: str | None = None  # texts=file: one text a line, here or below data.root
+    file: str | None = None  # texts=file: one text per line, here or below data.root
     limit: Count | None = None  # texts, drawn by the seed
     packed: bool = False  # rows of max_length tokens that run over texts; else a row is a text
     max_length: Annotated[int, at_least(8)] = 64  # tokens of a row, special ones included
@@ -39,7 +39,7 @@ class PretrainConfig:
     temperature: Positive = 1.0  # of the generator's samples
     generator_depth_ratio: Share = 0.5  # layers of the generator
     embedding_sharing: Literal["gdes", "es", "none"] = "gdes"
-    add_cls: bool = True  # the detector reads the first token's state beside each token's own
+    add_cls: bool = True  # the detector reads the first token's state alongside each token's own
     decoupled: bool = False  # a step of the generator, then one of the discriminator
     rtd_lambda: NonNegative = 50.0
     cl_gamma: NonNegative = 0.1
@@ -125,12 +125,12 @@ class ClassifyConfig:
     """`make run TASK=classify`: labels of your own texts."""
 
     run: str = "latest"  # run of this config, or a folder written by `make export`
-    input: str | None = None  # one text a line; of a pair, separated by a tab
+    input: str | None = None  # one text per line; of a pair, separated by a tab
 
 
 @dataclass
 class TableConfig:
-    """`make run TASK=table`: scores beside the leaderboard, the human scores and the ablation."""
+    """`make run TASK=table`: scores next to the leaderboard, the human scores and the ablation."""
 
     runs: list[str] = field(default_factory=list)  # folders; []: all finished runs of the project
 

@@ -57,7 +57,7 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         mask_share: in (0, 1], of the tokens that are not special.
         mask_limit: no more than this share, but at least one token.
         packed: rows of `max_length` that run over the borders of texts; else a row is a text.
-        sentence_length: sentences beside the rows, cut to this: of a row its own text; of packed
+        sentence_length: sentences alongside the rows, cut to this: of a row its own text; of packed
             rows one that no other row of the epoch has, since it would be its own negative. Where
             there are fewer texts than packed rows, further pieces of the texts are sentences as
             well.

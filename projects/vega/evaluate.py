@@ -75,7 +75,7 @@ def score_part(
         predicted = logits.argmax(1)
         right = predicted == labels
         workspace.items(f"{part}_accuracy", right.astype(float).tolist())
-        # majority classes have no correlation: beside Matthews' one the accuracy is of use
+        # majority classes have no correlation: alongside Matthews' one the accuracy is of use
         more = {"accuracy": float(right.mean()), "accuracy_chance": chance(labels)}
     metrics = {**more, **glue_metrics(task.name, predicted, labels)}
     return {f"{part}_{name}": value for name, value in metrics.items()}

@@ -73,7 +73,7 @@ class FineTune(ContrastiveModule):
         with changes.clean():
             logits = self._logits(inputs)
         fixed = logits.detach()
-        # a sum: beside a mean over R rows the 1e-6 of the step would weigh R times as much
+        # a sum: alongside a mean over R rows the 1e-6 of the step would weigh R times as much
         deltas = changes.ascend(
             lambda: self._logits(inputs), lambda x: row_changes(x, fixed).sum(), sift.init, sift.lr
         )

@@ -92,7 +92,7 @@ def _has_dropout(model: nn.Module) -> bool:
 
 
 def training_data(cfg: Config, module: Pretrain) -> ContrastiveData:
-    """Rows of a phase; sentences beside them where it has a contrast."""
+    """Rows of a phase; sentences alongside them where it has a contrast."""
     data = rows(cfg, module, training_texts(cfg), sentences=module.cl_head is not None)
     size = cfg.data.batch_size
     if module.phase == 2 and cfg.pretrain.phase2_batch_size is not None:
@@ -308,7 +308,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needs.append(bundled_requirement("sentences-en"))
     elif cfg.pretrain.texts == "file":
         needs.append(
-            Requirement("data: texts", str(cfg.pretrain.file), bool(_count(cfg)), "one text a line")
+            Requirement(
+                "data: texts", str(cfg.pretrain.file), bool(_count(cfg)), "one text per line"
+            )
         )
     return tuple(needs)
 

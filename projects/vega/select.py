@@ -180,7 +180,7 @@ def _score(
             word("seed", seed),
             word("run_id", run_id),
             *(word(key, value) for key, value in combination.settings(start).items()),
-            # a target file would be read beside the development part
+            # a target file would be read alongside the development part
             "eval.part=dev",
             "transductive.part=dev",
             "data.target_file=null",

@@ -81,7 +81,7 @@ def first_stages(
         wrong = train.labels != clean_part(cfg).labels
         module.note(flagged_precision=float(wrong[flagged].mean()))
     yield _stage(cfg, "calibrated", module, targets)
-    return module, targets  # the rounds go on with these: hard labels would undo the calibration
+    return module, targets  # the rounds continue with these: hard labels would undo the calibration
 
 
 def _transductive(
@@ -164,7 +164,7 @@ def target_parts(cfg: Config) -> list[str]:
 
 
 def inputs_of(cfg: Config, part: str) -> Unlabelled:
-    """Inputs of a part, or of ``data.target_file`` beside any source; no label is looked at."""
+    """Inputs of a part, or of ``data.target_file`` alongside any source; no label is looked at."""
     data = cfg.data
     source = "file" if part == "target" else data.source
     return read_inputs(data.glue_task, part, data.root, source, data.file(part))

@@ -19,7 +19,7 @@ Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> s
 def table(cfg: Config, workspace: Workspace) -> str:
     """Medians over seeds by strategy and task.
 
-    The best strategy of every task beside other systems.
+    The best strategy of every task alongside other systems.
 
     Our numbers are of development parts (or of a bundled test part), the leaderboard's of hidden
     test
@@ -32,7 +32,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
     trained = [folder for folder in folders if is_trained(folder)]
     if cfg.table.runs and len(trained) < len(folders):
         wrong = next(folder for folder in folders if folder not in trained)
-        raise UserError(f"table.runs: {wrong} is no trained run: leave it out, or name another")
+        raise UserError(f"table.runs: {wrong} is not a trained run: leave it out, or name another")
     scores = rows_of(trained, workspace)
     if not scores:
         raise UserError(

@@ -143,7 +143,7 @@ class VideoData(DataConfig):
 
 @dataclass
 class MethodConfig:
-    """Terms beside the answer's cross-entropy, in the main stage alone."""
+    """Terms alongside the answer's cross-entropy, in the main stage alone."""
 
     contrast_weight: NonNegative = 1.0  # lambda_con; 0: no masked branch
     localisation_weight: NonNegative = 1.0  # lambda_loc; 0: no head

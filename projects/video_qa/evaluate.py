@@ -166,7 +166,7 @@ def judge(
 def masked_ids(ids: Tensor, words: Words, probability: float, generator: torch.Generator) -> Tensor:
     """Ids (B, A, N, L) with a share of the tokens masked; special ones never.
 
-    A token is drawn once for each question, as it could else be read beside another sentence or
+    A token is drawn once for each question, as it could else be read alongside another sentence or
     candidate.
     """
     special = (ids == words.cls) | (ids == words.sep) | (ids == words.pad)

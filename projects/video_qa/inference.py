@@ -77,7 +77,7 @@ class FrameEncoder:
         """Features (F, D) of pictures.
 
         Raises:
-            UserError: a file that is no picture.
+            UserError: a file that is not a picture.
         """
         parts, network = [], self.network.to(device)
         with evaluation_mode(network):
@@ -217,7 +217,7 @@ def pictures_of(folder: str | Path) -> list[Path]:
     place = Path(folder)
     pictures = in_order(place.iterdir()) if place.is_dir() else []
     if not pictures:
-        raise UserError(f"{place} is no folder with pictures ({', '.join(PICTURES)})")
+        raise UserError(f"{place} is not a folder with pictures ({', '.join(PICTURES)})")
     return pictures
 
 

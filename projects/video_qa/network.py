@@ -241,7 +241,7 @@ def attend_alike(model: Any) -> None:
     """Let a random encoder of BERT's architecture begin with attention to equal tokens.
 
     Keys begin as queries, so that a product of two equal vectors is large, and vectors of positions
-    are small beside those of words. A pre-trained encoder finds equal words in two segments; a
+    are small alongside those of words. A pre-trained encoder finds equal words in two segments; a
     small one has no time to learn it.
     """
     model.embeddings.position_embeddings.weight *= 0.3

@@ -199,7 +199,7 @@ def features(cfg: Config, workspace: Workspace) -> Path:
 
 
 def _same_settings(output: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on in a folder of features that were made another way."""
+    """Refuse to continue in a folder of features that were made another way."""
     file = output / "features.json"
     if not any(output.glob("*.safetensors")):
         output.mkdir(parents=True, exist_ok=True)

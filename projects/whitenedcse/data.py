@@ -17,7 +17,7 @@ def train_set(cfg: Config, encoder: SentenceEncoder) -> TextViews:
     """
     rows = text_rows(cfg.data, cfg.seed)
     if len(rows[0]) > 1:
-        raise UserError(f"{cfg.data.file} has {len(rows[0])} columns; give one sentence a line")
+        raise UserError(f"{cfg.data.file} has {len(rows[0])} columns; give one sentence per line")
     return repeated_views(
         rows,
         encoder.tokenizer,

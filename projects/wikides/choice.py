@@ -20,7 +20,7 @@ _LETTERS = "ABCDEFGH"
 def write_choice_form(
     form: Path, key: Path, sources: Sequence[str], systems: Mapping[str, Sequence[str]], seed: int
 ) -> int:
-    """Write a CSV for the raters, without names of systems, and beside it the key.
+    """Write a CSV for the raters, without names of systems, and alongside it the key.
 
     The form has ``item, source, A, B, ..., choice``; equal texts stand under one letter.
 

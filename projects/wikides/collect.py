@@ -113,7 +113,7 @@ def read_items(path: Path) -> list[Item]:
             {"subclasses": [], **row, "first_paragraph": paragraph, "first_sentence": sentence}
         )
     if not items:
-        raise UserError(f"{path} holds no item")
+        raise UserError(f"{path} has no item")
     return items
 
 

@@ -188,9 +188,9 @@ class WikiDesEval:
     part: Literal["dev", "test"] = "test"
     batch_size: Count = 64
     monitor: Literal["source", "gold"] = "source"  # phase II: what the best checkpoint is chosen by
-    untrained: bool = True  # phase II: rows ``untrained_*`` beside
+    untrained: bool = True  # phase II: rows ``untrained_*`` alongside
     grid: bool = True  # rows of the selectors that need no training
-    full: bool = True  # BLEU and METEOR beside ROUGE
+    full: bool = True  # BLEU and METEOR alongside ROUGE
     bert_score: str | None = None  # folder or hub id of an encoder: BERTScore; None: not computed
     bert_score_layer: Annotated[int, at_least(-1)] = -1  # 0: the embeddings; -1: the last layer
     whiten: bool = False  # vectors are whitened on the evaluated texts; tasks never do it

@@ -120,7 +120,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
 def evaluate(cfg: Config, module: Describer, workspace: Workspace) -> dict[str, float]:
     """Descriptions of the test paragraphs against gold and source.
 
-    ``untrained_*``, ``lead_*`` beside.
+    ``untrained_*``, ``lead_*`` alongside.
 
     Where the rows have the names of the instances, ``baseline_*``, the first of them, and
     ``reference_source_*``, the gold description against the paragraph.

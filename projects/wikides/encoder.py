@@ -19,7 +19,7 @@ from common.export.projected import load_projected, save_projected
 from common.families.retrieval.dense import build_dense
 from projects.wikides.config import MethodConfig, RankerModel
 
-SCORES_FILE = "scores.json"  # beside the weights: how candidates are scored
+SCORES_FILE = "scores.json"  # alongside the weights: how candidates are scored
 SCORES = ("use_sim", "use_rouge", "sim_range")  # of `MethodConfig`
 
 
@@ -86,7 +86,7 @@ def planned_encoder(model: RankerModel) -> RankerEncoder:
 def save_encoder(encoder: RankerEncoder, method: MethodConfig, folder: Path) -> None:
     """A folder that transformers (the encoder) and sentence-transformers (all of it) load.
 
-    Beside them lies how the method scores candidates, which the weights don't tell.
+    Alongside them lies how the method scores candidates, which the weights don't tell.
     """
     save_projected(encoder.encoder, encoder.head, folder)
     write_json(folder / SCORES_FILE, {name: getattr(method, name) for name in SCORES})

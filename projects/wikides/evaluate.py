@@ -147,7 +147,7 @@ def agreement(rows: Sequence[Row], scores: Sequence[Tensor]) -> dict[str, float]
 def evaluate_encoder(
     cfg: Config, encoder: RankerEncoder, rows: Sequence[Row], workspace: Workspace | None
 ) -> dict[str, float]:
-    """Figures of an encoder: the method's own selection, and similarity alone and fused beside it.
+    """Figures of an encoder: the method's own selection, and similarity alone and fused next to it.
 
     Args:
         cfg: the experiment's config.

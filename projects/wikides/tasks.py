@@ -65,7 +65,7 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
         lines = read_lines(Path(task.input).expanduser())
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise UserError(f"{task.input} holds no paragraph")
+        raise UserError(f"{task.input} has no paragraph")
     if len(texts) < len(lines):
         workspace.say(f"{len(lines) - len(texts)} blank lines of {task.input} are left out")
     module = _ranker(cfg, workspace, experiment, task.run)
@@ -194,7 +194,7 @@ def _texts(
             texts = {"source": row.source, "gold": row.target, **phase1, "phase2": ranking[0][0]}
             rows.append(texts)
     if not rows:
-        raise UserError(f"{where} holds no row")
+        raise UserError(f"{where} has no row")
     kinds = [kind for kind in KINDS if any(kind in texts for texts in rows)]
     for number, texts in enumerate(rows, start=1):
         for kind in kinds:
@@ -217,7 +217,7 @@ def _given(path: str) -> list[Row]:
             raise UserError(f"{path}, line {number}: source is a text, candidate a list of texts")
         parsed.append(Row(row["source"], "", tuple(texts)))
     if not parsed:
-        raise UserError(f"{path} holds no row")
+        raise UserError(f"{path} has no row")
     return parsed
 
 

@@ -2,7 +2,7 @@
 
     python -m scripts.pretrain figures data/models/text-encoder
 
-Weights that belong to another vocabulary than the tokenizer beside them load without a word. Only
+Weights that belong to another vocabulary than the tokenizer next to them load without a word. Only
 a figure that was computed from the folder itself can tell.
 """
 

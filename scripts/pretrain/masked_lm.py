@@ -31,7 +31,7 @@ class ModelConfig:
     num_attention_heads: int = 4
     intermediate_size: int = 1024
     dropout: float = 0.0  # in pre-training; the shipped config says 0.1, BERT's value
-    init: str | None = None  # exported folder to go on from (weights alone); None: at random
+    init: str | None = None  # exported folder to continue from (weights alone); None: at random
 
 
 @dataclass

@@ -20,7 +20,7 @@ PRINTED = {  # by the examples of a card, whatever a model has learnt
     "vacancysbert": "technical director",
     "wikides": "town in Algeria",
 }
-# the head is no part of the export, and the evaluation has a new one in its place
+# the head is not a part of the export, and the evaluation has a new one in its place
 NOT_EXPORTED = {("whitenedcse", "head_stsb_test_spearman")}
 
 

@@ -207,7 +207,7 @@ def twice_worker(mode: str, softplus: bool) -> str:
     d = Rows(process.world_size()).local(process.rank())
     x = (
         d["k"].clone().requires_grad_()
-    )  # the keys of an encoder, whose own second derivative is no excuse
+    )  # the keys of an encoder, whose own second derivative is not an excuse
     k, q, group = x.sin(), d["q"], Sharding(mode=mode)
     if softplus:
         loss = pair_softplus(q, k, 7.0, S.Diagonal(), group=group).sum()

@@ -78,7 +78,7 @@ def test_weights_that_are_cut_off_are_refused(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_drive_that_is_cut_off_is_refused(tmp_path, share):
     path = cut(Path(shutil.copy(DRIVE, tmp_path / "drive.npz")), share)
-    with pytest.raises(UserError, match=r"drive\.npz is no packed LiDAR drive, or damaged"):
+    with pytest.raises(UserError, match=r"drive\.npz is not a packed LiDAR drive, or damaged"):
         packed_clip(path)
 
 
@@ -89,7 +89,7 @@ def test_an_array_with_a_flipped_byte_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 4] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"drive\.npz is no packed LiDAR drive, or damaged"):
+    with pytest.raises(UserError, match=r"drive\.npz is not a packed LiDAR drive, or damaged"):
         packed_clip(path)
 
 

@@ -81,7 +81,7 @@ def test_runs_in_a_file_are_refused(command, tmp_path):
             ["run", "laclip", "smoke"],
             "name a task: make run PROJECT=laclip TASK=pool_texts|rewrite",
         ),
-        (["train", "laclip", "config=smoke"], "'config=smoke' is no setting"),
+        (["train", "laclip", "config=smoke"], "'config=smoke' is not a setting"),
         (["train", "laclip", "smoke", "SEED=3"], "unknown key 'SEED'; did you mean 'seed'?"),
         (["train", "laclip", "smoke", "zzzz=3"], "valid: data, eval, generator, method"),
         # what would be typed in vain

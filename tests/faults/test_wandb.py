@@ -111,7 +111,7 @@ def test_a_service_that_dies_does_not_take_the_run_with_it(tmp_path):
     """The answer is none that W&B's service expects; it ends with a panic, early or late."""
     with server(200, KNOWN) as address:
         command, run = train(tmp_path, address)
-    assert "goes on" in command.errors
+    assert "continues" in command.errors
     assert re.search(rf"wandb sync {run}/wandb/(offline-)?run-\S+-r", command.printed)
 
 

@@ -122,7 +122,7 @@ def balanced_subset(data: LabelledPixels, limit: int, seed: int | None = None) -
         seed: draws which ones; None takes the first of each class.
 
     Raises:
-        UserError: `limit` is no multiple of the classes, or larger than the set allows.
+        UserError: `limit` is not a multiple of the classes, or larger than the set allows.
     """
     classes = len(data.class_names)
     members = [(data.labels == c).nonzero()[:, 0] for c in range(classes)]

@@ -1,4 +1,4 @@
-"""K + 1 augmented views of every image, and small local crops beside them.
+"""K + 1 augmented views of every image, and small local crops alongside them.
 
 # B images, V views, L local views, S pixels
 """

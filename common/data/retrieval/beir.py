@@ -28,7 +28,7 @@ def json_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     path = plain if plain.is_file() else packed
     if not path.is_file():
         raise UserError(
-            f"{plain} (or {packed.name}) is missing: one JSON object a line with _id and text"
+            f"{plain} (or {packed.name}) is missing: one JSON object per line with _id and text"
         )
     open_text = gzip.open if path is packed else open
     with reading(path, "text file"), open_text(path, "rt", encoding="utf-8-sig") as file:
@@ -128,7 +128,7 @@ def judgements(path: Path) -> Iterator[tuple[str, str, int]]:
                 ) from None
             yield query, document, grade
     if number == 1:
-        raise UserError(f"{path} holds no judgement")
+        raise UserError(f"{path} has no judgement")
 
 
 def check_judged(

@@ -216,12 +216,12 @@ def read_passages(path: str | Path) -> list[PassageRecord]:
         if row["positive_ctxs"]
     ]
     if not records:
-        raise UserError(f"{path} holds no question with a positive passage")
+        raise UserError(f"{path} has no question with a positive passage")
     return records
 
 
 def write_passages(path: str | Path, records: Sequence[PassageRecord]) -> None:
-    """Write records as `read_passages` reads them, one JSON object a line."""
+    """Write records as `read_passages` reads them, one JSON object per line."""
 
     def contexts(texts: Sequence[str]) -> list[dict[str, Any]]:
         return [{"title": "", "text": text} for text in texts]

@@ -54,13 +54,13 @@ def read_records(path: str | Path, layout: Layout) -> list[EmbeddingRecord]:
         "sts": _sts,
     }
     if layout not in readers:
-        raise UserError(f"layout '{layout}' holds no records; one of {', '.join(readers)} does")
+        raise UserError(f"layout '{layout}' has no records; one of {', '.join(readers)} does")
     try:
         records = readers[layout](Path(path).expanduser())
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
     if not records:
-        raise UserError(f"{path} holds no example of the layout '{layout}'")
+        raise UserError(f"{path} has no example of the layout '{layout}'")
     return records
 
 
@@ -75,7 +75,7 @@ def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]
         UserError: another layout, a missing file, or one of another layout.
     """
     if layout not in ("labelled", "clusters"):
-        raise UserError(f"layout '{layout}' holds no classes; 'labelled' and 'clusters' do")
+        raise UserError(f"layout '{layout}' has no classes; 'labelled' and 'clusters' do")
     rows = read_table(path)
     try:
         if layout == "clusters":
@@ -89,7 +89,7 @@ def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
     if not pairs:
-        raise UserError(f"{path} holds no text")
+        raise UserError(f"{path} has no text")
     return [text for text, _ in pairs], [label for _, label in pairs]
 
 

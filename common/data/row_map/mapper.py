@@ -115,7 +115,7 @@ class MappedRows:
         if self.missing:
             text += (
                 f"; {self.missing} of {self.parts.num_chunks} chunks are left to other shares: when"
-                f" all are done, the same command with task.shard={JOIN} goes on"
+                f" all are done, the same command with task.shard={JOIN} continues"
             )
         return text
 

@@ -44,13 +44,13 @@ class Parts:
         """The files of an existing folder, whatever they depend on.
 
         Raises:
-            UserError: it holds no such files.
+            UserError: it has no such files.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
             num_rows, chunk_size = (int(manifest.pop(name)) for name in ("num_rows", "chunk_size"))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder} holds no finished rows of a task: {error!r}") from error
+            raise UserError(f"{folder} has no finished rows of a task: {error!r}") from error
         return cls(folder, num_rows, chunk_size, manifest)
 
     @property

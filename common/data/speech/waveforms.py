@@ -63,7 +63,7 @@ def num_frames(path: str | Path) -> tuple[int, int]:
     with path.open("rb") as file:
         head = file.read(26)
     if len(head) < 26 or head[:4] != b"fLaC":
-        raise OSError(f"{path} is no FLAC file")
+        raise OSError(f"{path} is not a FLAC file")
     bits = int.from_bytes(head[18:26], "big")  # 20 rate, 3 channels, 5 depth, 36 samples
     return bits & (2**36 - 1), bits >> 44
 
@@ -91,7 +91,7 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
     except Exception as error:  # of many kinds, by where in the header the damage is
         raise OSError(f"{path} is not a readable WAV file: {first_line(error)}") from error
     if samples.size == 0:
-        raise OSError(f"{path} holds no samples")
+        raise OSError(f"{path} has no samples")
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128, rate
     if np.issubdtype(samples.dtype, np.integer):

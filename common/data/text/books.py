@@ -104,7 +104,7 @@ def read_book_folder(folder: Path) -> Iterator[Chapter]:
     paths = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     if not paths:
         raise UserError(
-            f"{folder} holds no books: expected one .txt file per document, as in PG19's train, "
+            f"{folder} has no books: expected one .txt file per document, as in PG19's train, "
             "validation and test folders (github.com/google-deepmind/pg19, 11 GB)"
         )
     for path in paths:

@@ -48,7 +48,7 @@ class GridTower(nn.Module):
         The tables of relative positions are interpolated.
 
         Raises:
-            UserError: a backbone that is no Swin transformer.
+            UserError: a backbone that is not a Swin transformer.
         """
         backbone: Any = self.backbone
         resize = getattr(backbone, "set_input_size", None)  # ViTs have it too, without windows

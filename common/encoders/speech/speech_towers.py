@@ -69,7 +69,7 @@ class SpecAugment(nn.Module):
     """Random bands of frequencies and of frames set to 0 in training, other ones for each row.
 
     Time masks are placed anywhere in the padded batch, so in a recording much shorter than the
-    longest one beside it many of them fall on its padding and hide less of it.
+    longest one alongside it many of them fall on its padding and hide less of it.
 
     Source: Park et al. 2019, arXiv 1904.08779 (no time warping).
 
@@ -238,7 +238,7 @@ def speech_model(
 
     Raises:
         UserError: weights that cannot be had or of another kind, unknown or wrong fields, or fields
-            beside weights, which have their own.
+            alongside weights, which have their own.
     """
     from common.encoders.text.tower import architecture
 

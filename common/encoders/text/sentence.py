@@ -260,7 +260,7 @@ def sentence_encoder(
             architecture its number of pieces and its padding.
 
     Raises:
-        UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`; a tokenizer beside
+        UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`; a tokenizer alongside
             weights that have their own.
         ValueError: see `TextTower` and `SentenceEncoder`.
     """

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXT, MASK = "{text}", "[MASK]"  # in a template: the text, and the tokenizer's mask token
-# texts tokenised at once: what a tokenizer keeps beside their ids is many times their size
+# texts tokenised at once: what a tokenizer keeps alongside their ids is many times their size
 ROWS = 8192
 
 

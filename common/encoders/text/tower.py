@@ -253,7 +253,7 @@ def _draw_head(model: PreTrainedModel, prefix: str) -> None:
 
 
 def load_config(pretrained: str) -> Any:
-    """The configuration beside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
+    """The configuration alongside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
 
     Raises:
         UserError: unknown place or no configuration there.
@@ -262,7 +262,7 @@ def load_config(pretrained: str) -> Any:
 
 
 def load_tokenizer(pretrained: str) -> Any:
-    """The tokenizer beside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
+    """The tokenizer alongside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
 
     Raises:
         UserError: unknown place or no tokenizer there.

@@ -148,7 +148,7 @@ def compare_all(
 ) -> list[str]:
     """Run the comparisons of a release at lowest priority, one project after the other.
 
-    Stopped and started again it goes on: what was measured at this version and commit is done.
+    Stopped and started again it continues: what was measured at this version and commit is done.
 
     Args:
         jobs: runs at the same time.

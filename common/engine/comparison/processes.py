@@ -114,7 +114,7 @@ def last_line(path: Path) -> str:
 
 @contextmanager
 def told_to_end() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; the process goes on until someone looks at it."""
+    """An event that SIGTERM sets; the process continues until someone looks at it."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

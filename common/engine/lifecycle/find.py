@@ -145,7 +145,7 @@ def run_settings(run: Path) -> Mapping[str, Any]:
     try:
         settings: Mapping[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{run} is no run: {error}") from error
+        raise UserError(f"{run} is not a run: {error}") from error
     return settings
 
 
@@ -158,7 +158,7 @@ def run_metrics(run: Path) -> Mapping[str, float]:
     try:
         metrics: Mapping[str, float] = read_json(run / "metrics.json")
     except OSError as error:
-        raise UserError(f"{run} is no finished run: {error}") from error
+        raise UserError(f"{run} is not a finished run: {error}") from error
     return metrics
 
 

@@ -106,7 +106,7 @@ def differences(left: Path, right: Path) -> list[tuple[str, Any, Any]]:
     """Settings and final metrics in which two runs differ: name, left, right; None where absent.
 
     Raises:
-        UserError: one of the folders is no run.
+        UserError: one of the folders is not a run.
     """
     sides = [_described(path) for path in (left, right)]
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
@@ -235,7 +235,7 @@ def _fulfils(value: Any, compare: Callable[[Any, Any], bool], operand: str) -> b
 
 def _described(path: Path) -> dict[str, Any]:
     if not (path / "meta.json").is_file():
-        raise UserError(f"{path} is no run folder: it has no meta.json")
+        raise UserError(f"{path} is not a run folder: it has no meta.json")
     meta = read_meta(path)
     described = {"commit": meta.get("commit"), **leaves(meta.get("resolved") or {})}
     metrics = path / "metrics.json"

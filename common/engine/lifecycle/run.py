@@ -205,7 +205,7 @@ class Run:
                 lock.release(self.path)
         if isinstance(error, OSError) and error.errno in FULL:
             raise UserError(
-                f"no space left in {self.path}: free some, then go on with resume={self.path.name}"
+                f"no space left in {self.path}: free some, then use resume={self.path.name}"
             ) from error
         if type(error).__name__ in MEMORY:  # of torch, and Python's own
             raise UserError(
@@ -240,7 +240,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         missing = RECORDED if not isinstance(content, dict) else set(RECORDED) - content.keys()
         if not missing:
             return content  # type: ignore[no-any-return]
-        reason = f"{path} is no record of a run"
+        reason = f"{path} is not a record of a run"
     except UserError as error:
         reason = str(error)
     raise DamagedRun(f"{reason}: restore it from a copy, or delete {folder} if you can do without")

@@ -61,7 +61,7 @@ def resumed_config(
             for key, (old, new) in fixed.items()
         )
         raise UserError(
-            f"resume={run.name} goes on with the settings of that run, so these cannot change:"
+            f"resume={run.name} continues with the settings of that run, so these cannot change:"
             f" {listed}. Undo them, or start a new run. Free to change: {', '.join(FREE)}"
         )
     finished = sorted(p.parent.name for p in run.glob("checkpoints/*/finished.json"))

@@ -171,7 +171,7 @@ def work(studies: Sequence[ArmStudy], jobs: int, threads: int) -> Iterator[str]:
 
     Raises:
         UserError: three trials in a row have failed.
-        SystemExit: this process was told to end; its trials are ended and go on next time.
+        SystemExit: this process was told to end; its trials are ended and continue next time.
     """
     running: list[tuple[ArmStudy, optuna.trial.Trial, TrialRun]] = []
     waiting = [(study, trial) for study in studies for trial in study.interrupted()]
@@ -215,7 +215,7 @@ def _next(
 
 
 def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | None:
-    """Tell the study what a run gave; None while it goes on."""
+    """Tell the study what a run gave; None while it continues."""
     name, shown = (
         run.path.name,
         ", ".join(

@@ -104,7 +104,7 @@ def effective_rank(x: Tensor, *, center: bool = True) -> float:
 
     Args:
         x: (N, D).
-        center: subtract the mean embedding first, so that a constant offset is no dimension.
+        center: subtract the mean embedding first, so that a constant offset is not a dimension.
 
     Returns:
         The effective rank, 0.0 when all rows coincide (or, uncentred, are zero).

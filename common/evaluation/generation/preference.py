@@ -21,10 +21,10 @@ _ORDER_STREAM = 62
 def write_form(
     path: Path, prefixes: Sequence[str], systems: Mapping[str, Sequence[str]], seed: int = 0
 ) -> int:
-    """Write a CSV with two continuations of each prefix in random order, and the key beside it.
+    """Write a CSV with two continuations of each prefix in random order, and the key alongside it.
 
     The form (``InstanceNum, Prefix, First, Second`` and empty ``Choice`` and ``Explanation``) names
-    no system. ``ab_key.csv`` beside it (``InstanceNum, Order``) does, and stays with the
+    no system. ``ab_key.csv`` alongside it (``InstanceNum, Order``) does, and stays with the
     experimenter; it keeps the instances of earlier forms, which have other names (see `form_name`).
 
     Args:
@@ -110,7 +110,7 @@ def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float:
 
 
 def read_key(key: Path) -> dict[str, str]:
-    """Order of the systems by instance, from the key beside a form.
+    """Order of the systems by instance, from the key alongside a form.
 
     Raises:
         UserError: no such file.

@@ -169,7 +169,7 @@ def check_protocols(protocols: Sequence[str]) -> None:
 
 
 def set_folders(name: str, root: Path, protocols: Sequence[str]) -> dict[Part, Path]:
-    """What must exist for the protocols of a set: its test part, and a training part beside it."""
+    """What must exist for the protocols of a set: its test part, and a training part next to it."""
     spec = IMAGE_SETS[name]
     folders: dict[Part, Path] = {"test": root / spec.folder}
     if spec.train_folder and TRAINED & set(protocols_of(name, protocols)):

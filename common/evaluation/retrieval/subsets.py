@@ -89,7 +89,7 @@ def title_queries(titles: dict[str, str], texts: dict[str, str]) -> RetrievalSet
         texts: by document, without the titles.
     """
     queries = {d: title for d, title in titles.items() if title.strip() and texts[d].strip()}
-    # other ids than the documents', since a document is no answer to a query of its own id
+    # other ids than the documents', since a document is not an answer to a query of its own id
     return RetrievalSet(
         {d: text for d, text in texts.items() if text.strip()},
         {f"title-{d}": title for d, title in queries.items()},

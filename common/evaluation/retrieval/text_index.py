@@ -180,7 +180,7 @@ class TextIndex:
             size = int.from_bytes(content[:8], "little")
             about = json.loads(content[8 : 8 + size])["__metadata__"]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is no text index: {error!r}") from error
+            raise UserError(f"{path} is not a text index: {error!r}") from error
         if about["model"] != model_key:
             raise UserError(
                 f"the index {folder} was made with another encoder: texts have to be encoded again,"

@@ -133,7 +133,7 @@ def read_texts(place: str | Path) -> list[str]:
         raise UserError(f"text file {path} does not exist")
     collection = [text.strip() for text in collection if text.strip()]
     if not collection:
-        raise UserError(f"{path} holds no text")
+        raise UserError(f"{path} has no text")
     return collection
 
 

@@ -18,7 +18,7 @@ def evaluate_sts(
     """Spearman of cosine and gold score on several sets.
 
     A set's score is one correlation over all of its pairs, the "all" setting of the literature
-    since SimCSE; the mean over subsets, which earlier work reports, stands beside it under another
+    since SimCSE; the mean over subsets, which earlier work reports, stands next to it under another
     name. Each distinct sentence is encoded once.
 
     Source: Gao et al. 2021, appendix B, arXiv 2104.08821; Conneau & Kiela 2018, arXiv 1803.05449.

@@ -40,7 +40,7 @@ class ImageTextData(DataConfig):
 
     @property
     def text_sources(self) -> list[str]:
-        """Sources beside the caption that are in use, in order."""
+        """Sources alongside the caption that are in use, in order."""
         return self.texts[1:]
 
     def check_source(self) -> None:

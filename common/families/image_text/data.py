@@ -120,7 +120,7 @@ def image_text_data(
 
 
 def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: str = "") -> Pairs:
-    """Images and texts of a source that is no stream."""
+    """Images and texts of a source that is not a stream."""
     if cfg.data.source == "synthetic":
         pairs = synthetic_set(cfg.data)
         return im.CachedImages(pairs.images, transform), CaptionLists(pairs.texts)

@@ -57,9 +57,9 @@ def image_text_experiment(
         make_module: module around towers.
         make_data: training and validation data of the stage "train", given the tokenizer; see
             `image_text_data`. None where `stages` makes its own.
-        evaluate_more: metrics beside those of `evaluate_image_text`, in its own evaluation mode.
+        evaluate_more: metrics alongside those of `evaluate_image_text`, in its own evaluation mode.
         stages: replaces the single stage "train".
-        tasks: beside "pool_texts", which writes the texts of the drawings again.
+        tasks: alongside "pool_texts", which writes the texts of the drawings again.
         num_texts: texts of a sample that the text tower sees, for the memory estimate.
         num_images: views of a sample that the image tower sees.
         texts_from: see `image_text_data`.

@@ -146,6 +146,6 @@ class FrozenEval:
 
 @dataclass
 class WatchedEval(FrozenEval):
-    """Also a linear classifier beside a training without labels (`KnnValidatedModule`)."""
+    """Also a linear classifier alongside a training without labels (`KnnValidatedModule`)."""
 
     online_probe: bool = False  # train it on the detached features of every batch

@@ -1,4 +1,4 @@
-"""A linear classifier that learns beside the encoder, on detached features of the same batches.
+"""A linear classifier that learns alongside the encoder, on detached features of the same batches.
 
 # N training samples, B samples of a batch, F features, C classes
 """

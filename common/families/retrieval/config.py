@@ -104,7 +104,7 @@ def check_queue(size: int, batch_size: int) -> None:
     """
     if size % batch_size:
         raise ValueError(
-            f"method.queue_size={size} is no multiple of the global batch of {batch_size} keys"
+            f"method.queue_size={size} is not a multiple of the global batch of {batch_size} keys"
         )
 
 
@@ -136,7 +136,7 @@ class RetrievalEval:
             raise ValueError("eval.hybrid merges with BM25: it needs eval.lexical")
         unknown = [s for group in self.groups.values() for s in group if s not in self.beir]
         if unknown:
-            raise ValueError(f"eval.groups: '{unknown[0]}' is no set of eval.beir")
+            raise ValueError(f"eval.groups: '{unknown[0]}' is not a set of eval.beir")
 
 
 @dataclass

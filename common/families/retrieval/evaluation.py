@@ -1,4 +1,4 @@
-"""An encoder before and after training, and on sets in the BEIR layout beside lexical methods."""
+"""An encoder before and after training, and on sets in the BEIR layout next to lexical methods."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def before_and_after(
     measure: Callable[[E, Workspace | None], dict[str, float]],
     workspace: Workspace,
 ) -> dict[str, float]:
-    """What `measure` finds of the trained encoder; ``untrained_*`` beside it if the config asks.
+    """What `measure` finds of the trained encoder; ``untrained_*`` alongside it if the config asks.
 
     Args:
         cfg: the project's config.
@@ -267,7 +267,7 @@ def _questions(file: Path) -> list[tuple[str, list[str]]]:
             raise UserError(f"{file}, row {number}: 'answers' has to be a text or a list of texts")
         rows.append((question, answers))
     if not rows:
-        raise UserError(f"{file} holds no question")
+        raise UserError(f"{file} has no question")
     return rows
 
 

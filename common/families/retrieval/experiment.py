@@ -46,10 +46,10 @@ def retrieval_experiment(
         recipe: its encoder.
         make_module: module around an encoder, for evaluation.
         stages: see `Experiment`; `one_stage` for the plain case.
-        evaluate: the paper's metrics; those of the sets of ``eval.beir`` come beside them.
+        evaluate: the paper's metrics; those of the sets of ``eval.beir`` come alongside them.
         plan: what `make check` reports on, see `text_plan`.
         texts: what the task "search" looks in when the config names no file.
-        tasks: beside "search".
+        tasks: alongside "search".
         model_tasks: further ones, which are given the experiment as well (to load a trained model).
 
     Raises:

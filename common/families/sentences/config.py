@@ -57,7 +57,7 @@ class TextModel:
     # passes over a training batch, by length, each without its common padding; None: four on a CPU
     # (16 rows each at least), one on a GPU
     length_groups: Count | None = None
-    random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn anew
+    random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn at random
 
     def __post_init__(self) -> None:
         template = self.template or ""

@@ -26,7 +26,7 @@ GALLERY_QUERIES = 6
 def evaluate_sentences(
     cfg: SentenceExperimentConfig, module: SentenceModule, workspace: Workspace
 ) -> dict[str, float]:
-    """STS scores of the encoder, the untrained encoder beside them, geometry and transfer tasks.
+    """STS scores of the encoder, the untrained encoder alongside them, geometry and transfer tasks.
 
     Cosines and gold scores of every set are saved for `make compare`.
 
@@ -111,7 +111,7 @@ def before_and_after(
     module: SentenceModule,
     measure: Callable[[Callable[[list[str]], Tensor]], dict[str, float]],
 ) -> dict[str, float]:
-    """What `measure` finds of the trained encoder; ``untrained_*`` beside it if the config asks.
+    """What `measure` finds of the trained encoder; ``untrained_*`` alongside it if the config asks.
 
     Args:
         cfg: the project's config.

@@ -49,8 +49,8 @@ def sentence_experiment(
         evaluate: all metrics of a trained module; None: `evaluate_sentences`.
         stages: replaces the single stage "train"; the last stage's module is one of `make_module`,
             earlier ones may be of any kind.
-        tasks: beside "search".
-        requirements: weights and data beside those of the shared config sections.
+        tasks: alongside "search".
+        requirements: weights and data alongside those of the shared config sections.
         num_samples: training rows for `make check`; None counts the rows that are on disk.
         num_views: rows that the encoder sees per sample, for the memory estimate.
     """

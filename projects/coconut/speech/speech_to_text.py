@@ -129,7 +129,7 @@ def build_speech_to_text(
     embed_dim: int | None,
     pretrained: str = "random",
 ) -> SpeechToText:
-    """Network from plain values, as they are stored beside exported weights."""
+    """Network from plain values, as they are stored alongside exported weights."""
     audio: Wav2Vec2Encoder | ConvTransformerEncoder
     if encoder == "wav2vec2":
         audio = wav2vec2_encoder(pretrained, wav2vec2)

@@ -89,7 +89,7 @@ class TranscriptTokenizer:
         """Intent, slots and transcript of generated ids; what is malformed becomes empty.
 
         Everything from the first end or padding id on is left out. A text without separator is an
-        intent; a segment between the first and the last without filler is no slot.
+        intent; a segment between the first and the last without filler is not a slot.
         """
         parts: list[list[int]] = [[]]
         for token in (int(i) for i in ids):

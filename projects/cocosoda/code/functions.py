@@ -94,7 +94,7 @@ def read_functions(
             f" {broken[0]} ..."
         )
     if not functions:
-        raise UserError(f"{path} holds no code; files that are read: {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} has no code; files that are read: {', '.join(SUFFIXES)}")
     return functions
 
 

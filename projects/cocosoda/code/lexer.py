@@ -1,6 +1,6 @@
 """Tokens of source code with their types: Python's own `tokenize`, tree-sitter for other languages.
 
-Both go on after mistakes, so that fragments, and functions whose line breaks were taken out, are
+Both continue after mistakes, so that fragments, and functions whose line breaks were taken out, are
 read too.
 """
 

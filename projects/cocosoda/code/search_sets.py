@@ -186,7 +186,7 @@ def _csn_rows(folder: Path, language: str, part: str) -> Iterator[Row]:
     )
     if path is None:
         raise UserError(
-            f"{place} holds no {part}.jsonl with url, code_tokens and docstring_tokens: write it"
+            f"{place} has no {part}.jsonl with url, code_tokens and docstring_tokens: write it"
             " with TASK=prepare from the archives of CodeSearchNet (see the card, Data), or set"
             " data.root"
         )
@@ -226,7 +226,7 @@ def _lines(path: Path) -> Iterator[Row]:
             for name in ("code_tokens", "docstring_tokens"):
                 if not isinstance(row[name], str | list):
                     raise UserError(
-                        f"{path}, line {number}: {name} is no list of tokens, nor a text"
+                        f"{path}, line {number}: {name} is neither a list of tokens nor a text"
                     )
             yield row
 
@@ -251,7 +251,7 @@ def read_cosqa(folder: Path, part: str = "dev") -> CodeSearchSet:
         base = {str(place): " ".join(code.split()) for code, place in _json(released).items()}
         files = sorted(folder.glob(f"cosqa-retrieval-{part}-*.json"))
         if not files:
-            raise UserError(f"{folder} holds no cosqa-retrieval-{part}-*.json")
+            raise UserError(f"{folder} has no cosqa-retrieval-{part}-*.json")
         rows = [row for row in _json(files[0]) if row.get("label", 1)]  # 0: no answer, in training
         asked = [(row["doc"], str(row["retrieval_idx"])) for row in rows]
     else:

@@ -171,7 +171,7 @@ def obelics_scores(score: str, places: int) -> NDArray[np.float64]:
     try:
         pairs = [(str(name), float(value)) for name, value in ast.literal_eval(score)]
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"score is no list of ['t0_i1', value]: {str(score)[:40]!r}") from error
+        raise ValueError(f"score is not a list of ['t0_i1', value]: {str(score)[:40]!r}") from error
     scores = np.zeros((places, places))
     for name, value in pairs:
         pair = _PAIR.fullmatch(name)

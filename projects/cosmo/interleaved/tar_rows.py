@@ -97,7 +97,7 @@ class TarRows:
                             _Member(suffix.lower(), info.offset_data, info.size)
                         )
         except (tarfile.TarError, OSError) as error:
-            raise UserError(f"{shard} is no readable tar file: {error}") from error
+            raise UserError(f"{shard} is not a readable tar file: {error}") from error
         if is_cut_off(shard):  # between two files, which tarfile takes for the end
             raise UserError(f"{shard} has no end, so samples of it are missing: get it again")
         return samples

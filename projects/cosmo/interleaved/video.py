@@ -43,7 +43,7 @@ class FrameFolder:
         self.files = sorted(f for f in files if f.suffix.lower() in PICTURES)
         if not self.files:
             raise UserError(
-                f"{folder} is no folder of pictures (a video as frames, {', '.join(PICTURES)})"
+                f"{folder} is not a folder of pictures (a video as frames, {', '.join(PICTURES)})"
             )
         self.fps, self.seconds = fps, len(self.files) / fps
 
@@ -65,7 +65,7 @@ class VideoFile:
 
     Raises:
         UserError: no PyAV.
-        ValueError: content that is no video, or one without frames.
+        ValueError: content that is not a video, or one without frames.
     """
 
     def __init__(self, content: str | Path | bytes) -> None:
@@ -116,7 +116,7 @@ def open_video(path: str | Path, fps: float = 1.0) -> FrameFolder | VideoFile:
     """A folder of frames, or a file.
 
     Raises:
-        UserError: a folder without pictures, or a file that is no video.
+        UserError: a folder without pictures, or a file that is not a video.
     """
     if Path(path).is_dir():
         return FrameFolder(path, fps)

@@ -47,7 +47,7 @@ def speech_embedder(
     pretrained: str = "random",
     sizes: dict[str, Any] | None = None,
 ) -> SpeechEmbedder:
-    """Build tower and projection from plain values, as they are stored beside exported weights.
+    """Build tower and projection from plain values, as they are stored alongside exported weights.
 
     Args:
         encoder: "whisper", "wav2vec2" (both at 16 kHz) or "conv".

@@ -40,7 +40,7 @@ def load_manifest(
 
     Raises:
         UserError: no such file, a row without audio, text or (if it must be there) intent, one of
-            them that is no text, or no rows.
+            them that is not a text, or no rows.
     """
     path = require(
         path,

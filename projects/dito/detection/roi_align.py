@@ -56,7 +56,7 @@ def multilevel_roi_align(
     Args:
         maps: (B, C, H_l, W_l) of each level.
         strides: powers of two, in pixels, one for each level, ascending.
-        rois: (N, 5): image, x1, y1, x2, y2 in pixels, float32 also beside maps of half precision.
+        rois: (N, 5): image, x1, y1, x2, y2 in pixels, float32 also next to maps of half precision.
         size: side of a crop.
         canonical_size: see `roi_levels`.
 

@@ -87,7 +87,7 @@ class WindowedViT(nn.Module):
         global_layers: layers of global attention, counted from 1.
 
     Raises:
-        UserError: a width that is no multiple of `heads`, or a global layer that does not exist.
+        UserError: a width that is not a multiple of `heads`, or a global layer that does not exist.
     """
 
     def __init__(

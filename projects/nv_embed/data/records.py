@@ -39,7 +39,7 @@ class EmbeddingTask:
 
     def __post_init__(self) -> None:
         if not self.records:
-            raise UserError(f"the training set '{self.name}' holds no example")
+            raise UserError(f"the training set '{self.name}' has no example")
 
     @property
     def document_instruction(self) -> str:

@@ -131,7 +131,7 @@ def intent_rows(name: str, part: IntentPart, root: str | None = None) -> list[Ro
     """Requests of a bundled labelled set with their intents, which no part shares with another.
 
     SNIPS has a development part; that of BANKING77 is a tenth of its training rows, by hash. What
-    is also in the test or development part is no training text.
+    is also in the test or development part is not a training text.
 
     Args:
         name: snips or banking77.

@@ -1,4 +1,4 @@
-"""Test sets of the task types of MTEB that are at hand, and their scores for any encoder.
+"""Test sets of the task types of MTEB that are available, and their scores for any encoder.
 
 | type | set | instruction | main score |
 |---|---|---|---|

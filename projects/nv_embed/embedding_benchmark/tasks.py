@@ -1,4 +1,4 @@
-"""The task types of MTEB on embeddings that are at hand; one main score each, in [0, 1].
+"""The task types of MTEB on embeddings that are available; one main score each, in [0, 1].
 
 | type | main score |
 |---|---|

@@ -265,7 +265,7 @@ def instructed_encoder(
         span: see `InstructedEncoder`.
         attention: see `load_transformer`.
         dtype: of the model's weights; adapters and pooler are float32.
-        tokenizer: instead of the one beside the weights.
+        tokenizer: instead of the one alongside the weights.
 
     Raises:
         UserError: see `load_transformer`, `set_causal`, `append_eos`, `add_lora`.

@@ -89,7 +89,7 @@ def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) 
     """Copies of every example that a cache holds; rows of other examples are passed over.
 
     Of a pair whose texts are both reworded the k-th copies of both belong together. An example
-    without a copy stands beside itself; how many do is said, and more than half are refused.
+    without a copy stands alongside itself; how many do is said, and more than half are refused.
 
     Args:
         data: N examples.

@@ -139,7 +139,7 @@ class HybridTextIndex:
             sparse = [dict(next(pairs) for _ in range(n)) for n in held["sizes"].tolist()]
             encoded: Encoded = {"dense": held["dense"], "sparse": sparse, "owner": held["owner"]}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is no index for hybrid search: {error!r}") from error
+            raise UserError(f"{path} is not an index for hybrid search: {error!r}") from error
         if about["model"] != model_key:
             raise UserError(
                 f"the index {folder} was made with another encoder or prompt: texts have to be "

@@ -186,7 +186,7 @@ def odir_subtypes(
 ) -> SetPair:
     """Fundus photographs of patients without finding, and with exactly one of five diseases.
 
-    Hypertension and other diseases (H, O) beside it do not count. The age 1 stands for an unknown
+    Hypertension and other diseases (H, O) next to it do not count. The age 1 stands for an unknown
     one: NaN.
 
     Args:

@@ -195,7 +195,7 @@ class VolumeStore:
 def volume_folders(folder: Path) -> SetPair:
     """Volumes below ``background/`` and ``target/``.
 
-    ``participants.tsv`` beside them, if there is one, holds ``participant_id`` (the file name
+    ``participants.tsv`` alongside them, if there is one, holds ``participant_id`` (the file name
     without suffix), ``age`` and ``sex`` (M or F; n/a where unknown).
 
     Args:

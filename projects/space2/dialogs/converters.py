@@ -46,7 +46,7 @@ def from_spans(
     slots: dict[str, list[Value]] = {}
     for slot, start, end in spans:
         if not 0 <= start < end <= len(text):
-            raise UserError(f"slot {slot}: [{start}, {end}) is no span of {text!r}")
+            raise UserError(f"slot {slot}: [{start}, {end}) is not a span of {text!r}")
         slots.setdefault(slot, []).append({"value": text[start:end], "span": [start, end]})
     return {domain or DEFAULT_DOMAIN: {intent or DEFAULT_INTENT: slots}}
 
@@ -81,7 +81,7 @@ def from_tags(
 
     Args:
         words: of an utterance whose text is the words with spaces between them.
-        tags: B-slot, I-slot or O, one a word; an I- that goes on with nothing begins a value.
+        tags: B-slot, I-slot or O, one a word; an I- that continues with nothing begins a value.
         intent: of the utterance.
         domain: None: a placeholder.
 

@@ -14,7 +14,7 @@ from projects.space2.dialogs.converters import from_acts
 from projects.space2.dialogs.trees import Frame
 from projects.space2.dialogs.turns import Corpus, Dialog, Turn
 
-ACTS_FILE = "dialogue_acts.json"  # beside the dialogues; without it, acts of the log
+ACTS_FILE = "dialogue_acts.json"  # alongside the dialogues; without it, acts of the log
 UNKNOWN = "[UNK]"  # in place of each piece of a value that is taken out of an answer
 
 _TRACKED = {
@@ -62,7 +62,7 @@ def multiwoz(path: Path, delexicalize: bool = False) -> Corpus:
 
     The state after a user's turn stands in the metadata of the answer. Acts of the answers are
     those of `ACTS_FILE` ({id without .json: {"1": acts of the first answer, ...}}) where it lies
-    beside. Only "not mentioned" and the ways to write "dontcare" are normalised; TripPy also
+    alongside. Only "not mentioned" and the ways to write "dontcare" are normalised; TripPy also
     corrects some hundred spellings.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 Frame = Mapping[str, Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]]
 """{domain: {intent: {slot: [{"value": text, "span": [start, end] or None}, ...]}}}.
 
-{} is no tree.
+{} is not a tree.
 """
 
 VIEWS = ("D", "I", "S", "V", "DI", "IS", "SV", "DIS", "ISV", "DISV")

@@ -20,7 +20,7 @@ class DetectorOptions:
     crowded: list[str] = field(default_factory=list)  # transfusion: classes with neighbouring peaks
     score_threshold: Probability = 0.1
     max_boxes: Count = 60
-    box_weight: NonNegative = 0.25  # of the box term beside the heat map
+    box_weight: NonNegative = 0.25  # of the box term alongside the heat map
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:

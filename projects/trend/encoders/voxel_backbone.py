@@ -206,7 +206,7 @@ def build_voxel_encoder(
     norm: Norm = "group",
     backend: Backend = "auto",
 ) -> DenseVoxelEncoder | VoxelResBackBone8x:
-    """An encoder from plain values, as they are stored beside exported weights.
+    """An encoder from plain values, as they are stored alongside exported weights.
 
     Args:
         name: dense or voxel_res_8x.

@@ -56,7 +56,7 @@ class ScanFiles:
         scans: files of each sequence.
         poses: (F, 4, 4) of each sequence.
         times: (F,) seconds.
-        labels: label files beside the scans; None: no labels.
+        labels: label files alongside the scans; None: no labels.
     """
 
     scans: Sequence[Sequence[Path]]
@@ -123,7 +123,7 @@ def kitti_raw(root: Path, drives: Sequence[str] | None = None) -> ScanFiles:
     )
     folders = sorted(p for p in root.glob("*/*_sync") if drives is None or p.name in drives)
     if not folders:
-        raise UserError(f"{root} holds no <date>/<date>_drive_<number>_sync folder ({RAW_SOURCE})")
+        raise UserError(f"{root} has no <date>/<date>_drive_<number>_sync folder ({RAW_SOURCE})")
     scans, poses, times = [], [], []
     for folder in folders:
         files = _scans(folder / "velodyne_points/data", RAW_SOURCE)

@@ -198,7 +198,7 @@ def _table(path: Path) -> dict[str, Row]:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return {row["token"]: row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no nuScenes table: {error}") from error
+        raise UserError(f"{path} is not a nuScenes table: {error}") from error
 
 
 def _lines(path: Path) -> list[str]:

@@ -133,7 +133,7 @@ def _listed(
                 f"another layout ({type(error).__name__}: {error})"
             ) from error
     if not sequences:
-        raise UserError(f"{path} names no sequence; write one name a line")
+        raise UserError(f"{path} names no sequence; write one name per line")
     return JsonSequences(kind, *zip(*sequences, strict=True))
 
 

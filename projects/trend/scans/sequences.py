@@ -210,8 +210,8 @@ def _read_sequence(path: Path) -> list[LidarFrame]:
         return [_read_frame(arrays, k) for k in range(count)]
     except ERRORS as error:
         raise UserError(
-            f"{path} is no LiDAR sequence (arrays points_k (N, 3 + d), pose_k (4, 4), time_k, and "
-            f"optionally boxes_k (K, 9) and names_k), or damaged: {error}; {remedy(path)}"
+            f"{path} is not a LiDAR sequence (arrays points_k (N, 3 + d), pose_k (4, 4), time_k, "
+            f"and optionally boxes_k (K, 9), names_k), or damaged: {error}; {remedy(path)}"
         ) from error
 
 

@@ -86,7 +86,7 @@ def disentangled_from_bert(pretrained: str, **fields: Any) -> DebertaV2ForMasked
     old = bert.config
     if old.model_type != "bert":
         raise UserError(
-            f"pretrained={pretrained!r} is no BERT but {old.model_type}: its weights cannot be"
+            f"pretrained={pretrained!r} is not a BERT but {old.model_type}: its weights cannot be"
             " taken"
         )
     taken = (

@@ -92,7 +92,7 @@ class SelfCalibrationConfig:
 
 @dataclass
 class TransductiveConfig:
-    """Training that goes on with the model's own labels of the inputs that are to be labelled."""
+    """Training that continues with the model's own labels of the inputs that are to be labelled."""
 
     enabled: bool = False
     # whose inputs; None: those of the part that is evaluated on; target: of data.target_file

@@ -86,7 +86,7 @@ def glue_average(scores: Mapping[str, float]) -> float:
     Source: Wang et al. 2019, section 3, arXiv 1804.07461.
 
     Args:
-        scores: task -> its score, the mean of its metrics; "mnli_mm" beside "mnli" is optional.
+        scores: task -> its score, the mean of its metrics; "mnli_mm" alongside "mnli" is optional.
 
     Raises:
         ValueError: a task that is missing.

@@ -38,7 +38,7 @@ class FrameSource(Protocol):
 
 
 class FramesInMemory:
-    """Frames that are at hand.
+    """Frames that are available.
 
     Args:
         clips: frames by name.

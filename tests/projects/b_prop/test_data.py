@@ -300,7 +300,7 @@ def test_files_in_another_encoding_are_told(tmp_path, encoder, capsys):
     build(config(*words)).tasks["prepare"](Workspace(tmp_path / "task"))
     assert "in.jsonl: 1 documents hold U+FFFD" in capsys.readouterr().out
     files = [f"rank.documents={tmp_path}/in.jsonl", f"rank.queries={tmp_path}/in.jsonl"]
-    with pytest.raises(UserError, match="in.jsonl is no text file in UTF-8"):
+    with pytest.raises(UserError, match="in.jsonl is not a text file in UTF-8"):
         build(config(*files)).tasks["rank"](Workspace(tmp_path / "task"))
 
 

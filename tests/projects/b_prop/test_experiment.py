@@ -251,7 +251,7 @@ def test_paper_configs_hold_the_published_recipe():
     ("words", "text"),
     [
         (["data.source=files"], "belong together"),
-        (["eval.candidates={x: y}"], "is no set of eval.sets"),
+        (["eval.candidates={x: y}"], "is not a set of eval.sets"),
         (["eval.tune.steps=0"], "query_counts needs"),
         (["finetune.set=null"], "needs finetune.set"),
         (["finetune.loss=hinge", "finetune.group_size=3"], "group_size=2"),

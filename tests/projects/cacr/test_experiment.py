@@ -349,7 +349,7 @@ def test_the_nearest_picture_is_its_copy(tmp_path):
 def test_an_empty_or_missing_folder_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     words = (f"data.root={tmp_path}", "data.source=folder")
-    for folder, message in (("empty", "holds no pictures"), ("none", "image folder 'none'")):
+    for folder, message in (("empty", "has no pictures"), ("none", "image folder 'none'")):
         with pytest.raises(UserError, match=message):
             image_part(config(*words, f"data.folder={folder}"), "train")
 

@@ -254,7 +254,7 @@ def test_questions_have_their_first_positive_and_one_negative(tmp_path):
 
 
 def test_documents_of_files_are_checked(tmp_path):
-    """A line that is no document names itself and the task that writes right ones."""
+    """A line that is not a document names itself and the task that writes right ones."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"sentences": ["a", "b"]}\n{"sentences": ["a"]}\nx\n')
     data = DocumentFile(path)
@@ -372,8 +372,8 @@ def test_sets_that_cannot_be_evaluated_are_named_before_the_training():
     comes.
     """
     for words, match in (
-        (["eval.bitext={deen: a}"], "'deen' is no pair"),
-        (["eval.bitext={zh-Hans-en: a}"], "'zh-Hans-en' is no pair"),
+        (["eval.bitext={deen: a}"], "'deen' is not a pair"),
+        (["eval.bitext={zh-Hans-en: a}"], "'zh-Hans-en' is not a pair"),
         (["eval.bitext={de-en: a}"], "'de' has no text to calibrate with"),
         (["finetune.dev_file=a", "finetune.dev_every_n_steps=3"], "would select nothing"),
     ):

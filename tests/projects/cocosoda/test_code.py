@@ -156,7 +156,7 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_functions(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no code"):
+    with pytest.raises(UserError, match="has no code"):
         read_functions(tmp_path / "empty")
 
 
@@ -235,7 +235,7 @@ def test_python_that_does_not_parse_keeps_its_functions(tmp_path):
 
 
 def test_source_files_in_another_encoding_are_counted(tmp_path):
-    """They were left out without a word, and one that was named itself "holds no code"."""
+    """They were left out without a word, and one that was named itself "has no code"."""
     (tmp_path / "a.py").write_text("def one(): pass\n")
     latin = tmp_path / "b.go"
     latin.write_bytes("// caf\u00e9\nfunc Two() {}\n".encode("latin-1"))
@@ -243,7 +243,7 @@ def test_source_files_in_another_encoding_are_counted(tmp_path):
     assert [f.name for f in read_functions(tmp_path, said.append)] == ["one"]
     assert "1 files are left out" in said[0]
     assert "b.go" in said[0]
-    with pytest.raises(UserError, match="b.go is no source file in UTF-8"):
+    with pytest.raises(UserError, match="b.go is not a source file in UTF-8"):
         read_functions(latin)
 
 
@@ -268,7 +268,7 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
                     + "\n"
                 )
         (folder / f"{part}.txt").write_text("\n".join(reversed(urls[:-1] + "z")))
-    (folder / "codebase.txt").write_text("g\ne\nd\n", "utf-8-sig")  # a mark is no part of a URL
+    (folder / "codebase.txt").write_text("g\ne\nd\n", "utf-8-sig")  # a mark is not a part of a URL
     assert [row["url"] for row in joined_rows(folder, "train")] == ["b", "a"]
     (valid,) = joined_rows(folder, "valid")
     assert (valid["code_tokens"], valid["original_string"]) == ([], "")
@@ -286,7 +286,7 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
     file.write_text(f"\n{file.read_text('utf-8-sig')}\n")  # empty lines are passed over
     assert code_search_net_set(tmp_path, "go", "valid").gold_places == [[2]]
     write_jsonl(file, [{"url": "e", "code_tokens": [], "docstring_tokens": None}])
-    with pytest.raises(UserError, match="line 1: docstring_tokens is no list"):
+    with pytest.raises(UserError, match="line 1: docstring_tokens is neither a list"):
         code_search_net_set(tmp_path, "go", "valid")
     (folder / "test.txt").write_text("nothing\n")
     with pytest.raises(UserError, match="none of the URLs"):

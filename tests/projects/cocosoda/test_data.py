@@ -299,7 +299,7 @@ def test_files_of_code_search_net_train_and_are_searched(tmp_path, tokenizer):
     encoder = build_encoder(cfg.model)
     data = training_data(config(*words, "trainer.val_every_n_steps=2"), encoder, finetune=False)
     assert list(data.val_sets) == ["ruby", "go"]
-    with pytest.raises(UserError, match=r"holds no train.jsonl.*TASK=prepare"):
+    with pytest.raises(UserError, match=r"has no train.jsonl.*TASK=prepare"):
         training_pairs(config(*words, "data.languages=[php]"))
     for wrong in (["data.source=csn"], ["data.languages=[go]"], [*words, "data.languages=[go,go]"]):
         with pytest.raises(UserError, match=r"data\.(folder|languages)"):

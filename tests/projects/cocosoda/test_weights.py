@@ -97,7 +97,7 @@ def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, 
     assert torch.equal(experiment.embed(module)["queries"], experiment.embed(loaded)["queries"])
     plain = load_encoder(cfg.model, unixcoder)  # as released weights come
     assert plain.tokenize(["read a file"])["input_ids"].tolist() == [rows.tolist()]
-    with pytest.raises(UserError, match="is no piece of this tokenizer"):
+    with pytest.raises(UserError, match="is not a piece of this tokenizer"):
         build_encoder(config("model.prefix=<encoder-only>").model)
 
 

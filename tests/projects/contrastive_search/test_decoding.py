@@ -170,7 +170,7 @@ def test_item_11_an_end_of_text_in_the_prefix_ends_nothing(end, place, written):
     assert 1 < len(cut) <= (11 if written else 12)  # a row that had ended before would have one
     actual = continued(end)
     assert actual == cut
-    text = f" {lm.tokenizer.decode(actual)}".replace(" ##", "")  # a piece goes on with the prefix
+    text = f" {lm.tokenizer.decode(actual)}".replace(" ##", "")  # a piece continues with the prefix
     assert lm.finished(prefix, actual) == (text, written, len(actual))
 
 

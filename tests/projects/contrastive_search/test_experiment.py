@@ -100,7 +100,7 @@ def test_mauve_compares_pairs_of_one_length(monkeypatch):
     """Guards the sheet's rule: human first, both cut to the shorter of a pair, pairs with an empty
     side dropped.
 
-    The end of text of a continuation is no token of it.
+    The end of text of a continuation is not a token of it.
     """
     lm, seen = tiny_lm(eos="[SEP]"), []
     words = [lm.token_ids(text) for text in ("the state of the world", "he was", "a man")]

@@ -107,7 +107,7 @@ def test_item_7_isotropy_is_a_ratio_of_sums_and_padding_changes_nothing():
 
 
 def test_lines_are_drawn_anew_at_every_step_without_repetition_in_it():
-    """One line an example, cut, none of a single token; a true end of text is no padding."""
+    """One line an example, cut, none of a single token; a true end of text is not a padding."""
     tokenizer = module_of().tokenizer
     lines = Lines(["the state of the world"] * 3 + ["", *training_lines(config())], tokenizer, 6, 0)
     assert max(map(len, lines.rows)) == 6

@@ -163,7 +163,7 @@ def test_isotropy_says_what_is_wrong_with_its_file(tmp_path, lm_folder):
         "isotropy.file=texts.json",
         f"isotropy.models.de=[{lm_folder}]",
     ]
-    with pytest.raises(UserError, match=r"isotropy\.file: .* is no file"):
+    with pytest.raises(UserError, match=r"isotropy\.file: .* is not a file"):
         tasks.isotropy_report(config(*words), place(tmp_path))
     (tmp_path / "texts.json").write_text('{"de": [" ", "a"]}')
     with pytest.raises(UserError, match="no text in 'de' has two tokens"):
@@ -263,7 +263,7 @@ def test_item_15_splits_and_draws_are_averaged(files, lm_folder, monkeypatch):
 
 
 def test_item_15_prompts_begin_with_the_start_token_and_answers_end_at_the_line(monkeypatch):
-    """Checklist 15: the start token once; "\\n" ends an answer and is no part of it."""
+    """Checklist 15: the start token once; "\\n" ends an answer and is not a part of it."""
     lm, seen = tiny_lm(), []
     lm.tokenizer.bos_token = "[CLS]"
 
@@ -433,7 +433,7 @@ def test_item_16_forms_of_several_languages_are_one_table_under_one_key(tmp_path
     form("de", "seed=5")
     assert (
         german.read_text() == text
-    )  # filled in where it lies: the same form is no reason to lose it
+    )  # filled in where it lies: the same form is not a reason to lose it
     form("de", "seed=6")
     (aside,) = german.parent.glob("rating_form-de-*.csv")
     assert aside.read_text() == text
@@ -462,7 +462,7 @@ def test_bad_files_are_refused(files, lm_folder, words, message):
 def test_bad_prompts_and_methods_are_refused(tmp_path, lm_folder):
     (tmp_path / "empty.txt").write_text("\n")
     cfg = config(f"decode.file={tmp_path}/empty.txt")
-    with pytest.raises(UserError, match="holds no prompt"):
+    with pytest.raises(UserError, match="has no prompt"):
         build(cfg).tasks["decode"](place(tmp_path))
     with pytest.raises(UserError, match=r"eval\.methods: 'beams' is none of"):
         config("eval.methods=[beams]")

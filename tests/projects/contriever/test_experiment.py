@@ -318,7 +318,7 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
     (tmp_path / "x/x-00000.npy").write_bytes(b"kept")
     task(Workspace(tmp_path / "task"))
     assert (tmp_path / "x/x-00000.npy").read_bytes() == b"kept"
-    with pytest.raises(UserError, match="is no NumPy array"):
+    with pytest.raises(UserError, match="is not a NumPy array"):
         open_shards(tmp_path / "x")
     (tmp_path / "x/x-00000.npy").unlink()
     sources = [
@@ -368,7 +368,7 @@ def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
     assert "2 shards were there and are kept, 1 beyond the end" in run(6)
     np.save(tmp_path / "x/y-00000.npy", np.zeros(3, dtype=np.uint16))
     assert "1 shards of other text files lie there" in run(6)  # training reads them too
-    with pytest.raises(UserError, match="holds no text"):
+    with pytest.raises(UserError, match="has no text"):
         run(0)
     assert len(open_shards(tmp_path / "x")) == 3  # nothing was removed for a file that was emptied
 
@@ -403,7 +403,7 @@ def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):
 
     (source / "a").mkdir(parents=True)
     (source / "a_b.txt").write_text(" \n\n")
-    with pytest.raises(UserError, match="holds no text"):
+    with pytest.raises(UserError, match="has no text"):
         run()
     (source / "a_b.txt").write_text("people of the world\n" * 40)
     run()
@@ -462,7 +462,7 @@ def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuni
 
 
 def test_mine_takes_no_positive_of_another_record_of_the_question(full_run, tmp_path):
-    """Files with one positive a line; their folder is made before the work."""
+    """Files with one positive per line; their folder is made before the work."""
     rows = [("who", "men at work"), ("who", "people"), ("where", "the world")]
     lines = [json.dumps({"question": q, "positive_ctxs": [{"text": p}]}) + "\n" for q, p in rows]
     (tmp_path / "q.jsonl").write_text("".join(lines))

@@ -75,7 +75,7 @@ def test_ids_are_flat_and_shards_are_memory_mapped(tmp_path):
     with pytest.raises(UserError, match="one row of integers"):
         open_shards(tmp_path)
     (tmp_path / "a.npy").write_bytes(b"")  # a tokenisation that was broken off
-    with pytest.raises(UserError, match=r"a\.npy is no NumPy array"):
+    with pytest.raises(UserError, match=r"a\.npy is not a NumPy array"):
         open_shards(tmp_path)
 
 

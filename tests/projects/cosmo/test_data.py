@@ -487,7 +487,7 @@ def test_obelics_shards_as_released(tmp_path, tokenizer, caplog):
     assert batch["ids"].tolist() == [0]
     assert (batch["input_ids"] == source.words.ids["visual"]).sum() == 2
     assert source.counter.skipped == 3
-    for said in ("score is no list", "3 places for texts and 4 for pictures", "row 3"):
+    for said in ("score is not a list", "3 places for texts and 4 for pictures", "row 3"):
         assert said in caplog.text
 
 
@@ -581,7 +581,7 @@ def test_conversations_left_out_and_cut_are_counted(tmp_path, tokenizer, caplog)
 
 
 def test_turns_of_others_are_refused(tmp_path):
-    """What a system or a user says is no answer to train on."""
+    """What a system or a user says is not an answer to train on."""
     path = tmp_path / "i.json"
     cfg = config(
         "data.source=shards",
@@ -738,7 +738,7 @@ def test_a_damaged_video_is_left_out(tmp_path, monkeypatch, tokenizer, caplog):
     with pytest.raises(ValueError, match="no readable video: moov"):
         VideoFile(b"x")
     (tmp_path / "x.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"x\.mp4 is no video, or damaged .*get it again"):
+    with pytest.raises(UserError, match=r"x\.mp4 is not a video, or damaged .*get it again"):
         open_video(tmp_path / "x.mp4")
     tar(tmp_path / "t.tar", {"0.mp4": b"film", "0.txt": b"a", "1.mp4": b"x", "1.txt": b"b"})
     data = config(

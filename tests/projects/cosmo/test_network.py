@@ -104,7 +104,7 @@ def test_item_3_resampler_and_pooling_equal_the_golden_values(float64):
     close(actual[0, :4], want["row0_first4"])
     close(actual.norm(), want["norm"])
     mask = torch.tensor([[1] * 4 + [0] * 2] * 3)
-    close(pooling(states, mask), pooling(states[:, :4]).tolist())  # masked padding is no text
+    close(pooling(states, mask), pooling(states[:, :4]).tolist())  # masked padding is not a text
 
 
 def test_items_3_and_9_contrastive_loss_equals_the_golden_values(float64):

@@ -232,7 +232,7 @@ def test_item_4_an_input_is_never_its_own_demonstration():
 
 
 def test_what_a_query_reads_and_how_its_scores_are_scaled():
-    """Checklist 4: the answer is no part of the query; copies are found by id alone, too; scores
+    """Checklist 4: the answer is not a part of the query; copies are found by id alone, too; scores
     are scaled.
     """
     bank, asked = small_bank(), []

@@ -101,7 +101,7 @@ def test_a_single_image_stage_takes_the_kept_weights(tmp_path):
 
 
 def test_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
-    """Checklist 12: a detector goes on with the stored VLM, not with its own fine-tuned
+    """Checklist 12: a detector continues with the stored VLM, not with its own fine-tuned
     backbone."""
     source = exported_to(tmp_path, ("image", "region", "detect"), vlm=True)
     for stages in ("[detect]", "[region]"):

@@ -312,10 +312,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "train.tsv"
     words = ["data.task=file", "eval.parts=[train]", "eval.dev=train", f"data.train_file={path}"]
     path.write_bytes("first\tsecond\tlabel\ncaf\u00e9\tb\t1\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"train\.tsv is no table in UTF-8"):
+    with pytest.raises(UserError, match=r"train\.tsv is not a table in UTF-8"):
         stages.task_pairs(config(*words).data, "train", 0)
     path.write_text("first\tsecond\tlabel\na\tb\tnan\n", "utf-8")
-    with pytest.raises(UserError, match=r"train\.tsv, line 2: 'nan' is no score"):
+    with pytest.raises(UserError, match=r"train\.tsv, line 2: 'nan' is not a score"):
         stages.task_pairs(config(*words).data, "train", 0)
 
 

@@ -102,7 +102,7 @@ def test_item_3_augmentation_does_not_leave_a_single_word():
 
 
 def test_augmentation_is_drawn_again_until_it_alters_the_text():
-    """EDA leaves many short names as they are: a draw that does nothing is no augmentation."""
+    """EDA leaves many short names as they are: a draw that does nothing is not an augmentation."""
     kinds = ["keep", "keep", "alter"] * 2
     lazy = Sometimes(lambda text, rng: text if kinds.pop(0) == "keep" else "red auto", 1.0)
     assert lazy("red  car", sample_rng(0, 0, 0)) == "red auto"

@@ -169,7 +169,7 @@ def test_item_7_paper_configs_use_that_schedule():
 
 @pytest.mark.parametrize("towers", ["open_clip", "own"])
 def test_item_8_weight_decay_spares_biases_norms_and_the_logit_scale(towers):
-    """Item 8: decayed are exactly the matrices whose name holds no bias, ln or bn."""
+    """Item 8: decayed are exactly the matrices whose name has no bias, ln or bn."""
     if towers == "open_clip":
         module = LaCLIP(config())
     else:

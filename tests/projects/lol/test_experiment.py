@@ -452,7 +452,7 @@ def test_false_answers_are_written_and_filtered(tmp_path, capsys):
             '{"question": "when", "answer": 1969}\n',
             "row 1: question, answer and knowledge are texts",
         ),
-        ("\n", "holds no question"),
+        ("\n", "has no question"),
     ],
 )
 def test_questions_for_false_answers_are_checked_first(tmp_path, lines, said):

@@ -26,7 +26,7 @@ HISTORIES = [("ann", ["x", "y", "x"]), ("bob", ["z", "y"])]
 def test_all_formats_hold_the_same_histories(tmp_path):
     (tmp_path / "a.txt").write_text(
         "ann x y x\nbob z y\n\n", encoding="utf-8-sig"
-    )  # a mark is no part of a name
+    )  # a mark is not a part of a name
     with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
         file.write(
             '{"user": "ann", "items": ["x", "y", "x"]}\n{"user": "bob", "items": ["z", "y"]}\n'

@@ -369,7 +369,7 @@ def test_pairs_of_own_citations_train(tmp_path):
 @pytest.mark.parametrize(
     ("docs", "cites", "told"),
     [
-        ([], ["a,b"], "holds no document"),
+        ([], ["a,b"], "has no document"),
         ([{"id": "a", "text": ["x"]}], ["a,b"], "document 1: id is a name"),
         ([{"id": None, "text": "x"}], ["a,b"], "document 1: id is a name"),
         ([{"id": "a", "text": "x"}], ["r,a", ",a"], "row 2: nothing stands under 'citing'"),

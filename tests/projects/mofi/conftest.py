@@ -59,7 +59,7 @@ def write_knowledge(folder: Path) -> Path:
 
 @pytest.fixture
 def captions(tmp_path: Path) -> Path:
-    """Twelve images with alt-texts; the last one is no image."""
+    """Twelve images with alt-texts; the last one is not an image."""
     rng = np.random.default_rng(0)
     texts = ["a Skylark over the field", "an eagle in a tree", "the boat", "nothing to see"] * 3
     rows = []

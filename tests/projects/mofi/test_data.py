@@ -184,7 +184,7 @@ def files(tmp_path):
     table = "id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\nQ2\toak\t\t2\n"
     (tmp_path / "entities.tsv").write_text(
         table, "utf-8-sig"
-    )  # a mark is no part of a column's name
+    )  # a mark is not a part of a column's name
     return tmp_path
 
 

@@ -230,7 +230,7 @@ def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, ca
     assert "10.png" in told
     actual = json.loads((captions.parent / "report.json").read_text())
     rows = [json.loads(line) for line in Path(cfg.build.output).read_text().splitlines()]
-    assert actual["num_images"] == len(rows) == 8  # three say nothing, one is no image
+    assert actual["num_images"] == len(rows) == 8  # three say nothing, one is not an image
     assert actual["num_unreadable"] == 1
     for row in rows:
         for entity in row["entities"]:

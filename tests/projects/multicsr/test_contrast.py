@@ -313,7 +313,7 @@ def test_triplets_without_an_answer_are_left_out_with_a_count():
 
 
 def test_a_chat_model_may_open_with_a_line_break(models, monkeypatch, tmp_path):
-    """It ends its turn itself; a model that only goes on with a text is cut at the line's end."""
+    """It ends its turn itself; a model that only continues with a text is cut at the line's end."""
     model = models["causal"]
     monkeypatch.setattr("projects.multicsr.generation.load_model", lambda name: model)
     monkeypatch.setattr(model, "continuations", answering("\n\nIt is wet.\nAnything else?"))

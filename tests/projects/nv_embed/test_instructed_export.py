@@ -1,4 +1,4 @@
-"""What is no exported instructed encoder."""
+"""What is not an exported instructed encoder."""
 
 import pytest
 

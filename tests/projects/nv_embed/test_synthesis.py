@@ -198,7 +198,7 @@ def test_two_shares_take_two_passes_and_write_the_same_file(script, tmp_path):
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
 def test_a_server_writes_the_examples(tmp_path, api):
-    """Completions go on with what is begun, a chat server answers as a whole."""
+    """Completions continue with what is begun, a chat server answers as a whole."""
 
     def answer(prompt, body):
         chat = "messages" in body

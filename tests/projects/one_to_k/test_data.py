@@ -364,11 +364,11 @@ def test_item_18_files_of_other_systems_and_damaged_ones(tmp_path):
     actual = read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")["fr"]
     assert (actual.images, actual.texts) == (("1.jpg", "2.jpg"), ("un", "deux"))
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"fr\.gz is no text file.*damaged.*get it again"):
+    with pytest.raises(UserError, match=r"fr\.gz is not a text file.*damaged.*get it again"):
         read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")
     path = tmp_path / "coco/dataset_coco.json"
     path.write_text(path.read_text("utf-8")[:-5])
-    with pytest.raises(UserError, match=r"dataset_coco\.json is no JSON file.*damaged"):
+    with pytest.raises(UserError, match=r"dataset_coco\.json is not a JSON file.*damaged"):
         read_benchmark("coco", tmp_path, ["en"], "test")
 
 

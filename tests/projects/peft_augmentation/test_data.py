@@ -272,7 +272,7 @@ def test_official_files_are_read(tmp_path):
 
 
 def test_cells_of_own_tables(tmp_path):
-    """White space around a cell is no part of it; blank ones became a class "" or were trained
+    """White space around a cell is not a part of it; blank ones became a class "" or were trained
     on."""
     own = tmp_path / "own.csv"
     own.write_text('text,label\n"hello ",x\nworld, y\nbye,y \n')

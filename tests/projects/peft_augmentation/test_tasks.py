@@ -134,7 +134,7 @@ def test_runs_that_differ_in_another_setting_keep_their_own_rows():
 
 
 def test_own_texts_are_classified(runs, tmp_path):
-    """Inference: one text a line."""
+    """Inference: one text per line."""
     lines = tmp_path / "texts.txt"
     lines.write_text("the cat and the dog\nrain again\n")
     task(runs, "predict", f"predict.input={lines}", "predict.run=prefix")

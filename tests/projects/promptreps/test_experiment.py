@@ -323,8 +323,8 @@ def test_encode_reads_the_queries_of_a_folder(tmp_path, seen):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([], "holds no query"),
-        ([{"_id": "q", "text": None}], "'q' is no text"),
+        ([], "has no query"),
+        ([{"_id": "q", "text": None}], "'q' is not a text"),
         ([{"_id": 1, "text": "a"}, {"_id": "1", "text": "b"}], "two queries have the id '1'"),
     ],
 )

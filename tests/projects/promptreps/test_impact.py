@@ -34,7 +34,7 @@ def test_the_best_documents_are_those_of_all_sums_with_ties_to_the_lower_index(s
 
 
 def test_large_whole_weights_stay_exact():
-    """2^24 + 1 is no number of single precision."""
+    """2^24 + 1 is not a number of single precision."""
     index = ImpactIndex([{0: 2**24 + 1}, {0: 2**24, 1: 2}, {0: 2**24}])
     assert index.search([{0: 1}], 3).scores.tolist() == [[2.0**24 + 1, 2.0**24, 2.0**24]]
     assert index.search([{0: 1, 1: 1}], 3).indices.tolist() == [[1, 0, 2]]

@@ -358,7 +358,7 @@ def test_missing_books_and_models(tmp_path):
         book_windows(config(f"data.root={tmp_path}", "window.books=none"))
     (tmp_path / "latin").mkdir()
     (tmp_path / "latin/a.txt").write_bytes("He said \u201cyes\u201d.".encode("cp1252"))
-    with pytest.raises(UserError, match=r"a\.txt is no text file in UTF-8"):
+    with pytest.raises(UserError, match=r"a\.txt is not a text file in UTF-8"):
         book_windows(config(f"data.root={tmp_path}", "window.books=latin"))
     with pytest.raises(UserError, match="no window of these lengths"):
         book_windows(config("window.prefix_words=100000"))

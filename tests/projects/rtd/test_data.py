@@ -342,7 +342,7 @@ def test_drawings_of_held_out_families_are_in_no_caption_and_no_triplet(drawings
 
 
 def test_figures_are_means_over_families_without_the_reference():
-    """A family of many queries counts no more than one of few; the reference is no answer."""
+    """A family of many queries counts no more than one of few; the reference is not an answer."""
     task = synthetic_task(config())
     images = F.normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     references = images[[q.reference for q in task.queries]]
@@ -414,8 +414,8 @@ def test_files_without_a_line_are_named(tmp_path):
         "data.tagger=lemmas",
         f"triplets.keywords={tmp_path}/blank.txt",
     ]
-    with pytest.raises(UserError, match=r"triplets\.keywords=.*blank\.txt holds no phrase"):
+    with pytest.raises(UserError, match=r"triplets\.keywords=.*blank\.txt has no phrase"):
         make_triplets(config(*words), Workspace(tmp_path / "w"))
     words = [f"phrases.concepts={tmp_path}/blank.txt", f"phrases.output={tmp_path}/p.json"]
-    with pytest.raises(UserError, match=r"blank\.txt holds no concept"):
+    with pytest.raises(UserError, match=r"blank\.txt has no concept"):
         make_phrases(config(*words), Workspace(tmp_path / "w"))

@@ -378,7 +378,7 @@ def test_search_on_own_files(tmp_path):
     assert sorted(line.split()[0] for line in said[:-1]) == ["blue.png", "green.png"]
     with Image.open(tmp_path / "found.png") as picture:
         assert picture.width > picture.height
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="has no picture"):
         search(config(*words, f"search.gallery={tmp_path}/export"), workspace)
     with pytest.raises(UserError, match=r"search\.run"):
         search(config(), workspace)

@@ -254,7 +254,7 @@ def test_chexpert_takes_one_certain_disease(tmp_path):
         ({"Pleural Effusion": "1.0", "Sex": "Female"}, 2),
         ({"Edema": "1.0"}, 1),
         ({"No Finding": "1.0"}, -1),
-        ({"Cardiomegaly": "1.0", "Lung Opacity": "1.0"}, 0),  # opacity is no disease of its own
+        ({"Cardiomegaly": "1.0", "Lung Opacity": "1.0"}, 0),  # opacity is not a disease of its own
         ({"Lung Opacity": "1.0"}, None),
     ]
     lines = [",".join(columns)]

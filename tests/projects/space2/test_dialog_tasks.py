@@ -55,7 +55,7 @@ def test_joint_goals_are_right_for_all_slots_and_variants_of_gold_values_count()
     ]
     assert joint_goal(told, gold) == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert joint_goal(told, gold, {"guest house": ["guesthouse"]})[2] == 1.0
-    # the variant of a value that was told is no excuse
+    # the variant of a value that was told is not an excuse
     assert joint_goal([{"a": "y"}], [{"a": "x"}], {"y": ["x"]}) == [0.0]
 
 

@@ -281,7 +281,7 @@ def test_normalise_on_files_that_are_not_as_they_should_be(run, tmp_path, capsys
         f"normalise.candidates={listed}",
         "normalise.k=3",
     ]
-    with pytest.raises(UserError, match="holds no advert"):
+    with pytest.raises(UserError, match="has no advert"):
         run_task("vacancysbert", "smoke", words, "normalise")
     write_jsonl(ads, [{"title": "baker", "skills": None, "description": "bakes"}])
     with pytest.raises(UserError, match="a description without skills"):

@@ -148,7 +148,7 @@ def test_rows_of_own_files_without_a_text_or_score(tmp_path):
     for score in (math.nan, math.inf):
         rows.append(("i", "j", score))
         write()
-        with pytest.raises(UserError, match=r"own\.jsonl, row 5: '(nan|inf)' is no score"):
+        with pytest.raises(UserError, match=r"own\.jsonl, row 5: '(nan|inf)' is not a score"):
             read_part(GLUE["stsb"], "train", None, "file", str(own))
         rows.pop()
     rows[:] = rows[1:2]

@@ -412,7 +412,7 @@ def test_the_export_is_the_discriminator_alone(pretrained_run):
 
 
 def test_an_encoder_is_taken_out_without_change():
-    """Checklist 16: table and delta become one table; training goes on with the two."""
+    """Checklist 16: table and delta become one table; training continues with the two."""
     module, batch = pretrain_of()
     table = module.model.discriminator.get_input_embeddings()
     table.delta.data.normal_()

@@ -119,7 +119,7 @@ def test_baselines_and_evaluations_are_neither_rows_nor_sent(tmp_path):
     assert "| smoke dev: random | 70.0 (1) |" in text
     workspace = Workspace(tmp_path, "vega", "smoke")
     assert runs_of(config(f"runs_dir={tmp_path}"), workspace, "sst2") == [str(arm)]
-    with pytest.raises(UserError, match="majority is no trained run: leave it out"):
+    with pytest.raises(UserError, match="majority is not a trained run: leave it out"):
         task(tmp_path, "table", f"table.runs=[{arm},{low}]")
 
 
@@ -229,7 +229,7 @@ def test_rows_of_the_table_hold_runs_that_can_be_compared(tmp_path):
 
 
 def test_own_texts_are_classified(plain_run, tmp_path):
-    """Inference: one text a line."""
+    """Inference: one text per line."""
     folder, lines = plain_run.parents[2], tmp_path / "texts.txt"
     lines.write_text("the cat and the dog\nrain again\n")
     task(folder, "classify", f"classify.input={lines}", "classify.run=plain")

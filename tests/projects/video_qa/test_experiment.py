@@ -551,7 +551,7 @@ def test_files_that_are_wrong_are_named(tmp_path):
     cfg = config()
     with pytest.raises(UserError, match=r"set answer\.clip"):
         read_description(None)
-    (tmp_path / "clip.json").write_text("{}", "utf-8-sig")  # a byte order mark is no damage
+    (tmp_path / "clip.json").write_text("{}", "utf-8-sig")  # a byte order mark is not a damage
     with pytest.raises(UserError, match="no questions"):
         read_description(str(tmp_path / "clip.json"))
     (tmp_path / "bad.srt").write_text("1\nhello\n")

@@ -182,7 +182,7 @@ def test_repetition_that_the_encoder_cannot_read_is_refused():
 def test_files_of_pairs_are_refused(tmp_path):
     (tmp_path / "pairs.csv").write_text("a,b\nx y,z\n", encoding="utf-8")
     cfg = config("data.source=file", "data.file=pairs.csv", f"data.root={tmp_path}", "data.limit=1")
-    with pytest.raises(UserError, match="2 columns; give one sentence a line"):
+    with pytest.raises(UserError, match="2 columns; give one sentence per line"):
         train_set(cfg, build_encoder(cfg.model))
 
 

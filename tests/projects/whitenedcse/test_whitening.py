@@ -99,7 +99,7 @@ def test_one_group_draws_nothing():
 def test_evaluation_mode_leaves_the_input_alone():
     x = correlated()
     assert Whitening(8, 4, shuffle=True).eval()(x) is x
-    assert Whitening(8, 4).eval()(x[0, :1]) is not None  # one row is no error
+    assert Whitening(8, 4).eval()(x[0, :1]) is not None  # one row is not an error
 
 
 @pytest.mark.parametrize("method", METHODS)

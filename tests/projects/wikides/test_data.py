@@ -135,7 +135,7 @@ def test_sources_are_cut_and_instances_added_as_the_release_does():
     text = c.source_text(one, CollectConfig(max_words=5))
     assert text == "The old town lies in."
     text = c.source_text(one, CollectConfig(kind="sen_wd", max_words=20))
-    assert text == "Short one. Place1 is a town and castle."  # its own name is no instance
+    assert text == "Short one. Place1 is a town and castle."  # its own name is not an instance
     three = item(1, "town", "castle", "fort", first_sentence="Short one")
     text = c.source_text(three, CollectConfig(kind="sen_wd", max_words=20))
     assert text == "Short one. Place1 is a town, castle, and fort."

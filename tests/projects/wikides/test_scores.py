@@ -56,7 +56,7 @@ def test_an_exported_ranker_scores_as_its_run_was_trained(tmp_path):
         '{"use_sim": true, "use_rouge": true, "sim_range": "half"}',
     ):
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(UserError, match=r"scores\.json is no file of use_sim"):
+        with pytest.raises(UserError, match=r"scores\.json is not a file of use_sim"):
             experiment.load_export(folder)
     path.unlink()
     assert load(folder).method is None

@@ -150,7 +150,7 @@ def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
 def test_an_empty_continuation_has_likelihood_0():
     lm = tiny_lm()
     lm.tokenizer.backend_tokenizer.post_processor = None
-    actual = lm.log_likelihood([PROMPTS[0]] * 2, ["", "he"], joint=" the ")  # a joint is no text
+    actual = lm.log_likelihood([PROMPTS[0]] * 2, ["", "he"], joint=" the ")  # a joint is not a text
     assert float(actual[0]) == 0
     assert float(actual[1]) < 0
 

@@ -104,7 +104,7 @@ def test_chat_models_get_their_template():
 
     chat = Chat([1])
     assert framed(chat, Prompt("do it", "{", turn=True)) == "[INST] do it [/INST]{"
-    assert framed(chat, Prompt("do it")) == "do it"  # a text to go on with
+    assert framed(chat, Prompt("do it")) == "do it"  # a text to continue with
     # nothing else would put it there: tokenizers whose start token opens every turn
     assert framed(Chat([]), Prompt("do it", "{", turn=True)) == "<s>[INST] do it [/INST]{"
 

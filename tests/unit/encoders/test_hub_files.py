@@ -50,5 +50,5 @@ def test_an_index_cannot_point_outside(tmp_path):
 @pytest.mark.parametrize("content", ['{"metadata":', '{"metadata": {}}', "[]", '{"weight_map": 3}'])
 def test_a_damaged_index_is_said(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(UserError, match=r"index\.json is no index of weights"):
+    with pytest.raises(UserError, match=r"index\.json is not an index of weights"):
         read_pretrained_state(resolve_pretrained(str(tmp_path)))

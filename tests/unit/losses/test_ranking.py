@@ -27,7 +27,7 @@ def test_groupwise_is_the_logistic_loss_for_two_and_does_not_see_a_shift():
         out.per_sample, torch.nn.functional.softplus(SCORES[:, 1] - SCORES[:, 0])
     )
     torch.testing.assert_close(groupwise(SCORES + 7).loss, out.loss)
-    assert groupwise(torch.tensor([[1.0, 1.0]])).hits.tolist() == [False]  # a tie is no hit
+    assert groupwise(torch.tensor([[1.0, 1.0]])).hits.tolist() == [False]  # a tie is not a hit
     torch.autograd.gradcheck(
         lambda s: groupwise(s).loss, (torch.randn(3, 4, dtype=torch.float64, requires_grad=True),)
     )

@@ -1,4 +1,4 @@
-"""Training batches of labelled texts, each perhaps with one altered copy beside it.
+"""Training batches of labelled texts, each perhaps with one altered copy alongside it.
 
 # B examples, V views (1, or 2 with copies), L length
 """

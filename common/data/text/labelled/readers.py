@@ -220,7 +220,7 @@ def _table(task: LabelledTask, path: Path) -> list[tuple[Texts, str]]:
 
 
 def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
-    """One text a line of the user's file, or two separated by a tab.
+    """One text per line of the user's file, or two separated by a tab.
 
     Args:
         name: of the file.
@@ -231,7 +231,7 @@ def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
         UserError: no file, one that is not UTF-8, or lines of another number of texts.
     """
     if name is None:
-        raise UserError(f"{key}: name a text file with one text a line")
+        raise UserError(f"{key}: name a text file with one text per line")
     if not Path(name).is_file():
         raise UserError(f"{key}: there is no text file {name}")
     whole = read_lines(Path(name))  # a text may hold other separators than line feeds
@@ -241,6 +241,6 @@ def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
     lines = [whole[place - 1] for place in filled]
     rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
     if not rows or any(len(row) != num_texts for row in rows):
-        what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"
+        what = "one text per line" if num_texts == 1 else "two texts per line, separated by a tab"
         raise UserError(f"{key}: {name} must hold {what}")
     return rows

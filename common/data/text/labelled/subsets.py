@@ -1,4 +1,4 @@
-"""Small training sets: drawn by the seed, class by class, with a development set beside them."""
+"""Small training sets: drawn by the seed, class by class, with a development set alongside them."""
 
 from typing import Literal
 

@@ -104,5 +104,5 @@ def label_value(labels: Sequence[str], label: str, where: str) -> float:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise UserError(f"{where}: '{label}' is no score")
+        raise UserError(f"{where}: '{label}' is not a score")
     return score

@@ -26,7 +26,7 @@ class Prefix(nn.Module):
         hidden_size: D.
         projection_dim: width of the perceptron that makes the prefix from an (m, D) table; None:
             the table holds keys and values themselves.
-        dropout: of keys and values in training, drawn anew for each row.
+        dropout: of keys and values in training, resampled for each row.
         std: of the table at first.
     """
 

@@ -209,9 +209,9 @@ def test_unified_records_of_one_text_and_of_numbered_classes(tmp_path):
 
 
 def test_unknown_kinds(tmp_path):
-    with pytest.raises(UserError, match="holds no records"):
+    with pytest.raises(UserError, match="has no records"):
         read_records(tmp_path, "labelled")
-    with pytest.raises(UserError, match="holds no classes"):
+    with pytest.raises(UserError, match="has no classes"):
         read_labels(tmp_path, "beir")
     with pytest.raises(UserError, match="expected a .jsonl"):
         read_table(tmp_path / "x.xml")

@@ -47,5 +47,5 @@ def test_labels_are_classes_or_finite_scores():
     with pytest.raises(UserError, match="x, line 3: label 'yse'; did you mean 'yes'"):
         label_value(["no", "yes"], "yse", "x, line 3")
     for label in ("nan", "inf", "-Infinity", "much"):
-        with pytest.raises(UserError, match=f"x, line 3: '{label}' is no score"):
+        with pytest.raises(UserError, match=f"x, line 3: '{label}' is not a score"):
             label_value([], label, "x, line 3")

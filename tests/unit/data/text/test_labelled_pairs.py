@@ -117,7 +117,7 @@ def test_own_files(tmp_path, suffix):
     task = file_task(["no", "yes"])
     assert (task.kind, task.num_logits, task.num_teacher_logits) == ("binary", 1, 2)
     assert read_pairs(task, "train", files=[str(path)]).labels.tolist() == [1, 0]
-    with pytest.raises(UserError, match="is no score"):
+    with pytest.raises(UserError, match="is not a score"):
         read_pairs(file_task([]), "train", files=[str(path)])
     with pytest.raises(UserError, match="does not exist"):
         read_pairs(task, "train", files=["nowhere.tsv"])
@@ -214,7 +214,7 @@ def test_own_gzipped_table(tmp_path):
     path.write_bytes(content)
     assert read_pairs(task, "train", files=[str(path)]).pairs == [('"a', "b")]
     path.write_bytes(content[:-12])
-    with pytest.raises(UserError, match="is no gzipped table"):
+    with pytest.raises(UserError, match="is not a gzipped table"):
         read_pairs(task, "train", files=[str(path)])
 
 

@@ -208,7 +208,7 @@ def test_lines_of_text_files_end_at_line_feeds_and_hold_no_mark(tmp_path, conten
 def test_a_text_file_of_another_encoding_is_told(tmp_path):
     """It was a traceback."""
     (tmp_path / "a.txt").write_bytes("caf\xe9\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"a\.txt is no text file in UTF-8"):
+    with pytest.raises(UserError, match=r"a\.txt is not a text file in UTF-8"):
         load_text_rows(tmp_path / "a.txt")
 
 

@@ -247,5 +247,5 @@ def test_a_head_on_the_means_of_both_texts(tmp_path):
 @pytest.mark.parametrize("content", ['{"max_length": ', "[]"])
 def test_a_damaged_description_is_said(tmp_path, content):
     (tmp_path / "cross_encoder.json").write_text(content)
-    with pytest.raises(UserError, match=r"cross_encoder\.json is no description"):
+    with pytest.raises(UserError, match=r"cross_encoder\.json is not a description"):
         load_cross_encoder(tmp_path)

@@ -103,7 +103,7 @@ def test_superseded_runs_and_ones_without_a_step_are_offered_and_nothing_else(ma
     make("new", 2)
     make("seed", 3, seed=1)
     make("other", 4, overrides=["optim.lr=1", "run_id=other"])
-    make("failed", 5, state="failed")  # after its first step: resume=failed goes on with it
+    make("failed", 5, state="failed")  # after its first step: resume=failed continues with it
     make("nothing", 5, state="failed", begun=False)
     make("empty", 6, state="created", begun=False)
     make("stopped", 7, state="running")

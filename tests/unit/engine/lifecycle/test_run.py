@@ -67,7 +67,7 @@ def test_the_newest_intact_checkpoint_is_taken_and_the_damaged_are_named(toy, br
     assert toy("resume=r") == whole.parent / "r"
     said = capsys.readouterr().out
     assert "step-00000004.ckpt does not match its checksum; it is passed over" in said
-    assert "stage0: goes on after step 2" in said
+    assert "stage0: continues after step 2" in said
     assert (folder / "step-00000004.ckpt.damaged").exists()
     assert same(final_state(whole.parent / "r", "stage1"), final_state(whole, "stage1"))
 
@@ -114,7 +114,7 @@ def test_a_finished_stage_with_damaged_weights_is_made_again(toy, hooked, tmp_pa
     broken.clear()
     flip(tmp_path / "runs/toy/smoke/r/checkpoints/stage0/step-00000006.ckpt")
     folder = toy("resume=r")
-    assert "stage0: goes on after step 4" in capsys.readouterr().out
+    assert "stage0: continues after step 4" in capsys.readouterr().out
     for stage in ("stage0", "stage1"):
         assert same(final_state(folder, stage), final_state(whole, stage))
 

@@ -27,7 +27,7 @@ def test_rouge_is_that_of_clipped_n_grams_without_case_and_stemming():
     actual = rouge(TEXT, REFERENCE)
     assert actual["rouge_1"] == pytest.approx(
         (3 / 4, 3 / 7, 6 / 11)
-    )  # the, of, oslo; cats is no cat
+    )  # the, of, oslo; cats is not a cat
     assert actual["rouge_2"] == pytest.approx((1 / 3, 1 / 6, 2 / 9))
     assert actual["rouge_l"] == pytest.approx((3 / 4, 3 / 7, 6 / 11))
     assert rouge_f("a a a", "a b") == pytest.approx(2 * (1 / 3) * (1 / 2) / (5 / 6))

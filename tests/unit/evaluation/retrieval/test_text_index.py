@@ -99,7 +99,7 @@ def test_a_stored_index_is_opened_without_encoding_and_extended(tmp_path):
     with pytest.raises(UserError, match="made with another encoder"):
         TextIndex.open(tmp_path / "index", rows, "other")
     (tmp_path / "index/index.safetensors").write_bytes(b"half")
-    with pytest.raises(UserError, match="is no text index"):
+    with pytest.raises(UserError, match="is not a text index"):
         TextIndex.open(tmp_path / "index", rows, "key")
 
 

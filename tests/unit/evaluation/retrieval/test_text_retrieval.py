@@ -140,7 +140,7 @@ def test_beir_files_may_begin_with_a_byte_order_mark(tmp_path):
 
 @pytest.mark.parametrize("name", ["corpus", "queries"])
 def test_two_texts_of_one_id_are_refused(tmp_path, name):
-    """The later one took the place of the first; the same line twice is no harm."""
+    """The later one took the place of the first; the same line twice is not a harm."""
     write_beir(tmp_path, packed=False)
     path = tmp_path / f"{name}.jsonl"
     path.write_text(path.read_text() * 2)

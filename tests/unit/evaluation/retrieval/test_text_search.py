@@ -31,7 +31,7 @@ def test_a_folder_in_the_beir_layout_gives_its_documents(tmp_path):
 def test_nothing_to_read_is_said(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_texts(tmp_path / "none.txt")
-    with pytest.raises(UserError, match="holds no text"):
+    with pytest.raises(UserError, match="has no text"):
         read_texts(tmp_path)
 
 
@@ -49,7 +49,7 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     """It once ended in a traceback."""
     (tmp_path / "latin.txt").write_bytes("caf\u00e9 du nord\n".encode("latin-1"))
     for place in (tmp_path / "latin.txt", tmp_path):
-        with pytest.raises(UserError, match="latin.txt is no text file in UTF-8"):
+        with pytest.raises(UserError, match="latin.txt is not a text file in UTF-8"):
             read_texts(place)
 
 

@@ -337,7 +337,7 @@ ASKED = {"question": "red house", "answers": "red"}
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], r"questions\.jsonl holds no question"),
+        ([], r"questions\.jsonl has no question"),
         (
             [ASKED, {**ASKED, "answers": None}],
             r"questions\.jsonl, row 2: 'answers' has to be a text",

@@ -73,7 +73,7 @@ def test_interactive_queries_end_with_an_empty_line_and_hits_respect_the_thresho
     ("words", "message"),
     [
         (["search.file=nowhere.txt"], "text file nowhere.txt does not exist"),
-        (["search.file={folder}/empty.txt"], "empty.txt holds no text"),
+        (["search.file={folder}/empty.txt"], "empty.txt has no text"),
         (["search.k=0"], r"search\.k must be >= 1"),
         (["search.run=unknown", "runs_dir={folder}"], "no run 'unknown' of simcse/smoke"),
     ],

@@ -25,7 +25,7 @@ def build(cfg: Config) -> "Experiment[NewProject]":
         recipe_of(cfg),
         NewProject,
         stages=stages,
-        evaluate=lambda cfg, module, workspace: {},  # beside the sets of eval.beir
+        evaluate=lambda cfg, module, workspace: {},  # alongside the sets of eval.beir
         plan=plan,
         texts=search_texts,
     )
