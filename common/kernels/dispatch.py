@@ -1,5 +1,7 @@
 """Choice of the back end: dense for small problems, Triton on CUDA, else blocked torch.
 
+Transforms of `torch.func` and forward-mode differentiation run dense at any size.
+
 The choice of ``backend="auto"`` is announced once per process and kind; an explicit back end that
 cannot run raises with the reason instead of falling back.
 """
@@ -15,30 +17,47 @@ from torch.utils.checkpoint import checkpoint
 
 from .blocked import sweep as blocked
 from .core.problem import Problem
+from .crossover import Kind, needs_plain, plain_pairs
 
 Backend = Literal["auto", "dense", "blocked", "triton"]
 
-DENSE_PAIRS = 2**18  # up to this many pairs the whole matrix is cheaper than any loop
 
 _log = logging.getLogger(__name__)
 _announced: set[str] = set()
 
 
-def choose(problem: Problem, backend: str, tiled: bool = False) -> str:
+def choose(problem: Problem, backend: str, tiled: bool = False, kind: Kind | None = None) -> str:
     """The back end that runs a problem: "dense" (unless `tiled`), "blocked" or "triton".
 
+    Args:
+        problem: what is to be computed.
+        backend: asked for.
+        tiled: the rows are sharded, which the dense form is not.
+        kind: of the loss, for `plain_pairs`; None is read off the problem.
+
     Raises:
-        ValueError: for an unknown name, or "triton" where it cannot run (with the reason).
+        ValueError: for an unknown name, "triton" where it cannot run (with the reason), or a
+            transform where only tiles would do.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    if needs_plain():
+        if tiled or backend in ("blocked", "triton"):
+            raise ValueError(
+                "torch.func transforms and forward-mode differentiation run on one process with "
+                f"backend='auto' or 'dense'; got backend={backend!r}"
+                + (" on several ranks" if tiled else "")
+            )
+        return "dense"
     if backend == "triton":
         reason = _triton_reason(problem)
         if reason is not None:
             raise ValueError(f"backend='triton' is impossible here: {reason}")
     if backend != "auto":
         return backend
-    if not tiled and problem.num_rows * problem.num_cols <= DENSE_PAIRS:
+    kind = kind or problem.kind
+    limit = plain_pairs(problem.q.device.type, kind, problem.q.shape[1])
+    if not tiled and problem.num_rows * problem.num_cols <= limit:
         return _announce("dense", "small problem")
     if problem.q.device.type != "cuda":
         return _announce("blocked", f"device {problem.q.device.type}")

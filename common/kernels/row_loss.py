@@ -122,7 +122,7 @@ def softplus_rows(
         sums = sharded_softplus(problem, bias, row_offset, module, shard)
     else:
         problem = prepare(problem)
-        chosen = dispatch.choose(problem, backend)
+        chosen = dispatch.choose(problem, backend, kind="softplus")
         if chosen == "dense":
             with ops.autocast_off(q):
                 sums = reference.softplus(problem, bias, row_offset)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ..distributed.process import default_group
 from ..kernels.core.problem import PRECISIONS
+from ..kernels.crossover import Kind
 from ..kernels.dispatch import Backend
-from .functional.kernel import KernelOptions
+from .functional.kernel import KernelOptions, prefers_plain
 from .output import DistributedKind, embeddings
 
 
@@ -75,6 +76,18 @@ class PairLoss(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """The rows that are compared: at least float32, of unit length if so chosen."""
         return embeddings(x, self.normalize)
+
+    def runs_plain(self, query: Tensor, key: Tensor, kind: Kind) -> bool:
+        """Whether the equation runs as it is, without the checks of the public functions.
+
+        Args:
+            query: (N, D) prepared rows.
+            key: (M, D) prepared rows.
+            kind: see `common.kernels.crossover`.
+        """
+        if query.ndim != 2 or (self.gather and default_group() is not None):
+            return False
+        return prefers_plain(query, key, kind, self.backend)
 
     def extra_repr(self) -> str:
         """Options, for printing."""

@@ -3,7 +3,9 @@
 from torch import Tensor
 
 from .base import PairLoss, check_fraction
+from .functional import equations
 from .functional.info_nce import clip
+from .functional.kernel import as_scale
 from .functional.masks import id_mask
 from .functional.siglip import siglip
 from .output import LossOutput
@@ -63,9 +65,12 @@ class ClipLoss(PairLoss):
             scale: multiplier of the cosines, see `LogitScale`.
             ids: (B,) int64; other pairs of equal id are no negatives.
         """
+        image, text = self.prepare(image), self.prepare(text)
+        if ids is None and image.shape == text.shape and self.runs_plain(image, text, "symmetric"):
+            return equations.clip(image, text, as_scale(scale), self.label_smoothing)
         return clip(
-            self.prepare(image),
-            self.prepare(text),
+            image,
+            text,
             scale,
             mask=None if ids is None else id_mask(ids),
             label_smoothing=self.label_smoothing,
@@ -102,4 +107,7 @@ class SigLipLoss(PairLoss):
             scale: multiplier of the cosines; the paper starts at 10.
             bias: added to every logit; the paper starts at -10.
         """
-        return siglip(self.prepare(image), self.prepare(text), scale, bias, **self.kernel)
+        image, text = self.prepare(image), self.prepare(text)
+        if image.shape == text.shape and self.runs_plain(image, text, "softplus"):
+            return equations.siglip(image, text, as_scale(scale), bias)
+        return siglip(image, text, scale, bias, **self.kernel)

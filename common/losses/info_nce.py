@@ -4,7 +4,9 @@ from torch import Tensor
 
 from ..kernels.specs.weights import Spec
 from .base import PairLoss, check_fraction
-from .functional.info_nce import clip, info_nce
+from .functional import equations
+from .functional.info_nce import candidates, clip, info_nce
+from .functional.kernel import as_scale
 from .functional.masks import hardness_bias, id_mask
 from .output import LossOutput
 
@@ -116,6 +118,10 @@ class InfoNCELoss(PairLoss):
         query, key = self.prepare(query), self.prepare(key)
         hard = None if hard_negatives is None else self.prepare(hard_negatives)
         queue = None if queue is None else self.prepare(queue)
+        if ids is None and mask is None and key.shape == query.shape and self._one_softmax:
+            keys = candidates(query, key, hard, queue)
+            if self.runs_plain(query, keys, "one-way"):
+                return equations.info_nce(query, keys, as_scale(scale), self.label_smoothing)
         if ids is not None and not (hard is None and queue is None):
             raise ValueError("ids names the keys only: give mask=id_mask(ids, hard_ids, queue_ids)")
         same: Spec | None = None
@@ -139,6 +145,13 @@ class InfoNCELoss(PairLoss):
             0.5 * (forward.per_sample + reverse.per_sample),
             forward.hits,
         )
+
+    @property
+    def _one_softmax(self) -> bool:
+        """Whether all candidates are in one softmax, each with its own logit."""
+        changed = self.symmetric or self.own_hard_only or self.query_negatives or self.hard_logit
+        changed = changed or self.hardness or self.margin or self.decoupled
+        return self.in_batch and not changed
 
     @property
     def _plain(self) -> bool:

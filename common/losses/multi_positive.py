@@ -5,6 +5,8 @@ from typing import Literal
 from torch import Tensor
 
 from .base import PairLoss
+from .functional import equations
+from .functional.kernel import as_scale
 from .functional.multi_positive import disparate, one_to_k, sup_con
 from .output import LossOutput
 
@@ -82,6 +84,8 @@ class SupConLoss(PairLoss):
         if (keys is None) != (key_labels is None):
             raise ValueError("keys and key_labels belong together: give both or neither")
         if keys is None or key_labels is None:
+            if 1 < len(z) == len(labels) and labels.ndim == 1 and self.runs_plain(z, z, "self"):
+                return equations.sup_con(z, z, labels, labels, as_scale(scale), True, self.mode)
             return sup_con(
                 z, z, labels, labels, scale, exclude_self=True, mode=self.mode, **self.kernel
             )

@@ -1,11 +1,10 @@
 """What a loss returns, and the checks and reductions that all losses share."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -15,19 +14,52 @@ DistributedKind = Literal["local", "gathers_negatives", "reduces_statistics"]
 """How a loss behaves on several ranks; see the `Distributed:` section of each docstring."""
 
 
+class Ranking:
+    """Scores of all pairs, from which follows whether a positive leads its row; made when asked.
+
+    Args:
+        scores: (N, M) higher is nearer; what does not count is -inf.
+        positive: (N, M) bool, or d if column i + d is the positive of row i.
+        skip_self: column i does not count for row i.
+    """
+
+    def __init__(self, scores: Tensor, positive: Tensor | int = 0, skip_self: bool = False) -> None:
+        self.scores, self.positive, self.skip_self = scores, positive, skip_self
+
+    @cached_property
+    def hits(self) -> Tensor:
+        """(N,) bool: no column beats the best positive."""
+        with torch.no_grad():
+            scores = self.scores.detach()
+            if self.skip_self:
+                scores = scores.clone().fill_diagonal_(-torch.inf)
+            if isinstance(self.positive, Tensor):
+                best = scores.masked_fill(~self.positive, -torch.inf).amax(1)
+                return (best >= scores.amax(1)) & ~best.isneginf()
+            lead = scores.diagonal(self.positive)
+            return lead >= scores[: len(lead)].amax(1)
+
+
 class LossOutput(NamedTuple):
     """A loss with its parts, all from one pass over the similarities.
 
     Attributes:
         loss: scalar with gradient; call `backward` on this one.
         per_sample: (B,) loss of every local row, with gradient; rows that do not count hold 0.
-        hits: (B,) bool, whether the most similar candidate of the row is a positive; None where
-            the loss has no candidates to rank.
+        ranking: `hits`, or what they are made of when a metric asks for them.
     """
 
     loss: Tensor
     per_sample: Tensor
-    hits: Tensor | None
+    ranking: Tensor | Ranking | None
+
+    @property
+    def hits(self) -> Tensor | None:
+        """(B,) bool, whether the most similar candidate of the row is a positive.
+
+        None where the loss has no candidates to rank.
+        """
+        return self.ranking.hits if isinstance(self.ranking, Ranking) else self.ranking
 
 
 def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str = "") -> None:
@@ -42,6 +74,14 @@ def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str
     Raises:
         ValueError: any of this does not hold; the message prints both shapes.
     """
+    if (
+        query.ndim == key.ndim == 2
+        and query.dtype == key.dtype
+        and query.shape[1] == key.shape[1]
+        and (query.shape == key.shape or not same_rows)
+        and query.shape[0] > 0 < key.shape[0]
+    ):
+        return
     label = names or "query, key"
     shapes = f"{label} have shapes {tuple(query.shape)} and {tuple(key.shape)}"
     if query.ndim != 2 or key.ndim != 2:
@@ -52,6 +92,8 @@ def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str
         raise ValueError(f"no rows; {shapes}")
     if same_rows and query.shape[0] != key.shape[0]:
         raise ValueError(f"row i of one is the partner of row i of the other; {shapes}")
+    if torch.float64 in (query.dtype, key.dtype) and query.dtype != key.dtype:
+        raise ValueError(f"{label} are {query.dtype} and {key.dtype}; convert one of them")
 
 
 def unit(x: Tensor) -> Tensor:
@@ -63,7 +105,10 @@ def unit(x: Tensor) -> Tensor:
     Returns:
         (..., D), float64 for float64 input, else float32.
     """
-    return F.normalize(at_least_float32(x), dim=-1)
+    x = at_least_float32(x)
+    # `F.normalize` without its layers of Python, which cost as much as the operations at N = 16
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.clamp_min(1e-12)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -72,6 +117,8 @@ def at_least_float32(x: Tensor) -> Tensor:
     Raises:
         ValueError: integers.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"embeddings must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise ValueError(f"embeddings must be floating point, got {x.dtype}")
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -87,12 +134,21 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-        device = next(tensors, torch.empty(0)).device.type
-        with torch.autocast(device, enabled=False):
-            return function(*args, **kwargs)
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, Tensor):
+                if not autocasts(x):
+                    break
+                with torch.autocast(x.device.type, enabled=False):
+                    return function(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return wrapper
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether operations on a tensor would be rounded by autocast."""
+    kind = x.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def mean_rows(per_sample: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -3,10 +3,13 @@
 from torch import Tensor
 
 from .base import PairLoss, check_fraction
+from .functional import equations
+from .functional.kernel import as_scale
 from .functional.two_view import (
-    dcl,
+    dcl_of_anchors,
     debiased,
-    nt_xent,
+    nt_xent_of_anchors,
+    stacked,
     target_anchored,
     von_mises_fisher_weight,
 )
@@ -37,7 +40,10 @@ class NTXentLoss(PairLoss):
             view_2: (B, D), row i is the other view of sample i.
             scale: multiplier of the cosines; 10 is temperature 0.1.
         """
-        return nt_xent(self.prepare(view_1), self.prepare(view_2), scale, **self.kernel)
+        anchors = self.prepare(stacked(view_1, view_2))
+        if self.runs_plain(anchors, anchors, "self"):
+            return equations.nt_xent(anchors, as_scale(scale))
+        return nt_xent_of_anchors(anchors, scale, **self.kernel)
 
 
 class DCLLoss(PairLoss):
@@ -97,13 +103,15 @@ class DCLLoss(PairLoss):
             view_2: (B, D), row i is the other view of sample i.
             scale: multiplier of the cosines; 10 is temperature 0.1.
         """
-        view_1, view_2 = self.prepare(view_1), self.prepare(view_2)
+        anchors = self.prepare(stacked(view_1, view_2))
         weight = None
         if self.weighted:
-            cosine = (view_1 * view_2).sum(-1)
+            cosine = (anchors[: len(view_1)] * anchors[len(view_1) :]).sum(-1)
             weight = von_mises_fisher_weight(cosine, self.sigma, **self.kernel)
             weight = weight.detach() if self.detach_weight else weight
-        return dcl(view_1, view_2, scale, weight=weight, **self.kernel)
+        if len(view_1) > 1 and self.runs_plain(anchors, anchors, "self"):
+            return equations.dcl(anchors, as_scale(scale), weight)
+        return dcl_of_anchors(anchors, scale, weight=weight, **self.kernel)
 
 
 class DebiasedLoss(PairLoss):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..crossover import Kind
 from ..specs.weights import Spec, Tile
 
 PRECISIONS = ("exact", "tf32", "half")
@@ -78,6 +79,13 @@ class Problem:
     def num_cols(self) -> int:
         """M."""
         return self.k.shape[0]
+
+    @property
+    def kind(self) -> Kind:
+        """What decides, beside the size, where tiles begin to pay."""
+        if self.columns:
+            return "symmetric"
+        return "self" if self.q is self.k else "one-way"
 
     @property
     def dtype(self) -> torch.dtype:

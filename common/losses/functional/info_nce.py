@@ -23,14 +23,17 @@ from ...kernels.specs.weights import (
     Valid,
 )
 from ..output import LossOutput, check_pair, full_precision
+from . import equations
 from .kernel import (
     KernelOptions,
+    as_scale,
     count_rows,
     first_row,
     joint_log_sum,
     local,
     mean_loss,
     process_group,
+    runs_plain,
     sum_over_ranks,
     sweep,
 )
@@ -81,6 +84,9 @@ def clip(
         raise ValueError(
             "label_smoothing spreads over all columns: it does not combine with a mask (or ids)"
         )
+    scale = as_scale(scale)
+    if mask is None and runs_plain(image, text, "symmetric", kernel):
+        return equations.clip(image, text, scale, label_smoothing)
     spec = Diagonal() if mask is None else Diagonal() & mask
     stats = sweep(image, text, scale, spec, columns=True, top1=True, **kernel)
     positive = stats.row_lin  # s_ii
@@ -152,14 +158,19 @@ def info_nce(
     tensor(1.3333)
     """
     check_pair(query, key)
+    scale = as_scale(scale)
     hard = None if hard_negatives is None else _per_row(query, hard_negatives)
     pools = [] if hard is None or own_hard_only else [hard.flatten(0, 1)]
     if not (in_batch or query_negatives or hard is not None or queue is not None):
         raise ValueError("no negatives: in_batch is False and nothing else is given")
     shifted = bool(decoupled or margin or hard_logit or own_hard_only or query_negatives)
     _check_options(label_smoothing, shifted, hard_logit if pools else 0.0, mask)
+    if not (shifted or (label_smoothing and not in_batch)):
+        keys = candidates(query, key, hard, queue)
+        if in_batch and mask is None and runs_plain(query, keys, "one-way", kernel):
+            return equations.info_nce(query, keys, scale, label_smoothing)
     if not (shifted or label_smoothing):
-        fused = _fused(query, key, pools, queue, scale, mask, in_batch, kernel)
+        fused = _fused(query, key, keys, scale, mask, in_batch, kernel)
         if fused is not None:
             return fused
     if hard is not None and pools and hard_logit:
@@ -178,10 +189,27 @@ def info_nce(
         torch.where(gap.isneginf(), 0, gap) if decoupled else F.softplus(gap, threshold=50.0)
     )
     if label_smoothing:
-        keys = [key, *pools] if in_batch else pools
-        uniform = _mean_logit(query, keys, queue, scale, None if in_batch else score, kernel)
+        blocks = [key, *pools] if in_batch else pools
+        uniform = _mean_logit(query, blocks, queue, scale, None if in_batch else score, kernel)
         per_sample = per_sample + label_smoothing * (score - uniform)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, hits)
+
+
+def candidates(query: Tensor, key: Tensor, hard: Tensor | None, queue: Tensor | None) -> Tensor:
+    """(M, D) keys (N), then hard negatives (N * K, row-major), then the queue without gradient.
+
+    Raises:
+        ValueError: hard negatives or a queue that do not fit the (N, D) queries.
+    """
+    if hard is None and queue is None:
+        return key
+    parts = [key]
+    if hard is not None:
+        parts.append(_per_row(query, hard).flatten(0, 1))
+    if queue is not None:
+        check_pair(query, queue, same_rows=False, names="query, queue")
+        parts.append(queue.detach())
+    return torch.cat(parts)
 
 
 def _check_options(
@@ -200,18 +228,13 @@ def _check_options(
 def _fused(
     query: Tensor,
     key: Tensor,
-    pools: list[Tensor],
-    queue: Tensor | None,
+    keys: Tensor,
     scale: Tensor | float,
     mask: Spec | None,
     in_batch: bool,
     kernel: KernelOptions,
 ) -> LossOutput | None:
     """The plain loss on one process, its gradient formed in the forward; None if not fused."""
-    if queue is not None:
-        check_pair(query, queue, same_rows=False, names="query, queue")
-    columns = [key, *pools] if queue is None else [key, *pools, queue.detach()]
-    keys = torch.cat(columns) if len(columns) > 1 else key
     spec = Diagonal() & ExcludePositive()
     if not in_batch:  # the key of another row is no negative: 1 + K terms, the own key and the rest
         spec = spec & _after(len(key), keys)

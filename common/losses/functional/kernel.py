@@ -1,5 +1,6 @@
 """Options of the pair kernels, and reductions that follow them over ranks."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from ...distributed.collectives import all_gather_no_grad
 from ...distributed.differentiable import all_reduce_sum, rank_mean
 from ...distributed.process import gradient_factor, rank, world_size
+from ...kernels.crossover import Kind, needs_plain, plain_pairs
 from ...kernels.pair import pair_stats
 from ...kernels.sharded.plan import Group, as_sharding, shard_rows
 from ...kernels.specs.weights import Spec
@@ -20,13 +22,13 @@ class KernelOptions(TypedDict, total=False):
     """Keyword options that every loss on pairs hands to the kernel.
 
     Attributes:
-        group: processes that share the batch (`distributed.default_group()`, or a
+        group: processes that share the batch (`common.distributed.default_group()`, or a
             `Sharding` for ring mode); rows are contrasted with the keys of all of them and the
             loss is that of the own rows, weighted for gradient averaging. None is one process.
         backend: "auto" | "dense" | "blocked" | "triton".
         memory_budget: bytes of N x M storage that may be used to save recomputation.
         unit_norm: whether all embeddings are unit vectors (permits a fixed shift).
-        precision: "exact" | "tf32" | "half", see `kernels.core.problem.PRECISIONS`.
+        precision: "exact" | "tf32" | "half", see `common.kernels.core.problem.PRECISIONS`.
     """
 
     group: Group
@@ -37,7 +39,7 @@ class KernelOptions(TypedDict, total=False):
 
 
 class Stats(NamedTuple):
-    """`kernels.PairStats` without None: statistics not asked for are empty."""
+    """`common.kernels.PairStats` without None: statistics not asked for are empty."""
 
     row_lse: Tensor
     col_lse: Tensor
@@ -57,11 +59,52 @@ def sweep(
     top1: bool = False,
     **kernel: Unpack[KernelOptions],
 ) -> Stats:
-    """Statistics of all pairs; see `kernels.pair_stats`."""
+    """Statistics of all pairs; see `common.kernels.pair_stats`."""
     options = {"columns": columns, "moment": moment, "top1": top1, **kernel}
     stats = pair_stats(query, key, scale, spec, **options)  # type: ignore[arg-type]
     empty = stats.row_lse.new_empty(0)
     return Stats(*(empty if part is None else part for part in stats))
+
+
+def runs_plain(query: Tensor, key: Tensor, kind: Kind, kernel: KernelOptions) -> bool:
+    """Whether the equation runs as it is on rows that were checked."""
+    if kernel.get("group") is not None and process_group(kernel)[0]:
+        return False
+    return prefers_plain(query, key, kind, kernel.get("backend", "auto"))
+
+
+def prefers_plain(query: Tensor, key: Tensor, kind: Kind, backend: str) -> bool:
+    """Whether the equation is to run on one process: small, asked for, or under a transform.
+
+    Half precision and autocast are left to the kernels, which accumulate in float32.
+    """
+    dtype = query.dtype
+    if dtype not in (torch.float32, torch.float64) or dtype is not key.dtype:
+        return False
+    device = "cpu" if query.is_cpu else query.device.type  # asking for the type costs 1 us
+    if backend == "auto":
+        num_rows, dim = query.shape
+        small = 0 < num_rows * key.shape[0] <= plain_pairs(device, kind, dim)
+        if not (small or needs_plain()):
+            return False
+    elif backend != "dense":
+        return False
+    return device == "meta" or not torch.is_autocast_enabled(device)
+
+
+def as_scale(scale: Tensor | float) -> Tensor | float:
+    """The multiplier, a tensor without dimensions.
+
+    Raises:
+        ValueError: several elements, or a number that is not finite.
+    """
+    if isinstance(scale, Tensor):
+        if scale.numel() != 1:
+            raise ValueError(f"scale must have one element, got shape {tuple(scale.shape)}")
+        return scale if scale.ndim == 0 else scale.reshape(())
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return scale
 
 
 def process_group(kernel: KernelOptions) -> tuple[bool, dist.ProcessGroup | None]:

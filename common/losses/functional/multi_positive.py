@@ -10,16 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...kernels.crossover import Kind
 from ...kernels.pair import pair_softplus
 from ...kernels.specs.weights import Block, Exclude, ExcludePositive, Labels, OnlyPositive
 from ..output import LossOutput, check_pair, full_precision
+from . import equations
 from .info_nce import clip
 from .kernel import (
     KernelOptions,
+    as_scale,
     count_rows,
     key_options,
     mean_loss,
     rows_of_all_ranks,
+    runs_plain,
     sum_over_ranks,
     sweep,
 )
@@ -86,6 +90,12 @@ def sup_con(
     check_labels(query, key, query_labels, key_labels)
     if mode not in ("out", "in"):
         raise ValueError(f"mode must be 'out' or 'in', got {mode!r}")
+    scale = as_scale(scale)
+    kind: Kind = "self" if query is key else "one-way"
+    if len(key) > exclude_self and runs_plain(query, key, kind, kernel):
+        return equations.sup_con(
+            query, key, query_labels, key_labels, scale, exclude_self=exclude_self, mode=mode
+        )
     labels = Labels(query_labels, key_labels, exclude_self=exclude_self)
     all_labels = rows_of_all_ranks(key_labels, key_options(kernel))
     count = positive_count(query_labels, all_labels, exclude_self)

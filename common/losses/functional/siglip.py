@@ -10,7 +10,8 @@ from torch import Tensor
 from ...kernels.row_loss import softplus_rows
 from ...kernels.specs.weights import Diagonal
 from ..output import LossOutput, check_pair, full_precision
-from .kernel import KernelOptions, mean_loss
+from . import equations
+from .kernel import KernelOptions, as_scale, mean_loss, runs_plain
 
 
 @full_precision
@@ -49,6 +50,9 @@ def siglip(
     tensor(0.6931)
     """
     check_pair(image, text, names="image, text")
+    scale = as_scale(scale)
+    if runs_plain(image, text, "softplus", kernel):
+        return equations.siglip(image, text, scale, bias)
     rows = softplus_rows(image, text, scale, Diagonal(), bias=bias, top1=True, **kernel)
     if rows.total is None:
         return LossOutput(mean_loss(rows.per_row, kernel), rows.per_row, rows.top1)

@@ -15,12 +15,15 @@ from torch import Tensor
 from ...distributed.differentiable import all_gather_with_grad
 from ...kernels.specs.weights import ExcludePositive, nt_xent_spec
 from ..output import LossOutput, check_pair, full_precision
+from . import equations
 from .kernel import (
     KernelOptions,
+    as_scale,
     count_rows,
     mean_loss,
     process_group,
     row_counts,
+    runs_plain,
     sweep,
 )
 
@@ -39,6 +42,16 @@ class AnchorScores(NamedTuple):
     hits: Tensor
 
 
+def stacked(view_1: Tensor, view_2: Tensor) -> Tensor:
+    """(2B, D) anchors: view 1, then view 2.
+
+    Raises:
+        ValueError: views of different shape.
+    """
+    check_pair(view_1, view_2, names="view_1, view_2")
+    return torch.cat([view_1, view_2])
+
+
 def anchor_scores(
     view_1: Tensor, view_2: Tensor, scale: Tensor | float, **kernel: Unpack[KernelOptions]
 ) -> AnchorScores:
@@ -53,16 +66,28 @@ def anchor_scores(
     Raises:
         ValueError: views of different shape, or a single sample and no group (no negatives).
     """
-    check_pair(view_1, view_2, names="view_1, view_2")
-    if view_1.shape[0] < 2 and not process_group(kernel)[0]:
-        raise ValueError(f"one sample has no negatives; the views are {tuple(view_1.shape)}")
-    anchors = torch.cat([view_1, view_2])
-    spec = nt_xent_spec(view_1.shape[0]) & ExcludePositive()
+    anchors = stacked(view_1, view_2)
+    check_negatives(anchors, kernel)
+    return _scores(anchors, scale, kernel)
+
+
+def _scores(anchors: Tensor, scale: Tensor | float, kernel: KernelOptions) -> AnchorScores:
+    num = len(anchors) // 2
+    spec = nt_xent_spec(num) & ExcludePositive()
     stats = sweep(anchors, anchors, scale, spec, top1=True, **kernel)
-    positive = scale * (view_1 * view_2).sum(-1)
-    return AnchorScores(
-        stats.row_lse, torch.cat([positive, positive]), stats.top1[: view_1.shape[0]]
-    )
+    positive = scale * (anchors[:num] * anchors[num:]).sum(-1)
+    return AnchorScores(stats.row_lse, torch.cat([positive, positive]), stats.top1[:num])
+
+
+def check_negatives(anchors: Tensor, kernel: KernelOptions) -> None:
+    """Refuse a single sample where the negatives alone make the denominator.
+
+    Raises:
+        ValueError: one sample and no group.
+    """
+    if len(anchors) < 4 and not process_group(kernel)[0]:
+        num, dim = len(anchors) // 2, anchors.shape[1]
+        raise ValueError(f"one sample has no negatives; the views are {(num, dim)}")
 
 
 def _output(per_anchor: Tensor, scores: AnchorScores, kernel: KernelOptions) -> LossOutput:
@@ -88,10 +113,11 @@ def nt_xent(
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over the 2B anchors; per sample the mean of its two; hits: view 1 finds view 2.
+        Mean over the 2B anchors, 0 for a single sample; per sample the mean of its two; hits: view
+        1 finds view 2.
 
     Raises:
-        ValueError: views of different shape, or a single sample.
+        ValueError: views of different shape.
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -99,7 +125,18 @@ def nt_xent(
     >>> nt_xent(view, view, scale=math.log(4.0)).loss.exp().round(decimals=4)  # (4 + 1 + 1) / 4
     tensor(1.5000)
     """
-    scores = anchor_scores(view_1, view_2, scale, **kernel)
+    return nt_xent_of_anchors(stacked(view_1, view_2), scale, **kernel)
+
+
+@full_precision
+def nt_xent_of_anchors(
+    anchors: Tensor, scale: Tensor | float, **kernel: Unpack[KernelOptions]
+) -> LossOutput:
+    """`nt_xent` of the (2B, D) views one after the other."""
+    scale = as_scale(scale)
+    if runs_plain(anchors, anchors, "self", kernel):
+        return equations.nt_xent(anchors, scale)
+    scores = _scores(anchors, scale, kernel)
     return _output(F.softplus(scores.negatives - scores.positive, threshold=50.0), scores, kernel)
 
 
@@ -140,7 +177,23 @@ def dcl(
     >>> dcl(view, view, scale=4.0).loss.round(decimals=4)  # 2 * (log 2 - 4)
     tensor(-6.6137)
     """
-    scores = anchor_scores(view_1, view_2, scale, **kernel)
+    return dcl_of_anchors(stacked(view_1, view_2), scale, weight=weight, **kernel)
+
+
+@full_precision
+def dcl_of_anchors(
+    anchors: Tensor,
+    scale: Tensor | float,
+    *,
+    weight: Tensor | None = None,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
+    """`dcl` of the (2B, D) views one after the other."""
+    check_negatives(anchors, kernel)
+    scale = as_scale(scale)
+    if runs_plain(anchors, anchors, "self", kernel):
+        return equations.dcl(anchors, scale, weight)
+    scores = _scores(anchors, scale, kernel)
     both = 1.0 if weight is None else torch.cat([weight, weight])
     return _output(2 * (scores.negatives - both * scores.positive), scores, kernel)
 
@@ -219,12 +272,14 @@ def debiased(
     """
     if not 0 <= tau_plus < 1 or beta < 0:
         raise ValueError(f"need 0 <= tau_plus < 1 and beta >= 0, got {tau_plus} and {beta}")
-    scores = anchor_scores(view_1, view_2, scale, **kernel)
+    anchors, scale = stacked(view_1, view_2), as_scale(scale)
+    check_negatives(anchors, kernel)
+    scores = _scores(anchors, scale, kernel)
     log_n = (2 * count_rows(view_1.shape[0], scores.positive, kernel) - 2).log()
     negatives = scores.negatives
     if beta:
-        harder = anchor_scores(view_1, view_2, (1 + beta) * scale, **kernel).negatives
-        normaliser = anchor_scores(view_1, view_2, beta * scale, **kernel).negatives
+        harder = _scores(anchors, (1 + beta) * scale, kernel).negatives
+        normaliser = _scores(anchors, beta * scale, kernel).negatives
         negatives = log_n + harder - normaliser
     if tau_plus:
         negatives = _without_hidden_positives(negatives, scores.positive, log_n, scale, tau_plus)
@@ -264,7 +319,7 @@ def target_anchored(
         Mean over the 2B anchors; hits: the target finds its query.
 
     Raises:
-        ValueError: different shapes, or a single pair.
+        ValueError: different shapes.
 
     Distributed: gathers negatives if a `group` is given, else local.
 

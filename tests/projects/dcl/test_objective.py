@@ -216,7 +216,7 @@ def test_item_8_finite_at_temperature_0_01_in_float32(loss):
     assert torch.isfinite(out)
     assert all(torch.isfinite(x.grad).all() for x in z)
     exact = TwoViewObjective(method(loss, 0.01))(*random_views(6)).loss
-    assert float(out) == pytest.approx(float(exact), rel=1e-4)
+    assert float(out) == pytest.approx(float(exact), rel=1e-4, abs=6e-8)  # one rounding of 1
 
 
 def test_dclw_weight_carries_gradient_unless_detached():

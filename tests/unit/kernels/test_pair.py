@@ -104,7 +104,7 @@ def test_auto_is_announced_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "_announced", set())
-    monkeypatch.setattr(dispatch, "DENSE_PAIRS", 20)
+    monkeypatch.setattr(dispatch, "plain_pairs", lambda *_: 20)
     with caplog.at_level(logging.INFO):
         for size in (3, 9, 3, 9):
             info_nce(unit(size), unit(size), 1.0)

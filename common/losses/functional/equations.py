@@ -1,0 +1,94 @@
+"""The losses as plain torch on the matrix of all pairs: to compare with the papers, and to run.
+
+Small batches run these lines as they stand; large ones run the fused operations of `common.kernels`
+with the same result. Nothing is checked here: the public functions beside this file have done so.
+
+# N rows (queries, images), M columns (keys, texts), B samples of 2B anchors, D dim
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..output import LossOutput, Ranking
+
+
+def info_nce(
+    query: Tensor, keys: Tensor, scale: Tensor | float, label_smoothing: float = 0.0
+) -> LossOutput:
+    """Van den Oord et al. 2018; the first N of the M keys are the positives, the rest negatives."""
+    log_p = (scale * query @ keys.T).log_softmax(1)
+    per_row = -log_p.diagonal()  # Eq. 4
+    if label_smoothing:
+        per_row = (1 - label_smoothing) * per_row - label_smoothing * log_p.mean(1)
+    return LossOutput(per_row.mean(), per_row, Ranking(log_p))
+
+
+def clip(
+    image: Tensor, text: Tensor, scale: Tensor | float, label_smoothing: float = 0.0
+) -> LossOutput:
+    """Radford et al. 2021."""
+    logits = scale * image @ text.T
+    rows, columns = logits.log_softmax(1), logits.log_softmax(0)
+    per_row = -0.5 * (rows.diagonal() + columns.diagonal())  # Fig. 3
+    if label_smoothing:
+        uniform = 0.5 * (rows.mean(1) + columns.mean(0))
+        per_row = (1 - label_smoothing) * per_row - label_smoothing * uniform
+    return LossOutput(per_row.mean(), per_row, Ranking(rows))
+
+
+def siglip(image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float) -> LossOutput:
+    """Zhai et al. 2023; log(1 + e^-x) of a pair that belongs together is log(1 + e^x) - x."""
+    scaled = scale * image
+    logits = scaled @ text.T + bias
+    positive = torch.linalg.vecdot(scaled, text) + bias
+    per_row = F.softplus(logits, threshold=50.0).sum(1) - positive  # Eq. 1
+    return LossOutput(per_row.mean(), per_row, Ranking(logits))
+
+
+def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
+    """Chen et al. 2020; (2B, D) anchors, view 1 then view 2."""
+    num = len(anchors) // 2
+    logits = (scale * anchors @ anchors.T).fill_diagonal_(-torch.inf)
+    log_p = logits.log_softmax(1)
+    per_sample = -0.5 * (log_p.diagonal(num) + log_p.diagonal(-num))  # Eq. 1
+    return LossOutput(per_sample.mean(), per_sample, Ranking(log_p, num))
+
+
+def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) -> LossOutput:
+    """Yeh et al. 2022; (2B, D) anchors, view 1 then view 2, and (B,) weights of DCLW."""
+    num = len(anchors) // 2
+    logits = scale * anchors @ anchors.T
+    positive = logits.diagonal(num)
+    same = torch.eye(num, dtype=torch.bool, device=anchors.device).repeat(2, 2)
+    negatives = logits.masked_fill(same, -torch.inf).logsumexp(1)
+    weighted = positive if weight is None else weight * positive
+    per_sample = negatives[:num] + negatives[num:] - 2 * weighted  # Eq. 6, 7
+    return LossOutput(per_sample.mean(), per_sample, Ranking(logits, num, skip_self=True))
+
+
+def sup_con(
+    query: Tensor,
+    key: Tensor,
+    query_labels: Tensor,
+    key_labels: Tensor,
+    scale: Tensor | float,
+    exclude_self: bool,
+    mode: str,
+) -> LossOutput:
+    """Khosla et al. 2020; rows without a positive hold 0 and do not count."""
+    logits = scale * query @ key.T
+    positive = query_labels[:, None] == key_labels
+    if exclude_self:
+        logits, positive = logits.fill_diagonal_(-torch.inf), positive.fill_diagonal_(False)
+    log_p, count = logits.log_softmax(1), positive.sum(1)
+    valid = count > 0
+    at_least_one = count.clamp(min=1)
+    if mode == "out":
+        per_row = -torch.where(positive, log_p, 0).sum(1) / at_least_one  # Eq. 2
+    else:
+        inside = torch.where(positive, log_p, -torch.inf).masked_fill(~valid[:, None], 0)
+        log_count = at_least_one.to(log_p.dtype).log()
+        per_row = torch.where(valid, log_count - inside.logsumexp(1), 0)  # Eq. 3
+    loss = per_row.sum() / valid.sum().clamp(min=1)
+    return LossOutput(loss, per_row, Ranking(log_p, positive))
