@@ -37,7 +37,7 @@ def _show_results(
 ) -> None:
     """The headline table of a folder with metrics, next to references that are evaluated here."""
     from common.engine.comparison.references import (
-        FILE,
+        BASELINES_FILE,
         comparison_of,
         evaluate_baselines,
         headline,
@@ -49,7 +49,7 @@ def _show_results(
     problems: list[str] = []
     if with_baselines:
         baselines, problems = evaluate_baselines(project, config, words, metrics)
-        write_json(folder / FILE, baselines)
+        write_json(folder / BASELINES_FILE, baselines)
     rows = headline(metrics, baselines, comparison_of(project, config))
     table = [
         [

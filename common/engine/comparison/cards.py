@@ -193,7 +193,7 @@ def steps_text(arms: Mapping[str, Any]) -> str:
 
 
 def plot(comparisons: Comparisons, path: Path) -> None:
-    """Dots for the seeds and a bar for the mean of each arm; dashed lines for the baselines.
+    """A bar for the mean of each arm with dots for its seeds; below them the baselines, paler.
 
     Args:
         comparisons: with their values.
@@ -201,31 +201,30 @@ def plot(comparisons: Comparisons, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    heights = [0.5 * len(comparison["arms"]) + 1.2 for comparison in comparisons]
-    layout = "constrained" if len(comparisons) > 1 else None
-    figure = Figure(figsize=(6, sum(heights)), layout=layout)  # type: ignore[arg-type]
+    rows = [_plot_rows(comparison) for comparison in comparisons]
+    heights = [0.32 * len(bars) + 1.0 for bars in rows]
+    figure = Figure(figsize=(6.4, sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, comparison in zip(panels, comparisons, strict=True):
-        metric, values = comparison["metric"], comparison["values"]
-        for row, arm in enumerate(comparison["arms"]):
-            points = values[arm].of(metric)
-            axes.barh(row, np.mean(points), color="0.85", zorder=1)
-            axes.scatter(points, [row] * len(points), s=18, zorder=2)
-        for name in comparison["baselines"]:
-            (value,) = values[name].metrics.get(metric, [None])
-            if value is None:
-                continue
-            axes.axvline(value, color="0.4", linestyle="--")
-            axes.annotate(
-                name,
-                (value, 1.0),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                fontsize=7,
-                ha="right",
-                va="top",
-            )
-        axes.set_yticks(range(len(comparison["arms"])), list(comparison["arms"]))
+    for axes, comparison, bars in zip(panels, comparisons, rows, strict=True):
+        for row, (name, points) in enumerate(bars):
+            trained = name in comparison["arms"]
+            axes.barh(row, np.mean(points), color="#9db8d2" if trained else "#e3e3e3", zorder=1)
+            if trained:
+                axes.scatter(points, [row] * len(points), s=16, color="#1f4e79", zorder=2)
+        names = [name for name, _ in bars]
+        axes.set_yticks(range(len(names)), names)
+        for label in axes.get_yticklabels()[len(comparison["arms"]) :]:
+            label.set_color("0.4")
         axes.invert_yaxis()
-        axes.set_xlabel(metric)
+        axes.set_xlabel(comparison["metric"])
     figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def _plot_rows(comparison: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+    """Arms with the primary metric of each seed, then the baselines that have it."""
+    metric, values = comparison["metric"], comparison["values"]
+    rows = [(arm, values[arm].of(metric)) for arm in comparison["arms"]]
+    for name in comparison["baselines"]:
+        (value,) = values[name].metrics.get(metric, [None])
+        rows += [] if value is None else [(name, [value])]
+    return rows

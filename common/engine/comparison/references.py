@@ -30,7 +30,7 @@ from common.engine.provenance import code_identity
 from common.evaluation.tables import CHANCE
 from common.registry import config_class
 
-FILE = "baselines.json"  # of a run folder: what its table showed
+BASELINES_FILE = "baselines.json"  # of a run folder: what its table showed
 MAX_ROWS = 8
 UNTRAINED = "untrained"  # how such baselines, and a run's own metrics of its start, are called
 # settings that no baseline depends on

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from common.config import ROOT, UserError
 from common.engine.comparison.evidence import counts, evidence_rows, verdict_counts
 from common.engine.report.contents import project_contents
+from common.evaluation.tables import four_digits
 from common.registry import list_projects
 
 INDEX = "index.html"
@@ -37,7 +38,7 @@ def write_report(
     """
     out, runs = out or ROOT / "reports", runs or Path("runs")
     shown = [_with_text(project_contents(slug, runs), out) for slug in projects]
-    shown = [p for p in shown if p["runs"] or p["comparison"] or p["sweeps"]]
+    shown = [p for p in shown if _has_contents(p)]
     if not shown:
         raise UserError(f"nothing to report: no runs of {', '.join(projects)} under {runs}")
     alone = len(projects) == 1
@@ -63,11 +64,7 @@ def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
     shown = []
     for slug, paper in papers.items():
         contents = _with_text(project_contents(slug, runs), out)
-        page = (
-            f"{slug}.html"
-            if contents["runs"] or contents["comparison"] or contents["sweeps"]
-            else None
-        )
+        page = f"{slug}.html" if _has_contents(contents) else None
         if page:
             _write(out / page, "project.html", title=slug, projects=[contents], home=INDEX)
         verdicts = verdict_counts([row for row in rows if row.project == slug])
@@ -82,6 +79,10 @@ def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
         home=None,
     )
     return out / INDEX
+
+
+def _has_contents(contents: Mapping[str, Any]) -> bool:
+    return any(contents[part] for part in ("runs", "evaluations", "comparison", "sweeps"))
 
 
 def _with_text(contents: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -123,9 +124,14 @@ def _write(path: Path, template: str, **values: Any) -> None:
 @functools.cache
 def _templates() -> Environment:
     environment = Environment(loader=PackageLoader("common.engine.report"), autoescape=True)
-    environment.globals["mark"] = _mark
-    environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.4f}"
+    environment.globals |= {"mark": _mark, "sign": _sign}
+    environment.filters["number"] = four_digits
     return environment
+
+
+def _sign(result: Mapping[str, Any]) -> str:
+    """The same for those who do not tell the colours apart."""
+    return {"hit": "✓", "miss": "✗"}.get(_mark(result), "")
 
 
 def _mark(result: Mapping[str, Any]) -> str:
