@@ -4,6 +4,7 @@ import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -257,19 +258,14 @@ def runs(project: str | None, where: str, folder: Path) -> None:
     """List the runs under a folder."""
     from common.engine.lifecycle.index import entries, select
 
-    matches = select(entries(folder, project), where)
-    table = Table(title=f"{len(matches)} runs", title_justify="left")
-    for column in ("project", "config", "run", "state", "seed", "steps", "s", "started", "metric"):
-        table.add_column(column, overflow="fold")
-    for e in matches:
-        value = "" if e.value is None else f"{e.metric} {e.value:.4f}"
-        seconds = "" if e.seconds is None else f"{e.seconds:.0f}"
+    rows = []
+    for e in (matches := select(entries(folder, project), where)):
+        numbers = ["" if x is None else f"{x:.0f}" for x in (e.seed, e.steps, e.seconds)]
+        value = "" if e.value is None else f"{e.metric} {four_digits(e.value)}"
         name = f"{e.run} ({e.arm})" if e.arm else e.run
-        steps, seed = (("" if x is None else str(x)) for x in (e.steps, e.seed))
-        table.add_row(
-            e.project, e.config, name, e.state, seed, steps, seconds, e.started[:19], value
-        )
-    Console(highlight=False, markup=False, width=max(console.width, 160)).print(table)
+        rows.append([name, e.project, e.config, e.state, *numbers, e.started[:19], value])
+    heads = ["run", "project", "config", "state", "seed", "steps", "s", "started", "metric"]
+    print_table(f"{len(matches)} runs", heads, rows, right=(4, 5, 6))
 
 
 def diff(left: str, right: str, folder: Path) -> None:
@@ -277,12 +273,16 @@ def diff(left: str, right: str, folder: Path) -> None:
     from common.engine.lifecycle.index import differences, find
 
     paths = find(folder, left), find(folder, right)
-    table = Table(title="differences", title_justify="left")
-    for column in ("", *(str(path) for path in paths)):
-        table.add_column(column, overflow="fold")
-    for name, a, b in differences(*paths):
-        table.add_row(name, *("" if x is None else str(x) for x in (a, b)))
-    console.print(table)
+    for letter, path in zip("AB", paths, strict=True):
+        console.print(f"{letter}: {path}")
+    rows = [[name, *_two_values(a, b)] for name, a, b in differences(*paths)]
+    print_table(f"{len(rows)} differences", ["", "A", "B"], rows)
+
+
+def _two_values(*values: Any) -> list[str]:
+    """Two different values in four digits, or in all of them where they would look the same."""
+    short = [f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in values]
+    return short if short[0] != short[1] else [str(value) for value in values]
 
 
 def prune(project: str | None, where: str, agreed: bool, folder: Path) -> None:
