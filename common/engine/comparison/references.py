@@ -163,11 +163,10 @@ def evaluate_baselines(
     if spec is None or not set(lineage(project, config)) & set(lineage(project, spec.base)):
         return {}, []
     cfg = load(config_class(project), project, config, overrides)
-    shown = [row.metric for row in headline(metrics, {}, spec)]
     names = [name for name in spec.baselines if name not in spec.bounds]
-    if all(f"{UNTRAINED}_{name}" in metrics for name in shown):
+    if f"{UNTRAINED}_{spec.metric}" in metrics:
         names = [name for name in names if not _is_untrained(name)]
-    if all(f"{name}{CHANCE}" in metrics for name in shown):
+    if f"{spec.metric}{CHANCE}" in metrics:
         names = [name for name in names if name != "chance"]
     key = cache_key(cfg)
     folder = Path(cfg.runs_dir) / project / "baselines"

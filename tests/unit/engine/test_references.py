@@ -150,3 +150,19 @@ def test_no_name_is_broken_on_a_narrow_terminal():
         for word in (rows[0][0], "0.1234", "0.2345 hypothesis_overlap_trees"):
             assert any(word in line for line in lines)
     assert len(table_lines(heads, rows, (1,), 80)) == 2
+
+
+def test_what_the_run_has_measured_itself_is_not_evaluated_again(tmp_path, monkeypatch):
+    use_toy(monkeypatch)
+    for name in ("untrained", "chance"):
+        monkeypatch.setattr(baselines, name, lambda *_: {"spread": 0.5}, raising=False)
+    spec = Comparison(metric="spread", baselines=["constant", "untrained", "chance"], base="smoke")
+    monkeypatch.setattr(references, "comparison_of", lambda *_: spec)
+    monkeypatch.setattr("common.engine.comparison.baselines.check_baseline", lambda *_: None)
+
+    def evaluated(metrics):
+        return set(evaluate_baselines("toy", "smoke", [f"runs_dir={tmp_path}"], metrics)[0])
+
+    assert evaluated({"spread": 1.0}) == {"constant", "untrained", "chance"}
+    assert evaluated({"spread": 1.0, "untrained_spread": 0.0}) == {"constant", "chance"}
+    assert evaluated({"spread": 1.0, "spread_chance": 0.0}) == {"constant", "untrained"}

@@ -14,7 +14,15 @@ def runs(tmp_path):
         folder = tmp_path / "runs/hydra/mini" / name
         folder.mkdir(parents=True)
         settings = {"optim": {"lr": lr}, "model": {"a_long_section": {"a_long_setting": name}}}
-        meta = {"seed": 3, "num_steps": 300, "wall_seconds": 61.5, "started": "2026-12-01T10:10:10"}
+        meta = {
+            "project": "hydra",
+            "config": "mini",
+            "overrides": [],
+            "seed": 3,
+            "num_steps": 300,
+            "wall_seconds": 61.5,
+            "started": "2026-12-01T10:10:10",
+        }
         write_json(folder / "meta.json", {**meta, "state": "finished", "resolved": settings})
         write_json(folder / "metrics.json", {"linear_probe_top1": score})
     return tmp_path / "runs"
