@@ -44,7 +44,7 @@ class OptimConfig:
     # adam: weight decay is an L2 penalty, as in torch.optim.Adam; adamw: decoupled from the gradient
     name: Literal["adam", "adamw", "sgd", "lars", "adafactor", "bertadam"] = "adamw"
     lr: Positive = 1e-3  # peak learning rate
-    # what `lr` is multiplied by: none, B / lr_batch or its root, for a global batch of B samples
+    # factor of `lr`: none, B / lr_batch, or its square root, for a global batch of B samples
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     lr_batch: Count = 256
     weight_decay: NonNegative = 0.0
@@ -67,7 +67,7 @@ class OptimConfig:
 
 @dataclass
 class TrainerConfig:
-    """What is handed to Lightning's Trainer, and what our engine adds."""
+    """Arguments of Lightning's Trainer, and settings of our engine."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: Any = 1  # count, "auto" or list of device indices
@@ -87,7 +87,7 @@ class TrainerConfig:
     log_every_n_steps: Count = 10
     val_every_n_steps: Count | None = None  # None: no validation during training
     checkpoint_every_n_steps: Count = 500
-    keep_checkpoints: Count = 2  # latest ones kept besides the best; with a best at least two
+    keep_checkpoints: Count = 2  # latest ones in addition to the best; with a best, at least two
     deterministic: bool = True
     num_threads: Count | None = None  # CPU threads per process; None: torch's default
 
@@ -205,7 +205,7 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
 
 
 def check_ranges(schema: type[Any], values: Any, where: str, prefix: str = "") -> None:
-    """Refuse values out of the ranges that a schema's types name.
+    """Refuse values outside the ranges in a schema's types.
 
     Args:
         schema: dataclass of a config or of a section.
@@ -214,7 +214,7 @@ def check_ranges(schema: type[Any], values: Any, where: str, prefix: str = "") -
         prefix: of the names, such as ``trainer.``.
 
     Raises:
-        UserError: names up to three of them.
+        UserError: with up to three of them.
     """
     errors = problems(schema, values, prefix)
     if errors:

@@ -14,7 +14,7 @@ ABOUT = "exported.json"  # alongside the weights: the project whose `load` reads
 
 @dataclass(frozen=True)
 class About:
-    """What an exported folder says of itself.
+    """Origin of an exported folder, as it was recorded.
 
     Attributes:
         project: slug.
@@ -46,7 +46,7 @@ def load(folder: str | Path) -> Any:
 
 
 def about(folder: Path) -> About:
-    """What an exported folder says of itself.
+    """Read the origin of an exported folder.
 
     Raises:
         UserError: no such folder, or one that no project of this repository exported.

@@ -1,4 +1,4 @@
-"""Corrupt samples: skipped, counted, logged; too many of them stop the run."""
+"""Corrupt samples are skipped, counted and logged; too many of them stop the run."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Where data lives: the configured root, bundled folders, and errors that say how to get a set."""
+"""Where data is: the configured root, bundled folders, and errors that say how to get a set."""
 
 import os
 from pathlib import Path
@@ -52,7 +52,7 @@ def bundled(name: str, root: str | None = None) -> Path:
 
 
 def require(path: str | Path, *, what: str, layout: str, source: str, size: str) -> Path:
-    """Return `path` if it exists, else say what belongs there and where it is to be had.
+    """Return `path` if it exists, else report what belongs there and where to get it.
 
     Args:
         path: file or folder that is needed.

@@ -14,7 +14,7 @@ _ORDER_STREAM, _ROW_STREAM = 2**31 + 31, 2**31 + 32
 
 
 class TaskMixture:
-    """Which example of which set stands at which place of an epoch.
+    """Which example of which set is at which position of an epoch.
 
     An epoch holds a fixed number of examples of every set, so proportions are exact. A set is gone
     through in fresh permutations, each to its end before the next, whatever its share of an epoch.

@@ -52,7 +52,7 @@ class StepSeed(Callback):
 
 
 class MatmulPrecision(Callback):
-    """Multiply float32 matrices on CUDA as ``trainer.matmul`` says, from fit's begin to its end.
+    """Multiply float32 matrices on CUDA as ``trainer.matmul`` says, during a fit.
 
     Elsewhere, and in the evaluation after training, products keep what the process had.
     """
@@ -134,7 +134,7 @@ class LogTerms(Callback):
         module.log("step", float(trainer.global_step), sync_dist=trainer.world_size > 1)
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
-        """Validation is not a waiting for data."""
+        """Time in validation does not count as waiting for data."""
         self.mark = time.perf_counter()
 
     def summary(self, trainer: Trainer) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`make check`: what a config would take, without data, weights or an accelerator."""
+"""`make check`: what a config needs, without data, weights or an accelerator."""
 
 import sys
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
 def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:
     """Optimiser steps of the config, as `common.engine.trainer.total_steps`.
 
-    0 where the data would tell.
+    0 if that depends on the data.
     """
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps

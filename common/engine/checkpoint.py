@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, verified, loaded safely."""
+"""Checkpoints: written completely or not at all, verified, loaded safely."""
 
 import math
 import pickle
@@ -24,7 +24,7 @@ VALIDATIONS = "validations.json"
 
 
 class Damaged(UserError):
-    """A checkpoint whose content is not what was written."""
+    """A checkpoint whose content differs from what was written."""
 
 
 class RunCheckpoint(Checkpoint):
@@ -125,7 +125,7 @@ class RunCheckpoint(Checkpoint):
 
 
 class WholeFiles(CheckpointIO):
-    """How the trainer writes and reads checkpoint files: whole or not at all."""
+    """How the trainer writes and reads checkpoint files: completely or not at all."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None

@@ -1,4 +1,4 @@
-"""What a project hands to the engine: stages, evaluation, export and extra tasks.
+"""What a project gives the engine: stages, evaluation, export and extra tasks.
 
 `Plan` and `Experiment` are generic in the project's module, so that its functions take and return
 that class without a check of their own: ``Experiment[DCL]``.

@@ -51,10 +51,10 @@ class ContrastiveModule(LightningModule):
         """Hook after each optimiser step: clamp a scale, update a momentum encoder, enqueue."""
 
     def adapt_to(self, state: dict[str, Tensor]) -> None:
-        """Take over sizes that only the data know, before weights of a checkpoint are loaded."""
+        """Adopt sizes that depend on the data, before weights of a checkpoint are loaded."""
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """Negatives that each query meets per step; in-batch losses see all others."""
+        """Negatives of each query per step; in-batch losses use all other samples."""
         return max(0, global_batch_size - 1) if self.in_batch_negatives else 0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class ContrastiveModule(LightningModule):
     # -- Lightning hooks -------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Share the parameters out over the processes, where the strategy says so."""
+        """Shard the parameters over the processes, if the strategy requires it."""
         if isinstance(self.trainer.strategy, Sharded):
             mesh: Any = self.device_mesh
             shard(self, self.fsdp_units(), mesh["data_parallel"], str(self.trainer.precision))

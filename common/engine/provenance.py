@@ -1,4 +1,4 @@
-"""Which code a run or a result is of: commit, local changes, locked packages."""
+"""The code behind a run or a result: commit, local changes, locked packages."""
 
 import hashlib
 import subprocess

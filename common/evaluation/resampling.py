@@ -84,7 +84,7 @@ def resample(
     num_samples: int | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Scores of all arms, and of them under the same draws of seeds and items.
+    """Scores of all arms, and their values under the same draws of seeds and items.
 
     A sample draws seeds and, within each test set, items with replacement; an arm's score is the
     unweighted mean of its sets. Since all arms see the same draws, any combination of the samples

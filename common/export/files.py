@@ -1,6 +1,6 @@
 """Atomic writing: a reader sees the old file or the complete new one, never a part.
 
-And where a task writes.
+Also checks where a task writes.
 """
 
 import json

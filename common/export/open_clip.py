@@ -1,6 +1,6 @@
 """Write a dual encoder as a folder that open_clip loads under ``local-dir:<folder>``.
 
-What open_clip 3 can express decides how the towers go out:
+How the towers are exported depends on what open_clip 3 can express:
 
 - `OpenClipDualEncoder`: as it is.
 - `QKNormViT` + `ClipTextTransformer` with the same activation: open_clip's own towers; the bias of
@@ -210,7 +210,7 @@ def _timm_config(tower: QKNormViT) -> dict[str, Any]:
 
 
 def final(folder: Path) -> Path:
-    """Where a folder will lie: the engine fills ``export.tmp`` and renames it when it is complete.
+    """Final place of a folder: the engine fills ``export.tmp`` and renames it when complete.
 
     >>> final(Path("/runs/r/export.tmp/clip")).as_posix()
     '/runs/r/export/clip'

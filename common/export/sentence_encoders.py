@@ -12,7 +12,7 @@ from common.export.transformers import SETTINGS, load_transformers, save_transfo
 
 
 def save_sentence_encoder(encoder: SentenceEncoder, folder: str | Path) -> Path:
-    """For sentence-transformers where that has modules for pooling and prompt, else transformers.
+    """Write for sentence-transformers if it has modules for pooling and prompt, else transformers.
 
     Args:
         encoder: its weights are written in their dtype.

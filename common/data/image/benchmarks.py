@@ -42,7 +42,7 @@ class LabelledBatch(TypedDict):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """How one set is read and judged.
+    """How one set is read and evaluated.
 
     Its functions are those of a module, or partial: a set is sent to loader processes with its
     description.

@@ -75,7 +75,7 @@ class SimCLRTransform:
 
     @property
     def crop(self) -> TrainTransform:
-        """The crop, which is drawn before the colours: ``crop.box`` tells where it lies."""
+        """The crop, which is drawn before the colours: ``crop.box`` gives its position."""
         return TrainTransform(
             self.size,
             self.scale,

@@ -47,7 +47,7 @@ class ImageTransform(Protocol):
 
 
 class CropBox(NamedTuple):
-    """Where a training crop lies in its image, in pixels, and whether it is mirrored.
+    """Position of a training crop in its image, in pixels, and whether it is mirrored.
 
     Methods of local features match the places of two crops by it.
     """

@@ -1,4 +1,4 @@
-"""Pictures of a user's own, as they are seen."""
+"""Images of a user, in the orientation in which they are seen."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # suffixes of what is loo
 
 
 def upright(picture: Image.Image | str | Path) -> Image.Image:
-    """A picture as RGB, turned as its camera says.
+    """An image as RGB, turned as its EXIF orientation requires.
 
     Boxes and crops are in the pixels of what is seen.
 

@@ -1,4 +1,4 @@
-"""Chunks of a mapping on disk: one file of JSON lines each, which appears whole or not at all."""
+"""Chunks of a mapping on disk: one file of JSON lines each, which is complete or absent."""
 
 import hashlib
 import json

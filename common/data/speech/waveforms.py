@@ -44,7 +44,7 @@ def load_waveform(path: str | Path, sample_rate: int) -> Tensor:
 def num_frames(path: str | Path) -> tuple[int, int]:
     """Number of samples per channel and rate in Hz, from the header of a WAV or FLAC file.
 
-    A WAV file whose header says more than the file holds, as that of a stream does, is read.
+    A WAV file whose header gives more samples than the file has, as of a stream, is read.
 
     Raises:
         OSError: not such a file.

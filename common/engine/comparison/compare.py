@@ -35,7 +35,7 @@ def planned_runs(
     arms: Sequence[str] = (),
     only: str = "",
 ) -> Planned:
-    """What a comparison takes: for each of the project's comparisons its arms and runs.
+    """The arms and runs of each of the project's comparisons.
 
     Args:
         project: slug.

@@ -39,7 +39,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison will take, and what it can show.
+    """Cost of a comparison, and what it can show.
 
     Attributes:
         name: of the comparison.

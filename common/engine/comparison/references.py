@@ -1,4 +1,4 @@
-"""What a run's metrics are read against: untrained weights, training-free baselines, chance.
+"""What a run's metrics are compared with: untrained weights, training-free baselines, chance.
 
 The baselines are those of the project's compare.yaml, evaluated with the settings of the run. Their
 values are kept in ``<runs_dir>/<project>/baselines`` under a key of data, settings and code, so that
@@ -42,7 +42,7 @@ Baselines = Mapping[str, Mapping[str, float | None]]
 
 @dataclass(frozen=True)
 class Row:
-    """A metric next to what it is read against; None where that has no such metric."""
+    """A metric and the values it is compared with; None where those have no such metric."""
 
     metric: str
     value: float | None

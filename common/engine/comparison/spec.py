@@ -102,7 +102,7 @@ def check_baseline(project: str, name: str) -> None:
 
 
 def default_arms(spec: Comparison) -> list[str]:
-    """Arms that run without being asked for."""
+    """Arms that run by default."""
     return spec.default_arms or list(spec.arms)
 
 

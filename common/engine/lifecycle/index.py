@@ -1,4 +1,4 @@
-"""The runs under a folder: filtered lists, differences of two, removal of useless ones."""
+"""The runs under a folder: filtered lists, differences of two, removal of unneeded ones."""
 
 import json
 import shutil

@@ -35,7 +35,7 @@ def external_rank() -> int | None:
 
 
 def job_run_id(cfg: ExperimentConfig) -> str | None:
-    """Run id of a scheduler's job, by which a job that was started again finds its run.
+    """Run id of a scheduler's job, by which a requeued job finds its run.
 
     A shell inside a job has the job's variables too, but its runs are new ones.
     """

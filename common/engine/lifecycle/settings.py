@@ -1,4 +1,4 @@
-"""The settings of a resumed run: those it was started with, but for a few that may change."""
+"""The settings of a resumed run: those it was started with, except for a few that may change."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

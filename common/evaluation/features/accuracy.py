@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def mean_per_class_accuracy(correct: Tensor, labels: Tensor) -> float:
-    """Mean over the classes that occur of the share of their samples which is correct.
+    """Mean of the accuracies of all classes that occur.
 
     Args:
         correct: (N,) bool.

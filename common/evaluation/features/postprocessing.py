@@ -12,7 +12,7 @@ from common.evaluation.matrices import as_matrix, exact_math
 
 @dataclass(frozen=True)
 class EmbeddingTransform:
-    """An affine map that was fitted on some embeddings and serves for all: (x - mean) @ matrix.
+    """An affine map, fitted on some embeddings, for any others: (x - mean) @ matrix.
 
     Attributes:
         mean: (D,) float64.

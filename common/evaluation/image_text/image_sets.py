@@ -140,7 +140,7 @@ def main_metric(name: str) -> str:
 
 
 def protocols_of(name: str, protocols: Sequence[str]) -> list[str]:
-    """The protocols of a set; one may be of a set alone, or of all but ImageNet.
+    """The protocols of a set; one may apply to a single set, or to all but ImageNet.
 
     >>> protocols_of("imagenet", ["zeroshot", "imagenet:knn", "downstream:linear_probe"])
     ['zeroshot', 'knn']
@@ -153,7 +153,7 @@ def protocols_of(name: str, protocols: Sequence[str]) -> list[str]:
 
 
 def check_protocols(protocols: Sequence[str]) -> None:
-    """Refuse a protocol that does not exist, or that is of no set.
+    """Refuse a protocol that does not exist, or a set that does not.
 
     Raises:
         UserError: see above.
@@ -180,7 +180,7 @@ def set_folders(name: str, root: Path, protocols: Sequence[str]) -> dict[Part, P
 def require_image_sets(
     names: Sequence[str], root: Path, protocols: Sequence[str] = ("zeroshot",)
 ) -> None:
-    """Say which set is missing, or its part; cheap enough to be asked before training.
+    """Report which set or part is missing; cheap enough to call before training.
 
     Raises:
         UserError: unknown name or protocol, or a set that is not below `root`.

@@ -1,4 +1,4 @@
-"""Open-domain question answering: does a retrieved passage hold an answer?
+"""Open-domain question answering: does a retrieved passage contain an answer?
 
 Source: Karpukhin et al. 2020, "DPR", section 5 and released evaluation, arXiv 2004.04906.
 """
@@ -19,7 +19,7 @@ def answer_tokens(text: str) -> list[str]:
 
 
 def has_answer(passage: str, answers: Sequence[str]) -> bool:
-    """Whether the words of an answer stand one after the other in a passage.
+    """Whether a passage contains the words of an answer one after the other.
 
     >>> has_answer("He died in Sao Paulo.", ["sao paulo"]), has_answer("Paulos", ["Paulo"])
     (True, False)
@@ -36,7 +36,7 @@ def has_answer(passage: str, answers: Sequence[str]) -> bool:
 def answer_recall(
     passages: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], ks: Sequence[int]
 ) -> dict[str, list[float]]:
-    """Per question, whether one of the first k passages holds an answer.
+    """Per question, whether one of the first k passages contains an answer.
 
     Args:
         passages: of each question, best first.

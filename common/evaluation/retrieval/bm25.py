@@ -1,7 +1,7 @@
 """BM25 baseline (Lucene's variant) by bm25s, with what its `retrieve` lacks.
 
-That takes no excluded documents, and which of the documents with equal scores it returns depends on
-the sorting; here equal scores go to the lower index, so that mined negatives can be made again.
+`retrieve` cannot exclude documents, and its order of documents with equal scores depends on the
+sorting. Here equal scores go to the lower index, so that mined negatives are reproducible.
 """
 
 from collections.abc import Collection, Sequence

@@ -76,7 +76,7 @@ def _order(hits: Mapping[str, float]) -> list[str]:
 def max_sum(
     runs: Sequence[Sequence[Run]], *, depth: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Texts of several vectors: for each of the query the best of a document's, then their sum.
+    """Texts with several vectors: the best similarity for each query vector, summed.
 
         s(q, d) = sum_i max(0, max_j s_ij(q, d))
 

@@ -9,7 +9,7 @@ _SYNTHETIC_STREAM = 3
 
 
 def reduced(data: RetrievalSet, num_documents: int) -> RetrievalSet:
-    """The set with fewer documents: those judged relevant, and others of smallest hash of their id.
+    """The set with fewer documents: those judged relevant, and others whose ids hash lowest.
 
     Args:
         data: the whole set.

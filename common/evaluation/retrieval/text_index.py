@@ -119,7 +119,7 @@ class TextIndex:
         return [hits(self.texts, zip(i, s, strict=True), threshold) for s, i in rows]
 
     def extend(self, texts: Sequence[str]) -> int:
-        """Add the texts that the index does not hold yet, each once; the number of new ones."""
+        """Add the texts that the index lacks, each once; return the number of new ones."""
         new = not_held(self.texts, texts)
         if new:
             rows = self._embed(self.encoder, new, self.progress)
@@ -128,7 +128,7 @@ class TextIndex:
         return len(new)
 
     def replace(self, texts: Sequence[str]) -> int:
-        """Hold exactly these texts, each once; the number of those that had to be encoded.
+        """Hold exactly these texts, each once; return how many had to be encoded.
 
         Raises:
             ValueError: no texts.
@@ -143,7 +143,7 @@ class TextIndex:
         return new
 
     def save(self, folder: str | Path, model_key: str) -> None:
-        """Write the index, whole or not at all; an older one in the folder is replaced.
+        """Write the index completely or not at all; replace an older one in the folder.
 
         Args:
             folder: created if needed.

@@ -30,7 +30,7 @@ def letters_fit() -> Fit:
 
 
 def vectors_fit(encoder: TextClassifier, cfg: Any) -> Fit:
-    """Logistic regression on vectors of an encoder that stays as it is.
+    """Logistic regression on vectors of a frozen encoder.
 
     Args:
         encoder: gives the vectors.

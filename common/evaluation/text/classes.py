@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 def score_classes(predicted: ArrayLike, labels: ArrayLike, num_classes: int) -> dict[str, float]:
     """Accuracy and macro F1; of two classes also F1 of class 1 and Matthews' correlation.
 
-    A class that is neither there nor predicted is left out of the mean of macro F1.
+    A class that neither occurs nor is predicted is left out of the mean of macro F1.
 
     Source: Wang et al. 2019, "GLUE", section 3, arXiv 1804.07461, and "SuperGLUE", section 4, arXiv
     1905.00537.

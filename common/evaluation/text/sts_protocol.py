@@ -80,7 +80,7 @@ def _check_names(sets: Mapping[str, StsSet]) -> dict[str, str]:
 
 
 def metric_prefix(name: str) -> str:
-    """Name of a set as it stands in metrics.
+    """Name of a set within the names of metrics.
 
     >>> metric_prefix("stsb-test"), metric_prefix("senteval:STS12")
     ('stsb_test', 'sts12')

@@ -179,7 +179,7 @@ def synthetic_set(data: ImageTextData) -> SyntheticPairs:
 
 
 def num_samples(data: ImageTextData) -> int:
-    """Training pairs per epoch; of a set that is not on disk, what the config says."""
+    """Training pairs per epoch; of a set that is not on disk, as the config gives them."""
     if data.source == "pool":
         return pool_size(data)
     if data.source == "csv" and files_of(data)[0].exists():

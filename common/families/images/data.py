@@ -1,4 +1,4 @@
-"""Images of a config: parts of a set, transforms, loaders, and what must lie on disk."""
+"""Images of a config: parts of a set, transforms, loaders, and required files."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

@@ -132,7 +132,7 @@ def watched_stage(
     build_data: Callable[[W], ContrastiveData],
     labelled: Callable[[W, Part], ImagePart],
 ) -> Callable[[W], Iterator[Stage]]:
-    """The single stage "train", with ``cfg.eval.online_probe`` next to a linear classifier.
+    """The single stage "train", with a linear classifier alongside if ``cfg.eval.online_probe``.
 
     Args:
         make_module: the module before training.

@@ -1,4 +1,4 @@
-"""The plain dense retriever: one transformer for both sides, pooled; built, stored and asked."""
+"""The plain dense retriever: one transformer for both sides, pooled; built, stored and queried."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

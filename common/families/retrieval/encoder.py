@@ -1,4 +1,4 @@
-"""How a project's text encoder is made, stored and asked: all that the shared parts know of it."""
+"""How a project's text encoder is built, stored and queried: all that shared code knows of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ def set_names(places: Sequence[str]) -> dict[str, str]:
 def named_sets(options: RetrievalEval) -> tuple[dict[str, str], dict[str, str]]:
     """Sets of ``eval.beir``, and those of ``eval.dev`` that are not among them: place -> name.
 
-    Both lists are named together, so that no metric of one stands under the name of the other.
+    Both lists are named together, so that their metrics have different names.
 
     Args:
         options: section of the config.

@@ -62,7 +62,7 @@ class LabelledSet:
 
     @property
     def ids(self) -> list[str]:
-        """What a text is known by in caches, whatever subset it is in."""
+        """Key of a text in caches, whatever subset it is in."""
         return [content_key(texts) for texts in self.texts]
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "LabelledSet":

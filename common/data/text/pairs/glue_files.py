@@ -82,7 +82,7 @@ def cells_at(cells: Sequence[str], places: Sequence[int]) -> list[str]:
 
 
 def label_value(labels: Sequence[str], label: str, where: str) -> float:
-    """Place of a label among the classes, or the score that it says.
+    """Index of a label among the classes, or its score.
 
     Args:
         labels: classes in the order of the logits; none of a regression.
