@@ -117,6 +117,18 @@ def _check_settings(project: str, config: str, settings: Sequence[str]) -> Exper
     return cfg
 
 
+NAMES = ("run_id", "resume")  # settings that only `train` reads
+TRACKING = ("tracking",)
+
+
+def _refuse_ignored(args: argparse.Namespace, ignored: Sequence[str]) -> None:
+    """Refuse settings of these sections and names, which the verb does not read."""
+    for word in args.settings:
+        key = word.split("=")[0]
+        if key in ignored or key.split(".")[0] in ignored:
+            raise UserError(f"'{word}' would change nothing: {args.verb} does not read {key}")
+
+
 def _list(args: argparse.Namespace) -> None:
     for slug, text in list_projects().items():
         print(f"{slug:16} {text}\n{'':16} configs: {', '.join(config_names(slug))}")
@@ -128,6 +140,7 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    _refuse_ignored(args, NAMES + TRACKING)
     resolved = _resolve(args, default="paper")
     from common.engine import verbs
 
@@ -160,6 +173,8 @@ def _train(args: argparse.Namespace) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     _only_one_of(args, "run", "ckpt", "baseline")
+    if not args.baseline:  # a baseline has a run folder of its own
+        _refuse_ignored(args, NAMES + TRACKING)
     resolved = _resolve(args)
     from common.engine import verbs
 
@@ -171,6 +186,7 @@ def _eval(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     _only_one_of(args, "run", "ckpt")
+    _refuse_ignored(args, NAMES + TRACKING)
     resolved = _resolve(args)
     from common.engine.trained import export
 
@@ -184,6 +200,7 @@ def _only_one_of(args: argparse.Namespace, *options: str) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    _refuse_ignored(args, NAMES + TRACKING)
     resolved = _resolve(args)
     from common.engine.trained import run_task
 
@@ -205,6 +222,7 @@ def _smoke(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     project, arms = _need_project(args), _names(args.arms)
+    _refuse_ignored(args, NAMES)
     from common.engine.comparison.spec import (
         choose_arms,
         choose_comparisons,
@@ -240,6 +258,9 @@ def _evidence(args: argparse.Namespace) -> None:
 
 def _sweep(args: argparse.Namespace) -> None:
     project, arms = _need_project(args), _names(args.arms)
+    _refuse_ignored(args, NAMES)
+    if args.wandb and args.jobs != 1:
+        raise UserError(f"JOBS={args.jobs} would change nothing: WANDB=1 only writes the files")
     from common.engine.sweeps.schema import arms_of, read_sweep
 
     _need_job(args.jobs)
@@ -304,6 +325,9 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _dashboard(args: argparse.Namespace) -> None:
+    for word in args.settings:
+        if not word.startswith("tracking."):
+            raise UserError(f"'{word}' would change nothing: dashboard only reads tracking.*")
     resolved = _resolve(args)
     from common.engine import verbs
 

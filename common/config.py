@@ -108,7 +108,33 @@ class TrackingConfig:
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online with a key
     wandb_project: str = "contrastive"
+    entity: str | None = None  # user or team; None: the default of the account
+    # runs shown together; None: <project>-<config>, in a comparison <project>-<config>-<comparison>
+    group: str | None = None
+    name: str | None = None  # of the run; None: <project>-<config>-<run id>
     tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.entity is not None and not re.fullmatch(r"[\w.-]{1,128}", self.entity):
+            raise ValueError(
+                f"tracking.entity={self.entity!r}: give the name of a W&B user or team, without"
+                " blanks and slashes"
+            )
+        if not re.fullmatch(r"[^/\\#?%:]{1,128}", self.wandb_project):
+            raise ValueError(
+                f"tracking.wandb_project={self.wandb_project!r}: 1 to 128 characters without any"
+                " of / \\ # ? % :"
+            )
+        for key, longest, texts in (
+            ("group", 128, [self.group]),
+            ("name", 128, [self.name]),
+            ("tags", 64, self.tags),
+        ):
+            for text in texts:
+                if text is not None and not (text.strip() and len(text) <= longest):
+                    raise ValueError(
+                        f"tracking.{key}: {text!r} is no text of 1 to {longest} characters"
+                    )
 
 
 @dataclass

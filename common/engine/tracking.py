@@ -214,17 +214,18 @@ def _tracker(
     if offline:
         settings.mode = "offline"
     labels = describe(cfg, workspace)
-    arm = labels.get("arm")
     tags = [tag for tag in cfg.tracking.tags if not tag.startswith(ARM)]
+    project_config = f"{workspace.project}-{workspace.config}"
     logger = Tracker(
         project=cfg.tracking.wandb_project,
-        name=f"{workspace.project}-{workspace.config}-{workspace.run_id}",
+        entity=cfg.tracking.entity,
+        name=cfg.tracking.name or f"{project_config}-{workspace.run_id}",
         id=workspace.run_id,
         save_dir=str(workspace.folder(".")),
         offline=offline,
         resume="allow",
-        config=to_dict(cfg),
-        group="-".join([workspace.project, workspace.config, *([arm] if arm else [])]),
+        config={**to_dict(cfg), **labels, "seed": cfg.seed},  # panels group runs by the arm
+        group=cfg.tracking.group or project_config,
         job_type=job_type,
         tags=[*(f"{name}:{value}" for name, value in labels.items()), *tags],
         settings=settings,

@@ -317,12 +317,16 @@ def dashboard(
     from common.engine.online.dashboard import save_dashboard
 
     definition = define(project, config, overrides)
+    definition["entity"] = entity or definition["entity"]
     if dry_run:
         console.print(json.dumps(definition, indent=1))
         return
-    if not entity:
-        raise UserError("name the W&B user or team: make dashboard PROJECT=... ENTITY=<name>")
-    console.print(f"saved: {save_dashboard(definition, entity)}")
+    if not definition["entity"]:
+        raise UserError(
+            "name the W&B user or team: make dashboard PROJECT=... ENTITY=<name>, or set"
+            " tracking.entity"
+        )
+    console.print(f"saved: {save_dashboard(definition)}")
 
 
 def smoke(projects: Sequence[str]) -> None:

@@ -140,5 +140,5 @@ def test_labels_reach_the_logger(tmp_path, monkeypatch):
     logger = tracking.wandb_logger(cfg, Workspace(tmp_path / "r", "simcse", "mini"))
     assert logger is not None
     sent = logger._wandb_init
-    assert (sent["id"], sent["group"], sent["job_type"]) == ("r", "simcse-mini-plain", "train")
+    assert (sent["id"], sent["group"], sent["job_type"]) == ("r", "simcse-mini", "train")
     assert sent["tags"] == ["project:simcse", "arm:plain", "config:mini", "seed:0", "x"]

@@ -53,3 +53,30 @@ def test_what_cannot_be_read_is_refused_by_name(words, message):
     with pytest.raises(UserError) as error:
         parse(VERBS, words)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "dcl", "run_id=x"], "'run_id=x' would change nothing: eval does not read run_id"),
+        (["eval", "dcl", "tracking.name=x"], "eval does not read tracking.name"),
+        (["export", "dcl", "resume=latest"], "export does not read resume"),
+        (["run", "dcl", "run_id=x", "--task", "t"], "run does not read run_id"),
+        (["check", "dcl", "tracking.tags=[a]"], "check does not read tracking.tags"),
+        (["compare", "dcl", "run_id=x", "--plan"], "compare does not read run_id"),
+        (["sweep", "mclrec", "resume=latest"], "sweep does not read resume"),
+        (["sweep", "mclrec", "--wandb", "--jobs", "2"], "JOBS=2 would change nothing"),
+        (["dashboard", "dcl", "seed=1"], "dashboard only reads tracking.*"),
+    ],
+)
+def test_what_a_verb_would_ignore_is_refused(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_baseline_has_a_run_folder_which_can_be_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr("common.engine.verbs.evaluate_baseline", lambda *a: asked.append(a))
+    words = ["run_id=x", "tracking.tags=[a]"]
+    assert main(["eval", "dcl", "mini", *words, "--baseline", "raw_pixels"]) == 0
+    assert asked == [("dcl", "mini", words, "raw_pixels")]

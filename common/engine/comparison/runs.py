@@ -63,6 +63,7 @@ class PlannedRun:
         self.folder = ws.run_folder(cfg, project, spec.base)
         self.quiet = cfg.tracking.wandb == "auto"
         self.tags = [*cfg.tracking.tags, f"arm:{name}"]
+        self.group = cfg.tracking.group or f"{project}-{spec.base}-{spec.name}"
         self.code = present_code()
         self.run_id = f"{self.stem}-{self.code}"
         self.path = self.folder / self.run_id
@@ -95,6 +96,7 @@ class PlannedRun:
         words = [*COMMAND, verb, self.project, self.base, *self.overrides, f"run_id={self.run_id}"]
         # `make runs WHERE=arm=...` reads the tags, whether or not the run is tracked
         words.append(f"tracking.tags={json.dumps(self.tags)}")
+        words.append(f"tracking.group={json.dumps(self.group)}")
         if self.quiet:
             words.append("tracking.wandb=disabled")
         if self.is_baseline:

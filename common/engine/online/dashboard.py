@@ -29,18 +29,20 @@ def dashboard(project: str, config: str, overrides: Sequence[str] = ()) -> dict[
         overrides: ``a.b=value``, such as ``tracking.wandb_project=mine``.
 
     Returns:
-        ``name``, ``wandb_project``, ``tags`` that its runs have, ``group`` (what curves are
-        averaged over), and ``sections``: name -> list of panels, each ``{title, curve}`` with a
+        ``name``, ``wandb_project``, ``entity`` (None where no config sets it), ``tags`` that its
+        runs have, ``group`` (the entry of a run's config by which runs are averaged: the arm), and
+        ``sections``: name -> list of panels, each ``{title, curve}`` with a
         regular expression over logged names, or ``{title, bar}`` with the name of a final metric.
     """
     cfg = load(config_class(project), project, config, overrides)
     specs = read_comparisons(project)
     metrics = {name: None for spec in specs for name in (spec.metric, *spec.also)}
     return {
-        "name": f"{project}: arms, curves, results",
+        "name": f"{project}: arms of its comparisons",
         "wandb_project": cfg.tracking.wandb_project,
+        "entity": cfg.tracking.entity,
         "tags": [f"project:{project}"],
-        "group": "Group",
+        "group": "arm",
         "sections": {
             "Results": [{"title": name, "bar": f"test/{name}"} for name in metrics],
             "Curves": [{"title": title, "curve": regex} for title, regex in CURVES.items()],
@@ -49,12 +51,11 @@ def dashboard(project: str, config: str, overrides: Sequence[str] = ()) -> dict[
     }
 
 
-def save_dashboard(definition: Mapping[str, Any], entity: str) -> str:
+def save_dashboard(definition: Mapping[str, Any]) -> str:
     """Save the workspace online.
 
     Args:
-        definition: of `dashboard`.
-        entity: user or team that it is saved under.
+        definition: of `dashboard`, with the entity that it is saved under.
 
     Returns:
         Its address.
@@ -62,16 +63,18 @@ def save_dashboard(definition: Mapping[str, Any], entity: str) -> str:
     Raises:
         UserError: the library is absent, or W&B refuses.
     """
-    workspace = build(definition, entity)
+    workspace = build(definition)
     try:
         workspace.save()
     except Exception as error:  # of many kinds: no account, no network, an unknown entity
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"W&B takes no workspace for entity '{entity}': {lines[0]}") from error
+        raise UserError(
+            f"W&B takes no workspace for entity '{definition['entity']}': {lines[0]}"
+        ) from error
     return str(workspace.url)
 
 
-def build(definition: Mapping[str, Any], entity: str) -> Any:
+def build(definition: Mapping[str, Any]) -> Any:
     """The library's workspace.
 
     Raises:
@@ -84,7 +87,7 @@ def build(definition: Mapping[str, Any], entity: str) -> Any:
         raise UserError(MISSING) from error
 
     def panel(entry: Mapping[str, str]) -> Any:
-        grouped = {"groupby": definition["group"], "groupby_aggfunc": "mean"}
+        grouped = {"groupby": panels.Config(definition["group"]), "groupby_aggfunc": "mean"}
         if "bar" in entry:
             return panels.BarPlot(
                 title=entry["title"], metrics=[entry["bar"]], groupby_rangefunc="stddev", **grouped
@@ -99,7 +102,7 @@ def build(definition: Mapping[str, Any], entity: str) -> Any:
         )
 
     return ws.Workspace(
-        entity=entity,
+        entity=definition["entity"],
         project=definition["wandb_project"],
         name=definition["name"],
         sections=[
@@ -108,6 +111,6 @@ def build(definition: Mapping[str, Any], entity: str) -> Any:
         ],
         runset_settings=ws.RunsetSettings(
             filters=[ws.Tags().isin(list(definition["tags"]))],
-            groupby=[ws.Metric(definition["group"])],
+            groupby=[ws.Config(definition["group"])],
         ),
     )

@@ -33,6 +33,7 @@ def log_comparison(
     cfg = load(config_class(project), project, main["base"], list(overrides))
     if cfg.tracking.wandb in ("auto", "disabled"):  # as for the runs of a comparison
         return None
+    cfg.tracking.group = cfg.tracking.group or f"{project}-{main['base']}-{main['name']}"
     commit = (main["measured"]["commit"] or "unknown")[:12]
     folder = Path(cfg.runs_dir) / project / main["base"] / f"verdict-{commit}"
     workspace = Workspace(folder, project, main["base"])

@@ -3,10 +3,11 @@
 import pytest
 
 from common import __version__
-from common.config import UserError
+from common.config import UserError, load
 from common.engine.comparison import compare, results, runs
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
+from common.registry import config_class
 from tests.unit.engine.comparison_runs import FakeRun, result_of, runs_of, spec_of
 
 LOW, MIDDLE, HIGH = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.5, 0.6, 0.7]
@@ -139,6 +140,19 @@ def test_runs_carry_their_arm_whether_or_not_they_are_tracked():
         words = PlannedRun("dcl", spec, "a", 0, overrides).command()
         assert 'tracking.tags=["arm:a"]' in words
         assert ("tracking.wandb=disabled" in words) == quiet
+
+
+def test_the_arms_of_a_comparison_share_a_group_of_their_own_or_the_users():
+    main, further = (Comparison(arms={"a": {}, "b": {}}, name=name) for name in ("main", "more"))
+
+    def groups(spec, *overrides):
+        commands = [PlannedRun("dcl", spec, arm, 0, overrides).command() for arm in "ab"]
+        words = [[word for word in command if "=" in word] for command in commands]
+        return {load(config_class("dcl"), "dcl", "mini", w).tracking.group for w in words}
+
+    assert groups(main) == {"dcl-mini-main"}
+    assert groups(further) == {"dcl-mini-more"}
+    assert groups(main, "tracking.group=team") == {"team"}
 
 
 # -- a release ------------------------------------------------------------------------------------
