@@ -110,6 +110,10 @@ class ContrastiveModule(LightningModule):
         """Clip the global norm, over the shards of all ranks where there are some."""
         if gradient_clip_val and isinstance(self.trainer.strategy, Sharded):
             clip_to(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val and self.trainer.precision == "bf16-mixed":
+            # Lightning refuses this for a fused optimiser, as if gradients were scaled
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -124,12 +128,12 @@ class ContrastiveModule(LightningModule):
     def _optimizer_of(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
         """Optimiser of parameter groups and its schedule."""
         trainer = self.trainer
-        # Lightning's mixed precision refuses to clip for an optimiser that could unscale by itself
-        clips_mixed = trainer.precision.endswith("-mixed") and trainer.gradient_clip_val
+        # a fused optimiser unscales by itself, so nothing could clip before it
+        clips_scaled = trainer.precision == "16-mixed" and trainer.gradient_clip_val
         optim = scaled_optim(self.optim, self.global_batch_size)
         if isinstance(trainer.strategy, Sharded):
             groups = [{**g, "params": part} for g in groups for part in by_kind(g["params"])]
-        optimizer = build_optimizer(groups, optim, fused=not clips_mixed)
+        optimizer = build_optimizer(groups, optim, fused=not clips_scaled)
         warmup = optim.warmup_steps + round(optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = build_schedule(
             optimizer, optim, total_steps=trainer.max_steps, warmup_steps=warmup

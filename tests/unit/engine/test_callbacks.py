@@ -38,11 +38,14 @@ class Batches(Dataset):
         return {"ids": torch.tensor([index])}
 
 
+SGD = OptimConfig(name="sgd", momentum=0.0, lr=0.5, schedule="constant")
+
+
 class Sum(ContrastiveModule):
     """The sum of its weights; not a number for one batch."""
 
-    def __init__(self, bad=-1):
-        super().__init__(OptimConfig(name="sgd", momentum=0.0, lr=0.5, schedule="constant"))
+    def __init__(self, bad=-1, optim=SGD):
+        super().__init__(optim)
         self.weight, self.bad, self.seen = nn.Parameter(torch.ones(2)), bad, []
 
     def losses(self, batch):
@@ -105,6 +108,16 @@ def test_the_guard_sees_every_micro_batch_of_a_step(tmp_path, bad):
     assert module.weight.tolist() == [0.0, 0.0]  # two steps of 0.5
     said = json.loads((tmp_path / "bad_batch_rank0.json").read_text())
     assert said == {"terms": ["loss"], "ids": [bad]}
+
+
+def test_bf16_clips_with_a_fused_optimiser(tmp_path):
+    """Lightning alone refuses the two together."""
+    options = {"precision": "bf16-mixed", "gradient_clip_val": 0.1, "enable_checkpointing": False}
+    module = Sum()
+    fit(module, tmp_path, steps=1, **options)
+    assert module.weight.tolist() == pytest.approx([1 - 0.5 * 0.1 / 2**0.5] * 2, abs=1e-6)
+    trainer = fit(Sum(optim=OptimConfig(lr=0.1)), tmp_path, steps=1, **options)
+    assert trainer.optimizers[0].defaults["fused"]
 
 
 def test_validating_and_saving_is_no_waiting_for_data(tmp_path, monkeypatch):
