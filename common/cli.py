@@ -85,7 +85,7 @@ def _need_project(args: argparse.Namespace) -> str:
     if args.project is None:
         _list(args)
         raise UserError(
-            f"name a project: contrastive {args.verb} <one of the above>, or make {args.verb}"
+            f"give a project: contrastive {args.verb} <one of the above>, or make {args.verb}"
             " PROJECT=<one of the above>"
         )
     project: str = args.project
@@ -311,7 +311,7 @@ def _prune(args: argparse.Namespace) -> None:
 
 def _diff(args: argparse.Namespace) -> None:
     if args.a is None or args.b is None:
-        raise UserError("name two runs: make diff A=<id or folder> B=<id or folder>")
+        raise UserError("give two runs: make diff A=<id or folder> B=<id or folder>")
     from common.engine import verbs
 
     verbs.diff(args.a, args.b, _runs_folder(args))

@@ -59,7 +59,7 @@ def claim(folder: Path, owner: Mapping[str, Any], what: str = "cache", name: str
         if differs:
             raise UserError(
                 f"the {what} {folder} was made for another {', '.join(differs)}; "
-                "delete the folder or name another one"
+                "delete the folder or give another one"
             )
         return
     write_text(path, json.dumps(owner, indent=2) + "\n")

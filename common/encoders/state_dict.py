@@ -45,7 +45,7 @@ def read_state_dict(path: str | Path, *, entries: Sequence[str] = ()) -> dict[st
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+        raise UserError(f"{path} contains a {type(content).__name__}, not a dictionary of tensors")
     tensors = {
         strip_wrappers(str(key)): value
         for key, value in content.items()

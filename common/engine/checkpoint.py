@@ -257,7 +257,7 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
         raise UserError(
-            f"{path} cannot be read as a checkpoint: it holds more than tensors and plain values, "
+            f"{path} cannot be read as a checkpoint: it has more than tensors and plain values, "
             "and code from a checkpoint is never run"
         ) from error
     except Exception as error:

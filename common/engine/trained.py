@@ -170,7 +170,7 @@ def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> 
     cfg, experiment = prepare(project, config, overrides)
     if not task:
         names = "|".join(sorted(experiment.tasks)) or "... (this project has none)"
-        raise UserError(f"name a task: make run PROJECT={project} TASK={names}")
+        raise UserError(f"give a task: make run PROJECT={project} TASK={names}")
     if task not in experiment.tasks:
         raise UserError(
             f"project '{project}' has no task '{task}'{nearest(task, experiment.tasks)}"

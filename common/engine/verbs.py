@@ -323,7 +323,7 @@ def dashboard(
         return
     if not definition["entity"]:
         raise UserError(
-            "name the W&B user or team: make dashboard PROJECT=... ENTITY=<name>, or set"
+            "give the W&B user or team: make dashboard PROJECT=... ENTITY=<name>, or set"
             " tracking.entity"
         )
     console.print(f"saved: {save_dashboard(definition)}")

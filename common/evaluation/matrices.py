@@ -29,7 +29,7 @@ def blocks(total: int, size: int) -> Iterator[slice]:
     [(0, 2), (2, 4), (4, 5)]
     """
     if size < 1:
-        raise ValueError(f"a chunk must hold at least one row, got {size}")
+        raise ValueError(f"a chunk must contain at least one row, got {size}")
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
 

@@ -80,9 +80,9 @@ def output_file(
     path = Path(named).expanduser() if named else folder / name
     if path.is_dir():
         raise UserError(
-            f"{path} is a folder: name a {path.suffix or Path(name).suffix} file as output"
+            f"{path} is a folder: give a {path.suffix or Path(name).suffix} file as output"
         )
     if path.resolve() in [Path(source).expanduser().resolve() for source in reads if source]:
-        raise UserError(f"{path} is read as well, and would be written over: name another output")
+        raise UserError(f"{path} is read as well, and would be written over: give another output")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -99,7 +99,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     """
     options = cfg.prepare
     if options.input is None:
-        raise UserError("name the documents in prepare.input: .jsonl, .tsv or a BEIR folder")
+        raise UserError("give the documents in prepare.input: .jsonl, .tsv or a BEIR folder")
     # without attention the whole text is counted before it is cut, see `Analyser`
     rows = Articles(
         Path(options.input).expanduser(), options.keep_words if options.attention else None
@@ -107,7 +107,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     folder = Path(options.output) if options.output else workspace.folder("documents")
     encoder = cfg.words.encoder or cfg.model.pretrained
     if options.attention and encoder == "random":
-        raise UserError("random weights attend to nothing: name an encoder in words.encoder")
+        raise UserError("random weights attend to nothing: give an encoder in words.encoder")
     settings = {
         "encoder": encoder,
         "attention": options.attention,

@@ -45,7 +45,7 @@ def first_stage(data: RetrievalSet, depth: int, file: Path | None = None) -> Run
         return to_run(SearchResult(hits.scores, shared), list(data.queries), list(data.corpus))
     run = {q: ids for q, ids in read_run(file, depth).items() if q in data.queries}
     if not run:
-        raise UserError(f"{file} holds none of the queries; do the ids match?")
+        raise UserError(f"{file} contains none of the queries; do the ids match?")
     return run
 
 
@@ -180,7 +180,7 @@ def cross_validated(
     if num_queries is not None and num_queries > least:
         raise UserError(
             f"query_counts: {num_queries} training queries are asked for, a fold of this set has "
-            f"{least}: name at most {least}, or leave the count out"
+            f"{least}: give at most {least}, or leave the count out"
         )
     run: dict[str, Mapping[str, float]] = {}
     for number, (train, test) in enumerate(folds):

@@ -186,7 +186,7 @@ class Config(ExperimentConfig):
         without = sorted(needed - languages - {*self.eval.monolingual})
         if without:
             raise ValueError(
-                f"eval.bitext: '{without[0]}' has no text to calibrate with: name a .jsonl file in "
+                f"eval.bitext: '{without[0]}' has no text to calibrate with: give a .jsonl file in "
                 f"eval.monolingual.{without[0]}"
             )
         questions = self.finetune.file or (self.eval.held_out_queries and self.eval.beir)

@@ -157,7 +157,7 @@ def calibration_sentences(cfg: Config, language: str, without: Sequence[str]) ->
         documents_of = training_documents(cfg)
         if language not in documents_of:
             raise UserError(
-                f"calibration of '{language}' needs training sentences: name a .jsonl file in "
+                f"calibration of '{language}' needs training sentences: give a .jsonl file in "
                 f"eval.monolingual.{language}"
             )
         documents = documents_of[language]

@@ -335,5 +335,5 @@ def search_texts(cfg: Config) -> list[str]:
     """What the task "search" looks in when the config names no file."""
     sentences = [s for document in heldout_documents(cfg) for s in document]
     if not sentences:
-        raise UserError("name a text file or folder in search.file")
+        raise UserError("give a text file or folder in search.file")
     return sentences

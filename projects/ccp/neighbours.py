@@ -271,5 +271,5 @@ def one_language(languages: Sequence[int]) -> int:
         UserError: there are several, which would make language identity the answer.
     """
     if len(set(languages)) != 1:
-        raise UserError(f"a batch holds sentences of one language, got {sorted(set(languages))}")
+        raise UserError(f"a batch contains sentences of one language, got {sorted(set(languages))}")
     return languages[0]

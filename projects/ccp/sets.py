@@ -26,7 +26,7 @@ def sets(cfg: Config, workspace: Workspace) -> Path:
     """
     options = cfg.sets
     if options.input is None:
-        raise UserError("name the folder of the official files in sets.input")
+        raise UserError("give the folder of the official files in sets.input")
     source = Path(options.input).expanduser()
     output = Path(options.output) if options.output else workspace.folder(".") / options.kind
     output.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def split(cfg: Config, workspace: Workspace) -> Path:
     """
     options = cfg.split
     if options.input is None:
-        raise UserError("name a text file or a folder of .txt files in split.input")
+        raise UserError("give a text file or a folder of .txt files in split.input")
     source = Path(options.input).expanduser()
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
     read = [str(file) for file in files]
@@ -86,7 +86,7 @@ def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[Contrast
     """
     options = cfg.calibrate
     if not options.input:
-        raise UserError("name a text file of each language in calibrate.input, {de: de.txt}")
+        raise UserError("give a text file of each language in calibrate.input, {de: de.txt}")
     by_language = {}  # all files are read before the first text is encoded
     for language, place in options.input.items():
         texts = [line for line in text_lines(Path(place).expanduser()) if line.strip()]

@@ -45,5 +45,5 @@ def _strings(path: Path) -> list[str]:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(stored, list) or not all(isinstance(x, str) for x in stored):
-        raise UserError(f"{path} must hold a list of strings, as TASK=generate writes it")
+        raise UserError(f"{path} must contain a list of strings, as TASK=generate writes it")
     return stored

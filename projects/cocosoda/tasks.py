@@ -64,7 +64,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
     by_file.pop("", None)
     texts = list(by_file)
     if options.file and not texts:
-        raise UserError(f"{options.file} holds comments alone: name code in search.file")
+        raise UserError(f"{options.file} contains comments alone: give code in search.file")
     kept = None if options.index is None else Path(options.index).expanduser()
     with evaluated(encoder, cfg.trainer.accelerator):
         settings: dict[str, Any] = {
@@ -110,7 +110,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     """
     options, model = cfg.prepare, cfg.model
     if options.input is None:
-        raise UserError("name the folder of the languages' archives and lists in prepare.input")
+        raise UserError("give the folder of the languages' archives and lists in prepare.input")
     source = Path(options.input).expanduser()
     settings = {
         "model": model.pretrained,
@@ -152,7 +152,7 @@ def _absent(source: Path, language: Language, part: str, count: int) -> str:
     if listed - count > MOST_ABSENT * listed:
         raise UserError(
             f"{folder / part}.txt: {text}; unpack every final/jsonl/*/*.jsonl.gz of CodeSearchNet"
-            " beside it"
+            " next to it"
         )
     return text
 

@@ -90,7 +90,7 @@ def policies(cfg: Config) -> dict[str, Policy]:
     names = section.methods or list(section.decoders)
     if not names:
         raise UserError(
-            "eval.decoders is empty: name decoders as in configs/contrastive_search/mini.yaml"
+            "eval.decoders is empty: give decoders as in configs/contrastive_search/mini.yaml"
         )
     return {name: section.decoders[name].policy() for name in names}
 

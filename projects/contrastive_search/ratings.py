@@ -94,7 +94,7 @@ def read_ratings(forms: Sequence[Path], key: Path) -> list[Rating]:
                 continue
             if row["Text"] not in entries:
                 raise UserError(
-                    f"{path}, row {number}: {key} has no text {row['Text']!r}: name the key that "
+                    f"{path}, row {number}: {key} has no text {row['Text']!r}: give the key that "
                     "was written with this form"
                 )
             entry = entries[row["Text"]]
@@ -152,7 +152,7 @@ def _flat(texts: Mapping[str, str]) -> list[str]:
 
 def _read_key(key: Path) -> dict[str, dict[str, str]]:
     if not key.is_file():
-        raise UserError(f"{key} is missing: it was written beside the form")
+        raise UserError(f"{key} is missing: it was written next to the form")
     try:
         entries: dict[str, dict[str, str]] = json.loads(key.read_text(encoding="utf-8"))
     except ValueError as error:

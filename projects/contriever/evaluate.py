@@ -48,5 +48,5 @@ def search_texts(cfg: Config) -> list[str]:
     from common.config import UserError
 
     if not cfg.eval.beir:
-        raise UserError("name a text file or folder in search.file: the config has no set")
+        raise UserError("give a text file or folder in search.file: the config has no set")
     return list(first_set(cfg).corpus.values())

@@ -49,7 +49,7 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     """
     options = cfg.tokenize
     if options.input is None:
-        raise UserError("name a text file or a folder of .txt files in tokenize.input")
+        raise UserError("give a text file or a folder of .txt files in tokenize.input")
     source = Path(options.input).expanduser()
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
@@ -135,7 +135,7 @@ def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
         write_json(about, settings)
     elif stored != settings:
         raise UserError(
-            f"{folder} holds shards of other settings ({stored or 'unknown'}, not {settings}):"
+            f"{folder} contains shards of other settings ({stored or 'unknown'}, not {settings}):"
             " name another folder in tokenize.output"
         )
 
@@ -167,7 +167,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
     if note := left_out(cfg, file):
         workspace.say(note)
     if not records:
-        raise UserError("there is no question: name a file in mine.input or finetune.file")
+        raise UserError("there is no question: give a file in mine.input or finetune.file")
     texts = [passage for record in records for passage in record.positives]
     twins: dict[str, list[str]] = {}  # text without its title -> passages that hold it
     if options.corpus is not None:
@@ -187,7 +187,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
     most = max(len(documents) for documents in right)
     count = min(options.num_negatives, len(collection) - most)
     if count < 1:
-        raise UserError("the collection holds nothing but positives: name mine.corpus")
+        raise UserError("the collection contains nothing but positives: give mine.corpus")
     recipe = recipe_of(cfg)
     with evaluated(module.encoder, cfg.trainer.accelerator):
         negatives = mine_text_negatives(

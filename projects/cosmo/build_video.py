@@ -103,7 +103,7 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     if not written:
         raise UserError("no caption came for any clip: take another video.model")
     workspace.say(
-        f"{folder}: clips of {written} videos; put each beside its video file in a shard of"
+        f"{folder}: clips of {written} videos; put each next to its video file in a shard of"
         " data.shards (frames of a folder have to become a video file for that), and train with"
         f" data.speed={options.speed:g}, the speed that they are stored at"
     )

@@ -91,7 +91,7 @@ def intent_texts(cfg: Config) -> dict[str, list[str]]:
         raise UserError(f"{path} is not JSON: {error}") from error
     rows = stored.values() if isinstance(stored, dict) else [None]
     if not all(isinstance(r, list) and r and all(isinstance(t, str) for t in r) for r in rows):
-        raise UserError(f'{path} must hold {{"intent": ["an utterance", ...], ...}}')
+        raise UserError(f'{path} must contain {{"intent": ["an utterance", ...], ...}}')
     return {name: [normalize_transcript(text) for text in texts] for name, texts in stored.items()}
 
 

@@ -59,7 +59,7 @@ def build_text(cfg: Config) -> SentenceEncoder:
     """
     model = cfg.speech_model
     if model.text == "random" and cfg.model.locked:
-        raise UserError("speech_model.text=random can't be locked: name an encoder with weights")
+        raise UserError("speech_model.text=random can't be locked: give an encoder with weights")
     return sentence_encoder(model.text, model.text_pooling)
 
 

@@ -113,7 +113,7 @@ def load_scorer(cfg: Config) -> SentenceEncoder:
     if not path.is_file():
         raise UserError(
             f"no trained scorer {path}: run `make train PROJECT=debcse` with the same settings "
-            "first, or name one with scorer.model (a folder written by `make export` will do)"
+            "first, or give one with scorer.model (a folder written by `make export` will do)"
         )
     module = scorer_module(cfg)
     ckpt.load_weights(module, path)

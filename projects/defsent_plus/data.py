@@ -319,7 +319,7 @@ def _rows(cfg: Config) -> list[tuple[str, list[str]]]:
             "definitions)"
         ) from None
     except OSError as error:
-        raise UserError(f"dictionary {path} cannot be read: name a file ({error})") from error
+        raise UserError(f"dictionary {path} cannot be read: give a file ({error})") from error
     except (UnicodeError, LookupError) as error:
         raise UserError(f"{path} is not {data.encoding}: set data.encoding ({error})") from error
     return read_dictionary(lines, str(path))

@@ -61,7 +61,7 @@ def load_export(folder: str | Path) -> DefSentPlus:
     module = DefSentPlus(cfg, load_sentence_encoder(folder), 1, dictionary)
     tensors = read_state_dict(place / "model.safetensors")
     if tensors["entries"].shape != module.entries.shape:
-        raise UserError(f"{place} does not fit the encoder beside it")
+        raise UserError(f"{place} does not fit the encoder next to it")
     module.set_entries(tensors["entries"])
     module.isotropy = tensors["isotropy"]
     weights = {k.removeprefix("pooler."): v for k, v in tensors.items() if k.startswith("pooler.")}

@@ -30,7 +30,7 @@ def _fill_from_lm_head(cfg: Config, module: "DefSentPlus") -> None:
         head = word_prediction(place, config=cfg.model.config if place == "random" else None)
     except UserError as error:
         raise UserError(
-            f"{error}. Name the model that it was trained from, with its language-model head, in "
+            f"{error}. Give the model that it was trained from, with its language-model head, in "
             "pooler.lm_head"
         ) from error
     module.pooler.dense.load_state_dict(head.dense.state_dict())

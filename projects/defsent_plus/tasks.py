@@ -34,7 +34,7 @@ def write_entries(cfg: Config, workspace: Workspace) -> Path:
     """
     path = Path(cfg.lookup.output or workspace.folder(".") / "entries.safetensors").expanduser()
     if path.suffix != ".safetensors":
-        raise UserError(f"lookup.output={path} must end in .safetensors; the names lie beside it")
+        raise UserError(f"lookup.output={path} must end in .safetensors; the names lie next to it")
     dictionary = load_dictionary(
         replace(cfg, data=replace(cfg.data, held_out=0.0, exclude_sets=[]))
     )

@@ -133,7 +133,7 @@ class Bank:
     ) -> None:
         if not examples:
             raise UserError(
-                "the bank is empty: name tasks in data.bank, a data.bank_file, or set"
+                "the bank is empty: give tasks in data.bank, a data.bank_file, or set"
                 " data.bank_targets"
             )
         self.examples, self.retriever, self.key = list(examples), retriever, key

@@ -210,7 +210,7 @@ def _official(
         rest = [e for e in more if (e.question, e.context) not in seen]
         if not rest:
             raise UserError(
-                f"{task} has no development example beside its {len(train)} training ones: lower"
+                f"{task} has no development example next to its {len(train)} training ones: lower"
                 " data.qa_shots"
             )
         order = sample_rng(MRQA_DEV_SEED, 0, 0, _DEV_STREAM).permutation(len(rest))

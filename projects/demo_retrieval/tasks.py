@@ -42,7 +42,7 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
         for i, r in enumerate(rows)
     ]
     if any(not e.question for e in read):
-        raise UserError(f"{settings.input or 'answer.question'} holds an empty question")
+        raise UserError(f"{settings.input or 'answer.question'} contains an empty question")
     # no task and no id: nothing of the bank is the question itself, but for equal texts
     examples = [e._replace(task="", answers=(), id="") for e in read]
     if not examples:

@@ -142,7 +142,7 @@ def joined(pairs: Sequence[Pair], rows: Iterable[dict[str, Any]], where: object)
     rows = list(rows)
     if len(rows) != len(pairs):
         raise UserError(
-            f"{where} holds teacher logits of {len(rows)} pairs, but there are {len(pairs)}: score "
+            f"{where} has teacher logits of {len(rows)} pairs, but there are {len(pairs)}: score "
             "the same pairs again (make run TASK=score)"
         )
     for index, (pair, row) in enumerate(zip(pairs, rows, strict=True)):

@@ -151,7 +151,7 @@ def load_teacher(cfg: Config) -> PairClassifier:
         if not path.is_file():
             raise UserError(
                 f"no trained teacher {path}: run `make train PROJECT=dse train=teacher` with the "
-                "same settings first, or name a finished classifier with teacher.pretrained and "
+                "same settings first, or give a finished classifier with teacher.pretrained and "
                 "teacher.head=keep"
             )
         ckpt.load_weights(module, path)

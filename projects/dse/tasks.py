@@ -152,7 +152,7 @@ def _say_cut(
 
 def _lines(name: str | None, which: str) -> Sequence[str]:
     if name is None:
-        raise UserError(f"rank.{which}: name a text file with one of them per line")
+        raise UserError(f"rank.{which}: give a text file with one of them per line")
     try:
         text = Path(name).expanduser().read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:

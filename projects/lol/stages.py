@@ -255,7 +255,9 @@ def load(cfg: Config, folder: Path) -> LOL:
         UserError: not such a folder.
     """
     if not (folder / ORIGINAL).is_dir() and not (folder / AMATEUR).is_dir():
-        raise UserError(f"{folder} holds neither {ORIGINAL}/ nor {AMATEUR}/: give an export of lol")
+        raise UserError(
+            f"{folder} contains neither {ORIGINAL}/ nor {AMATEUR}/: give an export of lol"
+        )
     source = str(folder / ORIGINAL) if (folder / ORIGINAL).is_dir() else cfg.model.pretrained
     model = load_transformer(source, auto_class=AutoModelForCausalLM)
     tokenizer = load_tokenizer(source)

@@ -139,7 +139,7 @@ def _interactions(path: Path, delimiter: str, user: str, item: str, time: str) -
                 raise ValueError("one is NaN")
             rows.sort(key=lambda row: float(row[time]))  # stable
         except ValueError as error:
-            raise UserError(f"{path}: column '{time}' must hold numbers ({error})") from error
+            raise UserError(f"{path}: column '{time}' must contain numbers ({error})") from error
     items: dict[str, list[str]] = {name: [] for name in users}
     for row in rows:
         items[row[user]].append(row[item])

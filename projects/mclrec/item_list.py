@@ -24,6 +24,6 @@ def check_items(trained: Tensor, at_hand: Tensor) -> None:
     if not torch.equal(trained.cpu(), at_hand):
         raise UserError(
             "these weights belong to other items than those of this log: give the data settings and"
-            " the seed of that run and its log as it was, or name a folder written by `make"
+            " the seed of that run and its log as it was, or give a folder written by `make"
             " export`, which has its item names with it"
         )

@@ -101,7 +101,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
             cannot hold, an output that is no ``.inter`` file, or nothing left.
     """
     if cfg.prepare.input is None:
-        raise UserError("name a log in prepare.input, such as a CSV file of user, item, timestamp")
+        raise UserError("give a log in prepare.input, such as a CSV file of user, item, timestamp")
     read = [cfg.prepare.input]
     output = output_file(cfg.prepare.output, workspace.folder("."), "log.inter", read)
     if output.suffix != ".inter":  # what it is read by

@@ -122,7 +122,7 @@ def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Worksp
     if query is None:
         query, domain = rows[0]["text"], rows[0]["domain"]
     if domain is None:
-        raise UserError("name the query's domain in use.query_domain: it decides on the expert")
+        raise UserError("give the query's domain in use.query_domain: it decides on the expert")
     asked_for = (query, domain)
     rows = [row for row in rows if options.domain in (None, row["domain"])]
     rows = [row for row in rows if (row["text"], row["domain"]) != asked_for]

@@ -241,7 +241,7 @@ def read_entities(path: Path) -> list[EntityName]:
     try:
         return [EntityName(r["id"], r["name"], r["description"], int(r["count"])) for r in rows]
     except ValueError as error:
-        raise UserError(f"{path}: the column count holds whole numbers: {error}") from error
+        raise UserError(f"{path}: the column count contains whole numbers: {error}") from error
 
 
 def file_set(cfg: Config) -> EntitySet:
@@ -251,7 +251,7 @@ def file_set(cfg: Config) -> EntitySet:
         require(
             file,
             what="images with entities",
-            layout="<name>.jsonl and entities.tsv beside it",
+            layout="<name>.jsonl and entities.tsv next to it",
             source="make run PROJECT=mofi TASK=build from your own images with alt-texts",
             size="as the images",
         )

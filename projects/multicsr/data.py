@@ -83,7 +83,7 @@ def given(cfg: Config) -> list[GradedTriplet]:
         return synthetic(data.limit or 64, cfg.seed)
     if data.source != "file":
         raise UserError(
-            f"data.source={data.source} has no triplets: set data.generate=true, or name a CSV with"
+            f"data.source={data.source} has no triplets: set data.generate=true, or give a CSV with"
             " sent0,sent1,hard_neg in data.file (data.source=file)"
         )
     triplets = read_triplets(text_path(data))

@@ -42,7 +42,7 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
     options = cfg.overlap
     if not options.texts:
         raise UserError(
-            "name the evaluation texts of a set: overlap.texts={emotion: emotion-test.jsonl}"
+            "give the evaluation texts of a set: overlap.texts={emotion: emotion-test.jsonl}"
         )
     folder = workspace.folder(".") if options.output is None else Path(options.output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def spare_inputs(
     for target in (folder / f"{name}.jsonl" for name in names):
         if target.exists() and any(target.samefile(path) for path in there):
             raise UserError(
-                f"{target} is read by this config and would be overwritten: name another folder in "
+                f"{target} is read by this config and would be overwritten: give another folder in "
                 f"{option}"
             )
 

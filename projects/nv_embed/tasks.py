@@ -50,7 +50,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     """
     options = cfg.data.mining
     if options.teacher == "none":
-        raise UserError("name a teacher: data.mining.teacher=bm25, or encoder with its folder")
+        raise UserError("give a teacher: data.mining.teacher=bm25, or encoder with its folder")
     encoder = None if options.encoder is None else load_teacher(options.encoder, cfg.model)
     if cfg.data.source == "synthetic":
         tasks = synthetic_tasks(cfg)

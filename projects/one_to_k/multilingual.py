@@ -129,7 +129,7 @@ class MultilingualPairs(Dataset[MultilingualBatch]):
         if len(images) != len(texts):
             raise UserError(f"{len(images)} images but texts for {len(texts)}")
         if policy == "pivot" and len(languages) < 2:
-            raise UserError(f"a pivot needs a second language beside {languages[0]}")
+            raise UserError(f"a pivot needs a second language next to {languages[0]}")
         if num_texts is not None and not 1 <= num_texts <= len(languages):
             raise UserError(f"{num_texts} texts an image asked for, of {len(languages)} languages")
         self.images, self.texts, self.languages = images, texts, list(languages)

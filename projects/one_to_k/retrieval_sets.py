@@ -143,7 +143,7 @@ def _multi30k_files(folder: Path, language: str, split: str) -> list[Path]:
         return five
     warnings.warn(
         f"multi30k '{language}', {split}: one caption an image, of {one}; for the five put task2 of"
-        f" the release beside task1: {five[0]}.gz is not there",
+        f" the release next to task1: {five[0]}.gz is not there",
         stacklevel=2,
     )
     return [one]

@@ -27,7 +27,7 @@ def build_translator(cfg: TranslateConfig) -> Any:
     speaks = getattr(model.tokenizer, "get_lang_id", None)  # M2M-100: a start token a language
     if speaks is None and "{language}" not in cfg.prompt and len(cfg.languages) > 1:
         raise UserError(
-            f"{cfg.model} has no language tokens: name the language in translate.prompt, such as "
+            f"{cfg.model} has no language tokens: give the language in translate.prompt, such as "
             "'translate to {language}: {text}'"
         )
 

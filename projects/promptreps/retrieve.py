@@ -50,7 +50,7 @@ def retrieve(cfg: Config, workspace: Workspace) -> dict[str, float]:
     options = cfg.retrieve
     if options.passages is None or options.queries is None:
         raise UserError(
-            "name the folders that TASK=encode wrote in retrieve.passages and retrieve.queries"
+            "give the folders that TASK=encode wrote in retrieve.passages and retrieve.queries"
         )
     tokens: dict[str, int] = {}
     passages = read_encoded(Path(options.passages).expanduser(), "passage", tokens)

@@ -90,7 +90,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
 
     def texts() -> list[str]:
         if not cfg.eval.beir:
-            raise UserError("name a text file or folder in search.file: the config has no set")
+            raise UserError("give a text file or folder in search.file: the config has no set")
         return list(load_set(cfg, cfg.eval.beir[0]).corpus.values())
 
     def key() -> str:
@@ -128,7 +128,7 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
     """
     options = cfg.encode
     if options.input is None:
-        raise UserError("name a text file or a folder in encode.input")
+        raise UserError("give a text file or a folder in encode.input")
     texts = collection(cfg, options.input)
     encoder = chosen_encoder(cfg, workspace, experiment, options.run, options.zero_shot)
     named = options.output

@@ -40,7 +40,7 @@ def language_model(cfg: Config) -> LanguageModel:
     section = cfg.generator
     if section.endpoint is not None:
         raise UserError(
-            "only TASK=generate and TASK=bundle take generator.endpoint; decoding beside a ranker"
+            "only TASK=generate and TASK=bundle take generator.endpoint; decoding next to a ranker"
             " and likelihoods need a local generator.model"
         )
     return LanguageModel.from_pretrained(section.model, section.device, section.amateur)

@@ -105,7 +105,7 @@ def _add_orders(rows: Sequence[dict[str, str]], path: Path, key: Path) -> None:
         if row["InstanceNum"] not in orders:
             raise UserError(
                 f"{path}, row {number}: {key} has no instance {row['InstanceNum']!r}: put the key "
-                "that was written with this form beside the answers"
+                "that was written with this form next to the answers"
             )
         row["Order"] = orders[row["InstanceNum"]]
 

@@ -45,7 +45,7 @@ def classify(
 
     own = cfg.classify
     if own.input is None:
-        raise UserError("classify.input: name a text file with one request per line")
+        raise UserError("classify.input: give a text file with one request per line")
     path = own_file(own.input, cfg.data.root, "requests")
     read = read_lines(path)
     texts = [line for line in read if line.strip()]
@@ -88,7 +88,7 @@ def predict(
 
     own = cfg.predict
     if own.input is None:
-        raise UserError("predict.input: name a file of requests, or of dialogues for states")
+        raise UserError("predict.input: give a file of requests, or of dialogues for states")
     path = own_file(own.input, cfg.data.root, "texts")
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     model = model_of(module)
@@ -172,7 +172,7 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
     own = cfg.convert
     if own.input is None or own.output is None:
         raise UserError(
-            "convert.input and convert.output: name a file and the folder of the corpus"
+            "convert.input and convert.output: give a file and the folder of the corpus"
         )
     if own.domain is not None and own.kind == "states":
         raise UserError(
@@ -181,7 +181,7 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
     target = Path(own.output) / f"{own.part}.json"
     if target.exists():
         raise UserError(
-            f"{target} exists: remove it, or name another convert.output or convert.part"
+            f"{target} exists: remove it, or give another convert.output or convert.part"
         )
     corpus = converted(own.kind, own_file(own.input, cfg.data.root, "annotations"), own.domain)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
     options = cfg.extract
     if not options.inputs:
         raise UserError(
-            "name the files of adverts in extract.inputs, such as [ads.jsonl, test.jsonl]"
+            "give the files of adverts in extract.inputs, such as [ads.jsonl, test.jsonl]"
         )
     inputs = [Path(name).expanduser() for name in options.inputs]
     if len({path.name for path in inputs}) < len(inputs):
@@ -116,7 +116,7 @@ def extractor(options: ExtractConfig, server: ServerConfig, root: str | None) ->
         return _each(lambda skills: tidy(skills, options.max_words))
     if options.kind == "ner":
         if options.ner_model is None:
-            raise UserError("name a token-classification model in extract.ner_model")
+            raise UserError("give a token-classification model in extract.ner_model")
         spans = span_tagger(options.ner_model, options.batch_size, options.device)
         return lambda rows, seeds: [tidy(phrases, options.max_words) for phrases in spans(rows)]
     return _by_language_model(options, server)

@@ -107,7 +107,7 @@ def score(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """
     _check_query(cfg)
     if cfg.score.embeddings is None:
-        raise UserError("name a safetensors file with titles and candidates in score.embeddings")
+        raise UserError("give a safetensors file with titles and candidates in score.embeddings")
     tensors = read_state_dict(Path(cfg.score.embeddings).expanduser())
     if not {"titles", "candidates"} <= tensors.keys():
         raise UserError(f"{cfg.score.embeddings} needs the tensors titles and candidates")
@@ -139,7 +139,7 @@ def _beta(cfg: Config, workspace: Workspace, run: Path | None = None) -> float:
     tuned = read_json(metrics).get("beta") if metrics is not None and metrics.is_file() else None
     beta = 0.5 if tuned is None else float(tuned)
     source = "not tuned; eval.beta sets it" if tuned is None else f"of {metrics}"
-    workspace.say(f"share of the title beside skills: {beta:g} ({source})")
+    workspace.say(f"share of the title next to skills: {beta:g} ({source})")
     return beta
 
 

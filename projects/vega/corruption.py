@@ -95,7 +95,7 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         )
         self.texts = [ids for ids in plain_ids(tokenizer, texts) if ids]
         if not self.texts or self.room < 1:
-            raise UserError("there are no texts to read: name others, or raise pretrain.max_length")
+            raise UserError("there are no texts to read: give others, or raise pretrain.max_length")
         self.rows = self.texts
         if packed:
             stream = [token for ids in self.texts for token in ids]

@@ -132,12 +132,12 @@ def training_texts(cfg: Config) -> list[str]:
     if left < 1:
         raise UserError(
             f"pretrain.file={settings.file} has {count} texts, and the first"
-            f" eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a"
+            f" eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or give a"
             " longer file"
         )
     if (settings.limit or 0) > left:
         raise UserError(
-            f"pretrain.limit={settings.limit}, but {settings.file} has {left} texts beside the"
+            f"pretrain.limit={settings.limit}, but {settings.file} has {left} texts next to the"
             f" eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit"
         )
     _check_memory(cfg, left)

@@ -32,7 +32,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
     trained = [folder for folder in folders if is_trained(folder)]
     if cfg.table.runs and len(trained) < len(folders):
         wrong = next(folder for folder in folders if folder not in trained)
-        raise UserError(f"table.runs: {wrong} is not a trained run: leave it out, or name another")
+        raise UserError(f"table.runs: {wrong} is not a trained run: leave it out, or give another")
     scores = rows_of(trained, workspace)
     if not scores:
         raise UserError(

@@ -110,7 +110,7 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
     """
     names = cfg.analyse.runs
     if len(names) > 2:
-        raise UserError("analyse.runs: name one run, or two to set side by side")
+        raise UserError("analyse.runs: give one run, or two to set side by side")
     columns: dict[str, dict[str, float]] = {}
     chosen: list[list[int]] = []
     for number, name in enumerate(names, start=1):
@@ -206,12 +206,12 @@ def _same_settings(output: Path, settings: dict[str, Any]) -> None:
         write_json(file, settings)
     elif not file.is_file():
         raise UserError(
-            f"{output} holds features, and no features.json says how they were made: name another"
+            f"{output} has features, but no features.json with their settings: give another"
             f" prepare.output, or write {json.dumps(settings)} into {file} if that is so"
         )
     elif (stored := read_json(file)) != settings:
         raise UserError(
-            f"{output} holds features made with {stored}, not with {settings}: name another"
+            f"{output} contains features made with {stored}, not with {settings}: give another"
             " prepare.output, or delete the folder"
         )
 

@@ -81,7 +81,7 @@ def choice_shares(forms: Sequence[Path], key: Path) -> dict[str, float]:
         UserError: no form, missing files or columns, an unknown item or letter.
     """
     if not forms:
-        raise UserError("name the filled-in forms")
+        raise UserError("give the filled-in forms")
     letters = {int(row["item"]): row["systems"] for row in read_jsonl(key, ("item", "systems"))}
     names = sorted(
         {name for by_kind in letters.values() for part in by_kind.values() for name in part}

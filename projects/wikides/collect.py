@@ -79,7 +79,7 @@ def collect(cfg: Config, workspace: Workspace) -> Path:
     settings = cfg.collect
     if settings.input is None:
         raise UserError(
-            f"name a file of items in collect.input: JSON lines of {', '.join(COLUMNS)}"
+            f"give a file of items in collect.input: JSON lines of {', '.join(COLUMNS)}"
         )
     items = read_items(Path(settings.input).expanduser())
     folder = Path(settings.output).expanduser() if settings.output else workspace.folder(".")

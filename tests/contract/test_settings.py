@@ -114,8 +114,8 @@ def test_list_names_all_projects(capsys):
     [
         (["train", "laclp"], "did you mean 'laclip'"),
         (["train", "laclip", "smok"], "did you mean 'smoke'"),
-        (["train"], "name a project"),
-        (["run", "laclip", "smoke"], "name a task"),
+        (["train"], "give a project"),
+        (["run", "laclip", "smoke"], "give a task"),
         (["train", "laclip", "smoke", "extra"], "section.key=value"),
     ],
 )

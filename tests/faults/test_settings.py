@@ -79,7 +79,7 @@ def test_runs_in_a_file_are_refused(command, tmp_path):
         (["compare", "laclip", "--jobs", "0"], "JOBS=0"),
         (
             ["run", "laclip", "smoke"],
-            "name a task: make run PROJECT=laclip TASK=pool_texts|rewrite",
+            "give a task: make run PROJECT=laclip TASK=pool_texts|rewrite",
         ),
         (["train", "laclip", "config=smoke"], "'config=smoke' is not a setting"),
         (["train", "laclip", "smoke", "SEED=3"], "unknown key 'SEED'; did you mean 'seed'?"),

@@ -120,5 +120,5 @@ def _read_flac(path: Path) -> tuple[np.ndarray, int]:
         return tensor.mean(0).numpy(), int(rate)
     raise UserError(
         f"{path}: reading {path.suffix} needs a decoder: `pip install soundfile` (or torchcodec) "
-        "into the environment, or convert the files to .wav beside the originals"
+        "into the environment, or convert the files to .wav next to the originals"
     )

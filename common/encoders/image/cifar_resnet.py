@@ -91,7 +91,7 @@ def cifar_resnet(depth: int, pretrained: str = "random") -> CifarResNet:
     if ref.kind == "random":
         return network
     if ref.path is None:
-        raise UserError(f"a CIFAR ResNet cannot take pretrained={pretrained!r}: name a file")
+        raise UserError(f"a CIFAR ResNet cannot take pretrained={pretrained!r}: give a file")
     path: Path = ref.path / WEIGHTS if ref.kind == "folder" else ref.path
     load_state(network, _without_counters(read_state_dict(path), network), source=str(path))
     return network

@@ -75,7 +75,7 @@ def word_prediction(pretrained: str, *, config: Mapping[str, Any] | None = None)
     if len(linear) != 2 or len(norms) != 1 or linear[1].bias is None:
         raise UserError(
             f"the prediction head of pretrained={pretrained!r} is not made of dense layer, norm and"
-            " decoder with bias, as those of BERT and RoBERTa are: name one of these"
+            " decoder with bias, as those of BERT and RoBERTa are: give one of these"
         )
     dense, decoder = linear
     return WordPrediction(dense, norms[0], decoder.weight.detach(), decoder.bias.detach())

@@ -161,7 +161,7 @@ def choose_seeds(spec: Comparison, asked: str | None) -> list[int]:
         return [int(w) for w in words]
     if not 1 <= int(asked) <= len(spec.seeds):
         raise UserError(
-            f"SEEDS={asked}: compare.yaml has the seeds {spec.seeds}; name others as a list "
+            f"SEEDS={asked}: compare.yaml has the seeds {spec.seeds}; give others as a list "
             "(SEEDS=10,11), or add them there for a verdict"
         )
     return list(spec.seeds[: int(asked)])

@@ -45,7 +45,7 @@ def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str
         if "baseline" in run.meta:
             raise UserError(f"{run.path.name} is a baseline: there is nothing to train in it")
         return run
-    hint = "name one of them by resume=<run id>"
+    hint = "give one of them by resume=<run id>"
     return _latest(base, project, config, _last_start, "nothing to resume", hint)
 
 

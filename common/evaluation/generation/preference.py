@@ -116,7 +116,7 @@ def read_key(key: Path) -> dict[str, str]:
         UserError: no such file.
     """
     if not key.is_file():
-        raise UserError(f"{key} is missing: it was written beside the form and names the systems")
+        raise UserError(f"{key} is missing: it was written next to the form and names the systems")
     return {row["InstanceNum"]: row["Order"] for row in read_csv(key, ["InstanceNum", "Order"])}
 
 

@@ -89,7 +89,7 @@ def per_query_metrics(
     if not judged:
         raise ValueError("no query of the qrels has a relevant document")
     if not judged.keys() & run.keys():
-        raise ValueError("the run holds none of the judged queries; do the ids match?")
+        raise ValueError("the run contains none of the judged queries; do the ids match?")
     return {query: _one_query(judged[query], run.get(query, {}), ks) for query in judged}
 
 

@@ -184,7 +184,7 @@ class TextIndex:
         if about["model"] != model_key:
             raise UserError(
                 f"the index {folder} was made with another encoder: texts have to be encoded again,"
-                " delete the folder or name another one in search.index"
+                " delete the folder or give another one in search.index"
             )
         index = cls.__new__(cls)
         index.texts, index.embeddings, index.metric = texts, held["embeddings"], about["metric"]

@@ -231,7 +231,7 @@ def _require(path: Path, texts_from: str) -> Path:
     source = path.stem.rpartition("_")[2]
     what = "captions" if path.suffix == ".csv" else f"texts of source '{source}'"
     layout = (
-        "<name>.csv without header, one relative/path.jpg,caption per line, and beside it "
+        "<name>.csv without header, one relative/path.jpg,caption per line, and next to it "
         f"<name>_<source>.txt with one text per line in the same order ({ORIGINAL} is the CSV)"
     )
     return require(path, what=what, layout=layout, source=_where(path, texts_from), size="1-3 GB")

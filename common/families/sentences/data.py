@@ -87,7 +87,7 @@ def first_sts_set(cfg: SentenceExperimentConfig) -> StsSet:
         UserError: the config names none.
     """
     if not cfg.eval.sets:
-        raise UserError("this needs an STS set: name one in eval.sets, such as [stsb-test]")
+        raise UserError("this needs an STS set: give one in eval.sets, such as [stsb-test]")
     return sts_set(cfg, cfg.eval.sets[0])
 
 

@@ -67,7 +67,7 @@ def read_functions(
     """
     path = Path(place).expanduser()
     if not path.exists():
-        raise UserError(f"{path} does not exist: name a source file or a folder of them")
+        raise UserError(f"{path} does not exist: give a source file or a folder of them")
     files = _files(path) if path.is_dir() else [path]
     functions, unread, broken = list[Function](), list[Path](), list[Path]()
     for file in files:

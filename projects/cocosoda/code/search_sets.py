@@ -175,7 +175,7 @@ def joined_rows(folder: Path, part: str) -> list[Row]:
             row = {name: by_url[url].get(name, "") for name in names}
             rows.append(row | {name: type(row[name])() for name in blank.get(part, ())})
     if not rows:
-        raise UserError(f"none of the URLs of {listed} is in the archives beside it")
+        raise UserError(f"none of the URLs of {listed} is in the archives next to it")
     return rows
 
 
@@ -279,7 +279,7 @@ def _either(folder: Path, name: str) -> Path:
     plain, packed = folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"
     if not plain.is_file() and not packed.is_file():
         raise UserError(
-            f"{folder} holds neither code_idx_map.txt with cosqa-retrieval-*.json (the release of "
+            f"{folder} has neither code_idx_map.txt with cosqa-retrieval-*.json (the release of "
             f"CoSQA) nor {name}.jsonl"
         )
     return plain if plain.is_file() else packed

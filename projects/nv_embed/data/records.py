@@ -163,7 +163,7 @@ def read_task(path: str | Path) -> EmbeddingTask:
     rows = read_jsonl(path, ("task", "instruction", "query", "pos", "neg", "symmetric"))
     heads = {(r["task"], bool(r["symmetric"])) for r in rows}
     if len(heads) != 1:
-        raise UserError(f"{path} must hold the records of one task, it holds {len(heads)}")
+        raise UserError(f"{path} must contain the records of one task, but has {len(heads)}")
     name, symmetric = heads.pop()
     instructions = {r["instruction"] for r in rows}
     if symmetric and len(instructions) > 1:

@@ -143,7 +143,7 @@ class HybridTextIndex:
         if about["model"] != model_key:
             raise UserError(
                 f"the index {folder} was made with another encoder or prompt: texts have to be "
-                "encoded again, delete the folder or name another one in search.index"
+                "encoded again, delete the folder or give another one in search.index"
             )
         index = cls.__new__(cls)
         index.texts, index.encode, index.encoded = texts, encode, encoded

@@ -61,7 +61,7 @@ class GlueData(DataConfig):
         for part in from_file:
             if self.file(part) is None:
                 key = "data.dev_file" if part == "dev" else "data.target_file"
-                raise ValueError(f"no file is named for the part '{part}': set {key}")
+                raise ValueError(f"no file is given for the part '{part}': set {key}")
         if self.target_file is not None and not {"test", "target"} & set(from_file):
             raise ValueError(
                 "nobody reads data.target_file: set transductive.part=target (or eval.part=test"

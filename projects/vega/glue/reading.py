@@ -63,7 +63,7 @@ def read_part(
     rows = _own_rows(task, path, ("label",))
     told = [(texts, label, i) for i, (texts, label, _) in enumerate(rows) if label]
     if not told:
-        raise UserError(f"{path} has no labels that are not hidden: name a file with labels")
+        raise UserError(f"{path} has no labels that are not hidden: give a file with labels")
     known = [row for row in told if all(text.strip() for text in row[0])]
     if not known:
         raise UserError(f"{path}: all {len(told)} rows with a label lack a text: write them")
@@ -184,5 +184,5 @@ def _own_rows(task: GlueTask, path: Path, further: tuple[str, ...] = ()) -> list
 
 def _named(file: str | None, part: str) -> str:
     if file is None:
-        raise UserError(f"data.source=file: no file is named for the part '{part}'")
+        raise UserError(f"data.source=file: no file is given for the part '{part}'")
     return file

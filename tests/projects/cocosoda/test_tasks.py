@@ -50,7 +50,7 @@ def test_search_follows_a_folder_of_code(full_run, tmp_path, capsys):
     assert "opened, 0 functions encoded" in shown
     assert "2 functions indexed" in shown
     (tmp_path / "only.py").write_text("# nothing but this\n")
-    with pytest.raises(UserError, match=r"only.py holds comments alone"):
+    with pytest.raises(UserError, match=r"only.py contains comments alone"):
         search(run, f"search.file={tmp_path}/only.py")
     build(config()).export(module_of("seed=5").eval(), tmp_path / "other")
     with pytest.raises(UserError, match="made with another encoder"):

@@ -246,7 +246,7 @@ def test_example_utterances_stand_in_for_the_names_of_intents(recorded):
     with pytest.raises(UserError, match="no utterance of: alarm_remove"):
         class_texts(cfg, ["alarm_set", "alarm_remove"])
     path.write_text('{"alarm_set": "wake me"}', "utf-8")
-    with pytest.raises(UserError, match="must hold"):
+    with pytest.raises(UserError, match="must contain"):
         class_texts(cfg, ["alarm_set"])
 
 

@@ -85,7 +85,7 @@ def test_item_14_byte_order_mark_further_columns_and_repeated_entries(tmp_path):
     assert actual.entries == ["ice", "work", "work"]
     assert actual.definitions == [["frozen water"], ["effort"], ["what is done"]]
     cfg.data.file = str(tmp_path)
-    with pytest.raises(UserError, match="name a file"):
+    with pytest.raises(UserError, match="give a file"):
         load_dictionary(cfg)
 
 

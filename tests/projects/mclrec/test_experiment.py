@@ -254,7 +254,7 @@ def test_outputs_are_checked_before_the_work(run, tmp_path):
     out = tmp_path / "new/folder/out.jsonl"
     run_task("mclrec", "smoke", [*words, f"recommend.output={out}"], "recommend")
     assert len(read_jsonl(out)) == 1
-    with pytest.raises(UserError, match="is a folder: name a .jsonl file"):
+    with pytest.raises(UserError, match="is a folder: give a .jsonl file"):
         run_task("mclrec", "smoke", [*words, f"recommend.output={out.parent}"], "recommend")
     raw = tmp_path / "raw.csv"
     raw.write_text('user,item\nu,"a\tb"\n', encoding="utf-8")

@@ -45,8 +45,8 @@ def test_all_formats_hold_the_same_histories(tmp_path):
     [
         ("a.dat", "", "give .inter"),
         ("a.inter", "user_id:token\titem:token\nu\ti\n", "no column 'item_id:token'"),
-        ("a.csv", "user,item,timestamp\nu,i,soon\n", "must hold numbers"),
-        ("a.csv", "user,item,timestamp\nu,i,1\nu,j,nan\n", "must hold numbers .one is NaN"),
+        ("a.csv", "user,item,timestamp\nu,i,soon\n", "must contain numbers"),
+        ("a.csv", "user,item,timestamp\nu,i,1\nu,j,nan\n", "must contain numbers .one is NaN"),
         ("a.txt", "u 1 2\nv 3\nu 3\n", "several lines: 1, such as u"),
         ("a.jsonl", '{"user": "u", "items": [1]}\n' * 2, "several lines: 1, such as u"),
         ("a.jsonl", '{"user": 1, "items": 3}\n', "must be a list"),

@@ -416,7 +416,7 @@ def test_mining_task_writes_records_that_train(exported, tmp_path):
         assert (out / "sts.jsonl").is_file()
         assert not (out / "classification.jsonl").exists()
     assert "negatives each" in (tmp_path / "task/notes.txt").read_text()
-    with pytest.raises(UserError, match="name a teacher"):
+    with pytest.raises(UserError, match="give a teacher"):
         mine(config("data.mining.teacher=none"), Workspace(tmp_path), build(cfg))
 
 

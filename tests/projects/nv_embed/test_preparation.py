@@ -251,7 +251,7 @@ def test_overlap_task_writes_the_sets_without_it(tmp_path):
     assert [row["query"] for row in read("nq.jsonl")] == TRAINED[2:]
     (tmp_path / "link").symlink_to(tmp_path)
     for place in (tmp_path, tmp_path / "link"):
-        with pytest.raises(UserError, match=r"name another folder in overlap\.output"):
+        with pytest.raises(UserError, match=r"give another folder in overlap\.output"):
             run(files, f"overlap.output={place}")  # the only copy of a set is never overwritten
     assert read(tmp_path / "emotion.jsonl") == rows
     assert read(tmp_path / "nq.jsonl") == pairs

@@ -336,7 +336,7 @@ def test_the_tasks_say_which_beta_they_take_and_refuse_what_they_would_pass_over
     write_jsonl(ads, [{"title": "baker", "skills": ["x"]}])
     words = [runs, f"normalise.input={ads}", f"normalise.output={tmp_path / 'out.jsonl'}"]
     run_task("vacancysbert", "smoke", words, "normalise")
-    assert f"beside skills: {metrics_of(run)['beta']:g} (of " in capsys.readouterr().out
+    assert f"next to skills: {metrics_of(run)['beta']:g} (of " in capsys.readouterr().out
     assert tasks._beta(config("eval.beta=null"), Workspace(tmp_path)) == 0.5
     assert "not tuned" in (tmp_path / "notes.txt").read_text(encoding="utf-8")
     with pytest.raises(UserError, match=r"eval\.query=mean"):

@@ -496,7 +496,7 @@ def test_features_of_another_encoder_or_rate_are_not_mixed(tmp_path):
     words = [f"prepare.frames={tmp_path}/clips", f"prepare.output={out}"]
     tasks.features(config(*words, "data.fps=3"), Workspace(tmp_path / "w"))
     (out / "b.safetensors").unlink()
-    with pytest.raises(UserError, match="made with .*3.0.*name another prepare.output"):
+    with pytest.raises(UserError, match="made with .*3.0.*give another prepare.output"):
         tasks.features(config(*words, "data.fps=1"), Workspace(tmp_path / "w"))
     (out / "features.json").unlink()
     with pytest.raises(UserError, match="no features.json"):

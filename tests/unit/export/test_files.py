@@ -16,7 +16,7 @@ def test_a_task_writes_where_it_was_told_or_into_the_run(tmp_path, monkeypatch):
 
 
 def test_a_folder_and_what_is_read_are_no_outputs(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"is a folder: name a \.jsonl file"):
+    with pytest.raises(UserError, match=r"is a folder: give a \.jsonl file"):
         output_file(str(tmp_path), tmp_path, "ranked.jsonl")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "asked.jsonl").touch()

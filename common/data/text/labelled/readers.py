@@ -110,7 +110,7 @@ def read_labelled(
         return LabelledSet(list(data.pairs), data.labels.astype(np.int64), task.labels)
     if task.name == "file":
         if not files:
-            raise UserError(f"data.task=file: no file is named for the part '{part}'")
+            raise UserError(f"data.task=file: no file is given for the part '{part}'")
         table = [row for name in files for row in _table(task, own_file(name, root, "texts"))]
         return _set(table, task.labels or tuple(sorted({label for _, label in table})), files[0])
     _size(task, part, dict.fromkeys(task.files, 0))
@@ -231,7 +231,7 @@ def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
         UserError: no file, one that is not UTF-8, or lines of another number of texts.
     """
     if name is None:
-        raise UserError(f"{key}: name a text file with one text per line")
+        raise UserError(f"{key}: give a text file with one text per line")
     if not Path(name).is_file():
         raise UserError(f"{key}: there is no text file {name}")
     whole = read_lines(Path(name))  # a text may hold other separators than line feeds
@@ -242,5 +242,5 @@ def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
     rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
     if not rows or any(len(row) != num_texts for row in rows):
         what = "one text per line" if num_texts == 1 else "two texts per line, separated by a tab"
-        raise UserError(f"{key}: {name} must hold {what}")
+        raise UserError(f"{key}: {name} must contain {what}")
     return rows

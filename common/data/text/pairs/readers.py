@@ -101,7 +101,7 @@ def read_pairs(
     if task.name == "file":
         paths = [own_file(name, root, "pairs") for name in files]
         if not paths:
-            raise UserError(f"data.task=file: no file is named for the part '{part}'")
+            raise UserError(f"data.task=file: no file is given for the part '{part}'")
     else:
         _known(task, part, task.files)
         paths = [glue_file(root, name) for name in task.files[part]]

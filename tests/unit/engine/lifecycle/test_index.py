@@ -181,7 +181,7 @@ def test_a_condition_chooses_among_what_is_of_no_use(make, tmp_path, monkeypatch
     [
         (["runs"], 0, "1 runs"),
         (["runs", "--where", "state=failed"], 0, "0 runs"),
-        (["diff", "a"], 2, "name two runs"),
+        (["diff", "a"], 2, "give two runs"),
         (["prune", "x", "y"], 2, "takes one project"),
         (["prune"], 0, "0 runs would go"),
         (["prune", "--where", "sed=1"], 2, "did you mean 'seed'"),

@@ -149,7 +149,7 @@ def test_metrics_are_those_that_the_method_names(tmp_path):
     actual = alone.evaluate(module, workspace)
     assert actual.keys() == {"entry_spread", "untrained_entry_spread"}
     assert actual["entry_spread"] == pytest.approx(actual["untrained_entry_spread"])
-    with pytest.raises(UserError, match=r"name one in eval\.sets"):
+    with pytest.raises(UserError, match=r"give one in eval\.sets"):
         experiment(cfg).evaluate(module, workspace)  # the shared evaluation needs one
     both = Config(eval=StsEval(sets=["stsb-dev"], untrained=False))
 
@@ -168,5 +168,5 @@ def test_check_lists_what_the_method_needs_and_search_what_it_lacks(tmp_path):
     assert isinstance(plan.module(), Reverse)
     made.export(Reverse(Config(), first_encoder(Config())), tmp_path / "model")
     asked = Config(search=SearchConfig(run=str(tmp_path / "model")))
-    with pytest.raises(UserError, match=r"name one in eval\.sets"):
+    with pytest.raises(UserError, match=r"give one in eval\.sets"):
         experiment(asked).tasks["search"](Workspace(tmp_path, "dictionary", "smoke"))
