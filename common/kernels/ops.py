@@ -1,8 +1,8 @@
 """Custom operators of the tiled back ends: opaque to autograd, torch.compile and autocast.
 
 A spec travels as a static description and a list of tensors (`specs.encode`). Every operator
-computes with autocast off, in the dtype of the statistics. Gradients are once differentiable; use
-the dense back end for second derivatives.
+computes with autocast off, in the dtype of the statistics. Second derivatives come from the dense
+equations, see `second_order`.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import second_order
 from .blocked.rows import row_values, valid_rows
 from .blocked.tiling import kept_tiles
 from .core.problem import (
@@ -68,8 +69,8 @@ def flags_of(problem: Problem) -> list[int]:
 
 
 def autocast_off(q: Tensor) -> torch.autocast:
-    """Context without autocast on the device of q."""
-    return torch.autocast(q.device.type, enabled=False)
+    """Context without autocast on the device of q; there is none for meta tensors."""
+    return torch.autocast("cpu" if q.is_meta else q.device.type, enabled=False)
 
 
 # --- statistics with exponential sums -----------------------------------------------------------
@@ -205,6 +206,14 @@ def _stats_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
     q, k, scale, row_scale, rest = _restore(ctx)
     side, stats = rest[: ctx.num_side], rest[ctx.num_side :]
     need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
+    if second_order.needed_now(upstream):
+        grads = second_order.gradients(
+            lambda *inputs: second_order.statistics(_problem(ctx, inputs, side)),  # type: ignore[arg-type]
+            upstream[:4],
+            (q, k, scale, row_scale),
+            ctx.needs_input_grad[:4],
+        )
+        return *grads, *_none_grads(ctx, 3)
     empty = stats[0].new_empty(0)
     vectors = [empty if g is None else g for g in upstream[:4]]
     dots = need_q or need_scale or need_row_scale
@@ -232,6 +241,11 @@ def scale_grads(
     if need_row and row_scale is not None:
         d_row_scale = (scale * row_dot).to(row_scale.dtype)
     return d_scale, d_row_scale
+
+
+def _problem(ctx: Any, inputs: tuple[Any, Any, Any, Any], side: list[Tensor]) -> Problem:
+    """The problem of q, k, scale and row_scale, for the dense equations."""
+    return rebuild(*inputs, side, ctx.spec, ctx.flags)
 
 
 def _none_grads(ctx: Any, count: int) -> tuple[Any, ...]:
@@ -294,7 +308,7 @@ def _(
 
 
 def _save_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, scale, row_scale, side, ctx.spec, ctx.flags, ctx.backend, *_ = inputs
+    q, k, scale, row_scale, side, ctx.spec, ctx.flags, ctx.backend, ctx.join, *_ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[3:])
     ctx.has_k, ctx.has_row_scale, ctx.num_side = True, row_scale is not None, len(side)
@@ -308,6 +322,17 @@ def _fused_backward(
     q, k, scale, row_scale, rest = _restore(ctx)
     side, (row_lse, row_lin, dq, dk, row_dot) = rest[: ctx.num_side], rest[ctx.num_side :]
     need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
+    if second_order.needed_now((g, g_lse, g_lin)):
+
+        def outputs(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+            problem = _problem(ctx, inputs, side)  # type: ignore[arg-type]
+            lse, _, lin, _ = second_order.statistics(problem)
+            values = torch.where(valid_rows(problem, lse), row_values(lse, lin, ctx.join), 0)
+            return values.sum(), lse, lin
+
+        inputs = q, k, scale, row_scale
+        again = second_order.gradients(outputs, (g, g_lse, g_lin), inputs, ctx.needs_input_grad[:4])
+        return *again, *_none_grads(ctx, 6)
     parts = [] if g is None else [(dq * g, dk * g, row_dot * g)]
     if g_lse is not None or g_lin is not None:
         empty = row_lse.new_empty(0)
@@ -337,7 +362,7 @@ def _fused_backward(
     dq_out, dk_out = (x if need else None for x, need in ((dq, need_q), (dk, need_k)))
     assert k is not None
     grads = cast(dq_out, q.dtype), cast(dk_out, k.dtype), *scales
-    return *differentiable_once((q, k, scale, row_scale), grads), *_none_grads(ctx, 6)
+    return *grads, *_none_grads(ctx, 6)
 
 
 class _Once(torch.autograd.Function):
@@ -350,18 +375,17 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise RuntimeError(
-            "a fused loss is differentiable once, its gradients were formed in the forward: take "
-            "backend='dense' for second derivatives (gradient penalties, Hessians)"
+            "a loss over several ranks is differentiable once: take gather=False for second "
+            "derivatives (gradient penalties, Hessians)"
         )
 
 
 def differentiable_once(
     inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """What a fused backward returns; under ``create_graph=True`` it can't be differentiated again.
+    """What a sharded backward returns; under ``create_graph=True`` nothing differentiates it again.
 
-    The gradients of the fused operators are saved constants times the upstream gradient: autograd
-    would leave out how the constants depend on the inputs, without a word.
+    Autograd would leave out how the gradients depend on the inputs, without a word.
     """
     if not torch.is_grad_enabled():  # an ordinary backward builds no graph
         return tuple(grads)

@@ -64,9 +64,9 @@ def pair_stats(
         row_lin_i = sum_j omega_ij s_ij
         row_mom_i = sum_{j in A(i)} pi_ij s_ij,  pi = softmax of s + beta over A(i)
 
-    Differentiable (once) in q, k, scale, row_scale. A row or column without any pair has an lse of
-    -inf and no gradient; the caller masks it. Pass the same tensor as q and k where keys are the
-    queries: symmetric problems then cost half.
+    Differentiable in q, k, scale, row_scale; second derivatives store the N x M matrix. A row or
+    column without any pair has an lse of -inf and no gradient; the caller masks it. Pass the same
+    tensor as q and k where keys are the queries: symmetric problems then cost half.
 
     Args:
         q: (N, D) queries, float64, float32, float16 or bfloat16. Half precision is accumulated in
@@ -258,7 +258,7 @@ def pair_softplus(
 
         row_sp_i = sum_{j in A(i)} softplus(y_ij (s_ij + bias + beta_ij) + row_offset_i)
 
-    Differentiable (once) in q, k, scale, row_scale, bias, row_offset. With reduction "mean" or
+    Differentiable in q, k, scale, row_scale, bias, row_offset as `pair_stats` is. With reduction "mean" or
     "sum" values and gradients come from one sweep (3 GEMM units, blocked back end).
 
     Args:

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import second_order
+from .core import reference
 from .core.problem import Problem, stat_dtype
 from .dispatch import tiled_module
 from .ops import (
     NAMESPACE,
     autocast_off,
     cast,
-    differentiable_once,
     fake_gradients,
     fresh,
     in_input_dtype,
@@ -181,6 +182,9 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     row_scale = rest.pop(0) if ctx.has_row_scale else None
     offset = rest.pop(0) if ctx.has_offset else None
     need_q, need_k, *need = ctx.needs_input_grad[:6]
+    if second_order.needed_now((upstream,)):
+        inputs = q, k, scale, row_scale, bias, offset
+        return *_again(ctx, inputs, rest, (upstream,)), [None] * len(rest), None, None, None
     dq, dk, *vectors = pair_softplus_backward_op(
         q,
         k,
@@ -238,6 +242,10 @@ def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) ->
     row_scale = rest.pop(0) if ctx.has_row_scale else None
     offset = rest.pop(0) if ctx.has_offset else None
     need_q, need_k, *need = ctx.needs_input_grad[:6]
+    tail = ([None] * ctx.num_side, None, None, None, None, None)
+    if second_order.needed_now((g, g_rows)):
+        inputs = q, k, scale, row_scale, bias, offset
+        return *_again(ctx, inputs, rest, (g_rows, g)), *tail
     ready = dq, dk, row_dot, row_sum, d_offset
     parts = [] if g is None else [tuple(x * g for x in ready)]
     if g_rows is not None:
@@ -258,15 +266,36 @@ def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) ->
                 need_k,
             )
         )
-    tail = ([None] * ctx.num_side, None, None, None, None, None)
     if not parts:
         return None, None, None, None, None, None, *tail
     dq, dk, *vectors = parts[0] if len(parts) == 1 else (a + b for a, b in zip(*parts, strict=True))
     small = _small_grads(vectors, scale, row_scale, bias, offset, need)
     dq_out, dk_out = (x if needed else None for x, needed in ((dq, need_q), (dk, need_k)))
     grads = cast(dq_out, q.dtype), cast(dk_out, k.dtype), *small
-    inputs = q, k, scale, row_scale, bias, offset
-    return *differentiable_once(inputs, grads), *tail
+    return *grads, *tail
+
+
+def _again(
+    ctx: Any,
+    inputs: tuple[Tensor | None, ...],
+    side: list[Tensor],
+    upstream: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients with a graph; upstream of the rows and, where there is one, of their sum."""
+
+    def outputs(
+        q: Tensor,
+        k: Tensor,
+        scale: Tensor,
+        row_scale: Tensor | None,
+        bias: Tensor,
+        offset: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        problem = rebuild(q, k, scale, row_scale, side, ctx.spec, ctx.flags)
+        rows = reference.softplus(problem, bias, offset).value
+        return (rows, rows.sum())[: len(upstream)]
+
+    return second_order.gradients(outputs, upstream, inputs, ctx.needs_input_grad[:6])
 
 
 pair_softplus_sum_op.register_autograd(_sum_backward, setup_context=_save_sum)

@@ -77,14 +77,16 @@ class SupConLoss(PairLoss):
         Raises:
             ValueError: shapes that do not fit, or keys without labels.
         """
-        if embeddings.ndim == 3:
-            labels = labels.repeat_interleave(embeddings.shape[1])
-            embeddings = embeddings.flatten(0, 1)
         z = self.prepare(embeddings)
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
+        if z.ndim == 3:
+            labels = labels.repeat_interleave(z.shape[1])
+            z = z.flatten(0, 1)
         if (keys is None) != (key_labels is None):
             raise ValueError("keys and key_labels belong together: give both or neither")
         if keys is None or key_labels is None:
-            if 1 < len(z) == len(labels) and labels.ndim == 1 and self.runs_plain(z, z, "self"):
+            if len(z) > 1 and labels.shape == z.shape[:1] and self.runs_plain(z, z, "self"):
                 return equations.sup_con(z, z, labels, labels, as_scale(scale), True, self.mode)
             return sup_con(
                 z, z, labels, labels, scale, exclude_self=True, mode=self.mode, **self.kernel
@@ -157,7 +159,7 @@ class OneToKLoss(PairLoss):
         """
         return one_to_k(
             self.prepare(image),
-            self.prepare(text.flatten(0, -2)),
+            self.prepare(text).flatten(0, -2),
             scale,
             self.num_texts,
             positives_compete=self.positives_compete,

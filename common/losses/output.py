@@ -74,6 +74,9 @@ def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str
     Raises:
         ValueError: any of this does not hold; the message prints both shapes.
     """
+    if not (isinstance(query, Tensor) and isinstance(key, Tensor)):
+        found = f"{type(query).__name__} and {type(key).__name__}"
+        raise ValueError(f"{names or 'query, key'} must be tensors (rows, dim), got {found}")
     if (
         query.ndim == key.ndim == 2
         and query.dtype == key.dtype

@@ -5,7 +5,7 @@ from torch import Tensor
 from .base import PairLoss
 from .functional.info_nce import info_nce
 from .functional.soft import cwcl, distillation
-from .output import LossOutput
+from .output import LossOutput, check_pair
 
 
 class CWCLLoss(PairLoss):
@@ -70,6 +70,7 @@ class CWCLLoss(PairLoss):
         Returns:
             Hits of trained -> frozen.
         """
+        check_pair(frozen, trained, names="frozen, trained")
         guide = PairLoss().prepare(frozen if features is None else features)
         frozen, trained = self.prepare(frozen), self.prepare(trained)
         soft = cwcl(frozen, trained, guide, guide, scale, **self.kernel)
@@ -142,6 +143,7 @@ class DistillationLoss(PairLoss):
             scale: multiplier of the student's cosines.
             teacher_scale: multiplier of the teacher's; larger is sharper.
         """
+        check_pair(query, key)
         q, k, u, v = (self.prepare(x) for x in (query, key, teacher_query, teacher_key))
         options = self.kernel
         out = distillation(q, k, u, v, scale, teacher_scale, relative=self.relative, **options)

@@ -24,6 +24,9 @@ def vicreg_terms(image: Tensor, text: Tensor, num_texts: int = 1) -> dict[str, T
         text: (B * K, D), texts i*K ... i*K + K - 1 belong to image i.
         num_texts: K.
 
+    Raises:
+        ValueError: a single image, which has no variance.
+
     Distributed: local.
 
     >>> x = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
@@ -31,6 +34,8 @@ def vicreg_terms(image: Tensor, text: Tensor, num_texts: int = 1) -> dict[str, T
     {'invariance': 0.0, 'variance': 0.0, 'covariance': 8.0}
     """
     image, text = at_least_float32(image), at_least_float32(text)
+    if len(image) < 2:
+        raise ValueError(f"one image has no variance: image has shape {tuple(image.shape)}")
     difference = image.repeat_interleave(num_texts, 0) - text
     sides = (image, text)
     variance = [torch.relu(1 - (x.var(0) + 1e-4).sqrt()).mean() for x in sides]

@@ -36,6 +36,9 @@ def check_labels(query: Tensor, key: Tensor, query_labels: Tensor, key_labels: T
         ValueError: shapes that do not fit; all of them are printed.
     """
     check_pair(query, key, same_rows=False)
+    if not (isinstance(query_labels, Tensor) and isinstance(key_labels, Tensor)):
+        found = f"{type(query_labels).__name__} and {type(key_labels).__name__}"
+        raise ValueError(f"labels must be tensors, got {found}")
     if query_labels.shape != query.shape[:1] or key_labels.shape != key.shape[:1]:
         raise ValueError(
             f"one label per row: labels {tuple(query_labels.shape)} and {tuple(key_labels.shape)} "

@@ -21,6 +21,20 @@ from .kernel import (
 )
 
 
+def check_guides(query: Tensor, key: Tensor, u: Tensor, v: Tensor, names: str) -> None:
+    """Refuse features that are not one row for each query and one for each key.
+
+    Raises:
+        ValueError: shapes that do not fit; they are printed.
+    """
+    check_pair(u, v, same_rows=False, names=names)
+    if (len(u), len(v)) != (len(query), len(key)):
+        raise ValueError(
+            f"one row of {names} for each query and key: shapes {tuple(u.shape)} and "
+            f"{tuple(v.shape)} for {len(query)} queries and {len(key)} keys"
+        )
+
+
 @full_precision
 def cwcl(
     query: Tensor,
@@ -62,7 +76,7 @@ def cwcl(
     tensor(0.6539)
     """
     check_pair(query, key, same_rows=False)
-    check_pair(query_features, key_features, same_rows=False, names="features")
+    check_guides(query, key, query_features, key_features, "features")
     weights = LowRank(query_features, key_features, factor=0.5, shift=0.5)
     stats = sweep(query, key, scale, weights, **kernel)
     over_keys = key_options(kernel)
@@ -116,7 +130,7 @@ def distillation(
     1.0
     """
     check_pair(query, key, same_rows=False)
-    check_pair(teacher_query, teacher_key, same_rows=False, names="teacher query, key")
+    check_guides(query, key, teacher_query, teacher_key, "teacher query, key")
     u, v = at_least_float32(teacher_query.detach()), at_least_float32(teacher_key.detach())
     # the targets' products are float32: sums of others would not be theirs
     loose: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
