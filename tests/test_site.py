@@ -105,6 +105,7 @@ def test_a_notebook_is_a_page_with_its_outputs(tmp_path):
     png = base64.b64encode(b"png").decode()
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["a\n", "b\n"]},
+        {"output_type": "stream", "name": "stderr", "text": ["a warning\n"]},
         {"output_type": "execute_result", "data": {"text/plain": "x", "text/html": "<b>x</b>"}},
         {"output_type": "display_data", "data": {"image/png": png, "text/plain": "<Figure>"}},
     ]

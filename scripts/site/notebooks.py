@@ -23,6 +23,8 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
         elif cell["cell_type"] == "code" and source.strip():
             parts.append(fence(source, "python"))
             for output in cell["outputs"]:
+                if output.get("name") == "stderr":  # warnings and progress bars
+                    continue
                 name = f"{path.stem}-{len(images)}"
                 text, found = output_page(output, name)
                 parts.append(text)
