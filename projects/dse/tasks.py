@@ -118,7 +118,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
         rows.append(Row(task, arm, settings["eval"]["parts"], metrics))
         alike.setdefault((arm, task), []).append(settings)
     if not rows:
-        raise UserError("no finished run of a teacher or student: train some, or name table.runs")
+        raise UserError("no finished run of a teacher or student: train some, or set table.runs")
     text = degradation_table(rows)
     for (arm, task), runs in alike.items():
         if keys := mixed_settings(arm, runs):

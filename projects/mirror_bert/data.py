@@ -143,7 +143,7 @@ def _sentence_pools(data: MirrorData) -> list[list[str]]:
 def _draw(pool: list[T], count: int, seed: int) -> list[T]:
     """Some of the strings, in their order."""
     if count > len(pool):
-        raise UserError(f"{count} strings wanted, {len(pool)} to be had: lower data.limit")
+        raise UserError(f"{count} strings requested, {len(pool)} available: lower data.limit")
     chosen = sample_rng(seed, 0, 0, _DRAW_STREAM).permutation(len(pool))[:count]
     return [pool[i] for i in sorted(chosen)]
 

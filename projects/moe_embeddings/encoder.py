@@ -132,7 +132,7 @@ class DomainEncoder(nn.Module):
         tokenizer.padding_side = "right"
         begins = tokenizer("a")["input_ids"][0]
         if begins != tokenizer.cls_token_id:
-            raise UserError("domain tokens take the place of [CLS], which this tokenizer has not")
+            raise UserError("domain tokens take the place of [CLS], which this tokenizer lacks")
         self.token_ids = [begins] * len(layout.domains)
         if layout.domain_tokens:
             self.token_ids = add_domain_tokens(model, tokenizer, layout.domains)

@@ -156,7 +156,7 @@ def released_encoder(
     ref = resolve_pretrained(pretrained)
     source = f"pretrained={pretrained!r}"
     if config is not None:
-        raise UserError(f"{source} brings its architecture: leave model.config out")
+        raise UserError(f"{source} has its own architecture: leave model.config out")
     stored = released_config(read_pretrained_json(ref), source)
     _check_pooler(stored, options, source)
     encoder = instructed_encoder(

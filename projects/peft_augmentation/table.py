@@ -51,7 +51,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
             parts.append(f"## {name}\n\n{grid(rows)}\n{differences(rows)}")
     if not parts:
         raise UserError(
-            f"no finished run has {', '.join(cfg.table.metrics)}: train some, or name table.runs"
+            f"no finished run has {', '.join(cfg.table.metrics)}: train some, or set table.runs"
         )
     text = "\n".join(parts)
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ class TripletData(DataConfig):
     # drawings: bundled; files: what is named below; synthetic: coloured patterns made from a seed
     source: Literal["drawings", "files", "synthetic"] = "files"
     triplets: str | None = None  # JSON of reference_caption, conditioning_caption, target_caption
-    captions: str | None = None  # a caption a line, for the host LinCIR and for rules
+    captions: str | None = None  # one caption per line, for the host LinCIR and for rules
     images: str | None = None  # folder of pictures, for the hosts SEARLE and Pic2Word
     # finds key phrases: a pipeline of spaCy by package or folder, as LinCIR's release; lemmas:
     # WordNet's nouns and adjectives, which hide verbs too
@@ -54,7 +54,7 @@ class SearleConfig:
     regular_weight: NonNegative = 0.75
     temperature: Positive = 0.25
     phrases: str | None = None  # JSON concept -> phrases (TASK=phrases); None: fixed sentences
-    vocabulary: str | None = None  # a concept a line; None: key phrases of the captions
+    vocabulary: str | None = None  # one concept per line; None: key phrases of the captions
     batch_size: Count = 128  # images that are inverted together
 
 
@@ -106,7 +106,7 @@ class SearchConfig:
 class MakeTriplets:
     """`make run TASK=triplets`: text triplets from captions, by rules or by a language model."""
 
-    input: str | None = None  # a caption a line
+    input: str | None = None  # one caption per line
     output: str | None = None  # JSON for data.triplets
     by: Literal["rules", "lm"] = "rules"
     keywords: str | None = None  # rules: a phrase a line; None: key phrases of the captions
@@ -122,7 +122,7 @@ class MakeTriplets:
 class MakePhrases:
     """`make run TASK=phrases`: phrases of concepts, for SEARLE's regulariser."""
 
-    concepts: str | None = None  # a concept a line
+    concepts: str | None = None  # one concept per line
     output: str | None = None  # JSON for phi.searle.phrases
     model: str = "bundled:causal-lm"
     per_concept: Count = 256
@@ -190,7 +190,7 @@ class Config(ExperimentConfig):
                 "data.source=files needs data.triplets, or data.rules=true with data.captions"
             )
         if data.source == "files" and data.rules and data.captions is None:
-            raise ValueError("data.rules=true needs data.captions, a caption a line")
+            raise ValueError("data.rules=true needs data.captions, one caption per line")
         if data.source == "files" and self.phi.weights is None:
             if self.phi.host == "lincir" and data.captions is None:
                 raise ValueError("phi.host=lincir needs data.captions, or phi.weights")

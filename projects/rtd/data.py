@@ -210,7 +210,9 @@ def captions_of(source: str, root: str | None, path: str | None) -> tuple[str, .
         return tuple(clean(text) for text in training_captions(root))
     file = data_root(root) / str(path)
     if not file.is_file():
-        raise UserError(f"{file} does not exist: give data.captions a text file, a caption a line")
+        raise UserError(
+            f"{file} does not exist: give data.captions a text file, one caption per line"
+        )
     return tuple(text for line in read_lines(file) if (text := clean(line)))
 
 
@@ -310,7 +312,7 @@ def concepts_of(cfg: Config) -> list[str]:
     if path is not None:
         return [line for line in read_lines(data_root(cfg.data.root) / path) if line]
     if cfg.data.source == "files" and cfg.data.captions is None:
-        raise UserError("phi.host=searle needs phi.searle.vocabulary, a concept a line")
+        raise UserError("phi.host=searle needs phi.searle.vocabulary, one concept per line")
     return key_phrases(train_captions(cfg), tagger_of(cfg))
 
 

@@ -56,7 +56,7 @@ class SpacyTagger:
         spans = []
         for doc in self.pipeline.pipe(captions, batch_size=_BATCH):
             if len(doc) and not doc.has_annotation("POS"):
-                raise UserError("data.tagger: this pipeline of spaCy tells no parts of speech")
+                raise UserError("data.tagger: this pipeline of spaCy reports no parts of speech")
             spans.append([(t.idx, t.idx + len(t)) for t in doc if t.pos_ in self.PARTS])
         return spans
 

@@ -37,7 +37,7 @@ class Phrases:
         self, concepts: Sequence[str], written: dict[str, list[str]] | None = None
     ) -> None:
         if not concepts:
-            raise UserError("SEARLE needs concepts: phi.searle.vocabulary, a concept a line")
+            raise UserError("SEARLE needs concepts: phi.searle.vocabulary, one concept per line")
         self.concepts = [without_placeholder(c) for c in concepts]
         self.written = written or {}
 

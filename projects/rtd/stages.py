@@ -249,7 +249,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needed.append(Requirement("phi", str(path), path.is_file(), "a checkpoint of the host"))
     hints = {
         "triplets": "make run PROJECT=rtd TASK=triplets, or the release's LLM_triplets.json",
-        "captions": "a caption a line, such as CC3M's",
+        "captions": "one caption per line, such as CC3M's",
         "images": "a folder of pictures",
     }
     for name, hint in hints.items():

@@ -112,11 +112,13 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
     """``TASK=triplets``: captions -> text triplets, by rules or by a language model."""
     options = cfg.triplets
     if options.input is None or options.output is None:
-        raise UserError("set triplets.input (a caption a line) and triplets.output (a JSON file)")
+        raise UserError(
+            "set triplets.input (one caption per line) and triplets.output (a JSON file)"
+        )
     source, output = Path(options.input).expanduser(), Path(options.output).expanduser()
     if not source.is_file():
         raise UserError(
-            f"triplets.input={source} does not exist: give a text file, a caption a line"
+            f"triplets.input={source} does not exist: give a text file, one caption per line"
         )
     check_output(output, parts=options.by == "lm")
     captions = [text for line in read_lines(source) if (text := clean(line))]
@@ -174,13 +176,15 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
     """``TASK=phrases``: a causal language model writes phrases of concepts, for SEARLE."""
     options = cfg.phrases
     if options.concepts is None or options.output is None:
-        raise UserError("set phrases.concepts (a concept a line) and phrases.output (a JSON file)")
+        raise UserError(
+            "set phrases.concepts (one concept per line) and phrases.output (a JSON file)"
+        )
     source, output = Path(options.concepts).expanduser(), Path(options.output).expanduser()
     if not source.is_file():
         raise UserError(f"phrases.concepts={source} does not exist")
     if cfg.generator.endpoint is not None and cfg.generator.api == "chat":
         raise UserError(
-            "TASK=phrases has 'a photo of <concept>' gone on with, which a chat server does not do:"
+            "TASK=phrases continues 'a photo of <concept>', which a chat server does not do:"
             " set generator.api=completions, or phrases.model to a local model"
         )
     check_output(output)

@@ -77,7 +77,7 @@ class VacancySets:
         """
         benchmark = self.test if part == "test" else self.dev
         if benchmark is None:
-            raise UserError("this needs a development part: name data.dev")
+            raise UserError("this needs a development part: set data.dev")
         return benchmark
 
 

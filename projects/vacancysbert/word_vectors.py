@@ -53,7 +53,7 @@ def read_word_vectors(path: str | Path, limit: int | None = None) -> WordVectors
     """
     path, vectors = Path(path).expanduser(), dict[str, np.ndarray]()
     if not path.is_file():
-        raise UserError(f"word vectors {path} do not exist: give a .vec file, a word a line")
+        raise UserError(f"word vectors {path} do not exist: give a .vec file, one word per line")
     width = None
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):

@@ -36,7 +36,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
     scores = rows_of(trained, workspace)
     if not scores:
         raise UserError(
-            "no scored run of fine-tuning: train some on a part with labels, or name table.runs"
+            "no scored run of fine-tuning: train some on a part with labels, or set table.runs"
         )
     text = "\n".join([ablation(scores), beside_others(best_scores(scores))])
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")

@@ -35,7 +35,7 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
     task = cfg.candidates
     if task.input is None or task.generator is None:
         raise UserError(
-            "name candidates.input (records of phase I) and candidates.generator (a folder written"
+            "set candidates.input (records of phase I) and candidates.generator (a folder written"
             " by `make export`, or a hub id)"
         )
     path = Path(task.input).expanduser()

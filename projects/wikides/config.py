@@ -70,7 +70,7 @@ class RankConfig:
 class DescribeConfig:
     """`make run TASK=describe`: paragraphs to descriptions, both phases in one."""
 
-    input: str | None = None  # text file, a paragraph a line
+    input: str | None = None  # text file, one paragraph per line
     output: str | None = None  # .jsonl; None: in the task's folder
     generator: str | None = None  # exported folder or hub id of an encoder-decoder
     widths: Counts = field(default_factory=lambda: [1, 2, 5, 10])  # beams of each search

@@ -99,7 +99,7 @@ def load_export(cfg: Config, folder: Path) -> Ranker:
     encoder = load_encoder(folder)
     if encoder.method is None:
         raise UserError(
-            f"{folder} doesn't tell how its ranker scores candidates: export the run again, or"
+            f"{folder} does not record how its ranker scores candidates: export the run again, or"
             " write "
             f'{SCORES_FILE} there, such as {{"use_sim": true, "use_rouge": false, "sim_range":'
             ' "clamp"}'

@@ -24,7 +24,7 @@ def classifier(options: SentimentConfig) -> Classify:
     """
     if (options.model is None) == (options.labelled is None):
         raise UserError(
-            "name either sentiment.model (folder or hub id of a sequence classifier) or "
+            "set either sentiment.model (folder or hub id of a sequence classifier) or "
             "sentiment.labelled (JSON lines of text and label to train a bag of words on)"
         )
     if options.model is not None:

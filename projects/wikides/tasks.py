@@ -57,7 +57,7 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
     task = cfg.describe
     if task.input is None or task.generator is None:
         raise UserError(
-            "name describe.input (a paragraph a line) and describe.generator (a folder written by "
+            "set describe.input (one paragraph per line) and describe.generator (a folder made by "
             "`make export` with phase=describe, or a hub id)"
         )
     output = output_file(task.output, workspace.folder("."), "described.jsonl", [task.input])
@@ -97,7 +97,7 @@ def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
     if any(row.phase1 is None for row in test):
         raise UserError(
             "the test rows don't tell what phase I wrote, only a pool of candidates in no order:"
-            " name form.input, with source, gold, phase1 and phase2 a line, or give files of"
+            " set form.input, with source, gold, phase1 and phase2 a line, or give files of"
             " TASK=candidates, whose rows have phase1, with data.source=files"
         )
     folder = workspace.folder(".")
@@ -123,7 +123,7 @@ def choices(cfg: Config, workspace: Workspace) -> dict[str, float]:
     task = cfg.choices
     if task.key is None or not task.forms:
         raise UserError(
-            "name choices.forms, the filled-in forms, and choices.key, written with them"
+            "set choices.forms, the filled-in forms, and choices.key, written with them"
         )
     shares = choice_shares([Path(f).expanduser() for f in task.forms], Path(task.key).expanduser())
     return _told(workspace, "choices.json", shares)

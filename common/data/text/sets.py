@@ -108,7 +108,7 @@ def load_sentences(
     if limit is None:
         return texts
     if not 0 < limit <= len(texts):
-        raise UserError(f"{limit} sentences wanted, {len(texts)} to be had: change data.limit")
+        raise UserError(f"{limit} sentences requested, {len(texts)} available: change data.limit")
     order = sample_rng(seed, 0, 0, _LIMIT_STREAM).permutation(len(texts))
     return [texts[i] for i in sorted(order[:limit])]
 

@@ -257,7 +257,7 @@ def speech_model(
     sizes = [name for name, value in (config or {}).items() if value is not None]
     if sizes:
         raise UserError(
-            f"pretrained={pretrained!r} brings its own architecture: leave out {', '.join(sizes)}"
+            f"pretrained={pretrained!r} has its own architecture: leave out {', '.join(sizes)}"
             " or set them to null"
         )
     return load_filled(kind, resolve_pretrained(pretrained), model_type)

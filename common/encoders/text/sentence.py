@@ -265,7 +265,7 @@ def sentence_encoder(
         ValueError: see `TextTower` and `SentenceEncoder`.
     """
     if tokenizer is not None and pretrained != "random":
-        raise UserError(f"pretrained={pretrained!r} brings its own tokenizer, not {tokenizer!r}")
+        raise UserError(f"pretrained={pretrained!r} has its own tokenizer, not {tokenizer!r}")
     if pretrained != "random":
         reader = load_tokenizer(pretrained)
     elif tokenizer is None:

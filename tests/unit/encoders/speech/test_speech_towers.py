@@ -134,7 +134,7 @@ def test_sizes_that_have_no_effect_are_refused(build, tmp_path):
     with pytest.raises(UserError, match="says model_type='bert'"):
         build("random", {"model_type": "bert"})
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="brings its own architecture: leave out num_layers"):
+    with pytest.raises(UserError, match="has its own architecture: leave out num_layers"):
         build(str(tmp_path), {"num_layers": 16})
 
 
