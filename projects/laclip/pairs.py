@@ -110,7 +110,7 @@ def encode_files(
         if len(kept) < len(rows):
             bad = next(row for place, row in enumerate(rows) if place not in kept)
             raise UserError(
-                f"{paths[bad]} cannot be read as a picture: mend it or take its rows out"
+                f"{paths[bad]} cannot be read as a picture: fix it or take its rows out"
             )
         return module.encoder.encode_image(pixels.to(device)).float()
 

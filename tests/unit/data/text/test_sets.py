@@ -62,7 +62,7 @@ def test_sources_are_filtered_and_checked(root):
     assert {int(text.split()[1]) % 2 for text in wiki} == {1}
     with pytest.raises(UserError, match="no source 'wikki'; did you mean 'wiki'"):
         load_sentences(root, sources=["wikki"])
-    with pytest.raises(UserError, match="1000 sentences wanted"):
+    with pytest.raises(UserError, match="1000 sentences requested"):
         load_sentences(root, limit=1000)
     with pytest.raises(UserError, match="unknown split 'dev'"):
         load_sentences(root, split="dev")
