@@ -40,7 +40,8 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 def on_config(config: MkDocsConfig) -> None:
     """Append notebooks, cards and API to the navigation; add scripts, styles and repository."""
-    config.nav.append({"Notebooks": [notebook_uri(path) for path in notebook_files()]})
+    notebooks = [notebook_uri(path) for path in notebook_files()]
+    config.nav.append({"Notebooks": ["examples/index.md", *notebooks]})
     config.nav.append({"Papers": [{slug: f"papers/{slug}.md"} for slug in list_projects()]})
     sections = {name: [{p: f"api/{p}.md"} for p in api_packages(name)] for name in API}
     config.nav.append(
@@ -163,6 +164,7 @@ def outside_pages() -> dict[Path, str]:
         ROOT / "CONTRIBUTING.md": "contributing.md",
         ROOT / "CHANGELOG.md": "changelog.md",
         ROOT / "data/README.md": "data.md",
+        ROOT / "examples/README.md": "examples/index.md",
     }
 
 
