@@ -261,6 +261,8 @@ def _sweep(args: argparse.Namespace) -> None:
     _refuse_ignored(args, NAMES)
     if args.wandb and args.jobs != 1:
         raise UserError(f"JOBS={args.jobs} would change nothing: WANDB=1 only writes the files")
+    if args.trials is not None and not args.wandb:
+        raise UserError(f"TRIALS={args.trials} would change nothing: a grid tries every point")
     from common.engine.sweeps.schema import arms_of, read_sweep
 
     _need_job(args.jobs)
@@ -270,7 +272,10 @@ def _sweep(args: argparse.Namespace) -> None:
     arms_of(project, read_sweep(project, args.settings), arms)  # refuses before torch is imported
     from common.engine import verbs
 
-    verbs.sweep(project, args.settings, arms, args.jobs, args.trials, args.wandb)
+    if args.wandb:
+        verbs.wandb_sweep(project, args.settings, arms, args.trials)
+    else:
+        verbs.sweep(project, args.settings, arms, args.jobs)
 
 
 def _names(text: str) -> list[str]:
@@ -471,7 +476,7 @@ VERBS = {
             "--trials": {
                 "type": int,
                 "metavar": "N",
-                "help": "trials for each arm; not for a grid",
+                "help": "trials that W&B draws for each arm",
             },
             "--jobs": JOBS,
             "--arms": ARMS,

@@ -86,30 +86,6 @@ def decay_groups(
     return [group for group in groups if group["params"]]
 
 
-def layer_decay_groups(
-    encoder: nn.Module, weight_decay: float, layer_decay: float
-) -> list[dict[str, Any]]:
-    """Groups of a timm model whose learning rate falls from each layer to the one below.
-
-    Source: Clark et al. 2020 (ELECTRA, fine-tuning), arXiv 2003.10555; layers as timm counts them.
-
-    Args:
-        encoder: a timm model.
-        weight_decay: of all parameters that timm does not exempt: vectors, and what the model's
-            ``no_weight_decay`` names.
-        layer_decay: factor from one layer to the one below, in (0, 1].
-    """
-    from timm.optim._param_groups import param_groups_layer_decay
-
-    # position embeddings and class tokens of a transformer; a convolutional network names none
-    exempt: Any = getattr(encoder, "no_weight_decay", set)()
-    groups = param_groups_layer_decay(
-        encoder, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
-    )
-    kept = ("params", "weight_decay", "lr_scale")
-    return [{name: group[name] for name in kept} for group in groups]
-
-
 def scaled_lr(lr: float, global_batch_size: int, rule: str = "linear", base: int = 256) -> float:
     """Learning rate for a batch size: linear (Goyal et al. 2017) or sqrt (You et al. 2020) rule.
 

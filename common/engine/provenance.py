@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from functools import cache
 from typing import Any
 
 from common import __version__
@@ -30,6 +31,7 @@ def code_state() -> dict[str, Any]:
     }
 
 
+@cache
 def code_identity() -> str:
     """What two processes have in common that run the same code, in 16 hexadecimal digits.
 

@@ -176,31 +176,23 @@ def plan(
             console.print(line)
 
 
-def sweep(
-    project: str,
-    overrides: Sequence[str],
-    arms: Sequence[str],
-    jobs: int,
-    trials: int | None,
-    wandb: bool,
-) -> None:
-    """Vary a project's settings, print what was best.
+def sweep(project: str, overrides: Sequence[str], arms: Sequence[str], jobs: int) -> None:
+    """Try a project's grid of settings, print what was best."""
+    from common.engine.sweeps.sweep import run_sweep
 
-    Or write the W&B sweeps alone, one for each arm.
-    """
-    from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
-
-    if wandb:
-        for path in write_wandb_sweep(project, overrides, arms, trials):
-            console.print(f"written: {path}; start it by: wandb sweep {path}")
-        return
-
-    def say(line: str) -> None:
-        console.print(line)
-
-    folder, text = run_sweep(project, overrides, arms, jobs, trials, say)
+    folder, text = run_sweep(project, overrides, arms, jobs, console.print)
     console.print(text)
     console.print(f"written: {folder}")
+
+
+def wandb_sweep(
+    project: str, overrides: Sequence[str], arms: Sequence[str], trials: int | None
+) -> None:
+    """Write the sweep for W&B, a file for each arm."""
+    from common.engine.sweeps.sweep import write_wandb_sweep
+
+    for path in write_wandb_sweep(project, overrides, arms, trials):
+        console.print(f"written: {path}; start it by: wandb sweep {path}")
 
 
 def compare_all(projects: Sequence[str], jobs: int) -> None:
@@ -242,16 +234,15 @@ def evidence() -> None:
 
 
 def report(projects: Sequence[str], folder: Path) -> None:
-    """Write the HTML report of some projects, or of everything if none is named; print its path.
+    """Write the HTML report of some projects, or of all that have runs; print its path.
 
     Args:
         projects: slugs.
         folder: of the runs.
     """
-    from common.engine.report.pages import write_report, write_site
+    from common.engine.report.pages import write_report
 
-    path = write_report(projects, runs=folder) if projects else write_site(runs=folder)
-    console.print(f"report: {path}")
+    console.print(f"report: {write_report(projects, runs=folder)}")
 
 
 def runs(project: str | None, where: str, folder: Path) -> None:

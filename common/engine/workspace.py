@@ -1,8 +1,6 @@
 """What an evaluation or a task leaves behind: figures, galleries, notes and per-item scores."""
 
 import datetime
-import functools
-import hashlib
 import json
 import os
 import platform
@@ -12,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import ROOT, ExperimentConfig, UserError
+from common.config import ExperimentConfig, UserError
 from common.files import write_text
 
 
@@ -55,12 +53,6 @@ class Workspace:
         from common.engine.progress import track
 
         return track(iterable, description, total)
-
-    def meter(self, description: str, total: int) -> Any:
-        """A progress display, which shows how many of the units are done."""
-        from common.engine.progress import Meter
-
-        return Meter(description, total)
 
     def say(self, text: str) -> None:
         """A note that is also shown on the terminal."""
@@ -144,16 +136,6 @@ def check_writable(folder: Path) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is not writable" if there.is_dir() else "is a file"
         raise UserError(f"cannot write runs below {folder}: {there} {why}; set another runs_dir")
-
-
-@functools.cache
-def code_hash(project: str) -> str:
-    """SHA-256 of all Python files that a project may use; what it computed may be used again."""
-    digest = hashlib.sha256()
-    for folder in (ROOT / "common", ROOT / "projects" / project):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def cpu_name() -> str:

@@ -12,7 +12,7 @@ from common.config import UserError
 from common.encoders.image.towers import ConvNet, ImageTower, timm_tower
 from common.encoders.pretrained import check_choice
 from common.encoders.state_dict import load_state
-from common.engine.optim import decay_groups, layer_decay_groups
+from common.engine.optim import decay_groups
 from common.export.safetensors import load_safetensors
 from projects.hydra.config import Config, GateConfig
 from projects.hydra.gates import build_gate
@@ -165,6 +165,30 @@ def build_net(cfg: Config) -> HydraNet:
     if cfg.model.init_from is not None:
         net.take_encoder(load_safetensors(cfg.model.init_from, HydraNet), ("encoder",))
     return net
+
+
+def layer_decay_groups(
+    encoder: nn.Module, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of a timm model whose learning rate falls from each layer to the one below.
+
+    Source: Clark et al. 2020 (ELECTRA, fine-tuning), arXiv 2003.10555; layers as timm counts them.
+
+    Args:
+        encoder: a timm model.
+        weight_decay: of all parameters that timm does not exempt: vectors, and what the model's
+            ``no_weight_decay`` names.
+        layer_decay: factor from one layer to the one below, in (0, 1].
+    """
+    from timm.optim._param_groups import param_groups_layer_decay
+
+    # position embeddings and class tokens of a transformer; a convolutional network names none
+    exempt: Any = getattr(encoder, "no_weight_decay", set)()
+    groups = param_groups_layer_decay(
+        encoder, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
+    )
+    kept = ("params", "weight_decay", "lr_scale")
+    return [{name: group[name] for name in kept} for group in groups]
 
 
 def layered_groups(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from common.engine.checkpoint import write
-from common.engine.workspace import code_hash
+from common.engine.provenance import code_identity
 
 
 def kept_path(folder: Path, name: str, project: str, settings: Mapping[str, Any]) -> Path:
@@ -18,10 +18,10 @@ def kept_path(folder: Path, name: str, project: str, settings: Mapping[str, Any]
     Args:
         folder: of all of them.
         name: of the stage.
-        project: slug; its code counts as a setting.
-        settings: all that the weights depend on, as plain values.
+        project: slug.
+        settings: all that the weights depend on beside the code, as plain values.
     """
-    parts = {**settings, "code": code_hash(project)}
+    parts = {**settings, "project": project, "code": code_identity()}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{name}-{digest}.ckpt"
 

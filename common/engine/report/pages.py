@@ -1,4 +1,4 @@
-"""Writing the pages: one per project, its card, and an index of all evidence."""
+"""Writing the pages: one for each project, and an index of several."""
 
 import functools
 import os
@@ -12,7 +12,6 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from common.config import ROOT, UserError
-from common.engine.comparison.evidence import counts, evidence_rows, verdict_counts
 from common.engine.report.contents import project_contents
 from common.evaluation.tables import four_digits
 from common.registry import list_projects
@@ -26,79 +25,45 @@ def write_report(
     """Write ``reports/<project>.html``; images are embedded, nothing else is needed.
 
     Args:
-        projects: slugs; their contents go to one page, ``index.html`` if there are several.
+        projects: slugs; none: all that have runs.
         out: folder of the report; None: ``reports/``.
         runs: folder of the runs; None: ``runs/``.
 
     Returns:
-        The HTML file.
+        The page of a single project, otherwise ``index.html``, which links to the pages.
 
     Raises:
         UserError: there is neither a run nor a comparison to show.
     """
     out, runs = out or ROOT / "reports", runs or Path("runs")
-    shown = [_with_text(project_contents(slug, runs), out) for slug in projects]
-    shown = [p for p in shown if _has_contents(p)]
+    papers = list_projects()
+    chosen = projects or [slug for slug in papers if (runs / slug).is_dir()]
+    shown = [contents for slug in chosen if _is_shown(contents := _with_text(slug, runs, out))]
     if not shown:
-        raise UserError(f"nothing to report: no runs of {', '.join(projects)} under {runs}")
+        names = f"of {', '.join(projects)} " if projects else ""
+        raise UserError(f"nothing to report: no runs {names}under {runs}")
     alone = len(projects) == 1
-    path = out / (f"{projects[0]}.html" if alone else INDEX)
-    title = projects[0] if alone else "Runs and comparisons"
-    home = INDEX if alone and (out / INDEX).exists() else None
-    _write(path, "project.html", title=title, projects=shown, home=home)
-    return path
-
-
-def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
-    """Write a page of every project, its card, and an index with all claims that can be searched.
-
-    Args:
-        out: folder of the pages; None: ``reports/``.
-        runs: folder of the runs; None: ``runs/``.
-
-    Returns:
-        ``index.html``.
-    """
-    out, runs = out or ROOT / "reports", runs or Path("runs")
-    papers, rows = list_projects(), evidence_rows()
-    shown = []
-    for slug, paper in papers.items():
-        contents = _with_text(project_contents(slug, runs), out)
-        page = f"{slug}.html" if _has_contents(contents) else None
-        if page:
-            _write(out / page, "project.html", title=slug, projects=[contents], home=INDEX)
-        verdicts = verdict_counts([row for row in rows if row.project == slug])
-        shown.append({**contents, "paper": paper, "page": page, "verdicts": verdicts})
-    _write(
-        out / INDEX,
-        "index.html",
-        title="Contrastive representation learning, paper by paper",
-        projects=shown,
-        rows=rows,
-        counts=counts(rows),
-        home=None,
-    )
+    home = INDEX if not alone or (out / INDEX).exists() else None
+    for contents in shown:
+        slug = contents["slug"]
+        _write(out / f"{slug}.html", "project.html", title=slug, p=contents, home=home)
+    if alone:
+        return out / f"{projects[0]}.html"
+    _write(out / INDEX, "index.html", title="Runs", projects=shown, papers=papers, home=None)
     return out / INDEX
 
 
-def _has_contents(contents: Mapping[str, Any]) -> bool:
+def _is_shown(contents: Mapping[str, Any]) -> bool:
     return any(contents[part] for part in ("runs", "evaluations", "comparison", "sweeps"))
 
 
-def _with_text(contents: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Contents with their Markdown as HTML, and the project's card as a page beside."""
-    slug, comparison = contents["slug"], contents["comparison"]
+def _with_text(slug: str, runs: Path, out: Path) -> dict[str, Any]:
+    """Contents of a page with their Markdown as HTML, and the place of the project's card."""
+    page = project_contents(slug, runs)
+    for part in (*page["sweeps"], *([page["comparison"]] if page["comparison"] else [])):
+        part["text"] = _html(part["markdown"])
     card = ROOT / "projects" / slug / "README.md"
-    page = {**contents, "card": None}
-    if comparison is not None:
-        page["comparison"] = {**comparison, "text": _html(comparison["markdown"])}
-    page["sweeps"] = [{**s, "text": _html(s["markdown"])} for s in contents["sweeps"]]
-    if card.exists():
-        # links in a card are relative to its own folder
-        base = Path(os.path.relpath(card.parent, out / "cards")).as_posix() + "/"
-        text = _html(card.read_text(encoding="utf-8"))
-        _write(out / "cards" / f"{slug}.html", "card.html", title=slug, text=text, base=base)
-        page["card"] = f"cards/{slug}.html"
+    page["card"] = Path(os.path.relpath(card, out)).as_posix() if card.exists() else None
     return page
 
 

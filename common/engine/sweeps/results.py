@@ -5,44 +5,50 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import optuna
 import yaml
 from matplotlib.figure import Figure
-from optuna.trial import FrozenTrial, TrialState
 
 from common.engine.sweeps.schema import Axis, Sweep, words_of
-from common.engine.sweeps.study import ArmStudy
 from common.export.files import write_json
 
 
-def write_results(project: str, sweep: Sweep, studies: Sequence[ArmStudy], folder: Path) -> str:
-    """Write ``sweep.md``, ``sweep.json`` and the plots into the sweep's folder.
+class Point(NamedTuple):
+    """Settings and what was measured with them."""
+
+    settings: Mapping[str, Any]
+    value: float
+
+
+Points = Mapping[str, Sequence[Point]]  # by arm
+
+
+def write_results(project: str, sweep: Sweep, points: Points, folder: Path) -> str:
+    """Write ``sweep.md``, ``sweep.json`` and ``slices.png`` into the sweep's folder.
 
     Returns:
         The Markdown.
     """
-    trials = {s.arm: _complete(s.study) for s in studies}
-    best = {s.arm: s.study.best_trial for s in studies if trials[s.arm]}
-    spaces = {s.arm: s.sweep for s in studies}
-    text = _markdown(project, sweep, spaces, trials, best)
+    folder.mkdir(parents=True, exist_ok=True)
+    choose = max if sweep.direction == "max" else min
+    best = {arm: choose(own, key=lambda p: p.value) for arm, own in points.items() if own}
+    text = _markdown(project, sweep, points, best)
     (folder / "sweep.md").write_text(text, encoding="utf-8")
     content = {
         "project": project,
         "base": sweep.base,
         "metric": sweep.metric,
         "seed": sweep.seed,
-        "best": {arm: {"value": t.value, "settings": t.params} for arm, t in best.items()},
+        "best": {arm: {"value": p.value, "settings": p.settings} for arm, p in best.items()},
         "trials": [
-            {"arm": arm, "number": t.number, "value": t.value, "settings": t.params}
-            for arm, arm_trials in trials.items()
-            for t in arm_trials
+            {"arm": arm, "value": p.value, "settings": p.settings}
+            for arm, own in points.items()
+            for p in own
         ],
     }
     write_json(folder / "sweep.json", content)
-    _plot_slices(sweep, axes_of(sweep), trials, folder / "slices.png")
-    _plot_importance(sweep, studies, trials, folder / "importance.png")
+    _plot_slices(sweep, points, folder / "slices.png")
     return text
 
 
@@ -88,7 +94,6 @@ def wandb_sweep(
 
     Settings reach the program as ``a.b=c``, which is what `contrastive train` reads.
     """
-    methods = {"tpe": "bayes", "random": "random", "grid": "grid"}
     parameters: dict[str, Any] = {}
     for key, axis in sweep.space.items():
         low, high = axis.bounds
@@ -107,7 +112,7 @@ def wandb_sweep(
     command += [*words_of(sweep.shared), *words_of(arm or {})]
     command += [f"seed={sweep.seed}", "tracking.wandb=online"]
     content: dict[str, Any] = {
-        "method": methods[sweep.sampler],
+        "method": sweep.sampler,
         "metric": {
             "name": f"test/{sweep.metric}",
             "goal": "maximize" if sweep.direction == "max" else "minimize",
@@ -117,109 +122,51 @@ def wandb_sweep(
     }
     if sweep.sampler != "grid":
         content["run_cap"] = sweep.trials
-    if sweep.prune:
-        content["early_terminate"] = {"type": "hyperband", "min_iter": max(1, sweep.prune.trials)}
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def _markdown(
-    project: str,
-    sweep: Sweep,
-    spaces: Mapping[str, Sweep],
-    trials: Mapping[str, Sequence[FrozenTrial]],
-    best: Mapping[str, FrozenTrial],
-) -> str:
-    lines = [
-        (
-            f"Sweep of `{project}/{sweep.base}`, seed {sweep.seed}: `{sweep.metric}`"
-            f" ({sweep.direction})."
-        ),
-        "",
-    ]
-    for arm, trial in best.items():
-        settings = " ".join(words_of(trial.params))
-        edge = at_the_edge(spaces[arm], trial.params)
+def _markdown(project: str, sweep: Sweep, points: Points, best: Mapping[str, Point]) -> str:
+    metric = f"`{sweep.metric}` ({sweep.direction})"
+    lines = [f"Sweep of `{project}/{sweep.base}`, seed {sweep.seed}: {metric}.", ""]
+    for arm, (settings, value) in best.items():
+        edge = at_the_edge(sweep.of(arm), settings)
         outside = f"; at the end of what was tried: {', '.join(edge)} (widen it)" if edge else ""
-        lines.append(
-            f"- best{f' of {arm}' if arm else ''}: {trial.value:.4f} with `{settings}`{outside}"
-        )
+        name = f"best of {arm}" if arm else "best"
+        lines.append(f"- {name}: {value:.4f} with `{' '.join(words_of(settings))}`{outside}")
     keys = list(axes_of(sweep))
-    lines += [
-        "",
-        "| arm | " + " | ".join([*keys, sweep.metric]) + " |",
-        "|---" * (len(keys) + 2) + "|",
-    ]
-    for arm, arm_trials in trials.items():
-        ranked = sorted(arm_trials, key=lambda t: t.value or 0.0, reverse=sweep.direction == "max")
-        for trial in ranked:
-            cells = [json.dumps(trial.params[key]) if key in trial.params else "" for key in keys]
-            lines.append(
-                f"| {arm or sweep.base} | " + " | ".join([*cells, f"{trial.value:.4f}"]) + " |"
-            )
+    heads = ["arm", *keys, sweep.metric]
+    lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for arm, own in points.items():
+        for settings, value in sorted(own, key=lambda p: p.value, reverse=sweep.direction == "max"):
+            cells = [json.dumps(settings[key]) if key in settings else "" for key in keys]
+            lines.append(f"| {' | '.join([arm or sweep.base, *cells, f'{value:.4f}'])} |")
     return "\n".join(lines) + "\n"
 
 
-def _plot_slices(
-    sweep: Sweep, space: Mapping[str, Axis], trials: Mapping[str, Sequence[FrozenTrial]], path: Path
-) -> None:
-    """The metric over each setting, all arms that vary it in one picture."""
-    if not any(trials.values()):
+def _plot_slices(sweep: Sweep, points: Points, path: Path) -> None:
+    """The metric over each setting, all arms that vary it in one plot."""
+    if not any(points.values()):
         return
+    space = axes_of(sweep)
     figure = Figure(figsize=(3.4 * len(space), 2.8), layout="constrained")
-    for position, (key, axis) in enumerate(space.items(), 1):
-        axes = figure.add_subplot(1, len(space), position)
-        numbers = not math.isnan(axis.bounds[0])
-        for arm, arm_trials in trials.items():
-            points = sorted(
-                (t.params[key] if numbers else str(t.params[key]), float(t.value or 0))
-                for t in arm_trials
-                if key in t.params
+    for axes, (key, axis) in zip(
+        figure.subplots(1, len(space), squeeze=False)[0], space.items(), strict=True
+    ):
+        low, high = axis.bounds
+        numbers = not math.isnan(low)
+        for arm, own in points.items():
+            shown = sorted(
+                (p.settings[key] if numbers else str(p.settings[key]), p.value)
+                for p in own
+                if key in p.settings
             )
-            axes.plot(
-                [x for x, _ in points],
-                [y for _, y in points],
-                "o-" if len(space) == 1 else "o",
-                markersize=4,
-                label=arm,
-            )
-        if numbers and (axis.log or (axis.bounds[0] > 0 and axis.bounds[1] / axis.bounds[0] > 20)):
+            style = "o-" if len(space) == 1 else "o"
+            axes.plot([x for x, _ in shown], [y for _, y in shown], style, markersize=4, label=arm)
+        if numbers and low > 0 and high / low > 20:
             axes.set_xscale("log")
         axes.set_xlabel(key, fontsize=8)
         axes.tick_params(labelsize=7)
     figure.axes[0].set_ylabel(sweep.metric, fontsize=8)
-    if len(trials) > 1:
+    if len(points) > 1:
         figure.axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-
-
-def _plot_importance(
-    sweep: Sweep,
-    studies: Sequence[ArmStudy],
-    trials: Mapping[str, Sequence[FrozenTrial]],
-    path: Path,
-) -> None:
-    """Share of the metric's variance that each setting explains (fANOVA), by arm."""
-    shown = [s for s in studies if len({t.value for t in trials[s.arm]}) > 3]
-    keys = list(axes_of(sweep))
-    if len(keys) < 2 or not shown:
-        return
-    figure = Figure(figsize=(4.5, 0.35 * len(keys) * len(shown) + 1.2), layout="constrained")
-    axes = figure.add_subplot()
-    for i, study in enumerate(shown):
-        shares = optuna.importance.get_param_importances(
-            study.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=sweep.seed)
-        )
-        places = [keys.index(key) + 0.8 * i / len(shown) for key in shares]
-        axes.barh(places, list(shares.values()), height=0.7 / len(shown), label=study.arm)
-    axes.set_yticks(
-        [k + 0.4 * (len(shown) - 1) / len(shown) for k in range(len(keys))], keys, fontsize=8
-    )
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the variance explained", fontsize=8)
-    if len(shown) > 1:
-        axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)

@@ -45,29 +45,19 @@ class Axis:
 
 
 @dataclass
-class Prune:
-    """Ends a trial whose curve lies below the median of the others' at the same step."""
-
-    metric: str = "???"  # of metrics.csv, such as val/sts_spearman
-    trials: int = 4  # finished ones before any is ended
-    steps: int = 0  # of a trial before it can be ended
-
-
-@dataclass
 class Sweep:
     """Schema of sweep.yaml."""
 
     base: str = "mini"  # config that is varied
     metric: str = "???"  # key of metrics.json; of the development part, never of the test set
     direction: Direction = "max"
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    trials: int = 20  # of each arm; a grid has as many as it has points
-    seed: int = 100  # of the sampler and of every run; not one of the verdict's
+    sampler: Literal["grid", "random", "bayes"] = "grid"  # W&B draws all but grids
+    trials: int = 20  # that W&B draws for each arm
+    seed: int = 100  # of every run; not one of the verdict's
     shared: dict[str, Any] = field(default_factory=dict)  # overrides of every trial
     space: dict[str, Axis] = field(default_factory=dict)  # by config key
-    arms: list[str] = field(default_factory=list)  # of compare.yaml, each with a study of its own
+    arms: list[str] = field(default_factory=list)  # of compare.yaml, each with the same points
     own: dict[str, dict[str, Axis]] = field(default_factory=dict)  # settings beyond space, by arm
-    prune: Prune | None = None
 
     def __post_init__(self) -> None:
         if not self.space:

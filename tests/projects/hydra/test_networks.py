@@ -7,7 +7,12 @@ from common.config import UserError
 from projects.hydra.config import GateConfig
 from projects.hydra.gates import OpenGate, build_gate
 from projects.hydra.module import Hydra
-from projects.hydra.networks import HydraNet, build_backbone, network_options
+from projects.hydra.networks import (
+    HydraNet,
+    build_backbone,
+    layer_decay_groups,
+    network_options,
+)
 from tests.projects.hydra.conftest import batch_of, config, module_of
 
 A, B = torch.tensor([0, 3, 5, 2]), torch.tensor([1, 3, 0, 7])
@@ -263,3 +268,26 @@ def test_wrong_settings_are_user_errors():
     with pytest.raises(UserError, match="need a ResNet from scratch"):
         build_backbone("vit_tiny_patch16_224", (8,), "random", 224, None, 8)
     assert isinstance(build_gate(GateConfig(type="open"), 4, 3), OpenGate)
+
+
+def test_layer_decay_spares_what_timm_exempts():
+    """Class token and position embeddings have three dimensions; a residual network names
+    nothing."""
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        net = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
+        residual = timm.create_model("resnet18", num_classes=0)
+    names = {id(p): name for name, p in net.named_parameters()}
+    groups = layer_decay_groups(net, 0.05, 0.5)
+    decay = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
+    assert decay["cls_token"] == decay["pos_embed"] == decay["norm.weight"] == 0.0
+    assert decay["patch_embed.proj.weight"] == decay["blocks.0.mlp.fc1.weight"] == 0.05
+    scale = {names[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
+    assert scale["pos_embed"] == scale["patch_embed.proj.weight"] < scale["norm.weight"] == 1.0
+    decayed = [
+        p.ndim
+        for g in layer_decay_groups(residual, 0.05, 0.5)
+        if g["weight_decay"]
+        for p in g["params"]
+    ]
+    assert set(decayed) == {4}

@@ -12,7 +12,6 @@ from common.engine.optim import (
     build_optimizer,
     build_schedule,
     decay_groups,
-    layer_decay_groups,
     lr_at,
     scaled_optim,
 )
@@ -67,29 +66,6 @@ def test_weight_decay_spares_vectors_norms_and_scales():
     assert {id(p) for p in decayed["params"]} == {id(net["fc"].weight), id(net["emb"].weight)}
     assert len(spared["params"]) == 4
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
-
-
-def test_layer_decay_spares_what_timm_exempts():
-    """Class token and position embeddings have three dimensions; a residual network names
-    nothing."""
-    timm = pytest.importorskip("timm")
-    with torch.device("meta"):
-        net = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
-        residual = timm.create_model("resnet18", num_classes=0)
-    names = {id(p): name for name, p in net.named_parameters()}
-    groups = layer_decay_groups(net, 0.05, 0.5)
-    decay = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
-    assert decay["cls_token"] == decay["pos_embed"] == decay["norm.weight"] == 0.0
-    assert decay["patch_embed.proj.weight"] == decay["blocks.0.mlp.fc1.weight"] == 0.05
-    scale = {names[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
-    assert scale["pos_embed"] == scale["patch_embed.proj.weight"] < scale["norm.weight"] == 1.0
-    decayed = [
-        p.ndim
-        for g in layer_decay_groups(residual, 0.05, 0.5)
-        if g["weight_decay"]
-        for p in g["params"]
-    ]
-    assert set(decayed) == {4}
 
 
 def test_schedule_scales_every_group():

@@ -10,17 +10,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.config import ROOT, UserError, load
-from common.engine.comparison import results
 from common.engine.comparison.cards import plot
-from common.engine.comparison.evidence import evidence_rows
 from common.engine.comparison.results import read_results
 from common.engine.comparison.schema import Comparison
 from common.engine.lifecycle.settings import resolved
 from common.engine.report import contents, pages
-from common.engine.report.pages import write_report, write_site
+from common.engine.report.pages import write_report
 from common.engine.tracking import MetricsCSV
 from common.engine.workspace import Workspace, write_json
-from common.registry import config_class, list_projects
+from common.registry import config_class
 
 META = {
     "project": "demo",
@@ -168,39 +166,26 @@ def test_an_evaluation_with_other_settings_is_folded_under_its_run(run, tmp_path
     assert "0.7500" in folded
 
 
-def test_the_site_has_every_project_its_card_and_needs_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "evidence_rows", lambda: evidence_rows(["lol", "hydra"]))
-    index = write_site(tmp_path / "out", tmp_path / "none")
-    page = Page(index.read_text())
-    assert page.loose_tables == 0
-    cards = [link for link in page.links if link.startswith("cards/")]
-    assert cards == [f"cards/{slug}.html" for slug in list_projects()]
-    for link in page.links:
-        assert (index.parent / link).exists(), link
-    for path in index.parent.rglob("*.html"):
-        text = path.read_text()
-        outside = [s for s in Page(text).sources if not s.startswith("data:")]
-        folder = ROOT / "projects" / path.stem if path.parent.name == "cards" else path.parent
-        assert all((folder / source).exists() for source in outside), (path, outside)
-        assert "**" not in re.sub(r"<(pre|code)\b.*?</\1>", "", text, flags=re.S), path
-        assert Page(text).loose_tables == 0, path
+def test_several_projects_have_an_index_with_a_page_each(run, tmp_path, monkeypatch):
+    (tmp_path / "runs/hydra").mkdir()
+    out = tmp_path / "out"
+    index = write_report([], out, tmp_path / "runs")  # hydra alone is a project of the registry
+    assert Page(index.read_text()).links == ["hydra.html"]
+    monkeypatch.setattr(pages, "list_projects", lambda: {"demo": "A paper", "hydra": "Another"})
+    write_report([], out, tmp_path / "runs")
+    assert Page(index.read_text()).links == ["demo.html", "hydra.html"]
+    assert all((out / link).is_file() for link in ("demo.html", "hydra.html"))
+    (card,) = (link for link in Page((out / "hydra.html").read_text()).links if "README" in link)
+    assert (out / card).resolve() == ROOT / "projects/hydra/README.md"
+    with pytest.raises(UserError, match="no runs under"):
+        write_report([], out, tmp_path / "none")
 
 
-def test_html_in_a_card_is_text_and_links_start_at_its_folder(tmp_path, monkeypatch):
-    card = tmp_path / "projects/demo/README.md"
-    card.parent.mkdir(parents=True)
-    card.write_text(
-        "# demo\n<script>alert(1)</script>\n\n<!-- results:begin -->\n[c](compare.md)\n"
-    )
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    actual = pages._with_text(
-        contents.project_contents("demo", tmp_path / "runs"), tmp_path / "out"
-    )
-    text = (tmp_path / "out" / actual["card"]).read_text()
-    assert "<script>" not in text
-    assert "results:begin" not in text
-    assert '<base href="../../projects/demo/">' in text
+def test_html_in_markdown_is_text_and_its_marks_are_left_out():
+    html = pages._html("<script>alert(1)</script>\n\n<!-- results:begin -->\n**bold**\n")
+    assert "<script>" not in html
+    assert "results:begin" not in html
+    assert "<strong>bold</strong>" in html
 
 
 def test_labels_of_a_comparison_do_not_overprint(monkeypatch, tmp_path):

@@ -1,45 +1,56 @@
-"""Sweeps: the schema, trials that go on after a kill, pruning, failures, tables; runs are one-line
-programs.
-"""
+"""Sweeps: the schema, trials that go on after a kill, failures, tables; runs are one-line programs."""
 
 import json
 import os
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import yaml
-from optuna.trial import TrialState
 
 from common.config import UserError
-from common.engine.comparison import processes
+from common.engine.comparison import processes, schedule
 from common.engine.comparison.schema import from_mapping
 from common.engine.sweeps import schema as schema_module
-from common.engine.sweeps import study as study_module
+from common.engine.sweeps import sweep as sweep_module
 from common.engine.sweeps.results import at_the_edge, axes_of, wandb_sweep, write_results
-from common.engine.sweeps.schema import Axis, Prune, Sweep, arms_of, read_sweep
-from common.engine.sweeps.study import ArmStudy, work
-from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
-from common.engine.sweeps.trials import TrialRun
+from common.engine.sweeps.schema import Axis, Sweep, arms_of, read_sweep
+from common.engine.sweeps.sweep import (
+    Trial,
+    points_of,
+    run_sweep,
+    run_trials,
+    trials_of,
+    write_wandb_sweep,
+)
 from common.registry import list_projects
 from tests.forked import forked
 
-GOOD = {"metric": "score", "space": {"optim.lr": {"values": [0.001, 0.01, 0.1]}}, "sampler": "grid"}
+GOOD = {"metric": "score", "base": "smoke", "space": {"optim.lr": {"values": [0.001, 0.01, 0.1]}}}
+ARMS = {"a": {"optim.momentum": 0.1}, "b": {"optim.momentum": 0.2}}
 # the score is highest at 0.01 for the arm "a" and at 0.1 for "b"
 FINISH = (
     "lr = float([w for w in words if w.startswith('optim.lr')][0].split('=')[1]);"
-    "best = 0.1 if 'arm=\"b\"' in words else 0.01; import math;"
+    "best = 0.1 if 'optim.momentum=0.2' in words else 0.01; import math;"
     "json.dump({'score': 1 - abs(math.log10(lr / best))}, open('metrics.json', 'w'))"
 )
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(study_module, "POLL", 0.02)
+    monkeypatch.setattr(schedule, "POLL", 0.02)
     monkeypatch.setattr(processes, "GRACE", 1.0)
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch):
+    """`code(text)` is the identity of the code from then on."""
+
+    def use(text):
+        monkeypatch.setattr(sweep_module, "code_identity", lambda: text)
+
+    use("code")
+    return use
 
 
 @pytest.fixture
@@ -50,266 +61,163 @@ def program(monkeypatch):
         def command(self):
             start = (
                 f"import json, os, sys, time; os.chdir({str(self.path)!r}); words ="
-                f" {list(self.words)!r};"
+                f" {list(self.command_words)!r};"
             )
             return [sys.executable, "-c", start + code]
 
-        monkeypatch.setattr(TrialRun, "command", command)
+        monkeypatch.setattr(Trial, "command", command)
 
     return use
 
 
-def studies(folder, arms=("a", "b"), **changes):
+def planned(folder, arms=("a", "b"), **changes):
     sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, "arms": list(arms), **changes})
+    words = [f"runs_dir={folder}"]
     return sweep, [
-        ArmStudy("dcl", sweep.of(arm), arm, {"arm": arm}, [], folder / "sweep", folder)
-        for arm in arms
+        t for arm in arms for t in trials_of("dcl", sweep.of(arm), arm, ARMS[arm], words)
     ]
+
+
+def run(trials, metric="score", jobs=1):
+    lines = []
+    run_trials(trials, metric, jobs, "sweep", lines.append)
+    return lines
+
+
+def written(folder, sweep, trials):
+    text = write_results("dcl", sweep, points_of(trials, sweep.metric), folder / "sweep")
+    return text, json.loads((folder / "sweep/sweep.json").read_text())
 
 
 @pytest.mark.slow
 def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, program):
     program(FINISH)
-    sweep, both = studies(tmp_path)
-    lines = list(work(both, jobs=2, threads=1))
-    assert len(lines) == 6
-    text = write_results("dcl", sweep, both, tmp_path / "sweep")
-    actual = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    sweep, trials = planned(tmp_path)
+    assert len(run(trials, jobs=2)) == 6
+    text, actual = written(tmp_path, sweep, trials)
     assert actual["best"]["a"] == {"value": 1.0, "settings": {"optim.lr": 0.01}}
     assert actual["best"]["b"] == {"value": 1.0, "settings": {"optim.lr": 0.1}}
-    assert sorted(t["settings"]["optim.lr"] for t in actual["trials"] if t["arm"] == "a") == [
-        0.001,
-        0.01,
-        0.1,
-    ]
+    tried = [t["settings"]["optim.lr"] for t in actual["trials"] if t["arm"] == "a"]
+    assert tried == [0.001, 0.01, 0.1]
     assert "best of b: 1.0000 with `optim.lr=0.1`; at the end of what was tried: optim.lr" in text
     assert "best of a: 1.0000 with `optim.lr=0.01`\n" in text
     assert (tmp_path / "sweep/slices.png").stat().st_size > 1000
-    _, again = studies(tmp_path)
-    assert list(work(again, jobs=1, threads=1)) == []  # nothing is run twice
+    assert run(planned(tmp_path)[1]) == []  # nothing is run twice
 
 
 def test_a_grid_is_widened_without_running_its_finished_points_again(tmp_path, program):
     program(FINISH)
-    _, (one,) = studies(tmp_path, arms=("a",))
-    list(work([one], jobs=1, threads=1))
+    run(planned(tmp_path, arms=("a",))[1])
     wider = {"space": {"optim.lr": {"values": [0.001, 0.01, 0.1, 1.0]}}}
-    program(FINISH.replace("import math;", "import math; assert lr == 1.0, lr;"))
-    sweep, (more,) = studies(tmp_path, arms=("a",), **wider)
-    assert len(list(work([more], jobs=1, threads=1))) == 4
-    write_results("dcl", sweep, [more], tmp_path / "sweep")
-    actual = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    sweep, trials = planned(tmp_path, arms=("a",), **wider)
+    (line,) = run(trials)
+    assert "with optim.lr=1.0" in line
+    _, actual = written(tmp_path, sweep, trials)
     assert len(actual["trials"]) == 4
     assert actual["best"]["a"]["settings"] == {"optim.lr": 0.01}
 
 
 def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
     program(FINISH)
-    own = {"a": {"method.k": {"values": [1, 2]}}}
-    sweep, both = studies(tmp_path, arms=("a", "b"), own=own)
-    assert [s.target for s in both] == [6, 3]
-    assert len(list(work(both, jobs=2, threads=1))) == 9
-    text = write_results("dcl", sweep, both, tmp_path / "sweep")
-    actual = json.loads((tmp_path / "sweep/sweep.json").read_text())
-    assert {tuple(t["settings"]) for t in actual["trials"] if t["arm"] == "a"} == {
-        ("optim.lr", "method.k")
+    own = {"a": {"optim.warmup_steps": {"values": [1, 2]}}}
+    sweep, trials = planned(tmp_path, own=own)
+    assert [t.arm for t in trials] == ["a"] * 6 + ["b"] * 3
+    run(trials, jobs=2)
+    text, actual = written(tmp_path, sweep, trials)
+    keys = {
+        arm: {tuple(t["settings"]) for t in actual["trials"] if t["arm"] == arm} for arm in "ab"
     }
-    assert {tuple(t["settings"]) for t in actual["trials"] if t["arm"] == "b"} == {("optim.lr",)}
-    assert "| arm | optim.lr | method.k | score |" in text
+    assert keys == {"a": {("optim.lr", "optim.warmup_steps")}, "b": {("optim.lr",)}}
+    assert "| arm | optim.lr | optim.warmup_steps | score |" in text
     assert "| b | 0.1 |  | 1.0000 |" in text
-    assert "method.k (widen it)" in text  # of a; 1 and 2 are both ends
+    assert "optim.warmup_steps (widen it)" in text  # of a; 1 and 2 are both ends
     with pytest.raises(ValueError, match="own names c"):
         Sweep(metric="m", space={"k": Axis([1, 2])}, arms=["a"], own={"c": {}})
 
 
 def test_a_setting_of_several_arms_has_the_values_of_all():
-    own = {"a": {"k": Axis([1, 2])}, "b": {"k": Axis([2, 3]), "w": Axis(low=0.0, high=1.0)}}
+    own = {"a": {"k": Axis([1, 2])}, "b": {"k": Axis([2, 3])}}
     axes = axes_of(Sweep(metric="m", space={"lr": Axis([0.1])}, arms=["a", "b"], own=own))
-    assert {key: axis.values for key, axis in axes.items()} == {
-        "lr": [0.1],
-        "k": [1, 2, 3],
-        "w": [],
-    }
+    assert {key: axis.values for key, axis in axes.items()} == {"lr": [0.1], "k": [1, 2, 3]}
 
 
-@pytest.mark.parametrize(
-    "change", [{"shared": {"eval.part": "dev"}}, {"seed": 101}, {"config": {"steps": 9}}]
-)
-def test_other_settings_do_not_take_over_what_was_found_with_the_first(tmp_path, program, change):
-    program(FINISH)
-    _, (one,) = studies(tmp_path, arms=("a",))
-    list(work([one], jobs=1, threads=1))
-    config = change.get("config")
-    sweep = from_mapping(
-        "sweep.yaml", Sweep, GOOD | {k: v for k, v in change.items() if k != "config"}
-    )
-    other = ArmStudy("dcl", sweep, "a", {"arm": "a"}, [], tmp_path / "sweep", tmp_path, config)
-    assert other.ask() is not None
-    assert not other.run_of(other.interrupted()[0]).done
+@pytest.mark.parametrize("change", [{"shared": {"optim.eps": 1e-3}}, {"seed": 101}, "code"])
+def test_other_settings_or_code_do_not_take_over_what_was_measured(tmp_path, code, change):
+    first = planned(tmp_path, arms=("a",))[1]
+    if change == "code":
+        code("changed")
+    other = planned(tmp_path, arms=("a",), **({} if change == "code" else change))[1]
+    assert not {t.path for t in first} & {t.path for t in other}
+    code("code")
+    assert first == planned(tmp_path, arms=("a",), metric="loss")[1]  # read from the same runs
 
 
-@pytest.mark.slow
-def test_another_metric_of_finished_runs_is_read_and_not_the_first_one_s_value(tmp_path, program):
-    program(FINISH.replace("{'score': 1", "{'loss': 7.0, 'score': 1"))
-    _, (one,) = studies(tmp_path, arms=("a",))
-    list(work([one], jobs=1, threads=1))
-    _, (other,) = studies(tmp_path, arms=("a",), metric="loss", direction="min")
-    assert all("loss 7.0000" in line for line in work([other], jobs=1, threads=1))
-    assert len(list(tmp_path.glob("sweep-a-*"))) == 3  # nothing is run again
-
-
-def test_a_failed_point_of_a_grid_is_tried_again_in_a_folder_of_its_own(tmp_path, program):
+def test_a_failed_point_is_tried_again_in_a_folder_of_its_own(tmp_path, program):
     program(
-        "lr = [w for w in words if w.startswith('optim.lr')][0]; sys.exit('broken') if"
-        " lr.endswith('=0.01') else None;" + FINISH
+        "record = {k: [] for k in ('project', 'config', 'overrides', 'started')};"
+        "json.dump({**record, 'state': 'failed'}, open('meta.json', 'w'));"
+        "sys.exit('broken') if 'optim.lr=0.01' in words else None;" + FINISH
     )
-    _, (one,) = studies(tmp_path, arms=("a",))
-    lines = list(work([one], jobs=1, threads=1))
-    assert sum("failed" in line for line in lines) == 1
+    lines = run(planned(tmp_path, arms=("a",))[1])
+    assert sum("failed" in line and "broken" in line for line in lines) == 1
     program(FINISH)
-    _, (again,) = studies(tmp_path, arms=("a",))
-    (line,) = work([again], jobs=1, threads=1)
+    (line,) = run([t for t in planned(tmp_path, arms=("a",))[1] if t.settings["optim.lr"] == 0.01])
     assert "score 1.0000 with optim.lr=0.01" in line
-    assert len(list(tmp_path.glob("sweep-a-*"))) == 4
+    assert any(path.name.endswith("-1") for path in tmp_path.glob("dcl/smoke/sweep-a-*"))
 
 
-def test_a_killed_sweep_goes_on_with_the_trial_that_was_running(tmp_path, program):
-    program(
-        "import sys; sys.exit(0) if os.path.exists('begun') else open('begun', 'w'); time.sleep(60)"
-    )
-    _, (one,) = studies(tmp_path, arms=("a",))
-    run = one.run_of(one.ask())
-    assert run.start(1)
-    while not (run.path / "begun").exists():
+def test_a_trial_that_was_killed_goes_on_and_one_that_runs_is_left_alone(tmp_path, program):
+    program("open('begun', 'w'); time.sleep(60)")
+    (trial, *_) = planned(tmp_path, arms=("a",))[1]
+    process = trial.start(1)
+    while not (trial.path / "begun").exists():
         time.sleep(0.02)
-    _, (other,) = studies(tmp_path, arms=("a",))
-    (trial,) = other.interrupted()
-    assert other.run_of(trial).path == run.path
-    assert not other.run_of(trial).start(1)  # somebody works on it
-    run.stop()
-    program(FINISH)
-    _, (third,) = studies(tmp_path, arms=("a",))
-    assert len(list(work([third], jobs=1, threads=1))) == 3
-    assert len(third.study.get_trials()) == 3
+    assert trial.start(1) is None  # somebody works on it
+    process.ask_to_end()
+    process.end()
+    program("assert os.path.exists('begun');" + FINISH)
+    assert len(run([trial])) == 1
 
 
 def test_a_resumed_run_is_told_to_go_on(tmp_path):
-    run = TrialRun("dcl", "mini", ["seed=100"], tmp_path / "sweep-000")
-    assert "resume=sweep-000" not in run.command()
-    run.path.mkdir()
-    (run.path / "meta.json").write_text("{}")
-    assert run.command()[-2:] == ["run_id=sweep-000", "resume=sweep-000"]
+    trial = Trial("a", {}, ["dcl", "mini", "seed=100"], tmp_path / "sweep-000")
+    assert "resume=sweep-000" not in trial.command()
+    trial.path.mkdir()
+    (trial.path / "meta.json").write_text("{}")
+    assert trial.command()[-3:] == ["seed=100", "run_id=sweep-000", "resume=sweep-000"]
 
 
 def test_three_failures_in_a_row_end_the_sweep_with_their_logs(tmp_path, program):
     program("sys.exit('no such file: words.txt')")
-    _, both = studies(tmp_path)
+    trials = planned(tmp_path)[1]
     with pytest.raises(UserError, match="no such file: words.txt"):
-        list(work(both, jobs=1, threads=1))
-    states = [t.state for study in both for t in study.study.get_trials()]
-    assert states.count(TrialState.FAIL) == 3
+        run(trials)
+    assert sum(trial.path.exists() for trial in trials) == 3
 
 
 def test_a_metric_that_no_run_has_is_named(tmp_path, program):
     program("json.dump({'scores': 1.0}, open('metrics.json', 'w'))")
-    _, both = studies(tmp_path)
     with pytest.raises(UserError, match="no metric 'score'; did you mean 'scores'"):
-        list(work(both, jobs=1, threads=1))
-
-
-def test_a_curve_below_the_median_is_ended_early(tmp_path, program):
-    program(
-        "lr = float([w for w in words if w.startswith('optim.lr')][0].split('=')[1]); first = lr =="
-        " 0.001;open('metrics.csv', 'w').write(f'stage,step,name,value\\ntrain,9,val/s,{1.0 if"
-        " first else 0.0}\\n');time.sleep(0 if first else 60); json.dump({'score': 1.0},"
-        " open('metrics.json', 'w'))"
-    )
-    prune = {"metric": "val/s", "trials": 1}
-    _, (one,) = studies(tmp_path, arms=("a",), prune=prune)
-    lines = list(work([one], jobs=1, threads=1))
-    assert "score 1.0000" in lines[0]
-    assert all("ended early" in line for line in lines[1:])
-    assert [t.state for t in one.study.get_trials()].count(TrialState.PRUNED) == 2
-
-
-def test_the_curve_of_a_trial_that_ends_between_two_looks_is_read(tmp_path):
-    _, (one,) = studies(tmp_path, arms=("a",), prune={"metric": "val/s", "trials": 1})
-
-    class EndsNow:
-        path, done = tmp_path, True
-
-        def ended(self):
-            (tmp_path / "metrics.csv").write_text("stage,step,name,value\ntrain,9,val/s,1.0\n")
-            (tmp_path / "metrics.json").write_text('{"score": 1.0}')
-            return True
-
-        def stop(self):
-            pass
-
-    assert "score 1.0000" in study_module._look(one, one.ask(), EndsNow())
-    assert one.study.get_trials()[0].intermediate_values == {9: 1.0}
-
-
-def test_a_continued_study_draws_new_points(tmp_path, program):
-    program(FINISH)
-    space = {"space": {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}, "sampler": "random"}
-    for trials in (2, 4):
-        _, (one,) = studies(tmp_path, arms=("a",), trials=trials, **space)
-        list(work([one], jobs=1, threads=1))
-    assert len({t.params["optim.lr"] for t in one.study.get_trials()}) == 4
-
-
-def test_two_commands_draw_different_points(tmp_path):
-    space = {"space": {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}, "trials": 8}
-    for kind in ("random", "tpe"):
-        opened = [
-            studies(tmp_path / kind, arms=("a",), sampler=kind, **space)[1][0] for _ in range(2)
-        ]
-        drawn = [one.ask().params["optim.lr"] for _ in range(3) for one in opened]
-        assert len(set(drawn)) == 6
-
-
-def test_other_code_begins_a_study_anew(tmp_path, monkeypatch):
-    _, (one,) = studies(tmp_path, arms=("a",))
-    monkeypatch.setattr(study_module, "code_hash", lambda _: "01d")
-    _, (other,) = studies(tmp_path, arms=("a",))
-    assert one.key != other.key
-    assert one.run_of(one.ask()).path != other.run_of(other.ask()).path
-
-
-def test_commands_that_begin_at_once_share_one_database_and_its_points(tmp_path):
-    """Without the lock, the second finds tables half made, and each of them asks for the whole
-    grid.
-    """
-    gate = threading.Barrier(4)
-
-    def begin(_):
-        gate.wait()
-        return studies(tmp_path, arms=("a",))[1][0]
-
-    with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(begin, range(4)))
-    assert [len(one.study.get_trials()) for one in opened] == [3] * 4
+        run(planned(tmp_path)[1])
 
 
 def _sweep_of_sleepers(folder):
     sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    TrialRun.command = lambda self: [sys.executable, "-c", sleeper]
-    sweep = from_mapping("sweep.yaml", Sweep, GOOD)
-    list(work([ArmStudy("dcl", sweep, "a", {}, [], folder / "sweep", folder)], 1, 1))
+    Trial.command = lambda self: [sys.executable, "-c", sleeper]
+    run(planned(folder, arms=("a",))[1])
 
 
 def test_a_told_sweep_ends_its_trials(tmp_path):
     process = forked(_sweep_of_sleepers, tmp_path, daemon=True)
-    while not (logs := [p for p in tmp_path.glob("sweep-a-*/log.txt") if p.read_text().strip()]):
+    logs = tmp_path.glob
+    while not (shown := [p for p in logs("dcl/smoke/sweep-a-*/log.txt") if p.read_text().strip()]):
         assert process.is_alive()
         time.sleep(0.05)
-    (log,) = logs
     process.terminate()
     process.join(30)
     assert process.exitcode == 143
     with pytest.raises(ProcessLookupError):
-        os.kill(int(log.read_text().split()[0]), 0)
+        os.kill(int(shown[0].read_text().split()[0]), 0)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +227,7 @@ def test_a_told_sweep_ends_its_trials(tmp_path):
         ({"metrics": 1}, "did you mean 'metric'"),
         ({"space": {"optim.lr": {"low": 0.1, "high": 0.01}}}, "low must be below high"),
         (
-            {"space": {"optim.lr": {"low": 0.0, "high": 0.1, "log": True}}, "sampler": "tpe"},
+            {"space": {"optim.lr": {"low": 0.0, "high": 0.1, "log": True}}, "sampler": "bayes"},
             "low > 0",
         ),
         ({"space": {"optim.lr": {"low": 0.01, "high": 0.1}}}, "grid needs values"),
@@ -366,7 +274,7 @@ def test_edges_of_intervals_and_values_that_are_no_numbers():
         "b": Axis(["x", "y"]),
         "c": Axis(low=0, high=10),
     }
-    sweep = Sweep(metric="m", space=axes)
+    sweep = Sweep(metric="m", space=axes, sampler="bayes")
     assert at_the_edge(sweep, {"a": 0.99, "b": "x", "c": 5}) == ["a"]
     assert at_the_edge(sweep, {"a": 1e-2, "b": "y", "c": 0.1}) == ["c"]
 
@@ -376,9 +284,7 @@ def test_the_same_sweep_for_weights_and_biases():
         "optim.lr": Axis(low=1e-4, high=1.0, log=True),
         "method.k": Axis(low=1, high=9, whole=True),
     }
-    sweep = Sweep(
-        metric="m", direction="min", space=axes, prune=Prune("val/m"), shared={"a.b": "x y"}
-    )
+    sweep = Sweep(metric="m", direction="min", space=axes, sampler="bayes", shared={"a.b": "x y"})
     own = {"method.loss": "dclw"}  # an arm's, which come after what all share
     actual = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"], own))
     assert actual["method"] == "bayes"
@@ -405,24 +311,28 @@ def test_the_weights_and_biases_sweep_has_a_file_for_each_arm(tmp_path):
     assert "method.cl1_weight=0.0" not in commands[1]
 
 
-def test_a_grid_takes_no_number_of_trials(tmp_path):
+def test_what_the_sampler_of_the_file_cannot_do_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="as many trials as points"):
-        run_sweep("mclrec", [f"runs_dir={tmp_path}"], ["ce"], 1, 2, print)
+        write_wandb_sweep("mclrec", [f"runs_dir={tmp_path}"], ["ce"], 2)
+    (tmp_path / "dcl").mkdir()
+    (tmp_path / "dcl/sweep.yaml").write_text(yaml.safe_dump({**GOOD, "sampler": "bayes"}))
+    monkeypatch.setattr(schema_module, "CONFIG_DIR", tmp_path)
+    with pytest.raises(UserError, match="WANDB=1"):
+        run_sweep("dcl", [], [], 1, print)
 
 
 def test_settings_that_the_sweep_beats_are_refused():
     """They came first on the command line of a trial, so a later word won without a sign."""
-    sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, "shared": {"eval.part": "dev"}})
-    for word in ("seed=7", "eval.part=test", "optim.lr=1.0", "arm=b"):
+    sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, "shared": {"optim.eps": 1e-3}})
+    for word in ("seed=7", "optim.eps=1", "optim.lr=1.0", "optim.momentum=0.5"):
         with pytest.raises(UserError, match="would change nothing"):
-            ArmStudy("dcl", sweep, "a", {"arm": "a"}, [word], Path("sweep"), Path())
+            trials_of("dcl", sweep, "a", ARMS["a"], [word])
 
 
 def test_a_trial_whose_metric_is_undefined_has_failed_and_the_others_go_on(tmp_path, program):
     program(FINISH.replace("'score': 1 -", "'score': None if lr == 0.01 else 1 -"))
-    sweep, (one,) = studies(tmp_path, arms=("a",))
-    lines = list(work([one], jobs=1, threads=1))
+    sweep, trials = planned(tmp_path, arms=("a",))
+    lines = run(trials)
     assert len(lines) == 3
     assert sum("failed" in line and "'score' is undefined" in line for line in lines) == 1
-    write_results("dcl", sweep, [one], tmp_path / "sweep")
-    assert len(json.loads((tmp_path / "sweep/sweep.json").read_text())["trials"]) >= 2
+    assert len(written(tmp_path, sweep, trials)[1]["trials"]) == 2
