@@ -8,7 +8,7 @@ unexport $(TYPED)  # make would evaluate them for the environment of a recipe
 override VERBS   := list show check check-all train eval export run smoke compare compare-all evidence \
                     sweep runs diff report prune dashboard new-project
 override SCRIPTS := mutants bench gpu-check faults
-override PLAIN   := help setup test test-all pin test-gpu lint type imports docs notebooks lock clean
+override PLAIN   := help setup test test-all pin test-gpu lint type imports docs notebooks audit lock clean
 
 # before anything runs: make reaches a word without a rule last
 $(foreach each.goal,$(filter-out $(VERBS) $(SCRIPTS) $(PLAIN) .venv/%,$(MAKECMDGOALS)),\
@@ -85,6 +85,11 @@ notebooks: $(STAMP) ## Jupyter Lab with the notebooks of examples/
 	@test -x $(VENV)/bin/jupyter-lab || \
 	  VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-notebooks.lock
 	@PYTHONPATH="$$PWD" exec $(VENV)/bin/jupyter lab --notebook-dir examples
+
+audit: $(STAMP) ## known vulnerabilities of the locked packages; their list in build/sbom.json (network)
+	@mkdir -p build && $(VENV)/bin/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip \
+	  -r $(LOCK) && $(VENV)/bin/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip \
+	  -r $(LOCK) -f cyclonedx-json -o build/sbom.json
 
 lock: ## recompile the lock files from pyproject.toml
 	@for extra in "" eval notebooks; do \

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from common.arguments import Verb, build_parser, parse
-from common.config import ROOT, ExperimentConfig, UserError, config_names, load, nearest, to_yaml
+from common.config import (
+    ROOT,
+    ExperimentConfig,
+    UserError,
+    check_counts,
+    config_names,
+    load,
+    most_processes,
+    nearest,
+    to_yaml,
+)
+from common.failures import explain
 from common.registry import config_class, list_projects
 
 
@@ -37,11 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         VERBS[args.verb].run(args)
         return 0
     except UserError as error:
-        with contextlib.suppress(OSError, ValueError):  # stderr is closed
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except KeyboardInterrupt:  # Ctrl-C before a run has anything to save
         return 130
+    except Exception as error:
+        if (sentence := explain(error)) is None:
+            raise
+        return _refused(sentence)
+
+
+def _refused(sentence: str) -> int:
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed
+        print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 def _typed_behind_make(target: str) -> list[str]:
@@ -101,6 +120,7 @@ def _resolve(args: argparse.Namespace, default: str = "mini") -> tuple[str, str,
 
 def _check_settings(project: str, config: str, settings: Sequence[str]) -> ExperimentConfig:
     cfg = load(config_class(project), project, config, settings)
+    check_counts(cfg)
     for text in settings:  # mappings are merged, so that an empty one would change nothing
         key, value = text.split("=", 1)
         if value.replace(" ", "") != "{}":
@@ -283,8 +303,10 @@ def _names(text: str) -> list[str]:
 
 
 def _need_job(jobs: int) -> None:
-    if jobs < 1:
-        raise UserError(f"JOBS={jobs}: run at least one job at a time, such as JOBS=2")
+    if not 1 <= jobs <= most_processes():
+        raise UserError(
+            f"JOBS={jobs}: give 1 to {most_processes()} on this machine, such as JOBS=2"
+        )
 
 
 def _runs_folder(args: argparse.Namespace) -> Path:

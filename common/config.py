@@ -5,6 +5,8 @@ nearest valid name. Nothing here imports torch, so a typo costs milliseconds.
 """
 
 import difflib
+import json
+import os
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from copy import deepcopy
@@ -22,6 +24,11 @@ from common.ranges import Count, NonNegative, Positive, Rate, Seed, Whole, probl
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
 MOST = 40  # names that a message lists
+SECRETS = re.compile(
+    r"(://)[^/\s@]+@|([?&][^=&\s]*(?:key|token|secret|signature|credential|password)[^=&\s]*)=[^&\s]*",
+    re.IGNORECASE,
+)
+BRACES = re.compile(r"\{[^{}]*\}.*\S", re.DOTALL)  # more than a mapping: a pattern of names
 
 
 class UserError(Exception):
@@ -161,6 +168,30 @@ class ExperimentConfig:
 
 
 Config = TypeVar("Config", bound=ExperimentConfig)
+
+
+def most_processes() -> int:
+    """Processes, or threads of one, that a command may ask for on this machine."""
+    return max(64, 8 * (os.cpu_count() or 1))
+
+
+def check_counts(cfg: ExperimentConfig) -> None:
+    """Refuse more loader processes or threads than this machine can start in reasonable time.
+
+    Raises:
+        UserError: names the setting.
+    """
+    most = most_processes()
+    counts = {
+        "data.num_workers": cfg.data.num_workers,
+        "trainer.num_threads": cfg.trainer.num_threads or 0,
+    }
+    for name, count in counts.items():
+        if count > most:
+            raise UserError(
+                f"{name}={count} is far beyond the {os.cpu_count()} cores of this machine: give at"
+                f" most {most}"
+            )
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -312,11 +343,17 @@ def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
         if "=" not in text or text.startswith("="):
             raise UserError(f"override '{text}' is not of the form section.key=value")
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        return OmegaConf.from_dotlist([_quoted(text) for text in overrides])
     except Exception as error:  # a value that is not YAML
         raise UserError(
             f"cannot read the overrides {list(overrides)}: {first_line(error)}"
         ) from error
+
+
+def _quoted(override: str) -> str:
+    """A value such as ``{00..09}.tar`` in quotation marks: YAML takes its brace for a mapping."""
+    key, value = override.split("=", 1)
+    return f"{key}={json.dumps(value)}" if BRACES.fullmatch(value) else override
 
 
 def _merge(base: Any, layer: DictConfig, source: str) -> None:
@@ -340,6 +377,15 @@ def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, root: Any =
             raise UserError(f"{source}: unknown key '{name}'{nearest(name, leaf_keys(root))}")
         if key in keys and not OmegaConf.is_missing(base, key):
             _refuse_unknown(base[key], layer._get_node(key), source, f"{name}.", root)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses have neither user and password nor keys, for messages and logs.
+
+    >>> without_secrets("cannot read https://me:pw@x.org/0.tar?part=1&X-Signature=ab1 at all")
+    'cannot read https://***@x.org/0.tar?part=1&X-Signature=*** at all'
+    """
+    return SECRETS.sub(lambda m: f"{m[1]}***@" if m[1] else f"{m[2]}=***", text)
 
 
 def first_line(error: BaseException) -> str:

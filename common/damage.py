@@ -11,7 +11,16 @@ from common.config import ROOT, UserError, first_line
 from common.files import not_utf8
 
 # what readers of npz, gzip, JSON and text raise on content that is cut off or overwritten
-ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, RecursionError)
+ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def remedy(path: str | Path) -> str:

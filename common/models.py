@@ -1,5 +1,6 @@
 """Exported models: ``load(folder)`` opens what ``make export`` of any project wrote."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,42 @@ def load(folder: str | Path) -> Any:
         UserError: no such folder, or one that no project of this repository exported.
     """
     place = Path(folder)
-    return load_project(about(place).project).load(place)
+    project = about(place).project
+    check_unchanged(place)
+    return load_project(project).load(place)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of an exported folder but its own description."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / ABOUT)
+    return {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
+
+
+def check_unchanged(folder: Path) -> None:
+    """Compare an exported folder with the checksums that were written with it.
+
+    Folders of versions before 0.2.0 have none.
+
+    Raises:
+        UserError: a file is missing or is another one: a tokenizer or config that does not belong
+            to the weights changes results and raises no error.
+    """
+    with reading(folder / ABOUT, "description of an exported model"):
+        recorded = json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("files", {})
+        recorded = {str(name): str(value) for name, value in dict(recorded).items()}
+    for name, checksum in recorded.items():
+        file = folder / name
+        if not file.is_file() or _sha256(file) != checksum:
+            what = "is not the file that was exported" if file.exists() else "is missing"
+            raise UserError(
+                f"{file} {what}: export the model again, or delete this file's entry in {ABOUT} if"
+                " you changed it on purpose"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def about(folder: Path) -> About:

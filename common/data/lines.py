@@ -32,6 +32,7 @@ class LineFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"text file {self.path} does not exist")
+        self._written = _written(self.path)
         self._bounds = cached_index(self.path, "lines", line_bounds)
         self._bytes: np.ndarray | None = None
 
@@ -45,13 +46,22 @@ class LineFile:
         return self.span(*self._bounds[index])
 
     def span(self, start: int, end: int) -> str:
-        """Text between two byte offsets, without a byte order mark and a trailing line break."""
+        """Text between two byte offsets, without a byte order mark and a trailing line break.
+
+        Raises:
+            UserError: the file has changed since it was opened, so its lines are elsewhere.
+        """
+        if _written(self.path) != self._written:
+            raise UserError(
+                f"{self.path} was changed while it was read: leave it alone during a run, and start"
+                " again"
+            )
         if self._bytes is None:
             self._bytes = np.memmap(self.path, np.uint8, "r")
         content = self._bytes[start:end].tobytes()
         try:
             text = content.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:  # the file has changed since its index was made
+        except UnicodeDecodeError:  # an index of a version that did not check
             text = utf8(content, self.path, self.line_at(start) + 1)
         return text.removeprefix("\ufeff") if start == 0 else text
 
@@ -61,6 +71,12 @@ class LineFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}  # loader processes map it themselves
+
+
+def _written(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written to."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def read_lines(path: Path) -> list[str]:

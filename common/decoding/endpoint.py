@@ -1,11 +1,13 @@
 """Text from a server of the OpenAI interface: vLLM, SGLang, llama.cpp, or a hosted one."""
 
+import contextlib
 import http.client
 import json
 import os
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common.config import UserError
+from common.data.corrupt import CorruptCounter
 from common.data.samplers import Rng
 from common.decoding.options import Policy, ServerConfig
 from common.decoding.prompts import Prompt, plain_turn
@@ -20,6 +23,8 @@ from common.decoding.prompts import Prompt, plain_turn
 STRATEGIES = ("greedy", "ancestral", "nucleus", "top_k")  # what the interface can be asked for
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # a later attempt may succeed
 LONGEST_WAIT = 60.0  # seconds between two attempts
+LARGEST_REPLY = 1 << 24  # bytes
+JUDGED_FROM = 10  # answers before the share of those without text is judged
 _SEED_LIMIT = 2**31
 
 
@@ -60,6 +65,9 @@ class EndpointGenerator:
         self.path = f"{path}/chat/completions" if server.api == "chat" else f"{path}/completions"
         self.fixed = {"model": model, **_sampling(policy), **({"stop": [stop]} if stop else {})}
         self.headers = {"Content-Type": "application/json"} | _authorization(server)
+        self.counter = CorruptCounter(
+            f"answers of {self.url}", max_fraction=server.max_empty, min_seen=JUDGED_FROM
+        )
         self._said: set[str] = set()
 
     def __call__(
@@ -67,28 +75,48 @@ class EndpointGenerator:
     ) -> list[str]:
         """See `common.decoding.prompts.TextGenerator`.
 
+        An answer without text is empty, and counted.
+
         Raises:
-            UserError: the server cannot be reached, refuses a request, or answers something else.
+            UserError: the server cannot be reached, refuses a request, or answers something else;
+                all answers of a call, or too many so far, are without text.
         """
         count = len(prompts)
         limits = [max_new_tokens] * count if isinstance(max_new_tokens, int) else max_new_tokens
         seeds = [int(rng.integers(_SEED_LIMIT)) for rng in rngs]
         pool = ThreadPoolExecutor(self.server.requests)
         try:
-            return list(pool.map(self.answer, prompts, seeds, limits))
+            answers = [self._counted(a) for a in pool.map(self.answer, prompts, seeds, limits)]
         finally:
             pool.shutdown(cancel_futures=True)  # after an error nothing further is asked
+        if count and not any(answers):
+            raise UserError(
+                f"{self.url} gave no text in any of {count} answers: check generator.served_model,"
+                " generator.api and the number of new tokens"
+            )
+        return [
+            ("" if self.server.api == "chat" else prompt.begun) + (text or "")
+            for prompt, text in zip(prompts, answers, strict=True)
+        ]
 
-    def answer(self, prompt: Prompt, seed: int, max_new_tokens: int) -> str:
-        """One answer; see `__call__`."""
+    def _counted(self, text: Any) -> str | None:
+        """An answer, None if it is no text."""
+        if isinstance(text, str) and text.strip():
+            self.counter.good()
+            return text
+        self.counter.bad("an answer", f"no text but {json.dumps(text)[:40]}")
+        return None
+
+    def answer(self, prompt: Prompt, seed: int, max_new_tokens: int) -> Any:
+        """What one reply holds in place of the answer's text."""
         body = {**self.fixed, "seed": seed, "max_tokens": int(max_new_tokens)}
         if self.server.api == "chat":
             # an answer cannot be begun for a chat server: it gives the whole of it
             reply = self._ask({**body, "messages": [{"role": "user", "content": prompt.text}]})
-            return str(_field(reply, self.url, "message", "content") or "")
+            return _field(reply, self.url, "message", "content")
         text = plain_turn(prompt) if prompt.turn else prompt.text + prompt.begun
         reply = self._ask({**body, "prompt": text})
-        return prompt.begun + str(_field(reply, self.url, "text"))
+        return _field(reply, self.url, "text")
 
     @property
     def url(self) -> str:
@@ -132,19 +160,48 @@ class EndpointGenerator:
             sys.stderr.write(f"{self.url} {reason}; trying again\n")
 
     def _post(self, content: bytes) -> tuple[int, float, bytes]:
-        """Status, seconds that the server wants to be left alone, and content."""
+        """Status, seconds that the server wants to be left alone, and content.
+
+        Raises:
+            TimeoutError: the whole answer was not there in time, however steadily it came.
+            UserError: it is larger than any answer.
+        """
         secure = self.address.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(
             self.address.hostname or "", self.address.port, timeout=self.server.timeout
         )
+        connection.connect()
+        opened, late = connection.sock, threading.Event()  # a response takes the socket over
+
+        def hang_up() -> None:
+            late.set()
+            with contextlib.suppress(OSError):  # closed already
+                opened.shutdown(socket.SHUT_RDWR)
+
+        # the time-out of a socket is that of one read, which a server that drips never exceeds
+        deadline = threading.Timer(self.server.timeout, hang_up)
+        deadline.daemon = True
         try:
+            deadline.start()
             connection.request("POST", self.path, content, self.headers)
             response = connection.getresponse()
             after = response.getheader("Retry-After") or ""
-            return response.status, float(after) if after.isdigit() else 0.0, response.read()
+            reply = response.read(LARGEST_REPLY + 1)
+        except (OSError, http.client.HTTPException) as error:
+            if late.is_set():
+                raise TimeoutError from error
+            raise
         finally:
+            deadline.cancel()
             connection.close()
+        if late.is_set():
+            raise TimeoutError
+        if len(reply) > LARGEST_REPLY:
+            raise UserError(
+                f"{self.url} answered more than {LARGEST_REPLY} bytes: is this the API?"
+            )
+        return response.status, float(after) if after.isdigit() else 0.0, reply
 
 
 def _sampling(policy: Policy) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """How text is decoded, and who decodes it: plain options, without torch."""
 
+import re
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from common.config import UserError
-from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, Whole
+from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, Whole, between
 
 Strategy = Literal[
     "greedy",
@@ -114,8 +115,9 @@ class ServerConfig:
     api: Literal["completions", "chat"] = "completions"
     served_model: str | None = None  # name of the model at the server; None: that of the local one
     api_key_variable: str | None = None  # environment variable whose value is sent as the key
-    requests: Count = 16  # in flight at a time
-    timeout: Positive = 120.0  # seconds without an answer
+    requests: Annotated[int, between(1, 1024)] = 16  # in flight at a time
+    timeout: Positive = 120.0  # seconds for one whole answer
+    max_empty: Probability = 0.1  # tolerated share of answers without text
     retries: Whole = 5  # further attempts after a timeout, a refused connection, 429 or 5xx
     retry_seconds: NonNegative = 1.0  # before the first of them; doubled each time
 
@@ -124,4 +126,12 @@ class ServerConfig:
             raise ValueError(
                 f"generator.endpoint={self.endpoint}: give an address such as "
                 "http://localhost:8000/v1"
+            )
+        if self.endpoint is not None and re.search(
+            r"[@?#]", self.endpoint
+        ):  # keys are kept in runs
+            raise ValueError(
+                "generator.endpoint holds a user name, a password or a query: give the bare address,"
+                " and the name of the environment variable with the key in"
+                " generator.api_key_variable"
             )

@@ -17,7 +17,7 @@ from torch import nn
 
 from common.config import UserError
 from common.engine.workspace import read_json, write_json
-from common.files import replacing
+from common.files import refuse_special, replacing
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
 VALIDATIONS = "validations.json"
@@ -249,6 +249,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: the file is missing or holds something other than plain tensors; `Damaged` when
             it is not what was written.
     """
+    refuse_special(path)
     if (reason := damage(path)) is not None:
         raise Damaged(f"{path} cannot be read as a checkpoint: it {reason}")
     try:
@@ -287,6 +288,26 @@ def load_weights(module: nn.Module, path: Path) -> None:
         adapt(state)
     check_fits(module, state, path)
     module.load_state_dict(state)
+    check_finite(module, path)
+
+
+def check_finite(module: Any, path: Path) -> None:
+    """Refuse weights that are nan or infinite: every number computed with them is too.
+
+    Args:
+        module: just loaded.
+        path: where from, for the message.
+
+    Raises:
+        UserError: names the first parameter.
+    """
+    parameters = module.named_parameters() if isinstance(module, nn.Module) else ()
+    for name, value in parameters:
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"{path}: parameter '{name}' is nan or infinite, training has diverged: take an"
+                " earlier checkpoint, or train again with a lower optim.lr"
+            )
 
 
 def check_fits(module: nn.Module, state: dict[str, Any], path: Path) -> None:

@@ -25,15 +25,18 @@ from common.engine.lifecycle.launch import (
     take_device,
     wait_for_owner,
 )
+from common.engine.lifecycle.peers import Peers, lost
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import check_same_processes, resumed_config
 from common.engine.lifecycle.signals import Signals, StopSignal
 from common.engine.module import ContrastiveModule
 from common.engine.sharding import copy_to_shard
-from common.engine.tracking import close_loggers, drop_rows_after, open_loggers
+from common.engine.tracking import check_tracking, close_loggers, drop_rows_after, open_loggers
 from common.engine.trainer import build_trainer, check_devices, run_precision, scale, stage_config
 from common.engine.workspace import Workspace, check_writable, run_folder
 from common.evaluation.tables import write_report
+from common.failures import is_lost_peer
+from common.files import sync
 from common.registry import config_class, load_project
 
 RUN_PATH = "CONTRASTIVE_RUN_PATH"  # folder of the run, for the processes that a trainer launches
@@ -61,6 +64,7 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     check_devices(cfg.trainer)
     take_device(cfg.trainer)  # some stages encode or generate before the trainer chooses the device
     check_writable(run_folder(cfg, project, config))
+    check_tracking(cfg)
     experiment: Experiment[Any] = load_project(project).build(cfg)
     seed_all(step_seed(cfg.seed, 0, 0, 0))
     stages = experiment.stages()
@@ -145,7 +149,8 @@ def _fit(
     start = _start(stage, folder, run.owner, trainer_cfg.val_every_n_steps if selects else None)
     sharded = trainer_cfg.strategy == "fsdp"
     with copy_to_shard(stage.module) if sharded else nullcontext(stage.module) as module:
-        further = [RecordRun(run), StopSignal(signals)]
+        peers = Peers(stage.name, signals, run.fail)
+        further = [RecordRun(run), StopSignal(signals), peers]
         trainer = build_trainer(
             cfg, replace(stage, module=module), index, run.workspace(), loggers, further
         )
@@ -167,7 +172,16 @@ def _fit(
                     f" runs in {precision}"
                 )
             drop_rows_after(run.path / "metrics.csv", stage.name, step)
-        trainer.fit(module, stage.data, ckpt_path=start, weights_only=True)
+        well = False
+        try:
+            trainer.fit(module, stage.data, ckpt_path=start, weights_only=True)
+            well = True
+        except Exception as error:
+            if trainer.world_size > 1 and is_lost_peer(error):
+                raise UserError(lost(peers.missing())) from error
+            raise
+        finally:
+            peers.stop(well)
     best = folder / "best.ckpt"
     final = best if best.exists() else ckpt.saved_checkpoints(folder)[-1]
     try:
@@ -196,7 +210,12 @@ class RecordRun(Callback):
             self.noted = True
 
     def on_save_checkpoint(self, *_: Any) -> None:
-        """The time: a process that is killed later does not record its own."""
+        """The time: a process that is killed later does not record its own.
+
+        What was logged up to a checkpoint is synced before it: a resumed run does not log it again.
+        """
+        if self.run.owner and (curves := self.run.path / "metrics.csv").exists():
+            sync(curves)
         self.run.record(wall_seconds=self.run.seconds)
 
 

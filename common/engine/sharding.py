@@ -19,6 +19,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from common.distributed.differentiable import all_reduce_mean
+from common.engine.lifecycle.launch import TIMEOUT
 
 STEPS = ("training_step", "validation_step")  # what the trainer calls in place of `forward`
 M = TypeVar("M", bound=LightningModule)
@@ -33,7 +34,10 @@ class Sharded(ModelParallelStrategy):
 
     def __init__(self, world_size: int) -> None:
         super().__init__(
-            data_parallel_size=world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
+            data_parallel_size=world_size,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            timeout=TIMEOUT,
         )
 
 

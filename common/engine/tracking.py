@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from common.config import ExperimentConfig, first_line, to_dict
+from common.config import ExperimentConfig, UserError, first_line, to_dict, without_secrets
 from common.engine.workspace import Workspace
 from common.files import replacing
 
@@ -157,6 +158,31 @@ class Tracker(WandbLogger):
             _warn(f"{first_line(error)}; nothing more is sent to it, the run continues")
 
 
+def check_tracking(cfg: ExperimentConfig) -> None:
+    """Refuse what W&B itself would refuse later, in the settings and in its variables.
+
+    Raises:
+        UserError: names the setting and what W&B says of it.
+    """
+    if wandb_mode(cfg.tracking.wandb) == "disabled":
+        return
+    import wandb
+
+    try:
+        settings = wandb.Settings(
+            project=cfg.tracking.wandb_project, run_tags=tuple(cfg.tracking.tags)
+        )
+        settings.update_from_env_vars(dict(os.environ))
+    except Exception as error:  # pydantic's and W&B's own
+        details: list[Any] = getattr(error, "errors", list)()
+        name = ".".join(map(str, details[0]["loc"])) if details else ""
+        said = details[0]["msg"] if details else first_line(error)
+        raise UserError(
+            f"Weights & Biases refuses its settings ({name + ': ' if name else ''}{said}): correct"
+            " tracking.* and the variables WANDB_*, or set tracking.wandb=disabled"
+        ) from error
+
+
 def wandb_logger(
     cfg: ExperimentConfig, workspace: Workspace, owner: bool = True, job_type: str = "train"
 ) -> Tracker | None:
@@ -185,7 +211,7 @@ def wandb_logger(
     except Exception as error:  # of several kinds: no answer, refused, a broken service
         import wandb
 
-        address = wandb.setup().settings.base_url
+        address = without_secrets(wandb.setup().settings.base_url)
         with contextlib.suppress(Exception):
             wandb.teardown()  # its service would refuse the same id
         logger = _tracker(cfg, workspace, True, job_type)
@@ -224,7 +250,12 @@ def _tracker(
         save_dir=str(workspace.folder(".")),
         offline=offline,
         resume="allow",
-        config={**to_dict(cfg), **labels, "seed": cfg.seed},  # panels group runs by the arm
+        # panels group runs by the arm
+        config={
+            **json.loads(without_secrets(json.dumps(to_dict(cfg)))),
+            **labels,
+            "seed": cfg.seed,
+        },
         group=cfg.tracking.group or project_config,
         job_type=job_type,
         tags=[*(f"{name}:{value}" for name, value in labels.items()), *tags],

@@ -1,9 +1,10 @@
 """Trained runs, checkpoints and exported folders: evaluated, exported, opened by tasks."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from common.engine.lifecycle.settings import as_trained, own_overrides
 from common.engine.run import evaluate_module, prepare
 from common.engine.workspace import Workspace, check_writable, new_run_id, run_folder
 from common.export.files import write_json
-from common.models import ABOUT
+from common.files import refuse_special
+from common.models import ABOUT, check_unchanged, checksums
 from common.models import about as exported_about
 from common.registry import config_class
 
@@ -57,8 +59,13 @@ def load_module(experiment: Experiment[M], path: Path) -> M:
     """The last stage's module with the weights of a checkpoint or an exported folder."""
     if not path.exists():
         raise UserError(f"no checkpoint or exported folder at {path}")
+    refuse_special(path)
     if path.is_dir():
-        return experiment.load_export(path)
+        if (path / ABOUT).is_file():
+            check_unchanged(path)
+        exported = experiment.load_export(path)
+        ckpt.check_finite(exported, path)
+        return exported
     plan = experiment.plan()
     _check_tokenizers(plan.requirements, path)
     module = plan.module()
@@ -156,8 +163,9 @@ def evaluate(
         module = module_of_run(experiment, trained.path)
         workspace = trained.workspace(name)
         about = {"model": str(trained.path), "config": trained.meta["config"], "overrides": words}
-    metrics = evaluate_module(experiment, module, workspace)
-    write_json(workspace.path / EVALUATION, {**about, "finished": now()})
+    with _whole_or_none(workspace.path):
+        metrics = evaluate_module(experiment, module, workspace)
+        write_json(workspace.path / EVALUATION, {**about, "finished": now()})
     return workspace.path, metrics
 
 
@@ -213,17 +221,32 @@ def export(
         _, experiment = prepare(project, config, words)
     _check_place(out, source)
     module = (module_of_run if path is None else load_module)(experiment, source)
-    temporary = out.with_name(out.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    module.eval()
-    experiment.export(module, temporary)
     about = {"project": project, "config": config, "version": __version__, **origin}
     kept = [w for w in own_overrides({"overrides": words}) if not w.startswith("tracking")]
     unique = list(dict.fromkeys(reversed(kept)))[::-1]  # the last of equal words counts
-    write_json(temporary / ABOUT, about | {"overrides": unique})
-    _rename(temporary, out)
+    module.eval()
+    with _whole_or_none(out.with_name(out.name + ".tmp")) as temporary:
+        experiment.export(module, temporary)
+        _point_to(temporary, out)
+        write_json(
+            temporary / ABOUT,
+            about | {"overrides": unique, "files": checksums(temporary)},
+        )
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.rename(out)
     return out
+
+
+@contextlib.contextmanager
+def _whole_or_none(folder: Path) -> Iterator[Path]:
+    """A new, empty folder that goes again after an error, such as a full disk."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _settings_of_export(
@@ -251,15 +274,10 @@ def _check_place(out: Path, source: Path) -> None:
         raise UserError(f"{error}, or copy {source} to a folder of your own") from error
 
 
-def _rename(temporary: Path, out: Path) -> None:
-    """Let a complete folder replace an older one.
-
-    The path that open_clip finds an image tower by is changed too.
-    """
+def _point_to(temporary: Path, out: Path) -> None:
+    """Change the path that open_clip finds an image tower by to that of the final folder."""
     before, after = (json.dumps(str(place.resolve()))[1:-1] for place in (temporary, out))
     for file in temporary.rglob("*.json"):
         text = file.read_text(encoding="utf-8")
         if before in text:
             file.write_text(text.replace(before, after), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)

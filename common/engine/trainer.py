@@ -9,19 +9,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from common.config import ExperimentConfig, TrainerConfig, UserError, check_ranges
+from common.config import ExperimentConfig, TrainerConfig, UserError, check_ranges, most_processes
 from common.engine.callbacks import EMA, LogTerms, MatmulPrecision, SaveBadBatch, StepSeed
 from common.engine.checkpoint import RunCheckpoint, WholeFiles
 from common.engine.experiment import Stage
+from common.engine.lifecycle.launch import TIMEOUT
 from common.engine.module import AlternatingModule
 from common.engine.progress import TrainingProgress
 from common.engine.sharding import Sharded
 from common.engine.tracking import MetricsCSV
 from common.engine.workspace import Workspace
+
+PROCESS_BYTES = 1 << 29  # that a process takes at least: torch alone is half of it
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -60,6 +64,12 @@ def check_devices(cfg: TrainerConfig) -> None:
             raise UserError(
                 f"trainer.devices={cfg.devices} names GPUs, and this run has none: give the number "
                 "of processes, such as trainer.devices=1"
+            )
+        most = min(most_processes(), psutil.virtual_memory().total // PROCESS_BYTES)
+        if isinstance(cfg.devices, int) and cfg.devices > max(1, most):
+            raise UserError(
+                f"trainer.devices={cfg.devices}: this machine has the cores and the memory for"
+                f" {most} processes at most"
             )
         return
     asked = max(cfg.devices) + 1 if isinstance(cfg.devices, list) else cfg.devices
@@ -171,12 +181,58 @@ def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
         )
 
 
+def check_warmup(stage: Stage, steps: int, per_epoch: float) -> None:
+    """Refuse a warm-up that never comes near the learning rate, warn of one longer than the run.
+
+    Args:
+        stage: its module has the optimiser section.
+        steps: of the run.
+        per_epoch: optimiser steps of an epoch.
+
+    Raises:
+        UserError: the run ends at less than a hundredth of the rate.
+    """
+    optim = stage.module.optim
+    warmup = optim.warmup_steps + round(optim.warmup_epochs * per_epoch)
+    if warmup <= max(steps, 1):
+        return
+    text = (
+        f"stage '{stage.name}' ends after {steps} steps, in its warm-up of {warmup}: lower"
+        " optim.warmup_steps or optim.warmup_epochs, or train longer"
+    )
+    if warmup >= 100 * steps and optim.warmup_start_lr < 0.01 * optim.lr:
+        raise UserError(f"{text}; the learning rate stays below a hundredth of optim.lr")
+    warnings.warn(text, stacklevel=2)
+
+
+def check_validation(cfg: TrainerConfig, stage: Stage) -> None:
+    """Refuse more processes than a validation set has rows: some would wait for the others.
+
+    Raises:
+        UserError: names the set.
+    """
+    ranks = world_size(cfg)
+    for name, rows in stage.data.val_sets.items() if cfg.val_every_n_steps else ():
+        if len(rows) < ranks:  # type: ignore[arg-type]
+            raise UserError(
+                f"validation set '{name}' of stage '{stage.name}' has {len(rows)} rows for"  # type: ignore[arg-type]
+                f" {ranks} processes: give it one for each, lower trainer.devices or"
+                " trainer.num_nodes, or set trainer.val_every_n_steps=null"
+            )
+
+
 def scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
-    """World size, batch size, parameters and negatives of a first stage, for meta.json."""
+    """World size, batch size, parameters and negatives of a first stage, for meta.json.
+
+    Raises:
+        UserError: settings that do not go together, see the checks above.
+    """
     trainer_cfg = stage_config(cfg.trainer, stage)
     check_accumulation(trainer_cfg, stage)
+    check_validation(trainer_cfg, stage)
     ranks = world_size(trainer_cfg)
-    steps, _ = total_steps(trainer_cfg, stage)
+    steps, per_epoch = total_steps(trainer_cfg, stage)
+    check_warmup(stage, steps, per_epoch)
     step_batch = stage.data.batch_size * ranks
     return {
         "world_size": ranks,
@@ -208,7 +264,10 @@ def build_trainer(
     """
     trainer_cfg = stage_config(cfg.trainer, stage)
     check_accumulation(trainer_cfg, stage)
+    check_validation(trainer_cfg, stage)
     steps, per_epoch = total_steps(trainer_cfg, stage)
+    if stage_index:  # that of the first stage was checked before the run began
+        check_warmup(stage, steps, per_epoch)
     stage.module.warmup_epoch_steps = per_epoch
     stage.module.global_batch_size = global_batch_size(trainer_cfg, stage)
     clip = trainer_cfg.gradient_clip_val
@@ -287,5 +346,5 @@ def _strategy(cfg: TrainerConfig) -> Any:
             raise UserError("trainer.ema_decay needs whole weights: use trainer.strategy=ddp")
         return Sharded(world_size(cfg))
     if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
-        return DDPStrategy(gradient_as_bucket_view=True, static_graph=False)
+        return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True, static_graph=False)
     return "auto"

@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from common.config import UserError
+from common.config import UserError, without_secrets
 from common.data.corrupt import CorruptCounter
 from common.data.decode import decode_image
 from common.data.image.sources import ImageTransform
@@ -129,7 +129,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         worker = get_worker_info()
         process, lanes = (worker.id, worker.num_workers) if worker else (0, 1)
         self._check(lanes)
-        counter = CorruptCounter(f"shards {self.shards[0]} ...", max_fraction=self.max_corrupt)
+        name = f"shards {without_secrets(self.shards[0])} ..."
+        counter = CorruptCounter(name, max_fraction=self.max_corrupt)
         reader = _LaneReader(self, (self.first + process) % lanes, lanes, counter)
         total = self.batches_per_epoch
         batch, before = self.first + process, 0
@@ -171,7 +172,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
             try:
                 image, texts = self._decode(sample, epoch, position)
             except _READ_ERRORS as error:
-                counter.bad(f"{sample.get('__url__')}:{sample.get('__key__')}", error)
+                place = without_secrets(str(sample.get("__url__")))
+                counter.bad(f"{place}:{sample.get('__key__')}", error)
                 continue
             counter.good()
             images.append(image)
@@ -290,7 +292,10 @@ class _LaneReader:
         self.lost_samples += (data.num_samples or 0) // len(data.shards) or 1
         data._lost[data.shards.index(url)] = True
         lost, yielded = int(data._lost.sum()), int(data._given.sum())
-        said = f"{lost} of {yielded} shards cannot be read to their end, last {url} ({reason})"
+        said = (
+            f"{lost} of {yielded} shards cannot be read to their end, last "
+            f"{without_secrets(f'{url} ({reason})')}"
+        )
         if lost > data.max_corrupt * yielded:
             raise UserError(
                 f"{said}, more than the tolerated {data.max_corrupt:.1%}: get it again, or leave "

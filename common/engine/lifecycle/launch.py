@@ -2,16 +2,19 @@
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch.distributed.constants import default_pg_timeout
 
 from common.config import ExperimentConfig, TrainerConfig
 from common.engine.lifecycle import lock
 from common.engine.workspace import new_run_id
 
 SHELLS = {"bash", "sh", "zsh", "interactive"}  # names of jobs that somebody types in
+# of a collective of gloo or NCCL: one process may have to work for all of them; those that are gone
+# are noticed earlier, see `common.engine.lifecycle.peers`
+TIMEOUT = timedelta(minutes=30)
 LONGEST_PAUSE = 5.0  # seconds between two looks at the lock of a run
 
 
@@ -74,9 +77,8 @@ def agreed_run_id(cfg: ExperimentConfig) -> str:
         return run_id or new_run_id()
     if not torch.distributed.is_initialized():
         backend = "nccl" if uses_cuda(cfg.trainer) else "gloo"
-        # the trainer takes this group over: the time is the one that it would have given, NCCL's
-        # own is a third of it
-        torch.distributed.init_process_group(backend, timeout=default_pg_timeout)
+        # the trainer takes this group over
+        torch.distributed.init_process_group(backend, timeout=TIMEOUT)
     box = [new_run_id()]
     take_device(cfg.trainer)  # NCCL sends the id from the current device
     torch.distributed.broadcast_object_list(box, src=0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ from common.engine.lifecycle import lock
 from common.engine.lifecycle.settings import own_overrides, resolved
 from common.engine.provenance import code_state
 from common.engine.workspace import Workspace, cpu_name, read_json, write_json
+from common.failures import explain
 from common.files import write_text
 
 PACKAGES = (
@@ -34,8 +34,6 @@ PACKAGES = (
     "omegaconf",
 )
 State = Literal["created", "running", "finished", "failed", "stopped"]
-FULL = (errno.ENOSPC, errno.EDQUOT)
-MEMORY = ("OutOfMemoryError", "MemoryError")
 RECORDED = ("project", "config", "overrides", "started")  # what every meta.json has
 
 
@@ -187,6 +185,10 @@ class Run:
         """Note that all is done, with further entries of meta.json."""
         self.record(**values, wall_seconds=self.seconds, state="finished", finished=now())
 
+    def fail(self, reason: str) -> None:
+        """Note that the run has failed, for a process that leaves at once."""
+        self.record(wall_seconds=self.seconds, error=reason, state="failed")
+
     def __enter__(self) -> "Run":
         if self.owner:
             try:
@@ -203,16 +205,10 @@ class Run:
         finally:
             if self.owner:
                 lock.release(self.path)
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise UserError(
-                f"no space left in {self.path}: free some, then use resume={self.path.name}"
-            ) from error
-        if type(error).__name__ in MEMORY:  # of torch, and Python's own
-            raise UserError(
-                "out of memory"
-                f" ({str(error).strip().splitlines()[0] if str(error).strip() else 'host'}): lower"
-                " data.batch_size or eval.batch_size, or take a smaller model"
-            ) from error
+        if isinstance(error, Exception) and (reason := explain(error)) is not None:
+            goes_on = self._is_open and self.has_steps
+            hint = f"; the run goes on with resume={self.path.name}" if goes_on else ""
+            raise UserError(f"{reason}{hint}") from error
 
     def _record_end(self, error: BaseException) -> None:
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)

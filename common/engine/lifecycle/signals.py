@@ -24,11 +24,12 @@ class Signals:
 
     Attributes:
         received: number of the first signal, 0 while there is none.
+        children: the other processes of a run on several devices that this one has started.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self._children: list[subprocess.Popen[bytes]] = []
+        self.children: list[subprocess.Popen[bytes]] = []
         self._watched: list[list[subprocess.Popen[bytes]]] = []  # Lightning's lists of them
         self._held = False
         self._leaves = False  # saved at the end of a job's time, on its way out
@@ -74,7 +75,7 @@ class Signals:
 
     def add_children(self, processes: list[subprocess.Popen[bytes]]) -> None:
         """The other processes of a run on several devices, in the list that Lightning watches."""
-        self._children += processes
+        self.children += processes
         self._watched.append(processes)
 
     def _handle(self, number: int, frame: Any) -> None:
@@ -85,7 +86,7 @@ class Signals:
             return
         again, self.received = self.received, self.received or number
         if number != signal.SIGINT:  # a terminal sends SIGINT to all processes by itself
-            for child in self._children:
+            for child in self.children:
                 child.send_signal(number)
         if not self._held or (again and number == signal.SIGINT):
             self.end(self.received)
@@ -93,9 +94,9 @@ class Signals:
     def _end_children(self) -> None:
         for processes in self._watched:
             processes.clear()
-        for child in self._children:
+        for child in self.children:
             child.terminate()
-        for child in self._children:
+        for child in self.children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(PATIENCE)
             child.kill()

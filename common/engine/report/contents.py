@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from common.config import UserError, load
+from common.damage import reading
 from common.engine.comparison.cards import markdown
 from common.engine.comparison.references import BASELINES_FILE, comparison_of, headline
 from common.engine.comparison.results import read_results, result_path
@@ -62,7 +63,7 @@ def _sweep(path: Path) -> dict[str, Any]:
     plots = sorted(path.parent.glob("*.png"))
     return {
         "markdown": path.read_text(encoding="utf-8"),
-        "images": [_data_uri(plot.read_bytes()) for plot in plots],
+        "images": [_image(plot, path.parent) for plot in plots],
     }
 
 
@@ -109,8 +110,8 @@ def _results(slug: str, config: str, folder: Path, anchor: str) -> dict[str, Any
         "anchor": anchor,
         "metrics": metrics,
         "headline": headline(metrics, _read(folder / BASELINES_FILE), comparison_of(slug, config)),
-        "plots": [{"name": p.stem, "image": _data_uri(p.read_bytes())} for p in plots],
-        "galleries": [_gallery(path, anchor) for path in galleries],
+        "plots": [{"name": p.stem, "image": _image(p, folder)} for p in plots],
+        "galleries": [_gallery(path, anchor, folder) for path in galleries],
     }
 
 
@@ -135,19 +136,35 @@ def changed_settings(meta: Mapping[str, Any], config: str) -> list[tuple[str, An
     return [(k, before.get(k), now[k]) for k in changed if not k.startswith("tracking.")]
 
 
-def _gallery(path: Path, anchor: str) -> dict[str, Any]:
+def _image(path: Path, folder: Path) -> str:
+    """An image of a run, to embed.
+
+    Raises:
+        UserError: it is outside of the run's folder: a report would publish any file.
+    """
+    place = path.resolve()
+    if not place.is_file() or not place.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{path} is no image inside the run {folder}, so the report does not show it: remove"
+            " its entry, or the run"
+        )
+    return _data_uri(place.read_bytes())
+
+
+def _gallery(path: Path, anchor: str, folder: Path) -> dict[str, Any]:
     def embed(item: dict[str, str]) -> dict[str, str]:
         if "image" not in item:
             return item
-        return {"image": _data_uri((path.parent / item["image"]).read_bytes())}
+        return {"image": _image(path.parent / item["image"], folder)}
 
-    rows: list[dict[str, Any]] = [
-        {
-            "query": embed(row["query"]),
-            "results": [{**r, "item": embed(r["item"])} for r in row["results"]],
-        }
-        for row in read_json(path)
-    ]
+    with reading(path, "gallery of queries and results"):
+        rows: list[dict[str, Any]] = [
+            {
+                "query": embed(row["query"]),
+                "results": [{**r, "item": embed(r["item"])} for r in row["results"]],
+            }
+            for row in read_json(path)
+        ]
     shown = [x for row in rows for x in (row["query"], *(r["item"] for r in row["results"]))]
     judged = [row["results"][0]["correct"] for row in rows if "correct" in _first(row)]
     name = path.parent.name

@@ -1,12 +1,15 @@
 """Text from a server: both interfaces, order, seeds, retries, timeouts and clear errors."""
 
+import contextlib
 import json
 import socket
+import threading
 
 import pytest
 
 from common.config import UserError, load
 from common.data.samplers import sample_rng
+from common.decoding import endpoint
 from common.decoding.endpoint import EndpointGenerator
 from common.decoding.generators import generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
@@ -147,6 +150,77 @@ def test_something_else_than_an_answer(content, message):
         pytest.raises(UserError, match=message),
     ):
         ask(server, PROMPTS[:1])
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None, 5, ["a"]])
+def test_answers_that_are_no_text_are_empty_and_too_many_of_them_stop(text):
+    """They counted as computed rows: "None" and "5" became captions."""
+
+    def replies(count):
+        content = {"choices": [{"text": text if count in (2, 5) else f" row {count}"}]}
+        return 200, json.dumps(content)
+
+    with CompletionServer(trouble=replies) as server:
+        actual = ask(server, requests=1, max_empty=0.3)
+        assert [len(a) > 0 for a in actual] == [True, True, False] * 2 + [True] * 3
+    with (
+        CompletionServer(trouble=replies) as server,
+        pytest.raises(UserError, match=r"answers of http.*2 of 10 samples are corrupt"),
+    ):
+        ask(server, PROMPTS * 2, requests=1, max_empty=0.1)
+    with (
+        CompletionServer(
+            trouble=lambda _: (200, json.dumps({"choices": [{"text": text}]}))
+        ) as none,
+        pytest.raises(UserError, match="gave no text in any of 6 answers"),
+    ):
+        ask(none, PROMPTS[:6], max_empty=1.0)
+
+
+class Drip:
+    """A server that sends its answer byte by byte, without end."""
+
+    def __init__(self, head):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
+        self.head, self.end = head, threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            connection, _ = self.listener.accept()
+            connection.sendall(self.head)
+            while not self.end.wait(0.02):
+                connection.sendall(b" ")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end.set()
+        self.listener.close()
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n{"])
+def test_an_answer_that_drips_is_hung_up_on(head):
+    with Drip(head) as server, pytest.raises(UserError, match=r"no answer within .*timeout=0\.3 s"):
+        ask(server, PROMPTS[:1], timeout=0.3, retries=0)
+
+
+def test_an_answer_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(endpoint, "LARGEST_REPLY", 1000)
+    with (
+        CompletionServer(trouble=lambda _: (200, "x" * 1001)) as server,
+        pytest.raises(UserError, match="answered more than 1000 bytes"),
+    ):
+        ask(server, PROMPTS[:1])
+
+
+@pytest.mark.parametrize("address", ["http://me:pw@x/v1", "http://x/v1?key=pw", "http://x/v1#pw"])
+def test_secrets_in_an_address_are_refused_and_not_repeated(address):
+    with pytest.raises(ValueError, match="api_key_variable") as error:
+        ServerConfig(endpoint=address)
+    assert "pw" not in str(error.value)
 
 
 def test_after_an_error_nothing_further_is_asked():

@@ -180,7 +180,7 @@ def test_a_full_disk_ends_with_one_sentence_and_the_run_goes_on_later(toy, monke
         plain(self, metrics, step)
 
     monkeypatch.setattr(tracking.MetricsCSV, "log_metrics", full)
-    with pytest.raises(UserError, match=r"no space left in .*/r: free some, .* resume=r"):
+    with pytest.raises(UserError, match=r"no space left on the disk: free some, .*resume=r"):
         toy(*OFTEN, "run_id=r")
     monkeypatch.setattr(tracking.MetricsCSV, "log_metrics", plain)
     assert same(final_state(toy("resume=r"), "stage1"), final_state(whole, "stage1"))
