@@ -93,7 +93,7 @@ audit: $(STAMP) ## known vulnerabilities of the locked packages; their list in b
 
 lock: ## recompile the lock files from pyproject.toml
 	@for extra in "" eval notebooks; do \
-	  $(VENV)/bin/uv pip compile pyproject.toml --extra dev $${extra:+--extra $$extra} --generate-hashes --no-annotate \
+	  $(VENV)/bin/uv pip compile pyproject.toml --extra all --extra dev $${extra:+--extra $$extra} --generate-hashes --no-annotate \
 	    --no-header --universal --python-version 3.11 --quiet -o requirements$${extra:+-$$extra}.lock >/dev/null; done
 
 clean: ## remove caches and reports (runs stay)

@@ -26,6 +26,7 @@ from common.config import (
     nearest,
     to_yaml,
 )
+from common.extras import missing
 from common.failures import explain
 from common.registry import config_class, list_projects
 
@@ -45,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(VERBS, words)
         if args is None:
             return 2
-        VERBS[args.verb].run(args)
-        return 0
+        return _run_verb(args)
     except UserError as error:
         return _refused(str(error))
     except KeyboardInterrupt:  # Ctrl-C before a run has anything to save
@@ -61,6 +61,17 @@ def _refused(sentence: str) -> int:
     with contextlib.suppress(OSError, ValueError):  # stderr is closed
         print(f"error: {sentence}", file=sys.stderr)
     return 2
+
+
+def _run_verb(args: argparse.Namespace) -> int:
+    try:
+        VERBS[args.verb].run(args)
+    except ModuleNotFoundError as error:
+        message = missing(error, getattr(args, "project", None) or args.verb)
+        if message is None:
+            raise
+        raise UserError(message) from error
+    return 0
 
 
 def _typed_behind_make(target: str) -> list[str]:

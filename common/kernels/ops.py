@@ -5,8 +5,7 @@ computes with autocast off, in the dtype of the statistics. Second derivatives c
 equations, see `second_order`.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Sequence  # noqa: UP035  # torch 2.6 reads schemas from these alone
 
 import torch
 from torch import Tensor
@@ -35,9 +34,9 @@ def rebuild(
     k: Tensor | None,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
 ) -> Problem:
     """Rebuild the problem; `flags` as made by `flags_of`, k = None stands for k = q (half)."""
     row_start, col_start, columns, moment, top1, unit_norm, keep, deterministic, rounding = flags
@@ -82,9 +81,9 @@ def pair_stats_op(
     k: Tensor | None,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
 ) -> _Output:
     """The fields of `RawStats`."""
@@ -100,9 +99,9 @@ def _(
     k: Tensor | None,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
 ) -> _Output:
     problem = rebuild(q, k, scale, row_scale, side, spec, flags)
@@ -128,11 +127,11 @@ def pair_stats_backward_op(
     k: Tensor | None,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
-    stats: list[Tensor],
-    upstream: list[Tensor],
+    side: Sequence[Tensor],
+    stats: Sequence[Tensor],
+    upstream: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     need_q: bool,
     need_k: bool,
@@ -152,11 +151,11 @@ def _(
     k: Tensor | None,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
-    stats: list[Tensor],
-    upstream: list[Tensor],
+    side: Sequence[Tensor],
+    stats: Sequence[Tensor],
+    upstream: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     need_q: bool,
     need_k: bool,
@@ -264,9 +263,9 @@ def info_nce_rows_op(
     k: Tensor,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     join: bool,
     need_q: bool,
@@ -292,9 +291,9 @@ def _(
     k: Tensor,
     scale: Tensor,
     row_scale: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     join: bool,
     need_q: bool,

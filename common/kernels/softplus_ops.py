@@ -1,6 +1,6 @@
 """Custom operators of the softplus reducer; see `ops` for the conventions."""
 
-from typing import Any
+from typing import Any, Sequence  # noqa: UP035  # see ops.py
 
 import torch
 from torch import Tensor
@@ -29,9 +29,9 @@ def pair_softplus_op(
     row_scale: Tensor | None,
     bias: Tensor,
     offset: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The parts of `problem.SoftplusSums`."""
@@ -49,9 +49,9 @@ def _(
     row_scale: Tensor | None,
     bias: Tensor,
     offset: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_sums(rebuild(q, k, scale, row_scale, side, spec, flags))
@@ -72,10 +72,10 @@ def pair_softplus_backward_op(
     row_scale: Tensor | None,
     bias: Tensor,
     offset: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     upstream: Tensor,
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     need_q: bool,
     need_k: bool,
@@ -98,10 +98,10 @@ def _(
     row_scale: Tensor | None,
     bias: Tensor,
     offset: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     upstream: Tensor,
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     need_q: bool,
     need_k: bool,
@@ -118,9 +118,9 @@ def pair_softplus_sum_op(
     row_scale: Tensor | None,
     bias: Tensor,
     offset: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     need_q: bool,
     need_k: bool,
@@ -147,9 +147,9 @@ def _(
     row_scale: Tensor | None,
     bias: Tensor,
     offset: Tensor | None,
-    side: list[Tensor],
+    side: Sequence[Tensor],
     spec: str,
-    flags: list[int],
+    flags: Sequence[int],
     backend: str,
     need_q: bool,
     need_k: bool,

@@ -53,7 +53,7 @@ back.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -359,7 +359,7 @@ def encode(spec: Spec) -> tuple[str, list[Tensor]]:
     return f"('{spec.kind}', {{{static}}}, ({names}))", list(side.values())
 
 
-def decode(description: str, tensors: list[Tensor]) -> Spec:
+def decode(description: str, tensors: Sequence[Tensor]) -> Spec:
     """Inverse of `encode`."""
     return _build(ast.literal_eval(description), iter(tensors))
 
