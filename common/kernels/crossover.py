@@ -1,31 +1,58 @@
 """Where the fused operations begin to pay: measured numbers of pairs, up to which plain torch runs.
 
-One-way losses, symmetric ones, one set against itself and sums of softplus cross at different sizes;
-so do small and large embeddings, whose products weigh more. Nothing but time depends on it: both
-forms give the same loss.
+One-way losses, symmetric ones, one set against itself, losses with labels and sums of softplus
+cross at different sizes; so do small and large embeddings, whose products weigh more. Nothing but
+time and memory depends on it: both forms give the same loss.
 """
 
+import json
+import os
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch.autograd import forward_ad
 
-Kind = Literal["one-way", "symmetric", "self", "softplus"]
+Kind = Literal["one-way", "symmetric", "self", "labels", "softplus"]
+Limits = dict[tuple[str, str], tuple[int, int]]
 
-# pairs up to which the plain form is the faster one, by device and kind; D <= 256 and larger D
-PAIRS: dict[tuple[str, Kind], tuple[int, int]] = {
+WIDE = 256  # embeddings of more dimensions take the second limit
+
+# pairs up to which the plain form is the faster one, by device and kind; D <= 256 and larger D.
+# `make bench KERNEL=crossover` on one thread of an AMD EPYC, torch 2.11.
+PAIRS: Limits = {
     ("cpu", "one-way"): (2**20, 2**20),
-    ("cpu", "symmetric"): (2**18, 2**18),
-    ("cpu", "self"): (2**18, 2**18),
-    ("cpu", "softplus"): (2**20, 2**20),
+    ("cpu", "symmetric"): (2**19, 2**20),
+    ("cpu", "self"): (2**21, 2**19),
+    ("cpu", "labels"): (2**20, 2**20),
+    ("cpu", "softplus"): (2**21, 2**21),
 }
-ELSEWHERE = 2**18  # other devices, not measured
+ELSEWHERE = (2**18, 2**18)  # devices that were not measured
+
+
+def load(path: str | Path) -> Limits:
+    """Read a table that `make bench KERNEL=crossover` wrote.
+
+    Raises:
+        ValueError: the file is missing or is not such a table.
+    """
+    try:
+        rows = json.loads(Path(path).read_text())["pairs"]
+        return {(device, kind): (int(small), int(large)) for device, kind, small, large in rows}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"CONTRASTIVE_CROSSOVER={path} is not a table of sizes ({error}); "
+            "write one with `make bench KERNEL=crossover` or unset the variable"
+        ) from error
+
+
+if os.environ.get("CONTRASTIVE_CROSSOVER"):
+    PAIRS |= load(os.environ["CONTRASTIVE_CROSSOVER"])
 
 
 def plain_pairs(device: str, kind: Kind, dim: int) -> int:
     """Number of pairs up to which the plain form is the faster one."""
-    small, large = PAIRS.get((device, kind), (ELSEWHERE, ELSEWHERE))
-    return small if dim <= 256 else large
+    return PAIRS.get((device, kind), ELSEWHERE)[dim > WIDE]
 
 
 def needs_plain() -> bool:

@@ -10,7 +10,7 @@ from ..kernels.core.problem import PRECISIONS
 from ..kernels.crossover import Kind
 from ..kernels.dispatch import Backend
 from .functional.kernel import KernelOptions, prefers_plain
-from .output import DistributedKind, embeddings
+from .output import DistributedKind, at_least_float32, unit
 
 
 class PairLoss(nn.Module):
@@ -75,7 +75,7 @@ class PairLoss(nn.Module):
 
     def prepare(self, x: Tensor) -> Tensor:
         """The rows that are compared: at least float32, of unit length if so chosen."""
-        return embeddings(x, self.normalize)
+        return unit(x) if self.normalize else at_least_float32(x)
 
     def runs_plain(self, query: Tensor, key: Tensor, kind: Kind) -> bool:
         """Whether the equation runs as it is, without the checks of the public functions.

@@ -45,13 +45,18 @@ class LossOutput(NamedTuple):
 
     Attributes:
         loss: scalar with gradient; call `backward` on this one.
-        per_sample: (B,) loss of every local row, with gradient; rows that do not count hold 0.
+        rows: `per_sample`, or what makes it when it is asked for.
         ranking: `hits`, or what they are made of when a metric asks for them.
     """
 
     loss: Tensor
-    per_sample: Tensor
+    rows: Tensor | Callable[[], Tensor]
     ranking: Tensor | Ranking | None
+
+    @property
+    def per_sample(self) -> Tensor:
+        """(B,) loss of every local row, with gradient; rows that do not count hold 0."""
+        return self.rows if isinstance(self.rows, Tensor) else self.rows()
 
     @property
     def hits(self) -> Tensor | None:
@@ -77,13 +82,7 @@ def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str
     if not (isinstance(query, Tensor) and isinstance(key, Tensor)):
         found = f"{type(query).__name__} and {type(key).__name__}"
         raise ValueError(f"{names or 'query, key'} must be tensors (rows, dim), got {found}")
-    if (
-        query.ndim == key.ndim == 2
-        and query.dtype == key.dtype
-        and query.shape[1] == key.shape[1]
-        and (query.shape == key.shape or not same_rows)
-        and query.shape[0] > 0 < key.shape[0]
-    ):
+    if query.shape == key.shape and query.ndim == 2 and query.dtype is key.dtype and query.numel():
         return
     label = names or "query, key"
     shapes = f"{label} have shapes {tuple(query.shape)} and {tuple(key.shape)}"
@@ -120,11 +119,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     Raises:
         ValueError: integers.
     """
+    if isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64):
+        return x
     if not isinstance(x, Tensor):
         raise ValueError(f"embeddings must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise ValueError(f"embeddings must be floating point, got {x.dtype}")
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float()
 
 
 def embeddings(x: Tensor, normalize: bool) -> Tensor:

@@ -24,7 +24,7 @@ def blocks(length: int, size: int) -> list[tuple[int, int]]:
 def geometry(problem: Problem, strips: bool = False) -> tuple[int, int]:
     """Rows and columns of a tile; in half mode equal, for strips a strip has about STRIP pairs."""
     num_rows, num_cols = problem.num_rows, problem.num_cols
-    if num_rows * num_cols <= SINGLE and not problem.half:
+    if num_rows * num_cols <= SINGLE and not (strips or problem.half):
         return num_rows, num_cols
     if 4 * num_rows * num_cols <= problem.keep and not (strips or problem.half):
         return min(2 * ROWS, num_rows), min(2 * COLS, num_cols)  # all kept: fewer, larger products

@@ -18,10 +18,12 @@ def info_nce(
 ) -> LossOutput:
     """Van den Oord et al. 2018; the first N of the M keys are the positives, the rest negatives."""
     log_p = (scale * query @ keys.T).log_softmax(1)
-    per_row = -log_p.diagonal()  # Eq. 4
     if label_smoothing:
-        per_row = (1 - label_smoothing) * per_row - label_smoothing * log_p.mean(1)
-    return LossOutput(per_row.mean(), per_row, Ranking(log_p))
+        per_row = (label_smoothing - 1) * log_p.diagonal() - label_smoothing * log_p.mean(1)
+        return LossOutput(per_row.mean(), per_row, Ranking(log_p))
+    positive = torch.arange(query.shape[0], device=query.device)
+    loss = F.nll_loss(log_p, positive)  # Eq. 4
+    return LossOutput(loss, lambda: -log_p.diagonal(), Ranking(log_p))
 
 
 def clip(
@@ -51,8 +53,10 @@ def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
     num = len(anchors) // 2
     logits = (scale * anchors @ anchors.T).fill_diagonal_(-torch.inf)
     log_p = logits.log_softmax(1)
-    per_sample = -0.5 * (log_p.diagonal(num) + log_p.diagonal(-num))  # Eq. 1
-    return LossOutput(per_sample.mean(), per_sample, Ranking(log_p, num))
+    partner = torch.arange(2 * num, device=anchors.device).roll(num)
+    loss = F.nll_loss(log_p, partner)  # Eq. 1
+    both = lambda: -0.5 * (log_p.diagonal(num) + log_p.diagonal(-num))  # noqa: E731
+    return LossOutput(loss, both, Ranking(log_p, num))
 
 
 def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) -> LossOutput:
@@ -63,7 +67,7 @@ def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) ->
     same = torch.eye(num, dtype=torch.bool, device=anchors.device).repeat(2, 2)
     negatives = logits.masked_fill(same, -torch.inf).logsumexp(1)
     weighted = positive if weight is None else weight * positive
-    per_sample = negatives[:num] + negatives[num:] - 2 * weighted  # Eq. 6, 7
+    per_sample = negatives.view(2, num).sum(0) - 2 * weighted  # Eq. 6, 7
     return LossOutput(per_sample.mean(), per_sample, Ranking(logits, num, skip_self=True))
 
 

@@ -205,7 +205,7 @@ def candidates(query: Tensor, key: Tensor, hard: Tensor | None, queue: Tensor | 
         return key
     parts = [key]
     if hard is not None:
-        parts.append(_per_row(query, hard).flatten(0, 1))
+        parts.append(hard if hard.shape == query.shape else _per_row(query, hard).flatten(0, 1))
     if queue is not None:
         check_pair(query, queue, same_rows=False, names="query, queue")
         parts.append(queue.detach())

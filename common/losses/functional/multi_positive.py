@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...kernels.crossover import Kind
 from ...kernels.pair import pair_softplus
 from ...kernels.specs.weights import Block, Exclude, ExcludePositive, Labels, OnlyPositive
 from ..output import LossOutput, check_pair, full_precision
@@ -94,8 +93,7 @@ def sup_con(
     if mode not in ("out", "in"):
         raise ValueError(f"mode must be 'out' or 'in', got {mode!r}")
     scale = as_scale(scale)
-    kind: Kind = "self" if query is key else "one-way"
-    if len(key) > exclude_self and runs_plain(query, key, kind, kernel):
+    if len(key) > exclude_self and runs_plain(query, key, "labels", kernel):
         return equations.sup_con(
             query, key, query_labels, key_labels, scale, exclude_self=exclude_self, mode=mode
         )
