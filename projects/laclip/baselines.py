@@ -13,8 +13,10 @@ from common.engine.workspace import Workspace
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import pool_pairs
 from common.families.image_text.drawings_evaluation import chance_of, require_pool
+from projects.laclip import scenes
 from projects.laclip.config import Config
-from projects.laclip.evaluate import Encoders, encoders, held_out, nouns_of, pool_metrics
+from projects.laclip.encoders import Encoders, encoders
+from projects.laclip.evaluate import held_out, nouns_of, pool_metrics
 from projects.laclip.module import LaCLIP
 
 SIDE = 12  # of the pictures that raw pixels are compared at
@@ -22,9 +24,12 @@ SIDE = 12  # of the pictures that raw pixels are compared at
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The model before training."""
-    require_pool(cfg)
+    if cfg.data.source != "scenes":
+        require_pool(cfg)
     with torch.no_grad():
         model = encoders(cfg, modes.untrained(lambda: LaCLIP(cfg), cfg.seed))
+        if cfg.data.source == "scenes":
+            return scenes.scene_metrics(cfg, model, workspace)
         return pool_metrics(model, held_out(cfg), workspace)
 
 
@@ -47,10 +52,12 @@ def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """A word is the mean picture of the training drawings that are named by it, a text its words.
+    """A word is the mean image of the training images that are named by it, a text its words.
 
-    Pictures are 12 x 12 pixels less the mean picture; a text without known words is none of them.
+    Images are 12 x 12 pixels less the mean image; a text without known words is none of them.
     """
+    if cfg.data.source == "scenes":
+        return scenes.raw_pixels(cfg, workspace)
     require_pool(cfg)
     source, captions = pool_pairs(cfg, eval_transform(cfg.data))
     assert isinstance(source, CachedImages)
@@ -75,6 +82,11 @@ def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
     )
     metrics = pool_metrics(model, held_out(cfg), workspace)
     return {name: value for name, value in metrics.items() if "_chance" not in name}
+
+
+def nearest_captions(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The scenes of the training captions that share most words with a text, by their pixels."""
+    return scenes.nearest_captions(cfg, workspace)
 
 
 def _small(pixels: Tensor) -> Tensor:

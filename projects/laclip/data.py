@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from common.data.image_text.captions import CaptionedImages, TextSource
 from common.data.image_text.drawings import FRAMES
@@ -13,6 +14,7 @@ from common.data.tables import read_jsonl
 from common.data.text.augment import Eda, WordDropout, synonyms_from_synsets
 from common.data.text.tokenizers import ClipTokenizer
 from common.families.image_text.data import image_text_data
+from common.families.image_text.module import build_tokenizer
 from projects.laclip.config import Config, LaclipData
 from projects.laclip.pairs import read_pairs
 
@@ -128,3 +130,37 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
         elif data.text_form != "given":
             pairs.captions = Formed(pairs.captions, data.text_form, cfg.seed)
     return built
+
+
+def training_pairs(cfg: Config) -> CaptionedImages:
+    """The training set of a config that is no stream."""
+    pairs = build_data(cfg, build_tokenizer(cfg.model)).train_set
+    assert isinstance(pairs, CaptionedImages)
+    return pairs
+
+
+def caption_of(pairs: CaptionedImages, row: int) -> str:
+    """The original caption of a training image, whatever its texts are made to be."""
+    captions = pairs.captions
+    return (captions.captions if isinstance(captions, Formed) else captions).texts(row)[0]
+
+
+def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict[str, float]:
+    """How varied the texts of training are, over some epochs of every 16th image.
+
+    ``text_altered_share``: drawn texts that are not the caption. ``texts_per_image``: different
+    texts of an image in these epochs.
+    """
+    rows = range(0, len(pairs), step)
+    drawn = [pairs[[(i, epoch) for i in rows]]["texts"] for epoch in range(epochs)]
+    texts = [[_last(batch[k]) for batch in drawn] for k in range(len(rows))]
+    other = [t != caption_of(pairs, i) for i, row in zip(rows, texts, strict=True) for t in row]
+    return {
+        "text_altered_share": sum(other) / len(other),
+        "texts_per_image": sum(len(set(variants)) for variants in texts) / len(texts),
+    }
+
+
+def _last(text: Any) -> str:
+    """The text, or the rewrite of multi-text."""
+    return str(text if isinstance(text, str) else text[-1])

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,13 +32,13 @@ from common.families.image_text.drawings_evaluation import (
     recall_both_ways,
     training_rows,
 )
-from common.families.image_text.embedding import encode_images, encode_texts
 from common.families.image_text.evaluation import evaluate_image_text, protocol
-from common.families.image_text.module import build_tokenizer
 from projects.laclip.config import Config
-from projects.laclip.data import Formed, build_data
+from projects.laclip.data import caption_of, drawn_texts, training_pairs
+from projects.laclip.encoders import Encoders, encoders, prompt_agreement
 from projects.laclip.module import LaCLIP
 from projects.laclip.pairs import evaluate_pairs
+from projects.laclip.scenes import evaluate_scenes
 
 LEFT_OUT = ("flag",)  # a quarter of the class items, told by nothing but a rectangle
 NAMED = 2  # training names that hold a class noun, at least: every arm has read it
@@ -69,19 +68,13 @@ class HeldOut(NamedTuple):
     known: list[tuple[int, str]]
 
 
-@dataclass(frozen=True)
-class Encoders:
-    """Unit rows (N, D) of uint8 images and of texts."""
-
-    images: Callable[[Tensor], Tensor]
-    texts: Callable[[Sequence[str]], Tensor]
-
-
 def evaluate(
     cfg: Config, module: LaCLIP, workspace: Workspace, build: Callable[[], LaCLIP]
 ) -> dict[str, float]:
-    """All metrics that the config asks for; of the pool those of this file."""
-    if cfg.data.source == "pool":
+    """All metrics that the config asks for; of the pool those of this file, of scenes those of `scenes`."""
+    if cfg.data.source == "scenes":
+        metrics = evaluate_scenes(cfg, module, workspace, build)
+    elif cfg.data.source == "pool":
         metrics = evaluate_drawings(cfg, module, workspace, build)
     else:
         metrics = evaluate_image_text(cfg, module, workspace, build)
@@ -106,14 +99,6 @@ def evaluate_drawings(
         if cfg.eval.datasets:
             metrics |= protocol(cfg, module, workspace)(cfg.eval.datasets)
     return metrics | drawn_texts(pairs)
-
-
-def encoders(cfg: Config, module: LaCLIP) -> Encoders:
-    """Those of a model."""
-    return Encoders(
-        lambda pixels: encode_images(cfg, module, pixels),
-        lambda texts: encode_texts(cfg, module, texts),
-    )
 
 
 # -- what is asked -------------------------------------------------------------------------------
@@ -225,32 +210,6 @@ def pool_metrics(
     return metrics
 
 
-def prompt_agreement(model: Encoders, classes: Sequence[str]) -> float:
-    """Cosine within classes across templates, minus that across classes within templates."""
-    prompts = [t.replace("{}", name) for name in classes for t in UNSEEN_TEMPLATES]
-    rows = model.texts(prompts).reshape(len(classes), len(UNSEEN_TEMPLATES), -1)  # (C, T, D)
-    return float(_cosine_of_others(rows) - _cosine_of_others(rows.transpose(0, 1)))
-
-
-def _cosine_of_others(rows: Tensor) -> Tensor:
-    """Mean cosine of different unit vectors of a group, mean of groups; (G, K, D)."""
-    size = rows.shape[1]
-    return ((rows.sum(1).square().sum(-1) - size) / (size * (size - 1))).mean()
-
-
-def training_pairs(cfg: Config) -> CaptionedImages:
-    """The training set of a config on the pool."""
-    pairs = build_data(cfg, build_tokenizer(cfg.model)).train_set
-    assert isinstance(pairs, CaptionedImages)
-    return pairs
-
-
-def name_of(pairs: CaptionedImages, row: int) -> str:
-    """The name of a training drawing, whatever its texts are made to be."""
-    captions = pairs.captions
-    return (captions.captions if isinstance(captions, Formed) else captions).texts(row)[0]
-
-
 def name_losses(
     cfg: Config, module: LaCLIP, held: HeldOut, pairs: CaptionedImages
 ) -> dict[str, float]:
@@ -260,31 +219,10 @@ def name_losses(
     rows = training_rows(len(pairs), len(held.rows))
     training = None
     if rows:
-        names = [name_of(pairs, i) for i in rows]
+        names = [caption_of(pairs, i) for i in rows]
         training = model.images(source.images[rows]), model.texts(names)
     names = [row["name"] for row in held.rows]
     return loss_gap(module, training, (model.images(held.pixels), model.texts(names)))
-
-
-def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict[str, float]:
-    """How varied the texts of training are, over some epochs of every 16th drawing.
-
-    ``text_altered_share``: drawn texts that are not the name. ``texts_per_image``: different texts
-    of a drawing in these epochs.
-    """
-    rows = range(0, len(pairs), step)
-    drawn = [pairs[[(i, epoch) for i in rows]]["texts"] for epoch in range(epochs)]
-    texts = [[_last(batch[k]) for batch in drawn] for k in range(len(rows))]
-    other = [t != name_of(pairs, i) for i, row in zip(rows, texts, strict=True) for t in row]
-    return {
-        "text_altered_share": sum(other) / len(other),
-        "texts_per_image": sum(len(set(variants)) for variants in texts) / len(texts),
-    }
-
-
-def _last(text: Any) -> str:
-    """The text, or the rewrite of multi-text."""
-    return str(text if isinstance(text, str) else text[-1])
 
 
 def show(cfg: Config, model: Encoders, held: HeldOut, workspace: Workspace) -> None:

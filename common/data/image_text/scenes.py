@@ -266,20 +266,58 @@ def render(
     centres = _centres(scene.relation, lengths, rng)
     canvas = _canvas(BACKGROUNDS[scene.background], size, rng)
     for noun, length, centre in zip(scene.nouns, lengths, centres, strict=True):
-        cutouts = _cutouts(noun, drawings, root)
-        drawing = cutouts[int(rng.integers(len(cutouts)))]
-        if rng.random() < 0.5:
-            drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        drawing = drawing.rotate(
-            float(rng.uniform(-12, 12)), Image.Resampling.BILINEAR, expand=True
-        )
-        drawing = drawing.crop(drawing.getbbox())
-        scale = length * size / max(drawing.size)
-        w, h = (max(2, round(side * scale)) for side in drawing.size)
-        drawing = drawing.resize((w, h), Image.Resampling.LANCZOS)
-        x, y = (round(c * size - side / 2) for c, side in zip(centre, (w, h), strict=True))
-        canvas.paste(drawing, (x, y), drawing)
+        _paste(canvas, _cutouts(noun, drawings, root), length, centre, rng)
     return canvas
+
+
+def single_drawings(size: int, root: str | None = None, each: int = 8) -> tuple[Tensor, Tensor]:
+    """Every noun alone on a background, for zero-shot classification.
+
+    Args:
+        size: height and width in pixels.
+        root: as in `make_scenes`.
+        each: images of a noun.
+
+    Returns:
+        Images (len(NOUNS) * each, 3, size, size) uint8 and their rows of `NOUNS`, int64.
+    """
+    images = []
+    for i in range(len(NOUNS) * each):
+        rng = sample_rng(0, 4, i, STREAMS["test"])
+        length = SIZES[_one_of(list(SIZES), rng)]
+        canvas = _canvas(BACKGROUNDS[_one_of(list(BACKGROUNDS), rng)], size, rng)
+        x, y = rng.uniform(length / 2, 1 - length / 2, 2).tolist()
+        _paste(canvas, _cutouts(NOUNS[i // each], "emoji", root), length, (x, y), rng)
+        images.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1))
+    return torch.stack(images), torch.arange(len(NOUNS)).repeat_interleave(each)
+
+
+def _paste(
+    canvas: Image.Image,
+    cutouts: Sequence[Image.Image],
+    length: float,
+    centre: tuple[float, float],
+    rng: Rng,
+) -> None:
+    """Put one of the drawings on a scene: mirrored or not, slightly turned.
+
+    Args:
+        canvas: square RGB image, changed in place.
+        cutouts: RGBA drawings to choose from.
+        length: longer side of the drawing over that of the scene.
+        centre: x and y in [0, 1].
+        rng: of this scene.
+    """
+    drawing = cutouts[int(rng.integers(len(cutouts)))]
+    if rng.random() < 0.5:
+        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    drawing = drawing.rotate(float(rng.uniform(-12, 12)), Image.Resampling.BILINEAR, expand=True)
+    drawing = drawing.crop(drawing.getbbox())
+    scale = length * canvas.width / max(drawing.size)
+    w, h = (max(2, round(side * scale)) for side in drawing.size)
+    drawing = drawing.resize((w, h), Image.Resampling.LANCZOS)
+    x, y = (round(c * canvas.width - side / 2) for c, side in zip(centre, (w, h), strict=True))
+    canvas.paste(drawing, (x, y), drawing)
 
 
 def _centres(relation: str, lengths: Sequence[float], rng: Rng) -> list[tuple[float, float]]:

@@ -13,12 +13,13 @@ ORIGINAL = "original"  # the caption of the CSV or of the shard
 class ImageTextData(DataConfig):
     """Images with one text or several: rewrites, languages, alternative captions."""
 
-    # pool: bundled drawings; cifar10: bundled photographs with made-up captions
-    source: Literal["synthetic", "pool", "cifar10", "csv", "webdataset"] = "csv"
+    # scenes: two bundled drawings each; pool: bundled drawings; cifar10: bundled photographs with
+    # made-up captions
+    source: Literal["synthetic", "scenes", "pool", "cifar10", "csv", "webdataset"] = "csv"
     captions: str | None = None  # CSV path,caption without header, below data.root
     images: str | None = None  # folder of the CSV's image paths, below data.root; None: the CSV's
     shards: str | None = None  # webdataset pattern such as laion/{00000..41407}.tar
-    num_samples: Count | None = None  # samples of a stream or a synthetic set per epoch
+    num_samples: Count | None = None  # samples of a stream, of scenes or a synthetic set per epoch
     # texts of an image: the caption, then one of each further source
     texts: list[str] = field(default_factory=lambda: [ORIGINAL])
     image_size: Count = 224  # input of the image tower in pixels

@@ -28,6 +28,7 @@ from common.families.image_text.class_captions import captioned_cifar, num_photo
 from common.families.image_text.config import ORIGINAL, ImageTextData
 from common.families.image_text.drawings import pool_pairs, pool_size
 from common.families.image_text.protocol import ImageTextConfig
+from common.families.image_text.scenes import num_scenes, scene_pairs
 
 Pairs = tuple[im.ImageSource, TextSource]
 SOURCES = {  # where the captions of a missing CSV are to be had
@@ -124,6 +125,8 @@ def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: 
     if cfg.data.source == "synthetic":
         pairs = synthetic_set(cfg.data)
         return im.CachedImages(pairs.images, transform), CaptionLists(pairs.texts)
+    if cfg.data.source == "scenes":
+        return scene_pairs(cfg, transform)
     if cfg.data.source == "pool":
         return pool_pairs(cfg, transform)
     if cfg.data.source == "cifar10":
@@ -180,6 +183,8 @@ def synthetic_set(data: ImageTextData) -> SyntheticPairs:
 
 def num_samples(data: ImageTextData) -> int:
     """Training pairs per epoch; of a set that is not on disk, as the config gives them."""
+    if data.source == "scenes":
+        return num_scenes(data)
     if data.source == "pool":
         return pool_size(data)
     if data.source == "csv" and files_of(data)[0].exists():

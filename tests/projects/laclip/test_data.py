@@ -20,7 +20,7 @@ from common.data.image_text.captions import (
 )
 from common.data.samplers import sample_rng
 from common.data.text.tokenizers import ClipTokenizer
-from common.engine.comparison.spec import read_comparison
+from common.engine.comparison.spec import read_comparisons
 from common.families.image_text.data import (
     files_of,
     num_samples,
@@ -111,8 +111,8 @@ def test_augmentation_is_drawn_again_until_it_alters_the_text():
 
 def test_eda_arm_alters_four_of_five_drawn_names():
     """What compare.yaml says of its arm, on the names of the pool."""
-    arm = read_comparison("laclip").arms["eda"]
-    cfg = config(*(f"{k}={v}" for k, v in arm.items()), name="mini")
+    _, drawings = read_comparisons("laclip")
+    cfg = config(*(f"{k}={v}" for k, v in drawings.arms["eda"].items()), name=drawings.base)
     files = CaptionFiles(files_folder() / "train.csv", root="")
     names = [files.texts(i)[0] for i in range(0, len(files), 8)]
     augment = word_augmentation(cfg.data)
@@ -275,9 +275,9 @@ def test_texts_that_cannot_be_given_are_refused(words, said):
 
 def test_texts_of_the_arms_fit_their_context():
     """No word of all_texts or of a rewrite is cut: equal information."""
-    spec = read_comparison("laclip")
+    _, spec = read_comparisons("laclip")
     for arm in ("all_texts", "laclip", "framed"):
-        cfg = config(*(f"{k}={v}" for k, v in spec.arms[arm].items()), name="mini")
+        cfg = config(*(f"{k}={v}" for k, v in spec.arms[arm].items()), name=spec.base)
         files = [files_folder() / f"train_{source}.txt" for source in cfg.data.text_sources]
         captions = CaptionFiles(files_folder() / "train.csv", files, root="")
         formed = Formed(captions, cfg.data.text_form, 0)
@@ -345,7 +345,7 @@ def test_missing_shards_are_a_user_error(tmp_path):
 
 def test_pool_is_complete_and_its_seed_draws_the_subset():
     """The bundled drawings fit their texts; the seed changes which of them are trained on."""
-    cfg = config(name="mini")
+    cfg = config(name="mini_drawings")
     files = CaptionFiles(files_folder() / "train.csv", [], root="")
     names = [str(files.path(i)) for i in (0, 5, len(files) - 1, 0)]
     images = pool_images(names, cfg.data)

@@ -13,21 +13,14 @@ from common.data.image_text.drawings import words
 from common.data.lookup import bundled
 from common.data.packed import Packed
 from common.engine.comparison.claims import claims_of
-from common.engine.comparison.spec import read_comparison
+from common.engine.comparison.spec import read_comparisons
 from common.engine.workspace import Workspace, read_json
 from common.families.image_text import drawings, drawings_evaluation
 from common.families.image_text.drawings_evaluation import recall_both_ways
 from projects.laclip import baselines, evaluate
-from projects.laclip.evaluate import (
-    Encoders,
-    HeldOut,
-    drawn_texts,
-    held_out,
-    nouns_of,
-    pool_metrics,
-    prompt_agreement,
-    training_pairs,
-)
+from projects.laclip.data import drawn_texts, training_pairs
+from projects.laclip.encoders import Encoders, prompt_agreement
+from projects.laclip.evaluate import HeldOut, held_out, nouns_of, pool_metrics
 from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config
 
@@ -42,7 +35,7 @@ def names():
 
 @pytest.fixture(scope="module")
 def dev():
-    return held_out(config("eval.split=dev", name="mini"))
+    return held_out(config("eval.split=dev", name="mini_drawings"))
 
 
 def test_no_held_out_drawing_is_a_training_drawing_byte_for_byte(names, dev):
@@ -54,7 +47,7 @@ def test_no_held_out_drawing_is_a_training_drawing_byte_for_byte(names, dev):
         folder, row = image.split("/")
         return packed[folder].item(int(row.removesuffix(".jpg"))).tobytes()
 
-    rows = drawings.read_held_out(config("eval.split=dev", name="mini"))
+    rows = drawings.read_held_out(config("eval.split=dev", name="mini_drawings"))
     assert len(rows) - len(dev.rows) == 4
     trained = {content(image) for image, _ in names}
     kept = {row["image"] for row in dev.rows}
@@ -164,7 +157,9 @@ def test_prompt_agreement_tells_meaning_from_wording():
 )
 def test_drawn_texts_are_those_of_training(words, altered, texts):
     """In small: the share of draws that are not the name, and how many texts a drawing has."""
-    pairs = training_pairs(config("data.train_fraction=0.02", "seed=3", *words, name="mini"))
+    pairs = training_pairs(
+        config("data.train_fraction=0.02", "seed=3", *words, name="mini_drawings")
+    )
     actual = drawn_texts(pairs, epochs=12, step=2)
     assert altered[0] <= actual["text_altered_share"] <= altered[1]
     assert texts[0] <= actual["texts_per_image"] <= texts[1]
@@ -215,22 +210,24 @@ def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatc
     test = colour_rows(["red", "blue", "green"], ["red", "blue", "green"])
     monkeypatch.setattr(baselines, "pool_pairs", lambda *_: pairs)
     monkeypatch.setattr(baselines, "held_out", lambda _: test)
-    actual = baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))
+    actual = baselines.raw_pixels(config(name="mini_drawings"), Workspace(tmp_path))
     assert actual["bare_mean_per_class"] == 1
     swapped = test._replace(labels=torch.tensor([1, 0, 2]))
     monkeypatch.setattr(baselines, "held_out", lambda _: swapped)
-    assert baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))["bare_top1"] == 0
+    assert baselines.raw_pixels(config(name="mini_drawings"), Workspace(tmp_path))["bare_top1"] == 0
     monkeypatch.setattr(
         baselines, "held_out", lambda _: colour_rows(COLOURS, ["red", "red", "blue"])
     )
-    assert baselines.majority(config(name="mini"), Workspace(tmp_path))["bare_top1"] == 2 / 3
+    assert (
+        baselines.majority(config(name="mini_drawings"), Workspace(tmp_path))["bare_top1"] == 2 / 3
+    )
     with pytest.raises(UserError, match="source=pool"):
         baselines.majority(config(), Workspace(tmp_path))
 
 
 def test_untrained_model_is_near_chance(tmp_path, monkeypatch, dev):
     monkeypatch.setattr(baselines, "held_out", lambda _: dev)
-    cfg = config("eval.split=dev", name="mini")
+    cfg = config("eval.split=dev", name="mini_drawings")
     actual = baselines.untrained(cfg, Workspace(tmp_path))
     monkeypatch.setattr(baselines, "untrained", lambda *_: actual)
     chance = baselines.chance(cfg, Workspace(tmp_path))
@@ -239,12 +236,13 @@ def test_untrained_model_is_near_chance(tmp_path, monkeypatch, dev):
     assert actual["name_recall_at_10"] < 2 * chance["name_recall_at_10"]
 
 
-def test_claimed_arms_differ_in_their_texts_alone():
+@pytest.mark.parametrize("comparison", ["main", "drawings"])
+def test_claimed_arms_differ_in_their_texts_alone(comparison):
     """Same data, steps, batch, towers and search for every arm of a claim."""
-    spec = read_comparison("laclip")
-    base = config(name="mini")
+    spec = next(c for c in read_comparisons("laclip") if c.name == comparison)
+    base = config(name=spec.base)
     for name in spec.default_arms:
-        cfg = config(*(f"{k}={v}" for k, v in spec.arms[name].items()), name="mini")
+        cfg = config(*(f"{k}={v}" for k, v in spec.arms[name].items()), name=spec.base)
         text = {
             "texts",
             "text_form",
