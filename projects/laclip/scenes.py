@@ -26,7 +26,6 @@ from projects.laclip.module import LaCLIP
 SHOWN = 30  # queries of the gallery
 SHOWN_SIZE = 96  # of its scenes in pixels
 SIDE = 12  # of the scenes that raw pixels are compared at
-UNTRAINED = ("recall_at_1", "zeroshot_top1", "gallery_right")
 
 
 def evaluate_scenes(
@@ -36,7 +35,7 @@ def evaluate_scenes(
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):
         raw = scene_metrics(cfg, encoders(cfg, modes.untrained(build, cfg.seed, module)))
-        metrics |= {f"untrained_{name}": raw[name] for name in UNTRAINED}
+        metrics |= {f"untrained_{name}": value for name, value in _without_chance(raw).items()}
         model = encoders(cfg, module)
         metrics |= scene_metrics(cfg, model, workspace)
         metrics |= caption_losses(cfg, module, model)
