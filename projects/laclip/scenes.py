@@ -5,26 +5,23 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.image_text.scenes import NOUNS, OPPOSITES, Scenes, query_of, single_drawings
 from common.encoders import modes
 from common.engine.workspace import Workspace
-from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.zeroshot import class_embeddings
 from common.evaluation.retrieval.cross_modal import relevant_ranks
 from common.families.image_text.drawings import UNSEEN_TEMPLATES
 from common.families.image_text.drawings_evaluation import loss_gap, training_rows
+from common.families.image_text.evaluation import SHOWN, show_scenes
 from common.families.image_text.scenes import held_out_scenes, training_scenes
 from projects.laclip.config import Config
 from projects.laclip.data import drawn_texts, training_pairs
 from projects.laclip.encoders import Encoders, encoders, prompt_agreement
 from projects.laclip.module import LaCLIP
 
-SHOWN = 30  # queries of the gallery
-SHOWN_SIZE = 96  # of its scenes in pixels
 SIDE = 12  # of the scenes that raw pixels are compared at
 
 
@@ -39,7 +36,8 @@ def evaluate_scenes(
         model = encoders(cfg, module)
         metrics |= scene_metrics(cfg, model, workspace)
         metrics |= caption_losses(cfg, module, model)
-        show(cfg, model, workspace)
+        held = held_out_scenes(cfg)
+        show_scenes(cfg, model.texts(held.queries) @ model.images(held.images).T, workspace)
     return metrics | drawn_texts(training_pairs(cfg))
 
 
@@ -105,17 +103,6 @@ def caption_losses(cfg: Config, module: LaCLIP, model: Encoders) -> dict[str, fl
     training = model.images(trained.images[rows]), model.texts([trained.texts[i][0] for i in rows])
     held_out = model.images(held.images), model.texts([row[0] for row in held.texts])
     return loss_gap(module, training if rows else None, held_out)
-
-
-def show(cfg: Config, model: Encoders, workspace: Workspace) -> None:
-    """Gallery of the first `SHOWN` queries with the five nearest of all held-out scenes."""
-    held, large = held_out_scenes(cfg), held_out_scenes(cfg, size=SHOWN_SIZE)
-    scores = model.texts(held.queries[:SHOWN]) @ model.images(held.images).T
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in large.images]
-    rows = retrieval_gallery(
-        scores, held.queries[:SHOWN], pictures, range(SHOWN), num_queries=SHOWN
-    )
-    workspace.gallery("queries to scenes", rows)
 
 
 # -- baselines -----------------------------------------------------------------------------------

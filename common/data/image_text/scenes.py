@@ -270,6 +270,7 @@ def render(
     return canvas
 
 
+@lru_cache(maxsize=2)
 def single_drawings(size: int, root: str | None = None, each: int = 8) -> tuple[Tensor, Tensor]:
     """Every noun alone on a background, for zero-shot classification.
 

@@ -1,12 +1,14 @@
-"""Evaluation of two towers: held-out drawings of the pool, synthetic pairs, labelled image sets."""
+"""Evaluation of two towers: held-out drawings or scenes, synthetic pairs, labelled image sets."""
 
 from collections.abc import Callable
 
+from PIL import Image
 from torch import Tensor
 
 from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.workspace import Workspace
+from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.image_sets import ImageSetProtocol
 from common.evaluation.image_text.zeroshot import (
     LACLIP_TEMPLATES,
@@ -14,12 +16,14 @@ from common.evaluation.image_text.zeroshot import (
     class_embeddings,
     zeroshot_accuracy,
 )
+from common.evaluation.retrieval.cross_modal import cross_modal_recall
 from common.families.image_text.data import eval_transform, synthetic_set
 from common.families.image_text.drawings import UNSEEN_TEMPLATES
 from common.families.image_text.drawings_evaluation import evaluate_pool
-from common.families.image_text.embedding import encode_images
+from common.families.image_text.embedding import encode_images, encode_texts
 from common.families.image_text.module import ImageTextModule
 from common.families.image_text.protocol import ImageTextConfig
+from common.families.image_text.scenes import held_out_scenes
 
 
 def evaluate_image_text(
@@ -40,6 +44,8 @@ def evaluate_image_text(
     with modes.evaluated(module, cfg.trainer.accelerator):
         if cfg.data.source == "pool":
             metrics |= evaluate_pool(cfg, module, workspace, build)
+        elif cfg.data.source == "scenes":
+            metrics |= evaluate_scenes(cfg, module, workspace)
         elif cfg.data.source == "synthetic":
             metrics |= evaluate_synthetic(cfg, module)
         if cfg.eval.datasets:
@@ -79,3 +85,34 @@ def evaluate_synthetic(cfg: ImageTextConfig, module: ImageTextModule) -> dict[st
     weights = class_embeddings(module.encode_texts, pairs.class_names, UNSEEN_TEMPLATES).cpu()
     scores = zeroshot_accuracy(images, pairs.labels, weights, ks=(1,))
     return {f"zeroshot_{name}": value for name, value in scores.items()}
+
+
+SHOWN = 30  # queries of the gallery
+SHOWN_SIZE = 96  # of its scenes in pixels
+
+
+def evaluate_scenes(
+    cfg: ImageTextConfig, module: ImageTextModule, workspace: Workspace
+) -> dict[str, float]:
+    """Recall of held-out scenes by queries in unseen wordings, and a gallery."""
+    held = held_out_scenes(cfg)
+    images = encode_images(cfg, module, held.images)
+    queries = encode_texts(cfg, module, held.queries)
+    scores = cross_modal_recall(queries, images, range(len(held)))
+    show_scenes(cfg, queries @ images.T, workspace)
+    return {name: value for name, value in scores.items() if name.startswith("recall")}
+
+
+def show_scenes(cfg: ImageTextConfig, scores: Tensor, workspace: Workspace) -> None:
+    """Gallery of the first `SHOWN` queries with the five nearest of all held-out scenes.
+
+    Args:
+        cfg: the experiment's config.
+        scores: (N, N) similarity of each query and each scene.
+        workspace: gets the gallery.
+    """
+    held = held_out_scenes(cfg, size=SHOWN_SIZE)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in held.images]
+    queries = held.queries[:SHOWN]
+    rows = retrieval_gallery(scores, queries, pictures, range(SHOWN), num_queries=SHOWN)
+    workspace.gallery("queries to scenes", rows)

@@ -16,7 +16,7 @@ from projects.laclip.data import build_data, training_pairs
 from projects.laclip.encoders import Encoders
 from tests.projects.laclip.conftest import config
 
-FEW = "data.num_samples=400"
+FEW = "data.num_samples=300"
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,11 @@ def test_mixed_up_images_are_not_found(cfg):
 
 
 def test_the_gallery_marks_the_scene_of_the_query(cfg, tmp_path):
-    scenes.show(cfg, oracle(cfg), Workspace(tmp_path))
+    held, model = held_out_scenes(cfg), oracle(cfg)
+    scores = model.texts(held.queries) @ model.images(held.images).T
+    scenes.show_scenes(cfg, scores, Workspace(tmp_path))
     rows = read_json(tmp_path / "gallery/queries to scenes/gallery.json")
     assert len(rows) == scenes.SHOWN
-    held = held_out_scenes(cfg)
     for i, row in enumerate(rows):
         assert row["query"] == {"text": held.queries[i]}
         assert [r["correct"] for r in row["results"]] == [True, False, False, False, False]
@@ -108,7 +109,7 @@ def test_training_scenes_are_those_of_the_seed_with_the_texts_of_the_config():
     two = config(FEW, "data.texts=[original,rewrite3]", "seed=1", name="mini")
     pairs = training_pairs(two)
     held = training_scenes(two)
-    assert num_samples(two.data) == len(pairs) == 400
+    assert num_samples(two.data) == len(pairs) == 300
     assert pairs.captions.texts(7) == [held.texts[7][0], held.texts[7][3]]
     other = training_scenes(config(FEW, "seed=2", name="mini"))
     assert other.scenes != held.scenes
