@@ -265,7 +265,7 @@ def _check_place(out: Path, source: Path) -> None:
     """Refuse to export where nothing can be written, or over what is not an export of ours."""
     if out.exists() and not (out / ABOUT).is_file():
         raise UserError(
-            f"{out} is in the way: without {ABOUT} it is no exported model, which would be "
+            f"{out} is in the way: without {ABOUT} it is not an exported model, which would be "
             "replaced; move it away"
         )
     try:

@@ -169,7 +169,7 @@ def test_the_report_shows_images_of_the_run_and_no_other_file(tmp_path):
     (path.parent / "link.png").symlink_to(secret)
     os.mkfifo(path.parent / "pipe.png")
     for image in (str(secret), "../../../secret.txt", "link.png", "pipe.png", "missing.png"):
-        with pytest.raises(UserError, match="is no image inside the run"):
+        with pytest.raises(UserError, match="is not an image inside the run"):
             _gallery(gallery(run, image), "a", run)
 
 

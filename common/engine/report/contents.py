@@ -145,7 +145,7 @@ def _image(path: Path, folder: Path) -> str:
     place = path.resolve()
     if not place.is_file() or not place.is_relative_to(folder.resolve()):
         raise UserError(
-            f"{path} is no image inside the run {folder}, so the report does not show it: remove"
+            f"{path} is not an image inside the run {folder}, so the report does not show it: remove"
             " its entry, or the run"
         )
     return _data_uri(place.read_bytes())

@@ -200,7 +200,7 @@ def test_pieces_inherit_the_type_of_their_token_also_when_stored(tokenizer):
     for actual, expected in zip(typed_pieces(tokenizer, stored, 100), (ids, types), strict=True):
         assert np.array_equal(actual, expected)
     other = CodePair("q", "", "python", "k", (("Ġnot",), ("keyword",)))
-    with pytest.raises(UserError, match="no piece of this tokenizer"):
+    with pytest.raises(UserError, match="not a piece of this tokenizer"):
         typed_pieces(tokenizer, other, 100)
     assert len(typed_pieces(tokenizer, pair, 5)[0]) == 5
 

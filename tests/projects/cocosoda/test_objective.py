@@ -264,7 +264,7 @@ def test_ablations_leave_out_queues_terms_and_the_lag_of_the_keys():
 def test_queues_that_batches_do_not_fill_are_refused():
     """When the config is read, and when devices are known only at the start."""
     for words in (["data.batch_size=7"], ["trainer.devices=3"]):
-        with pytest.raises(UserError, match="no multiple of the global batch"):
+        with pytest.raises(UserError, match="not a multiple of the global batch"):
             config(*words)
     module = module_of("trainer.devices=auto")
     module.global_batch_size = 24

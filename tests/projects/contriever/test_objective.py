@@ -173,7 +173,7 @@ def test_keys_are_computed_with_dropout_unless_switched_off(option, random):
 def test_item_6_a_queue_that_batches_do_not_fill_is_refused():
     """Checklist 6: when the config is read, and when devices are known only at the start."""
     for words in (["data.batch_size=7"], ["trainer.devices=3"], ["trainer.num_nodes=5"]):
-        with pytest.raises(UserError, match="no multiple of the global batch"):
+        with pytest.raises(UserError, match="not a multiple of the global batch"):
             config(*words)
     assert isinstance(config("trainer.devices=2"), Config)
     assert isinstance(config("data.batch_size=7", "method.objective=in_batch"), Config)

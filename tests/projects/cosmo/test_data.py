@@ -109,9 +109,9 @@ def test_documents_of_both_layouts():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"score": [[0.1, 0.9]]}, r"no list of \['t0_i1', value\]"),
-        ({"score": "[['t0_i1', 0.3"}, "no list of"),
-        ({"score": "[['t0_i1']]"}, "no list of"),
+        ({"score": [[0.1, 0.9]]}, r"not a list of \['t0_i1', value\]"),
+        ({"score": "[['t0_i1', 0.3"}, "not a list of"),
+        ({"score": "[['t0_i1']]"}, "not a list of"),
         ({"score": "[['i1_t0', 0.3]]"}, "names 'i1_t0', no pair such as t0_i1 of 2 places"),
         ({"score": "[['t0_i2', 0.3]]"}, "names 't0_i2'"),
         ({"score": "[['t1_i0', 0.3]]"}, "other than a text and a picture"),
@@ -594,7 +594,7 @@ def test_turns_of_others_are_refused(tmp_path):
     with pytest.raises(UserError, match="from human or gpt, not system; rename"):
         rows_of(cfg, "instruction", "train")
     path.write_text(json.dumps([{"image": "a.png"}]))
-    with pytest.raises(UserError, match="no JSON list of image and conversations"):
+    with pytest.raises(UserError, match="not a JSON list of image and conversations"):
         rows_of(cfg, "instruction", "train")
     turns = [
         {"from": "human", "value": "<image> <gpt>what?"},
@@ -632,7 +632,7 @@ def test_shots_and_frames(videos):
     centres = np.eye(3)[[0] * 5 + [1] * 3 + [2] * 6]
     assert segment_shots(centres + 0.02 * rng.standard_normal(centres.shape), 8, 0.2) == [0, 5, 8]
     assert segment_shots(np.ones((6, 2)), 4, 0.1) == [0]
-    with pytest.raises(UserError, match="no folder of pictures"):
+    with pytest.raises(UserError, match="not a folder of pictures"):
         FrameFolder(videos / "nothing")
 
 

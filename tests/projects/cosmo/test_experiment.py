@@ -509,7 +509,7 @@ def test_official_files_become_rows(tmp_path):
         Workspace(tmp_path / "w")
     )
     assert read_items(tmp_path / "root" / config(name="paper_few_shot").eval.sets[0].test)
-    with pytest.raises(UserError, match="no file of questions"):
+    with pytest.raises(UserError, match="not a file of questions"):
         made(output=output, questions=tmp_path / "k.json", annotations=tmp_path / "a.json")
     with pytest.raises(UserError, match=r"no row of eval\.official\.split=val"):
         made(output=output, karpathy=tmp_path / "k.json", split="val")

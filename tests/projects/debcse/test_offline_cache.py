@@ -81,7 +81,7 @@ def test_settings_that_json_changes_still_match(tmp_path):
 
 
 def test_opening_without_settings_needs_a_cache(tmp_path):
-    with pytest.raises(UserError, match=f"no offline cache: it has no {CLAIM}"):
+    with pytest.raises(UserError, match=f"not an offline cache: it has no {CLAIM}"):
         OfflineCache(tmp_path / "nothing", None)
     OfflineCache(tmp_path, {"model": "a"}).add(["x"], [{"text": "y"}])
     assert next(OfflineCache(tmp_path, None).rows(["x"])) == {"text": "y"}

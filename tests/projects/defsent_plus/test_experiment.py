@@ -44,7 +44,7 @@ def test_export_opens_without_a_config_and_answers_alike(exported, finished):
 
     for name, value in ckpt.load(ckpt.finished(folder))["state_dict"].items():
         torch.testing.assert_close(state[name], value, equal_nan=True)
-    with pytest.raises(UserError, match="no export of this project"):
+    with pytest.raises(UserError, match="not an export of this project"):
         load_export(exported / "reverse_dictionary")
 
 

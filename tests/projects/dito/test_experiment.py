@@ -277,7 +277,7 @@ def test_item_10_novel_boxes_of_files_are_left_out_of_training(novel, tmp_path):
         assert batch["images"].shape == (3, 3, 32, 32)
         assert {int(x) for row in batch["labels"] for x in row} <= {1, 2}
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(UserError, match="no annotation file"):
+    with pytest.raises(UserError, match="not an annotation file"):
         coco.read_coco(tmp_path / "bad.json", novel, training=True)
     with pytest.raises(UserError, match="cocodataset"):
         coco.read_coco(tmp_path / "absent.json", novel, training=True)

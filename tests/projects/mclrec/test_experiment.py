@@ -240,7 +240,7 @@ def test_files_of_windows_editors_and_of_no_text(tmp_path):
     log.write_text("u 1 2\n", encoding="utf-8-sig")
     assert tasks.own_log(str(log), Workspace(tmp_path)) == [("u", ["1", "2"])]
     log.write_bytes(b"caf\xe9 1 2\n")
-    with pytest.raises(UserError, match="no log in UTF-8"):
+    with pytest.raises(UserError, match="not a log in UTF-8"):
         tasks.own_log(str(log), Workspace(tmp_path))
 
 

@@ -201,7 +201,7 @@ def test_export_reloads_with_equal_vectors(words, tmp_path):
     assert (tmp_path / "experts").is_dir() == (encoder.layout.routing in ("dense", "enforced"))
     assert not list(tmp_path.rglob("*.py"))
     (tmp_path / "mixture.json").write_text("{}")
-    with pytest.raises(UserError, match="no exported mixture"):
+    with pytest.raises(UserError, match="not an exported mixture"):
         load_encoder(tmp_path)
 
 

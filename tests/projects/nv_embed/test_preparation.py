@@ -96,7 +96,7 @@ def test_own_exports_are_teachers(tmp_path):
 
 def test_what_is_no_teacher_is_named(tmp_path):
     """Mining: nothing about a vector is guessed."""
-    with pytest.raises(UserError, match="no folder here"):
+    with pytest.raises(UserError, match="nor a folder"):
         load_teacher("random", MODEL)
     teacher_folder(tmp_path, "pooling_mode_cls_token")
     with pytest.raises(UserError, match="pooling_mode_cls_token"):

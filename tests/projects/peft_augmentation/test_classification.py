@@ -46,7 +46,10 @@ def test_own_texts_are_lines_of_a_file_in_utf_8(tmp_path):
     file.write_text("a\tb\nc\t\n")
     assert texts_of_lines(str(file), 2, "x") == [("a", "b"), ("c", "")]
     file.write_bytes("caf\u00e9\n".encode("latin-1"))
-    for place, said in ((file, "no text file in UTF-8"), (tmp_path / "gone.txt", "x: there is no")):
+    for place, said in (
+        (file, "not a text file in UTF-8"),
+        (tmp_path / "gone.txt", "x: there is no"),
+    ):
         with pytest.raises(UserError, match=said):
             texts_of_lines(str(place), 1, "x")
 

@@ -246,7 +246,7 @@ def test_an_export_keeps_its_adapter_unless_the_config_merges_it(tmp_path, merge
 
 
 def test_damaged_or_unfit_exports_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no exported classifier"):
+    with pytest.raises(UserError, match="not an exported classifier"):
         load_classifier(tmp_path)
     save_classifier(classifier(), tmp_path)
     (tmp_path / "adapter/adapter_model.safetensors").write_bytes(b"x")

@@ -188,7 +188,7 @@ def test_search_over_the_users_files(full_run, tmp_path, capsys):
     with pytest.raises(UserError, match="another encoder or prompt"):
         search("search.zero_shot=true")
     (tmp_path / "index/index.safetensors").write_bytes(b"x" * 99)
-    with pytest.raises(UserError, match="no index for hybrid search"):
+    with pytest.raises(UserError, match="not an index for hybrid search"):
         search()
     assert "2 texts indexed" in search(
         "search.zero_shot=true", "search.index=null", f"search.file={tmp_path}/a.txt"

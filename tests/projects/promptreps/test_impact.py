@@ -98,7 +98,7 @@ def test_kept_texts_are_the_same_after_opening_and_extending(tmp_path):
     assert whole.search("fox", threshold=0.5) == [[]]  # equal scores count nothing
     with pytest.raises(UserError, match="another encoder or prompt"):
         HybridTextIndex.open(tmp_path, encode, "other")
-    with pytest.raises(UserError, match="no index for hybrid search"):
+    with pytest.raises(UserError, match="not an index for hybrid search"):
         HybridTextIndex.open(tmp_path / "no", encode, "key")
 
 

@@ -161,7 +161,7 @@ def test_export_reloads(tmp_path, pooling):
     for kind in MARKERS:
         assert torch.equal(actual.encode(TEXTS, kind), model.encode(TEXTS, kind))
     (tmp_path / "prefix_suffix_encoder.json").write_text("{}")
-    with pytest.raises(UserError, match="no exported prefix and suffix encoder"):
+    with pytest.raises(UserError, match="not an exported prefix and suffix encoder"):
         load_encoder(tmp_path)
 
 

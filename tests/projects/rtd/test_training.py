@@ -406,8 +406,8 @@ def test_what_a_search_cannot_write_is_told_before_it(tmp_path):
     ]
     asked, workspace = "search.text=from $5# to $6", Workspace(tmp_path / "w")
     for output, told in (
-        ("f.doc", "no picture: end it in"),
-        ("f", "no picture"),
+        ("f.doc", "not a picture: end it in"),
+        ("f", "not a picture"),
         ("p/blue.png", "written over"),
     ):
         with pytest.raises(UserError, match=told):

@@ -267,7 +267,7 @@ def test_windows_and_npz_sequences(tmp_path):
     with pytest.raises(UserError, match="lower the horizon"):
         windows(0, FrameLists([frames[:2]]), 2)
     np.savez(tmp_path / "b.npz", points_0=scan())
-    with pytest.raises(UserError, match="no LiDAR sequence"):
+    with pytest.raises(UserError, match="not a LiDAR sequence"):
         read_npz_sequences([tmp_path / "b.npz"])
 
 
@@ -369,7 +369,7 @@ def test_packed_clip(tmp_path):
     assert data.time(0, 1) == pytest.approx(0.1)
     assert packed_clip(path, 1).lengths == [1]
     path.write_bytes(b"x")
-    with pytest.raises(UserError, match="no packed LiDAR drive"):
+    with pytest.raises(UserError, match="not a packed LiDAR drive"):
         packed_clip(path)
 
 

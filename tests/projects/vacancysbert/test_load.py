@@ -14,7 +14,7 @@ def test_an_encoder_with_a_map_for_each_side_opens(tmp_path):
     words = ["model.asymmetric_head=true", "model.head_dim=48", "data.clean_titles=true"]
     module = module_of(*words).eval()
     build(config(*words)).export(module, tmp_path)
-    with pytest.raises(UserError, match="no exported model"):
+    with pytest.raises(UserError, match="not an exported model"):
         load(tmp_path)
     exported_by("vacancysbert", tmp_path, words)
     actual, titles = load(tmp_path), [*TITLES, "Java developer (m/f/d)"]

@@ -475,7 +475,7 @@ def test_a_file_of_texts_is_read_by_lines_and_refused_where_it_does_not_fit(tmp_
     with pytest.raises(UserError, match=r"texts and their ids need about .* set pretrain\.limit="):
         training_texts(cfg)
     file.write_bytes("caf\u00e9\n".encode("latin-1"))
-    with pytest.raises(UserError, match="no text file in UTF-8"):
+    with pytest.raises(UserError, match="not a text file in UTF-8"):
         training_texts(cfg)
 
 

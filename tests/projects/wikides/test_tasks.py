@@ -119,7 +119,7 @@ def test_tasks_score_as_the_run_was_trained(tmp_path, monkeypatch):
     out = tasks.describe(config(*words), Workspace(tmp_path / "d"), None)
     (tmp_path / "latin.txt").write_bytes("caf\u00e9 du nord\n".encode("latin-1"))
     words[0] = f"describe.input={tmp_path}/latin.txt"
-    with pytest.raises(UserError, match="no text file in UTF-8"):  # once a traceback
+    with pytest.raises(UserError, match="not a text file in UTF-8"):  # once a traceback
         tasks.describe(config(*words), Workspace(tmp_path / "d"), None)
     expected = rank(module.encoder, PARAGRAPH, ["old town"], MethodConfig(use_rouge=True))
     assert read_jsonl(out)[0]["scores"] == [round(expected[0][1], 5)]

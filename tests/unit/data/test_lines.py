@@ -94,5 +94,5 @@ def test_lines_in_memory(tmp_path):
     path.write_bytes(b"")
     assert read_lines(path) == []
     path.write_bytes("caf\u00e9\n".encode("latin-1"))
-    with pytest.raises(UserError, match="no text file in UTF-8"):
+    with pytest.raises(UserError, match="not a text file in UTF-8"):
         read_lines(path)

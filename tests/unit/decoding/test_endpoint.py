@@ -129,7 +129,10 @@ def test_a_refused_connection_and_an_unknown_host():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    for address, words in ((url, "refused the connection"), ("http://no.invalid", "not a known host")):
+    for address, words in (
+        (url, "refused the connection"),
+        ("http://no.invalid", "not a known host"),
+    ):
         server = ServerConfig(address, retries=1, retry_seconds=0.01)
         with pytest.raises(UserError, match=rf"{words}.*, in 2 attempts"):
             EndpointGenerator(server, "m", POLICY)(PROMPTS[:1], streams(1), 4)

@@ -140,7 +140,7 @@ def test_the_file_of_an_open_clip_tag_is_not_part_of_its_repository(monkeypatch)
 @pytest.mark.parametrize("spec", ["bert--base", "my..model", "a" * 100])
 def test_a_name_that_is_no_hugging_face_id_is_said(spec, monkeypatch):
     monkeypatch.undo()  # the true look into the cache
-    with pytest.raises(UserError, match="no Hugging Face id"):
+    with pytest.raises(UserError, match="nor a Hugging Face id"):
         resolve_pretrained(spec, require=False)
 
 

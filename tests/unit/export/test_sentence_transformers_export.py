@@ -198,7 +198,7 @@ def edit(path, **fields):
 
 
 def test_folders_that_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no folder of sentence-transformers"):
+    with pytest.raises(UserError, match="not a folder of sentence-transformers"):
         load_sentence_transformers(tmp_path)
     with pytest.raises(UserError, match="not an exported sentence encoder"):
         load_transformers(tmp_path)

@@ -52,7 +52,7 @@ def test_damaged_and_missing_files_are_os_errors(tmp_path):
         load_waveform(tmp_path / "none.flac", 8000)
     bad = tmp_path / "a.flac"
     bad.write_bytes(b"OggS" + bytes(40))
-    with pytest.raises(OSError, match="no FLAC"):
+    with pytest.raises(OSError, match="not a FLAC"):
         num_frames(bad)
 
 

@@ -32,7 +32,7 @@ def test_lines_have_their_numbers_and_cells(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"", "is empty"), (b"\n\r\n", "is empty"), (b"text\ncaf\xe9\n", "no table in UTF-8")],
+    [(b"", "is empty"), (b"\n\r\n", "is empty"), (b"text\ncaf\xe9\n", "not a table in UTF-8")],
 )
 def test_files_that_hold_no_table(tmp_path, content, told):
     path = tmp_path / "a.tsv"

@@ -27,5 +27,5 @@ def test_a_baseline_and_an_evaluation_of_other_weights_are_no_trained_runs(tmp_p
     assert run_settings(actual) == {"seed": 1}
     assert run_metrics(actual) == {"accuracy": 0.5}
     named = finished_runs([str(tmp_path / "x")], tmp_path, "dse")
-    with pytest.raises(UserError, match="no run"):
+    with pytest.raises(UserError, match="not a run"):
         run_settings(named[0])

@@ -295,7 +295,7 @@ def test_merged_rows_averages_and_sets_won(tmp_path, beir):
     assert actual["num_sets"] == 1
     assert "both_map" in actual
     assert "average_map" not in actual
-    with pytest.raises(ValueError, match=r"no set of eval\.beir"):
+    with pytest.raises(ValueError, match=r"not a set of eval\.beir"):
         RetrievalEval(beir=sets, groups={"x": ["y"]})
     with pytest.raises(ValueError, match=r"needs eval\.lexical"):
         RetrievalEval(hybrid=True, lexical=False)
@@ -405,7 +405,7 @@ def test_a_queue_is_filled_by_whole_batches(size, batch, fits):
     if fits:
         check_queue(size, batch)
     else:
-        with pytest.raises(ValueError, match="no multiple"):
+        with pytest.raises(ValueError, match="not a multiple"):
             check_queue(size, batch)
 
 
