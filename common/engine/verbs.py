@@ -48,10 +48,14 @@ def _show_results(
     metrics = read_json(folder / "metrics.json")
     baselines: dict[str, dict[str, float | None]] = {}
     problems: list[str] = []
-    if with_baselines:
-        baselines, problems = evaluate_baselines(project, config, words, metrics)
+    try:
+        spec = comparison_of(project, config)
+    except UserError as error:
+        spec, problems = None, [str(error)]
+    if with_baselines and spec is not None:
+        baselines, problems = evaluate_baselines(spec, config, words, metrics)
         write_json(folder / BASELINES_FILE, baselines)
-    rows = headline(metrics, baselines, comparison_of(project, config))
+    rows = headline(metrics, baselines, spec)
     table = [
         [
             row.metric,

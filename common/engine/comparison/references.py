@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from common.config import CONFIG_DIR, ExperimentConfig, UserError, lineage, load, to_dict
+from common.config import CONFIG_DIR, ExperimentConfig, first_line, lineage, load, to_dict
 from common.data.lookup import BUNDLED, data_root
 from common.engine import workspace as ws
 from common.engine.callbacks import seed_all, step_seed
@@ -143,7 +143,10 @@ def _is_untrained(baseline: str) -> bool:
 
 
 def evaluate_baselines(
-    project: str, config: str, overrides: Sequence[str], metrics: Mapping[str, float | None]
+    spec: Comparison,
+    config: str,
+    overrides: Sequence[str],
+    metrics: Mapping[str, float | None],
 ) -> tuple[dict[str, dict[str, float | None]], list[str]]:
     """The baselines of a run, kept ones where data, settings and code are the same.
 
@@ -151,7 +154,7 @@ def evaluate_baselines(
     At full size a baseline may take longer than the evaluation; `make eval BASELINE=` runs one.
 
     Args:
-        project: slug.
+        spec: of `comparison_of`.
         config: name.
         overrides: those of the run.
         metrics: of the run; what they have already is not evaluated again.
@@ -159,8 +162,8 @@ def evaluate_baselines(
     Returns:
         Name -> metrics; and a line for each baseline that can't be evaluated on these data.
     """
-    spec = comparison_of(project, config)
-    if spec is None or not set(lineage(project, config)) & set(lineage(project, spec.base)):
+    project = spec.project
+    if not set(lineage(project, config)) & set(lineage(project, spec.base)):
         return {}, []
     cfg = load(config_class(project), project, config, overrides)
     names = [name for name in spec.baselines if name not in spec.bounds]
@@ -171,21 +174,21 @@ def evaluate_baselines(
     key = cache_key(cfg)
     folder = Path(cfg.runs_dir) / project / "baselines"
     paths = {name: folder / f"{name}-{key}.json" for name in names}
-    values = {n: ws.read_json(path) for n, path in paths.items() if key and path.is_file()}
+    values = {name: ws.read_json(paths[name]) for name in names if paths[name].is_file()}
     missing = [name for name in names if name not in values]
     problems = []
     for name in track(missing, "training-free baselines, once for these data"):
         try:
             cfg = load(config_class(project), project, config, overrides)
             values[name] = _evaluate(project, config, cfg, name)
-        except UserError as error:
-            problems.append(f"no baseline {name}: {error}")
         except KeyboardInterrupt:
             problems.append(f"without the baselines {', '.join(missing[missing.index(name) :])}")
             break
+        except Exception as error:  # the run is finished, and its data may be a user's
+            problems.append(f"no baseline {name}: {first_line(error)}")
         else:
             if key is not None:
-                _keep(paths[name], values[name])
+                ws.write_json(paths[name], values[name])
     return {name: values[name] for name in names if name in values}, problems
 
 
@@ -196,13 +199,6 @@ def _evaluate(
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         values = find_baseline(project, name)(cfg, ws.Workspace(Path(folder), project, config))
     return {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-
-
-def _keep(path: Path, values: Mapping[str, float | None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")  # another run may write the same
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def cache_key(cfg: ExperimentConfig) -> str | None:

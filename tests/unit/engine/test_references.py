@@ -5,6 +5,7 @@ import shlex
 import pytest
 
 from common import cli, make
+from common.config import UserError
 from common.engine.comparison import references
 from common.engine.comparison.references import evaluate_baselines, headline
 from common.engine.comparison.schema import Comparison
@@ -70,7 +71,8 @@ def counted(tmp_path, monkeypatch):
 
     def evaluate(*words):
         overrides = [f"runs_dir={tmp_path}/runs", f"data.root={data}", *words]
-        values, problems = evaluate_baselines("toy", "smoke", overrides, {"spread": 1.0})
+        spec = references.comparison_of("toy", "smoke")
+        values, problems = evaluate_baselines(spec, "smoke", overrides, {"spread": 1.0})
         assert problems == []
         return values["constant"]["spread"]
 
@@ -107,17 +109,20 @@ def test_values_for_more_files_than_can_be_looked_at_are_not_kept(counted, monke
     assert len(calls) == 2
 
 
-def test_a_baseline_that_these_data_do_not_have_costs_a_line_and_not_the_table(
-    tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("kind", [UserError, KeyError, KeyboardInterrupt])
+def test_a_baseline_that_fails_costs_a_line_and_not_the_table(tmp_path, monkeypatch, kind):
     use_toy(monkeypatch)
 
     def constant(cfg, workspace):
-        raise references.UserError("no labels in your file")
+        raise kind("no labels in your file")
 
     monkeypatch.setattr(baselines, "constant", constant)
-    found = evaluate_baselines("toy", "smoke", [f"runs_dir={tmp_path}"], {"spread": 1.0})
-    assert found == ({}, ["no baseline constant: no labels in your file"])
+    spec = references.comparison_of("toy", "smoke")
+    values, (line,) = evaluate_baselines(spec, "smoke", [f"runs_dir={tmp_path}"], {"spread": 1.0})
+    assert values == {}
+    assert "constant" in line
+    assert ("no labels in your file" in line) == (kind is not KeyboardInterrupt)
+    assert not (tmp_path / "toy/baselines").exists()
 
 
 def test_train_ends_with_a_table_and_two_commands_that_work(tmp_path):
@@ -156,12 +161,12 @@ def test_what_the_run_has_measured_itself_is_not_evaluated_again(tmp_path, monke
     use_toy(monkeypatch)
     for name in ("untrained", "chance"):
         monkeypatch.setattr(baselines, name, lambda *_: {"spread": 0.5}, raising=False)
-    spec = Comparison(metric="spread", baselines=["constant", "untrained", "chance"], base="smoke")
-    monkeypatch.setattr(references, "comparison_of", lambda *_: spec)
+    names = ["constant", "untrained", "chance"]
+    spec = Comparison(metric="spread", baselines=names, base="smoke", project="toy")
     monkeypatch.setattr("common.engine.comparison.baselines.check_baseline", lambda *_: None)
 
     def evaluated(metrics):
-        return set(evaluate_baselines("toy", "smoke", [f"runs_dir={tmp_path}"], metrics)[0])
+        return set(evaluate_baselines(spec, "smoke", [f"runs_dir={tmp_path}"], metrics)[0])
 
     assert evaluated({"spread": 1.0}) == {"constant", "untrained", "chance"}
     assert evaluated({"spread": 1.0, "untrained_spread": 0.0}) == {"constant", "chance"}
