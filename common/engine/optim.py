@@ -254,7 +254,8 @@ class LARS(_ByGroup):
     ) -> None:
         updates = gradients
         if group["weight_decay"] > 0:
-            updates = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+            decayed = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+            updates = list(decayed)
             weight_norms = torch.stack(torch._foreach_norm(parameters))
             update_norms = torch.stack(torch._foreach_norm(updates))
             ratios = group["trust_coefficient"] * weight_norms / update_norms
@@ -295,7 +296,7 @@ class BertAdam(_ByGroup):
     ) -> None:
         norms = torch.stack(torch._foreach_norm(gradients))
         factors = (group["max_norm"] / (norms + 1e-6)).clamp(max=1.0)
-        gradients = torch._foreach_mul(gradients, factors.unbind())
+        gradients = list(torch._foreach_mul(gradients, factors.unbind()))
         first, second = self._state(parameters, "m"), self._state(parameters, "v")
         torch._foreach_lerp_(first, gradients, 1 - group["betas"][0])
         torch._foreach_lerp_(
