@@ -108,6 +108,15 @@ class SearchConfig:
 
 
 @dataclass
+class ReleasedConfig:
+    """`make run TASK=released`: GPR1200 of a checkpoint that the authors released."""
+
+    model: str | None = None  # unpacked folder for transformers, such as mofi-b16-hf
+    batch_size: Count = 64
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass
 class MethodConfig:
     """The three recipes."""
 
@@ -142,6 +151,7 @@ class Config(ExperimentConfig):
     build: BuildConfig = field(default_factory=BuildConfig)
     annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    released: ReleasedConfig = field(default_factory=ReleasedConfig)
     generator: ServerConfig = field(default_factory=ServerConfig)  # build with extractor=lm
     task: RowMapConfig = field(default_factory=RowMapConfig)
 

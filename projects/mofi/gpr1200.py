@@ -6,6 +6,7 @@ with MOFI's checkpoints.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -88,13 +89,30 @@ def gpr1200_metrics(
     cfg: Config, module: MOFI, folder: Path, workspace: Workspace
 ) -> dict[str, float]:
     """``gpr1200_map``, by domain ``gpr1200_map_<domain>``; model in evaluation mode."""
+    device = module.logit_scale.log_scale.device
+
+    def encode(paths: Sequence[Path]) -> Tensor:
+        images = torch.stack([read_image(cfg, path) for path in paths])
+        vectors: Tensor = module.encoder.encode_image(images.to(device))
+        return vectors
+
+    return gpr1200_scores(encode, folder, cfg.eval.batch_size, workspace)
+
+
+def gpr1200_scores(
+    encode: Callable[[Sequence[Path]], Tensor], folder: Path, batch_size: int, workspace: Workspace
+) -> dict[str, float]:
+    """The metrics of any encoder of image files, (B, D) rows.
+
+    Raises:
+        UserError: see `gpr_files`.
+    """
     paths, labels = gpr_files(folder)
-    device, size = module.logit_scale.log_scale.device, cfg.eval.batch_size
-    starts = range(0, len(paths), size)
-    parts = []
-    for start in workspace.progress(starts, "GPR1200", len(starts)):
-        batch = torch.stack([read_image(cfg, path) for path in paths[start : start + size]])
-        parts.append(module.encoder.encode_image(batch.to(device)).float().cpu())
+    starts = range(0, len(paths), batch_size)
+    parts = [
+        encode(paths[start : start + batch_size]).float().cpu()
+        for start in workspace.progress(starts, "GPR1200", len(starts))
+    ]
     domains = {}
     for place, name in enumerate(DOMAINS):
         classes = range(place * CLASSES_A_DOMAIN, (place + 1) * CLASSES_A_DOMAIN)

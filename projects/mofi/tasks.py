@@ -22,6 +22,7 @@ from projects.mofi.build_set import build_set
 from projects.mofi.config import Config
 from projects.mofi.data import EntityName, read_entities
 from projects.mofi.knowledge import entity_text
+from projects.mofi.released import evaluate_released
 
 BATCH = 64  # pictures or texts of a forward pass
 
@@ -105,12 +106,13 @@ class Embedder:
         return [names[i] for i in (self.encode_image(images) @ classes.T).argmax(1).tolist()]
 
 
-def of(cfg: Config) -> Mapping[str, Callable[[Workspace], None]]:
+def of(cfg: Config) -> Mapping[str, Callable[[Workspace], object]]:
     """Tasks by name."""
     return {
         "build": lambda workspace: build(cfg, workspace),
         "annotate": lambda workspace: annotate(cfg, workspace),
         "search": lambda workspace: search(cfg, workspace),
+        "released": lambda workspace: evaluate_released(cfg, workspace),
     }
 
 

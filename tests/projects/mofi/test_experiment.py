@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel
 
 from common.config import UserError
+from common.data.image.sources import CLIP_MEAN, CLIP_STD
 from common.encoders.modes import untrained
 from common.engine import checkpoint as ckpt
 from common.engine.workspace import Workspace
@@ -16,8 +19,15 @@ from projects.mofi import build
 from projects.mofi.baselines import colour_features, pixel_features
 from projects.mofi.class_retrieval import class_retrieval
 from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
-from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
+from projects.mofi.gpr1200 import (
+    gpr1200_metrics,
+    gpr1200_scores,
+    gpr_files,
+    read_image,
+    released_resize,
+)
 from projects.mofi.module import MOFI
+from projects.mofi.released import evaluate_released
 from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, search
 from tests.projects.mofi.conftest import config, module_of
 
@@ -69,6 +79,46 @@ def test_item_10_gpr1200_of_a_folder(tmp_path):
         gpr_files(folder)
     with pytest.raises(UserError, match="cannot read"):
         read_image(config(), folder / "cat.png")
+
+
+def test_released_checkpoints_are_scored_by_their_own_protocol(tmp_path):
+    """A folder that transformers opens; pixels of CLIP's statistics, resized as tensors."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2}
+    torch.manual_seed(0)
+    settings = CLIPConfig(
+        text_config={**sizes, "vocab_size": 32},
+        vision_config={**sizes, "image_size": 224, "patch_size": 56},
+        projection_dim=8,
+    )
+    model = CLIPModel(settings).eval()
+    model.save_pretrained(tmp_path / "mofi-b16-hf")
+    folder, seen = gpr_folder(tmp_path / "gpr"), []
+    words = [f"data.root={tmp_path}", "eval.gpr1200=gpr", "released.device=cpu"]
+    words += ["released.batch_size=4"]
+
+    def scored(encode, *args):
+        seen.append(encode)
+        return gpr1200_scores(encode, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("projects.mofi.released.gpr1200_scores", scored)
+        cfg = config(*words, f"released.model={tmp_path}/mofi-b16-hf")
+        metrics = build(cfg).tasks["released"](Workspace(tmp_path))
+    assert metrics["gpr1200_map"] == pytest.approx(1)  # images of a class have one colour
+    path = tmp_path / "x.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 260, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    image = released_resize(Image.open(path), 224)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (CLIP_MEAN, CLIP_STD))
+    with torch.inference_mode():
+        states = model.vision_model(pixel_values=((image - mean) / std)[None]).pooler_output
+        expected = F.normalize(model.visual_projection(states), dim=1)
+    torch.testing.assert_close(seen[0]([path]), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match=r"set released\.model"):
+        evaluate_released(config(*words), Workspace(tmp_path))
+    with pytest.raises(UserError, match="apple/ml-mofi"):
+        evaluate_released(config(*words, f"released.model={folder}"), Workspace(tmp_path))
 
 
 @pytest.mark.parametrize("recipe", ["supervised", "contrastive", "multitask"])
