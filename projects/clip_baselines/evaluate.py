@@ -10,18 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from common.data.image.benchmarks import IMAGE_SETS, LabelledImages, load_image_set
+from common.data.image.benchmarks import (
+    IMAGE_SETS,
+    LabelledImages,
+    judged_as_imagenet,
+    load_image_set,
+)
 from common.data.image.sources import CachedImages
 from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.image_text.clip_templates import clip_templates
 from common.evaluation.image_text.image_sets import require_image_sets
 from common.evaluation.image_text.zeroshot import (
-    CIFAR_TEMPLATES,
     LACLIP_TEMPLATES,
-    OPENAI_TEMPLATES,
     class_embeddings,
     zeroshot_accuracy,
 )
@@ -86,10 +90,10 @@ def class_weights(module: Rocket, names: Sequence[str], templates: Sequence[str]
 
 
 def zeroshot(images: Both, classes: Both, labels: Tensor, name: str = "top1") -> dict[str, float]:
-    """A metric of `zeroshot_accuracy` for every read-out."""
+    """A metric of `class_metric` for every read-out."""
     weights = readouts(classes)
     return {
-        key: zeroshot_accuracy(rows, labels, weights[key], ks=(1,))[name]
+        key: class_metric(rows, labels, weights[key], name)
         for key, rows in readouts(images).items()
     }
 
@@ -241,18 +245,36 @@ def evaluate_image_set(cfg: Config, module: Rocket, name: str) -> dict[str, floa
         parts.append(module.embed_images(batch["images"].to(device)))
         labels.append(batch["labels"])
     classes = class_weights(module, data.class_names, templates_of(cfg, name, data))
-    metric = "mean_per_class" if IMAGE_SETS[name].mean_per_class else "top1"
+    metric = metric_of(name)
     images, truth = _unit_rows(parts), torch.cat(labels)
     values = zeroshot(images, classes, truth, metric)
-    judged = zeroshot_accuracy(headline(cfg, images), truth, headline(cfg, classes), ks=(1,))
+    judged = class_metric(headline(cfg, images), truth, headline(cfg, classes), metric)
     read_outs = {f"{name}_{key}_{metric}": value for key, value in values.items()}
-    return {f"{name}_{metric}": judged[metric]} | read_outs
+    return {f"{name}_{metric}": judged} | read_outs
+
+
+def metric_of(name: str) -> str:
+    """The official metric of a set."""
+    if IMAGE_SETS[name].roc_auc:
+        return "roc_auc"
+    return "mean_per_class" if IMAGE_SETS[name].mean_per_class else "top1"
+
+
+def class_metric(rows: Tensor, labels: Tensor, classes: Tensor, metric: str) -> float:
+    """A metric of unit rows (N, E) and class vectors (C, E).
+
+    ``roc_auc`` ranks by the difference of the two cosines, as the release does.
+    """
+    if metric != "roc_auc":
+        return zeroshot_accuracy(rows, labels, classes, ks=(1,))[metric]
+    from sklearn.metrics import roc_auc_score
+
+    first, second = (rows @ classes.T).unbind(1)
+    return float(roc_auc_score(labels.numpy(), (second - first).numpy()))
 
 
 def templates_of(cfg: Config, name: str, data: LabelledImages) -> Sequence[str]:
-    """Sentences of a set: with ``eval.templates=openai`` CLIP's 80 of ImageNet and 18 of CIFAR."""
-    if name == "imagenet":
-        return OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
-    if name in ("cifar10", "cifar100") and cfg.eval.templates == "openai":
-        return CIFAR_TEMPLATES
-    return data.templates
+    """Sentences of a set: with ``eval.templates=openai`` the whole list of CLIP's."""
+    if cfg.eval.templates == "openai":
+        return clip_templates(name)
+    return LACLIP_TEMPLATES if judged_as_imagenet(name) else data.templates

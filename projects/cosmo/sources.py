@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         paths = [Path(data.root or "data") / name for p in patterns for name in braceexpand(str(p))]
         here = all(path.exists() for path in paths)
         needed.append(Requirement(f"shards: {kind}", str(paths[0]), here, LAYOUT[kind]))
+    if {"video_text", "interleaved_video"} & set(data.kinds):
+        here = find_spec("av") is not None
+        needed.append(Requirement("decoder", "PyAV", here, "of videos: pip install av"))
     return tuple(needed)
 
 

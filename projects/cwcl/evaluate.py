@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.image.benchmarks import load_image_set
+from common.data.image.benchmarks import judged_as_imagenet, load_image_set
 from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.workspace import Workspace
@@ -143,7 +143,7 @@ def set_sweep(cfg: Config, module: ImageTextCWCL, name: str) -> dict[str, float]
     root = data_root(cfg.eval.root or cfg.data.root)
     data = load_image_set(name, root, eval_transform(cfg.data))
     templates_of_config = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
-    templates = templates_of_config if name == "imagenet" else data.templates
+    templates = templates_of_config if judged_as_imagenet(name) else data.templates
     device = module.logit_scale.log_scale.device
     loader = torch.utils.data.DataLoader(
         data, cfg.eval.batch_size, num_workers=cfg.data.num_workers, collate_fn=data.collate

@@ -12,6 +12,7 @@ from common.data.lookup import data_root, own_file
 from common.data.speech.sources import FOLDERS, SAMPLE_RATES, num_train, spoken_part
 from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenPart, SpokenSet
 from common.data.speech.transcripts import normalize_transcript
+from common.data.speech.waveforms import decoder
 from common.engine.experiment import Requirement, bundled_requirement
 from projects.cwcl.config import Config
 from projects.cwcl.speech.pairs import COMMANDS_HINT, load_manifest, load_speech_commands
@@ -121,6 +122,10 @@ def requirements(cfg: Config) -> list[Requirement]:
     if cfg.eval.keywords is not None:
         hint = f"{COMMANDS_HINT['source']}, layout {COMMANDS_HINT['layout']}"
         needed.append(_file(cfg, "eval: Speech Commands", cfg.eval.keywords, hint))
+    if cfg.speech.manifest is not None or cfg.eval.intents:  # Common Voice has MP3, SLURP FLAC
+        name = decoder()
+        hint = "of FLAC and MP3: pip install soundfile; WAV needs none"
+        needed.append(Requirement("decoder", name or "soundfile", name is not None, hint))
     return needed
 
 

@@ -22,6 +22,11 @@ def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return _sentence_level(cfg, family.tfidf(cfg, workspace))
 
 
+def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder that training starts from; of released weights their published scores."""
+    return _sentence_level(cfg, family.raw(cfg, workspace))
+
+
 def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The raw encoder minus its mean over the strings that the arms train on."""
     return _sentence_level(cfg, family.centred(cfg, workspace, _texts(cfg)))

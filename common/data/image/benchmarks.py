@@ -1,18 +1,22 @@
 """Labelled image sets of the zero-shot, few-shot and linear-probe protocols, from local folders.
 
 The official layouts are those that torchvision reads; nothing is downloaded. Class names are those
-of Radford et al. 2021 (arXiv 2103.00020); templates are of their lists, one to three a set.
+of Radford et al. 2021 (arXiv 2103.00020); templates are of their lists, one to three a set (the
+whole lists: `common.evaluation.image_text.clip_templates`).
 """
 
 import hashlib
+import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, default_collate
 
@@ -23,6 +27,7 @@ from common.data.image.class_names import (
     COUNTRIES,
     EUROSAT,
     FLOWERS,
+    KITTI_DISTANCES,
     TRAFFIC_SIGNS,
     readable,
 )
@@ -56,6 +61,8 @@ class ImageSet:
         templates: prompt templates with ``{}`` for the class name.
         train_per_class: images per class of the training part where the set has no official parts.
         mean_per_class: whether the protocol's metric is the mean accuracy over classes.
+        roc_auc: whether it is the area under the ROC curve of two classes.
+        shifted: whether it is ImageNet under a shift of distribution, judged as ImageNet is.
         names: class names in the order of the labels; None: those of the folders, as words.
         train_folder: what must exist for the training part, where it is downloaded by itself.
     """
@@ -68,6 +75,8 @@ class ImageSet:
     templates: tuple[str, ...] = ("a photo of a {}.",)
     train_per_class: int | None = None
     mean_per_class: bool = False
+    roc_auc: bool = False
+    shifted: bool = False
     names: Callable[[Any], list[str]] | None = None
     train_folder: str | None = None
 
@@ -159,7 +168,7 @@ def load_image_set(
     )
     try:
         data = spec.read(root, part)
-    except (RuntimeError, OSError) as error:  # torchvision's answers to an incomplete folder
+    except (RuntimeError, OSError, ValueError) as error:  # the readers' answers to such a folder
         raise UserError(
             f"image set '{name}' in {folder} is incomplete ({error}). Expected layout: "
             f"{spec.layout}. Get it from {spec.source} ({spec.size})"
@@ -264,7 +273,117 @@ def _imagenet_names(data: Any) -> list[str]:
     return list(IMAGENET_CLASSNAMES)
 
 
+@lru_cache(1)
+def _imagenet_places() -> dict[str, int]:
+    """Synset id -> place among ImageNet's classes."""
+    from timm.data import ImageNetInfo
+
+    return {synset: place for place, synset in enumerate(ImageNetInfo().label_names())}
+
+
+def _shifted_names(data: Any) -> list[str]:
+    """Curated names of folders that have the synset id or the number of an ImageNet class.
+
+    Raises:
+        UserError: a folder of another name.
+    """
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    places = _imagenet_places()
+    names = []
+    for folder in data.classes:
+        place = int(folder) if folder.isdigit() else places.get(folder, -1)
+        if not 0 <= place < len(IMAGENET_CLASSNAMES):
+            raise UserError(
+                f"{data.root}/{folder}: no synset id and no number of an ImageNet class"
+            )
+        names.append(IMAGENET_CLASSNAMES[place])
+    return names
+
+
+class ListedImages(Dataset[tuple[Image.Image, int]]):
+    """Image files with labels.
+
+    Args:
+        files: path and label of each.
+        classes: names by label.
+        border: pixels that are cut off on every side.
+    """
+
+    def __init__(
+        self, files: Sequence[tuple[Path, int]], classes: Sequence[str], border: int = 0
+    ) -> None:
+        self.files, self.classes, self.border = list(files), list(classes), border
+        self.targets = [label for _, label in self.files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.files[index]
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        edge = self.border
+        return image.crop((edge, edge, image.width - edge, image.height - edge)), label
+
+
+def _read_objectnet(root: Path, part: Part) -> ListedImages:
+    """The 113 classes that ImageNet has too, by ObjectNet's names, without their red border.
+
+    Source: Barbu et al. 2019, "ObjectNet", release (mappings and loader), NeurIPS.
+    """
+    folder = root / "objectnet-1.0"
+    mappings = folder / "mappings"
+    names = json.loads((mappings / "folder_to_objectnet_label.json").read_text("utf-8"))
+    shared = json.loads((mappings / "objectnet_to_imagenet_1k.json").read_text("utf-8"))
+    kept = sorted((names[place], place) for place in names if names[place] in shared)
+    files = [
+        (path, label)
+        for label, (_, place) in enumerate(kept)
+        for path in sorted((folder / "images" / place).glob("*.png"))
+    ]
+    if not files:
+        raise OSError("no picture of a class that ImageNet has too")
+    return ListedImages(files, [name.lower() for name, _ in kept], border=2)
+
+
+def _read_mnist(root: Path, part: Part) -> Any:
+    from torchvision.datasets import MNIST
+
+    return MNIST(root, train=part == "train")
+
+
+def _read_clevr_counts(root: Path, part: Part) -> Any:
+    """CLEVR's images by their number of objects, three to ten."""
+    from torchvision.datasets import CLEVRClassification
+
+    data: Any = CLEVRClassification(root, split="train" if part == "train" else "val")
+    files = [
+        (Path(path), int(count) - CLEVR_LEAST)
+        for path, count in zip(data._image_files, data._labels, strict=True)
+    ]
+    return ListedImages(files, [str(count) for count in range(CLEVR_LEAST, 11)])
+
+
+def _named(*names: str) -> Callable[[Any], list[str]]:
+    """Class names that the files do not have."""
+    return partial(_listed_names, names)
+
+
+def _listed_names(names: Sequence[str], data: Any) -> list[str]:
+    if len(_classes(data)) != len(names):
+        raise UserError(f"{len(names)} classes ({', '.join(names)}) wanted, got {_classes(data)}")
+    return list(names)
+
+
+def _species(data: Any) -> list[str]:
+    """CUB's folders as words: 001.Black_footed_Albatross is a Black footed Albatross."""
+    return [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in _classes(data)]
+
+
+CLEVR_LEAST = 3  # objects in an image
 _TV = "one folder per class"
+_FRAMES = "https://github.com/facebookresearch/SLIP"  # whose layout the release takes over
 IMAGE_SETS: dict[str, ImageSet] = {
     "food101": ImageSet(
         "food-101",
@@ -411,4 +530,128 @@ IMAGE_SETS: dict[str, ImageSet] = {
         names=_imagenet_names,
         train_folder="imagenet/train",
     ),
+    "mnist": ImageSet(
+        "MNIST/raw",
+        "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        "https://huggingface.co/datasets/ylecun/mnist",
+        "12 MB",
+        _read_mnist,
+        ('a photo of the number: "{}".',),
+        names=_named(*map(str, range(10))),
+    ),
+    "cub200": ImageSet(
+        "cub200",
+        f"cub200/{{train,val}}/001.Black_footed_Albatross/*.jpg, {_TV}",
+        "https://www.vision.caltech.edu/datasets/cub_200_2011",
+        "1.1 GB",
+        _folder("cub200/train", "cub200/val"),
+        ("a photo of a {}, a type of bird.",),
+        names=_species,
+    ),
+    "kitti_distance": ImageSet(
+        "kitti_distance",
+        "kitti_distance/{train,val}/{0..3}/*.png: nearest vehicle beside, near, far, none (VTAB)",
+        "https://www.cvlibs.net/datasets/kitti",
+        "12 GB",
+        _folder("kitti_distance/train", "kitti_distance/val"),
+        ("{}",),
+        names=_named(*KITTI_DISTANCES),
+    ),
+    "patch_camelyon": ImageSet(
+        "patch_camelyon",
+        "patch_camelyon/{train,val}/{0,1}/*: without and with tumour tissue",
+        "https://github.com/basveeling/pcam",
+        "8 GB",
+        _folder("patch_camelyon/train", "patch_camelyon/val"),
+        ("this is a photo of {}",),
+        names=_named("lymph node", "lymph node containing metastatic tumor tissue"),
+    ),
+    "ucf101": ImageSet(
+        "ucf101_frames",
+        f"ucf101_frames/{{train,val}}/ApplyEyeMakeup/*.jpg, middle frames, {_TV}",
+        _FRAMES,
+        "6.5 GB of videos",
+        _folder("ucf101_frames/train", "ucf101_frames/val"),
+        ("a photo of a person {}.",),
+    ),
+    "clevr_counts": ImageSet(
+        "clevr/CLEVR_v1.0",
+        "clevr/CLEVR_v1.0/{images,scenes}",
+        "https://cs.stanford.edu/people/jcjohns/clevr",
+        "18 GB",
+        _read_clevr_counts,
+        ("a photo of {} objects.",),
+    ),
+    "hateful_memes": ImageSet(
+        "hateful_memes",
+        "hateful_memes/{train,dev}/{0,1}/*.png: harmless and hateful",
+        "https://ai.meta.com/tools/hatefulmemes",
+        "3.5 GB",
+        _folder("hateful_memes/train", "hateful_memes/dev"),
+        ("a {}.",),
+        roc_auc=True,
+        names=_named("meme", "hatespeech meme"),
+    ),
+    "rendered_sst2": ImageSet(
+        "rendered-sst2",
+        "rendered-sst2/{train,valid,test}/{negative,positive}/*.png",
+        "https://github.com/openai/CLIP/blob/main/data/rendered-sst2.md",
+        "130 MB",
+        _torchvision("RenderedSST2", train="train", test="test"),
+        ("a {} review of a movie.",),
+    ),
+    "imagenet_v2": ImageSet(
+        "imagenetv2-matched-frequency-format-val",
+        "imagenetv2-matched-frequency-format-val/{0..999}/*.jpeg",
+        "https://github.com/modestyachts/ImageNetV2",
+        "1.3 GB",
+        _folder(*2 * ("imagenetv2-matched-frequency-format-val",)),
+        shifted=True,
+        names=_shifted_names,
+    ),
+    "imagenet_r": ImageSet(
+        "imagenet-r",
+        f"imagenet-r/n01443537/*.jpg, {_TV} (200 synset ids)",
+        "https://github.com/hendrycks/imagenet-r",
+        "2.2 GB",
+        _folder(*2 * ("imagenet-r",)),
+        shifted=True,
+        names=_shifted_names,
+    ),
+    "imagenet_a": ImageSet(
+        "imagenet-a",
+        f"imagenet-a/n01498041/*.jpg, {_TV} (200 synset ids)",
+        "https://github.com/hendrycks/natural-adv-examples",
+        "700 MB",
+        _folder(*2 * ("imagenet-a",)),
+        shifted=True,
+        names=_shifted_names,
+    ),
+    "imagenet_sketch": ImageSet(
+        "sketch",
+        f"sketch/n01440764/*.JPEG, {_TV} (1,000 synset ids)",
+        "https://github.com/HaohanWang/ImageNet-Sketch",
+        "7 GB",
+        _folder(*2 * ("sketch",)),
+        shifted=True,
+        names=_shifted_names,
+    ),
+    "objectnet": ImageSet(
+        "objectnet-1.0",
+        "objectnet-1.0/{images,mappings}",
+        "https://objectnet.dev",
+        "190 GB",
+        _read_objectnet,
+        shifted=True,
+        names=_classes,
+    ),
 }
+
+
+def judged_as_imagenet(name: str) -> bool:
+    """Whether a set is ImageNet or ImageNet under a shift; the others are downstream sets.
+
+    >>> judged_as_imagenet("imagenet_r"), judged_as_imagenet("pets")
+    (True, False)
+    """
+    return name == "imagenet" or IMAGE_SETS[name].shifted

@@ -114,6 +114,13 @@ FLOWERS = {
     "pink-yellow dahlia?": "pink and yellow dahlia",
     "ball moss": "air plant",
 }
+# the nearest vehicle, by class
+KITTI_DISTANCES = (
+    "a photo i took of a car on my left or right side.",
+    "a photo i took with a car nearby.",
+    "a photo i took with a car in the distance.",
+    "a photo i took with no car.",
+)
 
 
 def readable(name: str) -> str:

@@ -99,10 +99,16 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
     return samples.astype(np.float32), rate
 
 
+def decoder() -> str | None:
+    """The installed package that reads FLAC and MP3; None without one."""
+    names = ("soundfile", "torchcodec")
+    return next((name for name in names if importlib.util.find_spec(name) is not None), None)
+
+
 def _read_flac(path: Path) -> tuple[np.ndarray, int]:
     if not path.is_file():
         raise OSError(f"{path} does not exist")
-    if importlib.util.find_spec("soundfile") is not None:
+    if decoder() == "soundfile":
         import soundfile
 
         try:
@@ -110,7 +116,7 @@ def _read_flac(path: Path) -> tuple[np.ndarray, int]:
         except soundfile.LibsndfileError as error:
             raise OSError(f"{path} is not a readable audio file: {error}") from error
         return samples, int(rate)
-    if importlib.util.find_spec("torchcodec") is not None:
+    if decoder() == "torchcodec":
         import torchaudio
 
         try:

@@ -1,7 +1,7 @@
 """Zero-shot, few-shot, kNN and linear-probe protocol of CLIP-like models on labelled image sets.
 
-The sets are those of `common.data.image.benchmarks`: ImageNet and the fifteen downstream sets of
-the CLIP literature, in their official layouts on disk.
+The sets are those of `common.data.image.benchmarks`: ImageNet, its shifted versions and the
+downstream sets of the CLIP literature, in their official layouts on disk.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.config import UserError, nearest
-from common.data.image.benchmarks import IMAGE_SETS, LabelledImages, Part, load_image_set
+from common.data.image.benchmarks import (
+    IMAGE_SETS,
+    LabelledImages,
+    Part,
+    judged_as_imagenet,
+    load_image_set,
+)
 from common.data.image.sources import ImageTransform
 from common.data.lookup import require
 from common.evaluation.features.few_shot import few_shot_class_mean
@@ -23,7 +29,7 @@ from common.evaluation.image_text.zeroshot import class_embeddings, zeroshot_acc
 
 PROTOCOLS = ("zeroshot", "few_shot", "knn", "linear_probe")
 TRAINED = {"knn", "linear_probe"}  # these read the training part
-DOWNSTREAM = "downstream"  # all sets but ImageNet
+DOWNSTREAM = "downstream"  # all sets but ImageNet and its shifted versions
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 15, 600
 NEIGHBOURS = 20
 
@@ -70,7 +76,7 @@ class ImageSetProtocol:
         self.progress = progress
 
     def __call__(self, names: Sequence[str]) -> dict[str, float]:
-        """Metrics ``<set>_<protocol>_...``, and the zero-shot mean over all but ImageNet.
+        """Metrics ``<set>_<protocol>_...``, and the zero-shot mean over the downstream sets.
 
         The mean takes each set's own metric: accuracy, or mean per class where that is customary.
         """
@@ -78,7 +84,7 @@ class ImageSetProtocol:
         metrics: dict[str, float] = {}
         for name in names:
             metrics |= {f"{name}_{key}": value for key, value in self._one(name).items()}
-        downstream = [main_metric(name) for name in names if name != "imagenet"]
+        downstream = [main_metric(name) for name in names if not judged_as_imagenet(name)]
         values = [metrics[key] for key in downstream if key in metrics]
         if len(values) > 1:
             metrics["zeroshot_average"] = sum(values) / len(values)
@@ -140,14 +146,14 @@ def main_metric(name: str) -> str:
 
 
 def protocols_of(name: str, protocols: Sequence[str]) -> list[str]:
-    """The protocols of a set; one may apply to a single set, or to all but ImageNet.
+    """The protocols of a set; one may apply to a single set, or to all downstream sets.
 
     >>> protocols_of("imagenet", ["zeroshot", "imagenet:knn", "downstream:linear_probe"])
     ['zeroshot', 'knn']
     >>> protocols_of("pets", ["zeroshot", "imagenet:knn", "downstream:linear_probe"])
     ['zeroshot', 'linear_probe']
     """
-    of_set = {"", name, *([DOWNSTREAM] if name != "imagenet" else [])}
+    of_set = {"", name, *([] if judged_as_imagenet(name) else [DOWNSTREAM])}
     parts = [protocol.rpartition(":") for protocol in protocols]
     return [protocol for judged, _, protocol in parts if judged in of_set]
 

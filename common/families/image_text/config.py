@@ -89,7 +89,8 @@ class ImageTextEval:
     # imagenet, food101, ...; see common.data.image.benchmarks.IMAGE_SETS
     datasets: list[str] = field(default_factory=list)
     root: str | None = None  # folder of these sets; None: data.root
-    # of imagenet alone, the other sets keep theirs; simple: LaCLIP's 7 sentences, openai: CLIP's 80
+    # of ImageNet and its shifted versions, other sets keep theirs (but for clip_baselines and mofi);
+    # simple: LaCLIP's 7 sentences, openai: CLIP's 80
     templates: Literal["simple", "openai"] = "simple"
     # zeroshot, few_shot, knn, linear_probe; of some sets alone: imagenet:knn,
     # downstream:linear_probe

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from PIL import Image
 from torch import Tensor
 
+from common.data.image.benchmarks import IMAGE_SETS, judged_as_imagenet
 from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.workspace import Workspace
@@ -56,7 +57,7 @@ def evaluate_image_text(
 def protocol(
     cfg: ImageTextConfig, module: ImageTextModule, workspace: Workspace
 ) -> ImageSetProtocol:
-    """ImageNet and the fifteen downstream sets with this model."""
+    """Labelled image sets with this model; those judged as ImageNet have its sentences."""
     device = module.logit_scale.log_scale.device
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def protocol(
         eval_transform(cfg.data),
         data_root(cfg.eval.root or cfg.data.root),
         protocols=cfg.eval.protocols,
-        templates={"imagenet": templates},
+        templates={name: templates for name in IMAGE_SETS if judged_as_imagenet(name)},
         batch_size=cfg.eval.batch_size,
         num_workers=cfg.data.num_workers,
         seed=cfg.seed,

@@ -171,17 +171,31 @@ def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_p
     evaluation.evaluate_image_set(cfg, module, "resisc45")
     assert judged[-1] == pytest.approx(0.3 * 1 + 0.7 * 0.8)  # cosines of z and h with "airport"
     data = SimpleNamespace(templates=["a photo of {}."])
-    for templates, expected in (
-        ("openai", (OPENAI_TEMPLATES, CIFAR_TEMPLATES)),
-        ("simple", (None, data.templates)),
+    for templates, expected, count in (
+        ("openai", CIFAR_TEMPLATES, 18),
+        ("simple", data.templates, 1),
     ):
         own = config(f"eval.templates={templates}")
         validated = module_of(f"eval.templates={templates}").templates
         assert (validated == OPENAI_TEMPLATES) == (templates == "openai")
         imagenet, cifar = (evaluation.templates_of(own, n, data) for n in ("imagenet", "cifar100"))
-        assert cifar == expected[1]
+        assert cifar == expected
         assert (imagenet == OPENAI_TEMPLATES) == (templates == "openai")
-        assert evaluation.templates_of(own, "resisc45", data) == data.templates
+        assert len(evaluation.templates_of(own, "resisc45", data)) == count
+
+
+def test_hateful_memes_are_judged_by_the_area_under_the_curve():
+    """As released: by the difference of the cosines with both classes, not by their order."""
+    assert [evaluation.metric_of(name) for name in ("hateful_memes", "pets", "mnist")] == [
+        "roc_auc",
+        "mean_per_class",
+        "top1",
+    ]
+    classes, labels = torch.eye(2), torch.tensor([0, 0, 1, 1])
+    rows = F.normalize(torch.tensor([[9.0, 1.0], [3.0, 1.0], [4.0, 1.0], [2.0, 1.0]]), dim=1)
+    # of the four pairs of both classes three are in order, though no row is nearer to class 1
+    assert evaluation.class_metric(rows, labels, classes, "roc_auc") == pytest.approx(3 / 4)
+    assert evaluation.class_metric(rows, labels, classes, "top1") == pytest.approx(1 / 2)
 
 
 def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tmp_path):

@@ -48,6 +48,7 @@ SHARED = {
     "trainer.precision": "16-mixed",
     "trainer.gradient_clip_val": None,
     "eval.templates": "openai",
+    "eval.validate": "imagenet",
     "seed": 0,
 }
 RESNET = SHARED | {

@@ -22,7 +22,7 @@ from projects.cosmo.evaluate import (
 from projects.cosmo.few_shot import Item
 from projects.cosmo.folder import export, load
 from projects.cosmo.inference import Cosmo
-from projects.cosmo.sources import COLOURS, draw, drawings
+from projects.cosmo.sources import COLOURS, draw, drawings, requirements
 from projects.cosmo.stages import stages
 from projects.cosmo.start import begin_with, start_requirement
 from projects.cosmo.table import evaluate_sets, markdown, read_items
@@ -545,6 +545,14 @@ def test_item_18_parameter_report(tmp_path):
     assert counted.learnable == sum(
         p.numel() for p in stage.module.network.parameters() if p.requires_grad
     )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_check_names_the_decoder_of_videos(installed, monkeypatch):
+    monkeypatch.setattr("projects.cosmo.sources.find_spec", lambda name: installed or None)
+    (needed,) = [n for n in requirements(config(name="paper")) if n.name == "decoder"]
+    assert (needed.location, needed.present) == ("PyAV", installed)
+    assert not [n for n in requirements(config(name="paper_18m")) if n.name == "decoder"]
 
 
 def test_item_18_the_reference_is_a_config():

@@ -20,6 +20,7 @@ from projects.cwcl.locked import build_towers
 from projects.cwcl.locked_towers import given_part
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.pictures import training_data
+from projects.cwcl.spoken_sets import requirements as spoken_requirements
 from projects.cwcl.structure import linear_cka, structure_spearman
 from tests.cards import exported_by
 from tests.projects.cwcl.conftest import batch_of, config, module_of
@@ -326,6 +327,16 @@ def test_paper_configs_hold_the_recipe_of_the_sheet(name):
     assert (optim.weight_decay, list(optim.betas)) == (0.2, [0.9, 0.98])
     assert (cfg.data.image_size, cfg.data.num_samples) == (224, 27_000_000)
     assert (cfg.eval.templates, cfg.eval.sweep[0], cfg.eval.sweep[-1]) == ("openai", 1, 80)
+
+
+@pytest.mark.parametrize("installed", [None, "soundfile"])
+def test_check_names_the_decoder_of_recordings(installed, monkeypatch):
+    """Common Voice's MP3 and SLURP's FLAC need one; the bundled WAV files do not."""
+    monkeypatch.setattr("projects.cwcl.spoken_sets.decoder", lambda: installed)
+    (needed,) = [n for n in spoken_requirements(config(name="paper_speech")) if n.name == "decoder"]
+    assert needed.present == (installed is not None)
+    assert "pip install soundfile" in needed.hint
+    assert not [n for n in spoken_requirements(config(name="mini_speech")) if n.name == "decoder"]
 
 
 def test_check_builds_the_paper_s_models_and_names_what_is_missing(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import pickle
 from types import SimpleNamespace
 
@@ -30,6 +31,19 @@ PROTOCOL = [
     "gtsrb",
     "country211",
     "imagenet",
+    "mnist",
+    "cub200",
+    "kitti_distance",
+    "patch_camelyon",
+    "ucf101",
+    "clevr_counts",
+    "hateful_memes",
+    "rendered_sst2",
+    "imagenet_v2",
+    "imagenet_r",
+    "imagenet_a",
+    "imagenet_sketch",
+    "objectnet",
 ]
 
 
@@ -50,6 +64,7 @@ def test_all_sets_of_the_protocol_are_known():
     assert list(IMAGE_SETS) == PROTOCOL
     per_class = {name for name, spec in IMAGE_SETS.items() if spec.mean_per_class}
     assert per_class == {"aircraft", "pets", "caltech101", "flowers"}
+    assert {name for name, spec in IMAGE_SETS.items() if spec.roc_auc} == {"hateful_memes"}
     assert all("{}" in t for spec in IMAGE_SETS.values() for t in spec.templates)
 
 
@@ -190,6 +205,66 @@ def test_imagenet_needs_all_its_classes(tmp_path):
     picture(tmp_path / "imagenet/val/n01440764/a.JPEG")
     with pytest.raises(UserError, match="needs 1,000 class folders"):
         load_image_set("imagenet", tmp_path, EVAL)
+
+
+def test_shifted_imagenets_have_imagenet_s_names(tmp_path):
+    """By synset id or by number, whose folders sort as words; another folder is refused."""
+    for folder in ("imagenet-r/n01443537", "imagenet-r/n02084071x", "imagenet-a/n01498041"):
+        picture(tmp_path / folder / "a.jpg")
+    for number in (0, 2, 10):
+        picture(tmp_path / f"imagenetv2-matched-frequency-format-val/{number}/a.jpeg")
+    assert load_image_set("imagenet_a", tmp_path, EVAL).class_names == ["stingray"]
+    second = load_image_set("imagenet_v2", tmp_path, EVAL)
+    assert second.class_names == ["tench", "brambling", "great white shark"]  # 0, 10, 2
+    with pytest.raises(UserError, match="n02084071x: no synset id"):
+        load_image_set("imagenet_r", tmp_path, EVAL)
+
+
+def test_objectnet_is_read_by_the_classes_that_imagenet_has_too(tmp_path):
+    """Without the red border; classes sort by their names, not by their folders."""
+    root = tmp_path / "objectnet-1.0"
+    folders = {"z_chair": "Armchair", "a_bench": "Bench", "air": "Air freshener"}
+    (root / "mappings").mkdir(parents=True)
+    (root / "mappings/folder_to_objectnet_label.json").write_text(json.dumps(folders))
+    shared = {"Bench": "park bench", "Armchair": "rocking chair"}
+    (root / "mappings/objectnet_to_imagenet_1k.json").write_text(json.dumps(shared))
+    for folder in folders:
+        path = root / "images" / folder / "a.png"
+        path.parent.mkdir(parents=True)
+        image = Image.new("RGB", (12, 12), "red")
+        image.paste((0, 0, 0), (2, 2, 10, 10))
+        image.save(path)
+    data = load_image_set("objectnet", tmp_path, EVAL)
+    assert data.class_names == ["armchair", "bench"]
+    assert data.labels.tolist() == [0, 1]
+    assert len(data[0]["images"].unique()) == 3  # black, one value a channel
+
+
+def test_sets_in_folders_and_numbers_have_clip_s_names(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    for folder in ("cub200/val/001.Black_footed_Albatross", "ucf101_frames/val/ApplyEyeMakeup"):
+        picture(tmp_path / folder / "a.jpg")
+    for label in range(4):
+        picture(tmp_path / f"kitti_distance/val/{label}/a.png")
+        picture(tmp_path / f"patch_camelyon/val/{label}/a.png")
+    assert load_image_set("cub200", tmp_path, EVAL).class_names == ["Black footed Albatross"]
+    assert load_image_set("ucf101", tmp_path, EVAL).class_names == ["Apply Eye Makeup"]
+    kitti = load_image_set("kitti_distance", tmp_path, EVAL)
+    assert kitti.class_names[3] == "a photo i took with no car."
+    with pytest.raises(UserError, match="2 classes .* wanted"):
+        load_image_set("patch_camelyon", tmp_path, EVAL)
+    picture(tmp_path / "clevr/CLEVR_v1.0/a.png")
+
+    def clevr(root, split):
+        path = tmp_path / "clevr/CLEVR_v1.0/a.png"
+        return SimpleNamespace(_image_files=[path, path], _labels=[3, 10])
+
+    monkeypatch.setattr(datasets, "CLEVRClassification", clevr)
+    counts = load_image_set("clevr_counts", tmp_path, EVAL)
+    assert counts.labels.tolist() == [0, 7]
+    assert counts.class_names == ["3", "4", "5", "6", "7", "8", "9", "10"]
+    assert counts[1]["labels"] == 7
 
 
 def test_name_tables():
