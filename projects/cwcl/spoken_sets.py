@@ -123,9 +123,9 @@ def requirements(cfg: Config) -> list[Requirement]:
         hint = f"{COMMANDS_HINT['source']}, layout {COMMANDS_HINT['layout']}"
         needed.append(_file(cfg, "eval: Speech Commands", cfg.eval.keywords, hint))
     if cfg.speech.manifest is not None or cfg.eval.intents:  # Common Voice has MP3, SLURP FLAC
-        name = decoder()
+        package = decoder()
         hint = "of FLAC and MP3: pip install soundfile; WAV needs none"
-        needed.append(Requirement("decoder", name or "soundfile", name is not None, hint))
+        needed.append(Requirement("decoder", package or "soundfile", package is not None, hint))
     return needed
 
 

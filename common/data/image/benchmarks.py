@@ -276,9 +276,10 @@ def _imagenet_names(data: Any) -> list[str]:
 @lru_cache(1)
 def _imagenet_places() -> dict[str, int]:
     """Synset id -> place among ImageNet's classes."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    return {synset: place for place, synset in enumerate(ImageNetInfo().label_names())}
+    synsets: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    return {synset: place for place, synset in enumerate(synsets)}
 
 
 def _shifted_names(data: Any) -> list[str]:

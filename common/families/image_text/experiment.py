@@ -45,7 +45,7 @@ def image_text_experiment(
     *,
     evaluate_more: Callable[[M, Workspace], dict[str, float]] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
-    tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
+    tasks: Mapping[str, Callable[[Workspace], object]] | None = None,
     num_texts: int = 1,
     num_images: int = 1,
     texts_from: str = "",
