@@ -58,7 +58,7 @@ def evaluate(cfg: Config, module: FineTune, workspace: Workspace) -> dict[str, f
 def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
     """(N, C), float32."""
     with evaluated(module.classifier, cfg.trainer.accelerator):
-        logits: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
+        logits: np.ndarray = module.score(texts, cfg.eval.batch_size).numpy()
     return logits
 
 

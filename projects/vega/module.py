@@ -15,6 +15,7 @@ from common.engine.module import ContrastiveModule
 from projects.vega.config import Config
 from projects.vega.encoders.perturbation import EmbeddingPerturbation
 from projects.vega.glue.metrics import glue_metrics
+from projects.vega.glue.ranking import best_of_premise, premises_of, ranked
 from projects.vega.objective import row_changes, task_loss
 
 # of self-calibration: share of the training examples that was flagged, and how many of these had
@@ -48,6 +49,7 @@ class FineTune(ContrastiveModule):
         super().__init__(optim or cfg.optim)
         self.classifier, self.task, self.sift = classifier, cfg.data.glue_task, cfg.sift
         self.length_groups = cfg.model.length_groups
+        self.ranks_candidates = cfg.data.ranks_candidates
         self._seen: list[tuple[list[Texts], Tensor]] = []
         # what the tricks did, see RECORD; it travels with the weights
         self.register_buffer("record", torch.full((len(RECORD),), math.nan))
@@ -64,10 +66,9 @@ class FineTune(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """L = L_task + alpha l(f(x + delta), f(x))."""
-        inputs, targets = batch["inputs"], batch["labels"]
+        inputs = batch["inputs"]
         if not self.sift.enabled:
-            logits = self._logits(inputs)
-            return self._terms(logits, targets)
+            return self._terms(self._logits(inputs), batch)
         sift = self.sift
         changes = EmbeddingPerturbation(self.classifier.backbone, sift.layer)
         with changes.clean():
@@ -79,7 +80,7 @@ class FineTune(ContrastiveModule):
         )
         with changes.changed(deltas):
             changed = self._logits(inputs)
-        terms = self._terms(logits, targets)
+        terms = self._terms(logits, batch)
         terms["sift"] = row_changes(changed, logits).mean()
         return {**terms, "loss": terms["loss"] + sift.alpha * terms["sift"]}  # Eq. 8
 
@@ -89,7 +90,15 @@ class FineTune(ContrastiveModule):
             return logits.float()
         return in_length_groups(self.classifier, self.length_groups, **inputs).float()
 
-    def _terms(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, texts: list[Texts], batch_size: int = 128) -> Tensor:
+        """Logits (N, C) on the CPU; of WNLI the best candidate of a premise alone is of class 1."""
+        logits = self.classifier.score(texts, batch_size)
+        return best_of_premise(logits, premises_of(texts)) if self.ranks_candidates else logits
+
+    def _terms(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        targets = batch["labels"]
+        if self.ranks_candidates:
+            logits = ranked(logits, batch["premises"])
         loss = task_loss(logits, targets)
         if self.task.is_regression:
             return {"loss": loss}
@@ -105,7 +114,13 @@ class FineTune(ContrastiveModule):
         texts = [row for part, _ in self._seen for row in part]
         labels = torch.cat([labels for _, labels in self._seen]).cpu()
         self._seen = []
-        gathered = gather_objects((self.classifier.score(texts), labels))
-        logits, gold = (torch.cat(list(side)).numpy() for side in zip(*gathered, strict=True))
+        gathered = gather_objects((texts, self.classifier.score(texts), labels))
+        every = [row for part, _, _ in gathered for row in part]
+        logits = torch.cat([scores for _, scores, _ in gathered])
+        gold = torch.cat([right for _, _, right in gathered])
+        if self.ranks_candidates:  # of the texts of all ranks
+            logits = best_of_premise(logits, premises_of(every))
         predicted = logits[:, 0] if self.task.is_regression else logits.argmax(1)
-        self.log("val/score", glue_metrics(self.task.name, predicted, gold)["score"])
+        self.log(
+            "val/score", glue_metrics(self.task.name, predicted.numpy(), gold.numpy())["score"]
+        )

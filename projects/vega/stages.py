@@ -23,6 +23,7 @@ from projects.vega.glue.pseudo_labels import (
     pseudo_labelled,
     united,
 )
+from projects.vega.glue.ranking import PremiseBatches
 from projects.vega.glue.reading import Unlabelled, drawn, flipped, read_inputs, read_part
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
@@ -125,7 +126,7 @@ def round_optim(cfg: Config) -> OptimConfig:
 def predicted(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
     """Probabilities (N, C), or scores (N, 1) of a regression."""
     with evaluated(module.classifier, cfg.trainer.accelerator):
-        logits = module.classifier.score(texts, cfg.eval.batch_size)
+        logits = module.score(texts, cfg.eval.batch_size)
     shares: np.ndarray = (logits if module.task.is_regression else logits.softmax(1)).numpy()
     return shares
 
@@ -180,8 +181,9 @@ def training_data(cfg: Config, module: FineTune, train: LabelledSet) -> Contrast
     val: dict[str, Dataset[Any]] = {}
     if _validates(cfg):
         val["dev"] = DevTexts(labelled_part(cfg, "dev"))
+    batches = PremiseBatches if cfg.data.ranks_candidates else ClassBatches
     return ContrastiveData(
-        ClassBatches(train, module.classifier, seed=cfg.seed),
+        batches(train, module.classifier, seed=cfg.seed),
         batch_size=cfg.data.batch_size,
         seed=cfg.seed,
         num_workers=cfg.data.num_workers,

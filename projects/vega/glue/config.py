@@ -18,6 +18,9 @@ class GlueData(DataConfig):
     task: GlueName = "sst2"  # see common.data.text.labelled.glue
     source: Source = "official"  # official: GLUE's TSV files; bundled: SST-2's full sentences
     limit: Count | None = None  # training examples, drawn by the seed; None: all
+    # wnli: the candidates of a premise compete; False classifies each by itself, which gives the
+    # majority class
+    wnli_ranked: bool = True
     noise: Probability = 0.0  # share of the training labels that is flipped, by the seed
     # source=file: CSV, TSV or JSON lines; here or below data.root. target_file: inputs to be
     # labelled, the part "test" of source=file, of any source with transductive.part=target
@@ -37,6 +40,11 @@ class GlueData(DataConfig):
     def glue_task(self) -> GlueTask:
         """Classes, texts and files."""
         return GLUE[self.task]
+
+    @property
+    def ranks_candidates(self) -> bool:
+        """Whether rows with one premise compete."""
+        return self.task == "wnli" and self.wnli_ranked
 
     def file(self, part: str) -> str | None:
         """Own file of a part."""
