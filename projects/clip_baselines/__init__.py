@@ -20,11 +20,13 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[Rocket]":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
+    from functools import partial
 
     from common.families.image_text.experiment import PROBES, image_text_experiment
     from projects.clip_baselines import heads_file
     from projects.clip_baselines.data import TEXTS_FROM, build_data
     from projects.clip_baselines.evaluate import evaluate
+    from projects.clip_baselines.index import write_index
     from projects.clip_baselines.module import Rocket
 
     def make_module(encoder: "Encoder | None" = None) -> Rocket:
@@ -35,6 +37,7 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         make_module,
         lambda tokenizer: build_data(cfg, tokenizer),
         texts_from=TEXTS_FROM,
+        tasks={"index": partial(write_index, cfg)},
         num_texts=1 + cfg.data.num_augs,
         num_images=1 + cfg.data.num_augs,
     )

@@ -45,6 +45,14 @@ class RocketEval(ImageTextEval):
 
 
 @dataclass
+class IndexConfig:
+    """`make run TASK=index`: a published index as a CSV of pairs for `data.captions`."""
+
+    input: str | None = None  # pickle of YFCC15M, .npy of CC3M or CC12M; here or below data.root
+    output: str | None = None  # CSV that is not there yet
+
+
+@dataclass
 class Config(ExperimentConfig):
     """One cell of the grid {basic, strong} x {CLIP, SiamLIP, BYOLIP, BarLIP, SwALIP}."""
 
@@ -52,6 +60,7 @@ class Config(ExperimentConfig):
     model: TwoTowers = field(default_factory=TwoTowers)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: RocketEval = field(default_factory=RocketEval)
+    index: IndexConfig = field(default_factory=IndexConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

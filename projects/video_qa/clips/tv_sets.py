@@ -15,6 +15,7 @@ from common.config import UserError
 from common.damage import reading
 from common.data.corrupt import CorruptCounter
 from common.data.lookup import require
+from common.data.plain_pickle import read_plain_pickle
 from common.data.tables import read_jsonl
 from projects.video_qa.clips.clips import Clip, Question, Sentence, ordered, read_span, sentences_of
 
@@ -201,9 +202,23 @@ def read_all_subtitles(path: Path, clips: Iterable[str]) -> dict[str, tuple[Sent
 def read_objects(path: Path) -> dict[str, tuple[tuple[str, ...], ...]]:
     """Labels in each frame, by clip: JSON lines {clip, labels}, as TASK=objects writes them.
 
+    Or TVQA's released pickle {clip: [labels of a frame, separated by commas]}, of which plain values
+    alone are read.
+
     Raises:
         UserError: file missing or of another form.
     """
+    if path.suffix in (".pickle", ".pkl"):
+        clips = read_plain_pickle(path)
+        if not isinstance(clips, dict) or not all(isinstance(f, list) for f in clips.values()):
+            raise UserError(f"{path} must hold {{clip: [labels of a frame, ...]}}")
+        return {
+            str(clip): tuple(
+                tuple(label for part in str(frame).lower().split(",") if (label := part.strip()))
+                for frame in frames
+            )
+            for clip, frames in clips.items()
+        }
     rows = read_jsonl(path, ("clip", "labels"))
     return {str(r["clip"]): tuple(tuple(map(str, frame)) for frame in r["labels"]) for r in rows}
 

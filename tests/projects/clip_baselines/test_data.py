@@ -1,5 +1,6 @@
 """Views of a batch, texts, the mixture of drawings and photographs (checklist items 1, 13, 16)."""
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -8,12 +9,16 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 
+from common.config import UserError
 from common.data.image.simclr import SimCLRTransform
+from common.data.image_text.captions import CaptionFiles
 from common.data.samplers import sample_rng
 from common.data.text.tokenizers import ClipTokenizer
+from common.engine.workspace import Workspace
 from common.families.image_text.data import train_transform
 from common.families.image_text.photographs import CLASSES, TEMPLATES
 from projects.clip_baselines.data import build_data, text_changes, view_transforms
+from projects.clip_baselines.index import write_index
 from tests.projects.clip_baselines.conftest import config
 
 TOKENIZER = ClipTokenizer(16)
@@ -169,6 +174,56 @@ def test_an_unreadable_picture_is_left_out_of_all_parts(pairs, tmp_path):
     actual = data[[(i, 0) for i in range(4)]]
     assert (actual["ids"].tolist(), actual["skipped"]) == ([0, 1, 3], 1)
     assert len(actual["images"]) == actual["views"].shape[1] == len(actual["tokens"]) == 3
+
+
+def indexed(tmp_path, rows, name="index.pkl"):
+    """The pairs that `TASK=index` makes of rows, and its second texts."""
+    if name.endswith(".npy"):
+        np.save(tmp_path / name, np.array(rows, dtype=object), allow_pickle=True)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(rows))
+    output = tmp_path / f"{name}_out" / "pairs.csv"
+    cfg = config(f"index.input={tmp_path / name}", f"index.output={output}")
+    written = write_index(cfg, Workspace(tmp_path / "w"))
+    second = output.with_name("pairs_description.txt")
+    files = CaptionFiles(output, [second] if second.is_file() else [])
+    assert len(files) == written
+    with pytest.raises(UserError, match="exists: remove it"):
+        write_index(cfg, Workspace(tmp_path / "w"))
+    return [
+        (str(files.path(i).relative_to(output.parent)), *files.texts(i)) for i in range(written)
+    ]
+
+
+def test_published_indices_become_pairs(tmp_path):
+    """YFCC15M's photos lie by the digits of their number; the second text stays in line."""
+    yfcc = [(1234567, "a title, with\na break", ""), (98765432, 'say "x"', "long text")]
+    assert indexed(tmp_path, yfcc) == [
+        ("01/234/567.jpg", "a title, with a break", ""),
+        ("98/765/432.jpg", 'say "x"', "long text"),
+    ]
+    cc12m = [
+        {"image_name": "00/no_image.txt", "captions": ["left out", "left out too"]},
+        {"image_name": "00/1.jpg", "captions": ["a dog"]},
+    ]
+    assert indexed(tmp_path, cc12m, "cc12m.npy") == [("00/1.jpg", "a dog")]
+    cc3m = [{"image_id": "7.jpg", "captions": ["one", "two"]}]
+    assert indexed(tmp_path, cc3m, "cc3m.npy") == [("7.jpg", "one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1, "two")], "row 0"),
+        ([{"captions": ["x"]}], "row 0"),
+        ([{"image_id": "a.jpg", "captions": []}], "row 0"),
+        ([], "no list of rows"),
+        ([{"image_id": 7, "captions": ["x"]}], "no image ends in"),
+    ],
+)
+def test_an_index_of_another_form_is_refused(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        indexed(tmp_path, rows)
 
 
 @pytest.mark.slow

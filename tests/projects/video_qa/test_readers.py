@@ -3,6 +3,7 @@
 """
 
 import json
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -283,3 +284,21 @@ def test_the_arms_split_equally_many_steps():
         first[arm] = cfg.pretrain.steps or 0
         assert first[arm] + cfg.trainer.max_steps == 1200
     assert (first["full"], first["global_time"], first["no_pretraining"]) == (300, 300, 0)
+
+
+def test_released_labels_of_objects_are_read_from_their_pickle(tmp_path):
+    """TVQA's {clip: [labels of a frame, separated by commas]}; nothing else in a pickle counts."""
+    path = tmp_path / "labels.pickle"
+    frames = {"clip_1": ["White wall , grey SHIRT", ""], "clip_2": ["dog"]}
+    path.write_bytes(pickle.dumps(frames, 2))
+    assert read_objects(path) == {
+        "clip_1": (("white wall", "grey shirt"), ()),
+        "clip_2": (("dog",),),
+    }
+    for wrong in (["clip_1"], {"clip_1": "dog"}):
+        path.write_bytes(pickle.dumps(wrong))
+        with pytest.raises(UserError, match="must hold"):
+            read_objects(path)
+    path.write_bytes(pickle.dumps({"clip_1": [print]}))
+    with pytest.raises(UserError, match="no pickle of plain values"):
+        read_objects(path)
