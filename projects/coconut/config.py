@@ -13,7 +13,16 @@ from projects.coconut.speech.options import SpeechModel
 
 @dataclass
 class CoconutData(SpokenData, IncrementalClasses):
-    """Utterances and how their classes arrive."""
+    """Utterances, the tokens of what is decoded and how classes arrive."""
+
+    tokens: Literal["word", "bpe"] = "word"
+    vocab_size: Count = 1000  # most ids; also used where the data are not on disk
+    slots: bool = False  # entities between intent and transcript (SLURP)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots and self.source != "slurp":
+            raise ValueError("data.slots=true needs data.source=slurp")
 
 
 @dataclass

@@ -13,9 +13,6 @@ class SpokenData(DataConfig):
 
     # digits: the bundled spoken digits; fsc, slurp: official layouts; synthetic: tone words
     source: Literal["synthetic", "digits", "fsc", "slurp"] = "digits"
-    tokens: Literal["word", "bpe"] = "word"
-    vocab_size: Count = 1000  # most ids; also used where the data are not on disk
-    slots: bool = False  # entities between intent and transcript (SLURP)
     synthetic_recordings: bool = True  # SLURP: train on the synthetic recordings too
     # of fsc and slurp
     max_samples: Count | None = None  # longer recordings (at 16 kHz) are dropped
@@ -26,8 +23,6 @@ class SpokenData(DataConfig):
     command_words: Count = 1
 
     def __post_init__(self) -> None:
-        if self.slots and self.source != "slurp":
-            raise ValueError("data.slots=true needs data.source=slurp")
         if self.command_words > 1 and self.source != "digits":
             raise ValueError("data.command_words joins spoken digits: data.source=digits")
         # of a manifest, where a subclass reads one in place of `source`, lengths are limited
