@@ -40,7 +40,7 @@ help: ## this list
 	  awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 	@if test -x $(PY); then exec $(PY) -m common.cli --help; else echo "  $(VERBS): described after make setup"; fi
 
-mutants:   ## changes of a project's objective that no test notices: PROJECT= [ARGS="--limit 40"]
+mutants:   ## changes of a project's objective that no test notices: PROJECT= [ARGS="--limit 40 --files data"]
 bench:     ## benchmarks: [KERNEL=losses] [ARGS=--quick]
 gpu-check: ## all that needs a CUDA device, in pieces of nine minutes: [ARGS="--minutes 9" | --dry-run]
 faults:    ## kills, soak, kernels compiled, two nodes: [ARGS="--kills 5 --soak-minutes 3"]

@@ -1,10 +1,11 @@
 """Mutants of a project's objective, module and losses that none of its tests notices.
 
-``python scripts/mutants.py <slug> [--limit 40] [--minutes 30]``: one small change at a time (an
-operator, a number, a condition, a dropped `detach`), the tests run until one fails. Each mutant is
-a fork of one process that has imported the libraries, so it costs the tests and no imports; nothing
-is written but ``build/mutants/<slug>.json``, from which a stopped search continues. Tests that use
-the pool of processes are left out: a pool takes longer to start than a mutant takes to be noticed.
+``python scripts/mutants.py <slug> [--limit 40] [--minutes 30] [--files evaluate data]``: one small
+change at a time (an operator, a number, a condition, a dropped `detach`), in these or in the given
+files of the project, the tests run until one fails. Each mutant is a fork of one process that has
+imported the libraries, so it costs the tests and no imports; nothing is written but
+``build/mutants/<slug>.json``, from which a stopped search continues. Tests that use the pool of
+processes are left out: a pool takes longer to start than a mutant takes to be noticed.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,8 +102,10 @@ def _below(node: ast.AST) -> Iterator[ast.AST]:
             yield from _below(child)
 
 
-def targets(slug: str) -> list[Path]:
-    """Objective and module, and the functional losses that these or their loss classes import."""
+def targets(slug: str, files: Sequence[str] = ()) -> list[Path]:
+    """A project's given files, or its objective, its module and the functional losses in use."""
+    if files:
+        return [p for n in files if (p := ROOT / f"projects/{slug}/{n}.py").exists()]
     own = [p for n in ("objective", "module") if (p := ROOT / f"projects/{slug}/{n}.py").exists()]
     classes = {path for file in own for path in _imported(file, "common.losses.")}
     losses = {
@@ -160,11 +163,11 @@ def noticed(mutant: Mutant, tests: list[Path], seconds: int) -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
-def search(slug: str, limit: int, minutes: float) -> None:
+def search(slug: str, limit: int, minutes: float, files: Sequence[str] = ()) -> None:
     """Try the mutants, known ones from the file; print what survives."""
     book, ends = ROOT / f"build/mutants/{slug}.json", time.monotonic() + 60 * minutes
     known: dict[str, bool] = json.loads(book.read_text()) if book.exists() else {}
-    chosen = [mutant for path in targets(slug) for mutant in mutants(path)]
+    chosen = [mutant for path in targets(slug, files) for mutant in mutants(path)]
     if 0 < limit < len(chosen):
         chosen = [chosen[i] for i in sorted(random.Random(0).sample(range(len(chosen)), limit))]
     plain: dict[Path, float] = {}  # seconds of the tests without a mutant
@@ -199,10 +202,15 @@ if __name__ == "__main__":
     parser.add_argument("slug", choices=slugs)
     parser.add_argument("--limit", type=int, default=0, help="a sample of this size; 0: all")
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after this time")
+    parser.add_argument(
+        "--files", nargs="+", default=(), help="modules of the project: data module"
+    )
     args = parser.parse_args()
+    if args.files and not targets(args.slug, args.files):
+        parser.error(f"projects/{args.slug} has none of {', '.join(args.files)}")
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="disabled")
     for library in PRELOAD:
         importlib.import_module(library)
-    search(args.slug, args.limit, args.minutes)
+    search(args.slug, args.limit, args.minutes, args.files)
