@@ -54,6 +54,12 @@ class Workspace:
 
         return track(iterable, description, total)
 
+    def meter(self, description: str, total: int) -> Any:
+        """A progress display, which shows how many of the units are done."""
+        from common.engine.progress import Meter
+
+        return Meter(description, total)
+
     def say(self, text: str) -> None:
         """A note that is also shown on the terminal."""
         self.note(text)
