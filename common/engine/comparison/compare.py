@@ -19,12 +19,10 @@ from common.engine.comparison.spec import (
     choose_arms,
     choose_comparisons,
     choose_seeds,
-    read_comparison,
     read_comparisons,
 )
 from common.engine.provenance import code_state
 
-__all__ = ["compare", "compare_all", "planned_runs", "read_comparison"]
 Planned = list[tuple[Comparison, list[str], list[PlannedRun]]]
 
 

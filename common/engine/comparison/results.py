@@ -8,6 +8,7 @@ import datetime
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def write_results(project: str, comparisons: Sequence[Mapping[str, Any]]) -> Non
     """
     result_path(project).parent.mkdir(exist_ok=True)
     values = {
-        comparison["name"]: {name: own.plain() for name, own in comparison["values"].items()}
+        comparison["name"]: {name: asdict(own) for name, own in comparison["values"].items()}
         for comparison in comparisons
     }
     text = json.dumps(values, separators=(",", ":"))

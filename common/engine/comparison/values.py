@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,6 @@ class ArmValues:
                 return None
             scores.append(Scores(np.asarray(rows, dtype=np.float64), gold))
         return scores
-
-    def plain(self) -> dict[str, Any]:
-        """Content for JSON."""
-        return asdict(self)
 
 
 def values_of(runs: Sequence[PlannedRun], metrics: Sequence[str]) -> ArmValues:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.image.files import LabelledFiles, imagenet100_synsets
 from common.data.image.parts import ImagePart
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
 from projects.cacr import build

@@ -8,7 +8,7 @@ import torch
 from common.config import UserError
 from common.data.speech.transcripts import SpokenTarget
 from common.engine.check import inspect
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from projects.coconut import build, load
 from projects.coconut.data import build_tokenizer

@@ -11,7 +11,7 @@ from common.data.text.pairs.readers import PairSet, read_pairs, synthetic_pairs
 from common.data.text.pairs.tasks import NLI, TASKS
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.sweeps.schema import read_sweep
 from projects.dse import baselines, build
 from projects.dse.module import first_student

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from common.config import UserError
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.export.safetensors import load_safetensors

@@ -9,7 +9,7 @@ import torch
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.state_dict import read_state_dict
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.trained import export, run_task
 from common.engine.workspace import Workspace
 from projects.mclrec import baselines, build, tasks

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.config import UserError, config_names
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.trained import run_task
 from common.engine.workspace import Workspace
 from projects.peft_augmentation import build, tasks

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
 from common.encoders.modes import evaluated, evaluation_mode
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.sepclr import build

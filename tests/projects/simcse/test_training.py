@@ -5,8 +5,7 @@ import torch
 
 from common.config import UserError, load
 from common.data.text.sets import StsSet
-from common.engine.comparison.compare import read_comparison
-from common.engine.comparison.spec import default_arms
+from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.export.safetensors import load_safetensors
 from projects.trend import build

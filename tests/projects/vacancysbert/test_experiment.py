@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine.check import inspect
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.trained import run_task
 from common.engine.workspace import Workspace

@@ -10,7 +10,7 @@ import pytest
 from common.config import UserError, config_names
 from common.data.text.labelled.glue import read_glue
 from common.data.text.labelled.glue_tasks import GLUE
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.workspace import Workspace
 from projects.vega import baselines
 from projects.vega.evaluate import evaluate, logit_change

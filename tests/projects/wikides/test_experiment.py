@@ -14,7 +14,7 @@ from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.claims import claims_of
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.trained import run_task

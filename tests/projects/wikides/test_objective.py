@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from common.config import ROOT
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparison
 from common.losses.auxiliary.tokens import IGNORED
 from projects.wikides.batches import DescribeRows, RankRows, ranked
 from projects.wikides.config import MethodConfig
