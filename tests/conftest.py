@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.figures import unrendered
 from tests.smoke import SmokeRuns
@@ -22,6 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pin", action="store_true", help="write tests/pinned/smoke.json anew")
     parser.addoption("--kills", type=int, default=25, help="nightly: kills of each project")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="nightly: of the soak test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Random files and settings: the same few in the quick suite, thousands of new ones nightly."""
+    settings.register_profile("quick", max_examples=12, derandomize=True, deadline=None)
+    settings.register_profile("nightly", max_examples=3000, deadline=None)
+    settings.load_profile("nightly" if config.getoption("--nightly") else "quick")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
