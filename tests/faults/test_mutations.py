@@ -82,6 +82,10 @@ def wav():
     return saved(lambda file: wavfile.write(file, 16000, np.arange(99, dtype=np.int16)))
 
 
+def every_line(lines):
+    return [lines[i] for i in range(len(lines))]
+
+
 ROWS = "".join(json.dumps({"text": f"row {i}", "label": i}) + "\n" for i in range(4)).encode()
 META = {"project": "p", "config": "c", "overrides": [], "started": "2026-01-01", "state": "failed"}
 GALLERY = [{"query": {"text": "a"}, "results": [{"item": {"text": "b"}, "score": 0.5}]}]
@@ -97,7 +101,7 @@ FILES = {  # name: content, reader
     "rows.jsonl.gz": (gzip.compress(ROWS), read_jsonl),
     "more.jsonl.gz": (gzip.compress(ROWS), lambda p: list(_json_lines(p))),
     "whole.json": (json.dumps([{"a": 1}]).encode(), _json),
-    "lines.txt": (b"one\ntwo\r\nthree", lambda p: [LineFile(p)[0], read_lines(p)]),
+    "lines.txt": (b"one\ntwo\r\nthree", lambda p: [read_lines(p), *every_line(LineFile(p))]),
     "table.parquet": (parquet(), read_parquet),
     "image.png": (png(), upright),
     "shard.tar": (archive(), lambda p: is_cut_off(str(p))),
