@@ -15,6 +15,7 @@ SCRIPTS = {  # targets that run a script: what they read, and the words behind `
     "mutants": ("PROJECT", "ARGS"),
     "bench": ("KERNEL", "ARGS"),
     "gpu-check": ("ARGS",),
+    "test-peers": ("ARGS",),
     "faults": ("ARGS",),
 }
 ON, OFF = ("1", "yes", "true"), ("", "0", "no", "false")
@@ -109,5 +110,7 @@ def _script(target: str, given: Mapping[str, str]) -> list[str]:
         return [f"benchmarks/bench_{given['KERNEL'] or 'losses'}.py", *words]
     if target == "gpu-check":
         return ["benchmarks/gpu_check.py", *words]
+    if target == "test-peers":
+        return ["scripts/peers.py", *words]
     folders = ["tests/faults", "tests/nightly", "tests/unit/kernels"]
     return ["-m", "pytest", *folders, "--nightly", *words]

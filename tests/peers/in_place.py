@@ -13,8 +13,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The library whose losses are replaced, and a model for those that its tests download."""
+    """The library, and what its tests would download."""
     parser.addoption("--library", required=True)
+    parser.addoption("--as-is", action="store_true", help="replace nothing, for comparison")
     parser.addoption(
         "--local-model", help="folder that SentenceTransformer(...) opens for any name"
     )
@@ -28,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if "loss" in found.name:
             importlib.import_module(found.name)
     adapter = importlib.import_module(f"contrastive_losses.{library}")
-    for name in adapter.__all__:
+    for name in [] if config.getoption("--as-is") else adapter.__all__:
         if not replace(library, name, getattr(adapter, name)):
             raise pytest.UsageError(f"{library} has no {name}")
     folder = config.getoption("--local-model")

@@ -252,10 +252,11 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
             )
         encode = super()._encode
         encoded: Tensor = cached_encode(
-            lambda chunk: encode(dict(chunk)), features, self.mini_batch_size
+            lambda chunk: encode(dict(chunk)), dict(features), self.mini_batch_size
         )
         return encoded
 
     def get_config_dict(self) -> dict[str, Any]:
         """Options, for the model card."""
-        return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
+        sizes = {"mini_batch_size": self.mini_batch_size, "mini_batch_num_tokens": None}
+        return {**super().get_config_dict(), **sizes}

@@ -1,5 +1,7 @@
 """Multiple negatives ranking: against its equation, and against the library where it is installed."""
 
+from collections import UserDict
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,7 +55,8 @@ def test_the_cache_changes_nothing_but_memory(rows):
 
     def run(loss):
         torch.manual_seed(0)
-        return loss([{"x": x, "length": 3} for x in columns], labels=None)
+        # transformers' batches are a UserDict
+        return loss([UserDict({"x": x, "length": 3}) for x in columns], labels=None)
 
     cached = CachedMultipleNegativesRankingLoss(model, mini_batch_size=rows)
     model.eval()  # dropout is drawn for chunks of other sizes
