@@ -38,7 +38,7 @@ print(torch.equal(*results))
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the wheel installs; built without a network."""
     folder = tmp_path_factory.mktemp("published")
-    build = "--no-deps --no-index --no-build-isolation --quiet".split()
+    build = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
     words = [sys.executable, "-m", "pip", "wheel", *build, "-w", str(folder), str(PACKAGE)]
     subprocess.run(words, check=True)
     (wheel,) = folder.glob("contrastive_losses-*.whl")
