@@ -20,6 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".peers-venv"
 PYTHON = VENV / "bin" / "python"
 LOCK = ROOT / "requirements-peers.lock"
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT / "tests/peers"),
+    "HF_HUB_OFFLINE": "1",
+    "TEST_DEVICE": "cpu",  # of pytorch-metric-learning's tests
+}
 PACKAGE = ROOT / "packaging" / "contrastive-losses"
 
 
@@ -83,7 +88,7 @@ def failures(checkout: Path, suite: Suite, *options: str) -> tuple[set[str], str
     done = subprocess.run(
         words,
         cwd=checkout,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests/peers"), "HF_HUB_OFFLINE": "1"},
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
     )
