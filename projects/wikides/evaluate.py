@@ -223,7 +223,7 @@ def gallery(rows: Sequence[Row], scores: Sequence[Tensor], most: int = 12) -> li
     Right is what is nearest to the gold.
     """
     entries = []
-    for i in range(0, len(rows), max(1, len(rows) // most)):
+    for i in range(0, len(rows), max(1, -(-len(rows) // most))):
         row, row_scores = rows[i], scores[i].tolist()
         quality = [rouge_f(c, row.target, "rouge_l") for c in row.candidates]
         order = sorted(range(len(row_scores)), key=lambda c: -row_scores[c])

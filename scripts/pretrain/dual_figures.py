@@ -14,6 +14,7 @@ from common.encoders import modes
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.evaluation.image_text.zeroshot import class_embeddings, zeroshot_accuracy
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
+from common.evaluation.retrieval.runs import tfidf_vectors
 from common.families.image_text.config import ImageTextData
 from common.families.image_text.drawings import POOL, pool_images
 from common.families.image_text.photographs import (
@@ -21,8 +22,10 @@ from common.families.image_text.photographs import (
     UNSEEN_PHOTO_TEMPLATES,
     photographs,
 )
+from scripts.pretrain.drawings import training_drawings
 
 BATCH = 256
+PIXELS, NEAREST = 16, 10  # of the retrieval without a model: height and width, drawings
 
 
 def encode_pictures(encoder: OpenClipDualEncoder, images: Tensor) -> Tensor:
@@ -46,6 +49,13 @@ def held_out(root: str | None, split: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["split"] == split]
 
 
+def asked(rows: list[dict[str, Any]]) -> tuple[list[int], list[str]]:
+    """Rows whose keywords are several and those of no other row, and their keywords."""
+    times = Counter(row["query"] for row in rows)
+    kept = [i for i, r in enumerate(rows) if times[r["query"]] == 1 and ", " in r["query"]]
+    return kept, [rows[i]["query"] for i in kept]
+
+
 @torch.inference_mode()
 def dual_metrics(
     encoder: OpenClipDualEncoder, root: str | None, *, photographs: bool = True, split: str = "test"
@@ -64,6 +74,7 @@ def dual_metrics(
         the difference of the two modalities' means.
     """
     rows = held_out(root, split)
+    kept, queries = asked(rows)
     with modes.evaluated(encoder, "cpu"):
         size = encoder.image_size
         data = ImageTextData(source="pool", root=root, cache_size=size)
@@ -73,15 +84,44 @@ def dual_metrics(
         own = torch.arange(len(rows))
         for key, value in _both(images, names, own).items():
             found[f"name_{key}"] = value
-        times = Counter(row["query"] for row in rows)
-        kept = [i for i, r in enumerate(rows) if times[r["query"]] == 1 and ", " in r["query"]]
-        queries = encode_words(encoder, [rows[i]["query"] for i in kept])
-        by_keyword = _both(images[kept], queries, torch.arange(len(kept)))
+        words = encode_words(encoder, queries)
+        by_keyword = _both(images[kept], words, torch.arange(len(kept)))
         found["keyword_recall_at_10"] = by_keyword["recall_at_10"]
         found |= {f"drawings_{k}": v for k, v in cosines(images, names).items()}
         if photographs:
             found |= photograph_metrics(encoder, root)
     return found
+
+
+def pixel_metrics(root: str | None, split: str = "test") -> dict[str, float]:
+    """The same retrieval without a model.
+
+    A picture is known by the words of the ten training drawings whose pixels are nearest, which is
+    what the development split chooses among 1, 10, 20 and 40; texts meet by TF-IDF.
+    """
+    rows, known = held_out(root, split), training_drawings(root, PIXELS)
+    data = ImageTextData(source="pool", root=root, cache_size=PIXELS)
+    images = pool_images([row["image"] for row in rows], data)
+    near = torch.cdist(_flat(images), _flat(known.images)).topk(NEAREST, largest=False).indices
+    texts = [" ".join([n, *more]) for n, more in zip(known.names, known.phrasings, strict=True)]
+    vectors, encode = tfidf_vectors(texts)
+
+    def dense(found: Any) -> Tensor:
+        return torch.from_numpy(found.toarray()).float()
+
+    pictures = F.normalize(dense(vectors)[near].mean(1), dim=1)
+    kept, queries = asked(rows)
+    names = _both(pictures, dense(encode([r["name"] for r in rows])), torch.arange(len(rows)))
+    words = _both(pictures[kept], dense(encode(queries)), torch.arange(len(kept)))
+    return {
+        "name_recall_at_10_pixels": names["recall_at_10"],
+        "keyword_recall_at_10_pixels": words["recall_at_10"],
+        "keyword_recall_at_10_chance": words["recall_at_10_chance"],
+    }
+
+
+def _flat(images: Tensor) -> Tensor:
+    return images.flatten(1).float() / 255
 
 
 def photograph_metrics(encoder: OpenClipDualEncoder, root: str | None) -> dict[str, float]:

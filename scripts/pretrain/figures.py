@@ -25,7 +25,7 @@ from common.encoders.text.sentence import sentence_encoder
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.text.sts import pair_cosine, spearman
 from scripts.pretrain import corpus
-from scripts.pretrain.dual_figures import dual_metrics
+from scripts.pretrain.dual_figures import dual_metrics, pixel_metrics
 from scripts.pretrain.vocabulary import pieces
 
 POOLINGS = ("avg", "avg_first_last", "avg_embedding_last", "avg_top2")
@@ -47,11 +47,12 @@ def figures(folder: Path, num_texts: int = NUM_TEXTS) -> dict[str, float]:
 
     Returns:
         ``loss`` in nats per (masked) token, ``accuracy`` of masked models, ``stsb_spearman``; of a
-        dual encoder `scripts.pretrain.dual_figures.dual_metrics`.
+        dual encoder `dual_metrics` and `pixel_metrics` of `scripts.pretrain.dual_figures`.
     """
     if (folder / CONFIG_FILE).is_file():
         encoder = OpenClipDualEncoder.from_folder(folder).eval()
-        return dual_metrics(encoder, None, photographs=folder.name in WITH_PHOTOGRAPHS)
+        own = dual_metrics(encoder, None, photographs=folder.name in WITH_PHOTOGRAPHS)
+        return own | pixel_metrics(None)
     kind = AutoConfig.from_pretrained(folder).architectures[0]
     found = (masked_loss if kind.endswith("MaskedLM") else causal_loss)(folder, num_texts)
     encode = mean_pooling(folder)

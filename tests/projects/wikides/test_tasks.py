@@ -12,10 +12,10 @@ from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine.workspace import Workspace
 from common.evaluation.generation.reference import rouge_f
-from projects.wikides import build, selectors, tasks
+from projects.wikides import build, evaluate, selectors, tasks
 from projects.wikides.config import MethodConfig
 from projects.wikides.data import Row, load_rows
-from projects.wikides.evaluate import agreement, gains, given_rows
+from projects.wikides.evaluate import agreement, full_metrics, gains, gallery, given_rows
 from projects.wikides.inference import rank
 from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
 
@@ -62,6 +62,29 @@ def test_the_best_checkpoint_is_that_of_the_lowest_or_highest_value():
     for (name, word), own in expected.items():
         stage = next(build(config(word, name=name)).stages())
         assert (stage.monitor, stage.monitor_mode) == own
+
+
+def test_bert_score_is_a_mean_over_rows_and_a_gallery_has_at_most_twelve(monkeypatch):
+    """Precision, recall and F in this order, of each family's references."""
+    asked = []
+
+    def score(texts, references):
+        asked.append(list(references))
+        return [(0.1, 0.3, 0.2), (0.3, 0.7, 0.4)]
+
+    monkeypatch.setattr(evaluate, "_bert_score", lambda pretrained, layer: score)
+    rows = [Row("north lake", "lake", ("lake", "north")), Row("a river", "river", ("river", "a"))]
+    found = full_metrics(config("eval.bert_score=any"), rows, ["lake", "a"])
+    assert asked == [[r.target for r in rows], [r.source for r in rows]]
+    for family in ("gold", "source"):
+        names = ("bert_score_precision", "bert_score_recall", "bert_score")
+        assert [found[f"{family}_{n}"] for n in names] == pytest.approx([0.2, 0.5, 0.3])
+    scores = [torch.tensor([0.1, 0.9])] * 30
+    many = [Row(f"text {i}", "river", ("river", "a")) for i in range(30)]
+    for count, expected in ((30, range(0, 30, 3)), (13, range(0, 13, 2)), (5, range(5))):
+        shown = gallery(many[:count], scores)
+        assert [entry["query"] for entry in shown] == [f"text {i} [river]" for i in expected]
+        assert [result["correct"] for result in shown[0]["results"]] == [False, True]
 
 
 def test_agreement_and_selectors_by_hand():
