@@ -1,12 +1,13 @@
 """`SupConLoss` and `NTXentLoss` with the constructors and calls of pytorch-metric-learning."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..base import PairLoss
 from ..functional.multi_positive import disparate, sup_con
+from ..output import DistributedKind
 
 
 class _LabelledLoss(PairLoss):
@@ -21,6 +22,8 @@ class _LabelledLoss(PairLoss):
     Raises:
         ValueError: another distance, a reducer or a regulariser.
     """
+
+    distributed_kind: ClassVar[DistributedKind] = "local"
 
     def __init__(self, temperature: float, distance: Any = None, **unsupported: Any) -> None:
         name = self.__class__.__name__

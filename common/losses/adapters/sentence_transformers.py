@@ -208,6 +208,14 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
             that replaces the model's forward (`MatryoshkaLoss`, `AdaptiveLayerLoss`).
 
     Distributed: gathers negatives if `gather_across_devices`, else local.
+
+    >>> import torch
+    >>> class Model(torch.nn.Module):
+    ...     def forward(self, features):
+    ...         return {"sentence_embedding": features["x"]}
+    >>> loss = CachedMultipleNegativesRankingLoss(Model(), scale=1.0, mini_batch_size=1)
+    >>> loss([{"x": torch.eye(2)}, {"x": torch.eye(2)}]).exp()  # (e + 1) / e
+    tensor(1.3679)
     """
 
     def __init__(
