@@ -259,9 +259,12 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
                 "the cached loss: use MultipleNegativesRankingLoss inside it"
             )
         encode = super()._encode
-        encoded: Tensor = cached_encode(
-            lambda chunk: encode(dict(chunk)), dict(features), self.mini_batch_size
-        )
+
+        def fresh(chunk: dict[str, Any]) -> Tensor:  # models write into features, masks included
+            copied = {k: x.clone() if isinstance(x, Tensor) else x for k, x in chunk.items()}
+            return encode(copied)
+
+        encoded: Tensor = cached_encode(fresh, dict(features), self.mini_batch_size)
         return encoded
 
     def get_config_dict(self) -> dict[str, Any]:
