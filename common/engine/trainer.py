@@ -213,7 +213,7 @@ def check_validation(cfg: TrainerConfig, stage: Stage) -> None:
     """
     ranks = world_size(cfg)
     for name, rows in stage.data.val_sets.items() if cfg.val_every_n_steps else ():
-        if len(rows) < ranks:  # type: ignore[arg-type]
+        if 0 < len(rows) < ranks:  # type: ignore[arg-type]
             raise UserError(
                 f"validation set '{name}' of stage '{stage.name}' has {len(rows)} rows for"  # type: ignore[arg-type]
                 f" {ranks} processes: give it one for each, lower trainer.devices or"

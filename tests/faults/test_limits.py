@@ -1,19 +1,22 @@
 """What a machine, a run or a folder cannot do is refused before anything is built."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from common.config import UserError, load, most_processes
+from common import config
+from common.config import TrainerConfig, UserError, load, most_processes
 from common.engine import checkpoint as ckpt
 from common.engine.report.contents import _gallery
-from common.engine.trained import load_module
-from common.engine.trainer import check_warmup
+from common.engine.trained import _whole_or_none, load_module
+from common.engine.trainer import check_validation, check_warmup
 from common.models import ABOUT, check_unchanged, checksums
 from projects.laclip.config import Config
 
@@ -102,6 +105,23 @@ def test_a_checkpoint_that_is_a_pipe_or_a_device_is_refused(tmp_path):
             ckpt.load(path)
 
 
+def test_a_config_in_another_encoding_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "laclip").mkdir()
+    (tmp_path / "laclip/own.yaml").write_bytes("# caf\u00e9\nseed: 1".encode("latin-1"))
+    monkeypatch.setattr(config, "CONFIG_DIR", tmp_path)
+    with pytest.raises(UserError, match=r"own\.yaml is not valid YAML in UTF-8"):
+        load(Config, "laclip", "own")
+
+
+@pytest.mark.parametrize(("rows", "every"), [(3, 2), (2, None)])
+def test_more_processes_than_validation_rows_are_refused(rows, every):
+    """The run hung at its first validation."""
+    stage = SimpleNamespace(name="fit", data=SimpleNamespace(val_sets={"dev": [0] * rows}))
+    check_validation(TrainerConfig(devices=3, val_every_n_steps=every), stage)
+    with pytest.raises(UserError, match=r"'dev' of stage 'fit' has \d rows for 4 processes"):
+        check_validation(TrainerConfig(devices=4, val_every_n_steps=2), stage)
+
+
 # -- weights and exports ---------------------------------------------------------------------------
 
 
@@ -146,6 +166,23 @@ def test_an_export_of_an_earlier_version_opens_and_a_moved_one_too(exported, tmp
     (moved / ABOUT).write_text('{"project": "p", "config": "c", "version": "0.1.0"}')
     (moved / "config.json").write_text("changed")
     check_unchanged(moved)
+
+
+def test_what_a_full_disk_cut_off_does_not_stay(tmp_path):
+    (tmp_path / "export.tmp").mkdir()
+    (tmp_path / "export.tmp/old").touch()
+
+    def write(folder):
+        assert list(folder.iterdir()) == []
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(OSError, match="No space"),
+        _whole_or_none(tmp_path / "export.tmp") as folder,
+    ):
+        write(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- the report ------------------------------------------------------------------------------------

@@ -48,6 +48,10 @@ def test_a_moved_export_opens_and_says_what_it_is(exported, tmp_path):
     network = load(str(moved))
     assert not network.training
     assert network.encoder.num_features > 0
+    assert {"config.json", "model.safetensors"} <= about["files"].keys()
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"config\.json is not the file that was exported"):
+        load(moved)
 
 
 @pytest.mark.parametrize(
