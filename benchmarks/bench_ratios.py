@@ -10,7 +10,8 @@ Method. One thread, forward and backward from raw embeddings (normalised inside)
 each contender for some milliseconds, in turning order; reported is the median over the rounds of
 the ratio to the plain form within the round. Every contender runs in a process of its own, so that
 two checkouts of this repository can be compared; before it is timed, its loss and gradients must
-agree with those of the plain form. Memory is the growth of the high-water mark during a step.
+agree with those of the plain form. Freed memory stays with the process, as in a long run. Memory is
+the growth of the high-water mark during a step.
 
 Writes benchmarks/results/ratios.csv (with --quick: build/bench/ratios.csv).
 """
@@ -134,11 +135,26 @@ def operations(run: Callable[[], Any]) -> int:
     return count
 
 
+def memory(name: str, case: Case, root: Path) -> float:
+    """Growth of the high-water mark during a second step, in MiB, in a process of its own."""
+    worker = Worker(root, keeps_memory=False)
+    worker.ask(name="ours" if name == "before" else name, **case._asdict())
+    found: float = worker.ask(memory=1)["mib"]
+    worker.close()
+    return found
+
+
 class Worker:
     """A process with one contender."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keeps_memory: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        if keeps_memory:  # as in a long run; else the page faults of the allocator decide
+            environment |= {
+                "MALLOC_TRIM_THRESHOLD_": str(2**34),
+                "MALLOC_MMAP_THRESHOLD_": str(2**25),
+            }
+        self.root = root
         command = [sys.executable, __file__, "--serve"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
@@ -188,7 +204,7 @@ def measure(case: Case, workers: dict[str, Worker], args: argparse.Namespace) ->
         seconds = min(worker.ask(calls=1)["seconds"] for _ in range(2))
         calls[name] = max(1, round(MILLISECONDS / 1000 / max(seconds, 1e-6)))
         if args.memory:
-            found[name]["mib"] = worker.ask(memory=1)["mib"]
+            found[name]["mib"] = memory(name, case, worker.root)
     times: dict[str, list[float]] = {name: [] for name in names}
     order = list(names)
     for turn in range(args.rounds):

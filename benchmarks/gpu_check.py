@@ -18,16 +18,18 @@ over and pieces are left.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.kernels.gpu.toolchain import unmet
+
 LIMIT = 540  # seconds of a piece
 PRECISIONS = ("bf16", "half", "tf32", "fp32")
 
@@ -120,18 +122,6 @@ def commit() -> str:
     except OSError:
         return "unknown"
     return done.stdout.strip()[:10] or "unknown"
-
-
-def unmet() -> str:
-    """What Triton lacks to build its launchers, empty if nothing: a C compiler, the headers of Python."""
-    own = os.environ.get("CC")
-    found = any(shutil.which(name) for name in ([own] if own else ["gcc", "clang"]))
-    lacks = [] if found else ["a C compiler (gcc, clang, or what the variable CC names)"]
-    scheme = sysconfig.get_default_scheme()
-    scheme = "posix_prefix" if scheme == "posix_local" else scheme  # Debian's has no headers
-    header = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
-    lacks += [] if header.exists() else [f"{header} (package python3-dev or python3-devel)"]
-    return " and ".join(lacks)
 
 
 def run_piece(piece: Piece, out: Path, about: dict[str, str], limit: float) -> dict[str, object]:

@@ -61,8 +61,10 @@ def choose(problem: Problem, backend: str, tiled: bool = False, kind: Kind | Non
         return _announce("dense", "small problem")
     if problem.q.device.type != "cuda":
         return _announce("blocked", f"device {problem.q.device.type}")
-    reason = _triton_reason(problem)
-    return _announce("triton", "CUDA") if reason is None else _announce("blocked", reason)
+    reason = _triton_reason(problem) or _toolchain_reason()
+    if reason is None:
+        return _announce("triton", "CUDA")
+    return _announce("blocked", reason, logging.WARNING)
 
 
 def tiled_module(backend: str) -> ModuleType:
@@ -83,10 +85,17 @@ def _triton_reason(problem: Problem) -> str | None:
     return reason
 
 
-def _announce(backend: str, reason: str) -> str:
+def _toolchain_reason() -> str | None:
+    from .gpu.toolchain import unmet
+
+    lacks = unmet()
+    return f"Triton needs {lacks}; the fused kernels would be faster" if lacks else None
+
+
+def _announce(backend: str, reason: str, level: int = logging.INFO) -> str:
     if backend not in _announced and not torch.compiler.is_compiling():
         _announced.add(backend)
-        _log.info("contrastive kernels: using the %s back end (%s)", backend, reason)
+        _log.log(level, "contrastive kernels: using the %s back end (%s)", backend, reason)
     return backend
 
 

@@ -1,12 +1,14 @@
 """The public functions: values by hand, reductions, arguments, dispatch, fallback."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from common.kernels import dispatch
+from common.kernels.gpu import toolchain
 from common.kernels.pair import blocked_autograd, info_nce, pair_stats
 from common.kernels.specs.weights import Diagonal, Index, Labels, OnlyPositive
 from tests.unit.kernels.cases import labels, small_tiles, unit
@@ -110,6 +112,28 @@ def test_auto_is_announced_once(
             info_nce(unit(size), unit(size), 1.0)
     messages = [r.getMessage() for r in caplog.records if "back end" in r.getMessage()]
     assert [m.split("the ")[1].split()[0] for m in messages] == ["dense", "blocked"]
+
+
+@pytest.mark.parametrize("lacks", ["", "a C compiler"])
+def test_auto_without_a_compiler_warns_once_and_takes_tiles(
+    lacks: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_announced", set())
+    monkeypatch.setattr(dispatch, "plain_pairs", lambda *_: 0)
+    monkeypatch.setattr(dispatch, "_triton_reason", lambda problem: None)
+    monkeypatch.setattr(toolchain, "unmet", lambda: lacks)
+    on_card = SimpleNamespace(
+        q=SimpleNamespace(device=torch.device("cuda"), shape=(4, 2)),
+        num_rows=4,
+        num_cols=4,
+        kind="one-way",
+    )
+    with caplog.at_level(logging.WARNING):
+        chosen = [dispatch.choose(on_card, "auto") for _ in range(2)]  # type: ignore[arg-type]
+    assert chosen == 2 * ["blocked" if lacks else "triton"]
+    warned = [r.getMessage() for r in caplog.records]
+    assert len(warned) == bool(lacks)
+    assert all("Triton needs a C compiler" in message for message in warned)
 
 
 def test_fallback_equals_plain_autograd() -> None:
