@@ -13,6 +13,7 @@ from benchmarks import bench_losses_gpu as bench
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Piece
 from benchmarks.report_tables import gpu_table
+from common.kernels.gpu import toolchain
 
 
 def small_bench(case, out):
@@ -115,7 +116,7 @@ def test_without_a_compiler_nothing_is_begun(device, tmp_path, monkeypatch, caps
     monkeypatch.setattr(gpu_check, "card", lambda: "Test Card")
     include = tmp_path / "include"
     include.mkdir()
-    monkeypatch.setattr(gpu_check.sysconfig, "get_paths", lambda scheme: {"include": str(include)})
+    monkeypatch.setattr(toolchain.sysconfig, "get_paths", lambda scheme: {"include": str(include)})
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu_check.main(["--out", str(tmp_path / "out")]) == 2

@@ -8,6 +8,7 @@ cannot run raises with the reason instead of falling back.
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -85,6 +86,7 @@ def _triton_reason(problem: Problem) -> str | None:
     return reason
 
 
+@lru_cache
 def _toolchain_reason() -> str | None:
     from .gpu.toolchain import unmet
 

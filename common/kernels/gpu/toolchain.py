@@ -3,11 +3,9 @@
 import os
 import shutil
 import sysconfig
-from functools import lru_cache
 from pathlib import Path
 
 
-@lru_cache
 def unmet() -> str:
     """What is missing: a C compiler, the headers of Python; empty if nothing is."""
     own = os.environ.get("CC")

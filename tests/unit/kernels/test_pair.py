@@ -122,6 +122,7 @@ def test_auto_without_a_compiler_warns_once_and_takes_tiles(
     monkeypatch.setattr(dispatch, "plain_pairs", lambda *_: 0)
     monkeypatch.setattr(dispatch, "_triton_reason", lambda problem: None)
     monkeypatch.setattr(toolchain, "unmet", lambda: lacks)
+    monkeypatch.setattr(dispatch, "_toolchain_reason", dispatch._toolchain_reason.__wrapped__)
     on_card = SimpleNamespace(
         q=SimpleNamespace(device=torch.device("cuda"), shape=(4, 2)),
         num_rows=4,
