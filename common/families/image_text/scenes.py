@@ -16,7 +16,7 @@ HELD_OUT: dict[tuple[Split, Drawings], int] = {  # nearly all pairs of nouns tha
     ("dev", "clipart"): 50,
     ("test", "clipart"): 150,
 }
-NUM_SCENES = 4000  # of training, where data.num_samples is not set
+NUM_SCENES = 8000  # of training, where data.num_samples is not set
 
 
 def scene_pairs(
