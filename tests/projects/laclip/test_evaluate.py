@@ -240,7 +240,7 @@ def test_untrained_model_is_near_chance(tmp_path, monkeypatch, dev):
 def test_claimed_arms_differ_in_their_texts_alone(comparison):
     """Same data, steps, batch, towers and search for every arm of a claim."""
     spec = next(c for c in read_comparisons("laclip") if c.name == comparison)
-    base = config(name=spec.base)
+    base = config(*(f"{k}={v}" for k, v in spec.shared.items()), name=spec.base)
     for name in spec.default_arms:
         cfg = config(*(f"{k}={v}" for k, v in spec.arms[name].items()), name=spec.base)
         text = {
