@@ -43,7 +43,7 @@ class SyncBatchNorm(_BatchNorm):
         assert self.momentum is not None
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        output: Tensor = CudaSyncBatchNorm.apply(
+        output: Tensor = CudaSyncBatchNorm.apply(  # type: ignore[no-untyped-call]
             x,
             self.weight,
             self.bias,
