@@ -10,9 +10,10 @@ import torch
 from common.config import UserError
 from common.damage import reading
 from common.encoders.state_dict import read_state_dict
-from common.engine.workspace import Workspace, write_text
+from common.engine.workspace import Workspace
 from common.evaluation.retrieval.runs import run_scores
 from common.families.retrieval.evaluation import load_set
+from common.files import write_text
 from projects.promptreps.config import Config
 from projects.promptreps.evaluate import KS
 from projects.promptreps.lexical.hybrid import (
