@@ -215,7 +215,7 @@ def test_rank_makes_the_folder_of_its_output_before_it_works(full_run, tmp_path)
         return task(Workspace(tmp_path / "task", "b_prop", "smoke"))
 
     assert run(tmp_path / "new/folder/out.jsonl").is_file()
-    with pytest.raises(UserError, match="is a folder: name"):
+    with pytest.raises(UserError, match="is a folder: give"):
         run(tmp_path / "new")
 
 
