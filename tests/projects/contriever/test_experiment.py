@@ -473,7 +473,7 @@ def test_mine_takes_no_positive_of_another_record_of_the_question(full_run, tmp_
     actual = [record.hard_negatives for record in read_passages(output)]
     assert actual[:2] == [("the world",)] * 2
     assert {*actual[2]} <= {"men at work", "people"}
-    with pytest.raises(UserError, match="is a folder: name"):
+    with pytest.raises(UserError, match="is a folder: give"):
         build(config(*words, f"mine.output={tmp_path}/new")).tasks["mine"](workspace)
 
 
