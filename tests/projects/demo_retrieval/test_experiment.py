@@ -247,7 +247,8 @@ def fake_run(asked):
         seed = int(value(overrides, "data.split_seed"))
         if not base:
             base.update(resolved(config(*overrides)))
-        meta = {"resolved": {**base, "data": {**base["data"], "split_seed": seed}}}
+        run = {"project": project, "config": name, "overrides": overrides, "started": "now"}
+        meta = {**run, "resolved": {**base, "data": {**base["data"], "split_seed": seed}}}
         if seed == 44 and not again:
             (place / "meta.json").write_text(json.dumps(meta))
             raise KeyboardInterrupt
