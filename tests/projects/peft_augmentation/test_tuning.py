@@ -285,7 +285,9 @@ def test_weights_without_a_pooler_get_a_new_one(tmp_path, kind):
 def test_a_smaller_backbone_is_the_first_layers(tmp_path, kind):
     """Checklist 17: two sizes in one comparison; states are those behind the last kept layer."""
     whole, half = (
-        text_classifier("bundled:text-encoder", ["a", "b"], Tuning(kind), layers=layers).eval()
+        text_classifier(
+            "bundled:text-encoder", ["a", "b"], Tuning(kind), max_length=64, layers=layers
+        ).eval()
         for layers in (None, 2)
     )
     inputs = inputs_of(half)
@@ -298,7 +300,7 @@ def test_a_smaller_backbone_is_the_first_layers(tmp_path, kind):
     again = load_classifier(save_classifier(half, tmp_path))
     torch.testing.assert_close(again.score(TEXTS), half.score(TEXTS), atol=1e-6, rtol=1e-5)
     with pytest.raises(UserError, match=r"model\.layers=5: this encoder has 4 layers"):
-        text_classifier("bundled:text-encoder", ["a"], Tuning(kind), layers=5)
+        text_classifier("bundled:text-encoder", ["a"], Tuning(kind), max_length=64, layers=5)
 
 
 def test_encoders_that_take_no_prefix_are_refused():
