@@ -202,33 +202,28 @@ def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
         return requests(
             path.stem, (Turn(True, text, from_intent(intent, domain)) for text, intent in rows)
         )
-    try:
-        with reading(path, "annotated set"):
-            if kind == "states":
-                return multiwoz(path)
-            if kind == "parses":
-                parsed = [parse_line(line) for line in read_lines(path) if line.strip()]
-                return requests(
-                    path.stem,
-                    (
-                        Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain))
-                        for e in parsed
-                    ),
-                )
-            rows = json.loads(path.read_text("utf-8-sig"))
-            turns = [
-                Turn(
-                    True,
-                    r["userInput"]["text"],
-                    from_spans(r["userInput"]["text"], span_labels(r), domain),
-                )
-                for r in rows
-            ]
-            return requests(path.stem, turns)
-    except (AttributeError, TypeError) as error:  # a list where objects are expected, and the like
-        raise UserError(
-            f"{path} is of another form than convert.kind={kind} reads: {error}"
-        ) from error
+    with reading(path, f"annotated set of convert.kind={kind}"):
+        if kind == "states":
+            return multiwoz(path)
+        if kind == "parses":
+            parsed = [parse_line(line) for line in read_lines(path) if line.strip()]
+            return requests(
+                path.stem,
+                (
+                    Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain))
+                    for e in parsed
+                ),
+            )
+        rows = json.loads(path.read_text("utf-8-sig"))
+        turns = [
+            Turn(
+                True,
+                r["userInput"]["text"],
+                from_spans(r["userInput"]["text"], span_labels(r), domain),
+            )
+            for r in rows
+        ]
+        return requests(path.stem, turns)
 
 
 def as_json(corpus: Corpus) -> dict[str, object]:

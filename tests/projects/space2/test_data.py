@@ -239,7 +239,7 @@ def test_three_kinds_of_annotation_become_the_same_tree():
         [("hotel", "REQUEST", "area"), ("hotel", "BYE", "")], {"hotel": {"area": "north"}}
     )
     assert asked == {"hotel": {"REQUEST": {"area": []}, "BYE": {}}}
-    with pytest.raises(UserError, match="no span"):
+    with pytest.raises(UserError, match="not a span"):
         from_spans("abc", [("s", 2, 9)])
     with pytest.raises(UserError, match="a label must be"):
         check_frame({"hotel": {"inform": {"area": "north"}}}, "here")
@@ -251,8 +251,8 @@ def test_three_kinds_of_annotation_become_the_same_tree():
 @pytest.mark.parametrize(
     ("kind", "text", "told"),
     [
-        ("spans", '{"rows": []}', "another form than convert.kind=spans"),
-        ("spans", '[{"userInput": null}]', "another form than convert.kind=spans"),
+        ("spans", '{"rows": []}', "not an annotated set of convert.kind=spans"),
+        ("spans", '[{"userInput": null}]', "not an annotated set of convert.kind=spans"),
         ("intents", "text,category\nwhere is it,\n", "row 1: no category"),
         ("intents", "text,category\n", "no row below its header"),
     ],
