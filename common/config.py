@@ -247,7 +247,9 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
             rule between fields.
     """
     base = _files_over_schema(schema, config_path(project, config))
-    _merge(base, _parse_overrides(overrides), "command line")
+    typed = _parse_overrides(overrides)
+    _merge(base, typed, "command line")
+    _follow(base, typed)
     try:
         missing = sorted(OmegaConf.missing_keys(base))
         if missing:
@@ -364,6 +366,15 @@ def _merge(base: Any, layer: DictConfig, source: str) -> None:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "value"
         raise UserError(f"{source}: {key}: {first_line(error)}") from error
+
+
+def _follow(base: Any, typed: DictConfig) -> None:
+    """Set what a section's ``implied_by`` derives from the names typed on the command line."""
+    for name, names in typed.items():
+        section = base._get_node(name)
+        implied_by = getattr(OmegaConf.get_type(section), "implied_by", None)
+        if implied_by is not None and OmegaConf.is_dict(names):
+            section.update(implied_by(list(names)))
 
 
 def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, root: Any = None) -> None:

@@ -18,7 +18,14 @@ from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, run_scores
 from common.evaluation.retrieval.subsets import split_queries
 from common.families.retrieval.evaluation import average_scores, beir_gallery, keep_scores
-from common.families.retrieval.sets import SYNTHETIC, read_set, set_folder, set_names
+from common.families.retrieval.sets import (
+    SYNTHETIC,
+    is_bundled,
+    read_set,
+    set_counts,
+    set_folder,
+    set_names,
+)
 from projects.b_prop import lexical
 from projects.b_prop.config import Config
 from projects.b_prop.corpus_statistics import CorpusStatistics
@@ -70,6 +77,8 @@ def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, floa
     """
     sets = evaluation_sets(cfg)
     metrics = {"num_sets": float(len(sets))}
+    for name, (data, _) in sets.items():
+        metrics |= set_counts(data, name, workspace)
     if sets:
         metrics |= score_ranker(cfg, module.ranker, sets, workspace)
         if cfg.eval.untrained:
@@ -90,11 +99,18 @@ def evaluation_sets(cfg: Config) -> Sets:
     """Sets of the config with the candidates of their queries."""
     sets = {}
     for place, name in set_names(cfg.eval.sets).items():
+        options, bundled = cfg.eval, is_bundled(place, cfg.data.root)
+        documents = bundled or "max_documents" in options.own_limits
         data = read_set(
-            place, root=cfg.data.root, seed=cfg.seed, max_documents=cfg.eval.max_documents
+            place,
+            root=cfg.data.root,
+            seed=cfg.seed,
+            max_documents=options.max_documents if documents else None,
         )
-        if cfg.eval.max_queries is not None and cfg.eval.max_queries < len(data.queries):
-            data = split_queries(data, cfg.eval.max_queries)[0]
+        limit = options.max_queries if bundled or "max_queries" in options.own_limits else None
+        if limit is not None and limit < len(data.queries):
+            before = data.cut_from or (len(data.queries), len(data.corpus))
+            data = replace(split_queries(data, limit)[0], cut_from=before)
         candidates = cfg.eval.candidates.get(place)
         file = None if candidates is None else given_file(cfg, candidates)
         sets[name] = data, first_stage(data, cfg.eval.depth, file)

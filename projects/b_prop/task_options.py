@@ -1,6 +1,8 @@
 """What can be set for the evaluation and for the tasks of `make run`."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 from common.families.retrieval.config import RankerTuning
 from common.ranges import Count, Whole
@@ -13,8 +15,11 @@ class RerankEval:
     sets: list[str] = field(default_factory=list)  # BEIR folders, below data.root or bundled
     candidates: dict[str, str] = field(default_factory=dict)  # set -> run file; else BM25
     depth: Count = 100  # candidates of a query
+    # limits of a config act on bundled sets; typed on the command line, they act on every set
     max_documents: Count | None = None  # of a set
     max_queries: Count | None = None  # of a set, those of smallest hash; None: all
+    # limits that also act on sets of your own; the command line adds those that are typed
+    own_limits: list[Literal["max_documents", "max_queries"]] = field(default_factory=list)
     batch_size: Count = 64
     tune: RankerTuning = field(default_factory=RankerTuning)  # steps=0: no fine-tuned rows
     query_counts: list[Count] = field(default_factory=list)  # curve: rows tuned_<n>_*
@@ -30,6 +35,16 @@ class RerankEval:
             raise ValueError(f"eval.candidates: '{unknown[0]}' is not a set of eval.sets")
         if self.query_counts and not self.tune.steps:
             raise ValueError("eval.query_counts needs eval.tune.steps")
+
+    @staticmethod
+    def implied_by(typed: Collection[str]) -> dict[str, list[str]]:
+        """Settings that follow from the options of this section on the command line.
+
+        Args:
+            typed: names of the options.
+        """
+        limits = [name for name in ("max_documents", "max_queries") if name in typed]
+        return {"own_limits": limits} if limits and "own_limits" not in typed else {}
 
 
 @dataclass

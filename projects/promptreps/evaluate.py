@@ -17,6 +17,7 @@ from common.families.retrieval.evaluation import (
     load_set,
     named_sets,
 )
+from common.families.retrieval.sets import set_counts
 from common.files import write_text
 from projects.promptreps.config import Config
 from projects.promptreps.data import first_tokens, worded_texts
@@ -63,7 +64,9 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     names, dev = named_sets(cfg.eval)
     with evaluated(encoder, cfg.trainer.accelerator):
         for place, name in names.items():
-            metrics |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace, rows)
+            data = load_set(cfg, place)
+            metrics |= set_counts(data, name, workspace)
+            metrics |= _one_set(cfg, encoder, data, name, workspace, rows)
         for place, name in dev.items():
             data = load_set(cfg, place)
             for row, run in _rankings(cfg, search_set(cfg, encoder, data)).items():

@@ -26,6 +26,7 @@ class RetrievalSet:
     corpus: dict[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    cut_from: tuple[int, int] | None = None  # queries and documents before limits; None: whole
 
     def relevant(self, query: str) -> list[str]:
         """Documents of the collection that are relevant for a query."""

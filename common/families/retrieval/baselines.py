@@ -24,6 +24,7 @@ from common.families.retrieval.evaluation import (
     named_sets,
 )
 from common.families.retrieval.protocol import RetrievalExperimentConfig as Config
+from common.families.retrieval.sets import set_counts
 
 RIDGE = 1e-6  # whitening of an encoder whose vectors don't span its dimensions
 LSA_DIM = 128
@@ -42,6 +43,7 @@ def score_sets(
     names, metrics = named_sets(cfg.eval)[0], dict[str, float]()  # as the evaluation calls them
     for place, name in names.items():
         data = load_set(cfg, place)
+        metrics |= set_counts(data, name, workspace)
         metrics |= keep_scores(run_scores(data, rank(data)), "", name, workspace)
     if len(names) > 1:
         metrics |= average_scores(list(names.values()), metrics, "", "average", workspace)

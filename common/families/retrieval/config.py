@@ -1,5 +1,6 @@
 """Config sections that retrieval experiments share; nothing here imports torch."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -126,8 +127,11 @@ class RetrievalEval:
     # folders with corpus.jsonl and questions.jsonl (question, answers): recall of answer strings;
     # "folder@de" takes questions.de.jsonl
     answers: list[str] = field(default_factory=list)
+    # limits of a config act on bundled sets; typed on the command line, they act on every set
     max_documents: Count | None = None  # of a set: the relevant ones and others; None: all
     held_out_queries: Whole = 0  # of each set: left for fine-tuning, never asked in the evaluation
+    # limits that also act on sets of your own; the command line adds those that are typed
+    own_limits: list[Literal["max_documents", "held_out_queries"]] = field(default_factory=list)
     normalize_text: bool = False  # plain punctuation and spaces, see common.data.text.normalize
     lower_case: bool = False
 
@@ -137,6 +141,16 @@ class RetrievalEval:
         unknown = [s for group in self.groups.values() for s in group if s not in self.beir]
         if unknown:
             raise ValueError(f"eval.groups: '{unknown[0]}' is not a set of eval.beir")
+
+    @staticmethod
+    def implied_by(typed: Collection[str]) -> dict[str, list[str]]:
+        """Settings that follow from the options of this section on the command line.
+
+        Args:
+            typed: names of the options.
+        """
+        limits = [name for name in ("max_documents", "held_out_queries") if name in typed]
+        return {"own_limits": limits} if limits and "own_limits" not in typed else {}
 
 
 @dataclass

@@ -22,8 +22,8 @@ from common.evaluation.retrieval.runs import (
 from common.families.retrieval.encoder import E, EncoderRecipe
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 from common.families.retrieval.sets import SYNTHETIC as SYNTHETIC
+from common.families.retrieval.sets import is_bundled, read_set, set_counts, set_folder
 from common.families.retrieval.sets import named_sets as named_sets
-from common.families.retrieval.sets import read_set, set_folder
 from common.families.retrieval.sets import set_names as set_names
 
 # metrics whose values by query are kept, and which are averaged over sets
@@ -69,7 +69,8 @@ def evaluate_beir(
     One call gives all rows of the table: the encoder; ``untrained_*``, and ``bm25_*``, ``tfidf_*``,
     ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means
     over sets, ``<group>_<metric>`` those of ``eval.groups``, each of which counts as one set;
-    ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25.
+    ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25;
+    `set_counts` says how many queries and documents a set has.
     Values by query of all rows are saved for `make compare`, a gallery for `make report`.
 
     Raises:
@@ -78,7 +79,9 @@ def evaluate_beir(
     names, dev = named_sets(cfg.eval)
     metrics: dict[str, float] = {}
     for place, name in names.items():
-        metrics |= _evaluate_set(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
+        data = load_set(cfg, place)
+        metrics |= set_counts(data, name, workspace)
+        metrics |= _evaluate_set(cfg, recipe, encoder, data, name, workspace)
     units = _averages(cfg, names, metrics, workspace)
     if cfg.eval.lexical and names:
         for m in WON:
@@ -274,17 +277,25 @@ def _questions(file: Path) -> list[tuple[str, list[str]]]:
 def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = False) -> RetrievalSet:
     """A set of the evaluation, reduced as the config says; see `read_set`.
 
+    Sets that are not bundled are reduced only by ``eval.own_limits``.
+
     Args:
         cfg: the project's config.
         place: see ``eval.beir``.
         held_out: the queries that are left for fine-tuning instead of those that are asked.
     """
+    options = cfg.eval
+    bundled = is_bundled(place, cfg.data.root)
+
+    def acts(limit: str) -> bool:
+        return bundled or limit in options.own_limits
+
     return read_set(
         place,
         root=cfg.data.root,
         seed=cfg.seed,
-        max_documents=cfg.eval.max_documents,
-        held_out_queries=cfg.eval.held_out_queries,
+        max_documents=options.max_documents if acts("max_documents") else None,
+        held_out_queries=options.held_out_queries if acts("held_out_queries") else 0,
         held_out=held_out,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.retrieval.passages import (
@@ -40,6 +41,12 @@ def questions(cfg: RetrievalExperimentConfig, file: str | None) -> list[PassageR
             right = tuple(data.corpus[d] for d in data.relevant(query))
             if right:
                 rows.append(PassageRecord(data.queries[query], right))
+    if not rows:
+        raise UserError(
+            f"no held-out queries in eval.beir={list(cfg.eval.beir)} for the fine-tuning: type "
+            "eval.held_out_queries=<number>, which a config sets for bundled sets only, or give "
+            "finetune.file"
+        )
     return rows
 
 

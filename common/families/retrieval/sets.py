@@ -1,10 +1,12 @@
 """Judged sets of an evaluation by name: bundled, below the data root, made up; parts of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.config import UserError
 from common.data.lookup import BUNDLED, data_root
+from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet, load_beir, load_titles
 from common.evaluation.retrieval.subsets import (
     reduced,
@@ -86,15 +88,47 @@ def read_set(
     """
     name, _, part = place.partition("@")
     if name == SYNTHETIC and not part:
-        data = synthetic_set(seed=seed)
+        whole = synthetic_set(seed=seed)
     else:
-        data = _load(set_folder(name, root), part)
-    if max_documents is not None:
-        data = reduced(data, max_documents)
+        whole = _load(set_folder(name, root), part)
+    data = whole if max_documents is None else reduced(whole, max_documents)
     try:
-        return split_queries(data, held_out_queries)[0 if held_out else 1]
+        data = split_queries(data, held_out_queries)[0 if held_out else 1]
     except ValueError as error:
         raise UserError(f"eval.held_out_queries, set '{place}': {error}") from error
+    before = len(whole.queries), len(whole.corpus)
+    is_cut = (len(data.queries), len(data.corpus)) != before
+    return replace(data, cut_from=before) if is_cut else data
+
+
+def is_bundled(place: str, root: str | None) -> bool:
+    """Whether a set is part of the repository; limits of a config act on no other."""
+    name, _, part = place.partition("@")
+    if name == SYNTHETIC and not part:
+        return True
+    return set_folder(name, root).resolve().is_relative_to(BUNDLED.resolve())
+
+
+def set_counts(data: RetrievalSet, name: str, workspace: Workspace) -> dict[str, float]:
+    """Queries and documents of a set as metrics; a line on the terminal if limits have cut it.
+
+    Args:
+        data: the set.
+        name: of the set in metrics.
+        workspace: of the run.
+
+    Returns:
+        ``<set>_num_queries`` and ``<set>_num_documents``; if the set is cut, also
+        ``<set>_num_queries_total`` and ``<set>_num_documents_total``.
+    """
+    counts = {"queries": len(data.queries), "documents": len(data.corpus)}
+    metrics = {f"{name}_num_{kind}": float(count) for kind, count in counts.items()}
+    if data.cut_from is not None:
+        totals = dict(zip(counts, data.cut_from, strict=True))
+        parts = [f"{counts[kind]} of {total} {kind}" for kind, total in totals.items()]
+        workspace.say(f"set '{name}' is cut to {' and '.join(parts)}")
+        metrics |= {f"{name}_num_{kind}_total": float(total) for kind, total in totals.items()}
+    return metrics
 
 
 def set_folder(name: str, root: str | None) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.config import DataConfig, OptimConfig, TrainerConfig, UserError
+from common.config import DataConfig, OptimConfig, TrainerConfig, UserError, load
 from common.engine.experiment import Plan, Requirement
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
@@ -32,6 +32,7 @@ from common.families.retrieval.evaluation import (
 )
 from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
 from common.families.retrieval.finetuning import questions
+from common.registry import config_class
 from projects.nv_embed.data.training_sets import read_set, set_requirements
 
 CORPUS = {"a": "red fox", "b": "blue car", "c": "green tree"}
@@ -371,13 +372,50 @@ def test_passages_of_one_id_are_refused(tmp_path, beir):
 
 
 def test_a_set_is_reduced_and_its_queries_are_split(beir):
-    cfg = Config(eval=RetrievalEval(beir=[str(beir)], held_out_queries=1))
+    limits = RetrievalEval(beir=[str(beir)], held_out_queries=1, own_limits=["held_out_queries"])
+    cfg = Config(eval=limits)
     asked, held = (load_set(cfg, str(beir), held_out=part) for part in (False, True))
     assert (len(asked.queries), len(held.queries)) == (2, 1)
     cfg.eval.held_out_queries = 3
     with pytest.raises(UserError, match=r"eval\.held_out_queries"):
         load_set(cfg, str(beir))
     assert len(load_set(Config(), "synthetic").queries) == 12
+
+
+@pytest.mark.parametrize(
+    ("typed", "queries", "documents"),
+    [
+        ([], 3, 3),
+        (["eval.held_out_queries=1"], 2, 3),
+        (["eval.held_out_queries=1", "eval.max_documents=1"], 2, 3),  # all three are relevant
+    ],
+)
+def test_limits_of_a_config_spare_own_sets_unless_typed(beir, typed, queries, documents):
+    """The mini holds 20 queries of a set out, which left 32 of a user's 52."""
+    cfg = load(config_class("contriever"), "contriever", "mini", [f"eval.beir=[{beir}]", *typed])
+    data = load_set(cfg, str(beir))
+    assert (len(data.queries), len(data.corpus)) == (queries, documents)
+    assert data.cut_from == ((3, 3) if typed else None)
+    if not typed:
+        with pytest.raises(UserError, match=r"type eval\.held_out_queries"):
+            questions(cfg, None)
+    bundled = load_set(cfg, "retrieval-cisi")
+    assert bundled.cut_from is not None
+    assert len(bundled.queries) < bundled.cut_from[0]
+
+
+def test_a_cut_set_says_from_how_many(tmp_path, beir, capsys):
+    (beir / "corpus.jsonl").open("a").write('{"_id": "z", "text": "car tree"}\n')
+    cfg = Config(eval=RetrievalEval(beir=[str(beir)], max_documents=3))
+    whole = evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
+    assert (whole["small_num_queries"], whole["small_num_documents"]) == (3, 4)
+    assert "small_num_documents_total" not in whole
+    assert "cut" not in capsys.readouterr().out
+    cfg.eval.own_limits = ["max_documents"]
+    part = evaluate_beir(cfg, recipe(), perfect(), Workspace(tmp_path / "run"))
+    assert (part["small_num_documents"], part["small_num_documents_total"]) == (3, 4)
+    assert "'small' is cut to 3 of 3 queries and 3 of 4 documents" in capsys.readouterr().out
+    assert bm25(cfg, Workspace(tmp_path / "bm25"))["small_num_documents_total"] == 4
 
 
 def test_a_random_encoder_takes_the_tokenizer_that_is_named():
@@ -414,7 +452,9 @@ def test_titles_are_split_too(tmp_path):
     rows = [{"_id": str(i), "title": f"title {i}", "text": f"text {i}"} for i in range(6)]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = f"{tmp_path}@titles"
-    cfg = Config(eval=RetrievalEval(beir=[place], held_out_queries=2))
+    cfg = Config(
+        eval=RetrievalEval(beir=[place], held_out_queries=2, own_limits=["held_out_queries"])
+    )
     asked, held = ({*load_set(cfg, place, held_out=part).queries} for part in (False, True))
     assert (len(asked), len(held)) == (4, 2)
     assert not asked & held
