@@ -4,6 +4,7 @@ Bundled sets are read from the data root or the repository's ``data/``; the offi
 from ``SentEval/data/downstream`` (or ``downstream``) below the data root.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +19,8 @@ from common.data.splits import Split, sentence_split
 from common.data.tables import csv_header, read_csv, read_jsonl
 
 MISSING = " "  # what an empty cell of a training file becomes
+PAIR_FILES = (".csv", ".tsv", ".jsonl")  # scored pairs of your own; each also .gz
+TEXT_COLUMNS, SCORE_COLUMN = ("sentence1", "sentence2"), "score"
 STSB_PARTS = ("train", "dev", "test")
 STS_YEARS = ("sts12", "sts13", "sts14")
 SENTEVAL_STS = {
@@ -58,6 +61,7 @@ class StsSet:
     second: list[str]
     scores: list[float]  # gold, any scale (0-5 in STS, 1-5 in SICK)
     subsets: list[str] = field(default_factory=list)  # genre of each pair; empty: one subset
+    num_skipped: int = 0  # rows of a file without a text or a score
 
     def __post_init__(self) -> None:
         if not self.subsets:
@@ -218,7 +222,10 @@ def load_sts(root: str | None, name: str, *, drop_stsb_overlap: bool = True) -> 
         UserError: unknown name or missing files.
     """
     if name not in STS_NAMES:
-        raise UserError(f"unknown STS set '{name}'{nearest(name, STS_NAMES)}")
+        raise UserError(
+            f"unknown STS set '{name}'{nearest(name, STS_NAMES)}; or give a file of scored pairs "
+            f"({', '.join(PAIR_FILES)})"
+        )
     if name.startswith(_PREFIX):
         try:
             return _senteval_sts(root, name)
@@ -233,6 +240,76 @@ def load_sts(root: str | None, name: str, *, drop_stsb_overlap: bool = True) -> 
         rows = _stsb_rows(root, name.removeprefix("stsb-"))
     first, second, scores, subsets = (list(column) for column in zip(*rows, strict=True))
     return StsSet(name, first, second, scores, subsets if name in STS_YEARS else [])
+
+
+def is_pair_file(name: str) -> bool:
+    """Whether an STS set is a file of scored pairs instead of a name of `STS_NAMES`."""
+    return name.removesuffix(".gz").endswith(PAIR_FILES)
+
+
+def load_scored_pairs(path: str | Path) -> StsSet:
+    """Pairs with a score from ``.csv`` or ``.tsv`` with a header, or ``.jsonl``, each also ``.gz``.
+
+    The columns are ``sentence1``, ``sentence2`` and ``score``. Without these names, the first two
+    columns are the texts, and the score is the column ``score`` or else the third. Rows without a
+    text or a score are skipped and counted.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The set; scores are of any scale.
+
+    Raises:
+        UserError: the file is missing or broken, has fewer than three columns, a score that is no
+            finite number, or fewer than two different scores.
+    """
+    path = Path(path).expanduser()
+    is_jsonl = path.name.removesuffix(".gz").endswith(".jsonl")
+    rows = read_jsonl(path) if is_jsonl else read_csv(path)
+    left, right, gold = _pair_columns(path, list(rows[0]) if rows else [])
+    pairs: list[tuple[str, str, float]] = []
+    for number, row in enumerate(rows, start=1):
+        first, second = (joined(_text(row.get(column))) for column in (left, right))
+        score = _text(row.get(gold))
+        if not (first and second and score):
+            continue
+        try:
+            value = float(score)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(
+                f"{path}, row {number}: '{gold}' is '{score}', give a number such as 3.5, or leave "
+                "it empty to skip the row"
+            )
+        pairs.append((first, second, value))
+    scores = [score for _, _, score in pairs]
+    if len(set(scores)) < 2:
+        raise UserError(
+            f"{path}: {len(pairs)} pairs with {len(set(scores))} different scores in '{gold}'; a "
+            "rank correlation needs at least two"
+        )
+    texts = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return StsSet(str(path), *texts, scores, num_skipped=len(rows) - len(pairs))
+
+
+def _pair_columns(path: Path, header: list[str]) -> tuple[str, str, str]:
+    """Names of the columns of the first text, the second and the score."""
+    score = SCORE_COLUMN if SCORE_COLUMN in header else None
+    others = [name for name in header if name != score]
+    texts = list(TEXT_COLUMNS if {*TEXT_COLUMNS} <= {*header} else others[:2])
+    rest = [name for name in others if name not in texts]
+    if len(texts) < 2 or not (score or rest):
+        raise UserError(
+            f"{path} has the columns {', '.join(header) or '(none)'}; expected "
+            f"{', '.join(TEXT_COLUMNS)} and {SCORE_COLUMN}, or two texts and a score in this order"
+        )
+    return texts[0], texts[1], score or rest[0]
+
+
+def _text(cell: object) -> str:
+    return "" if cell is None else str(cell).strip()
 
 
 def stsb_pairs(root: str | None) -> set[frozenset[str]]:

@@ -88,6 +88,8 @@ class SentenceLoss:
 class StsEval:
     """Semantic textual similarity, "all" setting: one Spearman over all pairs of a set."""
 
+    # names, or files of scored pairs (.csv, .tsv, .jsonl), as typed or below data.root; their rows
+    # of the table also hold word overlap (jaccard_*) and TF-IDF (tfidf_*)
     sets: list[str] = field(default_factory=lambda: ["stsb-test", "sts12", "sts13", "sts14"])
     dev: str = "stsb-dev"  # selects the checkpoint when trainer.val_every_n_steps is set
     batch_size: Count = 128

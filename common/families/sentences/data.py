@@ -1,6 +1,7 @@
 """Training rows, STS sets and the data module; what a config needs on disk."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from common.data.module import ContrastiveData
 from common.data.samplers import drawn_rows
 from common.data.text.sets import (
     StsSet,
+    is_pair_file,
     load_nli_triplets,
+    load_scored_pairs,
     load_sentences,
     load_sts,
     load_text_rows,
@@ -49,8 +52,13 @@ class StsPairs(Dataset[tuple[str, str, float]]):
 
 def text_path(data: SentenceData) -> Path:
     """The file of data.source=file: as named, or below the data root."""
-    path = Path(str(data.file)).expanduser()
-    return path if path.is_file() else data_root(data.root) / path
+    return _own_file(str(data.file), data.root)
+
+
+def _own_file(name: str, root: str | None) -> Path:
+    """A file as named, or below the data root."""
+    path = Path(name).expanduser()
+    return path if path.is_file() else data_root(root) / path
 
 
 def text_rows(data: SentenceData, seed: int) -> list[tuple[str, ...]]:
@@ -74,7 +82,12 @@ def text_rows(data: SentenceData, seed: int) -> list[tuple[str, ...]]:
 
 
 def sts_set(cfg: SentenceExperimentConfig, name: str) -> StsSet:
-    """An STS set of the config; synthetic where the training data is."""
+    """An STS set of the config: a file of scored pairs, or a named one.
+
+    Named sets are synthetic where the training data is.
+    """
+    if is_pair_file(name):
+        return replace(load_scored_pairs(_own_file(name, cfg.data.root)), name=name, subsets=[])
     if cfg.data.source == "synthetic":
         return StsSet(name, *synthetic_sentence_pairs(SYNTHETIC // 4, seed=len(name)))
     return load_sts(cfg.data.root, name)
@@ -123,4 +136,7 @@ def text_requirements(cfg: SentenceExperimentConfig) -> tuple[Requirement, ...]:
         path = data_root(cfg.data.root) / "SentEval" / "data" / "downstream"
         hint = "the download script of facebookresearch/SentEval"
         needs.append(Requirement("data: SentEval", str(path), path.exists(), hint))
+    for name in filter(is_pair_file, cfg.eval.sets):
+        path = _own_file(name, cfg.data.root)
+        needs.append(Requirement("data: scored pairs", str(path), path.exists(), "eval.sets"))
     return tuple(needs)

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.data.text.sets import StsSet
+from common.data.text.sets import StsSet, is_pair_file
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
 from common.evaluation.figures import score_figure
 from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
+from common.evaluation.text.sts import sts_score
 from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
 from common.evaluation.text.transfer import evaluate_transfer, load_transfer
 from common.families.sentences.data import first_sts_set, sts_set
@@ -28,7 +30,8 @@ def evaluate_sentences(
 ) -> dict[str, float]:
     """STS scores of the encoder, the untrained encoder alongside them, geometry and transfer tasks.
 
-    Cosines and gold scores of every set are saved for `make compare`.
+    Files of scored pairs also have counts and training-free scores, see `own_pairs`. Cosines and
+    gold scores of every set are saved for `make compare`.
 
     Raises:
         UserError: the config names no STS set.
@@ -47,11 +50,42 @@ def evaluate_sentences(
             before, _ = evaluate_sts(encode, sets)
             before |= sentence_geometry(encode, primary)
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
+    metrics |= own_pairs(sets, workspace)
     key, cosine = f"{metric_prefix(primary.name)}_spearman", cosines[primary.name]
     save_sts_items(workspace, sets, cosines)
     workspace.gallery("nearest sentences", rows)
     title = f"{primary.name}: Spearman {metrics[key]:.3f}"
     workspace.figure("sts", score_figure(cosine, primary.scores, title))
+    return metrics
+
+
+def own_pairs(sets: Mapping[str, StsSet], workspace: Workspace) -> dict[str, float]:
+    """Counts and training-free scores of the sets that are files of the user.
+
+    Args:
+        sets: by name; those that are not files are passed over.
+        workspace: of the run, which is told about skipped rows.
+
+    Returns:
+        ``<set>_num_pairs`` and ``<set>_num_skipped``; ``jaccard_<set>_spearman`` and
+        ``tfidf_<set>_spearman``.
+    """
+    metrics: dict[str, float] = {}
+    for name, data in sets.items():
+        if not is_pair_file(name):
+            continue
+        title = metric_prefix(name)
+        metrics |= {
+            f"{title}_num_pairs": float(len(data)),
+            f"{title}_num_skipped": float(data.num_skipped),
+        }
+        if data.num_skipped:
+            rows = len(data) + data.num_skipped
+            workspace.say(f"{name}: {data.num_skipped} of {rows} rows have no text or no score")
+        for row, similarity in (("jaccard", word_overlap), ("tfidf", tfidf_cosine)):
+            scores = similarity(data.first, data.second)
+            metrics[f"{row}_{title}_spearman"] = sts_score(scores, data.scores)["spearman"]
+            workspace.rank_items(f"{row}_{title}_spearman", scores, data.scores)
     return metrics
 
 

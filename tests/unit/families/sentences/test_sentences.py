@@ -7,6 +7,7 @@ import torch
 
 from common.config import OptimConfig, TrainerConfig, UserError, load
 from common.data.text.pairs.tasks import file_task
+from common.data.text.sets import load_scored_pairs
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
 from common.families.sentences.data import text_requirements
@@ -68,6 +69,56 @@ def test_transfer_tasks_stand_beside_sts(tmp_path):
     assert "data: SentEval" in names
     with pytest.raises(UserError, match="no SST; known: MR"):
         load(Config, "simcse", "smoke", ["eval.transfer=[SST]"])
+
+
+PAIRS = [
+    ("a red fox", "a red fox runs", "4.5"),
+    ("a blue car", "the car is blue", "4"),
+    ("a cat", "stocks fell", "0"),
+    ("no score", "here", ""),
+]
+
+
+def test_scored_pairs_of_a_file_are_judged_next_to_baselines(tmp_path, capsys):
+    """`eval.sets` knew fixed names only."""
+    file = tmp_path / "my-pairs.csv"
+    file.write_text("left,right,gold\n" + "".join(f"{a},{b},{s}\n" for a, b, s in PAIRS))
+    words = [f"data.root={tmp_path}", "eval.sets=[my-pairs.csv]", "model.pretrained=random"]
+    cfg = load(Config, "simcse", "smoke", words)
+    cfg.model.config = ARCHITECTURE
+    assert any(need.present for need in text_requirements(cfg) if need.location == str(file))
+    module = SentenceModule(cfg.optim, build_encoder(cfg.model))
+    metrics = evaluate_sentences(cfg, module, Workspace(tmp_path / "run"))
+    assert (metrics["my_pairs_num_pairs"], metrics["my_pairs_num_skipped"]) == (3, 1)
+    assert "1 of 4 rows have no text or no score" in capsys.readouterr().out
+    assert metrics["jaccard_my_pairs_spearman"] > 0.8
+    assert {"my_pairs_spearman", "untrained_my_pairs_spearman", "tfidf_my_pairs_spearman"} <= {
+        *metrics
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("left,right,gold\na,b,high\nc,d,1\n", "row 1: 'gold' is 'high', give a number"),
+        ("left,right,gold\na,b,nan\nc,d,1\n", "row 1: 'gold' is 'nan'"),
+        ("left,right,gold\na,b,1\nc,d,1\n", "2 pairs with 1 different scores"),
+        ("left,right\na,b\n", "has the columns left, right; expected sentence1"),
+    ],
+)
+def test_bad_scores_of_own_pairs_are_refused(tmp_path, text, said):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_scored_pairs(tmp_path / "x.csv")
+
+
+def test_named_columns_of_own_pairs_may_stand_anywhere(tmp_path):
+    row = '{"score": %d, "id": "x", "sentence2": "b%d", "sentence1": "a"}\n'
+    (tmp_path / "x.jsonl").write_text(row % (1, 1) + row % (2, 2))
+    data = load_scored_pairs(tmp_path / "x.jsonl")
+    assert (data.first, data.second, data.scores) == (["a", "a"], ["b1", "b2"], [1.0, 2.0])
+    (tmp_path / "x.tsv").write_text("score\tone\ttwo\n1\ta\tb\n2\tc\td\n")
+    assert load_scored_pairs(tmp_path / "x.tsv").second == ["b", "d"]
 
 
 def test_length_groups_of_the_config_reach_the_encoder():
