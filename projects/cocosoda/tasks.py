@@ -15,7 +15,7 @@ from common.engine.experiment import Experiment
 from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_index import INDEX, TextIndex
-from common.evaluation.retrieval.text_search import queries_of
+from common.evaluation.retrieval.text_search import queries_of, save_answers
 from projects.cocosoda.code.functions import Function, read_functions
 from projects.cocosoda.code.lexer import plain_code
 from projects.cocosoda.code.search_sets import PIECES, CodePair, joined_rows, listed_urls
@@ -82,6 +82,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
         if kept is not None:
             index.save(kept, weights_digest(encoder))
         workspace.say(f"{len(index)} functions indexed")
+        answers: list[dict[str, Any]] = []
         for query in queries_of(options):
             workspace.say(f"\n{query}")
             (hits,) = index.search([query], options.k, options.threshold)
@@ -91,6 +92,16 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
                 workspace.say(f"  {hit.score:6.3f}  {named}")
             if not hits:
                 workspace.say(f"  no function has a cosine of {options.threshold} or more")
+            rows = [
+                {
+                    "ids": [f"{f.place} {f.name}" for f in by_file.get(hit.text, [])],
+                    "score": hit.score,
+                    "text": hit.text,
+                }
+                for hit in hits
+            ]
+            answers.append({"query": query, "hits": rows})
+        save_answers(options, answers)
 
 
 def prepare(cfg: Config, workspace: Workspace) -> Path:

@@ -17,5 +17,10 @@ class SearchConfig:
     # added), else written; None: built for this call
     index: str | None = None
     run: str = "latest"  # run of this config, or a folder written by `make export`
+    output: str | None = None  # .jsonl file of queries with their hits: ids, score, text
     k: Count = 5
     threshold: Real | None = None  # least score; None: all of the k
+
+    def __post_init__(self) -> None:
+        if self.output is not None and not self.output.endswith(".jsonl"):
+            raise ValueError(f"search.output={self.output} must end in .jsonl")

@@ -9,7 +9,12 @@ from common.config import UserError
 from common.evaluation.retrieval import text_search
 from common.evaluation.retrieval.options import SearchConfig
 from common.evaluation.retrieval.text_index import TextIndex
-from common.evaluation.retrieval.text_search import read_texts, search_texts
+from common.evaluation.retrieval.text_search import (
+    indexed,
+    read_documents,
+    read_texts,
+    search_texts,
+)
 
 
 def test_a_file_holds_a_text_a_line_and_a_folder_paragraphs(tmp_path):
@@ -26,6 +31,30 @@ def test_a_folder_in_the_beir_layout_gives_its_documents(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "README.md").write_text("not a document")
     assert read_texts(str(tmp_path)) == ["T one", "two"]
+
+
+def test_hits_have_ids_an_output_file_and_a_reason_for_fewer_texts(tmp_path, capsys):
+    """1,400 documents became 1,398 texts without a reason, and no hit had an id."""
+    texts = {"1": "one", "2": "four", "3": " ", "4": "one"}
+    lines = [json.dumps({"_id": i, "text": text}) + "\n" for i, text in texts.items()]
+    (tmp_path / "corpus.jsonl").write_text("".join(lines))
+    (tmp_path / "queries.txt").write_text("two\n")
+    output = tmp_path / "hits.jsonl"
+    options = SearchConfig(
+        file=str(tmp_path), queries=str(tmp_path / "queries.txt"), output=str(output), k=2
+    )
+    index = indexed(options, rows, list, lambda: "key")
+    assert "2 of 4 documents read (1 empty and 1 repeated left out)" in capsys.readouterr().out
+    search_texts(index, options)
+    assert "[1, 4] one" in capsys.readouterr().out
+    (answer,) = map(json.loads, output.read_text().splitlines())
+    assert answer["query"] == "two"
+    assert [hit["ids"] for hit in answer["hits"]] == [["1", "4"], ["2"]]
+    (tmp_path / "plain.txt").write_text("two\nthree\n")
+    plain = read_documents(tmp_path / "plain.txt")
+    assert (plain.ids, plain.summary) == ({}, "2 of 2 texts read")
+    with pytest.raises(ValueError, match=r"must end in \.jsonl"):
+        SearchConfig(output="hits.csv")
 
 
 def test_nothing_to_read_is_said(tmp_path):
