@@ -4,6 +4,7 @@ And what is asked of it.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from projects.mclrec.leave_one_out import right_padded
 from projects.mclrec.sasrec import SASRec
 
 ITEMS = "items.json"
+NAMED = 5  # items that a message names
+
+_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -39,7 +43,8 @@ class Recommender:
         """The k items with the highest scores, best first.
 
         Args:
-            history: names of items, oldest first; the last ones are read, unknown ones passed over.
+            history: names of items, oldest first; the last ones are read. Unknown ones are left
+                out, with a warning that counts and names them.
             k: how many.
             mask_history: leave out the items of the history.
 
@@ -48,7 +53,17 @@ class Recommender:
         """
         items = self.known(history)
         if not len(items):
-            raise UserError(f"none of {len(history)} items is known: give names as in training")
+            raise UserError(
+                f"none of {len(history)} items is known ({_some(self.unknown(history))}): give names "
+                f"as in training, such as {_some(self.items)}"
+            )
+        if unknown := self.unknown(history):
+            _log.warning(
+                "%d of %d items are unknown and left out: %s",
+                len(unknown),
+                len(history),
+                _some(unknown),
+            )
         scores = self.scores([items])[0]
         scores[0] = -torch.inf
         if mask_history:
@@ -61,6 +76,10 @@ class Recommender:
         """(l,) int64 ids of the items that have one."""
         ids = [self.ids[str(item)] for item in history if str(item) in self.ids]
         return np.array(ids, dtype=np.int64)
+
+    def unknown(self, history: Sequence[str]) -> list[str]:
+        """The items that training did not know, in their order."""
+        return [str(item) for item in history if str(item) not in self.ids]
 
     def scores(self, histories: Sequence[np.ndarray]) -> Tensor:
         """Ids of B histories, none empty -> scores (B, I + 1), column 0 of the padding."""
@@ -78,6 +97,10 @@ class Recommender:
     def item_matrix(self) -> Tensor:
         """(I, D), row i belongs to ``items[i]``: what a vector index is built of."""
         return self.encoder.item_embedding.weight.detach()[1:]
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:NAMED]) + (", ..." if len(items) > NAMED else "")
 
 
 def save_recommender(recommender: Recommender, folder: Path, options: dict[str, object]) -> Path:

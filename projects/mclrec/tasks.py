@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
         for user, history in workspace.progress(histories, "recommend", len(histories)):
             ranked: list[tuple[str, float]] = []
             if len(recommender.known(history)):
-                ranked = recommender(history, task.k, mask_history=task.mask_history)
+                known = [item for item in history if item in recommender.ids]
+                ranked = recommender(known, task.k, mask_history=task.mask_history)
             items, scores = [i for i, _ in ranked], [s for _, s in ranked]
             rows.append({"user": user, "items": items, "scores": scores})
     write_jsonl(output, rows)
@@ -171,10 +173,12 @@ def _say_unknown(
     recommender: Recommender, histories: Sequence[History], workspace: Workspace
 ) -> None:
     count = sum(len(history) for _, history in histories)
-    unknown = count - sum(len(recommender.known(history)) for _, history in histories)
+    unknown = Counter(item for _, history in histories for item in recommender.unknown(history))
     if unknown:
+        names = ", ".join(item for item, _ in unknown.most_common(SHOWN))
         workspace.say(
-            f"{unknown} of {count} items of the histories are unknown and were passed over"
+            f"{unknown.total()} of {count} items of the histories are unknown and left out "
+            f"({len(unknown)} names, most frequent first: {names})"
         )
 
 

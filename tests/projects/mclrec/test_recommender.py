@@ -27,3 +27,15 @@ def test_lists_come_back_equal_and_damaged_folders_are_named(tmp_path):
     (folder / "items.json").unlink()
     with pytest.raises(UserError, match="export the run again"):
         load_recommender(folder)
+
+
+def test_unknown_items_are_counted_and_named(caplog):
+    """They were passed over without a word."""
+    recommender = Recommender(SASRec(3, dim=8, num_layers=1, ffn_dim=8), ["a", "b", "c"])
+    recommender(["a", "?", "b", 7])
+    assert "2 of 4 items are unknown and left out: ?, 7" in caplog.text
+    caplog.clear()
+    recommender(["a", "b"])
+    assert not caplog.text
+    with pytest.raises(UserError, match=r"\(\?, 7\): give names .* such as a, b, c"):
+        recommender(["?", 7])
