@@ -51,6 +51,23 @@ class PairScorer(nn.Module):
         return vectors if len(distinct) == len(texts) else vectors[[rows[text] for text in texts]]
 
     def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        batch_size: int = 128,
+        *,
+        both_orders: bool = False,
+    ) -> Tensor:
+        """Logits (N, C) of N pairs of texts, in evaluation mode; called as a teacher's `score`.
+
+        Args:
+            pairs: (first, second).
+            batch_size: texts of a pass.
+            both_orders: see `score_sides`.
+        """
+        first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+        return self.score_sides(first, second, both_orders=both_orders, batch_size=batch_size)
+
+    def score_sides(
         self, first: Texts, second: Texts, *, both_orders: bool = False, batch_size: int = 128
     ) -> Tensor:
         """Logits (N, C) of corresponding texts or vectors, in evaluation mode.
@@ -99,7 +116,7 @@ class PairScorer(nn.Module):
                 class, else the last one. The one logit of two classes belongs to the second: for
                     the first
                 it is turned round (QNLI, RTE). A regression is ranked by its score.
-            both_orders: see `score`.
+            both_orders: see `score_sides`.
 
         Returns:
             Scores and indices, (Q, k) each.

@@ -238,7 +238,7 @@ class DomainEncoder(nn.Module):
     def encode(
         self,
         texts: Sequence[str],
-        domains: str | Sequence[str],
+        domains: str | Sequence[str] | None = None,
         batch_size: int = 64,
         *,
         experts: Sequence[int] | None = None,
@@ -248,7 +248,8 @@ class DomainEncoder(nn.Module):
 
         Args:
             texts: N documents.
-            domains: name of each document's domain, or one name for all.
+            domains: name of each document's domain, or one name for all; None: no domain fits, and
+                the vector is the mean over all domains, at the cost of a pass for each.
             batch_size: documents per pass.
             experts: other experts than those of the domains.
             normalize: unit vectors.
@@ -262,6 +263,13 @@ class DomainEncoder(nn.Module):
         """
         if not texts:
             raise ValueError("there is nothing to encode")
+        if domains is None:
+            every = [
+                self.encode(texts, name, batch_size, experts=experts, normalize=normalize)
+                for name in self.layout.domains
+            ]
+            mean = torch.stack(every).mean(0)
+            return F.normalize(mean, dim=1) if normalize else mean
         numbers = self.indices(domains, len(texts))
         rows = self.token_rows(texts, numbers)
         chosen = numbers if experts is None else list(experts)

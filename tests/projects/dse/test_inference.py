@@ -52,7 +52,10 @@ def test_stored_vectors_give_the_scores_of_the_pairs(kind):
             with torch.no_grad():
                 joint = scorer(**inputs)[0]
             torch.testing.assert_close(actual[q, k], joint, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(scorer.score(TEXTS, OTHERS[:4]), actual.diagonal().T)
+    expected = actual.diagonal().T
+    torch.testing.assert_close(scorer.score_sides(TEXTS, OTHERS[:4]), expected)
+    pairs = list(zip(TEXTS, OTHERS[:4], strict=True))
+    torch.testing.assert_close(scorer.score(pairs), expected)  # as the teacher's
 
 
 def test_a_symmetric_score_is_asked_for():
@@ -62,7 +65,9 @@ def test_a_symmetric_score_is_asked_for():
     assert not torch.allclose(one, other.transpose(0, 1), atol=1e-3)
     both = scorer.score_all(TEXTS, OTHERS, both_orders=True)
     torch.testing.assert_close(both, (one + other.transpose(0, 1)) / 2)
-    torch.testing.assert_close(scorer.score(TEXTS, OTHERS[:4], both_orders=True), both.diagonal().T)
+    torch.testing.assert_close(
+        scorer.score_sides(TEXTS, OTHERS[:4], both_orders=True), both.diagonal().T
+    )
     values, places = scorer.rank(TEXTS, OTHERS, k=2)
     log_prob = one.log_softmax(2)[..., 1]  # entailment
     assert torch.equal(places, log_prob.topk(2, 1).indices)
@@ -96,7 +101,7 @@ def test_exports_load_with_transformers_and_give_the_same_scores(tmp_path, kind)
     again = load_scorer(tmp_path / "e")
     torch.testing.assert_close(again.encode(TEXTS), module.scorer.encode(TEXTS))
     torch.testing.assert_close(
-        again.score(TEXTS, TEXTS[::-1]), module.scorer.score(TEXTS, TEXTS[::-1])
+        again.score_sides(TEXTS, TEXTS[::-1]), module.scorer.score_sides(TEXTS, TEXTS[::-1])
     )
     assert again.labels == ["contradiction", "entailment", "neutral"]
     (tmp_path / "e/dse_head.safetensors").unlink()

@@ -59,6 +59,15 @@ def test_checklist_3_the_order_of_documents_is_kept_for_any_mixture():
     torch.testing.assert_close(by_type, by_list)  # token types, all equal within a document
 
 
+def test_texts_without_a_domain_get_the_mean_over_all_of_them():
+    encoder = shaken(encoder_of())
+    every = [encoder.encode(TEXTS, name) for name in encoder.layout.domains]
+    expected = torch.nn.functional.normalize(torch.stack(every).mean(0), dim=1)
+    actual = encoder.encode(TEXTS)
+    torch.testing.assert_close(actual, expected)
+    assert not torch.allclose(actual, every[0], atol=1e-4)
+
+
 def test_checklist_4_the_assignment_holds_in_all_layers_and_for_all_tokens():
     """Checklist 4: a change of one expert in any layer moves its documents and no other."""
     before = encoder_of().encode(TEXTS, DOMAINS)
