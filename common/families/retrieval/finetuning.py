@@ -41,7 +41,7 @@ def questions(cfg: RetrievalExperimentConfig, file: str | None) -> list[PassageR
             right = tuple(data.corpus[d] for d in data.relevant(query))
             if right:
                 rows.append(PassageRecord(data.queries[query], right))
-    if not rows:
+    if cfg.eval.beir and not rows:
         raise UserError(
             f"no held-out queries in eval.beir={list(cfg.eval.beir)} for the fine-tuning: type "
             "eval.held_out_queries=<number>, which a config sets for bundled sets only, or give "
