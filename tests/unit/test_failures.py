@@ -24,8 +24,8 @@ SENTENCES = [
     (OSError(errno.EFBIG, "File too large"), "larger than the system allows"),
     (OSError(errno.EROFS, "Read-only file system", "/mnt/x"), "/mnt/x is read-only"),
     (
-        PermissionError(errno.EACCES, "Permission denied", "/root/x"),
-        "no permission to open /root/x",
+        PermissionError(errno.EACCES, "Permission denied", "/data/x"),
+        "no permission to open /data/x",
     ),
     (
         OSError(errno.ENAMETOOLONG, "File name too long", "/a/" + "b" * 300),
