@@ -140,7 +140,7 @@ class TrackingConfig:
             for text in texts:
                 if text is not None and not (text.strip() and len(text) <= longest):
                     raise ValueError(
-                        f"tracking.{key}: {text!r} is no text of 1 to {longest} characters"
+                        f"tracking.{key}: {text!r} is not a text of 1 to {longest} characters"
                     )
 
 

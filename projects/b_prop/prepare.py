@@ -37,7 +37,7 @@ from projects.b_prop.stages import build_ranker
 from projects.b_prop.words import WordSampler
 
 CHUNK = 256
-LOST = "\ufffd"  # what bytes that are not UTF-8 are read as
+LOST = "\ufffd"  # what other programs write for bytes that they could not decode
 
 
 class Articles(Sequence[Row]):
@@ -128,9 +128,8 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     doubtful = sum(LOST in row["text"] for row in mapped.rows())
     if doubtful:
         workspace.say(
-            f"{options.input}: {doubtful} documents hold U+FFFD, where the file is not UTF-8 or has"
-            f" it"
-            " itself; words are cut there: convert the file to UTF-8 and remove the output"
+            f"{options.input}: {doubtful} documents contain U+FFFD, where characters were lost"
+            " before; words are cut there: prepare the original files again and remove the output"
         )
     count, path = write_documents(folder, mapped.rows())
     collection = Collection.of(mapped.rows(), cfg.words)

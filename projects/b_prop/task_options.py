@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.families.retrieval.config import RankerTuning
+from common.families.retrieval.config import RankerTuning, typed_limits
 from common.ranges import Count, Whole
 
 
@@ -43,8 +43,7 @@ class RerankEval:
         Args:
             typed: names of the options.
         """
-        limits = [name for name in ("max_documents", "max_queries") if name in typed]
-        return {"own_limits": limits} if limits and "own_limits" not in typed else {}
+        return typed_limits(typed, ("max_documents", "max_queries"))
 
 
 @dataclass

@@ -188,7 +188,8 @@ def read_documents(place: str | Path) -> Documents:
 
 def _announced(place: str | Path) -> list[str]:
     documents = read_documents(place)
-    print(f"{place}: {documents.summary}")  # noqa: T201
+    if len(documents.texts) < documents.num_rows:
+        print(f"{place}: {documents.summary}")  # noqa: T201
     return documents.texts
 
 

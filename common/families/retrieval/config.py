@@ -1,6 +1,6 @@
 """Config sections that retrieval experiments share; nothing here imports torch."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -149,8 +149,13 @@ class RetrievalEval:
         Args:
             typed: names of the options.
         """
-        limits = [name for name in ("max_documents", "held_out_queries") if name in typed]
-        return {"own_limits": limits} if limits and "own_limits" not in typed else {}
+        return typed_limits(typed, ("max_documents", "held_out_queries"))
+
+
+def typed_limits(typed: Collection[str], limits: Sequence[str]) -> dict[str, list[str]]:
+    """``own_limits`` of an evaluation: those of its `limits` that are typed."""
+    names = [name for name in limits if name in typed]
+    return {"own_limits": names} if names and "own_limits" not in typed else {}
 
 
 @dataclass

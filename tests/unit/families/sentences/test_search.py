@@ -46,7 +46,7 @@ def test_batch_queries_find_the_nearest_lines(exported, capsys):
     queries.write_text("\n".join(TEXTS[::-1]), encoding="utf-8")
     search(exported, f"search.file={exported}/texts.txt", f"search.queries={queries}", "search.k=2")
     first, *blocks = capsys.readouterr().out.strip().split("\n\n")
-    assert first.splitlines() == [f"{exported}/texts.txt: 3 of 3 texts read", "3 texts indexed"]
+    assert first.strip() == "3 texts indexed"
     assert len(blocks) == 3
     for text, block in zip(TEXTS[::-1], blocks, strict=True):
         query, *hits = block.splitlines()
