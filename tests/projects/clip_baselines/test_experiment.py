@@ -2,7 +2,6 @@
 17)."""
 
 import json
-import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from common.config import ROOT, UserError, config_names, load
+from common.config import UserError, config_names
 from common.data.image.labelled import load_cifar10
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
@@ -20,7 +19,6 @@ from common.engine.workspace import Workspace
 from common.evaluation.image_text.zeroshot import CIFAR_TEMPLATES, OPENAI_TEMPLATES
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import pool_pairs
-from common.registry import config_class
 from projects.clip_baselines import build, heads_file
 from projects.clip_baselines import evaluate as evaluation
 from projects.clip_baselines.evaluate import WEIGHTS, combined, evaluate_pool, readouts
@@ -307,17 +305,6 @@ def test_the_search_is_equal_and_has_the_config_s_rate_inside():
     assert sweep.seed not in spec.seeds
     mini = config(name="mini")
     assert 10 * mini.method.freeze_prototypes_steps <= mini.trainer.max_steps
-
-
-def test_commands_that_documents_show_are_accepted():
-    """The page on own data, and the card: what they tell to type has a valid config."""
-    text = (ROOT / "docs/your-data.md").read_text(encoding="utf-8")
-    commands = [shlex.split(line) for line in text.split("\n") if "PROJECT=clip_baselines" in line]
-    assert commands
-    for _make, _verb, _project, *words in commands:
-        name = next((w.partition("=")[2] for w in words if w.startswith("CONFIG=")), "mini")
-        own = [w for w in words if not w.isupper() and not w.startswith("CONFIG=")]
-        load(config_class("clip_baselines"), "clip_baselines", name, own)
 
 
 def test_every_main_setting_has_a_config_with_its_values():
