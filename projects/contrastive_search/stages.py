@@ -38,6 +38,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": _GPT2,
     "openai-community/gpt2": _GPT2,
     "dbmdz/german-gpt2": {**_GPT2, "vocab_size": 50265},
+    "ml6team/gpt2-medium-german-finetune-oscar": {
+        **_GPT2,
+        "n_embd": 1024,
+        "n_layer": 24,
+        "n_head": 16,
+    },
     "gpt2-large": {**_GPT2, "n_embd": 1280, "n_layer": 36, "n_head": 20},
     "facebook/opt-1.3b": {
         "model_type": "opt",
