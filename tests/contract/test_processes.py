@@ -10,7 +10,7 @@ import pytest
 
 from common.config import ROOT
 from common.engine.run import train
-from tests.contract.projects import FAMILIES, PROJECTS
+from tests.contract.projects import FAMILIES, PROJECTS, QUICK
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.distributed.launched import as_torchrun
 from tests.projects.clip_baselines.conftest import words_of
@@ -179,7 +179,7 @@ ELSEWHERE = {  # compared in another way, in tests/projects
             project,
             case,
             id=f"{project}-{number}",
-            marks=pytest.mark.slow if number or project not in FAMILIES.values() else (),
+            marks=pytest.mark.slow if number or project not in QUICK else (),
         )
         for project, cases in CASES.items()
         for number, case in enumerate(cases)

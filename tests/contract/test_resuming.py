@@ -8,7 +8,7 @@ import pytest
 
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
-from tests.contract.projects import FAMILIES, PROJECTS
+from tests.contract.projects import PROJECTS, QUICK
 from tests.interrupted import same
 from tests.smoke import EVERY_STEP, metrics_of
 
@@ -91,7 +91,7 @@ def interrupted(run, folder, number):
     [
         pytest.param(
             case,
-            marks=() if case[0] in FAMILIES.values() and len(case) == 2 else pytest.mark.slow,
+            marks=() if case[0] in QUICK and len(case) == 2 else pytest.mark.slow,
         )
         for case in CASES
     ],
