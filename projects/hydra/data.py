@@ -91,14 +91,23 @@ def image_part(cfg: Config, part: Part) -> ImagePart:
 
 def class_folders(cfg: Config, part: Part) -> LabelledFiles:
     """ImageNet with its class names in words, or another set of one folder per class."""
-    from torchvision.datasets import ImageFolder
-
     data, root = cfg.data, data_root(cfg.data.root)
     if data.source == "imagenet":
         loaded = load_image_set("imagenet", root, images.eval_transform(data), part)
         files, names = loaded.data.samples, loaded.class_names
     else:
-        path = _folder(data) / ("train" if part == "train" else "val")
+        files, names = _own_folder(data, part)
+    paths, labels = [path for path, _ in files], [label for _, label in files]
+    return LabelledFiles(root, paths, torch.tensor(labels), list(names))
+
+
+def _own_folder(data: HydraData, part: Part) -> tuple[list[tuple[str, int]], list[str]]:
+    """Paths with labels, and the classes: those of the training images for both parts."""
+    from torchvision.datasets import ImageFolder
+
+    opened = {}
+    for name in dict.fromkeys(["train", "train" if part == "train" else "val"]):
+        path = _folder(data) / name
         require(
             path,
             what="data.folder",
@@ -107,12 +116,20 @@ def class_folders(cfg: Config, part: Part) -> LabelledFiles:
             size="any size",
         )
         try:
-            opened = ImageFolder(str(path))
+            opened[name] = ImageFolder(str(path))
         except FileNotFoundError as error:
             raise UserError(f"data.folder: {error}") from error
-        files, names = opened.samples, opened.classes
-    paths, labels = [path for path, _ in files], [label for _, label in files]
-    return LabelledFiles(root, paths, torch.tensor(labels), list(names))
+    classes = opened["train"].classes
+    if part == "train":
+        return opened["train"].samples, classes
+    own = opened["val"].classes
+    if unknown := sorted(set(own) - set(classes)):
+        raise UserError(
+            f"{_folder(data) / 'val'} has classes without training images"
+            f" ({', '.join(unknown[:3])}{', ...' if unknown[3:] else ''}):"
+            " add images to train, or remove these folders"
+        )
+    return [(path, classes.index(own[label])) for path, label in opened["val"].samples], classes
 
 
 def num_samples(cfg: Config) -> int:

@@ -1,5 +1,6 @@
 """Sets, subsets, augmentations and orders of the config."""
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -116,6 +117,18 @@ def folder(tmp_path):
                 pixels = rng.integers(0, 60, (40, 36, 3)) + 150 * (1 - label)
                 Image.fromarray(pixels.astype(np.uint8)).save(target / f"{i}.png")
     return tmp_path
+
+
+def test_classes_of_own_folders_are_those_of_the_training_images(folder):
+    """A class without images to judge shifts no label; one without training images is refused."""
+    words = ["data.source=folder", "data.folder=own", f"data.root={folder}", "data.num_classes=2"]
+    shutil.rmtree(folder / "own" / "val" / "day")
+    judged = image_part(config(*words), "test")
+    assert judged.labels.tolist() == [1, 1, 1]
+    assert judged.class_names == ["day", "night"]
+    (folder / "own" / "val" / "night").rename(folder / "own" / "val" / "dusk")
+    with pytest.raises(UserError, match=r"without training images \(dusk\)"):
+        image_part(config(*words), "test")
 
 
 def test_own_folders_are_read(folder):
