@@ -17,10 +17,12 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[MOFI]":
     """The experiment of a config; heavy imports happen here."""
+    import json
     from dataclasses import replace
     from functools import partial
 
     from common.families.image_text.experiment import image_text_experiment
+    from common.files import write_text
     from projects.mofi import planning, tasks
     from projects.mofi.evaluate import evaluate
     from projects.mofi.module import MOFI
@@ -31,8 +33,16 @@ def build(cfg: Config) -> "Experiment[MOFI]":
 
     mofi_stages = partial(stages, cfg)
     family = image_text_experiment(cfg, make_module, stages=mofi_stages, tasks=tasks.of(cfg))
+
+    def export(module: MOFI, folder: "Path") -> None:
+        family.export(module, folder)
+        write_text(folder / tasks.ABOUT, json.dumps({"texts_trained": module.cls_weight < 1}))
+
     return replace(
-        family, evaluate=partial(evaluate, cfg), plan=lambda: planning.plan(cfg, family.plan())
+        family,
+        evaluate=partial(evaluate, cfg),
+        export=export,
+        plan=lambda: planning.plan(cfg, family.plan()),
     )
 
 

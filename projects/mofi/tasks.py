@@ -3,11 +3,11 @@
 And the exported model for use.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from projects.mofi.data import EntityName, read_entities
 from projects.mofi.knowledge import entity_text
 from projects.mofi.released import evaluate_released
 
+ABOUT = "mofi.json"  # of an export: whether its text tower was trained
 BATCH = 64  # pictures or texts of a forward pass
 
 
@@ -49,6 +50,7 @@ class Embedder:
 
     Attributes:
         preprocess: PIL image -> tensor (3, S, S).
+        texts_trained: False after a training by classes alone.
 
     Raises:
         UserError: not such a folder.
@@ -57,6 +59,22 @@ class Embedder:
     def __init__(self, folder: str | Path) -> None:
         self.encoder = OpenClipDualEncoder.from_folder(Path(folder)).eval()
         self.preprocess = self.encoder.preprocess()
+        about = Path(folder) / ABOUT
+        written = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+        self.texts_trained = bool(written.get("texts_trained", True))
+
+    def require_texts(self) -> None:
+        """Refuse a model that was trained by classes alone.
+
+        Raises:
+            UserError: its text tower is untrained.
+        """
+        if not self.texts_trained:
+            raise UserError(
+                "this model was trained by classes alone: its text tower is untrained, and an export"
+                " has no class vectors. Take a model of recipe multitask or contrastive;"
+                " TASK=search needs no texts"
+            )
 
     @torch.inference_mode()
     def encode_image(
@@ -79,7 +97,12 @@ class Embedder:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit rows (B, D) of sentences."""
+        """Unit rows (B, D) of sentences.
+
+        Raises:
+            UserError: the text tower is untrained.
+        """
+        self.require_texts()
         tokenizer = self.encoder.tokenizer
         assert tokenizer is not None
         rows_of_texts = encode(
@@ -142,8 +165,8 @@ def annotate(cfg: Config, workspace: Workspace) -> None:
     options = cfg.annotate
     if options.run is None or options.entities is None or not options.inputs:
         raise UserError("set annotate.run, annotate.entities (an entities.tsv) and annotate.inputs")
-    run = Path(options.run).expanduser()
-    refuse_untrained_texts(run)
+    model = Embedder(Path(options.run).expanduser())
+    model.require_texts()
     table: list[EntityName] = read_entities(Path(options.entities).expanduser())
     if not table:
         raise UserError(
@@ -151,29 +174,9 @@ def annotate(cfg: Config, workspace: Workspace) -> None:
         )
     texts = [entity_text(entity, options.text == "name_description") for entity in table]
     for name, answers in zip(
-        options.inputs, Embedder(run).annotate(options.inputs, texts, options.top), strict=True
+        options.inputs, model.annotate(options.inputs, texts, options.top), strict=True
     ):
         workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in answers))
-
-
-def refuse_untrained_texts(export: Path) -> None:
-    """Refuse an export whose run says that its text tower was never trained.
-
-    Raises:
-        UserError: recipe supervised, or multi-task with all weight on the classifier.
-    """
-    settings = export.absolute().parent / "config.yaml"
-    if not settings.is_file():  # an export that was moved away from its run
-        return
-    stored = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    method = stored.get("method", {}) if isinstance(stored, dict) else {}
-    recipe, weight = method.get("recipe"), method.get("cls_weight")
-    if recipe == "supervised" or (recipe == "multitask" and weight == 1):
-        raise UserError(
-            f"annotate.run={export} was trained by classes alone: its text tower is untrained, and"
-            " an export has no class vectors. Take a model of recipe multitask or contrastive;"
-            " TASK=search needs no texts"
-        )
 
 
 def search(cfg: Config, workspace: Workspace) -> None:

@@ -235,5 +235,8 @@ def _read_frame(arrays: Mapping[str, Any], k: int) -> LidarFrame:
         raise ValueError(f"frame {k}: boxes {boxes.shape} and {len(names)} names")
     if not all(np.isfinite(values).all() for values in (points, pose, boxes)):
         raise ValueError(f"frame {k}: values are not finite")
+    if len(points) and (points[:, 3].min() < 0 or points[:, 3].max() > 1):
+        low, high = points[:, 3].min(), points[:, 3].max()
+        raise ValueError(f"frame {k}: intensities {low:g} to {high:g}; divide them to [0, 1]")
     counts = np.full(len(boxes), -1, dtype=np.int64)
     return LidarFrame(points, pose, float(arrays[f"time_{k}"]), boxes, names, counts)

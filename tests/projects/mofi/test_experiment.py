@@ -292,17 +292,19 @@ def test_a_long_table_of_entities_is_embedded_in_batches(exported, monkeypatch):
     assert torch.allclose(actual, torch.nn.functional.normalize(whole, dim=1), atol=1e-6)
 
 
-def test_a_model_without_a_trained_text_tower_does_not_annotate(tmp_path):
-    """Guards against cosines of an untrained text tower; other recipes go on to read the table."""
-    words = [
-        f"annotate.run={tmp_path}/export",
-        f"annotate.entities={tmp_path}/none.tsv",
-        "annotate.inputs=[a.png]",
-    ]
-    for recipe, told in (("supervised", "text tower is untrained"), ("multitask", r"none\.tsv")):
-        (tmp_path / "config.yaml").write_text(f"method: {{recipe: {recipe}, cls_weight: 0.9}}\n")
-        with pytest.raises(UserError, match=told):
-            annotate(config(*words), Workspace(tmp_path / "a"))
+@pytest.mark.parametrize("recipe", ["supervised", "multitask"])
+def test_a_model_without_a_trained_text_tower_does_not_annotate(recipe, tmp_path):
+    """Guards against cosines of an untrained text tower, wherever the export lies."""
+    cfg = config(f"method.recipe={recipe}")
+    experiment, folder = build(cfg), tmp_path / "moved"
+    experiment.export(MOFI(cfg), folder)
+    words = [f"annotate.run={folder}", "annotate.entities=none.tsv", "annotate.inputs=[a.png]"]
+    told = {"supervised": "text tower is untrained", "multitask": r"none\.tsv"}[recipe]
+    with pytest.raises(UserError, match=told):
+        annotate(config(*words), Workspace(tmp_path / "a"))
+    if recipe == "supervised":
+        with pytest.raises(UserError, match="text tower is untrained"):
+            Embedder(folder).encode_text(["a lark"])
 
 
 def test_a_table_without_entities_is_named(exported, tmp_path):

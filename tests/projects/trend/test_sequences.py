@@ -252,7 +252,9 @@ def test_flip_changes_the_sign_of_lateral_translation_and_yaw():
 
 
 def scan(count=20, columns=4, seed=0):
-    return rng(seed).normal(size=(count, columns)).astype("<f4")
+    points = rng(seed).normal(size=(count, columns)).astype("<f4")
+    points[:, 3:] = np.abs(points[:, 3:]) % 1  # intensities
+    return points
 
 
 def test_windows_and_npz_sequences(tmp_path):
@@ -278,6 +280,7 @@ def test_windows_and_npz_sequences(tmp_path):
         ({"boxes_0": np.ones((1, 5)), "names_0": np.array(["car"])}, "boxes"),
         ({"points_0": np.ones((3, 3))}, "instead of"),
         ({"points_0": np.full((3, 4), np.nan)}, "not finite"),
+        ({"points_0": np.full((3, 4), 255.0)}, "intensities 255 to 255"),
         ({"pose_0": np.eye(4)[:3]}, "instead of"),
     ],
 )
