@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -21,6 +22,7 @@ from common.data.image import sources as im
 from common.data.lookup import data_root, require
 from common.data.samplers import Rng
 from projects.dito.config import DitoData
+from projects.dito.detection.mask_head import STORED, draw_mask
 
 # Bansal et al. 2018, "Zero-Shot Object Detection", arXiv 1804.04340: 48 base and 17 novel classes
 COCO_NOVEL = frozenset(
@@ -100,6 +102,9 @@ SOURCE = "https://cocodataset.org (annotations, train2017, val2017) or https://w
 LAYOUT = "a JSON file with images, annotations (bbox as x, y, width, height) and categories"
 
 
+Outlines = list[NDArray[np.float64]]  # polygons (P, 2) of one object, x and y in pixels
+
+
 class Annotated(NamedTuple):
     """One image with its boxes."""
 
@@ -107,6 +112,7 @@ class Annotated(NamedTuple):
     file: str
     boxes: Tensor  # (G, 4) x1, y1, x2, y2 in pixels of the file
     labels: Tensor  # (G,) int64, from 1 in the order of `CocoSet.categories`
+    outlines: list[Outlines]  # G, where masks are read
 
 
 class CocoSet(NamedTuple):
@@ -118,7 +124,16 @@ class CocoSet(NamedTuple):
     base: list[bool]  # trained with boxes
 
 
-def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
+class Jittered(NamedTuple):
+    """An image as it is trained on."""
+
+    pixels: Tensor  # (3, S, S), normalised
+    boxes: Tensor  # (G, 4) in its pixels
+    labels: Tensor  # (G,)
+    masks: Tensor  # (G, 112, 112) bool, each inside its box; (0, 112, 112) without outlines
+
+
+def read_coco(path: Path, novel: str, *, training: bool, masks: bool = False) -> CocoSet:
     """A file of COCO or LVIS.
 
     Args:
@@ -127,9 +142,10 @@ def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
             left out; "none": all are base.
         training: leave out boxes of novel classes, and images without a box; crowds are left out
             in any case.
+        masks: also the outlines of the objects.
 
     Raises:
-        UserError: no such file, or another format.
+        UserError: no such file, another format, or an object without polygons for `masks`.
     """
     require(path, what=path.name, layout=LAYOUT, source=SOURCE, size="0.02-1.2 GB")
     try:
@@ -144,7 +160,8 @@ def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
             number = place.get(a["category_id"])
             unwanted = number is None or a.get("iscrowd", 0) or (training and not base[number - 1])
             if not unwanted and min(a["bbox"][2:]) > 0:
-                annotations[a["image_id"]].append((a["bbox"], number))
+                outlines = _outlines(a, path) if masks else []
+                annotations[a["image_id"]].append((a["bbox"], number, outlines))
         images = [_annotated(i, annotations[i["id"]]) for i in content["images"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
@@ -162,16 +179,29 @@ def _is_base(category: dict[str, Any], novel: str) -> bool:
     return novel == "none" or category["name"] in COCO_BASE
 
 
-def _annotated(image: dict[str, Any], boxes: Sequence[tuple[Sequence[float], int]]) -> Annotated:
+def _outlines(annotation: dict[str, Any], path: Path) -> Outlines:
+    polygons = annotation.get("segmentation")
+    if not isinstance(polygons, list) or not polygons:
+        raise UserError(
+            f"{path}: annotation {annotation['id']} has no polygons in segmentation; set"
+            " model.masks=false to train without masks"
+        )
+    return [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+
+
+def _annotated(
+    image: dict[str, Any], objects: Sequence[tuple[Sequence[float], int, Outlines]]
+) -> Annotated:
     file = image.get("file_name") or "/".join(
         image["coco_url"].split("/")[-2:]
     )  # LVIS has no file_name
-    corners = [(x, y, x + w, y + h) for (x, y, w, h), _ in boxes]
+    corners = [(x, y, x + w, y + h) for (x, y, w, h), *_ in objects]
     return Annotated(
         image["id"],
         file,
         torch.tensor(corners).view(-1, 4).float(),
-        torch.tensor([n for _, n in boxes], dtype=torch.long),
+        torch.tensor([number for _, number, _ in objects], dtype=torch.long),
+        [outlines for *_, outlines in objects],
     )
 
 
@@ -223,7 +253,8 @@ def jittered(
     size: int,
     jitter: tuple[float, float],
     rng: Rng,
-) -> tuple[Tensor, Tensor, Tensor]:
+    outlines: Sequence[Outlines] = (),
+) -> Jittered:
     """Large-scale jitter and flip: resize to a random scale of the square, crop or pad, mirror.
 
     Source: Ghiasi et al. 2021, "Simple Copy-Paste", section 3, arXiv 2012.07177.
@@ -235,9 +266,10 @@ def jittered(
         size: S.
         jitter: least and largest scale.
         rng: of this access.
+        outlines: of the G objects, in pixels of the file; empty: without masks.
 
     Returns:
-        (3, S, S) normalised, boxes in its pixels, and labels; boxes cut away are left out.
+        The image; boxes cut away are left out.
     """
     factor = float(rng.uniform(*jitter)) * size / max(image.size)
     pixels = _resized(image, factor)
@@ -245,11 +277,17 @@ def jittered(
     top, left = (int(rng.integers(max(0, v - size) + 1)) for v in (h, w))
     pixels = _padded(pixels[:, top : top + size, left : left + size], size)
     moved = (boxes * factor - torch.tensor([left, top, left, top]).float()).clamp(0, size)
+    outlines = [[points * factor - [left, top] for points in polygons] for polygons in outlines]
     if rng.random() < 0.5:
         pixels = pixels.flip(-1)
         moved = torch.stack([size - moved[:, 2], moved[:, 1], size - moved[:, 0], moved[:, 3]], 1)
+        outlines = [[points * [-1, 1] + [size, 0] for points in p] for p in outlines]
     kept = ((moved[:, 2:] - moved[:, :2]) >= 1).all(1)
-    return pixels, moved[kept], labels[kept]
+    masks = torch.zeros(0, STORED, STORED, dtype=torch.bool)
+    rows = kept.nonzero()[:, 0].tolist() if outlines else []
+    if rows:
+        masks = torch.stack([draw_mask(outlines[i], moved[i].tolist()) for i in rows])
+    return Jittered(pixels, moved[kept], labels[kept], masks)
 
 
 def _resized(image: Image.Image, factor: float) -> Tensor:

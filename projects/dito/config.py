@@ -89,6 +89,8 @@ class ModelConfig:
     canonical_size: Positive = 224.0  # side of a box on level 4, in pixels
     head_convs: Whole = 4
     head_hidden: Count = 1024
+    head_unit_rows: bool = False  # of the head's layer into the space of texts, as released
+    masks: bool = False  # a mask head next to the box head, trained in the detect stage
     logit_scale_init: Positive = 1 / 0.07
     init_from: str | None = None  # export of an earlier stage; stages without image need it
 
@@ -174,6 +176,9 @@ class EvalConfig:
     batch_size: Count = 64
     limit: Count | None = None  # images
     detections: bool = False  # average precision, besides the recall of boxes; needs the group eval
+    masks: bool = (
+        False  # average precision of masks too; needs model.masks and polygons in the file
+    )
     transfer: bool = True  # scenes of clip art with its own class list
     mechanism: bool = True  # pointing, variance under shifts
 
@@ -219,3 +224,7 @@ class Config(ExperimentConfig):
             raise ValueError("several stages need method.image_steps, those of the first")
         if "detect" in stages and len(stages) > 1 and self.method.detect_steps is None:
             raise ValueError("several stages need method.detect_steps")
+        if self.model.masks and source != "coco":
+            raise ValueError("model.masks=true needs data.source=coco: other data has no outlines")
+        if self.eval.masks and not (self.model.masks and self.eval.detections):
+            raise ValueError("eval.masks=true needs model.masks=true and eval.detections=true")

@@ -34,6 +34,7 @@ class DitoBatch(TypedDict):
     tokens: NotRequired[Tensor]  # (B, L), of image and region stages
     boxes: NotRequired[list[Tensor]]  # (G, 4) in pixels, of the detect stage
     labels: NotRequired[list[Tensor]]  # (G,) int64 from 1, base classes alone
+    masks: NotRequired[list[Tensor]]  # (G, 112, 112) bool inside the boxes, for a mask head
 
 
 class SceneBoxes(Dataset[Any]):
@@ -67,7 +68,8 @@ class CocoBoxes(Dataset[Any]):
 
     def __init__(self, cfg: Config) -> None:
         data = cfg.data
-        self.set = coco.read_coco(coco.annotation_path(data, True), data.novel, training=True)
+        path, self.masks = coco.annotation_path(data, True), cfg.model.masks
+        self.set = coco.read_coco(path, data.novel, training=True, masks=self.masks)
         self.folder, self.cfg = coco.folder_of(data, True), cfg
         bases = [i for i, b in enumerate(self.set.base) if b]
         self.place = {i + 1: n + 1 for n, i in enumerate(bases)}
@@ -77,20 +79,22 @@ class CocoBoxes(Dataset[Any]):
 
     def __getitem__(self, keys: Sequence[Key]) -> DitoBatch:
         """A batch."""
-        images, boxes, labels = [], [], []
+        samples = []
         for index, epoch in keys:
             entry = self.set.images[index]
             rng = sample_rng(self.cfg.seed, epoch, index, JITTER_STREAM)
             picture = coco.opened(self.folder / entry.file)
             marks = torch.tensor([self.place[n] for n in entry.labels.tolist()], dtype=torch.long)
-            pixels, jittered, kept = coco.jittered(
-                picture, entry.boxes, marks, self.cfg.data.image_size, self.cfg.data.jitter, rng
-            )
-            images.append(pixels)
-            boxes.append(jittered)
-            labels.append(kept)
-        ids = torch.tensor([index for index, _ in keys])
-        return {"images": torch.stack(images), "ids": ids, "boxes": boxes, "labels": labels}
+            size, jitter = self.cfg.data.image_size, self.cfg.data.jitter
+            outlines = entry.outlines if self.masks else ()
+            samples.append(coco.jittered(picture, entry.boxes, marks, size, jitter, rng, outlines))
+        batch: DitoBatch = {
+            "images": torch.stack([sample.pixels for sample in samples]),
+            "ids": torch.tensor([index for index, _ in keys]),
+            "boxes": [sample.boxes for sample in samples],
+            "labels": [sample.labels for sample in samples],
+        }
+        return batch | {"masks": [s.masks for s in samples]} if self.masks else batch
 
 
 def base_names(cfg: Config) -> list[str]:

@@ -25,6 +25,7 @@ class Detections(NamedTuple):
     boxes: Tensor  # (N, 4) x1, y1, x2, y2 in pixels
     labels: Tensor  # (N,) int64 from 1
     scores: Tensor  # (N,) in [0, 1]
+    masks: Tensor | None = None  # (N, 28, 28) probabilities inside the boxes, with a mask head
 
 
 def need_head(network: DitoNetwork) -> None:
@@ -88,12 +89,17 @@ def detect(
     starts = torch.cat([p.boxes for p in proposals])
     boxes = apply_offsets(offsets, starts) if tuned else starts
     counts = [len(p.boxes) for p in proposals]
-    return [
+    detections = [
         _suppressed(clip_boxes_to_image(b, size), s[:, 1:], score)
         for b, s, size in zip(
             torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True
         )
     ]
+    if network.mask_head is None or not tuned:
+        return detections
+    masks = network.masks(maps, [d.boxes for d in detections]).sigmoid()
+    per_image = torch.split(masks, [len(d.boxes) for d in detections])
+    return [d._replace(masks=m) for d, m in zip(detections, per_image, strict=True)]
 
 
 def _grid(score: ScoreConfig, sizes: Sequence[tuple[int, int]], images: Tensor) -> list[Proposals]:

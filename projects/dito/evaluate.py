@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as TF
 
+from common.config import UserError
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
 from common.losses.output import unit
@@ -16,6 +17,7 @@ from projects.dito import coco
 from projects.dito.config import Config
 from projects.dito.detection.coco_boxes import box_metrics, check_library
 from projects.dito.detection.drawn_boxes import draw_boxes
+from projects.dito.detection.mask_head import paste, run_lengths
 from projects.dito.detector import Detections, detect, pointing, similarity_maps
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork
@@ -308,16 +310,32 @@ def as_coco(scenes: Scenes) -> dict[str, Any]:
 
 
 def as_results(
-    detections: Detections, image: int, categories: Sequence[int], factor: float = 1.0
+    detections: Detections,
+    image: int,
+    categories: Sequence[int],
+    factor: float = 1.0,
+    size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of a result file: boxes as x, y, width, height in pixels of the file."""
+    """Rows of a result file: boxes as x, y, width, height in pixels of the file.
+
+    Args:
+        detections: of one image.
+        image: its id.
+        categories: ids of the labels 1, 2, ...
+        factor: pixels of the detections over pixels of the file.
+        size: height and width of the file, where masks are asked for.
+    """
     boxes = detections.boxes.cpu() / factor
     corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
     rows = zip(corners, detections.labels.tolist(), detections.scores.tolist(), strict=True)
-    return [
+    results: list[dict[str, Any]] = [
         {"image_id": image, "category_id": categories[label - 1], "bbox": box, "score": score}
         for box, label, score in rows
     ]
+    if size is not None and detections.masks is not None:
+        for row, mask, box in zip(results, detections.masks, boxes, strict=True):
+            row["segmentation"] = run_lengths(paste(mask, box, size))
+    return results
 
 
 def _groups(base: Sequence[bool], ids: Sequence[int]) -> dict[str, list[int]]:
@@ -330,12 +348,20 @@ def _groups(base: Sequence[bool], ids: Sequence[int]) -> dict[str, list[int]]:
 def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> dict[str, float]:
     """Recall of boxes on an annotation file, and average precision if `eval.detections`.
 
-    The file's class list is swapped in, whatever was trained. With ``data.novel=none`` all weigh as
+    With `eval.masks` also that of masks, as ``mask_*``. The file's class list is swapped in, whatever was trained. With ``data.novel=none`` all weigh as
     base if all were trained on with boxes; else (transfer to another set) the split is unknown and
     all weigh as novel.
+
+    Raises:
+        UserError: `eval.masks` of a model without a mask head.
     """
     data = cfg.data
     path = coco.annotation_path(data, False)
+    if cfg.eval.masks and network.mask_head is None:
+        raise UserError(
+            "eval.masks=true, but this model was trained with model.masks=false: it has no mask"
+            " head; set eval.masks=false"
+        )
     annotated = coco.read_coco(path, data.novel, training=False)
     classes = network.classes(annotated.names, templates_of(cfg))
     novel_known = data.novel != "none" or set(annotated.names) <= set(network.base_names)
@@ -353,10 +379,10 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
             for p, (_, f) in zip(pictures, squares, strict=True)
         ]
         pixels = torch.stack([s for s, _ in squares]).to(device)
-        for image, (_, f), d in zip(
-            part, squares, detect(network, pixels, classes, cfg.score, base, sizes), strict=True
-        ):
-            results += as_results(d, image.id, annotated.categories, f)
+        detections = detect(network, pixels, classes, cfg.score, base, sizes)
+        for image, picture, (_, f), d in zip(part, pictures, squares, detections, strict=True):
+            whole = (picture.height, picture.width) if cfg.eval.masks else None
+            results += as_results(d, image.id, annotated.categories, f, whole)
             recalled.append(covered(image.boxes, d.boxes.cpu() / f))
     metrics = {"box_recall": float(torch.cat(recalled).mean())}
     (workspace.folder(".") / "detections.json").write_text(json.dumps(results), encoding="utf-8")
@@ -371,4 +397,8 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
     truth["categories"] = [c for c in truth["categories"] if c["id"] in categories]
     style: Any = "lvis" if data.novel == "lvis" else "coco"
     groups = _groups(annotated.base, annotated.categories)
-    return metrics | box_metrics(truth, results, style=style, groups=groups)
+    metrics |= box_metrics(truth, results, style=style, groups=groups)
+    if cfg.eval.masks:
+        masks = box_metrics(truth, results, style=style, groups=groups, kind="segm")
+        metrics |= {f"mask_{name}": value for name, value in masks.items()}
+    return metrics

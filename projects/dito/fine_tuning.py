@@ -1,4 +1,4 @@
-"""Fine-tuning with boxes of base classes: losses of RPN and regions, L2, step schedule.
+"""Fine-tuning with boxes of base classes: losses of RPN, regions and masks, L2, step schedule.
 
 Source: Kim, Angelova & Kuo 2023, arXiv 2310.00161, and the released detector (google-research,
 fvlm).
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import OptimConfig
+from common.distributed.differentiable import rank_mean_of_sums
 from common.engine.optim import lr_at
 from projects.dito.config import Config
 from projects.dito.data import DitoBatch
@@ -25,6 +26,7 @@ from projects.dito.detection.localization_rpn import (
     places_of,
     propose,
 )
+from projects.dito.detection.mask_head import mask_loss, mask_targets
 from projects.dito.detection.roi_align import with_image
 from projects.dito.network import DitoNetwork
 from projects.dito.objective import class_logits
@@ -49,8 +51,8 @@ def detection_losses(
         classes: (C, D) unit text vectors, row 0 the background.
         generators: on the CPU, one for each image: what is sampled depends on nothing else.
 
-    Distributed: local; divisors are constants, so that means over ranks are those of the whole
-    batch.
+    Distributed: divisors are constants, or counts of foreground over all ranks, so that means over
+    ranks are those of the whole batch.
     """
     options, net, images = cfg.detect, network, batch["images"]
     grid = scale_gradient(net.detector_map(images), options.backbone_gradient)
@@ -92,11 +94,11 @@ def detection_losses(
     logits = class_logits(vectors, classes, cfg.score.temp_det * net.log_temperature.exp())
     count = options.regions * len(images)
     if options.box_loss == "huber":
-        box = region_box_loss(offsets, offset_targets, labels, count)
+        box = region_box_loss(offsets, offset_targets, labels)
     else:
         rows = labels > 0
         moved, aim = (apply_offsets(o[rows], start[rows]) for o in (offsets, offset_targets))
-        box = (1 - paired_iou(moved, aim)).sum() / count
+        box = rank_mean_of_sums((1 - paired_iou(moved, aim)).sum(), rows.sum())
     terms = {
         "rpn_centerness": rpn_centre,
         "rpn_box": options.rpn_box_weight * rpn_box,
@@ -104,7 +106,22 @@ def detection_losses(
         "region_box": box,
         "l2": options.l2 * half_squares(network),
     }
+    if net.mask_head is not None:
+        terms["mask"] = masked(net, maps, batch, regions)
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+
+def masked(
+    network: DitoNetwork, maps: Sequence[Tensor], batch: DitoBatch, regions: Sequence[Regions]
+) -> Tensor:
+    """Mask loss of the foreground regions of all images."""
+    targets, boxes = [], []
+    for truth, masks, sampled in zip(batch["boxes"], batch["masks"], regions, strict=True):
+        rows = sampled.labels > 0
+        match = sampled.matches[rows]
+        boxes.append(sampled.boxes[rows])
+        targets.append(mask_targets(masks[match], truth[match], sampled.boxes[rows]))
+    return mask_loss(network.masks(maps, boxes), torch.cat(targets))
 
 
 def half_squares(network: DitoNetwork) -> Tensor:
@@ -182,20 +199,19 @@ def region_class_loss(
     return loss / max(1, count or len(labels))
 
 
-def region_box_loss(
-    offsets: Tensor, target: Tensor, labels: Tensor, count: int | None = None
-) -> Tensor:
-    """Huber (delta 1) on offsets of foreground rows, divided by a constant number of rows.
+def region_box_loss(offsets: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    """Huber (delta 1) on offsets, mean over the coordinates of foreground rows, as released.
 
     Args:
         offsets: (N, 4) predicted.
         target: (N, 4), encoded with weights 10, 10, 5, 5.
         labels: (N,), 0 is background, which has no part.
-        count: divisor, see `region_class_loss`.
+
+    Distributed: the mean over ranks is that of all foreground rows.
     """
     rows = labels > 0
     loss: Tensor = F.huber_loss(offsets[rows], target[rows], reduction="sum")
-    return loss / max(1, count or len(labels))
+    return rank_mean_of_sums(loss, 4 * rows.sum())
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

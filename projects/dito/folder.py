@@ -72,8 +72,12 @@ def embed(cfg: Config, module: DITO) -> dict[str, Tensor]:
         )
     ]
     with evaluation_mode(network):
-        return {
+        vectors = {
             "image": network.image_vectors(images).float().cpu(),
             "regions": network.region_vectors(images, boxes).float().cpu(),
             "texts": network.text_vectors(network.tokenizer(PROBES).to(device)).float().cpu(),
         }
+        if network.mask_head is not None:
+            maps = network.pyramid(network.detector_map(images))
+            vectors["masks"] = network.masks(maps, boxes).float().cpu()
+        return vectors

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from common.losses.output import unit
 from projects.dito.coco import to_square
 from projects.dito.config import ScoreConfig
 from projects.dito.detection.drawn_boxes import draw_boxes
+from projects.dito.detection.mask_head import paste
 from projects.dito.detector import detect, need_head, similarity_maps
 from projects.dito.folder import load_network
 
@@ -28,6 +31,7 @@ class Found(NamedTuple):
     box: tuple[float, float, float, float]
     name: str
     score: float
+    mask: NDArray[np.bool_] | None = None  # (height, width), of a model with a mask head
 
 
 class Detector:
@@ -81,13 +85,16 @@ class Detector:
         size = (round(image.height * factor), round(image.width * factor))
         score = replace(self.score, threshold=max(threshold, self.score.threshold))
         detections = detect(self.network, pixels[None], classes, score, split, [size])[0]
+        boxes = detections.boxes / factor
         rows = zip(
-            (detections.boxes / factor).tolist(),
-            detections.labels.tolist(),
-            detections.scores.tolist(),
-            strict=True,
+            boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True
         )
-        return [Found(_box(box), names[label - 1], value) for box, label, value in rows]
+        found = [Found(_box(box), names[label - 1], value) for box, label, value in rows]
+        if detections.masks is None:
+            return found
+        whole = (image.height, image.width)
+        masks = [paste(m, b, whole) for m, b in zip(detections.masks, boxes, strict=True)]
+        return [f._replace(mask=mask) for f, mask in zip(found, masks, strict=True)]
 
     def region_embed(self, picture: Picture, boxes: Sequence[Sequence[float]]) -> Tensor:
         """Unit vectors (N, D) of boxes (x1, y1, x2, y2) in the picture's pixels, for retrieval.
@@ -127,12 +134,13 @@ class Detector:
 
     @staticmethod
     def draw(picture: Picture, detections: Sequence[Found]) -> Image.Image:
-        """The picture with boxes and names."""
+        """The picture with boxes, names and masks."""
         return draw_boxes(
             upright(picture),
             [f.box for f in detections],
             [f.name for f in detections],
             [f.score for f in detections],
+            [f.mask for f in detections],
         )
 
 

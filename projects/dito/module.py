@@ -24,7 +24,7 @@ BOX_STREAM = 81
 TRAINED: dict[str, tuple[str, ...]] = {
     "image": ("backbone.", "image_proj.", "text_tower.", "text_proj.", "image_scale."),
     "region": ("pyramid.", "head.trunk.", "head.to_text.", "region_scale."),
-    "detect": ("backbone.", "pyramid.", "head.", "rpn.", "log_temperature"),
+    "detect": ("backbone.", "pyramid.", "head.", "mask_head.", "rpn.", "log_temperature"),
 }
 
 

@@ -20,6 +20,7 @@ from common.losses.temperature import LogitScale
 from projects.dito.config import ModelConfig
 from projects.dito.detection.box_head import CosineBoxHead
 from projects.dito.detection.localization_rpn import LocalizationRPN
+from projects.dito.detection.mask_head import CROP, MaskHead
 from projects.dito.detection.pyramid import SimpleFeaturePyramid
 from projects.dito.detection.roi_align import multilevel_roi_align, with_image
 from projects.dito.detection.windowed_vit import WindowedViT, Windows
@@ -77,13 +78,18 @@ class DitoNetwork(nn.Module):
             model.width, model.channels, model.scales, model.patch_size
         )
         self.head = CosineBoxHead(
-            model.channels, model.embed_dim, convs=model.head_convs, hidden=model.head_hidden
+            model.channels,
+            model.embed_dim,
+            convs=model.head_convs,
+            hidden=model.head_hidden,
+            unit_rows=model.head_unit_rows,
         )
         self.region_scale = LogitScale(model.logit_scale_init)
         self.rpn = LocalizationRPN(model.channels, rpn_convs)
         self.log_temperature = nn.Parameter(
             torch.zeros(())
         )  # of the detector's classes, starts at 1
+        self.mask_head = MaskHead(model.channels, model.head_convs) if model.masks else None
         self.vlm: FrozenVLM | None = None
         self.trained: list[str] = []  # names of finished stages
         self.base_names: list[str] = []  # classes that were trained on with boxes
@@ -121,6 +127,16 @@ class DitoNetwork(nn.Module):
         """Crops (N, channels, 7, 7) of regions (N, 5) in pixels."""
         size = self.model.canonical_size
         return multilevel_roi_align(maps, self.pyramid.strides, rois, canonical_size=size)
+
+    def masks(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Mask logits (N, 28, 28) of the boxes (n_i, 4) of each image, in pixels."""
+        assert self.mask_head is not None, "a network without model.masks draws none"
+        size = self.model.canonical_size
+        crops = multilevel_roi_align(
+            maps, self.pyramid.strides, with_image(boxes), CROP, canonical_size=size
+        )
+        logits: Tensor = self.mask_head(crops)
+        return logits
 
     def region_vectors(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Vectors (N, D), not normalised, of the boxes (n_i, 4) of each image, in pixels."""

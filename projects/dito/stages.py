@@ -14,6 +14,7 @@ from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
 from projects.dito.config import Config
 from projects.dito.data import base_names, num_samples, requirements, training_data
 from projects.dito.detection.coco_boxes import check_library
+from projects.dito.detection.mask_head import CROP
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork, build_network, read_trained
 
@@ -136,6 +137,10 @@ def plan(cfg: Config) -> Plan[DITO]:
         if module.stage == "detect":
             centerness, distances = net.rpn(maps)
             total = total + centerness.sum() + distances.sum()
+            if net.mask_head is not None:
+                drawn = int(count * cfg.detect.positive_fraction) * batch_size
+                masks = net.mask_head(maps[0].new_zeros(drawn, cfg.model.channels, CROP, CROP))
+                total = total + masks.sum()
         whole: torch.Tensor = total + torch.stack([m.sum() for m in maps]).sum()
         return whole
 

@@ -12,6 +12,7 @@ from common.config import UserError
 from common.encoders.modes import evaluation_mode
 from common.engine.workspace import Workspace, write_json
 from projects.dito.config import Config, ModelConfig
+from projects.dito.detection.mask_head import run_lengths
 from projects.dito.detector import similarity_maps
 from projects.dito.evaluate import cut, locality
 from projects.dito.folder import load_network
@@ -26,7 +27,7 @@ SHOWN = 640  # pixels of a picture's longer side in the gallery
 def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
     """Objects of ``run.names`` in the pictures ``run.inputs``.
 
-    Drawn as PNG, listed as detections.json.
+    Drawn as PNG, listed as detections.json; masks are there in COCO's run lengths.
 
     Raises:
         UserError: no model, pictures or names.
@@ -59,9 +60,15 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
         drawn.thumbnail((SHOWN, SHOWN))  # thousands of photographs would not fit in memory
         rows.append({"query": drawn, "results": listed})
     workspace.gallery("detections", rows)
-    plain = {name: [f._asdict() for f in boxes] for name, boxes in detections.items()}
+    plain = {name: [_plain(f) for f in boxes] for name, boxes in detections.items()}
     write_json(workspace.folder(".") / "detections.json", plain)
     return detections
+
+
+def _plain(found: Found) -> dict[str, Any]:
+    row = found._asdict()
+    mask = row.pop("mask")
+    return row if mask is None else row | {"segmentation": run_lengths(mask)}
 
 
 def own_stems(paths: Sequence[Path]) -> list[str]:

@@ -1,6 +1,21 @@
 """A Fast R-CNN head whose class scores are cosines with texts."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UnitRows(nn.Linear):
+    """A linear layer without bias whose rows have norm 1; the scale of its outputs is of no use.
+
+    Source: Wang et al. 2021, "Seesaw Loss" (normalised linear activation), arXiv 2008.10032.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in) -> (N, out)."""
+        return F.linear(input, F.normalize(self.weight, dim=1))
 
 
 class CosineBoxHead(nn.Module):
@@ -20,6 +35,7 @@ class CosineBoxHead(nn.Module):
         convs: 3x3 convolutions before the linear layer.
         hidden: outputs of the linear layer.
         size: side of the crop.
+        unit_rows: of the layer into the space of texts, which then has no bias, as released.
     """
 
     def __init__(
@@ -30,6 +46,7 @@ class CosineBoxHead(nn.Module):
         convs: int = 4,
         hidden: int = 1024,
         size: int = 7,
+        unit_rows: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -38,7 +55,8 @@ class CosineBoxHead(nn.Module):
         self.trunk = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU()
         )
-        self.to_text = nn.Linear(hidden, embed_dim)
+        layer_to_text = UnitRows if unit_rows else nn.Linear
+        self.to_text = layer_to_text(hidden, embed_dim)
         self.to_offsets = nn.Linear(hidden, 4)
         for layer in self.trunk:
             if isinstance(layer, nn.Conv2d | nn.Linear):

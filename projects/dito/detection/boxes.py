@@ -80,6 +80,7 @@ class Regions(NamedTuple):
     boxes: Tensor  # (R, 4)
     labels: Tensor  # (R,) int64, 0 is background
     offsets: Tensor  # (R, 4), zero for background
+    matches: Tensor  # (R,) int64, the true box of foreground, 0 for background
 
 
 def sample_regions(
@@ -117,11 +118,13 @@ def sample_regions(
     negative = _drawn(negative, count - len(positive), generator)
     rows = torch.cat([positive, negative])
     kept = torch.zeros(len(rows), dtype=torch.long, device=boxes.device)
+    matches = torch.zeros_like(kept)
     offsets = boxes.new_zeros(len(rows), 4)
     if len(positive):
+        matches[: len(positive)] = match[positive]
         kept[: len(positive)] = labels[match[positive]]
         offsets[: len(positive)] = encode_offsets(truth[match[positive]], boxes[positive])
-    return Regions(boxes[rows], kept, offsets)
+    return Regions(boxes[rows], kept, offsets, matches)
 
 
 def _drawn(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:

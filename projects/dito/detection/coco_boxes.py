@@ -42,7 +42,7 @@ def box_metrics(
     Args:
         truth: content of an annotation file: ``images``, ``annotations``, ``categories``.
         detections: ``image_id``, ``category_id``, ``bbox`` as x, y, width, height, ``score``; with
-            `kind` "segm" also ``segmentation``.
+            `kind` "segm" also ``segmentation`` in plain run lengths (``size`` and ``counts``).
         style: "lvis" adds ``ap_r``, ``ap_c``, ``ap_f`` of rare, common and frequent classes.
         groups: name -> category ids: ``ap_<name>`` and ``ap50_<name>`` are means over these
             classes.
@@ -62,7 +62,7 @@ def box_metrics(
     }
     content.setdefault("info", {})
     gold = api.COCO(deepcopy(content))
-    results = [dict(d) for d in detections]
+    results = [dict(d) if kind == "bbox" else _mask_of(d, api) for d in detections]
     if style == "lvis":
         results = best_of_each_image(results, LVIS_DETECTIONS)
     if not results:  # the library reads no empty list
@@ -117,6 +117,13 @@ def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
     """With the fields that the library reads and small files leave out."""
     w, h = annotation["bbox"][2:]
     return {"id": number, "iscrowd": 0, "area": w * h, **annotation}
+
+
+def _mask_of(detection: Mapping[str, Any], api: Any) -> dict[str, Any]:
+    """Without its box, as small, medium and large are told by the area of the mask."""
+    plain = detection["segmentation"]
+    coded = api.mask.frPyObjects(plain, *plain["size"])
+    return {k: v for k, v in detection.items() if k != "bbox"} | {"segmentation": coded}
 
 
 def _nothing_found(content: Mapping[str, Any]) -> NDArray[np.float64]:

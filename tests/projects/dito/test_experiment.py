@@ -288,7 +288,7 @@ def test_jittered_boxes_follow_their_picture():
     picture = Image.new("RGB", (60, 40), "white")
     picture.paste((0, 0, 0), (10, 8, 40, 30))
     for seed in range(12):
-        pixels, boxes, labels = coco.jittered(
+        pixels, boxes, labels, masks = coco.jittered(
             picture,
             torch.tensor([[10.0, 8, 40, 30]]),
             torch.tensor([4]),
@@ -296,6 +296,7 @@ def test_jittered_boxes_follow_their_picture():
             (0.6, 1.6),
             sample_rng(seed, 0, 0),
         )
+        assert masks.shape == (0, 112, 112)
         dark = (pixels[0] < -1.5).nonzero()
         if not len(boxes):
             assert len(dark) < 60

@@ -53,14 +53,15 @@ def test_boxes_are_judged_by_one_minus_iou_where_so_chosen(monkeypatch):
     """`detect.box_loss=iou` by hand: half a box of foreground is right; background has no part."""
     start = torch.tensor([[0.0, 0, 8, 8]]).repeat(2, 1)
     upper = torch.tensor([[0.0, -2.5, 0, 5 * torch.tensor(0.5).log()]])  # the upper half of it
-    regions = Regions(start, torch.tensor([1, 0]), torch.cat([upper, torch.zeros(1, 4)]))
+    offsets = torch.cat([upper, torch.zeros(1, 4)])
+    regions = Regions(start, torch.tensor([1, 0]), offsets, torch.zeros(2, dtype=torch.long))
     monkeypatch.setattr(ft, "sample_regions", lambda *_, **__: regions)
     module = module_of("detect", "detect.box_loss=iou", "detect.regions=16")
     module.network.head.to_offsets.weight.data.zero_()  # boxes stay where they start
     batch = batch_of(module)
-    assert module.losses(batch)["region_box"].item() == pytest.approx((1 - 0.5) / 16)
+    assert module.losses(batch)["region_box"].item() == pytest.approx(1 - 0.5)
     module.cfg.detect.box_loss = "huber"
-    assert module.losses(batch)["region_box"].item() != pytest.approx((1 - 0.5) / 16)
+    assert module.losses(batch)["region_box"].item() != pytest.approx(1 - 0.5)
 
 
 def test_the_l2_term_takes_the_place_of_weight_decay():
@@ -127,7 +128,8 @@ def test_detection_losses_by_hand():
         torch.zeros(3, 4),
     )
     loss = ft.region_box_loss(offsets, expected, torch.tensor([1, 2, 0]))
-    assert loss.item() == pytest.approx((1.5 + 0.125) / 3)
+    assert loss.item() == pytest.approx((1.5 + 0.125) / 8)  # four coordinates of two rows
+    assert ft.region_box_loss(offsets, expected, torch.zeros(3, dtype=torch.long)) == 0
     module = module_of("detect")
     for words in ([], ["detect.box_loss=iou"]):
         terms = module_of("detect", *words).losses(batch_of(module))

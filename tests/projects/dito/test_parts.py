@@ -11,6 +11,7 @@ from projects.dito.detection import localization_rpn as rpn
 from projects.dito.detection.box_head import CosineBoxHead
 from projects.dito.detection.pyramid import SimpleFeaturePyramid
 from projects.dito.detection.roi_align import multilevel_roi_align, roi_levels, with_image
+from tests.projects.dito.conftest import config, network_of
 
 
 def test_the_pyramid_has_levels_2_to_5_with_256_channels():
@@ -190,3 +191,17 @@ def test_the_head_gives_vectors_and_offsets():
     assert offsets.shape == (4, 4)
     torch.testing.assert_close(vectors, head.embed(crops))
     assert not [m for m in head.modules() if "Norm" in type(m).__name__]
+
+
+def test_the_released_head_has_unit_rows_and_no_bias():
+    """`model.head_unit_rows`: the length of a row has no part, that of the states scales all."""
+    head = CosineBoxHead(8, 6, convs=1, hidden=5, unit_rows=True)
+    states = torch.randn(3, 5)
+    before = head.to_text(states)
+    assert head.to_text.bias is None
+    rows = head.to_text.weight / head.to_text.weight.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(before, states @ rows.T)
+    head.to_text.weight.data[2] *= 9
+    torch.testing.assert_close(head.to_text(states), before)
+    settings = config("model.head_unit_rows=true"), config()
+    assert [network_of(cfg).head.to_text.bias is None for cfg in settings] == [True, False]

@@ -26,6 +26,8 @@ SHARED = {
     "model.scales": [4.0, 2.0, 1.0, 0.5],
     "model.canonical_size": 224.0,
     "model.head_convs": 4,
+    "model.head_hidden": 1024,
+    "model.head_unit_rows": True,
     "model.logit_scale_init": 1 / 0.07,
     "method.stages": ["region"],
     "method.continues": False,
@@ -73,9 +75,9 @@ RECIPES = {
     },
     "paper_image_continued": SHARED
     | {"model.shift": 0, "method.stages": ["image"], "method.continues": True},
-    "paper_lvis": DETECTOR,
-    "paper_coco": DETECTOR | {"data.novel": "coco"},
-    "paper_objects365": DETECTOR | {"data.novel": "none"},
+    "paper_lvis": DETECTOR | {"model.masks": True, "eval.masks": True},
+    "paper_coco": DETECTOR | {"data.novel": "coco", "model.masks": False},
+    "paper_objects365": DETECTOR | {"data.novel": "none", "eval.masks": False},
 }
 
 
