@@ -92,7 +92,8 @@ def test_no_link_of_the_site_is_broken(site):
 def test_equations_and_notebooks_are_in_the_site(site):
     assert r"\[" in read(site, "papers/rankgen.html")
     for path in (ROOT / "examples").glob("*.ipynb"):
-        assert (site / "examples" / f"{path.stem}.html").exists()
+        page, images = read(site, f"examples/{path.stem}.html"), notebook_page(path)[1]
+        assert page.count("<img") == len(images), path
     for card in (ROOT / "projects").glob("*/README.md"):
         equations = card.read_text(encoding="utf-8").count("```math")
         page = (site / "papers" / f"{card.parent.name}.html").read_text(encoding="utf-8")

@@ -84,7 +84,9 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links to files that have a page become links to it; others lead to the repository."""
     notebooks = {path: notebook_uri(path) for path in notebook_files()}
-    uris = {Path(f.abs_src_path): f.src_uri for f in files if f.abs_src_path} | notebooks
+    outputs = {ROOT / f.src_uri: f.src_uri for f in files if f.src_uri.startswith("examples/")}
+    uris = {Path(f.abs_src_path): f.src_uri for f in files if f.abs_src_path}
+    uris |= outputs | notebooks
     sources = {uri: path for path, uri in uris.items()}
     if page.file.src_uri not in sources:  # generated
         return markdown
