@@ -160,6 +160,15 @@ def _refuse_ignored(args: argparse.Namespace, ignored: Sequence[str]) -> None:
             raise UserError(f"'{word}' would change nothing: {args.verb} does not read {key}")
 
 
+def _refuse_own(args: argparse.Namespace) -> None:
+    """Refuse ``eval.own`` where models are made or compared: only `eval` judges a user's data."""
+    for word in args.settings:
+        if word.startswith("eval.own="):
+            raise UserError(
+                f"'{word}' is for evaluation: make eval PROJECT={args.project} RUN=latest {word}"
+            )
+
+
 def _list(args: argparse.Namespace) -> None:
     for slug, text in list_projects().items():
         print(f"{slug:16} {text}\n{'':16} configs: {', '.join(config_names(slug))}")
@@ -185,6 +194,7 @@ def _check_all(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    _refuse_own(args)
     if args.arm and args.config:
         raise UserError(
             f"ARM={args.arm} is of configs/{args.project}/compare.yaml, which names its config:"
@@ -206,16 +216,17 @@ def _eval(args: argparse.Namespace) -> None:
     _only_one_of(args, "run", "ckpt", "baseline")
     if not args.baseline:  # a baseline has a run folder of its own
         _refuse_ignored(args, NAMES + TRACKING)
-    resolved = _resolve(args)
+    project, config, settings = _resolve(args)
     from common.engine import verbs
 
     if args.baseline:
-        verbs.evaluate_baseline(*resolved, args.baseline)
+        verbs.evaluate_baseline(project, config, settings, args.baseline)
     else:
-        verbs.evaluate(*resolved, args.run, args.ckpt)
+        verbs.evaluate(project, args.config, settings, args.run, args.ckpt)
 
 
 def _export(args: argparse.Namespace) -> None:
+    _refuse_own(args)
     _only_one_of(args, "run", "ckpt")
     _refuse_ignored(args, NAMES + TRACKING)
     resolved = _resolve(args)
@@ -231,6 +242,7 @@ def _only_one_of(args: argparse.Namespace, *options: str) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    _refuse_own(args)
     _refuse_ignored(args, NAMES + TRACKING)
     resolved = _resolve(args)
     from common.engine.trained import run_task
@@ -252,6 +264,7 @@ def _smoke(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    _refuse_own(args)
     project, arms = _need_project(args), _names(args.arms)
     _refuse_ignored(args, NAMES)
     from common.engine.comparison.spec import (
@@ -288,6 +301,7 @@ def _evidence(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
+    _refuse_own(args)
     project, arms = _need_project(args), _names(args.arms)
     _refuse_ignored(args, NAMES)
     if args.wandb and args.jobs != 1:
@@ -390,7 +404,7 @@ ARMS = {
     "help": "only these arms; 'full' takes every arm ('all' if an arm is called full)",
 }
 RUN = {"metavar": "RUN", "help": "run id, 'latest' or a run folder"}
-CKPT = {"metavar": "PATH", "help": "checkpoint file or exported folder"}
+CKPT = {"metavar": "PATH", "help": "checkpoint file, exported folder or run folder"}
 WHERE = {
     "default": "",
     "metavar": "CONDITIONS",

@@ -250,6 +250,7 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
     typed = _parse_overrides(overrides)
     _merge(base, typed, "command line")
     _follow(base, typed)
+    _judge_own(base, typed, project)
     try:
         missing = sorted(OmegaConf.missing_keys(base))
         if missing:
@@ -375,6 +376,33 @@ def _follow(base: Any, typed: DictConfig) -> None:
         implied_by = getattr(OmegaConf.get_type(section), "implied_by", None)
         if implied_by is not None and OmegaConf.is_dict(names):
             section.update(implied_by(list(names)))
+
+
+def _judge_own(base: Any, typed: DictConfig, project: str) -> None:
+    """Set what follows from ``eval.own``, but for what is typed."""
+    section = base.eval if "eval" in base else {}
+    if "own" not in section or section.own is None:
+        return
+    typed_keys = {*leaf_keys(typed)}
+    for key, value in settings_of_own(base, project).items():
+        if key not in typed_keys:
+            OmegaConf.update(base, key, value, merge=False)
+
+
+def settings_of_own(base: Any, project: str) -> dict[str, Any]:
+    """Settings that ``eval.own`` of a config stands for, by dotted key.
+
+    Args:
+        base: the config, typed or as a node.
+        project: slug, for messages.
+
+    Raises:
+        UserError: the file is missing, or the project can't judge what it holds.
+    """
+    section = base.eval
+    schema = OmegaConf.get_type(section) if OmegaConf.is_config(section) else type(section)
+    settings: dict[str, Any] = schema.settings_of_own(section.own, base.data.root, project)
+    return settings
 
 
 def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, root: Any = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
 
+from common.data.layouts import Layout
 from common.data.lookup import BUNDLED
 from common.data.module import ContrastiveData
 from common.encoders.pretrained import resolve_pretrained
@@ -105,6 +106,8 @@ class Experiment(Generic[M]):
         embed: embeddings of a small fixed input by name; compared after export and reload.
         plan: what `make check` reports on.
         tasks: name -> callable for `make run TASK=name`.
+        judges: layout -> metrics of the module on a file or folder of the user, in place of
+            `evaluate`; layouts that the project's own evaluation reads by its settings have none.
     """
 
     stages: Callable[[], Iterator[Stage]]
@@ -114,6 +117,9 @@ class Experiment(Generic[M]):
     embed: Callable[[M], dict[str, Tensor]]
     plan: Callable[[], Plan[M]]
     tasks: Mapping[str, Callable[[Workspace], object]] = field(default_factory=dict)
+    judges: Mapping[Layout, Callable[[M, Workspace, Path], dict[str, float]]] = field(
+        default_factory=dict
+    )
 
 
 def experiment_of(

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback
 
 from common.config import ExperimentConfig, UserError, load
+from common.data.layouts import layout_of
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import LogTerms, seed_all, step_seed
 from common.engine.experiment import Experiment, M, Stage
@@ -34,6 +35,7 @@ from common.engine.sharding import copy_to_shard
 from common.engine.tracking import check_tracking, close_loggers, drop_rows_after, open_loggers
 from common.engine.trainer import build_trainer, check_devices, run_precision, scale, stage_config
 from common.engine.workspace import Workspace, check_writable, run_folder
+from common.evaluation.own_data import Judge, OwnData, own_layout, own_path
 from common.evaluation.tables import write_report
 from common.failures import is_lost_peer
 from common.files import sync
@@ -45,9 +47,34 @@ RUN_PATH = "CONTRASTIVE_RUN_PATH"  # folder of the run, for the processes that a
 def prepare(
     project: str, config: str, overrides: Sequence[str]
 ) -> tuple[ExperimentConfig, Experiment[Any]]:
-    """Typed config and experiment of a project."""
+    """Typed config and experiment of a project; it evaluates ``eval.own`` if that is set."""
     cfg = load(config_class(project), project, config, overrides)
-    return cfg, load_project(project).build(cfg)
+    experiment: Experiment[Any] = load_project(project).build(cfg)
+    options = _own_data(cfg)
+    if options is None or options.own is None:
+        return cfg, experiment
+    path = own_path(options.own, cfg.data.root)
+    layout = own_layout(path, options.judges, project)
+    if (judge := experiment.judges.get(layout)) is not None:
+        return cfg, replace(experiment, evaluate=lambda module, ws: judge(module, ws, path))
+    if not options.judges[layout].settings:
+        raise UserError(f"{project}/{config} has no model that can judge {layout.value}")
+    return cfg, experiment
+
+
+def _own_data(cfg: ExperimentConfig) -> OwnData | None:
+    """The evaluation section; None in a config without one."""
+    section = getattr(cfg, "eval", None)
+    return section if isinstance(section, OwnData) else None
+
+
+def judge_of(project: str, config: str, overrides: Sequence[str]) -> Judge | None:
+    """How ``eval.own`` of a config is judged; None without it."""
+    cfg = load(config_class(project), project, config, overrides)
+    options = _own_data(cfg)
+    if options is None or options.own is None:
+        return None
+    return options.judges[layout_of(own_path(options.own, cfg.data.root))]
 
 
 def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common import __version__
-from common.config import UserError, load, nearest
+from common.config import UserError, load, nearest, settings_of_own
 from common.engine import checkpoint as ckpt
 from common.engine.experiment import Experiment, M, Requirement
 from common.engine.lifecycle.find import find_finished, finished_stages
@@ -51,8 +51,17 @@ def prepare_run(
     if meta["project"] != project:
         raise UserError(f"{run.path} is a run of {meta['project']}, not of {project}")
     undone = as_trained(schema, run.settings(), meta, overrides)
-    words = [*own_overrides(meta), *undone, *overrides]
+    words = _later(project, meta["config"], [*own_overrides(meta), *undone], overrides)
     return prepare(project, meta["config"], words)[1], run, words
+
+
+def _later(project: str, config: str, before: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Overrides of a model, then those that are typed, whose ``eval.own`` replaces earlier sets."""
+    if any(word.startswith("eval.own=") for word in overrides):
+        cfg = load(config_class(project), project, config, overrides)
+        settings = settings_of_own(cfg, project)
+        before = [word for word in before if word.split("=", 1)[0] not in settings]
+    return [*before, *overrides]
 
 
 def load_module(experiment: Experiment[M], path: Path) -> M:
@@ -134,16 +143,16 @@ def trained_module(
 
 
 def evaluate(
-    project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
+    project: str, config: str | None, overrides: Sequence[str], run: str | None, path: str | None
 ) -> tuple[Path, dict[str, float]]:
     """The evaluation protocol on a run, a checkpoint file or an exported folder.
 
     Args:
         project: slug.
-        config: config name.
+        config: config name; None: that of a folder written by `export`, else "mini".
         overrides: as for `train`.
         run: run id, ``latest`` or folder; default when `path` is None.
-        path: a ``.ckpt`` file or a folder written by `export`.
+        path: a ``.ckpt`` file, a folder written by `export`, or the folder of a run.
 
     Returns:
         Folder with the written files, ``eval-<time>`` in the run's folder, whose own metrics do
@@ -151,6 +160,11 @@ def evaluate(
         `EVALUATION` in it says what was evaluated with which settings.
     """
     name = f"eval-{new_run_id()}"
+    if path is not None and (Path(path) / "meta.json").is_file():
+        run, path = path, None
+    if path is not None and config is None and Path(path).is_dir():
+        config, overrides = _settings_of_export(Path(path), project, "mini", overrides)
+    config = config or "mini"
     if path is not None:
         cfg, experiment = prepare(project, config, overrides)
         check_writable(run_folder(cfg, project, config))
@@ -258,7 +272,7 @@ def _settings_of_export(
     about = exported_about(source)
     if about.project != project:
         raise UserError(f"{source} is an export of {about.project}, not of {project}")
-    return about.config, [*about.overrides, *overrides]
+    return about.config, _later(project, about.config, about.overrides, overrides)
 
 
 def _check_place(out: Path, source: Path) -> None:

@@ -42,7 +42,9 @@ def _show_results(
         comparison_of,
         evaluate_baselines,
         headline,
+        own_rows,
     )
+    from common.engine.run import judge_of
     from common.engine.workspace import read_json, write_json
 
     metrics = read_json(folder / "metrics.json")
@@ -52,10 +54,16 @@ def _show_results(
         spec = comparison_of(project, config)
     except UserError as error:
         spec, problems = None, [str(error)]
+    judge = judge_of(project, config, words)
+    if judge is not None and not judge.baselines:  # they would read the config's own sets
+        with_baselines = False
     if with_baselines and spec is not None:
         baselines, problems = evaluate_baselines(spec, config, words, metrics)
         write_json(folder / BASELINES_FILE, baselines)
-    rows = headline(metrics, baselines, spec)
+    if judge is None:
+        rows = headline(metrics, baselines, spec)
+    else:
+        rows = own_rows(metrics, baselines, spec)
     table = [
         [
             row.metric,
@@ -96,7 +104,7 @@ def evaluate_baseline(project: str, config: str, overrides: Sequence[str], name:
 
 
 def evaluate(
-    project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
+    project: str, config: str | None, overrides: Sequence[str], which: str | None, path: str | None
 ) -> None:
     """Evaluate a trained model; print its metrics and what to do next."""
     from common.engine.trained import EVALUATION
@@ -107,11 +115,13 @@ def evaluate(
     about = read_json(out / EVALUATION)
     _show_results(out, project, about["config"], about["overrides"])
     model = Path(about["model"])
-    if path is None:
+    if (model / "meta.json").is_file():
         command = _export_command(project, about["config"], f"RUN={model.name}")
         _show_next(project, model.parents[2], command)
     elif model.is_file():
-        _show_next(project, out.parents[2], _export_command(project, config, f"CKPT={path}"))
+        _show_next(
+            project, out.parents[2], _export_command(project, about["config"], f"CKPT={path}")
+        )
     else:
         line = f"from common.models import load; model = load({str(path)!r})"
         _show_next(project, out.parents[2], ["python", "-c", line])

@@ -4,12 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.evaluation.own_data import OwnData
 from common.families.retrieval.config import RankerTuning, typed_limits
 from common.ranges import Count, Whole
 
 
 @dataclass
-class RerankEval:
+class RerankEval(OwnData):
     """Re-ranking: of the first stage's candidates, before and after fine-tuning on the set."""
 
     sets: list[str] = field(default_factory=list)  # BEIR folders, below data.root or bundled

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from common.config import DataConfig, ExperimentConfig, OptimConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, NonNegatives, Positive, Real, Share, Whole, at_least
 
 __all__ = ["CaptionConfig", "CloseData", "EvalConfig", "GenerateConfig", "ServerConfig"]
@@ -51,7 +52,7 @@ class CloseData(DataConfig):
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Decoding and measures."""
 
     split: Literal["dev", "test"] = "test"

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, Share
 from projects.coconut.speech.options import BeamSearch
 
 
 @dataclass
-class SpeechEval(BeamSearch):
+class SpeechEval(BeamSearch, OwnData):
     """Decoding, and what is decoded."""
 
     split: Literal["test", "dev"] = "test"  # dev: to tune on

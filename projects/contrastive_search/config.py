@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import DecoderConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, Probability, Whole, at_least
 
 
@@ -47,7 +48,7 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Continuations of held-out texts by several decoders."""
 
     # books: bundled held-back chapters; webtext: JSON lines with "text"; wit: JSON {language:

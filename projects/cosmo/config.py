@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Real, Whole, at_least
 from projects.cosmo.interleaved.options import CaptionUse
 
@@ -139,7 +140,7 @@ class OfficialFiles:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """What is measured, and how texts are written."""
 
     split: Literal["dev", "test"] = "test"

@@ -1,10 +1,13 @@
 """What can be set in a CWCL experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.speech.options import SpokenData
+from common.evaluation.own_data import Judge
 from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
 from common.ranges import Count, Counts, Positive, Rate
 
@@ -99,6 +102,10 @@ class SpeechTowers:
 class CwclEval(ImageTextEval):
     """Zero-shot classification, retrieval and structure."""
 
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        **ImageTextEval.judges,
+        Layout.RECORDINGS: Judge(),
+    }
     sweep: Counts = field(default_factory=lambda: [1, 3, 7])  # numbers of templates
     pairs: str | None = None  # held-out CSV path,caption: retrieval and structure
     structure_pairs: Count = 1000  # held-out pairs that similarity matrices are compared on

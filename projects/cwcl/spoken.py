@@ -1,6 +1,8 @@
 """The speech-text experiment: data, evaluation, export, plan and tasks."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
+from common.data.layouts import Layout
 from common.data.module import ContrastiveData
 from common.data.speech.spoken import SpokenSet
 from common.data.speech.waveforms import pad_waveforms
@@ -24,6 +27,7 @@ from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
 from projects.cwcl.speech.embedder import speech_embedder
 from projects.cwcl.speech.exported import load_spoken_text, save_spoken_text
+from projects.cwcl.speech.pairs import load_manifest
 from projects.cwcl.speech.transcribed import TranscribedSpeech
 from projects.cwcl.speech.zero_shot import class_phrase, prompt_embeddings, spoken_zeroshot
 from projects.cwcl.spoken_module import SpeechTextCWCL
@@ -40,7 +44,7 @@ from projects.cwcl.structure import linear_cka, structure_spearman
 
 def speech_text(cfg: Config) -> Experiment[SpeechTextCWCL]:
     """A frozen text encoder and a speech tower."""
-    return experiment_of(
+    experiment = experiment_of(
         cfg,
         stages,
         evaluate,
@@ -50,6 +54,7 @@ def speech_text(cfg: Config) -> Experiment[SpeechTextCWCL]:
         plan,
         {"classify": lambda cfg, workspace: classify(cfg.classify, load_spoken_text, workspace)},
     )
+    return replace(experiment, judges={Layout.RECORDINGS: partial(judge_recordings, cfg)})
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -121,19 +126,47 @@ def evaluate(cfg: Config, module: SpeechTextCWCL, workspace: Workspace) -> dict[
     """
     metrics = {"logit_scale": float(module.logit_scale().detach())}
     with evaluated(module, cfg.trainer.accelerator):
-        fresh = untrained(lambda: build_module(cfg), cfg.seed, module)
-        fresh.mean.copy_(module.mean)
         for prefix, held_out in spoken_sets.held_out_sets(cfg):
-            scores = zero_shot(cfg, module, held_out, workspace, prefix)
-            raw = zero_shot(cfg, fresh, held_out)
-            kept = ("intent_top1", "keyword_top1", "structure_spearman")
-            scores |= {f"untrained_{name}": raw[name] for name in kept if name in raw}
+            scores = before_and_after(cfg, module, held_out, workspace, prefix)
             metrics |= {f"{prefix}{name}": value for name, value in scores.items()}
         if cfg.eval.keywords is not None:
             speech, spoken = encode_speech(cfg, module, spoken_sets.command_set(cfg))
             scores = keywords(module, speech, spoken, workspace, "commands_")
             metrics |= {f"commands_{name}": value for name, value in scores.items()}
     return metrics
+
+
+def before_and_after(
+    cfg: Config,
+    module: SpeechTextCWCL,
+    held_out: SpokenSet,
+    workspace: Workspace,
+    prefix: str = "",
+) -> dict[str, float]:
+    """`zero_shot` of a module in evaluation mode, and ``untrained_*`` of it before training."""
+    fresh = untrained(lambda: build_module(cfg), cfg.seed, module)
+    fresh.mean.copy_(module.mean)
+    scores, raw = (
+        zero_shot(cfg, module, held_out, workspace, prefix),
+        zero_shot(cfg, fresh, held_out),
+    )
+    kept = ("intent_top1", "keyword_top1", "structure_spearman")
+    return scores | {f"untrained_{name}": raw[name] for name in kept if name in raw}
+
+
+def judge_recordings(
+    cfg: Config, module: SpeechTextCWCL, workspace: Workspace, path: Path
+) -> dict[str, float]:
+    """A user's manifest: intents by name (without "intent" the transcripts), retrieval, structure.
+
+    Raises:
+        UserError: see `load_manifest`; more than one recording in twenty cannot be read.
+    """
+    spoken = load_manifest(path, sample_rate(cfg))
+    with evaluated(module, cfg.trainer.accelerator):
+        scores = before_and_after(cfg, module, spoken, workspace)
+    classes = len({target.intent for target in spoken.targets})
+    return {"num_recordings": float(len(spoken)), "num_classes": float(classes), **scores}
 
 
 def zero_shot(

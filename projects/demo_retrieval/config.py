@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Rate, Seed, Share, Whole, at_least, between
 
 
@@ -134,7 +135,7 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Evaluation of the targets."""
 
     split: Literal["test", "dev"] = "test"

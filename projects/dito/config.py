@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import (
     Count,
     Counts,
@@ -166,7 +167,7 @@ class ScoreConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """What is measured."""
 
     split: Literal["test", "dev"] = "test"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
 from common.data.text.pairs.tasks import TASKS, PairTask, TaskName, file_task
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Rate, at_least, not_empty
 
 
@@ -66,7 +67,7 @@ class ClassifierConfig:
 
 
 @dataclass
-class PairEval:
+class PairEval(OwnData):
     """Which parts are scored, and how."""
 
     parts: Annotated[list[str], not_empty] = field(default_factory=lambda: ["test"])

@@ -15,8 +15,8 @@ from common.data.text.augment import Eda, WordDropout, synonyms_from_synsets
 from common.data.text.tokenizers import ClipTokenizer
 from common.families.image_text.data import image_text_data
 from common.families.image_text.module import build_tokenizer
+from common.families.image_text.pairs import read_pairs
 from projects.laclip.config import Config, LaclipData
-from projects.laclip.pairs import read_pairs
 
 REWRITES_FROM = "https://github.com/LijieFan/LaCLIP, or write them with TASK=rewrite"
 TRIES = 10  # draws of an augmentation until it alters the text

@@ -33,11 +33,11 @@ from common.families.image_text.drawings_evaluation import (
     training_rows,
 )
 from common.families.image_text.evaluation import evaluate_image_text, protocol
+from common.families.image_text.pairs import evaluate_pairs
 from projects.laclip.config import Config
 from projects.laclip.data import caption_of, drawn_texts, training_pairs
 from projects.laclip.encoders import Encoders, encoders, prompt_agreement
 from projects.laclip.module import LaCLIP
-from projects.laclip.pairs import evaluate_pairs
 from projects.laclip.scenes import evaluate_scenes
 
 LEFT_OUT = ("flag",)  # a quarter of the class items, told by nothing but a rectangle

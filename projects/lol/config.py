@@ -6,6 +6,7 @@ from typing import Any, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import DecoderConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole
 
 
@@ -163,7 +164,7 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Multiple choice by every method; the first one is judged."""
 
     # facts: nouns of `part`; truthfulqa: CSV or JSON lines; factor: CSV

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from common.config import ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, Counts, NonNegative, Positive, Probability, Rate
 from projects.mclrec.data_options import SequenceData
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Full ranking; HR@k and NDCG@k."""
 
     part: Literal["valid", "test"] = "test"

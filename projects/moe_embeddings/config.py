@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole, at_least
 
 BUNDLED_DOMAINS = ("cisi", "npl", "esco", "docstrings")
@@ -125,7 +126,7 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Protocol: F1-max and ROC-AUC of pairs by domain and on their union."""
 
     part: Literal["test", "valid"] = "test"

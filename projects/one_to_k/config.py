@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import (
     Count,
     Counts,
@@ -72,7 +73,7 @@ class ModelConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Retrieval in every language."""
 
     benchmarks: list[str] = field(default_factory=list)  # multi30k, coco, xflickrco, wit

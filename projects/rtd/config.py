@@ -6,6 +6,7 @@ from typing import Any, Literal
 from common.config import DataConfig, ExperimentConfig, OptimConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole
 
 
@@ -76,7 +77,7 @@ class HostConfig:
 
 
 @dataclass
-class ComposedEval:
+class ComposedEval(OwnData):
     """Composed retrieval; folders of the official sets below data.root, None: not evaluated."""
 
     split: Literal["test", "dev", "train"] = "test"  # of the drawings; tune on dev

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.families.images.config import ColourChanges
 
 from common.ranges import (  # isort: skip
@@ -98,7 +99,7 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Probes of the frozen codes."""
 
     split: Literal["test", "dev"] = "test"  # of source=digits; dev: held-out training images

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, NonNegative, Positive, Rate, at_least, not_empty
 
 View = Literal["D", "I", "S", "V", "DI", "IS", "SV", "DIS", "ISV", "DISV"]
@@ -94,7 +95,7 @@ class TaskConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """What is scored after pre-training, and on which part after fine-tuning."""
 
     part: Literal["dev", "test"] = "test"

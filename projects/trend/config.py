@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
+from common.evaluation.own_data import OwnData
 from projects.trend.encoders.options import DetectorOptions
 from projects.trend.scans.options import LidarData, PlanarAugment
 
@@ -123,7 +124,7 @@ class FinetuneConfig(DetectorOptions, PlanarAugment):
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """Forecast errors and probes."""
 
     split: Literal["test", "dev"] = "test"

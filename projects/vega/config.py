@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import ExperimentConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import (
     Count,
     NonNegative,
@@ -93,7 +94,7 @@ class VegaModel:
 
 
 @dataclass
-class VegaEval:
+class VegaEval(OwnData):
     """What is scored."""
 
     # test: scored where its labels are public, as those of the bundled set; else it is predicted

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
+from common.evaluation.own_data import OwnData
 from common.ranges import (
     Count,
     NonNegative,
@@ -74,7 +75,7 @@ class PretrainConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(OwnData):
     """What is measured."""
 
     split: Literal["test", "dev"] = "test"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig, OptimConfig
 from common.data.row_map.options import RowMapConfig
+from common.evaluation.own_data import OwnData
 from common.families.retrieval.config import DenseModel
 from common.ranges import Count, Counts, NonNegative, Probability, Rate, Whole, at_least
 
@@ -182,7 +183,7 @@ class WikiDesOptim(OptimConfig):
 
 
 @dataclass
-class WikiDesEval:
+class WikiDesEval(OwnData):
     """Descriptions against the gold ones and against the paragraphs."""
 
     part: Literal["dev", "test"] = "test"

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from common.evaluation.tables import CHANCE
 from common.registry import config_class
 
 BASELINES_FILE = "baselines.json"  # of a run folder: what its table showed
-MAX_ROWS = 8
+MAX_ROWS, MAX_OWN_ROWS = 8, 20
+FREE = ("bm25", "tfidf", "jaccard", "raw_pixels")  # rows without training in any project
 UNTRAINED = "untrained"  # how such baselines, and a run's own metrics of its start, are called
 # settings that no baseline depends on
 OTHER_SETTINGS = ("optim", "trainer", "tracking", "runs_dir", "run_id", "resume")
@@ -94,6 +95,61 @@ def headline(
             )
         )
     return rows
+
+
+def own_rows(
+    metrics: Mapping[str, float | None], baselines: Baselines, spec: Comparison | None
+) -> list[Row]:
+    """The metrics of an evaluation of ``eval.own``, at most `MAX_OWN_ROWS`.
+
+    ``<row>_<metric>`` is shown next to ``<metric>`` where the row is untrained or a training-free
+    baseline, of which the largest value counts; other rows, such as fusions, follow by themselves.
+
+    Args:
+        metrics: of the evaluation.
+        baselines: name -> metrics, of `evaluate_baselines`; larger values are better.
+        spec: of `comparison_of`; names further baselines.
+    """
+    free = {*FREE, *(spec.baselines if spec else ()), *baselines} - {"chance"}
+    beside: dict[str, dict[str, float | None]] = {}
+    shown, further = [], []
+    for name in metrics:
+        row = _row_of(name, metrics)
+        if name.endswith(CHANCE):
+            continue
+        if row is None:
+            shown.append(name)
+        elif row in free or _is_untrained(row):
+            beside.setdefault(name.removeprefix(f"{row}_"), {})[row] = metrics[name]
+        else:
+            further.append(name)
+    rows = []
+    for name in [*shown, *further][:MAX_OWN_ROWS]:
+        values = {row: own.get(name) for row, own in baselines.items()} | beside.get(name, {})
+        rivals = {
+            row: value
+            for row, value in values.items()
+            if value is not None and row in free and not _is_untrained(row)
+        }
+        best = max(rivals, key=lambda row: rivals[row], default=None)
+        rows.append(
+            Row(
+                name,
+                metrics[name],
+                _first([value for row, value in values.items() if _is_untrained(row)]),
+                None if best is None else (best, rivals[best]),
+                _first([metrics.get(f"{name}{CHANCE}"), values.get("chance")]),
+            )
+        )
+    return rows
+
+
+def _row_of(name: str, metrics: Iterable[str]) -> str | None:
+    """The row of a metric ``<row>_<metric>``; None for those of the model itself."""
+    parts = name.split("_")
+    suffixes = ("_".join(parts[i:]) for i in range(1, len(parts)))
+    metric = next((suffix for suffix in suffixes if suffix in metrics), None)
+    return None if metric is None else name.removesuffix(f"_{metric}")
 
 
 def _first(values: Sequence[float | None]) -> float | None:

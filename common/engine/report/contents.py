@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from common.config import UserError, load
 from common.damage import reading
 from common.engine.comparison.cards import markdown
-from common.engine.comparison.references import BASELINES_FILE, comparison_of, headline
+from common.engine.comparison.references import BASELINES_FILE, comparison_of, headline, own_rows
 from common.engine.comparison.results import read_results, result_path
 from common.engine.lifecycle.find import OWNED
 from common.engine.lifecycle.run import intact, read_meta
@@ -96,12 +96,15 @@ def _run(slug: str, folder: Path, anchor: str) -> dict[str, Any]:
 
 def _evaluation(slug: str, folder: Path, anchor: str) -> dict[str, Any]:
     about = read_json(folder / EVALUATION)
-    return {**_results(slug, about["config"], folder, anchor), "about": about}
+    own = any(word.startswith("eval.own=") for word in about["overrides"])
+    return {**_results(slug, about["config"], folder, anchor, own), "about": about}
 
 
-def _results(slug: str, config: str, folder: Path, anchor: str) -> dict[str, Any]:
-    """What a run and an evaluation have in common."""
-    metrics = _read(folder / "metrics.json")
+def _results(
+    slug: str, config: str, folder: Path, anchor: str, own: bool = False
+) -> dict[str, Any]:
+    """What a run and an evaluation, perhaps of a user's data, have in common."""
+    metrics, baselines = _read(folder / "metrics.json"), _read(folder / BASELINES_FILE)
     galleries = sorted((folder / "gallery").glob("*/gallery.json"))
     plots = sorted((folder / "plots").glob("*.png"))
     return {
@@ -109,7 +112,9 @@ def _results(slug: str, config: str, folder: Path, anchor: str) -> dict[str, Any
         "config": config,
         "anchor": anchor,
         "metrics": metrics,
-        "headline": headline(metrics, _read(folder / BASELINES_FILE), comparison_of(slug, config)),
+        "headline": (own_rows if own else headline)(
+            metrics, baselines, comparison_of(slug, config)
+        ),
         "plots": [{"name": p.stem, "image": _image(p, folder)} for p in plots],
         "galleries": [_gallery(path, anchor, folder) for path in galleries],
     }

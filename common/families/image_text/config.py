@@ -1,9 +1,12 @@
 """Config sections that experiments on images with texts share; nothing here imports torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, Interval, Positive, Probability, Share, at_least
 
 ORIGINAL = "original"  # the caption of the CSV or of the shard
@@ -83,8 +86,10 @@ class TwoTowers:
 
 
 @dataclass
-class ImageTextEval:
+class ImageTextEval(OwnData):
     """Zero-shot classification and retrieval."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.CAPTIONS: Judge(), Layout.CLASSES: Judge()}
 
     # imagenet, food101, ...; see common.data.image.benchmarks.IMAGE_SETS
     datasets: list[str] = field(default_factory=list)

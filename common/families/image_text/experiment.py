@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.data.image_text.drawings import write_pool_texts
+from common.data.layouts import Layout
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.text.tokenizers import ClipTokenizer
@@ -23,6 +24,7 @@ from common.families.image_text.data import (
 from common.families.image_text.drawings import POOL
 from common.families.image_text.evaluation import evaluate_image_text
 from common.families.image_text.module import Encoder, ImageTextModule, build_tokenizer
+from common.families.image_text.own_data import judge_captions, judge_class_folders
 from common.families.image_text.protocol import ImageTextConfig
 
 M_co = TypeVar("M_co", bound=ImageTextModule, covariant=True)
@@ -119,6 +121,13 @@ def image_text_experiment(
     def pool_texts(workspace: Workspace) -> None:
         write_pool_texts(data_root(cfg.data.root) / POOL, cfg.data.root)
 
+    def judge(
+        judge_layout: Callable[..., dict[str, float]],
+    ) -> Callable[[M, Workspace, Path], dict[str, float]]:
+        return lambda module, workspace, path: judge_layout(
+            cfg, module, make_module, workspace, path
+        )
+
     return Experiment(
         stages or one_stage,
         evaluate,
@@ -127,4 +136,5 @@ def image_text_experiment(
         embed,
         plan,
         {"pool_texts": pool_texts, **(tasks or {})},
+        {Layout.CAPTIONS: judge(judge_captions), Layout.CLASSES: judge(judge_class_folders)},
     )

@@ -1,9 +1,12 @@
 """Config sections that experiments on images share; nothing here imports torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from common.config import DataConfig
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import (
     Count,
     Counts,
@@ -119,8 +122,10 @@ class LinearOptions:
 
 
 @dataclass
-class FrozenEval:
+class FrozenEval(OwnData):
     """kNN vote and linear probe on frozen features."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.CLASSES: Judge()}
 
     split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
     ks: Counts = field(default_factory=lambda: [20, 200])  # neighbourhood sizes

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 
 from common.config import ExperimentConfig
 from common.data.image.parts import ImagePart, Part
+from common.data.layouts import Layout
 from common.data.module import ContrastiveData
 from common.encoders.heads import ProjectedEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
+from common.evaluation.own_data import Judge
 from common.export.safetensors import load_safetensors, save_safetensors
 from common.families.images.config import WatchedEval
+from common.families.images.own_data import judge_class_folders
 from common.families.images.validation import ImageModule, KnnValidatedModule
 
 C = TypeVar("C", bound=ExperimentConfig)
@@ -53,6 +57,7 @@ def image_experiment(
     num_samples: Callable[[C], int],
     requirements: Callable[[C], tuple[Requirement, ...]],
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
+    encoder_of: Callable[[N], nn.Module] = attrgetter("encoder"),
 ) -> Experiment[M]:
     """Experiment of a module around a network.
 
@@ -66,6 +71,7 @@ def image_experiment(
         num_samples: training images per epoch, for `make check`.
         requirements: data and weights, for `make check`.
         tasks: name -> callable for `make run TASK=name`.
+        encoder_of: the part of a network whose features are judged on images of the user.
     """
 
     def export(module: M, folder: Path) -> None:
@@ -94,6 +100,13 @@ def image_experiment(
 
         return Plan(without_weights, num_samples(cfg), forward, requirements(cfg))
 
+    def judge(module: M, workspace: Workspace, folder: Path) -> dict[str, float]:
+        def build() -> nn.Module:
+            return encoder_of(make_module(cfg, network.build(**network.options)).network)
+
+        return judge_class_folders(cfg, encoder_of(module.network), build, workspace, folder)
+
+    judges: Mapping[Layout, Judge] = cfg.eval.judges  # type: ignore[attr-defined]
     return Experiment(
         lambda: stages(cfg),
         lambda module, workspace: evaluate(cfg, module, workspace),
@@ -102,6 +115,7 @@ def image_experiment(
         embed,
         plan,
         tasks or {},
+        {Layout.CLASSES: judge} if Layout.CLASSES in judges else {},
     )
 
 

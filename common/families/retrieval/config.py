@@ -1,10 +1,12 @@
 """Config sections that retrieval experiments share; nothing here imports torch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig
+from common.data.layouts import Layout
+from common.evaluation.own_data import OWN, Judge, OwnData
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole, at_least
 
@@ -110,8 +112,15 @@ def check_queue(size: int, batch_size: int) -> None:
 
 
 @dataclass
-class RetrievalEval:
+class RetrievalEval(OwnData):
     """Options of every evaluation."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.JUDGED: Judge(
+            {"eval.beir": [OWN], "eval.dev": [], "eval.answers": [], "eval.groups": {}},
+            baselines=True,
+        )
+    }
 
     batch_size: Count = 64
     untrained: bool = True  # also score the encoder as it was before training, as untrained_*

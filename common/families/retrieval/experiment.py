@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from common.data.layouts import Layout
 from common.data.module import ContrastiveData
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.workspace import Workspace
@@ -62,6 +63,9 @@ def retrieval_experiment(
         metrics = evaluate(cfg, module, workspace)
         return metrics | evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
 
+    def judge(module: R, workspace: Workspace, _: Path) -> dict[str, float]:
+        return evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
+
     def export(module: R, folder: Path) -> None:
         recipe.save(encoder_of(module, recipe), folder)
 
@@ -92,6 +96,7 @@ def retrieval_experiment(
             **{name: partial(task, cfg) for name, task in (tasks or {}).items()},
             **{name: with_model(task) for name, task in (model_tasks or {}).items()},
         },
+        {Layout.JUDGED: judge},
     )
     return experiment
 

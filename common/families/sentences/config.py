@@ -1,10 +1,13 @@
 """Config sections that every sentence-embedding experiment shares; nothing here imports torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig
+from common.data.layouts import Layout
 from common.data.text.options import TRANSFER_NAMES
+from common.evaluation.own_data import OWN, Judge, OwnData
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
 from common.ranges import Count, Positive, Rate, at_least
 
@@ -85,8 +88,13 @@ class SentenceLoss:
 
 
 @dataclass
-class StsEval:
+class StsEval(OwnData):
     """Semantic textual similarity, "all" setting: one Spearman over all pairs of a set."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.PAIRS: Judge({"eval.sets": [OWN], "eval.transfer": []}, baselines=True),
+        Layout.LABELLED: Judge(),
+    }
 
     # names, or files of scored pairs (.csv, .tsv, .jsonl), as typed or below data.root; their rows
     # of the table also hold word overlap (jaccard_*) and TF-IDF (tfidf_*)

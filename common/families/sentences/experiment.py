@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from common.data.layouts import Layout
 from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
@@ -15,6 +16,7 @@ from common.engine.workspace import Workspace
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.data import sentence_data, text_requirements, text_rows
 from common.families.sentences.evaluation import evaluate_sentences
+from common.families.sentences.labelled_texts import judge_labelled_texts
 from common.families.sentences.module import S, SentenceModule, build_encoder, planned_encoder
 from common.families.sentences.protocol import SentenceExperimentConfig
 from common.families.sentences.search import search_sentences
@@ -92,6 +94,10 @@ def sentence_experiment(
         embed,
         plan,
         {"search": search, **{name: partial(task, cfg) for name, task in (tasks or {}).items()}},
+        {
+            Layout.PAIRS: lambda module, workspace, _: evaluate_sentences(cfg, module, workspace),
+            Layout.LABELLED: partial(judge_labelled_texts, cfg),
+        },
     )
     return experiment
 

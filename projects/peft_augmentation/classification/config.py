@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
 from common.data.text.labelled.tasks import TASKS, LabelledName, LabelledTask, own_task
+from common.evaluation.own_data import OwnData
 from common.ranges import Count, Positive, Probability, Rate, Whole, at_least
 
 
@@ -73,7 +74,7 @@ class TuningConfig:
 
 
 @dataclass
-class ClassifierEval:
+class ClassifierEval(OwnData):
     """What is scored, and how."""
 
     part: Literal["test", "dev"] = "test"  # dev: the development examples, for pilots

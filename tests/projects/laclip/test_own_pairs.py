@@ -11,7 +11,7 @@ from common.config import UserError
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
-from projects.laclip import pairs
+from common.families.image_text import pairs
 from projects.laclip.data import build_data
 from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config, csv_config

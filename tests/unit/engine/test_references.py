@@ -7,7 +7,7 @@ import pytest
 from common import cli, make
 from common.config import UserError
 from common.engine.comparison import references
-from common.engine.comparison.references import evaluate_baselines, headline
+from common.engine.comparison.references import evaluate_baselines, headline, own_rows
 from common.engine.comparison.schema import Comparison
 from common.engine.terminal import table_lines
 from tests.toy import baselines
@@ -171,3 +171,25 @@ def test_what_the_run_has_measured_itself_is_not_evaluated_again(tmp_path, monke
     assert evaluated({"spread": 1.0}) == {"constant", "untrained", "chance"}
     assert evaluated({"spread": 1.0, "untrained_spread": 0.0}) == {"constant", "chance"}
     assert evaluated({"spread": 1.0, "spread_chance": 0.0}) == {"constant", "untrained"}
+
+
+def test_rows_of_a_user_s_data_hold_start_best_baseline_and_chance():
+    metrics = {
+        "num_texts": 48.0,
+        "top1": 0.7,
+        "top1_chance": 0.25,
+        "untrained_top1": 0.4,
+        "raw_pixels_top1": 0.5,
+        "bm25_top1": 0.6,
+        "hybrid_top1": 0.9,  # merges the trained model with another: no baseline
+        "untrained_hybrid_top1": 0.8,
+    }
+    values = {"tfidf": {"top1": 0.65}, "chance": {"num_texts": 1.0}}
+    count, accuracy, hybrid = own_rows(metrics, values, None)
+    assert (count.metric, count.baseline, count.chance) == ("num_texts", None, 1.0)
+    assert (accuracy.value, accuracy.untrained, accuracy.chance) == (0.7, 0.4, 0.25)
+    assert accuracy.baseline == ("tfidf", 0.65)
+    assert (hybrid.metric, hybrid.value, hybrid.untrained) == ("hybrid_top1", 0.9, 0.8)
+    named = own_rows({"top1": 0.7, "strong_top1": 0.8}, {}, comparison())
+    assert [row.baseline for row in named] == [("strong", 0.8)]
+    assert own_rows({"top1": 0.7}, {"untrained": {"top1": 0.3}}, None)[0].untrained == 0.3

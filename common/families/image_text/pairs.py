@@ -91,10 +91,15 @@ def evaluate_pairs(
     pairs = read_pairs(cfg, file)
     images = encode_files(cfg, module, pairs.paths, workspace)
     texts = encode_texts(cfg, module, pairs.texts)
-    metrics = image_text_retrieval(images, texts, pairs.image_of_text, CUTS)
     ranks = relevant_ranks(texts, images, pairs.image_of_text)
     workspace.items("pairs_text_to_image_recall_at_10", (ranks <= CUTS[-1]).double().tolist())
     show(workspace, images, texts, pairs)
+    return recalls(images, texts, pairs)
+
+
+def recalls(images: Tensor, texts: Tensor, pairs: HeldOutPairs) -> dict[str, float]:
+    """The metrics of `evaluate_pairs`, of unit embeddings of images and texts."""
+    metrics = image_text_retrieval(images, texts, pairs.image_of_text, CUTS)
     return {f"pairs_{name}": value for name, value in metrics.items()}
 
 
@@ -129,7 +134,7 @@ def show(workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPair
     """Galleries in both directions, of the first captions of each picture."""
     first = {image: text for text, image in reversed([*enumerate(pairs.image_of_text.tolist())])}
     chosen = [first[i] for i in range(len(images))]
-    pictures: list[Any] = [_small(path) for path in pairs.paths[:SHOWN]]
+    pictures: list[Any] = [small(path) for path in pairs.paths[:SHOWN]]
     count = len(pictures)
     captions = [pairs.texts[t] for t in chosen[:count]]
     scores = images[:count] @ texts[chosen[:count]].T
@@ -140,7 +145,8 @@ def show(workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPair
     workspace.gallery("pictures to captions", retrieval_gallery(scores, pictures, captions, right))
 
 
-def _small(path: Path) -> Image.Image:
+def small(path: Path) -> Image.Image:
+    """A picture for a gallery."""
     small = decode_image(path).convert("RGB")
     small.thumbnail((SHOWN, SHOWN))
     return small
