@@ -13,7 +13,7 @@ from projects.wikides.beam_sweep import beam_sweep, distinct
 from projects.wikides.candidates import build_sweep
 from projects.wikides.candidates import pool as candidate_pool
 from projects.wikides.config import CandidatesConfig, CollectConfig, GeneratorModel
-from projects.wikides.data import load_rows, read_rows
+from projects.wikides.data import load_rows, part_path, read_rows, synthetic_rows
 from projects.wikides.describe import build_generator
 from projects.wikides.inference import describe
 from tests.projects.wikides.conftest import PARAGRAPH, config, ranker
@@ -362,3 +362,45 @@ def test_the_bundled_rows_are_those_of_the_mini():
     train = load_rows(config(name="mini_describe"), "train")
     assert (len(train), len(held)) == (2700, 300)
     assert not {r.source for r in train} & {r.source for r in held}
+
+
+def test_every_part_has_its_own_file_and_its_own_made_up_rows(tmp_path):
+    """The release's names of both phases and splits; no made-up paragraph is in two parts."""
+    names = {"train": "training", "dev": "validation", "test": "test"}
+    for split in ("diff", "random"):
+        words = ["data.source=released", f"data.root={tmp_path}", f"data.split={split}"]
+        for part, name in names.items():
+            rank, describe = config(*words), config(*words, name="smoke_describe")
+            second = f"{tmp_path}/wikides/phase2/generated_{name}_para_256_{split}.json"
+            assert str(part_path(rank, part)) == second
+            first = f"{tmp_path}/wikides/phase1/{split}/{name}_para_256.json"
+            assert str(part_path(describe, part)) == first
+    sources = [{row.source for row in synthetic_rows(part, 0)} for part in names]
+    assert len(set.union(*sources)) == sum(map(len, sources))
+
+
+def test_a_limit_draws_from_all_training_rows_and_leaves_the_others():
+    """Rows in the file's order, not the first ones; evaluation has a limit of its own."""
+    whole = load_rows(config(), "train")
+    few = load_rows(config("data.limit=9"), "train")
+    places = [whole.index(row) for row in few]
+    assert places == sorted(places)
+    assert max(places) > 20
+    for part in ("dev", "test"):
+        assert load_rows(config("data.limit=2"), part) == load_rows(config(), part)
+
+
+def test_only_training_drops_rows_that_have_their_description(tmp_path):
+    """`data.drop_gold` removes no row of an evaluation; a baseline is the first instance name."""
+    rows = [
+        {"source": "a town", "target": "town", "candidate": ["town", "old"]},
+        {"source": "a lake", "target": "lake", "candidate": ["pond"]},
+    ]
+    rows[0]["baseline_candidates"] = ["first", "second"]
+    for part in ("train", "dev", "test"):
+        write_jsonl(tmp_path / f"{part}.jsonl", rows)
+    words = ["data.source=files", f"data.root={tmp_path}", "data.drop_gold=true"]
+    words += [f"data.{part}={part}.jsonl" for part in ("train", "dev", "test")]
+    counts = {part: len(load_rows(config(*words), part)) for part in ("train", "dev", "test")}
+    assert counts == {"train": 1, "dev": 2, "test": 2}
+    assert load_rows(config(*words), "test")[0].baseline == "first"
