@@ -82,7 +82,8 @@ class MethodConfig:
 class SpeechPairs(SpokenData):
     """Speech with transcripts; `root`, `batch_size` and `num_workers` are those of `data`."""
 
-    manifest: str | None = None  # JSONL {audio, text} in place of `source`, below data.root
+    # Common Voice's .tsv or JSONL {audio, text} in place of `source`, below data.root
+    manifest: str | None = None
     sample_rate: Count = 16000  # of a manifest, in Hz
 
 

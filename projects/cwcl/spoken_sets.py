@@ -108,13 +108,15 @@ def requirements(cfg: Config) -> list[Requirement]:
     """Recordings to train on and to judge with."""
     needed = [] if cfg.speech.manifest else _source_requirement(cfg, "data", cfg.speech.source)
     if cfg.speech.manifest is not None:
-        hint = "JSON lines {audio, text}: https://commonvoice.mozilla.org"
+        hint = "Common Voice's .tsv or JSON lines {audio, text}: https://commonvoice.mozilla.org"
         needed.append(_file(cfg, "data: speech manifest", cfg.speech.manifest, hint))
     for name in cfg.eval.intents:
         if name in HINTS:
             needed += _source_requirement(cfg, "eval", name)
         else:
-            needed.append(_file(cfg, f"eval: {name}", name, "JSON lines {audio, text, intent}"))
+            needed.append(
+                _file(cfg, f"eval: {name}", name, "STOP's .tsv or JSON lines {audio, text, intent}")
+            )
     if cfg.eval.intent_texts is not None:
         needed.append(
             _file(cfg, "eval: utterances", cfg.eval.intent_texts, "JSON {intent: [text]}")

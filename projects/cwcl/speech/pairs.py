@@ -1,5 +1,6 @@
-"""Recordings with texts: manifests of any set, and the keywords of Speech Commands."""
+"""Recordings with texts: Common Voice, STOP, manifests, and the keywords of Speech Commands."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from common.data.lookup import require
 from common.data.speech.spoken import SpokenPart, SpokenSet, WaveformFiles
 from common.data.speech.transcripts import SpokenTarget, normalize_transcript
 from common.data.speech.waveforms import num_frames
-from common.data.tables import Row, read_jsonl
+from common.data.tables import Row, read_csv, read_jsonl
 
 COMMANDS_HINT = {
     "layout": "speech_commands_v0.02/{<word>/*.wav,validation_list.txt,testing_list.txt}",
@@ -27,11 +28,13 @@ def load_manifest(
     max_samples: int | None = None,
     max_characters: int | None = None,
 ) -> SpokenSet:
-    """JSON lines ``{"audio": path, "text": transcript}``, such as Common Voice or STOP converted.
+    """Common Voice's or STOP's table (``.tsv``), or JSON lines ``{"audio": path, "text": text}``.
 
     Args:
-        path: the manifest; audio paths are relative to its folder. A further key "intent" is what
-            the utterance means; without it, meaning and class are the transcript.
+        path: Common Voice's ``validated.tsv`` with ``clips/`` next to it; STOP's
+            ``manifests/test.tsv`` with the recordings one folder up; or the manifest, whose audio
+            paths are relative to its folder. Its further key "intent" is what the utterance means;
+            without it, meaning and class are the transcript.
         sample_rate: recordings of another rate are resampled.
         intents: every row needs its "intent".
         max_samples: longer recordings (at 16 kHz) are left out; their length is "duration" (in
@@ -45,12 +48,12 @@ def load_manifest(
     path = require(
         path,
         what="speech manifest",
-        layout='one {"audio": path, "text": transcript} a line',
-        source="made from your recordings",
+        layout='one {"audio": path, "text": transcript} a line, or a .tsv as published',
+        source="Common Voice, STOP, or made from your recordings",
         size="one line each",
     )
     needed = ["audio", "text", *(["intent"] if intents else [])]
-    rows = read_jsonl(path, needed)
+    rows = published_rows(path, intents) if path.suffix == ".tsv" else read_jsonl(path, needed)
     for row in rows:
         wrong = [name for name in needed if not isinstance(row[name], str)]
         if wrong:
@@ -62,6 +65,53 @@ def load_manifest(
     stated = [row.get("intent") for row in rows]
     meant = [t if m is None else str(m) for m, t in zip(stated, transcripts, strict=True)]
     return _spoken([path.parent / row["audio"] for row in rows], transcripts, meant, sample_rate)
+
+
+def published_rows(path: Path, intents: bool) -> list[Row]:
+    """Rows ``audio``, ``text`` and perhaps ``intent`` of a table as its authors publish it.
+
+    Source: Ardila et al. 2020, "Common Voice", arXiv 1912.06670; Tomasello et al. 2023, "STOP",
+    arXiv 2207.10643, whose intent is the outermost one of the parse.
+
+    Raises:
+        UserError: neither table, or Common Voice where intents are needed.
+    """
+    rows = read_csv(path)
+    columns = set(rows[0]) if rows else set()
+    if {"file_id", "normalized_utterance", "seqlogical"} <= columns:
+        return [
+            {
+                "audio": str(stop_audio(path, row["file_id"]).resolve()),
+                "text": row["normalized_utterance"],
+                "intent": outer_intent(row["seqlogical"]),
+            }
+            for row in rows
+        ]
+    if {"path", "sentence"} <= columns and not intents:
+        return [{"audio": f"clips/{row['path']}", "text": row["sentence"]} for row in rows]
+    wanted = "file_id, normalized_utterance, seqlogical (STOP)"
+    raise UserError(
+        f"{path} has the columns {', '.join(sorted(columns))}, but {wanted}"
+        + ("" if intents else " or path, sentence (Common Voice)")
+        + " are read; write JSON lines {audio, text, intent} of other sets"
+    )
+
+
+def stop_audio(manifest: Path, file_id: str) -> Path:
+    """A recording of STOP; some folders are named without the ``_0`` that the table has."""
+    path = manifest.parent.parent / file_id
+    plain = path.parent.with_name(path.parent.name.removesuffix("_0")) / path.name
+    return plain if plain.exists() and not path.exists() else path
+
+
+def outer_intent(parse: str) -> str:
+    """``get_alarm`` of ``[IN:GET_ALARM show [SL:DATE today ] ]``; "" without an intent.
+
+    >>> outer_intent("[IN:SET_ALARM wake me [SL:TIME [IN:GET_TIME now ] ] ]")
+    'set_alarm'
+    """
+    match = re.match(r"\s*\[IN:(\w+)", parse)
+    return match[1].lower() if match else ""
 
 
 def load_speech_commands(

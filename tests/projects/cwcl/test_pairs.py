@@ -44,6 +44,35 @@ def test_manifest_rows_need_audio_and_text(tmp_path):
         load_manifest(path)
 
 
+def test_common_voice_and_stop_are_read_as_published(tmp_path):
+    """Clips next to Common Voice's table; STOP's recordings one folder up, in folders with and
+    without the table's _0, under the outermost intent."""
+    rows = 'client_id\tpath\tsentence\tup_votes\nx\ta.mp3\t"Hello, you!\t2\n'
+    (tmp_path / "validated.tsv").write_text(rows, encoding="utf-8")
+    spoken = load_manifest(tmp_path / "validated.tsv")
+    assert spoken.keys == [str(tmp_path / "clips/a.mp3")]
+    assert spoken.targets[0].transcript == "hello you"
+    stop = tmp_path / "stop"
+    names = ["test_0/alarm_test_0/1.wav", "test_0/music_test_0/2.wav"]
+    for folder in ("manifests", "test_0/alarm_test", "test_0/music_test_0"):
+        (stop / folder).mkdir(parents=True)
+    for place in ("test_0/alarm_test/1.wav", names[1]):
+        wavfile.write(stop / place, 16000, np.zeros(160, np.int16))
+    header = ["file_id", "domain", "utterance", "seqlogical", "normalized_utterance"]
+    table = [
+        [names[0], "alarm", "Now?", "[IN:GET_ALARM [SL:T [IN:GET_TIME now ] ] ]", "now"],
+        [names[1], "music", "Play", "[IN:PLAY_MUSIC play ]", "play"],
+    ]
+    path = stop / "manifests/test.tsv"
+    path.write_text("\n".join("\t".join(row) for row in [header, *table]) + "\n", "utf-8")
+    judged = load_manifest(path, intents=True)
+    assert [t.intent for t in judged.targets] == ["get_alarm", "play_music"]
+    assert [t.transcript for t in judged.targets] == ["now", "play"]
+    assert [len(judged.waveforms[i]) for i in (0, 1)] == [160, 160]
+    with pytest.raises(UserError, match=r"STOP\) are read; write JSON lines"):
+        load_manifest(tmp_path / "validated.tsv", intents=True)
+
+
 def test_equal_transcripts_share_their_features():
     spoken = synthetic_commands(2)
     with pytest.raises(UserError, match="either a tokenizer"):

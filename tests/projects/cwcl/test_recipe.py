@@ -28,7 +28,7 @@ RECIPES = {
     "paper_lit": SHARED,
     "paper_clip": SHARED,
     "paper_speech": {
-        "speech.manifest": "common_voice/train.jsonl",
+        "speech.manifest": "common_voice/en/validated.tsv",
         "speech_model.text": "FacebookAI/roberta-base",
         "speech_model.text_pooling": "avg",
         "speech_model.pretrained": "openai/whisper-base",
@@ -36,7 +36,7 @@ RECIPES = {
         "method.weight_features": "embedding",
         "method.smoothing": 0.0,
         "optim.weight_decay": 0.01,
-        "eval.intents": ["slurp", "stop/test.jsonl"],
+        "eval.intents": ["slurp", "stop/manifests/test.tsv"],
         "eval.keywords": "speech_commands_v0.02",
         "eval.intent_texts": None,
     },

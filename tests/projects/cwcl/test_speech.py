@@ -307,8 +307,8 @@ def test_wrong_settings_say_what_to_do(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"audio": "a.wav", "text": null}\n')
     with pytest.raises(UserError, match="'text' must be a text"):
         training_set(spoken(f"data.root={tmp_path}", "speech.manifest=m.jsonl"))
-    with pytest.raises(UserError, match=r"eval: stop/test.jsonl not found"):
-        require_sets(spoken(f"data.root={tmp_path}", "eval.intents=[stop/test.jsonl]"))
+    with pytest.raises(UserError, match=r"eval: stop/manifests/test.tsv not found"):
+        require_sets(spoken(f"data.root={tmp_path}", "eval.intents=[stop/manifests/test.tsv]"))
 
 
 def test_check_names_what_the_paper_s_config_needs(tmp_path):
@@ -317,7 +317,7 @@ def test_check_names_what_the_paper_s_config_needs(tmp_path):
     rows = inspect("cwcl", "paper_speech", [f"data.root={tmp_path}"])
     assert rows["negatives per query"] == "799"
     missing = {name for name, value in rows.items() if "MISSING" in value}
-    assert {"eval: slurp", "eval: stop/test.jsonl", "eval: Speech Commands"} <= missing
+    assert {"eval: slurp", "eval: stop/manifests/test.tsv", "eval: Speech Commands"} <= missing
     _, trained = re.findall(r"[\d.]+", rows["parameters"])
     assert float(trained) == pytest.approx(20.2, abs=0.5)  # the encoder of Whisper's base model
     manifest(tmp_path, [{"text": "one"}, {"text": "two"}])
