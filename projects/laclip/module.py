@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.data.image.benchmarks import IMAGE_SETS
+from common.data.image.benchmarks import IMAGE_SETS, judged_as_imagenet
 from common.data.image_text.captions import ImageTextBatch
+from common.evaluation.image_text.clip_templates import clip_templates
 from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, OPENAI_TEMPLATES
 from common.families.image_text.module import Encoder, ImageTextModule
 from common.losses.image_text import ClipLoss
@@ -50,7 +51,7 @@ class LaCLIP(ImageTextModule):
 
 def validation_templates(cfg: Config) -> Sequence[str]:
     """Sentences of `eval.validate`, those that the evaluation takes for the same set."""
-    image_set = IMAGE_SETS.get(cfg.eval.validate or "imagenet")
-    if image_set is not None and cfg.eval.validate not in (None, "imagenet"):
-        return image_set.templates
+    name = cfg.eval.validate or "imagenet"
+    if name in IMAGE_SETS and not judged_as_imagenet(name):
+        return clip_templates(name)
     return OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES

@@ -16,7 +16,6 @@ from common.engine.workspace import Workspace
 from common.evaluation.features.knn import knn_accuracy
 from common.evaluation.features.linear_probe import linear_probe
 from common.evaluation.gallery import same_class_gallery
-from common.evaluation.image_text.clip_templates import clip_templates
 from common.evaluation.image_text.zeroshot import (
     class_embeddings,
     zeroshot_accuracy,
@@ -67,10 +66,7 @@ def evaluate(cfg: Config, module: MOFI, workspace: Workspace) -> dict[str, float
         elif cfg.data.source == "synthetic":
             metrics |= evaluate_synthetic(cfg, module)
         if cfg.eval.datasets:
-            judge = protocol(cfg, module, workspace)
-            if cfg.eval.templates == "openai":
-                judge.templates |= {name: clip_templates(name) for name in cfg.eval.datasets}
-            metrics |= judge(cfg.eval.datasets)
+            metrics |= protocol(cfg, module, workspace)(cfg.eval.datasets)
         if cfg.eval.gpr1200 is not None:
             root = data_root(cfg.eval.root or cfg.data.root)
             metrics |= gpr1200_metrics(cfg, module, root / cfg.eval.gpr1200, workspace)

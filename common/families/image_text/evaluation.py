@@ -10,6 +10,7 @@ from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.image_text.clip_templates import clip_templates
 from common.evaluation.image_text.image_sets import ImageSetProtocol
 from common.evaluation.image_text.zeroshot import (
     LACLIP_TEMPLATES,
@@ -57,7 +58,10 @@ def evaluate_image_text(
 def protocol(
     cfg: ImageTextConfig, module: ImageTextModule, workspace: Workspace
 ) -> ImageSetProtocol:
-    """Labelled image sets with this model; those judged as ImageNet have its sentences."""
+    """Labelled image sets with this model, in CLIP's sentences of each set.
+
+    Those judged as ImageNet have the sentences of `eval.templates`.
+    """
     device = module.logit_scale.log_scale.device
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +75,10 @@ def protocol(
         eval_transform(cfg.data),
         data_root(cfg.eval.root or cfg.data.root),
         protocols=cfg.eval.protocols,
-        templates={name: templates for name in IMAGE_SETS if judged_as_imagenet(name)},
+        templates={
+            name: templates if judged_as_imagenet(name) else clip_templates(name)
+            for name in IMAGE_SETS
+        },
         batch_size=cfg.eval.batch_size,
         num_workers=cfg.data.num_workers,
         seed=cfg.seed,

@@ -12,11 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.config import OptimConfig, UserError
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.optim import lr_at
+from common.engine.workspace import Workspace
+from common.evaluation.image_text.clip_templates import clip_templates
 from common.evaluation.image_text.zeroshot import (
     LACLIP_TEMPLATES,
     OPENAI_TEMPLATES,
     class_embeddings,
 )
+from common.families.image_text.evaluation import protocol
 from common.losses.image_text import ClipLoss
 from common.losses.temperature import LogitScale
 from projects.laclip.module import LaCLIP
@@ -260,12 +263,19 @@ def test_item_14_templates_are_averaged_and_renormalised(module):
         ([], LACLIP_TEMPLATES),
         (["eval.validate=imagenet", "eval.templates=openai"], OPENAI_TEMPLATES),
         (["eval.validate=imagenet"], LACLIP_TEMPLATES),
-        (["eval.validate=dtd", "eval.templates=openai"], ("a photo of a {} texture.",)),
+        (["eval.validate=dtd", "eval.templates=openai"], clip_templates("dtd")),
+        (["eval.validate=dtd"], clip_templates("dtd")),
+        (["eval.validate=imagenet_v2"], LACLIP_TEMPLATES),
     ],
 )
-def test_item_14_validation_has_the_sentences_of_the_evaluation(words, sentences):
-    """Item 14: the checkpoint is chosen by what is reported."""
-    assert tuple(LaCLIP(config(*words)).templates) == tuple(sentences)
+def test_item_14_validation_has_the_sentences_of_the_evaluation(words, sentences, tmp_path):
+    """Item 14: the checkpoint is chosen by what is reported; sets have CLIP's own lists."""
+    cfg = config(*words)
+    module = LaCLIP(cfg)
+    judge = protocol(cfg, module, Workspace(tmp_path))
+    name = cfg.eval.validate or "imagenet"
+    assert tuple(module.templates) == tuple(judge.templates[name]) == tuple(sentences)
+    assert [len(judge.templates[name]) for name in ("dtd", "cifar10")] == [8, 18]
 
 
 @pytest.mark.parametrize("name", ["paper", "paper_cc3m", "paper_redcaps", "paper_laion400m_b32"])
