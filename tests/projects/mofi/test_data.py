@@ -233,3 +233,44 @@ def test_damaged_sets_are_refused(files):
 def test_configs_that_cannot_be_are_refused(words, told):
     with pytest.raises(UserError, match=told):
         config(*words)
+
+
+def test_a_batch_names_what_it_holds(monkeypatch):
+    """Rows of the readable images alone, their own entities and numbers, and how many are left
+    out; two images of one epoch draw independently."""
+    data = data_of("data.num_samples=40")
+    assert len(data) == 40
+    source = data.data.images
+    plain = type(source).load
+    monkeypatch.setattr(
+        type(source), "load", lambda self, rows, rngs: (plain(self, rows, rngs)[0][1:], [1, 2])
+    )
+    batch = data[[(4, 3), (7, 3), (2, 3)]]
+    assert batch["ids"].tolist() == [7, 2]
+    assert batch["skipped"] == 1
+    numbers = data.data.numbers
+    assert [[y for y in row if y != NO_ENTITY] for row in batch["entities"].tolist()] == [
+        numbers[7],
+        numbers[2],
+    ]
+    monkeypatch.undo()
+    both = [i for i in range(40) if len(numbers[i]) == 2]
+    places = [[numbers[i].index(data[[(i, e)]]["labels"].item()) for e in range(24)] for i in both]
+    assert len({tuple(row) for row in places}) > 10
+
+
+def test_settings_reach_the_loader_and_the_transform(files):
+    """`data.flip_prob`, workers, the folder of the images and how many may be unreadable."""
+    cfg = config("data.flip_prob=0.25", "data.num_workers=3")
+    data = training_data(cfg, synthetic_set(cfg), TOKENIZER)
+    assert data.num_workers == 3
+    assert data.train_set.data.images.transform.flip_prob == 0.25
+    (files / "elsewhere").mkdir()
+    for name in "abc":
+        (files / f"{name}.png").rename(files / f"elsewhere/{name}.png")
+    words = ["data.max_corrupt=0.4"]
+    with_root = file_set(csv_config(files, "data.image_root=elsewhere", *words))
+    images, kept = with_root.images.load([0, 2], [np.random.default_rng(0)] * 2)
+    assert (len(images), kept) == (2, [0, 1])
+    assert with_root.images.counter.max_fraction == 0.4
+    assert list(with_root.alt_texts) == ["of a.png", "of b.png", "of c.png"]
