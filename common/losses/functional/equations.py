@@ -43,20 +43,25 @@ def siglip(image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | fl
     """Zhai et al. 2023; log(1 + e^-x) of a pair that belongs together is log(1 + e^x) - x."""
     scaled = scale * image
     logits = scaled @ text.T + bias
-    positive = torch.linalg.vecdot(scaled, text) + bias
-    per_row = F.softplus(logits, threshold=50.0).sum(1) - positive  # Eq. 1
-    return LossOutput(per_row.mean(), per_row, Ranking(logits))
+    terms, cosines = F.softplus(logits, threshold=50.0), scaled * text
+    loss = (terms.sum() - cosines.sum()) / image.shape[0] - bias  # Eq. 1
+    return LossOutput(loss, lambda: terms.sum(1) - cosines.sum(1) - bias, Ranking(logits))
 
 
 def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
     """Chen et al. 2020; (2B, D) anchors, view 1 then view 2."""
     num = len(anchors) // 2
-    logits = (scale * anchors @ anchors.T).fill_diagonal_(-torch.inf)
-    log_p = logits.log_softmax(1)
+    log_p = logits_without_self(anchors, anchors, scale).log_softmax(1)
     partner = torch.arange(2 * num, device=anchors.device).roll(num)
     loss = F.nll_loss(log_p, partner)  # Eq. 1
     both = lambda: -0.5 * (log_p.diagonal(num) + log_p.diagonal(-num))  # noqa: E731
     return LossOutput(loss, both, Ranking(log_p, num))
+
+
+def logits_without_self(query: Tensor, key: Tensor, scale: Tensor | float) -> Tensor:
+    """Logits, -inf for row i and column i: added, so that no gradient has to be masked."""
+    own = query.new_zeros(len(query), len(key)).fill_diagonal_(-torch.inf)
+    return torch.addmm(own, scale * query, key.T)
 
 
 def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) -> LossOutput:
@@ -64,11 +69,12 @@ def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) ->
     num = len(anchors) // 2
     logits = scale * anchors @ anchors.T
     positive = logits.diagonal(num)
-    same = torch.eye(num, dtype=torch.bool, device=anchors.device).repeat(2, 2)
-    negatives = logits.masked_fill(same, -torch.inf).logsumexp(1)
     weighted = positive if weight is None else weight * positive
-    per_sample = negatives.view(2, num).sum(0) - 2 * weighted  # Eq. 6, 7
-    return LossOutput(per_sample.mean(), per_sample, Ranking(logits, num, skip_self=True))
+    same = anchors.new_zeros(num, num).fill_diagonal_(-torch.inf).repeat(2, 2)
+    negatives = (logits + same).logsumexp(1)
+    loss = 2 * (negatives.mean() - weighted.mean())  # Eq. 6, 7
+    rows = lambda: negatives.view(2, num).sum(0) - 2 * weighted  # noqa: E731
+    return LossOutput(loss, rows, Ranking(logits, num, skip_self=True))
 
 
 def sup_con(
@@ -81,18 +87,20 @@ def sup_con(
     mode: str,
 ) -> LossOutput:
     """Khosla et al. 2020; rows without a positive hold 0 and do not count."""
-    logits = scale * query @ key.T
     positive = query_labels[:, None] == key_labels
     if exclude_self:
-        logits, positive = logits.fill_diagonal_(-torch.inf), positive.fill_diagonal_(False)
-    log_p, count = logits.log_softmax(1), positive.sum(1)
-    valid = count > 0
+        positive.fill_diagonal_(False)
+        log_p = logits_without_self(query, key, scale).log_softmax(1)
+    else:
+        log_p = (scale * query @ key.T).log_softmax(1)
+    count = positive.sum(1)
     at_least_one = count.clamp(min=1)
     if mode == "out":
-        per_row = -torch.where(positive, log_p, 0).sum(1) / at_least_one  # Eq. 2
+        mean = log_p.masked_fill(~positive, 0).sum(1) / at_least_one  # Eq. 2
     else:
+        valid = count > 0
         inside = torch.where(positive, log_p, -torch.inf).masked_fill(~valid[:, None], 0)
         log_count = at_least_one.to(log_p.dtype).log()
-        per_row = torch.where(valid, log_count - inside.logsumexp(1), 0)  # Eq. 3
-    loss = per_row.sum() / valid.sum().clamp(min=1)
-    return LossOutput(loss, per_row, Ranking(log_p, positive))
+        mean = torch.where(valid, inside.logsumexp(1) - log_count, 0)  # Eq. 3
+    loss = -mean.sum() / count.count_nonzero().clamp(min=1)
+    return LossOutput(loss, lambda: -mean, Ranking(log_p, positive))
