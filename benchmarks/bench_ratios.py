@@ -7,11 +7,12 @@
     python benchmarks/bench_ratios.py --operations              # number of operations, not time
 
 Method. One thread, forward and backward from raw embeddings (normalised inside). Every round runs
-each contender for some milliseconds, in turning order; reported is the median over the rounds of
-the ratio to the plain form within the round. Every contender runs in a process of its own, so that
-two checkouts of this repository can be compared; before it is timed, its loss and gradients must
-agree with those of the plain form. Freed memory stays with the process, as in a long run. Memory is
-the growth of the high-water mark during a step.
+each contender for some milliseconds, in rotating order; reported is the median over the rounds of
+the ratio of CPU times to the plain form within the round. All contenders run in one process, which
+cancels what other processes do to it; the other checkout has a process of its own, with the plain
+form in it. Before a contender is timed, its loss and gradients must agree with those of the plain
+form. Freed memory stays with the process, as in a long run. Memory is the growth of the high-water
+mark during a step in a fresh process.
 
 Writes benchmarks/results/ratios.csv (with --quick: build/bench/ratios.csv).
 """
@@ -25,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -78,34 +79,35 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-# --- one contender, in a process of its own -------------------------------------------------------
+# --- the contenders of a checkout, in a process of their own --------------------------------------
 
 
 def serve() -> None:
     """Answers requests on standard input, one JSON object a line, until it is closed."""
     torch.set_num_threads(1)
-    run: Callable[[], Any] = lambda: None  # noqa: E731
+    runs: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        answer: dict[str, Any] = {}
-        if "name" in request:
+        name, answer = request.pop("name"), {}
+        if "loss" in request:
+            runs.pop(name, None)
             try:
-                run = step(request.pop("name"), Case(**request))
-                answer["values"] = [float(x) for x in run()]
+                runs[name] = step(name, Case(**request))
+                answer["values"] = [float(x) for x in runs[name]()]
             except ImportError as error:
                 answer["missing"] = str(error)
         elif "calls" in request:
             begin = time.process_time()  # work, not waiting for other processes
             for _ in range(request["calls"]):
-                run()
+                runs[name]()
             answer["seconds"] = (time.process_time() - begin) / request["calls"]
         elif "memory" in request:
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark (Linux)
             before = resident("VmRSS")
-            run()
+            runs[name]()
             answer["mib"] = (resident("VmHWM") - before) / 1024
         else:
-            answer["operations"] = operations(run)
+            answer["operations"] = operations(runs[name])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -138,14 +140,14 @@ def operations(run: Callable[[], Any]) -> int:
 def memory(name: str, case: Case, root: Path) -> float:
     """Growth of the high-water mark during a second step, in MiB, in a process of its own."""
     worker = Worker(root, keeps_memory=False)
-    worker.ask(name="ours" if name == "before" else name, **case._asdict())
-    found: float = worker.ask(memory=1)["mib"]
+    worker.ask(name=name, **case._asdict())
+    mib: float = worker.ask(name=name, memory=1)["mib"]
     worker.close()
-    return found
+    return mib
 
 
 class Worker:
-    """A process with one contender."""
+    """A process with the contenders of a checkout."""
 
     def __init__(self, root: Path, keeps_memory: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -183,40 +185,61 @@ class Worker:
 # --- the comparison -------------------------------------------------------------------------------
 
 
-def measure(case: Case, workers: dict[str, Worker], args: argparse.Namespace) -> dict[str, Any]:
-    """Per contender milliseconds, ratio to the plain form, and what else was asked for."""
-    names: dict[str, Worker] = {}
+class Contender(NamedTuple):
+    """Who is timed, and where.
+
+    Attributes:
+        worker: process of its checkout.
+        name: there, see `ratio_contenders`.
+        reference: label of the contender that its time is divided by.
+    """
+
+    worker: Worker
+    name: str
+    reference: str
+
+
+def measure(
+    case: Case, contenders: dict[str, Contender], args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """By label: milliseconds, ratio to the plain form, and what else was asked for."""
+    present: dict[str, Contender] = {}
     first: list[float] = []
-    for name, worker in workers.items():
-        told = worker.ask(name="ours" if name == "before" else name, **case._asdict())
-        if "missing" in told:
+    for label, contender in contenders.items():
+        answer = contender.worker.ask(name=contender.name, **case._asdict())
+        if "missing" in answer:
             continue
-        first = first or told["values"]
-        off = [abs(a - b) / max(1e-3, abs(b)) for a, b in zip(told["values"], first, strict=True)]
+        values = answer["values"]
+        first = first or values
+        off = [abs(a - b) / max(1e-3, abs(b)) for a, b in zip(values, first, strict=True)]
         if not max(off) < 2e-3:
-            raise SystemExit(f"{name} {case}: {told['values']}, expected {first}")
-        names[name] = worker
-    found: dict[str, Any] = {name: {} for name in names}
+            raise SystemExit(f"{label} {case}: {values}, expected {first}")
+        present[label] = contender
     if args.operations:
-        return {name: {"operations": w.ask(count=1)["operations"]} for name, w in names.items()}
+        return {
+            x: {"operations": c.worker.ask(name=c.name)["operations"]} for x, c in present.items()
+        }
+    result: dict[str, dict[str, float]] = {label: {} for label in present}
     calls = {}
-    for name, worker in names.items():
-        seconds = min(worker.ask(calls=1)["seconds"] for _ in range(2))
-        calls[name] = max(1, round(MILLISECONDS / 1000 / max(seconds, 1e-6)))
+    for label, (worker, name, _) in present.items():
+        seconds = min(worker.ask(name=name, calls=1)["seconds"] for _ in range(2))
+        calls[label] = max(1, round(MILLISECONDS / 1000 / max(seconds, 1e-6)))
         if args.memory:
-            found[name]["mib"] = memory(name, case, worker.root)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    order = list(names)
+            result[label]["mib"] = memory(name, case, worker.root)
+    times: dict[str, list[float]] = {label: [] for label in present}
+    order = list(present)
     for turn in range(args.rounds):
         shift = turn % len(order)
-        for name in order[shift:] + order[:shift]:
-            times[name].append(names[name].ask(calls=calls[name])["seconds"])
-    for name, seconds in times.items():
-        found[name]["ms"] = 1000 * statistics.median(seconds)
-        if "plain" in times:
-            ratios = [a / b for a, b in zip(seconds, times["plain"], strict=True)]
-            found[name]["ratio"] = statistics.median(ratios)
-    return found
+        for label in order[shift:] + order[:shift]:
+            worker, name, _ = present[label]
+            times[label].append(worker.ask(name=name, calls=calls[label])["seconds"])
+    for label, seconds in times.items():
+        result[label]["ms"] = 1000 * statistics.median(seconds)
+        reference = times.get(present[label].reference)
+        if reference:
+            ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
+            result[label]["ratio"] = statistics.median(ratios)
+    return result
 
 
 def main() -> None:
@@ -232,24 +255,30 @@ def main() -> None:
         "unknown processor",
     )
     print(processor.split(":")[-1].strip(), "torch", torch.__version__, flush=True)
-    names = [*args.names, *(["before"] if args.against else [])]
-    workers = {n: Worker(args.against.resolve() if n == "before" else ROOT) for n in names}
+    here = Worker(ROOT)
+    workers = [here]
+    contenders = {name: Contender(here, name, "plain") for name in args.names}
+    if args.against:
+        before = Worker(args.against.resolve())
+        workers.append(before)
+        contenders["plain there"] = Contender(before, "plain", "plain there")
+        contenders["before"] = Contender(before, "ours", "plain there")
     rows: list[dict[str, object]] = []
     for loss in args.losses:
         for dim in args.dims:
             for num in args.sizes:
-                found = measure(Case(loss, num, dim), workers, args)
+                results = measure(Case(loss, num, dim), contenders, args)
                 cells = [
                     f"{name} " + " ".join(f"{k} {v:.3g}" for k, v in values.items())
-                    for name, values in found.items()
+                    for name, values in results.items()
                 ]
                 print(f"{loss:14} D={dim:<4} N={num:<6}", " | ".join(cells), flush=True)
-                here = {"processor": processor.split(":")[-1].strip(), "torch": torch.__version__}
+                where = {"processor": processor.split(":")[-1].strip(), "torch": torch.__version__}
                 rows += [
-                    {"loss": loss, "dim": dim, "n": num, "name": name, **values, **here}
-                    for name, values in found.items()
+                    {"loss": loss, "dim": dim, "n": num, "name": name, **values, **where}
+                    for name, values in results.items()
                 ]
-    for worker in workers.values():
+    for worker in workers:
         worker.close()
     write_rows(rows, args.out or results_folder(args.quick) / "ratios.csv")
 

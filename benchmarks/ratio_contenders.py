@@ -136,16 +136,42 @@ def lightly(name: str) -> Loss:
     return loss
 
 
+def sentence_transformers(name: str) -> Loss:
+    """The loss of sentence-transformers on embeddings."""
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    if name not in ("info_nce", "info_nce_hard"):
+        raise ImportError(f"sentence-transformers has no {name}")
+    loss = MultipleNegativesRankingLoss(None, scale=SCALE)
+    return lambda *columns: loss.compute_loss_from_embeddings(list(columns), None)
+
+
+def pytorch_metric_learning(name: str) -> Loss:
+    """The loss of pytorch-metric-learning; its NT-Xent lists all triplets and is left out."""
+    from pytorch_metric_learning.losses import SupConLoss
+
+    if name != "sup_con":
+        raise ImportError(f"pytorch-metric-learning has no {name}")
+    return SupConLoss(temperature=1 / SCALE)  # type: ignore[no-any-return]
+
+
 def contender(kind: str, name: str) -> Loss:
     """A loss by whose it is."""
     if kind == "plain":
         return PLAIN[name]
     if kind == "compiled":
         return torch.compile(PLAIN[name], dynamic=False)
-    return {"ours": ours, "open_clip": open_clip, "lightly": lightly}[kind](name)
+    return MODULES[kind](name)
 
 
-NAMES = ("plain", "ours", "compiled", "open_clip", "lightly")
+MODULES = {
+    "ours": ours,
+    "open_clip": open_clip,
+    "sentence_transformers": sentence_transformers,
+    "lightly": lightly,
+    "pytorch_metric_learning": pytorch_metric_learning,
+}
+NAMES = ("plain", "compiled", *MODULES)
 
 
 def step(kind: str, case: Case) -> Callable[[], list[Tensor]]:

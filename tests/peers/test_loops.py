@@ -143,13 +143,15 @@ def train_sentences(model: Any, make_loss: Callable[[Any], nn.Module], folder: A
     return model
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_sentence_transformers(sentence_model: Any, cached: bool, tmp_path: Any) -> None:
+SENTENCE_LOSSES = ("MultipleNegativesRankingLoss", "CachedMultipleNegativesRankingLoss")
+
+
+@pytest.mark.parametrize("name", SENTENCE_LOSSES)
+def test_sentence_transformers(sentence_model: Any, name: str, tmp_path: Any) -> None:
     from contrastive_losses import sentence_transformers as adapter
     from sentence_transformers import losses
 
-    name = "CachedMultipleNegativesRankingLoss" if cached else "MultipleNegativesRankingLoss"
-    options = {"scale": 10.0} | ({"mini_batch_size": 3} if cached else {})
+    options = {"scale": 10.0} | ({"mini_batch_size": 3} if name.startswith("Cached") else {})
     trained = [
         train_sentences(
             sentence_model, lambda m, s=source: getattr(s, name)(m, **options), tmp_path
@@ -159,21 +161,31 @@ def test_sentence_transformers(sentence_model: Any, cached: bool, tmp_path: Any)
     assert_equal_weights(*trained, sentence_model)
 
 
-def test_matryoshka_wraps_the_uncached_loss(sentence_model: Any, tmp_path: Any) -> None:
+@pytest.mark.parametrize("name", SENTENCE_LOSSES)
+def test_matryoshka(sentence_model: Any, name: str, tmp_path: Any) -> None:
     from contrastive_losses import sentence_transformers as adapter
     from sentence_transformers import losses
 
-    def matryoshka(source: Any, name: str) -> Callable[[Any], nn.Module]:
-        return lambda m: losses.MatryoshkaLoss(m, getattr(source, name)(m), [16, 8])
+    def matryoshka(source: Any) -> Callable[[Any], nn.Module]:
+        return lambda m: losses.MatryoshkaLoss(m, getattr(source, name)(m), [16, 8], [1.0, 0.5])
 
-    name = "MultipleNegativesRankingLoss"
     trained = [
-        train_sentences(sentence_model, matryoshka(source, name), tmp_path)
+        train_sentences(sentence_model, matryoshka(source), tmp_path)
         for source in (adapter, losses)
     ]
     assert_equal_weights(*trained, sentence_model)
-    with pytest.raises(ValueError, match="wrapper around the model's forward"):
-        train_sentences(sentence_model, matryoshka(adapter, f"Cached{name}"), tmp_path)
+
+
+def test_adaptive_layers_refuse_the_cached_loss(sentence_model: Any, tmp_path: Any) -> None:
+    from contrastive_losses.sentence_transformers import CachedMultipleNegativesRankingLoss
+    from sentence_transformers import losses
+
+    def adaptive(model: Any) -> nn.Module:
+        with pytest.warns(UserWarning, match="not compatible with CachedMultipleNegatives"):
+            return losses.AdaptiveLayerLoss(model, CachedMultipleNegativesRankingLoss(model))
+
+    with pytest.raises(ValueError, match="AdaptiveLayerLoss does not work"):
+        train_sentences(sentence_model, adaptive, tmp_path)
 
 
 # --- lightly ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Triton building blocks: scores, masks, weights and biases of one tile of the pair matrix.
 
 A spec reaches the kernels as a *program*: a string that is a compile-time constant (see
-``triton_program``) and a tuple of side tensors. The string is a list of nodes
+``lowering``) and a tuple of operands, side tensors and numbers. The string is a list of nodes
 ``op,arg,arg;op,...``; node 0 is the conjunction of all atoms. The functions below walk it while
 Triton compiles, so a tile contains exactly the comparisons that its spec needs. Tiles are addressed
 by
@@ -36,11 +36,6 @@ def _arity(prog, node):
 @triton.constexpr_function
 def _int(prog, node, i):
     return int(prog.split(";")[node].split(",")[i + 1])
-
-
-@triton.constexpr_function
-def _float(prog, node, i):
-    return float(prog.split(";")[node].split(",")[i + 1])
 
 
 @triton.constexpr_function
@@ -147,7 +142,8 @@ def _hits(PROG: tl.constexpr, NODE: tl.constexpr, sides, rm, cn, diag, row_start
         pos_R = tl.load(sides[_int(PROG, NODE, 0)] + rm)
         return pos_R[:, None] == (cn + col_start)[None, :]
     elif _op(PROG, NODE) == "partner":
-        pos_R = (rm + row_start + _int(PROG, NODE, 0)) % (2 * _int(PROG, NODE, 0))
+        half = sides[_int(PROG, NODE, 0)]
+        pos_R = (rm + row_start + half) % (2 * half)
         return pos_R[:, None] == (cn + col_start)[None, :]
     elif _op(PROG, NODE) == "labels":
         same_RC = _same(sides, _int(PROG, NODE, 0), _int(PROG, NODE, 1), rm, cn)
@@ -278,9 +274,7 @@ def keep(
 @triton.jit
 def _curve(PROG: tl.constexpr, NODE: tl.constexpr, sides, dot_RC, rm):
     """f(u_i.v_j) of a low-rank weight."""
-    factor: tl.constexpr = _float(PROG, NODE, 4)
-    shift: tl.constexpr = _float(PROG, NODE, 5)
-    x_RC = dot_RC * factor + shift
+    x_RC = dot_RC * sides[_int(PROG, NODE, 4)] + sides[_int(PROG, NODE, 5)]
     if _int(PROG, NODE, 2) >= 0:
         x_RC = x_RC - tl.load(sides[_int(PROG, NODE, 2)] + rm)[:, None]
     if _name(PROG, NODE, 3) == "relu":
@@ -316,15 +310,15 @@ def _omega(
 ):
     """Omega of one atom; 0 for those that carry none."""
     if _op(PROG, NODE) == "diagonal":
-        return tl.where(on_diagonal(rm, cn, diag), _float(PROG, NODE, 0), 0.0)
+        return tl.where(on_diagonal(rm, cn, diag), sides[_int(PROG, NODE, 0)], 0.0)
     elif _op(PROG, NODE) == "labels":
         same_RC = _hits(PROG, NODE, sides, rm, cn, diag, row_start, col_start)
         return _label_weight(PROG, NODE, sides, same_RC, rm)
     elif _marks(_op(PROG, NODE)):
         hit_RC = _hits(PROG, NODE, sides, rm, cn, diag, row_start, col_start)
-        return tl.where(hit_RC, _float(PROG, NODE, 1), 0.0)
+        return tl.where(hit_RC, sides[_int(PROG, NODE, 1)], 0.0)
     elif _op(PROG, NODE) == "uniform":
-        return tl.full([BM, BN], _float(PROG, NODE, 0), dtype=tl.float32)
+        return tl.full([BM, BN], sides[_int(PROG, NODE, 0)], dtype=tl.float32)
     elif _op(PROG, NODE) == "lowrank":
         u = sides[_int(PROG, NODE, 0)]
         v = sides[_int(PROG, NODE, 1)]
@@ -370,7 +364,7 @@ def _beta(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    b_RC = tl.where(hit_RC, _float(PROG, NODE, 1), 0.0)
+    b_RC = tl.where(hit_RC, sides[_int(PROG, NODE, 1)], 0.0)
     if _int(PROG, NODE, 2) >= 0:
         b_RC += tl.load(sides[_int(PROG, NODE, 2)] + rm)[:, None]
     if _int(PROG, NODE, 3) >= 0:
@@ -379,7 +373,7 @@ def _beta(
         u = sides[_int(PROG, NODE, 4)]
         v = sides[_int(PROG, NODE, 5)]
         dot_RC = _features(u, v, rm, cn, _int(PROG, NODE, 6), BM, BN)
-        b_RC += dot_RC * _float(PROG, NODE, 0)
+        b_RC += dot_RC * sides[_int(PROG, NODE, 0)]
     return b_RC
 
 

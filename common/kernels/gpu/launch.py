@@ -292,9 +292,11 @@ def variant_of(program: Program, top1: bool, half: bool, moment: bool) -> str:
     """Row of the tile table: how much a tile holds besides its scores."""
     if program.features:
         return "features"
-    if moment or (program.masked and program.sides) or (top1 and half):  # top-1 of rows and columns
+    if (
+        moment or (program.masked and program.has_tensors) or (top1 and half)
+    ):  # top-1 of rows and columns
         return "masked"
-    return "light" if top1 or half or program.masked or program.sides else "plain"
+    return "light" if top1 or half or program.masked or program.has_tensors else "plain"
 
 
 def padded(cols: int) -> int:

@@ -1,10 +1,11 @@
-"""Lowering of a pair spec to a *program*: a compile-time string and a tuple of side tensors.
+"""Lowering of a pair spec to a *program*: a compile-time string and a tuple of operands.
 
-Example: ``Diagonal() & ExcludeSelf()`` becomes ``"and,1,2;diagonal,1.0;exclude_self"``. Node 0 is
-the conjunction of the atoms; arguments are node numbers (``and``, ``or``), numbers, or positions in
-the tuple of side tensors (-1 = absent). The kernels walk the string while they are compiled
-(``kernel_tiles``), so one kernel source serves every spec and a tile pays only for its own terms.
-This module does not import Triton.
+Example: ``Diagonal() & ExcludeSelf()`` becomes ``"and,1,2;diagonal,0;exclude_self"`` with the
+operand 1.0. Node 0 is the conjunction of the atoms; arguments are node numbers (``and``, ``or``),
+flags and widths, or positions in the tuple of operands (-1 = absent): side tensors, and the numbers
+of the spec. The kernels walk the string while they are compiled (``kernel_tiles``), so one kernel
+source serves every spec and a tile pays only for its own terms. A weight, a factor or a batch size
+is no part of the string: another value compiles nothing. This module does not import Triton.
 """
 
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ _FEATURES = ("lowrank", "threshold")
 _SINGLE = ("diagonal", "index", "partner")
 _MARKS = (*_SINGLE, "block", "labels")
 _WEIGHTED = {*_MARKS, "uniform", "lowrank"}
+Side = Tensor | float | int
 
 
 class Program(NamedTuple):
@@ -26,8 +28,8 @@ class Program(NamedTuple):
 
     Attributes:
         code: the node list, a compile-time constant.
-        sides: side tensors in the order the nodes refer to.
-        by_row: for each side tensor whether it is indexed by query row (else by key column).
+        sides: side tensors and numbers in the order the nodes refer to.
+        axes: of each of them "q" (indexed by query row), "k" (by key column), or "" (a number).
         masked: a mask atom is present. two_masks: the column mask differs from the row mask.
         weighted: omega is not 0 everywhere. single_weights: it is on single pairs of a row alone
             (Diagonal, Index, Partner). biased: beta is not 0 everywhere.
@@ -36,8 +38,8 @@ class Program(NamedTuple):
     """
 
     code: str
-    sides: tuple[Tensor, ...]
-    by_row: tuple[bool, ...]
+    sides: tuple[Side, ...]
+    axes: tuple[str, ...]
     masked: bool
     two_masks: bool
     weighted: bool
@@ -46,22 +48,32 @@ class Program(NamedTuple):
     features: bool
     halvable: bool
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, ...]:
-        """The side tensors for the row chunk start:stop."""
-        pairs = zip(self.sides, self.by_row, strict=True)
-        return tuple(t[start:stop] if by_row else t for t, by_row in pairs)
+    @property
+    def has_tensors(self) -> bool:
+        """Whether the nodes refer to side tensors."""
+        return any(self.axes)
+
+    def rows(self, start: int, stop: int) -> tuple[Side, ...]:
+        """The operands for the row chunk start:stop."""
+        return tuple(
+            x[start:stop] if isinstance(x, Tensor) and axis == "q" else x
+            for x, axis in zip(self.sides, self.axes, strict=True)
+        )
 
     def columns(self, start: int) -> "Program":
         """The program for the columns from ``start`` on."""
-        pairs = zip(self.sides, self.by_row, strict=True)
-        return self._replace(sides=tuple(t if by_row else t[start:] for t, by_row in pairs))
+        sides = tuple(
+            x[start:] if isinstance(x, Tensor) and axis == "k" else x
+            for x, axis in zip(self.sides, self.axes, strict=True)
+        )
+        return self._replace(sides=sides)
 
 
 class _Lowering:
     def __init__(self) -> None:
         self.nodes: list[str] = []
-        self.sides: list[Tensor] = []
-        self.by_row: list[bool] = []
+        self.sides: list[Side] = []
+        self.axes: list[str] = []
 
     def conjunction(self, atoms: tuple[Spec, ...]) -> int:
         node = self._reserve()
@@ -87,8 +99,11 @@ class _Lowering:
     def _slot(self, name: str, value: Tensor | None) -> int:
         if value is None:
             return -1
-        self.sides.append(_kernel_tensor(name, value.detach()))
-        self.by_row.append(SIDES[name] == "q")
+        return self._operand(_kernel_tensor(name, value.detach()), SIDES[name])
+
+    def _operand(self, value: Side, axis: str = "") -> int:
+        self.sides.append(value)
+        self.axes.append(axis)
         return len(self.sides) - 1
 
     def _fields(self, spec: Spec) -> list[Any]:
@@ -98,23 +113,26 @@ class _Lowering:
         def slots(*names: str) -> list[int]:
             return [self._slot(name, side.get(name)) for name in names]
 
+        def number(value: float) -> int:
+            return self._operand(float(value))
+
         width = side["u"].shape[1] if "u" in side else 0
         match spec.kind:
             case "diagonal" | "uniform":
-                return [static["weight"]]
+                return [number(static["weight"])]
             case "index":
-                return [*slots("pos"), static["weight"]]
+                return [*slots("pos"), number(static["weight"])]
             case "partner":
-                return [static["half"], 1.0]
+                return [self._operand(int(static["half"])), number(1.0)]
             case "block":
-                return [static["size"], 1.0 / static["size"]]
+                return [static["size"], number(1.0 / static["size"])]
             case "labels":
                 count = ("count",) if static["average"] else ()
                 return [*slots("query", "key"), *(slots(*count) or [-1]), static["exclude_self"]]
             case "lowrank":
                 mode, factor = static["mode"], static["factor"]
                 shift = 0.0 if mode == "softmax" else static["shift"]
-                numbers = [mode, factor, shift, static["masked"], width]
+                numbers = [mode, number(factor), number(shift), static["masked"], width]
                 return [*slots("u", "v", "row_shift"), *numbers]
             case "exclude":
                 return [static["keep_positive"], *slots("query", "key", "second")]
@@ -123,7 +141,7 @@ class _Lowering:
             case "threshold":
                 return [static["keep_positive"], *slots("u", "v", "thr", "thr_columns"), width]
             case "bias":
-                numbers = [static["factor"], static["positive_value"]]
+                numbers = [number(static["factor"]), number(static["positive_value"])]
                 return [*numbers, *slots("row", "column", "u", "v"), width]
             case "all" | "exclude_self" | "exclude_positive" | "only_positive":
                 return []
@@ -151,7 +169,7 @@ def lower(spec: Spec) -> Program:
     return Program(
         code=";".join(lowering.nodes),
         sides=tuple(lowering.sides),
-        by_row=tuple(lowering.by_row),
+        axes=tuple(lowering.axes),
         masked=self_labels or spec.has(*_MASKS),
         two_masks=spec.has("threshold"),
         weighted=bool(kinds & _WEIGHTED),

@@ -104,7 +104,7 @@ def finish_rows(plan: Plan, row: dict[str, Tensor]) -> RawStats:
 
 
 def _finish(plan: Plan, sums: dict[str, Tensor], count: int) -> Tensor:
-    may_be_empty = plan.program.masked and len(plan.program.sides) > 0
+    may_be_empty = plan.program.masked and plan.program.has_tensors
     shift = plan.shift if plan.fixed else None
     return finish_lse(sums.get("max"), sums["sum"], shift, count, may_be_empty)
 

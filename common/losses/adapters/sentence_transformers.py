@@ -66,14 +66,11 @@ class MultipleNegativesRankingLoss(PairLoss):
         | None = None,
         hardness_strength: float = 0.0,
     ) -> None:
-        name = getattr(similarity_fct, "__name__", None)
-        super().__init__(gather=gather_across_devices, normalize=name != "dot_score")
-        if scale <= 0 or hardness_strength < 0:
-            raise ValueError(
-                f"need scale > 0 and hardness_strength >= 0, got {scale} and {hardness_strength}"
-            )
-        if similarity_fct is not None and name not in ("cos_sim", "dot_score"):
-            raise ValueError(f"similarity_fct must be cos_sim or dot_score, got {similarity_fct}")
+        super().__init__(gather=gather_across_devices)
+        if scale <= 0:
+            raise ValueError(f"Scale must be a positive value, got {scale}")
+        if hardness_strength < 0:
+            raise ValueError(f"hardness_strength must be >= 0, got {hardness_strength}")
         if not set(directions) <= set(DIRECTIONS) or "query_to_doc" not in directions:
             raise ValueError(
                 f"directions must be of {DIRECTIONS}, with query_to_doc; got {directions}"
@@ -168,6 +165,19 @@ class MultipleNegativesRankingLoss(PairLoss):
         return log_sums
 
     @property
+    def similarity_fct(self) -> Callable[..., Tensor] | None:
+        """What compares two embeddings; setting it to another function is refused."""
+        return self._similarity_fct
+
+    @similarity_fct.setter
+    def similarity_fct(self, function: Callable[..., Tensor] | None) -> None:
+        name = getattr(getattr(function, "func", function), "__name__", None)  # also of a partial
+        if function is not None and name not in ("cos_sim", "dot_score"):
+            raise ValueError(f"similarity_fct must be cos_sim or dot_score, got {function}")
+        self._similarity_fct = function
+        self.normalize = name != "dot_score"
+
+    @property
     def temperature(self) -> float:
         """1 / scale."""
         return 1 / self.scale
@@ -204,8 +214,8 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         hardness_strength: >= 0.
 
     Raises:
-        ValueError: as `MultipleNegativesRankingLoss`; an option that is not supported; a wrapper
-            that replaces the model's forward (`MatryoshkaLoss`, `AdaptiveLayerLoss`).
+        ValueError: as `MultipleNegativesRankingLoss`; an option that is not supported; use inside
+            `AdaptiveLayerLoss`, which replaces the model's forward.
 
     Distributed: gathers negatives if `gather_across_devices`, else local.
 
@@ -217,6 +227,8 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     >>> loss([{"x": torch.eye(2)}, {"x": torch.eye(2)}]).exp()  # (e + 1) / e
     tensor(1.3679)
     """
+
+    uses_gradient_cache = True  # read by that library's MatryoshkaLoss and AdaptiveLayerLoss
 
     def __init__(
         self,
@@ -252,11 +264,54 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
             raise ValueError(f"mini_batch_size must be >= 1, got {mini_batch_size}")
         self.mini_batch_size = mini_batch_size
 
+    def forward(
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            sentence_features: features of each column, B rows each.
+            labels: not used; a row's positive is its own.
+        """
+        columns = [self._encode(features) for features in sentence_features]
+        if "calculate_loss" not in vars(self):
+            return self.compute_loss_from_embeddings(columns, labels)
+        # MatryoshkaLoss has put its own in place, which differentiates inside the forward pass
+        leaves = [column.detach().requires_grad_(column.requires_grad) for column in columns]
+        loss = self.calculate_loss([[x] for x in leaves], labels, with_backward=True)
+        parts = [
+            (x * leaf.grad).sum()
+            for x, leaf in zip(columns, leaves, strict=True)
+            if leaf.grad is not None
+        ]
+        return loss + sum(part - part.detach() for part in parts)
+
+    def calculate_loss(
+        self,
+        reps: Sequence[Sequence[Tensor]],
+        labels: Tensor | None = None,
+        *,
+        with_backward: bool = False,
+    ) -> Tensor:
+        """Loss of columns that were encoded in mini-batches; `MatryoshkaLoss` wraps it.
+
+        Args:
+            reps: columns of mini-batches of (b, D).
+            labels: not used.
+            with_backward: also add the gradients to `reps`, and return the loss without a graph.
+        """
+        columns = [torch.cat(list(parts)) for parts in reps]
+        loss = self.compute_loss_from_embeddings(columns, labels)
+        if not (with_backward and loss.requires_grad):
+            return loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def _encode(self, features: dict[str, Any]) -> Tensor:
-        if hasattr(self.model.forward, "cache"):
+        if type(self.model.forward).__name__ == "ForwardDecorator":  # of a wrapping loss
             raise ValueError(
-                "a wrapper around the model's forward, such as MatryoshkaLoss, does not work with "
-                "the cached loss: use MultipleNegativesRankingLoss inside it"
+                "AdaptiveLayerLoss does not work with the cached loss: use "
+                "MultipleNegativesRankingLoss inside it"
             )
         encode = super()._encode
 

@@ -60,6 +60,10 @@ LOSSES = {
 }
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."),
+    reason="torch.compile of 2.6 breaks the graph at frozen dataclasses, with the same result",
+)
 @pytest.mark.parametrize("name", LOSSES)
 def test_compile_without_graph_breaks(name: str) -> None:
     results = []

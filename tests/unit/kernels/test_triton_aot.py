@@ -106,8 +106,12 @@ def _flags(variant: Variant, operand: str, family: str, capability: tuple[int, i
         "PRECISION": "tf32" if operand == "tf32" else "ieee",
         "UPCAST": False,
     }
+    pointers = {torch.int64: "*i64", torch.int32: "*i32"}
     sides = tuple(
-        "*" + {torch.int64: "i64", torch.int32: "i32"}.get(t.dtype, "fp32") for t in program.sides
+        pointers.get(x.dtype, "*fp32")
+        if isinstance(x, torch.Tensor)
+        else {int: "i32", float: "fp32"}[type(x)]
+        for x in program.sides
     )
     return program, tile, flags, sides
 

@@ -34,6 +34,7 @@ from common.kernels.specs.weights import (  # noqa: E402
     Diagonal,
     ExcludeSelf,
     Labels,
+    LowRank,
     Partner,
     Spec,
     Threshold,
@@ -195,6 +196,29 @@ def test_one_compilation_serves_all_sizes_and_dimensions(launches: Launches) -> 
         sweep(Diagonal(), n, n, dim, torch.bfloat16, columns=True)
     assert len({code for name, code in launches if name == "lse_kernel"}) == 1
     assert len({code for name, code in launches if name == "grad_kernel"}) == 1
+
+
+NUMBERS: dict[str, Callable[[float], Spec]] = {
+    "weight": lambda x: Diagonal(weight=x),
+    "bias": lambda x: Diagonal() & Bias(u=U, v=U, factor=x, positive_value=-x),
+    "curve": lambda x: LowRank(U, U, mode="relu", factor=x, shift=1 / x),
+    "batch": lambda x: Partner(int(64 * x)) & ExcludeSelf(),
+}
+
+
+@pytest.mark.parametrize("name", list(NUMBERS))
+def test_another_number_compiles_nothing(name: str, launches: Launches) -> None:
+    """The scale, weights, factors and the size of the batch may change from step to step."""
+    for number in (5.0, 7.0, 9.0):
+        spec = NUMBERS[name](number).prepare()
+        n = int(128 * number) if name == "batch" else len(U)
+        q = torch.zeros(n, 64, dtype=torch.bfloat16)
+        problem = Problem(q, q.clone(), torch.tensor(number), spec)
+        rows = torch.zeros(n)
+        stats = triton_pair.forward(problem)._replace(row_lse=rows)
+        triton_pair.backward(problem, stats, Upstream(rows, None, rows, None), True, True)
+    assert len(launches) == 6
+    assert len(set(launches)) == 2
 
 
 def test_another_mask_is_another_kernel(launches: Launches) -> None:
