@@ -38,7 +38,7 @@ def make_problem(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     if not isinstance(scale, Tensor):
-        if not math.isfinite(scale):
+        if not -math.inf < scale < math.inf:  # as in `as_scale`
             raise ValueError(f"scale must be finite, got {scale}")
         if stat_dtype(q) == torch.float32 and abs(scale) > FIXED_SCALE:
             unit_norm = False  # one shift would not do: running maxima

@@ -53,7 +53,8 @@ if os.environ.get("CONTRASTIVE_CROSSOVER"):
 
 def plain_pairs(device: str, kind: Kind, dim: int) -> int:
     """Number of pairs up to which the plain form is the faster one."""
-    return PAIRS.get((device, kind), ELSEWHERE)[dim > WIDE]
+    narrow, wide = PAIRS.get((device, kind), ELSEWHERE)
+    return wide if dim > WIDE else narrow  # not by index: torch.compile would break the graph
 
 
 def needs_plain() -> bool:

@@ -102,7 +102,7 @@ def as_scale(scale: Tensor | float) -> Tensor | float:
         if scale.numel() != 1:
             raise ValueError(f"scale must have one element, got shape {tuple(scale.shape)}")
         return scale if scale.ndim == 0 else scale.reshape(())
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:  # `math.isfinite` would break a compiled graph
         raise ValueError(f"scale must be finite, got {scale}")
     return scale
 

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from common.kernels import ops, softplus_ops
 from common.kernels.arguments import flatten, make_problem, prepare
 from common.kernels.pair import info_nce, pair_softplus
 from common.kernels.specs.weights import Diagonal, nt_xent_spec
+from common.losses.image_text import ClipLoss
 from tests.unit.kernels.cases import spec_cases, unit
 
 
@@ -75,6 +77,24 @@ def test_compile_without_graph_breaks(name: str) -> None:
         results.append([loss.detach(), *torch.autograd.grad(loss, [q, k, scale])])
     for left, right in zip(*results, strict=True):
         torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("backend", ["auto", "blocked"])
+@pytest.mark.parametrize(
+    ("scales", "most"), [(list(torch.arange(5.0, 9.0)), 1), ([5.0, 6.0, 7.0, 8.0], 2)]
+)
+def test_another_scale_compiles_nothing(
+    backend: str, scales: list[Tensor | float], most: int
+) -> None:
+    """A learnt scale is a tensor; of a float the second value compiles for all others."""
+    torch._dynamo.reset()
+    compilations = CompileCounter()
+    loss = ClipLoss(backend=backend)
+    compiled = torch.compile(lambda q, k, s: loss(q, k, s).loss, backend=compilations)
+    q, k = unit(12).float(), unit(12, seed=1).float()
+    for scale in scales:
+        torch.testing.assert_close(compiled(q, k, scale), loss(q, k, scale).loss)
+    assert 1 <= compilations.frame_count <= most
 
 
 @pytest.mark.parametrize("backend", ["dense", "blocked"])
