@@ -7,7 +7,7 @@ unexport $(TYPED)  # make would evaluate them for the environment of a recipe
 
 override VERBS   := list show check check-all train eval export run smoke compare compare-all evidence \
                     sweep runs diff report prune dashboard new-project
-override SCRIPTS := mutants bench gpu-check faults test-peers
+override SCRIPTS := mutants bench gpu-check faults test-peers arena
 override PLAIN   := help setup test test-all pin test-gpu lint type imports docs notebooks audit lock clean
 
 # before anything runs: make reaches a word without a rule last
@@ -44,6 +44,7 @@ mutants:   ## changes of a project's objective that no test notices: PROJECT= [A
 bench:     ## benchmarks: [KERNEL=losses] [ARGS=--quick]
 gpu-check: ## all that needs a CUDA device, in pieces of nine minutes: [ARGS="--minutes 9" | --dry-run]
 faults:    ## kills, soak, kernels compiled, two nodes: [ARGS="--kills 5 --soak-minutes 3"]
+arena:     ## all losses of a family under equal conditions: [FAMILY=images SCALE=mini JOBS=2]
 test-peers: ## our losses in the loops of other libraries: [ARGS="--sources FOLDER"]
 
 $(STAMP): $(LOCK)

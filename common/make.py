@@ -17,6 +17,7 @@ SCRIPTS = {  # targets that run a script: what they read, and the words behind `
     "gpu-check": ("ARGS",),
     "test-peers": ("ARGS",),
     "faults": ("ARGS",),
+    "arena": ("FAMILY", "SCALE", "JOBS", "ARGS"),
 }
 ON, OFF = ("1", "yes", "true"), ("", "0", "no", "false")
 
@@ -112,5 +113,9 @@ def _script(target: str, given: Mapping[str, str]) -> list[str]:
         return ["benchmarks/gpu_check.py", *words]
     if target == "test-peers":
         return ["scripts/peers.py", *words]
+    if target == "arena":
+        options = {name: given[name] for name in ("SCALE", "JOBS") if given[name]}
+        flags = [f"--{name.lower()}={value}" for name, value in options.items()]
+        return ["-m", "arena", given["FAMILY"] or "images", *flags, *words]
     folders = ["tests/faults", "tests/nightly", "tests/unit/kernels"]
     return ["-m", "pytest", *folders, "--nightly", *words]

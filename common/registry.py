@@ -10,6 +10,7 @@ from typing import Any
 from common.config import ROOT, ExperimentConfig, UserError, nearest
 
 PROJECT_DIR = ROOT / "projects"
+ARENA = "arena_"  # slugs of the packages in arena/, which are no papers
 
 
 def list_projects() -> dict[str, str]:
@@ -66,10 +67,15 @@ def field_of(slug: str) -> str:
 def load_project(slug: str) -> ModuleType:
     """Import ``projects.<slug>``; it has ``Config`` and ``build(cfg) -> Experiment``.
 
+    ``arena_<family>`` is ``arena.<family>``.
+
     Raises:
         UserError: no such project (names the nearest one).
     """
     names = [p.parent.name for p in PROJECT_DIR.glob("*/__init__.py")]
+    arenas = {ARENA + p.parent.name: p.parent.name for p in ROOT.glob("arena/*/__init__.py")}
+    if slug in arenas:
+        return importlib.import_module(f"arena.{arenas[slug]}")
     if slug not in names:
         hint = nearest(slug, names) if slug else "; valid: " + ", ".join(sorted(names))
         raise UserError(f"no project '{slug}'{hint}")

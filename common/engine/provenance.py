@@ -10,7 +10,7 @@ from common.config import ROOT
 
 LOCK = "requirements.lock"
 # what runs read; a card that `make compare` has written is not a change of the code
-READ_BY_RUNS = ("common", "projects", "configs", "data", LOCK, ":(exclude)*.md")
+READ_BY_RUNS = ("common", "projects", "arena", "configs", "data", LOCK, ":(exclude)*.md")
 
 
 def git(*words: str) -> str | None:

@@ -1,0 +1,61 @@
+"""``python -m arena images``: search, fresh seeds, statistics, page. ``make arena FAMILY=images``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from arena.study import METRIC, SEEDS, grid, publish, read_contestants, study
+from common.config import UserError
+from common.engine.provenance import code_state
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(prog="arena", description=__doc__)
+    parser.add_argument("family", help=f"one of {', '.join(METRIC)}")
+    parser.add_argument(
+        "--scale", default="mini", help="config of arena_<family>: smoke, mini, base"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--only", default="", help="names of contestants, with commas")
+    parser.add_argument("--contestants", type=Path, action="append", default=[], help="own folder")
+    parser.add_argument("--plan", action="store_true", help="list the runs, train nothing")
+    parser.add_argument("settings", nargs="*", help="a.b=c, of every run")
+    asked = parser.parse_intermixed_args(words)
+    only = [name for name in asked.only.split(",") if name]
+    try:
+        contestants = read_contestants(asked.contestants, only)
+        if asked.plan:
+            searched = sum(len(grid(one)) for one in contestants if one.role != "control")
+            print(f"{len(contestants)} contestants: {searched} runs of the search,")
+            print(f"{len(contestants) * len(SEEDS)} runs of fresh seeds")
+            return 0
+        result = study(
+            asked.family,
+            asked.scale,
+            jobs=asked.jobs,
+            only=only,
+            folders=asked.contestants,
+            overrides=asked.settings,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from arena.page import table
+
+    print("\n".join(table(result)))
+    whole = not (only or asked.contestants or asked.settings or asked.scale != "mini")
+    if not whole or code_state()["dirty"]:
+        print(
+            "not published: some contestants or settings were chosen, or the code has local changes"
+        )
+        return 0
+    print(publish(result))
+    from arena.page import write_page
+
+    print(write_page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The arena: contestants, equal search, statistics with their negative twins, a loss of one's own."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from arena.__main__ import main
+from arena.losses import LossConfig, build_loss
+from arena.page import BEGIN, END, write_page
+from arena.statistics import standings
+from arena.study import grid, publish, read_contestants, study
+from common.config import ROOT, UserError
+
+ALL = {one.name: one for one in read_contestants()}
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
+    settings = ALL[name].settings(next(iter(ALL[name].search.values()))[1])
+    loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
+    views = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    more = {"labels": torch.arange(16) % 4} if ALL[name].role == "reference" else {}
+
+    def value(pair):
+        out = loss(*pair, settings["loss.scale"], **more)
+        return out if isinstance(out, torch.Tensor) else out.loss
+
+    before = value(views)
+    (gradient,) = torch.autograd.grad(before, views)
+    after = value(views - 1e-3 * gradient / gradient.norm())
+    assert torch.isfinite(before)
+    assert after < before
+
+
+def test_the_search_is_as_large_for_every_contestant():
+    sizes = {name: len({repr(s) for s in grid(one)}) for name, one in ALL.items()}
+    assert set(sizes.values()) == {9}
+    rates = {tuple(sorted({s["optim.lr"] for s in grid(one)})) for one in ALL.values()}
+    assert len(rates) == 1
+
+
+def test_a_setting_that_is_searched_reaches_the_loss():
+    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"])) for s in grid(ALL["triplet"])]
+    assert sorted({one.loss.margin for one in losses}) == [0.2, 0.5, 1.0]
+
+
+def test_two_copies_are_inconclusive_and_a_broken_loss_is_last():
+    """The negative twin: without the difference the test finds none, with it it does."""
+    rng = np.random.default_rng(0)
+    hard = rng.random(400)  # items differ more than contestants do
+
+    def seeds(skill):
+        return (rng.random((4, 400)) < np.clip(skill + 0.6 * (hard - 0.5), 0, 1)).astype(float)
+
+    rows = standings({"copy": seeds(0.6), "first": seeds(0.6), "broken": seeds(0.3)})
+    by_name = {row.name: row for row in rows}
+    assert rows[-1].name == "broken"
+    assert set(by_name["broken"].worse_than) == {"copy", "first"}
+    assert not by_name["copy"].worse_than
+    assert not by_name["first"].worse_than
+    assert by_name["broken"].high < 0 < rows[1].high
+
+
+def test_odd_contestants_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no contestant 'nt_xnet'.*nt_xent"):
+        read_contestants(only=["nt_xnet"])
+    for text, message in (
+        ("loss: a:B\nsource: s\nsearch: {scale: [1, 2]}\n", "three values"),
+        ("loss: a:B\nsource: s\nserach: {scale: [1, 2, 3]}\n", "no contestant"),
+    ):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_contestants([tmp_path])
+    with pytest.raises(UserError, match=r"loss\.path=common\.nothing:X"):
+        build_loss(LossConfig("common.nothing:X"))
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """The two files of the page."""
+    page = (ROOT / "docs/arena.md").read_text(encoding="utf-8")
+    contestant, code = re.findall(r"```(?:yaml|python)\n# \S+\n(.*?)```", page, re.S)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/cosine_gap.yaml").write_text(contestant)
+    (tmp_path / "my_losses.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "mine"
+
+
+def test_a_loss_of_one_s_own_is_two_files(own_folder, capsys):
+    (mine,) = read_contestants([own_folder], ["cosine_gap"])
+    settings = mine.settings(0.5)
+    loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
+    views = torch.eye(4)
+    assert float(loss(views, views, 5.0)) == pytest.approx(0.125)  # the diagonal alone
+    words = ["images", f"--contestants={own_folder}", "--only=cosine_gap,nt_xent", "--plan"]
+    assert main(words) == 0
+    assert "18 runs of the search" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_loss_of_one_s_own_is_ranked_next_to_others(own_folder, tmp_path, capsys):
+    words = ["images", "--scale=smoke", f"--contestants={own_folder}", "--only=cosine_gap,nt_xent"]
+    assert main([*words, f"runs_dir={tmp_path / 'runs'}", "trainer.max_steps=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "| cosine_gap |" in printed
+    assert "not published" in printed
+
+
+@pytest.mark.slow
+def test_a_study_is_published_and_its_page_written(tmp_path):
+    """Every contestant trains; a finished study trains nothing anew."""
+    overrides = [f"runs_dir={tmp_path / 'runs'}", "trainer.max_steps=1"]
+    only = ["nt_xent", "supcon", "siglip", "nt_xent_again", "mismatched"]
+    result = study("images", "smoke", only=only, overrides=overrides)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    again = study("images", "smoke", only=only, overrides=overrides)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.json")} == times
+    assert again["standings"] == result["standings"]
+    publish(result, tmp_path / "results")
+    page = tmp_path / "arena.md"
+    (tmp_path / "images").mkdir()
+    page.write_text(f"before\n{BEGIN.format('images')}\n{END.format('images')}\nafter\n")
+    text = write_page(page, tmp_path / "results").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "| *supcon* (reference) |" in text
+    assert (tmp_path / "images/arena_images.svg").is_file()
