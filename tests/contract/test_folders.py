@@ -16,7 +16,9 @@ def folders(name: str) -> set[str]:
 
 def test_the_three_folders_agree():
     assert len(PROJECTS) >= 41
-    assert folders("projects") == folders("configs") == folders("tests/projects") == set(PROJECTS)
+    arenas = {f"arena_{path.parent.name}" for path in ROOT.glob("arena/*/__init__.py")}
+    assert folders("projects") == folders("tests/projects") == set(PROJECTS)
+    assert folders("configs") == set(PROJECTS) | arenas
 
 
 def test_every_family_has_its_project():
