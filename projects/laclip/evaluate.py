@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from common.data.image.sources import CachedImages
 from common.data.image_text.captions import CaptionedImages, CaptionFiles
 from common.data.image_text.drawings import words
-from common.data.lookup import bundled
+from common.data.lookup import bundled, data_root
 from common.data.packed import Packed
 from common.encoders import modes
 from common.engine.workspace import Workspace
@@ -33,7 +33,7 @@ from common.families.image_text.drawings_evaluation import (
     training_rows,
 )
 from common.families.image_text.evaluation import evaluate_image_text, protocol
-from common.families.image_text.pairs import evaluate_pairs
+from common.families.image_text.own_data import judge_captions
 from projects.laclip.config import Config
 from projects.laclip.data import caption_of, drawn_texts, training_pairs
 from projects.laclip.encoders import Encoders, encoders, prompt_agreement
@@ -79,8 +79,8 @@ def evaluate(
     else:
         metrics = evaluate_image_text(cfg, module, workspace, build)
     if cfg.eval.pairs is not None:
-        with modes.evaluated(module, cfg.trainer.accelerator):
-            metrics |= evaluate_pairs(cfg, module, workspace, cfg.eval.pairs)
+        pairs = data_root(cfg.data.root) / cfg.eval.pairs
+        metrics |= judge_captions(cfg, module, workspace=workspace, build=build, file=pairs)
     return metrics
 
 

@@ -65,7 +65,8 @@ def headline(
 ) -> list[Row]:
     """The metrics that the project's comparison shows, at most `MAX_ROWS`.
 
-    Without one of them in `metrics`, as on data of a user, the first of all metrics.
+    Without one of them in `metrics`, as on data of a user, the first of all metrics, those with a
+    chance level before others.
 
     Args:
         metrics: of the run.
@@ -74,11 +75,14 @@ def headline(
     """
     shown = [] if spec is None else [spec.metric, *spec.also]
     names = [name for name in dict.fromkeys(shown) if name in metrics]
-    names = names or [
-        name
-        for name in metrics
-        if not name.startswith(f"{UNTRAINED}_") and not name.endswith(CHANCE)
-    ]
+    if not names:
+        judged = [
+            name
+            for name in metrics
+            if not name.startswith(f"{UNTRAINED}_") and not name.endswith(CHANCE)
+        ]
+        names = [name for name in judged if name + CHANCE in metrics]
+        names += [name for name in judged if name not in names]
     larger_is_better = {} if spec is None else _directions(spec)
     rows = []
     for name in names[:MAX_ROWS]:
@@ -232,7 +236,8 @@ def evaluate_baselines(
     paths = {name: folder / f"{name}-{key}.json" for name in names}
     values = {name: ws.read_json(paths[name]) for name in names if paths[name].is_file()}
     missing = [name for name in names if name not in values]
-    problems = []
+    problems: list[str] = []
+    refused: dict[str, list[str]] = {}  # why -> baselines
     for name in track(missing, "training-free baselines, once for these data"):
         try:
             cfg = load(config_class(project), project, config, overrides)
@@ -241,10 +246,11 @@ def evaluate_baselines(
             problems.append(f"without the baselines {', '.join(missing[missing.index(name) :])}")
             break
         except Exception as error:  # the run is finished, and its data may be a user's
-            problems.append(f"no baseline {name}: {first_line(error)}")
+            refused.setdefault(first_line(error), []).append(name)
         else:
             if key is not None:
                 ws.write_json(paths[name], values[name])
+    problems += [f"without {', '.join(several)}: {why}" for why, several in refused.items()]
     return {name: values[name] for name in names if name in values}, problems
 
 

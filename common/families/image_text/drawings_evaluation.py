@@ -200,7 +200,7 @@ def require_pool(cfg: ImageTextConfig) -> None:
         UserError: another ``data.source`` than pool.
     """
     if cfg.data.source != "pool":
-        raise UserError(f"data.source={cfg.data.source} has no baselines: set data.source=pool")
+        raise UserError(f"these baselines are for data.source=pool, not for {cfg.data.source}")
 
 
 def chance_of(metrics: dict[str, float]) -> dict[str, float]:
