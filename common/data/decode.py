@@ -1,6 +1,8 @@
 """Image files and bytes, decoded at once; whatever a decoder raises is one kind of error."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -25,10 +27,19 @@ def decode_image(source: str | Path | bytes) -> Image.Image:
     """
     if not isinstance(source, bytes):
         refuse_special(Path(source))
+    with (
+        readable(),
+        Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image,
+    ):
+        image.load()
+        return image
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn whatever a decoder raises into `Unreadable`."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.load()
-            return image
+        yield
     except MemoryError:
         raise
     except Exception as error:  # of many kinds: each format has a decoder of its own

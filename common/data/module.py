@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from common.config import UserError
+from common.data.deferred import DeferredRows, DeferredStream, finished
 from common.data.samplers import SeededBatchSampler, evaluation_batches
 
 
@@ -87,10 +88,18 @@ class ContrastiveData(LightningDataModule):
         """Loader over the whole training stream, from `start_at` on."""
         if self.streaming:
             self.train_set.start_at(self.first_batch)  # type: ignore[attr-defined]
-            return self._loader(self.train_set, batch_size=None)
+            stream = DeferredStream(self.train_set) if self._defers() else self.train_set
+            return self._loader(stream, batch_size=None)
         sampler = self._sampler(*self._place(), _total_batches(self.trainer))
         sampler.start_at(self.first_batch)
-        return self._loader(self.train_set, sampler=sampler, batch_size=None)
+        rows = DeferredRows(self.train_set) if self._defers() else self.train_set
+        return self._loader(rows, sampler=sampler, batch_size=None)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Finish on the device what loader processes left to it."""
+        if not self._defers():
+            return batch
+        return self.trainer.precision_plugin.convert_input(finished(batch))  # type: ignore[union-attr]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader per validation set, in the order of `val`.
@@ -113,6 +122,11 @@ class ContrastiveData(LightningDataModule):
             )
             for data in self.val_sets.values()
         ]
+
+    def _defers(self) -> bool:
+        """Whether views are finished on the device that trains: on a CPU, loaders do it."""
+        on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
+        return not on_cpu and hasattr(self.train_set, "deferred")
 
     def _place(self) -> tuple[int, int]:
         """Rank and world size."""

@@ -4,14 +4,16 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.image.sources import ImageSource
+from common.data.deferred import finished
+from common.data.image.multi_view import views_first
+from common.data.image.sources import ViewSource
 from common.data.image_text.captions import TextAugment, TextSource
 from common.data.samplers import Key, Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
@@ -38,7 +40,7 @@ class MultiViewPairs(Dataset[MultiViewPair]):
 
     Args:
         images: source with the transform of the clean image.
-        views: the same images with a `ViewStack` of K transforms; None: K = 0.
+        views: the same images; only its transform, a `ViewStack` of K, is used. None: K = 0.
         texts: texts of the same samples; empty ones are not drawn where there is another.
         tokenizer: texts -> ids.
         seed: the experiment's seed.
@@ -55,8 +57,8 @@ class MultiViewPairs(Dataset[MultiViewPair]):
 
     def __init__(
         self,
-        images: ImageSource,
-        views: ImageSource | None,
+        images: ViewSource,
+        views: ViewSource | None,
         texts: TextSource,
         tokenizer: TextTokenizer,
         *,
@@ -83,19 +85,22 @@ class MultiViewPairs(Dataset[MultiViewPair]):
 
     def __getitem__(self, keys: Sequence[Key]) -> MultiViewPair:
         """Batch of the given ``(index, epoch)`` keys, without samples that cannot be read."""
-        rngs = [self._rngs(keys, _CLEAN_STREAM), self._rngs(keys, _VIEW_STREAM)]
+        return finished(self.deferred(keys))  # type: ignore[no-any-return]
+
+    def deferred(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The same, its images and views unfinished where their transform allows."""
+        clean, augmented = self._rngs(keys, _CLEAN_STREAM), self._rngs(keys, _VIEW_STREAM)
         rows = [i for i, _ in keys]
         if self.row_of is not None:
-            pairs = zip(rows, rngs[0], strict=True)
+            pairs = zip(rows, clean, strict=True)
             rows = [self.row_of(index, rng) for index, rng in pairs]
-        images, kept = self.images.load(rows, rngs[0])
-        rows, keys_left = [rows[i] for i in kept], [keys[i] for i in kept]
-        views = images.new_empty(0, *images.shape)
+        looks = [(self.images.transform, clean)]
         if self.views is not None:
-            stacked, again = self.views.load(rows, [rngs[1][i] for i in kept])
-            if len(again) < len(rows):
-                raise UserError("an image could be read once but not a second time; start again")
-            views = stacked.transpose(0, 1)
+            looks.append((self.views.transform, augmented))
+        (images, *stacks), kept = self.images.views(rows, looks)
+        rows, keys_left = [rows[i] for i in kept], [keys[i] for i in kept]
+        size = self.images.transform.size
+        views = views_first(stacks[0]) if stacks else torch.empty(0, len(rows), 3, size, size)
         texts = [self._texts(row, *key) for row, key in zip(rows, keys_left, strict=True)]
         tokens = self.tokenizer([text for row in texts for text in row])
         return {

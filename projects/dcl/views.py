@@ -1,13 +1,14 @@
 """Two augmented views of every image, for self-supervised vision."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.image.sources import ImageSource
+from common.data.deferred import finished
+from common.data.image.sources import ViewSource
 from common.data.samplers import Key, sample_rng
 
 _VIEW_STREAMS = (0, 4)  # independent random streams of one access
@@ -26,12 +27,11 @@ class TwoViews(Dataset[TwoViewBatch]):
     """Training set of two independent draws of the transform for each image.
 
     Args:
-        images: image source with a training transform; its decodable images must not change between
-            two accesses.
+        images: image source with a training transform.
         seed: the experiment's seed.
     """
 
-    def __init__(self, images: ImageSource, *, seed: int) -> None:
+    def __init__(self, images: ViewSource, *, seed: int) -> None:
         self.images, self.seed = images, seed
 
     def __len__(self) -> int:
@@ -39,12 +39,14 @@ class TwoViews(Dataset[TwoViewBatch]):
 
     def __getitem__(self, keys: Sequence[Key]) -> TwoViewBatch:
         """Batch of the given ``(index, epoch)`` keys, without images that cannot be read."""
-        first, kept = self._view(keys, _VIEW_STREAMS[0])
-        keys_left = [keys[position] for position in kept]
-        second, _ = self._view(keys_left, _VIEW_STREAMS[1])
-        ids = torch.tensor([index for index, _ in keys_left])
-        return {"view_1": first, "view_2": second, "ids": ids, "skipped": len(keys) - len(kept)}
+        return finished(self.deferred(keys))  # type: ignore[no-any-return]
 
-    def _view(self, keys: Sequence[Key], stream: int) -> tuple[Tensor, list[int]]:
-        rngs = [sample_rng(self.seed, epoch, index, stream) for index, epoch in keys]
-        return self.images.load([index for index, _ in keys], rngs)
+    def deferred(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The same, its views unfinished where their transform allows."""
+        looks = [
+            (self.images.transform, [sample_rng(self.seed, e, i, stream) for i, e in keys])
+            for stream in _VIEW_STREAMS
+        ]
+        (first, second), kept = self.images.views([index for index, _ in keys], looks)
+        ids = torch.tensor([keys[position][0] for position in kept])
+        return {"view_1": first, "view_2": second, "ids": ids, "skipped": len(keys) - len(kept)}

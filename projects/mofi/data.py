@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.image.sources import CachedImages, ImageFiles, ImageSource, TrainTransform
+from common.data.deferred import finished
+from common.data.image.sources import CachedImages, ImageFiles, TrainTransform, ViewSource
 from common.data.image.synthetic import synthetic_pairs
 from common.data.lines import LineFile
 from common.data.lookup import data_root, require
@@ -63,7 +64,7 @@ class EntitySet:
         table: entity of each number.
     """
 
-    images: ImageSource
+    images: ViewSource
     alt_texts: Sequence[str]
     numbers: Sequence[Sequence[int]]
     table: Sequence[EntityName]
@@ -101,8 +102,13 @@ class EntityImages(Dataset[EntityBatch]):
 
     def __getitem__(self, keys: Sequence[Key]) -> EntityBatch:
         """Batch of the given keys, without images that cannot be read."""
+        return finished(self.deferred(keys))  # type: ignore[no-any-return]
+
+    def deferred(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The same, its images unfinished where their transform allows."""
         rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in keys]
-        images, kept = self.data.images.load([index for index, _ in keys], rngs)
+        looks = [(self.data.images.transform, rngs)]
+        (images,), kept = self.data.images.views([index for index, _ in keys], looks)
         chosen = [keys[place] for place in kept]
         numbers_of_images = [list(self.data.numbers[index]) for index, _ in chosen]
         most = max(map(len, numbers_of_images), default=0)

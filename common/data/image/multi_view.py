@@ -6,14 +6,17 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.image.sources import ImageSource, ImageTransform
+from common.data.deferred import Deferred, finished
+from common.data.image.opened import OpenedImage
+from common.data.image.sources import PlannedTransform, ViewSource, planned, planned_view
 from common.data.samplers import Key, Rng, sample_rng
 
 _STREAM, _LOCAL_STREAM = 0, 4  # independent random streams of one access
@@ -30,7 +33,7 @@ class ViewStack:
             generator, so views are independent of each other and of the batch they are made in.
     """
 
-    transforms: tuple[ImageTransform, ...]
+    transforms: tuple[PlannedTransform, ...]
 
     def __post_init__(self) -> None:
         if not self.transforms or len({t.size for t in self.transforms}) != 1:
@@ -43,30 +46,46 @@ class ViewStack:
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, V, 3, size, size) float32; equal transforms run at once."""
-        children = self._children(rngs or ())
-        parts: list[Tensor] = []
-        for transform, group in itertools.groupby(self.transforms):
-            count, first = len(list(group)), sum(len(part) for part in parts)
-            crops = [row[view] for view in range(first, first + count) for row in children]
-            views = transform.batch(images.repeat(count, 1, 1, 1), crops)
-            parts.append(views.view(count, len(images), *views.shape[1:]))
-        return torch.cat(parts).transpose(0, 1)
+        return self.finish(images, planned(self, images, rngs), cut=False)
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """PIL image -> (V, 3, size, size) float32."""
-        if rng is None:
-            raise ValueError("a training transform needs a generator")
-        (children,) = self._children([rng])
-        pairs = zip(self.transforms, children, strict=True)
-        return torch.stack([transform.one(image, child) for transform, child in pairs])
+        return planned_view(self, image, rng)
 
-    def _children(self, rngs: Sequence[Rng]) -> list[list[Rng]]:
-        """A generator for each view of each image.
+    def plan(self, rng: Rng, height: int, width: int) -> np.ndarray:
+        """(V, P), rows of views with fewer numbers filled with zeros; see `PlannedTransform`.
 
-        One generator for all views of an image would be drawn from in an order that depends on how
-        a transform cuts its batch into parts, and so on the other images.
+        One generator for all views would be drawn from in an order that depends on the transforms
+        before a view.
         """
-        return [rng.spawn(len(self.transforms)) for rng in rngs]
+        children = rng.spawn(len(self.transforms))
+        pairs = zip(self.transforms, children, strict=True)
+        rows = [transform.plan(child, height, width) for transform, child in pairs]
+        plan = np.zeros((len(rows), max(map(len, rows))))
+        for place, row in zip(plan, rows, strict=True):
+            place[: len(row)] = row
+        return plan
+
+    def crops(self, image: OpenedImage, plan: np.ndarray) -> Tensor:
+        """(V, 3, size, size) uint8; see `PlannedTransform`."""
+        pairs = zip(self.transforms, plan, strict=True)
+        return torch.stack([transform.crops(image, row) for transform, row in pairs])
+
+    def finish(self, pixels: Tensor, plans: np.ndarray, *, cut: bool) -> Tensor:
+        """(B, V, 3, size, size); equal transforms run at once; see `PlannedTransform`."""
+        parts: list[Tensor] = []
+        for transform, group in itertools.groupby(self.transforms):
+            count, first = len(list(group)), sum(len(part) for part in parts)
+            chosen = slice(first, first + count)
+            images = (
+                pixels[:, chosen].transpose(0, 1).flatten(0, 1)
+                if cut
+                else pixels.repeat(count, 1, 1, 1)
+            )
+            rows = plans[:, chosen].swapaxes(0, 1).reshape(-1, plans.shape[-1])
+            views = transform.finish(images, rows, cut=cut)
+            parts.append(views.view(count, len(pixels), *views.shape[1:]))
+        return torch.cat(parts).transpose(0, 1)
 
 
 class MultiViewBatch(TypedDict):
@@ -82,14 +101,13 @@ class MultiViews(Dataset[MultiViewBatch]):
     """Training set of V views, and of local views if there is a source for them.
 
     Args:
-        views: image source whose transform is a `ViewStack`; its decodable images must not change
-            between two accesses.
-        local_views: the same images as smaller crops.
+        views: image source whose transform is a `ViewStack`.
+        local_views: the same images; only its transform, to smaller crops, is used.
         seed: the experiment's seed.
     """
 
     def __init__(
-        self, views: ImageSource, local_views: ImageSource | None = None, *, seed: int
+        self, views: ViewSource, local_views: ViewSource | None = None, *, seed: int
     ) -> None:
         self.views, self.local_views, self.seed = views, local_views, seed
 
@@ -98,20 +116,25 @@ class MultiViews(Dataset[MultiViewBatch]):
 
     def __getitem__(self, keys: Sequence[Key]) -> MultiViewBatch:
         """Batch of the given ``(index, epoch)`` keys, without images that cannot be read."""
-        views, kept = self._load(self.views, keys, _STREAM)
-        left = [keys[position] for position in kept]
-        batch: MultiViewBatch = {
-            "views": views,
-            "ids": torch.tensor([index for index, _ in left]),
+        return finished(self.deferred(keys))  # type: ignore[no-any-return]
+
+    def deferred(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The same, its views unfinished where their transform allows."""
+        looks = [(self.views.transform, self._rngs(keys, _STREAM))]
+        if self.local_views is not None:
+            looks.append((self.local_views.transform, self._rngs(keys, _LOCAL_STREAM)))
+        stacks, kept = self.views.views([index for index, _ in keys], looks)
+        names = ("views", "local_views")[: len(stacks)]
+        return {
+            **{name: views_first(stack) for name, stack in zip(names, stacks, strict=True)},
+            "ids": torch.tensor([keys[position][0] for position in kept]),
             "skipped": len(keys) - len(kept),
         }
-        if self.local_views is not None:
-            batch["local_views"] = self._load(self.local_views, left, _LOCAL_STREAM)[0]
-        return batch
 
-    def _load(
-        self, source: ImageSource, keys: Sequence[Key], stream: int
-    ) -> tuple[Tensor, list[int]]:
-        rngs = [sample_rng(self.seed, epoch, index, stream) for index, epoch in keys]
-        stacks, kept = source.load([index for index, _ in keys], rngs)
-        return stacks.transpose(0, 1), kept
+    def _rngs(self, keys: Sequence[Key], stream: int) -> list[Rng]:
+        return [sample_rng(self.seed, epoch, index, stream) for index, epoch in keys]
+
+
+def views_first(stack: Tensor | Deferred) -> Tensor | Deferred:
+    """Stacks of views (B, V, ...) as (V, B, ...)."""
+    return stack.transposed() if isinstance(stack, Deferred) else stack.transpose(0, 1)

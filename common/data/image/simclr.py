@@ -6,7 +6,7 @@ generator; the operations run on the batch. Factors and formulas are those of to
 # B images, S pixels
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 from torchvision.transforms.v2 import InterpolationMode
 
-from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD, Channels, TrainTransform
+from common.data.image.opened import OpenedImage
+from common.data.image.sources import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Channels,
+    TrainTransform,
+    planned,
+    planned_view,
+)
 from common.data.samplers import Rng
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -100,40 +108,56 @@ class SimCLRTransform:
         Raises:
             ValueError: as `TrainTransform.batch`, or images that share a generator.
         """
-        if rngs is None or len(rngs) != len(images):
-            raise ValueError(f"need one generator for each of the {len(images)} images")
-        if len({id(rng) for rng in rngs}) < len(rngs):
+        if rngs is not None and len({id(rng) for rng in rngs}) < len(rngs):
             raise ValueError("images of a batch share a generator: give each one of its own")
-        step = max(4, _CHUNK_PIXELS // self.size**2)
-        if len(images) <= step:
-            return self._colour(self.crop.batch(images, rngs), rngs)
-        starts = range(0, len(images), step)
-        return torch.cat([self.batch(images[i : i + step], rngs[i : i + step]) for i in starts])
+        return self.finish(images, planned(self, images, rngs), cut=False)
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """One view of a PIL image of any size (antialiased); (3, size, size) float32."""
-        crop = self.crop.one(image, rng)
-        assert rng is not None
-        return self._colour(crop[None], [rng])[0]
+        return planned_view(self, image, rng)
 
-    def _colour(self, pixels: Tensor, rngs: Sequence[Rng]) -> Tensor:
-        draws = np.stack([rng.random(9) for rng in rngs])
+    def plan(self, rng: Rng, height: int, width: int) -> np.ndarray:
+        """(15,): box and flip, then nine numbers of the colours and that of solarisation."""
+        box = self.crop.box(rng, height, width)
+        colours = rng.random(9)
+        solarise = rng.random() if self.solarise_prob > 0 else 1.0
+        return np.array([*box, *colours, solarise])
+
+    def crops(self, image: OpenedImage, plan: np.ndarray) -> Tensor:
+        """The crop of one image; see `PlannedTransform`."""
+        return self.crop.crops(image, plan)
+
+    def finish(self, pixels: Tensor, plans: np.ndarray, *, cut: bool) -> Tensor:
+        """Views of planned crops; see `PlannedTransform`."""
+        step = len(pixels)
+        if pixels.device.type == "cpu":
+            step = max(4, _CHUNK_PIXELS // self.size**2)
+        views = [
+            self._colour(self.crop.finish(part, plan[:, :5], cut=cut), plan[:, 5:])
+            for part, plan in _pieces(pixels, plans, step)
+        ]
+        return views[0] if len(views) == 1 else torch.cat(views)
+
+    def _colour(self, pixels: Tensor, draws: np.ndarray) -> Tensor:
+        """Colours of crops in [0, 1]; branches on the draws, so no device is waited for."""
+        device = pixels.device
         coins = torch.from_numpy(draws[:, :3] < (self.jitter_prob, self.grey_prob, self.blur_prob))
         if coins[:, 0].any():
             orders = torch.from_numpy(_ORDERS[(draws[:, 3] * len(_ORDERS)).astype(int)])
             pixels = jitter_colours(pixels, self._factors(draws[:, 4:8], coins[:, 0]), orders)
         if coins[:, 1].any():
             grey = _grey(pixels).expand_as(pixels)
-            pixels = torch.where(coins[:, 1, None, None, None], grey, pixels)
+            pixels = torch.where(_each(coins[:, 1], device), grey, pixels)
         if coins[:, 2].any():
-            sigma = torch.from_numpy(0.1 + 1.9 * draws[:, 8]).float()
+            rows = coins[:, 2].nonzero()[:, 0]
+            sigma = torch.from_numpy(0.1 + 1.9 * draws[:, 8]).float()[rows]
+            rows = rows.to(device, non_blocking=True)
             pixels = pixels.clone()
-            pixels[coins[:, 2]] = gaussian_blur(pixels[coins[:, 2]], sigma[coins[:, 2]])
+            pixels[rows] = gaussian_blur(pixels[rows], sigma.to(device, non_blocking=True))
         if self.solarise_prob > 0:
-            turned = torch.tensor([rng.random() < self.solarise_prob for rng in rngs])
-            bright = turned[:, None, None, None] & (pixels >= 128 / 255)
-            pixels = torch.where(bright, 1 - pixels, pixels)
-        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (self.mean, self.std))
+            turned = _each(torch.from_numpy(draws[:, 9] < self.solarise_prob), device)
+            pixels = torch.where(turned & (pixels >= 128 / 255), 1 - pixels, pixels)
+        mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (self.mean, self.std))
         return (pixels - mean) / std
 
     def _factors(self, uniform: np.ndarray, active: Tensor) -> Tensor:
@@ -146,14 +170,25 @@ class SimCLRTransform:
         return torch.where(active[:, None], factors, torch.tensor([1.0, 1.0, 1.0, 0.0]))
 
 
+def _pieces(pixels: Tensor, plans: np.ndarray, step: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    for start in range(0, len(pixels), step):
+        yield pixels[start : start + step], plans[start : start + step]
+
+
+def _each(values: Tensor, device: torch.device) -> Tensor:
+    """(B,) of the CPU as (B, 1, 1, 1) on a device."""
+    return values[:, None, None, None].to(device, non_blocking=True)
+
+
 def jitter_colours(pixels: Tensor, factors: Tensor, orders: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue of every image, in an order of its own.
 
     Args:
         pixels: (B, 3, S, S) float32 in [0, 1].
-        factors: (B, 4) float32: three factors >= 0 (1 changes nothing) and a hue shift in turns.
-        orders: (B, 4) int64, a permutation of 0 (brightness), 1 (contrast), 2 (saturation),
-            3 (hue) in each row.
+        factors: (B, 4) float32, on the CPU: three factors >= 0 (1 changes nothing) and a hue shift
+            in turns.
+        orders: (B, 4) int64, on the CPU: a permutation of 0 (brightness), 1 (contrast), 2
+            (saturation), 3 (hue) in each row.
 
     Returns:
         (B, 3, S, S) in [0, 1].
@@ -165,13 +200,15 @@ def jitter_colours(pixels: Tensor, factors: Tensor, orders: Tensor) -> Tensor:
         pixels = _blend(pixels, torch.where(blended, factor, 1.0), kind)
         turned = (~blended & (factor != 0)).nonzero()[:, 0]
         if len(turned):
-            pixels[turned] = shift_hue(pixels[turned], factor[turned])
+            turns = factor[turned].to(pixels.device, non_blocking=True)
+            turned = turned.to(pixels.device, non_blocking=True)
+            pixels[turned] = shift_hue(pixels[turned], turns)
     return pixels
 
 
 def _blend(pixels: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
     """Away from or towards black (brightness), the mean grey (contrast), the grey image."""
-    kind, factor = kind[:, None, None, None], factor[:, None, None, None]
+    kind, factor = _each(kind, pixels.device), _each(factor, pixels.device)
     grey = _grey(pixels)
     base = torch.where(kind == CONTRAST, grey.mean((2, 3), keepdim=True), grey)
     base = base * (kind != BRIGHTNESS)
@@ -179,7 +216,7 @@ def _blend(pixels: Tensor, factor: Tensor, kind: Tensor) -> Tensor:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    return (pixels * _GREY).sum(1, keepdim=True)
+    return (pixels * _GREY.to(pixels.device)).sum(1, keepdim=True)
 
 
 def shift_hue(pixels: Tensor, turns: Tensor) -> Tensor:
@@ -201,7 +238,7 @@ def shift_hue(pixels: Tensor, turns: Tensor) -> Tensor:
         ),
     )
     hue += 6 * turns[:, None, None]  # in sixths of a turn
-    k = torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue[:, None]
+    k = torch.tensor([5.0, 3.0, 1.0], device=hue.device).view(1, 3, 1, 1) + hue[:, None]
     k.sub_((k / 6).floor_(), alpha=6)  # modulo 6; torch.remainder is several times slower
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
     return share.mul_(chroma[:, None]).neg_().add_(value[:, None]).clamp_(0, 1)
@@ -216,7 +253,7 @@ def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:
     """
     size = pixels.shape[-1]
     radius = max(1, size // 20)
-    offset = torch.arange(-radius, radius + 1, dtype=pixels.dtype)
+    offset = torch.arange(-radius, radius + 1, dtype=pixels.dtype, device=pixels.device)
     kernel = (-0.5 * (offset / sigma[:, None]) ** 2).exp()
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)  # (3B, 2 radius + 1)
     rows = pad(pixels, [radius] * 4, mode="reflect").flatten(0, 1)[None]

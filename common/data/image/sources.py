@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,6 +21,8 @@ from torchvision.transforms.v2 import functional as F
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.decode import decode_image
+from common.data.deferred import Deferred
+from common.data.image.opened import OpenedImage
 from common.data.samplers import Rng
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,6 +46,32 @@ class ImageTransform(Protocol):
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """PIL image -> (3, size, size) float32."""
+        ...
+
+
+@runtime_checkable
+class PlannedTransform(ImageTransform, Protocol):
+    """A random crop, then operations that can run later, on another device, for a whole batch."""
+
+    def plan(self, rng: Rng, height: int, width: int) -> np.ndarray:
+        """All numbers that a view of an image needs, float64: (P,), or (V, P) for V views."""
+        ...
+
+    def crops(self, image: OpenedImage, plan: np.ndarray) -> Tensor:
+        """The planned crops, antialiased: ([V,] 3, size, size) uint8."""
+        ...
+
+    def finish(self, pixels: Tensor, plans: np.ndarray, *, cut: bool) -> Tensor:
+        """Views of a batch on the device of the pixels.
+
+        Args:
+            pixels: whole images (B, 3, H, W) uint8, or their crops (B, [V,] 3, size, size).
+            plans: (B, [V,] P), on the CPU.
+            cut: whether the pixels are crops.
+
+        Returns:
+            (B, [V,] 3, size, size) float32.
+        """
         ...
 
 
@@ -136,17 +165,44 @@ class TrainTransform:
         Raises:
             ValueError: images larger than twice `size`, or not one generator per image.
         """
+        return self.finish(images, planned(self, images, rngs), cut=False)
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """Crop one PIL image of any size (antialiased); (3, size, size) float32, normalised."""
+        return planned_view(self, image, rng)
+
+    def plan(self, rng: Rng, height: int, width: int) -> np.ndarray:
+        """(5,) box and flip; see `PlannedTransform`."""
+        return np.array(self.box(rng, height, width), dtype=np.float64)
+
+    def crops(self, image: OpenedImage, plan: np.ndarray) -> Tensor:
+        """The crop of one image; see `PlannedTransform`."""
+        top, left, height, width, flip = plan[:5]
+        crop = image.region(top, left, height, width)
+        crop = F.resize(crop, [self.size, self.size], self.interpolation, antialias=True)
+        return crop.flip(-1) if flip else crop
+
+    def finish(self, pixels: Tensor, plans: np.ndarray, *, cut: bool) -> Tensor:
+        """Normalised crops; see `PlannedTransform`."""
+        crops = pixels.float() if cut else self.sample(pixels, plans)
+        return _normalize(crops, self.mean, self.std)
+
+    def sample(self, images: Tensor, plans: np.ndarray) -> Tensor:
+        """Planned crops of whole images (B, 3, H, W), float32 in [0, 255], not antialiased.
+
+        Raises:
+            ValueError: images larger than twice `size`.
+        """
         height, width = images.shape[-2:]
         if max(height, width) > 2 * self.size:
             raise ValueError(
                 f"images of {height}x{width} would alias at size {self.size}: decode them at "
                 f"{2 * self.size} or less"
             )
-        if rngs is None or len(rngs) != len(images):
-            raise ValueError(f"need one generator for each of the {len(images)} images")
-        boxes = [self.box(rng, height, width) for rng in rngs]
-        top, left, h, w, flip = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5).T
-        center = (2 * torch.arange(self.size) + 1) / self.size - 1  # output pixels in [-1, 1]
+        boxes = torch.from_numpy(plans[:, :5]).float().to(images.device, non_blocking=True)
+        top, left, h, w, flip = boxes.T
+        # output pixels in [-1, 1]
+        center = (2 * torch.arange(self.size, device=images.device) + 1) / self.size - 1
         mirror = 1 - 2 * flip
         x = torch.outer(w / width * mirror, center) + ((2 * left + w) / width - 1)[:, None]
         y = torch.outer(h / height, center) + ((2 * top + h) / height - 1)[:, None]
@@ -155,25 +211,7 @@ class TrainTransform:
         mode = self.interpolation.value
         crops = grid_sample(images.float(), grid, mode, padding_mode="border", align_corners=False)
         # cubic weights can leave the range of the pixels
-        crops = crops if mode == "bilinear" else crops.clamp(0, 255)
-        return _normalize(crops, self.mean, self.std)
-
-    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
-        """Crop one PIL image of any size (antialiased); (3, size, size) float32, normalised."""
-        if rng is None:
-            raise ValueError("a training transform needs a generator")
-        top, left, h, w, flip = self.box(rng, image.height, image.width)
-        crop = F.resized_crop(
-            image.convert("RGB"),
-            top,
-            left,
-            h,
-            w,
-            [self.size, self.size],
-            self.interpolation,
-            antialias=True,
-        )
-        return _to_float(F.horizontal_flip(crop) if flip else crop, self.mean, self.std)
+        return crops if mode == "bilinear" else crops.clamp(0, 255)
 
     def box(self, rng: Rng, height: int, width: int) -> "CropBox":
         """What `batch` and `one` cut out first, for a generator in the same state.
@@ -185,6 +223,31 @@ class TrainTransform:
         """
         box = crop_box(rng, height, width, self.scale, self.ratio)
         return CropBox(*box, self.flip_prob > 0 and rng.random() < self.flip_prob)
+
+
+def planned(transform: PlannedTransform, images: Tensor, rngs: Sequence[Rng] | None) -> np.ndarray:
+    """Plans of a batch of images of one size.
+
+    Raises:
+        ValueError: not one generator per image.
+    """
+    if rngs is None or len(rngs) != len(images):
+        raise ValueError(f"need one generator for each of the {len(images)} images")
+    height, width = images.shape[-2:]
+    return np.stack([transform.plan(rng, height, width) for rng in rngs])
+
+
+def planned_view(transform: PlannedTransform, image: Image.Image, rng: Rng | None) -> Tensor:
+    """A view, or a stack of views, of one PIL image.
+
+    Raises:
+        ValueError: no generator.
+    """
+    if rng is None:
+        raise ValueError("a training transform needs a generator")
+    opened = OpenedImage(image)
+    plan = transform.plan(rng, opened.height, opened.width)
+    return transform.finish(transform.crops(opened, plan)[None], plan[None], cut=True)[0]
 
 
 @dataclass(frozen=True)
@@ -260,6 +323,25 @@ class ImageSource(Protocol):
         ...
 
 
+View = tuple[Tensor, np.ndarray | None]  # uint8 crops with their plan, or a finished view
+Look = tuple[ImageTransform, Sequence[Rng]]  # a transform, and a generator for each image
+
+
+class ViewSource(ImageSource, Protocol):
+    """Images that are read once for any number of views."""
+
+    transform: ImageTransform
+
+    def views(
+        self, indices: Sequence[int], looks: Sequence[Look]
+    ) -> tuple[list[Tensor | Deferred], list[int]]:
+        """A batch for each look, and the positions that could be read.
+
+        A transform that can be planned leaves its batch to be finished.
+        """
+        ...
+
+
 class CachedImages:
     """Images held in memory as uint8; a batch is one gather and one resampling.
 
@@ -282,6 +364,19 @@ class CachedImages:
         """See `ImageSource`; nothing is ever left out."""
         images = self.images[torch.as_tensor(indices, dtype=torch.long)]
         return self.transform.batch(images, rngs), list(range(len(indices)))
+
+    def views(
+        self, indices: Sequence[int], looks: Sequence[Look]
+    ) -> tuple[list[Tensor | Deferred], list[int]]:
+        """See `ViewSource`; nothing is ever left out."""
+        images = self.images[torch.as_tensor(indices, dtype=torch.long)]
+        batches: list[Tensor | Deferred] = [
+            Deferred(transform, images, planned(transform, images, rngs), cut=False)
+            if isinstance(transform, PlannedTransform)
+            else transform.batch(images, rngs)
+            for transform, rngs in looks
+        ]
+        return batches, list(range(len(indices)))
 
     def one(self, index: int) -> Tensor | None:
         """Image (3, size, size) without randomness."""
@@ -320,16 +415,30 @@ class ImageFiles:
         Raises:
             UserError: none of the files can be read, or too many so far (see `CorruptCounter`).
         """
-        images, kept = [], []
+        if rngs is not None:
+            (batch,), kept = self.views(indices, [(self.transform, rngs)])
+            return batch.finish() if isinstance(batch, Deferred) else batch, kept
+        images = {p: image for p, i in enumerate(indices) if (image := self.one(i)) is not None}
+        self._check_any(images, indices)
+        return torch.stack(list(images.values())), list(images)
+
+    def views(
+        self, indices: Sequence[int], looks: Sequence[Look]
+    ) -> tuple[list[Tensor | Deferred], list[int]]:
+        """See `ViewSource`; raises as `load` does."""
+        rows: dict[int, list[View]] = {}
         for position, index in enumerate(indices):
-            image = self.one(index, rngs[position] if rngs else None)
-            if image is not None:
-                images.append(image)
-                kept.append(position)
-        if not images:
-            last = self.path_of(indices[-1])
-            raise UserError(f"no image of a batch of {len(indices)} can be read; last: {last}")
-        return torch.stack(images), kept
+            path = self.path_of(index)
+            here = [(transform, rngs[position]) for transform, rngs in looks]
+            try:
+                rows[position] = read_views(path, here)
+            except ValueError as error:
+                self.counter.bad(str(path), error)
+            else:
+                self.counter.good()
+        self._check_any(rows, indices)
+        columns = zip(*rows.values(), strict=True)
+        return [batch_of(look[0], c) for look, c in zip(looks, columns, strict=True)], list(rows)
 
     def one(self, index: int, rng: Rng | None = None) -> Tensor | None:
         """Transformed image (3, size, size); None, and counted, if it cannot be read.
@@ -345,6 +454,44 @@ class ImageFiles:
             return None
         self.counter.good()
         return view
+
+    def _check_any(self, rows: dict[int, Any], indices: Sequence[int]) -> None:
+        if not rows:
+            last = self.path_of(indices[-1])
+            raise UserError(f"no image of a batch of {len(indices)} can be read; last: {last}")
+
+
+def read_views(
+    image_file: str | Path | bytes, looks: Sequence[tuple[ImageTransform, Rng]]
+) -> list[View]:
+    """A view of one image file, or of its content, for each transform and its generator.
+
+    Raises:
+        Unreadable: there is no such file, or no image in it that can be decoded.
+    """
+    with OpenedImage.open(image_file) as image:
+        plans = [
+            t.plan(rng, image.height, image.width) if isinstance(t, PlannedTransform) else None
+            for t, rng in looks
+        ]
+        image.allow_reduction(
+            min(
+                1.0 if plan is None else plan[..., 2:4].min() / transform.size
+                for (transform, _), plan in zip(looks, plans, strict=True)
+            )
+        )
+        return [
+            (t.one(image.pil(), rng), None) if plan is None else (t.crops(image, plan), plan)
+            for (t, rng), plan in zip(looks, plans, strict=True)
+        ]
+
+
+def batch_of(transform: ImageTransform, column: Sequence[View]) -> Tensor | Deferred:
+    """A batch of what `read_views` gives for one transform."""
+    pixels, plans = zip(*column, strict=True)
+    if isinstance(transform, PlannedTransform):
+        return Deferred(transform, torch.stack(pixels), np.stack(plans), cut=True)
+    return torch.stack(pixels)
 
 
 def _to_float(image: Image.Image, mean: Channels, std: Channels) -> Tensor:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.image.sources import ImageSource
+from common.data.deferred import finished
+from common.data.image.sources import ViewSource
 from common.data.lines import LineFile, cached_index
 from common.data.samplers import Key, Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
@@ -169,7 +170,7 @@ class CaptionedImages(Dataset[ImageTextBatch]):
 
     def __init__(
         self,
-        images: ImageSource,
+        images: ViewSource,
         captions: TextSource,
         tokenizer: TextTokenizer,
         *,
@@ -198,13 +199,18 @@ class CaptionedImages(Dataset[ImageTextBatch]):
         Raises:
             UserError: none is left, or too many were left out so far (see `CorruptCounter`).
         """
+        return finished(self.deferred(keys))  # type: ignore[no-any-return]
+
+    def deferred(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The same, its images unfinished where their transform allows."""
         chosen = [self._texts(*key) for key in keys]
         filled = [i for i, texts in enumerate(chosen) if self._is_filled(keys[i][0], texts)]
         if not filled:
             raise UserError(f"all {len(keys)} captions of a batch are empty; see the log")
         present = [keys[i] for i in filled]
         rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in present]
-        images, read = self.images.load([index for index, _ in present], rngs)
+        looks = [(self.images.transform, rngs)]
+        (images,), read = self.images.views([index for index, _ in present], looks)
         kept = [filled[position] for position in read]
         tokens, texts = tokenize([chosen[i] for i in kept], self.tokenizer, self.text_policy)
         return {

@@ -11,14 +11,15 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from common.config import UserError, without_secrets
 from common.data.corrupt import CorruptCounter
-from common.data.decode import decode_image
-from common.data.image.sources import ImageTransform
+from common.data.deferred import finished
+from common.data.image.sources import ImageTransform, View, batch_of, read_views
 from common.data.image_text.captions import (
     IMAGE_STREAM,
     TEXT_STREAM,
@@ -126,6 +127,10 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         self._check(max(1, self.num_workers))
 
     def __iter__(self) -> Iterator[ImageTextBatch]:
+        return map(finished, self.deferred())
+
+    def deferred(self) -> Iterator[dict[str, Any]]:
+        """The batches, their images unfinished where the transform allows."""
         worker = get_worker_info()
         process, lanes = (worker.id, worker.num_workers) if worker else (0, 1)
         self._check(lanes)
@@ -165,25 +170,25 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
 
     def _batch(
         self, samples: list[Sample], epoch: int, within: int, counter: CorruptCounter
-    ) -> ImageTextBatch:
-        images, chosen, keys = [], [], []
+    ) -> dict[str, Any]:
+        views, chosen, keys = [], [], []
         for i, sample in enumerate(samples):
             position = (within * self.world_size + self.rank) * self.batch_size + i
             try:
-                image, texts = self._decode(sample, epoch, position)
+                view, texts = self._decode(sample, epoch, position)
             except _READ_ERRORS as error:
                 place = without_secrets(str(sample.get("__url__")))
                 counter.bad(f"{place}:{sample.get('__key__')}", error)
                 continue
             counter.good()
-            images.append(image)
+            views.append(view)
             chosen.append(texts)
             keys.append(sample["__key__"])
-        if not images:
+        if not views:
             raise UserError(f"all {len(samples)} samples of a batch are corrupt; see the log")
         tokens, texts = tokenize(chosen, self.tokenizer, self.text_policy)
         return {
-            "images": torch.stack(images),
+            "images": batch_of(self.transform, views),
             "tokens": tokens,
             "texts": texts,
             "ids": torch.tensor([sample_id(key) for key in keys]),
@@ -191,7 +196,7 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
             "keys": keys,
         }
 
-    def _decode(self, sample: Sample, epoch: int, position: int) -> tuple[torch.Tensor, list[str]]:
+    def _decode(self, sample: Sample, epoch: int, position: int) -> tuple[View, list[str]]:
         rngs = [sample_rng(self.seed, epoch, position, s) for s in (IMAGE_STREAM, TEXT_STREAM)]
         texts = sample_texts(sample, self.text_keys)
         check_policy(self.text_policy, self.num_texts, len(texts))
@@ -201,7 +206,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         name = next((key for key in IMAGE_KEYS if key in sample), None)
         if name is None:
             raise KeyError(f"no image ({', '.join(IMAGE_KEYS)})")
-        return self.transform.one(decode_image(sample[name]), rngs[0]), chosen
+        (view,) = read_views(sample[name], [(self.transform, rngs[0])])
+        return view, chosen
 
 
 class _LaneReader:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from common.config import OptimConfig, UserError
+from common.data.deferred import finished
 from common.data.image.parts import NUM_CLASSES, NUM_IMAGES, EvalImages, ImagePart, Part
 from common.data.image.sources import ImageTransform, TrainTransform
 from common.data.module import ContrastiveData
@@ -86,8 +87,13 @@ class LabelledViews(Dataset[LabelledBatch]):
 
     def __getitem__(self, keys: Sequence[Key]) -> LabelledBatch:
         """Batch of the given ``(index, epoch)`` keys, without images that cannot be read."""
+        return finished(self.deferred(keys))  # type: ignore[no-any-return]
+
+    def deferred(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """The same, its images unfinished where their transform allows."""
         rngs = [sample_rng(self.seed, epoch, index, _STREAM) for index, epoch in keys]
-        images, kept = self.images.load([index for index, _ in keys], rngs)
+        looks = [(self.images.transform, rngs)]
+        (images,), kept = self.images.views([index for index, _ in keys], looks)
         ids = torch.tensor([keys[position][0] for position in kept])
         skipped = len(keys) - len(kept)
         return {"images": images, "labels": self.labels[ids], "ids": ids, "skipped": skipped}
