@@ -30,12 +30,14 @@ def sets(cfg: Config, workspace: Workspace) -> Path:
     source = Path(options.input).expanduser()
     output = Path(options.output) if options.output else workspace.folder(".") / options.kind
     output.mkdir(parents=True, exist_ok=True)
-    count = (_mrtydi if options.kind == "mrtydi" else _xor)(source, output, options.part)
-    workspace.say(f"{output}: {count:,} questions")
+    read = _mrtydi if options.kind == "mrtydi" else _xor
+    count, left_out = read(source, output, options.part)
+    without = f"; {left_out:,} without an answering passage are left out" if left_out else ""
+    workspace.say(f"{output}: {count:,} questions{without}")
     return output
 
 
-def _mrtydi(source: Path, output: Path, part: str) -> int:
+def _mrtydi(source: Path, output: Path, part: str) -> tuple[int, int]:
     """Release 1.1 of one language: ``docs.jsonl``, ``topic.<part>.tsv``, ``qrels.<part>.txt``."""
     documents = _documents(_only(source, "docs.jsonl"))
     asked = _fields(_only(source, f"topic.{part}.tsv"), "\t", "query, question")
@@ -43,12 +45,12 @@ def _mrtydi(source: Path, output: Path, part: str) -> int:
     if part in ("train", "dev"):
         rows = _training_rows(documents, asked, judged)
         write_jsonl(output / f"{part}.jsonl", rows)
-        return len(rows)
+        return len(rows), len(asked) - len(rows)
     write_jsonl(output / "corpus.jsonl", documents)
     write_jsonl(output / "queries.jsonl", ({"_id": q, "text": text} for q, text in asked))
     lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{grade}" for q, _, d, grade in judged)]
     (output / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(asked)
+    return len(asked), 0
 
 
 def _training_rows(
@@ -103,14 +105,14 @@ def _fields(path: Path, mark: str | None, layout: str) -> list[list[str]]:
     return rows
 
 
-def _xor(source: Path, output: Path, part: str) -> int:
+def _xor(source: Path, output: Path, part: str) -> tuple[int, int]:
     """One ``.tsv`` (id, text, title), and ``xor_<part>_*.jsonl`` (question, answers, lang)."""
     write_jsonl(output / "corpus.jsonl", _passages(_only(source, "*.tsv")))
     rows = read_jsonl(_only(source, f"xor_{part}_*.jsonl"), ("question", "answers", "lang"))
     for language in sorted({str(row["lang"]) for row in rows}):
         questions = [row for row in rows if row["lang"] == language]
         write_jsonl(output / f"questions.{language}.jsonl", questions)
-    return len(rows)
+    return len(rows), 0
 
 
 def _only(folder: Path, name: str) -> Path:

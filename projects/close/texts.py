@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from common.data.lines import read_lines
 
 
 def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str, str]) -> list[str]:
-    """Sentences of a file.
+    """Sentences of a file; a warning counts those of other lengths.
 
     Args:
         path: one sentence per line, or with the suffix ``.json`` a list of strings.
@@ -24,8 +25,9 @@ def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str,
     if not path.is_file():
         raise UserError(f"{path} does not exist: give a text file with one sentence per line")
     lines = read_lines(path) if path.suffix != ".json" else _strings(path)
-    texts = []
+    texts, total = [], 0
     for line in lines:
+        total += bool(line.strip())
         text = " ".join(line.split())
         for word, other in replace.items():
             text = re.sub(rf"\b{re.escape(word)}\b", other, text)
@@ -35,6 +37,12 @@ def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str,
         raise UserError(
             f"{path} has no line of {min_words} to {max_words} words: see data.min_words,"
             " data.max_words"
+        )
+    if left_out := total - len(texts):
+        warnings.warn(
+            f"{path}: {left_out} of {total} lines have fewer than {min_words} or more than"
+            f" {max_words} words and are left out (data.min_words, data.max_words)",
+            stacklevel=2,
         )
     return texts
 

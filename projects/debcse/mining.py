@@ -1,5 +1,6 @@
 """The offline stage: candidates of every sentence with surface and semantic similarity."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from projects.debcse.config import Config
 from projects.debcse.offline_cache import OfflineCache
 from projects.debcse.sampling import Pools
 
-REPETITION_STREAM, RANDOM_STREAM, QUANTILE_STREAM = 44, 45, 46
+REPETITION_STREAM, RANDOM_STREAM, QUANTILE_STREAM, FILL_STREAM = 44, 45, 46, 47
 QUANTILE_ANCHORS = 10_000  # anchors whose candidates set the thresholds
 DIGITS = 6  # of stored similarities
 LEXICAL_CELLS = 1 << 22  # BM25 scores of one block of queries
@@ -71,6 +72,12 @@ def with_variants(cfg: Config, corpus: Sequence[str]) -> list[str]:
     if pool.paraphrases is not None:
         cache = OfflineCache(pool.paraphrases, settings=None)
         cached = [text for text in corpus if text in cache]
+        if len(cached) < len(corpus):
+            warnings.warn(
+                f"{len(corpus) - len(cached)} of {len(corpus)} sentences have no paraphrase in"
+                f" pool.paraphrases={pool.paraphrases}",
+                stacklevel=2,
+            )
         variants = dict(zip(cached, (row["text"] for row in cache.rows(cached)), strict=True))
         texts += [variants.get(text, text) for text in corpus]
     return texts
@@ -111,6 +118,7 @@ def mine(cfg: Config, corpus: Sequence[str], scorer: SentenceEncoder) -> Mined:
         "pos_k": pool.pos_k,
         "twin": pool.twin,
         "neg_lex": pool.neg_lex,
+        "without_common_word": "random",
         "neg_rand": pool.neg_rand,
     }
     key = content_digest([f"{name}={value}" for name, value in settings.items()])[:16]
@@ -215,10 +223,22 @@ class Candidates:
             return [[] for _ in anchors]
         queries, k = [self.texts[i] for i in anchors], min(self.cfg.pool.neg_lex, self.most)
         chunk = max(1, LEXICAL_CELLS // self.num_anchors)
-        matches: list[list[int]] = self.bm25.search(
-            queries, k, exclude=anchors, chunk_size=chunk
-        ).indices.tolist()
-        return matches
+        found = self.bm25.search(queries, k, exclude=anchors, chunk_size=chunk)
+        rows = zip(anchors, found.scores.tolist(), found.indices.tolist(), strict=True)
+        matches = [
+            (anchor, [i for i, score in zip(ids, scores, strict=True) if score > 0])
+            for anchor, scores, ids in rows
+        ]
+        return [[*ids, *self._others(anchor, ids, k - len(ids))] for anchor, ids in matches]
+
+    def _others(self, anchor: int, taken: list[int], count: int) -> list[int]:
+        """Random sentences in the places of those that share no word with the anchor."""
+        if not count:
+            return []
+        rng = sample_rng(self.cfg.seed, 0, anchor, FILL_STREAM)
+        size = min(self.num_anchors, count + len(taken) + 1)
+        drawn = rng.choice(self.num_anchors, size=size, replace=False).tolist()
+        return [i for i in drawn if i != anchor and i not in taken][:count]
 
     def _random(self, anchor: int) -> list[int]:
         rng = sample_rng(self.cfg.seed, 0, anchor, RANDOM_STREAM)

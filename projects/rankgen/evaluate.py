@@ -39,7 +39,13 @@ def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, fl
 
     Accuracies of each prefix are saved for `make compare`.
     """
-    triples = large_books(eval_triples(cfg), cfg.eval.num_negatives)
+    whole = eval_triples(cfg)
+    triples = large_books(whole, cfg.eval.num_negatives)
+    if left_out := len(whole) - len(triples):
+        workspace.say(
+            f"{left_out} of {len(whole)} prefixes are not scored: their documents have at most"
+            f" eval.num_negatives={cfg.eval.num_negatives} windows"
+        )
 
     def measure(encoder: PrefixSuffixEncoder, output: Workspace | None) -> dict[str, float]:
         report, items = rank_metrics(cfg, encoder, triples, output)

@@ -3,6 +3,7 @@
 A set gives waveforms, what they mean and say, and a class for the split into tasks.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -402,11 +403,12 @@ def _no_unseen(part: SpokenPart, name: str) -> None:
 
 
 def _usable(whole: SpokenSet, what: str, samples: int | None, characters: int | None) -> SpokenSet:
-    """Without longer recordings and transcripts; missing or damaged files are counted."""
+    """Without longer recordings and transcripts; these are counted, as are damaged files."""
     assert isinstance(whole.waveforms, WaveformFiles)
-    counter, kept = CorruptCounter(what), []
+    counter, kept, longer = CorruptCounter(what), [], 0
     for i, path in enumerate(whole.waveforms.paths):
         if characters is not None and len(whole.targets[i].transcript) > characters:
+            longer += 1
             continue
         if samples is not None:
             try:
@@ -415,10 +417,18 @@ def _usable(whole: SpokenSet, what: str, samples: int | None, characters: int | 
                 counter.bad(str(path), error)
                 continue
             if count * 16000 > samples * rate:
+                longer += 1
                 continue
         counter.good()
         kept.append(i)
     counter.finish()
     if not kept:
         raise UserError(f"{what}: the table, data.max_samples and max_characters leave nothing")
+    if longer:
+        total = len(whole.waveforms.paths)
+        warnings.warn(
+            f"{what}: {longer} of {total} utterances exceed data.max_samples or"
+            " data.max_characters and are left out",
+            stacklevel=4,
+        )
     return whole.subset(kept)

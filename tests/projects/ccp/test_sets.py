@@ -72,7 +72,7 @@ def test_official_files_of_the_sets_become_those_of_the_evaluation(tmp_path):
         run("xor", "dev")
 
 
-def test_item_17_training_questions_of_mrtydi_are_what_the_fine_tuning_reads(tmp_path):
+def test_item_17_training_questions_of_mrtydi_are_what_the_fine_tuning_reads(tmp_path, capsys):
     """Checklist 17: positives of the judgements, no negatives; the set of the evaluation stays as
     it is.
     """
@@ -87,6 +87,8 @@ def test_item_17_training_questions_of_mrtydi_are_what_the_fine_tuning_reads(tmp
     words = [f"sets.input={tmp_path}", f"sets.output={tmp_path}/th", "sets.part=train"]
     task = build(config(*words)).tasks["sets"]
     task(Workspace(tmp_path / "task"))
+    said = capsys.readouterr().out
+    assert "2 questions; 1 without an answering passage are left out" in said
     actual = read_passages(tmp_path / "th/train.jsonl")
     assert [(r.question, r.positives) for r in actual] == [
         ("Who?", ("Title 2 Text 2.", "Title 0 Text 0.")),

@@ -552,8 +552,11 @@ def test_item_16_a_plain_text_file_is_a_training_set(tmp_path):
         "data.replace={Anna: somebody}",
         "data.batch_size=4",
     )
-    examples = load_examples(cfg, "train")
+    with pytest.warns(UserWarning, match="lines have fewer than 3 or more than 30 words") as said:
+        examples = load_examples(cfg, "train")
     assert len(examples) == 10
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert f"{len(lines) - 10} of {len(lines)} lines" in str(said[0].message)
     assert examples[0] == Example(
         ("It was somebody who walked by the sea",), "", ("it was somebody who walked by the sea",)
     )

@@ -96,6 +96,25 @@ def test_pools_hold_the_nearest_the_lexical_and_random_sentences(mined):
     assert lexical > surface_similarity(TEXTS, TEXTS[::-1]).mean() + 0.05
 
 
+def test_an_anchor_without_lexical_company_gets_random_sentences(tmp_path):
+    """Places without a common word are filled by the seed, not by the first sentences; hits come
+    first, and an anchor is never its own candidate."""
+    alone = [f"unheard{i} unseen{i}" for i in range(6)]
+    texts = [*TEXTS, *alone]
+    rows = []
+    for seed in (0, 1):
+        _, actual = mined_with(tmp_path / str(seed), "pool.neg_rand=0", f"seed={seed}", texts=texts)
+        ids = actual.pools.negative_ids
+        assert ids.shape == (len(texts), 12)
+        assert all(i not in row and len(set(row)) == 12 for i, row in enumerate(ids.tolist()))
+        rows.append(ids[len(TEXTS) :])
+        hits = ids[:50]
+    assert len(np.unique(rows[0])) > 30
+    assert (rows[0] != rows[1]).mean() > 0.8
+    words = [set(text.lower().split()) for text in texts]
+    assert np.mean([bool(words[i] & words[j]) for i, row in enumerate(hits) for j in row]) > 0.9
+
+
 def test_thresholds_are_quantiles_or_given(tmp_path, mined):
     _, actual = mined
     near = actual.pools.semantic[0][:, :8]

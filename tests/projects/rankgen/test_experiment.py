@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.rankgen import baselines, build, continuations, tasks
+from projects.rankgen import evaluate as evaluation
 from projects.rankgen.continuations import METHODS, decode_all, text_metrics
 from projects.rankgen.data import (
     Triple,
@@ -881,3 +883,17 @@ def test_encoder_of_the_config_has_its_lengths():
         config("model.prefix_length=2")
     with pytest.raises(UserError, match="belong together"):
         config("data.file=x.jsonl")
+
+
+def test_prefixes_of_short_documents_are_counted(monkeypatch, tmp_path, capsys):
+    """A document with too few windows for the negatives is not scored, and the report says so."""
+    rows = TripleList([Triple("a", "p", "g", "x")] * 6 + [Triple("b", "p", "g", "x")] * 2)
+    monkeypatch.setattr(evaluation, "eval_triples", lambda cfg: rows)
+    monkeypatch.setattr(evaluation, "before_and_after", lambda *_: {})
+    cfg = config("eval.num_negatives=4", "eval.lexical=false", "eval.lm_prefixes=0")
+    module = SimpleNamespace(encoder=None)
+    assert evaluation.evaluate(cfg, module, Workspace(tmp_path)) == {}
+    assert "2 of 8 prefixes are not scored" in capsys.readouterr().out
+    cfg.eval.num_negatives = 1
+    evaluation.evaluate(cfg, module, Workspace(tmp_path))
+    assert "not scored" not in capsys.readouterr().out

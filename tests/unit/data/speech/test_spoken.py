@@ -1,6 +1,7 @@
 """Readers of spoken sets in their official layouts."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -89,8 +90,13 @@ def test_fluent_commands(fsc):
     assert train.targets[0].transcript == "turn on the lights"
     assert train.speakers == ["s0", "s1", "s2"]
     assert train.waveforms[1].shape == (1600,)
-    assert len(load_fluent_commands(fsc, "dev", max_samples=16000)) == 2
-    assert len(load_fluent_commands(fsc, "test", max_characters=14)) == 1
+    with pytest.warns(UserWarning, match="1 of 3 utterances exceed data.max_samples"):
+        assert len(load_fluent_commands(fsc, "dev", max_samples=16000)) == 2
+    with pytest.warns(UserWarning, match="2 of 3 utterances exceed"):
+        assert len(load_fluent_commands(fsc, "test", max_characters=14)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_fluent_commands(fsc, "dev", max_samples=160_000)
 
 
 def test_slurp(slurp):
