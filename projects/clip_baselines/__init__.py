@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from common.engine.experiment import Experiment
+    from common.engine.experiment import Experiment, Plan
     from common.families.image_text.module import Encoder
     from projects.clip_baselines.heads_file import ZeroShot
     from projects.clip_baselines.module import Rocket
@@ -24,7 +24,7 @@ def build(cfg: Config) -> "Experiment[Rocket]":
 
     from common.families.image_text.experiment import PROBES, image_text_experiment
     from projects.clip_baselines import heads_file
-    from projects.clip_baselines.data import TEXTS_FROM, build_data
+    from projects.clip_baselines.data import TEXTS_FROM, build_data, wordnet_requirement
     from projects.clip_baselines.evaluate import evaluate
     from projects.clip_baselines.index import write_index
     from projects.clip_baselines.module import Rocket
@@ -53,8 +53,13 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         local = {f"text_{key}": x.cpu() for key, x in module.embed_texts(PROBES).items()}
         return family.embed(module) | local
 
+    def plan() -> "Plan[Rocket]":
+        usual = family.plan()
+        return replace(usual, requirements=(*usual.requirements, *wordnet_requirement(cfg)))
+
     return replace(
         family,
+        plan=plan,
         evaluate=lambda module, workspace: evaluate(cfg, module, workspace, make_module),
         export=export,
         load_export=load_export,

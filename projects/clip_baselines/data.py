@@ -1,8 +1,6 @@
 """A clean pair and K augmented views of image and text."""
 
 import copy
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torchvision.transforms.v2 import InterpolationMode
@@ -11,13 +9,14 @@ from common.data.image.multi_view import ViewStack
 from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import CachedImages, ImageFiles, ImageTransform, TrainTransform
 from common.data.image_text.captions import TextAugment, TextSource
-from common.data.lookup import bundled, data_root
+from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Rng
-from common.data.tables import read_jsonl
-from common.data.text.augment import Eda, synonyms_from_synsets
+from common.data.text.augment import Eda
 from common.data.text.stop_words import StopWordFilter
 from common.data.text.tokenizers import ClipTokenizer, clean_caption
+from common.data.text.wordnet import SOURCE, wordnet_folder, wordnet_synonyms
+from common.engine.experiment import Requirement
 from common.families.image_text import photographs
 from common.families.image_text.data import (
     eval_transform,
@@ -138,12 +137,15 @@ def text_changes(data: RocketData) -> tuple[TextAugment, TextAugment]:
     return clean, view
 
 
+def wordnet_requirement(cfg: Config) -> list[Requirement]:
+    """WordNet's database, where the config names it."""
+    if cfg.data.wordnet is None:
+        return []
+    path = wordnet_folder(cfg.data.wordnet, cfg.data.root)
+    return [Requirement("data: WordNet", str(path), (path / "data.noun").is_file(), SOURCE)]
+
+
 def _synonyms(data: RocketData) -> dict[str, list[str]]:
     if not (data.text_augmentation and data.eda_synonyms and data.num_augs):
         return {}
-    return _synonyms_of(bundled("wordnet/synsets.jsonl.gz", data.root))
-
-
-@lru_cache(1)
-def _synonyms_of(path: Path) -> dict[str, list[str]]:
-    return synonyms_from_synsets(read_jsonl(path, ["lemmas"]))
+    return wordnet_synonyms(data.wordnet, data.root)

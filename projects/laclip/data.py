@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from common.data.image_text.captions import CaptionedImages, TextSource
 from common.data.image_text.drawings import FRAMES
-from common.data.lookup import bundled
 from common.data.module import ContrastiveData
 from common.data.samplers import Rng, sample_rng
-from common.data.tables import read_jsonl
-from common.data.text.augment import Eda, WordDropout, synonyms_from_synsets
+from common.data.text.augment import Eda, WordDropout
 from common.data.text.tokenizers import ClipTokenizer
+from common.data.text.wordnet import wordnet_synonyms
 from common.families.image_text.data import image_text_data
 from common.families.image_text.module import build_tokenizer
 from common.families.image_text.pairs import read_pairs
@@ -99,14 +97,8 @@ class Formed:
 def word_augmentation(data: LaclipData) -> Augment | None:
     """EDA or word dropout; back-translation is a text file, hence None."""
     if data.augmentation == "eda":
-        return Eda(_synonyms(data.root), data.augment_strength)
+        return Eda(wordnet_synonyms(None, data.root), data.augment_strength)
     return WordDropout(data.augment_strength) if data.augmentation == "word_dropout" else None
-
-
-@lru_cache(1)
-def _synonyms(root: str | None) -> dict[str, list[str]]:
-    synsets = read_jsonl(bundled("wordnet/synsets.jsonl.gz", root), ["lemmas"])
-    return synonyms_from_synsets(synsets)
 
 
 def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:

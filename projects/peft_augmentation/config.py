@@ -22,6 +22,8 @@ class AugmentConfig:
     kind: Literal["none", "eda", "back_translation", "mixup"] = "none"
     copies: Count = 4  # eda: of each example, one of which is drawn each time
     alpha: Share = 0.1  # eda: share of the words
+    # eda: folder of WordNet's database files, below data.root; None: the bundled part
+    wordnet: str | None = None
     cache: str | None = None  # back_translation: of TASK=copies with this seed and n
     repeat: bool = False  # none: every example stands twice in a batch, as many rows as with copies
     concentration: Positive = 0.2  # mixup: a of Beta(a, a)
@@ -31,6 +33,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if (self.kind == "back_translation") != (self.cache is not None):
             raise ValueError("augment.cache and augment.kind=back_translation belong together")
+        if self.wordnet is not None and self.kind != "eda":
+            raise ValueError("augment.wordnet is for augment.kind=eda")
         if self.repeat and self.kind != "none":
             raise ValueError("augment.repeat is for augment.kind=none")
 

@@ -12,6 +12,8 @@ from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.text.labelled.batches import ClassBatches, Copies, EvaluationTexts
 from common.data.text.labelled.readers import LabelledSet
+from common.data.text.wordnet import SOURCE as WORDNET
+from common.data.text.wordnet import wordnet_folder, wordnet_synonyms
 from common.engine.experiment import (
     Plan,
     Requirement,
@@ -19,7 +21,7 @@ from common.engine.experiment import (
     bundled_requirement,
     weights_requirement,
 )
-from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies, load_synonyms
+from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies
 from projects.peft_augmentation.classification.module import (
     build_classifier,
     first_classifier,
@@ -73,7 +75,7 @@ def copies_of_training(cfg: Config, train: LabelledSet) -> Copies | None:
     """
     augment, reworded = cfg.augment, cfg.data.labelled_task.reworded
     if augment.kind == "eda":
-        synonyms = load_synonyms(cfg.data.root)
+        synonyms = wordnet_synonyms(augment.wordnet, cfg.data.root, hyphens=False)
         return eda_copies(
             train, synonyms, reworded, alpha=augment.alpha, copies=augment.copies, seed=cfg.seed
         )
@@ -113,6 +115,10 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needs.append(
             Requirement(f"data: {cfg.data.task}", str(data_root(cfg.data.root)), here, hint)
         )
+    if cfg.augment.wordnet is not None:
+        path = wordnet_folder(cfg.augment.wordnet, cfg.data.root)
+        here = (path / "data.noun").is_file()
+        needs.append(Requirement("data: WordNet", str(path), here, WORDNET))
     return tuple(needs)
 
 

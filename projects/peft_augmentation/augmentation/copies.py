@@ -7,33 +7,15 @@ reworded how. Training reads it and never makes it.
 import random
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from common.config import UserError
-from common.data.lookup import bundled
 from common.data.offline import content_key
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
-from common.data.text.augment import synonyms_from_synsets
 from common.data.text.labelled.batches import Copies
 from common.data.text.labelled.readers import LabelledSet
 from projects.peft_augmentation.augmentation.eda import Synonyms, eda
-
-
-def load_synonyms(root: str | None = None) -> dict[str, list[str]]:
-    """Synonyms of the bundled part of WordNet, one-word lemmas and phrases, in lower case."""
-    return _synonyms(bundled("wordnet", root) / "synsets.jsonl.gz")
-
-
-@lru_cache(1)
-def _synonyms(path: Path) -> dict[str, list[str]]:
-    rows = read_jsonl(path, ("lemmas",))
-    spoken = [
-        {"lemmas": [lemma.replace("_", " ").replace("-", " ") for lemma in row["lemmas"]]}
-        for row in rows
-    ]
-    return synonyms_from_synsets(spoken)
 
 
 def eda_copies(
@@ -51,7 +33,7 @@ def eda_copies(
 
     Args:
         data: N examples.
-        synonyms: see `load_synonyms`.
+        synonyms: lower-case word -> its synonyms.
         reworded: places of the texts that change; the others stay as they are.
         alpha: see `eda`.
         copies: of each example.

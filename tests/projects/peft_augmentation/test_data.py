@@ -14,9 +14,10 @@ from common.data.tables import read_jsonl
 from common.data.text.labelled.readers import LabelledSet, read_labelled
 from common.data.text.labelled.subsets import low_resource
 from common.data.text.labelled.tasks import TASKS, own_task
+from common.data.text.wordnet import wordnet_synonyms
 from common.engine.trained import run_task
 from projects.peft_augmentation.augmentation import eda as module
-from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies, load_synonyms
+from projects.peft_augmentation.augmentation.copies import cached_copies, eda_copies
 from projects.peft_augmentation.classification.evaluation import altered_texts
 from projects.peft_augmentation.classification.module import labelled_parts, scored_part
 from projects.peft_augmentation.copies import accepted, row_function, settings
@@ -57,7 +58,7 @@ def test_the_four_operations_together():
     assert module.random_insertion(["the"], 1, random.Random(0), synonyms) == ["the"]
     assert len(module.random_deletion(["a", "b"], 1.0, random.Random(0))) == 1
     assert module.eda("10/10", synonyms, random.Random(0)) == []
-    assert len(load_synonyms()["movie"]) > 0
+    assert len(wordnet_synonyms(None, None, hyphens=False)["movie"]) > 0
 
 
 def test_copies_stay_with_their_example_and_nothing_else_is_altered():
