@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from arena.study import METRIC, SEEDS, grid, publish, read_contestants, study
+from arena.study import FAMILIES, SEEDS, publish, read_contestants, study
 from common.config import UserError
 from common.engine.provenance import code_state
 
@@ -12,7 +12,7 @@ from common.engine.provenance import code_state
 def main(words: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="arena", description=__doc__)
-    parser.add_argument("family", help=f"one of {', '.join(METRIC)}")
+    parser.add_argument("family", help=f"one of {', '.join(FAMILIES)}")
     parser.add_argument(
         "--scale", default="mini", help="config of arena_<family>: smoke, mini, base"
     )
@@ -26,7 +26,11 @@ def main(words: list[str] | None = None) -> int:
     try:
         contestants = read_contestants(asked.contestants, only)
         if asked.plan:
-            searched = sum(len(grid(one)) for one in contestants if one.role != "control")
+            searched = sum(
+                len(one.grid(FAMILIES[asked.family]))
+                for one in contestants
+                if one.role != "control"
+            )
             print(f"{len(contestants)} contestants: {searched} runs of the search,")
             print(f"{len(contestants) * len(SEEDS)} runs of fresh seeds")
             return 0

@@ -16,11 +16,11 @@ BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 
 def table(result: Mapping[str, Any]) -> list[str]:
     """Markdown rows of a study, the best contestant first."""
-    metric = result["metric"]
+    metric, also = result["metric"], result["also"]
     lines = [
-        f"| loss | {metric} | minus the best, 95 % interval | worse than | knn20_top1 | effective rank |"
+        f"| loss | {metric} | minus the best, 95 % interval | worse than | {' | '.join(also)} |"
         " search: best, median, worst | rate, setting | seconds a run |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---" * (7 + len(also)) + "|",
     ]
     for place in result["standings"]:
         name = place["name"]
@@ -36,13 +36,12 @@ def table(result: Mapping[str, Any]) -> list[str]:
         title = name if row["role"] == "contestant" else f"*{name}* ({row['role']})"
         beaten = str(len(place["worse_than"])) if place["worse_than"] else "none"
         lines.append(
-            f"| {title} | {shown[metric]} | {gap} | {beaten} | {shown.get('knn20_top1', '')} |"
-            f" {row['metrics'].get('effective_rank', {}).get('mean', float('nan')):.0f} |"
+            f"| {title} | {shown[metric]} | {gap} | {beaten} |"
+            f" {' | '.join(shown.get(other, '') for other in also)} |"
             f" {searched} | {chosen} | {row['seconds']:.0f} |"
         )
-    lines += [
-        f"| *{name}* | {value:.3f} | | | | | | | |" for name, value in result["baselines"].items()
-    ]
+    rest = " |" * (5 + len(also))
+    lines += [f"| *{name}* | {value:.3f} |{rest}" for name, value in result["baselines"].items()]
     return lines
 
 

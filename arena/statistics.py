@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from common.evaluation.resampling import Scores, resample
 
-SAMPLES = 10_000
 LEVEL = 0.05
 
 
@@ -34,7 +33,7 @@ class Standing:
     worse_than: list[str]
 
 
-def standings(items: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
+def standings(items: Mapping[str, Sequence[Scores]]) -> list[Standing]:
     """All contestants, the best first.
 
     The two-sided p-value of a pair is twice the smaller share of bootstrap samples, of seeds and
@@ -44,15 +43,13 @@ def standings(items: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
     sequentially rejective multiple test procedure".
 
     Args:
-        items: contestant -> (seeds, items) scores, such as 0 and 1 of right answers.
+        items: contestant -> scores of its seeds by item, on each test set.
 
-    >>> import numpy as np
-    >>> right = np.arange(40).reshape(2, 20) % 2
-    >>> [one.worse_than for one in standings({"a": 0 * right, "b": 1 + 0 * right})]
+    >>> a, b = [Scores(np.zeros((2, 20)))], [Scores(np.ones((2, 20)))]
+    >>> [one.worse_than for one in standings({"a": a, "b": b})]
     [[], ['b']]
     """
-    arms = {name: [Scores(np.asarray(values, float))] for name, values in items.items()}
-    means, samples = resample(arms, num_samples=SAMPLES)
+    means, samples = resample(items)
     order = sorted(means, key=lambda name: -means[name])
     pairs = list(itertools.combinations(order, 2))
     values = [_p_value(samples[a] - samples[b]) for a, b in pairs]

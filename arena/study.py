@@ -21,23 +21,70 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import OmegaConf
 
-from arena.statistics import Standing, standings
+from arena.statistics import standings
 from common import __version__
 from common.config import ROOT, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
-from common.engine.comparison.runs import present_code
+from common.engine.comparison.runs import present_code, saved_items
+from common.engine.comparison.values import values_of
 from common.engine.provenance import lock_hash
+from common.evaluation.resampling import Scores
 from common.files import write_bytes
 from common.registry import config_class
 
 CONTESTANTS = ROOT / "arena/contestants"
 RESULTS = ROOT / "results/arena"
-METRIC = {"images": "linear_probe_top1"}  # what is ranked by, and searched by on development images
-HELD_OUT = {"images": "linear_probe_validation_top1"}  # searched by where a set has none
-ALSO = {"images": ("knn20_top1", "uniformity", "effective_rank")}
-BASELINES = ("raw_pixels", "untrained", "chance")
-RATES = (1e-3, 3e-3, 1e-2)  # learning rates of the search, for every contestant
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family of contestants is ranked by.
+
+    Attributes:
+        metric: of fresh seeds; its items pair the contestants.
+        also: further metrics of the table.
+        rates: learning rates of the search.
+        scales: values of the search for a loss with a scale, 1 / temperature.
+        development: settings of the search where the data have a development part.
+        held_out: metric of the search where they have none.
+        batch_labels: whether a batch has classes, for references that read them.
+    """
+
+    metric: str
+    also: tuple[str, ...]
+    rates: tuple[float, ...]
+    scales: tuple[float, ...]
+    development: Mapping[str, Any]
+    held_out: str
+    batch_labels: bool
+
+
+FAMILIES = {
+    "images": Family(
+        metric="linear_probe_top1",
+        also=("knn20_top1", "uniformity", "effective_rank"),
+        rates=(1e-3, 3e-3, 1e-2),
+        scales=(2, 5, 10),
+        development={"eval.split": "dev"},
+        held_out="linear_probe_validation_top1",
+        batch_labels=True,
+    ),
+    "sentences": Family(
+        metric="sts_average_spearman",
+        also=("stsb_test_spearman", "alignment", "uniformity"),
+        rates=(1e-4, 3e-4, 1e-3),
+        scales=(10, 20, 40),
+        development={"eval.sets": ["stsb-dev"]},
+        held_out="sts_average_spearman",
+        batch_labels=False,
+    ),
+}
+BASELINES = {
+    "images": ("raw_pixels", "untrained", "chance"),
+    "sentences": ("raw", "whitened", "jaccard", "tfidf", "untrained"),
+}
 SEARCH_SEED, SEEDS = 100, (11, 12, 13, 14)
+SCALE = "scale"  # what is searched of a loss that names nothing else
 COPY, BROKEN, COPIED = "nt_xent_again", "mismatched", "nt_xent"  # controls, and what they copy
 COPY_SEEDS = (21, 22, 23, 24)
 
@@ -50,23 +97,31 @@ class Contestant:
 
     loss: str = "???"  # module:class with forward(z_1, z_2, scale)
     args: dict[str, Any] = field(default_factory=dict)  # of its constructor
-    search: dict[str, list[float]] = field(default_factory=dict)  # scale, or one of its arguments
+    # three values of one of its arguments; none: its scale is searched
+    search: dict[str, list[float]] = field(default_factory=dict)
     role: str = "contestant"  # reference: knows more than the others; control: of the study itself
     source: str = "???"  # paper and equation
     name: str = ""
 
+    @property
+    def searched(self) -> str:
+        """The setting of its own that is searched."""
+        return next(iter(self.search), SCALE)
+
+    def grid(self, family: Family) -> list[dict[str, Any]]:
+        """Settings of the search: learning rates times values of `searched`."""
+        values = self.search.get(self.searched, family.scales)
+        return [
+            {"optim.lr": rate, **self.settings(value)}
+            for rate, value in itertools.product(family.rates, values)
+        ]
+
     def settings(self, value: float) -> dict[str, Any]:
-        """Settings of a run with a value of what is searched."""
-        (searched,) = self.search
-        args, scale = dict(self.args), 5.0
-        if searched == "scale":
-            scale = value
-        else:
-            args[searched] = value
-        labels = self.role == "reference"
-        return {"loss.path": self.loss, "loss.args": args, "loss.scale": scale} | (
-            {"loss.labels": True} if labels else {}
-        )
+        """Settings of a run with a value of `searched`."""
+        own = {} if self.searched == SCALE else {self.searched: value}
+        settings = {"loss.path": self.loss, "loss.args": {**self.args, **own}}
+        settings |= {"loss.scale": value} if self.searched == SCALE else {}
+        return settings | ({"loss.labels": True} if self.role == "reference" else {})
 
 
 def read_contestants(folders: Iterable[Path] = (), only: Sequence[str] = ()) -> list[Contestant]:
@@ -86,7 +141,7 @@ def read_contestants(folders: Iterable[Path] = (), only: Sequence[str] = ()) -> 
             contestant: Any = OmegaConf.to_object(merged)
         except Exception as error:  # YAML, keys, types and missing values
             raise UserError(f"{path} is no contestant: {str(error).splitlines()[0]}") from error
-        if len(contestant.search) != 1 or len(*contestant.search.values()) != 3:
+        if len(contestant.search) > 1 or any(len(v) != 3 for v in contestant.search.values()):
             raise UserError(f"{path}: search names one setting with three values, as all others do")
         contestant.name = path.stem
         read[path.stem] = contestant
@@ -106,6 +161,7 @@ class Trial:
     words: tuple[str, ...]  # settings, as typed
     run_id: str
     path: Path
+    seed: int
 
     @property
     def done(self) -> bool:
@@ -115,6 +171,14 @@ class Trial:
     def metrics(self) -> dict[str, float]:
         """Its metrics."""
         return ws.read_json(self.path / "metrics.json")  # type: ignore[no-any-return]
+
+    def meta(self) -> dict[str, Any]:
+        """Its record."""
+        return ws.read_json(self.path / "meta.json")  # type: ignore[no-any-return]
+
+    def items(self, metric: str) -> list[Any] | None:
+        """Its items, see `saved_items`."""
+        return saved_items(self.path, metric)
 
 
 def trial(
@@ -126,9 +190,8 @@ def trial(
     cfg = load(config_class(project), project, scale, words)
     digest = hashlib.sha256(to_yaml(cfg).encode()).hexdigest()[:8]
     run_id = f"{contestant}-{digest}-{present_code()}"
-    return Trial(
-        family, scale, contestant, tuple(words), run_id, ws.run_folder(cfg, project, scale) / run_id
-    )
+    path = ws.run_folder(cfg, project, scale) / run_id
+    return Trial(family, scale, contestant, tuple(words), run_id, path, cfg.seed)
 
 
 def run(trials: Sequence[Trial], jobs: int, title: str) -> None:
@@ -157,19 +220,10 @@ def _make(one: Trial) -> None:
 # -- the study ----------------------------------------------------------------------------------
 
 
-def grid(contestant: Contestant) -> list[dict[str, Any]]:
-    """Settings of the search: rates times values of the contestant's own setting."""
-    (values,) = contestant.search.values()
-    return [
-        {"optim.lr": rate, **contestant.settings(value)}
-        for rate, value in itertools.product(RATES, values)
-    ]
-
-
 def has_development_part(family: str, scale: str, overrides: Sequence[str]) -> bool:
     """Whether the search can read other images than those of the test."""
     cfg: Any = load(config_class(f"arena_{family}"), f"arena_{family}", scale, overrides)
-    return bool(cfg.data.source == "bundled")
+    return family != "images" or bool(cfg.data.source == "bundled")
 
 
 def search(
@@ -178,11 +232,11 @@ def search(
     """Contestant -> settings with their runs on development images; controls take those they copy."""
     shared: dict[str, Any] = {"seed": SEARCH_SEED}
     if has_development_part(family, scale, overrides):
-        shared["eval.split"] = "dev"
+        shared |= FAMILIES[family].development
     return {
         one.name: [
             (settings, trial(family, scale, one.name, {**settings, **shared}, overrides))
-            for settings in grid(one)
+            for settings in one.grid(FAMILIES[family])
         ]
         for one in contestants
         if one.role != "control"
@@ -201,7 +255,7 @@ def study(
     """Search, final runs and statistics.
 
     Args:
-        family: see `METRIC`.
+        family: see `FAMILIES`.
         scale: config of ``arena_<family>``.
         jobs: runs at the same time.
         only: contestants; empty: all, which is what is published.
@@ -211,13 +265,18 @@ def study(
     Raises:
         UserError: an unknown family or contestant, or a run that fails.
     """
-    if family not in METRIC:
-        raise UserError(f"no arena of '{family}'{nearest(family, METRIC)}")
-    metric = METRIC[family]
-    contestants = read_contestants(folders, only)
+    if family not in FAMILIES:
+        raise UserError(f"no arena of '{family}'{nearest(family, FAMILIES)}")
+    about = FAMILIES[family]
+    metric = about.metric
+    contestants = [
+        one
+        for one in read_contestants(folders, only)
+        if about.batch_labels or one.role != "reference"
+    ]
     tried = search(family, scale, contestants, overrides)
     run([one for trials in tried.values() for _, one in trials], jobs, "search")
-    chosen_by = metric if has_development_part(family, scale, overrides) else HELD_OUT[family]
+    chosen_by = metric if has_development_part(family, scale, overrides) else about.held_out
     best = {
         name: max(trials, key=lambda pair: pair[1].metrics()[chosen_by])[0]
         for name, trials in tried.items()
@@ -234,10 +293,7 @@ def study(
         for name, settings in best.items()
     }
     run([one for trials in finals.values() for one in trials], jobs, "fresh seeds")
-    items = {
-        name: np.array([ws.read_json(one.path / "items" / f"{metric}.json") for one in trials])
-        for name, trials in finals.items()
-    }
+    items = {name: _scores(trials, metric) for name, trials in finals.items()}
     roles = {one.name: one for one in contestants}
     rows = {
         name: _row(
@@ -245,16 +301,17 @@ def study(
             best[name],
             [one.metrics()[chosen_by] for _, one in tried.get(name, [])],
             trials,
-            (metric, *ALSO[family]),
+            (metric, *about.also),
         )
         for name, trials in finals.items()
     }
     first = next(iter(finals.values()))[0]
-    meta = ws.read_json(first.path / "meta.json")
+    meta = first.meta()
     return {
         "family": family,
         "scale": scale,
         "metric": metric,
+        "also": list(about.also),
         "measured": {
             "version": __version__,
             "commit": meta["commit"],
@@ -273,17 +330,29 @@ def study(
     }
 
 
+def _scores(trials: Sequence[Trial], metric: str) -> list[Scores]:
+    """Scores of a contestant's seeds by item, on each test set.
+
+    Raises:
+        UserError: the seeds were judged on different items.
+    """
+    scores = values_of(trials, [metric]).scores(metric)
+    if scores is None:
+        raise UserError(f"{trials[0].contestant}: its runs have no items of {metric} in common")
+    return scores
+
+
 def baselines(family: str, scale: str, overrides: Sequence[str]) -> dict[str, float]:
     """The ranked metric without training, means over the fresh seeds."""
     project = f"arena_{family}"
     module = importlib.import_module(f"arena.{family}.baselines")
-    values: dict[str, list[float]] = {name: [] for name in BASELINES}
+    values: dict[str, list[float]] = {name: [] for name in BASELINES[family]}
     for seed in SEEDS:
         cfg = load(config_class(project), project, scale, [*overrides, f"seed={seed}"])
         for name, of_seed in values.items():
             with tempfile.TemporaryDirectory() as folder:
                 workspace = ws.Workspace(Path(folder), project, scale)
-                of_seed.append(getattr(module, name)(cfg, workspace)[METRIC[family]])
+                of_seed.append(getattr(module, name)(cfg, workspace)[FAMILIES[family].metric])
     return {name: float(np.mean(of_seed)) for name, of_seed in values.items()}
 
 
@@ -295,10 +364,10 @@ def _row(
     names: Sequence[str],
 ) -> dict[str, Any]:
     """What the page shows of a contestant."""
-    (searched,) = contestant.search
-    value = settings["loss.scale"] if searched == "scale" else settings["loss.args"].get(searched)
+    searched = contestant.searched
+    value = settings["loss.scale"] if searched == SCALE else settings["loss.args"].get(searched)
     measured = [one.metrics() for one in trials]
-    seconds = [ws.read_json(one.path / "meta.json").get("wall_seconds") for one in trials]
+    seconds = [one.meta().get("wall_seconds") for one in trials]
     return {
         "role": contestant.role,
         "source": contestant.source,
@@ -324,10 +393,14 @@ def publish(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     summary = {key: value for key, value in result.items() if key != "items"}
     path = folder / f"{result['family']}.json"
     ws.write_json(path, summary)
-    packed = {name: values.astype(int).tolist() for name, values in result["items"].items()}
+    packed = {
+        name: [
+            {"values": one.values.tolist()}
+            | ({} if one.gold is None else {"gold": one.gold.tolist()})
+            for one in sets
+        ]
+        for name, sets in result["items"].items()
+    }
     content = gzip.compress(json.dumps(packed, separators=(",", ":")).encode(), mtime=0)
     write_bytes(path.with_suffix(".items.json.gz"), content)
     return path
-
-
-__all__ = ["Standing", "publish", "read_contestants", "study"]

@@ -10,15 +10,16 @@ from arena.__main__ import main
 from arena.losses import LossConfig, build_loss
 from arena.page import BEGIN, END, write_page
 from arena.statistics import standings
-from arena.study import grid, publish, read_contestants, study
+from arena.study import FAMILIES, publish, read_contestants, study
 from common.config import ROOT, UserError
+from common.evaluation.resampling import Scores
 
 ALL = {one.name: one for one in read_contestants()}
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
-    settings = ALL[name].settings(next(iter(ALL[name].search.values()))[1])
+    settings = {"loss.scale": 5.0, **ALL[name].grid(FAMILIES["images"])[1]}
     loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
     views = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     more = {"labels": torch.arange(16) % 4} if ALL[name].role == "reference" else {}
@@ -34,15 +35,16 @@ def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
     assert after < before
 
 
-def test_the_search_is_as_large_for_every_contestant():
-    sizes = {name: len({repr(s) for s in grid(one)}) for name, one in ALL.items()}
-    assert set(sizes.values()) == {9}
-    rates = {tuple(sorted({s["optim.lr"] for s in grid(one)})) for one in ALL.values()}
-    assert len(rates) == 1
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_search_is_as_large_for_every_contestant(family):
+    grids = [one.grid(FAMILIES[family]) for one in ALL.values()]
+    assert {len({repr(settings) for settings in grid}) for grid in grids} == {9}
+    assert len({tuple(sorted({s["optim.lr"] for s in grid})) for grid in grids}) == 1
 
 
 def test_a_setting_that_is_searched_reaches_the_loss():
-    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"])) for s in grid(ALL["triplet"])]
+    grid = ALL["triplet"].grid(FAMILIES["images"])
+    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"])) for s in grid]
     assert sorted({one.loss.margin for one in losses}) == [0.2, 0.5, 1.0]
 
 
@@ -52,7 +54,8 @@ def test_two_copies_are_inconclusive_and_a_broken_loss_is_last():
     hard = rng.random(400)  # items differ more than contestants do
 
     def seeds(skill):
-        return (rng.random((4, 400)) < np.clip(skill + 0.6 * (hard - 0.5), 0, 1)).astype(float)
+        right = rng.random((4, 400)) < np.clip(skill + 0.6 * (hard - 0.5), 0, 1)
+        return [Scores(right.astype(float))]
 
     rows = standings({"copy": seeds(0.6), "first": seeds(0.6), "broken": seeds(0.3)})
     by_name = {row.name: row for row in rows}
@@ -110,21 +113,23 @@ def test_a_loss_of_one_s_own_is_ranked_next_to_others(own_folder, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_a_study_is_published_and_its_page_written(tmp_path):
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_study_is_published_and_its_page_written(tmp_path, family):
     """Every contestant trains; a finished study trains nothing anew."""
     overrides = [f"runs_dir={tmp_path / 'runs'}", "trainer.max_steps=1"]
     only = ["nt_xent", "supcon", "siglip", "nt_xent_again", "mismatched"]
-    result = study("images", "smoke", only=only, overrides=overrides)
+    result = study(family, "smoke", only=only, overrides=overrides)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
-    again = study("images", "smoke", only=only, overrides=overrides)
+    again = study(family, "smoke", only=only, overrides=overrides)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.json")} == times
     assert again["standings"] == result["standings"]
     publish(result, tmp_path / "results")
     page = tmp_path / "arena.md"
     (tmp_path / "images").mkdir()
-    page.write_text(f"before\n{BEGIN.format('images')}\n{END.format('images')}\nafter\n")
+    page.write_text(f"before\n{BEGIN.format(family)}\n{END.format(family)}\nafter\n")
     text = write_page(page, tmp_path / "results").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "| *supcon* (reference) |" in text
-    assert (tmp_path / "images/arena_images.svg").is_file()
+    assert ("| *supcon* (reference) |" in text) == (family == "images")
+    assert "| *mismatched* (control) |" in text
+    assert (tmp_path / f"images/arena_{family}.svg").is_file()

@@ -142,20 +142,25 @@ class PlannedRun:
         return {s: int(p[-1].stem.removeprefix("step-")) for s, p in saved.items() if p}
 
     def items(self, metric: str) -> list[Any] | None:
-        """Items per test set: values, or predictions with gold values; None if it saved none."""
-        path = self.path / "items" / f"{metric}.json"
-        if not path.exists():
+        """Its items, see `saved_items`."""
+        return saved_items(self.path, metric)
+
+
+def saved_items(run: Path, metric: str) -> list[Any] | None:
+    """Items per test set: values, or predictions with gold values; None if the run saved none."""
+    path = run / "items" / f"{metric}.json"
+    if not path.exists():
+        return None
+    saved = ws.read_json(path)
+    if not isinstance(saved, dict) or "mean_of" not in saved:
+        return [saved]
+    sets: list[Any] = []
+    for name in saved["mean_of"]:
+        part = saved_items(run, name)
+        if part is None:
             return None
-        saved = ws.read_json(path)
-        if not isinstance(saved, dict) or "mean_of" not in saved:
-            return [saved]
-        sets: list[Any] = []
-        for name in saved["mean_of"]:
-            part = self.items(name)
-            if part is None:
-                return None
-            sets += part
-        return sets
+        sets += part
+    return sets
 
 
 def refuse_ignored(overrides: Sequence[str], taken: Iterable[str], why: str) -> None:

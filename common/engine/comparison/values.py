@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from common.config import UserError, nearest
-from common.engine.comparison.runs import PlannedRun
 from common.evaluation.resampling import Scores
 
 DIGITS = 5  # significant digits of an item: what is judged is what the values file keeps
@@ -68,7 +67,28 @@ class ArmValues:
         return scores
 
 
-def values_of(runs: Sequence[PlannedRun], metrics: Sequence[str]) -> ArmValues:
+class FinishedRun(Protocol):
+    """A run with its metrics."""
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+
+    @property
+    def run_id(self) -> str:
+        """Its name."""
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics.json."""
+
+    def meta(self) -> dict[str, Any]:
+        """Its meta.json."""
+
+    def items(self, metric: str) -> list[Any] | None:
+        """Items per test set, see `saved_items`."""
+
+
+def values_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> ArmValues:
     """Values of finished runs of an arm, or of a baseline's one run.
 
     Args:
@@ -95,9 +115,9 @@ def values_of(runs: Sequence[PlannedRun], metrics: Sequence[str]) -> ArmValues:
     )
 
 
-def _rounded(run: PlannedRun, metric: str, items: Any) -> Any:
+def _rounded(run: FinishedRun, metric: str, items: Any) -> Any:
     if isinstance(items, Mapping):
         return {name: _rounded(run, metric, row) for name, row in items.items()}
     if any(value is None or not math.isfinite(value) for value in items):
-        raise UserError(f"{run.run_id}: an item of '{metric}' is undefined: {run.path / 'items'}")
+        raise UserError(f"{run.run_id}: an item of '{metric}' is undefined")
     return [float(f"{value:.{DIGITS}g}") for value in items]
