@@ -141,7 +141,8 @@ class SentenceEncoder(nn.Module):
             progress: wraps the loop over the batches, called with (iterable, description, total).
 
         Returns:
-            (N, D) on the CPU in the given order, float32 (float64 of a float64 model).
+            (N, D) on the CPU in the given order, float32 (float64 of a float64 model). There is no
+            second copy of it at any time.
 
         Raises:
             ValueError: no texts.
@@ -156,7 +157,8 @@ class SentenceEncoder(nn.Module):
         shown = batches if progress is None else progress(batches, "encode", len(batches))
         window = batch_size * _WINDOW
         rows: list[list[int]] = []
-        parts = []
+        unit = self.normalize if normalize is None else normalize
+        embeddings = torch.empty(0)
         with evaluation_mode(self):
             for part in shown:
                 start = part.start % window
@@ -168,13 +170,12 @@ class SentenceEncoder(nn.Module):
                     order[part.start : part.start + window] = [now[i] for i in by_length]
                 inputs = self._pad(rows[start : start + part.stop - part.start])
                 inputs = {name: value.to(self.device) for name, value in inputs.items()}
-                parts.append(self(**inputs).cpu())
-        vectors = torch.cat(parts)
-        vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
-        if self.normalize if normalize is None else normalize:
-            vectors = F.normalize(vectors, dim=1)
-        embeddings = torch.empty_like(vectors)
-        embeddings[torch.tensor(order)] = vectors
+                vectors = self(**inputs).cpu()
+                vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+                vectors = F.normalize(vectors, dim=1) if unit else vectors
+                if not len(embeddings):
+                    embeddings = vectors.new_empty(len(order), vectors.shape[1])
+                embeddings[torch.tensor(order[part])] = vectors
         return embeddings
 
     def similarity(

@@ -15,6 +15,7 @@ from common.evaluation.matrices import Indices, blocks, fill_pairs, index_pairs
 from common.evaluation.search import SearchResult, stable_topk
 
 _DIGITS = 10  # equal scores are sums in different orders, which differ in their last bits
+CELLS = 2**27  # scores of a block
 
 
 class BM25:
@@ -75,7 +76,8 @@ class BM25:
             k: documents per query, at most N.
             exclude: document indices per query that must not be returned (one or a list each);
                 they come last, with score ``-inf``, if ``k`` leaves no choice.
-            chunk_size: queries per block; memory is ``chunk_size * N`` scores.
+            chunk_size: queries per block, fewer of a large collection: a block has at most 2^27
+                scores (1 GiB).
 
         Returns:
             Scores (Q, k) float64 and document indices (Q, k); documents without a common word
@@ -90,7 +92,7 @@ class BM25:
         without = [[]] * len(queries) if exclude is None else exclude
         excluded = index_pairs(without, len(queries), size, "exclude")
         parts = []
-        for rows in blocks(len(queries), chunk_size):
+        for rows in blocks(len(queries), max(1, min(chunk_size, CELLS // size))):
             scores = self.scores(queries[rows])
             fill_pairs(scores, excluded, rows, slice(0, size))
             parts.append(stable_topk(scores, k))

@@ -240,3 +240,22 @@ def test_groups_act_in_training_alone_and_not_where_padding_counts():
         options = {"pooling": "avg", "config": CONFIG, **bad}
         with pytest.raises(ValueError, match="length_groups must be >= 1"):
             sentence_encoder("random", **options)
+
+
+def test_vectors_are_written_once(encoder, monkeypatch):
+    """The rows of a batch go to their places at once: there is no second copy of all vectors, which
+    of some collections take 60 GB."""
+    whole, plain, norm = [], torch.cat, torch.nn.functional.normalize
+
+    def seen(made):
+        whole.extend([len(made)] if len(made) == 20 else [])
+        return made
+
+    monkeypatch.setattr(torch, "cat", lambda *args, **words: seen(plain(*args, **words)))
+    monkeypatch.setattr(
+        "common.encoders.text.sentence.F.normalize",
+        lambda *args, **words: seen(norm(*args, **words)),
+    )
+    vectors = encoder.encode([f"number {i}" for i in range(20)], batch_size=3, normalize=True)
+    assert whole == []
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(20))

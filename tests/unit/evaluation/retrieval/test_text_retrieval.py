@@ -36,6 +36,20 @@ def test_bm25_by_hand():
     assert twice == pytest.approx(2 * expected)
 
 
+def test_bm25_of_a_large_collection_takes_small_blocks(monkeypatch):
+    """As many scores at a time as fit, equal to those of one block."""
+    index, queries = BM25(DOCUMENTS), ["fox", "dog", "house", "common fox", "cats"]
+    expected, blocks, plain = index.search(queries, 3), [], BM25.scores
+    monkeypatch.setattr(
+        BM25, "scores", lambda self, part: blocks.append(len(part)) or plain(self, part)
+    )
+    monkeypatch.setattr("common.evaluation.retrieval.bm25.CELLS", 2 * len(DOCUMENTS))
+    actual = index.search(queries, 3)
+    assert blocks == [2, 2, 1]
+    assert torch.equal(actual.scores, expected.scores)
+    assert torch.equal(actual.indices, expected.indices)
+
+
 def lucene(documents, query, k1, b):
     """Lucene's variant as Kamphuis et al. 2020 print it, word by word."""
     words = [re.findall(r"\w\w+", text.lower()) for text in documents]
