@@ -33,6 +33,7 @@ class MLPHead(nn.Module):
         norm: after each hidden linear layer, which then has no bias.
         last_norm: True also normalises the output (without ReLU).
         last_affine: False: that last norm has no weight and bias.
+        last_bias: of the last linear layer, where no norm follows.
 
     Raises:
         ValueError: unknown norm, or `last_norm` without a norm.
@@ -47,6 +48,7 @@ class MLPHead(nn.Module):
         norm: Norm = "batch",
         last_norm: bool = False,
         last_affine: bool = True,
+        last_bias: bool = True,
     ) -> None:
         super().__init__()
         if norm not in ("batch", "layer", "none"):
@@ -57,7 +59,9 @@ class MLPHead(nn.Module):
         for fan_in, width in zip((in_dim, *hidden_dims)[:-1], hidden_dims, strict=True):
             layers.append(nn.Linear(fan_in, width, bias=norm == "none"))
             layers += [*_norm(norm, width), nn.ReLU(inplace=True)]
-        layers.append(nn.Linear((in_dim, *hidden_dims)[-1], out_dim, bias=not last_norm))
+        layers.append(
+            nn.Linear((in_dim, *hidden_dims)[-1], out_dim, bias=last_bias and not last_norm)
+        )
         if last_norm:
             layers += _norm(norm, out_dim, affine=last_affine)
         self.layers = nn.Sequential(*layers)

@@ -50,6 +50,7 @@ class CacrData(ColourChanges, ImageSetData):
     blur_prob: Probabilities = field(default_factory=lambda: [0.0])  # of the views in turn
     solarise_prob: Probabilities = field(default_factory=lambda: [0.0])  # of the views in turn
     local_blur_prob: Probability = 0.5
+    local_interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +74,8 @@ class ModelConfig(ProjectedModel):
     projector_last_affine: bool = False  # MoCo v3's norms end without scale and shift
     predictor: list[Count] = field(default_factory=lambda: [4096])
     predictor_last_norm: bool = False
+    # a ResNet with bottlenecks starts its residual blocks as the identity: no scale in the last norm
+    zero_init_residual: bool = False
 
 
 @dataclass
@@ -169,5 +172,7 @@ class Config(ExperimentConfig):
         self.eval.check_split(self.data.source)
         if self.data.local_views and self.method.host != "momentum":
             raise ValueError("data.local_views needs method.host=momentum")
+        if self.model.zero_init_residual and self.model.pretrained != "random":
+            raise ValueError("model.zero_init_residual is for model.pretrained=random")
         if self.method.local_keys and not self.data.local_views:
             raise ValueError("method.local_keys needs data.local_views > 0")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 
 from common.config import UserError
 from common.data.image.files import EXTENSIONS, LabelledFiles, image_files
@@ -52,7 +53,11 @@ def local_transforms(cfg: CacrData) -> ViewStack:
     """The small crops."""
     scale = cfg.local_scale[0], cfg.local_scale[1]
     crop = images.simclr_transform(
-        cfg, size=cfg.local_size, scale=scale, blur_prob=cfg.local_blur_prob
+        cfg,
+        size=cfg.local_size,
+        scale=scale,
+        blur_prob=cfg.local_blur_prob,
+        interpolation=InterpolationMode(cfg.local_interpolation),
     )
     return ViewStack((crop,) * cfg.local_views)
 

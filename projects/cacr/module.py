@@ -3,7 +3,8 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
@@ -18,6 +19,16 @@ from projects.cacr.config import Config
 from projects.cacr.diagnostics import batch_diagnostics
 from projects.cacr.objective import build_objective
 from projects.cacr.terms import multi_view_terms, queue_terms
+
+
+def new_network(cfg: Config) -> ProjectedEncoder:
+    """The network with which training begins."""
+    network = projected_encoder(cfg)
+    if cfg.model.zero_init_residual:
+        for block in network.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.zeros_(block.bn3.weight)
+    return network
 
 
 class CACR(KnnValidatedModule):
@@ -40,7 +51,7 @@ class CACR(KnnValidatedModule):
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
         self.method, self.milestones = method, cfg.optim.milestones
-        self.network, self.objective = network or projected_encoder(cfg), build_objective(method)
+        self.network, self.objective = network or new_network(cfg), build_objective(method)
         self.tau_pos, self.tau_neg = method.tau_pos, method.tau_neg
         self.diagnose_every = cfg.trainer.log_every_n_steps
         if method.host != "batch":
@@ -58,6 +69,7 @@ class CACR(KnnValidatedModule):
                 norm=model.head_norm,
                 last_norm=model.predictor_last_norm,
                 last_affine=False,
+                last_bias=False,  # MoCo v3's
             )
         if model.sync_batchnorm:
             synchronise_batch_norm(self)

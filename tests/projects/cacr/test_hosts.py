@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.resnet import Bottleneck
 
 from common.config import UserError
 from common.encoders.image.conv_nets import SmallAlexNet
@@ -11,6 +12,7 @@ from common.encoders.momentum import MomentumEncoder
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.families.images.networks import build_network, embed_views, network_options
+from projects.cacr.data import local_transforms, view_transforms
 from projects.cacr.module import CACR
 from tests.projects.cacr.conftest import HOSTS, WEIGHTINGS, batch, config
 
@@ -306,3 +308,20 @@ def test_the_momentum_rises_or_does_not(tmp_path, monkeypatch, host, extra, step
     quick = ["eval.linear_probe=false", "eval.untrained=false"]
     train("cacr", "smoke", [f"runs_dir={tmp_path}", f"method.host={host}", *extra, *quick])
     assert momenta == pytest.approx(steps, abs=1e-4)
+
+
+def test_the_imagenet_recipe_starts_as_released():
+    """Residual blocks are the identity at first, the predictor ends without a bias, and local crops
+    are bicubic while the others are bilinear."""
+    words = ("model.backbone=resnet50", "method.host=momentum", "data.local_views=2")
+    for word, scale in (("true", 0.0), ("false", 1.0)):
+        module = CACR(config(*words, f"model.zero_init_residual={word}"))
+        blocks = [m for m in module.network.modules() if isinstance(m, Bottleneck)]
+        assert len(blocks) == 16
+        assert {float(block.bn3.weight.detach().mean()) for block in blocks} == {scale}
+    assert module.predictor.layers[-1].bias is None
+    cfg = config(*words).data
+    local, whole = local_transforms(cfg).transforms[0], view_transforms(cfg).transforms[0]
+    assert (local.interpolation.value, whole.interpolation.value) == ("bicubic", "bilinear")
+    with pytest.raises(UserError, match="model.pretrained=random"):
+        config("model.zero_init_residual=true", "model.pretrained=somewhere")

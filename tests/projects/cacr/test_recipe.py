@@ -137,7 +137,13 @@ RECIPES = {
         "trainer.max_epochs": 200,
         "trainer.num_nodes": 1,
     },
-    "paper_imagenet_local_crops": IMAGENET | {"data.local_views": 8, "method.local_keys": False},
+    "paper_imagenet_local_crops": IMAGENET
+    | {
+        "data.local_views": 8,
+        "data.local_interpolation": "bicubic",
+        "method.local_keys": False,
+        "model.zero_init_residual": True,
+    },
     "paper_imagenet_vitb16": IMAGENET
     | {
         "data.batch_size": 128,
