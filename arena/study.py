@@ -119,7 +119,7 @@ class Contestant:
     def settings(self, value: float) -> dict[str, Any]:
         """Settings of a run with a value of `searched`."""
         own = {} if self.searched == SCALE else {self.searched: value}
-        settings = {"loss.path": self.loss, "loss.args": {**self.args, **own}}
+        settings: dict[str, Any] = {"loss.path": self.loss, "loss.args": {**self.args, **own}}
         settings |= {"loss.scale": value} if self.searched == SCALE else {}
         return settings | ({"loss.labels": True} if self.role == "reference" else {})
 
