@@ -1,5 +1,6 @@
 """Corpora of a config, and batches of labelled and unlabelled dialogues side by side."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from projects.space2.dialogs.trees import Frame, tree_ids, whole_tree_id
 from projects.space2.dialogs.turns import Corpus, user_turns
 
 _MASK_STREAM, _ROW_BITS = 2**31 + 72, 40
+LEFT_OUT = ("_few", "_valid")  # endings of folders in the release's data
 
 
 class TreeBatch(TypedDict):
@@ -139,7 +141,10 @@ def unlabelled_corpora(cfg: Config) -> list[Corpus]:
 
 
 def read_corpora(cfg: Config, folder: str, names: Sequence[str]) -> list[Corpus]:
-    """Corpora of a folder in the released form, in the order of their names."""
+    """Corpora of a folder in the released form, in the order of their names.
+
+    Of a whole folder those are left out, and counted, that the release leaves out by their names.
+    """
     place = require(
         data_root(cfg.data.root) / folder,
         what=folder,
@@ -147,11 +152,16 @@ def read_corpora(cfg: Config, folder: str, names: Sequence[str]) -> list[Corpus]
         source="AlibabaResearch/DAMO-ConvAI, space-2",
         size="3 GB",
     )
-    paths = [Path(place) / n for n in names] or sorted(
-        p for p in Path(place).iterdir() if p.is_dir()
-    )
+    found = sorted(p for p in Path(place).iterdir() if p.is_dir())
+    paths = [Path(place) / n for n in names] or [p for p in found if not p.name.endswith(LEFT_OUT)]
     if not paths:
         raise UserError(f"{place} has no corpus: a folder with train.json, see TASK=convert")
+    if not names and len(paths) < len(found):
+        warnings.warn(
+            f"{place}: {len(found) - len(paths)} folders ending in {' or '.join(LEFT_OUT)} are left"
+            " out, as released; name them in data.corpora to read them",
+            stacklevel=2,
+        )
     return [sets.read_corpus(path, "train") for path in paths]
 
 

@@ -11,7 +11,13 @@ from common.config import UserError
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.workspace import Workspace
 from projects.space2 import tasks
-from projects.space2.data import Examples, count_examples, training_data, tree_batch
+from projects.space2.data import (
+    Examples,
+    count_examples,
+    read_corpora,
+    training_data,
+    tree_batch,
+)
 from projects.space2.dialogs import turns as sets
 from projects.space2.dialogs.converters import (
     check_frame,
@@ -342,6 +348,14 @@ def test_converted_sets_are_read_as_corpora(tmp_path):
     )
     data = training_data(own, texts(32, 4)).train_set
     assert len(data) == 3
+    for name in ("intents_few", "states_valid"):
+        (tmp_path / "all" / name).mkdir()
+        content = (tmp_path / "all/states/train.json").read_bytes()
+        (tmp_path / "all" / name / "train.json").write_bytes(content)
+    with pytest.warns(UserWarning, match="2 folders ending in _few or _valid are left out"):
+        whole = read_corpora(own, "all", [])
+    assert len(whole) == len(list((tmp_path / "all").iterdir())) - 2
+    assert len(read_corpora(own, "all", ["intents_few"])) == 1
     with pytest.raises(UserError, match="AnPreDial"):
         training_data(config("data.source=corpora", f"data.root={tmp_path}"), texts())
     with pytest.raises(UserError, match="convert"):

@@ -13,6 +13,9 @@ from common.data.lookup import data_root, require
 _GLUE = "https://gluebenchmark.com/tasks (SNLI: https://nlp.stanford.edu/projects/snli)"
 
 
+OTHER_NAMES = {"AX/AX.tsv": "diagnostic/diagnostic.tsv"}  # of GLUE's download script
+
+
 def glue_file(root: str | None, name: str) -> Path:
     """Path of an official file, below the data root or ``glue_data`` in it.
 
@@ -20,9 +23,10 @@ def glue_file(root: str | None, name: str) -> Path:
         UserError: it is in neither place.
     """
     base = data_root(root)
-    short = base / name
+    names = [name, *([OTHER_NAMES[name]] if name in OTHER_NAMES else [])]
+    places = [folder / n for n in names for folder in (base, base / "glue_data")]
     return require(
-        short if short.is_file() else base / "glue_data" / name,
+        next((path for path in places if path.is_file()), base / "glue_data" / name),
         what=f"GLUE's {name}",
         layout="glue_data/{MNLI,SNLI,QQP,QNLI,MRPC,STS-B,RTE,WNLI}/*.tsv with a header line",
         source=_GLUE,

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from common.config import UserError
-from common.data.text.pairs.glue_files import cells_at, label_value, plain_table
+from common.data.text.pairs.glue_files import cells_at, glue_file, label_value, plain_table
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
@@ -49,3 +49,14 @@ def test_labels_are_classes_or_finite_scores():
     for label in ("nan", "inf", "-Infinity", "much"):
         with pytest.raises(UserError, match=f"x, line 3: '{label}' is not a score"):
             label_value([], label, "x, line 3")
+
+
+def test_the_diagnostic_set_has_two_names(tmp_path):
+    """The leaderboard's and the download script's; below the data root, or `glue_data` in it."""
+    with pytest.raises(UserError, match=r"AX/AX\.tsv"):
+        glue_file(str(tmp_path), "AX/AX.tsv")
+    for place in ("glue_data/diagnostic/diagnostic.tsv", "AX/AX.tsv"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True)
+        path.write_text("index\tsentence1\tsentence2\n")
+        assert glue_file(str(tmp_path), "AX/AX.tsv") == path
