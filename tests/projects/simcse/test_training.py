@@ -1,7 +1,9 @@
 """Views, head, masked language modelling, truncation and selection."""
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from common.config import UserError, load
 from common.data.text.sets import StsSet
@@ -13,9 +15,10 @@ from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.transformers import save_transformers
 from common.families.sentences import baselines as family
 from common.families.sentences.data import sentence_data, text_rows
+from common.losses.auxiliary.tokens import masked_lm_loss
 from projects.simcse import baselines, build
 from projects.simcse.config import Config
-from projects.simcse.data import crop, num_views, train_set
+from projects.simcse.data import augmentation, crop, num_views, train_set
 from projects.simcse.module import SimCSE
 from tests.projects.simcse.conftest import TEXTS, config, encoder, module
 
@@ -384,15 +387,19 @@ def test_rows_without_training_pool_as_the_paper_s(monkeypatch, tmp_path):
     """Evaluation: the paper's BERT row averages first and last layer; the head, random before
     training, is in no row.
     """
-    seen = []
+    seen, post = [], []
+    rows = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 1])
 
-    def score(cfg, workspace, model, *_):
+    def score(cfg, workspace, model, fit=None, *_):
         seen.append((model.tower.pooling, model.tower.cls_head))
+        made = rows if fit is None else fit(rows)(rows)
+        scales = made.std(0)
+        post.append((bool(made.mean(0).abs().max() < 1e-3), bool(scales.max() < 2 * scales.min())))
         return {}
 
     monkeypatch.setattr(family, "_encoder", score)
     cfg = config("model.pooling=cls")
-    rows = (
+    arms = (
         baselines.raw,
         baselines.raw_cls,
         baselines.centred,
@@ -400,8 +407,8 @@ def test_rows_without_training_pool_as_the_paper_s(monkeypatch, tmp_path):
         baselines.raw_mean,
         baselines.whitened_mean,
     )
-    for row in rows:
-        row(cfg, Workspace(tmp_path))
+    for arm in arms:
+        arm(cfg, Workspace(tmp_path))
     first_last = ("avg_first_last", None)
     assert seen == [
         first_last,
@@ -411,6 +418,9 @@ def test_rows_without_training_pool_as_the_paper_s(monkeypatch, tmp_path):
         ("avg", None),
         ("avg", None),
     ]
+    # whether the mean is 0, and whether all dimensions have one scale
+    plain, centred, whitened = (False, False), (True, False), (True, True)
+    assert post == [plain, plain, centred, whitened, plain, whitened]
 
 
 def test_the_quick_start_trains_at_the_best_rate_of_its_arm():
@@ -423,3 +433,53 @@ def test_the_quick_start_trains_at_the_best_rate_of_its_arm():
     searched = {"same_mask": 1e-3, "unsup": 1e-4, "sup_pairs": 1e-3, "sup": 1e-3}
     assert rates == dict.fromkeys(arms, 1e-4) | searched  # each at the best of the same search
     assert load(Config, "simcse", "mini").optim.lr == rates["sup"]  # the quick start has labels
+
+
+def test_without_hard_negatives_the_positive_of_a_row_stays(tmp_path):
+    """Of sentence, entailment and contradiction the first two are the views."""
+    path = tmp_path / "rows.tsv"
+    path.write_text("a\tb\tc\na cat\ta pet\tno animal\ntwo men\tpeople\tnobody\n", encoding="utf-8")
+    words = ["data.source=file", f"data.file={path}", "data.limit=null"]
+    cfg = config(*words, "data.hard_negatives=false")
+    tokenizer = encoder(cfg).tokenizer
+    batch = train_set(cfg, tokenizer)[[(0, 0), (1, 0)]]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"]]
+    assert texts == ["a cat", "two men", "a pet", "people"]
+
+
+def test_reported_terms_are_of_the_masked_copies_and_of_other_rows():
+    """The language model reads masked ids; the negative cosine is with another row's second view."""
+    model = module("method.mlm_weight=0.5", "model.dropout=0.0").eval()
+    data = batch(config("method.mlm_weight=0.5"), model, rows=3)
+    with torch.no_grad():
+        terms = model.losses(data)
+        states = model.encoder.tower.model(
+            input_ids=data["mlm_input_ids"], attention_mask=data["attention_mask"]
+        ).last_hidden_state
+        expected = masked_lm_loss(model.mlm_head, states, data["mlm_labels"])
+        first, second = (F.normalize(z, dim=1) for z in model.embed(data))
+        others = [float(first[i] @ second[(i - 1) % 3]) for i in range(3)]
+    assert not torch.equal(data["mlm_input_ids"], data["input_ids"])
+    torch.testing.assert_close(terms["mlm_loss"], expected)
+    assert float(terms["negative_cosine"]) == pytest.approx(sum(others) / 3, abs=1e-5)
+    torch.testing.assert_close(
+        terms["loss"] - 0.5 * expected, model.objective(*model.embed(data)).loss.detach()
+    )
+
+
+@pytest.mark.parametrize("kind", ["delete", "synonym"])
+def test_the_rate_is_the_share_of_words_that_go_or_change(kind):
+    """A deletion leaves words of the text in their order; a replacement brings new ones."""
+    text = "the quick car stops and the big dog runs home to its old house"
+    words, shares = text.split(), {}
+    for rate in (0.1, 0.6):
+        change = augmentation(config(f"data.augment={kind}", f"data.augment_rate={rate}").data)
+        made = [change(text, np.random.default_rng(i), 1).split() for i in range(40)]
+        if kind == "delete":
+            left = [iter(words) for _ in made]
+            assert all(all(w in rest for w in row) for row, rest in zip(made, left, strict=True))
+            shares[rate] = 1 - sum(map(len, made)) / (40 * len(words))
+        else:
+            changed = [sum(word not in words for word in row) for row in made]
+            shares[rate] = sum(changed) / (40 * len(words))
+    assert shares[0.6] > 2 * shares[0.1] > 0
