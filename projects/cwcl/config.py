@@ -21,7 +21,7 @@ OTHER_PAIR = {  # what belongs to the other pair of modalities
 class LockedTowers(TwoTowers):
     """A given image tower, which stays as it is, and a text tower that learns its space (LiT)."""
 
-    # vision: cifar_resnet<depth>, convnet, timm/<model> or a torchvision model
+    # vision: cifar_resnet<depth>, cifar_resnet<depth>/early (its first two stages), convnet, timm/<model> or a torchvision model
     locked: bool = True  # False trains both towers (CLIP)
     # weights of the image tower alone; a file's want the images of data.normalize
     vision_pretrained: str = "random"

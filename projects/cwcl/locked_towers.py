@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.encoders.image.by_name import image_encoder
-from common.encoders.image.cifar_resnet import cifar_resnet
+from common.encoders.image.cifar_resnet import EarlyStages, cifar_resnet
 from common.encoders.image.towers import ImageTower, timm_tower
 from common.encoders.image_text.dual import DualEncoder, Tokenizer
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
@@ -22,7 +22,7 @@ from common.encoders.pretrained import resolve_pretrained
 from common.encoders.state_dict import load_state
 
 TextKind = Literal["clip", "bag"]
-CIFAR = "cifar_resnet"
+CIFAR, EARLY = "cifar_resnet", "/early"
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]  # means, deviations
 
 
@@ -74,7 +74,7 @@ def build_locked(
     Args:
         open_clip: an open_clip model in place of `vision`, see `OpenClipDualEncoder`; its whole
             image side is the tower.
-        vision: ``cifar_resnet<depth>``, ``timm/<model>``, or a torchvision model.
+        vision: ``cifar_resnet<depth>``, ``cifar_resnet<depth>/early`` (two stages), ``timm/<model>``, or a torchvision model.
         vision_pretrained: weights of the image tower alone; with an open_clip model of a timm image
             tower those of timm.
         image_size: side of the input in pixels.
@@ -115,9 +115,10 @@ def build_locked(
 
 def image_tower(name: str, pretrained: str, image_size: int) -> nn.Module:
     """The given network, images (B, 3, H, W) -> (B, num_features)."""
-    depth = name.removeprefix(CIFAR)
+    depth = name.removeprefix(CIFAR).removesuffix(EARLY)
     if name.startswith(CIFAR) and depth.isdigit():
-        return cifar_resnet(int(depth), pretrained)
+        network = cifar_resnet(int(depth), pretrained)
+        return EarlyStages(network) if name.endswith(EARLY) else network
     if name == "convnet":  # small enough to be trained from scratch, for the CLIP baseline
         return image_encoder(name, widths=(32, 64, 128, 64), pretrained=pretrained)
     return image_encoder(name, image_size=image_size, pretrained=pretrained)

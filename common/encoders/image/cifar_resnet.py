@@ -75,6 +75,28 @@ class CifarResNet(nn.Module):
         return scores
 
 
+class EarlyStages(nn.Module):
+    """The first two stages of a CIFAR ResNet: textures and parts, not yet the trained classes.
+
+    Features are channel means over the four quarters of the map.
+
+    Args:
+        network: trained or not; its last stage and classifier are left out.
+    """
+
+    num_features = 4 * 32
+
+    def __init__(self, network: CifarResNet) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = network.conv1, network.bn1
+        self.layer1, self.layer2 = network.layer1, network.layer2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), ImageNet mean and deviation -> features (B, 128), all >= 0."""
+        x = self.layer2(self.layer1(F.relu(self.bn1(self.conv1(images)))))
+        return F.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
 def cifar_resnet(depth: int, pretrained: str = "random") -> CifarResNet:
     """Build a network, with weights if some are named.
 

@@ -120,6 +120,7 @@ def test_item_13_towers_can_be_chosen():
         ["model.vision=timm/resnet10t", "model.projected=true", "model.embed_dim=24"],
         ["model.vision=null", TINY_OPEN_CLIP],
         ["model.vision=cifar_resnet32"],
+        ["model.vision=cifar_resnet20/early"],
     ):
         module = module_of(*CLIP, "model.vision_pretrained=random", *words)
         actual = module.losses(batch_of(4))
@@ -275,14 +276,13 @@ def test_items_11_and_16_pairs_are_compared_across_the_modalities():
 
 
 def test_item_15_captions_hold_the_shares_of_class_words_that_the_config_names():
-    """Checklist 15: pairs are what training sees; a quarter right, a quarter wrong, half
-    neutral."""
+    """Checklist 15: pairs are what training sees; half right, a tenth wrong, the rest neutral."""
     cfg = config(name="mini")
     part = captioned_cifar(cfg.data, "train", 0)
     right = part.named == part.labels
     assert len(part.texts) == 4000
-    assert float(right.double().mean()) == pytest.approx(0.25, abs=0.03)
-    assert float((part.named < 0).double().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(right.double().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float((part.named < 0).double().mean()) == pytest.approx(0.4, abs=0.03)
     for text, named in zip(part.texts[:500], part.named.tolist(), strict=False):
         told = [
             i for i, name in enumerate(part.class_names) if name in text.split(" ") or name in text
@@ -420,5 +420,5 @@ def test_smoothing_of_the_comparison_matches_the_entropy_of_the_weights():
     training_data(cfg, module)
     actual = training_weights(cfg, module)
     assert actual["matching_smoothing"] == pytest.approx(share, abs=0.005)
-    assert actual["weight_same_class"] > actual["weight_other_class"] + 0.1
-    assert actual["mass_same_class"] > actual["mass_same_class_chance"] + 0.02
+    assert actual["weight_same_class"] > actual["weight_other_class"] + 0.05
+    assert actual["mass_same_class"] > actual["mass_same_class_chance"] + 0.01

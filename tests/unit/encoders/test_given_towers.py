@@ -10,7 +10,7 @@ from common.config import UserError
 from common.data.image.labelled import load_cifar10
 from common.data.image.sources import EvalTransform
 from common.data.lookup import BUNDLED
-from common.encoders.image.cifar_resnet import CifarResNet, cifar_resnet
+from common.encoders.image.cifar_resnet import CifarResNet, EarlyStages, cifar_resnet
 from common.encoders.image_text.bag_of_words import BagOfWords
 from projects.cwcl.speech.whisper import WhisperLogMel, whisper_tower
 from scripts.pretrain.figures import stated
@@ -35,6 +35,21 @@ def test_the_bundled_resnet_has_the_accuracy_of_its_card():
         network.layer2[0].pad = 0
         with pytest.raises(RuntimeError):
             network.logits(torch.zeros(1, 3, 32, 32))
+
+
+@torch.inference_mode()
+def test_early_stages_are_quarters_of_the_map_that_the_last_stage_reads():
+    network = cifar_resnet(20, "bundled:cifar-resnet20").eval()
+    early = EarlyStages(network)
+    read = []
+    network.layer3.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network(images)
+    corner = read[0][:, :, :8, 8:].mean((2, 3))  # 16 x 16 places: above, right
+    actual = early(images).view(2, 32, 2, 2)
+    assert early.num_features == actual[0].numel()
+    assert torch.allclose(actual[:, :, 0, 1], corner, atol=1e-6)
+    assert not any(name.startswith(("layer3", "linear")) for name in early.state_dict())
 
 
 def test_weights_of_another_depth_are_refused():
