@@ -220,6 +220,7 @@ def test_item_16_number_of_fixed_versions_is_a_switch(official):
         assert len(own) == cfg.data.num_texts == 1 + count
         assert text_of("original", 3) not in own[1:]
         assert {data._texts(3, epoch)[0] for epoch in range(80)} == set(own)
+    assert any(len(set(data.captions.texts(i)[1:])) == 3 for i in range(12))
     other = dataset(csv_config(official, *words, "data.num_rewrites=3", "seed=1"))
     assert any(other.captions.texts(i) != data.captions.texts(i) for i in range(12))
 

@@ -12,10 +12,12 @@ from common.data.image_text.captions import CaptionedImages, CaptionFiles, Capti
 from common.data.image_text.drawings import words
 from common.data.lookup import bundled
 from common.data.packed import Packed
+from common.encoders.modes import untrained
 from common.engine.comparison.claims import claims_of
 from common.engine.comparison.spec import read_comparisons
 from common.engine.workspace import Workspace, read_json
 from common.families.image_text import drawings, drawings_evaluation
+from common.families.image_text.drawings import UNSEEN_TEMPLATES
 from common.families.image_text.drawings_evaluation import recall_both_ways
 from projects.laclip import baselines, evaluate
 from projects.laclip.data import drawn_texts, training_pairs
@@ -73,6 +75,19 @@ def test_class_nouns_and_known_keywords_are_words_of_the_pool_s_names(names, dev
         assert not set(words(query)) & set(words(dev.rows[i]["name"]))
 
 
+def test_a_keyword_query_asks_for_one_drawing(dev):
+    """Of two keywords or more, and of no other drawing; cut to known words, each query is there
+    once."""
+    queries = Counter(row["query"] for row in dev.rows)
+    for i, row in enumerate(dev.rows):
+        asked = queries[row["query"]] == 1 and ", " in row["query"]
+        assert (i in dev.queried) == asked
+    assert max(queries.values()) > 1
+    known = Counter(query for _, query in dev.known)
+    assert set(known.values()) == {1}
+    assert "" not in known
+
+
 def colour_rows(shown, named):
     rows = [{"image": "", "name": f"{n} {i}", "query": "", "noun": n} for i, n in enumerate(named)]
     pixels = torch.zeros(len(shown), 3, 4, 4, dtype=torch.uint8)
@@ -117,6 +132,20 @@ def test_items_of_the_primary_metric_are_the_classes(tmp_path):
     of = read_json(tmp_path / "items/score.json")["mean_of"]
     assert actual["score"] == pytest.approx(sum(actual[name] for name in of) / 2)
     assert actual["zeroshot_top1_chance"] == 1 / 3
+
+
+def test_zero_shot_asks_in_sentences_and_bare_in_names():
+    """Sentences that no caption is made from, and the nouns alone."""
+    held, asked = colour_rows(["red", "green"], ["red", "green"]), []
+    model = planted()
+    spy = Encoders(model.images, lambda texts: asked.append(list(texts)) or model.texts(texts))
+    pool_metrics(spy, held)
+    sentences = {t.replace("{}", c) for t in UNSEEN_TEMPLATES for c in COLOURS}
+    first = [text for texts in asked for text in texts]
+    assert first[: len(sentences)] == [
+        t.replace("{}", c) for c in COLOURS for t in UNSEEN_TEMPLATES
+    ]
+    assert first[len(sentences) : len(sentences) + 3] == list(COLOURS)
 
 
 def test_recall_takes_equal_names_for_each_other():
@@ -180,13 +209,32 @@ def test_image_sets_of_the_config_are_judged_on_the_pool_too(tmp_path, monkeypat
     assert actual["cifar10_training"] == 0
 
 
+def test_the_untrained_row_is_of_a_model_before_training(tmp_path, monkeypatch):
+    """New weights of the config's seed, not the trained ones."""
+    cfg = config("seed=5")
+    module, start = LaCLIP(cfg), untrained(lambda: LaCLIP(cfg), 5)
+    for name in ("held_out", "training_pairs", "show"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+    for name in ("name_losses", "drawn_texts"):
+        monkeypatch.setattr(evaluate, name, lambda *_: {})
+    monkeypatch.setattr(evaluate, "encoders", lambda cfg, model: model)
+    first = lambda model: float(next(model.parameters()).detach().sum())  # noqa: E731
+    monkeypatch.setattr(
+        evaluate, "pool_metrics", lambda model, *_: dict.fromkeys(evaluate.UNTRAINED, first(model))
+    )
+    actual = evaluate.evaluate_drawings(cfg, module, Workspace(tmp_path), lambda: LaCLIP(cfg))
+    for name in evaluate.UNTRAINED:
+        assert actual[name] == first(module) != first(start)
+        assert actual[f"untrained_{name}"] == first(start)
+
+
 @pytest.mark.parametrize(("drawings", "judged"), [(600, 256), (300, 256), (200, 128), (100, None)])
 def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, monkeypatch):
     """300 held-out drawings: as many batches of training drawings as there are, at most two."""
     number = torch.arange(drawings)
     pixels = torch.stack([number // 256, number % 256, 0 * number], 1)[..., None, None].byte()
     pairs = CaptionedImages(
-        CachedImages(pixels, None), CaptionLists([["x"]] * drawings), None, seed=0
+        CachedImages(pixels, None), CaptionLists([[f"x{i}"] for i in range(drawings)]), None, seed=0
     )
     rows = [{"name": "y"}] * 300
     held = HeldOut(rows, torch.zeros(300, 1, 1, 1), [], [], torch.tensor([]), [], [])
@@ -200,8 +248,11 @@ def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, 
     assert actual["pair_loss_test"] == 1
     assert ("pair_loss_train" in actual) == ("loss_gap" in actual) == (judged is not None)
     if judged:
-        shown = [image for images, names in seen if names[0] == "x" for image in images.tolist()]
+        trained = [(images, names) for images, names in seen if names[0] != "y"]
+        shown = [image for images, _ in trained for image in images.flatten(1).tolist()]
         assert len(shown) == len({str(image) for image in shown}) == judged
+        own = [f"x{256 * high + low}" for high, low, _ in shown]
+        assert [name for _, names in trained for name in names] == own
 
 
 def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatch):
