@@ -6,6 +6,7 @@ from arena.images.config import Config
 from arena.losses import build_loss
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import ProjectedEncoder
+from common.encoders.sync_norm import synchronise_batch_norm
 from common.families.images.networks import embed_views, projected_encoder
 from common.families.images.validation import KnnValidatedModule
 
@@ -33,6 +34,8 @@ class Contest(KnnValidatedModule):
             cfg.loss.scale,
             cfg.loss.labels,
         )
+        if cfg.model.sync_batchnorm:
+            synchronise_batch_norm(self)
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """The loss of one batch."""

@@ -12,7 +12,7 @@ from common.families.images.config import (  # isort: skip
     ImageSource,
     Jitter,
     LinearOptions,
-    ProjectedModel,
+    PredictedModel,
     WatchedEval,
 )
 from common.ranges import (  # isort: skip
@@ -65,7 +65,7 @@ class CacrData(ColourChanges, ImageSetData):
 
 
 @dataclass
-class ModelConfig(ProjectedModel):
+class ModelConfig(PredictedModel):
     """Encoder and heads; the predictor is that of method.host=momentum."""
 
     backbone: str = "small_alexnet"

@@ -11,7 +11,7 @@ from common.families.images.config import (  # isort: skip
     ImageSetData,
     ImageSource,
     LinearOptions,
-    ProjectedModel,
+    PredictedModel,
     WatchedEval,
 )
 
@@ -29,7 +29,7 @@ class DclData(ColourChanges, ImageSetData):
 
 
 @dataclass
-class ModelConfig(ProjectedModel):
+class ModelConfig(PredictedModel):
     """Encoder and heads; the predictor is NNCLR's."""
 
     cifar_stem: bool = True

@@ -95,10 +95,14 @@ class ProjectedModel:
     head_norm: Literal["batch", "layer", "none"] = "batch"  # of projector and predictor
     projector_last_norm: bool = False  # also normalise the projector's output
     projector_last_affine: bool = True  # scale and shift of that norm
-    predictor: list[Count] = field(
-        default_factory=lambda: [512]
-    )  # hidden widths, for hosts with one
     sync_batchnorm: bool = False  # statistics over all GPUs
+
+
+@dataclass
+class PredictedModel(ProjectedModel):
+    """The same for hosts whose projections also pass a predictor."""
+
+    predictor: list[Count] = field(default_factory=lambda: [512])  # hidden widths
 
 
 @dataclass

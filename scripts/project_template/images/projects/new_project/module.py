@@ -4,6 +4,7 @@ from torch import Tensor
 
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import ProjectedEncoder
+from common.encoders.sync_norm import synchronise_batch_norm
 from common.families.images.networks import embed_views, projected_encoder
 from common.families.images.validation import KnnValidatedModule
 from projects.new_project.config import Config
@@ -25,6 +26,8 @@ class NewProject(KnnValidatedModule):
         self.network = network or projected_encoder(cfg)
         self.objective = Objective(cfg.method)
         self.scale = 1 / cfg.method.temperature
+        if cfg.model.sync_batchnorm:
+            synchronise_batch_norm(self)
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Loss and terms of one batch."""
