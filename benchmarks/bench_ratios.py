@@ -6,13 +6,14 @@
     python benchmarks/bench_ratios.py --sizes 65536 --losses clip --names ours
     python benchmarks/bench_ratios.py --operations              # number of operations, not time
 
-Method. One thread, forward and backward from raw embeddings (normalised inside). Every round runs
-each contender for some milliseconds, in rotating order; reported is the median over the rounds of
-the ratio of CPU times to the plain form within the round. All contenders run in one process, which
-cancels what other processes do to it; the other checkout has a process of its own, with the plain
-form in it. Before a contender is timed, its loss and gradients must agree with those of the plain
-form. Freed memory stays with the process, as in a long run. Memory is the growth of the high-water
-mark during a step in a fresh process.
+Method. One thread, forward and backward from raw embeddings (normalised inside). All contenders run
+in one process, in rotating order, each for a few milliseconds at a time, so that what other
+processes do to the machine meets all of them alike; reported is the median over the rounds of the
+ratio of CPU times to the plain form within the round. The other checkout has a process of its own,
+with the plain form in it. Before a contender is timed, its loss and gradients must agree with those
+of the plain form. `products` is no loss but the three matrix products that none can leave out.
+Freed memory stays with the process, as in a long run. Memory is the growth of the high-water mark
+during a second step in a fresh process; with `--rounds 0` this step is also the one that is timed.
 
 Writes benchmarks/results/ratios.csv (with --quick: build/bench/ratios.csv).
 """
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -36,7 +37,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from ratio_contenders import LOSSES, NAMES, Case, step
 
-MILLISECONDS = 8  # of every contender in a round
+MILLISECONDS = 2  # of every contender in a round
+REPEATS = 3  # with new tensors, whose addresses matter at small sizes
+SECONDS = 0.5  # of every contender after which no round is begun, if there were 3
 FREE = frozenset(  # views and empty storage, which launch nothing
     [
         "view",
@@ -67,8 +70,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--names", nargs="+", choices=NAMES, default=["plain", "ours"])
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--against", type=Path, help="another checkout, reported as `before`")
+    parser.add_argument("--rounds", type=int, default=101, help="at most")
+    parser.add_argument("--against", type=Path, help="another checkout, reported as before")
     parser.add_argument("--memory", action="store_true", help="peak memory as well")
     parser.add_argument("--operations", action="store_true", help="count operations, no time")
     parser.add_argument("--out", type=Path)
@@ -88,7 +91,7 @@ def serve() -> None:
     runs: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        name, answer = request.pop("name"), {}
+        name, answer = request.pop("name", ""), {}
         if "loss" in request:
             runs.pop(name, None)
             try:
@@ -96,20 +99,43 @@ def serve() -> None:
                 answer["values"] = [float(x) for x in runs[name]()]
             except ImportError as error:
                 answer["missing"] = str(error)
-        elif "calls" in request:
-            begin = time.process_time()  # work, not waiting for other processes
-            for _ in range(request["calls"]):
-                runs[name]()
-            answer["seconds"] = (time.process_time() - begin) / request["calls"]
+        elif "race" in request:
+            answer["seconds"] = race({x: runs[x] for x in request["race"]}, request["rounds"])
         elif "memory" in request:
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark (Linux)
-            before = resident("VmRSS")
+            before, begin = resident("VmRSS"), time.process_time()
             runs[name]()
+            answer["ms"] = 1000 * (time.process_time() - begin)
             answer["mib"] = (resident("VmHWM") - before) / 1024
         else:
             answer["operations"] = operations(runs[name])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def race(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of a call of each contender in every round, in rotating order."""
+
+    def seconds(run: Callable[[], Any], calls: int) -> float:
+        begin = time.process_time()  # work, not waiting for other processes
+        for _ in range(calls):
+            run()
+        return (time.process_time() - begin) / calls
+
+    calls = {}
+    for name, run in runs.items():
+        once = seconds(run, 1)
+        once = once if once > MILLISECONDS / 1000 else seconds(run, 5)
+        calls[name] = max(1, round(MILLISECONDS / 1000 / max(once, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    for turn in range(rounds):
+        if turn >= 3 and max(sum(times[x]) * calls[x] for x in order) > SECONDS:
+            break
+        shift = turn % len(order)
+        for name in order[shift:] + order[:shift]:
+            times[name].append(seconds(runs[name], calls[name]))
+    return times
 
 
 def resident(field: str) -> int:
@@ -137,13 +163,13 @@ def operations(run: Callable[[], Any]) -> int:
     return count
 
 
-def memory(name: str, case: Case, root: Path) -> float:
-    """Growth of the high-water mark during a second step, in MiB, in a process of its own."""
+def memory(name: str, case: Case, root: Path) -> dict[str, float]:
+    """High-water mark (MiB) and time of a second step, in a process of its own."""
     worker = Worker(root, keeps_memory=False)
     worker.ask(name=name, **case._asdict())
-    mib: float = worker.ask(name=name, memory=1)["mib"]
+    answer: dict[str, float] = worker.ask(name=name, memory=1)
     worker.close()
-    return mib
+    return answer
 
 
 class Worker:
@@ -185,60 +211,43 @@ class Worker:
 # --- the comparison -------------------------------------------------------------------------------
 
 
-class Contender(NamedTuple):
-    """Who is timed, and where.
-
-    Attributes:
-        worker: process of its checkout.
-        name: there, see `ratio_contenders`.
-        reference: label of the contender that its time is divided by.
-    """
-
-    worker: Worker
-    name: str
-    reference: str
-
-
-def measure(
-    case: Case, contenders: dict[str, Contender], args: argparse.Namespace
-) -> dict[str, dict[str, float]]:
-    """By label: milliseconds, ratio to the plain form, and what else was asked for."""
-    present: dict[str, Contender] = {}
+def prepare(case: Case, worker: Worker, args: argparse.Namespace) -> list[str]:
+    """Set up every contender that is installed, and compare loss and gradients with the first."""
+    names: list[str] = []
     first: list[float] = []
-    for label, contender in contenders.items():
-        answer = contender.worker.ask(name=contender.name, **case._asdict())
+    for name in args.names:
+        answer = worker.ask(name=name, **case._asdict())
         if "missing" in answer:
             continue
         values = answer["values"]
         first = first or values
-        off = [abs(a - b) / max(1e-3, abs(b)) for a, b in zip(values, first, strict=True)]
-        if not max(off) < 2e-3:
-            raise SystemExit(f"{label} {case}: {values}, expected {first}")
-        present[label] = contender
-    if args.operations:
-        return {
-            x: {"operations": c.worker.ask(name=c.name)["operations"]} for x, c in present.items()
-        }
-    result: dict[str, dict[str, float]] = {label: {} for label in present}
-    calls = {}
-    for label, (worker, name, _) in present.items():
-        seconds = min(worker.ask(name=name, calls=1)["seconds"] for _ in range(2))
-        calls[label] = max(1, round(MILLISECONDS / 1000 / max(seconds, 1e-6)))
+        off = [abs(a - b) / max(1e-3, abs(b)) for a, b in zip(values, first, strict=False)]
+        if not max(off, default=0) < 2e-3:
+            raise SystemExit(f"{name} {case}: {values}, expected {first}")
+        names.append(name)
+    return names
+
+
+def measure(case: Case, worker: Worker, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """By contender of a checkout: milliseconds, ratio to the plain form, and what was asked for."""
+    if args.rounds == 0:
+        return {name: memory(name, case, worker.root) for name in args.names}
+    times: dict[str, list[float]] = {}
+    for _ in range(REPEATS):
+        names = prepare(case, worker, args)
+        if args.operations:
+            return {name: worker.ask(name=name) for name in names}
+        race = worker.ask(race=names, rounds=-(-args.rounds // REPEATS))["seconds"]
+        for name, seconds in race.items():
+            times.setdefault(name, []).extend(seconds)
+    result: dict[str, dict[str, float]] = {}
+    for name, seconds in times.items():
+        result[name] = {"ms": 1000 * statistics.median(seconds)}
+        if "plain" in times:
+            ratios = [a / b for a, b in zip(seconds, times["plain"], strict=True)]
+            result[name]["ratio"] = statistics.median(ratios)
         if args.memory:
-            result[label]["mib"] = memory(name, case, worker.root)
-    times: dict[str, list[float]] = {label: [] for label in present}
-    order = list(present)
-    for turn in range(args.rounds):
-        shift = turn % len(order)
-        for label in order[shift:] + order[:shift]:
-            worker, name, _ = present[label]
-            times[label].append(worker.ask(name=name, calls=calls[label])["seconds"])
-    for label, seconds in times.items():
-        result[label]["ms"] = 1000 * statistics.median(seconds)
-        reference = times.get(present[label].reference)
-        if reference:
-            ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
-            result[label]["ratio"] = statistics.median(ratios)
+            result[name]["mib"] = memory(name, case, worker.root)["mib"]
     return result
 
 
@@ -255,30 +264,29 @@ def main() -> None:
         "unknown processor",
     )
     print(processor.split(":")[-1].strip(), "torch", torch.__version__, flush=True)
-    here = Worker(ROOT)
-    workers = [here]
-    contenders = {name: Contender(here, name, "plain") for name in args.names}
+    workers = {"": Worker(ROOT)}
     if args.against:
-        before = Worker(args.against.resolve())
-        workers.append(before)
-        contenders["plain there"] = Contender(before, "plain", "plain there")
-        contenders["before"] = Contender(before, "ours", "plain there")
+        workers[" before"] = Worker(args.against.resolve())
+    where = {"processor": processor.split(":")[-1].strip(), "torch": torch.__version__}
     rows: list[dict[str, object]] = []
     for loss in args.losses:
         for dim in args.dims:
             for num in args.sizes:
-                results = measure(Case(loss, num, dim), contenders, args)
+                results = {
+                    name + suffix: values
+                    for suffix, worker in workers.items()
+                    for name, values in measure(Case(loss, num, dim), worker, args).items()
+                }
                 cells = [
                     f"{name} " + " ".join(f"{k} {v:.3g}" for k, v in values.items())
                     for name, values in results.items()
                 ]
                 print(f"{loss:14} D={dim:<4} N={num:<6}", " | ".join(cells), flush=True)
-                where = {"processor": processor.split(":")[-1].strip(), "torch": torch.__version__}
                 rows += [
                     {"loss": loss, "dim": dim, "n": num, "name": name, **values, **where}
                     for name, values in results.items()
                 ]
-    for worker in workers:
+    for worker in workers.values():
         worker.close()
     write_rows(rows, args.out or results_folder(args.quick) / "ratios.csv")
 

@@ -171,11 +171,27 @@ MODULES = {
     "lightly": lightly,
     "pytorch_metric_learning": pytorch_metric_learning,
 }
-NAMES = ("plain", "compiled", *MODULES)
+NAMES = ("plain", "compiled", "products", *MODULES)
+
+
+def products(case: Case) -> Callable[[], list[Tensor]]:
+    """The three matrix products that no implementation can leave out: logits, two gradients."""
+    views = 2 if case.loss in ("nt_xent", "dcl") else 1
+    columns = 2 if case.loss == "info_nce_hard" else views
+    query, keys = torch.randn(views * case.num, case.dim), torch.randn(columns * case.num, case.dim)
+
+    def run() -> list[Tensor]:
+        logits = query @ keys.T
+        _ = logits @ keys, logits.T @ query
+        return []
+
+    return run
 
 
 def step(kind: str, case: Case) -> Callable[[], list[Tensor]]:
     """Forward and backward; returns the loss and the norms of the gradients."""
+    if kind == "products":
+        return products(case)
     loss = contender(kind, case.loss)
     generator = torch.Generator().manual_seed(case.num)
     rows = [torch.randn(case.num, case.dim, generator=generator) for _ in range(3)]

@@ -2,17 +2,21 @@
 
 ``make test-peers [ARGS="--sources FOLDER"]`` installs requirements-peers.lock and the wheel of
 packaging/contrastive-losses into .peers-venv, compares every adapter with its library, and trains
-in the library's own loop. The libraries' packages come without the tests of their losses: with
-``--sources``, a folder of their checkouts (lightly, open_clip, pytorch-metric-learning,
-sentence-transformers), these run as they are and with our losses in place, and a test that only
-ours fail ends with exit code 1 unless EXPECTED gives its reason.
+in the library's own loop. It then installs the wheel into an empty environment, prints its size and
+the time of its import, adds open_clip and sentence-transformers and runs their loops. The
+libraries' packages come without the tests of their losses: with ``--sources``, a folder of their
+checkouts (lightly, open_clip, pytorch-metric-learning, sentence-transformers), these run as they
+are and with our losses in place. A test that only ours fail ends with exit code 1 unless its suite
+gives the reason.
 """
 
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +30,7 @@ ENVIRONMENT = {
     "TEST_DEVICE": "cpu",  # of pytorch-metric-learning's tests
 }
 PACKAGE = ROOT / "packaging" / "contrastive-losses"
+WALK = ("open_clip_torch>=3.2,<4", "sentence-transformers[train]>=6.2", "pytest")
 
 
 class Suite(NamedTuple):
@@ -71,17 +76,63 @@ SUITES = {
 }
 
 
+IMPORTS = """
+import sys, time
+start = time.perf_counter()
+import torch
+between = time.perf_counter()
+import contrastive_losses.losses.info_nce, contrastive_losses.losses.image_text
+import contrastive_losses.open_clip, contrastive_losses.sentence_transformers
+print(between - start, time.perf_counter() - between)
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"common", "open_clip", "triton"}))
+"""
+
+
+def uv_pip(*words: str | Path) -> None:
+    """A command of `uv pip`, which must succeed."""
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "pip", words[0], "--quiet", *words[1:]], check=True)
+
+
+def walk() -> bool:
+    """The wheel alone in an empty environment, then in the loops of two libraries there."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, PACKAGE]
+        subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+        wheel = next(folder.glob("*.whl"))
+        python = folder / "venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+        uv_pip("install", "--python", python, wheel)
+        runs = [
+            subprocess.run(
+                [python, "-c", IMPORTS], cwd=folder, check=True, capture_output=True, text=True
+            )
+            for _ in range(6)
+        ]
+        foreign = " ".join(runs[-1].stdout.splitlines()[1:]).strip()
+        times = [[float(x) for x in run.stdout.splitlines()[0].split()] for run in runs[1:]]
+        seconds = [min(column) for column in zip(*times, strict=True)]
+        print(
+            f"{wheel.name}: {wheel.stat().st_size / 1000:.0f} kB; import torch "
+            f"{seconds[0]:.2f} s, then ours {seconds[1]:.2f} s"
+        )
+        if foreign:
+            print(f"the import also loads {foreign}")
+        uv_pip("install", "--python", python, *WALK)
+        shutil.copy(ROOT / "tests/peers/test_loops.py", folder)
+        tests = [python, "-m", "pytest", "-q", "-k", "open_clip or sentence or matryoshka"]
+        return not (foreign or subprocess.run([*tests, "test_loops.py"], cwd=folder).returncode)
+
+
 def install() -> None:
     """The locked libraries, and our wheel as it stands."""
-    uv = str(Path(sys.executable).with_name("uv"))
     stamp = VENV / f".stamp-{LOCK.name}"
     if not stamp.exists() or stamp.stat().st_mtime < LOCK.stat().st_mtime:
         subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-        sync = [uv, "pip", "sync", "--quiet", "--require-hashes", "--python", PYTHON, LOCK]
-        subprocess.run(sync, check=True)
+        uv_pip("sync", "--require-hashes", "--python", PYTHON, LOCK)
         stamp.touch()
-    wheel = [uv, "pip", "install", "--quiet", "--python", PYTHON, "--no-deps", "--reinstall"]
-    subprocess.run([*wheel, PACKAGE], check=True)
+    uv_pip("install", "--python", PYTHON, "--no-deps", "--reinstall", PACKAGE)
 
 
 def run_own_tests() -> bool:
@@ -127,9 +178,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, help="folder of the libraries' checkouts")
     parser.add_argument("--local-model", type=Path, help="in place of those that tests download")
+    parser.add_argument("--only", choices=("walk", "peers"), help="one of the two environments")
     args = parser.parse_args()
-    install()
-    right = run_own_tests()
+    if args.only != "walk":
+        install()
+    right = args.only == "walk" or run_own_tests()
+    right &= args.only == "peers" or walk()
     for name, suite in SUITES.items() if args.sources else ():
         checkout = args.sources.resolve() / name
         if checkout.exists():

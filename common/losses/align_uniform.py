@@ -16,7 +16,7 @@ class AlignUniformLoss(PairLoss):
         align_weight: >= 0.
         uniform_weight: >= 0.
         tau: > 0, squared bandwidth of the potential; 0.25 is the paper's t = 2.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -59,7 +59,12 @@ class AlignUniformLoss(PairLoss):
         self.tau = tau
 
     def forward(self, x: Tensor, y: Tensor) -> LossOutput:
-        """Loss of two views (B, D) each."""
+        """Loss of a batch.
+
+        Args:
+            x: (B, D) raw embeddings of the first view, B > 1.
+            y: (B, D), row i is the other view of sample i.
+        """
         return align_uniform(
             self.prepare(x),
             self.prepare(y),

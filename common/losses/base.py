@@ -16,17 +16,21 @@ from .output import DistributedKind, at_least_float32, unit
 class PairLoss(nn.Module):
     """Holds gathering, normalisation and kernel options; subclasses hold the equation's options.
 
+    Embeddings are float16, bfloat16, float32 or float64 tensors of one device. The loss is computed
+    and returned in float32, or in float64 for float64 embeddings, also under autocast.
+
     Args:
         gather: contrast the rows of this rank with the keys of all ranks. Every rank must then call
-            the loss equally often. The loss is that of the own rows, so the mean over ranks (which
-            DDP and FSDP take of gradients) is the loss of the global batch, also if ranks have
-            unequal row counts.
+            the loss equally often. The loss is that of the rank's rows, so the mean over ranks
+            (which DDP and FSDP take of gradients) is the loss of the global batch, also if ranks
+            have unequal row counts.
         normalize: L2-normalise the inputs; False compares dot products.
         backend: "auto", "dense", "blocked" or "triton", see `kernels`.
-        memory_budget: bytes of N x M storage that may be kept to save recomputation; None for 0.
+        memory_budget: bytes >= 0 of N x M storage that may be used to save recomputation; None
+            for 0.
         precision: of the products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
-            everything else float32), or "auto": half under autocast, else exact. See
-            `docs/kernels.md` for what each costs.
+            everything else float32), or "auto": half under autocast, else exact. `docs/kernels.md`
+            lists the cost of each.
 
     Raises:
         ValueError: an unknown backend or precision, or a negative budget.
@@ -68,7 +72,7 @@ class PairLoss(nn.Module):
         }
 
     def _rounding(self) -> str:
-        """The precision at hand; mixed precision on a GPU has rounded the embeddings already."""
+        """Precision of this call; mixed precision on a GPU has rounded the embeddings already."""
         if self.precision != "auto":
             return self.precision
         return "half" if torch.is_autocast_enabled("cuda") else "exact"

@@ -31,7 +31,7 @@ class CACRLoss(PairLoss):
         tau_plus: in [0, 1), class prior of the debiased repulsion; Euclidean cost only.
         cost: of the repulsion, "euclidean" or "rbf".
         rbf_t: > 0, one over the squared bandwidth of the RBF cost.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -108,7 +108,14 @@ class CACRLoss(PairLoss):
         )
 
     def forward(self, views: Tensor) -> LossOutput:
-        """Loss of a batch of (V, B, D) raw embeddings; may be negative, no hits."""
+        """Loss of a batch; may be negative, no hits.
+
+        Args:
+            views: (V, B, D) raw embeddings, V >= 2; row i of all views is of the same sample.
+
+        Raises:
+            ValueError: fewer than two views, or a single sample on one process (no negatives).
+        """
         terms = self.terms(views)
         per_sample = terms.attraction + terms.repulsion
         return LossOutput(mean_loss(per_sample, self.kernel), per_sample, None)
@@ -127,7 +134,7 @@ class CACRQueueLoss(PairLoss):
         in_batch: whether queries of other samples are negatives too.
         reuse_first_view: the released code's mistake, see `functional.cacr_queue`.
         weighting: "full", "without_w1", "without_w2" or "none".
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives of the batch (local if `gather=False`); a queue is never
     gathered.
@@ -208,7 +215,7 @@ class CACRMomentumLoss(PairLoss):
         reduction: over the samples of this rank; "sum" as in the released Euclidean form.
         weighted: False gives every view the same weight; with the RBF cost that is 2T InfoNCE, the
             mean over all pairs of views: of two, half of MoCo v3's loss.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an unknown reduction.

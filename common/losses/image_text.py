@@ -21,7 +21,7 @@ class ClipLoss(PairLoss):
 
     Args:
         label_smoothing: in [0, 1).
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -86,7 +86,7 @@ class SigLipLoss(PairLoss):
     Source: Zhai et al. 2023, equation 1, arXiv 2303.15343.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 

@@ -29,7 +29,7 @@ class InfoNCELoss(PairLoss):
         margin: >= 0, subtracted from the cosine of the positive.
         label_smoothing: in [0, 1).
         decoupled: leave the positive out of the denominator.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an option out of its range, or options that do not combine.

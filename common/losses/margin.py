@@ -38,7 +38,19 @@ class TripletLoss(nn.Module):
         self.distance: Distance = distance
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> LossOutput:
-        """Loss of a batch of (B, D) embeddings."""
+        """Loss of a batch.
+
+        Args:
+            anchor: (B, D) float.
+            positive: (B, D), row i should be near anchor i.
+            negative: (B, D), row i should be far from anchor i.
+
+        Returns:
+            Mean over rows, 0 where the margin is kept; see `functional.triplet`.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
         return triplet(anchor, positive, negative, self.margin, distance=self.distance)
 
 
@@ -69,5 +81,13 @@ class MarginRankingLoss(nn.Module):
         self.margin = margin
 
     def forward(self, positive: Tensor, negative: Tensor) -> LossOutput:
-        """Loss of (B,) scores that should be higher and (B,) that should be lower."""
+        """Loss of a batch.
+
+        Args:
+            positive: (B,) float scores that should be the higher ones.
+            negative: (B,) scores that should be the lower ones.
+
+        Raises:
+            ValueError: shapes that differ.
+        """
         return margin_ranking(positive, negative, self.margin)

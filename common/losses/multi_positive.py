@@ -18,7 +18,7 @@ class SupConLoss(PairLoss):
 
     Args:
         mode: "out" averages log-probabilities over the positives, "in" probabilities.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an unknown mode.
@@ -108,7 +108,7 @@ class OneToKLoss(PairLoss):
         positives_compete: whether the other texts of an image stay in the denominator.
         image_weight: weight of the image -> text direction.
         text_weight: weight of the text -> image direction; None is 1/K (the official code).
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: `num_texts` < 1.
@@ -180,7 +180,7 @@ class HydraLoss(PairLoss):
     Args:
         exclude_self: with the batch as keys, a sample is no positive of itself. False reproduces
             the released code.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 

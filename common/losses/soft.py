@@ -20,7 +20,7 @@ class CWCLLoss(PairLoss):
     Args:
         bidirectional: use the weights in the reverse direction too (an ablation).
         factor: multiplies the sum of both directions; 0.5 gives the scale of CLIP.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -93,7 +93,7 @@ class DistillationLoss(PairLoss):
     Args:
         relative: subtract the teacher's entropy (KL divergence, 0 at the optimum).
         symmetric: average over query -> key and key -> query.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 

@@ -16,7 +16,7 @@ class SoftItcLoss(PairLoss):
     Source: Li et al. 2021, "ALBEF" (fine-tuning for retrieval, ids of images), arXiv 2107.07651.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 

@@ -22,7 +22,7 @@ class NTXentLoss(PairLoss):
     Source: Chen et al. 2020, equation 1, arXiv 2002.05709.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -55,7 +55,7 @@ class DCLLoss(PairLoss):
         weighted: weight the positive term by `von_mises_fisher_weight` (DCLW).
         sigma: > 0, concentration of the weights.
         detach_weight: no gradient through the weights (the reference code lets it flow).
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: `sigma` is not positive, or `detach_weight` without `weighted`.
@@ -123,7 +123,7 @@ class DebiasedLoss(PairLoss):
     Args:
         tau_plus: in [0, 1), probability that a negative is a positive.
         beta: >= 0, concentration on hard negatives.
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -186,7 +186,7 @@ class TargetAnchoredLoss(PairLoss):
     Source: Byun et al. 2025, arXiv 2406.09188.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
+        gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 
     Distributed: gathers negatives (local if `gather=False`, as in the released code).
 

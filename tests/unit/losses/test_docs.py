@@ -55,6 +55,13 @@ def test_docstrings_are_complete_and_in_order(thing):
 
 
 @pytest.mark.parametrize("loss", CLASSES, ids=lambda x: x.__name__)
+def test_every_argument_of_a_call_is_described(loss):
+    text = inspect.getdoc(loss.forward) or ""
+    names = [name for name in inspect.signature(loss.forward).parameters if name != "self"]
+    assert [name for name in names if f"\n    {name}: " not in text] == []
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda x: x.__name__)
 def test_modules_declare_their_distributed_kind(loss):
     assert loss.distributed_kind in ("local", "gathers_negatives", "reduces_statistics")
     phrase = loss.distributed_kind.replace("_", " ")
