@@ -108,9 +108,10 @@ class SigLipLoss(PairLoss):
         world_size: number of processes; 1 contrasts the rows of this process only.
         dist_impl: "bidir", "shift", "reduce" or "gather": how open_clip moves the texts. All give
             one result; here they are gathered.
+        chunk_size: >= 0, accepted; large batches never hold the matrix of all logits here.
 
     Raises:
-        ValueError: an unknown `dist_impl`, or a `world_size` or `rank` that differs from
+        ValueError: an unknown `dist_impl`, a negative `chunk_size`, or a `world_size` or `rank` that differs from
             torch.distributed's (at the first call).
 
     Distributed: gathers negatives if `world_size` > 1, else local.
@@ -129,8 +130,11 @@ class SigLipLoss(PairLoss):
         rank: int = 0,
         world_size: int = 1,
         dist_impl: Literal["bidir", "shift", "reduce", "gather"] | None = None,
+        chunk_size: int = 0,
     ) -> None:
         super().__init__(gather=world_size > 1, normalize=False)
+        if chunk_size < 0:
+            raise ValueError(f"chunk_size must be >= 0, got {chunk_size}")
         if dist_impl not in (None, "bidir", "shift", "reduce", "gather"):
             raise ValueError(
                 f"dist_impl must be bidir, shift, reduce, gather or None, got {dist_impl!r}"
@@ -139,6 +143,7 @@ class SigLipLoss(PairLoss):
         self.rank = rank
         self.world_size = world_size
         self.dist_impl = dist_impl or "bidir"
+        self.chunk_size = chunk_size
 
     def forward(
         self,

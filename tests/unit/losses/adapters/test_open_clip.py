@@ -56,6 +56,8 @@ def test_refuses_what_it_cannot_do():
         ClipLoss(use_horovod=True)
     with pytest.raises(ValueError, match="dist_impl must be"):
         SigLipLoss(dist_impl="broadcast")
+    with pytest.raises(ValueError, match="chunk_size must be >= 0"):
+        SigLipLoss(chunk_size=-1)
     out, _ = model_out()
     with pytest.raises(ValueError, match="rank=1 and world_size=2 were given"):
         ClipLoss(rank=1, world_size=2)(**out)

@@ -117,3 +117,40 @@ def test_equals_the_library(options, columns):
         tolerance=1e-6,
     )
     assert ours.get_config_dict() == theirs.get_config_dict()
+
+
+def test_a_loss_around_the_cached_one_differentiates_in_the_forward_pass():
+    """As MatryoshkaLoss does: `calculate_loss` is replaced, and backward reaches its inputs."""
+    model = Encoder().eval()
+    columns = [x.detach() for x in matrices(3)]
+    cached = CachedMultipleNegativesRankingLoss(model, mini_batch_size=2)
+    original = cached.calculate_loss
+
+    def halved(reps, *args, **kwargs):
+        leaves = [[r.detach().requires_grad_() for r in parts] for parts in reps]
+        value = 0.5 * original(leaves, *args, **kwargs)
+        for parts, copies in zip(reps, leaves, strict=True):
+            for part, copy in zip(parts, copies, strict=True):
+                part.backward(0.5 * copy.grad)
+        return value
+
+    cached.calculate_loss = halved
+    plain = MultipleNegativesRankingLoss(model)
+    features = lambda: [{"x": x} for x in columns]  # noqa: E731
+    assert_same(
+        lambda: 3 * cached(features()), lambda: 1.5 * plain(features()), *model.net.parameters()
+    )
+
+
+def test_another_similarity_is_set_or_refused():
+    loss = MultipleNegativesRankingLoss(None)
+    x = [4 * column for column in matrices()]
+    cosines = loss.compute_loss_from_embeddings(x)
+
+    def dot_score(a, b):
+        return a @ b.T
+
+    loss.similarity_fct = dot_score
+    assert loss.compute_loss_from_embeddings(x) != cosines
+    with pytest.raises(ValueError, match="must be cos_sim or dot_score"):
+        loss.similarity_fct = torch.cdist
