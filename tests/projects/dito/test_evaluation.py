@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from common.engine.workspace import Workspace
 from projects.dito import baselines, detector, evaluate
 from projects.dito.detector import Detections, pointing, similarity_maps
-from projects.dito.scenes import Scenes, scenes_of
-from tests.projects.dito.conftest import config, network_of
+from projects.dito.scenes import Scenes, is_base, scenes_of
+from tests.projects.dito.conftest import config, module_of, network_of
 
 
 def test_borders_pointing_and_kinds_of_regions():
@@ -212,3 +212,54 @@ def test_baselines_and_the_transfer_list(tmp_path):
         actual = evaluate.transfer(cfg, network)
     assert actual["transfer_region_top1_chance"] < 1 / 60
     assert "transfer_region_top1_new_names" in actual
+
+
+def test_the_report_follows_its_options(monkeypatch, tmp_path):
+    """`eval.split` and `eval.limit` choose the scenes; transfer and mechanism are switches."""
+    asked = []
+    monkeypatch.setattr(
+        evaluate, "scenes_of", lambda cfg, part: asked.append(part) or scenes_of(config(), "dev")
+    )
+    seen = []
+    monkeypatch.setattr(
+        evaluate, "named_regions", lambda c, n, scenes, w: seen.append(len(scenes.images)) or {}
+    )
+    for name in ("transfer", "locality", "shift_variance", "evaluate_scenes"):
+        monkeypatch.setattr(evaluate, name, lambda *_, own=name: {own: 1.0})
+    module = module_of("region")
+
+    def report(*words):
+        return set(evaluate.evaluate(config(*words), module, Workspace(tmp_path)))
+
+    emoji = "data.source=emoji"
+    assert report("eval.split=dev", "eval.limit=5") == {"locality", "shift_variance"}
+    assert (asked, seen) == (["dev"], [5])
+    assert report(emoji) == {"transfer", "locality", "shift_variance"}
+    assert report(emoji, "eval.transfer=false", "eval.mechanism=false") == set()
+    module.network.trained.append("detect")
+    assert report("eval.mechanism=false") == {"evaluate_scenes"}
+    assert asked[1:] == ["test"] * 3
+
+
+def test_a_true_box_is_found_by_half_an_overlap():
+    """IoU of .5 counts, less does not; without boxes nothing is found."""
+    truth = torch.tensor([[0.0, 0, 8, 8], [20, 20, 28, 28]])
+    half = torch.tensor([[0.0, 0, 8, 4], [20, 20, 28, 23]])
+    assert evaluate.covered(truth, half).tolist() == [1, 0]
+    assert evaluate.covered(truth, half[:0]).tolist() == [0, 0]
+
+
+def test_scenes_tell_base_names_from_novel_ones(monkeypatch, tmp_path):
+    """Names that were trained with boxes weigh as base in the fusion."""
+    cfg, splits = config("data.eval_scenes=4"), []
+    scenes = scenes_of(cfg, "test")
+    none = Detections(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    monkeypatch.setattr(
+        evaluate,
+        "detect",
+        lambda n, images, c, s, base: splits.append(base.tolist()) or [none] * len(images),
+    )
+    network = network_of(cfg, ("detect",)).eval()
+    assert evaluate.evaluate_scenes(cfg, network, scenes, Workspace(tmp_path))["box_recall"] == 0
+    assert splits[0] == [False, *map(is_base, scenes.names)]
+    assert 0 < sum(splits[0]) < len(scenes.names)

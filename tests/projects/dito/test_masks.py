@@ -12,9 +12,12 @@ from common.config import UserError
 from common.data.samplers import sample_rng
 from common.engine.workspace import Workspace, write_json
 from projects.dito import build, coco, evaluate, tasks
+from projects.dito import fine_tuning as ft
 from projects.dito.data import CocoBoxes
 from projects.dito.detection import mask_head as mh
+from projects.dito.detection.boxes import Regions
 from projects.dito.detection.coco_boxes import box_metrics
+from projects.dito.detector import detect
 from projects.dito.folder import export, load_network
 from projects.dito.inference import Detector
 from projects.dito.stages import build_module
@@ -162,6 +165,27 @@ def test_the_detect_stage_trains_the_mask_head(tmp_path):
     assert "mask" not in without.losses(CocoBoxes(plain)[[(0, 0)]])
 
 
+def test_a_region_s_target_is_cut_at_the_region(monkeypatch):
+    """Every foreground region takes the mask of its own true box, as far as it reaches."""
+    cfg = config(
+        "data.source=coco", "data.eval_json=x", "method.stages=[detect]", "model.masks=true"
+    )
+    net, seen = network_of(cfg), {}
+    monkeypatch.setattr(ft, "mask_loss", lambda logits, targets: seen.update(targets=targets))
+    truth = torch.tensor([[0.0, 0, 16, 16], [8, 8, 24, 24]])
+    masks = torch.zeros(2, 112, 112, dtype=torch.bool)
+    masks[0], masks[1, :, 56:] = True, True  # all of the first, the right half of the second
+    boxes = torch.tensor([[8.0, 8, 16, 24], [0, 0, 16, 16], [16, 8, 24, 24], [0, 0, 4, 4]])
+    matches, labels = torch.tensor([1, 0, 1, 0]), torch.tensor([2, 1, 2, 0])
+    regions = Regions(boxes, labels, torch.zeros(4, 4), matches)
+    maps = net.pyramid(net.detector_map(torch.randn(1, 3, 32, 32)))
+    ft.masked(net, maps, {"boxes": [truth], "masks": [masks]}, [regions])
+    left, whole, right = seen["targets"]
+    assert left[:, :-1].max() == 0
+    assert whole[1:-1, 1:-1].min() == 1
+    assert right[1:-1, 1:-1].min() == 1
+
+
 def start(folder):
     """An export of image-level pretraining."""
     cfg = config("method.stages=[image]", "method.image_steps=1")
@@ -195,6 +219,16 @@ def test_an_export_draws_masks_of_free_names(trained):
     torch.testing.assert_close(experiment.embed(again)["masks"], experiment.embed(module)["masks"])
     found = Detector(folder / "export")(folder / "1.png", ["a dog"])
     assert {f.mask.shape for f in found} == {(60, 60)}
+    with torch.no_grad():
+        pixels, classes = torch.randn(1, 3, 32, 32), network.classes(["a dog"])
+        (made,) = detect(network, pixels, classes, config().score)
+        network.mask_head.layers[-1].bias.fill_(-9.0)
+        (empty,) = detect(network, pixels, classes, config().score)
+        network.trained = ["image", "region"]
+        assert detect(network, pixels, classes, config().score)[0].masks is None
+    assert made.masks.shape == (len(made.boxes), 28, 28)
+    assert 0 <= made.masks.min() < made.masks.max() <= 1
+    assert empty.masks.min() < made.masks.min()
     x0, y0, x1, y1 = (round(v) for v in found[0].box)
     outside = found[0].mask.copy()
     outside[max(0, y0 - 2) : y1 + 3, max(0, x0 - 2) : x1 + 3] = False
@@ -217,10 +251,11 @@ def test_masks_of_files_are_in_pixels_of_the_file(trained, monkeypatch):
     and of masks are asked for apart."""
     folder, module = trained
     cfg = config(*words(folder, "eval.detections=true", "eval.masks=true"))
-    asked = []
+    asked, protocols = [], set()
 
     def judge(truth, results, **options):
         asked.append((options.get("kind", "bbox"), results))
+        protocols.add((options["style"], tuple(options["groups"])))
         return {"ap": float(len(asked))}
 
     plain = evaluate.detect
@@ -240,10 +275,19 @@ def test_masks_of_files_are_in_pixels_of_the_file(trained, monkeypatch):
         actual = evaluate.evaluate_files(cfg, module.network, Workspace(folder / "w"))
     assert (actual["ap"], actual["mask_ap"]) == (1, 2)
     assert [kind for kind, _ in asked] == ["bbox", "segm"]
+    assert protocols == {("coco", ("all",))}
     first = asked[1][1][0]
     assert first["segmentation"]["size"] == [60, 60]
     inside = sum(first["segmentation"]["counts"][1::2])
     assert inside == (16 * 60 / 32) ** 2
+    content = json.loads((folder / "set.json").read_text())
+    for kind, frequency in zip(content["categories"], "rf", strict=True):
+        kind["frequency"] = frequency
+    write_json(folder / "set.json", content)
+    lvis = config(*words(folder, "eval.detections=true", "eval.masks=true", "data.novel=lvis"))
+    protocols.clear()
+    evaluate.evaluate_files(lvis, module.network, Workspace(folder / "l"))
+    assert protocols == {("lvis", ("base", "novel", "all"))}
     without = config(*words(folder, "eval.detections=true"))
     evaluate.evaluate_files(without, module.network, Workspace(folder / "v"))
     assert "segmentation" not in asked[-1][1][0]

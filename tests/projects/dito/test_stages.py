@@ -1,5 +1,7 @@
 """What stages start from, how long they last, and which backbone is the frozen one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -7,12 +9,13 @@ from torch.nn import functional as F
 
 from common.config import CONFIG_DIR, UserError
 from projects.dito import build
+from projects.dito.data import pairs_of
 from projects.dito.detector import similarity_maps
 from projects.dito.folder import export, load_network
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork
 from projects.dito.stages import build_module, image_path
-from tests.projects.dito.conftest import config, network_of, sines
+from tests.projects.dito.conftest import config, module_of, network_of, sines
 
 SHORT = ["method.image_steps=2", "method.detect_steps=2", "data.scenes=8"]
 
@@ -212,3 +215,40 @@ def test_paper_configs_agree_with_each_other():
     assert baseline.method.continues
     written = yaml.safe_load((CONFIG_DIR / "dito/paper_coco.yaml").read_text())
     assert written["extends"] == "paper_lvis"
+
+
+def test_every_stage_has_its_own_rate_and_every_step_its_own_boxes():
+    """`method.image_lr` of the first image stage, `method.detect_lr` of the detector; random boxes
+    depend on step and image."""
+    words = ["optim.lr=0.5", "method.image_lr=0.25", "method.detect_lr=0.125"]
+    rates = {stage: module_of(stage, *words).optim.lr for stage in ("image", "region", "detect")}
+    assert rates == {"image": 0.25, "region": 0.5, "detect": 0.125}
+    cfg = config(*words, "method.stages=[image,image]", "method.image_steps=2")
+    network = network_of(cfg, ("image",))
+    assert [build_module(cfg, network, i).optim.lr for i in (0, 1)] == [0.25, 0.5]
+    module, ids = module_of("region", "method.boxes=3"), torch.tensor([4, 9])
+    first = module.boxes_of(ids, (32, 32))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first, module.boxes_of(ids, (32, 32)), strict=True)
+    )
+    assert not torch.equal(first[0], first[1])
+    type(module).global_step, plain = property(lambda _: 7), type(module).global_step
+    try:
+        assert not torch.equal(module.boxes_of(ids, (32, 32))[0], first[0])
+    finally:
+        type(module).global_step = plain
+
+
+def test_settings_of_pairs_reach_their_reader():
+    """What is set of a CSV or of shards is what the family's reader gets."""
+    data = config(
+        "data.source=csv",
+        "method.stages=[image]",
+        "data.captions=c.csv",
+        "data.images=i",
+        "data.crop_scale=[0.7,0.9]",
+    ).data
+    pairs = pairs_of(data)
+    assert (pairs.source, pairs.captions, pairs.images) == ("csv", "c.csv", "i")
+    assert (tuple(pairs.crop_scale), pairs.image_size) == ((0.7, 0.9), data.image_size)
+    assert pairs_of(replace(data, source="webdataset", shards="s", num_samples=3)).shards == "s"
