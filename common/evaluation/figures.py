@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,6 +52,7 @@ def embedding_map(
 
     labels = as_labels(labels, len(features), "labels", len(class_names))
     points = principal_components(F.normalize(features.float(), dim=1)).numpy()
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))  # of a single sample
     figure = Figure(figsize=(6, 4.5))
     axes = figure.subplots()
     colours = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]

@@ -118,8 +118,11 @@ def load_dictionary(cfg: Config) -> Dictionary:
     rows, excluded = _without(rows, evaluation_texts(data) if data.exclude_sets else frozenset())
     kept = [(entry, [t for t in texts if not _held_out(t, data.held_out)]) for entry, texts in rows]
     entries = [entry for entry, texts in kept if texts]
-    if not entries:
-        raise UserError("no entry is left: lower data.held_out, or set data.single_piece=false")
+    if len(entries) < 2:
+        raise UserError(
+            f"{len(entries) or 'no'} entry is left, and a contrast needs two: raise data.limit, lower"
+            " data.held_out, or set data.single_piece=false"
+        )
     places = {i: row for row, i in enumerate(i for i, (_, texts) in enumerate(kept) if texts)}
     golds: dict[str, list[int]] = {}
     for i, row in places.items():

@@ -88,6 +88,7 @@ class TextTower(nn.Module):
         self.model, self.pooling = model, pooling
         self.mlp_only_train, self.mask_token_id = mlp_only_train, mask_token_id
         self.num_features = int(model.config.hidden_size)
+        self.max_tokens = learnt_positions(model)
         self.cls_head: nn.Sequential | None = None
         if pooling == "cls":
             dense = nn.Linear(self.num_features, self.num_features)
@@ -117,7 +118,13 @@ class TextTower(nn.Module):
 
         Raises:
             ValueError: no mask for a model without padding id.
+            UserError: more tokens than the model has positions.
         """
+        if self.max_tokens is not None and input_ids.shape[1] > self.max_tokens:
+            raise UserError(
+                f"a text has {input_ids.shape[1]} tokens, and the encoder has {self.max_tokens}"
+                " positions: lower the largest length in the config"
+            )
         if attention_mask is None:
             pad = self.model.config.pad_token_id
             if pad is None:
@@ -342,6 +349,14 @@ def first_position(model: nn.Module) -> int:
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
             return 0 if part.padding_idx is None else part.padding_idx + 1
     return 0
+
+
+def learnt_positions(model: PreTrainedModel) -> int | None:
+    """Tokens for which a model has learnt positions; None: positions are not a table."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return part.num_embeddings - first_position(model)
+    return None
 
 
 def length_limit(model: PreTrainedModel, tokenizer: Any) -> int | None:

@@ -75,6 +75,10 @@ class TwoTowers:
     )
     activation_checkpointing: bool = False  # recompute blocks in the backward pass
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.logit_scale_init <= self.max_logit_scale:
+            raise ValueError("model.logit_scale_init must be between 1 and model.max_logit_scale")
+
     def check_towers(self) -> None:
         """Refuse two descriptions of the towers, or none.
 

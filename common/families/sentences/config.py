@@ -63,6 +63,8 @@ class TextModel:
     random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn at random
 
     def __post_init__(self) -> None:
+        if self.mlp_only_train and self.pooling != "cls":
+            raise ValueError("model.mlp_only_train is for model.pooling=cls, which has a head")
         template = self.template or ""
         if self.pooling == "mask" and template.count("[MASK]") != 1:
             raise ValueError(
