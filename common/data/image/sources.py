@@ -327,6 +327,7 @@ View = tuple[Tensor, np.ndarray | None]  # uint8 crops with their plan, or a fin
 Look = tuple[ImageTransform, Sequence[Rng]]  # a transform, and a generator for each image
 
 
+@runtime_checkable
 class ViewSource(ImageSource, Protocol):
     """Images that are read once for any number of views."""
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.deferred import finished
-from common.data.image.sources import ViewSource
+from common.data.image.sources import ImageSource, ViewSource
 from common.data.lines import LineFile, cached_index
 from common.data.samplers import Key, Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
@@ -170,7 +170,7 @@ class CaptionedImages(Dataset[ImageTextBatch]):
 
     def __init__(
         self,
-        images: ViewSource,
+        images: ImageSource,
         captions: TextSource,
         tokenizer: TextTokenizer,
         *,
@@ -209,8 +209,12 @@ class CaptionedImages(Dataset[ImageTextBatch]):
             raise UserError(f"all {len(keys)} captions of a batch are empty; see the log")
         present = [keys[i] for i in filled]
         rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in present]
-        looks = [(self.images.transform, rngs)]
-        (images,), read = self.images.views([index for index, _ in present], looks)
+        indices = [index for index, _ in present]
+        images: Any
+        if isinstance(self.images, ViewSource):
+            (images,), read = self.images.views(indices, [(self.images.transform, rngs)])
+        else:  # features in place of images
+            images, read = self.images.load(indices, rngs)
         kept = [filled[position] for position in read]
         tokens, texts = tokenize([chosen[i] for i in kept], self.tokenizer, self.text_policy)
         return {
