@@ -7,7 +7,12 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from common.data.image.multi_view import ViewStack
 from common.data.image.simclr import SimCLRTransform
-from common.data.image.sources import CachedImages, ImageFiles, ImageTransform, TrainTransform
+from common.data.image.sources import (
+    CachedImages,
+    ImageFiles,
+    PlannedTransform,
+    TrainTransform,
+)
 from common.data.image_text.captions import TextAugment, TextSource
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
@@ -82,7 +87,7 @@ def with_photographs(
     return CachedImages(torch.cat([images.images, more.images]), images.transform), joined
 
 
-def view_transforms(data: RocketData) -> tuple[ImageTransform, ...]:
+def view_transforms(data: RocketData) -> tuple[PlannedTransform, ...]:
     """One transform for each augmented view.
 
     Source: Fini et al. 2023, arXiv 2305.08675, official code: SimCLR's augmentation with half the

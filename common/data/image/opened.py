@@ -33,7 +33,8 @@ class OpenedImage:
     def __init__(self, image: Image.Image, content: bytes | None = None) -> None:
         self.width, self.height = image.size
         self._image, self._content = image, content
-        self._reduction, self._pixels = 1, None
+        self._reduction = 1
+        self._pixels: Tensor | None = None
 
     @classmethod
     @contextmanager

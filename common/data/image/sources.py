@@ -178,8 +178,8 @@ class TrainTransform:
     def crops(self, image: OpenedImage, plan: np.ndarray) -> Tensor:
         """The crop of one image; see `PlannedTransform`."""
         top, left, height, width, flip = plan[:5]
-        crop = image.region(top, left, height, width)
-        crop = F.resize(crop, [self.size, self.size], self.interpolation, antialias=True)
+        region = image.region(top, left, height, width)
+        crop: Tensor = F.resize(region, [self.size, self.size], self.interpolation, antialias=True)
         return crop.flip(-1) if flip else crop
 
     def finish(self, pixels: Tensor, plans: np.ndarray, *, cut: bool) -> Tensor:
@@ -472,8 +472,10 @@ def read_views(
     """
     with OpenedImage.open(image_file) as image:
         plans = [
-            t.plan(rng, image.height, image.width) if isinstance(t, PlannedTransform) else None
-            for t, rng in looks
+            transform.plan(rng, image.height, image.width)
+            if isinstance(transform, PlannedTransform)
+            else None
+            for transform, rng in looks
         ]
         image.allow_reduction(
             min(
@@ -481,10 +483,13 @@ def read_views(
                 for (transform, _), plan in zip(looks, plans, strict=True)
             )
         )
-        return [
-            (t.one(image.pil(), rng), None) if plan is None else (t.crops(image, plan), plan)
-            for (t, rng), plan in zip(looks, plans, strict=True)
-        ]
+        views: list[View] = []
+        for (transform, rng), plan in zip(looks, plans, strict=True):
+            if plan is not None and isinstance(transform, PlannedTransform):
+                views.append((transform.crops(image, plan), plan))
+            else:
+                views.append((transform.one(image.pil(), rng), None))
+        return views
 
 
 def batch_of(transform: ImageTransform, column: Sequence[View]) -> Tensor | Deferred:

@@ -30,7 +30,7 @@ from common.families.image_text.drawings import pool_pairs, pool_size
 from common.families.image_text.protocol import ImageTextConfig
 from common.families.image_text.scenes import num_scenes, scene_pairs
 
-Pairs = tuple[im.ImageSource, TextSource]
+Pairs = tuple[im.ViewSource, TextSource]
 SOURCES = {  # where the captions of a missing CSV are to be had
     "cc3m": "https://ai.google.com/research/ConceptualCaptions",
     "cc12m": "https://github.com/google-research-datasets/conceptual-12m",
