@@ -14,7 +14,35 @@ from common.engine.sharding import Sharded, by_kind, clip_to, shard
 
 
 class NonFiniteLossError(UserError):
-    """A loss term is NaN or infinite; raised before the optimiser step."""
+    """A loss term is NaN or infinite; raised before a checkpoint is written."""
+
+
+class Guarded:
+    """The terms of a step; whether they are finite is computed where they are.
+
+    Args:
+        step: optimiser steps before it.
+        batches: terms and ids of its micro-batches.
+
+    Attributes:
+        late: whether the answer comes from a GPU, which is still at work.
+    """
+
+    def __init__(self, step: int, batches: list[tuple[dict[str, Tensor], Any]]) -> None:
+        self.step, self.batches = step, batches
+        checks = [torch.isfinite(v).all() for terms, _ in batches for v in terms.values()]
+        answer = torch.stack(checks).all()
+        self.late = answer.device.type == "cuda"
+        self._answer = answer.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if self.late else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def finite(self) -> bool:
+        """Whether all terms are; waits for this step, not for those launched since."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._answer)
 
 
 class ContrastiveModule(LightningModule):
@@ -42,6 +70,7 @@ class ContrastiveModule(LightningModule):
         self._pending: dict[str, Tensor] = {}
         # terms and ids of all micro-batches since the last optimiser step
         self._unchecked: list[tuple[dict[str, Tensor], Any]] = []
+        self._guarded: Guarded | None = None
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Scalars of one training batch; must hold "loss"."""
@@ -88,13 +117,21 @@ class ContrastiveModule(LightningModule):
         return terms["loss"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before the weights are touched when a term of any micro-batch is not finite."""
+        """Stop before the weights are touched when a term of any micro-batch is not finite.
+
+        On a GPU one step later, when the answer is there: the host would wait for the device in
+        every step. No checkpoint is written before the answer.
+        """
         unchecked, self._unchecked = self._unchecked, []
-        if not unchecked:
-            return
-        finite = [torch.isfinite(v).all() for terms, _ in unchecked for v in terms.values()]
-        if not bool(torch.stack(finite).all()):
-            self._stop_on_non_finite(unchecked)
+        self._stop_unless_finite()
+        if unchecked:
+            self._guarded = Guarded(self.global_step, unchecked)
+            if not self._guarded.late:
+                self._stop_unless_finite()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stop rather than save weights that a term which is not finite has changed."""
+        self._stop_unless_finite()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser step, then the module's own hook."""
@@ -149,21 +186,27 @@ class ContrastiveModule(LightningModule):
         ids = batch.get("ids") if isinstance(batch, dict) else None
         self._unchecked.append((self._pending, ids))
 
-    def _stop_on_non_finite(self, unchecked: list[tuple[dict[str, Tensor], Any]]) -> None:
-        """Name what is not finite in the first micro-batch that has such a term."""
+    def _stop_unless_finite(self) -> None:
+        """Name what is not finite in the first micro-batch of a step that has such a term."""
+        guarded, self._guarded = self._guarded, None
+        if guarded is None or guarded.finite():
+            return
         bad: list[str] = []
         ids: Any = None
         while not bad:
-            terms, ids = unchecked.pop(0)
+            terms, ids = guarded.batches.pop(0)
             bad = [name for name, v in terms.items() if not bool(torch.isfinite(v).all())]
         ids = ids.tolist() if isinstance(ids, Tensor) else ids
         where = ""
         for callback in getattr(self.trainer, "callbacks", []):
             if hasattr(callback, "save_bad_batch"):
                 where = f"; the batch ids are in {callback.save_bad_batch(bad, ids)}"
+        weights = "the weights were not changed"
+        if guarded.late:
+            weights = "the last checkpoint is from before"
         raise NonFiniteLossError(
-            f"step {self.global_step}: {', '.join(bad)} is not finite, the weights were not "
-            f"changed{where}. Lower optim.lr, set trainer.gradient_clip_val or look at the batch."
+            f"step {guarded.step}: {', '.join(bad)} is not finite, {weights}{where}. Lower "
+            "optim.lr, set trainer.gradient_clip_val or look at the batch."
         )
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from common.config import OptimConfig
+from common.engine import module as module_file
 from common.engine.callbacks import EMA, LogTerms, MatmulPrecision, SaveBadBatch, peak_memory_mib
 from common.engine.checkpoint import RunCheckpoint
-from common.engine.module import ContrastiveModule, NonFiniteLossError
+from common.engine.module import ContrastiveModule, Guarded, NonFiniteLossError
 from common.engine.tracking import MetricsCSV, drop_rows_after, read_metrics
 from tests.unit.engine.killed_fits import fit as fit_counter
 
@@ -108,6 +109,24 @@ def test_the_guard_sees_every_micro_batch_of_a_step(tmp_path, bad):
     assert module.weight.tolist() == [0.0, 0.0]  # two steps of 0.5
     said = json.loads((tmp_path / "bad_batch_rank0.json").read_text())
     assert said == {"terms": ["loss"], "ids": [bad]}
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_the_guard_of_a_gpu_comes_a_step_later_and_before_a_checkpoint(tmp_path, bad, monkeypatch):
+    """The answer of the last step is awaited by its checkpoint."""
+
+    class Late(Guarded):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.late = True
+
+    monkeypatch.setattr(module_file, "Guarded", Late)
+    module, saved = Sum(bad), RunCheckpoint(tmp_path / "checkpoints", 3)
+    with pytest.raises(NonFiniteLossError, match=rf"step {bad}: .* checkpoint is from before"):
+        fit(module, tmp_path, SaveBadBatch(tmp_path), saved, steps=3)
+    assert json.loads((tmp_path / "bad_batch_rank0.json").read_text())["ids"] == [bad]
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    assert module.seen == [0, 1, 2]  # of the bad step 1, the next batch too
 
 
 def test_bf16_clips_with_a_fused_optimiser(tmp_path):
