@@ -10,6 +10,7 @@ from torch import nn
 from common.config import ExperimentConfig, UserError
 from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
+from common.engine.node import node_rows, rates, step_flops
 from common.engine.run import prepare
 from common.engine.trainer import check_devices, epoch_steps, world_size
 
@@ -39,15 +40,19 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
     ranks = world_size(cfg.trainer)
     step_batch = cfg.data.batch_size * ranks
     global_batch = step_batch * cfg.trainer.accumulate_grad_batches
+    steps = count_steps(cfg, plan.num_samples)
     rows = {
         "parameters": f"{parameters / 1e6:,.2f} M ({trainable / 1e6:,.2f} M trained)",
         "processes": f"{ranks} ({cfg.trainer.num_nodes} node(s))",
         "batch size": f"{cfg.data.batch_size:,} a device, {global_batch:,} in all",
         "samples": f"{plan.num_samples:,}" if plan.num_samples >= step_batch else UNKNOWN,
-        "steps": f"{steps:,}" if (steps := count_steps(cfg, plan.num_samples)) else "by the data",
+        "steps": f"{steps:,}" if steps else "by the data",
         "negatives per query": f"{module.negatives_per_query(step_batch):,}",
     }
     rows |= memory_rows(plan, module, cfg.data.batch_size, ranks, cfg)
+    if cfg.trainer.accelerator != "cpu":
+        rate = rates(cfg, plan, module, step_flops(cfg, plan, module))
+        rows |= node_rows(rate, steps * global_batch)
     for need in plan.requirements:
         state = "present" if need.present else "MISSING"
         rows[need.name] = f"{state}: {need.location}{'' if need.present else '; ' + need.hint}"

@@ -1,28 +1,28 @@
 """`make check-all`: the cost of every paper config, as reports/cost.md."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import ROOT, TrainerConfig, UserError, config_names
+from common.config import ROOT, UserError, config_names
 from common.engine.check import GIB, count_steps, device_memory
-from common.engine.module import ContrastiveModule
+from common.engine.node import (
+    BACKWARD,
+    FLOAT32,
+    HALF,
+    RECOMPUTED,
+    UTILISATION,
+    peak,
+    recomputes,
+    step_flops,
+)
 from common.engine.run import prepare
 from common.engine.trainer import world_size
 from common.files import write_text
 from common.registry import list_projects
 
-# FLOP/s of an H100 SXM without sparsity, by its data sheet; float32 products by `trainer.matmul`
-HALF = 989e12
-FLOAT64 = 67e12
-FLOAT32 = {"highest": 67e12, "high": 494.7e12, "medium": HALF}
-UTILISATION = 0.4  # of the peak; what well-tuned training loops report for transformers
-BACKWARD = 3.0  # a step is a forward pass and a backward pass of twice its products
-RECOMPUTED = 4.0  # and a second forward pass where blocks are recomputed
 PAGE = ROOT / "reports" / "cost.md"
 HEAD = f"""# Cost of the papers
 
@@ -102,8 +102,7 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
     with torch.device("meta"):
         module = plan.module()
     ranks, batch = world_size(cfg.trainer), cfg.data.batch_size
-    accumulate = cfg.trainer.accumulate_grad_batches
-    flops, memory, sharded = None, None, None
+    memory, sharded = None, None
     again = recomputes(cfg)
     device = device_memory(plan, module, batch, ranks, cfg)
     if device.saved is not None:
@@ -111,10 +110,6 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         activations = device.saved.recomputed if shrinks else device.saved.total
         memory = device.share(1) + activations
         sharded = device.share(ranks) + activations if ranks > 1 else None
-    if plan.forward is not None:
-        products = forward_flops(plan.forward, module, batch)
-        passes = RECOMPUTED if again else BACKWARD
-        flops = None if products is None else passes * accumulate * ranks * products
     return Cost(
         project,
         config,
@@ -122,7 +117,7 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
             sum(p.numel() for p in module.parameters()),
             sum(p.numel() for p in module.parameters() if p.requires_grad),
         ),
-        flops,
+        step_flops(cfg, plan, module),
         count_steps(cfg, plan.num_samples),
         peak(cfg.trainer),
         ranks,
@@ -131,41 +126,6 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         sharded,
         tuple(need.name for need in plan.requirements),
     )
-
-
-def peak(cfg: TrainerConfig) -> float:
-    """FLOP/s of an H100 in the precision that a config trains in."""
-    if cfg.precision == "64-true":
-        return FLOAT64
-    return FLOAT32[cfg.matmul] if cfg.precision == "32-true" else HALF
-
-
-def recomputes(cfg: Any) -> bool:
-    """Whether a section of the config has its switch for gradient checkpointing on."""
-    values = [(field.name, getattr(cfg, field.name)) for field in fields(cfg)]
-    return any(
-        (
-            recomputes(value)
-            if is_dataclass(value)
-            else name.endswith("checkpointing") and value is True
-        )
-        for name, value in values
-    )
-
-
-def forward_flops(
-    forward: Callable[[ContrastiveModule, int], object], module: ContrastiveModule, batch: int
-) -> float | None:
-    """Floating-point operations of the products of one forward pass on the meta device.
-
-    None where the pass looks at a value while it is counted (the masks of some language models).
-    """
-    try:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            forward(module, batch)
-    except RuntimeError:  # "Tensor.item() cannot be called on meta tensors"
-        return None
-    return float(counter.get_total_flops())
 
 
 def paper_configs(project: str) -> list[str]:

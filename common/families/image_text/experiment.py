@@ -13,6 +13,7 @@ from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.experiment import Experiment, Plan, Stage
+from common.engine.node import sample_seconds
 from common.engine.workspace import Workspace
 from common.export.open_clip import load_open_clip, save_open_clip
 from common.families.image_text.data import (
@@ -116,7 +117,14 @@ def image_text_experiment(
         return image.sum() + text.sum()
 
     def plan() -> Plan[M]:
-        return Plan(make_module, num_samples(cfg.data), forward, requirements(cfg, texts_from))
+        files = cfg.data.source in ("csv", "webdataset")
+        return Plan(
+            make_module,
+            num_samples(cfg.data),
+            forward,
+            requirements(cfg, texts_from),
+            loader_seconds=sample_seconds(views=num_images, files=files, texts=num_texts),
+        )
 
     def pool_texts(workspace: Workspace) -> None:
         write_pool_texts(data_root(cfg.data.root) / POOL, cfg.data.root)

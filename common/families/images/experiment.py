@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from common.config import ExperimentConfig
+from common.data.image.files import FILE_SETS
 from common.data.image.parts import ImagePart, Part
 from common.data.layouts import Layout
 from common.data.module import ContrastiveData
 from common.encoders.heads import ProjectedEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.module import ContrastiveModule
+from common.engine.node import sample_seconds
 from common.engine.workspace import Workspace
 from common.evaluation.own_data import Judge
 from common.export.safetensors import load_safetensors, save_safetensors
@@ -98,7 +100,16 @@ def image_experiment(
         def without_weights() -> M:
             return make_module(cfg, network.build(**network.options))
 
-        return Plan(without_weights, num_samples(cfg), forward, requirements(cfg))
+        files = getattr(cfg.data, "source", None) in FILE_SETS
+        views = sum(count for count, _ in network.passes)
+        seconds = sample_seconds(views=views, files=files)
+        return Plan(
+            without_weights,
+            num_samples(cfg),
+            forward,
+            requirements(cfg),
+            loader_seconds=seconds,
+        )
 
     def judge(module: M, workspace: Workspace, folder: Path) -> dict[str, float]:
         def build() -> nn.Module:

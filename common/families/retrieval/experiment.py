@@ -11,6 +11,7 @@ from torch import Tensor
 from common.data.layouts import Layout
 from common.data.module import ContrastiveData
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
+from common.engine.node import sample_seconds
 from common.engine.workspace import Workspace
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
 from common.families.retrieval.evaluation import (
@@ -155,4 +156,11 @@ def text_plan(
         )
     ]
     module = lambda: make_module(recipe.planned())  # noqa: E731
-    return Plan(module, num_samples, forward, (*requirements, *sets))
+    texts = sum(rows for rows, _ in passes(1))
+    return Plan(
+        module,
+        num_samples,
+        forward,
+        (*requirements, *sets),
+        loader_seconds=sample_seconds(texts=texts),
+    )

@@ -12,6 +12,7 @@ from common.data.layouts import Layout
 from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
+from common.engine.node import sample_seconds
 from common.engine.workspace import Workspace
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.data import sentence_data, text_requirements, text_rows
@@ -81,7 +82,13 @@ def sentence_experiment(
         here = all(r.present for r in needed if r.name.startswith("data"))
         rows = len(text_rows(cfg.data, cfg.seed)) if here and num_samples is None else 0
         rows = num_samples(cfg) if num_samples else rows
-        return Plan(lambda: make_module(cfg, planned_encoder(cfg.model)), rows, forward, needed)
+        return Plan(
+            lambda: make_module(cfg, planned_encoder(cfg.model)),
+            rows,
+            forward,
+            needed,
+            loader_seconds=sample_seconds(texts=num_views),
+        )
 
     def search(workspace: Workspace) -> None:
         search_sentences(cfg, workspace, experiment)

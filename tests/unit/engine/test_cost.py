@@ -5,7 +5,8 @@ import torch
 
 from common.config import TrainerConfig, UserError
 from common.engine import cost
-from common.engine.cost import Cost, forward_flops, measure, page, paper_configs
+from common.engine.cost import Cost, measure, page, paper_configs
+from common.engine.node import forward_flops
 
 
 def test_flops_are_those_of_the_products():
