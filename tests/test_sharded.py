@@ -1,13 +1,15 @@
 """FSDP2 against DDP on two processes: one project of every family trains the same weights;
-resume."""
+resume, on other numbers of processes too."""
 
+import csv
+import json
 import shutil
 
 import pytest
 import torch
 
 from common.engine import checkpoint as ckpt
-from tests.distributed.launched import train_on_two
+from tests.distributed.launched import train_on_ranks
 
 PROJECTS = {  # of each family one, at its smoke config
     "images": ("dcl",),
@@ -45,7 +47,7 @@ def test_shards_train_the_weights_of_copies(family, tmp_path, pool):
     slug, *own = PROJECTS[family]
     for strategy in ("ddp", "fsdp"):
         words = [f"runs_dir={tmp_path / strategy}", f"trainer.strategy={strategy}", *WORDS, *own]
-        shares = pool(2).run(train_on_two, slug=slug, words=words)
+        shares = pool(2).run(train_on_ranks, slug=slug, words=words)
         assert all((share < 0.75) == (strategy == "fsdp") for share in shares)
     copies, shards = (weights(run_in(tmp_path / strategy)) for strategy in ("ddp", "fsdp"))
     assert list(copies) == list(shards)
@@ -63,7 +65,7 @@ def test_a_sharded_run_goes_on_where_it_was_stopped(tmp_path, pool):
 
     def train(folder, *more):
         pool(2).run(
-            train_on_two, slug="peft_augmentation", words=[f"runs_dir={folder}", *words, *more]
+            train_on_ranks, slug="peft_augmentation", words=[f"runs_dir={folder}", *words, *more]
         )
         return run_in(folder)
 
@@ -83,3 +85,43 @@ def test_a_sharded_run_goes_on_where_it_was_stopped(tmp_path, pool):
         torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7, msg=name)
         moved += not torch.allclose(start[name], value, rtol=1e-5, atol=1e-6)
     assert moved
+
+
+def cut_back(run, step):
+    """Make a finished run one that was stopped after a step."""
+    (stage,) = (run / "checkpoints").iterdir()
+    (stage / "finished.json").unlink()
+    for path in stage.glob("step-*.ckpt"):
+        if ckpt.step_of(path) > step:
+            path.unlink()
+    ckpt.load(stage / f"step-{step:08d}.ckpt")
+
+
+def losses(run):
+    rows = csv.DictReader((run / "metrics.csv").open())
+    return [float(row["value"]) for row in rows if row["name"] == "train/loss"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_processes(strategy, tmp_path, pool):
+    """Two, then four, then one: the same global batches, so the same losses and weights."""
+    words = [f"trainer.strategy={strategy}", "trainer.max_steps=6", "optim.eps=0.1"]
+    words += ["trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=6"]
+
+    def train(folder, ranks, *more):
+        pool(ranks).run(train_on_ranks, slug="laclip", words=[f"runs_dir={folder}", *words, *more])
+        return run_in(folder)
+
+    whole = train(tmp_path / "whole", 2)
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    run = run_in(tmp_path / "part")
+    for ranks, step in ((4, 2), (1, 4)):
+        cut_back(run, step)
+        assert train(tmp_path / "part", ranks, f"resume={run.name}") == run
+        settings = json.loads((run / "meta.json").read_text())
+        assert settings["world_size"] == ranks
+        assert settings["global_batch_size"] == 32
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-5)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5, msg=name)

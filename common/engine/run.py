@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -28,12 +28,19 @@ from common.engine.lifecycle.launch import (
 )
 from common.engine.lifecycle.peers import Peers, lost
 from common.engine.lifecycle.run import Run
-from common.engine.lifecycle.settings import check_same_processes, resumed_config
+from common.engine.lifecycle.settings import batch_of_processes, check_shared, resumed_config
 from common.engine.lifecycle.signals import Signals, StopSignal
 from common.engine.module import ContrastiveModule
 from common.engine.sharding import copy_to_shard
 from common.engine.tracking import check_tracking, close_loggers, drop_rows_after, open_loggers
-from common.engine.trainer import build_trainer, check_devices, run_precision, scale, stage_config
+from common.engine.trainer import (
+    build_trainer,
+    check_devices,
+    run_precision,
+    scale,
+    stage_config,
+    world_size,
+)
 from common.engine.workspace import Workspace, check_writable, run_folder
 from common.evaluation.own_data import Judge, OwnData, own_layout, own_path
 from common.evaluation.tables import write_report
@@ -41,6 +48,7 @@ from common.failures import is_lost_peer
 from common.files import sync
 from common.registry import config_class, load_project
 
+BATCH_SIZE = "data.batch_size"  # of a process
 RUN_PATH = "CONTRASTIVE_RUN_PATH"  # folder of the run, for the processes that a trainer launches
 
 
@@ -87,7 +95,7 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
         UserError: anything in config, data or checkpoint that the user can fix.
     """
     clock = time.monotonic()
-    resumed, cfg, changes = _run_to_resume(project, config, overrides)
+    resumed, cfg, changes, overrides = _run_to_resume(project, config, overrides)
     check_devices(cfg.trainer)
     take_device(cfg.trainer)  # some stages encode or generate before the trainer chooses the device
     check_writable(run_folder(cfg, project, config))
@@ -97,8 +105,9 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     stages = experiment.stages()
     first = next(stages)  # builds data and module: reports missing files before a folder exists
     size = scale(cfg, first)
+    before = {} if resumed is None else resumed.meta
     if resumed is not None:
-        check_same_processes(resumed.path.name, resumed.meta, int(size["world_size"]))
+        _check_shared(resumed.path.name, before, cfg, first)
     run = resumed or _new_run(project, config, cfg)
     run.clock = clock
     with Signals() as signals, run:
@@ -109,7 +118,8 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
         loggers = open_loggers(cfg, run.workspace(), run.owner)
         os.environ[RUN_PATH] = str(run.path)
         try:
-            module, speed = _fit_stages(run, signals, cfg, chain([first], stages), loggers)
+            checked = _checked(run.path.name, before, cfg, chain([first], stages))
+            module, speed = _fit_stages(run, signals, cfg, checked, loggers)
         finally:
             os.environ.pop(RUN_PATH, None)
         if run.owner:
@@ -133,6 +143,27 @@ def evaluate_module(experiment: Experiment[M], module: M, workspace: Workspace) 
 
 
 # -- stages ----------------------------------------------------------------------------------------
+
+
+def _check_shared(
+    name: str, before: Mapping[str, Any], cfg: ExperimentConfig, stage: Stage
+) -> None:
+    """See `check_shared`; before: meta.json as it was when the run was resumed."""
+    check_shared(
+        f"stage '{stage.name}' of {name}",
+        before,
+        world_size(stage_config(cfg.trainer, stage)),
+        equal=stage.data.batch_size == cfg.data.batch_size,
+        streaming=stage.data.streaming,
+    )
+
+
+def _checked(
+    name: str, before: Mapping[str, Any], cfg: ExperimentConfig, stages: Iterable[Stage]
+) -> Iterator[Stage]:
+    for stage in stages:
+        _check_shared(name, before, cfg, stage)
+        yield stage
 
 
 def _fit_stages(
@@ -302,8 +333,10 @@ def _unusable(error: Exception, final: Path) -> ckpt.Damaged:
 
 def _run_to_resume(
     project: str, config: str, overrides: Sequence[str]
-) -> tuple[Run | None, ExperimentConfig, dict[str, list[Any]]]:
-    """The run that is resumed (None: a new one), the config, and what changes in it.
+) -> tuple[Run | None, ExperimentConfig, dict[str, list[Any]], Sequence[str]]:
+    """The run that is resumed (None: a new one), the config, what changes in it, the overrides.
+
+    Another number of processes adds an override: the batch size that keeps the global batch.
 
     A run is resumed by ``resume=``, in a process that another one of the run has started, and in a
     scheduler's job that was started again.
@@ -319,9 +352,9 @@ def _run_to_resume(
     elif (job := job_run_id(cfg)) is not None:
         run = Run(run_folder(cfg, project, config) / job, project, config, owner)
         if not (run.path / "meta.json").exists():
-            return None, cfg, {}
+            return None, cfg, {}, overrides
     else:
-        return None, cfg, {}
+        return None, cfg, {}, overrides
     meta = run.meta
     if (meta["project"], meta["config"]) != (project, config):
         raise UserError(
@@ -335,7 +368,13 @@ def _run_to_resume(
             " this version does not have: start a new run"
         )
     meta["resolved"] = run.settings()
-    return run, *resumed_config(schema, run.path, meta, overrides)
+    cfg, changes = resumed_config(schema, run.path, meta, overrides)
+    processes = world_size(cfg.trainer)
+    if meta.get("world_size", processes) != processes:
+        size = batch_of_processes(run.path.name, meta, processes)
+        overrides = [*overrides, f"{BATCH_SIZE}={size}"]
+        cfg, changes = resumed_config(schema, run.path, meta, overrides, free=[BATCH_SIZE])
+    return run, cfg, changes, overrides
 
 
 def _new_run(project: str, config: str, cfg: ExperimentConfig) -> Run:

@@ -13,13 +13,13 @@ from common.engine.run import train
 
 @contextlib.contextmanager
 def as_torchrun() -> Iterator[None]:
-    """The variables that torchrun sets for two processes of one node."""
-    rank = process.rank()
+    """The variables that torchrun sets for the pool's processes on one node."""
+    rank, count = process.rank(), process.world_size()
     values = {
         "RANK": rank,
         "LOCAL_RANK": rank,
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
         "TORCHELASTIC_RUN_ID": "test",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": 1,
@@ -32,10 +32,11 @@ def as_torchrun() -> Iterator[None]:
             os.environ.pop(name)
 
 
-def train_on_two(slug: str, words: list[str]) -> float:
+def train_on_ranks(slug: str, words: list[str]) -> float:
     """Train a smoke config; the share of the parameters that this rank holds after its last
     step."""
-    two = ["trainer.accelerator=cpu", "trainer.devices=2", "tracking.wandb=disabled"]
+    devices = f"trainer.devices={process.world_size()}"
+    own = ["trainer.accelerator=cpu", devices, "tracking.wandb=disabled"]
     held: list[float] = []
     after = ContrastiveModule.on_before_optimizer_step
 
@@ -50,7 +51,7 @@ def train_on_two(slug: str, words: list[str]) -> float:
     ContrastiveModule.on_before_optimizer_step = watched  # type: ignore[method-assign]
     try:
         with as_torchrun():
-            train(slug, "smoke", [*two, *words])
+            train(slug, "smoke", [*own, *words])
     finally:
         ContrastiveModule.on_before_optimizer_step = after  # type: ignore[method-assign]
     return held[-1]

@@ -8,8 +8,8 @@ from typing import Any
 
 from common.config import ExperimentConfig, UserError, load, to_dict
 
-# neither the meaning of the weights nor a comparison with other runs depends on these; devices and
-# nodes may be divided differently, see `check_same_processes`
+# neither the meaning of the weights nor a comparison with other runs depends on these; another
+# number of processes shares out the same global batch, see `batch_of_processes`
 FREE = (
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -32,7 +32,11 @@ def own_overrides(meta: Mapping[str, Any]) -> list[str]:
 
 
 def resumed_config(
-    schema: type[ExperimentConfig], run: Path, meta: Mapping[str, Any], overrides: Sequence[str]
+    schema: type[ExperimentConfig],
+    run: Path,
+    meta: Mapping[str, Any],
+    overrides: Sequence[str],
+    free: Sequence[str] = (),
 ) -> tuple[ExperimentConfig, dict[str, list[Any]]]:
     """The config of a resumed run.
 
@@ -41,6 +45,7 @@ def resumed_config(
         run: folder, for messages.
         meta: the run's meta.json.
         overrides: of the command that resumes it.
+        free: settings that may change in addition to `FREE`.
 
     Returns:
         Config; values that changed as ``{key: [before, now]}``, all of them free to.
@@ -53,7 +58,7 @@ def resumed_config(
     cfg = load(schema, meta["project"], meta["config"], words)
     typed = [word.split("=")[0] for word in overrides]
     changes = _changes(meta.get("resolved") or {}, cfg, typed)
-    fixed = {key: pair for key, pair in changes.items() if not _is_free(key)}
+    fixed = {key: pair for key, pair in changes.items() if not _is_free(key) and key not in free}
     if fixed:
         listed = ", ".join(
             f"{key} ({_show(old)} there, {_show(new)}"
@@ -107,11 +112,10 @@ def as_trained(
     return [f"{key}={json.dumps(old)}" for key, old in undone.items()]
 
 
-def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> None:
-    """Refuse to resume a run with more or fewer processes than it was started with.
+def batch_of_processes(name: str, meta: Mapping[str, Any], processes: int) -> int:
+    """``data.batch_size`` with which another number of processes has the same global batch.
 
-    Its place in the data is counted in batches of all processes, and a loss's negatives come from
-    them.
+    Its place in the data is counted in global batches, and a loss's negatives come from them.
 
     Args:
         name: of the run.
@@ -119,15 +123,48 @@ def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> 
         processes: devices times nodes of this command.
 
     Raises:
-        UserError: another number.
+        UserError: the global batch cannot be divided among them.
     """
-    began = meta.get("world_size", processes)
-    if began != processes:
+    batch = int(meta["resolved"]["data"]["batch_size"]) * int(meta["world_size"])
+    if batch % processes:
+        near = [n for n in range(1, batch + 1) if batch % n == 0]
+        fewer = max(n for n in near if n < processes)
+        more = min((n for n in near if n > processes), default=None)
         raise UserError(
-            f"{name} has {began} processes (trainer.devices x trainer.num_nodes) and this command"
-            f" {processes}: a batch of all of them, and with it the place in the data, would be"
-            " another. Take as many"
+            f"{name} has {batch} samples in a batch of all processes, which {processes} processes"
+            f" (trainer.devices x trainer.num_nodes) cannot share equally: take {fewer}"
+            f"{'' if more is None else f' or {more}'}"
         )
+    return batch // processes
+
+
+def check_shared(
+    name: str, meta: Mapping[str, Any], processes: int, *, equal: bool, streaming: bool
+) -> None:
+    """Refuse to resume a stage with another number of processes where its batches would change.
+
+    Args:
+        name: of the run and its stage, for the message.
+        meta: the run's meta.json, from before.
+        processes: of this command.
+        equal: whether the stage's global batch is as large as before.
+        streaming: whether it reads shards, which each process draws for itself.
+
+    Raises:
+        UserError: its data or its batches would be other ones.
+    """
+    before = meta.get("world_size", processes)
+    if before == processes or (equal and not streaming):
+        return
+    why = (
+        "each process reads shards of its own"
+        if streaming
+        else "its batch size is not data.batch_size"
+    )
+    raise UserError(
+        f"{name} has {before} processes (trainer.devices x trainer.num_nodes) and this command"
+        f" {processes}: {why}, so the batches would change; take {before}"
+    )
 
 
 def resolved(cfg: ExperimentConfig) -> dict[str, Any]:

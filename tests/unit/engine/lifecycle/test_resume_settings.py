@@ -14,7 +14,13 @@ from common.engine import checkpoint as ckpt
 from common.engine import run, trained
 from common.engine.lifecycle.find import find_finished, finished_stages
 from common.engine.lifecycle.run import Run
-from common.engine.lifecycle.settings import as_trained, resolved, resumed_config
+from common.engine.lifecycle.settings import (
+    as_trained,
+    batch_of_processes,
+    check_shared,
+    resolved,
+    resumed_config,
+)
 from common.engine.workspace import Workspace
 from tests.interrupted import final_state, same
 
@@ -265,17 +271,44 @@ def test_a_finished_run_is_looked_at_with_the_training_sets_that_it_had(tmp_path
         as_trained(Mixed, known["resolved"], known, [])
 
 
-def test_a_run_goes_on_with_as_many_processes_as_it_began_with(toy, broken_at, tmp_path):
-    """The place in the data is counted in batches of all of them."""
+@pytest.mark.parametrize(
+    ("local", "before", "now", "size"), [(8, 2, 4, 4), (8, 2, 1, 16), (4, 4, 2, 8), (6, 1, 3, 2)]
+)
+def test_another_number_of_processes_shares_the_same_global_batch(local, before, now, size):
+    known = {"resolved": {"data": {"batch_size": local}}, "world_size": before}
+    assert batch_of_processes("r", known, now) == size
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_with_the_numbers_that_can():
+    known = {"resolved": {"data": {"batch_size": 6}}, "world_size": 2}
+    with pytest.raises(UserError, match=r"r has 12 samples .* 5 processes .* take 4 or 6"):
+        batch_of_processes("r", known, 5)
+    with pytest.raises(UserError, match="take 12$"):
+        batch_of_processes("r", known, 13)
+
+
+def test_stages_whose_batches_would_change_go_on_with_as_many_processes():
+    before = {"world_size": 2}
+    check_shared("stage 's' of r", before, 2, equal=False, streaming=True)
+    check_shared("stage 's' of r", before, 4, equal=True, streaming=False)
+    with pytest.raises(UserError, match=r"stage 's' of r has 2 .* 4: each process reads shards"):
+        check_shared("stage 's' of r", before, 4, equal=True, streaming=True)
+    with pytest.raises(UserError, match=r"is not data.batch_size.* take 2"):
+        check_shared("stage 's' of r", before, 4, equal=False, streaming=False)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(toy, broken_at, tmp_path):
+    """As on two processes with half of the batch each; the batch stays changed afterwards."""
     break_off(toy, broken_at, "run_id=r")
     file = tmp_path / "runs/toy/smoke/r/meta.json"
-    file.write_text(json.dumps({**meta(file.parent), "world_size": 2}))
-    with pytest.raises(
-        UserError, match=r"r has 2 processes .* and this command 1: .* Take as many"
-    ):
-        toy("resume=r")
-    file.write_text(json.dumps({**meta(file.parent), "world_size": 1}))
-    assert toy("resume=r").name == "r"
+    began = meta(file.parent)
+    file.write_text(json.dumps({**began, "world_size": 2}))
+    run = toy("resume=r")
+    batch = began["resolved"]["data"]["batch_size"]
+    assert run.name == "r"
+    assert meta(run)["world_size"] == 1
+    assert meta(run)["resolved"]["data"]["batch_size"] == 2 * batch
+    assert f"data.batch_size={2 * batch}" in meta(run)["overrides"]
 
 
 def test_stages_are_in_the_order_of_their_numbers(toy):
