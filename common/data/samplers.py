@@ -15,6 +15,8 @@ from common.config import UserError
 
 Key = tuple[int, int]  # (sample index, epoch)
 Rng = np.random.Generator
+KEYED_FROM = 2**22  # samples from which an epoch's order is computed where it is read
+_ROUNDS = 6
 
 
 def drawn_rows(count: int, limit: int, seed: int, stream: int, what: str) -> np.ndarray:
@@ -49,12 +51,59 @@ def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.
     )
 
 
+class KeyedOrder:
+    """A pseudo-random permutation of [0, length) of which any slice is computed alone.
+
+    A Feistel network over the next even power of two, walked along until it is in the range: a
+    bijection for every key, without an array of all indices.
+    Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
+
+    Args:
+        length: number of indices, >= 1.
+        rng: draws the keys of the rounds.
+
+    >>> order = KeyedOrder(5, np.random.default_rng(0))
+    >>> sorted(order[:3].tolist() + order[3:].tolist())
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(self, length: int, rng: Rng) -> None:
+        self.length = length
+        self._half = np.uint64(max(1, ((length - 1).bit_length() + 1) // 2))
+        self._keys = rng.integers(2**64, size=_ROUNDS, dtype=np.uint64)
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """Indices at a range of places, int64."""
+        x = np.arange(*places.indices(self.length), dtype=np.uint64)
+        outside = np.ones(len(x), dtype=bool)
+        while outside.any():
+            x[outside] = self._mixed(x[outside])
+            outside = x >= self.length
+        return x.astype(np.int64)
+
+    def _mixed(self, x: np.ndarray) -> np.ndarray:
+        """One pass of the network over numbers of twice `_half` bits."""
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = x >> self._half, x & mask
+        for key in self._keys:
+            left, right = right, left ^ (_scrambled(right + key) & mask)
+        return (left << self._half) | right
+
+
+def _scrambled(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014), modulo 2^64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 class SeededBatchSampler:
     """Endless batches of keys ``(index, epoch)``; every epoch is a fresh seeded permutation.
 
     With W ranks, global batch b holds the permutation's entries ``[b*B*W, (b+1)*B*W)`` and rank r
     takes the r-th contiguous slice of B: the joint batch is the same for any W at equal B*W.
-    Incomplete batches are dropped.
+    Incomplete batches are dropped. From `KEYED_FROM` samples on, without bucketing and groups, the
+    permutation is a `KeyedOrder`, of which each rank computes its own slices.
 
     With `bucket_batches` the order of an epoch is bucketed by length, before it is shared among the
     ranks: each window of that many global batches is sorted by length and cut into batches, whose
@@ -121,8 +170,16 @@ class SeededBatchSampler:
         """Make the next iterator begin at this batch of the stream (resume)."""
         self.first = batch
 
+    def order(self, epoch: int) -> np.ndarray | KeyedOrder | range:
+        """Order of the samples in one epoch, of which slices are taken."""
+        if not self.shuffle:
+            return range(self.length)
+        if self.length >= KEYED_FROM and self.groups is None and self.bucket_batches is None:
+            return KeyedOrder(self.length, sample_rng(self.seed, epoch, 0, stream=2**31 + 5))
+        return self.permutation(epoch)
+
     def permutation(self, epoch: int) -> np.ndarray:
-        """Order of the samples in one epoch, (length,) int64."""
+        """Order of the samples in one epoch as an array, (length,) int64."""
         if not self.shuffle:
             return np.arange(self.length)
         order = sample_rng(self.seed, epoch, 0, stream=2**31).permutation(self.length)
@@ -156,11 +213,12 @@ class SeededBatchSampler:
         return np.concatenate([rng.permutation(np.concatenate(whole)).reshape(-1), *rest])
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batch, order, order_epoch = self.first, None, -1
+        batch, order_epoch = self.first, -1
+        order: np.ndarray | KeyedOrder | range = range(0)
         while self.num_batches is None or batch < self.num_batches:
             epoch, within = divmod(batch, self.batches_per_epoch)
-            if order is None or epoch != order_epoch:
-                order, order_epoch = self.permutation(epoch), epoch
+            if epoch != order_epoch:
+                order, order_epoch = self.order(epoch), epoch
             start = (within * self.world_size + self.rank) * self.batch_size
             yield [(int(i), epoch) for i in order[start : start + self.batch_size]]
             batch += 1
