@@ -89,7 +89,9 @@ def prefers_plain(query: Tensor, key: Tensor, kind: Kind, backend: str) -> bool:
             return False
     elif backend != "dense":
         return False
-    return device == "meta" or not torch.is_autocast_enabled(device)
+    if device not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device):
+        return True  # such as meta
+    return not torch.is_autocast_enabled(device)
 
 
 def as_scale(scale: Tensor | float) -> Tensor | float:
