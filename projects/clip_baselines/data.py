@@ -143,8 +143,9 @@ def text_changes(data: RocketData) -> tuple[TextAugment, TextAugment]:
 
 
 def wordnet_requirement(cfg: Config) -> list[Requirement]:
-    """WordNet's database, where the config names it."""
-    if cfg.data.wordnet is None:
+    """WordNet's database, where the config names it and has synonyms."""
+    data = cfg.data
+    if data.wordnet is None or not (data.text_augmentation and data.eda_synonyms and data.num_augs):
         return []
     path = wordnet_folder(cfg.data.wordnet, cfg.data.root)
     return [Requirement("data: WordNet", str(path), (path / "data.noun").is_file(), SOURCE)]

@@ -29,14 +29,13 @@ class RocketData(ImageTextData):
     # synonym replacement, swap, deletion, identity
     eda_weights: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0.4, 0.4, 0.2, 0.0)
     eda_synonyms: bool = True  # False: no WordNet
-    wordnet: str | None = None  # folder of WordNet's database files; None: the bundled part
+    # of the synonyms: folder of WordNet's database files, below data.root; None: the bundled part
+    wordnet: str | None = None
     clean_before_augment: bool = False  # lower-case and repair texts first
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.photos and self.source != "pool":
             raise ValueError("data.photos needs data.source=pool")
-        if self.wordnet and not (self.eda_synonyms and self.text_augmentation and self.num_augs):
-            raise ValueError("data.wordnet needs views with data.eda_synonyms=true")
         if self.asymmetric and self.num_augs != 2:
             raise ValueError("data.asymmetric needs data.num_augs=2")

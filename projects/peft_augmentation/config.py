@@ -33,8 +33,6 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if (self.kind == "back_translation") != (self.cache is not None):
             raise ValueError("augment.cache and augment.kind=back_translation belong together")
-        if self.wordnet is not None and self.kind != "eda":
-            raise ValueError("augment.wordnet is for augment.kind=eda")
         if self.repeat and self.kind != "none":
             raise ValueError("augment.repeat is for augment.kind=none")
 

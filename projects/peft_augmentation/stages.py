@@ -115,7 +115,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needs.append(
             Requirement(f"data: {cfg.data.task}", str(data_root(cfg.data.root)), here, hint)
         )
-    if cfg.augment.wordnet is not None:
+    if cfg.augment.kind == "eda" and cfg.augment.wordnet is not None:
         path = wordnet_folder(cfg.augment.wordnet, cfg.data.root)
         here = (path / "data.noun").is_file()
         needs.append(Requirement("data: WordNet", str(path), here, WORDNET))
