@@ -29,7 +29,8 @@ class Layout(Enum):
     LOG = "a log of users and items"
     RECORDINGS = "a manifest of recordings"
     CLIPS = "clips with questions"
-    SCANS = "a folder of LiDAR scans"
+    DRIVES = "LiDAR drives in the layout of KITTI raw"
+    SCANS = "LiDAR sequences (.npz)"
     ADVERTS = "adverts (title, skills, normalized_title)"
     DESCRIPTIONS = "descriptions with candidates (source, target, candidate)"
     QUESTIONS = "questions with right and wrong answers"
@@ -50,6 +51,7 @@ COLUMNS: tuple[tuple[Layout, frozenset[str]], ...] = tuple(
         (Layout.CLIPS, "clip question answers"),
         (Layout.ADVERTS, "title skills"),
         (Layout.DESCRIPTIONS, "source target candidate"),
+        (Layout.QUESTIONS, "question best_answer correct incorrect"),
         (Layout.CODE, "code docstring"),
         (Layout.CODE, "code_tokens docstring_tokens"),
         (Layout.DIALOGUES, "turns"),
@@ -83,11 +85,13 @@ def _of_folder(folder: Path) -> Layout | None:
     names = {path.name.removesuffix(".gz") for path in folder.iterdir()}
     if "corpus.jsonl" in names:
         return Layout.JUDGED
+    if any(folder.glob("*/*_sync")):
+        return Layout.DRIVES
     for name in itertools.islice(_below(folder), MOST_NAMES):
         ending = Path(name).suffix.lower()
         if ending in IMAGES:
             return Layout.CLASSES if os.sep in name else None
-        if ending == ".bin":
+        if ending == ".npz":
             return Layout.SCANS
     return None
 

@@ -1,10 +1,11 @@
 """What can be set for the evaluation and for the tasks of `make run`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import OWN, Judge, OwnData
 from common.families.retrieval.config import RankerTuning, typed_limits
 from common.ranges import Count, Whole
 
@@ -12,6 +13,20 @@ from common.ranges import Count, Whole
 @dataclass
 class RerankEval(OwnData):
     """Re-ranking: of the first stage's candidates, before and after fine-tuning on the set."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.JUDGED: Judge(
+            {
+                "eval.sets": [OWN],
+                "eval.candidates": {},
+                "eval.tune.steps": 0,
+                "eval.query_counts": [],
+                "eval.pairs": 0,
+                "eval.words": False,
+            },
+            baselines=True,
+        )
+    }
 
     sets: list[str] = field(default_factory=list)  # BEIR folders, below data.root or bundled
     candidates: dict[str, str] = field(default_factory=dict)  # set -> run file; else BM25

@@ -1,12 +1,14 @@
 """What can be set in a CLOSE experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig, OptimConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, NonNegatives, Positive, Real, Share, Whole, at_least
 
 __all__ = ["CaptionConfig", "CloseData", "EvalConfig", "GenerateConfig", "ServerConfig"]
@@ -54,6 +56,8 @@ class CloseData(DataConfig):
 @dataclass
 class EvalConfig(OwnData):
     """Decoding and measures."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.CAPTIONS: Judge()}
 
     split: Literal["dev", "test"] = "test"
     inputs: Literal["image", "text"] = "image"

@@ -16,12 +16,18 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[Coconut]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.coconut.evaluate import evaluate
     from projects.coconut.export import embed, export, load_export, plan
+    from projects.coconut.own_recordings import judge_recordings
     from projects.coconut.stages import stages
 
-    return experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)
+    experiment = experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)
+    return replace(experiment, judges={Layout.RECORDINGS: partial(judge_recordings, cfg)})
 
 
 def load(folder: "Path") -> "Recognizer":

@@ -1,9 +1,11 @@
 """Options of the evaluation of speech-to-text models; nothing here imports torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, Share
 from projects.coconut.speech.options import BeamSearch
 
@@ -11,6 +13,8 @@ from projects.coconut.speech.options import BeamSearch
 @dataclass
 class SpeechEval(BeamSearch, OwnData):
     """Decoding, and what is decoded."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.RECORDINGS: Judge()}
 
     split: Literal["test", "dev"] = "test"  # dev: to tune on
     val_beam_size: Count = 5

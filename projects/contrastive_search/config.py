@@ -1,12 +1,14 @@
 """What can be set in an experiment with contrastive search and SimCTG."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import DecoderConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import OWN, Judge, OwnData
 from common.ranges import Count, Probability, Whole, at_least
 
 
@@ -51,7 +53,14 @@ class MethodConfig:
 class EvalConfig(OwnData):
     """Continuations of held-out texts by several decoders."""
 
-    # books: bundled held-back chapters; webtext: JSON lines with "text"; wit: JSON {language:
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.TEXTS: Judge(
+            {"eval.source": "webtext", "eval.file": OWN, "eval.num_prefixes": 10**6},
+            baselines=True,
+        )
+    }
+
+    # books: bundled held-back chapters; webtext: JSON lines with "text", or .txt; wit: JSON {language:
     # texts}
     source: Literal["synthetic", "books", "webtext", "wit"] = "books"
     file: str | None = None  # webtext and wit: below data.root

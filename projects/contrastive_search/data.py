@@ -153,7 +153,9 @@ def passages(cfg: Config, lm: LanguageModel) -> list[Passage]:
         layout, source, size = WEBTEXT if section.source == "webtext" else WIT
         path = data_root(cfg.data.root) / str(section.file)
         require(path, what=f"eval.file ({section.source})", layout=layout, source=source, size=size)
-        if section.source == "webtext":
+        if path.suffix == ".txt":
+            texts = read_lines(path)
+        elif section.source == "webtext":
             texts = [row["text"] for row in read_jsonl(path, ("text",))]
         else:
             texts = language_texts(path, section.language)

@@ -13,6 +13,7 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.layouts import Layout
 from common.data.module import ContrastiveData
+from common.data.speech.manifests import load_manifest
 from common.data.speech.spoken import SpokenSet
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluated, untrained
@@ -27,7 +28,6 @@ from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
 from projects.cwcl.speech.embedder import speech_embedder
 from projects.cwcl.speech.exported import load_spoken_text, save_spoken_text
-from projects.cwcl.speech.pairs import load_manifest
 from projects.cwcl.speech.transcribed import TranscribedSpeech
 from projects.cwcl.speech.zero_shot import class_phrase, prompt_embeddings, spoken_zeroshot
 from projects.cwcl.spoken_module import SpeechTextCWCL

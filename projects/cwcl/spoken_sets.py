@@ -9,13 +9,13 @@ from pathlib import Path
 
 from common.config import UserError
 from common.data.lookup import data_root, own_file
+from common.data.speech.manifests import COMMANDS_HINT, load_manifest, load_speech_commands
 from common.data.speech.sources import FOLDERS, SAMPLE_RATES, num_train, spoken_part
 from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenPart, SpokenSet
 from common.data.speech.transcripts import normalize_transcript
 from common.data.speech.waveforms import decoder
 from common.engine.experiment import Requirement, bundled_requirement
 from projects.cwcl.config import Config
-from projects.cwcl.speech.pairs import COMMANDS_HINT, load_manifest, load_speech_commands
 
 log = logging.getLogger(__name__)
 

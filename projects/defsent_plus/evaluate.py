@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.text.options import metric_prefix
 from common.engine.workspace import Workspace
-from common.evaluation.text.sts_protocol import metric_prefix
 from common.families.sentences.evaluation import evaluate_sentences
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import Dictionary, load_dictionary

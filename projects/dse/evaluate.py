@@ -1,21 +1,25 @@
 """Task metrics of teacher and student, the embedding on its own, and speed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from common.config import UserError
+from common.data.text.options import metric_prefix
 from common.data.text.pairs.readers import PairSet
 from common.data.text.pairs.tasks import Kind
 from common.data.text.sets import load_sts
 from common.encoders.modes import evaluated, untrained
+from common.engine.own_texts import judge_pairs
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
-from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
+from common.evaluation.text.sts_protocol import Encode, evaluate_sts
 from common.evaluation.text.transfer import evaluate_transfer, load_transfer
 from projects.dse.config import Config
-from projects.dse.module import DSE
+from projects.dse.module import DSE, build_scorer
 from projects.dse.pair_classifier import PairModule, build_classifier, task_pairs
 from projects.dse.pair_tasks import (
     logit_r2,
@@ -124,6 +128,18 @@ def embedding_metrics(cfg: Config, module: DSE, workspace: Workspace) -> dict[st
         tasks = {name: load_transfer(cfg.data.root, name) for name in cfg.eval.transfer}
         metrics |= evaluate_transfer(encode, tasks)
     return metrics
+
+
+def judge_cosines(cfg: Config, module: DSE, workspace: Workspace, path: Path) -> dict[str, float]:
+    """Spearman of the vectors' cosine on a user's scored pairs, whatever the student's task is."""
+
+    @contextmanager
+    def encoding(student: DSE) -> Iterator[Encode]:
+        with evaluated(student, cfg.trainer.accelerator):
+            yield lambda texts: student.scorer.encode(texts, cfg.eval.batch_size)
+
+    raw = untrained(lambda: DSE(cfg, build_scorer(cfg)), cfg.seed, module)
+    return judge_pairs({"": encoding(module), "untrained_": encoding(raw)}, workspace, path)
 
 
 def speed(cfg: Config, module: DSE, workspace: Workspace) -> dict[str, float]:

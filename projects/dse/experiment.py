@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
+from common.data.layouts import Layout
 from common.data.lookup import data_root
 from common.data.text.pairs.readers import SYNTHETIC
 from common.encoders.pretrained import stand_in
@@ -23,7 +24,7 @@ from common.engine.experiment import (
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
 from projects.dse import tasks
 from projects.dse.config import Config
-from projects.dse.evaluate import evaluate, evaluate_pairs
+from projects.dse.evaluate import evaluate, evaluate_pairs, judge_cosines
 from projects.dse.module import DSE, SIZES, build_scorer, probe
 from projects.dse.pair_classifier import PairClassifier, build_classifier, task_pairs
 from projects.dse.scorer import load_scorer, save_scorer
@@ -49,7 +50,11 @@ def student_experiment(cfg: Config) -> Experiment[DSE]:
         {"score": tasks.score, "table": tasks.table},
     )
     ranking = {"rank": partial(tasks.rank, cfg, experiment=experiment)}
-    return replace(experiment, tasks={**experiment.tasks, **ranking})
+    return replace(
+        experiment,
+        tasks={**experiment.tasks, **ranking},
+        judges={Layout.PAIRS: partial(judge_cosines, cfg)},
+    )
 
 
 def teacher_experiment(cfg: Config) -> Experiment[PairClassifier]:

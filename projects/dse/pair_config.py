@@ -1,11 +1,13 @@
 """Config sections of sentence-pair experiments: data, classifier, evaluation. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig
+from common.data.layouts import Layout
 from common.data.text.pairs.tasks import TASKS, PairTask, TaskName, file_task
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Rate, at_least, not_empty
 
 
@@ -69,6 +71,8 @@ class ClassifierConfig:
 @dataclass
 class PairEval(OwnData):
     """Which parts are scored, and how."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.PAIRS: Judge()}
 
     parts: Annotated[list[str], not_empty] = field(default_factory=lambda: ["test"])
     dev: str = "dev"  # selects the checkpoint when trainer.val_every_n_steps is set

@@ -1,12 +1,14 @@
 """What can be set in an experiment with LOL; nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import DecoderConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import OWN, Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole
 
 
@@ -166,6 +168,12 @@ class MethodConfig:
 @dataclass
 class EvalConfig(OwnData):
     """Multiple choice by every method; the first one is judged."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.QUESTIONS: Judge(
+            {"eval.source": "truthfulqa", "eval.file": OWN, "eval.limit": None}, baselines=True
+        )
+    }
 
     # facts: nouns of `part`; truthfulqa: CSV or JSON lines; factor: CSV
     source: Literal["synthetic", "facts", "truthfulqa", "factor"] = "facts"

@@ -22,8 +22,9 @@ def build(cfg: Config) -> "Experiment[MCLRec]":
     from dataclasses import replace
     from functools import partial
 
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
-    from projects.mclrec import tasks
+    from projects.mclrec import own_log, tasks
     from projects.mclrec.evaluate import evaluate
     from projects.mclrec.stages import embed, export, load_export, plan, stages
 
@@ -33,7 +34,9 @@ def build(cfg: Config) -> "Experiment[MCLRec]":
         "vectors": partial(tasks.vectors, cfg, experiment=experiment),
         "prepare": partial(tasks.prepare, cfg),
     }
-    return replace(experiment, tasks=all_tasks)
+    return replace(
+        experiment, tasks=all_tasks, judges={Layout.LOG: partial(own_log.judge_log, cfg)}
+    )
 
 
 def load(folder: "Path") -> "Recommender":

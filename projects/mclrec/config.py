@@ -1,10 +1,12 @@
 """What can be set in an MCLRec experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from common.config import ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, Counts, NonNegative, Positive, Probability, Rate
 from projects.mclrec.data_options import SequenceData
 
@@ -12,6 +14,8 @@ from projects.mclrec.data_options import SequenceData
 @dataclass
 class EvalConfig(OwnData):
     """Full ranking; HR@k and NDCG@k."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.LOG: Judge()}
 
     part: Literal["valid", "test"] = "test"
     ks: Counts = field(default_factory=lambda: [5, 10, 20])

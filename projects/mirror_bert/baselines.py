@@ -3,8 +3,8 @@
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from common.data.text.options import metric_prefix
 from common.engine.workspace import Workspace
-from common.evaluation.text.sts_protocol import metric_prefix
 from common.families.sentences import baselines as family
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import training_rows

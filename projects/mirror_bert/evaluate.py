@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.lookup import data_root
+from common.data.text.options import metric_prefix
 from common.engine.experiment import Requirement
 from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace, read_json
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.text.sts import pair_cosine
-from common.evaluation.text.sts_protocol import metric_prefix
 from common.families.sentences.data import first_sts_set
 from common.families.sentences.evaluation import encoding, evaluate_sentences, untrained_encoder
 from projects.mirror_bert.config import Config

@@ -19,9 +19,11 @@ def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
     from dataclasses import replace
     from functools import partial
 
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
+    from common.engine.own_texts import judge_labelled, judge_pairs, judge_queries
     from projects.moe_embeddings import stages, tasks
-    from projects.moe_embeddings.evaluate import evaluate
+    from projects.moe_embeddings.evaluate import evaluate, judge_texts
 
     experiment = experiment_of(
         cfg,
@@ -35,7 +37,15 @@ def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
     )
     with_model = {"embed": tasks.embed, "search": tasks.search}
     bound = {name: partial(task, cfg, experiment) for name, task in with_model.items()}
-    return replace(experiment, tasks={**experiment.tasks, **bound})
+    judges = {
+        layout: partial(judge_texts, cfg, judge)
+        for layout, judge in (
+            (Layout.PAIRS, judge_pairs),
+            (Layout.LABELLED, judge_labelled),
+            (Layout.JUDGED, judge_queries),
+        )
+    }
+    return replace(experiment, tasks={**experiment.tasks, **bound}, judges=judges)
 
 
 def load(folder: "Path") -> "DomainEncoder":

@@ -1,10 +1,12 @@
 """What can be set in an experiment with experts for domains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole, at_least
 
 BUNDLED_DOMAINS = ("cisi", "npl", "esco", "docstrings")
@@ -128,6 +130,10 @@ class MethodConfig:
 @dataclass
 class EvalConfig(OwnData):
     """Protocol: F1-max and ROC-AUC of pairs by domain and on their union."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        layout: Judge() for layout in (Layout.PAIRS, Layout.LABELLED, Layout.JUDGED)
+    }
 
     part: Literal["test", "valid"] = "test"
     batch_size: Count = 64

@@ -3,8 +3,10 @@
 By domain and on the union.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.sentence import sentence_encoder
+from common.engine.own_texts import Rows
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.runs import tfidf_vectors
+from common.evaluation.text.sts_protocol import Encode
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import PairTexts, expert_of, load_pairs, texts_by_domain
@@ -147,6 +151,36 @@ def scores_of_untrained(
     raw = untrained(build, cfg.seed, like=like)
     with evaluated(raw, cfg.trainer.accelerator):
         return scores_of(encoder_embed(cfg, raw), pairs)
+
+
+def judge_texts(
+    cfg: Config,
+    judge: Callable[[Rows, Workspace, Path], dict[str, float]],
+    module: MoeEmbeddings,
+    workspace: Workspace,
+    path: Path,
+) -> dict[str, float]:
+    """A user's texts, which have no domain: the vectors are means over all domains.
+
+    Args:
+        cfg: the experiment's config.
+        judge: of `common.engine.own_texts`.
+        module: trained.
+        workspace: of the evaluation.
+        path: of the user's file or folder.
+    """
+
+    @contextmanager
+    def encoding(encoder: DomainEncoder) -> Iterator[Encode]:
+        with evaluated(encoder, cfg.trainer.accelerator):
+            yield lambda texts: encoder.encode(texts, batch_size=cfg.eval.batch_size)
+
+    def build() -> DomainEncoder:
+        return build_encoder(cfg.model, cfg.data.domains, cfg.data.max_length)
+
+    raw = untrained(build, cfg.seed, like=module.encoder)
+    rows = {"": encoding(module.encoder), "untrained_": encoding(raw)}
+    return judge(rows, workspace, path)
 
 
 def tfidf_scores(pairs: Mapping[str, Sequence[Pair]]) -> Scores:

@@ -1,10 +1,13 @@
 """What can be set in a PromptReps experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
+from common.evaluation.own_data import Judge
 from common.evaluation.retrieval.options import SearchConfig
 from common.families.retrieval.config import RetrievalEval
 from common.ranges import Count, Positive, Probabilities, Probability, Rate, Whole
@@ -164,6 +167,18 @@ class Row:
 @dataclass
 class EvalConfig(RetrievalEval):
     """Evaluation; ``untrained`` adds the model before any stage."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.JUDGED: Judge(
+            {
+                **RetrievalEval.judges[Layout.JUDGED].settings,
+                "eval.rows": {},
+                "eval.probe": 0,
+                "eval.untrained": True,
+            },
+            baselines=True,
+        )
+    }
 
     untrained: bool = False
     ranking: Literal["hybrid", "dense", "sparse"] = "hybrid"  # which has metrics without a prefix

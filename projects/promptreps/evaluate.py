@@ -8,6 +8,7 @@ from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
+from common.evaluation.retrieval.chosen_fusion import choose_fusion
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, lexical_run, run_scores
 from common.families.retrieval.evaluation import (
@@ -53,7 +54,7 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     """Metrics on every set of ``eval.beir``, ``<row><set>_<metric>``, and their averages.
 
     Rows: "" (the ranking that the config chooses), ``dense_``, ``sparse_``, ``hybrid_``,
-    ``alpha_<weight>_``, ``bm25_``; all but the first and BM25 again as ``untrained_*`` and, for
+    ``alpha_<weight>_``, ``chosen_`` (by a few judged queries), ``bm25_``; all but the first and BM25 again as ``untrained_*`` and, for
     each of ``eval.rows``, as ``<name>_*``. table.md has all of them.
 
     Raises:
@@ -77,6 +78,8 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     metrics |= _further(cfg, encoder, workspace, rows)
     rows = list(dict.fromkeys(rows))  # every set has all of them
     for row in rows if len(names) > 1 else ():
+        if any(f"{row}{name}_ndcg_at_10" not in metrics for name in names.values()):
+            continue  # a weight can't be chosen on a set of one query
         means = average_scores(list(names.values()), metrics, row, "average", workspace)
         metrics |= {f"{row}{metric}": value for metric, value in means.items()}
     write_text(
@@ -133,6 +136,13 @@ def _one_set(
     runs = search_set(cfg, encoder, data)
     for row, run in _rankings(cfg, runs).items():
         keep(row, run_scores(data, run, KS))
+    mixed = {alpha: runs.fused(alpha) for alpha in cfg.eval.alphas if 0 < alpha < 1}
+    candidates = {0.0: runs.sparse, 1.0: runs.dense, **mixed}
+    chosen = choose_fusion(data, candidates, cfg.eval.hybrid_queries)
+    if chosen is not None:
+        keep("chosen_", run_scores(data, chosen.run, KS))
+        metrics[f"chosen_{name}_dense_weight"] = chosen.weight
+        workspace.say(f"set '{name}', {chosen.helped('the dense vectors', 'the sparse ones')}")
     if cfg.eval.lexical:
         options = cfg.eval
         bm25 = lexical_run(data, "bm25", depth=options.depth, drop_identical=options.remove_query)

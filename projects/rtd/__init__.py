@@ -16,14 +16,20 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[ComposedModule]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.rtd import export, tasks
     from projects.rtd.evaluate import evaluate
+    from projects.rtd.own_queries import judge_queries
     from projects.rtd.stages import plan, stages
 
-    return experiment_of(
+    experiment = experiment_of(
         cfg, stages, evaluate, export.export, export.load_export, export.embed, plan, tasks.TASKS
     )
+    return replace(experiment, judges={Layout.COMPOSED: partial(judge_queries, cfg)})
 
 
 def load(folder: "Path") -> "ComposedSearch":

@@ -1,12 +1,14 @@
 """What can be set in an RTD experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig, OptimConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole
 
 
@@ -79,6 +81,8 @@ class HostConfig:
 @dataclass
 class ComposedEval(OwnData):
     """Composed retrieval; folders of the official sets below data.root, None: not evaluated."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.COMPOSED: Judge()}
 
     split: Literal["test", "dev", "train"] = "test"  # of the drawings; tune on dev
     fashioniq: str | None = None

@@ -1,10 +1,12 @@
 """What can be set in a TREND experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from common.config import ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import OWN, Judge, OwnData
 from projects.trend.encoders.options import DetectorOptions
 from projects.trend.scans.options import LidarData, PlanarAugment
 
@@ -126,6 +128,20 @@ class FinetuneConfig(DetectorOptions, PlanarAugment):
 @dataclass
 class EvalConfig(OwnData):
     """Forecast errors and probes."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        layout: Judge(
+            {
+                "data.sources": [source],
+                "data.folder": OWN,
+                "eval.split": "test",
+                "eval.max_windows": 0,
+                "eval.segmentation_frames": 0,
+            },
+            baselines=True,
+        )
+        for layout, source in ((Layout.DRIVES, "kitti"), (Layout.SCANS, "npz"))
+    }
 
     split: Literal["test", "dev"] = "test"
     horizon: Count = 3  # future frames

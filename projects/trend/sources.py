@@ -89,6 +89,7 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
     train = part in ("train", "labelled")
     if name == "npz":
         where = root / ("train" if train else part)
+        where = root if cfg.eval.own is not None and not where.is_dir() else where
         require(
             where,
             what="LiDAR sequences",
@@ -98,7 +99,7 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
         )
         return read_npz_sequences(sorted(where.glob("*.npz")))
     if name == "kitti":
-        return kitti_raw(root, _drives(root, part, cfg.eval.split))
+        return kitti_raw(root, _drives(root, part, cfg.eval.split, cfg.eval.own is not None))
     if name == "semantic_kitti":
         return semantic_kitti(root, SEMANTIC_TRAIN if train else ("08",))
     if name == "nuscenes":
@@ -121,7 +122,7 @@ def check_part(name: Source, part: LidarPart) -> None:
         )
 
 
-def _drives(root: Path, part: LidarPart, split: str) -> list[str] | None:
+def _drives(root: Path, part: LidarPart, split: str, own: bool) -> list[str] | None:
     """Names of the drives of a part of KITTI raw, which has no official ones.
 
     Every fifth drive by name is held out for the test, the ones before these are the development
@@ -131,8 +132,8 @@ def _drives(root: Path, part: LidarPart, split: str) -> list[str] | None:
         UserError: too few drives.
     """
     names = sorted(p.name for p in root.glob("*/*_sync"))
-    if not names:
-        return None  # `kitti_raw` says what is missing
+    if not names or (own and part == "test"):
+        return None  # all drives; without any, `kitti_raw` says what is missing
     test = names[4::5] or names[-1:]
     dev = [names[names.index(name) - 1] for name in test]
     train = [n for n in names if n not in test and not (split == "dev" and n in dev)]

@@ -20,17 +20,21 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[VideoQA]":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
+    from functools import partial
 
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.video_qa.evaluate import evaluate
     from projects.video_qa.folder import embed, export, load_export
+    from projects.video_qa.own_clips import judge_clips
     from projects.video_qa.stages import plan, stages
     from projects.video_qa.tasks import tasks
 
     experiment: Experiment[VideoQA] = experiment_of(
         cfg, stages, evaluate, export, load_export, embed, plan
     )
-    return replace(experiment, tasks=tasks(cfg, experiment))
+    judges = {Layout.CLIPS: partial(judge_clips, cfg)}
+    return replace(experiment, tasks=tasks(cfg, experiment), judges=judges)
 
 
 def load(folder: "Path") -> "Answerer":

@@ -1,11 +1,13 @@
 """What can be set; values stand in configs/video_qa. Nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import (
     Count,
     NonNegative,
@@ -77,6 +79,8 @@ class PretrainConfig:
 @dataclass
 class EvalConfig(OwnData):
     """What is measured."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.CLIPS: Judge()}
 
     split: Literal["test", "dev"] = "test"
     batch_size: Count = 50

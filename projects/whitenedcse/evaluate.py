@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from common.data.text.options import metric_prefix
 from common.data.text.sets import StsSet
 from common.encoders.modes import evaluation_mode
 from common.engine.workspace import Workspace
@@ -12,7 +13,7 @@ from common.evaluation.features import geometry
 from common.evaluation.features.geometry import mean_cosine, uniformity
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.text.sts import pair_cosine, spearman
-from common.evaluation.text.sts_protocol import encode_distinct, metric_prefix
+from common.evaluation.text.sts_protocol import encode_distinct
 from common.families.sentences.data import first_sts_set, text_rows
 from common.families.sentences.evaluation import (
     encoding,

@@ -1,11 +1,13 @@
 """What can be set in a WikiDes experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig, OptimConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import OWN, Judge, OwnData
 from common.families.retrieval.config import DenseModel
 from common.ranges import Count, Counts, NonNegative, Probability, Rate, Whole, at_least
 
@@ -185,6 +187,20 @@ class WikiDesOptim(OptimConfig):
 @dataclass
 class WikiDesEval(OwnData):
     """Descriptions against the gold ones and against the paragraphs."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.DESCRIPTIONS: Judge(
+            {
+                "data.source": "files",
+                **dict.fromkeys(("data.train", "data.dev", "data.test"), OWN),
+                "data.eval_limit": None,
+                "data.eval_candidates": None,
+                "data.min_candidates": 1,
+                "eval.part": "test",
+            },
+            baselines=True,
+        )
+    }
 
     part: Literal["dev", "test"] = "test"
     batch_size: Count = 64

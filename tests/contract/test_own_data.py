@@ -90,3 +90,8 @@ def test_a_config_whose_model_cannot_judge_a_layout_is_refused(tmp_path):
 def test_only_eval_takes_it(verb, capsys):
     assert main([verb, "simcse", "smoke", "eval.own=pairs.csv"]) == 2
     assert "make eval PROJECT=simcse RUN=latest eval.own=pairs.csv" in capsys.readouterr().err
+
+
+def test_two_files_of_one_name_are_refused_before_anything_is_read():
+    with pytest.raises(UserError, match=r"'a/p\.csv' and 'b/p\.csv' would both be called 'p'"):
+        load(config_class("simcse"), "simcse", "mini", ["eval.sets=[a/p.csv,stsb-test,b/p.csv]"])

@@ -17,9 +17,9 @@ from common.data.lookup import bundled, data_root, require
 from common.data.samplers import sample_rng
 from common.data.splits import Split, sentence_split
 from common.data.tables import csv_header, read_csv, read_jsonl
+from common.data.text.options import PAIR_FILES
 
 MISSING = " "  # what an empty cell of a training file becomes
-PAIR_FILES = (".csv", ".tsv", ".jsonl")  # scored pairs of your own; each also .gz
 TEXT_COLUMNS, SCORE_COLUMN = ("sentence1", "sentence2"), "score"
 STSB_PARTS = ("train", "dev", "test")
 STS_YEARS = ("sts12", "sts13", "sts14")
@@ -240,11 +240,6 @@ def load_sts(root: str | None, name: str, *, drop_stsb_overlap: bool = True) -> 
         rows = _stsb_rows(root, name.removeprefix("stsb-"))
     first, second, scores, subsets = (list(column) for column in zip(*rows, strict=True))
     return StsSet(name, first, second, scores, subsets if name in STS_YEARS else [])
-
-
-def is_pair_file(name: str) -> bool:
-    """Whether an STS set is a file of scored pairs instead of a name of `STS_NAMES`."""
-    return name.removesuffix(".gz").endswith(PAIR_FILES)
 
 
 def load_scored_pairs(path: str | Path) -> StsSet:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from common.evaluation.tables import CHANCE
 from common.registry import config_class
 
 BASELINES_FILE = "baselines.json"  # of a run folder: what its table showed
-MAX_ROWS, MAX_OWN_ROWS = 8, 20
+MAX_ROWS, MAX_OWN_ROWS = 8, 30
+# words of metrics that are better when they are smaller
+SMALLER = {"l1", "chamfer", "wer", "cer", "perplexity", "rank", "loss", "error"}
 FREE = ("bm25", "tfidf", "jaccard", "raw_pixels")  # rows without training in any project
 UNTRAINED = "untrained"  # how such baselines, and a run's own metrics of its start, are called
 # settings that no baseline depends on
@@ -107,11 +109,12 @@ def own_rows(
     """The metrics of an evaluation of ``eval.own``, at most `MAX_OWN_ROWS`.
 
     ``<row>_<metric>`` is shown next to ``<metric>`` where the row is untrained or a training-free
-    baseline, of which the largest value counts; other rows, such as fusions, follow by themselves.
+    baseline, of which the best value counts. Other rows, such as fusions, follow with their first
+    metric that is no count.
 
     Args:
         metrics: of the evaluation.
-        baselines: name -> metrics, of `evaluate_baselines`; larger values are better.
+        baselines: name -> metrics, of `evaluate_baselines`.
         spec: of `comparison_of`; names further baselines.
     """
     free = {*FREE, *(spec.baselines if spec else ()), *baselines} - {"chance"}
@@ -127,15 +130,17 @@ def own_rows(
             beside.setdefault(name.removeprefix(f"{row}_"), {})[row] = metrics[name]
         else:
             further.append(name)
+    first = next((name for name in shown if "num_" not in name), "")
     rows = []
-    for name in [*shown, *further][:MAX_OWN_ROWS]:
+    for name in [*shown, *(n for n in further if n.endswith(f"_{first}"))][:MAX_OWN_ROWS]:
         values = {row: own.get(name) for row, own in baselines.items()} | beside.get(name, {})
         rivals = {
             row: value
             for row, value in values.items()
             if value is not None and row in free and not _is_untrained(row)
         }
-        best = max(rivals, key=lambda row: rivals[row], default=None)
+        choose = min if set(name.split("_")) & SMALLER else max
+        best = choose(rivals, key=lambda row: rivals[row], default=None)
         rows.append(
             Row(
                 name,
@@ -148,10 +153,12 @@ def own_rows(
     return rows
 
 
-def _row_of(name: str, metrics: Iterable[str]) -> str | None:
+def _row_of(name: str, metrics: Collection[str]) -> str | None:
     """The row of a metric ``<row>_<metric>``; None for those of the model itself."""
+    if (rest := name.removeprefix(f"{UNTRAINED}_")) != name and rest in metrics:
+        return UNTRAINED
     parts = name.split("_")
-    suffixes = ("_".join(parts[i:]) for i in range(1, len(parts)))
+    suffixes = ("_".join(parts[i:]) for i in range(len(parts) - 1, 0, -1))  # the shortest first
     metric = next((suffix for suffix in suffixes if suffix in metrics), None)
     return None if metric is None else name.removesuffix(f"_{metric}")
 

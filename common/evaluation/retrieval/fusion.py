@@ -42,19 +42,26 @@ def linear_fusion(
     return _merged([_scaled(run, flat) for run in runs], weights, depth)
 
 
-def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60, depth: int | None = None) -> Run:
-    """Sum of the reciprocals of ranks: ``s(q, d) = sum_r 1 / (k + rank_r(q, d))``.
+def reciprocal_rank_fusion(
+    runs: Sequence[Run],
+    *,
+    weights: Sequence[float] | None = None,
+    k: int = 60,
+    depth: int | None = None,
+) -> Run:
+    """Sum of the reciprocals of ranks: ``s(q, d) = sum_r w_r / (k + rank_r(q, d))``.
 
     Source: Cormack et al. 2009, "Reciprocal rank fusion outperforms Condorcet", SIGIR.
 
     Args:
         runs: query id -> document id -> score, of each method; ranks count from 1, equal scores as
             in `common.evaluation.retrieval.ranking`.
+        weights: of the runs; None: 1 each, as in the source.
         k: > 0, 60 in the source.
         depth: documents kept of a query; None: all.
 
     Raises:
-        ValueError: no runs.
+        ValueError: no runs, or another number of weights.
 
     >>> found = reciprocal_rank_fusion([{"q": {"a": 4.0, "b": 2.0}}, {"q": {"b": 9.0}}], k=1)
     >>> found["q"]["a"], round(found["q"]["b"], 3)
@@ -62,11 +69,13 @@ def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60, depth: int | Non
     """
     if not runs:
         raise ValueError("there is no run to merge")
+    if weights is not None and len(weights) != len(runs):
+        raise ValueError(f"{len(runs)} runs need as many weights, got {weights}")
     ranked = [
         {q: {d: 1 / (k + i) for i, d in enumerate(_order(hits), 1)} for q, hits in run.items()}
         for run in runs
     ]
-    return _merged(ranked, [1.0] * len(runs), depth)
+    return _merged(ranked, [1.0] * len(runs) if weights is None else weights, depth)
 
 
 def _order(hits: Mapping[str, float]) -> list[str]:

@@ -1,14 +1,13 @@
 """The STS protocol: cosine of frozen embeddings against gold scores, no regression on top."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.data.text.sets import StsSet, is_pair_file
+from common.data.text.options import metric_prefix
+from common.data.text.sets import StsSet
 from common.evaluation.text.sts import pair_cosine, sts_score
 
 Encode = Callable[[list[str]], Tensor]  # N texts -> (N, D)
@@ -79,18 +78,6 @@ def _check_names(sets: Mapping[str, StsSet]) -> dict[str, str]:
     if not sets or twice:
         raise ValueError(f"STS needs sets of distinct names, got {', '.join(sets) or 'none'}")
     return prefixes
-
-
-def metric_prefix(name: str) -> str:
-    """Name of a set within the names of metrics; of a file the name without its endings.
-
-    >>> metric_prefix("stsb-test"), metric_prefix("senteval:STS12"), metric_prefix("my/own-1.csv")
-    ('stsb_test', 'sts12', 'own_1')
-    """
-    if is_pair_file(name):
-        stem = Path(name.removesuffix(".gz")).stem
-        return re.sub(r"\W+", "_", stem).strip("_").lower() or "pairs"
-    return name.rpartition(":")[2].lower().replace("-", "_")
 
 
 def encode_distinct(encode: Encode, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:

@@ -117,16 +117,27 @@ class RetrievalEval(OwnData):
 
     judges: ClassVar[Mapping[Layout, Judge]] = {
         Layout.JUDGED: Judge(
-            {"eval.beir": [OWN], "eval.dev": [], "eval.answers": [], "eval.groups": {}},
+            {
+                "eval.beir": [OWN],
+                "eval.dev": [],
+                "eval.answers": [],
+                "eval.groups": {},
+                "eval.untrained": True,
+                "eval.lexical": True,
+            },
             baselines=True,
-        )
+        ),
+        Layout.PAIRS: Judge(),
+        Layout.LABELLED: Judge(),
     }
 
     batch_size: Count = 64
     untrained: bool = True  # also score the encoder as it was before training, as untrained_*
     lexical: bool = True  # also score BM25 or TF-IDF on the same texts, as bm25_* and tfidf_*
     hybrid: bool = False  # also score dense and BM25 merged: hybrid_* (min-max), rrf_* (by rank)
+    # and with a weight of the dense ranks that a few judged queries choose: chosen_*
     hybrid_weight: Probability = 0.5  # of the dense scores in hybrid_*
+    hybrid_queries: Count = 10  # judged queries, never the scored ones, that choose a weight
     # folders in the BEIR layout, below data.root or bundled, or "synthetic"; "folder@de" takes
     # queries.de.jsonl and qrels/de.tsv (queries in another language), "folder@titles" titles as
     # queries for the texts without them

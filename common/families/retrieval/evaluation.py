@@ -9,6 +9,7 @@ from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.answers import answer_recall
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
+from common.evaluation.retrieval.chosen_fusion import choose_fusion, weighted_runs
 from common.evaluation.retrieval.fusion import linear_fusion, reciprocal_rank_fusion
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import (
@@ -28,7 +29,7 @@ from common.families.retrieval.sets import set_names as set_names
 
 # metrics whose values by query are kept, and which are averaged over sets
 ITEMS = ("ndcg_at_10", "recall_at_100", "mrr", "map")
-ROWS = ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_")
+ROWS = ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_", "chosen_")
 WON = ("recall_at_100", "ndcg_at_10")  # metrics by which sets are won against BM25
 ANSWER_KS = (5, 20, 100)
 GALLERY_QUERIES, GALLERY_HITS = 6, 5
@@ -67,7 +68,8 @@ def evaluate_beir(
     """Metrics ``<set>_<metric>`` of ``eval.beir`` by exact search, and their averages.
 
     One call gives all rows of the table: the encoder; ``untrained_*``, and ``bm25_*``, ``tfidf_*``,
-    ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means
+    ``hybrid_*``, ``rrf_*`` and ``chosen_*`` of the same set, as the config says (``chosen_*``:
+    reciprocal ranks with weights of `choose_fusion`). ``average_<metric>`` are means
     over sets, ``<group>_<metric>`` those of ``eval.groups``, each of which counts as one set;
     ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25;
     `set_counts` says how many queries and documents a set has.
@@ -151,7 +153,7 @@ def _averages(
         groups["average"] = units
     for row in ROWS:
         for title, sets in groups.items():
-            if f"{row}{sets[0]}_{ITEMS[0]}" in metrics:
+            if all(f"{row}{name}_{ITEMS[0]}" in metrics for name in sets):
                 means = average_scores(sets, metrics, row, title, workspace)
                 metrics |= {f"{row}{k}": v for k, v in means.items()}
     return units
@@ -207,6 +209,11 @@ def _evaluate_set(
         both, dense = [runs[""], runs["bm25_"]], cfg.eval.hybrid_weight
         runs["hybrid_"] = linear_fusion(both, [dense, 1 - dense], depth=DEPTH)
         runs["rrf_"] = reciprocal_rank_fusion(both, depth=DEPTH)
+        chosen = choose_fusion(data, weighted_runs(*both, DEPTH), cfg.eval.hybrid_queries)
+        if chosen is not None:
+            runs["chosen_"] = chosen.run
+            metrics[f"chosen_{name}_dense_weight"] = chosen.weight
+            workspace.say(f"set '{name}', {chosen.helped('the encoder', 'BM25')}")
     for row, run in runs.items():
         if row:
             scores = keep_scores(run_scores(data, run), row, name, workspace)

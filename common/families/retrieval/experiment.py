@@ -1,6 +1,7 @@
 """Encoder, stages, evaluation, export and tasks of a retrieval project put together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from common.data.layouts import Layout
 from common.data.module import ContrastiveData
+from common.encoders.modes import evaluated, untrained
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.node import sample_seconds
+from common.engine.own_texts import Rows, judge_labelled, judge_pairs
 from common.engine.workspace import Workspace
+from common.evaluation.text.sts_protocol import Encode
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
 from common.families.retrieval.evaluation import (
     SYNTHETIC,
@@ -67,6 +71,16 @@ def retrieval_experiment(
     def judge(module: R, workspace: Workspace, _: Path) -> dict[str, float]:
         return evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
 
+    @contextmanager
+    def encoding(encoder: E) -> Iterator[Encode]:
+        with evaluated(encoder, cfg.trainer.accelerator):
+            yield lambda texts: recipe.documents(encoder, texts)
+
+    def rows(module: R) -> Rows:
+        encoder = encoder_of(module, recipe)
+        raw = untrained(recipe.build, cfg.seed, like=encoder)
+        return {"": encoding(encoder), "untrained_": encoding(raw)}
+
     def export(module: R, folder: Path) -> None:
         recipe.save(encoder_of(module, recipe), folder)
 
@@ -97,7 +111,11 @@ def retrieval_experiment(
             **{name: partial(task, cfg) for name, task in (tasks or {}).items()},
             **{name: with_model(task) for name, task in (model_tasks or {}).items()},
         },
-        {Layout.JUDGED: judge},
+        {
+            Layout.JUDGED: judge,
+            Layout.PAIRS: lambda m, workspace, path: judge_pairs(rows(m), workspace, path),
+            Layout.LABELLED: lambda m, workspace, path: judge_labelled(rows(m), workspace, path),
+        },
     )
     return experiment
 

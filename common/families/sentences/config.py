@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig
 from common.data.layouts import Layout
-from common.data.text.options import TRANSFER_NAMES
+from common.data.text.options import TRANSFER_NAMES, check_sets
 from common.evaluation.own_data import OWN, Judge, OwnData
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
 from common.ranges import Count, Positive, Rate, at_least
@@ -96,6 +96,7 @@ class StsEval(OwnData):
     judges: ClassVar[Mapping[Layout, Judge]] = {
         Layout.PAIRS: Judge({"eval.sets": [OWN], "eval.transfer": []}, baselines=True),
         Layout.LABELLED: Judge(),
+        Layout.JUDGED: Judge(),
     }
 
     # names, or files of scored pairs (.csv, .tsv, .jsonl), as typed or below data.root; their rows
@@ -108,6 +109,7 @@ class StsEval(OwnData):
     transfer: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_sets(self.sets)
         unknown = [name for name in self.transfer if name not in TRANSFER_NAMES]
         if unknown:
             raise ValueError(f"eval.transfer: no {unknown[0]}; known: {', '.join(TRANSFER_NAMES)}")

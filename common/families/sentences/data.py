@@ -13,9 +13,9 @@ from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import drawn_rows
+from common.data.text.options import is_pair_file
 from common.data.text.sets import (
     StsSet,
-    is_pair_file,
     load_nli_triplets,
     load_scored_pairs,
     load_sentences,

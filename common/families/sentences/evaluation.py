@@ -1,21 +1,24 @@
 """STS scores, geometry and gallery of a sentence encoder, before and after training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.data.text.sets import StsSet, is_pair_file
+from common.data.text.options import is_pair_file, metric_prefix
+from common.data.text.sets import StsSet
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.sentence import SentenceEncoder
+from common.engine.own_texts import show_pairs
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
 from common.evaluation.figures import score_figure
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
 from common.evaluation.text.sts import sts_score
-from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
+from common.evaluation.text.sts_protocol import evaluate_sts
 from common.evaluation.text.transfer import evaluate_transfer, load_transfer
 from common.families.sentences.data import first_sts_set, sts_set
 from common.families.sentences.module import SentenceModule, build_encoder
@@ -50,7 +53,7 @@ def evaluate_sentences(
             before, _ = evaluate_sts(encode, sets)
             before |= sentence_geometry(encode, primary)
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
-    metrics |= own_pairs(sets, workspace)
+    metrics |= own_pairs(sets, cosines, workspace)
     key, cosine = f"{metric_prefix(primary.name)}_spearman", cosines[primary.name]
     save_sts_items(workspace, sets, cosines)
     workspace.gallery("nearest sentences", rows)
@@ -59,12 +62,16 @@ def evaluate_sentences(
     return metrics
 
 
-def own_pairs(sets: Mapping[str, StsSet], workspace: Workspace) -> dict[str, float]:
+def own_pairs(
+    sets: Mapping[str, StsSet], cosines: Mapping[str, list[float]], workspace: Workspace
+) -> dict[str, float]:
     """Counts and training-free scores of the sets that are files of the user.
 
     Args:
         sets: by name; those that are not files are passed over.
-        workspace: of the run, which is told about skipped rows.
+        cosines: of the pairs of each set, by the trained encoder.
+        workspace: of the run, which is told about skipped rows and takes galleries of the pairs
+            that are ranked worst.
 
     Returns:
         ``<set>_num_pairs`` and ``<set>_num_skipped``; ``jaccard_<set>_spearman`` and
@@ -81,7 +88,10 @@ def own_pairs(sets: Mapping[str, StsSet], workspace: Workspace) -> dict[str, flo
         }
         if data.num_skipped:
             rows = len(data) + data.num_skipped
-            workspace.say(f"{name}: {data.num_skipped} of {rows} rows have no text or no score")
+            workspace.say(
+                f"{Path(name).name}: {data.num_skipped} of {rows} rows have no text or no score"
+            )
+        show_pairs(data, cosines[name], workspace)
         for row, similarity in (("jaccard", word_overlap), ("tfidf", tfidf_cosine)):
             scores = similarity(data.first, data.second)
             metrics[f"{row}_{title}_spearman"] = sts_score(scores, data.scores)["spearman"]

@@ -13,11 +13,15 @@ from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.node import sample_seconds
+from common.engine.own_texts import Rows, judge_labelled, judge_queries
 from common.engine.workspace import Workspace
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.data import sentence_data, text_requirements, text_rows
-from common.families.sentences.evaluation import evaluate_sentences
-from common.families.sentences.labelled_texts import judge_labelled_texts
+from common.families.sentences.evaluation import (
+    encoding,
+    evaluate_sentences,
+    untrained_encoder,
+)
 from common.families.sentences.module import S, SentenceModule, build_encoder, planned_encoder
 from common.families.sentences.protocol import SentenceExperimentConfig
 from common.families.sentences.search import search_sentences
@@ -90,6 +94,12 @@ def sentence_experiment(
             loader_seconds=sample_seconds(texts=num_views),
         )
 
+    def rows(module: S) -> Rows:
+        trained: Rows = {"": encoding(cfg, module.encoder)}
+        if not cfg.eval.untrained:
+            return trained
+        return {**trained, "untrained_": encoding(cfg, untrained_encoder(cfg, module))}
+
     def search(workspace: Workspace) -> None:
         search_sentences(cfg, workspace, experiment)
 
@@ -103,7 +113,8 @@ def sentence_experiment(
         {"search": search, **{name: partial(task, cfg) for name, task in (tasks or {}).items()}},
         {
             Layout.PAIRS: lambda module, workspace, _: evaluate_sentences(cfg, module, workspace),
-            Layout.LABELLED: partial(judge_labelled_texts, cfg),
+            Layout.LABELLED: lambda m, workspace, path: judge_labelled(rows(m), workspace, path),
+            Layout.JUDGED: lambda m, workspace, path: judge_queries(rows(m), workspace, path),
         },
     )
     return experiment

@@ -6,9 +6,9 @@ import torch
 from scipy.io import wavfile
 
 from common.config import UserError
+from common.data.speech.manifests import load_manifest, load_speech_commands
 from common.data.speech.spoken import synthetic_commands
 from projects.cwcl.frozen_vectors import FrozenFeatures
-from projects.cwcl.speech.pairs import load_manifest, load_speech_commands
 from projects.cwcl.speech.transcribed import TranscribedSpeech
 
 

@@ -54,14 +54,19 @@ def test_json_lines(layout, row, tmp_path):
 
 
 def test_folders(tmp_path):
-    beir, classes, scans = (tmp_path / name for name in ("beir", "classes", "scans"))
-    for folder in (beir, classes / "cat", scans / "velodyne"):
+    names = ("beir", "classes", "drives", "scans")
+    beir, classes, drives, scans = folders = [tmp_path / name for name in names]
+    for folder in (beir, classes / "cat", drives / "2011_09_26" / "drive_0001_sync", scans):
         folder.mkdir(parents=True)
     (beir / "corpus.jsonl.gz").write_bytes(b"")
     Image.new("RGB", (4, 4)).save(classes / "cat" / "1.png")
-    (scans / "velodyne" / "000000.bin").write_bytes(b"")
-    layouts = [layout_of(folder) for folder in (beir, classes, scans)]
-    assert layouts == [Layout.JUDGED, Layout.CLASSES, Layout.SCANS]
+    (scans / "0.npz").write_bytes(b"")
+    assert [layout_of(folder) for folder in folders] == [
+        Layout.JUDGED,
+        Layout.CLASSES,
+        Layout.DRIVES,
+        Layout.SCANS,
+    ]
 
 
 @pytest.mark.parametrize("name", ["file.pdf", "empty.csv", "odd.jsonl", "images"])

@@ -24,7 +24,7 @@ VALUES = {
 
 def comparison(**options):
     defaults = {"arms": {"a": {}}, "bounds": ["answers"], "baselines": list(VALUES)}
-    return Comparison(metric="accuracy", also=["error"], **defaults, **options)
+    return Comparison(metric="accuracy", also=["error"], **(defaults | options))
 
 
 def test_rows_are_the_comparisons_metrics_with_what_they_are_read_against():
@@ -190,6 +190,11 @@ def test_rows_of_a_user_s_data_hold_start_best_baseline_and_chance():
     assert (accuracy.value, accuracy.untrained, accuracy.chance) == (0.7, 0.4, 0.25)
     assert accuracy.baseline == ("tfidf", 0.65)
     assert (hybrid.metric, hybrid.value, hybrid.untrained) == ("hybrid_top1", 0.9, 0.8)
+    rows = {"hr": 0.1, "weak_hr": 0.2, "very_strong_hr": 0.3, "strong_hr": 0.25}
+    spec = comparison(baselines=["weak", "strong", "very_strong"], bounds=[])
+    assert [row.baseline for row in own_rows(rows, {}, spec)] == [("very_strong", 0.3)]
+    errors = {"forecast_l1": 2.0, "bm25_forecast_l1": 3.0, "tfidf_forecast_l1": 4.0}
+    assert own_rows(errors, {}, None)[0].baseline == ("bm25", 3.0)  # smaller is better
     named = own_rows({"top1": 0.7, "strong_top1": 0.8}, {}, comparison())
     assert [row.baseline for row in named] == [("strong", 0.8)]
     assert own_rows({"top1": 0.7}, {"untrained": {"top1": 0.3}}, None)[0].untrained == 0.3

@@ -4,9 +4,10 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from common.data.text.options import metric_prefix
 from common.data.text.sets import StsSet, load_sts
 from common.evaluation.text.sts import sts_metrics, sts_score
-from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
+from common.evaluation.text.sts_protocol import evaluate_sts
 
 ANGLES = {"a": 0.0, "b": 0.3, "c": 0.7, "d": 1.5, "e": 2.5}
 

@@ -1,0 +1,36 @@
+"""The second sets of cards: each is judged by its project, and the card shows how."""
+
+import pytest
+
+from common.config import ROOT, UserError
+from common.data.layouts import layout_of
+from scripts.unseen import BEGIN, END, SETS, write_card
+from tests.contract.test_own_data import section
+
+
+@pytest.mark.parametrize("project", SETS)
+def test_a_card_shows_the_command_and_a_row_of_each_set(project):
+    card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+    assert f"python -m scripts.unseen {project}\n" in card
+    rows = card.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    unseen = SETS[project]
+    for row, (what, metric) in zip(
+        rows[2:], (unseen.seen, (unseen.what, unseen.metric)), strict=True
+    ):
+        assert row.startswith(f"| {what} ({metric}) | ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", SETS)
+def test_a_set_is_one_that_the_project_judges(project, tmp_path):
+    assert layout_of(SETS[project].write(tmp_path)) in section(project).judges
+
+
+def test_only_the_table_between_the_marks_changes(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    write_card(card, "| new |")
+    assert card.read_text(encoding="utf-8") == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"
+    card.write_text("no marks\n", encoding="utf-8")
+    with pytest.raises(UserError, match="has no <!-- unseen:begin -->"):
+        write_card(card, "| new |")
