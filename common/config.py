@@ -380,8 +380,8 @@ def _follow(base: Any, typed: DictConfig) -> None:
 
 def _judge_own(base: Any, typed: DictConfig, project: str) -> None:
     """Set what follows from ``eval.own``, but for what is typed."""
-    section = base.eval if "eval" in base else {}
-    if "own" not in section or section.own is None:
+    section = base.eval if "eval" in base else None
+    if section is None or "own" not in section or section.own is None:
         return
     typed_keys = {*leaf_keys(typed)}
     for key, value in settings_of_own(base, project).items():
@@ -400,7 +400,7 @@ def settings_of_own(base: Any, project: str) -> dict[str, Any]:
         UserError: the file is missing, or the project can't judge what it holds.
     """
     section = base.eval
-    schema = OmegaConf.get_type(section) if OmegaConf.is_config(section) else type(section)
+    schema: Any = OmegaConf.get_type(section) if OmegaConf.is_config(section) else type(section)
     settings: dict[str, Any] = schema.settings_of_own(section.own, base.data.root, project)
     return settings
 

@@ -124,8 +124,11 @@ def _of_names(names: list[str]) -> Layout | None:
 def _of_table(path: Path, delimiter: str) -> Layout | None:
     """By the header, or without known names by the cells of the first rows."""
     lines = _first_lines(path, 3)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    rows = [row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row]
+    plain = delimiter == "\t"  # between tabs a quotation mark is a character of the text
+    cells = csv.reader(
+        lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    )
+    rows = [row for row in cells if row]
     if not rows:
         return None
     if (layout := _of_names(rows[0])) is not None:
