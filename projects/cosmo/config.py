@@ -28,7 +28,7 @@ class CosmoData(DataConfig):
     # file
     shards: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, NonNegative] = field(default_factory=dict)  # of the loss of a kind; none: 1
-    max_caption: Count = 32  # tokens, all included
+    max_caption: Annotated[int, at_least(3)] = 32  # tokens: the picture's, the end's and a word's
     max_document: Count = 128  # tokens of a window
     max_images: Count = 3  # of a document
     clips: Annotated[int, at_least(2)] = 3  # largest number of adjacent clips

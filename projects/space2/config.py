@@ -100,7 +100,9 @@ class EvalConfig(OwnData):
 
     part: Literal["dev", "test"] = "test"
     corpus: str | None = None  # data.source=corpora: whose turns; None: the first with that part
-    turns: Count = 1200  # held-out turns whose pairs are compared with the tree score
+    turns: Annotated[int, at_least(3)] = (
+        1200  # held-out turns whose pairs are compared with the tree score
+    )
     act_turns: Count = 800  # turns for the few-shot sets of acts
     shots: Count = 5
     episodes: Count = 50

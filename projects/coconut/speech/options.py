@@ -28,6 +28,12 @@ class SpeechModel:
     head_hidden: Count = 512  # of both projections
     embed_dim: Count = 128  # of the contrasted embeddings
 
+    def __post_init__(self) -> None:
+        if self.encoder == "conv" and (self.dim % self.num_heads or self.dim % self.decoder_heads):
+            raise ValueError(
+                "model.dim must be a multiple of model.num_heads and model.decoder_heads"
+            )
+
 
 @dataclass
 class BeamSearch:
