@@ -299,3 +299,19 @@ def test_every_layout_that_needs_a_function_has_one_in_some_config():
             offered = {k for name in smokes for k in prepare(project, name, [])[1].judges}
             assert needed <= offered, f"{project}: {needed - offered}"
     assert Layout.PAIRS in section("simcse").judges
+
+
+@pytest.mark.slow
+def test_sequences_of_scans(tmp_path):
+    random = np.random.default_rng(0)
+    frames = {}
+    for k in range(6):
+        points = random.uniform(-8, 8, size=(400, 4)).astype(np.float32)
+        points[:, 2] = random.uniform(-1, 1, size=400)
+        points[:, 3] = random.uniform(0, 1, size=400)
+        frames |= {f"points_{k}": points, f"pose_{k}": np.eye(4), f"time_{k}": 0.5 * k}
+    (tmp_path / "scans").mkdir()
+    np.savez(tmp_path / "scans" / "drive.npz", **frames)
+    metrics, _ = judge("trend", tmp_path / "scans", tmp_path)
+    assert metrics["npz_forecast_l1"] > 0
+    assert {"npz_copy_forecast_l1", "npz_untrained_forecast_l1"} <= metrics.keys()
