@@ -91,7 +91,8 @@ def serve() -> None:
     runs: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        name, answer = request.pop("name", ""), {}
+        name = request.pop("name", "")
+        answer: dict[str, Any] = {}
         if "loss" in request:
             runs.pop(name, None)
             try:
