@@ -8,7 +8,8 @@ import pytest
 from common.cli import main
 from common.config import UserError, load, settings_of_own
 from common.data.layouts import Layout
-from common.engine.run import prepare
+from common.engine import trained
+from common.engine.run import prepare, train
 from common.evaluation.own_data import OWN, OwnData
 from common.registry import config_class
 from tests.contract.projects import PROJECTS
@@ -95,3 +96,30 @@ def test_only_eval_takes_it(verb, capsys):
 def test_two_files_of_one_name_are_refused_before_anything_is_read():
     with pytest.raises(UserError, match=r"'a/p\.csv' and 'b/p\.csv' would both be called 'p'"):
         load(config_class("simcse"), "simcse", "mini", ["eval.sets=[a/p.csv,stsb-test,b/p.csv]"])
+
+
+@pytest.mark.slow
+def test_ckpt_takes_a_run_and_an_export_brings_its_settings(tmp_path):
+    """The run has eval.sets of its own, which give way; attention and config are the export's."""
+    file = tmp_path / "own.csv"
+    file.write_text("a,b,score\nred,blue,1\nred,red,2\ngreen,blue,3\n", encoding="utf-8")
+    words = [f"runs_dir={tmp_path / 'runs'}"]
+    trained_by = [
+        *words,
+        "model.attention=eager",
+        "eval.sets=[stsb-test]",
+        "tracking.wandb=disabled",
+    ]
+    run = train("simcse", "smoke", trained_by)
+    export = trained.export("simcse", "smoke", words, str(run), None)
+    own = [*words, f"eval.own={file}"]
+    scores = []
+    for path in (run, export):
+        folder, metrics = trained.evaluate("simcse", None, own, None, str(path))
+        assert folder.is_relative_to(tmp_path / "runs" / "simcse" / "smoke")
+        assert "stsb_test_spearman" not in metrics
+        scores.append(metrics["own_spearman"])
+    assert scores[0] == pytest.approx(scores[1])
+    settings = json.loads((folder / trained.EVALUATION).read_text("utf-8"))["overrides"]
+    assert "model.attention=eager" in settings
+    assert "eval.sets=[stsb-test]" not in settings
