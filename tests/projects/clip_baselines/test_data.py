@@ -247,3 +247,11 @@ def test_mini_mixes_drawings_and_photographs():
     assert min(actual["ids"][1:]) >= drawings
     again = data[[(drawings + 1, e) for e in range(5)]]["ids"].tolist()
     assert len(set(again)) > 1
+
+
+def test_views_have_the_probabilities_of_the_config():
+    """Each of its own, and none of the recipe's."""
+    words = ["data.jitter_prob=0.11", "data.grey_prob=0.22", "data.blur_prob=0.33"]
+    for view in view_transforms(data_of(*words, "data.solarise_prob=0.44")):
+        made = (view.jitter_prob, view.grey_prob, view.blur_prob, view.solarise_prob)
+        assert made == (0.11, 0.22, 0.33, 0.44)

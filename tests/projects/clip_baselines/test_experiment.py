@@ -16,7 +16,11 @@ from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.sweeps.schema import arms_of, read_sweep
 from common.engine.workspace import Workspace
-from common.evaluation.image_text.zeroshot import CIFAR_TEMPLATES, OPENAI_TEMPLATES
+from common.evaluation.image_text.zeroshot import (
+    CIFAR_TEMPLATES,
+    LACLIP_TEMPLATES,
+    OPENAI_TEMPLATES,
+)
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import pool_pairs
 from projects.clip_baselines import build, heads_file
@@ -178,7 +182,7 @@ def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_p
         assert (validated == OPENAI_TEMPLATES) == (templates == "openai")
         imagenet, cifar = (evaluation.templates_of(own, n, data) for n in ("imagenet", "cifar100"))
         assert cifar == expected
-        assert (imagenet == OPENAI_TEMPLATES) == (templates == "openai")
+        assert imagenet == (OPENAI_TEMPLATES if templates == "openai" else LACLIP_TEMPLATES)
         assert len(evaluation.templates_of(own, "resisc45", data)) == count
 
 
@@ -330,3 +334,56 @@ def test_every_main_setting_has_a_config_with_its_values():
         assert (*actual, optim.weight_decay, optim.lr, cleaned) == row, name
     assert config(name="paper").data.remove_stopwords_prob == 0.9
     assert config(name="paper_29m").data.captions_of_views == "multi"
+
+
+def test_every_set_has_its_official_metric():
+    metrics = {
+        name: evaluation.metric_of(name) for name in ("food101", "aircraft", "hateful_memes")
+    }
+    assert metrics == {
+        "food101": "top1",
+        "aircraft": "mean_per_class",
+        "hateful_memes": "roc_auc",
+    }
+
+
+def test_cost_is_the_median_speed_and_the_largest_memory(tmp_path, monkeypatch):
+    """Of the logged steps; nothing of a run that has logged none."""
+    work = Workspace(tmp_path)
+    assert evaluation.cost(work) == {}
+    curves = {
+        "train/samples_per_second": [(1, 5.0), (2, 9.0), (3, 50.0)],
+        "train/peak_memory_mib": [(1, 7.0), (2, 30.0), (3, 8.0)],
+    }
+    work.curves.parent.mkdir(parents=True, exist_ok=True)
+    work.curves.write_text("")
+    monkeypatch.setattr(evaluation, "read_metrics", lambda path: curves)
+    assert evaluation.cost(work) == {"samples_per_second": 9, "peak_memory_mib": 30}
+
+
+def test_rows_of_the_pool_are_of_the_split_and_of_new_weights(tmp_path, monkeypatch):
+    """`eval.split` chooses the photographs; untrained_* is a model of the seed before training."""
+    asked = []
+    monkeypatch.setattr(
+        evaluation, "photographs_to_judge", lambda root, split, size: asked.append(split) or 1 / 0
+    )
+    monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: [{"image": "", "name": "a"}])
+    monkeypatch.setattr(evaluation, "pool_images", lambda *_: None)
+    monkeypatch.setattr(evaluation, "embed_pixels", lambda *_: None)
+    monkeypatch.setattr(evaluation, "embed_words", lambda *_: None)
+    for split in ("dev", "test"):
+        with pytest.raises(ZeroDivisionError):
+            evaluate_pool(config(f"eval.split={split}", name="mini"), module_of())
+    assert asked == ["dev", "test"]
+    judged = []
+    names = ("score", "cifar_top1", "name_recall_at_10")
+    monkeypatch.setattr(
+        evaluation,
+        "evaluate_pool",
+        lambda cfg, module, *_: judged.append(module) or dict.fromkeys(names, float(len(judged))),
+    )
+    cfg, module = config("eval.datasets=[]", name="mini"), module_of()
+    actual = evaluation.evaluate(cfg, module, Workspace(tmp_path), module_of)
+    assert [actual[n] for n in ("score", "untrained_score")] == [1, 2]
+    assert judged[0] is module
+    assert judged[1] is not module
