@@ -95,7 +95,7 @@ class TrainerConfig:
     val_every_n_steps: Count | None = None  # None: no validation during training
     checkpoint_every_n_steps: Count = 500
     keep_checkpoints: Count = 2  # latest ones in addition to the best; with a best, at least two
-    deterministic: bool = True
+    deterministic: bool | None = None  # None: on a CPU, where it costs nothing
     num_threads: Count | None = None  # CPU threads per process; None: torch's default
 
     def __post_init__(self) -> None:

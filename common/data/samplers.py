@@ -79,7 +79,8 @@ class KeyedOrder:
         while outside.any():
             x[outside] = self._mixed(x[outside])
             outside = x >= self.length
-        return x.astype(np.int64)
+        indices: np.ndarray = x.astype(np.int64)
+        return indices
 
     def _mixed(self, x: np.ndarray) -> np.ndarray:
         """One pass of the network over numbers of twice `_half` bits."""
@@ -87,14 +88,16 @@ class KeyedOrder:
         left, right = x >> self._half, x & mask
         for key in self._keys:
             left, right = right, left ^ (_scrambled(right + key) & mask)
-        return (left << self._half) | right
+        joined: np.ndarray = (left << self._half) | right
+        return joined
 
 
 def _scrambled(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele et al. 2014), modulo 2^64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    scrambled: np.ndarray = x ^ (x >> np.uint64(31))
+    return scrambled
 
 
 class SeededBatchSampler:

@@ -34,7 +34,7 @@ class Guarded:
         answer = torch.stack(checks).all()
         self.late = answer.device.type == "cuda"
         self._answer = answer.to("cpu", non_blocking=True)
-        self._copied = torch.cuda.Event() if self.late else None
+        self._copied = torch.cuda.Event() if self.late else None  # type: ignore[no-untyped-call]
         if self._copied is not None:
             self._copied.record()
 

@@ -18,7 +18,7 @@ from common.config import ExperimentConfig, TrainerConfig, UserError, check_rang
 from common.engine.callbacks import EMA, LogTerms, MatmulPrecision, SaveBadBatch, StepSeed
 from common.engine.checkpoint import RunCheckpoint, WholeFiles
 from common.engine.experiment import Stage
-from common.engine.lifecycle.launch import TIMEOUT
+from common.engine.lifecycle.launch import TIMEOUT, uses_cuda
 from common.engine.module import AlternatingModule
 from common.engine.progress import TrainingProgress
 from common.engine.sharding import Sharded
@@ -296,7 +296,7 @@ def build_trainer(
         check_val_every_n_epoch=None if validates else 1,
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
-        deterministic="warn" if trainer_cfg.deterministic else False,
+        deterministic="warn" if is_deterministic(trainer_cfg) else False,
         use_distributed_sampler=False,
         enable_model_summary=False,
         logger=[MetricsCSV(workspace.path / "metrics.csv", stage.name), *loggers],
@@ -304,6 +304,11 @@ def build_trainer(
         plugins=[WholeFiles()],
         default_root_dir=workspace.path,
     )
+
+
+def is_deterministic(cfg: TrainerConfig) -> bool:
+    """Whether a fit takes deterministic operations alone: as the config says, else on a CPU."""
+    return not uses_cuda(cfg) if cfg.deterministic is None else cfg.deterministic
 
 
 def _callbacks(

@@ -22,6 +22,7 @@ def test_resume_on_the_device(tmp_path, project):
         "tracking.wandb=disabled",
         "trainer.accelerator=gpu",
         "trainer.devices=1",
+        "trainer.deterministic=true",
         "trainer.checkpoint_every_n_steps=2",
         "trainer.max_steps=4",
     ]

@@ -29,7 +29,7 @@ UNSEEN_TEMPLATES = (
 
 def pool_pairs(
     cfg: ImageTextConfig, transform: im.ImageTransform
-) -> tuple[im.ImageSource, TextSource]:
+) -> tuple[im.ViewSource, TextSource]:
     """Training drawings and their texts; the seed draws the share of them that is trained on."""
     data = cfg.data
     folder = bundled(POOL, data.root)

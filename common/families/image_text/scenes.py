@@ -21,7 +21,7 @@ NUM_SCENES = 8000  # of training, where data.num_samples is not set
 
 def scene_pairs(
     cfg: ImageTextConfig, transform: im.ImageTransform
-) -> tuple[im.ImageSource, TextSource]:
+) -> tuple[im.ViewSource, TextSource]:
     """Training scenes, which the seed draws, and those of their texts that the config names.
 
     Raises:

@@ -12,7 +12,13 @@ from common.config import DataConfig, ExperimentConfig, TrainerConfig
 from common.engine import trainer
 from common.engine.check import count_steps
 from common.engine.run import train
-from common.engine.trainer import computes_bfloat16, epoch_steps, run_precision, total_steps
+from common.engine.trainer import (
+    computes_bfloat16,
+    epoch_steps,
+    is_deterministic,
+    run_precision,
+    total_steps,
+)
 
 
 def test_emulated_bfloat16_runs_in_float32(monkeypatch):
@@ -25,6 +31,17 @@ def test_emulated_bfloat16_runs_in_float32(monkeypatch):
     assert run_precision(TrainerConfig(precision="bf16-mixed", accelerator="gpu")) == "bf16-mixed"
     monkeypatch.setattr(trainer, "computes_bfloat16", lambda: True)
     assert run_precision(asked) == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "expected"),
+    [(None, True, False), (None, False, True), (True, True, True), (False, False, False)],
+)
+def test_operations_are_deterministic_where_that_is_free_or_asked_for(
+    asked, gpus, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    assert is_deterministic(TrainerConfig(deterministic=asked)) == expected
 
 
 @pytest.mark.parametrize(
