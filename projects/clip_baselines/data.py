@@ -147,7 +147,7 @@ def wordnet_requirement(cfg: Config) -> list[Requirement]:
     data = cfg.data
     if data.wordnet is None or not (data.text_augmentation and data.eda_synonyms and data.num_augs):
         return []
-    path = wordnet_folder(cfg.data.wordnet, cfg.data.root)
+    path = wordnet_folder(data.wordnet, data.root)
     return [Requirement("data: WordNet", str(path), (path / "data.noun").is_file(), SOURCE)]
 
 

@@ -134,6 +134,7 @@ def locked_data(
             )
         transform = train_transform(cfg.data) if model.augment else plain
         return image_text_data(cfg, tokenizer, transform=transform)
+    images: im.ImageSource
     images, texts = train_pairs(cfg, plain)
     if model.cache or model.centred:
         features, kept = _features(cfg, module, images, about)

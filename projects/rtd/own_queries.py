@@ -107,4 +107,5 @@ def _square(file: Path, size: int) -> Tensor:
     except OSError as error:
         raise UserError(f"{file} cannot be read as a picture: {error}") from error
     resized = vision.resize(image, [size], antialias=True)
-    return vision.pil_to_tensor(vision.center_crop(resized, [size, size]))
+    pixels: Tensor = vision.pil_to_tensor(vision.center_crop(resized, [size, size]))
+    return pixels

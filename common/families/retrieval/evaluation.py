@@ -209,7 +209,9 @@ def _evaluate_set(
         both, dense = [runs[""], runs["bm25_"]], cfg.eval.hybrid_weight
         runs["hybrid_"] = linear_fusion(both, [dense, 1 - dense], depth=DEPTH)
         runs["rrf_"] = reciprocal_rank_fusion(both, depth=DEPTH)
-        chosen = choose_fusion(data, weighted_runs(*both, DEPTH), cfg.eval.hybrid_queries)
+        chosen = choose_fusion(
+            data, weighted_runs(both[0], both[1], DEPTH), cfg.eval.hybrid_queries
+        )
         if chosen is not None:
             runs["chosen_"] = chosen.run
             metrics[f"chosen_{name}_dense_weight"] = chosen.weight

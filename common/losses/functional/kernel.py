@@ -7,6 +7,7 @@ from typing import NamedTuple, TypedDict, Unpack
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 from ...distributed.collectives import all_gather_no_grad
 from ...distributed.differentiable import all_reduce_sum, rank_mean
@@ -89,7 +90,7 @@ def prefers_plain(query: Tensor, key: Tensor, kind: Kind, backend: str) -> bool:
             return False
     elif backend != "dense":
         return False
-    if device not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device):
+    if device not in ("cpu", "cuda") and not is_autocast_available(device):
         return True  # such as meta
     return not torch.is_autocast_enabled(device)
 
