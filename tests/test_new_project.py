@@ -23,7 +23,17 @@ SLUGS = {
     "q2": "image_text",
     "q3": "retrieval",
 }
-TREES = ("common", "scripts", "docs", "results", "benchmarks", "projects", "configs", "tests")
+TREES = (
+    "arena",
+    "common",
+    "scripts",
+    "docs",
+    "results",
+    "benchmarks",
+    "projects",
+    "configs",
+    "tests",
+)
 FILES = ("README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", ".gitignore", "LICENSE")
 BIN = Path(sys.executable).parent
 
