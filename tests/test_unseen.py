@@ -2,29 +2,10 @@
 
 import pytest
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.data.layouts import layout_of
 from scripts.unseen import BEGIN, END, SETS, write_card
 from tests.contract.test_own_data import section
-
-
-def card_of(project: str) -> str:
-    return (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
-
-
-MEASURED = [project for project in SETS if BEGIN in card_of(project)]
-
-
-@pytest.mark.parametrize("project", MEASURED)
-def test_a_card_shows_the_command_and_a_row_of_each_set(project):
-    card = card_of(project)
-    assert f"python -m scripts.unseen {project}\n" in card
-    rows = card.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
-    unseen = SETS[project]
-    for row, (what, metric) in zip(
-        rows[2:], (unseen.seen, (unseen.what, unseen.metric)), strict=True
-    ):
-        assert row.startswith(f"| {what} ({metric}) | ")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from arena.images.config import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from arena.images.module import Contest
@@ -28,7 +29,7 @@ def build(cfg: Config) -> "Experiment[Contest]":
     )
     from common.families.images.networks import build_network, network_options
 
-    def stages(cfg: Config):  # type: ignore[no-untyped-def]
+    def stages(cfg: Config) -> "Iterator[Stage]":
         module = Contest(cfg)
         module.labels = image_part(cfg, "train").labels
         yield Stage("train", module, build_data(cfg))
