@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from arena.study import FAMILIES, SEEDS, publish, read_contestants, study
+from arena.study import FAMILIES, SEARCH_RUNS, SEEDS, publish, read_contestants, study
 from common.config import UserError
 from common.engine.provenance import code_state
 
@@ -26,12 +26,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         contestants = read_contestants(asked.contestants, only)
         if asked.plan:
-            searched = sum(
-                len(one.grid(FAMILIES[asked.family]))
-                for one in contestants
-                if one.role != "control"
-            )
-            print(f"{len(contestants)} contestants: {searched} runs of the search,")
+            searched = sum(one.role != "control" for one in contestants)
+            print(f"{len(contestants)} contestants: {SEARCH_RUNS * searched} runs of the search,")
             print(f"{len(contestants) * len(SEEDS)} runs of fresh seeds")
             return 0
         result = study(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arena.statistics import seed_agreement
+from arena.statistics import Difference, seed_agreement
 from arena.study import BROKEN, COPIED, COPY, RESULTS
 from common.config import ROOT
 from common.engine import workspace as ws
@@ -19,14 +19,14 @@ def table(result: Mapping[str, Any]) -> list[str]:
     metric, also = result["metric"], result["also"]
     lines = [
         f"| loss | {metric} | minus the best, 95 % interval | worse than | {' | '.join(also)} |"
-        " search: best, median, worst | rate, setting | seconds a run |",
-        "|---" * (7 + len(also)) + "|",
+        " search: best, median, worst | rate, setting |",
+        "|---" * (6 + len(also)) + "|",
     ]
     for place in result["standings"]:
         name = place["name"]
         row = result["contestants"][name]
         shown = {k: f"{v['mean']:.3f} ± {v['std']:.3f}" for k, v in row["metrics"].items()}
-        scores = sorted(row["search"], reverse=True)
+        scores = sorted((one["score"] for one in row["search"]), reverse=True)
         searched = (
             f"{scores[0]:.3f}, {scores[len(scores) // 2]:.3f}, {scores[-1]:.3f}" if scores else ""
         )
@@ -38,9 +38,9 @@ def table(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {title} | {shown[metric]} | {gap} | {beaten} |"
             f" {' | '.join(shown.get(other, '') for other in also)} |"
-            f" {searched} | {chosen} | {row['seconds']:.0f} |"
+            f" {searched} | {chosen} |"
         )
-    rest = " |" * (5 + len(also))
+    rest = " |" * (4 + len(also))
     lines += [f"| *{name}* | {value:.3f} |{rest}" for name, value in result["baselines"].items()]
     return lines
 
@@ -76,6 +76,19 @@ def paragraph(result: Mapping[str, Any]) -> str:
     return " ".join(text)
 
 
+def order(result: Mapping[str, Any]) -> list[str]:
+    """Markdown rows: whether an order that a paper reports holds under equal conditions."""
+    lines = [
+        "| a paper reports | difference here, corrected interval | verdict |",
+        "|---|---|---|",
+    ]
+    for row in result["published_order"]:
+        one = Difference(**row)
+        interval = f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+        lines.append(f"| {one.name} above {one.other} | {interval} | {one.verdict} |")
+    return lines
+
+
 def picture(result: Mapping[str, Any], path: Path) -> None:
     """Scores of the seeds next to all scores of the search: level, spread, and how flat the optimum is."""
     from matplotlib.figure import Figure
@@ -86,8 +99,8 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
     for height, place in enumerate(reversed(places)):
         row = result["contestants"][place["name"]]
         seeds = row["metrics"][metric]["values"]
-        if row["search"]:
-            axes.plot(row["search"], [height] * len(row["search"]), "|", color="#999999", ms=11)
+        tried = [one["score"] for one in row["search"]]
+        axes.plot(tried, [height] * len(tried), "|", color="#999999", ms=11)
         axes.plot(seeds, [height] * len(seeds), "o", color="#1f6fb2", ms=4, alpha=0.8)
     for name, value in result["baselines"].items():
         axes.axvline(value, color="#c23b2c", lw=0.8, ls=":")
@@ -109,7 +122,8 @@ def write_page(page: Path = PAGE, results: Path = RESULTS) -> Path:
         _, found, after = rest.partition(end)
         if not found:
             continue
-        body = "\n\n".join([paragraph(result), "\n".join(table(result))])
+        parts = [paragraph(result), "\n".join(table(result)), "\n".join(order(result))]
+        body = "\n\n".join(parts)
         text = f"{before}{begin}\n{body}\n{end}{after}"
         picture(result, page.parent / f"images/arena_{path.stem}.svg")
     write_text(page, text)

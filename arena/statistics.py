@@ -64,6 +64,49 @@ def standings(items: Mapping[str, Sequence[Scores]]) -> list[Standing]:
     return rows
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A contestant minus another one.
+
+    Attributes:
+        name: of the first.
+        other: of the second.
+        value: mean over seeds and items.
+        low: of the 95 % interval, corrected for the number of differences.
+        high: of the same.
+    """
+
+    name: str
+    other: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first is above the second."""
+        return "holds" if self.low > 0 else "reversed" if self.high < 0 else "inconclusive"
+
+
+def differences(
+    items: Mapping[str, Sequence[Scores]], pairs: Sequence[tuple[str, str]]
+) -> list[Difference]:
+    """Pairs that were declared before the study, with Bonferroni's correction for their number.
+
+    >>> a, b = [Scores(np.zeros((2, 20)))], [Scores(np.ones((2, 20)))]
+    >>> [one.verdict for one in differences({"a": a, "b": b}, [("a", "b"), ("b", "a")])]
+    ['reversed', 'holds']
+    """
+    means, samples = resample(items)
+    tail = LEVEL / 2 / max(1, len(pairs))
+    rows = []
+    for name, other in pairs:
+        low, high = np.quantile(samples[name] - samples[other], [tail, 1 - tail])
+        value = means[name] - means[other]
+        rows.append(Difference(name, other, value, float(low), float(high)))
+    return rows
+
+
 def _p_value(differences: NDArray[np.float64]) -> float:
     """Never below what the number of samples resolves."""
     one_side = min((differences <= 0).mean(), (differences >= 0).mean())

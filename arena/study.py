@@ -8,12 +8,11 @@ import datetime
 import gzip
 import hashlib
 import importlib
-import itertools
 import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +20,15 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import OmegaConf
 
-from arena.statistics import standings
+from arena.mechanisms import MECHANISMS
+from arena.statistics import differences, standings
 from common import __version__
 from common.config import ROOT, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
 from common.engine.comparison.runs import present_code, saved_items
 from common.engine.comparison.values import values_of
 from common.engine.provenance import lock_hash
+from common.engine.tracking import read_metrics
 from common.evaluation.resampling import Scores
 from common.files import write_bytes
 from common.registry import config_class
@@ -43,7 +44,7 @@ class Family:
     Attributes:
         metric: of fresh seeds; its items pair the contestants.
         also: further metrics of the table.
-        rates: learning rates of the search.
+        rates: learning rates of the search, the second one in the middle.
         scales: values of the search for a loss with a scale, 1 / temperature.
         development: settings of the search where the data have a development part.
         held_out: metric of the search where they have none.
@@ -84,6 +85,7 @@ BASELINES = {
     "sentences": ("raw", "whitened", "jaccard", "tfidf", "untrained"),
 }
 SEARCH_SEED, SEEDS = 100, (11, 12, 13, 14)
+SEARCH_RUNS = 5  # three rates, then two further values of a setting, for every contestant
 SCALE = "scale"  # what is searched of a loss that names nothing else
 COPY, BROKEN, COPIED = "nt_xent_again", "mismatched", "nt_xent"  # controls, and what they copy
 COPY_SEEDS = (21, 22, 23, 24)
@@ -101,6 +103,7 @@ class Contestant:
     search: dict[str, list[float]] = field(default_factory=dict)
     role: str = "contestant"  # reference: knows more than the others; control: of the study itself
     source: str = "???"  # paper and equation
+    above: list[str] = field(default_factory=list)  # contestants that the source reports it above
     name: str = ""
 
     @property
@@ -108,13 +111,19 @@ class Contestant:
         """The setting of its own that is searched."""
         return next(iter(self.search), SCALE)
 
-    def grid(self, family: Family) -> list[dict[str, Any]]:
-        """Settings of the search: learning rates times values of `searched`."""
-        values = self.search.get(self.searched, family.scales)
-        return [
-            {"optim.lr": rate, **self.settings(value)}
-            for rate, value in itertools.product(family.rates, values)
-        ]
+    def values(self, family: Family) -> Sequence[float]:
+        """Three values of `searched`."""
+        return self.search.get(self.searched, family.scales)
+
+    def rates(self, family: Family) -> list[dict[str, Any]]:
+        """First settings of the search: each rate, at the middle value of `searched`."""
+        middle = self.settings(self.values(family)[1])
+        return [{"optim.lr": rate, **middle} for rate in family.rates]
+
+    def others(self, family: Family, rate: float) -> list[dict[str, Any]]:
+        """Second settings of the search: the two other values of `searched`, at the best rate."""
+        low, _, high = self.values(family)
+        return [{"optim.lr": rate, **self.settings(value)} for value in (low, high)]
 
     def settings(self, value: float) -> dict[str, Any]:
         """Settings of a run with a value of `searched`."""
@@ -226,21 +235,53 @@ def has_development_part(family: str, scale: str, overrides: Sequence[str]) -> b
     return family != "images" or bool(cfg.data.source == "bundled")
 
 
+Tried = dict[str, list[tuple[dict[str, Any], Trial]]]  # contestant -> settings with their runs
+
+
 def search(
-    family: str, scale: str, contestants: Sequence[Contestant], overrides: Sequence[str]
-) -> dict[str, list[tuple[dict[str, Any], Trial]]]:
-    """Contestant -> settings with their runs on development images; controls take those they copy."""
+    family: str,
+    scale: str,
+    contestants: Sequence[Contestant],
+    overrides: Sequence[str],
+    jobs: int,
+) -> tuple[Tried, str]:
+    """Five runs each on the development part: three rates, then two other values of a setting.
+
+    Controls have none, they take the settings of what they copy.
+
+    Returns:
+        Settings with their runs, and the metric that chooses among them.
+    """
+    about = FAMILIES[family]
     shared: dict[str, Any] = {"seed": SEARCH_SEED}
+    chosen_by = about.held_out
     if has_development_part(family, scale, overrides):
-        shared |= FAMILIES[family].development
-    return {
-        one.name: [
-            (settings, trial(family, scale, one.name, {**settings, **shared}, overrides))
-            for settings in one.grid(FAMILIES[family])
-        ]
-        for one in contestants
-        if one.role != "control"
-    }
+        shared |= about.development
+        chosen_by = about.metric
+    searched = [one for one in contestants if one.role != "control"]
+    tried: Tried = {one.name: [] for one in searched}
+
+    def add(stage: str, settings_of: Callable[[Contestant], list[dict[str, Any]]]) -> None:
+        added = {
+            one.name: [
+                (settings, trial(family, scale, one.name, {**settings, **shared}, overrides))
+                for settings in settings_of(one)
+            ]
+            for one in searched
+        }
+        run([made for pairs in added.values() for _, made in pairs], jobs, f"search, {stage}")
+        for name, pairs in added.items():
+            tried[name] += pairs
+
+    add("rates", lambda one: one.rates(about))
+    best = {name: best_of(pairs, chosen_by)["optim.lr"] for name, pairs in tried.items()}
+    add("settings", lambda one: one.others(about, best[one.name]))
+    return tried, chosen_by
+
+
+def best_of(pairs: Sequence[tuple[dict[str, Any], Trial]], metric: str) -> dict[str, Any]:
+    """Settings of the run with the highest value."""
+    return max(pairs, key=lambda pair: pair[1].metrics()[metric])[0]
 
 
 def study(
@@ -274,13 +315,8 @@ def study(
         for one in read_contestants(folders, only)
         if about.batch_labels or one.role != "reference"
     ]
-    tried = search(family, scale, contestants, overrides)
-    run([one for trials in tried.values() for _, one in trials], jobs, "search")
-    chosen_by = metric if has_development_part(family, scale, overrides) else about.held_out
-    best = {
-        name: max(trials, key=lambda pair: pair[1].metrics()[chosen_by])[0]
-        for name, trials in tried.items()
-    }
+    tried, chosen_by = search(family, scale, contestants, overrides, jobs)
+    best = {name: best_of(pairs, chosen_by) for name, pairs in tried.items()}
     controls = [one for one in contestants if one.role == "control" and COPIED in best]
     for one in controls:
         copied = best[COPIED]
@@ -294,17 +330,22 @@ def study(
     }
     run([one for trials in finals.values() for one in trials], jobs, "fresh seeds")
     items = {name: _scores(trials, metric) for name, trials in finals.items()}
-    roles = {one.name: one for one in contestants}
+    by_name = {one.name: one for one in contestants}
     rows = {
-        name: _row(
-            roles[name],
-            best[name],
-            [one.metrics()[chosen_by] for _, one in tried.get(name, [])],
-            trials,
-            (metric, *about.also),
-        )
+        name: {
+            **_row(by_name[name], best[name], trials, (metric, *about.also)),
+            "search": [
+                {
+                    "rate": settings["optim.lr"],
+                    "setting": _setting(by_name[name], settings),
+                    "score": made.metrics()[chosen_by],
+                }
+                for settings, made in tried.get(name, [])
+            ],
+        }
         for name, trials in finals.items()
     }
+    published = [(name, other) for name in items for other in by_name[name].above]
     first = next(iter(finals.values()))[0]
     meta = first.meta()
     return {
@@ -326,6 +367,9 @@ def study(
         "baselines": baselines(family, scale, overrides),
         "contestants": rows,
         "standings": [vars(one) for one in standings(items)],
+        "published_order": [
+            vars(one) for one in differences(items, [p for p in published if p[1] in items])
+        ],
         "items": items,
     }
 
@@ -359,21 +403,16 @@ def baselines(family: str, scale: str, overrides: Sequence[str]) -> dict[str, fl
 def _row(
     contestant: Contestant,
     settings: Mapping[str, Any],
-    searched_scores: Sequence[float],
     trials: Sequence[Trial],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page shows of a contestant."""
-    searched = contestant.searched
-    value = settings["loss.scale"] if searched == SCALE else settings["loss.args"].get(searched)
+    """What the page shows of a contestant's fresh seeds."""
     measured = [one.metrics() for one in trials]
-    seconds = [one.meta().get("wall_seconds") for one in trials]
     return {
         "role": contestant.role,
         "source": contestant.source,
         "rate": settings["optim.lr"],
-        "setting": {searched: value},
-        "search": list(searched_scores),
+        "setting": {contestant.searched: _setting(contestant, settings)},
         "metrics": {
             name: {
                 "mean": float(np.mean([m[name] for m in measured])),
@@ -383,8 +422,26 @@ def _row(
             for name in names
             if all(m.get(name) is not None for m in measured)
         },
-        "seconds": float(np.median([s for s in seconds if s is not None] or [np.nan])),
+        "mechanisms": _mechanisms(trials),
     }
+
+
+def _setting(contestant: Contestant, settings: Mapping[str, Any]) -> float | None:
+    """Value of what is searched; controls of another loss have none."""
+    if contestant.searched == SCALE:
+        return settings.get("loss.scale")
+    return settings["loss.args"].get(contestant.searched)  # type: ignore[no-any-return]
+
+
+def _mechanisms(trials: Sequence[Trial]) -> dict[str, list[tuple[int, float]]]:
+    """Name -> steps with the mean over the seeds."""
+    curves = [read_metrics(one.path / "metrics.csv") for one in trials]
+    means: dict[str, list[tuple[int, float]]] = {}
+    for name in MECHANISMS:
+        of_seeds = [dict(curve.get(f"train/train/{name}", [])) for curve in curves]
+        steps = sorted(set.intersection(*map(set, of_seeds)))
+        means[name] = [(step, float(np.mean([one[step] for one in of_seeds]))) for step in steps]
+    return means
 
 
 def publish(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:

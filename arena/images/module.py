@@ -4,6 +4,7 @@ from torch import Tensor
 
 from arena.images.config import Config
 from arena.losses import build_loss
+from arena.mechanisms import mechanisms
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import ProjectedEncoder
 from common.encoders.sync_norm import synchronise_batch_norm
@@ -29,20 +30,23 @@ class Contest(KnnValidatedModule):
     def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         self.network = network or projected_encoder(cfg)
-        self.loss, self.scale, self.uses_labels = (
-            build_loss(cfg.loss),
-            cfg.loss.scale,
-            cfg.loss.labels,
-        )
+        self.loss, self.scale = build_loss(cfg.loss), cfg.loss.scale
+        self.uses_labels = cfg.loss.labels
+        self._views: tuple[Tensor, Tensor] | None = None
         if cfg.model.sync_batchnorm:
             synchronise_batch_norm(self)
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """The loss of one batch."""
         view_1, view_2 = embed_views(self.network, batch["views"])
+        self._views = view_1.detach(), view_2.detach()
         more = {}
         if self.uses_labels:
             assert self.labels is not None, "an exported module has no training images"
             more["labels"] = self.labels[batch["ids"].cpu()].to(view_1.device)
         out = self.loss(view_1, view_2, self.scale, **more)
         return {"loss": out if isinstance(out, Tensor) else out.loss}
+
+    def logged_terms(self) -> dict[str, Tensor]:
+        """The loss of the last batch, and what it did to the embeddings."""
+        return super().logged_terms() | ({} if self._views is None else mechanisms(*self._views))

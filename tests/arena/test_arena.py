@@ -8,9 +8,10 @@ import torch
 
 from arena.__main__ import main
 from arena.losses import LossConfig, build_loss
+from arena.mechanisms import MECHANISMS, mechanisms
 from arena.page import BEGIN, END, write_page
-from arena.statistics import standings
-from arena.study import FAMILIES, publish, read_contestants, study
+from arena.statistics import differences, standings
+from arena.study import FAMILIES, SEARCH_RUNS, publish, read_contestants, study
 from common.config import ROOT, UserError
 from common.evaluation.resampling import Scores
 
@@ -19,7 +20,7 @@ ALL = {one.name: one for one in read_contestants()}
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
-    settings = {"loss.scale": 5.0, **ALL[name].grid(FAMILIES["images"])[1]}
+    settings = {"loss.scale": 5.0, **ALL[name].rates(FAMILIES["images"])[1]}
     loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
     views = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     more = {"labels": torch.arange(16) % 4} if ALL[name].role == "reference" else {}
@@ -37,15 +38,39 @@ def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_search_is_as_large_for_every_contestant(family):
-    grids = [one.grid(FAMILIES[family]) for one in ALL.values()]
-    assert {len({repr(settings) for settings in grid}) for grid in grids} == {9}
-    assert len({tuple(sorted({s["optim.lr"] for s in grid})) for grid in grids}) == 1
+    about = FAMILIES[family]
+    for one in ALL.values():
+        tried = [*one.rates(about), *one.others(about, about.rates[0])]
+        assert len({repr(settings) for settings in tried}) == SEARCH_RUNS
+        assert {s["optim.lr"] for s in one.rates(about)} == set(about.rates)
 
 
 def test_a_setting_that_is_searched_reaches_the_loss():
-    grid = ALL["triplet"].grid(FAMILIES["images"])
-    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"])) for s in grid]
-    assert sorted({one.loss.margin for one in losses}) == [0.2, 0.5, 1.0]
+    tried = ALL["triplet"].others(FAMILIES["images"], 1e-3)
+    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"])) for s in tried]
+    assert [one.loss.margin for one in losses] == [0.2, 1.0]
+
+
+def test_mechanisms_of_a_batch():
+    spread = mechanisms(torch.eye(8), torch.eye(8))
+    assert float(spread["alignment"]) == pytest.approx(0)
+    assert float(spread["hardest_negative"]) == pytest.approx(0)
+    together = mechanisms(torch.ones(8, 8), torch.eye(8))
+    assert float(together["effective_rank"]) < float(spread["effective_rank"])
+    assert float(together["uniformity"]) > float(spread["uniformity"])
+    assert float(together["hardest_negative"]) == pytest.approx(8**-0.5)
+
+
+def test_a_published_order_holds_or_not():
+    rng = np.random.default_rng(0)
+    better = {"new": 0.9, "old": 0.5, "same": 0.5}
+    items = {name: [Scores((rng.random((4, 500)) < p) * 1.0)] for name, p in better.items()}
+    pairs = [("new", "old"), ("old", "new"), ("same", "old")]
+    assert [one.verdict for one in differences(items, pairs)] == [
+        "holds",
+        "reversed",
+        "inconclusive",
+    ]
 
 
 def test_two_copies_are_inconclusive_and_a_broken_loss_is_last():
@@ -100,7 +125,7 @@ def test_a_loss_of_one_s_own_is_two_files(own_folder, capsys):
     assert float(loss(views, views, 5.0)) == pytest.approx(0.125)  # the diagonal alone
     words = ["images", f"--contestants={own_folder}", "--only=cosine_gap,nt_xent", "--plan"]
     assert main(words) == 0
-    assert "18 runs of the search" in capsys.readouterr().out
+    assert "10 runs of the search" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -124,6 +149,10 @@ def test_a_study_is_published_and_its_page_written(tmp_path, family):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.json")} == times
     assert again["standings"] == result["standings"]
     publish(result, tmp_path / "results")
+    assert set(result["contestants"]["nt_xent"]["mechanisms"]) == set(MECHANISMS)
+    assert all(result["contestants"]["nt_xent"]["mechanisms"].values())
+    reported = [(one["name"], one["other"]) for one in result["published_order"]]
+    assert reported == ([("supcon", "nt_xent")] if family == "images" else [])
     page = tmp_path / "arena.md"
     (tmp_path / "images").mkdir()
     page.write_text(f"before\n{BEGIN.format(family)}\n{END.format(family)}\nafter\n")
