@@ -93,14 +93,13 @@ def sup_con(
         log_p = logits_without_self(query, key, scale).log_softmax(1)
     else:
         log_p = (scale * query @ key.T).log_softmax(1)
-    count = positive.sum(1)
-    at_least_one = count.clamp(min=1)
+    count = positive.sum(1, dtype=log_p.dtype)
     if mode == "out":
-        mean = log_p.masked_fill(~positive, 0).sum(1) / at_least_one  # Eq. 2
-    else:
-        valid = count > 0
-        inside = torch.where(positive, log_p, -torch.inf).masked_fill(~valid[:, None], 0)
-        log_count = at_least_one.to(log_p.dtype).log()
-        mean = torch.where(valid, inside.logsumexp(1) - log_count, 0)  # Eq. 3
-    loss = -mean.sum() / count.count_nonzero().clamp(min=1)
-    return LossOutput(loss, lambda: -mean, Ranking(log_p, positive))
+        total = log_p.masked_fill(~positive, 0).sum(1)
+        weight = -1 / (count * count.count_nonzero()).clamp(min=1)
+        rows = lambda: -total / count.clamp(min=1)  # noqa: E731
+        return LossOutput(total @ weight, rows, Ranking(log_p, positive))  # Eq. 2
+    valid = count > 0
+    inside = torch.where(positive, log_p, -torch.inf).masked_fill(~valid[:, None], 0)
+    per_row = torch.where(valid, count.clamp(min=1).log() - inside.logsumexp(1), 0)  # Eq. 3
+    return LossOutput(per_row.sum() / valid.sum().clamp(min=1), per_row, Ranking(log_p, positive))
