@@ -1,5 +1,6 @@
 """Shared set-up: quiet, offline, one thread per process; options; the pool; smoke runs."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pin", action="store_true", help="write tests/pinned/smoke.json anew")
     parser.addoption("--kills", type=int, default=25, help="nightly: kills of each project")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="nightly: of the soak test")
+
+
+# ten thousand collected tests and torch are scanned again at each full collection: a tenth of the
+# suite's time, so nothing is collected until they are here, and then they count as permanent
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

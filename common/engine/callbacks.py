@@ -153,7 +153,7 @@ class LogTerms(Callback):
         terms = module.logged_terms()
         values = torch.stack([v.float().mean() for v in terms.values()])
         if trainer.world_size > 1:
-            values = trainer.strategy.reduce(values, reduce_op="mean")  # type: ignore[assignment]
+            values = trainer.strategy.reduce(values, reduce_op="mean")
         metrics = {f"train/{k}": float(v) for k, v in zip(terms, values.tolist(), strict=True)}
         metrics["train/lr"] = self.lr
         if self.grad_norm is not None:

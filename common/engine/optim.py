@@ -198,7 +198,7 @@ class _ByGroup(torch.optim.Optimizer):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One update; returns the closure's loss."""
         loss = None
         if closure is not None:

@@ -108,7 +108,7 @@ def save_model(encoder: SentenceEncoder, folder: Path, head: nn.Module | None = 
             model.save_pretrained(folder)
     finally:
         if head is not None:
-            model.pooler = None  # type: ignore[assignment]
+            model.pooler = None
     encoder.tokenizer.save_pretrained(folder)
 
 

@@ -207,7 +207,7 @@ def _stats_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
     need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
     if second_order.needed_now(upstream):
         grads = second_order.gradients(
-            lambda *inputs: second_order.statistics(_problem(ctx, inputs, side)),  # type: ignore[arg-type]
+            lambda *inputs: second_order.statistics(_problem(ctx, inputs, side)),
             upstream[:4],
             (q, k, scale, row_scale),
             ctx.needs_input_grad[:4],
@@ -324,7 +324,7 @@ def _fused_backward(
     if second_order.needed_now((g, g_lse, g_lin)):
 
         def outputs(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-            problem = _problem(ctx, inputs, side)  # type: ignore[arg-type]
+            problem = _problem(ctx, inputs, side)
             lse, _, lin, _ = second_order.statistics(problem)
             values = torch.where(valid_rows(problem, lse), row_values(lse, lin, ctx.join), 0)
             return values.sum(), lse, lin

@@ -183,7 +183,7 @@ def attention_source(cfg: Config, ranker: CrossEncoder | None) -> tuple[Any, Any
         assert ranker is not None
         tokenizer, encoder = ranker.tokenizer, copy.deepcopy(ranker.encoder)
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
-        encoder.to("cuda")  # type: ignore[arg-type]
+        encoder.to("cuda")
     return tokenizer, freeze(expose_attention(encoder))
 
 

@@ -48,4 +48,4 @@ def _fill_from_pooler(cfg: Config, module: "DefSentPlus") -> None:
             f"{model.pretrained} has no trained pooler ({error}): set pooler.source=lm_head for the"
             " dense layer of its language-model head"
         ) from error
-    module.pooler.dense.load_state_dict(pretrained.dense.state_dict())  # type: ignore[union-attr]
+    module.pooler.dense.load_state_dict(pretrained.dense.state_dict())

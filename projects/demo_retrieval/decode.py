@@ -66,7 +66,7 @@ def generate(
         max_new_tokens: at most so many ids.
         num_beams: 1 is greedy.
     """
-    options: Any = GenerationConfig(  # type: ignore[no-untyped-call]
+    options: Any = GenerationConfig(
         do_sample=False,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,

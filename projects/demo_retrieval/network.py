@@ -162,7 +162,7 @@ def plain_generation(network: Any) -> None:
     )
     network.generation_config = GenerationConfig(
         **{name: getattr(settings, name) for name in names}
-    )  # type: ignore[no-untyped-call]
+    )
 
 
 def start_id(network: Any) -> int:
@@ -208,6 +208,8 @@ def dry_generator(model: GeneratorConfig) -> nn.Module:
     config = None if model.encoder else stand_in(model.pretrained, SIZES)
     if config is None:
         return build_generator(model)[0]  # type: ignore[no-any-return]
-    return load_transformer(
+    # fused attention looks at values of masks, which meta tensors have not
+    generator: nn.Module = load_transformer(
         "random", config=config, attention="eager", auto_class=AutoModelForSeq2SeqLM
-    )  # fused attention looks at values of masks, which meta tensors have not
+    )
+    return generator

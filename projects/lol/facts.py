@@ -234,6 +234,6 @@ def word_tokenizer(vocabulary: Sequence[str]) -> Any:
     backend.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, start)]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token=PAD, unk_token=UNKNOWN, bos_token=START, eos_token=END
     )

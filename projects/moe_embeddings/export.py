@@ -77,7 +77,7 @@ def load_encoder(folder: str | Path) -> DomainEncoder:
         raise UserError(f"{folder} is not an exported mixture of experts: {error!r}") from error
     tokenizer = load_tokenizer(str(folder))
     with quiet():
-        model: Any = AutoModel.from_config(  # type: ignore[no-untyped-call]
+        model: Any = AutoModel.from_config(
             AutoConfig.from_pretrained(folder, local_files_only=True)
         )
     encoder = DomainEncoder(model, tokenizer, layout)
@@ -103,7 +103,7 @@ def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
         tokenizer = general_tokenizer(tokenizer)
     cls = isinstance(pooler, ClsPooler)
     pooling: Pooling = "cls_before_pooler" if cls else "avg"
-    tower = TextTower(dense_model(encoder, number), pooling)  # type: ignore[arg-type]
+    tower = TextTower(dense_model(encoder, number), pooling)
     plain = SentenceEncoder(tower, tokenizer, max_length=layout.max_length)
     save_sentence_transformers(plain, folder)
     parts = [("Transformer", ""), ("Pooling", "1_Pooling")]

@@ -111,13 +111,13 @@ class DialogEncoder(nn.Module):
             config.hidden_dropout_prob,
         )
         if getattr(backbone, "pooler", None) is not None:
-            backbone.pooler = None  # type: ignore[assignment]
+            backbone.pooler = None
         self.backbone, self.cls_id, self.num_features = backbone, cls_id, int(size)
 
     @property
     def embeddings(self) -> DialogEmbeddings:
         """The input embeddings."""
-        embeddings: DialogEmbeddings = self.backbone.embeddings  # type: ignore[assignment]
+        embeddings: DialogEmbeddings = self.backbone.embeddings
         return embeddings
 
     def set_dropout(self, probability: float) -> None:

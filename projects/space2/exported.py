@@ -44,7 +44,7 @@ def as_bert(encoder: DialogEncoder) -> BertModel:
         new.position_embeddings.weight[1:] = embeddings.position_embeddings.weight
         new.token_type_embeddings.weight.copy_(types)
         new.LayerNorm.load_state_dict(embeddings.LayerNorm.state_dict())
-    model.encoder.load_state_dict(encoder.backbone.encoder.state_dict())  # type: ignore[union-attr]
+    model.encoder.load_state_dict(encoder.backbone.encoder.state_dict())
     bert: BertModel = model.eval()
     return bert
 

@@ -226,12 +226,12 @@ def build_encoder(
             f"model.pretrained={pretrained}: use an encoder with two token types, as BERT has them"
         )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # type: ignore[assignment]
+        model.pooler = None
     if num_layers is not None:
-        layers: Any = model.encoder.layer  # type: ignore[union-attr]
+        layers: Any = model.encoder.layer
         if num_layers > len(layers):
             raise UserError(f"model.num_layers={num_layers}: the encoder has {len(layers)}")
-        model.encoder.layer = layers[:num_layers]  # type: ignore[union-attr]
+        model.encoder.layer = layers[:num_layers]
         model.config.num_hidden_layers = num_layers
     return model
 

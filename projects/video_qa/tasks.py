@@ -258,7 +258,7 @@ def detector(options: PrepareConfig) -> RowFunction:
     place = str(ref.path or ref.name)
     with loading(ref):
         local = ref.path is not None or is_offline()
-        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=local)  # type: ignore[no-untyped-call]
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=local)
         model: Any = AutoModelForObjectDetection.from_pretrained(place, local_files_only=local)
     model = model.eval().to(_device(options))
     names = model.config.id2label

@@ -278,7 +278,7 @@ def _imagenet_places() -> dict[str, int]:
     """Synset id -> place among ImageNet's classes."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    synsets: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    synsets: list[str] = ImageNetInfo().label_names()
     return {synset: place for place, synset in enumerate(synsets)}
 
 

@@ -76,7 +76,7 @@ def rand_augment(
     """
     import timm.data
 
-    create: Any = timm.data.create_transform  # type: ignore[attr-defined]
+    create: Any = timm.data.create_transform
     pipeline = create(
         size,
         is_training=True,
@@ -148,7 +148,7 @@ _MILD_OPERATIONS = (
 )
 
 
-class _MildRandAugment(v2.RandAugment):  # type: ignore[misc]
+class _MildRandAugment(v2.RandAugment):
     """RandAugment of `_MILD_OPERATIONS`; a method of the class, so that it can be pickled."""
 
     _AUGMENTATION_SPACE: ClassVar[dict[str, Any]] = {

@@ -154,7 +154,7 @@ class CrossEncoder(nn.Module):
     @property
     def encoder(self) -> PreTrainedModel:
         """The transformer without the head."""
-        base: PreTrainedModel = self.model.base_model  # type: ignore[assignment]
+        base: PreTrainedModel = self.model.base_model
         return base
 
     @property
@@ -361,7 +361,7 @@ def cross_encoder(
         raise UserError(f"{error}{hint}") from error
     pair_head = None
     if pooling == "segments":
-        model.base_model.pooler = None  # type: ignore[assignment]
+        model.base_model.pooler = None
         for name, _ in list(model.named_children()):
             if name != model.base_model_prefix:
                 setattr(model, name, None)

@@ -34,7 +34,7 @@ def masked_lm_head(
 
 def _head_and_output(full: PreTrainedModel) -> tuple[nn.Module, Any]:
     head = getattr(full, "cls", None) or getattr(full, "lm_head", None)
-    output = full.get_output_embeddings()  # type: ignore[no-untyped-call]
+    output = full.get_output_embeddings()
     if head is None or output is None:
         raise UserError(f"no prediction head is known for {type(full).__name__}")
     assert isinstance(head, nn.Module)

@@ -59,7 +59,7 @@ def tiny_tokenizer(vocab_size: int = 256, *, max_length: int = 128) -> Any:
         special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
     )
     backend.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=max_length,
         pad_token="[PAD]",

@@ -84,7 +84,7 @@ class TextTower(nn.Module):
         if pooling == "mask" and mask_token_id is None:
             raise ValueError("pooling 'mask' needs the mask_token_id of a tokenizer that has one")
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # type: ignore[assignment]
+            model.pooler = None
         self.model, self.pooling = model, pooling
         self.mlp_only_train, self.mask_token_id = mlp_only_train, mask_token_id
         self.num_features = int(model.config.hidden_size)
@@ -99,9 +99,9 @@ class TextTower(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks in the backward pass to save memory."""
         if enable:
-            self.model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+            self.model.gradient_checkpointing_enable()
         else:
-            self.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+            self.model.gradient_checkpointing_disable()
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Tensor
@@ -256,7 +256,7 @@ def _draw_head(model: PreTrainedModel, prefix: str) -> None:
             for parameter in parameters:
                 parameter._is_hf_initialized = False
             module._is_hf_initialized = False
-            model._init_weights(module)  # type: ignore[no-untyped-call]
+            model._init_weights(module)
 
 
 def load_config(pretrained: str) -> Any:
@@ -324,7 +324,7 @@ def _check_fields(settings: Any, options: Mapping[str, Any], what: str) -> None:
     # a pair of other models has no defaults
     with suppress(TypeError, ValueError, StrictDataclassError):
         names |= vars(type(settings)()).keys()
-    generation = GenerationConfig()  # type: ignore[no-untyped-call]
+    generation = GenerationConfig()
     others = names | vars(generation).keys()
     loose = [name for name in options if name in vars(settings) and name not in others]
     if not loose:
@@ -371,14 +371,14 @@ def length_limit(model: PreTrainedModel, tokenizer: Any) -> int | None:
 def quiet() -> Iterator[None]:
     """No progress bars and load reports of transformers, whose findings are checked here."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 def _source(ref: PretrainedRef) -> str:

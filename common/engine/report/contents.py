@@ -121,7 +121,7 @@ def _results(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}  # type: ignore[no-any-return]
+    return read_json(path) if path.exists() else {}
 
 
 def changed_settings(meta: Mapping[str, Any], config: str) -> list[tuple[str, Any, Any]]:

@@ -74,7 +74,7 @@ def build_encoder(model: TextModel) -> SentenceEncoder:
     if model.random_init:
         network = encoder.tower.model
         encoder.tower.model = type(network)(network.config)
-        encoder.tower.model.pooler = None  # type: ignore[assignment]
+        encoder.tower.model.pooler = None
     return encoder
 
 

@@ -148,7 +148,7 @@ class _WeightedSum(torch.autograd.Function):
         return torch.cat(parts), total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         total = None
         for start in range(0, ctx.num_rows, TILE):
             stop = min(start + TILE, ctx.num_rows)

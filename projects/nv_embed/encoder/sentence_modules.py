@@ -16,7 +16,7 @@ from projects.nv_embed.encoder.exported import load_instructed, save_instructed
 from projects.nv_embed.encoder.instructed import InstructedEncoder
 
 
-class InstructedModule(InputModule):  # type: ignore[misc]
+class InstructedModule(InputModule):
     """Tokenises with the instruction apart, runs the language model, pools without it.
 
     Args:

@@ -109,7 +109,7 @@ class TextClassifier(nn.Module):
                 " last: use mean"
             )
         if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
-            backbone.pooler = None  # type: ignore[assignment]
+            backbone.pooler = None
         self.tuning = tuning or Tuning()
         self.tokenizer, self.classes, self.pooling = tokenizer, tuple(classes), pooling
         self.max_length, self.first_position = max_length, first_position(backbone)
