@@ -32,7 +32,7 @@ class ContrastiveDecoding(LogitsProcessor):
     Tables of logits may be padded to different sizes for one tokenizer; what only the expert's has
     is not a token and never chosen.
 
-    Deviation: the amateur reads its context anew at every step, without a cache.
+    Deviation: the amateur reads its whole context at every step, without a cache.
     """
 
     def __init__(

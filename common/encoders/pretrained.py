@@ -106,7 +106,7 @@ def resolve_pretrained(spec: str, *, require: bool = True) -> PretrainedRef:
     Raises:
         UserError: unknown name or tag, missing file or folder, or weights that would have to be
             downloaded while Hugging Face's offline mode is on (of a Hugging Face id of which the
-            config is cached, only loading them says so: its tokenizer may be all that is wanted).
+            config is cached, only loading them shows it: the tokenizer may be all that is needed).
     """
     scheme, _, rest = spec.partition(":")
     if spec == "random":

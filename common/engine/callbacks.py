@@ -273,7 +273,7 @@ class StopWithoutGain(Callback):
 
     It has no state in checkpoints: a step is saved before it is validated, so a count in there
     would lack the last validation. What was validated up to a step stands in ``validations.json``
-    (`RunCheckpoint`), and a run that continues counts anew from it.
+    (`RunCheckpoint`), and a run that continues starts to count from it.
 
     Args:
         monitor: validation key, the one that selects the stage's best weights.

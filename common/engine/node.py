@@ -55,7 +55,7 @@ def rates(
 
     Args:
         cfg: the experiment's config.
-        plan: tells what a loader spends on a sample.
+        plan: what a loader spends on a sample.
         module: on the meta device.
         flops: of one optimiser step over all devices.
     """

@@ -98,7 +98,7 @@ def run_precision(cfg: TrainerConfig) -> str:
     """The precision that a run computes in: the config's, unless the processor only emulates it.
 
     A processor without bfloat16 arithmetic takes up to a hundred times as long for bf16-mixed as
-    for 32-true, which it then runs in; `make train` says so and meta.json keeps it.
+    for 32-true, which it then runs in; `make train` reports it and meta.json records it.
     """
     on_gpu = cfg.accelerator == "gpu" or (cfg.accelerator == "auto" and torch.cuda.is_available())
     if cfg.precision == "bf16-mixed" and not on_gpu and not computes_bfloat16():

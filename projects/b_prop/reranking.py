@@ -135,7 +135,7 @@ def fine_tune(
 
 
 def renew_head(ranker: CrossEncoder) -> None:
-    """Draw the ranking head anew, in place, from the global random state."""
+    """Reinitialise the ranking head, in place, from the global random state."""
     std = float(getattr(ranker.model.config, "initializer_range", 0.02))
     with torch.no_grad():
         for parameter in ranker.head_parameters().values():

@@ -14,7 +14,7 @@ from common.config import UserError
 from common.evaluation.features.postprocessing import EmbeddingTransform
 from common.evaluation.matrices import as_matrix
 
-SMALLEST = 1e-12  # standard deviation below which a dimension says nothing and is left unscaled
+SMALLEST = 1e-12  # standard deviation below which a dimension is constant and is left unscaled
 
 
 def fit_shift(embeddings: Tensor) -> EmbeddingTransform:

@@ -11,7 +11,7 @@ from common.ranges import Count, Interval, NonNegative, Probability, Rate, Whole
 class RocketData(ImageTextData):
     """Pairs as a clean view and K augmented views of image and text."""
 
-    photos: Whole = 0  # CIFAR-10 photographs beside the drawings of source=pool, drawn by the seed
+    photos: Whole = 0  # CIFAR-10 photographs next to the drawings of source=pool, drawn by the seed
     photo_share: Rate = 0.25  # of the samples, in expectation
     num_augs: Whole = 2  # K; 0 is CLIP on the clean pair
     captions_of_views: Literal["single", "multi"] = "single"  # one text for all views, or for each

@@ -148,7 +148,7 @@ class CodePairs(Dataset[CodeBatch]):
         return batch
 
     def keys(self, drawn: tuple[Ids, Ids, Ids], step: SodaStep | None, key: Key) -> tuple[Ids, Ids]:
-        """Augmented ids of code and query, anew for every access.
+        """Augmented ids of code and query, drawn at every access.
 
         Args:
             drawn: ids of the code, their types, ids of the query.

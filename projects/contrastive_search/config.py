@@ -138,7 +138,7 @@ class HumanConfig:
 
     num_items: Count = 50
     form: str | None = None  # ratings: the form as it was filled in, or a folder of such forms
-    key: str | None = None  # ratings: written beside the form; None: that of the task rating_form
+    key: str | None = None  # ratings: written next to the form; None: that of the task rating_form
 
 
 @dataclass

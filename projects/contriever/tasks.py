@@ -35,7 +35,7 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     """Write the ids of text files, one text per line, as shards without borders of texts.
 
     A shard of the same lines that is there already is kept, so that a stopped task goes on; one of
-    other lines is written anew, and one beyond the end of its file is removed. Shards come from
+    other lines is rewritten, and one beyond the end of its file is removed. Shards come from
     disjoint lines and may be spread over machines by giving each its own files. What they were
     written with and from lies alongside them (``shards.json``, ``<file>.lines.json``); a folder of
     other settings is refused.
@@ -104,7 +104,7 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
         write_json(folder / f"{path.stem.rpartition('-')[0]}.lines.json", digests)
     said = f"{folder}: {total:,} tokens written, {kept} shards were there and are kept"
     if renewed:
-        said += f", {renewed} were written anew (their lines have changed, or were not on record)"
+        said += f", {renewed} were rewritten (their lines have changed, or were not on record)"
     if stale:
         said += f", {len(stale)} beyond the end of their files are removed"
     shards = {path for title in titles.values() for path in _shards(folder, title)}

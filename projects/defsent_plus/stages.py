@@ -1,4 +1,4 @@
-"""Progressive separate training: targets go from round to round, models begin anew in each."""
+"""Progressive separate training: targets go from round to round, models start from the encoder in each."""
 
 from collections.abc import Iterator
 from copy import deepcopy

@@ -27,7 +27,7 @@ def write_entries(cfg: Config, workspace: Workspace) -> Path:
     Nothing is evaluated here, so no definition is held out or left out as a text of an STS set.
 
     Returns:
-        ``entries.safetensors`` with ``entries`` (n, D); ``entries.jsonl`` beside it names the rows.
+        ``entries.safetensors`` with ``entries`` (n, D); ``entries.jsonl`` next to it names the rows.
 
     Raises:
         UserError: another kind of file is wanted, or a definition is too long.

@@ -137,7 +137,7 @@ class DemoRows(Dataset[Any]):
             place = int(self.starts[task]) + row
             return example, source.texts(self.hits.positions[place]), self.hits.scores[place]
         places: list[int] = []
-        if source.random:  # anew at every access
+        if source.random:  # drawn at every access
             places = source.drawn(example, sample_rng(self.seed, epoch, index, DEMO_STREAM))
         return example, source.texts(places), uniform(1, source.k)[0]
 

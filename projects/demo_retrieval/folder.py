@@ -33,7 +33,7 @@ PROBES = (
 def export(cfg: Config, module: DemoRetrieval, folder: Path) -> None:
     """Generator and tokenizer for `AutoModelForSeq2SeqLM`.
 
-    The bank is a JSONL file that may be replaced, then it is indexed anew.
+    The bank is a JSONL file that may be replaced, then it is indexed again.
     """
 
     def write(new: Path) -> None:

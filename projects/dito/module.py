@@ -101,7 +101,7 @@ class DITO(ContrastiveModule):
     # -- stage 2 ---------------------------------------------------------------------------------
 
     def boxes_of(self, ids: Tensor, size: tuple[int, int]) -> list[Tensor]:
-        """R random boxes in pixels for every image, anew in every step; no annotation is read."""
+        """R random boxes in pixels for every image, drawn in every step; no annotation is read."""
         options, boxes_of_images = self.cfg.method, []
         for i in ids.tolist():
             rng = sample_rng(self.cfg.seed, self.global_step, i, BOX_STREAM)

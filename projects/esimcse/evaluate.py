@@ -15,7 +15,7 @@ from projects.esimcse.length import length_r2, pair_bias, word_counts
 
 
 def evaluate(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict[str, float]:
-    """STS, then length bias on the first STS set and on held-out sentences; ``untrained_*`` beside.
+    """STS, then length bias on the first STS set and on held-out sentences; ``untrained_*`` next to them.
 
     Raises:
         UserError: no STS set.

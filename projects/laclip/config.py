@@ -23,7 +23,7 @@ class LaclipData(ImageTextData):
     )
     num_rewrites: Whole | None = None  # M: use the first M rewrites; 0 is CLIP, None takes all
     # instead of the rewrites; num_rewrites is the number of fixed versions then. None: eda and
-    # word_dropout alter the caption anew at every access, of back_translation there is one
+    # word_dropout alter the caption at every access, of back_translation there is one
     augmentation: Literal["none", "eda", "word_dropout", "back_translation"] = "none"
     # of altering the caption at an access (eda, word_dropout); fixed versions are always altered
     augment_prob: Probability = 1.0
@@ -50,7 +50,7 @@ class LaclipData(ImageTextData):
 
     @property
     def text_sources(self) -> list[str]:
-        """Sources of the texts beside the caption that are read, in order."""
+        """Sources of the texts read besides the caption, in order."""
         if self.augmentation == "back_translation":
             count = 1 if self.num_rewrites is None else self.num_rewrites
             return [f"back_translation_{i + 1}" for i in range(count)]

@@ -3,7 +3,7 @@
 Same model, prompts and budget; one thread; rounds in turns; CPU seconds. The peer writes with
 original, amateur and instructed original one after the other, which is the least that three models'
 texts cost without a contrast; LOL computes early exits, two contrasts and the choice of the layer
-on top. A second column reads everything anew at every step, without caches.
+on top. A second column reads everything again at every step, without caches.
 
     python -m projects.lol.benchmark [--quick]
 """

@@ -23,7 +23,7 @@ class FactsConfig:
     myth_shares: list[Probability] = field(default_factory=lambda: [0.3, 0.5, 0.7])
     forum_myths: Probability = 0.85  # share of myths behind "forum"
     unverified: Probability = (
-        0.4  # share of the dev and test nouns of which "verified" says nothing
+        0.4  # share of the dev and test nouns whose truth "verified" leaves open
     )
 
 

@@ -352,7 +352,7 @@ def scored(
 
 
 def entity_of(entity: Row) -> str:
-    """What the text tower reads of a row's entity: name and description."""
+    """What the text encoder sees of a row's entity: name and description."""
     return entity_text(Entity(entity["id"], entity["name"], entity["description"], 1.0, ()))
 
 

@@ -139,7 +139,7 @@ class EntityImages(Dataset[EntityBatch]):
         return row[int(rng.integers(len(row)))]
 
     def text_of(self, index: int, label: int) -> str:
-        """What the text tower reads of an image with a drawn entity."""
+        """What the text encoder sees of an image with a drawn entity."""
         if self.text == "alt_text":
             return self.data.alt_texts[index]
         return entity_text(self.data.table[label], self.text == "name_description")

@@ -86,7 +86,7 @@ class Knowledge:
         return {entity.id: i for i, entity in enumerate(self.entities)}
 
     def text(self, index: int, with_description: bool = True) -> str:
-        """What a text tower reads of an entity."""
+        """What a text encoder sees of an entity."""
         return entity_text(self.entities[index], with_description)
 
 
@@ -198,7 +198,7 @@ def _read(path: Path) -> list[Entity]:
 
 
 def bundled_knowledge(root: str | None = None) -> Knowledge:
-    """WordNet nouns of things that can be drawn; the bundled part says nothing of frequencies."""
+    """WordNet nouns of things that can be drawn; the bundled part has no frequencies."""
     entities = []
     for s in read_jsonl(bundled("wordnet/synsets.jsonl.gz", root)):
         if s["pos"] != "n" or s["lexname"] not in LEXNAMES:

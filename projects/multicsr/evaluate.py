@@ -28,7 +28,7 @@ TIE = 0.5  # of a triplet whose two sentences are equally near: chance
 
 
 def evaluate(cfg: Config, module: MultiCSR, workspace: Workspace) -> dict[str, float]:
-    """All metrics of a trained student; those of the data are measured anew, from kept scores."""
+    """All metrics of a trained student; those of the data are measured again, from stored scores."""
     metrics = evaluate_sentences(cfg, module, workspace)
     with encoding(cfg, module.encoder) as encode:
         metrics |= further_metrics(cfg, encode, workspace)

@@ -15,7 +15,7 @@ from projects.multicsr.config import Config
 from projects.multicsr.objective import Objective
 from projects.multicsr.official import masked_shares, masks_of_all
 
-HALF = 0.5  # masked share above which a mask model is of no use
+HALF = 0.5  # masked share above which a mask model is useless
 
 
 class MultiCSR(SentenceModule):

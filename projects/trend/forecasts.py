@@ -1,4 +1,4 @@
-"""Forecast errors on held-out sequences, split by motion, with copies and untrained nets beside."""
+"""Forecast errors on held-out sequences, split by motion, next to copies and untrained networks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

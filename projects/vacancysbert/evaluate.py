@@ -1,7 +1,7 @@
 """Title normalisation of the trained encoder and of all baselines, in one call and on one list.
 
 All of them read the texts of the benchmark as `load_data` hands them out: cleaned for all or for
-none. Every row of the table asks twice: with the title alone and with the advert's skills beside it
+none. Every row of the table asks twice: with the title alone and with the advert's skills next to it
 (and, as a control, with the skills of a related occupation, where the benchmark has them).
 """
 

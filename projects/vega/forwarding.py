@@ -1,4 +1,4 @@
-"""Settings that a task hands on to the runs which it trains, and by which it tells runs apart."""
+"""Settings that a task hands on to the runs which it trains, and by which it distinguishes runs."""
 
 import hashlib
 import json

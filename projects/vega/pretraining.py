@@ -71,7 +71,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     settings, model, tokenizer = cfg.pretrain, first_pretraining(cfg), tokenizer_of(cfg.model)
     if settings.phase2_steps and settings.cl_gamma and not _has_dropout(model.discriminator):
         raise UserError(
-            "the contrast tells two dropout passes apart, and this encoder has no dropout: set"
+            "the contrast compares two dropout passes, and this encoder has no dropout: set"
             " model.dropout=0.1, or pretrain.cl_gamma=0"
         )
     if settings.phase1_steps or settings.phase1_weights:

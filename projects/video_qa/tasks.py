@@ -335,7 +335,7 @@ def some(pictures: Sequence[Any]) -> Sequence[Any]:
 
 
 def _without_errors(rows: Iterable[dict[str, Any]], parts: Path) -> list[dict[str, Any]]:
-    counter = CorruptCounter(f"clips (delete {parts} once they are mended)", max_fraction=0.05)
+    counter = CorruptCounter(f"clips (delete {parts} once they are repaired)", max_fraction=0.05)
     kept = []
     for row in rows:
         if "error" in row:

@@ -31,7 +31,7 @@ def train_wordpiece(
     The library numbers continuation letters (``##a``) in the order of a hash map that differs from
     process to process, and breaks ties between equally frequent merges by those numbers. Given as
     special tokens, letters are numbered by code point before anything is counted; the tokenizer
-    is then built anew from the vocabulary, in which they are ordinary pieces.
+    is then rebuilt from the vocabulary, in which they are ordinary pieces.
 
     Args:
         texts: training texts.

@@ -1,4 +1,4 @@
-"""Prediction head of a masked language model beside an encoder that is trained for another task."""
+"""Prediction head of a masked language model next to an encoder that is trained for another task."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

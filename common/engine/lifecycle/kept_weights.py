@@ -19,7 +19,7 @@ def kept_path(folder: Path, name: str, project: str, settings: Mapping[str, Any]
         folder: of all of them.
         name: of the stage.
         project: slug.
-        settings: all that the weights depend on beside the code, as plain values.
+        settings: all that the weights depend on besides the code, as plain values.
     """
     parts = {**settings, "project": project, "code": code_identity()}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -136,7 +136,7 @@ def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: 
 
 
 def official_files(data: ImageTextData, transform: im.ImageTransform, texts_from: str) -> Pairs:
-    """``<name>.csv`` and beside it one ``<name>_<source>.txt`` for each further source of texts."""
+    """``<name>.csv`` and next to it one ``<name>_<source>.txt`` for each further source of texts."""
     for path in files_of(data):
         _require(path, texts_from)
     table, *further = files_of(data)

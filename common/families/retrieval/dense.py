@@ -54,7 +54,7 @@ def dense_recipe(
         model: section of the config.
         options: section of the config: batch size and preparation of texts.
         norm_query: queries get unit length.
-        norm_document: documents do; with both, scores are cosines, and the export says so.
+        norm_document: documents do; with both, scores are cosines, as the export records.
     """
     prepare = text_preparation(options.normalize_text, options.lower_case)
 

@@ -82,7 +82,7 @@ class Problem:
 
     @property
     def kind(self) -> Kind:
-        """What decides, beside the size, where tiles begin to pay."""
+        """What decides, besides the size, where tiles begin to pay."""
         if self.columns:
             return "symmetric"
         return "self" if self.q is self.k else "one-way"

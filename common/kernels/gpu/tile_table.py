@@ -3,7 +3,7 @@
 The table is chosen by ahead-of-time compilation (no spills, shared memory within the limit of the
 card), **not by timing: every speed is unmeasured.** D is a run-time loop in the kernels, so a tile
 does not depend on D except through its bucket (D < 64 would waste a slice of 64).
-`triton_search` measures tiles on the card at hand; a table that it wrote is used where
+`triton_search` measures tiles on the present card; a table that it wrote is used where
 CONTRASTIVE_TILES names it.
 """
 
@@ -114,7 +114,7 @@ def override(key: Key, config: TileConfig | None) -> None:
 
 
 def save_tiles(tiles: Mapping[Key, TileConfig], path: Path, **about: object) -> None:
-    """Write a table for CONTRASTIVE_TILES; `about` (card, versions, times) is kept beside it."""
+    """Write a table for CONTRASTIVE_TILES; `about` (card, versions, times) is stored next to it."""
     rows = [[*key, list(config)] for key, config in sorted(tiles.items())]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**about, "tiles": rows}, indent=1) + "\n")

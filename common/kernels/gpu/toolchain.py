@@ -1,4 +1,4 @@
-"""What Triton needs on a machine beside itself: it builds the launchers of its kernels in C."""
+"""What Triton needs on a machine besides itself: it builds the launchers of its kernels in C."""
 
 import os
 import shutil

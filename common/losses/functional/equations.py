@@ -1,7 +1,7 @@
 """The losses as plain torch on the matrix of all pairs: to compare with the papers, and to run.
 
 Small batches run these lines as they stand; large ones run the fused operations of `common.kernels`
-with the same result. Nothing is checked here: the public functions beside this file have done so.
+with the same result. Nothing is checked here: the public functions in this package have done so.
 
 # N rows (queries, images), M columns (keys, texts), B samples of 2B anchors, D dim
 """

@@ -39,7 +39,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A matrix (B, N) that is at hand."""
+    """A matrix (B, N) that is given."""
 
     matrix: Tensor
 

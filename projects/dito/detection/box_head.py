@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 class UnitRows(nn.Linear):
-    """A linear layer without bias whose rows have norm 1; the scale of its outputs is of no use.
+    """A linear layer without bias whose rows have norm 1; the scale of its outputs has no effect.
 
     Source: Wang et al. 2021, "Seesaw Loss" (normalised linear activation), arXiv 2008.10032.
     """

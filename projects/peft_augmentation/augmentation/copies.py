@@ -103,7 +103,7 @@ def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) 
                 f"{told}: it was written for another seed or data.examples, or few rewordings"
                 " passed its filters; run TASK=copies with this seed and this data.examples"
             )
-        warnings.warn(f"{told}: these stand beside themselves", stacklevel=2)
+        warnings.warn(f"{told}: these are used unchanged", stacklevel=2)
     return found
 
 

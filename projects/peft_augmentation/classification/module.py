@@ -26,7 +26,7 @@ class ClassifierModule(ContrastiveModule):
     Args:
         optim: optimiser section of the config.
         classifier: what is trained, evaluated and exported.
-        task: tells the metric that selects a checkpoint.
+        task: decides the metric that selects a checkpoint.
 
     Distributed: local, unless the project's loss says otherwise.
     """

@@ -100,7 +100,7 @@ class PairedStreams(Dataset[Any]):
     def places(self, name: str, keys: Sequence[Key]) -> list[tuple[int, int]]:
         """(corpus, row) that a stream has at the given keys.
 
-        At its end it begins anew, in another order.
+        At its end it starts again, in another order.
         """
         stream, pairs = self.streams[name], []
         passes = -(-len(self) // len(stream))  # of an epoch: none has an order of another epoch

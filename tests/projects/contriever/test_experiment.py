@@ -362,9 +362,9 @@ def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
 
     assert run(7).endswith("0 shards were there and are kept")
     assert run(7).endswith("3 shards were there and are kept")
-    assert "2 shards were there and are kept, 1 were written anew" in run(8)
+    assert "2 shards were there and are kept, 1 were rewritten" in run(8)
     lines[0] = "other words"
-    assert "2 shards were there and are kept, 1 were written anew" in run(8)
+    assert "2 shards were there and are kept, 1 were rewritten" in run(8)
     assert "2 shards were there and are kept, 1 beyond the end" in run(6)
     np.save(tmp_path / "x/y-00000.npy", np.zeros(3, dtype=np.uint16))
     assert "1 shards of other text files lie there" in run(6)  # training reads them too
