@@ -147,6 +147,7 @@ def install() -> None:
 def run_own_tests() -> bool:
     """Adapters against the libraries, alone, in two processes and in training loops."""
     tests = ["tests/unit/losses/adapters", "tests/distributed/test_adapters.py", "tests/peers"]
+    tests.append("tests/published/test_readme.py")
     return not subprocess.run([PYTHON, "-m", "pytest", *tests], cwd=ROOT).returncode
 
 

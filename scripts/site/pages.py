@@ -166,6 +166,7 @@ def outside_pages() -> dict[Path, str]:
         ROOT / "CONTRIBUTING.md": "contributing.md",
         ROOT / "CHANGELOG.md": "changelog.md",
         ROOT / "data/README.md": "data.md",
+        ROOT / "packaging/contrastive-losses/README.md": "contrastive-losses.md",
         ROOT / "examples/README.md": "examples/index.md",
     }
 
