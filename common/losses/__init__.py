@@ -1,5 +1,5 @@
-"""Contrastive losses: modules that hold options, gathering and temperature.
+"""Contrastive losses as modules that hold options and gather over processes.
 
-The equations are pure functions in `functional`; the sums over pairs run in
-`kernels`. `cached_encode` gives any of them a gradient cache.
+The equations are pure functions in `functional`, and `kernels` computes the sums over pairs.
+`cached_encode` gives any loss a gradient cache.
 """

@@ -21,16 +21,16 @@ class PairLoss(nn.Module):
 
     Args:
         gather: contrast the rows of this rank with the keys of all ranks. Every rank must then call
-            the loss equally often. The loss is that of the rank's rows, so the mean over ranks
-            (which DDP and FSDP take of gradients) is the loss of the global batch, also if ranks
-            have unequal row counts.
-        normalize: L2-normalise the inputs; False compares dot products.
+            the loss equally often. Each rank returns the loss of its own rows, weighted so that
+            the mean over ranks (DDP and FSDP average gradients) is the loss of the global batch,
+            even if ranks have different numbers of rows.
+        normalize: L2-normalise the embeddings; False compares dot products.
         backend: "auto", "dense", "blocked" or "triton", see `kernels`.
-        memory_budget: bytes >= 0 of N x M storage that may be used to save recomputation; None
-            for 0.
-        precision: of the products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
-            everything else float32), or "auto": half under autocast, else exact. `docs/kernels.md`
-            lists the cost of each.
+        memory_budget: bytes that the loss may spend on storing N x M intermediate results, which
+            saves recomputation; None is 0.
+        precision: of matrix products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
+            everything else float32), or "auto", which is half under autocast and exact otherwise.
+            `docs/kernels.md` lists their errors.
 
     Raises:
         ValueError: an unknown backend or precision, or a negative budget.
@@ -72,21 +72,21 @@ class PairLoss(nn.Module):
         }
 
     def _rounding(self) -> str:
-        """Precision of this call; mixed precision on a GPU has rounded the embeddings already."""
+        """Precision of this call: under autocast on a GPU the embeddings are already rounded."""
         if self.precision != "auto":
             return self.precision
         return "half" if torch.is_autocast_enabled("cuda") else "exact"
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The rows that are compared: at least float32, of unit length if so chosen."""
+        """Embeddings in at least float32, L2-normalised if `normalize`."""
         return unit(x) if self.normalize else at_least_float32(x)
 
     def runs_plain(self, query: Tensor, key: Tensor, kind: Kind) -> bool:
-        """Whether the equation runs as it is, without the checks of the public functions.
+        """Whether plain torch computes this loss, without the checks of the public functions.
 
         Args:
-            query: (N, D) prepared rows.
-            key: (M, D) prepared rows.
+            query: (N, D) from `prepare`.
+            key: (M, D) from `prepare`.
             kind: see `common.kernels.crossover`.
         """
         if query.ndim != 2 or (self.gather and default_group() is not None):
@@ -101,6 +101,6 @@ class PairLoss(nn.Module):
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Refuse what is not in [0, 1)."""
+    """Raise ValueError unless the value is in [0, 1)."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value}")

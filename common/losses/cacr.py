@@ -132,7 +132,7 @@ class CACRQueueLoss(PairLoss):
         alpha: factor of the attraction.
         beta: factor of the repulsion.
         in_batch: whether queries of other samples are negatives too.
-        reuse_first_view: the released code's mistake, see `functional.cacr_queue`.
+        reuse_first_view: reproduce an error of the released code, see `functional.cacr_queue`.
         weighting: "full", "without_w1", "without_w2" or "none".
         gather: see `PairLoss`, also for `normalize`, `backend`, `memory_budget` and `precision`.
 

@@ -1,4 +1,4 @@
-"""Gradient cache: any loss on the embeddings of a large batch, with the memory of a small one."""
+"""Gradient cache: a loss on the embeddings of a large batch, in the memory of a small one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,16 @@ from torch.utils.checkpoint import checkpoint
 
 
 def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) -> Any:
-    """Encode a batch chunk by chunk and keep the embeddings only.
+    """Encode a batch chunk by chunk and store only the embeddings.
 
-    The result takes part in autograd like the output of one large forward pass, but no
-    activation is stored. When the loss is back-propagated, every chunk is encoded a second time,
-    with the random state of its first pass, and its share of the gradient is formed at once:
+    Autograd treats the result like the output of one large forward pass, but no activations are
+    stored. The backward pass encodes every chunk a second time, with the random state of its first
+    pass, and computes its share of the gradient:
 
         dL/dtheta = sum_c (d z_c / d theta)^T dL/dz_c,   z = [z_1, ..., z_C]
 
-    so the price is one more forward pass and the peak is the activations of one chunk. The loss
-    sees all embeddings at once, hence all negatives. Towers are cached one call each.
+    The cost is one more forward pass; peak memory holds the activations of one chunk. The loss sees
+    all embeddings at once, hence all negatives. Call it once for each tower.
 
     Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
     Setup", section 3.2, arXiv 2101.06983.
@@ -28,7 +28,7 @@ def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) ->
         encoder: maps a chunk to a tensor with one row per sample, or to a tuple or dict of such
             tensors. It must be a function of the chunk, the parameters and torch's random state.
         batch: a tensor (B, ...), or nested tuples, lists and dicts of them; all with the same B.
-            Other leaves, and tensors without dimensions, are handed to every chunk unchanged.
+            Every chunk gets other leaves, and tensors without dimensions, unchanged.
         chunk_size: rows per chunk, >= 1; B need not be a multiple.
 
     Returns:
@@ -38,12 +38,12 @@ def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) ->
         ValueError: `chunk_size` < 1, no tensor with rows in `batch`, or leaves with different row
             counts.
 
-    Distributed: local. Parameters receive their gradient once per backward, after the last chunk,
-        so DDP reduces once and needs no `no_sync`; gathering is the business of the loss. Autocast
-        is remembered and entered again; a gradient scaler works as usual.
+    Distributed: local. Parameters receive their gradient once per backward pass, after the last
+        chunk, so DDP reduces once and needs no `no_sync`; the loss gathers. The backward pass
+        restores autocast, and a gradient scaler works as usual.
 
     Deviation: the paper runs the encoder without a graph and calls `backward` once per chunk; here
-        each chunk is one re-computation checkpoint, which is the same arithmetic in one ordinary
+        each chunk is one activation checkpoint, which is the same arithmetic in one ordinary
         backward pass. Batch statistics (BatchNorm) are those of a chunk and are updated twice.
 
     >>> layer = torch.nn.Linear(4, 2)
@@ -62,14 +62,15 @@ def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) ->
 
 
 def split_rows(batch: Any, chunk_size: int) -> list[Any]:
-    """Cut all tensors of a nested batch into pieces of `chunk_size` rows.
+    """Split all tensors of a nested batch into chunks of `chunk_size` rows.
 
     Args:
         batch: see `cached_encode`.
         chunk_size: rows per chunk, >= 1.
 
     Returns:
-        Batches of the same structure; the last one may be shorter. No rows make one empty batch.
+        Batches of the same structure; the last may be shorter. A batch without rows gives one empty
+        batch.
 
     Raises:
         ValueError: as `cached_encode`.

@@ -15,7 +15,7 @@ class ClipLoss(PairLoss):
     """Symmetric InfoNCE between images and texts, over all ranks.
 
     See `functional.clip` for the equation. Equal to open_clip's `ClipLoss(local_loss=True,
-    gather_with_grad=True)` in loss and gradient, with one product of the matrices instead of two.
+    gather_with_grad=True)` in loss and gradient, with one matrix product instead of two.
 
     Source: Radford et al. 2021, figure 3, arXiv 2103.00020.
 
@@ -63,7 +63,7 @@ class ClipLoss(PairLoss):
             image: (B, D) raw embeddings.
             text: (B, D), row i belongs to image i.
             scale: multiplier of the cosines, see `LogitScale`.
-            ids: (B,) int64; other pairs of equal id are no negatives.
+            ids: (B,) int64; pairs of equal id are not negatives of each other.
         """
         image, text = self.prepare(image), self.prepare(text)
         if ids is None and image.shape == text.shape and self.runs_plain(image, text, "symmetric"):

@@ -25,7 +25,7 @@ class InfoNCELoss(PairLoss):
         own_hard_only: a row sees only its own hard negatives.
         query_negatives: whether other queries are negatives too.
         hard_logit: added to the logits of a row's own hard negatives (log alpha of SimCSE).
-        hardness: >= 0, raises negatives by this times their own cosine, without gradient.
+        hardness: >= 0, adds this times its cosine, without gradient, to the logit of a negative.
         margin: >= 0, subtracted from the cosine of the positive.
         label_smoothing: in [0, 1).
         decoupled: leave the positive out of the denominator.
@@ -108,12 +108,12 @@ class InfoNCELoss(PairLoss):
             hard_negatives: (B, D) or (B, K, D).
             queue: (M, D) earlier keys, no gradient.
             ids: (B,) int64, or (B, K) for K kinds of identity; keys that share an id of any kind
-                with the row are no negatives. With hard negatives or a queue give
+                with the row are not its negatives. With hard negatives or a queue give
                 `mask=id_mask(ids, hard_ids, queue_ids)` instead.
             mask: further masks, see `functional.info_nce`; for the direction query -> key.
 
         Raises:
-            ValueError: shapes that do not pair up, or `ids` without those of all columns.
+            ValueError: shapes that do not fit, or `ids` without those of all columns.
         """
         query, key = self.prepare(query), self.prepare(key)
         hard = None if hard_negatives is None else self.prepare(hard_negatives)

@@ -46,7 +46,7 @@ class TripletLoss(nn.Module):
             negative: (B, D), row i should be far from anchor i.
 
         Returns:
-            Mean over rows, 0 where the margin is kept; see `functional.triplet`.
+            Mean over rows; a row that keeps the margin has loss 0. See `functional.triplet`.
 
         Raises:
             ValueError: shapes that do not fit.

@@ -97,7 +97,7 @@ class SupConLoss(PairLoss):
 
 
 class OneToKLoss(PairLoss):
-    """Every image against its K texts at once, and back, over all ranks.
+    """Contrast every image with its K texts jointly, and back, over all ranks.
 
     See `functional.one_to_k`.
 
@@ -154,7 +154,7 @@ class OneToKLoss(PairLoss):
 
         Args:
             image: (B, D) raw embeddings.
-            text: (B * K, D) or (B, K, D), the texts of an image side by side.
+            text: (B * K, D) or (B, K, D), the texts of an image next to each other.
             scale: multiplier of the cosines.
         """
         return one_to_k(

@@ -15,12 +15,12 @@ DistributedKind = Literal["local", "gathers_negatives", "reduces_statistics"]
 
 
 class Ranking:
-    """Scores of all pairs, from which follows whether a positive leads its row; made when asked.
+    """Scores of all pairs; computes on request whether a positive scores highest in its row.
 
     Args:
-        scores: (N, M) higher is nearer; what does not count is -inf.
+        scores: (N, M), higher is more similar; excluded pairs are -inf.
         positive: (N, M) bool, or d if column i + d is the positive of row i.
-        skip_self: column i does not count for row i.
+        skip_self: exclude column i of row i.
     """
 
     def __init__(self, scores: Tensor, positive: Tensor | int = 0, skip_self: bool = False) -> None:
@@ -28,7 +28,7 @@ class Ranking:
 
     @cached_property
     def hits(self) -> Tensor:
-        """(N,) bool: no column beats the best positive."""
+        """(N,) bool: no column scores higher than the best positive."""
         with torch.no_grad():
             scores = self.scores.detach()
             if self.skip_self:
@@ -41,12 +41,12 @@ class Ranking:
 
 
 class LossOutput(NamedTuple):
-    """A loss with its parts, all from one pass over the similarities.
+    """A loss, its values per sample, and hits, all from one pass over the similarities.
 
     Attributes:
         loss: scalar with gradient; call `backward` on this one.
-        rows: `per_sample`, or what makes it when it is asked for.
-        ranking: `hits`, or what they are made of when a metric asks for them.
+        rows: `per_sample`, or a function that computes it on request.
+        ranking: `hits`, or a `Ranking` that computes them on request.
     """
 
     loss: Tensor
@@ -55,29 +55,29 @@ class LossOutput(NamedTuple):
 
     @property
     def per_sample(self) -> Tensor:
-        """(B,) loss of every local row, with gradient; rows that do not count hold 0."""
+        """(B,) loss of every local row, with gradient; 0 for excluded rows."""
         return self.rows if isinstance(self.rows, Tensor) else self.rows()
 
     @property
     def hits(self) -> Tensor | None:
         """(B,) bool, whether the most similar candidate of the row is a positive.
 
-        None where the loss has no candidates to rank.
+        None if the loss ranks no candidates.
         """
         return self.ranking.hits if isinstance(self.ranking, Ranking) else self.ranking
 
 
 def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str = "") -> None:
-    """Refuse two embedding matrices that do not belong together.
+    """Raise ValueError if two embedding matrices do not fit each other.
 
     Args:
         query: must be (N, D), N >= 1.
         key: must be (M, D) of the same D; M = N if `same_rows`.
         same_rows: whether row i of `query` and row i of `key` form a pair.
-        names: how to call the two in the message, for example "image, text".
+        names: of both in the message, for example "image, text".
 
     Raises:
-        ValueError: any of this does not hold; the message prints both shapes.
+        ValueError: a condition above fails; the message has both shapes.
     """
     if not (isinstance(query, Tensor) and isinstance(key, Tensor)):
         found = f"{type(query).__name__} and {type(key).__name__}"
@@ -108,13 +108,13 @@ def unit(x: Tensor) -> Tensor:
         (..., D), float64 for float64 input, else float32.
     """
     x = at_least_float32(x)
-    # `F.normalize` without its layers of Python, which cost as much as the operations at N = 16
+    # not `F.normalize`: at N = 16 its Python code takes as long as the operations
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / length.clamp_min(1e-12)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision to float32; other floating dtypes as they are.
+    """Convert half precision to float32; keep other floating dtypes.
 
     Raises:
         ValueError: integers.
@@ -129,12 +129,12 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def embeddings(x: Tensor, normalize: bool) -> Tensor:
-    """What the similarities are taken of: unit rows, or the rows as they are."""
+    """Embeddings in at least float32, L2-normalised if `normalize`."""
     return unit(x) if normalize else at_least_float32(x)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a loss outside autocast: under it, logits would be rounded to half precision."""
+    """Decorate a loss to run outside autocast, which would round logits to half precision."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -150,17 +150,17 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def autocasts(x: Tensor) -> bool:
-    """Whether operations on a tensor would be rounded by autocast."""
+    """Whether autocast would round operations on this tensor."""
     kind = x.device.type
     return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def mean_rows(per_sample: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over the rows that count; 0 (with a zero gradient) if none does.
+    """Mean over valid rows; 0 (with a zero gradient) if there is none.
 
     Args:
         per_sample: (N,).
-        valid: (N,) bool, or None for all rows.
+        valid: (N,) bool; None includes all rows.
     """
     if valid is None:
         return per_sample.mean()

@@ -1,4 +1,4 @@
-"""Image-text contrast whose targets are shared by the texts (and pictures) of one image."""
+"""Image-text contrast in which the pairs of one image share the target."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from .output import LossOutput
 
 
 class SoftItcLoss(PairLoss):
-    """Symmetric InfoNCE with soft labels over all ranks: pairs of equal image id share the target.
+    """Symmetric InfoNCE with soft targets over all ranks: pairs of equal image id share the target.
 
         y_ij = [id_i = id_j] / #{j: id_i = id_j}
         L = 1/2 [CE(s v t', y) + CE(s t v', y)]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class LogitScale(nn.Module):
     """Multiplier of the similarities: `scale = exp(log_scale) = 1 / temperature`.
 
-    The raw parameter is the logarithm, so gradient steps are relative. Call `clamp_` after
-    every optimizer step; it keeps the multiplier in `[min_scale, max_scale]`.
+    The parameter is the logarithm, so gradient steps are relative. Call `clamp_` after every
+    optimizer step to keep the multiplier in `[min_scale, max_scale]`.
 
     Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
     Supervision", section 2.5 (start at 1/0.07, never above 100), arXiv 2103.00020.
@@ -18,8 +18,8 @@ class LogitScale(nn.Module):
     Args:
         init: first multiplier, > 0 (1/0.07 is temperature 0.07; 20 is temperature 0.05).
         max_scale: upper bound of `clamp_`, or None for none.
-        min_scale: lower bound of `clamp_`, > 0; CLIP trainers keep the raw value >= 0, hence 1.
-        learnable: False freezes the parameter (it stays in the state dict).
+        min_scale: lower bound of `clamp_`, > 0; CLIP trainers keep the logarithm >= 0, hence 1.
+        learnable: False freezes the parameter, which stays in the state dict.
 
     Raises:
         ValueError: `init` is not positive and finite, or outside `[min_scale, max_scale]`.
@@ -53,7 +53,7 @@ class LogitScale(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring the raw parameter back into its bounds, in place."""
+        """Clamp the parameter to its bounds, in place."""
         upper = None if self.max_scale is None else math.log(self.max_scale)
         self.log_scale.clamp_(min=math.log(self.min_scale), max=upper)
 
@@ -63,14 +63,14 @@ class LogitScale(nn.Module):
 
 
 class Temperature(nn.Module):
-    """Divisor of the similarities, learnt itself (not its logarithm) and kept within bounds.
+    """Divisor of the similarities, learnt directly (not as a logarithm) and kept within bounds.
 
     Source: Zeng et al. 2022, "X-VLM" and its descendants (start at 0.07, within [0.001, 0.5]),
     arXiv 2111.08276.
 
     Args:
         init: first value, > 0.
-        low: least value, > 0.
+        low: smallest value, > 0.
         high: largest value.
 
     Raises:
@@ -90,7 +90,7 @@ class Temperature(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(float(init)))
 
     def forward(self) -> Tensor:
-        """The divisor as a 0-dim tensor with gradient, brought into its bounds; once a step."""
+        """Clamp the parameter and return it as a 0-dim tensor with gradient; call once a step."""
         with torch.no_grad():
             self.temperature.clamp_(self.low, self.high)
         return self.temperature

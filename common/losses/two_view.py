@@ -115,7 +115,7 @@ class DCLLoss(PairLoss):
 
 
 class DebiasedLoss(PairLoss):
-    """NT-Xent corrected for hidden positives and weighted by hardness; see `functional.debiased`.
+    """NT-Xent corrected for false negatives and weighted by hardness; see `functional.debiased`.
 
     Source: Chuang et al. 2020, equation 8, arXiv 2007.00224; Robinson et al. 2021, equation 4,
     arXiv 2010.04592.
@@ -179,7 +179,7 @@ class DebiasedLoss(PairLoss):
 
 
 class TargetAnchoredLoss(PairLoss):
-    """NT-Xent against fixed targets: gradient through the queries only.
+    """NT-Xent against fixed targets: gradient flows through the queries only.
 
     See `functional.target_anchored`.
 
@@ -200,8 +200,8 @@ class TargetAnchoredLoss(PairLoss):
         """Loss of a batch.
 
         Args:
-            target: (B, D) raw embeddings of the frozen side; for a refined batch targets and
-                references stacked.
+            target: (B, D) raw embeddings of the frozen side; a refined batch concatenates targets
+                and references.
             query: (B, D), row i belongs to target i.
             scale: multiplier of the cosines; 1/0.07 in the paper.
         """

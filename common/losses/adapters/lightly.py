@@ -19,7 +19,7 @@ Weights = Callable[[Tensor, Tensor], Tensor]
 
 
 class MemoryBank(nn.Module):
-    """Normalised outputs of earlier batches, oldest first to go; starts with random directions.
+    """Normalised outputs of earlier batches, first in, first out; starts with random directions.
 
     Args:
         size: (rows, D), or rows: D is then that of the first batch.
@@ -49,14 +49,14 @@ class MemoryBank(nn.Module):
         self.bank = F.normalize(like.new_empty(self.num_rows, like.shape[1]).normal_(), dim=1)
 
     def negatives(self, like: Tensor) -> Tensor:
-        """(rows, D) what the bank holds now; not changed by later updates."""
+        """(rows, D) copy of the bank; later updates do not change it."""
         if not self.bank.numel():
             self._fill(like.detach())
         return self.bank.clone()
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Replace the oldest rows; what does not fit before the end of the bank is dropped."""
+        """Replace the oldest rows; rows that do not fit before the end of the bank are dropped."""
         rows = all_gather_no_grad(rows, default_group()) if self.gather else rows.detach()
         stop = min(self.start + len(rows), self.num_rows)
         self.bank[self.start : stop] = rows[: stop - self.start].to(self.bank.dtype)

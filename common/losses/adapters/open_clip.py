@@ -23,7 +23,7 @@ class ClipLoss(PairLoss):
         local_loss: report the mean over the rows of this process, else over all rows.
         gather_with_grad: let rows of other processes carry gradient. Only True is the gradient of
             the global batch. False with `local_loss=False` gives the encoders 1/world_size of it;
-            False with `local_loss=True` leaves out what other processes want of a row.
+            False with `local_loss=True` omits the gradient from other processes' rows.
         cache_labels: accepted; no labels are built.
         rank: rank of this process, as torch.distributed reports it.
         world_size: number of processes; 1 contrasts the rows of this process only.
@@ -111,8 +111,8 @@ class SigLipLoss(PairLoss):
         chunk_size: >= 0, accepted; large batches never hold the matrix of all logits here.
 
     Raises:
-        ValueError: an unknown `dist_impl`, a negative `chunk_size`, or a `world_size` or `rank` that differs from
-            torch.distributed's (at the first call).
+        ValueError: an unknown `dist_impl`, a negative `chunk_size`, or a `world_size` or `rank`
+            that differs from torch.distributed's (at the first call).
 
     Distributed: gathers negatives if `world_size` > 1, else local.
 

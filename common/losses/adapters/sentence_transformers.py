@@ -31,8 +31,9 @@ class MultipleNegativesRankingLoss(PairLoss):
         scale: > 0, multiplier of the similarities; 20 is temperature 0.05.
         similarity_fct: None or that library's `cos_sim` for cosines, `dot_score` for dot products.
         gather_across_devices: contrast with the rows of all processes.
-        directions: which similarities enter: of a query to documents (always), to other queries,
-            of its document to queries, and of its document to documents of other queries.
+        directions: which similarities enter: of a query with documents (always), with other
+            queries, of its document with queries, and of its document with documents of other
+            queries.
         partition_mode: "joint", one softmax over all directions, or "per_direction", the mean of
             one softmax each.
         hardness_mode: None, or "all_negatives": raise the logit of a negative by
@@ -276,7 +277,7 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         columns = [self._encode(features) for features in sentence_features]
         if "calculate_loss" not in vars(self):
             return self.compute_loss_from_embeddings(columns, labels)
-        # MatryoshkaLoss has put its own in place, which differentiates inside the forward pass
+        # MatryoshkaLoss has replaced it by its own, which differentiates inside the forward pass
         leaves = [column.detach().requires_grad_(column.requires_grad) for column in columns]
         loss = self.calculate_loss([[x] for x in leaves], labels, with_backward=True)
         parts = [

@@ -1,4 +1,4 @@
-"""Students and teachers: divergence of softened outputs, contrast against a teacher's bank.
+"""Distillation: divergence of softened outputs, and contrast with a teacher's embeddings.
 
 # N rows, D dim; B rows, C classes or tokens
 """
@@ -27,7 +27,7 @@ def softened_divergence(
     Source: Hinton et al. 2015, section 2, arXiv 1503.02531.
 
     Args:
-        student: (B, C) logits; columns beyond those of the teacher (new classes) are left out.
+        student: (B, C) logits; columns beyond the teacher's (new classes) are ignored.
         teacher: (B, C_old) logits, C_old <= C.
         temperature: tau > 0.
         reduction: "row" gives the divergence of every row (B,); "element" the mean over rows and
@@ -139,24 +139,24 @@ def teacher_sup_con(
 
     Args:
         student: (N, D), L2-normalised, with gradient.
-        teacher: (N, D), L2-normalised; detached here. Rows that no set uses may hold anything
-            finite.
+        teacher: (N, D), L2-normalised; detached here. Rows that no set uses may have any finite
+            value.
         labels: (N,) int64.
         anchors: (N,) bool, the set R.
         scale: > 0, multiplies the similarities (1 / temperature).
         negatives: (N,) bool, the set A; None: all rows.
-        positive_bank: whose vectors the positives are.
-        negative_bank: whose vectors the negatives are.
+        positive_bank: encoder of the positives.
+        negative_bank: encoder of the negatives.
         denominator: see above; "literal" may be negative.
 
     Returns:
-        Mean over anchors that have a positive and a denominator (0 if there are none; other rows
-        hold 0). No hits.
+        Mean over anchors that have a positive and a denominator, 0 if there are none; other rows
+        have loss 0. No hits.
 
     Raises:
         ValueError: an unknown option, or shapes that do not fit.
 
-    Distributed: local; hand in the gathered rows of all ranks, then every rank computes the whole.
+    Distributed: local; pass the gathered rows of all ranks, and every rank computes the whole loss.
 
     >>> h = torch.eye(2)  # one rehearsal row, one current row, temperature 1
     >>> rows = torch.tensor([True, False])
@@ -177,7 +177,7 @@ def teacher_sup_con(
     )
     pool = pool if denominator == "literal_self" else pool & ~diagonal
     if denominator == "with_positive" and positive_bank == negative_bank:
-        pool = pool | positive  # same vectors: a union, nothing twice
+        pool = pool | positive  # one encoder: a union that counts each vector once
     s_positive = scale * student @ banks[positive_bank].T
     s_negative = scale * student @ banks[negative_bank].T
     lowest = torch.finfo(s_negative.dtype).min

@@ -1,4 +1,4 @@
-"""Softmax over class vectors: all of them on every rank, or a sample that is shared out.
+"""Softmax over class vectors: all on every rank, or a sample divided among ranks.
 
 # N rows, M rows of all ranks, C classes, S classes of this rank, D dim
 """
@@ -45,9 +45,9 @@ def prototype_softmax(
         p_i = scale * (<q_i, w_y> - margin)
         l_i = log [exp(p_i) + sum_{c != y} exp(scale * <q_i, w_c>)] - p_i
 
-    Without margin and mask this is the cross entropy of a linear layer without bias, and outside of
-    the dense back end its gradient is formed in the forward, tile by tile: the N x C logits are
-    never stored, and for prototypes without gradient nothing is computed.
+    Without margin and mask this is the cross entropy of a linear layer without bias. Except in the
+    dense back end, the forward pass computes the gradient tile by tile and never stores the N x C
+    logits. Frozen prototypes add no work to the backward pass.
 
     Source: Wang et al. 2018, "CosFace", equation 4, arXiv 1801.09414; tiles of the cross entropy:
     Wijmans et al. 2024, arXiv 2411.09009.
@@ -65,8 +65,8 @@ def prototype_softmax(
         Mean over rows; hits: the true class is nearest (without the margin).
 
     Raises:
-        ValueError: shapes that do not fit, or a label that is no row of `prototypes`; on a GPU,
-            which the host doesn't wait for, that is a failed assertion of the device.
+        ValueError: shapes that do not fit, or a label that is no row of `prototypes`; on a GPU
+            the latter is a failed device assertion, since the host does not wait.
 
     Distributed: local, and exact on several ranks: every rank holds all prototypes.
 
@@ -92,7 +92,7 @@ def prototype_softmax(
 
 
 def _check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse labels outside of [0, C), which the back ends read differently and without a word."""
+    """Raise ValueError for labels outside of [0, C), which back ends would read differently."""
     message = f"labels must be rows of the {num_classes} prototypes, from 0"
     fits = ((labels >= 0) & (labels < num_classes)).all()
     if labels.is_cuda:
@@ -115,38 +115,38 @@ def sampled_prototype_softmax(
     log_counts: Tensor | None = None,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """`prototype_softmax` over sampled classes, each held by one rank.
+    """`prototype_softmax` over sampled classes, each stored on one rank.
 
         p_i = scale * (<q_i, w_y> - margin)   or   scale * cos(theta_y + margin)
         l_i = log [exp(p_i) + sum_{c in S, c not in E_i} exp(scale * <q_i, w_c>)] - p_i
 
-    S is the union of `class_ids` over ranks, E_i the true classes of row i. With `log_counts`
-    every logit is lowered by the logarithm of how often its class is drawn (log-Q correction).
+    S is the union of `class_ids` over ranks, E_i the true classes of row i. `log_counts`
+    lowers every logit by the logarithm of how often its class is drawn (log-Q correction).
 
     Source: Wang et al. 2018, "CosFace", equation 4, arXiv 1801.09414; Deng et al. 2019, "ArcFace",
     equation 3, arXiv 1801.07698; sampling: Wu et al. 2024, section 3.2, arXiv 2306.07952.
 
     Args:
         query: (N, D) rows of this rank, L2-normalised if cosines are meant.
-        prototypes: (S, D) vectors of this rank's sampled classes, normalised alike.
+        prototypes: (S, D) vectors of this rank's sampled classes, normalised like `query`.
         class_ids: (S,) int64 in ascending order; no class on two ranks.
         labels: (N,) int64 ids of the true class, each of them sampled on some rank.
         scale: > 0, multiplies the similarities.
         margin: >= 0, in units of the cosine, or radians for "angle".
         margin_on: "cosine" (CosFace) or "angle" (ArcFace).
-        others: (N, E) int64 ids of further true classes, which are no negatives; -1 for none.
+        others: (N, E) int64 ids of further true classes, which are not negatives; -1 for none.
         log_counts: (S,) log of the expected number of draws.
-        **kernel: see `KernelOptions`; the classes are shared out over its group.
+        **kernel: see `KernelOptions`; its group divides the classes.
 
     Returns:
-        Mean over the rows of all ranks, equal on all of them; per row of this rank; no hits.
+        Mean over the rows of all ranks, equal on every rank; values per row of this rank; no hits.
 
     Raises:
         ValueError: shapes that do not fit, an unknown `margin_on`, or a label that no rank has
             sampled.
 
-    Distributed: global on every rank. The mean over ranks of the gradients of replicated weights is
-    exact; gradients of `prototypes`, which nobody averages, are W times theirs.
+    Distributed: global on every rank. Averaging over ranks gives exact gradients of replicated
+        weights; gradients of `prototypes`, which are not averaged, are W times too large.
 
     >>> w, y = torch.eye(3), torch.tensor([1])
     >>> out = sampled_prototype_softmax(w[:1], w[1:], torch.tensor([1, 2]), y, 1.0)
@@ -177,7 +177,7 @@ def sampled_prototype_softmax(
         angle = cosine.clamp(NEAREST - 1, 1 - NEAREST).acos()
         positive = scale * torch.where(
             angle + margin <= torch.pi, (angle + margin).cos(), -2 - (angle + margin).cos()
-        )  # falls on beyond pi
+        )  # keeps falling beyond pi
     else:
         positive = scale * (cosine - margin)
     spec: Spec = Index(torch.where(here, place, -1)) & ExcludePositive()

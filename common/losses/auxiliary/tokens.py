@@ -1,4 +1,4 @@
-"""Losses over tokens: masked language modelling, teacher forcing, states held apart.
+"""Losses over tokens: masked language modelling, teacher forcing, contrast of token states.
 
 # N or B texts, L tokens, D dim, V vocabulary
 """
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ...distributed.differentiable import rank_mean_of_sums
 from ..output import at_least_float32, full_precision
 
-IGNORED = -100  # label of a position where nothing is predicted, as in transformers
+IGNORED = -100  # label of a position without a prediction, as in transformers
 
 
 def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
@@ -18,15 +18,15 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
 
         L = -1/|M| sum_{i in M} log softmax(head(h_i))_{y_i}
 
-    The head runs on the labelled positions alone, a seventh of the tokens at BERT's rate. A mean of
-    the ranks' means would weigh positions unequally, since ranks have unequal numbers of them.
+    The head runs on the labelled positions only, a seventh of the tokens at BERT's rate. Ranks have
+    different numbers of them, so a mean of the ranks' means would weight positions unequally.
 
     Source: Devlin et al. 2019, "BERT", section 3.1 (task 1), arXiv 1810.04805.
 
     Args:
         head: states (M, D) -> logits (M, V).
         states: (N, L, D) of the masked texts of this rank.
-        labels: (N, L) int64, -100 where nothing is predicted.
+        labels: (N, L) int64, -100 for positions without a prediction.
 
     Returns:
         Scalar, in float32 at least: this rank's share, whose mean over ranks is the loss; 0 with a
@@ -48,13 +48,13 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
 def labelled_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of a language model over the labelled tokens of the whole batch.
 
-    Labels mark what is learnt: all tokens of a text, or those of an answer alone.
+    Labels mark the tokens to learn: all tokens of a text, or only those of an answer.
 
     Source: Ouyang et al. 2022, arXiv 2203.02155 (supervised fine-tuning); Radford et al. 2018.
 
     Args:
         logits: (B, L, V) of the token after each input.
-        labels: (B, L) int64, that token, or -100 where nothing is learnt.
+        labels: (B, L) int64, that token, or -100 to ignore it.
 
     Returns:
         Scalar, in float32 at least; 0 with a zero gradient if nothing is labelled.
@@ -79,7 +79,7 @@ def token_sums(
     label_smoothing: float = 0.0,
     count_pad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of a decoder, summed over the tokens of each row, and how many count.
+    """Cross-entropy of a decoder, summed over the tokens of each row, and their number.
 
     Source: Szegedy et al. 2016, section 7 (label smoothing), arXiv 1512.00567.
 
@@ -88,12 +88,12 @@ def token_sums(
         tokens: (B, L) with the start token.
         pad_id: padding token.
         label_smoothing: in [0, 1).
-        count_pad: padding counts as a token to predict.
+        count_pad: whether padding is a token to predict.
 
     Returns:
         (B,) sums and (B,) counts.
 
-    Distributed: local; `rank_mean_of_sums` makes the mean over all ranks of them.
+    Distributed: local; `rank_mean_of_sums` takes their mean over all ranks.
 
     >>> sums, counts = token_sums(torch.zeros(1, 2, 4), torch.tensor([[2, 3, 0]]), pad_id=0)
     >>> f"{float(sums):.4f}", counts.tolist()  # log 4, of one token
@@ -112,11 +112,11 @@ def token_sums(
 
 @full_precision
 def token_margin_contrastive(states: Tensor, mask: Tensor, margin: float = 0.5) -> Tensor:
-    """Hinge that holds the states of different tokens of one sequence apart (SimCTG).
+    """Hinge that separates the states of different tokens of one sequence (SimCTG).
 
         L = sum_b sum_{i != j} max(0, rho - cos(h_i, h_i) + cos(h_i, h_j)) / sum_b n_b (n_b - 1)
 
-    Equal tokens at two places are negatives of each other like any two; sequences never meet.
+    Two positions are negatives even if their tokens are equal; pairs never cross sequences.
     Gradients flow into both states of a pair.
 
     Source: Su et al. 2022, "A Contrastive Framework for Neural Text Generation", equation 3, arXiv
@@ -124,17 +124,17 @@ def token_margin_contrastive(states: Tensor, mask: Tensor, margin: float = 0.5) 
 
     Args:
         states: (B, L, D) last hidden states, normalised here.
-        mask: (B, L), nonzero at the n_b tokens of a sequence that count.
-        margin: rho, in [-1, 1]; 0 switches the term off and gives exactly 0.
+        mask: (B, L), nonzero at the n_b tokens of a sequence to include.
+        margin: rho, in [-1, 1]; 0 disables the term, which is then exactly 0.
 
     Returns:
-        Scalar: the mean over the ordered pairs of the batch; 0 without any pair.
+        Scalar, the mean over the ordered pairs of the batch; 0 without pairs.
 
     Raises:
-        ValueError: shapes that don't fit.
+        ValueError: shapes that do not fit.
 
-    Deviation: the paper divides each sequence by its own number of pairs, the released code by that
-        of the batch, as here.
+    Deviation: the paper divides each sequence by its own number of pairs; the released code and
+        this function divide by that of the batch.
 
     Distributed: reduces statistics (the number of pairs).
 

@@ -1,4 +1,4 @@
-"""The three terms of VICReg on embeddings of two modalities, to look at or to add.
+"""The three terms of VICReg on embeddings of two modalities, to log or to add to a loss.
 
 # B images, K texts each, image-major
 """

@@ -27,7 +27,7 @@ COSTS = ("euclidean", "rbf")
 
 
 class WeightedCost(NamedTuple):
-    """Per row: the weighted cost, and the entropy of its weights (detached); both (N,)."""
+    """Weighted cost of each row and entropy of its weights (detached), both (N,)."""
 
     cost: Tensor
     entropy: Tensor
@@ -42,7 +42,7 @@ def _check_views(views: Tensor) -> None:
 def attraction(
     views: Tensor, tau: float = 1.0, *, weighted: bool = True, detach_weights: bool = False
 ) -> WeightedCost:
-    """Cost of a sample's other views; far ones weigh more.
+    """Weighted squared distance to a sample's other views; far ones weigh more.
 
         d_xk = ||z_x - z_k||^2,   pi_k|x = softmax_{k != x}(tau * d_xk)
         l_i = mean_x sum_{k != x} pi_k|x * d_xk
@@ -62,7 +62,7 @@ def attraction(
     Raises:
         ValueError: fewer than two views.
 
-    Distributed: local, and exact on several ranks: no other sample takes part.
+    Distributed: local, and exact on several ranks, since no other sample is involved.
 
     >>> views = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]])
     >>> attraction(views).cost
@@ -102,9 +102,9 @@ def repulsion(
         query: (N, D), L2-normalised.
         key: (M, D), L2-normalised: another view, all ranks, or a queue.
         tau: > 0, multiplies the distances inside the weights (an inverse temperature).
-        weighted: False gives every key that counts the same weight; for keys of another view.
+        weighted: False weights all included keys equally; only for keys of another view.
         detach_weights: no gradient through the weights.
-        mask: pairs that count; None leaves out pairs (i, i), `All()` nothing (a queue).
+        mask: pairs to include; None excludes pairs (i, i), `All()` none (a queue).
         **kernel: see `KernelOptions`.
 
     Returns:
@@ -156,7 +156,7 @@ def rbf_repulsion(
 
     Args:
         query: (N, D), L2-normalised.
-        key: (M, D), L2-normalised, another view; row i is of the same sample and left out.
+        key: (M, D), L2-normalised, another view; row i is of the same sample and excluded.
         tau: > 0, multiplies the distances inside the weights (an inverse temperature).
         t: > 0, one over the squared bandwidth of the cost.
         weighted: False gives every other sample the same weight.
@@ -164,8 +164,8 @@ def rbf_repulsion(
         **kernel: see `KernelOptions`.
 
     Returns:
-        Cost in (0, 1] and entropy of the weights, (N,) each; of the cost a loss takes the log of
-        the batch mean.
+        Cost in (0, 1] and entropy of the weights, (N,) each. A loss uses the log of the cost's mean
+        over the batch.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -187,7 +187,7 @@ def rbf_repulsion(
     joint = sweep(left, right, 2 * (tau + t), ExcludeSelf(), **loose).row_lse
     log_cost = joint - stats.row_lse
     if detach_weights:
-        # Of the slope -(tau + t) of the joint exponent, -t belongs to the cost.
+        # of the slope -(tau + t) of the joint exponent, -t belongs to the cost
         log_cost = log_cost.detach() + t / (tau + t) * (joint - joint.detach())
     return WeightedCost(log_cost.exp(), (stats.row_lse - stats.row_mom).detach())
 
@@ -199,7 +199,7 @@ def _log_batch_mean(cost: Tensor, kernel: KernelOptions) -> Tensor:
 
 
 def _uniform_repulsion(query: Tensor, key: Tensor, kernel: KernelOptions) -> WeightedCost:
-    """Mean squared distance to all keys but the own one, from sums."""
+    """Mean squared distance to the keys of other samples, from sums."""
     check_pair(query, key)
     query, key = at_least_float32(query), at_least_float32(key)
     num_keys = count_rows(key.shape[0], key, kernel)

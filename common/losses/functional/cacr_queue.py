@@ -50,7 +50,7 @@ def cacr_queue(
 
     The negatives n_j are the queue and, with `in_batch`, the queries of other samples in the same
     view; pi_j|x is one softmax of -tau_negative * distance over both. Gradient flows through the
-    in-batch logits of these weights, not through those of the queue nor through pi_k|x.
+    in-batch logits of these weights, but neither through those of the queue nor through pi_k|x.
 
     Source: Zheng et al. 2023, released code of the large-scale experiments, arXiv 2105.03746.
 
@@ -63,8 +63,8 @@ def cacr_queue(
         alpha: factor of the attraction.
         beta: factor of the repulsion.
         in_batch: whether queries of other samples are negatives too.
-        reuse_first_view: the released code's mistake: every view takes the distances of the first
-            view to the queue.
+        reuse_first_view: reproduce an error of the released code, in which every view uses the
+            first view's distances to the queue.
         weighting: see `cacr`; uniform weights are equal over queue and batch.
         **kernel: see `KernelOptions`.
 
@@ -76,7 +76,7 @@ def cacr_queue(
 
     Distributed: gathers in-batch negatives if a `group` is given; a queue is never gathered.
 
-    Deviation: the released code takes in-batch negatives of the own device only.
+    Deviation: the released code takes in-batch negatives from the local device only.
 
     >>> z = torch.eye(2)[:1].expand(2, 1, 2)  # views agree; one row in the queue, at distance 2
     >>> cacr_queue(z, z, torch.eye(2)[1:], in_batch=False).repulsion
@@ -136,7 +136,7 @@ def _uniform(
     rows = torch.tensor(float(len(queue)), device=query.device, dtype=query.dtype)
     mean, squares = queue.to(query.dtype).mean(0), queue.to(query.dtype).square().sum(1).mean()
     cost = seen.square().sum(-1) + squares - 2 * seen @ mean
-    if in_batch and (len(query) > 1 or process_group(kernel)[0]):  # a lone sample has the queue
+    if in_batch and (len(query) > 1 or process_group(kernel)[0]):  # one sample: queue only
         others = count_rows(query.shape[0], query, kernel) - 1
         cost = (rows * cost + others * _uniform_repulsion(query, query, kernel).cost) / (
             rows + others

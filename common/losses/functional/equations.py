@@ -1,7 +1,7 @@
-"""The losses as plain torch on the matrix of all pairs: to compare with the papers, and to run.
+"""The losses as plain torch on the matrix of all pairs, to read next to the papers and to run.
 
-Small batches run these lines as they stand; large ones run the fused operations of `common.kernels`
-with the same result. Nothing is checked here: the public functions in this package have done so.
+Small batches run these functions. Large ones run the fused operations of `common.kernels`, which
+give the same result. The public functions of this package check arguments; these do not.
 
 # N rows (queries, images), M columns (keys, texts), B samples of 2B anchors, D dim
 """
@@ -40,7 +40,7 @@ def clip(
 
 
 def siglip(image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float) -> LossOutput:
-    """Zhai et al. 2023; log(1 + e^-x) of a pair that belongs together is log(1 + e^x) - x."""
+    """Zhai et al. 2023; a positive pair's log(1 + e^-x) is computed as log(1 + e^x) - x."""
     scaled = scale * image
     logits = scaled @ text.T + bias
     terms, cosines = F.softplus(logits, threshold=50.0), scaled * text
@@ -59,7 +59,7 @@ def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
 
 
 def logits_without_self(query: Tensor, key: Tensor, scale: Tensor | float) -> Tensor:
-    """Logits, -inf for row i and column i: added, so that no gradient has to be masked."""
+    """Logits with -inf on the diagonal; an addition needs no mask in the backward pass."""
     own = query.new_zeros(len(query), len(key)).fill_diagonal_(-torch.inf)
     return torch.addmm(own, scale * query, key.T)
 
@@ -86,7 +86,7 @@ def sup_con(
     exclude_self: bool,
     mode: str,
 ) -> LossOutput:
-    """Khosla et al. 2020; rows without a positive hold 0 and do not count."""
+    """Khosla et al. 2020; rows without a positive have loss 0 and are left out of the mean."""
     positive = query_labels[:, None] == key_labels
     if exclude_self:
         positive.fill_diagonal_(False)

@@ -1,7 +1,7 @@
 """Agreement of class pairs in gated subspaces on explicit logits (Hydra, SimLAP).
 
-`HydraLoss` never stores the N x M logits, which its similarity allows:
-it is bilinear in query and key. This form takes any logits, at that cost.
+`HydraLoss` never stores the N x M logits because its similarity is bilinear in query and key. This
+form stores them, and so takes any similarity.
 
 # N queries, M keys, D dim
 """
@@ -23,7 +23,7 @@ from .kernel import (
 
 
 class PairMasks(NamedTuple):
-    """Which keys count for which query, both (N, M) bool."""
+    """Positives and negatives of every query, both (N, M) bool."""
 
     positives: Tensor
     negatives: Tensor
@@ -96,7 +96,7 @@ def gated_logits(
 
 
 def per_positive_loss(logits: Tensor, masks: PairMasks) -> tuple[Tensor, Tensor]:
-    """Every positive alone against the negatives of its row.
+    """Contrast every positive separately with the negatives of its row.
 
         l_i = sum_{j in P_i} log [1 + sum_{m in Neg_i} exp(l_im) / exp(l_ij)]
 
@@ -108,7 +108,7 @@ def per_positive_loss(logits: Tensor, masks: PairMasks) -> tuple[Tensor, Tensor]
         l_i (N,), 0 for rows without positives or negatives, and the number of positives (N,).
     """
     some = masks.negatives.any(dim=1, keepdim=True)
-    # Rows without negatives get zeros, whose gradient is finite; they are dropped below.
+    # rows without negatives get zeros, whose gradient is finite, and are dropped below
     hidden = logits.masked_fill(~masks.negatives, -torch.inf)
     negatives = torch.where(some, hidden, torch.zeros_like(logits)).logsumexp(dim=1, keepdim=True)
     terms = F.softplus(negatives - logits, threshold=50.0)
@@ -143,8 +143,8 @@ def dense_pair_loss(
         exclude_self: key i is query i and no positive of itself.
         renormalise: see `gated_logits`, as is `alpha`.
         alpha: see `gated_logits`.
-        row_mean: mean over all rows, with 0 for those without positives, of each row's mean over
-            its own positives (erow/FastSSL); False: rows with more positives weigh more.
+        row_mean: average each row over its positives, then over all rows, with 0 for rows without
+            positives (erow/FastSSL); False averages over pairs.
 
     Returns:
         Scalar, this rank's share of the loss of the global batch.

@@ -88,10 +88,10 @@ def gaussian_log_sum(
         y: (M, D).
         scale: > 0, one over the squared bandwidth.
         spec: which pairs count; None for all.
-        **kernel: see `KernelOptions`; unit rows are not made use of.
+        **kernel: see `KernelOptions`; `unit_norm` is ignored.
 
     Returns:
-        (N,); -inf for a row without any pair.
+        (N,); -inf for a row without pairs.
 
     Raises:
         ValueError: not two matrices of one dimension; both shapes are printed.
@@ -150,8 +150,7 @@ def uniformity(x: Tensor, tau: float = 0.5, **kernel: Unpack[KernelOptions]) -> 
         **kernel: see `KernelOptions`.
 
     Returns:
-        Scalar <= 0, equal on all ranks; where `Sharding` says that gradients are summed, one W-th
-        of it.
+        Scalar <= 0, equal on all ranks; divided by their number if `Sharding` sums gradients.
 
     Raises:
         ValueError: fewer than two rows.
@@ -208,8 +207,8 @@ def align_uniform(
         **kernel: see `KernelOptions`.
 
     Returns:
-        The loss. Per sample with the mean over the row's own pairs inside the logarithm, so their
-        mean is at most the loss (Jensen); no hits (views are not compared across samples).
+        The loss. A value per sample takes the mean over that row's pairs inside the logarithm, so
+        the mean of these values is at most the loss (Jensen). No hits.
 
     Raises:
         ValueError: shapes differ, or fewer than two rows.

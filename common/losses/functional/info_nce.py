@@ -2,7 +2,7 @@
 
 # N rows (queries), M keys, K hard negatives per row, D dim
 
-All functions take what they compare as it is: normalise first where cosines are meant.
+The functions do not normalise embeddings; L2-normalise them first to compare cosines.
 """
 
 from typing import Unpack
@@ -54,7 +54,7 @@ def clip(
         s_ij = scale * <image_i, text_j>
         L = 1/2 * mean_i [log sum_j exp(s_ij) - s_ii] + 1/2 * mean_j [log sum_i exp(s_ij) - s_jj]
 
-    With label smoothing e the target of a row is 1 - e on its partner plus e / N on every column.
+    Label smoothing e sets the target of a row to 1 - e on its partner plus e / N on every column.
 
     Source: Radford et al. 2021, figure 3, arXiv 2103.00020.
 
@@ -70,8 +70,8 @@ def clip(
         Mean over rows; per row the mean of its two directions; hits of image -> text.
 
     Raises:
-        ValueError: shapes that do not pair up; label smoothing with a mask, whose targets would lie
-            on pairs that don't count.
+        ValueError: shapes that do not fit; label smoothing with a mask, which would put targets on
+            excluded pairs.
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -119,7 +119,7 @@ def info_nce(
     decoupled: bool = False,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """One positive per query against all kinds of negatives in one softmax.
+    """One positive per query against in-batch, hard and queued negatives in one softmax.
 
         s_ij = scale * <query_i, key_j>,   p_i = scale * (<query_i, key_i> - margin)
         L = mean_i [log(exp(p_i) + sum_{negatives} exp(s_ij)) - p_i]
@@ -134,22 +134,23 @@ def info_nce(
         scale: > 0, multiplies the similarities (1 / temperature).
         hard_negatives: (N, D) or (N, K, D), mined for each row; negatives of every row.
         queue: (M, D) further negatives, no gradient, never gathered.
-        mask: pairs that count (ids, guide, threshold) or are biased (hardness); its columns are
-            [keys (N); hard negatives (N * K, row-major); queue (M)]. Positives always count.
+        mask: pairs to include (ids, guide, threshold) or to bias (hardness). Its columns are
+            [keys (N); hard negatives (N * K, row-major); queue (M)]. Positives are always included.
         in_batch: whether the keys of other rows are negatives.
         own_hard_only: a row sees only its own hard negatives (these are then not masked).
         query_negatives: whether other queries are negatives too (not masked).
         hard_logit: added to the logits of a row's own hard negatives (log alpha).
         margin: >= 0, subtracted from the positive similarity (additive margin).
         label_smoothing: in [0, 1), spread evenly over keys, hard negatives and queue.
-        decoupled: leave `exp(p_i)` out of the sum; a row without any negative then holds 0.
+        decoupled: leave `exp(p_i)` out of the sum; a row without negatives then has loss 0.
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over rows; hits: no key, hard negative or queue entry that counts beats the positive.
+        Mean over rows; hits: no included key, hard negative or queue entry scores higher than the
+        positive.
 
     Raises:
-        ValueError: shapes that do not pair up; no negatives at all; options that do not combine.
+        ValueError: shapes that do not fit; no negatives at all; options that do not combine.
 
     Distributed: gathers negatives if a `group` is given, else local; a queue is never gathered.
 
@@ -174,7 +175,7 @@ def info_nce(
         if fused is not None:
             return fused
     if hard is not None and pools and hard_logit:
-        mask = _own_hard(hard, queue, kernel)  # joined exactly below, with their logit
+        mask = _own_hard(hard, queue, kernel)  # added below, with their logit
     score = scale * (query * key).sum(-1)
     positive = score - scale * margin
     sums, hits = _sweeps(query, key, pools, queue, scale, mask, in_batch, kernel)
@@ -196,7 +197,7 @@ def info_nce(
 
 
 def candidates(query: Tensor, key: Tensor, hard: Tensor | None, queue: Tensor | None) -> Tensor:
-    """(M, D) keys (N), then hard negatives (N * K, row-major), then the queue without gradient.
+    """Concatenate keys (N), hard negatives (N * K, row-major) and the queue, without gradient.
 
     Raises:
         ValueError: hard negatives or a queue that do not fit the (N, D) queries.
@@ -215,7 +216,7 @@ def candidates(query: Tensor, key: Tensor, hard: Tensor | None, queue: Tensor | 
 def _check_options(
     label_smoothing: float, shifted: bool, hard_logit: float, mask: Spec | None
 ) -> None:
-    """Refuse options whose meaning together is undefined."""
+    """Raise ValueError for options whose combination is undefined."""
     if hard_logit and mask is not None:
         raise ValueError("hard_logit does not combine with a mask over shared hard negatives")
     if label_smoothing and (shifted or mask is not None):
@@ -234,9 +235,9 @@ def _fused(
     in_batch: bool,
     kernel: KernelOptions,
 ) -> LossOutput | None:
-    """The plain loss on one process, its gradient formed in the forward; None if not fused."""
+    """Loss on one process whose forward pass computes the gradient; None if it has no such form."""
     spec = Diagonal() & ExcludePositive()
-    if not in_batch:  # the key of another row is no negative: 1 + K terms, the own key and the rest
+    if not in_batch:  # keys of other rows are no negatives
         spec = spec & _after(len(key), keys)
     spec = spec if mask is None else spec & mask
     rows = info_nce_rows(query, keys, scale, spec, join=True, top1=True, **kernel)
@@ -255,10 +256,10 @@ def _sweeps(
     in_batch: bool,
     kernel: KernelOptions,
 ) -> tuple[list[Tensor], Tensor]:
-    """Log-sums (N,) over the negatives in columns, and whether the positive beats them all.
+    """Log-sums (N,) over the negatives in columns, and whether the positive scores highest.
 
-    One process stacks keys, hard negatives and queue for a single sweep. On several ranks only the
-    first two are gathered, and the queue takes a sweep of its own.
+    One process concatenates keys, hard negatives and queue for a single sweep. On several ranks the
+    queue, which is not gathered, takes a second sweep.
     """
     sums: list[Tensor] = []
     hits = torch.ones(query.shape[0], dtype=torch.bool, device=query.device)
@@ -286,17 +287,17 @@ def _sweeps(
 
 
 def _after(count: int, columns: Tensor) -> Spec:
-    """Columns from `count` on count; a positive before it stays one."""
+    """Include columns from `count` on; positives in earlier columns remain."""
     return Valid(key=torch.arange(len(columns), device=columns.device) >= count)
 
 
 def _without(columns: Tensor, key: Tensor, num_own: int) -> Tensor:
-    """Column data of [keys; queue] from that of [keys; hard negatives; queue]."""
+    """Drop the hard negatives from column data of [keys; hard negatives; queue]."""
     return torch.cat([columns[: key.shape[0]], columns[num_own:]])
 
 
 def _positives(num_rows: int, columns: Tensor, kernel: KernelOptions) -> Spec:
-    """Column i of the local stack is the positive of row i."""
+    """A spec whose positive of row i is local column i."""
     if len(columns) == num_rows:
         return Diagonal()
     places = torch.arange(num_rows, device=columns.device)
@@ -304,17 +305,14 @@ def _positives(num_rows: int, columns: Tensor, kernel: KernelOptions) -> Spec:
 
 
 def _own_hard(hard: Tensor, queue: Tensor | None, kernel: KernelOptions) -> Spec:
-    """Leaves a row's own hard negatives (N, K, D) out of the columns [keys; hard negatives.
-
-    Queue].
-    """
+    """Exclude a row's own hard negatives (N, K, D) from [keys; hard negatives; queue]."""
     rows = torch.arange(len(hard), device=hard.device) + first_row(hard, kernel)
-    nobody = rows.new_full((1,), -1)
+    no_owner = rows.new_full((1,), -1)
     queued = 0 if queue is None else len(queue)
     owners = [
-        nobody.expand(len(hard)),
+        no_owner.expand(len(hard)),
         rows.repeat_interleave(hard.shape[1]),
-        nobody.expand(queued),
+        no_owner.expand(queued),
     ]
     return Exclude(rows, torch.cat(owners), keep_positive=False)
 
@@ -345,7 +343,7 @@ def _mean_logit(
         keys: (M, D) each, sharded like the batch.
         queue: (M, D), not sharded, or None.
         scale: multiplies the similarities.
-        lone: (N,) logit of the positive if it is in no block.
+        lone: (N,) logit of the positive if no block contains it.
         kernel: options of the loss.
     """
     total, count = torch.zeros_like(query[0]), torch.zeros_like(query[0, 0])

@@ -1,4 +1,4 @@
-"""Options of the pair kernels, and reductions that follow them over ranks."""
+"""Options of the pair kernels, and reductions of their results over ranks."""
 
 import math
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from ..output import mean_rows
 
 
 class KernelOptions(TypedDict, total=False):
-    """Keyword options that every loss on pairs hands to the kernel.
+    """Keyword options that every pair loss passes to the kernel.
 
     Attributes:
         group: processes that share the batch (`common.distributed.default_group()`, or a
-            `Sharding` for ring mode); rows are contrasted with the keys of all of them and the
-            loss is that of the own rows, weighted for gradient averaging. None is one process.
+            `Sharding` for ring mode). Each contrasts its rows with the keys of all and returns
+            the loss of its own rows, weighted for gradient averaging. None is one process.
         backend: "auto" | "dense" | "blocked" | "triton".
-        memory_budget: bytes of N x M storage that may be used to save recomputation.
-        unit_norm: whether all embeddings are unit vectors (permits a fixed shift).
+        memory_budget: bytes that may store N x M intermediate results and save recomputation.
+        unit_norm: whether all embeddings are unit vectors, which permits a fixed shift.
         precision: "exact" | "tf32" | "half", see `common.kernels.core.problem.PRECISIONS`.
     """
 
@@ -40,7 +40,7 @@ class KernelOptions(TypedDict, total=False):
 
 
 class Stats(NamedTuple):
-    """`common.kernels.PairStats` without None: statistics not asked for are empty."""
+    """`common.kernels.PairStats` without None: statistics that were not requested are empty."""
 
     row_lse: Tensor
     col_lse: Tensor
@@ -68,16 +68,16 @@ def sweep(
 
 
 def runs_plain(query: Tensor, key: Tensor, kind: Kind, kernel: KernelOptions) -> bool:
-    """Whether the equation runs as it is on rows that were checked."""
+    """Whether plain torch computes a loss of embeddings that passed the checks."""
     if kernel.get("group") is not None and process_group(kernel)[0]:
         return False
     return prefers_plain(query, key, kind, kernel.get("backend", "auto"))
 
 
 def prefers_plain(query: Tensor, key: Tensor, kind: Kind, backend: str) -> bool:
-    """Whether the equation is to run on one process: small, asked for, or under a transform.
+    """Whether plain torch is to run on one process: small batch, requested, or under a transform.
 
-    Half precision and autocast are left to the kernels, which accumulate in float32.
+    Half precision and autocast go to the kernels, which accumulate in float32.
     """
     dtype = query.dtype
     if dtype not in (torch.float32, torch.float64) or dtype is not key.dtype:
@@ -96,7 +96,7 @@ def prefers_plain(query: Tensor, key: Tensor, kind: Kind, backend: str) -> bool:
 
 
 def as_scale(scale: Tensor | float) -> Tensor | float:
-    """The multiplier, a tensor without dimensions.
+    """The multiplier as a number or a 0-dim tensor.
 
     Raises:
         ValueError: several elements, or a number that is not finite.
@@ -117,12 +117,12 @@ def process_group(kernel: KernelOptions) -> tuple[bool, dist.ProcessGroup | None
 
 
 def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = None) -> Tensor:
-    """This rank's loss: the mean over ranks of what it returns is the mean over all rows.
+    """This rank's loss; the mean of its values over ranks is the mean over all rows.
 
     Args:
         per_sample: (n,) losses of the local rows.
-        kernel: the options of the loss; without a group it is the local mean.
-        valid: (n,) bool rows that count, or None for all; without any the loss is 0.
+        kernel: options of the loss; without a group the result is the local mean.
+        valid: (n,) bool rows to include; None includes all. Without any the loss is 0.
     """
     sharding = as_sharding(kernel.get("group"))
     if sharding is None:
@@ -138,9 +138,8 @@ def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = 
 def whole_loss(total: Tensor, kernel: KernelOptions) -> Tensor:
     """This rank's part of a loss that all ranks compute, with the gradient of all parts.
 
-    All of it where gradients are averaged over ranks; one W-th where they are summed, as
-    `mean_loss` has
-    it: then the sum over ranks is the loss.
+    If gradients are averaged over ranks, each rank returns the whole loss. If they are summed, it
+    returns the loss divided by the number of ranks, as `mean_loss` does.
     """
     sharding = as_sharding(kernel.get("group"))
     if sharding is None:
@@ -158,7 +157,7 @@ def sum_over_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
 def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
     """Concatenation over ranks without gradient: labels, ids.
 
-    Further dimensions are alike on all ranks.
+    All dimensions but the first are equal on all ranks.
     """
     sharded, group = process_group(kernel)
     return all_gather_no_grad(x, group, row_counts(x, kernel)) if sharded else x
@@ -167,14 +166,14 @@ def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
 def row_counts(rows: Tensor, kernel: KernelOptions) -> tuple[int, ...]:
     """Numbers of rows of all ranks.
 
-    Not asked for where equal ones are promised (see `shard_rows`).
+    No exchange takes place if equal numbers are promised (see `shard_rows`).
     """
     sharded, group = process_group(kernel)
     return shard_rows(len(rows), rows.device, group) if sharded else (len(rows),)
 
 
 def first_row(rows: Tensor, kernel: KernelOptions) -> int:
-    """Place of this rank's first row among those of all ranks; 0 without a group."""
+    """Index of this rank's first row among those of all ranks; 0 without a group."""
     sharded, group = process_group(kernel)
     return sum(row_counts(rows, kernel)[: rank(group)]) if sharded else 0
 
@@ -186,7 +185,7 @@ def key_options(kernel: KernelOptions) -> KernelOptions:
 
 
 def count_rows(num_local: int, like: Tensor, kernel: KernelOptions) -> Tensor:
-    """Rows on all ranks as a 0-dim tensor."""
+    """Number of rows of all ranks as a 0-dim tensor."""
     count = like.new_full((), num_local)  # filled on the device: no synchronisation
     return sum_over_ranks(count, kernel)
 

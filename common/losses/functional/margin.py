@@ -116,13 +116,13 @@ def candidate_ranking(
     mask: Tensor | None = None,
     ranks: Tensor | None = None,
 ) -> LossOutput:
-    """Candidates in order of quality should score in that order, the target above all.
+    """Candidates should score in their order of quality, and the target highest.
 
         L = mean_{b,c} max(0, s_bc - g_b + target_margin)
             + sum_{d=1}^{C-1} mean_{b, c} max(0, s_b(c+d) - s_bc + d * margin)
 
-    With `ranks` the pairs of distance d are those whose ranks differ by d, so that equally good
-    candidates, which share a rank, are in no pair, and their order does not count.
+    With `ranks`, the pairs of distance d are those whose ranks differ by d. Candidates of equal
+    rank form no pair.
 
     Source: Liu and Liu 2021, "SimCLS", equation 3, arXiv 2106.01890.
 
@@ -131,8 +131,8 @@ def candidate_ranking(
         target: (B,) scores of the gold text.
         margin: >= 0, per step of rank.
         target_margin: >= 0.
-        target_on_top: False reverses the target term: candidates above the target, as the
-            released WikiDes code has it.
+        target_on_top: False reverses the target term, as in the released WikiDes code: candidates
+            should score above the target.
         mask: (B, C) bool, False where a row has no candidate; the means over c are then those over
             the row's own candidates and pairs, and a row without a pair of distance d adds nothing.
         ranks: (B, C) whole numbers from 0, the best; None: the places, 0 to C - 1.
@@ -141,7 +141,7 @@ def candidate_ranking(
         The loss; per sample its share; hits: a candidate of rank 0 scores highest.
 
     Raises:
-        ValueError: shapes that do not fit; they are printed.
+        ValueError: shapes that do not fit; the message has them.
 
     Distributed: local.
 

@@ -29,10 +29,10 @@ from .kernel import (
 
 
 def check_labels(query: Tensor, key: Tensor, query_labels: Tensor, key_labels: Tensor) -> None:
-    """Refuse labels that do not fit their embeddings.
+    """Raise ValueError for labels that do not fit their embeddings.
 
     Raises:
-        ValueError: shapes that do not fit; all of them are printed.
+        ValueError: shapes that do not fit; the message has all of them.
     """
     check_pair(query, key, same_rows=False)
     if not (isinstance(query_labels, Tensor) and isinstance(key_labels, Tensor)):
@@ -67,17 +67,17 @@ def sup_con(
 
     Args:
         query: (N, D), L2-normalised.
-        key: (M, D), L2-normalised; the queries with others, or another set such as a memory bank.
+        key: (M, D), L2-normalised; the queries themselves, or another set such as a memory bank.
         query_labels: (N,) int64.
         key_labels: (M,) int64.
         scale: > 0, multiplies the similarities (1 / temperature).
         exclude_self: key i is query i and is left out (pass the same rows twice).
-        mode: where the mean over positives stands, outside or inside the logarithm.
+        mode: whether the mean over positives is outside or inside the logarithm.
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over rows that have a positive (0 if none has); other rows hold 0. Hits: the nearest
-        key has the label of the row.
+        Mean over rows that have a positive (0 if none has); other rows have loss 0. Hits: the
+        nearest key has the label of the row.
 
     Raises:
         ValueError: an unknown mode, or shapes that do not fit.
@@ -113,7 +113,7 @@ def sup_con(
 
 
 def positive_count(query_labels: Tensor, key_labels: Tensor, exclude_self: bool) -> Tensor:
-    """(N,) number of keys with the label of the query, itself not counted if `exclude_self`."""
+    """(N,) number of keys with the label of the query, without itself if `exclude_self`."""
     ordered = key_labels.sort().values
     upper = torch.searchsorted(ordered, query_labels, right=True)
     return upper - torch.searchsorted(ordered, query_labels) - int(exclude_self)
@@ -131,7 +131,7 @@ def one_to_k(
     text_weight: float | None = None,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """Contrast of every image with its K texts at once, and of every text with its image.
+    """Contrast every image with its K texts jointly, and every text with its image.
 
         i2t_i = 1/K * sum_{p of i} [log sum_{j in C_ip} exp(s_ij) - s_ip]
         t2i_i = 1/K * sum_{p of i} [log sum_{i'} exp(s_i'p) - s_ip]
@@ -198,7 +198,7 @@ def disparate(
     exclude_self: bool = False,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """Pull a sample to those of a partner class in a gated subspace, each against the negatives.
+    """Attract samples of a partner class in a gated subspace, each pair against the negatives.
 
         s_ij = scale * <g_i * q_i, g_i * k_j>
         P_i = {j: y_j = partner_i},   Neg_i = {j: y_j not in {y_i, partner_i}}
@@ -212,7 +212,7 @@ def disparate(
         key: (M, D), L2-normalised.
         gate: (N, D) in [0, 1], gate of the query's class pair, applied to both sides.
         query_labels: (N,) int64, y_i.
-        partner_labels: (N,) int64, class that the row is to agree with; may equal y_i.
+        partner_labels: (N,) int64, class of the row's positives; may equal y_i.
         key_labels: (M,) int64.
         scale: > 0, multiplies the similarities (1 / temperature).
         exclude_self: key i is query i and is no positive of itself; False counts it, as the

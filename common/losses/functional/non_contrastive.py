@@ -61,7 +61,7 @@ def barlow_twins(
     off_diagonal: float = 5e-3,
     **kernel: Unpack[KernelOptions],
 ) -> Tensor:
-    """Cross-correlation of two codes drawn to the identity.
+    """Pull the cross-correlation matrix of two codes to the identity.
 
         C = 1/B sum_i x_i y_i^T
         L = sum_d (C_dd - 1)^2 + off_diagonal * sum_{d != e} C_de^2
@@ -75,7 +75,7 @@ def barlow_twins(
         **kernel: only `group` is read.
 
     Returns:
-        Scalar, equal on all ranks; where `Sharding` says that gradients are summed, one W-th of it.
+        Scalar, equal on all ranks; divided by their number if `Sharding` sums gradients.
 
     Raises:
         ValueError: different shapes.
@@ -111,8 +111,8 @@ def sinkhorn(
         repeat: every prototype's column to sum 1/K, then every sample's row to sum 1/B
         return B Q
 
-    It ends with the rows: every sample's assignment sums to 1, the prototypes' masses are equal
-    only approximately. Computed in logarithms.
+    The last step normalises rows: every assignment sums to 1, and the prototypes' masses are only
+    approximately equal. The computation is in logarithms.
 
     Source: Caron et al. 2020 (SwAV), section 3.1 and appendix A, arXiv 2006.09882.
 
@@ -120,7 +120,7 @@ def sinkhorn(
         scores: (n, K) similarities of samples and prototypes.
         epsilon: > 0, temperature.
         iterations: >= 1.
-        **kernel: only `group` is read; samples are those of all ranks.
+        **kernel: only `group` is read; normalises over the samples of all ranks.
 
     Returns:
         (n, K) >= 0, rows of sum 1, without gradient.
@@ -150,7 +150,7 @@ def sinkhorn(
 def swapped_prediction(
     assignment: Tensor, scores: Tensor, scale: Tensor | float, **kernel: Unpack[KernelOptions]
 ) -> Tensor:
-    """Cross entropy of one code's scores towards the assignment of another code.
+    """Cross entropy between one code's scores and the assignment of another code.
 
         L = - mean_i sum_k q_ik log softmax_k(scale * scores_ik)
 
@@ -158,7 +158,7 @@ def swapped_prediction(
 
     Args:
         assignment: (n, K), rows of sum 1; gets no gradient.
-        scores: (n, K) similarities of the code that predicts.
+        scores: (n, K) similarities of the predicting code.
         scale: > 0, 1 / temperature.
         **kernel: only `group` is read.
 

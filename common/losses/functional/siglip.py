@@ -22,7 +22,7 @@ def siglip(
     bias: Tensor | float = -10.0,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """Every image-text pair is a binary decision of its own.
+    """Classify every image-text pair independently as matching or not.
 
         l_i = sum_j softplus(-y_ij * (scale * <image_i, text_j> + bias)),  y = 1 on pairs, else -1
 
@@ -37,7 +37,7 @@ def siglip(
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over images of the sum over texts; hits: the own text is the most similar one.
+        Mean over images of the sum over texts; hits: an image's own text is the most similar one.
 
     Raises:
         ValueError: shapes that do not fit.

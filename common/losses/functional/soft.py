@@ -22,10 +22,10 @@ from .kernel import (
 
 
 def check_guides(query: Tensor, key: Tensor, u: Tensor, v: Tensor, names: str) -> None:
-    """Refuse features that are not one row for each query and one for each key.
+    """Raise ValueError unless there is one row of features for each query and key.
 
     Raises:
-        ValueError: shapes that do not fit; they are printed.
+        ValueError: shapes that do not fit; the message has them.
     """
     check_pair(u, v, same_rows=False, names=names)
     if (len(u), len(v)) != (len(query), len(key)):
@@ -44,13 +44,13 @@ def cwcl(
     scale: Tensor | float,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """Continuously weighted contrastive loss: every key is a positive to the degree of a guide.
+    """Continuously weighted contrastive loss: a guide weights every key as a positive.
 
         w_ij = <u_i, v_j> / 2 + 1/2,   no gradient
         l_i = -1 / (sum_j w_ij) * sum_j w_ij * log [exp(s_ij) / sum_k exp(s_ik)]
 
-    One direction: queries are the frozen modality, the weights come from its features. The full
-    objective adds plain InfoNCE from the keys to the queries.
+    This is one direction: queries are of the frozen modality, whose features give the weights. The
+    full objective adds InfoNCE from the keys to the queries.
 
     Source: Srinivasa et al. 2023, "CWCL: Cross-Modal Transfer with Continuously Weighted
     Contrastive Loss", equation 3, arXiv 2309.14580.
@@ -64,7 +64,8 @@ def cwcl(
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over rows, at least the entropy of the weights; no hits (all keys are positives).
+        Mean over rows, bounded below by the entropy of the weights; no hits (all keys are
+        positives).
 
     Raises:
         ValueError: shapes that do not fit.
@@ -132,7 +133,7 @@ def distillation(
     check_pair(query, key, same_rows=False)
     check_guides(query, key, teacher_query, teacher_key, "teacher query, key")
     u, v = at_least_float32(teacher_query.detach()), at_least_float32(teacher_key.detach())
-    # the targets' products are float32: sums of others would not be theirs
+    # float32: targets from rounded products would not sum to 1
     loose: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
     teacher = sweep(u, v, teacher_scale, All(), moment=relative, **loose)
     target = LowRank(u, v, "softmax", factor=teacher_scale, row_shift=teacher.row_lse)
@@ -153,7 +154,7 @@ def weighted_info_nce(
     exclude_self: bool = False,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """Soft cross entropy with given target weights: soft SupCon, shared-label targets.
+    """Soft cross entropy with target weights: soft SupCon, shared-label targets.
 
         l_i = -1 / (sum_j w_ij) * sum_j w_ij * log [exp(s_ij) / sum_{k != self} exp(s_ik)]
 
@@ -168,7 +169,7 @@ def weighted_info_nce(
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over rows with a positive weight (0 if none has); other rows hold 0. No hits.
+        Mean over rows with a positive weight (0 if none has); other rows have loss 0. No hits.
 
     Raises:
         ValueError: shapes that do not fit, or a `group` of several ranks.

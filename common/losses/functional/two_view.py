@@ -2,7 +2,8 @@
 
 # B samples of this rank, N of all ranks, 2B anchors (view 1, then view 2), D dim
 
-Each is a formula on two numbers per anchor: the log-sum of its negatives and its positive score.
+Each loss is a formula of two numbers per anchor: the log-sum of its negatives and the logit of its
+positive.
 """
 
 import math
@@ -80,7 +81,7 @@ def _scores(anchors: Tensor, scale: Tensor | float, kernel: KernelOptions) -> An
 
 
 def check_negatives(anchors: Tensor, kernel: KernelOptions) -> None:
-    """Refuse a single sample where the negatives alone make the denominator.
+    """Raise ValueError for a single sample, whose denominator would be empty.
 
     Raises:
         ValueError: one sample and no group.
@@ -132,7 +133,7 @@ def nt_xent(
 def nt_xent_of_anchors(
     anchors: Tensor, scale: Tensor | float, **kernel: Unpack[KernelOptions]
 ) -> LossOutput:
-    """`nt_xent` of the (2B, D) views one after the other."""
+    """`nt_xent` of (2B, D) concatenated views."""
     scale = as_scale(scale)
     if runs_plain(anchors, anchors, "self", kernel):
         return equations.nt_xent(anchors, scale)
@@ -171,7 +172,7 @@ def dcl(
 
     Distributed: gathers negatives if a `group` is given, else local.
 
-    Deviation: the paper sums over the batch, every implementation averages.
+    Deviation: the paper sums over the batch; released implementations average.
 
     >>> view = torch.eye(2)
     >>> dcl(view, view, scale=4.0).loss.round(decimals=4)  # 2 * (log 2 - 4)
@@ -188,7 +189,7 @@ def dcl_of_anchors(
     weight: Tensor | None = None,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """`dcl` of the (2B, D) views one after the other."""
+    """`dcl` of (2B, D) concatenated views."""
     check_negatives(anchors, kernel)
     scale = as_scale(scale)
     if runs_plain(anchors, anchors, "self", kernel):
@@ -209,11 +210,11 @@ def von_mises_fisher_weight(
 
     Args:
         positive: (B,) cosines of the pairs.
-        sigma: > 0, concentration; large values give weights near 1.
+        sigma: > 0, temperature; large values give weights near 1.
         **kernel: see `KernelOptions`.
 
     Returns:
-        (B,); negative if one pair dominates. Detach it to stop the gradient.
+        (B,); some are negative if one pair dominates. Detach them to stop the gradient.
 
     Distributed: reduces statistics if a `group` is given, else local.
 
@@ -238,7 +239,7 @@ def debiased(
     beta: float = 0.0,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """NT-Xent with negatives corrected for hidden positives, optionally weighted by hardness.
+    """NT-Xent corrected for false negatives, optionally weighted by hardness.
 
         n = 2N - 2
         neg_a = sum_b exp(s_ab)                                          for beta = 0
@@ -254,7 +255,7 @@ def debiased(
         view_2: (B, D), L2-normalised.
         scale: > 0, multiplies the similarities (1 / temperature).
         tau_plus: in [0, 1), probability that a negative is a positive.
-        beta: >= 0, concentration on hard negatives; their weights carry gradient.
+        beta: >= 0, concentration on hard negatives; gradient flows through their weights.
         **kernel: see `KernelOptions`.
 
     Returns:
@@ -293,7 +294,7 @@ def _without_hidden_positives(
     share = log_n + math.log(tau_plus) + positive - negatives
     floor = log_n - scale
     some_left = share < 0
-    inside = torch.where(some_left, share, -1.0)  # a harmless number where nothing is left
+    inside = torch.where(some_left, share, -1.0)  # any finite number where no negatives remain
     corrected = negatives + (-torch.expm1(inside)).log() - math.log1p(-tau_plus)
     return torch.where(some_left, torch.maximum(corrected, floor), floor)
 
@@ -302,7 +303,7 @@ def _without_hidden_positives(
 def target_anchored(
     target: Tensor, query: Tensor, scale: Tensor | float, **kernel: Unpack[KernelOptions]
 ) -> LossOutput:
-    """NT-Xent whose one side is a fixed target: gradient through the queries only.
+    """NT-Xent against fixed targets: gradient flows through the queries only.
 
         L = NT-Xent(stop_gradient(target), query)
 
@@ -310,7 +311,7 @@ def target_anchored(
     Text Encoders for Composed Image Retrieval", arXiv 2406.09188.
 
     Args:
-        target: (B, D), L2-normalised, frozen; a refined batch stacks targets and references.
+        target: (B, D), L2-normalised, frozen; a refined batch concatenates targets and references.
         query: (B, D), L2-normalised, row i belongs to target i.
         scale: > 0, multiplies the similarities (1 / temperature).
         **kernel: see `KernelOptions`.
@@ -331,7 +332,7 @@ def target_anchored(
 
 
 def npc_multiplier(log_negatives: Tensor, positive: Tensor) -> Tensor:
-    """Negative-positive coupling: the factor that InfoNCE's gradient has and DCL's has not.
+    """Negative-positive coupling, the factor in InfoNCE's gradient that DCL removes.
 
         q_B = 1 - exp(p) / (exp(p) + U) = sigmoid(log U - p)
 

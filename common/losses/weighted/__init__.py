@@ -1,1 +1,1 @@
-"""Losses on pairs with weights: weights computed in tiles, focal sigmoid."""
+"""Losses with a weight for each pair: weights computed in tiles, focal sigmoid."""

@@ -1,6 +1,6 @@
 """A focal sigmoid loss on all pairs of two modalities.
 
-# N own rows, M columns, B pairs of this rank, D dim
+# N rows of this rank, M columns, B pairs of this rank, D dim
 """
 
 import torch
@@ -22,13 +22,13 @@ def focal_contrastive(
     Source: Kim et al. 2023, "RO-ViT", arXiv 2305.07011, released code.
 
     Args:
-        logits: (N, M) scaled similarities of own images with all texts.
+        logits: (N, M) scaled similarities of local images with all texts.
         alpha: weight of positives, in [0, 1].
         gamma: exponent of the modulator, >= 0.
-        first: column of the first row's own text.
+        first: column of the first row's text.
 
     Returns:
-        The sum over pairs, 0-dim.
+        Sum over pairs, 0-dim.
 
     Distributed: local; `paired_focal` gathers.
 
@@ -47,7 +47,7 @@ def focal_contrastive(
 def paired_focal(
     image: Tensor, text: Tensor, scale: Tensor, alpha: float, gamma: float
 ) -> tuple[Tensor, Tensor]:
-    """`focal_contrastive` of local images with all ranks' texts; whether the own text is nearest.
+    """`focal_contrastive` of local images with all ranks' texts, and hits of the own text.
 
     Args:
         image: (B, D).
@@ -56,8 +56,8 @@ def paired_focal(
         alpha: see `focal_contrastive`.
         gamma: see `focal_contrastive`.
 
-    Distributed: gathers negatives; times the number of ranks, since DDP takes means of a sum. Ranks
-    may hold unequal numbers of pairs.
+    Distributed: gathers negatives; multiplies the sum by the number of ranks, since DDP averages.
+        Ranks may have different numbers of pairs.
     """
     group = default_group()
     kernel: KernelOptions = {"group": group}

@@ -1,8 +1,8 @@
-"""Contrast of two views whose positives are as many as the samples' sets have in common.
+"""Contrast of two views in which the overlap of the samples' sets weights every pair.
 
 # B samples of this rank, N of all ranks, D dim, T elements of all sets
 
-The weights (B, N) are made in tiles of rows and forgotten; the similarities are the pair kernel's.
+The weights (B, N) are computed in tiles of rows and never stored.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ TILE = 1024  # rows of weights at a time
 
 
 class Weights(Protocol):
-    """Weights (B, N) of pairs of samples that nobody keeps whole."""
+    """Weights (B, N) of pairs of samples, computed a few rows at a time."""
 
     def rows(self, start: int, stop: int, like: Tensor) -> Tensor:
         """(stop - start, N) for these samples of this rank, with the device and dtype of `like`."""
@@ -39,7 +39,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A matrix (B, N) that is given."""
+    """A (B, N) matrix of weights."""
 
     matrix: Tensor
 
@@ -50,14 +50,14 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class SetOverlap:
-    """Jaccard index of the samples' sets, 1 of a sample with itself whatever its set.
+    """Jaccard index of the samples' sets; 1 for a sample with itself, even if its set is empty.
 
     Source: He et al. 2022, "SPACE-2", section 3.2, arXiv 2209.06638 (score of two semantic trees).
 
     Args:
         ids: (T,) int64, elements of all N sets, one set after the other; each once in its set.
-        counts: (N,) int64, sizes of the sets; two empty sets have nothing in common.
-        first: place of this rank's first sample among the N.
+        counts: (N,) int64, sizes of the sets; two empty sets have index 0.
+        first: index of this rank's first sample among the N.
 
     Raises:
         ValueError: sizes that do not add up to T.
@@ -86,7 +86,9 @@ class SetOverlap:
         own: Any = self
         a, b = self.first + start, self.first + stop
         mine = (own._owners >= a) & (own._owners < b)
-        table = like.new_zeros(max(1, own._num_elements), b - a)  # element in the set of a row?
+        table = like.new_zeros(
+            max(1, own._num_elements), b - a
+        )  # whether the element is in the set of a row
         table[own._places[mine], own._owners[mine] - a] = 1
         both = _bag_sums(own._places, table, own._starts, own._owners, len(self.counts)).T
         size = self.counts.to(like)
@@ -97,7 +99,7 @@ class SetOverlap:
 
 @dataclass(frozen=True, eq=False)
 class MeanOverlap:
-    """Mean Jaccard index over the kinds of sets of which either sample has an element.
+    """Mean Jaccard index over those kinds of sets in which at least one sample has an element.
 
     Source: He et al. 2022, "SPACE-2", released `hierarchical_set_score`, arXiv 2209.06638 (combined
     score).
@@ -133,7 +135,7 @@ def _bag_sums(places: Tensor, table: Tensor, starts: Tensor, owners: Tensor, cou
 
 
 class _WeightedSum(torch.autograd.Function):
-    """y = W x and the row sums of W, tile by tile; W is made again in the backward pass."""
+    """y = W x and the row sums of W, tile by tile; the backward pass recomputes W."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Weights, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -166,14 +168,14 @@ def weighted_two_view(
     weights: Weights,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
-    """Supervised contrast of two views with a weight in [0, 1] for every pair of samples.
+    """Supervised contrast of two views, with a weight in [0, 1] for every pair of samples.
 
         z = [z_1; z_2],   w_ab = s_(a mod N, b mod N) for b != a
         l_a = -1 / (sum_(b != a) w_ab) * sum_(b != a) w_ab log [exp(s_ab) / sum_(c != a) exp(s_ac)]
 
-    The denominator runs over all other 2N - 1 vectors, whatever their weight. Since both views of a
-    sample have its weights, sum_b w_ab <z_a, z_b> = <z_a, sum_j s_aj (z_1j + z_2j) - z_a>: the
-    weights meet (N, D) vectors, not pairs. With weights of the identity it is NT-Xent.
+    The denominator sums over all other 2N - 1 vectors, regardless of weight. Both views of a sample
+    have the same weights, so sum_b w_ab <z_a, z_b> = <z_a, sum_j s_aj (z_1j + z_2j) - z_a>: weights
+    multiply (N, D) vectors, not pairs. Identity weights give NT-Xent.
 
     Source: He et al. 2022, "SPACE-2", section 3.3, arXiv 2209.06638; Khosla et al. 2020, equation
     2, arXiv 2004.11362.
@@ -182,7 +184,8 @@ def weighted_two_view(
         view_1: (B, D), L2-normalised.
         view_2: (B, D), L2-normalised; row i is the other view of sample i.
         scale: > 0, multiplies the similarities (1 / temperature).
-        weights: (B, N) of this rank's samples and those of all ranks; 1 of a sample with itself.
+        weights: (B, N) between this rank's samples and those of all ranks; 1 for a sample and
+            itself.
         **kernel: see `KernelOptions`.
 
     Returns:
@@ -214,10 +217,10 @@ def weighted_two_view(
 def overlap_of_all_ranks(
     ids: Tensor, counts: Tensor, **kernel: Unpack[KernelOptions]
 ) -> SetOverlap:
-    """Weights of this rank's sets among those of all ranks in `group`, or among its own."""
+    """Weights between this rank's sets and those of all ranks in `group`, or its own sets."""
     sharded, group = process_group(kernel)
     if not sharded:
         return SetOverlap(ids, counts)
     everyone = rows_of_all_ranks(counts, kernel)
-    # elements are not rows: no promise of equal shards says how many a rank has
+    # a promise of equal shards is about rows, not elements
     return SetOverlap(all_gather_no_grad(ids, group), everyone, first_row(counts, kernel))
