@@ -55,7 +55,7 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
         metrics |= {f"{prefix}{key}": value for key, value in figures.items()}
         if prefix:
             continue
-        metrics["recall_mean_chance"] = sum(min(1, k / len(scores[0])) for k in KS) / len(KS)
+        metrics["recall_mean_chance"] = chance(len(scores[0]))
         raw = untrained(lambda: starting_module(cfg, OneToK), cfg.seed, module)
         with evaluated(raw, cfg.trainer.accelerator):
             before, _ = ranks_of(cfg, raw.network, eval_set, tokenizer)
@@ -64,6 +64,11 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
         save_items(workspace, name, ranks, eval_set)
         show(cfg, workspace, eval_set, scores)
     return metrics
+
+
+def chance(items: int) -> float:
+    """Mean over `KS` of the recall among that many items in random order."""
+    return sum(min(1, k / items) for k in KS) / len(KS)
 
 
 def counts(eval_set: EvalSet) -> str:

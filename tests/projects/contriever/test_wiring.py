@@ -1,5 +1,7 @@
 """What the parts of the pre-training and the report are given: roles, rates, constants."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,13 @@ import torch
 from common.evaluation.retrieval.beir import RetrievalSet
 from projects.contriever import data as data_module
 from projects.contriever import evaluate as evaluation
-from projects.contriever.data import pretraining_data, question_data, two_views
+from projects.contriever import exported
+from projects.contriever.data import (
+    pretraining_data,
+    question_data,
+    token_streams,
+    two_views,
+)
 from tests.projects.contriever.conftest import config, module_of
 from tests.projects.contriever.test_data import Numbered
 
@@ -70,3 +78,90 @@ def test_constants_of_queue_and_spread_by_hand(monkeypatch, tmp_path):
     actual = evaluation.evaluate(config(*words), module_of())
     assert actual["document_mean_cosine"] == pytest.approx(0.5)
     assert actual["document_std"] == pytest.approx(float(vectors.std(0).mean()))
+
+
+def test_noise_of_the_views_is_that_of_the_config():
+    """Half of a view's tokens are masked, and none without noise."""
+    words = ["data.ratio_min=0.5", "data.ratio_max=0.5", "data.noise.probability=0.5"]
+    shares = []
+    for kind in ("mask", "none"):
+        views = two_views(config(*words, f"data.noise.kind={kind}"), Numbered())
+        view = np.concatenate(views(np.arange(20, 420), np.random.default_rng(0)))
+        shares.append(float((view == Numbered.mask_token_id).mean()))
+    assert shares == [pytest.approx(0.5, abs=0.1), 0.0]
+
+
+def test_bundled_streams_are_texts_without_their_titles(monkeypatch):
+    """Titles are the queries of the development set."""
+    encoder = module_of().encoder
+    titles, texts = {"a": "men at work"}, {"a": " ".join(["house"] * 60)}
+    monkeypatch.setattr(data_module, "load_titles", lambda folder: (titles, texts))
+    words = ["data.source=bundled", "data.chunk_length=16"]
+    streams = token_streams(config(*words), encoder.tokenizer)
+    expected = len(encoder.tokenizer(texts["a"], add_special_tokens=False)["input_ids"])
+    assert {stream.num_tokens for stream in streams.values()} == {expected}
+
+
+def test_spread_is_that_of_documents(monkeypatch):
+    read = []
+    data = RetrievalSet({"a": "x", "b": "y"}, {"q": "what"}, {})
+    monkeypatch.setattr(evaluation, "first_set", lambda cfg: data)
+    recipe = type(
+        "Recipe",
+        (),
+        {"documents": lambda self, encoder, texts: read.extend(texts) or torch.eye(2)},
+    )
+    monkeypatch.setattr(evaluation, "recipe_of", lambda cfg: recipe())
+    evaluation.evaluate(config(), module_of())
+    assert read == ["x", "y"]
+
+
+def test_negatives_of_a_question_are_those_behind_its_gold():
+    """Rows B + n i to B + n (i + 1) are the negatives of question i; validation enqueues nothing."""
+    module, given = module_of("finetune.num_negatives=2", finetune=True), {}
+    rows = torch.arange(9.0)[:, None].expand(9, 4)
+    objective = module.objective
+
+    class Given(torch.nn.Module):
+        def forward(self, inputs):
+            return inputs
+
+    class Watched(torch.nn.Module):
+        query = document = staticmethod(lambda x: x)
+
+        def forward(self, query, keys, negatives=None):
+            given.update(negatives=negatives[..., 0].tolist())
+            return objective(query, keys, negatives=negatives)
+
+    module.encoder, module.objective = Given(), Watched()
+    module.losses({"query": {"inputs": rows[:3]}, "key": {"inputs": rows}})
+    assert given["negatives"] == [[3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]
+
+
+def test_keys_of_a_validation_are_not_enqueued():
+    module = module_of()
+    batch = {
+        name: {
+            "input_ids": torch.tensor([[2, 5, 3], [2, 6, 3]]),
+            "attention_mask": torch.ones(2, 3, dtype=torch.long),
+        }
+        for name in ("query", "key")
+    }
+    module.eval().losses(batch)
+    assert module._new_keys == []
+    module.train().losses(batch)
+    assert len(module._new_keys) == 1
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_an_export_prepares_texts_by_its_own_switches(tmp_path, monkeypatch, lower):
+    asked = []
+    (tmp_path / exported.PREPARATION).write_text(
+        json.dumps({"normalize_text": not lower, "lower_case": lower})
+    )
+    monkeypatch.setattr(exported, "load_sentence_transformers", lambda _: module_of().encoder)
+    monkeypatch.setattr(
+        exported, "preparation", lambda *switches: asked.append(switches) or str.strip
+    )
+    exported.load_prepared(tmp_path)
+    assert asked == [(not lower, lower)]
