@@ -18,11 +18,12 @@ from tests.projects.one_to_k.conftest import PLAIN, config, module_of
 ONE = LanguageSet(tuple("abcdef"), ("t",) * 6, (0, 1, 2, 3, 4, 5))
 
 
-def test_second_stage_scores_pairs_of_a_fold_by_their_places_in_the_set():
+@pytest.mark.parametrize("k", [2, 4])
+def test_second_stage_scores_pairs_of_a_fold_by_their_places_in_the_set(k):
     """Images and texts keep their sides in both directions."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     scores, table = torch.randn(6, 6), torch.randn(6, 6)
-    cfg, fold = config("eval.k_test=2"), range(2, 6)
+    cfg, fold = config(f"eval.k_test={k}"), range(2, 6)
 
     def match(pairs):  # of image and text
         return table[pairs[:, 0], pairs[:, 1]]
@@ -30,11 +31,11 @@ def test_second_stage_scores_pairs_of_a_fold_by_their_places_in_the_set():
     actual = evaluation._fold_ranks(cfg, scores, match, ONE, fold)
     some, own = scores[2:, 2:], [[i] for i in range(4)]
     small = table[2:, 2:]
-    i2t = rescored(some, lambda p: small[p[:, 0], p[:, 1]], 2)
-    t2i = rescored(some.T, lambda p: small[p[:, 1], p[:, 0]], 2)
+    i2t = rescored(some, lambda p: small[p[:, 0], p[:, 1]], k)
+    t2i = rescored(some.T, lambda p: small[p[:, 1], p[:, 0]], k)
     assert actual.image_to_text.tolist() == best_ranks(i2t, own).tolist()
     assert actual.text_to_image.tolist() == best_ranks(t2i, own).tolist()
-    wrong = rescored(some.T, lambda p: small[p[:, 0], p[:, 1]], 2)
+    wrong = rescored(some.T, lambda p: small[p[:, 0], p[:, 1]], k)
     assert best_ranks(wrong, own).tolist() != best_ranks(t2i, own).tolist()
 
 
