@@ -297,6 +297,7 @@ def build_trainer(
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
         deterministic="warn" if is_deterministic(trainer_cfg) else False,
+        benchmark=not is_deterministic(trainer_cfg),  # cuDNN times its algorithms for each shape
         use_distributed_sampler=False,
         enable_model_summary=False,
         logger=[MetricsCSV(workspace.path / "metrics.csv", stage.name), *loggers],

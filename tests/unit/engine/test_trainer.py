@@ -7,10 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
-from common.config import DataConfig, ExperimentConfig, TrainerConfig
+from common.config import DataConfig, ExperimentConfig, OptimConfig, TrainerConfig
+from common.data.module import ContrastiveData
 from common.engine import trainer
 from common.engine.check import count_steps
+from common.engine.experiment import Stage
+from common.engine.module import ContrastiveModule
 from common.engine.run import train
 from common.engine.trainer import (
     computes_bfloat16,
@@ -19,6 +23,7 @@ from common.engine.trainer import (
     run_precision,
     total_steps,
 )
+from common.engine.workspace import Workspace
 
 
 def test_emulated_bfloat16_runs_in_float32(monkeypatch):
@@ -42,6 +47,18 @@ def test_operations_are_deterministic_where_that_is_free_or_asked_for(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
     assert is_deterministic(TrainerConfig(deterministic=asked)) == expected
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_cudnn_times_its_algorithms_unless_operations_are_deterministic(
+    deterministic, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", deterministic)
+    settings = TrainerConfig(max_steps=1, accelerator="cpu", deterministic=deterministic)
+    data = ContrastiveData(TensorDataset(torch.zeros(4, 1)), batch_size=1, seed=0)
+    stage = Stage("train", ContrastiveModule(OptimConfig()), data)
+    trainer.build_trainer(ExperimentConfig(trainer=settings), stage, 0, Workspace(tmp_path), [])
+    assert torch.backends.cudnn.benchmark != deterministic
 
 
 @pytest.mark.parametrize(
