@@ -7,9 +7,9 @@ nearest valid name. Nothing here imports torch, so a typo costs milliseconds.
 import difflib
 import json
 import os
+import pickle
 import re
-from collections.abc import Hashable, Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from common.ranges import Count, NonNegative, Positive, Rate, Seed, Whole, problems
 
@@ -252,12 +252,14 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
     _follow(base, typed)
     _judge_own(base, typed, project)
     try:
-        missing = sorted(OmegaConf.missing_keys(base))
-        if missing:
-            raise UserError(f"{project}/{config}: no value for {', '.join(missing)}")
         values = OmegaConf.to_container(base, resolve=True)
+        if missing := sorted(_missing(values)):
+            raise UserError(f"{project}/{config}: no value for {', '.join(missing)}")
         check_ranges(schema, values, f"{project}/{config}: ")
         return OmegaConf.to_object(base)  # type: ignore[return-value]
+    except InterpolationToMissingValueError as error:
+        missing = sorted(OmegaConf.missing_keys(base))
+        raise UserError(f"{project}/{config}: no value for {', '.join(missing)}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = getattr(error, "full_key", None)
         where = f"{key}: " if key else ""
@@ -304,17 +306,30 @@ def leaf_keys(node: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-@cache
-def _structured(schema: Hashable) -> Any:
-    """The schema with its defaults; half of the time of `load`.
+def _missing(values: Any, name: str = "") -> Iterator[str]:
+    """Dotted names of fields without a value, in plain containers."""
+    match values:
+        case dict():
+            for key, value in values.items():
+                yield from _missing(value, f"{name}.{key}" if name else str(key))
+        case list():
+            for index, value in enumerate(values):
+                yield from _missing(value, f"{name}[{index}]")
+        case "???":
+            yield name
 
-    Never changed: `load` copies it.
+
+@cache
+def _structured(schema: Hashable) -> bytes:
+    """The schema with its defaults, which takes half of the time of `load`.
+
+    Pickled, because OmegaConf reads that eight times as fast as it copies a config.
     """
-    return OmegaConf.structured(schema)
+    return pickle.dumps(OmegaConf.structured(schema))
 
 
 def _files_over_schema(schema: type[Any], path: Path) -> Any:
-    base = deepcopy(_structured(cast(Hashable, schema)))
+    base = pickle.loads(_structured(cast(Hashable, schema)))
     for source, layer in _chain(path):
         _merge(base, layer, _relative(source))
     return base

@@ -1,5 +1,6 @@
 """Configs in tests: most build one or more, so what is common to them is merged once a process."""
 
+import pickle
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
@@ -32,11 +33,16 @@ def configs_of(schema: type[C], project: str) -> Configs[C]:
 
 @cache
 def _loaded(schema: type[C], project: str, name: str, overrides: tuple[str, ...]) -> C:
-    def copy_of_files(schema: type[Any], path: Path) -> Any:
-        return deepcopy(_files_over_schema(schema, path))
+    def from_pickle(schema: type[Any], path: Path) -> Any:
+        return pickle.loads(_files(schema, path))
 
-    with patch.object(config, "_files_over_schema", copy_of_files):
+    with patch.object(config, "_files_over_schema", from_pickle):
         return config.load(schema, project, name, overrides)
 
 
-_files_over_schema = cache(config._files_over_schema)
+_files_over_schema = config._files_over_schema
+
+
+@cache
+def _files(schema: type[Any], path: Path) -> bytes:
+    return pickle.dumps(_files_over_schema(schema, path))

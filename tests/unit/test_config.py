@@ -84,6 +84,8 @@ def test_all_missing_values_are_named(write):
     write("none", "trainer: {max_steps: 5}")
     with pytest.raises(UserError, match="no value for path"):
         load(Config, "p", "none")
+    with pytest.raises(UserError, match="no value for .*path"):
+        load(Config, "p", "none", ["model.names=[a, '${path}']"])
 
 
 def test_unknown_config_names_the_nearest(write):
