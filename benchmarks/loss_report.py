@@ -64,7 +64,7 @@ def merged(rows: Sequence[Row], setting: Setting, path: Path | None = None) -> l
         return new
     with path.open(newline="") as file:
         old = [{k: _parsed(k, v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    same = ("cpu", "cores", "torch", "dim", "threads")
+    same = ("cpu", "cores", "torch", "dim")
     for row in old:
         if any(str(row[name]) != str(about[name]) for name in same):
             raise ValueError(f"{path} is from another machine or setting: run without --merge")
@@ -126,9 +126,11 @@ def _positive(value: object) -> float:
 def caption(rows: Sequence[Row]) -> str:
     """Where and how the numbers were measured."""
     about = rows[0]
-    rounds, dates = (" and ".join(sorted({str(r[n]) for r in rows})) for n in ("rounds", "date"))
+    threads, rounds, dates = (
+        " and ".join(sorted({str(r[n]) for r in rows})) for n in ("threads", "rounds", "date")
+    )
     return (
-        f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads, torch "
+        f"{about['cpu']}, {about['cores']} cores, {threads} threads, torch "
         f"{about['torch']}, fp32, D = {about['dim']}, {rounds} rounds, {dates}"
     )
 
