@@ -3,18 +3,21 @@
     python -m scripts.unseen contriever          # writes unseen/contriever, judges the last run
     python -m scripts.unseen contriever --card   # and writes the table of the card
 
-The sets are made from ``data/`` and were chosen before any model was judged on them.
+The sets are made from ``data/``, two of them from further public files (``--source``, laid out as
+``scripts.prepare_data`` expects them), and were chosen before any model was judged on them.
 """
 
 import argparse
 import csv
 import json
+import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.config import ROOT, UserError
 from common.data.lookup import BUNDLED
@@ -33,52 +36,147 @@ class Unseen:
 
     Attributes:
         what: of which the set is, for the card.
-        write: fills a folder; returns what ``eval.own`` is given.
+        write: reads below a data folder and fills another one; returns what ``eval.own`` is given.
         metric: that is shown, of the evaluation on the set.
         seen: the same for the project's own test sets: what they are, and the metric.
+        shared: the set is not in ``data/``, but in the folder of the option ``--source``.
+        config: that is judged.
     """
 
     what: str
-    write: Callable[[Path], Path]
+    write: Callable[[Path, Path], Path]
     metric: str
     seen: tuple[str, str]
+    shared: bool = False
+    config: str = "mini"
 
 
-def descriptions(folder: Path) -> Path:
-    """Wikipedia paragraphs, asked for by their short descriptions; in the BEIR layout."""
-    rows = read_jsonl(BUNDLED / "wikides" / "test.jsonl.gz")
-    place = folder / "descriptions"
-    (place / "qrels").mkdir(parents=True)
-    texts = [(row["source"], row["target"]) for row in rows]
-    files = {
-        "corpus.jsonl": [
-            {"_id": f"d{i}", "title": "", "text": t} for i, (t, _) in enumerate(texts)
-        ],
-        "queries.jsonl": [{"_id": f"q{i}", "text": d} for i, (_, d) in enumerate(texts)],
-    }
-    for name, lines in files.items():
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (place / name).write_text(text, encoding="utf-8")
-    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(len(texts)))
-    (place / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, "utf-8")
+def descriptions(data: Path, folder: Path) -> Path:
+    """Wikipedia paragraphs, asked for by their short descriptions."""
+    rows = read_jsonl(data / "wikides" / "test.jsonl.gz")
+    return judged_set(folder / "descriptions", [(row["target"], row["source"]) for row in rows])
+
+
+def continuations(data: Path, folder: Path) -> Path:
+    """Second halves of Wikipedia paragraphs, asked for by the first halves."""
+    pairs = []
+    for row in read_jsonl(data / "wikides-ranking" / "test.jsonl.gz"):
+        words = row["source"].split()
+        middle = len(words) // 2
+        pairs.append((" ".join(words[:middle]), " ".join(words[middle:])))
+    return judged_set(folder / "continuations", pairs)
+
+
+def occupations(data: Path, folder: Path) -> Path:
+    """Descriptions of all occupations of ESCO; 500 are asked for by an alternative title."""
+    rows = read_jsonl(data / "esco-occupations" / "occupations.jsonl.gz")
+    pairs = [(_other(row["alt_titles"], row["title"]), row["description"]) for row in rows]
+    return judged_set(folder / "occupations", pairs, 500)
+
+
+def skills(data: Path, folder: Path) -> Path:
+    """Labels of all skills of ESCO; 1,000 are asked for by an alternative label."""
+    rows = read_jsonl(data / "esco-occupations" / "skills.jsonl.gz")
+    pairs = [(_other(row["alt_labels"], row["skill"]), row["skill"]) for row in rows]
+    return judged_set(folder / "skills", pairs, 1000)
+
+
+def cosqa(data: Path, folder: Path) -> Path:
+    """CoSQA's code base of 6,266 Python functions, searched by 500 queries of a web search."""
+    code = read_jsonl(data / "code-cosqa" / "codebase.jsonl.gz")
+    queries = read_jsonl(data / "code-cosqa" / "dev.jsonl.gz")
+    place = folder / "cosqa"
+    write_beir(
+        place,
+        {str(row["_id"]): row["code"] for row in code},
+        {row["idx"]: row["query"] for row in queries},
+        [(row["idx"], str(row["code_id"])) for row in queries],
+    )
     return place
 
 
-def requests(folder: Path) -> Path:
+def cisi(data: Path, folder: Path) -> Path:
+    """CISI: abstracts of library science and judged queries."""
+    return data / "retrieval-cisi"
+
+
+def requests(data: Path, folder: Path) -> Path:
     """Requests to a voice assistant with seven intents (SNIPS); a CSV of labelled texts."""
-    rows = read_jsonl(BUNDLED / "intents" / "snips-test.jsonl.gz")
-    file = folder / "requests.csv"
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        writer = csv.writer(lines)
-        writer.writerow(["text", "label"])
-        writer.writerows([row["text"], row["intent"]] for row in rows)
-    return file
+    rows = read_jsonl(data / "intents" / "snips-test.jsonl.gz")
+    return write_csv(
+        folder / "requests.csv", ["text", "label"], [(row["text"], row["intent"]) for row in rows]
+    )
 
 
-def drawings(folder: Path) -> Path:
+def same_intent(data: Path, folder: Path) -> Path:
+    """1,000 requests of SLURP, each with one of its intent (scored 1) and one of another (0)."""
+    draw = random.Random(0)
+    rows = read_jsonl(data / "intents" / "slurp-test.jsonl.gz")
+    of = {row["text"]: row["intent"] for row in rows}
+    pairs: list[tuple[str, str, int]] = []
+    for first in draw.sample(sorted(of), len(of)):
+        same = [text for text in of if of[text] == of[first] and text != first]
+        if same and len(pairs) < 2000:
+            others = [text for text in of if of[text] != of[first]]
+            pairs += [(first, draw.choice(same), 1), (first, draw.choice(others), 0)]
+    return write_csv(folder / "same_intent.csv", ["sentence1", "sentence2", "score"], pairs)
+
+
+def abstracts(data: Path, folder: Path) -> Path:
+    """CISI's abstracts, to be continued."""
+    rows = read_jsonl(data / "retrieval-cisi" / "corpus.jsonl.gz")
+    return write_lines(folder / "abstracts.jsonl", [{"text": row["text"]} for row in rows])
+
+
+def truthful(data: Path, folder: Path) -> Path:
+    """TruthfulQA's questions."""
+    return data / "truthfulqa" / "part.jsonl.gz"
+
+
+def other_users(data: Path, folder: Path) -> Path:
+    """Users of Amazon Beauty whom `data/rec-amazon` leaves out, with the items that it has."""
+    known = read_jsonl(BUNDLED / "rec-amazon" / "beauty-frequent.jsonl.gz")
+    users = {row["user"] for row in known}
+    items = {item for row in known for item in row["items"]}
+    rows = [
+        {"user": row["user"], "items": [item for item in row["items"] if item in items]}
+        for row in read_jsonl(data / "rec-amazon" / "beauty-sequences.jsonl.gz")
+        if row["user"] not in users
+    ]
+    return write_lines(folder / "users.jsonl", [row for row in rows if len(row["items"]) >= 2])
+
+
+def commands(data: Path, folder: Path) -> Path:
+    """Commands of two recorded digits by the speaker of whom no recording is trained on."""
+    import soundfile
+
+    from common.data.speech.sources import join_commands, load_spoken_digits
+
+    spoken = join_commands(load_spoken_digits("unseen", str(data)), 2)
+    rows = []
+    for i, target in enumerate(spoken.targets):
+        soundfile.write(folder / f"{i}.wav", spoken.waveforms[i], spoken.sample_rate)
+        rows.append({"audio": f"{i}.wav", "text": target.transcript, "intent": target.intent})
+    return write_lines(folder / "commands.jsonl", rows)
+
+
+def drive(data: Path, folder: Path) -> Path:
+    """Every fifth scan of a drive of KITTI, as in training on simulated drives."""
+    from projects.trend.scans.kitti import packed_clip
+    from projects.trend.scans.sequences import write_npz_sequence
+
+    clip = packed_clip(data / "lidar-kitti" / "drive0005.npz").sequences[0]
+    place = folder / "drive"
+    place.mkdir()
+    for start in range(5):
+        write_npz_sequence(place / f"{start}.npz", clip[start::5])
+    return place
+
+
+def drawings(data: Path, folder: Path) -> Path:
     """Open Clip Art in one folder for each category of at least `LEAST` drawings."""
-    rows = read_jsonl(BUNDLED / "clipart" / "meta.jsonl.gz")
-    images = PackedImages(BUNDLED / "clipart" / "images.npz")
+    rows = read_jsonl(data / "clipart" / "meta.jsonl.gz")
+    images = PackedImages(data / "clipart" / "images.npz")
     names = [row["category"] for row in rows]
     large = {name for name, count in Counter(names).items() if count >= LEAST}
     for i, name in enumerate(names):
@@ -89,13 +187,13 @@ def drawings(folder: Path) -> Path:
     return folder / "drawings"
 
 
-def photographs(folder: Path) -> Path:
+def photographs(data: Path, folder: Path) -> Path:
     """CIFAR-10's test photographs in one folder for each class."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     from common.data.image.labelled import load_cifar10
 
-    pixels = load_cifar10(None, "test")
+    pixels = load_cifar10(str(data), "test")
     for i, label in enumerate(pixels.labels.tolist()):
         place = folder / "photographs" / pixels.class_names[label]
         place.mkdir(parents=True, exist_ok=True)
@@ -103,31 +201,187 @@ def photographs(folder: Path) -> Path:
     return folder / "photographs"
 
 
+# -- layouts -------------------------------------------------------------------------------------
+
+
+def judged_set(place: Path, pairs: Sequence[tuple[str, str]], count: int | None = None) -> Path:
+    """A folder in the BEIR layout: every document, and queries that have one relevant document.
+
+    Args:
+        place: the folder.
+        pairs: query (empty where there is none) and document.
+        count: queries that are asked, drawn with seed 0; None: all.
+    """
+    asked = [i for i, (query, _) in enumerate(pairs) if query]
+    if count is not None:
+        asked = sorted(random.Random(0).sample(asked, count))
+    write_beir(
+        place,
+        {f"d{i}": text for i, (_, text) in enumerate(pairs)},
+        {f"q{i}": pairs[i][0] for i in asked},
+        [(f"q{i}", f"d{i}") for i in asked],
+    )
+    return place
+
+
+def write_beir(
+    place: Path,
+    corpus: Mapping[str, str],
+    queries: Mapping[str, str],
+    relevant: Sequence[tuple[str, str]],
+) -> None:
+    """Texts by id, and the documents that are relevant to a query."""
+    (place / "qrels").mkdir(parents=True)
+    documents = [{"_id": name, "title": "", "text": text} for name, text in corpus.items()]
+    write_lines(place / "corpus.jsonl", documents)
+    asked = [{"_id": name, "text": text} for name, text in queries.items()]
+    write_lines(place / "queries.jsonl", asked)
+    judged = "".join(f"{query}\t{document}\t1\n" for query, document in relevant)
+    (place / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, "utf-8")
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """JSON lines."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """A table with a header."""
+    with path.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def _other(names: Sequence[str], name: str) -> str:
+    """The first of the alternative names that differs from the name, or an empty text."""
+    return next((n for n in names if n.strip() and n.lower() != name.lower()), "")
+
+
+# -- which project has which set -----------------------------------------------------------------
+
+REQUESTS = (
+    "requests to a voice assistant, seven intents, regression on the embeddings",
+    requests,
+    "accuracy",
+)
+STS = ("STS-B and STS 2012 to 2014", "sts_average_spearman")
+CLIP_ART = ("Open Clip Art by category", drawings, "linear_probe_top1")
+CIFAR = ("CIFAR-10 photographs, as in training", "linear_probe_top1")
+DESCRIPTIONS = (
+    "Wikipedia paragraphs by their descriptions, 1,000 queries",
+    descriptions,
+    "descriptions_ndcg_at_10",
+)
+
 SETS = {
     "contriever": Unseen(
-        "Wikipedia paragraphs by their descriptions, 1,000 queries",
-        descriptions,
-        "descriptions_ndcg_at_10",
-        ("CISI and NPL, whose texts it trains on", "average_ndcg_at_10"),
+        *DESCRIPTIONS, ("CISI and NPL, whose texts it trains on", "average_ndcg_at_10")
     ),
-    "simcse": Unseen(
-        "requests to a voice assistant, seven intents, regression on the embeddings",
-        requests,
-        "accuracy",
-        ("STS-B and STS 2012 to 2014", "sts_average_spearman"),
+    "b_prop": Unseen(
+        *DESCRIPTIONS, ("CISI and NPL, whose texts it trains on", "average_ndcg_at_10")
     ),
-    "hydra": Unseen(
-        "Open Clip Art by category",
-        drawings,
-        "linear_probe_top1",
-        ("CIFAR-10 photographs, as in training", "linear_probe_top1"),
+    "moe_embeddings": Unseen(*DESCRIPTIONS, ("pairs of its three domains", "all_auc")),
+    "promptreps": Unseen(
+        "descriptions of occupations by an alternative title, 500 queries",
+        occupations,
+        "occupations_ndcg_at_10",
+        ("CISI and NPL, whose texts its first stage reads", "average_ndcg_at_10"),
     ),
+    "nv_embed": Unseen(
+        "CISI, 76 queries",
+        cisi,
+        "retrieval-cisi_ndcg_at_10",
+        ("requests of two training sets", "primary_average"),
+    ),
+    "rankgen": Unseen(
+        "second halves of Wikipedia paragraphs by the first, 989 queries",
+        continuations,
+        "ndcg_at_10",
+        ("held-back chapters of the books it trains on", "inbook_accuracy"),
+    ),
+    "cocosoda": Unseen(
+        "CoSQA: queries of a web search for 6,266 functions, 500 queries",
+        cosqa,
+        "cosqa_ndcg_at_10",
+        ("other functions of the packages it trains on", "hidden_mrr"),
+        shared=True,
+    ),
+    "vacancysbert": Unseen(
+        "labels of ESCO's skills by an alternative label, 1,000 queries",
+        skills,
+        "skills_ndcg_at_10",
+        ("other titles of the occupations it trains on", "titles_recall_at_10"),
+    ),
+    "dse": Unseen(
+        "pairs of requests of SLURP: same intent or not",
+        same_intent,
+        "spearman",
+        ("pairs of other requests of the intents it trains on", "test_accuracy"),
+    ),
+    **{
+        name: Unseen(*REQUESTS, STS)
+        for name in ("simcse", "esimcse", "debcse", "whitenedcse", "multicsr", "defsent_plus")
+    },
+    "mirror_bert": Unseen(*REQUESTS, ("STS-B", "stsb_test_spearman")),
+    "ccp": Unseen(*REQUESTS, ("sentences of held-back chapters", "neighbour_hit_at_10")),
+    "space2": Unseen(*REQUESTS, ("turns of services it does not train on", "turn_spearman")),
+    "hydra": Unseen(*CLIP_ART, CIFAR),
+    "dcl": Unseen(*CLIP_ART, CIFAR),
+    "cacr": Unseen(*CLIP_ART, CIFAR),
     "laclip": Unseen(
         "CIFAR-10 photographs by class name",
         photographs,
         "zeroshot_top1",
         ("scenes of drawings, as in training", "recall_at_1"),
     ),
+    "coconut": Unseen(
+        "commands by a speaker of whom it has no recording",
+        commands,
+        "accuracy",
+        ("other takes of the speakers it trains on, after the last task", "last_accuracy"),
+    ),
+    "mclrec": Unseen(
+        "users of the same shop whom training leaves out",
+        other_users,
+        "ndcg_at_20",
+        ("the next item of the users it trains on", "ndcg_at_20"),
+        shared=True,
+    ),
+    "trend": Unseen(
+        "scans of a real drive (KITTI)",
+        drive,
+        "forecast_static_l1",
+        ("simulated drives, as in training", "forecast_static_l1"),
+        config="mini_simulated",
+    ),
+    "contrastive_search": Unseen(
+        "abstracts of CISI, to be continued",
+        abstracts,
+        "diversity",
+        ("passages of held-back chapters", "diversity"),
+    ),
+    "lol": Unseen(
+        "TruthfulQA", truthful, "mc1", ("nouns of which its amateur knows no myth", "mc1")
+    ),
+}
+
+# why the others have no second set
+WITHOUT = {
+    **dict.fromkeys(
+        ("clip_baselines", "mofi", "close", "rtd", "cosmo", "one_to_k", "dito"),
+        "it, or the encoder it starts from, trains on every set of images with names that is here",
+    ),
+    "cwcl": "its texts know the words of the ten classes that it trains on alone",
+    "sepclr": "no other set of images has a second one with something added",
+    "video_qa": "no other clips with questions are here",
+    "wikides": "no other descriptions with candidates are here",
+    "demo_retrieval": "its answers are the labels of the tasks that it trains on",
+    "peft_augmentation": "its classes are ten intents of a bank, which no other set here has",
+    "vega": "no other sentences with a positive or negative label are here",
 }
 
 
@@ -137,12 +391,15 @@ def main() -> None:
     parser.add_argument("project", choices=sorted(SETS))
     parser.add_argument("--run", default="latest", help="run id, 'latest' or a run folder")
     parser.add_argument("--card", action="store_true", help="write the table of the card")
+    parser.add_argument("--source", type=Path, help="folder of sets that data/ does not have")
     arguments = parser.parse_args()
     unseen = SETS[arguments.project]
+    if unseen.shared and arguments.source is None:
+        raise SystemExit(f"the set of {arguments.project} is not in data/: give --source FOLDER")
     folder = FOLDER / arguments.project
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    own = unseen.write(folder)
+    own = unseen.write(arguments.source if unseen.shared else BUNDLED, folder)
     table = judged(arguments.project, arguments.run, own, unseen)
     print(table)
     if arguments.card:
@@ -163,7 +420,7 @@ def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
 
     evaluate(project, None, [f"eval.own={own}"], run, None)
     place = max(Path("runs").glob(f"{project}/*/*/eval-*/{EVALUATION}")).parent
-    spec = comparison_of(project, "mini")
+    spec = comparison_of(project, unseen.config)
     rows = []
     for title, metric, folder, make in (
         (*unseen.seen, place.parent, headline),

@@ -4,14 +4,20 @@ import pytest
 
 from common.config import UserError
 from common.data.layouts import layout_of
-from scripts.unseen import BEGIN, END, SETS, write_card
+from common.data.lookup import BUNDLED
+from common.registry import list_projects
+from scripts.unseen import BEGIN, END, SETS, WITHOUT, write_card
 from tests.contract.test_own_data import section
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("project", SETS)
+@pytest.mark.parametrize("project", [name for name in SETS if not SETS[name].shared])
 def test_a_set_is_one_that_the_project_judges(project, tmp_path):
-    assert layout_of(SETS[project].write(tmp_path)) in section(project).judges
+    assert layout_of(SETS[project].write(BUNDLED, tmp_path)) in section(project).judges
+
+
+def test_a_project_has_a_second_set_or_a_reason_without_one():
+    assert sorted([*SETS, *WITHOUT]) == list_projects()
 
 
 def test_only_the_table_between_the_marks_changes(tmp_path):
