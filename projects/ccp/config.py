@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig
+from common.families.retrieval.config import DenseModel, RetrievalEval, RetrievalSearch
 from common.families.retrieval.finetuning_options import FinetuneConfig
 from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, Whole, at_least
 
@@ -157,7 +157,7 @@ class Config(ExperimentConfig):
     method: MethodConfig = field(default_factory=MethodConfig)
     finetune: CCPFinetune = field(default_factory=CCPFinetune)
     eval: CCPEval = field(default_factory=CCPEval)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
     split: SplitConfig = field(default_factory=SplitConfig)
     sets: SetsConfig = field(default_factory=SetsConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)

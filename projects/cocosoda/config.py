@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig, check_queue
+from common.families.retrieval.config import DenseModel, RetrievalEval, RetrievalSearch, check_queue
 from common.ranges import (
     Count,
     NonNegative,
@@ -143,7 +143,7 @@ class Config(ExperimentConfig):
     method: MethodConfig = field(default_factory=MethodConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     eval: CodeEval = field(default_factory=CodeEval)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)
 

@@ -16,6 +16,7 @@ from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_index import INDEX, TextIndex
 from common.evaluation.retrieval.text_search import queries_of, save_answers
+from common.families.retrieval.search import with_words
 from projects.cocosoda.code.functions import Function, read_functions
 from projects.cocosoda.code.lexer import plain_code
 from projects.cocosoda.code.search_sets import PIECES, CodePair, joined_rows, listed_urls
@@ -82,16 +83,19 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
         if kept is not None:
             index.save(kept, weights_digest(encoder))
         workspace.say(f"{len(index)} functions indexed")
+        searched = with_words(index, options.dense_weight)
         answers: list[dict[str, Any]] = []
         for query in queries_of(options):
             workspace.say(f"\n{query}")
-            (hits,) = index.search([query], options.k, options.threshold)
+            (hits,) = searched.search([query], options.k, options.threshold)
             for hit in hits:
                 places = by_file.get(hit.text, [])
                 named = "  ".join(f"{f.place} {f.name}" for f in places) or hit.text[:100]
                 workspace.say(f"  {hit.score:6.3f}  {named}")
             if not hits:
-                workspace.say(f"  no function has a cosine of {options.threshold} or more")
+                workspace.say(
+                    f"  no function has a {searched.metric} of {options.threshold} or more"
+                )
             rows = [
                 {
                     "ids": [f"{f.place} {f.name}" for f in by_file.get(hit.text, [])],

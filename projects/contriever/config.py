@@ -6,7 +6,7 @@ from typing import Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.text.options import TokenNoise
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig, check_queue
+from common.families.retrieval.config import DenseModel, RetrievalEval, RetrievalSearch, check_queue
 from common.families.retrieval.finetuning_options import FinetuneConfig
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share
 
@@ -86,7 +86,7 @@ class Config(ExperimentConfig):
     method: MethodConfig = field(default_factory=MethodConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     eval: RetrievalEval = field(default_factory=RetrievalEval)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     mine: MineConfig = field(default_factory=MineConfig)
 

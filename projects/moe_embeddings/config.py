@@ -94,8 +94,10 @@ class UseConfig:
     """`make run TASK=embed` and `TASK=search`: documents of all domains in one index."""
 
     run: str = "latest"  # run of this config, or a folder written by `make export`
-    file: str | None = None  # .jsonl with text and domain; None: documents of the evaluation
-    output: str | None = None  # embed: folder; None: the task's
+    # .jsonl with text, domain and perhaps _id; None: documents of the evaluation
+    file: str | None = None
+    # embed: folder, None: the task's; search: .jsonl file of the hits, None: they are only printed
+    output: str | None = None
     query: str | None = None  # search: a text; None: the first document of the file
     query_domain: str | None = None  # its domain
     domain: str | None = None  # search: only documents of it; None: of all

@@ -109,10 +109,10 @@ def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspa
 
 
 def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> list[Row]:
-    """Print the nearest documents of a query, of any domain or of one.
+    """Print the nearest documents of a query, of any domain or of one; write ``use.output``.
 
     Returns:
-        Hits, best first: text, domain, score.
+        Hits, best first: text, domain, score, and ``_id`` where the file has it.
 
     Raises:
         UserError: as `embed`; no domain for the query.
@@ -121,6 +121,8 @@ def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Worksp
     query, domain = options.query, options.query_domain
     if query is None:
         query, domain = rows[0]["text"], rows[0]["domain"]
+    if options.output is not None and not options.output.endswith(".jsonl"):
+        raise UserError(f"use.output={options.output} must end in .jsonl")
     if domain is None:
         raise UserError("give the query's domain in use.query_domain: it decides on the expert")
     asked_for = (query, domain)
@@ -141,7 +143,12 @@ def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Worksp
     ]
     workspace.say(f"{domain}: {query}")
     for hit in hits:
-        workspace.say(f"  {hit['score']:.3f}  {hit['domain']}: {hit['text']}")
+        name = f"[{hit['_id']}] " if "_id" in hit else ""
+        workspace.say(f"  {hit['score']:.3f}  {hit['domain']}: {name}{hit['text']}")
+    if options.output is not None:
+        output = Path(options.output).expanduser()
+        write_jsonl(output, [{"query": query, "hits": hits}])
+        workspace.say(str(output))
     return hits
 
 

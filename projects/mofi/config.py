@@ -104,7 +104,12 @@ class SearchConfig:
     run: str | None = None  # folder of an export
     gallery: str | None = None  # folder of images
     inputs: list[str] = field(default_factory=list)  # image files
+    output: str | None = None  # .jsonl file of inputs with their hits; None: they are only printed
     top: Count = 5
+
+    def __post_init__(self) -> None:
+        if self.output is not None and not self.output.endswith(".jsonl"):
+            raise ValueError(f"search.output={self.output} must end in .jsonl")
 
 
 @dataclass

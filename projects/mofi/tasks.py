@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.image.upright import PICTURES, upright
+from common.data.tables import write_jsonl
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.encoding import Progress, encode, no_progress
@@ -180,7 +181,7 @@ def annotate(cfg: Config, workspace: Workspace) -> None:
 
 
 def search(cfg: Config, workspace: Workspace) -> None:
-    """``TASK=search``: pictures of a folder by likeness."""
+    """``TASK=search``: pictures of a folder by likeness, printed and written to ``search.output``."""
     options = cfg.search
     if options.run is None or options.gallery is None or not options.inputs:
         raise UserError("set search.run, search.gallery (a folder) and search.inputs")
@@ -192,8 +193,16 @@ def search(cfg: Config, workspace: Workspace) -> None:
     asked = model.encode_image(options.inputs)  # first: a wrong name is told before the long part
     gallery = model.encode_image(paths, workspace.progress)
     scores, places_of_best = nearest_entities(asked, gallery, options.top)
+    answers = []
     for name, values, places in zip(
         options.inputs, scores.tolist(), places_of_best.tolist(), strict=True
     ):
-        listed = (f"{paths[i].name} {s:.3f}" for i, s in zip(places, values, strict=True))
-        workspace.say(f"{name}: " + "; ".join(listed))
+        hits = [
+            {"id": paths[i].name, "score": score} for i, score in zip(places, values, strict=True)
+        ]
+        answers.append({"query": name, "hits": hits})
+        workspace.say(f"{name}: " + "; ".join(f"{hit['id']} {hit['score']:.3f}" for hit in hits))
+    if options.output is not None:
+        output = Path(options.output).expanduser()
+        write_jsonl(output, answers)
+        workspace.say(str(output))

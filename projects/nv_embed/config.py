@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from common.config import ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
-from common.families.retrieval.config import RetrievalData, RetrievalEval, SearchConfig
+from common.families.retrieval.config import RetrievalData, RetrievalEval, RetrievalSearch
 from common.ranges import Count, Positive, Rate, Share, at_least
 
 BUNDLED_EVAL = (
@@ -145,7 +145,7 @@ class Config(ExperimentConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     generator: ServerConfig = field(default_factory=ServerConfig)  # in place of synthesis.model
     overlap: OverlapConfig = field(default_factory=OverlapConfig)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig, Strategy
-from common.families.retrieval.config import RetrievalEval, SearchConfig
+from common.families.retrieval.config import RetrievalEval, RetrievalSearch
 from common.ranges import Count, Inner, Positive, Rate, Share, Whole, at_least
 
 Part = Literal["train", "dev", "test"]
@@ -169,6 +169,6 @@ class Config(ExperimentConfig):
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of generate, bundle and decode

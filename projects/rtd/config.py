@@ -105,6 +105,11 @@ class SearchConfig:
     text: str | None = None  # what to change: goes on after "a photo of $ that"
     top: Count = 8
     output: str | None = None  # PNG of reference and results; None: plots/ of the task's folder
+    hits: str | None = None  # .jsonl file of the results, names and scores; None: only printed
+
+    def __post_init__(self) -> None:
+        if self.hits is not None and not self.hits.endswith(".jsonl"):
+            raise ValueError(f"search.hits={self.hits} must end in .jsonl")
 
 
 @dataclass

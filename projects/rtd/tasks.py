@@ -14,6 +14,7 @@ from common.data.lines import read_lines
 from common.data.row_map.mapper import RowMap, map_rows
 from common.data.row_map.parts import MANIFEST
 from common.data.samplers import sample_rng
+from common.data.tables import write_jsonl
 from common.decoding.generators import generator_settings
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
@@ -35,7 +36,7 @@ BATCH = 64  # pictures of a forward pass
 def search(cfg: Config, workspace: Workspace) -> None:
     """``TASK=search``: a reference picture and a sentence over a folder of pictures.
 
-    Writes a PNG.
+    Writes a PNG, and ``search.hits`` if it is given.
     """
     options = cfg.search
     if (
@@ -68,6 +69,10 @@ def search(cfg: Config, workspace: Workspace) -> None:
     hits = model.search(asked, index, options.top, itself)
     for place, score in hits:
         workspace.say(f"{paths[place].name} {score:.3f}")
+    if options.hits is not None:
+        rows = [{"id": paths[place].name, "score": score} for place, score in hits]
+        query = f"{reference.name}: {options.text}"
+        write_jsonl(Path(options.hits).expanduser(), [{"query": query, "hits": rows}])
     picture = draw(reference, options.text, [(paths[f.place], f) for f in hits])
     if output is None:
         workspace.say(str(workspace.figure("search", picture)))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig
+from common.families.retrieval.config import DenseModel, RetrievalEval, RetrievalSearch
 from common.ranges import Count, Positive, Probability, Seed, at_least
 
 Setting = Literal["titles", "with_skills"]
@@ -130,7 +130,7 @@ class Config(ExperimentConfig):
     task: RowMapConfig = field(default_factory=RowMapConfig)
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,6 +29,10 @@ class SearchesTexts(Protocol):
     ) -> list[list[Hit]]:
         """The best texts of every query."""
 
+
+class KeepsTexts(SearchesTexts, Protocol):
+    """One that can be extended and written."""
+
     def extend(self, texts: Sequence[str]) -> int:
         """Add texts; the number of new ones."""
 
@@ -36,7 +40,7 @@ class SearchesTexts(Protocol):
         """Write the index."""
 
 
-X = TypeVar("X", bound=SearchesTexts)
+X = TypeVar("X", bound=KeepsTexts)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from common.config import DataConfig
 from common.data.layouts import Layout
 from common.evaluation.own_data import OWN, Judge, OwnData
-from common.evaluation.retrieval.options import SearchConfig as SearchConfig
+from common.evaluation.retrieval.options import SearchConfig
 from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole, at_least
 
 
@@ -176,6 +176,15 @@ def typed_limits(typed: Collection[str], limits: Sequence[str]) -> dict[str, lis
     """``own_limits`` of an evaluation: those of its `limits` that are typed."""
     names = [name for name in limits if name in typed]
     return {"own_limits": names} if names and "own_limits" not in typed else {}
+
+
+@dataclass
+class RetrievalSearch(SearchConfig):
+    """`make run TASK=search` with an encoder, BM25 or both."""
+
+    # of the encoder's ranks in a merge with those of BM25: 1 is the encoder alone, 0 BM25 alone;
+    # `make eval` with eval.hybrid=true chooses one on judged queries (chosen_*_dense_weight)
+    dense_weight: Probability = 1.0
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from common.config import DataConfig, TrainerConfig
-from common.families.retrieval.config import RetrievalData, RetrievalEval, SearchConfig
+from common.families.retrieval.config import RetrievalData, RetrievalEval, RetrievalSearch
 
 
 class RetrievalExperimentConfig(Protocol):
@@ -22,7 +22,7 @@ class RetrievalExperimentConfig(Protocol):
         """Protocol."""
 
     @property
-    def search(self) -> SearchConfig:
+    def search(self) -> RetrievalSearch:
         """Options of the search task."""
 
 

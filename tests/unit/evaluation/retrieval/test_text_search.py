@@ -15,6 +15,7 @@ from common.evaluation.retrieval.text_search import (
     read_texts,
     search_texts,
 )
+from common.families.retrieval.search import with_words
 
 
 def test_a_file_holds_a_text_a_line_and_a_folder_paragraphs(tmp_path):
@@ -55,6 +56,31 @@ def test_hits_have_ids_an_output_file_and_a_reason_for_fewer_texts(tmp_path, cap
     assert (plain.ids, plain.summary) == ({}, "2 of 2 texts read")
     with pytest.raises(ValueError, match=r"must end in \.jsonl"):
         SearchConfig(output="hits.csv")
+
+
+def test_ranks_of_the_encoder_and_of_words_are_merged():
+    """The encoder prefers the first text, the words of the query are those of the last."""
+    texts = ["red fox", "blue whale", "old man"]
+
+    def encode(rows):
+        return torch.tensor([[3.0, 0.0] if r == "red fox" else [1.0, 1.0] for r in rows])
+
+    index = TextIndex(
+        encode, texts, query_encoder=lambda rows: torch.tensor([[1.0, 0.0]]), metric="dot"
+    )
+
+    def best(weight, query="the old man"):
+        searched = with_words(index, weight)
+        return [hit.text for hit in searched.search([query], k=3)[0]]
+
+    assert best(1.0)[0] == "red fox"
+    assert best(0.0) == ["old man"]  # no other text has a word of the query
+    assert best(0.1)[0] == "old man"
+    assert best(0.97) == ["red fox", "old man", "blue whale"]
+    assert best(0.5, "zebra") == texts  # without a common word the encoder decides
+    assert best(0.0, "zebra") == []
+    with pytest.raises(UserError, match=r"search\.dense_weight=0\.5: BM25 needs documents"):
+        with_words(TextIndex(encode, ["!"]), 0.5)
 
 
 def test_nothing_to_read_is_said(tmp_path):
