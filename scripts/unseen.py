@@ -2,6 +2,7 @@
 
     python -m scripts.unseen contriever          # writes unseen/contriever, judges the last run
     python -m scripts.unseen contriever --card   # and writes the table of the card
+    python -m scripts.unseen                     # tells every card which set there is, or why none
 
 The sets are made from ``data/``, two of them from further public files (``--source``, laid out as
 ``scripts.prepare_data`` expects them), and were chosen before any model was judged on them.
@@ -13,6 +14,8 @@ import json
 import random
 import re
 import shutil
+import textwrap
+import wave
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +27,11 @@ from common.data.lookup import BUNDLED
 from common.data.packed import PackedImages
 from common.data.tables import read_jsonl
 from common.evaluation.tables import four_digits
+from common.registry import list_projects
 
 FOLDER = Path("unseen")
 BEGIN, END = "<!-- unseen:begin -->", "<!-- unseen:end -->"
+RESULTS = "<!-- results:end -->"
 LEAST = 25  # drawings of a class
 
 
@@ -148,14 +153,15 @@ def other_users(data: Path, folder: Path) -> Path:
 
 def commands(data: Path, folder: Path) -> Path:
     """Commands of two recorded digits by the speaker of whom no recording is trained on."""
-    import soundfile
-
-    from common.data.speech.sources import join_commands, load_spoken_digits
+    from common.data.speech.spoken import join_commands, load_spoken_digits
 
     spoken = join_commands(load_spoken_digits("unseen", str(data)), 2)
     rows = []
     for i, target in enumerate(spoken.targets):
-        soundfile.write(folder / f"{i}.wav", spoken.waveforms[i], spoken.sample_rate)
+        samples = (spoken.waveforms[i] * 32768).round().short().numpy().tobytes()
+        with wave.open(str(folder / f"{i}.wav"), "wb") as file:
+            file.setparams((1, 2, spoken.sample_rate, 0, "NONE", ""))
+            file.writeframes(samples)
         rows.append({"audio": f"{i}.wav", "text": target.transcript, "intent": target.intent})
     return write_lines(folder / "commands.jsonl", rows)
 
@@ -386,13 +392,17 @@ WITHOUT = {
 
 
 def main() -> None:
-    """Write a set, judge a run on it, print its row."""
+    """Write a set, judge a run on it, print its rows; or tell all cards what there is."""
     parser = argparse.ArgumentParser(prog="python -m scripts.unseen")
-    parser.add_argument("project", choices=sorted(SETS))
+    parser.add_argument("project", nargs="?", choices=sorted(SETS))
     parser.add_argument("--run", default="latest", help="run id, 'latest' or a run folder")
     parser.add_argument("--card", action="store_true", help="write the table of the card")
     parser.add_argument("--source", type=Path, help="folder of sets that data/ does not have")
     arguments = parser.parse_args()
+    if arguments.project is None:
+        for project in list_projects():
+            tell(project)
+        return
     unseen = SETS[arguments.project]
     if unseen.shared and arguments.source is None:
         raise SystemExit(f"the set of {arguments.project} is not in data/: give --source FOLDER")
@@ -403,7 +413,48 @@ def main() -> None:
     table = judged(arguments.project, arguments.run, own, unseen)
     print(table)
     if arguments.card:
-        write_card(ROOT / "projects" / arguments.project / "README.md", table)
+        tell(arguments.project, table)
+
+
+def tell(project: str, table: str | None = None) -> None:
+    """Write what a card says on another domain.
+
+    Args:
+        project: slug.
+        table: of `judged`; None: that of the card stays, or no figure is known.
+    """
+    card = ROOT / "projects" / project / "README.md"
+    if project in WITHOUT:
+        write_card(
+            card, f"**Another domain.** There is no second set to judge it on: {WITHOUT[project]}."
+        )
+        return
+    unseen = SETS[project]
+    old = block_of(card)
+    if table is None:
+        table = old[old.index("| judged on") :] if "| judged on" in old else None
+    config = "" if unseen.config == "mini" else f" CONFIG={unseen.config}"
+    source = " --source FOLDER" if unseen.shared else ""
+    commands = (
+        f"`make train PROJECT={project}{config}`, then"
+        f" `.venv/bin/python -m scripts.unseen {project}{source}`"
+    )
+    if table is None:
+        text = (
+            f"**Another domain.** A second set is chosen, {unseen.what}, and not measured yet:"
+            f" {commands}."
+        )
+    else:
+        text = (
+            "**Another domain.** A second set that the project neither trains nor tunes on, chosen"
+            f" before any model was judged on it (one seed of `{unseen.config}`): {commands}.\n\n"
+            f"{table}"
+        )
+    write_card(card, "\n".join(_wrapped(line) for line in text.split("\n")))
+
+
+def _wrapped(line: str) -> str:
+    return line if line.startswith("|") else textwrap.fill(line, 148, break_on_hyphens=False)
 
 
 def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
@@ -440,13 +491,21 @@ def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
     return "\n".join([head, *rows])
 
 
-def write_card(card: Path, table: str) -> None:
-    """Replace the table between the card's marks."""
+def block_of(card: Path) -> str:
+    """What stands between the card's marks; empty without them."""
+    match = re.search(f"{BEGIN}\n(.*?)\n{END}", card.read_text(encoding="utf-8"), re.DOTALL)
+    return "" if match is None else match[1]
+
+
+def write_card(card: Path, content: str) -> None:
+    """Replace what stands between the card's marks, which come behind the results."""
     text = card.read_text(encoding="utf-8")
-    block = f"{BEGIN}\n{table}\n{END}"
+    block = f"{BEGIN}\n{content}\n{END}"
     changed, count = re.subn(f"{BEGIN}.*?{END}", lambda _: block, text, flags=re.DOTALL)
-    if count != 1:
-        raise UserError(f"{card} has no {BEGIN} and {END}")
+    if count == 0:
+        if text.count(RESULTS) != 1:
+            raise UserError(f"{card} has no {BEGIN}, and not one {RESULTS}")
+        changed = text.replace(RESULTS, f"{RESULTS}\n\n{block}")
     card.write_text(changed, encoding="utf-8")
 
 
