@@ -13,6 +13,7 @@ from common.config import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
+COCO_KEYS = {"images", "annotations", "categories"}
 MOST_NAMES = 2_000  # of a folder that are looked at
 
 
@@ -25,6 +26,8 @@ class Layout(Enum):
     LABELLED = "labelled texts"
     CLASSES = "images in class folders"
     CAPTIONS = "a CSV of images and captions"
+    MULTILINGUAL = "images with captions in several languages"
+    BOXES = "annotated images in the format of COCO"
     COMPOSED = "composed queries (reference, text, target)"
     LOG = "a log of users and items"
     RECORDINGS = "a manifest of recordings"
@@ -47,6 +50,7 @@ COLUMNS: tuple[tuple[Layout, frozenset[str]], ...] = tuple(
         (Layout.LOG, "user items"),
         (Layout.LOG, "user_id:token item_id:token"),
         (Layout.COMPOSED, "reference text target"),
+        (Layout.MULTILINGUAL, "image_path caption"),
         (Layout.RECORDINGS, "audio"),
         (Layout.CLIPS, "clip question answers"),
         (Layout.ADVERTS, "title skills"),
@@ -113,6 +117,8 @@ def _of_file(path: Path) -> Layout | None:
         return _of_table(path, "\t" if ending != ".csv" else ",")
     if ending == ".jsonl":
         return _of_names(_first_object(path))
+    if ending == ".json":
+        return Layout.BOXES if _keys(path) >= COCO_KEYS else None
     return None
 
 
@@ -161,6 +167,15 @@ def _first_object(path: Path) -> list[str]:
         if isinstance(row, dict):
             return list(row)
     return []
+
+
+def _keys(path: Path) -> set[str]:
+    """Keys of the object that a JSON file is."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    return set(content) if isinstance(content, dict) else set()
 
 
 def _first_lines(path: Path, count: int) -> list[str]:

@@ -94,6 +94,12 @@ def read_csv(
     return rows
 
 
+def num_rows(path: str | Path) -> int:
+    """Rows of a CSV file without header that are not empty."""
+    with Path(path).open(encoding="utf-8-sig", newline="") as lines:
+        return sum(bool(row) for row in csv.reader(lines))
+
+
 def csv_header(path: str | Path, *, delimiter: str) -> list[str]:
     """Names in the first line of a CSV or TSV file, gzipped if the name ends in ``.gz``.
 

@@ -5,7 +5,7 @@ trained encoder, whose items and galleries are kept, and "untrained_".
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -188,12 +188,22 @@ def judge_queries(rows: Rows, workspace: Workspace, folder: Path) -> dict[str, f
         metrics |= {f"{prefix}{name}": value for name, value in scores.metrics.items()}
         workspace.items(f"{prefix}ndcg_at_10", scores.per_query["ndcg_at_10"])
         if not prefix:
-            _show_queries(data, run, scores.per_query["ndcg_at_10"], workspace)
+            show_queries(data, run, scores.per_query["ndcg_at_10"], workspace)
     return metrics
 
 
-def _show_queries(data: RetrievalSet, run: Run, values: list[float], workspace: Workspace) -> None:
-    """Galleries of the queries with the largest and the smallest nDCG@10."""
+def show_queries(
+    data: RetrievalSet, run: Run, values: Sequence[float], workspace: Workspace, name: str = ""
+) -> None:
+    """Galleries of the queries with the largest and the smallest nDCG@10.
+
+    Args:
+        data: the judged set.
+        run: what is found.
+        values: of the queries, in the order of the judgements.
+        workspace: takes the galleries.
+        name: of the set, behind their titles.
+    """
     queries = list(data.qrels)
     order = np.argsort(values, kind="stable").tolist()
     for title, chosen in (("best queries", order[::-1][:SHOWN]), ("worst queries", order[:SHOWN])):
@@ -205,4 +215,4 @@ def _show_queries(data: RetrievalSet, run: Run, values: list[float], workspace: 
                 for d, s in list(run[query].items())[:HITS]
             ]
             rows.append({"query": data.queries[query], "results": results})
-        workspace.gallery(title, rows)
+        workspace.gallery(f"{title} {name}".strip(), rows)

@@ -13,6 +13,8 @@ from typing import Any
 from common.config import ExperimentConfig, UserError
 from common.files import write_text
 
+NOTES = "notes.txt"  # of a run or an evaluation
+
 
 class Workspace:
     """A folder to write in: of a run, of one evaluation of it, or of a task.
@@ -67,8 +69,8 @@ class Workspace:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Append a line to notes.txt of the run."""
-        with (self.folder(".") / "notes.txt").open("a", encoding="utf-8") as file:
+        """Append a line to `NOTES` of the run, which the report shows."""
+        with (self.folder(".") / NOTES).open("a", encoding="utf-8") as file:
             file.write(text.rstrip() + "\n")
 
     def figure(self, name: str, figure: Any) -> Path:

@@ -12,12 +12,13 @@ from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.encoders.modes import evaluated, evaluation_mode
 from common.encoders.text.cross_encoder import CrossEncoder
+from common.engine.own_texts import show_queries
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, run_scores
 from common.evaluation.retrieval.subsets import split_queries
-from common.families.retrieval.evaluation import average_scores, beir_gallery, keep_scores
+from common.families.retrieval.evaluation import average_scores, keep_scores
 from common.families.retrieval.sets import (
     SYNTHETIC,
     is_bundled,
@@ -143,9 +144,9 @@ def score_ranker(
             likely = lexical.query_likelihood(data, candidates, cfg.words)
             taus.append(lexical.agreement(rows[""][name], likely))
         if not prefix:
-            workspace.gallery(
-                f"best documents {name}", beir_gallery(data, sorted_run(rows[""][name]))
-            )
+            ranking = sorted_run(rows[""][name])
+            values = all_scores(data, ranking).per_query["ndcg_at_10"]
+            show_queries(data, ranking, values, workspace, name)
     return metrics | ({f"{prefix}ql_tau": float(np.mean(taus))} if taus else {})
 
 

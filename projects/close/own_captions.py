@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.own_files import readable
 from common.encoders.modes import untrained
 from common.engine.workspace import Workspace
 from common.evaluation.generation.captions import caption_metrics
@@ -32,15 +33,18 @@ def judge_captions(
         ``untrained_*`` and ``nearest_caption_*``, the training caption whose vector is nearest.
 
     Raises:
-        UserError: no row with a picture that exists.
+        UserError: no row names an image, or too many images can't be read.
     """
     captions: dict[str, list[str]] = defaultdict(list)
-    rows = own_pairs(path)
+    rows = own_pairs(path, None)
     for row in rows:
-        if row.image.lower().endswith(SUFFIXES) and Path(row.image).is_file():
+        if row.image.lower().endswith(SUFFIXES):
             captions[row.image].append(row.texts[0])
     if not captions:
-        raise UserError(f"{path}: no row has a picture that exists; paths are relative to it")
+        raise UserError(f"{path}: no row names an image ({', '.join(SUFFIXES)})")
+    names = list(captions)
+    kept_names = [names[i] for i in readable([Path(name) for name in names], workspace.say)]
+    captions = {name: captions[name] for name in kept_names}
     examples = [Example(tuple(t), image, tuple(t)) for image, t in captions.items()]
     files = replace(cfg, data=replace(cfg.data, source="official", task="s_cap", root="/"))
     clip = clip_of(cfg, module)

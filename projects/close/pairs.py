@@ -9,11 +9,12 @@ from projects.close.batches import Example
 MOST = 100_000  # pairs, as many as the paper took of CC3M
 
 
-def own_pairs(path: Path) -> list[Example]:
-    """Rows ``path,caption`` of a CSV without header, at most `MOST` of them, evenly over the file.
+def own_pairs(path: Path, most: int | None = MOST) -> list[Example]:
+    """Rows ``path,caption`` of a CSV without header.
 
     Args:
         path: the CSV; its picture paths are relative to its folder.
+        most: rows that are taken, evenly over the file; None: all.
 
     Raises:
         UserError: no such file, no row, or a row that has not two cells.
@@ -34,4 +35,4 @@ def own_pairs(path: Path) -> list[Example]:
             examples.append(Example((row[1],), str(path.parent / row[0]), ()))
     if not examples:
         raise UserError(f"{path} has no pair: write path,caption a line")
-    return examples[:: -(-len(examples) // MOST)]
+    return examples if most is None else examples[:: -(-len(examples) // most)]

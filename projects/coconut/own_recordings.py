@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.config import UserError
-from common.data.speech.manifests import load_manifest
+from common.data.speech.manifests import load_manifest, readable_recordings
 from common.data.speech.sources import SAMPLE_RATES
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
@@ -39,23 +39,24 @@ def judge_recordings(
         and ``untrained_*``.
 
     Raises:
-        UserError: no recording has a known intent.
+        UserError: no recording has a known intent, or too many can't be read.
     """
     known = {target.intent for target in Task(cfg).train.spoken.targets}
-    whole = load_manifest(path, SAMPLE_RATES[cfg.data.source], intents=True)
+    manifest = load_manifest(path, SAMPLE_RATES[cfg.data.source], intents=True)
+    whole = readable_recordings(manifest, workspace.say)
     rows = [row for row, target in enumerate(whole.targets) if target.intent in known]
     if not rows:
         raise UserError(
             f"{path}: none of its intents is one of the {len(known)} that this model was trained"
             f" on: {', '.join(sorted(known))}"
         )
-    spoken = whole.subset(rows)
     if len(rows) < len(whole):
         unknown = sorted({target.intent for target in whole.targets} - known)
         workspace.say(
             f"{path.name}: {len(whole) - len(rows)} recordings of intents that training did not"
             f" have are left out: {', '.join(unknown)}"
         )
+    spoken = whole.subset(rows)
     meant = [target.intent for target in spoken.targets]
     waveforms = [spoken.waveforms[row] for row in range(len(spoken))]
     search = BeamSearch(cfg.eval.beam_size, cfg.eval.length_power, cfg.eval.max_length)
@@ -72,7 +73,7 @@ def judge_recordings(
     counts = Counter(meant)
     metrics = {
         "num_recordings": float(len(spoken)),
-        "num_skipped": float(len(whole) - len(spoken)),
+        "num_skipped": float(len(manifest) - len(spoken)),
         "num_classes": float(len(counts)),
     }
     with evaluated(module.network, cfg.trainer.accelerator):

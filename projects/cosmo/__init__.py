@@ -16,9 +16,14 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[COSMO]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.cosmo import folder, stages, tasks
     from projects.cosmo.evaluate import evaluate
+    from projects.cosmo.own_captions import judge_captions
 
     experiment: Experiment[COSMO] = experiment_of(
         cfg,
@@ -30,7 +35,7 @@ def build(cfg: Config) -> "Experiment[COSMO]":
         stages.plan,
         tasks.TASKS,
     )
-    return experiment
+    return replace(experiment, judges={Layout.CAPTIONS: partial(judge_captions, cfg)})
 
 
 def load(folder: "Path") -> "Cosmo":

@@ -1,12 +1,14 @@
 """What can be set in a COSMO experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Probability, Real, Whole, at_least
 from projects.cosmo.interleaved.options import CaptionUse
 
@@ -142,6 +144,8 @@ class OfficialFiles:
 @dataclass
 class EvalConfig(OwnData):
     """What is measured, and how texts are written."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.CAPTIONS: Judge()}
 
     split: Literal["dev", "test"] = "test"
     items: Count = 500  # held-out pictures with their names

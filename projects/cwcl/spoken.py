@@ -13,7 +13,7 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.layouts import Layout
 from common.data.module import ContrastiveData
-from common.data.speech.manifests import load_manifest
+from common.data.speech.manifests import load_manifest, readable_recordings
 from common.data.speech.spoken import SpokenSet
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluated, untrained
@@ -160,13 +160,18 @@ def judge_recordings(
     """A user's manifest: intents by name (without "intent" the transcripts), retrieval, structure.
 
     Raises:
-        UserError: see `load_manifest`; more than one recording in twenty cannot be read.
+        UserError: see `load_manifest`, or too many recordings can't be read.
     """
-    spoken = load_manifest(path, sample_rate(cfg))
+    whole = load_manifest(path, sample_rate(cfg))
+    spoken = readable_recordings(whole, workspace.say)
     with evaluated(module, cfg.trainer.accelerator):
         scores = before_and_after(cfg, module, spoken, workspace)
-    classes = len({target.intent for target in spoken.targets})
-    return {"num_recordings": float(len(spoken)), "num_classes": float(classes), **scores}
+    counts = {
+        "num_recordings": len(spoken),
+        "num_skipped": len(whole) - len(spoken),
+        "num_classes": len({target.intent for target in spoken.targets}),
+    }
+    return {**{name: float(count) for name, count in counts.items()}, **scores}
 
 
 def zero_shot(

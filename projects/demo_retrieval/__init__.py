@@ -16,9 +16,14 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[DemoRetrieval]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.demo_retrieval import folder, stages, tasks
     from projects.demo_retrieval.evaluate import evaluate
+    from projects.demo_retrieval.own_texts import judge_texts
 
     experiment: Experiment[DemoRetrieval] = experiment_of(
         cfg,
@@ -30,7 +35,7 @@ def build(cfg: Config) -> "Experiment[DemoRetrieval]":
         stages.plan,
         {"answer": tasks.answer, "few_shot": tasks.few_shot, "prepare": tasks.prepare},
     )
-    return experiment
+    return replace(experiment, judges={Layout.LABELLED: partial(judge_texts, cfg)})
 
 
 def load(folder: "Path") -> "Answerer":

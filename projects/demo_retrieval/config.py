@@ -1,10 +1,12 @@
 """What can be set; values stand in configs/demo_retrieval. Nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Rate, Seed, Share, Whole, at_least, between
 
 
@@ -137,6 +139,8 @@ class MethodConfig:
 @dataclass
 class EvalConfig(OwnData):
     """Evaluation of the targets."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.LABELLED: Judge()}
 
     split: Literal["test", "dev"] = "test"
     limit: Count | None = None  # inputs of each target

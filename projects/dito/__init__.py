@@ -16,9 +16,14 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[DITO]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.dito import folder, stages, tasks
     from projects.dito.evaluate import evaluate
+    from projects.dito.own_boxes import judge_boxes
 
     experiment: Experiment[DITO] = experiment_of(
         cfg,
@@ -30,7 +35,7 @@ def build(cfg: Config) -> "Experiment[DITO]":
         stages.plan,
         {"detect": tasks.detect, "locality": tasks.report_locality},
     )
-    return experiment
+    return replace(experiment, judges={Layout.BOXES: partial(judge_boxes, cfg)})
 
 
 def load(folder: "Path") -> "Detector":

@@ -1,10 +1,12 @@
 """What can be set in a DITO experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import (
     Count,
     Counts,
@@ -169,6 +171,8 @@ class ScoreConfig:
 @dataclass
 class EvalConfig(OwnData):
     """What is measured."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.BOXES: Judge()}
 
     split: Literal["test", "dev"] = "test"
     # what is compared with the class texts; auto: the head if it was trained, else the map

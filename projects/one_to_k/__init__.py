@@ -19,11 +19,16 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[OneToK]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.data.layouts import Layout
     from common.engine.experiment import experiment_of
     from projects.one_to_k import stages, tasks
     from projects.one_to_k.evaluate import evaluate
+    from projects.one_to_k.own_captions import judge_captions
 
-    return experiment_of(
+    experiment: Experiment[OneToK] = experiment_of(
         cfg,
         stages.stages,
         evaluate,
@@ -33,6 +38,8 @@ def build(cfg: Config) -> "Experiment[OneToK]":
         stages.plan,
         {"translate": tasks.translate},
     )
+    judge = partial(judge_captions, cfg)
+    return replace(experiment, judges={Layout.MULTILINGUAL: judge, Layout.CAPTIONS: judge})
 
 
 def load(folder: "Path") -> "Retriever":

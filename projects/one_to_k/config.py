@@ -1,11 +1,13 @@
 """What can be set; values stand in configs/one_to_k. Nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import (
     Count,
     Counts,
@@ -75,6 +77,11 @@ class ModelConfig:
 @dataclass
 class EvalConfig(OwnData):
     """Retrieval in every language."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {
+        Layout.MULTILINGUAL: Judge(),
+        Layout.CAPTIONS: Judge(),
+    }
 
     benchmarks: list[str] = field(default_factory=list)  # multi30k, coco, xflickrco, wit
     languages: list[str] = field(default_factory=list)  # empty: those of the set

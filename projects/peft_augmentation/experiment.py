@@ -4,15 +4,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
-from common.encoders.text.tuned.classifier import Texts
+from common.config import UserError
+from common.data.layouts import Layout
+from common.encoders.modes import evaluated, untrained
+from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.engine.experiment import Experiment, experiment_of
+from common.engine.own_classes import Probabilities, judge_classes
 from common.engine.workspace import Workspace
 from common.export.tuned_classifier import load_classifier, save_classifier
 from projects.peft_augmentation import tasks
 from projects.peft_augmentation.classification.evaluation import evaluate_classifier
-from projects.peft_augmentation.classification.module import scored_part
+from projects.peft_augmentation.classification.module import (
+    build_classifier,
+    labelled_parts,
+    scored_part,
+)
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.copies import write_copies
 from projects.peft_augmentation.module import PeftAugmentation
@@ -31,7 +40,33 @@ def experiment(cfg: Config) -> Experiment[PeftAugmentation]:
         name: partial(task, cfg, experiment=base)
         for name, task in (("analyse", tasks.analyse), ("predict", tasks.predict))
     }
-    return replace(base, tasks={**base.tasks, **further})
+    judges = {Layout.LABELLED: partial(judge_texts, cfg)}
+    return replace(base, tasks={**base.tasks, **further}, judges=judges)
+
+
+def judge_texts(
+    cfg: Config, module: PeftAugmentation, workspace: Workspace, path: Path
+) -> dict[str, float]:
+    """A user's labelled texts, see `judge_classes`.
+
+    Raises:
+        UserError: the task is about pairs of texts.
+    """
+    if module.task.num_texts == 2:
+        raise UserError(f"data.task={cfg.data.task} tells pairs apart: eval.own takes single texts")
+
+    def probabilities(classifier: TextClassifier) -> Probabilities:
+        def predict(texts: list[Texts]) -> np.ndarray:
+            with evaluated(classifier, cfg.trainer.accelerator):
+                shares: np.ndarray = classifier.score(texts, cfg.eval.batch_size).softmax(1).numpy()
+            return shares
+
+        return predict
+
+    raw = untrained(lambda: build_classifier(cfg), cfg.seed, module.classifier)
+    rows = {"": probabilities(module.classifier), "untrained_": probabilities(raw)}
+    train = partial(labelled_parts, cfg.data, cfg.seed)
+    return judge_classes(rows, lambda: train()[0], module.classifier.classes, workspace, path)
 
 
 def evaluate(cfg: Config, module: PeftAugmentation, workspace: Workspace) -> dict[str, float]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
+from common.engine.own_texts import show_queries
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.chosen_fusion import choose_fusion
@@ -13,7 +14,6 @@ from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, lexical_run, run_scores
 from common.families.retrieval.evaluation import (
     average_scores,
-    beir_gallery,
     keep_scores,
     load_set,
     named_sets,
@@ -147,7 +147,9 @@ def _one_set(
         options = cfg.eval
         bm25 = lexical_run(data, "bm25", depth=options.depth, drop_identical=options.remove_query)
         keep("bm25_", run_scores(data, bm25, KS))
-    workspace.gallery(f"best documents {name}", beir_gallery(data, runs.fused(cfg.eval.alpha)))
+    shown = runs.fused(cfg.eval.alpha)
+    values = run_scores(data, shown, KS).per_query["ndcg_at_10"]
+    show_queries(data, shown, values, workspace, name)
     return metrics | {f"{name}_weight_idf_correlation": idf_correlation(runs.documents)}
 
 

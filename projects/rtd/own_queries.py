@@ -1,5 +1,6 @@
 """``eval.own``: composed queries of a user, JSON lines of reference, text and target."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from common.config import UserError
 from common.data.decode import decode_image
+from common.data.own_files import readable
 from common.data.tables import read_jsonl
 from common.encoders import modes
 from common.engine.workspace import Workspace
@@ -28,33 +30,36 @@ COLUMNS = ("reference", "text", "target")
 KIND = "own"
 
 
-def read_task(cfg: Config, path: Path) -> tuple[Task, int]:
-    """Queries of a file over all pictures that it names; and how many rows were left out.
+def read_task(cfg: Config, path: Path, say: Callable[[str], None]) -> tuple[Task, int]:
+    """Queries of a file over all images that it names; and how many rows were left out.
 
-    Rows that lack a value, or whose picture is missing, are left out. Paths are relative to the
+    Rows that lack a value, or whose image can't be read, are left out. Paths are relative to the
     file.
 
+    Args:
+        cfg: the project's config.
+        path: of the file.
+        say: takes a line about images that can't be read.
+
     Raises:
-        UserError: no row can be used, or a picture cannot be read.
+        UserError: no row can be used, or too many images can't be read.
     """
     rows = read_jsonl(path, COLUMNS)
+    cells = [tuple(str(row[name] or "").strip() for name in COLUMNS) for row in rows]
+    named = list(dict.fromkeys(name for a, text, b in cells if a and text and b for name in (a, b)))
+    images = {named[i] for i in readable([path.parent / name for name in named], say)}
     places: dict[str, int] = {}
     asked = []
-    for number, row in enumerate(rows):
-        reference, text, target = (str(row[name] or "").strip() for name in COLUMNS)
-        files = [path.parent / name for name in (reference, target)]
-        if not text or not all(file.is_file() for file in files):
+    for number, (reference, text, target) in enumerate(cells):
+        if not text or not {reference, target} <= images:
             continue
         first, second = (places.setdefault(name, len(places)) for name in (reference, target))
         asked.append(Query(first, text, second, KIND, str(number)))
     if not asked:
-        raise UserError(
-            f"{path} has no row with a text and two pictures that exist; paths are relative to its"
-            " folder"
-        )
+        raise UserError(f"{path} has no row with a reference, a text and a target")
     size = cfg.data.image_size
-    images = torch.stack([_square(path.parent / name, size) for name in places])
-    task = Task(images, [Path(name).stem for name in places], asked, list(range(len(places))))
+    pixels = torch.stack([_square(path.parent / name, size) for name in places])
+    task = Task(pixels, [Path(name).stem for name in places], asked, list(range(len(places))))
     return task, len(rows) - len(asked)
 
 
@@ -71,7 +76,7 @@ def judge_queries(
     Raises:
         UserError: see `read_task`.
     """
-    task, skipped = read_task(cfg, path)
+    task, skipped = read_task(cfg, path, workspace.say)
     composer, searched = module.composer, len(task.images) - 1
     with modes.evaluated(module, cfg.trainer.accelerator):
         images = encode_task(cfg, composer, task)
@@ -102,10 +107,7 @@ def judge_queries(
 
 def _square(file: Path, size: int) -> Tensor:
     """A picture as (3, S, S) uint8: shorter side resized, centre cut out."""
-    try:
-        image = decode_image(file).convert("RGB")
-    except OSError as error:
-        raise UserError(f"{file} cannot be read as a picture: {error}") from error
+    image = decode_image(file).convert("RGB")
     resized = vision.resize(image, [size], antialias=True)
     pixels: Tensor = vision.pil_to_tensor(vision.center_crop(resized, [size, size]))
     return pixels

@@ -1,10 +1,12 @@
 """What can be set; values stand in configs/space2. Nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, NonNegative, Positive, Rate, at_least, not_empty
 
 View = Literal["D", "I", "S", "V", "DI", "IS", "SV", "DIS", "ISV", "DISV"]
@@ -97,6 +99,8 @@ class TaskConfig:
 @dataclass
 class EvalConfig(OwnData):
     """What is scored after pre-training, and on which part after fine-tuning."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.LABELLED: Judge(), Layout.PAIRS: Judge()}
 
     part: Literal["dev", "test"] = "test"
     corpus: str | None = None  # data.source=corpora: whose turns; None: the first with that part

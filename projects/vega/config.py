@@ -1,10 +1,12 @@
 """What can be set; values stand in configs/vega. Nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import ExperimentConfig
-from common.evaluation.own_data import OwnData
+from common.data.layouts import Layout
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import (
     Count,
     NonNegative,
@@ -96,6 +98,8 @@ class VegaModel:
 @dataclass
 class VegaEval(OwnData):
     """What is scored."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.LABELLED: Judge()}
 
     # test: scored where its labels are public, as those of the bundled set; else it is predicted
     # alone

@@ -5,10 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from common.config import UserError
+from common.data.layouts import Layout
 from common.data.text.labelled.readers import Texts
+from common.encoders.modes import untrained
 from common.engine.experiment import (
     Experiment,
     Plan,
@@ -17,15 +20,17 @@ from common.engine.experiment import (
     experiment_of,
     weights_requirement,
 )
+from common.engine.own_classes import Probabilities, judge_classes
+from common.engine.workspace import Workspace
 from projects.vega import pretraining as pre
 from projects.vega import tasks
 from projects.vega.config import Config
-from projects.vega.evaluate import evaluate
+from projects.vega.evaluate import evaluate, logits_of
 from projects.vega.exported import load_finetuned, save_finetuned
 from projects.vega.module import FineTune
 from projects.vega.network import build_classifier, is_dry
 from projects.vega.select import select
-from projects.vega.stages import clean_part, stages
+from projects.vega.stages import clean_part, stages, training_part
 from projects.vega.table import table
 
 PROBES = ("a small cat sleeps", "two men are repairing the roof of an old house")
@@ -41,7 +46,28 @@ def finetuning(cfg: Config) -> Experiment[FineTune]:
         name: partial(task, cfg, build=finetuning)
         for name, task in (("classify", tasks.classify), ("submit", tasks.submit))
     }
-    return replace(experiment, tasks={**experiment.tasks, **further})
+    judges = {Layout.LABELLED: partial(judge_texts, cfg)}
+    return replace(experiment, tasks={**experiment.tasks, **further}, judges=judges)
+
+
+def judge_texts(
+    cfg: Config, module: FineTune, workspace: Workspace, path: Path
+) -> dict[str, float]:
+    """A user's labelled texts, see `judge_classes`; the baselines know the (noisy) training labels.
+
+    Raises:
+        UserError: the task is about pairs of texts.
+    """
+    if module.task.num_texts == 2:
+        raise UserError(f"data.task={cfg.data.task} tells pairs apart: eval.own takes single texts")
+
+    def probabilities(classified: FineTune) -> Probabilities:
+        return lambda texts: softmax(logits_of(cfg, classified, texts), axis=1)
+
+    raw = untrained(lambda: FineTune(cfg, build_classifier(cfg)), cfg.seed, module)
+    rows = {"": probabilities(module), "untrained_": probabilities(raw)}
+    classes = module.classifier.classes
+    return judge_classes(rows, partial(training_part, cfg), classes, workspace, path)
 
 
 def pretraining(cfg: Config) -> Experiment[pre.Kept]:

@@ -1,10 +1,13 @@
 """``eval.own``: a user's clips with questions, JSON lines of clip, question, answers, correct."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.config import UserError
+from common.data.own_files import readable
 from common.data.tables import read_jsonl
 from common.data.text.lexical import words
 from common.encoders.modes import untrained
@@ -12,7 +15,7 @@ from common.engine.workspace import Workspace
 from projects.video_qa.clips.clips import Clip, Sentence, ordered, read_subtitles
 from projects.video_qa.config import Config
 from projects.video_qa.folder import exported_of
-from projects.video_qa.inference import Answerer, pictures_of
+from projects.video_qa.inference import Answerer, opened, pictures_of
 from projects.video_qa.module import VideoQA
 from projects.video_qa.network import build_network, build_tokenizer
 
@@ -34,7 +37,8 @@ def judge_clips(cfg: Config, module: VideoQA, workspace: Workspace, path: Path) 
         answer that shares most words with the subtitles).
 
     Raises:
-        UserError: no usable row, missing files, or frames that the model's features don't fit.
+        UserError: no usable row, too many clips whose frames can't be read, or frames that the
+            model's features don't fit.
     """
     rows = read_jsonl(path, COLUMNS)
     usable = [row for row in rows if _is_usable(row)]
@@ -42,6 +46,7 @@ def judge_clips(cfg: Config, module: VideoQA, workspace: Workspace, path: Path) 
         raise UserError(
             f"{path}: no row has two answers and the place of the right one in 'correct'"
         )
+    usable = _with_frames(usable, path, workspace.say)
     trained_cfg = module.cfg
 
     def build() -> VideoQA:
@@ -89,6 +94,20 @@ def _is_usable(row: dict[str, object]) -> bool:
         and isinstance(correct, int)
         and 0 <= correct < len(answers)
     )
+
+
+def _with_frames(
+    rows: list[dict[str, Any]], path: Path, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The rows whose clip, if they name one, has frames that can be read."""
+    names = list(dict.fromkeys(str(row["clip"]) for row in rows if row["clip"]))
+
+    def read(folder: Path) -> object:
+        return [opened(picture).size for picture in pictures_of(folder)]
+
+    folders = [path.parent / name for name in names]
+    kept = {"", *(names[i] for i in readable(folders, say, what="clips", read=read))}
+    return [row for row in rows if str(row["clip"] or "") in kept]
 
 
 def _clip(row: dict[str, object], path: Path) -> Clip:

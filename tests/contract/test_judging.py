@@ -84,7 +84,7 @@ def composed(folder: Path) -> Path:
     names = [f"{i}.png" for i in range(6)]
     pictures(folder, names)
     rows = [{"reference": a, "text": "is darker", "target": b} for a, b in pairwise(names)]
-    lost = {"reference": "none.png", "text": "is darker", "target": "0.png"}
+    lost = {"reference": "1.png", "text": "", "target": "0.png"}
     return write_rows(folder / "queries.jsonl", [*rows, lost])
 
 
@@ -214,7 +214,7 @@ def test_images_in_class_folders(project, tmp_path):
     for row in ("", "untrained_", "raw_pixels_"):
         assert 0 <= metrics[f"{row}linear_probe_top1"] <= 1
     assert metrics["linear_probe_top1_chance"] == 0.5
-    assert galleries(workspace) == 1
+    assert galleries(workspace) == 3
 
 
 @pytest.mark.parametrize(
@@ -225,11 +225,11 @@ def test_images_with_captions_or_classes(project, tmp_path):
     assert (metrics["num_images"], metrics["num_captions"], metrics["num_skipped"]) == (12, 12, 0)
     assert 0 <= metrics["pairs_recall_mean"] <= 1
     assert "untrained_pairs_recall_mean" in metrics
-    assert galleries(workspace) == 2
+    assert galleries(workspace) == 4
     metrics, workspace = judge(project, classes(tmp_path / "more"), tmp_path / "more")
     assert (metrics["num_images"], metrics["num_classes"]) == (16, 2)
     assert {"zeroshot_top1", "untrained_zeroshot_top1", "zeroshot_top1_chance"} <= metrics.keys()
-    assert galleries(workspace) == 1
+    assert galleries(workspace) == 3
 
 
 FIELDS = {
@@ -249,6 +249,74 @@ def test_fields(project, tmp_path):
     assert metric in metrics
     assert f"untrained_{metric}" in metrics
     assert galleries(workspace) == 1
+
+
+KNOWN = {
+    "peft_augmentation": ("animals", "weather", "no such label"),
+    "vega": ("0", "1", "no such label"),
+    "demo_retrieval": ("animals", "Weather", "no such label"),
+}
+
+
+@pytest.mark.parametrize("project", [project_param(p) for p in KNOWN])
+def test_classifiers(project, tmp_path):
+    rows = [(f"{line} {label}", label) for line in LINES[:4] for label in KNOWN[project]]
+    path = write_table(tmp_path / "known.csv", [("text", "label"), *rows, ("", "x")])
+    metrics, workspace = judge(project, path, tmp_path)
+    assert (metrics["num_texts"], metrics["num_skipped"]) == (8, 5)
+    assert metrics["accuracy_chance"] == 0.5
+    for row in ("", "untrained_", "majority_", "tfidf_words_", "tfidf_chars_"):
+        assert 0 <= metrics[f"{row}accuracy"] <= 1
+    assert galleries(workspace) == 2
+
+
+@pytest.mark.slow
+def test_vectors_of_requests(tmp_path):
+    for make, metric in (TEXT["pairs"], TEXT["labelled"]):
+        metrics, workspace = judge("space2", make(tmp_path), tmp_path)
+        assert {metric, f"untrained_{metric}", f"tfidf_{metric}"} <= metrics.keys()
+        assert galleries(workspace)
+
+
+def translated(folder: Path) -> Path:
+    names = [f"{i}.png" for i in range(12)]
+    pictures(folder, names)
+    rows: list = [
+        {"image_path": name, "caption": {"en": f"picture {i}", "de": f"Bild {i}"}}
+        for i, name in enumerate(names)
+    ]
+    rows[0]["caption"]["de"] = ""
+    return write_rows(folder / "captions.jsonl", [*rows, {"image_path": "0.png", "caption": {}}])
+
+
+def boxes(folder: Path) -> Path:
+    names = [f"{i}.png" for i in range(6)]
+    pictures(folder, names)
+    images = [{"id": i, "file_name": n, "height": 24, "width": 24} for i, n in enumerate(names)]
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 1 + i % 2, "bbox": [2, 2, 8, 8]} for i in range(5)
+    ]
+    categories = [{"id": 1, "name": "red_cup"}, {"id": 2, "name": "blue cup"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "boxes.json"
+
+
+IMAGES = [
+    ("one_to_k", translated, {"num_images": 12, "num_captions": 23}, "recall_mean", 2),
+    ("one_to_k", captions, {"num_images": 12, "num_captions": 12}, "recall_mean", 1),
+    ("dito", boxes, {"num_images": 5, "num_boxes": 5, "num_skipped": 1}, "region_top1", 2),
+    ("cosmo", captions, {"num_images": 12, "num_skipped": 0}, "mrr", 1),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("project", "make", "counts", "metric", "shown"), IMAGES)
+def test_images_with_texts(project, make, counts, metric, shown, tmp_path):
+    metrics, workspace = judge(project, make(tmp_path), tmp_path)
+    assert {name: metrics[name] for name in counts} == counts
+    assert {metric, f"untrained_{metric}", f"{metric}_chance"} <= metrics.keys()
+    assert galleries(workspace) == shown
 
 
 @pytest.mark.slow

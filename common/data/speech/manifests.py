@@ -1,15 +1,17 @@
 """Recordings with texts: Common Voice, STOP, manifests, and the keywords of Speech Commands."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from common.config import UserError
 from common.data.lookup import require
+from common.data.own_files import readable
 from common.data.speech.spoken import SpokenPart, SpokenSet, WaveformFiles
 from common.data.speech.transcripts import SpokenTarget, normalize_transcript
-from common.data.speech.waveforms import num_frames
+from common.data.speech.waveforms import load_waveform, num_frames
 from common.data.tables import Row, read_csv, read_jsonl
 
 COMMANDS_HINT = {
@@ -65,6 +67,25 @@ def load_manifest(
     stated = [row.get("intent") for row in rows]
     meant = [t if m is None else str(m) for m, t in zip(stated, transcripts, strict=True)]
     return _spoken([path.parent / row["audio"] for row in rows], transcripts, meant, sample_rate)
+
+
+def readable_recordings(spoken: SpokenSet, say: Callable[[str], None]) -> SpokenSet:
+    """The recordings of a manifest that can be read, see `readable`.
+
+    Args:
+        spoken: of `load_manifest`.
+        say: takes a line about the others.
+
+    Raises:
+        UserError: too many can't be read.
+    """
+    assert isinstance(spoken.waveforms, WaveformFiles)
+    rate = spoken.waveforms.sample_rate
+
+    def read(path: Path) -> object:
+        return load_waveform(path, rate)
+
+    return spoken.subset(readable(spoken.waveforms.paths, say, what="recordings", read=read))
 
 
 def published_rows(path: Path, intents: bool) -> list[Row]:

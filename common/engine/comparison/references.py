@@ -34,7 +34,8 @@ BASELINES_FILE = "baselines.json"  # of a run folder: what its table showed
 MAX_ROWS, MAX_OWN_ROWS = 8, 30
 # words of metrics that are better when they are smaller
 SMALLER = {"l1", "chamfer", "wer", "cer", "perplexity", "rank", "loss", "error"}
-FREE = ("bm25", "tfidf", "jaccard", "raw_pixels")  # rows without training in any project
+# rows without training in any project
+FREE = ("bm25", "tfidf", "tfidf_words", "tfidf_chars", "jaccard", "majority", "raw_pixels")
 UNTRAINED = "untrained"  # how such baselines, and a run's own metrics of its start, are called
 # settings that no baseline depends on
 OTHER_SETTINGS = ("optim", "trainer", "tracking", "runs_dir", "run_id", "resume")

@@ -19,10 +19,11 @@ from common.engine.lifecycle.run import intact, read_meta
 from common.engine.lifecycle.settings import leaves, own_overrides, resolved
 from common.engine.tracking import read_metrics
 from common.engine.trained import EVALUATION
-from common.engine.workspace import read_json
+from common.engine.workspace import NOTES, read_json
 from common.registry import config_class
 
 MAX_RUNS = 6  # latest runs shown per project
+MAX_NOTES = 30  # lines
 CURVES = {  # titles of what every stage logs
     "train/loss": "Training loss",
     "train/lr": "Learning rate",
@@ -115,9 +116,16 @@ def _results(
         "headline": (own_rows if own else headline)(
             metrics, baselines, comparison_of(slug, config)
         ),
+        "notes": _notes(folder),
         "plots": [{"name": p.stem, "image": _image(p, folder)} for p in plots],
         "galleries": [_gallery(path, anchor, folder) for path in galleries],
     }
+
+
+def _notes(folder: Path) -> list[str]:
+    """The last lines that a run or an evaluation noted, such as what it left out."""
+    path = folder / NOTES
+    return path.read_text(encoding="utf-8").splitlines()[-MAX_NOTES:] if path.exists() else []
 
 
 def _read(path: Path) -> dict[str, Any]:

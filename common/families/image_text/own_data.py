@@ -1,6 +1,5 @@
 """``eval.own`` of image-text projects: pairs of images and captions, and images in class folders."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.image.class_folders import class_folders
 from common.data.image.files import LabelledFiles
+from common.data.own_files import readable_classes
+from common.data.tables import num_rows
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.image_text.zeroshot import (
@@ -46,12 +46,10 @@ def judge_captions(
         UserError: see `read_pairs`.
     """
     pairs = read_pairs(cfg, str(file))
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = sum(bool(row) for row in csv.reader(lines))
     metrics = {
         "num_images": float(len(pairs.paths)),
         "num_captions": float(len(pairs.texts)),
-        "num_skipped": float(rows - len(pairs.texts)),
+        "num_skipped": float(num_rows(file) - len(pairs.texts)),
     }
     with evaluated(module, cfg.trainer.accelerator):
         metrics |= evaluate_pairs(cfg, module, workspace, str(file))
@@ -76,9 +74,9 @@ def judge_class_folders(
         ``zeroshot_mean_per_class`` with ``_chance``, and ``untrained_*``.
 
     Raises:
-        UserError: fewer than two classes, or an image that cannot be read.
+        UserError: fewer than two classes, or too many images that can't be read.
     """
-    bank, test, skipped = class_folders(folder)
+    bank, test, skipped, bad = readable_classes(folder, workspace.say)
     parts = [test] if (folder / "train").is_dir() else [bank, test]
     paths = [part.path(i) for part in parts for i in range(len(part.paths))]
     labels = torch.cat([part.labels for part in parts])
@@ -86,7 +84,7 @@ def judge_class_folders(
     metrics = {
         "num_images": float(len(paths)),
         "num_classes": float(len(names)),
-        "num_skipped": float(skipped),
+        "num_skipped": float(skipped + bad),
     }
     with evaluated(module, cfg.trainer.accelerator):
         images, classes = _encoded(cfg, module, paths, names, workspace)
@@ -94,11 +92,34 @@ def judge_class_folders(
     correct = (images @ classes.T).argmax(dim=1) == labels
     workspace.items("zeroshot_top1", correct.double().tolist())
     workspace.gallery("class names to images", _gallery(images, classes, labels, names, paths))
+    _show_extremes(workspace, images @ classes.T, labels, names, paths)
     raw = untrained(build, cfg.seed, like=module)
     with evaluated(raw, cfg.trainer.accelerator):
         before = _zeroshot(*_encoded(cfg, raw, paths, names, workspace), labels)
     kept = {name: value for name, value in before.items() if not name.endswith("_chance")}
     return metrics | {f"untrained_{name}": value for name, value in kept.items()}
+
+
+def _show_extremes(
+    workspace: Workspace, scores: Tensor, labels: Tensor, names: list[str], paths: list[Path]
+) -> None:
+    """Galleries of the images whose own class is furthest ahead of the others, and behind them."""
+    own = scores.gather(1, labels[:, None])
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    order = (own[:, 0] - others.max(1).values).argsort(stable=True).tolist()
+    for title, chosen in (
+        ("best images", order[::-1][:SHOWN_CLASSES]),
+        ("worst images", order[:SHOWN_CLASSES]),
+    ):
+        rows = []
+        for i in chosen:
+            best = scores[i].topk(min(SHOWN_IMAGES, len(names)))
+            results = [
+                {"item": names[c], "score": score, "correct": c == int(labels[i])}
+                for score, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            rows.append({"query": small(paths[i]), "results": results})
+        workspace.gallery(title, rows)
 
 
 def _words(files: LabelledFiles) -> list[str]:

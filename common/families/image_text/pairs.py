@@ -1,5 +1,6 @@
 """Retrieval on a user's held-out pairs: images find their captions, captions their image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from common.data.decode import decode_image
 from common.data.image import sources as im
 from common.data.image_text.captions import CaptionFiles
 from common.data.lookup import data_root, require
+from common.data.own_files import readable
 from common.engine.workspace import Workspace
 from common.evaluation import encoding
 from common.evaluation.gallery import retrieval_gallery
@@ -25,6 +27,7 @@ from common.families.image_text.protocol import ImageTextConfig
 
 SHOWN = 96  # pixels of a picture's longer side in the galleries
 CUTS = (1, 5, 10)
+FEW = 6  # captions of a gallery, and images of each
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,18 @@ class HeldOutPairs:
     image_of_text: Tensor
 
 
-def read_pairs(cfg: ImageTextConfig, file: str) -> HeldOutPairs:
-    """The pairs of a file below `data.root`.
+def read_pairs(
+    cfg: ImageTextConfig, file: str, say: Callable[[str], None] = lambda line: None
+) -> HeldOutPairs:
+    """The pairs of a file below `data.root`, without those whose image can't be read.
+
+    Args:
+        cfg: the experiment's config.
+        file: of the pairs.
+        say: takes a line about images that can't be read.
 
     Raises:
-        UserError: the file, or a picture that it names, is missing; no row can be used.
+        UserError: the file is missing, no row can be used, or too many images can't be read.
     """
     table = require(
         data_root(cfg.data.root) / file,
@@ -61,13 +71,14 @@ def read_pairs(cfg: ImageTextConfig, file: str) -> HeldOutPairs:
     files = CaptionFiles(table)
     places: dict[Path, int] = {}
     owners = [places.setdefault(files.path(i), len(places)) for i in range(len(files))]
-    missing = [path for path in places if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{table} names {len(missing)} pictures that do not exist, such as {missing[0]}"
-        )
-    texts = [files.texts(i)[0] for i in range(len(files))]
-    return HeldOutPairs(list(places), texts, torch.tensor(owners))
+    paths = list(places)
+    kept = {old: new for new, old in enumerate(readable(paths, say))}
+    rows = [i for i, owner in enumerate(owners) if owner in kept]
+    return HeldOutPairs(
+        [paths[old] for old in kept],
+        [files.texts(i)[0] for i in rows],
+        torch.tensor([kept[owners[i]] for i in rows]),
+    )
 
 
 def evaluate_pairs(
@@ -85,15 +96,17 @@ def evaluate_pairs(
         ``pairs_{image_to_text,text_to_image}_recall_at_k``, their ``_chance`` and
         ``pairs_recall_mean``.
 
+
     Raises:
-        UserError: as `read_pairs`; a picture that cannot be read.
+        UserError: see `read_pairs`.
     """
-    pairs = read_pairs(cfg, file)
+    pairs = read_pairs(cfg, file, workspace.say)
     images = encode_files(cfg, module, pairs.paths, workspace)
     texts = encode_texts(cfg, module, pairs.texts)
     ranks = relevant_ranks(texts, images, pairs.image_of_text)
     workspace.items("pairs_text_to_image_recall_at_10", (ranks <= CUTS[-1]).double().tolist())
     show(workspace, images, texts, pairs)
+    show_extremes(workspace, images, texts, pairs, ranks)
     return recalls(images, texts, pairs)
 
 
@@ -128,6 +141,27 @@ def encode_files(
         description="pictures",
     )
     return F.normalize(features, dim=1)
+
+
+def show_extremes(
+    workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPairs, ranks: Tensor
+) -> None:
+    """Galleries of the captions whose image is ranked best and worst."""
+    order = ranks.argsort(stable=True).tolist()
+    for title, chosen in (("best captions", order[:FEW]), ("worst captions", order[::-1][:FEW])):
+        rows = []
+        for i in chosen:
+            best = (images @ texts[i]).topk(min(FEW, len(images)))
+            results = [
+                {
+                    "item": small(pairs.paths[j]),
+                    "score": score,
+                    "correct": j == int(pairs.image_of_text[i]),
+                }
+                for score, j in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            rows.append({"query": f"{pairs.texts[i]} (rank {int(ranks[i])})", "results": results})
+        workspace.gallery(title, rows)
 
 
 def show(workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPairs) -> None:

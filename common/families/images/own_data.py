@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from common.data.image.class_folders import class_counts, class_folders
+from common.data.image.class_folders import class_counts
 from common.data.image.parts import ImagePart
+from common.data.own_files import readable_classes
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features.trivial import majority_class
+from common.evaluation.figures import class_gallery
+from common.evaluation.search import search
 from common.families.images.data import ImageConfig
 from common.families.images.evaluation import (
     FrozenParts,
@@ -23,6 +26,7 @@ from common.families.images.evaluation import (
 )
 
 FEW = 5  # neighbours of a small bank
+SHOWN = 6  # images of a gallery, and neighbours of each
 
 
 def judge_class_folders(
@@ -42,9 +46,9 @@ def judge_class_folders(
         ``linear_probe_top1`` with ``_chance``, ``untrained_*`` and ``raw_pixels_*``.
 
     Raises:
-        UserError: fewer than two classes.
+        UserError: fewer than two classes, or too many images that can't be read.
     """
-    bank_files, test_files, skipped = class_folders(folder)
+    bank_files, test_files, skipped, bad = readable_classes(folder, workspace.say)
     bank, test = ImagePart(bank_files), ImagePart(test_files)
     few = _fitting(cfg, len(bank.labels))
 
@@ -58,11 +62,12 @@ def judge_class_folders(
     scores = probes(few, parts, linear=linear)
     save_items(few, scores, workspace)
     show_features(workspace, parts, bank, test, f"images of {folder.name}")
+    show_extremes(workspace, parts, bank, test)
     metrics = {
         "num_images": float(len(parts.test.labels)),
         "num_bank_images": float(len(parts.bank.labels)),
         "num_classes": float(len(bank.class_names)),
-        "num_skipped": float(skipped + _unread(parts, bank, test)),
+        "num_skipped": float(skipped + bad),
         **scores.metrics,
     }
     level = majority_class(bank.labels.tolist(), test.labels.tolist())
@@ -79,13 +84,26 @@ def judge_class_folders(
     return metrics
 
 
+def show_extremes(
+    workspace: Workspace, parts: FrozenParts, bank: ImagePart, test: ImagePart
+) -> None:
+    """Galleries of the test images with the most and the fewest neighbours of their class."""
+    near = search(parts.test.features, parts.bank.features, min(SHOWN, len(parts.bank.labels)))
+    right = (parts.bank.labels[near.indices] == parts.test.labels[:, None]).double().mean(1)
+    order = right.argsort(stable=True)
+    for title, rows in (("best images", order.flip(0)), ("worst images", order)):
+        chosen = rows[:SHOWN]
+        gallery = class_gallery(
+            (parts.test.features[chosen], parts.test.labels[chosen]),
+            parts.bank.labelled,
+            lambda i, chosen=chosen: test.picture(int(parts.test.rows[chosen[i]])),  # type: ignore[misc]
+            lambda i: bank.picture(int(parts.bank.rows[i])),
+        )
+        workspace.gallery(title, gallery)
+
+
 def _accuracies(metrics: dict[str, float]) -> list[str]:
     return [name for name in metrics if name.endswith("_top1")]
-
-
-def _unread(parts: FrozenParts, bank: ImagePart, test: ImagePart) -> int:
-    read = len(parts.bank.labels) + len(parts.test.labels)
-    return len(bank.labels) + len(test.labels) - read
 
 
 def _fitting(cfg: Any, num_bank: int) -> ImageConfig:

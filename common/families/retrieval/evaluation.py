@@ -6,6 +6,7 @@ from pathlib import Path
 from common.config import UserError
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated, untrained
+from common.engine.own_texts import show_queries
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.answers import answer_recall
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
@@ -32,7 +33,6 @@ ITEMS = ("ndcg_at_10", "recall_at_100", "mrr", "map")
 ROWS = ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_", "chosen_")
 WON = ("recall_at_100", "ndcg_at_10")  # metrics by which sets are won against BM25
 ANSWER_KS = (5, 20, 100)
-GALLERY_QUERIES, GALLERY_HITS = 6, 5
 
 
 def before_and_after(
@@ -196,11 +196,12 @@ def _evaluate_set(
 
     def measure(some: E, output: Workspace | None) -> dict[str, float]:
         run = encoder_run(recipe, some, data)
+        scores = run_scores(data, run)
         if output is not None:
             runs[""] = run
-            output.gallery(f"nearest documents {name}", beir_gallery(data, run))
+            show_queries(data, run, scores.per_query["ndcg_at_10"], output, name)
         row = "untrained_" if output is None else ""
-        return keep_scores(run_scores(data, run), row, name, workspace)
+        return keep_scores(scores, row, name, workspace)
 
     metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
     for method in LEXICAL if cfg.eval.lexical else ():
@@ -312,16 +313,3 @@ def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = Fal
 def beir_folder(cfg: RetrievalExperimentConfig, name: str) -> Path:
     """Folder of a set of ``eval.beir``, see `set_folder`."""
     return set_folder(name, cfg.data.root)
-
-
-def beir_gallery(data: RetrievalSet, run: Run) -> list[dict[str, object]]:
-    """What some queries retrieve; documents that were judged relevant are marked."""
-    rows: list[dict[str, object]] = []
-    for query in list(run)[:GALLERY_QUERIES]:
-        hits = list(run[query].items())[:GALLERY_HITS]
-        results = [
-            {"item": data.corpus[d], "score": s, "correct": data.qrels[query].get(d, 0) > 0}
-            for d, s in hits
-        ]
-        rows.append({"query": data.queries[query], "results": results})
-    return rows

@@ -1,11 +1,13 @@
 """Config sections of text classification: data, encoder, tuning, evaluation. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig
+from common.data.layouts import Layout
 from common.data.text.labelled.tasks import TASKS, LabelledName, LabelledTask, own_task
-from common.evaluation.own_data import OwnData
+from common.evaluation.own_data import Judge, OwnData
 from common.ranges import Count, Positive, Probability, Rate, Whole, at_least
 
 
@@ -76,6 +78,8 @@ class TuningConfig:
 @dataclass
 class ClassifierEval(OwnData):
     """What is scored, and how."""
+
+    judges: ClassVar[Mapping[Layout, Judge]] = {Layout.LABELLED: Judge()}
 
     part: Literal["test", "dev"] = "test"  # dev: the development examples, for pilots
     batch_size: Count = 128

@@ -1,5 +1,6 @@
 """LiDAR sequences: what a frame holds, sets of sequences, windows of frames, npz files."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from common.config import UserError
 from common.damage import ERRORS, remedy
 from common.data.corrupt import CorruptCounter
+from common.data.own_files import readable
+
+log = logging.getLogger(__name__)
 
 Floats = NDArray[np.floating]
 MAX_TRIES = 8  # samples that are tried in place of a corrupt one, that one included
@@ -192,12 +196,19 @@ def write_npz_sequence(path: Path, frames: Sequence[LidarFrame]) -> None:
 
 
 def read_npz_sequences(paths: Sequence[Path]) -> FrameLists:
-    """Sequences as `write_npz_sequence` writes them, one file each.
+    """Sequences as `write_npz_sequence` writes them, one file each; damaged ones are left out.
 
     Raises:
-        UserError: an array is missing, or the file is damaged.
+        UserError: too many lack an array or are damaged, see `readable`.
     """
-    return FrameLists([_read_sequence(path) for path in paths])
+    sequences: list[list[LidarFrame]] = []
+    readable(
+        paths,
+        log.warning,
+        what="sequences",
+        read=lambda path: sequences.append(_read_sequence(path)),
+    )
+    return FrameLists(sequences)
 
 
 def _read_sequence(path: Path) -> list[LidarFrame]:

@@ -26,6 +26,7 @@ ROWS = {
     Layout.PAIRS: {"sentence1": "a", "sentence2": "b", "score": 1},
     Layout.LABELLED: {"text": "a", "label": "b"},
     Layout.LOG: {"user": "u", "items": ["a", "b"]},
+    Layout.MULTILINGUAL: {"image_path": "a.png", "caption": {"en": "a"}},
     Layout.COMPOSED: {"reference": "a.png", "text": "redder", "target": "b.png"},
     Layout.RECORDINGS: {"audio": "a.wav", "text": "hello", "intent": "greet"},
     Layout.CLIPS: {"clip": "c", "question": "q", "answers": ["a", "b"]},
@@ -51,6 +52,18 @@ def test_json_lines(layout, row, tmp_path):
     assert layout_of(tmp_path / "file.jsonl") is layout
     (tmp_path / "file.jsonl.gz").write_bytes(gzip.compress(line.encode()))
     assert layout_of(tmp_path / "file.jsonl.gz") is layout
+
+
+def test_annotated_images(tmp_path):
+    content = {"images": [], "annotations": [], "categories": [], "info": {}}
+    (tmp_path / "file.json").write_text(json.dumps(content), encoding="utf-8")
+    assert layout_of(tmp_path / "file.json") is Layout.BOXES
+    (tmp_path / "file.json").write_text(json.dumps({"images": []}), encoding="utf-8")
+    with pytest.raises(UserError, match="is none of"):
+        layout_of(tmp_path / "file.json")
+    (tmp_path / "file.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="not valid JSON"):
+        layout_of(tmp_path / "file.json")
 
 
 def test_folders(tmp_path):

@@ -32,5 +32,5 @@ def test_other_names_are_read_by_their_place(tmp_path):
 def test_one_class_is_refused(tmp_path):
     file = tmp_path / "own.csv"
     file.write_text(ROWS, encoding="utf-8")
-    with pytest.raises(UserError, match="has 0 classes with 3 texts or more in the column 'label'"):
+    with pytest.raises(UserError, match="has 0 classes with 3 texts or more"):
         load_own_texts(file, 3)

@@ -124,6 +124,7 @@ def test_metrics_stand_next_to_what_the_command_printed_and_results_are_marked(r
     run.gallery("texts", rows)
     write_json(run.path / "metrics.json", {"spread": 0.5, "untrained_spread": 0.1, "many": 1.0})
     write_json(run.path / "baselines.json", {"constant": {"spread": 0.2}})
+    run.note("BM25 alone, <the encoder> is switched off")
     spec = Comparison(metric="spread", baselines=["constant"])
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(contents, "comparison_of", lambda *_: spec)
@@ -131,6 +132,7 @@ def test_metrics_stand_next_to_what_the_command_printed_and_results_are_marked(r
     cells = re.findall(r"<td[^>]*>(.*?)</td>", text, flags=re.S)
     plain = [re.sub(r"<[^>]*>", "", cell) for cell in cells]
     assert plain[:5] == ["spread", "0.5000", "0.1000", "0.2000 constant", ""]
+    assert "<pre>BM25 alone, &lt;the encoder&gt; is switched off</pre>" in text
     assert "texts: 1 of 2 right at rank 1" in text
     assert text.count("✓") == text.count('class="hit"') == 2  # one is an image
     assert text.count("✗") == text.count('class="miss"') == 2

@@ -31,14 +31,40 @@ class OwnTexts:
 
 
 def load_own_texts(path: Path, least: int) -> OwnTexts:
-    """The columns ``text`` and ``label``, or the first two.
+    """Texts with classes that are large enough.
 
     Args:
-        path: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``, each also ``.gz``.
+        path: see `read_own_texts`.
         least: texts of a class, at least; classes with fewer are left out.
 
     Raises:
-        UserError: the file is missing or broken, or fewer than two classes are left.
+        UserError: fewer than two classes are left; see `read_own_texts`.
+    """
+    used, num_skipped = read_own_texts(path)
+    counts = Counter(label for _, label in used)
+    classes = sorted(label for label, count in counts.items() if count >= least)
+    if len(classes) < 2:
+        raise UserError(
+            f"{path} has {len(classes)} classes with {least} texts or more: a classification needs"
+            " two"
+        )
+    kept = [(text, classes.index(label)) for text, label in used if label in classes]
+    rare = {label: count for label, count in sorted(counts.items()) if count < least}
+    texts, labels = [text for text, _ in kept], [label for _, label in kept]
+    return OwnTexts(texts, labels, classes, num_skipped, rare)
+
+
+def read_own_texts(path: Path) -> tuple[list[tuple[str, str]], int]:
+    """Texts and labels: the columns ``text`` and ``label``, or the first two.
+
+    Args:
+        path: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``, each also ``.gz``.
+
+    Returns:
+        (text, label) pairs, and the number of rows that lack one of them.
+
+    Raises:
+        UserError: the file is missing or broken, or has one column.
     """
     is_jsonl = path.name.removesuffix(".gz").endswith(".jsonl")
     rows = read_jsonl(path) if is_jsonl else read_csv(path)
@@ -46,19 +72,9 @@ def load_own_texts(path: Path, least: int) -> OwnTexts:
     names = COLUMNS if {*COLUMNS} <= {*header} else tuple(header[:2])
     if len(names) < 2:
         raise UserError(f"{path} has the columns {', '.join(header)}; expected text and label")
-    cells = [tuple(_cell(row.get(name)) for name in names) for row in rows]
+    cells = [(_cell(row.get(names[0])), _cell(row.get(names[1]))) for row in rows]
     used = [(text, label) for text, label in cells if text and label]
-    counts = Counter(label for _, label in used)
-    classes = sorted(label for label, count in counts.items() if count >= least)
-    if len(classes) < 2:
-        raise UserError(
-            f"{path} has {len(classes)} classes with {least} texts or more in the column"
-            f" '{names[1]}': a classification needs two"
-        )
-    kept = [(text, classes.index(label)) for text, label in used if label in classes]
-    rare = {label: count for label, count in sorted(counts.items()) if count < least}
-    texts, labels = [text for text, _ in kept], [label for _, label in kept]
-    return OwnTexts(texts, labels, classes, len(rows) - len(used), rare)
+    return used, len(rows) - len(used)
 
 
 def _cell(value: object) -> str:

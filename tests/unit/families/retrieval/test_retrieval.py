@@ -17,7 +17,7 @@ from common.families.retrieval.baselines import bm25
 from common.families.retrieval.config import (
     DenseModel,
     RetrievalEval,
-    SearchConfig,
+    RetrievalSearch,
     TrainingSet,
     check_queue,
 )
@@ -69,7 +69,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(accelerator="cpu"))
     data: DataConfig = field(default_factory=DataConfig)
     eval: RetrievalEval = field(default_factory=RetrievalEval)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)
 
 
 def recipe(**changes):
@@ -201,9 +201,7 @@ def test_beir_sets_beside_lexical_rows(tmp_path, beir):
         items = json.loads((tmp_path / f"run/items/{row}small_ndcg_at_10.json").read_text())
         assert len(items) == 3
         assert sum(items) / 3 == pytest.approx(actual[f"{row}small_ndcg_at_10"])
-    gallery = json.loads(
-        (tmp_path / "run/gallery/nearest documents small/gallery.json").read_text()
-    )
+    gallery = json.loads((tmp_path / "run/gallery/worst queries small/gallery.json").read_text())
     assert gallery[0]["results"][0] == {"item": {"text": "red fox"}, "score": 4.0, "correct": True}
     assert [r["correct"] for r in gallery[0]["results"]] == [True, False, False]
     plain = Config(eval=RetrievalEval(beir=[str(beir)], untrained=False, lexical=False))
@@ -247,7 +245,7 @@ def test_search_asks_both_sides(tmp_path, capsys):
     experiment.export(Module(perfect()), tmp_path)
     (tmp_path / "q.txt").write_text("car\n")
     (tmp_path / "texts.txt").write_text("fox tree\nred fox\n")
-    options = SearchConfig(queries=str(tmp_path / "q.txt"), run=str(tmp_path), k=1)
+    options = RetrievalSearch(queries=str(tmp_path / "q.txt"), run=str(tmp_path), k=1)
     workspace = Workspace(tmp_path / "task", "p", "c")
     experiment_of(Config(search=options)).tasks["search"](workspace)
     assert capsys.readouterr().out.split() == [
@@ -262,6 +260,9 @@ def test_search_asks_both_sides(tmp_path, capsys):
     options.file, options.queries = str(tmp_path / "texts.txt"), str(tmp_path / "texts.txt")
     experiment_of(Config(search=options)).tasks["search"](workspace)
     assert "8.000  red fox" in capsys.readouterr().out
+    options.dense_weight = 0.0
+    experiment_of(Config(search=options)).tasks["search"](workspace)
+    assert "8.000  red fox" not in capsys.readouterr().out  # scores of BM25
 
 
 # -- dense encoder, merged rows, averages --------------------------------------------------------
