@@ -11,6 +11,7 @@ from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated, untrained
 from common.engine.own_classes import Probabilities, judge_classes
 from common.engine.workspace import Workspace
+from common.evaluation.matrices import blocks
 from projects.demo_retrieval.batches import EvalRows
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
@@ -59,8 +60,8 @@ def _probabilities(cfg: Config, module: DemoRetrieval, task: Task) -> Probabilit
         parts = []
         with evaluated(module, cfg.trainer.accelerator):
             device = next(module.parameters()).device
-            for part in torch.arange(len(rows)).split(cfg.eval.batch_size):
-                batch = rows.collate(part.tolist())
+            for part in blocks(len(rows), cfg.eval.batch_size):
+                batch = rows.collate(list(range(len(rows)))[part])
                 for name in ("input_ids", "attention_mask", "scores"):
                     batch[name] = batch[name].to(device)
                 parts.append(module.ranked(batch, task.labels).softmax(1).cpu())

@@ -65,11 +65,15 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
 
 
 def held_sets(cfg: Config, part: LidarPart | None = None) -> Iterator[tuple[str, list[Held]]]:
-    """Prefix of the metrics and windows of every set, of the evaluation part or another one."""
+    """Prefix of the metrics and windows of every set, of the evaluation part or another one.
+
+    A user's scans have no prefix.
+    """
     for source in dict.fromkeys(cfg.data.sources):
         clip = source == "kitti_clip"
         rays, step = (cfg.eval.clip_rays, cfg.eval.clip_step) if clip else (cfg.eval.rays, 1)
-        yield PREFIX.get(source, f"{source}_"), held_out(cfg, source, rays, step, part)
+        prefix = "" if cfg.eval.own is not None else PREFIX.get(source, f"{source}_")
+        yield prefix, held_out(cfg, source, rays, step, part)
 
 
 def judged(
@@ -104,7 +108,10 @@ def forecast_metrics(
     metrics["opacity"] = errors.opacity
     for k in range(1, horizon + 1):
         metrics[f"chamfer_t{k}"] = chamfer_of(held, errors.ranges, k)
-    references = {"copy": copy_errors(held)}
+    own = cfg.eval.own is not None
+    if own:
+        metrics = {"num_windows": float(len(held)), **metrics}
+    references = {"copy_frame" if own else "copy": copy_errors(held)}
     if plain is not None:
         references["untrained"] = errors_of(cfg, plain, held).ranges
     for name, values in references.items():
@@ -121,8 +128,14 @@ def forecast_metrics(
 
 
 def detection(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, float]:
-    """Detection metrics of the pre-trained and of the scratch detector."""
+    """Detection metrics of the pre-trained and of the scratch detector.
+
+    A user's scans without boxes have none.
+    """
     frames = test_frames(cfg)
+    if cfg.eval.own is not None and not any(len(frames[i]["boxes"]) for i in range(len(frames))):
+        workspace.say(f"no scan of {cfg.eval.own} has boxes: detection is not judged")
+        return {}
     metrics: dict[str, float] = {}
     for name, detector in module.detectors.items():
         scores, boxes = detection_metrics(cfg, detector, frames)  # type: ignore[arg-type]
@@ -192,7 +205,8 @@ def horizon_figure(cfg: Config, metrics: dict[str, float]) -> Any:
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     steps = range(cfg.eval.horizon + 1)
-    for name, prefix in (("forecast", ""), ("copied scan", "copy_"), ("untrained", "untrained_")):
+    copied = "copy_" if cfg.eval.own is None else "copy_frame_"
+    for name, prefix in (("forecast", ""), ("copied scan", copied), ("untrained", "untrained_")):
         keys = [f"{prefix}current_l1", *(f"{prefix}forecast_l1_t{k}" for k in steps if k)]
         if all(key in metrics for key in keys):
             axes.plot(steps, [metrics[key] for key in keys], marker="o", label=name)

@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from common.config import DataConfig, TrainerConfig
-from common.families.retrieval.config import RetrievalData, RetrievalEval, RetrievalSearch
+from common.evaluation.retrieval.options import SearchConfig
+from common.families.retrieval.config import RetrievalData, RetrievalEval
 
 
 class RetrievalExperimentConfig(Protocol):
@@ -22,7 +23,7 @@ class RetrievalExperimentConfig(Protocol):
         """Protocol."""
 
     @property
-    def search(self) -> RetrievalSearch:
+    def search(self) -> SearchConfig:
         """Options of the search task."""
 
 

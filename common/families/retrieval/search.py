@@ -9,6 +9,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.retrieval.merged_index import MergedIndex
 from common.evaluation.retrieval.text_index import TextIndex
 from common.evaluation.retrieval.text_search import indexed, search_texts
+from common.families.retrieval.config import RetrievalSearch
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 
@@ -48,7 +49,8 @@ def search_collection(
             batch_size=cfg.eval.batch_size,
             progress=workspace.progress,
         )
-        search_texts(with_words(index, options.dense_weight), options)
+        weight = options.dense_weight if isinstance(options, RetrievalSearch) else 1.0
+        search_texts(with_words(index, weight), options)
 
 
 def with_words(index: TextIndex, dense_weight: float) -> TextIndex | MergedIndex:
