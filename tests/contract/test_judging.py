@@ -258,7 +258,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("project", [project_param(p) for p in KNOWN])
+@pytest.mark.parametrize("project", [project_param(p, quick=False) for p in KNOWN])
 def test_classifiers(project, tmp_path):
     rows = [(f"{line} {label}", label) for line in LINES[:4] for label in KNOWN[project]]
     path = write_table(tmp_path / "known.csv", [("text", "label"), *rows, ("", "x")])
