@@ -58,6 +58,7 @@ class OptimConfig:
     betas: tuple[Rate, Rate] = (0.9, 0.999)  # Adam and AdamW
     eps: Positive = 1e-8  # Adam and AdamW
     momentum: Rate = 0.9  # SGD and LARS
+    nesterov: bool = False  # SGD
     # trapezoid: constant, then linear to final_lr over the last `decay_steps`
     # warmup_linear: linear, its warm-up as released with Contriever
     schedule: Literal["cosine", "linear", "constant", "trapezoid", "warmup_linear"] = "cosine"
@@ -70,6 +71,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if (self.decay_steps > 0) != (self.schedule == "trapezoid"):
             raise ValueError("optim.decay_steps > 0 and optim.schedule=trapezoid need each other")
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError("optim.nesterov needs optim.name=sgd with optim.momentum")
 
 
 @dataclass

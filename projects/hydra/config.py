@@ -32,7 +32,10 @@ class HydraData(ImageSetData):
     views: Literal[1, 2] = 1  # two: queries from view 1, keys from view 2
     repeats: Count = 1  # copies of a sample, augmented apart; an epoch is that many times as long
     samples_per_class: Annotated[int, at_least(2)] | None = None  # K of the PK sampler; None: off
-    augmentation: Literal["crop", "simclr", "randaugment", "dino", "three_augment"] = "crop"
+    # multiview, three_augment: of FFCV, as released
+    augmentation: Literal["crop", "simclr", "randaugment", "dino", "multiview", "three_augment"] = (
+        "crop"
+    )
     crop_scale: Interval = (0.5, 1.0)
     erase_prob: Probability = 0.0  # random erasing with noise per pixel (randaugment)
     std: tuple[Positive, Positive, Positive] = CIFAR10_STD_OF_PIXELS
@@ -94,6 +97,10 @@ class HeadConfig:
     weight: NonNegative = 1.0  # of its cross entropy; 0 builds none
     sup_loss: bool = False  # let its gradient reach the encoder
     label_smoothing: Rate = 0.0
+    # method.objective=cross_entropy: a of Beta(a, a), by which images and labels are mixed; of both,
+    # one is drawn for each batch; 0: off
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
 
 
 @dataclass
@@ -150,5 +157,10 @@ class Config(ExperimentConfig):
         head = self.online_head
         if self.method.objective == "cross_entropy" and not (head.weight and head.sup_loss):
             raise ValueError("method.objective=cross_entropy needs online_head.sup_loss=true")
+        if self.method.objective != "cross_entropy" and (head.mixup or head.cutmix):
+            raise ValueError(
+                "online_head.mixup and online_head.cutmix need method.objective=cross_entropy: pairs"
+                " are of one class each"
+            )
         if self.layer_decay != 1.0 and self.model.backbone == "convnet":
             raise ValueError("layer_decay needs a timm model, model.backbone is convnet")

@@ -31,6 +31,8 @@ def train_transform(cfg: HydraData, view: int) -> ImageTransform:
         return augment.rand_augment(size, scale, cfg.erase_prob, mean, std)
     if cfg.augmentation == "dino":
         return augment.dino_crop(size, scale, view, mean, std)
+    if cfg.augmentation == "multiview":
+        return augment.multiview_crop(size, scale, view, mean, std)
     if cfg.augmentation == "three_augment":
         return augment.three_augment(size, scale, mean, std)
     if cfg.augmentation == "simclr":

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from common.families.images.validation import ImageModule
 from common.losses.functional.gated_pairs import dense_pair_loss
@@ -59,8 +60,9 @@ class Hydra(ImageModule[HydraNet]):
 
     def losses(self, batch: ClassPairBatch) -> dict[str, Tensor]:
         """The objective plus the online classifier's cross entropy."""
+        images, targets = self._mixed(batch["view_1"], batch["labels"])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features, query = self.network(batch["view_1"])
+            features, query = self.network(images)
             key = self.network(batch["view_2"])[1] if "view_2" in batch else None
         terms = self.objective(query, key, batch)
         loss = terms.pop("objective")
@@ -70,11 +72,21 @@ class Hydra(ImageModule[HydraNet]):
             head = self.cfg.online_head
             predicted = self.network.head(features if head.sup_loss else features.detach())
             smoothing = head.label_smoothing
-            cross_entropy = F.cross_entropy(predicted, batch["labels"], label_smoothing=smoothing)
+            cross_entropy = F.cross_entropy(predicted, targets, label_smoothing=smoothing)
             loss = loss + head.weight * cross_entropy
             terms["online_loss"] = cross_entropy.detach()
             terms["online_top1"] = (predicted.argmax(dim=1) == batch["labels"]).float().mean()
         return {"loss": loss, **terms}
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images with their labels (B,), or mixtures with shares of the classes (B, C)."""
+        head, count = self.cfg.online_head, self.cfg.data.num_classes
+        kinds: list[Any] = [v2.MixUp(alpha=head.mixup, num_classes=count)] if head.mixup else []
+        kinds += [v2.CutMix(alpha=head.cutmix, num_classes=count)] if head.cutmix else []
+        if not kinds or not self.training:
+            return images, labels
+        mixed: tuple[Tensor, Tensor] = v2.RandomChoice(kinds)(images, labels)
+        return mixed
 
     def objective(
         self, query: Tensor, key: Tensor | None, batch: ClassPairBatch

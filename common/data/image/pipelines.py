@@ -117,21 +117,52 @@ def dino_crop(
     return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
 
 
+def multiview_crop(
+    size: int, scale: tuple[float, float], view: int, mean: Channels, std: Channels
+) -> SeededPipeline:
+    """Crop and flip, rarely jitter and grey, always a small blur; view 2 is solarised at times.
+
+    Grey, blur and solarising act on normalised values: what is above the mean of the set becomes 1
+    minus itself.
+
+    Source: erow/FastSSL, ``MultiviewPipeline`` of its FFCV transforms, of arXiv 2410.18200.
+
+    Args:
+        size: of the result in pixels.
+        scale: area range of the crop.
+        view: 0 or 1.
+        mean: per channel.
+        std: per channel.
+    """
+    steps: list[Any] = [
+        *_crop_and_flip(size, scale),
+        v2.RandomApply([v2.ColorJitter(0.8, 0.4, 0.4, 0.2)], p=0.1),
+        *_to_tensor(mean, std),
+        v2.RandomGrayscale(0.1),
+        v2.GaussianBlur(3, (0.1, 2.0)),
+    ]
+    if view == 1:
+        steps.append(v2.RandomSolarize(0, p=0.2))
+    return SeededPipeline(size, v2.Compose(steps))
+
+
 def three_augment(
     size: int, scale: tuple[float, float], mean: Channels, std: Channels
 ) -> SeededPipeline:
-    """Crop, flip, one of grey, solarise and blur, then colour jitter.
+    """Crop, flip, then one of blur, solarise and grey, on normalised values.
 
-    Source: Touvron et al. 2022, "DeiT III", section 3, arXiv 2204.07118.
+    Source: erow/FastSSL, ``ThreeAugmentPipeline`` of its FFCV transforms, of arXiv 2410.18200; after
+    Touvron et al. 2022, "DeiT III", section 3, arXiv 2204.07118.
     """
-    one_of = [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), v2.GaussianBlur(_BLUR, (0.1, 2.0))]
-    steps = [
-        v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC),
-        v2.RandomHorizontalFlip(),
-        v2.RandomChoice(one_of),
-        v2.ColorJitter(0.3, 0.3, 0.3),
-    ]
-    return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
+    one_of = [v2.GaussianBlur(3, (0.1, 2.0)), v2.RandomSolarize(0, p=1.0), v2.Grayscale(3)]
+    steps = [*_crop_and_flip(size, scale), *_to_tensor(mean, std), v2.RandomChoice(one_of)]
+    return SeededPipeline(size, v2.Compose(steps))
+
+
+def _crop_and_flip(size: int, scale: tuple[float, float]) -> list[Any]:
+    """As FFCV's decoder, whose areas an antialiased bilinear resize comes near."""
+    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BILINEAR)
+    return [crop, v2.RandomHorizontalFlip()]
 
 
 _MILD_OPERATIONS = (

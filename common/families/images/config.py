@@ -118,7 +118,6 @@ class LinearOptions:
     augment: Literal["crop", "views"] = "crop"  # random crops and flips; as the method's views
     crop_scale: Interval = (0.08, 1.0)  # of augment=crop
     init_std: NonNegative = 0.0  # of the classifier's weights
-    nesterov: bool = False  # SGD's momentum
     # fractions of training after which the learning rate is divided by ten
     # (optim.schedule=constant);
     # empty: those of optim, if it has any

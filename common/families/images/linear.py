@@ -148,7 +148,6 @@ class LinearClassification(ContrastiveModule):
         super().__init__(cfg.optim)
         self.network = network
         self.milestones = cfg.linear.milestones or getattr(cfg.optim, "milestones", [])
-        self.nesterov = cfg.linear.nesterov
         self._right: list[Tensor] = []
 
     def losses(self, batch: LabelledBatch) -> dict[str, Tensor]:
@@ -160,9 +159,6 @@ class LinearClassification(ContrastiveModule):
     def configure_optimizers(self) -> Any:
         """The common optimiser and schedule; with milestones a division by ten at each."""
         optimizers = super().configure_optimizers()
-        if self.nesterov:
-            for group in optimizers["optimizer"].param_groups:
-                group["nesterov"] = True
         if self.milestones:
             optimizers["lr_scheduler"]["scheduler"] = milestone_schedule(
                 optimizers["optimizer"], self.milestones, self.trainer.max_steps
@@ -208,8 +204,6 @@ def linear_experiment(
         raise UserError(
             "linear.milestones have no warm-up: set optim.warmup_steps=0 and optim.warmup_epochs=0"
         )
-    if options_of_linear.nesterov and (cfg.optim.name != "sgd" or not cfg.optim.momentum):
-        raise UserError("linear.nesterov needs optim.name=sgd with optim.momentum")
     source = data.source if data.source in NUM_CLASSES else "imagenet"  # a folder's judge
 
     def network(num_classes: int, init_std: float = 0.0, **shape: Any) -> LinearNetwork:

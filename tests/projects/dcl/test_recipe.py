@@ -99,7 +99,7 @@ RECIPES = {
         "linear.train": True,
         "linear.augment": "crop",
         "linear.crop_scale": [0.08, 1.0],
-        "linear.nesterov": True,
+        "optim.nesterov": True,
         "optim.name": "sgd",
         "optim.lr": 0.1,
         "optim.lr_scaling": "linear",

@@ -51,7 +51,9 @@ def test_test_and_development_images_are_never_trained_on():
         image_part(mini("data.limit=4001"), "train")
 
 
-@pytest.mark.parametrize("kind", ["crop", "simclr", "randaugment", "dino", "three_augment"])
+@pytest.mark.parametrize(
+    "kind", ["crop", "simclr", "randaugment", "dino", "multiview", "three_augment"]
+)
 def test_augmentations_depend_on_the_generator_alone(kind):
     cfg = mini(f"data.augmentation={kind}", "data.image_size=32", "data.erase_prob=0.5").data
     images = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -86,6 +88,23 @@ def test_only_the_second_dino_view_is_solarised():
         dark.append(sum(float(d) < -1 for d in draws))
     assert dark[0] == 0
     assert dark[1] > 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "solarised"), [("multiview", (0, 0.2)), ("three_augment", (1 / 3,) * 2)]
+)
+def test_released_pipelines_solarise_normalised_values_from_zero_on(kind, solarised):
+    """A bright image: all its values become 1 minus themselves."""
+    cfg = mini(f"data.augmentation={kind}", "data.image_size=32").data
+    bright = torch.full((1, 3, 32, 32), 255).byte()
+    moments = torch.tensor(cfg.mean), torch.tensor(cfg.std)
+    inverted = 1 - (1 - moments[0]) / moments[1]
+    for view, share in enumerate(solarised):
+        transform = train_transform(cfg, view)
+        draws = [transform.batch(bright, [sample_rng(0, 0, i)])[0] for i in range(90)]
+        hits = [torch.allclose(x.mean((1, 2)), inverted, atol=0.3) for x in draws]
+        assert sum(hits) / 90 == pytest.approx(share, abs=0.12)
+        assert (share == 0) == (sum(hits) == 0)
 
 
 def test_orders_of_the_config_reach_the_loader():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from common.config import UserError
 from projects.hydra.config import GateConfig
@@ -248,6 +249,33 @@ def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
     assert sorted(grouped) == sorted(expected)
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_fine_tuning_learns_mixtures_by_their_shares(kind, monkeypatch):
+    """Each image is itself by a share, and the one before it by the rest; so are its labels."""
+    words = ["method.objective=cross_entropy", "online_head.sup_loss=true"]
+    module = module_of(*words, f"online_head.{kind}=1.0", "online_head.label_smoothing=0.1")
+    batch, read = batch_of(size=4, classes=4), []
+    batch["view_1"] = torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16).clone()
+    forward = module.network.forward
+    monkeypatch.setattr(module.network, "forward", lambda x: read.append(x) or forward(x))
+    loss = module.losses(batch)["online_loss"]
+    (mixed,) = read
+    partner = torch.arange(4.0).roll(1)
+    own = (mixed.mean((1, 2, 3)) - partner) / (torch.arange(4.0) - partner)
+    share = own[0].expand(4)
+    torch.testing.assert_close(own, share)
+    assert 0 < share[0] < 1
+    assert (mixed[0].unique().numel() > 1) == (kind == "cutmix")
+    one_hot = torch.eye(module.cfg.data.num_classes)[:4]
+    targets = share[:, None] * one_hot + (1 - share[:, None]) * one_hot.roll(1, 0)
+    predicted = module.network.head(module.network(mixed)[0])
+    expected = F.cross_entropy(predicted, targets, label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-5)
+    read.clear()
+    module.eval().losses(batch)
+    assert torch.equal(read[0], batch["view_1"])
+
+
 def test_wrong_settings_are_user_errors():
     cases = {
         "data.views=2": ["method.objective=simclr"],
@@ -256,6 +284,8 @@ def test_wrong_settings_are_user_errors():
         "data.test_limit is for sets": ["data.source=imagenet", "data.test_limit=50"],
         "sup_loss=true": ["method.objective=cross_entropy"],
         "needs a timm model": ["layer_decay=0.5"],
+        "need method.objective=cross_entropy": ["online_head.mixup=0.8"],
+        "optim.nesterov needs": ["optim.nesterov=true"],
         "must divide": ["data.samples_per_class=5"],
         "data.folder": ["data.source=folder"],
         "trains a gate": ["method.frozen_simclr=true", "method.objective=supcon"],

@@ -80,7 +80,15 @@ IMAGENET = {
 }
 ADAM = SHARED | {"optim.name": "adam"}
 # without an online head the logistic regression is the only linear accuracy
-RESNET50 = TWO_VIEWS | IMAGENET | {"data.crop_scale": [0.4, 1.0], "eval.linear_probe": True}
+RESNET50 = (
+    TWO_VIEWS
+    | IMAGENET
+    | {
+        "data.augmentation": "multiview",
+        "data.crop_scale": [0.4, 1.0],
+        "eval.linear_probe": True,
+    }
+)
 RECIPES = {
     "paper": ADAM,
     "paper_cifar100": ADAM | RESNET | {"data.source": "cifar100", "data.num_classes": 100},
@@ -92,9 +100,12 @@ RECIPES = {
         "method.objective": "cross_entropy",
         "online_head.sup_loss": True,
         "online_head.label_smoothing": 0.1,
+        "online_head.mixup": 0.8,
+        "online_head.cutmix": 1.0,
         "optim.name": "sgd",
         "optim.lr": 0.1,
         "optim.momentum": 0.9,
+        "optim.nesterov": True,
         "optim.warmup_epochs": 5,
         "trainer.max_epochs": 100,
         "layer_decay": 0.65,

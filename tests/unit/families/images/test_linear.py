@@ -222,7 +222,7 @@ def test_weights_of_elsewhere_can_be_judged(exported):
 def test_nesterov_is_a_setting_of_sgd(exported, tmp_path):
     project, encoder = exported
     words = [
-        "linear.nesterov=true",
+        "optim.nesterov=true",
         "trainer.max_epochs=null",
         "trainer.max_steps=1",
         "trainer.val_every_n_steps=null",
