@@ -110,6 +110,8 @@ class Experiment(Generic[M]):
         tasks: name -> callable for `make run TASK=name`.
         judges: layout -> metrics of the module on a file or folder of the user, in place of
             `evaluate`; layouts that the project's own evaluation reads by its settings have none.
+        assist: what the other processes of a run do while its owner evaluates, such as encoding
+            shards of a collection; the owner never depends on it.
     """
 
     stages: Callable[[], Iterator[Stage]]
@@ -122,6 +124,7 @@ class Experiment(Generic[M]):
     judges: Mapping[Layout, Callable[[M, Workspace, Path], dict[str, float]]] = field(
         default_factory=dict
     )
+    assist: Callable[[M], None] | None = None
 
 
 def experiment_of(

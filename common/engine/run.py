@@ -126,6 +126,10 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
             metrics = evaluate_module(experiment, module, run.workspace(sinks=loggers))
             close_loggers(loggers, metrics)
             run.finish(**speed)
+        elif experiment.assist is not None:
+            module.eval()
+            with torch.inference_mode():
+                experiment.assist(module)
     if not run.owner:
         wait_for_owner(run.path)
     return run.path

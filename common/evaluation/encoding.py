@@ -1,17 +1,13 @@
-"""Encode a collection once: evaluation mode, length sorting, progress, restartable cache."""
+"""Encode a collection once: evaluation mode, length sorting, progress."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from common.data.offline import claim, content_digest
 from common.encoders.modes import evaluation_mode as evaluation_mode
 from common.evaluation.matrices import blocks
-from common.files import write_bytes
 
 
 class Progress(Protocol):
@@ -60,7 +56,7 @@ def encode(
     if length is not None:
         order.sort(key=lambda i: -length(items[i]))
     batches = list(blocks(len(order), batch_size))
-    parts = []
+    embeddings = torch.empty(0)
     with torch.no_grad():
         for part in progress(batches, description, len(batches)):
             batch = [items[i] for i in order[part]]
@@ -69,12 +65,11 @@ def encode(
                 raise ValueError(
                     f"the encoder gave {tuple(rows.shape)} for {len(batch)} items, not (B, D)"
                 )
-            parts.append(rows.detach().cpu())
-    embeddings = torch.cat(parts)
-    embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    restored = torch.empty_like(embeddings)
-    restored[torch.tensor(order)] = embeddings
-    return restored
+            if not len(embeddings):  # filled in place: there is no second copy at any time
+                dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
+                embeddings = torch.empty(len(order), rows.shape[1], dtype=dtype)
+            embeddings[torch.tensor(order[part])] = rows.detach().cpu().to(embeddings.dtype)
+    return embeddings
 
 
 def encode_texts(
@@ -83,49 +78,13 @@ def encode_texts(
     *,
     batch_size: int = 64,
     progress: Progress = no_progress,
-    cache: Path | None = None,
-    model_key: str = "",
-    shard_size: int = 50_000,
 ) -> Tensor:
-    """Embed texts sorted by length; with ``cache``, a broken run resumes after the last shard.
+    """`encode` of texts sorted by length.
 
     Args:
         encoder: list of B texts -> (B, D), model in evaluation mode.
         texts: N texts.
         batch_size: texts per call.
         progress: wraps the loop over batches.
-        cache: folder for finished shards, one per collection and model.
-        model_key: names weights and settings of the encoder (checkpoint hash, pooling, prompt);
-            needed with ``cache``, since old embeddings of another model must not be used.
-        shard_size: texts per shard.
-
-    Returns:
-        (N, D) on the CPU.
-
-    Raises:
-        UserError: the cache was made for other texts, another ``model_key`` or ``shard_size``.
-        ValueError: no texts, ``cache`` without ``model_key``, or as `encode`.
-
-    Distributed: local.
     """
-    if cache is None:
-        return encode(encoder, texts, batch_size=batch_size, length=len, progress=progress)
-    if not model_key or not texts:
-        raise ValueError("a cache needs texts and a model_key that names the encoder's weights")
-    owner = {"texts": content_digest(texts), "model": model_key, "shard_size": shard_size}
-    claim(cache, owner, "embedding cache")
-    shards = []
-    for number, part in enumerate(blocks(len(texts), shard_size)):
-        path = cache / f"shard-{number:05d}.safetensors"
-        if not path.is_file():
-            rows = encode(
-                encoder,
-                texts[part],
-                batch_size=batch_size,
-                length=len,
-                progress=progress,
-                description=f"encode {part.stop}/{len(texts)}",
-            )
-            write_bytes(path, save({"embeddings": rows}))
-        shards.append(load_file(path)["embeddings"])
-    return torch.cat(shards)
+    return encode(encoder, texts, batch_size=batch_size, length=len, progress=progress)

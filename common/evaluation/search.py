@@ -66,6 +66,7 @@ def search(
     exclude: Indices | None = None,
     chunk_size: int = 4096,
     backend: Backend = "auto",
+    device: torch.device | str | None = None,
 ) -> SearchResult:
     """Find the ``k`` gallery items most similar to every query, exactly.
 
@@ -79,9 +80,10 @@ def search(
         chunk_size: queries and gallery items per block; memory is ``chunk_size ** 2`` scores.
         backend: ``"faiss"`` uses a flat index (CPU, float32, at most 16 exclusions per query);
             ``"auto"`` takes it where it is faster, for many queries. Results agree up to rounding.
+        device: where both are moved and products computed; None: where they are.
 
     Returns:
-        Scores and indices, sorted by descending score, then ascending index.
+        Scores and indices, sorted by descending score, then ascending index, on that device.
 
     Raises:
         ValueError: shapes do not fit, ``k`` is larger than what is left of the gallery, or faiss
@@ -93,6 +95,8 @@ def search(
     >>> search(gallery[:1], gallery, 2).indices.tolist()
     [[0, 1]]
     """
+    if device is not None:
+        query, gallery = query.to(device), gallery.to(device)
     query, gallery = as_pair(query, gallery, metric)
     excluded = index_pairs(
         [[]] * len(query) if exclude is None else exclude, len(query), len(gallery), "exclude"
@@ -152,11 +156,10 @@ def _search_faiss(
 ) -> SearchResult:
     import faiss
 
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    index.add(np.ascontiguousarray(gallery.detach().numpy()))
-    queries = np.ascontiguousarray(query.detach().numpy())
+    queries, items = (np.ascontiguousarray(x.detach().numpy()) for x in (query, gallery))
     # one more than asked for, to see ties across the cut
-    scores, indices = index.search(queries, min(k + most + 1, len(gallery)))
+    depth = min(k + most + 1, len(gallery))
+    scores, indices = faiss.knn(queries, items, depth, metric=faiss.METRIC_INNER_PRODUCT)
     if most:
         places = indices + np.arange(len(query))[:, None] * len(gallery)
         rows, columns = excluded.numpy().T

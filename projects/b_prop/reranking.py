@@ -14,17 +14,19 @@ from common.data.splits import stable_fraction
 from common.encoders.text.cross_encoder import CrossEncoder
 from common.engine.optim import build_optimizer, build_schedule, decay_groups
 from common.evaluation.retrieval.beir import RetrievalSet
-from common.evaluation.retrieval.bm25 import BM25
-from common.evaluation.retrieval.ranking import Run, to_run
-from common.evaluation.retrieval.runs import read_run, reranked
+from common.evaluation.retrieval.ranking import Run
+from common.evaluation.retrieval.runs import OnDisk, lexical_run, read_run, reranked
 from common.evaluation.retrieval.subsets import query_folds
-from common.evaluation.search import SearchResult
 from common.families.retrieval.config import RankerTuning
 from common.losses.functional.ranking import ranking_loss
 from projects.b_prop.groups import RankingGroups
 
+LARGE = 200_000  # documents of a collection whose BM25 index is in files
 
-def first_stage(data: RetrievalSet, depth: int, file: Path | None = None) -> Run:
+
+def first_stage(
+    data: RetrievalSet, depth: int, file: Path | None = None, on_disk: OnDisk | None = None
+) -> Run:
     """Candidates of every query: of a run file in TREC's layout, or BM25's.
 
     Ids of queries and documents have nothing to do with each other: a document that has the id of
@@ -34,19 +36,22 @@ def first_stage(data: RetrievalSet, depth: int, file: Path | None = None) -> Run
         data: collection, queries, judgements.
         depth: candidates of a query.
         file: of another first stage.
+        on_disk: for BM25 of a large collection.
 
     Raises:
         UserError: a missing or broken file, or one that names none of the queries.
     """
     if file is None:
-        documents = list(data.corpus.values())
-        hits = BM25(documents).search(list(data.queries.values()), min(depth, len(documents)))
-        shared = hits.indices.masked_fill(hits.scores <= 0, -1)  # a common word at least
-        return to_run(SearchResult(hits.scores, shared), list(data.queries), list(data.corpus))
+        return lexical_run(data, "bm25", depth=depth, drop_identical=False, on_disk=on_disk)
     run = {q: ids for q, ids in read_run(file, depth).items() if q in data.queries}
     if not run:
         raise UserError(f"{file} contains none of the queries; do the ids match?")
     return run
+
+
+def kept_index(runs_dir: str) -> OnDisk:
+    """Where BM25's index of a large collection is kept."""
+    return OnDisk(Path(runs_dir) / "embeddings", lambda: "bm25", LARGE)
 
 
 def rank(ranker: CrossEncoder, data: RetrievalSet, candidates: Run, batch_size: int = 64) -> Run:

@@ -270,7 +270,7 @@ def xor_retrieve(cfg: Config, towers: Towers, workspace: Workspace | None) -> di
         }
         titles, texts = load_titles(folder)
         corpus = {d: f"{titles[d]} {text}".strip() for d, text in texts.items()}
-        run = encoder_run(recipe_of(cfg), towers, RetrievalSet(corpus, questions, {}))
+        run = encoder_run(cfg, recipe_of(cfg), towers, RetrievalSet(corpus, questions, {}))
         for place, rows in asked.items():
             answers = (
                 answer_within_tokens(

@@ -20,6 +20,7 @@ from common.engine.workspace import Workspace, read_json, write_json
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.export.files import output_file
+from common.families.retrieval.evaluation import on_disk
 from common.families.retrieval.finetuning import questions
 from common.families.retrieval.sets import set_folder
 from common.files import replacing
@@ -200,6 +201,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
             ratio=None,
             candidates=count,
             metric=recipe.metric,
+            on_disk=on_disk(cfg, module.encoder),
         )
     mined = negatives.texts(collection)
     rows = zip(records, mined, strict=True)

@@ -22,6 +22,7 @@ from common.engine.progress import track
 from common.evaluation.encoding import encode_texts
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.bm25 import BM25
+from common.evaluation.retrieval.vector_shards import encode_shards
 from common.evaluation.search import search
 from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config
@@ -31,6 +32,7 @@ from projects.debcse.sampling import Pools
 REPETITION_STREAM, RANDOM_STREAM, QUANTILE_STREAM, FILL_STREAM = 44, 45, 46, 47
 QUANTILE_ANCHORS = 10_000  # anchors whose candidates set the thresholds
 DIGITS = 6  # of stored similarities
+SHARD = 50_000  # sentences whose embeddings are in a file
 LEXICAL_CELLS = 1 << 22  # BM25 scores of one block of queries
 
 RIDGE = 1e-6  # whitening of embeddings that don't span their dimensions
@@ -140,14 +142,16 @@ def mine(cfg: Config, corpus: Sequence[str], scorer: SentenceEncoder) -> Mined:
 def encoded(cfg: Config, scorer: SentenceEncoder, texts: Sequence[str], folder: Path) -> Tensor:
     """Embeddings (N, D) of the texts by the scorer, kept in the folder."""
     with encoding(cfg, scorer) as encode:
-        return encode_texts(
-            encode,
+        shards = encode_shards(
+            lambda part: encode_texts(encode, part, batch_size=cfg.eval.batch_size),
             texts,
-            batch_size=cfg.eval.batch_size,
+            folder / "embeddings",
+            weights_digest(scorer),
+            shard_size=SHARD,
             progress=track,
-            cache=folder / "embeddings",
-            model_key=weights_digest(scorer),
         )
+    assert shards is not None  # it waits
+    return shards.whole()
 
 
 @contextmanager

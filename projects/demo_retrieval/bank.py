@@ -13,8 +13,11 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.lines import read_lines
+from common.data.shared_files import fill_shards
 from common.data.tables import read_jsonl
 from common.encoders.state_dict import read_state_dict
+from common.evaluation.matrices import blocks
+from common.evaluation.retrieval.vector_shards import encode_shards
 from common.evaluation.search import search
 from common.export.files import write_tensors
 from common.files import write_bytes
@@ -30,6 +33,7 @@ from projects.demo_retrieval.template import (
     from_row,
 )
 
+SHARD = 50_000  # demonstrations, or inputs, whose vectors or hits are in a file
 COPY_RULE = 2  # raised with the rule of what is a copy: kept hits of an older one are not taken
 
 
@@ -167,9 +171,16 @@ class Bank:
                 return stored[digest]
         if self.cache is None:
             return self.retriever.demonstrations(self.texts())
-        path = self.cache / f"{self.digest()}.safetensors"
+        texts, digest = self.texts(), self.digest()
+        if len(texts) > SHARD:
+            shards = encode_shards(
+                self.retriever.demonstrations, texts, self.cache / digest, digest, shard_size=SHARD
+            )
+            assert shards is not None  # it waits
+            return shards.whole()
+        path = self.cache / f"{digest}.safetensors"
         if not path.is_file():  # another encoder or another bank has another name
-            write_tensors(path, {"vectors": self.retriever.demonstrations(self.texts())})
+            write_tensors(path, {"vectors": self.retriever.demonstrations(texts)})
         return read_state_dict(path)["vectors"]
 
     def own(self, example: Example) -> list[int]:
@@ -187,11 +198,17 @@ class Bank:
         if not 1 <= k <= len(self.examples) - max(map(len, excluded), default=0):
             raise UserError(f"method.k={k}, but the bank holds {len(self.examples)} demonstrations")
         vectors = self.retriever.questions([query_text(e) for e in examples])
-        hits = search(vectors, self.vectors, k, metric="dot", exclude=excluded)
-        return Hits(hits.indices.numpy(), hits.scores.float() * scale)
+        on_gpu = (
+            torch.cuda.is_available() and getattr(self.retriever, "accelerator", "cpu") != "cpu"
+        )
+        device = "cuda" if on_gpu else "cpu"
+        hits = search(vectors, self.vectors, k, metric="dot", exclude=excluded, device=device)
+        return Hits(hits.indices.cpu().numpy(), hits.scores.float().cpu() * scale)
 
     def nearest_kept(self, examples: Sequence[Example], k: int, scale: float = 1.0) -> Hits:
         """As `nearest`; the cache keeps what many inputs found, for the next start of a run.
+
+        The processes of a run share out the inputs, and a killed one continues after its last part.
 
         Raises:
             UserError: see `nearest`.
@@ -201,14 +218,19 @@ class Bank:
         name = hashlib.sha256(f"{self.digest()} {k} {scale} {COPY_RULE}".encode())
         for example in (*self.examples, *examples):  # what says which ones are excluded
             name.update(json.dumps([*example, data_set(example.task)]).encode())
-        path = self.cache / f"hits-{name.hexdigest()[:32]}.safetensors"
-        if not path.is_file():
-            hits = self.nearest(examples, k, scale)
-            write_tensors(
-                path, {"positions": torch.from_numpy(hits.positions), "scores": hits.scores}
-            )
-        state = read_state_dict(path)
-        return Hits(state["positions"].numpy(), state["scores"])
+        folder = self.cache / f"hits-{name.hexdigest()[:32]}"
+        parts = list(blocks(len(examples), SHARD))
+        paths = [folder / f"{i:05d}.safetensors" for i in range(len(parts))]
+
+        def write(part: int) -> None:
+            hits = self.nearest(examples[parts[part]], k, scale)
+            rows = {"positions": torch.from_numpy(hits.positions), "scores": hits.scores}
+            write_tensors(paths[part], rows)
+
+        fill_shards(folder, {"hits": name.hexdigest()}, paths, write)
+        states = [read_state_dict(path) for path in paths]
+        positions, scores = (torch.cat([s[n] for s in states]) for n in ("positions", "scores"))
+        return Hits(positions.numpy(), scores)
 
     def at_random(
         self, example: Example, k: int, rng: np.random.Generator, *, same_task: bool

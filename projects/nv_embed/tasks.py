@@ -16,9 +16,10 @@ from common.data.row_map.mapper import RowMap, map_rows
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
+from common.engine.progress import track
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.encoding import encode_texts
 from common.evaluation.retrieval.beir import load_corpus
+from common.evaluation.retrieval.runs import OnDisk
 from common.evaluation.retrieval.text_mining import TextMiner, candidate_depth
 from projects.nv_embed.config import Config
 from projects.nv_embed.data.records import EmbeddingTask, with_negatives, write_task
@@ -37,6 +38,7 @@ from projects.nv_embed.stages import build_encoder
 from projects.nv_embed.teachers import load_teacher
 
 BENCHMARK = "MTEB(eng, v1)"  # the 56 tasks of the paper
+SHARD = 50_000  # documents whose embeddings are in a file
 CHUNK = 2048  # queries in a file of finished negatives
 
 
@@ -150,18 +152,18 @@ def build_miner(
         cache: folder of the documents' embeddings.
     """
     options, size, instruction = cfg.data.mining, cfg.eval.batch_size, task.document_instruction
+    accelerator = cfg.trainer.accelerator
     encode: dict[str, Any] = {}
     if encoder is not None:
-        encode["query_encoder"] = lambda texts: encode_texts(
-            lambda part: encoder.encode(part, size, instruction=instruction),
-            texts,
-            batch_size=size,
-            cache=cache,
-            model_key=weights_digest(encoder),
+        encode["query_encoder"] = lambda texts: encoder.encode(texts, size, instruction=instruction)
+        key = f"{weights_digest(encoder)} {instruction}"
+        device = "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"
+        encode["on_disk"] = OnDisk(
+            cache, lambda: key, SHARD, device=device, progress=track, in_memory=0
         )
 
     def placed() -> AbstractContextManager[None]:
-        return nullcontext() if encoder is None else evaluated(encoder, cfg.trainer.accelerator)
+        return nullcontext() if encoder is None else evaluated(encoder, accelerator)
 
     with placed():  # the teacher encodes the whole collection
         miner = TextMiner(documents, depth, ratio=options.ratio, **encode)

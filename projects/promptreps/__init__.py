@@ -36,6 +36,7 @@ def build(cfg: Config) -> "Experiment[PromptReps]":
             "encode": lambda workspace: tasks.encode(cfg, workspace, experiment),
             "retrieve": partial(retrieve.retrieve, cfg),
         },
+        assist=lambda module: evaluate.encode_large_sets(cfg, module.encoder),
     )
     return experiment
 

@@ -180,6 +180,7 @@ class EvalConfig(RetrievalEval):
         )
     }
 
+    shard_size: Count = 50_000  # a passage has up to 128 weighted tokens alongside its vector
     untrained: bool = False
     ranking: Literal["hybrid", "dense", "sparse"] = "hybrid"  # which has metrics without a prefix
     alpha: Probability = 0.5  # weight of the dense scores

@@ -1,11 +1,16 @@
 """Dense, sparse and hybrid search of every set, a sweep of their weights, and BM25, in a table."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from common.data.retrieval.corpus_file import names_of, texts_of
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
+from common.encoders.state_dict import read_state_dict, weights_digest
 from common.engine.own_texts import show_queries
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
@@ -17,12 +22,14 @@ from common.families.retrieval.evaluation import (
     keep_scores,
     load_set,
     named_sets,
+    on_disk,
 )
 from common.families.retrieval.sets import set_counts
 from common.files import write_text
 from projects.promptreps.config import Config
 from projects.promptreps.data import first_tokens, worded_texts
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
+from projects.promptreps.lexical.encoded_shards import encode_collection, shard_runs, unpacked
 from projects.promptreps.lexical.hybrid import (
     DenseIndex,
     Encoded,
@@ -39,7 +46,11 @@ SHOWN = ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10")
 
 @dataclass(frozen=True)
 class SetRuns:
-    """The two searches of a set, and what was encoded for them."""
+    """The two searches of a set.
+
+    Attributes:
+        documents: what was encoded for them; of a large set its first shard.
+    """
 
     dense: NamedRun
     sparse: NamedRun
@@ -89,21 +100,64 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
 
 
 def search_set(cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet) -> SetRuns:
-    """Both searches for all queries of a set."""
+    """Both searches for all queries of a set; one larger than a shard is encoded to files."""
     size, options = cfg.eval.batch_size, cfg.eval
     prepare = text_preparation(options.normalize_text, options.lower_case)
-    documents = encoder.encode([prepare(text) for text in data.corpus.values()], "passage", size)
     queries = encoder.encode([prepare(text) for text in data.queries.values()], "query", size)
-    ids = list(data.corpus)
+    query_ids, ids = list(data.queries), names_of(data.corpus)
+    if len(data.corpus) > options.shard_size:
+        paths = set_shards(cfg, encoder, data)
+        assert paths is not None  # it waits
+        dense, sparse = shard_runs(
+            paths, ids, queries, query_ids, options.depth, remove_query=options.remove_query
+        )
+        return SetRuns(dense, sparse, unpacked(read_state_dict(paths[0])))
+    documents = encoder.encode([prepare(text) for text in data.corpus.values()], "passage", size)
     dense, sparse = component_runs(
         DenseIndex(documents, ids),
         SparseIndex(documents, ids),
         queries,
-        list(data.queries),
+        query_ids,
         options.depth,
         remove_query=options.remove_query,
     )
     return SetRuns(dense, sparse, documents)
+
+
+def set_shards(
+    cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet, *, wait: bool = True
+) -> list[Path] | None:
+    """Files of a set's representations, see `encode_collection`."""
+    options, texts = cfg.eval, texts_of(data.corpus)
+    prepare = text_preparation(options.normalize_text, options.lower_case)
+    key = f"{weights_digest(encoder)} {json.dumps(settings_of(cfg, encoder), sort_keys=True)}"
+
+    def encode(rows: list[str]) -> Encoded:
+        return encoder.encode([prepare(text) for text in rows], "passage", options.batch_size)
+
+    return encode_collection(
+        encode,
+        texts,
+        on_disk(cfg, encoder).place(texts, key),
+        key,
+        shard_size=options.shard_size,
+        wait=wait,
+    )
+
+
+def encode_large_sets(cfg: Config, encoder: PromptRepsEncoder) -> None:
+    """Encode shards of the sets of the evaluation that no other process has."""
+    with evaluated(encoder, cfg.trainer.accelerator):
+        for place in dict.fromkeys([*cfg.eval.beir, *cfg.eval.dev]):
+            data = load_set(cfg, place)
+            if len(data.corpus) > cfg.eval.shard_size:
+                set_shards(cfg, encoder, data, wait=False)
+
+
+def settings_of(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, Any]:
+    """What representations depend on alongside the weights."""
+    prepared = {"normalize_text": cfg.eval.normalize_text, "lower_case": cfg.eval.lower_case}
+    return {"prompt": asdict(encoder.prompt), "representation": asdict(encoder.options)} | prepared
 
 
 def _rankings(cfg: Config, runs: SetRuns) -> dict[str, Run]:
@@ -145,7 +199,13 @@ def _one_set(
         workspace.say(f"set '{name}', {chosen.helped('the dense vectors', 'the sparse ones')}")
     if cfg.eval.lexical:
         options = cfg.eval
-        bm25 = lexical_run(data, "bm25", depth=options.depth, drop_identical=options.remove_query)
+        bm25 = lexical_run(
+            data,
+            "bm25",
+            depth=options.depth,
+            drop_identical=options.remove_query,
+            on_disk=on_disk(cfg, encoder),
+        )
         keep("bm25_", run_scores(data, bm25, KS))
     shown = runs.fused(cfg.eval.alpha)
     values = run_scores(data, shown, KS).per_query["ndcg_at_10"]

@@ -4,7 +4,6 @@ import base64
 import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from common.families.retrieval.evaluation import load_set
 from common.families.retrieval.sets import set_folder
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder
-from projects.promptreps.evaluate import evaluate
+from projects.promptreps.evaluate import evaluate, settings_of
 from projects.promptreps.lexical.hybrid import Encoded
 from projects.promptreps.lexical.hybrid_texts import EncodeBoth, HybridTextIndex
 from projects.promptreps.lexical.impact_files import (
@@ -71,12 +70,6 @@ def prepared_encode(cfg: Config, encoder: PromptRepsEncoder) -> EncodeBoth:
         return encoder.encode([prepare(t) for t in texts], role, cfg.eval.batch_size, **options)
 
     return run
-
-
-def settings_of(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, Any]:
-    """What representations depend on alongside the weights."""
-    prepared = {"normalize_text": cfg.eval.normalize_text, "lower_case": cfg.eval.lower_case}
-    return {"prompt": asdict(encoder.prompt), "representation": asdict(encoder.options)} | prepared
 
 
 def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]) -> None:

@@ -1,8 +1,11 @@
 """Reader for retrieval sets in the BEIR layout."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from common.data.retrieval import corpus_file
 from common.data.retrieval.beir import (
     CORPUS,
     QUERIES,
@@ -13,17 +16,20 @@ from common.data.retrieval.beir import (
     read_documents,
     read_queries,
 )
+from common.data.retrieval.corpus_file import CorpusFile
 
 
 @dataclass(frozen=True)
 class RetrievalSet:
     """A collection with judged queries; documents are ``title + " " + text``.
 
+    A large collection stays in its file, see `CorpusFile`.
+
     Judgements may name a few documents that the collection does not hold (BEIR's ArguAna has such):
     nothing retrieves them, but they count as relevant, as in trec_eval.
     """
 
-    corpus: dict[str, str]
+    corpus: Mapping[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     cut_from: tuple[int, int] | None = None  # queries and documents before limits; None: whole
@@ -57,28 +63,42 @@ def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIE
     return RetrievalSet(corpus, {q: t for q, t in queries.items() if q in qrels}, qrels)
 
 
-def load_corpus(folder: Path) -> dict[str, str]:
+def load_corpus(folder: Path) -> Mapping[str, str]:
     """Id -> ``title + " " + text`` of ``corpus.jsonl`` (or ``.gz``).
 
     Raises:
         UserError: the file is missing or broken, or has two texts of one id.
     """
-    return read_documents(folder)
+    return _on_disk(folder) or read_documents(folder)
 
 
-def load_titles(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def load_titles(folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Titles and texts of ``corpus.jsonl`` (or ``.gz``) by id, apart.
 
     Raises:
         UserError: the file is missing or broken, or has two titles or texts of one id.
     """
-    rows = [
-        (str(r["_id"]), r.get("title") or "", r.get("text") or "")
-        for r in json_rows(folder, CORPUS)
-    ]
+    if (file := _on_disk(folder)) is not None:
+        return file.with_field(_title), file.with_field(_text)
+    rows = [(str(r["_id"]), _title(r), _text(r)) for r in json_rows(folder, CORPUS)]
     path = folder / CORPUS
     titles = by_id(((i, title) for i, title, _ in rows), path)
     return titles, by_id(((i, text) for i, _, text in rows), path)
+
+
+def _on_disk(folder: Path) -> CorpusFile | None:
+    """The corpus of a folder if its file is a large one."""
+    path = folder / CORPUS
+    large = path.is_file() and path.stat().st_size >= corpus_file.ON_DISK_FROM_BYTES
+    return CorpusFile(path) if large else None
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    return row.get("title") or ""
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return row.get("text") or ""
 
 
 def has_corpus(folder: Path) -> bool:

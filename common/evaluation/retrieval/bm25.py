@@ -4,7 +4,7 @@
 sorting. Here equal scores go to the lower index, so that mined negatives are reproducible.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import bm25s
 import numpy as np
@@ -47,19 +47,43 @@ class BM25:
         b: float = 0.4,
         stop_words: Collection[str] = (),
     ) -> None:
-        if k1 < 0 or not 0 <= b <= 1:
-            raise ValueError(f"BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}")
+        self.check(k1, b)
         self._stop_words = sorted(stop_words)
-        words = self._words(documents)
+        words = split_words(documents, self._stop_words)
         # by first occurrence: of lists of words bm25s makes a set, whose order changes by process
         vocabulary = {w: i for i, w in enumerate(dict.fromkeys(w for row in words for w in row))}
         if not vocabulary:
             raise ValueError("BM25 needs documents that hold at least one word")
         ids = [[vocabulary[w] for w in row] for row in words]
-        self._vocabulary, self._num_documents = vocabulary, len(ids)
+        self._vocabulary: Mapping[str, int] = vocabulary
+        self._num_documents = len(ids)
         # float64: in float32 documents tie whose scores differ
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
         self._index.index((ids, vocabulary), create_empty_token=False, show_progress=False)
+
+    @staticmethod
+    def check(k1: float, b: float) -> None:
+        """Refuse parameters out of range.
+
+        Raises:
+            ValueError: see above.
+        """
+        if k1 < 0 or not 0 <= b <= 1:
+            raise ValueError(f"BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}")
+
+    @classmethod
+    def of_index(
+        cls,
+        index: bm25s.BM25,
+        vocabulary: Mapping[str, int],
+        num_documents: int,
+        stop_words: Collection[str],
+    ) -> "BM25":
+        """Around an index that exists, such as one whose arrays are memory-mapped."""
+        self = cls.__new__(cls)
+        self._index, self._vocabulary, self._num_documents = index, vocabulary, num_documents
+        self._stop_words = sorted(stop_words)
+        return self
 
     def search(
         self,
@@ -122,12 +146,15 @@ class BM25:
     def scores(self, queries: Sequence[str]) -> Tensor:
         """Scores of all documents, (Q, N) float64."""
         vocabulary = self._vocabulary
-        rows = [[vocabulary[w] for w in words if w in vocabulary] for words in self._words(queries)]
+        asked = split_words(queries, self._stop_words)
+        rows = [[vocabulary[w] for w in words if w in vocabulary] for words in asked]
         scores = np.stack([self._index.get_scores_from_ids(row) for row in rows])
         return torch.from_numpy(scores.round(_DIGITS))
 
-    def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        words: list[list[str]] = bm25s.tokenize(
-            list(texts), stopwords=self._stop_words, return_ids=False, show_progress=False
-        )
-        return words
+
+def split_words(texts: Sequence[str], stop_words: Collection[str]) -> list[list[str]]:
+    """Words of texts: lower-cased, of two characters or more, without the stop words."""
+    words: list[list[str]] = bm25s.tokenize(
+        list(texts), stopwords=sorted(stop_words), return_ids=False, show_progress=False
+    )
+    return words

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from common.evaluation.matrices import Indices, Metric, as_pair, index_pairs
+from common.evaluation.retrieval.vector_shards import VectorShards
 from common.evaluation.search import SearchResult, search
 
 
@@ -59,7 +60,7 @@ def mine_hard_negatives(
     nearest = search(query, gallery, depth, metric=metric, exclude=positives, chunk_size=chunk_size)
     limit = None
     if max_positive_ratio is not None:
-        limit = _lowest_positive(query, gallery, pairs, metric)
+        limit = lowest_positive(query, gallery, positives, metric)
     return select_negatives(
         nearest, num_negatives, limit, ratio=max_positive_ratio or 1.0, skip=skip
     )
@@ -102,11 +103,29 @@ def select_negatives(
     return negatives.masked_fill(~keep.gather(1, order), -1).cpu()
 
 
-def _lowest_positive(query: Tensor, gallery: Tensor, pairs: Tensor, metric: Metric) -> Tensor:
-    """Score of each query's worst positive, (Q,)."""
-    query, gallery = as_pair(query, gallery, metric)
+def lowest_positive(
+    query: Tensor, gallery: Tensor | VectorShards, positives: Indices, metric: Metric
+) -> Tensor:
+    """Score of each query's worst positive, (Q,), where the queries are.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D), or the same on disk.
+        positives: gallery indices of every query, at least one each.
+        metric: "cosine" or "dot".
+
+    Raises:
+        ValueError: a query without a positive.
+    """
+    pairs = index_pairs(positives, len(query), len(gallery), "positives")
     if len(set(pairs[:, 0].tolist())) != len(query):
         raise ValueError("max_positive_ratio needs a positive for every query")
-    scores = (query[pairs[:, 0]] * gallery[pairs[:, 1]]).sum(dim=1)
+    right: Tensor
+    if isinstance(gallery, VectorShards):
+        right = torch.from_numpy(gallery.take(pairs[:, 1].numpy())).to(query.device)
+    else:
+        right = gallery[pairs[:, 1]]
+    asked, right = as_pair(query[pairs[:, 0]], right, metric)
+    scores = (asked * right).sum(dim=1)
     worst = torch.full((len(query),), float("inf"), dtype=scores.dtype, device=scores.device)
     return worst.scatter_reduce(0, pairs[:, 0].to(scores.device), scores, "amin")

@@ -1,5 +1,6 @@
 """Rankings of a judged set: by embeddings, BM25, TF-IDF; their metrics, over all and by query."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
+from common.data.retrieval.corpus_file import names_of, texts_digest, texts_of
+from common.evaluation.encoding import Progress, no_progress
 from common.evaluation.matrices import Metric, blocks
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.bm25 import BM25
-from common.evaluation.retrieval.ranking import Run, per_query_metrics, to_run
+from common.evaluation.retrieval.bm25_files import bm25_on_disk
+from common.evaluation.retrieval.ranking import Run, per_query_metrics
+from common.evaluation.retrieval.shard_search import ApproximateIndex, IndexKind, search_shards
+from common.evaluation.retrieval.vector_shards import EncodeTexts, VectorShards, encode_shards
 from common.evaluation.search import SearchResult, search, stable_topk
 
-EncodeTexts = Callable[[list[str]], Tensor]  # N texts -> (N, D)
 Lexical = Literal["bm25", "tfidf"]
 LEXICAL: tuple[Lexical, ...] = ("bm25", "tfidf")
 DEPTH = 100  # documents of a ranking
@@ -52,6 +57,68 @@ def run_scores(data: RetrievalSet, run: Run, ks: Sequence[int] = (10, 100)) -> R
     return RunScores({name: [row[name] for row in rows.values()] for name in names})
 
 
+@dataclass(frozen=True)
+class OnDisk:
+    """Where vectors and words of collections larger than a shard are kept, and how it is searched.
+
+    Attributes:
+        folder: gets a folder for each collection and model.
+        model_key: names weights and settings of the encoder.
+        shard_size: documents of a shard; smaller collections stay in memory.
+        index: "flat" is exact; the others see `ApproximateIndex`.
+        device: where exact products are computed.
+        progress: wraps the loop over the parts of a shard.
+        in_memory: largest collection that is not written to files; None: a shard.
+    """
+
+    folder: Path
+    model_key: Callable[[], str]
+    shard_size: int
+    index: IndexKind = "flat"
+    device: str = "cpu"
+    progress: Progress = no_progress
+    in_memory: int | None = None
+
+    def takes(self, count: int) -> bool:
+        """Whether a collection of so many documents is written to files."""
+        return count > (self.shard_size if self.in_memory is None else self.in_memory)
+
+    def vectors(
+        self, encode: EncodeTexts, texts: Sequence[str], *, wait: bool = True
+    ) -> VectorShards | None:
+        """Shards of a collection; see `encode_shards`."""
+        key = self.model_key()
+        size = self.shard_size
+        folder = self.place(texts, key)
+        return encode_shards(
+            encode, texts, folder, key, shard_size=size, wait=wait, progress=self.progress
+        )
+
+    def search(
+        self,
+        query: Tensor,
+        document_encoder: EncodeTexts,
+        texts: Sequence[str],
+        k: int,
+        metric: Metric,
+    ) -> SearchResult:
+        """The nearest documents of a collection, which is encoded first."""
+        shards = self.vectors(document_encoder, texts)
+        assert shards is not None  # it waits
+        if self.index != "flat":
+            return ApproximateIndex(shards, self.index, metric).search(query, k)
+        return search_shards(query, shards, k, metric=metric, device=self.device)
+
+    def bm25(self, texts: Sequence[str], **options: Any) -> BM25:
+        """The BM25 index of a collection."""
+        return bm25_on_disk(texts, self.place(texts, f"bm25 {sorted(options.items())}"), **options)
+
+    def place(self, texts: Sequence[str], key: str) -> Path:
+        """Folder of a collection and a model."""
+        name = f"{texts_digest(texts)}\n{key}\n{self.shard_size}"
+        return self.folder / hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
 def dense_run(
     data: RetrievalSet,
     query_encoder: EncodeTexts,
@@ -60,6 +127,7 @@ def dense_run(
     metric: Metric = "cosine",
     depth: int = DEPTH,
     drop_identical: bool = True,
+    on_disk: OnDisk | None = None,
 ) -> Run:
     """The nearest documents of every query by exact search.
 
@@ -70,11 +138,15 @@ def dense_run(
         metric: "cosine" or "dot".
         depth: documents per query.
         drop_identical: leave out the document with the id of the query, as BEIR does.
+        on_disk: for a collection larger than its shards; None: everything in memory.
     """
-    documents = document_encoder(list(data.corpus.values()))
+    texts, k = texts_of(data.corpus), min(depth + 1, len(data.corpus))  # the query may be in it
     queries = query_encoder(list(data.queries.values()))
-    k = min(depth + 1, len(documents))  # one more: the query itself may be among them
-    return _named(data, search(queries, documents, k, metric=metric), depth, drop_identical)
+    if on_disk is not None and on_disk.takes(len(texts)):
+        result = on_disk.search(queries, document_encoder, texts, k, metric)
+    else:
+        result = search(queries, document_encoder(list(texts)), k, metric=metric)
+    return _named(data, result, depth, drop_identical)
 
 
 def lexical_run(
@@ -83,6 +155,7 @@ def lexical_run(
     *,
     depth: int = DEPTH,
     drop_identical: bool = True,
+    on_disk: OnDisk | None = None,
     **options: Any,
 ) -> Run:
     """The trivial baseline: documents that share words with the query.
@@ -92,12 +165,15 @@ def lexical_run(
         method: "bm25" (see `BM25`), or "tfidf": cosine of tf-idf vectors (see `tfidf_vectors`).
         depth: documents per query; those without a common word are left out.
         drop_identical: leave out the document with the id of the query, as BEIR does.
+        on_disk: for BM25 of a collection larger than its shards.
         options: of `BM25`, or of scikit-learn's vectoriser (``analyzer="char_wb"``).
     """
-    documents, queries = list(data.corpus.values()), list(data.queries.values())
+    documents, queries = texts_of(data.corpus), list(data.queries.values())
     k = min(depth + 1, len(documents))
     if method == "bm25":
-        result = BM25(documents, **options).search(queries, k)
+        large = on_disk is not None and on_disk.takes(len(documents))
+        index = on_disk.bm25(documents, **options) if on_disk and large else None
+        result = (index or BM25(list(documents), **options)).search(queries, k)
     else:
         table, vectors = tfidf_vectors(documents, **options)
         asked = vectors(queries)
@@ -205,5 +281,10 @@ def _named(
     data: RetrievalSet, result: SearchResult, depth: int, drop_identical: bool
 ) -> dict[str, dict[str, float]]:
     """At most `depth` hits by id."""
-    run = to_run(result, list(data.queries), list(data.corpus), drop_identical=drop_identical)
-    return {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}
+    names, run = names_of(data.corpus), {}
+    rows = zip(data.queries, result.indices.tolist(), result.scores.tolist(), strict=True)
+    for query, places, scores in rows:
+        hits = [(names[i], score) for i, score in zip(places, scores, strict=True) if i >= 0]
+        kept = [hit for hit in hits if not (drop_identical and hit[0] == query)]
+        run[query] = dict(kept[:depth])
+    return run

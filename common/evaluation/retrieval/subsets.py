@@ -1,5 +1,7 @@
 """Parts of a judged set: fewer documents, queries held out for training, titles as queries."""
 
+from collections.abc import Mapping
+
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.synthetic_words import SYLLABLES
@@ -81,7 +83,7 @@ def query_folds(data: RetrievalSet, k: int) -> list[tuple[RetrievalSet, Retrieva
     return [(part(data.queries.keys() - fold), part(fold)) for fold in folds]
 
 
-def title_queries(titles: dict[str, str], texts: dict[str, str]) -> RetrievalSet:
+def title_queries(titles: Mapping[str, str], texts: Mapping[str, str]) -> RetrievalSet:
     """Titles as queries for the texts that they belong to: a development set without judgements.
 
     Args:

@@ -1,15 +1,18 @@
 """Hard negatives for texts: any encoder or BM25 as the teacher, positive-aware."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from common.evaluation.matrices import Metric
 from common.evaluation.retrieval.bm25 import BM25
-from common.evaluation.retrieval.mining import mine_hard_negatives, select_negatives
-
-EncodeTexts = Callable[[list[str]], Tensor]  # N texts -> (N, D)
+from common.evaluation.retrieval.mining import lowest_positive, select_negatives
+from common.evaluation.retrieval.runs import OnDisk
+from common.evaluation.retrieval.shard_search import search_shards
+from common.evaluation.retrieval.vector_shards import EncodeTexts, VectorShards
+from common.evaluation.search import SearchResult, search
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class TextMiner:
         ratio: candidates that score above this share of the query's worst positive are dropped;
             None: naive top-k.
         metric: of the encoders, "cosine" or "dot".
+        on_disk: for a collection larger than its shards; its ``model_key`` names the document
+            encoder. None: everything in memory.
     """
 
     def __init__(
@@ -62,13 +67,17 @@ class TextMiner:
         document_encoder: EncodeTexts | None = None,
         ratio: float | None = 0.95,
         metric: Metric = "cosine",
+        on_disk: OnDisk | None = None,
     ) -> None:
         self.depth, self.ratio, self.query_encoder = depth, ratio, query_encoder
-        self.metric = metric
+        self.metric, self.device = metric, on_disk.device if on_disk is not None else "cpu"
+        large = on_disk is not None and on_disk.takes(len(collection))
         if query_encoder is None:
-            self.index = BM25(collection)
-        else:
-            self.gallery = (document_encoder or query_encoder)(list(collection))
+            self.index = on_disk.bm25(collection) if on_disk and large else BM25(collection)
+            return
+        encode = document_encoder or query_encoder
+        shards = on_disk.vectors(encode, collection) if on_disk and large else None
+        self.gallery = shards or encode(list(collection))
 
     def mine(
         self,
@@ -90,28 +99,32 @@ class TextMiner:
             ValueError: lists of unequal length, a query without positive, too small a collection.
         """
         encode = query_encoder or self.query_encoder
+        limit = None
         if encode is None:
             result = self.index.search(queries, self.depth, exclude=positives)
-            filtered = self.ratio is not None
-            limit = self.index.pair_scores(queries, positives) if filtered else None
-            chosen = select_negatives(result, num_negatives, limit, ratio=self.ratio or 1.0)
-            naive = select_negatives(result, num_negatives)
+            if self.ratio is not None:
+                limit = self.index.pair_scores(queries, positives)
         else:
-            query = encode(list(queries))
-            chosen, naive = (
-                mine_hard_negatives(
-                    query,
-                    self.gallery,
-                    positives,
-                    num_negatives,
-                    candidates=self.depth,
-                    max_positive_ratio=ratio,
-                    metric=self.metric,
+            if num_negatives > self.depth:
+                raise ValueError(
+                    f"{num_negatives} negatives do not fit into {self.depth} candidates"
                 )
-                for ratio in (self.ratio, None)
-            )
+            query = encode(list(queries))
+            result = self._nearest(query, positives)
+            if self.ratio is not None:
+                limit = lowest_positive(query, self.gallery, positives, self.metric)
+        chosen = select_negatives(result, num_negatives, limit, ratio=self.ratio or 1.0)
+        naive = select_negatives(result, num_negatives)
         kept = (naive[:, :, None] == chosen[:, None, :]).any(2) | naive.lt(0)
         return MinedNegatives(chosen, (~kept).sum(1), naive.ge(0).sum(1))
+
+    def _nearest(self, query: Tensor, positives: Sequence[Sequence[int]]) -> SearchResult:
+        options: dict[str, Any] = {"metric": self.metric, "exclude": positives}
+        options["device"] = self.device
+        if isinstance(self.gallery, VectorShards):
+            return search_shards(query, self.gallery, self.depth, **options)
+        found = search(query, self.gallery, self.depth, **options)
+        return SearchResult(found.scores.cpu(), found.indices.cpu())
 
 
 def candidate_depth(candidates: int, num_documents: int, positives: Sequence[Sequence[int]]) -> int:
@@ -132,6 +145,7 @@ def mine_text_negatives(
     ratio: float | None = 0.95,
     candidates: int = 100,
     metric: Metric = "cosine",
+    on_disk: OnDisk | None = None,
 ) -> MinedNegatives:
     """The best-scored texts that are neither positives nor too close to them.
 
@@ -145,6 +159,7 @@ def mine_text_negatives(
         ratio: see `TextMiner`.
         candidates: nearest non-positives that are looked at.
         metric: see `TextMiner`.
+        on_disk: see `TextMiner`.
 
     Returns:
         The negatives; fewer than K where too few candidates are left.
@@ -159,6 +174,7 @@ def mine_text_negatives(
         document_encoder=document_encoder,
         ratio=ratio,
         metric=metric,
+        on_disk=on_disk,
     )
     return miner.mine(queries, positives, num_negatives)
 

@@ -85,7 +85,7 @@ def untrained(cfg: Config, recipe: EncoderRecipe[E], workspace: Workspace) -> di
     """The encoder before training: other random parts than those that training begins with."""
     encoder = as_training_begins(recipe.build, cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
-        return score_sets(cfg, workspace, lambda data: encoder_run(recipe, encoder, data))
+        return score_sets(cfg, workspace, lambda data: encoder_run(cfg, recipe, encoder, data))
 
 
 def whitened(cfg: Config, recipe: EncoderRecipe[E], workspace: Workspace) -> dict[str, float]:

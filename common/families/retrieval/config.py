@@ -132,7 +132,13 @@ class RetrievalEval(OwnData):
     }
 
     batch_size: Count = 64
+    # documents of a shard; sets with more are encoded once to files that are searched in blocks
+    shard_size: Count = 200_000
+    embeddings: str | None = None  # folder of these files; None: <runs_dir>/embeddings
+    # of these sets: flat is exact; ivfpq and hnsw are approximate, see ApproximateIndex
+    index: Literal["flat", "ivfpq", "hnsw"] = "flat"
     untrained: bool = True  # also score the encoder as it was before training, as untrained_*
+    untrained_shards: bool = False  # the same on sets larger than a shard
     lexical: bool = True  # also score BM25 or TF-IDF on the same texts, as bm25_* and tfidf_*
     hybrid: bool = False  # also score dense and BM25 merged: hybrid_* (min-max), rrf_* (by rank)
     # and with a weight of the dense ranks that a few judged queries choose: chosen_*

@@ -1,26 +1,36 @@
 """An encoder before and after training, and on sets in the BEIR layout next to lexical methods."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from common.config import UserError
+from common.data.retrieval.corpus_file import texts_of
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated, untrained
+from common.encoders.state_dict import weights_digest
 from common.engine.own_texts import show_queries
+from common.engine.progress import track
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.answers import answer_recall
-from common.evaluation.retrieval.beir import RetrievalSet, load_titles
+from common.evaluation.retrieval.beir import RetrievalSet, load_corpus, load_titles
 from common.evaluation.retrieval.chosen_fusion import choose_fusion, weighted_runs
 from common.evaluation.retrieval.fusion import linear_fusion, reciprocal_rank_fusion
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import (
     DEPTH,
     LEXICAL,
+    Lexical,
+    OnDisk,
     RunScores,
     dense_run,
     lexical_run,
     run_scores,
 )
+from common.families.retrieval.config import RetrievalEval
 from common.families.retrieval.encoder import E, EncoderRecipe
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 from common.families.retrieval.sets import SYNTHETIC as SYNTHETIC
@@ -41,6 +51,7 @@ def before_and_after(
     encoder: E,
     measure: Callable[[E, Workspace | None], dict[str, float]],
     workspace: Workspace,
+    documents: int = 0,
 ) -> dict[str, float]:
     """What `measure` finds of the trained encoder; ``untrained_*`` alongside it if the config asks.
 
@@ -51,10 +62,11 @@ def before_and_after(
         measure: given an encoder in evaluation mode, on the GPU if allowed, and the run's
             workspace, which is None for the untrained encoder.
         workspace: of the run.
+        documents: of the set; above ``eval.shard_size``, ``eval.untrained_shards`` decides.
     """
     with evaluated(encoder, cfg.trainer.accelerator):
         metrics = measure(encoder, workspace)
-    if cfg.eval.untrained:
+    if cfg.eval.untrained and (cfg.eval.untrained_shards or documents <= cfg.eval.shard_size):
         raw = untrained(recipe.build, cfg.seed, like=encoder)
         with evaluated(raw, cfg.trainer.accelerator):
             before = measure(raw, None)
@@ -168,20 +180,80 @@ def _evaluate_dev(
     workspace: Workspace,
 ) -> dict[str, float]:
     def measure(some: E, output: Workspace | None) -> dict[str, float]:
-        scores = run_scores(data, encoder_run(recipe, some, data))
+        scores = run_scores(data, encoder_run(cfg, recipe, some, data))
         return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
 
-    return before_and_after(cfg, recipe, encoder, measure, workspace)
+    return before_and_after(cfg, recipe, encoder, measure, workspace, len(data.corpus))
 
 
-def encoder_run(recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet) -> Run:
-    """What an encoder, in evaluation mode, finds for the queries of a set."""
+def encoder_run(
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet
+) -> Run:
+    """What an encoder, in evaluation mode, finds for the queries of a set.
+
+    A set larger than ``eval.shard_size`` is encoded to files, see `OnDisk`.
+    """
     return dense_run(
         data,
         lambda texts: recipe.queries(encoder, texts),
         lambda texts: recipe.documents(encoder, texts),
         metric=recipe.metric,
+        on_disk=on_disk(cfg, encoder),
     )
+
+
+def on_disk(cfg: RetrievalExperimentConfig, encoder: nn.Module) -> OnDisk:
+    """Where an encoder's vectors of large sets are kept, under its weights and settings."""
+    options = cfg.eval
+    shared = {f.name for f in fields(RetrievalEval)} - {"normalize_text", "lower_case"}
+    settings = {name: value for name, value in vars(options).items() if name not in shared}
+    for section in ("model", "method"):
+        settings[section] = repr(getattr(cfg, section, None))
+
+    def model_key() -> str:
+        return f"{weights_digest(encoder)} {sorted(settings.items())}"
+
+    folder = options.embeddings or Path(cfg.runs_dir) / "embeddings"
+    on_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    return OnDisk(
+        Path(folder).expanduser(),
+        model_key,
+        options.shard_size,
+        options.index,
+        "cuda" if on_gpu else "cpu",
+        track,
+    )
+
+
+def encode_large_sets(
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, *, wait: bool = False
+) -> None:
+    """Encode the sets of the evaluation that are larger than a shard, with other processes.
+
+    Each process takes the shards that nobody else has; `evaluate_beir` finds them.
+
+    Args:
+        cfg: the project's config.
+        recipe: its encoder.
+        encoder: the trained one.
+        wait: whether to return only when all shards are there.
+    """
+    places = [*cfg.eval.beir, *(p for p in cfg.eval.dev if p not in cfg.eval.beir)]
+    corpora = {place.partition("@")[0]: load_set(cfg, place).corpus for place in places}
+    for place in cfg.eval.answers:
+        corpora[place.partition("@")[0]] = load_corpus(beir_folder(cfg, place))
+    large = [c for c in corpora.values() if len(c) > cfg.eval.shard_size]
+    encoders = [encoder]
+    if large and cfg.eval.untrained and cfg.eval.untrained_shards:
+        encoders.append(untrained(recipe.build, cfg.seed, like=encoder))
+    for some in encoders:
+        with evaluated(some, cfg.trainer.accelerator):
+            for corpus in large:
+                on_disk(cfg, some).vectors(
+                    lambda texts, some=some: recipe.documents(some, texts),  # type: ignore[misc]
+                    texts_of(corpus),
+                    wait=wait,
+                )
 
 
 def _evaluate_set(
@@ -195,7 +267,7 @@ def _evaluate_set(
     runs: dict[str, Run] = {}
 
     def measure(some: E, output: Workspace | None) -> dict[str, float]:
-        run = encoder_run(recipe, some, data)
+        run = encoder_run(cfg, recipe, some, data)
         scores = run_scores(data, run)
         if output is not None:
             runs[""] = run
@@ -203,9 +275,10 @@ def _evaluate_set(
         row = "untrained_" if output is None else ""
         return keep_scores(scores, row, name, workspace)
 
-    metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
-    for method in LEXICAL if cfg.eval.lexical else ():
-        runs[f"{method}_"] = lexical_run(data, method)
+    size = len(data.corpus)
+    metrics = before_and_after(cfg, recipe, encoder, measure, workspace, size)
+    for method in lexical_methods(cfg, size):
+        runs[f"{method}_"] = lexical_run(data, method, on_disk=on_disk(cfg, encoder))
     if cfg.eval.hybrid:
         both, dense = [runs[""], runs["bm25_"]], cfg.eval.hybrid_weight
         runs["hybrid_"] = linear_fusion(both, [dense, 1 - dense], depth=DEPTH)
@@ -236,8 +309,8 @@ def _evaluate_answers(
     Passages are found by title and text, answers are looked for in the text alone, as DPR does.
     """
     folder = beir_folder(cfg, next(iter(asked)))
-    titles, texts = load_titles(folder)
-    corpus = {i: f"{title} {texts[i]}".strip() for i, title in titles.items()}
+    _, texts = load_titles(folder)
+    corpus = load_corpus(folder)
     questions: dict[str, str] = {}
     accepted: dict[str, dict[str, list[str]]] = {}  # name of a set -> question's id -> answers
     for place, name in asked.items():
@@ -260,12 +333,23 @@ def _evaluate_answers(
         return metrics
 
     def measure(some: E, output: Workspace | None) -> dict[str, float]:
-        return recalls(encoder_run(recipe, some, data), "untrained_" if output is None else "")
+        return recalls(encoder_run(cfg, recipe, some, data), "untrained_" if output is None else "")
 
-    metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
+    metrics = before_and_after(cfg, recipe, encoder, measure, workspace, len(corpus))
     if cfg.eval.lexical:
-        metrics |= {f"bm25_{k}": v for k, v in recalls(lexical_run(data, "bm25"), "bm25_").items()}
+        run = lexical_run(data, "bm25", on_disk=on_disk(cfg, encoder))
+        metrics |= {f"bm25_{k}": v for k, v in recalls(run, "bm25_").items()}
     return metrics
+
+
+def lexical_methods(cfg: RetrievalExperimentConfig, documents: int) -> tuple[Lexical, ...]:
+    """Which lexical methods a set of so many documents is scored by.
+
+    TF-IDF has no index on disk, so that large sets have BM25 alone.
+    """
+    if not cfg.eval.lexical:
+        return ()
+    return LEXICAL if documents <= cfg.eval.shard_size else ("bm25",)
 
 
 def _questions(file: Path) -> list[tuple[str, list[str]]]:

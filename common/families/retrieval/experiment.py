@@ -21,6 +21,7 @@ from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
 from common.families.retrieval.evaluation import (
     SYNTHETIC,
     beir_folder,
+    encode_large_sets,
     evaluate_beir,
     named_sets,
     set_names,
@@ -55,7 +56,7 @@ def retrieval_experiment(
         evaluate: the paper's metrics; those of the sets of ``eval.beir`` come alongside them.
         plan: what `make check` reports on, see `text_plan`.
         texts: what the task "search" looks in when the config names no file.
-        tasks: alongside "search".
+        tasks: alongside "search" and "encode_sets".
         model_tasks: further ones, which are given the experiment as well (to load a trained model).
 
     Raises:
@@ -94,6 +95,15 @@ def retrieval_experiment(
     def search(workspace: Workspace) -> None:
         search_collection(cfg, recipe, workspace, experiment, partial(texts, cfg))
 
+    def encode_sets(workspace: Workspace) -> None:
+        from common.engine.trained import trained_module
+
+        module, _ = trained_module(experiment, workspace, cfg.search.run, cfg.runs_dir)
+        encode_large_sets(cfg, recipe, encoder_of(module, recipe))
+
+    def assist(module: R) -> None:
+        encode_large_sets(cfg, recipe, encoder_of(module, recipe))
+
     def with_model(
         task: Callable[[C, Workspace, Experiment[R]], object],
     ) -> Callable[[Workspace], object]:
@@ -108,6 +118,7 @@ def retrieval_experiment(
         partial(plan, cfg),
         {
             "search": search,
+            "encode_sets": encode_sets,
             **{name: partial(task, cfg) for name, task in (tasks or {}).items()},
             **{name: with_model(task) for name, task in (model_tasks or {}).items()},
         },
@@ -116,6 +127,7 @@ def retrieval_experiment(
             Layout.PAIRS: lambda m, workspace, path: judge_pairs(rows(m), workspace, path),
             Layout.LABELLED: lambda m, workspace, path: judge_labelled(rows(m), workspace, path),
         },
+        assist,
     )
     return experiment
 

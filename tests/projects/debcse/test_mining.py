@@ -55,7 +55,7 @@ def test_progress_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("common.engine.progress.LINE_SECONDS", 0.0)
     mined_with(tmp_path)
     shown = capsys.readouterr().err
-    assert "encode 200/200: 4/4" in shown
+    assert "encode 0-200 of 200: 16/16" in shown
     assert "mine candidates: 1/" in shown
     mined_with(tmp_path)
     assert capsys.readouterr().err == ""

@@ -243,45 +243,9 @@ def test_encoding_shows_progress_per_batch():
     assert seen == [("titles", 2)]
 
 
-def test_broken_run_resumes_after_the_last_shard(tmp_path):
-    options = {"batch_size": 2, "cache": tmp_path / "c", "model_key": "m", "shard_size": 2}
-    with pytest.raises(RuntimeError, match="power cut"):
-        encode_texts(Recorder(fail_after=2), TEXTS, **options)
-    second = Recorder()
-    resumed = encode_texts(second, TEXTS, **options)
-    assert second.batches == [["dddd", "f"]]
-    assert torch.equal(resumed, encode_texts(Recorder(), TEXTS))
-    third = Recorder()
-    assert torch.equal(encode_texts(third, TEXTS, **options), resumed)
-    assert third.batches == []
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"model_key": "n"}, "model"),
-        ({"texts": TEXTS[::-1]}, "texts"),
-        ({"shard_size": 3}, "shard_size"),
-    ],
-)
-def test_cache_of_something_else_is_refused(tmp_path, change, named):
-    options = {"texts": TEXTS, "cache": tmp_path, "model_key": "m", "shard_size": 2}
-    encode_texts(Recorder(), **options)
-    with pytest.raises(UserError, match=f"for another {named}"):
-        encode_texts(Recorder(), **(options | change))
-
-
-def test_texts_with_shifted_borders_are_other_texts(tmp_path):
-    encode_texts(Recorder(), ["ab", "c"], cache=tmp_path, model_key="m")
-    with pytest.raises(UserError, match="for another texts"):
-        encode_texts(Recorder(), ["a", "bc"], cache=tmp_path, model_key="m")
-
-
-def test_encoding_refusals(tmp_path):
+def test_encoding_refusals():
     with pytest.raises(ValueError, match="nothing to encode"):
         encode(Recorder(), [])
-    with pytest.raises(ValueError, match="model_key"):
-        encode_texts(Recorder(), TEXTS, cache=tmp_path)
     with pytest.raises(ValueError, match="for 2 items"):
         encode(lambda batch: torch.ones(1, 3), [1, 2])
 

@@ -160,7 +160,7 @@ def test_tasks_are_given_the_experiment(tmp_path):
         tasks={"write": lambda *given: seen.append(given)},
         model_tasks={"mine": lambda *given: seen.append(given)},
     )
-    assert list(experiment.tasks) == ["search", "write", "mine"]
+    assert list(experiment.tasks) == ["search", "encode_sets", "write", "mine"]
     experiment.tasks["write"](workspace)
     experiment.tasks["mine"](workspace)
     assert seen == [(cfg, workspace), (cfg, workspace, experiment)]
@@ -189,6 +189,31 @@ def test_the_untrained_encoder_stands_beside_the_trained_one(tmp_path):
         "sum",
         "sum_chance",
     }
+
+
+def test_a_set_larger_than_a_shard_has_the_same_metrics(tmp_path, beir):
+    """Other processes encode its shards; the untrained encoder waits for a switch."""
+    names = [str(beir)]
+    whole = evaluate_beir(
+        Config(eval=RetrievalEval(beir=names)), recipe(), opposite(), Workspace(tmp_path / "a")
+    )
+    options = RetrievalEval(beir=names, shard_size=2)
+    cfg = Config(eval=options, runs_dir=str(tmp_path / "runs"))
+    experiment, encoder = experiment_of(cfg), opposite()
+    experiment.assist(Module(encoder))
+    encoder.modes.clear()
+    sharded = evaluate_beir(cfg, recipe(), encoder, Workspace(tmp_path / "b"))
+    assert len(encoder.modes) == 1  # queries alone
+    assert sharded == {
+        name: whole[name] for name in sharded if not name.startswith(("untrained", "tfidf"))
+    }
+    assert not any(name.startswith(("untrained", "tfidf")) for name in sharded)
+    options.untrained_shards = True
+    asked = evaluate_beir(cfg, recipe(), encoder, Workspace(tmp_path / "c"))
+    assert asked["untrained_small_mrr"] == whole["untrained_small_mrr"]
+    other = Config(eval=RetrievalEval(beir=names, shard_size=2), runs_dir=cfg.runs_dir)
+    evaluate_beir(other, recipe(), perfect(), Workspace(tmp_path / "d"))
+    assert len(list((tmp_path / "runs" / "embeddings").iterdir())) == 4  # BM25, three encoders
 
 
 def test_beir_sets_beside_lexical_rows(tmp_path, beir):
