@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.samplers import Key, Rng, sample_rng
+from common.data.samplers import KEYED_FROM, Key, KeyedOrder, Rng, sample_rng
 from common.data.text.masking import IGNORED
 from common.encoders.text.template import plain_ids, special_tokens
+from projects.vega.token_files import TokenTexts
 
 _MASK_STREAM, _SENTENCE_STREAM = 81, 82
 
@@ -51,7 +52,7 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
     one token, always the mask), arXiv 2111.09543.
 
     Args:
-        texts: N texts.
+        texts: N texts, or their ids on disk.
         tokenizer: of transformers, with padding and mask token.
         max_length: tokens of a row, special ones included.
         mask_share: in (0, 1], of the tokens that are not special.
@@ -70,7 +71,7 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
 
     def __init__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | TokenTexts,
         tokenizer: Any,
         *,
         max_length: int,
@@ -93,23 +94,20 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
             mask_limit,
             seed,
         )
-        self.texts = [ids for ids in plain_ids(tokenizer, texts) if ids]
-        if not self.texts or self.room < 1:
+        self.texts: Sequence[Sequence[int]] = (
+            texts
+            if isinstance(texts, TokenTexts)
+            else [ids for ids in plain_ids(tokenizer, texts) if ids]
+        )
+        if not len(self.texts) or self.room < 1:
             raise UserError("there are no texts to read: give others, or raise pretrain.max_length")
-        self.rows = self.texts
-        if packed:
-            stream = [token for ids in self.texts for token in ids]
-            self.rows = [
-                stream[i : i + self.room] for i in range(0, len(stream) - self.room + 1, self.room)
-            ]
-            if not self.rows:
-                raise UserError(
-                    f"the texts have {len(stream)} tokens, fewer than a row of {self.room}"
-                )
+        self.rows = PackedRows(self.texts, self.room) if packed else self.texts
+        if not len(self.rows):
+            raise UserError(f"the texts have fewer tokens than a row of {self.room}")
         self.packed = packed
         self.sentence_room = None if sentence_length is None else sentence_length - around
-        self.pieces = self._pieces() if packed and sentence_length is not None else []
-        self._drawn: tuple[int, np.ndarray] | None = None
+        self.pieces = self._pieces() if packed and sentence_length is not None else None
+        self._drawn: tuple[int, np.ndarray | KeyedOrder] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -156,24 +154,24 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
     def _sentence(self, index: int, epoch: int) -> Sequence[int]:
         if not self.packed:
             return self.texts[index]
+        assert self.pieces is not None
         if self._drawn is None or self._drawn[0] != epoch:
-            rng = sample_rng(self.seed, epoch, 0, _SENTENCE_STREAM)
-            self._drawn = epoch, rng.permutation(len(self.pieces))
-        text, start = self.pieces[int(self._drawn[1][index])]
+            rng, count = sample_rng(self.seed, epoch, 0, _SENTENCE_STREAM), len(self.pieces)
+            large = count >= KEYED_FROM
+            self._drawn = epoch, KeyedOrder(count, rng) if large else rng.permutation(count)
+        text, start = self.pieces[int(self._drawn[1][index : index + 1][0])]
         return self.texts[text][start:]
 
-    def _pieces(self) -> list[tuple[int, int]]:
+    def _pieces(self) -> "Pieces":
         """Texts and places where a sentence may begin, at least as many as rows.
 
         With fewer texts than rows, steps no longer than a row cut the texts into enough pieces.
         """
         if len(self.texts) >= len(self.rows):
-            return [(text, 0) for text in range(len(self.texts))]
+            return Pieces(np.ones(len(self.texts), np.int64), 1)
         assert self.sentence_room is not None
         step = max(1, min(self.sentence_room, self.room))
-        return [
-            (i, start) for i, ids in enumerate(self.texts) for start in range(0, len(ids), step)
-        ]
+        return Pieces(token_counts(self.texts), step)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (N, L) of rows without special tokens."""
@@ -183,3 +181,54 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         for i, row in enumerate(whole):
             ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
         return ids, mask
+
+
+class PackedRows(Sequence[Sequence[int]]):
+    """Rows of equal length over the borders of texts; the rest of the last one is left out.
+
+    Args:
+        texts: ids of each text.
+        length: tokens of a row.
+    """
+
+    def __init__(self, texts: Sequence[Sequence[int]], length: int) -> None:
+        self.length = length
+        self.texts = texts if isinstance(texts, TokenTexts) else None
+        self.stream = [] if self.texts is not None else [i for ids in texts for i in ids]
+
+    def __len__(self) -> int:
+        count = len(self.stream) if self.texts is None else self.texts.num_tokens
+        return count // self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        start = index * self.length
+        if self.texts is None:
+            return self.stream[start : start + self.length]
+        return self.texts.span(start, start + self.length)
+
+
+class Pieces:
+    """Texts cut at every `step` tokens: number of a piece -> its text and where it begins.
+
+    Args:
+        counts: (N,) tokens of each text.
+        step: tokens between two beginnings.
+    """
+
+    def __init__(self, counts: np.ndarray, step: int) -> None:
+        self.step = step
+        self.starts = np.concatenate([[0], np.cumsum(-(-counts // step))])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, piece: int) -> tuple[int, int]:
+        text = int(np.searchsorted(self.starts, piece, side="right")) - 1
+        return text, (piece - int(self.starts[text])) * self.step
+
+
+def token_counts(texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Tokens of each text, (N,) int64."""
+    if isinstance(texts, TokenTexts):
+        return texts.lengths()
+    return np.array([len(ids) for ids in texts], np.int64)

@@ -14,6 +14,7 @@ from common.config import UserError
 from common.damage import reading
 from common.data.lookup import own_file
 from common.data.module import ContrastiveData
+from common.data.offline import content_digest
 from common.data.samplers import sample_rng
 from common.data.text.sets import StsSet, load_sentences, load_sts
 from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
@@ -43,8 +44,10 @@ from projects.vega.network import (
     tokenizer_of,
 )
 from projects.vega.phases import Pretrain
+from projects.vega.token_files import TokenTexts, write_tokens
 
 SYNTHETIC, STS_PAIRS = 96, 48
+ON_DISK_FROM_BYTES = 1 << 28  # of a text file whose ids are written to files, not held in memory
 # bytes of memory for a byte of a text: itself, and lists of its ids (some 56 bytes for each)
 IN_MEMORY = 15
 _DRAW_STREAM = 2**31 + 75
@@ -93,14 +96,17 @@ def _has_dropout(model: nn.Module) -> bool:
 
 def training_data(cfg: Config, module: Pretrain) -> ContrastiveData:
     """Rows of a phase; sentences alongside them where it has a contrast."""
-    data = rows(cfg, module, training_texts(cfg), sentences=module.cl_head is not None)
+    texts = tokens_on_disk(cfg, module.tokenizer) or training_texts(cfg)
+    data = rows(cfg, module, texts, sentences=module.cl_head is not None)
     size = cfg.data.batch_size
     if module.phase == 2 and cfg.pretrain.phase2_batch_size is not None:
         size = cfg.pretrain.phase2_batch_size
     return ContrastiveData(data, batch_size=size, seed=cfg.seed, num_workers=cfg.data.num_workers)
 
 
-def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> ReplacedTokenRows:
+def rows(
+    cfg: Config, module: Pretrain, texts: list[str] | TokenTexts, sentences: bool
+) -> ReplacedTokenRows:
     """The data set of texts."""
     settings = cfg.pretrain
     return ReplacedTokenRows(
@@ -113,6 +119,35 @@ def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> Re
         seed=cfg.seed,
         sentence_length=settings.sentence_length if sentences else None,
     )
+
+
+def tokens_on_disk(cfg: Config, tokenizer: Any) -> TokenTexts | None:
+    """Ids of the whole file of texts behind the held-out ones; None if it is small or sampled.
+
+    They are below ``<runs_dir>/vega/tokens``, once for each file and tokenizer.
+
+    Raises:
+        UserError: no such file, or no more texts than are held out.
+    """
+    settings = cfg.pretrain
+    if settings.texts != "file" or settings.limit is not None:
+        return None
+    path = own_file(str(settings.file), cfg.data.root, "texts")
+    about = path.stat()
+    if about.st_size < ON_DISK_FROM_BYTES:
+        return None
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    owner = content_digest(
+        [f"{path.resolve()} {about.st_size} {about.st_mtime_ns}", str(vocabulary)]
+    )
+    folder = Path(cfg.runs_dir) / "vega" / "tokens" / owner[:24]
+    texts = TokenTexts(write_tokens(path, tokenizer, folder, owner), cfg.eval.held_out)
+    if not len(texts):
+        raise UserError(
+            f"pretrain.file={settings.file} has no text next to the eval.held_out="
+            f"{cfg.eval.held_out} first ones, which are not trained on: lower eval.held_out"
+        )
+    return texts
 
 
 def training_texts(cfg: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """Replaced tokens, shared embeddings, disentangled attention, the two phases."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine import checkpoint as ckpt
 from common.engine.trained import export
-from projects.vega import pretraining
+from projects.vega import pretraining, token_files
 from projects.vega.corruption import ReplacedTokenRows
 from projects.vega.encoders.disentangled import disentangled_from_bert, shallow
 from projects.vega.encoders.replaced_token_detection import put_in, sample_tokens
-from projects.vega.network import build_pretraining, random_config
+from projects.vega.network import build_pretraining, random_config, tokenizer_of
 from projects.vega.phases import Pretrain, PretrainObjective
 from projects.vega.pretraining import (
     held_out,
@@ -477,6 +478,32 @@ def test_a_file_of_texts_is_read_by_lines_and_refused_where_it_does_not_fit(tmp_
     file.write_bytes("caf\u00e9\n".encode("latin-1"))
     with pytest.raises(UserError, match="not a text file in UTF-8"):
         training_texts(cfg)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_large_file_is_read_from_disk_as_from_memory(tmp_path, monkeypatch, packed):
+    """Batches, sentences too, are equal; the files are written once; a loader process maps them."""
+    monkeypatch.setattr(token_files, "LINES", 7)
+    texts = [" ".join(f"word{j % 5}" for j in range(3 + i % 9)) for i in range(60)]
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(texts))
+    words = ["pretrain.texts=file", f"pretrain.file={file}", "eval.held_out=9"]
+    words += [f"pretrain.packed={packed}", f"runs_dir={tmp_path}/runs"]
+    cfg = config(*words, name="smoke_pretrain")
+    tokenizer = tokenizer_of(cfg.model)
+    assert pretraining.tokens_on_disk(cfg, tokenizer) is None
+    monkeypatch.setattr(pretraining, "ON_DISK_FROM_BYTES", 0)
+    tokens = pretraining.tokens_on_disk(cfg, tokenizer)
+    options = {"max_length": 12, "packed": packed, "sentence_length": 6, "seed": 3}
+    memory, disk = (
+        ReplacedTokenRows(source, tokenizer, **options)
+        for source in (training_texts(cfg), pickle.loads(pickle.dumps(tokens)))
+    )
+    assert len(memory) == len(disk) > 10
+    keys = [(i, epoch) for i in range(len(memory)) for epoch in (0, 1)]
+    torch.testing.assert_close(memory[keys], disk[keys], rtol=0, atol=0)
+    monkeypatch.setattr(token_files, "plain_ids", None)
+    assert len(pretraining.tokens_on_disk(cfg, tokenizer)) == 51
 
 
 def test_vega_has_1_3_billion_parameters():
