@@ -82,7 +82,7 @@ class TokenTexts(Sequence[list[int]]):
         return part, text - self._texts[part]
 
     def __len__(self) -> int:
-        return max(0, self._texts[-1] - self.skip)
+        return max(0, int(self._texts[-1]) - self.skip)
 
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):

@@ -68,7 +68,7 @@ def packed(encoded: Encoded) -> dict[str, Tensor]:
 def unpacked(state: dict[str, Tensor]) -> Encoded:
     """The inverse of `packed`."""
     counts = state["counts"].tolist()
-    tokens, weights = (state[name].split(counts) for name in ("tokens", "weights"))
+    tokens, weights = (torch.split(state[name], counts) for name in ("tokens", "weights"))
     pairs = zip(tokens, weights, strict=True)
     return {
         "dense": state["dense"],
