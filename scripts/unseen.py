@@ -379,15 +379,15 @@ SETS = {
 WITHOUT = {
     **dict.fromkeys(
         ("clip_baselines", "mofi", "close", "rtd", "cosmo", "one_to_k", "dito"),
-        "it, or the encoder it starts from, trains on every set of images with names that is here",
+        "the project, or the encoder that it starts from, trains on every bundled set of images with names",
     ),
-    "cwcl": "its texts know the words of the ten classes that it trains on alone",
-    "sepclr": "no other set of images has a second one with something added",
-    "video_qa": "no other clips with questions are here",
-    "wikides": "no other descriptions with candidates are here",
-    "demo_retrieval": "its answers are the labels of the tasks that it trains on",
-    "peft_augmentation": "its classes are ten intents of a bank, which no other set here has",
-    "vega": "no other sentences with a positive or negative label are here",
+    "cwcl": "the text encoder of `mini` knows the words of its ten classes alone",
+    "sepclr": "no other bundled pair of image sets differs in one thing that is added and known",
+    "video_qa": "no other clips with questions are available",
+    "wikides": "no other descriptions with candidates are available",
+    "demo_retrieval": "it answers with the labels of the tasks that it trains on",
+    "peft_augmentation": "its classes are ten intents of bank customers, which no other set has",
+    "vega": "no other sentences with positive and negative labels are available",
 }
 
 
@@ -425,9 +425,7 @@ def tell(project: str, table: str | None = None) -> None:
     """
     card = ROOT / "projects" / project / "README.md"
     if project in WITHOUT:
-        write_card(
-            card, f"**Another domain.** There is no second set to judge it on: {WITHOUT[project]}."
-        )
+        write_card(card, f"**Another domain.** No second set: {WITHOUT[project]}.")
         return
     unseen = SETS[project]
     old = block_of(card)
@@ -441,8 +439,8 @@ def tell(project: str, table: str | None = None) -> None:
     )
     if table is None:
         text = (
-            f"**Another domain.** A second set is chosen, {unseen.what}, and not measured yet:"
-            f" {commands}."
+            "**Another domain.** A second set that the project neither trains nor tunes on is chosen"
+            f" and not measured yet ({unseen.what}): {commands}."
         )
     else:
         text = (
@@ -454,7 +452,11 @@ def tell(project: str, table: str | None = None) -> None:
 
 
 def _wrapped(line: str) -> str:
-    return line if line.startswith("|") else textwrap.fill(line, 148, break_on_hyphens=False)
+    """A line of at most 148 characters, tables and commands whole."""
+    if line.startswith("|"):
+        return line
+    whole = re.sub(r"`[^`]*`", lambda match: match[0].replace(" ", "\0"), line)
+    return textwrap.fill(whole, 148, break_on_hyphens=False).replace("\0", " ")
 
 
 def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
