@@ -86,7 +86,8 @@ def test_a_walk_prints_what_the_page_shows(title, tmp_path, monkeypatch, capsys)
 
 
 def test_there_is_a_walk_for_every_family():
-    assert set(walks()) >= {"Sentences", "Retrieval", "Images", "Images with texts"}
+    texts, images = {"Sentences", "Retrieval", "Code", "Dialogue"}, {"Images", "Images with texts"}
+    assert set(walks()) >= texts | images | {"Speech", "Video", "LiDAR", "Recommendation"}
     for blocks in walks().values():
         assert {block.kind for block in blocks} >= {"sh", "text"}
 

@@ -92,7 +92,7 @@ def judge_class_folders(
     correct = (images @ classes.T).argmax(dim=1) == labels
     workspace.items("zeroshot_top1", correct.double().tolist())
     workspace.gallery("class names to images", _gallery(images, classes, labels, names, paths))
-    _show_extremes(workspace, images @ classes.T, labels, names, paths)
+    show_classes(workspace, images @ classes.T, labels, names, paths)
     raw = untrained(build, cfg.seed, like=module)
     with evaluated(raw, cfg.trainer.accelerator):
         before = _zeroshot(*_encoded(cfg, raw, paths, names, workspace), labels)
@@ -100,7 +100,7 @@ def judge_class_folders(
     return metrics | {f"untrained_{name}": value for name, value in kept.items()}
 
 
-def _show_extremes(
+def show_classes(
     workspace: Workspace, scores: Tensor, labels: Tensor, names: list[str], paths: list[Path]
 ) -> None:
     """Galleries of the images whose own class is furthest ahead of the others, and behind them."""
