@@ -63,7 +63,8 @@ def load_cifar10(
     """
     if split not in ("train", "test"):
         raise UserError(f"cifar10 has no split '{split}'{nearest(split, ('train', 'test'))}")
-    data = _decode(bundled(f"cifar10/{split}.npz", root), size or 32)
+    path = bundled(f"cifar10/{split}.npz", root)
+    data = _decode(path, size or 32, path.stat().st_mtime_ns)
     return data if limit is None else balanced_subset(data, limit, seed)
 
 
@@ -167,7 +168,8 @@ def resized(images: Tensor, size: int | None) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _decode(path: Path, size: int) -> LabelledPixels:
+@lru_cache(maxsize=2)  # a run asks for training, development and bank part one after another
+def _decode(path: Path, size: int, modified: int) -> LabelledPixels:
     packed = PackedImages(path)
     decoded = packed.decode(32)
     labels = torch.from_numpy(packed.array("labels").astype(np.int64))[decoded.indices]

@@ -69,6 +69,11 @@ class DualEncoder(nn.Module):
         """Both embeddings (B, D), so that one call passes through wrappers such as DDP."""
         return self.encode_image(images), self.encode_text(tokens)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile both towers, as training calls them and not `forward`."""
+        self.image_tower.compile(*args, **kwargs)
+        self.text_tower.compile(*args, **kwargs)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the transformer blocks in the backward pass to save memory."""
         for tower in (self.image_tower, self.text_tower):

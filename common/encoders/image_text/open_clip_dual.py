@@ -149,6 +149,12 @@ class OpenClipDualEncoder(nn.Module):
         """Both embeddings (B, D), so that one call passes through wrappers such as DDP."""
         return self.encode_image(images), self.encode_text(tokens)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile both towers, as training calls them and not `forward`."""
+        text = getattr(self.model, "text", None) or self.model.transformer
+        for tower in (self.model.visual, text):
+            tower.compile(*args, **kwargs)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the transformer blocks in the backward pass to save memory."""
         self.model.set_grad_checkpointing(enable)

@@ -13,6 +13,7 @@ from projects.cocosoda.code.types import TYPES_OF
 from tests.projects.cocosoda.conftest import config, module_of
 
 
+@pytest.mark.slow
 def test_search_follows_a_folder_of_code(full_run, tmp_path, capsys):
     """Places of functions; the index forgets what is gone and encodes what is new; other weights:
     no.

@@ -339,6 +339,7 @@ def test_check_names_the_decoder_of_recordings(installed, monkeypatch):
     assert not [n for n in spoken_requirements(config(name="mini_speech")) if n.name == "decoder"]
 
 
+@pytest.mark.slow
 def test_check_builds_the_paper_s_models_and_names_what_is_missing(tmp_path):
     """Item 17: pretrained towers are loaded; the dry run says what is not here."""
     rows = inspect("cwcl", "paper", [f"data.root={tmp_path}"])

@@ -169,6 +169,7 @@ def test_no_definition_of_the_mini_experiment_is_a_text_of_the_evaluation():
     assert len(actual.entries) > 19000
 
 
+@pytest.mark.slow
 def test_baselines_are_fitted_on_a_draw_of_the_definitions():
     """At most 5,000 are used, and those of the file's beginning are nouns of the most general
     kind."""

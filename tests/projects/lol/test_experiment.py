@@ -495,6 +495,7 @@ def test_baselines_save_items_as_the_arms_do(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_paper_config_can_be_checked_without_its_weights():
     """LLaMA2-7B with adapters; what is missing is named."""
     actual = inspect("lol", "paper", [])

@@ -188,6 +188,7 @@ def test_second_stage_goes_on_with_the_weights_and_a_new_optimiser():
     assert len(second.data.train_set.tasks) == 3
 
 
+@pytest.mark.slow
 def test_second_stage_starts_fresh_in_the_fit(trained):
     """Checklist 11: step count, optimiser and schedule begin anew; weights moved in both."""
     one, two = final(trained, "retrieval"), final(trained, "blended")
@@ -363,6 +364,7 @@ def test_sentence_transformers_gives_equal_embeddings(trained):
         )
 
 
+@pytest.mark.slow
 def test_check_of_the_paper_config_says_what_each_strategy_takes():
     """Parameters as in the release; memory by strategy; what is missing."""
     table = inspect("nv_embed", "paper", [])

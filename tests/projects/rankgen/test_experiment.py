@@ -642,6 +642,7 @@ def test_prefixes_that_are_cut_are_counted(tmp_path):
     assert "1 of 2 prefixes are too long: the ranker reads their first 16 tokens" in ranked
 
 
+@pytest.mark.slow
 def test_other_weights_of_one_name_are_decoded_anew(tmp_path, full_run, monkeypatch):
     """Guards against old texts of a language model that was trained further in its folder."""
     save_language_model(tmp_path / "lm")
