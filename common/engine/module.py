@@ -45,6 +45,15 @@ class Guarded:
         return bool(self._answer)
 
 
+def compile_called(network: nn.Module) -> None:
+    """Compile a network, or the parts of one that has no forward pass of its own."""
+    if type(network).forward is nn.Module.forward:
+        for part in network.children():
+            compile_called(part)
+    elif any(True for _ in network.parameters()) and next(network.children(), None) is not None:
+        network.compile()
+
+
 class ContrastiveModule(LightningModule):
     """Optimiser, schedule, logging and the finite-loss guard; a project adds `losses`.
 
@@ -97,8 +106,7 @@ class ContrastiveModule(LightningModule):
     def compile_encoders(self) -> None:
         """Compile every direct child network in place (keys of the state dict do not change)."""
         for child in self.children():
-            if any(True for _ in child.parameters()) and next(child.children(), None) is not None:
-                child.compile()
+            compile_called(child)
 
     # -- Lightning hooks -------------------------------------------------------------------------
 

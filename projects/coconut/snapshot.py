@@ -3,7 +3,6 @@
 import copy
 from typing import Generic, TypeVar
 
-import torch
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -35,8 +34,3 @@ class FrozenTeacher(nn.Module, Generic[M]):
     def train(self, mode: bool = True) -> "FrozenTeacher[M]":
         """Stays in eval mode."""
         return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, *args: object, **kwargs: object) -> object:
-        """The copy's output, detached."""
-        return self.network(*args, **kwargs)

@@ -10,6 +10,7 @@ from common.config import UserError
 from common.encoders.length_groups import in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.sentence import SentenceEncoder
+from common.engine.module import compile_called
 from common.families.sentences.module import SentenceModule
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import Dictionary, definition_encoder, dictionary_if_here
@@ -86,6 +87,11 @@ class DefSentPlus(SentenceModule):
     def set_entries(self, entries: Tensor) -> None:
         """The frozen targets (n, D), or (V, D + 1) of DefSent."""
         self.entries = entries.to(self.entries)
+
+    def compile_encoders(self) -> None:
+        """Also the encoder of definitions, which is none of the module's parts."""
+        super().compile_encoders()
+        compile_called(self.definitions)
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Vectors (B, D) of definitions behind the pooler, at least float32: h."""

@@ -157,6 +157,10 @@ class CrossEncoder(nn.Module):
         base: PreTrainedModel = self.model.base_model
         return base
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the transformer, as some callers leave out the head."""
+        self.encoder.compile(*args, **kwargs)
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
