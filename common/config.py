@@ -100,6 +100,8 @@ class TrainerConfig:
     keep_checkpoints: Count = 2  # latest ones in addition to the best; with a best, at least two
     deterministic: bool | None = None  # None: on a CPU, where it costs nothing
     num_threads: Count | None = None  # CPU threads per process; None: torch's default
+    # without a step after which a fit reports what it waits for, and one of several processes ends
+    stall_seconds: Positive = 300.0
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_epochs is not None:

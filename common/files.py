@@ -30,7 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written; an older file is unchanged.
+        UserError: a pipe, a device or a socket would be replaced.
     """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # a short name: that of the file may be as long as the file system allows
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
@@ -58,6 +60,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file by `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def sync_all(folder: Path) -> None:
+    """`sync` of all files and folders in a folder, and of itself."""
+    for place in (*folder.rglob("*"), folder):
+        if not place.is_symlink():
+            sync(place)
 
 
 def sync(path: Path) -> None:

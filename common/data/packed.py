@@ -20,6 +20,7 @@ from common.config import UserError
 from common.damage import remedy
 from common.data.corrupt import CorruptCounter
 from common.data.decode import decode_image
+from common.files import replacing
 
 
 class Decoded(NamedTuple):
@@ -160,7 +161,8 @@ def write_packed(path: str | Path, items: list[bytes], **parallel: Any) -> None:
     """
     offsets = np.concatenate([[0], np.cumsum([len(item) for item in items])]).astype(np.int64)
     data = np.frombuffer(b"".join(items), dtype=np.uint8)
-    np.savez_compressed(path, data=data, offsets=offsets, **parallel)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, data=data, offsets=offsets, **parallel)
 
 
 def _read_member(path: Path, name: str) -> np.ndarray:

@@ -30,6 +30,7 @@ from common.engine.lifecycle.peers import Peers, lost
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import batch_of_processes, check_shared, resumed_config
 from common.engine.lifecycle.signals import Signals, StopSignal
+from common.engine.lifecycle.stalls import Pulse
 from common.engine.module import ContrastiveModule
 from common.engine.sharding import copy_to_shard
 from common.engine.tracking import check_tracking, close_loggers, drop_rows_after, open_loggers
@@ -211,8 +212,9 @@ def _fit(
     start = _start(stage, folder, run.owner, trainer_cfg.val_every_n_steps if selects else None)
     sharded = trainer_cfg.strategy == "fsdp"
     with copy_to_shard(stage.module) if sharded else nullcontext(stage.module) as module:
-        peers = Peers(stage.name, signals, run.fail)
-        further = [RecordRun(run), StopSignal(signals), peers]
+        pulse = Pulse(trainer_cfg.stall_seconds)
+        peers = Peers(stage.name, signals, pulse, run.fail)
+        further = [pulse, RecordRun(run), StopSignal(signals), peers]
         trainer = build_trainer(
             cfg, replace(stage, module=module), index, run.workspace(), loggers, further
         )
@@ -243,6 +245,7 @@ def _fit(
                 raise UserError(lost(peers.missing())) from error
             raise
         finally:
+            pulse.stop()
             peers.stop(well)
     best = folder / "best.ckpt"
     final = best if best.exists() else ckpt.saved_checkpoints(folder)[-1]

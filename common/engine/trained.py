@@ -18,7 +18,7 @@ from common.engine.lifecycle.settings import as_trained, own_overrides
 from common.engine.run import evaluate_module, prepare
 from common.engine.workspace import Workspace, check_writable, new_run_id, run_folder
 from common.export.files import write_json
-from common.files import refuse_special
+from common.files import refuse_special, sync, sync_all
 from common.models import ABOUT, check_unchanged, checksums
 from common.models import about as exported_about
 from common.registry import config_class
@@ -246,8 +246,10 @@ def export(
             temporary / ABOUT,
             about | {"overrides": unique, "files": checksums(temporary)},
         )
+        sync_all(temporary)
         shutil.rmtree(out, ignore_errors=True)
         temporary.rename(out)
+    sync(out.parent)
     return out
 
 

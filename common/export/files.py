@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.config import UserError
-from common.files import replacing
+from common.files import replacing, sync
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
@@ -51,7 +51,9 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> Path:
         for file in sorted(Path(name).iterdir()):
             if file.is_file():  # some libraries write weights that only their owner may read
                 file.chmod(0o666 & ~_umask())
+            sync(file)
             os.replace(file, folder / file.name)
+    sync(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from common.damage import parse_json
 from common.data.lines import LineFile, read_lines
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.cross_encoder import pad_pairs
-from common.files import replacing
+from common.files import replacing, write_text
 from projects.b_prop.config import WordsConfig
 from projects.b_prop.corpus_statistics import CorpusStatistics
 from projects.b_prop.distribution import random_distribution, saturate
@@ -243,7 +243,7 @@ class Collection:
             "totals": self.totals,
             "surfaces": self.surfaces,
         }
-        path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(
@@ -359,7 +359,8 @@ def write_documents(folder: Path, rows: Iterable[Row]) -> tuple[int, Path]:
             yield row
 
     write_lines(folder / DOCUMENTS, counted())
-    np.savez(folder / INDEX, pieces=np.array(pieces), candidates=np.array(candidates))
+    with replacing(folder / INDEX) as partial, partial.open("wb") as file:
+        np.savez(file, pieces=np.array(pieces), candidates=np.array(candidates))
     return len(pieces), folder / DOCUMENTS
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from common.config import UserError
 from common.evaluation.features.postprocessing import EmbeddingTransform
 from common.evaluation.matrices import as_matrix
+from common.files import replacing
 
 SMALLEST = 1e-12  # standard deviation below which a dimension is constant and is left unscaled
 
@@ -80,7 +81,8 @@ def save_calibration(path: Path, transforms: Mapping[str, EmbeddingTransform]) -
             f"{name}.mean": transform.mean.contiguous(),
             f"{name}.matrix": transform.matrix.contiguous(),
         }
-    save_file(tensors, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_calibration(path: str | Path) -> dict[str, EmbeddingTransform]:

@@ -10,6 +10,7 @@ from common.config import UserError
 from common.damage import parse_json, reading
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.ccp.config import Config
 
 
@@ -49,7 +50,7 @@ def _mrtydi(source: Path, output: Path, part: str) -> tuple[int, int]:
     write_jsonl(output / "corpus.jsonl", documents)
     write_jsonl(output / "queries.jsonl", ({"_id": q, "text": text} for q, text in asked))
     lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{grade}" for q, _, d, grade in judged)]
-    (output / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(output / "qrels.tsv", "\n".join(lines) + "\n")
     return len(asked), 0
 
 

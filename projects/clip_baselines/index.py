@@ -11,6 +11,7 @@ from common.data.lines import one_line
 from common.data.lookup import own_file
 from common.data.plain_pickle import read_plain_pickle
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.clip_baselines.config import Config
 
 
@@ -49,7 +50,7 @@ def write_index(cfg: Config, workspace: Workspace) -> int:
         csv.writer(file, lineterminator="\n").writerows(pair[:2] for pair in pairs)
     if any(pair.description for pair in pairs):
         texts = target.with_name(f"{target.stem}_description.txt")
-        texts.write_text("".join(f"{pair.description}\n" for pair in pairs), encoding="utf-8")
+        write_text(texts, "".join(f"{pair.description}\n" for pair in pairs))
     left_out = len(rows) - len(pairs)
     workspace.say(f"{target}: {len(pairs)} pairs" + f", {left_out} of no image" * bool(left_out))
     return len(pairs)

@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.measure import results_folder
 from common.config import ROOT
+from common.files import write_text
 
 OUT = results_folder(quick=False) / "contrastive_search.csv"
 K, ALPHA, WIDTH = 5, 0.6, 32
@@ -114,7 +115,7 @@ def main() -> None:
     other.stdin.close()
     other.wait()
     if not arguments.quick:
-        OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(OUT, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

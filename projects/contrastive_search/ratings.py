@@ -13,6 +13,7 @@ from common.config import UserError
 from common.data.tables import read_csv
 from common.evaluation.generation.preference import form_name, place_form, shuffled
 from common.evaluation.statistics import paired_bootstrap
+from common.files import write_text
 
 CRITERIA = ("coherence", "fluency", "informativeness")
 SCALE = (1, 5)
@@ -75,7 +76,7 @@ def write_rating_form(form: Path, key: Path, items: Sequence[RatingItem], seed: 
                 "system": name,
             }
     place_form(form, ["Text", "Language", "Prefix", "Continuation", *CRITERIA], rows)
-    key.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    write_text(key, json.dumps(entries, indent=1))
     return len(rows)
 
 

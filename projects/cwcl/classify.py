@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.cwcl.config import ClassifyConfig
 
 
@@ -48,4 +49,4 @@ def classify(asked: ClassifyConfig, load: Callable[[str], Exported], workspace: 
     if asked.output is not None:
         output = Path(asked.output)
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(output, "\n".join(lines) + "\n")

@@ -12,6 +12,7 @@ from common.engine.optim import scaled_lr
 from common.engine.run import train
 from common.engine.trainer import world_size
 from common.engine.workspace import Workspace, read_json, write_json
+from common.files import write_text
 from projects.dcl.config import Config
 from projects.dcl.data import num_samples
 
@@ -129,7 +130,7 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
     spread = {axis: _spread(settings, options.losses) for axis, settings in values.items()}
     result = {"metric": metric, "values": values, "spread": spread}
     write_json(workspace.folder(".") / "sensitivity.json", result)
-    (workspace.path / "sensitivity.md").write_text(table(result) + "\n", encoding="utf-8")
+    write_text(workspace.path / "sensitivity.md", table(result) + "\n")
     workspace.figure("sensitivity", figure(result))
     return result
 

@@ -11,6 +11,7 @@ from common.config import UserError
 from common.data.tables import write_jsonl
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace, write_json
+from common.files import write_text
 from projects.debcse.config import Config, IpwConfig
 from projects.debcse.data import corpus
 from projects.debcse.evaluate import examples, pair_figure, pair_metrics
@@ -90,7 +91,7 @@ def report_pairs(cfg: Config, workspace: Workspace) -> dict[str, dict[str, float
     header = ["metric", *metrics]
     table = [[n, *(f"{row[n]:.4f}" if n in row else "" for row in metrics.values())] for n in names]
     lines = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *table]]
-    (workspace.folder(".") / "pairs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(workspace.folder(".") / "pairs.md", "\n".join(lines) + "\n")
     return metrics
 
 

@@ -11,6 +11,7 @@ from common.data.tables import read_jsonl
 from common.engine.lifecycle.run import read_meta
 from common.engine.lifecycle.settings import resolved
 from common.engine.workspace import Workspace, read_json, write_json
+from common.files import write_text
 from projects.demo_retrieval.bank import write_bank
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.inference import Answerer
@@ -84,9 +85,7 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
             }
         )
     path = workspace.folder(".") / "answers.jsonl"
-    path.write_text(
-        "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8"
-    )
+    write_text(path, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines))
     return answers
 
 

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 from common.config import UserError
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
+from common.files import write_text
 from common.losses.output import unit
 from projects.dito import coco
 from projects.dito.config import Config
@@ -385,7 +386,7 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
             results += as_results(d, image.id, annotated.categories, f, whole)
             recalled.append(covered(image.boxes, d.boxes.cpu() / f))
     metrics = {"box_recall": float(torch.cat(recalled).mean())}
-    (workspace.folder(".") / "detections.json").write_text(json.dumps(results), encoding="utf-8")
+    write_text(workspace.folder(".") / "detections.json", json.dumps(results))
     if not cfg.eval.detections:
         return metrics
     truth = json.loads(path.read_text(encoding="utf-8"))

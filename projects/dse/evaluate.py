@@ -18,6 +18,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
 from common.evaluation.text.sts_protocol import Encode, evaluate_sts
 from common.evaluation.text.transfer import evaluate_transfer, load_transfer
+from common.files import write_text
 from projects.dse.config import Config
 from projects.dse.module import DSE, build_scorer
 from projects.dse.pair_classifier import PairModule, build_classifier, task_pairs
@@ -154,7 +155,7 @@ def speed(cfg: Config, module: DSE, workspace: Workspace) -> dict[str, float]:
     rows.insert(1, ["---"] * len(rows[0]))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     path = workspace.folder(".") / "speed.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return speed_metrics(costs, options)
 
 

@@ -10,6 +10,7 @@ from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.find import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.dse.config import Config
 from projects.dse.module import DSE
 from projects.dse.pair_classifier import task_pairs
@@ -126,7 +127,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
                 f"\n{arm} on {task} is the mean of {len(runs)} runs that differ in"
                 f" {', '.join(keys)}: name those that belong together with table.runs.\n"
             )
-    (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
+    write_text(workspace.folder(".") / "table.md", text)
     workspace.say(text)
     return text
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import results_folder
+from common.files import write_text
 
 OUT = results_folder(quick=False) / "lol.csv"
 MODEL = "bundled:causal-lm"
@@ -97,7 +98,7 @@ def main() -> None:
         )
         print(lines[-1], flush=True)
     if not quick:
-        OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(OUT, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

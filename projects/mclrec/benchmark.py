@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.measure import results_folder, write_rows
 from common.config import ROOT
+from common.files import write_text
 
 RESULTS = results_folder(quick=False)
 
@@ -155,7 +156,7 @@ def write_log(folder: Path) -> None:
     for user, items in enumerate(sets.log.sequences):
         lines += [f"u{user}\ti{item}\t{place}" for place, item in enumerate(items)]
     (folder / "beauty").mkdir()
-    (folder / "beauty" / "beauty.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "beauty" / "beauty.inter", "\n".join(lines) + "\n")
 
 
 def config(form: str, seed: int, folder: str) -> Any:

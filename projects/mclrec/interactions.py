@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.config import UserError
 from common.damage import reading
 from common.data.tables import read_csv, read_jsonl
+from common.files import write_text
 
 PAD = 0  # id of no item
 Ids = NDArray[np.int64]
@@ -106,7 +107,7 @@ def write_inter(histories: Iterable[History], path: str | Path) -> Path:
     """Write RecBole's ``.inter``: one interaction per line, in the order of each user."""
     path = Path(path)
     lines = (f"{user}\t{item}\n" for user, items in histories for item in items)
-    path.write_text("user_id:token\titem_id:token\n" + "".join(lines), encoding="utf-8")
+    write_text(path, "user_id:token\titem_id:token\n" + "".join(lines))
     return path
 
 

@@ -7,6 +7,7 @@ from common.config import UserError
 from common.data.tables import read_csv
 from common.engine.workspace import Workspace
 from common.families.sentences.data import text_path
+from common.files import write_text
 from projects.multicsr import data, generation, judges
 from projects.multicsr.config import Config
 from projects.multicsr.graded_triplets import (
@@ -103,9 +104,7 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
         raise UserError("the filter keeps nothing: lower stage2.alpha or raise stage2.beta")
     write_triplets(path, curated.kept, scores=False)
     metrics = curated.metrics()
-    (workspace.folder(".") / "filter.json").write_text(
-        json.dumps(metrics, indent=2) + "\n", "utf-8"
-    )
+    write_text(workspace.folder(".") / "filter.json", json.dumps(metrics, indent=2) + "\n")
     workspace.say(f"{len(curated.kept)} of {curated.total} triplets in {path}")
     for name, value in metrics.items():
         workspace.say(f"  {name} {value:.4f}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from common.config import UserError
 from common.engine.lifecycle.find import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.peft_augmentation.config import Config
 
 NAMES = {"full": "FT", "prefix": "P-tuning", "lora": "LoRA"}
@@ -54,7 +55,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
             f"no finished run has {', '.join(cfg.table.metrics)}: train some, or set table.runs"
         )
     text = "\n".join(parts)
-    (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
+    write_text(workspace.folder(".") / "table.md", text)
     workspace.say(text)
     return text
 

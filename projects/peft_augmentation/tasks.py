@@ -14,6 +14,7 @@ from common.engine.experiment import Experiment
 from common.engine.lifecycle.find import finished_runs, run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.figures import tsne_maps
+from common.files import write_text
 from projects.peft_augmentation.classification.evaluation import (
     copies_of,
     embedded,
@@ -67,7 +68,7 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
     text = side_by_side(
         columns, ["", *(f"_altered_{a:g}" for a in cfg.eval.alterations)], cfg.eval.part
     )
-    (workspace.folder(".") / "analysis.md").write_text(text, encoding="utf-8")
+    write_text(workspace.folder(".") / "analysis.md", text)
     workspace.say(text)
     if cfg.analyse.figure:
         labels = torch.as_tensor(data.labels)[: cfg.analyse.points]
@@ -138,7 +139,7 @@ def predict(
         labels = classifier.predict(texts, cfg.eval.batch_size)
     lines = ["\t".join([label, *row]) for label, row in zip(labels, texts, strict=True)]
     path = workspace.folder(".") / "predictions.tsv"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     for line in lines:
         workspace.say(line)
     return labels

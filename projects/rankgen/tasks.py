@@ -18,6 +18,7 @@ from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.generation.preference import FORM, KEY, write_form
 from common.evaluation.tables import markdown_table
+from common.files import write_text
 from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
     REPEAT_SEED,
@@ -84,7 +85,7 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
     place = workspace if run is None else Workspace(run)
     place.gallery("decoded continuations", shown)
     place.figure("decoding", method_figure(metrics))
-    (folder / "continuations.md").write_text(_markdown(shown, metrics), encoding="utf-8")
+    write_text(folder / "continuations.md", _markdown(shown, metrics))
     texts = [
         {"prefix": prefix, **{name: texts[i] for name, texts in first.items()}}
         for i, prefix in enumerate(prefixes)

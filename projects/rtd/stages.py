@@ -24,6 +24,7 @@ from common.engine.experiment import (
     weights_requirement,
 )
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
+from common.files import write_text
 from projects.rtd.composer import Composer, build_composer, prepare_as_trained
 from projects.rtd.config import Config
 from projects.rtd.data import (
@@ -178,7 +179,7 @@ def kept_phi(cfg: Config) -> Path:
 def remember_seconds(path: Path, host: ComposedModule) -> None:
     """The wall time of a kept phi, which a later run reads in place of fitting it."""
     if host.seconds:
-        path.write_text(json.dumps(host.seconds), encoding="utf-8")
+        write_text(path, json.dumps(host.seconds))
     elif path.is_file():
         host.seconds |= json.loads(path.read_text(encoding="utf-8"))
 

@@ -18,6 +18,7 @@ from common.data.tables import write_jsonl
 from common.decoding.generators import generator_settings
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
+from common.files import write_text
 from projects.rtd.config import Config
 from projects.rtd.data import TRIES, tagger_of
 from projects.rtd.generate import build_editor, build_writer, editor_policy, holding, writer_policy
@@ -223,7 +224,7 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
         raise UserError(
             f"none of {len(rows)} phrases holds its concept: take another phrases.model"
         )
-    output.write_text(json.dumps(sentences, ensure_ascii=False), encoding="utf-8")
+    write_text(output, json.dumps(sentences, ensure_ascii=False))
     workspace.say(
         f"{output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)}"
         " concepts have none (SEARLE takes its fixed sentences)"
@@ -240,7 +241,7 @@ def table(cfg: Config, workspace: Workspace) -> None:
     text = before_after([Path(run).expanduser() for run in cfg.table.runs])
     workspace.say(text)
     if output is not None:
-        output.write_text(text + "\n", encoding="utf-8")
+        write_text(output, text + "\n")
 
 
 def check_output(output: Path, *, parts: bool = True) -> None:

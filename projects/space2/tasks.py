@@ -14,6 +14,7 @@ from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.space2.config import Config
 from projects.space2.dialogs.converters import from_intent, from_spans, from_tags
 from projects.space2.dialogs.multiwoz import multiwoz
@@ -68,9 +69,7 @@ def classify(
     with evaluated(model.network, cfg.trainer.accelerator):
         labels = model.classify(texts, examples)
     lines = [f"{label}\t{text}" for label, text in zip(labels, texts, strict=True)]
-    (workspace.folder(".") / "predictions.tsv").write_text(
-        "\n".join(lines) + "\n", encoding="utf-8"
-    )
+    write_text(workspace.folder(".") / "predictions.tsv", "\n".join(lines) + "\n")
     for line in lines:
         workspace.say(line)
     return labels
@@ -185,7 +184,7 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
         )
     corpus = converted(own.kind, own_file(own.input, cfg.data.root, "annotations"), own.domain)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(as_json(corpus), ensure_ascii=False, indent=1), encoding="utf-8")
+    write_text(target, json.dumps(as_json(corpus), ensure_ascii=False, indent=1))
     count = sum(len(d.turns) for d in corpus.dialogs)
     workspace.say(f"{target}: {len(corpus.dialogs)} dialogues, {count} turns")
     return target

@@ -19,6 +19,7 @@ from common.data.lines import read_lines
 from common.data.tables import Row, read_jsonl, write_jsonl
 from common.data.text.lexical import words
 from common.evaluation.matrices import as_matrix, as_pair, blocks, exact_math
+from common.files import write_text
 
 KS = (1, 5, 10)
 ALL, ZERO_OVERLAP = "all", "zero_overlap"
@@ -189,7 +190,7 @@ def write_benchmark(folder: Path, data: TitleBenchmark) -> Path:
     ]
     write_jsonl(folder / "test.jsonl", rows)
     text = "".join(f"{title}\n" for title in data.candidates)
-    (folder / "candidates.txt").write_text(text, encoding="utf-8")
+    write_text(folder / "candidates.txt", text)
     return folder
 
 

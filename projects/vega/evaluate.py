@@ -9,6 +9,7 @@ from torch import Tensor
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.vega.config import Config
 from projects.vega.encoders.perturbation import EmbeddingPerturbation, first_perturbation
 from projects.vega.glue.metrics import glue_metrics
@@ -47,7 +48,7 @@ def evaluate(cfg: Config, module: FineTune, workspace: Workspace) -> dict[str, f
             logits = logits_of(cfg, module, inputs.texts)
             lines = submission_lines(module.task, inputs.index, logits)
             path = workspace.folder(".") / f"predictions-{part}.tsv"
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_text(path, "\n".join(lines) + "\n")
             metrics[f"{part}_predicted"] = len(inputs.index)
             workspace.say(f"labels of the part '{part}': {path}")
     if cfg.eval.noise:

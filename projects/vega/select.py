@@ -15,6 +15,7 @@ from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.lifecycle.find import run_metrics
 from common.engine.run import train
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.vega.config import Config
 from projects.vega.forwarding import strategy, task_words, word
 from projects.vega.glue.metrics import TASKS
@@ -90,9 +91,9 @@ def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
         "tasks": choices,
     }
     folder = workspace.folder(".")
-    (folder / "selection.json").write_text(json.dumps(selection, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "selection.json", json.dumps(selection, indent=2) + "\n")
     text = grid(scores)
-    (folder / "selection.md").write_text(text, encoding="utf-8")
+    write_text(folder / "selection.md", text)
     workspace.say(text)
     return selection
 

@@ -9,6 +9,7 @@ from typing import Any
 from common.config import UserError
 from common.engine.lifecycle.find import finished_runs, is_trained, run_metrics, run_settings
 from common.engine.workspace import Workspace
+from common.files import write_text
 from projects.vega.config import Config
 from projects.vega.forwarding import strategy, target_of
 from projects.vega.glue.metrics import HUMAN, TASKS, best_tasks, glue_average, leaderboard
@@ -39,7 +40,7 @@ def table(cfg: Config, workspace: Workspace) -> str:
             "no scored run of fine-tuning: train some on a part with labels, or set table.runs"
         )
     text = "\n".join([ablation(scores), beside_others(best_scores(scores))])
-    (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
+    write_text(workspace.folder(".") / "table.md", text)
     workspace.say(text)
     return text
 

@@ -16,6 +16,7 @@ from common.engine.lifecycle.settings import leaves
 from common.engine.run import train
 from common.engine.trained import load_module, trained_module
 from common.engine.workspace import Workspace, read_json, run_folder
+from common.files import write_text
 from projects.vega.config import Config
 from projects.vega.evaluate import logits_of
 from projects.vega.forwarding import strategy, target_of, task_words, word
@@ -52,7 +53,7 @@ def classify(cfg: Config, workspace: Workspace, build: Build) -> list[str]:
             for label, p, row in zip(labels, shares.max(1), texts, strict=True)
         ]
     path = workspace.folder(".") / "predictions.tsv"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     for line in lines:
         workspace.say(line)
     return labels
@@ -108,7 +109,7 @@ def submit(cfg: Config, workspace: Workspace, build: Build) -> Path:
     if scores:
         average = glue_average(scores)
         text = json.dumps({"vega-like": {**scores, "average": average}}, indent=2)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "scores.json", text + "\n")
         workspace.say(text)
     workspace.say(f"submission files: {folder}")
     return folder

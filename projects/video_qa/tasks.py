@@ -20,6 +20,7 @@ from common.engine.experiment import Experiment
 from common.engine.trained import trained_module
 from common.engine.workspace import Workspace, read_json
 from common.export.files import write_json, write_tensors
+from common.files import write_text
 from projects.video_qa.answers import accuracy_by, question_type
 from projects.video_qa.clips.batches import Words
 from projects.video_qa.clips.clips import Clip, frame_times
@@ -152,7 +153,7 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
             candidates = [q.candidates[k] for k in (q.answer or 0, chosen[0][i], chosen[1][i])]
             lines.append(f"| {q.clip} | {q.text} | " + " | ".join(candidates) + " |")
     text = "\n".join(lines) + "\n"
-    (workspace.folder(".") / "analysis.md").write_text(text, encoding="utf-8")
+    write_text(workspace.folder(".") / "analysis.md", text)
     workspace.say(text)
     return text
 

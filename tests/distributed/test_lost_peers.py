@@ -16,6 +16,7 @@ from common.config import UserError
 from common.engine.lifecycle import peers
 from common.engine.lifecycle.peers import Peers, check_alike, ending
 from common.engine.lifecycle.signals import Signals
+from common.engine.lifecycle.stalls import Pulse
 
 
 class Store:
@@ -23,6 +24,12 @@ class Store:
 
     def __init__(self, error=None):
         self.values, self.error = {}, error
+
+    def set(self, key, value):
+        self.values[key] = value.encode()
+
+    def get(self, key):
+        return self.values[key]
 
     def add(self, key, count):
         if self.error:
@@ -46,14 +53,14 @@ def watch(monkeypatch):
 
     monkeypatch.setattr(peers.os, "_exit", leave)
 
-    def watch(store, children=(), received=0):
+    def watch(store, children=(), pulse=None):
         said = []
         signals = Signals()
-        signals.children, signals.received = list(children), received
-        watcher = Peers("fit", signals, said.append)
+        signals.children = list(children)
+        watcher = Peers("fit", signals, pulse or Pulse(60.0), said.append)
         watcher.stop = lambda well: None
         with pytest.raises(Left):
-            watcher._watch(store, 0, {1: "rank 1 (process 7 on host)"})
+            watcher._watch(store, 0, {0: "rank 0", 1: "rank 1 (process 7 on host)"}, [1])
         return said[0]
 
     return watch
@@ -75,7 +82,28 @@ def test_a_process_that_was_killed_is_named_with_what_to_lower(watch):
 
 
 def test_the_first_process_is_missed_with_its_store(watch):
-    assert "the first process is gone (reset)" in watch(Store(ConnectionError("reset")))
+    assert "rank 0 is gone (reset)" in watch(Store(ConnectionError("reset")))
+
+
+@pytest.mark.parametrize(
+    ("position", "said"),
+    [
+        ("8 0 the data of step 5 in b.py:3", r"^rank 1 \(process 7 on host\) waits for the data"),
+        ("9 0 step 5 in b.py:3", "^every process waits for step 5 in "),
+        ("9 1 step 5 in b.py:3", "^rank 0 waits for step 5 in "),
+        ("10 0 the data of step 6 in b.py:3", "^rank 0 waits for step 5 in "),
+    ],
+)
+def test_the_process_that_the_others_wait_for_is_named(watch, position, said):
+    """It lives and beats, but its main thread waits for something else, such as a file server."""
+    store, pulse = Store(), Pulse(0.05)
+    store.set("position/1", position)
+    store.values["left/1"] = 1  # so that its beats do not matter here
+    for step in range(5):
+        pulse.on_train_batch_start(SimpleNamespace(global_step=step), None, None, step)
+        pulse.on_train_batch_end(SimpleNamespace(global_step=step))
+    pulse.count, pulse.what = 9, "step 5"
+    assert re.search(said + r".* and makes no step for \d+ s, so", watch(store, pulse=pulse))
 
 
 def test_who_has_left_well_or_beats_is_not_missed(monkeypatch):
@@ -84,10 +112,10 @@ def test_who_has_left_well_or_beats_is_not_missed(monkeypatch):
     monkeypatch.setattr(Peers, "_leave", lambda self, reason: pytest.fail(reason))
     store = Store()
     store.values["left/1"] = 1
-    watcher = Peers("fit", Signals(), pytest.fail)
+    watcher = Peers("fit", Signals(), Pulse(60.0), pytest.fail)
     ends = iter([False] * 40 + [True])
     watcher._end = SimpleNamespace(wait=lambda s: time.sleep(0.01) or next(ends))
-    watcher._watch(store, 0, {1: "rank 1"})
+    watcher._watch(store, 0, {0: "rank 0", 1: "rank 1"}, [1])
     assert store.values["beat/0"] == 40
     assert store.values["left/0"] == 1
 
@@ -114,12 +142,16 @@ def test_processes_with_other_data_are_refused_by_rank(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, None])
 def test_a_run_on_two_devices_ends_when_its_second_process_does(tmp_path, number):
     words = ["train", "toy", "smoke", f"runs_dir={tmp_path}", "run_id=r", "trainer.devices=2"]
     words += ["trainer.max_steps=100000", "tracking.wandb=disabled", "num_stages=1"]
+    words += ["trainer.stall_seconds=5"] if number is None else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.toy", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.toy", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TOY_HANG": "-1" if number else "10"},
     )
     deadline = time.monotonic() + 200
     while not (tmp_path / "toy/smoke/r/metrics.csv").exists():
@@ -132,12 +164,14 @@ def test_a_run_on_two_devices_ends_when_its_second_process_does(tmp_path, number
         if "tests.toy" in " ".join(child.cmdline())
     )
     began = time.monotonic()
-    os.kill(second.pid, number)
+    if number is not None:
+        os.kill(second.pid, number)
     try:
         _, said = process.communicate(timeout=90)
         assert time.monotonic() - began < 75
         assert process.returncode == 2
         assert len(re.findall(rf"^error: .*rank 1 \(process {second.pid}", said, re.M)) == 1
+        assert number or re.search(r"waits for step 11 in tests/toy/module\.py:\d+ \(wait\)", said)
         assert "Traceback" not in said
         assert not second.is_running() or second.status() == psutil.STATUS_ZOMBIE
         assert '"state": "failed"' in (tmp_path / "toy/smoke/r/meta.json").read_text()

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 
+from common import cli
 from common.engine.workspace import read_json
+from tests.forked import forked, print_to
 from tests.interrupted import final_state
 
 QUIET = ("tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2")
@@ -51,13 +54,23 @@ class Run:
 
     def start(self) -> None:
         """Begin, or go on from what there is."""
-        words = [f"runs_dir={self.folder}", *QUIET, *self.overrides]
-        words.append(f"resume={self.name}" if self.is_begun else f"run_id={self.name}")
-        command = [sys.executable, "-m", "common.cli", "train", self.project, "smoke", *words]
-        with (self.folder / f"{self.project}-{self.name}.log").open("ab") as log:
+        command = [sys.executable, "-m", "common.cli", *self.words]
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
             )
+
+    @property
+    def words(self) -> list[str]:
+        """Those of the command line that begins the run, or continues it."""
+        place = f"resume={self.name}" if self.is_begun else f"run_id={self.name}"
+        own = [f"runs_dir={self.folder}", *QUIET, *self.overrides, place]
+        return ["train", self.project, "smoke", *own]
+
+    @property
+    def log(self) -> Path:
+        """What it printed, of all its processes."""
+        return self.folder / f"{self.project}-{self.name}.log"
 
     def kill(self) -> None:
         """SIGKILL to the run and all that it has started."""
@@ -120,6 +133,53 @@ class Run:
             "rows": rows,
             "states": {stage: final_state(self.path, stage) for stage in stages},
         }
+
+
+class Forked(Run):
+    """A run in forks of this process, which spend their time in training and not in imports."""
+
+    child: BaseProcess | None = None
+
+    def start(self) -> None:
+        """Begin, or go on from what there is."""
+        self.child = forked(_command, tuple(self.words), self.log)
+
+    def kill(self) -> None:
+        """SIGKILL to the run and all that it has started."""
+        assert self.child is not None
+        with contextlib.suppress(ProcessLookupError):  # not yet the leader of its group
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.kill()
+        self.child.join()
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process runs."""
+        return self.child is not None and self.child.is_alive()
+
+    def ends(self) -> int:
+        """Wait; the exit code."""
+        assert self.child is not None
+        self.child.join()
+        assert self.child.exitcode is not None
+        return self.child.exitcode
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """Stage and step of the last row that it has logged."""
+        try:
+            with (self.path / "metrics.csv").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 500))
+                stage, step = file.read().decode().split("\n")[-2].split(",")[:2]
+            return stage, int(step)
+        except (OSError, IndexError, ValueError):
+            return "", 0
+
+
+def _command(words: tuple[str, ...], log: Path) -> None:
+    os.setsid()
+    print_to(log, log, "a")
+    sys.exit(cli.main(words))
 
 
 def whole(project: str, folder: Path) -> tuple[dict[str, object], float, float]:

@@ -1,6 +1,7 @@
 """The toy's module, data and experiment."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class Toy(ContrastiveModule):
 
     def losses(self, batch):
         time.sleep(float(os.environ.get("TOY_SLEEP", "0")))  # to have time for a kill
+        if rank() == 1 and self.trainer.global_step == int(os.environ.get("TOY_HANG", "-1")):
+            threading.Event().wait()  # as for a file server that is gone
         query = F.normalize(self.net(batch["view_1"]), dim=1)
         key = all_gather_with_grad(F.normalize(self.net(batch["view_2"]), dim=1))
         self._keys = key.detach()

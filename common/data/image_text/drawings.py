@@ -17,6 +17,7 @@ import numpy as np
 from common.data.lookup import bundled
 from common.data.splits import clipart_key, clipart_split, emoji_split, stable_fraction
 from common.data.tables import read_jsonl, write_jsonl
+from common.files import write_text
 
 NUM_PHRASINGS = 4
 MIN_CLASS_SIZE = 4  # training drawings of a zero-shot class
@@ -261,7 +262,7 @@ def write_pool_texts(folder: Path, root: str | None = None) -> None:
     for i in range(NUM_PHRASINGS):
         columns[f"train_phrasing{i + 1}.txt"] = [phrasings(d)[i] for d in train]
     for name, lines in columns.items():
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / name, "\n".join(lines) + "\n")
     held_out = [d for d in pool if d.split != "train"]
     rows = [
         {"image": d.image, "split": d.split, "name": d.name, "query": d.query, "noun": d.noun}
@@ -270,7 +271,7 @@ def write_pool_texts(folder: Path, root: str | None = None) -> None:
     write_jsonl(folder / "test.jsonl.gz", rows)
     counts = Counter(d.noun for d in train if d.noun)
     classes = sorted(noun for noun, count in counts.items() if count >= MIN_CLASS_SIZE)
-    (folder / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    write_text(folder / "classes.txt", "\n".join(classes) + "\n")
 
 
 def _quoted(text: str) -> str:

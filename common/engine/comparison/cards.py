@@ -10,6 +10,7 @@ import numpy as np
 from common.config import ROOT, UserError
 from common.engine.comparison.results import write_results
 from common.engine.comparison.spec import MAIN
+from common.files import write_text
 
 CARD = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
 SHOWN = 4  # metrics in a card's first table, which has six columns; the others are folded away
@@ -30,7 +31,7 @@ def publish(project: str, comparisons: Comparisons) -> None:
     if not CARD.search(text):
         raise UserError(f"{card} has no '<!-- results:begin -->' ... '<!-- results:end -->' block")
     block = f"{markdown(comparisons)}\n\n![comparison](../../results/{project}.png)\n"
-    card.write_text(CARD.sub(lambda m: m[1] + block + m[2], text), encoding="utf-8")
+    write_text(card, CARD.sub(lambda m: m[1] + block + m[2], text))
 
 
 def markdown(comparisons: Comparisons) -> str:

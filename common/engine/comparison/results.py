@@ -23,7 +23,7 @@ from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.values import ArmValues, values_of
 from common.engine.provenance import git, lock_hash
-from common.files import write_text
+from common.files import write_bytes, write_text
 
 WIDTH = 120  # of a line of the summary
 DIGITS = 6  # significant digits of its numbers
@@ -199,7 +199,7 @@ def write_results(project: str, comparisons: Sequence[Mapping[str, Any]]) -> Non
         for comparison in comparisons
     }
     text = json.dumps(values, separators=(",", ":"))
-    values_path(project).write_bytes(gzip.compress(text.encode(), mtime=0))
+    write_bytes(values_path(project), gzip.compress(text.encode(), mtime=0))
     summaries = [
         {key: value for key, value in comparison.items() if key != "values"}
         for comparison in comparisons

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from common.config import ExperimentConfig, UserError, nearest
-from common.engine.lifecycle.run import Run, intact, read_meta
+from common.engine.lifecycle.run import Run, intact, order_of, read_meta
 from common.engine.workspace import read_json, run_folder
 
+Place = tuple[int, str]  # number in the order of runs; time, for those without one
 MOST = 8  # runs that a message lists
 OWNED = ("compare-", "sweep-")  # how the names of runs start that a comparison or a sweep started
 
@@ -49,19 +50,22 @@ def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str
     return _latest(base, project, config, _last_start, "nothing to resume", hint)
 
 
-def _end(run: Run) -> str | None:
+def _end(run: Run) -> Place | None:
     """When a run finished; None while it has not."""
-    time: str | None = run.meta.get("finished")
-    return time
+    meta = run.meta
+    return (order_of(meta, "finished"), meta["finished"]) if "finished" in meta else None
 
 
-def _last_start(run: Run) -> str | None:
+def _last_start(run: Run) -> Place | None:
     """When a run was started or resumed last; None for one that has nothing to resume."""
     if run.state == "finished" or not run.has_steps:
         return None
-    meta = run.meta
-    time: str = meta["resumed"][-1]["time"] if meta.get("resumed") else meta["started"]
-    return time
+    return _start(run.meta)
+
+
+def _start(meta: Mapping[str, Any]) -> Place:
+    time = meta["resumed"][-1]["time"] if meta.get("resumed") else meta["started"]
+    return order_of(meta, "started"), time
 
 
 def _named(base: Path, project: str, config: str, which: str) -> Run:
@@ -76,7 +80,7 @@ def _latest(
     base: Path,
     project: str,
     config: str,
-    when: Callable[[Run], str | None],
+    when: Callable[[Run], Place | None],
     missing: str,
     hint: str,
 ) -> Run:
@@ -102,7 +106,7 @@ def _runs(base: Path, project: str, config: str) -> list[Run]:
 
 
 def _listed(runs: Sequence[Run]) -> str:
-    newest = sorted(runs, key=lambda run: run.meta["started"])[-MOST:]
+    newest = sorted(runs, key=lambda run: _start(run.meta))[-MOST:]
     words = [
         f"{run.path.name} ({run.state}{'' if run.has_steps else ' before its first step'})"
         for run in newest

@@ -11,7 +11,7 @@ from common.config import UserError, nearest
 from common.engine.comparison.spec import read_comparison
 from common.engine.lifecycle.find import OWNED
 from common.engine.lifecycle.lock import held
-from common.engine.lifecycle.run import Run, State, intact, read_meta
+from common.engine.lifecycle.run import Run, State, intact, order_of, read_meta
 from common.engine.lifecycle.settings import leaves
 from common.engine.workspace import read_json
 
@@ -125,14 +125,20 @@ def removable(runs: Sequence[Entry]) -> list[tuple[Entry, str]]:
     reasons = {
         e.path: "made no step" for e in runs if e.state in ("failed", "stopped") and not e.begun
     }
+    ended = [e for e in runs if e.state == "finished" or (e.state == "failed" and e.begun)]
     earlier: dict[Any, list[Entry]] = {}
-    for entry in (e for e in runs if e.state == "finished" or (e.state == "failed" and e.begun)):
+    for entry in sorted(ended, key=_order):
         same = earlier.setdefault(_what_ran(entry), [])
         if entry.state == "finished":
             reasons |= dict.fromkeys((e.path for e in same), "superseded")
             same.clear()
         same.append(entry)
     return [(entry, reasons[entry.path]) for entry in runs if entry.path in reasons]
+
+
+def _order(entry: Entry) -> tuple[int, str]:
+    """Its place among the runs of its config."""
+    return order_of(read_meta(entry.path), "started"), entry.started
 
 
 def _what_ran(entry: Entry) -> tuple[Any, ...]:

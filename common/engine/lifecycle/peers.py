@@ -2,8 +2,9 @@
 
 Collectives wait for a process that is gone until their time-out, half an hour. So each process beats
 every few seconds in the store of the process group, and the first one watches the others, as they
-watch the first. A process that ends, is killed or stopped is noticed within a minute; one whose
-threads live and whose main thread waits for something is noticed by the time-out.
+watch the first. A process that ends, is killed or stopped is noticed within a minute. One that lives
+but waits for something else than the others, such as a file, is noticed by its position: each process
+posts how far it is, and after `trainer.stall_seconds` without a step the one that is behind is named.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from lightning.pytorch import Callback, Trainer
 from common.config import UserError, first_line
 from common.distributed.process import gather_objects
 from common.engine.lifecycle.signals import Signals
+from common.engine.lifecycle.stalls import Pulse
 
 BEAT = 3.0  # seconds between two signs of life
 PATIENCE = 45.0  # seconds without one before a process counts as gone
@@ -35,14 +37,17 @@ class Peers(Callback):
     Args:
         name: of the stage that is fitted.
         signals: of the run; knows the processes that this one has started.
+        pulse: of this process.
         failed: called with the reason before this process leaves.
 
     Attributes:
         reason: who is gone, once it is known.
     """
 
-    def __init__(self, name: str, signals: Signals, failed: Callable[[str], None]) -> None:
-        self.name, self.signals, self.failed = name, signals, failed
+    def __init__(
+        self, name: str, signals: Signals, pulse: Pulse, failed: Callable[[str], None]
+    ) -> None:
+        self.name, self.signals, self.pulse, self.failed = name, signals, pulse, failed
         self.reason: str | None = None
         self._well = True  # whether the fit ended as planned
         self._end = threading.Event()
@@ -61,7 +66,7 @@ class Peers(Callback):
         shared = default.clone()  # a connection of its own: the trainer's waits in its collectives
         shared.set_timeout(timedelta(seconds=PATIENCE / 2))
         store = dist.distributed_c10d.PrefixStore(f"peers/{self.name}", shared)
-        args = (store, rank, {other: names[other] for other in watched})
+        args = (store, rank, dict(enumerate(names)), watched)
         threading.Thread(target=self._watch, args=args, daemon=True, name="peers").start()
 
     def stop(self, well: bool) -> None:
@@ -77,18 +82,21 @@ class Peers(Callback):
         self.reason = self.reason or self._ended_child()
         return self.reason or "another process of this run is gone or does not answer"
 
-    def _watch(self, store: Any, rank: int, names: dict[int, str]) -> None:
+    def _watch(self, store: Any, rank: int, names: dict[int, str], watched: Iterable[int]) -> None:
         """Beat, and look at the beats of others; the body of a thread."""
-        beats, looked = dict.fromkeys(names, -1), time.monotonic()
-        seen = dict.fromkeys(names, looked)
+        beats, looked = dict.fromkeys(watched, -1), time.monotonic()
+        seen = dict.fromkeys(beats, looked)
         try:
             while not self._end.wait(BEAT):
+                store.set(f"position/{rank}", self.pulse.position())
                 store.add(f"beat/{rank}", 1)
                 now = time.monotonic()
                 if now - looked > PATIENCE / 2:  # this process itself was stopped for a while
-                    seen = dict.fromkeys(names, now)
+                    seen = dict.fromkeys(beats, now)
+                    self.pulse.restart()
                 looked = now
-                for other, name in names.items():
+                for other in beats:
+                    name = names[other]
                     beat = store.add(f"beat/{other}", 0)
                     if beat != beats[other] or store.add(f"left/{other}", 0):
                         beats[other], seen[other] = beat, now
@@ -96,11 +104,13 @@ class Peers(Callback):
                         self._leave(f"{name} has given no sign of life for {PATIENCE:.0f} s")
                 if reason := self._ended_child():
                     self._leave(reason)
+                if rank == 0 and (idle := self.pulse.stalled()):
+                    self._leave(f"{_behind(store, names)} and makes no step for {idle:.0f} s")
             if self._well:
                 store.add(f"left/{rank}", 1)
         except Exception as error:  # of several kinds: the store lives in the first process
             if not self._end.is_set():
-                self._leave(f"{names.get(0, 'the first process')} is gone ({first_line(error)})")
+                self._leave(f"{names[0]} is gone ({first_line(error)})")
 
     def _ended_child(self) -> str | None:
         """How a process that this one has started ended, if one did badly."""
@@ -124,6 +134,15 @@ class Peers(Callback):
         for child in self.signals.children:
             child.kill()
         os._exit(2)  # the main thread may wait in a collective, which nothing interrupts
+
+
+def _behind(store: Any, names: dict[int, str]) -> str:
+    """The processes that the others wait for, and what those do."""
+    places = {rank: store.get(f"position/{rank}").decode().split(" ", 2) for rank in names}
+    orders = {rank: (int(count), int(waits)) for rank, (count, waits, _) in places.items()}
+    last = [rank for rank, order in orders.items() if order == min(orders.values())]
+    who = "every process" if len(last) == len(names) else ", ".join(names[rank] for rank in last)
+    return f"{who} waits for {places[last[0]][2]}"
 
 
 def lost(reason: str) -> str:

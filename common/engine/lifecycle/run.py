@@ -34,6 +34,7 @@ PACKAGES = (
     "omegaconf",
 )
 State = Literal["created", "running", "finished", "failed", "stopped"]
+Event = Literal["started", "finished"]
 RECORDED = ("project", "config", "overrides", "started")  # what every meta.json has
 
 
@@ -141,7 +142,8 @@ class Run:
             )
         self._write_config(cfg)
         origin = provenance(cfg, self.project, self.config, overrides)
-        meta = {**origin, **scale, "resolved": resolved(cfg), "state": "created"}
+        order = {"started": self._next("started")}
+        meta = {**origin, **scale, "resolved": resolved(cfg), "state": "created", "order": order}
         write_json(self.path / "meta.json", meta)
         self._is_open = True
 
@@ -173,6 +175,7 @@ class Run:
         meta = {k: v for k, v in meta.items() if k not in ("fitted", "finished", "error")}
         meta |= {**scale, "resolved": resolved(cfg), "resumed": [*meta.get("resumed", []), entry]}
         meta["state"] = "running" if self.has_steps else "created"
+        meta["order"] = {"started": self._next("started")}
         write_json(self.path / "meta.json", meta)
         self._is_open = True
 
@@ -183,7 +186,10 @@ class Run:
 
     def finish(self, **values: Any) -> None:
         """Note that all is done, with further entries of meta.json."""
-        self.record(**values, wall_seconds=self.seconds, state="finished", finished=now())
+        order = {"started": order_of(self.meta, "started"), "finished": self._next("finished")}
+        self.record(
+            **values, wall_seconds=self.seconds, state="finished", finished=now(), order=order
+        )
 
     def fail(self, reason: str) -> None:
         """Note that the run has failed, for a process that leaves at once."""
@@ -209,6 +215,14 @@ class Run:
             goes_on = self._is_open and self.has_steps
             hint = f"; the run goes on with resume={self.path.name}" if goes_on else ""
             raise UserError(f"{reason}{hint}") from error
+
+    def _next(self, event: Event) -> int:
+        """One more than the number of this event in any run of the same config."""
+        numbers = [0]
+        for path in self.path.parent.glob("*/meta.json"):
+            with contextlib.suppress(DamagedRun):
+                numbers.append(order_of(read_meta(path.parent), event))
+        return max(numbers) + 1
 
     def _record_end(self, error: BaseException) -> None:
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
@@ -240,6 +254,17 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except UserError as error:
         reason = str(error)
     raise DamagedRun(f"{reason}: restore it from a copy, or delete {folder} if you can do without")
+
+
+def order_of(meta: Mapping[str, Any], event: Event) -> int:
+    """Number of a run in the order in which those of its config started or finished.
+
+    Right also where the clock was set back, as it is at the end of daylight saving time. 0 for a
+    run of 0.1.0, which has none.
+    """
+    order = meta.get("order")
+    number = order.get(event) if isinstance(order, dict) else None
+    return number if isinstance(number, int) else 0
 
 
 def intact(folders: Iterable[Path]) -> list[Path]:
@@ -278,7 +303,7 @@ def provenance(
 
 
 def now() -> str:
-    """Local time; fine enough to order runs by."""
+    """Local time, for people; runs are ordered by their numbers."""
     return datetime.datetime.now().isoformat(timespec="milliseconds")
 
 

@@ -17,6 +17,7 @@ FREE = (
     "trainer.num_nodes",
     "trainer.accelerator",
     "trainer.num_threads",
+    "trainer.stall_seconds",
     "trainer.log_every_n_steps",
     "trainer.checkpoint_every_n_steps",
     "trainer.keep_checkpoints",

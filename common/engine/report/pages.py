@@ -14,6 +14,7 @@ from markupsafe import Markup
 from common.config import ROOT, UserError
 from common.engine.report.contents import project_contents
 from common.evaluation.tables import four_digits
+from common.files import write_text
 from common.registry import list_projects
 
 INDEX = "index.html"
@@ -83,7 +84,7 @@ def _visible(markdown: str) -> str:
 
 def _write(path: Path, template: str, **values: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_templates().get_template(template).render(**values), encoding="utf-8")
+    write_text(path, _templates().get_template(template).render(**values))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from common.engine.sweeps.schema import Axis, Sweep, words_of
 from common.export.files import write_json
+from common.files import write_text
 
 
 class Point(NamedTuple):
@@ -34,7 +35,7 @@ def write_results(project: str, sweep: Sweep, points: Points, folder: Path) -> s
     choose = max if sweep.direction == "max" else min
     best = {arm: choose(own, key=lambda p: p.value) for arm, own in points.items() if own}
     text = _markdown(project, sweep, points, best)
-    (folder / "sweep.md").write_text(text, encoding="utf-8")
+    write_text(folder / "sweep.md", text)
     content = {
         "project": project,
         "base": sweep.base,

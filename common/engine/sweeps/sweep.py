@@ -18,6 +18,7 @@ from common.engine.provenance import code_identity
 from common.engine.sweeps.results import Point, wandb_sweep, write_results
 from common.engine.sweeps.schema import Sweep, arms_of, read_sweep, words_of
 from common.engine.workspace import run_folder
+from common.files import write_text
 from common.registry import config_class
 
 MOST_FAILURES = 3  # in a row, after which a sweep ends
@@ -206,5 +207,5 @@ def write_wandb_sweep(
     for name, overrides in arms_of(project, sweep, arms).items():
         paths.append(folder / f"wandb-sweep{f'-{name}' if name else ''}.yaml")
         text = wandb_sweep(project, sweep.of(name), words, overrides)
-        paths[-1].write_text(text, encoding="utf-8")
+        write_text(paths[-1], text)
     return paths

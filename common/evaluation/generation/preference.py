@@ -12,6 +12,7 @@ from common.config import UserError
 from common.data.offline import content_digest
 from common.data.samplers import sample_rng
 from common.data.tables import read_csv
+from common.files import replacing
 
 COLUMNS = ("InstanceNum", "Prefix", "First", "Second", "Choice", "Explanation")
 FORM, KEY = "ab_form.csv", "ab_key.csv"
@@ -121,8 +122,7 @@ def read_key(key: Path) -> dict[str, str]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

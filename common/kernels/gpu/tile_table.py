@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from common.files import write_text
+
 
 class TileConfig(NamedTuple):
     """Rows, columns and depth of a tile, warps per program, pipeline stages."""
@@ -117,7 +119,7 @@ def save_tiles(tiles: Mapping[Key, TileConfig], path: Path, **about: object) -> 
     """Write a table for CONTRASTIVE_TILES; `about` (card, versions, times) is stored next to it."""
     rows = [[*key, list(config)] for key, config in sorted(tiles.items())]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**about, "tiles": rows}, indent=1) + "\n")
+    write_text(path, json.dumps({**about, "tiles": rows}, indent=1) + "\n")
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from common.data.speech.transcripts import SpokenTarget
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluation_mode
 from common.export.safetensors import load_safetensors, save_safetensors
+from common.files import write_text
 from projects.coconut.speech.options import BeamSearch
 from projects.coconut.speech.speech_to_text import (
     SpeechToText,
@@ -34,7 +35,7 @@ def save_recognizer(
         folder: is made.
     """
     save_safetensors(network, folder, exported_options(dict(options), network))
-    (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    write_text(folder / TOKENIZER, tokenizer.to_json())
 
 
 class Recognizer:

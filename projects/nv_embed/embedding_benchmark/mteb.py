@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.evaluation.retrieval.text_index import TextEncoder, embed_texts
+from common.files import write_text
 
 _PACKAGES = ("mteb", "datasets", "transformers", "tokenizers", "torch", "numpy", "scipy")
 
@@ -134,7 +135,7 @@ def evaluate_mteb(
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=2) + "\n")
     return {f"mteb_{r.task_name}": float(r.get_score()) for r in results.task_results}
 
 

@@ -13,6 +13,7 @@ from common.config import UserError
 from common.damage import ERRORS, remedy
 from common.data.corrupt import CorruptCounter
 from common.data.own_files import readable
+from common.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,8 @@ def write_npz_sequence(path: Path, frames: Sequence[LidarFrame]) -> None:
         arrays[f"pose_{k}"], arrays[f"time_{k}"] = frame.pose, np.float64(frame.time)
         arrays[f"boxes_{k}"] = frame.boxes.astype(np.float32)
         arrays[f"names_{k}"] = np.asarray(frame.names, dtype=np.str_)
-    np.savez_compressed(path, **arrays)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_npz_sequences(paths: Sequence[Path]) -> FrameLists:

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.config import UserError
 from common.data.text.labelled.glue_tasks import GlueTask
+from common.files import write_text
 
 HEADER = "index\tprediction"
 TOP = 5.0  # of STS-B's scores
@@ -51,5 +52,5 @@ def write_submission(
     if part not in task.submission:
         raise UserError(f"{task.name}: the part '{part}' has no submission file")
     path = folder / task.submission[part]
-    path.write_text("\n".join(submission_lines(task, index, logits)) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(submission_lines(task, index, logits)) + "\n")
     return path

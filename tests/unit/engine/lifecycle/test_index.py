@@ -115,6 +115,14 @@ def test_superseded_runs_and_ones_without_a_step_are_offered_and_nothing_else(ma
     }
 
 
+@pytest.mark.parametrize(("order", "old"), [({"started": 3}, "a"), ("damaged", "b"), (None, "b")])
+def test_the_order_of_runs_does_not_depend_on_the_clock(make, tmp_path, order, old):
+    """It was set back between the two: the later run has the earlier time."""
+    make("a", 9, order={"started": 2} if old == "a" else order)
+    make("b", 1, order=order)
+    assert offered(tmp_path) == {old: "superseded"}
+
+
 def test_runs_of_other_settings_supersede_nothing(make, tmp_path):
     """Equal words on the command line over a config file that was edited between."""
     make("a", 1, resolved={"optim": {"lr": 0.1}, "tracking": {"tags": ["x"]}})

@@ -12,6 +12,7 @@ import tests.toy.module
 from common.config import ExperimentConfig, UserError, load
 from common.engine import checkpoint as ckpt
 from common.engine import run, trained
+from common.engine.lifecycle import run as lifecycle_run
 from common.engine.lifecycle.find import find_finished, finished_stages
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import (
@@ -29,6 +30,13 @@ OWN = ("model.dropout=0.3", "optim.lr=0.02", "trainer.checkpoint_every_n_steps=2
 
 def meta(folder):
     return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def backward_clock(monkeypatch):
+    """Every time is an hour before the last one: the order of runs must not come from it."""
+    hours = iter(range(999, 0, -1))
+    monkeypatch.setattr(lifecycle_run, "now", lambda: f"2026-01-01T{next(hours):03d}")
 
 
 def break_off(toy, broken_at, *overrides, stage="stage1", step=3):
@@ -89,7 +97,7 @@ def test_what_may_change_is_recorded(toy, broken_at, tmp_path):
     toy("resume=r", "trainer.max_steps=8")  # its own value by now
 
 
-def test_latest_is_the_last_started_unfinished_run(toy, broken_at, tmp_path):
+def test_latest_is_the_last_started_unfinished_run(toy, broken_at, backward_clock, tmp_path):
     """Neither one that failed before its first step, nor one that finished, nor the last
     touched."""
     with pytest.raises(UserError, match="no run of toy/smoke"):
@@ -113,7 +121,9 @@ def test_latest_is_the_last_started_unfinished_run(toy, broken_at, tmp_path):
     assert toy("resume=failed").name == "failed"  # by its name it may start again
 
 
-def test_latest_of_an_evaluation_is_the_run_that_finished_last(toy, broken_at, tmp_path):
+def test_latest_of_an_evaluation_is_the_run_that_finished_last(
+    toy, broken_at, backward_clock, tmp_path
+):
     break_off(toy, broken_at, "run_id=a")
     cfg = load(tests.toy.Config, "toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
     with pytest.raises(UserError, match=r"no finished run .* a \(failed\)"):
