@@ -11,7 +11,7 @@ from common.data.lines import one_line
 from common.data.lookup import own_file
 from common.data.plain_pickle import read_plain_pickle
 from common.engine.workspace import Workspace
-from common.files import write_text
+from common.files import replacing, write_text
 from projects.clip_baselines.config import Config
 
 
@@ -45,8 +45,7 @@ def write_index(cfg: Config, workspace: Workspace) -> int:
     pairs = [pair for pair in rows if pair.image.endswith(IMAGE_SUFFIXES)]
     if not pairs:
         raise UserError(f"{path}: no image ends in {', '.join(IMAGE_SUFFIXES)} ({rows[0].image})")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", encoding="utf-8", newline="") as file:
+    with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(pair[:2] for pair in pairs)
     if any(pair.description for pair in pairs):
         texts = target.with_name(f"{target.stem}_description.txt")

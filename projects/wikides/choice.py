@@ -11,6 +11,7 @@ from common.config import UserError
 from common.data.samplers import sample_rng
 from common.data.tables import read_csv, read_jsonl, write_jsonl
 from common.evaluation.generation.preference import fleiss_kappa
+from common.files import replacing
 
 _STREAM = 71
 TIE = "tie"
@@ -54,9 +55,8 @@ def write_choice_form(
         rows.append([i, source, *shown, *[""] * (len(systems) - len(shown)), ""])
         letters = dict(zip(_LETTERS, (behind[text] for text in shown), strict=False))
         keys.append({"item": i, "systems": letters})
-    for path in (form, key):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with form.open("w", encoding="utf-8", newline="") as file:
+    key.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(form) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["item", "source", *_LETTERS[: len(systems)], "choice"])
         writer.writerows(rows)

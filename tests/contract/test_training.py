@@ -45,6 +45,14 @@ def test_an_export_gives_the_outputs_of_its_run(project, smoke_runs):
         torch.testing.assert_close(reloaded[name], value, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("project", PROJECTS)
+def test_no_two_files_differ_in_case_alone(project, smoke_runs):
+    """One would replace the other where a file system ignores case."""
+    smoke_runs.export(project)
+    names = [str(path).lower() for path in smoke_runs(project).rglob("*")]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("project", map(project_param, PROJECTS))
 def test_an_export_is_measured_as_its_run(project, smoke_runs, tmp_path):
     """What both measure is equal; an export leaves out what it has no part for."""

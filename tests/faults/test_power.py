@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,39 +15,89 @@ from tests.toy.command import use_toy
 WORDS = ["tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2", "trainer.max_steps=6"]
 
 
-def train(folder: Path, *words: str) -> int:
+def command(folder: Path, verb: str, *words: str) -> int:
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_toy(monkeypatch)
-        return cli.main(["train", "toy", "smoke", f"runs_dir={folder}", *WORDS, *words])
+        return cli.main([verb, "toy", "smoke", f"runs_dir={folder}", *words])
+
+
+def train(folder: Path, *words: str) -> int:
+    return command(folder, "train", *WORDS, *words)
+
+
+class Disk:
+    """What a disk has got of the files of a folder: of each its content at its last sync.
+
+    Args:
+        folder: of files.
+        kept: where those contents are kept, by inode.
+        at: number of syncs at which the power fails; 0: never.
+    """
+
+    def __init__(self, folder: Path, kept: Path, at: int = 0) -> None:
+        self.folder, self.kept, self.at, self.syncs = folder, kept, at, 0
+        kept.mkdir()
+
+    def fsync(self, handle: int, sync: Callable[[int], None] = os.fsync) -> None:
+        """In place of ``os.fsync``."""
+        sync(handle)
+        place = Path(f"/proc/self/fd/{handle}")
+        if place.is_file():
+            shutil.copyfile(place, self.kept / str(place.stat().st_ino))
+        self.syncs += 1
+        if self.syncs == self.at:
+            for path in self.files():
+                path.write_bytes(self.content(path))
+            die()
+
+    def files(self) -> list[Path]:
+        """All files of the folder."""
+        return [p for p in self.folder.rglob("*") if p.is_file()]
+
+    def content(self, path: Path) -> bytes:
+        """What would be left of a file."""
+        kept = self.kept / str(path.stat().st_ino)
+        return kept.read_bytes() if kept.exists() else b""
+
+    def lost(self) -> set[str]:
+        """Names of files that a loss of power would leave older or empty."""
+        return {path.name for path in self.files() if path.read_bytes() != self.content(path)}
 
 
 def power_fails(folder: Path, at: int) -> None:
     """Train until a file was synced `at` times; every file is then as it was when last synced."""
-    disk = folder.with_name("disk")  # content of every inode at its last sync
-    disk.mkdir()
-    sync, calls = os.fsync, []
-
-    def synced(handle: int) -> None:
-        sync(handle)
-        place = Path(f"/proc/self/fd/{handle}")
-        if place.is_file():
-            shutil.copyfile(place, disk / str(place.stat().st_ino))
-        calls.append(handle)
-        if len(calls) == at:
-            for path in [p for p in folder.rglob("*") if p.is_file()]:
-                kept = disk / str(path.stat().st_ino)
-                path.write_bytes(kept.read_bytes() if kept.exists() else b"")
-            die()
-
-    os.fsync = synced
+    os.fsync = Disk(folder, folder.with_name("disk"), at).fsync
     train(folder, "run_id=r")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def disk(tmp_path_factory):
+    """That of a whole run, its evaluation and its export."""
     folder = tmp_path_factory.mktemp("whole")
-    assert train(folder, "run_id=r") == 0
-    return folder / "toy/smoke/r"
+    disk = Disk(folder / "runs", folder / "disk")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", disk.fsync)
+        assert train(disk.folder, "run_id=r") == 0
+        assert command(disk.folder, "eval", "--run", "r") == 0
+        assert command(disk.folder, "export", "--run", "r") == 0
+    return disk
+
+
+@pytest.fixture(scope="module")
+def whole(disk):
+    return disk.folder / "toy/smoke/r"
+
+
+def test_metrics_evaluations_and_exports_survive(disk, whole):
+    assert (whole / "export").is_dir()
+    assert len(list(whole.rglob("metrics.json"))) == 2
+    assert disk.lost() == set()
+
+
+def test_what_is_not_synced_is_lost(disk, whole):
+    (whole / "notes.txt").write_text("not synced")
+    assert disk.lost() == {"notes.txt"}
+    (whole / "notes.txt").unlink()
 
 
 def rows(run):

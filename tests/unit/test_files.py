@@ -1,12 +1,13 @@
 """Files are replaced whole and synced; special files and other encodings are refused."""
 
 import os
+import re
 import socket
 
 import pytest
 
 from common import files
-from common.config import UserError
+from common.config import ROOT, UserError
 from common.files import refuse_special, replacing, utf8, write_bytes, write_text
 
 
@@ -38,6 +39,38 @@ def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_
     assert second == ("new", True)
 
 
+# what writes in another way: into a temporary file or folder that takes its name later, or no file
+PARTS = {
+    "common/files.py",
+    "common/export/files.py",
+    "common/engine/trained.py",
+    "common/new_project.py",
+    "projects/defsent_plus/benchmark.py",
+    "projects/promptreps/tasks.py",
+}
+WRITES = re.compile(
+    r"""\.write_(text|bytes)\(|np\.save|(?<!temporary)(?<!partial)\.open\(\s*["'](w|x)"""
+)
+
+
+def test_every_file_is_written_whole():
+    """A kill or a full disk would leave half of one under the name of the whole."""
+    sources = {
+        path: path.read_text(encoding="utf-8")
+        for folder in ("common", "projects", "arena")
+        for path in (ROOT / folder).rglob("*.py")
+        if str(path.relative_to(ROOT)) not in PARTS
+    }
+    lines = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path, text in sources.items()
+        if WRITES.search(text)
+        for line in text.splitlines()
+        if WRITES.search(line) and not re.search(r"np\.savez?\w*\((file|target),", line)
+    ]
+    assert lines == []
+
+
 def test_names_may_be_as_long_as_the_file_system_allows(tmp_path):
     path = tmp_path / ("n" * 255)
     write_text(path, "x")
@@ -50,6 +83,23 @@ def test_files_that_are_written_may_be_read_by_others_as_the_umask_says(tmp_path
     plain = tmp_path / "b"
     plain.touch()
     assert (tmp_path / "a").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    (tmp_path / "out").symlink_to("/dev/null")
+    with pytest.raises(UserError, match="is a device: give a regular file"):
+        write_text(tmp_path / "out", "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_is_synced_with_all_that_is_in_it(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    seen = []
+    monkeypatch.setattr(files, "sync", seen.append)
+    files.sync_all(tmp_path)
+    assert sorted(seen) == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
 
 
 def test_pipes_devices_and_sockets_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -127,6 +128,30 @@ def test_damaged_best_weights_are_not_replaced_by_others(toy, tmp_path):
     flip(folder / "best.ckpt")
     with pytest.raises(UserError, match=rf"best.ckpt .* its checksum. Delete {folder} to fit"):
         toy("resume=r")
+
+
+# -- another machine -------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_copied_to_another_machine_goes_on_there(toy, broken_at, tmp_path):
+    """The copy has the lock of a process that this machine cannot look up."""
+    whole = toy(*OFTEN, "run_id=whole")
+    broken_at("stage1", 3)
+    with pytest.raises(RuntimeError):
+        toy(*OFTEN, "run_id=r")
+    broken_at(None)
+    copy = tmp_path / "elsewhere/toy/smoke/r"
+    shutil.copytree(whole.parent / "r", copy)
+    shutil.rmtree(whole.parent / "r")
+    locked_by(copy, 1, host="another")
+    words = (f"runs_dir={tmp_path / 'elsewhere'}", "resume=latest")
+    with pytest.raises(UserError, match=f"delete {copy / lock.NAME}"):
+        toy(*words[:1], "resume=r")
+    (copy / lock.NAME).unlink()
+    assert toy(*words) == copy
+    assert not (whole.parent / "r").exists()
+    for stage in ("stage0", "stage1"):
+        assert same(final_state(copy, stage), final_state(whole, stage))
 
 
 # -- one writer ------------------------------------------------------------------------------------
