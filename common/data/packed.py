@@ -161,7 +161,7 @@ def write_packed(path: str | Path, items: list[bytes], **parallel: Any) -> None:
     """
     offsets = np.concatenate([[0], np.cumsum([len(item) for item in items])]).astype(np.int64)
     data = np.frombuffer(b"".join(items), dtype=np.uint8)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, data=data, offsets=offsets, **parallel)
 
 
