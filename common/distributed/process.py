@@ -10,9 +10,12 @@ GradReduction = Literal["mean", "sum"]
 T = TypeVar("T")
 
 
+AVAILABLE = dist.is_available()  # depends on how torch was built
+
+
 def is_active() -> bool:
     """Whether a default process group exists."""
-    return dist.is_available() and dist.is_initialized()
+    return AVAILABLE and dist.is_initialized()
 
 
 def rank(group: dist.ProcessGroup | None = None) -> int:
@@ -35,7 +38,7 @@ def default_group() -> dist.ProcessGroup | None:
 
     For the functions of `kernels`, where `group=None` means "not sharded".
     """
-    return dist.group.WORLD if world_size() > 1 else None
+    return dist.group.WORLD if is_active() and dist.get_world_size() > 1 else None
 
 
 def barrier(group: dist.ProcessGroup | None = None) -> None:

@@ -86,7 +86,8 @@ class SupConLoss(PairLoss):
         if (keys is None) != (key_labels is None):
             raise ValueError("keys and key_labels belong together: give both or neither")
         if keys is None or key_labels is None:
-            if len(z) > 1 and labels.shape == z.shape[:1] and self.runs_plain(z, z, "labels"):
+            fits = z.shape[0] > 1 and labels.shape == z.shape[:1]
+            if fits and self.runs_plain(z, z, "labels"):
                 return equations.sup_con(z, z, labels, labels, as_scale(scale), True, self.mode)
             return sup_con(
                 z, z, labels, labels, scale, exclude_self=True, mode=self.mode, **self.kernel

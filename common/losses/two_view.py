@@ -109,7 +109,7 @@ class DCLLoss(PairLoss):
             cosine = (anchors[: len(view_1)] * anchors[len(view_1) :]).sum(-1)
             weight = von_mises_fisher_weight(cosine, self.sigma, **self.kernel)
             weight = weight.detach() if self.detach_weight else weight
-        if len(view_1) > 1 and self.runs_plain(anchors, anchors, "self"):
+        if view_1.shape[0] > 1 and self.runs_plain(anchors, anchors, "self"):
             return equations.dcl(anchors, as_scale(scale), weight)
         return dcl_of_anchors(anchors, scale, weight=weight, **self.kernel)
 

@@ -50,7 +50,7 @@ def siglip(image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | fl
 
 def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
     """Chen et al. 2020; (2B, D) anchors, view 1 then view 2."""
-    num = len(anchors) // 2
+    num = anchors.shape[0] // 2
     log_p = logits_without_self(anchors, anchors, scale).log_softmax(1)
     partner = torch.arange(2 * num, device=anchors.device).roll(num)
     loss = F.nll_loss(log_p, partner)  # Eq. 1
@@ -60,13 +60,13 @@ def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
 
 def logits_without_self(query: Tensor, key: Tensor, scale: Tensor | float) -> Tensor:
     """Logits with -inf on the diagonal; an addition needs no mask in the backward pass."""
-    own = query.new_zeros(len(query), len(key)).fill_diagonal_(-torch.inf)
+    own = query.new_zeros(query.shape[0], key.shape[0]).fill_diagonal_(-torch.inf)
     return torch.addmm(own, scale * query, key.T)
 
 
 def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) -> LossOutput:
     """Yeh et al. 2022; (2B, D) anchors, view 1 then view 2, and (B,) weights of DCLW."""
-    num = len(anchors) // 2
+    num = anchors.shape[0] // 2
     logits = scale * anchors @ anchors.T
     positive = logits.diagonal(num)
     weighted = positive if weight is None else weight * positive
@@ -96,7 +96,7 @@ def sup_con(
     count = positive.sum(1, dtype=log_p.dtype)
     if mode == "out":
         total = log_p.masked_fill(~positive, 0).sum(1)
-        weight = -1 / (count * count.count_nonzero()).clamp(min=1)
+        weight = -(count * count.count_nonzero()).clamp(min=1).reciprocal()
         rows = lambda: -total / count.clamp(min=1)  # noqa: E731
         return LossOutput(total @ weight, rows, Ranking(log_p, positive))  # Eq. 2
     valid = count > 0
