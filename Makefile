@@ -5,7 +5,7 @@
 override TYPED := $(foreach each.name,$(.VARIABLES),$(if $(filter command,$(origin $(each.name))),$(each.name)))
 unexport $(TYPED)  # make would evaluate them for the environment of a recipe
 
-override VERBS   := list show check check-all train eval export run smoke compare compare-all evidence \
+override VERBS   := list show check check-all data train eval export run smoke compare compare-all evidence \
                     sweep runs diff report prune dashboard new-project
 override SCRIPTS := mutants bench gpu-check faults test-peers arena
 override PLAIN   := help setup test test-all pin test-gpu lint type imports docs notebooks audit lock clean

@@ -193,6 +193,17 @@ def _check_all(args: argparse.Namespace) -> None:
     verbs.check_all()
 
 
+def _data(args: argparse.Namespace) -> None:
+    from common.engine.official import fetch, fetch_missing, listing
+
+    if args.set:
+        fetch(args.set, args.root)
+    elif args.project is None:
+        print(listing(args.root))
+    elif not fetch_missing(*_resolve(args, "paper")):
+        raise UserError("not everything is here yet: see the steps above")
+
+
 def _train(args: argparse.Namespace) -> None:
     _refuse_own(args)
     if args.arm and args.config:
@@ -426,6 +437,17 @@ VERBS = {
     ),
     "check-all": Verb(
         LOOKING, "Check every paper config; write reports/cost.md.", "check-all", _check_all
+    ),
+    "data": Verb(
+        LOOKING,
+        "Fetch an official data set (--set), or those that a config lacks; alone, list them.",
+        "data --set beir/scifact",
+        _data,
+        options={
+            "--set": {"default": "", "metavar": "NAME", "help": "one official set"},
+            "--root": {"default": "", "metavar": "FOLDER", "help": "data root, with --set"},
+        },
+        **ONE_CONFIG,
     ),
     "train": Verb(
         TRAINING,

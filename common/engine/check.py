@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from common.config import ExperimentConfig, UserError
+from common.data.lookup import data_root
 from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
 from common.engine.node import node_rows, rates, step_flops
+from common.engine.official import record_of
 from common.engine.run import prepare
 from common.engine.trainer import check_devices, epoch_steps, world_size
 
@@ -56,6 +58,9 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
     for need in plan.requirements:
         state = "present" if need.present else "MISSING"
         rows[need.name] = f"{state}: {need.location}{'' if need.present else '; ' + need.hint}"
+        record = None if need.present else record_of(need, data_root(cfg.data.root))
+        if record is not None:
+            rows[need.name] += f"; make data SET={record.name}"
     missing = sum(not need.present for need in plan.requirements)
     lacking = [f"{missing} of the above MISSING"] if missing else []
     try:

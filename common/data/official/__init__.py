@@ -1,0 +1,1 @@
+"""Official data sets: where they come from, fetched and brought into the layout that configs read."""
