@@ -1,18 +1,21 @@
 """``python -m arena images``: search, fresh seeds, statistics, page. ``make arena FAMILY=images``."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from arena.study import FAMILIES, SEARCH_RUNS, SEEDS, publish, read_contestants, study
+from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
+from arena.study import RESULTS, SEEDS, publish, study
 from common.config import UserError
 from common.engine.provenance import code_state
+from common.engine.workspace import read_json, write_json
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="arena", description=__doc__)
-    parser.add_argument("family", help=f"one of {', '.join(FAMILIES)}")
+    parser.add_argument("family", choices=list(FAMILIES), help="what is compared")
     parser.add_argument(
         "--scale", default="mini", help="config of arena_<family>: smoke, mini, base"
     )
@@ -20,16 +23,21 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names of contestants, with commas")
     parser.add_argument("--contestants", type=Path, action="append", default=[], help="own folder")
     parser.add_argument("--plan", action="store_true", help="list the runs, train nothing")
+    parser.add_argument(
+        "--further", action="store_true", help="after a study: cost, equal time, batch sizes"
+    )
     parser.add_argument("settings", nargs="*", help="a.b=c, of every run")
     asked = parser.parse_intermixed_args(words)
     only = [name for name in asked.only.split(",") if name]
     try:
-        contestants = read_contestants(asked.contestants, only)
+        contestants = read_contestants(asked.contestants, only, asked.family)
         if asked.plan:
             searched = sum(one.role != "control" for one in contestants)
             print(f"{len(contestants)} contestants: {SEARCH_RUNS * searched} runs of the search,")
             print(f"{len(contestants) * len(SEEDS)} runs of fresh seeds")
             return 0
+        if asked.further:
+            return _further(asked)
         result = study(
             asked.family,
             asked.scale,
@@ -53,6 +61,24 @@ def main(words: list[str] | None = None) -> int:
     print(publish(result))
     from arena.page import write_page
 
+    print(write_page())
+    return 0
+
+
+def _further(asked: argparse.Namespace) -> int:
+    """What comes after a published study."""
+    from arena.further import further
+    from arena.page import FURTHER, write_page
+
+    path = RESULTS / f"{asked.family}.json"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run the study first")
+    more = further(read_json(path), jobs=asked.jobs, overrides=asked.settings)
+    if asked.settings or code_state()["dirty"]:
+        print(json.dumps(more, indent=1))
+        print("not published: settings were chosen, or the code has local changes")
+        return 0
+    write_json(RESULTS / f"{asked.family}{FURTHER}", more)
     print(write_page())
     return 0
 

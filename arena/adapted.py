@@ -15,7 +15,7 @@ from common.losses.cacr import CACRLoss
 from common.losses.functional.non_contrastive import barlow_twins
 from common.losses.image_text import SigLipLoss
 from common.losses.margin import TripletLoss
-from common.losses.multi_positive import SupConLoss
+from common.losses.multi_positive import OneToKLoss, SupConLoss
 from common.losses.two_view import NTXentLoss
 
 
@@ -106,6 +106,18 @@ class SupCon(SupConLoss):
     ) -> Any:
         """Loss of (B, D) raw embeddings with classes (B,)."""
         return super().forward(torch.cat([z_1, z_2]), labels.repeat(2), scale)
+
+
+class OneToK(nn.Module):
+    """An image against all texts of the batch, several of which are its own.
+
+    Source: Nie et al. 2024, section 3.3, arXiv 2406.18254.
+    """
+
+    def forward(self, z_1: Tensor, z_2: Tensor, scale: float) -> Any:
+        """Loss of images (B, D) and texts (K * B, D), those of an image one after the other."""
+        count = len(z_2) // len(z_1)
+        return OneToKLoss(count, image_weight=1.0, text_weight=1 / count)(z_1, z_2, scale)
 
 
 class Mismatched(NTXentLoss):

@@ -1,9 +1,10 @@
-"""``docs/arena.md``: the tables between its marks, and the picture, from ``results/arena``."""
+"""``docs/arena.md``: the tables between its marks, and the figures, from ``results/arena``."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arena.figures import draw_mechanisms, draw_scores, draw_sensitivity
 from arena.statistics import Difference, seed_agreement
 from arena.study import BROKEN, COPIED, COPY, RESULTS
 from common.config import ROOT
@@ -11,6 +12,7 @@ from common.engine import workspace as ws
 from common.files import write_text
 
 PAGE = ROOT / "docs/arena.md"
+FURTHER = ".further.json"  # results next to those of a study, see `arena.further`
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 
 
@@ -89,27 +91,19 @@ def order(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def picture(result: Mapping[str, Any], path: Path) -> None:
-    """Scores of the seeds next to all scores of the search: level, spread, and how flat the optimum is."""
-    from matplotlib.figure import Figure
-
-    metric, places = result["metric"], result["standings"]
-    figure = Figure(figsize=(7.5, 0.34 * len(places) + 1.1), layout="constrained")
-    axes = figure.subplots()
-    for height, place in enumerate(reversed(places)):
-        row = result["contestants"][place["name"]]
-        seeds = row["metrics"][metric]["values"]
-        tried = [one["score"] for one in row["search"]]
-        axes.plot(tried, [height] * len(tried), "|", color="#999999", ms=11)
-        axes.plot(seeds, [height] * len(seeds), "o", color="#1f6fb2", ms=4, alpha=0.8)
-    for name, value in result["baselines"].items():
-        axes.axvline(value, color="#c23b2c", lw=0.8, ls=":")
-        axes.text(value, len(places) - 0.4, name, fontsize=7, color="#c23b2c", ha="center")
-    axes.set_yticks(range(len(places)), [place["name"] for place in reversed(places)])
-    axes.set_xlabel(f"{metric}: fresh seeds on test images (dots), the search on others (bars)")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+def costs(result: Mapping[str, Any], more: Mapping[str, Any]) -> list[str]:
+    """Markdown rows: cost of a step, and the scores at equal time, the best one first."""
+    lines = [
+        f"| loss | cost of a step | {result['metric']} at equal steps | at equal time | steps |",
+        "|---|---|---|---|---|",
+    ]
+    for name, timed in sorted(more["equal_time"].items(), key=lambda pair: -pair[1]["mean"]):
+        steps = result["contestants"][name]["metrics"][result["metric"]]
+        lines.append(
+            f"| {name} | {more['cost'][name]:.2f} | {steps['mean']:.3f} ± {steps['std']:.3f} |"
+            f" {timed['mean']:.3f} ± {timed['std']:.3f} | {timed['steps']} |"
+        )
+    return lines
 
 
 def write_page(page: Path = PAGE, results: Path = RESULTS) -> Path:
@@ -117,14 +111,30 @@ def write_page(page: Path = PAGE, results: Path = RESULTS) -> Path:
     text = page.read_text(encoding="utf-8")
     for path in sorted(results.glob("*.json")):
         result = ws.read_json(path)
-        begin, end = BEGIN.format(path.stem), END.format(path.stem)
+        if path.name.endswith(FURTHER):
+            continue
+        name = path.stem
+        begin, end = BEGIN.format(name), END.format(name)
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
             continue
-        parts = [paragraph(result), "\n".join(table(result)), "\n".join(order(result))]
+        further = results / f"{name}{FURTHER}"
+        more = ws.read_json(further) if further.is_file() else None
+        images = page.parent / "images"
+        draw_scores(result, images / f"arena_{name}.svg")
+        draw_sensitivity(result, more, images / f"arena_{name}_sensitivity.svg")
+        draw_mechanisms(result, images / f"arena_{name}_mechanisms.svg")
+        parts = [
+            paragraph(result),
+            f"![Scores of {name}](images/arena_{name}.svg)",
+            "\n".join(table(result)),
+            "\n".join(order(result)),
+            *(["\n".join(costs(result, more))] if more else []),
+            f"![Sensitivity of {name}](images/arena_{name}_sensitivity.svg)",
+            f"![Mechanisms of {name}](images/arena_{name}_mechanisms.svg)",
+        ]
         body = "\n\n".join(parts)
         text = f"{before}{begin}\n{body}\n{end}{after}"
-        picture(result, page.parent / f"images/arena_{path.stem}.svg")
     write_text(page, text)
     return page

@@ -12,18 +12,18 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
+from arena.contestant import FAMILIES, Contestant, read_contestants
 from arena.mechanisms import MECHANISMS
 from arena.statistics import differences, standings
 from common import __version__
-from common.config import ROOT, UserError, load, nearest, to_yaml
+from common.config import ROOT, UserError, load, nearest, to_dict, to_yaml
 from common.engine import workspace as ws
 from common.engine.comparison.runs import present_code, saved_items
 from common.engine.comparison.values import values_of
@@ -33,139 +33,19 @@ from common.evaluation.resampling import Scores
 from common.files import write_bytes
 from common.registry import config_class
 
-CONTESTANTS = ROOT / "arena/contestants"
 RESULTS = ROOT / "results/arena"
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a family of contestants is ranked by.
-
-    Attributes:
-        metric: of fresh seeds; its items pair the contestants.
-        also: further metrics of the table.
-        rates: learning rates of the search, the second one in the middle.
-        scales: values of the search for a loss with a scale, 1 / temperature.
-        development: settings of the search where the data have a development part.
-        held_out: metric of the search where they have none.
-        batch_labels: whether a batch has classes, for references that read them.
-    """
-
-    metric: str
-    also: tuple[str, ...]
-    rates: tuple[float, ...]
-    scales: tuple[float, ...]
-    development: Mapping[str, Any]
-    held_out: str
-    batch_labels: bool
-
-
-FAMILIES = {
-    "images": Family(
-        metric="linear_probe_top1",
-        also=("knn20_top1", "uniformity", "effective_rank"),
-        rates=(1e-3, 3e-3, 1e-2),
-        scales=(2, 5, 10),
-        development={"eval.split": "dev"},
-        held_out="linear_probe_validation_top1",
-        batch_labels=True,
-    ),
-    "sentences": Family(
-        metric="sts_average_spearman",
-        also=("stsb_test_spearman", "alignment", "uniformity"),
-        rates=(1e-4, 3e-4, 1e-3),
-        scales=(10, 20, 40),
-        development={"eval.sets": ["stsb-dev"]},
-        held_out="sts_average_spearman",
-        batch_labels=False,
-    ),
-}
-BASELINES = {
-    "images": ("raw_pixels", "untrained", "chance"),
-    "sentences": ("raw", "whitened", "jaccard", "tfidf", "untrained"),
-}
 SEARCH_SEED, SEEDS = 100, (11, 12, 13, 14)
-SEARCH_RUNS = 5  # three rates, then two further values of a setting, for every contestant
-SCALE = "scale"  # what is searched of a loss that names nothing else
 COPY, BROKEN, COPIED = "nt_xent_again", "mismatched", "nt_xent"  # controls, and what they copy
 COPY_SEEDS = (21, 22, 23, 24)
-
-Role = Literal["contestant", "reference", "control"]
-
-
-@dataclass
-class Contestant:
-    """A file of ``arena/contestants``."""
-
-    loss: str = "???"  # module:class with forward(z_1, z_2, scale)
-    args: dict[str, Any] = field(default_factory=dict)  # of its constructor
-    # three values of one of its arguments; none: its scale is searched
-    search: dict[str, list[float]] = field(default_factory=dict)
-    role: str = "contestant"  # reference: knows more than the others; control: of the study itself
-    source: str = "???"  # paper and equation
-    above: list[str] = field(default_factory=list)  # contestants that the source reports it above
-    name: str = ""
-
-    @property
-    def searched(self) -> str:
-        """The setting of its own that is searched."""
-        return next(iter(self.search), SCALE)
-
-    def values(self, family: Family) -> Sequence[float]:
-        """Three values of `searched`."""
-        return self.search.get(self.searched, family.scales)
-
-    def rates(self, family: Family) -> list[dict[str, Any]]:
-        """First settings of the search: each rate, at the middle value of `searched`."""
-        middle = self.settings(self.values(family)[1])
-        return [{"optim.lr": rate, **middle} for rate in family.rates]
-
-    def others(self, family: Family, rate: float) -> list[dict[str, Any]]:
-        """Second settings of the search: the two other values of `searched`, at the best rate."""
-        low, _, high = self.values(family)
-        return [{"optim.lr": rate, **self.settings(value)} for value in (low, high)]
-
-    def settings(self, value: float) -> dict[str, Any]:
-        """Settings of a run with a value of `searched`."""
-        own = {} if self.searched == SCALE else {self.searched: value}
-        settings: dict[str, Any] = {"loss.path": self.loss, "loss.args": {**self.args, **own}}
-        settings |= {"loss.scale": value} if self.searched == SCALE else {}
-        return settings | ({"loss.labels": True} if self.role == "reference" else {})
-
-
-def read_contestants(folders: Iterable[Path] = (), only: Sequence[str] = ()) -> list[Contestant]:
-    """Contestants by name.
-
-    Args:
-        folders: with files of one's own, next to those of the arena.
-        only: names; empty: all.
-
-    Raises:
-        UserError: a file that is no contestant, or an unknown name.
-    """
-    read: dict[str, Contestant] = {}
-    for path in sorted(p for folder in (CONTESTANTS, *folders) for p in folder.glob("*.yaml")):
-        try:
-            merged = OmegaConf.merge(OmegaConf.structured(Contestant), OmegaConf.load(path))
-            contestant: Any = OmegaConf.to_object(merged)
-        except Exception as error:  # YAML, keys, types and missing values
-            raise UserError(f"{path} is no contestant: {str(error).splitlines()[0]}") from error
-        if len(contestant.search) > 1 or any(len(v) != 3 for v in contestant.search.values()):
-            raise UserError(f"{path}: search names one setting with three values, as all others do")
-        contestant.name = path.stem
-        read[path.stem] = contestant
-    for name in only:
-        if name not in read:
-            raise UserError(f"no contestant '{name}'{nearest(name, read)}")
-    return [contestant for name, contestant in read.items() if not only or name in only]
+SHARED = ("data", "model", "optim", "trainer", "eval", "tracking")  # sections that all have alike
 
 
 @dataclass(frozen=True)
 class Trial:
     """A run of the study."""
 
-    family: str
-    scale: str
+    project: str
+    config: str
     contestant: str
     words: tuple[str, ...]  # settings, as typed
     run_id: str
@@ -191,16 +71,37 @@ class Trial:
 
 
 def trial(
-    family: str, scale: str, contestant: str, settings: Mapping[str, Any], overrides: Sequence[str]
+    family: str,
+    scale: str,
+    contestant: Contestant,
+    settings: Mapping[str, Any],
+    overrides: Sequence[str],
 ) -> Trial:
     """A run by its settings; its name holds their digest and the code."""
-    project = f"arena_{family}"
-    words = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in settings.items())]
-    cfg = load(config_class(project), project, scale, words)
+    arena, project, config = f"arena_{family}", contestant.project, scale
+    shared: dict[str, Any] = {}
+    if project:
+        config = {"base": "paper"}.get(scale, scale)
+        shared = shared_settings(arena, scale, project, config)
+    typed = [f"{key}={json.dumps(value)}" for key, value in {**shared, **settings}.items()]
+    words = [*overrides, *typed]
+    cfg = load(config_class(project or arena), project or arena, config, words)
     digest = hashlib.sha256(to_yaml(cfg).encode()).hexdigest()[:8]
-    run_id = f"{contestant}-{digest}-{present_code()}"
-    path = ws.run_folder(cfg, project, scale) / run_id
-    return Trial(family, scale, contestant, tuple(words), run_id, path, cfg.seed)
+    run_id = f"{'arena-' if project else ''}{contestant.name}-{digest}-{present_code()}"
+    path = ws.run_folder(cfg, project or arena, config) / run_id
+    return Trial(project or arena, config, contestant.name, tuple(words), run_id, path, cfg.seed)
+
+
+def shared_settings(arena: str, scale: str, project: str, config: str) -> dict[str, Any]:
+    """What a project's config has to take over from the arena's: each setting that differs."""
+    base = to_dict(load(config_class(arena), arena, scale))
+    own = to_dict(load(config_class(project), project, config))
+    return {
+        f"{section}.{key}": base[section][key]
+        for section in SHARED
+        for key in own[section]
+        if key in base[section] and base[section][key] != own[section][key]
+    }
 
 
 def run(trials: Sequence[Trial], jobs: int, title: str) -> None:
@@ -223,16 +124,10 @@ def _make(one: Trial) -> None:
 
     begun = (one.path / "meta.json").is_file()
     words = [*one.words, f"run_id={one.run_id}", *([f"resume={one.run_id}"] if begun else [])]
-    train(f"arena_{one.family}", one.scale, words)
+    train(one.project, one.config, words)
 
 
 # -- the study ----------------------------------------------------------------------------------
-
-
-def has_development_part(family: str, scale: str, overrides: Sequence[str]) -> bool:
-    """Whether the search can read other images than those of the test."""
-    cfg: Any = load(config_class(f"arena_{family}"), f"arena_{family}", scale, overrides)
-    return family != "images" or bool(cfg.data.source == "bundled")
 
 
 Tried = dict[str, list[tuple[dict[str, Any], Trial]]]  # contestant -> settings with their runs
@@ -244,27 +139,20 @@ def search(
     contestants: Sequence[Contestant],
     overrides: Sequence[str],
     jobs: int,
-) -> tuple[Tried, str]:
+) -> Tried:
     """Five runs each on the development part: three rates, then two other values of a setting.
 
     Controls have none, they take the settings of what they copy.
-
-    Returns:
-        Settings with their runs, and the metric that chooses among them.
     """
-    about = FAMILIES[family]
-    shared: dict[str, Any] = {"seed": SEARCH_SEED}
-    chosen_by = about.held_out
-    if has_development_part(family, scale, overrides):
-        shared |= about.development
-        chosen_by = about.metric
+    about, judgement = FAMILIES[family], FAMILIES[family].judgement(scale)
+    shared = {"seed": SEARCH_SEED, **judgement.development}
     searched = [one for one in contestants if one.role != "control"]
     tried: Tried = {one.name: [] for one in searched}
 
     def add(stage: str, settings_of: Callable[[Contestant], list[dict[str, Any]]]) -> None:
         added = {
             one.name: [
-                (settings, trial(family, scale, one.name, {**settings, **shared}, overrides))
+                (settings, trial(family, scale, one, {**settings, **shared}, overrides))
                 for settings in settings_of(one)
             ]
             for one in searched
@@ -274,9 +162,9 @@ def search(
             tried[name] += pairs
 
     add("rates", lambda one: one.rates(about))
-    best = {name: best_of(pairs, chosen_by)["optim.lr"] for name, pairs in tried.items()}
-    add("settings", lambda one: one.others(about, best[one.name]))
-    return tried, chosen_by
+    chosen = {name: best_of(pairs, judgement.chosen_by) for name, pairs in tried.items()}
+    add("settings", lambda one: one.others(about, chosen[one.name]["optim.lr"]))
+    return tried
 
 
 def best_of(pairs: Sequence[tuple[dict[str, Any], Trial]], metric: str) -> dict[str, Any]:
@@ -308,37 +196,32 @@ def study(
     """
     if family not in FAMILIES:
         raise UserError(f"no arena of '{family}'{nearest(family, FAMILIES)}")
-    about = FAMILIES[family]
-    metric = about.metric
-    contestants = [
-        one
-        for one in read_contestants(folders, only)
-        if about.batch_labels or one.role != "reference"
-    ]
-    tried, chosen_by = search(family, scale, contestants, overrides, jobs)
-    best = {name: best_of(pairs, chosen_by) for name, pairs in tried.items()}
-    controls = [one for one in contestants if one.role == "control" and COPIED in best]
-    for one in controls:
-        copied = best[COPIED]
-        best[one.name] = {**copied, "loss.path": one.loss, "loss.args": one.args}
+    judgement = FAMILIES[family].judgement(scale)
+    metric = judgement.metric
+    contestants = read_contestants(folders, only, family)
+    by_name = {one.name: one for one in contestants}
+    tried = search(family, scale, contestants, overrides, jobs)
+    best = {name: best_of(pairs, judgement.chosen_by) for name, pairs in tried.items()}
+    for one in contestants:
+        if one.role == "control" and COPIED in best:
+            best[one.name] = {**best[COPIED], "loss.path": one.loss, "loss.args": one.args}
     finals = {
         name: [
-            trial(family, scale, name, {**settings, "seed": seed}, overrides)
+            trial(family, scale, by_name[name], {**settings, "seed": seed}, overrides)
             for seed in (COPY_SEEDS if name == COPY else SEEDS)
         ]
         for name, settings in best.items()
     }
     run([one for trials in finals.values() for one in trials], jobs, "fresh seeds")
     items = {name: _scores(trials, metric) for name, trials in finals.items()}
-    by_name = {one.name: one for one in contestants}
     rows = {
         name: {
-            **_row(by_name[name], best[name], trials, (metric, *about.also)),
+            **_row(by_name[name], best[name], trials, (metric, *judgement.also)),
             "search": [
                 {
                     "rate": settings["optim.lr"],
-                    "setting": _setting(by_name[name], settings),
-                    "score": made.metrics()[chosen_by],
+                    "setting": by_name[name].value_in(settings),
+                    "score": made.metrics()[judgement.chosen_by],
                 }
                 for settings, made in tried.get(name, [])
             ],
@@ -352,7 +235,7 @@ def study(
         "family": family,
         "scale": scale,
         "metric": metric,
-        "also": list(about.also),
+        "also": list(judgement.also),
         "measured": {
             "version": __version__,
             "commit": meta["commit"],
@@ -388,15 +271,15 @@ def _scores(trials: Sequence[Trial], metric: str) -> list[Scores]:
 
 def baselines(family: str, scale: str, overrides: Sequence[str]) -> dict[str, float]:
     """The ranked metric without training, means over the fresh seeds."""
-    project = f"arena_{family}"
+    project, judgement = f"arena_{family}", FAMILIES[family].judgement(scale)
     module = importlib.import_module(f"arena.{family}.baselines")
-    values: dict[str, list[float]] = {name: [] for name in BASELINES[family]}
+    values: dict[str, list[float]] = {name: [] for name in judgement.baselines}
     for seed in SEEDS:
         cfg = load(config_class(project), project, scale, [*overrides, f"seed={seed}"])
         for name, of_seed in values.items():
             with tempfile.TemporaryDirectory() as folder:
                 workspace = ws.Workspace(Path(folder), project, scale)
-                of_seed.append(getattr(module, name)(cfg, workspace)[FAMILIES[family].metric])
+                of_seed.append(getattr(module, name)(cfg, workspace)[judgement.metric])
     return {name: float(np.mean(of_seed)) for name, of_seed in values.items()}
 
 
@@ -412,7 +295,7 @@ def _row(
         "role": contestant.role,
         "source": contestant.source,
         "rate": settings["optim.lr"],
-        "setting": {contestant.searched: _setting(contestant, settings)},
+        "setting": {contestant.searched: contestant.value_in(settings)},
         "metrics": {
             name: {
                 "mean": float(np.mean([m[name] for m in measured])),
@@ -424,13 +307,6 @@ def _row(
         },
         "mechanisms": _mechanisms(trials),
     }
-
-
-def _setting(contestant: Contestant, settings: Mapping[str, Any]) -> float | None:
-    """Value of what is searched; controls of another loss have none."""
-    if contestant.searched == SCALE:
-        return settings.get("loss.scale")
-    return settings["loss.args"].get(contestant.searched)  # type: ignore[no-any-return]
 
 
 def _mechanisms(trials: Sequence[Trial]) -> dict[str, list[tuple[int, float]]]:

@@ -173,13 +173,9 @@ def questions_file(cfg: Config, file: str) -> Path:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and training data that the config needs."""
-    needs = list(weights_requirement(cfg.model.pretrained))
-    if cfg.method.pretrain and cfg.data.source == "bundled":
-        needs += [bundled_requirement(name) for name in BUNDLED]
-    for name, place in cfg.data.sources.items() if cfg.method.pretrain else ():
-        path = source_folder(cfg, place)
-        hint = "folder of token shards: make run PROJECT=contriever TASK=tokenize"
-        needs.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
+    needs = source_requirements(cfg) if cfg.method.pretrain else []
+    if not cfg.method.pretrain:
+        needs += weights_requirement(cfg.model.pretrained)
     if cfg.finetune.steps and cfg.finetune.file is not None:
         path = questions_file(cfg, cfg.finetune.file)
         hint = "see the card, Data"
@@ -190,4 +186,16 @@ def requirements(cfg: Config) -> list[Requirement]:
             path = set_folder(place, cfg.data.root) / f"queries.{part}.jsonl"
             hint = "a copy of queries.jsonl, if that holds them: see the card, Data"
             needs.append(Requirement(f"data: queries of {place}", str(path), path.is_file(), hint))
+    return needs
+
+
+def source_requirements(cfg: Config) -> list[Requirement]:
+    """Weights and texts of the pre-training."""
+    needs = list(weights_requirement(cfg.model.pretrained))
+    if cfg.data.source == "bundled":
+        needs += [bundled_requirement(name) for name in BUNDLED]
+    for name, place in cfg.data.sources.items():
+        path = source_folder(cfg, place)
+        hint = "folder of token shards: make run PROJECT=contriever TASK=tokenize"
+        needs.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
     return needs

@@ -7,23 +7,28 @@ import pytest
 import torch
 
 from arena.__main__ import main
+from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
+from arena.figures import cliques
+from arena.further import further
 from arena.losses import LossConfig, build_loss
 from arena.mechanisms import MECHANISMS, mechanisms
-from arena.page import BEGIN, END, write_page
+from arena.page import BEGIN, END, FURTHER, write_page
 from arena.statistics import differences, standings
-from arena.study import FAMILIES, SEARCH_RUNS, publish, read_contestants, study
-from common.config import ROOT, UserError
+from arena.study import SHARED, publish, study, trial
+from common.config import ROOT, UserError, load, to_dict
+from common.engine.workspace import write_json
 from common.evaluation.resampling import Scores
+from common.registry import config_class
 
 ALL = {one.name: one for one in read_contestants()}
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("name", sorted(name for name, one in ALL.items() if one.loss))
 def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
     settings = {"loss.scale": 5.0, **ALL[name].rates(FAMILIES["images"])[1]}
     loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
     views = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    more = {"labels": torch.arange(16) % 4} if ALL[name].role == "reference" else {}
+    more = {"labels": torch.arange(16) % 4} if "loss.labels" in ALL[name].settings else {}
 
     def value(pair):
         out = loss(*pair, settings["loss.scale"], **more)
@@ -39,7 +44,7 @@ def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_search_is_as_large_for_every_contestant(family):
     about = FAMILIES[family]
-    for one in ALL.values():
+    for one in read_contestants(family=family):
         tried = [*one.rates(about), *one.others(about, about.rates[0])]
         assert len({repr(settings) for settings in tried}) == SEARCH_RUNS
         assert {s["optim.lr"] for s in one.rates(about)} == set(about.rates)
@@ -64,13 +69,37 @@ def test_mechanisms_of_a_batch():
 def test_a_published_order_holds_or_not():
     rng = np.random.default_rng(0)
     better = {"new": 0.9, "old": 0.5, "same": 0.5}
-    items = {name: [Scores((rng.random((4, 500)) < p) * 1.0)] for name, p in better.items()}
+    items = {name: [Scores((rng.random((4, 80)) < p) * 1.0)] for name, p in better.items()}
     pairs = [("new", "old"), ("old", "new"), ("same", "old")]
     assert [one.verdict for one in differences(items, pairs)] == [
         "holds",
         "reversed",
         "inconclusive",
     ]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, one in ALL.items() if one.project))
+def test_a_project_takes_over_all_shared_settings(name):
+    one = ALL[name]
+    (family,) = one.families
+    about = FAMILIES[family]
+    made = trial(family, "mini", one, one.rates(about)[0], [])
+    own = to_dict(load(config_class(one.project), one.project, made.config, made.words))
+    base = to_dict(load(config_class(f"arena_{family}"), f"arena_{family}", "mini"))
+    differ = {
+        f"{section}.{key}"
+        for section in SHARED
+        for key in own[section].keys() & base[section].keys()
+        if own[section][key] != base[section][key]
+    }
+    assert differ <= {"optim.lr", "eval.groups", "eval.own_limits"}  # the last two change nothing
+    assert made.project == one.project
+
+
+def test_bars_join_what_is_not_separated():
+    rows = [("a", []), ("b", []), ("c", ["a"]), ("d", ["a", "b", "c"])]
+    standing = [{"name": name, "worse_than": worse} for name, worse in rows]
+    assert cliques(standing) == [(0, 1), (1, 2)]
 
 
 def test_two_copies_are_inconclusive_and_a_broken_loss_is_last():
@@ -97,6 +126,8 @@ def test_odd_contestants_are_refused(tmp_path):
     for text, message in (
         ("loss: a:B\nsource: s\nsearch: {scale: [1, 2]}\n", "three values"),
         ("loss: a:B\nsource: s\nserach: {scale: [1, 2, 3]}\n", "no contestant"),
+        ("source: s\n", "has a loss or a project"),
+        ("project: dcl\nsource: s\n", "setting of the project"),
     ):
         (tmp_path / "odd.yaml").write_text(text)
         with pytest.raises(UserError, match=message):
@@ -119,7 +150,7 @@ def own_folder(tmp_path, monkeypatch):
 
 def test_a_loss_of_one_s_own_is_two_files(own_folder, capsys):
     (mine,) = read_contestants([own_folder], ["cosine_gap"])
-    settings = mine.settings(0.5)
+    settings = mine.settings_at(0.5)
     loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
     views = torch.eye(4)
     assert float(loss(views, views, 5.0)) == pytest.approx(0.125)  # the diagonal alone
@@ -137,28 +168,49 @@ def test_a_loss_of_one_s_own_is_ranked_next_to_others(own_folder, tmp_path, caps
     assert "not published" in printed
 
 
+OF_FAMILY = {  # what no other family has
+    "images": ["supcon", "moco"],
+    "sentences": ["siglip", "esimcse", "mirror_bert"],
+    "retrieval": ["info_nce", "contriever"],
+    "image_text": ["info_nce", "laclip", "one_to_k"],
+}
+PUBLISHED = {
+    "images": [("supcon", "nt_xent")],
+    "retrieval": [("contriever", "info_nce")],
+    "image_text": [("laclip", "info_nce"), ("one_to_k", "info_nce")],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_study_is_published_and_its_page_written(tmp_path, family):
     """Every contestant trains; a finished study trains nothing anew."""
     overrides = [f"runs_dir={tmp_path / 'runs'}", "trainer.max_steps=1"]
-    only = ["nt_xent", "supcon", "siglip", "nt_xent_again", "mismatched"]
+    only = ["nt_xent", "nt_xent_again", "mismatched", *OF_FAMILY[family]]
     result = study(family, "smoke", only=only, overrides=overrides)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
     again = study(family, "smoke", only=only, overrides=overrides)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.json")} == times
     assert again["standings"] == result["standings"]
     publish(result, tmp_path / "results")
+    if family == "images":
+        more = further(result, overrides=overrides)
+        assert more["cost"]["nt_xent"] == 1
+        assert set(more["batches"]["nt_xent"]) == {"4", "16", "64"}
+        write_json(tmp_path / "results" / f"{family}{FURTHER}", more)
     assert set(result["contestants"]["nt_xent"]["mechanisms"]) == set(MECHANISMS)
     assert all(result["contestants"]["nt_xent"]["mechanisms"].values())
     reported = [(one["name"], one["other"]) for one in result["published_order"]]
-    assert reported == ([("supcon", "nt_xent")] if family == "images" else [])
+    assert reported == PUBLISHED.get(family, [])
     page = tmp_path / "arena.md"
     (tmp_path / "images").mkdir()
     page.write_text(f"before\n{BEGIN.format(family)}\n{END.format(family)}\nafter\n")
     text = write_page(page, tmp_path / "results").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert ("| *supcon* (reference) |" in text) == (family == "images")
+    for name in OF_FAMILY[family]:
+        assert f"| *{name}* (reference) |" in text or f"| {name} |" in text
     assert "| *mismatched* (control) |" in text
-    assert (tmp_path / f"images/arena_{family}.svg").is_file()
+    assert ("| cost of a step |" in text) == (family == "images")
+    for figure in ("", "_sensitivity", "_mechanisms"):
+        assert (tmp_path / f"images/arena_{family}{figure}.svg").is_file()

@@ -1,0 +1,139 @@
+"""Figures of a study: scores with what is not separated, sensitivity, mechanisms."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from arena.mechanisms import MECHANISMS
+
+BLUE, RED, GREY = "#1f6fb2", "#c23b2c", "#999999"
+
+
+def cliques(standings: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """First and last rank, from 0, of the largest runs without a separated pair; two or more each.
+
+    Source: Demsar 2006, "Statistical comparisons of classifiers over multiple data sets", figure 1
+    (bars over ranks; here over scores, by the corrected test of the study).
+
+    >>> rows = [("a", []), ("b", []), ("c", ["a"])]
+    >>> cliques([{"name": name, "worse_than": worse} for name, worse in rows])
+    [(0, 1), (1, 2)]
+    """
+    found: list[tuple[int, int]] = []
+    for first in range(len(standings)):
+        last = first
+        while last + 1 < len(standings) and not (
+            {one["name"] for one in standings[first : last + 1]}
+            & {*standings[last + 1]["worse_than"]}
+        ):
+            last += 1
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return found
+
+
+def draw_scores(result: Mapping[str, Any], path: Path) -> None:
+    """Scores of the seeds next to those of the search; bars join what the test does not separate."""
+    metric, places = result["metric"], result["standings"]
+    figure = Figure(figsize=(7.5, 0.34 * len(places) + 1.1), layout="constrained")
+    axes, bars = figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
+    for rank, place in enumerate(places):
+        row = result["contestants"][place["name"]]
+        seeds = row["metrics"][metric]["values"]
+        tried = [one["score"] for one in row["search"]]
+        axes.plot(tried, [rank] * len(tried), "|", color=GREY, ms=11)
+        axes.plot(seeds, [rank] * len(seeds), "o", color=BLUE, ms=4, alpha=0.8)
+    for name, value in result["baselines"].items():
+        axes.axvline(value, color=RED, lw=0.8, ls=":")
+        axes.text(value, -0.8, name, fontsize=7, color=RED, ha="right", rotation=90, va="top")
+    axes.set_yticks(range(len(places)), [place["name"] for place in places])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{metric}: dots fresh seeds, bars the search on other data")
+    for column, (first, last) in enumerate(cliques(places)):
+        bars.plot([column] * 2, [first - 0.2, last + 0.2], color="#333333", lw=3)
+    bars.set_xlabel("not separated")
+    bars.set_xticks([])
+    bars.margins(x=0.3)
+    bars.tick_params(left=False)
+    _plain(axes, bars)
+    bars.spines["left"].set_visible(False)
+    bars.spines["bottom"].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def draw_sensitivity(result: Mapping[str, Any], more: Mapping[str, Any] | None, path: Path) -> None:
+    """How much the score falls away from the chosen rate, setting and batch size."""
+    batches = (more or {}).get("batches", {})
+    figure = Figure(figsize=(10 if batches else 7.5, 3.6), layout="constrained")
+    panels = list(figure.subplots(1, 3 if batches else 2, sharey=True))
+    for name, colour in _colours(result).items():
+        tried = result["contestants"][name]["search"]
+        best = max(tried, key=lambda one: one["score"])
+        rates, rate = tried[:3], max(tried[:3], key=lambda one: one["score"])["rate"]
+        settings = sorted(
+            (one for one in tried if one["rate"] == rate), key=lambda one: one["setting"]
+        )
+        panels[0].plot(
+            [f"{one['rate']:g}" for one in rates],
+            [one["score"] - best["score"] for one in rates],
+            "o-",
+            color=colour,
+            label=name,
+            ms=3,
+        )
+        panels[1].plot(
+            ("low", "middle", "high")[: len(settings)],
+            [one["score"] - best["score"] for one in settings],
+            "o-",
+            color=colour,
+            ms=3,
+        )
+        if name in batches:
+            scores = batches[name]
+            panels[2].plot(
+                list(scores),
+                [value - max(scores.values()) for value in scores.values()],
+                "o-",
+                color=colour,
+                ms=3,
+            )
+    titles = ("learning rate", "setting of its own, see the table", "batch size")
+    for axes, title in zip(panels, titles, strict=False):
+        axes.set_xlabel(title)
+    panels[0].set_ylabel("score minus the best one")
+    figure.legend(loc="outside right upper", fontsize=7)
+    _plain(*panels)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def draw_mechanisms(result: Mapping[str, Any], path: Path) -> None:
+    """Embeddings of a batch while contestants train, means over seeds."""
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True).flat
+    for axes, mechanism in zip(panels, MECHANISMS, strict=True):
+        for name, colour in _colours(result).items():
+            curve = result["contestants"][name]["mechanisms"][mechanism]
+            axes.plot(*zip(*curve, strict=True), color=colour, label=name) if curve else None
+        axes.set_title(mechanism.replace("_", " "), fontsize=9)
+        axes.set_xlabel("step")
+        _plain(axes)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _colours(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A colour for everything that was searched, by its rank."""
+    names = [one["name"] for one in result["standings"]]
+    searched = [name for name in names if result["contestants"][name]["search"]]
+    return {name: colormaps["tab20"](i % 20) for i, name in enumerate(searched)}
+
+
+def _plain(*panels: Axes) -> None:
+    for axes in panels:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
