@@ -41,6 +41,10 @@ class MomentumEncoder(nn.Module):
         self.momentum = momentum
 
     @torch.no_grad()
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the copy, which some callers call by itself."""
+        self.network.compile(*args, **kwargs)
+
     def forward(self, *inputs: Any) -> Tensor:
         """Output of the averaged encoder, without gradient."""
         output: Tensor = self.network(*inputs)

@@ -46,8 +46,9 @@ class Guarded:
 
 
 def compile_called(network: nn.Module) -> None:
-    """Compile a network, or the parts of one that has no forward pass of its own."""
-    if type(network).forward is nn.Module.forward:
+    """Compile a network its own way, else as a whole, else the parts of one without `forward`."""
+    kind = type(network)
+    if kind.compile is nn.Module.compile and kind.forward is nn.Module.forward:
         for part in network.children():
             compile_called(part)
     elif any(True for _ in network.parameters()) and next(network.children(), None) is not None:

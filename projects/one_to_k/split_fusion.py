@@ -96,6 +96,11 @@ class SplitFusionEncoder(nn.Module):
             if context_dim is not None
         )
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the parts of the layers, which run one by one."""
+        for part in (*self.cross, *(part for layer in self.layers for part in layer.children())):
+            part.compile(*args, **kwargs)
+
     def text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (N, L) -> states (N, L, W) after the text part, mask (N, L) of real tokens."""
         mask = ids.ne(self.pad_id)
