@@ -43,6 +43,10 @@ def evaluated(module: nn.Module, accelerator: str) -> Iterator[None]:
         module: what is evaluated, all of it on one device.
         accelerator: ``cfg.trainer.accelerator``; "cpu" leaves the module where it is.
     """
+    if any(hasattr(part, "hf_device_map") for part in module.modules()):
+        with evaluation_mode(module):  # its layers are spread over devices, and stay there
+            yield
+        return
     before = next(module.parameters()).device
     if torch.cuda.is_available() and accelerator != "cpu":
         with torch.inference_mode(False):  # else its weights could not be trained afterwards

@@ -20,6 +20,7 @@ GIB = 2**30
 # printed for a plan that counts less than a batch, as one does that has not seen its data and needs
 # some stand-in
 UNKNOWN = "not known without the data"
+DEVICE_BYTES = 80e9  # of an H100 or A100, the largest device that a paper config names
 
 
 def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, str]:
@@ -170,7 +171,7 @@ def device_memory(
     cfg: ExperimentConfig,
 ) -> Memory:
     """Memory of one of `ranks` devices; activations in the precision of the config."""
-    fixed, block = fixed_bytes(module, cfg)
+    fixed, block = (count // plan.spread for count in fixed_bytes(module, cfg))
     extra = {} if plan.extra_bytes is None else dict(plan.extra_bytes(module, ranks))
     if plan.forward is None:
         return Memory(fixed, block, extra, None, "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from common.config import ROOT, UserError, config_names
-from common.engine.check import GIB, count_steps, device_memory
+from common.engine.check import DEVICE_BYTES, GIB, count_steps, device_memory
 from common.engine.node import (
     BACKWARD,
     FLOAT32,
@@ -37,7 +37,8 @@ HEAD = f"""# Cost of the papers
   {FLOAT32["highest"] / 1e12:.0f} with `highest`), without data loading and evaluation: a lower bound, not
   a measurement.
 - **GiB** of one device with DDP and, on several devices, with FSDP: weights, gradients, optimiser state
-  and activations. It is an upper estimate.
+  and activations. It is an upper estimate. Memory in bold is more than {DEVICE_BYTES / 1e9:.0f} GB, with the config's
+  strategy; `make check-all` fails then.
 - **steps** depend on the data where a config counts epochs of data that are not here.
 - **needs** lists weights and data sets. `make check PROJECT= CONFIG=` reports where to get them.
 - A config that starts from another run's export, or from weights of unknown size, is *not known*.
@@ -60,6 +61,7 @@ class Cost:
         memory: bytes of one device with DDP; None without a forward pass.
         sharded: bytes of one device with FSDP; None on one device or without a forward pass.
         needs: names of the weights and data sets.
+        strategy: of the config.
     """
 
     project: str
@@ -73,6 +75,13 @@ class Cost:
     memory: float | None
     sharded: float | None
     needs: tuple[str, ...]
+    strategy: str = "auto"
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device of `DEVICE_BYTES` holds it, as far as its memory can be counted."""
+        used = self.sharded if self.strategy == "fsdp" and self.sharded else self.memory
+        return used is None or used <= DEVICE_BYTES
 
     @property
     def hours(self) -> float | None:
@@ -125,6 +134,7 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         memory,
         sharded,
         tuple(need.name for need in plan.requirements),
+        cfg.trainer.strategy,
     )
 
 
@@ -173,6 +183,7 @@ def _row(cost: Cost | Unknown) -> str:
     every, trained = (n / 1e6 for n in cost.parameters)
     memory = "" if cost.memory is None else f"{cost.memory / GIB:.1f}"
     memory += "" if cost.sharded is None else f" / {cost.sharded / GIB:.1f}"
+    memory = memory if cost.fits else f"**{memory}**"
     shown = ", ".join(_shortened(cost.needs))
     cells = [
         cost.config,

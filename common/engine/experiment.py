@@ -84,6 +84,7 @@ class Plan(Generic[M]):
         requirements: what must lie on disk.
         extra_bytes: (module, devices) -> bytes a device by name that neither parameters, gradients
             nor optimiser account for, such as vectors of a class matrix that is shared out.
+        spread: devices over which each process spreads the module, whose weights are frozen.
         loader_seconds: that a core of a loader spends on a sample; None: not known.
     """
 
@@ -93,6 +94,7 @@ class Plan(Generic[M]):
     requirements: tuple[Requirement, ...] = ()
     extra_bytes: Callable[[M, int], Mapping[str, int]] | None = None
     loader_seconds: float | None = None
+    spread: int = 1
 
 
 @dataclass(frozen=True)

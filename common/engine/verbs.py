@@ -141,7 +141,7 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
 
 def check_all() -> None:
     """Build every paper config on the meta device and write reports/cost.md."""
-    from common.engine.cost import Unknown, all_costs, paper_configs, write_costs
+    from common.engine.cost import Cost, Unknown, all_costs, paper_configs, write_costs
     from common.engine.progress import track
     from common.registry import list_projects
 
@@ -151,6 +151,11 @@ def check_all() -> None:
     for cost in unknown:
         console.print(f"{cost.project}/{cost.config}: {cost.reason}")
     console.print(f"{len(costs)} configs, {len(unknown)} not known; written: {write_costs(costs)}")
+    large = [f"{c.project}/{c.config}" for c in costs if isinstance(c, Cost) and not c.fits]
+    if large:
+        raise UserError(
+            f"{len(large)} configs need more memory than a device has: {', '.join(large)}"
+        )
 
 
 def compare(

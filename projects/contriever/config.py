@@ -57,6 +57,13 @@ class MethodConfig:
 
 
 @dataclass
+class Finetuning(FinetuneConfig):
+    """The second stage, in the memory that there is."""
+
+    chunk_size: Count | None = None  # gradient cache: texts per pass; None: no cache
+
+
+@dataclass
 class TokenizeConfig:
     """`make run TASK=tokenize`: text files (one text per line) -> token shards."""
 
@@ -84,7 +91,7 @@ class Config(ExperimentConfig):
     data: ContrieverData = field(default_factory=ContrieverData)
     model: DenseModel = field(default_factory=DenseModel)
     method: MethodConfig = field(default_factory=MethodConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    finetune: Finetuning = field(default_factory=Finetuning)
     eval: RetrievalEval = field(default_factory=RetrievalEval)
     search: RetrievalSearch = field(default_factory=RetrievalSearch)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)

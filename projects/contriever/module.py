@@ -15,6 +15,7 @@ from common.encoders.queue import FeatureQueue
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.module import ContrastiveModule
 from common.families.retrieval.config import check_queue
+from common.losses.grad_cache import cached_encode
 from projects.contriever.config import Config
 from projects.contriever.objective import Objective
 
@@ -47,6 +48,7 @@ class Contriever(ContrastiveModule):
         super().__init__(tuned if finetune else cfg.optim)
         self.encoder, self.finetune = encoder, finetune
         self.num_negatives = options.num_negatives if finetune else 0
+        self.chunk_size = options.chunk_size if finetune else None
         self.in_batch_negatives = finetune or cfg.method.objective == "in_batch"
         self.objective = Objective(
             cfg.method,
@@ -77,10 +79,10 @@ class Contriever(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss, share of queries whose positive scores best, mean deviation of a dimension."""
-        query = self.objective.query(self.encoder(**batch["query"]))
+        query = self.objective.query(self._encode(batch["query"]))
         rows = len(query)
         if self.queue is None or self.momentum_encoder is None:
-            keys = self.objective.document(self.encoder(**batch["key"]))
+            keys = self.objective.document(self._encode(batch["key"]))
             wrong = keys[rows:].reshape(rows, -1, keys.shape[1])
             negatives = wrong if len(keys) > rows else None
             out = self.objective(query, keys := keys[:rows], negatives=negatives)
@@ -95,6 +97,16 @@ class Contriever(ContrastiveModule):
         spread = {"query_std": query, "key_std": keys}
         stds = {name: x.detach().float().std(0, correction=0).mean() for name, x in spread.items()}
         return {"loss": out.loss, "accuracy": out.hits.float().mean(), **stds}
+
+    def _encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Vectors of a batch; with a gradient cache in the memory of a chunk."""
+        if self.chunk_size is None:
+            vectors: Tensor = self.encoder(**inputs)
+        else:
+            vectors = cached_encode(
+                lambda part: self.encoder(**part), dict(inputs), self.chunk_size
+            )
+        return vectors
 
     @torch.no_grad()
     def keys(self, inputs: Mapping[str, Tensor]) -> Tensor:

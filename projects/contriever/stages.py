@@ -78,11 +78,16 @@ def plan(cfg: Config) -> Plan[Contriever]:
         output: Tensor = encoder.tower.model(input_ids=ids).last_hidden_state
         return torch.sum(output)
 
+    chunk = None if cfg.method.pretrain else cfg.finetune.chunk_size
+
+    def rows(size: int) -> int:
+        return passes * size if chunk is None else min(passes * size, chunk)  # one is alive
+
     return text_plan(
         cfg,
         recipe,
         lambda encoder: Contriever(cfg, encoder, finetune=cfg.finetune.steps > 0),
-        passes=lambda size: [(passes * size, longest)],
+        passes=lambda size: [(rows(size), longest)],
         run=run,
         num_samples=samples,
         requirements=needed,

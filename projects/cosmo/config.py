@@ -89,7 +89,8 @@ class ModelConfig:
 
     vision: str = "bundled:dual-encoder"  # open_clip's format; see common.encoders.pretrained
     language: str = "bundled:causal-lm"  # any causal language model of transformers
-    language_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # nf4: four bits, computed in bfloat16; needs the extra "large" and a GPU
+    language_dtype: Literal["float32", "float16", "bfloat16", "nf4"] = "float32"
     unimodal_depth: Whole = 2  # U: layers without cross-attention
     interval: Count = 1  # of cross-attention from layer U on
     compression: Count = 1  # c

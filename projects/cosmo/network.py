@@ -233,9 +233,13 @@ def load_language(options: ModelConfig) -> tuple[Any, Any, int]:
         tokenizer.add_special_tokens({"pad_token": PAD})
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {options.language} has no end of text")
-    dtype = getattr(torch, options.language_dtype)
+    four_bit = options.language_dtype == "nf4"
     model = load_transformer(
-        options.language, dropout=None, auto_class=AutoModelForCausalLM, dtype=dtype
+        options.language,
+        dropout=None,
+        auto_class=AutoModelForCausalLM,
+        dtype=torch.bfloat16 if four_bit else getattr(torch, options.language_dtype),
+        four_bit=four_bit,
     )
     table: Any = model.get_input_embeddings()
     if len(tokenizer) > table.num_embeddings:

@@ -112,7 +112,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needed.append(Requirement(f"shards: {kind}", str(paths[0]), here, LAYOUT[kind]))
     if {"video_text", "interleaved_video"} & set(data.kinds):
         here = find_spec("av") is not None
-        needed.append(Requirement("decoder", "PyAV", here, "of videos: pip install av"))
+        needed.append(
+            Requirement("decoder", "PyAV", here, "of videos: pip install av, or -e '.[video]'")
+        )
     return tuple(needed)
 
 

@@ -17,7 +17,8 @@ from projects.cosmo.sources import Part, Pictures, requirements, rows_of
 from projects.cosmo.start import begin_with, start_requirement
 from projects.cosmo.visual_language.patch_tokens import PatchTower
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# nf4: half a byte, and a scale in float32 for 64 of them
+DTYPE_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "nf4": 0.5 + 4 / 64}
 
 
 def build_module(cfg: Config, tower: PatchTower) -> COSMO:
@@ -95,7 +96,7 @@ def plan(cfg: Config) -> Plan[COSMO]:
 
     def frozen(module: COSMO, devices: int) -> Mapping[str, int]:
         count = sum(p.numel() for p in module.network.language.model.parameters())
-        return {"frozen language model": count * DTYPE_BYTES[cfg.model.language_dtype]}
+        return {"frozen language model": int(count * DTYPE_BYTES[cfg.model.language_dtype])}
 
     return Plan(
         lambda: COSMO(cfg, *dry_network(cfg, width)),

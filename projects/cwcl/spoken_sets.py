@@ -126,7 +126,7 @@ def requirements(cfg: Config) -> list[Requirement]:
         needed.append(_file(cfg, "eval: Speech Commands", cfg.eval.keywords, hint))
     if cfg.speech.manifest is not None or cfg.eval.intents:  # Common Voice has MP3, SLURP FLAC
         package = decoder()
-        hint = "of FLAC and MP3: pip install soundfile; WAV needs none"
+        hint = "of FLAC and MP3: pip install soundfile, or -e '.[audio]'; WAV needs none"
         needed.append(Requirement("decoder", package or "soundfile", package is not None, hint))
     return needed
 

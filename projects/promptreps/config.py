@@ -94,6 +94,7 @@ class ModelConfig:
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
     attention: Attention = "auto"
     weights: Literal["float32", "bfloat16"] = "float32"
+    spread: Count = 1  # GPUs over which the layers are spread; only where nothing is trained
     prompt: PromptConfig = field(default_factory=PromptConfig)
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
 
@@ -211,6 +212,9 @@ class Config(ExperimentConfig):
         super().__post_init__()
         if self.model.weights == "bfloat16" and self.instruct.steps:
             raise ValueError("instruct.steps trains all weights: it needs model.weights=float32")
+        trained = self.instruct.steps or self.method.supervised
+        if self.model.spread > 1 and trained:
+            raise ValueError("model.spread > 1 is for a model that is not trained")
         kind = self.model.representation.kind
         if self.method.supervised and kind not in ("first_token", "mean"):
             raise ValueError("supervised training is for representation.kind=first_token")

@@ -241,6 +241,7 @@ def build_encoder(
         attention=model.attention,
         auto_class=AutoModelForCausalLM,
         dtype=getattr(torch, model.weights),
+        spread=model.spread > 1,
     )
     size = int(lm.config.vocab_size)
     tokenizer = tiny_tokenizer(min(size, 1600)) if place == "random" else load_tokenizer(place)

@@ -122,7 +122,10 @@ def plan(cfg: Config) -> Plan[PromptReps]:
         )
 
     def module() -> PromptReps:
-        return PromptReps(cfg, build_encoder(cfg.model, stand_in=sizes), lora=cfg.method.supervised)
+        encoder = build_encoder(cfg.model, stand_in=sizes)
+        if not (cfg.instruct.steps or cfg.method.supervised):
+            freeze(encoder)
+        return PromptReps(cfg, encoder, lora=cfg.method.supervised)
 
     def forward(built: PromptReps, batch_size: int) -> Tensor:
         frame = max(sum(map(len, frame_parts)) for frame_parts in built.encoder.frames.values())
@@ -144,4 +147,4 @@ def plan(cfg: Config) -> Plan[PromptReps]:
         )
         for name, path in ((name, beir_folder(cfg, name)) for name in places)
     ]
-    return Plan(module, samples, forward, (*needed, *sets))
+    return Plan(module, samples, forward, (*needed, *sets), spread=cfg.model.spread)

@@ -61,6 +61,7 @@ class MethodConfig:
     skills_per_title: Count = 4  # skills: drawn for a title in a step
     skill_buckets: Count = 16384  # skills: rows of the table, which a skill's hash picks
     gather: bool = True  # in-batch negatives of all ranks
+    chunk_size: Count | None = None  # gradient cache: texts per pass; None: no cache
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
 

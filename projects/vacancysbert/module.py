@@ -1,6 +1,6 @@
 """One encoder for titles and skill sets, trained to bring those of an advert together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from common.distributed.collectives import all_gather_no_grad
 from common.engine.module import ContrastiveModule
 from common.losses.functional.masks import masked_share
+from common.losses.grad_cache import cached_encode
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.encoder import TitleSkillEncoder
 from projects.vacancysbert.normalisation import cosines, gold_ranks
@@ -41,12 +42,12 @@ class VacancySBERT(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss, share of titles whose own skills score best, cosine of pairs, masked share."""
-        titles = self.encoder.embed_titles(**batch["title"])
+        titles = self._embed(self.encoder.embed_titles, batch["title"])
         same = batch["duplicates"]
         if isinstance(self.objective, SkillPrediction):
             out = self.objective(titles, batch["skill_ids"], same[:, 0])
             return {"loss": out.loss, "top1": out.hits.float().mean()}
-        skills = self.encoder.embed_skills(**batch["skills"])
+        skills = self._embed(self.encoder.embed_skills, batch["skills"])
         out = self.objective(titles, skills, same)
         return {
             "loss": out.loss,
@@ -54,6 +55,14 @@ class VacancySBERT(ContrastiveModule):
             "positive_cosine": F.cosine_similarity(titles.detach(), skills.detach()).mean(),
             "masked_share": masked_share(same),
         }
+
+    def _embed(self, embed: Callable[..., Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings of a batch; with a gradient cache in the memory of a chunk."""
+        size = self.method.chunk_size
+        if size is None:
+            return embed(**inputs)
+        vectors: Tensor = cached_encode(lambda part: embed(**part), dict(inputs), size)
+        return vectors
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """Skills of the other adverts, duplicates included."""

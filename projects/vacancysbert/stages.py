@@ -63,6 +63,9 @@ def plan(cfg: Config) -> Plan[VacancySBERT]:
     data, pairs = cfg.data, cfg.method.objective == "pairs"
 
     def passes(size: int) -> list[tuple[int, int]]:
+        if (chunk := cfg.method.chunk_size) is not None:  # one chunk is alive at a time
+            longest = max(data.max_title_len, data.max_skill_len if pairs else 0)
+            return [(min(size, chunk), longest)]
         skills = [(size, data.max_skill_len)] if pairs else []
         return [(size, data.max_title_len), *skills]
 

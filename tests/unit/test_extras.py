@@ -30,7 +30,7 @@ def test_extras_are_those_of_pyproject():
     every = {
         name for extra in DECLARED["all"] for name in re.search(r"\[(.+)\]", extra)[1].split(",")
     }
-    assert every == EXTRAS.keys() - {"eval", "dashboard", "scale"}
+    assert every == EXTRAS.keys() - {"video", "audio", "large", "eval", "dashboard", "scale"}
 
 
 @pytest.mark.parametrize("extra", ["text", "image", "speech", "code", "parquet", "tracking"])

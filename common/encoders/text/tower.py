@@ -5,13 +5,21 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from common.config import UserError
@@ -188,6 +196,8 @@ def load_transformer(
     num_labels: int | None = None,
     new_head: bool = False,
     pooler: bool = False,
+    spread: bool = False,
+    four_bit: bool = False,
 ) -> PreTrainedModel:
     """A transformers model in training mode; refuses weights that do not fill it.
 
@@ -204,9 +214,14 @@ def load_transformer(
         new_head: what stands on the transformer is drawn from the global random state, whatever the
             checkpoint holds for it; a pooler only if the checkpoint has none.
         pooler: the model's own pooler is wanted, so weights without one do not fill it.
+        spread: the layers are put on all GPUs that this process sees, and what is left on the CPU.
+            Such a model stays where it is, see `evaluated`.
+        four_bit: weights of linear layers in four bits (NF4, Dettmers et al. 2023, arXiv
+            2305.14314), computed in `dtype`; for frozen models on a GPU.
 
     Raises:
-        UserError: see `text_tower`, or attention that the architecture does not have.
+        UserError: see `text_tower`, attention that the architecture does not have, or a library
+            that is missing.
     """
     ref = resolve_pretrained(pretrained)
     if (ref.kind == "random") != (config is not None):
@@ -218,11 +233,19 @@ def load_transformer(
         settings.num_labels = num_labels
     if attention not in get_args(Attention):
         raise UserError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
-    chosen = {} if attention == "auto" else {"attn_implementation": attention}
+    chosen: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if ref.kind == "random" or torch.get_default_device().type == "meta":  # shapes alone
         with loading(ref):
             model: PreTrainedModel = auto_class.from_config(settings, **chosen).to(dtype)
         return model
+    if spread:
+        _need("accelerate", "a model that is spread over devices")
+        chosen["device_map"] = "auto"
+    if four_bit:
+        _need("bitsandbytes", "a model in four bits")
+        chosen["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
     with loading(ref), quiet():
         model, info = auto_class.from_pretrained(
             _source(ref),
@@ -246,6 +269,11 @@ def load_transformer(
         )
     model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
     return model
+
+
+def _need(package: str, what: str) -> None:
+    if find_spec(package) is None:
+        raise UserError(f"{what} needs '{package}' of the extra 'large': pip install -e '.[large]'")
 
 
 def _draw_head(model: PreTrainedModel, prefix: str) -> None:

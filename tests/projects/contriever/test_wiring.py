@@ -16,7 +16,7 @@ from projects.contriever.data import (
     token_streams,
     two_views,
 )
-from tests.projects.contriever.conftest import config, module_of
+from tests.projects.contriever.conftest import config, module_of, tokens
 from tests.projects.contriever.test_data import Numbered
 
 
@@ -165,3 +165,25 @@ def test_an_export_prepares_texts_by_its_own_switches(tmp_path, monkeypatch, low
     )
     exported.load_prepared(tmp_path)
     assert asked == [(not lower, lower)]
+
+
+def test_a_gradient_cache_changes_nothing_but_memory():
+    """The loss, its gradients and the largest pass of the encoder, with chunks and without."""
+    batch = {"query": tokens(4, 0), "key": tokens(8, 3)}
+    results = []
+    for words in ((), ("finetune.chunk_size=3",)):
+        module = module_of("model.dropout=0.0", "finetune.num_negatives=1", *words, finetune=True)
+        sizes: list[int] = []
+
+        def note(_, inputs, kwargs, sizes=sizes):
+            sizes.append(len(kwargs["input_ids"]))
+
+        module.encoder.register_forward_pre_hook(note, with_kwargs=True)
+        loss = module.losses(batch)["loss"]
+        loss.backward()
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
+        results.append((loss.detach(), torch.cat([g.flatten() for g in grads]), max(sizes)))
+    (plain, expected, whole), (cached, actual, part) = results
+    assert (whole, part) == (8, 3)
+    torch.testing.assert_close(cached, plain)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)

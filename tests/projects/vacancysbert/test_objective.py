@@ -94,3 +94,23 @@ def test_gradient_reaches_every_parameter_through_both_towers(words):
     assert module.negatives_per_query(8) == (28 if skills else 7)
     alone = module_of("method.gather=false", "data.batch_size=4", *words)
     assert alone.negatives_per_query(8) == (12 if skills else 3)  # of one device
+
+
+def test_a_gradient_cache_changes_nothing_but_memory():
+    results = []
+    for words in ((), ("method.chunk_size=3",)):
+        module = module_of("model.dropout=0.0", *words)
+        sizes: list[int] = []
+
+        def note(_, inputs, sizes=sizes):
+            sizes.append(len(inputs[0]))
+
+        module.encoder.encoder.register_forward_pre_hook(note)
+        loss = module.losses(batch())["loss"]
+        loss.backward()
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
+        results.append((loss.detach(), torch.cat([g.flatten() for g in grads]), max(sizes)))
+    (plain, expected, whole), (cached, actual, part) = results
+    assert (whole, part) == (8, 3)
+    torch.testing.assert_close(cached, plain)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)

@@ -1,5 +1,7 @@
 """What a paper config would cost: counted on the meta device, written as a page."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -83,3 +85,13 @@ def test_hours_are_those_of_the_precision_that_is_trained_in():
     ]
     assert peaks == sorted(peaks)
     assert len(set(peaks)) == 3
+
+
+def test_a_config_larger_than_a_device_is_marked():
+    """By the memory of its strategy; unknown memory is no reason."""
+    sizes = {"memory": 100e9, "sharded": 20e9}
+    cost = Cost("a", "paper", (1, 1), None, 10, 1e15, 8, 7, **sizes, needs=())
+    assert not cost.fits
+    assert "| **93.1 / 18.6** |" in page([cost])
+    assert replace(cost, strategy="fsdp").fits
+    assert replace(cost, memory=None, sharded=None).fits

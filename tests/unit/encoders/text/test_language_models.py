@@ -11,8 +11,11 @@ from transformers import (
 )
 
 from common.config import UserError
+from common.encoders.modes import evaluated
+from common.encoders.text import tower
 from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_transformer
 from common.encoders.text.tuned.prefix import cache_argument
 from projects.cosmo.visual_language.injected import InjectedLM
 from projects.lol.lora import load_lora, save_lora
@@ -103,3 +106,43 @@ def test_an_exported_tokenizer_ends_texts_whatever_its_class(tmp_path):
     torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), expected)
     GPTNeoXTokenizer(vocab=vocab, merges=[]).save_pretrained(tmp_path)  # as written before
     torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), expected)
+
+
+def test_a_model_spread_over_devices_stays_where_it_is():
+    """The CPU is the only device here, for which the library keeps no map: the test sets one."""
+    pytest.importorskip("accelerate")
+    options = {"auto_class": AutoModelForCausalLM}
+    plain = load_transformer("bundled:causal-lm", **options).eval()
+    spread = load_transformer("bundled:causal-lm", spread=True, **options)
+    spread.hf_device_map, spread.to = {"": "cpu"}, None  # no one moves it
+    ids = torch.arange(5)[None] + 5
+    with evaluated(spread, "auto"):
+        assert not spread.training
+        actual = spread(ids).logits
+    torch.testing.assert_close(actual, plain(ids).logits.detach())
+
+
+def test_a_missing_library_of_large_models_is_named(monkeypatch):
+    monkeypatch.setattr(tower, "find_spec", lambda name: None)
+    for option, package in (("spread", "accelerate"), ("four_bit", "bitsandbytes")):
+        with pytest.raises(UserError, match=rf"needs '{package}' of the extra 'large'"):
+            load_transformer("bundled:causal-lm", **{option: True})
+
+
+def test_four_bits_are_asked_of_the_library(monkeypatch):
+    given = {}
+
+    class Library:
+        @staticmethod
+        def from_pretrained(*_, **options):
+            given.update(options)
+            raise UserError("stop here")
+
+    monkeypatch.setattr(tower, "find_spec", lambda name: True)
+    with pytest.raises(UserError, match="stop here"):
+        load_transformer(
+            "bundled:causal-lm", auto_class=Library, dtype=torch.bfloat16, four_bit=True
+        )
+    config = given["quantization_config"]
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
