@@ -41,13 +41,17 @@ def draw_scores(result: Mapping[str, Any], path: Path) -> None:
     metric, places = result["metric"], result["standings"]
     figure = Figure(figsize=(7.5, 0.34 * len(places) + 1.1), layout="constrained")
     axes, bars = figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
+    shown: list[float] = []
     for rank, place in enumerate(places):
         row = result["contestants"][place["name"]]
         seeds = row["metrics"][metric]["values"]
         tried = [one["score"] for one in row["search"]]
+        shown += [*seeds, *tried]
         axes.plot(tried, [rank] * len(tried), "|", color=GREY, ms=11)
         axes.plot(seeds, [rank] * len(seeds), "o", color=BLUE, ms=4, alpha=0.8)
     for name, value in result["baselines"].items():
+        if value < 2 * min(shown) - max(shown):  # too far off, the table has it
+            continue
         axes.axvline(value, color=RED, lw=0.8, ls=":")
         axes.text(value, -0.8, name, fontsize=7, color=RED, ha="right", rotation=90, va="top")
     axes.set_yticks(range(len(places)), [place["name"] for place in places])
@@ -117,7 +121,8 @@ def draw_mechanisms(result: Mapping[str, Any], path: Path) -> None:
     for axes, mechanism in zip(panels, MECHANISMS, strict=True):
         for name, colour in _colours(result).items():
             curve = result["contestants"][name]["mechanisms"][mechanism]
-            axes.plot(*zip(*curve, strict=True), color=colour, label=name) if curve else None
+            if curve:
+                axes.plot(*zip(*curve, strict=True), color=colour, label=name)
         axes.set_title(mechanism.replace("_", " "), fontsize=9)
         axes.set_xlabel("step")
         _plain(axes)

@@ -46,7 +46,7 @@ def further(
         if one.name in rows and one.role != "control"
     }
     cfg = load(config_class(f"arena_{family}"), f"arena_{family}", scale, overrides)
-    steps, batch = cfg.trainer.max_steps, cfg.data.batch_size  # type: ignore[attr-defined]
+    steps, batch = cfg.trainer.max_steps, cfg.data.batch_size
     if steps is None:
         raise UserError(f"arena_{family}/{scale} counts epochs: this needs trainer.max_steps")
 

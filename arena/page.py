@@ -70,12 +70,27 @@ def paragraph(result: Mapping[str, Any]) -> str:
         text.append(f"Controls: a second copy of {COPIED} {word};")
         last = places[-1]["name"] == BROKEN
         text.append(f"positives of another sample come {'last' if last else 'NOT last'}.")
+    if at_edge := [p["name"] for p in ordinary if _at_edge(result["contestants"][p["name"]])]:
+        text.append(
+            f"The best rate or setting is the last of those searched for {', '.join(at_edge)}:"
+            " more could be in them."
+        )
     text.append(
         f"Measured at {measured['version']} (commit {(measured['commit'] or 'unknown')[:12]}) on"
         f" {measured['processor']}, {measured['date']}: {measured['steps']} steps, seeds"
         f" {', '.join(map(str, measured['seeds']))}, search on seed {measured['search_seed']}."
     )
     return " ".join(text)
+
+
+def _at_edge(row: Mapping[str, Any]) -> bool:
+    """Whether the chosen rate or setting is the smallest or largest of those that were tried."""
+    chosen = {"rate": row["rate"], "setting": next(iter(row["setting"].values()))}
+    return any(
+        value in (min(tried), max(tried))
+        for key, value in chosen.items()
+        if len(tried := {one[key] for one in row["search"]}) > 1
+    )
 
 
 def order(result: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from arena.losses import LossConfig
 from common.config import ExperimentConfig
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig
+from common.families.retrieval.config import DenseModel, RetrievalEval, RetrievalSearch
 from projects.contriever.config import ContrieverData
 
 
@@ -16,4 +16,4 @@ class Config(ExperimentConfig):
     model: DenseModel = field(default_factory=DenseModel)
     loss: LossConfig = field(default_factory=LossConfig)
     eval: RetrievalEval = field(default_factory=RetrievalEval)
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: RetrievalSearch = field(default_factory=RetrievalSearch)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,10 @@ from common.engine.experiment import Requirement, bundled_requirement, weights_r
 from common.engine.workspace import read_json
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.subsets import synthetic_set
+from common.families.retrieval.config import DenseModel
 from common.families.retrieval.finetuning import passage_batches, questions
 from common.families.retrieval.sets import TITLES, set_folder
-from projects.contriever.config import Config
+from projects.contriever.config import Config, ContrieverData
 from projects.contriever.noise import Ids, inverse_cloze, random_crop, token_noise
 from projects.contriever.normalize import preparation
 from projects.contriever.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
@@ -32,7 +33,21 @@ SYNTHETIC_DOCUMENTS = 96
 SHARD_SETTINGS = "shards.json"  # alongside token shards: what they were written with
 
 
-def token_streams(cfg: Config, tokenizer: Any) -> dict[str, TokenStream]:
+class PretrainingConfig(Protocol):
+    """What the pre-training's data read of a config."""
+
+    seed: int
+
+    @property
+    def data(self) -> ContrieverData:
+        """Token streams and views."""
+
+    @property
+    def model(self) -> DenseModel:
+        """Encoder."""
+
+
+def token_streams(cfg: PretrainingConfig, tokenizer: Any) -> dict[str, TokenStream]:
     """The sources of the config.
 
     Raises:
@@ -84,13 +99,13 @@ def vocabulary_of(tokenizer: Any) -> str:
     return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
-def source_folder(cfg: Config, path: str) -> Path:
+def source_folder(cfg: PretrainingConfig, path: str) -> Path:
     """Folder of a source: as named, or below the data root."""
     named = Path(path).expanduser()
     return named if named.is_dir() else data_root(cfg.data.root) / named
 
 
-def two_views(cfg: Config, tokenizer: Any) -> TwoViews:
+def two_views(cfg: PretrainingConfig, tokenizer: Any) -> TwoViews:
     """What makes query and key of a chunk, as the config says."""
     data = cfg.data
     noise = token_noise(
@@ -112,7 +127,7 @@ def two_views(cfg: Config, tokenizer: Any) -> TwoViews:
     return crops if data.views == "crops" else cloze
 
 
-def pretraining_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
+def pretraining_data(cfg: PretrainingConfig, encoder: SentenceEncoder) -> ContrastiveData:
     """Batches of chunk pairs."""
     tokenizer = encoder.tokenizer
     longest = cfg.data.chunk_length if cfg.data.views == "inverse_cloze" else 0
@@ -189,7 +204,7 @@ def requirements(cfg: Config) -> list[Requirement]:
     return needs
 
 
-def source_requirements(cfg: Config) -> list[Requirement]:
+def source_requirements(cfg: PretrainingConfig) -> list[Requirement]:
     """Weights and texts of the pre-training."""
     needs = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source == "bundled":
