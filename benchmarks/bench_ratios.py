@@ -7,13 +7,13 @@
     python benchmarks/bench_ratios.py --operations              # number of operations, not time
 
 Method. One thread, forward and backward from raw embeddings (normalised inside). All contenders run
-in one process, in rotating order, each for a few milliseconds at a time, so that what other
-processes do to the machine meets all of them alike; reported is the median over the rounds of the
-ratio of CPU times to the plain form within the round. The other checkout has a process of its own,
-with the plain form in it. Before a contender is timed, its loss and gradients must agree with those
-of the plain form. `products` is no loss but the three matrix products that none can leave out.
-Freed memory stays with the process, as in a long run. Memory is the growth of the high-water mark
-during a second step in a fresh process; with `--rounds 0` this step is also the one that is timed.
+in one process, one call at a time in rotating order, so that other processes on the machine disturb
+all of them alike. Reported is the median over the rounds of the ratio of CPU times to the plain form
+within the round. The other checkout has a process of its own, with the plain form in it. Before a
+contender is timed, its loss and gradients must agree with those of the plain form. `products` is no
+loss but the three matrix products that none can leave out. Freed memory stays with the process, as
+in a long run. Memory is the growth of the high-water mark during a second step in a fresh process;
+with `--rounds 0` this step is also the one that is timed.
 
 Writes benchmarks/results/ratios.csv (with --quick: build/bench/ratios.csv).
 """
@@ -37,7 +37,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from ratio_contenders import LOSSES, NAMES, Case, step
 
-MILLISECONDS = 2  # of every contender in a round
 REPEATS = 3  # with new tensors, whose addresses matter at small sizes
 SECONDS = 0.5  # of every contender after which no round is begun, if there were 3
 FREE = frozenset(  # views and empty storage, which launch nothing
@@ -70,7 +69,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--names", nargs="+", choices=NAMES, default=["plain", "ours"])
-    parser.add_argument("--rounds", type=int, default=101, help="at most")
+    parser.add_argument("--rounds", type=int, default=1501, help="at most")
     parser.add_argument("--against", type=Path, help="another checkout, reported as before")
     parser.add_argument("--memory", action="store_true", help="peak memory as well")
     parser.add_argument("--operations", action="store_true", help="count operations, no time")
@@ -116,26 +115,18 @@ def serve() -> None:
 
 def race(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of a call of each contender in every round, in rotating order."""
-
-    def seconds(run: Callable[[], Any], calls: int) -> float:
-        begin = time.process_time()  # work, not waiting for other processes
-        for _ in range(calls):
-            run()
-        return (time.process_time() - begin) / calls
-
-    calls = {}
-    for name, run in runs.items():
-        once = seconds(run, 1)
-        once = once if once > MILLISECONDS / 1000 else seconds(run, 5)
-        calls[name] = max(1, round(MILLISECONDS / 1000 / max(once, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in (*runs.values(), *runs.values()):
+        run()  # warm
     order = list(runs)
     for turn in range(rounds):
-        if turn >= 3 and max(sum(times[x]) * calls[x] for x in order) > SECONDS:
+        if turn >= 3 and max(map(sum, times.values())) > SECONDS:
             break
         shift = turn % len(order)
         for name in order[shift:] + order[:shift]:
-            times[name].append(seconds(runs[name], calls[name]))
+            begin = time.process_time()  # work, not waiting for other processes
+            runs[name]()
+            times[name].append(time.process_time() - begin)
     return times
 
 
