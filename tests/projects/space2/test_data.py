@@ -10,7 +10,7 @@ import torch
 from common.config import UserError
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.workspace import Workspace
-from projects.space2 import tasks
+from projects.space2 import data, tasks
 from projects.space2.data import (
     Examples,
     count_examples,
@@ -437,3 +437,17 @@ def test_bundled_sets_do_not_share_services_or_intents():
     assert all(held.dialogs[d].turns[t].user for d, t in held.places)
     with pytest.raises(UserError, match="no turn"):
         sets.Corpus("x", (Dialog("a", (Turn(False, "hi"),)),))
+
+
+def test_packed_utterances_are_those_of_the_tokenizer(monkeypatch):
+    """In parts of three turns as at once."""
+    monkeypatch.setattr(data, "TOKENISED", 3)
+    corpus = sets.synthetic("train", 0)
+    turns = [turn for dialog in corpus.dialogs[:4] for turn in dialog.turns]
+    own = texts()
+    packed, expected = data.PackedUtterances(own, turns)[2 : len(turns)], own.utterances(turns)[2:]
+    assert len(packed) == len(expected) > 5
+    for actual, wanted in zip(packed, expected, strict=True):
+        assert actual.ids.dtype == wanted.ids.dtype
+        np.testing.assert_array_equal(actual.ids, wanted.ids)
+        np.testing.assert_array_equal(actual.values, wanted.values)
