@@ -89,9 +89,9 @@ notebooks: $(STAMP) ## Jupyter Lab with the notebooks of examples/
 	@PYTHONPATH="$$PWD" exec $(VENV)/bin/jupyter lab --notebook-dir examples
 
 audit: $(STAMP) ## known vulnerabilities of the locked packages; their list in build/sbom.json (network)
-	@mkdir -p build && $(VENV)/bin/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip \
-	  -r $(LOCK) && $(VENV)/bin/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip \
-	  -r $(LOCK) -f cyclonedx-json -o build/sbom.json
+	@mkdir -p build && $(VENV)/bin/uv tool run --quiet --from cyclonedx-bom==7.2.1 cyclonedx-py requirements $(LOCK) \
+	  -o build/sbom.json && $(VENV)/bin/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --strict --require-hashes \
+	  --disable-pip -r $(LOCK)
 
 lock: ## recompile the lock files from pyproject.toml
 	@for extra in "" eval notebooks peers; do \

@@ -1,5 +1,6 @@
 """Files that are damaged: which one it is, and what to do about it."""
 
+import csv
 import json
 import zipfile
 import zlib
@@ -13,6 +14,8 @@ from common.files import not_utf8
 # what readers of npz, gzip, JSON and text raise on content that is cut off or overwritten
 ERRORS = (
     OSError,
+    AttributeError,
+    csv.Error,
     EOFError,
     ValueError,
     KeyError,

@@ -41,6 +41,17 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
     return rows
 
 
+def text_of(value: object) -> str:
+    """A JSON value as text, for readers that take numbers too.
+
+    Raises:
+        ValueError: it is null, a list or an object.
+    """
+    if value is None or isinstance(value, list | dict):
+        raise ValueError(f"expected a text, got {json.dumps(value)[:60]}")
+    return str(value)
+
+
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
     """Write rows as JSON lines; ``.gz`` is compressed, with equal bytes for equal rows."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

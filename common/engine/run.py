@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from common.config import ExperimentConfig, UserError, load
 from common.data.layouts import layout_of
@@ -26,7 +26,7 @@ from common.engine.lifecycle.launch import (
     take_device,
     wait_for_owner,
 )
-from common.engine.lifecycle.peers import Peers, lost
+from common.engine.lifecycle.peers import Peers, lost, row_counts
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.settings import batch_of_processes, check_shared, resumed_config
 from common.engine.lifecycle.signals import Signals, StopSignal
@@ -214,7 +214,8 @@ def _fit(
     with copy_to_shard(stage.module) if sharded else nullcontext(stage.module) as module:
         pulse = Pulse(trainer_cfg.stall_seconds)
         peers = Peers(stage.name, signals, pulse, run.fail)
-        further = [pulse, RecordRun(run), StopSignal(signals), peers]
+        record = RecordRun(run, stage.name, resumes=start is not None)
+        further = [pulse, record, StopSignal(signals), peers]
         trainer = build_trainer(
             cfg, replace(stage, module=module), index, run.workspace(), loggers, further
         )
@@ -263,10 +264,32 @@ def _fit(
 
 
 class RecordRun(Callback):
-    """Notes in meta.json the first step of a run, and the time so far with every checkpoint."""
+    """Notes in meta.json the first step, the time so far, and the rows that a stage began with.
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.noted = run, False
+    A stage that is resumed compares those with its own.
+    """
+
+    def __init__(self, run: Run, stage: str, resumes: bool) -> None:
+        self.run, self.stage, self.resumes, self.noted = run, stage, resumes, False
+
+    def setup(self, trainer: Trainer, module: Any, stage: str) -> None:
+        """Refuse other data than the stage was begun with; their order depends on their number.
+
+        Raises:
+            UserError: a set has another number of rows.
+        """
+        rows, known = row_counts(trainer), self.run.meta.get("rows")
+        known = known if isinstance(known, dict) else {}
+        before = known.get(self.stage)
+        if self.resumes and isinstance(before, dict):
+            for name in rows.keys() & before.keys():
+                if rows[name] != before[name]:
+                    raise UserError(
+                        f"stage '{self.stage}' of {self.run.path.name} began with {before[name]}"
+                        f" {name}, and now there are {rows[name]}: put the data back, or start a"
+                        " new run"
+                    )
+        self.run.record(rows={**known, self.stage: rows})
 
     def on_train_batch_end(self, *_: Any) -> None:
         """The first step."""

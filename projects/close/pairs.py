@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from common.config import UserError
+from common.damage import reading
 from projects.close.batches import Example
 
 MOST = 100_000  # pairs, as many as the paper took of CC3M
@@ -22,7 +23,10 @@ def own_pairs(path: Path, most: int | None = MOST) -> list[Example]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: give data.text_file a CSV of path,caption")
     examples = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with (
+        reading(path, "CSV of path,caption"),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
         reader = csv.reader(file)
         for row in reader:
             if not row:

@@ -26,7 +26,7 @@ from common.data.lines import read_lines
 from common.data.lookup import bundled, data_root, require
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
-from common.data.tables import read_jsonl
+from common.data.tables import read_jsonl, text_of
 from common.data.text.labelled.glue import read_glue
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.subsets import low_resource
@@ -326,13 +326,18 @@ def read_mrqa(path: Path, task: str) -> list[Example]:
                 continue
             for qa in row["qas"]:
                 key = str(qa.get("qid") or qa.get("id") or f"{path.stem}-{i}")
-                context = " ".join(str(row["context"]).split())
+                context = " ".join(text_of(row["context"]).split())
                 examples.append(
                     Example(
-                        task, str(qa["question"]), tuple(map(str, qa["answers"])), context, (), key
+                        task,
+                        text_of(qa["question"]),
+                        tuple(map(text_of, qa["answers"])),
+                        context,
+                        (),
+                        key,
                     )
                 )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {i + 1} is not MRQA's format: {error!r}") from error
     return examples
 

@@ -163,13 +163,13 @@ def read_coco(path: Path, novel: str, *, training: bool, masks: bool = False) ->
                 outlines = _outlines(a, path) if masks else []
                 annotations[a["image_id"]].append((a["bbox"], number, outlines))
         images = [_annotated(i, annotations[i["id"]]) for i in content["images"]]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        names = [c["name"].replace("_", " ") for c in kinds]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{path} is not an annotation file of COCO or LVIS ({error!r}): {LAYOUT}"
         ) from error
     if training:  # item 10: novel boxes are no targets; images left without any are no samples
         images = [i for i in images if len(i.labels)]
-    names = [c["name"].replace("_", " ") for c in kinds]
     return CocoSet(images, [c["id"] for c in kinds], names, base)
 
 

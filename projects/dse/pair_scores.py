@@ -124,6 +124,8 @@ def read_scores(path: str | Path) -> list[dict[str, Any]]:
         if "key" not in row:
             if not {"first", "second"} <= row.keys():
                 raise UserError(f"{path}, line {number}: needs first and second, or key")
+            if not (isinstance(row["first"], str) and isinstance(row["second"], str)):
+                raise UserError(f"{path}, line {number}: first and second are texts")
             row["key"] = content_key((row["first"], row["second"]))
     return rows
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.config import UserError
 from common.damage import reading
-from common.data.tables import read_csv, read_jsonl
+from common.data.tables import read_csv, read_jsonl, text_of
 from common.files import write_text
 
 PAD = 0  # id of no item
@@ -61,7 +61,8 @@ def read_log(path: str | Path) -> list[History]:
         for number, row in enumerate(rows, start=1):
             if not isinstance(row["items"], list):
                 raise UserError(f"{path}, row {number}: 'items' must be a list")
-        histories = [(str(row["user"]), [str(item) for item in row["items"]]) for row in rows]
+        with reading(path, "log of users and their items"):
+            histories = [(text_of(row["user"]), list(map(text_of, row["items"]))) for row in rows]
         return _one_line_each(histories, path)
     if name.endswith(".txt"):
         return _one_line_each(_lines_of_items(path), path)

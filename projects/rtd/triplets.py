@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.config import UserError
 from common.damage import reading
 from common.data.samplers import Rng
+from common.data.tables import text_of
 from common.files import write_text
 from projects.rtd.key_phrases import Tagger, key_phrase_spans
 from projects.rtd.pseudo_tokens import without_placeholder
@@ -63,7 +64,7 @@ def read_triplets(path: Path) -> list[Triplet]:
             if text.lstrip().startswith("[")
             else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
-        triplets = [Triplet(*(clean(str(row[name])) for name in COLUMNS)) for row in rows]
+        triplets = [Triplet(*(clean(text_of(row[name])) for name in COLUMNS)) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: needs records with {', '.join(COLUMNS)}; {error!r}") from error
     if not triplets:

@@ -147,7 +147,10 @@ def read_title_rows(path: str | Path) -> list[TitleRow]:
                 "`make run TASK=extract`, in one call with the training file"
             )
         place = f"{path}, row {number}"
-        others = {k: strings(v, place) for k, v in (row.get("other_skills") or {}).items()}
+        listed = row.get("other_skills") or {}
+        if not isinstance(listed, dict):
+            raise UserError(f"{place}: other_skills is an object of lists of skills")
+        others = {k: strings(v, place) for k, v in listed.items()}
         skills = strings(row.get("skills") or [], place)
         title, gold = strings([row["title"], row["normalized_title"]], place)
         rows.append(TitleRow(title, gold, skills, row.get("part"), others))

@@ -1,6 +1,7 @@
 """Any valid change of a smoke config trains a step and is evaluated, or is refused in one sentence."""
 
 import dataclasses
+import datetime
 import json
 import random
 import types
@@ -69,7 +70,8 @@ def changes(project: str) -> list[tuple[str, list[Any]]]:
 @pytest.mark.nightly
 @pytest.mark.parametrize("project", PROJECTS)
 def test_a_changed_config_trains_or_is_refused(project, tmp_path, pytestconfig):
-    rng, known = random.Random(project), changes(project)
+    """Other draws every day; a message has the words that repeat one."""
+    rng, known = random.Random(f"{project} {datetime.date.today()}"), changes(project)
     for number in range(pytestconfig.getoption("--kills")):
         chosen = rng.sample(known, CHANGES)
         words = [f"{key}={json.dumps(rng.choice(values))}" for key, values in chosen]

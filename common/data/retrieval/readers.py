@@ -26,7 +26,7 @@ from common.config import UserError
 from common.damage import parse_json, reading
 from common.data.retrieval.beir import check_judged, judgements, read_documents, read_queries
 from common.data.retrieval.records import EmbeddingRecord, as_texts, nli_records, sts_records
-from common.data.tables import read_csv, read_jsonl, read_parquet
+from common.data.tables import read_csv, read_jsonl, read_parquet, text_of
 
 Layout = Literal[
     "records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled", "clusters"
@@ -80,28 +80,17 @@ def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]
     try:
         if layout == "clusters":
             pairs = [
-                (_text(text), _text(label))
+                (text_of(text), text_of(label))
                 for row in rows
                 for text, label in zip(row["sentences"], row["labels"], strict=True)
             ]
         else:
-            pairs = [(_text(row["text"]), _label(row)) for row in rows]
+            pairs = [(text_of(row["text"]), _label(row)) for row in rows]
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
     if not pairs:
         raise UserError(f"{path} has no text")
     return [text for text, _ in pairs], [label for _, label in pairs]
-
-
-def _text(value: object) -> str:
-    """A text, or a number as one.
-
-    Raises:
-        ValueError: null.
-    """
-    if value is None:
-        raise ValueError("a text or a class is null")
-    return str(value)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -181,7 +170,7 @@ def read_dpr(path: str | Path) -> list[dict[str, Any]]:
     kinds = ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
     try:
         return [
-            {"question": str(row["question"]), "positive_ctxs": row["positive_ctxs"]}
+            {"question": text_of(row["question"]), "positive_ctxs": row["positive_ctxs"]}
             | {kind: tuple(_passage(p) for p in row.get(kind) or ()) for kind in kinds}
             for row in (_json_lines(path) if lines else _json(path))
         ]
@@ -235,7 +224,7 @@ def _sts(path: Path) -> list[EmbeddingRecord]:
 
 def _passage(row: Mapping[str, Any]) -> str:
     """Title and text, as DPR gives them to an encoder."""
-    return f"{row.get('title') or ''} {_text(row['text'])}".strip()
+    return f"{row.get('title') or ''} {text_of(row['text'])}".strip()
 
 
 def _open(path: Path) -> Any:

@@ -12,7 +12,7 @@ from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_d
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import CustomResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from common.config import UserError
@@ -156,7 +156,18 @@ class OpenClipDualEncoder(nn.Module):
             tower.compile(*args, **kwargs)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the transformer blocks in the backward pass to save memory."""
+        """Recompute the transformer blocks in the backward pass to save memory.
+
+        Raises:
+            UserError: open_clip cannot recompute blocks of this kind.
+        """
+        if enable and any(
+            isinstance(m, CustomResidualAttentionBlock) for m in self.model.modules()
+        ):
+            raise UserError(
+                "model.activation_checkpointing=true: open_clip cannot recompute blocks with options"
+                " of their own, such as qk_norm; set it to false"
+            )
         self.model.set_grad_checkpointing(enable)
 
     def _create_with_tag(self, config: str | Mapping[str, Any], ref: PretrainedRef) -> Any:

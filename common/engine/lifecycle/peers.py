@@ -173,12 +173,7 @@ def check_alike(trainer: Trainer) -> None:
     Raises:
         UserError: names what differs, and the ranks.
     """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    own = {
-        "training rows": _rows(data.train_set),
-        **{f"rows of {name}": _rows(rows) for name, rows in data.val_sets.items()},
-        "steps": trainer.max_steps,
-    }
+    own = {**row_counts(trainer), "steps": trainer.max_steps}
     everyone = gather_objects(own)
     for name in own:
         values = [each.get(name) for each in everyone]
@@ -188,6 +183,15 @@ def check_alike(trainer: Trainer) -> None:
                 f"the processes of this run have different numbers of {name} ({listed}): give every"
                 " machine the same data, code and settings"
             )
+
+
+def row_counts(trainer: Trainer) -> dict[str, int | None]:
+    """Rows of the sets of a fit, by what they are called in messages."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    return {
+        "training rows": _rows(data.train_set),
+        **{f"rows of {name}": _rows(rows) for name, rows in data.val_sets.items()},
+    }
 
 
 def _rows(rows: Any) -> int | None:

@@ -161,6 +161,9 @@ def read_task(path: str | Path) -> EmbeddingTask:
         UserError: missing file, columns, positives or texts, or rows of several sets.
     """
     rows = read_jsonl(path, ("task", "instruction", "query", "pos", "neg", "symmetric"))
+    for number, row in enumerate(rows, start=1):
+        if not (isinstance(row["task"], str) and isinstance(row["instruction"], str)):
+            raise UserError(f"{path}, line {number}: task and instruction are texts")
     heads = {(r["task"], bool(r["symmetric"])) for r in rows}
     if len(heads) != 1:
         raise UserError(f"{path} must contain the records of one task, but has {len(heads)}")

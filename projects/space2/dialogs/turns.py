@@ -12,7 +12,7 @@ from common.damage import reading
 from common.data.lookup import bundled, require
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
-from common.data.tables import read_jsonl
+from common.data.tables import read_jsonl, text_of
 from projects.space2.dialogs.converters import check_frame, from_acts, from_intent, from_spans
 from projects.space2.dialogs.trees import Frame
 
@@ -99,7 +99,9 @@ def read_dialogs(path: Path) -> tuple[Dialog, ...]:
 
 
 def _turn(row: dict[str, Any], where: str) -> Turn:
-    return Turn(row["role"] == "user", str(row["text"]), check_frame(row.get("label") or {}, where))
+    return Turn(
+        row["role"] == "user", text_of(row["text"]), check_frame(row.get("label") or {}, where)
+    )
 
 
 def requests(name: str, turns: Iterable[Turn]) -> Corpus:
@@ -128,7 +130,7 @@ def _sgd_turn(row: dict[str, Any]) -> Turn:
         for s, service_state in row.get("state", {}).items()
     }
     frame = from_acts([(_domain(d), act, slot) for d, act, slot in acts], state)
-    return Turn(row["speaker"] == "USER", str(row["text"]), frame)
+    return Turn(row["speaker"] == "USER", text_of(row["text"]), frame)
 
 
 def _domain(service: str) -> str:
@@ -166,7 +168,7 @@ def slurp(root: str | None = None) -> Corpus:
         for part in ("devel", "test")
         for row in read_jsonl(folder / f"slurp-{part}.jsonl.gz", ("text",))
     ]
-    return requests("slurp", (Turn(True, str(row["text"])) for row in rows))
+    return requests("slurp", (Turn(True, text_of(row["text"])) for row in rows))
 
 
 def restaurant8k(part: Part, root: str | None = None) -> Corpus:

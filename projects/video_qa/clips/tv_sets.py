@@ -16,7 +16,7 @@ from common.damage import reading
 from common.data.corrupt import CorruptCounter
 from common.data.lookup import require
 from common.data.plain_pickle import read_plain_pickle
-from common.data.tables import read_jsonl
+from common.data.tables import read_jsonl, text_of
 from projects.video_qa.clips.clips import Clip, Question, Sentence, ordered, read_span, sentences_of
 
 Part = Literal["train", "dev", "test"]
@@ -53,12 +53,12 @@ def read_tvqa(path: Path) -> list[Question]:
         questions = []
         for row in rows:
             answer = row.get("answer_idx")
-            candidates = tuple(str(row[f"a{i}"]) for i in range(5))
+            candidates = tuple(text_of(row[f"a{i}"]) for i in range(5))
             questions.append(
                 Question(
-                    str(row["qid"]),
-                    str(row["vid_name"]),
-                    str(row["q"]),
+                    text_of(row["qid"]),
+                    text_of(row["vid_name"]),
+                    text_of(row["q"]),
                     candidates,
                     None if answer is None else int(answer),
                     read_span(row.get("ts")),
@@ -78,10 +78,10 @@ def read_dramaqa(path: Path) -> list[Question]:
         return _checked(
             [
                 Question(
-                    str(row["qid"]),
-                    str(row["vid"]),
-                    str(row["que"]),
-                    tuple(map(str, row["answers"])),
+                    text_of(row["qid"]),
+                    text_of(row["vid"]),
+                    text_of(row["que"]),
+                    tuple(map(text_of, row["answers"])),
                     None if row.get("correct_idx") is None else int(row["correct_idx"]),
                     None,
                     None if row.get("q_level_logic") is None else int(row["q_level_logic"]),
@@ -188,7 +188,9 @@ def read_all_subtitles(path: Path, clips: Iterable[str]) -> dict[str, tuple[Sent
     """
     names = list(clips)
     if ".jsonl" in path.name:
-        rows = {str(row["vid_name"]): row["sub"] for row in read_jsonl(path, ("vid_name", "sub"))}
+        rows = {
+            text_of(row["vid_name"]): row["sub"] for row in read_jsonl(path, ("vid_name", "sub"))
+        }
         read: Callable[[Any], list[Sentence]] = sentences_of
     else:
         rows = _read_json(path)
@@ -220,7 +222,11 @@ def read_objects(path: Path) -> dict[str, tuple[tuple[str, ...], ...]]:
             for clip, frames in clips.items()
         }
     rows = read_jsonl(path, ("clip", "labels"))
-    return {str(r["clip"]): tuple(tuple(map(str, frame)) for frame in r["labels"]) for r in rows}
+    with reading(path, "file of labels of frames"):
+        return {
+            text_of(row["clip"]): tuple(tuple(map(text_of, frame)) for frame in row["labels"])
+            for row in rows
+        }
 
 
 def with_objects(qa_set: QASet, objects: Mapping[str, tuple[tuple[str, ...], ...]]) -> QASet:

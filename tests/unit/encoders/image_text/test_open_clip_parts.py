@@ -43,6 +43,15 @@ def test_features_and_projections_give_the_embeddings(kind):
     torch.testing.assert_close(parts.text_features(model, tokens), text)
 
 
+def test_recomputing_blocks_of_other_options_is_refused():
+    """open_clip gives such a block the arguments of the plain one."""
+    model = OpenClipDualEncoder(
+        {"embed_dim": 16, "vision_cfg": {**VISION["vit"], "qk_norm": True}, "text_cfg": TEXT}
+    )
+    with pytest.raises(UserError, match="cannot recompute blocks .* such as qk_norm"):
+        model.set_grad_checkpointing()
+
+
 def test_noise_is_of_training_mode_and_drop_path_keeps_the_mean():
     model, tokens = encoder("vit"), encoder("vit").tokenizer(["a cat"] * 400)
     plain = parts.text_features(model, tokens)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -80,6 +80,19 @@ def test_an_edited_config_file_is_refused_too(toy, broken_at, tmp_path):
     file.write_text(file.read_text().replace("weight_decay: 0.01", "weight_decay: 0.2"))
     with pytest.raises(UserError, match=r"optim.weight_decay \(0.01 there, 0.2 in the config file"):
         toy("resume=r")
+
+
+def test_data_that_were_replaced_are_refused(toy, broken_at, monkeypatch):
+    """The order of rows depends on their number: some would come twice, others never."""
+    break_off(toy, broken_at, *OWN)
+    build = tests.toy.build
+
+    def build_with_fewer_rows(cfg):
+        return build(replace(cfg, data=replace(cfg.data, num_samples=cfg.data.num_samples - 1)))
+
+    monkeypatch.setattr(tests.toy, "build", build_with_fewer_rows)
+    with pytest.raises(UserError, match=r"'stage1' of .* began with (\d+) training rows, and now"):
+        toy("resume=latest")
 
 
 def test_what_may_change_is_recorded(toy, broken_at, tmp_path):
