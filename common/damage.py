@@ -16,6 +16,7 @@ ERRORS = (
     OSError,
     AttributeError,
     csv.Error,
+    OverflowError,
     EOFError,
     ValueError,
     KeyError,

@@ -74,8 +74,8 @@ def load_identification(path: Path) -> list[Identification]:
     """
     rows = read_csv(path) if path.name.endswith((".csv", ".tsv")) else read_jsonl(path)
     try:
-        questions = [_question(row) for row in rows]
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+        questions = [_checked(_question(row)) for row in rows]
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path}: a row has neither prefix, suffix and negatives, nor HellaSwag's or "
             f"StoryCloze's fields ({error!r})"
@@ -84,6 +84,13 @@ def load_identification(path: Path) -> list[Identification]:
     if len(sizes) != 1 or 0 in sizes:
         raise UserError(f"{path}: need one common number of negatives, found {sorted(sizes)}")
     return questions
+
+
+def _checked(question: Identification) -> Identification:
+    for text in (question.prefix, question.gold, *question.negatives):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is not a text")
+    return question
 
 
 def _question(row: Row) -> Identification:

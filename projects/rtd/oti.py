@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.samplers import sample_rng
+from common.data.tables import text_of
 from common.distributed.process import gather_objects, rank, world_size
 from projects.rtd.composer import Composer
 from projects.rtd.config import SearleConfig
@@ -67,7 +68,7 @@ def read_phrases(path: str | None) -> dict[str, list[str]]:
         return {}
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {str(k): [str(p) for p in v] for k, v in stored.items()}
+        return {str(k): [text_of(p) for p in v] for k, v in stored.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} is not JSON of concept -> phrases (TASK=phrases): {error}"

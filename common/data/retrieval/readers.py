@@ -57,7 +57,7 @@ def read_records(path: str | Path, layout: Layout) -> list[EmbeddingRecord]:
         raise UserError(f"layout '{layout}' has no records; one of {', '.join(readers)} does")
     try:
         records = readers[layout](Path(path).expanduser())
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
     if not records:
         raise UserError(f"{path} has no example of the layout '{layout}'")

@@ -81,6 +81,8 @@ def read_impacts(
                 if vocabulary is not None:
                     raise UserError(f"{path}, row {number}: the vocabulary has no token {token!r}")
                 token_ids[token] = len(token_ids)
+        if not isinstance(row["id"], str | int):
+            raise UserError(f"{path}, row {number}: 'id' must be a text or a number")
         ids.append(str(row["id"]))
         place = f"{path}, row {number}"
         vectors.append(
