@@ -44,6 +44,7 @@ PARTS = {
     "common/files.py",
     "common/export/files.py",
     "common/engine/trained.py",
+    "common/data/official/converters.py",
     "common/new_project.py",
     "projects/defsent_plus/benchmark.py",
     "projects/promptreps/tasks.py",

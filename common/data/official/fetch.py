@@ -173,7 +173,7 @@ def _continue(url: str, part: Path) -> None:
         if not resumed:
             mark.unlink(missing_ok=True)
             if version and not version.startswith("W/"):
-                mark.write_text(version, "utf-8")
+                write_text(mark, version)
         length = answer.headers.get("Content-Length")
         expected = None if length is None else int(length) + (have if resumed else 0)
         with part.open("ab" if resumed else "wb") as target:
