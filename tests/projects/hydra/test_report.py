@@ -39,8 +39,15 @@ def test_transfer_probes_features_and_not_projections(monkeypatch, tmp_path):
 
 def test_the_untrained_row_is_a_network_of_the_seed(monkeypatch, tmp_path):
     """``untrained_*`` are probes of new weights, in the trained network's precision and place."""
-    cfg, seen = config("seed=3"), []
+    cfg, seen, asked = config("seed=3"), [], []
     part = SimpleNamespace(class_names=["a", "b"])
+    build = evaluation.untrained
+
+    def untrained(make, seed, like):
+        asked.append((seed, like))
+        return build(make, seed, like)
+
+    monkeypatch.setattr(evaluation, "untrained", untrained)
     frozen = SimpleNamespace(
         test=SimpleNamespace(features=torch.randn(4, 16), labels=torch.tensor([0, 1, 0, 1]))
     )
@@ -66,5 +73,6 @@ def test_the_untrained_row_is_a_network_of_the_seed(monkeypatch, tmp_path):
     assert (actual["linear_probe_top1"], actual["untrained_linear_probe_top1"]) == (1, 2)
     assert actual["online_head_top1"] == 0.5
     assert seen[0] is net
+    assert asked == [(3, net)]
     weights = [next(n.parameters()) for n in seen]
     assert not torch.equal(*weights)

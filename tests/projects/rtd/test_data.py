@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.engine.workspace import Workspace
 from projects.rtd import baselines
+from projects.rtd import drawings as drawings_module
 from projects.rtd.data import HiddenCaptions, tagger_of, triplet_source
 from projects.rtd.drawings import (
     CONDITIONS,
+    Drawing,
     family_triplets,
     part_of,
     queries,
@@ -419,3 +421,31 @@ def test_files_without_a_line_are_named(tmp_path):
     words = [f"phrases.concepts={tmp_path}/blank.txt", f"phrases.output={tmp_path}/p.json"]
     with pytest.raises(UserError, match=r"blank\.txt has no concept"):
         make_phrases(config(*words), Workspace(tmp_path / "w"))
+
+
+def test_no_phrasing_of_a_held_out_name_is_a_training_caption(monkeypatch):
+    """A row is known by its first caption, the name; the others word it differently."""
+    families = (f"family {i}" for i in range(10_000))
+    held, kept = (
+        next(f for f in families if (part_of(f) == "train") == train) for train in (False, True)
+    )
+    read = [
+        Drawing("emoji", i, f"{family} {i}", family, None, (), ())
+        for i, family in enumerate((held, held, kept, kept))
+    ]
+    rows = [(d.name, f"one {d.name}", f"some {d.name}") for d in read]
+
+    class Files:
+        def __init__(self, *_, **__):
+            pass
+
+        def __len__(self):
+            return len(rows)
+
+        def texts(self, index):
+            return rows[index]
+
+    monkeypatch.setattr(drawings_module, "read_drawings", lambda root: read)
+    monkeypatch.setattr(drawings_module, "variants", lambda drawings: {held: read[:2]})
+    monkeypatch.setattr(drawings_module, "CaptionFiles", Files)
+    assert training_captions() == sorted(text for row in rows[2:] for text in row)
