@@ -27,8 +27,11 @@ def test_noise_is_added_at_the_layer_of_the_config_and_leaves_the_random_state(m
     texts = [("a good film",), ("a bad one",)]
     monkeypatch.setattr(evaluation, "inputs_of", lambda *_: SimpleNamespace(texts=texts))
     before = torch.get_rng_state()
-    changes = [logit_change(config("sift.layer=1", f"eval.noise={n}"), module) for n in (0.5, 0)]
-    assert layers == [1, 1]
+    layer = "layer.0.output.LayerNorm"
+    changes = [
+        logit_change(config(f"sift.layer={layer}", f"eval.noise={n}"), module) for n in (0.5, 0)
+    ]
+    assert layers == [layer] * 2
     assert torch.equal(torch.get_rng_state(), before)
     assert changes[0] > changes[1] == 0
 
