@@ -23,11 +23,12 @@ class Kept:
     def items(self, name, values):
         self.kept[name] = values
 
-    rank_items = items
+    def rank_items(self, name, predicted, gold):
+        self.kept[name] = predicted
 
 
 def test_items_and_scores_have_the_thresholds_of_the_config_and_chance_is_the_largest_class():
-    cfg = config("data.task=qqp", "eval.thresholds=[0.8,0.3]")
+    cfg = config("data.task=nli_binary", "eval.thresholds=[0.8,0.3]")
     logits, labels = torch.tensor([[1.0], [3.0], [-2.0]]), np.array([1, 1, 0])
     data, workspace = PairSet(["a"] * 3, ["b"] * 3, labels), Kept()
     metrics = part_metrics(cfg, "dev", data, logits, workspace)
@@ -38,7 +39,7 @@ def test_items_and_scores_have_the_thresholds_of_the_config_and_chance_is_the_la
 
 
 def test_the_student_is_held_against_the_teacher_and_not_the_other_way(monkeypatch):
-    cfg = config("data.task=qqp", "eval.thresholds=[0.8]")
+    cfg = config("data.task=nli_binary", "eval.thresholds=[0.8]")
     teacher, own = (
         torch.tensor([[3.0], [3.0], [-2.0], [9.0]]),
         torch.tensor([[1.0], [3], [-2], [2]]),
@@ -105,7 +106,7 @@ def test_the_student_s_encoder_and_head_are_those_of_the_config(monkeypatch):
 
 
 def test_labels_and_teacher_share_the_loss_by_alpha_and_thresholds_select():
-    cfg = config("distill.alpha=0.3", "data.task=qqp", "eval.thresholds=[0.8]")
+    cfg = config("distill.alpha=0.3", "data.task=nli_binary", "eval.thresholds=[0.8]")
     module = DSE(cfg, build_scorer(cfg))
     assert module.objective.alpha == 0.3
     assert tuple(module.thresholds) == (0.8,)

@@ -46,7 +46,7 @@ def test_the_split_and_the_arms_questions_are_counted(monkeypatch):
     for split in ("dev", "test"):
         judged_part(config(f"eval.split={split}"))
     assert read == ["dev", "test"]
-    plain, none = (counts(config(f"pretrain.steps={steps}")) for steps in (2, 0))
+    plain, none = (counts(config(f"pretrain.steps={steps}")) for steps in (2, "null"))
     assert plain["pretraining_questions"] == plain["train_questions"] == len(loaded.questions)
     assert none["pretraining_questions"] == 0
 
@@ -70,15 +70,20 @@ def test_features_and_objects_of_another_source_are_those_of_the_command():
         assert judging(command, own).data.features == features
 
 
-def test_pre_training_is_not_localised_and_draws_as_the_config_says():
-    words = ["data.localised=true", "method.localisation_weight=0"]
-    cfg = config(*words, "pretrain.distractors=show", "method.mask_prob=0.4")
+def test_pre_training_is_not_localised_and_draws_as_the_config_says(monkeypatch):
+    asked = []
+    predict = data.QuestionPrediction
+    monkeypatch.setattr(
+        data, "QuestionPrediction", lambda *args: asked.append(args[2:5]) or predict(*args)
+    )
+    words = ["data.localised=true", "method.localisation_weight=0", "pretrain.distractors=show"]
+    cfg = config(*words, "pretrain.candidates=3", "method.mask_prob=0.4")
     localised = [layout_of(cfg, pretraining=p).localised for p in (False, True)]
     assert localised == [True, False]
     loaded, rows = load_part(cfg, "train"), rows_of(cfg)
     assert rows.masking.probability == 0.4
-    choices = pretraining_rows(cfg, loaded, rows.words).choices
-    assert choices.distractors == "show"
+    assert not pretraining_rows(cfg, loaded, rows.words).layout.localised
+    assert asked == [(3, "show", cfg.pretrain.answer)]
     assert main_rows(cfg, loaded, rows.words, training=False).masking is None
 
 

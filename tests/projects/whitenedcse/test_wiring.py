@@ -28,20 +28,21 @@ def test_views_are_repeated_as_the_config_says_within_the_encoder(monkeypatch):
 
 
 def test_whitening_afterwards_is_fitted_on_training_sentences_before_and_after(monkeypatch):
-    fitted, encoded = [], []
+    fitted = []
     sts = StsSet("made-up", ["a", "b", "c"], ["d", "e", "f"], [1.0, 2.0, 3.0])
     rows = [(f"t{i}",) for i in range(9)]
     monkeypatch.setattr(evaluation, "first_sts_set", lambda cfg: sts)
     monkeypatch.setattr(evaluation, "text_rows", lambda *_: rows)
-    fit = evaluation.fit_whitening
+    whitening = evaluation.fit_whitening
     monkeypatch.setattr(
-        evaluation, "fit_whitening", lambda x, ridge: fitted.append(len(x)) or fit(x, ridge=ridge)
+        evaluation,
+        "fit_whitening",
+        lambda x, ridge: fitted.append(len(x)) or whitening(x, ridge=ridge),
     )
     monkeypatch.setattr(evaluation, "batch_whitening", lambda *_: {})
     module = module_of()
     evaluation.mechanism(config("eval.whitening_sentences=7", "eval.untrained=true"), module)
     assert fitted == [7, 7]
-    del encoded
 
 
 def test_batches_are_whole_white_and_shuffled_by_the_seed():
