@@ -47,6 +47,7 @@ SUITES = {
     "lightly": Suite("lightly", ("tests/loss",), {}),
     "open_clip": Suite(
         "open_clip",
+        # not test_training_simple: whole models for minutes, one of them needs a download
         tuple(
             f"tests/test_{name}.py"
             for name in ("loss", "siglip_chunked_loss", "factory_task", "task_specific_unit")
