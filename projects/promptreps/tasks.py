@@ -3,7 +3,7 @@
 import base64
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
     return folder
 
 
-def collection(cfg: Config, place: str) -> dict[str, str]:
+def collection(cfg: Config, place: str) -> Mapping[str, str]:
     """Texts by id: documents or, for the role of a query, queries of a BEIR folder; or lines.
 
     Raises:

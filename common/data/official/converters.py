@@ -130,7 +130,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _table(path: Path, delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    opened = gzip.open if path.suffix == ".gz" else open
+    opened: Any = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8", newline="") as file:
         yield from csv.reader(file, delimiter=delimiter)
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from common.config import UserError
+from common.config import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,6 @@ def named_set(name: str, sets: dict[str, OfficialSet]) -> OfficialSet:
     Raises:
         UserError: no such set; names the nearest.
     """
-    from common.config import nearest
-
     if name not in sets:
         raise UserError(
             f"there is no official set '{name}'{nearest(name, sets)}: make data lists them"
