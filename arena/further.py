@@ -59,16 +59,14 @@ def further(
     lengths = dict.fromkeys(ranked, steps)
     for name, relative in cost.items():
         if abs(relative - 1) > ALIKE:
-            lengths[name] = max(1, round(steps / relative))
-            length = _length(lengths[name])
+            length = _length(steps / relative)
+            lengths[name] = length["trainer.max_steps"]
             equal[name] = [runs(name, {**length, "seed": seed}) for seed in SEEDS]
     judgement = FAMILIES[family].judgement(scale)
     shared = {"seed": SEARCH_SEED, **judgement.development}
     sizes = {
         name: {
-            size: runs(
-                name, {**shared, "data.batch_size": size, **_length(round(steps * batch / size))}
-            )
+            size: runs(name, {**shared, "data.batch_size": size, **_length(steps * batch / size)})
             for size in (batch // 4, batch, 4 * batch)
         }
         for name, (one, _) in ranked.items()
@@ -101,8 +99,9 @@ def further(
     }
 
 
-def _length(steps: int) -> dict[str, int]:
-    return {"trainer.max_steps": steps, "trainer.checkpoint_every_n_steps": steps}
+def _length(steps: float) -> dict[str, int]:
+    whole = max(1, round(steps))
+    return {"trainer.max_steps": whole, "trainer.checkpoint_every_n_steps": whole}
 
 
 def _chosen(one: Contestant, row: Mapping[str, Any]) -> dict[str, Any]:
