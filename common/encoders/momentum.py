@@ -40,11 +40,11 @@ class MomentumEncoder(nn.Module):
         self.network = copy.deepcopy(encoder).requires_grad_(False)
         self.momentum = momentum
 
-    @torch.no_grad()
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the copy, which some callers call by itself."""
         self.network.compile(*args, **kwargs)
 
+    @torch.no_grad()
     def forward(self, *inputs: Any) -> Tensor:
         """Output of the averaged encoder, without gradient."""
         output: Tensor = self.network(*inputs)

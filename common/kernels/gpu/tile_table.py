@@ -14,8 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from common.files import write_text
-
 
 class TileConfig(NamedTuple):
     """Rows, columns and depth of a tile, warps per program, pipeline stages."""
@@ -119,7 +117,9 @@ def save_tiles(tiles: Mapping[Key, TileConfig], path: Path, **about: object) -> 
     """Write a table for CONTRASTIVE_TILES; `about` (card, versions, times) is stored next to it."""
     rows = [[*key, list(config)] for key, config in sorted(tiles.items())]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({**about, "tiles": rows}, indent=1) + "\n")
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps({**about, "tiles": rows}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 @lru_cache

@@ -158,5 +158,5 @@ def test_frozen_teacher_is_apart_from_its_origin():
     with torch.no_grad():
         layer.weight.zero_()
     assert float(teacher.network.weight.abs().sum()) > 0
-    assert not teacher(torch.ones(1, 2)).requires_grad
+    assert not teacher.network(torch.ones(1, 2)).requires_grad
     assert "network.weight" in teacher.state_dict()
