@@ -53,7 +53,7 @@ def collection(domain: str, root: str | None) -> Collection:
         return Collection(
             domain, {d: d for d in modules}, [(m, d) for d, m in modules.items()], modules
         )
-    texts = load_corpus(folder)
+    texts = dict(load_corpus(folder))
     judged = load_beir(folder)
     relevant = {q: judged.relevant(q) for q in judged.qrels}
     narrow = {

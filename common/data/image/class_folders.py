@@ -1,12 +1,14 @@
 """A user's images in one folder per class, cut into a labelled bank and images to classify."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from common.config import UserError
 from common.data.image.files import EXTENSIONS, LabelledFiles
+from common.data.own_files import readable
 from common.data.splits import stable_fraction
 
 BANKS, TESTS = ("train",), ("val", "test")
@@ -76,3 +78,31 @@ def _labelled(root: Path, part: dict[str, list[str]], names: list[str]) -> Label
     paths = [path for name in names for path in part[name]]
     labels = [label for label, name in enumerate(names) for _ in part[name]]
     return LabelledFiles(root, paths, torch.tensor(labels), names)
+
+
+def readable_classes(
+    folder: Path, say: Callable[[str], None]
+) -> tuple[LabelledFiles, LabelledFiles, int, int]:
+    """`class_folders` without the images that can't be read.
+
+    Args:
+        folder: of the class folders.
+        say: see `readable`.
+
+    Returns:
+        Bank, test, how many files were left out, and how many images can't be read.
+
+    Raises:
+        UserError: see `class_folders` and `readable`.
+    """
+    bank, test, skipped = class_folders(folder)
+    parts = (bank, test)
+    paths = [part.path(i) for part in parts for i in range(len(part.paths))]
+    kept = readable(paths, say)
+    first = [i for i in kept if i < len(bank.paths)]
+    second = [i - len(bank.paths) for i in kept if i >= len(bank.paths)]
+    bank, test = (
+        part._replace(paths=[part.paths[i] for i in rows], labels=part.labels[rows])
+        for part, rows in zip(parts, (first, second), strict=True)
+    )
+    return bank, test, skipped, len(paths) - len(kept)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.image.class_folders import readable_classes
 from common.data.image.files import LabelledFiles
-from common.data.own_files import readable_classes
 from common.data.tables import num_rows
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from common.data.image.class_folders import class_counts
+from common.data.image.class_folders import class_counts, readable_classes
 from common.data.image.parts import ImagePart
-from common.data.own_files import readable_classes
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features.trivial import majority_class

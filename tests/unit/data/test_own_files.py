@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from common.config import UserError
-from common.data.own_files import readable, readable_classes
+from common.data.image.class_folders import readable_classes
+from common.data.own_files import readable
 
 
 @pytest.fixture
