@@ -45,6 +45,7 @@ PARTS = {
     "common/export/files.py",
     "common/engine/trained.py",
     "common/data/official/converters.py",
+    "common/kernels/gpu/tile_table.py",
     "common/new_project.py",
     "projects/defsent_plus/benchmark.py",
     "projects/promptreps/tasks.py",
