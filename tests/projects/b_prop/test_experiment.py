@@ -230,7 +230,8 @@ def test_paper_configs_hold_the_published_recipe():
     assert (entropy.data.short_pieces, prop.data.short_pieces) == (200, 100)
     assert (prop.words.vocabulary, prop.words.extra_words, prop.words.min_count) == (500, 100, 10)
     assert config(name="paper_subtract").words.softmax_temperature == 0.1
-    assert marco.finetune.group_size * marco.finetune.batch_size == 144
+    groups = marco.finetune.batch_size * marco.trainer.accumulate_grad_batches
+    assert marco.finetune.group_size * groups == 144
     assert marco.finetune.loss == "groupwise"
     assert marco.eval.sets == [*marco.eval.candidates] == ["msmarco-doc@dev", "msmarco-doc@dl19"]
     assert entropy.method.score_norm == "softmax"

@@ -94,7 +94,8 @@ RECIPES = {
         "model.head": "new",
         "finetune.loss": "groupwise",
         "finetune.group_size": 12,
-        "finetune.batch_size": 12,
+        "finetune.batch_size": 4,
+        "trainer.accumulate_grad_batches": 3,
         "eval.sets": ["msmarco-doc@dev", "msmarco-doc@dl19"],
     },
 }

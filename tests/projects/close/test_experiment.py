@@ -508,7 +508,7 @@ def test_statistics_of_a_csv_of_own_pairs(tmp_path):
     with pytest.raises(UserError, match="two or more"):
         tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
     table.write_bytes(b"red.png,caf\xe9\n")
-    with pytest.raises(UserError, match="in UTF-8"):
+    with pytest.raises(UserError, match="byte 0xe9 is not UTF-8"):
         tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
     table.write_text("red.png,something, red\n")
     with pytest.raises(UserError, match='line 1: 3 cells.*"quotes"'):

@@ -49,7 +49,7 @@ RECIPES = {
     | {"data.kinds": ["image_text", "interleaved_image"], "data.threshold": 0.25},
     "paper_340m": BASE | {"model.interval": 1},
     "paper_mixtral": SHARED
-    | {"model.language": "mistralai/Mixtral-8x7B-v0.1", "model.language_dtype": "bfloat16"},
+    | {"model.language": "mistralai/Mixtral-8x7B-v0.1", "model.language_dtype": "nf4"},
     "paper_redpajama": {key: value for key, value in BASE.items() if key not in BLOCKS}
     | {"model.language": "togethercomputer/RedPajama-INCITE-Base-3B-v1"},
     "paper_mistral": {key: value for key, value in BASE.items() if key not in BLOCKS}
