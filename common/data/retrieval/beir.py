@@ -33,14 +33,23 @@ def json_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
     open_text = gzip.open if path is packed else open
     with reading(path, "text file"), open_text(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                missing = {"_id", "text"} - row.keys()
-            except (json.JSONDecodeError, AttributeError, RecursionError):
-                raise UserError(f"{path}, line {number} is not a JSON object") from None
-            if missing:
-                raise UserError(f"{path}, line {number} lacks {', '.join(sorted(missing))}")
-            yield row
+            yield json_row(line, f"{path}, line {number}")
+
+
+def json_row(line: str, where: str) -> dict[str, Any]:
+    """One line of such a file.
+
+    Raises:
+        UserError: it is no object with ``_id`` and ``text``; `where` begins the message.
+    """
+    try:
+        row: dict[str, Any] = json.loads(line)
+        missing = {"_id", "text"} - row.keys()
+    except (json.JSONDecodeError, AttributeError, RecursionError):
+        raise UserError(f"{where} is not a JSON object") from None
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(sorted(missing))}")
+    return row
 
 
 def document_text(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """A corpus of the BEIR layout that stays on disk: documents by id or by number."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any, BinaryIO, overload
@@ -11,7 +10,7 @@ import numpy as np
 from common.config import UserError
 from common.data.lines import LineFile, cached_index
 from common.data.offline import content_digest
-from common.data.retrieval.beir import document_text
+from common.data.retrieval.beir import document_text, json_row
 
 ON_DISK_FROM_BYTES = 1 << 28  # smaller files are read into memory
 
@@ -92,14 +91,7 @@ class CorpusFile(Mapping[str, str]):
         Raises:
             UserError: it is no object with ``_id`` and ``text``.
         """
-        try:
-            row: dict[str, Any] = json.loads(self._lines[place])
-            missing = {"_id", "text"} - row.keys()
-        except (json.JSONDecodeError, AttributeError, RecursionError):
-            raise UserError(f"{self.path}, line {place + 1} is not a JSON object") from None
-        if missing:
-            raise UserError(f"{self.path}, line {place + 1} lacks {', '.join(sorted(missing))}")
-        return row
+        return json_row(self._lines[place], f"{self.path}, line {place + 1}")
 
     def values(self) -> "CorpusValues":
         """The texts in the order of the file."""
@@ -126,47 +118,48 @@ class CorpusValues(ValuesView[str]):
         return iter(CorpusTexts(self.corpus))
 
 
-class CorpusTexts(Sequence[str]):
-    """Texts of a `CorpusFile` by number; a slice is a list."""
+class _ByNumber(Sequence[str]):
+    """Something of every document by its number; a slice is a list."""
 
     def __init__(self, corpus: CorpusFile) -> None:
         self.corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.of_document(i) for i in range(*index.indices(len(self)))]
+        return self.of_document(index)
+
+    def of_document(self, place: int) -> str:
+        """That of one document."""
+        raise NotImplementedError
+
+
+class CorpusTexts(_ByNumber):
+    """Texts of a `CorpusFile`."""
 
     @property
     def digest(self) -> str:
         """See `CorpusFile.digest`."""
         return self.corpus.digest
 
-    def __len__(self) -> int:
-        return len(self.corpus)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self.corpus.field(self.corpus.row(index))
+    def of_document(self, place: int) -> str:
+        """The text that the corpus reads of a row."""
+        return self.corpus.field(self.corpus.row(place))
 
 
-class CorpusNames(Sequence[str]):
-    """Ids of a `CorpusFile` by number."""
+class CorpusNames(_ByNumber):
+    """Ids of a `CorpusFile`."""
 
-    def __init__(self, corpus: CorpusFile) -> None:
-        self.corpus = corpus
-
-    def __len__(self) -> int:
-        return len(self.corpus)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self.corpus.name(index)
+    def of_document(self, place: int) -> str:
+        """The id."""
+        return self.corpus.name(place)
 
 
 def texts_of(corpus: Mapping[str, str]) -> Sequence[str]:

@@ -79,7 +79,7 @@ class Pulse(Callback):
         self._end.set()
 
     def restart(self) -> None:
-        """Count the time at this position anew: the whole process was stopped for a while."""
+        """Restart the time at this position: the whole process was stopped for a while."""
         self.since = time.monotonic()
 
     def position(self) -> str:
