@@ -1,3 +1,3 @@
 """Shared parts of the contrastive-learning monorepo; importing this imports nothing heavy."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
