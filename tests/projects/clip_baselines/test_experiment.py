@@ -84,6 +84,7 @@ def test_item_14_readouts_are_z_h_and_nine_ensembles_of_cosines():
     assert combined(a, 1.0).shape == (5, 8)
 
 
+@pytest.mark.slow
 def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
     tmp_path, monkeypatch
 ):

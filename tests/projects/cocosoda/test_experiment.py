@@ -308,6 +308,7 @@ def test_baselines_score_the_sets_of_the_method(tmp_path):
     assert actual["bm25"] > actual["untrained"]
 
 
+@pytest.mark.slow
 def test_names_are_hidden_and_visible_in_the_bundled_sets(tmp_path):
     """Two sets of the same 895 queries; hiding the name costs words."""
     with pytest.raises(UserError, match=r"eval.names must have at least one entry"):

@@ -277,6 +277,7 @@ def test_item_13_speech_towers_can_be_chosen(encoder):
         built(f"speech_model.encoder={encoder}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unrendered_figures")
 def test_training_export_and_snippet(tmp_path, recorded):
     """Train, evaluate, export, reload with equal outputs; the card's five lines on a recording."""

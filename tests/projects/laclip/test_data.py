@@ -274,6 +274,7 @@ def test_texts_that_cannot_be_given_are_refused(words, said):
         config(*words)
 
 
+@pytest.mark.slow
 def test_texts_of_the_arms_fit_their_context():
     """No word of all_texts or of a rewrite is cut: equal information."""
     _, spec = read_comparisons("laclip")

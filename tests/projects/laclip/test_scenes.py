@@ -117,6 +117,7 @@ def test_training_scenes_are_those_of_the_seed_with_the_texts_of_the_config():
         build_data(config("data.texts=[original,bard]", name="mini"), ClipTokenizer(24))
 
 
+@pytest.mark.slow
 def test_no_text_of_an_arm_is_cut():
     """Equal information: all_texts has the context that its caption needs."""
     spec = read_comparisons("laclip")[0]

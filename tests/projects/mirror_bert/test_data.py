@@ -156,6 +156,7 @@ def test_bundled_sources_draw_ten_thousand_strings_by_seed(source):
     assert rows != other
 
 
+@pytest.mark.slow
 def test_no_text_of_the_sts_b_evaluation_is_trained_on():
     rows = {text for (text,) in training_rows(config("data.source=sentences", "data.limit=null"))}
     for name in ("stsb-dev", "stsb-test"):

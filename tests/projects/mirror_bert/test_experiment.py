@@ -75,6 +75,7 @@ def test_checklist_14_one_trainer_for_words_and_lexical_scores_from_any_pair_fil
     assert (lexical_run / "gallery/job titles/gallery.json").exists()
 
 
+@pytest.mark.slow
 def test_checklist_15_time_is_logged_and_quality_plotted_against_steps(lexical_run):
     """Checklist 15: seconds of the fit; development scores at the validated steps."""
     assert metrics_of(lexical_run)["train_seconds"] > 0

@@ -111,6 +111,7 @@ def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
     assert again.alt_texts[:200] == actual.alt_texts[:200]
 
 
+@pytest.mark.slow
 def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
     """Halves are disjoint, cover all, and depend on the seed; the filter is plain CLIP on
     alt-texts.

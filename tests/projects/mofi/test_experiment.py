@@ -331,6 +331,7 @@ def test_pictures_that_are_asked_about_are_read_before_the_gallery(exported, tmp
     assert seen == [["absent.png"]]
 
 
+@pytest.mark.slow
 def test_check_shows_the_memory_of_two_million_classes(tmp_path):
     """Paper configs: every setting builds; class vectors with their moments, whole and shared
     out."""

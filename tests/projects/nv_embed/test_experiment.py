@@ -137,6 +137,7 @@ def test_paper_ablations_of_the_data():
     assert all(actual["paper_s0"][k][0].startswith("naive/") for k in other)
 
 
+@pytest.mark.slow
 def test_no_paper_config_trains_on_arguana_s_test_part():
     """BEIR has no other part of it; the original corpus's training part is given as the card
     says."""

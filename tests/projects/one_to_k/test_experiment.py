@@ -445,6 +445,7 @@ def test_captions_without_pictures_are_trained_on(tmp_path):
         next(build(config(f"data.root={tmp_path}", name="mini_multi30k")).stages())
 
 
+@pytest.mark.slow
 def test_swin_takes_larger_images_by_interpolated_positions():
     """Fine-tuning at 384 px with windows of 12: mean token and 12 x 12 places."""
     tower = grid_tower("swin_tiny_patch4_window7_224").eval()

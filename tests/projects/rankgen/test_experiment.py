@@ -235,6 +235,7 @@ def test_generation_continues_real_prefixes_and_resumes(tmp_path, books, monkeyp
         generated_rows(longer, Workspace(tmp_path / "task"))
 
 
+@pytest.mark.slow
 def test_a_window_s_continuation_does_not_depend_on_the_selection(tmp_path, books):
     """Nor on chunks and shares."""
     every = generated_rows(config(*books), Workspace(tmp_path / "whole"))
@@ -743,6 +744,7 @@ def test_mauve_compares_features_of_its_own_model(tmp_path, monkeypatch):
     assert "does not exist" in (tmp_path / "notes.txt").read_text()
 
 
+@pytest.mark.slow
 def test_sampling_strategies_are_averaged_over_repeats(tmp_path, full_run, monkeypatch):
     """The paper's protocol: five runs of each baseline that samples, one of the others."""
     import projects.rankgen.continuations as stage

@@ -372,6 +372,7 @@ def test_means_over_categories_are_the_headline_figures():
     assert means_of({}) == {}
 
 
+@pytest.mark.slow
 def test_baselines_of_the_small_task(tmp_path):
     """Image alone, text alone, sum, ceiling, chance: all have the primary metric."""
     cfg, workspace = config(), Workspace(tmp_path)

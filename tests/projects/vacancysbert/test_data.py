@@ -65,6 +65,7 @@ def test_checklist_5_skills_are_shuffled_at_every_draw_and_sorted_in_evaluation(
     assert torch.equal(actual[0], actual[1])
 
 
+@pytest.mark.slow
 def test_checklist_6_the_title_does_not_occur_in_the_skills(esco):
     """Checklist 6: neither an advert's title nor, in the benchmark, the standard title."""
     assert without_title(["repair nurse uniforms", "nurse", "nursery"], ["Nurse"]) == (

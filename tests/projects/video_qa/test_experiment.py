@@ -399,6 +399,7 @@ def chosen_by(cfg, module, *words):
     return judge(cfg, module, judged_part(cfg), Words(build_tokenizer(cfg)), *words).chosen
 
 
+@pytest.mark.slow
 def test_items_20_analysis_of_two_checkpoints(run, tmp_path):
     """Checklist 20: accuracy by type, and a row of each question on which two unlike networks
     differ.

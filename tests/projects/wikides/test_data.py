@@ -58,6 +58,7 @@ def items():
     return actual
 
 
+@pytest.mark.slow
 def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path, items):
     """Checklist 13: the task on a file of items; each filter drops its one item."""
     dropped = [

@@ -102,7 +102,10 @@ def test_too_many_broken_samples_stop_the_run(tmp_path, stream):
     assert len(read(stream(shards, num_samples=200, max_corrupt=0.2), 40)) == 40
 
 
-@pytest.mark.parametrize(("num_workers", "first"), [(0, 1), (0, 13), (2, 8), (3, 13)])
+@pytest.mark.parametrize(
+    ("num_workers", "first"),
+    [(0, 1), (0, 13), (2, 8), pytest.param(3, 13, marks=pytest.mark.slow)],
+)
 def test_resume_gives_the_very_same_batches(tmp_path, stream, num_workers, first):
     """Epochs of 10 batches; positions within an epoch, across its end, and for any process
     count."""

@@ -1,5 +1,6 @@
 """Photographs: splits that share nothing, captions, mixtures."""
 
+import pytest
 import torch
 
 from common.families.image_text.photographs import (
@@ -8,6 +9,7 @@ from common.families.image_text.photographs import (
 )
 
 
+@pytest.mark.slow
 def test_training_images_depend_on_the_seed_and_are_never_judged():
     train = photographs_to_train(None, 6000, 0, 32)
     assert torch.bincount(train.labels).tolist() == [600] * 10

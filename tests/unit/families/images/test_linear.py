@@ -41,7 +41,7 @@ def options(tmp_path, encoder, *words):
     ]
 
 
-@pytest.fixture(scope="module", params=["dcl", "cacr"])
+@pytest.fixture(scope="module", params=["dcl", pytest.param("cacr", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     """A project, and the folder of a trained encoder."""
     folder = tmp_path_factory.mktemp("linear")
