@@ -52,6 +52,17 @@ def nearest_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return _reported(torch.stack(by_order).mean(0), workspace)
 
 
+def nearest_intents(train: SpokenSet, judged: SpokenSet) -> list[str]:
+    """The intent whose mean spectrum over the training utterances is nearest, per utterance."""
+    names = sorted({target.intent for target in train.targets})
+    labels = torch.tensor([names.index(target.intent) for target in train.targets])
+    heard = spectra(train)
+    spread = heard.std(0).clamp(min=1e-6)
+    means = torch.stack([heard[labels == c].mean(0) for c in range(len(names))])
+    nearest = torch.cdist(spectra(judged) / spread, means / spread).argmin(1)
+    return [names[c] for c in nearest.tolist()]
+
+
 def spectra(spoken: SpokenSet) -> Tensor:
     """(N, 6 * 40) log-mel spectra, averaged over six parts of each utterance."""
     mel = LogMel(spoken.sample_rate)

@@ -8,6 +8,7 @@ from common.data.speech.manifests import load_manifest, readable_recordings
 from common.data.speech.sources import SAMPLE_RATES
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
+from projects.coconut.baselines import nearest_intents
 from projects.coconut.config import Config
 from projects.coconut.data import build_tokenizer
 from projects.coconut.module import Coconut
@@ -35,13 +36,15 @@ def judge_recordings(
 
     Returns:
         ``num_recordings``, ``num_skipped``, ``num_classes``; ``accuracy`` with ``_chance``,
-        ``majority_accuracy`` (the most frequent of the recordings' classes), ``transcript_wer``,
-        and ``untrained_*``.
+        ``majority_accuracy`` (the most frequent of the recordings' classes),
+        ``nearest_mean_accuracy`` (`nearest_intents`; for small training sets, of spoken digits),
+        ``transcript_wer``, and ``untrained_*``.
 
     Raises:
         UserError: no recording has a known intent, or too many can't be read.
     """
-    known = {target.intent for target in Task(cfg).train.spoken.targets}
+    train = Task(cfg).train.spoken
+    known = {target.intent for target in train.targets}
     manifest = load_manifest(path, SAMPLE_RATES[cfg.data.source], intents=True)
     whole = readable_recordings(manifest, workspace.say)
     rows = [row for row, target in enumerate(whole.targets) if target.intent in known]
@@ -84,6 +87,9 @@ def judge_recordings(
     metrics |= figures | {f"untrained_{name}": value for name, value in before.items()}
     metrics["accuracy_chance"] = 1 / len(known)
     metrics["majority_accuracy"] = max(counts.values()) / len(meant)
+    if cfg.data.source in ("digits", "synthetic"):
+        nearest = zip(nearest_intents(train, spoken), meant, strict=True)
+        metrics["nearest_mean_accuracy"] = sum(a == b for a, b in nearest) / len(meant)
     workspace.items("accuracy", right)
     order = sorted(range(len(meant)), key=lambda row: right[row])[:SHOWN]
     workspace.gallery(

@@ -1,6 +1,7 @@
 """What COCONUT has to beat, on the made-up commands."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,3 +63,17 @@ def test_nearest_mean_knows_the_seen_classes_alone_and_is_the_mean_over_class_or
     assert expected[:3] != expected[3:]
     assert actual["avg_accuracy"] == pytest.approx(sum(expected) / 6)
     assert actual["last_accuracy"] == pytest.approx(expected[2])
+
+
+def test_the_nearest_intent_follows_the_spectra_of_training_and_nothing_of_the_judged(monkeypatch):
+    names = ["stop", "go", "stop", "go"]
+    train, judged = (
+        SimpleNamespace(targets=[SimpleNamespace(intent=name) for name in intents])
+        for intents in (names, ["go", "go"])  # what is judged is labelled otherwise than it sounds
+    )
+    sounds = {
+        id(train): [[1.0, 0], [-1.0, 1], [1.2, 1], [-1.2, 0]],
+        id(judged): [[2.0, 0], [-3.0, 9]],
+    }
+    monkeypatch.setattr(baselines, "spectra", lambda spoken: torch.tensor(sounds[id(spoken)]))
+    assert baselines.nearest_intents(train, judged) == ["stop", "go"]
