@@ -1,8 +1,9 @@
 """Rows of a retrieval gallery: some queries with the best items of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -75,3 +76,45 @@ def same_class_gallery(
         ]
         rows.append({"query": items[q], "results": results})
     return rows
+
+
+def class_extremes(
+    scores: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    query: Callable[[int], Any],
+    *,
+    num_queries: int = 6,
+    num_results: int = 5,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Items whose own class is furthest ahead of the others, and furthest behind them.
+
+    Args:
+        scores: (N, C) similarities of items and classes.
+        labels: (N,) int in [0, C).
+        names: C names of classes.
+        query: number of an item -> text or PIL image.
+        num_queries: rows of each gallery, at most N.
+        num_results: classes shown per row, at most C.
+
+    Returns:
+        Rows of two galleries, the best items and the worst ones.
+
+    >>> scores, labels = torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([0, 0])
+    >>> best, worst = class_extremes(scores, labels, ["cat", "dog"], str, num_queries=1)
+    >>> best[0]["query"], worst[0]["query"], worst[0]["results"][0]
+    ('1', '0', {'item': 'dog', 'score': 2.0, 'correct': False})
+    """
+    own = scores.gather(1, labels[:, None])
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    order = (own[:, 0] - others.max(1).values).argsort(stable=True).tolist()
+
+    def row(i: int) -> dict[str, Any]:
+        best = scores[i].topk(min(num_results, len(names)))
+        results = [
+            {"item": names[c], "score": score, "correct": c == int(labels[i])}
+            for score, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        return {"query": query(i), "results": results}
+
+    return [row(i) for i in order[::-1][:num_queries]], [row(i) for i in order[:num_queries]]

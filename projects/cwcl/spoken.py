@@ -22,6 +22,7 @@ from common.encoders.text.sentence import sentence_encoder
 from common.engine.experiment import Experiment, Plan, Stage, experiment_of, weights_requirement
 from common.engine.workspace import Workspace
 from common.evaluation.encoding import encode
+from common.evaluation.gallery import class_extremes
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from projects.cwcl import spoken_sets
 from projects.cwcl.classify import classify
@@ -191,6 +192,7 @@ def zero_shot(
     metrics["intent_top1_text"] = spoken_zeroshot(text, labels, classes)[0]["top1"]
     if workspace is not None:
         workspace.items(f"{prefix}intent_top1", items)
+        show_recordings(workspace, spoken, speech @ classes.T, labels, names, prefix)
     if all(len(t.transcript.split()) == 1 for t in spoken.targets):
         metrics |= keywords(module, speech, spoken, workspace, prefix)
     rows = _one_of_each_text(spoken)
@@ -202,6 +204,24 @@ def zero_shot(
     metrics["structure_spearman"] = structure_spearman(u, v)
     metrics["structure_cka"] = linear_cka(u, v)
     return metrics
+
+
+def show_recordings(
+    workspace: Workspace,
+    spoken: SpokenSet,
+    scores: Tensor,
+    labels: Tensor,
+    names: list[str],
+    prefix: str,
+) -> None:
+    """Galleries of the recordings whose own intent is furthest ahead of the others, and behind."""
+
+    def title(row: int) -> str:
+        return f"{spoken.keys[row]}: {spoken.targets[row].transcript} ({names[int(labels[row])]})"
+
+    best, worst = class_extremes(scores, labels, names, title)
+    for kind, rows in (("best", best), ("worst", worst)):
+        workspace.gallery(f"{kind} recordings {prefix.rstrip('_')}".strip(), rows)
 
 
 def class_texts(cfg: Config, names: list[str]) -> list[list[str]]:

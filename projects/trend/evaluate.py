@@ -11,7 +11,11 @@ from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
 from common.evaluation.figures import embedding_map
 from projects.trend.config import Config
-from projects.trend.evaluation.forecast_errors import detection_figure, scan_figure
+from projects.trend.evaluation.forecast_errors import (
+    detection_figure,
+    scan_figure,
+    scan_overlay,
+)
 from projects.trend.finetune import Finetune
 from projects.trend.forecasts import (
     Errors,
@@ -37,6 +41,7 @@ from projects.trend.sources import LidarPart
 
 PREFIX = {"simulated": "", "kitti_clip": "kitti_"}  # of the metrics of a set
 NUM_SHOWN = 2  # sequences in the figures
+NUM_EXTREMES = 6  # windows of a gallery
 
 
 def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dict[str, float]:
@@ -179,6 +184,7 @@ def show(
             rows.append((title, rays["origin"], rays["directions"], both))
         workspace.figure(f"{prefix}scans_{number}", scan_figure(rows, limit))
     workspace.figure(f"{prefix}horizon", horizon_figure(cfg, metrics))
+    show_extremes(held, errors.ranges, limit, workspace, prefix)
     points, labels = zip(*(_point_map(network, one) for one in held[:8]), strict=True)
     mask = torch.cat(labels)
     if mask.any() and not mask.all():
@@ -186,6 +192,42 @@ def show(
             f"{prefix}moving_points",
             embedding_map(torch.cat(points), mask.long(), ["static", "moving"], "point features"),
         )
+
+
+def show_extremes(
+    held: Sequence[Held],
+    errors: Sequence[Sequence[Floats]],
+    limit: float,
+    workspace: Workspace,
+    prefix: str,
+) -> None:
+    """Galleries of the windows with the smallest and the largest mean forecast error.
+
+    Args:
+        held: windows.
+        errors: rendered minus observed ranges of every target of every window.
+        limit: half the edge of a picture in metres.
+        workspace: takes the galleries.
+        prefix: of the set's metrics.
+    """
+    values = [
+        window_errors([h], [e], range(1, len(e)))[0] for h, e in zip(held, errors, strict=True)
+    ]
+    order = np.argsort(values, kind="stable").tolist()
+    for kind, chosen in (("best", order[:NUM_EXTREMES]), ("worst", order[::-1][:NUM_EXTREMES])):
+        rows = []
+        for i in chosen:
+            results = []
+            for k, (target, error) in enumerate(zip(held[i].targets, errors[i], strict=True)):
+                rays = target.rays
+                both = np.stack([rays["ranges"], rays["ranges"] + error])
+                item = scan_overlay(rays["origin"], rays["directions"], both, limit)
+                name = f"{target.time:.1f} s ahead" if target.step else "now"
+                score = window_errors([held[i]], [errors[i]], [k])[0]
+                results.append({"item": item, "score": score, "name": name})
+            query = f"sequence {held[i].sequence + 1}, scan {held[i].first + 1}: {values[i]:.2f} m"
+            rows.append({"query": query, "results": results})
+        workspace.gallery(f"{kind} forecasts {prefix.rstrip('_')}".strip(), rows)
 
 
 def _point_map(network: TrendNetwork, held: Held) -> tuple[torch.Tensor, torch.Tensor]:

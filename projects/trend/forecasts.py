@@ -57,12 +57,14 @@ class Held:
 
     Attributes:
         sequence: number of its sequence.
+        first: number of its current frame in the sequence.
         points: (N, 3 + d) of the current frame inside the grid.
         actions: (L, 3) ego actions to the frame after each.
         targets: the current frame, and those after it.
     """
 
     sequence: int
+    first: int
     points: Floats
     actions: Floats
     targets: list[Target]
@@ -128,7 +130,8 @@ def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> 
             else frame.moving[rows]
         )
         targets.append(Target(step, elapsed(data, item, step), target_rays, weight, moving, copied))
-    return Held(item.sequence, seen, window_actions(data, item, cfg.eval.horizon), targets)
+    actions = window_actions(data, item, cfg.eval.horizon)
+    return Held(item.sequence, item.first, seen, actions, targets)
 
 
 def _drawn(

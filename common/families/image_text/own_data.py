@@ -12,6 +12,7 @@ from common.data.image.files import LabelledFiles
 from common.data.tables import num_rows
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
+from common.evaluation.gallery import class_extremes
 from common.evaluation.image_text.zeroshot import (
     LACLIP_TEMPLATES,
     OPENAI_TEMPLATES,
@@ -104,22 +105,9 @@ def show_classes(
     workspace: Workspace, scores: Tensor, labels: Tensor, names: list[str], paths: list[Path]
 ) -> None:
     """Galleries of the images whose own class is furthest ahead of the others, and behind them."""
-    own = scores.gather(1, labels[:, None])
-    others = scores.scatter(1, labels[:, None], -torch.inf)
-    order = (own[:, 0] - others.max(1).values).argsort(stable=True).tolist()
-    for title, chosen in (
-        ("best images", order[::-1][:SHOWN_CLASSES]),
-        ("worst images", order[:SHOWN_CLASSES]),
-    ):
-        rows = []
-        for i in chosen:
-            best = scores[i].topk(min(SHOWN_IMAGES, len(names)))
-            results = [
-                {"item": names[c], "score": score, "correct": c == int(labels[i])}
-                for score, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
-            rows.append({"query": small(paths[i]), "results": results})
-        workspace.gallery(title, rows)
+    best, worst = class_extremes(scores, labels, names, lambda i: small(paths[i]))
+    workspace.gallery("best images", best)
+    workspace.gallery("worst images", worst)
 
 
 def _words(files: LabelledFiles) -> list[str]:

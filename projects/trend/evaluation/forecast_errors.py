@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.spatial import cKDTree
 
 Floats = NDArray[np.floating]
@@ -128,6 +129,27 @@ def scan_figure(rows: Sequence[tuple[str, Floats, Floats, Floats]], limit: float
     for axis in axes[-1, 1:]:
         axis.set(xlabel="left - ahead - right, elevation upwards")
     return figure
+
+
+def scan_overlay(
+    origin: Floats, directions: Floats, ranges: Floats, limit: float, size: int = 160
+) -> Image.Image:
+    """A scan from above: true returns in grey, rendered ones in red over them.
+
+    Args:
+        origin: (3,) of the rays.
+        directions: (R, 3) unit vectors.
+        ranges: (2, R) in metres, true ones first.
+        limit: half the edge of the image in metres; x points up, y to the left.
+        size: edge of the image in pixels.
+    """
+    pixels = np.full((size, size, 3), 255, dtype=np.uint8)
+    for values, colour in zip(ranges, ((150, 150, 150), (214, 39, 40)), strict=True):
+        xy = origin[:2] + values[:, None] * directions[:, :2]
+        places = np.floor((limit - xy) / (2 * limit) * size).astype(np.int64)
+        places = places[((places >= 0) & (places < size)).all(1)]
+        pixels[places[:, 0], places[:, 1]] = colour
+    return Image.fromarray(pixels)
 
 
 def detection_figure(

@@ -132,6 +132,8 @@ def test_items_11_15_16_intents_keywords_and_structure(recorded, tmp_path):
         "commands_keyword_top1.json",
     }
     assert next(t.transcript for t in training_set(cfg).targets) == "wake me at six"
+    shown = tmp_path / "run/gallery/worst recordings pairs/gallery.json"
+    assert "0.wav: wake me at six (alarm_set)" in shown.read_text()
 
 
 def test_items_11_and_16_speech_is_compared_with_its_transcripts(monkeypatch):

@@ -14,9 +14,9 @@ from common.engine.comparison.spec import default_arms, read_comparisons
 from common.engine.workspace import Workspace
 from projects.trend import baselines
 from projects.trend.data import open_sets
-from projects.trend.evaluate import evaluate
+from projects.trend.evaluate import evaluate, show_extremes
 from projects.trend.finetune import Finetune
-from projects.trend.forecasts import held_out, summary, window_errors
+from projects.trend.forecasts import Held, Target, held_out, summary, window_errors
 from projects.trend.networks import TrendNetwork, network_options
 from projects.trend.sources import open_source, requirements
 from tests.projects.trend.conftest import config, module_of
@@ -186,3 +186,25 @@ def test_the_comparisons_differ_in_pretraining_alone():
     assert sweep.shared["eval.split"] == "dev"
     assert transfer.seeds == forecast.seeds
     assert not {0, 1, 2, sweep.seed} & set(forecast.seeds)
+
+
+def test_galleries_begin_with_the_best_and_the_worst_forecast(tmp_path):
+    one = {"origin": np.zeros(3), "directions": np.eye(3), "ranges": np.ones(3)}
+    rest = (np.ones(3), np.zeros(3, bool), np.ones(3))
+    targets = [Target(step, 0.5 * step, one, *rest) for step in (0, 1)]
+    held = [Held(0, first, np.zeros((0, 4)), np.zeros((1, 3)), targets) for first in (4, 8)]
+    errors = [[np.full(3, 9.0), np.full(3, 0.5)], [np.full(3, 0.0), np.full(3, -2.0)]]
+    show_extremes(held, errors, 4.0, Workspace(tmp_path, "trend", "smoke"), "kitti_")
+    shown = {}
+    for kind in ("best", "worst"):
+        file = tmp_path / "gallery" / f"{kind} forecasts kitti" / "gallery.json"
+        shown[kind] = json.loads(file.read_text())
+    assert [row["query"]["text"] for row in shown["best"]] == [
+        "sequence 1, scan 5: 0.50 m",
+        "sequence 1, scan 9: 2.00 m",
+    ]
+    assert shown["worst"][0]["query"] == shown["best"][1]["query"]
+    assert [(r["name"], r["score"]) for r in shown["best"][0]["results"]] == [
+        ("now", 9.0),
+        ("0.5 s ahead", 0.5),
+    ]
