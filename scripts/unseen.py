@@ -2,7 +2,8 @@
 
     python -m scripts.unseen contriever          # writes unseen/contriever, judges the last run
     python -m scripts.unseen contriever --card   # and writes the table of the card
-    python -m scripts.unseen                     # tells every card which set there is, or why none
+    python -m scripts.unseen                     # tells every card which set there is, or why none,
+                                                 # and gathers the tables in docs/your-data.md
 
 The sets are made from ``data/``, two of them from further public files (``--source``, laid out as
 ``scripts.prepare_data`` expects them), and were chosen before any model was judged on them.
@@ -26,11 +27,14 @@ from common.config import ROOT, UserError
 from common.data.lookup import BUNDLED
 from common.data.packed import PackedImages
 from common.data.tables import read_jsonl
+from common.engine.comparison.references import SMALLER
 from common.evaluation.tables import four_digits
 from common.registry import list_projects
 
 FOLDER = Path("unseen")
+PAGE = ROOT / "docs" / "your-data.md"
 BEGIN, END = "<!-- unseen:begin -->", "<!-- unseen:end -->"
+HEAD = "| judged on | trained | untrained | best training-free |"
 RESULTS = "<!-- results:end -->"
 LEAST = 25  # drawings of a class
 
@@ -402,6 +406,7 @@ def main() -> None:
     if arguments.project is None:
         for project in list_projects():
             tell(project)
+        write_page()
         return
     unseen = SETS[arguments.project]
     if unseen.shared and arguments.source is None:
@@ -414,6 +419,7 @@ def main() -> None:
     print(table)
     if arguments.card:
         tell(arguments.project, table)
+        write_page()
 
 
 def tell(project: str, table: str | None = None) -> None:
@@ -430,7 +436,7 @@ def tell(project: str, table: str | None = None) -> None:
     unseen = SETS[project]
     old = block_of(card)
     if table is None:
-        table = old[old.index("| judged on") :] if "| judged on" in old else None
+        table = old[old.index(HEAD) :] if HEAD in old else None
     config = "" if unseen.config == "mini" else f" CONFIG={unseen.config}"
     source = " --source FOLDER" if unseen.shared else ""
     commands = (
@@ -489,8 +495,53 @@ def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
         best = "" if row.baseline is None else f"{four_digits(row.baseline[1])} {row.baseline[0]}"
         before = "" if row.untrained is None else four_digits(row.untrained)
         rows.append(f"| {title} ({metric}) | {four_digits(row.value)} | {before} | {best} |")
-    head = "| judged on | trained | untrained | best training-free |\n|---|--:|--:|---|"
-    return "\n".join([head, *rows])
+    return "\n".join([HEAD, "|---|--:|--:|---|", *rows])
+
+
+def write_page() -> None:
+    """Replace the tables of all cards on the page about a user's own data."""
+    cards = {name: ROOT / "projects" / name / "README.md" for name in SETS}
+    tables = {name: figures(block_of(card)) for name, card in cards.items()}
+    write_card(PAGE, overview({name: rows for name, rows in tables.items() if rows}))
+
+
+def figures(block: str) -> list[list[str]]:
+    """Cells of the two rows of a card's table; none where nothing is measured."""
+    lines = block.partition(HEAD)[2].split("\n")[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def overview(tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """How far the figures of the cards carry: counts, and two rows for each project.
+
+    Args:
+        tables: project -> `figures`, its own test set first.
+    """
+    lines = ["| project | judged on | trained | untrained | best training-free |"]
+    lines.append("|---|---|--:|--:|---|")
+    for name, (seen, unseen) in tables.items():
+        lines.append(f"| [{name}](../projects/{name}/README.md) | {' | '.join(seen)} |")
+        lines.append(f"| | *second set:* {' | '.join(unseen)} |")
+    counts = [[_ahead(rows[i], c) for rows in tables.values()] for c in (3, 2) for i in (0, 1)]
+    (free, free_second, start, start_second) = (
+        f"{sum(c is True for c in column)} of {sum(c is not None for c in column)}"
+        for column in counts
+    )
+    text = (
+        f"The trained model is better than the best training-free baseline in {free} projects on"
+        f" their own test sets, and in {free_second} on the second ones. It is better than before its"
+        f" training in {start} and {start_second}."
+    )
+    return "\n".join([*_wrapped(text).split("\n"), "", *lines])
+
+
+def _ahead(row: Sequence[str], column: int) -> bool | None:
+    """Whether the trained model's figure is better than that of a column; None where it has none."""
+    if not row[column]:
+        return None
+    value, rival = float(row[1]), float(row[column].split()[0])
+    metric = row[0].rpartition("(")[2].strip(")")
+    return value < rival if set(metric.split("_")) & SMALLER else value > rival
 
 
 def block_of(card: Path) -> str:

@@ -6,7 +6,18 @@ from common.config import UserError
 from common.data.layouts import layout_of
 from common.data.lookup import BUNDLED
 from common.registry import list_projects
-from scripts.unseen import BEGIN, END, RESULTS, SETS, WITHOUT, block_of, write_card
+from scripts.unseen import (
+    BEGIN,
+    END,
+    HEAD,
+    RESULTS,
+    SETS,
+    WITHOUT,
+    block_of,
+    figures,
+    overview,
+    write_card,
+)
 from tests.contract.test_own_data import section
 
 
@@ -37,3 +48,16 @@ def test_marks_come_behind_the_results(tmp_path):
     card.write_text("no results\n", encoding="utf-8")
     with pytest.raises(UserError, match="has no <!-- unseen:begin -->"):
         write_card(card, "new")
+
+
+def test_the_page_counts_where_training_is_ahead():
+    lower = f"text\n\n{HEAD}\n|---|--:|--:|---|\n| a (l1) | 0.2 | 0.3 | 0.1 copy |\n| b (l1) | 0.2 | | |"
+    higher = (
+        f"{HEAD}\n|---|--:|--:|---|\n| c (top1) | 0.2 | 0.3 | 0.1 x |\n| d (top1) | 0.2 | 0.3 | |"
+    )
+    assert figures("no table") == []
+    page = overview({"p": figures(lower), "q": figures(higher)})
+    assert "training-free baseline in 1 of 2 projects on their own test sets, and in 0 of 0" in page
+    assert "training in 1 of 2 and 0 of 1." in page
+    assert "| [p](../projects/p/README.md) | a (l1) | 0.2 | 0.3 | 0.1 copy |" in page.splitlines()
+    assert "| | *second set:* d (top1) | 0.2 | 0.3 |  |" in page.splitlines()
