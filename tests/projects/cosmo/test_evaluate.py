@@ -42,6 +42,35 @@ def test_a_photograph_is_ranked_among_one_of_each_other_class():
         assert sorted(of_place[k] for k in row) == list(range(len(CLASSES)))
 
 
+def test_names_are_cut_as_captions_of_the_training_are(monkeypatch):
+    """The second name is longer than ``max_caption``: four of its seven tokens are read."""
+    read = []
+
+    class Lengths:
+        pad = 0
+
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, text):
+            return list(range(1, len(text.split()) + 1))
+
+        def labels(self, kind, ids):
+            return ids.masked_fill(ids == 0, -100)
+
+    def language(ids, mask, shown):
+        read.append(mask.sum(1).tolist())
+        return SimpleNamespace(logits=torch.zeros(*ids.shape, 8))
+
+    monkeypatch.setattr(evaluation, "Words", Lengths)
+    network = SimpleNamespace(media=lambda patches: (patches,), language=language)
+    module = SimpleNamespace(tokenizer=None, device="cpu", network=network)
+    held_out = Judged([0, 1], ["a b", "a b c d e f g"], torch.tensor([[0, 1], [1, 0]]))
+    cfg = config("data.max_caption=4", "eval.batch_size=4")
+    evaluation.name_losses(cfg, module, held_out, torch.zeros(2, 1))
+    assert read == [[2, 2, 4, 4]]
+
+
 def test_captions_are_written_for_pictures_of_all_classes(monkeypatch, tmp_path):
     names, read = [f"a photo of a {x}" for x in "aabbcc"], []
     held_out = Judged(list(range(6)), names, torch.zeros(6, 1))

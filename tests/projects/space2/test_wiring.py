@@ -31,6 +31,24 @@ def test_turns_of_an_intent_set_have_their_intents_as_classes():
     assert held.classes() == ["pay", "book"]
 
 
+def test_each_turn_has_the_views_of_its_own_sentence_vector(monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "score_vectors", lambda cfg, vectors, *_: asked.append(vectors))
+    sentence = torch.tensor([[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]])
+    network = SimpleNamespace(
+        texts=SimpleNamespace(encode=lambda dialogs, places: places),
+        encode=lambda rows, *_: sentence,
+        views=("I", "S"),
+        device="cpu",
+        view_vectors=lambda x, views: torch.stack([x, -x], 1),
+    )
+    evaluate.evaluate(config(), SimpleNamespace(network=network), None)
+    actual = asked[0](SimpleNamespace(dialogs=(), places=[]))
+    unit = torch.tensor([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+    torch.testing.assert_close(actual["_sentence"], unit[:, None])
+    torch.testing.assert_close(actual[""], torch.stack([unit, -unit], 1))
+
+
 def test_turns_whose_tree_tells_nothing_apart_are_left_out(monkeypatch):
     """Similarities in the order of the trees: the first turn would add a zero."""
     monkeypatch.setattr(evaluate, "combined_matrix", lambda frames: TREE)

@@ -36,6 +36,23 @@ def test_noise_is_added_at_the_layer_of_the_config_and_leaves_the_random_state(m
     assert changes[0] > changes[1] == 0
 
 
+class TextsRead(Exception):
+    """Carries the number of texts."""
+
+
+def test_noise_is_measured_on_256_texts(monkeypatch):
+    module, _ = finetune_of(*PLAIN)
+    texts = SimpleNamespace(texts=[("a film",)] * 300)
+    monkeypatch.setattr(evaluation, "inputs_of", lambda *_: texts)
+
+    def rows(texts):
+        raise TextsRead(len(texts))
+
+    monkeypatch.setattr(module.classifier, "rows", rows)
+    with pytest.raises(TextsRead, match=r"^256$"):
+        logit_change(config("eval.noise=0.5"), module)
+
+
 def test_changes_are_those_of_log_probabilities_and_of_scores_as_they_are():
     logits = torch.tensor([[1.0, 3.0]])
     classes, score = (SimpleNamespace(task=SimpleNamespace(is_regression=r)) for r in (False, True))
