@@ -224,7 +224,8 @@ class NTXentLoss(_LabelledLoss):
         lowest = torch.finfo(logits.dtype).min
         weighted = (logits + count.log()).masked_fill(count == 0, lowest)
         log_sum = weighted.logsumexp(1)
-        return F.softplus(log_sum[positives[0]] - logits[positives]), "pos_pair"
+        gaps = log_sum[positives[0]] - logits[positives]
+        return F.softplus(gaps, threshold=50.0), "pos_pair"
 
     def _mean(self, losses: Tensor) -> Tensor:
         return losses.mean()
