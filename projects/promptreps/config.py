@@ -8,16 +8,15 @@ from common.config import DataConfig, ExperimentConfig
 from common.data.layouts import Layout
 from common.data.row_map.options import RowMapConfig
 from common.evaluation.own_data import Judge
-from common.evaluation.retrieval.options import SearchConfig
-from common.families.retrieval.config import RetrievalEval
+from common.families.retrieval.config import RetrievalEval, RetrievalSearch
 from common.ranges import Count, Positive, Probabilities, Probability, Rate, Whole
 
 
 @dataclass
-class HybridSearchConfig(SearchConfig):
-    """`make run TASK=search`."""
+class HybridSearchConfig(RetrievalSearch):
+    """`make run TASK=search` with both searches of the encoder, BM25 or all of them."""
 
-    alpha: Probability = 0.5
+    alpha: Probability = 0.5  # weight of the dense scores among those of the encoder
     zero_shot: bool = False  # search with model.pretrained, no run is needed
 
 

@@ -14,7 +14,7 @@ from common.encoders.state_dict import read_state_dict, weights_digest
 from common.engine.own_texts import show_queries
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
-from common.evaluation.retrieval.chosen_fusion import choose_fusion
+from common.evaluation.retrieval.chosen_fusion import choose_fusion, weighted_runs
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import RunScores, lexical_run, run_scores
 from common.families.retrieval.evaluation import (
@@ -65,8 +65,10 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     """Metrics on every set of ``eval.beir``, ``<row><set>_<metric>``, and their averages.
 
     Rows: "" (the ranking that the config chooses), ``dense_``, ``sparse_``, ``hybrid_``,
-    ``alpha_<weight>_``, ``chosen_`` (by a few judged queries), ``bm25_``; all but the first and BM25 again as ``untrained_*`` and, for
-    each of ``eval.rows``, as ``<name>_*``. table.md has all of them.
+    ``alpha_<weight>_``, ``chosen_`` (by a few judged queries), ``bm25_``, ``with_bm25_`` (the first
+    row merged with BM25 by ranks, the encoder's weight again chosen); those of the encoder alone
+    again as ``untrained_*`` and, for each of ``eval.rows``, as ``<name>_*``. table.md has all of
+    them.
 
     Raises:
         UserError: a set that is missing or broken, or a model that cannot be had.
@@ -188,7 +190,8 @@ def _one_set(
         metrics.update({f"{row}{metric}": value for metric, value in kept.items()})
 
     runs = search_set(cfg, encoder, data)
-    for row, run in _rankings(cfg, runs).items():
+    rankings = _rankings(cfg, runs)
+    for row, run in rankings.items():
         keep(row, run_scores(data, run, KS))
     mixed = {alpha: runs.fused(alpha) for alpha in cfg.eval.alphas if 0 < alpha < 1}
     candidates = {0.0: runs.sparse, 1.0: runs.dense, **mixed}
@@ -207,6 +210,12 @@ def _one_set(
             on_disk=on_disk(cfg, encoder),
         )
         keep("bm25_", run_scores(data, bm25, KS))
+        candidates = weighted_runs(rankings[""], bm25, options.depth)
+        merged = choose_fusion(data, candidates, options.hybrid_queries)
+        if merged is not None:
+            keep("with_bm25_", run_scores(data, merged.run, KS))
+            metrics[f"with_bm25_{name}_encoder_weight"] = merged.weight
+            workspace.say(f"set '{name}', {merged.helped('the encoder', 'BM25')}")
     shown = runs.fused(cfg.eval.alpha)
     values = run_scores(data, shown, KS).per_query["ndcg_at_10"]
     show_queries(data, shown, values, workspace, name)

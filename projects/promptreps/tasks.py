@@ -27,6 +27,7 @@ from common.evaluation.retrieval.text_search import kept_index, read_texts, sear
 from common.evaluation.tables import write_report
 from common.export.files import write_atomic, write_json, write_tensors
 from common.families.retrieval.evaluation import load_set
+from common.families.retrieval.search import with_words
 from common.families.retrieval.sets import set_folder
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder
@@ -101,7 +102,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
             depth=cfg.eval.depth,
             progress=workspace.progress,
         )
-        search_texts(index, options)
+        search_texts(with_words(index, options.dense_weight), options)
 
 
 def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]) -> Path:

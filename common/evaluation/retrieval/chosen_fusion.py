@@ -48,6 +48,8 @@ class ChosenFusion:
             choice = f"{second} alone, {first} is switched off"
         elif low == 1:
             choice = f"{first} alone, {second} is switched off"
+        elif low == 0 or high == 1:
+            choice = f"no clear choice, {first} has a weight of {low:.1f} to {high:.1f}"
         else:
             choice = f"both help, {first} with a weight of {low:.1f} to {high:.1f}"
         return f"chosen on {self.num_queries} judged queries: {choice}"

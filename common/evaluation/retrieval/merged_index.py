@@ -1,17 +1,25 @@
 """A text index whose ranks are merged with those of BM25."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from common.config import UserError
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.fusion import reciprocal_rank_fusion
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import DEPTH
-from common.evaluation.retrieval.text_index import Hit, TextIndex, hits
+from common.evaluation.retrieval.text_index import Hit, hits
+from common.evaluation.retrieval.text_search import SearchesTexts
+
+
+class HoldsTexts(SearchesTexts, Protocol):
+    """An index that shows its texts, such as a `TextIndex`."""
+
+    texts: list[str]
 
 
 class MergedIndex:
-    """Searches a `TextIndex` and the words of its texts.
+    """Searches an index and the words of its texts.
 
     Equation: ``s(q, d) = w / (60 + rank_dense) + (1 - w) / (60 + rank_BM25)``, the score of its
     hits; BM25's own score where ``w = 0``.
@@ -25,6 +33,7 @@ class MergedIndex:
         UserError: no text of the index has a word.
 
     >>> import torch
+    >>> from common.evaluation.retrieval.text_index import TextIndex
     >>> dense = TextIndex(lambda rows: torch.ones(len(rows), 2), ["red fox", "blue whale"])
     >>> [hit.text for hit in MergedIndex(dense, 0.5).search(["a whale"], k=1)[0]]
     ['blue whale']
@@ -32,7 +41,7 @@ class MergedIndex:
 
     metric = "rank"
 
-    def __init__(self, index: TextIndex, dense_weight: float) -> None:
+    def __init__(self, index: HoldsTexts, dense_weight: float) -> None:
         self.index, self.dense_weight = index, dense_weight
         try:
             self._words = BM25(index.texts)

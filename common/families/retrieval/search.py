@@ -6,8 +6,7 @@ from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.merged_index import MergedIndex
-from common.evaluation.retrieval.text_index import TextIndex
+from common.evaluation.retrieval.merged_index import HoldsTexts, MergedIndex
 from common.evaluation.retrieval.text_search import indexed, search_texts
 from common.families.retrieval.config import RetrievalSearch
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
@@ -53,6 +52,6 @@ def search_collection(
         search_texts(with_words(index, weight), options)
 
 
-def with_words(index: TextIndex, dense_weight: float) -> TextIndex | MergedIndex:
+def with_words(index: HoldsTexts, dense_weight: float) -> HoldsTexts | MergedIndex:
     """The index itself, or merged with BM25 where the encoder's weight is less than 1."""
     return index if dense_weight == 1 else MergedIndex(index, dense_weight)

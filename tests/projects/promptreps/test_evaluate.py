@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from common.engine.workspace import Workspace
+from common.engine.workspace import NOTES, Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
 from projects.promptreps import evaluate as evaluation
 from projects.promptreps.data import AnswerBatches, WordedText, keyword_texts
@@ -47,6 +47,27 @@ def test_a_weight_is_chosen_among_both_sides_on_the_config_s_number_of_queries(
     evaluation._one_set(cfg, encoder_of(), SET, "set", Workspace(tmp_path), [])
     assert asked["candidates"] == {0.0: SPARSE, 1.0: DENSE, 0.5: fuse(DENSE, SPARSE, 0.5)}
     assert asked["count"] == 3
+
+
+def test_the_configs_ranking_is_merged_with_bm25_by_a_weight_of_its_own(monkeypatch, tmp_path):
+    words = {q: {"d2": 3.0} for q in SET.queries}
+    asked = []
+    monkeypatch.setattr(evaluation, "search_set", lambda *_: RUNS)
+    monkeypatch.setattr(evaluation, "lexical_run", lambda *_, **__: words)
+
+    def choose(data, candidates, count):
+        asked.append(candidates)
+        return evaluation_choose(data, candidates, count)
+
+    evaluation_choose = evaluation.choose_fusion
+    monkeypatch.setattr(evaluation, "choose_fusion", choose)
+    cfg, rows = config("eval.ranking=dense", "eval.lexical=true"), []
+    metrics = evaluation._one_set(cfg, encoder_of(), SET, "set", Workspace(tmp_path), rows)
+    assert "with_bm25_" in rows
+    assert (asked[1][0.0], asked[1][1.0]) == (words, DENSE)
+    assert metrics["with_bm25_set_encoder_weight"] == 1.0  # BM25 finds nothing that is relevant
+    assert metrics["with_bm25_set_ndcg_at_10"] == metrics["set_ndcg_at_10"] > 0
+    assert "the encoder alone, BM25 is switched off" in (tmp_path / NOTES).read_text()
 
 
 @pytest.mark.parametrize("lower", [True, False])

@@ -58,6 +58,8 @@ def test_two_sides_that_help_are_merged():
     assert chosen is not None
     assert all(0 < weight < 1 for weight in chosen.weights)
     assert "both help" in chosen.helped("a", "b")
+    mixed = dataclasses.replace(chosen, weights=[0.0, 0.4])
+    assert "no clear choice, a has a weight of 0.0 to 0.4" in mixed.helped("a", "b")
     merged = run_scores(DATA, chosen.run, (10,)).metrics["ndcg_at_10"]
     for alone in (first, second):
         assert merged > run_scores(DATA, alone, (10,)).metrics["ndcg_at_10"]
