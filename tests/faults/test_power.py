@@ -1,15 +1,14 @@
 """A loss of power: what was not synced is gone, and the run continues from its last checkpoint."""
 
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common import cli
 from common.engine.lifecycle.run import Run
-from tests.interrupted import assert_killed, die, final_state, same
+from tests.interrupted import assert_killed, final_state, same
+from tests.power import Disk
 from tests.toy.command import use_toy
 
 WORDS = ["tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2", "trainer.max_steps=6"]
@@ -23,45 +22,6 @@ def command(folder: Path, verb: str, *words: str) -> int:
 
 def train(folder: Path, *words: str) -> int:
     return command(folder, "train", *WORDS, *words)
-
-
-class Disk:
-    """What a disk has got of the files of a folder: of each its content at its last sync.
-
-    Args:
-        folder: of files.
-        kept: where those contents are kept, by inode.
-        at: number of syncs at which the power fails; 0: never.
-    """
-
-    def __init__(self, folder: Path, kept: Path, at: int = 0) -> None:
-        self.folder, self.kept, self.at, self.syncs = folder, kept, at, 0
-        kept.mkdir()
-
-    def fsync(self, handle: int, sync: Callable[[int], None] = os.fsync) -> None:
-        """In place of ``os.fsync``."""
-        sync(handle)
-        place = Path(f"/proc/self/fd/{handle}")
-        if place.is_file():
-            shutil.copyfile(place, self.kept / str(place.stat().st_ino))
-        self.syncs += 1
-        if self.syncs == self.at:
-            for path in self.files():
-                path.write_bytes(self.content(path))
-            die()
-
-    def files(self) -> list[Path]:
-        """All files of the folder."""
-        return [p for p in self.folder.rglob("*") if p.is_file()]
-
-    def content(self, path: Path) -> bytes:
-        """What would be left of a file."""
-        kept = self.kept / str(path.stat().st_ino)
-        return kept.read_bytes() if kept.exists() else b""
-
-    def lost(self) -> set[str]:
-        """Names of files that a loss of power would leave older or empty."""
-        return {path.name for path in self.files() if path.read_bytes() != self.content(path)}
 
 
 def power_fails(folder: Path, at: int) -> None:

@@ -18,6 +18,7 @@ from common import cli
 from common.engine.workspace import read_json
 from tests.forked import forked, print_to
 from tests.interrupted import final_state
+from tests.power import Disk
 
 QUIET = ("tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2")
 GRACE = 600.0  # seconds after which a run that does not end counts as hanging
@@ -140,9 +141,14 @@ class Forked(Run):
 
     child: BaseProcess | None = None
 
+    @property
+    def disk(self) -> Disk:
+        """What a loss of power would leave of it."""
+        return Disk(self.path, self.folder / f"{self.project}-{self.name}.disk")
+
     def start(self) -> None:
         """Begin, or go on from what there is."""
-        self.child = forked(_command, tuple(self.words), self.log)
+        self.child = forked(_command, tuple(self.words), self.log, self.disk)
 
     def kill(self) -> None:
         """SIGKILL to the run and all that it has started."""
@@ -176,8 +182,9 @@ class Forked(Run):
             return "", 0
 
 
-def _command(words: tuple[str, ...], log: Path) -> None:
+def _command(words: tuple[str, ...], log: Path, disk: Disk) -> None:
     os.setsid()
+    os.fsync = disk.fsync
     print_to(log, log, "a")
     sys.exit(cli.main(words))
 
