@@ -5,7 +5,7 @@ nearest valid name. Nothing here imports torch, so a typo costs milliseconds.
 """
 
 import difflib
-import json
+import io
 import os
 import pickle
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, StringNode
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from common.ranges import Count, NonNegative, Positive, Rate, Seed, Whole, problems
@@ -29,6 +29,13 @@ SECRETS = re.compile(
     re.IGNORECASE,
 )
 BRACES = re.compile(r"\{[^{}]*\}.*\S", re.DOTALL)  # more than a mapping: a pattern of names
+NULLS = ("", "~", "null", "Null", "NULL")
+# to YAML 010 is 8 and 1:30 is 90: as a whole value, or in a list
+_OTHER_BASE = r"([-+]?(?:0[0-7_]*[0-7]|[1-9][\d_]*(?::[0-5]?\d)+(?:\.\d*)?))"
+OTHER_BASE = re.compile(
+    rf"(?:^|[:-]\s+){_OTHER_BASE}\s*$|[\[,:]\s*{_OTHER_BASE}\s*[\],}}]", re.MULTILINE
+)
+COMMENT = re.compile(r"(^|\s)#.*")
 
 
 class UserError(Exception):
@@ -252,7 +259,7 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
             rule between fields.
     """
     base = _files_over_schema(schema, config_path(project, config))
-    typed = _parse_overrides(overrides)
+    typed = _parse_overrides(base, overrides)
     _merge(base, typed, "command line")
     _follow(base, typed)
     _judge_own(base, typed, project)
@@ -346,7 +353,8 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConf
     if path in seen:
         raise UserError("cycle of 'extends': " + " -> ".join(_relative(p) for p in (*seen, path)))
     try:
-        node = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        node = OmegaConf.load(io.StringIO(text))
     except FileNotFoundError:
         raise UserError(
             f"{_relative(seen[-1])}: 'extends' names {_relative(path)}, which does not exist"
@@ -355,28 +363,80 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConf
         raise UserError(f"{_relative(path)} is not valid YAML in UTF-8: {error}") from error
     if not isinstance(node, DictConfig):
         raise UserError(f"{_relative(path)}: the top level must be a mapping")
+    if match := OTHER_BASE.search(plain := COMMENT.sub(r"\1", text)):
+        line = plain.count("\n", 0, match.start(match.lastindex or 0)) + 1
+        raise UserError(f"{_relative(path)}, line {line}: {_other_base(match)}")
+    if "~/" in text:
+        node = OmegaConf.create(_home(OmegaConf.to_container(node)))
     parent = node.pop("extends", None)
     if parent is None:
         return [(path, node)]
     return [*_chain(path.parent / f"{parent}.yaml", (*seen, path)), (path, node)]
 
 
-def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
-    for text in overrides:
-        if "=" not in text or text.startswith("="):
-            raise UserError(f"override '{text}' is not of the form section.key=value")
-    try:
-        return OmegaConf.from_dotlist([_quoted(text) for text in overrides])
-    except Exception as error:  # a value that is not YAML
-        raise UserError(
-            f"cannot read the overrides {list(overrides)}: {first_line(error)}"
-        ) from error
+def _parse_overrides(base: Any, overrides: Sequence[str]) -> DictConfig:
+    """The typed words as a layer over `base`, whose types say which values are texts."""
+    layer = OmegaConf.create()
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise UserError(f"override '{word}' is not of the form section.key=value")
+        try:
+            OmegaConf.update(layer, key, _value(base, key, value))
+        except Exception as error:  # a value that is not YAML
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"cannot read the override '{word}': {first_line(error)}") from error
+    return layer
 
 
-def _quoted(override: str) -> str:
-    """A value such as ``{00..09}.tar`` in quotation marks: YAML takes its brace for a mapping."""
-    key, value = override.split("=", 1)
-    return f"{key}={json.dumps(value)}" if BRACES.fullmatch(value) else override
+def _value(base: Any, key: str, text: str) -> Any:
+    """What a typed value means.
+
+    A text is taken as it was typed: as YAML ``2026_12_02`` and ``1e5`` would be numbers, ``no``
+    False, and `` #`` would begin a comment.
+    """
+    stripped = text.strip()
+    if stripped in NULLS:
+        return None
+    quoted = stripped[0] in "\"'" and stripped[-1] == stripped[0]
+    if not quoted and (_is_text(base, key) or BRACES.fullmatch(stripped)):
+        return _home(stripped)
+    if match := OTHER_BASE.search(stripped):
+        raise UserError(f"{key}={stripped}: {_other_base(match)}")
+    return _home(OmegaConf.to_container(OmegaConf.create(f"x: {stripped}"))["x"])
+
+
+def _is_text(base: Any, key: str) -> bool:
+    """Whether a config's field is a text."""
+    *path, name = key.split(".")
+    node = base
+    for each in path:
+        node = node._get_node(each) if OmegaConf.is_dict(node) and each in node else None
+    if not OmegaConf.is_dict(node):
+        return False
+    if name in node:
+        return isinstance(node._get_node(name), StringNode)
+    return node._metadata.element_type is str
+
+
+def _home(value: Any) -> Any:
+    """A value whose paths under ``~`` are in the home folder; shells leave ``a=~/b`` unchanged."""
+    match value:
+        case str():
+            return os.path.expanduser(value) if value.startswith("~/") else value
+        case list():
+            return [_home(each) for each in value]
+        case dict():
+            return {key: _home(each) for key, each in value.items()}
+    return value
+
+
+def _other_base(match: re.Match[str]) -> str:
+    return (
+        f"YAML reads {match[1] or match[2]} as a number to another base, write it without leading zeros and"
+        " colons, or in quotes if it is a name"
+    )
 
 
 def _merge(base: Any, layer: DictConfig, source: str) -> None:
@@ -385,8 +445,10 @@ def _merge(base: Any, layer: DictConfig, source: str) -> None:
     try:
         base.merge_with(layer)
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "value"
-        raise UserError(f"{source}: {key}: {first_line(error)}") from error
+        key, said = getattr(error, "full_key", None) or "value", first_line(error)
+        if "is not a" in said and "ListConfig" in said:
+            said = "is a list: write [a, b], or [a] for a single value"
+        raise UserError(f"{source}: {key}: {said}") from error
 
 
 def _follow(base: Any, typed: DictConfig) -> None:
@@ -434,6 +496,12 @@ def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, root: Any =
         name = f"{prefix}{key}"
         if typed and key not in keys:
             raise UserError(f"{source}: unknown key '{name}'{nearest(name, leaf_keys(root))}")
+        if key in keys and isinstance(base._get_node(key), StringNode):
+            value = layer._get_node(key)._value()
+            if isinstance(value, bool | float):  # 'no', 1e5
+                raise UserError(
+                    f"{source}: {name} is a text, which YAML reads as {value}: put it in quotes"
+                )
         if key in keys and not OmegaConf.is_missing(base, key):
             _refuse_unknown(base[key], layer._get_node(key), source, f"{name}.", root)
 

@@ -52,6 +52,60 @@ def test_child_overrides_parent_and_command_line_overrides_both(write):
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("2026_12_02", "2026_12_02"),  # a number to YAML, as are the next four
+        ("1e5", "1e5"),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("0x1f", "0x1f"),
+        ("no", "no"),
+        ("/data/set #2/x", "/data/set #2/x"),
+        ("[a]: {b}", "[a]: {b}"),
+        ("%a", "%a"),
+        ("*", "*"),
+        (" a ", "a"),
+        ("'a'", "a"),
+        ("\U0001f600", "\U0001f600"),
+        ("~/a", "/home/me/a"),
+        ("b/~/a", "b/~/a"),
+    ],
+)
+def test_a_text_is_what_was_typed(write, monkeypatch, typed, meant):
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = load(Config, "p", "base", [f"path={typed}", f"tracking.group={typed}"])
+    assert (cfg.path, cfg.tracking.group) == (meant, meant)
+
+
+def test_home_folders_in_lists_and_files(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    write("home", "extends: base\npath: ~/a\nmodel: {names: [~/b, c~/d]}")
+    cfg = load(Config, "p", "home")
+    assert (cfg.path, cfg.model.names) == ("/home/me/a", ["/home/me/b", "c~/d"])
+    assert load(Config, "p", "base", ["model.names=[~/e]"]).model.names == ["/home/me/e"]
+
+
+@pytest.mark.parametrize("number", ["010", "1:30", "-01_0", "190:20:30.15"])
+def test_numbers_that_yaml_reads_to_another_base_are_refused(write, number):
+    with pytest.raises(UserError, match=f"YAML reads {number} as a number to another base"):
+        load(Config, "p", "base", [f"optim.lr={number}"])
+    with pytest.raises(UserError, match=f"YAML reads {number} as a number"):
+        load(Config, "p", "base", [f"trainer.devices=[1, {number}]"])
+    write("odd", f"extends: base\noptim:\n  lr: {number}  # as typed\n")
+    with pytest.raises(UserError, match=rf"odd.yaml, line 3: YAML reads {number} as a number"):
+        load(Config, "p", "odd")
+
+
+@pytest.mark.parametrize("text", ["no", "1e5"])
+def test_a_text_that_a_file_gives_as_something_else_is_refused(write, text):
+    write("odd", f"extends: base\npath: {text}")
+    with pytest.raises(UserError, match="odd.yaml: path is a text, which YAML reads as"):
+        load(Config, "p", "odd")
+    write("odd", f"extends: base\npath: '{text}'")
+    assert load(Config, "p", "odd").path == text
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("optim.lrr=1", ["optim.lrr", "did you mean 'optim.lr'"]),
@@ -63,6 +117,7 @@ def test_child_overrides_parent_and_command_line_overrides_both(write):
         ("trainer.max_epochs=2", ["max_steps and trainer.max_epochs"]),
         ("optim.lr=-1", ["optim.lr must be > 0"]),
         ("model", ["'model' is not of the form"]),
+        ("model.names=a", ["model.names: is a list: write [a, b]"]),
     ],
 )
 def test_wrong_override_is_refused_with_a_hint(write, override, words):
