@@ -167,8 +167,8 @@ def judge_queries(rows: Rows, workspace: Workspace, folder: Path) -> dict[str, f
     """Retrieval by cosine on a user's set in the BEIR layout, with one encoder for both sides.
 
     Returns:
-        ``num_queries``, ``num_documents``; metrics of `run_scores`, also with the prefixes of the
-        rows, ``bm25_`` and ``tfidf_``.
+        ``num_queries``, ``num_documents``, those of `RetrievalSet.gaps`; metrics of `run_scores`,
+        also with the prefixes of the rows, ``bm25_`` and ``tfidf_``.
 
     Raises:
         UserError: see `load_beir`.
@@ -178,6 +178,10 @@ def judge_queries(rows: Rows, workspace: Workspace, folder: Path) -> dict[str, f
         "num_queries": float(len(data.queries)),
         "num_documents": float(len(data.corpus)),
     }
+    missing, sentence = data.gaps()
+    if sentence:
+        workspace.say(f"{folder.name}: {sentence}")
+    metrics |= missing
     runs: dict[str, Run] = {}
     for prefix, context in rows.items():
         with context as encode:

@@ -16,7 +16,9 @@ from common.data.retrieval.beir import (
     read_documents,
     read_queries,
 )
-from common.data.retrieval.corpus_file import CorpusFile
+from common.data.retrieval.corpus_file import CorpusFile, names_of, texts_of
+
+NAMED = 5  # documents of a message
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,27 @@ class RetrievalSet:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     cut_from: tuple[int, int] | None = None  # queries and documents before limits; None: whole
+    num_unjudged: int = 0  # queries of the file that have no judgement and are not asked
 
     def relevant(self, query: str) -> list[str]:
         """Documents of the collection that are relevant for a query."""
         return [d for d, g in self.qrels[query].items() if g > 0 and d in self.corpus]
+
+    def gaps(self) -> tuple[dict[str, float], str]:
+        """What of the files is not judged.
+
+        Returns:
+            ``num_unjudged_queries`` and ``num_empty_documents`` where they are not zero, and a
+            sentence that names some of the documents; empty without any.
+        """
+        rows = zip(names_of(self.corpus), texts_of(self.corpus), strict=True)
+        empty = [name for name, text in rows if not text.strip()]
+        counts = {"unjudged_queries": self.num_unjudged, "empty_documents": len(empty)}
+        named = ", ".join(empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
+        parts = [f"queries without a judgement, which are not asked: {self.num_unjudged}"]
+        parts = parts if self.num_unjudged else []
+        parts += [f"documents without title and text: {len(empty)} ({named})"] if empty else []
+        return {f"num_{name}": float(n) for name, n in counts.items() if n}, "; ".join(parts)
 
 
 def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIES) -> RetrievalSet:
@@ -60,7 +79,8 @@ def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIE
     for query, document, grade in judgements(path):
         qrels.setdefault(query, {})[document] = grade
     check_judged(path, qrels, queries, corpus, "they count as not retrieved")
-    return RetrievalSet(corpus, {q: t for q, t in queries.items() if q in qrels}, qrels)
+    asked = {q: t for q, t in queries.items() if q in qrels}
+    return RetrievalSet(corpus, asked, qrels, num_unjudged=len(queries) - len(asked))
 
 
 def load_corpus(folder: Path) -> Mapping[str, str]:

@@ -98,7 +98,7 @@ def read_set(
         raise UserError(f"eval.held_out_queries, set '{place}': {error}") from error
     before = len(whole.queries), len(whole.corpus)
     is_cut = (len(data.queries), len(data.corpus)) != before
-    return replace(data, cut_from=before) if is_cut else data
+    return replace(data, cut_from=before if is_cut else None, num_unjudged=whole.num_unjudged)
 
 
 def is_bundled(place: str, root: str | None) -> bool:
@@ -110,7 +110,7 @@ def is_bundled(place: str, root: str | None) -> bool:
 
 
 def set_counts(data: RetrievalSet, name: str, workspace: Workspace) -> dict[str, float]:
-    """Queries and documents of a set as metrics; a line on the terminal if limits have cut it.
+    """Queries and documents of a set as metrics; a line on the terminal if not all are judged.
 
     Args:
         data: the set.
@@ -119,7 +119,8 @@ def set_counts(data: RetrievalSet, name: str, workspace: Workspace) -> dict[str,
 
     Returns:
         ``<set>_num_queries`` and ``<set>_num_documents``; if the set is cut, also
-        ``<set>_num_queries_total`` and ``<set>_num_documents_total``.
+        ``<set>_num_queries_total`` and ``<set>_num_documents_total``; those of
+        `RetrievalSet.gaps`.
     """
     counts = {"queries": len(data.queries), "documents": len(data.corpus)}
     metrics = {f"{name}_num_{kind}": float(count) for kind, count in counts.items()}
@@ -128,7 +129,10 @@ def set_counts(data: RetrievalSet, name: str, workspace: Workspace) -> dict[str,
         parts = [f"{counts[kind]} of {total} {kind}" for kind, total in totals.items()]
         workspace.say(f"set '{name}' is cut to {' and '.join(parts)}")
         metrics |= {f"{name}_num_{kind}_total": float(total) for kind, total in totals.items()}
-    return metrics
+    missing, sentence = data.gaps()
+    if sentence:
+        workspace.say(f"set '{name}': {sentence}")
+    return metrics | {f"{name}_{key}": value for key, value in missing.items()}
 
 
 def set_folder(name: str, root: str | None) -> Path:

@@ -32,6 +32,7 @@ from common.families.retrieval.evaluation import (
 )
 from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
 from common.families.retrieval.finetuning import questions
+from common.families.retrieval.sets import set_counts
 from common.registry import config_class
 from projects.nv_embed.data.training_sets import read_set, set_requirements
 
@@ -505,3 +506,21 @@ def test_training_files_are_found_as_they_are_read(tmp_path, monkeypatch):
     (needed,) = set_requirements(cfg)
     assert needed.present
     assert len(read_set(cfg, "own", named).records) == 1
+
+
+def test_queries_without_judgement_and_empty_documents_are_counted_and_named(
+    beir, tmp_path, capsys
+):
+    cfg = Config(
+        eval=RetrievalEval(beir=[str(beir)], max_documents=3, own_limits=["max_documents"])
+    )
+    clean = set_counts(load_set(cfg, str(beir)), "small", Workspace(tmp_path / "run"))
+    assert set(clean) == {"small_num_queries", "small_num_documents"}
+    (beir / "corpus.jsonl").open("a").write('{"_id": "blank", "title": null, "text": " "}\n')
+    (beir / "queries.jsonl").open("a").write('{"_id": "open", "text": "is it judged?"}\n')
+    cfg.eval.max_documents = 4
+    counts = set_counts(load_set(cfg, str(beir)), "small", Workspace(tmp_path / "run"))
+    assert counts["small_num_unjudged_queries"] == counts["small_num_empty_documents"] == 1
+    printed = capsys.readouterr().out
+    assert "set 'small': queries without a judgement, which are not asked: 1" in printed
+    assert "documents without title and text: 1 (blank)" in printed
