@@ -1,6 +1,8 @@
 """What `bench_ratios.py` compares: plain torch, compiled, ours, and public implementations."""
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -116,43 +118,28 @@ def ours(name: str) -> Loss:
     return lambda *args: pairs(*args).loss
 
 
-def open_clip(name: str) -> Loss:
-    """open_clip's module, normalised before."""
-    from open_clip.loss import ClipLoss, SigLipLoss
+def called_as(library: str, module: str, name: str) -> Loss:
+    """A loss with the call of a library, from that library's module or from our adapter.
 
-    if name not in ("clip", "siglip"):
-        raise ImportError(f"open_clip has no {name}")
-    loss = ClipLoss(cache_labels=True) if name == "clip" else SigLipLoss()
-    return lambda a, b, *rest: loss(F.normalize(a), F.normalize(b), *rest)
-
-
-def lightly(name: str) -> Loss:
-    """Lightly's module."""
-    from lightly.loss import DCLLoss, NTXentLoss
-
-    if name not in ("nt_xent", "dcl"):
-        raise ImportError(f"lightly has no {name}")
-    loss = (NTXentLoss if name == "nt_xent" else DCLLoss)(temperature=1 / SCALE)
-    return loss
+    NT-Xent of pytorch-metric-learning lists all triplets and is left out.
+    """
+    classes = CLASSES[library]
+    if name not in classes:
+        raise ImportError(f"{library} has no {name}")
+    make = getattr(importlib.import_module(module), classes[name])
+    if library == "open_clip":
+        loss = make(cache_labels=True) if name == "clip" else make()
+        return lambda a, b, *rest: loss(F.normalize(a), F.normalize(b), *rest)
+    if library == "sentence_transformers":
+        ranking = make(None, scale=SCALE)
+        return lambda *columns: ranking.compute_loss_from_embeddings(list(columns), None)
+    return make(temperature=1 / SCALE)  # type: ignore[no-any-return]
 
 
-def sentence_transformers(name: str) -> Loss:
-    """The loss of sentence-transformers on embeddings."""
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
-
-    if name not in ("info_nce", "info_nce_hard"):
-        raise ImportError(f"sentence-transformers has no {name}")
-    loss = MultipleNegativesRankingLoss(None, scale=SCALE)
-    return lambda *columns: loss.compute_loss_from_embeddings(list(columns), None)
-
-
-def pytorch_metric_learning(name: str) -> Loss:
-    """The loss of pytorch-metric-learning; its NT-Xent lists all triplets and is left out."""
-    from pytorch_metric_learning.losses import SupConLoss
-
-    if name != "sup_con":
-        raise ImportError(f"pytorch-metric-learning has no {name}")
-    return SupConLoss(temperature=1 / SCALE)  # type: ignore[no-any-return]
+def adapter(name: str) -> Loss:
+    """Ours with the call of the library that has this loss."""
+    library = next(library for library, classes in CLASSES.items() if name in classes)
+    return called_as(library, f"common.losses.adapters.{library}", name)
 
 
 def contender(kind: str, name: str) -> Loss:
@@ -164,12 +151,24 @@ def contender(kind: str, name: str) -> Loss:
     return MODULES[kind](name)
 
 
-MODULES = {
+CLASSES = {
+    "open_clip": {"clip": "ClipLoss", "siglip": "SigLipLoss"},
+    "sentence_transformers": dict.fromkeys(
+        ("info_nce", "info_nce_hard"), "MultipleNegativesRankingLoss"
+    ),
+    "lightly": {"nt_xent": "NTXentLoss", "dcl": "DCLLoss"},
+    "pytorch_metric_learning": {"sup_con": "SupConLoss"},
+}
+WHERE = {
+    "open_clip": "open_clip.loss",
+    "sentence_transformers": "sentence_transformers.losses",
+    "lightly": "lightly.loss",
+    "pytorch_metric_learning": "pytorch_metric_learning.losses",
+}
+MODULES: dict[str, Callable[[str], Loss]] = {
     "ours": ours,
-    "open_clip": open_clip,
-    "sentence_transformers": sentence_transformers,
-    "lightly": lightly,
-    "pytorch_metric_learning": pytorch_metric_learning,
+    "adapter": adapter,
+    **{name: partial(called_as, name, module) for name, module in WHERE.items()},
 }
 NAMES = ("plain", "compiled", "products", *MODULES)
 

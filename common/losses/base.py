@@ -27,7 +27,7 @@ class PairLoss(nn.Module):
         normalize: L2-normalise the embeddings; False compares dot products.
         backend: "auto", "dense", "blocked" or "triton", see `kernels`.
         memory_budget: bytes that the loss may spend on storing N x M intermediate results, which
-            saves recomputation; None is 0.
+            saves recomputation; None is 64 MiB on the CPU of a single process, and 0 elsewhere.
         precision: of matrix products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
             everything else float32), or "auto", which is half under autocast and exact otherwise.
             `docs/kernels.md` lists their errors.
@@ -63,10 +63,14 @@ class PairLoss(nn.Module):
     @property
     def kernel(self) -> KernelOptions:
         """Options for the functions of `functional`."""
+        group = default_group() if self.gather else None
+        budget = self.memory_budget
+        if budget is None and group is not None:
+            budget = 0  # with one, keys are not computed while others arrive
         return {
-            "group": default_group() if self.gather else None,
+            "group": group,
             "backend": self.backend,
-            "memory_budget": self.memory_budget or 0,
+            "memory_budget": budget,
             "unit_norm": self.normalize,
             "precision": self._rounding(),
         }

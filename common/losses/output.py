@@ -19,25 +19,23 @@ class Ranking:
 
     Args:
         scores: (N, M), higher is more similar; excluded pairs are -inf.
-        positive: (N, M) bool, or d if column i + d is the positive of row i.
-        skip_self: exclude column i of row i.
+        positive: (N, M) bool; or d if column i + d is the positive of row i; or the scores (B,) of
+            the positives of the first B rows, which are then excluded from `scores`.
     """
 
-    def __init__(self, scores: Tensor, positive: Tensor | int = 0, skip_self: bool = False) -> None:
-        self.scores, self.positive, self.skip_self = scores, positive, skip_self
+    def __init__(self, scores: Tensor, positive: Tensor | int = 0) -> None:
+        self.scores, self.positive = scores, positive
 
     @cached_property
     def hits(self) -> Tensor:
         """(N,) bool: no column scores higher than the best positive."""
         with torch.no_grad():
-            scores = self.scores.detach()
-            if self.skip_self:
-                scores = scores.clone().fill_diagonal_(-torch.inf)
-            if isinstance(self.positive, Tensor):
-                best = scores.masked_fill(~self.positive, -torch.inf).amax(1)
+            scores, positive = self.scores.detach(), self.positive
+            if isinstance(positive, Tensor) and positive.dtype == torch.bool:
+                best = scores.masked_fill(~positive, -torch.inf).amax(1)
                 return (best >= scores.amax(1)) & ~best.isneginf()
-            lead = scores.diagonal(self.positive)
-            return lead >= scores[: len(lead)].amax(1)
+            lead = positive if isinstance(positive, Tensor) else scores.diagonal(positive)
+            return lead.detach() >= scores[: len(lead)].amax(1)
 
 
 class LossOutput(NamedTuple):

@@ -6,19 +6,18 @@
 import importlib
 import pkgutil
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The library, and what its tests would download."""
+    """The library, and whether it stays as it is."""
     parser.addoption("--library", required=True)
     parser.addoption("--as-is", action="store_true", help="replace nothing, for comparison")
-    parser.addoption(
-        "--local-model", help="folder that SentenceTransformer(...) opens for any name"
-    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,9 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [] if config.getoption("--as-is") else adapter.__all__:
         if not replace(library, name, getattr(adapter, name)):
             raise pytest.UsageError(f"{library} has no {name}")
-    folder = config.getoption("--local-model")
-    if folder is not None:
-        open_locally(Path(folder))
+    if library == "sentence_transformers":
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+        save_small_model(folder.name)
+        open_always(folder.name)
 
 
 def replace(library: str, name: str, ours: type) -> int:
@@ -51,14 +52,32 @@ def is_loss(value: object) -> bool:
     return isinstance(value, type) and ".cross_encoder." not in value.__module__
 
 
-def open_locally(folder: Path) -> None:
+def save_small_model(folder: str) -> None:
+    """A BERT of two layers with random weights, which reads single characters."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    characters = [chr(code) for code in range(33, 127)]
+    inside = [f"##{character}" for character in characters]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *inside]
+    BertTokenizer({word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), num_hidden_layers=2, **sizes)
+    BertModel(config).save_pretrained(folder)
+    encoder = Transformer(folder)
+    SentenceTransformer(modules=[encoder, Pooling(config.hidden_size)]).save_pretrained(folder)
+
+
+def open_always(folder: str) -> None:
     """Every model by name is the one in the folder: nothing is downloaded."""
     from sentence_transformers import SentenceTransformer
 
     original = SentenceTransformer.__init__
 
     def opened(self, name=None, *args, **kwargs):  # type: ignore[no-untyped-def]
-        name = str(folder) if isinstance(name, str) and not Path(name).exists() else name
+        name = folder if isinstance(name, str) and not Path(name).exists() else name
         original(self, name, *args, **kwargs)
 
     SentenceTransformer.__init__ = opened

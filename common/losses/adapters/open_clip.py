@@ -80,16 +80,19 @@ class ClipLoss(PairLoss):
         """
         _check_processes(self.rank, self.world_size)
         image, text = self.prepare(image_features), self.prepare(text_features)
+        kernel = self.kernel
+        # the model normalises; for other rows a CPU computes again what is out of range
+        kernel["unit_norm"] = image.is_cpu
         if self.world_size == 1 or self.gather_with_grad:
-            per_sample = clip(image, text, logit_scale, **self.kernel).per_sample
+            per_sample = clip(image, text, logit_scale, **kernel).per_sample
         elif self.local_loss:
-            to_text = info_nce(image, text.detach(), logit_scale, **self.kernel).per_sample
-            to_image = info_nce(text, image.detach(), logit_scale, **self.kernel).per_sample
+            to_text = info_nce(image, text.detach(), logit_scale, **kernel).per_sample
+            to_image = info_nce(text, image.detach(), logit_scale, **kernel).per_sample
             per_sample = 0.5 * (to_text + to_image)
         else:
             share = 1 / self.world_size
             image, text = _scale_gradient(image, share), _scale_gradient(text, share)
-            per_sample = clip(image, text, logit_scale, **self.kernel).per_sample
+            per_sample = clip(image, text, logit_scale, **kernel).per_sample
         local = self.local_loss or self.world_size == 1
         loss = per_sample.mean() if local else global_mean(per_sample, process.default_group())
         if isinstance(logit_bias, Tensor):

@@ -59,22 +59,27 @@ def nt_xent(anchors: Tensor, scale: Tensor | float) -> LossOutput:
 
 
 def logits_without_self(query: Tensor, key: Tensor, scale: Tensor | float) -> Tensor:
-    """Logits with -inf on the diagonal; an addition needs no mask in the backward pass."""
-    own = query.new_zeros(query.shape[0], key.shape[0]).fill_diagonal_(-torch.inf)
-    return torch.addmm(own, scale * query, key.T)
+    """Logits with -inf on the diagonal.
+
+    Autograd does not see that they are replaced: a softmax of them has no gradient there anyway.
+    """
+    logits = scale * query @ key.T
+    logits.detach().diagonal().fill_(-torch.inf)
+    return logits
 
 
 def dcl(anchors: Tensor, scale: Tensor | float, weight: Tensor | None = None) -> LossOutput:
     """Yeh et al. 2022; (2B, D) anchors, view 1 then view 2, and (B,) weights of DCLW."""
     num = anchors.shape[0] // 2
     logits = scale * anchors @ anchors.T
-    positive = logits.diagonal(num)
+    positive = logits.diagonal(num).clone()
     weighted = positive if weight is None else weight * positive
-    same = anchors.new_zeros(num, num).fill_diagonal_(-torch.inf).repeat(2, 2)
-    negatives = (logits + same).logsumexp(1)
+    same = logits.detach().view(2, num, 2, num).diagonal(dim1=1, dim2=3)
+    same.fill_(-torch.inf)  # unseen by autograd, as in `logits_without_self`
+    negatives = logits.logsumexp(1)
     loss = 2 * (negatives.mean() - weighted.mean())  # Eq. 6, 7
     rows = lambda: negatives.view(2, num).sum(0) - 2 * weighted  # noqa: E731
-    return LossOutput(loss, rows, Ranking(logits, num, skip_self=True))
+    return LossOutput(loss, rows, Ranking(logits, positive))
 
 
 def sup_con(

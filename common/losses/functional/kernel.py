@@ -27,14 +27,15 @@ class KernelOptions(TypedDict, total=False):
             `Sharding` for ring mode). Each contrasts its rows with the keys of all and returns
             the loss of its own rows, weighted for gradient averaging. None is one process.
         backend: "auto" | "dense" | "blocked" | "triton".
-        memory_budget: bytes that may store N x M intermediate results and save recomputation.
+        memory_budget: bytes that may store N x M intermediate results and save recomputation;
+            None is 64 MiB on the CPU of a single process, and 0 elsewhere.
         unit_norm: whether all embeddings are unit vectors, which permits a fixed shift.
         precision: "exact" | "tf32" | "half", see `common.kernels.core.problem.PRECISIONS`.
     """
 
     group: Group
     backend: str
-    memory_budget: int
+    memory_budget: int | None
     unit_norm: bool
     precision: str
 

@@ -5,13 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.kernels.arguments import CPU_BUDGET, make_problem
 from common.kernels.blocked import sweep as blocked
+from common.kernels.specs.weights import Diagonal
+from common.losses import base
 from common.losses.functional.info_nce import clip, info_nce
 from common.losses.functional.masks import id_mask
 from common.losses.functional.multi_positive import sup_con
 from common.losses.functional.siglip import siglip
 from common.losses.functional.soft import cwcl
 from common.losses.functional.two_view import dcl, debiased, nt_xent, target_anchored
+from common.losses.image_text import ClipLoss
 
 N, M, D = 9, 4, 6
 IDS = torch.arange(N) // 2
@@ -117,3 +121,21 @@ def test_queue_without_mates_forms_its_gradient_in_one_sweep(hard, monkeypatch):
     assert torch.equal(out.hits, logits.argmax(1) == 0)
     actual, expected = (torch.autograd.grad(x, query)[0] for x in (out.loss, wanted))
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "budget", "expected"),
+    [
+        ("cpu", 1, None, CPU_BUDGET),
+        ("cpu", 1, 0, 0),
+        ("cpu", 2, None, 0),  # stored tiles would forbid to compute while keys arrive
+        ("cpu", 2, 5, 5),
+        ("meta", 1, None, 0),  # as every device where it was not measured
+    ],
+)
+def test_a_module_stores_tiles_by_default_on_one_cpu(monkeypatch, device, ranks, budget, expected):
+    monkeypatch.setattr(base, "default_group", lambda: None if ranks == 1 else object())
+    options = ClipLoss(memory_budget=budget).kernel
+    x = torch.zeros(2, 3, device=device)
+    problem = make_problem(x, x, 1.0, Diagonal(), memory_budget=options["memory_budget"])
+    assert problem.keep == expected
