@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 MEAN_SAMPLES, RANK_SAMPLES = 10_000, 2_000  # bootstrap samples of means, of rank correlations
+BLOCK = 2**18  # items that are averaged at a time: two megabytes an array
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,32 @@ class Scores:
         """I."""
         return int(self.values.shape[1])
 
-    def score(self, seeds: NDArray[np.int64], items: NDArray[np.int64]) -> float:
-        """Mean over these seeds of the score on these items, both with repetitions."""
-        rows = seeds if self.num_seeds > 1 else np.zeros(1, dtype=np.int64)
+    def scores(self, seeds: NDArray[np.int64], items: NDArray[np.int64]) -> Floats:
+        """Mean over some seeds of the score on some items, for B samples with repetitions.
+
+        Args:
+            seeds: (B, S).
+            items: (B, I).
+
+        Returns:
+            (B,)
+        """
+        rows = seeds if self.num_seeds > 1 else np.zeros((len(seeds), 1), dtype=np.int64)
+        times = (rows[:, :, None] == np.arange(self.num_seeds)).sum(1)  # (B, S)
         if self.gold is None:
-            return float(self.values[rows].mean(axis=0)[items].mean())
+            means = times / rows.shape[1] @ self.values
+            drawn: Floats = np.take_along_axis(means, items, axis=1).mean(1)
+            return drawn
+        return np.array([self._correlation(t, i) for t, i in zip(times, items, strict=True)])
+
+    def _correlation(self, times: NDArray[np.int64], items: NDArray[np.int64]) -> float:
         counts = np.bincount(items, minlength=self.num_items).astype(np.float64)
         gold = self._ranks[0].centred(counts)
-        drawn, times = np.unique(rows, return_counts=True)
+        seeds = np.flatnonzero(times)
         correlations = [
-            _correlation(self._ranks[1 + s].centred(counts), gold, counts) for s in drawn
+            _correlation(self._ranks[1 + s].centred(counts), gold, counts) for s in seeds
         ]
-        return float(np.dot(correlations, times) / len(rows))
+        return float(np.dot(correlations, times[seeds]) / times.sum())
 
 
 class _Ranks:
@@ -120,20 +135,27 @@ def resample(
     ranked = any(s.gold is not None for sets in arms.values() for s in sets)
     number = num_samples or (RANK_SAMPLES if ranked else MEAN_SAMPLES)
 
-    def scores(rows: NDArray[np.int64], items: Sequence[NDArray[np.int64]]) -> dict[str, float]:
+    def scores(rows: NDArray[np.int64], items: Sequence[NDArray[np.int64]]) -> dict[str, Floats]:
         return {
-            name: (
-                sum(s.score(rows, drawn) for s, drawn in zip(sets, items, strict=True)) / len(sets)
-            )
+            name: np.mean([s.scores(rows, i) for s, i in zip(sets, items, strict=True)], axis=0)
             for name, sets in arms.items()
         }
 
-    rng = np.random.default_rng(seed)
-    everything = np.arange(num_seeds), [np.arange(n) for n in sizes]
+    everything = np.arange(num_seeds)[None], [np.arange(n)[None] for n in sizes]
+    point = {name: float(values[0]) for name, values in scores(*everything).items()}
     samples = {name: np.empty(number) for name in arms}
-    for i in range(number):
-        rows = rng.integers(num_seeds, size=num_seeds) if seeds else everything[0]
-        items = [rng.integers(n, size=n) if n > 1 else np.zeros(1, dtype=np.int64) for n in sizes]
-        for name, value in scores(rows, items).items():
-            samples[name][i] = value
-    return scores(*everything), samples
+    rng = np.random.default_rng(seed)
+    block = max(1, BLOCK // sum(sizes))
+    for start in range(0, number, block):
+        part = slice(start, min(start + block, number))
+        rows = np.tile(everything[0], (part.stop - start, 1))
+        items = [np.zeros((part.stop - start, n), dtype=np.int64) for n in sizes]
+        for i in range(part.stop - start):  # sample by sample, so that blocks don't matter
+            if seeds:
+                rows[i] = rng.integers(num_seeds, size=num_seeds)
+            for drawn in items:
+                if drawn.shape[1] > 1:
+                    drawn[i] = rng.integers(drawn.shape[1], size=drawn.shape[1])
+        for name, values in scores(rows, items).items():
+            samples[name][part] = values
+    return point, samples

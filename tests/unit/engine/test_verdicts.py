@@ -310,7 +310,7 @@ def test_a_premise_of_arms_that_do_not_run_is_refused(tmp_path, difference, mess
         # [-.05, .2] holds .15 and none, but resolves .125 to either side
         ([0.35, 0.6, 0.8], [1.3, 1], "not shown", False),
         ([0.5, 0.4, 0.7], [2, 1], "not shown", True),
-        (HIGH, [1.2, 1], "supported", False),
+        ([0.45, 0.6, 0.75], [1.2, 1], "supported", False),  # [.05, .15]
         (LOW, [11, 10], "contradicted", True),
     ],
 )
