@@ -156,10 +156,10 @@ def other_users(data: Path, folder: Path) -> Path:
 
 
 def commands(data: Path, folder: Path) -> Path:
-    """Commands of two recorded digits by the speaker of whom no recording is trained on."""
+    """Commands of three recorded digits by the speaker of whom no recording is trained on."""
     from common.data.speech.spoken import join_commands, load_spoken_digits
 
-    spoken = join_commands(load_spoken_digits("unseen", str(data)), 2)
+    spoken = join_commands(load_spoken_digits("unseen", str(data)), 3)
     rows = []
     for i, target in enumerate(spoken.targets):
         samples = (spoken.waveforms[i] * 32768).round().short().numpy().tobytes()

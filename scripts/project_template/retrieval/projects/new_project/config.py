@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from common.config import DataConfig, ExperimentConfig
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig
+from common.evaluation.retrieval.options import SearchConfig
+from common.families.retrieval.config import DenseModel, RetrievalEval
 from common.ranges import NonNegative, Positive, at_least
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from common.config import ExperimentConfig
-from common.families.sentences.config import SearchConfig, SentenceData, StsEval, TextModel
+from common.evaluation.retrieval.options import SearchConfig
+from common.families.sentences.config import SentenceData, StsEval, TextModel
 from common.ranges import NonNegative, Positive
 
 
