@@ -45,20 +45,39 @@ class LineFile:
             raise IndexError(f"line {index} of {len(self)} in {self.path}")
         return self.span(*self._bounds[index])
 
+    def part(self, start: int, stop: int) -> list[str]:
+        """Consecutive lines as `__getitem__` returns them, by one read that maps no page."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"lines {start} to {stop} of {len(self)} in {self.path}")
+        if start == stop:
+            return []
+        self._check()
+        offset = int(self._bounds[start, 0])
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(int(self._bounds[stop - 1, 1]) - offset)
+        bounds = (self._bounds[start:stop] - offset).tolist()
+        return [self._text(content[a:b], offset + a) for a, b in bounds]
+
     def span(self, start: int, end: int) -> str:
         """Text between two byte offsets, without a byte order mark and a trailing line break.
 
         Raises:
             UserError: the file has changed since it was opened, so its lines are elsewhere.
         """
+        self._check()
+        if self._bytes is None:
+            self._bytes = np.memmap(self.path, np.uint8, "r")
+        return self._text(self._bytes[start:end].tobytes(), start)
+
+    def _check(self) -> None:
         if _written(self.path) != self._written:
             raise UserError(
                 f"{self.path} was changed while it was read: leave it alone during a run, and start"
                 " again"
             )
-        if self._bytes is None:
-            self._bytes = np.memmap(self.path, np.uint8, "r")
-        content = self._bytes[start:end].tobytes()
+
+    def _text(self, content: bytes, start: int) -> str:
         try:
             text = content.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError:  # an index of a version that did not check

@@ -21,6 +21,7 @@ from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.engine.module import freeze
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
+from common.evaluation.retrieval.runs import words_on_disk
 from common.evaluation.retrieval.subsets import split_queries
 from common.families.retrieval.sets import SYNTHETIC, read_set, set_folder
 from projects.b_prop.config import Config
@@ -36,7 +37,7 @@ from projects.b_prop.documents import (
 )
 from projects.b_prop.groups import RankingGroups
 from projects.b_prop.masking import mask_words
-from projects.b_prop.reranking import first_stage, kept_index, ranking_records
+from projects.b_prop.reranking import first_stage, ranking_records
 from projects.b_prop.word_attention import expose_attention, word_pieces
 from projects.b_prop.words import WordSampler
 
@@ -281,7 +282,7 @@ def finetuning_data(cfg: Config, ranker: CrossEncoder) -> ContrastiveData:
     options = cfg.finetune
     data = read_set(str(options.set), root=cfg.data.root, seed=cfg.seed)
     file = None if options.candidates is None else given_file(cfg, options.candidates)
-    candidates = first_stage(data, options.depth, file, kept_index(cfg.runs_dir))
+    candidates = first_stage(data, options.depth, file, words_on_disk(cfg.runs_dir))
 
     def groups(part: RetrievalSet) -> RankingGroups:
         records = ranking_records(part, candidates)

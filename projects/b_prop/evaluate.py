@@ -16,7 +16,7 @@ from common.engine.own_texts import show_queries
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.ranking import Run
-from common.evaluation.retrieval.runs import RunScores, run_scores
+from common.evaluation.retrieval.runs import RunScores, run_scores, words_on_disk
 from common.evaluation.retrieval.subsets import split_queries
 from common.families.retrieval.evaluation import average_scores, keep_scores
 from common.families.retrieval.sets import (
@@ -41,7 +41,7 @@ from projects.b_prop.data import (
 from projects.b_prop.distribution import top_words
 from projects.b_prop.documents import Collection, Terms, num_candidates
 from projects.b_prop.module import BProp
-from projects.b_prop.reranking import cross_validated, first_stage, kept_index, rank
+from projects.b_prop.reranking import cross_validated, first_stage, rank
 from projects.b_prop.stages import at_start
 from projects.b_prop.word_attention import word_pieces
 from projects.b_prop.words import WordSampler
@@ -114,7 +114,7 @@ def evaluation_sets(cfg: Config) -> Sets:
             data = replace(split_queries(data, limit)[0], cut_from=before)
         candidates = cfg.eval.candidates.get(place)
         file = None if candidates is None else given_file(cfg, candidates)
-        sets[name] = data, first_stage(data, cfg.eval.depth, file, kept_index(cfg.runs_dir))
+        sets[name] = data, first_stage(data, cfg.eval.depth, file, words_on_disk(cfg.runs_dir))
     return sets
 
 

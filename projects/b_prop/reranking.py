@@ -21,8 +21,6 @@ from common.families.retrieval.config import RankerTuning
 from common.losses.functional.ranking import ranking_loss
 from projects.b_prop.groups import RankingGroups
 
-LARGE = 200_000  # documents of a collection whose BM25 index is in files
-
 
 def first_stage(
     data: RetrievalSet, depth: int, file: Path | None = None, on_disk: OnDisk | None = None
@@ -47,11 +45,6 @@ def first_stage(
     if not run:
         raise UserError(f"{file} contains none of the queries; do the ids match?")
     return run
-
-
-def kept_index(runs_dir: str) -> OnDisk:
-    """Where BM25's index of a large collection is kept."""
-    return OnDisk(Path(runs_dir) / "embeddings", lambda: "bm25", LARGE)
 
 
 def rank(ranker: CrossEncoder, data: RetrievalSet, candidates: Run, batch_size: int = 64) -> Run:

@@ -10,7 +10,7 @@ from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.bm25 import BM25
+from common.evaluation.retrieval.runs import bm25_index, words_on_disk
 from common.export.files import output_file
 from projects.b_prop.config import Config
 from projects.b_prop.module import BProp
@@ -85,7 +85,9 @@ def _found(cfg: Config) -> list[tuple[str, list[str]]]:
     if not collection or not queries:
         raise UserError(f"{options.documents} and {options.queries}: one of them has no text")
     try:
-        result = BM25(collection).search(queries, min(options.depth, len(collection)))
+        result = bm25_index(collection, words_on_disk(cfg.runs_dir)).search(
+            queries, min(options.depth, len(collection))
+        )
     except ValueError as error:
         raise UserError(f"{options.documents}: {error}") from error
     hits = zip(queries, result.indices.tolist(), result.scores.tolist(), strict=True)

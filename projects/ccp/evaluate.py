@@ -87,7 +87,7 @@ def neighbours(
         fits: metric -> map of the vectors that training sentences (N, D) give; None: that of shift
             and scale alongside the plain vectors.
     """
-    documents = heldout_documents(cfg)
+    documents = heldout_documents(cfg)  # of the bundled books: searched in memory
     if not documents or not cfg.eval.neighbour_queries:
         return {}
     texts = [s for document in documents for s in document]

@@ -1,7 +1,7 @@
 """`make run TASK=tokenize` and `TASK=mine`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -11,13 +11,14 @@ import numpy as np
 from common.config import UserError
 from common.damage import reading
 from common.data.offline import content_digest
+from common.data.retrieval.corpus_file import DistinctTexts, texts_of
 from common.data.retrieval.passages import write_passages
 from common.encoders.modes import evaluated
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Experiment
 from common.engine.trained import trained_module
 from common.engine.workspace import Workspace, read_json, write_json
-from common.evaluation.retrieval.beir import load_titles
+from common.evaluation.retrieval.beir import load_corpus, load_titles
 from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.export.files import output_file
 from common.families.retrieval.evaluation import on_disk
@@ -169,20 +170,21 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
         workspace.say(note)
     if not records:
         raise UserError("there is no question: give a file in mine.input or finetune.file")
-    texts = [passage for record in records for passage in record.positives]
-    twins: dict[str, list[str]] = {}  # text without its title -> passages that hold it
+    texts = list(dict.fromkeys(passage for record in records for passage in record.positives))
+    twins: dict[str, list[str]] = {text: [] for text in texts}  # passages that are it with a title
+    corpus: Sequence[str] = []
     if options.corpus is not None:
-        titles, bodies = load_titles(set_folder(options.corpus, cfg.data.root))
-        for document, body in bodies.items():
-            texts.append(passage := f"{titles[document]} {body}".strip())
-            twins.setdefault(body.strip(), []).append(passage)
-    collection = list(dict.fromkeys(texts))
-    place = {text: i for i, text in enumerate(collection)}
+        folder = set_folder(options.corpus, cfg.data.root)
+        corpus, bodies = texts_of(load_corpus(folder)), load_titles(folder)[1].values()
+        for passage, body in zip(corpus, bodies, strict=True):
+            if (same := twins.get(body.strip())) is not None:
+                same.append(passage)
+    collection = DistinctTexts(texts, corpus)
     positives: dict[str, set[str]] = {}  # question -> those of all its records
     for record in records:
         positives.setdefault(record.question, set()).update(record.positives)
     right = [
-        sorted({place[t] for p in positives[record.question] for t in (p, *twins.get(p, ()))})
+        sorted({collection.place(t) for p in positives[record.question] for t in (p, *twins[p])})
         for record in records
     ]
     most = max(len(documents) for documents in right)

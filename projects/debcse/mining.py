@@ -21,7 +21,7 @@ from common.encoders.text.sentence import SentenceEncoder
 from common.engine.progress import track
 from common.evaluation.encoding import encode_texts
 from common.evaluation.features.postprocessing import fit_whitening
-from common.evaluation.retrieval.bm25 import BM25
+from common.evaluation.retrieval.runs import bm25_index, words_on_disk
 from common.evaluation.retrieval.vector_shards import encode_shards
 from common.evaluation.search import search
 from common.families.sentences.evaluation import encoding
@@ -195,7 +195,9 @@ class Candidates:
         self.most = num_anchors - 1
         self.bm25 = None
         if min(cfg.pool.neg_lex, self.most):
-            self.bm25 = BM25(texts[:num_anchors], stop_words=STOP_WORDS)
+            self.bm25 = bm25_index(
+                texts[:num_anchors], words_on_disk(cfg.runs_dir), stop_words=STOP_WORDS
+            )
 
     def __call__(self, anchors: list[int]) -> list[Row]:
         """One row per anchor: ``positives`` and ``negatives`` as [id, s, m], number ``lexical``."""

@@ -155,7 +155,7 @@ def overlapping(
     equal = np.array([_normal(text) in seen for text in texts], dtype=bool)
     if threshold is None or equal.all():
         return equal
-    index = BM25(tested)
+    index = BM25(tested)  # in memory: scores of all evaluation texts are needed at once
     ceiling = (
         index.search(tested, k=1).scores[:, 0].numpy()
     )  # the most that its words can score here

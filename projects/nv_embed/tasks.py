@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.offline import content_digest
+from common.data.retrieval.corpus_file import DistinctTexts, texts_of
 from common.data.row_map.chunks import RowFunction, RowSeed
 from common.data.row_map.mapper import RowMap, map_rows
 from common.encoders.modes import evaluated
@@ -19,7 +20,7 @@ from common.engine.experiment import Experiment
 from common.engine.progress import track
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.retrieval.beir import load_corpus
-from common.evaluation.retrieval.runs import OnDisk
+from common.evaluation.retrieval.runs import OnDisk, words_on_disk
 from common.evaluation.retrieval.text_mining import TextMiner, candidate_depth
 from projects.nv_embed.config import Config
 from projects.nv_embed.data.records import EmbeddingTask, with_negatives, write_task
@@ -74,28 +75,27 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     return folder
 
 
-def collection(cfg: Config, task: EmbeddingTask) -> list[str]:
+def collection(cfg: Config, task: EmbeddingTask) -> DistinctTexts:
     """What negatives are mined from: the corpus (BEIR layout), else all documents of the file."""
     source = cfg.data.sets.get(task.name) if cfg.data.source == "sets" else None
     if source is None or source.path is None or described(task.name, source).layout != "beir":
-        return task.documents()
+        return DistinctTexts(task.documents())
     corpus = load_corpus(set_place(cfg, source.path))
-    return list(dict.fromkeys([*task.documents(), *corpus.values()]))
+    return DistinctTexts(task.documents(), texts_of(corpus))
 
 
 def _mined(
     cfg: Config,
     workspace: Workspace,
     task: EmbeddingTask,
-    documents: list[str],
+    documents: DistinctTexts,
     encoder: InstructedEncoder | None,
 ) -> EmbeddingTask | None:
     """The set with its negatives; None if other shares have to finish first."""
     options = cfg.data.mining
-    place = {text: i for i, text in enumerate(documents)}
-    right = right_places(task, place)
+    right = right_places(task, documents)
     settings = {
-        "documents": content_digest(documents),
+        "documents": documents.digest,
         "teacher": options.teacher,
         "ratio": options.ratio,
         "num_negatives": options.num_negatives,
@@ -135,7 +135,7 @@ def _mined(
 
 def build_miner(
     cfg: Config,
-    documents: list[str],
+    documents: Sequence[str],
     depth: int,
     encoder: InstructedEncoder | None,
     task: EmbeddingTask,
@@ -153,7 +153,7 @@ def build_miner(
     """
     options, size, instruction = cfg.data.mining, cfg.eval.batch_size, task.document_instruction
     accelerator = cfg.trainer.accelerator
-    encode: dict[str, Any] = {}
+    encode: dict[str, Any] = {"on_disk": words_on_disk(cfg.runs_dir)}
     if encoder is not None:
         encode["query_encoder"] = lambda texts: encoder.encode(texts, size, instruction=instruction)
         key = f"{weights_digest(encoder)} {instruction}"

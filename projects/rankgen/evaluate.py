@@ -182,6 +182,7 @@ def hard_negatives(triples: TripleList, count: int) -> np.ndarray:
     for document in np.unique(triples.documents):
         pool = np.flatnonzero(triples.documents == document)
         _check_pool(len(pool) - 1, count)
+        # in memory: a book has some thousands of prefixes
         index = BM25([triples[int(i)].gold for i in pool])
         queries = [triples[int(i)].prefix for i in pool]
         result = index.search(queries, count, exclude=torch.arange(len(pool)))

@@ -14,6 +14,8 @@ from common.data.retrieval.beir import document_text, json_row
 
 ON_DISK_FROM_BYTES = 1 << 28  # smaller files are read into memory
 
+BLOCK = 1 << 12  # documents that are read at a time
+
 Field = Callable[[Mapping[str, Any]], str]
 
 
@@ -44,7 +46,7 @@ class CorpusFile(Mapping[str, str]):
 
     def _hashed(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
         """Hash and number of every document, by hash."""
-        keys = np.fromiter((_hash(self.row(i)["_id"]) for i in range(len(self))), np.int64)
+        keys = np.fromiter((text_hash(row["_id"]) for row in self.rows()), np.int64)
         order = keys.argsort(kind="stable")
         for start in range(0, len(order), 1 << 16):
             places = order[start : start + (1 << 16)]
@@ -68,11 +70,11 @@ class CorpusFile(Mapping[str, str]):
         return isinstance(name, str) and self.place(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return (self.name(i) for i in range(len(self)))
+        return (str(row["_id"]) for row in self.rows())
 
     def place(self, name: str) -> int | None:
         """Number of a document; None if there is no such id."""
-        key = _hash(name)
+        key = text_hash(name)
         start = int(np.searchsorted(self._keys, key))
         while start < len(self) and self._keys[start] == key:
             place = int(self._places[start])
@@ -92,6 +94,18 @@ class CorpusFile(Mapping[str, str]):
             UserError: it is no object with ``_id`` and ``text``.
         """
         return json_row(self._lines[place], f"{self.path}, line {place + 1}")
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
+        """Consecutive lines, some thousands of which are read at a time.
+
+        Raises:
+            UserError: see `row`.
+        """
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, BLOCK):
+            lines = self._lines.part(first, min(first + BLOCK, stop))
+            for number, line in enumerate(lines, first + 1):
+                yield json_row(line, f"{self.path}, line {number}")
 
     def values(self) -> "CorpusValues":
         """The texts in the order of the file."""
@@ -127,17 +141,23 @@ class _ByNumber(Sequence[str]):
     def __len__(self) -> int:
         return len(self.corpus)
 
+    def __iter__(self) -> Iterator[str]:
+        return map(self.of_row, self.corpus.rows())
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self.of_document(i) for i in range(*index.indices(len(self)))]
-        return self.of_document(index)
+        if not isinstance(index, slice):
+            return self.of_row(self.corpus.row(index))
+        start, stop, step = index.indices(len(self))
+        if step != 1:
+            return [self[i] for i in range(start, stop, step)]
+        return [self.of_row(row) for row in self.corpus.rows(start, stop)]
 
-    def of_document(self, place: int) -> str:
-        """That of one document."""
+    def of_row(self, row: Mapping[str, Any]) -> str:
+        """That of one line."""
         raise NotImplementedError
 
 
@@ -149,17 +169,87 @@ class CorpusTexts(_ByNumber):
         """See `CorpusFile.digest`."""
         return self.corpus.digest
 
-    def of_document(self, place: int) -> str:
-        """The text that the corpus reads of a row."""
-        return self.corpus.field(self.corpus.row(place))
+    def of_row(self, row: Mapping[str, Any]) -> str:
+        """The text that the corpus reads of it."""
+        return self.corpus.field(row)
 
 
 class CorpusNames(_ByNumber):
     """Ids of a `CorpusFile`."""
 
-    def of_document(self, place: int) -> str:
+    def of_row(self, row: Mapping[str, Any]) -> str:
         """The id."""
-        return self.corpus.name(place)
+        return str(row["_id"])
+
+
+class DistinctTexts(Sequence[str]):
+    """Texts of several sequences, each once, at the place where it comes first.
+
+    Memory holds 24 bytes a text; the texts stay where they are. Texts count as equal if 64 bits
+    of their hashes are (21 million texts: one chance in 80,000 of a mistake).
+
+    Args:
+        parts: such as a list and `texts_of` a corpus.
+
+    >>> texts = DistinctTexts(["b", "a"], ["a", "c"])
+    >>> list(texts), texts.place("c"), "d" in texts
+    (['b', 'a', 'c'], 2, False)
+    """
+
+    def __init__(self, *parts: Sequence[str]) -> None:
+        self.parts = [part for part in parts if len(part)]
+        self._starts = np.cumsum([0, *(len(part) for part in self.parts)])
+        hashes = (text_hash(text) for part in self.parts for text in part)
+        keys = np.fromiter(hashes, np.int64, int(self._starts[-1]))
+        self.digest = hashlib.sha256(keys.tobytes()).hexdigest()
+        self._keys, first = np.unique(keys, return_index=True)
+        self._rows = np.sort(first)  # of all texts, those that count
+        self._places = np.searchsorted(self._rows, first)  # by hash
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if not isinstance(index, slice):
+            row = int(self._rows[index])
+            part = int(np.searchsorted(self._starts, row, side="right")) - 1
+            return self.parts[part][row - int(self._starts[part])]
+        return list(self._read(self._rows[index]))
+
+    def __iter__(self) -> Iterator[str]:
+        for rows in np.array_split(self._rows, -(-len(self) // BLOCK) or 1):
+            yield from self._read(rows)
+
+    def __contains__(self, text: object) -> bool:
+        return self._at(text) is not None
+
+    def place(self, text: str) -> int:
+        """Number of a text.
+
+        Raises:
+            KeyError: it is not here.
+        """
+        if (at := self._at(text)) is None:
+            raise KeyError(text)
+        return int(self._places[at])
+
+    def _at(self, text: object) -> int | None:
+        """Where its hash is among the sorted ones."""
+        key = text_hash(text)
+        at = int(np.searchsorted(self._keys, key))
+        return at if at < len(self) and self._keys[at] == key else None
+
+    def _read(self, rows: np.ndarray) -> Iterator[str]:
+        """Texts by their numbers among all; those that follow one another at one look."""
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            for part, start in zip(self.parts, self._starts.tolist(), strict=False):
+                inside = run[(run >= start) & (run < start + len(part))] - start
+                if len(inside):
+                    yield from part[int(inside[0]) : int(inside[-1]) + 1]
 
 
 def texts_of(corpus: Mapping[str, str]) -> Sequence[str]:
@@ -173,10 +263,13 @@ def names_of(corpus: Mapping[str, str]) -> Sequence[str]:
 
 
 def texts_digest(texts: Iterable[str]) -> str:
-    """Hash of a corpus: of its file where it has one, else of the texts."""
-    return texts.digest if isinstance(texts, CorpusTexts) else content_digest(texts)
+    """Hash of a corpus: of its file or its texts' hashes where it has them, else of the texts."""
+    if isinstance(texts, (CorpusTexts, DistinctTexts)):
+        return texts.digest
+    return content_digest(texts)
 
 
-def _hash(name: Any) -> int:
-    digest = hashlib.blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def text_hash(text: Any) -> int:
+    """64 bits of a text's hash."""
+    digest = hashlib.blake2b(str(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -11,8 +11,8 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.offline import claim
 from common.data.retrieval.corpus_file import texts_digest
+from common.data.shared_files import fill_shards
 from common.evaluation.matrices import blocks
 from common.evaluation.retrieval.bm25 import BM25, split_words
 from common.evaluation.retrieval.vector_shards import new_array
@@ -36,7 +36,7 @@ def bm25_on_disk(
     """The index of a collection in bm25s' own layout, memory-mapped; built if it is not there.
 
     Scores are those of `BM25`. While the index is built, memory holds the vocabulary and one chunk
-    of documents; a killed build continues after its last chunk.
+    of documents; a killed build continues after its last chunk. One process builds, others wait.
 
     Args:
         texts: N documents.
@@ -51,17 +51,19 @@ def bm25_on_disk(
     """
     BM25.check(k1, b)
     settings = {"k1": k1, "b": b, "stop_words": sorted(stop_words)}
-    claim(folder, {"texts": texts_digest(texts), **settings}, "BM25 index")
-    if not (folder / PARAMETERS).is_file():  # written last
+
+    def build(part: int) -> None:
         vocabulary = _count(texts, folder, stop_words)
         if not vocabulary:
             raise ValueError("BM25 needs documents that hold at least one word")
         _score(folder, len(texts), len(vocabulary), k1, b)
         write_text(folder / VOCABULARY, json.dumps(vocabulary, ensure_ascii=False))
         about = {"k1": k1, "b": b, "method": "lucene", "dtype": "float64", "num_docs": len(texts)}
-        write_text(folder / PARAMETERS, json.dumps(about))
-    for path in [*folder.glob("entries-*.npy"), *folder.glob("words-*.json")]:
-        path.unlink()
+        write_text(folder / PARAMETERS, json.dumps(about))  # last: the index is complete
+        for path in [*folder.glob("entries-*.npy"), *folder.glob("words-*.json")]:
+            path.unlink()
+
+    fill_shards(folder, {"texts": texts_digest(texts), **settings}, [folder / PARAMETERS], build)
     index = bm25s.BM25.load(folder, mmap=True, load_vocab=False)
     words = json.loads((folder / VOCABULARY).read_text("utf-8"))
     return BM25.of_index(index, words, len(texts), stop_words)

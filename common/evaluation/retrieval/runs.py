@@ -25,6 +25,7 @@ from common.evaluation.search import SearchResult, search, stable_topk
 Lexical = Literal["bm25", "tfidf"]
 LEXICAL: tuple[Lexical, ...] = ("bm25", "tfidf")
 DEPTH = 100  # documents of a ranking
+LARGE = 200_000  # documents of a collection whose BM25 index is in files
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,28 @@ class OnDisk:
             return ApproximateIndex(shards, self.index, metric).search(query, k)
         return search_shards(query, shards, k, metric=metric, device=self.device)
 
-    def bm25(self, texts: Sequence[str], **options: Any) -> BM25:
-        """The BM25 index of a collection."""
-        return bm25_on_disk(texts, self.place(texts, f"bm25 {sorted(options.items())}"), **options)
-
     def place(self, texts: Sequence[str], key: str) -> Path:
         """Folder of a collection and a model."""
         name = f"{texts_digest(texts)}\n{key}\n{self.shard_size}"
         return self.folder / hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def words_on_disk(runs_dir: str | Path) -> OnDisk:
+    """Where BM25's index of a large collection is kept, for callers that encode nothing."""
+    return OnDisk(Path(runs_dir) / "embeddings", lambda: "bm25", LARGE)
+
+
+def bm25_index(texts: Sequence[str], on_disk: OnDisk | None = None, **options: Any) -> BM25:
+    """BM25 of a collection, in files where it is a large one.
+
+    Args:
+        texts: N documents.
+        on_disk: where files go, and from how many documents on; None: everything in memory.
+        options: of `BM25`.
+    """
+    if on_disk is None or not on_disk.takes(len(texts)):
+        return BM25(list(texts), **options)
+    return bm25_on_disk(texts, on_disk.place(texts, f"bm25 {sorted(options.items())}"), **options)
 
 
 def dense_run(
@@ -171,9 +186,7 @@ def lexical_run(
     documents, queries = texts_of(data.corpus), list(data.queries.values())
     k = min(depth + 1, len(documents))
     if method == "bm25":
-        large = on_disk is not None and on_disk.takes(len(documents))
-        index = on_disk.bm25(documents, **options) if on_disk and large else None
-        result = (index or BM25(list(documents), **options)).search(queries, k)
+        result = bm25_index(documents, on_disk, **options).search(queries, k)
     else:
         table, vectors = tfidf_vectors(documents, **options)
         asked = vectors(queries)

@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from common.evaluation.matrices import Metric
-from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.mining import lowest_positive, select_negatives
-from common.evaluation.retrieval.runs import OnDisk
+from common.evaluation.retrieval.runs import OnDisk, bm25_index
 from common.evaluation.retrieval.shard_search import search_shards
 from common.evaluation.retrieval.vector_shards import EncodeTexts, VectorShards
 from common.evaluation.search import SearchResult, search
@@ -71,11 +70,11 @@ class TextMiner:
     ) -> None:
         self.depth, self.ratio, self.query_encoder = depth, ratio, query_encoder
         self.metric, self.device = metric, on_disk.device if on_disk is not None else "cpu"
-        large = on_disk is not None and on_disk.takes(len(collection))
         if query_encoder is None:
-            self.index = on_disk.bm25(collection) if on_disk and large else BM25(collection)
+            self.index = bm25_index(collection, on_disk)
             return
         encode = document_encoder or query_encoder
+        large = on_disk is not None and on_disk.takes(len(collection))
         shards = on_disk.vectors(encode, collection) if on_disk and large else None
         self.gallery = shards or encode(list(collection))
 

@@ -31,6 +31,7 @@ class TrainingSetsConfig(Protocol):
     """What `training_sets` reads."""
 
     seed: int
+    runs_dir: str
     trainer: TrainerConfig
 
     @property

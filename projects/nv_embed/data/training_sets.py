@@ -11,6 +11,7 @@ from common.config import UserError
 from common.data.lookup import bundled, data_root
 from common.data.mixture import TaskMixture
 from common.data.module import ContrastiveData
+from common.data.retrieval.corpus_file import DistinctTexts
 from common.data.retrieval.readers import read_labels, read_records
 from common.data.retrieval.records import EmbeddingRecord, nli_records, sts_records
 from common.data.splits import stable_fraction
@@ -19,6 +20,7 @@ from common.data.text.sets import load_nli_pairs, load_sts
 from common.data.text.synthetic import synthetic_sentences
 from common.engine.experiment import Requirement, bundled_requirement
 from common.engine.trainer import world_size
+from common.evaluation.retrieval.runs import words_on_disk
 from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.families.retrieval.config import TrainingSet
 from common.families.retrieval.protocol import TrainingSetsConfig
@@ -193,9 +195,8 @@ def _by_class(
 
 def mined(cfg: TrainingSetsConfig, task: EmbeddingTask) -> EmbeddingTask:
     """The set with BM25 negatives from its own documents after those that it has."""
-    options, documents = cfg.data.mining, task.documents()
-    place = {text: i for i, text in enumerate(documents)}
-    right = right_places(task, place)
+    options, documents = cfg.data.mining, DistinctTexts(task.documents())
+    right = right_places(task, documents)
     negatives = mine_text_negatives(
         [r.query for r in task.records],
         documents,
@@ -203,17 +204,18 @@ def mined(cfg: TrainingSetsConfig, task: EmbeddingTask) -> EmbeddingTask:
         options.num_negatives,
         ratio=options.ratio,
         candidates=options.candidates,
+        on_disk=words_on_disk(cfg.runs_dir),
     )
     records = with_negatives(task.records, negatives.texts(documents))
     return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
 
 
-def right_places(task: EmbeddingTask, place: dict[str, int]) -> list[list[int]]:
+def right_places(task: EmbeddingTask, documents: DistinctTexts) -> list[list[int]]:
     """Documents that are no negatives of a record: positives of its query or its class."""
     by_query: dict[str, set[int]] = {}
     by_class: dict[str, set[int]] = {}
     for record in task.records:
-        positives = {place[text] for text in record.positives}
+        positives = {documents.place(text) for text in record.positives}
         by_query.setdefault(record.query, set()).update(positives)
         if record.label is not None:
             by_class.setdefault(record.label, set()).update(positives)
@@ -221,7 +223,7 @@ def right_places(task: EmbeddingTask, place: dict[str, int]) -> list[list[int]]:
         sorted(
             by_query[r.query]
             | by_class.get(r.label or "", set())
-            | ({place[r.query]} if r.query in place else set())
+            | ({documents.place(r.query)} if r.query in documents else set())
         )
         for r in task.records
     ]

@@ -430,7 +430,7 @@ def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):
 
 
 def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuning(
-    full_run, tmp_path
+    full_run, tmp_path, monkeypatch
 ):
     folder = tmp_path / "beir/toy"
     folder.mkdir(parents=True)
@@ -451,10 +451,14 @@ def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuni
         task(Workspace(tmp_path / "task", "contriever", "smoke"))
         return read_passages(tmp_path / "mined.jsonl")
 
-    for i, record in enumerate(mined("finetune.file=q.jsonl")):
+    in_memory = mined("finetune.file=q.jsonl")
+    for i, record in enumerate(in_memory):
         assert record.question == f"text {i}"
         others = {f"title text {k}" for k in range(4) if k != i} | {f"text {1 - i}"}
         assert set(record.hard_negatives) == others
+    monkeypatch.setattr("common.data.retrieval.corpus_file.ON_DISK_FROM_BYTES", 1)
+    assert mined("finetune.file=q.jsonl", "eval.shard_size=2") == in_memory
+    assert list((full_run.parents[2] / "embeddings").glob("*/shard-00002.npy"))
     without = ["finetune.steps=0", "eval.held_out_queries=0"]
     assert questions(config(*without, "eval.beir=[]"), None) == []
     with pytest.raises(UserError, match="there is no question"):

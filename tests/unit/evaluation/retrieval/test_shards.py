@@ -11,12 +11,18 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.retrieval.corpus_file import CorpusFile, names_of, texts_of
-from common.evaluation.retrieval import bm25_files
+from common.data.retrieval.corpus_file import CorpusFile, DistinctTexts, names_of, texts_of
+from common.evaluation.retrieval import bm25_files, runs
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.bm25_files import bm25_on_disk
-from common.evaluation.retrieval.runs import OnDisk, dense_run, lexical_run
+from common.evaluation.retrieval.runs import (
+    OnDisk,
+    bm25_index,
+    dense_run,
+    lexical_run,
+    words_on_disk,
+)
 from common.evaluation.retrieval.shard_search import (
     ApproximateIndex,
     merge_results,
@@ -207,17 +213,59 @@ def corpus_file(folder: Path, rows: list[dict[str, str]]) -> CorpusFile:
     return CorpusFile(path)
 
 
-def test_a_corpus_on_disk_reads_as_one_in_memory(tmp_path):
+def test_a_corpus_on_disk_reads_as_one_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.data.retrieval.corpus_file.BLOCK", 7)
     rows = [{"_id": f"d{i}", "title": f"T{i}", "text": f"é {i}"} for i in range(40)]
     corpus = corpus_file(tmp_path, rows)
     whole = {f"d{i}": f"T{i} é {i}" for i in range(40)}
     assert dict(corpus.items()) == whole
     assert list(corpus.values()) == list(whole.values())
     assert list(names_of(corpus)) == list(whole)
-    assert texts_of(corpus)[3:5] == ["T3 é 3", "T4 é 4"]
+    for part in (slice(3, 5), slice(5, 30), slice(30, 50), slice(4, 4), slice(30, 3, -9)):
+        assert texts_of(corpus)[part] == list(whole.values())[part]
     assert "d39" in corpus
     assert "d40" not in corpus
     assert corpus.with_field(lambda row: row["title"])["d7"] == "T7"
+
+
+def test_a_corpus_on_disk_that_was_changed_is_refused(tmp_path):
+    corpus = corpus_file(tmp_path, [{"_id": "a", "text": "x"}, {"_id": "b", "text": "y"}])
+    with corpus.path.open("a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="was changed while it was read"):
+        list(corpus)
+
+
+def test_distinct_texts_are_in_the_order_of_their_first_places(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.data.retrieval.corpus_file.BLOCK", 4)
+    listed = ["z", "a", "z"]
+    corpus = [f"text {i % 9}" for i in range(20)] + ["a", "last"]
+    rows = [{"_id": str(i), "text": text} for i, text in enumerate(corpus)]
+    expected = list(dict.fromkeys(listed + corpus))
+    for parts in (
+        [listed, corpus],
+        [listed, texts_of(corpus_file(tmp_path, rows))],
+        [[], expected],
+    ):
+        texts = DistinctTexts(*parts)
+        assert list(texts) == expected
+        assert [texts[i] for i in range(len(texts))] == expected
+        assert texts[1:5] == expected[1:5]
+        assert [texts.place(text) for text in expected] == list(range(len(expected)))
+        assert "a" in texts
+        assert "absent" not in texts
+    with pytest.raises(KeyError):
+        texts.place("absent")
+    assert DistinctTexts(["a", "b"]).digest != DistinctTexts(["b", "a"]).digest
+
+
+def test_bm25_of_a_large_collection_is_in_files(tmp_path, monkeypatch):
+    expected = bm25_index(DOCUMENTS).search(QUESTIONS, 9)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(runs, "LARGE", len(DOCUMENTS) - 1)
+    result = bm25_index(DOCUMENTS, words_on_disk(tmp_path)).search(QUESTIONS, 9)
+    assert torch.equal(result.indices, expected.indices)
+    assert len(list((tmp_path / "embeddings").glob("*/params.index.json"))) == 1
 
 
 def test_a_corpus_on_disk_refuses_two_documents_of_one_id(tmp_path):
