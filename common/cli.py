@@ -10,9 +10,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from common.arguments import Verb, build_parser, parse
 from common.config import (
@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(build_parser(VERBS)[0])
     words = list(sys.argv[1:] if argv is None else argv)
+    with _printing():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     try:
         if len(words) == 2 and words[0] == "--make":
             words = _typed_behind_make(words[1])
@@ -55,6 +60,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (sentence := explain(error)) is None:
             raise
         return _refused(sentence)
+
+
+class _Printed:
+    """Standard output or errors whose reader may leave, as that of ``| head`` does.
+
+    What is printed then goes nowhere, and the command continues.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that the locale cannot write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """As of a text stream."""
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        """As of a text stream."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a stream in memory has no handle
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Standard output and errors are `_Printed` within the block, also where they are closed."""
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        out, errors = _Printed(before[0] or nowhere), _Printed(before[1] or nowhere)
+        sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, errors)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+            out.flush()
+            errors.flush()
 
 
 def _refused(sentence: str) -> int:
@@ -351,6 +407,8 @@ def _runs_folder(args: argparse.Namespace) -> Path:
 
 
 def _check_project_of_runs(project: str | None, folder: Path) -> None:
+    if not folder.is_dir() and folder != Path(ExperimentConfig.runs_dir):
+        raise UserError(f"there is no folder {folder}: give runs_dir=<folder of runs>")
     projects = list_projects()
     if project is not None and project not in projects and not (folder / project).is_dir():
         raise UserError(f"no project '{project}'{nearest(project, projects)}")

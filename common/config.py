@@ -381,6 +381,8 @@ def _parse_overrides(base: Any, overrides: Sequence[str]) -> DictConfig:
         key, equals, value = word.partition("=")
         if not (key and equals):
             raise UserError(f"override '{word}' is not of the form section.key=value")
+        if any("\udc80" <= c <= "\udcff" for c in word):
+            raise UserError(f"'{word}' has bytes that are not UTF-8: rename the file or folder")
         try:
             OmegaConf.update(layer, key, _value(base, key, value))
         except Exception as error:  # a value that is not YAML
@@ -404,7 +406,8 @@ def _value(base: Any, key: str, text: str) -> Any:
         return _home(stripped)
     if match := OTHER_BASE.search(stripped):
         raise UserError(f"{key}={stripped}: {_other_base(match)}")
-    return _home(OmegaConf.to_container(OmegaConf.create(f"x: {stripped}"))["x"])
+    parsed: Any = OmegaConf.to_container(OmegaConf.create(f"x: {stripped}"))
+    return _home(parsed["x"])
 
 
 def _is_text(base: Any, key: str) -> bool:

@@ -21,6 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also what is marked slow")
     parser.addoption("--nightly", action="store_true", help="also what is marked slow or nightly")
+    parser.addoption("--kill-tasks", action="store_true", help="kill each task before it works")
     parser.addoption("--pin", action="store_true", help="write tests/pinned/smoke.json anew")
     parser.addoption("--kills", type=int, default=25, help="nightly: kills of each project")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="nightly: of the soak test")
@@ -42,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("quick", max_examples=12, derandomize=True, deadline=None)
     settings.register_profile("nightly", max_examples=3000, deadline=None)
     settings.load_profile("nightly" if config.getoption("--nightly") else "quick")
+    if config.getoption("--kill-tasks"):
+        from tests.killed_tasks import KilledTasks
+
+        config.pluginmanager.register(KilledTasks())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

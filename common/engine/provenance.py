@@ -16,7 +16,14 @@ READ_BY_RUNS = ("common", "projects", "arena", "configs", "data", LOCK, ":(exclu
 def git(*words: str) -> str | None:
     """What a git command prints about the repository; None if it fails or there is no git."""
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["git", *words],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # names of files
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
