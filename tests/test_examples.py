@@ -101,6 +101,7 @@ def run_cells(path: Path, out: Path, errors: Path) -> None:
 NIGHTLY = {"retest_a_claim"}  # trains four networks, minutes: make faults
 
 
+@pytest.mark.timeout(1300)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
@@ -110,7 +111,7 @@ NIGHTLY = {"retest_a_claim"}  # trains four networks, minutes: make faults
 def test_notebook_runs(path, tmp_path):
     out, errors = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
     process = forked(run_cells, path, out, errors)
-    process.join(280)
+    process.join(1200)
     if process.exitcode is None:
         process.kill()
     assert process.exitcode == 0, errors.read_text(encoding="utf-8")[-3000:]
