@@ -94,9 +94,9 @@ audit: $(STAMP) ## known vulnerabilities of the locked packages; their list in b
 	  --disable-pip -r $(LOCK)
 
 lock: ## recompile the lock files from pyproject.toml
-	@for extra in "" eval notebooks peers; do \
-	  $(VENV)/bin/uv pip compile pyproject.toml --extra all --extra dev $${extra:+--extra $$extra} --generate-hashes --no-annotate \
-	    --no-header --universal --python-version 3.11 --quiet -o requirements$${extra:+-$$extra}.lock >/dev/null; done
+	@for extras in "" eval notebooks peers "video audio large"; do \
+	  $(VENV)/bin/uv pip compile pyproject.toml --generate-hashes --no-annotate --no-header --universal --python-version 3.11 --quiet \
+	    $$(printf ' --extra %s' all dev $$extras) -o requirements$$(printf -- '-%s' $$extras | sed 's/^-$$//').lock >/dev/null; done
 
 clean: ## remove caches and reports (runs stay)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache reports build; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
