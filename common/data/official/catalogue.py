@@ -4,7 +4,9 @@ Addresses and checksums are those of the publishers' own pages or code; where no
 checksum, none is given, and the command prints the file's SHA-256.
 """
 
+from common.data.official.image_sets import image_sets
 from common.data.official.records import HubSource, OfficialSet, RemoteFile
+from common.data.official.text_sets import text_sets
 
 _BEIR = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 _DPR = "https://dl.fbaipublicfiles.com/dpr"
@@ -221,6 +223,8 @@ def _records() -> list[OfficialSet]:
             holds="manifests",
         ),
         *_by_hand(),
+        *image_sets(),
+        *text_sets(),
     ]
 
 
@@ -307,9 +311,10 @@ def _by_hand() -> list[OfficialSet]:
             "those of its six source sets",
             None,
             holds="images",
+            folder="GPR1200",
             steps=(
                 "1. Follow the README of https://github.com/Visual-Computing/GPR1200.\n"
-                "2. Unpack its images to gpr1200/images."
+                "2. Unpack its images to GPR1200/images."
             ),
         ),
     ]

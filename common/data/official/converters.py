@@ -50,6 +50,72 @@ def unpack_inside(files: Sequence[Path], folder: Path, root: Path) -> None:
     outer.rmdir()
 
 
+def unpack_twice(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """As `unpack_inside`, with the archives that are in the archive."""
+    unpack_inside(files, folder, root)
+    inner = [path for path in folder.iterdir() if path.name.endswith((".tar", ".tar.gz", ".zip"))]
+    unpack(inner, folder, root)
+    for path in inner:
+        path.unlink()
+
+
+def senteval(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """The folders of SentEval's tasks, wherever the archive has them."""
+    unpack(files, folder, root)
+    found = next((path.parent for path in sorted(folder.rglob("STS")) if path.is_dir()), folder)
+    if found != folder:
+        for path in list(found.iterdir()):
+            path.rename(folder / path.name)
+
+
+def mrpc(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """Microsoft's pairs, whose training part is divided by GLUE's list of ids."""
+    by_name = {path.name: path for path in files}
+    dev_ids = {tuple(line.split("\t")) for line in _lines(by_name["mrpc_dev_ids.tsv"])}
+    rows = [line.lstrip("\ufeff") for line in _lines(by_name["msr_paraphrase_train.txt"])]
+    header, *pairs = rows
+    dev = [row for row in pairs if tuple(row.split("\t")[1:3]) in dev_ids]
+    if len(dev) != len(dev_ids):
+        raise UserError(f"{len(dev)} of {len(dev_ids)} development pairs are in the training file")
+    train = [row for row in pairs if tuple(row.split("\t")[1:3]) not in dev_ids]
+    test = [line.lstrip("\ufeff") for line in _lines(by_name["msr_paraphrase_test.txt"])]
+    for name, lines in (("train", [header, *train]), ("dev", [header, *dev]), ("test", test)):
+        (folder / f"{name}.tsv").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def msmarco_documents(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """MS MARCO's documents in the BEIR layout, with runs of the official first stage.
+
+    The table is also kept as ``msmarco-docs.tsv``, which pre-training reads.
+    """
+    by_name = {path.name: path for path in files}
+    table = by_name["msmarco-docs.tsv.gz"]
+    documents = (line.split("\t", 3) for line in _lines(table))
+    _write(folder / "corpus.jsonl", ({"_id": i, "title": t, "text": b} for i, _, t, b in documents))
+    unpack([table], folder, root)
+    (folder / "qrels").mkdir()
+    for name in ("train", "dev", "dl19"):
+        queries = (line.split("\t", 1) for line in _lines(by_name[f"{name}.queries.gz"]))
+        _write(folder / f"queries.{name}.jsonl", ({"_id": i, "text": t} for i, t in queries))
+        judged = by_name.get(f"{name}.qrels.gz") or by_name[f"{name}.qrels"]
+        _judgements(judged, folder / f"qrels/{name}.tsv")
+        with gzip.open(by_name[f"{name}.run.gz"]) as run, (folder / f"{name}.run").open("wb") as to:
+            shutil.copyfileobj(run, to)
+
+
+def interactions(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """Rows of user, item, rating and time (commas, no header) in RecBole's layout."""
+    _write_interactions(folder / f"{files[0].stem}.inter", _table(files[0], ","))
+
+
+def movielens(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """MovieLens' ``ratings.dat`` in RecBole's layout."""
+    name = files[0].stem
+    with zipfile.ZipFile(files[0]) as archive, archive.open(f"{name}/ratings.dat") as ratings:
+        rows = (line.decode("ascii").strip().split("::") for line in ratings)
+        _write_interactions(folder / f"{name}.inter", rows)
+
+
 def beir_with_dev_queries(files: Sequence[Path], folder: Path, root: Path) -> None:
     """A BEIR archive whose development queries get a file of their own name."""
     unpack_inside(files, folder, root)
@@ -102,11 +168,8 @@ def mr_tydi(files: Sequence[Path], folder: Path, root: Path) -> None:
         _write(folder / "corpus.jsonl", documents)
     topics = (line.split("\t", 1) for line in _lines(by_name["topics.test.txt"]))
     _write(folder / "queries.jsonl", ({"_id": i, "text": text} for i, text in topics))
-    judged = [line.split() for line in _lines(by_name["qrels.test.txt"])]
     (folder / "qrels").mkdir()
-    with (folder / "qrels/test.tsv").open("w", encoding="utf-8") as target:
-        target.write("query-id\tcorpus-id\tscore\n")
-        target.writelines(f"{query}\t{document}\t{grade}\n" for query, _, document, grade in judged)
+    _judgements(by_name["qrels.test.txt"], folder / "qrels/test.tsv")
 
 
 def _passages(folder: Path, root: Path) -> None:
@@ -123,9 +186,27 @@ def _unzip(path: Path, folder: Path) -> None:
         archive.extractall(folder)
 
 
+def _judgements(source: Path, target: Path) -> None:
+    """TREC's judgements (query, 0, document, grade) as a table."""
+    with target.open("w", encoding="utf-8") as table:
+        table.write("query-id\tcorpus-id\tscore\n")
+        for line in _lines(source):
+            query, _, document, grade = line.split()
+            table.write(f"{query}\t{document}\t{grade}\n")
+
+
+def _write_interactions(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    columns = "user_id:token", "item_id:token", "rating:float", "timestamp:float"
+    with path.open("w", encoding="utf-8") as target:
+        target.write("\t".join(columns) + "\n")
+        target.writelines("\t".join(row) + "\n" for row in rows)
+
+
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        yield from (line.rstrip("\n") for line in lines if line.strip())
+    """Lines that hold something, divided at line feeds alone."""
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8", newline="\n") as lines:
+        yield from (line.rstrip("\r\n") for line in lines if line.strip())
 
 
 def _table(path: Path, delimiter: str) -> Iterator[list[str]]:
