@@ -1,5 +1,6 @@
 """Thresholds, sides and layers: what the config says reaches scores, items and the student."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,22 @@ def test_the_student_is_held_against_the_teacher_and_not_the_other_way(monkeypat
     assert metrics["dev_agreement"] == 0.75
     rest = (own - teacher).square().sum() / (teacher - teacher.mean()).square().sum()
     assert metrics["dev_logit_r2"] == pytest.approx(float(1 - rest))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_only_a_distilled_student_is_held_against_its_teacher(monkeypatch, alpha):
+    asked = []
+    monkeypatch.setattr(evaluation, "evaluated", lambda *_: nullcontext())
+    monkeypatch.setattr(evaluation, "part_metrics", lambda *_: {})
+    monkeypatch.setattr(evaluation, "against_teacher", lambda *_: asked.append(True) or {})
+    pairs = PairSet(["a"], ["b"], np.array([1]))
+    monkeypatch.setattr(evaluation, "task_pairs", lambda *_: pairs)
+    module = DSE.__new__(DSE)
+    torch.nn.Module.__init__(module)
+    module.pair_logits = lambda *_: torch.zeros(1, 1)
+    cfg = config(f"distill.alpha={alpha}", "eval.parts=[dev]")
+    evaluation.evaluate_pairs(cfg, module, None)
+    assert bool(asked) == (alpha > 0)
 
 
 def test_mean_cosine_is_of_both_sides(monkeypatch):

@@ -112,3 +112,7 @@ def test_whitened_means_are_pooled_over_the_tokens(monkeypatch, tmp_path):
     baselines.whitened(config(), None)
     baselines.whitened_mean(config(), None)
     assert pooled == ["cls", "avg"]
+
+
+def test_the_contrast_runs_on_the_backend_of_the_config():
+    assert module_of("method.loss_backend=dense").contrast.backend == "dense"

@@ -1,0 +1,185 @@
+"""Diagnostics by hand, and what the config gives views, scorer and statistics."""
+
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from common.data.text.sets import StsSet
+from projects.debcse import data, stages
+from projects.debcse import evaluate as evaluation
+from projects.debcse.data import SampledViews, corpus_size, length_difference, nli_sentences
+from projects.debcse.evaluate import bias_diagnostics, frequency_cosine
+from projects.debcse.module import DebCSE, draw_terms
+from tests.projects.debcse.conftest import config
+
+
+def test_groups_are_by_the_difference_of_lengths_and_by_surface(monkeypatch):
+    """Gold scores number the pairs; the second side of the first pair is five words longer."""
+    asked = []
+
+    def surface(first, second, kind):
+        asked.append(kind)
+        return np.array([0.9, 0.8, 0.1, 0.2, 0.5, 0.4])
+
+    monkeypatch.setattr(evaluation, "surface_similarity", surface)
+    monkeypatch.setattr(evaluation, "spearman", lambda cosine, gold: gold.tolist())
+    monkeypatch.setattr(evaluation, "partial_spearman", lambda *args: args)
+    monkeypatch.setattr(evaluation, "frequency_cosine", lambda x, texts, counts: texts)
+    first = ["a", "a b c d e f", "a", "b", "c", "d"]
+    sts = StsSet("made-up", first, ["a b c d e f", "a", *"efgh"], [0, 1, 2, 3, 4, 5])
+    encode = lambda texts: torch.ones(len(texts), 1)  # noqa: E731
+    metrics = bias_diagnostics(config("surface.kind=jaccard"), encode, sts, {})
+    assert metrics["long_difference_spearman"] == [0, 1]
+    groups = [metrics[f"surface_{name}_spearman"] for name in ("low", "middle", "high")]
+    assert [sorted(group) for group in groups] == [[2, 3], [4, 5], [0, 1]]
+    _, surfaces, gold = metrics["surface_partial_correlation"]
+    assert (surfaces[0], gold.tolist()) == (0.9, [0, 1, 2, 3, 4, 5])
+    assert metrics["frequency_cosine"] == sts.first + sts.second
+    assert asked == ["jaccard"]
+
+
+def test_rare_and_frequent_thirds_are_by_the_mean_log_count():
+    """By mean counts "a d" would be among the frequent ones; here "b" is."""
+    counts = {"a": 1000, "b": 100, "c": 50, "d": 0}
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    texts = ["a d", "b", "c"]
+    order = np.argsort([np.mean([math.log1p(counts[w]) for w in t.split()]) for t in texts])
+    assert order.tolist() == [0, 2, 1]
+    assert frequency_cosine(x, texts, Counter(counts)) == 0
+
+
+def test_drawn_variants_have_their_texts_in_the_gallery(monkeypatch):
+    shown = []
+    record = SimpleNamespace(filled=True)
+    for name in ("corpus", "evaluate_sentences", "first_sts_set", "before_and_after"):
+        monkeypatch.setattr(evaluation, name, lambda *_: {})
+    monkeypatch.setattr(evaluation, "pair_metrics", lambda record: {})
+    monkeypatch.setattr(evaluation, "pair_figure", lambda record: None)
+    monkeypatch.setattr(evaluation, "with_variants", lambda cfg, texts: "with variants")
+    monkeypatch.setattr(evaluation, "examples", lambda record, texts: shown.append(texts))
+    workspace = SimpleNamespace(figure=lambda *_: None, gallery=lambda *_: None)
+    evaluation.evaluate(config(), SimpleNamespace(record=record), workspace)
+    assert shown == ["with variants"]
+
+
+def test_nli_sentences_are_of_the_training_part(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        data, "load_nli_pairs", lambda root, part: asked.append(part) or [("p", "h", "x")]
+    )
+    assert nli_sentences(None, 2, 0) == ["p", "h"]
+    assert asked == ["train"]
+
+
+def test_words_are_dropped_with_the_probability_of_the_config(monkeypatch):
+    asked = []
+    monkeypatch.setattr(data, "WordDropout", asked.append)
+    monkeypatch.setattr(data, "TextViews", lambda *_, **__: None)
+    data.twin_views(config("ipw.word_drop_prob=0.3"), None, ["a"])
+    assert asked == [0.3]
+
+
+def views(**parts):
+    """Views without texts."""
+    actual = SampledViews.__new__(SampledViews)
+    actual.__dict__.update(parts)
+    return actual
+
+
+def test_lengths_of_anchors_end_where_rows_are_cut():
+    sampler = SimpleNamespace(pools=SimpleNamespace(num_anchors=2))
+    actual = views(sampler=sampler, room=3, prefix=[1], suffix=[2])
+    actual._offsets = np.array([0, 2, 9, 30])
+    assert actual.lengths.tolist() == [4, 5]
+
+
+def test_differences_of_lengths_are_between_anchor_and_positive():
+    draws = SimpleNamespace(ids=np.array([[1, 2]]), anchors=np.array([0]))
+    assert length_difference(draws, np.array([3, 7, 100])).tolist() == [4]
+
+
+def test_sentences_of_nli_are_counted_beside_a_file():
+    words = ["data.source=file", "data.file=x", "data.limit=10", "data.nli_sentences=5"]
+    assert corpus_size(config(*words)) == 15
+
+
+def test_means_of_each_side_are_over_its_own_scored_pairs():
+    nan = math.nan
+    values = torch.tensor([[0.2, nan], [0.4, 0.8]])
+    both = torch.zeros(2, 2)
+    batch = {"length_difference": both[0], "fallback": both, "effective": both}
+    terms = draw_terms(batch | {"semantic": values, "surface": values}, 2)
+    assert terms["positive_semantic"] == pytest.approx(0.3)
+    assert terms["negative_semantic"] == pytest.approx(0.8)
+
+
+def test_hard_negatives_of_all_rows_are_counted(monkeypatch):
+    module = DebCSE.__new__(DebCSE)
+    counts = []
+    for hard in (False, True):
+        module.__dict__["hard_negatives"] = hard
+        counts.append(module.negatives_per_query(8))
+    assert counts == [7, 15]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_twin_is_a_view_only_where_it_weighs(monkeypatch, weight):
+    asked = []
+    monkeypatch.setattr(stages, "PairSampler", lambda *_: None)
+    monkeypatch.setattr(stages, "SampledViews", lambda *_, twin, **__: asked.append(twin))
+    mined = SimpleNamespace(texts=[], surface=SimpleNamespace(word_counts=None), pools=None)
+    encoder = SimpleNamespace(tokenizer=None)
+    stages.sampled_views(config(f"method.twin_weight={weight}"), mined, encoder)
+    assert asked == [weight > 0]
+
+
+@pytest.mark.parametrize("positives", ["self", "augmented"])
+def test_only_plain_twins_leave_a_scorer_behind(monkeypatch, positives):
+    kept = []
+    encoder = SimpleNamespace(tokenizer=None)
+    monkeypatch.setattr(stages, "corpus", lambda cfg: [])
+    monkeypatch.setattr(stages, "first_encoder", lambda cfg: encoder)
+    monkeypatch.setattr(stages, "DebCSE", lambda *_: SimpleNamespace(encoder=encoder))
+    monkeypatch.setattr(stages, "twin_views", lambda *_: None)
+    monkeypatch.setattr(stages, "train_stage", lambda *_: "stage")
+    monkeypatch.setattr(stages, "save_scorer", lambda *_: kept.append(True))
+    cfg = config(f"ipw.positives={positives}", "ipw.negatives=none")
+    assert list(stages.stages(cfg)) == ["stage"]
+    assert bool(kept) == (positives == "self")
+
+
+def test_a_named_scorer_is_pooled_as_the_config_says_and_frozen(monkeypatch):
+    asked, frozen = [], []
+    monkeypatch.setattr(stages, "sentence_encoder", lambda *args: asked.append(args))
+    monkeypatch.setattr(stages, "freeze", lambda encoder: frozen.append(True))
+    stages.given_scorer(config("scorer.model=x", "scorer.pooling=avg"))
+    assert (asked, frozen) == ([("x", "avg")], [True])
+
+
+def test_a_trained_scorer_is_frozen_before_pairs_are_mined(monkeypatch, tmp_path):
+    seen = []
+    module = SimpleNamespace(encoder=SimpleNamespace(tokenizer=None))
+    monkeypatch.setattr(stages, "corpus", lambda cfg: [])
+    monkeypatch.setattr(stages, "scorer_module", lambda cfg: module)
+    monkeypatch.setattr(stages, "twin_views", lambda *_: None)
+    monkeypatch.setattr(stages, "train_stage", lambda *_: "stage")
+    monkeypatch.setattr(stages, "replace", lambda stage, **_: stage)
+    monkeypatch.setattr(stages, "scorer_path", lambda cfg: tmp_path / "scorer")
+    monkeypatch.setattr(stages, "save_scorer", lambda *_: None)
+    monkeypatch.setattr(stages, "freeze", lambda encoder: seen.append("frozen"))
+    monkeypatch.setattr(stages, "mine", lambda *_: seen.append("mined"))
+    monkeypatch.setattr(stages, "DebCSE", lambda *_: SimpleNamespace(encoder=None))
+    monkeypatch.setattr(stages, "first_encoder", lambda cfg: None)
+    monkeypatch.setattr(stages, "fill_record", lambda *_: None)
+    monkeypatch.setattr(stages, "sampled_views", lambda *_: None)
+    assert list(stages.stages(config())) == ["stage", "stage"]
+    assert seen == ["frozen", "mined"]
+
+
+def test_a_scorer_of_another_temperature_is_another_one():
+    paths = {stages.scorer_path(config(f"method.temperature={t}")) for t in (0.05, 0.1)}
+    assert len(paths) == 2
