@@ -1,0 +1,176 @@
+"""What probes, mechanism and parts read of the config, by stand-ins and by hand."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from projects.sepclr import data, evaluate
+from projects.sepclr import module as method
+from projects.sepclr.data import build_data, set_pair, transforms
+from projects.sepclr.evaluate import gallery, judged, mechanism, probes
+from projects.sepclr.module import _sample
+from projects.sepclr.networks import ContrastiveVAE
+from tests.projects.sepclr.conftest import SUPERVISED, batch, config, module_of
+
+NO_FIGURES = SimpleNamespace(figure=lambda *_: None, items=lambda *_: None)
+
+
+def test_separation_is_what_salient_codes_know_beyond_common_ones(monkeypatch):
+    monkeypatch.setattr(evaluate, "separation_error", lambda *_: 0.0)
+    kept = {}
+    workspace = SimpleNamespace(items=lambda name, values: kept.update({name: values}))
+    scores = {"salient": torch.tensor([1, 1]), "common": torch.tensor([0, 1])}
+    results = {
+        f"corner_from_{space}": SimpleNamespace(value=0.0, chance=0.5, scores=values)
+        for space, values in scores.items()
+    }
+    metrics = judged(results, SimpleNamespace(salient=["corner"]), workspace)
+    assert metrics["corner_separation"] == 0.5
+    assert kept["corner_separation"] == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["balanced", "standardize", "domain_from_heads"])
+@pytest.mark.parametrize("value", [True, False])
+def test_probes_have_the_options_of_the_config(monkeypatch, name, value):
+    asked = {}
+    monkeypatch.setattr(evaluate, "space_probes", lambda *_, **options: asked.update(options))
+    probes(config(f"eval.{name}={str(value).lower()}"), None, None)
+    assert asked[name] == value
+
+
+def test_norms_and_correlations_by_hand(monkeypatch):
+    """Two targets with norms 5 and 3, a background row with norm 1."""
+    asked = []
+    monkeypatch.setattr(evaluate, "auc", lambda norms, target: 0.5)
+    monkeypatch.setattr(
+        evaluate, "code_entropies", lambda codes, target, width: asked.append(target.tolist()) or {}
+    )
+    matrix = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
+    monkeypatch.setattr(evaluate, "dimension_correlations", lambda *_: matrix)
+    monkeypatch.setattr(evaluate, "norm_figure", lambda *_: None)
+    monkeypatch.setattr(evaluate, "matrix_figure", lambda *_: None)
+    target = torch.tensor([True, True, False])
+    salient = torch.tensor([[3.0, 4.0], [3.0, 0.0], [1.0, 0.0]])
+    codes = SimpleNamespace(salient_head=salient, common_head=torch.ones(3, 2))
+    pair = SimpleNamespace(target=target, salient={"corner": torch.ones(3)})
+    metrics = mechanism(config(*SUPERVISED), (pair, codes), NO_FIGURES)
+    assert metrics["salient_norm_target"] == 4
+    assert metrics["salient_norm_background"] == 1
+    assert metrics["own_dimension_correlation"] == pytest.approx(0.8)
+    assert metrics["other_dimension_correlation"] == pytest.approx(0.2)
+    assert asked == [target.tolist()]
+
+
+def test_samples_that_cannot_be_read_have_neither_codes_nor_labels(monkeypatch):
+    monkeypatch.setattr(evaluate, "transforms", lambda cfg: (None, None))
+    monkeypatch.setattr(evaluate, "source_outputs", lambda *_, **__: ([None] * 4, [0, 2]))
+
+    class Pair(list):
+        samples = SimpleNamespace(source=lambda transform: None)
+
+        def rows(self, kept):
+            return kept
+
+    network = torch.nn.Linear(1, 1)
+    workspace = SimpleNamespace(progress=None)
+    assert evaluate.features(config(), network, Pair(range(3)), workspace)[0] == [0, 2]
+
+
+def test_every_fourth_target_asks_for_the_others(monkeypatch):
+    monkeypatch.setattr(evaluate, "class_gallery", lambda queries, others, *_: (queries, others))
+    x = torch.arange(8.0)[:, None]
+    queries, others = gallery(None, torch.arange(8), x, torch.arange(8))
+    assert queries[1].tolist() == [0, 4]
+    assert len(others[0]) == 6
+
+
+def test_a_picture_without_its_salient_code_keeps_the_common_one(monkeypatch):
+    decoded = []
+    images = torch.zeros(1, 3, 4, 4)
+
+    def decode(common, salient):
+        decoded.append((common.item(), salient.item()))
+        return images
+
+    codes = SimpleNamespace(common_rep=torch.tensor([2.0]), salient_rep=torch.tensor([3.0]))
+    network = ContrastiveVAE.__new__(ContrastiveVAE)
+    torch.nn.Module.__init__(network)
+    network.weight = torch.nn.Parameter(torch.zeros(1))
+    network.forward, network.decode = lambda images: codes, decode
+    source = SimpleNamespace(load=lambda rows: (images, rows))
+    pair = SimpleNamespace(
+        target=torch.tensor([True]), samples=SimpleNamespace(source=lambda transform: source)
+    )
+    evaluate.decoded_figure(config(), network, pair)
+    assert decoded == [(2, 3), (2, 0)]
+
+
+def test_test_samples_are_others_and_of_the_split_of_the_config(monkeypatch):
+    monkeypatch.setattr(data, "synthetic_set_pair", lambda count, image_size, first: (count, first))
+    cfg = config("data.limit=20", "data.test_limit=10")
+    assert [set_pair(cfg, part) for part in ("train", "test")] == [(20, 0), (10, 20)]
+    monkeypatch.setattr(
+        data, "cifar_digits", lambda root, name, num_samples, size, seed: (name, seed)
+    )
+    cfg = config("data.source=digits", "eval.split=dev", "seed=4")
+    assert [set_pair(cfg, part) for part in ("train", "test")] == [("train", 4), ("dev", None)]
+
+
+def test_diseases_keep_their_shares_in_both_parts_of_odir(monkeypatch):
+    pair = SimpleNamespace(salient={"disease": "diseases"}, target=torch.ones(2))
+    monkeypatch.setattr(data, "odir_subtypes", lambda *_, **__: pair)
+    monkeypatch.setattr(data, "split_pair", lambda pair, share, strata: (strata, share))
+    assert set_pair(config("data.source=odir", "data.root=x"), "train") == "diseases"
+
+
+def test_volumes_get_the_noise_of_the_config(monkeypatch):
+    monkeypatch.setattr(data, "VolumeTransform", lambda *args: args)
+    train, plain = transforms(
+        config("data.source=volumes", "model.backbone=convnet3d", "data.noise=0.25")
+    )
+    assert train[-1] == 0.25
+    assert len(plain) == 1
+
+
+@pytest.mark.parametrize(("words", "first"), [((), "augmented"), (SUPERVISED, "plain")])
+def test_attributes_need_a_plain_first_view(monkeypatch, words, first):
+    asked = []
+    pair = SimpleNamespace(
+        samples=SimpleNamespace(source=lambda t: t), target=None, salient={"corner": None}
+    )
+    monkeypatch.setattr(data, "set_pair", lambda *_: pair)
+    monkeypatch.setattr(data, "transforms", lambda cfg: ("augmented", "plain"))
+    monkeypatch.setattr(data, "SetPairViews", lambda views, *_, **__: asked.append(views))
+    monkeypatch.setattr(data, "ContrastiveData", lambda *_, **__: None)
+    build_data(config(*words))
+    assert asked == [(first, "augmented")]
+
+
+def test_only_listed_attributes_are_classes_and_they_have_a_width_of_their_own(monkeypatch):
+    asked = []
+
+    def loss(salient, target, factors, discrete, attribute_tau, tau):
+        asked.append((discrete, attribute_tau, tau))
+        return salient.sum()
+
+    monkeypatch.setattr(method, "attribute_loss", loss)
+    words = ["method.discrete=[]", "method.attribute_bandwidth=0.3", "method.bandwidth=0.7"]
+    module_of(*SUPERVISED[:2], SUPERVISED[3], *words).losses(batch(num_factors=1))
+    assert asked == [([False], 0.3, 0.7)]
+
+
+def test_the_reparametrisation_multiplies_noise_by_the_standard_deviation(monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    actual = _sample(torch.tensor(1.0), torch.tensor(2 * math.log(3.0)))
+    assert actual.item() == pytest.approx(4)
+
+
+def test_a_query_is_ranked_among_the_gallery(monkeypatch):
+    module = module_of()
+    monkeypatch.setattr(module, "encode", lambda images: (images, -images))
+    monkeypatch.setattr(method, "search", lambda query, others, k: (query.item(), others.item()))
+    query, others = torch.tensor(1.0), torch.tensor(2.0)
+    assert module.rank(query, others, "common") == (1, 2)
+    assert module.rank(query, others, "salient") == (-1, -2)
