@@ -76,6 +76,7 @@ def test_small_crops_are_resized_as_the_config_says(monkeypatch):
     monkeypatch.setattr(
         data.images, "simclr_transform", lambda cfg, **options: asked.append(options)
     )
+    monkeypatch.setattr(data, "ViewStack", lambda transforms: transforms)
     words = [*MOMENTUM, "data.local_views=2", "data.local_interpolation=bicubic"]
     local_transforms(config(*words).data)
     assert asked[0]["interpolation"].value == "bicubic"

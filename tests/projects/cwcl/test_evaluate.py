@@ -75,7 +75,7 @@ def test_a_sweep_may_have_all_templates(monkeypatch):
     ("name", "kind", "templates"),
     [
         ("imagenet", "openai", evaluate.OPENAI_TEMPLATES),
-        ("imagenet", "laclip", evaluate.LACLIP_TEMPLATES),
+        ("imagenet", "simple", evaluate.LACLIP_TEMPLATES),
         ("dtd", "openai", ["own"]),
     ],
 )
