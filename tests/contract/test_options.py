@@ -21,21 +21,19 @@ CHECKS = {
 WHOLE = {"rankgen": {"generator"}}  # sections that are passed on as they are
 
 
+class WithoutChecks(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef | None:
+        return None if node.name == "__post_init__" else node
+
+
 def names_read(paths: typing.Iterable[Path]) -> set[str]:
     """Attributes and words in code, without the checks of configs."""
     found = set()
     for path in paths:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        checks = {
-            id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef) and function.name == "__post_init__"
-            for node in ast.walk(function)
-            if path.name in ("config.py", "options.py")
-        }
+        if path.name in ("config.py", "options.py"):
+            tree = WithoutChecks().visit(tree)
         for node in ast.walk(tree):
-            if id(node) in checks:
-                continue
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 found.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
