@@ -39,7 +39,8 @@ def judge_captions(
         path: a CSV ``path,caption`` without header; an image may have several captions.
 
     Returns:
-        ``num_images``, ``num_captions``, ``num_skipped``; those of `likelihood_metrics` and
+        ``num_images``, ``num_captions``, ``num_skipped``, ``num_written`` (images for which captions
+        are written, at most ``eval.written``); those of `likelihood_metrics` and
         `written_metrics`; ``untrained_mrr``, ``untrained_recall_at_1`` and the same of the frozen
         dual encoder's cosine as ``dual_encoder_*``.
 
@@ -59,6 +60,7 @@ def judge_captions(
         "num_images": float(len(pictures)),
         "num_captions": float(len(captions)),
         "num_skipped": float(num_rows(path) - len(captions)),
+        "num_written": float(min(cfg.eval.written, len(pictures))),
     }
     patches = encode(module.tower, cfg, pictures)[:, None, None]
     with evaluated(module, cfg.trainer.accelerator):

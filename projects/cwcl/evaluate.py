@@ -115,6 +115,8 @@ def pair_metrics(cfg: Config, images: Tensor, texts: Tensor) -> dict[str, float]
         sides = [retrieval[f"{way}_{name}"] for way in ("image_to_text", "text_to_image")]
         metrics[f"retrieval_{name}"] = sum(sides) / 2
     u, v = images[: cfg.eval.structure_pairs], texts[: cfg.eval.structure_pairs]
+    if len(u) < len(images):
+        metrics["structure_num_pairs"] = float(len(u))
     metrics["structure_spearman"] = structure_spearman(u, v)
     metrics["structure_cka"] = linear_cka(u, v)
     return metrics

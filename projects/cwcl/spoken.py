@@ -201,6 +201,8 @@ def zero_shot(
         if "recall_at" in key:
             metrics[key.replace("image", "speech")] = value
     u, v = text[: cfg.eval.structure_pairs], speech[: cfg.eval.structure_pairs]
+    if len(u) < len(text):
+        metrics["structure_num_pairs"] = float(len(u))
     metrics["structure_spearman"] = structure_spearman(u, v)
     metrics["structure_cka"] = linear_cka(u, v)
     return metrics

@@ -2,39 +2,40 @@
 
 import numpy as np
 
+from common.config import UserError
 from common.data.samplers import sample_rng
 from common.encoders.modes import untrained as before_training
 from common.engine.workspace import Workspace
 from projects.lol.config import Config
-from projects.lol.evaluate import MEASURES, means, measure
-from projects.lol.facts import world_of
+from projects.lol.evaluate import MEASURES, judged_questions, means, measure
+from projects.lol.facts import Fact, world_of
 from projects.lol.module import LOL
 from projects.lol.multiple_choice import truthful_choice
 from projects.lol.questions import Question, load_questions
-from projects.lol.stages import build_decoder, build_original
+from projects.lol.stages import build_decoder, build_original, with_amateur
 
 _TIES_STREAM = 95
 
 
 def longest(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The answer with most characters, which is what TruthfulQA gives away."""
-    questions = load_questions(cfg)
+    questions = _questions(cfg)
     scores = [[float(len(a)) for a in [*q.true, *q.false]] for q in questions]
     return _measured(cfg, questions, scores, workspace)
 
 
 def commonest(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The answer that is true of most nouns, whatever the noun."""
-    truths = [fact.truth for facts in world_of(cfg).parts.values() for fact in facts]
-    questions = load_questions(cfg)
+    truths = [fact.truth for fact in _facts(cfg)]
+    questions = _questions(cfg)
     scores = [[float(truths.count(_value(a))) for a in [*q.true, *q.false]] for q in questions]
     return _measured(cfg, questions, scores, workspace)
 
 
 def most_said(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The most frequent statement about the noun: a reader who counts, without registers."""
-    facts = {fact.noun: fact for part in world_of(cfg).parts.values() for fact in part}
-    questions = load_questions(cfg)
+    facts = {fact.noun: fact for fact in _facts(cfg)}
+    questions = _questions(cfg)
     scores = []
     for q in questions:
         fact = facts[q.text]
@@ -46,9 +47,23 @@ def most_said(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Greedy scores of the original before any training."""
     module = before_training(lambda: LOL(cfg, *build_original(cfg)), cfg.seed)
-    questions = load_questions(cfg)
+    questions = _questions(cfg)
     items, _ = measure(build_decoder(cfg, module, "greedy"), questions, workspace)
     return _kept(questions, items, workspace)
+
+
+def _questions(cfg: Config) -> list[Question]:
+    """Those that the trained model is asked; its start can read the same ones."""
+    if cfg.eval.own is None:
+        return load_questions(cfg)
+    start = with_amateur(cfg, *build_original(cfg))
+    return judged_questions(cfg, start, cfg.eval.methods or list(cfg.methods))[0]
+
+
+def _facts(cfg: Config) -> list[Fact]:
+    if cfg.eval.source not in ("facts", "synthetic"):
+        raise UserError("it counts statements about the nouns of eval.source=facts")
+    return [fact for part in world_of(cfg).parts.values() for fact in part]
 
 
 def _value(answer: str) -> str:

@@ -28,7 +28,8 @@ from projects.lol.early_exit import (
 from projects.lol.lora import lora_switched
 from projects.lol.objective import Logits, Weights, lol_scores
 from projects.lol.prompts import Contexts, Prompts
-from projects.lol.tracks import Reading, Track, read, write
+from projects.lol.questions import Question
+from projects.lol.tracks import Reading, Track, read, room_of, write
 
 REMOVED = -1000.0  # score of implausible tokens of given answers, as in ICD's code
 
@@ -167,6 +168,13 @@ class Decoder:
         """The prompts of a question, or of a text that is continued as it stands (`plain`)."""
         keywords = self.method.refocus == "keyword_emphasis"
         return (self.prompts.plain if plain else self.prompts)(text, keywords=keywords)
+
+    def fits(self, question: Question) -> bool:
+        """Whether the original can read the question, under every prompt, with each answer."""
+        context = self.contexts(question.text, plain=question.plain)
+        rows = [self._tokens(context, answer) for answer in [*question.true, *question.false]]
+        most = max(len(p) + len(answer) for prompts, answer in rows for p in prompts.values())
+        return most <= room_of(self.models.lm.model)
 
     # -- framed texts ----------------------------------------------------------------------------
 

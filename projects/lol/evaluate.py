@@ -31,8 +31,13 @@ def evaluate(cfg: Config, module: LOL, workspace: Workspace) -> dict[str, float]
     names = cfg.eval.methods or list(cfg.methods)
     if not names:
         raise UserError("methods is empty: name methods as in configs/lol/mini.yaml")
-    questions = load_questions(cfg)
-    metrics: dict[str, float] = chance(questions)
+    questions, counts = judged_questions(cfg, module, names)
+    if counts.get("num_skipped"):
+        workspace.say(
+            f"questions that with an answer exceed the model's context, and are left out:"
+            f" {counts['num_skipped']:.0f} of {sum(counts.values()):.0f}"
+        )
+    metrics: dict[str, float] = counts | chance(questions)
     items: dict[str, dict[str, list[float]]] = {}
     for name in names:
         decoder = build_decoder(cfg, module, name)
@@ -49,6 +54,28 @@ def evaluate(cfg: Config, module: LOL, workspace: Workspace) -> dict[str, float]
         metrics |= compared(cfg.methods, items, names)
     workspace.gallery("answers", gallery(questions, items))
     return metrics
+
+
+def judged_questions(
+    cfg: Config, module: LOL, methods: Sequence[str]
+) -> tuple[list[Question], dict[str, float]]:
+    """The questions of the config; of a user's those that all methods can read.
+
+    Returns:
+        The questions; of a user's also ``num_questions`` and ``num_skipped``.
+
+    Raises:
+        UserError: none of a user's questions fits the model's context.
+    """
+    questions = load_questions(cfg)
+    if cfg.eval.own is None:
+        return questions, {}
+    decoders = [build_decoder(cfg, module, name) for name in methods]
+    kept = [q for q in questions if all(decoder.fits(q) for decoder in decoders)]
+    if not kept:
+        raise UserError(f"eval.own={cfg.eval.own}: no question fits this model's context")
+    skipped = len(questions) - len(kept)
+    return kept, {"num_questions": float(len(kept)), "num_skipped": float(skipped)}
 
 
 def measure(

@@ -159,8 +159,13 @@ class _Stream:
         return Reading(self.track.model, out.logits[:, kept], states)
 
 
+def room_of(model: Any) -> int:
+    """Tokens that a model reads at most."""
+    return int(getattr(model.config, "max_position_embeddings", 0) or 10**9)
+
+
 def _check_room(model: Any, tokens: int) -> None:
-    room = int(getattr(model.config, "max_position_embeddings", 0) or 10**9)
+    room = room_of(model)
     if tokens > room:
         raise UserError(
             f"{tokens} tokens of a prompt and what follows it exceed this model's context of"

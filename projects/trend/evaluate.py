@@ -115,7 +115,11 @@ def forecast_metrics(
         metrics[f"chamfer_t{k}"] = chamfer_of(held, errors.ranges, k)
     own = cfg.eval.own is not None
     if own:
-        metrics = {"num_windows": float(len(held)), **metrics}
+        skipped = held[0].num_candidates - len(held)
+        if skipped:
+            workspace.say(f"windows with a scan without returns above the ground: {skipped}")
+        counts = {"num_windows": float(len(held)), "num_skipped": float(skipped)}
+        metrics = counts | metrics
     references = {"copy_frame" if own else "copy": copy_errors(held)}
     if plain is not None:
         references["untrained"] = errors_of(cfg, plain, held).ranges

@@ -61,6 +61,7 @@ class Held:
         points: (N, 3 + d) of the current frame inside the grid.
         actions: (L, 3) ego actions to the frame after each.
         targets: the current frame, and those after it.
+        num_candidates: windows of its set, with those that lack a return above the ground.
     """
 
     sequence: int
@@ -68,6 +69,7 @@ class Held:
     points: Floats
     actions: Floats
     targets: list[Target]
+    num_candidates: int = 1
 
 
 @dataclass
@@ -103,7 +105,7 @@ def held_out(
     whole = [one for one in candidates if one is not None]
     if not whole:
         raise UserError(f"no window of {source} has returns above the ground in all its frames")
-    return whole
+    return [replace(one, num_candidates=len(items)) for one in whole]
 
 
 def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> Held | None:

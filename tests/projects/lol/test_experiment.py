@@ -17,7 +17,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import prepare, train
 from common.engine.trained import load_module, module_of_run
-from common.engine.workspace import Workspace
+from common.engine.workspace import NOTES, Workspace
 from common.losses.auxiliary.tokens import IGNORED
 from projects.lol import baselines, build, tasks
 from projects.lol.data import (
@@ -320,6 +320,24 @@ def test_both_benchmarks_run_on_files(tmp_path):
     (tmp_path / "u.csv").write_text((tmp_path / "t.csv").read_text().replace("a man,", "none,"))
     with pytest.raises(UserError, match="question 1"):
         load_questions(config(*words, "eval.source=truthfulqa", "eval.file=u.csv"))
+
+
+def test_own_questions_that_exceed_the_context_are_left_out_of_all_rows(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [
+        {"question": "who " * words, "best_answer": "he", "correct": ["he"], "incorrect": ["it"]}
+        for words in (2, 60)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg = config(f"eval.own={file}", "base.steps=0")
+    module = with_amateur(cfg, *build_original(cfg)).eval()
+    workspace = Workspace(tmp_path / "w", "lol", "smoke")
+    actual = evaluate(cfg, module, workspace)
+    assert (actual["num_questions"], actual["num_skipped"]) == (1, 1)
+    assert "are left out: 1 of 2" in (workspace.path / NOTES).read_text()
+    assert len(baselines._questions(cfg)) == 1
+    with pytest.raises(UserError, match="nouns of eval.source=facts"):
+        baselines.most_said(cfg, workspace)
 
 
 def test_answers_questions_and_reasoning_of_one_s_own(full_run, tmp_path):
