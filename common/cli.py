@@ -91,6 +91,13 @@ class _Printed:
         except BrokenPipeError:
             self._leave()
 
+    def end(self) -> None:
+        """Write what is left; what cannot be written was reported or has no reader."""
+        try:
+            self.stream.flush()
+        except OSError:
+            self._leave()
+
     def _leave(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a stream in memory has no handle
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -109,8 +116,8 @@ def _printing() -> Iterator[None]:
             yield
         finally:
             sys.stdout, sys.stderr = before
-            out.flush()
-            errors.flush()
+            out.end()
+            errors.end()
 
 
 def _refused(sentence: str) -> int:
@@ -122,6 +129,7 @@ def _refused(sentence: str) -> int:
 def _run_verb(args: argparse.Namespace) -> int:
     try:
         VERBS[args.verb].run(args)
+        sys.stdout.flush()  # to a full disk: an error that is reported
     except ModuleNotFoundError as error:
         message = missing(error, getattr(args, "project", None) or args.verb)
         if message is None:

@@ -21,7 +21,7 @@ def git(*words: str) -> str | None:
             cwd=ROOT,
             capture_output=True,
             encoding="utf-8",
-            errors="surrogateescape",  # names of files
+            errors="backslashreplace",  # names of files
             timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -21,6 +21,7 @@ from common.engine.experiment import Experiment, M, Stage
 from common.engine.lifecycle.find import find_unfinished
 from common.engine.lifecycle.launch import (
     agreed_run_id,
+    check_launcher,
     is_main_process,
     job_run_id,
     take_device,
@@ -97,6 +98,7 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     """
     clock = time.monotonic()
     resumed, cfg, changes, overrides = _run_to_resume(project, config, overrides)
+    check_launcher(cfg.trainer)
     check_devices(cfg.trainer)
     take_device(cfg.trainer)  # some stages encode or generate before the trainer chooses the device
     check_writable(run_folder(cfg, project, config))

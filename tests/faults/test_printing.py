@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,16 @@ def test_what_follows_goes_nowhere(monkeypatch):
     monkeypatch.setattr(sys, "stdout", left())
     monkeypatch.setitem(cli.VERBS, "list", replace(cli.VERBS["list"], run=talk))
     assert cli.main(["list"]) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_to_a_full_disk_is_one_sentence(monkeypatch, capsys, stream):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, stream, full)
+        assert cli.main(["show", "dcl", "smoke" if stream == "stdout" else "nowhere"]) == 2
+    if stream == "stdout":
+        assert "no space left on the disk: free some" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

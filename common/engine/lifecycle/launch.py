@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from common.config import ExperimentConfig, TrainerConfig
+from common.config import ExperimentConfig, TrainerConfig, UserError
 from common.engine.lifecycle import lock
 from common.engine.workspace import new_run_id
 
@@ -35,6 +35,48 @@ def external_rank() -> int | None:
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return int(os.environ["SLURM_PROCID"])
     return None
+
+
+COUNTS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT")
+SLURM_COUNTS = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES")
+
+
+def check_launcher(trainer: TrainerConfig) -> None:
+    """Refuse variables of torchrun or SLURM that contradict each other or the settings.
+
+    Raises:
+        UserError: gives the variable and what to do.
+    """
+    environment = os.environ
+    for name in (*COUNTS, *SLURM_COUNTS):
+        value = environment.get(name)
+        if value is not None and not value.isdecimal():
+            raise UserError(
+                f"the environment has {name}={value!r}, which is no number: unset {name}"
+            )
+    if int(environment.get("LOCAL_RANK", "0")) and "WORLD_SIZE" not in environment:
+        raise UserError(
+            "the environment has LOCAL_RANK without WORLD_SIZE: unset LOCAL_RANK, or start the"
+            " processes with torchrun"
+        )
+    is_shell = environment.get("SLURM_JOB_NAME") in SHELLS
+    if "SLURM_NTASKS" not in environment or is_shell or "TORCHELASTIC_RUN_ID" in environment:
+        return
+    tasks, per_node = environment["SLURM_NTASKS"], environment.get("SLURM_NTASKS_PER_NODE")
+    if int(tasks) > 1 and per_node is None:
+        raise UserError(
+            f"SLURM starts {tasks} tasks: give --ntasks-per-node=<processes of a node> instead of"
+            " --ntasks; for a single process unset SLURM_NTASKS"
+        )
+    nodes = environment.get("SLURM_NNODES")
+    for name, count, setting in (
+        ("devices", per_node, trainer.devices),
+        ("num_nodes", nodes, trainer.num_nodes),
+    ):
+        if count is not None and isinstance(setting, int) and int(count) != setting:
+            raise UserError(
+                f"trainer.{name}={setting}, and SLURM starts {count}: give trainer.{name}={count}"
+            )
 
 
 def job_run_id(cfg: ExperimentConfig) -> str | None:

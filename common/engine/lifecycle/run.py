@@ -200,6 +200,8 @@ class Run:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock.acquire(self.path)
+                for rest in self.path.glob(".*.tmp"):  # of a process that was killed while writing
+                    rest.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
         return self

@@ -3,6 +3,7 @@
 import datetime
 import multiprocessing as mp
 import os
+import re
 import signal
 import threading
 
@@ -74,7 +75,7 @@ def test_a_process_that_sees_one_device_keeps_it(cuda):
 def test_the_device_is_taken_before_stages_are_built(cuda, monkeypatch, tmp_path):
     """What stages encode before the first fit ran on the first device in all processes."""
     use_toy(monkeypatch)
-    taken = cuda(8, LOCAL_RANK="3")
+    taken = cuda(8, LOCAL_RANK="3", WORLD_SIZE="8")
 
     def build(cfg):
         taken.append("build")
@@ -106,7 +107,7 @@ def test_the_group_of_torchrun_has_the_time_of_the_trainers(
 def test_other_processes_stay_until_the_owner_has_evaluated(cuda, monkeypatch, tmp_path):
     """They left after the fit, while rank 0 evaluated with NCCL's communicators still up."""
     use_toy(monkeypatch)
-    cuda(0, LOCAL_RANK="1")
+    cuda(0, LOCAL_RANK="1", WORLD_SIZE="2")
     folder = tmp_path / "toy/smoke/r"
     folder.mkdir(parents=True)
     locked_by(folder, os.getppid())
@@ -135,3 +136,43 @@ def test_a_task_on_its_way_out_keeps_the_code_that_queues_the_job_again(number, 
     task.start()
     task.join(60)
     assert task.exitcode == code
+
+
+SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RANK": "a"}, "RANK='a', which is no number: unset RANK"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE='', which is no number"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK without WORLD_SIZE: unset LOCAL_RANK"),
+        (SLURM, "SLURM starts 4 tasks: give --ntasks-per-node="),
+        ({**SLURM, "SLURM_NTASKS_PER_NODE": "4"}, "and SLURM starts 4: give trainer.devices=4"),
+        (
+            {**SLURM, "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "4"},
+            "and SLURM starts 4: give trainer.num_nodes=4",
+        ),
+    ],
+)
+def test_a_launcher_that_contradicts_the_settings_is_refused(monkeypatch, variables, said):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(said)):
+        launch.check_launcher(TrainerConfig())
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "RANK": "1"},
+        {**SLURM, "SLURM_JOB_NAME": "bash"},
+        {**SLURM, "TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "4"},
+        {**SLURM, "SLURM_NTASKS": "1", "SLURM_NNODES": "1"},
+    ],
+)
+def test_launchers_that_agree_pass(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    launch.check_launcher(TrainerConfig())

@@ -54,6 +54,14 @@ def hooked(monkeypatch):
     return install
 
 
+def test_what_a_killed_process_was_writing_does_not_stay(tmp_path):
+    for name in (".meta.json.0a1b2c3d.tmp", "notes.txt", "export.tmp"):
+        (tmp_path / name).touch()
+    with Run(tmp_path, "toy", "smoke", owner=True):
+        assert {p.name for p in tmp_path.iterdir()} >= {"notes.txt", "export.tmp"}
+        assert not list(tmp_path.glob(".*.tmp"))
+
+
 # -- damaged checkpoints ---------------------------------------------------------------------------
 
 
