@@ -105,6 +105,8 @@ class TrainerConfig:
     val_every_n_steps: Count | None = None  # None: no validation during training
     checkpoint_every_n_steps: Count = 500
     keep_checkpoints: Count = 2  # latest ones in addition to the best; with a best, at least two
+    # fsdp: every process writes its share of a checkpoint in the background, into a folder
+    shard_checkpoints: bool = False
     deterministic: bool | None = None  # None: on a CPU, where it costs nothing
     num_threads: Count | None = None  # CPU threads per process; None: torch's default
     # without a step after which a fit reports what it waits for, and one of several processes ends
@@ -113,6 +115,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_epochs is not None:
             raise ValueError("trainer.max_steps and trainer.max_epochs are both set; null one")
+        if self.shard_checkpoints and self.strategy != "fsdp":
+            raise ValueError("trainer.shard_checkpoints=true needs trainer.strategy=fsdp")
         counts = self.devices if isinstance(self.devices, list) else [self.devices]
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
         if self.devices not in ("auto", -1) and (not whole or self.devices == 0 or not counts):

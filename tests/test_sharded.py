@@ -4,12 +4,16 @@ resume, on other numbers of processes too."""
 import csv
 import json
 import shutil
+import threading
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from common.engine import checkpoint as ckpt
 from tests.distributed.launched import train_on_ranks
+from tests.distributed.pool import Pool
+from tests.interrupted import die
 
 PROJECTS = {  # of each family one, at its smoke config
     "images": ("dcl",),
@@ -93,7 +97,7 @@ def cut_back(run, step):
     (stage / "finished.json").unlink()
     for path in stage.glob("step-*.ckpt"):
         if ckpt.step_of(path) > step:
-            path.unlink()
+            ckpt.remove(path)
     ckpt.load(stage / f"step-{step:08d}.ckpt")
 
 
@@ -102,11 +106,11 @@ def losses(run):
     return [float(row["value"]) for row in rows if row["name"] == "train/loss"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp trainer.shard_checkpoints=true"])
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_processes(strategy, tmp_path, pool):
     """Two, then four, then one: the same global batches, so the same losses and weights."""
-    words = [f"trainer.strategy={strategy}", "trainer.max_steps=6", "optim.eps=0.1"]
+    words = [*f"trainer.strategy={strategy}".split(), "trainer.max_steps=6", "optim.eps=0.1"]
     words += ["trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=6"]
 
     def train(folder, ranks, *more):
@@ -125,3 +129,42 @@ def test_a_run_goes_on_with_other_numbers_of_processes(strategy, tmp_path, pool)
     assert losses(run) == pytest.approx(losses(whole), rel=1e-5)
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def train_and_die(words: list[str], at: int) -> None:
+    """The first rank dies by SIGKILL when all shards of a step are written, and their list is
+    not; training has gone on meanwhile."""
+    step, finish = threading.Event(), FileSystemWriter.finish
+    after = ckpt.RunCheckpoint.on_train_batch_end
+
+    def counted(self, trainer, module, *more):
+        if trainer.global_step > at:
+            step.set()
+        after(self, trainer, module, *more)
+
+    def finished(self, *more, **options):
+        if str(self.path).endswith(f"step-{at:08d}.ckpt.tmp"):
+            assert step.wait(100)
+            die()
+        return finish(self, *more, **options)
+
+    ckpt.RunCheckpoint.on_train_batch_end, FileSystemWriter.finish = counted, finished
+    train_on_ranks("laclip", words)
+
+
+@pytest.mark.slow
+def test_a_kill_while_shards_are_written_leaves_the_checkpoint_before(tmp_path, pool):
+    words = ["trainer.strategy=fsdp", "trainer.max_steps=5", "trainer.checkpoint_every_n_steps=1"]
+    pool(2).run(train_on_ranks, slug="laclip", words=[f"runs_dir={tmp_path / 'whole'}", *words])
+    words += [f"runs_dir={tmp_path / 'part'}", "trainer.shard_checkpoints=true"]
+    with pytest.raises(AssertionError, match="rank 0 died|closed by peer"):
+        Pool(2).run(train_and_die, words=words, at=3)
+    run = run_in(tmp_path / "part")
+    (stage,) = (run / "checkpoints").iterdir()
+    assert (stage / "step-00000003.ckpt.tmp").is_dir()
+    start, damaged = ckpt.newest_intact(stage)
+    assert (start, damaged) == (stage / "step-00000002.ckpt", {})
+    pool(2).run(train_on_ranks, slug="laclip", words=[*words, f"resume={run.name}"])
+    assert sorted(p.name for p in stage.glob("step*")) == [f"step-0000000{i}.ckpt" for i in (4, 5)]
+    for name, value in weights(run_in(tmp_path / "whole")).items():
+        assert torch.equal(weights(run)[name], value), name

@@ -3,6 +3,7 @@
 import math
 import pickle
 import re
+import shutil
 import time
 import warnings
 import zipfile
@@ -69,6 +70,11 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Do not save again the step that was just loaded; read what was validated before it."""
+        if trainer.is_global_zero:  # of a process that was killed while writing
+            for rest in self.folder.glob("*.tmp"):
+                remove(rest)
+            for former in self.folder.glob("*.former"):
+                bring_back(former)
         self.last_saved = trainer.global_step
         self.values = {k: v for k, v in validations(self.folder).items() if k <= self.last_saved}
 
@@ -90,6 +96,7 @@ class RunCheckpoint(Checkpoint):
         self.values[trainer.global_step] = now
         if not math.isnan(now) and (before is None or self.sign * now > self.sign * before):
             self._write(trainer, self.folder / "best.ckpt")
+        wait_for_shards(trainer)
         if trainer.is_global_zero:  # after the weights: a value that is known has its file
             write_json(self.folder / VALIDATIONS, {str(k): v for k, v in self.values.items()})
 
@@ -97,6 +104,8 @@ class RunCheckpoint(Checkpoint):
         """Save the final state."""
         if trainer.global_step != self.last_saved:
             self.save(trainer, module)
+        wait_for_shards(trainer)
+        self._prune(trainer)
         if self.values and self.best is None:
             warnings.warn(
                 f"{self.monitor} was nan whenever it was validated: the last weights are kept",
@@ -104,24 +113,57 @@ class RunCheckpoint(Checkpoint):
             )
 
     def save(self, trainer: Trainer, module: Any) -> Path:
-        """Save now; all ranks must call it. Returns the file."""
+        """Save now; all ranks must call it. Returns the path.
+
+        A checkpoint in shards is written while training goes on, see `wait_for_shards`.
+        """
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         self.last_saved = trainer.global_step
         self._write(trainer, path)
+        self._prune(trainer)
+        return path
+
+    def _prune(self, trainer: Trainer) -> None:
+        """Leave the latest ones; of shards, one more while the newest is being written."""
         if trainer.is_global_zero:
             # a run that is resumed from an earlier step has later ones, which do not count
             done = [p for p in saved_checkpoints(self.folder) if step_of(p) <= self.last_saved]
             for old in done[: -self.keep]:
-                old.unlink(missing_ok=True)
-            for rest in self.folder.glob("*.tmp"):  # of a process that was killed while writing
-                rest.unlink(missing_ok=True)
-        return path
+                remove(old)
 
     def _write(self, trainer: Trainer, path: Path) -> None:
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(path, weights_only=False)
         self.written = time.perf_counter()
+
+
+def wait_for_shards(trainer: Trainer) -> None:
+    """Until a checkpoint that processes write in the background is whole.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    writer = getattr(trainer.strategy, "writer", None)
+    if writer is not None:
+        writer.wait()
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, a file or a folder of shards."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def bring_back(former: Path) -> None:
+    """Rename a folder of shards whose successor had not replaced it when the process died."""
+    path = former.with_suffix("")
+    if path.exists():
+        shutil.rmtree(former)
+    else:
+        former.replace(path)
 
 
 class WholeFiles(CheckpointIO):
@@ -136,7 +178,13 @@ class WholeFiles(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a file that `newest_intact` has verified."""
+        """Read a file that `newest_intact` has verified.
+
+        Raises:
+            UserError: the checkpoint is in shards.
+        """
+        if Path(path).is_dir():
+            raise UserError(f"{path} is in shards: resume the run with trainer.strategy=fsdp")
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return content
 
@@ -172,6 +220,8 @@ def damage(path: Path) -> str | None:
 
     A file of `torch.save` is a zip archive, which has a checksum of each of its members.
     """
+    if path.is_dir():
+        return _shards().damage(path)  # type: ignore[no-any-return]
     try:
         with zipfile.ZipFile(path) as archive:
             return "does not match its checksum" if archive.testzip() else None
@@ -181,6 +231,12 @@ def damage(path: Path) -> str | None:
         return "is cut off, or no checkpoint" if path.stat().st_size else "is empty"
     except Exception as error:  # of many kinds: a flipped bit may be in any record of the archive
         return f"is unreadable ({error})"
+
+
+def _shards() -> Any:
+    from common.engine import sharded_files  # half a second of imports that few need
+
+    return sharded_files
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
@@ -242,8 +298,12 @@ def finished(folder: Path) -> Path | None:
     return folder / read_json(marker)["checkpoint"] if marker.is_file() else None
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, values: bool = True) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``, after its checksum was verified.
+
+    Args:
+        path: a file, or a folder of shards, which is read without the states of its optimisers.
+        values: of the weights; without them those of shards are on the meta device.
 
     Raises:
         UserError: the file is missing or holds something other than plain tensors; `Damaged` when
@@ -252,6 +312,8 @@ def load(path: Path) -> dict[str, Any]:
     refuse_special(path)
     if (reason := damage(path)) is not None:
         raise Damaged(f"{path} cannot be read as a checkpoint: it {reason}")
+    if path.is_dir():
+        return _shards().read(path, values)  # type: ignore[no-any-return]
     try:
         # mapped: what is not used, such as the optimiser's states, is not read
         mapped = zipfile.is_zipfile(path)

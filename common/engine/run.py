@@ -223,7 +223,7 @@ def _fit(
         )
         step = 0
         if start is not None:
-            content = ckpt.load(start)
+            content = ckpt.load(start, values=False)
             ckpt.check_fits(module, content["state_dict"], start)
             step = int(content["global_step"])
             del content  # the optimiser's states among it: Lightning reads its own
@@ -351,8 +351,9 @@ def _copy_weights(weights: Path, folder: Path, index: int) -> None:
         best.hardlink_to(weights)
     except FileExistsError:
         pass
-    except OSError:  # another file system
-        shutil.copyfile(weights, best)
+    except OSError:  # another file system, or a folder of shards
+        copy: Any = shutil.copytree if weights.is_dir() else shutil.copyfile
+        copy(weights, best)
     ckpt.mark_finished(folder, best, index)
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,19 +27,47 @@ M = TypeVar("M", bound=LightningModule)
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP2 over all processes, with whole checkpoints: they open on any number of them.
+    """FSDP2 over all processes; checkpoints open on any number of them.
 
     Args:
         world_size: processes on all nodes.
+        shard_checkpoints: each process writes its share in the background; False: the first one
+            gathers and writes everything.
     """
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, shard_checkpoints: bool = False) -> None:
         super().__init__(
             data_parallel_size=world_size,
             tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
+            save_distributed_checkpoint=shard_checkpoints,
             timeout=TIMEOUT,
         )
+        self.writer: Any = None
+        if shard_checkpoints:
+            from common.engine.sharded_files import ShardWriter  # half a second of imports
+
+            self.writer = ShardWriter()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        """Write a file, or begin to write shards."""
+        if self.writer is None:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        else:
+            self.writer.start(checkpoint, Path(filepath))
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a file or a folder of shards that `newest_intact` has verified."""
+        path = Path(checkpoint_path)
+        if not path.is_dir():
+            return super().load_checkpoint(path, weights_only)
+        from common.engine.sharded_files import restore
+
+        assert self.model is not None
+        return restore(self.model, self.optimizers, path)
 
 
 @contextlib.contextmanager

@@ -350,7 +350,7 @@ def _strategy(cfg: TrainerConfig) -> Any:
     if cfg.strategy == "fsdp":
         if cfg.ema_decay is not None:
             raise UserError("trainer.ema_decay needs whole weights: use trainer.strategy=ddp")
-        return Sharded(world_size(cfg))
+        return Sharded(world_size(cfg), cfg.shard_checkpoints)
     if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
         return DDPStrategy(timeout=TIMEOUT, gradient_as_bucket_view=True, static_graph=False)
     return "auto"

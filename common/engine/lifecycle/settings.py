@@ -21,6 +21,7 @@ FREE = (
     "trainer.log_every_n_steps",
     "trainer.checkpoint_every_n_steps",
     "trainer.keep_checkpoints",
+    "trainer.shard_checkpoints",
     "tracking.*",
 )
 LENGTH = ("trainer.max_steps", "trainer.max_epochs")

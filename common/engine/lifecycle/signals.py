@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from common.engine.checkpoint import wait_for_shards
+
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PATIENCE = 5.0  # seconds that child processes are given to end by themselves
 
@@ -129,6 +131,7 @@ class StopSignal(Callback):
         if received and trainer.fit_loop.epoch_loop._should_accumulate() is False:
             checkpoint: Any = trainer.checkpoint_callback
             checkpoint.save(trainer, module)
+            wait_for_shards(trainer)
             for logger in trainer.loggers:
                 logger.finalize("aborted")
             self.signals.end(received)
